@@ -1,0 +1,93 @@
+"""What every command shares: the store option, `--json`, tables, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["JsonOption", "StoreOption", "print_json", "print_table", "say"]
+
+StoreOption = Annotated[
+    Path,
+    typer.Option(
+        "--store",
+        "-s",
+        envvar="ICEHOUSE_STORE",
+        help="The store's folder.",
+        show_default="ICEHOUSE_STORE, else ./icehouse-store",
+    ),
+]
+DEFAULT_STORE = Path("icehouse-store")
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON on stdout; NaN becomes null, so that any parser reads it."""
+    typer.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    """Copy of `value` in types that JSON has."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        return _plain(value.tolist())
+    return str(value)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+    """Print rows as a table on stdout; markup in the values is shown, not obeyed."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
+    )
+    body = [[_cell(value) for value in row] for row in rows]
+    for i, column in enumerate(columns):
+        numeric = bool(body) and all(_is_number(row[i]) for row in body)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in body:
+        table.add_row(*(Text(cell) for cell in row))
+    # Not a terminal: no wrapping at 80 columns, since a script or a file reads it.
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).replace("\n", " ").replace("\x1b", "␛")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+def say(message: str) -> None:
+    """Print a remark on stderr, where it does not disturb what a script reads from stdout."""
+    typer.echo(message, err=True)
+
+
+def debugging() -> bool:
+    """Whether ``ICEHOUSE_DEBUG`` asks for tracebacks instead of one-line errors."""
+    return os.environ.get("ICEHOUSE_DEBUG", "") not in ("", "0")

@@ -1,0 +1,74 @@
+"""Every error that icehouse raises on purpose, in one tree.
+
+IcehouseError
+├── UsageError          options that contradict each other, names that do not exist   (CLI exit 2)
+├── SourceError         a manifest, a column or a row that cannot be read
+├── ImageError          one image that cannot be decoded
+├── StoreError          not a store, a missing table, a format from the future
+│   ├── LockedError     another writer holds the table
+│   ├── CorruptError    a part that does not match its checksum
+│   └── SpaceError      vectors of different provenance would be mixed
+├── EncoderError        an unknown encoder, weights that cannot be found
+└── HeadError           a head, a run or labels that cannot be used
+
+A message names the item and the remedy, in one line.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CorruptError",
+    "EncoderError",
+    "HeadError",
+    "IcehouseError",
+    "ImageError",
+    "LockedError",
+    "SourceError",
+    "SpaceError",
+    "StoreError",
+    "UsageError",
+]
+
+
+class IcehouseError(Exception):
+    """Root of the tree: what the CLI prints in one line, with exit status `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(IcehouseError):
+    """Options that contradict each other, or a name that does not exist."""
+
+    exit_code = 2
+
+
+class SourceError(IcehouseError):
+    """A manifest, a column or a row that cannot be read."""
+
+
+class ImageError(IcehouseError):
+    """One image that cannot be decoded; its neighbours go on."""
+
+
+class StoreError(IcehouseError):
+    """A store or a table that is missing, damaged or of another format."""
+
+
+class LockedError(StoreError):
+    """Another writer holds the table and did not let go in time."""
+
+
+class CorruptError(StoreError):
+    """A part whose bytes are not those that were written."""
+
+
+class SpaceError(StoreError):
+    """Vectors of different provenance would be mixed."""
+
+
+class EncoderError(IcehouseError):
+    """An encoder that is unknown or whose weights cannot be found."""
+
+
+class HeadError(IcehouseError):
+    """A head, a run or labels that cannot be used."""

@@ -1,0 +1,1 @@
+"""What others call: questions in words or pictures, predictions on raw rows, the demo."""
