@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import EncoderError
@@ -25,7 +26,17 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-__all__ = ["ALIASES", "Encoder", "Modality", "Output", "Tokens", "available", "fingerprint", "load_encoder"]
+__all__ = [
+    "ALIASES",
+    "Encoder",
+    "Modality",
+    "Output",
+    "Tokens",
+    "available",
+    "fingerprint",
+    "folder_name",
+    "load_encoder",
+]
 
 Modality = Literal["image", "text"]
 
@@ -98,8 +109,8 @@ class Encoder(ABC):
         """Everything that decides what a vector of `modality` means, as JSON values.
 
         Holds at least ``family``, ``model``, ``weights_sha256`` and, for images, ``preprocessing`` (a mapping: size, mode,
-        interpolation, mean, std), for texts ``context_length`` and ``tokenizer``. Device, precision and library versions stay
-        out: they may differ between writers of one table.
+        interpolation, mean, std), for texts ``context_length`` and ``tokenizer``. Device, precision and library versions
+        stay out: they may differ between writers of one table.
         """
 
     @abstractmethod
@@ -177,11 +188,15 @@ def available() -> dict[str, Any]:
 def folder_name(encoder_id: str) -> str:
     """Short name of an encoder id: its alias if it has one, else the id with only ``A-Za-z0-9._-`` left.
 
-    A local path (a checkpoint) contributes its last component only.
+    A checkpoint's path contributes its last component only.
     """
     for short, full in ALIASES.items():
         if encoder_id in (short, full):
             return short
+    family, colon, model = encoder_id.partition(":")
+    architecture, slash, weights = model.partition("/")
+    if slash and Path(weights).expanduser().exists():
+        encoder_id = f"{family}{colon}{architecture}/{Path(weights).name}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", encoder_id).strip("-.")
 
 

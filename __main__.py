@@ -1,0 +1,5 @@
+"""``python -m icehouse``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,91 @@
+"""The command line: each command parses, calls one library function, and prints.
+
+The commands live beside what they call, in each room's `commands.py`; this module puts them on one table and turns every
+error into one line. Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from .console import debugging
+from .embed import commands as embed_commands
+from .errors import IcehouseError
+from .heads import commands as heads_commands
+from .serve import commands as serve_commands
+from .store import commands as store_commands
+
+__all__ = ["app", "main"]
+
+
+class OneLineErrors(TyperGroup):
+    """A group whose commands never show a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error becomes one line on stderr and an exit status."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if debugging():
+                raise
+            typer.echo(f"icehouse: {_one_line(error)}", err=True)
+            raise typer.Exit(error.exit_code if isinstance(error, IcehouseError) else 1) from None
+
+
+def _one_line(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    if isinstance(error, IcehouseError):
+        return message
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'operating system'}: {error.strerror}"
+    return f"unexpected {type(error).__name__}: {message} (ICEHOUSE_DEBUG=1 shows where; please report it)"
+
+
+app = typer.Typer(
+    name="icehouse",
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Frozen-embedding feature store with lightweight heads: embed once, experiment for ever.",
+)
+for room in (embed_commands, store_commands, heads_commands, serve_commands):
+    app.add_typer(room.app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def main() -> None:
+    """Entry point of the ``icehouse`` script."""
+    try:
+        app()
+    except BrokenPipeError:
+        # `icehouse sql ... | head` closed the pipe: nothing is wrong, and nothing more can be said.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

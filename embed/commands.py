@@ -1,0 +1,256 @@
+"""The commands of this room: `icehouse embed`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from .report import EmbedReport
+
+__all__ = ["app", "progress_bar"]
+
+app = typer.Typer()
+
+_SOURCES = "What the sources hold"
+_MODEL = "Model and arithmetic"
+_RUN = "This run"
+
+
+@app.command(rich_help_panel="Embed")
+def embed(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of images, images, CSV, TSV, JSONL or Parquet files.", show_default=False
+        ),
+    ],
+    store: StoreOption = DEFAULT_STORE,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of a known data set: crisismmd, hateful-memes, multioff, memotion.",
+            rich_help_panel=_SOURCES,
+        ),
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column of image paths.", rich_help_panel=_SOURCES)
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of texts.", rich_help_panel=_SOURCES)
+    ] = None,
+    label_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of labels, or NAME=COLUMN to rename it; repeatable.", rich_help_panel=_SOURCES
+        ),
+    ] = None,
+    meta_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Further column to keep (event, language), or NAME=COLUMN; repeatable.",
+            rich_help_panel=_SOURCES,
+        ),
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Column of unique item ids.", rich_help_panel=_SOURCES)
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of every row: train, dev, test, ...", rich_help_panel=_SOURCES)
+    ] = None,
+    split_column: Annotated[
+        str | None, typer.Option(help="Column of splits.", rich_help_panel=_SOURCES)
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that image paths start from, by default the annotation file's.",
+            rich_help_panel=_SOURCES,
+        ),
+    ] = None,
+    labels_from_folders: Annotated[
+        bool,
+        typer.Option(
+            "--labels-from-folders", help="Label images by their sub-folder.", rich_help_panel=_SOURCES
+        ),
+    ] = False,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="Character encoding of CSV, TSV and JSONL, by default UTF-8.", rich_help_panel=_SOURCES
+        ),
+    ] = None,
+    clean: Annotated[
+        str | None,
+        typer.Option(
+            help="Text cleaning: social-v1 or none; by default the store's, else social-v1.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            "--encoder",
+            "-e",
+            help="mini, clip-b32, openclip:<model>/<tag, checkpoint or hub id>; auto takes the store's, else clip-b32 "
+            "where its weights can be had, else mini.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = "auto",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the features, by default the encoder's short name.", rich_help_panel=_MODEL
+        ),
+    ] = None,
+    tokens: Annotated[
+        bool,
+        typer.Option("--tokens", help="Also keep patch and word states (large).", rich_help_panel=_MODEL),
+    ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Decode images whole and compute in float32.", rich_help_panel=_MODEL),
+    ] = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Stored precision: float16 (default) or float32.", rich_help_panel=_MODEL),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.", rich_help_panel=_MODEL)] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=_MODEL)
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows a batch, by default as suits the device.", rich_help_panel=_MODEL),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Threads that read and decode, by default one a core.", rich_help_panel=_RUN
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Only the first so many rows.", rich_help_panel=_RUN)
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if anything failed.", rich_help_panel=_RUN)
+    ] = False,
+    retry_failures: Annotated[
+        bool,
+        typer.Option("--retry-failures", help="Try again files that failed before.", rich_help_panel=_RUN),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed images and texts into the store; run it again to go on, or to take in what is new."""
+    from ..data.manifest import SourceOptions
+    from .pipeline import embed_sources
+
+    options = SourceOptions(
+        preset=preset,
+        image_column=image_column,
+        text_column=text_column,
+        label_columns=tuple(label_column or ()),
+        meta_columns=tuple(meta_column or ()),
+        id_column=id_column,
+        split=split,
+        split_column=split_column,
+        root=root,
+        labels_from_folders=labels_from_folders,
+        encoding=encoding,
+    )
+    try:
+        with progress_bar("embedding") as progress:
+            report = embed_sources(
+                sources,
+                store,
+                encoder=encoder,
+                options=options,
+                name=name,
+                tokens=tokens,
+                cleaning=clean,
+                dtype=dtype,
+                exact=exact,
+                device=device,
+                precision=precision,
+                batch_size=batch_size,
+                workers=workers,
+                limit=limit,
+                retry_failures=retry_failures,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        say("interrupted; what was encoded is in the store, run the same command again to go on")
+        raise typer.Exit(130) from None
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print_report(report)
+    if strict and (report.failed or report.known_failures):
+        raise typer.Exit(1)
+
+
+def print_report(report: EmbedReport) -> None:
+    """Print what a run did, what it left, and what bounded it."""
+    for note in report.notes:
+        say(f"note: {note}")
+    counts = [f"{report.new} new", f"{report.changed} changed", f"{report.unchanged} unchanged"]
+    if report.vanished:
+        counts.append(f"{report.vanished} vanished")
+    typer.echo(f"{report.items} items in {report.seconds:.1f} s: {', '.join(counts)}")
+    if report.images or report.texts:
+        how = f"{report.encoder} on {report.device} in {report.precision}, batches of {report.batch_size}"
+        typer.echo(
+            f"encoded {report.images} images and {report.texts} texts with {how}; decoding: {report.decoding}"
+        )
+    if report.texts:
+        share = report.cut_texts / report.texts
+        typer.echo(f"cut at the context length: {report.cut_texts} of {report.texts} texts ({share:.1%})")
+    for column, count in report.columns_changed.items():
+        typer.echo(f"{column}: {count} values replaced by others")
+    if report.stages:
+        print_table(
+            ["stage", "rows", "busy s", "threads", "could do /s"],
+            [[s["stage"], s["rows"], s["busy_s"], s["threads"], s["per_second"]] for s in report.stages],
+        )
+    if report.failed or report.known_failures:
+        again = (
+            f"; {report.known_failures} failed before and were left alone (--retry-failures)"
+            if report.known_failures
+            else ""
+        )
+        typer.echo(f'failed: {report.failed}{again}; see: icehouse sql "select * from failures"')
+    typer.echo(f"store: {report.store}  features: {', '.join(report.features) or 'none'}")
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Progress with rate and time left on a terminal's stderr; None where nobody looks."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: list[Any] = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None, rate="")
+
+        def update(done: int, total: int, _: str) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
+
+        yield update

@@ -1,0 +1,334 @@
+"""From files and texts to vectors: read, decode and prepare in threads, encode in batches.
+
+Nothing here knows of stores. An `Extractor` takes `Work` in the order it shall be done and yields what happened, in an
+order that depends on the work alone, not on the threads: so an interrupted run that starts again composes the same
+batches, and in float32 gets the same bits.
+
+Threads, not processes: Pillow decodes and resizes outside Python's lock, and a thread hands its pixels over for nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.images import Picture, decode
+from ..data.text import clean, text_sha256
+from ..errors import ImageError
+from ..store.vectors import finite_rows
+from .encoder import Encoder, Modality, Tokens
+from .report import StageClock
+
+__all__ = ["Encoded", "Extractor", "Failure", "FileFacts", "Loaded", "Work"]
+
+#: Texts of this many batches are sorted by length together, so that short ones are not padded to long ones.
+TEXT_WINDOW = 8
+
+#: Files beyond this size are refused: nothing that is an image for an encoder weighs so much.
+MAX_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One item to be looked at: `file` is read unless None, `text` encoded unless None; `tag` is the caller's."""
+
+    item_id: str
+    file: Path | None
+    text: str | None
+    tag: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What is known of an image file after it was read; the picture's facts are None where it could not be decoded."""
+
+    bytes: int
+    mtime_ns: int
+    image_sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+    phash: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An item has been through reading; `facts` is None where its file was not asked for or could not be read."""
+
+    work: Work
+    facts: FileFacts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something could not be done for an item; `file` is None where its text failed."""
+
+    item_id: str
+    file: Path | None
+    stage: str
+    error: str
+    message: str
+    facts: FileFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A batch went through the encoder: `keys` (sha256) in the rows' order, each output's rows, texts' cut flags."""
+
+    modality: Modality
+    keys: list[str]
+    outputs: dict[str, np.ndarray | Tokens]
+    truncated: np.ndarray | None = None
+
+
+@dataclass(slots=True)
+class _Read:
+    """What a worker thread hands back."""
+
+    facts: FileFacts | None = None
+    pixels: np.ndarray | None = None
+    stage: str = ""
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Contents waiting for their batch."""
+
+    keys: list[str] = field(default_factory=list)
+    contents: list[Any] = field(default_factory=list)
+    owners: list[Work] = field(default_factory=list)
+
+    def add(self, key: str, content: Any, owner: Work) -> None:
+        self.keys.append(key)
+        self.contents.append(content)
+        self.owners.append(owner)
+
+
+class Extractor:
+    """Reads and encodes work with one encoder.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    image_outputs, text_outputs : sequence of str
+        Outputs to compute for each modality.
+    cleaning : str
+        Name of the text cleaning; see `icehouse.data.text`.
+    image_done, text_done : set of str
+        sha256 of contents that need no encoding; grows as batches are encoded.
+    shortest : int or None
+        What decoding may shrink to; see `icehouse.data.images.decode`.
+    workers : int
+        Threads that read and decode.
+    batch_size : int
+    dtype : {"float16", "float32"}
+        What the vectors have to fit into; one that does not is a failure, not an infinity.
+    clock : StageClock
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        image_outputs: Sequence[str],
+        text_outputs: Sequence[str],
+        cleaning: str,
+        image_done: set[str],
+        text_done: set[str],
+        shortest: int | None,
+        workers: int,
+        batch_size: int,
+        dtype: str,
+        clock: StageClock,
+    ) -> None:
+        self.encoder = encoder
+        self.image_outputs = list(image_outputs)
+        self.text_outputs = list(text_outputs)
+        self.cleaning = cleaning
+        self.image_done = image_done
+        self.text_done = text_done
+        self.shortest = shortest
+        self.workers = workers
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.clock = clock
+        self._images = _Pending()
+        self._texts = _Pending()
+
+    def run(self, works: Iterable[Work]) -> Iterator[Loaded | Failure | Encoded]:
+        """Do the work; results come in its order, each batch right after the item that filled it."""
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="icehouse-read") as pool:
+            for work, read in self._ahead(pool, works):
+                yield from self._take(work, read)
+                if len(self._images.keys) >= self.batch_size:
+                    yield from self._encode_images()
+                if len(self._texts.keys) >= self.batch_size * TEXT_WINDOW:
+                    yield from self._encode_texts()
+            yield from self._encode_images()
+            yield from self._encode_texts()
+
+    def _ahead(self, pool: ThreadPoolExecutor, works: Iterable[Work]) -> Iterator[tuple[Work, _Read]]:
+        """Keep the threads busy a few batches ahead, and no further: pixels are what memory goes to."""
+        waiting: deque[tuple[Work, Future[_Read]]] = deque()
+        limit = 2 * self.batch_size + 2 * self.workers
+        try:
+            for work in works:
+                waiting.append((work, pool.submit(self._read, work)))
+                if len(waiting) >= limit:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+    def _read(self, work: Work) -> _Read:
+        """Read, hash, decode and prepare one image; runs in a worker thread."""
+        if work.file is None:
+            return _Read()
+        read = _Read(stage="read")
+        try:
+            with self.clock.measure("read"):
+                data, read.facts = read_file(work.file)
+            sha = hashlib.sha256(data).hexdigest()
+            read.stage = "decode"
+            with self.clock.measure("decode"):
+                wanted = bool(self.image_outputs) and sha not in self.image_done
+                picture = decode(data, shortest=self.shortest)
+                read.facts = facts_of(read.facts, sha, picture)
+                if wanted:
+                    read.pixels = self.encoder.prepare_image(picture.image)
+        except (ImageError, OSError, ValueError, MemoryError) as error:
+            read.error = error
+        return read
+
+    def _take(self, work: Work, read: _Read) -> Iterator[Loaded | Failure]:
+        """Sort what a thread brought into the waiting batches."""
+        if read.error is not None:
+            kind = type(read.error).__name__
+            yield Failure(work.item_id, work.file, read.stage, kind, _one_line(read.error), read.facts)
+        if read.pixels is not None and read.facts is not None and read.facts.image_sha256 is not None:
+            sha = read.facts.image_sha256
+            if sha not in self.image_done:  # a copy may have been queued since the thread looked
+                self.image_done.add(sha)
+                self._images.add(sha, read.pixels, work)
+        if work.text is not None and self.text_outputs:
+            sha = text_sha256(work.text)
+            if sha not in self.text_done:
+                self.text_done.add(sha)
+                self._texts.add(sha, clean(work.text, self.cleaning), work)
+        yield Loaded(work, read.facts)
+
+    def _encode_images(self) -> Iterator[Encoded | Failure]:
+        batch, self._images = self._images, _Pending()
+        if batch.keys:
+            # A list: time that the consumer takes between two results is not the encoder's.
+            with self.clock.measure("encode image", len(batch.keys)):
+                results = list(self._encode("image", batch))
+            yield from results
+
+    def _encode_texts(self) -> Iterator[Encoded | Failure]:
+        window, self._texts = self._texts, _Pending()
+        if not window.keys:
+            return
+        with self.clock.measure("encode text", 0):
+            lengths = self.encoder.count_tokens(window.contents)
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            batch = _Pending(
+                [window.keys[i] for i in chosen],
+                [window.contents[i] for i in chosen],
+                [window.owners[i] for i in chosen],
+            )
+            with self.clock.measure("encode text", len(chosen)):
+                results = list(self._encode("text", batch, lengths[chosen] > self.encoder.context_length))
+            yield from results
+
+    def _encode(
+        self, modality: Modality, batch: _Pending, truncated: np.ndarray | None = None
+    ) -> Iterator[Encoded | Failure]:
+        """Encode a batch; if it fails as a whole, in halves, so that one content costs only itself."""
+        try:
+            if modality == "image":
+                encoded = self.encoder.encode_images(np.stack(batch.contents), self.image_outputs)
+            else:
+                encoded = self.encoder.encode_texts(batch.contents, self.text_outputs)
+        except Exception as error:  # whatever a model, a driver or a full device raises
+            if len(batch.keys) > 1:
+                middle = len(batch.keys) // 2
+                for part in (slice(None, middle), slice(middle, None)):
+                    half = _Pending(batch.keys[part], batch.contents[part], batch.owners[part])
+                    yield from self._encode(modality, half, None if truncated is None else truncated[part])
+                return
+            yield _encode_failure(modality, batch.owners[0], type(error).__name__, _one_line(error))
+            return
+        sound = np.ones(len(batch.keys), dtype=bool)
+        for values in encoded.values():
+            sound &= finite_rows(values.values if isinstance(values, Tokens) else values, self.dtype)
+        for i in np.flatnonzero(~sound):
+            message = f"the encoder returned NaN, infinity or a number beyond {self.dtype}"
+            yield _encode_failure(modality, batch.owners[i], "NotFinite", message)
+        if sound.any():
+            yield Encoded(
+                modality,
+                [key for key, good in zip(batch.keys, sound, strict=True) if good],
+                {name: _rows(values, sound) for name, values in encoded.items()},
+                None if truncated is None else truncated[sound],
+            )
+
+
+def read_file(path: Path) -> tuple[bytes, FileFacts]:
+    """Read a regular file whole.
+
+    Raises
+    ------
+    ImageError
+        If it is no regular file, or larger than `MAX_BYTES`.
+    OSError
+        If it cannot be read.
+    """
+    # Opened without blocking: a named pipe called cat.jpg must not hang the run.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as handle:
+        status = os.fstat(handle.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(f"{status.st_size:,} bytes: larger than the {MAX_BYTES:,} an image may have")
+        return handle.read(), FileFacts(status.st_size, status.st_mtime_ns)
+
+
+def facts_of(facts: FileFacts, sha: str, picture: Picture) -> FileFacts:
+    """File facts completed by what decoding found."""
+    return FileFacts(
+        facts.bytes, facts.mtime_ns, sha, picture.width, picture.height, picture.format, picture.phash
+    )
+
+
+def _encode_failure(modality: Modality, owner: Work, error: str, message: str) -> Failure:
+    return Failure(owner.item_id, owner.file if modality == "image" else None, "encode", error, message)
+
+
+def _rows(values: np.ndarray | Tokens, chosen: np.ndarray) -> np.ndarray | Tokens:
+    if isinstance(values, Tokens):
+        return Tokens(values.values[chosen], values.mask[chosen])
+    return values[chosen]
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,255 @@
+"""The main job: sources in, features in the store.
+
+manifest -> `Planner` (what needs doing) -> `Extractor` (read, decode, encode) -> `Committer` (Parquet). This module opens
+the pieces, joins them, and guards the feature tables: fingerprint first, probe second, then the first append.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+
+import pyarrow as pa
+
+from ..data.manifest import Manifest, SourceOptions, read_sources
+from ..data.text import CLEANERS
+from ..errors import EncoderError, UsageError
+from ..store.schema import FAILURES
+from ..store.store import Store
+from .commit import Committer
+from .decoding import LOOK_AT, choose_shortest
+from .encoder import Encoder, folder_name, load_encoder
+from .extract import Encoded, Extractor, Failure, Work
+from .plan import Known, Planner
+from .report import EmbedReport, StageClock
+from .tables import FeatureTables
+
+__all__ = ["DEFAULT_CLEANING", "DEFAULT_OUTPUTS", "choose_encoder", "embed_sources"]
+
+DEFAULT_OUTPUTS = ("joint", "pooled")
+DEFAULT_CLEANING = "social-v1"
+DEFAULT_ENCODER = "clip-b32"
+
+Progress = Callable[[int, int, str], None]
+
+
+def embed_sources(
+    sources: Sequence[str | Path],
+    store: Store | str | Path,
+    *,
+    encoder: str | Encoder = "auto",
+    options: SourceOptions | None = None,
+    name: str | None = None,
+    tokens: bool = False,
+    cleaning: str | None = None,
+    dtype: str | None = None,
+    exact: bool = False,
+    device: str = "auto",
+    precision: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    limit: int | None = None,
+    retry_failures: bool = False,
+    progress: Progress | None = None,
+) -> EmbedReport:
+    """Embed whatever of the sources the store does not have yet.
+
+    Parameters
+    ----------
+    sources : sequence of str or Path
+        Folders of images, images, CSV, TSV, JSONL or Parquet files.
+    store : Store, str or Path
+        Made if there is none.
+    encoder : str or Encoder, default "auto"
+        An encoder's id; "auto" takes the store's own, else `clip-b32` where its weights can be had, else `mini`.
+    options : SourceOptions, optional
+        Preset, columns, split, root.
+    name : str, optional
+        Folder of the features under ``features/``, by default the encoder's short name.
+    tokens : bool, default False
+        Also store token states, which are large.
+    cleaning : str, optional
+        Text cleaning, by default the one the store's features were made with, else "social-v1".
+    dtype : {"float16", "float32"}, optional
+        How vectors are stored; by default as the table already is, else float16.
+    exact : bool, default False
+        Decode images whole and compute in float32 (unless `precision` says otherwise).
+    workers : int, optional
+        Threads that read and decode, by default one a core.
+    limit : int, optional
+        Look at the first so many rows only.
+    retry_failures : bool, default False
+        Try again what failed before, though the file is as it was.
+    progress : callable, optional
+        Called with (rows done, rows in all, what is going on).
+
+    Returns
+    -------
+    EmbedReport
+
+    Raises
+    ------
+    SourceError
+        If a source cannot be read at all. Single bad rows and files go to the ledger instead.
+    SpaceError
+        If the vectors would not belong to the space of those that are there.
+    EncoderError
+        If the encoder or its weights cannot be had.
+    """
+    begun = time.perf_counter()
+    if cleaning is not None and cleaning not in CLEANERS:
+        raise UsageError(f"no text cleaning {cleaning!r}; there are {', '.join(CLEANERS)}")
+    if limit is not None and limit < 0:
+        raise UsageError(f"--limit {limit}: a number of rows, 0 or more")
+    manifest = read_sources(sources, options=options or SourceOptions())
+    store = store if isinstance(store, Store) else Store.open_or_create(Path(store))
+    loaded = encoder if isinstance(encoder, Encoder) else None
+    notes = list(manifest.notes)
+    precision = precision or ("float32" if exact else "auto")
+    if isinstance(encoder, str):
+        encoder, loaded = choose_encoder(encoder, store, notes, device=device, precision=precision)
+    encoder_id = encoder if isinstance(encoder, str) else encoder.id
+    name = name or (loaded.name if loaded else folder_name(encoder_id))
+    tables = FeatureTables(
+        store,
+        name,
+        encoder_id,
+        outputs=(*DEFAULT_OUTPUTS, *(("tokens",) if tokens else ())),
+        cleaning=cleaning,
+        default_cleaning=DEFAULT_CLEANING,
+        dtype=dtype,
+    )
+    clock = StageClock()
+    report = EmbedReport(str(store.path), encoder_id, notes=notes, workers=workers or os.cpu_count() or 1)
+    known = Known.of(store, manifest.labels, name, tables.done("image"), tables.done("text"))
+    planner = Planner(manifest, known, report, retry=retry_failures, limit=limit)
+    report.items = len(planner.table)
+    _record_rejections(store, manifest, known, report)
+    works = planner.works()
+    first = list(islice(works, LOOK_AT))
+    if first or not tables.same_encoder():
+        # Loaded only now: a rerun that finds nothing to do answers at once.
+        model = loaded or load_encoder(encoder_id, device=device, precision=precision)
+        tables.admit(model, first)
+        shortest = None if exact else _shortest(model, first)
+        report.device, report.precision = model.device, model.precision
+        report.batch_size = batch_size or model.batch_size
+        report.decoding = "whole" if shortest is None else f"large images shrunk to {shortest} pixels or more"
+        extractor = Extractor(
+            model,
+            image_outputs=tables.outputs("image"),
+            text_outputs=tables.outputs("text"),
+            cleaning=tables.cleaning,
+            image_done=known.image_done,
+            text_done=known.text_done,
+            shortest=shortest,
+            workers=report.workers,
+            batch_size=report.batch_size,
+            dtype=tables.dtype,
+            clock=clock,
+        )
+        committer = Committer(
+            store,
+            manifest,
+            table_of=tables.table,
+            encoder=name,
+            dtype=tables.dtype,
+            retried=known.failed_ids,
+            given=planner.given,
+            report=report,
+            clock=clock,
+        )
+        with committer:
+            for event in extractor.run(_counted(chain(first, works), report.items, progress)):
+                if isinstance(event, Encoded):
+                    tables.open(event.modality)
+                    committer.add_encoded(event)
+                elif isinstance(event, Failure):
+                    committer.add_failure(event)
+                else:
+                    committer.add_item(event.work.tag, event.work.item_id, event.facts)
+    if limit is None:
+        _mark_vanished(store, planner.vanished(), report)
+    if progress:
+        progress(report.items, report.items, "done")
+    report.features = [feature for feature in store.feature_names() if feature.split("/")[0] == name]
+    report.stages = clock.table(report.workers)
+    report.seconds = round(time.perf_counter() - begun, 3)
+    return report
+
+
+def choose_encoder(
+    encoder_id: str, store: Store | None, notes: list[str], *, device: str, precision: str
+) -> tuple[str, Encoder | None]:
+    """Resolve "auto"; an encoder that had to be loaded to know comes back with its id.
+
+    Returns
+    -------
+    str, Encoder or None
+
+    Raises
+    ------
+    UsageError
+        If the store holds features of several encoders.
+    EncoderError
+        If neither the default encoder nor `mini` can be had.
+    """
+    if encoder_id != "auto":
+        return encoder_id, None
+    there = sorted(
+        {store.feature_table(f).snapshot().spec["encoder"] for f in store.feature_names()} if store else ()
+    )
+    if len(there) > 1:
+        raise UsageError(f"the store holds features of {', '.join(there)}; choose one with --encoder")
+    if there:
+        return there[0], None
+    try:
+        chosen = load_encoder(DEFAULT_ENCODER, device=device, precision=precision)
+    except EncoderError as error:
+        try:
+            chosen = load_encoder("mini", device=device, precision=precision)
+        except EncoderError:
+            raise error from None
+        notes.append(
+            f"using mini, since {DEFAULT_ENCODER} cannot be had here; choose with --encoder ({error})"
+        )
+    return chosen.id, chosen
+
+
+def _counted(works: Iterable[Work], total: int, progress: Progress | None) -> Iterator[Work]:
+    """Pass the work on, telling how far into the sources it is."""
+    for work in works:
+        if progress:
+            progress(work.tag.row, total, work.item_id)
+        yield work
+
+
+def _shortest(encoder: Encoder, first: list[Work]) -> int | None:
+    names = [
+        output.name for output in encoder.outputs if output.modality == "image" and output.name != "tokens"
+    ]
+    return choose_shortest(encoder, first, names[0]) if names else None
+
+
+def _record_rejections(store: Store, manifest: Manifest, known: Known, report: EmbedReport) -> None:
+    """Put rows that could not be taken into the ledger, once."""
+    rows = [
+        row
+        for row in manifest.rejected.to_pylist()
+        if (row["item_id"], row["message"]) not in known.rejections
+    ]
+    report.rejected = len(manifest.rejected)
+    report.failed += len(rows)
+    if rows:
+        now = pa.scalar(time.time_ns() // 1000, pa.timestamp("us", tz="UTC")).as_py()
+        store.failures.append(pa.Table.from_pylist([{**row, "at": now} for row in rows], schema=FAILURES))
+
+
+def _mark_vanished(store: Store, item_ids: list[str], report: EmbedReport) -> None:
+    report.vanished += len(item_ids)
+    if item_ids:
+        rows = pa.table({"item_id": item_ids, "missing": [True] * len(item_ids)})
+        store.items.upsert(rows, key="item_id")

@@ -1,0 +1,269 @@
+"""What a run has to do: the sources' rows held against what the store already knows.
+
+An item costs no reading while its file's size and modification time are as they were, and no encoding while the store has
+its content's features, whoever's item they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..data.manifest import Manifest
+from ..data.text import text_sha256
+from ..store.store import Store
+from .extract import Work
+from .report import EmbedReport
+
+__all__ = ["ItemPlan", "Known", "Planner"]
+
+#: Rows that are held against the store at a time.
+CHUNK = 4096
+
+_FACTS = ("item_id", "path", "root", "split", "text_sha256", "image_sha256", "bytes", "mtime_ns", "missing")
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPlan:
+    """What becomes of one row.
+
+    Attributes
+    ----------
+    row : int
+        Its index in the manifest.
+    known : bool
+        The store has the item already.
+    reads : bool
+        Its file is opened, so the file's facts are written anew.
+    writes : bool
+        The item's row in the store changes.
+    vanished : bool
+        Its file was there in an earlier run and is not now.
+    """
+
+    row: int
+    known: bool
+    reads: bool
+    writes: bool
+    vanished: bool
+
+
+@dataclass
+class Known:
+    """What the store held when the run began.
+
+    Attributes
+    ----------
+    items : pyarrow.Table
+        Facts and label columns of every item.
+    image_done, text_done : set of str
+        Contents with every asked output.
+    image_failures : dict
+        item_id -> (bytes, mtime_ns) of the file that failed; (None, None) where it could not even be opened.
+    text_failures : set of str
+        Items whose text the encoder could not take.
+    failed_ids : set of str
+        Every item with a row in the ledger.
+    rejections : set
+        (item_id, message) of source rows rejected before.
+    """
+
+    items: pa.Table
+    image_done: set[str]
+    text_done: set[str]
+    image_failures: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    text_failures: set[str] = field(default_factory=set)
+    failed_ids: set[str] = field(default_factory=set)
+    rejections: set[tuple[str | None, str]] = field(default_factory=set)
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        labels: tuple[str, ...],
+        encoder: str,
+        image_done: set[str],
+        text_done: set[str],
+    ) -> Known:
+        """Read what is known, column by column."""
+        items = store.items.snapshot()
+        present = set(items.schema.names)
+        columns = items.read(columns=[name for name in (*_FACTS, *labels) if name in present])
+        known = cls(columns.combine_chunks(), image_done, text_done)
+        for row in store.failures.snapshot().read().to_pylist():
+            if row["stage"] == "manifest":
+                known.rejections.add((row["item_id"], row["message"]))
+                continue
+            known.failed_ids.add(row["item_id"])
+            if row["stage"] == "encode" and row["encoder"] != encoder:
+                continue
+            if row["path"] is None:
+                known.text_failures.add(row["item_id"])
+            else:
+                known.image_failures[row["item_id"]] = (row["bytes"], row["mtime_ns"])
+        return known
+
+
+class Planner:
+    """Turns a manifest into work, and counts what needs none.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    known : Known
+    report : EmbedReport
+        Its counts of new, changed, unchanged and known failures are filled in as the work is drawn.
+    retry : bool
+        Try files again that failed before and are as they were.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        known: Known,
+        report: EmbedReport,
+        *,
+        retry: bool,
+        limit: int | None,
+    ) -> None:
+        self.table = manifest.table if limit is None else manifest.table.slice(0, limit)
+        self.known = known
+        self.report = report
+        self.retry = retry
+        self.labels = manifest.labels
+        # A column that the sources do not have leaves the store's values alone.
+        self.given = [
+            name
+            for name in ("path", "root", "text", "split", *manifest.labels)
+            if self.table[name].null_count < len(self.table)
+        ]
+
+    def works(self) -> Iterator[Work]:
+        """Rows that need anything done, in the manifest's order; `Work.tag` is an `ItemPlan`."""
+        for start in range(0, len(self.table), CHUNK):
+            yield from self._chunk(start, self.table.slice(start, CHUNK).combine_chunks())
+
+    def vanished(self) -> list[str]:
+        """Items of an earlier run under the same roots whose file is gone and whom no source names any more."""
+        items = self.known.items
+        if not len(items):
+            return []
+        roots = pc.unique(self.table["root"]).drop_null()
+        candidates = items.filter(
+            pc.and_(
+                pc.and_(
+                    pc.is_in(items["root"], value_set=roots), pc.invert(items["missing"].fill_null(False))
+                ),
+                pc.invert(pc.is_in(items["item_id"], value_set=self.table["item_id"].combine_chunks())),
+            )
+        )
+        named = [row for row in candidates.select(["item_id", "root", "path"]).to_pylist() if row["path"]]
+        return [row["item_id"] for row in named if not (Path(row["root"]) / row["path"]).exists()]
+
+    def _chunk(self, start: int, rows: pa.Table) -> Iterator[Work]:
+        known = self.known.items
+        positions = pc.index_in(rows["item_id"], value_set=known["item_id"].combine_chunks())
+        texts = rows["text"].to_pylist()
+        text_keys = [None if text is None else text_sha256(text) for text in texts]
+        before = known.take(positions) if len(known) else None
+        same = self._same(rows, text_keys, before)
+        facts = {
+            name: before[name].to_pylist() if before is not None else [None] * len(rows)
+            for name in ("image_sha256", "bytes", "mtime_ns", "missing")
+        }
+        for i, (item_id, root, path, position) in enumerate(
+            zip(
+                rows["item_id"].to_pylist(),
+                rows["root"].to_pylist(),
+                rows["path"].to_pylist(),
+                positions.to_pylist(),
+                strict=True,
+            )
+        ):
+            exists = position is not None
+            file = None if path is None else Path(root) / path
+            size = mtime = None
+            vanished = reads = False
+            if file is not None:
+                try:
+                    status = file.stat()
+                except (OSError, ValueError):
+                    vanished = exists and facts["image_sha256"][i] is not None
+                else:
+                    size, mtime = status.st_size, status.st_mtime_ns
+                reads = self._must_read(item_id, facts, i, (size, mtime))
+            as_before = exists and same[i] and bool(facts["missing"][i]) == vanished and not reads
+            text = self._text_to_encode(item_id, texts[i], text_keys[i], unchanged=as_before)
+            if not exists:
+                self.report.new += 1
+            elif as_before:
+                self.report.unchanged += 1
+            else:
+                self.report.changed += 1
+            if vanished and not as_before:
+                self.report.vanished += 1
+            if not as_before or text is not None:
+                plan = ItemPlan(start + i, exists, reads, not as_before, vanished)
+                yield Work(item_id, file if reads else None, text, plan)
+
+    def _same(self, rows: pa.Table, text_keys: list[str | None], before: pa.Table | None) -> list[bool]:
+        """Whether each known row's columns are as the store has them; counts replaced labels and splits."""
+        if before is None:
+            return [False] * len(rows)
+        same = pa.chunked_array([pa.array(np.ones(len(rows), dtype=bool))])
+        for name in self.given:
+            now = pa.array(text_keys, pa.string()) if name == "text" else rows[name]
+            column = "text_sha256" if name == "text" else name
+            if column not in before.column_names:
+                then = pa.nulls(len(rows), pa.string())
+            else:
+                then = before[column]
+            equal = pc.or_kleene(
+                pc.fill_null(pc.equal(now, then), False), pc.and_(pc.is_null(now), pc.is_null(then))
+            )
+            if name == "split" or name in self.labels:
+                replaced = pc.sum(pc.and_(pc.invert(equal), pc.is_valid(then))).as_py() or 0
+                if replaced:
+                    counts = self.report.columns_changed
+                    counts[name] = counts.get(name, 0) + replaced
+            same = pc.and_(same, equal)
+        result: list[bool] = same.to_pylist()
+        return result
+
+    def _must_read(
+        self, item_id: str, facts: dict[str, list], i: int, now: tuple[int | None, int | None]
+    ) -> bool:
+        """Whether an item's file has to be opened."""
+        failed = self.known.image_failures.get(item_id)
+        if failed is not None and failed == now and not self.retry:
+            self.report.known_failures += 1
+            return False
+        if facts["image_sha256"][i] is None:
+            return True
+        if now == (
+            None,
+            None,
+        ):  # it was there once; a missing file is noted, and tried again when it comes back
+            return False
+        if now != (facts["bytes"][i], facts["mtime_ns"][i]):
+            return True
+        if failed is not None:  # the encoder failed on these very pixels
+            if not self.retry:
+                self.report.known_failures += 1
+            return self.retry
+        return facts["image_sha256"][i] not in self.known.image_done
+
+    def _text_to_encode(
+        self, item_id: str, text: str | None, key: str | None, *, unchanged: bool
+    ) -> str | None:
+        if text is None or key in self.known.text_done:
+            return None
+        if item_id in self.known.text_failures and unchanged and not self.retry:
+            self.report.known_failures += 1
+            return None
+        return text
