@@ -1,0 +1,203 @@
+"""Which column of an annotation file is what: as given, as a preset has it, or guessed from well-known names."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SourceError, UsageError
+from .pieces import RESERVED, show
+
+if TYPE_CHECKING:
+    from .manifest import SourceOptions
+    from .presets import Preset
+
+__all__ = ["Columns", "choose_columns"]
+
+# Tried in this order, without regard to case, where a column is not given.
+_KNOWN_IMAGE = ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_name")
+_KNOWN_TEXT = ("text", "caption", "tweet_text", "sentence", "tweet")
+_KNOWN_ID = ("id", "item_id", "image_id")
+
+
+@dataclass
+class Columns:
+    """Which column of one file is what."""
+
+    id: str | None = None
+    image: str | None = None
+    texts: tuple[str, ...] = ()
+    split: str | None = None
+    kept: dict[str, str] = field(default_factory=dict)  # name in the store -> column of the file
+    notes: list[str] = field(default_factory=list)
+
+    def wanted(self) -> list[str]:
+        """Columns to read, once each."""
+        names = [self.id, self.image, *self.texts, self.split, *self.kept.values()]
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def choose_columns(
+    path: Path,
+    columns: Sequence[str],
+    unusable: Mapping[str, str],
+    options: SourceOptions,
+    preset: Preset | None,
+) -> Columns:
+    """Decide which of a file's columns are read, and as what.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    columns : sequence of str
+        What it has.
+    unusable : mapping of str to str
+        What it has besides but cannot be used, with the reason.
+
+    Raises
+    ------
+    UsageError
+        A column that was asked for does not exist; the message lists those that do.
+    SourceError
+        No column can be told to be the image or the text.
+    """
+    finder = _Finder(path, columns, unusable)
+    return _choose(finder, options) if preset is None else _choose_preset(finder, options, preset)
+
+
+class _Finder:
+    """Looks a column up, and says what there is instead."""
+
+    def __init__(self, path: Path, columns: Sequence[str], unusable: Mapping[str, str]) -> None:
+        self.path = path
+        self.columns = list(columns)
+        self._unusable = unusable
+
+    def exact(self, name: str, flag: str) -> str:
+        if name in self.columns:
+            return name
+        if name in self._unusable:
+            raise UsageError(f"{self.path}: column {name!r} ({flag}) {self._unusable[name]}")
+        folded = {column.lower(): column for column in self.columns}
+        close = folded.get(name.strip().lower()) or next(
+            iter(difflib.get_close_matches(name, self.columns, 1)), None
+        )
+        hint = f" (did you mean {close!r}?)" if close else ""
+        raise UsageError(f"{self.path} has no column {name!r} for {flag}{hint}; it has {self.listed()}")
+
+    def known(self, names: Sequence[str]) -> str | None:
+        """First of the well-known names that is there, in any case."""
+        folded = {column.lower(): column for column in reversed(self.columns)}
+        return next((folded[name.lower()] for name in names if name.lower() in folded), None)
+
+    def kept(self, specs: Sequence[str], flag: str) -> dict[str, str]:
+        """Name in the store to column of the file, for "column" and "name=column"."""
+        found: dict[str, str] = {}
+        for spec in specs:
+            name, equals, column = spec.partition("=")
+            if spec in self.columns or not equals:
+                name = column = spec
+            if not name:
+                raise UsageError(f"{flag} {spec!r}: a name is missing before '='")
+            found[name] = self.exact(column, f"{flag} {spec}")
+        return found
+
+    def listed(self) -> str:
+        shown = ", ".join(show(column) for column in self.columns[:30])
+        more = f" and {len(self.columns) - 30} more" if len(self.columns) > 30 else ""
+        unusable = "".join(f"; {show(name)} {why}" for name, why in list(self._unusable.items())[:3])
+        return f"{shown or 'none that can be used'}{more}{unusable}"
+
+
+def _choose(finder: _Finder, options: SourceOptions) -> Columns:
+    """Columns given, else guessed from well-known names."""
+    guessed: list[str] = []
+
+    def find(given: str | None, flag: str, names: Sequence[str], role: str) -> str | None:
+        if given is not None:
+            return finder.exact(given, flag)
+        found = finder.known(names)
+        if found is not None:
+            guessed.append(f"{role} = {found}")
+        return found
+
+    chosen = Columns()
+    chosen.image = find(options.image_column, "--image-column", _KNOWN_IMAGE, "image")
+    text = find(options.text_column, "--text-column", _KNOWN_TEXT, "text")
+    if chosen.image is None and text is None:
+        raise SourceError(
+            f"{finder.path}: which column is the image or the text? It has {finder.listed()}; "
+            f"give --image-column or --text-column"
+        )
+    chosen.texts = (text,) if text is not None else ()
+    chosen.id = find(options.id_column, "--id-column", _KNOWN_ID, "id")
+    if options.split is None:
+        chosen.split = find(options.split_column, "--split-column", ("split",), "split")
+    if options.label_columns:
+        chosen.kept = finder.kept(options.label_columns, "--label-column")
+    elif (label := find(None, "", ("label",), "label")) is not None:
+        chosen.kept = {label.lower(): label}
+    _add_kept(chosen, finder, options)
+    if guessed:
+        chosen.notes.append(f"{finder.path.name}: columns taken by their names: {', '.join(guessed)}")
+    return chosen
+
+
+def _choose_preset(finder: _Finder, options: SourceOptions, preset: Preset) -> Columns:
+    """The preset's columns, each overridden by what is given."""
+    chosen = Columns()
+
+    def need(given: str | None, flag: str, names: Sequence[str]) -> list[str]:
+        if given is not None:
+            return [finder.exact(given, flag)]
+        found = [column for name in names if (column := finder.known([name])) is not None]
+        if names and not found:
+            raise SourceError(
+                f"{finder.path} has no column {' or '.join(names)}, which preset {preset.name} reads; "
+                f"it has {finder.listed()}"
+            )
+        return found
+
+    chosen.image = next(iter(need(options.image_column, "--image-column", preset.image)), None)
+    chosen.texts = tuple(need(options.text_column, "--text-column", preset.text))
+    chosen.id = next(iter(need(options.id_column, "--id-column", preset.id)), None)
+    if options.split_column is not None:
+        chosen.split = finder.exact(options.split_column, "--split-column")
+    if options.label_columns:
+        chosen.kept = finder.kept(options.label_columns, "--label-column")
+    else:
+        chosen.kept = {name: column for name in preset.labels if (column := finder.known([name])) is not None}
+        if preset.labels and not chosen.kept:
+            chosen.notes.append(
+                f"{finder.path.name}: no column {' or '.join(preset.labels)}: its rows have no label"
+            )
+    if not options.meta_columns:
+        chosen.kept |= {name: column for name in preset.meta if (column := finder.known([name])) is not None}
+    _add_kept(chosen, finder, options)
+    return chosen
+
+
+def _add_kept(chosen: Columns, finder: _Finder, options: SourceOptions) -> None:
+    meta = finder.kept(options.meta_columns, "--meta-column")
+    names = [*chosen.kept, *meta]
+    for name in names:
+        _check_name(name)
+    # DuckDB's column names do not know upper from lower case.
+    twice = [name for name, times in Counter(name.lower() for name in names).items() if times > 1]
+    if twice:
+        raise UsageError(
+            f"two columns would be called {twice[0]!r}; rename one with --label-column NAME={twice[0]}"
+        )
+    chosen.kept |= meta
+
+
+def _check_name(name: str) -> None:
+    if name.lower() in RESERVED:
+        raise UsageError(
+            f"a label cannot be called {name!r}, a column of every store; rename it: --label-column my_{name}={name}"
+        )

@@ -1,0 +1,359 @@
+"""From what the user has to one table of items: folders, images, annotation files, several at once.
+
+`read_sources` gives a `Manifest`: one row an item, and beside it the rows that could not be taken, each with its reason.
+Nothing here opens an image.
+
+Beside this module: `folders` walks a folder, `readers` reads each format, `columns` decides which column is what,
+`annotations` makes rows items, `collisions` settles ids that are claimed twice, `presets` knows published data sets.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from ..errors import SourceError, UsageError
+from .annotations import read_annotations
+from .collisions import combine
+from .folders import IMAGE_SUFFIXES, is_image_name, scan_images
+from .pieces import (
+    FIXED,
+    REJECTED_SCHEMA,
+    RESERVED,
+    Piece,
+    Rejected,
+    absolute,
+    beneath,
+    count,
+    items_table,
+    rejected_table,
+    show,
+)
+from .presets import Preset, get_preset
+from .readers import Quotes
+from .splits import canonical_split
+
+__all__ = ["REJECTED_SCHEMA", "RESERVED", "Manifest", "SourceOptions", "read_sources"]
+
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+_PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz")
+_SPLIT_FOLDERS = frozenset({"train", "training", "dev", "val", "valid", "validation", "test", "testing"})
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read sources. What is not given comes from the preset, else from well-known column names.
+
+    Parameters
+    ----------
+    preset : str, optional
+        A key of `presets.PRESETS`; the other options override it.
+    image_column, text_column, id_column : str, optional
+        Columns of an annotation file. Without an id column, the image's path is the id, and ``<file stem>:<row>`` that
+        of a row without an image.
+    label_columns, meta_columns : sequence of str
+        Columns to keep: "column", or "name=column" to call it otherwise.
+    split : str, optional
+        The split of every row.
+    split_column : str, optional
+        The column that tells it.
+    root : str or Path, optional
+        Folder that image paths are relative to. Default: the folder given as source, or the one the annotation file is in.
+    labels_from_folders : bool, default False
+        Label an image by the first folder below the source; where these are all splits (train, val, test), by the second.
+    encoding : str, optional
+        Of annotation files. Default: UTF-8, or what a byte order mark says.
+    quotes : {"auto", "csv", "literal"}
+        Meaning of quotes in CSV and TSV; see `readers.read_rows`.
+    """
+
+    preset: str | None = None
+    image_column: str | None = None
+    text_column: str | None = None
+    label_columns: Sequence[str] = ()
+    meta_columns: Sequence[str] = ()
+    id_column: str | None = None
+    split: str | None = None
+    split_column: str | None = None
+    root: str | Path | None = None
+    labels_from_folders: bool = False
+    encoding: str | None = None
+    quotes: Quotes = "auto"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the sources hold.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        One row an item, all columns strings: item_id (unique), path (relative to root, "/" between parts; null without an
+        image), root (absolute; null without an image), source (absolute), text, split, then the columns in `labels`.
+    rejected : pyarrow.Table
+        Rows that could not be taken, as `REJECTED_SCHEMA`.
+    labels : tuple of str
+        Label and metadata columns of `table`.
+    notes : tuple of str
+        Remarks for the user, one line each.
+    """
+
+    table: pa.Table
+    rejected: pa.Table
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_sources(
+    sources: Sequence[str | Path] | str | Path, *, options: SourceOptions | None = None
+) -> Manifest:
+    """Read folders of images, images and annotation files into one table of items.
+
+    Parameters
+    ----------
+    sources : sequence of str or Path
+        Folders, image files, and CSV, TSV, JSON Lines or Parquet files, in any mixture. With a preset, a folder stands for
+        the data set's annotation files in it.
+    options : SourceOptions, optional
+
+    Returns
+    -------
+    Manifest
+        Items in the order of the sources; within a folder, sorted by path.
+
+    Raises
+    ------
+    UsageError
+        Options that contradict each other or the sources; a column that does not exist.
+    SourceError
+        A source that is missing, empty, of no known kind, or of which no row could be taken.
+    """
+    options = options or SourceOptions()
+    preset = get_preset(options.preset) if options.preset is not None else None
+    paths = [Path(s) for s in ([sources] if isinstance(sources, (str, Path)) else sources)]
+    if not paths:
+        raise UsageError("no source given: name a folder of images or an annotation file")
+    kinds = {path: _kind(path) for path in paths}
+    if preset is not None:
+        kinds = _preset_sources(kinds, preset)
+        paths = list(kinds)
+    _check_options(options, kinds)
+    root = None if options.root is None else _checked_root(options.root)
+    tasks = _tasks(kinds, preset)
+    inner = _inner_folders(kinds) if root is None else {}
+
+    pieces: list[Piece] = []
+    notes = [f"{path} lies in {outer}: read with it" for path, outer in inner.items()]
+    if tasks:
+        named = ", ".join(sorted(set(tasks.values())))
+        notes.append(f"several tasks of {options.preset}: labels and splits are named after them ({named})")
+    images = [path for path in paths if kinds[path] == "image"]
+    for path in paths:
+        if kinds[path] == "folder":
+            if path not in inner:
+                pieces.append(_read_folder(path, root, options))
+        elif kinds[path] == "file":
+            pieces.append(read_annotations(path, root, options, preset, tasks.get(path)))
+        elif images:
+            # All of them at once, where the first is named: a shell's "*.jpg" may name thousands.
+            pieces.append(_read_images(images, root, options))
+            images = []
+    for piece in pieces:
+        if not piece.table.num_rows:
+            first = piece.rejected[0][2]
+            raise SourceError(
+                f"{piece.source}: not one of its {count(len(piece.rejected), 'row')} could be taken; {first}"
+            )
+    table, rejected, said = combine(pieces, merge=preset is not None and preset.merge)
+    labels = tuple(name for name in table.column_names if name not in FIXED)
+    return Manifest(table, rejected_table(rejected), labels, (*notes, *said))
+
+
+def _kind(path: Path) -> str:
+    """What a source is: "folder", "image" or "file" (of annotations)."""
+    if "\0" in str(path):
+        raise UsageError(f"{show(str(path))} is not a path")
+    try:
+        if path.is_dir():
+            return "folder"
+        if not path.exists():
+            raise SourceError(f"{path} {'is a broken link' if path.is_symlink() else 'does not exist'}")
+        if not path.is_file():
+            raise SourceError(f"{path} is neither a file nor a folder")
+    except OSError as error:
+        raise SourceError(f"{path} cannot be looked at: {error.strerror or error}") from error
+    suffix = path.suffix.lower()
+    if is_image_name(path.name):
+        return "image"
+    if suffix in _SUFFIXES:
+        return "file"
+    remedy = "unpack it first" if suffix in _PACKED else f"give a folder, an image, or {', '.join(_SUFFIXES)}"
+    raise SourceError(f"{path} is not a source that can be read: {remedy}")
+
+
+def _preset_sources(kinds: Mapping[Path, str], preset: Preset) -> dict[Path, str]:
+    """The preset's files, where a folder stands for those in it."""
+    found: dict[Path, str] = {}
+    for path, kind in kinds.items():
+        if kind == "image":
+            raise UsageError(f"preset {preset.name} reads annotation files, and {path} is an image")
+        files = _preset_files(path, preset) if kind == "folder" else [path]
+        found.update(dict.fromkeys(files, "file"))
+    return found
+
+
+def _preset_files(folder: Path, preset: Preset) -> list[Path]:
+    try:
+        names = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be read: {error.strerror or error}") from error
+    found = [
+        p for p in names if any(fnmatch.fnmatch(p.name.lower(), pattern.lower()) for pattern in preset.files)
+    ]
+    if not found:
+        raise SourceError(
+            f"{folder} holds no annotation file of {preset.name} ({', '.join(preset.files)}); "
+            "give the files themselves, and the folder that image paths start from as --root"
+        )
+    return found
+
+
+def _check_options(options: SourceOptions, kinds: Mapping[Path, str]) -> None:
+    if options.split is not None and options.split_column is not None:
+        raise UsageError("--split is for a whole source and --split-column for each row: give one of them")
+    if options.split is not None and not options.split.strip():
+        raise UsageError("--split needs a name, such as train")
+    if options.quotes not in ("auto", "csv", "literal"):
+        raise UsageError(f"quotes are auto, csv or literal, not {options.quotes!r}")
+    for name, columns in (("label_columns", options.label_columns), ("meta_columns", options.meta_columns)):
+        if isinstance(columns, str):
+            raise UsageError(f"{name} is a sequence of names, not the string {columns!r}")
+    first = next(iter(kinds))
+    if options.labels_from_folders and "folder" not in kinds.values():
+        raise UsageError(f"--labels-from-folders needs a folder of images, which {first} is not")
+    if "file" not in kinds.values():
+        for flag, value in (
+            ("--image-column", options.image_column),
+            ("--text-column", options.text_column),
+            ("--label-column", options.label_columns),
+            ("--meta-column", options.meta_columns),
+            ("--id-column", options.id_column),
+            ("--split-column", options.split_column),
+        ):
+            if value:
+                raise UsageError(f"{flag} needs an annotation file, which {first} is not")
+
+
+def _checked_root(root: str | Path) -> str:
+    if "\0" in str(root) or not Path(root).is_dir():
+        raise UsageError(f"--root {show(str(root))} is not a folder")
+    return absolute(root)
+
+
+def _tasks(kinds: Mapping[Path, str], preset: Preset | None) -> dict[Path, str]:
+    """Task of each file, where the sources are of several tasks; else empty."""
+    if preset is None or not preset.tasks:
+        return {}
+    told = {path: preset.task_of(path.stem) for path in kinds}
+    if len(set(told.values())) == 1:
+        return {}
+    known = {path: task for path, task in told.items() if task is not None}
+    if len(known) < len(told):
+        lost = next(path for path, task in told.items() if task is None)
+        raise SourceError(
+            f"{lost}: its name does not tell its task of {preset.name}; read it in a call of its own"
+        )
+    return known
+
+
+def _inner_folders(kinds: Mapping[Path, str]) -> dict[Path, Path]:
+    """Folders that lie in another source, whose images would be two items each."""
+    real = {path: os.path.realpath(path) for path, kind in kinds.items() if kind == "folder"}
+    inner: dict[Path, Path] = {}
+    for place, (path, target) in enumerate(real.items()):
+        for other_place, (other, outer) in enumerate(real.items()):
+            if target.startswith(outer.rstrip(os.sep) + os.sep) or (target == outer and other_place < place):
+                inner[path] = other
+                break
+    return inner
+
+
+def _read_folder(folder: Path, root: str | None, options: SourceOptions) -> Piece:
+    scan = scan_images(folder)
+    base = absolute(folder)
+    if not scan.paths:
+        if scan.bad:
+            path, reason = scan.bad[0]
+            raise SourceError(f"{folder}: no image could be taken; {path}: {reason}")
+        hint = f"; it holds {scan.annotations[0]}: give that file" if scan.annotations else ""
+        raise SourceError(
+            f"no images found in {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}){hint}"
+        )
+    prefix = ""
+    if root is not None and base != root:
+        prefix = f"{_inside(folder, base, root)}/"
+    notes: list[str] = []
+    labels, split = _from_folders(folder, scan.paths, options, notes)
+    paths = pa.array([prefix + path for path in scan.paths], pa.string())
+    table = items_table(
+        paths, paths, root or base, base, None, split, {} if labels is None else {"label": labels}
+    )
+    if scan.others:
+        notes.append(f"{folder}: {count(scan.others, 'file')} without an image's suffix left out")
+    if scan.skipped_links:
+        notes.append(f"{folder}: {count(scan.skipped_links, 'link')} to folders already read left out")
+    rejected: list[Rejected] = [
+        (prefix + path, prefix + path, f"{folder}/{path}: {reason}") for path, reason in scan.bad
+    ]
+    return Piece(str(folder), table, None, rejected, notes)
+
+
+def _inside(path: Path, full: str, root: str) -> str:
+    inside = beneath(full, root)
+    if inside is None:
+        raise UsageError(f"{path} is not inside --root {root}")
+    return inside
+
+
+def _from_folders(
+    folder: Path, paths: list[str], options: SourceOptions, notes: list[str]
+) -> tuple[pa.Array | None, pa.Array | str | None]:
+    """Labels and splits that the names of sub-folders tell."""
+    split = None if options.split is None else canonical_split(options.split)
+    if not options.labels_from_folders:
+        return None, split
+    parts = [path.split("/")[:-1] for path in paths]
+    tops = {part[0] for part in parts if part}
+    if not tops:
+        notes.append(f"{folder}: no sub-folders, so no labels")
+    if not tops or any(top.lower() not in _SPLIT_FOLDERS for top in tops) or max(map(len, parts)) < 2:
+        return pa.array([part[0] if part else None for part in parts], pa.string()), split
+    notes.append(
+        f"{folder}: its folders are splits ({', '.join(sorted(tops))}), so labels are the folders in them"
+    )
+    labels = pa.array([part[1] if len(part) > 1 else None for part in parts], pa.string())
+    if split is not None:
+        return labels, split
+    return labels, pa.array([canonical_split(part[0]) if part else None for part in parts], pa.string())
+
+
+def _read_images(images: list[Path], root: str | None, options: SourceOptions) -> Piece:
+    full = [absolute(image) for image in images]
+    paths = [
+        posixpath.basename(path) if root is None else _inside(image, path, root)
+        for image, path in zip(images, full, strict=True)
+    ]
+    roots = [root or posixpath.dirname(path) for path in full]
+    try:
+        ids, places, sources = (pa.array(values, pa.string()) for values in (paths, roots, full))
+    except UnicodeEncodeError:
+        lost = next(path for path in full if os.fsencode(path).decode("utf-8", "ignore") != path)
+        raise SourceError(f"{show(lost)}: the file's name is not valid Unicode; rename it") from None
+    split = None if options.split is None else canonical_split(options.split)
+    return Piece(str(images[0].parent), items_table(ids, ids, places, sources, None, split, {}))
