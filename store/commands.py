@@ -1,0 +1,261 @@
+"""The commands of this room: `info`, `sql`, `join`, `export`, `compact`, `verify`."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ..errors import UsageError
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+_PANEL = "Store"
+
+
+class SqlFormat(str, Enum):
+    """How `icehouse sql` prints."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+class ExportFormat(str, Enum):
+    """What `icehouse export` writes."""
+
+    npy = "npy"
+    csv = "csv"
+    parquet = "parquet"
+    safetensors = "safetensors"
+
+
+class QuoteStyle(str, Enum):
+    """What quotes mean in CSV and TSV."""
+
+    auto = "auto"
+    csv = "csv"
+    literal = "literal"
+
+
+@app.command(rich_help_panel=_PANEL)
+def info(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Show what a store holds: items, labels, features, failures, disk use."""
+    from .info import describe
+    from .store import Store
+
+    about = describe(Store.open(store))
+    if as_json:
+        print_json(about)
+        return
+    items = about["items"]
+    say(
+        f"{about['path']}: format {about['format_version']}, made {about['created_at']} by {about['created_by']}"
+    )
+    print_table(
+        ["items", "with image", "with text", "missing"],
+        [[items["total"], items["image"], items["text"], items["missing"]]],
+    )
+    if about["splits"]:
+        print_table(["split", "items"], about["splits"].items(), title="\nSplits")
+    if about["labels"]:
+        rows = [[name, label["distinct"], _top(label["counts"])] for name, label in about["labels"].items()]
+        print_table(["column", "values", "most frequent"], rows, title="\nLabels and metadata")
+    if about["features"]:
+        keys = ["name", "rows", "dim", "dtype", "encoder", "fingerprint", "missing", "unused"]
+        rows = [[*(feature[key] for key in keys), _size(feature["bytes"])] for feature in about["features"]]
+        print_table([*keys, "size"], rows, title="\nFeatures")
+    if about["failures"]["total"]:
+        print_table(["error", "failures"], about["failures"]["by_error"].items(), title="\nFailures")
+    print_table(["folder", "size"], [[k, _size(v)] for k, v in about["bytes"].items()], title="\nDisk")
+
+
+@app.command(rich_help_panel=_PANEL)
+def sql(
+    query: Annotated[str, typer.Argument(help="SQL, or - to read it from stdin.", show_default=False)],
+    store: StoreOption = DEFAULT_STORE,
+    format: Annotated[
+        SqlFormat | None, typer.Option("--format", "-f", help="Default: table, or what FILE's suffix says.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the result to FILE.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the store in SQL (DuckDB): a view for every table, features as "mini/image/pooled" or mini_image_pooled."""
+    from . import results
+    from .store import Store
+
+    kind = "json" if as_json else format.value if format else None
+    if kind == "parquet" and out is None:
+        raise UsageError("Parquet needs a file: add -o FILE")
+    if kind == "table" and out is not None:
+        raise UsageError(f"a table is for the screen; for {out} use --format csv, json or parquet")
+    rows = Store.open(store).query(sys.stdin.read() if query == "-" else query)
+    if out is not None:
+        results.save(rows, out, kind)
+        say(f"{rows.num_rows} rows in {out}")
+    elif kind == "json":
+        print_json(results.json_values(rows))
+    elif kind == "csv":
+        results.print_csv(rows, sys.stdout)
+    elif rows.num_columns:
+        print_table(rows.column_names, results.screen_rows(rows))
+
+
+@app.command(rich_help_panel=_PANEL)
+def join(
+    file: Annotated[
+        Path, typer.Argument(help="CSV, TSV, JSONL or Parquet with labels or splits.", show_default=False)
+    ],
+    store: StoreOption = DEFAULT_STORE,
+    on: Annotated[
+        str,
+        typer.Option(metavar="KEY[=COLUMN]", help="Match item_id, path or a sha256 with the file's COLUMN."),
+    ] = "item_id",
+    columns: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Columns to bring.", show_default="all but the key")
+    ] = None,
+    quotes: Annotated[
+        QuoteStyle, typer.Option(help="Whether quotes in a CSV or TSV enclose fields or are meant.")
+    ] = QuoteStyle.auto,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring labels or splits from a file to the items."""
+    from .annotate import join as join_file
+    from .store import Store
+
+    key, _, column = on.partition("=")
+    report = join_file(
+        Store.open(store),
+        file,
+        on=key,
+        file_key=column or None,
+        columns=_names(columns),
+        quotes=quotes.value,
+    )
+    if as_json:
+        print_json(vars(report))
+        return
+    for note in report.notes:
+        say(note)
+    say(f"{', '.join(report.columns) or 'nothing'}: {report.matched} items matched, {report.changed} changed")
+    if report.unmatched_rows:
+        say(
+            f"{report.unmatched_rows} of {report.rows} rows match no item: {', '.join(report.first_unmatched_rows)}"
+        )
+    if report.unmatched_items:
+        say(f"{report.unmatched_items} items are not in the file: {', '.join(report.first_unmatched_items)}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def export(
+    feature: Annotated[
+        str, typer.Argument(help="ENCODER/MODALITY/OUTPUT, as info lists them.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="File: .npy, .csv, .parquet or .safetensors.", show_default=False)
+    ],
+    store: StoreOption = DEFAULT_STORE,
+    format: Annotated[ExportFormat | None, typer.Option(help="Default: what OUT's suffix says.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Columns of items to write too, such as split and labels."),
+    ] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only items of this split; repeatable.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Only items that meet this condition.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a feature of the items to a file: npy and ids, CSV, Parquet or safetensors."""
+    from .export import export as write
+    from .store import Store
+
+    written = write(
+        Store.open(store),
+        feature,
+        out,
+        format=format.value if format else None,
+        columns=_names(columns) or (),
+        split=split or None,
+        where=where,
+    )
+    if as_json:
+        print_json({"files": written})
+    else:
+        for path in written:
+            say(f"wrote {path}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def compact(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Merge small parts into large ones and sweep what crashed writers left."""
+    from .maintain import compact as merge
+    from .store import Store
+
+    done = merge(Store.open(store))
+    if as_json:
+        print_json([vars(table) for table in done])
+        return
+    print_table(
+        ["table", "parts before", "after", "leftovers removed"],
+        [[table.table, table.before, table.after, table.swept] for table in done],
+    )
+    if any(table.after < table.before for table in done):
+        say(
+            "The merged parts stay for a quarter of an hour, for those reading them; a later write removes them."
+        )
+
+
+@app.command(rich_help_panel=_PANEL)
+def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Check every part against its checksum, and every item for missing features; exit 1 if something is wrong."""
+    from .maintain import verify as check
+    from .store import Store
+
+    report = check(Store.open(store))
+    if as_json:
+        print_json(
+            {
+                "ok": report.ok,
+                "tables": report.tables,
+                "parts": report.parts,
+                "bytes": report.bytes,
+                "findings": [vars(finding) for finding in report.findings],
+            }
+        )
+    else:
+        if report.findings:
+            print_table(
+                ["", "table", "finding", "detail"],
+                [["problem" if f.problem else "note", f.table, f.kind, f.detail] for f in report.findings],
+            )
+        state = "sound" if report.ok else "NOT sound"
+        say(f"{report.tables} tables, {report.parts} parts, {_size(report.bytes)}: {state}")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name for part in text.split(",") if (name := part.strip())]
+
+
+def _top(counts: dict[str, Any]) -> str:
+    shown = [f"{value[:30]} ({n})" for value, n in list(counts.items())[:6]]
+    return ", ".join(shown) + (", …" if len(counts) > len(shown) else "")
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

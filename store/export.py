@@ -1,0 +1,162 @@
+"""Features out of the store, in the formats that other tools take."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import StoreError, UsageError
+from .files import publish
+from .vectors import tokens_to_arrow, vectors_to_arrow
+
+if TYPE_CHECKING:
+    from .store import Features, Store
+
+__all__ = ["FORMATS", "export"]
+
+#: File suffix of each format.
+FORMATS = {"npy": ".npy", "csv": ".csv", "parquet": ".parquet", "safetensors": ".safetensors"}
+
+
+def export(
+    store: Store,
+    name: str,
+    out: Path,
+    *,
+    format: str | None = None,
+    columns: Sequence[str] = (),
+    split: str | Sequence[str] | None = None,
+    where: str | None = None,
+) -> list[Path]:
+    """Write a feature of the items to `out`; nothing is left behind if that fails.
+
+    ``npy`` and ``safetensors`` (tensor ``X``; for tokens also ``mask``) are joined by ``<out>.ids.csv``, whose rows go with
+    theirs. ``csv`` and ``parquet`` have `item_id` and `columns` first; then ``f0``, ``f1``, ... or a list column ``vector``.
+
+    Parameters
+    ----------
+    store : Store
+    name : str
+        ``<encoder>/<modality>/<output>``.
+    out : Path
+    format : {"npy", "csv", "parquet", "safetensors"}, optional
+        Told by the suffix of `out` unless given.
+    columns : sequence of str, optional
+        Columns of `items` to write too, such as ``split`` and labels.
+    split, where
+        As for `Store.features`.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    UsageError
+        If the format or a column is unknown, or tokens were to be CSV.
+    StoreError
+        If there is no such feature, or `out` cannot be written.
+    """
+    kind = format or next((kind for kind, suffix in FORMATS.items() if out.suffix.lower() == suffix), None)
+    if kind not in FORMATS:
+        raise UsageError(
+            f"no format {kind or out.suffix!r} for {out}; use one of {', '.join(FORMATS)} (--format)"
+        )
+    schema = store.items.snapshot().schema
+    for column in columns:
+        if column not in schema.names:
+            raise UsageError(f"no column {column!r} in items; there are: {', '.join(schema.names)}")
+    features = store.features(name, split=split, where=where)
+    if features.mask is not None and kind == "csv":
+        raise UsageError(f"{name} holds tokens, which do not fit a CSV; use npy, parquet or safetensors")
+    about = _about(store, features, [column for column in columns if column != "item_id"])
+    try:
+        return _WRITERS[kind](features, about, out)
+    except OSError as error:
+        raise StoreError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def _about(store: Store, features: Features, columns: Sequence[str]) -> pa.Table:
+    """`item_id` and `columns` of the features' rows."""
+    items = store.items.read(["item_id", *dict.fromkeys(columns)])
+    return items.take(pc.index_in(pa.array(features.ids, pa.string()), value_set=items["item_id"]))
+
+
+def _write_npy(features: Features, about: pa.Table, out: Path) -> list[Path]:
+    written = [_write_ids(about, out)]
+    if features.mask is not None:
+        written.append(_write_array(features.mask, out.with_name(out.name + ".mask.npy")))
+    return [_write_array(features.X, out), *written]
+
+
+def _write_array(array: np.ndarray, out: Path) -> Path:
+    with publish(out) as temp, temp.open("wb") as file:
+        np.save(file, array)
+    return out
+
+
+def _write_safetensors(features: Features, about: pa.Table, out: Path) -> list[Path]:
+    from safetensors.numpy import save_file
+
+    tensors = {"X": features.X} if features.mask is None else {"X": features.X, "mask": features.mask}
+    metadata = {"name": features.name, **{k: str(features.spec.get(k)) for k in ("encoder", "fingerprint")}}
+    ids = _write_ids(about, out)
+    with publish(out) as temp:
+        save_file(tensors, temp, metadata=metadata)
+    return [out, ids]
+
+
+def _write_csv(features: Features, about: pa.Table, out: Path) -> list[Path]:
+    header = [*about.column_names, *(f"f{i}" for i in range(features.X.shape[1]))]
+    with publish(out) as temp, temp.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for row, vector in zip(_rows(about), features.X, strict=True):
+            # The shortest decimal that reads back as the same float32.
+            writer.writerow([*row, *map(np.float32.__str__, vector)])
+    return [out]
+
+
+def _write_parquet(features: Features, about: pa.Table, out: Path) -> list[Path]:
+    if features.mask is None:
+        column, values = "vector", vectors_to_arrow(features.X, "float32")
+    else:
+        column, values = "tokens", tokens_to_arrow(features.X, features.mask, "float32")
+    with publish(out) as temp:
+        pq.write_table(
+            about.append_column(column, values),
+            temp,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+        )
+    return [out]
+
+
+def _write_ids(about: pa.Table, out: Path) -> Path:
+    path = out.with_name(out.name + ".ids.csv")
+    with publish(path) as temp, temp.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(about.column_names)
+        writer.writerows(_rows(about))
+    return path
+
+
+def _rows(about: pa.Table) -> zip[tuple[object, ...]]:
+    return zip(*(column.to_pylist() for column in about.columns), strict=True)
+
+
+_WRITERS: dict[str, Callable[[Features, pa.Table, Path], list[Path]]] = {
+    "npy": _write_npy,
+    "csv": _write_csv,
+    "parquet": _write_parquet,
+    "safetensors": _write_safetensors,
+}

@@ -1,0 +1,99 @@
+"""What a store holds, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .maintain import coverage
+from .schema import label_columns
+
+if TYPE_CHECKING:
+    from .store import Store
+
+__all__ = ["describe"]
+
+#: Values of a label column that are counted one by one; a column of more is metadata.
+SHOWN_VALUES = 20
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """Count items, labels, features, failures and bytes.
+
+    Returns
+    -------
+    dict
+        JSON values: ``path``, ``format_version``, ``created_at``, ``created_by``, ``items`` (``total``, ``image``, ``text``,
+        ``missing``), ``splits`` and ``labels`` (counts by value; of a column with more than 20 values the most frequent),
+        ``features`` (one mapping each, with the numbers of items that miss it and of rows that no item uses), ``tables``
+        (others, by name), ``failures`` (``total``, ``by_error``), ``bytes`` (by folder).
+    """
+    schema = store.items.snapshot().schema
+    labels = label_columns(schema)
+    items = store.items.read(["image_sha256", "text_sha256", "missing", "split", *labels])
+    covered = {cover.feature: cover for cover in coverage(store)}
+    features = []
+    for name in store.feature_names():
+        snapshot = store.feature_table(name).snapshot()
+        spec = snapshot.spec
+        features.append(
+            {
+                "name": name,
+                "rows": snapshot.rows,
+                "dim": spec.get("dim"),
+                "dtype": spec.get("dtype"),
+                "encoder": spec.get("encoder"),
+                "fingerprint": spec.get("fingerprint"),
+                "bytes": snapshot.bytes,
+                "parts": len(snapshot.parts),
+                "missing": len(covered[name].missing) if name in covered else 0,
+                "unused": covered[name].unused if name in covered else 0,
+            }
+        )
+    failures = store.failures.read(["error"])
+    others = [name for name in store.table_names() if not name.startswith("features/")]
+    return {
+        "path": str(store.path),
+        **{key: store.about.get(key) for key in ("format_version", "created_at", "created_by")},
+        "items": {
+            "total": items.num_rows,
+            "image": items.num_rows - items["image_sha256"].null_count,
+            "text": items.num_rows - items["text_sha256"].null_count,
+            "missing": pc.sum(items["missing"]).as_py() or 0,
+        },
+        "splits": dict(sorted(_counts(items["split"]).items())),
+        "labels": {name: _label(items[name]) for name in labels},
+        "features": features,
+        "tables": {name: store.table(name).rows for name in others},
+        "failures": {"total": failures.num_rows, "by_error": dict(_counts(failures["error"]).most_common())},
+        "bytes": {entry.name: _size(entry) for entry in sorted(store.path.iterdir()) if entry.is_dir()},
+    }
+
+
+def _label(column: pa.ChunkedArray) -> dict[str, Any]:
+    counts = _counts(column)
+    return {
+        "distinct": len(counts),
+        "none": column.null_count,
+        "counts": dict(counts.most_common(SHOWN_VALUES)),
+    }
+
+
+def _counts(column: pa.ChunkedArray) -> Counter[str]:
+    return Counter(
+        {str(row["values"]): row["counts"] for row in pc.value_counts(column.drop_null()).to_pylist()}
+    )
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:  # a writer is at work
+            continue
+    return total

@@ -1,0 +1,272 @@
+"""Is a store whole, and can it be tidier: verify and compact."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import StoreError
+from .files import leftovers
+from .manifest import Manifest, Part
+from .parts import read_part, write_part
+from .table import Table, sweep
+
+if TYPE_CHECKING:
+    from .store import Store
+
+__all__ = ["Compaction", "Coverage", "Finding", "Report", "compact", "coverage", "verify"]
+
+#: Size, in bytes, from which a part is left alone by `compact`.
+PART_BYTES = 128 << 20
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that `verify` found.
+
+    Attributes
+    ----------
+    table : str
+    kind : str
+        "manifest", "missing part", "checksum", "unreadable", "rows", "schema", "duplicates", "missing features"; or, as
+        information, "orphan", "leftover", "unused features".
+    detail : str
+    problem : bool
+        False for what does no harm.
+    """
+
+    table: str
+    kind: str
+    detail: str
+    problem: bool = True
+
+
+@dataclass
+class Report:
+    """What `verify` looked at and found."""
+
+    tables: int = 0
+    parts: int = 0
+    bytes: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing harmful was found."""
+        return not any(finding.problem for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How far a feature covers the items.
+
+    Attributes
+    ----------
+    feature : str
+    missing : list of str
+        Items that have the content but not the feature, and no failure that explains it.
+    unused : int
+        Rows that no item refers to: the item's file or text has changed since.
+    """
+
+    feature: str
+    missing: list[str]
+    unused: int
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What `compact` did to one table."""
+
+    table: str
+    before: int
+    after: int
+    swept: int
+
+
+def verify(store: Store, progress: Callable[[Part], None] | None = None) -> Report:
+    """Read every part of every table and compare it with what the manifests say.
+
+    Parameters
+    ----------
+    store : Store
+    progress : callable, optional
+        Called with each part after it was read.
+
+    Returns
+    -------
+    Report
+    """
+    report = Report()
+    sound: set[str] = set()
+    for name in store.table_names():
+        before = len(report.findings)
+        _verify_table(store.table(name), name, report, progress or (lambda part: None))
+        if not any(finding.problem for finding in report.findings[before:]):
+            sound.add(name)
+    # Damaged parts were reported; asking what is missing in them would only repeat it.
+    if {"items", "failures"} <= sound:
+        for cover in coverage(store, [n for n in store.feature_names() if f"features/{n}" in sound]):
+            table = f"features/{cover.feature}"
+            if cover.missing:
+                detail = (
+                    f"{len(cover.missing)} items lack it: {_some(cover.missing)}; `icehouse embed` makes it"
+                )
+                report.findings.append(Finding(table, "missing features", detail))
+            if cover.unused:
+                detail = f"{cover.unused} rows belong to no item"
+                report.findings.append(Finding(table, "unused features", detail, problem=False))
+    return report
+
+
+def coverage(store: Store, features: list[str] | None = None) -> list[Coverage]:
+    """Compare features with the contents of the items, for all features or those named."""
+    columns = ["item_id", "missing", "image_sha256", "text_sha256"]
+    items = store.items.read(columns)
+    failures = store.failures.read(["item_id", "stage", "encoder"])
+    present = pc.invert(pc.fill_null(items["missing"], False))
+    found = []
+    for name in store.feature_names() if features is None else features:
+        table = store.feature_table(name)
+        spec = table.spec
+        keys = table.read([spec["key"]])[spec["key"]]
+        wanted = items[spec["key"]]
+        lacking = pc.and_(pc.is_valid(wanted), pc.invert(pc.is_in(wanted, value_set=keys)))
+        excused = pc.is_in(items["item_id"], value_set=_failed(failures, spec))
+        absent = items.filter(pc.and_(pc.and_(lacking, present), pc.invert(excused)))
+        unused = pc.sum(pc.invert(pc.is_in(keys, value_set=wanted.unique()))).as_py() or 0
+        found.append(Coverage(name, absent["item_id"].to_pylist(), unused))
+    return found
+
+
+def compact(store: Store, part_bytes: int = PART_BYTES) -> list[Compaction]:
+    """Merge neighbouring small parts of every table into parts of about `part_bytes`, and sweep leftovers.
+
+    Rows and their order stay. The merged parts remain on disk for `icehouse.store.table.GRACE_S`, for those who are reading
+    them; the next write after that removes them.
+
+    Returns
+    -------
+    list of Compaction
+        One for each table.
+    """
+    return [_compact_table(store.table(name), name, part_bytes) for name in store.table_names()]
+
+
+def _compact_table(table: Table, name: str, part_bytes: int) -> Compaction:
+    swept = sweep(table)
+    snapshot = table.snapshot()
+    for group in _groups(snapshot.parts, part_bytes):
+        rows = pa.concat_tables([read_part(table.path / part.name, snapshot.schema) for part in group])
+        # Written without the lock: only putting it in their place excludes other writers.
+        table.replace_parts([part.name for part in group], write_part(rows, table.path, snapshot.spec))
+    return Compaction(name, len(snapshot.parts), len(table.snapshot().parts), swept)
+
+
+def _groups(parts: tuple[Part, ...], part_bytes: int) -> list[list[Part]]:
+    """Runs of two or more neighbours to be merged, each about `part_bytes` together."""
+    groups: list[list[Part]] = [[]]
+    size = 0
+    for part in parts:
+        if size + part.bytes > part_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(part)
+        size += part.bytes
+    return [group for group in groups if len(group) > 1]
+
+
+def _verify_table(table: Table, name: str, report: Report, progress: Callable[[Part], None]) -> None:
+    def found(kind: str, detail: str, *, problem: bool = True) -> None:
+        report.findings.append(Finding(name, kind, detail, problem))
+
+    report.tables += 1
+    try:
+        manifest = table.snapshot().manifest
+    except StoreError as error:
+        found("manifest", str(error))
+        return
+    readable = True
+    for part in manifest.parts:
+        readable &= _verify_part(table.path / part.name, part, manifest, found)
+        report.parts += 1
+        report.bytes += part.bytes
+        progress(part)
+    key = manifest.spec.get("key")
+    if key is not None and readable:
+        keys = table.read([key])[key]
+        counts = pc.value_counts(keys)
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+        if repeated:
+            found("duplicates", f"{len(repeated)} values of {key} occur more than once: {_some(repeated)}")
+    named = {part.name for part in manifest.parts} | {retired for retired, _ in manifest.retired}
+    for path in table.path.glob("part-*.parquet"):
+        # A part that a writer committed after the manifest was read is named by now.
+        if path.name not in named and path.name not in _named_now(table):
+            found("orphan", f"{path.name} is in no manifest; `icehouse compact` removes it", problem=False)
+    for path in leftovers(table.path):
+        found(
+            "leftover", f"{path.name} is of a writer that died; `icehouse compact` removes it", problem=False
+        )
+
+
+def _verify_part(path: Path, part: Part, manifest: Manifest, found: Callable[[str, str], None]) -> bool:
+    """Report what is wrong with one part; tell whether it can be read."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        found("missing part", f"{part.name} is gone; restore it from a backup, or embed again")
+        return False
+    except OSError as error:
+        found("unreadable", f"{part.name}: {error.strerror or error}")
+        return False
+    if digest != part.sha256:
+        found("checksum", f"{part.name} is not what was written; restore it from a backup")
+    try:
+        meta = pq.read_metadata(path)
+        schema = meta.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError) as error:
+        found("unreadable", f"{part.name}: {str(error).splitlines()[0]}")
+        return False
+    if meta.num_rows != part.rows:
+        found("rows", f"{part.name} has {meta.num_rows} rows, the manifest says {part.rows}")
+    for column in schema:
+        if column.name not in manifest.schema.names:
+            found("schema", f"{part.name} has a column {column.name!r}, the manifest does not")
+        elif column.type != manifest.schema.field(column.name).type:
+            expected = manifest.schema.field(column.name).type
+            found(
+                "schema",
+                f"{part.name}: column {column.name!r} is {column.type}, the manifest says {expected}",
+            )
+    return digest == part.sha256
+
+
+def _named_now(table: Table) -> set[str]:
+    manifest = table.snapshot().manifest
+    return {part.name for part in manifest.parts} | {name for name, _ in manifest.retired}
+
+
+def _failed(failures: pa.Table, spec: dict[str, str]) -> pa.ChunkedArray:
+    """Items whose failures explain that they lack a feature with this spec."""
+    ours = pa.array([spec.get("name"), spec.get("encoder")], pa.string())
+    explains = pc.and_(pc.equal(failures["stage"], "encode"), pc.is_in(failures["encoder"], value_set=ours))
+    if spec.get("modality") == "image":
+        unreadable = pc.is_in(failures["stage"], value_set=pa.array(["read", "decode"]))
+        explains = pc.or_kleene(explains, unreadable)
+    return failures.filter(pc.fill_null(explains, False))["item_id"]
+
+
+def _some(values: list[str]) -> str:
+    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+    return ", ".join(str(value) for value in values[:_SHOWN]) + more

@@ -1,0 +1,158 @@
+"""SQL over a store: DuckDB in memory, a view for every table of the snapshot.
+
+Views read the live parts where they lie: nothing is locked, nothing is copied. The database is in memory, so no statement
+can change a table; reading one's own files (``from 'my.csv'``) and ``copy ... to`` work as usual, with one's own rights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+
+from ..errors import CorruptError, UsageError
+from .parts import is_vectors
+from .snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from .store import Store
+
+__all__ = ["connect", "query", "select_items", "view_names"]
+
+
+def view_names(tables: Iterable[str]) -> dict[str, list[str]]:
+    """Names of the views of each table.
+
+    ``items`` and ``failures`` keep theirs, ``captions/llava`` is ``captions_llava``, ``features/mini/image/pooled`` is
+    ``"mini/image/pooled"`` and, for those who dislike quotes, ``mini_image_pooled`` (unless that is taken).
+    """
+    names: dict[str, list[str]] = {}
+    taken: set[str] = set()
+    for table in sorted(tables, key=lambda name: (name.startswith("features/"), name)):
+        short = table.removeprefix("features/")
+        plain = re.sub(r"\W", "_", short)
+        plain = f"_{plain}" if plain[0].isdigit() else plain
+        wanted = [short, plain] if table.startswith("features/") else [plain]
+        names[table] = []
+        for name in wanted:
+            if name.lower() not in taken:
+                taken.add(name.lower())
+                names[table].append(name)
+    return names
+
+
+def connect(store: Store) -> duckdb.DuckDBPyConnection:
+    """Open DuckDB in memory with a view for every table of `store`; a damaged table has none."""
+    con = duckdb.connect(":memory:")
+    _make_views(con, store, store.table_names())
+    return con
+
+
+def query(store: Store, sql: str) -> pa.Table:
+    """Run SQL (one statement or several) and return the last one's result.
+
+    Raises
+    ------
+    UsageError
+        If DuckDB refuses it, in one line; for an unknown table, with the views there are.
+    """
+    return _run(store, sql, store.table_names())
+
+
+def select_items(store: Store, where: str) -> pa.ChunkedArray:
+    """Ids of the items that meet a SQL condition over the columns of `items`.
+
+    Raises
+    ------
+    UsageError
+        If it is not a condition.
+    """
+    try:
+        rows = _run(store, f"SELECT item_id FROM items WHERE ({where}\n)", ["items"])
+    except UsageError as error:
+        raise UsageError(f"the condition {where!r} does not work on items: {error}") from error
+    return rows["item_id"].cast(pa.string())
+
+
+def _run(store: Store, sql: str, tables: list[str]) -> pa.Table:
+    tries = 3
+    while True:
+        tries -= 1
+        with duckdb.connect(":memory:") as con:
+            try:
+                damaged = _make_views(con, store, tables)
+                result = con.sql(sql)
+                return pa.table({}) if result is None else result.to_arrow_table()
+            except duckdb.CatalogException as error:
+                views = ", ".join(
+                    names[0] for table, names in view_names(tables).items() if names and table not in damaged
+                )
+                hint = f"; damaged, see `icehouse verify`: {', '.join(damaged)}" if damaged else ""
+                raise UsageError(f"{_one_line(error)} (views here: {views}{hint})") from error
+            except (duckdb.Error, pa.ArrowException) as error:
+                # A part may have been retired, and removed, between making the view and reading it.
+                if not (tries and isinstance(error, duckdb.IOException) and "part-" in str(error)):
+                    raise UsageError(_one_line(error)) from error
+
+
+def _make_views(con: duckdb.DuckDBPyConnection, store: Store, tables: list[str]) -> list[str]:
+    """Make the views of `tables`; return the names of those that cannot be read."""
+    # A query must not reach for the network, take Python variables for tables, or show times in the machine's zone.
+    for setting in (
+        "autoinstall_known_extensions = false",
+        "python_enable_replacements = false",
+        "TimeZone = 'UTC'",
+    ):
+        con.execute(f"SET {setting}")
+    damaged = []
+    for table, views in view_names(tables).items():
+        try:
+            select = _select(con, store.table(table).snapshot())
+        except (duckdb.Error, CorruptError):
+            # One damaged table must not keep the others from being asked.
+            damaged.append(table)
+            continue
+        for view in views:
+            con.execute(f"CREATE VIEW {_identifier(view)} AS {select}")
+    return damaged
+
+
+def _one_line(error: Exception) -> str:
+    message = str(error).split("\n\nLINE ")[0].split("\nDid you mean")[0]
+    return "SQL: " + " ".join(message.split())
+
+
+def _select(con: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> str:
+    """SELECT over exactly the snapshot's parts, with every column of its schema in order."""
+    present: set[str] = set()
+    source = "(SELECT 1) WHERE false"
+    if snapshot.parts:
+        files = ", ".join("'" + str(path.resolve()).replace("'", "''") + "'" for path in snapshot.files)
+        source = f"read_parquet([{files}], union_by_name = true)"
+        present = {row[0] for row in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
+    columns = [
+        _identifier(field.name)
+        if field.name in present
+        else f"NULL::{_sql_type(con, field.type)} AS {_identifier(field.name)}"
+        for field in snapshot.schema
+    ]
+    return f"SELECT {', '.join(columns)} FROM {source}"
+
+
+def _sql_type(con: duckdb.DuckDBPyConnection, kind: pa.DataType) -> str:
+    """What DuckDB makes of an Arrow type when it reads it from Parquet."""
+    if is_vectors(kind):  # DuckDB has no half floats, and Parquet no fixed sizes
+        return "FLOAT[][]" if pa.types.is_list(kind) else "FLOAT[]"
+    empty = pa.table({"x": pa.array([], kind)})
+    con.register("icehouse_type", empty)
+    try:
+        return str(con.execute("DESCRIBE SELECT x FROM icehouse_type").fetchall()[0][1])
+    finally:
+        con.unregister("icehouse_type")
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,398 @@
+"""A store: items, their features, what failed, and the questions one asks of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .. import __version__
+from ..errors import SpaceError, StoreError, UsageError
+from .files import publish
+from .provenance import check_space
+from .schema import FAILURES, ITEMS, label_columns
+from .snapshot import Snapshot
+from .table import Table
+from .vectors import Vectors, load_vectors, pad_tokens, take_float32
+
+__all__ = ["FORMAT_VERSION", "Features", "Store"]
+
+#: Version of the store's layout that this code writes, and the newest that it reads.
+FORMAT_VERSION = 1
+
+# Tables that every store has, with their schema and spec.
+_LEDGERS: dict[str, tuple[pa.Schema, dict[str, Any]]] = {
+    "items": (ITEMS, {"kind": "items", "key": "item_id"}),
+    "failures": (FAILURES, {"kind": "failures"}),
+}
+
+_FORMAT_FILE = "icehouse.json"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of some items, row by row.
+
+    Attributes
+    ----------
+    ids : ndarray of object (str), shape (n,)
+        Item ids, in the order of `items`.
+    X : ndarray of float32, shape (n, dim); for tokens (n, t, dim)
+        Items with the same content have equal rows.
+    y : ndarray of str, shape (n,), or None
+        The label asked for.
+    name : str
+        ``<encoder>/<modality>/<output>``.
+    spec : dict
+        The feature table's: encoder, dim, provenance, fingerprint.
+    mask : ndarray of bool, shape (n, t), or None
+        For tokens: True where a token is real.
+    """
+
+    ids: np.ndarray
+    X: np.ndarray
+    y: np.ndarray | None
+    name: str
+    spec: dict[str, Any]
+    mask: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Store:
+    """A folder of tables. Make one with `create` or `open`.
+
+    >>> store = Store.open("icehouse-store")                                      # doctest: +SKIP
+    >>> train = store.features("mini/image/pooled", split="train", label="label")    # doctest: +SKIP
+    >>> store.query("select split, count(*) as n from items group by all")         # doctest: +SKIP
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self.path = path
+        self.about = dict(about)
+        self._tables: dict[str, Table] = {}
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, path: str | Path) -> Store:
+        """Make an empty store in a new or empty folder.
+
+        Raises
+        ------
+        StoreError
+            If there is a store already, or the folder has other things in it, or it cannot be written.
+        """
+        path = Path(path)
+        if cls.exists(path):
+            raise StoreError(f"{path} is a store already; open it instead")
+        return cls.open_or_create(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open an existing store.
+
+        Raises
+        ------
+        StoreError
+            If there is none at `path`, or it is of a newer format.
+        """
+        path = Path(path)
+        try:
+            about = json.loads((path / _FORMAT_FILE).read_bytes())
+            version = int(about["format_version"])
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(f"no store at {path}; make one with `icehouse embed SOURCE -s {path}`") from None
+        except OSError as error:
+            raise StoreError(f"cannot read {path / _FORMAT_FILE}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path / _FORMAT_FILE} is damaged; restore it from a backup") from error
+        if version > FORMAT_VERSION:
+            raise StoreError(
+                f"{path} is of store format {version} (made by {about.get('created_by', 'a newer icehouse')}), "
+                f"this icehouse reads up to {FORMAT_VERSION}: upgrade icehouse"
+            )
+        return cls(path, about)
+
+    @classmethod
+    def open_or_create(cls, path: str | Path) -> Store:
+        """Open the store at `path`, or make one if there is nothing; see `create` and `open`."""
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # One look: the format file is made first, so that whoever sees other entries of a store sees it too.
+            entries = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+            if not entries:
+                about = {
+                    "format_version": FORMAT_VERSION,
+                    "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "created_by": f"icehouse {__version__}",
+                }
+                with publish(path / _FORMAT_FILE) as temp:
+                    temp.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"cannot make a store at {path}: {error.strerror or error}") from error
+        if entries and _FORMAT_FILE not in entries:
+            raise StoreError(f"{path} has other things in it and is no store; give a new or an empty folder")
+        store = cls.open(path)
+        store._ensure_ledgers()
+        return store
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether there is a store at `path`."""
+        return (Path(path) / _FORMAT_FILE).is_file()
+
+    @property
+    def items(self) -> Table:
+        """One row an item; see `icehouse.store.schema.ITEMS`."""
+        return self.ensure_table("items", *_LEDGERS["items"])
+
+    @property
+    def failures(self) -> Table:
+        """One row a failure; see `icehouse.store.schema.FAILURES`."""
+        return self.ensure_table("failures", *_LEDGERS["failures"])
+
+    def _ensure_ledgers(self) -> None:
+        for name, (schema, spec) in _LEDGERS.items():
+            self.ensure_table(name, schema, spec)
+
+    def table_names(self) -> list[str]:
+        """Names of the tables there are, as folders below ``tables/``: ``items``, ``features/mini/image/pooled``."""
+        self._ensure_ledgers()
+        root = self.path / "tables"
+        return sorted(path.parent.relative_to(root).as_posix() for path in root.rglob("_manifest.json"))
+
+    def table(self, name: str) -> Table:
+        """Open a table by its name below ``tables/``.
+
+        Raises
+        ------
+        StoreError
+            If there is none; the message lists those there are.
+        """
+        if name not in self._tables:
+            path = self._folder(name)
+            if not Table.exists(path):
+                known = ", ".join(self.table_names()) or "none yet"
+                raise StoreError(f"no table {name!r} in {self.path}; there are: {known}")
+            self._tables[name] = Table(path)
+        return self._tables[name]
+
+    def ensure_table(self, name: str, schema: pa.Schema, spec: Mapping[str, Any]) -> Table:
+        """Open a table by its name below ``tables/``, made with `schema` and `spec` if it is not there."""
+        if name in self._tables:
+            return self._tables[name]
+        path = self._folder(name)
+        if not Table.exists(path):
+            try:
+                Table.create(path, schema, spec)
+            except StoreError:
+                if not Table.exists(path):  # else another writer was quicker
+                    raise
+        return self.table(name)
+
+    def feature_names(self) -> list[str]:
+        """Names of the features there are: ``<encoder>/<modality>/<output>``."""
+        return [name.removeprefix("features/") for name in self.table_names() if name.startswith("features/")]
+
+    def feature_table(self, name: str) -> Table:
+        """Open a feature's table.
+
+        Raises
+        ------
+        StoreError
+            If there is none; the message lists the features there are.
+        """
+        if not Table.exists(self._folder(f"features/{name}")):
+            known = ", ".join(self.feature_names())
+            remedy = f"there are: {known}" if known else "there are none yet; make some with `icehouse embed`"
+            raise StoreError(f"no feature {name!r} in {self.path}; {remedy}")
+        return self.table(f"features/{name}")
+
+    def ensure_feature_table(self, name: str, spec: Mapping[str, Any], schema: pa.Schema) -> Table:
+        """Open a feature's table for writing, made with `spec` and `schema` if it is not there.
+
+        Raises
+        ------
+        SpaceError
+            If the table holds vectors of another fingerprint; both are named.
+        StoreError
+            If it holds another dtype or width.
+        """
+        table = self.ensure_table(f"features/{name}", schema, spec)
+        have = table.spec
+        check_space(f"the feature {name}", have, spec)
+        if have.get("dtype") != spec.get("dtype"):
+            raise StoreError(
+                f"the feature {name} is kept in {have.get('dtype')}, but {spec.get('dtype')} was asked for: "
+                f"ask for {have.get('dtype')}, or use another store"
+            )
+        if have.get("dim") != spec.get("dim"):
+            raise SpaceError(f"the feature {name} has {have.get('dim')} dimensions, not {spec.get('dim')}")
+        return table
+
+    def vectors(self, name: str) -> Vectors:
+        """Load all vectors of a feature with their content keys, from the memory-mapped copy where there is one.
+
+        Raises
+        ------
+        StoreError
+            If there is no such feature, or it holds tokens.
+        """
+        table = self.feature_table(name)
+        if "vector" not in table.snapshot().schema.names:
+            raise StoreError(f"the feature {name} holds tokens, not one vector a content; use features()")
+        return table.reading(lambda snapshot: self._load(name, snapshot))
+
+    def features(
+        self,
+        name: str,
+        *,
+        split: str | Sequence[str] | None = None,
+        label: str | None = None,
+        where: str | None = None,
+        split_column: str = "split",
+    ) -> Features:
+        """Get a feature of the items, as an array.
+
+        Parameters
+        ----------
+        name : str
+            ``<encoder>/<modality>/<output>``, as `feature_names` lists them.
+        split : str or sequence of str, optional
+            Only items of these splits.
+        label : str, optional
+            Column of `items` to return as `y`; items without a value there are left out.
+        where : str, optional
+            SQL condition over the columns of `items`, such as ``"width >= 64 and not missing"``.
+        split_column : str, default "split"
+            Column that tells the splits.
+
+        Returns
+        -------
+        Features
+            Rows follow the order of `items`; items without this feature are left out.
+
+        Raises
+        ------
+        StoreError
+            If there is no such feature.
+        UsageError
+            If there is no such column or split, or `where` is not a condition; the message lists what there is.
+        """
+        table = self.feature_table(name)
+        spec = table.spec
+        key = spec["key"]
+        asked = [
+            column for column in (label, split_column if split is not None else None) if column is not None
+        ]
+        schema = self.items.snapshot().schema
+        for column in asked:
+            if column not in schema.names:
+                raise UsageError(_no_column(column, schema))
+        items = self.items.read(list(dict.fromkeys(["item_id", key, *asked])))
+        if split is not None:
+            items = items.filter(
+                _in_splits(items[split_column], [split] if isinstance(split, str) else split)
+            )
+        if label is not None:
+            items = items.filter(pc.is_valid(items[label]))
+        if where is not None:
+            from .sql import select_items
+
+            items = items.filter(pc.is_in(items["item_id"], value_set=select_items(self, where)))
+
+        if "tokens" in table.snapshot().schema.names:
+            found, X, mask = _take_tokens(table, key, items[key])
+        else:
+            vectors = self.vectors(name)
+            found, rows = _align(items[key], vectors.keys)
+            X, mask = take_float32(vectors.X, rows), None
+        items = items.filter(pa.array(found))
+        return Features(
+            ids=np.array(items["item_id"].to_pylist(), dtype=object),
+            X=X,
+            y=None if label is None else np.array(items[label].cast(pa.string()).to_pylist(), dtype=str),
+            name=name,
+            spec=spec,
+            mask=mask,
+        )
+
+    def query(self, sql: str) -> pa.Table:
+        """Run SQL over views of all tables; see `icehouse.store.sql`.
+
+        Raises
+        ------
+        UsageError
+            If DuckDB refuses the SQL.
+        """
+        from .sql import query
+
+        return query(self, sql)
+
+    def _load(self, name: str, snapshot: Snapshot) -> Vectors:
+        return load_vectors(snapshot, snapshot.spec["key"], self.path / "cache" / "features" / name)
+
+    def _folder(self, name: str) -> Path:
+        if not all(_NAME.fullmatch(piece) for piece in name.split("/")):
+            raise StoreError(
+                f"{name!r} is no name of a table: letters, digits, '.', '_', '-', and '/' between"
+            )
+        return self.path / "tables" / name
+
+
+def _align(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `wanted` are among `keys` (bool), and the rows of those."""
+    index = pc.index_in(wanted, value_set=keys, skip_nulls=True)
+    return pc.is_valid(index).to_numpy(), index.drop_null().to_numpy()
+
+
+def _take_tokens(
+    table: Table, key: str, wanted: pa.ChunkedArray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Token states of the contents `wanted`: which there are, and those padded, with their mask."""
+    distinct = wanted.drop_null().unique()
+
+    def read(snapshot: Snapshot) -> pa.Table:
+        # Tokens are large: keep what is asked for, one batch at a time.
+        kept = [
+            batch.filter(pc.is_in(batch.column(0), value_set=distinct))
+            for batch in snapshot.batches([key, "tokens"])
+        ]
+        schema = pa.schema([snapshot.schema.field(key), snapshot.schema.field("tokens")])
+        return pa.Table.from_batches(kept, schema=schema)
+
+    rows = table.reading(read)
+    found, index = _align(wanted, rows[key])
+    values, mask = pad_tokens(rows["tokens"])
+    return found, values[index], mask[index]
+
+
+def _in_splits(column: pa.ChunkedArray, splits: Sequence[str]) -> pa.ChunkedArray:
+    counts = Counter(value for value in column.cast(pa.string()).to_pylist() if value is not None)
+    for split in splits:
+        if split not in counts:
+            known = ", ".join(f"{name} ({n})" for name, n in sorted(counts.items()))
+            raise UsageError(
+                f"no item is in split {split!r}; there are: {known or 'no splits yet (`icehouse join`)'}"
+            )
+    return pc.is_in(column.cast(pa.string()), value_set=pa.array(list(splits), pa.string()))
+
+
+def _no_column(column: str, schema: pa.Schema) -> str:
+    labels = ", ".join(label_columns(schema))
+    remedy = f"there are: {labels}" if labels else "there are none yet; add some with `icehouse join`"
+    return f"no label column {column!r} in items; {remedy}"

@@ -1,0 +1,446 @@
+"""A table: a folder of immutable Parquet parts and the manifest that names the live ones.
+
+Writing is one pattern. A part is made under a temporary name and brought to the medium, which takes time and needs no
+lock. Then, under the lock, the manifest is read afresh, the part gets its name, and the next manifest replaces the
+present one. A crash leaves the old table or the new one, and at worst a file that nobody names; the next writer sweeps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import SpaceError, StoreError
+from . import lock as locks
+from .files import fsync_dir, remove_leftovers
+from .manifest import MANIFEST, Manifest, Part
+from .parts import Staged, conform, read_part, write_part
+from .snapshot import Snapshot
+
+__all__ = ["GRACE_S", "Table", "sweep"]
+
+#: How long a part that is no longer live stays for the readers of older snapshots, in seconds.
+GRACE_S = 15 * 60.0
+
+_READ_TRIES = 5
+
+T = TypeVar("T")
+
+
+class Table:
+    """Rows in Parquet parts, with atomic commits; see `icehouse.store.schema` for the kinds there are.
+
+    Instances may be shared between threads and made anew at will: all state is on disk. Appending is cheap however large
+    the table: the keys of the committed parts are read once by an instance and kept in Arrow's memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._keys: dict[tuple[str, str], pa.ChunkedArray] = {}
+        self._swept = False
+
+    def __repr__(self) -> str:
+        return f"Table({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, path: Path, schema: pa.Schema, spec: Mapping[str, Any]) -> Table:
+        """Make an empty table.
+
+        Parameters
+        ----------
+        path : Path
+        schema : pyarrow.Schema
+            Columns that every append is brought to; an append may bring further ones.
+        spec : mapping
+            What the table holds, as JSON values. ``spec["key"]`` names the unique column, where there is one.
+
+        Raises
+        ------
+        StoreError
+            If there is a table already, or the folder cannot be written.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {path}: {error.strerror or error}") from error
+        with locks.hold(path):
+            if cls.exists(path):
+                raise StoreError(f"{path} is a table already; open it instead")
+            Manifest(1, dict(spec), schema.remove_metadata()).write(path)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Table:
+        """Open the table at `path`.
+
+        Raises
+        ------
+        StoreError
+            If there is none.
+        """
+        if not cls.exists(path):
+            raise StoreError(f"no table at {path}: `icehouse info` lists what the store has")
+        return cls(path)
+
+    @staticmethod
+    def exists(path: Path) -> bool:
+        """Whether there is a table at `path`."""
+        return (path / MANIFEST).is_file()
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the table holds now, as JSON values."""
+        return self._manifest().spec
+
+    @property
+    def rows(self) -> int:
+        """Number of rows now."""
+        return self.snapshot().rows
+
+    def snapshot(self) -> Snapshot:
+        """Take the table as it is now; later commits do not touch what is returned."""
+        return Snapshot(self.path, self._manifest())
+
+    def reading(self, read: Callable[[Snapshot], T]) -> T:
+        """Call `read` on a snapshot, and again on a newer one if its files went away meanwhile."""
+        for _ in range(_READ_TRIES):
+            snapshot = self.snapshot()
+            try:
+                return read(snapshot)
+            except FileNotFoundError as error:
+                lost = error
+                if self._manifest().version == snapshot.version:
+                    break
+        name = Path(lost.filename).name if lost.filename else "a part"
+        raise StoreError(f"{self.path} lacks {name}, which its manifest names: `icehouse verify` tells more")
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read the rows as they are now; see `Snapshot.read`."""
+        return self.reading(lambda snapshot: snapshot.read(columns))
+
+    @contextlib.contextmanager
+    def lock(self, timeout: float | None = None) -> Iterator[None]:
+        """Keep other writers out over several calls; see `icehouse.store.lock.hold`."""
+        with locks.hold(self.path, timeout):
+            yield
+
+    def append(self, rows: pa.Table, *, unique: str | None = None) -> int:
+        """Add rows at the end, all or none.
+
+        Parameters
+        ----------
+        rows : pyarrow.Table
+            Columns are matched by name and cast; absent ones become null, new ones join the table.
+        unique : str, optional
+            Drop rows whose value in this column is in the table already, or came earlier in `rows`. Holds against
+            concurrent writers too.
+
+        Returns
+        -------
+        int
+            Rows added.
+
+        Raises
+        ------
+        LockedError
+            If another writer does not finish in time.
+        StoreError
+            If a column does not fit the table's type.
+        """
+        manifest = self._manifest()
+        rows = conform(rows, manifest.schema)
+        checked: frozenset[str] = frozenset()
+        if unique is not None:
+            rows = _distinct(rows, unique, last=False)
+            rows = self._without_known(rows, unique, manifest, manifest.parts)
+            checked = frozenset(part.name for part in manifest.parts)
+        if not rows.num_rows:
+            return 0
+        staged = write_part(rows, self.path, manifest.spec)
+        try:
+            with self.lock():
+                manifest = self._manifest()
+                if unique is not None:
+                    late = [part for part in manifest.parts if part.name not in checked]
+                    kept = self._without_known(rows, unique, manifest, late)
+                    if not kept.num_rows:
+                        return 0
+                    if kept.num_rows < rows.num_rows:
+                        staged.path.unlink()
+                        rows, staged = kept, write_part(kept, self.path, manifest.spec)
+                new = self._commit(
+                    manifest, [*manifest.parts, staged], schema=_widen(manifest.schema, rows.schema)
+                )
+                if unique is not None:
+                    self._keys[new[-1].name, unique] = rows[unique]
+        finally:
+            staged.path.unlink(missing_ok=True)
+        return rows.num_rows
+
+    def upsert(self, rows: pa.Table, *, key: str, keep: bool = True) -> int:
+        """Replace the rows that have the same key, in their place, and add the others at the end.
+
+        Only parts that really change are written again.
+
+        Parameters
+        ----------
+        rows : pyarrow.Table
+            Of several rows with one key, the last counts.
+        key : str
+            Unique column.
+        keep : bool, default True
+            Columns that `rows` lacks keep their values in replaced rows; otherwise they become null.
+
+        Returns
+        -------
+        int
+            Rows added or changed.
+        """
+        with self.lock():
+            manifest = self._manifest()
+            rows = _distinct(
+                conform(rows, manifest.schema, only=rows.column_names if keep else None), key, last=True
+            )
+            schema = _widen(manifest.schema, rows.schema)
+            known = np.zeros(rows.num_rows, dtype=bool)
+            parts: list[Part | Staged] = []
+            changed = 0
+            try:
+                for part in manifest.parts:
+                    hits = pc.index_in(self._part_keys(part, manifest, key), value_set=rows[key])
+                    if hits.null_count == len(hits):
+                        parts.append(part)
+                        continue
+                    known[hits.drop_null().to_numpy()] = True
+                    old = read_part(self.path / part.name, schema)
+                    new = _replace(old, rows, hits)
+                    differing = _differing(old, new, hits)
+                    changed += differing
+                    parts.append(write_part(new, self.path, manifest.spec) if differing else part)
+                added = conform(rows.filter(pa.array(~known)), schema)
+                if added.num_rows:
+                    parts.append(write_part(added, self.path, manifest.spec))
+                if changed or added.num_rows:
+                    self._commit(manifest, parts, schema=schema)
+            finally:
+                _discard(parts)
+        return changed + added.num_rows
+
+    def delete(self, column: str, values: Iterable[Any]) -> int:
+        """Remove the rows whose `column` is among `values`; return how many went."""
+        with self.lock():
+            manifest = self._manifest()
+            if column not in manifest.schema.names:
+                raise StoreError(
+                    f"no column {column!r} in {self.path.name}; there are: {', '.join(manifest.schema.names)}"
+                )
+            wanted = pa.array(list(values), manifest.schema.field(column).type)
+            parts: list[Part | Staged] = []
+            removed = 0
+            try:
+                for part in manifest.parts:
+                    hits = pc.is_in(self._part_keys(part, manifest, column), value_set=wanted)
+                    count = pc.sum(hits).as_py() or 0
+                    removed += count
+                    if not count:
+                        parts.append(part)
+                    elif count < part.rows:
+                        left = read_part(self.path / part.name, manifest.schema).filter(pc.invert(hits))
+                        parts.append(write_part(left, self.path, manifest.spec))
+                if removed:
+                    self._commit(manifest, parts)
+            finally:
+                _discard(parts)
+        return removed
+
+    def update_spec(self, changes: Mapping[str, Any]) -> None:
+        """Set keys of the spec, for example the probe.
+
+        Raises
+        ------
+        SpaceError
+            If `changes` would give the vectors another fingerprint.
+        """
+        with self.lock():
+            manifest = self._manifest()
+            have = manifest.spec.get("fingerprint")
+            if have is not None and changes.get("fingerprint", have) != have:
+                raise SpaceError(
+                    f"{self.path} has fingerprint {have}, which cannot become {changes['fingerprint']}"
+                )
+            self._commit(manifest, list(manifest.parts), spec={**manifest.spec, **changes})
+
+    def replace_parts(self, old: Sequence[str], new: Staged) -> bool:
+        """Put one part in the place of neighbouring ones that hold the same rows.
+
+        Returns
+        -------
+        bool
+            False, and nothing happens, if another writer has changed them meanwhile.
+        """
+        try:
+            with self.lock():
+                manifest = self._manifest()
+                names = [part.name for part in manifest.parts]
+                at = names.index(old[0]) if old[0] in names else -1
+                if at < 0 or names[at : at + len(old)] != list(old):
+                    return False
+                parts: list[Part | Staged] = [*manifest.parts]
+                parts[at : at + len(old)] = [new]
+                self._commit(manifest, parts)
+                return True
+        finally:
+            new.path.unlink(missing_ok=True)
+
+    def _manifest(self) -> Manifest:
+        try:
+            return Manifest.read(self.path)
+        except FileNotFoundError:
+            raise StoreError(f"no table at {self.path}: `icehouse info` lists what the store has") from None
+
+    def _commit(
+        self,
+        manifest: Manifest,
+        parts: Sequence[Part | Staged],
+        *,
+        schema: pa.Schema | None = None,
+        spec: dict[str, Any] | None = None,
+    ) -> list[Part]:
+        """Make `parts` the live ones. The caller holds the lock, and has read `manifest` under it."""
+        named = [part if isinstance(part, Part) else self._name(part, manifest.version + 1) for part in parts]
+        fsync_dir(self.path)
+        now = time.time()
+        live = {part.name for part in named}
+        retired = [*manifest.retired, *((part.name, now) for part in manifest.parts if part.name not in live)]
+        due = [name for name, at in retired if now - at > GRACE_S]
+        manifest.next(
+            parts=tuple(named),
+            retired=tuple((name, at) for name, at in retired if name not in due),
+            schema=manifest.schema if schema is None else schema,
+            spec=manifest.spec if spec is None else spec,
+        ).write(self.path)
+        # Only now: a file is removed once no manifest names it, so that a crash in between leaves an orphan, not a hole.
+        for name in due:
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink()
+        self._keys = {known: keys for known, keys in self._keys.items() if known[0] in live}
+        if not self._swept:
+            sweep(self)
+            self._swept = True
+        return named
+
+    def _name(self, staged: Staged, version: int) -> Part:
+        name = f"part-{version:06d}-{uuid.uuid4().hex[:12]}.parquet"
+        staged.path.replace(self.path / name)
+        return Part(name, staged.rows, staged.bytes, staged.sha256)
+
+    def _part_keys(self, part: Part, manifest: Manifest, column: str) -> pa.ChunkedArray:
+        keys = self._keys.get((part.name, column))
+        if keys is None:
+            schema = pa.schema([manifest.schema.field(column)])
+            keys = self._keys[part.name, column] = read_part(self.path / part.name, schema)[column]
+        return keys
+
+    def _without_known(
+        self, rows: pa.Table, column: str, manifest: Manifest, parts: Iterable[Part]
+    ) -> pa.Table:
+        """Drop the rows whose key one of `parts` has.
+
+        The hash table is made of the few new keys, not of the many committed ones.
+        """
+        found = []
+        for part in parts:
+            keys = self._part_keys(part, manifest, column)
+            found.append(keys.filter(pc.is_in(keys, value_set=rows[column])))
+        known = pa.chunked_array(
+            [chunk for keys in found for chunk in keys.chunks], rows.schema.field(column).type
+        )
+        return rows.filter(pc.invert(pc.is_in(rows[column], value_set=known))) if len(known) else rows
+
+
+def sweep(table: Table) -> int:
+    """Remove part files that no manifest names, and temporary files of dead writers; return how many went."""
+    with table.lock():
+        manifest = Manifest.read(table.path)
+        named = {part.name for part in manifest.parts} | {name for name, _ in manifest.retired}
+        # Parts get their names under this lock, so an unnamed one is nobody's work in hand.
+        orphans = [path for path in table.path.glob("part-*.parquet") if path.name not in named]
+        for path in orphans:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return len(orphans) + remove_leftovers(table.path)
+
+
+def _discard(parts: Iterable[Part | Staged]) -> None:
+    for part in parts:
+        if isinstance(part, Staged):
+            part.path.unlink(missing_ok=True)
+
+
+def _widen(schema: pa.Schema, other: pa.Schema) -> pa.Schema:
+    for field in other:
+        if field.name not in schema.names:
+            schema = schema.append(field)
+        elif schema.field(field.name).type != field.type:
+            raise StoreError(
+                f"column {field.name!r} is {field.type}, but another writer just added it as "
+                f"{schema.field(field.name).type}"
+            )
+    return schema
+
+
+def _distinct(rows: pa.Table, column: str, *, last: bool) -> pa.Table:
+    if column not in rows.column_names:
+        raise StoreError(
+            f"the rows lack the key column {column!r}; they have: {', '.join(rows.column_names)}"
+        )
+    if rows[column].null_count:
+        raise StoreError(f"column {column!r} is the key and may not be null")
+    codes = rows[column].combine_chunks().dictionary_encode()
+    codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+    index = codes.indices.to_numpy()
+    if len(codes.dictionary) == rows.num_rows:
+        return rows
+    if last:
+        kept = rows.num_rows - 1 - np.unique(index[::-1], return_index=True)[1]
+    else:
+        kept = np.unique(index, return_index=True)[1]
+    return rows.take(pa.array(np.sort(kept)))
+
+
+def _replace(old: pa.Table, new: pa.Table, hits: pa.ChunkedArray) -> pa.Table:
+    """`old`, with the columns of `new` where `hits` names a row of it."""
+    hit = hits.fill_null(-1).to_numpy()
+    source = pa.array(np.where(hit >= 0, old.num_rows + hit, np.arange(old.num_rows)))
+    columns = []
+    for field in old.schema:
+        column = old[field.name]
+        if field.name in new.column_names:
+            both = pa.chunked_array([*column.chunks, *new[field.name].chunks], field.type)
+            column = both.take(source)
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=old.schema)
+
+
+def _differing(old: pa.Table, new: pa.Table, hits: pa.ChunkedArray) -> int:
+    """Count of hit rows whose values differ."""
+    differ = np.zeros(old.num_rows, dtype=bool)
+    for name in old.column_names:
+        before, after = old[name], new[name]
+        if before.equals(after):
+            continue
+        if pa.types.is_nested(before.type):
+            # Arrow compares no lists element by element; hit rows all count as changed.
+            differ |= pc.is_valid(hits).to_numpy()
+        else:
+            unlike = pc.fill_null(pc.not_equal(before, after), True)
+            differ |= pc.and_not(unlike, pc.and_(pc.is_null(before), pc.is_null(after))).to_numpy()
+    return int(differ.sum())
