@@ -12,6 +12,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,14 +143,17 @@ def read_sources(
     kinds = {path: _kind(path) for path in paths}
     if preset is not None:
         kinds = _preset_sources(kinds, preset)
-        paths = list(kinds)
     _check_options(options, kinds)
     root = None if options.root is None else _checked_root(options.root)
     tasks = _tasks(kinds, preset)
     inner = _inner_folders(kinds) if root is None else {}
 
     pieces: list[Piece] = []
-    notes = [f"{path} lies in {outer}: read with it" for path, outer in inner.items()]
+    notes = [
+        f"{path} is named {times} times: read once" for path, times in Counter(paths).items() if times > 1
+    ]
+    paths = list(kinds)
+    notes += [f"{path} lies in {outer}: read with it" for path, outer in inner.items()]
     if tasks:
         named = ", ".join(sorted(set(tasks.values())))
         notes.append(f"several tasks of {options.preset}: labels and splits are named after them ({named})")

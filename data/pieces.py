@@ -111,8 +111,8 @@ def absolute(path: str | Path) -> str:
 
 def beneath(path: str, root: str) -> str | None:
     """Part of an absolute path that lies below `root`, or None; also tried with the root's links followed."""
-    for base in dict.fromkeys((root, Path(os.path.realpath(root)).as_posix())):
-        base = base.rstrip("/") + "/"
+    for base in (root, None):
+        base = (base or Path(os.path.realpath(root)).as_posix()).rstrip("/") + "/"
         if path.startswith(base) and len(path) > len(base):
             return posixpath.normpath(path[len(base) :])
     return None

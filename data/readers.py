@@ -261,7 +261,7 @@ def _read_separated(path: Path, choose: Choose, encoding: str, quotes: Quotes, s
                 f"{path.name}: fields are separated by {'tabs' if separator == chr(9) else 'semicolons'}"
             )
     literal = quotes == "literal"
-    if quotes == "auto" and path.suffix.lower() == ".tsv" and _has_quotes(path, encoding):
+    if quotes == "auto" and path.suffix.lower() == ".tsv":
         literal = not _properly_quoted(path, encoding)
         if not literal:
             notes.append(f"{path.name}: quotes enclose fields, and were taken off")
@@ -273,7 +273,8 @@ def _read_separated(path: Path, choose: Choose, encoding: str, quotes: Quotes, s
         _, header = next(records, (0, []))
         if isinstance(header, str):
             raise SourceError(f"{path}: the header cannot be read: {header}")
-        header[:1] = [name.removeprefix("\ufeff") for name in header[:1]]
+        # A byte order mark that the encoding given did not take off, as itself or read as Latin-1.
+        header[:1] = [name.removeprefix("\ufeff").removeprefix("\xef\xbb\xbf") for name in header[:1]]
         _check_header(path, header, encoding)
         wanted = list(choose(header, {}))
         for name in wanted:
@@ -321,18 +322,11 @@ def _check_header(path: Path, header: list[str], encoding: str) -> None:
             raise SourceError(f"{path}: the header {reason}")
 
 
-def _has_quotes(path: Path, encoding: str) -> bool:
-    if encoding.startswith(("utf-16", "utf-32")):
-        return True
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(b'"') >= 0
-
-
 _ENCLOSED = re.compile(rb'"(?:[^"]|"")*+"(?=[\t\r\n]|\Z)')
 
 
 def _properly_quoted(path: Path, encoding: str) -> bool:
-    """Whether every quote of a TSV belongs to a field that a CSV writer could have written."""
+    """Whether a TSV has quotes, and every one belongs to a field that a CSV writer could have written."""
     if encoding.startswith(("utf-16", "utf-32")):
         text = path.read_text(encoding, errors="icehouse-mark")
         return _all_enclosed(text.encode("utf-8", "surrogatepass"))
