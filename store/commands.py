@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ app = typer.Typer()
 _PANEL = "Store"
 
 
-class SqlFormat(str, Enum):
+class SqlFormat(StrEnum):
     """How `icehouse sql` prints."""
 
     table = "table"
@@ -28,7 +28,7 @@ class SqlFormat(str, Enum):
     parquet = "parquet"
 
 
-class ExportFormat(str, Enum):
+class ExportFormat(StrEnum):
     """What `icehouse export` writes."""
 
     npy = "npy"
@@ -37,7 +37,7 @@ class ExportFormat(str, Enum):
     safetensors = "safetensors"
 
 
-class QuoteStyle(str, Enum):
+class QuoteStyle(StrEnum):
     """What quotes mean in CSV and TSV."""
 
     auto = "auto"
@@ -56,7 +56,7 @@ def info(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> Non
         print_json(about)
         return
     items = about["items"]
-    say(
+    typer.echo(
         f"{about['path']}: format {about['format_version']}, made {about['created_at']} by {about['created_by']}"
     )
     print_table(
@@ -146,13 +146,17 @@ def join(
         return
     for note in report.notes:
         say(note)
-    say(f"{', '.join(report.columns) or 'nothing'}: {report.matched} items matched, {report.changed} changed")
+    typer.echo(
+        f"{', '.join(report.columns) or 'nothing'}: {report.matched} items matched, {report.changed} changed"
+    )
     if report.unmatched_rows:
-        say(
+        typer.echo(
             f"{report.unmatched_rows} of {report.rows} rows match no item: {', '.join(report.first_unmatched_rows)}"
         )
     if report.unmatched_items:
-        say(f"{report.unmatched_items} items are not in the file: {', '.join(report.first_unmatched_items)}")
+        typer.echo(
+            f"{report.unmatched_items} items are not in the file: {', '.join(report.first_unmatched_items)}"
+        )
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -192,7 +196,7 @@ def export(
         print_json({"files": written})
     else:
         for path in written:
-            say(f"wrote {path}")
+            typer.echo(f"wrote {path}")
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -239,7 +243,7 @@ def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> N
                 [["problem" if f.problem else "note", f.table, f.kind, f.detail] for f in report.findings],
             )
         state = "sound" if report.ok else "NOT sound"
-        say(f"{report.tables} tables, {report.parts} parts, {_size(report.bytes)}: {state}")
+        typer.echo(f"{report.tables} tables, {report.parts} parts, {_size(report.bytes)}: {state}")
     if not report.ok:
         raise typer.Exit(1)
 

@@ -67,7 +67,7 @@ def finite_rows(X: np.ndarray, dtype: str = "float16") -> np.ndarray:
     """
     limit = float(np.finfo(dtype).max)
     with np.errstate(invalid="ignore"):
-        return (np.abs(X) <= limit).reshape(len(X), -1).all(axis=1)
+        return (np.abs(X) <= limit).all(axis=tuple(range(1, X.ndim)))
 
 
 def vectors_to_arrow(X: np.ndarray, dtype: str = "float16") -> pa.FixedSizeListArray:
