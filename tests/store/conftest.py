@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import vectors_to_arrow

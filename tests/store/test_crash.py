@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-
-from icehouse.store.store import Store
 from icehouse.store.maintain import verify
+from icehouse.store.store import Store
 from icehouse.store.table import Table
 
 SCHEMA = pa.schema([pa.field("k", pa.string(), nullable=False), pa.field("n", pa.int64())])

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-
 from icehouse.errors import UsageError
 from icehouse.store.schema import features_schema
 from icehouse.store.sql import view_names
@@ -108,7 +107,7 @@ def test_one_damaged_table_does_not_silence_the_others(store: Store) -> None:
     part = store.feature_table("toy/image/pooled").snapshot().files[0]
     part.write_bytes(part.read_bytes()[:40])
     assert store.query("select count(*) as n from items").to_pylist() == [{"n": 5}]
-    with pytest.raises(UsageError, match="damaged.*features/toy/image/pooled"):
+    with pytest.raises(UsageError, match=r"damaged.*features/toy/image/pooled"):
         store.query("select * from toy_image_pooled")
 
 

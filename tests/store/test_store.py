@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-
 from icehouse.errors import SpaceError, StoreError, UsageError
 from icehouse.store import vectors
 from icehouse.store.provenance import check_space, differences
@@ -35,7 +34,7 @@ def test_a_new_store_has_its_ledgers_and_opens_again(tmp_path: Path) -> None:
 
 
 def test_what_is_no_store_is_answered_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no store at .*icehouse embed SOURCE -s"):
+    with pytest.raises(StoreError, match=r"no store at .*icehouse embed SOURCE -s"):
         Store.open(tmp_path)
     (tmp_path / "photo.jpg").write_bytes(b"")
     with pytest.raises(StoreError, match="has other things in it"):
@@ -52,7 +51,7 @@ def test_a_store_is_not_made_twice_and_a_newer_one_not_read(store: Store) -> Non
     assert Store.open_or_create(store.path).items.rows == 5
     about = store.path / "icehouse.json"
     about.write_text(json.dumps(store.about | {"format_version": 2}))
-    with pytest.raises(StoreError, match="format 2.*upgrade"):
+    with pytest.raises(StoreError, match=r"format 2.*upgrade"):
         Store.open(store.path)
     about.write_text("{}")
     with pytest.raises(StoreError, match="damaged"):
@@ -91,7 +90,7 @@ def test_another_fingerprint_is_refused_with_both_and_what_differs(
     for piece in (NAME, "0123456789abcdef", "fedcba9876543210", "toy:v2", "preprocessing.size (224 / 256)"):
         assert piece in str(caught.value)
     assert "interpolation" not in str(caught.value)
-    with pytest.raises(StoreError, match="float16.*float32 was asked"):
+    with pytest.raises(StoreError, match=r"float16.*float32 was asked"):
         store.ensure_feature_table(NAME, spec(dtype="float32"), schema)
     with pytest.raises(SpaceError, match="4 dimensions, not 8"):
         store.ensure_feature_table(NAME, spec(dim=8), schema)
@@ -149,11 +148,11 @@ def test_features_where(store: Store) -> None:
 def test_wrong_names_are_answered_with_those_there_are(store: Store) -> None:
     with pytest.raises(StoreError, match=f"no feature 'clip'.*{NAME}"):
         store.features("clip")
-    with pytest.raises(UsageError, match="no label column 'lable'.*label"):
+    with pytest.raises(UsageError, match=r"no label column 'lable'.*label"):
         store.features(NAME, label="lable")
     with pytest.raises(UsageError, match=r"split 'dev'.*test \(2\), train \(2\)"):
         store.features(NAME, split=["train", "dev"])
-    with pytest.raises(StoreError, match="no table 'captions/x'.*items"):
+    with pytest.raises(StoreError, match=r"no table 'captions/x'.*items"):
         store.table("captions/x")
 
 

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from icehouse.errors import CorruptError, LockedError, SpaceError, StoreError
 from icehouse.store import lock as locks
 from icehouse.store import table as tables
@@ -252,9 +251,9 @@ def test_rows_that_do_not_fit_are_refused(table: Table, bad: pa.Table, message: 
 
 
 def test_unknown_columns_are_answered_with_those_there_are(table: Table) -> None:
-    with pytest.raises(StoreError, match="no column 'z'.*k, v"):
+    with pytest.raises(StoreError, match=r"no column 'z'.*k, v"):
         table.read(["z"])
-    with pytest.raises(StoreError, match="no column 'z'.*k, v"):
+    with pytest.raises(StoreError, match=r"no column 'z'.*k, v"):
         table.delete("z", ["a"])
 
 
@@ -269,7 +268,7 @@ def test_no_table_a_newer_one_and_a_damaged_one(tmp_path: Path, table: Table) ->
     manifest = table.path / "_manifest.json"
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(content | {"format": 99}))
-    with pytest.raises(StoreError, match="format 99.*upgrade"):
+    with pytest.raises(StoreError, match=r"format 99.*upgrade"):
         table.snapshot()
     manifest.write_text("{")
     with pytest.raises(CorruptError, match="damaged"):
@@ -278,7 +277,7 @@ def test_no_table_a_newer_one_and_a_damaged_one(tmp_path: Path, table: Table) ->
 
 def test_a_fingerprint_cannot_change(table: Table) -> None:
     table.update_spec({"fingerprint": "aa"})
-    with pytest.raises(SpaceError, match="aa.*bb"):
+    with pytest.raises(SpaceError, match=r"aa.*bb"):
         table.update_spec({"fingerprint": "bb"})
 
 

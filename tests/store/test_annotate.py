@@ -1,0 +1,99 @@
+"""Labels and splits joined from a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from icehouse.errors import SourceError, UsageError
+from icehouse.store.annotate import join
+from icehouse.store.store import Store
+
+
+def labels(store: Store, column: str = "label") -> dict[str, str | None]:
+    rows = store.items.read(["item_id", column]).to_pylist()
+    return {row["item_id"]: row[column] for row in rows}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_format_brings_the_same(store: Store, tmp_path: Path, suffix: str) -> None:
+    rows = [("b", "10", "dev"), ("c", "2", None), ("z", "3", "dev")]
+    path = tmp_path / f"labels.{suffix}"
+    if suffix == "jsonl":
+        lines = [json.dumps({"item_id": i, "stars": int(n), "split": s}) for i, n, s in rows]
+        path.write_text("\n".join(lines))
+    elif suffix == "parquet":
+        ids, stars, splits = zip(*rows, strict=True)
+        pq.write_table(pa.table({"item_id": ids, "stars": [int(n) for n in stars], "split": splits}), path)
+    else:
+        mark = "," if suffix == "csv" else "\t"
+        path.write_text(
+            "\n".join(mark.join(cell or "" for cell in row) for row in [("item_id", "stars", "split"), *rows])
+        )
+    report = join(store, path)
+    assert report.columns == ["stars", "split"]
+    assert (report.rows, report.matched, report.changed) == (3, 2, 2)
+    assert (report.unmatched_rows, report.first_unmatched_rows) == (1, ["z"])
+    assert (report.unmatched_items, report.first_unmatched_items) == (3, ["a", "d", "e"])
+    assert labels(store, "stars") == {"a": None, "b": "10", "c": "2", "d": None, "e": None}
+    # An empty cell leaves what was there, and an item without a row keeps its own.
+    assert labels(store, "split") == {"a": "train", "b": "dev", "c": "test", "d": "test", "e": None}
+    assert store.items.read(["item_id"])["item_id"].to_pylist() == ["a", "b", "c", "d", "e"]
+    assert join(store, path).changed == 0
+
+
+def test_other_keys_and_chosen_columns(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("file,text,label\ncopy/a.jpg,ignored,bird\n")
+    assert join(store, path, on="path", file_key="file", columns=["label"]).matched == 1
+    assert labels(store)["c"] == "bird"
+    digest = store.items.read(["image_sha256"])["image_sha256"][0].as_py()
+    path.write_text(f"image_sha256,label\n{digest},fox\n")
+    report = join(store, path, on="image_sha256")
+    assert (report.rows, report.matched, report.unmatched_items) == (1, 2, 3)  # a and its copy
+    assert [labels(store)[i] for i in "abcde"] == ["fox", "dog", "fox", "dog", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("id,label\na,x\n", {}, "no column 'item_id'.*it has: id, label.*--on item_id=COLUMN"),
+        ("item_id,label\na,x\n", {"columns": ["lable"]}, "no column 'lable'.*item_id, label"),
+        ("item_id,label\na,x\n", {"columns": ["item_id"]}, "is the key"),
+        ("item_id,text,label\na,x,y\n", {}, "'text' has a name that icehouse fills.*--columns label"),
+        ("item_id,Width\na,1\n", {}, "'Width' has a name"),
+        ("item_id,label\na,x\n", {"on": "text"}, "cannot be joined on 'text'"),
+    ],
+)
+def test_wrong_columns(
+    store: Store, tmp_path: Path, content: str, options: dict[str, list[str]], message: str
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=message):
+        join(store, path, **options)  # type: ignore[arg-type]
+    assert labels(store)["a"] == "cat"
+
+
+def test_rows_that_contradict_each_other_are_refused_and_equal_ones_are_not(
+    store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("item_id,label\na,x\nb,y\na,x\n")
+    assert join(store, path).rows == 2
+    path.write_text("item_id,label\nb,y\na,x\na,\n")
+    with pytest.raises(SourceError, match=r"two rows with item_id 'a' that differ in 'label' .'x', None"):
+        join(store, path)
+    with pytest.raises(SourceError, match="no file"):
+        join(store, tmp_path / "none.csv")
+
+
+def test_a_bad_row_is_told_and_costs_only_itself(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("item_id,label\na,x\nb,y,extra\nc,z\n")
+    report = join(store, path)
+    assert report.matched == 2
+    assert any("line 3" in note for note in report.notes)
