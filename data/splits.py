@@ -85,7 +85,7 @@ def stratified_split(
     Examples
     --------
     >>> stratified_split(["a", "b", "c", "d"], ["x", "x", "y", "y"], {"train": 0.5, "test": 0.5}).tolist()
-    ['train', 'test', 'train', 'test']
+    ['test', 'train', 'train', 'test']
     """
     n = len(ids)
     _check(ids, n, labels, groups)

@@ -31,14 +31,16 @@ _IN_URL = r"[A-Za-z0-9\-._~:/?@$&+=%]"
 # The shortener's own ids have at most ten characters, so a word glued to one can be told from it.
 _T_CO = r"t\.co/[A-Za-z0-9]{1,10}"
 _WWW = rf"www\.{_IN_URL}+"
+# A retweet is cut at the old length, often within its URL: "http…", "https:/…".
+_CUT = r"https?(?::/{0,2})?(?=…)"
 _URL = re.compile(
     rf"(?:https?://(?:{_T_CO}|{_IN_URL}*)"
     r"|pic\.twitter\.com/[A-Za-z0-9]{1,10}"
-    rf"|(?<![A-Za-z0-9.@/_-])(?:{_T_CO}|{_WWW}))"
-    # What follows at once belongs to the chain: left for a second pass, it would make cleaning depend on how often it ran.
-    rf"(?:{_T_CO}|{_WWW})*"
-    # A retweet is cut at the old length, often within its URL.
-    r"|(?<![A-Za-z0-9])https?(?::/{0,2})?(?=…)",
+    rf"|(?<![A-Za-z0-9.@/_-])(?:{_T_CO}|{_WWW})"
+    rf"|(?<![A-Za-z0-9]){_CUT})"
+    # What follows at once belongs to the chain: left for a second pass, it would make cleaning depend on how often
+    # it ran.
+    rf"(?:{_T_CO}|{_WWW}|{_CUT})*",
     re.ASCII | re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.?:]+\Z")

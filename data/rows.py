@@ -1,0 +1,151 @@
+"""What the readers share: rows as Arrow columns of strings, bad rows with their places, bytes in the wrong encoding."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+__all__ = [
+    "CHUNK_CHARS",
+    "CHUNK_ROWS",
+    "MARKING",
+    "BadRow",
+    "Choose",
+    "Quotes",
+    "Rows",
+    "StringColumns",
+    "not_text",
+    "one_line",
+    "start_of",
+]
+
+Quotes = Literal["auto", "csv", "literal"]
+
+#: Called with the file's columns and with those that cannot be used (name to reason); answers with the columns to read.
+Choose = Callable[[Sequence[str], Mapping[str, str]], Sequence[str]]
+
+# Python strings held before they go into Arrow.
+CHUNK_ROWS = 8192
+CHUNK_CHARS = 1 << 25
+# A lone surrogate cannot come out of a decoder nor go into Arrow: it marks what was not in the file's encoding.
+_MARK = "\udcff"
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    if isinstance(error, UnicodeDecodeError):
+        return _MARK, error.end
+    raise error
+
+
+#: Error handler for `open`: what cannot be decoded becomes a mark, which `StringColumns` finds.
+MARKING = "icehouse-mark"
+codecs.register_error(MARKING, _mark)
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that could not be read: its number (from 1), where that is ("line 7"), and why."""
+
+    number: int
+    where: str
+    message: str
+
+
+@dataclass
+class Rows:
+    """Rows of one file.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        The chosen columns, all strings, of the rows that could be read.
+    numbers : numpy.ndarray of int64, shape (rows,)
+        Each row's number in the file, from 1, header and blank lines not counted.
+    bad : list of BadRow
+    notes : list of str
+    """
+
+    table: pa.Table
+    numbers: np.ndarray
+    bad: list[BadRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class StringColumns:
+    """Rows on their way into Arrow: strings are held for one chunk only."""
+
+    def __init__(self, names: Sequence[str], encoding: str) -> None:
+        self._names = list(names)
+        self._encoding = encoding
+        self._chunks: list[list[pa.Array]] = [[] for _ in names]
+        self._numbers: list[np.ndarray] = []
+        self._held: list[tuple[int, str, Sequence[str | None]]] = []
+        self._chars = 0
+        self.bad: list[BadRow] = []
+
+    def add(self, number: int, where: str, cells: Sequence[str | None]) -> None:
+        """Take one row's cells, in the order of the names."""
+        self._held.append((number, where, cells))
+        self._chars += sum(len(cell) for cell in cells if cell is not None)
+        if len(self._held) >= CHUNK_ROWS or self._chars > CHUNK_CHARS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Move the rows held into Arrow, those with a cell that is no text into `bad`."""
+        held, self._held, self._chars = self._held, [], 0
+        if not held:
+            return
+        try:
+            arrays = self._arrays(held)
+        except UnicodeEncodeError:
+            good = []
+            for row in held:
+                reason = next((r for cell in row[2] if (r := not_text(cell, self._encoding))), None)
+                if reason is None:
+                    good.append(row)
+                else:
+                    self.bad.append(BadRow(row[0], row[1], reason))
+            held = good
+            arrays = self._arrays(held)
+        for chunks, array in zip(self._chunks, arrays, strict=True):
+            chunks.append(array)
+        self._numbers.append(np.fromiter((number for number, _, _ in held), np.int64, len(held)))
+
+    def _arrays(self, held: list[tuple[int, str, Sequence[str | None]]]) -> list[pa.Array]:
+        return [pa.array([cells[i] for _, _, cells in held], pa.string()) for i in range(len(self._names))]
+
+    def rows(self, bad: list[BadRow], notes: list[str]) -> Rows:
+        """All rows taken, with what was found bad elsewhere."""
+        self.flush()
+        columns = [pa.chunked_array(chunks, pa.string()) for chunks in self._chunks]
+        numbers = np.concatenate(self._numbers) if self._numbers else np.zeros(0, np.int64)
+        bad = sorted([*bad, *self.bad], key=lambda row: row.number)
+        return Rows(pa.table(columns, names=self._names), numbers, bad, notes)
+
+
+def not_text(cell: str | None, encoding: str) -> str | None:
+    """Reason why the cell cannot be stored, or None."""
+    if cell is None or not any("\ud800" <= char <= "\udfff" for char in cell):
+        return None
+    if _MARK in cell:
+        name = encoding.removesuffix("-sig")
+        other = "latin-1" if name == "utf-8" else "utf-8"
+        return f"holds bytes that are not {name}; if the file is in another encoding, give --encoding {other}"
+    return "holds half a surrogate pair (\\ud800 to \\udfff alone), which is no text"
+
+
+def start_of(path: Path, encoding: str) -> str:
+    """The first 64 Ki characters, line ends as they are."""
+    with path.open(encoding=encoding, errors=MARKING, newline="") as file:
+        return file.read(1 << 16)
+
+
+def one_line(error: Exception) -> str:
+    """Message of another library's error, fit for one of ours."""
+    return " ".join(str(error).split())[:200]
