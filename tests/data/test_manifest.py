@@ -556,6 +556,12 @@ def test_colliding_ids_name_both_sources(tmp_path: Path) -> None:
     assert manifest.rejected["item_id"].to_pylist() == ["b:2"]
 
 
+def test_files_of_one_name(tmp_path: Path) -> None:
+    manifest = read(write(tmp_path / "a" / "p.csv", "text\nx\n"), write(tmp_path / "b" / "p.csv", "text\ny\nz\n"))
+    assert dict(zip(ids(manifest), column(manifest, "text"), strict=True)) == {"p:1": "x", "p:2": "z"}
+    assert manifest.rejected["item_id"].to_pylist() == ["b/p:1"]
+
+
 def test_ids_are_exact_strings(tmp_path: Path) -> None:
     path = write(tmp_path / "p.csv", "id,text\n1,a\n01,b\n1.0,c\n 1,d\nA,e\na,f\né,g\ne\u0301,h\n")
     assert ids(read(path)) == ["1", "01", "1.0", " 1", "A", "a", "é", "e\u0301"]
