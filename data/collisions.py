@@ -149,7 +149,8 @@ class _Claims:
         source = self._owner(place).source
         number = self._number(place)
         handle = f"{Path(source).name}/{row['path']}" if number is None else f"{Path(source).stem}:{number}"
-        if handle == row["item_id"]:  # the other row's, where two files share a name: it must not look like its failure
+        # Where two files share a name, that is the other row's id, whose failure this must not look like.
+        if handle == row["item_id"]:
             handle = f"{Path(row['source']).parent.name}/{handle}"
         remedy = "ids must be unique; --id-column names another column"
         if row["item_id"] == row["path"] and held["path"] == row["path"] and "path" in differing:

@@ -557,7 +557,9 @@ def test_colliding_ids_name_both_sources(tmp_path: Path) -> None:
 
 
 def test_files_of_one_name(tmp_path: Path) -> None:
-    manifest = read(write(tmp_path / "a" / "p.csv", "text\nx\n"), write(tmp_path / "b" / "p.csv", "text\ny\nz\n"))
+    manifest = read(
+        write(tmp_path / "a" / "p.csv", "text\nx\n"), write(tmp_path / "b" / "p.csv", "text\ny\nz\n")
+    )
     assert dict(zip(ids(manifest), column(manifest, "text"), strict=True)) == {"p:1": "x", "p:2": "z"}
     assert manifest.rejected["item_id"].to_pylist() == ["b/p:1"]
 
