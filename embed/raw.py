@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from ..data.manifest import SourceOptions, read_sources
+from ..data.manifest import Manifest
 from ..data.text import text_sha256
 from .encoder import Encoder, Modality, Tokens
 from .extract import Encoded, Extractor, Failure, Work
 from .report import StageClock
 
-__all__ = ["RawFeatures", "encode_sources"]
+__all__ = ["RawFeatures", "encode_manifest"]
 
 
 @dataclass(frozen=True)
@@ -25,44 +24,33 @@ class RawFeatures:
 
     Attributes
     ----------
-    table : pyarrow.Table
-        The manifest: one row an item, with its id, path, text, split and labels.
     arrays : dict
-        (modality, output) -> (n, dim) float32 array or `Tokens`, row by row with `table`; NaN where an item has none.
+        (modality, output) -> (n, dim) float32 array or `Tokens`, row by row with the manifest; NaN where a row has none.
     failures : list of Failure
         What could not be read or encoded.
-    rejected : pyarrow.Table
-        Source rows that could not be taken at all.
     """
 
-    table: pa.Table
     arrays: dict[tuple[Modality, str], np.ndarray | Tokens]
     failures: list[Failure]
-    rejected: pa.Table
 
 
-def encode_sources(
-    sources: Sequence[str | Path],
+def encode_manifest(
+    manifest: Manifest,
     encoder: Encoder,
     *,
     outputs: Mapping[Modality, Sequence[str]],
     cleaning: str,
-    options: SourceOptions | None = None,
     workers: int | None = None,
 ) -> RawFeatures:
-    """Read sources and encode their rows in memory, images decoded whole.
+    """Encode a manifest's rows in memory, images decoded whole.
 
     Parameters
     ----------
     outputs : mapping
         Modality -> names of the outputs wanted.
-
-    Raises
-    ------
-    SourceError
-        If a source cannot be read at all.
+    cleaning : str
+        Name of the text cleaning.
     """
-    manifest = read_sources(sources, options=options or SourceOptions())
     rows = manifest.table
     image_outputs, text_outputs = outputs.get("image", ()), outputs.get("text", ())
     extractor = Extractor(
@@ -116,7 +104,7 @@ def encode_sources(
         for modality, names in outputs.items()
         for output in names
     }
-    return RawFeatures(rows, arrays, failures, manifest.rejected)
+    return RawFeatures(arrays, failures)
 
 
 def _by_row(keys: list[str | None], batches: list[Encoded], output: str, dim: int) -> np.ndarray | Tokens:

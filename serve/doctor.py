@@ -88,20 +88,12 @@ def _version(package: str) -> str | None:
 
 def _device() -> dict[str, Any]:
     try:
-        import torch
+        from ..embed.device import choose_device, choose_precision, describe
 
-        from ..embed.device import choose_device, choose_precision
-    except ImportError as error:
-        return {"device": None, "detail": f"torch cannot be imported: {error}"}
-    device = choose_device("auto")
-    found: dict[str, Any] = {
-        "device": device,
-        "precision": choose_precision("auto", device),
-        "threads": torch.get_num_threads(),
-    }
-    if device == "cuda":
-        found["detail"] = torch.cuda.get_device_name()
-    return found
+        device = choose_device("auto")
+        return {"device": device, "precision": choose_precision("auto", device), "detail": describe(device)}
+    except (ImportError, OSError) as error:
+        return {"device": None, "detail": f"torch cannot be used: {error}"}
 
 
 def _encoder(name: str, load: bool) -> dict[str, Any]:

@@ -1,0 +1,205 @@
+"""The commands of this room: `icehouse search`, `predict`, `doctor`, `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel="Ask")
+def search(
+    store: StoreOption = DEFAULT_STORE,
+    text: Annotated[str | None, typer.Option(help="What to look for, in words.")] = None,
+    image: Annotated[Path | None, typer.Option(help="What to look for, as a picture.")] = None,
+    item: Annotated[
+        str | None, typer.Option(help="What to look for: the id of an item of the store.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Most hits.")] = 10,
+    feature: Annotated[
+        str | None,
+        typer.Option(help="Feature to search.", show_default="the images in the joint space, else the texts"),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(help="SQL condition over items, such as \"split = 'train'\".")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a contact sheet that works offline.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Find the items nearest to a text, a picture or another item."""
+    from .query import search as find
+
+    result = find(store, text=text, image=image, item=item, feature=feature, k=k, where=where, device=device)
+    if html is not None:
+        from .sheet import write_sheet
+
+        write_sheet(html, result.hits, query=result.query, feature=result.feature)
+        say(f"{len(result.hits)} hits in {html}")
+    if as_json:
+        print_json([hit.as_dict() for hit in result.hits])
+    elif html is None:
+        rows = [[f"{hit.score:.4f}", hit.item_id, hit.path, _brief(hit.text)] for hit in result.hits]
+        print_table(["score", "item", "path", "text"], rows)
+        say(f"{len(rows)} hits in {result.feature}, {result.engine} search")
+
+
+@app.command(rich_help_panel="Learn")
+def predict(
+    run: Annotated[str, typer.Argument(help='Id of a run, a part of it, or "latest".', show_default=False)],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Folders, images, annotation files; by default the items of the store.", show_default=False
+        ),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write to FILE: .csv, .json or .parquet."),
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="SQL condition over the items of the store.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Columns of a known data set.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of image paths.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of texts.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of unique item ids.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder that image paths start from.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Character encoding of CSV, TSV and JSONL.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", "-e", help="Where to find the run's encoder now; another one is refused."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if a row could not be predicted.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict raw rows with the run's own encoder, or the items of the store."""
+    from ..data.manifest import SourceOptions
+    from ..embed.encoder import load_encoder
+    from ..store import results
+    from .predict import predict as predict_rows
+
+    options = SourceOptions(
+        preset=preset,
+        image_column=image_column,
+        text_column=text_column,
+        id_column=id_column,
+        root=root,
+        encoding=encoding,
+    )
+    made = predict_rows(
+        store,
+        run,
+        sources or None,
+        options=options,
+        where=where,
+        encoder=load_encoder(encoder, device=device) if encoder else None,
+        device=device,
+    )
+    for failure in made.failures:
+        say(f"{failure.item_id}: {failure.stage}: {failure.message}")
+    for row in made.rejected.to_pylist() if made.rejected is not None else ():
+        say(f"{row['item_id'] or row['path']}: {row['message']}")
+    empty = made.table["predicted"].null_count
+    if out is not None:
+        results.save(made.table, out)
+    if as_json:
+        print_json(results.json_values(made.table))
+    elif out is None:
+        print_table(made.table.column_names, results.screen_rows(made.table))
+    say(f"{len(made.table) - empty} of {len(made.table)} rows predicted" + (f" in {out}" if out else ""))
+    if strict and (empty or made.failures or (made.rejected is not None and len(made.rejected))):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Help")
+def doctor(
+    store: StoreOption = DEFAULT_STORE,
+    load: Annotated[
+        bool, typer.Option("--load/--no-load", help="Really load each encoder, which takes seconds.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what works on this machine: device, encoders, Ollama, FAISS, the store."""
+    from .doctor import examine
+
+    found = examine(store, load=load)
+    if as_json:
+        print_json(found)
+        return
+    system, device = found["system"], found["device"]
+    typer.echo(f"Python {system['python']} on {system['platform']}, {system['cores']} cores")
+    if device["device"]:
+        typer.echo(f"device: {device['device']} in {device['precision']} ({device['detail']})")
+    else:
+        typer.echo(f"device: none ({device['detail']})")
+    print_table(["package", "version"], [[k, v or "-"] for k, v in found["packages"].items()])
+    print_table(
+        ["encoder", "usable", "detail"],
+        [[e["encoder"], _yes(e["usable"]), e["detail"]] for e in found["encoders"]],
+        title="\nEncoders",
+    )
+    ollama = found["ollama"]
+    typer.echo(
+        f"\nOllama at {ollama['host']}: {'answers, ' if ollama['answers'] else 'no answer, '}{ollama['detail']}"
+    )
+    if ollama["models"]:
+        typer.echo(f"    {', '.join(ollama['models'])}")
+    about = found["store"]
+    detail = (
+        about.get("detail") or f"{about['items']} items, features: {', '.join(about['features']) or 'none'}"
+    )
+    typer.echo(f"store {about['path']}: {detail}")
+    for line in found["advice"]:
+        typer.echo(f"advice: {line}")
+
+
+@app.command(rich_help_panel="Help")
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to work; a new folder.")] = Path("demo-out"),
+    posts: Annotated[int, typer.Option(min=40, help="Posts of the sample feed.")] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another feed.")] = 0,
+) -> None:
+    """Make a sample feed and go through the main job on it."""
+    from .demo import prepare, steps
+
+    typer.echo(f"making a sample feed of {posts} posts in {folder}")
+    made = prepare(folder, posts=posts, seed=seed)
+    root = click.get_current_context().find_root().command
+    for step in steps(made):
+        typer.secho(f"\n# {step.why}", fg="green")
+        typer.secho(f"$ {step.line}", bold=True)
+        status = root.main(step.arguments, prog_name="icehouse", standalone_mode=False)
+        if isinstance(status, int) and status:
+            raise typer.Exit(status)
+    typer.secho("\n# What is left", fg="green")
+    left: list[tuple[Any, str]] = [
+        (made.sheet, 'the hits for "a flooded street", a page to open in a browser'),
+        (made.store, "the store: Parquet tables, and the trained heads under runs/"),
+        (made.feed.posts, "the feed"),
+        (made.feed.truth, "its ground truth"),
+    ]
+    for path, what in left:
+        typer.echo(f"{path}    {what}")
+    typer.secho("\n# Your own data", fg="green")
+    typer.echo('$ icehouse embed your-photos/\n$ icehouse search --text "a cat"')
+    typer.echo("$ icehouse embed your-posts.csv --label-column label && icehouse train logreg --label label")
+
+
+def _brief(text: str | None) -> str:
+    line = " ".join((text or "").split())
+    return line if len(line) <= 80 else line[:77] + "..."
+
+
+def _yes(usable: bool | None) -> str:
+    return "?" if usable is None else "yes" if usable else "no"

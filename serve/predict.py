@@ -1,0 +1,150 @@
+"""Predictions on raw rows: embedded with the run's own encoder, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..data.manifest import SourceOptions, read_sources
+from ..embed.encoder import Encoder, Modality, Tokens
+from ..embed.extract import Failure
+from ..embed.raw import encode_manifest
+from ..errors import HeadError, SpaceError
+from ..heads.evaluate import predict_items
+from ..heads.inputs import Inputs
+from ..heads.runs import Run
+from ..store.store import Store
+from .query import load_checked
+
+__all__ = ["Predictions", "predict"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run says of some rows.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        item_id, predicted, and ``p_<class>`` for each class; null where a row lacks an input of the run.
+    failures : list of Failure
+        Files and texts that could not be encoded.
+    rejected : pyarrow.Table
+        Source rows that could not be taken at all.
+    """
+
+    table: pa.Table
+    failures: list[Failure]
+    rejected: pa.Table | None
+
+
+def predict(
+    store: Store | str | Path,
+    run: Run | str,
+    sources: Sequence[str | Path] | None = None,
+    *,
+    options: SourceOptions | None = None,
+    where: str | None = None,
+    encoder: Encoder | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+) -> Predictions:
+    """Predict raw rows, or the items of the store.
+
+    Parameters
+    ----------
+    store : Store, str or Path
+        Where the run lies.
+    run : Run or str
+        A run, its id, an unambiguous part of it, or "latest".
+    sources : sequence of str or Path, optional
+        Folders, images and annotation files, as `icehouse.embed_sources` takes them; by default the items of the store.
+    where : str, optional
+        SQL condition over the items, where the store is predicted.
+    encoder : Encoder, optional
+        An encoder that is loaded already; refused unless it is the run's own.
+
+    Returns
+    -------
+    Predictions
+
+    Raises
+    ------
+    SpaceError
+        If the encoder is not, or no longer, the one that the run was trained on.
+    HeadError
+        If there is no such run.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    run = run if isinstance(run, Run) else Run.load(store, run)
+    if sources is None:
+        return Predictions(predict_items(store, run, where=where), [], None)
+    manifest = read_sources(sources, options=options or SourceOptions())
+    inputs: dict[str, np.ndarray | Tokens] = {}
+    failures: list[Failure] = []
+    for cleaning, specs in _by_encoder(run.specs):
+        model = _own_encoder(store, run, specs, encoder, device)
+        outputs: dict[Modality, list[str]] = {}
+        for spec in specs.values():
+            outputs.setdefault(spec["modality"], []).append(spec["output"])
+        raw = encode_manifest(manifest, model, outputs=outputs, cleaning=cleaning, workers=workers)
+        failures += raw.failures
+        for name, spec in specs.items():
+            inputs[name] = raw.arrays[spec["modality"], spec["output"]]
+    return Predictions(_table(run, manifest.table["item_id"], inputs), failures, manifest.rejected)
+
+
+def _by_encoder(specs: Mapping[str, dict[str, Any]]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+    """Group inputs that one pass over the rows can serve: same encoder, and the cleaning they agree on."""
+    groups: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    cleanings = {spec["encoder"]: _cleaning(spec) for spec in specs.values() if spec["modality"] == "text"}
+    for name, spec in specs.items():
+        cleaning = _cleaning(spec) if spec["modality"] == "text" else cleanings.get(spec["encoder"], "none")
+        groups.setdefault((spec["encoder"], cleaning), {})[name] = spec
+    return [(cleaning, group) for (_, cleaning), group in groups.items()]
+
+
+def _cleaning(spec: Mapping[str, Any]) -> str:
+    return str(spec["provenance"]["cleaning"])
+
+
+def _own_encoder(
+    store: Store, run: Run, specs: Mapping[str, dict[str, Any]], encoder: Encoder | None, device: str
+) -> Encoder:
+    """Load the encoder of these inputs and hold it against fingerprint and probe of each."""
+    model = encoder
+    for name, spec in specs.items():
+        feature = run.features[name]
+        try:
+            probe = store.feature_table(feature).spec["probe"] if feature in store.feature_names() else {}
+            model = load_checked({**spec, "probe": probe}, model, device=device)
+        except SpaceError as error:
+            raise SpaceError(f"run {run.run_id}: {error}") from None
+    if model is None:
+        raise HeadError(f"run {run.run_id} has no inputs")
+    return model
+
+
+def _table(run: Run, ids: pa.ChunkedArray, inputs: Mapping[str, np.ndarray | Tokens]) -> pa.Table:
+    """Predictions of the rows that have every input; null for the others, in the rows' order."""
+    complete = np.ones(len(ids), dtype=bool)
+    for values in inputs.values():
+        array = values.values[:, 0] if isinstance(values, Tokens) else values
+        complete &= np.isfinite(array).all(axis=1)
+    rows = np.flatnonzero(complete)
+    if not len(rows):
+        return pa.table({"item_id": ids, "predicted": pa.nulls(len(ids), pa.string())})
+    arrays = {
+        name: Tokens(values.values[rows], values.mask[rows]) if isinstance(values, Tokens) else values[rows]
+        for name, values in inputs.items()
+    }
+    predicted = run.predict_features(Inputs(arrays)).to_arrow(ids.take(pa.array(rows)).to_pylist())
+    place = np.full(len(ids), -1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    taken = predicted.drop_columns(["item_id"]).take(pa.array(place, mask=~complete))
+    return taken.add_column(0, "item_id", ids)
