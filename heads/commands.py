@@ -1,0 +1,304 @@
+"""The commands of this room: `icehouse train`, `icehouse evaluate`, `icehouse runs`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from .runs import Run
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+_PANEL = "Learn"
+_ROWS = "Which rows"
+
+# Scores in the order of the report.
+_SCORES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "weighted_f1": "weighted-F1",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "log_loss": "log loss",
+}
+
+WhereOption = Annotated[
+    str | None,
+    typer.Option(help='SQL condition over items, such as "width >= 64".', rich_help_panel=_ROWS),
+]
+
+
+@app.command(rich_help_panel=_PANEL)
+def train(
+    head: Annotated[str, typer.Argument(help="Family of the head: logreg.")] = "logreg",
+    store: StoreOption = DEFAULT_STORE,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs",
+            "-i",
+            help="Inputs, comma-separated: image,text, or features such as mini/image/joint, or name=feature.",
+            show_default="every modality of the store",
+        ),
+    ] = None,
+    label: Annotated[str, typer.Option("--label", "-l", help="Column of labels.")] = "label",
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param", "-p", help="Parameter of the head, as NAME=VALUE; repeatable.", show_default=False
+        ),
+    ] = None,
+    class_weight: Annotated[
+        Literal["balanced"] | None,
+        typer.Option(help="Weigh classes by the inverse of their frequency.", show_default="none"),
+    ] = None,
+    refit: Annotated[
+        bool | None,
+        typer.Option(
+            "--refit/--no-refit",
+            help="Fit the choice again with the dev rows.",
+            show_default="only where dev was held out of train",
+        ),
+    ] = None,
+    split_column: Annotated[str, typer.Option(help="Column of splits.", rich_help_panel=_ROWS)] = "split",
+    where: WhereOption = None,
+    missing: Annotated[
+        Literal["drop", "keep"],
+        typer.Option(help="Leave out items that lack an input, or keep them.", rich_help_panel=_ROWS),
+    ] = "drop",
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a head on stored features; leaves a run."""
+    from ..store.store import Store
+    from .trainer import train as train_head
+
+    params = _params(param or [])
+    if class_weight is not None:
+        params["class_weight"] = class_weight
+    run = train_head(
+        Store.open(store),
+        head,
+        params=params,
+        inputs=inputs,
+        label=label,
+        split_column=split_column,
+        where=where,
+        missing=missing,
+        refit=refit,
+        seed=seed,
+    )
+    if as_json:
+        print_json(_as_json(run))
+    else:
+        _report(run)
+
+
+@app.command(rich_help_panel=_PANEL)
+def evaluate(
+    run: Annotated[str, typer.Argument(help='Id of a run, a part of it, or "latest".')] = "latest",
+    store: StoreOption = DEFAULT_STORE,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Split to score, or "all"; repeatable.', show_default="test", rich_help_panel=_ROWS
+        ),
+    ] = None,
+    where: WhereOption = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", "-l", help="Column of labels.", show_default="the run's"),
+    ] = None,
+    split_column: Annotated[
+        str | None,
+        typer.Option(help="Column of splits.", show_default="the run's", rich_help_panel=_ROWS),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a run on other rows or labels; leaves the predictions."""
+    from ..store.store import Store
+    from .evaluate import evaluate as evaluate_run
+    from .runs import Run
+
+    found = Run.load(store, run)
+    splits = None if split == ["all"] else split or ["test"]
+    result = evaluate_run(
+        Store.open(store),
+        found,
+        split=splits,
+        where=where,
+        label=label,
+        split_column=split_column,
+        seed=seed,
+    )
+    if as_json:
+        print_json({"run_id": found.run_id, "path": str(result.path), **result.metrics})
+        return
+    typer.echo(_title(found))
+    _print_scores(" + ".join(splits) if splits else "all labelled items", result.metrics)
+    if result.metrics["in_training"]:
+        typer.echo(
+            f"careful: {result.metrics['in_training']} of these rows took part in training or in the choice"
+        )
+    say(f"left in {result.path}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def runs(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            help='Id of one run to show whole, a part of it, or "latest".', show_default="list all"
+        ),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs of a store, or show one."""
+    from ..store.store import Store
+    from .runs import Run, list_runs
+
+    opened = Store.open(store)
+    if run is not None:
+        found = Run.load(opened, run)
+        print_json(_as_json(found)) if as_json else _report(found)
+        return
+    rows = [found.summary() for found in list_runs(opened)]
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        say(f"no runs in {store} yet; train one with `icehouse train`")
+        return
+    print_table(
+        ["run", "head", "inputs", "label", "macro-F1", "", "accuracy", "on", "rows", "when"],
+        [
+            [
+                row["run_id"],
+                row["head"],
+                ", ".join(row["inputs"].values()),
+                row["label"],
+                _value(row["macro_f1"], "macro_f1"),
+                _between(row["macro_f1"], "macro_f1"),
+                _value(row["accuracy"], "accuracy"),
+                row["scored_on"],
+                row["rows"],
+                row["created_at"][:16].replace("T", " "),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _params(given: Sequence[str]) -> dict[str, Any]:
+    """Parameters from NAME=VALUE; a value that is JSON (0.1, true, [1, 2]) is taken as such, any other as a string."""
+    params: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--param takes NAME=VALUE, not {text!r}")
+        try:
+            params[name.strip()] = json.loads(value)
+        except ValueError:
+            params[name.strip()] = None if value == "none" else value
+    return params
+
+
+def _as_json(run: Run) -> dict[str, Any]:
+    return {"run_id": run.run_id, "path": str(run.path), **run.record, "metrics": run.metrics}
+
+
+def _report(run: Run) -> None:
+    """Print what a run is, how it was made, and its scores."""
+    protocol = run.metrics["protocol"]
+    rows = protocol["rows"]
+    typer.echo(_title(run))
+    chosen = ", ".join(f"{name} = {value:g}" for name, value in protocol["chosen"].items())
+    if protocol["chosen_on"] is None:
+        how = f"{chosen or 'nothing'} taken as given" if chosen else "nothing to choose"
+    else:
+        how = f"{chosen or 'nothing'} chosen on {protocol['chosen_on']} ({rows['dev']} rows)"
+    again = ", then fitted again with them" if protocol["refit"] else ""
+    typer.echo(f"{how}{again}; learned from {protocol['trained_on']} rows")
+    for note in protocol["notes"]:
+        typer.echo(f"note: {note}")
+    if "test" in run.metrics:
+        _print_scores("test (touched once)", run.metrics["test"])
+    elif "dev" in run.metrics:
+        _print_scores("dev (the choice was made here; not a test)", run.metrics["dev"])
+    say(f"left in {run.path}")
+
+
+def _title(run: Run) -> str:
+    inputs = " + ".join(f"{name} ({feature})" for name, feature in run.features.items())
+    return f"{run.run_id}: {run.family} on {inputs}, label {run.label!r}, {len(run.classes)} classes"
+
+
+def _print_scores(what: str, metrics: Mapping[str, Any]) -> None:
+    base, apart, level = metrics["majority"], metrics["without_copies"], metrics["intervals"]["level"]
+    baseline = {"accuracy": base["accuracy"], "macro_f1": base["macro_f1"]}
+    copies = apart["copies"]
+    columns = [f"{what}, {metrics['n']} rows", "", f"{level:.0%} interval", "majority"]
+    if "n" in apart:
+        columns.append(f"without {copies} copies of train")
+    lines = []
+    for name, title in _SCORES.items():
+        if metrics[name]["value"] is None:
+            continue
+        line = [
+            title,
+            _value(metrics[name], name),
+            _between(metrics[name], name),
+            _number(baseline.get(name), name),
+        ]
+        if "n" in apart:
+            line.append(_value(apart[name], name))
+        lines.append(line)
+    typer.echo("")
+    print_table(columns, lines)
+    typer.echo("")
+    print_table(
+        ["class", "F1", f"{level:.0%} interval", "precision", "recall", "rows", "predicted"],
+        [
+            [
+                str(row["label"]),
+                _value(row["f1"], "f1"),
+                _between(row["f1"], "f1"),
+                _value(row["precision"], "precision"),
+                _value(row["recall"], "recall"),
+                row["support"],
+                row["predicted"],
+            ]
+            for row in metrics["per_class"]
+        ],
+    )
+    typer.echo("")
+    typer.echo(f"majority: always {base['label']!r}. Scores in percent; intervals: bootstrap over the rows.")
+    for name, n in metrics["unseen"].items():
+        typer.echo(f"note: {n} rows are {name!r}, which the head never saw in training; they count as errors")
+
+
+def _value(score: Mapping[str, Any] | None, name: str) -> str:
+    return _number(score["value"] if score else None, name)
+
+
+def _between(score: Mapping[str, Any] | None, name: str) -> str:
+    if score is None or score["low"] is None:
+        return ""
+    return f"{_number(score['low'], name)}–{_number(score['high'], name)}"
+
+
+def _number(value: float | None, name: str) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if name == "log_loss" else f"{100 * value:.1f}"

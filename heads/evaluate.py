@@ -1,0 +1,243 @@
+"""Score heads on rows: in training, and later on another split, condition or label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data.splits import canonical_split
+from ..errors import HeadError, UsageError
+from .metrics import DRAWS, score
+from .runs import Prediction, Run, prediction_table, publish_folder, write_json
+from .samples import Samples, load_samples
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ..store.store import Store
+
+__all__ = ["Evaluation", "evaluate", "predict_items", "score_rows", "seen_contents"]
+
+# Scores that are repeated on the rows without a copy in train.
+_HEADLINE = ("accuracy", "macro_f1", "weighted_f1", "auroc", "average_precision", "log_loss")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a run on some rows, and where they were left.
+
+    Attributes
+    ----------
+    metrics : dict
+        As `icehouse.heads.metrics.score` returns them, with ``without_copies``, and ``in_training``: how many
+        of the rows the head was trained or chosen on.
+    path : Path
+        Folder with ``metrics.json`` and ``predictions.parquet``.
+    """
+
+    metrics: dict[str, Any]
+    path: Path
+
+
+def score_rows(
+    prediction: Prediction,
+    samples: Samples,
+    seen: Mapping[str, set[str]],
+    *,
+    majority: str | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score rows, and again those of them whose content training did not hold.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Of the rows of `samples`.
+    samples : Samples
+        With labels.
+    seen : mapping of str to set of str
+        Input to the content hashes of the training rows; see `seen_contents`.
+    majority : str, optional
+        Commonest label in training: the baseline.
+    draws, seed
+        See `icehouse.heads.metrics.score`.
+
+    Returns
+    -------
+    dict
+        As `score` returns it. ``without_copies`` holds ``copies`` (rows that share the picture or the text
+        with a training row) and, where there are some, ``n`` and the headline scores of the others.
+    """
+
+    def scores(rows: np.ndarray) -> dict[str, Any]:
+        return score(
+            samples.labels[rows],
+            prediction.proba[rows],
+            prediction.classes,
+            majority=majority,
+            draws=draws,
+            seed=seed,
+        )
+
+    result = scores(np.arange(len(samples)))
+    copy = np.zeros(len(samples), bool)
+    for name, column in samples.content.items():
+        hashes = seen.get(name, set())
+        copy |= np.fromiter((value is not None and value in hashes for value in column), bool, len(column))
+    apart: dict[str, Any] = {"copies": int(copy.sum())}
+    if copy.any() and not copy.all():
+        others = scores(np.flatnonzero(~copy))
+        apart |= {"n": others["n"], **{name: others[name] for name in _HEADLINE}}
+    result["without_copies"] = apart
+    return result
+
+
+def seen_contents(samples: Samples) -> dict[str, set[str]]:
+    """Input to the content hashes of the rows."""
+    return {
+        name: {value for value in column if value is not None} for name, column in samples.content.items()
+    }
+
+
+def evaluate(
+    store: Store,
+    run: Run | str,
+    *,
+    split: str | Iterable[str] | None = "test",
+    where: str | None = None,
+    label: str | None = None,
+    split_column: str | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Evaluation:
+    """Score a run on rows of a store, and leave predictions and scores in the run's ``evaluations/``.
+
+    Parameters
+    ----------
+    store : Store
+    run : Run or str
+        A run, its id, or "latest".
+    split : str, iterable of str, or None, default "test"
+        Splits to score; None takes all labelled items.
+    where : str, optional
+        SQL condition over the columns of `items`.
+    label : str, optional
+        Column of labels, by default the run's.
+    split_column : str, optional
+        Column of splits, by default the run's.
+    draws, seed
+        See `icehouse.heads.metrics.score`.
+
+    Raises
+    ------
+    SpaceError
+        If the store's features are not of the space that the run was trained in.
+    HeadError, UsageError
+        If there is no such run, column or split, or no row is left.
+    """
+    run = run if isinstance(run, Run) else Run.load(store, run)
+    label = label or run.label
+    samples = _load(store, run, label=label, where=where, split_column=split_column)
+    splits = (
+        None
+        if split is None
+        else [canonical_split(s) for s in ([split] if isinstance(split, str) else split)]
+    )
+    if splits is not None:
+        there = sorted({s for s in samples.split.tolist() if s is not None})
+        for name in splits:
+            if name not in there:
+                listed = ", ".join(there) or "none"
+                raise UsageError(
+                    f"no labelled item is in split {name!r}; there are: {listed} (--split all takes every item)"
+                )
+        samples = samples.take(np.isin(samples.split.astype(str), splits))
+    prediction = run.predict_features(samples.X)
+
+    roles = run.training_items()
+    trained = roles.get("train", set()) | roles.get("dev", set())
+    seen = _seen_in(store, samples, trained)
+    majority = run.record["majority"] if run.record["majority"] in set(samples.labels.tolist()) else None
+    metrics = score_rows(prediction, samples, seen, majority=majority, draws=draws, seed=seed)
+    metrics["in_training"] = sum(item in trained for item in samples.ids.tolist())
+    metrics["of"] = {"split": splits, "where": where, "label": label, "left_out": samples.left_out}
+    table = prediction_table(samples.ids, prediction, split=samples.split, y=samples.labels)
+
+    def write(folder: Path) -> None:
+        from pyarrow import parquet
+
+        parquet.write_table(table, folder / "predictions.parquet")
+        write_json(folder / "metrics.json", metrics)
+
+    stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{'-'.join(splits) if splits else 'all'}"
+    return Evaluation(metrics, publish_folder(run.path / "evaluations", _safe(stem), write))
+
+
+def predict_items(store: Store, run: Run | str, *, where: str | None = None) -> pa.Table:
+    """Predict items of a store, labelled or not.
+
+    Parameters
+    ----------
+    store : Store
+    run : Run or str
+        A run, its id, or "latest".
+    where : str, optional
+        SQL condition over the columns of `items`.
+
+    Returns
+    -------
+    pyarrow.Table
+        item_id, predicted, and ``p_<class>`` for each class.
+
+    Raises
+    ------
+    SpaceError
+        If the store's features are not of the space that the run was trained in.
+    """
+    run = run if isinstance(run, Run) else Run.load(store, run)
+    samples = _load(store, run, label=None, where=where, split_column=None)
+    return run.predict_features(samples.X).to_arrow(samples.ids)
+
+
+def _load(
+    store: Store, run: Run, *, label: str | None, where: str | None, split_column: str | None
+) -> Samples:
+    """Rows of the run's features, once their spaces are known to be its own."""
+    for name, feature in run.features.items():
+        if feature not in store.feature_names():
+            known = ", ".join(store.feature_names()) or "none"
+            raise HeadError(
+                f"run {run.run_id} needs {feature} for its input {name!r}; this store has: {known}"
+            )
+    run.check_space({name: store.feature_table(feature).spec for name, feature in run.features.items()})
+    data = run.record["data"]
+    return load_samples(
+        store,
+        run.features,
+        label=label,
+        where=where,
+        split_column=split_column or (data["split_column"] if label is not None else "split"),
+        missing=data["missing"],
+    )
+
+
+def _seen_in(store: Store, samples: Samples, ids: set[str]) -> dict[str, set[str]]:
+    """Content hashes of the items `ids`, by input, as the store has them now."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    keys = {name: str(spec["key"]) for name, spec in samples.specs.items()}
+    items = store.items.read(list(dict.fromkeys(["item_id", *keys.values()])))
+    items = items.filter(pc.is_in(items["item_id"], value_set=pa.array(sorted(ids), pa.string())))
+    return {name: set(items[key].drop_null().to_pylist()) for name, key in keys.items()}
+
+
+def _safe(name: str) -> str:
+    """`name` as part of a file name."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80]

@@ -1,0 +1,438 @@
+"""The contract that every head keeps, and the registry that finds them.
+
+A head learns classes from frozen features. It speaks scikit-learn: keyword parameters stored unchanged,
+fitted state that ends in ``_``, `fit`, `predict_proba`, `predict`, `classes_`; `clone` and `GridSearchCV`
+work on it. It differs in three things:
+
+- `X` maps the names of inputs (``image``, ``text``, ``caption``) to arrays or tokens; a plain array is the
+  single input ``x``.
+- `fit` may be given `val`, on which the head chooses what it has to choose (C, epochs); `chosen_` says what
+  it chose, and `refit` fits a new head with that on all rows.
+- `save` and `load` use safetensors and JSON, never pickle.
+
+**A prediction never depends on the other rows of its batch.** A contract test runs over every head of the
+registry.
+
+Adding one is a new file with a subclass that writes four short methods (`_fit`, `_predict_proba`, `_state`,
+`_restore`) and one line in `FAMILIES`, or an entry point of the group ``icehouse.heads`` in a package of
+yours. This class does the rest: checks of features and labels, the coding of classes, parameters, storage.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeAlias
+
+import numpy as np
+
+from ..errors import HeadError
+from .checks import ParameterError, did_you_mean, labels_of, plain, same, weights_of
+from .inputs import SINGLE, InputError, Inputs, Tokens
+from .registry import head_class
+
+__all__ = ["Head", "Validation"]
+
+FORMAT = 1
+
+#: What `_fit` receives to choose on: inputs and class codes.
+Validation: TypeAlias = tuple[Inputs, np.ndarray]
+
+
+class Head(ABC):
+    """A classifier on frozen features.
+
+    A subclass names its parameters in ``__init__``, keyword-only, and stores each unchanged under its own
+    name.
+
+    Attributes
+    ----------
+    classes_ : ndarray of int or str, shape (k,)
+        Sorted labels; the columns of `predict_proba`.
+    widths_ : dict of str to int
+        The inputs the head was fitted on, in order, and the width of each.
+    chosen_ : dict
+        Parameters decided while fitting, such as ``{"C": 0.1}``; empty for a head that had nothing to choose.
+    curve_ : list of dict
+        What was tried on the way there, one dict a try, as JSON values; the keys are the family's own.
+    """
+
+    #: Name in the registry, in a run's id and in its folder.
+    family: ClassVar[str]
+    #: Whether an input may be `Tokens`.
+    takes_tokens: ClassVar[bool] = False
+    #: Whether a row may lack an input (`Inputs.present`).
+    handles_missing: ClassVar[bool] = False
+    #: False only for a form that exists to reproduce published results; it must say so where it is
+    #: documented.
+    batch_independent: ClassVar[bool] = True
+
+    classes_: np.ndarray
+    widths_: dict[str, int]
+    chosen_: dict[str, Any]
+    curve_: list[dict[str, Any]]
+
+    # ------------------------------------------------------------------ what a family writes
+
+    @abstractmethod
+    def _fit(
+        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+    ) -> Mapping[str, Any] | None:
+        """Learn from checked rows.
+
+        Parameters
+        ----------
+        X : Inputs
+            Finite features of n rows.
+        y : ndarray of int, shape (n,)
+            Codes into `classes_`, which is set already and holds at least two classes.
+        val : tuple of Inputs and ndarray of int, optional
+            Rows to choose on, coded alike; never to learn from.
+        sample_weight : ndarray of float64, shape (n,), optional
+            Non-negative weights.
+
+        Returns
+        -------
+        dict or None
+            What was chosen, for `chosen_`: parameters of this head only, as JSON values.
+        """
+
+    @abstractmethod
+    def _predict_proba(self, X: Inputs) -> np.ndarray:
+        """Probabilities of checked rows: float, shape (n, k), each row from that row alone."""
+
+    @abstractmethod
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Fitted state as arrays and JSON values, enough for `_restore`; parameters and classes apart."""
+
+    @abstractmethod
+    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        """Take back what `_state` gave."""
+
+    def _save(self, folder: Path) -> dict[str, Any]:
+        """Write the fitted state; a library with a text format of its own overrides this and `_load`."""
+        from safetensors.numpy import save_file
+
+        arrays, values = self._state()
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "head.safetensors"
+        )
+        return values
+
+    def _load(self, folder: Path, values: dict[str, Any]) -> None:
+        """Read what `_save` wrote; `values` is what it returned."""
+        from safetensors.numpy import load_file
+
+        self._restore(load_file(folder / "head.safetensors"), values)
+
+    # ------------------------------------------------------------------ parameters
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Answer a misspelt parameter before `__init__` would with less."""
+        known = cls.parameters()
+        for name in kwargs:
+            if name not in known:
+                raise cls._unknown(name)
+        return super().__new__(cls)
+
+    @classmethod
+    def parameters(cls) -> dict[str, Any]:
+        """Names of the parameters, with their defaults."""
+        signature = inspect.signature(cls.__init__)
+        return {name: p.default for name, p in signature.parameters.items() if name != "self"}
+
+    @classmethod
+    def _unknown(cls, name: str) -> ParameterError:
+        known = cls.parameters()
+        hint = did_you_mean(name, known)
+        return ParameterError(
+            f"Invalid parameter {name!r} for {cls.__name__};{hint} it takes {', '.join(known)}"
+        )
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters by name, as given; `deep` is there for scikit-learn and changes nothing."""
+        return {name: getattr(self, name) for name in self.parameters()}
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters by name.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such parameter; the message proposes the nearest.
+        """
+        known = self.parameters()
+        for name, value in params.items():
+            if name not in known:
+                raise self._unknown(name)
+            setattr(self, name, value)
+        return self
+
+    def unfitted(self, **params: Any) -> Self:
+        """A new, unfitted head with the same parameters, but for `params`."""
+        return type(self)(**{**self.get_params(), **params})
+
+    def __repr__(self) -> str:
+        defaults = self.parameters()
+        changed = {n: v for n, v in self.get_params().items() if not same(v, defaults[n])}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+    # ------------------------------------------------------------------ fitting and predicting
+
+    def fit(
+        self,
+        X: Any,
+        y: Sequence[Any] | np.ndarray,
+        val: tuple[Any, Any] | None = None,
+        sample_weight: Sequence[float] | np.ndarray | None = None,
+    ) -> Self:
+        """Learn classes from features.
+
+        Parameters
+        ----------
+        X : Inputs, mapping of str to array, or ndarray of shape (n, d)
+            Features by input; tokens have ``values`` (n, t, d) and ``mask`` (n, t).
+        y : sequence of int or str, shape (n,)
+            Labels.
+        val : tuple (X, y), optional
+            Rows to choose on and never to learn from. Rows whose label is not in `y` are left out of the
+            choice.
+        sample_weight : sequence of float, shape (n,), optional
+            Weights of the rows; a weight of zero leaves the row out.
+
+        Returns
+        -------
+        Head
+            Itself.
+
+        Raises
+        ------
+        HeadError
+            If there are fewer than two classes, features are NaN or infinite, or lengths differ.
+        """
+        inputs = self._checked(Inputs.of(X))
+        labels = labels_of(y, len(inputs))
+        weight = weights_of(sample_weight, len(inputs))
+        if weight is not None and not weight.any():
+            raise InputError("all sample weights are zero: no row is left to learn from")
+        if weight is not None and not weight.all():
+            kept = weight > 0
+            inputs, labels, weight = inputs[kept], labels[kept], weight[kept]
+        classes, codes = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            only = f"one class, {classes.tolist()[0]!r}"
+            raise InputError(
+                f"a head needs at least two classes to tell apart; the {len(labels)} training rows hold {only}"
+            )
+        self.classes_ = classes
+        self.widths_ = inputs.widths
+        self.curve_ = []
+        self.chosen_ = dict(self._fit(inputs, codes.reshape(-1), self._validation(val), weight) or {})
+        return self
+
+    def refit(
+        self,
+        X: Any,
+        y: Sequence[Any] | np.ndarray,
+        sample_weight: Sequence[float] | np.ndarray | None = None,
+    ) -> Self:
+        """A new head with what this one chose, fitted on `X` and `y`, with nothing held out."""
+        self._require_fitted()
+        head = self.unfitted(**self.chosen_)
+        return head.fit(X, y, sample_weight=sample_weight)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each class, for each row.
+
+        Parameters
+        ----------
+        X : Inputs, mapping of str to array, or ndarray of shape (n, d)
+            The inputs the head was fitted on; others are ignored.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, k)
+            Columns in the order of `classes_`.
+
+        Raises
+        ------
+        HeadError
+            If the head is not fitted, an input is missing or of another width, or features are NaN.
+        """
+        self._require_fitted()
+        return np.asarray(self._predict_proba(self._conform(Inputs.of(X))), np.float64)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Likeliest class of each row: shape (n,), of the labels' own type."""
+        proba = self.predict_proba(X)
+        return self.classes_[proba.argmax(axis=1)]
+
+    def score(
+        self,
+        X: Any,
+        y: Sequence[Any] | np.ndarray,
+        sample_weight: Sequence[float] | np.ndarray | None = None,
+    ) -> float:
+        """Accuracy on `X` and `y`; what scikit-learn's searches use unless told otherwise."""
+        return float(np.average(self.predict(X) == np.asarray(y), weights=sample_weight))
+
+    # ------------------------------------------------------------------ storage
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fitted head into `folder`: ``head.json`` and what the family adds, without pickle.
+
+        Raises
+        ------
+        HeadError
+            If the head is not fitted.
+        """
+        self._require_fitted()
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        values = self._save(folder)
+        record = {
+            "format": FORMAT,
+            "family": self.family,
+            "params": plain(self.get_params()),
+            "classes": {"kind": self.classes_.dtype.kind, "labels": self.classes_.tolist()},
+            "widths": self.widths_,
+            "chosen": plain(self.chosen_),
+            "curve": plain(self.curve_),
+            "state": plain(values),
+        }
+        text = json.dumps(record, indent=2, ensure_ascii=False)
+        (folder / "head.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a head that `save` wrote; ``Head.load`` finds the family by itself.
+
+        Raises
+        ------
+        HeadError
+            If `folder` holds no head, one of another family, or one of a newer format.
+        """
+        path = Path(folder) / "head.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise HeadError(f"no head in {folder}: there is no head.json") from None
+        except (OSError, ValueError) as error:
+            raise HeadError(f"{path} cannot be read: {error}") from error
+        if record.get("format", 0) > FORMAT:
+            raise HeadError(
+                f"{path} is of format {record['format']}; this icehouse reads up to {FORMAT}: upgrade it"
+            )
+        kind = head_class(record["family"])
+        if not issubclass(kind, cls):
+            raise HeadError(
+                f"{folder} holds a {record['family']} head, not {cls.__name__}; Head.load reads any"
+            )
+        head = kind(**record["params"])
+        labels = record["classes"]
+        head.classes_ = np.asarray(labels["labels"], dtype=None if labels["kind"] != "O" else object)
+        head.widths_, head.chosen_, head.curve_ = record["widths"], record["chosen"], record["curve"]
+        try:
+            head._load(Path(folder), record["state"])
+        except HeadError:
+            raise
+        except Exception as error:  # safetensors, LightGBM and the rest raise what they like
+            raise HeadError(f"the head in {folder} is damaged: {error}") from error
+        return head
+
+    # ------------------------------------------------------------------ checks
+
+    def _require_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            message = f"this {type(self).__name__} is not fitted yet: call fit first"
+            exceptions = sys.modules.get("sklearn.exceptions")
+            if exceptions is None:
+                raise InputError(message)
+            # Whoever has scikit-learn loaded may be waiting for its exception.
+            raise type("NotFittedError", (InputError, exceptions.NotFittedError), {})(message)
+
+    def _checked(self, X: Inputs) -> Inputs:
+        """`X` if this head can take it."""
+        if len(X) == 0:
+            raise InputError(
+                "Found array with 0 sample(s): no rows were given, while a minimum of 1 is required"
+            )
+        for name, array in X.items():
+            if isinstance(array, Tokens) and not self.takes_tokens:
+                raise InputError(
+                    f"{self.family} takes one vector a row, but input {name!r} is tokens; choose its pooled output instead"
+                )
+            values = array.values if isinstance(array, Tokens) else array
+            if values.shape[-1] == 0:
+                raise InputError(
+                    f"0 feature(s) (shape={values.shape}) while a minimum of 1 is required, in input {name!r}"
+                )
+        for name, rows in X.bad_rows().items():
+            raise InputError(
+                f"input {name!r} has NaN or infinity (inf) in {len(rows)} of {len(X)} rows, first in row {rows[0]}: "
+                "embed them again"
+            )
+        if X.has_missing and not self.handles_missing:
+            n = int((~X.complete()).sum())
+            raise InputError(
+                f"{n} of {len(X)} rows lack an input, which {self.family} cannot take: leave them out (missing='drop')"
+            )
+        return X
+
+    def _conform(self, X: Inputs) -> Inputs:
+        """The inputs that the head was fitted on, of the widths it was fitted on."""
+        if X.names == (SINGLE,) and len(self.widths_) == 1:
+            X = Inputs({next(iter(self.widths_)): X[SINGLE]})
+        X = X.select(list(self.widths_))
+        for name, width in X.widths.items():
+            if width != self.widths_[name]:
+                what = "" if name == SINGLE else f" (input {name!r})"
+                raise InputError(
+                    f"X has {width} features, but {type(self).__name__} is expecting "
+                    f"{self.widths_[name]} features as input{what}"
+                )
+        return self._checked(X)
+
+    def _validation(self, val: tuple[Any, Any] | None) -> Validation | None:
+        if val is None:
+            return None
+        X = self._conform(Inputs.of(val[0]))
+        labels = labels_of(val[1], len(X))
+        known = np.isin(labels, self.classes_)
+        if not known.any():
+            raise InputError(
+                f"none of the {len(labels)} rows to choose on has a label that occurs in training"
+            )
+        if not known.all():
+            X, labels = X[known], labels[known]
+        return X, np.searchsorted(self.classes_, labels)
+
+    # ------------------------------------------------------------------ scikit-learn's protocol
+
+    _estimator_type = "classifier"
+
+    @property
+    def n_features_in_(self) -> int:
+        """Widths of all inputs together."""
+        if not hasattr(self, "widths_"):
+            raise AttributeError("n_features_in_ is there after fit")
+        return sum(self.widths_.values())
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "classes_") and hasattr(self, "chosen_")
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            transformer_tags=None,
+            classifier_tags=ClassifierTags(),
+            regressor_tags=None,
+            input_tags=InputTags(),
+        )

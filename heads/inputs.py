@@ -1,0 +1,269 @@
+"""What every head receives: named inputs over the same rows, sliceable as one array would be.
+
+`Inputs` is what makes a mapping of arrays acceptable to scikit-learn's splitters: it has a length (rows), a
+shape, and takes row indices, so `GridSearchCV` and `cross_val_score` cut it as they cut a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..errors import HeadError
+
+__all__ = ["SINGLE", "Array", "InputError", "Inputs", "Tokens"]
+
+#: Name of the only input where a plain array is given instead of a mapping.
+SINGLE = "x"
+
+
+class InputError(HeadError, ValueError):
+    """Features or labels that a head cannot take; a `ValueError` too, as scikit-learn expects."""
+
+
+class InputTypeError(InputError, TypeError):
+    """Something that is no array at all."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token states of some rows.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (n, t, d)
+    mask : ndarray of bool, shape (n, t)
+        True where a token is real; what lies under False is zero and must not matter.
+    """
+
+    values: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows, tokens, width."""
+        return self.values.shape
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Any) -> Tokens:
+        return Tokens(self.values[rows], self.mask[rows])
+
+
+Array: TypeAlias = np.ndarray | Tokens
+
+
+class Inputs:
+    """Arrays by input name, over the same rows.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        For each input (``image``, ``text``, ``caption``) an (n, d) array, or tokens: anything with ``values``
+        (n, t, d) and ``mask`` (n, t).
+    present : mapping of str to ndarray of bool, shape (n,), optional
+        For each input that some rows lack: True where the row has it. A row that lacks an input holds zeros
+        there. Only heads that say `handles_missing` take such rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = Inputs({"image": np.zeros((4, 8)), "text": np.ones((4, 3))})
+    >>> len(X), X.shape, X.names
+    (4, (4, 11), ('image', 'text'))
+    >>> X[[0, 2]]["text"].shape
+    (2, 3)
+    """
+
+    def __init__(self, arrays: Mapping[str, Any], present: Mapping[str, np.ndarray] | None = None) -> None:
+        if not arrays:
+            raise InputError("no input given: a head needs at least one, such as image or text")
+        self._arrays = {name: _as_array(name, value) for name, value in arrays.items()}
+        lengths = {name: len(array) for name, array in self._arrays.items()}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name} {n}" for name, n in lengths.items())
+            raise InputError(f"inputs differ in their number of rows ({listed}): align them by item first")
+        self._n = next(iter(lengths.values()))
+        self._present = {name: np.asarray(mask, bool) for name, mask in (present or {}).items()}
+        for name, mask in self._present.items():
+            if name not in self._arrays or mask.shape != (self._n,):
+                raise InputError(
+                    f"present[{name!r}] has shape {mask.shape}; expected ({self._n},) for a given input"
+                )
+
+    @classmethod
+    def of(cls, X: Any) -> Inputs:
+        """`X` as `Inputs`: itself, a mapping of arrays, or one array or `Tokens`, which becomes the input ``x``."""
+        if isinstance(X, Inputs):
+            return X
+        if isinstance(X, Mapping) and not hasattr(X, "toarray"):  # SciPy's DOK matrices are mappings too
+            return cls(X)
+        return cls({SINGLE: X})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order given."""
+        return tuple(self._arrays)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, and the widths of all inputs together."""
+        return self._n, sum(self.widths.values())
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of each input's vectors (of a token's vector where the input is tokens)."""
+        return {name: int(array.shape[-1]) for name, array in self._arrays.items()}
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether any row lacks any input."""
+        return any(not mask.all() for mask in self._present.values())
+
+    def present(self, name: str) -> np.ndarray:
+        """Whether each row has the input `name`: bool, shape (n,)."""
+        return self._present.get(name, np.ones(self._n, bool))
+
+    def keys(self) -> tuple[str, ...]:
+        """Same as `names`, so that ``dict(inputs)`` works."""
+        return self.names
+
+    def items(self) -> Iterator[tuple[str, Array]]:
+        """Pairs of name and array."""
+        return iter(self._arrays.items())
+
+    def select(self, names: Sequence[str]) -> Inputs:
+        """Some of the inputs, in the order of `names`.
+
+        Raises
+        ------
+        HeadError
+            If one is not there.
+        """
+        missing = [name for name in names if name not in self._arrays]
+        if missing:
+            have = ", ".join(self.names)
+            raise InputError(
+                f"input {missing[0]!r} is missing; the data has {have}, the head wants {', '.join(names)}"
+            )
+        arrays = {name: self._arrays[name] for name in names}
+        return Inputs(arrays, {name: mask for name, mask in self._present.items() if name in arrays})
+
+    def bad_rows(self) -> dict[str, np.ndarray]:
+        """Rows with NaN or infinity, by input, for the inputs that have some: int, shape (m,)."""
+        found: dict[str, np.ndarray] = {}
+        for name, array in self._arrays.items():
+            values = array.values if isinstance(array, Tokens) else array
+            # A sum of finite terms is finite, but for overflow: only a suspicious one is worth the second
+            # look.
+            with np.errstate(over="ignore", invalid="ignore"):
+                suspicious = not np.isfinite(values.sum(dtype=np.float64))
+            if suspicious:
+                rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+                if len(rows):
+                    found[name] = rows
+        return found
+
+    def complete(self) -> np.ndarray:
+        """Rows that have every input: bool, shape (n,)."""
+        keep = np.ones(self._n, bool)
+        for mask in self._present.values():
+            keep &= mask
+        return keep
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
+    def __getitem__(self, key: Any) -> Any:
+        """The array of an input (`key` a str), or `Inputs` with some of the rows (an index array, a mask, a slice)."""
+        if isinstance(key, str):
+            try:
+                return self._arrays[key]
+            except KeyError:
+                raise KeyError(f"no input {key!r}; there are {', '.join(self.names)}") from None
+        if isinstance(key, tuple):  # scikit-learn indexes rows as array[rows, ...]
+            key = key[0]
+        if isinstance(key, (int, np.integer)):
+            raise TypeError("take rows with a list, a mask or a slice: inputs[[3]], not inputs[3]")
+        if not isinstance(key, slice):
+            key = np.asarray(key)
+            if key.size == 0:
+                key = key.astype(np.intp)
+        return Inputs(
+            {name: array[key] for name, array in self._arrays.items()},
+            {name: mask[key] for name, mask in self._present.items()},
+        )
+
+    # Rows and names are both things one might expect here; neither is a safe guess.
+    __iter__ = None
+
+    def __repr__(self) -> str:
+        parts = ", ".join(
+            f"{name}: {'×'.join(map(str, array.shape))}" for name, array in self._arrays.items()
+        )
+        return f"Inputs({parts})"
+
+
+def concatenate(parts: Sequence[Inputs]) -> Inputs:
+    """Rows of `parts` one under the other; all must have the same inputs."""
+    first = parts[0]
+    parts = [first, *(part.select(first.names) for part in parts[1:])]
+    arrays: dict[str, Array] = {}
+    for name in first.names:
+        columns = [part[name] for part in parts]
+        if isinstance(columns[0], Tokens):
+            longest = max(column.shape[1] for column in columns)
+            padded = [_padded(column, longest) for column in columns]
+            arrays[name] = Tokens(
+                np.concatenate([p.values for p in padded]), np.concatenate([p.mask for p in padded])
+            )
+        else:
+            arrays[name] = np.concatenate(columns)
+    present = {name: np.concatenate([part.present(name) for part in parts]) for name in first.names}
+    return Inputs(arrays, {name: mask for name, mask in present.items() if not mask.all()})
+
+
+def _padded(tokens: Tokens, length: int) -> Tokens:
+    more = length - tokens.shape[1]
+    return Tokens(
+        np.pad(tokens.values, ((0, 0), (0, more), (0, 0))), np.pad(tokens.mask, ((0, 0), (0, more)))
+    )
+
+
+def _as_array(name: str, value: Any) -> Array:
+    """`value` as a float array of two dimensions or as `Tokens`, without a copy where possible."""
+    if hasattr(value, "values") and hasattr(value, "mask"):
+        values, mask = np.asarray(value.values), np.asarray(value.mask, bool)
+        if values.ndim != 3 or mask.shape != values.shape[:2]:
+            raise InputError(
+                f"tokens of input {name!r} have values {values.shape} and mask {mask.shape}; expected (n, t, d) and (n, t)"
+            )
+        return Tokens(values, mask)
+    if hasattr(value, "toarray"):
+        raise InputError(f"input {name!r} is a sparse matrix; heads take dense arrays: pass X.toarray()")
+    array = np.asarray(value)
+    if np.iscomplexobj(array):
+        raise InputError(f"Complex data not supported: input {name!r} is {array.dtype}")
+    if array.dtype.kind not in "fiub":
+        try:
+            array = array.astype(np.float64)
+        except TypeError as error:
+            raise InputTypeError(f"input {name!r} is not numeric: {error}") from error
+        except ValueError as error:
+            raise InputError(f"input {name!r} is not numeric: {error}") from error
+    if array.ndim != 2:
+        raise InputError(
+            f"Reshape your data: input {name!r} has shape {array.shape}, expected 2 dimensions (n, d)"
+        )
+    return (
+        array
+        if array.dtype.kind == "f"
+        else array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
+    )

@@ -1,0 +1,376 @@
+"""Runs: what training leaves behind, and how it is found, loaded and used again.
+
+A run is a folder ``STORE/runs/<run_id>/``:
+
+======================  ==================================================================================
+``run.json``            what was trained, on which features (spec and fingerprint), by which protocol
+``metrics.json``        scores of each evaluated split with intervals, the choice and its curve
+``head/``               the head itself: JSON and safetensors
+``predictions.parquet`` item_id, split, y, predicted, and a column ``p_<class>`` for each class
+``training.parquet``    item_id and role (train, dev, test) of every row that took part
+``evaluations/``        what `icehouse evaluate` added later
+======================  ==================================================================================
+
+It is written under a temporary name and renamed, so that a run is either there whole or not there.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import HeadError, SpaceError
+from ..store.files import fsync_dir, fsync_file, temp_name
+from ..store.provenance import check_space
+from .head import Head
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ..store.store import Store
+
+__all__ = ["Prediction", "Run", "list_runs", "prediction_table", "publish_folder", "write_run"]
+
+FORMAT = 1
+
+# What two features must share, beside the fingerprint, for a head to take one for the other.
+_SHAPE = ("modality", "output", "dim")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a head says of some rows.
+
+    Attributes
+    ----------
+    classes : ndarray of str, shape (k,)
+    proba : ndarray of float64, shape (n, k)
+    """
+
+    classes: np.ndarray
+    proba: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Likeliest class of each row: shape (n,)."""
+        return self.classes[self.proba.argmax(axis=1)]
+
+    def to_arrow(self, ids: Sequence[str] | np.ndarray) -> pa.Table:
+        """Table of `item_id`, `predicted` and ``p_<class>`` for each class."""
+        return prediction_table(ids, self)
+
+
+class Run:
+    """A trained head with its record; make one with `load`.
+
+    Attributes
+    ----------
+    path : Path
+    record : dict
+        ``run.json``.
+    metrics : dict
+        ``metrics.json``.
+
+    Examples
+    --------
+    >>> run = Run.load("icehouse-store", "latest")                                    # doctest: +SKIP
+    >>> run.predict_features({"text": X}).labels                                      # doctest: +SKIP
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record: dict[str, Any] = _read_json(path / "run.json")
+        if self.record.get("format", 0) > FORMAT:
+            raise HeadError(
+                f"run {path.name} is of format {self.record['format']}; this icehouse reads up to {FORMAT}"
+            )
+        self.metrics: dict[str, Any] = _read_json(path / "metrics.json")
+
+    @classmethod
+    def load(cls, store: Store | str | Path, run_id: str) -> Run:
+        """Open a run by its id, by an unambiguous part of it, or the last one as "latest".
+
+        Parameters
+        ----------
+        store : Store or path
+        run_id : str
+
+        Raises
+        ------
+        HeadError
+            If there is no such run, or several; the message lists runs.
+        """
+        folder = _folder(store)
+        ids = _ids(folder)
+        if not ids:
+            raise HeadError(f"no runs in {folder.parent}; train one with `icehouse train`")
+        if run_id == "latest":
+            return cls(folder / ids[-1])
+        fitting = [name for name in ids if name == run_id] or [
+            name for name in ids if run_id and run_id in name
+        ]
+        if len(fitting) != 1:
+            what = "fits several runs" if fitting else "is no run"
+            shown = ", ".join((fitting or ids)[-5:])
+            raise HeadError(f"{run_id!r} {what} of {folder.parent}: {shown} (see `icehouse runs`)")
+        return cls(folder / fitting[0])
+
+    @property
+    def run_id(self) -> str:
+        """Its id, which is its folder's name."""
+        return self.path.name
+
+    @property
+    def family(self) -> str:
+        """Family of its head."""
+        return str(self.record["head"]["family"])
+
+    @property
+    def label(self) -> str:
+        """Column of labels that it learned."""
+        return str(self.record["label"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Labels that it can predict."""
+        return list(self.record["classes"])
+
+    @property
+    def features(self) -> dict[str, str]:
+        """Input to feature name: ``{"image": "mini/image/pooled"}``."""
+        return {name: str(given["feature"]) for name, given in self.record["inputs"].items()}
+
+    @property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """Input to the spec of the feature that it was trained on: encoder, output, dim, provenance, fingerprint."""
+        return {name: dict(given["spec"]) for name, given in self.record["inputs"].items()}
+
+    @cached_property
+    def head(self) -> Head:
+        """The fitted head, read when first asked for."""
+        return Head.load(self.path / "head")
+
+    def __repr__(self) -> str:
+        return f"Run({self.run_id!r}, {self.family} on {', '.join(self.features)})"
+
+    def check_space(self, specs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse features that are not those of training.
+
+        Parameters
+        ----------
+        specs : mapping of str to spec
+            Input name to the spec of the features at hand (or any mapping with `encoder`, `fingerprint`,
+            `provenance`, `modality`, `output`, `dim`). Inputs that the run does not use are ignored.
+
+        Raises
+        ------
+        HeadError
+            If an input of the run is not there.
+        SpaceError
+            If one is of another fingerprint, output or width; the message names both.
+        """
+        for name, mine in self.specs.items():
+            given = specs.get(name)
+            if given is None:
+                raise HeadError(
+                    f"run {self.run_id} needs the input {name!r} ({self.features[name]}), which is not there"
+                )
+            check_space(f"input {name!r} of run {self.run_id}", mine, given)
+            for part in _SHAPE:
+                if part in given and part in mine and given[part] != mine[part]:
+                    raise SpaceError(
+                        f"input {name!r} of run {self.run_id} is {_described(mine)}, but was given {_described(given)}"
+                    )
+
+    def predict_features(self, X: Any) -> Prediction:
+        """Predict from features; call `check_space` on their specs first.
+
+        Parameters
+        ----------
+        X : Inputs or mapping of str to array
+            Features by the run's input names.
+
+        Raises
+        ------
+        HeadError
+            If an input is missing, or of another width.
+        """
+        return Prediction(self.head.classes_, self.head.predict_proba(X))
+
+    def predictions(self) -> pa.Table:
+        """``predictions.parquet``: dev and test rows with their label, prediction and probabilities."""
+        from pyarrow import parquet
+
+        return parquet.read_table(self.path / "predictions.parquet")
+
+    def training_items(self) -> dict[str, set[str]]:
+        """Role (train, dev, test) to the ids of the items that had it."""
+        from pyarrow import parquet
+
+        table = parquet.read_table(self.path / "training.parquet")
+        roles: dict[str, set[str]] = {}
+        for item, role in zip(table["item_id"].to_pylist(), table["role"].to_pylist(), strict=True):
+            roles.setdefault(role, set()).add(item)
+        return roles
+
+    def summary(self) -> dict[str, Any]:
+        """One row of `icehouse runs`, as JSON values."""
+        test, dev = self.metrics.get("test"), self.metrics.get("dev")
+        scored = test or dev
+        return {
+            "run_id": self.run_id,
+            "head": self.family,
+            "inputs": self.features,
+            "label": self.label,
+            "classes": len(self.classes),
+            "scored_on": "test" if test else "dev" if dev else None,
+            "rows": scored["n"] if scored else None,
+            "macro_f1": scored["macro_f1"] if scored else None,
+            "accuracy": scored["accuracy"] if scored else None,
+            "created_at": self.record["created_at"],
+        }
+
+
+def list_runs(store: Store | str | Path) -> list[Run]:
+    """All runs of a store, oldest first; folders that are no runs are passed over."""
+    folder = _folder(store)
+    return [Run(folder / name) for name in _ids(folder)]
+
+
+def write_run(
+    store: Store | str | Path,
+    head: Head,
+    record: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    predictions: pa.Table,
+    training: pa.Table,
+) -> Run:
+    """Write a run whole, under a new id.
+
+    Parameters
+    ----------
+    store : Store or path
+    head : Head
+        Fitted.
+    record : mapping
+        ``run.json``; id, format and time are added.
+    metrics : mapping
+        ``metrics.json``.
+    predictions, training : pyarrow.Table
+        See the module's head.
+    """
+    from pyarrow import parquet
+
+    from .. import __version__
+
+    now = datetime.now(UTC)
+    about = {
+        "format": FORMAT,
+        "created_at": now.isoformat(timespec="seconds"),
+        "created_by": f"icehouse {__version__}",
+        **record,
+    }
+
+    def write(folder: Path) -> None:
+        head.save(folder / "head")
+        parquet.write_table(predictions, folder / "predictions.parquet")
+        parquet.write_table(training, folder / "training.parquet")
+        write_json(folder / "metrics.json", metrics)
+        write_json(folder / "run.json", about)
+
+    stem = f"{now:%Y%m%d-%H%M%S}-{head.family}"
+    return Run(publish_folder(_folder(store), stem, write))
+
+
+def publish_folder(parent: Path, stem: str, write: Any) -> Path:
+    """Make a folder ``parent/<stem>-<4 hex digits>`` that appears whole.
+
+    Parameters
+    ----------
+    parent : Path
+        Made if it is not there.
+    stem : str
+    write : callable taking a Path
+        Fills the folder, which has a temporary name meanwhile.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temp = parent / temp_name("")
+        temp.mkdir()
+        try:
+            write(temp)
+            for path in sorted(temp.rglob("*")):
+                fsync_dir(path) if path.is_dir() else fsync_file(path)
+            fsync_dir(temp)
+            while True:
+                final = parent / f"{stem}-{secrets.token_hex(2)}"
+                if not final.exists():
+                    break
+            temp.rename(final)
+            fsync_dir(parent)
+        finally:
+            shutil.rmtree(temp, ignore_errors=True)
+    except OSError as error:
+        raise HeadError(f"cannot write under {parent}: {error.strerror or error}") from error
+    return final
+
+
+def prediction_table(
+    ids: Sequence[str] | np.ndarray,
+    prediction: Prediction,
+    *,
+    split: Sequence[str | None] | np.ndarray | None = None,
+    y: Sequence[str] | np.ndarray | None = None,
+) -> pa.Table:
+    """Table of predictions: item_id, split and y where given, predicted, ``p_<class>`` for each class (float32)."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"item_id": pa.array(list(ids), pa.string())}
+    if split is not None:
+        columns["split"] = pa.array(list(split), pa.string())
+    if y is not None:
+        columns["y"] = pa.array([str(label) for label in y], pa.string())
+    columns["predicted"] = pa.array([str(label) for label in prediction.labels.tolist()], pa.string())
+    for i, label in enumerate(prediction.classes.tolist()):
+        columns[f"p_{label}"] = pa.array(prediction.proba[:, i].astype(np.float32))
+    return pa.table(columns)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that any parser reads; a number that JSON has not is an error here, not in the reader."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _folder(store: Store | str | Path) -> Path:
+    return Path(store) / "runs" if isinstance(store, (str, Path)) else store.path / "runs"
+
+
+def _ids(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path.parent.name for path in folder.glob("*/run.json") if not path.parent.name.startswith(".")
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HeadError(f"{path.parent} is no run: there is no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise HeadError(f"{path} cannot be read: {error}") from error
+    return value
+
+
+def _described(spec: Mapping[str, Any]) -> str:
+    return f"{spec.get('encoder')} {spec.get('modality')}/{spec.get('output')} of width {spec.get('dim')}"

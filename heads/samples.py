@@ -1,0 +1,312 @@
+"""From a store to rows that a head can learn from: names of inputs become features, aligned by item."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from ..data.splits import canonical_split
+from ..errors import HeadError, UsageError
+from .inputs import Inputs, Tokens
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ..store.store import Features, Store
+
+__all__ = ["Missing", "Samples", "load_samples", "parse_inputs"]
+
+#: What to do with an item that lacks an input: leave it out, or keep it (for heads that can take it).
+Missing: TypeAlias = Literal["drop", "keep"]
+
+# Which output of an encoder an input stands for unless one is named: probes do best before the projection
+# into the joint space.
+_PREFERRED = ("pooled", "joint")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows of a store, aligned by item.
+
+    Attributes
+    ----------
+    ids : ndarray of object (str), shape (n,)
+        Item ids, in the order of the table `items`.
+    X : Inputs
+        Features of these items.
+    y : ndarray of str, shape (n,), or None
+        Labels, if a label was asked for.
+    split : ndarray of object (str or None), shape (n,)
+        Split of each item, by its one name ("val" is "dev"); None where it has none.
+    features : dict of str to str
+        Input to feature name.
+    specs : dict of str to dict
+        Input to the spec of its feature table.
+    content : dict of str to ndarray of object
+        Input to each row's content hash: equal hashes are copies.
+    left_out : dict of str to int
+        Input to the number of items that would have been rows, had they had it. An item that lacks two counts
+        in both.
+    """
+
+    ids: np.ndarray
+    X: Inputs
+    y: np.ndarray | None
+    split: np.ndarray
+    features: dict[str, str]
+    specs: dict[str, dict[str, Any]]
+    content: dict[str, np.ndarray]
+    left_out: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: np.ndarray) -> Samples:
+        """Some of the rows: `rows` holds indices or is a mask."""
+        return replace(
+            self,
+            ids=self.ids[rows],
+            X=self.X[rows],
+            y=None if self.y is None else self.y[rows],
+            split=self.split[rows],
+            content={name: column[rows] for name, column in self.content.items()},
+        )
+
+    @property
+    def labels(self) -> np.ndarray:
+        """`y`, for rows that were loaded with a label."""
+        if self.y is None:
+            raise HeadError("these rows were loaded without a label")
+        return self.y
+
+
+def parse_inputs(inputs: str | Sequence[str] | Mapping[str, str] | None, store: Store) -> dict[str, str]:
+    """Find the features that the names of inputs stand for.
+
+    Parameters
+    ----------
+    inputs : str, sequence of str, mapping, or None
+        Comma-separated, or one by one. Each is a feature (``mini/image/pooled``), or its beginning or end
+        left out where one feature remains (``image``, ``image/joint``, ``mini/image``; of several outputs,
+        `pooled` is taken before `joint`, and `tokens` only by name), or ``name=feature`` to name the input.
+        None takes one input for every modality that the store has.
+    store : Store
+
+    Returns
+    -------
+    dict of str to str
+        Input name (the modality, unless named or used twice) to feature name, in the order given.
+
+    Raises
+    ------
+    UsageError
+        If a name fits no feature, or several; the message lists them.
+
+    Examples
+    --------
+    >>> parse_inputs("image,caption=llava/text/pooled", store)                        # doctest: +SKIP
+    {'image': 'mini/image/pooled', 'caption': 'llava/text/pooled'}
+    """
+    known = store.feature_names()
+    if not known:
+        raise UsageError(f"{store.path} has no features yet; make some with `icehouse embed`")
+    if inputs is None:
+        inputs = list(dict.fromkeys(name.split("/")[1] for name in known))
+    if isinstance(inputs, Mapping):
+        asked = [(str(name), str(feature)) for name, feature in inputs.items()]
+    else:
+        pieces = inputs.replace("+", ",").split(",") if isinstance(inputs, str) else list(inputs)
+        asked = []
+        for piece in (piece.strip() for piece in pieces):
+            name, equals, feature = piece.partition("=")
+            asked.append((name.strip(), feature.strip()) if equals else ("", piece))
+    if not asked or not all(feature for _, feature in asked):
+        raise UsageError(f"inputs {inputs!r} name nothing; there are: {', '.join(known)}")
+
+    found = [(name, _find(feature, known)) for name, feature in asked]
+    modality = Counter(feature.split("/")[1] for name, feature in found if not name)
+    named: dict[str, str] = {}
+    for name, feature in found:
+        kind = feature.split("/")[1]
+        name = name or (kind if modality[kind] == 1 else feature)
+        if name in named:
+            raise UsageError(
+                f"input {name!r} is given twice ({named[name]} and {feature}); name one: other={feature}"
+            )
+        named[name] = feature
+    return named
+
+
+def _find(asked: str, known: Sequence[str]) -> str:
+    """The one feature that `asked` stands for."""
+    if asked in known:
+        return asked
+    pieces = asked.split("/")
+    fitting = [name for name in known if _contains(name.split("/"), pieces)]
+    encoders = sorted({name.split("/")[0] for name in fitting})
+    if len(encoders) > 1:
+        choices = ", ".join(f"{encoder}/{asked}" for encoder in encoders)
+        raise UsageError(f"input {asked!r} could be of several encoders; say which: {choices}")
+    by_output = {
+        name.split("/")[2]: name for name in fitting if name.split("/")[1] == fitting[0].split("/")[1]
+    }
+    if len(by_output) == len(fitting) == 1:
+        return fitting[0]
+    if len(by_output) == len(fitting):
+        for output in _PREFERRED:
+            if output in by_output:
+                return by_output[output]
+    if fitting:
+        raise UsageError(f"input {asked!r} could be any of {', '.join(fitting)}; say which")
+    words = {part for name in known for part in (name, name.split("/")[1])}
+    near = get_close_matches(asked, sorted(words), n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise UsageError(f"no feature fits the input {asked!r}{hint}; there are: {', '.join(known)}")
+
+
+def _contains(name: Sequence[str], pieces: Sequence[str]) -> bool:
+    """Whether `pieces` stand side by side in `name`, which has three parts; an encoder alone does not say enough."""
+    if len(pieces) == 1:
+        return name[1] == pieces[0]
+    return any(list(name[i : i + len(pieces)]) == list(pieces) for i in range(len(name) - len(pieces) + 1))
+
+
+def load_samples(
+    store: Store,
+    inputs: Mapping[str, str],
+    *,
+    label: str | None = None,
+    where: str | None = None,
+    split_column: str = "split",
+    missing: Missing = "drop",
+) -> Samples:
+    """Load features and labels, aligned by item.
+
+    Parameters
+    ----------
+    store : Store
+    inputs : mapping of str to str
+        Input name to feature name; see `parse_inputs`.
+    label : str, optional
+        Column of `items`; items without a value there are left out.
+    where : str, optional
+        SQL condition over the columns of `items`.
+    split_column : str, default "split"
+        Column that tells the splits.
+    missing : {"drop", "keep"}, default "drop"
+        Whether items that lack an input are left out or kept; an item that lacks all is left out.
+
+    Returns
+    -------
+    Samples
+
+    Raises
+    ------
+    HeadError
+        If a column does not exist, or no item is left.
+    """
+    wanted = [split_column] if label is None else [split_column, label]
+    keys = {name: str(store.feature_table(feature).spec["key"]) for name, feature in inputs.items()}
+    items = _items(store, [*wanted, *keys.values()], where)
+    if label is not None:
+        import pyarrow.compute as pc
+
+        labelled = pc.is_valid(items[label])
+        items = items.filter(labelled)
+    if len(items) == 0:
+        raise HeadError(_nothing(label, where))
+
+    found: dict[str, Features] = {}
+    rows: dict[str, np.ndarray] = {}
+    for name, feature in inputs.items():
+        found[name] = store.features(feature, label=label, where=where)
+        rows[name] = _rows_of(items["item_id"], found[name].ids)
+    have = {name: index >= 0 for name, index in rows.items()}
+    together = np.logical_and if missing == "drop" else np.logical_or
+    kept = together.reduce(list(have.values()))
+    if not kept.any():
+        lacking = ", ".join(f"{feature} (of {int(have[name].sum())})" for name, feature in inputs.items())
+        raise HeadError(
+            f"none of {len(items)} items has all of the features {lacking}: embed them, or choose other inputs"
+        )
+
+    arrays = {name: _gather(found[name], rows[name][kept]) for name in inputs}
+    present = {name: mask[kept] for name, mask in have.items() if not mask[kept].all()}
+    items = items.filter(kept)
+    return Samples(
+        ids=_column(items, "item_id"),
+        X=Inputs(arrays, present),
+        y=None if label is None else np.array(items[label].to_pylist(), dtype=str),
+        split=np.array(
+            [None if s is None else canonical_split(str(s)) for s in items[split_column].to_pylist()], object
+        ),
+        features=dict(inputs),
+        specs={name: found[name].spec for name in inputs},
+        content={name: _column(items, key) for name, key in keys.items()},
+        left_out={name: int((~mask).sum()) for name, mask in have.items()},
+    )
+
+
+def _items(store: Store, columns: Sequence[str], where: str | None) -> pa.Table:
+    """`item_id` and `columns` of the items that meet `where`, in the table's order."""
+    import pyarrow.compute as pc
+
+    from ..store.schema import label_columns
+    from ..store.sql import select_items
+
+    schema = store.items.snapshot().schema
+    for column in columns:
+        if column not in schema.names:
+            there = label_columns(schema)
+            near = get_close_matches(column, schema.names, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            remedy = (
+                f"there are: {', '.join(there)}"
+                if there
+                else "there are none yet; add some with `icehouse join`"
+            )
+            raise HeadError(f"no label column {column!r} in items{hint}; {remedy}")
+    items = store.items.read(list(dict.fromkeys(["item_id", *columns])))
+    if where is None:
+        return items
+    return items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
+
+
+def _rows_of(wanted: pa.ChunkedArray, ids: np.ndarray) -> np.ndarray:
+    """Row of each of `wanted` among `ids`, -1 where it is not there."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    index = pc.index_in(wanted, value_set=pa.array(ids, pa.string()))
+    return np.asarray(pc.fill_null(index, -1).to_numpy(), np.intp)
+
+
+def _gather(features: Features, rows: np.ndarray) -> np.ndarray | Tokens:
+    """Features of `rows`, zero where a row is -1."""
+    absent = rows < 0
+    in_order = len(rows) == len(features.ids) and np.array_equal(rows, np.arange(len(rows)))
+    X = features.X if in_order else features.X[rows]
+    if absent.any():
+        X[absent] = 0
+    if features.mask is None:
+        return X
+    mask = features.mask if in_order else features.mask[rows]
+    return Tokens(X, mask & ~absent[:, None])
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    return np.array(table[name].to_pylist(), dtype=object)
+
+
+def _nothing(label: str | None, where: str | None) -> str:
+    what = "the store has no items" if label is None and where is None else "no item"
+    if label is not None:
+        what += f" has a label {label!r}"
+    if where is not None:
+        what += f"{' and' if label else ''} meets the condition {where!r}"
+    return what

@@ -1,0 +1,298 @@
+"""Train a head on stored features and leave a run.
+
+The protocol, the same for every head:
+
+1. Rows are the items that have a label and every input. Their split is `train`, `dev` ("val" and "validation"
+   too) or `test`; rows of other splits, or of none where others have one, take no part.
+2. Where there is no dev split, a fifth of train is held out in its place: stratified by class, and with
+   copies (items that share a picture or a text) on one side, since a copy on both sides would reward memory.
+   Where there are no splits at all, everything is train, and there is no test.
+3. The head learns on train and makes its choices (C, epochs) on dev.
+4. What was held out in step 2 goes back: the choice is fitted again on all of train. A dev *split* stays out
+   by default, because published results train on train alone; `refit=True` adds it, `refit=False` never
+   refits.
+5. Dev scores come from the head of step 3, which never learned from dev but was chosen there: they flatter a
+   little, and are called dev everywhere. Test is scored once, at the very end, by the head that is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import HeadError
+from .checks import plain
+from .evaluate import score_rows, seen_contents
+from .head import Head
+from .holdout import SHARE, groups_of, held_out
+from .inputs import concatenate
+from .metrics import DRAWS
+from .registry import create
+from .runs import Prediction, Run, prediction_table, write_run
+from .samples import Missing, Samples, load_samples, parse_inputs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ..store.store import Store
+
+__all__ = ["Division", "divide", "train"]
+
+
+@dataclass
+class Division:
+    """Which rows play which part.
+
+    Attributes
+    ----------
+    train, dev, test : ndarray of int
+        Row numbers.
+    dev_is_split : bool
+        Whether `dev` is a split of its own (else it was held out of train, or is empty).
+    notes : list of str
+        What a reader of the scores has to know.
+    """
+
+    train: np.ndarray
+    dev: np.ndarray
+    test: np.ndarray
+    dev_is_split: bool
+    notes: list[str] = field(default_factory=list)
+
+
+def train(
+    store: Store,
+    head: str | Head = "logreg",
+    *,
+    params: Mapping[str, Any] | None = None,
+    inputs: str | Sequence[str] | Mapping[str, str] | None = None,
+    label: str = "label",
+    split_column: str = "split",
+    where: str | None = None,
+    missing: Missing = "drop",
+    refit: bool | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Run:
+    """Train a head by the protocol above and leave a run in the store.
+
+    Parameters
+    ----------
+    store : Store
+    head : str or Head, default "logreg"
+        A family's name, or an unfitted head, which is not changed.
+    params : mapping, optional
+        The head's parameters.
+    inputs : str, sequence, mapping or None
+        See `icehouse.heads.samples.parse_inputs`; None takes every modality that the store has.
+    label : str, default "label"
+        Column of `items` with the labels.
+    split_column : str, default "split"
+        Column of `items` with the splits.
+    where : str, optional
+        SQL condition over the columns of `items`.
+    missing : {"drop", "keep"}, default "drop"
+        Whether items that lack an input are left out, or kept for a head that can take them.
+    refit : bool, optional
+        Whether the choice is fitted again with the dev rows; None does so only where they were held out of
+        train.
+    draws : int, default 1000
+        Bootstrap resamples behind the intervals.
+    seed : int, default 0
+        Of the held-out part, the intervals, and the head if it has a parameter `seed` that `params` does not
+        give.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    HeadError
+        If a column does not exist, there is nothing to learn from, or fewer than two classes.
+    UsageError
+        If there is no such head, parameter or feature.
+    """
+    started = time.perf_counter()
+    estimator = _estimator(head, params, seed)
+    samples = load_samples(
+        store,
+        parse_inputs(inputs, store),
+        label=label,
+        where=where,
+        split_column=split_column,
+        missing=missing,
+    )
+    _require_finite(samples)
+    parts = divide(samples, split_column=split_column, seed=seed)
+    loaded = time.perf_counter()
+
+    learn, dev, test = (samples.take(rows) for rows in (parts.train, parts.dev, parts.test))
+    val = (dev.X, dev.labels) if len(dev) else None
+    fitted = estimator.fit(learn.X, learn.labels, val=val)
+    majority = Counter(learn.labels.tolist()).most_common(1)[0][0]
+
+    metrics: dict[str, Any] = {}
+    tables: list[pa.Table] = []
+
+    def scored(name: str, by: Head, rows: Samples, seen: Mapping[str, set[str]]) -> None:
+        prediction = Prediction(by.classes_, by.predict_proba(rows.X))
+        metrics[name] = score_rows(prediction, rows, seen, majority=majority, draws=draws, seed=seed)
+        split = np.full(len(rows), name, object)
+        tables.append(prediction_table(rows.ids, prediction, split=split, y=rows.labels))
+
+    seen = seen_contents(learn)
+    if len(dev):
+        scored("dev", fitted, dev, seen)
+    kept, refitted = fitted, False
+    if len(dev) and (not parts.dev_is_split if refit is None else refit):
+        kept = fitted.refit(concatenate([learn.X, dev.X]), np.concatenate([learn.labels, dev.labels]))
+        refitted = True
+        seen = {name: seen[name] | hashes for name, hashes in seen_contents(dev).items()}
+    fitted_at = time.perf_counter()
+    if len(test):
+        scored("test", kept, test, seen)
+
+    protocol = _protocol(parts, fitted, kept, refitted, len(learn), len(dev), len(test))
+    metrics |= {"chosen": fitted.chosen_, "curve": fitted.curve_, "protocol": protocol}
+    record = {
+        "head": {"family": kept.family, "params": plain(estimator.get_params()), "chosen": fitted.chosen_},
+        "label": label,
+        "classes": [str(c) for c in kept.classes_.tolist()],
+        "majority": majority,
+        "inputs": {
+            name: {
+                "feature": feature,
+                "fingerprint": samples.specs[name].get("fingerprint"),
+                "spec": _slim(samples.specs[name]),
+            }
+            for name, feature in samples.features.items()
+        },
+        "data": {
+            "split_column": split_column,
+            "where": where,
+            "missing": missing,
+            "left_out": samples.left_out,
+            "items": {"version": store.items.snapshot().version, "digest": store.items.snapshot().digest},
+        },
+        "protocol": protocol,
+        "seed": seed,
+        "seconds": {
+            "load": round(loaded - started, 3),
+            "fit": round(fitted_at - loaded, 3),
+            "score": round(time.perf_counter() - fitted_at, 3),
+        },
+    }
+    return write_run(store, kept, record, metrics, _stacked(tables, kept), _roles(learn, dev, test))
+
+
+def divide(samples: Samples, *, split_column: str = "split", seed: int = 0) -> Division:
+    """Give every row its part: steps 1 and 2 of the protocol.
+
+    Raises
+    ------
+    HeadError
+        If there are splits, but none is `train`.
+    """
+    y, split = samples.labels, samples.split
+    notes: list[str] = []
+    have = Counter(s for s in split.tolist() if s is not None)
+    if have and "train" not in have:
+        listed = ", ".join(f"{name} ({n})" for name, n in sorted(have.items()))
+        raise HeadError(f"no labelled item is in split 'train'; the column {split_column!r} has {listed}")
+    everything = np.arange(len(samples))
+    if not have:
+        learn, dev, test = everything, everything[:0], everything[:0]
+        notes.append(f"the column {split_column!r} names no splits: every row is train")
+    else:
+        learn, dev, test = (np.flatnonzero(split == name) for name in ("train", "dev", "test"))
+        outside = len(samples) - len(learn) - len(dev) - len(test)
+        if outside:
+            notes.append(f"{outside} labelled items are in none of train, dev, test, and took no part")
+    if not len(test):
+        notes.append(
+            "no test split: the scores are on dev, where the head was chosen, and flatter it a little"
+        )
+    dev_is_split = len(dev) > 0
+    if not dev_is_split:
+        groups = groups_of([column[learn] for column in samples.content.values()])
+        part = held_out(y[learn], ids=samples.ids[learn], groups=groups, seed=seed)
+        if part is None:
+            notes.append(
+                "train is too small to hold out a dev part: nothing was chosen, and there are no dev scores"
+            )
+        else:
+            learn, dev = learn[~part], learn[part]
+    unseen = sorted(set(y[np.concatenate([dev, test])].tolist()) - set(y[learn].tolist()))
+    if unseen:
+        notes.append(f"train never has {', '.join(map(repr, unseen))}: rows with that label count as errors")
+    for name, missing in samples.left_out.items():
+        if missing:
+            notes.append(f"{missing} labelled items have no {samples.features[name]}")
+    return Division(learn, dev, test, dev_is_split, notes)
+
+
+def _estimator(head: str | Head, params: Mapping[str, Any] | None, seed: int) -> Head:
+    given = dict(params or {})
+    if isinstance(head, Head):
+        return head.unfitted(**given)
+    estimator = create(head, **given)
+    if "seed" in estimator.parameters() and "seed" not in given:
+        estimator.set_params(seed=seed)
+    return estimator
+
+
+def _require_finite(samples: Samples) -> None:
+    """Name the item whose features cannot be learned from, where a head could only give its row."""
+    for name, rows in samples.X.bad_rows().items():
+        raise HeadError(
+            f"{samples.features[name]} has NaN or infinity for {len(rows)} items, "
+            f"first {samples.ids[rows[0]]!r}: embed them again"
+        )
+
+
+def _protocol(
+    parts: Division, chosen: Head, kept: Head, refitted: bool, n_train: int, n_dev: int, n_test: int
+) -> dict[str, Any]:
+    if not n_dev:
+        where = None
+    elif parts.dev_is_split:
+        where = "the dev split"
+    else:
+        where = f"{SHARE:.0%} of train, held out by class, copies together"
+    return {
+        "chosen_on": where,
+        "chosen": chosen.chosen_,
+        "refit": refitted,
+        "trained_on": n_train + n_dev if refitted else n_train,
+        "rows": {"train": n_train, "dev": n_dev, "test": n_test},
+        "notes": parts.notes,
+    }
+
+
+def _slim(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec without the probe's vectors, which only a writer needs."""
+    return {name: value for name, value in spec.items() if name != "probe"}
+
+
+def _stacked(tables: Sequence[pa.Table], head: Head) -> pa.Table:
+    import pyarrow as pa
+
+    if tables:
+        return pa.concat_tables(tables)
+    nothing = Prediction(head.classes_, np.zeros((0, len(head.classes_))))
+    return prediction_table([], nothing, split=[], y=[])
+
+
+def _roles(learn: Samples, dev: Samples, test: Samples) -> pa.Table:
+    import pyarrow as pa
+
+    parts = {"train": learn, "dev": dev, "test": test}
+    ids = [item for rows in parts.values() for item in rows.ids.tolist()]
+    roles = [name for name, rows in parts.items() for _ in range(len(rows))]
+    return pa.table({"item_id": pa.array(ids, pa.string()), "role": pa.array(roles, pa.string())})
