@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -26,14 +25,15 @@ __all__ = ["app", "main"]
 class OneLineErrors(TyperGroup):
     """A group whose commands never show a traceback."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command; an error becomes one line on stderr and an exit status."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
-            if debugging():
+            # Wrong usage shows itself: the parser's errors, told by `show` whichever Click Typer brings along.
+            if hasattr(error, "show") or debugging():
                 raise
             typer.echo(f"icehouse: {_one_line(error)}", err=True)
             raise typer.Exit(error.exit_code if isinstance(error, IcehouseError) else 1) from None

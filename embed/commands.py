@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -86,6 +86,12 @@ def embed(
             help="Character encoding of CSV, TSV and JSONL, by default UTF-8.", rich_help_panel=_SOURCES
         ),
     ] = None,
+    quotes: Annotated[
+        Literal["auto", "csv", "literal"],
+        typer.Option(
+            help="Whether quotes in CSV and TSV enclose fields or are text.", rich_help_panel=_SOURCES
+        ),
+    ] = "auto",
     clean: Annotated[
         str | None,
         typer.Option(
@@ -163,6 +169,7 @@ def embed(
         root=root,
         labels_from_folders=labels_from_folders,
         encoding=encoding,
+        quotes=quotes,
     )
     try:
         with progress_bar("embedding") as progress:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from ..data.manifest import Manifest, SourceOptions, read_sources
+from ..data.manifest import SourceOptions, read_sources
 from ..data.text import CLEANERS
 from ..errors import EncoderError, UsageError
 from ..store.schema import FAILURES
@@ -127,7 +129,7 @@ def embed_sources(
     known = Known.of(store, manifest.labels, name, tables.done("image"), tables.done("text"))
     planner = Planner(manifest, known, report, retry=retry_failures, limit=limit)
     report.items = len(planner.table)
-    _record_rejections(store, manifest, known, report)
+    _record_rejections(store, manifest.rejected.to_pylist(), known, report)
     works = planner.works()
     first = list(islice(works, LOOK_AT))
     if first or not tables.same_encoder():
@@ -171,6 +173,11 @@ def embed_sources(
                     committer.add_failure(event)
                 else:
                     committer.add_item(event.work.tag, event.work.item_id, event.facts)
+    collisions = [
+        {"item_id": item_id, "path": path, "error": "IdTaken", "message": message}
+        for item_id, path, message in planner.collisions
+    ]
+    _record_rejections(store, collisions, known, report)
     if limit is None:
         _mark_vanished(store, planner.vanished(), report)
     if progress:
@@ -234,18 +241,16 @@ def _shortest(encoder: Encoder, first: list[Work]) -> int | None:
     return choose_shortest(encoder, first, names[0]) if names else None
 
 
-def _record_rejections(store: Store, manifest: Manifest, known: Known, report: EmbedReport) -> None:
-    """Put rows that could not be taken into the ledger, once."""
-    rows = [
-        row
-        for row in manifest.rejected.to_pylist()
-        if (row["item_id"], row["message"]) not in known.rejections
-    ]
-    report.rejected = len(manifest.rejected)
-    report.failed += len(rows)
-    if rows:
-        now = pa.scalar(time.time_ns() // 1000, pa.timestamp("us", tz="UTC")).as_py()
-        store.failures.append(pa.Table.from_pylist([{**row, "at": now} for row in rows], schema=FAILURES))
+def _record_rejections(store: Store, rows: list[dict[str, Any]], known: Known, report: EmbedReport) -> None:
+    """Put source rows that could not be taken into the ledger, each once."""
+    report.rejected += len(rows)
+    fresh = [row for row in rows if (row["item_id"], row["message"]) not in known.rejections]
+    report.failed += len(fresh)
+    if fresh:
+        now = datetime.now(UTC)
+        store.failures.append(
+            pa.Table.from_pylist([{**row, "stage": "manifest", "at": now} for row in fresh], schema=FAILURES)
+        )
 
 
 def _mark_vanished(store: Store, item_ids: list[str], report: EmbedReport) -> None:

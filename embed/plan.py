@@ -6,9 +6,11 @@ its content's features, whoever's item they came from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +27,18 @@ __all__ = ["ItemPlan", "Known", "Planner"]
 #: Rows that are held against the store at a time.
 CHUNK = 4096
 
-_FACTS = ("item_id", "path", "root", "split", "text_sha256", "image_sha256", "bytes", "mtime_ns", "missing")
+_FACTS = (
+    "item_id",
+    "path",
+    "root",
+    "source",
+    "split",
+    "text_sha256",
+    "image_sha256",
+    "bytes",
+    "mtime_ns",
+    "missing",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +149,8 @@ class Planner:
         self.report = report
         self.retry = retry
         self.labels = manifest.labels
+        #: Rows whose id belongs to another item of the store: (item_id, path, message).
+        self.collisions: list[tuple[str, str | None, str]] = []
         # A column that the sources do not have leaves the store's values alone.
         self.given = [
             name
@@ -174,16 +189,20 @@ class Planner:
         same = self._same(rows, text_keys, before)
         facts = {
             name: before[name].to_pylist() if before is not None else [None] * len(rows)
-            for name in ("image_sha256", "bytes", "mtime_ns", "missing")
-        }
-        for i, (item_id, root, path, position) in enumerate(
-            zip(
-                rows["item_id"].to_pylist(),
-                rows["root"].to_pylist(),
-                rows["path"].to_pylist(),
-                positions.to_pylist(),
-                strict=True,
+            for name in (
+                "path",
+                "root",
+                "source",
+                "text_sha256",
+                "image_sha256",
+                "bytes",
+                "mtime_ns",
+                "missing",
             )
+        }
+        given = [rows[name].to_pylist() for name in ("item_id", "root", "path", "source")]
+        for i, (item_id, root, path, source, position) in enumerate(
+            zip(*given, positions.to_pylist(), strict=True)
         ):
             exists = position is not None
             file = None if path is None else Path(root) / path
@@ -197,6 +216,13 @@ class Planner:
                 else:
                     size, mtime = status.st_size, status.st_mtime_ns
                 reads = self._must_read(item_id, facts, i, (size, mtime))
+            owner = exists and _owner(
+                item_id, {name: facts[name][i] for name in facts}, file, size, source, text_keys[i]
+            )
+            if owner:
+                remedy = "give both in one call with --root, name ids with --id-column, or use another store"
+                self.collisions.append((item_id, path, f"the id {item_id} belongs to {owner}; {remedy}"))
+                continue
             as_before = exists and same[i] and bool(facts["missing"][i]) == vanished and not reads
             text = self._text_to_encode(item_id, texts[i], text_keys[i], unchanged=as_before)
             if not exists:
@@ -267,3 +293,32 @@ class Planner:
             self.report.known_failures += 1
             return None
         return text
+
+
+def _owner(
+    item_id: str,
+    before: dict[str, Any],
+    file: Path | None,
+    size: int | None,
+    source: str | None,
+    text_key: str | None,
+) -> str | None:
+    """Whose id this is, where the store's item is clearly another one that still exists; None where it may be the same.
+
+    A data set that was moved or corrected keeps its ids: then the old file is gone, or holds the same. Two folders that
+    both have a ``1.jpg`` must not overwrite each other's item.
+    """
+    if file is not None and before["path"] is not None:
+        old = Path(before["root"]) / before["path"]
+        if old == file or size is None:
+            return None
+        try:
+            differs = old.stat().st_size != size
+        except (OSError, ValueError):
+            return None
+        return str(old) if differs else None
+    old_source = before["source"]
+    numbered = source is not None and re.fullmatch(re.escape(Path(source).stem) + r":\d+", item_id)
+    if not numbered or before["path"] is not None or old_source in (None, source):
+        return None
+    return str(old_source) if before["text_sha256"] != text_key and Path(old_source).exists() else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
@@ -166,6 +165,7 @@ def doctor(
 
 @app.command(rich_help_panel="Help")
 def demo(
+    ctx: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Where to work; a new folder.")] = Path("demo-out"),
     posts: Annotated[int, typer.Option(min=40, help="Posts of the sample feed.")] = 400,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another feed.")] = 0,
@@ -175,7 +175,7 @@ def demo(
 
     typer.echo(f"making a sample feed of {posts} posts in {folder}")
     made = prepare(folder, posts=posts, seed=seed)
-    root = click.get_current_context().find_root().command
+    root: Any = ctx.find_root().command
     for step in steps(made):
         typer.secho(f"\n# {step.why}", fg="green")
         typer.secho(f"$ {step.line}", bold=True)

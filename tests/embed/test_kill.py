@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import checkpoints
 import numpy as np
 import pytest
 from icehouse.store.maintain import verify
@@ -15,7 +17,7 @@ from toys import make_pictures
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "killrun.py"
 
-pytestmark = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "pictures", folder / "texts.csv"
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder of model configs, and the id of a small CLIP with random weights."""
+    folder = tmp_path_factory.mktemp("clip")
+    checkpoints.install(folder / "configs")
+    path = checkpoints.save(checkpoints.make("tiny-vit"), folder / "tiny.safetensors")
+    return folder / "configs", f"openclip:tiny-vit/{path}"
+
+
 def rows_of(store: Store, name: str, column: str) -> dict[str, np.ndarray]:
     vectors = store.vectors(name)
     return dict(zip(vectors.keys.to_pylist(), np.asarray(vectors.X), strict=True))
@@ -40,10 +51,10 @@ def rows_of(store: Store, name: str, column: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("precision", "kills"), [("float32", 21), ("bfloat16", 6)])
 def test_killed_anywhere(
-    precision: str, kills: int, sources: tuple[Path, Path], small_clip: str, tmp_path: Path
+    precision: str, kills: int, sources: tuple[Path, Path], clip: tuple[Path, str], tmp_path: Path
 ) -> None:
     output = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, sources), str(tmp_path), small_clip, precision, str(kills)],
+        [sys.executable, str(SCRIPT), *map(str, sources), *map(str, (tmp_path, *clip, precision, kills))],
         check=True,
         stdout=subprocess.PIPE,
         text=True,

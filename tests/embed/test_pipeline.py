@@ -300,3 +300,36 @@ def test_a_named_pipe_does_not_hang(photos: Path, store: Path) -> None:
     os.mkfifo(photos / "pipe.png")
     report = embed_sources([photos], store, encoder=ToyEncoder())
     assert (report.images, report.failed) == (20, 1)
+
+
+def test_two_folders_do_not_overwrite_each_others_items(photos: Path, store: Path, tmp_path: Path) -> None:
+    embed_sources([photos], store, encoder=ToyEncoder())
+    make_pictures(tmp_path / "others", 3, seed=5, width=80)
+    report = embed_sources([tmp_path / "others"], store, encoder=ToyEncoder())
+    assert (report.rejected, report.failed, report.images) == (3, 3, 0)
+    assert count(store, "items") == 20
+    assert set(Store.open(store).query("select distinct root from items")["root"].to_pylist()) == {
+        str(photos.resolve())
+    }
+    message = Store.open(store).query("select message from failures limit 1")["message"][0].as_py()
+    assert "--root" in message
+    assert embed_sources([tmp_path / "others"], store, encoder=ToyEncoder()).failed == 0, "told once"
+
+
+def test_a_moved_folder_keeps_its_items(photos: Path, store: Path) -> None:
+    embed_sources([photos], store, encoder=ToyEncoder())
+    moved = photos.rename(photos.parent / "moved")
+    report = embed_sources([moved], store, encoder=ToyEncoder())
+    assert (report.changed, report.images, report.rejected) == (20, 0, 0)
+    assert count(store, "items") == 20
+
+
+def test_numbered_texts_of_two_files_do_not_overwrite_each_other(store: Path, tmp_path: Path) -> None:
+    for name, word in (("a", "flood"), ("b", "lunch")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "posts.csv").write_text(f"text\n{word}\n")
+    embed_sources([tmp_path / "a" / "posts.csv"], store, encoder=ToyEncoder())
+    assert embed_sources([tmp_path / "b" / "posts.csv"], store, encoder=ToyEncoder()).rejected == 1
+    assert Store.open(store).query("select text from items")["text"].to_pylist() == ["flood"]
+    (tmp_path / "a" / "posts.csv").write_text("text\nfire\n")
+    assert embed_sources([tmp_path / "a" / "posts.csv"], store, encoder=ToyEncoder()).changed == 1

@@ -1,6 +1,6 @@
 """Embed, be killed at a random moment, embed again, until a store is whole; then the next store.
 
-``killrun.py PICTURES TABLE WORK ENCODER PRECISION KILLS``. One interpreter imports everything once and forks for each run,
+``killrun.py PICTURES TABLE WORK CONFIGS ENCODER PRECISION KILLS``. One interpreter imports everything once and forks for each run,
 so that a kill lands in the work and not in the imports. Nothing multi-threaded runs before the fork. Prints one JSON line:
 the stores that were completed after kills, how many kills hit, and what each attempt found and did.
 """
@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-import open_clip  # noqa: F401  imported before the fork, so that no child pays for it
+import open_clip
 import pyarrow.parquet  # noqa: F401
 from icehouse.embed import commit
 from icehouse.embed.encoder import load_encoder
@@ -62,9 +62,10 @@ def spawn(arguments: tuple[list[str], Path, str, str], result: Path) -> int:
 
 
 def main() -> None:
-    pictures, table, work, encoder_id, precision, wanted = sys.argv[1:]
+    pictures, table, work, configs, encoder_id, precision, wanted = sys.argv[1:]
     sources, folder, rng = [pictures, table], Path(work), random.Random(7)
     result = folder / "result.json"
+    open_clip.add_model_config(configs)
 
     begun = time.monotonic()
     pid = spawn((sources, folder / "whole", encoder_id, precision), result)

@@ -1,0 +1,208 @@
+"""The command line as a whole: quick to answer, one line for every error, JSON wherever something is reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from icehouse.cli import app
+from icehouse.embed import encoder as registry
+from icehouse.store.store import Store
+from toys import ToyEncoder, make_pictures
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+HEAVY = (
+    "torch",
+    "numpy",
+    "pyarrow",
+    "duckdb",
+    "sklearn",
+    "lightgbm",
+    "faiss",
+    "open_clip",
+    "transformers",
+    "PIL",
+)
+
+
+class ToyPoint:
+    """Stands where an entry point of another package would."""
+
+    def load(self) -> type[ToyEncoder]:
+        return ToyEncoder
+
+
+@pytest.fixture(autouse=True)
+def toy_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "available", lambda: {"toy": ToyPoint()})
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with pictures in it, as a user would stand in."""
+    make_pictures(tmp_path / "photos", 6)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ICEHOUSE_STORE", raising=False)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def embedded() -> None:
+    assert run("embed", "photos", "-e", "toy:a").exit_code == 0
+
+
+def commands() -> list[str]:
+    return sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_the_commands_are_all_there() -> None:
+    assert set(commands()) >= {
+        "embed", "info", "sql", "search", "join", "train", "evaluate", "predict", "runs", "export", "compact",
+        "verify", "doctor", "demo",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_and_option_has_help(command: str) -> None:
+    assert run(command, "--help").exit_code == 0
+    entry = get_command(app).commands[command]  # type: ignore[attr-defined]
+    assert entry.help
+    for option in entry.params:
+        assert getattr(option, "help", None), f"{command} {option.name} has no help"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"import sys, icehouse.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    assert output.strip() == "[]"
+
+
+def test_store_by_default_option_and_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded()
+    assert Store.exists(here / "icehouse-store")
+    assert run("embed", "photos", "-e", "toy:a", "-s", "other").exit_code == 0
+    assert Store.exists(here / "other")
+    monkeypatch.setenv("ICEHOUSE_STORE", str(here / "third"))
+    assert run("embed", "photos", "-e", "toy:a").exit_code == 0
+    assert json.loads(run("info", "--json").stdout)["path"] == str(here / "third")
+
+
+def test_embed_search_sql(here: Path) -> None:
+    embedded()
+    hits = json.loads(run("search", "--image", "photos/0003.png", "--json", "-k", "4").stdout)
+    assert hits[0]["item_id"] == "0003.png"
+    assert {"item_id", "path", "text", "score"} <= hits[0].keys()
+    scores = [hit["score"] for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] == pytest.approx(1, abs=1e-3)
+    assert len(json.loads(run("search", "--text", "a cat", "--json").stdout)) == 6
+    assert json.loads(run("sql", "select count(*) as n from items", "--json").stdout) == [{"n": 6}]
+    others = json.loads(run("search", "--item", "0003.png", "--json").stdout)
+    assert "0003.png" not in {hit["item_id"] for hit in others}
+
+
+def test_search_writes_a_sheet(here: Path) -> None:
+    embedded()
+    assert run("search", "--text", "a cat", "--html", "hits.html").exit_code == 0
+    page = (here / "hits.html").read_text()
+    assert page.count("data:image/") == 6
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_embed_reports_json(here: Path) -> None:
+    report = json.loads(run("embed", "photos", "-e", "toy:a", "--json").stdout)
+    assert (report["images"], report["new"], report["failed"]) == (6, 6, 0)
+
+
+def test_strict_tells_failures(here: Path) -> None:
+    (here / "photos" / "bad.png").write_bytes(b"no image")
+    assert run("embed", "photos", "-e", "toy:a").exit_code == 0
+    assert run("embed", "photos", "-e", "toy:a", "--strict").exit_code == 1
+    assert run("embed", "photos", "-e", "toy:a", "--strict", "--retry-failures").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "status"),
+    [
+        (["info"], "no store", 1),
+        (["search", "--text", "x"], "no store", 1),
+        (["embed", "nowhere", "-e", "toy:a"], "nowhere", 1),
+        (["embed", "photos", "-e", "nonsense"], "nonsense", 1),
+        (["embed", "photos", "-e", "toy:a", "--clean", "soap"], "soap", 2),
+        (["embed", "photos", "-e", "toy:a", "--dtype", "int8"], "int8", 2),
+        (["embed", "photos", "-e", "toy:a", "--preset", "unknown"], "unknown", 2),
+        (["embed", "posts.csv", "-e", "toy:a", "--text-column", "txet"], "txet", 2),
+        (["embed", "photos", "-e", "toy:a", "-s", "photos"], "other things", 1),
+        (["train"], "no store", 1),
+        (["predict", "latest"], "no store", 1),
+        (["frobnicate"], "frobnicate", 2),
+        (["embed"], "SOURCES", 2),
+    ],
+)
+def test_errors_are_one_line(here: Path, arguments: list[str], says: str, status: int) -> None:
+    (here / "posts.csv").write_text("id,image,text\na,photos/0000.png,hello\n")
+    result = run(*arguments)
+    assert result.exit_code == status, result.output
+    assert says in result.output
+    assert "Traceback" not in result.output
+    if status == 1:
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "status"),
+    [
+        (["search"], "one question", 2),
+        (["search", "--text", "a", "--item", "b"], "one question", 2),
+        (["search", "--item", "nobody"], "nobody", 1),
+        (["search", "--text", "a", "--feature", "toy-a/image/pooled"], "joint", 2),
+        (["search", "--text", "a", "--feature", "no/such/thing"], "toy-a/image/joint", 1),
+        (["search", "--image", "nowhere.jpg"], "nowhere.jpg", 1),
+        (["search", "--text", "a", "--where", "nonsense ="], "", 2),
+        (["sql", "selekt 1"], "selekt", 2),
+        (["train", "--label", "nothing"], "nothing", 1),
+        (["train", "lgreg", "--label", "label"], "logreg", 2),
+        (["predict", "latest"], "no runs", 1),
+        (["export", "toy-a/image/nothing", "-o", "x.npy"], "toy-a/image/joint", 1),
+        (["embed", "photos", "-e", "toy:b", "--name", "toy-a"], "toy:a", 1),
+    ],
+)
+def test_errors_in_a_store_are_one_line(here: Path, arguments: list[str], says: str, status: int) -> None:
+    embedded()
+    result = run(*arguments)
+    assert result.exit_code == status, result.output
+    assert says in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_unforeseen_error_is_one_line_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("icehouse.embed.pipeline.embed_sources", broken)
+    result = run("embed", "photos", "-e", "toy:a")
+    assert result.exit_code == 1
+    assert "unexpected KeyError" in result.stderr
+    monkeypatch.setenv("ICEHOUSE_DEBUG", "1")
+    assert isinstance(run("embed", "photos", "-e", "toy:a").exception, KeyError)
+
+
+def test_a_full_or_read_only_place_is_one_line(here: Path) -> None:
+    if os.geteuid() == 0:
+        (here / "file").write_text("in the way")
+        result = run("embed", "photos", "-e", "toy:a", "-s", "file/store")
+    else:
+        (here / "locked").mkdir(mode=0o500)
+        result = run("embed", "photos", "-e", "toy:a", "-s", "locked/store")
+    assert result.exit_code == 1
+    assert len(result.stderr.strip().splitlines()) == 1
