@@ -1,0 +1,300 @@
+"""Where an open_clip model's weights come from: a tag, a local checkpoint, a folder, or a hub's cache.
+
+The cache is asked first, with the network shut off; the network only for what is missing there, and only after it has
+answered within seconds. So a machine behind a firewall never waits for retries, and a cached model never goes out at all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EncoderError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Loaded", "Source", "find", "is_cached", "load", "state_sha256"]
+
+_SECONDS_TO_ANSWER = 4.0
+_CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors", ".npz")
+_HUB, _FOLDER = "hf-hub:", "local-dir:"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's architecture and weights, found but not loaded.
+
+    Parameters
+    ----------
+    id : str
+        Encoder id; a path in it is absolute.
+    model : str
+        What open_clip calls the model: an architecture's name, or one with the prefix ``hf-hub:`` or ``local-dir:``.
+    pretrained : str or None
+        Tag, or path of a checkpoint; None where `model` carries its own weights.
+    quick_gelu : bool
+        Whether the weights were trained with QuickGELU though the architecture's own config does not say so.
+    """
+
+    id: str
+    model: str
+    pretrained: str | None = None
+    quick_gelu: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in float32 on the CPU, its tokenizer and what was read from its config."""
+
+    source: Source
+    model: Any
+    tokenizer: Any
+    quick_gelu: bool
+
+
+def find(name: str) -> Source:
+    """Understand what follows ``openclip:`` in an encoder id.
+
+    Parameters
+    ----------
+    name : str
+        ``<architecture>/<tag>``, ``<architecture>/<path of a checkpoint>``, ``hf-hub:<org>/<repo>`` or ``local-dir:<path>``.
+
+    Raises
+    ------
+    EncoderError
+        If there is no such architecture, tag, file or folder; the message names close ones.
+    """
+    import open_clip
+
+    if name.startswith(_HUB):
+        return Source(f"openclip:{name}", name)
+    if name.startswith(_FOLDER):
+        folder = Path(name.removeprefix(_FOLDER)).expanduser().resolve()
+        if not (folder / "open_clip_config.json").is_file():
+            raise EncoderError(
+                f"no open_clip_config.json in {folder}, which openclip:{_FOLDER}… needs beside the weights"
+            )
+        return Source(f"openclip:{_FOLDER}{folder}", f"{_FOLDER}{folder}")
+
+    model, _, pretrained = name.partition("/")
+    models = open_clip.list_models()
+    if model not in models:
+        raise EncoderError(f"open_clip has no model {model!r}{_did_you_mean(model, models)}")
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if not pretrained:
+        one = f"openclip:{model}/{tags[0]}" if tags else f"openclip:{model}/checkpoint.pt"
+        raise EncoderError(
+            f"openclip:{model} names no weights; add a tag or a checkpoint's path, as in {one}"
+        )
+
+    config = open_clip.get_pretrained_cfg(model, pretrained)
+    if config:
+        quick, built_in = bool(config.get("quick_gelu")), _config_is_quick(open_clip.get_model_config(model))
+        if built_in and not quick:
+            raise EncoderError(
+                f"the weights {pretrained} were trained without QuickGELU, and {model} uses it; "
+                f"try openclip:{model.removesuffix('-quickgelu')}/{pretrained}"
+            )
+        return Source(f"openclip:{model}/{pretrained}", model, pretrained, quick_gelu=quick and not built_in)
+
+    path = Path(pretrained).expanduser()
+    if path.is_file():
+        path = path.resolve()
+        return Source(f"openclip:{model}/{path}", model, str(path))
+    if "/" in pretrained or path.suffix in _CHECKPOINTS:
+        raise EncoderError(f"no checkpoint {pretrained} for {model}")
+    raise EncoderError(f"{model} has no weights {pretrained!r}{_did_you_mean(pretrained, tags)}")
+
+
+def load(source: Source) -> Loaded:
+    """Load a model with its tokenizer, in float32 on the CPU.
+
+    Raises
+    ------
+    EncoderError
+        If weights cannot be had, do not fit the architecture, or hold more than tensors.
+    """
+    try:
+        with _offline(), _quiet():
+            return _load(source)
+    except Exception as error:
+        if not _is_missing(error):
+            raise EncoderError(f"cannot load {source.id}: {_first_line(error)}") from error
+    if _forced_offline() or not _hub_answers():
+        raise EncoderError(_unreachable(source))
+    try:
+        with _quiet():
+            return _load(source)
+    except Exception as error:
+        raise EncoderError(
+            f"cannot download {source.id}: {_first_line(error)}; use the encoder mini instead"
+        ) from error
+
+
+def is_cached(name: str) -> bool:
+    """Whether the weights behind ``openclip:<name>`` are on this machine; nothing is loaded, nothing is asked for."""
+    import open_clip
+
+    try:
+        source = find(name)
+    except EncoderError:
+        return False
+    if source.model.startswith(_HUB):
+        return _in_cache(source.model.removeprefix(_HUB), "open_clip_config.json")
+    if source.pretrained is None or Path(source.pretrained).is_absolute():
+        return True
+    config = open_clip.get_pretrained_cfg(source.model, source.pretrained)
+    repo, _, file = str(config.get("hf_hub", "")).rpartition("/")
+    names = (
+        [file] if file else [open_clip.constants.HF_SAFE_WEIGHTS_NAME, open_clip.constants.HF_WEIGHTS_NAME]
+    )
+    return any(_in_cache(repo, name) for name in names)
+
+
+def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Digest of tensors by name: the same for the same weights, whatever file they came in.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _load(source: Source) -> Loaded:
+    import open_clip
+
+    # The tokenizer first: where it is missing, no time goes into building a model.
+    tokenizer = open_clip.get_tokenizer(source.model)
+    model = open_clip.create_model(
+        source.model,
+        source.pretrained,
+        precision="fp32",
+        device="cpu",
+        force_quick_gelu=source.quick_gelu,
+        force_custom_text=True,  # one shape of model for all: image tower in `visual`, text tower in `text`
+        pretrained_text=False,
+        require_pretrained=True,
+        weights_only=True,
+    )
+    quick = source.quick_gelu or _config_is_quick(open_clip.get_model_config(source.model))
+    return Loaded(source, model.eval().requires_grad_(False), tokenizer, quick)
+
+
+def _config_is_quick(config: Mapping[str, Any] | None) -> bool:
+    return bool((config or {}).get("quick_gelu", False))
+
+
+def _did_you_mean(name: str, there: list[str]) -> str:
+    by_lower = {other.lower().replace("_", "-"): other for other in there}
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), by_lower, n=3, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(by_lower[other] for other in close)}?"
+    return f"; it has {', '.join(there)}" if 0 < len(there) <= 12 else ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep open_clip from narrating on the root logger what the caller learns from the result or the error."""
+    root = logging.getLogger()
+    level = root.manager.disable
+    logging.disable(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.disable(level)
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Shut the hub's client off from the network, and its cache with it from questions about newer versions."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _forced_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _is_missing(error: BaseException | None) -> bool:
+    """Whether an error comes down to a file that the cache lacks; open_clip and transformers wrap it variously."""
+    from huggingface_hub import errors
+
+    missing = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, missing):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _hub_answers() -> bool:
+    """Whether the hub answers at all, within seconds: its own client would go on trying for minutes."""
+    answered: list[bool] = []
+
+    def ask() -> None:
+        from huggingface_hub import constants, get_session
+
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_SECONDS_TO_ANSWER)
+        except Exception:  # any failure, of whichever client this version carries, means the same: no hub
+            return
+        answered.append(True)
+
+    # In a thread, because looking up a name may hang longer than any timeout of the client.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_SECONDS_TO_ANSWER + 1)
+    return bool(answered)
+
+
+def _in_cache(repo: str, file: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    look: Callable[..., Any] = try_to_load_from_cache
+    return isinstance(look(repo, file), str)
+
+
+def _unreachable(source: Source) -> str:
+    from huggingface_hub import constants
+
+    arguments = ", ".join(repr(part) for part in (source.model, source.pretrained) if part)
+    fetch = f"import open_clip as o; o.create_model({arguments}); o.get_tokenizer({source.model!r})"
+    return (
+        f"{source.id} is not in {constants.HF_HUB_CACHE} and the model hub cannot be reached: on a connected machine run "
+        f'python -c "{fetch}" and copy that folder here, or use the encoder mini, which needs no hub'
+    )
