@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
-from ..errors import HeadError
+from ..errors import HeadError, IcehouseError
 from .checks import ParameterError, did_you_mean, labels_of, plain, same, weights_of
 from .inputs import SINGLE, InputError, Inputs, Tokens
 from .registry import head_class
@@ -298,7 +298,7 @@ class Head(ABC):
             "format": FORMAT,
             "family": self.family,
             "params": plain(self.get_params()),
-            "classes": {"kind": self.classes_.dtype.kind, "labels": self.classes_.tolist()},
+            "classes": self.classes_.tolist(),
             "widths": self.widths_,
             "chosen": plain(self.chosen_),
             "curve": plain(self.curve_),
@@ -327,21 +327,20 @@ class Head(ABC):
             raise HeadError(
                 f"{path} is of format {record['format']}; this icehouse reads up to {FORMAT}: upgrade it"
             )
-        kind = head_class(record["family"])
-        if not issubclass(kind, cls):
-            raise HeadError(
-                f"{folder} holds a {record['family']} head, not {cls.__name__}; Head.load reads any"
-            )
-        head = kind(**record["params"])
-        labels = record["classes"]
-        head.classes_ = np.asarray(labels["labels"], dtype=None if labels["kind"] != "O" else object)
-        head.widths_, head.chosen_, head.curve_ = record["widths"], record["chosen"], record["curve"]
         try:
+            kind = head_class(record["family"])
+            if not issubclass(kind, cls):
+                raise HeadError(
+                    f"{folder} holds a {record['family']} head, not {cls.__name__}; Head.load reads any"
+                )
+            head = kind(**record["params"])
+            head.classes_ = np.asarray(record["classes"])
+            head.widths_, head.chosen_, head.curve_ = record["widths"], record["chosen"], record["curve"]
             head._load(Path(folder), record["state"])
-        except HeadError:
+        except IcehouseError:
             raise
         except Exception as error:  # safetensors, LightGBM and the rest raise what they like
-            raise HeadError(f"the head in {folder} is damaged: {error}") from error
+            raise HeadError(f"the head in {folder} is damaged: {type(error).__name__} {error}") from error
         return head
 
     # ------------------------------------------------------------------ checks

@@ -124,6 +124,15 @@ class Inputs:
         """Whether any row lacks any input."""
         return any(not mask.all() for mask in self._present.values())
 
+    def vectors(self, name: str) -> np.ndarray:
+        """The (n, d) array of an input, for heads that take no tokens."""
+        array = self._arrays[name]
+        if isinstance(array, Tokens):
+            raise InputError(
+                f"input {name!r} is tokens; this needs one vector a row: choose its pooled output"
+            )
+        return array
+
     def present(self, name: str) -> np.ndarray:
         """Whether each row has the input `name`: bool, shape (n,)."""
         return self._present.get(name, np.ones(self._n, bool))

@@ -23,7 +23,7 @@ import numpy as np
 from .checks import ParameterError
 from .head import Head, Validation
 from .holdout import held_out
-from .inputs import Array, Inputs
+from .inputs import Inputs
 
 __all__ = ["GRID", "LogReg"]
 
@@ -32,11 +32,11 @@ GRID = tuple(float(f"{10 ** (step / 4):.3g}") for step in range(-8, 13))
 
 # C where nothing can be held out to choose it on.
 _DEFAULT_C = 1.0
-# Values of C in a row without improvement after which the path stops.
-_PATIENCE = 3
+# Values of C in a row without improvement after which the path stops: more for the curves that jump.
+_PATIENCE = {"log_loss": 3, "accuracy": 6, "macro_f1": 6}
 # Number of classes from which the arithmetic of a fit is worth all threads.
 _WIDE = 32
-# Rows predicted at a time: bounds the memory of the float64 copy.
+# Rows predicted at a time, which bounds the memory of the float64 copy.
 _CHUNK = 16_384
 
 
@@ -107,10 +107,10 @@ class LogReg(Head):
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
     ) -> Mapping[str, Any]:
         grid = self._grid()
-        if self.select not in _CRITERIA:
-            raise ParameterError(f"select must be one of {', '.join(_CRITERIA)}, not {self.select!r}")
+        if self.select not in _PATIENCE:
+            raise ParameterError(f"select must be one of {', '.join(_PATIENCE)}, not {self.select!r}")
         by_class = self._class_weights(y, sample_weight)
-        weight = by_class[y] if sample_weight is None else by_class[y] * sample_weight
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight
         if len(grid) == 1:
             self._solve(X, y, weight, grid, None, by_class)
             return {"C": grid[0]}
@@ -137,15 +137,10 @@ class LogReg(Head):
         """Fit along `grid`, keep the value of C that is best on `val` (the only one, without it), and return it."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         self.means_, scales = _statistics(X, weight)
-        Z = np.concatenate(
-            [(_filled(X, name, self.means_) - self.means_[name]) / scales[name] for name in X.names], axis=1
-        )
-        Z = Z.astype(
-            np.float32 if all(array.dtype.itemsize <= 4 for _, array in X.items()) else np.float64, copy=False
-        )
+        Z = _standardised(X, self.means_, scales)
         model = LogisticRegression(warm_start=True, max_iter=self.max_iter, tol=self.tol)
         # Products with few columns are bound by memory: a second thread gains little, and on a busy machine
         # costs much.
@@ -157,7 +152,7 @@ class LogReg(Head):
             with warnings.catch_warnings(), threadpool_limits(limits=threads, user_api="blas"):
                 # Reaching max_iter shows in the curve instead.
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(Z, y, sample_weight=weight)
+                model.fit(Z, y, sample_weight=weight * by_class[y])
             self.n_iter_ = np.atleast_1d(model.n_iter_)
             solution = self._folded(X, model.coef_, model.intercept_, scales)
             if val is None:
@@ -172,7 +167,7 @@ class LogReg(Head):
                 self.coef_, self.intercept_ = solution
             else:
                 since += 1
-                if self.select == "log_loss" and since == _PATIENCE:
+                if since == _PATIENCE[self.select]:
                     break
         assert best is not None
         return best[1]
@@ -238,9 +233,6 @@ class LogReg(Head):
         return np.array([given.get(str(label), 1.0) for label in self.classes_.tolist()])
 
 
-_CRITERIA = ("log_loss", "accuracy", "macro_f1")
-
-
 def _criteria(y: np.ndarray, proba: np.ndarray, by_class: np.ndarray) -> dict[str, float]:
     """Log loss, accuracy (both weighted by class) and macro-F1."""
     predicted = proba.argmax(axis=1)
@@ -260,7 +252,8 @@ def _statistics(X: Inputs, weight: np.ndarray) -> tuple[dict[str, np.ndarray], d
     """Mean of each input, and the root mean square length of its centred rows, over the rows that have it."""
     means: dict[str, np.ndarray] = {}
     scales: dict[str, float] = {}
-    for name, array in X.items():
+    for name in X.names:
+        array = X.vectors(name)
         share = weight * X.present(name)
         total = share.sum()
         share = share / total if total > 0 else share
@@ -272,9 +265,22 @@ def _statistics(X: Inputs, weight: np.ndarray) -> tuple[dict[str, np.ndarray], d
     return means, scales
 
 
+def _standardised(X: Inputs, means: Mapping[str, np.ndarray], scales: Mapping[str, float]) -> np.ndarray:
+    """All inputs side by side, centred and scaled: float32 unless an input came in float64."""
+    dtype = np.float32 if all(X.vectors(name).dtype.itemsize <= 4 for name in X.names) else np.float64
+    Z = np.empty(X.shape, dtype)
+    start = 0
+    for name, width in X.widths.items():
+        block = Z[:, start : start + width]
+        np.subtract(_filled(X, name, means), means[name].astype(dtype), out=block)
+        block /= dtype(scales[name])
+        start += width
+    return Z
+
+
 def _filled(X: Inputs, name: str, means: Mapping[str, np.ndarray]) -> np.ndarray:
     """Array of an input, with the mean of training in the rows that lack it."""
-    array: Array = X[name]
+    array = X.vectors(name)
     present = X.present(name)
     return array if present.all() else np.where(present[:, None], array, means[name].astype(array.dtype))
 

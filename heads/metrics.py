@@ -103,7 +103,7 @@ def score(
 
     result: dict[str, Any] = {"n": len(y)}
     for name in ("accuracy", "macro_f1", "weighted_f1"):
-        result[name] = interval(float(values[name][0]), spread and spread[name])
+        result[name] = interval(float(values[name][0]), spread[name] if spread else None)
     for name in ("auroc", "average_precision", "log_loss"):
         result[name] = interval(*ranked[name])
     base = majority if majority is not None else labels[int(np.bincount(true, minlength=k).argmax())]
@@ -115,7 +115,7 @@ def score(
             "support": int(support[i]),
             "predicted": int(hits[i]),
             **{
-                m: interval(float(values[m][0, i]), spread and spread[m][:, i])
+                m: interval(float(values[m][0, i]), spread[m][:, i] if spread else None)
                 for m in ("precision", "recall", "f1")
             },
             "auroc": ranked["auroc_per_class"][i],

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -291,7 +291,7 @@ def write_run(
     return Run(publish_folder(_folder(store), stem, write))
 
 
-def publish_folder(parent: Path, stem: str, write: Any) -> Path:
+def publish_folder(parent: Path, stem: str, write: Callable[[Path], None]) -> Path:
     """Make a folder ``parent/<stem>-<4 hex digits>`` that appears whole.
 
     Parameters
@@ -309,7 +309,8 @@ def publish_folder(parent: Path, stem: str, write: Any) -> Path:
         try:
             write(temp)
             for path in sorted(temp.rglob("*")):
-                fsync_dir(path) if path.is_dir() else fsync_file(path)
+                sync = fsync_dir if path.is_dir() else fsync_file
+                sync(path)
             fsync_dir(temp)
             while True:
                 final = parent / f"{stem}-{secrets.token_hex(2)}"

@@ -1,0 +1,112 @@
+"""Features in which two inputs carry the class, and a store of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from icehouse.heads.inputs import Inputs
+from icehouse.store.schema import features_schema, items_schema
+from icehouse.store.store import Store
+from icehouse.store.vectors import vectors_to_arrow
+
+WIDTHS = {"image": 8, "text": 5}
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def feature_spec(modality: str, output: str, dim: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "encoder": "toy",
+        "name": "toy",
+        "modality": modality,
+        "output": output,
+        "dim": dim,
+        "dtype": "float32",
+        "key": f"{modality}_sha256",
+        "provenance": {"family": "toy", "modality": modality, "output": output},
+        "fingerprint": sha(f"{modality}{output}")[:16],
+        "probe": {"ids": []},
+        **changes,
+    }
+
+
+def blobs(n: int, k: int = 3, seed: int = 0, noise: float = 1.0) -> tuple[Inputs, np.ndarray]:
+    """`n` rows of `k` classes: the image tells the class modulo 2, the text the rest."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(12345)
+    image, text = centres.normal(size=(2, WIDTHS["image"])), centres.normal(size=(k, WIDTHS["text"]))
+    y = np.arange(n) % k
+    X = {
+        "image": 2 * image[y % 2] + noise * rng.normal(size=(n, WIDTHS["image"])),
+        "text": 2 * text[y // 2] + noise * rng.normal(size=(n, WIDTHS["text"])),
+    }
+    return Inputs({name: array.astype(np.float32) for name, array in X.items()}), y
+
+
+@pytest.fixture
+def data() -> Callable[..., tuple[Inputs, np.ndarray]]:
+    return blobs
+
+
+@pytest.fixture
+def spec() -> Callable[..., dict[str, Any]]:
+    return feature_spec
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[..., Store]:
+    """A store of posts: item p<i> has picture <i> and text <i>, its split by i, its label by class."""
+
+    def make(
+        n: int = 120,
+        *,
+        split: Callable[[int], str | None] = lambda i: ("train", "train", "dev", "test")[i // 3 % 4],
+        no_text: tuple[int, ...] = (),
+        copies: dict[int, int] | None = None,
+        label: Callable[[int], str | None] = lambda i: None,
+        outputs: tuple[str, ...] = ("pooled",),
+        name: str = "store",
+    ) -> Store:
+        X, y = blobs(n)
+        names = ("calm", "flood", "quake")
+        copies = copies or {}
+        rows = [
+            {
+                "item_id": f"p{i:03d}",
+                "text": None if i in no_text else f"text {i}",
+                "image_sha256": sha(f"image {copies.get(i, i)}"),
+                "text_sha256": None if i in no_text else sha(f"text {i}"),
+                "split": split(i),
+                "label": label(i) or names[y[i]],
+                "event": f"event {i % 2}",
+            }
+            for i in range(n)
+        ]
+        store = Store.create(tmp_path / name)
+        store.items.append(
+            pa.Table.from_pylist(rows, schema=items_schema(["label", "event"])), unique="item_id"
+        )
+        for modality, width in WIDTHS.items():
+            for output in outputs:
+                schema = features_schema(modality, output, width, "float32")
+                table = store.ensure_feature_table(
+                    f"toy/{modality}/{output}", feature_spec(modality, output, width), schema
+                )
+                columns: dict[str, Any] = {
+                    f"{modality}_sha256": [sha(f"{modality} {i}") for i in range(n)],
+                    "vector": vectors_to_arrow(X[modality], "float32"),
+                }
+                if modality == "text":
+                    columns["truncated"] = [False] * n
+                table.append(pa.table(columns).select(schema.names).cast(schema))
+        return store
+
+    return make
