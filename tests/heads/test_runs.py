@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from icehouse.errors import HeadError, SpaceError, UsageError
+from icehouse.heads.evaluate import evaluate, predict_items
+from icehouse.heads.runs import Run, list_runs, publish_folder
+from icehouse.heads.trainer import train
+from icehouse.store.store import Store
+
+Make = Callable[..., Store]
+
+
+def test_runs_are_found_by_id_part_and_last(make_store: Make) -> None:
+    store = make_store(60)
+    first, second = train(store), train(store, inputs="text")
+    assert first.run_id != second.run_id
+    assert {run.run_id for run in list_runs(store)} == {first.run_id, second.run_id}
+    for name in (first.run_id, first.run_id[-4:]):
+        assert Run.load(store, name).run_id == first.run_id
+    assert Run.load(store.path, "latest").run_id == list_runs(store.path)[-1].run_id
+    with pytest.raises(HeadError, match="fits several runs"):
+        Run.load(store, "logreg")
+    with pytest.raises(HeadError, match=f"is no run of .*{second.run_id}"):
+        Run.load(store, "nosuch")
+
+
+def test_no_runs_says_what_to_do(make_store: Make) -> None:
+    store = make_store(12)
+    assert list_runs(store) == []
+    with pytest.raises(HeadError, match="icehouse train"):
+        Run.load(store, "latest")
+
+
+def test_a_loaded_run_predicts_the_same(make_store: Make) -> None:
+    store = make_store(120)
+    run = train(store)
+    again = Run.load(store, run.run_id)
+    X = {name: store.features(feature).X for name, feature in run.features.items()}
+    prediction = again.predict_features(X)
+    np.testing.assert_array_equal(prediction.proba, run.predict_features(X).proba)
+    table = prediction.to_arrow([str(i) for i in range(120)])
+    assert table.column_names == ["item_id", "predicted", "p_calm", "p_flood", "p_quake"]
+
+
+def test_another_space_is_refused_and_both_are_named(make_store: Make) -> None:
+    run = train(make_store(60))
+    mine = run.specs
+    run.check_space({**mine, "caption": {}})
+    other = {**mine["text"], "encoder": "other", "fingerprint": "f" * 16}
+    with pytest.raises(SpaceError, match=rf"text.*toy.*{mine['text']['fingerprint']}.*other.*{'f' * 16}"):
+        run.check_space({**mine, "text": other})
+    with pytest.raises(SpaceError, match="joint"):
+        run.check_space({**mine, "text": {**mine["text"], "output": "joint"}})
+    with pytest.raises(HeadError, match="needs the input 'text'"):
+        run.check_space({"image": mine["image"]})
+
+
+def test_a_store_of_another_space_is_refused(make_store: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(make_store(60))
+    record = json.loads((run.path / "run.json").read_text())
+    record["inputs"]["image"]["spec"]["fingerprint"] = "0" * 16
+    (run.path / "run.json").write_text(json.dumps(record))
+    store = Store.open(run.path.parents[1])
+    for attempt in (lambda: evaluate(store, run.run_id), lambda: predict_items(store, run.run_id)):
+        with pytest.raises(SpaceError, match="0000000000000000"):
+            attempt()
+
+
+def test_evaluating_again_gives_the_same(make_store: Make) -> None:
+    store = make_store(120, copies={9: 0, 10: 1, 11: 2})
+    run = train(store)
+    result = evaluate(store, run.run_id, split="test")
+    for name in ("accuracy", "macro_f1", "auroc", "log_loss", "without_copies", "per_class", "majority"):
+        assert result.metrics[name] == run.metrics["test"][name], name
+    assert result.metrics["in_training"] == 0
+    assert result.path.parent == run.path / "evaluations"
+    assert json.loads((result.path / "metrics.json").read_text()) == result.metrics
+    assert (result.path / "predictions.parquet").exists()
+
+
+def test_evaluating_other_rows_and_labels(make_store: Make) -> None:
+    store = make_store(120)
+    run = train(store)
+    everything = evaluate(store, run, split=None)
+    assert everything.metrics["n"] == 120
+    assert everything.metrics["in_training"] == 90
+    some = evaluate(store, run, split=["validation", "test"], where="event = 'event 0'")
+    assert some.metrics["n"] == 30
+    assert some.metrics["in_training"] == 20
+    other = evaluate(store, run, label="event")
+    assert other.metrics["accuracy"]["value"] == 0
+    assert set(other.metrics["unseen"]) == {"event 0", "event 1"}
+    with pytest.raises(UsageError, match="'final'; there are: dev, test, train"):
+        evaluate(store, run, split="final")
+    with pytest.raises(HeadError, match="did you mean 'event'"):
+        evaluate(store, run, label="evnt")
+
+
+def test_predicting_items_needs_no_label(make_store: Make) -> None:
+    store = make_store(60, no_text=(2,))
+    run = train(store)
+    table = predict_items(store, run, where="item_id < 'p005'")
+    assert table["item_id"].to_pylist() == ["p000", "p001", "p003", "p004"]
+    assert predict_items(store, "latest").num_rows == 59
+
+
+def test_a_feature_that_is_gone_is_named(make_store: Make) -> None:
+    run = train(make_store(60), inputs="text")
+    other = make_store(12, outputs=("joint",), name="other")
+    with pytest.raises(HeadError, match=r"needs toy/text/pooled .* this store has: toy/image/joint"):
+        predict_items(other, run)
+
+
+def test_a_run_is_whole_or_not_there(make_store: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(60)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.write_table", full)
+        with pytest.raises(HeadError, match="No space left"):
+            train(store)
+    assert list((store.path / "runs").iterdir()) == []
+    assert list_runs(store) == []
+
+
+def test_names_of_folders_are_not_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = iter(["aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr("icehouse.heads.runs.secrets.token_hex", lambda n: next(draws))
+    paths = [publish_folder(tmp_path, "x", lambda folder: None) for _ in range(2)]
+    assert [path.name for path in paths] == ["x-aaaa", "x-bbbb"]
+
+
+def test_damaged_runs_are_one_line(make_store: Make) -> None:
+    store = make_store(60)
+    run = train(store)
+    record = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**record, "format": 99}))
+    with pytest.raises(HeadError, match="format 99"):
+        Run.load(store, "latest")
+    (run.path / "run.json").write_text("{")
+    with pytest.raises(HeadError, match="cannot be read"):
+        Run.load(store, "latest")
+    (run.path / "run.json").write_text(json.dumps(record))
+    (run.path / "metrics.json").unlink()
+    with pytest.raises(HeadError, match=r"no metrics\.json"):
+        Run.load(store, "latest")
