@@ -72,9 +72,9 @@ def test_a_head_that_cannot_be_imported_is_named(centroid: type[Head]) -> None:
 
 
 def test_an_unknown_head_is_answered_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match="did you mean 'logreg'.*known: .*logreg"):
+    with pytest.raises(UsageError, match=r"did you mean 'logreg'.*known: .*logreg"):
         registry.create("logerg")
-    with pytest.raises(UsageError, match="known: .*logreg"):
+    with pytest.raises(UsageError, match=r"known: .*logreg"):
         registry.create("zzz")
 
 
