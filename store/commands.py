@@ -165,10 +165,13 @@ def export(
         str, typer.Argument(help="ENCODER/MODALITY/OUTPUT, as info lists them.", show_default=False)
     ],
     out: Annotated[
-        Path, typer.Argument(help="File: .npy, .csv, .parquet or .safetensors.", show_default=False)
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="File: .npy, .csv, .parquet or .safetensors.", show_default=False
+        ),
     ],
     store: StoreOption = DEFAULT_STORE,
-    format: Annotated[ExportFormat | None, typer.Option(help="Default: what OUT's suffix says.")] = None,
+    format: Annotated[ExportFormat | None, typer.Option(help="Default: what FILE's suffix says.")] = None,
     columns: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Columns of items to write too, such as split and labels."),

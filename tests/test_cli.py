@@ -146,7 +146,7 @@ def test_strict_tells_failures(here: Path) -> None:
         (["train"], "no store", 1),
         (["predict", "latest"], "no store", 1),
         (["frobnicate"], "frobnicate", 2),
-        (["embed"], "SOURCES", 2),
+        (["embed"], "sources", 2),
     ],
 )
 def test_errors_are_one_line(here: Path, arguments: list[str], says: str, status: int) -> None:
@@ -164,7 +164,7 @@ def test_errors_are_one_line(here: Path, arguments: list[str], says: str, status
     [
         (["search"], "one question", 2),
         (["search", "--text", "a", "--item", "b"], "one question", 2),
-        (["search", "--item", "nobody"], "nobody", 1),
+        (["search", "--item", "nobody"], "nobody", 2),
         (["search", "--text", "a", "--feature", "toy-a/image/pooled"], "joint", 2),
         (["search", "--text", "a", "--feature", "no/such/thing"], "toy-a/image/joint", 1),
         (["search", "--image", "nowhere.jpg"], "nowhere.jpg", 1),

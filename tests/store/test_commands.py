@@ -88,7 +88,7 @@ def test_join_and_export(shell: Any, tmp_path: Path) -> None:
     )
     out = tmp_path / "x.csv"
     assert "wrote" in shell(
-        "export", "toy/image/pooled", str(out), "--columns", "event, split", "--split", "train"
+        "export", "toy/image/pooled", "-o", str(out), "--columns", "event, split", "--split", "train"
     )
     assert out.read_text().splitlines()[1] == "a,flood,train,1.0,2.0,3.0,4.0"
 
