@@ -39,7 +39,7 @@ def encode(image: Image.Image, kind: str, quality: int = 88) -> bytes:
 
 
 def _recompress(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    data = encode(image, "jpg", int(rng.integers(28, 55)))
+    data = encode(image, "jpg", int(rng.integers(38, 65)))
     with Image.open(io.BytesIO(data)) as again:
         return again.convert("RGB")
 
