@@ -37,6 +37,19 @@ def test_equals_scikit_learn_on_the_standardised_inputs(data: Data, k: int, clas
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(standardised(X)), atol=1e-5)
 
 
+def test_features_scaled_one_by_one(data: Data) -> None:
+    X, y = data(90)
+    uneven = Inputs({"image": X["image"] * 10.0 ** np.linspace(-1, 1, 8), "text": X["text"]})
+    even = LogReg(C=1.0, scale="feature", tol=1e-8)
+    np.testing.assert_allclose(
+        even.fit(uneven, y).predict_proba(uneven), even.fit(X, y).predict_proba(X), atol=1e-3
+    )
+    z = (X["text"] - X["text"].mean(axis=0)) / X["text"].std(axis=0) / np.sqrt(5)
+    theirs = LogisticRegression(C=1.0, tol=1e-8).fit(z, y)
+    ours = even.fit(X["text"], y)
+    np.testing.assert_allclose(ours.predict_proba(X["text"]), theirs.predict_proba(z), atol=1e-3)
+
+
 def test_weights_fold_back_to_the_raw_features(data: Data) -> None:
     X, y = data(90)
     head = LogReg(C=1.0).fit(X, y)
@@ -127,6 +140,8 @@ def test_a_c_that_makes_no_sense_is_refused(data: Data, C: object) -> None:
 def test_other_parameters_that_make_no_sense_are_refused(data: Data) -> None:
     with pytest.raises(UsageError, match="log_loss, accuracy, macro_f1"):
         LogReg(select="auc").fit(*data(30))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="input or feature"):
+        LogReg(scale="row").fit(*data(30))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="balanced"):
         LogReg(class_weight="even").fit(*data(30))  # type: ignore[arg-type]
 
