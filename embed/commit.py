@@ -192,7 +192,7 @@ class Committer:
         """Upsert in up to three goes: columns that are absent from one keep their old values."""
         new = [(plan, facts) for plan, facts in items if not plan.known]
         read = [(plan, facts) for plan, facts in items if plan.known and plan.reads]
-        other = [(plan, None) for plan, _ in items if plan.known and not plan.reads]
+        other = [(plan, facts) for plan, facts in items if plan.known and not plan.reads]
         for rows, with_facts, first in ((new, True, True), (read, True, False), (other, False, False)):
             if rows:
                 self.store.items.upsert(self._item_rows(rows, with_facts, first), key="item_id")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, cast, get_args
 
 import pyarrow.compute as pc
 
@@ -26,6 +27,8 @@ from .extract import Work, read_file
 from .probe import OWN_CONTENTS, check_probe, make_probe
 
 __all__ = ["MODALITIES", "FeatureTables", "feature_provenance"]
+
+Dtype = Literal["float16", "float32"]
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
@@ -100,7 +103,7 @@ class FeatureTables:
             )
         return asked or (there.pop() if there else default)
 
-    def _agree_on_dtype(self, asked: str | None) -> str:
+    def _agree_on_dtype(self, asked: str | None) -> Dtype:
         if asked not in (None, "float16", "float32"):
             raise UsageError(f"--dtype {asked}: float16 or float32")
         there = {spec["dtype"] for spec in self._specs.values()}
@@ -109,7 +112,7 @@ class FeatureTables:
                 f"{self.name}: its vectors are stored as {', '.join(sorted(there))}, not {asked}; "
                 "leave --dtype out, or start another table with --name"
             )
-        return asked or (there.pop() if there else "float16")
+        return cast(Dtype, asked or (there.pop() if there else "float16"))
 
     def outputs(self, modality: Modality) -> list[str]:
         """Outputs to write: asked for, and offered as far as is known before the encoder is loaded."""
@@ -163,13 +166,8 @@ class FeatureTables:
                 )
             if tables:
                 probes = {output: spec["probe"] for output, spec in tables.items()}
-                check_probe(
-                    encoder,
-                    modality,
-                    f"{self.name}/{modality}",
-                    probes,
-                    lambda key, modality=modality: self._stored_content(modality, key),
-                )
+                find = partial(self._stored_content, modality)
+                check_probe(encoder, modality, f"{self.name}/{modality}", probes, find)
 
     def open(self, modality: Modality) -> None:
         """Make the tables of a modality that are missing, each with its probe."""
