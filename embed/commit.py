@@ -177,13 +177,13 @@ class Committer:
             if modality == "text":
                 columns["truncated"] = pa.array(np.concatenate([b.truncated for b in batches]))
             values = [batch.outputs[output] for batch in batches]
-            if isinstance(values[0], Tokens):
-                arrays = [
-                    tokens_to_arrow(v.values, v.mask, self.dtype) for v in values if isinstance(v, Tokens)
-                ]
+            tokens = [v for v in values if isinstance(v, Tokens)]
+            if tokens:
+                arrays = [tokens_to_arrow(v.values, v.mask, self.dtype) for v in tokens]
                 columns["tokens"] = pa.chunked_array(arrays)
             else:
-                columns["vector"] = vectors_to_arrow(np.concatenate(values), self.dtype)
+                vectors = [v for v in values if not isinstance(v, Tokens)]
+                columns["vector"] = vectors_to_arrow(np.concatenate(vectors), self.dtype)
             table = self.table_of(modality, output)
             rows = pa.table(columns).cast(table.snapshot().schema)
             table.append(rows, unique=f"{modality}_sha256")
