@@ -1,0 +1,81 @@
+"""Predictions on raw rows: the same as on stored features, and never with another encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from icehouse.embed.pipeline import embed_sources
+from icehouse.errors import HeadError, SpaceError
+from icehouse.heads.runs import Run
+from icehouse.heads.trainer import train
+from icehouse.serve.predict import predict
+from icehouse.store.store import Store
+from PIL import Image
+from toys import ToyEncoder
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright and dark pictures with words, a store of them, and a run trained on both inputs."""
+    folder = tmp_path_factory.mktemp("predict")
+    rng = np.random.default_rng(0)
+    rows = ["id,image,text,label,split"]
+    (folder / "images").mkdir()
+    for i in range(60):
+        bright = i % 2 == 0
+        pixels = rng.integers(140, 256, (24, 24, 3)) if bright else rng.integers(0, 116, (24, 24, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / f"{i:02d}.png")
+        split = ("train", "train", "dev", "test")[i // 2 % 4]
+        rows.append(
+            f"i{i},images/{i:02d}.png,{'sun' if bright else 'night'} number{i},{'day' if bright else 'dark'},{split}"
+        )
+    (folder / "posts.csv").write_text("\n".join(rows) + "\n")
+    embed_sources([folder / "posts.csv"], folder / "store", encoder=ToyEncoder(), dtype="float32")
+    train(Store.open(folder / "store"), "logreg", inputs="image/joint,text", label="label")
+    return folder
+
+
+def test_raw_rows_as_stored_ones(work: Path) -> None:
+    stored = predict(work / "store", "latest").table.to_pylist()
+    raw = predict(work / "store", "latest", [work / "posts.csv"], encoder=ToyEncoder()).table.to_pylist()
+    assert [row["item_id"] for row in raw] == [row["item_id"] for row in stored]
+    for a, b in zip(raw, stored, strict=True):
+        assert a["predicted"] == b["predicted"]
+        assert a["p_day"] == pytest.approx(b["p_day"], abs=1e-6)
+    assert {row["predicted"] for row in raw} == {"day", "dark"}
+
+
+def test_rows_that_cannot_be_predicted_are_null_and_told(work: Path) -> None:
+    (work / "images" / "bad.png").write_bytes(b"nothing")
+    table = work / "new.csv"
+    table.write_text(
+        "id,image,text\na,images/00.png,sun again\nb,images/bad.png,night again\nc,,no picture\nd,../out.png,x\n"
+    )
+    made = predict(work / "store", "latest", [table], encoder=ToyEncoder())
+    assert made.table["item_id"].to_pylist() == ["a", "b", "c"]
+    assert made.table["predicted"].to_pylist() == ["day", None, None]
+    assert [failure.item_id for failure in made.failures] == ["b"]
+    assert made.rejected is not None
+    assert len(made.rejected) == 1
+
+
+def test_another_encoder_is_refused_by_fingerprint(work: Path) -> None:
+    with pytest.raises(SpaceError, match=r"run .*toy:b|toy:b.*run "):
+        predict(work / "store", "latest", [work / "posts.csv"], encoder=ToyEncoder("b"))
+
+
+def test_another_resize_is_refused_by_the_probe(work: Path) -> None:
+    with pytest.raises(SpaceError, match="probe"):
+        predict(
+            work / "store",
+            "latest",
+            [work / "posts.csv"],
+            encoder=ToyEncoder(resample=Image.Resampling.NEAREST),
+        )
+
+
+def test_an_unknown_run_lists_those_there_are(work: Path) -> None:
+    with pytest.raises(HeadError, match=Run.load(work / "store", "latest").run_id):
+        predict(work / "store", "nothing-like-it")
