@@ -95,12 +95,12 @@ class Mini(Encoder):
             self._net = EfficientNetLite0(torch.load(pixels, weights_only=True, map_location="cpu")).to(
                 self.device
             )
-            self._words = (
-                MiniLM(load(_checked(text_folder / "model.safetensors").read())).to(self.device).eval()
-            )
+            self._words = MiniLM(load(_checked(text_folder / "model.safetensors").read())).to(self.device)
             self._tokenizer = Tokenizer.from_str(_checked(text_folder / "tokenizer.json").read().decode())
             self._tokenizer.no_truncation()  # the file cuts at 128 and pads to it, whatever the text
             self._tokenizer.no_padding()
+            for tower in (self._net, self._words):
+                tower.eval().requires_grad_(False)
             if self.device.partition(":")[0] == "cpu":
                 self._accelerate()
 

@@ -85,6 +85,7 @@ class OpenClip(Encoder):
             "quick_gelu": loaded.quick_gelu,
             "weights_sha256": state_sha256(weights),
         }
+        self._tokenizer_name = _tokenizer_name(self._tokenizer)
         self._preprocessing = {
             "size": [height, width],
             "mode": config.resize_mode,
@@ -141,11 +142,7 @@ class OpenClip(Encoder):
         """See `Encoder.provenance`."""
         if modality == "image":
             return {**self._provenance, "preprocessing": self._preprocessing}
-        return {
-            **self._provenance,
-            "context_length": self.context_length,
-            "tokenizer": _tokenizer_name(self._tokenizer),
-        }
+        return {**self._provenance, "context_length": self.context_length, "tokenizer": self._tokenizer_name}
 
     def prepare_image(self, image: Image) -> np.ndarray:
         """Resize and crop as open_clip does; see `Encoder.prepare_image`."""

@@ -1,0 +1,50 @@
+"""Small open_clip models on disk, made once a run and loaded through open_clip's own path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user's cache folder of this run's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("LOCALAPPDATA", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, str]]:
+    """Function from an architecture's name to its model as open_clip made it, and the id of its checkpoint."""
+    import checkpoints
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    checkpoints.install(folder / "configs")
+
+    @cache
+    def make(name: str) -> tuple[Any, str]:
+        model = checkpoints.make(name)
+        path = checkpoints.save(model, folder / f"{name}.pt")
+        return model, f"openclip:{name}/{path}"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def encoders(checkpoint: Callable[[str], tuple[Any, str]], cache_folder: Path) -> Callable[..., Any]:
+    """Function from a name (`mini`, or an architecture of `checkpoints`) and a precision to an encoder."""
+    from icehouse.embed.encoder import load_encoder
+
+    @cache
+    def load(name: str, precision: str = "float32") -> Any:
+        encoder_id = name if name == "mini" else checkpoint(name)[1]
+        return load_encoder(encoder_id, device="cpu", precision=precision)
+
+    return load

@@ -1,0 +1,215 @@
+"""What every encoder promises: one test each, over all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import CONFIGS
+from icehouse.embed.encoder import Encoder, Tokens, fingerprint, folder_name, load_encoder
+from icehouse.errors import EncoderError, IcehouseError
+from PIL import Image
+
+Load = Callable[..., Encoder]
+
+NAMES = ["mini", *CONFIGS]
+HOSTILE = [
+    "",
+    " \n\t ",
+    "NUL \0 and escape \x1b",
+    "😀 👩‍👩‍👧 ‮right to left",
+    "half a pair \ud83d",
+    "Überschwemmung in 北京 и Москве",
+    "<end_of_text> [SEP] </s>",
+    "&amp;lt;b&gt; http://example.org/?q=1#x",
+]
+
+
+@pytest.fixture(params=NAMES)
+def encoder(request: pytest.FixtureRequest, encoders: Load) -> Encoder:
+    return encoders(request.param)
+
+
+def pictures() -> list[Image.Image]:
+    """Pictures of awkward shapes, upright and RGB, as the reader hands them over."""
+    rng = np.random.default_rng(0)
+    sizes = [(1, 1), (640, 480), (480, 640), (700, 20), (20, 700), (224, 224)]
+    return [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in sizes]
+
+
+def pixels_of(encoder: Encoder) -> np.ndarray:
+    return np.stack([encoder.prepare_image(picture) for picture in pictures()])
+
+
+def names_of(encoder: Encoder, modality: str) -> list[str]:
+    return [output.name for output in encoder.outputs if output.modality == modality]
+
+
+def rows(value: np.ndarray | Tokens) -> np.ndarray:
+    """One vector a row, for comparing: of tokens, the mean of the real ones."""
+    if isinstance(value, Tokens):
+        weights = value.mask[..., None]
+        return np.asarray((value.values * weights).sum(1) / weights.sum(1))
+    return value
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def check(encoder: Encoder, modality: str, encoded: dict[str, Any], n: int) -> None:
+    """Shapes, dtypes and lengths that the contract names."""
+    for name, value in encoded.items():
+        dim = encoder.output(modality, name).dim
+        if isinstance(value, Tokens):
+            assert value.values.shape == (*value.mask.shape, dim)
+            assert value.values.shape[0] == n
+            assert value.mask.dtype == bool
+            assert value.mask.any(axis=1).all()
+            value = value.values
+        else:
+            assert value.shape == (n, dim)
+        assert value.dtype == np.float32
+        assert np.isfinite(value).all()
+    np.testing.assert_allclose(np.linalg.norm(encoded["joint"], axis=1), 1, atol=1e-5)
+
+
+def test_it_says_what_it_is(encoder: Encoder) -> None:
+    assert isinstance(encoder, Encoder)
+    pairs = [(output.modality, output.name) for output in encoder.outputs]
+    assert len(set(pairs)) == len(pairs)
+    assert {("image", "joint"), ("text", "joint")} <= set(pairs)
+    assert encoder.output("image", "joint").dim == encoder.output("text", "joint").dim
+    assert encoder.batch_size > 0
+    assert encoder.image_side > 0
+    assert (encoder.device, encoder.precision) == ("cpu", "float32")
+    assert encoder.name == folder_name(encoder.id)
+
+
+def test_its_id_makes_it_again(encoder: Encoder) -> None:
+    again = load_encoder(encoder.id, device="cpu", precision="float32")
+    assert (again.id, again.name, again.outputs) == (encoder.id, encoder.name, encoder.outputs)
+    assert again.provenance("image") == encoder.provenance("image")
+    pixels = pixels_of(encoder)
+    a, b = (each.encode_images(pixels, ["joint"])["joint"] for each in (encoder, again))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_images_become_pixels(encoder: Encoder) -> None:
+    shapes = {encoder.prepare_image(picture).shape for picture in pictures()}
+    assert len(shapes) == 1
+    assert shapes.pop()[2] == 3
+    assert encoder.prepare_image(pictures()[0]).dtype == np.uint8
+
+
+def test_images_become_vectors(encoder: Encoder) -> None:
+    pixels = pixels_of(encoder)
+    check(encoder, "image", encoder.encode_images(pixels, names_of(encoder, "image")), len(pixels))
+
+
+def test_any_text_becomes_vectors(encoder: Encoder) -> None:
+    encoded = encoder.encode_texts(HOSTILE, names_of(encoder, "text"))
+    check(encoder, "text", encoded, len(HOSTILE))
+
+
+def test_a_megabyte_of_text_costs_no_more_than_its_beginning(encoder: Encoder) -> None:
+    texts = ["x" * 1_000_000, "word " * 200_000, "a " + "é" * 500_000]
+    check(encoder, "text", encoder.encode_texts(texts, ["joint"]), len(texts))
+    assert encoder.count_tokens(texts)[1] > encoder.context_length
+
+
+def test_tokens_are_counted_before_the_cut(encoder: Encoder) -> None:
+    counts = encoder.count_tokens(["", "ice", "ice ice", "ice " * 500])
+    assert counts.dtype == np.int32
+    assert counts[0] < counts[1] < counts[2] < encoder.context_length
+    assert counts[3] > encoder.context_length
+
+
+def test_real_tokens_are_those_that_were_counted(encoder: Encoder) -> None:
+    texts = ["ice", "a photo of a cat", "", "ice " * 300]
+    tokens = encoder.encode_texts(texts, ["tokens"])["tokens"]
+    assert isinstance(tokens, Tokens)
+    counted = np.minimum(encoder.count_tokens(texts), encoder.context_length)
+    assert tokens.mask.sum(1).tolist() == counted.tolist()
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_the_same_batch_gives_the_same_bits(encoder: Encoder, modality: str) -> None:
+    outputs = names_of(encoder, modality)
+
+    def encode(asked: list[str]) -> dict[str, Any]:
+        if modality == "image":
+            return encoder.encode_images(pixels_of(encoder), asked)
+        return encoder.encode_texts(HOSTILE, asked)
+
+    together, again = encode(outputs), encode(outputs)
+    for name in outputs:
+        np.testing.assert_array_equal(rows(together[name]), rows(again[name]))
+        np.testing.assert_array_equal(rows(encode([name])[name]), rows(together[name]))
+
+
+def test_a_row_does_not_depend_on_its_batch(encoder: Encoder) -> None:
+    pixels, texts = pixels_of(encoder), [*HOSTILE, "a long text " * 20]
+    for name in names_of(encoder, "image"):
+        batch = rows(encoder.encode_images(pixels, [name])[name])
+        shuffled = rows(encoder.encode_images(pixels[::-1].copy(), [name])[name])[::-1]
+        alone = np.concatenate([rows(encoder.encode_images(row[None], [name])[name]) for row in pixels])
+        assert cosines(batch, shuffled).min() > 0.999999
+        assert cosines(batch, alone).min() > 0.999999
+    for name in names_of(encoder, "text"):
+        batch = rows(encoder.encode_texts(texts, [name])[name])
+        shuffled = rows(encoder.encode_texts(texts[::-1], [name])[name])[::-1]
+        alone = np.concatenate([rows(encoder.encode_texts([text], [name])[name]) for text in texts])
+        assert cosines(batch, shuffled).min() > 0.999999
+        assert cosines(batch, alone).min() > 0.999999
+
+
+def test_pixels_may_be_read_only(encoder: Encoder) -> None:
+    pixels = pixels_of(encoder)
+    before = pixels.copy()
+    pixels.flags.writeable = False
+    encoder.encode_images(pixels, ["joint"])
+    np.testing.assert_array_equal(pixels, before)
+
+
+def test_an_output_it_does_not_have_is_refused(encoder: Encoder) -> None:
+    with pytest.raises(EncoderError, match="offers image/joint"):
+        encoder.encode_images(pixels_of(encoder), ["caption"])
+    with pytest.raises(EncoderError, match="no output text/caption"):
+        encoder.encode_texts(["ice"], ["caption"])
+
+
+def test_provenance_says_what_decides_a_vector(encoder: Encoder) -> None:
+    image, text = encoder.provenance("image"), encoder.provenance("text")
+    for provenance in (image, text):
+        assert json.loads(json.dumps(provenance)) == provenance
+        assert {"family", "model", "weights_sha256"} <= set(provenance)
+        assert len(provenance["weights_sha256"]) == 64
+    assert {"size", "mode", "interpolation", "mean", "std"} <= set(image["preprocessing"])
+    assert text["context_length"] == encoder.context_length
+    assert text["tokenizer"]
+    assert fingerprint(image) != fingerprint(text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_is_close_and_of_the_same_space(encoders: Load, name: str) -> None:
+    exact, fast = encoders(name), encoders(name, "bfloat16")
+    pixels = pixels_of(exact)
+    for output in names_of(exact, "image"):
+        a, b = (rows(each.encode_images(pixels, [output])[output]) for each in (exact, fast))
+        assert cosines(a, b).min() > 0.999
+    for output in names_of(exact, "text"):
+        a, b = (rows(each.encode_texts(HOSTILE, [output])[output]) for each in (exact, fast))
+        assert cosines(a, b).min() > 0.999
+    for modality in ("image", "text"):
+        assert exact.provenance(modality) == fast.provenance(modality)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("asked", ["nope", "nope:x", "mini:2", "", "openclip:"])
+def test_an_unknown_encoder_is_answered_in_one_line(asked: str) -> None:
+    with pytest.raises(IcehouseError) as caught:
+        load_encoder(asked)
+    assert "\n" not in str(caught.value)
