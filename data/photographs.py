@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ def photographs(folder: str | Path) -> list[Photograph]:
     Parameters
     ----------
     folder : path
-        Made if missing. Beside the pictures lies ``photographs.csv`` with columns ``id``, ``image`` and ``text``, the title.
+        Made if missing.
 
     Returns
     -------
@@ -67,9 +66,7 @@ def photographs(folder: str | Path) -> list[Photograph]:
     source = Path(skimage.__file__).parent / "data"
     there = {key: value for key, value in _PHOTOGRAPHS.items() if (source / value[0]).is_file()}
     if not there:
-        raise SourceError(
-            f"scikit-image {skimage.__version__} ships none of the photographs; use another version"
-        )
+        raise SourceError("this scikit-image ships none of the photographs; install another version")
     folder = Path(folder)
     rows = []
     try:
@@ -78,10 +75,6 @@ def photographs(folder: str | Path) -> list[Photograph]:
             path = folder / f"{key}{Path(name).suffix}"
             shutil.copyfile(source / name, path)
             rows.append(Photograph(key, path, title))
-        with (folder / "photographs.csv").open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["id", "image", "text"])
-            writer.writerows([row.id, row.path.name, row.title] for row in rows)
     except OSError as error:
         raise SourceError(f"cannot write the photographs to {folder}: {error.strerror or error}") from error
     return rows

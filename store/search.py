@@ -5,11 +5,13 @@ A quick pass in float32 over blocks of the stored float16 keeps every row that c
 scored again in float64, row by row. So the answer depends neither on the block size nor on the threads, and equal vectors
 have equal scores.
 
-Anything that finds candidates faster (an index) takes the place of `_candidates` and leaves the rest as it is.
+Anything that finds candidates faster (an index, in `icehouse.store.find`) takes the place of `exact_candidates` and leaves the
+rest as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,26 @@ from .schema import label_columns
 from .snapshot import Snapshot
 from .sql import select_items
 from .store import Store
+from .vectors import Vectors
 
-__all__ = ["Hit", "nearest", "search_item", "search_vectors"]
+__all__ = [
+    "Candidates",
+    "Hit",
+    "exact_candidates",
+    "float32_margin",
+    "nearest",
+    "score_rows",
+    "search_item",
+    "search_vectors",
+    "unit_query",
+    "unit_rows",
+]
 
 # At 512 dimensions a block is 16 MB of float32: small beside the features, large enough for the matrix product.
 _BLOCK = 8192
+
+#: Finds, for one query (1, dim), rows among those given (None: all) that hold its k best, and their exact cosines.
+Candidates = Callable[[Vectors, np.ndarray, int, "np.ndarray | None"], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,7 @@ def search_vectors(
     k: int = 10,
     where: str | None = None,
     without: str | None = None,
+    candidates: Candidates | None = None,
 ) -> list[Hit]:
     """Find the items nearest to a vector.
 
@@ -144,6 +162,8 @@ def search_vectors(
         SQL condition over the columns of `items`.
     without : str, optional
         Id of an item to leave out.
+    candidates : callable, optional
+        What finds the rows to choose from; `exact_candidates` unless given.
 
     Returns
     -------
@@ -170,7 +190,8 @@ def search_vectors(
     # Only contents that some item still has: the rest would take the places of hits.
     sought = np.unique(content)
     query = np.asarray(vector, dtype=np.float64).reshape(1, -1)
-    found, cosines = _candidates(vectors.X, query, k, None if len(sought) == len(vectors.X) else sought)[0]
+    rows = None if len(sought) == len(vectors.X) else sought
+    found, cosines = (candidates or exact_candidates)(vectors, query, k, rows)
     score_of = np.full(len(vectors.X), np.nan)
     score_of[found] = cosines
     scores = score_of[content]
@@ -181,7 +202,13 @@ def search_vectors(
 
 
 def search_item(
-    store: Store, feature: str, item_id: str, *, k: int = 10, where: str | None = None
+    store: Store,
+    feature: str,
+    item_id: str,
+    *,
+    k: int = 10,
+    where: str | None = None,
+    candidates: Candidates | None = None,
 ) -> list[Hit]:
     """Find the items nearest to an item of the store, the item itself left out; see `search_vectors`.
 
@@ -204,20 +231,41 @@ def search_item(
         raise UsageError(
             f"item {item_id!r} has no {feature}: its {what} is missing, unreadable or not yet embedded"
         )
-    return search_vectors(store, feature, vectors.X[at], k=k, where=where, without=item_id)
+    return search_vectors(
+        store, feature, vectors.X[at], k=k, where=where, without=item_id, candidates=candidates
+    )
+
+
+def exact_candidates(
+    vectors: Vectors, query: np.ndarray, k: int, rows: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the candidates of one query by comparing every vector; see `Candidates`."""
+    return _candidates(vectors.X, query, k, rows)[0]
+
+
+def unit_query(X: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Scale `queries` (q, dim) to unit length, in float64, if they can be compared with `X` (n, dim).
+
+    Raises
+    ------
+    UsageError
+        If one is zero, not finite, or of another width.
+    """
+    if X.ndim != 2 or queries.shape[1] != X.shape[1]:
+        raise UsageError(f"the query has {queries.shape[1]} dimensions, the feature {X.shape[-1]}")
+    units = unit_rows(queries)
+    if not np.isfinite(units).all():
+        raise UsageError("the query is zero or not finite: it has no direction to search in")
+    return units
 
 
 def _candidates(
     X: np.ndarray, queries: np.ndarray, k: int, rows: np.ndarray | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each query all rows that score no worse than the k-th best, and their cosines in float64."""
-    if X.ndim != 2 or queries.shape[1] != X.shape[1]:
-        raise UsageError(f"the query has {queries.shape[1]} dimensions, the feature {X.shape[-1]}")
-    units = _unit(queries)
-    if not np.isfinite(units).all():
-        raise UsageError("the query is zero or not finite: it has no direction to search in")
+    units = unit_query(X, queries)
     # A float32 product of unit vectors is off by less than this, so whoever might belong to the best stays in.
-    margin = np.float32(4 * X.shape[1] * np.finfo(np.float32).eps)
+    margin = float32_margin(X.shape[1])
     kept_rows = [[np.empty(0, np.int64)] for _ in queries]
     kept = [[np.empty(0, np.float32)] for _ in queries]
     floor = np.full(len(queries), -np.inf, np.float32)
@@ -226,7 +274,7 @@ def _candidates(
     for start in range(0, count, _BLOCK):
         stop = min(count, start + _BLOCK)
         where = np.arange(start, stop) if rows is None else rows[start:stop]
-        block = _unit(X[start:stop] if rows is None else X[where], np.float32)
+        block = unit_rows(X[start:stop] if rows is None else X[where], np.float32)
         with np.errstate(invalid="ignore"):
             products = block @ quick
         for i, scores in enumerate(products.T):
@@ -237,7 +285,14 @@ def _candidates(
             kept[i].append(scores[hits])
             if sum(map(len, kept[i])) > max(4 * k, _BLOCK) or stop == count:
                 kept_rows[i], kept[i], floor[i] = _pruned(kept_rows[i], kept[i], k, margin)
-    return [_scored(X, unit, np.concatenate(found), k) for unit, found in zip(units, kept_rows, strict=True)]
+    return [
+        score_rows(X, unit, np.concatenate(found), k) for unit, found in zip(units, kept_rows, strict=True)
+    ]
+
+
+def float32_margin(dim: int) -> np.float32:
+    """Most that a float32 product of two unit vectors of `dim` dimensions can be off."""
+    return np.float32(4 * dim * np.finfo(np.float32).eps)
 
 
 def _pruned(
@@ -252,11 +307,11 @@ def _pruned(
     return [all_rows[stay]], [all_scores[stay]], floor
 
 
-def _scored(X: np.ndarray, unit: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def score_rows(X: np.ndarray, unit: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines of `rows` in float64, of those only that reach the k-th best."""
     cosines = np.empty(len(rows))
     for start in range(0, len(rows), _BLOCK):
-        block = _unit(X[rows[start : start + _BLOCK]], np.float64)
+        block = unit_rows(X[rows[start : start + _BLOCK]], np.float64)
         # Not a matrix product: each row is summed in the same order, so equal rows score equal to the last bit.
         cosines[start : start + _BLOCK] = (block * unit).sum(axis=1)
     if len(cosines) > k:
@@ -265,7 +320,7 @@ def _scored(X: np.ndarray, unit: np.ndarray, rows: np.ndarray, k: int) -> tuple[
     return rows, np.clip(cosines, -1.0, 1.0)
 
 
-def _unit(X: np.ndarray, dtype: type[np.floating[Any]] = np.float64) -> np.ndarray:
+def unit_rows(X: np.ndarray, dtype: type[np.floating[Any]] = np.float64) -> np.ndarray:
     """Rows of `X` at unit length; NaN where a row has no direction."""
     with np.errstate(invalid="ignore", over="ignore", divide="ignore", under="ignore"):
         Y = X.astype(dtype)
@@ -294,7 +349,7 @@ def _hits(store: Store, found: list[tuple[str, float]]) -> list[Hit]:
         ]
 
     details = {row.pop("item_id"): row for row in store.items.reading(read)}
-    hits = []
+    hits: list[Hit] = []
     for item_id, score in found:
         # An item may have been removed since it was scored.
         if (row := details.get(item_id)) is not None:
