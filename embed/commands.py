@@ -115,6 +115,10 @@ def embed(
             help="Name of the features, by default the encoder's short name.", rich_help_panel=_MODEL
         ),
     ] = None,
+    only: Annotated[
+        Literal["image", "text"] | None,
+        typer.Option(help="Embed this modality and leave the other for another run.", rich_help_panel=_RUN),
+    ] = None,
     tokens: Annotated[
         bool,
         typer.Option("--tokens", help="Also keep patch and word states (large).", rich_help_panel=_MODEL),
@@ -179,6 +183,7 @@ def embed(
                 encoder=encoder,
                 options=options,
                 name=name,
+                only=only,
                 tokens=tokens,
                 cleaning=clean,
                 dtype=dtype,

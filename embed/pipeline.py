@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -45,6 +45,7 @@ def embed_sources(
     encoder: str | Encoder = "auto",
     options: SourceOptions | None = None,
     name: str | None = None,
+    only: Literal["image", "text"] | None = None,
     tokens: bool = False,
     cleaning: str | None = None,
     dtype: str | None = None,
@@ -71,6 +72,8 @@ def embed_sources(
         Preset, columns, split, root.
     name : str, optional
         Folder of the features under ``features/``, by default the encoder's short name.
+    only : {"image", "text"}, optional
+        Embed one modality and leave the other for another run: the texts of posts whose pictures are not at hand, say.
     tokens : bool, default False
         Also store token states, which are large.
     cleaning : str, optional
@@ -127,7 +130,7 @@ def embed_sources(
     clock = StageClock()
     report = EmbedReport(str(store.path), encoder_id, notes=notes, workers=workers or os.cpu_count() or 1)
     known = Known.of(store, manifest.labels, name, tables.done("image"), tables.done("text"))
-    planner = Planner(manifest, known, report, retry=retry_failures, limit=limit)
+    planner = Planner(manifest, known, report, only=only, retry=retry_failures, limit=limit)
     report.items = len(planner.table)
     _record_rejections(store, manifest.rejected.to_pylist(), known, report)
     works = planner.works()

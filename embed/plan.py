@@ -131,6 +131,8 @@ class Planner:
     known : Known
     report : EmbedReport
         Its counts of new, changed, unchanged and known failures are filled in as the work is drawn.
+    only : {"image", "text"} or None
+        Leave the other modality alone.
     retry : bool
         Try files again that failed before and are as they were.
     """
@@ -141,12 +143,14 @@ class Planner:
         known: Known,
         report: EmbedReport,
         *,
+        only: str | None,
         retry: bool,
         limit: int | None,
     ) -> None:
         self.table = manifest.table if limit is None else manifest.table.slice(0, limit)
         self.known = known
         self.report = report
+        self.only = only
         self.retry = retry
         self.labels = manifest.labels
         #: Rows whose id belongs to another item of the store: (item_id, path, message).
@@ -265,6 +269,8 @@ class Planner:
         self, item_id: str, facts: dict[str, list], i: int, now: tuple[int | None, int | None]
     ) -> bool:
         """Whether an item's file has to be opened."""
+        if self.only == "text":
+            return False
         failed = self.known.image_failures.get(item_id)
         if failed is not None and failed == now and not self.retry:
             self.report.known_failures += 1
@@ -287,7 +293,7 @@ class Planner:
     def _text_to_encode(
         self, item_id: str, text: str | None, key: str | None, *, unchanged: bool
     ) -> str | None:
-        if text is None or key in self.known.text_done:
+        if text is None or self.only == "image" or key in self.known.text_done:
             return None
         if item_id in self.known.text_failures and unchanged and not self.retry:
             self.report.known_failures += 1

@@ -146,7 +146,7 @@ class LogReg(Head):
         """Fit along `grid`, keep the value of C that is best on `val` (the only one, without it), and return it."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         self.means_, scales = _statistics(X, weight, by_feature=self.scale == "feature")
         Z = _standardised(X, self.means_, scales)

@@ -333,3 +333,13 @@ def test_numbered_texts_of_two_files_do_not_overwrite_each_other(store: Path, tm
     assert Store.open(store).query("select text from items")["text"].to_pylist() == ["flood"]
     (tmp_path / "a" / "posts.csv").write_text("text\nfire\n")
     assert embed_sources([tmp_path / "a" / "posts.csv"], store, encoder=ToyEncoder()).changed == 1
+
+
+def test_one_modality_at_a_time(photos: Path, store: Path) -> None:
+    table = photos / "posts.csv"
+    table.write_text("id,image,text\na,0000.png,some words\nb,gone.png,other words\n")
+    report = embed_sources([table], store, encoder=ToyEncoder(), only="text")
+    assert (report.images, report.texts, report.failed) == (0, 2, 0)
+    assert embed_sources([table], store, encoder=ToyEncoder(), only="text").unchanged == 2
+    report = embed_sources([table], store, encoder=ToyEncoder(), only="image")
+    assert (report.images, report.texts, report.failed) == (1, 0, 1)
