@@ -36,6 +36,9 @@ class _Convolution(nn.Module):
         Whether ReLU6 follows.
     """
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(
         self,
         state: Mapping[str, torch.Tensor],
@@ -93,6 +96,9 @@ class EfficientNetLite0(nn.Module):
     state : mapping of str to Tensor
         Weights under the names of the package `efficientnet_lite_pytorch`.
     """
+
+    classes: torch.Tensor
+    class_bias: torch.Tensor
 
     def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
@@ -162,6 +168,7 @@ class MiniLM(nn.Module):
     """
 
     heads = 12
+    positions: torch.Tensor
 
     def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
         super().__init__()

@@ -102,9 +102,10 @@ class OpenClip(Encoder):
 
         from .towers import open_image_tower, open_text_tower
 
-        to = {"dtype": torch.float32, "device": self.device}
-        self._mean = torch.tensor(normalize.mean, **to).view(1, 3, 1, 1)
-        self._std = torch.tensor(normalize.std, **to).view(1, 3, 1, 1)
+        self._mean, self._std = (
+            torch.tensor(values, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
+            for values in (normalize.mean, normalize.std)
+        )
         pixels = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
         with torch.inference_mode():
             images, ids = self._normalised(pixels), self._ids(_SAMPLE_TEXTS)
@@ -195,7 +196,8 @@ class OpenClip(Encoder):
         """Tokens of one text, the special ones included."""
         inner = getattr(self._tokenizer, "tokenizer", None)
         if inner is not None:
-            return len(inner(self._tokenizer.clean_fn(text), verbose=False)["input_ids"])
+            clean = getattr(self._tokenizer, "clean_fn", str)
+            return len(inner(clean(text), verbose=False)["input_ids"])
         memory = self._tokenizer.cache
         if len(memory) > _REMEMBERED_WORDS:
             special = {self._tokenizer.decoder[i] for i in self._tokenizer.all_special_ids}

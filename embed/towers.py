@@ -46,7 +46,7 @@ class Tower(ABC):
     """One tower of a model: a batch in, `States` out."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
+        self.module: Any = module  # of a class that only open_clip, timm or transformers can name
 
     @abstractmethod
     def __call__(self, batch: torch.Tensor) -> States:
@@ -136,7 +136,7 @@ class _ResNet(Tower):
     """CLIP's ResNets: attention pooling by hand, for its fused form shows nothing before the last linear map."""
 
     def __call__(self, batch: torch.Tensor) -> States:
-        net: Any = self.module
+        net = self.module
         grid = (
             net.layer4(net.layer3(net.layer2(net.layer1(net.stem(batch))))).flatten(2).transpose(1, 2)
         )  # n t c
@@ -173,7 +173,7 @@ class _Timm(Tower):
         return States(joint, pooled, self._tokens(states))
 
     def _tokens(self, states: torch.Tensor) -> torch.Tensor:
-        trunk: Any = self.module.trunk
+        trunk = self.module.trunk
         if states.ndim == 4:
             return (
                 states.flatten(1, 2)
@@ -210,7 +210,7 @@ class _Words(Tower):
         if self.by_end:
             mask = torch.arange(batch.shape[1], device=batch.device) <= ends[:, None]
         else:
-            mask = batch != self.padding
+            mask = batch.ne(self.padding)
             if self.end == self.padding:  # SigLIP ends a text with one token of padding, and that one is real
                 mask = mask | F.pad(mask, (1, -1), value=True)
         if self.projection is None:
@@ -219,7 +219,8 @@ class _Words(Tower):
 
     def _ends(self, ids: torch.Tensor) -> torch.Tensor:
         """Place that the tower pools, found as the tower finds it."""
-        return (ids == self.module.eos_id if self.module.pool_type == "eos" else ids).int().argmax(dim=-1)
+        marked = ids.eq(self.module.eos_id) if self.module.pool_type == "eos" else ids
+        return marked.int().argmax(dim=-1)
 
 
 def _fit_mask(
@@ -241,7 +242,7 @@ class _HuggingFaceWords(Tower):
         module.proj, module.output_tokens = nn.Identity(), True
 
     def __call__(self, batch: torch.Tensor) -> States:
-        mask = batch != self.module.config.pad_token_id
+        mask = batch.ne(self.module.config.pad_token_id)
         used = int(mask.any(0).nonzero().max()) + 1 if bool(mask.any()) else 1
         batch, mask = batch[:, :used], mask[:, :used]
         pooled, tokens = self.module(batch)

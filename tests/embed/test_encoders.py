@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -213,3 +215,21 @@ def test_an_unknown_encoder_is_answered_in_one_line(asked: str) -> None:
     with pytest.raises(IcehouseError) as caught:
         load_encoder(asked)
     assert "\n" not in str(caught.value)
+
+
+def test_the_documented_example_keeps_the_contract() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "docs/encoders.md", "exec"), namespace)
+    encoder = namespace["Colours"]()
+    assert isinstance(encoder, Encoder)
+    pixels = np.stack(
+        [encoder.prepare_image(Image.new("RGB", (40, 30), colour)) for colour in ("red", "lime", "blue")]
+    )
+    images = encoder.encode_images(pixels, ["joint"])
+    texts = encoder.encode_texts(["red", "green", "blue"], ["joint"])
+    check(encoder, "image", images, 3)
+    check(encoder, "text", texts, 3)
+    assert (texts["joint"] @ images["joint"].T).argmax(1).tolist() == [0, 1, 2]
+    assert fingerprint(encoder.provenance("image")) != fingerprint(encoder.provenance("text"))
