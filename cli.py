@@ -18,6 +18,8 @@ from .errors import IcehouseError
 from .heads import commands as heads_commands
 from .serve import commands as serve_commands
 from .store import commands as store_commands
+from .store import dups_commands
+from .store import index_commands
 
 __all__ = ["app", "main"]
 
@@ -58,6 +60,15 @@ app = typer.Typer(
 )
 for room in (embed_commands, store_commands, heads_commands, serve_commands):
     app.add_typer(room.app)
+app.add_typer(
+    dups_commands.app,
+    name="dups",
+    help="Near-duplicates: find, group, list, measure.",
+    rich_help_panel="Store",
+)
+app.add_typer(
+    index_commands.app, name="index", help="Vector indexes (FAISS): quicker search in large stores."
+)
 
 
 def _version(wanted: bool) -> None:

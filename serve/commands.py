@@ -30,6 +30,9 @@ def search(
     where: Annotated[
         str | None, typer.Option(help="SQL condition over items, such as \"split = 'train'\".")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare every vector, even if there is an index.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a contact sheet that works offline.")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     as_json: JsonOption = False,
@@ -37,7 +40,19 @@ def search(
     """Find the items nearest to a text, a picture or another item."""
     from .query import search as find
 
-    result = find(store, text=text, image=image, item=item, feature=feature, k=k, where=where, device=device)
+    result = find(
+        store,
+        text=text,
+        image=image,
+        item=item,
+        feature=feature,
+        k=k,
+        where=where,
+        exact=exact,
+        device=device,
+    )
+    if result.remark is not None:
+        say(result.remark)
     if html is not None:
         from .sheet import write_sheet
 
@@ -48,7 +63,8 @@ def search(
     elif html is None:
         rows = [[f"{hit.score:.4f}", hit.item_id, hit.path, _brief(hit.text)] for hit in result.hits]
         print_table(["score", "item", "path", "text"], rows)
-        say(f"{len(rows)} hits in {result.feature}, {result.engine} search")
+        engine = "exact search" if result.engine == "exact" else f"by the {result.engine} index"
+        say(f"{len(rows)} hits in {result.feature}, {engine}")
 
 
 @app.command(rich_help_panel="Learn")

@@ -21,8 +21,9 @@ from ..embed.pipeline import DEFAULT_CLEANING
 from ..embed.probe import check_probe
 from ..embed.tables import feature_provenance
 from ..errors import ImageError, SourceError, UsageError
+from ..store.find import Found, find_item, find_vectors
 from ..store.provenance import check_space
-from ..store.search import Hit, search_item, search_vectors
+from ..store.search import Hit
 from ..store.store import Store
 
 __all__ = ["SearchResult", "load_checked", "search"]
@@ -40,13 +41,16 @@ class SearchResult:
     query : str
         The question, as a person would write it.
     engine : str
-        "exact": every vector was compared.
+        "exact": every vector was compared; otherwise the kind of index that chose.
+    remark : str or None
+        What else is worth knowing of the engine, such as why an index was not used.
     """
 
     hits: list[Hit]
     feature: str
     query: str
     engine: str = "exact"
+    remark: str | None = None
 
 
 def search(
@@ -58,6 +62,7 @@ def search(
     feature: str | None = None,
     k: int = 10,
     where: str | None = None,
+    exact: bool = False,
     encoder: Encoder | None = None,
     device: str = "auto",
 ) -> SearchResult:
@@ -74,6 +79,8 @@ def search(
         Most hits.
     where : str, optional
         SQL condition over the items.
+    exact : bool, default False
+        Compare every vector, even if there is a fresh index.
     encoder : Encoder, optional
         An encoder that is loaded already, held against the feature like any other.
 
@@ -93,7 +100,8 @@ def search(
         raise UsageError("ask one question: --text, --image or --item")
     feature = feature or _default_feature(store, image_first=item is None or _has_image(store, item))
     if item is not None:
-        return SearchResult(search_item(store, feature, item, k=k, where=where), feature, f"like {item}")
+        found = find_item(store, feature, item, k=k, where=where, exact=exact)
+        return _result(found, feature, f"like {item}")
     spec = store.feature_table(feature).snapshot().spec
     asked: Modality = "text" if text is not None else "image"
     if spec["output"] == "tokens" or (spec["output"] != "joint" and spec["modality"] != asked):
@@ -111,7 +119,12 @@ def search(
         question = f"like the picture {image}"
     vector = encoded[spec["output"]]
     assert isinstance(vector, np.ndarray)
-    return SearchResult(search_vectors(store, feature, vector[0], k=k, where=where), feature, question)
+    found = find_vectors(store, feature, vector[0], k=k, where=where, exact=exact)
+    return _result(found, feature, question)
+
+
+def _result(found: Found, feature: str, question: str) -> SearchResult:
+    return SearchResult(found.hits, feature, question, found.engine, found.remark)
 
 
 def load_checked(spec: dict[str, Any], encoder: Encoder | None = None, *, device: str = "auto") -> Encoder:
