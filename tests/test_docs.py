@@ -1,0 +1,46 @@
+"""The docs tell the truth: what is generated is up to date, and what they name exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_exist(page: Path) -> None:
+    from icehouse.cli import app
+    from typer.main import get_command
+
+    root = get_command(app)
+    for line in re.findall(
+        r"^\s*\$ (icehouse [^#\n]*)", page.read_text(encoding="utf-8"), flags=re.MULTILINE
+    ):
+        words = line.split()[1:]
+        command = root
+        while words and hasattr(command, "commands"):
+            assert words[0] in command.commands, f"{page.name}: {line}"
+            command = command.commands[words.pop(0)]
+        known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", " " + " ".join(words)):
+            assert option in known or option == "--help", f"{page.name}: {option} in {line}"
