@@ -1,0 +1,45 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from .files import fsync_dir, fsync_file, leftovers, temp_name
+
+__all__ = ["publish_folder"]
+
+
+@contextlib.contextmanager
+def publish_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; on leaving, it takes the place of `path`.
+
+    If the block raises, `path` stays as it was and nothing is left behind. A folder that is there already steps aside
+    first, and goes once the new one is in place.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for dead in leftovers(path.parent):
+        shutil.rmtree(dead, ignore_errors=True)
+    temp = path.parent / temp_name("")
+    temp.mkdir()
+    try:
+        yield temp
+        for entry in sorted(temp.rglob("*")):
+            sync = fsync_dir if entry.is_dir() else fsync_file
+            sync(entry)
+        fsync_dir(temp)
+        aside = path.parent / temp_name("")
+        if path.exists():
+            path.rename(aside)
+        try:
+            temp.rename(path)
+        except OSError:
+            if aside.exists():
+                aside.rename(path)
+            raise
+        fsync_dir(path.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
