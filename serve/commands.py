@@ -200,7 +200,7 @@ def demo(
             raise typer.Exit(status)
     typer.secho("\n# What is left", fg="green")
     left: list[tuple[Any, str]] = [
-        (made.sheet, 'the hits for "a flooded street", a page to open in a browser'),
+        (made.sheet, 'the hits for "a fire with flames and smoke", a page to open in a browser'),
         (made.store, "the store: Parquet tables, and the trained heads under runs/"),
         (made.feed.posts, "the feed"),
         (made.feed.truth, "its ground truth"),

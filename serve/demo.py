@@ -74,7 +74,7 @@ def prepare(folder: Path, *, posts: int = 400, seed: int = 0) -> Demo:
         feed,
         folder / "photographs",
         folder / "store",
-        folder / "flooded-street.html",
+        folder / "fire.html",
     )
 
 
@@ -99,7 +99,7 @@ def steps(demo: Demo) -> Iterator[Step]:
     yield Step("Search pictures in words.", ["search", "--text", "a cat", "-k", "3", *store])
     yield Step(
         "The same as a page that works offline.",
-        ["search", "--text", "a flooded street", "-k", "24", "--html", str(demo.sheet), *store],
+        ["search", "--text", "a fire with flames and smoke", "-k", "24", "--html", str(demo.sheet), *store],
     )
     original = _a_readable_original(demo.feed)
     yield Step(

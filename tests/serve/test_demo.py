@@ -29,7 +29,7 @@ def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
     truth = json.loads((folder / "feed" / "truth.json").read_text())
     failed = set(store.failures.read(["item_id"])["item_id"].to_pylist())
     assert failed == {entry["item"] for entry in truth["corrupt"]}
-    assert (folder / "flooded-street.html").read_text().count("data:image/") == 24
+    assert (folder / "fire.html").read_text().count("data:image/") == 24
     best = json.loads(
         CliRunner()
         .invoke(app, ["search", "--text", "a cat", "-k", "1", "--json", "-s", str(folder / "store")])
