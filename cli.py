@@ -18,8 +18,7 @@ from .errors import IcehouseError
 from .heads import commands as heads_commands
 from .serve import commands as serve_commands
 from .store import commands as store_commands
-from .store import dups_commands
-from .store import index_commands
+from .store import dups_commands, index_commands
 
 __all__ = ["app", "main"]
 
