@@ -33,7 +33,7 @@ _CHOICES = (7, 15, 31, 47, 63, 95, 127, 191, 255)
 _AXES_SAMPLE, _PAIRS_SAMPLE = 8192, 1024
 
 #: Nanoseconds to look up one pair again in the middle coordinates (and for each of these), and in full (for each dimension).
-_PAIR_COST, _MIDDLE_COST, _FULL_COST = 60.0, 0.5, 3.5
+_PAIR_COST, _MIDDLE_COST, _FULL_COST = 120.0, 0.5, 3.0
 
 #: Nanoseconds to multiply an entry of a tile in float32, for each dimension.
 _TILE_COST = 0.02
@@ -166,7 +166,8 @@ def _survivors(
     pairs = max(len(a) * (len(b) - 1 if same else len(b)), 1)
     floor = np.float32(threshold - summation_slack(a.shape[1]))
     dots, bound = np.zeros((2, len(a), len(b)), np.float32)
-    before, shares = 0, {}
+    before = 0
+    shares: dict[int, float] = {}
     for p in choices:
         dots += np.matmul(a[:, before:p], b[:, before:p].T, out=bound)
         rest_a, rest_b = (np.sqrt(np.square(side[:, p:]).sum(axis=1)) for side in (a, b))
@@ -174,7 +175,7 @@ def _survivors(
         bound += dots
         through = np.count_nonzero(bound >= floor) - (len(a) if same else 0)
         # Not one among a million seen may still be one in a million.
-        shares[p] = max(through, 1) / pairs
+        shares[p] = max(int(through), 1) / pairs
         before = p
         if through <= 1:
             break

@@ -14,7 +14,7 @@ import numpy as np
 
 from .cosine import RowSet, pair_cosines
 from .rotation import Plan, coordinate_slack, project
-from .tiles import Tiles, summation_slack
+from .tiles import NumpyTiles, Tiles, summation_slack
 
 __all__ = ["PairBlock", "Stripe", "StripeJoin"]
 
@@ -168,14 +168,18 @@ class StripeJoin:
 
     def _multiply(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
         """Apply the second bound, and if that lets too many through the whole vectors in float32, to a whole tile."""
-        through: np.ndarray | None = None
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        blas = NumpyTiles(height, width)
+        flat, scratch = None, blas.scratch()
         if self.left_middle is not None and self.right_middle is not None:
-            through = self.left_middle[rows] @ self.right_middle[columns].T >= self.middle_floor
-        if through is None or np.count_nonzero(through) > _DENSE * through.size:
+            floor = blas.floor(self.middle_floor)
+            flat = blas.scan(self.left_middle, rows, self.right_middle, columns, floor, scratch)
+        if flat is None or len(flat) > _DENSE * height * width:
             left = self.left.directions(rows)[0].astype(np.float32)
             right = self.right.directions(columns)[0].astype(np.float32)
-            through = left @ right.T >= self.full_floor
-        i, j = np.nonzero(through)
+            everything = slice(None)
+            flat = blas.scan(left, everything, right, everything, blas.floor(self.full_floor), scratch)
+        i, j = np.divmod(flat, width)
         return self._pairs(i + rows.start, j + columns.start)
 
     def _score(self, i: np.ndarray, j: np.ndarray) -> PairBlock:

@@ -87,7 +87,7 @@ class NumpyTiles:
     """Float32 through NumPy's BLAS: always there."""
 
     name = "numpy-float32"
-    pass_cost, dim_cost, usual_slack = 0.12, 0.018, 0.0
+    pass_cost, dim_cost, usual_slack = 0.20, 0.021, 0.0
 
     def __init__(self, rows: int = 512, columns: int = 2048) -> None:
         self.rows, self.columns = rows, columns
@@ -156,7 +156,7 @@ class TorchTiles:
         on_gpu = self.device.type != "cpu"
         self.rows = rows or (2048 if on_gpu else 512)
         self.columns = columns or (16384 if on_gpu else 2048)
-        self.pass_cost, self.dim_cost = (0.004, 0.0002) if on_gpu else (0.06, 0.0045)
+        self.pass_cost, self.dim_cost = (0.004, 0.0002) if on_gpu else (0.25, 0.004)
         self.usual_slack = 0.005 if dtype == "bfloat16" else _CUT
 
     def load(self, V: np.ndarray) -> tuple[Any, float]:
@@ -275,14 +275,14 @@ def _reaching(tile: np.ndarray, floor: Any) -> np.ndarray:
     groups = math.gcd(len(tile), 32)
     folded = tile.reshape(groups, -1)
     hits = np.flatnonzero(np.maximum.reduce(folded, axis=0) >= floor)
-    if groups * len(hits) > tile.size // 8:
+    if groups * len(hits) > tile.size // 32:
         return np.flatnonzero(tile >= floor)
-    group, hit = np.nonzero(folded[:, hits] >= floor)
+    group, hit = np.divmod(np.flatnonzero(folded[:, hits] >= floor), max(len(hits), 1))
     return group * folded.shape[1] + hits[hit]
 
 
 def _one_blas_thread() -> Any:
-    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
     return threadpool_limits(1, user_api="blas")
 
