@@ -84,7 +84,8 @@ def read_truth(path: str | Path) -> Truth:
         raise SourceError(
             f"{path} needs the columns a and b (item ids), and may have label; it has no rows of them"
         )
-    positive, negative = set(), set()
+    positive: set[tuple[str, str]] = set()
+    negative: set[tuple[str, str]] = set()
     for number, row in enumerate(rows, 2):
         a, b, label = row["a"], row["b"], (row.get("label") or "1").strip().lower()
         if not a or not b or label not in _YES | _NO:
