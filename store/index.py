@@ -190,7 +190,7 @@ def list_indexes(store: Store) -> list[dict[str, Any]]:
         ``reason``. Of a damaged one only ``feature``, ``state`` and ``reason``.
     """
     root = store.path / "indexes"
-    found = []
+    found: list[dict[str, Any]] = []
     for path in sorted(root.rglob("index.json")):
         feature = path.parent.relative_to(root).as_posix()
         try:

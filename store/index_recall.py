@@ -148,6 +148,6 @@ def _recalls(search: Search, X: np.ndarray, question: Question) -> np.ndarray:
 
 
 def _surely(recalls: np.ndarray, wanted: float) -> bool:
-    """Whether a sample's recall is at least one standard error above `wanted`, or perfect."""
+    """Whether a sample's recall is at least one standard error above `wanted`, or perfect; nothing is sure of recall 1."""
     mean = float(recalls.mean())
-    return mean == 1 or mean - float(recalls.std()) / len(recalls) ** 0.5 >= wanted
+    return wanted < 1 and (mean == 1 or mean - float(recalls.std()) / len(recalls) ** 0.5 >= wanted)
