@@ -18,13 +18,17 @@ from typing import Any
 import numpy as np
 
 from .cosine import RowSet, pair_cosines
+from .groups import Star
 from .hamming import HashJoin, informative, random_pairs_expected
 from .selfjoin import JoinStats, self_join
 
-__all__ = ["Cascade", "Contents", "Found", "Rule", "Spread", "in_order"]
+__all__ = ["Cascade", "Contents", "Found", "Rule", "Spread", "claim_rest", "in_order"]
 
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
 SPREAD_MEMBERS = 512
+
+#: Searches among what is left, after the first, before stars are given up as they are.
+_ROUNDS = 50
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,15 @@ class Contents:
 
     def __len__(self) -> int:
         return len(self.hashes)
+
+    def subset(self, numbers: np.ndarray, scratch: Path) -> Contents:
+        """Get the contents `numbers`, ascending, renumbered from 0; `scratch` is a file for their vectors."""
+        if self.rows is None:
+            return Contents(self.hashes[numbers], self.hashed[numbers], self.rule)
+        held = np.isin(self.with_vector, numbers, assume_unique=True)
+        X = in_order(self.rows.X, np.flatnonzero(held), scratch)
+        at = np.searchsorted(numbers, self.with_vector[held])
+        return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, X, at)
 
     def hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Bits in which the hashes of ``i[k]`` and ``j[k]`` differ, int16; -1 where one has none."""
@@ -287,6 +300,43 @@ class Cascade:
                 "seconds": stats.prepare_seconds + stats.join_seconds,
             }
         return report
+
+
+def claim_rest(star: Star, cascade: Cascade, scratch: Path) -> bool:
+    """Finish the stars of a search that stopped at its cap, as if it had not.
+
+    Contents before `Cascade.complete` have had their say, and who is claimed has none; so a search among the others finds
+    all that is missing, or stops at the same cap again, and so on. Every round settles some.
+
+    Parameters
+    ----------
+    star : Star
+        Fed with all that `cascade` found.
+    cascade : Cascade
+        Read to its end.
+    scratch : Path
+        File for the vectors of what is left.
+
+    Returns
+    -------
+    bool
+        False if it was given up after many rounds.
+    """
+    contents, complete = cascade.contents, cascade.complete
+    capped = cascade.capped
+    for _ in range(_ROUNDS):
+        left = star.unclaimed()
+        left = left[left >= complete]
+        if not capped or len(left) < 2:
+            return True
+        rest = Cascade(contents.subset(left, scratch), cascade.max_pairs, cascade.threads, cascade.device)
+        for found in rest:
+            star.add(left[found.i], left[found.j])
+        capped = rest.capped
+        complete = int(left[rest.complete]) if capped else len(contents)
+        del rest
+        scratch.unlink(missing_ok=True)
+    return not capped
 
 
 def in_order(X: np.ndarray, rows: np.ndarray, scratch: Path) -> np.ndarray:

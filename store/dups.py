@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 from .. import __version__
 from ..errors import StoreError, UsageError
-from .cascade import Cascade, Contents, Rule, in_order
+from .cascade import Cascade, Contents, Rule, claim_rest, in_order
 from .dups_write import Ledger, PairWriter, cluster_table, write_lists
 from .folders import publish_folder
-from .groups import grouping
+from .groups import Star, grouping
 from .keepers import columns_for, preference, ranks
 from .store import Store
 from .vectors import Vectors
@@ -207,6 +207,9 @@ def find_duplicates(
                 for found in cascade:
                     writer.add(found)
                     groups.add(found.i, found.j)
+            whole = not cascade.capped
+            if isinstance(groups, Star) and cascade.capped:
+                whole = claim_rest(groups, cascade, temp / "rest.npy")
             clusters = cluster_table(ledger, groups.keepers(), contents)
             pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
             kept, dropped = write_lists(temp, ledger, clusters)
@@ -241,6 +244,7 @@ def find_duplicates(
                     "items": clusters.num_rows,
                     "largest": pc.max(leads["size"]).as_py() or 0,
                     "chained": int(pc.sum(leads["chained"]).as_py() or 0),
+                    "complete": whole,
                     "sampled": int(pc.sum(leads["sampled"]).as_py() or 0),
                 },
                 "kept": kept,
@@ -249,7 +253,7 @@ def find_duplicates(
                 "complete_contents": cascade.complete,
                 "stages": cascade.report(),
                 "seconds": round(time.perf_counter() - begun, 3),
-                "notes": _notes(made, feature, cascade, int(contents.hashed.sum())),
+                "notes": _notes(made, feature, cascade, whole),
             }
             contents.rows = None
             del contents, cascade
@@ -317,7 +321,7 @@ def _between_copies(ledger: Ledger) -> int:
     return int((counts * (counts - 1) // 2).sum())
 
 
-def _notes(rule: Rule, feature: str | None, cascade: Cascade, hashed: int) -> list[str]:
+def _notes(rule: Rule, feature: str | None, cascade: Cascade, whole: bool) -> list[str]:
     notes = []
     if rule.source == "default":
         notes.append(
@@ -327,15 +331,16 @@ def _notes(rule: Rule, feature: str | None, cascade: Cascade, hashed: int) -> li
     if feature is None:
         notes.append("no embedding stage: no feature")
     if cascade.capped:
+        groups = "the groups are whole all the same" if whole else "groups led by the others may lack members"
         notes.append(
             f"stopped at {cascade.max_pairs} pairs: {cascade.complete} of {len(cascade.contents)} contents, those preferred "
-            "as keepers, have all theirs; raise --max-pairs or the threshold for the rest"
+            f"as keepers, have all theirs, and {groups}; raise --max-pairs or the threshold for the rest"
         )
     perceptual: Mapping[str, Any] = cascade.stats.get("perceptual", {})
-    if perceptual.get("uninformative"):
+    if mute := perceptual.get("uninformative"):
         notes.append(
-            f"{perceptual['uninformative']} of {hashed} perceptual hashes say nothing (flat or almost empty images) and "
-            "were left to the other stages"
+            f"{mute} of {perceptual['hashes']} perceptual hashes say nothing (flat or almost empty images) and were left to "
+            "the other stages"
         )
     return notes
 

@@ -56,6 +56,10 @@ class Star:
             near = j[start:stop]
             keeper[near[keeper[near] < 0]] = row
 
+    def unclaimed(self) -> np.ndarray:
+        """Rows that no other has claimed so far, ascending."""
+        return np.flatnonzero((self._keeper < 0) | (self._keeper == np.arange(len(self._keeper))))
+
     def keepers(self) -> np.ndarray:
         """Give each row's keeper; see `Grouping`."""
         return np.where(self._keeper < 0, np.arange(len(self._keeper)), self._keeper)

@@ -256,6 +256,22 @@ def test_a_cap_keeps_the_pairs_of_the_best_and_says_so(tmp_path: Path) -> None:
     assert list_duplicates(store) == ["capped", "just", "whole"]
 
 
+@pytest.mark.parametrize("max_pairs", [5, 20, 60])
+@pytest.mark.parametrize("seed", [1, 6])
+def test_stars_are_whole_whatever_the_cap(tmp_path: Path, max_pairs: int, seed: int) -> None:
+    items, vectors = made_items(n=80, seed=seed)
+    store = make_store(tmp_path / "s", items, vectors)
+    whole = find_duplicates(store, rule=0.85, name="whole")
+    capped = find_duplicates(store, rule=0.85, name="capped", max_pairs=max_pairs)
+    assert capped.summary["capped"]
+    assert capped.summary["groups"]["complete"]
+    assert capped.clusters() == whole.clusters()
+    assert not list(capped.path.glob("*.npy"))
+    chained = find_duplicates(store, rule=0.85, grouping_by="components", max_pairs=max_pairs)
+    assert not chained.summary["groups"]["complete"]
+    assert any("may lack members" in note for note in chained.summary["notes"])
+
+
 def test_copies_make_a_star_of_pairs(tmp_path: Path) -> None:
     items = [
         {"item_id": f"{k:03d}", "image_sha256": "a" * 64, "phash": 5, "missing": False} for k in range(50)
