@@ -36,7 +36,7 @@ _AXES_SAMPLE, _PAIRS_SAMPLE = 8192, 1024
 _PAIR_COST, _MIDDLE_COST, _FULL_COST = 120.0, 0.5, 3.0
 
 #: Nanoseconds to multiply an entry of a tile in float32, for each dimension.
-_TILE_COST = 0.02
+_TILE_COST = 0.03
 
 #: Below this many multiplications a plan costs more than it saves.
 _PLAN_FROM = 2e10

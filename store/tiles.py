@@ -282,7 +282,7 @@ def _reaching(tile: np.ndarray, floor: Any) -> np.ndarray:
 
 
 def _one_blas_thread() -> Any:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+    from threadpoolctl import threadpool_limits
 
     return threadpool_limits(1, user_api="blas")
 

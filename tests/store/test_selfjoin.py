@@ -132,6 +132,23 @@ def test_engine_threads_and_tiles_change_nothing(name):
         assert join.stats.comparisons == 500 * 499 // 2
 
 
+@pytest.mark.parametrize("name", ["numpy", "bfloat16", "float32"])
+@pytest.mark.parametrize("height", [64, 63])
+def test_tile_lists_every_entry_that_reaches_the_floor(name, height):
+    tiles, rng = engine(name), np.random.default_rng(0)
+    V = rng.standard_normal((height + 200, 33)).astype(np.float32)
+    V /= np.linalg.norm(V, axis=1, keepdims=True)
+    V[-3:] = V[:3]
+    loaded = tiles.load(V)
+    rows, columns = slice(0, height), slice(height, height + 200)
+    products = (V[rows].astype(np.float64) @ V[columns].astype(np.float64).T).ravel()
+    for value in (0.9, 0.4, 0.05):  # from a few to nearly half of all
+        floor = tiles.floor(value - tiles.slack(loaded, loaded))
+        found = set(tiles.scan(loaded, rows, loaded, columns, floor, tiles.scratch()).tolist())
+        assert found >= set(np.flatnonzero(products >= value).tolist())
+        assert all(products[k] >= value - 2 * tiles.slack(loaded, loaded) - 0.004 for k in found)
+
+
 def test_order_of_the_rows_changes_nothing():
     X = spectral(300, 24)
     order = np.random.default_rng(1).permutation(300)
