@@ -30,6 +30,9 @@ __all__ = ["Found", "find_item", "find_vectors", "fresh_index"]
 #: Recall is measured at 10; from an index that may miss, no more than this many hits are taken.
 MOST = 100
 
+#: An index that may miss is asked for no more candidates than this: comparing everything is about as quick then.
+_DEEPEST = 4096
+
 
 @dataclass(frozen=True)
 class Found:
@@ -150,15 +153,16 @@ def _from_index(
         wanted[rows] = True
     expected = min(k, int(wanted[index.rows].sum()))
     count = OVERSAMPLE * k
+    exhaustive = index.info.kind == "flat"
     while True:
         scores, found = (row[0] for row in index.search(unit, count))
         kept = (found >= 0) & wanted[found]
         everything = count >= len(index)
         enough = int(kept.sum()) >= expected
-        if enough and index.info.kind == "flat" and not everything:
+        if enough and exhaustive and not everything:
             # Only what lies certainly behind the k-th may be left unasked for; ties with it may not.
             enough = expected > 0 and scores[-1] < scores[kept][expected - 1] - 2 * float32_margin(X.shape[1])
-        if enough or everything:
+        if enough or everything or (not exhaustive and count > _DEEPEST):
             break
         count *= 4
     if not enough:

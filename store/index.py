@@ -29,6 +29,9 @@ OVERSAMPLE = 2
 #: So many queries at once are worth the way to a GPU.
 _GPU_QUERIES = 256
 
+#: Neighbours and cells that FAISS can sort on a GPU.
+_GPU_MOST = 1024
+
 
 class Index:
     """An index that is open for asking; get one from `open_index`.
@@ -77,7 +80,7 @@ class Index:
         units, directed = self._units(queries)
         k = max(1, min(k, len(self.rows)))
         with thread_limit(threads):
-            index = self._engine(len(units))
+            index = self._engine(len(units), k)
             self._set_effort(index, k)
             scores, positions = index.search(units, k)
         positions[~directed] = -1
@@ -133,11 +136,13 @@ class Index:
         if self.info.effort is not None:
             self._kind.set_effort(index, self.info.effort, k)
 
-    def _engine(self, queries: int) -> Any:
-        """FAISS index to ask: a copy on the GPU, once there is enough to ask of it."""
-        if self._gpu is None and queries >= _GPU_QUERIES:
+    def _engine(self, queries: int, k: int) -> Any:
+        """FAISS index to ask: a copy on the GPU, if there is enough to ask of it and no more than it can do."""
+        if queries < _GPU_QUERIES or max(k, self.info.effort or 0) > _GPU_MOST:
+            return self._index
+        if self._gpu is None:
             self._gpu = to_gpu(self._kind, self._index)
-        return self._index if self._gpu is None or queries < _GPU_QUERIES else self._gpu
+        return self._index if self._gpu is None else self._gpu
 
 
 def open_index(store: Store, feature: str) -> Index | None:

@@ -169,7 +169,10 @@ def _build(
         wanted,
         given is not None,
     )
-    first, whole = _content(vectors, min(old.rows, len(X)) if old else 0)
+    if old is not None and old.digest == vectors.digest:
+        first = whole = old.content
+    else:
+        first, whole = _content(vectors, min(old.rows, len(X)) if old else 0)
     covered = None
     if old is not None:
         anew = "as asked" if rebuild else _anew_because(old, chosen, spec, vectors, first)
