@@ -34,7 +34,7 @@ def add(
     rows = range(start, start + len(X))
     keys = [content(modality, row) for row in rows]
     if modality == "image":
-        ids = [f"i{row:05d}" for row in rows]
+        ids = ids or [f"i{row:05d}" for row in rows]
         store.items.append(pa.table({"item_id": ids, key: keys}), unique="item_id")
     spec = {"encoder": "toy", "name": name, "modality": modality, "output": output, "dim": X.shape[1]}
     spec |= {"dtype": "float16", "key": key, "provenance": {"is": fingerprint}, "fingerprint": fingerprint}

@@ -72,6 +72,15 @@ def test_all_alike(tmp_path: Path) -> None:
     assert [hit.item_id for hit in found.hits] == ["i00000", "i00001", "i00002"]
 
 
+def test_a_flat_index_leaves_out_no_tie(tmp_path: Path) -> None:
+    """Of equal hits the lowest item id comes first, and here it belongs to the last row."""
+    store = Store.create(tmp_path / "store")
+    add(store, np.tile(like_embeddings(1), (300, 1)), ids=[f"i{300 - row:03d}" for row in range(300)])
+    build_index(store, IMAGES, kind="flat", threads=1)
+    found = find_vectors(store, IMAGES, np.ones(16), k=2)
+    assert (found.engine, [hit.item_id for hit in found.hits]) == ("flat", ["i001", "i002"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 2, 9])
 def test_few_vectors(tmp_path: Path, kind: str, rows: int) -> None:
