@@ -26,7 +26,13 @@ def like_embeddings(rows: int, dim: int = 16, seed: int = 0) -> np.ndarray:
 
 
 def add(
-    store: Store, X: np.ndarray, *, feature: str = IMAGES, start: int = 0, fingerprint: str = "0" * 16
+    store: Store,
+    X: np.ndarray,
+    *,
+    feature: str = IMAGES,
+    start: int = 0,
+    ids: list[str] | None = None,
+    fingerprint: str = "0" * 16,
 ) -> None:
     """Append vectors, and items for them if they are images."""
     name, modality, output = feature.split("/")
