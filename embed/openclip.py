@@ -158,7 +158,7 @@ class OpenClip(Encoder):
         with torch.inference_mode():
             images = self._normalised(pixels)
             with devices.autocast(self.device, self._precisions["image"]):
-                return self._picked("image", self._image_tower(images), outputs)
+                return self._picked("image", self._image_tower(images, tokens="tokens" in outputs), outputs)
 
     def encode_texts(self, texts: Sequence[str], outputs: Sequence[str]) -> dict[str, np.ndarray | Tokens]:
         """See `Encoder.encode_texts`."""
@@ -167,7 +167,7 @@ class OpenClip(Encoder):
         with torch.inference_mode():
             ids = self._ids(texts)
             with devices.autocast(self.device, self._precisions["text"]):
-                return self._picked("text", self._text_tower(ids), outputs)
+                return self._picked("text", self._text_tower(ids, tokens="tokens" in outputs), outputs)
 
     def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
         """See `Encoder.count_tokens`; of a text far beyond the context, a lower bound that is beyond it too."""

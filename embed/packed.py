@@ -81,15 +81,24 @@ class _PackedSelfAttention(nn.Module):
     ) -> tuple[torch.Tensor, None]:
         if not (query is key is value):
             raise ValueError("packed for self-attention only")
-        b, t, d = query.shape
-        q, k, v = (
-            self.qkv(query).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        )  # each b h t c
+        b, t, _ = query.shape
+        q, k, v = self._split(query)
         mask = None if attn_mask is None else attn_mask.to(q.dtype)
         if mask is not None and mask.ndim == 3:
             mask = mask.view(b, self.heads, t, t)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(attended.transpose(1, 2).reshape(b, t, d)), None
+        return self._joined(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)), None
+
+    def first(self, x: torch.Tensor) -> torch.Tensor:
+        """What the first of the tokens x (b, t, d) gathers from all: (b, 1, d)."""
+        q, k, v = self._split(x)
+        return self._joined(F.scaled_dot_product_attention(q[:, :, :1], k, v))
+
+    def _split(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values of x (b, t, d), each (b, heads, t, d / heads)."""
+        return self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+    def _joined(self, attended: torch.Tensor) -> torch.Tensor:
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 class _PackedPatches(nn.Module):

@@ -49,8 +49,11 @@ class Tower(ABC):
         self.module: Any = module  # of a class that only open_clip, timm or transformers can name
 
     @abstractmethod
-    def __call__(self, batch: torch.Tensor) -> States:
-        """Run the tower on normalised images (n, c, h, w) or token ids (n, t)."""
+    def __call__(self, batch: torch.Tensor, *, tokens: bool = True) -> States:
+        """Run the tower on normalised images (n, c, h, w) or token ids (n, t).
+
+        Without `tokens`, a tower may leave out what only they would need.
+        """
 
 
 def open_image_tower(visual: nn.Module, sample: torch.Tensor) -> Tower:
@@ -97,8 +100,11 @@ def _checked(kind: Any, module: nn.Module, sample: torch.Tensor) -> Tower:
     """Open `module` as `kind` if the joint vectors come out as they did."""
     expected = _first(module(sample)).float()
     tower: Tower = kind(module)
-    joint = tower(sample).joint.float()
-    if joint.shape == expected.shape and F.cosine_similarity(joint, expected, dim=-1).min().item() > 0.99999:
+    joints = [tower(sample, tokens=tokens).joint.float() for tokens in (True, False)]
+    if all(
+        joint.shape == expected.shape and F.cosine_similarity(joint, expected, dim=-1).min().item() > 0.99999
+        for joint in joints
+    ):
         return tower
     if isinstance(tower, _Timm):  # the one kind that leaves its module whole
         return _Closed(module)
@@ -113,29 +119,62 @@ def _first(output: Any) -> torch.Tensor:
 class _Closed(Tower):
     """A tower of an unknown kind: its joint vectors, nothing else."""
 
-    def __call__(self, batch: torch.Tensor) -> States:
+    def __call__(self, batch: torch.Tensor, *, tokens: bool = True) -> States:
         return States(_first(self.module(batch)))
+
+
+class _LastBlock(nn.Module):
+    """Last block of a transformer whose class token alone is pooled: the others' answers are computed only if wanted."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.block = block
+        self.whole = True
+
+    def forward(self, x: torch.Tensor, attn_mask: torch.Tensor | None = None) -> torch.Tensor:
+        block = self.block
+        if self.whole:
+            return block(x, attn_mask=attn_mask)
+        normed = block.ln_1(x)
+        if isinstance(block.attn, nn.MultiheadAttention):
+            attended = block.attn(normed[:, :1], normed, normed, need_weights=False)[0]
+        else:
+            attended = block.attn.first(normed)
+        x = x[:, :1] + block.ls_1(attended)
+        return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 class _Projecting(Tower):
     """open_clip's vision transformer: with its projection taken off it returns pooled state and tokens."""
 
     def __init__(self, module: Any) -> None:
+        from open_clip.transformer import ResidualAttentionBlock
+
         super().__init__(module)
         self.projection = module.proj
         module.proj, module.output_tokens = None, True
+        blocks = module.transformer.resblocks
+        self.last: _LastBlock | None = None
+        if (
+            module.pool_type == "tok"
+            and module.attn_pool is None
+            and type(blocks[-1]) is ResidualAttentionBlock
+        ):
+            self.last = blocks[-1] = _LastBlock(blocks[-1])
 
-    def __call__(self, batch: torch.Tensor) -> States:
-        pooled, tokens = self.module(batch)
+    def __call__(self, batch: torch.Tensor, *, tokens: bool = True) -> States:
+        if self.last is not None:
+            self.last.whole = tokens
+        pooled, states = self.module(batch)
         if self.projection is None:
-            return States(pooled, None, tokens)
-        return States(_project(pooled, self.projection), pooled, tokens)
+            return States(pooled, None, states)
+        return States(_project(pooled, self.projection), pooled, states)
 
 
 class _ResNet(Tower):
     """CLIP's ResNets: attention pooling by hand, for its fused form shows nothing before the last linear map."""
 
-    def __call__(self, batch: torch.Tensor) -> States:
+    def __call__(self, batch: torch.Tensor, *, tokens: bool = True) -> States:
         net = self.module
         grid = (
             net.layer4(net.layer3(net.layer2(net.layer1(net.stem(batch))))).flatten(2).transpose(1, 2)
@@ -156,7 +195,7 @@ class _ResNet(Tower):
 class _Timm(Tower):
     """A timm trunk, pooled and projected by open_clip's head, by its own classifier, or not at all."""
 
-    def __call__(self, batch: torch.Tensor) -> States:
+    def __call__(self, batch: torch.Tensor, *, tokens: bool = True) -> States:
         trunk, head = self.module.trunk, self.module.head
         states = trunk.forward_features(batch)
         classifier = trunk.get_classifier() if hasattr(trunk, "get_classifier") else nn.Identity()
@@ -202,11 +241,11 @@ class _Words(Tower):
         if self.causal:
             module.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
 
-    def __call__(self, batch: torch.Tensor) -> States:
+    def __call__(self, batch: torch.Tensor, *, tokens: bool = True) -> States:
         ends = self._ends(batch)
         if self.causal:
             batch = batch[:, : int(ends.max()) + 1]
-        pooled, tokens = self.module(batch)
+        pooled, states = self.module(batch)
         if self.by_end:
             mask = torch.arange(batch.shape[1], device=batch.device) <= ends[:, None]
         else:
@@ -214,8 +253,8 @@ class _Words(Tower):
             if self.end == self.padding:  # SigLIP ends a text with one token of padding, and that one is real
                 mask = mask | F.pad(mask, (1, -1), value=True)
         if self.projection is None:
-            return States(pooled, None, tokens, mask)
-        return States(_project(pooled, self.projection), pooled, tokens, mask)
+            return States(pooled, None, states, mask)
+        return States(_project(pooled, self.projection), pooled, states, mask)
 
     def _ends(self, ids: torch.Tensor) -> torch.Tensor:
         """Place that the tower pools, found as the tower finds it."""
@@ -241,17 +280,17 @@ class _HuggingFaceWords(Tower):
         self.projection = module.proj
         module.proj, module.output_tokens = nn.Identity(), True
 
-    def __call__(self, batch: torch.Tensor) -> States:
+    def __call__(self, batch: torch.Tensor, *, tokens: bool = True) -> States:
         mask = batch.ne(self.module.config.pad_token_id)
         used = int(mask.any(0).nonzero().max()) + 1 if bool(mask.any()) else 1
         batch, mask = batch[:, :used], mask[:, :used]
-        pooled, tokens = self.module(batch)
+        pooled, states = self.module(batch)
         mask = mask[
-            :, mask.shape[1] - tokens.shape[1] :
+            :, mask.shape[1] - states.shape[1] :
         ]  # a pooler that takes the first token keeps it from the others
         if isinstance(self.projection, nn.Identity):
-            return States(pooled, None, tokens, mask)
-        return States(self.projection(pooled), pooled, tokens, mask)
+            return States(pooled, None, states, mask)
+        return States(self.projection(pooled), pooled, states, mask)
 
 
 def _project(pooled: torch.Tensor, projection: Any) -> torch.Tensor:

@@ -150,7 +150,8 @@ def test_the_same_batch_gives_the_same_bits(encoder: Encoder, modality: str) -> 
     together, again = encode(outputs), encode(outputs)
     for name in outputs:
         np.testing.assert_array_equal(rows(together[name]), rows(again[name]))
-        np.testing.assert_array_equal(rows(encode([name])[name]), rows(together[name]))
+        # An encoder may take a shorter way to fewer outputs, but not to another place.
+        assert cosines(rows(encode([name])[name]), rows(together[name])).min() > 0.999999
 
 
 def test_a_row_does_not_depend_on_its_batch(encoder: Encoder) -> None:

@@ -98,6 +98,16 @@ def test_pooled_is_the_state_before_the_projection(checkpoint: Checkpoint, encod
 
 
 @torch.inference_mode()
+def test_the_last_block_is_whole_only_where_tokens_are_asked(encoders: Load) -> None:
+    encoder = encoders("tiny-vit")
+    assert isinstance(encoder, OpenClip)
+    images = encoder._normalised(np.stack([encoder.prepare_image(picture) for picture in pictures()]))
+    whole, short = (encoder._image_tower(images, tokens=tokens) for tokens in (True, False))
+    assert (whole.tokens.shape[1], short.tokens.shape[1]) == (16, 0)  # type: ignore[union-attr]
+    torch.testing.assert_close(short.pooled, whole.pooled, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
 def test_a_resnet_pools_as_its_own_attention_does(checkpoint: Checkpoint, encoders: Load) -> None:
     model, encoder = checkpoint("tiny-resnet")[0], encoders("tiny-resnet")
     pixels = np.stack([encoder.prepare_image(picture) for picture in pictures()])
