@@ -1,8 +1,8 @@
 """Embed, be killed at a random moment, embed again, until a store is whole; then the next store.
 
-``killrun.py PICTURES TABLE WORK CONFIGS ENCODER PRECISION KILLS``. One interpreter imports everything once and forks each run,
-so that a kill lands in the work and not in the imports. Nothing multi-threaded runs before the fork. Prints one JSON line:
-the stores that were completed after kills, how many kills hit, and what each attempt found and did.
+``killrun.py PICTURES TABLE WORK CONFIGS ENCODER PRECISION KILLS``. One interpreter imports everything once and forks for
+each run, so that a kill lands in the work and not in the imports. Nothing multi-threaded runs before the fork. Prints one
+JSON line: the stores that were completed after kills, how many kills hit, and what each attempt found and did.
 """
 
 from __future__ import annotations
