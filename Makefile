@@ -28,7 +28,7 @@ demo: $(VENV)/ready
 	$(BIN)/icehouse demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

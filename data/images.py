@@ -149,7 +149,8 @@ def _shrunk(raw: Image.Image, scale: int, shortest: int | None) -> Image.Image:
     """Decode `raw`, at 1/`scale` where it is a JPEG, else box-reduced as far as `shortest` allows."""
     if scale > 1:
         width, height = raw.size
-        raw.draft(None, (-(-width // scale), -(-height // scale)))
+        # Rounded down: Pillow takes the scale that leaves at least what is asked for, libjpeg rounds up.
+        raw.draft(None, (width // scale, height // scale))
     raw.load()
     if shortest and raw.format not in ("JPEG", "MPO") and raw.mode in ("RGB", "L"):
         factor = min(raw.size) // shortest

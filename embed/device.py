@@ -7,12 +7,22 @@ slower than float32.
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..errors import EncoderError, UsageError
 
-__all__ = ["PRECISIONS", "autocast", "batch_size", "choose_device", "choose_precision", "describe"]
+__all__ = [
+    "PRECISIONS",
+    "StreamPool",
+    "autocast",
+    "batch_size",
+    "choose_device",
+    "choose_precision",
+    "describe",
+    "streams",
+]
 
 #: What `choose_precision` understands, besides "auto".
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -137,6 +147,41 @@ def batch_size(device: str, parameters: int) -> int:
     if parameters < 250_000_000:  # up to ViT-B
         return small
     return medium if parameters < 700_000_000 else large  # up to ViT-L, and beyond
+
+
+class StreamPool(ThreadPoolExecutor):
+    """Threads that encode a batch each, on one core each.
+
+    Cores that share a batch wait for each other after every layer, and all of them wait for one that a decoding thread
+    has taken. A batch a core does without: a quarter more images a second on two cores.
+    """
+
+    def __init__(self, streams: int) -> None:
+        import torch
+
+        # Torch keeps the number for threads that are yet to come, so it is put back afterwards.
+        self._before = torch.get_num_threads()
+        threads = 1 if streams > 1 else self._before
+        super().__init__(
+            streams,
+            thread_name_prefix="icehouse-encode",
+            initializer=torch.set_num_threads,
+            initargs=(threads,),
+        )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See `concurrent.futures.Executor.shutdown`."""
+        import torch
+
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        torch.set_num_threads(self._before)
+
+
+def streams(device: str) -> int:
+    """Batches to encode at once: one for each thread that torch would use on a CPU, one on any other device."""
+    import torch
+
+    return torch.get_num_threads() if device.partition(":")[0] == "cpu" else 1
 
 
 def describe(device: str) -> str:

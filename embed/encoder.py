@@ -14,6 +14,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -93,6 +94,8 @@ class Encoder(ABC):
         Shortest side, in pixels, that `prepare_image` makes of an image; a reader may shrink a larger image in advance.
     batch_size : int
         A good number of rows a batch on this device.
+    streams : int
+        Batches that are encoded at once, each in a thread of `stream_pool`; 1 where a batch fills the device.
     """
 
     family: ClassVar[str]
@@ -101,6 +104,7 @@ class Encoder(ABC):
     outputs: tuple[Output, ...]
     image_side: int
     batch_size: int
+    streams: int = 1
     device: str
     precision: str
 
@@ -151,6 +155,10 @@ class Encoder(ABC):
     @abstractmethod
     def context_length(self) -> int:
         """Most tokens of a text that the model reads; what lies beyond is cut."""
+
+    def stream_pool(self) -> ThreadPoolExecutor:
+        """Threads to encode in, `streams` of them; `encode_images` and `encode_texts` must bear being called at once."""
+        return ThreadPoolExecutor(self.streams, thread_name_prefix="icehouse-encode")
 
     def output(self, modality: str, name: str) -> Output:
         """Find one of `outputs`.

@@ -166,21 +166,32 @@ class Extractor:
         self._texts = _Pending()
 
     def run(self, works: Iterable[Work]) -> Iterator[Loaded | Failure | Encoded]:
-        """Do the work; results come in its order, each batch right after the item that filled it."""
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="icehouse-read") as pool:
-            for work, read in self._ahead(pool, works):
+        """Do the work; results come in its order, a window's all together, soon after the item that filled it."""
+        windows: deque[Future[list[Encoded | Failure]]] = deque()
+        with (
+            ThreadPoolExecutor(self.workers, thread_name_prefix="icehouse-read") as readers,
+            self.encoder.stream_pool() as streams,
+        ):
+            for work, read in self._ahead(readers, works):
                 yield from self._take(work, read)
                 if len(self._images.keys) >= self.batch_size:
-                    yield from self._encode_images()
+                    windows.append(streams.submit(self._encode_images, self._images))
+                    self._images = _Pending()
                 if len(self._texts.keys) >= self.batch_size * TEXT_WINDOW:
-                    yield from self._encode_texts()
-            yield from self._encode_images()
-            yield from self._encode_texts()
+                    windows.append(streams.submit(self._encode_texts, self._texts))
+                    self._texts = _Pending()
+                # One window waits for each that is being encoded; more would only fill the memory.
+                while len(windows) > 2 * self.encoder.streams:
+                    yield from windows.popleft().result()
+            windows.append(streams.submit(self._encode_images, self._images))
+            windows.append(streams.submit(self._encode_texts, self._texts))
+            while windows:
+                yield from windows.popleft().result()
 
     def _ahead(self, pool: ThreadPoolExecutor, works: Iterable[Work]) -> Iterator[tuple[Work, _Read]]:
         """Keep the threads busy a few batches ahead, and no further: pixels are what memory goes to."""
         waiting: deque[tuple[Work, Future[_Read]]] = deque()
-        limit = 2 * self.batch_size + 2 * self.workers
+        limit = (1 + self.encoder.streams) * self.batch_size + 2 * self.workers
         try:
             for work in works:
                 waiting.append((work, pool.submit(self._read, work)))
@@ -231,31 +242,30 @@ class Extractor:
                 self._texts.add(sha, clean(work.text, self.cleaning), work)
         yield Loaded(work, read.facts)
 
-    def _encode_images(self) -> Iterator[Encoded | Failure]:
-        batch, self._images = self._images, _Pending()
-        if batch.keys:
-            # A list: time that the consumer takes between two results is not the encoder's.
-            with self.clock.measure("encode image", len(batch.keys)):
-                results = list(self._encode("image", batch))
-            yield from results
-
-    def _encode_texts(self) -> Iterator[Encoded | Failure]:
-        window, self._texts = self._texts, _Pending()
+    def _encode_images(self, window: _Pending) -> list[Encoded | Failure]:
+        """Encode a batch of images; runs in a thread of the encoder's."""
         if not window.keys:
-            return
-        with self.clock.measure("encode text", 0):
+            return []
+        with self.clock.measure("encode image", len(window.keys)):
+            return list(self._encode("image", window))
+
+    def _encode_texts(self, window: _Pending) -> list[Encoded | Failure]:
+        """Encode a window of texts in batches of like length; runs in a thread of the encoder's."""
+        if not window.keys:
+            return []
+        results: list[Encoded | Failure] = []
+        with self.clock.measure("encode text", len(window.keys)):
             lengths = self.encoder.count_tokens(window.contents)
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            batch = _Pending(
-                [window.keys[i] for i in chosen],
-                [window.contents[i] for i in chosen],
-                [window.owners[i] for i in chosen],
-            )
-            with self.clock.measure("encode text", len(chosen)):
-                results = list(self._encode("text", batch, lengths[chosen] > self.encoder.context_length))
-            yield from results
+            order = np.argsort(lengths, kind="stable")
+            for start in range(0, len(order), self.batch_size):
+                chosen = order[start : start + self.batch_size]
+                batch = _Pending(
+                    [window.keys[i] for i in chosen],
+                    [window.contents[i] for i in chosen],
+                    [window.owners[i] for i in chosen],
+                )
+                results += self._encode("text", batch, lengths[chosen] > self.encoder.context_length)
+        return results
 
     def _encode(
         self, modality: Modality, batch: _Pending, truncated: np.ndarray | None = None

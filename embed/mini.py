@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib import import_module, util
 from pathlib import Path
@@ -83,6 +84,7 @@ class Mini(Encoder):
         self.device = devices.choose_device(device)
         self.precision = devices.choose_precision(precision, self.device)
         self.batch_size = devices.batch_size(self.device, 0)
+        self.streams = devices.streams(self.device)
 
         import torch
         from safetensors.torch import load
@@ -151,6 +153,10 @@ class Mini(Encoder):
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
         return np.asarray(image.resize((_SIDE, _SIDE), Resampling.BICUBIC, box=box))
+
+    def stream_pool(self) -> ThreadPoolExecutor:
+        """See `Encoder.stream_pool`."""
+        return devices.StreamPool(self.streams)
 
     def encode_images(self, pixels: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray | Tokens]:
         """See `Encoder.encode_images`."""

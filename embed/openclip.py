@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -62,6 +64,8 @@ class OpenClip(Encoder):
 
         loaded = load(find(model))
         clip, self._tokenizer = loaded.model, loaded.tokenizer
+        # Hugging Face's tokenizers refuse, and open_clip's memory of words does not bear, two threads at once.
+        self._tokenizing = threading.Lock()
         towers = {"visual": clip.visual, "text": clip.text}
         weights = {
             f"{side}.{key}": t for side, tower in towers.items() for key, t in tower.state_dict().items()
@@ -79,6 +83,7 @@ class OpenClip(Encoder):
         self.name = folder_name(self.id)
         self.image_side = max(height, width)
         self.batch_size = devices.batch_size(self.device, sum(t.numel() for t in weights.values()))
+        self.streams = devices.streams(self.device)
         self._provenance = {
             "family": self.family,
             "model": _portable_name(loaded.source.model),
@@ -151,6 +156,10 @@ class OpenClip(Encoder):
             image = step(image)
         return np.asarray(image)
 
+    def stream_pool(self) -> ThreadPoolExecutor:
+        """See `Encoder.stream_pool`."""
+        return devices.StreamPool(self.streams)
+
     def encode_images(self, pixels: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray | Tokens]:
         """See `Encoder.encode_images`."""
         import torch
@@ -172,7 +181,8 @@ class OpenClip(Encoder):
     def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
         """See `Encoder.count_tokens`; of a text far beyond the context, a lower bound that is beyond it too."""
         limit = self.context_length
-        return np.array([readable_prefix(text, limit, self._length)[1] for text in texts], dtype=np.int32)
+        with self._tokenizing:
+            return np.array([readable_prefix(text, limit, self._length)[1] for text in texts], dtype=np.int32)
 
     def _normalised(self, pixels: np.ndarray) -> torch.Tensor:
         """Pixels (n, h, w, 3) as ToTensor and Normalize make them: the same operations in the same order."""
@@ -185,12 +195,13 @@ class OpenClip(Encoder):
 
     def _ids(self, texts: Sequence[str]) -> torch.Tensor:
         limit = self.context_length
-        # Most texts are short, and need not be counted before they are read.
-        readable = [
-            encodable(text) if len(text) <= 4 * limit else readable_prefix(text, limit, self._length)[0]
-            for text in texts
-        ]
-        return self._tokenizer(readable).to(self.device)
+        with self._tokenizing:
+            # Most texts are short, and need not be counted before they are read.
+            readable = [
+                encodable(text) if len(text) <= 4 * limit else readable_prefix(text, limit, self._length)[0]
+                for text in texts
+            ]
+            return self._tokenizer(readable).to(self.device)
 
     def _length(self, text: str) -> int:
         """Tokens of one text, the special ones included."""

@@ -127,7 +127,7 @@ def embed_sources(
         default_cleaning=DEFAULT_CLEANING,
         dtype=dtype,
     )
-    clock = StageClock()
+    clock, streams = StageClock(), 1
     report = EmbedReport(str(store.path), encoder_id, notes=notes, workers=workers or os.cpu_count() or 1)
     known = Known.of(store, manifest.labels, name, tables.done("image"), tables.done("text"))
     planner = Planner(manifest, known, report, only=only, retry=retry_failures, limit=limit)
@@ -140,7 +140,7 @@ def embed_sources(
         model = loaded or load_encoder(encoder_id, device=device, precision=precision)
         tables.admit(model, first)
         shortest = None if exact else _shortest(model, first)
-        report.device, report.precision = model.device, model.precision
+        report.device, report.precision, streams = model.device, model.precision, model.streams
         report.batch_size = batch_size or model.batch_size
         report.decoding = "whole" if shortest is None else f"large images shrunk to {shortest} pixels or more"
         extractor = Extractor(
@@ -186,7 +186,7 @@ def embed_sources(
     if progress:
         progress(report.items, report.items, "done")
     report.features = [feature for feature in store.feature_names() if feature.split("/")[0] == name]
-    report.stages = clock.table(report.workers)
+    report.stages = clock.table(report.workers, streams)
     report.seconds = round(time.perf_counter() - begun, 3)
     return report
 

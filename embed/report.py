@@ -34,17 +34,18 @@ class StageClock:
                 self.busy[stage] += time.perf_counter() - start
                 self.rows[stage] += rows
 
-    def table(self, workers: int) -> list[dict[str, Any]]:
+    def table(self, workers: int, streams: int) -> list[dict[str, Any]]:
         """One entry a stage that did anything.
 
-        ``per_second`` is what the stage alone would sustain with its threads (`workers` for reading and decoding, one
-        for the others): the smallest of them bounds the run.
+        ``per_second`` is what the stage alone would sustain with its threads (`workers` for reading and decoding,
+        `streams` for encoding, one for writing): the smallest of them bounds the run.
         """
+        threads_of = {"write": 1, "encode image": streams, "encode text": streams}
         entries = []
         for stage in STAGES:
             if not self.rows[stage]:
                 continue
-            threads = workers if stage in ("read", "decode") else 1
+            threads = threads_of.get(stage, workers)
             rate = self.rows[stage] * threads / max(self.busy[stage], 1e-9)
             entries.append(
                 {

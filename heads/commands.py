@@ -223,7 +223,7 @@ def _report(run: Run) -> None:
     protocol = run.metrics["protocol"]
     rows = protocol["rows"]
     typer.echo(_title(run))
-    chosen = ", ".join(f"{name} = {value:g}" for name, value in protocol["chosen"].items())
+    chosen = ", ".join(f"{name} = {_chosen(value)}" for name, value in protocol["chosen"].items())
     if protocol["chosen_on"] is None:
         how = f"{chosen or 'nothing'} taken as given" if chosen else "nothing to choose"
     else:
@@ -302,3 +302,13 @@ def _number(value: float | None, name: str) -> str:
     if value is None:
         return ""
     return f"{value:.3f}" if name == "log_loss" else f"{100 * value:.1f}"
+
+
+def _chosen(value: Any) -> str:
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

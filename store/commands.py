@@ -167,7 +167,11 @@ def export(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", metavar="FILE", help="File: .npy, .csv, .parquet or .safetensors.", show_default=False
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="File: .npy, .csv, .parquet or .safetensors.",
+            show_default=False,
         ),
     ],
     store: StoreOption = DEFAULT_STORE,

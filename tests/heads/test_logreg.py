@@ -71,7 +71,7 @@ def test_the_scale_of_an_encoder_does_not_matter(data: Data) -> None:
 def test_c_is_the_best_on_the_rows_to_choose_on(data: Data) -> None:
     X, y = data(60, noise=3.0)
     val = data(200, seed=1, noise=3.0)
-    head = LogReg().fit(X, y, val=val)
+    head = LogReg(unit=False).fit(X, y, val=val)
     tried = {row["C"]: row for row in head.curve_}
     assert head.chosen_["C"] == min(tried, key=lambda C: tried[C]["log_loss"])
     # The head that is kept is the one that was chosen.
@@ -84,7 +84,7 @@ def test_the_path_is_that_of_fits_from_scratch(data: Data) -> None:
     X, y = data(120, noise=2.0)
     val = data(90, seed=1, noise=2.0)
     grid = [0.01, 0.1, 1.0, 10.0]
-    for row in LogReg(C=grid, select="accuracy", tol=1e-7).fit(X, y, val=val).curve_:
+    for row in LogReg(C=grid, unit=False, select="accuracy", tol=1e-7).fit(X, y, val=val).curve_:
         proba = LogReg(C=row["C"], tol=1e-7).fit(X, y).predict_proba(val[0])
         assert row["log_loss"] == pytest.approx(-np.log(proba[np.arange(90), val[1]]).mean(), abs=1e-3)
 
@@ -92,7 +92,7 @@ def test_the_path_is_that_of_fits_from_scratch(data: Data) -> None:
 def test_the_path_stops_when_it_gets_worse(data: Data) -> None:
     rng = np.random.default_rng(0)
     X, y = data(60)
-    curve = LogReg().fit(X, rng.permutation(y), val=(X, rng.permutation(y))).curve_
+    curve = LogReg(unit=False).fit(X, rng.permutation(y), val=(X, rng.permutation(y))).curve_
     assert 4 <= len(curve) < len(GRID)
     best = min(row["log_loss"] for row in curve)
     assert [row["log_loss"] for row in curve].index(best) == len(curve) - 4
@@ -110,7 +110,37 @@ def test_without_rows_to_choose_on_a_part_is_held_out_and_everything_learned(dat
     X, y = data(90, noise=2.0)
     head = LogReg().fit(X, y)
     assert head.curve_
-    np.testing.assert_allclose(head.predict_proba(X), LogReg(C=head.chosen_["C"]).fit(X, y).predict_proba(X))
+    np.testing.assert_allclose(head.predict_proba(X), LogReg(**head.chosen_).fit(X, y).predict_proba(X))
+
+
+def directions(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows whose class is in their direction and whose length is noise; the directions; the classes."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n)
+    towards = rng.normal(0, 1, (n, 6)) + 1.2 * (2 * y[:, None] - 1)
+    return towards * np.exp(rng.normal(0, 1.5, (n, 1))), towards, y
+
+
+def test_unit_length_is_chosen_where_lengths_are_noise() -> None:
+    X, _, y = directions(300, 0)
+    V, _, w = directions(300, 1)
+    head = LogReg().fit(X, y, val=(V, w))
+    assert head.chosen_["unit"] is True
+    assert head.score(V, w) >= LogReg(unit=False).fit(X, y, val=(V, w)).score(V, w)
+    np.testing.assert_allclose(head.predict_proba(5 * V), head.predict_proba(V), atol=1e-12)
+
+
+def test_unit_length_is_not_chosen_where_lengths_tell() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 200)
+    X = rng.normal(1, 0.3, (200, 4)) * (1 + 2 * y[:, None])
+    assert LogReg().fit(X, y, val=(X[::2], y[::2])).chosen_["unit"] is False
+
+
+def test_rows_of_zeros_have_no_length_to_divide_by() -> None:
+    X, _, y = directions(60, 2)
+    X[:3] = 0
+    assert np.isfinite(LogReg(C=1.0, unit=True).fit(X, y).predict_proba(X)).all()
 
 
 def test_class_weights_help_the_rare_class(data: Data) -> None:

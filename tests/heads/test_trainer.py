@@ -42,7 +42,8 @@ def test_a_run_from_end_to_end(make_store: Make) -> None:
     assert protocol["refit"] is False
     assert protocol["trained_on"] == 60
     assert protocol["notes"] == []
-    assert run.metrics["chosen"] == protocol["chosen"] == {"C": run.head.chosen_["C"]}
+    assert run.metrics["chosen"] == protocol["chosen"] == run.head.chosen_
+    assert set(protocol["chosen"]) == {"C", "unit"}
     assert len(run.metrics["curve"]) > 3
 
 
@@ -57,7 +58,7 @@ def test_both_inputs_are_better_than_one(make_store: Make) -> None:
 
 def test_the_head_learned_from_train_alone(make_store: Make) -> None:
     store = make_store(120)
-    params = {"C": 1.0, "tol": 1e-7}
+    params = {"C": 1.0, "tol": 1e-7, "unit": False}
     proba = train(store, params=params).predict_features(samples_of(store).X).proba
     samples = samples_of(store)
 
