@@ -139,17 +139,23 @@ def perceptual_hash(image: Image.Image) -> int:
 
 
 def _jpeg_scale(image: Image.Image, shortest: int) -> int:
-    """Largest denominator among libjpeg's 1, 2, 4, 8 that leaves `shortest` pixels on the shortest side."""
+    """Largest denominator among libjpeg's 1, 2, 4, 8 that leaves `shortest` pixels on the shortest side.
+
+    Only one that divides both sides: half a pixel left over shifts a model's crop, which costs more than shrinking does.
+    """
     if image.format not in ("JPEG", "MPO"):
         return 1
-    return max((s for s in (1, 2, 4, 8) if -(-min(image.size) // s) >= shortest), default=1)
+    width, height = image.size
+    fitting = (
+        s for s in (1, 2, 4, 8) if width % s == height % s == 0 and min(width, height) // s >= shortest
+    )
+    return max(fitting, default=1)
 
 
 def _shrunk(raw: Image.Image, scale: int, shortest: int | None) -> Image.Image:
     """Decode `raw`, at 1/`scale` where it is a JPEG, else box-reduced as far as `shortest` allows."""
     if scale > 1:
         width, height = raw.size
-        # Rounded down: Pillow takes the scale that leaves at least what is asked for, libjpeg rounds up.
         raw.draft(None, (width // scale, height // scale))
     raw.load()
     if shortest and raw.format not in ("JPEG", "MPO") and raw.mode in ("RGB", "L"):

