@@ -6,7 +6,7 @@ measured too: no better on CrisisMMD's texts, a point of accuracy better on ELPV
 features of `mini` span three orders of magnitude.
 
 Whether rows are first brought to unit length is chosen with C (`unit="auto"`): MiniLM's mean-pooled states gain two
-points of accuracy from it on CrisisMMD, other features lose by it.
+points of accuracy from it on CrisisMMD; on ELPV's images it makes no difference.
 
 Both are chosen by log loss, not by accuracy or macro-F1: it uses every row's probability, so its curve is smooth
 where macro-F1 jumps with each of a rare class's few rows. The path runs from the strongest penalty to the
