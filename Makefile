@@ -36,7 +36,7 @@ lint: $(VENV)/ready
 
 # Checkers cannot follow the editable install's import hook, so the built package is checked.
 types: $(VENV)/ready
-	rm -rf build/types && mkdir -p build/types
+	rm -rf build/types build/lib && mkdir -p build/types
 	$(BIN)/python -m build --wheel --outdir build/types . >build/types/build.log 2>&1 || (cat build/types/build.log; exit 1)
 	cd build/types && ../../$(BIN)/python -m zipfile -e icehouse-*.whl . && \
 	    ../../$(BIN)/mypy --config-file ../../pyproject.toml -p icehouse

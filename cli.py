@@ -17,8 +17,9 @@ from .embed import commands as embed_commands
 from .errors import IcehouseError
 from .heads import commands as heads_commands
 from .serve import commands as serve_commands
+from .serve.dups import commands as dups_commands
 from .store import commands as store_commands
-from .store import dups_commands, index_commands
+from .store.index import commands as index_commands
 
 __all__ = ["app", "main"]
 

@@ -27,8 +27,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from icehouse.store.cosine import RowSet, pair_cosines
-from icehouse.store.selfjoin import JoinStats, self_join
+from icehouse.store.join.cosine import RowSet, pair_cosines
+from icehouse.store.join.selfjoin import JoinStats, self_join
 from machine import machine
 
 #: Share of variance in the first 16, 32, 64, 128 principal axes.

@@ -21,14 +21,19 @@ def layout() -> str:
     """One line a file: the first line of each module's docstring."""
     lines = []
     for room in ROOMS:
-        folder = ROOT / room
+        folders = [ROOT / room]
         if room:
-            lines.append(f"\n**`{room}/`** {_purpose(folder / '__init__.py')}\n")
-        lines += [
-            f"- `{path.name}` {_purpose(path)}"
-            for path in sorted(folder.glob("*.py"))
-            if path.name != "__init__.py"
-        ]
+            folders += sorted(path.parent for path in (ROOT / room).glob("*/__init__.py"))
+        for folder in folders:
+            if room:
+                lines.append(
+                    f"\n**`{folder.relative_to(ROOT).as_posix()}/`** {_purpose(folder / '__init__.py')}\n"
+                )
+            lines += [
+                f"- `{path.name}` {_purpose(path)}"
+                for path in sorted(folder.glob("*.py"))
+                if path.name != "__init__.py"
+            ]
     return "\n".join(lines)
 
 

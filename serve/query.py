@@ -21,7 +21,7 @@ from ..embed.pipeline import DEFAULT_CLEANING
 from ..embed.probe import check_probe
 from ..embed.tables import feature_provenance
 from ..errors import ImageError, SourceError, UsageError
-from ..store.find import Found, find_item, find_vectors
+from ..store.index.find import Found, find_item, find_vectors
 from ..store.provenance import check_space
 from ..store.search import Hit
 from ..store.store import Store

@@ -16,9 +16,9 @@ import pytest
 from icehouse.data import photographs as photographs_module
 from icehouse.data.images import decode
 from icehouse.data.reposts import TRANSFORMS, encode
-from icehouse.data.sample import CLASSES, Feed, make_feed, photographs
-from icehouse.data.sample_pictures import SCENES, paint
-from icehouse.data.sample_texts import EVENTS, LANGUAGES, compose, edited
+from icehouse.data.sample.feed import CLASSES, Feed, make_feed, photographs
+from icehouse.data.sample.pictures import SCENES, paint
+from icehouse.data.sample.texts import EVENTS, LANGUAGES, compose, edited
 from icehouse.errors import ImageError, SourceError
 
 N = 50

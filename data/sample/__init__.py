@@ -1,0 +1,1 @@
+"""The sample feed: a generated stream of posts whose truth is known."""

@@ -1,0 +1,1 @@
+"""The commands of `icehouse dups`, and what they need of encoders and pages."""

@@ -1,0 +1,161 @@
+"""The commands of `icehouse dups`: find near-duplicates, and measure how well they were found."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ...errors import UsageError
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True)
+
+NameOption = Annotated[
+    str, typer.Option("--name", "-n", help="Name of the results, a folder below STORE/dups.")
+]
+
+
+class GroupBy(StrEnum):
+    """How `icehouse dups find` makes groups of pairs."""
+
+    star = "star"
+    components = "components"
+    cliques = "cliques"
+
+
+@app.command()
+def find(
+    store: StoreOption = DEFAULT_STORE,
+    name: NameOption = "default",
+    feature: Annotated[
+        str | None,
+        typer.Option(
+            "--feature",
+            "-f",
+            help="Image or text feature to compare by.",
+            show_default="the only encoder's images",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", "-t", help="Least cosine.", show_default="0.95, which is a guess"),
+    ] = None,
+    hamming: Annotated[
+        int, typer.Option("--hamming", help="Bits of 64 in which perceptual hashes may differ.")
+    ] = 6,
+    perceptual: Annotated[
+        bool, typer.Option("--perceptual/--no-perceptual", help="Compare perceptual hashes.")
+    ] = True,
+    embedding: Annotated[bool, typer.Option("--embedding/--no-embedding", help="Compare embeddings.")] = True,
+    group: Annotated[
+        GroupBy,
+        typer.Option("--group", "-g", help="star: every member is like its keeper; components: chains."),
+    ] = GroupBy.star,
+    keeper: Annotated[
+        str,
+        typer.Option(
+            "--keeper", "-k", help="best, largest, oldest, or a column (COLUMN:desc: highest first)."
+        ),
+    ] = "best",
+    where: Annotated[str | None, typer.Option("--where", help="SQL condition over items to compare.")] = None,
+    max_pairs: Annotated[int, typer.Option("--max-pairs", help="Stop after that many pairs.")] = 5_000_000,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads for the join.", show_default="one a processor")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, numpy, cpu, cuda.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Find near-duplicates by bytes, perceptual hash and embedding; group them; list what to keep. Deletes nothing."""
+    from ...store.dups.find import find_duplicates
+
+    if not embedding and (feature or threshold is not None):
+        raise UsageError("--no-embedding leaves nothing for --feature and --threshold to do")
+    with _progress() as progress:
+        found = find_duplicates(
+            store,
+            name=name,
+            feature=(feature or "auto") if embedding else None,
+            hamming=hamming if perceptual else None,
+            rule=threshold,
+            grouping_by=group.value,
+            keeper=keeper,
+            where=where,
+            max_pairs=max_pairs,
+            threads=threads,
+            device=device,
+            progress=progress,
+        )
+    summary = found.summary
+    for note in summary["notes"]:
+        say(f"note: {note}")
+    if as_json:
+        print_json({"path": found.path, **summary})
+        return
+    pairs, groups = summary["pairs"], summary["groups"]
+    rows = [[kind, count, pairs["found_by"][kind]] for kind, count in pairs["by_kind"].items()]
+    print_table(["kind", "pairs", "found by this stage"], rows)
+    print_table(
+        ["items", "groups", "in groups", "largest", "chained", "keep", "drop"],
+        [
+            [
+                summary["items"],
+                *(groups[key] for key in ("total", "items", "largest", "chained")),
+                summary["kept"],
+                summary["dropped"],
+            ]
+        ],
+        title="\nGroups",
+    )
+    typer.echo(f"\n{found.path}: pairs.parquet, clusters.parquet, keep.csv, drop.csv, summary.json")
+
+
+@app.command()
+def evaluate(
+    truth: Annotated[
+        Path,
+        typer.Option(
+            "--truth", help="CSV of known pairs: a, b, and perhaps label (1 or 0).", show_default=False
+        ),
+    ],
+    store: StoreOption = DEFAULT_STORE,
+    name: NameOption = "default",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure found duplicates against known pairs: precision, recall and F1 of each stage and of all together."""
+    from ...store.dups.evaluate import evaluate_duplicates, read_truth
+    from ...store.dups.find import Duplicates
+
+    scores = evaluate_duplicates(Duplicates.open(store, name), read_truth(truth))
+    if as_json:
+        print_json(scores)
+        return
+    columns = ["found", "right", "missed", "precision", "recall", "f1"]
+    rows = [
+        [stage, *(score[c] for c in columns)] for stage, score in scores.items() if isinstance(score, dict)
+    ]
+    print_table(["stage", *columns], rows, title=f"{scores['positives']} known pairs")
+
+
+def _progress() -> Any:
+    """Bar for the join, as a context that gives a callable; silent unless on a terminal."""
+    import contextlib
+    import sys
+
+    @contextlib.contextmanager
+    def bar() -> Any:
+        if not sys.stderr.isatty():
+            yield None
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as shown:
+            task = shown.add_task("comparing", total=None)
+            yield lambda done, total: shown.update(task, completed=done, total=total)
+
+    return bar()

@@ -1,0 +1,1 @@
+"""Near-duplicates: found by bytes, by hash and by embedding, grouped, and told what to keep."""

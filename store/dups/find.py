@@ -1,0 +1,355 @@
+"""Near-duplicates of a store's items: found, grouped, and listed in ``STORE/dups/<name>/``. Nothing is deleted.
+
+The stages are a cascade only in what they prove: equal bytes, a perceptual hash within a few bits, an embedding above a
+cosine. All of them see all items, every pair is told with all that found it, and `kind` is the strongest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ... import __version__
+from ...errors import StoreError, UsageError
+from ..folders import publish_folder
+from ..store import Store
+from ..vectors import Vectors
+from .cascade import Cascade, Contents, Rule, claim_rest, in_order
+from .groups import Star, grouping
+from .keepers import columns_for, preference, ranks
+from .write import Ledger, PairWriter, cluster_table, write_lists
+
+__all__ = [
+    "DEFAULT_COSINE",
+    "DEFAULT_HAMMING",
+    "DEFAULT_MAX_PAIRS",
+    "Duplicates",
+    "default_feature",
+    "find_duplicates",
+    "list_duplicates",
+]
+
+#: Bits of 64. Of a million images whose hashes were random, 7 pairs would be as near, and 11,000 within 10 bits.
+DEFAULT_HAMMING = 6
+
+#: In want of a calibration. No cosine suits every encoder and every set of images.
+DEFAULT_COSINE = 0.95
+
+DEFAULT_MAX_PAIRS = 5_000_000
+
+#: What makes the better feature for finding copies, best first: `joint` keeps what an image means, not how it looks.
+_OUTPUTS = ("pooled", "joint")
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What a search found; see `find_duplicates` and `Duplicates.open`.
+
+    Attributes
+    ----------
+    path : Path
+        ``STORE/dups/<name>``.
+    summary : dict
+        ``summary.json``.
+    """
+
+    path: Path
+    summary: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name it was given."""
+        return self.path.name
+
+    @classmethod
+    def open(cls, store: Store | str | Path, name: str = "default") -> Duplicates:
+        """Open what an earlier search found.
+
+        Raises
+        ------
+        StoreError
+            If there is none of that name; the message lists those there are.
+        """
+        store = store if isinstance(store, Store) else Store.open(store)
+        path = _folder(store, name)
+        try:
+            return cls(path, json.loads((path / "summary.json").read_bytes()))
+        except FileNotFoundError:
+            known = ", ".join(list_duplicates(store))
+            remedy = f"there are: {known}" if known else "find some with `icehouse dups find`"
+            raise StoreError(f"no duplicates {name!r} in {store.path}; {remedy}") from None
+        except ValueError as error:
+            raise StoreError(f"{path / 'summary.json'} is damaged; run `icehouse dups find` again") from error
+
+    def pairs(self, columns: list[str] | None = None) -> pa.Table:
+        """Read ``pairs.parquet``; see `icehouse.store.dups.write.PAIRS`."""
+        return pq.read_table(self.path / "pairs.parquet", columns=columns)
+
+    def pair_batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read ``pairs.parquet`` a batch at a time, in memory that does not grow."""
+        with pq.ParquetFile(self.path / "pairs.parquet") as file:
+            yield from file.iter_batches(columns=columns)
+
+    def clusters(self, columns: list[str] | None = None) -> pa.Table:
+        """Read ``clusters.parquet``; see `icehouse.store.dups.write.CLUSTERS`."""
+        return pq.read_table(self.path / "clusters.parquet", columns=columns)
+
+
+def list_duplicates(store: Store) -> list[str]:
+    """Names of the searches whose results the store has."""
+    return sorted(path.parent.name for path in (store.path / "dups").glob("*/summary.json") if _visible(path))
+
+
+def default_feature(store: Store) -> str | None:
+    """Feature to find near-duplicates by: the only encoder's images, `pooled` before `joint`; else its texts.
+
+    Returns
+    -------
+    str or None
+        None if the store has no features.
+
+    Raises
+    ------
+    UsageError
+        If several encoders offer one.
+    """
+    names = store.feature_names()
+    for modality in ("image", "text"):
+        for output in _OUTPUTS:
+            found = [name for name in names if name.endswith(f"/{modality}/{output}")]
+            if len(found) > 1:
+                raise UsageError(f"several encoders have features; choose one of {', '.join(found)}")
+            if found:
+                return found[0]
+    return None
+
+
+def find_duplicates(
+    store: Store | str | Path,
+    *,
+    name: str = "default",
+    feature: str | None = "auto",
+    hamming: int | None = DEFAULT_HAMMING,
+    rule: Rule | float | None = None,
+    grouping_by: str = "star",
+    keeper: str = "best",
+    where: str | None = None,
+    max_pairs: int = DEFAULT_MAX_PAIRS,
+    threads: int | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Duplicates:
+    """Find near-duplicates, group them and choose what to keep.
+
+    Parameters
+    ----------
+    store : Store, str or Path
+    name : str, default "default"
+        Results go to ``STORE/dups/<name>``, in place of earlier ones of that name.
+    feature : str or None, default "auto"
+        Compare by this; `default_feature` unless given. Its modality decides what counts as the item's content: its image or
+        its text. None leaves the stage out.
+    hamming : int or None, default 6
+        Bits of 64 in which the perceptual hashes of two images may differ; None leaves the stage out.
+    rule : Rule or float, optional
+        Least cosine, or with it a mean to subtract and where both are from; 0.95 unless given.
+    grouping_by : {"star", "components", "cliques"}
+    keeper : str, default "best"
+        Policy, or a column; see `icehouse.store.dups.keepers.preference`.
+    where : str, optional
+        SQL condition over the columns of `items`; only these are compared. Vanished files never are.
+    max_pairs : int
+        Stop writing pairs of different contents after that many, and say so.
+    threads, device, progress : optional
+        As `icehouse.store.join.selfjoin.self_join` takes them.
+
+    Raises
+    ------
+    UsageError
+        If an argument is out of its range or names what there is not.
+    StoreError
+        If there is no such feature, or the results cannot be written.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    folder = _folder(store, name)
+    if max_pairs < 1:
+        raise UsageError(f"the cap on pairs must be at least 1, not {max_pairs}")
+    grouping(grouping_by, 0)
+    feature = default_feature(store) if feature == "auto" else feature
+    spec = None if feature is None else store.feature_table(feature).spec
+    key = "image_sha256" if spec is None else spec["key"]
+    made = _rule(rule, feature, hamming if key == "image_sha256" else None)
+    begun = time.perf_counter()
+    ledger, items = _ledger(store, key, keeper, where)
+    vectors = None if feature is None else store.vectors(feature)
+    try:
+        with publish_folder(folder) as temp:
+            scratch = temp / "vectors.npy"
+            contents = _contents(ledger, items, key, made, vectors, scratch)
+            del items
+            groups = grouping(grouping_by, len(contents))
+            cascade = Cascade(contents, max_pairs, threads, device, progress)
+            with PairWriter.to(temp / "pairs.parquet", ledger) as writer:
+                writer.copies(contents)
+                for found in cascade:
+                    writer.add(found)
+                    groups.add(found.i, found.j)
+            whole = not cascade.capped
+            if isinstance(groups, Star) and cascade.capped:
+                whole = claim_rest(groups, cascade, temp / "rest.npy")
+            clusters = cluster_table(ledger, groups.keepers(), contents)
+            pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
+            kept, dropped = write_lists(temp, ledger, clusters)
+            leads = clusters.filter(clusters["keeper"])
+            summary = {
+                "name": name,
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "created_by": f"icehouse {__version__}",
+                "items": len(ledger.ids),
+                "contents": len(contents),
+                "parameters": {
+                    "feature": feature,
+                    "fingerprint": None if spec is None else spec.get("fingerprint"),
+                    "content": key,
+                    "hamming": made.hamming,
+                    "cosine": made.cosine,
+                    "cosine_from": made.source,
+                    "centred": made.mean is not None,
+                    "grouping": grouping_by,
+                    "keeper": keeper,
+                    "where": where,
+                    "max_pairs": max_pairs,
+                },
+                "pairs": {
+                    "total": sum(writer.kinds.values()),
+                    "by_kind": dict(writer.kinds),
+                    "found_by": dict(writer.stages),
+                    "between_copies": _between_copies(ledger),
+                },
+                "groups": {
+                    "total": leads.num_rows,
+                    "items": clusters.num_rows,
+                    "largest": pc.max(leads["size"]).as_py() or 0,
+                    "chained": int(pc.sum(leads["chained"]).as_py() or 0),
+                    "complete": whole,
+                    "sampled": int(pc.sum(leads["sampled"]).as_py() or 0),
+                },
+                "kept": kept,
+                "dropped": dropped,
+                "capped": cascade.capped,
+                "complete_contents": cascade.complete,
+                "stages": cascade.report(),
+                "seconds": round(time.perf_counter() - begun, 3),
+                "notes": _notes(made, feature, cascade, whole),
+            }
+            contents.rows = None
+            del contents, cascade
+            scratch.unlink(missing_ok=True)
+            text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+            (temp / "summary.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
+    return Duplicates(folder, summary)
+
+
+def _rule(rule: Rule | float | None, feature: str | None, hamming: int | None) -> Rule:
+    if feature is None:
+        if rule is not None:
+            raise UsageError("a cosine needs a feature to be taken of; give one, or leave the cosine out")
+        return Rule(hamming)
+    if rule is None:
+        return Rule(hamming, DEFAULT_COSINE, source="default")
+    if isinstance(rule, Rule):
+        return Rule(hamming, rule.cosine, rule.mean, rule.source)
+    return Rule(hamming, rule)
+
+
+def _ledger(store: Store, key: str, keeper: str, where: str | None) -> tuple[Ledger, pa.Table]:
+    """Items in order of preference."""
+    names = list(dict.fromkeys([*columns_for(keeper), "path", "root", "missing", "phash", key]))
+    known = store.items.snapshot().schema.names
+    items = store.items.read([name for name in names if name in known])
+    items = items.filter(pc.invert(pc.fill_null(items["missing"], False)))
+    if where is not None:
+        from ..sql import select_items
+
+        items = items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
+    items = items.take(pa.array(preference(items, keeper)))
+    ids = items["item_id"].cast(pa.string()).combine_chunks()
+    files = pc.binary_join_element_wise(items["root"].cast(pa.string()), items["path"].cast(pa.string()), "/")
+    content = items[key].cast(pa.string()).combine_chunks().dictionary_encode().indices
+    content = pc.fill_null(content.cast(pa.int64()), -1).to_numpy()
+    numbers, first = np.unique(content, return_index=True)
+    best = first[numbers >= 0].astype(np.int64)
+    return Ledger(ids, files.combine_chunks(), ranks(items["item_id"]), content, best), items
+
+
+def _contents(
+    ledger: Ledger, items: pa.Table, key: str, rule: Rule, vectors: Vectors | None, scratch: Path
+) -> Contents:
+    best = pa.array(ledger.best)
+    hashes = items["phash"].take(best)
+    hashed = pc.is_valid(hashes).to_numpy()
+    values = pc.fill_null(hashes, 0).to_numpy().astype(np.uint64)
+    if key != "image_sha256":
+        # One text may stand beside several images.
+        hashed = np.zeros(len(best), bool)
+    if vectors is None:
+        return Contents(values, hashed, rule)
+    rows = pc.index_in(items[key].cast(pa.string()).take(best), value_set=vectors.keys, skip_nulls=True)
+    with_vector = np.flatnonzero(pc.is_valid(rows).to_numpy())
+    X = in_order(vectors.X, rows.drop_null().to_numpy(), scratch)
+    return Contents(values, hashed, rule, X, with_vector)
+
+
+def _between_copies(ledger: Ledger) -> int:
+    """Pairs that there are among copies of one content, of which those with the best copy are written."""
+    counts = np.bincount(ledger.content[ledger.content >= 0])
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def _notes(rule: Rule, feature: str | None, cascade: Cascade, whole: bool) -> list[str]:
+    notes = []
+    if rule.source == "default":
+        notes.append(
+            f"cosine {rule.cosine} is a guess: no threshold suits every encoder and every set; look at the pairs near it, "
+            "or give another with --threshold"
+        )
+    if feature is None:
+        notes.append("no embedding stage: no feature")
+    if cascade.capped:
+        groups = "the groups are whole all the same" if whole else "groups led by the others may lack members"
+        notes.append(
+            f"stopped at {cascade.max_pairs} pairs: {cascade.complete} of {len(cascade.contents)} contents, those preferred "
+            f"as keepers, have all theirs, and {groups}; raise --max-pairs or the threshold for the rest"
+        )
+    perceptual: Mapping[str, Any] = cascade.stats.get("perceptual", {})
+    if mute := perceptual.get("uninformative"):
+        notes.append(
+            f"{mute} of {perceptual['hashes']} perceptual hashes say nothing (flat or almost empty images) and were left to "
+            "the other stages"
+        )
+    return notes
+
+
+def _folder(store: Store, name: str) -> Path:
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name for results: letters, digits, '.', '_' and '-'")
+    return store.path / "dups" / name
+
+
+def _visible(path: Path) -> bool:
+    return not path.parent.name.startswith(".")

@@ -1,0 +1,1 @@
+"""Vector indexes by FAISS: built, kept fresh, measured, asked."""

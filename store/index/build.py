@@ -1,0 +1,296 @@
+"""Building an index, and bringing it up to date.
+
+Contents never change: a row that was indexed once stays as it is, and new rows come at the end. So as long as the rows an
+index covers are still the first ones of its feature, bit by bit, only what follows is added. Anything else (rows gone,
+another fingerprint, another kind asked for, a damaged file, so many new rows that it should have another shape) makes it
+anew. HNSW cannot forget a vector, and the others need not learn to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ... import __version__
+from ...errors import CorruptError, StoreError, UsageError
+from .. import lock as locks
+from ..search import unit_rows
+from ..store import Store
+from ..vectors import Vectors
+from .files import IndexInfo, index_folder, read_info, read_rows, read_vectors, write_index
+from .kinds import KINDS, Kind, choose_kind, load_faiss, thread_limit, to_gpu
+from .read import OVERSAMPLE, Index
+from .recall import ask, measure, tune
+
+__all__ = ["RECALL", "Built", "build_index", "joint_features"]
+
+#: Recall@10 that an index is made for, unless another is asked for.
+RECALL = 0.95
+
+_BLOCK = 16_384
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build_index` did.
+
+    Attributes
+    ----------
+    info : IndexInfo
+    action : str
+        "built", "updated" or "unchanged".
+    reason : str
+        Why it was built anew, or what was updated.
+    """
+
+    info: IndexInfo
+    action: str
+    reason: str
+
+    @property
+    def short(self) -> list[str]:
+        """Modalities whose questions miss more than was asked for, by more than a sample of this size may."""
+        return [
+            modality
+            for modality, found in self.info.recall.items()
+            if found is not None and found["recall@10"] < self.info.wanted - 0.02
+        ]
+
+
+@dataclass(frozen=True)
+class _Covered:
+    """What an old index already has."""
+
+    info: IndexInfo
+    index: Any
+    rows: np.ndarray
+
+    @classmethod
+    def read(cls, folder: Path, info: IndexInfo, *, mapped: bool) -> _Covered:
+        """Read it; mapped if it is only to be tried, into memory if it is to grow."""
+        return cls(info, read_vectors(folder, info, mapped=mapped), read_rows(folder, info).to_numpy())
+
+
+def build_index(
+    store: Store,
+    feature: str,
+    *,
+    kind: str | None = None,
+    recall: float | None = None,
+    threads: int | None = None,
+    rebuild: bool = False,
+) -> Built:
+    """Build the index of a feature, or bring it up to date.
+
+    Parameters
+    ----------
+    store : Store
+    feature : str
+        ``<encoder>/<modality>/<output>``; any output but "tokens".
+    kind : {"flat", "ivf", "hnsw"}, optional
+        What was asked for last time, otherwise chosen by size and recall.
+    recall : float, optional
+        Recall@10 to reach, 0 to 1; what was asked for last time, otherwise .95.
+    threads : int, optional
+        What OpenMP gives unless given.
+    rebuild : bool, default False
+        Build it from nothing even if it could be updated.
+
+    Returns
+    -------
+    Built
+
+    Raises
+    ------
+    UsageError
+        If there is no such kind, or `recall` is not above 0 and at most 1.
+    StoreError
+        If there is no such feature, it holds tokens or nothing, or the index cannot be written.
+    IcehouseError
+        If FAISS is not installed.
+    """
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"no kind of index {kind!r}; there are: {', '.join(KINDS)}")
+    if recall is not None and not 0 < recall <= 1:
+        raise UsageError(f"recall is above 0 and at most 1, not {recall}")
+    load_faiss()
+    vectors = store.vectors(feature)
+    folder = index_folder(store.path, feature)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {folder}: {error.strerror or error}") from error
+    with locks.hold(folder), thread_limit(threads):
+        return _build(store, feature, vectors, folder, kind, recall, rebuild)
+
+
+def joint_features(store: Store) -> list[str]:
+    """Features that a search may be asked of: those in a joint space.
+
+    Raises
+    ------
+    StoreError
+        If there are none.
+    """
+    names = [name for name in store.feature_names() if name.endswith("/joint")]
+    if not names:
+        known = ", ".join(store.feature_names()) or "none yet; make some with `icehouse embed`"
+        raise StoreError(f"{store.path} has no joint features; name one to index: {known}")
+    return names
+
+
+def _build(
+    store: Store,
+    feature: str,
+    vectors: Vectors,
+    folder: Path,
+    kind: str | None,
+    recall: float | None,
+    rebuild: bool,
+) -> Built:
+    started = time.perf_counter()
+    X, spec = vectors.X, store.feature_table(feature).spec
+    try:
+        old, reason = read_info(folder), "there was none"
+    except CorruptError as error:
+        old, reason = None, str(error)
+    wanted = recall if recall is not None else old.wanted if old else RECALL
+    given = kind or (old.kind if old and old.given else None)
+    chosen = KINDS[given or choose_kind(len(X), wanted)]
+    same = old is not None and (old.digest, old.wanted, old.given) == (
+        vectors.digest,
+        wanted,
+        given is not None,
+    )
+    if old is not None and old.digest == vectors.digest:
+        first = whole = old.content
+    else:
+        first, whole = _content(vectors, min(old.rows, len(X)) if old else 0)
+    covered = None
+    if old is not None:
+        anew = "as asked" if rebuild else _anew_because(old, chosen, spec, vectors, first)
+        if anew is None:
+            try:
+                covered = _Covered.read(folder, old, mapped=same)
+            except CorruptError as error:
+                anew = str(error)
+        reason = anew or ""
+        if covered is not None and same:
+            return Built(old, "unchanged", "it covers the feature as it is")
+
+    rows = _directed(X, covered.info.rows if covered else 0)
+    if covered is not None:
+        index = covered.index
+        _add(index, X, rows)
+        reason = f"{len(rows):,} vectors added"
+        rows = np.concatenate([covered.rows, rows])
+    elif len(rows):
+        index = _filled(chosen, X, rows)
+    else:
+        raise StoreError(f"{feature} holds no vectors with a direction: there is nothing to index")
+
+    info = IndexInfo(
+        feature=feature,
+        key=spec["key"],
+        kind=chosen.name,
+        given=given is not None,
+        fingerprint=spec.get("fingerprint"),
+        digest=vectors.digest,
+        content=whole,
+        rows=len(X),
+        vectors=len(rows),
+        dim=X.shape[1],
+        trained=covered.info.trained if covered else len(X),
+        effort=None,
+        wanted=wanted,
+        recall={},
+        versions={"faiss": load_faiss().__version__, "icehouse": __version__},
+        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=0.0,
+    )
+    trial = Index(folder, info, index, rows)
+
+    def search(queries: np.ndarray, k: int) -> np.ndarray:
+        return trial.search(queries, OVERSAMPLE * k)[1]
+
+    asked = ask(store, feature, X, rows)
+    effort = tune(chosen, index, search, X, asked, wanted)
+    # The trial has no effort of its own, so what `tune` has set last stays set.
+    found = measure(search, X, asked)
+    seconds = round(time.perf_counter() - started, 2)
+    info = replace(info, effort=effort, recall=found, seconds=seconds)
+    info = write_index(folder, info, index, rows, vectors.keys.take(pa.array(rows)))
+    return Built(info, "built" if covered is None else "updated", reason)
+
+
+def _anew_because(
+    old: IndexInfo, kind: Kind, spec: dict[str, Any], vectors: Vectors, first: str
+) -> str | None:
+    """Why new rows cannot just be added to an index; None if they can."""
+    if spec.get("fingerprint") != old.fingerprint or vectors.X.shape[1] != old.dim:
+        return "the feature's fingerprint has changed"
+    if kind.name != old.kind:
+        return f"{kind.name} in place of {old.kind}"
+    if len(vectors.X) < old.rows:
+        return "the feature has fewer rows"
+    if first != old.content:
+        return "rows that it covered were changed or removed"
+    if kind.outgrown(old.trained, len(vectors.X)):
+        return f"it was made for {old.trained:,} rows, and there are {len(vectors.X):,}"
+    return None
+
+
+def _content(vectors: Vectors, rows: int) -> tuple[str, str]:
+    """Hash keys and vectors, of the first `rows` and of all."""
+    digest = hashlib.sha256()
+
+    def feed(start: int, stop: int) -> str:
+        for at in range(start, stop, _BLOCK):
+            until = min(at + _BLOCK, stop)
+            digest.update("\n".join(vectors.keys[at:until].to_pylist()).encode())
+            digest.update(np.ascontiguousarray(vectors.X[at:until]).tobytes())
+        return digest.hexdigest()
+
+    return feed(0, rows), feed(rows, len(vectors.X))
+
+
+def _directed(X: np.ndarray, start: int) -> np.ndarray:
+    """Rows of `X` from `start` on that have a direction."""
+    found = [np.empty(0, np.int64)]
+    for at in range(start, len(X), _BLOCK):
+        units = unit_rows(X[at : at + _BLOCK], np.float32)
+        found.append(at + np.flatnonzero(np.isfinite(units).all(axis=1)))
+    return np.concatenate(found)
+
+
+def _filled(kind: Kind, X: np.ndarray, rows: np.ndarray) -> Any:
+    """Make an index of these rows of `X`, on a GPU if there is one."""
+    index = kind.make(X.shape[1], len(rows))
+    if (on_gpu := to_gpu(kind, index)) is not None:
+        try:
+            _learn(kind, on_gpu, X, rows)
+            _add(on_gpu, X, rows)
+            return load_faiss().index_gpu_to_cpu(on_gpu)
+        except RuntimeError:  # it outgrew the GPU's memory
+            index = kind.make(X.shape[1], len(rows))
+    _learn(kind, index, X, rows)
+    _add(index, X, rows)
+    return index
+
+
+def _learn(kind: Kind, index: Any, X: np.ndarray, rows: np.ndarray) -> None:
+    if not index.is_trained:
+        chosen = np.random.default_rng(0).choice(rows, kind.training_rows(len(rows)), replace=False)
+        index.train(np.ascontiguousarray(unit_rows(X[np.sort(chosen)], np.float32)))
+
+
+def _add(index: Any, X: np.ndarray, rows: np.ndarray) -> None:
+    for at in range(0, len(rows), _BLOCK):
+        index.add(np.ascontiguousarray(unit_rows(X[rows[at : at + _BLOCK]], np.float32)))

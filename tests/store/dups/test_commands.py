@@ -1,0 +1,183 @@
+"""`icehouse dups` as a user types it, on the sample feed with its planted reposts."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from icehouse.cli import app
+from icehouse.data.sample.feed import Feed, make_feed
+from icehouse.embed.pipeline import embed_sources
+from icehouse.store.dups.evaluate import Score, evaluate_duplicates, read_truth
+from icehouse.store.dups.find import Duplicates, find_duplicates
+from icehouse.store.store import Store
+from toys import ToyEncoder
+from typer.testing import CliRunner, Result
+
+
+@pytest.fixture(scope="module")
+def feed(tmp_path_factory: pytest.TempPathFactory) -> Feed:
+    return make_feed(tmp_path_factory.mktemp("feed"), n=120, seed=1)
+
+
+@pytest.fixture(scope="module")
+def embedded(feed: Feed, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    path = tmp_path_factory.mktemp("store") / "s"
+    embed_sources([feed.posts], path, encoder=ToyEncoder(), workers=1)
+    return Store.open(path)
+
+
+@pytest.fixture(scope="module")
+def truth(feed: Feed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("truth") / "pairs.csv"
+    planted = json.loads(feed.truth.read_text())["duplicates"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["a", "b"])
+        writer.writerows([pair["item"], pair["of"]] for pair in planted)
+    return path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["dups", *arguments])
+
+
+def test_planted_reposts_are_found(feed: Feed, embedded: Store, truth: Path) -> None:
+    found = find_duplicates(embedded, feature="toy-a/image/joint", rule=0.9995)
+    scores = evaluate_duplicates(found, read_truth(truth))
+    planted = json.loads(feed.truth.read_text())["duplicates"]
+    how = {frozenset((pair["item"], pair["of"])): pair["transform"] for pair in planted}
+    pairs = {frozenset((row["id_a"], row["id_b"])): row for row in found.pairs().to_pylist()}
+    exact = {pair for pair, transform in how.items() if transform == "exact"}
+    assert exact
+    assert {pair for pair, row in pairs.items() if row["kind"] == "exact"} == exact
+    # What the hash is made to withstand, it finds.
+    for pair, transform in how.items():
+        if transform in ("recompress", "resize", "format"):
+            assert pairs[pair]["perceptual"], transform
+            assert pairs[pair]["cosine"] > 0.9
+    assert scores["exact"]["precision"] == scores["perceptual"]["precision"] == 1
+    assert scores["cascade"]["recall"] >= max(
+        scores[kind]["recall"] for kind in ("exact", "perceptual", "embedding")
+    )
+    assert scores["positives"] >= len(planted)
+
+
+def test_find_and_evaluate(embedded: Store, truth: Path) -> None:
+    arguments = ["-s", str(embedded.path), "--name", "cli", "--no-embedding"]
+    result = run("find", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "exact" in result.stdout
+    assert "drop.csv" in result.stdout
+    assert "no embedding stage" in result.stderr
+    summary = json.loads(run("find", *arguments, "--json").stdout)
+    assert summary["path"] == str(embedded.path / "dups" / "cli")
+    assert summary["pairs"]["by_kind"]["embedding"] == 0
+    assert summary["pairs"]["by_kind"]["exact"] > 0
+    shown = run("evaluate", "-s", str(embedded.path), "-n", "cli", "--truth", str(truth))
+    assert shown.exit_code == 0, shown.output
+    assert "perceptual" in shown.stdout
+    scores = json.loads(
+        run("evaluate", "-s", str(embedded.path), "-n", "cli", "--truth", str(truth), "--json").stdout
+    )
+    assert scores["embedding"]["found"] == 0
+    assert scores["cascade"]["right"] + scores["cascade"]["missed"] == scores["positives"]
+
+
+def test_a_threshold_that_nobody_gave_is_told_to_be_a_guess(embedded: Store) -> None:
+    result = run("find", "-s", str(embedded.path), "--name", "guess", "--json")
+    assert result.exit_code == 0
+    assert "0.95 is a guess" in result.stderr
+    assert json.loads(result.stdout)["parameters"]["feature"] == "toy-a/image/pooled"
+    result = run("find", "-s", str(embedded.path), "--name", "given", "-t", "0.99", "--json")
+    assert "guess" not in result.stderr
+    assert json.loads(result.stdout)["parameters"]["cosine_from"] == "given"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "status"),
+    [
+        (["find", "--group", "louvain"], "louvain", 2),
+        (["find", "--keeper", "beauty"], "beauty", 2),
+        (["find", "--hamming", "50"], "Hamming", 2),
+        (["find", "--feature", "no/such/thing"], "toy-a/image/pooled", 1),
+        (["find", "--no-embedding", "-t", "0.9"], "--no-embedding", 2),
+        (["find", "--where", "nonsense ="], "nonsense", 2),
+        (["evaluate", "--truth", "nowhere.csv"], "nowhere.csv", 1),
+        (["evaluate", "--name", "never", "--truth", "x"], "never", 1),
+    ],
+)
+def test_errors_are_one_line(embedded: Store, arguments: list[str], says: str, status: int) -> None:
+    if arguments[-1] == "nowhere.csv":
+        find_duplicates(embedded, feature=None)
+    result = run(*arguments, "-s", str(embedded.path))
+    assert result.exit_code == status, result.output
+    assert says in result.output
+    assert "Traceback" not in result.output
+    if status == 1:
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["find", "evaluate"])
+def test_every_option_has_help(command: str) -> None:
+    from typer.main import get_command
+
+    entry = get_command(app).commands["dups"].commands[command]  # type: ignore[attr-defined]
+    assert entry.help
+    assert all(option.help for option in entry.params)
+
+
+def known(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_whole_truth_is_closed_and_a_labelled_one_is_not(tmp_path: Path) -> None:
+    whole = read_truth(known(tmp_path / "w.csv", "a,b\ny,x\ny,z\nx,x\n"))
+    assert whole.positive == {("x", "y"), ("y", "z"), ("x", "z")}
+    assert whole.negative is None
+    labelled = read_truth(known(tmp_path / "l.csv", "a,b,label\ny,x,1\ny,z,yes\nx,z,0\n"))
+    assert labelled.positive == {("x", "y"), ("y", "z")}
+    assert labelled.negative == {("x", "z")}
+
+
+def test_scores() -> None:
+    score = Score.of(found=8, right=6, positives=10)
+    assert (score.precision, score.recall, score.missed) == (0.75, 0.6, 4)
+    assert score.f1 == pytest.approx(2 * 0.75 * 0.6 / (0.75 + 0.6))
+    assert Score.of(0, 0, 3).precision is None
+    assert Score.of(0, 0, 0).f1 is None
+
+
+def test_copies_count_with_all_their_pairs(embedded: Store, tmp_path: Path) -> None:
+    """Three copies are two rows of pairs.parquet, and three pairs to be right about."""
+    store = Store.create(tmp_path / "s")
+    import pyarrow as pa
+
+    ids, contents = ["a", "b", "c", "d", "e"], ["1", "1", "1", "2", "3"]
+    hashes = pa.array([0xB2CDCD3232CDCD30] * 3 + [0xB2CDCD3232CDCD31, 0x4D3232CDCD3232CF], pa.uint64())
+    store.items.append(
+        pa.table({"item_id": ids, "image_sha256": contents, "phash": hashes, "missing": [False] * 5})
+    )
+    found = find_duplicates(store)
+    assert found.pairs().num_rows == 3
+    scores = evaluate_duplicates(
+        Duplicates.open(store), read_truth(known(tmp_path / "t.csv", "a,b\na,b\na,c\nc,d\n"))
+    )
+    assert scores["positives"] == 6
+    assert (scores["exact"]["found"], scores["exact"]["right"]) == (3, 3)
+    assert (scores["perceptual"]["found"], scores["perceptual"]["right"]) == (6, 6)
+    assert scores["cascade"]["f1"] == 1
+    labelled = read_truth(known(tmp_path / "l.csv", "a,b,label\nb,d,0\na,b,1\nd,e,1\n"))
+    judged = evaluate_duplicates(found, labelled)
+    assert (judged["cascade"]["found"], judged["cascade"]["right"], judged["negatives"]) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("text", ["", "a,c\n1,2\n", "a,b,label\n1,2,perhaps\n", "a,b\n1,\n"])
+def test_a_truth_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    from icehouse.errors import SourceError
+
+    with pytest.raises(SourceError, match=r"t\.csv"):
+        read_truth(known(tmp_path / "t.csv", text))
