@@ -16,7 +16,7 @@ __all__ = ["FAMILIES", "available", "create", "head_class"]
 
 #: Families that come with icehouse, by name: module in this package, and class. Nothing is imported until asked for.
 FAMILIES = {
-    "logreg": "logreg:LogReg",
+    "logreg": "families.logreg:LogReg",
 }
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.errors import HeadError, UsageError
+from icehouse.heads.families.logreg import LogReg
 from icehouse.heads.head import Head
-from icehouse.heads.logreg import LogReg
 from icehouse.heads.runs import Run
 from icehouse.heads.samples import Samples, load_samples, parse_inputs
 from icehouse.heads.trainer import divide, train

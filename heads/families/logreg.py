@@ -24,10 +24,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from .checks import ParameterError
-from .head import Head, Validation
-from .holdout import held_out
-from .inputs import Inputs
+from ..checks import ParameterError
+from ..head import Head, Validation
+from ..holdout import held_out
+from ..inputs import Inputs
 
 __all__ = ["GRID", "LogReg"]
 

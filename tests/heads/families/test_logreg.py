@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from icehouse.errors import UsageError
+from icehouse.heads.families.logreg import GRID, LogReg
 from icehouse.heads.inputs import Inputs
-from icehouse.heads.logreg import GRID, LogReg
 from sklearn.linear_model import LogisticRegression
 
 Data = Callable[..., tuple[Inputs, np.ndarray]]

@@ -1,0 +1,1 @@
+"""Captions: what a vision-language model says of each image, kept as a table."""

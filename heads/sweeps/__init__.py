@@ -1,0 +1,1 @@
+"""Many runs: sweeps over heads and inputs, leaderboards, few labels."""
