@@ -77,6 +77,21 @@ class Samples:
             content={name: column[rows] for name, column in self.content.items()},
         )
 
+    def select(self, names: Sequence[str]) -> Samples:
+        """The same rows with some of their inputs."""
+
+        def some(of: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: of[name] for name in names}
+
+        return replace(
+            self,
+            X=self.X.select(names),
+            features=some(self.features),
+            specs=some(self.specs),
+            content=some(self.content),
+            left_out=some(self.left_out),
+        )
+
     @property
     def labels(self) -> np.ndarray:
         """`y`, for rows that were loaded with a label."""

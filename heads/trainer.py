@@ -20,8 +20,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from ..store.store import Store
 
-__all__ = ["Division", "divide", "train"]
+__all__ = ["Division", "Fitted", "Rows", "divide", "fit_on", "keep", "make_head", "prepare", "train"]
 
 
 @dataclass
@@ -118,8 +118,65 @@ def train(
     UsageError
         If there is no such head, parameter or feature.
     """
+    estimator = make_head(head, params, seed)
+    rows = prepare(
+        store, inputs, label=label, split_column=split_column, where=where, missing=missing, seed=seed
+    )
+    return keep(rows, estimator, fit_on(rows, estimator), refit=refit, draws=draws, seed=seed)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that heads can learn from and be scored on: loaded, checked, divided.
+
+    Attributes
+    ----------
+    store : Store
+    samples : Samples
+        With labels.
+    parts : Division
+    label, split_column, where, missing
+        How they were asked for.
+    seconds : float
+        Time that loading took.
+    """
+
+    store: Store
+    samples: Samples
+    parts: Division
+    label: str
+    split_column: str
+    where: str | None
+    missing: Missing
+    seconds: float
+
+    def part(self, name: Literal["train", "dev", "test"]) -> Samples:
+        """The rows of one part."""
+        return self.samples.take(getattr(self.parts, name))
+
+    def select(self, names: Sequence[str]) -> Rows:
+        """The same rows with some of their inputs."""
+        return replace(self, samples=self.samples.select(names))
+
+
+def prepare(
+    store: Store,
+    inputs: str | Sequence[str] | Mapping[str, str] | None = None,
+    *,
+    label: str = "label",
+    split_column: str = "split",
+    where: str | None = None,
+    missing: Missing = "drop",
+    seed: int = 0,
+) -> Rows:
+    """Load the rows of an experiment and divide them: steps 1 and 2 of the protocol.
+
+    Parameters
+    ----------
+    store, inputs, label, split_column, where, missing, seed
+        As `train` takes them.
+    """
     started = time.perf_counter()
-    estimator = _estimator(head, params, seed)
     samples = load_samples(
         store,
         parse_inputs(inputs, store),
@@ -130,12 +187,53 @@ def train(
     )
     _require_finite(samples)
     parts = divide(samples, split_column=split_column, seed=seed)
-    loaded = time.perf_counter()
+    seconds = time.perf_counter() - started
+    return Rows(store, samples, parts, label, split_column, where, missing, seconds)
 
-    learn, dev, test = (samples.take(rows) for rows in (parts.train, parts.dev, parts.test))
-    val = (dev.X, dev.labels) if len(dev) else None
-    fitted = estimator.fit(learn.X, learn.labels, val=val)
+
+@dataclass(frozen=True)
+class Fitted:
+    """A head fitted on train, its choices made on dev; and the seconds it took."""
+
+    head: Head
+    seconds: float
+
+
+def fit_on(rows: Rows, estimator: Head) -> Fitted:
+    """Fit a copy of `estimator` on train and let it choose on dev: step 3 of the protocol."""
+    learn, dev = rows.part("train"), rows.part("dev")
+    started = time.perf_counter()
+    head = estimator.unfitted().fit(learn.X, learn.labels, val=(dev.X, dev.labels) if len(dev) else None)
+    return Fitted(head, time.perf_counter() - started)
+
+
+def keep(
+    rows: Rows,
+    estimator: Head,
+    fitted: Fitted,
+    *,
+    refit: bool | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    about: Mapping[str, Any] | None = None,
+) -> Run:
+    """Score a fitted head on dev, fit its choice again where that is due, score it on test, and leave a run.
+
+    Parameters
+    ----------
+    rows : Rows
+    estimator : Head
+        Unfitted, with the parameters as they were given.
+    fitted : Fitted
+    refit, draws, seed
+        As `train` takes them.
+    about : mapping, optional
+        What else ``run.json`` should say, such as the sweep that it belongs to.
+    """
+    store, samples, parts = rows.store, rows.samples, rows.parts
+    learn, dev, test = (rows.part(name) for name in ("train", "dev", "test"))
     majority = Counter(learn.labels.tolist()).most_common(1)[0][0]
+    started = time.perf_counter()
 
     metrics: dict[str, Any] = {}
     tables: list[pa.Table] = []
@@ -146,23 +244,25 @@ def train(
         split = np.full(len(rows), name, object)
         tables.append(prediction_table(rows.ids, prediction, split=split, y=rows.labels))
 
+    chosen = fitted.head
     seen = seen_contents(learn)
     if len(dev):
-        scored("dev", fitted, dev, seen)
-    kept, refitted = fitted, False
-    if len(dev) and (not parts.dev_is_split if refit is None else refit):
-        kept = fitted.refit(concatenate([learn.X, dev.X]), np.concatenate([learn.labels, dev.labels]))
-        refitted = True
+        scored("dev", chosen, dev, seen)
+    kept, refit_seconds = chosen, 0.0
+    refitted = len(dev) > 0 and (not parts.dev_is_split if refit is None else refit)
+    if refitted:
+        again = time.perf_counter()
+        kept = chosen.refit(concatenate([learn.X, dev.X]), np.concatenate([learn.labels, dev.labels]))
+        refit_seconds = time.perf_counter() - again
         seen = {name: seen[name] | hashes for name, hashes in seen_contents(dev).items()}
-    fitted_at = time.perf_counter()
     if len(test):
         scored("test", kept, test, seen)
 
-    protocol = _protocol(parts, fitted, kept, refitted, len(learn), len(dev), len(test))
-    metrics |= {"chosen": fitted.chosen_, "curve": fitted.curve_, "protocol": protocol}
+    protocol = _protocol(parts, chosen, kept, refitted, len(learn), len(dev), len(test))
+    metrics |= {"chosen": chosen.chosen_, "curve": chosen.curve_, "protocol": protocol}
     record = {
-        "head": {"family": kept.family, "params": plain(estimator.get_params()), "chosen": fitted.chosen_},
-        "label": label,
+        "head": {"family": kept.family, "params": plain(estimator.get_params()), "chosen": chosen.chosen_},
+        "label": rows.label,
         "classes": [str(c) for c in kept.classes_.tolist()],
         "majority": majority,
         "inputs": {
@@ -174,19 +274,20 @@ def train(
             for name, feature in samples.features.items()
         },
         "data": {
-            "split_column": split_column,
-            "where": where,
-            "missing": missing,
+            "split_column": rows.split_column,
+            "where": rows.where,
+            "missing": rows.missing,
             "left_out": samples.left_out,
             "items": {"version": store.items.snapshot().version, "digest": store.items.snapshot().digest},
         },
         "protocol": protocol,
         "seed": seed,
         "seconds": {
-            "load": round(loaded - started, 3),
-            "fit": round(fitted_at - loaded, 3),
-            "score": round(time.perf_counter() - fitted_at, 3),
+            "load": round(rows.seconds, 3),
+            "fit": round(fitted.seconds + refit_seconds, 3),
+            "score": round(time.perf_counter() - started - refit_seconds, 3),
         },
+        **(about or {}),
     }
     return write_run(store, kept, record, metrics, _stacked(tables, kept), _roles(learn, dev, test))
 
@@ -237,7 +338,8 @@ def divide(samples: Samples, *, split_column: str = "split", seed: int = 0) -> D
     return Division(learn, dev, test, dev_is_split, notes)
 
 
-def _estimator(head: str | Head, params: Mapping[str, Any] | None, seed: int) -> Head:
+def make_head(head: str | Head, params: Mapping[str, Any] | None = None, seed: int = 0) -> Head:
+    """An unfitted head of a family, or like `head`; `seed` counts unless `params` give one."""
     given = dict(params or {})
     if isinstance(head, Head):
         return head.unfitted(**given)
