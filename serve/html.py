@@ -1,11 +1,14 @@
 """The shell of every page that icehouse writes, and how strangers' texts get into it.
 
-A page is one file that needs nothing else: style inside, pictures as data, no script. Its content security policy forbids
-the rest, so that even a text which slipped through unescaped could load and run nothing.
+A page is one file that needs nothing else: style inside, pictures as data, and no script but one that the page's maker wrote,
+known to the browser by its hash. Its content security policy forbids the rest, so that even a text which slipped through
+unescaped could load and run nothing.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import re
 from pathlib import Path
@@ -61,7 +64,7 @@ footer { margin-top: 2.5rem; color: var(--soft); font-size: .8rem; }
 """
 
 
-def page(title: str, body: str, *, kicker: str = "icehouse", about: str = "", style: str = "") -> str:
+def page(title: str, body: str, *, kicker: str = "icehouse", about: str = "", style: str = "", script: str = "") -> str:
     """Make a whole page.
 
     Parameters
@@ -77,6 +80,8 @@ def page(title: str, body: str, *, kicker: str = "icehouse", about: str = "", st
     style : str, default ""
         CSS for what this page alone has. Colours come as variables (``--ground``, ``--card``, ``--ink``, ``--soft``,
         ``--line``, ``--well``, ``--accent``, ``--accent-ink``, ``--warn``), so that light and dark both work.
+    script : str, default ""
+        JavaScript, run after the body was read. Of the package's own making, never from outside: nothing else runs.
 
     Returns
     -------
@@ -84,11 +89,16 @@ def page(title: str, body: str, *, kicker: str = "icehouse", about: str = "", st
         Without surrogates, so that it can be written as UTF-8.
     """
     heading = f'<p class="about">{about}</p>' if about else ""
+    policy, tail = _POLICY, ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+        tail = f"<script>{script}</script>\n"
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
 <meta name="robots" content="noindex">
@@ -104,7 +114,7 @@ def page(title: str, body: str, *, kicker: str = "icehouse", about: str = "", st
 <main>
 {body}
 </main>
-</body>
+{tail}</body>
 </html>
 """
 

@@ -10,7 +10,7 @@ from ..store.search import Hit
 from .html import chip, escape, page, user_text, write_page
 from .thumbnails import Thumbnail, thumbnail
 
-__all__ = ["contact_sheet", "tile", "write_sheet"]
+__all__ = ["STYLE", "contact_sheet", "frame", "tile", "write_sheet"]
 
 _TEXT_LIMIT = 420
 
@@ -88,7 +88,7 @@ def tile(hit: Hit, picture: Thumbnail | None) -> str:
     score = f"{hit.score:.3f}"
     rank = f'<span class="rank">{hit.rank}</span>'
     parts = [
-        f'<li class="tile"><div class="frame">{_frame(hit, picture)}{rank}</div>'
+        f'<li class="tile"><div class="frame">{frame(picture, hit.path)}{rank}</div>'
         if picture
         else '<li class="tile">'
     ]
@@ -122,8 +122,9 @@ def write_sheet(path: str | Path, hits: Sequence[Hit], *, query: str, feature: s
     return write_page(path, contact_sheet(hits, query=query, feature=feature))
 
 
-def _frame(hit: Hit, picture: Thumbnail) -> str:
+def frame(picture: Thumbnail, alt: object) -> str:
+    """Make the inside of a ``.frame``: the picture, or why there is none."""
     if picture.uri is None:
         return f'<div class="problem">{_NO_PICTURE}{user_text(picture.problem, limit=160)}</div>'
     size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<img src="{picture.uri}" {size} alt="{escape(hit.path)}" loading="lazy" decoding="async">'
+    return f'<img src="{picture.uri}" {size} alt="{escape(alt)}" loading="lazy" decoding="async">'

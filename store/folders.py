@@ -13,13 +13,17 @@ __all__ = ["publish_folder"]
 
 
 @contextlib.contextmanager
-def publish_folder(path: Path) -> Iterator[Path]:
+def publish_folder(path: Path, *, parents: bool = True) -> Iterator[Path]:
     """Give a temporary folder to fill; on leaving, it takes the place of `path`.
 
     If the block raises, `path` stays as it was and nothing is left behind. A folder that is there already steps aside
     first, and goes once the new one is in place.
+
+    With `parents` folders above it are made. Without, what is above must be there and stay: if another folder takes its
+    place meanwhile, a FileNotFoundError is raised and nothing of this one gets in.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     for dead in leftovers(path.parent):
         shutil.rmtree(dead, ignore_errors=True)
     temp = path.parent / temp_name("")

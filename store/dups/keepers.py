@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ...errors import UsageError
 
-__all__ = ["POLICIES", "columns_for", "preference", "ranks"]
+__all__ = ["POLICIES", "columns_for", "criteria", "preference", "ranks"]
 
 #: Policies by name; anything else names a column.
 POLICIES = ("best", "largest", "oldest")
@@ -58,21 +58,38 @@ def preference(items: pa.Table, policy: str = "best") -> np.ndarray:
     UsageError
         If there is no such column.
     """
+    keys = [values for _, values in criteria(items, policy)]
+    # lexsort takes the last key first, and puts NaN, which is what null became, at the end.
+    return np.lexsort(keys[::-1])
+
+
+def criteria(items: pa.Table, policy: str = "best") -> list[tuple[str, np.ndarray]]:
+    """What `preference` compares, in turn, until two items differ.
+
+    Returns
+    -------
+    list of (str, ndarray of float64 or int64, shape (n,))
+        Names ("quality", "size", "bytes", "age", "added", "column", "id") with a value an item: the lowest is preferred,
+        NaN comes last.
+
+    Raises
+    ------
+    UsageError
+        If there is no such column.
+    """
     pixels = _numbers(items, "width") * _numbers(items, "height")
     length = pc.utf8_length(items["text"].cast(pa.string())).to_numpy().astype(np.float64)
     size = np.where(np.isnan(pixels), length, pixels)
     weight, age = _numbers(items, "bytes"), _numbers(items, "mtime_ns")
     if policy == "largest":
-        first = [-size]
+        first = [("size", -size)]
     elif policy == "oldest":
-        first = [age, _numbers(items, "added")]
+        first = [("age", age), ("added", _numbers(items, "added"))]
     elif policy == "best":
-        first = [-_vouched(items, size, pixels, weight)]
+        first = [("quality", -_vouched(items, size, pixels, weight))]
     else:
-        first = [_by_column(items, policy)]
-    keys = [*first, -size, -weight, age, ranks(items["item_id"])]
-    # lexsort takes the last key first, and puts NaN, which is what null became, at the end.
-    return np.lexsort(keys[::-1])
+        first = [("column", _by_column(items, policy))]
+    return [*first, ("size", -size), ("bytes", -weight), ("age", age), ("id", ranks(items["item_id"]))]
 
 
 def ranks(column: pa.ChunkedArray) -> np.ndarray:
