@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..store.store import Store
 
-__all__ = ["Evaluation", "evaluate", "predict_items", "score_rows", "seen_contents"]
+__all__ = ["Evaluation", "evaluate", "load_run_samples", "predict_items", "score_rows", "seen_contents"]
 
 # Scores that are repeated on the rows without a copy in train.
 _HEADLINE = ("accuracy", "macro_f1", "weighted_f1", "auroc", "average_precision", "log_loss")
@@ -143,7 +143,7 @@ def evaluate(
     """
     run = run if isinstance(run, Run) else Run.load(store, run)
     label = label or run.label
-    samples = _load(store, run, label=label, where=where, split_column=split_column)
+    samples = load_run_samples(store, run, label=label, where=where, split_column=split_column)
     splits = (
         None
         if split is None
@@ -201,12 +201,17 @@ def predict_items(store: Store, run: Run | str, *, where: str | None = None) -> 
         If the store's features are not of the space that the run was trained in.
     """
     run = run if isinstance(run, Run) else Run.load(store, run)
-    samples = _load(store, run, label=None, where=where, split_column=None)
+    samples = load_run_samples(store, run, where=where)
     return run.predict_features(samples.X).to_arrow(samples.ids)
 
 
-def _load(
-    store: Store, run: Run, *, label: str | None, where: str | None, split_column: str | None
+def load_run_samples(
+    store: Store,
+    run: Run,
+    *,
+    label: str | None = None,
+    where: str | None = None,
+    split_column: str | None = None,
 ) -> Samples:
     """Rows of the run's features, once their spaces are known to be its own."""
     for name, feature in run.features.items():
