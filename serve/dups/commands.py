@@ -10,6 +10,7 @@ import typer
 
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
 from ...errors import UsageError
+from .leakage_command import leakage
 
 __all__ = ["app"]
 
@@ -159,3 +160,6 @@ def _progress() -> Any:
             yield lambda done, total: shown.update(task, completed=done, total=total)
 
     return bar()
+
+
+app.command()(leakage)
