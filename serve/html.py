@@ -1,6 +1,6 @@
 """The shell of every page that icehouse writes, and how strangers' texts get into it.
 
-A page is one file that needs nothing else: style inside, pictures as data, and no script but one that the page's maker wrote,
+A page is one file that needs nothing else: style inside, pictures as data, and no script but one of icehouse's own,
 known to the browser by its hash. Its content security policy forbids the rest, so that even a text which slipped through
 unescaped could load and run nothing.
 """
@@ -64,7 +64,9 @@ footer { margin-top: 2.5rem; color: var(--soft); font-size: .8rem; }
 """
 
 
-def page(title: str, body: str, *, kicker: str = "icehouse", about: str = "", style: str = "", script: str = "") -> str:
+def page(
+    title: str, body: str, *, kicker: str = "icehouse", about: str = "", style: str = "", script: str = ""
+) -> str:
     """Make a whole page.
 
     Parameters

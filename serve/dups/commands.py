@@ -10,6 +10,8 @@ import typer
 
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
 from ...errors import UsageError
+from .gallery_command import gallery as gallery_command
+from .gallery_command import show_gallery
 from .leakage_command import leakage
 
 __all__ = ["app"]
@@ -69,6 +71,9 @@ def find(
         int | None, typer.Option("--threads", help="Threads for the join.", show_default="one a processor")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, numpy, cpu, cuda.")] = "auto",
+    gallery: Annotated[
+        bool, typer.Option("--gallery", help="Also write the pages of `icehouse dups gallery`.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find near-duplicates by bytes, perceptual hash and embedding; group them; list what to keep. Deletes nothing."""
@@ -94,8 +99,9 @@ def find(
     summary = found.summary
     for note in summary["notes"]:
         say(f"note: {note}")
+    pages = show_gallery(store, name) if gallery else None
     if as_json:
-        print_json({"path": found.path, **summary})
+        print_json({"path": found.path, **summary, **({"gallery": pages} if pages else {})})
         return
     pairs, groups = summary["pairs"], summary["groups"]
     rows = [[kind, count, pairs["found_by"][kind]] for kind, count in pairs["by_kind"].items()]
@@ -113,6 +119,8 @@ def find(
         title="\nGroups",
     )
     typer.echo(f"\n{found.path}: pairs.parquet, clusters.parquet, keep.csv, drop.csv, summary.json")
+    if pages:
+        typer.echo(pages)
 
 
 @app.command()
@@ -163,3 +171,4 @@ def _progress() -> Any:
 
 
 app.command()(leakage)
+app.command("gallery")(gallery_command)
