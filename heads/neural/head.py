@@ -1,0 +1,422 @@
+"""`TorchHead`: the base of every head that is a small network.
+
+A family writes `build` and its own parameters; this class standardises the inputs, trains the grid as one
+batched program (`icehouse.heads.neural.training`), keeps what is best on dev, predicts and saves.
+
+Predictions are made in float64: rounding then cannot tell a row alone from the same row in a batch. The
+networks are small enough that nobody notices.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+
+from ...errors import HeadError
+from ..checks import ParameterError
+from ..head import Head, Validation
+from ..holdout import held_out
+from ..inputs import Inputs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from .training import Configuration, Metric, Outcome, Part, Plan, Progress, Schedule
+
+__all__ = ["Grid", "TorchHead"]
+
+#: A number, or several to choose from on dev.
+Grid: TypeAlias = float | Sequence[float]
+
+# Rows that are predicted at a time.
+_PREDICTED = 4096
+# Parameters of which several values make a grid, all trained as one program.
+_GRIDS = ("lr", "weight_decay", "dropout", "modality_dropout")
+_RANGES = {
+    "lr": " above zero",
+    "weight_decay": " not below zero",
+    "dropout": " in [0, 1)",
+    "modality_dropout": " in [0, 1)",
+}
+_CHOICES = {
+    "schedule": ("cosine", "plateau", "constant"),
+    "optimizer": ("adamw", "sgd"),
+    "metric": ("log_loss", "macro_f1", "accuracy"),
+}
+
+
+class TorchHead(Head):
+    """A network on frozen features, trained by AdamW with early stopping on dev.
+
+    A family takes its own parameters and passes the others on::
+
+        class Mine(TorchHead):
+            family = "mine"
+
+            def __init__(self, *, hidden: int = 256, **shared: Any) -> None:
+                super().__init__(**{**self.defaults, **shared})
+                self.hidden = hidden
+
+            def build(self, widths: dict[str, int], classes: int) -> nn.Module: ...
+
+    Parameters
+    ----------
+    lr : float or sequence of float
+        Learning rate. Here and below, several values are a grid: every combination is trained, all as one
+        program, and the best on dev is kept.
+    weight_decay : float or sequence of float
+        Decoupled weight decay.
+    dropout : float or sequence of float
+        Rate of the network's dropout layers.
+    modality_dropout : float or sequence of float, default 0
+        Share of a row's inputs that are hidden in training, never all of a row's.
+    epochs : int
+        Passes over the rows that the learning rate's schedule spans.
+    stop : int, optional
+        End after this many of them without looking at dev; what `refit` uses.
+    patience : int or None
+        Epochs without a better dev score after which training ends; None for never. The weights of the best
+        epoch are kept either way.
+    batch_size : int
+    warmup : float, default 1
+        Epochs over which the learning rate rises from zero.
+    schedule : {"cosine", "plateau", "constant"}, default "cosine"
+        "plateau" lowers the rate to 0.3 of itself whenever dev has not improved for two epochs.
+    optimizer : {"adamw", "sgd"}, default "adamw"
+        "sgd" has a momentum of 0.9.
+    label_smoothing : float, default 0
+    class_weight : None, "balanced" or mapping of label to float, default None
+        "balanced" weighs classes by the inverse of their frequency, in the loss and in dev's log loss and
+        accuracy.
+    metric : {"log_loss", "macro_f1", "accuracy"}, default "log_loss"
+        What decides on dev between epochs and between configurations.
+    standardize : bool, default True
+        Whether each input is centred and divided by one number, so that its features have about unit variance.
+    seed : int, default 0
+        Of initial weights, order of rows, dropout, and the part held out where there is no dev.
+    device : str, default "auto"
+        "auto" takes CUDA, then MPS, then the CPU. A head that was saved loads anywhere.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The fitted network, behind the centring and scaling of its inputs: raw features in, logits out. On the
+        CPU, in float32, in evaluation mode.
+    curve_ : list of dict
+        One row for each configuration (its parameters, the number of its best epoch as ``best``, and the dev
+        scores then), then one for each epoch of the chosen one (``epoch``, ``lr``, training ``loss`` and dev scores).
+    """
+
+    takes_tokens: ClassVar[bool] = True
+    handles_missing: ClassVar[bool] = True
+    #: Shared parameters for which a family has defaults of its own.
+    defaults: ClassVar[dict[str, Any]] = {}
+    #: False if the network cannot run under `torch.func.vmap`: it is then trained one configuration at a time.
+    batched: ClassVar[bool] = True
+
+    network_: nn.Module
+
+    def __init__(
+        self,
+        *,
+        lr: Grid = (3e-4, 1e-3, 3e-3),
+        weight_decay: Grid = 0.01,
+        dropout: Grid = (0.1, 0.5),
+        modality_dropout: Grid = 0.0,
+        epochs: int = 30,
+        stop: int | None = None,
+        patience: int | None = 6,
+        batch_size: int = 64,
+        warmup: float = 1.0,
+        schedule: Schedule = "cosine",
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        label_smoothing: float = 0.0,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        metric: Metric = "log_loss",
+        standardize: bool = True,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.dropout = dropout
+        self.modality_dropout = modality_dropout
+        self.epochs = epochs
+        self.stop = stop
+        self.patience = patience
+        self.batch_size = batch_size
+        self.warmup = warmup
+        self.schedule: Schedule = schedule
+        self.optimizer: Literal["adamw", "sgd"] = optimizer
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.metric: Metric = metric
+        self.standardize = standardize
+        self.seed = seed
+        self.device = device
+        #: Called after each epoch with its number, the most there will be, and the best dev score so far.
+        self.progress: Progress | None = None
+
+    @abstractmethod
+    def build(self, widths: dict[str, int], classes: int) -> nn.Module:
+        """A new network that maps ``(inputs, masks)`` to logits (n, classes); see `icehouse.heads.neural.layers`.
+
+        Raises
+        ------
+        HeadError
+            If the family cannot work on these inputs.
+        """
+
+    @classmethod
+    def parameters(cls) -> dict[str, Any]:
+        """Names of the parameters, the family's own first, with their defaults."""
+        own = {
+            name: p.default
+            for name, p in inspect.signature(cls.__init__).parameters.items()
+            if name != "self" and p.kind is not p.VAR_KEYWORD
+        }
+        shared = inspect.signature(TorchHead.__init__).parameters
+        return own | {
+            name: cls.defaults.get(name, p.default)
+            for name, p in shared.items()
+            if name not in {*own, "self"}
+        }
+
+    # ------------------------------------------------------------------ fitting
+
+    def _fit(
+        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+    ) -> Mapping[str, Any]:
+        configurations, plan = self._configurations(), self._plan()
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight
+        by_class = self._class_weights(y, weight)
+        if plan.stop is not None:
+            val = None
+        elif val is None and (len(configurations) > 1 or plan.patience is not None):
+            part = held_out(y, seed=self.seed)
+            if part is not None:
+                rest = ~part
+                best = self._best(
+                    configurations, plan, X[rest], y[rest], weight[rest], (X[part], y[part]), by_class
+                )
+                return self._settle(best, plan, X, y, weight, by_class)
+        if val is None:
+            # Nothing to choose on: the middle of each grid.
+            middle = {name: values[(len(values) - 1) // 2] for name, values in self._grids().items()}
+            configurations = [replace(configurations[0], **middle)]
+        best = self._best(configurations, plan, X, y, weight, val, by_class)
+        self._keep(best.state)
+        return self._chosen(best)
+
+    def _settle(
+        self, best: Outcome, plan: Plan, X: Inputs, y: np.ndarray, weight: np.ndarray, by_class: np.ndarray
+    ) -> dict[str, Any]:
+        """Train what was chosen on all rows, for as many epochs as were best."""
+        curve = self.curve_
+        plan = replace(plan, stop=best.epochs)
+        final = self._best([best.configuration], plan, X, y, weight, None, by_class)
+        self.curve_ = curve
+        self._keep(final.state)
+        return self._chosen(best)
+
+    def _chosen(self, best: Outcome) -> dict[str, Any]:
+        return {**{name: getattr(best.configuration, name) for name in _GRIDS}, "stop": best.epochs}
+
+    def _best(
+        self,
+        configurations: Sequence[Configuration],
+        plan: Plan,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        val: Validation | None,
+        by_class: np.ndarray,
+    ) -> Outcome:
+        """Train every configuration, note what came of it in `curve_`, and give back the best."""
+        from .batches import Rows, statistics
+        from .training import train_many
+
+        device = self._device()
+        centred = statistics(X, weight) if self.standardize else {}
+
+        def network() -> nn.Module:
+            return self._network(centred)
+
+        outcomes = train_many(
+            network,
+            configurations,
+            _part(Rows(X, device), y, weight * by_class[y]),
+            None if val is None else _part(Rows(val[0], device), val[1], by_class[val[1]]),
+            plan,
+            batched=self.batched,
+            progress=self.progress,
+        )
+        best = max(outcomes, key=lambda outcome: (outcome.score, outcome.epochs))
+        if best.epochs == 0:
+            raise HeadError(
+                f"training {self.family} diverged: the loss was never finite; try a learning rate below lr={self.lr}"
+            )
+        self.curve_ = [_summary(outcome) for outcome in outcomes] if val is not None else []
+        self.curve_ += [_finite(row) for row in best.curve]
+        return best
+
+    def _network(self, centred: Mapping[str, tuple[np.ndarray, float]] | None = None) -> nn.Module:
+        """A new network behind centring and scaling; the caller seeds."""
+        import torch
+
+        from .layers import Prepared
+
+        network = Prepared(self.build(dict(self.widths_), len(self.classes_)), self.widths_)
+        for i, name in enumerate(self.widths_):
+            if centred and name in centred:
+                centre, scale = centred[name]
+                network.get_buffer(f"centre_{i}").copy_(torch.from_numpy(centre))
+                network.get_buffer(f"scale_{i}").fill_(scale)
+        return network
+
+    def _keep(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take `state` as the fitted network."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            network = self._network()
+        network.load_state_dict(dict(state))
+        self.network_ = network.eval().requires_grad_(False)
+        self._exact: nn.Module | None = None
+
+    # ------------------------------------------------------------------ predicting and storing
+
+    def _predict_proba(self, X: Inputs) -> np.ndarray:
+        import torch
+
+        from .batches import Rows, blocks
+
+        device = self._device()
+        device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+        if self._exact is None or next(self._exact.parameters()).device != device:
+            self._exact = deepcopy(self.network_).to(device, torch.float64)
+        parts = []
+        with torch.inference_mode():
+            for rows in blocks(X, _PREDICTED):
+                inputs, masks = Rows(X[rows], device, torch.float64).take(slice(None))
+                parts.append(self._exact(inputs, masks).softmax(dim=1).cpu().numpy())
+        return np.concatenate(parts)
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        return {name: tensor.numpy() for name, tensor in self.network_.state_dict().items()}, {}
+
+    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        import torch
+
+        self._keep({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+
+    # ------------------------------------------------------------------ parameters
+
+    def _grids(self) -> dict[str, list[float]]:
+        """Values of each parameter that may have several."""
+        grids = {}
+        for name in _GRIDS:
+            given: Any = getattr(self, name)
+            try:
+                values = [float(v) for v in ([given] if np.isscalar(given) else given)]
+            except (TypeError, ValueError):
+                values = []
+            top = 1.0 if "dropout" in name else math.inf
+            if not values or not all(0 <= v < top for v in values) or (name == "lr" and 0.0 in values):
+                raise ParameterError(
+                    f"{name} must be a number or several numbers{_RANGES[name]}, not {given!r}"
+                )
+            grids[name] = list(dict.fromkeys(values))
+        return grids
+
+    def _configurations(self) -> list[Configuration]:
+        from .training import Configuration
+
+        grids = self._grids()
+        return [Configuration(*values, seed=self.seed) for values in product(*grids.values())]
+
+    def _plan(self) -> Plan:
+        from .training import Plan
+
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ParameterError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for name in ("epochs", "batch_size", "stop", "patience"):
+            value = getattr(self, name)
+            if (value is None and name in ("epochs", "batch_size")) or (value is not None and value < 1):
+                raise ParameterError(f"{name} must be a whole number from 1 on, not {value!r}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ParameterError(f"label_smoothing must be in [0, 1), not {self.label_smoothing!r}")
+        if self.warmup < 0:
+            raise ParameterError(f"warmup must not be negative, not {self.warmup!r}")
+        return Plan(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            patience=self.patience,
+            stop=self.stop,
+            warmup=self.warmup,
+            schedule=self.schedule,
+            optimizer=self.optimizer,
+            label_smoothing=self.label_smoothing,
+            metric=self.metric,
+        )
+
+    def _device(self) -> torch.device:
+        import torch
+
+        if self.device != "auto":
+            try:
+                return torch.device(self.device)
+            except RuntimeError:
+                raise ParameterError(f"device must be auto, cpu, cuda or mps, not {self.device!r}") from None
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+    def _class_weights(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Weight of each class: shape (k,)."""
+        k = len(self.classes_)
+        if self.class_weight is None:
+            return np.ones(k)
+        if isinstance(self.class_weight, str):
+            if self.class_weight != "balanced":
+                raise ParameterError(
+                    f"class_weight must be None, 'balanced' or a mapping, not {self.class_weight!r}"
+                )
+            counts = np.bincount(y, weights=weight, minlength=k)
+            return counts.sum() / (k * counts)
+        # JSON has only strings for keys, so a mapping that comes back from a file is looked up by those too.
+        given = {str(label): float(value) for label, value in self.class_weight.items()}
+        return np.array([given.get(str(label), 1.0) for label in self.classes_.tolist()])
+
+
+def _part(rows: Any, y: np.ndarray, weight: np.ndarray) -> Part:
+    """Rows for the trainer; weights have a mean of one, so that they leave the learning rate's meaning alone."""
+    import torch
+
+    from .training import Part
+
+    share = torch.from_numpy(weight / weight.mean()).to(rows.device, torch.float32)
+    return Part(rows, torch.from_numpy(y).to(rows.device), share)
+
+
+def _summary(outcome: Outcome) -> dict[str, Any]:
+    """A configuration's row in `curve_`."""
+    given = {name: getattr(outcome.configuration, name) for name in _GRIDS}
+    at = outcome.curve[max(outcome.epochs, 1) - 1]
+    scores = {name: at[name] for name in ("log_loss", "accuracy", "macro_f1")}
+    return _finite({**given, "best": outcome.epochs, **scores})
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` with None for what JSON has no number for."""
+    return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in row.items()}

@@ -1,0 +1,135 @@
+"""Layers that every torch head may build on.
+
+A network of this package is a plain `torch.nn.Module` that maps ``(inputs, masks)`` to logits:
+
+- ``inputs[name]``: float, shape (n, t, d); a pooled vector is one token (t = 1).
+- ``masks[name]``: bool, shape (n, t), True where a token is real; all False in a row that lacks the input.
+
+so tokens, vectors and missing inputs are one case. Many copies of it, with weights of their own, are trained as
+one program (`icehouse.heads.neural.training`), which asks three things of every layer: no control flow that
+depends on data, no buffers written to in `forward`, and randomness only through the layers here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+__all__ = ["Dropout", "ModalityDropout", "Prepared", "masked_mean", "perceptron", "stacked_rates"]
+
+
+class _Noise(nn.Module):
+    """A rate, and uniform noise that copies of the layer can share.
+
+    Every copy sees the same draw, moved around the circle by its own `shift`: noise is drawn once however many
+    copies there are, and what a copy sees depends on its own seed alone, not on how many train beside it.
+    """
+
+    rate: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, rate: float | None = None) -> None:
+        super().__init__()
+        #: Whether the rate stays as written, whatever the head's own says.
+        self.fixed = rate is not None
+        #: Whether the layer does anything at all; set by `stacked_rates`, for all copies together.
+        self.active = bool(rate)
+        self.register_buffer("rate", torch.tensor(float(rate or 0.0)), persistent=False)
+        self.register_buffer("shift", torch.tensor(0.0), persistent=False)
+
+    def keep(self, like: torch.Tensor) -> torch.Tensor:
+        """True with probability ``1 - rate``: bool, of the shape of `like`."""
+        noise = torch.rand(like.shape, device=like.device)
+        return torch.frac(noise + self.shift) >= self.rate
+
+
+class Dropout(_Noise):
+    """Dropout whose rate is a buffer, so that copies of a network with different rates can be stacked.
+
+    Parameters
+    ----------
+    rate : float, optional
+        A rate of the layer's own; without one it has that of the head (`stacked_rates`).
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` of any shape, with a share of `rate` of its entries set to zero and the rest scaled up."""
+        if not self.training or not self.active:
+            return x
+        return x * (self.keep(x) / (1 - self.rate)).to(x.dtype)
+
+
+class ModalityDropout(_Noise):
+    """Hide whole inputs of a row at random, so that no input is leaned on alone.
+
+    A row that would lose all of its inputs keeps all of them.
+    """
+
+    def forward(self, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`masks`, (n, t) each, with the hidden inputs of each row set to False."""
+        if not self.training or not self.active or len(masks) < 2:
+            return dict(masks)
+        has = torch.stack([mask.any(dim=1) for mask in masks.values()], dim=1)
+        kept = has & self.keep(has)
+        kept = kept | ~kept.any(dim=1, keepdim=True)
+        return {name: mask & kept[:, i, None] for i, (name, mask) in enumerate(masks.items())}
+
+
+class Prepared(nn.Module):
+    """A network behind what it does to raw features: centre and scale each input, hide what the mask hides.
+
+    Parameters
+    ----------
+    network : Module
+        Maps ``(inputs, masks)`` to logits.
+    widths : mapping of str to int
+        Width of each input.
+    """
+
+    def __init__(self, network: nn.Module, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.network = network
+        self.hide = ModalityDropout()
+        # By number: not every name of an input can be that of a buffer.
+        for i, width in enumerate(widths.values()):
+            self.register_buffer(f"centre_{i}", torch.zeros(width))
+            self.register_buffer(f"scale_{i}", torch.ones(()))
+
+    def forward(self, inputs: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits of raw features: shape (n, k)."""
+        masks = self.hide(masks)
+        ready = {}
+        for i, (name, x) in enumerate(inputs.items()):
+            x = (x - self.get_buffer(f"centre_{i}")) * self.get_buffer(f"scale_{i}")
+            ready[name] = x * masks[name][..., None].to(x.dtype)
+        logits: torch.Tensor = self.network(ready, masks)
+        return logits
+
+
+def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the real tokens, zero where there are none: (n, t, d) and (n, t) to (n, d)."""
+    share = mask.to(x.dtype)
+    return (x * share[..., None]).sum(dim=1) / share.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def perceptron(width: int, hidden: int, classes: int) -> nn.Sequential:
+    """Linear, GELU, dropout, linear: from (n, width) to logits (n, classes)."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), Dropout(), nn.Linear(hidden, classes))
+
+
+def stacked_rates(
+    network: nn.Module, dropouts: torch.Tensor, modality_dropouts: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Buffers with the rate of each copy of `network`, (m,) each, by name.
+
+    Layers that no copy wants are switched off in `network` itself.
+    """
+    rates = {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, _Noise) and not layer.fixed:
+            values = modality_dropouts if isinstance(layer, ModalityDropout) else dropouts
+            layer.active = bool(values.any())
+            rates[f"{name}.rate" if name else "rate"] = values
+    return rates

@@ -1,0 +1,404 @@
+"""Train many configurations of one network as one program.
+
+The weights of m models are stacked, (m, ...) each. `torch.func.vmap` runs the network over the stack, one
+backward pass gives all gradients (the sum of the losses has each model's own gradient in its own slice), and
+one optimizer step moves all models, each by a learning rate of its own. What one model becomes does not depend
+on which others are in the stack:
+
+- its initial weights and the order of its rows follow from its own seed;
+- models of one seed see the same batches, so the features of a batch are read and multiplied once for all;
+- dropout noise is drawn once for all, and moved by each model's own seed (`layers.Dropout`).
+
+After each epoch dev is scored. A model that has not improved for `patience` epochs leaves the stack, and costs
+nothing from then on. The weights of each model's best epoch are what is returned.
+
+Networks that cannot be stacked (batch norm) take `batched=False`: the same loop over one model at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call, vmap
+from torch.nn.functional import cross_entropy
+
+from .batches import Batch, Rows, blocks
+from .layers import stacked_rates
+from .optimizers import SGD, AdamW, Optimizer, Schedule, schedule_factor
+
+__all__ = ["Configuration", "Metric", "Outcome", "Part", "Plan", "Progress", "train_many"]
+
+Metric: TypeAlias = Literal["log_loss", "macro_f1", "accuracy"]
+#: Called after each epoch with its number, the number there will be at most, and the best dev score so far.
+Progress: TypeAlias = Callable[[int, int, float], None]
+
+# Parameters of the stack, in numbers, up to which models are trained side by side on a CPU: weights, gradients
+# and the optimizer's two moments then stay in its cache, where arithmetic, not memory, sets the pace.
+_CACHE = 2**21
+# Likewise where memory alone is the limit.
+_MEMORY = 2**28
+# Rows of dev that are scored at a time, times models.
+_SCORED = 2**16
+# "plateau": what the learning rate is multiplied by, and after how many epochs without a better score.
+_PLATEAU, _PLATEAU_AFTER = 0.3, 2
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What differs between the models of a stack."""
+
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    dropout: float = 0.0
+    modality_dropout: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the models of a stack share; see `TorchHead` for each."""
+
+    epochs: int = 40
+    batch_size: int = 64
+    patience: int | None = 8
+    stop: int | None = None
+    warmup: float = 1.0
+    schedule: Schedule = "cosine"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    label_smoothing: float = 0.0
+    metric: Metric = "log_loss"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows with their class codes and weights, both of shape (n,)."""
+
+    rows: Rows
+    y: torch.Tensor
+    weight: torch.Tensor
+
+
+@dataclass
+class Outcome:
+    """What became of one configuration.
+
+    Attributes
+    ----------
+    configuration : Configuration
+    state : dict of str to Tensor
+        State of the network after its best epoch (after the last, without dev), on the CPU.
+    epochs : int
+        Number of that epoch, from 1; 0 if the loss was never finite.
+    score : float
+        The dev metric then, the larger the better; minus infinity without dev.
+    curve : list of dict
+        Epoch, learning rate, training loss and dev scores of every epoch.
+    """
+
+    configuration: Configuration
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
+    epochs: int = 0
+    score: float = -math.inf
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train_many(
+    build: Callable[[], nn.Module],
+    configurations: Sequence[Configuration],
+    train: Part,
+    val: Part | None,
+    plan: Plan,
+    *,
+    batched: bool = True,
+    at_once: int | None = None,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Train a network once for each configuration.
+
+    Parameters
+    ----------
+    build : callable
+        Makes the network; called with PyTorch's random numbers seeded by the configuration's seed.
+    configurations : sequence of Configuration
+    train, val : Part
+        Rows to learn from; rows to score after each epoch (None: train for all epochs).
+    plan : Plan
+    batched : bool, default True
+        False trains one after the other, without `vmap`.
+    at_once : int, optional
+        Most models in one stack; by default as many as the processor's cache (a GPU's memory) is good for.
+    progress : callable, optional
+
+    Returns
+    -------
+    list of Outcome
+        In the order of `configurations`.
+    """
+    size = sum(p.numel() for p in build().parameters())
+    if not batched:
+        at_once = 1
+    elif at_once is None:
+        at_once = max(1, (_CACHE if train.rows.device.type == "cpu" else _MEMORY) // size)
+    # Neighbours share their batches, and the optimizer's passes.
+    order = sorted(
+        range(len(configurations)),
+        key=lambda i: (configurations[i].seed, configurations[i].lr, configurations[i].weight_decay),
+    )
+    stacks = np.array_split(np.array(order), math.ceil(len(order) / at_once))
+    outcomes: dict[int, Outcome] = {}
+    for number, members in enumerate(stacks):
+        some = [configurations[i] for i in members]
+
+        def report(epoch: int, epochs: int, best: float, number: int = number) -> None:
+            if progress is not None:
+                progress(number * epochs + epoch, len(stacks) * epochs, best)
+
+        outcomes.update(
+            zip(members, _train_stack(build, some, train, val, plan, batched, report), strict=True)
+        )
+    return [outcomes[i] for i in range(len(configurations))]
+
+
+def _train_stack(
+    build: Callable[[], nn.Module],
+    configurations: Sequence[Configuration],
+    train: Part,
+    val: Part | None,
+    plan: Plan,
+    batched: bool,
+    progress: Progress,
+) -> list[Outcome]:
+    """Train the models of one stack: the algorithm, from top to bottom."""
+    outcomes = [Outcome(configuration) for configuration in configurations]
+    device = train.rows.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        stack = Stack(build, configurations, device, batched)
+        torch.manual_seed(0)
+        optimizer: Optimizer = (AdamW if plan.optimizer == "adamw" else SGD)(stack.parameters)
+        alive = list(outcomes)
+        reduced, waited = [1.0] * len(alive), [0] * len(alive)
+        epochs = plan.epochs if plan.stop is None else plan.stop
+        for epoch in range(epochs):
+            losses = torch.zeros(len(alive), device=device)
+            stack.network.train()
+            batches = _batches(stack.seeds, epoch, len(train.rows), plan.batch_size)
+            for step, rows in enumerate(batches):
+                index = torch.from_numpy(rows).to(device)
+                stack.shift_noise(epoch, step)
+                logits = stack.logits(train.rows.take(rows), own=rows.ndim > 1)
+                loss = _losses(logits, train.y[index], train.weight[index], plan.label_smoothing)
+                at = epoch + (step + 1) / len(batches)
+                factor = schedule_factor(plan.schedule, at, plan.epochs, plan.warmup)
+                lrs = [o.configuration.lr * factor * r for o, r in zip(alive, reduced, strict=True)]
+                decays = [o.configuration.weight_decay for o in alive]
+                optimizer.step(stack.gradients(loss.sum()), lrs, decays)
+                losses += loss.detach() * (rows.shape[-1] / len(train.rows))
+            scores = {} if val is None else _scores(stack, val)
+            keep = []
+            for i, outcome in enumerate(alive):
+                row = {name: float(values[i]) for name, values in scores.items()}
+                outcome.curve.append({"epoch": epoch + 1, "lr": lrs[i], "loss": float(losses[i]), **row})
+                score = _worth(plan.metric, row) if row else float(epoch)
+                finite = math.isfinite(outcome.curve[-1]["loss"]) and math.isfinite(score)
+                waited[i] += 1
+                if finite and score > outcome.score:
+                    outcome.score, outcome.epochs, waited[i] = score, epoch + 1, 0
+                    stack.remember(i)
+                elif plan.schedule == "plateau" and waited[i] % _PLATEAU_AFTER == 0:
+                    reduced[i] *= _PLATEAU
+                if finite and (plan.patience is None or val is None or waited[i] < plan.patience):
+                    keep.append(i)
+                else:
+                    outcome.state = stack.best(i)
+            progress(epoch + 1, epochs, max(outcome.score for outcome in outcomes))
+            if len(keep) < len(alive):
+                if not keep:
+                    alive = []
+                    break
+                chosen = torch.tensor(keep, device=device)
+                stack.select(chosen)
+                optimizer.select(stack.parameters, chosen)
+                alive, reduced, waited = ([old[i] for i in keep] for old in (alive, reduced, waited))
+        for i, outcome in enumerate(alive):
+            outcome.state = stack.best(i)
+    if val is None:
+        for outcome in outcomes:
+            outcome.score = -math.inf
+    return outcomes
+
+
+class Stack:
+    """Weights of m copies of a network, and how to run them all.
+
+    Attributes
+    ----------
+    network : Module
+        The copy that lends its structure; its own weights are not used.
+    parameters : dict of str to Tensor
+        Weights, (m, ...) each.
+    buffers : dict of str to Tensor
+        The network's other tensors: (m, ...) for the names in `own`, the same for all models otherwise.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        configurations: Sequence[Configuration],
+        device: torch.device,
+        batched: bool,
+    ) -> None:
+        self.configurations, self.batched = list(configurations), batched
+        copies: dict[int, nn.Module] = {}
+        for seed in self.seeds:
+            if seed not in copies:
+                torch.manual_seed(seed)
+                copies[seed] = build().to(device)
+        members = [copies[seed] for seed in self.seeds]
+        self.network = members[0]
+        self.parameters = {
+            name: torch.stack([member.get_parameter(name).detach() for member in members])
+            for name, _ in self.network.named_parameters()
+        }
+        own = {
+            name: torch.stack([member.get_buffer(name) for member in members])
+            for name, _ in self.network.named_buffers()
+        }
+        own |= stacked_rates(
+            self.network,
+            torch.tensor([c.dropout for c in configurations], device=device),
+            torch.tensor([c.modality_dropout for c in configurations], device=device),
+        )
+        self.noise = [name for name in own if name.endswith(".shift")]
+        #: Names of buffers of which each model has its own.
+        self.own = {name for name, values in own.items() if not batched or not (values == values[0]).all()}
+        if len(set(self.seeds)) > 1:
+            self.own |= set(self.noise)
+        self.buffers = {name: v if name in self.own else v[0].clone() for name, v in own.items()}
+        self._best: dict[int, dict[str, torch.Tensor]] = {}
+        self._numbers = list(range(len(members)))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seed of each model."""
+        return [c.seed for c in self.configurations]
+
+    def logits(self, batch: Batch, *, own: bool = False) -> torch.Tensor:
+        """Logits of every model: shape (m, n, k).
+
+        Parameters
+        ----------
+        batch : Batch
+            Inputs and masks of n rows; with `own`, (m, n, ...) with other rows for each model.
+        """
+        for p in self.parameters.values():
+            p.requires_grad_(torch.is_grad_enabled())
+        if not self.batched:
+            first = {n: t[0] if n in self.own or n in self.parameters else t for n, t in self._tensors()}
+            inputs, masks = batch
+            logits: torch.Tensor = functional_call(self.network, first, (inputs, masks))
+            return logits[None]
+
+        def run(tensors: dict[str, torch.Tensor], inputs: Any, masks: Any) -> torch.Tensor:
+            result: torch.Tensor = functional_call(self.network, tensors, (inputs, masks))
+            return result
+
+        tensors = dict(self._tensors())
+        stacked = {n: 0 if n in self.own or n in self.parameters else None for n in tensors}
+        rows = 0 if own else None
+        return vmap(run, in_dims=(stacked, rows, rows), randomness="same")(tensors, *batch)
+
+    def gradients(self, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Gradient of every weight, (m, ...) each; zero where the loss does not reach."""
+        values = torch.autograd.grad(loss, list(self.parameters.values()), materialize_grads=True)
+        return dict(zip(self.parameters, values, strict=True))
+
+    def shift_noise(self, epoch: int, step: int) -> None:
+        """Move the dropout noise of each model by what its seed says for this step."""
+        if not self.noise:
+            return
+        draws = {
+            seed: np.random.default_rng((seed, epoch, step)).random(len(self.noise))
+            for seed in set(self.seeds)
+        }
+        shifts = torch.tensor(np.array([draws[seed] for seed in self.seeds]), dtype=torch.float32)
+        shifts = shifts.to(self.buffers[self.noise[0]].device)
+        for j, name in enumerate(self.noise):
+            self.buffers[name] = shifts[:, j] if name in self.own else shifts[0, j]
+
+    def remember(self, model: int) -> None:
+        """Keep the weights that a model has now."""
+        self._best[self._numbers[model]] = {
+            name: (tensor[model] if name in self.own or name in self.parameters else tensor).detach().clone()
+            for name, tensor in self._tensors()
+        }
+
+    def best(self, model: int) -> dict[str, torch.Tensor]:
+        """State of a model's network as remembered, on the CPU; empty if nothing was."""
+        kept = self._best.pop(self._numbers[model], {})
+        names = set(self.network.state_dict())
+        return {name: tensor.cpu() for name, tensor in kept.items() if name in names}
+
+    def select(self, models: torch.Tensor) -> None:
+        """Go on with some of the models."""
+        chosen = models.tolist()
+        self.configurations = [self.configurations[i] for i in chosen]
+        self._numbers = [self._numbers[i] for i in chosen]
+        self.parameters = {name: p.detach()[models] for name, p in self.parameters.items()}
+        self.buffers = {n: t[models] if n in self.own else t for n, t in self.buffers.items()}
+
+    def _tensors(self) -> list[tuple[str, torch.Tensor]]:
+        return [*self.parameters.items(), *self.buffers.items()]
+
+
+def _batches(seeds: Sequence[int], epoch: int, n: int, size: int) -> list[np.ndarray]:
+    """Rows of each step of an epoch: (b,) where all models share a seed, else (m, b).
+
+    Every row once; batches differ in size by one at most, so that none is left with a row or two.
+    """
+    orders = {seed: np.random.default_rng((seed, epoch)).permutation(n) for seed in set(seeds)}
+    rows = orders[seeds[0]] if len(orders) == 1 else np.stack([orders[seed] for seed in seeds])
+    return np.array_split(rows, math.ceil(n / size), axis=-1)
+
+
+def _losses(logits: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Weighted mean cross-entropy of every model: logits (m, n, k), y and weight (n,) or (m, n), to (m,)."""
+    m, n, k = logits.shape
+    y, weight = y.expand(m, n), weight.expand(m, n)
+    loss = cross_entropy(
+        logits.reshape(m * n, k), y.reshape(m * n), reduction="none", label_smoothing=smoothing
+    )
+    return (loss.view(m, n) * weight).mean(dim=1)
+
+
+@torch.no_grad()
+def _scores(stack: Stack, val: Part) -> dict[str, torch.Tensor]:
+    """Dev scores of every model, (m,) each: log loss and accuracy (weighted), macro-F1."""
+    stack.network.eval()
+    step = max(64, _SCORED // len(stack.configurations))
+    logits = torch.cat([stack.logits(val.rows.take(rows)) for rows in blocks(val.rows.X, step)], dim=1)
+    m, n, k = logits.shape
+    total = val.weight.sum()
+    at = logits.log_softmax(dim=2).gather(2, val.y.expand(m, n)[..., None])[..., 0]
+    predicted = logits.argmax(dim=2)
+    right = predicted == val.y
+    hits = torch.zeros(m, k, device=logits.device).scatter_add_(1, predicted, right.float())
+    marked = torch.zeros(m, k, device=logits.device).scatter_add_(1, predicted, torch.ones_like(at))
+    marked = marked + torch.bincount(val.y, minlength=k)
+    f1 = (2 * hits / marked.clamp(min=1)).sum(dim=1) / (marked > 0).sum(dim=1)
+    scores = {
+        "log_loss": -(at * val.weight).sum(dim=1) / total,
+        "accuracy": (right * val.weight).sum(dim=1) / total,
+        "macro_f1": f1,
+    }
+    return {name: values.cpu() for name, values in scores.items()}
+
+
+def _worth(metric: Metric, row: dict[str, float]) -> float:
+    """The dev metric, the larger the better."""
+    return -row["log_loss"] if metric == "log_loss" else row[metric]
