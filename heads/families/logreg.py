@@ -9,16 +9,14 @@ Whether rows are first brought to unit length is chosen with C (`unit="auto"`): 
 points of accuracy from it on CrisisMMD; on ELPV's images it makes no difference.
 
 Both are chosen by log loss, not by accuracy or macro-F1: it uses every row's probability, so its curve is smooth
-where macro-F1 jumps with each of a rare class's few rows. The path runs from the strongest penalty to the
-weakest, each fit starting from the last, and stops once dev has been getting worse, which spares the slowest
-fits.
+where macro-F1 jumps with each of a rare class's few rows. The path (`linear`) runs from the strongest penalty to
+the weakest, each fit starting from the last, and stops once dev has been getting worse, which spares the slowest fits.
 
 The fitted weights are folded back over centring and scaling, so predicting takes NumPy alone.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -28,6 +26,20 @@ from ..checks import ParameterError
 from ..head import Head, Validation
 from ..holdout import held_out
 from ..inputs import Inputs
+from ..vectors import (
+    ClassWeight,
+    class_weights,
+    criteria,
+    filled,
+    grid_of,
+    pieces,
+    softmax,
+    standardised,
+    statistics,
+    unit_length,
+    worth,
+)
+from .linear import path
 
 __all__ = ["GRID", "LogReg"]
 
@@ -38,16 +50,12 @@ GRID = tuple(float(f"{10 ** (step / 4):.3g}") for step in range(-8, 13))
 _DEFAULT_C = 1.0
 # Values of C in a row without improvement after which the path stops: more for the curves that jump.
 _PATIENCE = {"log_loss": 3, "accuracy": 6, "macro_f1": 6}
-# Smallest scale of a feature, as a share of that of the whole input.
-_FLOOR = 1e-3
 # Number of classes from which the arithmetic of a fit is worth all threads.
 _WIDE = 32
-# Rows predicted at a time, which bounds the memory of the float64 copy.
-_CHUNK = 16_384
 
 
 class LogReg(Head):
-    """Logistic regression with an L2 penalty (scikit-learn's L-BFGS).
+    """Logistic regression with an L2 penalty.
 
     Parameters
     ----------
@@ -64,8 +72,8 @@ class LogReg(Head):
         with C, and leaves lengths alone where there is nothing to choose on.
     select : {"log_loss", "accuracy", "macro_f1"}, default "log_loss"
         What decides between values of C and `unit`; with `class_weight`, log loss and accuracy are weighted alike.
-    max_iter : int, default 2000
-        Most iterations for one value of C.
+    max_iter : int, default 200
+        Most steps of Newton's method for one value of C.
     tol : float, default 1e-5
         Largest component of the gradient at which a fit has converged.
     seed : int, default 0
@@ -80,7 +88,7 @@ class LogReg(Head):
         classes (of the second).
     intercept_ : ndarray of float64, shape (k,)
     n_iter_ : ndarray of int, shape (1,)
-        Iterations of the last fit.
+        Steps of Newton's method in the fit that was kept.
     means_ : dict of str to ndarray
         Mean of each input in training; a row that lacks the input is given it.
 
@@ -105,11 +113,11 @@ class LogReg(Head):
         self,
         *,
         C: float | Sequence[float] | Literal["auto"] = "auto",
-        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        class_weight: ClassWeight = None,
         scale: Literal["input", "feature"] = "input",
         unit: bool | Literal["auto"] = "auto",
         select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
-        max_iter: int = 2000,
+        max_iter: int = 200,
         tol: float = 1e-5,
         seed: int = 0,
     ) -> None:
@@ -125,14 +133,14 @@ class LogReg(Head):
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
     ) -> Mapping[str, Any]:
-        grid = self._grid()
+        grid = grid_of("C", self.C, GRID)
         if self.scale not in ("input", "feature"):
             raise ParameterError(f"scale must be input or feature, not {self.scale!r}")
         if self.select not in _PATIENCE:
             raise ParameterError(f"select must be one of {', '.join(_PATIENCE)}, not {self.select!r}")
         if self.unit not in ("auto", True, False):
             raise ParameterError(f"unit must be auto, true or false, not {self.unit!r}")
-        by_class = self._class_weights(y, sample_weight)
+        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
         if len(grid) == 1 and self.unit != "auto":
             return self._settle(X, y, weight, {"C": grid[0], "unit": bool(self.unit)}, by_class)
@@ -151,7 +159,7 @@ class LogReg(Head):
     ) -> dict[str, Any]:
         """Fit with what was chosen."""
         self.unit_ = chosen["unit"]
-        self._solve(_lengths(X, self.unit_), y, weight, [chosen["C"]], None, by_class)
+        self._solve(unit_length(X, self.unit_), y, weight, [chosen["C"]], None, by_class)
         return chosen
 
     def _choose(
@@ -168,7 +176,7 @@ class LogReg(Head):
         for unit in (False, True) if self.unit == "auto" else (bool(self.unit),):
             self.unit_ = unit
             worth, C = self._solve(
-                _lengths(X, unit), y, weight, grid, (_lengths(val[0], unit), val[1]), by_class
+                unit_length(X, unit), y, weight, grid, (unit_length(val[0], unit), val[1]), by_class
             )
             if best is None or worth > best[0]:
                 fitted = ("unit_", "coef_", "intercept_", "n_iter_", "means_")
@@ -194,45 +202,41 @@ class LogReg(Head):
         float, float
             Its worth, the larger the better, and the value of C.
         """
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
 
-        self.means_, scales = _statistics(X, weight, by_feature=self.scale == "feature")
-        Z = _standardised(X, self.means_, scales)
-        model = LogisticRegression(warm_start=True, max_iter=self.max_iter, tol=self.tol)
+        self.means_, scales = statistics(X, weight, by_feature=self.scale == "feature")
+        Z = standardised(X, self.means_, scales)
+        k = len(self.classes_)
+        fits = path(Z, y, k, weight * by_class[y], grid, tol=self.tol, max_iter=self.max_iter)
         # Products with few columns are bound by memory: a second thread gains little, and on a busy machine
         # costs much.
-        threads = 1 if len(self.classes_) < _WIDE else None
+        threads = 1 if k < _WIDE else None
         best: tuple[float, float] | None = None
         since = 0
-        for C in grid:
-            model.set_params(C=C)
-            with warnings.catch_warnings(), threadpool_limits(limits=threads, user_api="blas"):
-                # Reaching max_iter shows in the curve instead.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(Z, y, sample_weight=weight * by_class[y])
-            self.n_iter_ = np.atleast_1d(model.n_iter_)
-            solution = self._folded(X, model.coef_, model.intercept_, scales)
-            if val is None:
-                self.coef_, self.intercept_ = solution
-                return 0.0, C
-            proba = self._proba(val[0], *solution)
-            row = {
-                "C": C,
-                "unit": self.unit_,
-                **_criteria(val[1], proba, by_class),
-                "iterations": int(self.n_iter_.max()),
-            }
-            self.curve_.append(row)
-            worth = -row["log_loss"] if self.select == "log_loss" else row[self.select]
-            if best is None or worth > best[0]:
-                best, since = (worth, C), 0
-                self.coef_, self.intercept_ = solution
-            else:
-                since += 1
-                if since == _PATIENCE[self.select]:
-                    break
+        with threadpool_limits(limits=threads, user_api="blas"):
+            for fit in fits:
+                iterations = np.array([fit.iterations])
+                solution = self._folded(X, fit.coef, fit.intercept, scales)
+                if val is None:
+                    (self.coef_, self.intercept_), self.n_iter_ = solution, iterations
+                    return 0.0, fit.C
+                proba = self._proba(val[0], *solution)
+                # Reaching max_iter shows here, in place of a warning.
+                row = {
+                    "C": fit.C,
+                    "unit": self.unit_,
+                    **criteria(val[1], proba, by_class),
+                    "iterations": fit.iterations,
+                }
+                self.curve_.append(row)
+                value = worth(row, self.select)
+                if best is None or value > best[0]:
+                    best, since = (value, fit.C), 0
+                    (self.coef_, self.intercept_), self.n_iter_ = solution, iterations
+                else:
+                    since += 1
+                    if since == _PATIENCE[self.select]:
+                        break
         assert best is not None
         return best
 
@@ -246,17 +250,16 @@ class LogReg(Head):
         return raw, intercept.astype(np.float64) - raw @ mean
 
     def _predict_proba(self, X: Inputs) -> np.ndarray:
-        return self._proba(_lengths(X, self.unit_), self.coef_, self.intercept_)
+        return self._proba(unit_length(X, self.unit_), self.coef_, self.intercept_)
 
     def _proba(self, X: Inputs, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
-        parts = [X[slice(start, start + _CHUNK)] for start in range(0, len(X), _CHUNK)]
-        return np.concatenate([_softmax(self._logits(part, coef, intercept)) for part in parts])
+        return np.concatenate([softmax(self._logits(part, coef, intercept)) for part in pieces(X)])
 
     def _logits(self, X: Inputs, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
         logits = np.tile(intercept, (len(X), 1))
         start = 0
         for name, width in X.widths.items():
-            logits += _filled(X, name, self.means_).astype(np.float64) @ coef[:, start : start + width].T
+            logits += filled(X, name, self.means_).astype(np.float64) @ coef[:, start : start + width].T
             start += width
         return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
 
@@ -270,111 +273,3 @@ class LogReg(Head):
         self.coef_, self.intercept_, self.n_iter_ = arrays["coef"], arrays["intercept"], arrays["n_iter"]
         self.unit_ = bool(values["unit"])
         self.means_ = {name: arrays[f"mean/{name}"] for name in self.widths_}
-
-    def _grid(self) -> list[float]:
-        values: Any = GRID if isinstance(self.C, str) and self.C == "auto" else self.C
-        if isinstance(values, (int, float, np.number)):
-            values = [values]
-        try:
-            grid = sorted({float(value) for value in values})
-        except (TypeError, ValueError):
-            raise ParameterError(f"C must be 'auto', a number or several numbers, not {self.C!r}") from None
-        if not grid or not all(0 < C < np.inf for C in grid):
-            raise ParameterError(f"C must be positive and finite, not {self.C!r}")
-        return grid
-
-    def _class_weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
-        """Weight of each class: shape (k,)."""
-        k = len(self.classes_)
-        if self.class_weight is None:
-            return np.ones(k)
-        if isinstance(self.class_weight, str):
-            if self.class_weight != "balanced":
-                raise ParameterError(
-                    f"class_weight must be None, 'balanced' or a mapping, not {self.class_weight!r}"
-                )
-            counts = np.bincount(y, weights=sample_weight, minlength=k)
-            return counts.sum() / (k * counts)
-        # JSON has only strings for keys, so a mapping that comes back from a file is looked up by those too.
-        given = {str(label): float(value) for label, value in self.class_weight.items()}
-        return np.array([given.get(str(label), 1.0) for label in self.classes_.tolist()])
-
-
-def _criteria(y: np.ndarray, proba: np.ndarray, by_class: np.ndarray) -> dict[str, float]:
-    """Log loss, accuracy (both weighted by class) and macro-F1."""
-    predicted = proba.argmax(axis=1)
-    weight = by_class[y]
-    at = np.clip(proba[np.arange(len(y)), y], np.finfo(np.float64).eps, 1.0)
-    k = proba.shape[1]
-    hits = np.bincount(y[predicted == y], minlength=k)
-    marks = np.bincount(y, minlength=k) + np.bincount(predicted, minlength=k)
-    return {
-        "log_loss": float(np.average(-np.log(at), weights=weight)),
-        "accuracy": float(np.average(predicted == y, weights=weight)),
-        "macro_f1": float((2 * hits[marks > 0] / marks[marks > 0]).mean()),
-    }
-
-
-def _lengths(X: Inputs, unit: bool) -> Inputs:
-    """The same rows, with unit length in each input if `unit`; a row of zeros stays as it is."""
-    if not unit:
-        return X
-    arrays = {}
-    for name in X.names:
-        array = X.vectors(name)
-        lengths = np.linalg.norm(array, axis=1, keepdims=True)
-        arrays[name] = array / np.where(lengths > 0, lengths, 1)
-    return Inputs(arrays, {name: X.present(name) for name in X.names})
-
-
-def _statistics(
-    X: Inputs, weight: np.ndarray, *, by_feature: bool
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Mean of each input, and what to divide its features by: (d,) each, over the rows that have the input.
-
-    Either way an input's rows then have a mean square length of one.
-    """
-    means: dict[str, np.ndarray] = {}
-    scales: dict[str, np.ndarray] = {}
-    for name in X.names:
-        array = X.vectors(name)
-        share = weight * X.present(name)
-        total = share.sum()
-        share = share / total if total > 0 else share
-        values = np.asarray(array, np.float64 if array.dtype.itemsize > 4 else np.float32)
-        mean = share.astype(values.dtype) @ values
-        variance = share @ np.square(values - mean)
-        length = float(np.sqrt(variance.sum()))
-        scale = np.full(len(mean), length)
-        if by_feature:
-            # A feature that hardly varies is noise, and stays small.
-            scale = np.maximum(np.sqrt(variance * len(mean)), _FLOOR * length)
-        means[name] = mean.astype(np.float64)
-        scales[name] = scale if length > 1e-12 else np.ones(len(mean))
-    return means, scales
-
-
-def _standardised(X: Inputs, means: Mapping[str, np.ndarray], scales: Mapping[str, np.ndarray]) -> np.ndarray:
-    """All inputs side by side, centred and scaled: float32 unless an input came in float64."""
-    dtype = np.float32 if all(X.vectors(name).dtype.itemsize <= 4 for name in X.names) else np.float64
-    Z = np.empty(X.shape, dtype)
-    start = 0
-    for name, width in X.widths.items():
-        block = Z[:, start : start + width]
-        np.subtract(_filled(X, name, means), means[name].astype(dtype), out=block)
-        block /= scales[name].astype(dtype)
-        start += width
-    return Z
-
-
-def _filled(X: Inputs, name: str, means: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Array of an input, with the mean of training in the rows that lack it."""
-    array = X.vectors(name)
-    present = X.present(name)
-    return array if present.all() else np.where(present[:, None], array, means[name].astype(array.dtype))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    logits = logits - logits.max(axis=1, keepdims=True)
-    np.exp(logits, out=logits)
-    return logits / logits.sum(axis=1, keepdims=True)
