@@ -10,6 +10,7 @@ import typer
 
 from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
 from ..errors import UsageError
+from .sweeps import commands as sweeps
 
 if TYPE_CHECKING:
     from .runs import Run
@@ -312,3 +313,8 @@ def _chosen(value: Any) -> str:
         if isinstance(value, float)
         else str(value)
     )
+
+
+# They stand in a file of their own, and among the commands here.
+for command in (sweeps.sweep, sweeps.compare):
+    app.command(rich_help_panel=_PANEL)(command)

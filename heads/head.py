@@ -67,6 +67,8 @@ class Head(ABC):
     takes_tokens: ClassVar[bool] = False
     #: Whether a row may lack an input (`Inputs.present`).
     handles_missing: ClassVar[bool] = False
+    #: Whether another `seed` makes another head though there are rows to choose on: only then do several seeds tell something.
+    stochastic: ClassVar[bool] = False
     #: False only for a form that exists to reproduce published results; it must say so where it is
     #: documented.
     batch_independent: ClassVar[bool] = True

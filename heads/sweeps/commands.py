@@ -1,0 +1,334 @@
+"""The commands `icehouse sweep` and `icehouse compare`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ...errors import UsageError
+
+if TYPE_CHECKING:
+    from .compare import Leaderboard
+    from .plan import Trial
+    from .sweep import TrialResult
+
+__all__ = ["compare", "sweep"]
+
+_ROWS = "Which rows"
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+MetricOption = Annotated[str, typer.Option("--metric", "-m", help="Score that decides.")]
+
+
+def sweep(
+    store: StoreOption = DEFAULT_STORE,
+    heads: Annotated[
+        str | None,
+        typer.Option("--heads", help="Families, comma-separated; see `icehouse heads`.", show_default="all"),
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs",
+            "-i",
+            help="Combinations to try: image+text,image,text.",
+            show_default="all modalities together, and each alone",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Fits of every trial, for the heads that draw.")] = 5,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid",
+            help="Parameters to try beside the heads' own choices: HEAD:NAME=VALUES, repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    metric: MetricOption = "macro_f1",
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="Begin no fit after so long: 90s, 5m, 1h.", show_default="none"),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", "-n", help="The sweep's name; one that is there goes on.")
+    ] = "default",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what the sweep of that name has done.")
+    ] = False,
+    label: Annotated[str, typer.Option("--label", "-l", help="Column of labels.")] = "label",
+    split_column: Annotated[str, typer.Option(help="Column of splits.", rich_help_panel=_ROWS)] = "split",
+    where: Annotated[
+        str | None, typer.Option(help="SQL condition over items.", rich_help_panel=_ROWS)
+    ] = None,
+    missing: Annotated[
+        Literal["drop", "keep"],
+        typer.Option(help="Leave out items that lack an input, or keep them.", rich_help_panel=_ROWS),
+    ] = "drop",
+    class_weight: Annotated[
+        Literal["balanced"] | None,
+        typer.Option(help="Weigh classes by the inverse of their frequency.", show_default="none"),
+    ] = None,
+    refit: Annotated[
+        bool | None,
+        typer.Option(
+            "--refit/--no-refit",
+            help="Fit the winners again with the dev rows.",
+            show_default="only where dev was held out of train",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try many heads and inputs, choose on dev, score each family's winner on test once; goes on where it stopped."""
+    from ...store.store import Store
+    from .compare import compare as compare_runs
+    from .plan import parse_grid
+    from .sweep import sweep as run_sweep
+
+    opened = Store.open(store)
+    with _live(metric) as watch:
+        done = run_sweep(
+            opened,
+            [head.strip() for head in heads.split(",") if head.strip()] if heads else None,
+            inputs=inputs,
+            seeds=seeds,
+            grid=parse_grid(grid or []),
+            metric=metric,
+            label=label,
+            split_column=split_column,
+            where=where,
+            missing=missing,
+            class_weight=class_weight,
+            refit=refit,
+            budget=_seconds(budget),
+            name=name,
+            fresh=fresh,
+            watch=watch,
+        )
+    for result in done.results:
+        if result.error:
+            say(f"note: {result.trial}: {result.error}")
+    if done.left:
+        say(
+            f"note: the budget left {len(done.left)} of {len(done.results)} trials unfinished; "
+            "the same command goes on with them"
+        )
+    runs = [run for found in done.winners.values() for run in found]
+    board = None
+    if any("test" in run.metrics for run in runs):
+        from .resampling import SCORES
+
+        board = compare_runs(opened, runs, metric=metric if metric in SCORES else "macro_f1")
+    if as_json:
+        print_json(
+            {
+                "path": done.record.path,
+                "metric": metric,
+                "trials": [
+                    {
+                        **result.as_json(),
+                        "dev_mean": result.value(metric),
+                        "dev_spread": result.spread(metric),
+                        "seconds": result.seconds,
+                    }
+                    for result in done.results
+                ],
+                "winners": {family: [run.run_id for run in found] for family, found in done.winners.items()},
+                "leaderboard": None if board is None else [entry.as_json() for entry in board.entries],
+            }
+        )
+        return
+    columns, rows = _trial_rows(done.results, metric)
+    print_table(columns, rows, title=f"On dev, {metric} (chosen here)")
+    typer.echo("")
+    if board is None:
+        say("no test split: nothing but dev scores, which flatter a little")
+        return
+    _print_board(board)
+    say(f"left in {done.record.path}; the winners are runs: see `icehouse runs`")
+
+
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Runs to compare, by id or a part of it.", show_default="a sweep's winners, else all runs"
+        ),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    name: Annotated[
+        str | None, typer.Option("--sweep", help="Compare the winners of this sweep.", show_default=False)
+    ] = None,
+    metric: MetricOption = "macro_f1",
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by", "-g", help="Column of items, such as event or language: scores for each value."
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the leaderboard: scores with intervals, paired tests against the leader, time, size, latency."""
+    from ...store.store import Store
+    from .compare import compare as compare_runs
+    from .compare import find_runs
+    from .record import list_sweeps
+
+    opened = Store.open(store)
+    if name is None and not runs and "default" in list_sweeps(opened):
+        name = "default"
+    found = find_runs(opened, runs or (), sweep=name)
+    board = compare_runs(opened, found, metric=metric, group_by=group_by, draws=draws, seed=seed)
+    if as_json:
+        print_json(
+            {
+                "metric": board.metric,
+                "rows": board.rows,
+                "left_out": board.left_out,
+                "majority": board.majority,
+                "leaderboard": [entry.as_json() for entry in board.entries],
+            }
+        )
+        return
+    _print_board(board, group_by)
+
+
+def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
+    rows: list[list[Any]] = []
+    for entry in board.entries:
+        behind = entry.behind
+        rows.append(
+            [
+                entry.family + "".join(f" {name}={value}" for name, value in entry.params.items()),
+                entry.inputs,
+                _percent(entry.dev),
+                _percent(entry.test) + (f" ± {100 * entry.spread:.1f}" if entry.spread is not None else ""),
+                f"{_percent(entry.low)}–{_percent(entry.high)}",
+                "leader" if behind is None else f"{100 * behind.value:+.1f} (p {behind.p:.2f})",
+                _percent(entry.apart) + (f" ({entry.apart_rows})" if entry.apart_rows is not None else ""),
+                len(entry.runs),
+                f"{entry.seconds:.1f} s",
+                _bytes(entry.size),
+                "" if entry.latency is None else f"{1000 * entry.latency:.2f} ms",
+            ]
+        )
+    print_table(
+        [
+            "head",
+            "inputs",
+            "dev",
+            f"test {board.metric}",
+            "95% interval",
+            "to the leader",
+            "no duplicates (rows)",
+            "seeds",
+            "fit",
+            "size",
+            "one row",
+        ],
+        rows,
+        title=f"{board.rows} test rows; always the commonest label: {_percent(board.majority)}",
+    )
+    typer.echo(
+        "\nOrdered by dev. In percent; ± over the seeds, intervals and p over resampled test rows (paired bootstrap)."
+    )
+    if board.left_out:
+        typer.echo(f"note: {board.left_out} test rows are left out: not every run was scored on them")
+    if group_by is not None and board.entries:
+        names = list(board.entries[0].groups)
+        typer.echo("")
+        print_table(
+            [group_by, "rows", *(f"{entry.family} {entry.inputs}" for entry in board.entries)],
+            [
+                [
+                    name,
+                    board.entries[0].groups[name][1],
+                    *(_percent(entry.groups[name][0]) for entry in board.entries),
+                ]
+                for name in names
+            ],
+            title=f"{board.metric} on test, by {group_by}",
+        )
+
+
+def _trial_rows(results: Sequence[TrialResult], metric: str) -> tuple[list[str], list[list[Any]]]:
+    """Table of trials, the best of each family marked."""
+    from .sweep import METRICS
+
+    sign = 1 if METRICS[metric] else -1
+    best: dict[str, float] = {}
+    for result in results:
+        value = result.value(metric)
+        if value is not None:
+            best[result.trial.family] = max(best.get(result.trial.family, -float("inf")), sign * value)
+    rows: list[list[Any]] = []
+    for result in results:
+        value, spread = result.value(metric), result.spread(metric)
+        wins = value is not None and sign * value == best[result.trial.family]
+        said = "" if value is None else f"{value:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+        rows.append(
+            [
+                result.trial.family
+                + "".join(f" {name}={value}" for name, value in result.trial.params.items()),
+                result.trial.inputs,
+                said or ("left out" if result.error else ""),
+                "*" if wins else "",
+                f"{len(result.seeds)}/{len(result.trial.seeds)}",
+                f"{result.seconds:.1f} s" if result.seeds else "",
+            ]
+        )
+    return ["head", "inputs", metric, "best", "seeds", "time"], rows
+
+
+@contextlib.contextmanager
+def _live(metric: str) -> Iterator[Any]:
+    """Show the trials as they go, on a terminal; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+    with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
+
+        def watch(results: Sequence[TrialResult], trial: Trial | None) -> None:
+            columns, rows = _trial_rows(results, metric)
+            table = Table(box=None, pad_edge=False, caption=Text(f"fitting {trial}" if trial else "scoring"))
+            for column in columns:
+                table.add_column(column)
+            for row in rows:
+                table.add_row(*(Text(str(cell)) for cell in row))
+            live.update(table)
+
+        yield watch
+
+
+def _seconds(text: str | None) -> float | None:
+    """Seconds from 90, 90s, 5m or 1h."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if found is None:
+        raise UsageError(f"--budget takes a time such as 90s, 5m or 1h, not {text!r}")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size = round(size / 1000)
+    return f"{size} GB"

@@ -1,0 +1,351 @@
+"""Many heads on many combinations of inputs, chosen on dev; each family's winner is scored on test, once.
+
+1. Rows are those that have every input of any combination, so that all trials learn from the same rows and are
+   scored on the same ones.
+2. A trial is a head on one combination of inputs. It is fitted on train with every seed; what the head has to choose
+   (C, learning rate, epochs) it chooses on dev by itself. Its score is the mean over the seeds on dev.
+3. The winner of a family is its best trial on dev. Only winners see test: every seed of them once, as
+   `icehouse train` would have done it, and each leaves a run.
+
+A trial that ended is never done again: a sweep that was stopped goes on, and one that is asked for more heads, inputs
+or seeds does only these.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import IcehouseError, UsageError
+from ..checks import plain
+from ..metrics import DRAWS, score
+from ..registry import FAMILIES
+from ..runs import Run
+from ..samples import Missing
+from ..trainer import Fitted, Rows, fit_on, keep, make_head, prepare
+from .plan import Trial, combinations, trials
+from .record import SweepRecord
+
+if TYPE_CHECKING:
+    from ...store.store import Store
+
+__all__ = ["METRICS", "Sweep", "TrialResult", "sweep"]
+
+#: What may decide on dev, and whether more is better.
+METRICS = {
+    "macro_f1": True,
+    "accuracy": True,
+    "weighted_f1": True,
+    "auroc": True,
+    "average_precision": True,
+    "log_loss": False,
+}
+
+
+@dataclass
+class TrialResult:
+    """How a trial went.
+
+    Attributes
+    ----------
+    trial : Trial
+    seeds : dict of int to dict
+        For each seed fitted: ``dev`` (metric to value), ``chosen``, ``seconds``.
+    error : str or None
+        Why it could not be fitted; the message of the head.
+    """
+
+    trial: Trial
+    seeds: dict[int, dict[str, Any]] = field(default_factory=dict)
+    error: str | None = None
+
+    def value(self, metric: str) -> float | None:
+        """Mean on dev over the seeds; None where nothing was fitted or the metric is undefined."""
+        found = [one["dev"][metric] for one in self.seeds.values()]
+        return float(np.mean(found)) if found and None not in found else None
+
+    def spread(self, metric: str) -> float | None:
+        """Standard deviation on dev over the seeds; None for fewer than two."""
+        found = [one["dev"][metric] for one in self.seeds.values()]
+        return float(np.std(found, ddof=1)) if len(found) > 1 and None not in found else None
+
+    @property
+    def seconds(self) -> float:
+        """Time that fitting took, all seeds together."""
+        return float(sum(one["seconds"] for one in self.seeds.values()))
+
+    @property
+    def pending(self) -> list[int]:
+        """Seeds that are not fitted yet."""
+        return [] if self.error else [seed for seed in self.trial.seeds if seed not in self.seeds]
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``trials/<key>.json``."""
+        trial = self.trial
+        return {
+            "family": trial.family,
+            "features": trial.features,
+            "params": plain(trial.params),
+            "seeds": {str(seed): one for seed, one in self.seeds.items()},
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it stands.
+
+    Attributes
+    ----------
+    record : SweepRecord
+    metric : str
+    results : list of TrialResult
+        In the order of the plan.
+    winners : dict of str to list of Run
+        Family to the runs of its winner, one a seed.
+    left : list of Trial
+        What the budget left undone.
+    """
+
+    record: SweepRecord
+    metric: str
+    results: list[TrialResult]
+    winners: dict[str, list[Run]]
+    left: list[Trial]
+
+
+#: Told after every step: results so far, and the trial in hand.
+Watcher = Callable[[Sequence[TrialResult], Trial | None], None]
+
+
+def sweep(
+    store: Store,
+    heads: Sequence[str] | None = None,
+    *,
+    inputs: str | Sequence[str] | None = None,
+    seeds: int | Sequence[int] = 5,
+    grid: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
+    metric: str = "macro_f1",
+    label: str = "label",
+    split_column: str = "split",
+    where: str | None = None,
+    missing: Missing = "drop",
+    class_weight: str | None = None,
+    refit: bool | None = None,
+    budget: float | None = None,
+    name: str = "default",
+    fresh: bool = False,
+    draws: int = DRAWS,
+    watch: Watcher | None = None,
+) -> Sweep:
+    """Try heads and inputs, choose on dev, and score each family's winner on test.
+
+    Parameters
+    ----------
+    store : Store
+    heads : sequence of str, optional
+        Families; all that come with icehouse unless given.
+    inputs : str or sequence of str, optional
+        See `icehouse.heads.sweeps.plan.combinations`.
+    seeds : int or sequence of int, default 5
+        How many, from 0, or which.
+    grid : mapping, optional
+        Family to parameter to values: every combination is a trial of its own.
+    metric : str, default "macro_f1"
+        What decides on dev; a key of `METRICS`.
+    label, split_column, where, missing, refit
+        As `icehouse.heads.trainer.train` takes them.
+    class_weight : "balanced", optional
+        For every family that has such a parameter.
+    budget : float, optional
+        Seconds after which no further fit is begun. Every trial then gets its first seed before any gets its second.
+    name : str, default "default"
+        The sweep is kept in ``STORE/sweeps/<name>``, and goes on if it is there already.
+    fresh : bool, default False
+        Forget what that sweep has done.
+    draws : int, default 1000
+        Bootstrap resamples behind the winners' intervals.
+    watch : callable, optional
+        Told of progress.
+
+    Returns
+    -------
+    Sweep
+
+    Raises
+    ------
+    UsageError
+        If there is no such head, feature, parameter or metric.
+    HeadError
+        If there is nothing to learn from, nothing to choose on, or the sweep of that name is about other data.
+    """
+    if metric not in METRICS:
+        raise UsageError(f"no metric {metric!r} to choose by; there are: {', '.join(METRICS)}")
+    families = list(FAMILIES) if heads is None else list(dict.fromkeys(heads))
+    chosen_seeds = range(seeds) if isinstance(seeds, int) else seeds
+    if not len(chosen_seeds):
+        raise UsageError("a sweep needs at least one seed")
+    combos = combinations(inputs, store)
+    plan = trials(families, combos, list(chosen_seeds), grid)
+    features = {name: feature for combo in combos for name, feature in combo.items()}
+    rows = prepare(store, features, label=label, split_column=split_column, where=where, missing=missing)
+    if not len(rows.parts.dev):
+        raise UsageError("a sweep chooses on dev, and these rows are too few to hold any out: add labels")
+    record = SweepRecord.begin(store, name, _about(rows, metric, class_weight, refit), fresh=fresh)
+    results = [_known(trial, record.trial(trial)) for trial in plan]
+    left = _fit_all(rows, record, results, class_weight, budget, watch or _ignore)
+    winners = _keep_winners(rows, record, metric, class_weight, refit, draws)
+    record.drop_heads()
+    return Sweep(record, metric, results, winners, left)
+
+
+def _fit_all(
+    rows: Rows,
+    record: SweepRecord,
+    results: list[TrialResult],
+    class_weight: str | None,
+    budget: float | None,
+    watch: Watcher,
+) -> list[Trial]:
+    """Fit what is pending; return the trials for which there was no time."""
+    begun = time.perf_counter()
+    # With a budget, breadth first.
+    rounds = [1, None] if budget is not None else [None]
+    for most in rounds:
+        for result in results:
+            due = result.pending[:most]
+            if not due or (most == 1 and result.seeds):
+                continue
+            if budget is not None and time.perf_counter() - begun > budget:
+                break
+            watch(results, result.trial)
+            _fit(rows, record, result, due, class_weight)
+            record.save_trial(result.trial, result.as_json())
+    watch(results, None)
+    return [result.trial for result in results if result.pending]
+
+
+def _fit(
+    rows: Rows, record: SweepRecord, result: TrialResult, seeds: Sequence[int], class_weight: str | None
+) -> None:
+    """Fit a trial with `seeds` and score it on dev; a head that refuses says why, and costs the others nothing."""
+    trial = result.trial
+    some = rows.select(list(trial.features))
+    dev = some.part("dev")
+    try:
+        for seed, fitted in _fit_seeds(some, trial, seeds, class_weight).items():
+            scores = score(dev.labels, fitted.head.predict_proba(dev.X), fitted.head.classes_, draws=0)
+            result.seeds[seed] = {
+                "dev": {name: scores[name]["value"] for name in METRICS},
+                "chosen": plain(fitted.head.chosen_),
+                "seconds": fitted.seconds,
+            }
+            record.save_head(trial, seed, fitted.head)
+    except IcehouseError as error:
+        result.error = " ".join(str(error).split())
+
+
+def _fit_seeds(rows: Rows, trial: Trial, seeds: Sequence[int], class_weight: str | None) -> dict[int, Fitted]:
+    return {seed: fit_on(rows, _estimator(trial, seed, class_weight)) for seed in seeds}
+
+
+def _estimator(trial: Trial, seed: int, class_weight: str | None) -> Any:
+    head = make_head(trial.family, trial.params, seed)
+    if (
+        class_weight is not None
+        and "class_weight" in head.parameters()
+        and "class_weight" not in trial.params
+    ):
+        head.set_params(class_weight=class_weight)
+    return head
+
+
+def _keep_winners(
+    rows: Rows, record: SweepRecord, metric: str, class_weight: str | None, refit: bool | None, draws: int
+) -> dict[str, list[Run]]:
+    """Score the best trial of every family on test, all its seeds; what was scored before is not scored again."""
+    best: dict[str, TrialResult] = {}
+    for found in record.all_trials():
+        trial = Trial(
+            found["family"], found["features"], found["params"], tuple(int(seed) for seed in found["seeds"])
+        )
+        result = _known(trial, found)
+        value = result.value(metric)
+        if value is None or not set(trial.features) <= set(rows.samples.features):
+            continue
+        leader = best.get(trial.family)
+        better = leader is None or _gain(value, leader.value(metric), metric) > 0
+        if better:
+            best[trial.family] = result
+    before, kept = record.winners, {}
+    runs: dict[str, list[Run]] = {}
+    for family, result in best.items():
+        trial = result.trial
+        known = before.get(family, {})
+        ids: dict[str, str] = dict(known["runs"]) if known.get("key") == trial.key else {}
+        some = rows.select(list(trial.features))
+        for seed in trial.seeds:
+            if str(seed) in ids and (rows.store.path / "runs" / ids[str(seed)] / "run.json").exists():
+                continue
+            estimator = _estimator(trial, seed, class_weight)
+            head = record.load_head(trial, seed)
+            fitted = fit_on(some, estimator) if head is None else Fitted(head, result.seeds[seed]["seconds"])
+            about = {"sweep": {"name": record.name, "trial": trial.key, "seed": seed}}
+            run = keep(some, estimator, fitted, refit=refit, draws=draws, seed=seed, about=about)
+            ids[str(seed)] = run.run_id
+        kept[family] = {"key": trial.key, "runs": ids}
+        record.save_winners({**before, **kept})
+        runs[family] = [Run.load(rows.store, ids[str(seed)]) for seed in trial.seeds]
+    return runs
+
+
+def _gain(value: float, other: float | None, metric: str) -> float:
+    if other is None:
+        return 1.0
+    return (value - other) * (1 if METRICS[metric] else -1)
+
+
+def _known(trial: Trial, found: Mapping[str, Any] | None) -> TrialResult:
+    """What is on disk of a trial; one that failed is tried again."""
+    if found is None or found["error"]:
+        return TrialResult(trial)
+    return TrialResult(trial, {int(seed): one for seed, one in found["seeds"].items()})
+
+
+def _about(rows: Rows, metric: str, class_weight: str | None, refit: bool | None) -> dict[str, Any]:
+    """What every figure of the sweep depends on."""
+    samples, parts = rows.samples, rows.parts
+    return {
+        "features": {
+            name: {"feature": feature, "fingerprint": samples.specs[name].get("fingerprint")}
+            for name, feature in samples.features.items()
+        },
+        "rows": _digest(samples.ids, samples.labels, [parts.train, parts.dev, parts.test]),
+        "label": rows.label,
+        "split_column": rows.split_column,
+        "where": rows.where,
+        "missing": rows.missing,
+        "metric": metric,
+        "class_weight": class_weight,
+        "refit": refit,
+    }
+
+
+def _digest(ids: np.ndarray, labels: np.ndarray, parts: Sequence[np.ndarray]) -> str:
+    """Of which rows there are, their labels, and who is in which part."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for part in parts:
+        for row in part.tolist():
+            digest.update(f"{ids[row]}\0{labels[row]}\0".encode())
+        digest.update(b"\1")
+    return digest.hexdigest()[:16]
+
+
+def _ignore(results: Sequence[TrialResult], trial: Trial | None) -> None:
+    """Watch nothing."""

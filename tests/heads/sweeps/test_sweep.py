@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from icehouse.errors import HeadError, UsageError
+from icehouse.heads import registry
+from icehouse.heads.families.logreg import LogReg
+from icehouse.heads.head import Head
+from icehouse.heads.inputs import InputError, Inputs
+from icehouse.heads.runs import Run, list_runs
+from icehouse.heads.sweeps.compare import compare, find_runs
+from icehouse.heads.sweeps.plan import combinations, parse_grid, trials
+from icehouse.heads.sweeps.sweep import sweep
+from icehouse.heads.trainer import train
+from icehouse.store.store import Store
+
+Make = Callable[..., Store]
+
+
+class Noisy(LogReg):
+    """A head whose seeds differ, that counts its fits, and refuses a single input if asked to."""
+
+    family = "noisy"
+    stochastic = True
+    fits: ClassVar[list[tuple[str, int]]] = []
+
+    def __init__(self, *, C: float = 1.0, seed: int = 0, alone: bool = True) -> None:
+        super().__init__(C=C, unit=False, seed=seed)
+        self.alone = alone
+
+    def _fit(self, X: Inputs, y: np.ndarray, val: Any, sample_weight: Any) -> Mapping[str, Any] | None:
+        if not self.alone and len(X.names) < 2:
+            raise InputError("noisy takes two inputs: with one there is nothing to fuse")
+        Noisy.fits.append(("+".join(X.names), self.seed))
+        rng = np.random.default_rng(self.seed)
+        kept = np.flatnonzero(rng.random(len(y)) < 0.8)
+        super()._fit(X[kept], y[kept], None, None)
+        return {}
+
+    @classmethod
+    def parameters(cls) -> dict[str, Any]:
+        return {"C": 1.0, "seed": 0, "alone": True}
+
+
+@pytest.fixture(autouse=True)
+def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
+    Noisy.fits.clear()
+    families = {"logreg": "families.logreg:LogReg", "noisy": "noisy"}
+    monkeypatch.setattr(registry, "FAMILIES", families)
+    real = registry.head_class
+
+    def head_class(family: str) -> type[Head]:
+        return Noisy if family == "noisy" else real(family)
+
+    for module in ("registry", "head", "sweeps.plan"):
+        monkeypatch.setattr(f"icehouse.heads.{module}.head_class", head_class)
+
+
+def test_the_best_on_dev_is_scored_on_test_once_for_every_seed(make_store: Make) -> None:
+    store = make_store(240)
+    done = sweep(store, ["logreg", "noisy"], inputs="image+text,image,text", seeds=3)
+    assert [str(result.trial) for result in done.results] == [
+        "logreg on image+text",
+        "logreg on image",
+        "logreg on text",
+        "noisy on image+text",
+        "noisy on image",
+        "noisy on text",
+    ]
+    assert {family: len(runs) for family, runs in done.winners.items()} == {"logreg": 1, "noisy": 3}
+    for family, runs in done.winners.items():
+        own = {
+            result.trial.inputs: result.value("macro_f1")
+            for result in done.results
+            if result.trial.family == family
+        }
+        assert "+".join(runs[0].features) == max(own, key=lambda name: own[name] or 0.0)
+        assert [run.record["seed"] for run in runs] == list(range(len(runs)))
+    assert len(list_runs(store)) == 4
+    for run in done.winners["noisy"]:
+        result = next(r for r in done.results if r.trial.key == run.record["sweep"]["trial"])
+        assert run.metrics["dev"]["macro_f1"]["value"] == result.seeds[run.record["seed"]]["dev"]["macro_f1"]
+    assert not (done.record.path / "heads").exists()
+
+
+def test_a_winner_is_what_train_would_have_made(make_store: Make) -> None:
+    store = make_store(120)
+    run = sweep(store, ["logreg"], inputs="image+text").winners["logreg"][0]
+    alone = train(store, "logreg", inputs="image,text")
+    assert run.metrics["test"] == alone.metrics["test"]
+    assert run.head.chosen_ == alone.head.chosen_
+
+
+def test_nothing_is_done_twice(make_store: Make) -> None:
+    store = make_store(120)
+    first = sweep(store, ["noisy"], inputs="image,text", seeds=2)
+    assert len(Noisy.fits) == 4
+    runs = len(list_runs(store))
+    again = sweep(store, ["noisy"], inputs="image,text", seeds=2)
+    assert len(Noisy.fits) == 4
+    assert len(list_runs(store)) == runs
+    assert [r.as_json() for r in again.results] == [r.as_json() for r in first.results]
+    more = sweep(store, ["noisy", "logreg"], inputs="image,text,image+text", seeds=3)
+    assert sorted(Noisy.fits[4:]) == sorted(
+        [("image", 2), ("text", 2), ("image+text", 0), ("image+text", 1), ("image+text", 2)]
+    )
+    assert set(more.winners) == {"noisy", "logreg"}
+
+
+def test_a_sweep_that_was_killed_goes_on(make_store: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(120)
+    whole = sweep(store, ["noisy"], seeds=1, name="whole")
+    real = Noisy._fit
+
+    def dies(self: Noisy, *args: Any) -> Any:
+        if len(Noisy.fits) == 5:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(Noisy, "_fit", dies)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(store, ["noisy"], seeds=1, name="cut")
+    monkeypatch.setattr(Noisy, "_fit", real)
+    rest = sweep(store, ["noisy"], seeds=1, name="cut")
+    assert len(Noisy.fits) == 6
+    scores = [[r.value("macro_f1") for r in one.results] for one in (whole, rest)]
+    assert scores[0] == scores[1]
+
+
+def test_a_budget_gives_every_trial_its_first_seed_first(make_store: Make) -> None:
+    store = make_store(120)
+    done = sweep(store, ["noisy"], seeds=3, budget=1e9)
+    assert [seed for _, seed in Noisy.fits[:3]] == [0, 0, 0]
+    assert not done.left
+    none = sweep(store, ["noisy"], seeds=3, budget=0.0, name="none")
+    assert len(none.left) >= 2
+    assert sum(len(result.seeds) for result in none.results) <= 1
+
+
+def test_a_head_that_refuses_costs_the_others_nothing(make_store: Make) -> None:
+    store = make_store(120)
+    done = sweep(store, ["noisy"], grid={"noisy": {"alone": [False]}}, inputs="image+text,image", seeds=1)
+    assert [result.error for result in done.results] == [
+        None,
+        "noisy takes two inputs: with one there is nothing to fuse",
+    ]
+    assert "+".join(done.winners["noisy"][0].features) == "image+text"
+
+
+def test_all_trials_learn_from_the_same_rows(make_store: Make) -> None:
+    store = make_store(120, no_text=(0, 1, 2, 9, 10))
+    done = sweep(store, ["logreg"], inputs="image+text,image")
+    rows = {run.record["protocol"]["trained_on"] for runs in done.winners.values() for run in runs}
+    alone = sweep(store, ["logreg"], inputs="image", name="alone").winners["logreg"][0]
+    assert (
+        rows < {alone.record["protocol"]["trained_on"]} or max(rows) < alone.record["protocol"]["trained_on"]
+    )
+
+
+def test_other_data_under_the_same_name_is_refused(make_store: Make) -> None:
+    store = make_store(120)
+    sweep(store, ["logreg"], inputs="image")
+    with pytest.raises(HeadError, match=r"begun with other data .rows, where differ.*--fresh"):
+        sweep(store, ["logreg"], inputs="image", where="event = 'event 0'")
+    done = sweep(store, ["logreg"], inputs="image", where="event = 'event 0'", fresh=True)
+    assert len(done.winners["logreg"]) == 1
+
+
+def test_what_cannot_be_swept_is_said(make_store: Make) -> None:
+    store = make_store(60)
+    with pytest.raises(UsageError, match="no metric 'f2'"):
+        sweep(store, ["logreg"], metric="f2")
+    with pytest.raises(UsageError, match="did you mean 'logreg'"):
+        sweep(store, ["logrge"])
+    with pytest.raises(UsageError, match="at least one seed"):
+        sweep(store, ["logreg"], seeds=0)
+    with pytest.raises(UsageError, match="not among the heads"):
+        sweep(store, ["logreg"], grid={"noisy": {"C": [1]}})
+    with pytest.raises(UsageError, match="no name for a sweep"):
+        sweep(store, ["logreg"], name="../out")
+    with pytest.raises(UsageError, match="did you mean"):
+        parse_grid(["logreg:class_weigth=balanced"])
+    with pytest.raises(UsageError, match="HEAD:NAME=VALUES"):
+        parse_grid(["C=1"])
+
+
+def test_combinations(make_store: Make) -> None:
+    store = make_store(12, outputs=("pooled", "joint"))
+    assert [list(one) for one in combinations(None, store)] == [["image", "text"], ["image"], ["text"]]
+    assert combinations("image+text, text+image,text", store) == [
+        {"image": "toy/image/pooled", "text": "toy/text/pooled"},
+        {"text": "toy/text/pooled"},
+    ]
+    with pytest.raises(
+        UsageError, match=r"is toy/image/pooled in one combination and toy/image/joint in another"
+    ):
+        combinations("image,image/joint", store)
+    with pytest.raises(UsageError, match="names nothing"):
+        combinations(" , ", store)
+
+
+def test_keys_tell_trials_apart_and_stay() -> None:
+    found = trials(["logreg"], [{"image": "a/image/b"}, {"text": "a/text/b"}], [0], {"logreg": {"C": [1, 2]}})
+    assert len({trial.key for trial in found}) == 4
+    assert found[0].key == "logreg-image-" + found[0].key[-8:]
+    assert [trial.key for trial in found] == [
+        trial.key
+        for trial in trials(
+            ["logreg"], [{"image": "a/image/b"}, {"text": "a/text/b"}], [3], {"logreg": {"C": [1, 2]}}
+        )
+    ]
+
+
+def test_the_leaderboard(make_store: Make) -> None:
+    store = make_store(360)
+    sweep(store, ["logreg", "noisy"], inputs="image+text,text", seeds=3)
+    for inputs in ("image", "text"):
+        train(store, "logreg", inputs=inputs)
+    board = compare(store, list_runs(store), group_by="event")
+    assert [entry.dev for entry in board.entries] == sorted(
+        (e.dev or 0.0 for e in board.entries), reverse=True
+    )
+    leader = board.entries[0]
+    assert leader.behind is None
+    assert board.rows == 90
+    for entry in board.entries[1:]:
+        assert entry.behind is not None
+        assert entry.behind.value == pytest.approx(entry.test - leader.test)
+    for entry in board.entries:
+        assert entry.low <= entry.test <= entry.high
+        run = entry.runs[0]
+        mean = np.mean([r.metrics["test"]["macro_f1"]["value"] for r in entry.runs])
+        assert entry.test == pytest.approx(mean)
+        assert (entry.spread is not None) == (len(entry.runs) > 1)
+        assert entry.size > 100
+        assert entry.latency is not None
+        assert 0 < entry.latency < 10
+        assert {name: n for name, (_, n) in entry.groups.items()} == {"event 1": 60, "event 0": 30}
+        assert run.family in ("logreg", "noisy")
+    json.dumps([entry.as_json() for entry in board.entries])
+    single = next(e for e in board.entries if e.inputs == "image")
+    assert single.behind is not None
+    assert single.behind.high < 0
+
+
+def test_runs_on_other_rows_are_compared_on_those_they_share(make_store: Make) -> None:
+    store = make_store(120)
+    whole = train(store, "logreg")
+    part = train(store, "logreg", where="event = 'event 0'")
+    board = compare(store, [whole, part])
+    assert (board.rows, board.left_out) == (10, 20)
+
+
+def test_what_cannot_be_compared_is_said(make_store: Make) -> None:
+    store = make_store(120)
+    with pytest.raises(HeadError, match=r"no runs in .* to compare"):
+        find_runs(store)
+    with pytest.raises(HeadError, match="no sweep 'x'"):
+        find_runs(store, sweep="x")
+    runs: list[Run] = [train(store, "logreg"), train(store, "logreg", label="event")]
+    with pytest.raises(HeadError, match=r"different labels: 'label' .1., 'event' .1."):
+        compare(store, runs)
+    with pytest.raises(UsageError, match="no column 'x'"):
+        compare(store, runs[:1], group_by="x")
+    with pytest.raises(UsageError, match="no metric 'auroc'"):
+        compare(store, runs[:1], metric="auroc")
+    apart = [train(store, "logreg", where=f"event = 'event {i}'") for i in (0, 1)]
+    with pytest.raises(HeadError, match="share no test row"):
+        compare(store, apart)
+    dev_only = train(store, "logreg", where="split <> 'test'")
+    with pytest.raises(HeadError, match="none of these runs has test scores"):
+        compare(store, [dev_only])
