@@ -25,8 +25,11 @@ from .pictures import Pictures, Source, mini
 
 __all__ = ["Gallery", "write_gallery"]
 
-#: Members on a page, unless a single group has more; at the usual 240 pixels a side some 2 MB, and 8 MB if all were noise.
-PAGE_MEMBERS = 240
+#: Members on a page, unless a single group has more; at the usual 320 pixels a side some 3 MB.
+PAGE_MEMBERS = 160
+
+#: Pixels of a thumbnail's longest side unless asked for; larger ones make for fewer on a page.
+_SIDE = 320
 
 #: Groups whose items are looked up at once.
 _LOOKUP = 2000
@@ -60,7 +63,7 @@ def write_gallery(
     out: str | Path | None = None,
     choice: Choice | None = None,
     per_page: int = 24,
-    side: int = 240,
+    side: int = _SIDE,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Gallery:
@@ -77,7 +80,7 @@ def write_gallery(
         Which groups and members, in which order.
     per_page : int, default 24
         Most groups on a page.
-    side : int, default 240
+    side : int, default 320
         Longest side of the embedded pictures, in pixels.
     threads : int, optional
         That make thumbnails.
@@ -127,7 +130,7 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     counts = [len(rows) for rows in selection.rows]
-    parts = pages(counts, per_page, max(2, PAGE_MEMBERS * 240**2 // max(side, 240) ** 2))
+    parts = pages(counts, per_page, max(2, PAGE_MEMBERS * _SIDE**2 // max(side, _SIDE) ** 2))
     told = {"matching": selection.matching, "shown": len(selection)}
     groups = _lookup(store, selection, found["parameters"]["keeper"])
     done, total, weight, cards = 0, sum(counts), 0, []

@@ -53,14 +53,22 @@ a { color: var(--accent); }
   font: inherit; color: inherit; background: var(--well); border: 1px solid var(--line); border-radius: .45rem;
   padding: .3rem .55rem; min-height: 2.1rem;
 }
-.tools input[type=search] { width: min(17rem, 100%); }
+.tools input[type=search] { width: min(15rem, 100%); }
 .tools input[type=number] { width: 5.6rem; }
 .tools input[type=checkbox] { width: 1.05rem; height: 1.05rem; accent-color: var(--accent); margin: 0; }
 .tools output { color: var(--soft); margin-left: auto; align-self: center; font-variant-numeric: tabular-nums; }
+.groups {
+  display: grid; gap: 1.1rem; margin: 1.4rem 0 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(32rem, 100%), 1fr));
+}
 .group {
-  margin: 1.4rem 0 0; padding: 1rem clamp(.7rem, 1.6vw, 1.2rem) 1.2rem; border: 1px solid var(--line); border-radius: 1rem;
+  grid-column: 1 / -1; min-width: 0;
+  padding: 1rem clamp(.7rem, 1.6vw, 1.2rem) 1.2rem;
+  border: 1px solid var(--line); border-radius: 1rem;
   background: color-mix(in srgb, var(--card) 45%, var(--ground)); scroll-margin-top: 1rem;
 }
+.group.pair { grid-column: auto; }
+.group.pair .members { grid-template-columns: 1fr 1fr; }
 .group.is-chained { border: 2px solid var(--diff); }
 .group[hidden], .member[hidden] { display: none; }
 .group > header { display: flex; flex-wrap: wrap; gap: .25rem .8rem; align-items: baseline; max-width: none; }
@@ -78,6 +86,7 @@ a { color: var(--accent); }
 .member.kept { border: 2px solid var(--kept); }
 .member .frame { aspect-ratio: 4 / 3; }
 .member .facts { gap: .4rem; padding: .65rem .75rem .75rem; }
+.member .head { flex-wrap: wrap; gap: .1rem .6rem; }
 .badge {
   display: inline-block; padding: .05rem .55rem; border-radius: 1rem; font-size: .76rem; font-weight: 650; line-height: 1.6;
   white-space: nowrap;
@@ -87,7 +96,7 @@ a { color: var(--accent); }
 .badge.perceptual { background: var(--perceptual-well); color: var(--perceptual); }
 .badge.embedding { background: var(--embedding-well); color: var(--embedding); }
 .badge.indirect { background: var(--indirect-well); color: var(--indirect); }
-.scores { color: var(--soft); font-size: .8rem; font-variant-numeric: tabular-nums; }
+.scores { color: var(--soft); font-size: .8rem; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .scores b { color: var(--ink); font-weight: 600; }
 .sheet { display: grid; grid-template-columns: auto 1fr; gap: .1rem .7rem; margin: 0; font-size: .82rem; }
 .sheet dt { color: var(--soft); }
@@ -114,11 +123,11 @@ a { color: var(--accent); }
 @media (max-width: 30rem) {
   body { padding: .8rem; }
   .members { grid-template-columns: 1fr 1fr; gap: .5rem; }
+  .groups { gap: .8rem; }
   .group { padding: .8rem .55rem .9rem; }
   .member .facts { padding: .5rem .55rem .6rem; }
   .member .sheet { grid-template-columns: 1fr; }
   .member .sheet dt { display: none; }
-  .member .head { flex-direction: column; gap: .2rem; }
   .tools output { margin-left: 0; }
 }
 @media print { .tools { display: none; } .group { break-inside: avoid; } }

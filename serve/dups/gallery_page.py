@@ -139,8 +139,9 @@ def group_html(group: Group, pictures: Sequence[Taken | None], *, cosine: float 
         _member(member, keeper, taken, cosine) for member, taken in zip(group.members, pictures, strict=True)
     )
     score = "" if group.min_cosine is None else f"{group.min_cosine:.6f}"
+    css = "group" + (" pair" if len(group.members) == 2 else "") + (" is-chained" if group.chained else "")
     return (
-        f'<section class="group{" is-chained" if group.chained else ""}" id="g{group.number}" '
+        f'<section class="{css}" id="g{group.number}" '
         f'aria-labelledby="h{group.number}" data-number="{group.number}" data-size="{group.size}" '
         f'data-score="{score}" data-chained="{int(group.chained)}">\n'
         f'<header><h2 id="h{group.number}">Group {group.number:,}</h2>{"".join(facts)}{why}</header>\n'
@@ -194,9 +195,7 @@ def _meter(member: Member, least: float | None) -> str:
 def _scores(member: Member) -> str:
     told = []
     if member.cosine is not None:
-        told.append(
-            f'<span title="cosine to the keeper"><span class="vh">cosine </span><b>{member.cosine:.3f}</b></span>'
-        )
+        told.append(f'<span title="cosine to the keeper">cosine <b>{member.cosine:.3f}</b></span>')
     if member.hamming is not None:
         told.append(
             f'<span title="bits of 64 in which the hashes differ">{_count(member.hamming, "bit")}</span>'
@@ -215,7 +214,7 @@ def _facts(item: Item, base: Item | None, taken: Taken | None) -> str:
             and (base.width, base.height) != (item.width, item.height)
         ):
             ratio = item.width * item.height / (base.width * base.height)
-            told += _diff(f"{_ratio(ratio)} the pixels" if abs(ratio - 1) >= 0.005 else "other sides")
+            told += _diff(_change(ratio))
         rows.append(("pixels", told))
     if item.bytes is not None and item.width:
         told = _weight(item.bytes)
@@ -256,9 +255,9 @@ def _marked(text: str, base: str) -> str:
     """`text` with the words marked that `base` has not."""
     tail = "…" if len(text) > _TEXT_LIMIT else ""
     ours, theirs = (re.findall(r"\s*\S+", value[:_TEXT_LIMIT]) for value in (text, base))
-    matcher = difflib.SequenceMatcher(
-        None, [w.strip() for w in ours], [w.strip() for w in theirs], autojunk=False
-    )
+    # Shouting is no other text.
+    bare = [[word.strip().casefold() for word in words] for words in (ours, theirs)]
+    matcher = difflib.SequenceMatcher(None, *bare, autojunk=False)
     parts = []
     for change, start, stop, _, _ in matcher.get_opcodes():
         words = "".join(ours[start:stop])
@@ -286,7 +285,7 @@ def _chips(item: Item, base: Item | None) -> str:
 
 
 def _diff(told: str) -> str:
-    return f' <span class="diff">{told}</span>'
+    return f' <span class="diff" title="against the kept one">{told}</span>'
 
 
 def _more(group: Group) -> str:
@@ -406,15 +405,11 @@ def _weight(size: int) -> str:
     return ""
 
 
-def _ratio(ratio: float) -> str:
-    return f"{100 * ratio:.0f}%" if 0.01 <= ratio < 2 else f"{ratio:.2g}×"
-
-
 def _change(ratio: float) -> str:
     if ratio >= 2:
         return f"{ratio:.2g}×"
     change = 100 * (ratio - 1)
-    return f"{'+' if change > 0 else '−'}{abs(change):.0f}%" if abs(change) >= 0.5 else "other bytes"
+    return f"{'+' if change > 0 else '−'}{abs(change):.0f}%" if abs(change) >= 0.5 else "±0%"
 
 
 def _flat(text: str) -> str:
