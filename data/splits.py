@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import UsageError
 
-__all__ = ["DEFAULT_RATIOS", "canonical_split", "stratified_split"]
+__all__ = ["DEFAULT_RATIOS", "canonical_split", "check_lengths", "shares_of", "stratified_split"]
 
 #: 80% to learn from, 10% to choose on, 10% to report.
 DEFAULT_RATIOS: Mapping[str, float] = MappingProxyType({"train": 0.8, "dev": 0.1, "test": 0.1})
@@ -88,8 +88,8 @@ def stratified_split(
     ['test', 'train', 'train', 'test']
     """
     n = len(ids)
-    _check(ids, n, labels, groups)
-    names, shares = _shares(ratios)
+    check_lengths(ids, n, labels, groups)
+    names, shares = shares_of(ratios)
 
     members: dict[tuple[bool, Hashable], list[int]] = defaultdict(list)
     for i in range(n):
@@ -111,12 +111,13 @@ def stratified_split(
     return result
 
 
-def _check(
+def check_lengths(
     ids: Sequence[str],
     n: int,
     labels: Sequence[str | None] | None,
     groups: Sequence[Hashable | None] | None,
 ) -> None:
+    """Refuse ids that repeat, and labels or groups that are not one an id."""
     for what, values in (("labels", labels), ("groups", groups)):
         if values is not None and len(values) != n:
             raise UsageError(f"{len(values)} {what} for {n} ids: give one for each item")
@@ -125,7 +126,7 @@ def _check(
         raise UsageError(f"id {twice!r} is there {times} times: a split needs unique ids")
 
 
-def _shares(ratios: Mapping[str, float]) -> tuple[list[str], list[float]]:
+def shares_of(ratios: Mapping[str, float]) -> tuple[list[str], list[float]]:
     """Names and shares of the splits that get items, by priority: larger first, of equal ones the later named."""
     values = list(ratios.values())
     if not values or any(not math.isfinite(v) or v < 0 for v in values) or abs(sum(values) - 1) > 1e-6:

@@ -1,4 +1,4 @@
-"""The commands of this room: `info`, `sql`, `join`, `export`, `compact`, `verify`."""
+"""The commands of this room: `info`, `sql`, `join`, `split`, `export`, `compact`, `verify`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
 from ..errors import UsageError
+from .split_command import split
 
 __all__ = ["app"]
 
@@ -157,6 +158,9 @@ def join(
         typer.echo(
             f"{report.unmatched_items} items are not in the file: {', '.join(report.first_unmatched_items)}"
         )
+
+
+app.command(rich_help_panel=_PANEL)(split)
 
 
 @app.command(rich_help_panel=_PANEL)

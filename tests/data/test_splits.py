@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from icehouse.data.grouped import grouped_split
 from icehouse.data.splits import canonical_split, stratified_split
 from icehouse.errors import UsageError
 
@@ -126,3 +127,93 @@ def test_canonical_names() -> None:
     assert [canonical_split(name) for name in names] == [
         *("train", "train", "dev", "dev", "dev", "dev", "test", "test", "test_unseen", "fold 3")
     ]
+
+
+ROWS = st.lists(
+    st.tuples(st.sampled_from(["x", "y", "z", None]), st.one_of(st.none(), st.integers(0, 25))),
+    min_size=1,
+    max_size=90,
+)
+
+
+def split_or_refuse(
+    ids: list[str], groups: list[int | None], labels: list[str | None], **how: int
+) -> list[str] | None:
+    try:
+        return grouped_split(ids, groups, labels, **how).tolist()
+    except UsageError:  # no group is small enough
+        return None
+
+
+@settings(deadline=None, max_examples=80)
+@given(rows=ROWS, seed=st.integers(0, 5), data=st.data())
+def test_groups_never_part_whatever_the_order(
+    rows: list[tuple[str | None, int | None]], seed: int, data: st.DataObject
+) -> None:
+    ids = [f"é{i}" for i in range(len(rows))]
+    labels, groups = [label for label, _ in rows], [group for _, group in rows]
+    result = split_or_refuse(ids, groups, labels, seed=seed)
+    order = data.draw(st.permutations(range(len(rows))))
+    shuffled = split_or_refuse(*([values[i] for i in order] for values in (ids, groups, labels)), seed=seed)
+    assert shuffled == (None if result is None else [result[i] for i in order])
+    if result is not None:
+        for group in set(groups) - {None}:
+            assert len({result[i] for i in range(len(rows)) if groups[i] == group}) == 1
+
+
+@settings(deadline=None, max_examples=80)
+@given(rows=ROWS, seed=st.integers(0, 5))
+def test_shares_are_as_near_as_groups_permit(rows: list[tuple[str | None, int | None]], seed: int) -> None:
+    ids = [str(i) for i in range(len(rows))]
+    labels, groups = [label for label, _ in rows], [group for _, group in rows]
+    result = split_or_refuse(ids, groups, labels, seed=seed)
+    sizes = [*Counter(group for group in groups if group is not None).values(), *[1] * groups.count(None)]
+    room = max(1, -(-len(rows) // 10))
+    slack = max((size for size in sizes if size <= room), default=0) + len(set(labels))
+    if result is None:
+        assert max(sizes) > 1
+        return
+    counted = Counter(result)
+    for split in ("dev", "test"):
+        assert counted[split] <= 0.1 * len(rows) + slack
+        if max(sizes) <= room:
+            assert counted[split] >= 0.1 * len(rows) - slack
+    if len(sizes) >= 3:
+        assert min(counted[split] for split in ("train", "dev", "test")) >= 1
+
+
+def test_classes_stay_in_proportion_though_groups_mix_them() -> None:
+    rng = np.random.default_rng(0)
+    n = 3000
+    labels = rng.choice(["a", "b", "c"], n, p=[0.7, 0.25, 0.05])
+    groups = rng.integers(0, 1200, n).tolist()
+    result = grouped_split([str(i) for i in range(n)], groups, labels.tolist())
+    for label in "abc":
+        of = Counter(result[labels == label].tolist())
+        assert abs(of["test"] / (labels == label).sum() - 0.1) < 0.01
+        assert abs(of["dev"] / (labels == label).sum() - 0.1) < 0.01
+
+
+@pytest.mark.parametrize("ratios", [{"train": 0.8, "dev": 0.1, "test": 0.1}, {"train": 0.5, "test": 0.5}])
+def test_a_group_larger_than_a_split_goes_to_train(ratios: dict[str, float]) -> None:
+    groups = [0] * 60 + [None] * 40
+    result = grouped_split(IDS[:100], groups, ratios=ratios)
+    assert set(result[:60].tolist()) == {"train"}
+    assert Counter(result.tolist())["test"] == (10 if ratios["test"] == 0.1 else 40)
+
+
+def test_rare_classes_reach_every_split() -> None:
+    labels = ["common"] * 190 + ["rare"] * 3 + ["rarer"] * 2 + ["rarest"] + ["common"] * 4
+    groups = [i // 2 if i < 100 else None for i in range(200)]
+    result = grouped_split(IDS, groups, labels)
+    of = {name: Counter(result[np.array(labels) == name].tolist()) for name in ("rare", "rarer", "rarest")}
+    assert of["rare"] == {"train": 1, "dev": 1, "test": 1}
+    assert of["rarer"] == {"train": 1, "test": 1}
+    assert of["rarest"] == {"train": 1}
+
+
+def test_no_group_small_enough_is_said() -> None:
+    with pytest.raises(UsageError, match=r"'test', which is to have 2 items: the smallest .* has 5"):
+        grouped_split(IDS[:20], [i // 5 for i in range(20)], ratios={"train": 0.9, "test": 0.1})
+    # With fewer groups than splits there is nothing to share out.
+    assert set(grouped_split(IDS[:20], [0] * 20).tolist()) == {"train"}

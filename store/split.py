@@ -1,0 +1,280 @@
+"""Splits of a store's items that no near-duplicate, author or event straddles, written as a column or a file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..data.grouped import grouped_split
+from ..data.splits import DEFAULT_RATIOS, canonical_split, shares_of, stratified_split
+from ..errors import UsageError
+from .dups.find import Duplicates
+from .dups.neighbours import Neighbours
+from .results import save
+from .schema import RESERVED, label_columns
+from .store import Store
+
+__all__ = ["DUPLICATES", "SplitReport", "parse_ratios", "split_items"]
+
+#: Stands for the results of a search for duplicates among what to keep together.
+DUPLICATES = "duplicates"
+
+_UNNAMED = {2: ("train", "test"), 3: ("train", "dev", "test")}
+
+#: Share of all items by which a split may miss its own before a note says so.
+_OFF = 0.02
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """A split that was made.
+
+    Attributes
+    ----------
+    column : str
+    path : Path or None
+        File that it was written to; None if it is in the store.
+    seed : int
+    ratios : dict of str to float
+        As asked for.
+    splits : dict of str to int
+        Items of each split.
+    balance : list of dict
+        Each class (``label``; None for items without one) with its ``items`` in each split; most frequent first.
+    groups : dict
+        ``kept`` (what was kept together), ``of_several`` (groups of two items and more), ``items`` (in these), ``largest``.
+    replaced : int
+        Items that had another value in the column, or have none now.
+    notes : list of str
+    """
+
+    column: str
+    path: Path | None
+    seed: int
+    ratios: dict[str, float]
+    splits: dict[str, int]
+    balance: list[dict[str, Any]]
+    groups: dict[str, Any]
+    replaced: int
+    notes: list[str]
+
+
+def parse_ratios(text: str) -> dict[str, float]:
+    """Read ratios as they are typed.
+
+    >>> parse_ratios("0.8,0.1,0.1")
+    {'train': 0.8, 'dev': 0.1, 'test': 0.1}
+    >>> parse_ratios("fit=0.5, a=0.25, b=0.25")
+    {'fit': 0.5, 'a': 0.25, 'b': 0.25}
+
+    Raises
+    ------
+    UsageError
+        If they are no shares of one, or need names.
+    """
+    pieces = [piece.strip() for piece in text.split(",")]
+    named = [piece.partition("=") for piece in pieces]
+    try:
+        if all(equals for _, equals, _ in named):
+            pairs = [(name.strip(), float(value)) for name, _, value in named]
+        elif any(equals for _, equals, _ in named):
+            raise UsageError(f"ratios {text!r}: name all of them or none")
+        else:
+            values = [float(piece) for piece in pieces]
+            if len(values) not in _UNNAMED:
+                raise UsageError(
+                    f"{len(values)} ratios need names, such as train=0.7,dev=0.1,test=0.1,extra=0.1"
+                )
+            pairs = list(zip(_UNNAMED[len(values)], values, strict=True))
+    except ValueError:
+        raise UsageError(
+            f"ratios {text!r} are no numbers, such as 0.8,0.1,0.1 or train=0.8,test=0.2"
+        ) from None
+    names = [canonical_split(name) for name, _ in pairs]
+    if not all(names) or len(set(names)) != len(names):
+        raise UsageError(f"ratios {text!r}: each split needs a name of its own (val and validation are dev)")
+    ratios = dict(pairs)
+    shares_of(ratios)
+    return ratios
+
+
+def split_items(
+    store: Store | str | Path,
+    *,
+    ratios: Mapping[str, float] = DEFAULT_RATIOS,
+    stratify: str | None = None,
+    keep_together: Sequence[str] = (),
+    dups: Sequence[str] = ("default",),
+    column: str = "split",
+    seed: int = 0,
+    where: str | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> SplitReport:
+    """Split items, class by class, with what belongs together in one split.
+
+    Parameters
+    ----------
+    store : Store, str or Path
+    ratios : mapping of str to float, default train .8, dev .1, test .1
+    stratify : str, optional
+        Column whose classes are kept in proportion, as far as groups permit; items without a value are a class of their own.
+    keep_together : sequence of str
+        Columns whose equal values never part, and "duplicates" for the pairs of `dups`. Groups that share an item are one.
+    dups : sequence of str, default ("default",)
+        Searches for duplicates. Whatever their pairs connect stays together, however long the chain, so that no pair
+        straddles.
+    column : str, default "split"
+        Column of `items` to write.
+    seed : int, default 0
+    where : str, optional
+        SQL condition over the columns of `items`; the others get no split.
+    out : Path, optional
+        Write ``item_id`` and the column to this file, for `icehouse join`, and leave the store as it is.
+    overwrite : bool, default False
+        Replace the column where there is one: all its values, those of items outside `where` too.
+
+    Raises
+    ------
+    UsageError
+        If the column has values and `overwrite` is not given, a column does not exist, no item is left, or a split remains
+        empty because every group is larger than it.
+    StoreError
+        If there are no such duplicates.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    if column.lower() in RESERVED and column != "split":
+        raise UsageError(f"icehouse fills the column {column!r} itself; choose another name")
+    shares_of(ratios)
+    # From looking at the column to writing it, nobody else may change it.
+    with store.items.lock():
+        schema = store.items.snapshot().schema
+        known = ["split", *label_columns(schema)]
+        for name in ([stratify] if stratify else []) + [name for name in keep_together if name != DUPLICATES]:
+            if name not in known:
+                raise UsageError(
+                    f"no column {name!r} in items; there are: {', '.join(known)} (add some with `icehouse join`)"
+                )
+        wanted = [name for name in keep_together if name != DUPLICATES]
+        there = [column] if column in schema.names else []
+        items = store.items.read(
+            list(dict.fromkeys(["item_id", *([stratify] if stratify else []), *wanted, *there]))
+        )
+        before = (
+            items[column].cast(pa.string())
+            if there
+            else pa.chunked_array([pa.nulls(len(items), pa.string())])
+        )
+        if out is None and not overwrite and (full := len(before) - before.null_count):
+            raise UsageError(
+                f"{full} items have a {column!r} already; --overwrite replaces it, --column NAME makes another, "
+                "--out FILE writes a file instead"
+            )
+        chosen = np.ones(len(items), bool)
+        if where is not None:
+            from .sql import select_items
+
+            chosen = pc.is_in(items["item_id"], value_set=select_items(store, where)).to_numpy()
+        if not chosen.any():
+            raise UsageError("there are no items to split" + (f" that meet {where!r}" if where else ""))
+        rows = items.filter(pa.array(chosen))
+        ids = rows["item_id"].to_pylist()
+        labels = rows[stratify].cast(pa.string()).to_pylist() if stratify else None
+        notes: list[str] = []
+        if keep_together:
+            groups = _groups(store, rows, wanted, dups if DUPLICATES in keep_together else (), notes)
+            made = grouped_split(ids, groups.tolist(), labels, ratios, seed)
+        else:
+            groups = np.arange(len(ids))
+            made = stratified_split(ids, labels, ratios, seed)
+        values = np.full(len(items), None, object)
+        values[chosen] = made
+        after = pa.array(values, pa.string())
+        replaced = 0
+        if out is not None:
+            save(pa.table({"item_id": pa.array(ids, pa.string()), column: pa.array(made, pa.string())}), out)
+        else:
+            changed = pc.fill_null(pc.not_equal(before, after), True)
+            replaced = int(pc.sum(pc.and_(changed, pc.is_valid(before))).as_py() or 0)
+            store.items.upsert(pa.table({"item_id": items["item_id"], column: after}), key="item_id")
+    sizes = np.bincount(np.unique(groups, return_inverse=True)[1])
+    about = {
+        "kept": [*keep_together],
+        "of_several": int((sizes > 1).sum()),
+        "items": int(sizes[sizes > 1].sum()),
+        "largest": int(sizes.max()),
+    }
+    counts = Counter(made.tolist())
+    splits = {name: counts[name] for name in ratios}
+    notes += _on_sizes(splits, ratios, sizes)
+    balance = _balance(labels or [None] * len(ids), made, list(ratios))
+    return SplitReport(column, out, seed, dict(ratios), splits, balance, about, replaced, notes)
+
+
+def _groups(
+    store: Store, rows: pa.Table, columns: Sequence[str], dups: Sequence[str], notes: list[str]
+) -> np.ndarray:
+    """Number of each row's group: rows that share a value of a column, or that duplicates connect, are in one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(rows)
+    codes: list[np.ndarray] = []
+    for name in columns:
+        values = rows[name].cast(pa.string()).combine_chunks().dictionary_encode()
+        codes.append(pc.fill_null(values.indices.cast(pa.int64()), -1).to_numpy())
+    for name in dups:
+        near = Neighbours(Duplicates.open(store, name))
+        places = near.numbers(rows["item_id"])
+        codes.append(np.where(places >= 0, near.groups()[places] if len(near.ids) else -1, -1))
+        if near.capped:
+            notes.append(
+                f"the search {name!r} stopped at its cap on pairs: near-duplicates that it did not write may straddle"
+            )
+        if missed := int((places < 0).sum()):
+            notes.append(
+                f"the search {name!r} did not look at {missed} of {n} items, which count as having no duplicates; "
+                "run `icehouse dups find` again to cover them"
+            )
+    sources, targets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for code in codes:
+        there = np.flatnonzero(code >= 0)
+        _, first, inverse = np.unique(code[there], return_index=True, return_inverse=True)
+        sources.append(there)
+        targets.append(there[first][inverse])
+    edges = (np.concatenate(sources), np.concatenate(targets))
+    graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(n, n))
+    return np.asarray(connected_components(graph, directed=False)[1])
+
+
+def _on_sizes(splits: Mapping[str, int], ratios: Mapping[str, float], sizes: np.ndarray) -> list[str]:
+    """What a reader should know of splits that are not as large as asked for, and of groups that are too large."""
+    notes, n = [], int(sizes.sum())
+    lead = max(ratios, key=lambda name: ratios[name])
+    smallest = min(share for share in ratios.values() if share > 0) * n
+    giants = sizes[(sizes > 1) & (sizes > max(smallest, 1))]
+    if len(giants):
+        notes.append(
+            f"{len(giants)} groups are larger than the smallest split is to be ({smallest:.0f} items; the largest group has "
+            f"{giants.max()}): they go where they fit, {lead!r} if nowhere else"
+        )
+    for name, share in ratios.items():
+        if share > 0 and not splits[name]:
+            notes.append(f"{name!r} has no items: there are {len(sizes)} groups for {len(ratios)} splits")
+        elif abs(splits[name] - share * n) > max(1, _OFF * n):
+            notes.append(f"{name!r} has {splits[name] / n:.1%} of the items instead of {share:.1%}")
+    return notes
+
+
+def _balance(labels: Sequence[str | None], made: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    counts = Counter(zip(labels, made.tolist(), strict=True))
+    total = Counter(labels)
+    classes = sorted(total, key=lambda label: (-total[label], label is None, label or ""))
+    return [{"label": label, **{name: counts[label, name] for name in names}} for label in classes]
