@@ -16,7 +16,9 @@ __all__ = ["FAMILIES", "available", "create", "head_class"]
 
 #: Families that come with icehouse, by name: module in this package, and class. Nothing is imported until asked for.
 FAMILIES = {
+    "knn": "families.knn:Knn",
     "logreg": "families.logreg:LogReg",
+    "svm": "families.svm:Svm",
 }
 
 

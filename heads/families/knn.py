@@ -1,0 +1,289 @@
+"""`knn`: the nearest training rows vote, each by its cosine.
+
+Each input is brought to unit length, centred by the mean of training first if that is better on dev (the features of
+`mini` on solar cells all point one way: cosines between unlike images lie at .98, and only the rest tells them
+apart). The similarity of two rows is the mean of the cosines of their inputs, weighted; a row that lacks an input is
+compared by those it has. A neighbour's vote is ``exp((similarity - the nearest's) / temperature)``, the weighting of
+the k-NN protocol of Wu et al. 2018 and DINO. Every class gets a small share of a vote beforehand, so that a label that
+none of the neighbours has is unlikely, not impossible.
+
+Rows that are as near as the k-th are neighbours too: which of several copies counts must not depend on the rounding of
+a product, and so on the other rows of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from ..checks import ParameterError
+from ..head import Head, Validation
+from ..holdout import held_out
+from ..inputs import Inputs
+from ..vectors import ClassWeight, class_weights, criteria, directions, grid_of, simplex, worth
+
+__all__ = ["NEIGHBOURS", "TEMPERATURES", "Knn"]
+
+#: Numbers of neighbours and temperatures that "auto" tries.
+NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100, 200)
+TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5)
+
+# Where nothing can be held out to choose on.
+_DEFAULT_K, _DEFAULT_TEMPERATURE = 10, 0.1
+# Similarities nearer than this are the same.
+_TIE = 1e-9
+# Rows of a product of similarities, queries by bank, which bound its memory to 64 MB.
+_QUERIES, _BANK = 1024, 8192
+# Ways to share the weight between inputs, in steps of 1 / _STEPS.
+_STEPS = 5
+
+
+class Knn(Head):
+    """k nearest neighbours by cosine, with votes that fall off with distance.
+
+    Parameters
+    ----------
+    k : "auto", int or sequence of int, default "auto"
+        Number of neighbours; of several, or of the default grid, the best on `val` is taken (without `val`, the
+        best on a stratified fifth of the rows).
+    temperature : "auto", float or sequence of float, default "auto"
+        Difference of similarity over which a vote falls by a factor of e.
+    input_weights : "auto", None or sequence of float, default "auto"
+        Weight of each input's cosine, in the order of the inputs; None weighs them alike.
+    centre : "auto" or bool, default "auto"
+        Whether the mean of training is subtracted before cosines are taken.
+    prior : float, default 1e-3
+        Votes that are spread over all classes beforehand, by their frequency.
+    class_weight : None, "balanced" or mapping of label to float, default None
+        Weight of each class's votes.
+    select : {"log_loss", "accuracy", "macro_f1"}, default "log_loss"
+        What decides.
+    seed : int, default 0
+        Of the part held out where `val` is not given.
+
+    Attributes
+    ----------
+    bank_ : dict of str to ndarray of float32, shape (n, d)
+        Directions of the training rows, by input; zeros where a row lacks it.
+    codes_ : ndarray of int, shape (n,)
+        Their classes.
+    votes_ : ndarray of float64, shape (n,)
+        Their weights.
+    """
+
+    family: ClassVar[str] = "knn"
+    handles_missing: ClassVar[bool] = True
+
+    bank_: dict[str, np.ndarray]
+    codes_: np.ndarray
+    votes_: np.ndarray
+    prior_: np.ndarray
+    means_: dict[str, np.ndarray]
+    k_: int
+    temperature_: float
+    input_weights_: np.ndarray
+    centre_: bool
+
+    def __init__(
+        self,
+        *,
+        k: int | Sequence[int] | Literal["auto"] = "auto",
+        temperature: float | Sequence[float] | Literal["auto"] = "auto",
+        input_weights: Sequence[float] | Literal["auto"] | None = "auto",
+        centre: bool | Literal["auto"] = "auto",
+        prior: float = 1e-3,
+        class_weight: ClassWeight = None,
+        select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
+        seed: int = 0,
+    ) -> None:
+        self.k = k
+        self.temperature = temperature
+        self.input_weights = input_weights
+        self.centre = centre
+        self.prior = prior
+        self.class_weight = class_weight
+        self.select = select
+        self.seed = seed
+
+    def _fit(
+        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+    ) -> Mapping[str, Any]:
+        ks = [int(k) for k in grid_of("k", self.k, NEIGHBOURS)]
+        if min(ks) < 1:
+            raise ParameterError(f"k must be at least 1, not {self.k!r}")
+        temperatures = grid_of("temperature", self.temperature, TEMPERATURES)
+        if self.select not in ("log_loss", "accuracy", "macro_f1"):
+            raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
+        if self.centre not in ("auto", True, False):
+            raise ParameterError(f"centre must be auto, true or false, not {self.centre!r}")
+        if not np.isfinite(self.prior) or self.prior <= 0:
+            raise ParameterError(f"prior must be positive, not {self.prior!r}")
+        shares = self._shares(X)
+        centres = [True, False] if self.centre == "auto" else [bool(self.centre)]
+        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
+        weight = by_class[y] * (1.0 if sample_weight is None else sample_weight)
+        chosen: dict[str, Any] | None = None
+        if max(len(ks), len(temperatures), len(shares), len(centres)) > 1:
+            if val is not None:
+                chosen = self._choose(X, y, weight, val, ks, temperatures, shares, centres, by_class)
+            elif (part := held_out(y, seed=self.seed)) is not None:
+                rest, others = ~part, (X[part], y[part])
+                chosen = self._choose(
+                    X[rest], y[rest], weight[rest], others, ks, temperatures, shares, centres, by_class
+                )
+        if chosen is None:
+            chosen = {
+                "k": ks[0] if len(ks) == 1 else _DEFAULT_K,
+                "temperature": temperatures[0] if len(temperatures) == 1 else _DEFAULT_TEMPERATURE,
+                "input_weights": list(shares[0]),
+                "centre": centres[0],
+            }
+        self.k_, self.temperature_ = chosen["k"], chosen["temperature"]
+        self.input_weights_, self.centre_ = np.array(chosen["input_weights"]), chosen["centre"]
+        self._remember(X, y, weight)
+        return chosen
+
+    def _shares(self, X: Inputs) -> list[tuple[float, ...]]:
+        parts = len(X.names)
+        if isinstance(self.input_weights, str) and self.input_weights == "auto":
+            return simplex(parts, max(_STEPS, parts))
+        given = [1.0] * parts if self.input_weights is None else [float(w) for w in self.input_weights]
+        if len(given) != parts or min(given) < 0 or sum(given) <= 0:
+            raise ParameterError(
+                f"input_weights must be one weight for each of {', '.join(X.names)}, not {given}"
+            )
+        return [tuple(weight / sum(given) for weight in given)]
+
+    def _remember(self, X: Inputs, y: np.ndarray, weight: np.ndarray) -> None:
+        """Fill the bank."""
+        self.means_ = {}
+        for name in X.names:
+            share = weight * X.present(name)
+            array = X.vectors(name)
+            mean = (
+                share @ array / share.sum() if self.centre_ and share.sum() > 0 else np.zeros(array.shape[1])
+            )
+            self.means_[name] = mean.astype(np.float64)
+        self.bank_ = {name: self._directions(X, name).astype(np.float32) for name in X.names}
+        self.codes_ = y.astype(np.int64)
+        self.votes_ = weight / weight.mean()
+        counts = np.bincount(y, weights=weight, minlength=len(self.classes_))
+        self.prior_ = counts / counts.sum()
+
+    def _directions(self, X: Inputs, name: str) -> np.ndarray:
+        """Unit vectors of an input, zeros where a row lacks it: float64."""
+        centred = X.vectors(name).astype(np.float64) - self.means_[name]
+        return directions(centred) * X.present(name)[:, None]
+
+    def _similarities(self, X: Inputs, shares: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Mean cosine to each row of the bank, over the inputs that a row has: float64, (n, bank)."""
+        cosines = {name: self._cosines(X, name) for name in X.names}
+        return self._combined(X, cosines, shares)
+
+    def _cosines(self, X: Inputs, name: str) -> np.ndarray:
+        # In float64: in float32 the rounding of a product shows in the votes, and differs with the batch.
+        rows, bank = self._directions(X, name), self.bank_[name]
+        cosines = np.empty((len(rows), len(bank)))
+        for start in range(0, len(bank), _BANK):
+            block = bank[start : start + _BANK].astype(np.float64)
+            np.matmul(rows, block.T, out=cosines[:, start : start + _BANK])
+        return cosines
+
+    def _choose(
+        self,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        val: Validation,
+        ks: list[int],
+        temperatures: list[float],
+        shares: list[tuple[float, ...]],
+        centres: list[bool],
+        by_class: np.ndarray,
+    ) -> dict[str, Any]:
+        """Everything with everything: the similarities are computed once for each centring, and shared."""
+        V, v = val
+        best: tuple[float, dict[str, Any]] | None = None
+        for centre in centres:
+            self.centre_ = centre
+            self._remember(X, y, weight)
+            proba: dict[tuple[Any, ...], list[np.ndarray]] = {}
+            for start in range(0, len(V), _QUERIES):
+                part = V[start : start + _QUERIES]
+                cosines = {name: self._cosines(part, name) for name in part.names}
+                for share in shares:
+                    near = self._combined(part, cosines, share)
+                    for key, votes in self._votes(near, ks, temperatures):
+                        proba.setdefault((share, *key), []).append(votes)
+            for (share, k, temperature), votes_of in proba.items():
+                row = {
+                    "k": k,
+                    "temperature": temperature,
+                    "input_weights": list(share),
+                    "centre": centre,
+                    **criteria(v, np.concatenate(votes_of), by_class),
+                }
+                self.curve_.append(row)
+                if best is None or worth(row, self.select) > best[0]:
+                    best = (
+                        worth(row, self.select),
+                        {name: row[name] for name in ("k", "temperature", "input_weights", "centre")},
+                    )
+        assert best is not None
+        return best[1]
+
+    def _combined(
+        self, X: Inputs, cosines: Mapping[str, np.ndarray], shares: Sequence[float] | np.ndarray
+    ) -> np.ndarray:
+        total = sum(share * cosines[name] for name, share in zip(X.names, shares, strict=True))
+        weight = sum(share * X.present(name) for name, share in zip(X.names, shares, strict=True))
+        combined: np.ndarray = total / np.where(weight > 0, weight, 1)[:, None]
+        return combined
+
+    def _votes(
+        self, near: np.ndarray, ks: Sequence[int], temperatures: Sequence[float]
+    ) -> list[tuple[tuple[int, float], np.ndarray]]:
+        """Probabilities for each k and temperature: (n, classes) each."""
+        n, bank = near.shape
+        classes = len(self.classes_)
+        most = min(max(ks), bank)
+        ranked = -np.sort(-np.partition(near, bank - most, axis=1)[:, bank - most :], axis=1)
+        rows, columns = np.nonzero(near >= ranked[:, -1:] - _TIE)
+        values = near[rows, columns]
+        cell = rows * classes + self.codes_[columns]
+        votes = []
+        for temperature in temperatures:
+            strength = np.exp((values - ranked[rows, 0]) / temperature) * self.votes_[columns]
+            for k in ks:
+                within = values >= ranked[rows, min(k, bank) - 1] - _TIE
+                counted = np.bincount(cell[within], strength[within], n * classes).reshape(n, classes)
+                counted += self.prior * self.prior_
+                votes.append(((k, temperature), counted / counted.sum(axis=1, keepdims=True)))
+        return votes
+
+    def _predict_proba(self, X: Inputs) -> np.ndarray:
+        parts = []
+        for start in range(0, len(X), _QUERIES):
+            near = self._similarities(X[start : start + _QUERIES], self.input_weights_)
+            parts.append(self._votes(near, [self.k_], [self.temperature_])[0][1])
+        return np.concatenate(parts)
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays = {
+            "codes": self.codes_,
+            "votes": self.votes_,
+            "prior": self.prior_,
+            "weights": self.input_weights_,
+        }
+        for name in self.widths_:
+            arrays |= {f"bank/{name}": self.bank_[name], f"mean/{name}": self.means_[name]}
+        return arrays, {"k": self.k_, "temperature": self.temperature_}
+
+    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        self.codes_, self.votes_, self.prior_ = arrays["codes"], arrays["votes"], arrays["prior"]
+        self.input_weights_ = arrays["weights"]
+        self.bank_ = {name: arrays[f"bank/{name}"] for name in self.widths_}
+        self.means_ = {name: arrays[f"mean/{name}"] for name in self.widths_}
+        self.k_, self.temperature_ = int(values["k"]), float(values["temperature"])

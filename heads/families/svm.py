@@ -1,0 +1,218 @@
+"""`svm`: a linear support vector machine with probabilities, C chosen on dev.
+
+The loss is the squared hinge, one class against the rest, as in scikit-learn's `LinearSVC`, but the intercept is not
+penalised, and the solver is the path of `linear`: liblinear walks over the rows one by one, which on dense features of
+an encoder is slower by an order of magnitude (benchmarks/RESULTS.md).
+
+Margins are no probabilities. For two classes Platt's sigmoid turns one into the other (two numbers: slope and offset); for
+more, the softmax of the margins with one temperature, since k sigmoids fitted one by one and then divided by their sum
+have 2k numbers to learn from a dev split that holds nine rows of a class, and need not keep the order of the margins. Both
+are fitted on rows the weights never saw: `val`, or a stratified fifth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from ..calibration import platt, temperature
+from ..checks import ParameterError
+from ..head import Head, Validation
+from ..holdout import held_out
+from ..inputs import Inputs
+from ..vectors import (
+    ClassWeight,
+    class_weights,
+    criteria,
+    filled,
+    grid_of,
+    pieces,
+    softmax,
+    standardised,
+    statistics,
+    unit_length,
+    worth,
+)
+from .linear import SquaredHinge, path
+
+__all__ = ["GRID", "Svm"]
+
+#: Values of C that "auto" tries: two a decade, from 0.001 to 100.
+GRID = tuple(float(f"{10 ** (step / 2):.3g}") for step in range(-6, 5))
+
+_DEFAULT_C = 0.1
+
+
+class Svm(Head):
+    """Linear support vector machine with calibrated probabilities.
+
+    Parameters
+    ----------
+    C : "auto", float or sequence of float, default "auto"
+        Inverse strength of the penalty. Of several, or of the default grid, the best on `val` is taken (without `val`,
+        the best on a stratified fifth of the rows, and the head is then fitted on all of them).
+    class_weight : None, "balanced" or mapping of label to float, default None
+        "balanced" weighs classes by the inverse of their frequency.
+    scale : {"input", "feature"}, default "input"
+        Whether one number scales all of an input, or each feature is scaled by its own deviation.
+    unit : "auto" or bool, default "auto"
+        Whether each row of each input is divided by its length first; "auto" chooses together with C.
+    select : {"log_loss", "accuracy", "macro_f1"}, default "log_loss"
+        What decides, on the calibrated probabilities.
+    tol : float, default 1e-4
+        Largest component of the gradient at which a fit has converged.
+    seed : int, default 0
+        Of the part held out where `val` is not given.
+
+    Attributes
+    ----------
+    coef_ : ndarray of float64, shape (k, d)
+        Weights on the concatenated features, after `unit_` and before any scaling; one row only if there are two classes.
+    intercept_ : ndarray of float64, shape (k,)
+    calibration_ : ndarray of float64, shape (2,)
+        Slope and offset of the sigmoid; for more than two classes the factor of the margins, and zero.
+    unit_ : bool
+        Whether rows are brought to unit length.
+    means_ : dict of str to ndarray
+        Mean of each input in training; a row that lacks the input is given it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Svm(C=1.0).fit(np.eye(6, 3), [0, 0, 1, 1, 0, 1]).predict_proba(np.eye(2, 3)).shape
+    (2, 2)
+    """
+
+    family: ClassVar[str] = "svm"
+    handles_missing: ClassVar[bool] = True
+
+    unit_: bool
+    coef_: np.ndarray
+    intercept_: np.ndarray
+    calibration_: np.ndarray
+    means_: dict[str, np.ndarray]
+
+    def __init__(
+        self,
+        *,
+        C: float | Sequence[float] | Literal["auto"] = "auto",
+        class_weight: ClassWeight = None,
+        scale: Literal["input", "feature"] = "input",
+        unit: bool | Literal["auto"] = "auto",
+        select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
+        tol: float = 1e-4,
+        seed: int = 0,
+    ) -> None:
+        self.C = C
+        self.class_weight = class_weight
+        self.scale = scale
+        self.unit = unit
+        self.select = select
+        self.tol = tol
+        self.seed = seed
+
+    def _fit(
+        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+    ) -> Mapping[str, Any]:
+        grid = grid_of("C", self.C, GRID)
+        if self.scale not in ("input", "feature"):
+            raise ParameterError(f"scale must be input or feature, not {self.scale!r}")
+        if self.select not in ("log_loss", "accuracy", "macro_f1"):
+            raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
+        if self.unit not in ("auto", True, False):
+            raise ParameterError(f"unit must be auto, true or false, not {self.unit!r}")
+        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
+        weight = by_class[y] * (1.0 if sample_weight is None else sample_weight)
+        units = [False, True] if self.unit == "auto" else [bool(self.unit)]
+        if val is not None:
+            return self._choose(X, y, weight, grid, units, val, by_class)
+        part = held_out(y, seed=self.seed)
+        if part is None:
+            # Nothing to spare: the margins of training have to do for the calibration.
+            C = grid[0] if len(grid) == 1 else _DEFAULT_C
+            return self._choose(X, y, weight, [C], units[:1], (X, y), by_class)
+        rest = ~part
+        chosen = self._choose(X[rest], y[rest], weight[rest], grid, units, (X[part], y[part]), by_class)
+        self.unit_ = chosen["unit"]
+        ((self.coef_, self.intercept_, _),) = self._path(unit_length(X, self.unit_), y, weight, [chosen["C"]])
+        return chosen
+
+    def _choose(
+        self,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        grid: list[float],
+        units: list[bool],
+        val: Validation,
+        by_class: np.ndarray,
+    ) -> dict[str, Any]:
+        """Walk the path for each treatment of lengths, calibrate each fit on `val`, and keep the best."""
+        best: tuple[float, dict[str, Any], dict[str, Any]] | None = None
+        V, v = val
+        for unit in units:
+            self.unit_ = unit
+            for coef, intercept, C in self._path(unit_length(X, unit), y, weight, grid):
+                self.coef_, self.intercept_ = coef, intercept
+                self.calibration_ = self._calibrated(self._margins(V), v, by_class)
+                row = {"C": C, "unit": unit, **criteria(v, self._predict_proba(V), by_class)}
+                self.curve_.append(row)
+                if best is None or worth(row, self.select) > best[0]:
+                    fitted = ("unit_", "coef_", "intercept_", "calibration_", "means_")
+                    state = {name: getattr(self, name) for name in fitted}
+                    best = worth(row, self.select), {"C": C, "unit": unit}, state
+        assert best is not None
+        for name, value in best[2].items():
+            setattr(self, name, value)
+        return best[1]
+
+    def _path(
+        self, X: Inputs, y: np.ndarray, weight: np.ndarray, grid: list[float]
+    ) -> list[tuple[np.ndarray, np.ndarray, float]]:
+        """Weights and intercepts on raw features, for each value of C."""
+        self.means_, scales = statistics(X, weight, by_feature=self.scale == "feature")
+        Z = standardised(X, self.means_, scales)
+        scale = np.concatenate([scales[name] for name in X.names])
+        mean = np.concatenate([self.means_[name] for name in X.names])
+        fits = path(Z, y, len(self.classes_), weight, grid, SquaredHinge, tol=self.tol)
+        return [(fit.coef / scale, fit.intercept - (fit.coef / scale) @ mean, fit.C) for fit in fits]
+
+    def _calibrated(self, margins: np.ndarray, y: np.ndarray, by_class: np.ndarray) -> np.ndarray:
+        if margins.shape[1] == 1:
+            return np.array(platt(margins[:, 0], y, by_class[y]))
+        return np.array([temperature(margins, y, by_class[y], high=100.0), 0.0])
+
+    def _margins(self, X: Inputs) -> np.ndarray:
+        """Signed distances, one column for two classes: float64."""
+        parts = []
+        for part in pieces(unit_length(X, self.unit_)):
+            margins = np.tile(self.intercept_, (len(part), 1))
+            start = 0
+            for name, width in part.widths.items():
+                margins += (
+                    filled(part, name, self.means_).astype(np.float64)
+                    @ self.coef_[:, start : start + width].T
+                )
+                start += width
+            parts.append(margins)
+        return np.concatenate(parts)
+
+    def _predict_proba(self, X: Inputs) -> np.ndarray:
+        slope, offset = self.calibration_
+        logits = slope * self._margins(X) + offset
+        return softmax(
+            np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
+        )
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        means = {f"mean/{name}": mean for name, mean in self.means_.items()}
+        arrays = {"coef": self.coef_, "intercept": self.intercept_, "calibration": self.calibration_}
+        return {**arrays, **means}, {"unit": self.unit_}
+
+    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        self.coef_, self.intercept_ = arrays["coef"], arrays["intercept"]
+        self.calibration_ = arrays["calibration"]
+        self.unit_ = bool(values["unit"])
+        self.means_ = {name: arrays[f"mean/{name}"] for name in self.widths_}

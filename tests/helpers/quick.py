@@ -1,0 +1,16 @@
+"""Heads with settings that make them quick; what they can do must not depend on these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icehouse.heads.head import Head
+from icehouse.heads.registry import create
+
+#: By family: small grids, few rounds or epochs. A family that is quick as it is needs no entry.
+QUICK: dict[str, dict[str, Any]] = {}
+
+
+def quick(family: str, **params: Any) -> Head:
+    """An unfitted head of `family`."""
+    return create(family, **{**QUICK.get(family, {}), **params})
