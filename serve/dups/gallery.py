@@ -18,7 +18,6 @@ from ...errors import StoreError, UsageError
 from ...store.dups.find import Duplicates
 from ...store.folders import publish_folder
 from ...store.store import Store
-from ..html import write_page
 from .gallery_page import PageCard, gallery_page, group_html, index_page, page_name
 from .groups import Choice, Group, Selection, pages, read_groups, select
 from .pictures import Pictures, Source, mini
@@ -155,11 +154,11 @@ def _write(
                 if own[0] is not None and len(strip) < _STRIP and number <= _STRIPS and len(parts) > 1:
                     strip += [uri] if (uri := mini(own[0].thumbnail, _STRIP_SIDE)) else []
             text = gallery_page(found, sections, number=number, total=len(parts), **told)
-            weight += write_page(temp / page_name(number, len(parts)), text).stat().st_size
+            weight += _put(temp / page_name(number, len(parts)), text)
             least = min((g.min_cosine for g in chosen if g.min_cosine is not None), default=None)
             cards.append(PageCard(number, len(chosen), place, sum(g.chained for g in chosen), least, strip))
         if len(parts) > 1:
-            weight += write_page(temp / "index.html", index_page(found, cards, **told)).stat().st_size
+            weight += _put(temp / "index.html", index_page(found, cards, **told))
         made = pictures.made
     summary = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -181,6 +180,10 @@ def _write(
 def _lookup(store: Store, selection: Selection, policy: str) -> Iterator[Group]:
     for start in range(0, len(selection), _LOOKUP):
         yield from read_groups(store, selection, slice(start, start + _LOOKUP), policy)
+
+
+def _put(path: Path, text: str) -> int:
+    return path.write_bytes(text.encode())
 
 
 def _source(item: Any) -> Source | None:

@@ -1,0 +1,499 @@
+"""The gallery of duplicates: everything found is shown or counted, nothing strangers wrote gets to be markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from galleries import entry, filled, near, page_files, read
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from icehouse.cli import app
+from icehouse.errors import StoreError, UsageError
+from icehouse.serve.dups import gallery as gallery_module
+from icehouse.serve.dups.gallery import write_gallery
+from icehouse.serve.dups.gallery_look import SCRIPT
+from icehouse.serve.dups.gallery_page import group_html
+from icehouse.serve.dups.groups import Choice, Group, Item, Member, pages
+from icehouse.serve.dups.pictures import Pictures, Source
+from icehouse.store.dups.find import find_duplicates
+from icehouse.store.store import Store
+from PIL import Image
+from toys import picture
+from typer.testing import CliRunner
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</style></p></li></section><h1>mine</h1>",
+    "]]><!-- <svg/onload=alert(1)>",
+    "</script><script>alert(1)</script>",
+    "javascript:alert(1)",
+    "&lt;b&gt; &amp; &#x3c;",
+    "photo\u202egpj.exe \u2066x\u2069",
+    "two\nlines\r\n\x1b[2J\u2028",
+    "word " * 20_000,
+]
+
+
+@pytest.fixture
+def feed(tmp_path: Path) -> Store:
+    """Five files: a large picture, a small one of another format, a copy of that, one farther off, and one alone."""
+    root = tmp_path / "pictures"
+    root.mkdir()
+    picture(1, 400, 300).save(root / "large.png")
+    picture(1, 200, 150).save(root / "small.jpg", quality=60)
+    shutil.copy2(root / "small.jpg", root / "twin.jpg")
+    picture(2, 320, 240).save(root / "far.png")
+    picture(3, 64, 48).save(root / "alone.png")
+    items = [
+        entry(
+            root / "large.png",
+            "large",
+            text="a flood in the town",
+            text_sha256="1",
+            split="train",
+            label="flood",
+        ),
+        entry(
+            root / "small.jpg",
+            "small",
+            text="a FLOOD in my town",
+            text_sha256="2",
+            split="test",
+            label="flood",
+        ),
+        entry(
+            root / "twin.jpg",
+            "twin",
+            text="a flood in the town",
+            text_sha256="1",
+            split="train",
+            label="fire",
+        ),
+        entry(root / "far.png", "far"),
+        entry(root / "alone.png", "alone"),
+    ]
+    store = filled(tmp_path / "store", items, near([0, 4, 4, 16, 90]))
+    find_duplicates(store, rule=0.95)
+    return store
+
+
+def card(text: str, item_id: str) -> str:
+    """HTML of one member."""
+    (found,) = [
+        part
+        for part in re.findall(r'<li class="tile member.*?</li>', text, re.DOTALL)
+        if f'<span class="id"><bdi dir="auto">{item_id}<' in part
+    ]
+    return found
+
+
+def test_groups_are_told_as_they_were_found(feed: Store) -> None:
+    made = write_gallery(feed)
+    assert made.path == feed.path / "dups" / "default" / "gallery" / "index.html"
+    text = made.path.read_text(encoding="utf-8")
+    reader = read(text)
+    assert [a["data-kind"] for a in reader.all("li", "member")] == [
+        "keeper",
+        "embedding",
+        "embedding",
+        "embedding",
+    ]
+    assert "Group 0" in reader.said
+    assert "4 items" in reader.said
+    assert "Kept: larger" in reader.said
+    # The least alike stands beside the keeper.
+    assert reader.said.index("far") < reader.said.index("small")
+    small, copy, keeper = (card(text, name) for name in ("small", "twin", "large"))
+    assert "✓ keep" in keeper
+    assert "200 × 150" in small
+    assert "−75%" in small
+    assert re.search('class="diff"[^>]*><bdi dir="auto">JPEG', small)
+    assert "<mark>my</mark>" in small
+    assert "<mark>flood" not in small.lower()
+    assert 'chip diff" title="another than the keeper' in small
+    assert "same text" in copy
+    assert "copy of" in copy
+    assert "diff" not in keeper
+    assert made.summary["members"] == 4
+    assert made.summary["pictures"] == 3  # the copy is not decoded again
+    assert json.loads((made.path.parent / "gallery.json").read_bytes()) == made.summary
+
+
+def test_every_image_says_what_it_is(feed: Store) -> None:
+    images = read(write_gallery(feed).path).all("img")
+    assert len(images) == 4
+    assert images[0]["alt"] == "Kept: large.png"
+    assert all(image["alt"] and int(image["width"]) and int(image["height"]) for image in images)
+    inside = Image.open(io.BytesIO(base64.b64decode(images[0]["src"].split(",")[1])))
+    assert inside.size == (320, 240)
+
+
+def test_only_the_one_script_may_run(feed: Store) -> None:
+    path = write_gallery(feed).path
+    reader = read(path)
+    (policy,) = [a["content"] for a in reader.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    (script,) = reader.scripts
+    assert script == SCRIPT
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; img-src data:")
+    assert not re.search(r"https?:|@import|url\(|<link", path.read_text(encoding="utf-8"))
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|eval\(|document\.write", SCRIPT)
+    # Without the script nothing is hidden but the controls.
+    assert [a.get("class") for _, a in reader.found if "hidden" in a] == ["tools"]
+
+
+def test_kinds_and_cosines_choose_members(feed: Store, tmp_path: Path) -> None:
+    def shown(**choice: Any) -> tuple[list[str], str]:
+        made = write_gallery(feed, out=tmp_path / "out", choice=Choice(**choice))
+        reader = read(made.path)
+        return [a["data-cosine"] for a in reader.all("li", "member")], reader.said
+
+    assert shown(kinds=frozenset(["perceptual"]))[0] == []
+    assert "No group of duplicates matches" in shown(kinds=frozenset(["perceptual"]))[1]
+    cosines, said = shown(min_cosine=0.99)
+    assert len(cosines) == 3
+    assert "1 member left out" in said
+    cosines, said = shown(max_cosine=0.99)
+    assert len(cosines) == 2
+    assert "2 members left out" in said
+    assert shown(chained=True)[0] == []
+    for wrong in ({"kinds": frozenset(["x"])}, {"sort": "x"}, {"max_groups": 0}, {"members": 1}):
+        with pytest.raises(UsageError):
+            Choice(**wrong)  # type: ignore[arg-type]
+
+
+def many(tmp_path: Path, sizes: list[int], *, chained: int | None = None) -> Store:
+    """Groups of planted vectors without files, each at a direction of its own."""
+    items, rows = [], []
+    for g, size in enumerate(sizes):
+        for k in range(size):
+            vector = np.zeros(len(sizes) + 1, np.float32)
+            vector[g], vector[-1] = 1, 0.001 * k * (200 if g == chained else 1)
+            rows.append(vector)
+            items.append(
+                {
+                    "item_id": f"g{g:02d}-{k:04d}",
+                    "image_sha256": f"{g}-{k}",
+                    "missing": False,
+                    "bytes": 10_000 - k,
+                }
+            )
+    return filled(tmp_path / "store", items, np.stack(rows))
+
+
+def test_order_of_groups(tmp_path: Path) -> None:
+    store = many(tmp_path, [2, 9, 4, 3], chained=2)
+    find_duplicates(store, rule=0.97, grouping_by="components")
+
+    def numbers(sort: str, **choice: Any) -> list[int]:
+        made = write_gallery(store, out=tmp_path / "out", choice=Choice(sort=sort, **choice))
+        return [int(a["data-size"]) for a in read(made.path).all("section", "group")]
+
+    assert numbers("size") == [9, 4, 3, 2]
+    assert numbers("score") == [4, 9, 3, 2]
+    assert numbers("chained") == [4, 9, 3, 2]
+    assert numbers("size", max_groups=2) == [9, 4]
+    assert numbers("group", chained=True) == [4]
+    reader = read(write_gallery(store, out=tmp_path / "out").path)
+    assert [a["data-chained"] for a in reader.all("section")] == ["1", "0", "0", "0"]
+    assert "chained: some members are unlike" in reader.said
+    assert "by way of others" in reader.said
+    assert {a["data-kind"] for a in reader.all("li", "member")} == {"keeper", "embedding", "indirect"}
+
+
+def test_large_sets_are_shared_out_over_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery_module, "PAGE_MEMBERS", 12)
+    store = many(tmp_path, [30, 5, 4, 3, 2, 2, 2, 2, 2])
+    find_duplicates(store, rule=0.99)
+    steps: list[tuple[int, int]] = []
+    choice = Choice(members=10, sort="size")
+    made = write_gallery(store, choice=choice, per_page=3, progress=lambda *step: steps.append(step))
+    folder = made.path.parent
+    assert made.summary["pages"] == 4
+    assert steps[-1] == (32, 32)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "gallery.json",
+        "index.html",
+        *(f"page-000{i}.html" for i in (1, 2, 3, 4)),
+    ]
+    index = read(folder / "index.html")
+    assert [a["href"] for a in index.all("a")] == [f"page-000{i}.html" for i in (1, 2, 3, 4)]
+    groups = []
+    for number, path in enumerate(page_files(folder), 1):
+        reader = read(path)
+        groups += [int(a["data-number"]) for a in reader.all("section")]
+        assert len(reader.all("li", "member")) <= 12
+        links = {a["rel"]: a["href"] for a in reader.all("a") if a.get("rel")}
+        assert links.get("prev") == (f"page-000{number - 1}.html" if number > 1 else None)
+        assert links.get("next") == (f"page-000{number + 1}.html" if number < 4 else None)
+    assert sorted(groups) == list(range(9))
+    first = read(folder / "page-0001.html")
+    assert "and 20 more, see clusters.parquet" in first.said
+    cosines = [float(a["data-cosine"]) for a in first.all("li", "member") if a["data-cosine"]]
+    assert cosines == sorted(cosines)  # the least alike, and these first
+    assert made.summary["bytes"] == sum(p.stat().st_size for p in folder.glob("*.html"))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(2, 30), max_size=40), st.integers(1, 9), st.integers(2, 40))
+def test_pages_hold_every_group_once(counts: list[int], per_page: int, most: int) -> None:
+    parts = pages(counts, per_page, most)
+    assert [place for part in parts for place in range(part.start, part.stop)] == list(range(len(counts)))
+    for part in parts:
+        assert part.stop - part.start <= per_page
+        assert part.stop - part.start <= 1 or sum(counts[part]) <= most
+
+
+def test_hostile_names_and_texts(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    file = root / "a.png"
+    picture(1).save(file)
+    items = []
+    for k, bad in enumerate(HOSTILE):
+        for twin in "ab":
+            changes = {
+                "path": bad[:4000],
+                "root": str(root),
+                "split": bad,
+                "label": bad,
+                "image_sha256": f"{k}{twin}",
+            }
+            items.append(
+                entry(file, f"{bad}{twin}", text=f"{bad} {twin}", text_sha256=f"{k}{twin}", **changes)
+            )
+            items[-1][bad[:40] + "c"] = bad
+    X = np.repeat(np.eye(len(HOSTILE), dtype=np.float32), 2, axis=0)
+    store = filled(tmp_path / "store", items, X)
+    find_duplicates(store, rule=0.9, hamming=None, where="item_id <> '<'")
+    made = write_gallery(store)
+    reader = read(made.path)
+    assert len(reader.all("section")) == len(HOSTILE)
+    assert len(reader.all("img")) == 0
+    assert made.path.stat().st_size < 2_000_000
+    for bad in HOSTILE[:8]:
+        assert reader.said.count(bad) >= 6, bad
+    assert "photo[U+202E]gpj.exe" in reader.said
+    assert not set("\u202e\u2066\x1b\u2028") & set("".join(reader.text))
+
+
+@settings(deadline=None, max_examples=120)
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_any_text_stays_text(ours: str, theirs: str) -> None:
+    """Ids, paths, texts and labels of any characters, lone surrogates too, make no element and no attribute."""
+
+    def member(value: str, keeper: bool) -> Member:
+        item = Item(
+            path=value, root="/", text=value, image_sha256="0", text_sha256=repr(value), width=3, height=2,
+            format=value, bytes=9, mtime_ns=0, split=value, labels={value: value},
+        )  # fmt: skip
+        return Member(
+            value, keeper, None if keeper else "embedding", 3, 0.97, None if keeper else value, item
+        )
+
+    group = Group(3, 2, 0.97, 3, False, True, [member(ours, True), member(theirs, False)], 1, 2, ours)
+    text = group_html(group, [None, None], cosine=0.95)
+    text.encode()
+    read(text)
+
+
+def test_texts_stand_side_by_side(tmp_path: Path) -> None:
+    texts = [
+        "Please share this! Boil your water.",
+        "Please SHARE it! Boil your water.",
+        "Please share this! Boil your water.",
+        "Lost cat",
+    ]
+    items = [
+        {
+            "item_id": f"t{k}",
+            "text": text,
+            "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "missing": False,
+        }
+        for k, text in enumerate(texts)
+    ]
+    store = filled(tmp_path / "store", items, near([0, 3, 0, 90]), modality="text")
+    find_duplicates(store, rule=0.95)
+    text = write_gallery(store).path.read_text(encoding="utf-8")
+    reader = read(text)
+    assert reader.all("img") == []
+    assert reader.all("div", "frame") == []
+    assert [a["data-kind"] for a in reader.all("li", "member")] == ["keeper", "embedding", "exact"]
+    assert "Kept: longer" in reader.said
+    assert "<mark>it!</mark> Boil" in card(text, "t1")
+    assert "same text" in card(text, "t2")
+    assert "same text" not in card(text, "t0")
+
+
+def test_bad_files_are_told_and_stop_nothing(feed: Store) -> None:
+    root = Path(feed.items.read(["root"])["root"][0].as_py())
+    (root / "large.png").write_text("<!doctype html><title>404</title>")
+    (root / "twin.jpg").unlink()
+    (root / "far.png").unlink()
+    (root / "far.png").mkdir()
+    text = write_gallery(feed).path.read_text(encoding="utf-8")
+    reader = read(text)
+    assert len(reader.all("img")) == 1
+    assert "markup" in card(text, "large")
+    assert "the file has changed" in card(text, "large")
+    assert "the file is gone" in card(text, "twin")  # though its twin could stand in for it
+    assert 'class="problem"' in card(text, "far")
+    feed.items.delete("item_id", ["small"])
+    assert "no longer in the store" in read(write_gallery(feed).path).said
+
+
+def test_exif_orientation(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(1, 320, 160).save(tmp_path / "turned.jpg", exif=exif)
+    with Pictures(100) as pictures:
+        (taken,) = pictures.take([Source(tmp_path / "turned.jpg")])
+    assert taken is not None
+    assert (taken.thumbnail.width, taken.thumbnail.height) == (50, 100)
+
+
+def test_equal_content_is_encoded_once(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.png")
+    for name in "bcdefgh":
+        shutil.copy2(tmp_path / "a.png", tmp_path / f"{name}.png")
+    known = [entry(tmp_path / f"{name}.png", name) for name in "abcdefgh"]
+    sources = [Source(tmp_path / i["path"], i["image_sha256"], i["bytes"], i["mtime_ns"]) for i in known]
+    with Pictures(64, threads=4) as pictures:
+        first = pictures.take([*sources, None])
+        again = pictures.take(sources[3:4])
+        assert pictures.made == 1
+    assert first[-1] is None
+    assert {taken.thumbnail.uri for taken in (*first[:-1], *again) if taken} == {first[0].thumbnail.uri}  # type: ignore[union-attr]
+
+
+def test_a_new_search_takes_the_gallery_away(feed: Store) -> None:
+    made = write_gallery(feed)
+    find_duplicates(feed, rule=0.999)
+    assert not made.path.parent.exists()
+    write_gallery(feed)
+    find_duplicates(feed, name="other", rule=0.95)
+    assert made.path.exists()
+
+
+def test_a_search_meanwhile_leaves_no_gallery_of_the_old(feed: Store) -> None:
+    before = {p.name for p in (feed.path / "dups" / "default").iterdir()}
+
+    def again(_done: int, _total: int) -> None:
+        find_duplicates(feed, rule=0.999)
+
+    with pytest.raises(StoreError, match="were replaced while"):
+        write_gallery(feed, progress=again)
+    folder = feed.path / "dups" / "default"
+    assert {p.name for p in folder.iterdir()} == before
+    assert json.loads((folder / "summary.json").read_bytes())["parameters"]["cosine"] == 0.999
+    assert [p.name for p in folder.parent.iterdir()] == ["default"]
+
+
+def test_a_gallery_elsewhere_replaces_only_galleries(feed: Store, tmp_path: Path) -> None:
+    out = tmp_path / "shown" / "here"
+    assert write_gallery(feed, out=out).path == out / "index.html"
+    assert write_gallery(feed, out=out).path.exists()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds other things \(notes.txt\)"):
+        write_gallery(feed, out=out)
+    assert (out / "notes.txt").read_text() == "mine"
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "index.html").write_text("mine")
+    with pytest.raises(UsageError, match="holds other things"):
+        write_gallery(feed, out=site)
+    with pytest.raises(UsageError, match="is a file"):
+        write_gallery(feed, out=site / "index.html")
+    for wrong in ({"per_page": 0}, {"side": 8}):
+        with pytest.raises(UsageError):
+            write_gallery(feed, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match="no duplicates 'x'"):
+        write_gallery(feed, "x")
+
+
+def test_a_failure_leaves_the_earlier_gallery(feed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = write_gallery(feed)
+    before = made.path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gallery_module, "_put", full)
+    with pytest.raises(StoreError, match="No space left"):
+        write_gallery(feed)
+    assert made.path.read_bytes() == before
+    assert {p.name for p in made.path.parent.iterdir()} == {"index.html", "gallery.json"}
+
+
+def test_two_thousand_frames_hit_the_cap_and_open(tmp_path: Path) -> None:
+    """One scene, filmed: every frame resembles every other, and only a few files are still there."""
+    root = tmp_path / "frames"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    n, there = 2000, 60
+    X = (np.ones(16) + 0.02 * rng.standard_normal((n, 16))).astype(np.float32)
+    scene = np.asarray(picture(1), np.int16)
+    items = []
+    for k in range(n):
+        file = root / f"{k:05d}.jpg"
+        if k < there:
+            noisy = np.clip(scene + rng.integers(-9, 10, scene.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(file, quality=70)
+        items.append(
+            {
+                "item_id": f"{k:05d}", "path": file.name, "root": str(root), "image_sha256": f"{k:064d}",
+                "width": 64, "height": 48, "format": "JPEG", "bytes": 900 + k % 7, "mtime_ns": k, "missing": False,
+            }
+        )  # fmt: skip
+    found = find_duplicates(filled(tmp_path / "store", items, X), rule=0.9, max_pairs=5000)
+    assert found.summary["capped"]
+    assert found.summary["pairs"]["total"] == 5000
+    assert found.summary["groups"] | {"sampled": 1} == {
+        "total": 1, "items": n, "largest": n, "chained": 0, "complete": True, "sampled": 1,
+    }  # fmt: skip
+    made = write_gallery(tmp_path / "store")
+    reader = read(made.path)
+    assert len(reader.all("li", "member")) == 48
+    assert "and 1,952 more, see clusters.parquet" in reader.said
+    assert "stopped at 5000 pairs" in reader.said
+    assert "sampled" in reader.said
+    assert made.summary["pages"] == 1
+    assert made.summary["bytes"] < 500_000
+
+
+def test_commands(feed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = CliRunner()
+    made = runner.invoke(
+        app, ["dups", "gallery", "-s", str(feed.path), "--kind", "embedding", "--thumbnail", "64"]
+    )
+    assert made.exit_code == 0, made.output
+    path = Path(made.stdout.strip())
+    assert path == (feed.path / "dups" / "default" / "gallery" / "index.html").resolve()
+    assert path.exists()
+    told = runner.invoke(app, ["dups", "gallery", "-s", str(feed.path), "--json"])
+    assert json.loads(told.stdout)["members"] == 4
+    found = runner.invoke(
+        app, ["dups", "find", "-s", str(feed.path), "-n", "both", "-t", "0.95", "--gallery"]
+    )
+    assert found.exit_code == 0, found.output
+    assert (
+        Path(found.stdout.strip().splitlines()[-1]).read_text(encoding="utf-8").startswith("<!doctype html>")
+    )
+    told = runner.invoke(app, ["dups", "find", "-s", str(feed.path), "-t", "0.95", "--gallery", "--json"])
+    assert Path(json.loads(told.stdout)["gallery"]).exists()
+    wrong = runner.invoke(app, ["dups", "gallery", "-s", str(feed.path), "--name", "none"])
+    assert wrong.exit_code == 1
+    assert "no duplicates 'none'" in wrong.stderr
