@@ -106,6 +106,8 @@ class Selection:
     clusters : pyarrow.Table
     first : ndarray of int64, shape (groups,)
         Row of `clusters` where each group starts, its keeper.
+    second : ndarray of int64, shape (groups,)
+        Row of the next best: the first of another content, or else of the keeper's copies.
     rows : list of ndarray of int64
         Rows of each group's members to show: the keeper, then the least alike first.
     filtered : ndarray of int64, shape (groups,)
@@ -118,6 +120,7 @@ class Selection:
 
     clusters: pa.Table
     first: np.ndarray
+    second: np.ndarray
     rows: list[np.ndarray]
     filtered: np.ndarray
     capped: np.ndarray
@@ -235,9 +238,11 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
     shown = matching[order]
     likeness = _likeness(cosine, hamming)
     copy = pc.is_valid(clusters["copy_of"]).to_numpy()
-    rows, capped = [], []
+    rows, second, capped = [], [], []
     for group in shown.tolist():
-        members = np.arange(first[group], stop[group])
+        members = np.arange(first[group] + 1, stop[group])
+        # The first False, and where all are copies the first of them.
+        second.append(members[np.argmin(copy[members])])
         members = members[wanted[members]]
         capped.append(max(0, len(members) + 1 - choice.members))
         if capped[-1]:
@@ -247,19 +252,26 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
         rows.append(np.append(first[group], members))
     sizes = stop[shown] - first[shown]
     return Selection(
-        clusters, first[shown], rows, sizes - 1 - counts[shown], np.array(capped, np.int64), len(matching)
+        clusters,
+        first[shown],
+        np.array(second, np.int64),
+        rows,
+        sizes - 1 - counts[shown],
+        np.array(capped, np.int64),
+        len(matching),
     )
 
 
 def read_groups(store: Store, selection: Selection, part: slice, policy: str) -> Iterator[Group]:
     """Look up the groups of `part` of a selection; `policy` is that by which keepers were chosen."""
-    rows, first = selection.rows[part], selection.first[part]
+    rows = selection.rows[part]
     if not rows:
         return
     table = selection.clusters.take(pa.array(np.concatenate(rows)))
     members = iter(table.to_pylist())
     items = _read_items(store, table["item_id"])
-    reasons = _reasons(store, selection.clusters, first, policy)
+    rivals = np.stack([selection.first[part], selection.second[part]], axis=1)
+    reasons = _reasons(store, selection.clusters["item_id"].take(pa.array(rivals.ravel())), policy)
     left = zip(selection.filtered[part].tolist(), selection.capped[part].tolist(), strict=True)
     for chosen, why, (filtered, capped) in zip(rows, reasons, left, strict=True):
         found = [next(members) for _ in range(len(chosen))]
@@ -306,9 +318,8 @@ def _read_items(store: Store, ids: pa.ChunkedArray) -> dict[str, Item]:
     return store.items.reading(read)
 
 
-def _reasons(store: Store, clusters: pa.Table, first: np.ndarray, policy: str) -> list[str]:
-    """In what each keeper is better than the next best of its group."""
-    pairs = clusters["item_id"].take(pa.array(np.stack([first, first + 1], axis=1).ravel()))
+def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str) -> list[str]:
+    """In what each keeper is better than the next best; `pairs` has the ids of both in turn."""
     columns = list(dict.fromkeys(columns_for(policy)))
 
     def read(snapshot: Snapshot) -> pa.Table | None:
@@ -326,7 +337,7 @@ def _reasons(store: Store, clusters: pa.Table, first: np.ndarray, policy: str) -
 
     items = store.items.reading(read)
     if items is None or not len(items):
-        return [""] * len(first)
+        return [""] * (len(pairs) // 2)
     compared = criteria(items, policy)
     at = pc.index_in(pairs, value_set=items["item_id"].combine_chunks())
     places = pc.fill_null(at, -1).to_numpy().reshape(-1, 2)
