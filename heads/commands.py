@@ -37,6 +37,18 @@ WhereOption = Annotated[
     typer.Option(help='SQL condition over items, such as "width >= 64".', rich_help_panel=_ROWS),
 ]
 
+DupsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dups",
+        metavar="NAME",
+        help='Results of `icehouse dups find` by which rows without a near-duplicate in training are scored too, or "none"; '
+        "repeatable.",
+        show_default="the newest by a feature of an input's kind",
+        rich_help_panel=_ROWS,
+    ),
+]
+
 
 @app.command(rich_help_panel=_PANEL)
 def train(
@@ -76,6 +88,7 @@ def train(
         Literal["drop", "keep"],
         typer.Option(help="Leave out items that lack an input, or keep them.", rich_help_panel=_ROWS),
     ] = "drop",
+    dups: DupsOption = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -96,12 +109,13 @@ def train(
         where=where,
         missing=missing,
         refit=refit,
+        dups=dups or "auto",
         seed=seed,
     )
     if as_json:
         print_json(_as_json(run))
     else:
-        _report(run)
+        _report(run, hint=not dups)
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -123,6 +137,7 @@ def evaluate(
         str | None,
         typer.Option(help="Column of splits.", show_default="the run's", rich_help_panel=_ROWS),
     ] = None,
+    dups: DupsOption = None,
     seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -140,13 +155,14 @@ def evaluate(
         where=where,
         label=label,
         split_column=split_column,
+        dups=dups or "auto",
         seed=seed,
     )
     if as_json:
         print_json({"run_id": found.run_id, "path": str(result.path), **result.metrics})
         return
     typer.echo(_title(found))
-    _print_scores(" + ".join(splits) if splits else "all labelled items", result.metrics)
+    _print_scores(" + ".join(splits) if splits else "all labelled items", result.metrics, hint=not dups)
     if result.metrics["in_training"]:
         typer.echo(
             f"careful: {result.metrics['in_training']} of these rows took part in training or in the choice"
@@ -219,7 +235,7 @@ def _as_json(run: Run) -> dict[str, Any]:
     return {"run_id": run.run_id, "path": str(run.path), **run.record, "metrics": run.metrics}
 
 
-def _report(run: Run) -> None:
+def _report(run: Run, *, hint: bool = False) -> None:
     """Print what a run is, how it was made, and its scores."""
     protocol = run.metrics["protocol"]
     rows = protocol["rows"]
@@ -234,9 +250,9 @@ def _report(run: Run) -> None:
     for note in protocol["notes"]:
         typer.echo(f"note: {note}")
     if "test" in run.metrics:
-        _print_scores("test (touched once)", run.metrics["test"])
+        _print_scores("test (touched once)", run.metrics["test"], hint=hint)
     elif "dev" in run.metrics:
-        _print_scores("dev (the choice was made here; not a test)", run.metrics["dev"])
+        _print_scores("dev (the choice was made here; not a test)", run.metrics["dev"], hint=hint)
     say(f"left in {run.path}")
 
 
@@ -245,13 +261,17 @@ def _title(run: Run) -> str:
     return f"{run.run_id}: {run.family} on {inputs}, label {run.label!r}, {len(run.classes)} classes"
 
 
-def _print_scores(what: str, metrics: Mapping[str, Any]) -> None:
-    base, apart, level = metrics["majority"], metrics["without_copies"], metrics["intervals"]["level"]
+def _print_scores(what: str, metrics: Mapping[str, Any], *, hint: bool = False) -> None:
+    base, level = metrics["majority"], metrics["intervals"]["level"]
+    near = metrics.get("without_near_duplicates")
+    apart = metrics["without_copies"] if near is None else near
+    scored = "accuracy" in apart
     baseline = {"accuracy": base["accuracy"], "macro_f1": base["macro_f1"]}
-    copies = apart["copies"]
     columns = [f"{what}, {metrics['n']} rows", "", f"{level:.0%} interval", "majority"]
-    if "n" in apart:
-        columns.append(f"without {copies} copies of train")
+    if scored and near is None:
+        columns.append(f"without {apart['copies']} copies of train")
+    elif scored:
+        columns += [f"without {apart['near_duplicates']} near-duplicates of train", f"{level:.0%} interval"]
     lines = []
     for name, title in _SCORES.items():
         if metrics[name]["value"] is None:
@@ -262,8 +282,10 @@ def _print_scores(what: str, metrics: Mapping[str, Any]) -> None:
             _between(metrics[name], name),
             _number(baseline.get(name), name),
         ]
-        if "n" in apart:
+        if scored:
             line.append(_value(apart[name], name))
+        if scored and near is not None:
+            line.append(_between(apart[name], name))
         lines.append(line)
     typer.echo("")
     print_table(columns, lines)
@@ -287,6 +309,32 @@ def _print_scores(what: str, metrics: Mapping[str, Any]) -> None:
     typer.echo(f"majority: always {base['label']!r}. Scores in percent; intervals: bootstrap over the rows.")
     for name, n in metrics["unseen"].items():
         typer.echo(f"note: {n} rows are {name!r}, which the head never saw in training; they count as errors")
+    if near is not None:
+        _print_near(near, metrics["n"])
+    elif hint:
+        say(
+            "hint: only exact copies of training rows were told apart; after `icehouse dups find` near-duplicates are too"
+        )
+
+
+def _print_near(near: Mapping[str, Any], rows: int) -> None:
+    """Say which searches told the near-duplicates, and what they did not look at."""
+    names = ", ".join(
+        f"{search['name']!r} ({search['feature'] or 'hashes alone'})" for search in near["searches"]
+    )
+    against = " and ".join(near["against"])
+    typer.echo(
+        f"near-duplicates: {near['near_duplicates']} of {rows} rows have one in {against}, by the search {names}"
+    )
+    for search in near["searches"]:
+        missed, name = search["rows_not_covered"], search["name"]
+        if missed or search["training_not_covered"]:
+            typer.echo(
+                f"note: the search {name!r} did not look at {missed} of these rows and {search['training_not_covered']} "
+                "of training's; run `icehouse dups find` again to cover them"
+            )
+        if search["capped"]:
+            typer.echo(f"note: the search {name!r} stopped at its cap: there may be more near-duplicates")
 
 
 def _value(score: Mapping[str, Any] | None, name: str) -> str:

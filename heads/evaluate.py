@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..errors import HeadError, UsageError
 from .metrics import DRAWS, score
 from .runs import Prediction, Run, prediction_table, publish_folder, write_json
 from .samples import Samples, load_samples
+from .seen import AUTO, Near, Searches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,8 +35,7 @@ class Evaluation:
     Attributes
     ----------
     metrics : dict
-        As `icehouse.heads.metrics.score` returns them, with ``without_copies``, and ``in_training``: how many
-        of the rows the head was trained or chosen on.
+        As `score_rows` returns them, with ``in_training``: how many of the rows the head was trained or chosen on.
     path : Path
         Folder with ``metrics.json`` and ``predictions.parquet``.
     """
@@ -49,11 +49,12 @@ def score_rows(
     samples: Samples,
     seen: Mapping[str, set[str]],
     *,
+    near: Near | None = None,
     majority: str | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score rows, and again those of them whose content training did not hold.
+    """Score rows, and again those of them that training held nothing like.
 
     Parameters
     ----------
@@ -63,6 +64,8 @@ def score_rows(
         With labels.
     seen : mapping of str to set of str
         Input to the content hashes of the training rows; see `seen_contents`.
+    near : Near, optional
+        Rows with a near-duplicate in training; see `icehouse.heads.seen`.
     majority : str, optional
         Commonest label in training: the baseline.
     draws, seed
@@ -72,7 +75,9 @@ def score_rows(
     -------
     dict
         As `score` returns it. ``without_copies`` holds ``copies`` (rows that share the picture or the text
-        with a training row) and, where there are some, ``n`` and the headline scores of the others.
+        with a training row) and, where there are some, ``n`` and the headline scores of the others. With `near`,
+        ``without_near_duplicates`` holds ``near_duplicates`` (copies among them), ``n`` (the others), what `near` is
+        about, and, where there are some of both, all scores of the others.
     """
 
     def scores(rows: np.ndarray) -> dict[str, Any]:
@@ -95,6 +100,15 @@ def score_rows(
         others = scores(np.flatnonzero(~copy))
         apart |= {"n": others["n"], **{name: others[name] for name in _HEADLINE}}
     result["without_copies"] = apart
+    if near is not None:
+        alike = copy | near.rows
+        rest = np.flatnonzero(~alike)
+        result["without_near_duplicates"] = {
+            "near_duplicates": int(alike.sum()),
+            "n": len(rest),
+            **near.about,
+            **(scores(rest) if 0 < len(rest) < len(samples) else {}),
+        }
     return result
 
 
@@ -113,6 +127,7 @@ def evaluate(
     where: str | None = None,
     label: str | None = None,
     split_column: str | None = None,
+    dups: str | Sequence[str] | None = AUTO,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Evaluation:
@@ -131,6 +146,8 @@ def evaluate(
         Column of labels, by default the run's.
     split_column : str, optional
         Column of splits, by default the run's.
+    dups : str, sequence of str, or None, default "auto"
+        Searches for duplicates behind ``without_near_duplicates``; see `icehouse.heads.seen.Searches.of`.
     draws, seed
         See `icehouse.heads.metrics.score`.
 
@@ -158,13 +175,15 @@ def evaluate(
                     f"no labelled item is in split {name!r}; there are: {listed} (--split all takes every item)"
                 )
         samples = samples.take(np.isin(samples.split.astype(str), splits))
+    searches = Searches.of(store, samples.specs, dups)
     prediction = run.predict_features(samples.X)
 
     roles = run.training_items()
+    near = searches.near(samples, {name: roles[name] for name in ("train", "dev") if name in roles})
     trained = roles.get("train", set()) | roles.get("dev", set())
     seen = _seen_in(store, samples, trained)
     majority = run.record["majority"] if run.record["majority"] in set(samples.labels.tolist()) else None
-    metrics = score_rows(prediction, samples, seen, majority=majority, draws=draws, seed=seed)
+    metrics = score_rows(prediction, samples, seen, near=near, majority=majority, draws=draws, seed=seed)
     metrics["in_training"] = sum(item in trained for item in samples.ids.tolist())
     metrics["of"] = {"split": splits, "where": where, "label": label, "left_out": samples.left_out}
     table = prediction_table(samples.ids, prediction, split=samples.split, y=samples.labels)

@@ -35,6 +35,7 @@ from .metrics import DRAWS
 from .registry import create
 from .runs import Prediction, Run, prediction_table, write_run
 from .samples import Missing, Samples, load_samples, parse_inputs
+from .seen import AUTO, Searches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,6 +77,7 @@ def train(
     where: str | None = None,
     missing: Missing = "drop",
     refit: bool | None = None,
+    dups: str | Sequence[str] | None = AUTO,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Run:
@@ -101,6 +103,9 @@ def train(
     refit : bool, optional
         Whether the choice is fitted again with the dev rows; None does so only where they were held out of
         train.
+    dups : str, sequence of str, or None, default "auto"
+        Searches for duplicates, to score the rows without a near-duplicate in training by themselves too; see
+        `icehouse.heads.seen.Searches.of`.
     draws : int, default 1000
         Bootstrap resamples behind the intervals.
     seed : int, default 0
@@ -120,7 +125,14 @@ def train(
     """
     estimator = make_head(head, params, seed)
     rows = prepare(
-        store, inputs, label=label, split_column=split_column, where=where, missing=missing, seed=seed
+        store,
+        inputs,
+        label=label,
+        split_column=split_column,
+        where=where,
+        missing=missing,
+        dups=dups,
+        seed=seed,
     )
     return keep(rows, estimator, fit_on(rows, estimator), refit=refit, draws=draws, seed=seed)
 
@@ -139,6 +151,8 @@ class Rows:
         How they were asked for.
     seconds : float
         Time that loading took.
+    searches : Searches
+        For duplicates between the parts.
     """
 
     store: Store
@@ -149,6 +163,7 @@ class Rows:
     where: str | None
     missing: Missing
     seconds: float
+    searches: Searches = field(default_factory=lambda: Searches([]))
 
     def part(self, name: Literal["train", "dev", "test"]) -> Samples:
         """The rows of one part."""
@@ -167,13 +182,14 @@ def prepare(
     split_column: str = "split",
     where: str | None = None,
     missing: Missing = "drop",
+    dups: str | Sequence[str] | None = AUTO,
     seed: int = 0,
 ) -> Rows:
     """Load the rows of an experiment and divide them: steps 1 and 2 of the protocol.
 
     Parameters
     ----------
-    store, inputs, label, split_column, where, missing, seed
+    store, inputs, label, split_column, where, missing, dups, seed
         As `train` takes them.
     """
     started = time.perf_counter()
@@ -187,8 +203,9 @@ def prepare(
     )
     _require_finite(samples)
     parts = divide(samples, split_column=split_column, seed=seed)
+    searches = Searches.of(store, samples.specs, dups)
     seconds = time.perf_counter() - started
-    return Rows(store, samples, parts, label, split_column, where, missing, seconds)
+    return Rows(store, samples, parts, label, split_column, where, missing, seconds, searches)
 
 
 @dataclass(frozen=True)
@@ -230,7 +247,7 @@ def keep(
     about : mapping, optional
         What else ``run.json`` should say, such as the sweep that it belongs to.
     """
-    store, samples, parts = rows.store, rows.samples, rows.parts
+    store, samples, parts, searches = rows.store, rows.samples, rows.parts, rows.searches
     learn, dev, test = (rows.part(name) for name in ("train", "dev", "test"))
     majority = Counter(learn.labels.tolist()).most_common(1)[0][0]
     started = time.perf_counter()
@@ -240,7 +257,12 @@ def keep(
 
     def scored(name: str, by: Head, rows: Samples, seen: Mapping[str, set[str]]) -> None:
         prediction = Prediction(by.classes_, by.predict_proba(rows.X))
-        metrics[name] = score_rows(prediction, rows, seen, majority=majority, draws=draws, seed=seed)
+        # Test is judged against dev too, whether or not the head learned from it: it was chosen there.
+        known = {"train": learn.ids, **({"dev": dev.ids} if name == "test" and len(dev) else {})}
+        near = searches.near(rows, known)
+        metrics[name] = score_rows(
+            prediction, rows, seen, near=near, majority=majority, draws=draws, seed=seed
+        )
         split = np.full(len(rows), name, object)
         tables.append(prediction_table(rows.ids, prediction, split=split, y=rows.labels))
 

@@ -1,0 +1,183 @@
+"""Which rows a head has as good as seen: those with a near-duplicate among what it learned from.
+
+A row counts if a search for duplicates pairs it, or a copy of it, directly with an item of training, through the content of
+one of its inputs: a text that is like a text of train, where the head reads texts. Whether pictures resemble each other does
+not matter to a head that sees none, unless the search is asked for by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import IcehouseError
+
+if TYPE_CHECKING:
+    from ..store.dups.find import Duplicates
+    from ..store.dups.neighbours import Neighbours
+    from ..store.store import Store
+    from .samples import Samples
+
+__all__ = ["AUTO", "Near", "Searches"]
+
+#: Searches that fit the inputs; as opposed to "none", and names.
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Near:
+    """Rows with a near-duplicate in training.
+
+    Attributes
+    ----------
+    rows : ndarray of bool, shape (n,)
+    about : dict
+        ``against``: the parts that they were compared with; ``searches``: name, feature, thresholds and date of each, with
+        the rows and training items that it did not look at; ``complete``: whether every search looked at all of both
+        without stopping at its cap.
+    """
+
+    rows: np.ndarray
+    about: dict[str, Any]
+
+
+class Searches:
+    """Searches for duplicates by which rows are compared with training.
+
+    Parameters
+    ----------
+    found : sequence of Duplicates
+        Read when first needed.
+    named : bool, default False
+        Whether they were asked for by name, and so count for every input.
+    """
+
+    def __init__(self, found: Sequence[Duplicates], *, named: bool = False) -> None:
+        self.found = list(found)
+        self.named = named
+        self._read: dict[str, Neighbours] = {}
+
+    @classmethod
+    def of(
+        cls, store: Store, specs: Mapping[str, Mapping[str, Any]], dups: str | Sequence[str] | None = AUTO
+    ) -> Searches:
+        """Find the searches to compare by.
+
+        Parameters
+        ----------
+        store : Store
+        specs : mapping of str to spec
+            Input to the spec of its feature.
+        dups : str, sequence of str, or None, default "auto"
+            Names of searches; None or "none" for none. "auto" takes, for the content of each input (its pictures, its
+            texts), the newest search by a feature that still is what it was then.
+
+        Raises
+        ------
+        StoreError
+            If there is none of a name given.
+        """
+        from ..store.dups.find import Duplicates, list_duplicates
+
+        names = [dups] if isinstance(dups, str) else list(dups or ())
+        if names in ([], ["none"]):
+            return cls([])
+        if names != [AUTO]:
+            return cls([Duplicates.open(store, name) for name in dict.fromkeys(names)], named=True)
+        newest: dict[str, Duplicates] = {}
+        keys = {str(spec["key"]) for spec in specs.values()}
+        for name in list_duplicates(store):
+            try:
+                found = Duplicates.open(store, name)
+            except IcehouseError:
+                continue  # nobody asked for it
+            key = _content(found)
+            if key not in keys or not _current(store, found):
+                continue
+            if key not in newest or _made(found) > _made(newest[key]):
+                newest[key] = found
+        return cls([newest[key] for key in sorted(newest)])
+
+    def near(self, samples: Samples, parts: Mapping[str, Iterable[str]]) -> Near | None:
+        """Find the rows of `samples` that have a near-duplicate in training.
+
+        Parameters
+        ----------
+        samples : Samples
+        parts : mapping of str to iterable of str
+            Part of training ("train", "dev") to the ids of its items.
+
+        Returns
+        -------
+        Near or None
+            None if no search is about what `samples` hold.
+
+        Raises
+        ------
+        StoreError
+            If a search's results are damaged.
+        """
+        keys = {str(spec["key"]) for spec in samples.specs.values()}
+        fitting = [found for found in self.found if self.named or _content(found) in keys]
+        if not fitting:
+            return None
+        import pyarrow as pa
+
+        learned = sorted({item for ids in parts.values() for item in ids})
+        rows = np.zeros(len(samples), bool)
+        searches = []
+        for found in fitting:
+            neighbours = self._neighbours(found)
+            rows |= neighbours.near(samples.ids, learned)
+            missed = [
+                int((neighbours.numbers(pa.array(list(ids), pa.string())) < 0).sum())
+                for ids in (samples.ids, learned)
+            ]
+            asked = found.summary["parameters"]
+            searches.append(
+                {
+                    "name": found.name,
+                    "created_at": found.summary["created_at"],
+                    **{
+                        key: asked.get(key)
+                        for key in ("feature", "fingerprint", "content", "cosine", "hamming")
+                    },
+                    "capped": neighbours.capped,
+                    "rows_not_covered": missed[0],
+                    "training_not_covered": missed[1],
+                }
+            )
+        complete = not any(
+            search["capped"] or search["rows_not_covered"] or search["training_not_covered"]
+            for search in searches
+        )
+        return Near(rows, {"against": list(parts), "searches": searches, "complete": complete})
+
+    def _neighbours(self, found: Duplicates) -> Neighbours:
+        from ..store.dups.neighbours import Neighbours
+
+        if found.name not in self._read:
+            self._read[found.name] = Neighbours(found)
+        return self._read[found.name]
+
+
+def _content(found: Duplicates) -> str:
+    return str(found.summary["parameters"].get("content"))
+
+
+def _made(found: Duplicates) -> str:
+    return str(found.summary["created_at"])
+
+
+def _current(store: Store, found: Duplicates) -> bool:
+    """Whether the feature that a search went by is still the one of that name; hashes alone do not age."""
+    asked = found.summary["parameters"]
+    feature = asked.get("feature")
+    if feature is None:
+        return True
+    if feature not in store.feature_names():
+        return False
+    return bool(store.feature_table(feature).spec.get("fingerprint") == asked.get("fingerprint"))
