@@ -9,6 +9,7 @@ IcehouseError
 │   ├── CorruptError    a part that does not match its checksum
 │   └── SpaceError      vectors of different provenance would be mixed
 ├── EncoderError        an unknown encoder, weights that cannot be found
+├── CaptionError        a model or a server that cannot caption, captions that cannot be imported
 └── HeadError           a head, a run or labels that cannot be used
 
 A message names the item and the remedy, in one line.
@@ -17,6 +18,7 @@ A message names the item and the remedy, in one line.
 from __future__ import annotations
 
 __all__ = [
+    "CaptionError",
     "CorruptError",
     "EncoderError",
     "HeadError",
@@ -68,6 +70,10 @@ class SpaceError(StoreError):
 
 class EncoderError(IcehouseError):
     """An encoder that is unknown or whose weights cannot be found."""
+
+
+class CaptionError(IcehouseError):
+    """A vision-language model or its server that cannot caption, or captions that cannot be imported."""
 
 
 class HeadError(IcehouseError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from .captions.commands import register as register_captions
 
 if TYPE_CHECKING:
     from .report import EmbedReport
@@ -266,3 +267,6 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None] | None]
             bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
 
         yield update
+
+
+register_captions(app)

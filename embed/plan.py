@@ -112,6 +112,8 @@ class Known:
             if row["stage"] == "manifest":
                 known.rejections.add((row["item_id"], row["message"]))
                 continue
+            if row["stage"] == "caption":  # says nothing about reading or encoding
+                continue
             known.failed_ids.add(row["item_id"])
             if row["stage"] == "encode" and row["encoder"] != encoder:
                 continue

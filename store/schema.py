@@ -49,7 +49,8 @@ ITEMS = pa.schema(
 #: Columns that icehouse fills; a label or metadata column needs another name.
 RESERVED = frozenset(ITEMS.names)
 
-#: One row a failure. `encoder` is null unless `stage` is "encode".
+#: One row a failure. `stage` is "manifest", "read", "decode", "encode" or "caption"; `encoder` is null unless it is
+#: "encode", or "caption", where it holds the captions' table: "captions/default".
 FAILURES = pa.schema(
     [
         pa.field("item_id", pa.string()),

@@ -1,0 +1,183 @@
+"""What a server of vision-language models is to the rest: who it is, an answer to a question, and how it can fail.
+
+Two protocols implement `Api`: Ollama's (`ollama_api`) and OpenAI's (`openai_api`). Whatever a server
+or its network does wrong becomes one of the five faults here, by what is to be done about it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from ...errors import UsageError
+
+__all__ = [
+    "Answer",
+    "Api",
+    "BrokenError",
+    "BusyError",
+    "DeniedError",
+    "FaultError",
+    "GoneError",
+    "Identity",
+    "Question",
+    "RejectedError",
+    "fault_of_status",
+    "shown",
+    "split_host",
+]
+
+
+class FaultError(Exception):
+    """Something went wrong with a question; `retry_after`: seconds that the server asked to be left alone, if it did."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BusyError(FaultError):
+    """The server has too much to do: the same question later, and fewer at once."""
+
+
+class GoneError(FaultError):
+    """Nobody answers at the address. The question was never heard."""
+
+
+class BrokenError(FaultError):
+    """No usable answer (cut, timed out, status 500, garbage), and the server or the picture may be to blame."""
+
+
+class RejectedError(FaultError):
+    """The server will never answer this question, and goes on with others."""
+
+
+class DeniedError(FaultError):
+    """The server will answer no question until a person does something: a missing model, a wrong key."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who answers.
+
+    Attributes
+    ----------
+    model : str
+        Name, in full.
+    digest : str or None
+        Of the model's weights and template; None where the protocol has none.
+    server : str
+        Software and version, for the record.
+    """
+
+    model: str
+    digest: str | None
+    server: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """One picture and what is asked of it.
+
+    Attributes
+    ----------
+    options : mapping
+        In Ollama's names: ``temperature``, ``seed``, ``num_predict``, ...
+    """
+
+    prompt: str
+    image: bytes
+    options: Mapping[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes
+    ----------
+    cut : bool
+        It ended because no more tokens were allowed.
+    tokens : int or None
+        Tokens of the answer.
+    load_s : float
+        Seconds of the wait that went into loading the model.
+    """
+
+    text: str
+    cut: bool
+    tokens: int | None
+    load_s: float = 0.0
+
+
+class Api(ABC):
+    """A server, as seen by one run. Every method raises only faults and `CaptionError`."""
+
+    url: str
+    model: str
+
+    @abstractmethod
+    async def identify(self) -> Identity:
+        """Find out who answers; `DeniedError` if the model is not there or cannot see."""
+
+    @abstractmethod
+    async def ask(self, question: Question) -> Answer:
+        """Ask about one picture."""
+
+    async def pull(self, progress: Callable[[str, int, int], None]) -> None:
+        """Have the server fetch the model; `progress` gets (what is done, bytes done, bytes in all)."""
+        raise DeniedError(f"{self.url} cannot fetch models itself")
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of the connections."""
+
+
+def fault_of_status(status: int, message: str, retry_after: float | None = None) -> FaultError:
+    """The fault that an HTTP status stands for, with the server's own words."""
+    text = " ".join(message.split())[:200] or "no reason given"
+    if status in (429, 503):
+        return BusyError(f"busy: {text}", retry_after)
+    if status in (401, 402, 403, 404):
+        return DeniedError(text)
+    if 400 <= status < 500 and status not in (408, 499):
+        return RejectedError(f"{text} (status {status})")
+    return BrokenError(f"{text} (status {status})", retry_after)
+
+
+def split_host(host: str, default_port: int) -> str:
+    """Bring a host as people write it to a URL: scheme and port completed, no slash at the end.
+
+    ``0.0.0.0`` and ``[::]``, which tell a server to listen everywhere, mean this machine to a client.
+
+    Raises
+    ------
+    UsageError
+        If it is no host.
+    """
+    scheme, colon, rest = host.strip().partition("://")
+    if not colon:
+        scheme, rest = "http", host.strip()
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+        name, port = parts.hostname or "127.0.0.1", parts.port
+    except ValueError as error:
+        raise UsageError(f"{host!r} is no host: {error}; write it as http://name:port") from None
+    if scheme not in ("http", "https") or any(c.isspace() for c in rest):
+        raise UsageError(f"{host!r} is no host; write it as http://name:port")
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
+    if port is None:
+        port = default_port if not colon else {"http": 80, "https": 443}[scheme]
+    user = parts.netloc.rpartition("@")[0]
+    place = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+    return urlunsplit((scheme, f"{user}@{place}" if user else place, parts.path.rstrip("/"), "", ""))
+
+
+def shown(url: str) -> str:
+    """URL as it may be shown and stored: without a password in it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,348 @@
+"""The command `icehouse caption`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, say
+from ...errors import UsageError
+
+if TYPE_CHECKING:
+    from .importing import ImportReport
+    from .report import CaptionReport
+
+__all__ = ["caption", "register"]
+
+_PROMPT = "What is asked"
+_SERVER = "Model and server"
+_RUN = "This run"
+
+
+def caption(
+    store: StoreOption = DEFAULT_STORE,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Vision-language model, such as llava:7b.", rich_help_panel=_SERVER
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What is asked of every picture.", rich_help_panel=_PROMPT)
+    ] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="File with the prompt.", rich_help_panel=_PROMPT)
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompt by name: alt-text, crisis, meme; alt-text by default.", rich_help_panel=_PROMPT
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="Name of the captions: tables/captions/NAME.", rich_help_panel=_RUN)
+    ] = "default",
+    with_text: Annotated[
+        bool,
+        typer.Option(
+            "--with-text",
+            help="Put the post's own text, quoted and cut, where the prompt has {text}, or at its end.",
+            rich_help_panel=_PROMPT,
+        ),
+    ] = False,
+    structured: Annotated[
+        bool,
+        typer.Option(
+            "--structured",
+            help="Ask for JSON: objects, damage, people, visible text, sentiment, each a column.",
+            rich_help_panel=_PROMPT,
+        ),
+    ] = False,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Server; repeatable, the work is spread. By default OLLAMA_HOST, else this machine.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    api: Annotated[
+        Literal["ollama", "openai"],
+        typer.Option(
+            help="Protocol: Ollama's, or the chat completions that vLLM, llama.cpp and others offer.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = "ollama",
+    api_key_env: Annotated[
+        str,
+        typer.Option(help="Environment variable with the key for --api openai.", rich_help_panel=_SERVER),
+    ] = "OPENAI_API_KEY",
+    pull: Annotated[
+        bool,
+        typer.Option("--pull", help="Have Ollama fetch a model that it lacks.", rich_help_panel=_SERVER),
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the answers.", rich_help_panel=_SERVER)] = 0,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Most tokens of an answer.", rich_help_panel=_SERVER)
+    ] = 200,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Further option of the model, NAME=VALUE, such as num_ctx=8192; repeatable.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    max_side: Annotated[
+        int,
+        typer.Option(
+            min=32, help="Longest side of a picture as it is sent, in pixels.", rich_help_panel=_SERVER
+        ),
+    ] = 672,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Questions at once for each host; by default 1, and more while that makes it faster.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds an answer may take.", rich_help_panel=_RUN)
+    ] = 300.0,
+    patience: Annotated[
+        float,
+        typer.Option(min=0.1, help="Seconds to go on when no server answers.", rich_help_panel=_RUN),
+    ] = 120.0,
+    where: Annotated[
+        str | None,
+        typer.Option(help="SQL condition over the items, such as \"split = 'train'\".", rich_help_panel=_RUN),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Ask about so many pictures at most.", rich_help_panel=_RUN)
+    ] = None,
+    retry_failures: Annotated[
+        bool,
+        typer.Option("--retry-failures", help="Ask again about pictures that failed.", rich_help_panel=_RUN),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say how many pictures would be asked about.", rich_help_panel=_RUN),
+    ] = False,
+    import_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            help="Take captions made elsewhere from this JSONL, CSV or Parquet file instead of asking.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Caption every image of the store with a vision-language model; run it again to go on, or to take in what is new."""
+    if import_from is not None:
+        if model or prompt or prompt_file or preset or with_text or structured:
+            raise UsageError(
+                "--import takes captions from a file: leave out the options about model and prompt"
+            )
+        from .importing import import_captions
+
+        _print_import(import_captions(store, import_from, name=name), as_json)
+        return
+
+    from .asking import Asking
+    from .captioner import caption_images
+    from .plan import plan
+    from .prompts import Prompt
+
+    asked = Prompt.of(_prompt(prompt, prompt_file), preset, with_text=with_text, structured=structured)
+    if dry_run:
+        from ...store.store import Store
+
+        todo = plan(
+            Store.open(store),
+            name,
+            with_text=with_text,
+            where=where,
+            limit=limit,
+            retry_failures=retry_failures,
+        )
+        _print_plan(todo, name, as_json)
+        return
+    if model is None:
+        raise UsageError("which model? give --model, such as --model llava:7b")
+    asking = Asking(
+        model,
+        asked,
+        api,
+        host or (),
+        _options(option or ()),
+        seed,
+        max_tokens,
+        max_side,
+        concurrency,
+        timeout,
+        patience,
+        pull,
+        api_key_env,
+    )
+    try:
+        with _progress() as (progress, remark):
+            report = caption_images(
+                store,
+                asking,
+                name=name,
+                where=where,
+                limit=limit,
+                retry_failures=retry_failures,
+                progress=progress,
+                say=remark,
+            )
+    except KeyboardInterrupt:
+        say("interrupted; what was answered is in the store, run the same command again to go on")
+        raise typer.Exit(130) from None
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        _print_report(report)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this room to an app."""
+    app.command(rich_help_panel="Embed")(caption)
+
+
+def _prompt(prompt: str | None, prompt_file: Path | None) -> str | None:
+    if prompt_file is None:
+        return prompt
+    if prompt is not None:
+        raise UsageError("give --prompt or --prompt-file, not both")
+    try:
+        return prompt_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"the prompt cannot be read from {prompt_file}: {error}") from None
+
+
+def _options(pairs: list[str] | tuple[()]) -> dict[str, Any]:
+    """Options as the model takes them: numbers and the like as JSON has them, everything else a string."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--option {pair}: write it as NAME=VALUE")
+        try:
+            options[name.strip()] = json.loads(value)
+        except ValueError:
+            options[name.strip()] = value
+    for name in ("temperature", "seed", "num_predict"):
+        if name in options and (
+            isinstance(options[name], bool) or not isinstance(options[name], (int, float))
+        ):
+            raise UsageError(f"--option {name}={options[name]}: a number, please")
+    return options
+
+
+def _print_plan(todo: Any, name: str, as_json: bool) -> None:
+    counts = {
+        "name": name,
+        "distinct": todo.distinct,
+        "known": todo.done,
+        "known_failures": todo.failed,
+        "to_ask": len(todo.jobs),
+        "without_image": todo.without_image,
+    }
+    if as_json:
+        print_json(counts)
+        return
+    failed = f", {todo.failed} failed before (--retry-failures)" if todo.failed else ""
+    typer.echo(
+        f"{todo.distinct} distinct pictures: {todo.done} have a caption {name!r}{failed}, "
+        f"{len(todo.jobs)} would be asked about"
+    )
+
+
+def _print_report(report: CaptionReport) -> None:
+    for note in report.notes:
+        say(f"note: {note}")
+    rate = f" ({report.captioned / report.seconds:.2g}/s)" if report.seconds and report.captioned else ""
+    typer.echo(
+        f"{report.captioned} captions by {report.model} in {report.seconds:.1f} s{rate}; "
+        f"{report.known} of {report.distinct} pictures had one"
+    )
+    if report.flagged:
+        kinds = ", ".join(f"{count} {flag}" for flag, count in sorted(report.flagged.items()))
+        typer.echo(
+            f"flagged: {kinds}; see: icehouse sql \"select * from {_view(report.name)} where flags != ''\""
+        )
+    if report.retried:
+        typer.echo(f"asked a second time: {report.retried}")
+    if report.discarded:
+        typer.echo(f"thrown away, since the model had changed: {report.discarded}")
+    if report.without_image:
+        typer.echo(f"items without a picture that can be read: {report.without_image}")
+    if report.failed or report.known_failures:
+        again = (
+            f"; {report.known_failures} failed before and were left alone (--retry-failures)"
+            if report.known_failures
+            else ""
+        )
+        query = "select * from failures where stage = 'caption'"
+        typer.echo(f'failed: {report.failed}{again}; see: icehouse sql "{query}"')
+    for host, answers in report.hosts.items():
+        typer.echo(f"{host}: {answers} answers, {report.concurrency[host]} at once")
+
+
+def _print_import(report: ImportReport, as_json: bool) -> None:
+    if as_json:
+        print_json(report.as_dict())
+        return
+    typer.echo(
+        f"{report.imported} captions from {report.rows} rows of {report.file}, found by {report.matched_by}; "
+        f"{report.known} pictures had one already"
+    )
+    if report.conflicting:
+        typer.echo(f"second captions of a picture, left out: {report.conflicting}")
+    if report.unmatched:
+        typer.echo(f"rows that fit no item: {report.unmatched}; {', '.join(report.unmatched_rows)}")
+
+
+def _view(name: str) -> str:
+    return "captions_" + "".join(c if c.isalnum() else "_" for c in name)
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[int, int, str], None] | None, Callable[[str], None]]]:
+    """Bar with rate, tokens a second and time left on a terminal's stderr, and where remarks go; silence elsewhere.
+
+    Off a terminal, hosts that come and go are still told: they matter to whoever reads the log.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None, _quiet
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: list[Any] = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    ]
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=300) as bar:
+        task = bar.add_task("captioning", total=None, pace="")
+
+        def update(done: int, total: int, pace: str) -> None:
+            bar.update(task, completed=done, total=total or None, pace=pace)
+
+        yield update, lambda remark: bar.console.print(remark, highlight=False, markup=False)
+
+
+def _quiet(remark: str) -> None:
+    if not remark.startswith("the first "):
+        say(remark)

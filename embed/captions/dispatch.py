@@ -1,0 +1,340 @@
+"""Questions spread over hosts, and what is done when something goes wrong.
+
+One task for each host hands it questions up to its level; faults decide what follows. A question that was not heard or came
+at a bad time is asked again, elsewhere if another host is free; one that brings no answer three times is given up, so that a
+picture that crashes the model costs its neighbours nothing. A host that fails is identified again before it gets more. Two
+breakers end a run that could only waste time: no host answers any more, or picture after picture gets no answer.
+
+Everything here runs in one thread, in an event loop; pictures are prepared in two others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from ...errors import CaptionError, IcehouseError, ImageError
+from .api import BrokenError, BusyError, DeniedError, FaultError, GoneError, Identity
+from .backoff import wait_s
+from .hosts import Host
+from .plan import Job
+
+__all__ = ["Dispatcher"]
+
+#: A question is given up after so many faults that may be its own.
+TRIES = 3
+
+#: So many given up in a row, with no answer between them, end the run.
+STREAK = 5
+
+#: Threads that read and resize pictures.
+READERS = 2
+
+_GRACE_S = 30.0
+_BUSY_PATIENCE = 10
+
+
+class Dispatcher:
+    """Runs jobs on hosts.
+
+    Parameters
+    ----------
+    hosts : sequence of Host
+    prepare : callable
+        Job -> the picture to send; called in a thread. Its `ImageError` is a failure of that job alone.
+    work : callable
+        (job, picture, host) -> coroutine of the result; raises faults.
+    check : callable
+        Takes an `Identity`; raises an `IcehouseError` where it is not the one these answers belong to.
+    done : callable
+        (job, result): a job is done.
+    failed : callable
+        (job, error): a job is given up.
+    say : callable
+        Takes a remark for people.
+    patience : float
+        Seconds to go on trying when no host answers.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[Host],
+        *,
+        prepare: Callable[[Job], bytes],
+        work: Callable[[Job, bytes, Host], Awaitable[Any]],
+        check: Callable[[Identity], None],
+        done: Callable[[Job, Any], None],
+        failed: Callable[[Job, Exception], None],
+        say: Callable[[str], None],
+        patience: float,
+    ) -> None:
+        self.hosts = list(hosts)
+        self.prepare = prepare
+        self.work = work
+        self.check = check
+        self.done = done
+        self.failed = failed
+        self.say = say
+        self.patience = patience
+        self.rng = random.Random(0)
+        self._ready: deque[tuple[Job, bytes]] = deque()
+        self._preparing = 0
+        self._left = 0
+        self._withheld: list[tuple[Job, Exception]] = []
+        self._asking: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Condition()
+        self._over: asyncio.Future[None] | None = None
+
+    async def run(self, jobs: Sequence[Job], beside: Coroutine[Any, Any, None]) -> None:
+        """Do the jobs, and `beside` as long as that takes.
+
+        Raises
+        ------
+        CaptionError
+            If no host is left, or picture after picture fails.
+        SpaceError
+            If a host turned out to be another model, and none is left.
+        asyncio.CancelledError
+            If cancelled: answers under way were waited for.
+        """
+        self._left = len(jobs)
+        if not jobs:
+            beside.close()
+            return
+        self._over = asyncio.get_running_loop().create_future()
+        pool = ThreadPoolExecutor(READERS, thread_name_prefix="icehouse-picture")
+        tasks = [asyncio.create_task(self._guard(self._serve(host))) for host in self.hosts]
+        tasks += [asyncio.create_task(self._guard(task)) for task in (self._feed(jobs, pool), beside)]
+        try:
+            await self._over
+            self._release()
+        except asyncio.CancelledError:
+            await self._stop(tasks)
+            if self._asking:
+                self.say(f"finishing {len(self._asking)} answers under way; Ctrl-C again leaves at once")
+                await asyncio.wait(self._asking, timeout=_GRACE_S)
+            raise
+        finally:
+            await self._stop([*tasks, *self._asking])
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def distrust(self, host: Host) -> None:
+        """Identify a host again before it gets another question."""
+        host.trusted = False
+        self._notify_soon()
+
+    async def _guard(self, task: Awaitable[None]) -> None:
+        """Let an exception of a background task end the run."""
+        try:
+            await task
+        except Exception as error:
+            self._end(error)
+
+    def _end(self, error: Exception | None = None) -> None:
+        assert self._over is not None
+        if self._over.done():
+            return
+        if error is None:
+            self._over.set_result(None)
+        else:
+            self._over.set_exception(error)
+
+    async def _stop(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _notify_soon(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._notify())
+        _background.add(task)
+        task.add_done_callback(_background.discard)
+
+    # Pictures
+
+    async def _feed(self, jobs: Sequence[Job], pool: ThreadPoolExecutor) -> None:
+        """Prepare pictures a few ahead of what the hosts can take."""
+        loop = asyncio.get_running_loop()
+        for job in jobs:
+            async with self._changed:
+                await self._changed.wait_for(self._hungry)
+            self._preparing += 1
+            future = loop.run_in_executor(pool, self.prepare, job)
+            future.add_done_callback(partial(self._prepared, job))
+
+    def _hungry(self) -> bool:
+        ahead = 2 + 2 * sum(host.climber.level for host in self.hosts)
+        return len(self._ready) + self._preparing < ahead
+
+    def _prepared(self, job: Job, future: asyncio.Future[bytes]) -> None:
+        self._preparing -= 1
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._ready.append((job, future.result()))
+        elif isinstance(error, (ImageError, OSError, ValueError, MemoryError)):
+            self.failed(job, error)
+            self._finish()
+        else:
+            self._end(error if isinstance(error, Exception) else CaptionError(str(error)))
+        self._notify_soon()
+
+    # Hosts
+
+    async def _serve(self, host: Host) -> None:
+        """Keep a host busy until it is expelled or cancelled."""
+        while True:
+            if not host.trusted and not await self._identify(host):
+                return
+            async with self._changed:
+                await self._changed.wait_for(
+                    lambda: not host.trusted or bool(self._ready and host.free(time.monotonic()))
+                )
+            if host.expelled is not None:
+                return
+            if host.trusted:
+                job, picture = self._ready.popleft()
+                host.under_way += 1
+                task = asyncio.create_task(self._guard(self._ask(host, job, picture)))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
+
+    async def _identify(self, host: Host) -> bool:
+        """Wait for a host to answer, and hold its model against the one wanted; False if it is expelled."""
+        attempt = 0
+        while host.expelled is None:
+            try:
+                identity = await host.api.identify()
+                self.check(identity)
+            except DeniedError as fault:
+                self._expel(host, CaptionError(str(fault)))
+            except IcehouseError as error:
+                self._expel(host, error)
+            except FaultError as fault:
+                now = time.monotonic()
+                if host.down_since is None:
+                    host.down_since = now
+                    self.say(f"{host.url} is left out until it answers again: {fault}")
+                host.why = str(fault)
+                self._check_patience(now)
+                await asyncio.sleep(wait_s(attempt, self.rng, most=min(10.0, self.patience / 4)))
+                attempt += 1
+            else:
+                if host.down_since is not None:
+                    self.say(f"{host.url} answers again")
+                host.trusted, host.down_since = True, None
+                await self._notify()
+                return True
+        return False
+
+    def _expel(self, host: Host, error: Exception) -> None:
+        host.trusted, host.expelled = False, error
+        left = [other for other in self.hosts if other.expelled is None]
+        if left:
+            self.say(f"{host.url} is left out: {error}")
+            self._check_patience(time.monotonic())
+        else:
+            self._end(error)
+
+    def _check_patience(self, now: float) -> None:
+        """End the run where no host has answered for too long."""
+        left = [host for host in self.hosts if host.expelled is None]
+        if all(host.down_since is not None for host in left):
+            last = max(host.down_since for host in left if host.down_since is not None)
+            if now - last >= self.patience:
+                whys = "; ".join(dict.fromkeys(host.why for host in left))
+                self._end(CaptionError(f"no host has answered for {self.patience:g} s: {whys}"))
+        busy = [host.busy_since for host in left]
+        if all(since is not None and now - since >= _BUSY_PATIENCE * self.patience for since in busy):
+            whys = "; ".join(dict.fromkeys(f"{host.url}: {host.why}" for host in left))
+            self._end(CaptionError(f"no host has had time for {_BUSY_PATIENCE * self.patience:g} s: {whys}"))
+
+    # Questions
+
+    async def _ask(self, host: Host, job: Job, picture: bytes) -> None:
+        try:
+            result = await self.work(job, picture, host)
+        except FaultError as fault:
+            self._faulted(host, job, picture, fault)
+        else:
+            host.answered += 1
+            host.busies, host.busy_since = 0, None
+            host.climber.answered(time.monotonic(), busy=host.under_way >= host.climber.level)
+            self._release()
+            self.done(job, result)
+            self._finish()
+        finally:
+            host.under_way -= 1
+            self._notify_soon()
+
+    def _faulted(self, host: Host, job: Job, picture: bytes, fault: FaultError) -> None:
+        """Decide what becomes of a question that got no answer, and of the host."""
+        now = time.monotonic()
+        host.why = str(fault)
+        if isinstance(fault, BusyError):
+            wait = wait_s(host.busies, self.rng, asked=fault.retry_after)
+            host.busies += 1
+            host.busy_since = now if host.busy_since is None else host.busy_since
+            # Of a burst of refusals only the first says anything new about the level.
+            if now >= host.rest_until:
+                host.climber.back_off()
+            host.rest_until = max(host.rest_until, now + wait)
+            asyncio.get_running_loop().call_later(wait + 0.001, self._notify_soon)
+            self._ready.appendleft((job, picture))
+            self._check_patience(now)
+        elif isinstance(fault, GoneError):
+            host.trusted = False
+            self._ready.appendleft((job, picture))
+        elif isinstance(fault, DeniedError):
+            self._expel(host, CaptionError(str(fault)))
+            self._ready.appendleft((job, picture))
+        elif isinstance(fault, BrokenError):
+            host.trusted = False
+            host.climber.back_off()
+            job.faults += 1
+            if job.faults >= TRIES:
+                self._give_up(job, fault)
+            else:
+                wait = wait_s(job.faults - 1, self.rng, asked=fault.retry_after)
+                asyncio.get_running_loop().call_later(wait, self._again, job, picture)
+        else:
+            self._give_up(job, fault)
+
+    def _again(self, job: Job, picture: bytes) -> None:
+        self._ready.append((job, picture))
+        self._notify_soon()
+
+    def _give_up(self, job: Job, error: Exception) -> None:
+        """Note a failure, but put it on record only once another picture got its answer: else the host is to blame."""
+        self._withheld.append((job, error))
+        if len(self._withheld) >= STREAK:
+            self._end(
+                CaptionError(
+                    f"{STREAK} pictures in a row got no answer, the last of them {job.item_id}: {error}; "
+                    "this looks like the server, not the pictures"
+                )
+            )
+        self._finish()
+
+    def _release(self) -> None:
+        withheld, self._withheld = self._withheld, []
+        for job, error in withheld:
+            self.failed(job, error)
+
+    def _finish(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._end()
+
+
+_background: set[asyncio.Task[None]] = set()

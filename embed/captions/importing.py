@@ -1,0 +1,223 @@
+"""Captions made elsewhere, taken into a table of their own.
+
+A file of captions says by some column which picture each row is about: an item's id, a path, or a sha256. Which column that
+is, and which holds the captions, is found by their names and by what they match; every row that fits no item is reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...data.readers import read_rows
+from ...errors import CaptionError
+from ...store.store import Store
+from .answers import flags_of, join_flags
+from .journal import Journal, append_rows
+from .table import DEFAULT_NAME, admit, make_spec
+
+__all__ = ["ImportReport", "import_captions"]
+
+_CAPTIONS = (
+    "caption",
+    "captions",
+    "description",
+    "generated_caption",
+    "answer",
+    "response",
+    "alt_text",
+    "text",
+)
+_KEYS = (
+    "image_sha256",
+    "sha256",
+    "item_id",
+    "id",
+    "image_id",
+    "path",
+    "image_path",
+    "image",
+    "file",
+    "file_name",
+    "filename",
+    "img",
+)
+_SHOWN = 20
+
+
+@dataclass
+class ImportReport:
+    """Outcome of one `import_captions` call.
+
+    Attributes
+    ----------
+    rows, imported, known : int
+        Rows of the file; captions that joined the table; pictures whose caption was in the table already.
+    matched_by : str
+        The file's column, and what of the items it names.
+    unmatched : int
+        Rows that fit no item with a picture, or have no caption.
+    unmatched_rows : list of str
+        The first of them.
+    conflicting : int
+        Rows about a picture that an earlier row gave another caption.
+    """
+
+    store: str
+    name: str
+    file: str
+    rows: int = 0
+    imported: int = 0
+    known: int = 0
+    matched_by: str = ""
+    unmatched: int = 0
+    unmatched_rows: list[str] = field(default_factory=list)
+    conflicting: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON values."""
+        return asdict(self)
+
+
+def import_captions(store: Store | str | Path, file: str | Path, *, name: str = DEFAULT_NAME) -> ImportReport:
+    """Take captions from a JSONL, CSV, TSV or Parquet file.
+
+    Parameters
+    ----------
+    store : Store, str or Path
+    file : str or Path
+    name : str, default "default"
+        Captions go to ``tables/captions/<name>``; the same file may be imported again when the store has grown.
+
+    Returns
+    -------
+    ImportReport
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be read.
+    CaptionError
+        If it has no column of captions, or none that tells the pictures.
+    SpaceError
+        If the captions of that name are from another file, or by a model.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    file = Path(file)
+    columns = _read(file)
+    captions_column = _caption_column(file, columns)
+    captions = columns.pop(captions_column)
+    pictures = _pictures(store)
+    key_column, kind, matches = _best_key(file, columns, pictures)
+    report = ImportReport(str(store.path), name, str(file), rows=len(captions))
+    report.matched_by = f"{key_column} ({kind})"
+    provenance = {
+        "imported": {"file": file.name, "sha256": _sha256(file)},
+        "columns": {"caption": captions_column, kind: key_column},
+    }
+    chosen: dict[str, str] = {}
+    for key, image, caption in zip(columns[key_column], matches, captions, strict=True):
+        if image is None or caption is None:
+            report.unmatched += 1
+            if len(report.unmatched_rows) < _SHOWN:
+                report.unmatched_rows.append(str(key) if image is None else f"{key} (no caption)")
+        elif chosen.setdefault(image, caption) != caption:
+            report.conflicting += 1
+    if not chosen:
+        raise CaptionError(f"{file}: no row fits an item of {store.path}, by {report.matched_by}")
+    table = admit(store, make_spec(name, provenance))
+    now = datetime.now(UTC)
+    with Journal.open(table):
+        rows = [_row(image, caption.strip(), now) for image, caption in chosen.items()]
+        report.imported = append_rows(table, rows)
+    report.known = len(chosen) - report.imported
+    return report
+
+
+def _read(file: Path) -> dict[str, list[str | None]]:
+    """Columns that may tell a picture or a caption."""
+    rows = read_rows(file, lambda names, _: [n for n in names if n.lower() in {*_KEYS, *_CAPTIONS}])
+    return {name: rows.table[name].to_pylist() for name in rows.table.column_names}
+
+
+def _caption_column(file: Path, columns: Mapping[str, Sequence[str | None]]) -> str:
+    by_name = {name.lower(): name for name in columns}
+    for known in _CAPTIONS:
+        if known in by_name:
+            return by_name[known]
+    raise CaptionError(f"{file} has no column of captions; name it one of {', '.join(_CAPTIONS)}")
+
+
+@dataclass
+class _Pictures:
+    """How a row may name a picture: each mapping leads to its sha256."""
+
+    by: dict[str, dict[str, str]]
+
+
+def _pictures(store: Store) -> _Pictures:
+    items = store.items.read(["item_id", "path", "root", "image_sha256"]).to_pylist()
+    by: dict[str, dict[str, str | None]] = {kind: {} for kind in ("sha256", "item_id", "path", "file name")}
+    for row in items:
+        image = row["image_sha256"]
+        if image is None:
+            continue
+        by["sha256"][image] = image
+        by["item_id"][row["item_id"]] = image
+        if row["path"] is not None:
+            path = PurePosixPath(row["path"])
+            for spelling in {str(path), str(Path(row["root"]) / path)}:
+                by["path"][spelling] = image
+            # A name that two pictures have tells neither.
+            known = by["file name"].setdefault(path.name, image)
+            if known != image:
+                by["file name"][path.name] = None
+    return _Pictures({kind: {k: v for k, v in found.items() if v} for kind, found in by.items()})
+
+
+def _best_key(
+    file: Path, columns: Mapping[str, Sequence[str | None]], pictures: _Pictures
+) -> tuple[str, str, list[str | None]]:
+    """The column, and the way to read it, that fits most rows."""
+    best: tuple[int, str, str, list[str | None]] | None = None
+    for name in sorted(columns, key=lambda n: _KEYS.index(n.lower()) if n.lower() in _KEYS else 99):
+        for kind, known in pictures.by.items():
+            found = [None if value is None else known.get(_normal(value, kind)) for value in columns[name]]
+            hits = sum(image is not None for image in found)
+            if hits and (best is None or hits > best[0]):
+                best = (hits, name, kind, found)
+    if best is None:
+        tried = ", ".join(columns) or f"none of {', '.join(_KEYS)} is there"
+        raise CaptionError(
+            f"{file}: no column tells which pictures the captions are of (tried: {tried}); give item_id, path or sha256"
+        )
+    return best[1:]
+
+
+def _normal(value: str, kind: str) -> str:
+    value = value.strip()
+    if kind == "sha256":
+        return value.lower().removeprefix("sha256:")
+    if kind in ("path", "file name"):
+        path = PurePosixPath(value.replace("\\", "/"))
+        return path.name if kind == "file name" else str(path)
+    return value
+
+
+def _row(image: str, caption: str, now: datetime) -> dict[str, Any]:
+    return {
+        "caption_key": image,
+        "image_sha256": image,
+        "caption": caption,
+        "flags": join_flags(flags_of(caption)),
+        "created": now,
+    }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

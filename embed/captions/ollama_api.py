@@ -1,0 +1,192 @@
+"""Ollama's protocol, through the `ollama` package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from ...errors import CaptionError
+from .api import (
+    Answer,
+    Api,
+    BrokenError,
+    DeniedError,
+    FaultError,
+    GoneError,
+    Identity,
+    Question,
+    fault_of_status,
+    shown,
+    split_host,
+)
+from .backoff import parse_retry_after
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["OllamaApi", "default_hosts"]
+
+_PORT = 11434
+_CONNECT_S = 10.0
+# The package's errors carry no headers, so a hook of the HTTP client keeps this one for whoever sent the request.
+_retry_after: ContextVar[float | None] = ContextVar("retry_after", default=None)
+
+
+def default_hosts() -> list[str]:
+    """Where Ollama is: ``OLLAMA_HOST``, else this machine."""
+    return [os.environ.get("OLLAMA_HOST") or "127.0.0.1"]
+
+
+async def _keep_retry_after(response: httpx.Response) -> None:
+    _retry_after.set(parse_retry_after(response.headers.get("retry-after")))
+
+
+class OllamaApi(Api):
+    """One Ollama server.
+
+    Parameters
+    ----------
+    host : str
+        As people write it: ``gpu1``, ``gpu1:11434``, ``http://gpu1``.
+    model : str
+        Name with or without its tag.
+    timeout : float
+        Seconds an answer may take.
+
+    Raises
+    ------
+    CaptionError
+        If the package is not installed.
+    """
+
+    def __init__(self, host: str, model: str, *, timeout: float) -> None:
+        try:
+            import httpx
+            import ollama
+        except ImportError as error:
+            raise CaptionError(f"captions need the ollama package: pip install ollama ({error})") from error
+        self._full = split_host(host, _PORT)
+        self.url = shown(self._full)
+        self.model = model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+        self._timeout = timeout
+        self._client = ollama.AsyncClient(
+            self._full,
+            timeout=httpx.Timeout(timeout, connect=_CONNECT_S, pool=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            event_hooks={"response": [_keep_retry_after]},
+        )
+        self._http = httpx.AsyncClient(timeout=_CONNECT_S)
+
+    async def identify(self) -> Identity:
+        """Find out version and digest, and that the model can see."""
+        try:
+            response = await self._http.get(f"{self._full}/api/version")
+            response.raise_for_status()
+            version = str(response.json()["version"])
+            models = (await self._client.list()).models
+            digests = {str(entry.model): entry.digest for entry in models}
+            if self.model not in digests:
+                raise self._missing(sorted(digests))
+            capabilities = (await self._client.show(self.model)).capabilities
+        except DeniedError:
+            raise
+        except Exception as error:
+            raise self._fault(error, _CONNECT_S) from None
+        # Servers from before capabilities were told are believed.
+        if capabilities is not None and "vision" not in capabilities:
+            can = ", ".join(capabilities)
+            raise DeniedError(
+                f"{self.model} at {self.url} cannot see pictures (it can: {can}); take a vision model, such as llava:7b"
+            )
+        return Identity(self.model, digests[self.model], f"ollama {version}")
+
+    async def ask(self, question: Question) -> Answer:
+        """Ask `/api/chat`, not streamed: one answer, one JSON object, or none."""
+        token = _retry_after.set(None)
+        try:
+            response = await self._client.chat(
+                self.model,
+                [{"role": "user", "content": question.prompt, "images": [question.image]}],
+                stream=False,
+                # A model that can think would otherwise think about every picture.
+                think=False,
+                format=dict(question.schema) if question.schema else None,
+                options=dict(question.options),
+            )
+        except Exception as error:
+            raise self._fault(error, self._timeout) from None
+        finally:
+            _retry_after.reset(token)
+        if not response.done:
+            raise BrokenError("an answer without its end")
+        return Answer(
+            (response.message.content or "").strip(),
+            response.done_reason == "length",
+            response.eval_count,
+            (response.load_duration or 0) / 1e9,
+        )
+
+    async def pull(self, progress: Callable[[str, int, int], None]) -> None:
+        """Have the server fetch the model."""
+        try:
+            async for part in await self._client.pull(self.model, stream=True):
+                progress(part.status or "", part.completed or 0, part.total or 0)
+        except Exception as error:
+            import ollama
+
+            if isinstance(error, ollama.ResponseError):
+                # Says "file does not exist" for a name that the library does not have.
+                raise DeniedError(f"{self.url} cannot pull {self.model}: {error.error}") from None
+            raise self._fault(error, self._timeout) from None
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._client.close()
+        await self._http.aclose()
+
+    def _missing(self, there: list[str]) -> DeniedError:
+        have = f"; it has: {', '.join(there)}" if there else ""
+        return DeniedError(
+            f"{self.url} has no model {self.model}{have}: run `ollama pull {self.model}` there, or add --pull"
+        )
+
+    def _fault(self, error: Exception, timeout: float) -> FaultError:
+        import httpx
+        import ollama
+
+        if isinstance(error, ollama.ResponseError):
+            if error.status_code == 404 and "not found" in str(error.error):
+                return self._missing([])
+            return fault_of_status(error.status_code, str(error.error), _retry_after.get())
+        return fault_of_transport(error, self.url, timeout, httpx)
+
+
+def fault_of_transport(error: Exception, url: str, timeout: float, httpx: Any) -> FaultError:
+    """The fault that an exception of the HTTP client or of reading its answer stands for.
+
+    Raises
+    ------
+    Exception
+        `error` itself, where it is none of these.
+    """
+    if isinstance(error, httpx.HTTPStatusError):
+        response = error.response
+        return fault_of_status(
+            response.status_code, response.text, parse_retry_after(response.headers.get("retry-after"))
+        )
+    if isinstance(error, (ConnectionError, httpx.ConnectError, httpx.ConnectTimeout)):
+        why = "no connection in time" if isinstance(error, httpx.ConnectTimeout) else "connection refused"
+        return GoneError(f"{url} does not answer ({why})")
+    if isinstance(error, httpx.TimeoutException):
+        return BrokenError(f"no answer within {timeout:g} s")
+    if isinstance(error, (httpx.TransportError, httpx.StreamError)):
+        return BrokenError(f"the connection was cut ({_brief(error)})")
+    if isinstance(error, (ValueError, KeyError, TypeError)):  # pydantic's and json's errors are ValueErrors
+        return BrokenError(f"an answer that cannot be read ({_brief(error)})")
+    raise error
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:100] or type(error).__name__

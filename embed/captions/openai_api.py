@@ -1,0 +1,148 @@
+"""Any OpenAI-compatible chat endpoint: vLLM, llama.cpp's server, LM Studio, a hosted service."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import Any
+
+from ...errors import CaptionError
+from .api import (
+    Answer,
+    Api,
+    BrokenError,
+    DeniedError,
+    FaultError,
+    Identity,
+    Question,
+    fault_of_status,
+    shown,
+    split_host,
+)
+from .backoff import parse_retry_after
+from .ollama_api import fault_of_transport
+
+__all__ = ["KEY_VARIABLE", "OpenAiApi"]
+
+#: Environment variable that holds the key, unless another is named.
+KEY_VARIABLE = "OPENAI_API_KEY"
+
+_CONNECT_S = 10.0
+_NAMES = {"num_predict": "max_tokens"}
+
+
+class OpenAiApi(Api):
+    """One OpenAI-compatible server.
+
+    Parameters
+    ----------
+    host : str
+        ``http://gpu1:8000``; ``/v1`` is added where there is no path.
+    model : str
+        As the server calls it.
+    timeout : float
+        Seconds an answer may take.
+    key_variable : str, default "OPENAI_API_KEY"
+        Environment variable with the key; none is sent where it is not set.
+    """
+
+    def __init__(self, host: str, model: str, *, timeout: float, key_variable: str = KEY_VARIABLE) -> None:
+        try:
+            import httpx
+        except ImportError as error:
+            raise CaptionError(f"captions need the ollama package: pip install ollama ({error})") from error
+        full = split_host(host, 8000)
+        if full.count("/") == 2:
+            full += "/v1"
+        self._full = full
+        self.url = shown(full)
+        self.model = model
+        self._timeout = timeout
+        self._key_variable = key_variable
+        key = os.environ.get(key_variable)
+        self._client = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(timeout, connect=_CONNECT_S, pool=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        )
+
+    async def identify(self) -> Identity:
+        """Find the model in `/models`, where the server has such a list; the protocol knows no digest."""
+        try:
+            response = await self._client.get(f"{self._full}/models", timeout=_CONNECT_S)
+            if response.status_code in (404, 405, 501):
+                return Identity(self.model, None, "openai-compatible")
+            self._check(response)
+            entries = {str(entry["id"]): entry for entry in response.json()["data"]}
+        except FaultError:
+            raise
+        except Exception as error:
+            raise self._fault(error, _CONNECT_S) from None
+        if self.model not in entries:
+            raise DeniedError(
+                f"{self.url} has no model {self.model}; it has: {', '.join(sorted(entries)[:10]) or 'none'}"
+            )
+        entry = entries[self.model]
+        # vLLM tells the checkpoint behind an alias as "root".
+        root = entry.get("root")
+        return Identity(
+            self.model, str(root) if root else None, str(entry.get("owned_by") or "openai-compatible")
+        )
+
+    async def ask(self, question: Question) -> Answer:
+        """Ask `/chat/completions`, the picture as a data URI."""
+        picture = "data:image/jpeg;base64," + base64.b64encode(question.image).decode()
+        content = [
+            {"type": "text", "text": question.prompt},
+            {"type": "image_url", "image_url": {"url": picture}},
+        ]
+        payload: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "stream": False,
+            **{_NAMES.get(name, name): value for name, value in question.options.items()},
+        }
+        if question.schema:
+            payload["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "caption", "strict": True, "schema": dict(question.schema)},
+            }
+        try:
+            response = await self._client.post(f"{self._full}/chat/completions", json=payload)
+            self._check(response)
+            body = response.json()
+            choice = body["choices"][0]
+            text = choice["message"].get("content") or ""
+            if not isinstance(text, str):
+                raise BrokenError("an answer that is not text")
+            tokens = (body.get("usage") or {}).get("completion_tokens")
+        except FaultError:
+            raise
+        except Exception as error:
+            raise self._fault(error, self._timeout) from None
+        return Answer(text.strip(), choice.get("finish_reason") == "length", tokens)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
+
+    def _check(self, response: Any) -> None:
+        if response.is_success:
+            return
+        try:
+            said = response.json()["error"]
+            message = said["message"] if isinstance(said, dict) else str(said)
+        except (ValueError, KeyError, TypeError):
+            message = response.text
+        if response.status_code in (401, 403):
+            raise DeniedError(f"{self.url}: {message}: is the key in {self._key_variable} right?")
+        raise fault_of_status(
+            response.status_code, message, parse_retry_after(response.headers.get("retry-after"))
+        )
+
+    def _fault(self, error: Exception, timeout: float) -> FaultError:
+        import httpx
+
+        if isinstance(error, (IndexError, AttributeError)):
+            return BrokenError(f"an answer that cannot be read ({error})")
+        return fault_of_transport(error, self.url, timeout, httpx)

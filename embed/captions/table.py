@@ -1,0 +1,177 @@
+"""A table of captions: its columns, its key, and who may add to it.
+
+``tables/captions/<name>/`` has one row a distinct picture; with posts' texts in the prompt, one row a distinct pair of
+picture and text. The spec tells everything that decides about an answer (model and digest, prompt, options, how the picture
+was sent), and its fingerprint decides whether an answer may join. The server's software and version are noted beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from ...errors import CaptionError, SpaceError, StoreError
+from ...store.provenance import differences
+from ...store.store import Store
+from ...store.table import Table
+from ..encoder import fingerprint
+from .structured import COLUMNS
+
+__all__ = [
+    "DEFAULT_NAME",
+    "STAGE",
+    "admit",
+    "caption_key",
+    "captions_of",
+    "folder_of",
+    "make_spec",
+    "names_of",
+    "note_server",
+    "schema_of",
+]
+
+#: Name of the captions that need none: ``tables/captions/default``, the modality ``caption``.
+DEFAULT_NAME = "default"
+
+#: `stage` in the ledger of a picture that could not be captioned; `encoder` then holds ``captions/<name>``.
+STAGE = "caption"
+
+_SHOWN = 40
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("caption_key", pa.string(), nullable=False),
+        pa.field("image_sha256", pa.string(), nullable=False),
+        pa.field("text_sha256", pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("flags", pa.string()),
+        pa.field("tokens", pa.int32()),
+        pa.field("seconds", pa.float32()),
+        pa.field("attempts", pa.int16()),
+        pa.field("seed", pa.int64()),
+        pa.field("model", pa.string()),
+        pa.field("host", pa.string()),
+        pa.field("created", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
+def schema_of(*, structured: bool = False) -> pa.Schema:
+    """Columns of a captions table; `structured` adds those of `icehouse.embed.captions.structured.COLUMNS`.
+
+    ``flags`` is "" where nothing is wrong, else names separated by commas: ``where flags = ''``, ``group by flags``,
+    ``where flags like '%cut%'``.
+    """
+    if not structured:
+        return _SCHEMA
+    fields = list(_SCHEMA)
+    at = _SCHEMA.get_field_index("caption") + 1
+    return pa.schema([*fields[:at], *COLUMNS, *fields[at:]])
+
+
+def caption_key(image_sha256: str, text_sha256: str | None = None) -> str:
+    """What a caption is known by: its picture's sha256, or the sha256 of that and the text's, one after the other.
+
+    >>> caption_key("ab")
+    'ab'
+    """
+    if text_sha256 is None:
+        return image_sha256
+    return hashlib.sha256((image_sha256 + text_sha256).encode()).hexdigest()
+
+
+def folder_of(name: str) -> str:
+    """Name of the table below ``tables/``."""
+    return f"captions/{name}"
+
+
+def names_of(store: Store) -> list[str]:
+    """Names of the captions that a store has."""
+    return [name.removeprefix("captions/") for name in store.table_names() if name.startswith("captions/")]
+
+
+def captions_of(store: Store, name: str = DEFAULT_NAME) -> Table:
+    """Open the captions of that name.
+
+    Raises
+    ------
+    CaptionError
+        If there are none; the message lists those there are.
+    """
+    if name not in names_of(store):
+        have = ", ".join(names_of(store))
+        remedy = f"there are: {have}" if have else "there are none yet; make some with `icehouse caption`"
+        raise CaptionError(f"no captions {name!r} in {store.path}; {remedy}")
+    return store.table(folder_of(name))
+
+
+def make_spec(name: str, provenance: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Spec of a captions table: `provenance` decides who may add to it, `more` is for the record."""
+    return {
+        "kind": "captions",
+        "name": name,
+        "key": "caption_key",
+        "provenance": dict(provenance),
+        "fingerprint": fingerprint(provenance),
+        **more,
+    }
+
+
+def admit(store: Store, spec: Mapping[str, Any]) -> Table:
+    """Open the captions table of `spec` for writing, made if it is not there.
+
+    Raises
+    ------
+    SpaceError
+        If it holds captions of another model, digest, prompt or options; both are named.
+    CaptionError
+        If the name is no name for a table.
+    """
+    name = str(spec["name"])
+    structured = bool(spec["provenance"].get("structured"))
+    try:
+        table = store.ensure_table(folder_of(name), schema_of(structured=structured), spec)
+    except StoreError as error:
+        if "is no name of a table" in str(error) or "/" in name:
+            raise CaptionError(
+                f"{name!r} is no name for captions: letters, digits, '.', '_' and '-', please"
+            ) from None
+        raise
+    have = table.spec
+    if have.get("fingerprint") != spec["fingerprint"]:
+        raise SpaceError(_refusal(name, have, spec))
+    return table
+
+
+def note_server(table: Table, server: str) -> None:
+    """Keep in the spec that this software wrote to the table too."""
+    known = list(table.spec.get("servers", ()))
+    if server not in known:
+        table.update_spec({"servers": [*known, server]})
+
+
+def _refusal(name: str, have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
+    unlike = differences(have.get("provenance") or {}, want["provenance"])
+    shown = [f"{key} {_short(a)} against {_short(b)}" for key, (a, b) in unlike.items()]
+    return (
+        f"the captions {name!r} are by {_maker(have)}, which do not mix with those by {_maker(want)}: "
+        f"{'; '.join(shown[:4])}; use what they were made with, or give these another --name"
+    )
+
+
+def _maker(spec: Mapping[str, Any]) -> str:
+    provenance = spec.get("provenance") or {}
+    if "imported" in provenance:
+        imported = provenance["imported"]
+        return f"import of {imported.get('file')} (sha256 {str(imported.get('sha256'))[:12]})"
+    digest = provenance.get("digest")
+    model = provenance.get("model", "an unknown model")
+    return f"{model} (digest {str(digest)[:12]})" if digest else str(model)
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else " ".join(repr(value).split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
