@@ -68,7 +68,13 @@ a { color: var(--accent); }
   background: color-mix(in srgb, var(--card) 45%, var(--ground)); scroll-margin-top: 1rem;
 }
 .group.pair { grid-column: auto; }
-.group.pair .members { grid-template-columns: 1fr 1fr; }
+.sides {
+  display: grid; gap: .8rem; margin: .8rem 0 0; align-items: start;
+  grid-template-columns: minmax(0, 15rem) minmax(0, 1fr);
+}
+/* However many there are, the kept one stays beside those that are looked at. */
+.sides > ul { position: sticky; top: .6rem; }
+.group.pair .sides { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); align-items: stretch; }
 .group.is-chained { border: 2px solid var(--diff); }
 .group[hidden], .member[hidden] { display: none; }
 .group > header { display: flex; flex-wrap: wrap; gap: .25rem .8rem; align-items: baseline; max-width: none; }
@@ -80,7 +86,7 @@ a { color: var(--accent); }
   font-size: .78rem; font-weight: 650; line-height: 1.5;
 }
 .members {
-  list-style: none; margin: .8rem 0 0; padding: 0; display: grid; gap: .8rem;
+  list-style: none; margin: 0; padding: 0; display: grid; gap: .8rem;
   grid-template-columns: repeat(auto-fill, minmax(min(13.5rem, 100%), 1fr));
 }
 .member.kept { border: 2px solid var(--kept); }
@@ -122,7 +128,8 @@ a { color: var(--accent); }
 .album .told { color: var(--soft); font-size: .82rem; display: block; }
 @media (max-width: 30rem) {
   body { padding: .8rem; }
-  .members { grid-template-columns: 1fr 1fr; gap: .5rem; }
+  .sides { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: .5rem; }
+  .members { gap: .5rem; }
   .groups { gap: .8rem; }
   .group { padding: .8rem .55rem .9rem; }
   .member .facts { padding: .5rem .55rem .6rem; }

@@ -135,9 +135,10 @@ def group_html(group: Group, pictures: Sequence[Taken | None], *, cosine: float 
             "sampled</span>"
         )
     why = f'<p class="why"><b>Kept:</b> {user_text(group.why, limit=80)}</p>' if group.why else ""
-    cards = "\n".join(
+    kept, *cards = (
         _member(member, keeper, taken, cosine) for member, taken in zip(group.members, pictures, strict=True)
     )
+    others = "\n".join(cards)
     score = "" if group.min_cosine is None else f"{group.min_cosine:.6f}"
     css = "group" + (" pair" if len(group.members) == 2 else "") + (" is-chained" if group.chained else "")
     return (
@@ -145,7 +146,8 @@ def group_html(group: Group, pictures: Sequence[Taken | None], *, cosine: float 
         f'aria-labelledby="h{group.number}" data-number="{group.number}" data-size="{group.size}" '
         f'data-score="{score}" data-chained="{int(group.chained)}">\n'
         f'<header><h2 id="h{group.number}">Group {group.number:,}</h2>{"".join(facts)}{why}</header>\n'
-        f'<ol class="members">\n{cards}\n</ol>{_more(group)}\n</section>'
+        f'<div class="sides">\n<ul class="members">\n{kept}\n</ul>\n<ol class="members">\n{others}\n</ol>\n</div>'
+        f"{_more(group)}\n</section>"
     )
 
 
