@@ -17,7 +17,9 @@ __all__ = ["FAMILIES", "available", "create", "head_class"]
 #: Families that come with icehouse, by name: module in this package, and class. Nothing is imported until asked for.
 FAMILIES = {
     "knn": "families.knn:Knn",
+    "lightgbm": "families.gbm:Gbm",
     "logreg": "families.logreg:LogReg",
+    "online": "families.online:Online",
     "svm": "families.svm:Svm",
 }
 

@@ -8,7 +8,10 @@ from icehouse.heads.head import Head
 from icehouse.heads.registry import create
 
 #: By family: small grids, few rounds or epochs. A family that is quick as it is needs no entry.
-QUICK: dict[str, dict[str, Any]] = {}
+QUICK: dict[str, dict[str, Any]] = {
+    "lightgbm": {"num_leaves": 7, "max_rounds": 15, "patience": 5, "min_data": 5},
+    "online": {"rate": 4.0, "penalty": 1e-4, "max_passes": 10},
+}
 
 
 def quick(family: str, **params: Any) -> Head:

@@ -1,0 +1,303 @@
+"""`lightgbm`: gradient-boosted trees, stopped early on dev.
+
+Trees look at one feature at a time, and an encoder's features mean little one at a time: on frozen features they seldom
+beat a linear head. They earn their place where inputs interact, where inputs are missing, and as a second opinion in
+`late-fusion`.
+
+Each tree sees a random part of the features (`feature_fraction`), which costs no accuracy here and saves most of the
+time. Inputs that are wide together are first reduced, each to its leading principal components: ten thousand rows of 1,664
+features then train in seconds instead of minutes, with a log loss that differs in the second decimal.
+
+A row that lacks an input has NaN there, which LightGBM learns a direction for at each split. NaN in a feature that is
+there is an error, as it is for every head. The model is saved in LightGBM's own text format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from ..checks import ParameterError
+from ..head import Head, Validation
+from ..holdout import held_out
+from ..inputs import Inputs
+from ..vectors import CHUNK, ClassWeight, class_weights, criteria, grid_of, pieces, statistics, worth
+
+if TYPE_CHECKING:
+    import lightgbm
+
+__all__ = ["LEAVES", "Gbm"]
+
+#: Numbers of leaves that "auto" tries.
+LEAVES = (7, 15, 31)
+
+# Width of all inputs together from which they are reduced, and to how many components each.
+_WIDE, _COMPONENTS = 512, 128
+# Where nothing can be held out to choose on.
+_DEFAULT_LEAVES, _DEFAULT_ROUNDS = 15, 100
+
+
+class Gbm(Head):
+    """Gradient-boosted trees (LightGBM).
+
+    Parameters
+    ----------
+    num_leaves : "auto", int or sequence of int, default "auto"
+        Leaves of a tree; of several, or of the default grid, the best on `val` is taken (without `val`, the best on a
+        stratified fifth of the rows, and the head is then fitted on all of them).
+    min_data : int or sequence of int, default 20
+        Fewest rows of a leaf.
+    learning_rate : float or sequence of float, default 0.1
+    rounds : "auto" or int, default "auto"
+        Rounds of boosting; "auto" stops when `val` has not improved for `patience` rounds.
+    max_rounds : int, default 500
+        Most rounds of "auto".
+    patience : int, default 20
+    feature_fraction : float, default 0.3
+        Share of the features that a tree sees.
+    bagging_fraction : float, default 0.8
+        Share of the rows that a tree sees.
+    l2 : float, default 1.0
+        Penalty on the values of leaves.
+    components : "auto", None or int, default "auto"
+        Principal components that each input is reduced to; None keeps the features as they are; "auto" takes 128
+        where the inputs are wider than 512 together.
+    class_weight : None, "balanced" or mapping of label to float, default None
+        "balanced" weighs classes by the inverse of their frequency.
+    select : {"log_loss", "accuracy", "macro_f1"}, default "log_loss"
+        What decides between settings; rounds are always stopped by log loss.
+    seed : int, default 0
+
+    Attributes
+    ----------
+    booster_ : lightgbm.Booster
+    means_ : dict of str to ndarray
+        Mean of each input that is reduced.
+    axes_ : dict of str to ndarray of float64, shape (d, components)
+        Its principal axes.
+
+    References
+    ----------
+    Ke et al. 2017, "LightGBM: a highly efficient gradient boosting decision tree".
+    """
+
+    family: ClassVar[str] = "lightgbm"
+    handles_missing: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = True
+
+    booster_: lightgbm.Booster
+    means_: dict[str, np.ndarray]
+    axes_: dict[str, np.ndarray]
+
+    def __init__(
+        self,
+        *,
+        num_leaves: int | Sequence[int] | Literal["auto"] = "auto",
+        min_data: int | Sequence[int] = 20,
+        learning_rate: float | Sequence[float] = 0.1,
+        rounds: int | Literal["auto"] = "auto",
+        max_rounds: int = 500,
+        patience: int = 20,
+        feature_fraction: float = 0.3,
+        bagging_fraction: float = 0.8,
+        l2: float = 1.0,
+        components: int | Literal["auto"] | None = "auto",
+        class_weight: ClassWeight = None,
+        select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
+        seed: int = 0,
+    ) -> None:
+        self.num_leaves = num_leaves
+        self.min_data = min_data
+        self.learning_rate = learning_rate
+        self.rounds = rounds
+        self.max_rounds = max_rounds
+        self.patience = patience
+        self.feature_fraction = feature_fraction
+        self.bagging_fraction = bagging_fraction
+        self.l2 = l2
+        self.components = components
+        self.class_weight = class_weight
+        self.select = select
+        self.seed = seed
+
+    def _fit(
+        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+    ) -> Mapping[str, Any]:
+        settings = self._settings()
+        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
+        plain = np.ones(len(y)) if sample_weight is None else sample_weight
+        weight = by_class[y] * plain
+        self._reduce(X, plain)
+        Z = self._features(X)
+        if val is not None:
+            return self._choose(Z, y, weight, settings, self._features(val[0]), val[1], by_class)
+        rounds = None if self.rounds == "auto" else int(self.rounds)
+        if len(settings) > 1 or rounds is None:
+            part = held_out(y, seed=self.seed)
+            if part is None:
+                setting = (
+                    settings[0] if len(settings) == 1 else {**settings[0], "num_leaves": _DEFAULT_LEAVES}
+                )
+                chosen = {**setting, "rounds": rounds or _DEFAULT_ROUNDS}
+            else:
+                rest = ~part
+                chosen = self._choose(Z[rest], y[rest], weight[rest], settings, Z[part], y[part], by_class)
+        else:
+            assert rounds is not None
+            chosen = {**settings[0], "rounds": rounds}
+        self.booster_ = self._boosted(Z, y, weight, chosen, chosen["rounds"])
+        return chosen
+
+    def _settings(self) -> list[dict[str, Any]]:
+        """What is to be compared."""
+        leaves = [int(n) for n in grid_of("num_leaves", self.num_leaves, LEAVES)]
+        fewest = [int(n) for n in grid_of("min_data", self.min_data, ())]
+        rates = grid_of("learning_rate", self.learning_rate, ())
+        if min(leaves) < 2:
+            raise ParameterError(f"num_leaves must be at least 2, not {self.num_leaves!r}")
+        for name in ("feature_fraction", "bagging_fraction"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ParameterError(f"{name} must be in (0, 1], not {getattr(self, name)!r}")
+        for name in ("max_rounds", "patience"):
+            if getattr(self, name) < 1:
+                raise ParameterError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+        if self.rounds != "auto" and (isinstance(self.rounds, str) or self.rounds < 1):
+            raise ParameterError(f"rounds must be 'auto' or at least 1, not {self.rounds!r}")
+        if self.components not in ("auto", None) and (
+            isinstance(self.components, str) or self.components < 1
+        ):
+            raise ParameterError(f"components must be 'auto', none or at least 1, not {self.components!r}")
+        if self.select not in ("log_loss", "accuracy", "macro_f1"):
+            raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
+        return [
+            {"num_leaves": n, "min_data": few, "learning_rate": rate}
+            for n in leaves
+            for few in fewest
+            for rate in rates
+        ]
+
+    def _choose(
+        self,
+        Z: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray,
+        settings: Sequence[Mapping[str, Any]],
+        V: np.ndarray,
+        v: np.ndarray,
+        by_class: np.ndarray,
+    ) -> dict[str, Any]:
+        """Boost with each setting, stopped early; keep the best."""
+        best: tuple[float, dict[str, Any], lightgbm.Booster] | None = None
+        for setting in settings:
+            if self.rounds == "auto":
+                booster = self._boosted(Z, y, weight, setting, self.max_rounds, (V, v, by_class[v]))
+            else:
+                booster = self._boosted(Z, y, weight, setting, int(self.rounds))
+            rounds = (
+                int(booster.best_iteration)
+                if booster.best_iteration > 0
+                else int(booster.current_iteration())
+            )
+            row = {**setting, "rounds": rounds, **criteria(v, self._voted(booster, V), by_class)}
+            self.curve_.append(row)
+            if best is None or worth(row, self.select) > best[0]:
+                best = worth(row, self.select), {**setting, "rounds": rounds}, booster
+        assert best is not None
+        self.booster_ = best[2]
+        return best[1]
+
+    def _boosted(
+        self,
+        Z: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray,
+        setting: Mapping[str, Any],
+        rounds: int,
+        stop: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    ) -> lightgbm.Booster:
+        import lightgbm
+
+        k = len(self.classes_)
+        params = {
+            "objective": "binary" if k == 2 else "multiclass",
+            "num_class": 1 if k == 2 else k,
+            "num_leaves": setting["num_leaves"],
+            "min_data_in_leaf": setting["min_data"],
+            "learning_rate": setting["learning_rate"],
+            "feature_fraction": self.feature_fraction,
+            "bagging_fraction": self.bagging_fraction,
+            "bagging_freq": 1,
+            "lambda_l2": self.l2,
+            # Finer bins find nothing more in an encoder's smooth features.
+            "max_bin": 63,
+            "feature_pre_filter": False,
+            "seed": self.seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbosity": -1,
+        }
+        data = lightgbm.Dataset(Z, y, weight=weight, params=params)
+        if stop is None:
+            return lightgbm.train(params, data, rounds)
+        V, v, importance = stop
+        watched = lightgbm.Dataset(V, v, weight=importance, reference=data, params=params)
+        early = lightgbm.early_stopping(self.patience, verbose=False)
+        return lightgbm.train(params, data, rounds, [watched], callbacks=[early])
+
+    def _reduce(self, X: Inputs, weight: np.ndarray) -> None:
+        """Find the principal axes of the inputs that are to be reduced."""
+        self.means_, self.axes_ = {}, {}
+        wanted = self.components
+        if wanted == "auto":
+            wanted = _COMPONENTS if X.shape[1] > _WIDE else None
+        if wanted is None:
+            return
+        means, _ = statistics(X, weight)
+        for name, width in X.widths.items():
+            if width > int(wanted):
+                array = X.vectors(name)[X.present(name)]
+                share = (weight[X.present(name)] / weight.sum()).astype(array.dtype)
+                centred = array - means[name].astype(array.dtype)
+                _, axes = np.linalg.eigh((centred.T * share) @ centred)
+                self.means_[name] = means[name]
+                self.axes_[name] = axes[:, ::-1][:, : int(wanted)].astype(np.float64)
+
+    def _features(self, X: Inputs) -> np.ndarray:
+        """What the trees see, NaN where a row lacks an input: float64."""
+        parts = []
+        for name in X.names:
+            array = X.vectors(name).astype(np.float64)
+            if name in self.axes_:
+                array = (array - self.means_[name]) @ self.axes_[name]
+            parts.append(np.where(X.present(name)[:, None], array, np.nan))
+        return np.concatenate(parts, axis=1)
+
+    def _voted(self, booster: lightgbm.Booster, Z: np.ndarray) -> np.ndarray:
+        proba = np.asarray(booster.predict(Z), np.float64)
+        return np.stack([1 - proba, proba], axis=1) if proba.ndim == 1 else proba
+
+    def _predict_proba(self, X: Inputs) -> np.ndarray:
+        return np.concatenate([self._voted(self.booster_, self._features(part)) for part in pieces(X, CHUNK)])
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays = {f"mean/{name}": mean for name, mean in self.means_.items()}
+        return {**arrays, **{f"axes/{name}": axes for name, axes in self.axes_.items()}}, {
+            "reduced": list(self.axes_)
+        }
+
+    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        self.means_ = {name: arrays[f"mean/{name}"] for name in values["reduced"]}
+        self.axes_ = {name: arrays[f"axes/{name}"] for name in values["reduced"]}
+
+    def _save(self, folder: Path) -> dict[str, Any]:
+        self.booster_.save_model(folder / "model.txt", num_iteration=self.booster_.best_iteration)
+        return super()._save(folder)
+
+    def _load(self, folder: Path, values: dict[str, Any]) -> None:
+        import lightgbm
+
+        super()._load(folder, values)
+        self.booster_ = lightgbm.Booster(model_file=folder / "model.txt")

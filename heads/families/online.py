@@ -1,0 +1,417 @@
+"""`online`: softmax regression by stochastic gradient descent, for labels that keep coming.
+
+`fit` makes shuffled passes over the rows and stops on dev. `partial_fit` takes a batch of labels, now or next week, on a
+head fresh or loaded: it continues where the last one ended.
+
+- **Averaged.** What predicts is the mean of the weights over the steps (Ruppert 1988, Polyak and Juditsky 1992; Xu 2011,
+  "Towards optimal one pass large scale learning with averaged stochastic gradient descent"), in which the last steps
+  count more (`fading`), so that early ones are forgotten.
+- **Standardised as it goes.** Mean and length of each input are learnt from all rows so far. When they move, weights
+  and intercepts are rewritten so that no prediction of a row that has its inputs moves with them.
+- **New classes** may come at any time, named in `classes` or met in a batch. A new class has no weights yet, and an
+  intercept as if it had been seen once among all rows so far: it is unlikely, until its rows have taught otherwise. What
+  the head says of the odds between the classes it knew is not changed.
+
+The same batches in the same order give the same head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from ..checks import ParameterError, labels_of, weights_of
+from ..head import Head, Validation
+from ..holdout import held_out
+from ..inputs import InputError, Inputs
+from ..vectors import ClassWeight, class_weights, criteria, filled, grid_of, pieces, softmax, unit_length
+
+__all__ = ["PENALTIES", "RATES", "Online"]
+
+#: Learning rates and penalties that "auto" tries.
+RATES = (1.0, 4.0, 16.0)
+PENALTIES = (1e-5, 1e-4)
+
+_DEFAULT_RATE, _DEFAULT_PENALTY, _DEFAULT_PASSES = 4.0, 1e-4, 10
+# The rate falls as (1 + step / _STEADY) ** -_POWER.
+_STEADY, _POWER = 100.0, 0.5
+
+
+class Online(Head):
+    """Softmax regression by averaged stochastic gradient descent, with `partial_fit`.
+
+    Parameters
+    ----------
+    rate : "auto", float or sequence of float, default "auto"
+        Learning rate of the first steps, for rows of mean square length one.
+    penalty : "auto", float or sequence of float, default "auto"
+        Strength of the L2 penalty on the weights.
+    passes : "auto" or int, default "auto"
+        Passes over the rows in `fit`; "auto" stops when `val` has not improved for `patience` passes.
+    max_passes : int, default 30
+        Most passes of "auto".
+    patience : int, default 3
+    batch : int, default 16
+        Rows of a step.
+    fading : float, default 4.0
+        How much more the last steps count in the average: weights of the steps grow as their number to this power.
+    unit : bool, default True
+        Whether each row of each input is divided by its length first, which keeps a single odd row from throwing the
+        weights about.
+    class_weight : None, "balanced" or mapping of label to float, default None
+        "balanced" is for `fit` alone: `partial_fit` cannot know what is still to come.
+    seed : int, default 0
+        Of the order of the rows, and of the part held out where `val` is not given.
+
+    Attributes
+    ----------
+    coef_ : ndarray of float64, shape (k, d)
+        Averaged weights on the concatenated, centred and scaled features.
+    intercept_ : ndarray of float64, shape (k,)
+    steps_ : int
+        Steps so far; after `fit`, those of one pass.
+    rows_ : float
+        Weight of the rows so far.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> head = Online().fit(np.eye(6, 4), ["calm", "flood"] * 3)
+    >>> head.partial_fit(np.ones((1, 4)), ["quake"]).classes_.tolist()
+    ['calm', 'flood', 'quake']
+    """
+
+    family: ClassVar[str] = "online"
+    handles_missing: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = True
+
+    coef_: np.ndarray
+    intercept_: np.ndarray
+    steps_: int
+    rows_: float
+    rate_: float
+    penalty_: float
+    last_: np.ndarray
+    means_: dict[str, np.ndarray]
+    squares_: dict[str, float]
+    seen_: dict[str, float]
+
+    def __init__(
+        self,
+        *,
+        rate: float | Sequence[float] | Literal["auto"] = "auto",
+        penalty: float | Sequence[float] | Literal["auto"] = "auto",
+        passes: int | Literal["auto"] = "auto",
+        max_passes: int = 30,
+        patience: int = 3,
+        batch: int = 16,
+        fading: float = 4.0,
+        unit: bool = True,
+        class_weight: ClassWeight = None,
+        seed: int = 0,
+    ) -> None:
+        self.rate = rate
+        self.penalty = penalty
+        self.passes = passes
+        self.max_passes = max_passes
+        self.patience = patience
+        self.batch = batch
+        self.fading = fading
+        self.unit = unit
+        self.class_weight = class_weight
+        self.seed = seed
+
+    # ------------------------------------------------------------------ all rows at once
+
+    def _fit(
+        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+    ) -> Mapping[str, Any]:
+        rates, penalties = self._grids()
+        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight / sample_weight.mean()
+        settings = [(rate, penalty) for rate in rates for penalty in penalties]
+        if val is not None:
+            return self._choose(X, y, weight, settings, val, by_class)
+        passes = None if self.passes == "auto" else int(self.passes)
+        rate, penalty = settings[0]
+        if len(settings) > 1 or passes is None:
+            part = held_out(y, seed=self.seed)
+            if part is None:
+                rate = rate if len(rates) == 1 else _DEFAULT_RATE
+                penalty = penalty if len(penalties) == 1 else _DEFAULT_PENALTY
+                passes = passes or _DEFAULT_PASSES
+            else:
+                rest = ~part
+                chosen = self._choose(X[rest], y[rest], weight[rest], settings, (X[part], y[part]), by_class)
+                rate, penalty, passes = chosen["rate"], chosen["penalty"], chosen["passes"]
+        self._start(X, rate, penalty)
+        rng = np.random.default_rng(self.seed)
+        for number in range(passes):
+            self._pass(X, y, weight, by_class, rng.permutation(len(y)), first=number == 0)
+        self._forget_passes(len(y))
+        return {"rate": rate, "penalty": penalty, "passes": passes}
+
+    def _grids(self) -> tuple[list[float], list[float]]:
+        for name in ("max_passes", "patience", "batch"):
+            if getattr(self, name) < 1:
+                raise ParameterError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+        if self.passes != "auto" and (isinstance(self.passes, str) or self.passes < 1):
+            raise ParameterError(f"passes must be 'auto' or at least 1, not {self.passes!r}")
+        if self.unit not in (True, False):
+            raise ParameterError(f"unit must be true or false, not {self.unit!r}")
+        return grid_of("rate", self.rate, RATES), grid_of("penalty", self.penalty, PENALTIES)
+
+    def _choose(
+        self,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        settings: Sequence[tuple[float, float]],
+        val: Validation,
+        by_class: np.ndarray,
+    ) -> dict[str, Any]:
+        """Passes with each setting until `val` gets no better; keep the best state of all."""
+        best: tuple[float, dict[str, Any], dict[str, Any]] | None = None
+        for rate, penalty in settings:
+            self._start(X, rate, penalty)
+            rng = np.random.default_rng(self.seed)
+            lowest, since = np.inf, 0
+            for number in range(1, (self.max_passes if self.passes == "auto" else int(self.passes)) + 1):
+                self._pass(X, y, weight, by_class, rng.permutation(len(y)), first=number == 1)
+                if self.passes != "auto" and number < self.passes:
+                    continue
+                row = {"rate": rate, "penalty": penalty, "passes": number}
+                row |= criteria(val[1], self._predict_proba(val[0]), by_class)
+                self.curve_.append(row)
+                if best is None or row["log_loss"] < best[0]:
+                    best = (
+                        row["log_loss"],
+                        {"rate": rate, "penalty": penalty, "passes": number},
+                        self._snapshot(),
+                    )
+                lowest, since = (row["log_loss"], 0) if row["log_loss"] < lowest else (lowest, since + 1)
+                if since == self.patience:
+                    break
+        assert best is not None
+        self._restore(*best[2])
+        self._forget_passes(len(y))
+        return best[1]
+
+    def _forget_passes(self, n: int) -> None:
+        """Count the rows of `fit` once, however many passes there were: a later row shall weigh as much as one of them."""
+        self.steps_ = -(-n // self.batch)
+
+    # ------------------------------------------------------------------ batch by batch
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: Sequence[Any] | np.ndarray,
+        classes: Sequence[Any] | np.ndarray | None = None,
+        sample_weight: Sequence[float] | np.ndarray | None = None,
+    ) -> Self:
+        """Learn from one batch of rows, in the order given.
+
+        Parameters
+        ----------
+        X : Inputs, mapping of str to array, or ndarray of shape (n, d)
+        y : sequence of int or str, shape (n,)
+            Labels; one that was never seen before adds a class.
+        classes : sequence, optional
+            Classes to expect, beside those of `y`.
+        sample_weight : sequence of float, shape (n,), optional
+
+        Returns
+        -------
+        Online
+            Itself.
+
+        Raises
+        ------
+        HeadError
+            If the first batch shows one class only and `classes` names no other, labels are of another kind than before,
+            or features do not fit.
+        """
+        if isinstance(self.class_weight, str):
+            raise ParameterError(
+                "class_weight='balanced' needs all rows at once: give partial_fit a mapping, or none"
+            )
+        started = self.__sklearn_is_fitted__()
+        inputs = self._conform(Inputs.of(X)) if started else self._checked(Inputs.of(X))
+        labels = labels_of(y, len(inputs))
+        weight = weights_of(sample_weight, len(inputs))
+        weight = np.ones(len(labels)) if weight is None else weight
+        kept = weight > 0
+        inputs, labels, weight = inputs[kept], labels[kept], weight[kept]
+        expected = labels if classes is None else np.concatenate([labels, np.asarray(classes)])
+        known = np.unique(expected)
+        if not started:
+            if len(known) < 2:
+                raise InputError(
+                    "a head needs at least two classes to tell apart; this first batch shows one class: name the others "
+                    "in classes=[...]"
+                )
+            rates, penalties = self._grids()
+            self.classes_, self.widths_, self.curve_, self.chosen_ = known, inputs.widths, [], {}
+            self._start(
+                inputs,
+                rates[0] if len(rates) == 1 else _DEFAULT_RATE,
+                penalties[0] if len(penalties) == 1 else _DEFAULT_PENALTY,
+            )
+        else:
+            self._meet(known)
+        codes = np.searchsorted(self.classes_, labels)
+        by_class = class_weights(self.class_weight, self.classes_, codes)
+        if len(labels):
+            self._pass(inputs, codes, weight, by_class, np.arange(len(labels)))
+        return self
+
+    def _meet(self, known: np.ndarray) -> None:
+        """Add the classes of `known` that are new."""
+        numbers, others = known.dtype.kind in "iub", self.classes_.dtype.kind in "iub"
+        if len(known) and numbers != others:
+            raise InputError(
+                f"labels were {'numbers' if others else 'strings'} before, and are {'numbers' if numbers else 'strings'} now"
+            )
+        together = np.union1d(self.classes_, known)
+        if len(together) == len(self.classes_):
+            return
+        old = np.searchsorted(together, self.classes_)
+        new = np.setdiff1d(np.arange(len(together)), old)
+        self.classes_ = together
+        for name, is_last in (("coef_", False), ("last_", True)):
+            before = getattr(self, name)
+            after = np.zeros((len(together), before.shape[1]))
+            after[old] = before
+            if is_last:
+                after[new, -1] = self._unseen(before[:, -1])
+            setattr(self, name, after)
+        intercept = np.zeros(len(together))
+        intercept[old], intercept[new] = self.intercept_, self._unseen(self.intercept_)
+        self.intercept_ = intercept
+
+    def _unseen(self, intercepts: np.ndarray) -> float:
+        """Intercept of a class as if it had been seen once: its odds against all others at the centre of the features."""
+        top = float(intercepts.max())
+        everything = top + float(np.log(np.exp(intercepts - top).sum()))
+        return everything - float(np.log(self.rows_ + 1))
+
+    # ------------------------------------------------------------------ the arithmetic
+
+    def _start(self, X: Inputs, rate: float, penalty: float) -> None:
+        """No step yet."""
+        k = len(self.classes_)
+        self.coef_, self.intercept_ = np.zeros((k, X.shape[1])), np.zeros(k)
+        #: Weights and, in the last column, intercepts of the last step; the mean of all is what predicts.
+        self.last_ = np.zeros((k, X.shape[1] + 1))
+        self.means_ = {name: np.zeros(width) for name, width in X.widths.items()}
+        self.squares_ = dict.fromkeys(X.names, 0.0)
+        self.seen_ = dict.fromkeys(X.names, 0.0)
+        self.steps_, self.rows_ = 0, 0.0
+        self.rate_, self.penalty_ = rate, penalty
+
+    def _pass(
+        self,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        by_class: np.ndarray,
+        order: np.ndarray,
+        *,
+        first: bool = True,
+    ) -> None:
+        """Steps over all rows once, in `order`; on their first pass they move the statistics too."""
+        part = unit_length(X, self.unit)
+        if first:
+            self._observe(part, weight)
+        arrays = self._standardised(part)
+        importance = weight * by_class[y]
+        mean_weights, mean_intercepts = self.coef_, self.intercept_
+        for start in range(0, len(order), self.batch):
+            rows = order[start : start + self.batch]
+            Z, target = arrays[rows], y[rows]
+            slope = softmax(Z @ self.last_[:, :-1].T + self.last_[:, -1])
+            slope[np.arange(len(rows)), target] -= 1
+            slope *= importance[rows, None]
+            rate = self.rate_ * (1 + self.steps_ / _STEADY) ** -_POWER
+            # A proximal step on the penalty: a large one shrinks the weights, and cannot turn them over.
+            self.last_[:, :-1] -= rate * (slope.T @ Z) / len(rows)
+            self.last_[:, :-1] /= 1 + rate * self.penalty_
+            self.last_[:, -1] -= rate * slope.mean(axis=0)
+            self.steps_ += 1
+            share = (self.fading + 1) / (self.fading + self.steps_)
+            mean_weights += share * (self.last_[:, :-1] - mean_weights)
+            mean_intercepts += share * (self.last_[:, -1] - mean_intercepts)
+
+    def _observe(self, X: Inputs, weight: np.ndarray) -> None:
+        """Let rows move the statistics, and rewrite weights and intercepts so that no logit moves with them."""
+        start = 0
+        for name, width in X.widths.items():
+            share = weight * X.present(name)
+            total = float(share.sum())
+            columns = slice(start, start + width)
+            start += width
+            if total == 0:
+                continue
+            array = X.vectors(name).astype(np.float64)
+            mean, scale = self.means_[name], self._scale(name)
+            fresh = share @ array / total
+            spread = float(share @ np.square(array - fresh).sum(axis=1))
+            before = self.seen_[name]
+            moved = fresh - mean
+            self.seen_[name] = before + total
+            self.means_[name] = mean + moved * total / self.seen_[name]
+            self.squares_[name] += spread + float(moved @ moved) * before * total / self.seen_[name]
+            factor, shift = self._scale(name) / scale, (self.means_[name] - mean) / scale
+            self.intercept_ = self.intercept_ + self.coef_[:, columns] @ shift
+            self.last_[:, -1] += self.last_[:, columns] @ shift
+            self.coef_[:, columns] *= factor
+            self.last_[:, columns] *= factor
+        self.rows_ += float(weight.sum())
+
+    def _scale(self, name: str) -> float:
+        """Root mean square length of the centred rows of an input so far; 1 where they do not differ yet."""
+        if self.seen_[name] == 0:
+            return 1.0
+        length = float(np.sqrt(self.squares_[name] / self.seen_[name]))
+        return length if length > 1e-12 else 1.0
+
+    def _standardised(self, X: Inputs) -> np.ndarray:
+        parts = [
+            (filled(X, name, self.means_).astype(np.float64) - self.means_[name]) / self._scale(name)
+            for name in X.names
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def _predict_proba(self, X: Inputs) -> np.ndarray:
+        parts = (self._standardised(unit_length(part, self.unit)) for part in pieces(X))
+        return np.concatenate([softmax(Z @ self.coef_.T + self.intercept_) for Z in parts])
+
+    # ------------------------------------------------------------------ storage
+
+    def _snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays, values = self._state()
+        return {name: array.copy() for name, array in arrays.items()}, values
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        means = {f"mean/{name}": mean for name, mean in self.means_.items()}
+        arrays = {"coef": self.coef_, "intercept": self.intercept_, "last": self.last_, **means}
+        return arrays, {
+            "steps": self.steps_,
+            "rows": self.rows_,
+            "rate": self.rate_,
+            "penalty": self.penalty_,
+            "squares": dict(self.squares_),
+            "seen": dict(self.seen_),
+        }
+
+    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        # Copies: the steps of `partial_fit` write into them.
+        self.coef_, self.intercept_ = arrays["coef"].copy(), arrays["intercept"].copy()
+        self.last_ = arrays["last"].copy()
+        self.means_ = {name: arrays[f"mean/{name}"] for name in self.widths_}
+        self.steps_, self.rows_ = int(values["steps"]), float(values["rows"])
+        self.rate_, self.penalty_ = float(values["rate"]), float(values["penalty"])
+        self.squares_, self.seen_ = dict(values["squares"]), dict(values["seen"])
