@@ -19,7 +19,7 @@ from ...store.dups.find import Duplicates
 from ...store.folders import publish_folder
 from ...store.store import Store
 from .gallery_page import PageCard, gallery_page, group_html, index_page, page_name
-from .groups import Choice, Group, Selection, pages, read_groups, select
+from .groups import Choice, Group, Item, Selection, pages, read_groups, select
 from .pictures import Pictures, Source, mini
 
 __all__ = ["Gallery", "write_gallery"]
@@ -146,7 +146,9 @@ def _write(
             taken = pictures.take(
                 [_source(member.item) for group in chosen for member in group.members], step
             )
-            sections, strip, place = [], [], 0
+            sections: list[str] = []
+            strip: list[str] = []
+            place = 0
             for group in chosen:
                 own = taken[place : place + len(group.members)]
                 place += len(group.members)
@@ -186,10 +188,11 @@ def _put(path: Path, text: str) -> int:
     return path.write_bytes(text.encode())
 
 
-def _source(item: Any) -> Source | None:
-    if item is None or item.file is None:
+def _source(item: Item | None) -> Source | None:
+    file = None if item is None else item.file
+    if item is None or file is None:
         return None
-    return Source(item.file, item.image_sha256, item.bytes, item.mtime_ns)
+    return Source(file, item.image_sha256, item.bytes, item.mtime_ns)
 
 
 def _outside(out: str | Path) -> Path:

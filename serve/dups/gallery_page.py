@@ -258,8 +258,8 @@ def _marked(text: str, base: str) -> str:
     tail = "…" if len(text) > _TEXT_LIMIT else ""
     ours, theirs = (re.findall(r"\s*\S+", value[:_TEXT_LIMIT]) for value in (text, base))
     # Shouting is no other text.
-    bare = [[word.strip().casefold() for word in words] for words in (ours, theirs)]
-    matcher = difflib.SequenceMatcher(None, *bare, autojunk=False)
+    bare, base_bare = ([word.strip().casefold() for word in words] for words in (ours, theirs))
+    matcher = difflib.SequenceMatcher(None, bare, base_bare, autojunk=False)
     parts = []
     for change, start, stop, _, _ in matcher.get_opcodes():
         words = "".join(ours[start:stop])
