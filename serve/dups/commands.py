@@ -13,6 +13,7 @@ from ...errors import UsageError
 from .gallery_command import gallery as gallery_command
 from .gallery_command import show_gallery
 from .leakage_command import leakage
+from .stream_command import stream
 
 __all__ = ["app"]
 
@@ -172,3 +173,4 @@ def _progress() -> Any:
 
 app.command()(leakage)
 app.command("gallery")(gallery_command)
+app.command("stream")(stream)

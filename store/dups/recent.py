@@ -25,7 +25,7 @@ from ..join.tiles import NumpyTiles, summation_slack
 from .cascade import Rule
 from .hamming import BITS, MAX_RADIUS, informative
 
-__all__ = ["DEFAULT_WINDOW", "Arrival", "Match", "Recent", "Verdict"]
+__all__ = ["BATCH", "DEFAULT_WINDOW", "Arrival", "Match", "Recent", "Verdict"]
 
 DEFAULT_WINDOW = 100_000
 
@@ -33,7 +33,7 @@ DEFAULT_WINDOW = 100_000
 MOST_MATCHES = 256
 
 #: Arrivals that go through one product of matrices.
-_BATCH = 64
+BATCH = 64
 
 #: Contents from which principal axes pay, and after how many they are found anew while the window fills.
 _LEARN_AT = (8192, 32_768)
@@ -184,7 +184,7 @@ class Recent:
         self._middle: np.ndarray | None = None
         self._learnt_at = 0
         self._candidates = self._asked = 0
-        self._scratch = np.empty(_BATCH * _COLUMNS, np.float32)
+        self._scratch = np.empty(BATCH * _COLUMNS, np.float32)
 
     def __len__(self) -> int:
         """Contents held."""
@@ -193,6 +193,11 @@ class Recent:
     def knows(self, key: str) -> bool:
         """Tell whether the window holds a content."""
         return key in self._slots
+
+    @property
+    def dtype(self) -> np.dtype:
+        """In which vectors are held."""
+        return self._X.dtype
 
     @property
     def bytes(self) -> int:
@@ -211,8 +216,8 @@ class Recent:
         UsageError
             If a vector has another length, or the window was changed between two verdicts.
         """
-        for start in range(0, len(arrivals), _BATCH):
-            batch = _Batch(self, arrivals[start : start + _BATCH])
+        for start in range(0, len(arrivals), BATCH):
+            batch = _Batch(self, arrivals[start : start + BATCH])
             for j in range(len(batch)):
                 if self.seen != batch.first + j:
                     raise UsageError("the window was given other arrivals before all of these were judged")
@@ -222,8 +227,8 @@ class Recent:
 
     def remember(self, arrivals: Sequence[Arrival]) -> None:
         """Take arrivals into the window without judging them."""
-        for start in range(0, len(arrivals), _BATCH):
-            batch = _Batch(self, arrivals[start : start + _BATCH], compare=False)
+        for start in range(0, len(arrivals), BATCH):
+            batch = _Batch(self, arrivals[start : start + BATCH], compare=False)
             for j in range(len(batch)):
                 self._remember(batch, j)
 
@@ -347,16 +352,16 @@ class Recent:
         if self.dim is None:
             return
         n = len(self)
-        if n + _BATCH <= len(self._lead) or len(self._lead) == self.capacity:
+        if n + BATCH <= len(self._lead) or len(self._lead) == self.capacity:
             drifted = self._candidates > _TOO_MANY * max(self._asked, 1)
             if not (drifted and self.seen - self._learnt_at >= self.capacity):
                 return
         held = self._row_set(self._X[:n])
-        if n > _LEARN_AT[0] - _BATCH and self.rule.cosine is not None:
+        if n > _LEARN_AT[0] - BATCH and self.rule.cosine is not None:
             budget = 4.0 * _COORDINATES * n
             self._plan = choose_plan(held, held, self.rule.cosine, NumpyTiles(), budget)
         # Room up to the next time; what is never touched is never taken from the system.
-        room = next((size for size in _LEARN_AT if size >= n + _BATCH), self.capacity)
+        room = next((size for size in _LEARN_AT if size >= n + BATCH), self.capacity)
         room = min(room, self.capacity)
         plan = self._plan
         self._lead = np.zeros((room, plan.lead + 1), np.float32)

@@ -47,7 +47,8 @@ def save_window(
     window : Recent
     path : Path
     space : mapping, optional
-        What the vectors are, as JSON values; above all their ``fingerprint``.
+        What the vectors are, as JSON values: their ``fingerprint``, or None where there are none, and ``vectors``, which names
+        them to people.
     notes : mapping, optional
         Anything else to be kept, as JSON values.
 
@@ -112,7 +113,7 @@ def load_window(
     capacity : int
         If it is less than was saved, what was seen longest ago is left out.
     space : mapping, optional
-        What the vectors to come are; where it has a value, it must be that of the file.
+        What the vectors to come are; the ``fingerprint`` must be that of the file.
 
     Returns
     -------
@@ -207,12 +208,17 @@ def _meta(path: Path, file: pq.ParquetFile) -> dict[str, Any]:
 
 def _check_space(path: Path, meta: dict[str, Any], space: dict[str, Any]) -> None:
     then = meta["space"]
-    for name, value in space.items():
-        if then.get(name) != value:
-            raise SpaceError(
-                f"the state {path} was made with {name} {then.get(name)}, not {value}: their vectors cannot be compared; "
-                "go on as before, or begin another state"
-            )
+    if "fingerprint" in space and then.get("fingerprint") != space["fingerprint"]:
+        raise SpaceError(
+            f"the state {path} was made with {_named(then)}, not {_named(space)}: they cannot be compared; go on as before, or "
+            "begin another state"
+        )
+
+
+def _named(space: dict[str, Any]) -> str:
+    if space.get("fingerprint") is None:
+        return "no vectors"
+    return f"vectors of {space.get('vectors', 'some encoder')} (fingerprint {space['fingerprint']})"
 
 
 def _brief(error: BaseException) -> str:

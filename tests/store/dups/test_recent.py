@@ -280,8 +280,10 @@ def load(path: Path) -> Recent:
 
 
 def test_another_space_is_refused(saved: Path) -> None:
-    with pytest.raises(SpaceError, match="fingerprint aaaa, not bbbb"):
+    with pytest.raises(SpaceError, match=r"fingerprint aaaa\), not .*fingerprint bbbb"):
         load_window(saved, rule=RULE, capacity=50, space={"fingerprint": "bbbb"})
+    with pytest.raises(SpaceError, match="not no vectors"):
+        load_window(saved, rule=RULE, capacity=50, space={"fingerprint": None})
 
 
 def test_damage_is_noticed_anywhere(saved: Path) -> None:
