@@ -126,7 +126,7 @@ class Searches:
             return None
         import pyarrow as pa
 
-        learned = sorted({item for ids in parts.values() for item in ids})
+        learned = list(dict.fromkeys(item for ids in parts.values() for item in ids))
         rows = np.zeros(len(samples), bool)
         searches = []
         for found in fitting:

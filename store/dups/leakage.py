@@ -222,9 +222,8 @@ class _Work:
 
     def leaking(self, items: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Which of all items are among `items` and have a neighbour among `others`; all are masks over the items."""
-        ids = np.array(self.items["item_id"].to_pylist(), object)
-        result = np.zeros(len(ids), bool)
-        result[items] = self.near.near(ids[items], ids[others].tolist())
+        result = np.zeros(len(items), bool)
+        result[items] = self.near.near_numbers(self.rows[items], self.rows[others])
         return result
 
     def leaving(self, drop: Drop) -> np.ndarray:

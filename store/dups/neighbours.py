@@ -7,7 +7,7 @@ again, as counts over contents, so that k copies cost k and not k squared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 __all__ = ["Neighbours"]
+
+_ROWS = 1_000_000
 
 
 class Neighbours:
@@ -88,8 +90,11 @@ class Neighbours:
         ndarray of bool, shape (len(items),)
             False for an item that the search did not look at.
         """
-        rows = self.numbers(pa.array(list(items), pa.string()))
-        others = self.numbers(pa.array(sorted(set(against)), pa.string()))
+        rows, others = (self.numbers(pa.array(list(ids), pa.string())) for ids in (items, set(against)))
+        return self.near_numbers(rows, others)
+
+    def near_numbers(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Answer as `near` does, of items by their `numbers`, -1 among them or not."""
         held = np.zeros(len(self.ids), bool)
         held[others[others >= 0]] = True
         counts = np.bincount(self.content[held], minlength=len(self.ids)).astype(np.float64)
@@ -146,6 +151,17 @@ class Neighbours:
         content[self._known(clusters["item_id"])] = self._known(clusters["copy_of"])
         return content
 
+    def _large_batches(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Read pairs in pieces so large that looking up ids, each time at the cost of all items, does not count."""
+        held: list[pa.RecordBatch] = []
+        for batch in self.found.pair_batches(columns):
+            held.append(batch)
+            if sum(piece.num_rows for piece in held) >= _ROWS:
+                yield pa.Table.from_batches(held)
+                held = []
+        if held:
+            yield pa.Table.from_batches(held)
+
     def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n = max(len(self.ids), 1)
         codes, kinds = [np.empty(0, np.int64)], [np.empty(0, np.int8)]
@@ -155,8 +171,8 @@ class Neighbours:
             codes.append(np.minimum(p, q) * n + np.maximum(p, q))
             kinds.append(pc.index_in(kind, value_set=pa.array(KINDS)).to_numpy(zero_copy_only=False))
 
-        for batch in self.found.pair_batches(["id_a", "id_b", "kind"]):
-            add(*batch.columns)
+        for table in self._large_batches(["id_a", "id_b", "kind"]):
+            add(*(column.combine_chunks() for column in table.columns))
         if self.capped:
             # Stars are whole whatever the cap: who is in one is a neighbour of its keeper, pair or no pair.
             clusters = self.found.clusters(["item_id", "group", "keeper", "kind"])
