@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..data.manifest import SourceOptions, read_sources
+from ..embed.checked import load_checked
 from ..embed.encoder import Encoder, Modality, Tokens
 from ..embed.extract import Failure
 from ..embed.raw import encode_manifest
@@ -19,7 +20,6 @@ from ..heads.evaluate import predict_items
 from ..heads.inputs import Inputs
 from ..heads.runs import Run
 from ..store.store import Store
-from .query import load_checked
 
 __all__ = ["Predictions", "predict"]
 

@@ -8,25 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pyarrow.compute as pc
 
 from ..data.images import decode
 from ..data.text import clean
-from ..embed.encoder import Encoder, Modality, fingerprint, load_encoder
+from ..embed.checked import cleaning_beside, load_checked
+from ..embed.encoder import Encoder, Modality
 from ..embed.extract import read_file
-from ..embed.pipeline import DEFAULT_CLEANING
-from ..embed.probe import check_probe
-from ..embed.tables import feature_provenance
 from ..errors import ImageError, SourceError, UsageError
 from ..store.index.find import Found, find_item, find_vectors
-from ..store.provenance import check_space
 from ..store.search import Hit
 from ..store.store import Store
 
-__all__ = ["SearchResult", "load_checked", "search"]
+__all__ = ["SearchResult", "search"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ def search(
             f"{feature} cannot be searched by {asked}: that takes a joint space, as {spec['name']}/image/joint"
         )
     encoder = load_checked(spec, encoder, device=device)
-    cleaning = _cleaning(store, spec)
+    cleaning = cleaning_beside(store, spec)
     if text is not None:
         encoded = encoder.encode_texts([clean(text, cleaning)], [spec["output"]])
         question = text
@@ -125,25 +120,6 @@ def search(
 
 def _result(found: Found, feature: str, question: str) -> SearchResult:
     return SearchResult(found.hits, feature, question, found.engine, found.remark)
-
-
-def load_checked(spec: dict[str, Any], encoder: Encoder | None = None, *, device: str = "auto") -> Encoder:
-    """Load the encoder that a feature's spec names, and make sure that it still is the one.
-
-    Raises
-    ------
-    SpaceError
-        If the fingerprint or the probe disagrees.
-    EncoderError
-        If it cannot be had.
-    """
-    encoder = encoder or load_encoder(spec["encoder"], device=device)
-    modality, output = spec["modality"], spec["output"]
-    now = feature_provenance(encoder, modality, output, spec["provenance"].get("cleaning", DEFAULT_CLEANING))
-    feature = f"the feature {spec['name']}/{modality}/{output}"
-    check_space(feature, spec, {"encoder": encoder.id, "provenance": now, "fingerprint": fingerprint(now)})
-    check_probe(encoder, modality, f"{spec['name']}/{modality}", {output: spec["probe"]})
-    return encoder
 
 
 def _default_feature(store: Store, *, image_first: bool) -> str:
@@ -163,16 +139,6 @@ def _default_feature(store: Store, *, image_first: bool) -> str:
 def _has_image(store: Store, item: str) -> bool:
     items = store.items.read(["item_id", "image_sha256"])
     return bool(items.filter(pc.equal(items["item_id"], item))["image_sha256"].drop_null().length())
-
-
-def _cleaning(store: Store, spec: dict[str, Any]) -> str:
-    """Cleaning of the texts that were embedded beside this feature, so that a question is treated as they were."""
-    prefix = f"{spec['name']}/text/"
-    for name in store.feature_names():
-        if name.startswith(prefix):
-            cleaning: str = store.feature_table(name).snapshot().spec["provenance"]["cleaning"]
-            return cleaning
-    return DEFAULT_CLEANING
 
 
 def _pixels(encoder: Encoder, path: Path) -> np.ndarray:

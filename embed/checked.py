@@ -1,0 +1,50 @@
+"""The encoder behind a stored feature, loaded again and held against what the store remembers of it.
+
+A store holds vectors, not models. To encode one thing more (a query, a class prompt, a row to predict) the encoder is
+loaded from the feature's spec, and must still have its fingerprint and pass its probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..store.provenance import check_space
+from .encoder import Encoder, fingerprint, load_encoder
+from .pipeline import DEFAULT_CLEANING
+from .probe import check_probe
+from .tables import feature_provenance
+
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+__all__ = ["cleaning_beside", "load_checked"]
+
+
+def load_checked(spec: Mapping[str, Any], encoder: Encoder | None = None, *, device: str = "auto") -> Encoder:
+    """Load the encoder that a feature's spec names, and make sure that it still is the one.
+
+    Raises
+    ------
+    SpaceError
+        If the fingerprint or the probe disagrees.
+    EncoderError
+        If it cannot be had.
+    """
+    encoder = encoder or load_encoder(spec["encoder"], device=device)
+    modality, output = spec["modality"], spec["output"]
+    now = feature_provenance(encoder, modality, output, spec["provenance"].get("cleaning", DEFAULT_CLEANING))
+    feature = f"the feature {spec['name']}/{modality}/{output}"
+    check_space(feature, spec, {"encoder": encoder.id, "provenance": now, "fingerprint": fingerprint(now)})
+    check_probe(encoder, modality, f"{spec['name']}/{modality}", {output: spec["probe"]})
+    return encoder
+
+
+def cleaning_beside(store: Store, spec: Mapping[str, Any]) -> str:
+    """Cleaning of the texts that were embedded beside this feature, so that another text is treated as they were."""
+    prefix = f"{spec['name']}/text/"
+    for name in store.feature_names():
+        if name.startswith(prefix):
+            cleaning: str = store.feature_table(name).snapshot().spec["provenance"]["cleaning"]
+            return cleaning
+    return DEFAULT_CLEANING
