@@ -413,3 +413,22 @@ def test_crisismmd_task_3_has_tweets_on_both_sides(tmp_path: Path) -> None:
     assert test.by_split["train"] >= 67
     split_items(store, stratify="label", keep_together=["tweet_id", "duplicates"], column="fresh")
     assert all(a.ids == [] for a in find_leakage(store, split_column="fresh").affected)
+
+
+def test_ids_may_hold_anything(tmp_path: Path) -> None:
+    ids = ['a,"b"', "line\nend", "NULL", "007", " blank ", "", "é", "=1+1"]
+    store = Store.create(tmp_path / "s")
+    store.items.append(
+        pa.table({"item_id": ids, "image_sha256": ["f" * 64] * len(ids), "split": ["train"] * 7 + ["test"]})
+    )
+    near = Neighbours(find_duplicates(store, feature=None))
+    assert near.ids.to_pylist() == sorted(ids)
+    assert near.near(ids, ["007"]).tolist() == [item != "007" for item in ids]
+    assert near.near(["stranger", "007"], ["stranger", "007"]).tolist() == [False, False]
+    write_cleaned(store, tmp_path / "clean.csv")
+    assert join(store, tmp_path / "clean.csv").unmatched_rows == 0
+    nothing = Neighbours(find_duplicates(store, feature=None, where="false"))
+    assert len(nothing.ids) == 0
+    assert not nothing.near(ids, ids).any()
+    assert split_items(store, keep_together=["duplicates"], column="fresh").groups["of_several"] == 0
+    assert affected(find_leakage(store, split_column="split"))["test"].share is None
