@@ -18,7 +18,8 @@ from ...errors import StoreError, UsageError
 from ...store.dups.find import Duplicates
 from ...store.folders import publish_folder
 from ...store.store import Store
-from .gallery_page import PageCard, gallery_page, group_html, index_page, page_name
+from .gallery_group import group_html
+from .gallery_page import PageCard, gallery_page, index_page, page_name
 from .groups import Choice, Group, Item, Selection, pages, read_groups, select
 from .pictures import Pictures, Source, mini
 
@@ -131,7 +132,8 @@ def _write(
     counts = [len(rows) for rows in selection.rows]
     parts = pages(counts, per_page, max(2, PAGE_MEMBERS * _SIDE**2 // max(side, _SIDE) ** 2))
     told = {"matching": selection.matching, "shown": len(selection)}
-    groups = _lookup(store, selection, found["parameters"]["keeper"])
+    rule = found["parameters"]
+    groups = _lookup(store, selection, rule["keeper"])
     done, total, weight, cards = 0, sum(counts), 0, []
 
     def step(count: int) -> None:
@@ -152,7 +154,9 @@ def _write(
             for group in chosen:
                 own = taken[place : place + len(group.members)]
                 place += len(group.members)
-                sections.append(group_html(group, own, cosine=found["parameters"]["cosine"]))
+                sections.append(
+                    group_html(group, own, cosine=rule["cosine"], texts=rule["content"] == "text_sha256")
+                )
                 if own[0] is not None and len(strip) < _STRIP and number <= _STRIPS and len(parts) > 1:
                     strip += [uri] if (uri := mini(own[0].thumbnail, _STRIP_SIDE)) else []
             text = gallery_page(found, sections, number=number, total=len(parts), **told)

@@ -1,33 +1,17 @@
-"""HTML of the duplicates' gallery: groups side by side, the keeper first, what differs from it marked."""
+"""HTML of the duplicates' gallery: pages of groups, and the index that leads to them."""
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...store.dups.write import KINDS
-from ..html import escape, page, user_text
-from ..sheet import frame
+from ..html import escape, page
+from .gallery_group import KIND_WORDS, count_of, kind_words
 from .gallery_look import SCRIPT, STYLE
-from .groups import INDIRECT, Group, Item, Member
-from .pictures import Taken
 
-__all__ = ["PageCard", "gallery_page", "group_html", "index_page", "page_name"]
-
-_TEXT_LIMIT = 600
-_ID_LIMIT = 160
-
-_KINDS = {
-    "exact": "equal bytes",
-    "perceptual": "perceptual hash",
-    "embedding": "embedding",
-    INDIRECT: "by way of others",
-}
-
-_UNITS = ("B", "kB", "MB", "GB")
+__all__ = ["PageCard", "gallery_page", "index_page", "page_name"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +40,7 @@ def gallery_page(
     matching: int,
     shown: int,
 ) -> str:
-    """Make a page of groups, each as `group_html` made it.
+    """Make a page of groups, each as `icehouse.serve.dups.gallery_group.group_html` made it.
 
     Parameters
     ----------
@@ -71,7 +55,7 @@ def gallery_page(
     nav = _nav(number, total)
     head = _overview(summary, matching, shown) if total == 1 else ""
     body = "\n".join(groups) if groups else '<p class="none">No group of duplicates matches.</p>'
-    tools = _tools() if groups else ""
+    tools = _tools(summary["parameters"]["content"] == "text_sha256") if groups else ""
     title = _title(summary) + (f", page {number}" if total > 1 else "")
     return page(
         title,
@@ -87,7 +71,7 @@ def index_page(summary: dict[str, Any], cards: Sequence[PageCard], *, matching: 
     """Make the page that leads to all others."""
     links = []
     for card in cards:
-        told = f"{_count(card.groups, 'group')}, {_count(card.items, 'item')} shown"
+        told = f"{count_of(card.groups, 'group')}, {count_of(card.items, 'item')} shown"
         if card.least is not None:
             told += f", least alike {card.least:.3f}"
         flag = f' <span class="warn">⚠ {card.chained:,} chained</span>' if card.chained else ""
@@ -101,204 +85,6 @@ def index_page(summary: dict[str, Any], cards: Sequence[PageCard], *, matching: 
     return page(
         _title(summary), body + _foot(summary), kicker="icehouse dups", about=_about(summary), style=STYLE
     )
-
-
-def group_html(group: Group, pictures: Sequence[Taken | None], *, cosine: float | None = None) -> str:
-    """Make the section of a group.
-
-    Parameters
-    ----------
-    group : Group
-    pictures : sequence of Taken or None
-        One a member; None where it has no image.
-    cosine : float, optional
-        Least cosine of the search, at which the meter of a member stands at a third.
-    """
-    keeper = group.members[0]
-    facts = [f'<span class="chip">{_count(group.size, "item")}</span>']
-    if group.min_cosine is not None:
-        facts.append(
-            f'<span class="chip" title="cosine of the two least alike"><b>least alike</b>{group.min_cosine:.3f}</span>'
-        )
-    if group.max_hamming is not None:
-        facts.append(
-            f'<span class="chip" title="bits of 64, between any two"><b>at most</b>{_count(group.max_hamming, "bit")}</span>'
-        )
-    if group.chained:
-        facts.append(
-            '<span class="warn" title="Two members are farther apart than two steps of the threshold can bring them">'
-            "⚠ chained: some members are unlike</span>"
-        )
-    if group.sampled:
-        facts.append(
-            '<span class="chip" title="Too many contents to compare every two: these are of those least like the keeper">'
-            "sampled</span>"
-        )
-    why = f'<p class="why"><b>Kept:</b> {user_text(group.why, limit=80)}</p>' if group.why else ""
-    kept, *cards = (
-        _member(member, keeper, taken, cosine) for member, taken in zip(group.members, pictures, strict=True)
-    )
-    others = "\n".join(cards)
-    score = "" if group.min_cosine is None else f"{group.min_cosine:.6f}"
-    css = "group" + (" pair" if len(group.members) == 2 else "") + (" is-chained" if group.chained else "")
-    return (
-        f'<section class="{css}" id="g{group.number}" '
-        f'aria-labelledby="h{group.number}" data-number="{group.number}" data-size="{group.size}" '
-        f'data-score="{score}" data-chained="{int(group.chained)}">\n'
-        f'<header><h2 id="h{group.number}">Group {group.number:,}</h2>{"".join(facts)}{why}</header>\n'
-        f'<div class="sides">\n<ul class="members">\n{kept}\n</ul>\n<ol class="members">\n{others}\n</ol>\n</div>'
-        f"{_more(group)}\n</section>"
-    )
-
-
-def _member(member: Member, keeper: Member, taken: Taken | None, least: float | None) -> str:
-    item, base = member.item, keeper.item
-    kind = "keeper" if member.keeper else str(member.kind)
-    score = "" if member.cosine is None or member.keeper else f"{member.cosine:.6f}"
-    parts = [
-        f'<li class="tile member{" kept" if member.keeper else ""}" data-kind="{kind}" data-cosine="{score}">'
-    ]
-    if taken is not None:
-        role = "Kept" if member.keeper else "Duplicate"
-        name = str(item.path if item is not None and item.path else member.item_id)[:_ID_LIMIT]
-        parts.append(f'<div class="frame">{frame(taken.thumbnail, f"{role}: {name}")}</div>')
-    if not member.keeper:
-        parts.append(_meter(member, least))
-    parts.append('<div class="facts"><div class="head">')
-    if member.keeper:
-        parts.append('<span class="badge keep">✓ keep</span>')
-    else:
-        parts.append(f'<span class="badge {kind}">{escape(_KINDS.get(kind, kind))}</span>')
-        parts.append(f'<span class="scores">{_scores(member)}</span>')
-    parts.append(f'</div><span class="id">{user_text(member.item_id, limit=_ID_LIMIT)}</span>')
-    if member.copy_of is not None and member.copy_of != keeper.item_id:
-        parts.append(f'<p class="copy">copy of {user_text(member.copy_of, limit=_ID_LIMIT)}</p>')
-    if item is None:
-        parts.append('<p class="same">no longer in the store</p>')
-    else:
-        parts.append(_facts(item, None if member.keeper else base, taken))
-        parts.append(_text(item, None if member.keeper else base))
-        parts.append(_chips(item, None if member.keeper else base))
-        if item.path and item.path != member.item_id:
-            parts.append(f'<div class="path mono">{user_text(item.path, limit=300)}</div>')
-    parts.append("</div></li>")
-    return "".join(parts)
-
-
-def _meter(member: Member, least: float | None) -> str:
-    if member.cosine is None:
-        return ""
-    # A third is for what lies below the threshold: twice as far away as it.
-    floor = 0.0 if least is None else 1 - 1.5 * (1 - least)
-    share = min(max((member.cosine - floor) / max(1 - floor, 1e-9), 0.0), 1.0)
-    return f'<div class="meter"><i style="width:{100 * share:.1f}%"></i></div>'
-
-
-def _scores(member: Member) -> str:
-    told = []
-    if member.cosine is not None:
-        told.append(f'<span title="cosine to the keeper">cosine <b>{member.cosine:.3f}</b></span>')
-    if member.hamming is not None:
-        told.append(
-            f'<span title="bits of 64 in which the hashes differ">{_count(member.hamming, "bit")}</span>'
-        )
-    return " · ".join(told)
-
-
-def _facts(item: Item, base: Item | None, taken: Taken | None) -> str:
-    rows = []
-    if item.width and item.height:
-        told = f"{item.width:,} × {item.height:,}"
-        if (
-            base is not None
-            and base.width
-            and base.height
-            and (base.width, base.height) != (item.width, item.height)
-        ):
-            ratio = item.width * item.height / (base.width * base.height)
-            told += _diff(_change(ratio))
-        rows.append(("pixels", told))
-    if item.bytes is not None and item.width:
-        told = _weight(item.bytes)
-        if base is not None and base.bytes and base.bytes != item.bytes:
-            told += _diff(_change(item.bytes / base.bytes))
-        rows.append(("file", told))
-    if item.format:
-        differs = base is not None and base.format is not None and base.format != item.format
-        name = user_text(item.format, limit=20)
-        rows.append(
-            (
-                "format",
-                f'<span class="diff" title="another format than the keeper">{name}</span>'
-                if differs
-                else name,
-            )
-        )
-    if taken is not None and taken.changed:
-        rows.append(("note", '<span class="diff">the file has changed since it was embedded</span>'))
-    if not rows:
-        return ""
-    return '<dl class="sheet">' + "".join(f"<dt>{name}</dt><dd>{told}</dd>" for name, told in rows) + "</dl>"
-
-
-def _text(item: Item, base: Item | None) -> str:
-    if not item.text:
-        return (
-            '<p class="same"><span class="diff">no text</span></p>' if base is not None and base.text else ""
-        )
-    if base is not None and base.text_sha256 is not None and base.text_sha256 == item.text_sha256:
-        return '<p class="same">same text</p>'
-    if base is None or not base.text:
-        return user_text(_flat(item.text), limit=_TEXT_LIMIT, tag="p", css="said")
-    return f'<p dir="auto" class="said">{_marked(_flat(item.text), _flat(base.text))}</p>'
-
-
-def _marked(text: str, base: str) -> str:
-    """`text` with the words marked that `base` has not."""
-    tail = "…" if len(text) > _TEXT_LIMIT else ""
-    ours, theirs = (re.findall(r"\s*\S+", value[:_TEXT_LIMIT]) for value in (text, base))
-    # Shouting is no other text.
-    bare, base_bare = ([word.strip().casefold() for word in words] for words in (ours, theirs))
-    matcher = difflib.SequenceMatcher(None, bare, base_bare, autojunk=False)
-    parts = []
-    for change, start, stop, _, _ in matcher.get_opcodes():
-        words = "".join(ours[start:stop])
-        if not words:
-            continue
-        lead = words[: len(words) - len(words.lstrip())]
-        parts.append(escape(words) if change == "equal" else f"{lead}<mark>{escape(words.lstrip())}</mark>")
-    return "".join(parts) + tail
-
-
-def _chips(item: Item, base: Item | None) -> str:
-    named = {"split": item.split, **item.labels}
-    known = {} if base is None else {"split": base.split, **base.labels}
-    chips = []
-    for name, value in named.items():
-        if value in (None, ""):
-            continue
-        differs = base is not None and known.get(name) != value
-        css = "chip diff" if differs else "chip"
-        note = ' title="another than the keeper\'s"' if differs else ""
-        chips.append(
-            f'<span class="{css}"{note}><b>{user_text(name, limit=40)}</b>{user_text(value, limit=80)}</span>'
-        )
-    return f'<div class="chips">{"".join(chips)}</div>' if chips else ""
-
-
-def _diff(told: str) -> str:
-    return f' <span class="diff" title="against the kept one">{told}</span>'
-
-
-def _more(group: Group) -> str:
-    told = []
-    if group.capped:
-        told.append(
-            f"and {group.capped:,} more, see clusters.parquet; shown are those least like the kept one"
-        )
-    if group.filtered:
-        told.append(f"{_count(group.filtered, 'member')} left out by what was asked for")
-    return f'\n<p class="more">{"; ".join(told)}.</p>' if told else ""
 
 
 def _title(summary: dict[str, Any]) -> str:
@@ -315,7 +101,7 @@ def _about(summary: dict[str, Any]) -> str:
             f"<code>{escape(rule['feature'])}</code> at cosine ≥ {cosine} ({escape(rule['cosine_from'])})"
         )
     if rule["hamming"] is not None:
-        told.append(f"perceptual hashes within {_count(rule['hamming'], 'bit')}")
+        told.append(f"perceptual hashes within {count_of(rule['hamming'], 'bit')}")
     told += [f"{escape(rule['grouping'])} groups", f"keeper: {escape(rule['keeper'])}"]
     return "; ".join(told) + "."
 
@@ -358,10 +144,10 @@ def _nav(number: int, total: int) -> str:
     )
 
 
-def _tools() -> str:
+def _tools(texts: bool) -> str:
     boxes = "".join(
-        f'<label><input type="checkbox" name="kind" value="{kind}" checked>{words}</label>'
-        for kind, words in _KINDS.items()
+        f'<label><input type="checkbox" name="kind" value="{kind}" checked>{kind_words(kind, texts)}</label>'
+        for kind in KIND_WORDS
     )
     orders = {
         "page": "as written",
@@ -392,27 +178,3 @@ def _foot(summary: dict[str, Any]) -> str:
         f"<footer>Searched {escape(summary['created_at'])} by {escape(summary['created_by'])}. "
         "Nothing was deleted; drop.csv and clusters.parquet have the whole of it.</footer>"
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def _weight(size: int) -> str:
-    value = float(size)
-    for unit in _UNITS:
-        if value < 1000 or unit == _UNITS[-1]:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.3g} {unit}"
-        value /= 1000
-    return ""
-
-
-def _change(ratio: float) -> str:
-    if ratio >= 2:
-        return f"{ratio:.2g}×"
-    change = 100 * (ratio - 1)
-    return f"{'+' if change > 0 else '−'}{abs(change):.0f}%" if abs(change) >= 0.5 else "±0%"
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())

@@ -20,8 +20,8 @@ from icehouse.cli import app
 from icehouse.errors import StoreError, UsageError
 from icehouse.serve.dups import gallery as gallery_module
 from icehouse.serve.dups.gallery import write_gallery
+from icehouse.serve.dups.gallery_group import group_html
 from icehouse.serve.dups.gallery_look import SCRIPT
-from icehouse.serve.dups.gallery_page import group_html
 from icehouse.serve.dups.groups import Choice, Group, Item, Member, pages
 from icehouse.serve.dups.pictures import Pictures, Source
 from icehouse.store.dups.find import find_duplicates
@@ -325,7 +325,11 @@ def test_texts_stand_side_by_side(tmp_path: Path) -> None:
         }
         for k, text in enumerate(texts)
     ]
-    store = filled(tmp_path / "store", items, near([0, 3, 0, 90]), modality="text")
+    store = filled(tmp_path / "store", items, near([0, 3, 0, 80]), modality="text")
+    find_duplicates(store, name="all", rule=0.1)
+    other = card(write_gallery(store, "all").path.read_text(encoding="utf-8"), "t3")
+    assert "another text" in other
+    assert "<mark>" not in other
     find_duplicates(store, rule=0.95)
     text = write_gallery(store).path.read_text(encoding="utf-8")
     reader = read(text)
@@ -335,6 +339,9 @@ def test_texts_stand_side_by_side(tmp_path: Path) -> None:
     assert "Kept: longer" in reader.said
     assert "<mark>it!</mark> Boil" in card(text, "t1")
     assert "same text" in card(text, "t2")
+    assert "equal text" in card(text, "t2")
+    assert "equal bytes" not in reader.said
+    assert "another text" not in reader.said
     assert "same text" not in card(text, "t0")
 
 
