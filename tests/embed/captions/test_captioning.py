@@ -1,0 +1,548 @@
+"""Every picture is asked about once, whatever the server does; and what it does is said in one line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from caption_stores import captions, sent, truth
+from icehouse.embed.captions import captioner, journal
+from icehouse.embed.captions.asking import Asking
+from icehouse.embed.captions.captioner import caption_images
+from icehouse.embed.captions.prompts import Prompt
+from icehouse.embed.captions.structured import COLUMNS
+from icehouse.embed.captions.table import caption_key
+from icehouse.errors import CaptionError, IcehouseError, LockedError, SpaceError, UsageError
+from icehouse.store.maintain import verify
+from icehouse.store.store import Store
+from ollama_server import DIGEST, OllamaServer
+
+MakeStore = Callable[..., Store]
+MakeAsking = Callable[..., Asking]
+
+
+def failures(store: Store) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = store.query("select * from failures").to_pylist()
+    return rows
+
+
+def test_each_distinct_picture_once(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+    store = make_store(8)
+    report = caption_images(store, asking(server))
+    assert (report.distinct, report.asked, report.captioned, report.known) == (8, 8, 8, 0)
+    assert server.asked() == Counter(dict.fromkeys(sent(store), 1))
+    assert captions(store) == truth(store)
+    (row,) = store.query("select * from captions_default order by created limit 1").to_pylist()
+    assert row["caption_key"] == row["image_sha256"] == caption_key(row["image_sha256"])
+    assert (row["flags"], row["attempts"], row["seed"], row["model"]) == ("", 1, 0, "llava:7b")
+    assert row["host"] == server.url
+    assert row["tokens"] == 7
+    assert verify(store).ok
+    again = caption_images(store, asking(server))
+    assert (again.asked, again.captioned, again.known) == (0, 0, 8)
+    assert len(server.questions) == 8
+
+
+def test_provenance_tells_everything_that_decides(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(1)
+    caption_images(store, asking(server, prompt=Prompt.of(None, "crisis"), options={"num_ctx": 8192}, seed=4))
+    spec = store.table("captions/default").spec
+    provenance = spec["provenance"]
+    assert (provenance["model"], provenance["digest"]) == ("llava:7b", DIGEST)
+    assert provenance["options"] == {"temperature": 0.0, "seed": 4, "num_predict": 200, "num_ctx": 8192}
+    assert provenance["image"]["max_side"] == 672
+    assert "disaster" in provenance["prompt"]
+    assert (spec["preset"], spec["servers"], spec["key"]) == ("crisis", ["ollama 0.12.3"], "caption_key")
+    body = server.questions[0].body
+    assert body["options"] == provenance["options"]
+    assert (body["stream"], body["think"]) == (False, False)
+    server.version = "0.13.0"
+    caption_images(store, asking(server, prompt=Prompt.of(None, "crisis"), options={"num_ctx": 8192}, seed=4))
+    assert store.table("captions/default").spec["servers"] == ["ollama 0.12.3", "ollama 0.13.0"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prompt": Prompt.of("Else?", None)}, r"prompt .* against 'Else\?'"),
+        ({"seed": 3}, "options.seed 0 against 3"),
+        ({"max_side": 336}, "image.max_side 672 against 336"),
+        ({"prompt": Prompt.of(None, None, with_text=True)}, "prompt"),
+    ],
+)
+def test_another_way_of_asking_is_refused(
+    change: dict[str, Any], words: str, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(2)
+    caption_images(store, asking(server))
+    with pytest.raises(SpaceError, match=words) as caught:
+        caption_images(store, asking(server, **change))
+    assert "--name" in str(caught.value)
+    assert len(server.questions) == 2
+    assert caption_images(store, asking(server, **change), name="second").captioned == 2
+
+
+def test_another_digest_is_refused(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+    store = make_store(2)
+    caption_images(store, asking(server))
+    server.models["llava:7b"] = "b" * 64
+    with pytest.raises(SpaceError) as caught:
+        caption_images(store, asking(server))
+    assert DIGEST[:12] in str(caught.value)
+    assert "b" * 12 in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["cut", "drop", "500", "503", "429", "garbage", "wrong-shape"])
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_faults_that_pass_cost_nothing(
+    fault: str, concurrency: int, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(8)
+    server.behave(fault, times=2)
+    report = caption_images(store, asking(server, concurrency=concurrency))
+    assert report.captioned == 8
+    assert captions(store) == truth(store)
+    assert failures(store) == []
+    # A question that got no answer is asked again, and no other is.
+    assert sum(server.asked().values()) == 8 + 2
+
+
+def test_slow_answers_time_out_and_are_asked_again(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(3)
+    server.behave("slow")
+    server.slow_s = 2.0
+    report = caption_images(store, asking(server, timeout=0.4))
+    assert report.captioned == 3
+    assert captions(store) == truth(store)
+
+
+def test_retry_after_is_heeded(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    def wait(attempt: int, rng: object, *, asked: float | None = None, **_: float) -> float:
+        waits.append((attempt, asked))
+        return 0.01
+
+    monkeypatch.setattr("icehouse.embed.captions.dispatch.wait_s", wait)
+    store = make_store(3)
+    server.behave("503", times=2, retry_after="3")
+    server.behave("429")
+    assert caption_images(store, asking(server)).captioned == 3
+    assert waits == [(0, 3.0), (1, 3.0), (2, None)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "flag"), [("empty", "empty"), ("repeat", "repeating"), ("refuse", "refusal")]
+)
+def test_bad_answers_are_asked_for_once_more(
+    fault: str, flag: str, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(4)
+    server.behave(fault)
+    report = caption_images(store, asking(server))
+    assert (report.captioned, report.retried, report.flagged) == (4, 1, {})
+    assert captions(store) == truth(store)
+    first, second = (question for question in server.questions if server.asked()[question.sha] == 2)
+    assert (first.seed, second.seed) == (0, 1)
+    assert (first.temperature, second.temperature) == (0.0, 0.4)
+    (row,) = store.query("select * from captions_default where attempts = 2").to_pylist()
+    assert row["seed"] == 1
+
+
+def test_answers_that_stay_bad_are_flagged_and_never_asked_for_again(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(3)
+    bad = sorted(sent(store))[0]
+    server.behave("refuse", times=None, image=bad)
+    report = caption_images(store, asking(server))
+    assert (report.captioned, report.retried, report.flagged) == (3, 1, {"refusal": 1})
+    rows = store.query(
+        "select flags, count(*) as n from captions_default group by flags order by flags"
+    ).to_pylist()
+    assert rows == [{"flags": "", "n": 2}, {"flags": "refusal", "n": 1}]
+    caption_images(store, asking(server))
+    assert server.asked()[bad] == 2
+
+
+def test_a_cut_answer_gets_more_room(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+    store = make_store(1)
+    server.behave("length")
+    report = caption_images(store, asking(server, max_tokens=30))
+    assert [question.body["options"]["num_predict"] for question in server.questions] == [30, 60]
+    assert report.flagged == {}
+    assert captions(store) == truth(store)
+
+
+def test_the_better_of_two_bad_answers_is_kept(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(1)
+    server.behave("length")
+    server.behave("empty")
+    caption_images(store, asking(server))
+    (row,) = store.query("select * from captions_default").to_pylist()
+    assert (row["caption"], row["flags"], row["attempts"], row["seed"]) == ("A picture whose", "cut", 2, 0)
+
+
+def test_a_fault_at_the_second_question_does_not_cost_the_first_answer(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(2)
+    bad = sorted(sent(store))[0]
+    server.behave("length", image=bad)
+    server.behave("500", times=None, image=bad)
+    report = caption_images(store, asking(server))
+    assert (report.captioned, report.failed) == (2, 0)
+    (row,) = store.query("select * from captions_default where flags = 'cut'").to_pylist()
+    assert (row["caption"], row["attempts"], row["host"]) == ("A picture whose", 1, server.url)
+
+
+@pytest.mark.parametrize(("fault", "asked"), [("400", 1), ("500", 3), ("cut", 3)])
+def test_a_picture_that_gets_no_answer_costs_only_itself(
+    fault: str, asked: int, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(6)
+    bad = sorted(sent(store))[2]
+    server.behave(fault, times=None, image=bad)
+    report = caption_images(store, asking(server))
+    assert (report.captioned, report.failed) == (5, 1)
+    assert server.asked() == Counter({picture: asked if picture == bad else 1 for picture in sent(store)})
+    (failure,) = failures(store)
+    assert (failure["stage"], failure["encoder"]) == ("caption", "captions/default")
+    assert failure["message"]
+    server.well()
+    assert caption_images(store, asking(server)).known_failures == 1
+    assert server.asked()[bad] == asked
+    report = caption_images(store, asking(server), retry_failures=True)
+    assert (report.captioned, report.known_failures) == (1, 0)
+    assert captions(store) == truth(store)
+    assert failures(store) == []
+
+
+def test_unreadable_pictures_cost_only_themselves(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, tmp_path: Path
+) -> None:
+    store = make_store(4, files={"broken.png": b"no picture"})
+    (tmp_path / "pictures" / "0001.png").unlink()
+    (tmp_path / "pictures" / "0002.png").write_bytes(b"another")
+    report = caption_images(store, asking(server))
+    assert (report.captioned, report.failed) == (2, 3)
+    messages = {row["item_id"]: row["message"] for row in failures(store)}
+    assert "No such file" in messages["0001"]
+    assert "has changed since it was embedded" in messages["0002"]
+    assert "not an image" in messages["broken"]
+
+
+def test_a_copy_stands_in_for_a_file_that_is_gone(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, tmp_path: Path
+) -> None:
+    store = make_store(2)
+    (tmp_path / "pictures" / "0001.png").unlink()
+    assert caption_images(store, asking(server)).captioned == 2
+
+
+def test_no_server(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+    store = make_store(2)
+    server.stop()
+    with pytest.raises(
+        CaptionError,
+        match=rf"{server.url} does not answer \(connection refused\): start it with `ollama serve`",
+    ):
+        caption_images(store, asking(server))
+    assert store.table_names() == ["failures", "items"]
+
+
+def test_the_server_goes_for_good(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+    store = make_store(8)
+    server.on_question = lambda n: server.stop() if n == 4 else None
+    with pytest.raises(CaptionError) as caught:
+        caption_images(store, asking(server, patience=0.2))
+    assert str(caught.value) == (
+        f"no host has answered for 0.2 s: {server.url} does not answer (connection refused); "
+        "3 captions of this run are kept, run the same command again to go on"
+    )
+    assert len(captions(store)) == 3
+    assert failures(store) == []
+    server.on_question = lambda n: None
+    server.start()
+    assert caption_images(store, asking(server)).captioned == 5
+    assert captions(store) == truth(store)
+    assert sorted(server.asked().values()) == [1] * 7 + [2]
+
+
+def test_the_server_goes_and_comes_back(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    def restart(n: int) -> None:
+        if n == 4:
+            server.stop()
+            threading.Timer(0.2, server.start).start()
+
+    store = make_store(8)
+    server.on_question = restart
+    said: list[str] = []
+    report = caption_images(store, asking(server, patience=10), say=said.append)
+    assert report.captioned == 8
+    assert captions(store) == truth(store)
+    assert [line for line in said if "left out until" in line]
+    assert f"{server.url} answers again" in said
+
+
+def test_the_model_changes_with_a_restart(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    def restart(n: int) -> None:
+        if n == 5:
+            server.stop()
+            server.models["llava:7b"] = "c" * 64
+            server.answers = lambda question: "the new model"
+            server.start()
+
+    store = make_store(8)
+    server.on_question = restart
+    with pytest.raises(SpaceError) as caught:
+        caption_images(store, asking(server))
+    assert DIGEST[:12] in str(caught.value)
+    assert "c" * 12 in str(caught.value)
+    assert "the new model" not in captions(store).values()
+
+
+def test_the_model_changes_under_a_running_server(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pull replaces the model, and no connection ever fails: answers since the last look are thrown away."""
+
+    def swap(n: int) -> None:
+        if n == 5:
+            server.models["llava:7b"] = "c" * 64
+
+    monkeypatch.setattr(captioner, "COMMIT_S", 0.05)
+    store = make_store(40)
+    server.delay = 0.02
+    server.answers = lambda question: "old" if server.models["llava:7b"] == DIGEST else "new"
+    server.on_question = swap
+    with pytest.raises(SpaceError, match="has changed"):
+        caption_images(store, asking(server))
+    assert set(captions(store).values()) <= {"old"}
+    assert len(server.questions) < 40
+
+
+def test_a_missing_model_is_one_line_with_the_remedy(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(1)
+    server.models = {"moondream:latest": "d" * 64}
+    with pytest.raises(CaptionError) as caught:
+        caption_images(store, asking(server))
+    assert str(caught.value) == (
+        f"{server.url} has no model llava:7b; it has: moondream:latest: run `ollama pull llava:7b` there, or add --pull"
+    )
+
+
+def test_a_missing_model_is_pulled(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+    store = make_store(1)
+    server.models = {}
+    server.pullable = {"llava:7b": DIGEST}
+    seen: list[tuple[int, int, str]] = []
+    report = caption_images(store, asking(server, pull=True), progress=lambda *args: seen.append(args))
+    assert report.captioned == 1
+    assert (2500, 4000, f"pulling {DIGEST[:12]}") in seen
+
+
+def test_a_model_that_cannot_be_pulled(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    server.models = {}
+    with pytest.raises(CaptionError, match="cannot pull llava:7b: pull model manifest: file does not exist"):
+        caption_images(make_store(1), asking(server, pull=True))
+
+
+def test_a_model_that_vanishes_amid_the_run(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(5)
+    server.on_question = lambda n: server.models.clear() if n == 3 else None
+    with pytest.raises(
+        CaptionError,
+        match=r"run `ollama pull llava:7b` there, or add --pull; 3 captions of this run are kept",
+    ):
+        caption_images(store, asking(server))
+    assert len(captions(store)) == 3
+
+
+def test_a_model_without_eyes(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+    server.vision = False
+    with pytest.raises(CaptionError, match=r"cannot see pictures \(it can: completion\)"):
+        caption_images(make_store(1), asking(server))
+
+
+def test_picture_after_picture_without_answer_ends_the_run(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(12)
+    server.behave("400", times=None)
+    with pytest.raises(CaptionError, match=r"5 pictures in a row got no answer.*Failed to load image"):
+        caption_images(store, asking(server))
+    assert len(server.questions) == 5
+    assert failures(store) == []
+
+
+def test_a_server_that_has_no_time(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+    server.behave("503", times=None)
+    with pytest.raises(CaptionError, match=r"no host has had time for .*maximum pending requests exceeded"):
+        caption_images(make_store(2), asking(server, patience=0.02))
+
+
+def test_concurrency_follows_the_server(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(40)
+    server.delay = 0.005
+    caption_images(store, asking(server, concurrency=4))
+    assert server.most_at_once == 4
+
+
+def test_where_and_limit(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+    store = make_store(6)
+    report = caption_images(store, asking(server), where="item_id < '0004'", limit=3)
+    assert (report.distinct, report.asked, report.captioned) == (4, 3, 3)
+    report = caption_images(store, asking(server), limit=0)
+    assert (report.distinct, report.known, report.captioned) == (6, 3, 0)
+    for wrong in ({"where": "no_column = 1"}, {"limit": -1}):
+        with pytest.raises(UsageError):
+            caption_images(store, asking(server), **wrong)
+
+
+def test_with_text_a_caption_belongs_to_the_pair(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    # The last picture is there twice, first as "copy": with other words, so it is asked about twice.
+    store = make_store(2, texts=["water!", None, "fire!"])
+    prompt = Prompt.of("Describe. Its post: {text}", None, with_text=True)
+    report = caption_images(store, asking(server, prompt=prompt))
+    assert (report.distinct, report.captioned) == (3, 3)
+    assert sorted(question.prompt for question in server.questions) == [
+        'Describe. Its post: "" (it has no text)',
+        'Describe. Its post: "fire!"',
+        'Describe. Its post: "water!"',
+    ]
+    rows = store.query("select * from captions_default").to_pylist()
+    assert {row["caption_key"] for row in rows} == {
+        caption_key(row["image_sha256"], row["text_sha256"]) for row in rows
+    }
+    assert sum(row["text_sha256"] is None for row in rows) == 1
+
+
+STRUCTURED = {
+    "caption": "A flooded street.",
+    "objects": ["car", "house"],
+    "damage": "severe",
+    "people": 3,
+    "visible_text": "",
+    "sentiment": "negative",
+}
+
+
+def test_structured_answers_become_columns(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(3)
+    server.answers = lambda question: json.dumps(STRUCTURED)
+    report = caption_images(store, asking(server, prompt=Prompt.of(None, "crisis", structured=True)))
+    assert (report.captioned, report.flagged) == (3, {})
+    assert server.questions[0].body["format"]["properties"]["damage"]["enum"] == ["none", "mild", "severe"]
+    found = store.query("select damage, people, len(objects) as n from captions_default").to_pylist()
+    assert found == [{"damage": "severe", "people": 3, "n": 2}] * 3
+    (row,) = store.query("select * from captions_default limit 1").to_pylist()
+    assert {name: row[name] for name in STRUCTURED} == STRUCTURED
+
+
+def test_structured_answers_that_break_the_schema(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(2)
+    bad = sorted(sent(store))[0]
+
+    def answer(question: Any) -> str:
+        wrong = question.sha == bad or question.seed == 0
+        return json.dumps(STRUCTURED | ({"damage": "total"} if wrong else {}))
+
+    server.answers = answer
+    report = caption_images(store, asking(server, prompt=Prompt.of(None, "crisis", structured=True)))
+    assert (report.retried, report.flagged) == (2, {"invalid": 1})
+    (row,) = store.query("select * from captions_default where flags = 'invalid'").to_pylist()
+    assert [row[name] for name in COLUMNS.names] == [None] * len(COLUMNS.names)
+    assert "total" in row["caption"]
+
+
+def test_two_runs_under_one_name(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+    store = make_store(2)
+    caption_images(store, asking(server), limit=1)
+    failure: list[IcehouseError] = []
+
+    def second() -> None:
+        try:
+            caption_images(Store.open(store.path), asking(server))
+        except IcehouseError as error:
+            failure.append(error)
+
+    # In a thread, as another process would: the lock lets the thread that holds it in twice.
+    thread = threading.Thread(target=second)
+    with journal.Journal.open(store.table("captions/default")):
+        thread.start()
+        thread.join()
+    assert isinstance(failure[0], LockedError)
+    assert "another run is captioning under this name" in str(failure[0])
+    assert len(server.questions) == 1
+
+
+def test_interrupted_runs_finish_what_is_under_way(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(8)
+    server.delay = 0.05
+    server.on_question = lambda n: os.kill(os.getpid(), signal.SIGINT) if n == 4 else None
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        caption_images(store, asking(server, concurrency=1), say=said.append)
+    assert said == ["finishing 1 answers under way; Ctrl-C again leaves at once"]
+    assert len(captions(store)) == len(server.questions) == 4
+    server.on_question = lambda n: None
+    caption_images(store, asking(server))
+    assert set(server.asked().values()) == {1}
+
+
+def test_works_where_a_loop_is_running(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(2)
+
+    async def notebook() -> int:
+        return caption_images(store, asking(server)).captioned
+
+    assert asyncio.run(notebook()) == 2
+
+
+def test_an_estimate_after_the_first_five(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    said: list[str] = []
+    caption_images(make_store(7), asking(server), say=said.append)
+    (estimate,) = said
+    assert estimate.startswith("the first 5 took ")
+    assert "all 7 will take about" in estimate

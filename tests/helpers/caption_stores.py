@@ -1,0 +1,70 @@
+"""Stores whose items have pictures but no features, and what is true of their captions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+from icehouse.data.text import text_sha256
+from icehouse.embed.captions.pictures import prepare
+from icehouse.store.store import Store
+from toys import make_pictures
+
+
+def make(
+    tmp_path: Path,
+    n: int = 8,
+    texts: Sequence[str | None] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> Store:
+    """Store of `n` pictures and further `files`, with texts; the last picture is there twice. No features."""
+    folder = tmp_path / "pictures"
+    make_pictures(folder, n)
+    for name, data in (files or {}).items():
+        (folder / name).write_bytes(data)
+    (folder / "copy.png").write_bytes((folder / f"{n - 1:04d}.png").read_bytes())
+    paths = sorted(folder.iterdir())
+    told = [None] * len(paths) if texts is None else [*texts, *[None] * len(paths)][: len(paths)]
+    store = Store.create(tmp_path / "store")
+    store.items.append(
+        pa.table(
+            {
+                "item_id": [path.stem for path in paths],
+                "path": [path.name for path in paths],
+                "root": [str(folder)] * len(paths),
+                "text": pa.array(told, pa.string()),
+                "text_sha256": pa.array([None if t is None else text_sha256(t) for t in told], pa.string()),
+                "image_sha256": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths],
+                "bytes": pa.array([path.stat().st_size for path in paths], pa.int64()),
+                "mtime_ns": pa.array([path.stat().st_mtime_ns for path in paths], pa.int64()),
+                "missing": [False] * len(paths),
+                "added": pa.array([datetime.now(UTC)] * len(paths), pa.timestamp("us", tz="UTC")),
+            }
+        )
+    )
+    return store
+
+
+def sent(store: Store) -> dict[str, str]:
+    """sha256 of each picture as it is sent -> sha256 of its file."""
+    found = {}
+    for row in store.items.read(["root", "path"]).to_pylist():
+        data = (Path(row["root"]) / row["path"]).read_bytes()
+        found[hashlib.sha256(prepare(data)).hexdigest()] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def captions(store: Store, name: str = "default") -> dict[str, str]:
+    """Caption of each picture (sha256 of its file)."""
+    rows = store.query(f"select image_sha256, caption from captions_{name}").to_pylist()
+    return {row["image_sha256"]: row["caption"] for row in rows}
+
+
+def truth(store: Store) -> dict[str, str]:
+    """What the server answers by default, by the picture's own sha256."""
+    return {
+        own: f"A picture whose digest begins with {as_sent[:12]}." for as_sent, own in sent(store).items()
+    }
