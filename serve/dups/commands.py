@@ -24,6 +24,13 @@ NameOption = Annotated[
 ]
 
 
+class Engine(StrEnum):
+    """What compares embeddings in `icehouse dups find`."""
+
+    exact = "exact"
+    faiss = "faiss"
+
+
 class GroupBy(StrEnum):
     """How `icehouse dups find` makes groups of pairs."""
 
@@ -68,6 +75,10 @@ def find(
     ] = "best",
     where: Annotated[str | None, typer.Option("--where", help="SQL condition over items to compare.")] = None,
     max_pairs: Annotated[int, typer.Option("--max-pairs", help="Stop after that many pairs.")] = 5_000_000,
+    engine: Annotated[
+        Engine,
+        typer.Option("--engine", help="exact: no pair is missed; faiss: an index, its recall measured."),
+    ] = Engine.exact,
     threads: Annotated[
         int | None, typer.Option("--threads", help="Threads for the join.", show_default="one a processor")
     ] = None,
@@ -93,6 +104,7 @@ def find(
             keeper=keeper,
             where=where,
             max_pairs=max_pairs,
+            engine=engine.value,
             threads=threads,
             device=device,
             progress=progress,

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..join.cosine import RowSet, pair_cosines
-from ..join.selfjoin import JoinStats, self_join
+from ..join.selfjoin import JoinStats
+from .engines import Engine, Exact, FaissStats
 from .groups import Star
 from .hamming import HashJoin, informative, random_pairs_expected
 
@@ -220,6 +221,8 @@ class Cascade:
         Stop after that many; `capped` then tells that there are more.
     threads, device, progress : optional
         As `icehouse.store.join.selfjoin.self_join` takes them.
+    engine : Engine
+        What compares embeddings; see `icehouse.store.dups.engines`.
     """
 
     contents: Contents
@@ -227,6 +230,7 @@ class Cascade:
     threads: int | None = None
     device: str = "auto"
     progress: Callable[[int, int], None] | None = None
+    engine: Engine = field(default_factory=Exact)
     pairs: int = 0
     capped: bool = False
     #: Contents before this one have all their pairs.
@@ -272,10 +276,9 @@ class Cascade:
         contents, rule = self.contents, self.contents.rule
         if rule.cosine is None or contents.rows is None:
             return
-        join = self_join(
-            contents.rows.X,
+        join = self.engine.join(
+            contents.rows,
             rule.cosine,
-            mean=rule.mean,
             max_pairs=self.max_pairs + 1,
             threads=self.threads,
             device=self.device,
@@ -299,6 +302,8 @@ class Cascade:
                 "unusable": stats.unusable,
                 "seconds": stats.prepare_seconds + stats.join_seconds,
             }
+        elif isinstance(stats, FaissStats):
+            report["embedding"] = stats.as_dict()
         return report
 
 
@@ -329,7 +334,14 @@ def claim_rest(star: Star, cascade: Cascade, scratch: Path) -> bool:
         left = left[left >= complete]
         if not capped or len(left) < 2:
             return True
-        rest = Cascade(contents.subset(left, scratch), cascade.max_pairs, cascade.threads, cascade.device)
+        held = np.flatnonzero(np.isin(contents.with_vector, left, assume_unique=True))
+        rest = Cascade(
+            contents.subset(left, scratch),
+            cascade.max_pairs,
+            cascade.threads,
+            cascade.device,
+            engine=cascade.engine.subset(held),
+        )
         for found in rest:
             star.add(left[found.i], left[found.j])
         capped = rest.capped

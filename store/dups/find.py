@@ -26,6 +26,7 @@ from ..folders import publish_folder
 from ..store import Store
 from ..vectors import Vectors
 from .cascade import Cascade, Contents, Rule, claim_rest, in_order
+from .engines import ENGINES, choose_engine
 from .groups import Star, grouping
 from .keepers import columns_for, preference, ranks
 from .write import Ledger, PairWriter, cluster_table, write_lists
@@ -148,6 +149,7 @@ def find_duplicates(
     keeper: str = "best",
     where: str | None = None,
     max_pairs: int = DEFAULT_MAX_PAIRS,
+    engine: str = "exact",
     threads: int | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -173,6 +175,8 @@ def find_duplicates(
         SQL condition over the columns of `items`; only these are compared. Vanished files never are.
     max_pairs : int
         Stop writing pairs of different contents after that many, and say so.
+    engine : {"exact", "faiss"}, default "exact"
+        What compares embeddings: the join that misses none, or a FAISS index whose recall is measured and told.
     threads, device, progress : optional
         As `icehouse.store.join.selfjoin.self_join` takes them.
 
@@ -188,6 +192,8 @@ def find_duplicates(
     if max_pairs < 1:
         raise UsageError(f"the cap on pairs must be at least 1, not {max_pairs}")
     grouping(grouping_by, 0)
+    if engine not in ENGINES:
+        raise UsageError(f"no engine {engine!r}; there are: {', '.join(ENGINES)}")
     feature = default_feature(store) if feature == "auto" else feature
     spec = None if feature is None else store.feature_table(feature).spec
     key = "image_sha256" if spec is None else spec["key"]
@@ -198,10 +204,11 @@ def find_duplicates(
     try:
         with publish_folder(folder) as temp:
             scratch = temp / "vectors.npy"
-            contents = _contents(ledger, items, key, made, vectors, scratch)
+            contents, rows = _contents(ledger, items, key, made, vectors, scratch)
             del items
+            chosen = choose_engine(engine, store, feature, contents.rows, rows, vectors, threads=threads)
             groups = grouping(grouping_by, len(contents))
-            cascade = Cascade(contents, max_pairs, threads, device, progress)
+            cascade = Cascade(contents, max_pairs, threads, device, progress, chosen)
             with PairWriter.to(temp / "pairs.parquet", ledger) as writer:
                 writer.copies(contents)
                 for found in cascade:
@@ -224,6 +231,7 @@ def find_duplicates(
                     "feature": feature,
                     "fingerprint": None if spec is None else spec.get("fingerprint"),
                     "content": key,
+                    "engine": engine,
                     "hamming": made.hamming,
                     "cosine": made.cosine,
                     "cosine_from": made.source,
@@ -256,7 +264,7 @@ def find_duplicates(
                 "notes": _notes(made, feature, cascade, whole),
             }
             contents.rows = None
-            del contents, cascade
+            del contents, cascade, chosen
             scratch.unlink(missing_ok=True)
             text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
             (temp / "summary.json").write_text(text + "\n", encoding="utf-8")
@@ -299,7 +307,8 @@ def _ledger(store: Store, key: str, keeper: str, where: str | None) -> tuple[Led
 
 def _contents(
     ledger: Ledger, items: pa.Table, key: str, rule: Rule, vectors: Vectors | None, scratch: Path
-) -> Contents:
+) -> tuple[Contents, np.ndarray]:
+    """Contents, and for those with a vector its row in the feature's table."""
     best = pa.array(ledger.best)
     hashes = items["phash"].take(best)
     hashed = pc.is_valid(hashes).to_numpy()
@@ -308,11 +317,12 @@ def _contents(
         # One text may stand beside several images.
         hashed = np.zeros(len(best), bool)
     if vectors is None:
-        return Contents(values, hashed, rule)
+        return Contents(values, hashed, rule), np.empty(0, np.int64)
     rows = pc.index_in(items[key].cast(pa.string()).take(best), value_set=vectors.keys, skip_nulls=True)
     with_vector = np.flatnonzero(pc.is_valid(rows).to_numpy())
-    X = in_order(vectors.X, rows.drop_null().to_numpy(), scratch)
-    return Contents(values, hashed, rule, X, with_vector)
+    found = rows.drop_null().to_numpy().astype(np.int64)
+    X = in_order(vectors.X, found, scratch)
+    return Contents(values, hashed, rule, X, with_vector), found
 
 
 def _between_copies(ledger: Ledger) -> int:
@@ -330,6 +340,7 @@ def _notes(rule: Rule, feature: str | None, cascade: Cascade, whole: bool) -> li
         )
     if feature is None:
         notes.append("no embedding stage: no feature")
+    notes += cascade.engine.notes
     if cascade.capped:
         groups = "the groups are whole all the same" if whole else "groups led by the others may lack members"
         notes.append(

@@ -47,8 +47,8 @@ def save_window(
     window : Recent
     path : Path
     space : mapping, optional
-        What the vectors are, as JSON values: their ``fingerprint``, or None where there are none, and ``vectors``, which names
-        them to people.
+        What the vectors are, as JSON values: their ``fingerprint``, or None where there are none, and ``vectors``, a name
+        for people.
     notes : mapping, optional
         Anything else to be kept, as JSON values.
 
@@ -210,8 +210,8 @@ def _check_space(path: Path, meta: dict[str, Any], space: dict[str, Any]) -> Non
     then = meta["space"]
     if "fingerprint" in space and then.get("fingerprint") != space["fingerprint"]:
         raise SpaceError(
-            f"the state {path} was made with {_named(then)}, not {_named(space)}: they cannot be compared; go on as before, or "
-            "begin another state"
+            f"the state {path} was made with {_named(then)}, not {_named(space)}: they cannot be compared; go on as before, "
+            "or begin another state"
         )
 
 
