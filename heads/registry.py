@@ -16,11 +16,16 @@ __all__ = ["FAMILIES", "available", "create", "head_class"]
 
 #: Families that come with icehouse, by name: module in this package, and class. Nothing is imported until asked for.
 FAMILIES = {
+    "diff-attn": "families.diff_attn:DiffAttn",
+    "guided-ca": "families.guided_ca:GuidedCA",
+    "guided-ca+diff-attn": "families.guided_diff:GuidedDiff",
     "knn": "families.knn:Knn",
     "lightgbm": "families.gbm:Gbm",
     "logreg": "families.logreg:LogReg",
     "online": "families.online:Online",
     "svm": "families.svm:Svm",
+    "tip-adapter": "families.tip_adapter:TipAdapter",
+    "zero-shot": "families.zero_shot:ZeroShot",
 }
 
 

@@ -11,6 +11,8 @@ There is no batch norm, no branch on values and nothing in place, so that each m
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ __all__ = [
     "DifferentialV2",
     "Embed",
     "RMSNorm",
+    "Reader",
     "lambda_init",
     "masked_softmax",
     "sinusoids",
@@ -252,6 +255,19 @@ class Classifier(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Logits (n, k) from vectors (n, w)."""
         return self.out(self.dropout(torch.relu(self.norm(self.hidden(z)))))
+
+
+class Reader(nn.Module):
+    """In a network's place, what it attends to instead of its logits: see its method `read`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Any:
+        """Weights over tokens, and between inputs."""
+        read: Any = self.network.read
+        return read(inputs, masks)
 
 
 def lambda_init(layer: int) -> float:

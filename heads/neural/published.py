@@ -37,11 +37,15 @@ class PublishedNet(nn.Module):
     classes : int
     differential : bool
         Whether four heads of differential attention (V1) see z as one token.
+    rows : int, default 64
+        Rows that see each other in prediction: the published code predicts in batches.
     """
 
-    def __init__(self, widths: Mapping[str, int], classes: int, *, differential: bool) -> None:
+    def __init__(
+        self, widths: Mapping[str, int], classes: int, *, differential: bool, rows: int = 64
+    ) -> None:
         super().__init__()
-        self.names = tuple(widths)
+        self.names, self.rows = tuple(widths), rows
         both = len(self.names) * _PROJECTED
         # The published code starts the first of these at CLIP's own projection, and trains it on.
         self.map = nn.ModuleList(
@@ -60,7 +64,14 @@ class PublishedNet(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
         """Logits, (n, k)."""
-        f, e = (step(inputs[name][:, 0]) for name, step in zip(self.names, self.map, strict=True))  # n 768
+        x, y = (inputs[name][:, 0] for name in self.names)
+        if self.training:
+            return self._batch(x, y)
+        batches = zip(x.split(self.rows), y.split(self.rows), strict=True)
+        return torch.cat([self._batch(*batch) for batch in batches])
+
+    def _batch(self, *vectors: Tensor) -> Tensor:
+        f, e = (step(x) for step, x in zip(self.map, vectors, strict=True))  # n 768
         f_, e_ = (
             torch.relu(norm(project(x)))
             for x, project, norm in zip((f, e), self.project, self.norm, strict=True)

@@ -9,6 +9,24 @@ from icehouse.heads.registry import create
 
 #: By family: small grids, few rounds or epochs. A family that is quick as it is needs no entry.
 QUICK: dict[str, dict[str, Any]] = {
+    "diff-attn": {
+        "depth": 1,
+        "width": 8,
+        "heads": 2,
+        "lr": 1e-2,
+        "dropout": 0.1,
+        "epochs": 4,
+        "batch_size": 32,
+    },
+    "guided-ca": {"width": 8, "heads": 2, "lr": 1e-2, "dropout": 0.1, "epochs": 4, "batch_size": 32},
+    "guided-ca+diff-attn": {
+        "width": 8,
+        "heads": 2,
+        "lr": 1e-2,
+        "dropout": 0.1,
+        "epochs": 4,
+        "batch_size": 32,
+    },
     "lightgbm": {"num_leaves": 7, "max_rounds": 15, "patience": 5, "min_data": 5},
     "online": {"rate": 4.0, "penalty": 1e-4, "max_passes": 10},
 }

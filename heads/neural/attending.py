@@ -1,0 +1,209 @@
+"""What the attention heads share: which inputs they refuse, their attention maps, and their published forms."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..checks import ParameterError
+from ..head import Validation
+from ..inputs import InputError, Inputs, Tokens
+from .head import TorchHead
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["PUBLISHED", "AttentionHead", "PublishableHead"]
+
+#: Training as in arXiv 2507.05165 and its code.
+PUBLISHED: dict[str, Any] = {
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "dropout": 0.5,
+    "epochs": 50,
+    "patience": 5,
+    "batch_size": 64,
+    "warmup": 0.0,
+    "schedule": "constant",
+    "optimizer": "sgd",
+    "standardize": False,
+}
+
+# Rows whose attention is computed at a time.
+_READ = 256
+
+
+class AttentionHead(TorchHead):
+    """A head whose network can say what it attends to."""
+
+    #: Whether one input of one vector a row is enough.
+    takes_one_vector: ClassVar[bool] = False
+    defaults: ClassVar[dict[str, Any]] = {"lr": (1e-3, 3e-3), "epochs": 20, "batch_size": 128}
+
+    width: int
+    heads: int
+
+    def _fit(
+        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+    ) -> Mapping[str, Any]:
+        if len(X.names) == 1 and not isinstance(X[X.names[0]], Tokens):
+            raise InputError(
+                f"{self.family} has nothing to attend to: {X.names[0]!r} is one vector a row; add an input, "
+                "or choose its tokens output"
+            )
+        return super()._fit(X, y, val, sample_weight)
+
+    def attention(self, X: Any) -> dict[str, np.ndarray]:
+        """Weight of every token in the vector that the classifier sees.
+
+        Parameters
+        ----------
+        X : Inputs or mapping
+            As for `predict_proba`.
+
+        Returns
+        -------
+        dict of str to ndarray of float32, shape (n, t)
+            By input; t is that of its tokens, 1 for an input of one vector. Weights are not negative, and zero
+            where there is no token. In `guided-ca` those of each input of a row sum to one (each input is
+            pooled by itself); in `diff-attn` and `guided-ca+diff-attn` those of all inputs together do.
+
+        Raises
+        ------
+        HeadError
+            If the head is not fitted, the inputs do not fit, or it is a published form.
+        """
+        X, parts = self._read(X)
+        found = {name: np.zeros((len(X), _length(X, name)), np.float32) for name in X.names}
+        for rows, weights, _ in parts:
+            for name, weight in weights.items():
+                found[name][rows, : weight.shape[1]] = weight.numpy()
+        return found
+
+    def cross_attention(self, X: Any) -> dict[tuple[str, str], np.ndarray]:
+        """How much each token of one input looks at each token of another; for a few rows, since it is large.
+
+        Parameters
+        ----------
+        X : Inputs or mapping
+            As for `predict_proba`.
+
+        Returns
+        -------
+        dict of (str, str) to ndarray of float32, shape (n, t, t')
+            By the input that looks and the input that is looked at, as a mean over heads. In the guided heads, a
+            token's weights over all other inputs sum to one. In `diff-attn` they are the differential maps of
+            the last block, which also look within an input, and may be negative.
+
+        Raises
+        ------
+        HeadError
+            As `attention`.
+        """
+        X, parts = self._read(X)
+        found: dict[tuple[str, str], np.ndarray] = {}
+        for rows, _, between in parts:
+            for (name, other), part in between.items():
+                shape = len(X), _length(X, name), _length(X, other)
+                whole = found.setdefault((name, other), np.zeros(shape, np.float32))
+                whole[rows, : part.shape[1], : part.shape[2]] = part.numpy()
+        return found
+
+    def _read(self, X: Any) -> tuple[Inputs, Iterator[tuple[slice, dict[str, Any], dict[Any, Any]]]]:
+        """The inputs, checked, and what the network reads in some rows at a time."""
+        self._require_fitted()
+        X = self._conform(Inputs.of(X))
+        return X, self._reading(X)
+
+    def _reading(self, X: Inputs) -> Iterator[tuple[slice, dict[str, Any], dict[Any, Any]]]:
+        import torch
+
+        from .attention import Reader
+        from .batches import Rows
+
+        network = deepcopy(self.network_)
+        network.network = Reader(network.get_submodule("network"))
+        for start in range(0, len(X), _READ):
+            rows = slice(start, start + _READ)
+            with torch.inference_mode():
+                weights, between = network(*Rows(X[rows]).take(slice(None)))
+            yield rows, weights, between
+
+    def _check_shape(self, heads: int, depth: int = 1) -> None:
+        """Refuse a width that heads cannot share, and a stack of nothing."""
+        if heads < 1 or self.width < 1 or self.width % heads:
+            raise ParameterError(
+                f"width must be a multiple of {heads} for heads={self.heads}, not {self.width!r}"
+            )
+        if depth < 1:
+            raise ParameterError(f"depth must be a whole number from 1 on, not {depth!r}")
+
+
+class _Ours:
+    """True of the class and of our form; False of a head that is `as_published`."""
+
+    def __get__(self, head: PublishableHead | None, kind: type | None = None) -> bool:
+        return head is None or not head.as_published
+
+
+def _ours() -> Any:
+    return _Ours()
+
+
+class PublishableHead(AttentionHead):
+    """An attention head that also comes as it was published.
+
+    Parameters
+    ----------
+    as_published : bool
+        The published network, and `PUBLISHED` as the defaults of training. **A prediction then depends on the
+        other rows of its batch.**
+    **shared
+        See `TorchHead`.
+    """
+
+    takes_tokens: ClassVar[bool] = _ours()
+    handles_missing: ClassVar[bool] = _ours()
+    batch_independent: ClassVar[bool] = _ours()
+    batched: ClassVar[bool] = _ours()  # batch norm keeps state, which vmap cannot stack
+
+    def __init__(self, *, as_published: bool, **shared: Any) -> None:
+        super().__init__(**{**self.defaults, **(PUBLISHED if as_published else {}), **shared})
+        self.as_published = as_published
+
+    def _fit(
+        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+    ) -> Mapping[str, Any]:
+        if self.as_published:
+            if len(X.names) != 2:
+                raise InputError(
+                    f"{self.family} as published takes two inputs, an image and a text, not {', '.join(X.names)}"
+                )
+            warnings.warn(
+                f"{self.family} as published attends across the batch: each prediction depends on the rows that "
+                "are predicted with it",
+                UserWarning,
+                stacklevel=4,
+            )
+        return super()._fit(X, y, val, sample_weight)
+
+    def _read(self, X: Any) -> tuple[Inputs, Iterator[tuple[slice, dict[str, Any], dict[Any, Any]]]]:
+        if self.as_published:
+            raise InputError(
+                f"{self.family} as published has no attention within a row to show; fit it without as_published"
+            )
+        return super()._read(X)
+
+    def _published(self, widths: dict[str, int], classes: int, *, differential: bool) -> nn.Module:
+        from .published import PublishedNet
+
+        return PublishedNet(widths, classes, differential=differential, rows=self.batch_size)
+
+
+def _length(X: Inputs, name: str) -> int:
+    array = X[name]
+    return int(array.shape[1]) if isinstance(array, Tokens) else 1
