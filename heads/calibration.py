@@ -62,16 +62,21 @@ def temperature(
     y: np.ndarray,
     weight: np.ndarray | None = None,
     *,
+    base: np.ndarray | float = 0.0,
     low: float = 1e-3,
     high: float = 1e4,
 ) -> float:
-    """Factor for which ``softmax(factor * scores)`` has the least log loss: an inverse temperature (Guo et al. 2017).
+    """Factor for which ``softmax(base + factor * scores)`` has the least log loss.
+
+    Without `base`, an inverse temperature (Guo et al. 2017).
 
     Parameters
     ----------
     scores : ndarray of float, shape (n, k)
     y : ndarray of int, shape (n,)
     weight : ndarray of float, shape (n,), optional
+    base : ndarray of float, shape (n, k), optional
+        Logits that are there already.
     low, high : float
         Bounds of the factor; where all rows are right, or all wrong, the least loss lies at one of them.
 
@@ -85,7 +90,7 @@ def temperature(
 
     def slope(factor: float) -> float:
         """Derivative of the loss by the factor, which grows with it: the loss is convex."""
-        p = np.exp(log_softmax(factor * scores))
+        p = np.exp(log_softmax(base + factor * scores))
         return float((weight * ((p * scores).sum(axis=1) - scores[rows, y])).sum())
 
     below, above = np.log(low), np.log(high)

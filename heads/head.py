@@ -26,7 +26,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -72,6 +72,12 @@ class Head(ABC):
     #: False only for a form that exists to reproduce published results; it must say so where it is
     #: documented.
     batch_independent: ClassVar[bool] = True
+
+    #: Whether the head works with texts that describe the classes, encoded into its parameter `class_vectors` (see
+    #: `icehouse.heads.prompts`): never, where the encoder can make them, or always.
+    takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "never"
+    #: Parameters with too many numbers for ``head.json``; they are saved beside it.
+    bulky: ClassVar[tuple[str, ...]] = ()
 
     classes_: np.ndarray
     widths_: dict[str, int]
@@ -296,10 +302,15 @@ class Head(ABC):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         values = self._save(folder)
+        params = plain(self.get_params())
+        bulky = {name: params.pop(name) for name in self.bulky if params[name] is not None}
+        if bulky:
+            text = json.dumps(bulky, ensure_ascii=False, separators=(",", ":"))
+            (folder / "parameters.json").write_text(text + "\n", encoding="utf-8")
         record = {
             "format": FORMAT,
             "family": self.family,
-            "params": plain(self.get_params()),
+            "params": params,
             "classes": self.classes_.tolist(),
             "widths": self.widths_,
             "chosen": plain(self.chosen_),
@@ -335,9 +346,13 @@ class Head(ABC):
                 raise HeadError(
                     f"{folder} holds a {record['family']} head, not {cls.__name__}; Head.load reads any"
                 )
-            head = kind(**record["params"])
+            bulky = Path(folder) / "parameters.json"
+            params = record["params"]
+            if kind.bulky and bulky.exists():
+                params = {**params, **json.loads(bulky.read_text(encoding="utf-8"))}
+            head = kind(**params)
             head.classes_ = np.asarray(record["classes"])
-            head.widths_, head.chosen_, head.curve_ = record["widths"], record["chosen"], record["curve"]
+            head.widths_, head.chosen_, head.curve_ = dict(record["widths"]), record["chosen"], record["curve"]
             head._load(Path(folder), record["state"])
         except IcehouseError:
             raise

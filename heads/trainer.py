@@ -32,6 +32,7 @@ from .head import Head
 from .holdout import SHARE, groups_of, held_out
 from .inputs import concatenate
 from .metrics import DRAWS
+from .prompts import with_prompts
 from .registry import create
 from .runs import Prediction, Run, prediction_table, write_run
 from .samples import Missing, Samples, load_samples, parse_inputs
@@ -132,6 +133,7 @@ def train(
         where=where,
         missing=missing,
         dups=dups,
+        learns=estimator.takes_prompts != "required",
         seed=seed,
     )
     return keep(rows, estimator, fit_on(rows, estimator), refit=refit, draws=draws, seed=seed)
@@ -183,6 +185,7 @@ def prepare(
     where: str | None = None,
     missing: Missing = "drop",
     dups: str | Sequence[str] | None = AUTO,
+    learns: bool = True,
     seed: int = 0,
 ) -> Rows:
     """Load the rows of an experiment and divide them: steps 1 and 2 of the protocol.
@@ -191,6 +194,8 @@ def prepare(
     ----------
     store, inputs, label, split_column, where, missing, dups, seed
         As `train` takes them.
+    learns : bool, default True
+        False for a head that can do without training rows; see `divide`.
     """
     started = time.perf_counter()
     samples = load_samples(
@@ -202,7 +207,7 @@ def prepare(
         missing=missing,
     )
     _require_finite(samples)
-    parts = divide(samples, split_column=split_column, seed=seed)
+    parts = divide(samples, split_column=split_column, learns=learns, seed=seed)
     searches = Searches.of(store, samples.specs, dups)
     seconds = time.perf_counter() - started
     return Rows(store, samples, parts, label, split_column, where, missing, seconds, searches)
@@ -220,6 +225,7 @@ def fit_on(rows: Rows, estimator: Head) -> Fitted:
     """Fit a copy of `estimator` on train and let it choose on dev: step 3 of the protocol."""
     learn, dev = rows.part("train"), rows.part("dev")
     started = time.perf_counter()
+    estimator = with_prompts(estimator, rows.store, rows.samples.specs, sorted(set(rows.samples.labels.tolist())))
     head = estimator.unfitted().fit(learn.X, learn.labels, val=(dev.X, dev.labels) if len(dev) else None)
     return Fitted(head, time.perf_counter() - started)
 
@@ -249,7 +255,7 @@ def keep(
     """
     store, samples, parts, searches = rows.store, rows.samples, rows.parts, rows.searches
     learn, dev, test = (rows.part(name) for name in ("train", "dev", "test"))
-    majority = Counter(learn.labels.tolist()).most_common(1)[0][0]
+    majority = Counter(learn.labels.tolist()).most_common(1)[0][0] if len(learn) else None
     started = time.perf_counter()
 
     metrics: dict[str, Any] = {}
@@ -314,17 +320,35 @@ def keep(
     return write_run(store, kept, record, metrics, _stacked(tables, kept), _roles(learn, dev, test))
 
 
-def divide(samples: Samples, *, split_column: str = "split", seed: int = 0) -> Division:
+def divide(
+    samples: Samples, *, split_column: str = "split", learns: bool = True, seed: int = 0
+) -> Division:
     """Give every row its part: steps 1 and 2 of the protocol.
+
+    Parameters
+    ----------
+    samples : Samples
+        With labels.
+    split_column : str, default "split"
+        Name for messages.
+    learns : bool, default True
+        False for a head that can do without training rows (`zero-shot`): where there is no train split, nothing is held
+        out, and without any splits every row is test.
+    seed : int, default 0
 
     Raises
     ------
     HeadError
-        If there are splits, but none is `train`.
+        If there are splits, but none is `train`, and the head learns.
     """
     y, split = samples.labels, samples.split
     notes: list[str] = []
     have = Counter(s for s in split.tolist() if s is not None)
+    if not learns and "train" not in have:
+        everything = np.arange(len(samples))
+        dev, test = (np.flatnonzero(split == name) for name in ("dev", "test")) if have else (everything[:0], everything)
+        notes.append("there is no train split, and this head needs none: its classes are the labels there are")
+        return Division(everything[:0], dev, test, True, notes)
     if have and "train" not in have:
         listed = ", ".join(f"{name} ({n})" for name, n in sorted(have.items()))
         raise HeadError(f"no labelled item is in split 'train'; the column {split_column!r} has {listed}")

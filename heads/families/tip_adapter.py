@@ -1,0 +1,247 @@
+"""`tip-adapter`: a cache of labelled rows beside zero-shot, without training (Zhang et al. 2022).
+
+"Tip-Adapter: training-free adaption of CLIP for few-shot classification", ECCV 2022. The training rows are keys,
+their labels values, and a row's logits are
+
+    factor * cosines to the class prompts  +  alpha * sum over keys of exp(-beta * (1 - cosine to the key)) * one-hot label.
+
+Two things differ from the paper. The sum is divided by the mean number of keys a class, so that alpha means the same for one
+shot and for a thousand. And for each beta the alpha (and before it the factor) that fits dev best is found exactly, since
+log loss is convex in it, instead of on a grid.
+
+Without class vectors the cache works alone. It holds at most `cache` rows, drawn by class in proportion; Tip-Adapter-F,
+which trains the keys, is not offered: `mlp` and `logreg` learn from the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from ..calibration import temperature as best_factor
+from ..checks import ParameterError
+from ..head import Head, Validation
+from ..holdout import held_out
+from ..inputs import Inputs
+from ..vectors import criteria, directions, grid_of, pieces, softmax, worth
+from .zero_shot import class_matrices
+
+__all__ = ["BETAS", "TipAdapter"]
+
+#: Values of beta that "auto" tries; the paper's start is 5.5, features that all point one way need more.
+BETAS = (1.0, 2.0, 5.5, 10.0, 20.0, 50.0, 100.0, 200.0)
+
+# Where nothing can be held out to choose on.
+_DEFAULT_BETA, _DEFAULT_ALPHA, _FACTOR = 5.5, 10.0, 100.0
+# Rows compared with the cache at a time.
+_ROWS = 2048
+
+
+class TipAdapter(Head):
+    """Cache over training features plus zero-shot logits.
+
+    Parameters
+    ----------
+    beta : "auto", float or sequence of float, default "auto"
+        How fast a key's say falls off with its distance; of several, the best on `val` (or on a stratified fifth).
+    alpha : "auto" or float, default "auto"
+        Weight of the cache; "auto" fits it on the rows that beta is chosen on.
+    factor : "auto" or float, default "auto"
+        What cosines to the class prompts are multiplied by; "auto" fits it there too, and takes CLIP's 100 without.
+    cache : int, default 4096
+        Most rows kept, drawn by class in proportion, one of each class at least.
+    class_vectors : mapping, optional
+        As `zero-shot` takes them; inputs may be left out. None leaves the cache alone.
+    prompts : mapping, False, or None, default None
+        What describes the classes, for those who encode them; False to do without.
+    template : str or sequence of str, optional
+        Such as ``a photo of {class}``.
+    select : {"log_loss", "accuracy", "macro_f1"}, default "log_loss"
+        What decides between values of beta.
+    seed : int, default 0
+        Of the rows that are kept, and of the part held out where `val` is not given.
+
+    Attributes
+    ----------
+    keys_ : dict of str to ndarray of float32, shape (m, d)
+        Directions of the kept rows, by input; zeros where a row lacks it.
+    codes_ : ndarray of int, shape (m,)
+        Their classes.
+    values_ : ndarray of float64, shape (m,)
+        Their weights.
+    """
+
+    family: ClassVar[str] = "tip-adapter"
+    handles_missing: ClassVar[bool] = True
+    takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "optional"
+    bulky: ClassVar[tuple[str, ...]] = ("class_vectors",)
+
+    keys_: dict[str, np.ndarray]
+    codes_: np.ndarray
+    values_: np.ndarray
+    vectors_: dict[str, np.ndarray]
+    alpha_: float
+    beta_: float
+    factor_: float
+
+    def __init__(
+        self,
+        *,
+        beta: float | Sequence[float] | Literal["auto"] = "auto",
+        alpha: float | Literal["auto"] = "auto",
+        factor: float | Literal["auto"] = "auto",
+        cache: int = 4096,
+        class_vectors: Mapping[str, Any] | None = None,
+        prompts: Mapping[str, str | Sequence[str]] | Literal[False] | None = None,
+        template: str | Sequence[str] | None = None,
+        select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
+        seed: int = 0,
+    ) -> None:
+        self.beta = beta
+        self.alpha = alpha
+        self.factor = factor
+        self.cache = cache
+        self.class_vectors = class_vectors
+        self.prompts = prompts
+        self.template = template
+        self.select = select
+        self.seed = seed
+
+    def _fit(
+        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+    ) -> Mapping[str, Any]:
+        betas = grid_of("beta", self.beta, BETAS)
+        for name in ("alpha", "factor"):
+            value = getattr(self, name)
+            if value != "auto" and (isinstance(value, str) or not 0 < value < np.inf):
+                raise ParameterError(f"{name} must be 'auto' or positive and finite, not {value!r}")
+        if self.cache < 1:
+            raise ParameterError(f"cache must be at least 1, not {self.cache!r}")
+        if self.select not in ("log_loss", "accuracy", "macro_f1"):
+            raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
+        self.vectors_ = self._described(X)
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight
+        if val is not None:
+            self._remember(X, y, weight)
+            return self._choose(val, betas)
+        open_questions = len(betas) > 1 or self.alpha == "auto" or (self.factor == "auto" and self.vectors_)
+        part = held_out(y, seed=self.seed) if open_questions else None
+        if part is not None:
+            self._remember(X[~part], y[~part], weight[~part])
+            chosen = self._choose((X[part], y[part]), betas)
+        else:
+            self.beta_ = betas[0] if len(betas) == 1 else _DEFAULT_BETA
+            self.alpha_ = _DEFAULT_ALPHA if self.alpha == "auto" else float(self.alpha)
+            self.factor_ = _FACTOR if self.factor == "auto" else float(self.factor)
+            chosen = {"beta": self.beta_, "alpha": self.alpha_, "factor": self.factor_}
+        self._remember(X, y, weight)
+        return chosen
+
+    def _described(self, X: Inputs) -> dict[str, np.ndarray]:
+        """Class vectors of the inputs that have some."""
+        if self.class_vectors is None:
+            return {}
+        by_input = any(isinstance(vectors, Mapping) for vectors in self.class_vectors.values())
+        if not by_input and len(X.names) > 1:
+            raise ParameterError(f"class_vectors must be given by input: {', '.join(X.names)}")
+        widths = {
+            name: width for name, width in X.widths.items() if not by_input or name in self.class_vectors
+        }
+        if not widths:
+            raise ParameterError(
+                f"class_vectors are of {', '.join(self.class_vectors)}, the inputs are {', '.join(X.names)}"
+            )
+        return class_matrices(self.class_vectors, widths, self.classes_)
+
+    def _remember(self, X: Inputs, y: np.ndarray, weight: np.ndarray) -> None:
+        """Fill the cache."""
+        kept = np.arange(len(y))
+        if len(y) > self.cache:
+            rng = np.random.default_rng(self.seed)
+            share = self.cache / len(y)
+            rows = [rng.permutation(np.flatnonzero(y == c)) for c in range(len(self.classes_))]
+            kept = np.sort(np.concatenate([of[: max(1, int(len(of) * share))] for of in rows]))
+        X, weight = X[kept], weight[kept]
+        self.keys_ = {
+            name: (directions(X.vectors(name).astype(np.float64)) * X.present(name)[:, None]).astype(
+                np.float32
+            )
+            for name in X.names
+        }
+        self.codes_ = y[kept].astype(np.int64)
+        self.values_ = weight / weight.sum() * len(self.classes_)
+
+    def _cosines(self, X: Inputs, others: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Mean cosine to `others`, over the inputs that they and a row have: float64."""
+        total: np.ndarray | float = 0.0
+        held = np.zeros(len(X))
+        for name, vectors in others.items():
+            rows = directions(X.vectors(name).astype(np.float64)) * X.present(name)[:, None]
+            total = total + rows @ vectors.astype(np.float64).T
+            held += X.present(name)
+        cosines: np.ndarray = total / np.where(held > 0, held, 1)[:, None]
+        return cosines
+
+    def _affinity(self, near: np.ndarray, beta: float) -> np.ndarray:
+        """What the cache says of each class: (n, k)."""
+        k = len(self.classes_)
+        values = np.zeros((len(self.codes_), k))
+        values[np.arange(len(self.codes_)), self.codes_] = self.values_
+        affinity: np.ndarray = np.exp(-beta * (1 - near)) @ values
+        return affinity
+
+    def _choose(self, val: Validation, betas: list[float]) -> dict[str, Any]:
+        """For each beta the alpha that fits best; the best of those."""
+        V, v = val
+        base = np.zeros((len(v), len(self.classes_)))
+        self.factor_ = _FACTOR if self.factor == "auto" else float(self.factor)
+        if self.vectors_:
+            cosines = self._cosines(V, self.vectors_)
+            self.factor_ = best_factor(cosines, v) if self.factor == "auto" else self.factor_
+            base = self.factor_ * cosines
+        said: dict[float, list[np.ndarray]] = {beta: [] for beta in betas}
+        for part in pieces(V, _ROWS):
+            near = self._cosines(part, self.keys_)
+            for beta in betas:
+                said[beta].append(self._affinity(near, beta))
+        best: tuple[float, float, float] | None = None
+        for beta in betas:
+            affinity = np.concatenate(said[beta])
+            alpha = (
+                best_factor(affinity, v, base=base, high=1e6) if self.alpha == "auto" else float(self.alpha)
+            )
+            row = {"beta": beta, "alpha": alpha, **criteria(v, softmax(base + alpha * affinity))}
+            self.curve_.append(row)
+            if best is None or worth(row, self.select) > best[0]:
+                best = worth(row, self.select), beta, alpha
+        assert best is not None
+        _, self.beta_, self.alpha_ = best
+        return {"beta": self.beta_, "alpha": self.alpha_, "factor": self.factor_}
+
+    def _predict_proba(self, X: Inputs) -> np.ndarray:
+        parts = []
+        for part in pieces(X, _ROWS):
+            logits = self.alpha_ * self._affinity(self._cosines(part, self.keys_), self.beta_)
+            if self.vectors_:
+                logits += self.factor_ * self._cosines(part, self.vectors_)
+            parts.append(softmax(logits))
+        return np.concatenate(parts)
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        keys = {f"keys/{name}": keys for name, keys in self.keys_.items()}
+        vectors = {f"vectors/{name}": vectors for name, vectors in self.vectors_.items()}
+        values = {
+            "alpha": self.alpha_,
+            "beta": self.beta_,
+            "factor": self.factor_,
+            "described": list(self.vectors_),
+        }
+        return {**keys, **vectors, "codes": self.codes_, "values": self.values_}, values
+
+    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        self.keys_ = {name: arrays[f"keys/{name}"] for name in self.widths_}
+        self.vectors_ = {name: arrays[f"vectors/{name}"] for name in values["described"]}
+        self.codes_, self.values_ = arrays["codes"], arrays["values"]
+        self.alpha_, self.beta_, self.factor_ = values["alpha"], values["beta"], values["factor"]
