@@ -13,11 +13,12 @@ depends on data, no buffers written to in `forward`, and randomness only through
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["Dropout", "ModalityDropout", "Prepared", "masked_mean", "perceptron", "stacked_rates"]
+__all__ = ["Dropout", "Linear", "ModalityDropout", "Prepared", "masked_mean", "perceptron", "stacked_rates"]
 
 
 class _Noise(nn.Module):
@@ -75,6 +76,70 @@ class ModalityDropout(_Noise):
         kept = has & self.keep(has)
         kept = kept | ~kept.any(dim=1, keepdim=True)
         return {name: mask & kept[:, i, None] for i, (name, mask) in enumerate(masks.items())}
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, with products that a stack of models can do well.
+
+    Under `vmap` PyTorch would copy the shared features once for each model, and leave gradients transposed in
+    memory. The trainer puts this in place of every `nn.Linear` by itself.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x @ weight.T + bias``: (..., d) to (..., h)."""
+        y: torch.Tensor = _Product.apply(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+class _Product(torch.autograd.Function):
+    """``x @ w.T`` for x (..., d) and w (h, d)."""
+
+    @staticmethod
+    def forward(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return x @ w.T
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        dx = dy @ w if ctx.needs_input_grad[0] else None
+        return dx, dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: torch.Tensor, w: torch.Tensor
+    ) -> tuple[torch.Tensor, int]:
+        if in_dims[1] is None:
+            return _Product.apply(x, w), in_dims[0]
+        x = x if in_dims[0] is None else x.movedim(in_dims[0], 0)
+        return _StackedProduct.apply(x, w.movedim(in_dims[1], 0), in_dims[0] is not None), 0
+
+
+class _StackedProduct(torch.autograd.Function):
+    """``x @ w[i].T`` for every model i: x (..., d) shared or (m, ..., d), w (m, h, d), to (m, ..., h)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor, own: bool) -> torch.Tensor:
+        m, h, d = w.shape
+        rows = x.shape[int(own) : -1]
+        x = x.reshape(m, -1, d) if own else x.reshape(-1, d)
+        ctx.save_for_backward(x, w)
+        ctx.shape = (m, *rows, d) if own else (*rows, d)
+        return torch.matmul(x, w.transpose(1, 2)).view(m, *rows, h)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        m, h, _ = w.shape
+        dy = dy.reshape(m, -1, h)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.bmm(dy, w)
+            dx = (dx if len(x.shape) == 3 else dx.sum(dim=0)).view(ctx.shape)
+        return dx, torch.matmul(dy.transpose(1, 2), x), None
 
 
 class Prepared(nn.Module):

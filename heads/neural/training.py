@@ -29,7 +29,8 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
 from .batches import Batch, Rows, blocks
-from .layers import stacked_rates
+from .layers import Linear, stacked_rates
+from .machine import limited_threads, products_in
 from .optimizers import SGD, AdamW, Optimizer, Schedule, schedule_factor
 
 __all__ = ["Configuration", "Metric", "Outcome", "Part", "Plan", "Progress", "train_many"]
@@ -73,6 +74,7 @@ class Plan:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     label_smoothing: float = 0.0
     metric: Metric = "log_loss"
+    precision: Literal["auto", "float32"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -154,14 +156,17 @@ def train_many(
     outcomes: dict[int, Outcome] = {}
     for number, members in enumerate(stacks):
         some = [configurations[i] for i in members]
+        work = 6 * size * len(some) * min(plan.batch_size, len(train.rows))
 
         def report(epoch: int, epochs: int, best: float, number: int = number) -> None:
             if progress is not None:
                 progress(number * epochs + epoch, len(stacks) * epochs, best)
 
-        outcomes.update(
-            zip(members, _train_stack(build, some, train, val, plan, batched, report), strict=True)
-        )
+        # One model alone has nothing to gain from being a stack.
+        stacked = batched and len(some) > 1
+        with limited_threads(work):
+            done = _train_stack(build, some, train, val, plan, stacked, report)
+        outcomes.update(zip(members, done, strict=True))
     return [outcomes[i] for i in range(len(configurations))]
 
 
@@ -191,13 +196,15 @@ def _train_stack(
             for step, rows in enumerate(batches):
                 index = torch.from_numpy(rows).to(device)
                 stack.shift_noise(epoch, step)
-                logits = stack.logits(train.rows.take(rows), own=rows.ndim > 1)
-                loss = _losses(logits, train.y[index], train.weight[index], plan.label_smoothing)
+                with products_in(plan.precision):
+                    logits = stack.logits(train.rows.take(rows), own=rows.ndim > 1)
+                    loss = _losses(logits, train.y[index], train.weight[index], plan.label_smoothing)
+                    gradients = stack.gradients(loss.sum())
                 at = epoch + (step + 1) / len(batches)
                 factor = schedule_factor(plan.schedule, at, plan.epochs, plan.warmup)
                 lrs = [o.configuration.lr * factor * r for o, r in zip(alive, reduced, strict=True)]
                 decays = [o.configuration.weight_decay for o in alive]
-                optimizer.step(stack.gradients(loss.sum()), lrs, decays)
+                optimizer.step(gradients, lrs, decays)
                 losses += loss.detach() * (rows.shape[-1] / len(train.rows))
             scores = {} if val is None else _scores(stack, val)
             keep = []
@@ -261,6 +268,10 @@ class Stack:
                 copies[seed] = build().to(device)
         members = [copies[seed] for seed in self.seeds]
         self.network = members[0]
+        if batched:
+            for module in self.network.modules():
+                if type(module) is nn.Linear:
+                    module.__class__ = Linear
         self.parameters = {
             name: torch.stack([member.get_parameter(name).detach() for member in members])
             for name, _ in self.network.named_parameters()
