@@ -16,15 +16,19 @@ __all__ = ["FAMILIES", "available", "create", "head_class"]
 
 #: Families that come with icehouse, by name: module in this package, and class. Nothing is imported until asked for.
 FAMILIES = {
+    "align": "families.align:AlignFusion",
+    "cross": "families.cross:CrossFusion",
     "diff-attn": "families.diff_attn:DiffAttn",
     "guided-ca": "families.guided_ca:GuidedCA",
     "guided-ca+diff-attn": "families.guided_diff:GuidedDiff",
     "knn": "families.knn:Knn",
     "lightgbm": "families.gbm:Gbm",
     "logreg": "families.logreg:LogReg",
+    "mlp": "families.mlp:MLP",
     "online": "families.online:Online",
     "svm": "families.svm:Svm",
     "tip-adapter": "families.tip_adapter:TipAdapter",
+    "two-token": "families.two_token:TwoTokenTransformer",
     "zero-shot": "families.zero_shot:ZeroShot",
 }
 
