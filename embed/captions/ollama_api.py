@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CaptionError
@@ -24,9 +25,11 @@ from .api import (
 from .backoff import parse_retry_after
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
-__all__ = ["OllamaApi", "default_hosts"]
+__all__ = ["OllamaApi", "certificates", "default_hosts"]
 
 _PORT = 11434
 _CONNECT_S = 10.0
@@ -37,6 +40,14 @@ _retry_after: ContextVar[float | None] = ContextVar("retry_after", default=None)
 def default_hosts() -> list[str]:
     """Where Ollama is: ``OLLAMA_HOST``, else this machine."""
     return [os.environ.get("OLLAMA_HOST") or "127.0.0.1"]
+
+
+@cache
+def certificates() -> ssl.SSLContext:
+    """Authorities that are trusted; read once for all hosts."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 async def _keep_retry_after(response: httpx.Response) -> None:
@@ -76,8 +87,9 @@ class OllamaApi(Api):
             timeout=httpx.Timeout(timeout, connect=_CONNECT_S, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             event_hooks={"response": [_keep_retry_after]},
+            verify=certificates(),
         )
-        self._http = httpx.AsyncClient(timeout=_CONNECT_S)
+        self._http = httpx.AsyncClient(timeout=_CONNECT_S, verify=certificates())
 
     async def identify(self) -> Identity:
         """Find out version and digest, and that the model can see."""

@@ -20,7 +20,7 @@ from .api import (
     split_host,
 )
 from .backoff import parse_retry_after
-from .ollama_api import fault_of_transport
+from .ollama_api import certificates, fault_of_transport
 
 __all__ = ["KEY_VARIABLE", "OpenAiApi"]
 
@@ -64,6 +64,7 @@ class OpenAiApi(Api):
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(timeout, connect=_CONNECT_S, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            verify=certificates(),
         )
 
     async def identify(self) -> Identity:

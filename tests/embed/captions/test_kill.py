@@ -24,10 +24,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def test_ten_kills(make_store: Callable[..., Store], server: OllamaServer) -> None:
-    store = make_store(60)
+    store = make_store(40)
     expected = truth(store)
     pictures = sent(store)
-    server.delay = 0.02
+    server.delay = 0.01
     rng = random.Random(5)
     runner = subprocess.Popen(
         [sys.executable, str(SCRIPT), str(store.path), server.url],
@@ -44,12 +44,12 @@ def test_ten_kills(make_store: Callable[..., Store], server: OllamaServer) -> No
         # At some moment of an answer or after it: the ways into the journal and into the table included.
         if n == target:
             assert known.wait(10)
-            threading.Timer(rng.uniform(0, 0.05), os.kill, (child, signal.SIGKILL)).start()
+            threading.Timer(rng.uniform(0, 0.03), os.kill, (child, signal.SIGKILL)).start()
 
     server.on_question = die
     for run in range(KILLS + 1):
         known.clear()
-        target = len(server.questions) + rng.randint(1, 5) if run < KILLS else -1
+        target = len(server.questions) + rng.randint(1, 4) if run < KILLS else -1
         runner.stdin.write("go\n")
         runner.stdin.flush()
         child = int(runner.stdout.readline())
