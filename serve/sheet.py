@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..embed.thumbnails import Thumbnail, thumbnail
 from ..store.search import Hit
-from .html import chip, escape, page, user_text, write_page
-from .thumbnails import Thumbnail, thumbnail
+from ..webpage import chip, escape, page, user_text, write_page
 
 __all__ = ["STYLE", "contact_sheet", "frame", "tile", "write_sheet"]
 

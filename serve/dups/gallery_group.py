@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from ..html import escape, user_text
+from ...webpage import escape, user_text
 from ..sheet import frame
 from .groups import INDIRECT, Group, Item, Member
 from .pictures import Taken

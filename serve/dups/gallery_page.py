@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...store.dups.write import KINDS
-from ..html import escape, page
+from ...webpage import escape, page
 from .gallery_group import KIND_WORDS, count_of, kind_words
 from .gallery_look import SCRIPT, STYLE
 

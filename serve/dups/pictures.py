@@ -16,7 +16,7 @@ from types import TracebackType
 from PIL import Image
 
 from ...data.reposts import encode
-from ..thumbnails import Thumbnail, thumbnail
+from ...embed.thumbnails import Thumbnail, thumbnail
 
 __all__ = ["Pictures", "Source", "Taken", "mini"]
 

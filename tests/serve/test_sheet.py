@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from icehouse.embed.thumbnails import thumbnail
 from icehouse.errors import UsageError
-from icehouse.serve.html import escape, page, user_text, write_page
 from icehouse.serve.sheet import contact_sheet, write_sheet
-from icehouse.serve.thumbnails import thumbnail
 from icehouse.store.search import Hit
+from icehouse.webpage import escape, page, user_text, write_page
 from PIL import Image
 
 HOSTILE = [

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ..data.images import decode
 from ..data.reposts import encode
-from ..embed.extract import read_file
 from ..errors import ImageError
+from .extract import read_file
 
 __all__ = ["Thumbnail", "thumbnail"]
 

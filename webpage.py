@@ -13,7 +13,7 @@ import html
 import re
 from pathlib import Path
 
-from ..errors import UsageError
+from .errors import UsageError
 
 __all__ = ["chip", "escape", "page", "user_text", "write_page"]
 
