@@ -17,7 +17,14 @@ import numpy as np
 
 from ...errors import UsageError
 
-__all__ = ["HammingBlock", "HashJoin", "informative", "random_pairs_expected", "value_pairs"]
+__all__ = [
+    "HammingBlock",
+    "HashJoin",
+    "cross_pairs",
+    "informative",
+    "random_pairs_expected",
+    "value_pairs",
+]
 
 BITS = 64
 
@@ -104,6 +111,41 @@ def value_pairs(
     codes.sort()
     left, right = np.divmod(codes, max(m, 1))
     return left, right, np.bitwise_count(values[left] ^ values[right]), capped
+
+
+def cross_pairs(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Find the pairs of a hash of `left` and a hash of `right` within `radius` bits.
+
+    Parameters
+    ----------
+    left, right : ndarray of uint64, shapes (m,) and (n,)
+        Repeats are compared like any other.
+    radius : int
+
+    Yields
+    ------
+    a, b : ndarray of int64, shape (p,)
+        ``left[a]`` and ``right[b]`` are near. In no order, and a pair may come more than once.
+    """
+    pieces, k = _plan(max(len(left), len(right)), radius)
+    masks = _masks(pieces)
+    for chosen in combinations(range(pieces), k):
+        mask = np.bitwise_or.reduce(masks[list(chosen)]) if chosen else np.uint64(0)
+        order = np.argsort(right & mask)
+        keys, key = (right & mask)[order], left & mask
+        starts = np.searchsorted(keys, key)
+        counts = np.searchsorted(keys, key, side="right") - starts
+        total, first = np.cumsum(counts), 0
+        while first < len(left):
+            limit = (total[first - 1] if first else 0) + _CANDIDATES
+            last = max(int(np.searchsorted(total, limit, side="right")), first + 1)
+            rows = np.arange(first, min(last, len(left)))
+            a = np.repeat(rows, counts[rows])
+            b = order[_ranges(starts[rows], counts[rows])]
+            near = np.flatnonzero(np.bitwise_count(left[a] ^ right[b]) <= radius)
+            if len(near):
+                yield a[near], b[near]
+            first = last
 
 
 class HashJoin:

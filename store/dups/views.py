@@ -1,0 +1,189 @@
+"""Hashes of parts of pictures (`icehouse.data.views`), kept in a table of the store, and the pairs that they make.
+
+A crop of a picture is near one of the picture's own crops, a framed one near it once trimmed. So one's whole or trimmed
+hash is held against all hashes of the other, and the pair's distance is the least of these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...data.images import decode
+from ...data.views import VIEWS, VIEWS_VERSION, WHOLE_VIEWS, view_hashes
+from ...errors import ImageError
+from ..store import Store
+from .hamming import cross_pairs, informative
+
+__all__ = ["MOST_VIEWED", "ViewHashes", "load_views", "view_radius"]
+
+#: Beyond so many contents, views are made only if asked for: they take some ten milliseconds an image.
+MOST_VIEWED = 50_000
+
+_SHORTEST = 256
+_BATCH = 512
+#: Unrelated pictures of one set come so much nearer than random hashes would (the sample feed: 75 times as often).
+_UNEVEN = 100
+
+
+@dataclass
+class ViewHashes:
+    """Hashes of the views of some contents.
+
+    Attributes
+    ----------
+    hashes : ndarray of uint64, shape (n, VIEWS)
+    usable : ndarray of bool, shape (n, VIEWS)
+        Which say something; none of a content whose file could not be read.
+    radius : int
+        Bits in which two views of one picture may differ.
+    """
+
+    hashes: np.ndarray
+    usable: np.ndarray
+    radius: int
+
+    def subset(self, numbers: np.ndarray) -> ViewHashes:
+        """Those of the contents `numbers`."""
+        return ViewHashes(self.hashes[numbers], self.usable[numbers], self.radius)
+
+    def distance(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Least distance of a whole view of one and any view of the other, for each pair; 65 where there is none."""
+        least = np.full(len(i), 65, np.int16)
+        for start in range(0, len(i), 16384):
+            part = slice(start, start + 16384)
+            for a, b in ((i[part], j[part]), (j[part], i[part])):
+                for view in range(WHOLE_VIEWS):
+                    apart = np.bitwise_count(self.hashes[a, view][:, None] ^ self.hashes[b]).astype(np.int16)
+                    apart[~(self.usable[a, view][:, None] & self.usable[b])] = 65
+                    least[part] = np.minimum(least[part], apart.min(axis=1))
+        return least
+
+    def pairs(self, most: int) -> np.ndarray:
+        """Codes ``i * n + j`` of all pairs ``i < j`` within the radius, ascending; the lowest `most` if there are more."""
+        n = len(self.hashes)
+        rows, views = np.nonzero(self.usable[:, :WHOLE_VIEWS])
+        all_rows, all_views = np.nonzero(self.usable)
+        codes, held = np.empty(0, np.int64), []
+        waiting = 0
+        for a, b in cross_pairs(self.hashes[rows, views], self.hashes[all_rows, all_views], self.radius):
+            i, j = rows[a], all_rows[b]
+            i, j = i[i != j], j[i != j]
+            held.append(np.minimum(i, j) * n + np.maximum(i, j))
+            waiting += len(i)
+            if waiting > 4_000_000:
+                codes, held, waiting = np.unique(np.concatenate([codes, *held]))[:most], [], 0
+        return np.unique(np.concatenate([codes, *held]))[:most]
+
+
+def view_radius(n: int, hamming: int, expected: float = 1.0) -> int:
+    """Choose the radius for views: at most `hamming`, and less where `n` contents would have false pairs by chance.
+
+    Returns
+    -------
+    int
+        -1 if not even equal hashes would do.
+    """
+    comparisons = n * (n - 1) / 2 * 2 * WHOLE_VIEWS * VIEWS * _UNEVEN
+    for radius in range(hamming, -1, -1):
+        near = sum(comb(32, k) ** 2 for k in range(radius // 2 + 1))
+        if comparisons * near / comb(64, 32) <= expected:
+            return radius
+    return -1
+
+
+def load_views(
+    store: Store,
+    items: pa.Table,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Get the hashes of the views of each row's image, making those that the store has not yet.
+
+    Parameters
+    ----------
+    store : Store
+        Made hashes are kept in its table ``hashes/views``.
+    items : pyarrow.Table
+        With the columns `image_sha256`, `root`, `path`. A file that is gone, unreadable, or not what it was has no hashes.
+
+    Returns
+    -------
+    hashes : ndarray of uint64, shape (n, VIEWS)
+    usable : ndarray of bool, shape (n, VIEWS)
+    """
+    width = pa.list_(pa.uint64(), VIEWS)
+    schema = pa.schema([pa.field("image_sha256", pa.string(), False), pa.field("hashes", width)])
+    table = store.ensure_table(
+        f"hashes/views{VIEWS_VERSION}", schema, {"kind": "hashes", "key": "image_sha256"}
+    )
+    keys = items["image_sha256"].cast(pa.string()).combine_chunks()
+    known = table.snapshot().read(["image_sha256"])["image_sha256"]
+    new = pc.and_(pc.is_valid(keys), pc.invert(pc.is_in(keys, value_set=known.combine_chunks())))
+    todo = items.filter(new).select(["image_sha256", "root", "path"]).to_pylist()
+    todo = list({row["image_sha256"]: row for row in todo}.values())
+    rows: list[tuple[str, np.ndarray]] = []
+
+    def keep() -> None:
+        if rows:
+            hashes = pa.FixedSizeListArray.from_arrays(
+                pa.array(np.concatenate([made for _, made in rows])), VIEWS
+            )
+            shas = pa.array([sha for sha, _ in rows], pa.string())
+            table.append(pa.table([shas, hashes], schema=schema), unique="image_sha256")
+            rows.clear()
+
+    for done, (sha, made) in enumerate(_make(todo, threads), 1):
+        if made is not None:
+            rows.append((sha, made))
+        if len(rows) == _BATCH:
+            keep()
+        if progress:
+            progress(done, len(todo))
+    keep()
+    read = table.snapshot().read()
+    at = pc.index_in(keys, value_set=read["image_sha256"].combine_chunks(), skip_nulls=True)
+    there = pc.is_valid(at).to_numpy(zero_copy_only=False)
+    hashes = np.zeros((len(keys), VIEWS), np.uint64)
+    if there.any():
+        values = read["hashes"].combine_chunks().flatten().to_numpy().reshape(-1, VIEWS)
+        hashes[there] = values[at.drop_null().to_numpy()]
+    return hashes, informative(hashes) & there[:, None]
+
+
+def _make(todo: list[dict[str, str | None]], threads: int | None) -> Iterator[tuple[str, np.ndarray | None]]:
+    workers = threads or min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[str, Future[np.ndarray | None]]] = deque()
+        for row in todo:
+            ahead.append((str(row["image_sha256"]), pool.submit(_read, row)))
+            if len(ahead) > 4 * workers:
+                sha, made = ahead.popleft()
+                yield sha, made.result()
+        for sha, made in ahead:
+            yield sha, made.result()
+
+
+def _read(row: dict[str, str | None]) -> np.ndarray | None:
+    if not row["path"]:
+        return None
+    path = Path(row["root"] or "") / row["path"]
+    try:
+        data = path.read_bytes() if path.is_file() else b""
+        # Another file of that name has other views.
+        if hashlib.sha256(data).hexdigest() != row["image_sha256"]:
+            return None
+        return view_hashes(decode(data, shortest=_SHORTEST).image)
+    except (ImageError, OSError):
+        return None
