@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..store.provenance import check_space
+from ..store.schema import tower_of
 from .encoder import Encoder, fingerprint, load_encoder
 from .pipeline import DEFAULT_CLEANING
 from .probe import check_probe
-from .tables import feature_provenance
+from .tables import provenance_now
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -33,10 +34,10 @@ def load_checked(spec: Mapping[str, Any], encoder: Encoder | None = None, *, dev
     """
     encoder = encoder or load_encoder(spec["encoder"], device=device)
     modality, output = spec["modality"], spec["output"]
-    now = feature_provenance(encoder, modality, output, spec["provenance"].get("cleaning", DEFAULT_CLEANING))
+    now = provenance_now(encoder, spec, DEFAULT_CLEANING)
     feature = f"the feature {spec['name']}/{modality}/{output}"
     check_space(feature, spec, {"encoder": encoder.id, "provenance": now, "fingerprint": fingerprint(now)})
-    check_probe(encoder, modality, f"{spec['name']}/{modality}", {output: spec["probe"]})
+    check_probe(encoder, tower_of(modality), f"{spec['name']}/{modality}", {output: spec["probe"]})
     return encoder
 
 

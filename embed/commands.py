@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ..errors import UsageError
 from .captions.commands import register as register_captions
 
 if TYPE_CHECKING:
+    from .captions.features import CaptionFeatures
     from .report import EmbedReport
 
-__all__ = ["app", "progress_bar"]
+__all__ = ["app", "print_captions", "print_report", "progress_bar"]
 
 app = typer.Typer()
 
@@ -27,11 +29,11 @@ _RUN = "This run"
 @app.command(rich_help_panel="Embed")
 def embed(
     sources: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             help="Folders of images, images, CSV, TSV, JSONL or Parquet files.", show_default=False
         ),
-    ],
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     preset: Annotated[
         str | None,
@@ -120,6 +122,13 @@ def embed(
         Literal["image", "text"] | None,
         typer.Option(help="Embed this modality and leave the other for another run.", rich_help_panel=_RUN),
     ] = None,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Embed the store's captions of this name, see `icehouse caption`; repeatable, sources may be left out.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     tokens: Annotated[
         bool,
         typer.Option("--tokens", help="Also keep patch and word states (large).", rich_help_panel=_MODEL),
@@ -162,6 +171,8 @@ def embed(
     from ..data.manifest import SourceOptions
     from .pipeline import embed_sources
 
+    if not sources and not captions:
+        raise UsageError("embed what? give a folder, images or a table, or --captions NAME")
     options = SourceOptions(
         preset=preset,
         image_column=image_column,
@@ -176,36 +187,75 @@ def embed(
         encoding=encoding,
         quotes=quotes,
     )
+    report, captioned = None, []
     try:
-        with progress_bar("embedding") as progress:
-            report = embed_sources(
-                sources,
-                store,
-                encoder=encoder,
-                options=options,
-                name=name,
-                only=only,
-                tokens=tokens,
-                cleaning=clean,
-                dtype=dtype,
-                exact=exact,
-                device=device,
-                precision=precision,
-                batch_size=batch_size,
-                workers=workers,
-                limit=limit,
-                retry_failures=retry_failures,
-                progress=progress,
-            )
+        if sources:
+            with progress_bar("embedding") as progress:
+                report = embed_sources(
+                    sources,
+                    store,
+                    encoder=encoder,
+                    options=options,
+                    name=name,
+                    only=only,
+                    tokens=tokens,
+                    cleaning=clean,
+                    dtype=dtype,
+                    exact=exact,
+                    device=device,
+                    precision=precision,
+                    batch_size=batch_size,
+                    workers=workers,
+                    limit=limit,
+                    retry_failures=retry_failures,
+                    progress=progress,
+                )
+        for captions_name in dict.fromkeys(captions or ()):
+            from .captions.features import embed_captions
+
+            with progress_bar("embedding captions") as progress:
+                captioned.append(
+                    embed_captions(
+                        store,
+                        captions_name,
+                        encoder=report.encoder if report else encoder,
+                        name=name,
+                        cleaning=clean,
+                        dtype=dtype,
+                        device=device,
+                        precision=precision or ("float32" if exact else "auto"),
+                        batch_size=batch_size,
+                        progress=progress,
+                    )
+                )
     except KeyboardInterrupt:
         say("interrupted; what was encoded is in the store, run the same command again to go on")
         raise typer.Exit(130) from None
     if as_json:
-        print_json(report.as_dict())
+        embedded = report.as_dict() if report else {}
+        print_json({**embedded, "captions": [c.as_dict() for c in captioned]} if captions else embedded)
     else:
-        print_report(report)
-    if strict and (report.failed or report.known_failures):
+        if report:
+            print_report(report)
+        for part in captioned:
+            print_captions(part)
+    failed = sum(part.failed for part in captioned)
+    if strict and (failed or (report and (report.failed or report.known_failures))):
         raise typer.Exit(1)
+
+
+def print_captions(report: CaptionFeatures) -> None:
+    """Print what became of captions."""
+    typer.echo(
+        f"embedded {report.embedded} captions {report.name!r} with {report.encoder} in {report.seconds:.1f} s; "
+        f"{report.known} were, {report.useless} say nothing (empty, refused, invalid)"
+    )
+    if report.embedded:
+        share = report.pooled / report.embedded
+        typer.echo(f"longer than the context, pooled over sentences: {report.pooled} ({share:.1%})")
+    if report.failed:
+        typer.echo(f'failed: {report.failed}; see: icehouse sql "select * from failures"')
+    typer.echo(f"store: {report.store}  features: {', '.join(report.features) or 'none'}")
 
 
 def print_report(report: EmbedReport) -> None:

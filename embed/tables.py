@@ -7,7 +7,7 @@ probe against the stored one. Only then does `FeatureTables.open` make the table
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,14 +19,14 @@ from ..data.images import decode
 from ..data.text import clean, text_sha256
 from ..errors import EncoderError, ImageError, SpaceError, UsageError
 from ..store.provenance import check_space
-from ..store.schema import features_schema
+from ..store.schema import features_schema, tower_of
 from ..store.store import Store
 from ..store.table import Table
 from .encoder import Encoder, Modality, Output, fingerprint
 from .extract import Work, read_file
 from .probe import OWN_CONTENTS, check_probe, make_probe
 
-__all__ = ["MODALITIES", "FeatureTables", "feature_provenance"]
+__all__ = ["MODALITIES", "FeatureTables", "feature_provenance", "library_versions", "provenance_now"]
 
 Dtype = Literal["float16", "float32"]
 
@@ -41,6 +41,23 @@ def feature_provenance(encoder: Encoder, modality: Modality, output: str, cleani
     if modality == "text":
         provenance["cleaning"] = cleaning
     return provenance
+
+
+def provenance_now(encoder: Encoder, spec: Mapping[str, Any], cleaning: str) -> dict[str, Any]:
+    """Provenance that vectors for a feature would have if `encoder` made them now.
+
+    Parameters
+    ----------
+    spec : mapping
+        The feature table's. Which captions it is of, and how long ones are pooled, is taken over from it.
+    cleaning : str
+        Of texts, where the spec names none.
+    """
+    before = spec["provenance"]
+    now = feature_provenance(
+        encoder, tower_of(spec["modality"]), spec["output"], before.get("cleaning", cleaning)
+    )
+    return now | {key: before[key] for key in ("pooling", "captions") if key in before}
 
 
 class FeatureTables:
@@ -207,7 +224,7 @@ class FeatureTables:
             "provenance": provenance,
             "fingerprint": fingerprint(provenance),
             "offers": [o.name for o in encoder.outputs if o.modality == modality],
-            "versions": _versions(),
+            "versions": library_versions(),
         }
 
     def _own_contents(self, modality: Modality) -> dict[str, Any]:
@@ -246,7 +263,8 @@ def _read_image(path: Path) -> tuple[str, Any] | None:
         return None
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Versions of what has a part in a vector, as far as it is installed."""
     found = {}
     for library in _LIBRARIES:
         try:

@@ -85,6 +85,12 @@ def predict(
     if sources is None:
         return Predictions(predict_items(store, run, where=where), [], None)
     manifest = read_sources(sources, options=options or SourceOptions())
+    captions = [name for name, spec in run.specs.items() if spec["modality"].startswith("caption")]
+    if captions:
+        raise HeadError(
+            f"run {run.run_id} takes captions (input {', '.join(captions)}), which new sources have not: embed and caption "
+            "them into the store, then predict its items"
+        )
     inputs: dict[str, np.ndarray | Tokens] = {}
     failures: list[Failure] = []
     for cleaning, specs in _by_encoder(run.specs):

@@ -19,6 +19,7 @@ from ..embed.encoder import Encoder, Modality
 from ..embed.extract import read_file
 from ..errors import ImageError, SourceError, UsageError
 from ..store.index.find import Found, find_item, find_vectors
+from ..store.schema import tower_of
 from ..store.search import Hit
 from ..store.store import Store
 
@@ -100,7 +101,7 @@ def search(
         return _result(found, feature, f"like {item}")
     spec = store.feature_table(feature).snapshot().spec
     asked: Modality = "text" if text is not None else "image"
-    if spec["output"] == "tokens" or (spec["output"] != "joint" and spec["modality"] != asked):
+    if spec["output"] == "tokens" or (spec["output"] != "joint" and tower_of(spec["modality"]) != asked):
         raise UsageError(
             f"{feature} cannot be searched by {asked}: that takes a joint space, as {spec['name']}/image/joint"
         )

@@ -21,6 +21,7 @@ __all__ = [
     "items_schema",
     "label_columns",
     "tokens_type",
+    "tower_of",
     "vector_type",
 ]
 
@@ -69,6 +70,11 @@ FAILURES = pa.schema(
 CONTENT_KEYS = {"image": "image_sha256", "text": "text_sha256"}
 
 _FLOATS = {"float16": pa.float16(), "float32": pa.float32()}
+
+
+def tower_of(modality: str) -> Literal["image", "text"]:
+    """Which tower of an encoder made the features of a modality; captions (``caption``, ``caption-NAME``) are texts."""
+    return "image" if modality == "image" else "text"
 
 
 def items_schema(extra: Iterable[str] = ()) -> pa.Schema:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..schema import tower_of
 from ..search import nearest, score_rows, unit_rows
 from ..store import Store
 from .kinds import Kind
@@ -73,7 +74,7 @@ def ask(store: Store, feature: str, X: np.ndarray, usable: np.ndarray) -> dict[s
         For "image" and "text"; None where there is nothing to ask with.
     """
     spec = store.feature_table(feature).spec
-    own = spec["modality"]
+    own: str = tower_of(spec["modality"])
     other = "text" if own == "image" else "image"
     rng = np.random.default_rng(0)
     pairs = rng.choice(usable, (_QUESTIONS, 2))
