@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from PIL import Image
 
+from ...embed.checked import load_checked
 from ...embed.decoding import LOOK_AT, SAMPLE, choose_shortest
 from ...embed.encoder import Encoder, Modality, fingerprint, load_encoder
 from ...embed.extract import Work
@@ -27,10 +28,10 @@ from ...embed.tables import feature_provenance
 from ...errors import UsageError
 from ...store.dups.cascade import Rule
 from ...store.dups.find import DEFAULT_COSINE, DEFAULT_HAMMING, default_feature
-from ...store.dups.recent import BATCH, DEFAULT_WINDOW, Arrival, Match, Recent, Verdict
+from ...store.dups.recent import BATCH, DEFAULT_WINDOW, Recent
 from ...store.dups.recent_state import load_window, save_window
+from ...store.dups.verdicts import Arrival, Match, Verdict
 from ...store.store import Store
-from ..query import load_checked
 from .intake import Content, Item, Pipeline, Reader, item_of
 
 __all__ = ["DuplicateStream", "Match", "Verdict"]

@@ -20,8 +20,9 @@ from icehouse.errors import CorruptError, SpaceError, StoreError, UsageError
 from icehouse.store.dups import recent
 from icehouse.store.dups.cascade import Rule
 from icehouse.store.dups.hamming import informative
-from icehouse.store.dups.recent import Arrival, Recent, Verdict
+from icehouse.store.dups.recent import Recent
 from icehouse.store.dups.recent_state import load_window, save_window
+from icehouse.store.dups.verdicts import Arrival, Verdict
 from icehouse.store.join.cosine import RowSet, pair_cosines
 
 DIM = 8
@@ -329,8 +330,9 @@ import sys
 from pathlib import Path
 import numpy as np
 from icehouse.store.dups.cascade import Rule
-from icehouse.store.dups.recent import Arrival, Recent
+from icehouse.store.dups.recent import Recent
 from icehouse.store.dups.recent_state import save_window
+from icehouse.store.dups.verdicts import Arrival
 window = Recent(3000, rule=Rule(None, 0.9), dim=64)
 k = 0
 while True:
