@@ -52,7 +52,10 @@ def test_pieces_fit_and_keep_everything(text: str, limit: int) -> None:
 def test_what_fits_stays_whole_and_neighbours_share_a_piece() -> None:
     assert pack("One two. Three.", 10, words) == ["One two. Three."]
     assert pack("One two. Three four. Five six.", 6, words) == ["One two. Three four.", "Five six."]
-    assert pack("a b c d e f g", 5, words) == ["a b c", "d e f", "g"] or len(pack("a b c d e f g", 5, words)) <= 4
+    assert (
+        pack("a b c d e f g", 5, words) == ["a b c", "d e f", "g"]
+        or len(pack("a b c d e f g", 5, words)) <= 4
+    )
     assert pack("", 5, words) == []
 
 

@@ -1,0 +1,184 @@
+"""The command line: `icehouse caption` and `icehouse embed --captions`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from caption_stores import captions, truth
+from icehouse.cli import app
+from icehouse.embed import encoder as registry
+from icehouse.embed.captions import commands
+from icehouse.store.store import Store
+from ollama_server import OllamaServer
+from rich.console import Console
+from toys import ToyEncoder
+from typer.testing import CliRunner, Result
+
+MakeStore = Callable[..., Store]
+
+
+class ToyPoint:
+    def load(self) -> type[ToyEncoder]:
+        return ToyEncoder
+
+
+@pytest.fixture(autouse=True)
+def toy_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "available", lambda: {"toy": ToyPoint()})
+
+
+def run(store: Store, command: str, *arguments: str) -> Result:
+    return CliRunner().invoke(app, [command, "-s", str(store.path), *arguments])
+
+
+def test_caption_and_embed(
+    make_store: MakeStore, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(6)
+    monkeypatch.setenv("OLLAMA_HOST", server.url)
+    result = run(store, "caption", "--model", "llava:7b", "--preset", "crisis")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("6 captions by llava:7b in ")
+    assert result.stderr == ""  # nothing disturbs where nobody looks
+    assert captions(store) == truth(store)
+    assert "disaster" in server.questions[0].prompt
+    result = run(store, "embed", "--captions", "default", "-e", "toy:a")
+    assert result.exit_code == 0, result.output
+    assert "embedded 6 captions 'default' with toy:a" in result.stdout
+    assert "longer than the context, pooled over sentences: 0 (0.0%)" in result.stdout
+    result = run(store, "embed", "--captions", "default", "--json")
+    (report,) = json.loads(result.stdout)["captions"]
+    assert (report["known"], report["embedded"], report["encoder"]) == (6, 0, "toy:a")
+
+
+def test_sources_and_captions_in_one_go(make_store: MakeStore, server: OllamaServer, tmp_path: Path) -> None:
+    store = make_store(3)
+    run(store, "caption", "-m", "llava:7b", "--host", server.url)
+    result = run(store, "embed", str(tmp_path / "pictures"), "--captions", "default", "-e", "toy:a")
+    assert result.exit_code == 0, result.output
+    assert "toy-a/image/pooled" in result.stdout
+    assert "toy-a/caption/pooled" in result.stdout
+
+
+def test_reports_as_json(make_store: MakeStore, server: OllamaServer) -> None:
+    store = make_store(3)
+    server.behave("length", times=2)
+    result = run(store, "caption", "-m", "llava:7b", "--host", server.url, "--limit", "2", "--json")
+    report = json.loads(result.stdout)
+    assert (report["captioned"], report["flagged"], report["retried"]) == (2, {"cut": 1}, 1)
+    assert report["hosts"] == {server.url: 2}
+    plan = json.loads(run(store, "caption", "--dry-run", "--json").stdout)
+    assert (plan["distinct"], plan["known"], plan["to_ask"]) == (3, 2, 1)
+    assert "1 would be asked about" in run(store, "caption", "--dry-run").stdout
+
+
+def test_flags_and_failures_are_told(make_store: MakeStore, server: OllamaServer) -> None:
+    store = make_store(4, files={"broken.png": b"none"})
+    server.behave("refuse", times=2)
+    result = run(store, "caption", "-m", "llava:7b", "--host", server.url)
+    assert "flagged: 1 refusal; see: icehouse sql" in result.stdout
+    assert "failed: 1; see: icehouse sql" in result.stdout
+    assert run(store, "sql", "select * from failures where stage = 'caption'").exit_code == 0
+    assert (
+        "1 failed before and were left alone"
+        in run(store, "caption", "-m", "llava:7b", "--host", server.url).stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ((), 2, "which model? give --model"),
+        (("-m", "x", "--prompt", "a", "--preset", "meme"), 2, "not both"),
+        (("-m", "x", "--prompt", "a {text}"), 2, "--with-text"),
+        (("-m", "x", "--prompt-file", "none.txt"), 2, "cannot be read"),
+        (("-m", "x", "--api", "openai"), 2, "--host"),
+        (("-m", "x", "--option", "top_k"), 2, "NAME=VALUE"),
+        (("-m", "x", "--option", "seed=x"), 2, "a number"),
+        (("-m", "x", "--host", "http://127.0.0.1:1"), 1, "ollama serve"),
+        (("-m", "x", "--import", "a.csv"), 2, "leave out the options"),
+        (("--import", "none.csv"), 1, "none.csv"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: tuple[str, ...], status: int, words: str, make_store: MakeStore
+) -> None:
+    result = run(make_store(1), "caption", *arguments)
+    assert result.exit_code == status
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_name_that_is_none(make_store: MakeStore, server: OllamaServer) -> None:
+    result = run(make_store(1), "caption", "-m", "llava:7b", "--host", server.url, "--name", "../x")
+    assert result.exit_code == 1
+    assert "is no name for captions" in result.stderr
+    assert not server.questions
+
+
+def test_options_and_prompt_file_reach_the_model(
+    make_store: MakeStore, server: OllamaServer, tmp_path: Path
+) -> None:
+    (tmp_path / "prompt.txt").write_text("What is here?\n")
+    run(
+        make_store(1), "caption", "-m", "llava:7b", "--host", server.url, "--prompt-file", str(tmp_path / "prompt.txt"),
+        "--option", "num_ctx=8192", "--option", "stop=END", "--max-tokens", "50", "--seed", "9",
+    )  # fmt: skip
+    (question,) = server.questions
+    assert question.prompt == "What is here?"
+    assert question.body["options"] == {
+        "temperature": 0.0, "seed": 9, "num_predict": 50, "num_ctx": 8192, "stop": "END",
+    }  # fmt: skip
+
+
+def test_import(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store(2)
+    (tmp_path / "made.csv").write_text("image,caption\n0000.png,a house\nnone.png,nothing\n")
+    result = run(store, "caption", "--import", str(tmp_path / "made.csv"), "--name", "made")
+    assert result.exit_code == 0, result.output
+    assert "1 captions from 2 rows of" in result.stdout
+    assert "rows that fit no item: 1; none.png" in result.stdout
+    report = json.loads(
+        run(store, "caption", "--import", str(tmp_path / "made.csv"), "--name", "made", "--json").stdout
+    )
+    assert (report["imported"], report["known"], report["matched_by"]) == (0, 1, "image (path)")
+
+
+def test_embed_needs_something(make_store: MakeStore) -> None:
+    result = run(make_store(1), "embed")
+    assert result.exit_code == 2
+    assert "--captions NAME" in result.stderr
+
+
+def test_an_interrupt_is_one_line(
+    make_store: MakeStore, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(n: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("icehouse.embed.captions.captioner.caption_images", lambda *_, **__: interrupt(0))
+    result = run(make_store(1), "caption", "-m", "llava:7b", "--host", server.url)
+    assert result.exit_code == 130
+    assert "run the same command again to go on" in result.stderr
+
+
+def test_progress_on_a_terminal(
+    make_store: MakeStore, server: OllamaServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = make_store(7)
+    with (tmp_path / "screen").open("w") as screen:
+        terminal = Console(file=screen, force_terminal=True, width=120)
+        monkeypatch.setattr("rich.console.Console", lambda **_: terminal)
+        with commands._progress() as (progress, remark):
+            from icehouse.embed.captions.asking import Asking
+            from icehouse.embed.captions.captioner import caption_images
+
+            caption_images(store, Asking("llava:7b", hosts=[server.url]), progress=progress, say=remark)
+    shown = (tmp_path / "screen").read_text()
+    assert "captioning" in shown
+    assert "7/7" in shown
+    assert "tokens/s" in shown
+    assert "all 7 will take about" in shown
