@@ -33,6 +33,7 @@ class AlignFusion(TorchHead):
     """
 
     family: ClassVar[str] = "align"
+    takes_one_vector: ClassVar[bool] = False
 
     def __init__(self, *, width: int = 512, hidden: int = 256, **shared: Any) -> None:
         super().__init__(**{**self.defaults, **shared})
@@ -52,6 +53,6 @@ class AlignFusion(TorchHead):
         if len(widths) < 2:
             raise InputError(
                 f"align multiplies inputs with one another, and there is only {next(iter(widths))!r}: "
-                "give it two, or choose mlp"
+                "add an input, or choose mlp"
             )
         return Align(widths, self.width, self.hidden, classes)

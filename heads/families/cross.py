@@ -34,6 +34,7 @@ class CrossFusion(TorchHead):
     """
 
     family: ClassVar[str] = "cross"
+    takes_one_vector: ClassVar[bool] = False
 
     def __init__(self, *, width: int = 24, hidden: int = 256, **shared: Any) -> None:
         super().__init__(**{**self.defaults, **shared})
@@ -53,6 +54,6 @@ class CrossFusion(TorchHead):
         if len(widths) < 2:
             raise InputError(
                 f"cross multiplies inputs with one another, and there is only {next(iter(widths))!r}: "
-                "give it two, or choose mlp"
+                "add an input, or choose mlp"
             )
         return Cross(widths, self.width, self.hidden, classes)

@@ -123,6 +123,8 @@ class TorchHead(Head):
 
     takes_tokens: ClassVar[bool] = True
     handles_missing: ClassVar[bool] = True
+    #: Whether one input of one vector a row is enough.
+    takes_one_vector: ClassVar[bool] = True
     #: Shared parameters for which a family has defaults of its own.
     defaults: ClassVar[dict[str, Any]] = {}
     #: False if the network cannot run under `torch.func.vmap`: it is then trained one configuration at a time.
@@ -324,6 +326,9 @@ class TorchHead(Head):
     def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
         import torch
 
+        for name in _GRIDS:  # which JSON gives back as lists
+            if isinstance(getattr(self, name), list):
+                setattr(self, name, tuple(getattr(self, name)))
         self._keep({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
 
     # ------------------------------------------------------------------ parameters

@@ -142,7 +142,8 @@ def train_many(
     list of Outcome
         In the order of `configurations`.
     """
-    size = sum(p.numel() for p in build().parameters())
+    with torch.random.fork_rng(devices=[]):
+        size = sum(p.numel() for p in build().parameters())
     if not batched:
         at_once = 1
     elif at_once is None:
