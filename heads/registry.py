@@ -22,6 +22,7 @@ FAMILIES = {
     "guided-ca": "families.guided_ca:GuidedCA",
     "guided-ca+diff-attn": "families.guided_diff:GuidedDiff",
     "knn": "families.knn:Knn",
+    "late-fusion": "families.late_fusion:LateFusion",
     "lightgbm": "families.gbm:Gbm",
     "logreg": "families.logreg:LogReg",
     "mlp": "families.mlp:MLP",

@@ -13,8 +13,13 @@ from sklearn.utils.estimator_checks import check_estimator
 #: rows: which rows are held out to choose on depends on how many there are.
 FIXED: dict[str, dict[str, Any]] = {
     "knn": {"k": 5, "temperature": 0.1, "centre": False},
+    "late-fusion": {"head_params": {"C": 1.0, "unit": False}, "combine": "mean", "weights": None},
+    "lightgbm": {"num_leaves": 7, "rounds": 10},
     "logreg": {"C": 1.0},
+    "online": {"passes": 3},
     "svm": {"C": 1.0, "unit": False},
+    "tip-adapter": {"alpha": 10.0, "beta": 5.5, "centre": False},
+    "zero-shot": {},
 }
 
 _EQUIVALENCE = "check_sample_weight_equivalence_on_dense_data"
@@ -22,6 +27,8 @@ _EQUIVALENCE = "check_sample_weight_equivalence_on_dense_data"
 #: What cannot hold, and why.
 EXCUSED = {
     "knn": {_EQUIVALENCE: "a row of weight two is one neighbour with two votes, two rows are two neighbours"},
+    "lightgbm": {_EQUIVALENCE: "the fewest rows of a leaf and the rows of a tree are counted, not weighed"},
+    "online": {_EQUIVALENCE: "a row of weight two is one long step, two rows are two places in the order"},
     "svm": {_EQUIVALENCE: "the calibration is fitted on rows held out, and repeated rows are held out apart"},
 }
 

@@ -1,0 +1,327 @@
+"""`late-fusion`: a probe for each input, and what they say put together.
+
+Each input gets a head of its own, of any family that takes one input (`logreg` unless told), which chooses for itself
+on dev. Their probabilities are then
+
+- **averaged**, with weights chosen on dev: the arithmetic mean, in which one probe that is sure cannot veto the other;
+- or **stacked**: a logistic regression on the logarithms of their probabilities (Wolpert 1992, "Stacked generalization"). It
+  learns from probabilities of training rows by probes that never saw them (cross-fitting in five folds), so dev stays
+  what it is elsewhere: where choices are made.
+
+"auto" takes the one with the lower log loss on dev. A row that lacks an input is averaged over the inputs that it has; the
+stack is told the classes' frequencies in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from ..checks import ParameterError
+from ..head import Head, Validation
+from ..holdout import held_out
+from ..inputs import Inputs
+from ..registry import create, head_class
+from ..vectors import criteria, grid_of, simplex, worth
+from .logreg import LogReg
+
+__all__ = ["LateFusion"]
+
+#: Values of C that the stack tries.
+STACK_GRID = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+
+# Where nothing can be held out to choose on.
+_DEFAULT_STACK_C = 0.1
+# Ways to share the weight between inputs, in steps of 1 / _STEPS.
+_STEPS = 10
+_FOLDS = 5
+# Smallest probability whose logarithm the stack is shown.
+_LEAST = 1e-6
+
+
+class LateFusion(Head):
+    """Per-input probes, averaged or stacked.
+
+    Parameters
+    ----------
+    head : str, default "logreg"
+        Family of the probes.
+    head_params : mapping, optional
+        Their parameters.
+    each : mapping of str to mapping, optional
+        Further parameters by input; what was chosen goes here when the head is fitted again.
+    combine : {"auto", "mean", "stack"}, default "auto"
+        How probabilities are put together; "auto" decides on `val` (without it, on a stratified fifth of the rows; the
+        head is then fitted on all of them).
+    weights : "auto", None or sequence of float, default "auto"
+        Weights of the mean, in the order of the inputs; None weighs them alike.
+    stack_C : "auto" or float, default "auto"
+        Inverse strength of the stack's penalty.
+    select : {"log_loss", "accuracy", "macro_f1"}, default "log_loss"
+        What decides.
+    seed : int, default 0
+        Of the folds, of the part held out where `val` is not given, and of probes that draw.
+
+    Attributes
+    ----------
+    heads_ : dict of str to Head
+        Probes by input; an input whose rows show one class only has none, and says the classes' frequencies.
+    combine_ : str
+    weights_ : ndarray of float64, shape (inputs,)
+    stack_ : LogReg or None
+    prior_ : ndarray of float64, shape (k,)
+        The classes' frequencies.
+    """
+
+    family: ClassVar[str] = "late-fusion"
+    handles_missing: ClassVar[bool] = True
+
+    heads_: dict[str, Head]
+    combine_: str
+    weights_: np.ndarray
+    stack_: LogReg | None
+    prior_: np.ndarray
+
+    def __init__(
+        self,
+        *,
+        head: str = "logreg",
+        head_params: Mapping[str, Any] | None = None,
+        each: Mapping[str, Mapping[str, Any]] | None = None,
+        combine: Literal["auto", "mean", "stack"] = "auto",
+        weights: Sequence[float] | Literal["auto"] | None = "auto",
+        stack_C: float | Literal["auto"] = "auto",
+        select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
+        seed: int = 0,
+    ) -> None:
+        self.head = head
+        self.head_params = head_params
+        self.each = each
+        self.combine = combine
+        self.weights = weights
+        self.stack_C = stack_C
+        self.select = select
+        self.seed = seed
+
+    def _fit(
+        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+    ) -> Mapping[str, Any]:
+        shares, penalties = self._checked_parameters(X)
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight
+        counts = np.bincount(y, weights=weight, minlength=len(self.classes_))
+        self.prior_ = counts / counts.sum()
+        if val is not None:
+            return self._choose(X, y, weight, val, shares, penalties)
+        settled = (self.combine == "mean" and len(shares) == 1) or (
+            self.combine == "stack" and len(penalties) == 1
+        )
+        part = None if settled else held_out(y, seed=self.seed)
+        if part is not None:
+            chosen = self._choose(X[~part], y[~part], weight[~part], (X[part], y[part]), shares, penalties)
+        else:
+            chosen = {
+                "combine": "stack" if self.combine == "stack" else "mean",
+                "weights": list(shares[0]),
+                "stack_C": penalties[0] if len(penalties) == 1 else _DEFAULT_STACK_C,
+                "each": {name: dict((self.each or {}).get(name, {})) for name in X.names},
+            }
+        self.heads_ = self._probes(X, y, weight, None, chosen["each"])
+        chosen = {
+            **chosen,
+            "each": {name: {**chosen["each"][name], **probe.chosen_} for name, probe in self.heads_.items()},
+        }
+        self.combine_, self.weights_, self.stack_ = chosen["combine"], np.array(chosen["weights"]), None
+        if self.combine_ == "stack":
+            crossed = self._crossed(X, y, weight, chosen["each"])
+            self.stack_ = self._stacked(crossed, y, weight, chosen["stack_C"])
+        return chosen
+
+    def _checked_parameters(self, X: Inputs) -> tuple[list[tuple[float, ...]], list[float]]:
+        if self.combine not in ("auto", "mean", "stack"):
+            raise ParameterError(f"combine must be auto, mean or stack, not {self.combine!r}")
+        if self.select not in ("log_loss", "accuracy", "macro_f1"):
+            raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
+        if head_class(self.head).family == self.family:
+            raise ParameterError("the probes of late-fusion cannot be late-fusion themselves")
+        unknown = set(self.each or {}) - set(X.names)
+        if unknown:
+            raise ParameterError(f"each names {sorted(unknown)[0]!r}; the inputs are {', '.join(X.names)}")
+        parts = len(X.names)
+        penalties = grid_of("stack_C", self.stack_C, STACK_GRID)
+        if isinstance(self.weights, str) and self.weights == "auto":
+            return simplex(parts, max(_STEPS, parts)), penalties
+        given = [1.0] * parts if self.weights is None else [float(w) for w in self.weights]
+        if len(given) != parts or min(given) < 0 or sum(given) <= 0:
+            raise ParameterError(f"weights must be one for each of {', '.join(X.names)}, not {given}")
+        return [tuple(weight / sum(given) for weight in given)], penalties
+
+    # ------------------------------------------------------------------ the probes
+
+    def _probes(
+        self,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        val: Validation | None,
+        each: Mapping[str, Mapping[str, Any]],
+    ) -> dict[str, Head]:
+        """A fitted probe for each input that shows more than one class."""
+        found = {}
+        for name in X.names:
+            rows = np.flatnonzero(X.present(name))
+            if len(np.unique(y[rows])) < 2:
+                continue
+            given = {**(self.head_params or {}), **each.get(name, {})}
+            probe = create(self.head, **given)
+            if "seed" in probe.parameters() and "seed" not in given:
+                probe.set_params(seed=self.seed)
+            held = None
+            if val is not None:
+                dev = np.flatnonzero(val[0].present(name) & np.isin(val[1], y[rows]))
+                if len(dev):
+                    held = _alone(val[0][dev], name), val[1][dev]
+            found[name] = probe.fit(_alone(X[rows], name), y[rows], val=held, sample_weight=weight[rows])
+        return found
+
+    def _said(self, heads: Mapping[str, Head], X: Inputs) -> dict[str, np.ndarray]:
+        """Probabilities by input, (n, k) each: the classes' frequencies where a row lacks the input."""
+        said = {}
+        for name in X.names:
+            proba = np.tile(self.prior_, (len(X), 1))
+            rows = np.flatnonzero(X.present(name))
+            if name in heads and len(rows):
+                head = heads[name]
+                proba[rows] = 0.0
+                proba[np.ix_(rows, head.classes_.astype(int))] = head.predict_proba(_alone(X[rows], name))
+            said[name] = proba
+        return said
+
+    def _mean(
+        self, X: Inputs, said: Mapping[str, np.ndarray], shares: Sequence[float] | np.ndarray
+    ) -> np.ndarray:
+        """Mean of the probabilities, over the inputs that a row has; the frequencies where it has none that counts."""
+        total, held = np.zeros((len(X), len(self.classes_))), np.zeros(len(X))
+        for name, share in zip(X.names, shares, strict=True):
+            counted = share * X.present(name)
+            total += counted[:, None] * said[name]
+            held += counted
+        return np.where(held[:, None] > 0, total / np.where(held > 0, held, 1)[:, None], self.prior_)
+
+    # ------------------------------------------------------------------ the stack
+
+    def _crossed(
+        self, X: Inputs, y: np.ndarray, weight: np.ndarray, each: Mapping[str, Mapping[str, Any]]
+    ) -> np.ndarray:
+        """Logarithms of the probabilities of every row by probes that did not see it."""
+        fold = np.empty(len(y), np.intp)
+        rng = np.random.default_rng(self.seed)
+        start = 0
+        for c in range(len(self.classes_)):
+            rows = rng.permutation(np.flatnonzero(y == c))
+            # Classes start at different folds, so that small ones do not all miss the same one.
+            fold[rows] = (start + np.arange(len(rows))) % _FOLDS
+            start += len(rows)
+        crossed = np.empty((len(y), len(self.classes_) * len(X.names)))
+        for number in range(_FOLDS):
+            inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+            if not len(inside):
+                continue
+            heads = self._probes(X[outside], y[outside], weight[outside], None, each) if len(outside) else {}
+            crossed[inside] = _logarithms(self._said(heads, X[inside]))
+        return crossed
+
+    def _stacked(
+        self,
+        crossed: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray,
+        C: float | Sequence[float],
+        val: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> LogReg:
+        stack = LogReg(C=C, unit=False, select=self.select)
+        return stack.fit(crossed, y, val=val, sample_weight=weight)
+
+    # ------------------------------------------------------------------ the choice
+
+    def _choose(
+        self,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        val: Validation,
+        shares: list[tuple[float, ...]],
+        penalties: list[float],
+    ) -> dict[str, Any]:
+        """Fit the probes, compare the means and the stack on `val`, and keep the best."""
+        V, v = val
+        self.heads_ = self._probes(X, y, weight, val, self.each or {})
+        each = {
+            name: {**(self.each or {}).get(name, {}), **probe.chosen_} for name, probe in self.heads_.items()
+        }
+        said = self._said(self.heads_, V)
+        best: tuple[float, dict[str, Any]] | None = None
+        self.stack_ = None
+        for share in shares if self.combine != "stack" else []:
+            row = {"combine": "mean", "weights": list(share), **criteria(v, self._mean(V, said, share))}
+            self.curve_.append(row)
+            if best is None or worth(row, self.select) > best[0]:
+                best = (
+                    worth(row, self.select),
+                    {"combine": "mean", "weights": list(share), "stack_C": penalties[0]},
+                )
+        if self.combine != "mean" and self.heads_:
+            crossed = self._crossed(X, y, weight, each)
+            stack = self._stacked(crossed, y, weight, penalties, (_logarithms(said), v))
+            C = float(stack.chosen_["C"])
+            row = {"combine": "stack", "stack_C": C, **criteria(v, stack.predict_proba(_logarithms(said)))}
+            self.curve_.append(row)
+            if best is None or worth(row, self.select) > best[0]:
+                best = worth(row, self.select), {"combine": "stack", "weights": list(shares[0]), "stack_C": C}
+                self.stack_ = stack
+        if best is None:
+            best = 0.0, {"combine": "mean", "weights": list(shares[0]), "stack_C": penalties[0]}
+        self.combine_, self.weights_ = best[1]["combine"], np.array(best[1]["weights"])
+        return {**best[1], "each": each}
+
+    def _predict_proba(self, X: Inputs) -> np.ndarray:
+        said = self._said(self.heads_, X)
+        if self.stack_ is None:
+            return self._mean(X, said, self.weights_)
+        return self.stack_.predict_proba(_logarithms(said))
+
+    # ------------------------------------------------------------------ storage
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        probes = list(self.heads_)
+        return {"prior": self.prior_, "weights": self.weights_}, {"combine": self.combine_, "probes": probes}
+
+    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        self.prior_, self.weights_, self.combine_ = arrays["prior"], arrays["weights"], values["combine"]
+
+    def _save(self, folder: Path) -> dict[str, Any]:
+        # By number: the name of an input may be a feature's, with slashes.
+        for number, probe in enumerate(self.heads_.values()):
+            probe.save(folder / f"probe-{number}")
+        if self.stack_ is not None:
+            self.stack_.save(folder / "stack")
+        return super()._save(folder)
+
+    def _load(self, folder: Path, values: dict[str, Any]) -> None:
+        super()._load(folder, values)
+        self.heads_ = {
+            name: Head.load(folder / f"probe-{number}") for number, name in enumerate(values["probes"])
+        }
+        self.stack_ = LogReg.load(folder / "stack") if self.combine_ == "stack" else None
+
+
+def _alone(X: Inputs, name: str) -> Inputs:
+    """One input of rows that all have it."""
+    return Inputs({name: X[name]})
+
+
+def _logarithms(said: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the stack sees: (n, inputs × k)."""
+    return np.log(np.maximum(np.concatenate(list(said.values()), axis=1), _LEAST))
