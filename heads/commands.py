@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
 from ..errors import UsageError
+from .families_command import heads
 from .sweeps import commands as sweeps
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ DupsOption = Annotated[
 
 @app.command(rich_help_panel=_PANEL)
 def train(
-    head: Annotated[str, typer.Argument(help="Family of the head: logreg.")] = "logreg",
+    head: Annotated[str, typer.Argument(help="Family of the head; `icehouse heads` lists them.")] = "logreg",
     store: StoreOption = DEFAULT_STORE,
     inputs: Annotated[
         str | None,
@@ -68,6 +70,13 @@ def train(
         list[str] | None,
         typer.Option(
             "--param", "-p", help="Parameter of the head, as NAME=VALUE; repeatable.", show_default=False
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file of class to text or texts, for heads that take class prompts.",
+            show_default="the classes' names",
         ),
     ] = None,
     class_weight: Annotated[
@@ -99,6 +108,10 @@ def train(
     params = _params(param or [])
     if class_weight is not None:
         params["class_weight"] = class_weight
+    if prompts is not None:
+        from .prompts import read_prompts
+
+        params["prompts"] = read_prompts(prompts)
     run = train_head(
         Store.open(store),
         head,
@@ -364,5 +377,5 @@ def _chosen(value: Any) -> str:
 
 
 # They stand in a file of their own, and among the commands here.
-for command in (sweeps.sweep, sweeps.compare):
+for command in (heads, sweeps.sweep, sweeps.compare):
     app.command(rich_help_panel=_PANEL)(command)
