@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -315,13 +317,15 @@ class _Batch:
         self.lead_hits, self.lead_pairs = nothing, none
         self.lead, self.middle = np.empty((b, 0), np.float32), None
         self.middle_floor = -1.0
-        if window.dim is not None:
-            self.lead, self.middle = project(self.rows, slice(0, b), window._plan)
         #: Which content a slot held when it was compared.
         self.held = window._serials.copy() if compare else window._serials
-        if compare:
-            self._compare_hashes(window)
-            self._compare_vectors(window)
+        # One thread of BLAS: the products are small, and the other cores have pictures to decode and encode.
+        with _blas().limit(limits=1, user_api="blas"):
+            if window.dim is not None:
+                self.lead, self.middle = project(self.rows, slice(0, b), window._plan)
+            if compare:
+                self._compare_hashes(window)
+                self._compare_vectors(window)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -389,3 +393,11 @@ class _Batch:
         order = np.argsort(i, kind="stable")
         cuts = np.searchsorted(i[order], np.arange(1, len(self)))
         self.lead_hits = np.split(slots[order], cuts)
+
+
+@cache
+def _blas() -> Any:
+    """The libraries whose threads are limited; finding them takes milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

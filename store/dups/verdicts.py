@@ -69,7 +69,7 @@ class Verdict:
     matches : tuple of Match
         Best first: exact, then perceptual by fewest bits, then by highest cosine; of equals the oldest.
     capped : bool
-        Whether more resemble it than a stage looks for (`icehouse.store.dups.recent.MOST_MATCHES`): `matches` are then the best of the most recent.
+        Whether more resemble it than a stage looks for (256): `matches` are then the best of the most recent.
     error : str or None
         Why it could not be judged.
     """
