@@ -12,6 +12,7 @@ import typer
 from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
 from ..errors import UsageError
 from .families_command import heads
+from .package_commands import export_onnx, package
 from .sweeps import commands as sweeps
 
 if TYPE_CHECKING:
@@ -377,5 +378,5 @@ def _chosen(value: Any) -> str:
 
 
 # They stand in a file of their own, and among the commands here.
-for command in (heads, sweeps.sweep, sweeps.compare):
+for command in (heads, sweeps.sweep, sweeps.compare, package, export_onnx):
     app.command(rich_help_panel=_PANEL)(command)

@@ -69,7 +69,12 @@ def search(
 
 @app.command(rich_help_panel="Learn")
 def predict(
-    run: Annotated[str, typer.Argument(help='Id of a run, a part of it, or "latest".', show_default=False)],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help='Id of a run, a part of it, "latest", or the folder of a package.', show_default=False
+        ),
+    ],
     sources: Annotated[
         list[Path] | None,
         typer.Argument(

@@ -18,6 +18,7 @@ from ..embed.raw import encode_manifest
 from ..errors import HeadError, SpaceError
 from ..heads.evaluate import predict_items
 from ..heads.inputs import Inputs
+from ..heads.package import Package, is_package
 from ..heads.runs import Run
 from ..store.store import Store
 
@@ -44,8 +45,8 @@ class Predictions:
 
 
 def predict(
-    store: Store | str | Path,
-    run: Run | str,
+    store: Store | str | Path | None,
+    run: Run | str | Path,
     sources: Sequence[str | Path] | None = None,
     *,
     options: SourceOptions | None = None,
@@ -58,10 +59,10 @@ def predict(
 
     Parameters
     ----------
-    store : Store, str or Path
-        Where the run lies.
-    run : Run or str
-        A run, its id, an unambiguous part of it, or "latest".
+    store : Store, str, Path or None
+        Where the run lies; a package that predicts raw rows needs none.
+    run : Run, str or Path
+        A run, its id, an unambiguous part of it, or "latest"; or a package, or its folder.
     sources : sequence of str or Path, optional
         Folders, images and annotation files, as `icehouse.embed_sources` takes them; by default the items of the store.
     where : str, optional
@@ -80,9 +81,15 @@ def predict(
     HeadError
         If there is no such run.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
-    run = run if isinstance(run, Run) else Run.load(store, run)
+    if not isinstance(run, Run) and is_package(run):
+        run = Package.load(run)
+    if sources is None or not isinstance(run, Package):
+        if store is None:
+            raise HeadError("there is no store: only a package predicts without one, and only raw rows")
+        store = store if isinstance(store, Store) else Store.open(store)
+        run = run if isinstance(run, Run) else Run.load(store, str(run))
     if sources is None:
+        assert isinstance(store, Store)
         return Predictions(predict_items(store, run, where=where), [], None)
     manifest = read_sources(sources, options=options or SourceOptions())
     captions = [name for name, spec in run.specs.items() if spec["modality"].startswith("caption")]
@@ -120,20 +127,32 @@ def _cleaning(spec: Mapping[str, Any]) -> str:
 
 
 def _own_encoder(
-    store: Store, run: Run, specs: Mapping[str, dict[str, Any]], encoder: Encoder | None, device: str
+    store: Store | str | Path | None,
+    run: Run,
+    specs: Mapping[str, dict[str, Any]],
+    encoder: Encoder | None,
+    device: str,
 ) -> Encoder:
     """Load the encoder of these inputs and hold it against fingerprint and probe of each."""
     model = encoder
     for name, spec in specs.items():
         feature = run.features[name]
         try:
-            probe = store.feature_table(feature).spec["probe"] if feature in store.feature_names() else {}
+            probe = _probe(store, run, feature)
             model = load_checked({**spec, "probe": probe}, model, device=device)
         except SpaceError as error:
             raise SpaceError(f"run {run.run_id}: {error}") from None
     if model is None:
         raise HeadError(f"run {run.run_id} has no inputs")
     return model
+
+
+def _probe(store: Store | str | Path | None, run: Run, feature: str) -> dict[str, str]:
+    """What the encoder made of the probe's contents: as the package says, else as the store does."""
+    if isinstance(run, Package):
+        return run.probe(feature) or {}
+    assert isinstance(store, Store)
+    return store.feature_table(feature).spec["probe"] if feature in store.feature_names() else {}
 
 
 def _table(run: Run, ids: pa.ChunkedArray, inputs: Mapping[str, np.ndarray | Tokens]) -> pa.Table:

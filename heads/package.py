@@ -1,0 +1,284 @@
+"""A package: one folder with everything that a trained head needs to predict, and nothing of the store it came from.
+
+======================  ==================================================================================
+``package.json``        that it is a package, its format, and which run it was
+``run.json``            inputs with spec and fingerprint, classes, protocol; `Run.record`
+``metrics.json``        scores with intervals; `Run.metrics`
+``head/``               the head: JSON, safetensors or a library's own text format; never pickle
+``encoders.json``       the encoder behind each input: its id, the cleaning of texts, and a probe, by which an encoder that
+                        no longer encodes as it did is found out
+``model.onnx``          the head for other runtimes, if asked for
+``README.txt``          how to use it
+``SHA256SUMS``          checksums of all of these, verified whenever it is loaded; ``sha256sum -c`` reads them too
+======================  ==================================================================================
+
+Pictures, texts, ids and labels of items stay behind: of the probe only the two contents that every installation can
+make, and of ``run.json`` what training was about. Heads that remember training rows (`knn`, `tip-adapter`) remember
+their vectors here too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import HeadError
+from ..store.folders import publish_folder
+from .inputs import Inputs
+from .runs import Run, write_json
+
+if TYPE_CHECKING:
+    from ..store.store import Store
+    from .export_onnx import Exported
+
+__all__ = ["Package", "is_package", "package"]
+
+FORMAT = 1
+
+_MARK, _SUMS, _MODEL = "package.json", "SHA256SUMS", "model.onnx"
+_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+_BLOCK = 1 << 20
+
+
+class Package(Run):
+    """A packaged run; it predicts as the run does.
+
+    Attributes
+    ----------
+    path : Path
+    record, metrics : dict
+        As the run's.
+    about : dict
+        ``package.json``.
+    encoders : dict of str to dict
+        Input to what ``encoders.json`` says of its encoder.
+
+    Examples
+    --------
+    >>> Package.load("flood-head").predict_features({"text": X}).labels               # doctest: +SKIP
+    """
+
+    def __init__(self, path: Path) -> None:
+        verify(path)
+        super().__init__(path)
+        self.about: dict[str, Any] = json.loads((path / _MARK).read_text(encoding="utf-8"))
+        self.encoders: dict[str, dict[str, Any]] = json.loads(
+            (path / "encoders.json").read_text(encoding="utf-8")
+        )
+
+    @classmethod
+    def load(cls, store: Store | str | Path, run_id: str = "") -> Package:
+        """Open the package in a folder, after verifying every file of it.
+
+        Parameters
+        ----------
+        store : str or Path
+            The folder.
+        run_id : str
+            Not used: a package holds one run.
+
+        Raises
+        ------
+        HeadError
+            If it is no package, is of a newer format, or a file is missing, changed or not listed.
+        """
+        return cls(Path(store) if isinstance(store, (str, Path)) else store.path)
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run that it was made of."""
+        return str(self.about["run_id"])
+
+    @property
+    def model(self) -> Path | None:
+        """The ONNX file, if there is one."""
+        path = self.path / _MODEL
+        return path if path.exists() else None
+
+    def probe(self, feature: str) -> dict[str, str] | None:
+        """What the encoder of a feature made of the probe's contents; None for a feature that the package does not use."""
+        for name, used in self.features.items():
+            if used == feature:
+                return dict(self.encoders[name]["probe"])
+        return None
+
+    def __repr__(self) -> str:
+        return f"Package({str(self.path)!r}, {self.family} on {', '.join(self.features)})"
+
+
+def is_package(path: str | Path) -> bool:
+    """Whether a folder says that it is a package, intact or not."""
+    return (Path(path) / _MARK).is_file()
+
+
+def package(
+    store: Store, run: Run | str, out: str | Path, *, onnx: bool = False
+) -> tuple[Package, Exported | None]:
+    """Write a run as a package.
+
+    Parameters
+    ----------
+    store : Store
+        Where the run is.
+    run : Run or str
+        A run, its id, an unambiguous part of it, or "latest".
+    out : str or Path
+        The folder; it appears whole or not at all. A package that is there is replaced.
+    onnx : bool, default False
+        Also write ``model.onnx``; see `icehouse.heads.export_onnx`.
+
+    Returns
+    -------
+    Package, Exported or None
+
+    Raises
+    ------
+    HeadError
+        If there is something else at `out`, no such run, or the head cannot be exported.
+    """
+    run = run if isinstance(run, Run) else Run.load(store, run)
+    out = Path(out).resolve()
+    _require_free(out)
+    encoders = {name: _encoder(store, run, name) for name in run.specs}
+    head = run.head
+    exported: list[Exported] = []
+    try:
+        with publish_folder(out) as folder:
+            head.save(folder / "head")
+            write_json(folder / "run.json", run.record)
+            write_json(folder / "metrics.json", run.metrics)
+            write_json(folder / "encoders.json", encoders)
+            if onnx:
+                from .export_onnx import export_onnx
+
+                exported.append(export_onnx(run, folder / _MODEL, rows=stored_rows(store, run)))
+            write_json(folder / _MARK, _about(run))
+            (folder / "README.txt").write_text(_readme(run, out.name), encoding="utf-8")
+            lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests(folder).items())]
+            (folder / _SUMS).write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise HeadError(f"cannot write {out}: {error.strerror or error}") from error
+    return Package(out), exported[0] if exported else None
+
+
+def verify(path: Path) -> None:
+    """Make sure that a package is one, and that every file of it is as it was written.
+
+    Raises
+    ------
+    HeadError
+        That names the file.
+    """
+    if not is_package(path):
+        raise HeadError(
+            f"{path} is no package: there is no {_MARK}; make one with `icehouse package RUN {path}`"
+        )
+    again = "it is damaged or was changed: package the run again"
+    try:
+        lines = (path / _SUMS).read_text(encoding="utf-8").splitlines()
+        found = _digests(path)
+    except (OSError, ValueError) as error:
+        raise HeadError(f"package {path} cannot be verified ({error}): {again}") from error
+    listed: dict[str, str] = {}
+    for line in lines:
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise HeadError(f"package {path}: {_SUMS} has a line that is none: {again}")
+        listed[match[2]] = match[1]
+    for name in sorted({*listed, *found}):
+        if name not in found:
+            raise HeadError(f"package {path} lacks {name}: {again}")
+        if name not in listed:
+            raise HeadError(f"package {path} holds {name}, which {_SUMS} does not list: {again}")
+        if found[name] != listed[name]:
+            raise HeadError(f"package {path}: {name} is not what was written: {again}")
+    about = json.loads((path / _MARK).read_text(encoding="utf-8"))
+    if about["format"] > FORMAT:
+        raise HeadError(
+            f"package {path} is of format {about['format']}; this icehouse reads up to {FORMAT}: upgrade it"
+        )
+
+
+def stored_rows(store: Store, run: Run) -> Inputs | None:
+    """The run's inputs as the store has them, to compare an export on; None where it no longer has them."""
+    from .evaluate import load_run_samples
+
+    if any(feature not in store.feature_names() for feature in run.features.values()):
+        return None
+    samples = load_run_samples(store, run)
+    return samples.X if samples.X.complete().any() else None
+
+
+def _require_free(out: Path) -> None:
+    """Refuse to take the place of anything but a package or an empty folder."""
+    if out.is_dir() and (is_package(out) or not any(out.iterdir())):
+        return
+    if out.exists():
+        what = "a folder with other things" if out.is_dir() else "no folder"
+        raise HeadError(f"{out} is {what}, not a package, and is left as it is: choose another place")
+
+
+def _encoder(store: Store, run: Run, name: str) -> dict[str, Any]:
+    """Who made an input, and how it encodes what anybody can encode."""
+    feature, spec = run.features[name], run.specs[name]
+    probe: dict[str, str] = {}
+    if isinstance(run, Package):
+        probe = run.probe(feature) or {}
+    elif feature in store.feature_names():
+        there = store.feature_table(feature).spec
+        # Of another space it says nothing about this one.
+        if there.get("fingerprint") == spec.get("fingerprint"):
+            own = there.get("probe") or {}
+            probe = {key: value for key, value in own.items() if key.startswith("builtin:")}
+    provenance = spec.get("provenance") or {}
+    return {
+        "feature": feature,
+        "encoder": spec.get("encoder"),
+        "fingerprint": spec.get("fingerprint"),
+        "cleaning": provenance.get("cleaning"),
+        "weights_sha256": provenance.get("weights_sha256"),
+        "probe": probe,
+    }
+
+
+def _about(run: Run) -> dict[str, Any]:
+    from .. import __version__
+
+    return {
+        "format": FORMAT,
+        "run_id": run.run_id,
+        "head": run.family,
+        "inputs": run.features,
+        "classes": run.classes,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_by": f"icehouse {__version__}",
+    }
+
+
+def _readme(run: Run, name: str) -> str:
+    inputs = ", ".join(f"{input_} ({feature})" for input_, feature in run.features.items())
+    return (
+        f"A {run.family} head that tells {len(run.classes)} classes of {run.label!r} from {inputs}; "
+        "made with icehouse, run " + run.run_id + ".\n"
+        f"On raw rows: icehouse predict {name} photos/ posts.csv --out predictions.csv\n"
+        f'In Python: from icehouse.heads.package import Package; Package.load("{name}").predict_features(features)\n'
+    )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file but the list itself and hidden ones, by its path inside."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if not path.is_file() or name.name.startswith(".") or name.as_posix() == _SUMS:
+            continue
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        found[name.as_posix()] = digest.hexdigest()
+    return found
