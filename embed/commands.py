@@ -172,7 +172,7 @@ def embed(
     from .pipeline import embed_sources
 
     if not sources and not captions:
-        raise UsageError("embed what? give a folder, images or a table, or --captions NAME")
+        raise UsageError("no sources: give a folder, images or a table, or --captions NAME")
     options = SourceOptions(
         preset=preset,
         image_column=image_column,
