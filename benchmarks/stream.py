@@ -52,23 +52,19 @@ def with_copies(paths: list[Path], folder: Path) -> list[Path]:
     return stream
 
 
-def fill(stream: DuplicateStream, like: np.ndarray) -> None:
-    """Fill the window with contents that resemble nothing, though they lie where pictures lie."""
-    rng = np.random.default_rng(1)
+def resembling(like: np.ndarray, n: int, seed: int) -> Iterator[list[Arrival]]:
+    """Contents that resemble nothing, though they lie where pictures lie: their mean, their spread, their spectrum."""
+    rng = np.random.default_rng(seed)
     dim = like.shape[1]
     mean = like.mean(axis=0)
     scale = np.sqrt(variances("memes", dim) * np.square(like - mean).sum(axis=1).mean()).astype(np.float32)
-    rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
-    for start in range(0, stream.window.capacity, 1000):
-        count = min(1000, stream.window.capacity - start)
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((dim, dim)))[0].astype(np.float32)
+    for start in range(0, n, 1000):
+        count = min(1000, n - start)
         X = mean + (rng.standard_normal((count, dim), dtype=np.float32) * scale) @ rotation
         hashes = rng.integers(0, 2**63, count, dtype=np.uint64)
-        stream.window.remember(
-            [
-                Arrival(f"filler-{start + k}", f"filler-{start + k}", int(hashes[k]), X[k])
-                for k in range(count)
-            ]
-        )
+        names = [f"{seed}-{start + k}" for k in range(count)]
+        yield [Arrival(name, name, int(hashes[k]), X[k]) for k, name in enumerate(names)]
 
 
 def run(
@@ -85,18 +81,16 @@ def run(
 
 def judging(stream: DuplicateStream, like: np.ndarray) -> None:
     """Time judging by itself."""
-    rng = np.random.default_rng(2)
     for size in (1, 8, 32):
-        n = 320
-        X = like[rng.integers(len(like), size=n)] + 0.3 * like.std() * rng.standard_normal((n, like.shape[1]))
-        hashes = rng.integers(0, 2**63, n, dtype=np.uint64)
-        arrivals = [Arrival(f"{size}-{k}", f"{size}-{k}", int(hashes[k]), X[k]) for k in range(n)]
-        list(stream.window.judge(arrivals[:32]))
-        begun = time.perf_counter()
-        for start in range(0, n, size):
+        (arrivals,) = resembling(like, 960, 1 + size)
+        list(stream.window.judge(arrivals[:320]))
+        begun, used = time.perf_counter(), time.process_time()
+        for start in range(320, 960, size):
             list(stream.window.judge(arrivals[start : start + size]))
+        seconds, used = time.perf_counter() - begun, time.process_time() - used
         print(
-            f"judging alone, {size:2} at a time: {(time.perf_counter() - begun) / n * 1000:.2f} ms an image"
+            f"judging alone, {size:2} at a time: {seconds / 640 * 1000:.2f} ms an image"
+            f" ({used / 640 * 1000:.2f} ms of processor time)"
         )
 
 
@@ -124,7 +118,8 @@ def main() -> None:
         stream = DuplicateStream(encoder, **options)
         if name == "full":
             begun = time.perf_counter()
-            fill(stream, like)
+            for arrivals in resembling(like, args.window, 0):
+                stream.window.remember(arrivals)
             seconds = time.perf_counter() - begun
             print(
                 f"\nfilled with {len(stream.window):,} contents in {seconds:.0f} s;"

@@ -40,8 +40,11 @@ BATCH = 64
 #: Contents from which principal axes pay, and after how many they are found anew while the window fills.
 _LEARN_AT = (8192, 32_768)
 
-#: Candidates an arrival, on average, from which axes are found anew once a whole window has gone by.
-_TOO_MANY = 200
+#: Candidates an arrival, on average, from which axes are found anew, and after what part of a window at the soonest.
+_TOO_MANY, _AT_THE_SOONEST = 200, 0.125
+
+#: The most recent contents stand for those to come when axes are chosen.
+_LATEST = 1024
 
 #: Coordinates of a content, at most, beside its vector.
 _COORDINATES = 320
@@ -272,12 +275,14 @@ class Recent:
         n = len(self)
         if n + BATCH <= len(self._lead) or len(self._lead) == self.capacity:
             drifted = self._candidates > _TOO_MANY * max(self._asked, 1)
-            if not (drifted and self.seen - self._learnt_at >= self.capacity):
+            if not (drifted and self.seen - self._learnt_at >= _AT_THE_SOONEST * self.capacity):
                 return
         held = self._row_set(self._X[:n])
         if n > _LEARN_AT[0] - BATCH and self.rule.cosine is not None:
-            budget = 4.0 * _COORDINATES * n
-            self._plan = choose_plan(held, held, self.rule.cosine, NumpyTiles(), budget)
+            latest = np.sort(np.argpartition(self._serials[:n], -min(_LATEST, n))[-_LATEST:])
+            budget = 4.0 * _COORDINATES * (n + len(latest))
+            coming = self._row_set(self._X[latest])
+            self._plan = choose_plan(coming, held, self.rule.cosine, NumpyTiles(), budget)
         # Room up to the next time; what is never touched is never taken from the system.
         room = next((size for size in _LEARN_AT if size >= n + BATCH), self.capacity)
         room = min(room, self.capacity)

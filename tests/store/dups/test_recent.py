@@ -107,7 +107,7 @@ def small_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a small window find axes as a large one does, with two bounds."""
     monkeypatch.setattr(recent, "_LEARN_AT", (100, 300))
     monkeypatch.setattr(
-        recent, "choose_plan", lambda rows, *_: recent.Plan(2, 4, None, _some_axes(rows.dim, 4))
+        recent, "choose_plan", lambda latest, *_: recent.Plan(2, 4, None, _some_axes(latest.dim, 4))
     )
 
 
