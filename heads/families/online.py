@@ -31,8 +31,8 @@ from ..vectors import ClassWeight, class_weights, criteria, filled, grid_of, pie
 __all__ = ["PENALTIES", "RATES", "Online"]
 
 #: Learning rates and penalties that "auto" tries.
-RATES = (1.0, 4.0, 16.0)
-PENALTIES = (1e-5, 1e-4)
+RATES = (4.0, 16.0)
+PENALTIES = (1e-5, 1e-4, 1e-3)
 
 _DEFAULT_RATE, _DEFAULT_PENALTY, _DEFAULT_PASSES = 4.0, 1e-4, 10
 # The rate falls as (1 + step / _STEADY) ** -_POWER.

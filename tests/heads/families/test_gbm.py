@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from icehouse.errors import UsageError
+from icehouse.heads.families.gbm import Gbm
+from icehouse.heads.head import Head
+from icehouse.heads.inputs import Inputs
+
+Data = Callable[..., tuple[Inputs, np.ndarray]]
+SMALL = {"num_leaves": 7, "min_data": 5, "max_rounds": 30, "patience": 5}
+
+
+def test_boosting_stops_early_and_the_round_is_the_choice(data: Data) -> None:
+    V, v = data(90, seed=1, noise=3.0)
+    head = Gbm(**SMALL | {"max_rounds": 200}).fit(*data(200, noise=3.0), val=(V, v))
+    assert head.chosen_["rounds"] < 200
+    row = head.curve_[0]
+    assert row["log_loss"] == pytest.approx(-np.log(head.predict_proba(V)[np.arange(90), v]).mean())
+    assert head.refit(V, v).booster_.current_iteration() == head.chosen_["rounds"]
+
+
+def test_settings_are_compared_on_val(data: Data) -> None:
+    head = Gbm(**SMALL | {"num_leaves": (3, 15), "learning_rate": (0.05, 0.3)}).fit(
+        *data(150, noise=2.0), val=data(90, seed=1, noise=2.0)
+    )
+    assert len(head.curve_) == 4
+    best = min(head.curve_, key=lambda row: row["log_loss"])
+    assert head.chosen_ == {
+        name: best[name] for name in ("num_leaves", "min_data", "learning_rate", "rounds")
+    }
+
+
+def test_it_learns_an_interaction_that_no_linear_head_can() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1200, 4))
+    y = (X[:, 0] > 0) ^ (X[:, 1] > 0)
+    assert Gbm(feature_fraction=1.0).fit(X[:800], y[:800]).score(X[800:], y[800:]) > 0.9
+
+
+def test_a_missing_input_is_not_a_row_of_zeros(data: Data) -> None:
+    """The rows of one class lack the text: that alone tells it."""
+    rng = np.random.default_rng(0)
+    present = np.arange(200) % 2 == 0
+    X = Inputs({"image": rng.normal(size=(200, 3)), "text": np.zeros((200, 2))}, {"text": present})
+    head = Gbm(**SMALL | {"feature_fraction": 1.0}).fit(X, present.astype(int))
+    assert head.score(X, present.astype(int)) == 1.0
+
+
+def test_wide_inputs_are_reduced(data: Data, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    X = {"image": rng.normal(size=(120, 40)) + y[:, None], "text": rng.normal(size=(120, 3))}
+    head = Gbm(**SMALL | {"components": 5}).fit(X, y)
+    assert head.booster_.num_feature() == 8
+    assert head.score(X, y) > 0.9
+    head.save(tmp_path)
+    np.testing.assert_array_equal(Head.load(tmp_path).predict_proba(X), head.predict_proba(X))
+    assert Gbm(**SMALL).fit(X, y).booster_.num_feature() == 43
+
+
+def test_it_is_saved_in_lightgbms_own_format(data: Data, tmp_path: Path) -> None:
+    import lightgbm
+
+    X, y = data(60)
+    head = Gbm(**SMALL, components=None).fit(X, y)
+    head.save(tmp_path)
+    theirs = lightgbm.Booster(model_file=tmp_path / "model.txt")
+    Z = np.concatenate([X["image"], X["text"]], axis=1)
+    np.testing.assert_array_equal(theirs.predict(Z), head.predict_proba(X))
+    (tmp_path / "model.txt").write_text("nonsense")
+    from icehouse.errors import HeadError
+
+    with pytest.raises(HeadError, match="damaged"):
+        Head.load(tmp_path)
+
+
+def test_values_that_make_no_sense_are_refused(data: Data) -> None:
+    for params in (
+        {"num_leaves": 1},
+        {"feature_fraction": 0},
+        {"rounds": 0},
+        {"rounds": "many"},
+        {"components": 0},
+        {"patience": 0},
+        {"select": "auc"},
+        {"learning_rate": "auto"},
+    ):
+        with pytest.raises(UsageError):
+            Gbm(**params).fit(*data(30))  # type: ignore[arg-type]

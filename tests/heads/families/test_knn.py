@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from icehouse.errors import UsageError
+from icehouse.heads.families.knn import Knn
+from icehouse.heads.inputs import Inputs
+from sklearn.neighbors import KNeighborsClassifier
+
+Data = Callable[..., tuple[Inputs, np.ndarray]]
+
+
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_equals_scikit_learns_cosine_neighbours(data: Data, k: int) -> None:
+    X, y = data(120, noise=2.0)
+    V, _ = data(40, seed=1, noise=2.0)
+    head = Knn(k=k, temperature=0.3, centre=False, prior=1e-9).fit(X["image"], y)
+    theirs = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp(-distance / 0.3))
+    theirs.fit(X["image"].astype(np.float64), y)
+    np.testing.assert_allclose(
+        head.predict_proba(V["image"]), theirs.predict_proba(V["image"].astype(np.float64)), atol=1e-5
+    )
+
+
+def test_inputs_are_weighed(data: Data) -> None:
+    X, y = data(120)
+    V, _ = data(30, seed=1)
+    settings = {"k": 5, "temperature": 0.1, "centre": False}
+    both = Knn(**settings, input_weights=[1.0, 0.0]).fit(X, y).predict_proba(V)
+    np.testing.assert_allclose(both, Knn(**settings).fit(X["image"], y).predict_proba(V["image"]), atol=1e-9)
+
+
+def test_the_input_that_tells_is_given_the_weight() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    X = {"image": rng.normal(size=(200, 6)), "text": rng.normal(size=(200, 6)) + 2 * y[:, None]}
+    head = Knn().fit(X, y)
+    image, text = head.chosen_["input_weights"]
+    assert text > image
+
+
+def test_centring_is_chosen_where_all_features_point_one_way() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 2
+    X = rng.normal(size=(300, 8)) * 0.1 + 50
+    X[:, 0] += 0.4 * y
+    assert Knn().fit(X, y).chosen_["centre"] is True
+
+
+def test_copies_at_the_border_all_count() -> None:
+    X = np.array([[1.0, 0], [1, 0], [1, 0], [0, 1]])
+    proba = Knn(k=2, temperature=1.0, centre=False, prior=1e-9).fit(X, [0, 1, 1, 0]).predict_proba([[1.0, 0]])
+    np.testing.assert_allclose(proba, [[1 / 3, 2 / 3]], atol=1e-6)
+
+
+def test_a_row_that_lacks_an_input_is_compared_by_the_other(data: Data) -> None:
+    X, y = data(60)
+    head = Knn(k=5, temperature=0.1, centre=False, input_weights=None).fit(X, y)
+    alone = Knn(k=5, temperature=0.1, centre=False).fit(X["image"], y)
+    lacking = Inputs({"image": X["image"], "text": np.zeros_like(X["text"])}, {"text": np.zeros(60, bool)})
+    np.testing.assert_allclose(head.predict_proba(lacking), alone.predict_proba(X["image"]), atol=1e-9)
+
+
+def test_the_choice_is_the_best_on_val(data: Data) -> None:
+    X, y = data(90, noise=3.0)
+    V, v = data(90, seed=1, noise=3.0)
+    head = Knn(k=(3, 10), temperature=(0.05, 0.2)).fit(X, y, val=(V, v))
+    best = min(head.curve_, key=lambda row: row["log_loss"])
+    assert head.chosen_ == {name: best[name] for name in ("k", "temperature", "input_weights", "centre")}
+    proba = head.predict_proba(V)[np.arange(90), v]
+    assert -np.log(proba).mean() == pytest.approx(best["log_loss"])
+
+
+def test_classes_can_be_weighed_up(data: Data) -> None:
+    X, y = data(120, k=2, noise=4.0)
+    plain, heavy = (Knn(k=20, temperature=0.5, class_weight=w).fit(X, y) for w in (None, {1: 5.0}))
+    assert (heavy.predict(X) == 1).sum() > (plain.predict(X) == 1).sum()
+
+
+def test_values_that_make_no_sense_are_refused(data: Data) -> None:
+    for params in (
+        {"k": 0},
+        {"temperature": -1},
+        {"input_weights": [1]},
+        {"centre": "x"},
+        {"prior": 0},
+        {"select": "x"},
+    ):
+        with pytest.raises(UsageError):
+            Knn(**params).fit(*data(30))  # type: ignore[arg-type]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from icehouse.errors import UsageError
+from icehouse.heads.families.late_fusion import LateFusion
+from icehouse.heads.families.logreg import LogReg
+from icehouse.heads.families.zero_shot import ZeroShot
+from icehouse.heads.head import Head
+from icehouse.heads.inputs import Inputs
+
+Data = Callable[..., tuple[Inputs, np.ndarray]]
+PROBE = {"C": 1.0, "unit": False}
+
+
+def test_the_mean_is_that_of_the_probes(data: Data) -> None:
+    X, y = data(90)
+    head = LateFusion(head_params=PROBE, combine="mean", weights=[1, 3]).fit(X, y)
+    image, text = (LogReg(**PROBE).fit({name: X[name]}, y).predict_proba({name: X[name]}) for name in X.names)
+    np.testing.assert_allclose(head.predict_proba(X), (image + 3 * text) / 4)
+
+
+def test_a_row_that_lacks_an_input_has_the_others_word(data: Data) -> None:
+    X, y = data(90)
+    head = LateFusion(head_params=PROBE, combine="mean").fit(X, y)
+    lacking = Inputs({"image": np.zeros_like(X["image"]), "text": X["text"]}, {"image": np.zeros(90, bool)})
+    np.testing.assert_allclose(
+        head.predict_proba(lacking), head.heads_["text"].predict_proba({"text": X["text"]})
+    )
+    neither = Inputs(dict(X.items()), {name: np.zeros(90, bool) for name in X.names})
+    np.testing.assert_allclose(head.predict_proba(neither), np.tile(head.prior_, (90, 1)))
+
+
+def test_two_inputs_know_more_than_one(data: Data) -> None:
+    X, y = data(300, k=4)
+    V, v = data(300, k=4, seed=1)
+    for combine in ("mean", "stack"):
+        head = LateFusion(head_params=PROBE, combine=combine).fit(X, y, val=data(100, k=4, seed=2))
+        alone = max(LogReg(**PROBE).fit(X[name], y).score(V[name], v) for name in X.names)
+        assert head.score(V, v) > alone + 0.1
+
+
+def test_the_stack_learns_from_rows_its_probes_did_not_see() -> None:
+    """One input memorises (more features than rows, all noise), the other knows a little: only crossing tells them apart."""
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    noise, signal = rng.normal(size=(200, 400)), rng.normal(size=(200, 3)) + 1.2 * y[:, None]
+    head = LateFusion(head_params={"C": 100.0, "unit": False}, combine="stack").fit(
+        {"noise": noise, "signal": signal}, y
+    )
+    assert head.stack_ is not None
+    weights = np.abs(head.stack_.coef_[0])
+    assert weights[2:].sum() > 2 * weights[:2].sum()
+
+
+def test_auto_takes_the_better_on_val(data: Data) -> None:
+    head = LateFusion(head_params=PROBE).fit(*data(150, noise=2.0), val=data(120, seed=1, noise=2.0))
+    best = min(head.curve_, key=lambda row: row["log_loss"])
+    assert head.chosen_["combine"] == best["combine"]
+    assert {row["combine"] for row in head.curve_} == {"mean", "stack"}
+
+
+def test_what_probes_chose_is_refitted(data: Data) -> None:
+    X, y = data(120, noise=2.0)
+    head = LateFusion(head_params={"C": [0.01, 1.0]}).fit(X, y, val=data(90, seed=1, noise=2.0))
+    assert set(head.chosen_["each"]["image"]) == {"C", "unit"}
+    again = head.refit(X, y)
+    assert again.chosen_["each"] == head.chosen_["each"]
+    np.testing.assert_allclose(again.predict_proba(X), head.predict_proba(X), atol=0.02)
+
+
+@pytest.mark.parametrize("combine", ["mean", "stack"])
+@pytest.mark.parametrize("family", ["svm", "knn", "zero-shot"])
+def test_probes_of_any_family(data: Data, tmp_path: Path, family: str, combine: str) -> None:
+    X, y = data(90)
+    X = Inputs({"mini/image/pooled": X["image"], "text": X["text"]})
+    head = LateFusion(head=family, combine=combine).fit(X, y, val=(X, y))
+    head.save(tmp_path)
+    again = Head.load(tmp_path)
+    np.testing.assert_array_equal(again.predict_proba(X), head.predict_proba(X))
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+
+
+def test_an_input_whose_rows_show_one_class_has_no_probe(data: Data) -> None:
+    X, y = data(60, k=2)
+    some = Inputs(dict(X.items()), {"text": y == 0})
+    head = LateFusion(head_params=PROBE, combine="mean").fit(some, y)
+    assert list(head.heads_) == ["image"]
+    assert np.isfinite(head.predict_proba(some)).all()
+
+
+def test_values_that_make_no_sense_are_refused(data: Data) -> None:
+    for params in (
+        {"combine": "vote"},
+        {"weights": [1.0]},
+        {"weights": [-1.0, 2.0]},
+        {"stack_C": 0},
+        {"head": "late-fusion"},
+        {"head": "nosuch"},
+        {"each": {"audio": {}}},
+        {"select": "auc"},
+        {"head_params": {"nosuch": 1}},
+    ):
+        with pytest.raises(UsageError):
+            LateFusion(**params).fit(*data(30))  # type: ignore[arg-type]
+
+
+def test_probes_may_be_told_apart(data: Data) -> None:
+    X, y = data(60)
+    head = LateFusion(head_params=PROBE, each={"text": {"C": 0.01}}, combine="mean").fit(X, y)
+    assert head.heads_["text"].get_params()["C"] == 0.01
+    assert head.heads_["image"].get_params()["C"] == 1.0
+    assert not isinstance(head.heads_["text"], ZeroShot)
