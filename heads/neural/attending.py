@@ -31,6 +31,7 @@ PUBLISHED: dict[str, Any] = {
     "schedule": "constant",
     "optimizer": "sgd",
     "standardize": False,
+    "precision": "float32",
 }
 
 # Rows whose attention is computed at a time.
@@ -40,9 +41,8 @@ _READ = 256
 class AttentionHead(TorchHead):
     """A head whose network can say what it attends to."""
 
-    #: Whether one input of one vector a row is enough.
     takes_one_vector: ClassVar[bool] = False
-    defaults: ClassVar[dict[str, Any]] = {"lr": (1e-3, 3e-3), "epochs": 20, "batch_size": 128}
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 20}
 
     width: int
     heads: int
@@ -201,7 +201,8 @@ class PublishableHead(AttentionHead):
     def _published(self, widths: dict[str, int], classes: int, *, differential: bool) -> nn.Module:
         from .published import PublishedNet
 
-        return PublishedNet(widths, classes, differential=differential, rows=self.batch_size)
+        rows = PUBLISHED["batch_size"] if isinstance(self.batch_size, str) else self.batch_size
+        return PublishedNet(widths, classes, differential=differential, rows=rows)
 
 
 def _length(X: Inputs, name: str) -> int:

@@ -41,10 +41,9 @@ def test_it_learns_what_lies_between_inputs(version: Any) -> None:
     assert LogReg(C=1.0, unit=False).fit(*train).score(*test) < 0.6
 
 
-@versions
-def test_it_finds_the_tokens_that_matter(version: Any) -> None:
+def test_it_finds_the_tokens_that_matter() -> None:
     train, val, test = hidden_token(600), hidden_token(150, 1), hidden_token(300, 2)
-    head = DiffAttn(**{**QUICK, "epochs": 15}, version=version).fit(*train, val=val)
+    head = DiffAttn(**{**QUICK, "epochs": 15}).fit(*train, val=val)
     assert head.score(*test) > 0.9
 
 
