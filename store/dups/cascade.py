@@ -22,6 +22,7 @@ from ..join.selfjoin import JoinStats
 from .engines import Engine, Exact, FaissStats
 from .groups import Star
 from .hamming import HashJoin, informative, random_pairs_expected
+from .views import ViewHashes
 
 __all__ = ["Cascade", "Contents", "Found", "Rule", "Spread", "claim_rest", "in_order"]
 
@@ -46,12 +47,15 @@ class Rule:
         Subtracted from the vectors before their cosine is taken.
     source : str
         Where the cosine is from: "given", "default", or the name of a calibration.
+    matrix : ndarray, shape (dim, dim), or None
+        What the centred vectors are multiplied by; see `icehouse.store.dups.calibration`.
     """
 
     hamming: int | None = None
     cosine: float | None = None
     mean: np.ndarray | None = None
     source: str = "given"
+    matrix: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,9 @@ class Contents:
     with_vector : ndarray of int64, shape (m,), optional
         Ascending.
     rule : Rule
+        Without a matrix: `X` has been taken through it.
+    views : ViewHashes, optional
+        Hashes of parts of the images.
     """
 
     def __init__(
@@ -112,8 +119,10 @@ class Contents:
         rule: Rule,
         X: np.ndarray | None = None,
         with_vector: np.ndarray | None = None,
+        views: ViewHashes | None = None,
     ) -> None:
         self.rule = rule
+        self.views = views
         self.hashes, self.hashed = hashes, hashed
         #: Hashes that say something; the others match nothing, though their distances are reported.
         self.telling = hashed & informative(hashes)
@@ -128,15 +137,26 @@ class Contents:
 
     def subset(self, numbers: np.ndarray, scratch: Path) -> Contents:
         """Get the contents `numbers`, ascending, renumbered from 0; `scratch` is a file for their vectors."""
+        views = None if self.views is None else self.views.subset(numbers)
         if self.rows is None:
-            return Contents(self.hashes[numbers], self.hashed[numbers], self.rule)
+            return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, views=views)
         held = np.isin(self.with_vector, numbers, assume_unique=True)
         X = in_order(self.rows.X, np.flatnonzero(held), scratch)
         at = np.searchsorted(numbers, self.with_vector[held])
-        return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, X, at)
+        return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, X, at, views)
 
     def hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Bits in which the hashes of ``i[k]`` and ``j[k]`` differ, int16; -1 where one has none."""
+        """Bits in which the hashes of ``i[k]`` and ``j[k]`` differ, int16; -1 where one has none.
+
+        With views, those of the two views that are nearest.
+        """
+        distance = self._whole_hamming(i, j)
+        if self.views is None:
+            return distance
+        nearest = self.views.distance(i, j)
+        return np.where(distance < 0, distance, np.minimum(distance, nearest))
+
+    def _whole_hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         distance = np.bitwise_count(self.hashes[i] ^ self.hashes[j]).astype(np.int16)
         return np.where(self.hashed[i] & self.hashed[j], distance, np.int16(-1))
 
@@ -151,14 +171,18 @@ class Contents:
 
     def judge(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray | None = None) -> Found:
         """Measure pairs, whichever stage found them, and tell which stages find them."""
-        hamming = self.hamming(i, j)
+        whole = hamming = self._whole_hamming(i, j)
         if cosine is None:
             cosine = self.cosine(i, j)
         radius, least = self.rule.hamming, self.rule.cosine
         # Both stages are exact, so that a measure within the limit is the same as having been found.
         perceptual = np.zeros(len(i), bool)
         if radius is not None:
-            perceptual = (hamming >= 0) & (hamming <= radius) & self.telling[i] & self.telling[j]
+            perceptual = (whole >= 0) & (whole <= radius) & self.telling[i] & self.telling[j]
+        if self.views is not None:
+            nearest = self.views.distance(i, j)
+            hamming = np.where(whole < 0, whole, np.minimum(whole, nearest))
+            perceptual |= nearest <= self.views.radius
         embedding = np.zeros(len(i), bool) if least is None else cosine >= least
         return Found(i, j, hamming, cosine, perceptual, embedding)
 
@@ -240,7 +264,8 @@ class Cascade:
     def __iter__(self) -> Iterator[Found]:
         n = len(self.contents)
         self.complete = n
-        for codes, cosine in _merge(self._by_hash(), self._by_embedding()):
+        hashes = _merge(self._by_hash(), self._by_view())
+        for codes, cosine in _merge(hashes, self._by_embedding()):
             room = self.max_pairs - self.pairs
             if len(codes) > room:
                 self.capped = True
@@ -271,6 +296,24 @@ class Cascade:
         }
         for block in join:
             yield block.i * len(self.contents) + block.j, np.full(len(block.i), np.nan)
+
+    def _by_view(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        views = self.contents.views
+        if views is None:
+            return
+        begun = time.perf_counter()
+        codes, whole = views.pairs(self.max_pairs + 1)
+        self.stats["views"] = {
+            "contents": int(views.usable.any(axis=1).sum()),
+            "radius": views.radius,
+            "left_out": not whole,
+            "seconds": time.perf_counter() - begun,
+        }
+        if not whole:
+            # A stage that looked at a part would make results depend on which.
+            self.contents.views = None
+        elif len(codes):
+            yield codes, np.full(len(codes), np.nan)
 
     def _by_embedding(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         contents, rule = self.contents, self.contents.rule

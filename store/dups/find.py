@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from ...errors import StoreError, UsageError
 from ..folders import publish_folder
 from ..store import Store
 from ..vectors import Vectors
+from .calibration import Calibration, mapped
 from .cascade import Cascade, Contents, Rule, claim_rest, in_order
 from .engines import ENGINES, choose_engine
 from .groups import Star, grouping
 from .keepers import columns_for, preference, ranks
+from .views import MOST_VIEWED, ViewHashes, load_views, view_radius
 from .write import Ledger, PairWriter, cluster_table, write_lists
 
 __all__ = [
@@ -150,6 +152,8 @@ def find_duplicates(
     where: str | None = None,
     max_pairs: int = DEFAULT_MAX_PAIRS,
     engine: str = "exact",
+    expected_false_pairs: float | None = None,
+    views: bool | None = None,
     threads: int | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -167,7 +171,8 @@ def find_duplicates(
     hamming : int or None, default 6
         Bits of 64 in which the perceptual hashes of two images may differ; None leaves the stage out.
     rule : Rule or float, optional
-        Least cosine, or with it a mean to subtract and where both are from; 0.95 unless given.
+        Least cosine, or with it a mean to subtract and where both are from. Unless given, the feature's calibration, if it
+        is of the same fingerprint, chooses; without one it is 0.95.
     grouping_by : {"star", "components", "cliques"}
     keeper : str, default "best"
         Policy, or a column; see `icehouse.store.dups.keepers.preference`.
@@ -177,6 +182,11 @@ def find_duplicates(
         Stop writing pairs of different contents after that many, and say so.
     engine : {"exact", "faiss"}, default "exact"
         What compares embeddings: the join that misses none, or a FAISS index whose recall is measured and told.
+    expected_false_pairs : float, optional
+        How many false pairs a calibration's threshold may let one expect among all pairs; 1 unless given.
+    views : bool, optional
+        Hash parts of the images too, so that crops, frames and bands are found; their files are read once, and the hashes
+        kept. By default where there are at most `icehouse.store.dups.views.MOST_VIEWED` contents.
     threads, device, progress : optional
         As `icehouse.store.join.selfjoin.self_join` takes them.
 
@@ -197,14 +207,17 @@ def find_duplicates(
     feature = default_feature(store) if feature == "auto" else feature
     spec = None if feature is None else store.feature_table(feature).spec
     key = "image_sha256" if spec is None else spec["key"]
-    made = _rule(rule, feature, hamming if key == "image_sha256" else None)
     begun = time.perf_counter()
     ledger, items = _ledger(store, key, keeper, where)
+    hamming = hamming if key == "image_sha256" else None
+    made, remarks = _rule(store, rule, feature, hamming, len(ledger.best), expected_false_pairs)
     vectors = None if feature is None else store.vectors(feature)
     try:
         with publish_folder(folder) as temp:
             scratch = temp / "vectors.npy"
             contents, rows = _contents(ledger, items, key, made, vectors, scratch)
+            contents.views, unseen = _views(store, ledger, items, made, views, threads)
+            remarks += unseen
             del items
             chosen = choose_engine(engine, store, feature, contents.rows, rows, vectors, threads=threads)
             groups = grouping(grouping_by, len(contents))
@@ -236,6 +249,8 @@ def find_duplicates(
                     "cosine": made.cosine,
                     "cosine_from": made.source,
                     "centred": made.mean is not None,
+                    "whitened": made.matrix is not None,
+                    "views": None if contents.views is None else contents.views.radius,
                     "grouping": grouping_by,
                     "keeper": keeper,
                     "where": where,
@@ -261,11 +276,12 @@ def find_duplicates(
                 "complete_contents": cascade.complete,
                 "stages": cascade.report(),
                 "seconds": round(time.perf_counter() - begun, 3),
-                "notes": _notes(made, feature, cascade, whole),
+                "notes": remarks + _notes(made, feature, cascade, whole),
             }
             contents.rows = None
             del contents, cascade, chosen
             scratch.unlink(missing_ok=True)
+            scratch.with_name("mapped.npy").unlink(missing_ok=True)
             text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
             (temp / "summary.json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
@@ -273,16 +289,79 @@ def find_duplicates(
     return Duplicates(folder, summary)
 
 
-def _rule(rule: Rule | float | None, feature: str | None, hamming: int | None) -> Rule:
+def _rule(
+    store: Store,
+    rule: Rule | float | None,
+    feature: str | None,
+    hamming: int | None,
+    n: int,
+    expected: float | None,
+) -> tuple[Rule, list[str]]:
+    """What makes a pair among `n` contents, and what a user should know of it."""
     if feature is None:
-        if rule is not None:
+        if rule is not None or expected is not None:
             raise UsageError("a cosine needs a feature to be taken of; give one, or leave the cosine out")
-        return Rule(hamming)
-    if rule is None:
-        return Rule(hamming, DEFAULT_COSINE, source="default")
+        return Rule(hamming), []
+    if rule is not None and expected is not None:
+        raise UsageError("give a cosine, or the number of false pairs to choose it by, not both")
     if isinstance(rule, Rule):
-        return Rule(hamming, rule.cosine, rule.mean, rule.source)
-    return Rule(hamming, rule)
+        return replace(rule, hamming=hamming), []
+    if rule is not None:
+        return Rule(hamming, rule), []
+    made, why = _calibrated(store, feature, hamming, n, expected)
+    if made is not None:
+        return made, why
+    if expected is not None:
+        raise UsageError(f"{why[0]}; calibrate first: icehouse dups calibrate --feature {feature}")
+    guess = (
+        f"{why[0]}, and cosine {DEFAULT_COSINE} is a guess: no threshold suits every encoder and every set; "
+        "run `icehouse dups calibrate`, or give another with --threshold"
+    )
+    return Rule(hamming, DEFAULT_COSINE, source="default"), [guess]
+
+
+def _calibrated(
+    store: Store, feature: str, hamming: int | None, n: int, expected: float | None
+) -> tuple[Rule | None, list[str]]:
+    """The rule that the feature's calibration makes; None if there is none that holds, and why."""
+    if not Calibration.folder(store, feature).exists():
+        return None, [f"{feature} has no calibration"]
+    made = Calibration.open(store, feature)
+    now = store.feature_table(feature).spec.get("fingerprint")
+    if made.fingerprint != now:
+        return None, [f"the calibration of {feature} is of fingerprint {made.fingerprint}, not {now}"]
+    wanted = 1.0 if expected is None else expected
+    cosine = made.threshold(n, wanted)
+    notes = [
+        f"cosine {cosine:.4f} by the calibration of {feature}, at {wanted:g} expected false pairs among {n} contents"
+    ]
+    if made.grown(n):
+        notes.append(
+            f"the calibration has seen {made.rows} contents, and there are {n}: newer ones may make more false pairs; "
+            "run `icehouse dups calibrate` again"
+        )
+    source = f"calibration {feature} {made.fingerprint}, {wanted:g} expected false pairs"
+    return Rule(hamming, cosine, made.mean, source, made.matrix), notes
+
+
+def _views(
+    store: Store, ledger: Ledger, items: pa.Table, rule: Rule, asked: bool | None, threads: int | None
+) -> tuple[ViewHashes | None, list[str]]:
+    """Hashes of the views of the contents, unless they are not wanted."""
+    n = len(ledger.best)
+    if rule.hamming is None or asked is False or n < 2:
+        return None, []
+    if asked is None and n > MOST_VIEWED:
+        note = f"crops and frames are left to the embedding: hashing parts of {n} images takes long; ask with --views"
+        return None, [note]
+    radius = view_radius(n, rule.hamming)
+    if radius < 0:
+        return None, [f"among {n} images parts resemble each other by chance, so that none were compared"]
+    hashes, usable = load_views(store, items.take(pa.array(ledger.best)), threads=threads)
+    blind = n - int(usable.any(axis=1).sum())
+    if blind == n:
+        return None, ["no image file could be read again, so crops and frames are left to the embedding"]
+    return ViewHashes(hashes, usable, radius), []
 
 
 def _ledger(store: Store, key: str, keeper: str, where: str | None) -> tuple[Ledger, pa.Table]:
@@ -322,6 +401,12 @@ def _contents(
     with_vector = np.flatnonzero(pc.is_valid(rows).to_numpy())
     found = rows.drop_null().to_numpy().astype(np.int64)
     X = in_order(vectors.X, found, scratch)
+    if rule.matrix is not None and rule.mean is not None and len(X):
+        file = scratch.with_name("mapped.npy")
+        room = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=X.shape)
+        X = mapped(X, rule.mean, rule.matrix, room)
+        # A mean of nothing tells an engine that these are no longer the vectors as they are stored.
+        rule = replace(rule, mean=np.zeros(X.shape[1]), matrix=None)
     return Contents(values, hashed, rule, X, with_vector), found
 
 
@@ -333,14 +418,11 @@ def _between_copies(ledger: Ledger) -> int:
 
 def _notes(rule: Rule, feature: str | None, cascade: Cascade, whole: bool) -> list[str]:
     notes = []
-    if rule.source == "default":
-        notes.append(
-            f"cosine {rule.cosine} is a guess: no threshold suits every encoder and every set; look at the pairs near it, "
-            "or give another with --threshold"
-        )
     if feature is None:
         notes.append("no embedding stage: no feature")
     notes += cascade.engine.notes
+    if cascade.stats.get("views", {}).get("left_out"):
+        notes.append("parts of images were not compared: too many of them resemble each other")
     if cascade.capped:
         groups = "the groups are whole all the same" if whole else "groups led by the others may lack members"
         notes.append(

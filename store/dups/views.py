@@ -30,10 +30,16 @@ __all__ = ["MOST_VIEWED", "ViewHashes", "load_views", "view_radius"]
 #: Beyond so many contents, views are made only if asked for: they take some ten milliseconds an image.
 MOST_VIEWED = 50_000
 
+#: Near views after which the search is given up: as many come of 20,000 frames of one film in no time.
+_MOST_NEAR = 100_000_000
+
 _SHORTEST = 256
 _BATCH = 512
-#: Unrelated pictures of one set come so much nearer than random hashes would (the sample feed: 75 times as often).
-_UNEVEN = 100
+#: Unrelated pictures of one set are near so much more often than random hashes would be (measured on sample feeds).
+_UNEVEN = 500
+
+#: A picture has dozens of views, and with 6 bits one feed in seven had a false pair among its hundreds of pictures.
+_MOST_BITS = 4
 
 
 @dataclass
@@ -69,25 +75,36 @@ class ViewHashes:
                     least[part] = np.minimum(least[part], apart.min(axis=1))
         return least
 
-    def pairs(self, most: int) -> np.ndarray:
-        """Codes ``i * n + j`` of all pairs ``i < j`` within the radius, ascending; the lowest `most` if there are more."""
+    def pairs(self, most: int) -> tuple[np.ndarray, bool]:
+        """Find all pairs ``i < j`` within the radius.
+
+        Returns
+        -------
+        codes : ndarray of int64
+            ``i * n + j``, ascending; the lowest `most` if there are more.
+        whole : bool
+            False if the search was given up, with no codes, because everything resembles everything.
+        """
         n = len(self.hashes)
         rows, views = np.nonzero(self.usable[:, :WHOLE_VIEWS])
         all_rows, all_views = np.nonzero(self.usable)
-        codes, held = np.empty(0, np.int64), []
-        waiting = 0
+        codes, held = np.empty(0, np.int64), [np.empty(0, np.int64)]
+        waiting = near = 0
         for a, b in cross_pairs(self.hashes[rows, views], self.hashes[all_rows, all_views], self.radius):
             i, j = rows[a], all_rows[b]
             i, j = i[i != j], j[i != j]
+            near += len(i)
+            if near > _MOST_NEAR:
+                return np.empty(0, np.int64), False
             held.append(np.minimum(i, j) * n + np.maximum(i, j))
             waiting += len(i)
             if waiting > 4_000_000:
                 codes, held, waiting = np.unique(np.concatenate([codes, *held]))[:most], [], 0
-        return np.unique(np.concatenate([codes, *held]))[:most]
+        return np.unique(np.concatenate([codes, *held]))[:most], True
 
 
 def view_radius(n: int, hamming: int, expected: float = 1.0) -> int:
-    """Choose the radius for views: at most `hamming`, and less where `n` contents would have false pairs by chance.
+    """Choose the radius for views: at most `hamming` and 4, and less where `n` contents would have false pairs by chance.
 
     Returns
     -------
@@ -95,7 +112,7 @@ def view_radius(n: int, hamming: int, expected: float = 1.0) -> int:
         -1 if not even equal hashes would do.
     """
     comparisons = n * (n - 1) / 2 * 2 * WHOLE_VIEWS * VIEWS * _UNEVEN
-    for radius in range(hamming, -1, -1):
+    for radius in range(min(hamming, _MOST_BITS), -1, -1):
         near = sum(comb(32, k) ** 2 for k in range(radius // 2 + 1))
         if comparisons * near / comb(64, 32) <= expected:
             return radius
