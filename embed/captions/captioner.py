@@ -21,7 +21,7 @@ from ...store.store import Store
 from ...store.table import Table
 from . import ledger, loop, pictures
 from .answers import better, flags_of, join_flags
-from .api import Answer, DeniedError, FaultError, Identity, Question
+from .api import Answer, DeniedError, FaultError, GoneError, Identity, Question
 from .asking import Asking
 from .climber import Climber
 from .dispatch import Dispatcher
@@ -34,7 +34,8 @@ from .table import DEFAULT_NAME, admit, make_spec, note_server
 
 __all__ = ["COMMIT_S", "caption_images"]
 
-#: Answers become a part of the table after so many seconds; until then they are in the journal.
+#: Answers become a part of the table after so many seconds, in a long run up to twelve times as many; until then they are
+#: in the journal.
 COMMIT_S = 10.0
 
 Progress = Callable[[int, int, str], None]
@@ -186,11 +187,8 @@ class _Run:
         found = [(host, it) for host, it in zip(self.hosts, met, strict=True) if isinstance(it, Identity)]
         faults = [who for who in met if isinstance(who, FaultError)]
         if not found:
-            start = (
-                ""
-                if self.asking.api == "openai" or any(isinstance(f, DeniedError) for f in faults)
-                else ": start it with `ollama serve`, or name another with --host"
-            )
+            ollama_is_off = self.asking.api == "ollama" and all(isinstance(f, GoneError) for f in faults)
+            start = ": start it with `ollama serve`, or name another with --host" if ollama_is_off else ""
             raise CaptionError("; ".join(dict.fromkeys(str(fault) for fault in faults)) + start)
         first, identity = found[0]
         for host, other in found[1:]:
@@ -257,8 +255,10 @@ class _Run:
         self._tell()
 
     async def _commit_now_and_then(self) -> None:
+        begun = time.monotonic()
         while True:
-            await asyncio.sleep(COMMIT_S)
+            # A long run would else leave thousands of small parts; the journal is what keeps its answers safe.
+            await asyncio.sleep(min(max(COMMIT_S, (time.monotonic() - begun) / 50), 12 * COMMIT_S))
             # A commit that has begun is brought to its end, whatever becomes of the run.
             await asyncio.shield(self._commit())
 

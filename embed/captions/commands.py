@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -177,17 +177,17 @@ def caption(
     asking = Asking(
         model,
         asked,
-        api,
-        host or (),
-        _options(option or ()),
-        seed,
-        max_tokens,
-        max_side,
-        concurrency,
-        timeout,
-        patience,
-        pull,
-        api_key_env,
+        api=api,
+        hosts=host or (),
+        options=_options(option or ()),
+        seed=seed,
+        max_tokens=max_tokens,
+        max_side=max_side,
+        concurrency=concurrency,
+        timeout=timeout,
+        patience=patience,
+        pull=pull,
+        key_variable=api_key_env,
     )
     try:
         with _progress() as (progress, remark):
@@ -226,7 +226,7 @@ def _prompt(prompt: str | None, prompt_file: Path | None) -> str | None:
         raise UsageError(f"the prompt cannot be read from {prompt_file}: {error}") from None
 
 
-def _options(pairs: list[str] | tuple[()]) -> dict[str, Any]:
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
     """Options as the model takes them: numbers and the like as JSON has them, everything else a string."""
     options: dict[str, Any] = {}
     for pair in pairs:
@@ -265,8 +265,6 @@ def _print_plan(todo: Any, name: str, as_json: bool) -> None:
 
 
 def _print_report(report: CaptionReport) -> None:
-    for note in report.notes:
-        say(f"note: {note}")
     rate = f" ({report.captioned / report.seconds:.2g}/s)" if report.seconds and report.captioned else ""
     typer.echo(
         f"{report.captioned} captions by {report.model} in {report.seconds:.1f} s{rate}; "

@@ -30,7 +30,6 @@ _CAPTIONS = (
     "answer",
     "response",
     "alt_text",
-    "text",
 )
 _KEYS = (
     "image_sha256",
