@@ -14,6 +14,7 @@ from ..errors import UsageError
 from .families_command import heads
 from .package_commands import export_onnx, package
 from .sweeps import commands as sweeps
+from .sweeps.shots_command import shots
 
 if TYPE_CHECKING:
     from .runs import Run
@@ -378,5 +379,5 @@ def _chosen(value: Any) -> str:
 
 
 # They stand in a file of their own, and among the commands here.
-for command in (heads, sweeps.sweep, sweeps.compare, package, export_onnx):
+for command in (heads, sweeps.sweep, sweeps.compare, shots, package, export_onnx):
     app.command(rich_help_panel=_PANEL)(command)

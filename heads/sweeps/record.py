@@ -24,7 +24,7 @@ from .plan import Trial
 if TYPE_CHECKING:
     from ...store.store import Store
 
-__all__ = ["SweepRecord", "list_sweeps"]
+__all__ = ["SweepRecord", "list_sweeps", "read_record", "sweep_folder", "write_record"]
 
 FORMAT = 1
 
@@ -46,7 +46,7 @@ class SweepRecord:
         HeadError
             If there is none; the message lists those there are.
         """
-        record = cls(_folder(store, name))
+        record = cls(sweep_folder(store, name))
         if not (record.path / "sweep.json").exists():
             known = ", ".join(list_sweeps(store))
             remedy = f"there are: {known}" if known else "start one with `icehouse sweep`"
@@ -71,12 +71,12 @@ class SweepRecord:
         HeadError
             If the sweep of that name is about other data; the message says what differs.
         """
-        record = cls(_folder(store, name))
+        record = cls(sweep_folder(store, name))
         about = record.path / "sweep.json"
         if fresh:
             shutil.rmtree(record.path, ignore_errors=True)
         if about.exists():
-            whole = _read(about)
+            whole = read_record(about)
             before = whole["data"]
             features = {**before["features"], **data["features"]}
             # More inputs are welcome as long as the rows stay the same.
@@ -91,10 +91,10 @@ class SweepRecord:
                     f"sweep {name!r} was begun with other data ({', '.join(sorted(differs))} differ); "
                     "give another --name, or --fresh to begin it anew"
                 )
-            _write(about, {**whole, "data": {**before, "features": features}})
+            write_record(about, {**whole, "data": {**before, "features": features}})
             return record
         (record.path / "trials").mkdir(parents=True, exist_ok=True)
-        _write(
+        write_record(
             about,
             {
                 "format": FORMAT,
@@ -114,20 +114,20 @@ class SweepRecord:
     @property
     def data(self) -> dict[str, Any]:
         """What it is about."""
-        return dict(_read(self.path / "sweep.json")["data"])
+        return dict(read_record(self.path / "sweep.json")["data"])
 
     def trial(self, trial: Trial) -> dict[str, Any] | None:
         """What is known of a trial; None if nothing is."""
         path = self._trial(trial)
-        return _read(path) if path.exists() else None
+        return read_record(path) if path.exists() else None
 
     def all_trials(self) -> list[dict[str, Any]]:
         """Every trial that ended, in the order of their names."""
-        return [_read(path) for path in sorted((self.path / "trials").glob("*.json"))]
+        return [read_record(path) for path in sorted((self.path / "trials").glob("*.json"))]
 
     def save_trial(self, trial: Trial, result: Mapping[str, Any]) -> None:
         """Write what became of a trial."""
-        _write(self._trial(trial), dict(result))
+        write_record(self._trial(trial), dict(result))
 
     def save_head(self, trial: Trial, seed: int, head: Head) -> None:
         """Keep a fitted head until the winners are known."""
@@ -148,11 +148,11 @@ class SweepRecord:
     def winners(self) -> dict[str, Any]:
         """Family to its winning trial and the runs of it."""
         path = self.path / "winners.json"
-        return _read(path) if path.exists() else {}
+        return read_record(path) if path.exists() else {}
 
     def save_winners(self, winners: Mapping[str, Any]) -> None:
         """Write who won."""
-        _write(self.path / "winners.json", dict(winners))
+        write_record(self.path / "winners.json", dict(winners))
 
     def _trial(self, trial: Trial) -> Path:
         return self.path / "trials" / f"{trial.key}.json"
@@ -166,13 +166,15 @@ def list_sweeps(store: Store) -> list[str]:
     return sorted(path.parent.name for path in (store.path / "sweeps").glob("*/sweep.json"))
 
 
-def _folder(store: Store, name: str) -> Path:
+def sweep_folder(store: Store, name: str) -> Path:
+    """Folder of a sweep, there or not; its name must be one that can be a folder's."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a sweep: letters, digits, '.', '_' and '-'")
     return store.path / "sweeps" / name
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `write_record` wrote."""
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -180,7 +182,8 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _write(path: Path, value: Mapping[str, Any]) -> None:
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with publish(path) as temp:
         temp.write_text(text, encoding="utf-8")

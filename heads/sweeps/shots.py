@@ -1,0 +1,453 @@
+"""Learning curves over few labels: k labelled items a class, drawn again and again.
+
+1. **What is drawn from** is train; where dev was held out of it for want of a split, that part goes back. A dev split is not
+   touched: somebody with four labels a class has no dev.
+2. **A draw** takes items of every class in turn, in an order that follows from its seed, and never one that resembles an
+   item already taken: a copy always, a near-duplicate where there is a search for them. The first k of every class are the
+   draw for k shots, so that a draw for four shots holds that for two. All heads get the same draws.
+3. **A head is fitted on these items alone.** What it has to choose it chooses on a part of them that it holds out itself;
+   where they are too few for that (one or two of a class), it takes its defaults.
+4. **Test is scored for every draw**, whole. That is a report of a curve. Nothing is chosen by it, and nothing should be.
+
+The interval of a point is about draws and test rows at once: both are resampled. Rows are the same for all points.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ... import __version__
+from ...errors import HeadError, IcehouseError, UsageError
+from ..alike import Alike
+from ..checks import plain
+from ..head import Head
+from ..prompts import with_prompts
+from ..registry import head_class
+from ..samples import Missing, Samples
+from ..seen import AUTO
+from ..trainer import Rows, make_head, prepare
+from .plan import Trial, combinations, trials
+from .record import read_record, sweep_folder, write_record
+from .resampling import SCORES, Resampling
+
+if TYPE_CHECKING:
+    from ...store.store import Store
+
+__all__ = ["SHOTS", "Curves", "Point", "draw_items", "shots"]
+
+#: Labelled items a class.
+SHOTS = (1, 2, 4, 8, 16)
+
+FORMAT = 1
+
+# Bootstrap resamples behind an interval.
+_RESAMPLES = 1000
+
+#: Told before every fit: fits done, fits in all, and what is next.
+Watcher = Callable[[int, int, str], None]
+
+
+@dataclass
+class Point:
+    """A head with k shots.
+
+    Attributes
+    ----------
+    trial : Trial
+    shots : int
+        0 for a head that learns from no labels.
+    draws : dict of int to dict
+        For each draw: ``rows`` learned from, ``scores`` (metric to value), ``chosen``, ``seconds``, ``predicted`` (of every
+        test row, as numbers into the sorted labels).
+    error : str or None
+        Why a draw could not be fitted; the message of the head.
+    values : dict of str to dict
+        For each metric: ``mean`` and ``sd`` over the draws, ``low`` and ``high``.
+    """
+
+    trial: Trial
+    shots: int
+    draws: dict[int, dict[str, Any]] = field(default_factory=dict)
+    error: str | None = None
+    values: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> float:
+        """Items learned from, as a mean over the draws."""
+        return float(np.mean([one["rows"] for one in self.draws.values()])) if self.draws else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that fitting took, all draws together."""
+        return float(sum(one["seconds"] for one in self.draws.values()))
+
+    def as_json(self) -> dict[str, Any]:
+        """Without the predictions."""
+        return {
+            "head": self.trial.family,
+            "inputs": self.trial.inputs,
+            "features": self.trial.features,
+            "params": plain(self.trial.params),
+            "shots": self.shots,
+            "rows": self.rows,
+            "draws": len(self.draws),
+            "scores": self.values,
+            "by_draw": {metric: [one["scores"][metric] for one in self.draws.values()] for metric in SCORES},
+            "seconds": self.seconds,
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Learning curves of some heads.
+
+    Attributes
+    ----------
+    path : Path
+        ``STORE/sweeps/<name>/shots``.
+    points : list of Point
+        By trial, then by shots.
+    test_rows : int
+    notes : list of str
+        What a reader has to know, such as classes that had too few items.
+    """
+
+    path: Path
+    points: list[Point]
+    test_rows: int
+    notes: list[str]
+
+
+def shots(
+    store: Store,
+    heads: Sequence[str],
+    *,
+    inputs: str | Sequence[str] | None = None,
+    counts: Sequence[int] = SHOTS,
+    draws: int = 10,
+    grid: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
+    label: str = "label",
+    split_column: str = "split",
+    where: str | None = None,
+    missing: Missing = "drop",
+    dups: str | Sequence[str] | None = AUTO,
+    seed: int = 0,
+    name: str = "shots",
+    fresh: bool = False,
+    watch: Watcher | None = None,
+) -> Curves:
+    """Fit heads on few labelled items, many times, and score each on the whole of test.
+
+    Parameters
+    ----------
+    store : Store
+    heads : sequence of str
+        Families. Those that learn from no labels (`zero-shot`) are scored once, as 0 shots.
+    inputs, grid
+        As `icehouse.heads.sweeps.sweep.sweep` takes them.
+    counts : sequence of int, default (1, 2, 4, 8, 16)
+        Labelled items a class; 0 adds `zero-shot`.
+    draws : int, default 10
+    label, split_column, where, missing, dups
+        As `icehouse.heads.trainer.prepare` takes them; `dups` are the searches by which no two items of a draw are
+        near-duplicates.
+    seed : int, default 0
+        Of the draws; draw i is also the seed of the heads that take one.
+    name : str, default "shots"
+        What is done under a name is not done again.
+    fresh : bool, default False
+        Forget what was done under that name.
+    watch : callable, optional
+
+    Raises
+    ------
+    HeadError
+        If there is no test split, or what was done under that name is about other data.
+    UsageError
+        If there is no such head or feature, or a number makes no sense.
+    """
+    families = list(dict.fromkeys(heads))
+    if not counts or min(counts) < 0 or draws < 1:
+        raise UsageError("--shots takes numbers from 0 on, and --draws at least 1")
+    if 0 in counts and not any(_without_labels(family) for family in families):
+        families.append("zero-shot")
+    positive = sorted({count for count in counts if count})
+    tried = combinations(inputs, store)
+    planned = trials(families, tried, [0], grid)
+    whole = {name: feature for one in tried for name, feature in one.items()}
+    rows = prepare(
+        store,
+        whole,
+        label=label,
+        split_column=split_column,
+        where=where,
+        missing=missing,
+        dups=dups,
+        seed=seed,
+    )
+    if not len(rows.parts.test):
+        raise HeadError(f"the column {split_column!r} has no test split to score few labels on")
+    pool = rows.parts.train
+    if not rows.parts.dev_is_split:
+        pool = np.sort(np.concatenate([pool, rows.parts.dev]))
+    folder = sweep_folder(store, name) / "shots"
+    _begin(folder, _about(rows, pool, seed), fresh=fresh)
+
+    points: list[Point] = []
+    for trial in planned:
+        wanted = [0] if _without_labels(trial.family) else positive
+        points += [_known(folder, Point(trial, count)) for count in wanted]
+    source = rows.samples.take(pool)
+    drawn = _draws(source, rows, max(positive, default=0), draws, seed)
+    _fit_all(rows, source, points, drawn, folder, watch or _ignore)
+    labels = _labels(rows)
+    _summarise(points, rows.part("test").labels, labels, seed)
+    notes = _notes(source, drawn, positive) + list(
+        dict.fromkeys(f"{p.trial}: {p.error}" for p in points if p.error)
+    )
+    return Curves(folder, points, len(rows.parts.test), notes)
+
+
+def draw_items(
+    ids: np.ndarray, labels: np.ndarray, alike: Alike, most: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Draw items of every class in turn, none that resembles another.
+
+    Parameters
+    ----------
+    ids, labels : ndarray, shape (n,)
+    alike : Alike
+        Of these items, with nothing taken.
+    most : int
+        Items a class.
+    rng : Generator
+
+    Returns
+    -------
+    list of ndarray of int
+        For each of at most `most` rounds, the rows that it took: one of every class that still had one. The order of `ids`
+        plays no part.
+    """
+    by_id = np.argsort(ids.astype(str), kind="stable")
+    queues = []
+    for label in np.unique(labels):
+        members = by_id[labels[by_id] == label]
+        queues.append(iter(rng.permutation(members).tolist()))
+    rounds = []
+    for _ in range(most):
+        took = []
+        for queue in queues:
+            for row in queue:
+                if not alike.taken(np.array([row]))[0]:
+                    alike.take(row)
+                    took.append(row)
+                    break
+        if not took:
+            break
+        rounds.append(np.array(took, np.intp))
+    return rounds
+
+
+def _draws(source: Samples, rows: Rows, most: int, draws: int, seed: int) -> list[list[np.ndarray]]:
+    if not most:
+        return []
+    alike = Alike(source.ids, source.content, rows.searches)
+    return [
+        draw_items(source.ids, source.labels, alike.fresh(), most, np.random.default_rng([seed, draw]))
+        for draw in range(draws)
+    ]
+
+
+def _fit_all(
+    rows: Rows,
+    source: Samples,
+    points: Sequence[Point],
+    drawn: Sequence[Sequence[np.ndarray]],
+    folder: Path,
+    watch: Watcher,
+) -> None:
+    """Fit what is not there yet; a head that refuses says why, and costs the others nothing."""
+    labels = _labels(rows)
+    due = {id(p): [d for d in range(len(drawn) if p.shots else 1) if d not in p.draws] for p in points}
+    total, done = sum(len(draws) for draws in due.values()), 0
+    ready: dict[str, Head] = {}
+    test = rows.part("test")
+    scorers = {metric: Resampling(test.labels, metric, draws=0) for metric in SCORES}
+    for point in points:
+        trial, names = point.trial, list(point.trial.features)
+        X, T = source.X.select(names), test.X.select(names)
+        for draw in due[id(point)]:
+            watch(done, total, f"{trial}, {point.shots} shots, draw {draw + 1}")
+            done += 1
+            if point.error:
+                continue
+            try:
+                if trial.key not in ready:
+                    ready[trial.key] = with_prompts(
+                        make_head(trial.family, trial.params),
+                        rows.store,
+                        rows.samples.select(names).specs,
+                        sorted(set(source.labels.tolist())),
+                    )
+                head = ready[trial.key]
+                seeded = "seed" in head.parameters() and "seed" not in trial.params
+                head = head.unfitted(**({"seed": draw} if seeded else {}))
+                if point.shots:
+                    some = np.sort(np.concatenate(drawn[draw][: point.shots]))
+                else:  # one item of each class, to say which classes there are
+                    some = np.sort(np.unique(source.labels, return_index=True)[1])
+                started = time.perf_counter()
+                head.fit(X[some], source.labels[some])
+                seconds = time.perf_counter() - started
+                predicted = head.predict(T).astype(str)
+            except IcehouseError as error:
+                point.error = " ".join(str(error).split())
+                continue
+            point.draws[draw] = {
+                "rows": len(some) if point.shots else 0,
+                "scores": {metric: scorer.value([predicted]) for metric, scorer in scorers.items()},
+                "chosen": plain(head.chosen_),
+                "seconds": seconds,
+                "predicted": " ".join(map(str, np.searchsorted(labels, predicted).tolist())),
+            }
+            _save(folder, point)
+    for point in points:
+        # More draws may be there than were asked for.
+        wanted = range(len(drawn) if point.shots else 1)
+        point.draws = {draw: point.draws[draw] for draw in wanted if draw in point.draws}
+
+
+def _summarise(points: Sequence[Point], y: np.ndarray, labels: np.ndarray, seed: int) -> None:
+    """Mean, spread and interval of every point."""
+    for metric in SCORES:
+        resampling = Resampling(y, metric, draws=_RESAMPLES, seed=seed)
+        for point in points:
+            found = [one["scores"][metric] for one in point.draws.values()]
+            if not found:
+                continue
+            n = len(found)
+            samples = np.stack([resampling.sample([_predicted(one, labels)]) for one in point.draws.values()])
+            rng = np.random.default_rng(seed)
+            shares = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).T / n
+            low, high = resampling.interval((samples * shares).sum(axis=0))
+            point.values[metric] = {
+                "mean": float(np.mean(found)),
+                "sd": float(np.std(found, ddof=1)) if n > 1 else None,
+                "low": low,
+                "high": high,
+            }
+
+
+def _notes(source: Samples, drawn: Sequence[Sequence[np.ndarray]], counts: Sequence[int]) -> list[str]:
+    """Classes with fewer items than asked for, in any draw."""
+    if not drawn:
+        return []
+    notes = []
+    classes, totals = np.unique(source.labels, return_counts=True)
+    for label, total in zip(classes.tolist(), totals.tolist(), strict=True):
+        had = [sum(int((source.labels[took] == label).sum()) for took in rounds) for rounds in drawn]
+        least = min(had)
+        if least < max(counts):
+            alike = f", {total} with those that resemble another" if total > least else ""
+            notes.append(
+                f"class {label!r} has only {least} items to draw{alike}: it has all of them in every draw for more shots"
+            )
+    return notes
+
+
+def _predicted(one: Mapping[str, Any], labels: np.ndarray) -> np.ndarray:
+    """Predicted labels of a draw."""
+    predicted: np.ndarray = labels[np.array(one["predicted"].split(), np.intp)]
+    return predicted
+
+
+def _without_labels(family: str) -> bool:
+    return head_class(family).takes_prompts == "required"
+
+
+def _labels(rows: Rows) -> np.ndarray:
+    return np.unique(rows.samples.labels.astype(str))
+
+
+def _about(rows: Rows, pool: np.ndarray, seed: int) -> dict[str, Any]:
+    """What every figure depends on."""
+    samples = rows.samples
+    digest = hashlib.sha256()
+    for part in (pool, rows.parts.test):
+        for row in part.tolist():
+            digest.update(f"{samples.ids[row]}\0{samples.labels[row]}\0".encode())
+        digest.update(b"\1")
+    return {
+        "features": {
+            name: {"feature": feature, "fingerprint": samples.specs[name].get("fingerprint")}
+            for name, feature in samples.features.items()
+        },
+        "rows": digest.hexdigest()[:16],
+        "label": rows.label,
+        "split_column": rows.split_column,
+        "where": rows.where,
+        "missing": rows.missing,
+        "dups": [[found.name, found.summary["created_at"]] for found in rows.searches.found],
+        "seed": seed,
+    }
+
+
+def _begin(folder: Path, data: dict[str, Any], *, fresh: bool) -> None:
+    """Make the folder, or make sure that what is in it is about the same data."""
+    about = folder / "shots.json"
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    if about.exists():
+        before = read_record(about)["data"]
+        differs = sorted(key for key in {**before, **data} if before.get(key) != data.get(key))
+        if differs:
+            raise HeadError(
+                f"the shots in {folder} were begun with other data ({', '.join(differs)} differ); "
+                "give another --name, or --fresh to begin them anew"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(
+        about,
+        {
+            "format": FORMAT,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created_by": f"icehouse {__version__}",
+            "data": data,
+        },
+    )
+
+
+def _path(folder: Path, point: Point) -> Path:
+    return folder / f"{point.trial.key}-{point.shots}.json"
+
+
+def _save(folder: Path, point: Point) -> None:
+    draws = {str(draw): one for draw, one in sorted(point.draws.items())}
+    about = {
+        "head": point.trial.family,
+        "features": point.trial.features,
+        "params": plain(point.trial.params),
+    }
+    write_record(_path(folder, point), {**about, "shots": point.shots, "draws": draws})
+
+
+def _known(folder: Path, point: Point) -> Point:
+    path = _path(folder, point)
+    if path.exists():
+        point.draws = {int(draw): one for draw, one in read_record(path)["draws"].items()}
+    return point
+
+
+def _ignore(done: int, total: int, what: str) -> None:
+    """Watch nothing."""

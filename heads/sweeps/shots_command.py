@@ -1,0 +1,163 @@
+"""The command `icehouse shots`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ...errors import UsageError
+
+if TYPE_CHECKING:
+    from .shots import Curves
+
+__all__ = ["shots"]
+
+_ROWS = "Which rows"
+
+
+def shots(
+    heads: Annotated[
+        str, typer.Option("--heads", help="Families, comma-separated; see `icehouse heads`.")
+    ] = "logreg,tip-adapter",
+    store: StoreOption = DEFAULT_STORE,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs",
+            "-i",
+            help="Combinations to try: image+text,image,text.",
+            show_default="all modalities together, and each alone",
+        ),
+    ] = None,
+    counts: Annotated[
+        str, typer.Option("--shots", help="Labelled items a class, comma-separated; 0 adds zero-shot.")
+    ] = "1,2,4,8,16",
+    draws: Annotated[
+        int, typer.Option("--draws", min=1, help="Draws of the items; all heads get the same.")
+    ] = 10,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid", help="Parameters, a curve for each: HEAD:NAME=VALUES, repeatable.", show_default=False
+        ),
+    ] = None,
+    metric: Annotated[
+        Literal["macro_f1", "accuracy", "weighted_f1"], typer.Option("--metric", "-m", help="Score to show.")
+    ] = "macro_f1",
+    name: Annotated[
+        str, typer.Option("--name", "-n", help="What is done under a name is not done again.")
+    ] = "shots",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was done under that name.")] = False,
+    label: Annotated[str, typer.Option("--label", "-l", help="Column of labels.")] = "label",
+    split_column: Annotated[str, typer.Option(help="Column of splits.", rich_help_panel=_ROWS)] = "split",
+    where: Annotated[
+        str | None, typer.Option(help="SQL condition over items.", rich_help_panel=_ROWS)
+    ] = None,
+    missing: Annotated[
+        Literal["drop", "keep"],
+        typer.Option(help="Leave out items that lack an input, or keep them.", rich_help_panel=_ROWS),
+    ] = "drop",
+    dups: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dups",
+            metavar="NAME",
+            help='Results of `icehouse dups find`, so that no draw has near-duplicates, or "none"; repeatable.',
+            show_default="the newest by a feature of an input's kind",
+            rich_help_panel=_ROWS,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Learning curves: heads fitted on a few labelled items a class, drawn again and again, scored on test."""
+    from ...store.store import Store
+    from .plan import parse_grid
+    from .shots import shots as draw_and_fit
+
+    with _progress() as watch:
+        done = draw_and_fit(
+            Store.open(store),
+            [head.strip() for head in heads.split(",") if head.strip()],
+            inputs=inputs,
+            counts=_counts(counts),
+            draws=draws,
+            grid=parse_grid(grid or []),
+            label=label,
+            split_column=split_column,
+            where=where,
+            missing=missing,
+            dups=dups or "auto",
+            seed=seed,
+            name=name,
+            fresh=fresh,
+            watch=watch,
+        )
+    for note in done.notes:
+        say(f"note: {note}")
+    if as_json:
+        print_json(
+            {
+                "path": done.path,
+                "test_rows": done.test_rows,
+                "notes": done.notes,
+                "points": [point.as_json() for point in done.points],
+            }
+        )
+        return
+    _print(done, metric, draws)
+    say(f"left in {done.path}")
+
+
+def _print(done: Curves, metric: str, draws: int) -> None:
+    counts = sorted({point.shots for point in done.points})
+    cells: dict[str, dict[int, str]] = {}
+    titles: dict[str, list[str]] = {}
+    for point in done.points:
+        trial = point.trial
+        params = "".join(f" {name}={value}" for name, value in trial.params.items())
+        titles[trial.key] = [trial.family + params, trial.inputs]
+        value = point.values.get(metric)
+        if value is None:
+            said = "left out"
+        else:
+            spread = "" if value["sd"] is None else f" ± {_percent(value['sd'])}"
+            said = f"{_percent(value['mean'])}{spread} ({_percent(value['low'])}–{_percent(value['high'])})"
+        cells.setdefault(trial.key, {})[point.shots] = said
+    print_table(
+        ["head", "inputs", *(f"{count} shot{'' if count == 1 else 's'}" for count in counts)],
+        [[*titles[key], *(row.get(count, "") for count in counts)] for key, row in cells.items()],
+        title=f"{metric} on {done.test_rows} test rows, by labelled items a class",
+    )
+    typer.echo(
+        f"\nIn percent: mean ± standard deviation over {draws} draws (95% interval of the mean, over draws and test rows).\n"
+        "Test was scored for every draw, to show the curve: choose nothing by it."
+    )
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    """Say on a terminal what is being fitted; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("drawing") as status:
+        yield lambda done, total, what: status.update(f"{done} of {total}: {what}")
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        return [int(piece) for piece in text.split(",") if piece.strip()]
+    except ValueError:
+        raise UsageError(f"--shots takes numbers such as 1,2,4,8,16, not {text!r}") from None
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
