@@ -43,10 +43,11 @@ def prepare(data: bytes, max_side: int = MAX_SIDE) -> bytes:
         If the file is no image that can be decoded.
     """
     # A shortest side of that length is always enough for the longest.
-    image = decode(data, shortest=max_side).image
-    longest = max(image.size)
+    picture = decode(data, shortest=max_side)
+    image, longest = picture.image, max(picture.width, picture.height)
     if longest > max_side:
-        width, height = (max(1, round(side * max_side / longest)) for side in image.size)
+        # By the file's own size: decoding may have shrunk the picture already, and rounded.
+        width, height = (max(1, round(side * max_side / longest)) for side in (picture.width, picture.height))
         image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=QUALITY)
