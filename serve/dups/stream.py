@@ -26,6 +26,7 @@ from ...embed.extract import Work
 from ...embed.pipeline import DEFAULT_CLEANING
 from ...embed.tables import feature_provenance
 from ...errors import UsageError
+from ...store.dups.calibration import Calibration
 from ...store.dups.cascade import Rule
 from ...store.dups.find import DEFAULT_COSINE, DEFAULT_HAMMING, default_feature
 from ...store.dups.recent import BATCH, DEFAULT_WINDOW, Recent
@@ -137,6 +138,8 @@ class DuplicateStream:
         self._saved_at = time.monotonic()
         self._running: Pipeline | None = None
         self._stopped = False
+        #: Where the rule is from.
+        self.remarks: list[str] = []
 
     @classmethod
     def from_store(
@@ -145,10 +148,15 @@ class DuplicateStream:
         *,
         feature: str | None = None,
         encoder: Encoder | None = None,
+        rule: Rule | float | None = None,
+        expected_false_pairs: float | None = None,
+        window: int = DEFAULT_WINDOW,
         device: str = "auto",
         **options: Any,
     ) -> Self:
         """Judge with the encoder of a store's feature, by default the one `icehouse dups find` would compare by.
+
+        Unless a rule is given, the feature's calibration makes it, if there is one of the same fingerprint.
 
         Parameters
         ----------
@@ -156,6 +164,12 @@ class DuplicateStream:
         feature : str, optional
         encoder : Encoder, optional
             One that is loaded already, held against the feature like any other.
+        rule : Rule or float, optional
+        expected_false_pairs : float, optional
+            False pairs that a calibration's threshold may let one expect among all pairs of a window's contents; 1 unless
+            given. While as many contents come as a window holds, each is compared with all others, so that these are twice
+            as many false matches.
+        window : int, default 100,000
         device : str, default "auto"
         **options
             As the class takes them.
@@ -163,7 +177,7 @@ class DuplicateStream:
         Raises
         ------
         UsageError
-            If the store has no feature, or several encoders'.
+            If the store has no feature, or several encoders'; or no calibration, where false pairs are given.
         SpaceError
             If the encoder is no longer the one the feature was made with.
         """
@@ -174,16 +188,25 @@ class DuplicateStream:
                 f"{store.path} has no features; make some with `icehouse embed`, or name an encoder"
             )
         spec = store.feature_table(feature).snapshot().spec
+        remarks: list[str] = []
+        if rule is not None and expected_false_pairs is not None:
+            raise UsageError("give a cosine, or the number of false pairs to choose it by, not both")
+        if rule is None:
+            rule, remarks = _calibrated(store, feature, spec.get("fingerprint"), window, expected_false_pairs)
         loaded = load_checked(spec, encoder, device=device)
         cleaning = spec["provenance"].get("cleaning", DEFAULT_CLEANING)
-        return cls(
+        made = cls(
             loaded,
             modality=spec["modality"],
             output=spec["output"],
             cleaning=cleaning,
+            rule=rule,
+            window=window,
             device=device,
             **options,
         )
+        made.remarks = remarks
+        return made
 
     def __enter__(self) -> Self:
         return self
@@ -257,11 +280,11 @@ class DuplicateStream:
     @property
     def notes(self) -> list[str]:
         """What is worth knowing before relying on the verdicts."""
-        notes = []
+        notes = list(self.remarks)
         if self.rule.source == "default":
             notes.append(
-                f"cosine {self.rule.cosine} is a guess: no threshold suits every encoder and every set; look at the matches "
-                "near it, or give another with --threshold"
+                f"cosine {self.rule.cosine} is a guess: no threshold suits every encoder and every set; calibrate a store "
+                "of such images (`icehouse dups calibrate`) and give it with --store, or give another with --threshold"
             )
         if self.window.seen:
             notes.append(f"going on after {self.window.seen:,}, with {len(self.window):,} in the window")
@@ -370,6 +393,26 @@ class DuplicateStream:
                     content.error = "the file was changed while it was being read"
             if content.error is None:
                 here.add(content.key)
+
+
+def _calibrated(
+    store: Store, feature: str, now: str | None, window: int, expected: float | None
+) -> tuple[Rule | None, list[str]]:
+    """The rule that a feature's calibration makes for a window; None if there is none that holds."""
+    if not Calibration.folder(store, feature).exists():
+        why = f"{feature} has no calibration"
+    else:
+        made = Calibration.open(store, feature)
+        why = f"the calibration of {feature} is of fingerprint {made.fingerprint}, not {now}"
+        if made.fingerprint == now:
+            wanted = 1.0 if expected is None else expected
+            cosine = made.threshold(window, wanted)
+            source = f"calibration {feature} {made.fingerprint}, {wanted:g} expected false pairs"
+            note = f"cosine {cosine:.4f} by the calibration of {feature}, at {wanted:g} expected false pairs among"
+            return Rule(None, cosine, made.mean, source, made.matrix), [f"{note} {window:,} contents"]
+    if expected is not None:
+        raise UsageError(f"{why}; calibrate first: icehouse dups calibrate --feature {feature}")
+    return None, [why]
 
 
 def _rule(rule: Rule | float | None, hamming: int | None, encoder: Encoder | None) -> Rule:

@@ -37,6 +37,14 @@ def stream(
             "--threshold", "-t", help="Least cosine.", show_default="the store's calibration, else 0.95"
         ),
     ] = None,
+    expected_false_pairs: Annotated[
+        float | None,
+        typer.Option(
+            "--expected-false-pairs",
+            help="False pairs to expect in a window, by the calibration.",
+            show_default="1",
+        ),
+    ] = None,
     hamming: Annotated[
         int, typer.Option("--hamming", help="Bits of 64 in which perceptual hashes may differ.")
     ] = 6,
@@ -64,8 +72,10 @@ def stream(
 
     A line is a path, or JSON: {"id": ..., "path": ..., "text": ...}. End of input, Ctrl-C and SIGTERM save the state.
     """
-    if not embedding and (feature or encoder or threshold is not None):
-        raise UsageError("--no-embedding leaves nothing for --feature, --encoder and --threshold to do")
+    if not embedding and (feature or encoder or threshold is not None or expected_false_pairs is not None):
+        raise UsageError("--no-embedding leaves nothing for options of the embedding to do")
+    if encoder and expected_false_pairs is not None:
+        raise UsageError("--expected-false-pairs needs a store's calibration; --encoder takes --threshold")
     if encoder and feature:
         raise UsageError("--feature is a store's, --encoder needs no store: give one of them")
     if latency < 0 or save_every < 0 or all_matches < 0:
@@ -86,7 +96,9 @@ def stream(
     elif encoder:
         judge = DuplicateStream(encoder, **options)
     else:
-        judge = DuplicateStream.from_store(store, feature=feature, **options)
+        judge = DuplicateStream.from_store(
+            store, feature=feature, expected_false_pairs=expected_false_pairs, **options
+        )
     for note in judge.notes:
         say(f"note: {note}")
     _run(judge, latency, all_matches)

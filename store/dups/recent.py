@@ -46,8 +46,11 @@ _TOO_MANY, _AT_THE_SOONEST = 200, 0.125
 #: The most recent contents stand for those to come when axes are chosen.
 _LATEST = 1024
 
-#: Coordinates of a content, at most, beside its vector.
+#: Coordinates of a content, at most, beside its vector; where so few rule out little, all of them.
 _COORDINATES = 320
+
+#: Looking a candidate up costs as much as so many coordinates in a product.
+_LOOK_UP = 20_000
 
 _COLUMNS = 8192
 
@@ -55,9 +58,10 @@ _COLUMNS = 8192
 class Recent:
     """A window over the most recent distinct contents of a stream.
 
-    Memory is allocated at the start and does not grow once the window is full: a content takes ``2 * dim`` bytes for its
-    float16 vector, up to 1,280 for coordinates, and about 300 for the rest, its id's length aside. 100,000 contents of 1280
-    dimensions take 256 MB and, all in all, about 400.
+    Memory does not grow once the window is full (`bytes`): a content takes ``2 * dim`` bytes for its float16 vector, as much
+    again under a rule with a matrix, up to 1,280 for coordinates, and about 300 for the rest, its id's length aside. 100,000
+    contents of 1280 dimensions take 256 MB and, all in all, about 400. Where leading coordinates tell too little to rule
+    anything out, all of them are kept in float32: 512 MB more.
 
     Parameters
     ----------
@@ -92,7 +96,10 @@ class Recent:
         self.capacity, self.rule, self.dim = capacity, rule, dim
         self.seen = 0
         self._X = np.zeros((capacity, dim or 0), dtype)
-        self._rows = self._row_set(self._X)
+        self._matrix = None if rule.matrix is None or dim is None else rule.matrix.astype(np.float64)
+        #: The vectors as the rule compares them: `_X`, or what its matrix makes of them.
+        self._Y = self._X if self._matrix is None else np.zeros_like(self._X)
+        self._rows = self._row_set(self._Y)
         self._hashes = np.zeros(capacity, np.uint64)
         self._hashed = np.zeros(capacity, bool)
         self._telling = np.zeros(capacity, bool)
@@ -123,7 +130,8 @@ class Recent:
     @property
     def bytes(self) -> int:
         """Bytes of the arrays, once the window is full; keys and ids come on top."""
-        arrays = (self._X, self._rows.squares, self._hashes, self._hashed, self._telling, self._serials)
+        arrays = [self._X, self._rows.squares, self._hashes, self._hashed, self._telling, self._serials]
+        arrays += [] if self._matrix is None else [self._Y]
         coordinates = self._plan.lead + 1 + (self._plan.middle + 1 if self._middle is not None else 0)
         return sum(array.nbytes for array in arrays) + 4 * coordinates * self.capacity * (
             self.dim is not None
@@ -158,11 +166,26 @@ class Recent:
         n = len(self)
         self.seen = seen
         self._telling[:n] = self._hashed[:n] & informative(self._hashes[:n])
+        if self._matrix is not None:
+            for start in range(0, n, 1024):
+                part = slice(start, min(start + 1024, n))
+                self._Y[part] = self._mapped(self._X[part])
         self._learn()
 
     def _row_set(self, X: np.ndarray) -> RowSet:
-        """Rows of vectors, to be compared as the rule says."""
-        return RowSet.of(X, None if self.dim is None else self.rule.mean)
+        """Rows to be compared, of `_Y` or alike."""
+        return RowSet.of(X, None if self.dim is None or self._matrix is not None else self.rule.mean)
+
+    def _mapped(self, X: np.ndarray) -> np.ndarray:
+        """Take vectors to where the rule compares them."""
+        if self._matrix is None:
+            return X
+        units, _ = RowSet.of(X, self.rule.mean).directions(slice(None))
+        units = units @ self._matrix
+        lengths = np.sqrt(np.square(units).sum(axis=1, keepdims=True))
+        units /= np.where(lengths > 0, lengths, 1)
+        # BLAS sums a row in an order that depends on where it stands; rounded, it is the same wherever that is.
+        return np.round(units, 7).astype(X.dtype)
 
     def _verdict(self, batch: _Batch, j: int) -> Verdict:
         own = self._slots.get(batch.keys[j])
@@ -254,7 +277,7 @@ class Recent:
             slot = len(self._slots)
         else:
             _, slot = self._slots.popitem(last=False)
-        self._X[slot] = batch.rows.X[j]
+        self._X[slot], self._Y[slot] = batch.X[j], batch.rows.X[j]
         self._rows.squares[slot] = batch.rows.squares[j]
         self._hashes[slot], self._hashed[slot] = batch.hashes[j], batch.hashed[j]
         self._telling[slot] = batch.telling[j]
@@ -277,12 +300,13 @@ class Recent:
             drifted = self._candidates > _TOO_MANY * max(self._asked, 1)
             if not (drifted and self.seen - self._learnt_at >= _AT_THE_SOONEST * self.capacity):
                 return
-        held = self._row_set(self._X[:n])
+        held = self._row_set(self._Y[:n])
         if n > _LEARN_AT[0] - BATCH and self.rule.cosine is not None:
             latest = np.sort(np.argpartition(self._serials[:n], -min(_LATEST, n))[-_LATEST:])
+            coming = self._row_set(self._Y[latest])
             budget = 4.0 * _COORDINATES * (n + len(latest))
-            coming = self._row_set(self._X[latest])
-            self._plan = choose_plan(coming, held, self.rule.cosine, NumpyTiles(), budget)
+            plan = choose_plan(coming, held, self.rule.cosine, NumpyTiles(), budget)
+            self._plan = plan if _pays(plan, coming, held, self.rule.cosine) else Plan(held.dim, held.dim)
         # Room up to the next time; what is never touched is never taken from the system.
         room = next((size for size in _LEARN_AT if size >= n + BATCH), self.capacity)
         room = min(room, self.capacity)
@@ -315,7 +339,8 @@ class _Batch:
         X = np.full((b, window.dim or 0), np.nan, window._X.dtype)
         self._fill(window, arrivals, X)
         self.telling = self.hashed & informative(self.hashes)
-        self.rows = window._row_set(X)
+        self.X = X
+        self.rows = window._row_set(window._mapped(X))
         nothing: list[np.ndarray] = [np.empty(0, np.int64)] * b
         none = np.zeros((b, b), bool)
         self.hash_hits, self.hash_pairs = nothing, none
@@ -398,6 +423,15 @@ class _Batch:
         order = np.argsort(i, kind="stable")
         cuts = np.searchsorted(i[order], np.arange(1, len(self)))
         self.lead_hits = np.split(slots[order], cuts)
+
+
+def _pays(plan: Plan, coming: RowSet, held: RowSet, threshold: float) -> bool:
+    """Whether a plan's bounds rule out enough, on a sample, to be worth more than products of whole vectors."""
+    asked, _ = project(coming, slice(0, _LATEST), plan)
+    sample = np.linspace(0, len(held) - 1, min(4 * _LATEST, len(held))).astype(np.int64)
+    some, _ = project(RowSet.of(held.X[sample], held.mean), slice(0, len(sample)), plan)
+    share = np.count_nonzero(asked @ some.T >= threshold) / (len(asked) * len(some))
+    return bool(share * _LOOK_UP + plan.lead < held.dim)
 
 
 @cache

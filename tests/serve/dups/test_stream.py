@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import EncoderError, SpaceError, UsageError
 from icehouse.serve.dups import stream as stream_module
 from icehouse.serve.dups.stream import DuplicateStream, Verdict
+from icehouse.store.dups.calibration import Calibration, Tail, fit_map
 from icehouse.store.dups.cascade import Rule
+from icehouse.store.store import Store
 from PIL import Image
 from toys import ToyEncoder, make_pictures, picture
 from typer.testing import CliRunner
@@ -263,6 +266,36 @@ def test_with_the_encoder_and_the_rule_of_a_store(photos: list[Path], tmp_path: 
         DuplicateStream(None, state=tmp_path / "s")
     with pytest.raises(SpaceError):
         DuplicateStream.from_store(tmp_path / "store", **{**options, "encoder": ToyEncoder("b")})
+
+
+def test_with_the_calibration_of_a_store(photos: list[Path], tmp_path: Path) -> None:
+    embed_sources([photos[0].parent], tmp_path / "store", encoder=ToyEncoder())
+    store = Store.open(tmp_path / "store")
+    feature = "toy-a/image/pooled"
+    X = store.vectors(feature).X
+    mean, matrix = fit_map(X, 0.5)
+    tail = Tail(1000, 0.5, 0.02, -0.1, 0.1, (0.7, 0.6))
+    fingerprint = store.feature_table(feature).spec["fingerprint"]
+    made = Calibration(feature, fingerprint, mean, matrix, tail, len(X))
+    with pytest.raises(UsageError, match="no calibration"):
+        DuplicateStream.from_store(store, encoder=ToyEncoder(), expected_false_pairs=2)
+    made.save(store)
+    options: dict[str, Any] = {"encoder": ToyEncoder(batch_size=5), "window": 60}
+    stream = DuplicateStream.from_store(store, hamming=4, **options)
+    rule = Rule(4, tail.threshold(60), mean, "as it was saved", matrix)
+    plain = make(rule=rule, hamming=4, window=60)
+    assert list(stream.judge_many(photos)) == list(plain.judge_many(photos))
+    assert stream.rule.cosine == tail.threshold(60)
+    assert any("by the calibration" in note for note in stream.notes)
+    looser = DuplicateStream.from_store(store, expected_false_pairs=50, **options)
+    assert looser.rule.cosine == tail.threshold(60, 50) < tail.threshold(60)
+    assert DuplicateStream.from_store(store, rule=0.9, **options).rule.cosine == 0.9
+    with pytest.raises(UsageError, match="not both"):
+        DuplicateStream.from_store(store, rule=0.9, expected_false_pairs=1, **options)
+    replace(made, fingerprint="0" * 16).save(store)
+    stale = DuplicateStream.from_store(store, **options)
+    assert stale.rule.source == "default"
+    assert "fingerprint" in stale.notes[0]
 
 
 def test_decoding_shrinks_where_a_trial_allows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

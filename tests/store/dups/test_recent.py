@@ -106,9 +106,48 @@ def judged(window: Recent, stream: list[Arrival], sizes: list[int]) -> list[Verd
 def small_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a small window find axes as a large one does, with two bounds."""
     monkeypatch.setattr(recent, "_LEARN_AT", (100, 300))
+    monkeypatch.setattr(recent, "_pays", lambda *_: True)
     monkeypatch.setattr(
         recent, "choose_plan", lambda latest, *_: recent.Plan(2, 4, None, _some_axes(latest.dim, 4))
     )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_rule_with_a_matrix(dtype: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    matrix = rng.standard_normal((DIM, DIM)).astype(np.float32)
+    rule = Rule(6, 0.9, np.full(DIM, 0.1), matrix=matrix @ matrix.T)
+    stream = arrivals(120, 9, contents=100)
+    verdicts = judged(Recent(60, rule=rule, dim=DIM, dtype=dtype), stream, [1])
+    assert judged(Recent(60, rule=rule, dim=DIM, dtype=dtype), stream, [33, 2]) == verdicts
+    assert {v.kind for v in verdicts} == {"new", "exact", "perceptual", "embedding"}
+    # The cosine is that of the vectors after the map.
+    compared = 0
+    for verdict in verdicts:
+        for match in verdict.matches:
+            if match.cosine is not None and not match.exact:
+                pair = np.stack([stream[p].vector for p in (verdict.position, match.position)])  # type: ignore[index,misc]
+                a, b = (pair.astype(dtype).astype(float) - rule.mean) @ rule.matrix
+                assert match.cosine == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)), abs=2e-3)
+                compared += 1
+    assert compared > 10
+    half = Recent(60, rule=rule, dim=DIM, dtype=dtype)
+    first = judged(half, stream[:70], [9])
+    save_window(half, tmp_path / "w")
+    after, _ = load_window(tmp_path / "w", rule=rule, capacity=60)
+    assert first + judged(after, stream[70:], [9]) == verdicts
+
+
+def test_bounds_that_tell_nothing_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the spectrum is flat and the threshold low, products of whole vectors are cheaper."""
+    monkeypatch.setattr(recent, "_LEARN_AT", (128, 300))
+    monkeypatch.setattr(
+        recent, "choose_plan", lambda latest, *_: recent.Plan(1, 1, None, _some_axes(latest.dim, 1))
+    )
+    rng = np.random.default_rng(0)
+    window = Recent(200, rule=Rule(None, 0.5), dim=32)
+    window.remember([Arrival(str(k), str(k), None, rng.standard_normal(32)) for k in range(190)])
+    assert window._plan.lead == 32
 
 
 def _some_axes(dim: int, count: int) -> np.ndarray:
