@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..embed.captions.look import look_at_ollama
 from ..embed.encoder import ALIASES, available, load_encoder
 from ..errors import EncoderError, IcehouseError
 
@@ -59,10 +60,14 @@ def examine(store: Path | None = None, *, load: bool = True) -> dict[str, Any]:
         for family in sorted(set(available()) - {"mini", "openclip"})
     ]
     advice += [f"{entry['encoder']}: {entry['detail']}" for entry in encoders if entry["usable"] is False]
-    ollama = _ollama()
+    ollama = look_at_ollama()
     if not ollama["answers"]:
         advice.append(
             f"Ollama does not answer at {ollama['host']}: start it with `ollama serve` (only captions need it)"
+        )
+    elif not ollama["vision"]:
+        advice.append(
+            f"Ollama at {ollama['host']} has no vision model: `ollama pull llava:7b` (only captions need it)"
         )
     return {
         "system": {
@@ -105,18 +110,6 @@ def _encoder(name: str, load: bool) -> dict[str, Any]:
         return {"encoder": name, "usable": False, "detail": str(error)}
     outputs = ", ".join(f"{o.modality}/{o.name} ({o.dim})" for o in encoder.outputs)
     return {"encoder": name, "usable": True, "detail": outputs}
-
-
-def _ollama() -> dict[str, Any]:
-    host = os.environ.get("OLLAMA_HOST") or "http://127.0.0.1:11434"
-    try:
-        import ollama
-
-        client = ollama.Client(host=host, timeout=3)
-        models = [model.model for model in client.list().models]
-    except Exception as error:  # the client raises whatever its HTTP library does
-        return {"host": host, "answers": False, "detail": " ".join(str(error).split())[:200], "models": []}
-    return {"host": host, "answers": True, "detail": f"{len(models)} models", "models": models}
 
 
 def _store(path: Path | None) -> dict[str, Any] | None:

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["OllamaApi", "certificates", "default_hosts"]
+__all__ = ["PORT", "OllamaApi", "certificates", "default_hosts"]
 
-_PORT = 11434
+#: Where Ollama listens by default.
+PORT = 11434
 _CONNECT_S = 10.0
 # The package's errors carry no headers, so a hook of the HTTP client keeps this one for whoever sent the request.
 _retry_after: ContextVar[float | None] = ContextVar("retry_after", default=None)
@@ -78,7 +79,7 @@ class OllamaApi(Api):
             import ollama
         except ImportError as error:
             raise CaptionError(f"captions need the ollama package: pip install ollama ({error})") from error
-        self._full = split_host(host, _PORT)
+        self._full = split_host(host, PORT)
         self.url = shown(self._full)
         self.model = model if ":" in model.rpartition("/")[2] else f"{model}:latest"
         self._timeout = timeout
