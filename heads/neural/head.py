@@ -130,7 +130,11 @@ class TorchHead(Head):
     #: False if the network cannot run under `torch.func.vmap`: it is then trained one configuration at a time.
     batched: ClassVar[bool] = True
 
+    #: Called after each epoch with its number, the most there will be, and the best dev score so far.
+    progress: Progress | None = None
+
     network_: nn.Module
+    _exact: nn.Module
 
     def __init__(
         self,
@@ -172,8 +176,14 @@ class TorchHead(Head):
         self.precision: Literal["auto", "float32"] = precision
         self.seed = seed
         self.device = device
-        #: Called after each epoch with its number, the most there will be, and the best dev score so far.
-        self.progress: Progress | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the shared parameters, with the family's own defaults, to whoever asks for the signature."""
+        super().__init_subclass__(**kwargs)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by inspect.signature
+            [inspect.Parameter(name, keyword, default=value) for name, value in cls.parameters().items()]
+        )
 
     @abstractmethod
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
@@ -300,7 +310,7 @@ class TorchHead(Head):
             network = self._network()
         network.load_state_dict(dict(state))
         self.network_ = network.eval().requires_grad_(False)
-        self._exact: nn.Module | None = None
+        self._exact = deepcopy(self.network_).double()
 
     # ------------------------------------------------------------------ predicting and storing
 
@@ -311,13 +321,12 @@ class TorchHead(Head):
 
         device = self._device()
         device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
-        if self._exact is None or next(self._exact.parameters()).device != device:
-            self._exact = deepcopy(self.network_).to(device, torch.float64)
+        network = self._exact.to(device)
         parts = []
         with torch.inference_mode():
             for rows in blocks(X, _PREDICTED):
                 inputs, masks = Rows(X[rows], device, torch.float64).take(slice(None))
-                parts.append(self._exact(inputs, masks).softmax(dim=1).cpu().numpy())
+                parts.append(network(inputs, masks).softmax(dim=1).cpu().numpy())
         return np.concatenate(parts)
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
