@@ -150,7 +150,11 @@ def compare(args: argparse.Namespace) -> None:
                 took, did = statistics.median(seconds[device]), stats[device]
                 share = f"{did.after_lead / did.comparisons:.2e}, {did.after_middle / did.comparisons:.2e}"
                 explained = "-" if did.explained is None else f"{did.explained:.2f}"
-                short = " below the target" if threshold == 0.95 and base / took < TARGET else ""
+                short = (
+                    " below the target"
+                    if threshold == 0.95 and len(X) >= 100_000 and base / took < TARGET
+                    else ""
+                )
                 print(
                     f"{threshold:6} {did.pairs:8} | {base:7.2f} | {did.engine:20} {took:6.2f} {base / took:6.1f} |"
                     f" {did.lead:4} {did.middle:6} {explained:>9}  {share}{short}",

@@ -6,7 +6,7 @@ mean of the pictures' own, and random hashes. Memory is the process's resident s
 by itself too, one image at a time and in batches.
 
     python benchmarks/stream.py                     2,000 pictures, empty and full
-    python benchmarks/stream.py --long              20,000 images on a full window: memory at 5k, 10k, 15k, 20k
+    python benchmarks/stream.py --images 20000      so many on a full window: memory at 5k, 10k, 15k, 20k
     python benchmarks/stream.py --n 300 --window 20000
 """
 
@@ -102,7 +102,9 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=100_000)
     parser.add_argument("--threshold", type=float, default=0.95)
     parser.add_argument("--exact", action="store_true", help="decode whole, never at a smaller scale")
-    parser.add_argument("--long", action="store_true", help="20,000 images, the pictures again and again")
+    parser.add_argument(
+        "--images", type=int, help="the pictures again and again, in new bytes; full window only"
+    )
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "icehouse-stream")
     args = parser.parse_args()
     print(machine("numpy", "torch", "pillow"))
@@ -114,7 +116,7 @@ def main() -> None:
     list(DuplicateStream(encoder, **options).judge_many(paths[:64]))
     pixels = [encoder.prepare_image(decode(path.read_bytes()).image) for path in paths[:64]]
     like = np.asarray(encoder.encode_images(np.stack(pixels), ["pooled"])["pooled"])
-    for name in ("full",) if args.long else ("empty", "full"):
+    for name in ("full",) if args.images else ("empty", "full"):
         stream = DuplicateStream(encoder, **options)
         if name == "full":
             begun = time.perf_counter()
@@ -125,8 +127,8 @@ def main() -> None:
                 f"\nfilled with {len(stream.window):,} contents in {seconds:.0f} s;"
                 f" {stream.window.bytes / 1e6:.0f} MB of arrays"
             )
-        n = 20_000 if args.long else len(paths)
-        source = _rounds(paths, n) if args.long else iter(paths)
+        n = args.images or len(paths)
+        source = _rounds(paths, n) if args.images else iter(paths)
         marks = [n // 4, n // 2, 3 * n // 4, n]
         seconds, used, memory = run(stream, source, marks)
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(stream.counts.items()))
