@@ -156,6 +156,18 @@ class Encoder(ABC):
     def context_length(self) -> int:
         """Most tokens of a text that the model reads; what lies beyond is cut."""
 
+    def pieces(self, text: str) -> list[str]:
+        """What each token of a cleaned text stands for, in the order of the text's `tokens` output.
+
+        Returns
+        -------
+        list of str
+            One a token that the model reads, special ones included and in brackets; a space in front where it begins a
+            word. Numbers from 1, for an encoder that cannot tell.
+        """
+        length = min(int(self.count_tokens([text])[0]), self.context_length)
+        return [f" {i}" for i in range(1, length + 1)]
+
     def stream_pool(self) -> ThreadPoolExecutor:
         """Threads to encode in, `streams` of them; `encode_images` and `encode_texts` must bear being called at once."""
         return ThreadPoolExecutor(self.streams, thread_name_prefix="icehouse-encode")

@@ -203,6 +203,14 @@ class Mini(Encoder):
         """See `Encoder.count_tokens`; of a text far beyond the context, a lower bound that is beyond it too."""
         return np.array([readable_prefix(text, _CONTEXT, self._length)[1] for text in texts], dtype=np.int32)
 
+    def pieces(self, text: str) -> list[str]:
+        """See `Encoder.pieces`."""
+        readable = readable_prefix(text, _CONTEXT, self._length)[0]
+        tokens = self._tokenizer.encode(readable).tokens
+        if len(tokens) > _CONTEXT:
+            tokens = [*tokens[: _CONTEXT - 1], tokens[-1]]
+        return [token[2:] if token.startswith("##") else f" {token}" for token in tokens]
+
     def _length(self, text: str) -> int:
         return len(self._tokenizer.encode(text).ids)
 

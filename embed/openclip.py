@@ -184,6 +184,25 @@ class OpenClip(Encoder):
         with self._tokenizing:
             return np.array([readable_prefix(text, limit, self._length)[1] for text in texts], dtype=np.int32)
 
+    def pieces(self, text: str) -> list[str]:
+        """See `Encoder.pieces`."""
+        ids = self._ids([text])[0].tolist()
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is not None:
+            # A text may end with a token of padding that is read (SigLIP); `count_tokens` says how many are.
+            tokens = inner.convert_ids_to_tokens(ids)[: int(self.count_tokens([text])[0])]
+            return [f" {token[1:]}" if token.startswith("▁") else token for token in tokens]
+        end = self._tokenizer.eot_token_id
+        ids = ids[: ids.index(end) + 1] if end in ids else ids
+        found, begins = [], True
+        for token in (self._tokenizer.decoder[i] for i in ids):
+            raw = token.removesuffix("</w>")
+            special = raw.startswith("<") and raw.endswith(">") and len(raw) > 2
+            piece = raw if special else _from_bytes(raw, self._tokenizer.byte_decoder)
+            found.append(f" {piece}" if begins else piece)
+            begins = special or token.endswith("</w>")
+        return found
+
     def _normalised(self, pixels: np.ndarray) -> torch.Tensor:
         """Pixels (n, h, w, 3) as ToTensor and Normalize make them: the same operations in the same order."""
         import torch
@@ -234,6 +253,11 @@ class OpenClip(Encoder):
             else:
                 picked[name] = value.cpu().numpy()
         return picked
+
+
+def _from_bytes(token: str, alphabet: dict[str, int]) -> str:
+    """A token of CLIP's tokenizer, which spells bytes as letters, as text; half a character becomes U+FFFD."""
+    return bytearray(alphabet[letter] for letter in token).decode("utf-8", "replace")
 
 
 def _offered(modality: Modality, states: States) -> list[Output]:

@@ -13,6 +13,7 @@ from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_
 from ..errors import UsageError
 from .families_command import heads
 from .package_commands import export_onnx, package
+from .reports import commands as reports
 from .sweeps import commands as sweeps
 from .sweeps.shots_command import shots
 
@@ -101,10 +102,14 @@ def train(
     ] = "drop",
     dups: DupsOption = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Leave a report with the run: report.html.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Train a head on stored features; leaves a run."""
     from ..store.store import Store
+    from .reports.report import leave_report
     from .trainer import train as train_head
 
     params = _params(param or [])
@@ -114,8 +119,9 @@ def train(
         from .prompts import read_prompts
 
         params["prompts"] = read_prompts(prompts)
+    opened = Store.open(store)
     run = train_head(
-        Store.open(store),
+        opened,
         head,
         params=params,
         inputs=inputs,
@@ -126,11 +132,15 @@ def train(
         refit=refit,
         dups=dups or "auto",
         seed=seed,
+        report=False,
     )
+    problem = leave_report(opened, run) if report else None
     if as_json:
         print_json(_as_json(run))
     else:
         _report(run, hint=not dups)
+    if problem is not None:
+        say(f"note: {problem}")
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -379,5 +389,14 @@ def _chosen(value: Any) -> str:
 
 
 # They stand in a file of their own, and among the commands here.
-for command in (heads, sweeps.sweep, sweeps.compare, shots, package, export_onnx):
+for command in (
+    heads,
+    sweeps.sweep,
+    sweeps.compare,
+    shots,
+    package,
+    export_onnx,
+    reports.report,
+    reports.explain,
+):
     app.command(rich_help_panel=_PANEL)(command)

@@ -18,6 +18,7 @@ The protocol, the same for every head:
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -81,6 +82,7 @@ def train(
     dups: str | Sequence[str] | None = AUTO,
     draws: int = DRAWS,
     seed: int = 0,
+    report: bool = True,
 ) -> Run:
     """Train a head by the protocol above and leave a run in the store.
 
@@ -112,6 +114,8 @@ def train(
     seed : int, default 0
         Of the held-out part, the intervals, and the head if it has a parameter `seed` that `params` does not
         give.
+    report : bool, default True
+        Whether the run gets its ``report.html``; if it cannot be made, the run is there without, and a warning says why.
 
     Returns
     -------
@@ -136,7 +140,14 @@ def train(
         learns=estimator.takes_prompts != "required",
         seed=seed,
     )
-    return keep(rows, estimator, fit_on(rows, estimator), refit=refit, draws=draws, seed=seed)
+    run = keep(rows, estimator, fit_on(rows, estimator), refit=refit, draws=draws, seed=seed)
+    if report:
+        from .reports.report import leave_report
+
+        problem = leave_report(store, run)
+        if problem is not None:
+            warnings.warn(problem, RuntimeWarning, stacklevel=2)
+    return run
 
 
 @dataclass(frozen=True)
@@ -225,7 +236,9 @@ def fit_on(rows: Rows, estimator: Head) -> Fitted:
     """Fit a copy of `estimator` on train and let it choose on dev: step 3 of the protocol."""
     learn, dev = rows.part("train"), rows.part("dev")
     started = time.perf_counter()
-    estimator = with_prompts(estimator, rows.store, rows.samples.specs, sorted(set(rows.samples.labels.tolist())))
+    estimator = with_prompts(
+        estimator, rows.store, rows.samples.specs, sorted(set(rows.samples.labels.tolist()))
+    )
     head = estimator.unfitted().fit(learn.X, learn.labels, val=(dev.X, dev.labels) if len(dev) else None)
     return Fitted(head, time.perf_counter() - started)
 
@@ -320,9 +333,7 @@ def keep(
     return write_run(store, kept, record, metrics, _stacked(tables, kept), _roles(learn, dev, test))
 
 
-def divide(
-    samples: Samples, *, split_column: str = "split", learns: bool = True, seed: int = 0
-) -> Division:
+def divide(samples: Samples, *, split_column: str = "split", learns: bool = True, seed: int = 0) -> Division:
     """Give every row its part: steps 1 and 2 of the protocol.
 
     Parameters
@@ -346,8 +357,14 @@ def divide(
     have = Counter(s for s in split.tolist() if s is not None)
     if not learns and "train" not in have:
         everything = np.arange(len(samples))
-        dev, test = (np.flatnonzero(split == name) for name in ("dev", "test")) if have else (everything[:0], everything)
-        notes.append("there is no train split, and this head needs none: its classes are the labels there are")
+        dev, test = (
+            (np.flatnonzero(split == name) for name in ("dev", "test"))
+            if have
+            else (everything[:0], everything)
+        )
+        notes.append(
+            "there is no train split, and this head needs none: its classes are the labels there are"
+        )
         return Division(everything[:0], dev, test, True, notes)
     if have and "train" not in have:
         listed = ", ".join(f"{name} ({n})" for name, n in sorted(have.items()))

@@ -14,6 +14,7 @@ or seeds does only these.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,10 @@ METRICS = {
     "average_precision": True,
     "log_loss": False,
 }
+
+
+# Seconds of fitting that a winner's report may take to tell what each input adds; a sweep has many winners.
+_AFFORDABLE = 5.0
 
 
 @dataclass
@@ -140,6 +145,7 @@ def sweep(
     name: str = "default",
     fresh: bool = False,
     draws: int = DRAWS,
+    report: bool = True,
     watch: Watcher | None = None,
 ) -> Sweep:
     """Try heads and inputs, choose on dev, and score each family's winner on test.
@@ -169,6 +175,8 @@ def sweep(
         Forget what that sweep has done.
     draws : int, default 1000
         Bootstrap resamples behind the winners' intervals.
+    report : bool, default True
+        Whether the first seed of every winner gets a ``report.html``.
     watch : callable, optional
         Told of progress.
 
@@ -199,6 +207,8 @@ def sweep(
     results = [_known(trial, record.trial(trial)) for trial in plan]
     left = _fit_all(rows, record, results, class_weight, budget, watch or _ignore)
     winners = _keep_winners(rows, record, metric, class_weight, refit, draws)
+    if report:
+        _report(store, winners)
     record.drop_heads()
     return Sweep(record, metric, results, winners, left)
 
@@ -301,6 +311,17 @@ def _keep_winners(
         record.save_winners({**before, **kept})
         runs[family] = [Run.load(rows.store, ids[str(seed)]) for seed in trial.seeds]
     return runs
+
+
+def _report(store: Store, winners: Mapping[str, Sequence[Run]]) -> None:
+    """Make the report of every winner's first run that has none."""
+    from ..reports.report import leave_report
+
+    for runs in winners.values():
+        if not (runs[0].path / "report.html").exists():
+            problem = leave_report(store, runs[0], affordable=_AFFORDABLE)
+            if problem is not None:
+                warnings.warn(problem, RuntimeWarning, stacklevel=3)
 
 
 def _gain(value: float, other: float | None, metric: str) -> float:

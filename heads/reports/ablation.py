@@ -1,0 +1,209 @@
+"""What each input adds: the run's head fitted again on every subset of its inputs that matters, by the same protocol.
+
+All subsets learn from the same rows (those of the run) with the same seed, choose on dev, are fitted again where the run
+was, and are scored on the same test rows. A difference is taken on the same resamples for both sides (paired bootstrap),
+so that easy and hard draws cancel. Test is looked at more than once here; nothing is chosen by it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import HeadError, IcehouseError
+from ...store.files import publish
+from ..inputs import concatenate
+from ..metrics import DRAWS
+from ..registry import head_class
+from ..runs import Run, write_json
+from ..samples import Samples
+from ..sweeps.resampling import Resampling
+from ..trainer import Rows, fit_on, make_head, prepare
+
+if TYPE_CHECKING:
+    from ...store.store import Store
+
+__all__ = ["SCORES", "ablate", "ablation_seconds", "known_ablation", "subsets"]
+
+FORMAT = 1
+
+#: What is compared; differences of predicted classes need counts alone.
+SCORES = ("macro_f1", "accuracy")
+
+
+def subsets(inputs: Sequence[str]) -> list[tuple[str, ...]]:
+    """All inputs, all but one, and each alone, without repetition: the order in which they are shown."""
+    names = tuple(inputs)
+    found = [names]
+    if len(names) > 1:
+        found += list(combinations(names, len(names) - 1))[::-1]
+        found += [(name,) for name in names]
+    return list(dict.fromkeys(found))
+
+
+def ablation_seconds(run: Run) -> float:
+    """About how long `ablate` will fit: the run's own fit, for every subset but the whole."""
+    return float(run.record["seconds"]["fit"]) * (len(subsets(list(run.features))) - 1)
+
+
+def known_ablation(run: Run) -> dict[str, Any] | None:
+    """What an earlier `ablate` left in the run's folder."""
+    try:
+        found: dict[str, Any] = json.loads((run.path / "ablation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if found.get("format") == FORMAT else None
+
+
+def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -> dict[str, Any]:
+    """Fit the run's head on subsets of its inputs and compare; leaves ``ablation.json`` in the run's folder.
+
+    Parameters
+    ----------
+    store : Store
+    run : Run
+    draws : int, default 1000
+        Resamples behind the intervals.
+    level : float, default 0.95
+
+    Returns
+    -------
+    dict
+        JSON values. ``subsets`` has for each: ``inputs``; for each of `SCORES` its ``value`` and interval; ``drop``, what
+        all inputs have more than it, with interval and ``p``; or ``undefined``, why the head cannot be fitted on it.
+        ``adds`` maps each input to what all inputs have more than all but this one: the same as the ``drop`` of that
+        subset. ``on`` is "test", or "dev" where there is no test.
+
+    Raises
+    ------
+    HeadError
+        If the rows of the run are no longer in the store, so that nothing could be compared.
+    """
+    started = time.perf_counter()
+    rows = _rows(store, run)
+    on = "test" if len(rows.parts.test) else "dev"
+    scored = rows.part("test") if on == "test" else rows.part("dev")
+    if not len(scored):
+        raise HeadError(f"run {run.run_id} has neither test nor dev rows to compare its inputs on")
+    predicted: dict[tuple[str, ...], np.ndarray] = {}
+    undefined: dict[tuple[str, ...], str] = {}
+    for names in subsets(list(run.features)):
+        if names == tuple(run.features) and (whole := _own(run, on, scored)) is not None:
+            predicted[names] = whole
+            continue
+        try:
+            predicted[names] = _predict(rows.select(list(names)), run, on)
+        except IcehouseError as error:
+            undefined[names] = " ".join(str(error).split())
+    result = {
+        "format": FORMAT,
+        "on": on,
+        "rows": len(scored),
+        "seed": run.record["seed"],
+        **_compare(list(run.features), scored, predicted, undefined, draws, level),
+        "intervals": {"method": "paired percentile bootstrap over rows", "draws": draws, "level": level},
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    with publish(run.path / "ablation.json") as temp:
+        write_json(temp, result)
+    return result
+
+
+def _rows(store: Store, run: Run) -> Rows:
+    """The rows of the run, divided as they were then."""
+    data = run.record["data"]
+    rows = prepare(
+        store,
+        run.features,
+        label=run.label,
+        split_column=data["split_column"],
+        where=data["where"],
+        missing=data["missing"],
+        dups=None,
+        learns=head_class(run.family).takes_prompts != "required",
+        seed=run.record["seed"],
+    )
+    run.check_space(rows.samples.specs)
+    roles = run.training_items()
+    for role in ("train", "dev", "test"):
+        part: Samples = rows.part(role)  # type: ignore[arg-type]  # mypy widens the names to str
+        if set(part.ids.tolist()) != roles.get(role, set()):
+            raise HeadError(
+                f"the items of {store.path} have changed since run {run.run_id}: its {role} rows are no longer the same; "
+                "train it again to see what its inputs add"
+            )
+    return rows
+
+
+def _predict(rows: Rows, run: Run, on: str) -> np.ndarray:
+    """Predicted labels of a head of the run's kind on these inputs."""
+    estimator = make_head(run.family, run.record["head"]["params"], run.record["seed"])
+    head = fit_on(rows, estimator).head
+    learn, dev = rows.part("train"), rows.part("dev")
+    if on == "dev":
+        return np.asarray(head.predict(dev.X)).astype(str)
+    if run.record["protocol"]["refit"] and len(dev):
+        head = head.refit(concatenate([learn.X, dev.X]), np.concatenate([learn.labels, dev.labels]))
+    return np.asarray(head.predict(rows.part("test").X)).astype(str)
+
+
+def _own(run: Run, on: str, scored: Samples) -> np.ndarray | None:
+    """What the run itself predicted for these rows."""
+    table = run.predictions()
+    place = {
+        item: label
+        for item, split, label in zip(
+            table["item_id"].to_pylist(),
+            table["split"].to_pylist(),
+            table["predicted"].to_pylist(),
+            strict=True,
+        )
+        if split == on
+    }
+    if not all(item in place for item in scored.ids.tolist()):
+        return None
+    return np.array([place[item] for item in scored.ids.tolist()], dtype=str)
+
+
+def _compare(
+    inputs: list[str],
+    scored: Samples,
+    predicted: dict[tuple[str, ...], np.ndarray],
+    undefined: dict[tuple[str, ...], str],
+    draws: int,
+    level: float,
+) -> dict[str, Any]:
+    everything = tuple(inputs)
+    resampled = {score: Resampling(scored.labels, score, draws=draws, level=level) for score in SCORES}
+    listed = []
+    for names in subsets(inputs):
+        entry: dict[str, Any] = {"inputs": list(names)}
+        if names in undefined:
+            entry["undefined"] = undefined[names]
+        else:
+            for score, resampling in resampled.items():
+                low, high = resampling.interval(resampling.sample([predicted[names]]))
+                entry[score] = {"value": resampling.value([predicted[names]]), "low": low, "high": high}
+            if names != everything and everything in predicted:
+                entry["drop"] = {}
+                for score, resampling in resampled.items():
+                    difference = resampling.difference([predicted[everything]], [predicted[names]])
+                    entry["drop"][score] = {
+                        "value": difference.value,
+                        "low": difference.low,
+                        "high": difference.high,
+                        "p": difference.p,
+                    }
+        listed.append(entry)
+    by_names = {tuple(entry["inputs"]): entry for entry in listed}
+    adds = {}
+    for name in inputs:
+        rest = by_names.get(tuple(other for other in inputs if other != name))
+        if rest is not None and "drop" in rest:
+            adds[name] = rest["drop"]
+    return {"subsets": listed, "adds": adds}

@@ -1,0 +1,401 @@
+"""Why a head says what it says of an item: what each input contributes, what it attends to, what lies nearest in training.
+
+Contributions are Shapley values over the inputs (Shapley 1953; Lundberg, Lee 2017), exact, since inputs are few: an
+input's mean effect over all orders in which inputs can become known. An input that is not known is replaced by its mean in
+training (a token input by one token, the mean of all). They add up to the prediction less that of nothing but means. Two
+scales are given: probability of the predicted class, and log-odds of the predicted class against the runner-up, in which a
+linear head's contribution of an input is exactly w · (x − mean), w being the difference of the two classes' weights.
+
+Attention says where a head looked, not what decided (Jain, Wallace 2019): it is one part of the way from tokens to answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import HeadError, UsageError
+from ..evaluate import load_run_samples
+from ..head import Head
+from ..inputs import Array, Inputs, Tokens
+from ..runs import Run
+from ..samples import Samples
+from ..seen import AUTO, Searches
+from .items import Shown, read_items
+from .mistakes import Known, Near, neighbours, rows_of
+from .places import patch_grid, words_of
+
+if TYPE_CHECKING:
+    from ...store.store import Store
+
+__all__ = ["Attention", "Explanation", "explain", "shapley", "training_means"]
+
+# Inputs beyond which all coalitions are too many.
+_INPUTS = 10
+# A probability below this is taken for it, so that a head that is certain has finite log-odds.
+_LEAST = 1e-6
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Weights of a row's tokens of one input in the vector that the classifier sees.
+
+    Attributes
+    ----------
+    weights : list of float, length t
+        Of real tokens; they sum to `share`.
+    share : float
+        Of this input among all: 1 where a head pools each input by itself.
+    grid : tuple of int or None
+        Rows and columns of an image's patches.
+    words : list of str or None
+        Pieces of a text, each with a space before it where it begins a word.
+    """
+
+    weights: list[float]
+    share: float
+    grid: tuple[int, int] | None = None
+    words: list[str] | None = None
+
+    @property
+    def times(self) -> list[float]:
+        """Weights as multiples of an even share."""
+        total = sum(self.weights) or 1.0
+        return [weight * len(self.weights) / total for weight in self.weights]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"weights": self.weights, "share": self.share, "grid": self.grid, "words": self.words}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A prediction, taken apart.
+
+    Attributes
+    ----------
+    item : Shown
+    proba : dict of str to float
+        Class to probability, likeliest first.
+    label : str or None
+        What the item is, where the store knows.
+    role : str or None
+        "train", "dev" or "test", if it took part in the run.
+    base : dict of str to float
+        ``probability`` of the predicted class and ``log_odds`` against the runner-up if all inputs were at their means.
+    contributions : dict of str to dict
+        Input to what it adds: ``probability``, ``log_odds``.
+    attention : dict of str to Attention
+        Empty for heads that do not attend.
+    nearest : list of Near
+        Training items.
+    features : dict of str to str
+        Input to feature.
+    preprocessing : dict of str to dict
+        Of the inputs that are images: what the model sees of them.
+    """
+
+    item: Shown
+    proba: dict[str, float]
+    label: str | None
+    role: str | None
+    base: dict[str, float]
+    contributions: dict[str, dict[str, float]]
+    attention: dict[str, Attention]
+    nearest: list[Near]
+    features: dict[str, str] = field(default_factory=dict)
+    preprocessing: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def predicted(self) -> str:
+        """The likeliest class."""
+        return next(iter(self.proba))
+
+    @property
+    def runner_up(self) -> str:
+        """The second."""
+        return list(self.proba)[1]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "item_id": self.item.item_id,
+            "predicted": self.predicted,
+            "runner_up": self.runner_up,
+            "label": self.label,
+            "role": self.role,
+            "proba": self.proba,
+            "base": self.base,
+            "contributions": self.contributions,
+            "attention": {name: attention.as_json() for name, attention in self.attention.items()},
+            "nearest": [near.as_json() for near in self.nearest],
+        }
+
+
+def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -> list[Explanation]:
+    """Explain what a run says of items of a store.
+
+    Parameters
+    ----------
+    store : Store
+    run : Run or str
+        A run, its id, or "latest".
+    items : sequence of str
+        Ids; labelled or not.
+    k : int, default 5
+        Training neighbours.
+
+    Returns
+    -------
+    list of Explanation
+        One an item, in their order.
+
+    Raises
+    ------
+    UsageError
+        If there is no such item, or it lacks an input.
+    HeadError
+        If the head's answer for a row depends on other rows, or none of the training items is left.
+    """
+    run = run if isinstance(run, Run) else Run.load(store, run)
+    wanted = list(dict.fromkeys(items))
+    if not wanted:
+        raise UsageError("name at least one item to explain")
+    head = run.head
+    if not head.batch_independent:
+        raise HeadError(
+            f"run {run.run_id} is {run.family} as published, whose answer depends on the rows beside it: there is nothing "
+            "to say of one item"
+        )
+    if len(run.features) > _INPUTS:
+        raise HeadError(f"run {run.run_id} has {len(run.features)} inputs; explain bears {_INPUTS}")
+    roles = {item: role for role, ids in run.training_items().items() for item in ids}
+    learned = {"train", "dev"} if run.record["protocol"]["refit"] else {"train"}
+    train = _rows_of_run(store, run, [item for item, role in roles.items() if role in learned], run.label)
+    if train is None:
+        raise HeadError(f"none of the items that run {run.run_id} learned from is left in {store.path}")
+    asked = _rows_of_run(store, run, wanted)
+    _require(store, run, wanted, asked)
+    assert asked is not None
+    asked = rows_of(asked, wanted)
+    proba = np.asarray(head.predict_proba(asked.X), np.float64)
+    added = shapley(head, asked.X, training_means(train.X))
+    near = neighbours(Known(train), asked, Searches.of(store, asked.specs, AUTO), k)
+    shown = read_items(store, wanted)
+    seen = _attention(head, asked, shown)
+    labels = _labels(store, run, wanted)
+    preprocessing = {
+        name: dict(spec.get("provenance", {}).get("preprocessing") or {})
+        for name, spec in asked.specs.items()
+        if spec["modality"] == "image"
+    }
+    classes = [str(c) for c in head.classes_.tolist()]
+    found = []
+    for row, item in enumerate(wanted):
+        order = np.argsort(-proba[row], kind="stable").tolist()
+        found.append(
+            Explanation(
+                item=shown[item],
+                proba={classes[c]: float(proba[row, c]) for c in order},
+                label=labels.get(item),
+                role=roles.get(item),
+                base=added[row]["base"],
+                contributions=added[row]["contributions"],
+                attention=seen[row],
+                nearest=near[item],
+                features=run.features,
+                preprocessing=preprocessing,
+            )
+        )
+    return found
+
+
+def shapley(head: Head, X: Inputs, means: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """What each input adds to each row's prediction.
+
+    Parameters
+    ----------
+    head : Head
+        Fitted.
+    X : Inputs
+        n rows.
+    means : mapping of str to array
+        Input to what stands for it where it is not known; see `training_means`.
+
+    Returns
+    -------
+    list of dict
+        For each row ``base`` and ``contributions`` (by input), each with ``probability`` of the predicted class and
+        ``log_odds`` of it against the runner-up. An input that a row lacks contributes nothing.
+    """
+    names = list(head.widths_)
+    X = X.select(names)
+    whole = np.asarray(head.predict_proba(X), np.float64)
+    order = np.argsort(-whole, axis=1, kind="stable")
+    first, second = order[:, 0], order[:, 1]
+    rows = np.arange(len(X))
+    worth: dict[frozenset[str], np.ndarray] = {}
+    for size in range(len(names) + 1):
+        for known in combinations(names, size):
+            proba = (
+                whole
+                if size == len(names)
+                else np.asarray(head.predict_proba(_masked(X, known, means)), float)
+            )
+            at, other = proba[rows, first], proba[rows, second]
+            odds = np.log(np.maximum(at, _LEAST)) - np.log(np.maximum(other, _LEAST))
+            worth[frozenset(known)] = np.stack([at, odds])  # 2 n
+    n = len(names)
+    values = {}
+    for name in names:
+        others = [other for other in names if other != name]
+        total = np.zeros((2, len(X)))
+        for size in range(n):
+            share = math.factorial(size) * math.factorial(n - size - 1) / math.factorial(n)
+            for known in combinations(others, size):
+                total += share * (worth[frozenset((*known, name))] - worth[frozenset(known)])
+        values[name] = total
+    base = worth[frozenset()]
+    scales = ("probability", "log_odds")
+    return [
+        {
+            "base": {scale: float(base[i, row]) for i, scale in enumerate(scales)},
+            "contributions": {
+                name: {scale: float(value[i, row]) for i, scale in enumerate(scales)}
+                for name, value in values.items()
+            },
+        }
+        for row in range(len(X))
+    ]
+
+
+def training_means(X: Inputs) -> dict[str, Array]:
+    """Mean of each input over the rows that have it: (1, d), or `Tokens` of one row and one token, the mean of all."""
+    means: dict[str, Array] = {}
+    for name, array in X.items():
+        if isinstance(array, Tokens):
+            count = max(int(array.mask.sum()), 1)
+            mean = np.einsum("ntd,nt->d", array.values, array.mask.astype(np.float32)) / count
+            means[name] = Tokens(mean[None, None].astype(np.float32), np.ones((1, 1), bool))
+        else:
+            present = X.present(name)
+            means[name] = array[present].mean(axis=0, keepdims=True) if present.any() else array[:1] * 0
+    return means
+
+
+def _masked(X: Inputs, known: Sequence[str], means: Mapping[str, Array]) -> Inputs:
+    """`X` with the inputs that are not `known` at their means, in the rows that have them."""
+    arrays: dict[str, Array] = {}
+    for name, array in X.items():
+        present = X.present(name)
+        mean = means[name]
+        if name in known:
+            arrays[name] = array
+        elif isinstance(array, Tokens) and isinstance(mean, Tokens):
+            values, mask = np.zeros_like(array.values), np.zeros_like(array.mask)
+            values[:, 0] = mean.values[0, 0]
+            mask[:, 0] = True
+            kept = ~present
+            values[kept], mask[kept] = array.values[kept], array.mask[kept]
+            arrays[name] = Tokens(values, mask)
+        else:
+            arrays[name] = np.where(
+                present[:, None], np.asarray(mean, X.vectors(name).dtype), X.vectors(name)
+            )
+    return Inputs(arrays, {name: X.present(name) for name in X.names if not X.present(name).all()})
+
+
+def _attention(head: Head, asked: Samples, shown: Mapping[str, Shown]) -> list[dict[str, Attention]]:
+    """What the head attends to in each row, for the inputs that are tokens."""
+    read = getattr(head, "attention", None)
+    tokens = [name for name, array in asked.X.items() if isinstance(array, Tokens)]
+    if read is None or not tokens:
+        return [{} for _ in range(len(asked))]
+    weights = read(asked.X)
+    words = {
+        name: words_of(
+            asked.specs[name],
+            {item: text for item in asked.ids.tolist() if (text := shown[item].text) is not None},
+        )
+        for name in tokens
+        if asked.specs[name]["key"] == "text_sha256"
+    }
+    found = []
+    for row, item in enumerate(asked.ids.tolist()):
+        seen = {}
+        for name in tokens:
+            mask = asked.X[name].mask[row]
+            held = weights[name][row, : len(mask)][mask].astype(float).tolist()
+            spec = asked.specs[name]
+            grid = None
+            if spec["modality"] == "image":
+                grid = patch_grid(len(held), spec.get("provenance", {}).get("preprocessing") or {})
+            pieces = words.get(name, {}).get(item)
+            if spec["modality"] != "image" and (pieces is None or len(pieces) != len(held)):
+                pieces = [f" {i}" for i in range(1, len(held) + 1)]
+            if held:
+                seen[name] = Attention(held, float(sum(held)), grid, pieces)
+        found.append(seen)
+    return found
+
+
+def _rows_of_run(store: Store, run: Run, ids: Sequence[str], label: str | None = None) -> Samples | None:
+    """The rows of some items with the run's features; None if there are none."""
+    if len(ids) <= 500:
+        listed = ", ".join("'" + item.replace("'", "''") + "'" for item in ids)
+        where = f"item_id in ({listed})" if ids else "false"
+    else:
+        where = run.record["data"]["where"]
+    try:
+        samples = load_run_samples(store, run, label=label, where=where)
+    except HeadError:
+        if len(ids) <= 500:
+            return None  # it says that there is nothing, which the caller says better
+        raise
+    kept = set(ids)
+    rows = np.array([item in kept for item in samples.ids.tolist()], bool)
+    return samples.take(rows) if rows.any() else None
+
+
+def _require(store: Store, run: Run, wanted: Sequence[str], asked: Samples | None) -> None:
+    """Say which item cannot be explained, and why."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    there = set() if asked is None else set(asked.ids.tolist())
+    for item in wanted:
+        if item in there:
+            continue
+        ids = store.items.read(["item_id"])["item_id"]
+        if not pc.any(pc.equal(ids, pa.scalar(item))).as_py():
+            raise UsageError(
+                f'no item {item!r} in {store.path}; `icehouse sql "select item_id from items"` lists them'
+            )
+        for name, spec in run.specs.items():
+            feature = run.features[name]
+            has = store.features(feature, where="item_id = '" + item.replace("'", "''") + "'")
+            if not len(has.ids):
+                what = str(spec["key"]).removesuffix("_sha256")
+                raise UsageError(
+                    f"item {item!r} has no {feature}, which run {run.run_id} needs: its {what} is missing, unreadable or "
+                    "not yet embedded"
+                )
+        raise UsageError(f"item {item!r} has none of the inputs of run {run.run_id}")
+
+
+def _labels(store: Store, run: Run, ids: Sequence[str]) -> dict[str, str]:
+    """What the store says that items are."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if run.label not in store.items.snapshot().schema.names:
+        return {}
+    items = store.items.read(["item_id", run.label])
+    items = items.filter(pc.is_in(items["item_id"], value_set=pa.array(list(ids), pa.string())))
+    rows = zip(items["item_id"].to_pylist(), items[run.label].to_pylist(), strict=True)
+    return {item: str(label) for item, label in rows if label is not None}
