@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
-__all__ = ["TRANSFORMS", "Transform", "encode"]
+__all__ = ["GRADED", "TEXT_EDITS", "TRANSFORMS", "TextEdit", "Transform", "encode"]
 
 Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
+TextEdit = Callable[[str, np.random.Generator], str]
 
 
 def encode(image: Image.Image, kind: str, quality: int = 88) -> bytes:
@@ -120,5 +121,81 @@ TRANSFORMS: Mapping[str, Transform] = MappingProxyType(
         "pad": _pad,
         "brightness": _brightness,
         "format": _same,
+    }
+)
+
+
+def _cut(share: float) -> Transform:
+    """Cut off a share of the width and of the height, more on one side than on the other."""
+
+    def cut(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        across, down = share * image.width, share * image.height
+        left, top = rng.random(2) * (across, down)
+        right, bottom = image.width - (across - left), image.height - (down - top)
+        return image.crop((round(left), round(top), max(round(right), 1), max(round(bottom), 1)))
+
+    return cut
+
+
+def _blur(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.8, 2.0))))
+
+
+def _rotate(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Turn by a degree to four, black in the corners, as a badly placed scan has it."""
+    angle = float(rng.uniform(1, 4)) * (1 if rng.random() < 0.5 else -1)
+    return image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=(0, 0, 0))
+
+
+def _mirror(image: Image.Image, _rng: np.random.Generator) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+#: What a calibration tries on a user's own pictures: `TRANSFORMS` with the crop in four grades, and three more.
+GRADED: Mapping[str, Transform] = MappingProxyType(
+    {name: made for name, made in TRANSFORMS.items() if name != "crop"}
+    | {f"crop_{share}": _cut(share / 100) for share in (5, 10, 15, 20)}
+    | {"blur": _blur, "rotate": _rotate, "mirror": _mirror}
+)
+
+
+def _case(text: str, rng: np.random.Generator) -> str:
+    return text.upper() if rng.random() < 0.5 else text.lower()
+
+
+def _punctuation(text: str, rng: np.random.Generator) -> str:
+    bare = text.rstrip(".!?")
+    return bare + ("", "!!!", "...", "?!")[int(rng.integers(4))]
+
+
+def _mention(text: str, rng: np.random.Generator) -> str:
+    name = ("newsdesk9", "old_mill", "lena_k", "citywatch")[int(rng.integers(4))]
+    return f"RT @{name}: {text}" if rng.random() < 0.5 else f"{text} via @{name}"
+
+
+def _link(text: str, rng: np.random.Generator) -> str:
+    return f"{text} https://t.example/{int(rng.integers(10**8)):x}"
+
+
+def _truncate(text: str, rng: np.random.Generator) -> str:
+    """Keep two thirds to nine tenths of the words."""
+    words = text.split()
+    return " ".join(words[: max(1, round(len(words) * float(rng.uniform(0.67, 0.9))))]) + "…"
+
+
+def _emoji(text: str, rng: np.random.Generator) -> str:
+    sign = "🔥😢💪⚠"[int(rng.integers(4))]
+    return f"{sign} {text}" if rng.random() < 0.5 else f"{text} {sign}{sign}"
+
+
+#: What happens to a text that is posted again.
+TEXT_EDITS: Mapping[str, TextEdit] = MappingProxyType(
+    {
+        "case": _case,
+        "punctuation": _punctuation,
+        "mention": _mention,
+        "link": _link,
+        "truncate": _truncate,
+        "emoji": _emoji,
     }
 )

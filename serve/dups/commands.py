@@ -10,6 +10,7 @@ import typer
 
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
 from ...errors import UsageError
+from .calibrate_command import calibrate
 from .gallery_command import gallery as gallery_command
 from .gallery_command import show_gallery
 from .leakage_command import leakage
@@ -54,7 +55,19 @@ def find(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", "-t", help="Least cosine.", show_default="0.95, which is a guess"),
+        typer.Option("--threshold", "-t", help="Least cosine.", show_default="by the calibration, else 0.95"),
+    ] = None,
+    expected_false_pairs: Annotated[
+        float | None,
+        typer.Option(
+            "--expected-false-pairs", help="Choose the cosine so, by the calibration.", show_default="1"
+        ),
+    ] = None,
+    views: Annotated[
+        bool | None,
+        typer.Option(
+            "--views/--no-views", help="Hash parts of images too.", show_default="up to 50,000 images"
+        ),
     ] = None,
     hamming: Annotated[
         int, typer.Option("--hamming", help="Bits of 64 in which perceptual hashes may differ.")
@@ -91,8 +104,10 @@ def find(
     """Find near-duplicates by bytes, perceptual hash and embedding; group them; list what to keep. Deletes nothing."""
     from ...store.dups.find import find_duplicates
 
-    if not embedding and (feature or threshold is not None):
-        raise UsageError("--no-embedding leaves nothing for --feature and --threshold to do")
+    if not embedding and (feature or threshold is not None or expected_false_pairs is not None):
+        raise UsageError(
+            "--no-embedding leaves nothing for --feature, --threshold and --expected-false-pairs to do"
+        )
     with _progress() as progress:
         found = find_duplicates(
             store,
@@ -104,6 +119,8 @@ def find(
             keeper=keeper,
             where=where,
             max_pairs=max_pairs,
+            expected_false_pairs=expected_false_pairs,
+            views=views,
             engine=engine.value,
             threads=threads,
             device=device,
@@ -183,6 +200,7 @@ def _progress() -> Any:
     return bar()
 
 
+app.command()(calibrate)
 app.command()(leakage)
 app.command("gallery")(gallery_command)
 app.command("stream")(stream)

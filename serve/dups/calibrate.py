@@ -1,0 +1,491 @@
+"""A calibration of a store's feature: the user's own contents, changed as reposts are, against all that is unrelated.
+
+Positives are the stored vector of a content and the vector of a changed copy of it. Negatives are pairs of different
+contents, without those whose hashes are near: duplicates that the set has already.
+
+A map that was fitted to few contents holds these apart better than contents it never saw. So the copies are judged by a map
+that they were part of, as they would be had they been in the store.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from ... import __version__
+from ...data.images import decode
+from ...data.reposts import GRADED, TEXT_EDITS, encode
+from ...data.text import clean
+from ...data.views import view_hashes
+from ...embed.checked import load_checked
+from ...embed.encoder import Encoder
+from ...embed.extract import read_file
+from ...errors import ImageError, SourceError, StoreError, UsageError
+from ...store.dups.calibration import (
+    LEAST_ROWS,
+    Calibration,
+    Tail,
+    fit_map,
+    fit_tail,
+    largest_cosines,
+    mapped,
+    tail_size,
+)
+from ...store.dups.evaluate import Truth, read_truth
+from ...store.dups.find import DEFAULT_HAMMING, default_feature
+from ...store.dups.hamming import informative
+from ...store.dups.views import MOST_VIEWED, ViewHashes, load_views, view_radius
+from ...store.folders import publish_folder
+from ...store.store import Store
+from .curves import Curves, write_curves
+
+__all__ = ["Copies", "calibrate"]
+
+#: Shares of the identity in the covariance that are tried; 1 only centres.
+SHRINKAGES = (1.0, 0.4)
+
+#: Changed copies of each sampled content; the transforms take turns.
+ROUNDS = 6
+
+_MOST_FITTED = 20_000
+_MOST_COMPARED = 6000
+#: Recall that a map must gain to be worth having.
+_WORTH = 0.005
+#: Of unrelated pairs none is so near; those that are do not count as such.
+_SURELY_HASHED = 10
+_LIBRARIES = ("icehouse", "numpy", "pillow", "torch")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Copies:
+    """Changed copies of contents.
+
+    Attributes
+    ----------
+    of : ndarray of int64, shape (m,)
+        Number of the content that each is a copy of.
+    kinds : ndarray of str, shape (m,)
+        Transform.
+    rounds : ndarray of int64, shape (m,)
+        In one round no content has two copies.
+    vectors : ndarray, shape (m, d)
+    apart : ndarray of int64, shape (m,)
+        Bits between the nearest views of copy and content; 65 where there is no hash.
+    whole : ndarray of int64, shape (m,)
+        Bits between the pictures as they are.
+    """
+
+    of: np.ndarray
+    kinds: np.ndarray
+    rounds: np.ndarray
+    vectors: np.ndarray
+    apart: np.ndarray
+    whole: np.ndarray
+
+
+def calibrate(
+    store: Store | str | Path,
+    *,
+    feature: str | None = None,
+    expected_false_pairs: float = 1.0,
+    pairs: str | Path | None = None,
+    sample: int = 200,
+    seed: int = 0,
+    hamming: int = DEFAULT_HAMMING,
+    encoder: Encoder | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Calibration:
+    """Calibrate a feature and keep the result in the store, where `find_duplicates` finds it.
+
+    Parameters
+    ----------
+    store : Store, str or Path
+    feature : str, optional
+        An image or text feature; as `icehouse.store.dups.find.default_feature` chooses unless given.
+    expected_false_pairs : float, default 1
+        Among all pairs of the store's contents, for the report; another may be asked of `find_duplicates`.
+    pairs : path, optional
+        CSV of known pairs: `a`, `b`, and perhaps `label`. Positives are reported beside the transforms, and do not
+        count as unrelated.
+    sample : int, default 200
+        Contents to change.
+    seed : int, default 0
+    hamming : int, default 6
+        Bits, for the hash's part of the report.
+    encoder : Encoder, optional
+        Loaded already; held against the feature like any other.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    UsageError
+        If there are too few contents, or they are all alike.
+    SourceError
+        If none of the sampled contents can be read again.
+    SpaceError
+        If the encoder is no longer the one the feature was made with.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    if sample < 1 or not expected_false_pairs > 0:
+        raise UsageError("the sample and the number of false pairs to expect must be above 0")
+    feature = feature or default_feature(store)
+    if feature is None:
+        raise UsageError(f"{store.path} has no feature to calibrate; make some with `icehouse embed`")
+    spec = store.feature_table(feature).spec
+    if spec["modality"] not in ("image", "text") or spec["output"] == "tokens":
+        raise UsageError(f"{feature} cannot be calibrated: that takes one vector an image or a text")
+    contents, X = _contents(store, feature, spec["key"])
+    n = len(contents)
+    if n < LEAST_ROWS:
+        raise UsageError(
+            f"{feature} has {n} different contents, and a calibration needs at least {LEAST_ROWS} to know what unrelated "
+            "ones look like; give `icehouse dups find` a --threshold instead"
+        )
+    truth = None if pairs is None else read_truth(pairs)
+    encoder = load_checked(spec, encoder, device=device)
+    rng = np.random.default_rng([seed, 3])
+    views = _views(store, contents, hamming) if spec["modality"] == "image" else None
+    copies = _copies(encoder, spec, contents, X.dtype, rng, sample, seed, progress)
+    known = _known(store, truth, spec["key"], contents)
+    fitted = np.sort(rng.permutation(n)[:_MOST_FITTED])
+    compared = np.sort(rng.permutation(n)[:_MOST_COMPARED])
+    tried: list[_Tried] = []
+    for shrinkage in SHRINKAGES:
+        tried.append(
+            _try(shrinkage, X, fitted, compared, copies, contents, views, known, n, expected_false_pairs)
+        )
+    best = tried[0]
+    for other in tried[1:]:
+        if other.mean_recall > best.mean_recall + _WORTH:
+            best = other
+    report = _report(best, tried, copies, views, hamming, n, expected_false_pairs, sample, seed, known, X)
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES if name != "icehouse"}
+    report |= {
+        "versions": {"icehouse": __version__, **versions},
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    made = Calibration(feature, spec["fingerprint"], best.mean, best.matrix, best.tail, len(fitted), report)
+    curves = Curves.of(best.positives, best.negatives, best.random, best.tail.pairs, n, report["cosine"])
+    folder = Calibration.folder(store, feature)
+    try:
+        with publish_folder(folder) as temp:
+            made.write(temp)
+            write_curves(temp, curves, f"{feature}, {n:,} contents")
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
+    return made
+
+
+@dataclass
+class _Tried:
+    """A map that was tried, and how it did."""
+
+    shrinkage: float
+    mean: np.ndarray
+    matrix: np.ndarray | None
+    tail: Tail
+    excluded: int
+    positives: np.ndarray
+    negatives: np.ndarray
+    random: np.ndarray
+    cosine: float
+    mean_recall: float
+
+
+def _try(
+    shrinkage: float,
+    X: np.ndarray,
+    fitted: np.ndarray,
+    compared: np.ndarray,
+    copies: Copies,
+    contents: pa.Table,
+    views: ViewHashes | None,
+    known: dict[tuple[int, int], bool],
+    n: int,
+    expected: float,
+) -> _Tried:
+    base = X[fitted].astype(np.float32)
+    mean, matrix = fit_map(base, shrinkage)
+    units = mapped(X[compared], mean, matrix)
+    usable = np.flatnonzero(np.abs(units).sum(axis=1) > 0)
+    units, compared = units[usable], compared[usable]
+    if len(units) < LEAST_ROWS:
+        raise UsageError("all contents are equally alike: their vectors tell nothing apart")
+    total = len(units) * (len(units) - 1) // 2
+    # As many again, for those that turn out to be duplicates.
+    i, j, cosine = largest_cosines(units, 2 * tail_size(total) + 1000)
+    related = _related(contents, views, compared[i], compared[j], known)
+    tail = fit_tail(cosine[~related], total - int(related.sum()))
+    positives = _positives(shrinkage, base, mean, matrix, X, copies)
+    threshold = tail.threshold(n, expected)
+    found = positives >= threshold
+    recalls = [found[copies.kinds == kind].mean() for kind in dict.fromkeys(copies.kinds.tolist())]
+    pick = np.random.default_rng(0).integers(0, len(units), (2, 100_000))
+    random = np.einsum("ij,ij->i", units[pick[0]], units[pick[1]])[pick[0] != pick[1]]
+    return _Tried(
+        shrinkage, mean, matrix, tail, int(related.sum()), positives, cosine[~related], random, threshold,
+        float(np.mean(recalls)),
+    )  # fmt: skip
+
+
+def _positives(
+    shrinkage: float,
+    base: np.ndarray,
+    mean: np.ndarray,
+    matrix: np.ndarray | None,
+    X: np.ndarray,
+    copies: Copies,
+) -> np.ndarray:
+    """Cosine of each copy with its content."""
+    cosines = np.empty(len(copies.of))
+    for turn in range(int(copies.rounds.max()) + 1):
+        now = np.flatnonzero(copies.rounds == turn)
+        by = (mean, matrix)
+        if matrix is not None and len(base) < 5 * base.shape[1]:
+            by = fit_map(np.concatenate([base, copies.vectors[now].astype(np.float32)]), shrinkage)
+        cosines[now] = np.einsum("ij,ij->i", mapped(X[copies.of[now]], *by), mapped(copies.vectors[now], *by))
+    return cosines
+
+
+def _contents(store: Store, feature: str, key: str) -> tuple[pa.Table, np.ndarray]:
+    """Different contents that have a vector, by digest, and their vectors."""
+    names = ["item_id", "root", "path", "text", "phash", "missing", key]
+    items = store.items.read(names)
+    vectors = store.vectors(feature)
+    items = items.filter(pc.invert(pc.fill_null(items["missing"], False)))
+    items = items.append_column("row", pc.index_in(items[key].cast(pa.string()), value_set=vectors.keys))
+    items = items.filter(pc.and_(pc.is_valid(items["row"]), pc.is_valid(items[key])))
+    items = items.sort_by([(key, "ascending"), ("item_id", "ascending")])
+    digests = items[key].to_pylist()
+    first = [k for k, digest in enumerate(digests) if not k or digests[k - 1] != digest]
+    items = items.take(pa.array(first, pa.int64()))
+    return items, vectors.X[items["row"].to_numpy()] if len(items) else vectors.X[:0]
+
+
+def _views(store: Store, contents: pa.Table, hamming: int) -> ViewHashes | None:
+    if len(contents) > MOST_VIEWED or (radius := view_radius(len(contents), hamming)) < 0:
+        return None
+    return ViewHashes(*load_views(store, contents), radius)
+
+
+def _copies(
+    encoder: Encoder,
+    spec: dict[str, Any],
+    contents: pa.Table,
+    dtype: np.dtype,
+    rng: np.random.Generator,
+    sample: int,
+    seed: int,
+    progress: Progress | None,
+) -> Copies:
+    picture = spec["modality"] == "image"
+    names = list(GRADED if picture else TEXT_EDITS)
+    rounds = min(ROUNDS, len(names))
+    of, kinds, turns, vectors, apart, whole = [], [], [], [], [], []
+    taken = 0
+    waiting: list[Any] = []
+
+    def flush() -> None:
+        if waiting:
+            made = (
+                encoder.encode_images(np.stack(waiting), [spec["output"]])
+                if picture
+                else encoder.encode_texts(waiting, [spec["output"]])
+            )[spec["output"]]
+            assert isinstance(made, np.ndarray)
+            vectors.append(made.astype(dtype))
+            waiting.clear()
+
+    cleaning = spec["provenance"].get("cleaning", "")
+    for row in rng.permutation(len(contents)).tolist():
+        if taken == sample:
+            break
+        made = _changed(contents.slice(row, 1).to_pylist()[0], picture, names, rounds, taken, [seed, row])
+        fresh = list(made)
+        taken += bool(fresh)
+        for turn, (kind, copy, near, near_whole) in enumerate(fresh):
+            waiting.append(encoder.prepare_image(copy) if picture else clean(copy, cleaning))
+            of.append(row)
+            kinds.append(kind)
+            turns.append(turn)
+            apart.append(near)
+            whole.append(near_whole)
+            if len(waiting) >= encoder.batch_size:
+                flush()
+        if progress:
+            progress(taken, min(sample, len(contents)))
+    flush()
+    if not of:
+        what = "image files" if picture else "texts"
+        raise SourceError(f"none of the {what} could be read again, so that there is nothing to calibrate by")
+    return Copies(
+        np.array(of),
+        np.array(kinds),
+        np.array(turns),
+        np.concatenate(vectors),
+        np.array(apart),
+        np.array(whole),
+    )
+
+
+def _changed(
+    item: dict[str, Any], picture: bool, names: Sequence[str], rounds: int, number: int, seed: list[int]
+) -> Iterator[tuple[str, Any, int, int]]:
+    """The copies of one content: transform, copy, bits between the nearest views and between the whole."""
+    chosen = [names[(number + turn * len(names) // rounds) % len(names)] for turn in range(rounds)]
+    if not picture:
+        for kind in chosen:
+            yield (
+                kind,
+                TEXT_EDITS[kind](item["text"], np.random.default_rng([*seed, names.index(kind)])),
+                65,
+                65,
+            )
+        return
+    try:
+        data, _ = read_file(Path(item["root"] or "") / item["path"])
+        original = decode(data)
+    except (ImageError, OSError, TypeError):
+        return
+    own = view_hashes(original.image)
+    for kind in chosen:
+        rng = np.random.default_rng([*seed, names.index(kind)])
+        file = encode(
+            GRADED[kind](original.image, rng), _format(kind, original.format), int(rng.integers(75, 93))
+        )
+        with Image.open(io.BytesIO(file)) as opened:
+            copy = opened.convert("RGB")
+        hashes = np.stack([own, view_hashes(copy)])
+        both = ViewHashes(hashes, informative(hashes), 0)
+        near = int(both.distance(np.array([0]), np.array([1]))[0])
+        far = int(np.bitwise_count(hashes[0, 0] ^ hashes[1, 0])) if both.usable[:, 0].all() else 65
+        yield kind, copy, near, far
+
+
+def _format(kind: str, original: str) -> str:
+    if kind != "format":
+        return "jpg"
+    return "webp" if original == "JPEG" else "jpg" if original == "PNG" else "png"
+
+
+def _known(store: Store, truth: Truth | None, key: str, contents: pa.Table) -> dict[tuple[int, int], bool]:
+    """Labelled pairs of contents."""
+    if truth is None:
+        return {}
+    items = store.items.read(["item_id", key])
+    at = pc.index_in(items[key].cast(pa.string()), value_set=contents[key].cast(pa.string()).combine_chunks())
+    number = dict(zip(items["item_id"].to_pylist(), at.to_pylist(), strict=True))
+    known: dict[tuple[int, int], bool] = {}
+    for label, listed in ((False, truth.negative or frozenset()), (True, truth.positive)):
+        for a, b in listed:
+            i, j = number.get(a), number.get(b)
+            if i is not None and j is not None and i != j:
+                known[min(i, j), max(i, j)] = label
+    if not known:
+        raise SourceError("none of the labelled pairs is of two different contents of this store")
+    return known
+
+
+def _related(
+    contents: pa.Table,
+    views: ViewHashes | None,
+    i: np.ndarray,
+    j: np.ndarray,
+    known: dict[tuple[int, int], bool],
+) -> np.ndarray:
+    """Which pairs are no honest negatives: their hashes are near, or they are labelled so."""
+    related = np.zeros(len(i), bool)
+    if views is not None:
+        hashes = pc.fill_null(contents["phash"], 0).to_numpy().astype(np.uint64)
+        telling = informative(hashes)
+        near = np.bitwise_count(hashes[i] ^ hashes[j]) <= _SURELY_HASHED
+        related = (near & telling[i] & telling[j]) | (views.distance(i, j) <= views.radius)
+    if known:
+        for k, pair in enumerate(zip(i.tolist(), j.tolist(), strict=True)):
+            label = known.get((min(pair), max(pair)))
+            if label is not None:
+                related[k] = label
+    return related
+
+
+def _report(
+    best: _Tried,
+    tried: list[_Tried],
+    copies: Copies,
+    views: ViewHashes | None,
+    hamming: int,
+    n: int,
+    expected: float,
+    sample: int,
+    seed: int,
+    known: dict[tuple[int, int], bool],
+    X: np.ndarray,
+) -> dict[str, Any]:
+    by_embedding = best.positives >= best.cosine
+    by_hash = copies.whole <= hamming
+    if views is not None:
+        by_hash = by_hash | (copies.apart <= views.radius)
+    rows = []
+    for kind in sorted(set(copies.kinds.tolist()), key=lambda k: [*GRADED, *TEXT_EDITS].index(k)):
+        of = copies.kinds == kind
+        rows.append(
+            {
+                "transform": kind,
+                "copies": int(of.sum()),
+                "embedding": float(by_embedding[of].mean()),
+                "hash": float(by_hash[of].mean()),
+                "cascade": float((by_embedding | by_hash)[of].mean()),
+                "median_cosine": float(np.median(best.positives[of])),
+            }
+        )
+    report = {
+        "contents": n,
+        "expected_false_pairs": expected,
+        "cosine": best.cosine,
+        "shrinkage": best.shrinkage,
+        "tried": [
+            {"shrinkage": t.shrinkage, "cosine": t.cosine, "mean_recall": t.mean_recall} for t in tried
+        ],
+        "hamming": hamming,
+        "view_radius": None if views is None else views.radius,
+        "pairs_judged": best.tail.pairs,
+        "pairs_left_out": best.excluded,
+        "suspected_duplicates": best.tail.suspects,
+        "sampled": len(set(copies.of.tolist())),
+        "sample": sample,
+        "seed": seed,
+        "transforms": rows,
+        "thresholds": {f"{e:g}": best.tail.threshold(n, e) for e in (0.1, 1, 10, 100)},
+    }
+    if known:
+        report["labelled"] = _labelled(best, known, X)
+    return report
+
+
+def _labelled(best: _Tried, known: dict[tuple[int, int], bool], X: np.ndarray) -> dict[str, int]:
+    i, j = np.array(list(known)).T
+    left, right = mapped(X[i], best.mean, best.matrix), mapped(X[j], best.mean, best.matrix)
+    found = np.einsum("ij,ij->i", left, right) >= best.cosine
+    label = np.array(list(known.values()))
+    return {
+        "positives": int(label.sum()),
+        "positives_found": int((found & label).sum()),
+        "negatives": int((~label).sum()),
+        "negatives_found": int((found & ~label).sum()),
+    }
