@@ -37,6 +37,7 @@ STREAK = 5
 READERS = 2
 
 _GRACE_S = 30.0
+_HEAD_START_S = 0.005
 _BUSY_PATIENCE = 10
 
 
@@ -154,7 +155,10 @@ class Dispatcher:
         async with self._changed:
             self._changed.notify_all()
 
-    def _notify_soon(self) -> None:
+    def _notify_soon(self, delay: float = 0.0) -> None:
+        asyncio.get_running_loop().call_later(delay, self._wake)
+
+    def _wake(self) -> None:
         task = asyncio.get_running_loop().create_task(self._notify())
         _background.add(task)
         task.add_done_callback(_background.discard)
@@ -262,6 +266,20 @@ class Dispatcher:
     # Questions
 
     async def _ask(self, host: Host, job: Job, picture: bytes) -> None:
+        """Ask, and go on with the next question at once as long as the host may have one."""
+        following: tuple[Job, bytes] | None = (job, picture)
+        try:
+            while following is not None:
+                await self._ask_one(host, *following)
+                following = self._following(host)
+                if following is not None:
+                    # The others are woken when this question is on its way: pictures are prepared while the server works.
+                    self._notify_soon(_HEAD_START_S)
+        finally:
+            host.under_way -= 1
+            self._notify_soon()
+
+    async def _ask_one(self, host: Host, job: Job, picture: bytes) -> None:
         try:
             result = await self.work(job, picture, host)
         except FaultError as fault:
@@ -273,9 +291,13 @@ class Dispatcher:
             self._release()
             self.done(job, result)
             self._finish()
-        finally:
-            host.under_way -= 1
-            self._notify_soon()
+
+    def _following(self, host: Host) -> tuple[Job, bytes] | None:
+        """The next question for a host that has just been through one; None where it shall have fewer at once, or none."""
+        held = host.under_way > host.climber.level or time.monotonic() < host.rest_until
+        if not host.trusted or held or not self._ready or self._over is None or self._over.done():
+            return None
+        return self._ready.popleft()
 
     def _faulted(self, host: Host, job: Job, picture: bytes, fault: FaultError) -> None:
         """Decide what becomes of a question that got no answer, and of the host."""

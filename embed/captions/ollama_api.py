@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cache
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["PORT", "OllamaApi", "certificates", "default_hosts"]
+__all__ = ["PORT", "OllamaApi", "certificates", "default_hosts", "fault_of_transport", "settle_imports"]
 
 #: Where Ollama listens by default.
 PORT = 11434
@@ -41,6 +43,17 @@ _retry_after: ContextVar[float | None] = ContextVar("retry_after", default=None)
 def default_hosts() -> list[str]:
     """Where Ollama is: ``OLLAMA_HOST``, else this machine."""
     return [os.environ.get("OLLAMA_HOST") or "127.0.0.1"]
+
+
+@cache
+def settle_imports() -> None:
+    """Have the HTTP library's vain imports fail quickly.
+
+    httpcore asks for `sniffio` some seven times a request, and where that is not installed, each time looks through all of
+    ``sys.path``: more time than the rest of the request takes. None in `sys.modules` says the same at once.
+    """
+    if "sniffio" not in sys.modules and importlib.util.find_spec("sniffio") is None:
+        sys.modules["sniffio"] = None  # type: ignore[assignment]  # a documented value that the stubs do not know
 
 
 @cache
@@ -79,6 +92,7 @@ class OllamaApi(Api):
             import ollama
         except ImportError as error:
             raise CaptionError(f"captions need the ollama package: pip install ollama ({error})") from error
+        settle_imports()
         self._full = split_host(host, PORT)
         self.url = shown(self._full)
         self.model = model if ":" in model.rpartition("/")[2] else f"{model}:latest"

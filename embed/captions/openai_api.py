@@ -20,7 +20,7 @@ from .api import (
     split_host,
 )
 from .backoff import parse_retry_after
-from .ollama_api import certificates, fault_of_transport
+from .ollama_api import certificates, fault_of_transport, settle_imports
 
 __all__ = ["KEY_VARIABLE", "OpenAiApi"]
 
@@ -51,6 +51,7 @@ class OpenAiApi(Api):
             import httpx
         except ImportError as error:
             raise CaptionError(f"captions need the ollama package: pip install ollama ({error})") from error
+        settle_imports()
         full = split_host(host, 8000)
         if full.count("/") == 2:
             full += "/v1"
