@@ -10,7 +10,7 @@ import typer
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from .explain import Explanation
+    from .explain import Explanation, TokenView
 
 __all__ = ["explain", "report"]
 
@@ -102,21 +102,24 @@ def _print(one: Explanation) -> None:
     total = one.base["log_odds"] + sum(added["log_odds"] for added in one.contributions.values())
     rows.append(["= prediction", f"{100 * one.proba[one.predicted]:.1f}%", f"{total:+.3f}"])
     print_table([f"contribution to {one.predicted!r}", "points", f"log-odds against {one.runner_up!r}"], rows)
-    for name, seen in one.attention.items():
-        order = sorted(range(len(seen.times)), key=lambda i: -seen.times[i])[:_TOKENS]
-        told = []
-        for i in order:
-            if seen.grid is not None:
-                what = f"row {i // seen.grid[1] + 1} column {i % seen.grid[1] + 1}"
-            else:
-                what = repr(seen.words[i].strip()) if seen.words is not None else f"token {i + 1}"
-            told.append(f"{what} ({seen.times[i]:.1f}×)")
+    for name, view in one.tokens.items():
         kind = (
-            f"{seen.grid[0]}×{seen.grid[1]} patches"
-            if seen.grid is not None
-            else f"{len(seen.weights)} tokens"
+            f"{view.grid[0]}×{view.grid[1]} patches"
+            if view.grid is not None
+            else f"{len(view.effect)} tokens"
         )
-        typer.echo(f"attention over the {kind} of {name}, times an even share: {', '.join(told)}")
+        places = [_place(view, i) for i in range(len(view.effect))]
+        strongest = sorted(range(len(places)), key=lambda i: -abs(view.effect[i]))[:_TOKENS]
+        told = ", ".join(f"{places[i]} ({view.effect[i]:+.2f})" for i in strongest)
+        typer.echo(f"left out, of the {kind} of {name}, these change the log-odds most: {told}")
+        if view.times and view.even:
+            typer.echo(
+                f"attention over them is even ({min(view.times):.2f} to {max(view.times):.2f} times a share)"
+            )
+        elif view.times:
+            most = sorted(range(len(places)), key=lambda i: -view.times[i])[:_TOKENS]
+            told = ", ".join(f"{places[i]} ({view.times[i]:.1f}×)" for i in most)
+            typer.echo(f"attention over them, times an even share: {told}")
     if one.nearest:
         print_table(
             ["nearest in training", "label", "cosine", "by input", ""],
@@ -135,3 +138,9 @@ def _print(one: Explanation) -> None:
                 for near in one.nearest
             ],
         )
+
+
+def _place(view: TokenView, i: int) -> str:
+    if view.grid is not None:
+        return f"row {i // view.grid[1] + 1} column {i % view.grid[1] + 1}"
+    return repr(view.words[i].strip()) if view.words is not None else f"token {i + 1}"

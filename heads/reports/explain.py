@@ -6,7 +6,9 @@ training (a token input by one token, the mean of all). They add up to the predi
 scales are given: probability of the predicted class, and log-odds of the predicted class against the runner-up, in which a
 linear head's contribution of an input is exactly w · (x − mean), w being the difference of the two classes' weights.
 
-Attention says where a head looked, not what decided (Jain, Wallace 2019): it is one part of the way from tokens to answer.
+Of inputs that are tokens, each patch and word is left out in turn, and the fall of the log-odds is its effect. Beside it
+stands attention, which says where a head looked, not what decided (Jain, Wallace 2019): in gated heads it often is even,
+since what does not matter is gated away before it is pooled.
 """
 
 from __future__ import annotations
@@ -33,44 +35,62 @@ from .places import patch_grid, words_of
 if TYPE_CHECKING:
     from ...store.store import Store
 
-__all__ = ["Attention", "Explanation", "explain", "shapley", "training_means"]
+__all__ = ["Explanation", "TokenView", "explain", "shapley", "training_means"]
 
 # Inputs beyond which all coalitions are too many.
 _INPUTS = 10
 # A probability below this is taken for it, so that a head that is certain has finite log-odds.
 _LEAST = 1e-6
+# Rows of tokens that are predicted at once.
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Weights of a row's tokens of one input in the vector that the classifier sees.
+class TokenView:
+    """The tokens of an input of a row: patches of an image, words of a text.
 
     Attributes
     ----------
-    weights : list of float, length t
-        Of real tokens; they sum to `share`.
+    effect : list of float, length t
+        For each real token, how much the log-odds of the predicted class against the runner-up fall when the head does
+        not see it: positive for what speaks for the prediction.
+    attention : list of float or None
+        Weight of each in the vector that the classifier sees; they sum to `share`. None for a head that does not attend.
     share : float
-        Of this input among all: 1 where a head pools each input by itself.
+        Of this input in the attention to all: 1 where a head pools each input by itself.
     grid : tuple of int or None
-        Rows and columns of an image's patches.
+        Rows and columns of an image's patches, which lie row by row.
     words : list of str or None
         Pieces of a text, each with a space before it where it begins a word.
     """
 
-    weights: list[float]
-    share: float
+    effect: list[float]
+    attention: list[float] | None = None
+    share: float = 1.0
     grid: tuple[int, int] | None = None
     words: list[str] | None = None
 
     @property
     def times(self) -> list[float]:
-        """Weights as multiples of an even share."""
-        total = sum(self.weights) or 1.0
-        return [weight * len(self.weights) / total for weight in self.weights]
+        """Attention as multiples of an even share; empty without attention."""
+        weights = self.attention or []
+        total = sum(weights) or 1.0
+        return [weight * len(weights) / total for weight in weights]
+
+    @property
+    def even(self) -> bool:
+        """Whether attention hardly tells one token from another."""
+        return not self.times or (max(self.times) < 1.25 and min(self.times) > 0.8)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"weights": self.weights, "share": self.share, "grid": self.grid, "words": self.words}
+        return {
+            "effect": self.effect,
+            "attention": self.attention,
+            "share": self.share,
+            "grid": self.grid,
+            "words": self.words,
+        }
 
 
 @dataclass(frozen=True)
@@ -90,8 +110,8 @@ class Explanation:
         ``probability`` of the predicted class and ``log_odds`` against the runner-up if all inputs were at their means.
     contributions : dict of str to dict
         Input to what it adds: ``probability``, ``log_odds``.
-    attention : dict of str to Attention
-        Empty for heads that do not attend.
+    tokens : dict of str to TokenView
+        Of the inputs that are tokens.
     nearest : list of Near
         Training items.
     features : dict of str to str
@@ -106,7 +126,7 @@ class Explanation:
     role: str | None
     base: dict[str, float]
     contributions: dict[str, dict[str, float]]
-    attention: dict[str, Attention]
+    tokens: dict[str, TokenView]
     nearest: list[Near]
     features: dict[str, str] = field(default_factory=dict)
     preprocessing: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -132,7 +152,7 @@ class Explanation:
             "proba": self.proba,
             "base": self.base,
             "contributions": self.contributions,
-            "attention": {name: attention.as_json() for name, attention in self.attention.items()},
+            "tokens": {name: view.as_json() for name, view in self.tokens.items()},
             "nearest": [near.as_json() for near in self.nearest],
         }
 
@@ -187,7 +207,7 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
     added = shapley(head, asked.X, training_means(train.X))
     near = neighbours(Known(train), asked, Searches.of(store, asked.specs, AUTO), k)
     shown = read_items(store, wanted)
-    seen = _attention(head, asked, shown)
+    views = _views(head, asked, shown, proba)
     labels = _labels(store, run, wanted)
     preprocessing = {
         name: dict(spec.get("provenance", {}).get("preprocessing") or {})
@@ -206,7 +226,7 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
                 role=roles.get(item),
                 base=added[row]["base"],
                 contributions=added[row]["contributions"],
-                attention=seen[row],
+                tokens=views[row],
                 nearest=near[item],
                 features=run.features,
                 preprocessing=preprocessing,
@@ -310,13 +330,13 @@ def _masked(X: Inputs, known: Sequence[str], means: Mapping[str, Array]) -> Inpu
     return Inputs(arrays, {name: X.present(name) for name in X.names if not X.present(name).all()})
 
 
-def _attention(head: Head, asked: Samples, shown: Mapping[str, Shown]) -> list[dict[str, Attention]]:
-    """What the head attends to in each row, for the inputs that are tokens."""
-    read = getattr(head, "attention", None)
+def _views(
+    head: Head, asked: Samples, shown: Mapping[str, Shown], proba: np.ndarray
+) -> list[dict[str, TokenView]]:
+    """What the head makes of the tokens of each row, for the inputs that are tokens."""
     tokens = [name for name, array in asked.X.items() if isinstance(array, Tokens)]
-    if read is None or not tokens:
-        return [{} for _ in range(len(asked))]
-    weights = read(asked.X)
+    read = getattr(head, "attention", None)
+    weights = read(asked.X) if read is not None and tokens else {}
     words = {
         name: words_of(
             asked.specs[name],
@@ -327,21 +347,50 @@ def _attention(head: Head, asked: Samples, shown: Mapping[str, Shown]) -> list[d
     }
     found = []
     for row, item in enumerate(asked.ids.tolist()):
-        seen = {}
+        views = {}
         for name in tokens:
             mask = asked.X[name].mask[row]
-            held = weights[name][row, : len(mask)][mask].astype(float).tolist()
-            spec = asked.specs[name]
-            grid = None
+            if not mask.any():
+                continue
+            attention = None
+            if name in weights:
+                attention = weights[name][row, : len(mask)][mask].astype(float).tolist()
+            spec, count = asked.specs[name], int(mask.sum())
+            grid = pieces = None
             if spec["modality"] == "image":
-                grid = patch_grid(len(held), spec.get("provenance", {}).get("preprocessing") or {})
-            pieces = words.get(name, {}).get(item)
-            if spec["modality"] != "image" and (pieces is None or len(pieces) != len(held)):
-                pieces = [f" {i}" for i in range(1, len(held) + 1)]
-            if held:
-                seen[name] = Attention(held, float(sum(held)), grid, pieces)
-        found.append(seen)
+                grid = patch_grid(count, spec.get("provenance", {}).get("preprocessing") or {})
+            else:
+                pieces = words.get(name, {}).get(item)
+                if pieces is None or len(pieces) != count:
+                    pieces = [f" {i}" for i in range(1, count + 1)]
+            effect = _effects(head, asked.X[[row]], name, proba[row])
+            share = 1.0 if attention is None else float(sum(attention))
+            views[name] = TokenView(effect, attention, share, grid, pieces)
+        found.append(views)
     return found
+
+
+def _effects(head: Head, X: Inputs, name: str, proba: np.ndarray) -> list[float]:
+    """Fall of the log-odds with each real token of an input left out, of one row."""
+    first, second = np.argsort(-proba, kind="stable")[:2]
+
+    def odds(p: np.ndarray) -> np.ndarray:
+        return np.log(np.maximum(p[..., first], _LEAST)) - np.log(np.maximum(p[..., second], _LEAST))
+
+    array: Tokens = X[name]
+    places = np.flatnonzero(array.mask[0])
+    whole, effects = float(odds(proba)), []
+    for start in range(0, len(places), _AT_ONCE):
+        left_out = places[start : start + _AT_ONCE]
+        rows = np.arange(len(left_out))
+        repeated = X[np.zeros(len(left_out), np.intp)]
+        values, mask = repeated[name].values.copy(), repeated[name].mask.copy()
+        values[rows, left_out], mask[rows, left_out] = 0, False
+        arrays = {**dict(repeated.items()), name: Tokens(values, mask)}
+        present = {n: repeated.present(n) for n in repeated.names if not repeated.present(n).all()}
+        without = np.asarray(head.predict_proba(Inputs(arrays, present)), np.float64)
+        effects += (whole - odds(without)).tolist()
+    return effects
 
 
 def _rows_of_run(store: Store, run: Run, ids: Sequence[str], label: str | None = None) -> Samples | None:

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...webpage import escape, page, user_text, write_page
-from .explain import Attention, Explanation
+from .explain import Explanation, TokenView
 from .items import card, percent, read_items, thumbnails
 from .look import EXPLAIN
 from .page import near_html
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
     from ...store.store import Store
     from ..runs import Run
 
-__all__ = ["explain_page", "heat", "level", "write_explanation"]
+__all__ = ["evidence", "explain_page", "heat", "level", "write_explanation"]
 
 _SIDE = 520
+# Greatest height of a picture, in rem.
+_TALLEST = 21
 _TEXT = 1200
 # Multiples of an even share at which the colour of a patch begins and ends.
 _COLD, _HOT = 0.25, 8.0
@@ -69,16 +73,26 @@ def explain_page(store: Store, run: Run, found: Sequence[Explanation]) -> str:
     return page(title, "\n".join(blocks) + how, kicker="icehouse explain", about=about, style=EXPLAIN)
 
 
-def heat(attention: Attention) -> str:
-    """The map of an image's patches as a PNG with one pixel a patch, as data."""
+def evidence(view: TokenView) -> str:
+    """The map of what speaks for the answer, and against it, as a PNG with one pixel a patch, as data."""
+    scale = max((abs(value) for value in view.effect), default=0.0) or 1.0
+    hues = {True: (0, 130, 220), False: (225, 85, 0)}
+    return _png(view, [(*hues[value > 0], round(225 * abs(value) / scale)) for value in view.effect])
+
+
+def heat(view: TokenView) -> str:
+    """The map of attention, likewise."""
+    return _png(view, [_colour(level(times)) for times in view.times])
+
+
+def _png(view: TokenView, colours: Sequence[tuple[int, int, int, int]]) -> str:
     from PIL import Image
 
-    assert attention.grid is not None
-    rows, columns = attention.grid
-    image = Image.new("RGBA", (columns, rows))
-    image.putdata([_colour(level(times)) for times in attention.times])
+    assert view.grid is not None
+    rows, columns = view.grid
+    pixels = np.array(colours, np.uint8).reshape(rows, columns, 4)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -119,98 +133,144 @@ def _probabilities(one: Explanation) -> str:
 
 
 def _contributions(one: Explanation) -> str:
-    base = one.base["probability"]
-    values = {name: added["probability"] for name, added in one.contributions.items()}
-    # All bars share one axis, from the least to the greatest running end, zero on it.
-    low, high = min([0.0, *values.values()]), max([0.0, *values.values()])
-    width = max(high - low, 1e-9)
-    rows = []
-    for name, value in values.items():
-        start, length = (min(value, 0.0) - low) / width, abs(value) / width
-        css = "less" if value < 0 else "more"
-        odds = f'<span class="soft">({one.contributions[name]["log_odds"]:+.2f})</span>'
+    """From what all means would have to the prediction, one input after the other, on the axis of probability."""
+    at = one.base["probability"]
+    rows = [_step("all at their means", 0.0, at, percent(at, 1), one.base["log_odds"], "rest")]
+    for name, added in one.contributions.items():
+        value = added["probability"]
+        told = f"{100 * value:+.1f}"
         rows.append(
-            f'<span class="name">{user_text(name, limit=60)}</span><span class="bar">'
-            f'<i class="{css}" style="--from:{start:.4f};--length:{length:.4f}"></i>'
-            f'<u style="--zero:{-low / width:.4f}"></u></span>'
-            f'<span class="num">{100 * value:+.1f} points {odds}</span>'
+            _step(f"{name}", at, at + value, told, added["log_odds"], "less" if value < 0 else "more")
         )
-    told = (
-        f"With every input at its mean, {user_text(one.predicted, limit=60)} would have {percent(base, 1)}. "
-        f"In brackets: log-odds against the runner-up, {user_text(one.runner_up, limit=60)}, "
-        f"from {one.base['log_odds']:+.2f}."
+        at += value
+    note = (
+        "Points of probability; in brackets, log-odds against the runner-up, "
+        f"{user_text(one.runner_up, limit=60)}. The order of the inputs does not matter."
     )
-    return f'<h3>What each input contributes</h3><div class="bars">{"".join(rows)}</div><p class="remark soft">{told}</p>'
+    return (
+        f"<h3>What each input contributes to {user_text(one.predicted, limit=60)}</h3>"
+        f'<div class="bars">{"".join(rows)}</div><p class="remark soft">{note}</p>'
+    )
+
+
+def _step(name: str, start: float, end: float, told: str, odds: float, css: str) -> str:
+    low, high = (min(max(edge, 0.0), 1.0) for edge in sorted((start, end)))
+    return (
+        f'<span class="name">{user_text(name, limit=60)}</span><span class="bar">'
+        f'<i class="{css}" style="--from:{low:.4f};--length:{max(high - low, 0.003):.4f}"></i></span>'
+        f'<span class="num">{told} <span class="soft">({odds:+.2f})</span></span>'
+    )
 
 
 def _seen(one: Explanation, picture: Thumbnail | None) -> str:
-    parts = []
-    photos = []
+    parts, photos = [], []
     if picture is not None and picture.uri is None:
         parts.append(f'<div class="problem">no picture: {user_text(picture.problem, limit=160)}</div>')
     elif picture is not None:
         photos.append(_photo(picture, "", "the picture"))
-    images = {name: seen for name, seen in one.attention.items() if seen.grid is not None}
-    for name, seen in images.items():
-        box = None
-        if picture is not None and picture.uri is not None:
-            box = seen_box(one.preprocessing.get(name, {}), picture.width, picture.height)
-        assert seen.grid is not None
-        where = f"attention over {seen.grid[0]}×{seen.grid[1]} patches of {name}{_of_all(seen)}"
-        if picture is not None and box is not None:
-            left, top, right, bottom = (100 * edge for edge in box)
-            place = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
+    for name, view in one.tokens.items():
+        if view.grid is not None:
+            across = f"{view.grid[0]}×{view.grid[1]} patches of {name}"
             photos.append(
-                _photo(picture, f'<img class="heat" src="{heat(seen)}" alt="" style="{place}">', where)
+                _map(one, name, view, picture, evidence(view), f"what the answer rests on: {across}")
             )
-        else:
-            square = f'style="aspect-ratio:{seen.grid[1]}/{seen.grid[0]}"'
-            photos.append(
-                f'<figure><div class="photo" {square}><img src="{heat(seen)}" alt="{escape(where)}" '
-                f'style="image-rendering:pixelated"></div><figcaption>{escape(where)}</figcaption></figure>'
-            )
+            if not view.even:
+                caption = f"attention: {across}{_of_all(view)}"
+                photos.append(_map(one, name, view, picture, heat(view), caption))
     if photos:
         parts.append(f'<div class="photos">{"".join(photos)}</div>')
-    if images:
-        ramp = ", ".join(f"rgb({r} {g} {b})" for r, g, b, _ in _RAMP)
-        parts.append(
-            f'<p class="remark soft">¼<span class="scale" style="background:linear-gradient(90deg, {ramp})"></span>'
-            "8 times an even share</p>"
-        )
-    for name, seen in one.attention.items():
-        if seen.words is not None:
-            parts.append(
-                f"<h3>Attention over the words of {escape(name)}{_of_all(seen)}</h3>{_words(seen)}"
-                '<p class="remark soft">Colour begins at an even share and is full at 8 times as much.</p>'
-            )
-    if one.item.text and not any(seen.words for seen in one.attention.values()):
+    for name, view in one.tokens.items():
+        if view.words is not None:
+            scale = max((abs(value) for value in view.effect), default=0.0) or 1.0
+            marks = [
+                ("for" if value > 0 else "against", abs(value) / scale, f"{value:+.3f} log-odds")
+                for value in view.effect
+            ]
+            parts.append(f"<h3>What the answer rests on: {escape(name)}</h3>{_words(view.words, marks)}")
+            if not view.even:
+                marks = [
+                    (
+                        "seen",
+                        max(0.0, math.log(max(times, 1e-9)) / math.log(_HOT)),
+                        f"{times:.2f} times an even share",
+                    )
+                    for times in view.times
+                ]
+                title = f"Attention over {name}{_of_all(view)}"
+                parts.append(f"<h3>{escape(title)}</h3>{_words(view.words, marks)}")
+        parts.append(_legend(name, view))
+    if one.item.text and not any(view.words for view in one.tokens.values()):
         parts.append(user_text(one.item.text, limit=_TEXT, tag="p", css="said"))
     return "".join(parts)
 
 
-def _of_all(seen: Attention) -> str:
-    return "" if seen.share > 0.999 else f", {percent(seen.share)} of all"
+def _legend(name: str, view: TokenView) -> str:
+    """What the colours of an input's maps say."""
+    most = max((abs(value) for value in view.effect), default=0.0)
+    told = [
+        (
+            f'<b>{escape(name)}</b>: <span class="key for"></span>speaks for the answer, <span class="key against"></span>'
+            f"against it; full colour is {most:.2f} of log-odds, which go when the head does not see the place"
+        )
+    ]
+    if view.times and view.even:
+        told.append(
+            f"attention is even, {min(view.times):.2f} to {max(view.times):.2f} times a share, and tells nothing apart"
+        )
+    elif view.times and view.grid is not None:
+        ramp = ", ".join(f"rgb({r} {g} {b})" for r, g, b, _ in _RAMP)
+        told.append(
+            f'attention from ¼<span class="scale" style="background:linear-gradient(90deg, {ramp})"></span>'
+            f"to {_HOT:g} times an even share"
+        )
+    elif view.times:
+        told.append(f"attention: colour begins at an even share and is full at {_HOT:g} times as much")
+    return f'<p class="remark soft">{"; ".join(told)}.</p>'
+
+
+def _of_all(view: TokenView) -> str:
+    return "" if view.share > 0.999 else f", {percent(view.share)} of all"
+
+
+def _map(
+    one: Explanation, name: str, view: TokenView, picture: Thumbnail | None, uri: str, caption: str
+) -> str:
+    """A map over the part of the picture that the model sees; by itself where that is not known."""
+    box = None
+    if picture is not None and picture.uri is not None:
+        box = seen_box(one.preprocessing.get(name, {}), picture.width, picture.height)
+    if picture is not None and box is not None:
+        left, top, right, bottom = (100 * edge for edge in box)
+        place = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
+        return _photo(picture, f'<img class="heat" src="{uri}" alt="" style="{place}">', caption)
+    assert view.grid is not None
+    return (
+        f'<figure><div class="photo" style="aspect-ratio:{view.grid[1]}/{view.grid[0]}">'
+        f'<img src="{uri}" alt="" style="image-rendering:pixelated"></div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
 
 
 def _photo(picture: Thumbnail, over: str, caption: str) -> str:
     return (
-        f'<figure><div class="photo" style="aspect-ratio:{picture.width}/{picture.height}">'
+        f'<figure><div class="photo{" mapped" if over else ""}" style="aspect-ratio:{picture.width}/{picture.height};'
+        f'width:min(100%, {_TALLEST * picture.width / picture.height:.1f}rem)">'
         f'<img src="{picture.uri}" alt="">{over}</div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
-def _words(seen: Attention) -> str:
-    assert seen.words is not None
+def _words(words: Sequence[str], marks: Sequence[tuple[str, float, str]]) -> str:
+    """Words as they stand in the text, each with a kind of mark, its strength from 0 to 1, and what it says."""
     parts = []
-    for word, times in zip(seen.words, seen.times, strict=True):
-        strength = max(0.0, min(math.log(max(times, 1e-9)) / math.log(_HOT), 1.0))
+    for word, (kind, strength, told) in zip(words, marks, strict=True):
         bare = word.strip()
         special = bare.startswith(("[", "<")) and bare.endswith(("]", ">")) and len(bare) > 2
-        css = ' class="mark"' if special else ""
+        css = f"{kind} special" if special else kind
         space = " " if word.startswith(" ") else ""
         parts.append(
-            f'{space}<span{css} style="--level:{strength:.3f}" title="{times:.2f} times an even share">{escape(bare)}</span>'
+            f'{space}<span class="{css}" style="--level:{min(strength, 1.0):.3f}" title="{escape(told)}">'
+            f"{escape(bare)}</span>"
         )
     return f'<p class="words" dir="auto">{"".join(parts).strip()}</p>'
 

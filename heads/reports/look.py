@@ -99,11 +99,12 @@ EXPLAIN = (
 .photos figure { margin: 0; min-width: 0; max-width: 30rem; }
 .photos figcaption { color: var(--soft); font-size: .8rem; margin: .25rem 0 0; }
 .photo {
-  position: relative; overflow: hidden; border-radius: .6rem; background: var(--well); max-height: 34rem;
+  position: relative; overflow: hidden; border-radius: .6rem; background: var(--well);
   max-width: 100%;
 }
 .photo img { display: block; width: 100%; height: 100%; }
-.photo .heat { position: absolute; image-rendering: pixelated; }
+.photo.mapped img { filter: grayscale(1) brightness(1.08) contrast(.85); }
+.photo .heat, .photo.mapped .heat { position: absolute; image-rendering: pixelated; filter: none; }
 .bars { display: grid; grid-template-columns: max-content minmax(4rem, 1fr) max-content; gap: .35rem .8rem;
   align-items: center;
   font-size: .9rem; font-variant-numeric: tabular-nums; }
@@ -115,18 +116,20 @@ EXPLAIN = (
   background: var(--hue0);
 }
 .bar i.less { background: var(--hue1); }
-.bar u {
-  position: absolute; inset-block: 0; left: calc(var(--zero) * 100%); border-left: 1.5px solid var(--ink);
-  opacity: .55;
-}
+.bar i.rest { background: var(--soft); opacity: .6; }
 .words { margin: .3rem 0 0; line-height: 2; unicode-bidi: plaintext; overflow-wrap: anywhere; }
 .words span {
   border-radius: .3rem; padding: .12em .08em;
-  background: color-mix(in srgb, var(--mark) calc(var(--level) * 100%), transparent);
+  background: color-mix(in srgb, var(--mark) calc(var(--level) * 65%), transparent);
 }
-.words .mark { padding: .12em .3em; color: var(--soft); font-size: .8em; }
-:root { --mark: #ffb454; }
-@media (prefers-color-scheme: dark) { :root { --mark: #a85a00; } }
+.words .for, .key.for { --mark: var(--hue0); }
+.words .against, .key.against { --mark: var(--hue1); }
+.words .seen { --mark: #d99000; }
+.words .special { padding: .12em .3em; color: var(--soft); font-size: .8em; }
+.key {
+  display: inline-block; width: .8rem; height: .8rem; border-radius: .2rem; background: var(--mark); margin-right: .3rem;
+  vertical-align: -.08rem;
+}
 .scale {
   display: inline-block; width: 7rem; height: .7rem; border-radius: .3rem; vertical-align: -.05rem;
   margin: 0 .35rem;

@@ -389,9 +389,9 @@ def near_html(near: Mapping[str, Any], label: str | None) -> str:
     parts = ""
     if len(near["by_input"]) > 1:
         parts = ", ".join(f"{escape(name)} {value:.2f}" for name, value in near["by_input"].items())
-        parts = f'<br><span class="is">{parts}</span>'
+        parts = f' <span class="is">({parts})</span>'
     return (
-        f'<p class="verdict"><b class="{css}">{user_text(near["label"], limit=60)}</b> '
+        f'<p class="verdict"><b class="{css}">{user_text(near["label"], limit=60)}</b><br>'
         f'<span class="is">cosine</span> {near["cosine"]:.2f}{parts}</p>{flags}'
     )
 
