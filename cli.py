@@ -16,6 +16,7 @@ from .console import debugging
 from .embed import commands as embed_commands
 from .errors import IcehouseError
 from .heads import commands as heads_commands
+from .serve import captions_commands
 from .serve import commands as serve_commands
 from .serve.dups import commands as dups_commands
 from .store import commands as store_commands
@@ -60,6 +61,12 @@ app = typer.Typer(
 )
 for room in (embed_commands, store_commands, heads_commands, serve_commands):
     app.add_typer(room.app)
+app.add_typer(
+    captions_commands.app,
+    name="captions",
+    help="Captions: list, show, sample as a page, statistics.",
+    rich_help_panel="Embed",
+)
 app.add_typer(
     dups_commands.app,
     name="dups",
