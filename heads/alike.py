@@ -84,6 +84,13 @@ class Alike:
         found: np.ndarray = np.logical_or.reduce(marks)
         return found
 
+    def among(self, rows: np.ndarray) -> Alike:
+        """Some of the items; what is taken here is taken there."""
+        other = object.__new__(Alike)
+        codes = [codes[rows] for codes in self._codes]
+        other.__dict__ = {**self.__dict__, "_codes": codes, "covered": self.covered[rows]}
+        return other
+
     def fresh(self) -> Alike:
         """The same items, with nothing taken."""
         other = object.__new__(Alike)

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from .families_command import heads
 from .package_commands import export_onnx, package
 from .reports import commands as reports
+from .suggest_command import suggest
 from .sweeps import commands as sweeps
 from .sweeps.shots_command import shots
 
@@ -396,6 +397,7 @@ for command in (
     shots,
     package,
     export_onnx,
+    suggest,
     reports.report,
     reports.explain,
 ):

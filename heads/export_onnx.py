@@ -177,7 +177,8 @@ def _require(head: Head) -> None:
             f"{head.family} cannot be written as ONNX: the torch heads and logreg can; `icehouse package` keeps any head"
         )
     try:
-        for name in ("onnx", "onnxruntime", "onnxscript"):
+        # PyTorch's exporter writes by way of onnxscript, which takes seconds to import.
+        for name in ("onnx", "onnxruntime", *(["onnxscript"] if isinstance(head, TorchHead) else [])):
             import_module(name)
     except ImportError as error:
         raise HeadError(

@@ -45,7 +45,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "posts.csv").write_text("\n".join(rows) + "\n")
     embed_sources([folder / "posts.csv"], folder / "store", encoder=ToyEncoder(), dtype="float32")
     store = Store.open(folder / "store")
-    run = train(store, "logreg", inputs="image/joint,text", label="label")
+    run = train(store, "logreg", inputs="image/joint,text", label="label", report=False)
     made, _ = package(store, run, folder / "out")
     rows_of = predict(store, made, [folder / "posts.csv"], encoder=ToyEncoder()).table
     stored = predict(store, run).table
@@ -164,7 +164,7 @@ def test_a_newer_format_is_not_guessed_at(copy: Path) -> None:
 
 def test_only_a_package_is_replaced(make_store: Make, tmp_path: Path) -> None:
     store = make_store(60)
-    run = train(store, "logreg", inputs="image")
+    run = train(store, "logreg", inputs="image", report=False)
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
@@ -176,7 +176,7 @@ def test_only_a_package_is_replaced(make_store: Make, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     package(store, run, empty)
-    second = train(store, "logreg", inputs="text")
+    second = train(store, "logreg", inputs="text", report=False)
     made, _ = package(store, second, empty)
     assert Package.load(empty).run_id == made.run_id == second.run_id
     with pytest.raises(HeadError, match=r"is no package.*icehouse package"):
@@ -188,7 +188,7 @@ def test_a_failure_leaves_what_was_there(
     make_store: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(60)
-    first = train(store, "logreg", inputs="image")
+    first = train(store, "logreg", inputs="image", report=False)
     package(store, first, tmp_path / "out")
 
     def full(*_: Any) -> str:
@@ -196,7 +196,7 @@ def test_a_failure_leaves_what_was_there(
 
     monkeypatch.setattr("icehouse.heads.package._readme", full)
     with pytest.raises(HeadError, match="No space left"):
-        package(store, train(store, "logreg", inputs="text"), tmp_path / "out")
+        package(store, train(store, "logreg", inputs="text", report=False), tmp_path / "out")
     assert Package.load(tmp_path / "out").run_id == first.run_id
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
 
@@ -212,7 +212,7 @@ def test_every_family(family: str, make_store: Make, tmp_path: Path) -> None:
             name: {label: rng.normal(size=width).tolist() for label in ("calm", "flood", "quake")}
             for name, width in widths.items()
         }
-    run = train(store, quick(family, **params), inputs="image,text", draws=2)
+    run = train(store, quick(family, **params), inputs="image,text", draws=2, report=False)
     made, _ = package(store, run, tmp_path / "out")
     # A package can be packaged, and says the same of a store's items.
     again, _ = package(store, made, tmp_path / "again")

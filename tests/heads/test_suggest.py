@@ -1,0 +1,368 @@
+"""What to label next: better than chance at the same price, never twice the same, whatever the order of the items."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from icehouse.cli import app
+from icehouse.errors import HeadError, UsageError
+from icehouse.heads import picking
+from icehouse.heads.alike import Alike
+from icehouse.heads.evaluate import predict_items
+from icehouse.heads.families.logreg import LogReg
+from icehouse.heads.inputs import Inputs, Tokens
+from icehouse.heads.picking import pick, places, uncertainty
+from icehouse.heads.seen import Searches
+from icehouse.heads.suggest import suggest
+from icehouse.heads.trainer import train
+from icehouse.store.dups.find import find_duplicates
+from icehouse.store.schema import features_schema, items_schema
+from icehouse.store.store import Store
+from icehouse.store.vectors import vectors_to_arrow
+from typer.testing import CliRunner
+
+DIM = 12
+SPEC: dict[str, Any] = {
+    "encoder": "toy",
+    "name": "toy",
+    "modality": "image",
+    "output": "pooled",
+    "dim": DIM,
+    "dtype": "float32",
+    "key": "image_sha256",
+    "provenance": {"family": "toy"},
+    "fingerprint": "0123456789abcdef",
+    "probe": {},
+}
+SHARES = (0.4, 0.25, 0.15, 0.1, 0.06, 0.04)
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def task(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Classes of very different size, each in three places: what a random draw sees of the rare ones is little."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(len(SHARES), 3, DIM))
+    y = rng.choice(len(SHARES), n, p=SHARES)
+    X = centres[y, rng.integers(0, 3, n)] + 0.6 * rng.normal(size=(n, DIM))
+    return X.astype(np.float32), y
+
+
+def fill(
+    path: Path,
+    X: np.ndarray,
+    labels: list[str | None],
+    *,
+    splits: list[str | None] | None = None,
+    copies: dict[int, int] | None = None,
+    order: np.ndarray | None = None,
+) -> Store:
+    """A store of items p<i> with pictures X[i], put in in some order."""
+    n, copies = len(X), copies or {}
+    order = np.arange(n) if order is None else order
+    rows = [
+        {
+            "item_id": f"p{i:04d}",
+            "path": f"images/{i}.jpg",
+            "image_sha256": sha(f"picture {copies.get(i, i)}"),
+            "split": splits[i] if splits else None,
+            "label": labels[i],
+            "event": f"event {i % 2}",
+        }
+        for i in order.tolist()
+    ]
+    store = Store.create(path)
+    store.items.append(pa.Table.from_pylist(rows, schema=items_schema(["label", "event"])), unique="item_id")
+    schema = features_schema("image", "pooled", DIM, "float32")
+    table = store.ensure_feature_table("toy/image/pooled", SPEC, schema)
+    columns = {
+        "image_sha256": [sha(f"picture {i}") for i in order.tolist()],
+        "vector": vectors_to_arrow(X[order], "float32"),
+    }
+    table.append(pa.table(columns).select(schema.names).cast(schema))
+    return store
+
+
+def mostly_unlabelled(path: Path, **changes: Any) -> Store:
+    X, y = task(0, 200)
+    labels = [f"c{y[i]}" if i < 20 else None for i in range(200)]
+    return fill(path, X, labels, **changes)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return mostly_unlabelled(tmp_path / "store")
+
+
+def ids_of(store: Store, *args: Any, **kwargs: Any) -> list[str]:
+    found: list[str] = suggest(store, *args, **kwargs).table["item_id"].to_pylist()
+    return found
+
+
+def test_suggested_labels_beat_random_ones_at_the_same_price(tmp_path: Path) -> None:
+    budget, gains = 24, []
+    for seed in range(6):
+        X, y = task(seed, 700)
+        first, pool, test = np.arange(24), np.arange(24, 450), np.arange(450, 700)
+        labels = [f"c{y[i]}" if i < 24 else None for i in range(450)]
+        store = fill(tmp_path / f"{seed}", X[:450], labels)
+        train(store, "logreg", params={"C": 1.0, "unit": False}, draws=2, report=False)
+        made = suggest(store, budget)
+        assert made.about["run"] is not None
+        suggested = np.array([int(item[1:]) for item in made.table["item_id"].to_pylist()])
+
+        rng = np.random.default_rng(seed)
+        batches = [suggested, *(rng.choice(pool, budget, replace=False) for _ in range(4))]
+        scores = []
+        for batch in batches:
+            rows = np.concatenate([first, batch])
+            scores.append(LogReg(C=1.0, unit=False).fit(X[rows], y[rows]).score(X[test], y[test]))
+        gains.append(scores[0] - float(np.mean(scores[1:])))
+    assert np.mean(gains) > 0.02
+    assert sum(gain > 0 for gain in gains) >= 4
+
+
+def test_it_says_why(store: Store) -> None:
+    run = train(store, "logreg", params={"C": 1.0}, draws=2, report=False)
+    made = suggest(store, 10)
+    assert made.about["run"] == run.run_id
+    assert (made.about["unlabelled"], made.about["labelled"]) == (180, 20)
+    rows = made.table.to_pylist()
+    assert len({row["item_id"] for row in rows}) == 10
+    for row in rows:
+        assert int(row["item_id"][1:]) >= 20
+        assert 0 <= row["uncertainty"] <= 1
+        assert row["why"].startswith(f"{row['predicted']} 0.")
+        assert "stands for" in row["why"]
+    samples = {row["item_id"]: row for row in rows}
+    # Uncertainty is that of the head's own probabilities.
+    for row in predict_items(store, run).to_pylist():
+        if row["item_id"] in samples:
+            proba = sorted(value for name, value in row.items() if name.startswith("p_"))
+            assert samples[row["item_id"]]["uncertainty"] == pytest.approx(
+                1 - proba[-1] + proba[-2], abs=1e-5
+            )
+            assert samples[row["item_id"]]["predicted"] == row["predicted"]
+
+
+def test_the_order_of_the_items_plays_no_part(tmp_path: Path) -> None:
+    found = []
+    for i in range(3):
+        order = np.random.default_rng(i).permutation(200) if i else None
+        store = mostly_unlabelled(tmp_path / str(i), order=order)
+        train(store, "logreg", params={"C": 1.0, "unit": False}, draws=2, report=False)
+        found.append((ids_of(store, 15), ids_of(store, 15, run=None), ids_of(store, 15)))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0] == found[0][2] != found[0][1]
+
+
+def test_a_smaller_batch_is_the_beginning_of_a_larger_one(store: Store) -> None:
+    assert ids_of(store, 20)[:5] == ids_of(store, 5)
+
+
+def test_no_copies_and_none_of_a_labelled_item(tmp_path: Path) -> None:
+    # Items 100 to 139 share four pictures; 140 to 149 are copies of labelled items.
+    copies = {i: 100 + i % 4 for i in range(100, 140)} | {140 + i: i for i in range(10)}
+    store = mostly_unlabelled(tmp_path / "store", copies=copies)
+    made = suggest(store, 200, run=None)
+    pictures = [copies.get(int(item[1:]), int(item[1:])) for item in made.table["item_id"].to_pylist()]
+    assert len(pictures) == len(set(pictures))
+    assert not {int(item[1:]) for item in made.table["item_id"].to_pylist()} & set(range(140, 150))
+    assert made.about["like_labelled"] == 10
+    assert len(pictures) <= 200 - 20 - 10 - 36
+    assert any("resemble one that is suggested" in note for note in made.about["notes"])
+
+
+def test_near_duplicates_by_a_search_or_by_a_cap(tmp_path: Path) -> None:
+    X, y = task(0, 200)
+    # Thirty pictures of one scene, and one unlabelled one beside a labelled one.
+    rng = np.random.default_rng(1)
+    X[100:130] = X[100] + 0.01 * rng.normal(size=(30, DIM)).astype(np.float32)
+    X[150] = X[3] + 0.01
+    store = fill(tmp_path / "store", X, [f"c{y[i]}" if i < 20 else None for i in range(200)])
+    scene = {f"p{i:04d}" for i in range(100, 130)}
+    capped = suggest(store, 170, run=None)
+    assert len(scene & set(capped.table["item_id"].to_pylist())) == 1
+    assert capped.about["closest"] < 0.95
+    assert "p0150" in capped.table["item_id"].to_pylist()
+    find_duplicates(store, feature="toy/image/pooled", rule=0.99)
+    made = suggest(store, 170, run=None)
+    assert made.about["searches"] == ["default"]
+    assert len(scene & set(made.table["item_id"].to_pylist())) == 1
+    assert made.about["like_labelled"] == 1
+    assert "p0150" not in made.table["item_id"].to_pylist()
+    # Asked not to look at the search, it does not.
+    assert suggest(store, 5, run=None, dups="none").about["searches"] == []
+
+
+def test_what_a_search_did_not_look_at_is_capped_and_said(tmp_path: Path) -> None:
+    X, _ = task(0, 60)
+    X[40:60] = X[40] + 0.01 * np.random.default_rng(1).normal(size=(20, DIM)).astype(np.float32)
+    store = fill(tmp_path / "store", X, [None] * 60)
+    find_duplicates(store, feature="toy/image/pooled", rule=0.99, where="item_id < 'p0050'")
+    made = suggest(store, 60, run=None)
+    assert len([item for item in made.table["item_id"].to_pylist() if item >= "p0040"]) == 1
+    assert any(note.startswith("10 items are unknown to the search default") for note in made.about["notes"])
+
+
+def test_what_is_to_choose_from(tmp_path: Path) -> None:
+    X, y = task(0, 120)
+    splits = [("train", "dev", "test", "pool", None)[i % 5] for i in range(120)]
+    labels = [f"c{y[i]}" if i < 60 else None for i in range(120)]
+    store = fill(tmp_path / "store", X, labels, splits=splits)
+
+    def rows(**given: Any) -> set[int]:
+        return {int(item[1:]) for item in ids_of(store, 120, run=None, **given)}
+
+    free = rows()
+    assert free
+    assert min(free) >= 60
+    assert not {splits[i] for i in free} & {"dev", "test"}
+    assert suggest(store, 1, run=None).about["held_out"] == 24
+    assert {splits[i] for i in rows(pool="split=pool")} == {"pool"}
+    assert min(rows(pool="split=pool")) < 60
+    # By its one name, and the other items' labels are labels.
+    assert {splits[i] for i in rows(pool="split=validation")} == {"dev"}
+    assert suggest(store, 1, run=None, pool="split=pool").about["labelled"] == 48
+    assert {i % 2 for i in rows(where="event = 'event 1'")} == {1}
+    with pytest.raises(UsageError, match="no item has split = 'none'"):
+        suggest(store, pool="split=none")
+    with pytest.raises(UsageError, match="column=value"):
+        suggest(store, pool="split")
+    with pytest.raises(UsageError, match=r"no column 'labell'.*did you mean 'label'"):
+        suggest(store, label="labell")
+    with pytest.raises(HeadError, match="no item with these features is without a 'event'"):
+        suggest(store, label="event")
+    with pytest.raises(UsageError, match="did you mean 'entropy'"):
+        suggest(store, by="entropie")  # type: ignore[arg-type]  # what a caller without types may write
+    with pytest.raises(UsageError, match="at least one"):
+        suggest(store, 0)
+
+
+def test_a_store_without_labels(tmp_path: Path) -> None:
+    X, _ = task(0, 50)
+    store = fill(tmp_path / "store", X, [None] * 50)
+    made = suggest(store, 8)
+    assert made.about["run"] is None
+    assert made.table["uncertainty"].null_count == made.table["predicted"].null_count == 8
+    assert "nearest label" not in made.table["why"][0].as_py()
+    with pytest.raises(HeadError, match="no runs"):
+        suggest(store, 8, run="latest")
+    assert suggest(store, 80).about["notes"][-1].endswith("there are no more unlabelled items")
+
+
+def test_a_run_has_inputs_of_its_own(store: Store) -> None:
+    run = train(store, "logreg", params={"C": 1.0}, draws=2, report=False)
+    with pytest.raises(UsageError, match="inputs of its own"):
+        suggest(store, run=run, inputs="image")
+    assert suggest(store, 3, inputs="image").about["run"] is None
+
+
+def test_uncertainty() -> None:
+    proba = np.array([[1.0, 0, 0], [1 / 3] * 3, [0.5, 0.5, 0], [0.6, 0.3, 0.1]])
+    np.testing.assert_allclose(uncertainty(proba, "margin"), [0, 1, 1, 0.7], atol=1e-12)
+    np.testing.assert_allclose(uncertainty(proba, "least-confidence"), [0, 1, 0.75, 0.6], atol=1e-12)
+    entropy = uncertainty(proba, "entropy")
+    np.testing.assert_allclose(entropy[:3], [0, 1, np.log(2) / np.log(3)], atol=1e-12)
+
+
+def test_picks_are_the_greedy_ones() -> None:
+    """Against a loop that tries everything at every step."""
+    X, _ = task(3, 80)
+    at = places(Inputs({"x": X}))
+    rng = np.random.default_rng(0)
+    u, candidates, labelled = rng.random(80), np.arange(10, 80), np.arange(10)
+    ids, content = np.array([f"{i:03d}" for i in range(80)], object), {"x": np.array([None] * 80, object)}
+    found = pick(
+        at, candidates, 12, alike=Alike(ids, content, Searches([])), weight=u, labelled=labelled, cap=2.0
+    )
+    chosen: list[int] = []
+    for _ in range(12):
+        best, worth = -1, -1.0
+        for i in candidates.tolist():
+            if i in chosen:
+                continue
+            total = 0.0
+            for j in candidates.tolist():
+                total += u[j] ** 2 * max(
+                    0.0, max(float(at[j] @ at[k]) for k in [*labelled.tolist(), *chosen, i])
+                )
+            if total > worth:
+                best, worth = i, total
+        chosen.append(best)
+    # What resembles nobody is taken by nobody: without content each item is its own.
+    assert found.rows.tolist() == chosen
+
+
+def test_very_many_candidates_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, _ = task(1, 600)
+    at = places(Inputs({"x": X}))
+    ids, content = np.array([f"{i:03d}" for i in range(600)], object), {"x": np.array([None] * 600, object)}
+
+    def picked(**given: Any) -> picking.Picks:
+        return pick(at, np.arange(600), 10, alike=Alike(ids, content, Searches([])), **given)
+
+    def worth(rows: np.ndarray) -> float:
+        return float(np.maximum(at @ at[rows].T, 0).max(axis=1).sum())
+
+    whole = picked()
+    monkeypatch.setattr(picking, "_PICKABLE", 200)
+    monkeypatch.setattr(picking, "_WANTING", 150)
+    some = picked()
+    assert worth(some.rows) > 0.9 * worth(whole.rows)
+    assert some.rows.tolist() == picked().rows.tolist() != picked(seed=1).rows.tolist()
+    assert 500 < some.stands_for.sum() < 700
+    u = np.zeros(600)
+    u[:250] = 1
+    assert picked(weight=u).rows.max() < 250
+
+
+def test_places() -> None:
+    rng = np.random.default_rng(0)
+    X, mask = rng.normal(size=(6, 4)) + 100, np.ones((6, 3), bool)
+    mask[:, 2] = False
+    tokens = np.repeat(rng.normal(size=(6, 1, 5)), 3, axis=1)
+    tokens[:, 2] = 0
+    at = places(Inputs({"a": X, "b": Tokens(tokens, mask)}))
+    np.testing.assert_allclose(np.linalg.norm(at, axis=1), 1, atol=1e-6)
+    # Both inputs count alike, however long their vectors are, and tokens are as their mean.
+    np.testing.assert_allclose((at[:, :4] ** 2).sum(axis=1), 0.5, atol=1e-6)
+    np.testing.assert_allclose(at, places(Inputs({"a": X * 3, "b": tokens[:, 0]})), atol=1e-5)
+    lacking = places(Inputs({"a": X, "b": tokens[:, 0]}, {"b": np.arange(6) > 0}))
+    assert (lacking[0, 4:] == 0).all()
+
+
+def test_the_command(store: Store, tmp_path: Path) -> None:
+    def call(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["suggest", "-s", str(store.path), *arguments])
+
+    result = call("-n", "4")
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == 5
+    assert "by coverage alone" in result.stderr
+    assert "hint" in result.stderr
+    train(store, "logreg", params={"C": 1.0}, draws=2, report=False)
+    told = json.loads(call("-n", "4", "--by", "entropy", "--json").stdout)
+    assert told["by"] == "entropy"
+    assert len(told["items"]) == 4
+    target = tmp_path / "label-these.csv"
+    result = call("-n", "6", "--out", str(target))
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    with target.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert list(rows[0]) == ["item_id", "path", "text", "uncertainty", "predicted", "why"]
+    assert json.loads(call("-n", "2", "--run", "none", "--json").stdout)["run"] is None
+    wrong = call("--pool", "split")
+    assert wrong.exit_code == 2
+    assert len(wrong.stderr.strip().splitlines()) == 1
