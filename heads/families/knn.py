@@ -259,7 +259,7 @@ class Knn(Head):
             for k in ks:
                 within = values >= ranked[rows, min(k, bank) - 1] - _TIE
                 counted = np.bincount(cell[within], strength[within], n * classes).reshape(n, classes)
-                counted += self.prior * self.prior_
+                counted = counted + self.prior * self.prior_
                 votes.append(((k, temperature), counted / counted.sum(axis=1, keepdims=True)))
         return votes
 

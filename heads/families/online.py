@@ -173,7 +173,7 @@ class Online(Head):
         by_class: np.ndarray,
     ) -> dict[str, Any]:
         """Passes with each setting until `val` gets no better; keep the best state of all."""
-        best: tuple[float, dict[str, Any], dict[str, Any]] | None = None
+        best: tuple[float, dict[str, Any], tuple[dict[str, np.ndarray], dict[str, Any]]] | None = None
         for rate, penalty in settings:
             self._start(X, rate, penalty)
             rng = np.random.default_rng(self.seed)

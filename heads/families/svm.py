@@ -13,7 +13,7 @@ fifth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -44,6 +44,8 @@ __all__ = ["GRID", "Svm"]
 GRID = tuple(float(f"{10 ** (step / 2):.3g}") for step in range(-6, 5))
 
 _DEFAULT_C = 0.1
+# Values of C in a row without improvement after which the path stops: more for the curves that jump.
+_PATIENCE = {"log_loss": 2, "accuracy": 4, "macro_f1": 4}
 
 
 class Svm(Head):
@@ -120,8 +122,8 @@ class Svm(Head):
         grid = grid_of("C", self.C, GRID)
         if self.scale not in ("input", "feature"):
             raise ParameterError(f"scale must be input or feature, not {self.scale!r}")
-        if self.select not in ("log_loss", "accuracy", "macro_f1"):
-            raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
+        if self.select not in _PATIENCE:
+            raise ParameterError(f"select must be one of {', '.join(_PATIENCE)}, not {self.select!r}")
         if self.unit not in ("auto", True, False):
             raise ParameterError(f"unit must be auto, true or false, not {self.unit!r}")
         by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
@@ -155,6 +157,7 @@ class Svm(Head):
         V, v = val
         for unit in units:
             self.unit_ = unit
+            highest, since = -np.inf, 0
             for coef, intercept, C in self._path(unit_length(X, unit), y, weight, grid):
                 self.coef_, self.intercept_ = coef, intercept
                 self.calibration_ = self._calibrated(self._margins(V), v, by_class)
@@ -164,6 +167,13 @@ class Svm(Head):
                     fitted = ("unit_", "coef_", "intercept_", "calibration_", "means_")
                     state = {name: getattr(self, name) for name in fitted}
                     best = worth(row, self.select), {"C": C, "unit": unit}, state
+                highest, since = (
+                    (worth(row, self.select), 0)
+                    if worth(row, self.select) > highest
+                    else (highest, since + 1)
+                )
+                if since == _PATIENCE[self.select]:
+                    break
         assert best is not None
         for name, value in best[2].items():
             setattr(self, name, value)
@@ -171,14 +181,16 @@ class Svm(Head):
 
     def _path(
         self, X: Inputs, y: np.ndarray, weight: np.ndarray, grid: list[float]
-    ) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
         """Weights and intercepts on raw features, for each value of C."""
         self.means_, scales = statistics(X, weight, by_feature=self.scale == "feature")
         Z = standardised(X, self.means_, scales)
         scale = np.concatenate([scales[name] for name in X.names])
         mean = np.concatenate([self.means_[name] for name in X.names])
         fits = path(Z, y, len(self.classes_), weight, grid, SquaredHinge, tol=self.tol)
-        return [(fit.coef / scale, fit.intercept - (fit.coef / scale) @ mean, fit.C) for fit in fits]
+        for fit in fits:
+            coef = fit.coef / scale
+            yield coef, fit.intercept - coef @ mean, fit.C
 
     def _calibrated(self, margins: np.ndarray, y: np.ndarray, by_class: np.ndarray) -> np.ndarray:
         positive = [y == 1] if margins.shape[1] == 1 else [y == c for c in range(margins.shape[1])]

@@ -132,7 +132,7 @@ class ZeroShot(Head):
             cosines = np.concatenate([self._cosines(part) for part in pieces(val[0])])
             if self.factor == "auto":
                 self.factor_ = best_factor(cosines, val[1])
-            row = {"factor": self.factor_, "input_weights": list(share)}
+            row: dict[str, Any] = {"factor": self.factor_, "input_weights": list(share)}
             row |= criteria(val[1], softmax(self.factor_ * cosines))
             self.curve_.append(row)
             if best is None or row["log_loss"] < best[0]:
