@@ -1,12 +1,11 @@
 """`lightgbm`: gradient-boosted trees, stopped early on dev.
 
-Trees look at one feature at a time, and an encoder's features mean little one at a time: on frozen features they seldom
-beat a linear head. They earn their place where inputs interact, where inputs are missing, and as a second opinion in
-`late-fusion`.
+Trees look at one feature at a time, and an encoder's features mean little one at a time: on CrisisMMD's texts they do not
+beat a linear head. They earn their place where features interact, where inputs are missing, and as a second opinion.
 
-Each tree sees a random part of the features (`feature_fraction`), which costs no accuracy here and saves most of the
-time. Inputs that are wide together are first reduced, each to its leading principal components: ten thousand rows of 1,664
-features then train in seconds instead of minutes, with a log loss that differs in the second decimal.
+Each tree sees a random part of the features (`feature_fraction`), which costs no accuracy there and saves most of the
+time. Inputs that are wide together are first reduced, each to its leading principal components: on those texts 128 of 384
+cost 0.01 of log loss or less and save half of the time and more.
 
 A row that lacks an input has NaN there, which LightGBM learns a direction for at each split. NaN in a feature that is
 there is an error, as it is for every head. The model is saved in LightGBM's own text format.
