@@ -80,6 +80,13 @@ def one_feed(
     return predicted, truth
 
 
+def macro_f1(truth: Mapping[str, str], predicted: Mapping[str, str]) -> float:
+    """Of one feed."""
+    ids = sorted(truth)
+    guess = np.array([predicted[item] for item in ids])
+    return Resampling([truth[item] for item in ids], "macro_f1", draws=1).value([guess])
+
+
 def _whole(store: Store) -> str:
     have = store.query("select image_sha256 from captions_default")["image_sha256"].to_pylist()
     listed = ", ".join(f"'{sha}'" for sha in have)
@@ -138,8 +145,11 @@ def main() -> None:
         feeds = [
             make_feed(folder / str(seed) / "feed", n=args.posts, seed=seed) for seed in range(args.feeds)
         ]
+        rises = []
         for seed, feed in enumerate(feeds):
             made, true = one_feed(folder / str(seed), feed, seed, args.wrong)
+            rises.append(tuple(macro_f1(true, made[inputs]) for inputs in (BASE, f"{BASE},caption")))
+            print(f"feed {seed}: {rises[-1][0]:.3f} to {rises[-1][1]:.3f}", file=sys.stderr, flush=True)
             for inputs, rows in made.items():
                 predicted.setdefault(inputs, {}).update(rows)
             truth |= true
@@ -161,6 +171,8 @@ def main() -> None:
             more = resampled.difference(guess, given[BASE])
             p = f"{more.p:.4f}" if more.p > 2 / DRAWS else f"< {2 / DRAWS:.4f}"
             print(f"{line} {more.value:+.3f} ({more.low:+.3f} to {more.high:+.3f}) | {p} |")
+        print("\nmacro-F1 of each feed, without caption and with it: ", end="")
+        print(", ".join(f"{without:.3f} to {with_it:.3f}" for without, with_it in rises))
         leaks(feeds)
     finally:
         shutil.rmtree(folder)

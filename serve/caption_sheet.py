@@ -22,7 +22,7 @@ _STYLE = (
     STYLE
     + """
 .grid { grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); }
-.said { max-height: none; }
+.said { max-height: 16em; }
 .nothing { color: var(--soft); font-style: italic; margin: 0; }
 .tile.bad { border-color: var(--warn); }
 .flags { position: absolute; inset: .55rem auto auto .55rem; display: flex; flex-wrap: wrap; gap: .3rem; }
@@ -40,7 +40,7 @@ _STYLE = (
 .asked { margin: .8rem 0 0; max-width: 62rem; color: var(--soft); }
 .asked summary { cursor: pointer; width: fit-content; }
 .asked p { margin: .5rem 0 0; white-space: pre-wrap; overflow-wrap: anywhere; color: var(--ink); }
-@media print { .tile { box-shadow: none; } }
+@media print { .said { max-height: none; overflow: visible; } .tile { box-shadow: none; } }
 """
 )
 
@@ -166,7 +166,7 @@ def _numbers(one: Shown) -> str:
     if one.seconds is not None:
         parts.append(f"{one.seconds:.2g} s")
     if one.attempts is not None and one.attempts > 1:
-        parts.append(f"asked {one.attempts} times")
+        parts.append("asked twice" if one.attempts == 2 else f"asked {one.attempts} times")
     return " · ".join(parts)
 
 
