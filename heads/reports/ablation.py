@@ -131,7 +131,7 @@ def _rows(store: Store, run: Run) -> Rows:
     run.check_space(rows.samples.specs)
     roles = run.training_items()
     for role in ("train", "dev", "test"):
-        part: Samples = rows.part(role)  # type: ignore[arg-type]  # mypy widens the names to str
+        part: Samples = rows.part(role)
         if set(part.ids.tolist()) != roles.get(role, set()):
             raise HeadError(
                 f"the items of {store.path} have changed since run {run.run_id}: its {role} rows are no longer the same; "

@@ -42,7 +42,7 @@ class Series:
     ----------
     name : str
         For the legend; plain text, possibly a stranger's.
-    x, y : sequence of float
+    x, y : sequence or array of float
     hue : int
         Place in the palette; -1 for the colour of text.
     kind : {"line", "points"}
@@ -53,8 +53,8 @@ class Series:
     """
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
     hue: int = 0
     kind: str = "line"
     low: Sequence[float] = ()
@@ -219,7 +219,7 @@ def curve_charts(curve: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> lis
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault("" if epochs else _setting(row, axis, rows), []).append(row)
-    best = chosen.get("stop" if epochs else axis)
+    best: Any = chosen.get("stop" if epochs else axis)
     values = [float(row[axis]) for row in rows]
     log = min(values) > 0 and max(values) / min(values) > 50
     note = ""

@@ -21,7 +21,7 @@ _DPI = 130
 # Classes whose names and counts a matrix still has room for.
 _NAMED, _COUNTED = 40, 16
 # Without the mathematics of labels: a label is a stranger's text, and "$" no formula.
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     "text.parse_math": False,
     "font.size": 10,
     "axes.spines.top": False,

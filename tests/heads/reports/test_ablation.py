@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from icehouse.errors import HeadError
+from icehouse.heads.reports.ablation import ablate, known_ablation, subsets
+from icehouse.heads.trainer import train
+from icehouse.store.store import Store
+from quick import QUICK
+
+Make = Callable[..., Store]
+
+
+def test_subsets_are_all_all_but_one_and_each_alone() -> None:
+    assert subsets(["a"]) == [("a",)]
+    assert subsets(["a", "b"]) == [("a", "b"), ("b",), ("a",)]
+    assert subsets(["a", "b", "c"])[1:4] == [("b", "c"), ("a", "c"), ("a", "b")]
+    assert len(subsets(["a", "b", "c"])) == 7
+
+
+def test_both_inputs_are_needed_and_it_says_so_with_an_interval(make_store: Make) -> None:
+    store = make_store(240)
+    run = train(store, "logreg", report=False)
+    told = ablate(store, run)
+    assert told["on"] == "test"
+    assert [entry["inputs"] for entry in told["subsets"]] == [["image", "text"], ["text"], ["image"]]
+    whole = told["subsets"][0]
+    assert whole["macro_f1"]["value"] == pytest.approx(run.metrics["test"]["macro_f1"]["value"])
+    for name in ("image", "text"):
+        assert told["adds"][name]["macro_f1"]["low"] > 0.05
+    text = train(store, "logreg", inputs="text", report=False)
+    assert told["subsets"][1]["macro_f1"]["value"] == pytest.approx(text.metrics["test"]["macro_f1"]["value"])
+    assert known_ablation(run) == json.loads((run.path / "ablation.json").read_text()) == told
+
+
+def test_a_head_that_needs_two_inputs_is_not_defined_on_one(make_store: Make) -> None:
+    store = make_store(60)
+    run = train(store, "align", params=QUICK["align"], report=False)
+    whole, *others = ablate(store, run, draws=50)["subsets"]
+    assert "macro_f1" in whole
+    assert all("macro_f1" not in entry and entry["undefined"] for entry in others)
+
+
+def test_without_test_dev_is_compared(make_store: Make) -> None:
+    store = make_store(60, split=lambda i: None)
+    run = train(store, "logreg", report=False)
+    told = ablate(store, run, draws=50)
+    assert told["on"] == "dev"
+    assert told["subsets"][0]["accuracy"]["value"] == pytest.approx(run.metrics["dev"]["accuracy"]["value"])
+
+
+def test_items_that_have_changed_are_not_compared(make_store: Make) -> None:
+    store = make_store(60)
+    run = train(store, "logreg", report=False)
+    store.items.delete("item_id", ["p009"])
+    with pytest.raises(HeadError, match="have changed since"):
+        ablate(store, run)

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from icehouse.cli import app
+from icehouse.heads.reports import report as reports
+from icehouse.heads.reports.ablation import known_ablation
+from icehouse.heads.reports.page import command_line
+from icehouse.heads.reports.report import leave_report, write_report
+from icehouse.heads.runs import Run, list_runs
+from icehouse.heads.sweeps.sweep import sweep
+from icehouse.heads.trainer import train
+from icehouse.store.dups.find import find_duplicates
+from icehouse.store.store import Store
+from quick import QUICK
+from strict_page import StrictPage
+from toys import make_pictures
+from typer.testing import CliRunner
+
+Make = Callable[..., Store]
+LABELS = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "$\\frac{ & </style>\u202e")
+TEXT = "</p><svg onload=alert(3)>\x00\ud83d {{7*7}} javascript:alert(4) <!-- ]]>"
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def with_pictures(store: Store, folder: Path, n: int) -> None:
+    """Give the first `n` items a file each."""
+    files = make_pictures(folder, n)
+    rows = [
+        {"item_id": f"p{i:03d}", "root": str(folder), "path": files[i].name, "width": 64, "height": 48}
+        for i in range(n)
+    ]
+    change(store, rows)
+
+
+def change(store: Store, rows: list[dict[str, Any]]) -> None:
+    """Put other values into some columns of items."""
+    schema = store.items.snapshot().schema
+    some = pa.schema([schema.field(name) for name in rows[0]])
+    store.items.upsert(pa.Table.from_pylist(rows, schema=some), key="item_id")
+
+
+def test_every_run_leaves_a_report(make_store: Make) -> None:
+    store = make_store(120)
+    run = train(store, "logreg")
+    told = json.loads((run.path / "report.json").read_text())
+    assert told["metrics"] == run.metrics
+    assert told["run"] == run.record
+    assert told["split"] == "test"
+    assert told["ablation"] == known_ablation(run)
+    assert told["calibration"]["n"] == 30
+    wrong = run.metrics["test"]["confusion"]
+    errors = sum(sum(row) for row in wrong["matrix"]) - sum(wrong["matrix"][i][i] for i in range(3))
+    assert len(told["mistakes"]) == min(errors, 12)
+    names = {path.name for path in (run.path / "figures").iterdir()}
+    assert names == {
+        f"{name}.png" for name in ("confusion", "roc", "precision_recall", "reliability", *CURVES)
+    }
+    page = StrictPage((run.path / "report.html").read_text())
+    for words in (
+        f"{100 * run.metrics['test']['macro_f1']['value']:.1f}%",
+        "What each input adds",
+        "expected calibration error",
+        "majority",
+        "toy/image/pooled",
+        run.specs["image"]["fingerprint"],
+        command_line(run),
+    ):
+        assert words in page.text
+
+
+CURVES = ("curve_loss", "curve_score")
+
+
+def test_nothing_hostile_gets_through(make_store: Make, tmp_path: Path) -> None:
+    store = make_store(60, label=lambda i: LABELS[i % 3])
+    with_pictures(store, tmp_path / "<b>pictures", 50)
+    change(store, [{"item_id": f"p{i:03d}", "text": TEXT.replace("\ud83d", "")} for i in range(60)])
+    rows = store.items.read().to_pylist()
+    copies = [
+        {**rows[i], "item_id": f"{i}' <iframe src=//evil>", "label": LABELS[(i + 1) % 3]} for i in (9, 10, 11)
+    ]
+    store.items.append(pa.Table.from_pylist(copies, schema=store.items.snapshot().schema), unique="item_id")
+    (tmp_path / "<b>pictures" / "0009.png").unlink()
+    run = train(store, "logreg")
+    html = (run.path / "report.html").read_text()
+    page = StrictPage(html)
+    assert "[U+202E]" in page.text
+    assert "<iframe src=//evil>" in page.text
+    assert "no picture: the file is gone" in page.text
+    assert len(page.images) > 5
+    assert "default-src 'none'" in html
+    assert "script-src" not in html
+
+
+def test_a_report_that_fails_costs_the_run_nothing(make_store: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(60)
+
+    def broken(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reports, "_draw", broken)
+    with pytest.warns(RuntimeWarning, match=r"is whole, but has no report: .*No space left"):
+        run = train(store, "logreg")
+    assert Run.load(store, run.run_id).metrics == run.metrics
+    assert not (run.path / "report.html").exists()
+    assert not list(run.path.glob(".tmp-*"))
+    code, _, err = command("train", "logreg", "-s", str(store.path))
+    assert code == 0
+    assert "icehouse report" in err
+    monkeypatch.undo()
+    assert leave_report(store, run, ablation=False) is None
+    before = (run.path / "report.html").read_bytes()
+    monkeypatch.setattr(reports, "_draw", broken)
+    assert "No space left" in str(leave_report(store, run, ablation=False))
+    assert (run.path / "report.html").read_bytes() == before
+    assert (run.path / "figures" / "roc.png").exists()
+
+
+def test_dev_stands_in_for_a_test_that_is_not_there(make_store: Make) -> None:
+    store = make_store(60, split=lambda i: None)
+    run = train(store, "logreg")
+    told = json.loads((run.path / "report.json").read_text())
+    assert told["split"] == "dev"
+    assert told["calibration"]["temperature"]["value"] is None
+    assert "flatter" in StrictPage((run.path / "report.html").read_text()).text
+
+
+def test_near_duplicates_are_marked(make_store: Make) -> None:
+    store = make_store(120, copies={9: 0, 10: 1, 11: 2})
+    find_duplicates(store, feature="toy/image/pooled", rule=0.97, views=False)
+    run = train(store, "logreg", inputs="image")
+    told = json.loads((run.path / "report.json").read_text())
+    near = [one for row in told["neighbours"] for one in row["nearest"]]
+    assert all(one["near_duplicate"] is not None for one in near)
+    assert "without near-duplicates" in StrictPage((run.path / "report.html").read_text()).text
+
+
+def test_neighbours_are_the_nearest_of_training(make_store: Make) -> None:
+    import numpy as np
+
+    store = make_store(120)
+    run = train(store, "logreg")
+    told = json.loads((run.path / "report.json").read_text())
+    train_ids = sorted(run.training_items()["train"])
+    for row in told["neighbours"]:
+        slow = dict.fromkeys(train_ids, 0.0)
+        for feature in run.features.values():
+            found = store.features(feature)
+            vectors = dict(zip(found.ids.tolist(), found.X.astype(np.float64), strict=True))
+            mean = np.mean([vectors[item] for item in train_ids], axis=0)
+            a = vectors[row["item_id"]] - mean
+            for item in train_ids:
+                b = vectors[item] - mean
+                slow[item] += float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) / 2
+        best = sorted(train_ids, key=lambda item: -slow[item])[:5]
+        assert [near["item_id"] for near in row["nearest"]] == best
+        for near in row["nearest"]:
+            assert near["cosine"] == pytest.approx(slow[near["item_id"]], abs=1e-5)
+
+
+def test_torch_heads_have_learning_curves(make_store: Make) -> None:
+    store = make_store(60)
+    run = train(store, "mlp", params=QUICK["mlp"], inputs="text")
+    told = json.loads((run.path / "report.json").read_text())
+    assert told["charts"]["curve_loss"]["x"] == "epoch"
+    assert told["ablation"] is None
+
+
+def test_a_costly_ablation_waits_to_be_asked_for(make_store: Make) -> None:
+    store = make_store(60)
+    run = train(store, "logreg", report=False)
+    write_report(store, run, affordable=-1.0)
+    told = json.loads((run.path / "report.json").read_text())
+    assert told["ablation"] is None
+    assert f"icehouse report {run.run_id} --ablation" in told["notes"][0]
+    code, out, err = command("report", run.run_id, "-s", str(store.path), "--ablation", "--json")
+    assert code == 0, err
+    assert Path(json.loads(out)["report"]) == run.path / "report.html"
+    assert json.loads((run.path / "report.json").read_text())["ablation"]["adds"]
+
+
+def test_items_that_are_gone_leave_placeholders(make_store: Make) -> None:
+    store = make_store(120)
+    run = train(store, "logreg", report=False)
+    store.items.delete("item_id", [f"p{i:03d}" for i in range(120)])
+    write_report(store, run)
+    told = json.loads((run.path / "report.json").read_text())
+    assert any("could not be told" in note for note in told["notes"])
+    StrictPage((run.path / "report.html").read_text())
+
+
+def test_no_report_and_the_first_seed_of_a_sweep(make_store: Make) -> None:
+    store = make_store(60)
+    assert command("train", "logreg", "-s", str(store.path), "--no-report")[0] == 0
+    assert not (list_runs(store)[-1].path / "report.html").exists()
+    params = {name: [value] for name, value in QUICK["lightgbm"].items()}
+    done = sweep(store, ["lightgbm"], inputs="text", seeds=2, grid={"lightgbm": params})
+    first, second = done.winners["lightgbm"]
+    assert (first.path / "report.html").exists()
+    assert not (second.path / "report.html").exists()
+
+
+def test_the_command_line_makes_the_same_run_again(make_store: Make) -> None:
+    import shlex
+
+    store = make_store(60)
+    first = train(
+        store,
+        "logreg",
+        inputs="text,pic=toy/image/pooled",
+        params={"unit": False},
+        where="event = 'event 1'",
+        refit=True,
+        seed=3,
+        report=False,
+    )
+    words = shlex.split(command_line(first))
+    code, _, err = command(*words[1:], "-s", str(store.path), "--no-report")
+    assert code == 0, err
+    again = list_runs(store)[-1]
+    assert again.run_id != first.run_id
+    assert again.metrics == first.metrics
