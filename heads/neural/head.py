@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -94,7 +94,8 @@ class TorchHead(Head):
     schedule : {"cosine", "plateau", "constant"}, default "cosine"
         "plateau" lowers the rate to 0.3 of itself whenever dev has not improved for two epochs.
     optimizer : {"adamw", "sgd"}, default "adamw"
-        "sgd" has a momentum of 0.9.
+    momentum : float, default 0.9
+        Of "sgd".
     label_smoothing : float, default 0
     class_weight : None, "balanced" or mapping of label to float, default None
         "balanced" weighs classes by the inverse of their frequency, in the loss and in dev's log loss and
@@ -123,6 +124,7 @@ class TorchHead(Head):
 
     takes_tokens: ClassVar[bool] = True
     handles_missing: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = True
     #: Whether one input of one vector a row is enough.
     takes_one_vector: ClassVar[bool] = True
     #: Shared parameters for which a family has defaults of its own.
@@ -150,6 +152,7 @@ class TorchHead(Head):
         warmup: float = 1.0,
         schedule: Schedule = "cosine",
         optimizer: Literal["adamw", "sgd"] = "adamw",
+        momentum: float = 0.9,
         label_smoothing: float = 0.0,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
         metric: Metric = "log_loss",
@@ -169,6 +172,7 @@ class TorchHead(Head):
         self.warmup = warmup
         self.schedule: Schedule = schedule
         self.optimizer: Literal["adamw", "sgd"] = optimizer
+        self.momentum = momentum
         self.label_smoothing = label_smoothing
         self.class_weight = class_weight
         self.metric: Metric = metric
@@ -261,6 +265,18 @@ class TorchHead(Head):
         by_class: np.ndarray,
     ) -> Outcome:
         """Train every configuration, note what came of it in `curve_`, and give back the best."""
+        return self._note(self._train(configurations, plan, X, y, weight, val, by_class), val is not None)
+
+    def _train(
+        self,
+        configurations: Sequence[Configuration],
+        plan: Plan,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        val: Validation | None,
+        by_class: np.ndarray,
+    ) -> list[Outcome]:
         from .batches import Rows, statistics
         from .training import train_many
 
@@ -270,7 +286,7 @@ class TorchHead(Head):
         def network() -> nn.Module:
             return self._network(centred)
 
-        outcomes = train_many(
+        return train_many(
             network,
             configurations,
             _part(Rows(X, device), y, weight * by_class[y]),
@@ -279,14 +295,52 @@ class TorchHead(Head):
             batched=self.batched,
             progress=self.progress,
         )
+
+    def _note(self, outcomes: Sequence[Outcome], compared: bool) -> Outcome:
+        """Note in `curve_` what came of the configurations, `compared` on dev or not, and give back the best."""
         best = max(outcomes, key=lambda outcome: (outcome.score, outcome.epochs))
         if best.epochs == 0:
             raise HeadError(
                 f"training {self.family} diverged: the loss was never finite; try a learning rate below lr={self.lr}"
             )
-        self.curve_ = [_summary(outcome) for outcome in outcomes] if val is not None else []
+        self.curve_ = [_summary(outcome) for outcome in outcomes] if compared else []
         self.curve_ += [_finite(row) for row in best.curve]
         return best
+
+    def fit_seeds(
+        self,
+        seeds: Sequence[int],
+        X: Any,
+        y: Sequence[Any] | np.ndarray,
+        val: tuple[Any, Any] | None = None,
+        sample_weight: Sequence[float] | np.ndarray | None = None,
+    ) -> list[Self]:
+        """New heads, one fitted with each seed: the grid times the seeds as one program."""
+        if val is None or self.stop is not None or not self.batched:
+            return super().fit_seeds(seeds, X, y, val, sample_weight)
+        heads = [self.unfitted(seed=seed) for seed in seeds]
+        for head in heads:
+            head.progress = self.progress
+            inputs, codes, given = head._begin(X, y, sample_weight)
+        first = heads[0]
+        dev = first._validation(val)
+        if dev is None:
+            return super().fit_seeds(seeds, X, y, val, sample_weight)
+        weight = np.ones(len(codes)) if given is None else given
+        outcomes = first._train(
+            [configuration for head in heads for configuration in head._configurations()],
+            first._plan(len(codes)),
+            inputs,
+            codes,
+            weight,
+            dev,
+            first._class_weights(codes, weight),
+        )
+        for head in heads:
+            best = head._note([o for o in outcomes if o.configuration.seed == head.seed], True)
+            head._keep(best.state)
+            head.chosen_ = head._chosen(best)
+        return heads
 
     def _network(self, centred: Mapping[str, tuple[np.ndarray, float]] | None = None) -> nn.Module:
         """A new network behind centring and scaling; the caller seeds."""
@@ -380,6 +434,8 @@ class TorchHead(Head):
                 raise ParameterError(f"{name} must be a whole number from 1 on, not {value!r}")
         if not 0 <= self.label_smoothing < 1:
             raise ParameterError(f"label_smoothing must be in [0, 1), not {self.label_smoothing!r}")
+        if not 0 <= self.momentum < 1:
+            raise ParameterError(f"momentum must be in [0, 1), not {self.momentum!r}")
         if self.warmup < 0:
             raise ParameterError(f"warmup must not be negative, not {self.warmup!r}")
         return Plan(
@@ -390,6 +446,7 @@ class TorchHead(Head):
             warmup=self.warmup,
             schedule=self.schedule,
             optimizer=self.optimizer,
+            momentum=self.momentum,
             label_smoothing=self.label_smoothing,
             metric=self.metric,
             precision=self.precision,

@@ -128,18 +128,25 @@ class _StackedProduct(torch.autograd.Function):
         x = x.reshape(m, -1, d) if own else x.reshape(-1, d)
         ctx.save_for_backward(x, w)
         ctx.shape = (m, *rows, d) if own else (*rows, d)
-        return torch.matmul(x, w.transpose(1, 2)).view(m, *rows, h)
+        if own:
+            y = torch.bmm(x, w.transpose(1, 2))
+        else:  # one product with the weights of all models side by side
+            y = torch.mm(x, w.reshape(m * h, d).T).view(-1, m, h).transpose(0, 1).contiguous()
+        return y.view(m, *rows, h)
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, w = ctx.saved_tensors
-        m, h, _ = w.shape
+        m, h, d = w.shape
         dy = dy.reshape(m, -1, h)
+        own = x.dim() == 3
         dx = None
         if ctx.needs_input_grad[0]:
             dx = torch.bmm(dy, w)
-            dx = (dx if len(x.shape) == 3 else dx.sum(dim=0)).view(ctx.shape)
-        return dx, torch.matmul(dy.transpose(1, 2), x), None
+            dx = (dx if own else dx.sum(dim=0)).view(ctx.shape)
+        if own:
+            return dx, torch.bmm(dy.transpose(1, 2), x), None
+        return dx, torch.mm(dy.transpose(1, 2).reshape(m * h, -1), x).view(m, h, d), None
 
 
 class Prepared(nn.Module):

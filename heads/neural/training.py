@@ -39,9 +39,9 @@ Metric: TypeAlias = Literal["log_loss", "macro_f1", "accuracy"]
 #: Called after each epoch with its number, the number there will be at most, and the best dev score so far.
 Progress: TypeAlias = Callable[[int, int, float], None]
 
-# Parameters of the stack, in numbers, up to which models are trained side by side on a CPU: weights, gradients
-# and the optimizer's two moments then stay in its cache, where arithmetic, not memory, sets the pace.
-_CACHE = 2**21
+# Weights, in numbers, up to which models are trained side by side on a CPU. Larger stacks share a step's overhead among
+# more models, until moving their weights, gradients and moments through memory takes as long.
+_STACKED = 2**23
 # Likewise where memory alone is the limit.
 _MEMORY = 2**28
 # Rows of dev that are scored at a time, times models.
@@ -72,6 +72,7 @@ class Plan:
     warmup: float = 1.0
     schedule: Schedule = "cosine"
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
     label_smoothing: float = 0.0
     metric: Metric = "log_loss"
     precision: Literal["auto", "float32"] = "auto"
@@ -134,7 +135,7 @@ def train_many(
     batched : bool, default True
         False trains one after the other, without `vmap`.
     at_once : int, optional
-        Most models in one stack; by default as many as the processor's cache (a GPU's memory) is good for.
+        Most models in one stack; by default as many as are worth it.
     progress : callable, optional
 
     Returns
@@ -147,7 +148,7 @@ def train_many(
     if not batched:
         at_once = 1
     elif at_once is None:
-        at_once = max(1, (_CACHE if train.rows.device.type == "cpu" else _MEMORY) // size)
+        at_once = max(1, (_STACKED if train.rows.device.type == "cpu" else _MEMORY) // size)
     # Neighbours share their batches, and the optimizer's passes.
     order = sorted(
         range(len(configurations)),
@@ -186,7 +187,11 @@ def _train_stack(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         stack = Stack(build, configurations, device, batched)
         torch.manual_seed(0)
-        optimizer: Optimizer = (AdamW if plan.optimizer == "adamw" else SGD)(stack.parameters)
+        optimizer: Optimizer = (
+            AdamW(stack.parameters)
+            if plan.optimizer == "adamw"
+            else SGD(stack.parameters, momentum=plan.momentum)
+        )
         alive = list(outcomes)
         reduced, waited = [1.0] * len(alive), [0] * len(alive)
         epochs = plan.epochs if plan.stop is None else plan.stop
