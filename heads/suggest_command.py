@@ -117,7 +117,7 @@ def suggest(
 def _say(about: dict[str, Any], n: int, out: Path | None) -> None:
     """How they were chosen."""
     how = f"by {about['by']} of run {about['run']}" if about["run"] else "by coverage alone, without a run"
-    say(f"{n} of {about['unlabelled']} unlabelled items, {how}" + (f", in {out}" if out else ""))
+    say(f"{n} of {about['unlabelled']} items to choose from, {how}" + (f", in {out}" if out else ""))
     if about["searches"]:
         alike = f"no near-duplicates among them, by the search {', '.join(about['searches'])}"
     else:

@@ -111,6 +111,8 @@ def test_nothing_of_the_items_is_in_it(work: Path) -> None:
         assert str(work) not in text
         assert "number3" not in text
         assert "i13" not in text
+    modes = {path.stat().st_mode for path in (work / "out").rglob("*") if path.is_file()}
+    assert len(modes) == 1
     lines = (work / "out" / "README.txt").read_text().splitlines()
     assert len(lines) == 3
     assert "icehouse predict out" in lines[1]
