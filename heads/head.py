@@ -67,7 +67,7 @@ class Head(ABC):
     takes_tokens: ClassVar[bool] = False
     #: Whether a row may lack an input (`Inputs.present`).
     handles_missing: ClassVar[bool] = False
-    #: Whether another `seed` makes another head though there are rows to choose on: only then do several seeds tell something.
+    #: Whether another `seed` makes another head though there are rows to choose on; only then several seeds tell something.
     stochastic: ClassVar[bool] = False
     #: False only for a form that exists to reproduce published results; it must say so where it is
     #: documented.
@@ -222,6 +222,32 @@ class Head(ABC):
         HeadError
             If there are fewer than two classes, features are NaN or infinite, or lengths differ.
         """
+        inputs, codes, weight = self._begin(X, y, sample_weight)
+        self.chosen_ = dict(self._fit(inputs, codes, self._validation(val), weight) or {})
+        return self
+
+    def fit_seeds(
+        self,
+        seeds: Sequence[int],
+        X: Any,
+        y: Sequence[Any] | np.ndarray,
+        val: tuple[Any, Any] | None = None,
+        sample_weight: Sequence[float] | np.ndarray | None = None,
+    ) -> list[Self]:
+        """New heads, one fitted with each seed; a family that can train them together does.
+
+        Parameters
+        ----------
+        seeds : sequence of int
+        X, y, val, sample_weight
+            As `fit` takes them.
+        """
+        return [self.unfitted(seed=seed).fit(X, y, val, sample_weight) for seed in seeds]
+
+    def _begin(
+        self, X: Any, y: Sequence[Any] | np.ndarray, sample_weight: Sequence[float] | np.ndarray | None
+    ) -> tuple[Inputs, np.ndarray, np.ndarray | None]:
+        """Check what is learned from, take its classes and widths; give inputs, class codes and weights."""
         inputs = self._checked(Inputs.of(X))
         labels = labels_of(y, len(inputs))
         weight = weights_of(sample_weight, len(inputs))
@@ -239,8 +265,7 @@ class Head(ABC):
         self.classes_ = classes
         self.widths_ = inputs.widths
         self.curve_ = []
-        self.chosen_ = dict(self._fit(inputs, codes.reshape(-1), self._validation(val), weight) or {})
-        return self
+        return inputs, codes.reshape(-1), weight
 
     def refit(
         self,
@@ -352,7 +377,11 @@ class Head(ABC):
                 params = {**params, **json.loads(bulky.read_text(encoding="utf-8"))}
             head = kind(**params)
             head.classes_ = np.asarray(record["classes"])
-            head.widths_, head.chosen_, head.curve_ = dict(record["widths"]), record["chosen"], record["curve"]
+            head.widths_, head.chosen_, head.curve_ = (
+                dict(record["widths"]),
+                record["chosen"],
+                record["curve"],
+            )
             head._load(Path(folder), record["state"])
         except IcehouseError:
             raise

@@ -44,7 +44,18 @@ if TYPE_CHECKING:
 
     from ..store.store import Store
 
-__all__ = ["Division", "Fitted", "Rows", "divide", "fit_on", "keep", "make_head", "prepare", "train"]
+__all__ = [
+    "Division",
+    "Fitted",
+    "Rows",
+    "divide",
+    "fit_on",
+    "fit_seeds_on",
+    "keep",
+    "make_head",
+    "prepare",
+    "train",
+]
 
 
 @dataclass
@@ -241,6 +252,16 @@ def fit_on(rows: Rows, estimator: Head) -> Fitted:
     )
     head = estimator.unfitted().fit(learn.X, learn.labels, val=(dev.X, dev.labels) if len(dev) else None)
     return Fitted(head, time.perf_counter() - started)
+
+
+def fit_seeds_on(rows: Rows, estimator: Head, seeds: Sequence[int]) -> dict[int, Fitted]:
+    """The same with several seeds, in one program where the family can; each is said to have taken an equal share."""
+    learn, dev = rows.part("train"), rows.part("dev")
+    val = (dev.X, dev.labels) if len(dev) else None
+    started = time.perf_counter()
+    heads = estimator.fit_seeds(seeds, learn.X, learn.labels, val=val)
+    seconds = (time.perf_counter() - started) / len(heads)
+    return {seed: Fitted(head, seconds) for seed, head in zip(seeds, heads, strict=True)}
 
 
 def keep(

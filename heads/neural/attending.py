@@ -30,6 +30,7 @@ PUBLISHED: dict[str, Any] = {
     "warmup": 0.0,
     "schedule": "constant",
     "optimizer": "sgd",
+    "momentum": 0.0,
     "standardize": False,
     "precision": "float32",
 }

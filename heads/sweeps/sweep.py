@@ -27,7 +27,7 @@ from ..metrics import DRAWS, score
 from ..registry import FAMILIES
 from ..runs import Run
 from ..samples import Missing
-from ..trainer import Fitted, Rows, fit_on, keep, make_head, prepare
+from ..trainer import Fitted, Rows, fit_on, fit_seeds_on, keep, make_head, prepare
 from .plan import Trial, combinations, trials
 from .record import SweepRecord
 
@@ -260,7 +260,9 @@ def _fit(
 
 
 def _fit_seeds(rows: Rows, trial: Trial, seeds: Sequence[int], class_weight: str | None) -> dict[int, Fitted]:
-    return {seed: fit_on(rows, _estimator(trial, seed, class_weight)) for seed in seeds}
+    if len(seeds) == 1:
+        return {seeds[0]: fit_on(rows, _estimator(trial, seeds[0], class_weight))}
+    return fit_seeds_on(rows, _estimator(trial, seeds[0], class_weight), seeds)
 
 
 def _estimator(trial: Trial, seed: int, class_weight: str | None) -> Any:

@@ -234,3 +234,18 @@ def test_scikit_learns_own_checks(family: str) -> None:
     failed = [f"{r['check_name']}: {r['exception']}" for r in results if r["status"] == "failed"]
     assert not failed
     assert sum(r["status"] == "passed" for r in results) > 40
+
+
+def test_seeds_train_together_as_they_would_alone(data: Data) -> None:
+    X, y = data(90)
+    dev = data(30, seed=1)
+    head = MLP(hidden=8, lr=(1e-2, 3e-2), dropout=(0.0, 0.3), epochs=4, batch_size=16)
+    together = head.fit_seeds([0, 3], X, y, val=dev)
+    assert [one.seed for one in together] == [0, 3]
+    for one in together:
+        alone = head.unfitted(seed=one.seed).fit(X, y, val=dev)
+        assert one.chosen_ == alone.chosen_
+        np.testing.assert_allclose(one.predict_proba(dev[0]), alone.predict_proba(dev[0]), atol=1e-4)
+        assert [sorted(row) for row in one.curve_] == [sorted(row) for row in alone.curve_]
+    first, second = (one.predict_proba(dev[0]) for one in together)
+    assert abs(first - second).max() > 1e-3
