@@ -9,52 +9,62 @@ from .vectors import log_softmax
 __all__ = ["platt", "temperature"]
 
 
-def platt(scores: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> tuple[float, float]:
-    """Slope and offset for which ``1 / (1 + exp(-(slope * score + offset)))`` fits `y` best.
+def platt(scores: np.ndarray, positive: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """Slope and offset for which ``1 / (1 + exp(-(slope * score + offset)))`` fits best, for each column of scores.
 
     Platt 1999, "Probabilistic outputs for support vector machines", with his smoothed targets, so that classes which are
-    told apart without an error do not get certainty, and with the safe Newton steps of Lin, Lin, Weng 2007.
+    told apart without an error do not get certainty; by Newton's method with halved steps (Lin, Lin, Weng 2007).
 
     Parameters
     ----------
-    scores : ndarray of float, shape (n,)
-        Larger for the second class.
-    y : ndarray of int, shape (n,)
-        0 or 1.
+    scores : ndarray of float, shape (n, k)
+        Larger for the positive rows.
+    positive : ndarray of bool, shape (n, k)
     weight : ndarray of float, shape (n,), optional
 
     Returns
     -------
-    float, float
-        The slope is never negative: scores that point the wrong way become flat, not reversed.
+    ndarray of float64, shape (k, 2)
+        A slope is never negative: scores that point the wrong way become flat, not reversed.
     """
     scores = np.asarray(scores, np.float64)
-    weight = np.ones(len(y)) if weight is None else weight
-    n1, n0 = float(weight[y == 1].sum()), float(weight[y == 0].sum())
-    target = np.where(y == 1, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
-    spread = float(scores.std()) or 1.0
-    A = np.stack([scores / spread, np.ones(len(y))], axis=1)
-    theta = np.array([0.0, np.log((n1 + 1) / (n0 + 1))])
+    w = np.ones((len(scores), 1)) if weight is None else np.asarray(weight, np.float64)[:, None]
+    above, below = (w * positive).sum(axis=0), (w * ~positive).sum(axis=0)
+    target = np.where(positive, (above + 1) / (above + 2), 1 / (below + 2))
+    spread = scores.std(axis=0)
+    spread = np.where(spread > 0, spread, 1)
+    z = scores / spread
+    start = np.log((above + 1) / (below + 1))
+    slope, offset = np.zeros(len(start)), start.copy()
 
-    def loss(theta: np.ndarray) -> float:
-        z = A @ theta
-        return float((weight * (np.logaddexp(0, z) - target * z)).sum())
+    def loss(slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        logits = slope * z + offset
+        return np.asarray((w * (np.logaddexp(0, logits) - target * logits)).sum(axis=0))
 
-    value = loss(theta)
+    value = loss(slope, offset)
     for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(A @ theta, -500, 500)))
-        gradient = A.T @ (weight * (p - target))
-        hessian = (A.T * (weight * p * (1 - p))) @ A + 1e-10 * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        length = 1.0
-        while (new := loss(theta - length * step)) > value and length > 1e-10:
-            length /= 2
-        theta = theta - length * step
-        if value - new < 1e-12 * max(value, 1):
-            break
+        p = 1 / (1 + np.exp(-np.clip(slope * z + offset, -500, 500)))
+        off, bend = w * (p - target), w * p * (1 - p)
+        g0, g1 = (off * z).sum(axis=0), off.sum(axis=0)
+        h00, h01, h11 = (bend * z * z).sum(axis=0) + 1e-10, (bend * z).sum(axis=0), bend.sum(axis=0) + 1e-10
+        determinant = np.maximum(h00 * h11 - h01 * h01, 1e-300)
+        step0, step1 = (h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant
+        length = np.ones(len(start))
+        for _ in range(40):
+            new = loss(slope - length * step0, offset - length * step1)
+            # Where a column has converged, rounding alone decides: that is not worse.
+            worse = ~(new <= value + 1e-12 * np.maximum(value, 1))
+            if not worse.any():
+                break
+            length = np.where(worse, length / 2, length)
+        length = np.where(worse, 0, length)
+        slope, offset, new = slope - length * step0, offset - length * step1, np.where(worse, value, new)
+        done = value - new < 1e-12 * np.maximum(value, 1)
         value = new
-    slope, offset = float(theta[0] / spread), float(theta[1])
-    return (slope, offset) if slope > 0 else (0.0, float(np.log((n1 + 1) / (n0 + 1))))
+        if done.all():
+            break
+    right = slope > 0
+    return np.stack([np.where(right, slope / spread, 0), np.where(right, offset, start)], axis=1)
 
 
 def temperature(

@@ -23,7 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Fit", "Logistic", "Loss", "SquaredHinge", "path"]
+__all__ = ["WIDE", "Fit", "Logistic", "Loss", "SquaredHinge", "path"]
+
+#: Number of classes from which the arithmetic of a fit is worth more than one thread.
+WIDE = 32
 
 # Largest number of features or rows (the smaller counts) for which the eigenbasis is worth its price.
 _ROTATE = 4096
@@ -49,7 +52,11 @@ class Loss(ABC):
     ----------
     columns : int
         Columns of logits: one for two classes, otherwise `k`.
+    separate : bool
+        Whether the loss is a sum over columns, so that `curvature` is diagonal.
     """
+
+    separate: bool = False
 
     def __init__(self, y: np.ndarray, k: int, share: np.ndarray) -> None:
         self.y, self.share = y, share
@@ -119,6 +126,8 @@ class SquaredHinge(Loss):
     Twice differentiable but where a row meets the margin, which is where Newton's method takes the one-sided value
     (Keerthi and DeCoste 2005).
     """
+
+    separate = True
 
     def __init__(self, y: np.ndarray, k: int, share: np.ndarray) -> None:
         super().__init__(y, k, share)
@@ -283,7 +292,8 @@ class _Problem:
 
     def _direction(self, gradient: np.ndarray, penalty: float, accuracy: float) -> tuple[np.ndarray, int]:
         """Newton's step by preconditioned conjugate gradients, to a relative `accuracy`."""
-        curvature, turn = np.linalg.eigh(self.loss.curvature())
+        mean = self.loss.curvature()
+        curvature, turn = (np.diag(mean), None) if self.loss.separate else np.linalg.eigh(mean)
         curvature = np.maximum(curvature, 0)
         # Softmax does not see a shift of all intercepts: the floor keeps that direction still.
         floor = max(1e-6 * float(curvature.max()), 1e-12)
@@ -292,6 +302,8 @@ class _Problem:
         )
 
         def preconditioned(residual: np.ndarray) -> np.ndarray:
+            if turn is None:
+                return residual / diagonal
             applied: np.ndarray = ((residual @ turn) / diagonal) @ turn.T
             return applied
 

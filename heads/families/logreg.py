@@ -39,7 +39,7 @@ from ..vectors import (
     unit_length,
     worth,
 )
-from .linear import path
+from .linear import WIDE, path
 
 __all__ = ["GRID", "LogReg"]
 
@@ -50,8 +50,6 @@ GRID = tuple(float(f"{10 ** (step / 4):.3g}") for step in range(-8, 13))
 _DEFAULT_C = 1.0
 # Values of C in a row without improvement after which the path stops: more for the curves that jump.
 _PATIENCE = {"log_loss": 3, "accuracy": 6, "macro_f1": 6}
-# Number of classes from which the arithmetic of a fit is worth all threads.
-_WIDE = 32
 
 
 class LogReg(Head):
@@ -210,7 +208,7 @@ class LogReg(Head):
         fits = path(Z, y, k, weight * by_class[y], grid, tol=self.tol, max_iter=self.max_iter)
         # Products with few columns are bound by memory: a second thread gains little, and on a busy machine
         # costs much.
-        threads = 1 if k < _WIDE else None
+        threads = 1 if k < WIDE else None
         best: tuple[float, float] | None = None
         since = 0
         with threadpool_limits(limits=threads, user_api="blas"):

@@ -36,7 +36,7 @@ from ..vectors import (
     unit_length,
     worth,
 )
-from .linear import SquaredHinge, path
+from .linear import WIDE, SquaredHinge, path
 
 __all__ = ["GRID", "Svm"]
 
@@ -119,6 +119,8 @@ class Svm(Head):
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
     ) -> Mapping[str, Any]:
+        from threadpoolctl import threadpool_limits
+
         grid = grid_of("C", self.C, GRID)
         if self.scale not in ("input", "feature"):
             raise ParameterError(f"scale must be input or feature, not {self.scale!r}")
@@ -129,6 +131,20 @@ class Svm(Head):
         by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
         weight = by_class[y] * (1.0 if sample_weight is None else sample_weight)
         units = [False, True] if self.unit == "auto" else [bool(self.unit)]
+        # As for `logreg`: products with few columns are bound by memory.
+        with threadpool_limits(limits=1 if len(self.classes_) < WIDE else None, user_api="blas"):
+            return self._fit_with(X, y, val, weight, grid, units, by_class)
+
+    def _fit_with(
+        self,
+        X: Inputs,
+        y: np.ndarray,
+        val: Validation | None,
+        weight: np.ndarray,
+        grid: list[float],
+        units: list[bool],
+        by_class: np.ndarray,
+    ) -> dict[str, Any]:
         if val is not None:
             return self._choose(X, y, weight, grid, units, val, by_class)
         part = held_out(y, seed=self.seed)
@@ -193,9 +209,8 @@ class Svm(Head):
             yield coef, fit.intercept - coef @ mean, fit.C
 
     def _calibrated(self, margins: np.ndarray, y: np.ndarray, by_class: np.ndarray) -> np.ndarray:
-        positive = [y == 1] if margins.shape[1] == 1 else [y == c for c in range(margins.shape[1])]
-        weight = by_class[y]
-        return np.array([platt(margins[:, c], at.astype(int), weight) for c, at in enumerate(positive)])
+        positive = (y == 1)[:, None] if margins.shape[1] == 1 else y[:, None] == np.arange(margins.shape[1])
+        return platt(margins, positive, by_class[y])
 
     def _margins(self, X: Inputs) -> np.ndarray:
         """Signed distances, one column for two classes: float64."""

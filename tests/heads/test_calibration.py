@@ -37,7 +37,7 @@ def test_platt_finds_the_sigmoid() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=8000)
     y = (rng.random(8000) < 1 / (1 + np.exp(-(3 * scores - 1)))).astype(int)
-    slope, offset = platt(scores, y)
+    ((slope, offset),) = platt(scores[:, None], y[:, None] == 1)
     assert slope == pytest.approx(3, rel=0.1)
     assert offset == pytest.approx(-1, abs=0.15)
 
@@ -47,8 +47,11 @@ def test_platt_weighs_rows() -> None:
     scores, y = rng.normal(size=50), rng.integers(0, 2, 50)
     weight = rng.integers(1, 4, 50)
     twice = np.repeat(np.arange(50), weight)
+    columns, positive = scores[:, None] * [1, -1], np.stack([y == 1, y == 0], axis=1)
+    weighed = platt(columns, positive, weight.astype(float))
+    np.testing.assert_allclose(weighed, platt(columns[twice], positive[twice]), rtol=1e-4)
     np.testing.assert_allclose(
-        platt(scores, y, weight.astype(float)), platt(scores[twice], y[twice]), rtol=1e-4
+        weighed[:1], platt(columns[:, :1], positive[:, :1], weight.astype(float)), rtol=1e-6
     )
 
 
@@ -56,11 +59,13 @@ def test_platt_weighs_rows() -> None:
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.booleans()), min_size=1, max_size=30))
 def test_platt_always_gives_numbers(rows: list[tuple[float, bool]]) -> None:
     scores, y = np.array([score for score, _ in rows]), np.array([int(label) for _, label in rows])
-    slope, offset = platt(scores, y)
+    ((slope, offset),) = platt(scores[:, None], y[:, None] == 1)
     assert np.isfinite([slope, offset]).all()
     assert slope >= 0
 
 
 def test_scores_that_point_the_wrong_way_become_flat() -> None:
-    slope, offset = platt(np.array([1.0, 2.0, -1.0, -2.0]), np.array([0, 0, 1, 1]))
+    ((slope, offset),) = platt(
+        np.array([[1.0], [2.0], [-1.0], [-2.0]]), np.array([[False], [False], [True], [True]])
+    )
     assert (slope, offset) == (0.0, 0.0)
