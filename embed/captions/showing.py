@@ -338,6 +338,8 @@ def _where(mates: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _shown(name: str, row: dict[str, Any], mates: Sequence[dict[str, Any]], texts: bool) -> Shown:
     columns = [column for column in COLUMNS.names if column in row]
+    known = ("tokens", "seconds", "attempts", "seed", "model", "host", "created")
+    facts: dict[str, Any] = {column: row.get(column) for column in known}
     return Shown(
         name=name,
         image_sha256=row["image_sha256"],
@@ -346,10 +348,7 @@ def _shown(name: str, row: dict[str, Any], mates: Sequence[dict[str, Any]], text
         flags=tuple(flag for flag in (row["flags"] or "").split(",") if flag),
         structured={column: row[column] for column in columns},
         text=mates[0]["text"] if texts and mates else None,
-        **{
-            column: row.get(column)
-            for column in ("tokens", "seconds", "attempts", "seed", "model", "host", "created")
-        },
+        **facts,
     )
 
 
