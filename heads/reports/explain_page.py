@@ -64,7 +64,7 @@ def explain_page(store: Store, run: Run, found: Sequence[Explanation]) -> str:
             f"<div>{_probabilities(one)}{_contributions(one)}</div></div>{nearest}</section>"
         )
     inputs = " + ".join(f"<code>{escape(feature)}</code>" for feature in run.features.values())
-    about = f"Run <code>{escape(run.run_id)}</code>: {escape(run.family)} on {inputs}, label {user_text(run.label)}."
+    about = f"Run <code>{escape(run.run_id)}</code>: {escape(run.family)} on {inputs}, column {user_text(run.label)}."
     how = (
         "<footer>Contributions are Shapley values over the inputs: an input that is not known is replaced by its mean in "
         "training. They add up to the prediction. Attention says where the head looked, not what decided.</footer>"

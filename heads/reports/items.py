@@ -42,7 +42,8 @@ STYLE = """
 }
 .where { margin: auto 0 0; color: var(--soft); font-size: .74rem; overflow-wrap: anywhere; }
 .flag {
-  display: inline-block; padding: 0 .5rem; border-radius: 1rem; background: var(--flag-well); color: var(--flag);
+  align-self: start; display: inline-block;
+  padding: 0 .5rem; border-radius: 1rem; background: var(--flag-well); color: var(--flag);
   font-size: .74rem; font-weight: 650; line-height: 1.6;
 }
 :root { --good: #14603a; --bad: #a03000; --flag: #8a4800; --flag-well: #fdeeda; }

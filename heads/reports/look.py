@@ -39,7 +39,8 @@ nav.toc a {
 }
 .data thead th { color: var(--soft); font-weight: 500; font-size: .8rem; vertical-align: bottom; }
 .data .num { text-align: right; white-space: nowrap; }
-.data td:first-child, .data th:first-child { overflow-wrap: anywhere; min-width: 6.5rem; }
+.data td:first-child, .data th:first-child { overflow-wrap: anywhere; min-width: 8.5rem; max-width: 18rem; }
+.data .of { white-space: nowrap; }
 .span {
   display: block; position: relative; width: 9.5rem; height: 1rem; background: var(--well); border-radius: .5rem;
 }

@@ -46,7 +46,7 @@ def report_page(report: Report) -> str:
             ("ranking", "ROC, precision and recall", _charts(charts, "roc", "precision_recall")),
             ("calibration", "Calibration", _calibration(data["calibration"], charts.get("reliability", ""))),
         ]
-        sections.append(("curves", "Learning curves", _curves(run, charts)))
+        sections.append(("curves", "Choice and learning curves", _curves(run, charts)))
         sections.append(("inputs", "What each input adds", _ablation(run, data["ablation"])))
         sections.append(("mistakes", "The surest mistakes", _mistakes(report)))
         sections.append(("neighbours", "What lies nearest in training", _neighbours(report)))
@@ -66,7 +66,7 @@ def report_page(report: Report) -> str:
         ),
     ]
     inputs = " + ".join(f"<code>{escape(feature)}</code>" for feature in run.features.values())
-    about = f"{inputs}, label {user_text(run.label)}, {len(run.classes)} classes"
+    about = f"{inputs}; column {user_text(run.label)}, {len(run.classes)} classes"
     return page(
         f"{run.family} on {' + '.join(run.features)}",
         "\n".join(body),
@@ -125,13 +125,14 @@ def _scores(run: Run, split: str) -> str:
         line = [
             (
                 f'<th scope="row">{title}</th><td class="num"><b>{_value(metrics[name]["value"], share)}</b></td>'
-                f"<td>{_between(metrics[name], share)}</td><td>{_span(metrics[name]) if share else ''}</td>"
+                f'<td class="of">{_between(metrics[name], share)}</td><td>{_span(metrics[name]) if share else ""}</td>'
             ),
             f'<td class="num">{_value(metrics["majority"].get(name), share)}</td>',
         ]
         if scored:
             line.append(
-                f'<td class="num">{_value(apart[name]["value"], share)}</td><td>{_between(apart[name], share)}</td>'
+                f'<td class="num">{_value(apart[name]["value"], share)}</td>'
+                f'<td class="of">{_between(apart[name], share)}</td>'
             )
         if dev:
             line.append(f'<td class="num">{_value(dev[name]["value"], share)}</td>')
@@ -176,7 +177,8 @@ def _classes(metrics: Mapping[str, Any]) -> str:
     rows = [
         f'<tr><th scope="row">{user_text(row["label"], limit=80)}</th><td class="num">{row["support"]:,}</td>'
         f'<td class="num">{row["predicted"]:,}</td><td class="num"><b>{_value(row["f1"]["value"])}</b></td>'
-        f'<td>{_between(row["f1"])}</td><td>{_span(row["f1"])}</td><td class="num">{_value(row["precision"]["value"])}</td>'
+        f'<td class="of">{_between(row["f1"])}</td><td>{_span(row["f1"])}</td>'
+        f'<td class="num">{_value(row["precision"]["value"])}</td>'
         f'<td class="num">{_value(row["recall"]["value"])}</td><td class="num">{_value(row["auroc"])}</td></tr>'
         for row in metrics["per_class"]
     ]
@@ -240,7 +242,7 @@ def _calibrated(name: str, told: Mapping[str, Any]) -> str:
     for key in ("ece", "brier", "log_loss"):
         share = key == "ece"
         cells.append(
-            f'<td class="num">{_value(told[key]["value"], share)}</td><td>{_between(told[key], share)}</td>'
+            f'<td class="num">{_value(told[key]["value"], share)}</td><td class="of">{_between(told[key], share)}</td>'
         )
     return f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>'
 
@@ -312,12 +314,13 @@ def _ablation(run: Run, told: Mapping[str, Any] | None) -> str:
             for score in _ABLATED:
                 drop = entry.get("drop", {}).get(score)
                 cells.append(
-                    f'<td class="num"><b>{_value(entry[score]["value"])}</b></td><td>{_between(entry[score])}</td>'
+                    f'<td class="num"><b>{_value(entry[score]["value"])}</b></td>'
+                    f'<td class="of">{_between(entry[score])}</td>'
                     f"<td>{_span(entry[score])}</td>"
                 )
                 cells.append(
                     f'<td class="num">{100 * drop["value"]:+.1f}</td>'
-                    f"<td>{100 * drop['low']:+.1f} to {100 * drop['high']:+.1f}</td>"
+                    f'<td class="of">{100 * drop["low"]:+.1f} to {100 * drop["high"]:+.1f}</td>'
                     if drop
                     else "<td></td><td></td>"
                 )

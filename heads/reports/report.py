@@ -35,7 +35,7 @@ __all__ = ["AFFORDABLE", "Report", "leave_report", "write_report"]
 FORMAT = 1
 
 #: Seconds of fitting up to which an ablation is made without being asked for.
-AFFORDABLE = 15.0
+AFFORDABLE = 30.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def write_report(
         where it was done before or will take no more than about `affordable` seconds; True in any case; False never.
     draws, seed
         Of the bootstrap.
-    affordable : float, default 15
+    affordable : float, default 30
 
     Returns
     -------

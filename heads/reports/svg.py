@@ -28,13 +28,14 @@ _HUES = "".join(
 )
 
 STYLE = f"""
-:root {{ {_variables(LIGHT)} --huen: var(--ink); --heat: #0072b2; }}
-@media (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} --heat: #3d9be0; }} }}
+:root {{ {_variables(LIGHT)} --huen: var(--ink); --heat: #004a78; }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} --heat: #1f78bd; }} }}
 .charts {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }}
 .chart {{ margin: 0; min-width: 0; max-width: 38rem; }}
 .chart figcaption {{ font-weight: 650; margin: 0 0 .3rem; }}
 .chart svg.plot {{ display: block; width: 100%; height: auto; }}
 .plot text {{ fill: var(--soft); font-size: 11px; stroke: none; }}
+@media (max-width: 42rem) {{ .plot text {{ font-size: 13.5px; }} }}
 .plot .axis {{ stroke: var(--soft); stroke-width: 1; fill: none; }}
 .plot .grid {{ stroke: var(--line); stroke-width: 1; }}
 .plot .ref {{ stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 3 4; fill: none; }}
@@ -57,7 +58,7 @@ STYLE = f"""
 .matrix thead th {{ text-align: center; vertical-align: bottom; min-width: 3.4rem; }}
 .matrix td {{
   text-align: center; padding: .5rem .3rem; border-radius: .35rem; min-width: 3.4rem;
-  background: color-mix(in srgb, var(--heat) calc(var(--share) * 72%), var(--well));
+  background: color-mix(in srgb, var(--heat) calc(var(--share) * 100%), var(--well));
 }}
 .matrix td.full {{ color: #fff; }}
 .matrix td.right {{ outline: 2px solid var(--line); outline-offset: -2px; }}
@@ -97,7 +98,7 @@ def matrix_html(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
         cells = []
         for j, count in enumerate(row):
             share = count / total if total else 0.0
-            names = " ".join(name for name, on in (("right", i == j), ("full", share > 0.55)) if on)
+            names = " ".join(name for name, on in (("right", i == j), ("full", share > 0.65)) if on)
             percent = f"<small>{100 * share:.0f}%</small>" if count else "<small>&nbsp;</small>"
             cells.append(f'<td class="{names}" style="--share:{share:.3f}">{count:,}{percent}</td>')
         rows.append(f'<tr><th scope="row">{user_text(label, limit=60)}</th>{"".join(cells)}</tr>')
