@@ -110,3 +110,10 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
         return store
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def reports_where_they_are_tested(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing six figures takes longer than most of what is tested here; `reports/` makes them in earnest."""
+    if "reports" not in request.path.parts:
+        monkeypatch.setattr("icehouse.heads.reports.report.leave_report", lambda *_, **__: None)
