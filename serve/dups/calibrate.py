@@ -63,6 +63,7 @@ _MOST_COMPARED = 6000
 _WORTH = 0.005
 #: Of unrelated pairs none is so near; those that are do not count as such.
 _SURELY_HASHED = 10
+_LARGEST = 800
 _LIBRARIES = ("icehouse", "numpy", "pillow", "torch")
 
 Progress = Callable[[int, int], None]
@@ -364,6 +365,8 @@ def _changed(
     except (ImageError, OSError, TypeError):
         return
     own = view_hashes(original.image)
+    # Changing a photograph of 20 megapixels 6 times takes seconds, and reposts are small.
+    original.image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BICUBIC)
     for kind in chosen:
         rng = np.random.default_rng([*seed, names.index(kind)])
         file = encode(

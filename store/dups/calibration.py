@@ -9,9 +9,10 @@ that is fixed is the number of false pairs expected among *all* pairs of a set, 
 one picture do not.
 
 **Tail.** What the area tangents of the cosines of unrelated pairs exceed a high quantile by follows a generalised Pareto
-distribution (Pickands 1975). True duplicates hide among the largest, so the largest tenth is not looked at for the fit
-(truncated maximum likelihood), and what lies where no unrelated pair should be is taken for a duplicate. The threshold is
-also above what remains, as far as it was seen: where all pairs of a set could be compared, no guess is lower than the facts.
+distribution (Pickands 1975). True duplicates hide among the largest, so a first fit does not look at the largest tenth
+(truncated maximum likelihood); what lies where by that fit no unrelated pair should be is taken for a duplicate, and the
+tail is fitted to the rest. The threshold is also above what remains, as far as it was seen: where all pairs of a set could
+be compared, no guess is lower than the facts.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ LEAST_COSINE = 0.05
 _TAIL, _LEAST_TAIL, _MOST_TAIL = 0.02, 40, 20_000
 #: Of the tail may be duplicates.
 _HIDDEN = 0.1
-#: Heavier ones never fitted, and would let a few duplicates pull the threshold up.
-_SHAPES = np.linspace(-0.5, 0.1, 25)
+#: On this scale the tail of cosines ends as an exponential does (shape 0) and begins lighter, from which an end would be
+#: guessed that is too near. Heavier ones let a few duplicates pull the threshold up.
+_SHAPES = np.linspace(0, 0.1, 11)
 #: arctanh of 1 is infinite.
 _SANE = 1 - 1e-9
 #: A pair so far out that among as many unrelated ones so few would be expected is a duplicate.
 _SUSPECT = 0.02
 _KEPT = 500
-_BLOCK = 2048
+_BLOCK = 256
 _FORMAT = 1
 
 
@@ -165,6 +167,11 @@ def fit_tail(top: np.ndarray, pairs: int) -> Tail:
     rough = Tail(pairs, start, share, shape, scale, ())
     limit = rough._quantile(_SUSPECT / pairs)
     suspects = int((values > limit).sum())
+    rest = excess[suspects:]
+    if len(rest) > hidden:
+        # The first fit guesses the end of the tail from its beginning; with the duplicates gone, the end itself can speak.
+        shape, scale, _ = _fit_pareto(rest, float(rest[0]), truncated=False)
+        share = len(rest) / pairs
     kept = tuple(values[suspects : suspects + _KEPT].tolist())
     return Tail(pairs, start, share, shape, scale, kept, suspects)
 
@@ -174,9 +181,9 @@ def tail_size(pairs: int) -> int:
     return int(np.clip(pairs * _TAIL, _LEAST_TAIL, _MOST_TAIL))
 
 
-def _fit_pareto(excess: np.ndarray, limit: float) -> tuple[float, float, float]:
-    """Shape, scale, and share below `limit`, by maximum likelihood from the values up to `limit` alone."""
-    scales = limit * np.geomspace(0.05, 5, 161)[:, None]
+def _fit_pareto(excess: np.ndarray, limit: float, *, truncated: bool = True) -> tuple[float, float, float]:
+    """Shape, scale, and share below `limit`, by maximum likelihood; `truncated` if larger values were not looked at."""
+    scales = limit * np.geomspace(0.01, 5, 241)[:, None]
     best = (-np.inf, 0.0, limit, 1.0)
     for shape in _SHAPES.tolist():
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -186,7 +193,7 @@ def _fit_pareto(excess: np.ndarray, limit: float) -> tuple[float, float, float]:
             else:
                 seen = 1 - np.maximum(0, 1 + shape * limit / scales[:, 0]) ** (-1 / shape)
                 likelihood = -(1 + 1 / shape) * np.log1p(shape * excess / scales).sum(axis=1)
-            likelihood -= len(excess) * (np.log(scales[:, 0]) + np.log(seen))
+            likelihood -= len(excess) * (np.log(scales[:, 0]) + (np.log(seen) if truncated else 0))
         likelihood = np.where(np.isfinite(likelihood), likelihood, -np.inf)
         k = int(np.argmax(likelihood))
         if likelihood[k] > best[0]:
@@ -217,13 +224,20 @@ def fit_map(X: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray | N
     if shrinkage >= 1:
         return mean, None
     rows -= mean
-    covariance = rows.T @ rows / len(rows)
-    variance = float(np.trace(covariance)) / len(covariance)
+    n, dim = rows.shape
+    variance = float(np.einsum("ij,ij->", rows, rows)) / (n * dim)
     if not variance > 0:
         return mean, None
-    values, axes = np.linalg.eigh(covariance)
-    damped = ((1 - shrinkage) * np.maximum(values, 0) + shrinkage * variance) / variance
-    return mean, ((axes * damped**-0.5) @ axes.T).astype(np.float32)
+    if n < dim:
+        # The covariance of few rows has few axes, and all that is across them is scaled alike.
+        _, lengths, across = np.linalg.svd(rows, full_matrices=False)
+        values, axes = lengths**2 / n, across.T
+    else:
+        values, axes = np.linalg.eigh(rows.T @ rows / n)
+    damped = ((1 - shrinkage) * np.maximum(values, 0) / variance + shrinkage) ** -0.5
+    rest = shrinkage**-0.5
+    matrix = (axes * (damped - rest)) @ axes.T + rest * np.eye(dim)
+    return mean, matrix.astype(np.float32)
 
 
 def mapped(
