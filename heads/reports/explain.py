@@ -196,7 +196,12 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
         raise HeadError(f"run {run.run_id} has {len(run.features)} inputs; explain bears {_INPUTS}")
     roles = {item: role for role, ids in run.training_items().items() for item in ids}
     learned = {"train", "dev"} if run.record["protocol"]["refit"] else {"train"}
-    train = _rows_of_run(store, run, [item for item, role in roles.items() if role in learned], run.label)
+    known = [item for item, role in roles.items() if role in learned]
+    if (
+        not known
+    ):  # a head that learned from no rows has no neighbours there, and the mean of all rows is its mean
+        known, k = list(roles), 0
+    train = _rows_of_run(store, run, known, run.label)
     if train is None:
         raise HeadError(f"none of the items that run {run.run_id} learned from is left in {store.path}")
     asked = _rows_of_run(store, run, wanted)

@@ -126,7 +126,7 @@ EXPLAIN = (
 .words .for, .key.for { --mark: var(--hue0); }
 .words .against, .key.against { --mark: var(--hue1); }
 .words .seen { --mark: #d99000; }
-.words .special { padding: .12em .3em; color: var(--soft); font-size: .8em; }
+.words .special { padding: .12em .3em; font-size: .8em; }
 .key {
   display: inline-block; width: .8rem; height: .8rem; border-radius: .2rem; background: var(--mark); margin-right: .3rem;
   vertical-align: -.08rem;

@@ -122,8 +122,9 @@ def leave_report(
     """
     try:
         write_report(store, run, ablation=ablation, affordable=affordable)
-    except (IcehouseError, OSError) as error:
-        told = " ".join(str(error).split())
+    except Exception as error:  # hours of training are not lost to a drawing, whatever is wrong with it
+        kind = "" if isinstance(error, (IcehouseError, OSError)) else f"{type(error).__name__} "
+        told = " ".join(f"{kind}{error}".split())
         return f"run {run.run_id} is whole, but has no report: {told}; `icehouse report {run.run_id}` tries again"
     return None
 

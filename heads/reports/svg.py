@@ -53,7 +53,7 @@ STYLE = f"""
 .scroll {{ overflow-x: auto; max-width: 100%; }}
 .matrix {{ border-collapse: separate; border-spacing: 2px; font-variant-numeric: tabular-nums; font-size: .84rem; }}
 .matrix th {{
-  font-weight: 500; color: var(--soft); text-align: right; padding: .2rem .5rem; max-width: 12rem; overflow-wrap: anywhere;
+  font-weight: 500; color: var(--soft); text-align: right; padding: .2rem .5rem; max-width: 12rem; overflow-wrap: break-word;
 }}
 .matrix thead th {{ text-align: center; vertical-align: bottom; min-width: 3.4rem; }}
 .matrix td {{
