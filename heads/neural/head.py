@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from .training import Configuration, Metric, Outcome, Part, Plan, Progress, Schedule
+    from .optimizers import Schedule
+    from .training import Configuration, Metric, Outcome, Part, Plan, Progress
 
 __all__ = ["Grid", "TorchHead"]
 
@@ -234,7 +235,9 @@ class TorchHead(Head):
                 return self._settle(best, plan, X, y, weight, by_class)
         if val is None:
             # Nothing to choose on: the middle of each grid.
-            middle = {name: values[(len(values) - 1) // 2] for name, values in self._grids().items()}
+            middle: dict[str, Any] = {
+                n: values[(len(values) - 1) // 2] for n, values in self._grids().items()
+            }
             configurations = [replace(configurations[0], **middle)]
         best = self._best(configurations, plan, X, y, weight, val, by_class)
         self._keep(best.state)
@@ -402,7 +405,7 @@ class TorchHead(Head):
         for name in _GRIDS:
             given: Any = getattr(self, name)
             try:
-                values = [float(v) for v in ([given] if np.isscalar(given) else given)]
+                values = [float(v) for v in np.atleast_1d(np.asarray(given, np.float64)).tolist()]
             except (TypeError, ValueError):
                 values = []
             top = 1.0 if "dropout" in name else math.inf
@@ -417,7 +420,10 @@ class TorchHead(Head):
         from .training import Configuration
 
         grids = self._grids()
-        return [Configuration(*values, seed=self.seed) for values in product(*grids.values())]
+        return [
+            Configuration(**dict(zip(grids, values, strict=True)), seed=int(self.seed))
+            for values in product(*grids.values())
+        ]
 
     def _plan(self, n: int) -> Plan:
         """How to train on about `n` rows."""

@@ -111,7 +111,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], x: torch.Tensor, w: torch.Tensor
-    ) -> tuple[torch.Tensor, int]:
+    ) -> tuple[torch.Tensor, int | None]:
         if in_dims[1] is None:
             return _Product.apply(x, w), in_dims[0]
         x = x if in_dims[0] is None else x.movedim(in_dims[0], 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -33,7 +33,8 @@ def products_in(precision: Literal["auto", "float32"]) -> Iterator[None]:
 
     Elsewhere, and with "float32", nothing changes.
     """
-    products = torch.backends.mkldnn.matmul
+    backend: Any = torch.backends.mkldnn
+    products = backend.matmul
     before = products.fp32_precision
     if precision == "auto":
         products.fp32_precision = "bf16"

@@ -116,7 +116,7 @@ class TwoToken(nn.Module):
 
 
 class _Block(nn.Module):
-    """Pre-norm encoder layer: attention, then a perceptron four times as wide, each added to what came in."""
+    """Pre-norm encoder layer: attention, then a perceptron twice as wide, each added to what came in."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _Block(nn.Module):
         self.out = nn.Linear(width, width)
         self.between = nn.LayerNorm(width)
         self.body = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), Dropout(), nn.Linear(4 * width, width)
+            nn.Linear(width, 2 * width), nn.GELU(), Dropout(), nn.Linear(2 * width, width)
         )
         self.drop = Dropout()
 

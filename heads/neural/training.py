@@ -237,7 +237,8 @@ def _train_stack(
                 chosen = torch.tensor(keep, device=device)
                 stack.select(chosen)
                 optimizer.select(stack.parameters, chosen)
-                alive, reduced, waited = ([old[i] for i in keep] for old in (alive, reduced, waited))
+                alive = [alive[i] for i in keep]
+                reduced, waited = [reduced[i] for i in keep], [waited[i] for i in keep]
         for i, outcome in enumerate(alive):
             outcome.state = stack.best(i)
     if val is None:
