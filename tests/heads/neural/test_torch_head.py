@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import re
+import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from icehouse.errors import HeadError, UsageError
+from icehouse.heads import registry
 from icehouse.heads.families.mlp import MLP
 from icehouse.heads.families.two_token import TwoTokenTransformer
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs, Tokens
+from interaction import equal_or_different
 from quick import quick
 
 Data = Callable[..., tuple[Inputs, np.ndarray]]
@@ -249,3 +255,21 @@ def test_seeds_train_together_as_they_would_alone(data: Data) -> None:
         assert [sorted(row) for row in one.curve_] == [sorted(row) for row in alone.curve_]
     first, second = (one.predict_proba(dev[0]) for one in together)
     assert abs(first - second).max() > 1e-3
+
+
+def test_the_example_of_the_documentation_is_a_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    module = ModuleType("their_heads")
+    monkeypatch.setitem(sys.modules, "their_heads", module)
+    exec(compile(source, "training.md", "exec"), module.__dict__)
+    monkeypatch.setattr(
+        registry,
+        "entry_points",
+        lambda group: [EntryPoint("difference", "their_heads:DifferenceHead", group)],
+    )
+    X, y = equal_or_different(400)
+    head = registry.create("difference", width=32, lr=(3e-3, 1e-2), dropout=0.1, epochs=12).fit(X, y)
+    assert head.score(*equal_or_different(200, 1)) > 0.9
+    head.save(tmp_path)
+    np.testing.assert_array_equal(Head.load(tmp_path).predict_proba(X), head.predict_proba(X))
