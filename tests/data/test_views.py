@@ -1,0 +1,62 @@
+"""Hashes of parts of a picture: a crop, a frame or a band is near what it was made of, other pictures are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from icehouse.data.images import perceptual_hash
+from icehouse.data.reposts import GRADED
+from icehouse.data.views import VIEWS, WHOLE_VIEWS, content_box, view_hashes
+from PIL import Image, ImageDraw
+from toys import picture
+
+
+def apart(left: np.ndarray, right: np.ndarray) -> int:
+    """Least distance of a whole view of one and any of the other."""
+    pairs = [(a[:WHOLE_VIEWS, None], b[None]) for a, b in ((left, right), (right, left))]
+    return min(int(np.bitwise_count(a ^ b).min()) for a, b in pairs)
+
+
+def test_the_first_is_the_perceptual_hash() -> None:
+    for seed in range(8):
+        image = picture(seed, 200, 150)
+        hashes = view_hashes(image)
+        assert hashes.shape == (VIEWS,)
+        assert hashes.dtype == np.uint64
+        assert (int(hashes[0]) ^ perceptual_hash(image)).bit_count() <= 4
+
+
+@pytest.mark.parametrize(
+    "name", ["pad", "caption_band", "crop_5", "crop_10", "mirror", "recompress", "resize"]
+)
+def test_changed_copies_are_near(name: str) -> None:
+    near = []
+    for seed in range(12):
+        image = picture(seed, 240, 180)
+        copy = GRADED[name](image, np.random.default_rng(seed))
+        near.append(apart(view_hashes(image), view_hashes(copy)) <= 6)
+    assert np.mean(near) >= 0.9
+
+
+def test_other_pictures_are_far() -> None:
+    hashes = [view_hashes(picture(seed, 240, 180)) for seed in range(12)]
+    assert min(apart(a, b) for k, a in enumerate(hashes) for b in hashes[:k]) > 4
+
+
+def test_margins_and_bands_are_seen() -> None:
+    image = picture(1, 200, 200)
+    framed = Image.new("RGB", (240, 300), (0, 0, 0))
+    framed.paste(image, (20, 60))
+    ImageDraw.Draw(framed).text((60, 20), "seen today", (255, 255, 255))
+    assert content_box(framed) == pytest.approx((20, 60, 220, 260), abs=3)
+    assert content_box(image) == (0, 0, 200, 200)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 2), (33, 31)])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (9, 99, 200)])
+def test_flat_and_tiny_pictures_pass(size: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    image = Image.new("RGB", size, colour)
+    left, top, right, bottom = content_box(image)
+    assert 0 <= left < right <= size[0]
+    assert 0 <= top < bottom <= size[1]
+    assert view_hashes(image).shape == (VIEWS,)

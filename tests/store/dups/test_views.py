@@ -1,0 +1,130 @@
+"""View hashes in a store: made once, joined as brute force would, left out when everything resembles everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from icehouse.data.reposts import GRADED
+from icehouse.data.views import VIEWS, WHOLE_VIEWS
+from icehouse.embed.pipeline import embed_sources
+from icehouse.store.dups import views as views_module
+from icehouse.store.dups.find import find_duplicates
+from icehouse.store.dups.hamming import cross_pairs
+from icehouse.store.dups.views import ViewHashes, load_views, view_radius
+from icehouse.store.store import Store
+from toys import ToyEncoder, picture
+
+FEATURE = "toy-a/image/joint"
+
+
+def near_hashes(count: int, seed: int) -> np.ndarray:
+    """Random hashes, of which some are near others."""
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
+    for k in range(1, count, 2):
+        flips = rng.integers(0, 64, rng.integers(0, 9))
+        hashes[k] = hashes[rng.integers(k)] ^ np.bitwise_or.reduce(
+            np.uint64(1) << flips.astype(np.uint64), initial=np.uint64(0)
+        )
+    return hashes
+
+
+@given(m=st.integers(1, 60), n=st.integers(1, 900), radius=st.integers(0, 8), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=40)
+def test_cross_pairs_are_those_of_comparing_everything(m: int, n: int, radius: int, seed: int) -> None:
+    hashes = near_hashes(m + n, seed)
+    left, right = hashes[:m], hashes[m:]
+    found = {
+        pair for a, b in cross_pairs(left, right, radius) for pair in zip(a.tolist(), b.tolist(), strict=True)
+    }
+    a, b = np.nonzero(np.bitwise_count(left[:, None] ^ right[None]) <= radius)
+    assert found == {*zip(a.tolist(), b.tolist(), strict=True)}
+
+
+@given(n=st.integers(2, 30), radius=st.integers(0, 6), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=25)
+def test_pairs_and_distances_agree(n: int, radius: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    hashes = rng.permutation(near_hashes(n * VIEWS, seed)).reshape(n, VIEWS)
+    views = ViewHashes(hashes, rng.random((n, VIEWS)) < 0.8, radius)
+    codes, whole = views.pairs(10**6)
+    i, j = (side.ravel() for side in np.triu_indices(n, 1))
+    distance = views.distance(i, j)
+    assert whole
+    assert codes.tolist() == (i * n + j)[distance <= radius].tolist()
+    assert views.pairs(3)[0].tolist() == codes[:3].tolist()
+    assert (views.distance(j, i) == distance).all()
+    for a, b, bits in zip(i[:20].tolist(), j[:20].tolist(), distance[:20].tolist(), strict=True):
+        brute = [
+            int(np.bitwise_count(hashes[p, v] ^ hashes[q, w]))
+            for p, q in ((a, b), (b, a)) for v in range(WHOLE_VIEWS) for w in range(VIEWS)
+            if views.usable[p, v] and views.usable[q, w]
+        ]  # fmt: skip
+        assert bits == min(brute, default=65)
+
+
+def test_larger_sets_get_smaller_radii() -> None:
+    radii = [view_radius(n, 6) for n in (10, 1000, 30_000, 300_000, 10**7)]
+    assert radii == sorted(radii, reverse=True)
+    assert radii[0] == 4
+    assert view_radius(10, 2) == 2
+    assert view_radius(10**9, 6) == -1
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "images"
+    made.mkdir()
+    for seed in range(10):
+        picture(seed, 160, 120).save(made / f"p{seed}.png")
+    for name in ("crop_10", "pad", "mirror"):
+        GRADED[name](picture(3, 160, 120), np.random.default_rng(1)).save(made / f"{name}.png")
+    return made
+
+
+def pairs(found: object) -> set[frozenset[str]]:
+    rows = found.pairs().to_pylist()  # type: ignore[attr-defined]
+    return {frozenset((Path(row["id_a"]).stem, Path(row["id_b"]).stem)) for row in rows if row["perceptual"]}
+
+
+def test_find_compares_views_and_keeps_them(folder: Path, tmp_path: Path) -> None:
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    store = Store.open(tmp_path / "s")
+    plain = find_duplicates(store, feature=FEATURE, rule=1.0, views=False)
+    assert plain.summary["parameters"]["views"] is None
+    found = find_duplicates(store, feature=FEATURE, rule=1.0)
+    assert found.summary["parameters"]["views"] == 4
+    assert {frozenset(("p3", name)) for name in ("crop_10", "pad", "mirror")} <= pairs(found)
+    assert all({"p3", "crop_10", "pad", "mirror"} >= pair for pair in pairs(found))
+    assert store.table("hashes/views1").snapshot().rows == 13
+    # With the files gone, the kept hashes answer.
+    for file in folder.iterdir():
+        file.unlink()
+    assert pairs(find_duplicates(store, feature=FEATURE, rule=1.0)) == pairs(found)
+
+
+def test_a_file_that_is_no_longer_the_one_has_no_views(folder: Path, tmp_path: Path) -> None:
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    store = Store.open(tmp_path / "s")
+    picture(99).save(folder / "p0.png")
+    (folder / "p1.png").write_bytes(b"")
+    items = store.items.read(["item_id", "image_sha256", "root", "path"])
+    _, usable = load_views(store, items)
+    blind = [
+        name for name, known in zip(items["item_id"].to_pylist(), usable, strict=True) if not known.any()
+    ]
+    assert sorted(Path(name).stem for name in blind) == ["p0", "p1"]
+
+
+def test_a_set_of_lookalikes_is_left_to_the_other_stages(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    monkeypatch.setattr(views_module, "_MOST_NEAR", 2)
+    found = find_duplicates(tmp_path / "s", feature=FEATURE, rule=1.0)
+    assert any("too many of them resemble each other" in note for note in found.summary["notes"])
+    assert found.summary["parameters"]["views"] is None
