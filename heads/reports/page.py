@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...webpage import escape, page, user_text
-from ..checks import plain
-from ..registry import head_class
 from . import svg
 from .items import card, percent
 from .look import REPORT
+from .made import protocol_html, said, table_html
 
 if TYPE_CHECKING:
     from ..runs import Run
     from .report import Report
 
-__all__ = ["command_line", "near_html", "report_page", "verdict_html"]
+__all__ = ["near_html", "report_page", "verdict_html"]
 
 _SCORES = {
     "macro_f1": "macro-F1",
@@ -50,7 +47,7 @@ def report_page(report: Report) -> str:
         sections.append(("inputs", "What each input adds", _ablation(run, data["ablation"])))
         sections.append(("mistakes", "The surest mistakes", _mistakes(report)))
         sections.append(("neighbours", "What lies nearest in training", _neighbours(report)))
-    sections.append(("protocol", "How it was made", _protocol(run)))
+    sections.append(("protocol", "How it was made", protocol_html(run)))
     sections = [section for section in sections if section[2]]
     toc = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in sections)
     notes = [*run.metrics["protocol"]["notes"], *data["notes"]]
@@ -163,7 +160,7 @@ def _scores(run: Run, split: str) -> str:
         told.append(
             f"{n:,} rows are {user_text(label, limit=60)}, which training never had; they count as errors."
         )
-    return f"<p>{' '.join(told)}</p>{_table(head, rows)}"
+    return f"<p>{' '.join(told)}</p>{table_html(head, rows)}"
 
 
 def _classes(metrics: Mapping[str, Any]) -> str:
@@ -182,7 +179,7 @@ def _classes(metrics: Mapping[str, Any]) -> str:
         f'<td class="num">{_value(row["recall"]["value"])}</td><td class="num">{_value(row["auroc"])}</td></tr>'
         for row in metrics["per_class"]
     ]
-    return _table(head, rows)
+    return table_html(head, rows)
 
 
 def _confusion(metrics: Mapping[str, Any]) -> str:
@@ -234,7 +231,7 @@ def _calibration(told: Mapping[str, Any], chart: str) -> str:
         '<p class="soft">Each point of the diagram holds about as many rows; whiskers are 95% intervals of its accuracy. On '
         "the diagonal, what was said with 80% is right in 80 of 100 cases; below it, the head is too sure.</p>"
     )
-    return f'<p>{" ".join(text)}</p>{_table(head, rows)}<div class="charts">{chart}</div>{note}'
+    return f'<p>{" ".join(text)}</p>{table_html(head, rows)}<div class="charts">{chart}</div>{note}'
 
 
 def _calibrated(name: str, told: Mapping[str, Any]) -> str:
@@ -249,7 +246,7 @@ def _calibrated(name: str, told: Mapping[str, Any]) -> str:
 
 def _curves(run: Run, charts: Mapping[str, str]) -> str:
     chosen = ", ".join(
-        f"<code>{escape(name)} = {escape(_said(value))}</code>"
+        f"<code>{escape(name)} = {escape(said(value))}</code>"
         for name, value in run.metrics["chosen"].items()
     )
     told = (
@@ -272,11 +269,11 @@ def _tried(curve: Sequence[Mapping[str, Any]]) -> str:
     ]
     head = ["".join(f"<th>{escape(name)}</th>" for name in names)]
     body = [
-        f"<tr>{''.join(f'<td>{escape(_said(row.get(name)))}</td>' for name in names)}</tr>"
+        f"<tr>{''.join(f'<td>{escape(said(row.get(name)))}</td>' for name in names)}</tr>"
         for row in rows[:12]
     ]
     more = f'<p class="remark">The best 12 of {len(rows):,} by log loss on dev.</p>' if len(rows) > 12 else ""
-    return _table(head, body) + more
+    return table_html(head, body) + more
 
 
 def _ablation(run: Run, told: Mapping[str, Any] | None) -> str:
@@ -331,7 +328,7 @@ def _ablation(run: Run, told: Mapping[str, Any] | None) -> str:
         f"({told['rows']:,} rows). Differences in points, on the same resamples for both sides."
     )
     listed = f"<ul>{''.join(lines)}</ul>" if lines else ""
-    return f"{listed}<p>{how}</p>{_table(head, rows)}"
+    return f"{listed}<p>{how}</p>{table_html(head, rows)}"
 
 
 def _mistakes(report: Report) -> str:
@@ -399,103 +396,6 @@ def near_html(near: Mapping[str, Any], label: str | None) -> str:
     )
 
 
-def _protocol(run: Run) -> str:
-    record, protocol = run.record, run.metrics["protocol"]
-    data, rows = record["data"], protocol["rows"]
-    where = f", where <code>{escape(data['where'])}</code>" if data["where"] else ""
-    facts = [
-        (
-            "run",
-            f"<code>{escape(run.run_id)}</code>, {escape(record['created_at'])}, {escape(record.get('created_by', ''))}",
-        ),
-        ("head", f"{escape(run.family)}, {_parameters(run)}"),
-        (
-            "rows",
-            (
-                f"train {rows['train']:,}, dev {rows['dev']:,}, test {rows['test']:,}; column "
-                f"{user_text(data['split_column'])}{where}; "
-                f"items that lack an input: {'kept' if data['missing'] == 'keep' else 'left out'}"
-            ),
-        ),
-        ("choice", escape(f"on {protocol['chosen_on']}" if protocol["chosen_on"] else "none")),
-        ("fitted again", "yes, with the rows of dev" if protocol["refit"] else "no"),
-        (
-            "items",
-            f"version {escape(data['items']['version'])}, digest <code>{escape(data['items']['digest'])}</code>",
-        ),
-        ("seed", escape(record["seed"])),
-        ("seconds", escape(", ".join(f"{name} {value:g}" for name, value in record["seconds"].items()))),
-    ]
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{html}</dd>" for name, html in facts)
-    features = []
-    for name, given in record["inputs"].items():
-        spec = given["spec"]
-        versions = ", ".join(f"{lib} {version}" for lib, version in (spec.get("versions") or {}).items())
-        features.append(
-            f'<tr><th scope="row">{user_text(name)}</th><td><code>{escape(given["feature"])}</code></td>'
-            f"<td>{user_text(spec.get('encoder', ''), limit=120)}</td>"
-            f'<td class="num">{escape(spec.get("dim", ""))}</td><td><code>{escape(given["fingerprint"])}</code></td>'
-            f"<td>{escape(versions)}</td></tr>"
-        )
-    head = [
-        "<th>input</th><th>feature</th><th>encoder</th><th>width</th><th>fingerprint</th><th>versions</th>"
-    ]
-    return (
-        f'<dl class="kv">{listed}</dl><h3>Features</h3>{_table(head, features)}<h3>The same again</h3>'
-        f'<pre class="cli">{escape(command_line(run))}</pre>'
-    )
-
-
-def _parameters(run: Run) -> str:
-    given = _changed(run)
-    if not given:
-        return "all parameters as they come"
-    return ", ".join(f"<code>{escape(name)} = {escape(_said(value))}</code>" for name, value in given.items())
-
-
-def _changed(run: Run) -> dict[str, Any]:
-    """Parameters that are not the family's defaults; nothing if the family is not installed here."""
-    params = run.record["head"]["params"]
-    try:
-        defaults = head_class(run.family).parameters()
-    except Exception:  # a family of someone else's package, which may fail in any way
-        return dict(params)
-    return {
-        name: value
-        for name, value in params.items()
-        if name != "seed" and (name not in defaults or value != plain({name: defaults[name]})[name])
-    }
-
-
-def command_line(run: Run) -> str:
-    """The command that trains such a run again."""
-    data, record = run.record["data"], run.record
-    parts = ["icehouse", "train", run.family]
-    parts += ["--inputs", ",".join(f"{name}={feature}" for name, feature in run.features.items())]
-    parts += ["--label", run.label]
-    for name, value in _changed(run).items():
-        if len(text := value if isinstance(value, str) else json.dumps(value)) <= 300:
-            parts += ["-p", f"{name}={text}"]
-    if data["split_column"] != "split":
-        parts += ["--split-column", data["split_column"]]
-    if data["where"]:
-        parts += ["--where", data["where"]]
-    if data["missing"] != "drop":
-        parts += ["--missing", data["missing"]]
-    held_out = not str(record["protocol"]["chosen_on"]).startswith("the dev split")
-    if record["protocol"]["chosen_on"] and record["protocol"]["refit"] != held_out:
-        parts.append("--refit" if record["protocol"]["refit"] else "--no-refit")
-    parts += ["--seed", str(record["seed"])]
-    return " ".join(shlex.quote(part) for part in parts)
-
-
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    return (
-        f'<div class="scroll"><table class="data"><thead><tr>{"".join(head)}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
 def _span(score: Mapping[str, Any]) -> str:
     """A value from 0 to 1 and its interval, drawn."""
     if score["value"] is None or score["low"] is None:
@@ -522,12 +422,3 @@ def _between(score: Mapping[str, Any], share: bool = True) -> str:
 
 def _signed(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:+.{digits}f}"
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else text[:119] + "…"

@@ -13,9 +13,10 @@ from icehouse.cli import app
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads.inputs import Inputs, Tokens
 from icehouse.heads.registry import create
-from icehouse.heads.reports.explain import explain, shapley, training_means
+from icehouse.heads.reports.explain import explain
 from icehouse.heads.reports.explain_page import explain_page, level
 from icehouse.heads.reports.places import patch_grid, seen_box
+from icehouse.heads.reports.shapley import shapley, training_means
 from icehouse.heads.trainer import train
 from icehouse.store.schema import features_schema, items_schema
 from icehouse.store.store import Store

@@ -10,7 +10,7 @@ import pytest
 from icehouse.cli import app
 from icehouse.heads.reports import report as reports
 from icehouse.heads.reports.ablation import known_ablation
-from icehouse.heads.reports.page import command_line
+from icehouse.heads.reports.made import command_line
 from icehouse.heads.reports.report import leave_report, write_report
 from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.sweep import sweep
