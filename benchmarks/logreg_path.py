@@ -59,11 +59,11 @@ def texts(source: Path, folder: Path) -> list[Problem]:
 
 
 def generated() -> list[Problem]:
-    """Rows like an encoder's: directions whose deviations fall off over three decades, two and five classes."""
+    """Rows like an encoder's: directions whose deviations fall off over a decade, two and five classes."""
     problems = []
     for n, d, k in ((9600, 512, 2), (9600, 512, 5), (6000, 768, 5)):
         rng = np.random.default_rng(n + d + k)
-        deviations = np.logspace(0, -3, d)
+        deviations = np.logspace(0, -1, d)
         towards = rng.normal(size=(k, d)) * deviations
         y = rng.integers(0, k, n + 1500)
         X = (towards[y] * 0.06 + rng.normal(size=(len(y), d)) * deviations) @ np.linalg.qr(
