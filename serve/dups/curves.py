@@ -1,19 +1,18 @@
-"""ROC and precision-recall curves of a calibration, as numbers and as plain pictures drawn with Pillow."""
+"""ROC and precision-recall curves of a calibration, as numbers and as pictures."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+
+from ...heads.reports.charts import Chart, Series
+from ...heads.reports.figures import write_chart
 
 __all__ = ["Curves", "write_curves"]
 
-_SIZE, _LEFT, _TOP, _RIGHT, _BOTTOM = (960, 640), 110, 70, 40, 90
-_INK, _GRID, _LINE, _MARK = (40, 40, 40), (224, 224, 224), (24, 90, 160), (200, 60, 30)
 _POINTS = 400
 
 
@@ -84,64 +83,32 @@ def write_curves(folder: Path, curves: Curves, subject: str) -> None:
         writer.writerow(names)
         writer.writerows(zip(*(getattr(curves, name).tolist() for name in names), strict=True))
     at = int(np.argmin(np.abs(curves.cosine - curves.chosen)))
-    mark = f"cosine {curves.chosen:.3f}"
+    recall, precision = curves.recall[at], curves.precision[at]
     # A rate of nothing has no place on a logarithmic axis: such points sit at its left end.
     floor = 10.0 ** np.floor(np.log10(max(curves.false_rate[curves.false_rate > 0].min(initial=1e-6), 1e-12)))
-    rate = np.log10(np.maximum(curves.false_rate, floor))
-    low = int(np.log10(floor))
-    _draw(
-        folder / "roc.png", f"Copies found against unrelated pairs: {subject}",
-        "share of unrelated pairs taken for copies", "recall", rate, curves.recall,
-        [(float(k), f"1e{k}" if k else "1") for k in range(low, 1)], (rate[at], curves.recall[at], mark),
-    )  # fmt: skip
-    tenths = [(k / 10, f"{k / 10:g}") for k in range(0, 11, 2)]
-    _draw(
-        folder / "precision-recall.png", f"Precision against recall: {subject}", "recall", "precision",
-        curves.recall, curves.precision, tenths, (curves.recall[at], curves.precision[at], mark),
-    )  # fmt: skip
-
-
-def _draw(
-    path: Path,
-    title: str,
-    across: str,
-    up: str,
-    x: np.ndarray,
-    y: np.ndarray,
-    ticks: Sequence[tuple[float, str]],
-    mark: tuple[float, float, str],
-) -> None:
-    """One line in a frame: `x` along its ticks, `y` from 0 to 1."""
-    image = Image.new("RGB", _SIZE, (255, 255, 255))
-    draw = ImageDraw.Draw(image)
-    small, large = ImageFont.load_default(16), ImageFont.load_default(20)
-    first, last = ticks[0][0], ticks[-1][0]
-    width, height = _SIZE[0] - _LEFT - _RIGHT, _SIZE[1] - _TOP - _BOTTOM
-    place: Callable[[float, float], tuple[float, float]] = lambda a, b: (  # noqa: E731 (shorter than a function here)
-        _LEFT + width * (min(max(a, first), last) - first) / (last - first),
-        _TOP + height * (1 - min(max(b, 0.0), 1.0)),
+    rate = np.maximum(curves.false_rate, floor)
+    chosen = f"chosen: cosine {curves.chosen:.3f}"
+    roc = Chart(
+        key="roc",
+        title=f"Copies found against unrelated pairs: {subject}",
+        x_label="share of unrelated pairs taken for copies",
+        y_label="recall",
+        series=[
+            Series("all cosines", rate, curves.recall, strong=True),
+            Series(chosen, [rate[at]], [recall], hue=1, kind="points"),
+        ],
+        x_range=(float(floor), 1.0),
+        x_log=True,
     )
-    for value, label in ticks:
-        foot, head = place(value, 0), place(value, 1)
-        draw.line([foot, head], _GRID)
-        draw.text((foot[0], foot[1] + 8), label, _INK, small, anchor="ma")
-    for k in range(0, 11, 2):
-        left, right = place(first, k / 10), place(last, k / 10)
-        draw.line([left, right], _GRID)
-        draw.text((left[0] - 10, left[1]), f"{k / 10:g}", _INK, small, anchor="rm")
-    draw.rectangle([place(first, 1), place(last, 0)], outline=_INK)
-    draw.line([place(a, b) for a, b in zip(x.tolist(), y.tolist(), strict=True)], _LINE, 3, joint="curve")
-    px, py = place(mark[0], mark[1])
-    draw.ellipse([px - 6, py - 6, px + 6, py + 6], _MARK)
-    on_left = px > _LEFT + width / 2
-    below = py < _TOP + height / 2
-    draw.text(
-        (px - 12 if on_left else px + 12, py + 14 if below else py - 14), mark[2], _MARK, small,
-        anchor="r" + ("a" if below else "s") if on_left else "l" + ("a" if below else "s"),
-    )  # fmt: skip
-    draw.text((_LEFT, _TOP - 16), title, _INK, large, anchor="ls")
-    draw.text((_LEFT + width / 2, _SIZE[1] - 22), across, _INK, small, anchor="ms")
-    label = Image.new("RGB", (200, 24), (255, 255, 255))
-    ImageDraw.Draw(label).text((100, 12), up, _INK, small, anchor="mm")
-    image.paste(label.rotate(90, expand=True), (14, _TOP + height // 2 - 100))
-    image.save(path, "PNG")
+    precision_recall = Chart(
+        key="precision-recall",
+        title=f"Precision against recall: {subject}",
+        x_label="recall",
+        y_label="precision",
+        series=[
+            Series("all cosines", curves.recall, curves.precision, strong=True),
+            Series(chosen, [recall], [precision], hue=1, kind="points"),
+        ],
+    )
+    for chart in (roc, precision_recall):
+        write_chart(folder / f"{chart.key}.png", chart)
