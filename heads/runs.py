@@ -8,6 +8,7 @@ A run is a folder ``STORE/runs/<run_id>/``:
 ``head/``               the head itself: JSON and safetensors
 ``predictions.parquet`` item_id, split, y, predicted, and a column ``p_<class>`` for each class
 ``training.parquet``    item_id and role (train, dev, test) of every row that took part
+``report.html``         the page to look at; ``report.json`` and ``figures/`` hold the same
 ``evaluations/``        what `icehouse evaluate` added later
 ======================  ==================================================================================
 

@@ -90,7 +90,7 @@ def write_curves(folder: Path, curves: Curves, subject: str) -> None:
     chosen = f"chosen: cosine {curves.chosen:.3f}"
     roc = Chart(
         key="roc",
-        title=f"Copies found against unrelated pairs: {subject}",
+        title=f"ROC: {subject}",
         x_label="share of unrelated pairs taken for copies",
         y_label="recall",
         series=[
@@ -102,7 +102,7 @@ def write_curves(folder: Path, curves: Curves, subject: str) -> None:
     )
     precision_recall = Chart(
         key="precision-recall",
-        title=f"Precision against recall: {subject}",
+        title=f"Precision, recall: {subject}",
         x_label="recall",
         y_label="precision",
         series=[
