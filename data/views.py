@@ -112,7 +112,7 @@ def _square(grey: Image.Image, box: tuple[float, float, float, float]) -> np.nda
 
 @cache
 def _transforms() -> tuple[np.ndarray, np.ndarray]:
-    """What takes `_FINE` pixels to the first cosine coefficients of 32: of all (8, fine), of crops (cuts, places, 8, fine)."""
+    """What takes `_FINE` pixels to the first cosines of 32: of all (8, fine), of crops (cuts, places, 8, fine)."""
     k, x = np.arange(_LOW)[:, None], np.arange(_SIDE)[None]
     cosines = np.cos(np.pi * k * (2 * x + 1) / (2 * _SIDE))
     crops = [[cosines @ _means(place * cut, 1 - cut) for place in _PLACES] for cut in _CUTS]
