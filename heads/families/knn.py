@@ -258,7 +258,9 @@ class Knn(Head):
             strength = np.exp((values - ranked[rows, 0]) / temperature) * self.votes_[columns]
             for k in ks:
                 within = values >= ranked[rows, min(k, bank) - 1] - _TIE
-                counted: np.ndarray = np.bincount(cell[within], strength[within], n * classes).reshape(n, classes)
+                counted: np.ndarray = np.bincount(cell[within], strength[within], n * classes).reshape(
+                    n, classes
+                )
                 counted = counted + self.prior * self.prior_
                 votes.append(((k, temperature), counted / counted.sum(axis=1, keepdims=True)))
         return votes
