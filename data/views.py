@@ -34,6 +34,7 @@ _GRID = 256  # of the picture in which margins are looked for
 _MOST = 0.4  # of a side may be margin
 _ALIKE = 12  # levels that JPEG may change a ground by
 _GROUND = 0.9  # of a row that is margin is ground
+_FADING = 4  # rows of the grid in which a margin ends
 _WITH_WORDS = 0.3  # of a row with words on it is
 
 
@@ -100,10 +101,11 @@ def _margin(rows: np.ndarray) -> int:
     found = int(np.argmax(share[: int(_GRID * _MOST)] < _WITH_WORDS)) if share.min() < _WITH_WORDS else 0
     if not found and (share[: int(_GRID * _MOST)] >= _WITH_WORDS).all():
         found = int(_GRID * _MOST)
-    # Words end before the band does: what is left is the picture's own sky.
-    while found and share[found - 1] < _GROUND:
-        found -= 1
-    return found
+    end = found
+    # Words end before the band does, and a band ends at once: what fades out is the picture's own sky.
+    while end and share[end - 1] < _GROUND:
+        end -= 1
+    return end if found - end <= _FADING else 0
 
 
 def _square(grey: Image.Image, box: tuple[float, float, float, float]) -> np.ndarray:
