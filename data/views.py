@@ -52,9 +52,9 @@ def content_box(image: Image.Image) -> tuple[float, float, float, float]:
         Left, top, right, bottom in pixels; the whole picture where there are none, or where they would leave too little.
     """
     small = np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BOX), np.int16)
-    across = small.transpose(1, 0, 2)
     top, bottom = _margins(small)
-    left, right = _margins(across)
+    # Sideways only what is between the bands: their ground may be the margin's.
+    left, right = _margins(small[top : _GRID - bottom].transpose(1, 0, 2))
     width, height = image.size
     return (
         left * width / _GRID,
