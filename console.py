@@ -1,17 +1,18 @@
-"""What every command shares: the store option, `--json`, tables, and errors in one line."""
+"""What every command shares: the store option, `--json`, tables, progress bars."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["JsonOption", "StoreOption", "print_json", "print_table", "say"]
+__all__ = ["JsonOption", "StoreOption", "bar", "print_json", "print_table", "say"]
 
 StoreOption = Annotated[
     Path,
@@ -91,3 +92,17 @@ def say(message: str) -> None:
 def debugging() -> bool:
     """Whether ``ICEHOUSE_DEBUG`` asks for tracebacks instead of one-line errors."""
     return os.environ.get("ICEHOUSE_DEBUG", "") not in ("", "0")
+
+
+@contextlib.contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a progress bar on stderr: give a callable that takes how much is done, and of how much; None off a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ..console import DEFAULT_STORE, JsonOption, StoreOption, bar, print_json, print_table, say
 from ..errors import UsageError
 from .families_command import heads
 from .package_commands import export_onnx, package
@@ -121,20 +121,22 @@ def train(
 
         params["prompts"] = read_prompts(prompts)
     opened = Store.open(store)
-    run = train_head(
-        opened,
-        head,
-        params=params,
-        inputs=inputs,
-        label=label,
-        split_column=split_column,
-        where=where,
-        missing=missing,
-        refit=refit,
-        dups=dups or "auto",
-        seed=seed,
-        report=False,
-    )
+    with bar("training") as shown:
+        run = train_head(
+            opened,
+            head,
+            params=params,
+            inputs=inputs,
+            label=label,
+            split_column=split_column,
+            where=where,
+            missing=missing,
+            refit=refit,
+            dups=dups or "auto",
+            seed=seed,
+            report=False,
+            progress=None if shown is None else lambda done, total, best: shown(done, total),
+        )
     problem = leave_report(opened, run) if report else None
     if as_json:
         print_json(_as_json(run))

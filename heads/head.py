@@ -24,7 +24,7 @@ import inspect
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
@@ -78,6 +78,9 @@ class Head(ABC):
     takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "never"
     #: Parameters with too many numbers for ``head.json``; they are saved beside it.
     bulky: ClassVar[tuple[str, ...]] = ()
+
+    #: Called while fitting with how much is done, of how much, and the best score on dev so far, by heads that take long.
+    progress: Callable[[int, int, float], None] | None = None
 
     classes_: np.ndarray
     widths_: dict[str, int]

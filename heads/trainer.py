@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,6 +94,7 @@ def train(
     draws: int = DRAWS,
     seed: int = 0,
     report: bool = True,
+    progress: Callable[[int, int, float], None] | None = None,
 ) -> Run:
     """Train a head by the protocol above and leave a run in the store.
 
@@ -127,6 +128,8 @@ def train(
         give.
     report : bool, default True
         Whether the run gets its ``report.html``; if it cannot be made, the run is there without, and a warning says why.
+    progress : callable, optional
+        See `icehouse.heads.head.Head.progress`.
 
     Returns
     -------
@@ -140,6 +143,7 @@ def train(
         If there is no such head, parameter or feature.
     """
     estimator = make_head(head, params, seed)
+    estimator.progress = progress
     rows = prepare(
         store,
         inputs,
@@ -247,10 +251,9 @@ def fit_on(rows: Rows, estimator: Head) -> Fitted:
     """Fit a copy of `estimator` on train and let it choose on dev: step 3 of the protocol."""
     learn, dev = rows.part("train"), rows.part("dev")
     started = time.perf_counter()
-    estimator = with_prompts(
-        estimator, rows.store, rows.samples.specs, sorted(set(rows.samples.labels.tolist()))
-    )
-    head = estimator.unfitted().fit(learn.X, learn.labels, val=(dev.X, dev.labels) if len(dev) else None)
+    head = _prompted(rows, estimator).unfitted()
+    head.progress = estimator.progress
+    head.fit(learn.X, learn.labels, val=(dev.X, dev.labels) if len(dev) else None)
     return Fitted(head, time.perf_counter() - started)
 
 
@@ -259,9 +262,15 @@ def fit_seeds_on(rows: Rows, estimator: Head, seeds: Sequence[int]) -> dict[int,
     learn, dev = rows.part("train"), rows.part("dev")
     val = (dev.X, dev.labels) if len(dev) else None
     started = time.perf_counter()
-    heads = estimator.fit_seeds(seeds, learn.X, learn.labels, val=val)
+    heads = _prompted(rows, estimator).fit_seeds(seeds, learn.X, learn.labels, val=val)
     seconds = (time.perf_counter() - started) / len(heads)
     return {seed: Fitted(head, seconds) for seed, head in zip(seeds, heads, strict=True)}
+
+
+def _prompted(rows: Rows, estimator: Head) -> Head:
+    """`estimator` with the vectors of its class prompts, if it takes some."""
+    labels = sorted(set(rows.samples.labels.tolist()))
+    return with_prompts(estimator, rows.store, rows.samples.specs, labels)
 
 
 def keep(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .optimizers import Schedule
-    from .training import Configuration, Metric, Outcome, Part, Plan, Progress
+    from .training import Configuration, Metric, Outcome, Part, Plan
 
 __all__ = ["Grid", "TorchHead"]
 
@@ -132,9 +132,6 @@ class TorchHead(Head):
     defaults: ClassVar[dict[str, Any]] = {}
     #: False if the network cannot run under `torch.func.vmap`: it is then trained one configuration at a time.
     batched: ClassVar[bool] = True
-
-    #: Called after each epoch with its number, the most there will be, and the best dev score so far.
-    progress: Progress | None = None
 
     network_: nn.Module
     _exact: nn.Module

@@ -33,10 +33,10 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Choose the cosine of near-duplicates by changed copies of your own images or texts. `find` uses it from then on."""
+    from ...console import bar
     from ...store.dups.calibration import Calibration
     from ...store.store import Store
     from .calibrate import calibrate as run
-    from .progress import bar
 
     opened = Store.open(store)
     with bar("changing copies") as progress:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, bar, print_json, print_table, say
 from ...errors import UsageError
 from .calibrate_command import calibrate
 from .gallery_command import gallery as gallery_command
@@ -108,7 +108,7 @@ def find(
         raise UsageError(
             "--no-embedding leaves nothing for --feature, --threshold and --expected-false-pairs to do"
         )
-    with _progress() as progress:
+    with bar("comparing") as progress:
         found = find_duplicates(
             store,
             name=name,
@@ -178,26 +178,6 @@ def evaluate(
         [stage, *(score[c] for c in columns)] for stage, score in scores.items() if isinstance(score, dict)
     ]
     print_table(["stage", *columns], rows, title=f"{scores['positives']} known pairs")
-
-
-def _progress() -> Any:
-    """Bar for the join, as a context that gives a callable; silent unless on a terminal."""
-    import contextlib
-    import sys
-
-    @contextlib.contextmanager
-    def bar() -> Any:
-        if not sys.stderr.isatty():
-            yield None
-            return
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as shown:
-            task = shown.add_task("comparing", total=None)
-            yield lambda done, total: shown.update(task, completed=done, total=total)
-
-    return bar()
 
 
 app.command()(calibrate)

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, say
-from .progress import bar
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, bar, print_json, say
 
 __all__ = ["gallery", "show_gallery"]
 
