@@ -138,7 +138,9 @@ def coverage(store: Store, features: list[str] | None = None) -> list[Coverage]:
     for name in store.feature_names() if features is None else features:
         table = store.feature_table(name)
         spec = table.spec
-        if str(spec.get("modality", "")).startswith("caption"):  # whether a picture has one is for captions to tell
+        if str(spec.get("modality", "")).startswith(
+            "caption"
+        ):  # whether a picture has one is for captions to tell
             found.append(Coverage(name, [], 0))
             continue
         keys = table.read([spec["key"]])[spec["key"]]

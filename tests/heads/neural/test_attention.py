@@ -579,7 +579,9 @@ def test_the_published_form_depends_on_the_other_rows() -> None:
     network = PublishedNet({"image": 5, "text": 3}, 2, differential=False).eval()
     # Near-duplicates, of which crisis data are full: unlike rows have products so large that a softmax without
     # scale is nearly one-hot.
-    inputs = {name: torch.randn(1, 1, w) + 0.3 * torch.randn(6, 1, w) for name, w in (("image", 5), ("text", 3))}
+    inputs = {
+        name: torch.randn(1, 1, w) + 0.3 * torch.randn(6, 1, w) for name, w in (("image", 5), ("text", 3))
+    }
     masks = {name: torch.ones(6, 1, dtype=torch.bool) for name in inputs}
     whole = network(inputs, masks)
     alone = network({name: x[:1] for name, x in inputs.items()}, {name: m[:1] for name, m in masks.items()})
