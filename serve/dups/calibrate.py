@@ -35,6 +35,7 @@ from ...store.dups.calibration import (
     LEAST_ROWS,
     Calibration,
     Tail,
+    fit_bits,
     fit_map,
     fit_tail,
     largest_cosines,
@@ -64,6 +65,7 @@ _WORTH = 0.005
 #: Of unrelated pairs none is so near; those that are do not count as such.
 _SURELY_HASHED = 10
 _LARGEST = 800
+_MOST_HASHED = 200_000
 _LIBRARIES = ("icehouse", "numpy", "pillow", "torch")
 
 Progress = Callable[[int, int], None]
@@ -175,13 +177,15 @@ def calibrate(
     for other in tried[1:]:
         if other.mean_recall > best.mean_recall + _WORTH:
             best = other
+    bits = _bits(best, X, compared, contents, views)
     report = _report(best, tried, copies, views, hamming, n, expected_false_pairs, sample, seed, known, X)
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES if name != "icehouse"}
     report |= {
         "versions": {"icehouse": __version__, **versions},
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    made = Calibration(feature, spec["fingerprint"], best.mean, best.matrix, best.tail, len(fitted), report)
+    fitting = (best.mean, best.matrix, best.tail, len(fitted))
+    made = Calibration(feature, spec["fingerprint"], *fitting, report, bits)
     curves = Curves.of(best.positives, best.negatives, best.random, best.tail.pairs, n, report["cosine"])
     folder = Calibration.folder(store, feature)
     try:
@@ -425,6 +429,32 @@ def _related(
             if label is not None:
                 related[k] = label
     return related
+
+
+def _bits(
+    best: _Tried, X: np.ndarray, compared: np.ndarray, contents: pa.Table, views: ViewHashes | None
+) -> dict[str, tuple[float, float]]:
+    """How often hashes of unrelated pictures are near; pairs that the embedding finds are no unrelated ones."""
+    if views is None:
+        return {}
+    i, j = (side.astype(np.int64) for side in np.triu_indices(len(compared), 1))
+    pick = np.random.default_rng(1).permutation(len(i))[:_MOST_HASHED]
+    i, j = i[pick], j[pick]
+    units = mapped(X[compared], best.mean, best.matrix)
+    cosine = np.concatenate(
+        [
+            np.einsum("ij,ij->i", units[i[k : k + 8192]], units[j[k : k + 8192]])
+            for k in range(0, len(i), 8192)
+        ]
+    )
+    i, j = compared[i[cosine < best.cosine]], compared[j[cosine < best.cosine]]
+    hashes = pc.fill_null(contents["phash"], 0).to_numpy().astype(np.uint64)
+    known = informative(hashes)
+    both = known[i] & known[j]
+    whole = np.bitwise_count(hashes[i] ^ hashes[j])[both]
+    parts = views.distance(i, j)
+    found = {"whole": fit_bits(whole), "views": fit_bits(parts[parts <= 64])}
+    return {what: fit for what, fit in found.items() if fit is not None}
 
 
 def _report(

@@ -70,8 +70,13 @@ def find(
         ),
     ] = None,
     hamming: Annotated[
-        int, typer.Option("--hamming", help="Bits of 64 in which perceptual hashes may differ.")
-    ] = 6,
+        int | None,
+        typer.Option(
+            "--hamming",
+            help="Bits of 64 in which perceptual hashes may differ.",
+            show_default="6, or fewer by the calibration",
+        ),
+    ] = None,
     perceptual: Annotated[
         bool, typer.Option("--perceptual/--no-perceptual", help="Compare perceptual hashes.")
     ] = True,
@@ -113,7 +118,7 @@ def find(
             store,
             name=name,
             feature=(feature or "auto") if embedding else None,
-            hamming=hamming if perceptual else None,
+            hamming=("auto" if hamming is None else hamming) if perceptual else None,
             rule=threshold,
             grouping_by=group.value,
             keeper=keeper,

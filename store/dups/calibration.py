@@ -21,6 +21,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ __all__ = [
     "LEAST_ROWS",
     "Calibration",
     "Tail",
+    "fit_bits",
     "fit_map",
     "fit_tail",
     "largest_cosines",
@@ -54,6 +56,8 @@ _HIDDEN = 0.1
 #: On this scale the tail of cosines ends as an exponential does (shape 0) and begins lighter, from which an end would be
 #: guessed that is too near. Heavier ones let a few duplicates pull the threshold up.
 _SHAPES = np.linspace(0, 0.1, 11)
+#: Of unrelated pairs' hashes are so near where their distribution is extrapolated from.
+_NEAR_SHARE = 0.04
 #: arctanh of 1 is infinite.
 _SANE = 1 - 1e-9
 #: A pair so far out that among as many unrelated ones so few would be expected is a duplicate.
@@ -174,6 +178,32 @@ def fit_tail(top: np.ndarray, pairs: int) -> Tail:
         share = len(rest) / pairs
     kept = tuple(values[suspects : suspects + _KEPT].tolist())
     return Tail(pairs, start, share, shape, scale, kept, suspects)
+
+
+def fit_bits(distances: np.ndarray) -> tuple[float, float] | None:
+    """Fit how often unrelated hashes are near: a normal distribution through the beginning of their distances.
+
+    Parameters
+    ----------
+    distances : ndarray of int, shape (m,)
+        Bits between the hashes of unrelated pairs.
+
+    Returns
+    -------
+    start, slope : float
+        ``start + slope * bits`` is the normal quantile of the share of pairs within `bits`. None if there are too few pairs.
+    """
+    if len(distances) < _LEAST_TAIL:
+        return None
+    shares = np.array([(distances <= bits).mean() for bits in range(0, 65, 2)])
+    far = max(int(np.searchsorted(shares, _NEAR_SHARE, side="right")) - 1, 1)
+    near = max(far - 2, 0)
+    low, high = (min(max(float(shares[k]), 0.5 / len(distances)), 0.999) for k in (near, far))
+    if not low < high:
+        return None
+    quantiles = NormalDist().inv_cdf(low), NormalDist().inv_cdf(high)
+    slope = (quantiles[1] - quantiles[0]) / (2 * (far - near))
+    return quantiles[1] - slope * 2 * far, slope
 
 
 def tail_size(pairs: int) -> int:
@@ -310,6 +340,8 @@ class Calibration:
         Contents that the map was fitted to.
     report : dict
         Recall for each transform, and all else that was measured.
+    bits : dict of str to (float, float)
+        For the hashes of "whole" pictures and of "views", as `fit_bits` gives it.
     """
 
     feature: str
@@ -319,6 +351,16 @@ class Calibration:
     tail: Tail
     rows: int
     report: dict[str, Any] = field(default_factory=dict)
+    bits: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def radius(self, what: str, n: int, most: int, expected: float = 1.0) -> int:
+        """Bits, at most `most`, within which at most `expected` false pairs of hashes are to be expected; -1 for none."""
+        if what not in self.bits:
+            return most
+        start, slope = self.bits[what]
+        every = n * (n - 1) / 2
+        fitting = (r for r in range(most, -1, -1) if every * NormalDist().cdf(start + slope * r) <= expected)
+        return next(fitting, -1)
 
     def threshold(self, n: int, expected: float = 1.0) -> float:
         """See `Tail.threshold`."""
@@ -341,7 +383,7 @@ class Calibration:
         tail = {**self.tail.__dict__, "top": list(self.tail.top)}
         about = {
             "format": _FORMAT, "feature": self.feature, "fingerprint": self.fingerprint, "rows": self.rows,
-            "whitened": self.matrix is not None, "tail": tail, "report": self.report,
+            "whitened": self.matrix is not None, "bits": self.bits, "tail": tail, "report": self.report,
         }  # fmt: skip
         text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "calibration.json").write_text(text + "\n", encoding="utf-8")
@@ -379,6 +421,7 @@ class Calibration:
             if mean.ndim != 1 or len(set(shapes)) > 1 or not np.isfinite(mean).all():
                 raise ValueError("arrays do not fit")
             tail = Tail(**{**about["tail"], "top": tuple(about["tail"]["top"])})
+            bits = {what: (float(start), float(slope)) for what, (start, slope) in about["bits"].items()}
             made = (
                 about["feature"],
                 about["fingerprint"],
@@ -388,7 +431,7 @@ class Calibration:
                 about["rows"],
                 about["report"],
             )
-            return cls(*made)
+            return cls(*made, bits)
         except FileNotFoundError as error:
             if not folder.exists():
                 raise StoreError(f"no calibration of {feature} in {store.path}; {remedy}") from None

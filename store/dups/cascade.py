@@ -49,6 +49,8 @@ class Rule:
         Where the cosine is from: "given", "default", or the name of a calibration.
     matrix : ndarray, shape (dim, dim), or None
         What the centred vectors are multiplied by; see `icehouse.store.dups.calibration`.
+    view_bits : int or None
+        Most bits in which views may differ, where a calibration knows.
     """
 
     hamming: int | None = None
@@ -56,6 +58,7 @@ class Rule:
     mean: np.ndarray | None = None
     source: str = "given"
     matrix: np.ndarray | None = None
+    view_bits: int | None = None
 
 
 @dataclass(frozen=True)

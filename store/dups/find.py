@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -145,7 +145,7 @@ def find_duplicates(
     *,
     name: str = "default",
     feature: str | None = "auto",
-    hamming: int | None = DEFAULT_HAMMING,
+    hamming: int | Literal["auto"] | None = "auto",
     rule: Rule | float | None = None,
     grouping_by: str = "star",
     keeper: str = "best",
@@ -168,8 +168,9 @@ def find_duplicates(
     feature : str or None, default "auto"
         Compare by this; `default_feature` unless given. Its modality decides what counts as the item's content: its image or
         its text. None leaves the stage out.
-    hamming : int or None, default 6
-        Bits of 64 in which the perceptual hashes of two images may differ; None leaves the stage out.
+    hamming : int, "auto" or None, default "auto"
+        Bits of 64 in which the perceptual hashes of two images may differ: 6, or fewer where a calibration expects false
+        pairs of them; None leaves the stage out.
     rule : Rule or float, optional
         Least cosine, or with it a mean to subtract and where both are from. Unless given, the feature's calibration, if it
         is of the same fingerprint, chooses; without one it is 0.95.
@@ -210,7 +211,9 @@ def find_duplicates(
     begun = time.perf_counter()
     ledger, items = _ledger(store, key, keeper, where)
     hamming = hamming if key == "image_sha256" else None
-    made, remarks = _rule(store, rule, feature, hamming, len(ledger.best), expected_false_pairs)
+    automatic = hamming == "auto"
+    hamming = DEFAULT_HAMMING if hamming == "auto" else hamming
+    made, remarks = _rule(store, rule, feature, hamming, automatic, len(ledger.best), expected_false_pairs)
     vectors = None if feature is None else store.vectors(feature)
     try:
         with publish_folder(folder) as temp:
@@ -294,6 +297,7 @@ def _rule(
     rule: Rule | float | None,
     feature: str | None,
     hamming: int | None,
+    automatic: bool,
     n: int,
     expected: float | None,
 ) -> tuple[Rule, list[str]]:
@@ -308,7 +312,7 @@ def _rule(
         return replace(rule, hamming=hamming), []
     if rule is not None:
         return Rule(hamming, rule), []
-    made, why = _calibrated(store, feature, hamming, n, expected)
+    made, why = _calibrated(store, feature, hamming, automatic, n, expected)
     if made is not None:
         return made, why
     if expected is not None:
@@ -321,7 +325,7 @@ def _rule(
 
 
 def _calibrated(
-    store: Store, feature: str, hamming: int | None, n: int, expected: float | None
+    store: Store, feature: str, hamming: int | None, automatic: bool, n: int, expected: float | None
 ) -> tuple[Rule | None, list[str]]:
     """The rule that the feature's calibration makes; None if there is none that holds, and why."""
     if not Calibration.folder(store, feature).exists():
@@ -341,7 +345,16 @@ def _calibrated(
             "run `icehouse dups calibrate` again"
         )
     source = f"calibration {feature} {made.fingerprint}, {wanted:g} expected false pairs"
-    return Rule(hamming, cosine, made.mean, source, made.matrix), notes
+    views = None
+    if hamming is not None and automatic:
+        most, hamming = hamming, max(made.radius("whole", n, hamming, wanted), 0)
+        views = made.radius("views", n, most, wanted)
+        if hamming < most:
+            notes.append(
+                f"unrelated images of this set have near hashes: {hamming} bits instead of {most}; "
+                f"--hamming {most} asks for them all the same"
+            )
+    return Rule(hamming, cosine, made.mean, source, made.matrix, views), notes
 
 
 def _views(
@@ -354,7 +367,7 @@ def _views(
     if asked is None and n > MOST_VIEWED:
         note = f"crops and frames are left to the embedding: hashing parts of {n} images takes long; ask with --views"
         return None, [note]
-    radius = view_radius(n, rule.hamming)
+    radius = view_radius(n, rule.hamming if rule.view_bits is None else rule.view_bits)
     if radius < 0:
         return None, [f"among {n} images parts resemble each other by chance, so that none were compared"]
     hashes, usable = load_views(store, items.take(pa.array(ledger.best)), threads=threads)

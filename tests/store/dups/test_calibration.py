@@ -14,6 +14,7 @@ from icehouse.store.dups.calibration import (
     LEAST_COSINE,
     Calibration,
     Tail,
+    fit_bits,
     fit_map,
     fit_tail,
     largest_cosines,
@@ -168,7 +169,9 @@ def test_largest_cosines_are_the_largest(n: int, keep: int, seed: int) -> None:
 
 def made(tail: Tail, matrix: bool = True) -> Calibration:
     mean, wide = fit_map(unrelated(), 0.4 if matrix else 1.0)
-    return Calibration("toy/image/pooled", "f" * 16, mean, wide, tail, 400, {"cosine": 0.5})
+    return Calibration(
+        "toy/image/pooled", "f" * 16, mean, wide, tail, 400, {"cosine": 0.5}, {"whole": (-6.5, 0.25)}
+    )
 
 
 @pytest.mark.parametrize("matrix", [True, False])
@@ -181,6 +184,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, tail: Tail, matrix: bool) 
     assert np.array_equal(read.mean, saved.mean)
     assert (read.matrix is None) == (saved.matrix is None) == (not matrix)
     assert read.matrix is None or np.array_equal(read.matrix, saved.matrix)
+    assert read.bits == saved.bits == {"whole": (-6.5, 0.25)}
     assert read.threshold(5000, 2) == saved.threshold(5000, 2)
     assert list_calibrations(store) == ["toy/image/pooled"]
 
@@ -214,3 +218,24 @@ def test_a_tail_is_never_larger_than_its_pairs() -> None:
     assert tail_size(10) == 40
     assert tail_size(10_000) == 200
     assert tail_size(10**9) == 20_000
+
+
+def test_hashes_of_lookalikes_get_fewer_bits() -> None:
+    rng = np.random.default_rng(0)
+    radii = []
+    for deviation in (4, 8, 14):
+        distances = np.clip(np.round(rng.normal(32, deviation, 100_000) / 2) * 2, 0, 64)
+        start, slope = fit_bits(distances) or (0.0, 0.0)
+        assert -start / slope == pytest.approx(32, abs=3)
+        made = Calibration(
+            "a", "b", np.zeros(3), None, Tail(1, 0.1, 0.1, 0, 1, ()), 9, {}, {"whole": (start, slope)}
+        )
+        assert made.radius("whole", 20_000, 6, 1) <= made.radius("whole", 500, 6, 1)
+        assert made.radius("whole", 500, 6, 0.1) <= made.radius("whole", 500, 6, 100)
+        assert made.radius("views", 500, 6) == 6
+        radii.append(made.radius("whole", 500, 6))
+    assert radii[0] == 6
+    assert radii[2] == -1
+    assert radii == sorted(radii, reverse=True)
+    assert fit_bits(np.zeros(20)) is None
+    assert fit_bits(np.zeros(2000)) is None
