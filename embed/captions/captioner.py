@@ -249,7 +249,7 @@ class _Run:
             patience=self.asking.patience,
         )
         try:
-            await dispatcher.run(jobs, beside=self._commit_now_and_then())
+            await dispatcher.run(jobs, beside=self._commit_now_and_then)
         finally:
             await self._commit()
         self._tell()

@@ -14,7 +14,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -92,7 +92,7 @@ class Dispatcher:
         self._changed = asyncio.Condition()
         self._over: asyncio.Future[None] | None = None
 
-    async def run(self, jobs: Sequence[Job], beside: Coroutine[Any, Any, None]) -> None:
+    async def run(self, jobs: Sequence[Job], beside: Callable[[], Awaitable[None]]) -> None:
         """Do the jobs, and `beside` as long as that takes.
 
         Raises
@@ -106,12 +106,11 @@ class Dispatcher:
         """
         self._left = len(jobs)
         if not jobs:
-            beside.close()
             return
         self._over = asyncio.get_running_loop().create_future()
         pool = ThreadPoolExecutor(READERS, thread_name_prefix="icehouse-picture")
-        tasks = [asyncio.create_task(self._guard(self._serve(host))) for host in self.hosts]
-        tasks += [asyncio.create_task(self._guard(task)) for task in (self._feed(jobs, pool), beside)]
+        tasks = [asyncio.create_task(self._guard(partial(self._serve, host))) for host in self.hosts]
+        tasks += [asyncio.create_task(self._guard(job)) for job in (partial(self._feed, jobs, pool), beside)]
         try:
             await self._over
             self._release()
@@ -130,10 +129,13 @@ class Dispatcher:
         host.trusted = False
         self._notify_soon()
 
-    async def _guard(self, task: Awaitable[None]) -> None:
-        """Let an exception of a background task end the run."""
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Let an exception of a background task end the run.
+
+        Takes a function: a task cancelled before it began would leave a coroutine that nobody awaits.
+        """
         try:
-            await task
+            await work()
         except Exception as error:
             self._end(error)
 
@@ -209,7 +211,7 @@ class Dispatcher:
             if host.trusted:
                 job, picture = self._ready.popleft()
                 host.under_way += 1
-                task = asyncio.create_task(self._guard(self._ask(host, job, picture)))
+                task = asyncio.create_task(self._guard(partial(self._ask, host, job, picture)))
                 self._asking.add(task)
                 task.add_done_callback(self._asking.discard)
 

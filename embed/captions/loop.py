@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["run"]
@@ -28,26 +30,29 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 def _run_beside(main: Coroutine[Any, Any, None]) -> None:
     """Run in a loop of another thread."""
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(main)
+    under_way: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
     failure: list[BaseException] = []
 
+    async def noted() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        under_way.set_result((asyncio.get_running_loop(), task))
+        await main
+
     def work() -> None:
-        asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(task)
+            asyncio.run(noted())
         except BaseException as error:
             failure.append(error)
-        finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
 
     thread = threading.Thread(target=work, name="icehouse-captions", daemon=True)
     thread.start()
     try:
         thread.join()
     except KeyboardInterrupt:
-        loop.call_soon_threadsafe(task.cancel)
+        loop, task = under_way.result()
+        with suppress(RuntimeError):  # it has just come to its end
+            loop.call_soon_threadsafe(task.cancel)
         thread.join()
         raise
     if failure:

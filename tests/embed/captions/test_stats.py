@@ -92,6 +92,7 @@ def test_failures_and_pictures_that_have_left(
     make_store: MakeStore, server: OllamaServer, asking: MakeAsking
 ) -> None:
     store = make_store(5)
+    server.delay = 0.02  # seconds are kept to the millisecond, and a rate needs some
     server.behave("400", times=1)
     server.behave("refuse", times=1)
     caption_images(store, asking(server, concurrency=1))
