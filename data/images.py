@@ -58,18 +58,18 @@ class Picture:
         Size of the whole image, upright, in pixels.
     format : str
         What the bytes are, in Pillow's terms ("JPEG", "PNG", ...), whatever the name says.
-    phash : int
-        64-bit perceptual hash; see `perceptual_hash`.
+    phash : int or None
+        64-bit perceptual hash, where it was asked for; see `perceptual_hash`.
     """
 
     image: Image.Image
     width: int
     height: int
     format: str
-    phash: int
+    phash: int | None
 
 
-def decode(data: bytes, *, shortest: int | None = None) -> Picture:
+def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) -> Picture:
     """Decode an image file.
 
     Parameters
@@ -79,6 +79,9 @@ def decode(data: bytes, *, shortest: int | None = None) -> Picture:
     shortest : int, optional
         Allow a faster, smaller decoding (libjpeg's scaling, box reduction elsewhere) as long as the shortest
         side keeps this many pixels. By default the picture has its full size.
+    hashed : bool, default False
+        Compute the perceptual hash as well: the same one whatever `shortest` is, at the price of a second decoding
+        where the first has another size.
 
     Returns
     -------
@@ -108,20 +111,20 @@ def decode(data: bytes, *, shortest: int | None = None) -> Picture:
         hash_scale = _jpeg_scale(raw, HASH_SIDE)
         scale = _jpeg_scale(raw, shortest) if shortest else 1
         image = _upright_rgb(_shrunk(raw, scale, shortest), turned)
-        hashed = image
-        if kind in ("JPEG", "MPO"):
-            if scale != hash_scale:
-                again = Image.open(io.BytesIO(data), formats=_formats())
-                hashed = _upright_rgb(_shrunk(again, hash_scale, None), turned)
-        elif image.size[0] * image.size[1] < width * height:
-            hashed = _upright_rgb(raw, turned)
+        to_hash = image
+        jpeg = kind in ("JPEG", "MPO")
+        if hashed and jpeg and scale != hash_scale:
+            again = Image.open(io.BytesIO(data), formats=_formats())
+            to_hash = _upright_rgb(_shrunk(again, hash_scale, None), turned)
+        elif hashed and not jpeg and image.size[0] * image.size[1] < width * height:
+            to_hash = _upright_rgb(raw, turned)
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         raise ImageError(f"damaged {kind}: {_brief(error)}") from None
     if turned >= 5:
         width, height = height, width
-    return Picture(image, width, height, kind, perceptual_hash(hashed))
+    return Picture(image, width, height, kind, perceptual_hash(to_hash) if hashed else None)
 
 
 def perceptual_hash(image: Image.Image) -> int:

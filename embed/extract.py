@@ -217,7 +217,7 @@ class Extractor:
             read.stage = "decode"
             with self.clock.measure("decode"):
                 wanted = bool(self.image_outputs) and sha not in self.image_done
-                picture = decode(data, shortest=self.shortest)
+                picture = decode(data, shortest=self.shortest, hashed=True)
                 read.facts = facts_of(read.facts, sha, picture)
                 if wanted:
                     read.pixels = self.encoder.prepare_image(picture.image)

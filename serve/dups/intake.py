@@ -182,7 +182,9 @@ class Reader:
             raise SourceError("no path, bytes or image")
         if self.knows(content.key) and not whole:
             return
-        picture = decode(_as_file(item.image) if item.image is not None else data, shortest=self.shortest)
+        picture = decode(
+            _as_file(item.image) if item.image is not None else data, shortest=self.shortest, hashed=True
+        )
         content.phash = picture.phash
         if self.encoder is not None:
             content.prepared = self.encoder.prepare_image(picture.image)

@@ -49,7 +49,7 @@ def test_a_folder_becomes_features(photos: Path, store: Path) -> None:
 def test_items_hold_what_is_known_of_the_file(photos: Path, store: Path) -> None:
     embed_sources([photos], store, encoder=ToyEncoder())
     row = Store.open(store).query("select * from items where item_id = '0003.png'").to_pylist()[0]
-    whole = decode((photos / "0003.png").read_bytes())
+    whole = decode((photos / "0003.png").read_bytes(), hashed=True)
     assert (row["width"], row["height"], row["format"], row["phash"]) == (64, 48, "PNG", whole.phash)
     assert row["bytes"] == (photos / "0003.png").stat().st_size
     assert (row["path"], row["root"], row["missing"]) == ("0003.png", str(photos.resolve()), False)
