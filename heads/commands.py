@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..console import DEFAULT_STORE, JsonOption, StoreOption, bar, print_json, print_table, say
 from ..errors import UsageError
 from .families_command import heads
+from .options import (
+    ROWS,
+    ClassWeightOption,
+    DupsOption,
+    LabelOption,
+    MissingOption,
+    SplitColumnOption,
+    WhereOption,
+)
 from .package_commands import export_onnx, package
 from .reports import commands as reports
 from .suggest_command import suggest
@@ -26,7 +35,6 @@ __all__ = ["app"]
 app = typer.Typer()
 
 _PANEL = "Learn"
-_ROWS = "Which rows"
 
 # Scores in the order of the report.
 _SCORES = {
@@ -37,23 +45,6 @@ _SCORES = {
     "average_precision": "average precision",
     "log_loss": "log loss",
 }
-
-WhereOption = Annotated[
-    str | None,
-    typer.Option(help='SQL condition over items, such as "width >= 64".', rich_help_panel=_ROWS),
-]
-
-DupsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--dups",
-        metavar="NAME",
-        help='Results of `icehouse dups find` by which rows without a near-duplicate in training are scored too, or "none"; '
-        "repeatable.",
-        show_default="the newest by a feature of an input's kind",
-        rich_help_panel=_ROWS,
-    ),
-]
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -69,7 +60,7 @@ def train(
             show_default="every modality of the store",
         ),
     ] = None,
-    label: Annotated[str, typer.Option("--label", "-l", help="Column of labels.")] = "label",
+    label: LabelOption = "label",
     param: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,10 +74,7 @@ def train(
             show_default="the classes' names",
         ),
     ] = None,
-    class_weight: Annotated[
-        Literal["balanced"] | None,
-        typer.Option(help="Weigh classes by the inverse of their frequency.", show_default="none"),
-    ] = None,
+    class_weight: ClassWeightOption = None,
     refit: Annotated[
         bool | None,
         typer.Option(
@@ -95,12 +83,9 @@ def train(
             show_default="only where dev was held out of train",
         ),
     ] = None,
-    split_column: Annotated[str, typer.Option(help="Column of splits.", rich_help_panel=_ROWS)] = "split",
+    split_column: SplitColumnOption = "split",
     where: WhereOption = None,
-    missing: Annotated[
-        Literal["drop", "keep"],
-        typer.Option(help="Leave out items that lack an input, or keep them.", rich_help_panel=_ROWS),
-    ] = "drop",
+    missing: MissingOption = "drop",
     dups: DupsOption = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     report: Annotated[
@@ -152,9 +137,7 @@ def evaluate(
     store: StoreOption = DEFAULT_STORE,
     split: Annotated[
         list[str] | None,
-        typer.Option(
-            help='Split to score, or "all"; repeatable.', show_default="test", rich_help_panel=_ROWS
-        ),
+        typer.Option(help='Split to score, or "all"; repeatable.', show_default="test", rich_help_panel=ROWS),
     ] = None,
     where: WhereOption = None,
     label: Annotated[
@@ -163,7 +146,7 @@ def evaluate(
     ] = None,
     split_column: Annotated[
         str | None,
-        typer.Option(help="Column of splits.", show_default="the run's", rich_help_panel=_ROWS),
+        typer.Option(help="Column of splits.", show_default="the run's", rich_help_panel=ROWS),
     ] = None,
     dups: DupsOption = None,
     seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,

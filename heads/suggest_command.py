@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from .options import ROWS, SplitColumnOption
 
 __all__ = ["suggest"]
 
-_ROWS = "Which rows"
 _BRIEF = 60
 
 
@@ -49,14 +49,14 @@ def suggest(
             metavar="COLUMN=VALUE",
             help="Choose from these items, labelled or not.",
             show_default="the unlabelled ones, but for dev and test splits",
-            rich_help_panel=_ROWS,
+            rich_help_panel=ROWS,
         ),
     ] = None,
     where: Annotated[
         str | None,
-        typer.Option(help="SQL condition that items to choose from must meet.", rich_help_panel=_ROWS),
+        typer.Option(help="SQL condition that items to choose from must meet.", rich_help_panel=ROWS),
     ] = None,
-    split_column: Annotated[str, typer.Option(help="Column of splits.", rich_help_panel=_ROWS)] = "split",
+    split_column: SplitColumnOption = "split",
     dups: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,7 +64,7 @@ def suggest(
             metavar="NAME",
             help='Results of `icehouse dups find`, so that no two are near-duplicates, or "none"; repeatable.',
             show_default="the newest by a feature of an input's kind",
-            rich_help_panel=_ROWS,
+            rich_help_panel=ROWS,
         ),
     ] = None,
     out: Annotated[
@@ -72,7 +72,7 @@ def suggest(
         typer.Option("--out", "-o", metavar="FILE", help="Write to FILE: .csv, .json or .parquet."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Of the sample that stands for very many items.", rich_help_panel=_ROWS)
+        int, typer.Option(help="Of the sample that stands for very many items.", rich_help_panel=ROWS)
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:

@@ -6,12 +6,22 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
 from ...errors import UsageError
+from ..options import (
+    ClassWeightOption,
+    CombinationsOption,
+    DupsOption,
+    GridOption,
+    LabelOption,
+    MissingOption,
+    SplitColumnOption,
+    WhereOption,
+)
 
 if TYPE_CHECKING:
     from .compare import Leaderboard
@@ -20,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "sweep"]
 
-_ROWS = "Which rows"
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 MetricOption = Annotated[str, typer.Option("--metric", "-m", help="Score that decides.")]
@@ -32,24 +41,9 @@ def sweep(
         str | None,
         typer.Option("--heads", help="Families, comma-separated; see `icehouse heads`.", show_default="all"),
     ] = None,
-    inputs: Annotated[
-        str | None,
-        typer.Option(
-            "--inputs",
-            "-i",
-            help="Combinations to try: image+text,image,text.",
-            show_default="all modalities together, and each alone",
-        ),
-    ] = None,
+    inputs: CombinationsOption = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Fits of every trial, for the heads that draw.")] = 5,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--grid",
-            help="Parameters to try beside the heads' own choices: HEAD:NAME=VALUES, repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    grid: GridOption = None,
     metric: MetricOption = "macro_f1",
     budget: Annotated[
         str | None,
@@ -61,19 +55,12 @@ def sweep(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what the sweep of that name has done.")
     ] = False,
-    label: Annotated[str, typer.Option("--label", "-l", help="Column of labels.")] = "label",
-    split_column: Annotated[str, typer.Option(help="Column of splits.", rich_help_panel=_ROWS)] = "split",
-    where: Annotated[
-        str | None, typer.Option(help="SQL condition over items.", rich_help_panel=_ROWS)
-    ] = None,
-    missing: Annotated[
-        Literal["drop", "keep"],
-        typer.Option(help="Leave out items that lack an input, or keep them.", rich_help_panel=_ROWS),
-    ] = "drop",
-    class_weight: Annotated[
-        Literal["balanced"] | None,
-        typer.Option(help="Weigh classes by the inverse of their frequency.", show_default="none"),
-    ] = None,
+    label: LabelOption = "label",
+    split_column: SplitColumnOption = "split",
+    where: WhereOption = None,
+    missing: MissingOption = "drop",
+    dups: DupsOption = None,
+    class_weight: ClassWeightOption = None,
     refit: Annotated[
         bool | None,
         typer.Option(
@@ -103,6 +90,7 @@ def sweep(
             split_column=split_column,
             where=where,
             missing=missing,
+            dups=dups or "auto",
             class_weight=class_weight,
             refit=refit,
             budget=_seconds(budget),

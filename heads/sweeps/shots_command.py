@@ -11,13 +11,12 @@ import typer
 
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
 from ...errors import UsageError
+from ..options import ROWS, CombinationsOption, LabelOption, MissingOption, SplitColumnOption, WhereOption
 
 if TYPE_CHECKING:
     from .shots import Curves
 
 __all__ = ["shots"]
-
-_ROWS = "Which rows"
 
 
 def shots(
@@ -25,15 +24,7 @@ def shots(
         str, typer.Option("--heads", help="Families, comma-separated; see `icehouse heads`.")
     ] = "logreg,tip-adapter",
     store: StoreOption = DEFAULT_STORE,
-    inputs: Annotated[
-        str | None,
-        typer.Option(
-            "--inputs",
-            "-i",
-            help="Combinations to try: image+text,image,text.",
-            show_default="all modalities together, and each alone",
-        ),
-    ] = None,
+    inputs: CombinationsOption = None,
     counts: Annotated[
         str, typer.Option("--shots", help="Labelled items a class, comma-separated; 0 adds zero-shot.")
     ] = "1,2,4,8,16",
@@ -53,15 +44,10 @@ def shots(
         str, typer.Option("--name", "-n", help="What is done under a name is not done again.")
     ] = "shots",
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was done under that name.")] = False,
-    label: Annotated[str, typer.Option("--label", "-l", help="Column of labels.")] = "label",
-    split_column: Annotated[str, typer.Option(help="Column of splits.", rich_help_panel=_ROWS)] = "split",
-    where: Annotated[
-        str | None, typer.Option(help="SQL condition over items.", rich_help_panel=_ROWS)
-    ] = None,
-    missing: Annotated[
-        Literal["drop", "keep"],
-        typer.Option(help="Leave out items that lack an input, or keep them.", rich_help_panel=_ROWS),
-    ] = "drop",
+    label: LabelOption = "label",
+    split_column: SplitColumnOption = "split",
+    where: WhereOption = None,
+    missing: MissingOption = "drop",
     dups: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,7 +55,7 @@ def shots(
             metavar="NAME",
             help='Results of `icehouse dups find`, so that no draw has near-duplicates, or "none"; repeatable.',
             show_default="the newest by a feature of an input's kind",
-            rich_help_panel=_ROWS,
+            rich_help_panel=ROWS,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,

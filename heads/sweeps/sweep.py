@@ -27,6 +27,7 @@ from ..metrics import DRAWS, score
 from ..registry import FAMILIES
 from ..runs import Run
 from ..samples import Missing
+from ..seen import AUTO
 from ..trainer import Fitted, Rows, fit_on, fit_seeds_on, keep, make_head, prepare
 from .plan import Trial, combinations, trials
 from .record import SweepRecord
@@ -139,6 +140,7 @@ def sweep(
     split_column: str = "split",
     where: str | None = None,
     missing: Missing = "drop",
+    dups: str | Sequence[str] | None = AUTO,
     class_weight: str | None = None,
     refit: bool | None = None,
     budget: float | None = None,
@@ -163,7 +165,7 @@ def sweep(
         Family to parameter to values: every combination is a trial of its own.
     metric : str, default "macro_f1"
         What decides on dev; a key of `METRICS`.
-    label, split_column, where, missing, refit
+    label, split_column, where, missing, dups, refit
         As `icehouse.heads.trainer.train` takes them.
     class_weight : "balanced", optional
         For every family that has such a parameter.
@@ -200,7 +202,9 @@ def sweep(
     combos = combinations(inputs, store)
     plan = trials(families, combos, list(chosen_seeds), grid)
     features = {name: feature for combo in combos for name, feature in combo.items()}
-    rows = prepare(store, features, label=label, split_column=split_column, where=where, missing=missing)
+    rows = prepare(
+        store, features, label=label, split_column=split_column, where=where, missing=missing, dups=dups
+    )
     if not len(rows.parts.dev):
         raise UsageError("a sweep chooses on dev, and these rows are too few to hold any out: add labels")
     record = SweepRecord.begin(store, name, _about(rows, metric, class_weight, refit), fresh=fresh)

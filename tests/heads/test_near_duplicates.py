@@ -15,6 +15,7 @@ from icehouse.heads.evaluate import evaluate
 from icehouse.heads.runs import Run
 from icehouse.heads.samples import load_samples, parse_inputs
 from icehouse.heads.seen import Searches
+from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import prepare, train
 from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
@@ -88,6 +89,14 @@ def test_a_search_counts_for_the_inputs_it_is_about(store: Store) -> None:
     )
     assert near is not None
     assert [search["name"] for search in near.about["searches"]] == ["texts"]
+
+
+def test_a_sweep_takes_the_searches_that_it_is_told(store: Store) -> None:
+    find_duplicates(store, feature=None)
+    for dups, expected in (("auto", False), ("default", True), ("none", False)):
+        done = sweep(store, ["logreg"], inputs="text", dups=dups, name=dups, report=False, draws=20)
+        (run,) = done.winners["logreg"]
+        assert ("without_near_duplicates" in run.metrics["test"]) == expected
 
 
 def test_the_newest_search_by_a_feature_that_is_still_there(store: Store) -> None:

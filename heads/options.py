@@ -1,0 +1,72 @@
+"""Options that several commands of this room share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+__all__ = [
+    "ROWS",
+    "ClassWeightOption",
+    "CombinationsOption",
+    "DupsOption",
+    "GridOption",
+    "LabelOption",
+    "MissingOption",
+    "SplitColumnOption",
+    "WhereOption",
+]
+
+#: Panel of `--help` for options that choose rows.
+ROWS = "Which rows"
+
+LabelOption = Annotated[str, typer.Option("--label", "-l", help="Column of labels.")]
+
+SplitColumnOption = Annotated[str, typer.Option(help="Column of splits.", rich_help_panel=ROWS)]
+
+WhereOption = Annotated[
+    str | None,
+    typer.Option(help='SQL condition over items, such as "width >= 64".', rich_help_panel=ROWS),
+]
+
+MissingOption = Annotated[
+    Literal["drop", "keep"],
+    typer.Option(help="Leave out items that lack an input, or keep them.", rich_help_panel=ROWS),
+]
+
+DupsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dups",
+        metavar="NAME",
+        help='Results of `icehouse dups find` by which rows without a near-duplicate in training are scored too, or "none"; '
+        "repeatable.",
+        show_default="the newest by a feature of an input's kind",
+        rich_help_panel=ROWS,
+    ),
+]
+
+ClassWeightOption = Annotated[
+    Literal["balanced"] | None,
+    typer.Option(help="Weigh classes by the inverse of their frequency.", show_default="none"),
+]
+
+CombinationsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--inputs",
+        "-i",
+        help="Combinations to try: image+text,image,text.",
+        show_default="all modalities together, and each alone",
+    ),
+]
+
+GridOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid",
+        help="Parameters to try beside the heads' own choices: HEAD:NAME=VALUES, repeatable.",
+        show_default=False,
+    ),
+]
