@@ -4,9 +4,10 @@
 
 Both sides are `train_many` with the same network, rows, order of rows, dropout noise and schedule, and without
 early stopping. One after the other is the same trainer given one configuration at a time, which takes the plain
-path: no `vmap`, PyTorch's own linear layers. The two take turns, a quarter of the grid at a time, so that whatever else
-the machine does falls on both. Scores are compared configuration by configuration; what is noise is shown by the same
-configurations with another seed.
+path: no `vmap`, PyTorch's own linear layers. One configuration's steps are so small that the trainer takes one thread
+for them; `--both-threads` makes it take all. The batched program runs before and after the other side, the second time
+with another seed, and the mean of its two times counts. Scores are compared configuration by configuration; what is
+noise is shown by the other seed.
 
 With `--heads`, each default head of the torch families is timed on 10,000 rows of pooled features instead.
 """
@@ -22,6 +23,7 @@ from itertools import product
 import numpy as np
 import torch
 from icehouse.heads.inputs import Inputs
+from icehouse.heads.neural import machine as threads
 from icehouse.heads.neural.batches import Rows, statistics
 from icehouse.heads.neural.layers import Prepared
 from icehouse.heads.neural.training import Configuration, Outcome, Part, Plan, train_many
@@ -86,23 +88,18 @@ def sweep(rows: int, epochs: int, batch: int, sample: int, precision: str) -> No
     timed(configurations[:2], part(256, 2), val, warm, apart=False)
     timed(configurations[:1], part(256, 2), val, warm, apart=True)
 
-    together_seconds, alone_seconds = np.zeros(2), np.zeros(2)
-    together: list[Outcome] = []
-    alone: list[Outcome] = []
-    quarters = np.array_split(np.array(chosen), 4)
-    for quarter, members in enumerate(quarters):
-        if quarter == 0:
-            together_seconds, together = timed(configurations, train, val, plan, apart=False)
+    together_seconds, together = timed(configurations, train, val, plan, apart=False)
+    alone_seconds, alone = np.zeros(2), []
+    for quarter, members in enumerate(np.array_split(np.array(chosen), 4)):
         seconds, outcomes = timed([configurations[i] for i in members], train, val, plan, apart=True)
         alone_seconds += seconds
         alone += outcomes
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-        print(
-            f"quarter {quarter + 1}: {seconds[0] / len(members):.2f} s a configuration alone, load {load:.1f}",
-            flush=True,
-        )
+        each = seconds[0] / len(members)
+        print(f"quarter {quarter + 1}: {each:.2f} s a configuration alone, load {load:.1f}", flush=True)
     again_seconds, other = timed(grids(1), train, val, plan, apart=False)
-    together_seconds = np.minimum(together_seconds, again_seconds)
+    print(f"as one program: {together_seconds[0]:.1f} s before, {again_seconds[0]:.1f} s after")
+    together_seconds = (together_seconds + again_seconds) / 2
 
     per_together, per_alone = together_seconds / 48, alone_seconds / len(chosen)
     print(
@@ -163,9 +160,14 @@ def main() -> None:
         help="configurations timed one after the other",
     )
     parser.add_argument("--precision", choices=("auto", "float32"), default="auto")
+    parser.add_argument(
+        "--both-threads", action="store_true", help="all threads for every step, however small"
+    )
     parser.add_argument("--heads", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.both_threads:
+        threads._WORTH_THREADS = 0
     print(machine("torch", "numpy"))
     if options.heads:
         default_heads(10_000)
