@@ -414,10 +414,9 @@ class Head(ABC):
                 raise InputError(
                     f"{self.family} takes one vector a row, but input {name!r} is tokens; choose its pooled output instead"
                 )
-            values = array.values if isinstance(array, Tokens) else array
-            if values.shape[-1] == 0:
+            if array.shape[-1] == 0:
                 raise InputError(
-                    f"0 feature(s) (shape={values.shape}) while a minimum of 1 is required, in input {name!r}"
+                    f"0 feature(s) (shape={array.shape}) while a minimum of 1 is required, in input {name!r}"
                 )
         for name, rows in X.bad_rows().items():
             raise InputError(

@@ -7,12 +7,12 @@ shape, and takes row indices, so `GridSearchCV` and `cross_val_score` cut it as 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..errors import HeadError
+from .tokens import StoredTokens, Tokens, concatenate_tokens
 
 __all__ = ["SINGLE", "Array", "InputError", "Inputs", "Tokens"]
 
@@ -26,32 +26,6 @@ class InputError(HeadError, ValueError):
 
 class InputTypeError(InputError, TypeError):
     """Something that is no array at all."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Token states of some rows.
-
-    Parameters
-    ----------
-    values : ndarray of float, shape (n, t, d)
-    mask : ndarray of bool, shape (n, t)
-        True where a token is real; what lies under False is zero and must not matter.
-    """
-
-    values: np.ndarray
-    mask: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows, tokens, width."""
-        return self.values.shape
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, rows: Any) -> Tokens:
-        return Tokens(self.values[rows], self.mask[rows])
 
 
 Array: TypeAlias = np.ndarray | Tokens
@@ -166,13 +140,16 @@ class Inputs:
         """Rows with NaN or infinity, by input, for the inputs that have some: int, shape (m,)."""
         found: dict[str, np.ndarray] = {}
         for name, array in self._arrays.items():
-            values = array.values if isinstance(array, Tokens) else array
+            if isinstance(array, Tokens):
+                if len(rows := array.bad_rows()):
+                    found[name] = rows
+                continue
             # A sum of finite terms is finite, but for overflow: only a suspicious one is worth the second
             # look.
             with np.errstate(over="ignore", invalid="ignore"):
-                suspicious = not np.isfinite(values.sum(dtype=np.float64))
+                suspicious = not np.isfinite(array.sum(dtype=np.float64))
             if suspicious:
-                rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+                rows = np.flatnonzero(~np.isfinite(array).all(axis=1))
                 if len(rows):
                     found[name] = rows
         return found
@@ -228,26 +205,17 @@ def concatenate(parts: Sequence[Inputs]) -> Inputs:
     for name in first.names:
         columns = [part[name] for part in parts]
         if isinstance(columns[0], Tokens):
-            longest = max(column.shape[1] for column in columns)
-            padded = [_padded(column, longest) for column in columns]
-            arrays[name] = Tokens(
-                np.concatenate([p.values for p in padded]), np.concatenate([p.mask for p in padded])
-            )
+            arrays[name] = concatenate_tokens(columns)
         else:
             arrays[name] = np.concatenate(columns)
     present = {name: np.concatenate([part.present(name) for part in parts]) for name in first.names}
     return Inputs(arrays, {name: mask for name, mask in present.items() if not mask.all()})
 
 
-def _padded(tokens: Tokens, length: int) -> Tokens:
-    more = length - tokens.shape[1]
-    return Tokens(
-        np.pad(tokens.values, ((0, 0), (0, more), (0, 0))), np.pad(tokens.mask, ((0, 0), (0, more)))
-    )
-
-
 def _as_array(name: str, value: Any) -> Array:
     """`value` as a float array of two dimensions or as `Tokens`, without a copy where possible."""
+    if isinstance(value, StoredTokens):
+        return value
     if hasattr(value, "values") and hasattr(value, "mask"):
         values, mask = np.asarray(value.values), np.asarray(value.mask, bool)
         if values.ndim != 3 or mask.shape != values.shape[:2]:

@@ -79,10 +79,7 @@ def places(X: Inputs) -> np.ndarray:
     parts = []
     for name, array in X.items():
         if isinstance(array, Tokens):
-            share = array.mask / np.maximum(array.mask.sum(axis=1, keepdims=True), 1)
-            vectors = np.stack(
-                [weights @ values for weights, values in zip(share, array.values, strict=True)]
-            )
+            vectors = array.means().astype(np.float64)
         else:
             vectors = np.asarray(array, np.float64)
         present = X.present(name)

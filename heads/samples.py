@@ -13,11 +13,14 @@ import numpy as np
 from ..data.splits import canonical_split
 from ..errors import HeadError, UsageError
 from .inputs import Inputs, Tokens
+from .tokens import StoredTokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ..store.store import Features, Store
+    from ..store.store import Store
+    from ..store.tokens import TokenStates
+    from ..store.vectors import Vectors
 
 __all__ = ["Missing", "Samples", "load_samples", "parse_inputs"]
 
@@ -236,11 +239,15 @@ def load_samples(
     if len(items) == 0:
         raise HeadError(_nothing(label, where))
 
-    found: dict[str, Features] = {}
+    found: dict[str, Vectors | TokenStates] = {}
     rows: dict[str, np.ndarray] = {}
+    specs = {}
     for name, feature in inputs.items():
-        found[name] = store.features(feature, label=label, where=where)
-        rows[name] = _rows_of(items["item_id"], found[name].ids)
+        table = store.feature_table(feature)
+        specs[name] = table.spec
+        tokens = "tokens" in table.snapshot().schema.names
+        found[name] = store.tokens(feature) if tokens else store.vectors(feature)
+        rows[name] = _rows_of(items[keys[name]], found[name].keys)
     have = {name: index >= 0 for name, index in rows.items()}
     together = np.logical_and if missing == "drop" else np.logical_or
     kept = together.reduce(list(have.values()))
@@ -261,7 +268,7 @@ def load_samples(
             [None if s is None else canonical_split(str(s)) for s in items[split_column].to_pylist()], object
         ),
         features=dict(inputs),
-        specs={name: found[name].spec for name in inputs},
+        specs=specs,
         content={name: _column(items, key) for name, key in keys.items()},
         left_out={name: int((~mask).sum()) for name, mask in have.items()},
     )
@@ -292,26 +299,26 @@ def _items(store: Store, columns: Sequence[str], where: str | None) -> pa.Table:
     return items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
 
 
-def _rows_of(wanted: pa.ChunkedArray, ids: np.ndarray) -> np.ndarray:
-    """Row of each of `wanted` among `ids`, -1 where it is not there."""
-    import pyarrow as pa
+def _rows_of(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> np.ndarray:
+    """Row of each of `wanted` among `keys`, -1 where it is not there."""
     import pyarrow.compute as pc
 
-    index = pc.index_in(wanted, value_set=pa.array(ids, pa.string()))
+    index = pc.index_in(wanted, value_set=keys, skip_nulls=True)
     return np.asarray(pc.fill_null(index, -1).to_numpy(), np.intp)
 
 
-def _gather(features: Features, rows: np.ndarray) -> np.ndarray | Tokens:
-    """Features of `rows`, zero where a row is -1."""
+def _gather(found: Vectors | TokenStates, rows: np.ndarray) -> np.ndarray | Tokens:
+    """Features of `rows`: vectors as float32, zero where a row is -1; token states where they lie."""
+    from ..store.vectors import Vectors, take_float32
+
     absent = rows < 0
-    in_order = len(rows) == len(features.ids) and np.array_equal(rows, np.arange(len(rows)))
-    X = features.X if in_order else features.X[rows]
-    if absent.any():
-        X[absent] = 0
-    if features.mask is None:
+    if isinstance(found, Vectors):
+        X = np.zeros((len(rows), found.X.shape[1]), np.float32)
+        X[~absent] = take_float32(found.X, rows[~absent])
         return X
-    mask = features.mask if in_order else features.mask[rows]
-    return Tokens(X, mask & ~absent[:, None])
+    starts, lengths = np.zeros((2, len(rows)), np.int64)
+    starts[~absent], lengths[~absent] = found.starts[rows[~absent]], found.lengths[rows[~absent]]
+    return StoredTokens(found.states, starts, lengths)
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray:

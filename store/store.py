@@ -22,7 +22,8 @@ from .provenance import check_space
 from .schema import FAILURES, ITEMS, label_columns
 from .snapshot import Snapshot
 from .table import Table
-from .vectors import Vectors, load_vectors, pad_tokens, take_float32
+from .tokens import TokenStates, load_tokens, pad_tokens
+from .vectors import Vectors, load_vectors, take_float32
 
 __all__ = ["FORMAT_VERSION", "Features", "Store"]
 
@@ -254,8 +255,22 @@ class Store:
         """
         table = self.feature_table(name)
         if "vector" not in table.snapshot().schema.names:
-            raise StoreError(f"the feature {name} holds tokens, not one vector a content; use features()")
+            raise StoreError(f"the feature {name} holds tokens, not one vector a content; use tokens()")
         return table.reading(lambda snapshot: self._load(name, snapshot))
+
+    def tokens(self, name: str) -> TokenStates:
+        """Load all token states of a feature with their content keys, from the memory-mapped copy where there is one.
+
+        Raises
+        ------
+        StoreError
+            If there is no such feature, or it holds one vector a content.
+        """
+        table = self.feature_table(name)
+        if "tokens" not in table.snapshot().schema.names:
+            raise StoreError(f"the feature {name} holds one vector a content, not tokens; use vectors()")
+        cache = self.path / "cache" / "features" / name
+        return table.reading(lambda snapshot: load_tokens(snapshot, snapshot.spec["key"], cache))
 
     def features(
         self,
@@ -316,7 +331,9 @@ class Store:
             items = items.filter(pc.is_in(items["item_id"], value_set=select_items(self, where)))
 
         if "tokens" in table.snapshot().schema.names:
-            found, X, mask = _take_tokens(table, key, items[key])
+            tokens = self.tokens(name)
+            found, rows = _align(items[key], tokens.keys)
+            X, mask = pad_tokens(tokens.states, tokens.starts[rows], tokens.lengths[rows])
         else:
             vectors = self.vectors(name)
             found, rows = _align(items[key], vectors.keys)
@@ -358,27 +375,6 @@ def _align(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> tuple[np.ndarray, 
     """Which of `wanted` are among `keys` (bool), and the rows of those."""
     index = pc.index_in(wanted, value_set=keys, skip_nulls=True)
     return pc.is_valid(index).to_numpy(), index.drop_null().to_numpy()
-
-
-def _take_tokens(
-    table: Table, key: str, wanted: pa.ChunkedArray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Token states of the contents `wanted`: which there are, and those padded, with their mask."""
-    distinct = wanted.drop_null().unique()
-
-    def read(snapshot: Snapshot) -> pa.Table:
-        # Tokens are large: keep what is asked for, one batch at a time.
-        kept = [
-            batch.filter(pc.is_in(batch.column(0), value_set=distinct))
-            for batch in snapshot.batches([key, "tokens"])
-        ]
-        schema = pa.schema([snapshot.schema.field(key), snapshot.schema.field("tokens")])
-        return pa.Table.from_batches(kept, schema=schema)
-
-    rows = table.reading(read)
-    found, index = _align(wanted, rows[key])
-    values, mask = pad_tokens(rows["tokens"])
-    return found, values[index], mask[index]
 
 
 def _in_splits(column: pa.ChunkedArray, splits: Sequence[str]) -> pa.ChunkedArray:

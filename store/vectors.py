@@ -25,8 +25,8 @@ __all__ = [
     "Vectors",
     "finite_rows",
     "load_vectors",
-    "pad_tokens",
     "read_vectors",
+    "remove_others",
     "take_float32",
     "to_array",
     "tokens_to_arrow",
@@ -116,24 +116,6 @@ def to_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     if len(arrays) == 1:
         return arrays[0]
     return np.concatenate(arrays) if arrays else np.empty((0, dim), _dtype(column.type))
-
-
-def pad_tokens(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Pad the token states of an Arrow column to the longest row.
-
-    Returns
-    -------
-    values : ndarray of float32, shape (n, t, dim)
-        Zero where `mask` is False.
-    mask : ndarray of bool, shape (n, t)
-    """
-    rows = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    rows = pa.concat_arrays(rows.chunks) if isinstance(rows, pa.ChunkedArray) else rows
-    lengths = np.diff(rows.offsets.to_numpy())
-    mask = np.arange(lengths.max(initial=0))[None, :] < lengths[:, None]
-    values = np.zeros((*mask.shape, rows.type.value_type.list_size), np.float32)
-    values[mask] = to_array(rows.flatten())
-    return values, mask
 
 
 def read_vectors(snapshot: Snapshot, column: str = "vector") -> np.ndarray:
@@ -238,11 +220,16 @@ def _write_copy(keys: pa.ChunkedArray, X: np.ndarray, snapshot: Snapshot, cache:
     with publish(npy) as temp, temp.open("wb") as file:
         np.save(file, X)
     remove_leftovers(cache)
-    _remove_others(cache, (keys_path, npy))
+    remove_others(cache, (keys_path, npy))
 
 
-def _remove_others(cache: Path, keep: Sequence[Path]) -> None:
+def remove_others(cache: Path, keep: Sequence[Path]) -> None:
+    """Remove copies of other snapshots from a table's folder of copies."""
     for path in cache.iterdir():
-        if path not in keep and path.suffix in (".npy", ".arrow") and not path.name.startswith("."):
+        if (
+            path not in keep
+            and path.suffix in (".npy", ".arrow", ".states")
+            and not path.name.startswith(".")
+        ):
             with contextlib.suppress(OSError):
                 path.unlink()

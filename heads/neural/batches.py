@@ -71,12 +71,9 @@ class Rows:
             if name in self.resident:
                 inputs[name], masks[name] = self.resident[name][index], here[:, None]
             elif isinstance(array, Tokens):
-                mask = array.mask[rows]
-                # No further than the longest row of the batch; what is left out is masked anyway.
-                used = np.flatnonzero(mask.any(axis=0))
-                length = int(used[-1]) + 1 if len(used) else 1
-                inputs[name] = self._tensor(array.values[rows, :length])
-                masks[name] = torch.from_numpy(mask[:, :length].copy()).to(self.device) & here[:, None]
+                values, mask = array.take(rows)
+                inputs[name] = self._tensor(values)
+                masks[name] = torch.from_numpy(mask.copy()).to(self.device) & here[:, None]
             else:
                 inputs[name], masks[name] = self._tensor(array[rows])[:, None], here[:, None]
         return inputs, masks
@@ -111,8 +108,8 @@ def statistics(X: Inputs, weight: np.ndarray) -> dict[str, tuple[np.ndarray, flo
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
             if isinstance(array, Tokens):
-                mask = array.mask[some]
-                values = np.asarray(array.values[some], np.float32)[mask].astype(np.float64)
+                values, mask = array.take(some)
+                values = np.asarray(values, np.float32)[mask].astype(np.float64)
                 share = np.repeat(weight[some], mask.sum(axis=1))
             else:
                 values, share = np.asarray(array[some], np.float64), weight[some]

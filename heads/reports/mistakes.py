@@ -228,10 +228,7 @@ def _vectors(X: Inputs, name: str) -> np.ndarray:
     """One vector a row: float32, (n, d)."""
     array: Any = X[name]
     if isinstance(array, Tokens):
-        count = np.maximum(array.mask.sum(axis=1, keepdims=True), 1)
-        return np.asarray(
-            np.einsum("ntd,nt->nd", array.values, array.mask.astype(np.float32)) / count, np.float32
-        )
+        return array.means()
     return np.asarray(array, np.float32)
 
 

@@ -82,8 +82,8 @@ def training_means(X: Inputs) -> dict[str, Array]:
     means: dict[str, Array] = {}
     for name, array in X.items():
         if isinstance(array, Tokens):
-            count = max(int(array.mask.sum()), 1)
-            mean = np.einsum("ntd,nt->d", array.values, array.mask.astype(np.float32)) / count
+            count = array.mask.sum(axis=1)
+            mean = count @ array.means() / max(int(count.sum()), 1)
             means[name] = Tokens(mean[None, None].astype(np.float32), np.ones((1, 1), bool))
         else:
             present = X.present(name)

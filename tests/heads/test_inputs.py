@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from icehouse.errors import HeadError
 from icehouse.heads.inputs import Inputs, Tokens, concatenate
+from icehouse.heads.tokens import StoredTokens
 
 
 def inputs() -> Inputs:
@@ -112,3 +113,48 @@ def test_concatenate_pads_tokens_and_keeps_presence() -> None:
     assert both["text"].mask.sum() == 6 + 4
     assert both.present("image").tolist() == [True, False, True, True, True]
     assert both.present("text").all()
+
+
+def stored(seed: int = 0) -> tuple[StoredTokens, Tokens]:
+    """Ranges of states in another order than they lie, and the same padded."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 5, 9)
+    starts = np.cumsum(lengths) - lengths
+    states = rng.standard_normal((int(lengths.sum()), 3)).astype(np.float16)
+    rows = rng.permutation(9)[:7]
+    ranges = StoredTokens(states, starts[rows], lengths[rows])
+    mask = np.arange(ranges.shape[1]) < lengths[rows][:, None]
+    values = np.zeros((*mask.shape, 3), np.float32)
+    for i, row in enumerate(rows):
+        values[i, : lengths[row]] = states[starts[row] : starts[row] + lengths[row]]
+    return ranges, Tokens(values, mask)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stored_tokens_are_like_padded_ones(seed: int) -> None:
+    ranges, padded = stored(seed)
+    assert ranges.shape == padded.shape
+    assert len(ranges) == 7
+    assert np.array_equal(ranges.values, padded.values)
+    assert np.array_equal(ranges.mask, padded.mask)
+    assert np.allclose(ranges.means(), padded.means())
+    for rows in (slice(2, 5), np.array([6, 0, 0]), np.arange(7) % 2 == 0, np.array([], np.intp)):
+        some = ranges[rows]
+        assert some.states is ranges.states
+        assert np.array_equal(some.values, padded[rows].values)
+        for got, expected in zip(ranges.take(rows), padded.take(rows), strict=True):
+            assert np.array_equal(got, expected)
+    both = concatenate([Inputs({"x": ranges[:3]}), Inputs({"x": ranges[3:]})])["x"]
+    assert isinstance(both, StoredTokens)
+    assert np.array_equal(both.values, padded.values)
+    mixed = concatenate([Inputs({"x": ranges[:3]}), Inputs({"x": padded[3:]})])["x"]
+    assert np.array_equal(mixed.values, padded.values)
+
+
+def test_bad_rows_of_stored_tokens() -> None:
+    ranges, _ = stored(1)
+    states = ranges.states.copy()
+    row = int(np.flatnonzero(ranges.lengths)[1])
+    states[ranges.starts[row]] = np.nan
+    bad = Inputs({"x": StoredTokens(states, ranges.starts, ranges.lengths)}).bad_rows()
+    assert bad["x"].tolist() == [row]

@@ -21,11 +21,9 @@ from icehouse.store.table import Table
 from icehouse.store.vectors import (
     finite_rows,
     load_vectors,
-    pad_tokens,
     read_vectors,
     take_float32,
     to_array,
-    tokens_to_arrow,
     vectors_to_arrow,
 )
 
@@ -200,20 +198,6 @@ def test_small_tables_need_no_copy(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ arrays
-
-
-@settings(deadline=None, max_examples=40)
-@given(data=st.data(), n=st.integers(0, 5), t=st.integers(1, 4), dim=st.integers(1, 3), dtype=dtypes)
-def test_tokens_keep_the_real_ones_exactly(data: st.DataObject, n: int, t: int, dim: int, dtype: str) -> None:
-    numbers = st.floats(width=16, allow_nan=False, allow_infinity=False)
-    values = data.draw(hnp.arrays(np.float32, (n, t, dim), elements=numbers))
-    mask = data.draw(hnp.arrays(bool, (n, t)))
-    padded, real = pad_tokens(tokens_to_arrow(values, mask, dtype))
-    assert padded.dtype == np.float32
-    assert real.sum(axis=1).tolist() == mask.sum(axis=1).tolist()
-    for i in range(n):
-        assert np.array_equal(padded[i][real[i]], values[i][mask[i]])
-        assert not padded[i][~real[i]].any()
 
 
 def test_values_that_the_type_cannot_hold_are_refused() -> None:
