@@ -48,15 +48,12 @@ class AttentionHead(TorchHead):
     width: int
     heads: int
 
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
+    def _refuse(self, X: Inputs) -> None:
         if len(X.names) == 1 and not isinstance(X[X.names[0]], Tokens):
             raise InputError(
                 f"{self.family} has nothing to attend to: {X.names[0]!r} is one vector a row; add an input, "
                 "or choose its tokens output"
             )
-        return super()._fit(X, y, val, sample_weight)
 
     def attention(self, X: Any) -> dict[str, np.ndarray]:
         """Weight of every token in the vector that the classifier sees.

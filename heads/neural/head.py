@@ -94,6 +94,8 @@ class TorchHead(Head):
         Epochs over which the learning rate rises from zero.
     schedule : {"cosine", "plateau", "constant"}, default "cosine"
         "plateau" lowers the rate to 0.3 of itself whenever dev has not improved for two epochs.
+    drops : sequence of int, default ()
+        Epochs after which "plateau" lowers it where there is no dev to look at; what `refit` uses.
     optimizer : {"adamw", "sgd"}, default "adamw"
     momentum : float, default 0.9
         Of "sgd".
@@ -149,6 +151,7 @@ class TorchHead(Head):
         batch_size: int | Literal["auto"] = "auto",
         warmup: float = 1.0,
         schedule: Schedule = "cosine",
+        drops: Sequence[int] = (),
         optimizer: Literal["adamw", "sgd"] = "adamw",
         momentum: float = 0.9,
         label_smoothing: float = 0.0,
@@ -169,6 +172,7 @@ class TorchHead(Head):
         self.batch_size = batch_size
         self.warmup = warmup
         self.schedule: Schedule = schedule
+        self.drops = drops
         self.optimizer: Literal["adamw", "sgd"] = optimizer
         self.momentum = momentum
         self.label_smoothing = label_smoothing
@@ -197,6 +201,9 @@ class TorchHead(Head):
             If the family cannot work on these inputs.
         """
 
+    def _refuse(self, X: Inputs) -> None:
+        """Raise an `InputError` for inputs that the family can make nothing of."""
+
     @classmethod
     def parameters(cls) -> dict[str, Any]:
         """Names of the parameters, the family's own first, with their defaults."""
@@ -217,6 +224,7 @@ class TorchHead(Head):
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
     ) -> Mapping[str, Any]:
+        self._refuse(X)
         configurations, plan = self._configurations(), self._plan(len(y))
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
         by_class = self._class_weights(y, weight)
@@ -245,14 +253,15 @@ class TorchHead(Head):
     ) -> dict[str, Any]:
         """Train what was chosen on all rows, for as many epochs as were best."""
         curve = self.curve_
-        plan = replace(plan, stop=best.epochs)
+        plan = replace(plan, stop=best.epochs, drops=_drops(best))
         final = self._best([best.configuration], plan, X, y, weight, None, by_class)
         self.curve_ = curve
         self._keep(final.state)
         return self._chosen(best)
 
     def _chosen(self, best: Outcome) -> dict[str, Any]:
-        return {**{name: getattr(best.configuration, name) for name in _GRIDS}, "stop": best.epochs}
+        chosen = {**{name: getattr(best.configuration, name) for name in _GRIDS}, "stop": best.epochs}
+        return {**chosen, "drops": _drops(best)} if self.schedule == "plateau" else chosen
 
     def _best(
         self,
@@ -322,6 +331,7 @@ class TorchHead(Head):
         for head in heads:
             head.progress = self.progress
             inputs, codes, given = head._begin(X, y, sample_weight)
+            head._refuse(inputs)
         first = heads[0]
         dev = first._validation(val)
         if dev is None:
@@ -448,6 +458,7 @@ class TorchHead(Head):
             stop=self.stop,
             warmup=self.warmup,
             schedule=self.schedule,
+            drops=tuple(self.drops),
             optimizer=self.optimizer,
             momentum=self.momentum,
             label_smoothing=self.label_smoothing,
@@ -492,6 +503,11 @@ def _part(rows: Any, y: np.ndarray, weight: np.ndarray) -> Part:
 
     share = torch.from_numpy(weight / weight.mean()).to(rows.device, torch.float32)
     return Part(rows, torch.from_numpy(y).to(rows.device), share)
+
+
+def _drops(best: Outcome) -> tuple[int, ...]:
+    """When the learning rate fell on the way to the best epoch."""
+    return tuple(epoch for epoch in best.drops if epoch < best.epochs)
 
 
 def _batch_size(n: int) -> int:

@@ -70,10 +70,14 @@ class ModalityDropout(_Noise):
 
     def forward(self, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """`masks`, (n, t) each, with the hidden inputs of each row set to False."""
-        if not self.training or not self.active or len(masks) < 2:
+        if not self.training or len(masks) < 2:
             return dict(masks)
         has = torch.stack([mask.any(dim=1) for mask in masks.values()], dim=1)
-        kept = has & self.keep(has)
+        # Drawn also where no copy wants it, so that the noise of the layers behind does not depend on who does.
+        keep = self.keep(has)
+        if not self.active:
+            return dict(masks)
+        kept = has & keep
         kept = kept | ~kept.any(dim=1, keepdim=True)
         return {name: mask & kept[:, i, None] for i, (name, mask) in enumerate(masks.items())}
 

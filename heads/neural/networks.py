@@ -12,6 +12,8 @@ from .layers import Dropout, masked_mean, perceptron
 
 __all__ = ["Align", "Cross", "Perceptron", "TwoToken", "pooled"]
 
+# Width from which a row is divided by its own length.
+_NORMED = 8
 #: Tensors by input.
 Named = Mapping[str, torch.Tensor]
 
@@ -22,11 +24,14 @@ def pooled(inputs: Named, masks: Named) -> list[torch.Tensor]:
 
 
 class Perceptron(nn.Module):
-    """Layer norm over the concatenated inputs, hidden layers, logits."""
+    """Layer norm over the concatenated inputs, hidden layers, logits.
+
+    Rows of a few numbers keep their lengths: of one number a norm leaves nothing, and of two only which is larger.
+    """
 
     def __init__(self, width: int, hidden: int, layers: int, classes: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if width >= _NORMED else nn.Identity()
         steps: list[nn.Module] = []
         for i in range(layers):
             steps += [nn.Linear(width if i == 0 else hidden, hidden), nn.GELU(), Dropout()]
@@ -99,7 +104,7 @@ class TwoToken(nn.Module):
         self.project = nn.ModuleList(nn.Linear(d, width) for d in widths.values())
         self.kinds = nn.Parameter(0.02 * torch.randn(len(widths), width))
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if width >= _NORMED else nn.Identity()
         self.body = perceptron(width, hidden, classes)
 
     def forward(self, inputs: Named, masks: Named) -> torch.Tensor:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
+from ..tokens import Tokens
 from .batches import Batch, Rows, blocks
 from .layers import Linear, stacked_rates
 from .machine import limited_threads, products_in
@@ -71,6 +73,7 @@ class Plan:
     stop: int | None = None
     warmup: float = 1.0
     schedule: Schedule = "cosine"
+    drops: tuple[int, ...] = ()
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = 0.9
     label_smoothing: float = 0.0
@@ -102,6 +105,8 @@ class Outcome:
         The dev metric then, the larger the better; minus infinity without dev.
     curve : list of dict
         Epoch, learning rate, training loss and dev scores of every epoch.
+    drops : list of int
+        Epochs after which "plateau" lowered the learning rate.
     """
 
     configuration: Configuration
@@ -109,6 +114,7 @@ class Outcome:
     epochs: int = 0
     score: float = -math.inf
     curve: list[dict[str, Any]] = field(default_factory=list)
+    drops: list[int] = field(default_factory=list)
 
 
 def train_many(
@@ -154,7 +160,13 @@ def train_many(
         range(len(configurations)),
         key=lambda i: (configurations[i].seed, configurations[i].lr, configurations[i].weight_decay),
     )
-    stacks = np.array_split(np.array(order), math.ceil(len(order) / at_once))
+    groups = [order]
+    if any(isinstance(array, Tokens) for _, array in train.rows.X.items()):
+        # Tokens are large: a stack of several seeds would gather each seed's own rows, for every model anew.
+        groups = [list(group) for _, group in groupby(order, key=lambda i: configurations[i].seed)]
+    stacks = [
+        part for group in groups for part in np.array_split(np.array(group), math.ceil(len(group) / at_once))
+    ]
     outcomes: dict[int, Outcome] = {}
     for number, members in enumerate(stacks):
         some = [configurations[i] for i in members]
@@ -223,8 +235,11 @@ def _train_stack(
                 if finite and score > outcome.score:
                     outcome.score, outcome.epochs, waited[i] = score, epoch + 1, 0
                     stack.remember(i)
-                elif plan.schedule == "plateau" and waited[i] % _PLATEAU_AFTER == 0:
+                if plan.schedule == "plateau" and (
+                    epoch + 1 in plan.drops if val is None else waited[i] and waited[i] % _PLATEAU_AFTER == 0
+                ):
                     reduced[i] *= _PLATEAU
+                    outcome.drops.append(epoch + 1)
                 if finite and (plan.patience is None or val is None or waited[i] < plan.patience):
                     keep.append(i)
                 else:

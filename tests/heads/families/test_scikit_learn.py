@@ -31,10 +31,7 @@ _BATCHES = "a row of weight two is one long step, two rows are two places in the
 EXCUSED = {
     "knn": {_EQUIVALENCE: "a row of weight two is one neighbour with two votes, two rows are two neighbours"},
     "lightgbm": {_EQUIVALENCE: "the fewest rows of a leaf and the rows of a tree are counted, not weighed"},
-    "mlp": {
-        _EQUIVALENCE: _BATCHES,
-        "check_classifiers_train": "its data have two features, of which layer norm leaves which is larger",
-    },
+    "mlp": {_EQUIVALENCE: _BATCHES},
     "two-token": {_EQUIVALENCE: _BATCHES},
     "online": {_EQUIVALENCE: "a row of weight two is one long step, two rows are two places in the order"},
     "svm": {_EQUIVALENCE: "the calibration is fitted on rows held out, and repeated rows are held out apart"},

@@ -9,6 +9,7 @@ import pytest
 import torch
 from icehouse.heads.inputs import Inputs, Tokens
 from icehouse.heads.neural.batches import Rows, statistics
+from icehouse.heads.neural.differential import DiffNet
 from icehouse.heads.neural.layers import Dropout, ModalityDropout, Prepared, masked_mean
 from icehouse.heads.neural.networks import Align, Cross, Perceptron, TwoToken
 from icehouse.heads.neural.optimizers import SGD, AdamW, schedule_factor
@@ -72,7 +73,8 @@ def test_a_stack_learns_what_each_learns_alone(network: str, seeds: tuple[int, .
     alone = train_many(build, configurations, part(), part(30, 1), PLAN, batched=False)
     for a, b in zip(together, alone, strict=True):
         assert_close(a, b)
-    assert len({outcome.score for outcome in together}) == len(configurations)
+    # A decay of 0.1 at a rate of 1e-3 may change nothing that float32 shows; all else does.
+    assert len({outcome.score for outcome in together}) > len(configurations) * 3 / 4
 
 
 def test_neighbours_do_not_matter() -> None:
@@ -82,6 +84,33 @@ def test_neighbours_do_not_matter() -> None:
     for a, b in zip(whole[::-3], some, strict=True):
         assert a.configuration == b.configuration
         assert_close(a, b)
+
+
+def test_neighbours_that_hide_inputs_do_not_matter() -> None:
+    hiding = [Configuration(3e-3, 0.0, 0.4, rate, 1) for rate in (0.0, 0.5)]
+    together = train_many(perceptron, hiding, part(), part(30, 1), PLAN)
+    for outcome in together:
+        (alone,) = train_many(perceptron, [outcome.configuration], part(), part(30, 1), PLAN)
+        assert_close(outcome, alone)
+    assert together[0].score != together[1].score
+
+
+def test_neighbours_with_longer_texts_do_not_matter() -> None:
+    # Rows of another seed's batch are longer: what is cut to the longest row of a batch is cut to that of one's own.
+    rng = np.random.default_rng(0)
+    mask = np.arange(9) < rng.integers(1, 10, 48)[:, None]
+    values = rng.normal(size=(48, 9, 6)).astype(np.float32) * mask[..., None]
+    rows = Rows(Inputs({"image": Tokens(values, mask)}))
+    train = Part(rows, torch.from_numpy(rng.integers(0, 3, 48)), torch.ones(48))
+
+    def build() -> nn.Module:
+        return Prepared(DiffNet({"image": 6}, 3, width=8, heads=2, depth=1, version="v2"), {"image": 6})
+
+    configurations = [Configuration(3e-3, 0.0, rate, 0.0, seed) for seed in (1, 2) for rate in (0.2, 0.5)]
+    plan = replace(PLAN, batch_size=4)
+    for outcome in train_many(build, configurations, train, train, plan):
+        (alone,) = train_many(build, [outcome.configuration], train, train, plan)
+        assert_close(outcome, alone)
 
 
 def test_those_that_stop_leave_and_the_others_go_on() -> None:
