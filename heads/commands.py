@@ -87,7 +87,7 @@ def train(
     where: WhereOption = None,
     missing: MissingOption = "drop",
     dups: DupsOption = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Leave a report with the run: report.html.")
     ] = True,
@@ -149,7 +149,7 @@ def evaluate(
         typer.Option(help="Column of splits.", show_default="the run's", rich_help_panel=ROWS),
     ] = None,
     dups: DupsOption = None,
-    seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Score a run on other rows or labels; leaves the predictions."""

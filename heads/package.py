@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HeadError
+from ..errors import HeadError, SpaceError
 from ..store.folders import publish_folder
 from .inputs import Inputs
 from .runs import Run, write_json
@@ -213,7 +213,10 @@ def stored_rows(store: Store, run: Run) -> Inputs | None:
 
     if any(feature not in store.feature_names() for feature in run.features.values()):
         return None
-    samples = load_run_samples(store, run)
+    try:
+        samples = load_run_samples(store, run)
+    except SpaceError:
+        return None  # embedded again by another encoder: of that name, but no longer the run's
     return samples.X if samples.X.complete().any() else None
 
 

@@ -7,7 +7,7 @@ not matter to a head that sees none, unless the search is asked for by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,39 +102,46 @@ class Searches:
         return cls([newest[key] for key in sorted(newest)])
 
     def near(self, samples: Samples, parts: Mapping[str, Iterable[str]]) -> Near | None:
-        """Find the rows of `samples` that have a near-duplicate in training.
+        """Find the rows of `samples` that have a near-duplicate in training; see `among`."""
+        return self.among(samples.ids, {str(spec["key"]) for spec in samples.specs.values()}, parts)
+
+    def among(
+        self, ids: np.ndarray, keys: Collection[str], parts: Mapping[str, Iterable[str]]
+    ) -> Near | None:
+        """Find the items that have a near-duplicate in training.
 
         Parameters
         ----------
-        samples : Samples
+        ids : ndarray of str, shape (n,)
+        keys : collection of str
+            Columns of content hashes that a head goes by, such as ``text_sha256``.
         parts : mapping of str to iterable of str
             Part of training ("train", "dev") to the ids of its items.
 
         Returns
         -------
         Near or None
-            None if no search is about what `samples` hold.
+            None if no search is about such content.
 
         Raises
         ------
         StoreError
             If a search's results are damaged.
         """
-        keys = {str(spec["key"]) for spec in samples.specs.values()}
         fitting = [found for found in self.found if self.named or _content(found) in keys]
         if not fitting:
             return None
         import pyarrow as pa
 
-        learned = list(dict.fromkeys(item for ids in parts.values() for item in ids))
-        rows = np.zeros(len(samples), bool)
+        learned = list(dict.fromkeys(item for part in parts.values() for item in part))
+        rows = np.zeros(len(ids), bool)
         searches = []
         for found in fitting:
             neighbours = self._neighbours(found)
-            rows |= neighbours.near(samples.ids, learned)
+            rows |= neighbours.near(ids, learned)
             missed = [
-                int((neighbours.numbers(pa.array(list(ids), pa.string())) < 0).sum())
-                for ids in (samples.ids, learned)
+                int((neighbours.numbers(pa.array(list(some), pa.string())) < 0).sum())
+                for some in (ids, learned)
             ]
             asked = found.summary["parameters"]
             searches.append(

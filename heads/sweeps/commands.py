@@ -24,7 +24,7 @@ from ..options import (
 )
 
 if TYPE_CHECKING:
-    from .compare import Leaderboard
+    from .compare import Leaderboard, Score
     from .plan import Trial
     from .sweep import TrialResult
 
@@ -111,7 +111,12 @@ def sweep(
     if any("test" in run.metrics for run in runs):
         from .resampling import SCORES
 
-        board = compare_runs(opened, runs, metric=metric if metric in SCORES else "macro_f1")
+        ranked = metric if metric in SCORES else "macro_f1"
+        board = compare_runs(opened, runs, metric=ranked, dups=dups or "auto")
+        if ranked != metric:
+            board.notes.append(
+                f"chosen by {metric}, ranked by {ranked}: the paired bootstrap needs a score of predicted classes"
+            )
     if as_json:
         print_json(
             {
@@ -127,7 +132,7 @@ def sweep(
                     for result in done.results
                 ],
                 "winners": {family: [run.run_id for run in found] for family, found in done.winners.items()},
-                "leaderboard": None if board is None else [entry.as_json() for entry in board.entries],
+                **({"leaderboard": None} if board is None else _board_json(board)),
             }
         )
         return
@@ -159,8 +164,9 @@ def compare(
             "--group-by", "-g", help="Column of items, such as event or language: scores for each value."
         ),
     ] = None,
-    draws: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    dups: DupsOption = None,
+    draws: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Show the leaderboard: scores with intervals, paired tests against the leader, time, size, latency."""
@@ -173,34 +179,44 @@ def compare(
     if name is None and not runs and "default" in list_sweeps(opened):
         name = "default"
     found = find_runs(opened, runs or (), sweep=name)
-    board = compare_runs(opened, found, metric=metric, group_by=group_by, draws=draws, seed=seed)
+    board = compare_runs(
+        opened, found, metric=metric, group_by=group_by, dups=dups or "auto", draws=draws, seed=seed
+    )
     if as_json:
-        print_json(
-            {
-                "metric": board.metric,
-                "rows": board.rows,
-                "left_out": board.left_out,
-                "majority": board.majority,
-                "leaderboard": [entry.as_json() for entry in board.entries],
-            }
-        )
+        print_json(board.as_json())
         return
     _print_board(board, group_by)
 
 
+def _board_json(board: Leaderboard) -> dict[str, Any]:
+    """A leaderboard beside a sweep's trials: `leaderboard` its entries, `board` what they have in common."""
+    told = board.as_json()
+    return {"leaderboard": told.pop("leaderboard"), "board": told}
+
+
 def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
     rows: list[list[Any]] = []
-    for entry in board.entries:
+    names = [
+        entry.family + "".join(f" {name}={value}" for name, value in entry.params.items())
+        for entry in board.entries
+    ]
+    # Where only some were fitted again with the dev rows, that tells them apart.
+    if len({entry.refit for entry in board.entries}) > 1:
+        names = [
+            f"{name} (refit)" if entry.refit else name
+            for name, entry in zip(names, board.entries, strict=True)
+        ]
+    for name, entry in zip(names, board.entries, strict=True):
         behind = entry.behind
         rows.append(
             [
-                entry.family + "".join(f" {name}={value}" for name, value in entry.params.items()),
+                name,
                 entry.inputs,
                 _percent(entry.dev),
                 _percent(entry.test) + (f" ± {100 * entry.spread:.1f}" if entry.spread is not None else ""),
                 f"{_percent(entry.low)}–{_percent(entry.high)}",
                 "leader" if behind is None else f"{100 * behind.value:+.1f} (p {behind.p:.2f})",
-                _percent(entry.apart) + (f" ({entry.apart_rows})" if entry.apart_rows is not None else ""),
+                _with_interval(entry.apart),
                 len(entry.runs),
                 f"{entry.seconds:.1f} s",
                 _bytes(entry.size),
@@ -215,7 +231,7 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
             f"test {board.metric}",
             "95% interval",
             "to the leader",
-            "no duplicates (rows)",
+            f"no {board.apart.kind} ({len(board.apart.rows)} rows)",
             "seeds",
             "fit",
             "size",
@@ -229,20 +245,25 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
     )
     if board.left_out:
         typer.echo(f"note: {board.left_out} test rows are left out: not every run was scored on them")
+    for note in board.notes:
+        typer.echo(f"note: {note}")
     if group_by is not None and board.entries:
-        names = list(board.entries[0].groups)
         typer.echo("")
         print_table(
-            [group_by, "rows", *(f"{entry.family} {entry.inputs}" for entry in board.entries)],
+            [
+                group_by,
+                "rows",
+                *(f"{name} {entry.inputs}" for name, entry in zip(names, board.entries, strict=True)),
+            ],
             [
                 [
-                    name,
-                    board.entries[0].groups[name][1],
-                    *(_percent(entry.groups[name][0]) for entry in board.entries),
+                    value,
+                    n,
+                    *(_with_interval(entry.groups[value][0][board.metric]) for entry in board.entries),
                 ]
-                for name in names
+                for value, (_, n) in board.entries[0].groups.items()
             ],
-            title=f"{board.metric} on test, by {group_by}",
+            title=f"{board.metric} on test with 95% interval, by {group_by}",
         )
 
 
@@ -312,6 +333,12 @@ def _seconds(text: str | None) -> float | None:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
+
+
+def _with_interval(score: Score | None) -> str:
+    if score is None:
+        return ""
+    return f"{_percent(score.value)} ({_percent(score.low)}–{_percent(score.high)})"
 
 
 def _bytes(size: int) -> str:

@@ -1,8 +1,9 @@
 """The leaderboard: runs side by side, on the same rows, with what their differences are worth.
 
-Runs of one head on the same inputs with the same parameters, of different seeds, are one entry. The leader is the best
-on dev, because whoever picks the best on test has looked. Every other entry is compared with it by a paired bootstrap
-over the test rows that all entries share.
+Runs of one head on the same features with the same parameters and the same protocol, of different seeds, are one entry. The
+leader is the best on dev, because whoever picks the best on test has looked. Every other entry is compared with it by a
+paired bootstrap over the test rows that all entries share; every other figure is about those rows, or about the same part
+of them.
 """
 
 from __future__ import annotations
@@ -16,19 +17,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import HeadError, UsageError
+from ...errors import HeadError, SpaceError, UsageError
 from ..evaluate import load_run_samples
 from ..runs import Run, list_runs
+from ..seen import AUTO
+from .apart import Apart, rows_apart
 from .record import SweepRecord
 from .resampling import SCORES, Difference, Resampling
 
 if TYPE_CHECKING:
     from ...store.store import Store
 
-__all__ = ["Entry", "Leaderboard", "compare", "find_runs"]
+__all__ = ["Entry", "Leaderboard", "Score", "compare", "find_runs"]
 
 # Predictions of one row that the latency is the median of, after some to warm up.
 _TIMED, _WARM = 30, 3
+
+
+# What is always told of a group, beside the metric of the leaderboard.
+_TOLD = ("macro_f1", "accuracy")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score on some rows, as a mean over the seeds, with its bootstrap interval over the rows."""
+
+    value: float
+    low: float
+    high: float
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -46,17 +63,16 @@ class Entry:
         Bootstrap interval of `test` over the rows.
     behind : Difference or None
         This minus the leader; None for the leader itself.
-    apart : float or None
-        Score on the test rows without a duplicate in train.
-    apart_rows : int or None
+    apart : Score or None
+        On the rows of `Leaderboard.apart`; None where there is none.
     seconds : float
         Mean time of a fit.
     size : int
         Bytes of the saved head.
     latency : float or None
         Seconds for one row, the median.
-    groups : dict of str to (float, int)
-        Score and rows of each value of the grouping column.
+    groups : dict of str to (dict of str to Score, int)
+        Value of the grouping column to its scores by name (the leaderboard's, macro-F1 and accuracy) and its rows.
     """
 
     runs: list[Run]
@@ -66,12 +82,11 @@ class Entry:
     low: float
     high: float
     behind: Difference | None
-    apart: float | None
-    apart_rows: int | None
+    apart: Score | None
     seconds: float
     size: int
     latency: float | None
-    groups: dict[str, tuple[float, int]]
+    groups: dict[str, tuple[dict[str, Score], int]]
 
     @property
     def family(self) -> str:
@@ -88,21 +103,30 @@ class Entry:
         """Parameters as they were given, where they differ from the defaults."""
         return _params(self.runs[0])
 
+    @property
+    def refit(self) -> bool:
+        """Whether the choice was fitted again with the dev rows."""
+        return bool(self.runs[0].record["protocol"]["refit"])
+
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {
             "head": self.family,
             "inputs": self.runs[0].features,
             "params": self.params,
+            "refit": self.refit,
             "runs": [run.run_id for run in self.runs],
             "dev": self.dev,
             "test": {"value": self.test, "low": self.low, "high": self.high, "spread": self.spread},
             "behind_leader": None if self.behind is None else vars(self.behind),
-            "without_duplicates": {"value": self.apart, "rows": self.apart_rows},
+            "without_duplicates": None if self.apart is None else vars(self.apart),
             "fit_seconds": self.seconds,
             "head_bytes": self.size,
             "row_latency_seconds": self.latency,
-            "groups": {name: {"value": value, "rows": n} for name, (value, n) in self.groups.items()},
+            "groups": {
+                name: {"rows": n, **{metric: vars(score) for metric, score in scores.items()}}
+                for name, (scores, n) in self.groups.items()
+            },
         }
 
 
@@ -120,6 +144,10 @@ class Leaderboard:
         Test rows that some entry lacks.
     majority : float
         Score of always giving the commonest label of these rows.
+    apart : Apart
+        Which of these rows are like nothing in any entry's training.
+    notes : list of str
+        What a reader has to know, such as runs that are not shown.
     """
 
     entries: list[Entry]
@@ -127,6 +155,25 @@ class Leaderboard:
     rows: int
     left_out: int
     majority: float
+    apart: Apart
+    notes: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "metric": self.metric,
+            "rows": self.rows,
+            "left_out": self.left_out,
+            "majority": self.majority,
+            "without_duplicates": {
+                "kind": self.apart.kind,
+                "rows": len(self.apart.rows),
+                "searches": self.apart.searches,
+                "complete": self.apart.complete,
+            },
+            "notes": self.notes,
+            "leaderboard": [entry.as_json() for entry in self.entries],
+        }
 
 
 def find_runs(store: Store, runs: Sequence[str] = (), *, sweep: str | None = None) -> list[Run]:
@@ -159,6 +206,7 @@ def compare(
     *,
     metric: str = "macro_f1",
     group_by: str | None = None,
+    dups: str | Sequence[str] | None = AUTO,
     draws: int = 2000,
     seed: int = 0,
     latency: bool = True,
@@ -169,10 +217,13 @@ def compare(
     ----------
     store : Store
     runs : sequence of Run
-        All of one label, each with scores on test.
+        All of one label. Those without scores on test are left out with a note, and so are all but the last of several that
+        differ in nothing.
     metric : {"macro_f1", "accuracy", "weighted_f1"}
     group_by : str, optional
-        Column of `items`: the score is also given for each of its values.
+        Column of `items`: scores are also given for each of its values.
+    dups : str, sequence of str, or None, default "auto"
+        Searches for duplicates that tell which rows are like training; see `icehouse.heads.seen.Searches.of`.
     draws, seed
         Of the bootstrap.
     latency : bool, default True
@@ -208,52 +259,105 @@ def compare(
     for run in tested:
         if any(tables[run.run_id][i][0] != label for i, label in zip(ids, y.tolist(), strict=True)):
             raise HeadError(f"run {run.run_id} was scored against other labels; train it again")
-    predicted = {name: np.array([table[i][1] for i in ids]) for name, table in tables.items()}
     resampling = Resampling(y, metric, draws=draws, seed=seed)
     groups = {} if group_by is None else _groups(store, group_by, ids)
 
-    entries = _entries(tested)
+    entries, notes = _entries(tested)
+    if len(tested) < len(runs):
+        untested = [run.run_id for run in runs if "test" not in run.metrics]
+        notes.insert(
+            0, f"{_counted(untested)} no scores on test, and cannot be compared: {', '.join(untested)}"
+        )
     devs = [_mean([_dev(run, metric) for run in one]) for one in entries]
     order = sorted(range(len(entries)), key=lambda e: (devs[e] is None, -(devs[e] or 0.0)))
-    leader = [predicted[run.run_id] for run in entries[order[0]]]
+    entries, devs = [entries[e] for e in order], [devs[e] for e in order]
+    predicted = [[np.array([tables[run.run_id][i][1] for i in ids]) for run in one] for one in entries]
+    sampled = resampling.samples(predicted)
+
+    def scored(rows: np.ndarray, by: str) -> list[Score]:
+        """Every entry on some of the rows."""
+        part = Resampling(y[rows], by, draws=draws, seed=seed)
+        some = [[one[rows] for one in head] for head in predicted]
+        return [
+            Score(part.value(head), *part.interval(sample), len(rows))
+            for head, sample in zip(some, part.samples(some), strict=True)
+        ]
+
+    apart = rows_apart(store, [run for one in entries for run in one], ids, dups)
+    notes += _about_apart(apart, len(ids))
+    without = scored(apart.rows, metric) if len(apart.rows) else [None] * len(entries)
+    by_group = {
+        name: {by: scored(rows, by) for by in dict.fromkeys((metric, *_TOLD))}
+        for name, rows in groups.items()
+    }
     made = []
-    for e in order:
-        members = entries[e]
-        own = [predicted[run.run_id] for run in members]
+    for e, (members, own) in enumerate(zip(entries, predicted, strict=True)):
         singles = [resampling.value([one]) for one in own]
-        low, high = resampling.interval(resampling.sample(own))
-        apart = [_apart(run, metric) for run in members]
+        low, high = resampling.interval(sampled[e])
+        value = float(np.mean(singles))
+        behind = resampling.between(value - resampling.value(predicted[0]), sampled[e] - sampled[0])
         made.append(
             Entry(
                 runs=members,
                 dev=devs[e],
-                test=float(np.mean(singles)),
+                test=value,
                 spread=float(np.std(singles, ddof=1)) if len(singles) > 1 else None,
                 low=low,
                 high=high,
-                behind=None if e == order[0] else resampling.difference(own, leader),
-                apart=_mean([value for value, _ in apart]),
-                apart_rows=apart[0][1],
+                behind=None if e == 0 else behind,
+                apart=without[e],
                 seconds=float(np.mean([run.record["seconds"]["fit"] for run in members])),
                 size=sum(
                     path.stat().st_size for path in (members[0].path / "head").rglob("*") if path.is_file()
                 ),
                 latency=_latency(store, members[0], ids[0]) if latency else None,
-                groups={name: _group(y, own, rows, metric) for name, rows in groups.items()},
+                groups={
+                    name: ({by: scores[e] for by, scores in found.items()}, len(groups[name]))
+                    for name, found in by_group.items()
+                },
             )
         )
     common = Counter(y.tolist()).most_common(1)[0][0]
     majority = resampling.value([np.full(len(y), common)])
-    return Leaderboard(made, metric, len(ids), len(every) - len(ids), majority)
+    return Leaderboard(made, metric, len(ids), len(every) - len(ids), majority, apart, notes)
 
 
-def _entries(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that differ in nothing but their seed; of one seed the last."""
+def _entries(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:
+    """Runs that differ in nothing but their seed; of one seed the last, and a note of the others."""
     found: dict[str, dict[int, Run]] = {}
+    repeated: dict[str, str] = {}
     for run in runs:
-        about = [run.family, run.features, _params(run), run.record["data"]]
-        found.setdefault(json.dumps(about, sort_keys=True), {})[run.record["seed"]] = run
-    return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in found.values()]
+        prints = {name: given.get("fingerprint") for name, given in run.record["inputs"].items()}
+        refit = run.record["protocol"]["refit"]
+        about = [run.family, run.features, prints, _params(run), run.record["data"], refit]
+        of_seed = found.setdefault(json.dumps(about, sort_keys=True), {})
+        before = of_seed.get(run.record["seed"])
+        if before is not None and before.run_id != run.run_id:
+            repeated[before.run_id] = run.run_id
+        of_seed[run.record["seed"]] = run
+    notes = []
+    if repeated:
+        listed = ", ".join(f"{old} by {new}" for old, new in repeated.items())
+        notes.append(f"of runs that differ in nothing the last is shown: {listed}")
+    return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in found.values()], notes
+
+
+def _counted(runs: Sequence[str]) -> str:
+    return "1 run has" if len(runs) == 1 else f"{len(runs)} runs have"
+
+
+def _about_apart(apart: Apart, rows: int) -> list[str]:
+    """What to say of the rows that are like nothing in training."""
+    notes = []
+    if not len(apart.rows):
+        what = "a near-duplicate" if apart.searches else "a copy"
+        notes.append(f"every one of the {rows} rows has {what} in training: there is no score without")
+    if not apart.complete:
+        notes.append(
+            f"the search {', '.join(apart.searches)} did not look at every row and all of training, or stopped at its cap: "
+            "run `icehouse dups find` again to cover them"
+        )
+    return notes
 
 
 def _params(run: Run) -> dict[str, Any]:
@@ -286,16 +390,6 @@ def _dev(run: Run, metric: str) -> float | None:
     return run.metrics["dev"][metric]["value"] if "dev" in run.metrics else None
 
 
-def _apart(run: Run, metric: str) -> tuple[float | None, int | None]:
-    """Score on the test rows without near-duplicates in train, or failing that without copies."""
-    test = run.metrics["test"]
-    for name in ("without_near_duplicates", "without_copies"):
-        block = test.get(name)
-        if block and metric in block:
-            return block[metric]["value"], block["n"]
-    return test[metric]["value"], test["n"]
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
@@ -315,18 +409,11 @@ def _groups(store: Store, column: str, ids: Sequence[str]) -> dict[str, np.ndarr
     return {name: np.array(found) for name, found in ordered}
 
 
-def _group(
-    y: np.ndarray, predicted: Sequence[np.ndarray], rows: np.ndarray, metric: str
-) -> tuple[float, int]:
-    part = Resampling(y[rows], metric, draws=1)
-    return part.value([one[rows] for one in predicted]), len(rows)
-
-
 def _latency(store: Store, run: Run, item: str) -> float | None:
-    """Median time of predicting one row, in seconds; None where the store no longer has its features."""
+    """Median time of predicting one row, in seconds; None where the store no longer has the run's features."""
     try:
         row = load_run_samples(store, run, where="item_id = '" + item.replace("'", "''") + "'").X
-    except (HeadError, UsageError):
+    except (HeadError, UsageError, SpaceError):
         return None
     times = []
     for _ in range(_WARM + _TIMED):

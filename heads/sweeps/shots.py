@@ -329,14 +329,17 @@ def _fit_all(
 
 def _summarise(points: Sequence[Point], y: np.ndarray, labels: np.ndarray, seed: int) -> None:
     """Mean, spread and interval of every point."""
+    fitted = [point for point in points if point.draws]
     for metric in SCORES:
         resampling = Resampling(y, metric, draws=_RESAMPLES, seed=seed)
-        for point in points:
+        # All points in one pass, since of many rows the resamples are drawn anew in every pass.
+        sampled = iter(
+            resampling.samples([_predicted(one, labels)] for point in fitted for one in point.draws.values())
+        )
+        for point in fitted:
             found = [one["scores"][metric] for one in point.draws.values()]
-            if not found:
-                continue
             n = len(found)
-            samples = np.stack([resampling.sample([_predicted(one, labels)]) for one in point.draws.values()])
+            samples = np.stack([next(sampled) for _ in range(n)])
             rng = np.random.default_rng(seed)
             shares = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).T / n
             low, high = resampling.interval((samples * shares).sum(axis=0))

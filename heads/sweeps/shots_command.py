@@ -58,7 +58,7 @@ def shots(
             rich_help_panel=ROWS,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Learning curves: heads fitted on a few labelled items a class, drawn again and again, scored on test."""

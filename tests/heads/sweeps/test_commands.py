@@ -70,3 +70,17 @@ def test_wrong_use_is_one_line(make_store: Make) -> None:
         assert code in (1, 2)
         assert said in err
         assert len(err.strip().splitlines()) == 1
+
+
+def test_a_score_that_is_not_resampled_chooses_but_does_not_rank(make_store: Make) -> None:
+    store = str(make_store(120).path)
+    arguments = ("sweep", "-s", store, "--heads", "logreg", "-i", "text", "--metric", "auroc")
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert "chosen by auroc, ranked by macro_f1" in out
+    told = json.loads(run(*arguments, "--json")[1])
+    assert (told["metric"], told["board"]["metric"]) == ("auroc", "macro_f1")
+    assert "chosen by auroc" in told["board"]["notes"][0]
+    assert (
+        "chosen by" not in run("sweep", "-s", store, "--heads", "logreg", "-n", "other", "-m", "accuracy")[1]
+    )

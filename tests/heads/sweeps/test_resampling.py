@@ -24,7 +24,7 @@ def test_every_draw_is_the_score_of_its_rows(score: str) -> None:
     rng = np.random.default_rng(1)
     y, predicted = rng.choice(list("abc"), 25), rng.choice(list("abc"), 25)
     resampling = Resampling(y, score, draws=40, seed=5)
-    counts = np.concatenate(resampling._counts).astype(int)
+    counts = np.concatenate(list(resampling._blocks())).astype(int)
     expected = [by_sklearn(score, np.repeat(y, row), np.repeat(predicted, row)) for row in counts]
     np.testing.assert_allclose(resampling.sample([predicted]), expected, atol=1e-6)
 
@@ -53,10 +53,28 @@ def test_a_better_head_is_told_from_luck() -> None:
     assert luck.p > 0.05
 
 
-def test_many_rows_are_drawn_in_blocks_that_fit() -> None:
+def test_many_rows_are_drawn_in_blocks_that_are_not_kept() -> None:
     y = np.array(["a", "b"] * 20_000)
     resampling = Resampling(y, "accuracy", draws=500)
-    assert len(resampling._counts) > 1
-    assert len(resampling.sample([y])) == 500
-    low, high = resampling.interval(resampling.sample([np.full(len(y), "a")]))
+    sizes = [counts.shape for counts in resampling._blocks()]
+    assert sizes == [(200, 40_000), (200, 40_000), (100, 40_000)]
+    assert not any(
+        isinstance(value, np.ndarray) and value.size > 40_000 for value in vars(resampling).values()
+    )
+    always, other = resampling.samples([[np.full(len(y), "a")], [np.full(len(y), "b")]])
+    assert len(always) == 500
+    low, high = resampling.interval(always)
     assert 0.49 < low < 0.5 < high < 0.51
+    # Every pass sees the same draws, together or alone, and so does every head.
+    np.testing.assert_array_equal(resampling.sample([np.full(len(y), "a")]), always)
+    np.testing.assert_allclose(always + other, 1, atol=1e-6)
+
+
+def test_several_heads_and_seeds_are_as_each_alone() -> None:
+    rng = np.random.default_rng(3)
+    y = rng.choice(list("abc"), 50)
+    first, second, third = (rng.choice(list("abcd"), 50) for _ in range(3))
+    resampling = Resampling(y, "macro_f1", draws=30)
+    together = resampling.samples([[first, second], [third]])
+    alone = [Resampling(y, "macro_f1", draws=30).sample([one]) for one in (first, second, third)]
+    np.testing.assert_allclose(together, [(alone[0] + alone[1]) / 2, alone[2]], atol=1e-6)

@@ -1,0 +1,165 @@
+"""Which runs a leaderboard shows, and on which rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from icehouse.cli import app
+from icehouse.heads.package import stored_rows
+from icehouse.heads.runs import Run, list_runs
+from icehouse.heads.sweeps.compare import compare
+from icehouse.heads.trainer import train
+from icehouse.store.dups.find import find_duplicates
+from icehouse.store.store import Store
+from sklearn.metrics import accuracy_score, f1_score
+from typer.testing import CliRunner
+
+Make = Callable[..., Store]
+BASE = 0xB2CDCD3232CDCD30
+
+
+def embedded_again(run: Run) -> Run:
+    """The run, as if the store's features of that name were meanwhile made by another encoder."""
+    record = json.loads((run.path / "run.json").read_text())
+    for given in record["inputs"].values():
+        given["fingerprint"] = given["spec"]["fingerprint"] = "f" * 16
+    (run.path / "run.json").write_text(json.dumps(record))
+    return Run(run.path)
+
+
+def rows_of(run: Run) -> dict[str, dict[str, Any]]:
+    return {row["item_id"]: row for row in run.predictions().to_pylist() if row["split"] == "test"}
+
+
+def test_runs_on_features_that_were_embedded_again_have_no_latency(make_store: Make) -> None:
+    store = make_store(120)
+    run = train(store, "logreg", inputs="image")
+    assert stored_rows(store, run) is not None
+    old = embedded_again(run)
+    assert stored_rows(store, old) is None
+    board = compare(store, [old, train(store, "logreg", inputs="text")])
+    assert {entry.inputs: entry.latency is None for entry in board.entries} == {"image": True, "text": False}
+
+
+def test_a_run_that_learned_from_dev_too_is_another_entry(make_store: Make) -> None:
+    store = make_store(120)
+    runs = [train(store, "logreg", refit=refit) for refit in (True, False)]
+    board = compare(store, runs)
+    assert sorted(entry.refit for entry in board.entries) == [False, True]
+    assert not board.notes
+    out = CliRunner().invoke(app, ["compare", "-s", str(store.path), *(run.run_id for run in runs)]).stdout
+    assert out.count("logreg (refit)") == 1
+
+
+def test_features_of_another_space_are_another_entry(make_store: Make) -> None:
+    store = make_store(120)
+    old = embedded_again(train(store, "logreg"))
+    assert len(compare(store, [old, train(store, "logreg")], latency=False).entries) == 2
+
+
+def test_runs_that_are_not_shown_are_named(make_store: Make) -> None:
+    store = make_store(120)
+    first, last = train(store, "logreg", inputs="image"), train(store, "logreg", inputs="image")
+    untested = train(store, "logreg", where="split <> 'test'")
+    board = compare(store, [first, last, untested])
+    assert [run.run_id for entry in board.entries for run in entry.runs] == [last.run_id]
+    assert any("1 run has no scores on test" in note and untested.run_id in note for note in board.notes)
+    assert any(f"{first.run_id} by {last.run_id}" in note for note in board.notes)
+    assert not compare(store, [first]).notes
+    arguments = ["compare", "-s", str(store.path), first.run_id, untested.run_id]
+    assert f"cannot be compared: {untested.run_id}" in CliRunner().invoke(app, arguments).stdout
+    told = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert untested.run_id in told["notes"][0]
+
+
+def with_hashes(store: Store, hashes: dict[str, int]) -> None:
+    column = pa.array([BASE ^ bits for bits in hashes.values()], pa.uint64())
+    store.items.upsert(pa.table({"item_id": list(hashes), "phash": column}), key="item_id")
+    find_duplicates(store, feature=None)
+
+
+def test_no_duplicates_is_about_the_shared_rows(make_store: Make) -> None:
+    """p011 is a copy of train's p002, p009 and p010 have near-duplicates in train and dev."""
+    store = make_store(120, copies={11: 2})
+    runs = [train(store, "logreg", inputs="image,text"), train(store, "knn", inputs="text")]
+    runs.append(train(store, "logreg", inputs="image", where="item_id <> 'p022'"))
+    board = compare(store, runs, latency=False)
+    assert board.rows == 29
+    assert (board.apart.kind, board.apart.searches, len(board.apart.rows)) == ("copies", [], 28)
+    with_hashes(store, {"p000": 0, "p009": 0b11, "p006": 0xFF00FF00, "p010": 0xFF00FF01})
+    board = compare(store, runs, latency=False)
+    assert (board.apart.kind, board.apart.searches, len(board.apart.rows)) == (
+        "near-duplicates",
+        ["default"],
+        26,
+    )
+    left = sorted(set.intersection(*(set(rows_of(run)) for run in runs)) - {"p009", "p010", "p011"})
+    for entry in board.entries:
+        rows = [rows_of(entry.runs[0])[item] for item in left]
+        expected = f1_score([r["y"] for r in rows], [r["predicted"] for r in rows], average="macro")
+        assert entry.apart is not None
+        assert entry.apart.value == pytest.approx(expected, abs=1e-6)
+        assert entry.apart.low <= entry.apart.value <= entry.apart.high
+        assert entry.apart.rows == 26
+    told = board.as_json()
+    assert told["without_duplicates"]["kind"] == "near-duplicates"
+    assert set(told["leaderboard"][0]["without_duplicates"]) == {"value", "low", "high", "rows"}
+    assert compare(store, runs, dups="none", latency=False).apart.kind == "copies"
+    out = CliRunner().invoke(app, ["compare", "-s", str(store.path)]).stdout
+    assert "no near-duplicates (26 rows)" in " ".join(out.split())
+
+
+def test_where_every_row_has_a_duplicate_there_is_no_score_without(make_store: Make) -> None:
+    store = make_store(120, copies={i: i % 3 for i in range(120) if i // 3 % 4 == 3})
+    run = train(store, "logreg", inputs="image")
+    board = compare(store, [run])
+    assert board.entries[0].apart is None
+    assert board.as_json()["leaderboard"][0]["without_duplicates"] is None
+    assert any("every one of the 30 rows has a copy" in note for note in board.notes)
+    with_hashes(store, {f"p{i:03d}": i % 2 for i in range(120)})
+    board = compare(store, [run])
+    assert board.entries[0].apart is None
+    assert any("has a near-duplicate" in note for note in board.notes)
+
+
+def test_groups_have_scores_with_intervals(make_store: Make) -> None:
+    store = make_store(240)
+    runs = [train(store, "logreg", inputs=inputs) for inputs in ("image", "text")]
+    board = compare(store, runs, metric="weighted_f1", group_by="event", latency=False)
+    for entry in board.entries:
+        rows = list(rows_of(entry.runs[0]).items())
+        for value, (scores, n) in entry.groups.items():
+            some = [row for item, row in rows if f"event {int(item[1:]) % 2}" == value]
+            y, predicted = [row["y"] for row in some], [row["predicted"] for row in some]
+            assert len(some) == n
+            assert set(scores) == {"weighted_f1", "macro_f1", "accuracy"}
+            for name, expected in (
+                ("accuracy", accuracy_score(y, predicted)),
+                ("macro_f1", f1_score(y, predicted, average="macro")),
+                ("weighted_f1", f1_score(y, predicted, average="weighted")),
+            ):
+                assert scores[name].value == pytest.approx(expected, abs=1e-6)
+                assert scores[name].low <= scores[name].value <= scores[name].high
+                assert scores[name].low < scores[name].high or expected in (0, 1)
+    told = json.loads(
+        CliRunner().invoke(app, ["compare", "-s", str(store.path), "-g", "event", "--json"]).stdout
+    )
+    group = told["leaderboard"][0]["groups"]["event 0"]
+    assert set(group) == {"rows", "macro_f1", "accuracy"}
+    assert set(group["accuracy"]) == {"value", "low", "high", "rows"}
+
+
+def test_the_leader_is_told_from_the_others_on_the_same_draws(make_store: Make) -> None:
+    store = make_store(240)
+    for inputs in ("image,text", "text"):
+        train(store, "logreg", inputs=inputs)
+    leader, other = compare(store, list_runs(store), latency=False).entries
+    assert other.behind is not None
+    assert other.behind.value == pytest.approx(other.test - leader.test)
+    assert other.behind.low <= other.behind.value <= other.behind.high
+    assert np.isfinite(other.behind.p)
