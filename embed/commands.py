@@ -125,7 +125,8 @@ def embed(
     captions: Annotated[
         list[str] | None,
         typer.Option(
-            help="Embed the store's captions of this name, see `icehouse caption`; repeatable, sources may be left out.",
+            help="Embed the store's captions of this name (of structured ones, the columns too), see `icehouse caption`; "
+            "repeatable, sources may be left out.",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -253,6 +254,13 @@ def print_captions(report: CaptionFeatures) -> None:
     if report.embedded:
         share = report.pooled / report.embedded
         typer.echo(f"longer than the context, pooled over sentences: {report.pooled} ({share:.1%})")
+    if report.fields:
+        fields = report.fields
+        covered = "" if fields.covered is None else f" ({fields.covered:.1%} of those named)"
+        typer.echo(
+            f"columns as {fields.numbers} numbers, {fields.objects} of them objects{covered}: {fields.written} written, "
+            f"{fields.known} were"
+        )
     if report.failed:
         typer.echo(f'failed: {report.failed}; see: icehouse sql "select * from failures"')
     typer.echo(f"store: {report.store}  features: {', '.join(report.features) or 'none'}")

@@ -29,11 +29,14 @@ from .plan import Known, Planner
 from .report import EmbedReport, StageClock
 from .tables import FeatureTables
 
-__all__ = ["DEFAULT_CLEANING", "DEFAULT_OUTPUTS", "choose_encoder", "embed_sources"]
+__all__ = ["DEFAULT_CLEANING", "DEFAULT_OUTPUTS", "FIELDS", "choose_encoder", "embed_sources"]
 
 DEFAULT_OUTPUTS = ("joint", "pooled")
 DEFAULT_CLEANING = "social-v1"
 DEFAULT_ENCODER = "clip-b32"
+
+#: "Encoder" of features that none made: the columns of structured captions, see `icehouse.embed.captions.fields`.
+FIELDS = "fields"
 
 Progress = Callable[[int, int, str], None]
 
@@ -209,9 +212,8 @@ def choose_encoder(
     """
     if encoder_id != "auto":
         return encoder_id, None
-    there = sorted(
-        {store.feature_table(f).snapshot().spec["encoder"] for f in store.feature_names()} if store else ()
-    )
+    features = store.feature_names() if store else []
+    there = sorted({store.feature_table(f).snapshot().spec["encoder"] for f in features if store} - {FIELDS})
     if len(there) > 1:
         raise UsageError(f"the store holds features of {', '.join(there)}; choose one with --encoder")
     if there:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ..embed.captions.printable import one_line
 
 if TYPE_CHECKING:
     from ..embed.captions.showing import CaptionSet, Shown
@@ -68,7 +69,7 @@ def show(
         typer.echo(f"  {one.name}{_flags(one)}:")
         _echo_caption(one, "    ")
         if one.problem is None:
-            typer.echo(f"    ({_line(_provenance(one, about[one.name]))})")
+            typer.echo(f"    ({one_line(_provenance(one, about[one.name]))})")
 
 
 @app.command()
@@ -169,12 +170,13 @@ def _print_words(found: CaptionStats) -> None:
         )
     if found.common:
         typer.echo(
-            "commonest words: " + ", ".join(f"{_line(e['word'])}{_share(e['share'])}" for e in found.common)
+            "commonest words: "
+            + ", ".join(f"{one_line(e['word'])}{_share(e['share'])}" for e in found.common)
         )
     if found.openings:
         print_table(
             ["opening", "captions", "share"],
-            [[_line(e["opening"]), e["captions"], f"{e['share']:.1%}"] for e in found.openings],
+            [[one_line(e["opening"]), e["captions"], f"{e['share']:.1%}"] for e in found.openings],
             title="\nOpenings",
         )
     if distinct["repeated"]:
@@ -194,7 +196,7 @@ def _print_structured(found: dict[str, Any]) -> None:
         typer.echo(f"{column}: " + ", ".join(f"{count:,} {level}" for level, count in found[column].items()))
     if found["objects"]:
         typer.echo(
-            "objects: " + ", ".join(f"{_line(e['object'])} {e['captions']:,}" for e in found["objects"])
+            "objects: " + ", ".join(f"{one_line(e['object'])} {e['captions']:,}" for e in found["objects"])
         )
 
 
@@ -208,7 +210,11 @@ def _heading(one: Shown) -> str:
         return f"{(one.image_sha256 or '')[:12]} (no item has this picture any more)"
     first, others = one.items[0], len(one.items) - 1
     path = next((path for path in one.paths if path != first), None)
-    parts = [_line(first), *([_line(path)] if path else []), *([f"(and {others} more)"] if others else [])]
+    parts = [
+        one_line(first),
+        *([one_line(path)] if path else []),
+        *([f"(and {others} more)"] if others else []),
+    ]
     return "  ".join(parts)
 
 
@@ -217,12 +223,12 @@ def _flags(one: Shown) -> str:
 
 
 def _echo_caption(one: Shown, indent: str) -> None:
-    said = _line(one.caption or "") or f"({one.problem or 'an empty answer'})"
+    said = one_line(one.caption or "") or f"({one.problem or 'an empty answer'})"
     typer.echo(indent + said)
     for column, value in one.structured.items():
         if value not in (None, "", []):
             shown = ", ".join(value) if isinstance(value, list) else str(value)
-            typer.echo(f"{indent}{column}: {_line(shown)}")
+            typer.echo(f"{indent}{column}: {one_line(shown)}")
 
 
 def _provenance(one: Shown, about: CaptionSet) -> str:
@@ -240,18 +246,8 @@ def _provenance(one: Shown, about: CaptionSet) -> str:
     return "; ".join(parts)
 
 
-def _line(text: str) -> str:
-    """A stranger's text on one line, with nothing in it that a terminal would obey."""
-    # The two joiners are not printable by themselves, but scripts and emoji need them.
-    kept = (
-        c if c.isprintable() or c in "\u200c\u200d" else "\N{REPLACEMENT CHARACTER}"
-        for c in " ".join(text.split())
-    )
-    return "".join(kept)
-
-
 def _brief(text: str | None) -> str:
-    line = _line(text or "")
+    line = one_line(text or "")
     return line if len(line) <= 80 else line[:77] + "..."
 
 

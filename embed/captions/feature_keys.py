@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...store.store import Store
 from ...store.table import Table
+from .showing import with_texts
 from .table import caption_key
 
 __all__ = ["USELESS", "Caption", "Keys", "useful"]
@@ -53,7 +54,7 @@ class Keys:
     @classmethod
     def of(cls, store: Store, table: Table) -> Keys:
         """Find out what the captions of a table belong to."""
-        if not table.spec["provenance"].get("text"):
+        if not with_texts(table):
             keys = table.read(["caption_key"])["caption_key"].to_pylist()
             return cls("image_sha256", {key: (key,) for key in keys})
         owners: dict[str, list[str]] = {}

@@ -3,7 +3,8 @@
 The modality is ``caption`` for the captions named "default" and ``caption-NAME`` for others: ``mini/caption/pooled``,
 ``mini/caption-crisis/joint``. A vector belongs to a picture (``image_sha256``), as the caption does; where posts' texts
 went into the prompt, a caption belongs to a picture and a text, and its vectors are kept by item. Both follow the items
-wherever a feature is asked for: heads take ``--inputs image,text,caption``.
+wherever a feature is asked for: heads take ``--inputs image,text,caption``. Structured captions also give the feature
+``fields/caption-fields/numbers``, see `icehouse.embed.captions.fields`.
 
 Captions that are empty, refuse, or broke their schema say nothing about the picture and are left out.
 """
@@ -23,6 +24,8 @@ from ..encoder import Encoder, folder_name, load_encoder
 from ..pipeline import choose_encoder
 from .feature_keys import Keys, useful
 from .feature_writer import OUTPUTS, Writer
+from .fields import FieldsReport, write_fields
+from .showing import view_of
 from .table import DEFAULT_NAME, captions_of
 
 __all__ = ["CaptionFeatures", "embed_captions", "modality_of"]
@@ -48,6 +51,8 @@ class CaptionFeatures:
         Of those embedded now, how many did not fit the encoder's context and were pooled over sentences.
     failed : int
         Those that the encoder could not take.
+    fields : FieldsReport or None
+        What became of their columns, if they are structured.
     features : list of str
     """
 
@@ -60,6 +65,7 @@ class CaptionFeatures:
     useless: int = 0
     pooled: int = 0
     failed: int = 0
+    fields: FieldsReport | None = None
     features: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -130,7 +136,7 @@ def embed_captions(
     if isinstance(encoder, str):
         encoder, model = choose_encoder(encoder, store, [], device=device, precision=precision)
     encoder_id = encoder if isinstance(encoder, str) else encoder.id
-    name = name or (model.name if model else folder_name(encoder_id))
+    folder, name = name, name or (model.name if model else folder_name(encoder_id))
     report = CaptionFeatures(str(store.path), captions, encoder_id)
     keyed = Keys.of(store, table)
     rows, report.useless = useful(table)
@@ -139,15 +145,17 @@ def embed_captions(
     todo = keyed.missing(store, [f"{name}/{modality}/{output}" for output in OUTPUTS], rows)
     report.known = len(rows) - len({row.key for row, _ in todo})
     if not rows:
-        raise CaptionError(
-            f"the captions {captions!r} of {store.path} hold none that can be embedded; see `icehouse sql "
-            f'"select flags, count(*) from captions_{captions} group by flags"`'
-        )
+        view = view_of(store, captions)
+        see = f'; see `icehouse sql "select flags, count(*) from {view} group by flags"`' if view else ""
+        raise CaptionError(f"the captions {captions!r} of {store.path} hold none that can be embedded{see}")
+    # First, since no encoder is needed for them.
+    report.fields = write_fields(store, table, name=folder, dtype=dtype)
     if todo:
         model = model or load_encoder(encoder_id, device=device, precision=precision)
         writer = Writer(store, name, modality, model, cleaning, dtype, table, keyed)
         writer.admit(rows)
         writer.write(todo, report, batch_size or model.batch_size, progress)
     report.features = [f for f in store.feature_names() if f.startswith(f"{name}/{modality}/")]
+    report.features += [report.fields.feature] if report.fields else []
     report.seconds = round(time.perf_counter() - begun, 3)
     return report

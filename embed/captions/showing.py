@@ -15,12 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import UsageError
+from ...store.sql import view_names
 from ...store.store import Store
 from ...store.table import Table
 from .structured import COLUMNS
 from .table import DEFAULT_NAME, STAGE, caption_key, captions_of, folder_of, names_of
 
-__all__ = ["CaptionSet", "Shown", "list_captions", "sample_captions", "show_captions", "with_texts"]
+__all__ = [
+    "CaptionSet",
+    "Shown",
+    "list_captions",
+    "sample_captions",
+    "show_captions",
+    "view_of",
+    "with_texts",
+]
 
 _SHA = re.compile(r"[0-9a-f]{6,64}", re.IGNORECASE)
 _ITEM = ["item_id", "path", "root", "image_sha256", "missing"]
@@ -123,6 +132,12 @@ class Shown:
 def with_texts(table: Table) -> bool:
     """Whether captions of a table belong to a picture and a text, not to a picture alone."""
     return bool((table.spec.get("provenance") or {}).get("text"))
+
+
+def view_of(store: Store, name: str) -> str | None:
+    """Name of the view that SQL has of these captions; None where other captions have taken it ("a-b" and "a_b")."""
+    names = view_names(store.table_names()).get(folder_of(name), [])
+    return names[0] if names else None
 
 
 def list_captions(store: Store | str | Path) -> list[CaptionSet]:

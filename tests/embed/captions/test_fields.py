@@ -1,0 +1,268 @@
+"""The columns of structured captions as numbers: what they are, and that heads and SQL see the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from icehouse.cli import app
+from icehouse.embed import encoder as registry
+from icehouse.embed.captions.asking import Asking
+from icehouse.embed.captions.captioner import caption_images
+from icehouse.embed.captions.features import embed_captions
+from icehouse.embed.captions.fields import field_names, fields_of, vocabulary_of, write_fields
+from icehouse.embed.captions.prompts import Prompt
+from icehouse.embed.captions.structured import DAMAGE, SENTIMENT
+from icehouse.embed.captions.table import captions_of
+from icehouse.embed.pipeline import choose_encoder
+from icehouse.errors import EncoderError, HeadError, SpaceError
+from icehouse.heads.runs import Run
+from icehouse.heads.samples import load_samples, parse_inputs
+from icehouse.serve.predict import predict
+from icehouse.serve.query import search
+from icehouse.store.maintain import verify
+from icehouse.store.store import Store
+from ollama_server import OllamaServer, Question
+from toys import ToyEncoder
+from typer.testing import CliRunner
+
+MakeStore = Callable[..., Store]
+MakeAsking = Callable[..., Asking]
+
+NUMBERS = "fields/caption-fields/numbers"
+
+
+def answer(question: Question) -> str:
+    """Damage, people and objects by the picture; every fourth answer breaks the schema."""
+    n = int(question.sha[:8], 16)
+    if n % 4 == 0:
+        return "I see a street."
+    return json.dumps(
+        {
+            "caption": f"Scene {n % 10}.",
+            "objects": ["Car ", "tree"] if n % 2 else ["House", "car"],
+            "damage": DAMAGE[n % 3],
+            "people": n % 5,
+            "visible_text": "STOP HERE" if n % 2 else "",
+            "sentiment": SENTIMENT[n % 3],
+        }
+    )
+
+
+@pytest.fixture
+def encoder() -> ToyEncoder:
+    return ToyEncoder()
+
+
+def caption(store: Store, server: OllamaServer, asking: MakeAsking, **options: object) -> None:
+    server.answers = answer
+    prompt = Prompt.of("Look.", None, structured=True)
+    caption_images(store, asking(server, prompt=prompt), **options)  # type: ignore[arg-type]
+
+
+def row(**columns: object) -> dict[str, object]:
+    empty = dict.fromkeys(("objects", "damage", "people", "visible_text", "sentiment"))
+    return {**empty, **columns}
+
+
+def test_each_number_is_what_its_name_says() -> None:
+    vocabulary = ["car", "house"]
+    told = row(
+        objects=["Cars", "CAR", "car", " "],
+        damage="mild",
+        people=3,
+        visible_text="go  home",
+        sentiment="negative",
+    )
+    X = fields_of([told, row(), row(people=0, damage="none", sentiment="positive", objects=[])], vocabulary)
+    names = field_names(vocabulary)
+    assert X.shape == (3, len(names))
+    first, unknown, nobody = ({n: v for n, v in zip(names, x.tolist(), strict=True) if v} for x in X)
+    assert first == pytest.approx(
+        {
+            "damage=mild": 1,
+            "sentiment=negative": 1,
+            "people>0": 1,
+            "log(1+people)": np.log(4),
+            "visible_text": 1,
+            "log(1+words of visible_text)": np.log(3),
+            "log(1+objects)": np.log(3),
+            "object=car": 1,
+        }
+    )
+    assert unknown == {"damage=unknown": 1, "sentiment=unknown": 1, "people=unknown": 1}
+    assert nobody == {"damage=none": 1, "sentiment=positive": 1}
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "objects": st.none()
+                | st.lists(st.sampled_from(["car", "Car", "tree", "", "ﬁre"]), max_size=6),
+                "damage": st.none() | st.sampled_from(DAMAGE),
+                "people": st.none() | st.integers(0, 1_000_000),
+                "visible_text": st.none() | st.text(max_size=20),
+                "sentiment": st.none() | st.sampled_from(SENTIMENT),
+            }
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+@settings(deadline=None, max_examples=60)
+def test_numbers_are_finite_and_depend_on_their_row_alone(rows: list[dict[str, object]]) -> None:
+    vocabulary = vocabulary_of(one["objects"] for one in rows)  # type: ignore[misc]
+    X = fields_of(rows, vocabulary)
+    assert np.isfinite(X.astype(np.float16)).all()
+    assert (X[:, :4].sum(axis=1) == 1).all()
+    assert (X[:, 4:8].sum(axis=1) == 1).all()
+    np.testing.assert_array_equal(X, np.vstack([fields_of([one], vocabulary) for one in rows]))
+
+
+def test_the_vocabulary_holds_what_several_captions_name() -> None:
+    assert vocabulary_of([["b", "a", "b"], ["a", "b", "c"], None]) == ["a", "b"]
+    assert vocabulary_of([["a", "b"], ["b"], ["a", "b"]], most=1) == ["b"]
+
+
+def test_heads_and_sql_see_the_same(
+    make_store: MakeStore,
+    server: OllamaServer,
+    asking: MakeAsking,
+    encoder: ToyEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = make_store(40)
+    caption(store, server, asking)
+    report = embed_captions(store, encoder=encoder)
+    assert report.fields is not None
+    assert report.features == ["toy-a/caption/joint", "toy-a/caption/pooled", NUMBERS]
+    assert (report.fields.written, report.fields.known, report.fields.objects) == (40, 0, 3)
+    assert report.fields.covered == 1.0
+    assert verify(store).ok
+
+    told = store.query(
+        f'select c.*, n.vector from captions_default c join "{NUMBERS}" n using (image_sha256)'
+    ).to_pylist()
+    assert len(told) == 40
+    assert {one["damage"] for one in told} == {*DAMAGE, None}
+    vocabulary = store.feature_table(NUMBERS).spec["provenance"]["objects"]
+    assert vocabulary == ["car", "house", "tree"] or vocabulary == ["car", "tree", "house"]
+    np.testing.assert_allclose([one["vector"] for one in told], fields_of(told, vocabulary), atol=2e-3)
+    severe = field_names(vocabulary).index("damage=severe") + 1  # SQL counts from one
+    (count,) = store.query(
+        f"select sum(vector[{severe}])::int as n from fields_caption_fields_numbers"
+    ).to_pylist()
+    assert count["n"] == sum(one["damage"] == "severe" for one in told)
+
+    # A label that the columns tell, and nothing else does.
+    by_image = {one["image_sha256"]: one["damage"] or "unknown" for one in told}
+    items = store.items.read(["item_id", "image_sha256"]).to_pylist()
+    labels = [by_image[item["image_sha256"]] for item in items]
+    splits = ["train", "train", "dev", "test"] * len(items)
+    rows = {"item_id": [item["item_id"] for item in items], "label": labels, "split": splits[: len(items)]}
+    store.items.upsert(pa.table(rows), key="item_id")
+    assert parse_inputs("caption,caption-fields", store) == {
+        "caption": "toy-a/caption/pooled",
+        "caption-fields": NUMBERS,
+    }
+    assert len(load_samples(store, {"f": NUMBERS}, label="label").ids) == len(items)
+    for head, options in (("logreg", ()), ("lightgbm", ("-p", "min_data=1"))):
+        result = CliRunner().invoke(
+            app,
+            ["train", head, "-s", str(store.path), "--inputs", "caption-fields", "--no-report", *options],
+        )
+        assert result.exit_code == 0, result.output
+        run = Run.load(store, "latest")
+        assert run.features == {"caption-fields": NUMBERS}
+        assert run.metrics["test"]["accuracy"]["value"] > 0.9
+        assert predict(store, run).table.num_rows == len(items)
+        with pytest.raises(HeadError, match="takes captions"):
+            predict(store, run, [tmp_path / "pictures"], encoder=encoder)
+
+
+def test_only_what_is_new_is_written_and_the_vocabulary_stays(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, encoder: ToyEncoder
+) -> None:
+    store = make_store(12)
+    caption(store, server, asking, limit=6)
+    embed_captions(store, encoder=encoder)
+    before = store.feature_table(NUMBERS).spec
+    kept = store.features(NUMBERS).X.copy()
+    caption(store, server, asking)
+    report = embed_captions(store, encoder=encoder).fields
+    assert report is not None
+    assert (report.written, report.known) == (6, 6)
+    assert store.feature_table(NUMBERS).spec["provenance"] == before["provenance"]
+    np.testing.assert_array_equal(store.features(NUMBERS).X[: len(kept)], kept)
+    again = write_fields(store, captions_of(store))
+    assert again is not None
+    assert (again.written, again.known) == (0, 12)
+    # Under another name the objects are chosen afresh, and the two do not mix.
+    other = write_fields(store, captions_of(store), name="later")
+    assert other is not None
+    assert other.feature == "later/caption-fields/numbers"
+    assert (other.written, other.known) == (12, 0)
+
+
+def test_numbers_of_other_captions_or_objects_are_refused(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(8)
+    caption(store, server, asking)
+    write_fields(store, captions_of(store))
+    first = store.feature_table(NUMBERS).spec["fingerprint"]
+    monkeypatch.setattr("icehouse.embed.captions.fields.vocabulary_of", lambda _: ["sea"])
+    write_fields(store, captions_of(store), name="other")
+    assert store.feature_table("other/caption-fields/numbers").spec["fingerprint"] != first
+    monkeypatch.setattr("icehouse.embed.captions.fields.VERSION", "fields-v0")
+    with pytest.raises(SpaceError, match="version"):
+        write_fields(store, captions_of(store))
+
+
+def test_pairs_of_picture_and_text_are_kept_by_item(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, encoder: ToyEncoder
+) -> None:
+    store = make_store(4, texts=["calm", "help", "water", "fire", "wind"])
+    server.answers = answer
+    prompt = Prompt.of("Look. {text}", None, with_text=True, structured=True)
+    caption_images(store, asking(server, prompt=prompt), name="post")
+    report = embed_captions(store, "post", encoder=encoder).fields
+    assert report is not None
+    assert report.feature == "fields/caption-post-fields/numbers"
+    features = store.features(report.feature)
+    assert features.ids.tolist() == ["0000", "0001", "0002", "0003", "copy"]
+    assert features.spec["key"] == "item_id"
+    assert verify(store).ok
+
+
+def test_no_encoder_is_taken_for_their_maker(
+    make_store: MakeStore,
+    server: OllamaServer,
+    asking: MakeAsking,
+    encoder: ToyEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "available", dict)
+    store = make_store(6)
+    caption(store, server, asking)
+    embed_captions(store, encoder=encoder)
+    assert choose_encoder("auto", store, [], device="cpu", precision="auto")[0] == "toy:a"
+    with pytest.raises(EncoderError, match="fields"):
+        search(store, text="car", feature=NUMBERS)
+
+
+def test_plain_captions_have_no_columns(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, encoder: ToyEncoder
+) -> None:
+    store = make_store(3)
+    caption_images(store, asking(server))
+    assert embed_captions(store, encoder=encoder).fields is None
+    assert not [name for name in store.feature_names() if "fields" in name]
