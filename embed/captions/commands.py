@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,8 +22,14 @@ _PROMPT = "What is asked"
 _SERVER = "Model and server"
 _RUN = "This run"
 
+# Parameters that have a meaning where captions are imported.
+_IMPORTING = ("store", "name", "import_from", "dry_run", "as_json")
+# Rows without an item that are listed on a terminal.
+_SHOWN = 20
+
 
 def caption(
+    context: typer.Context,
     store: StoreOption = DEFAULT_STORE,
     model: Annotated[
         str | None,
@@ -130,7 +135,11 @@ def caption(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say how many pictures would be asked about.", rich_help_panel=_RUN),
+        typer.Option(
+            "--dry-run",
+            help="Say how many pictures would be asked about, or captions imported, and do nothing.",
+            rich_help_panel=_RUN,
+        ),
     ] = False,
     import_from: Annotated[
         Path | None,
@@ -144,18 +153,20 @@ def caption(
 ) -> None:
     """Caption every image of the store with a vision-language model; run it again to go on, or to take in what is new."""
     if import_from is not None:
-        if model or prompt or prompt_file or preset or with_text or structured:
-            raise UsageError(
-                "--import takes captions from a file: leave out the options about model and prompt"
-            )
+        _refuse_beside_import(context)
         from .importing import import_captions
 
-        _print_import(import_captions(store, import_from, name=name), as_json)
+        _print_import(import_captions(store, import_from, name=name, dry_run=dry_run), as_json)
         return
+    if pull and api != "ollama":
+        raise UsageError(
+            "--pull: only Ollama can be told to fetch a model; load it on the server, and leave --pull out"
+        )
 
     from .asking import Asking
     from .captioner import caption_images
     from .plan import plan
+    from .progress import progress
     from .prompts import Prompt
 
     asked = Prompt.of(_prompt(prompt, prompt_file), preset, with_text=with_text, structured=structured)
@@ -190,7 +201,7 @@ def caption(
         key_variable=api_key_env,
     )
     try:
-        with _progress() as (progress, remark):
+        with progress() as (tell, remark):
             report = caption_images(
                 store,
                 asking,
@@ -198,7 +209,7 @@ def caption(
                 where=where,
                 limit=limit,
                 retry_failures=retry_failures,
-                progress=progress,
+                progress=tell,
                 say=remark,
             )
     except KeyboardInterrupt:
@@ -208,6 +219,25 @@ def caption(
         print_json(report.as_dict())
     else:
         _print_report(report)
+
+
+def _refuse_beside_import(context: typer.Context) -> None:
+    """Refuse the options that only a run that asks a model understands, by name."""
+    given = [
+        max(param.opts, key=len)
+        for param in context.command.params
+        if param.name not in _IMPORTING and _source(context, str(param.name)) == "COMMANDLINE"
+    ]
+    if given:
+        raise UsageError(
+            f"--import takes captions from a file and asks no model: leave out {', '.join(given)}"
+        )
+
+
+def _source(context: typer.Context, parameter: str) -> str | None:
+    """Where a parameter's value is from; by name, since typer may bring a click of its own."""
+    source = context.get_parameter_source(parameter)
+    return None if source is None else source.name
 
 
 def register(app: typer.Typer) -> None:
@@ -272,9 +302,12 @@ def _print_report(report: CaptionReport) -> None:
     )
     if report.flagged:
         kinds = ", ".join(f"{count} {flag}" for flag, count in sorted(report.flagged.items()))
-        typer.echo(
-            f"flagged: {kinds}; see: icehouse sql \"select * from {_view(report.name)} where flags != ''\""
-        )
+        from ...store.store import Store
+        from .showing import view_of
+
+        view = view_of(Store.open(report.store), report.name)
+        see = f"; see: icehouse sql \"select * from {view} where flags != ''\"" if view else ""
+        typer.echo(f"flagged: {kinds}{see}")
     if report.retried:
         typer.echo(f"asked a second time: {report.retried}")
     if report.discarded:
@@ -297,50 +330,17 @@ def _print_import(report: ImportReport, as_json: bool) -> None:
     if as_json:
         print_json(report.as_dict())
         return
+    from .printable import one_line
+
+    would = "would be imported" if report.dry_run else "imported"
     typer.echo(
-        f"{report.imported} captions from {report.rows} rows of {report.file}, found by {report.matched_by}; "
-        f"{report.known} pictures had one already"
+        f"{report.imported} captions {would} from {report.rows} rows of {report.file}, found by "
+        f"{one_line(report.matched_by)}; {report.known} pictures had one already"
     )
     if report.conflicting:
         typer.echo(f"second captions of a picture, left out: {report.conflicting}")
     if report.unmatched:
-        typer.echo(f"rows that fit no item: {report.unmatched}; {', '.join(report.unmatched_rows)}")
-
-
-def _view(name: str) -> str:
-    return "captions_" + "".join(c if c.isalnum() else "_" for c in name)
-
-
-@contextmanager
-def _progress() -> Iterator[tuple[Callable[[int, int, str], None] | None, Callable[[str], None]]]:
-    """Bar with rate, tokens a second and time left on a terminal's stderr, and where remarks go; silence elsewhere.
-
-    Off a terminal, hosts that come and go are still told: they matter to whoever reads the log.
-    """
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None, _quiet
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: list[Any] = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    ]
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=300) as bar:
-        task = bar.add_task("captioning", total=None, pace="")
-
-        def update(done: int, total: int, pace: str) -> None:
-            bar.update(task, completed=done, total=total or None, pace=pace)
-
-        yield update, lambda remark: bar.console.print(remark, highlight=False, markup=False)
-
-
-def _quiet(remark: str) -> None:
-    if not remark.startswith("the first "):
-        say(remark)
+        shown = [one_line(row) for row in report.unmatched_rows[:_SHOWN]]
+        more = report.unmatched - len(shown)
+        shown += [f"and {more} more (--json lists all)"] if more > 0 else []
+        typer.echo(f"rows that fit no item: {report.unmatched}; {', '.join(shown)}")

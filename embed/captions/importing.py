@@ -16,9 +16,10 @@ from typing import Any
 from ...data.readers import read_rows
 from ...errors import CaptionError
 from ...store.store import Store
+from ...store.table import Table
 from .answers import flags_of, join_flags
 from .journal import Journal, append_rows
-from .table import DEFAULT_NAME, admit, make_spec
+from .table import DEFAULT_NAME, admit, make_spec, names_of
 
 __all__ = ["ImportReport", "import_captions"]
 
@@ -45,7 +46,8 @@ _KEYS = (
     "filename",
     "img",
 )
-_SHOWN = 20
+# Instead of a picture's sha256: the name fits several pictures, so it tells none.
+_SEVERAL = ""
 
 
 @dataclass
@@ -54,14 +56,17 @@ class ImportReport:
 
     Attributes
     ----------
+    dry_run : bool
+        Whether nothing was written.
     rows, imported, known : int
-        Rows of the file; captions that joined the table; pictures whose caption was in the table already.
+        Rows of the file; captions that joined the table (in a dry run: would join it); pictures whose caption was in the
+        table already.
     matched_by : str
         The file's column, and what of the items it names.
     unmatched : int
-        Rows that fit no item with a picture, or have no caption.
+        Rows that fit no item with a picture, fit several pictures, or have no caption.
     unmatched_rows : list of str
-        The first of them.
+        All of them, by what should have told their picture.
     conflicting : int
         Rows about a picture that an earlier row gave another caption.
     """
@@ -69,6 +74,7 @@ class ImportReport:
     store: str
     name: str
     file: str
+    dry_run: bool = False
     rows: int = 0
     imported: int = 0
     known: int = 0
@@ -82,7 +88,9 @@ class ImportReport:
         return asdict(self)
 
 
-def import_captions(store: Store | str | Path, file: str | Path, *, name: str = DEFAULT_NAME) -> ImportReport:
+def import_captions(
+    store: Store | str | Path, file: str | Path, *, name: str = DEFAULT_NAME, dry_run: bool = False
+) -> ImportReport:
     """Take captions from a JSONL, CSV, TSV or Parquet file.
 
     Parameters
@@ -91,6 +99,8 @@ def import_captions(store: Store | str | Path, file: str | Path, *, name: str = 
     file : str or Path
     name : str, default "default"
         Captions go to ``tables/captions/<name>``; the same file may be imported again when the store has grown.
+    dry_run : bool, default False
+        Match and count, and write nothing.
 
     Returns
     -------
@@ -112,7 +122,7 @@ def import_captions(store: Store | str | Path, file: str | Path, *, name: str = 
     captions = columns.pop(captions_column)
     pictures = _pictures(store)
     key_column, kind, matches = _best_key(file, columns, pictures)
-    report = ImportReport(str(store.path), name, str(file), rows=len(captions))
+    report = ImportReport(str(store.path), name, str(file), dry_run, rows=len(captions))
     report.matched_by = f"{key_column} ({kind})"
     provenance = {
         "imported": {"file": file.name, "sha256": _sha256(file)},
@@ -120,21 +130,33 @@ def import_captions(store: Store | str | Path, file: str | Path, *, name: str = 
     }
     chosen: dict[str, str] = {}
     for key, image, caption in zip(columns[key_column], matches, captions, strict=True):
-        if image is None or caption is None:
+        if not image or caption is None:
             report.unmatched += 1
-            if len(report.unmatched_rows) < _SHOWN:
-                report.unmatched_rows.append(str(key) if image is None else f"{key} (no caption)")
+            why = {None: "", _SEVERAL: " (fits several pictures)"}.get(image, " (no caption)")
+            report.unmatched_rows.append(f"{key}{why}")
         elif chosen.setdefault(image, caption) != caption:
             report.conflicting += 1
     if not chosen:
         raise CaptionError(f"{file}: no row fits an item of {store.path}, by {report.matched_by}")
-    table = admit(store, make_spec(name, provenance))
+    spec = make_spec(name, provenance)
+    if dry_run:
+        # What is not there is not made; what is there must fit.
+        there = _keys(admit(store, spec)) if name in names_of(store) else set()
+        report.imported = len(chosen.keys() - there)
+        report.known = len(chosen) - report.imported
+        return report
+    table = admit(store, spec)
     now = datetime.now(UTC)
     with Journal.open(table):
         rows = [_row(image, caption.strip(), now) for image, caption in chosen.items()]
         report.imported = append_rows(table, rows)
     report.known = len(chosen) - report.imported
     return report
+
+
+def _keys(table: Table) -> set[str]:
+    keys: list[str] = table.read(["caption_key"])["caption_key"].to_pylist()
+    return set(keys)
 
 
 def _read(file: Path) -> dict[str, list[str | None]]:
@@ -151,44 +173,46 @@ def _caption_column(file: Path, columns: Mapping[str, Sequence[str | None]]) -> 
     raise CaptionError(f"{file} has no column of captions; name it one of {', '.join(_CAPTIONS)}")
 
 
-@dataclass
-class _Pictures:
-    """How a row may name a picture: each mapping leads to its sha256."""
-
-    by: dict[str, dict[str, str]]
-
-
-def _pictures(store: Store) -> _Pictures:
+def _pictures(store: Store) -> dict[str, dict[str, str]]:
+    """How a row may name a picture: kind of name -> name -> the picture's sha256, or `_SEVERAL`."""
     items = store.items.read(["item_id", "path", "root", "image_sha256"]).to_pylist()
-    by: dict[str, dict[str, str | None]] = {kind: {} for kind in ("sha256", "item_id", "path", "file name")}
+    by: dict[str, dict[str, str]] = {kind: {} for kind in ("sha256", "item_id", "path", "file name")}
+
+    def add(kind: str, name: str, image: str) -> None:
+        if by[kind].setdefault(name, image) != image:
+            by[kind][name] = _SEVERAL
+
     for row in items:
         image = row["image_sha256"]
         if image is None:
             continue
-        by["sha256"][image] = image
-        by["item_id"][row["item_id"]] = image
+        add("sha256", image, image)
+        add("item_id", row["item_id"], image)
         if row["path"] is not None:
             path = PurePosixPath(row["path"])
-            for spelling in {str(path), str(Path(row["root"]) / path)}:
-                by["path"][spelling] = image
-            # A name that two pictures have tells neither.
-            known = by["file name"].setdefault(path.name, image)
-            if known != image:
-                by["file name"][path.name] = None
-    return _Pictures({kind: {k: v for k, v in found.items() if v} for kind, found in by.items()})
+            for spelling in {str(path), *([str(Path(row["root"]) / path)] if row["root"] else [])}:
+                add("path", spelling, image)
+            add("file name", path.name, image)
+    return by
 
 
 def _best_key(
-    file: Path, columns: Mapping[str, Sequence[str | None]], pictures: _Pictures
+    file: Path, columns: Mapping[str, Sequence[str | None]], pictures: Mapping[str, Mapping[str, str]]
 ) -> tuple[str, str, list[str | None]]:
     """The column, and the way to read it, that fits most rows."""
     best: tuple[int, str, str, list[str | None]] | None = None
+    unclear: list[str] = []
     for name in sorted(columns, key=lambda n: _KEYS.index(n.lower()) if n.lower() in _KEYS else 99):
-        for kind, known in pictures.by.items():
+        for kind, known in pictures.items():
             found = [None if value is None else known.get(_normal(value, kind)) for value in columns[name]]
-            hits = sum(image is not None for image in found)
+            hits = sum(bool(image) for image in found)
+            unclear += [f"{name} ({kind})"] if _SEVERAL in found else []
             if hits and (best is None or hits > best[0]):
                 best = (hits, name, kind, found)
+    if best is None and unclear:
+        raise CaptionError(
+            f"{file}: {unclear[0]} fits several pictures in every row; give item_id, the whole path or sha256"
+        )
     if best is None:
         tried = ", ".join(columns) or f"none of {', '.join(_KEYS)} is there"
         raise CaptionError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from .api import shown, split_host
 from .ollama_api import PORT, default_hosts
+from .printable import one_line
 
 __all__ = ["look_at_ollama"]
 
@@ -24,33 +26,67 @@ def look_at_ollama(host: str | None = None) -> dict[str, Any]:
     -------
     dict
         ``host``, ``answers``, ``version`` (None where it does not answer), ``models``, ``vision`` (those of them that can
-        see) and ``detail``, the same in one line. A host that cannot be reached is reported, not refused.
+        see, or of which the server tells nothing, as old ones do: captioning believes them too), ``untold`` (those that it
+        could not show) and ``detail``, the same in one line. A host that cannot be reached is reported, not refused.
     """
     host = host or default_hosts()[0]
-    found: dict[str, Any] = {"host": host, "answers": False, "version": None, "models": [], "vision": []}
+    found: dict[str, Any] = {
+        "host": host,
+        "answers": False,
+        "version": None,
+        "models": [],
+        "vision": [],
+        "untold": [],
+    }
+    # The client raises whatever its HTTP library does, and a stranger may listen there: hence every `except Exception`.
     try:
         import httpx
         import ollama
 
         url = split_host(host, PORT)
         found["host"] = shown(url)
-        response = httpx.get(f"{url}/api/version", timeout=_WAIT_S)
+        key = os.environ.get("OLLAMA_API_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        response = httpx.get(f"{url}/api/version", headers=headers, follow_redirects=True, timeout=_WAIT_S)
         response.raise_for_status()
-        client = ollama.Client(url, timeout=_WAIT_S)
-        models = [str(model.model) for model in client.list().models]
-        seeing = [name for name in models if "vision" in (client.show(name).capabilities or ())]
-        version = str(response.json()["version"])
-    except (
-        Exception
-    ) as error:  # the client raises whatever its HTTP library does, and a stranger may listen there
-        return {**found, "detail": " ".join(str(error).split())[:200] or type(error).__name__}
+        found |= {"version": str(response.json()["version"]), "answers": True}
+    except Exception as error:
+        return {**found, "detail": _brief(error)}
+    client = ollama.Client(url, timeout=_WAIT_S)
+    try:
+        found["models"] = [str(model.model) for model in client.list().models]
+    except Exception as error:
+        return {
+            **found,
+            "detail": f"version {found['version']}, but it does not list its models: {_brief(error)}",
+        }
+    why = ""
+    for at, name in enumerate(found["models"]):
+        try:
+            capabilities = client.show(name).capabilities
+        except ollama.ResponseError as error:
+            found["untold"].append(name)
+            why = why or _brief(error)
+        except Exception as error:
+            # It has stopped answering: do not wait for it once for each model.
+            found["untold"] += found["models"][at:]
+            why = why or _brief(error)
+            break
+        else:
+            found["vision"] += [name] if capabilities is None or "vision" in capabilities else []
+    return {**found, "detail": _detail(found, why)}
+
+
+def _detail(found: dict[str, Any], why: str) -> str:
+    models, seeing, untold = found["models"], found["vision"], found["untold"]
+    if not models:
+        return f"version {found['version']}, no models"
     can = f"{len(seeing)} of them can see: {', '.join(seeing)}" if seeing else "none of them can see"
-    detail = f"version {version}, {len(models)} models, {can}" if models else f"version {version}, no models"
-    return {
-        **found,
-        "answers": True,
-        "version": version,
-        "models": models,
-        "vision": seeing,
-        "detail": detail,
-    }
+    if untold:
+        can = can if seeing or len(untold) < len(models) else "it does not tell what they can do"
+        can += f"; it cannot show {', '.join(untold)} ({why})"
+    return f"version {found['version']}, {len(models)} models, {can}"
+
+
+def _brief(error: Exception) -> str:
+    return one_line(str(error))[:200] or type(error).__name__

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .plan import Plan
 
-__all__ = ["CaptionReport", "Pace", "duration"]
+__all__ = ["CaptionReport", "Pace", "PaceLine", "duration"]
 
 #: Answers after which the time for the whole set is estimated.
 ESTIMATE_AFTER = 5
@@ -77,6 +77,24 @@ class CaptionReport:
         return asdict(self)
 
 
+class PaceLine(str):
+    """What stands beside the bar, and how long it will be there; what else comes the same way is no `PaceLine`.
+
+    Attributes
+    ----------
+    left_s : float or None
+        Seconds until all is done, at the rate so far; None before the first answer and after the last.
+    """
+
+    left_s: float | None
+
+    def __new__(cls, text: str, left_s: float | None = None) -> PaceLine:
+        """Make a string that carries `left_s`."""
+        line = super().__new__(cls, text)
+        line.left_s = left_s
+        return line
+
+
 class Pace:
     """Rate, tokens a second, and the time that is left.
 
@@ -127,12 +145,13 @@ class Pace:
         """Tokens of answers a second, all hosts together."""
         return self.tokens / self.elapsed
 
-    def line(self, level: int) -> str:
+    def line(self, level: int) -> PaceLine:
         """What stands beside the bar: rate, tokens a second, questions at once."""
         if not self.done:
-            return "waiting for the first answer"
+            return PaceLine("waiting for the first answer")
         rate = f"{self.rate:.1f}/s" if self.rate >= 1 else f"{1 / self.rate:.1f} s each"
-        return f"{rate}, {self.tokens_per_second:.0f} tokens/s, {level} at once"
+        left = max(self.total - self.done, 0) / self.rate
+        return PaceLine(f"{rate}, {self.tokens_per_second:.0f} tokens/s, {level} at once", left or None)
 
 
 def duration(seconds: float) -> str:

@@ -10,10 +10,8 @@ import pytest
 from caption_stores import captions, truth
 from icehouse.cli import app
 from icehouse.embed import encoder as registry
-from icehouse.embed.captions import commands
 from icehouse.store.store import Store
 from ollama_server import OllamaServer
-from rich.console import Console
 from toys import ToyEncoder
 from typer.testing import CliRunner, Result
 
@@ -42,7 +40,8 @@ def test_caption_and_embed(
     result = run(store, "caption", "--model", "llava:7b", "--preset", "crisis")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("6 captions by llava:7b in ")
-    assert result.stderr == ""  # nothing disturbs where nobody looks
+    (remark,) = result.stderr.splitlines()  # where nobody looks, the estimate and nothing else
+    assert remark.startswith("the first 5 took ")
     assert captions(store) == truth(store)
     assert "disaster" in server.questions[0].prompt
     result = run(store, "embed", "--captions", "default", "-e", "toy:a")
@@ -99,7 +98,17 @@ def test_flags_and_failures_are_told(make_store: MakeStore, server: OllamaServer
         (("-m", "x", "--option", "top_k"), 2, "NAME=VALUE"),
         (("-m", "x", "--option", "seed=x"), 2, "a number"),
         (("-m", "x", "--host", "http://127.0.0.1:1"), 1, "ollama serve"),
-        (("-m", "x", "--import", "a.csv"), 2, "leave out the options"),
+        (("-m", "x", "--import", "a.csv"), 2, "leave out --model\n"),
+        (
+            ("--import", "a.csv", "--where", "true", "--limit", "2", "--host", "h", "--pull", "--seed", "0"),
+            2,
+            "leave out --host, --pull, --seed, --where, --limit\n",
+        ),
+        (
+            ("-m", "x", "--api", "openai", "--host", "http://127.0.0.1:1", "--pull"),
+            2,
+            "load it on the server",
+        ),
         (("--import", "none.csv"), 1, "none.csv"),
     ],
 )
@@ -139,7 +148,7 @@ def test_import(make_store: MakeStore, tmp_path: Path) -> None:
     (tmp_path / "made.csv").write_text("image,caption\n0000.png,a house\nnone.png,nothing\n")
     result = run(store, "caption", "--import", str(tmp_path / "made.csv"), "--name", "made")
     assert result.exit_code == 0, result.output
-    assert "1 captions from 2 rows of" in result.stdout
+    assert "1 captions imported from 2 rows of" in result.stdout
     assert "rows that fit no item: 1; none.png" in result.stdout
     report = json.loads(
         run(store, "caption", "--import", str(tmp_path / "made.csv"), "--name", "made", "--json").stdout
@@ -165,20 +174,59 @@ def test_an_interrupt_is_one_line(
     assert "run the same command again to go on" in result.stderr
 
 
-def test_progress_on_a_terminal(
-    make_store: MakeStore, server: OllamaServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    store = make_store(7)
-    with (tmp_path / "screen").open("w") as screen:
-        terminal = Console(file=screen, force_terminal=True, width=120)
-        monkeypatch.setattr("rich.console.Console", lambda **_: terminal)
-        with commands._progress() as (progress, remark):
-            from icehouse.embed.captions.asking import Asking
-            from icehouse.embed.captions.captioner import caption_images
+def test_a_dry_run_of_an_import_writes_nothing(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store(3)
+    file = tmp_path / "made.csv"
+    file.write_text("image,caption\n0000.png,a house\n0001.png,a tree\nnone.png,nothing\n")
+    result = run(store, "caption", "--import", str(file), "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "2 captions would be imported from 3 rows of" in result.stdout
+    assert "captions/default" not in store.table_names()
+    assert run(store, "caption", "--import", str(file)).exit_code == 0
+    before = store.table("captions/default").snapshot().parts
+    report = json.loads(run(store, "caption", "--import", str(file), "--dry-run", "--json").stdout)
+    assert (report["dry_run"], report["imported"], report["known"]) == (True, 0, 2)
+    assert store.table("captions/default").snapshot().parts == before
+    file.write_text("image,caption\n0002.png,a sea\n")
+    result = run(store, "caption", "--import", str(file), "--dry-run")
+    assert result.exit_code == 1
+    assert "give these another --name" in result.stderr
 
-            caption_images(store, Asking("llava:7b", hosts=[server.url]), progress=progress, say=remark)
-    shown = (tmp_path / "screen").read_text()
-    assert "captioning" in shown
-    assert "7/7" in shown
-    assert "tokens/s" in shown
-    assert "all 7 will take about" in shown
+
+def test_rows_without_an_item_are_listed_as_far_as_they_can_be_read(
+    make_store: MakeStore, tmp_path: Path
+) -> None:
+    rows = [{"item_id": "0000", "caption": "a house"}]
+    rows += [{"item_id": f"no\x1b[31m\n[red]{n}", "caption": "x"} for n in range(25)]
+    file = tmp_path / "made.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = make_store(1)
+    told = run(store, "caption", "--import", str(file)).stdout
+    (line,) = (line for line in told.splitlines() if line.startswith("rows that fit no item: 25; "))
+    assert line.endswith(" [red]19, and 5 more (--json lists all)")
+    assert "\x1b" not in told
+    report = json.loads(run(store, "caption", "--import", str(file), "--json").stdout)
+    assert len(report["unmatched_rows"]) == report["unmatched"] == 25
+
+
+def test_the_hint_names_the_view(make_store: MakeStore, server: OllamaServer) -> None:
+    store = make_store(1)
+    server.behave("refuse", times=None)
+    result = run(store, "caption", "-m", "llava:7b", "--host", server.url, "--name", "my-run")
+    assert 'see: icehouse sql "select * from captions_my_run where' in result.stdout
+    result = run(store, "embed", "--captions", "my-run", "-e", "toy:a")
+    query = result.stderr.partition('icehouse sql "')[2].partition('"')[0]
+    assert run(store, "sql", query).exit_code == 0, result.stderr
+
+
+def test_pulling_is_told(make_store: MakeStore, server: OllamaServer) -> None:
+    server.pullable, server.models = {"llava:7b": "d" * 64}, {}
+    store = make_store(2)
+    result = run(store, "caption", "-m", "llava:7b", "--host", server.url)
+    assert "or add --pull" in result.stderr
+    result = run(store, "caption", "-m", "llava:7b", "--host", server.url, "--pull")
+    assert result.exit_code == 0, result.output
+    assert "pulling: pulling manifest\n" in result.stderr
+    assert "pulling: pulling dddddddddddd, 0.0 of 0.0 MB" in result.stderr
+    assert "pulling: success" in result.stderr
+    assert captions(store) == truth(store)

@@ -96,6 +96,35 @@ def test_odd_rows_are_told(make_store: MakeStore, tmp_path: Path) -> None:
     assert (row["flags"], row["model"], row["tokens"]) == ("repeating", None, None)
 
 
+def test_what_fits_several_pictures_tells_none(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store(2)
+    other = {"item_id": ["other"], "path": ["0000.png"], "root": ["/elsewhere"], "image_sha256": ["e" * 64]}
+    store.items.append(pa.table(other))
+    rows: list[dict[str, str | None]] = [
+        {"path": "0000.png", "caption": "which?"},
+        {"path": "0001.png", "caption": "this one"},
+    ]
+    report = import_captions(store, write(tmp_path / "made.jsonl", rows))
+    assert (report.imported, report.unmatched_rows) == (1, ["0000.png (fits several pictures)"])
+    assert captions(store) == {images(store)["0001"]: "this one"}
+    with pytest.raises(CaptionError, match=r"path \(path\) fits several pictures in every row; give item_id"):
+        import_captions(store, write(tmp_path / "unclear.jsonl", rows[:1]), name="unclear")
+    # Written in full, it fits one of them; a copy of a picture under another root is the same picture.
+    rows = [{"path": "/elsewhere/0000.png", "caption": "that one"}]
+    import_captions(store, write(tmp_path / "full.jsonl", rows), name="full")
+    assert captions(store, "full") == {"e" * 64: "that one"}
+    copy = {"item_id": ["twin"], "path": ["0001.png"], "root": ["/elsewhere"]}
+    store.items.append(pa.table({**copy, "image_sha256": [images(store)["0001"]]}))
+    assert import_captions(store, tmp_path / "made.jsonl").known == 1
+
+
+def test_every_row_without_an_item_is_kept(make_store: MakeStore, tmp_path: Path) -> None:
+    rows: list[dict[str, str | None]] = [{"item_id": f"none{n}", "caption": "x"} for n in range(50)]
+    rows.append({"item_id": "0000", "caption": "a house"})
+    report = import_captions(make_store(1), write(tmp_path / "made.jsonl", rows))
+    assert report.unmatched_rows == [f"none{n}" for n in range(50)]
+
+
 def test_what_cannot_be_imported(make_store: MakeStore, tmp_path: Path) -> None:
     store = make_store(1)
     with pytest.raises(CaptionError, match="no column of captions"):

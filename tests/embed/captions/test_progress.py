@@ -1,0 +1,98 @@
+"""What a run shows while it goes on, on a terminal and in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from icehouse.embed.captions.asking import Asking
+from icehouse.embed.captions.captioner import caption_images
+from icehouse.embed.captions.progress import EVERY_S, Log, progress
+from icehouse.embed.captions.report import PaceLine
+from icehouse.store.store import Store
+from ollama_server import OllamaServer
+from rich.console import Console
+
+MakeStore = Callable[..., Store]
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
+    """A terminal; function: what has been written to it."""
+    path = tmp_path / "screen"
+    with path.open("w") as file:
+        terminal = Console(file=file, force_terminal=True, width=140)
+        monkeypatch.setattr("rich.console.Console", lambda **_: terminal)
+
+        def shown() -> str:
+            file.flush()
+            return path.read_text()
+
+        yield shown
+
+
+def test_a_terminal_shows_rate_and_estimate(
+    make_store: MakeStore, server: OllamaServer, screen: Callable[[], str]
+) -> None:
+    with progress() as (tell, remark):
+        caption_images(make_store(7), Asking("llava:7b", hosts=[server.url]), progress=tell, say=remark)
+    assert "captioning" in screen()
+    assert "7/7" in screen()
+    assert "tokens/s" in screen()
+    assert "all 7 will take about" in screen()
+    assert "pulling" not in screen()
+
+
+def test_a_terminal_shows_a_pull_in_megabytes(
+    make_store: MakeStore, server: OllamaServer, screen: Callable[[], str]
+) -> None:
+    with progress() as (tell, _):
+        tell(2_500_000_000, 4_733_363_377, "pulling [bold]8934\x1b[2J")
+        assert "captioning" not in screen().partition("pulling")[2]
+    assert "2,500.0 of 4,733.4 MB" in screen()
+    assert (
+        "pulling [bold]8934\N{REPLACEMENT CHARACTER}[2J" in screen()
+    )  # shown as it was sent, and not obeyed
+    server.pullable, server.models = {"llava:7b": "d" * 64}, {}
+    with progress() as (tell, remark):
+        asking = Asking("llava:7b", hosts=[server.url], pull=True)
+        caption_images(make_store(2), asking, progress=tell, say=remark)
+    assert "2/2" in screen()
+
+
+def test_a_log_has_a_line_now_and_then() -> None:
+    clock, lines = Clock(), []
+    log = Log(lines.append, clock)
+    log.progress(0, 100, PaceLine("waiting for the first answer"))
+    log.remark("the first 5 took 2 s each")
+    for done in range(1, 101):
+        clock.now += 2.0
+        log.progress(done, 100, PaceLine("0.5/s", (100 - done) * 2.0 or None))
+    assert lines[0] == "the first 5 took 2 s each"
+    assert lines[1] == "15 of 100: 0.5/s, about 3 min left"
+    assert lines[-1] == "90 of 100: 0.5/s, about 20 s left"
+    assert len(lines) == 1 + 200 / EVERY_S // 1
+
+
+def test_a_log_tells_each_step_of_a_pull_once() -> None:
+    clock, lines = Clock(), []
+    log = Log(lines.append, clock)
+    for done in range(0, 4_000_000_000, 1_000_000):
+        clock.now += 1 / 64
+        # Two hosts pull at once.
+        log.progress(done, 4_000_000_000, "pulling 8934")
+        log.progress(0, 0, "verifying")
+    assert lines == [
+        "pulling: pulling 8934, 0.0 of 4,000.0 MB",
+        "pulling: verifying",
+        "pulling: pulling 8934, 1,919.0 of 4,000.0 MB",
+        "pulling: pulling 8934, 3,839.0 of 4,000.0 MB",
+    ]
