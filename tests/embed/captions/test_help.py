@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from feed_captions import true_answers, true_items
+from icehouse.cli import app
 from icehouse.data.manifest import SourceOptions
 from icehouse.data.sample.feed import CLASSES, Feed, make_feed
 from icehouse.embed.captions.asking import Asking
@@ -18,10 +21,13 @@ from icehouse.embed.captions.features import embed_captions
 from icehouse.embed.captions.showing import show_captions
 from icehouse.embed.captions.stats import words_of
 from icehouse.embed.pipeline import embed_sources
+from icehouse.heads.reports.ablation import known_ablation
+from icehouse.heads.runs import Run
 from icehouse.heads.sweeps.resampling import Resampling
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
 from ollama_server import OllamaServer
+from typer.testing import CliRunner
 
 pytest.importorskip("efficientnet_lite_pytorch")
 
@@ -81,6 +87,7 @@ def test_macro_f1_rises(feed: Feed, tmp_path: Path) -> None:
                 where="image_sha256 is not null",
                 dups=None,
                 draws=10,
+                report=False,
             )
             for row in run.predictions().to_pylist():
                 if row["split"] == "test":
@@ -95,3 +102,19 @@ def test_macro_f1_rises(feed: Feed, tmp_path: Path) -> None:
     gain = resampling.difference(with_caption, without)
     assert gain.value > 0.02
     assert gain.p < 0.2
+    the_report_says_what_the_caption_adds(store, run)
+
+
+def the_report_says_what_the_caption_adds(store: Store, run: Run) -> None:
+    """As a person asks for it, of the last fold's run."""
+    result = CliRunner().invoke(app, ["report", run.run_id, "-s", str(store.path), "--ablation"])
+    assert result.exit_code == 0, result.output
+    told = known_ablation(run)
+    assert told is not None
+    assert set(told["adds"]) == {"image", "text", "caption"}
+    adds = told["adds"]["caption"]["macro_f1"]
+    assert adds["value"] > 0
+    assert adds["low"] < adds["value"] < adds["high"]
+    page = html.unescape(re.sub("<[^>]*>", "", (run.path / "report.html").read_text(encoding="utf-8")))
+    low, value, high = (f"{100 * adds[key]:+.1f}" for key in ("low", "value", "high"))
+    assert f"caption adds {value} points of macro-F1 to image + text ({low} to {high})" in page
