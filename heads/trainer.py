@@ -181,6 +181,10 @@ class Rows:
         Time that loading took.
     searches : Searches
         For duplicates between the parts.
+    seed : int
+        Of the held-out part.
+    required : dict of str to str
+        Input to feature that every row has (any of them, where `missing` is "keep"): those that the rows were loaded by.
     """
 
     store: Store
@@ -192,6 +196,8 @@ class Rows:
     missing: Missing
     seconds: float
     searches: Searches = field(default_factory=lambda: Searches([]))
+    seed: int = 0
+    required: Mapping[str, str] = field(default_factory=dict)
 
     def part(self, name: Literal["train", "dev", "test"]) -> Samples:
         """The rows of one part."""
@@ -236,7 +242,19 @@ def prepare(
     parts = divide(samples, split_column=split_column, learns=learns, seed=seed)
     searches = Searches.of(store, samples.specs, dups)
     seconds = time.perf_counter() - started
-    return Rows(store, samples, parts, label, split_column, where, missing, seconds, searches)
+    return Rows(
+        store,
+        samples,
+        parts,
+        label,
+        split_column,
+        where,
+        missing,
+        seconds,
+        searches=searches,
+        seed=seed,
+        required=dict(samples.features),
+    )
 
 
 @dataclass(frozen=True)
@@ -319,13 +337,13 @@ def keep(
     seen = seen_contents(learn)
     if len(dev):
         scored("dev", chosen, dev, seen)
+        seen = {name: seen[name] | hashes for name, hashes in seen_contents(dev).items()}
     kept, refit_seconds = chosen, 0.0
     refitted = len(dev) > 0 and (not parts.dev_is_split if refit is None else refit)
     if refitted:
         again = time.perf_counter()
         kept = chosen.refit(concatenate([learn.X, dev.X]), np.concatenate([learn.labels, dev.labels]))
         refit_seconds = time.perf_counter() - again
-        seen = {name: seen[name] | hashes for name, hashes in seen_contents(dev).items()}
     if len(test):
         scored("test", kept, test, seen)
 
@@ -348,6 +366,8 @@ def keep(
             "split_column": rows.split_column,
             "where": rows.where,
             "missing": rows.missing,
+            "held_out_seed": rows.seed,
+            "required": dict(rows.required),
             "left_out": samples.left_out,
             "items": {"version": store.items.snapshot().version, "digest": store.items.snapshot().digest},
         },

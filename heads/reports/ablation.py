@@ -119,15 +119,16 @@ def _rows(store: Store, run: Run) -> Rows:
     data = run.record["data"]
     rows = prepare(
         store,
-        run.features,
+        # A sweep's rows have every input of any of its combinations.
+        {**data.get("required", {}), **run.features},
         label=run.label,
         split_column=data["split_column"],
         where=data["where"],
         missing=data["missing"],
         dups=None,
         learns=head_class(run.family).takes_prompts != "required",
-        seed=run.record["seed"],
-    )
+        seed=data.get("held_out_seed", run.record["seed"]),
+    ).select(list(run.features))
     run.check_space(rows.samples.specs)
     roles = run.training_items()
     for role in ("train", "dev", "test"):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command_line", "protocol_html", "said", "table_html"]
 
+# Characters of a parameter that a command line still shows.
+_LONGEST = 300
+
 
 def protocol_html(run: Run) -> str:
     """Rows, choices, features and versions behind a run, and the command that makes it again."""
@@ -61,8 +64,21 @@ def protocol_html(run: Run) -> str:
     ]
     return (
         f'<dl class="kv">{listed}</dl><h3>Features</h3>{table_html(head, features)}<h3>The same again</h3>'
-        f'<pre class="cli">{escape(command_line(run))}</pre>'
+        f'<pre class="cli">{escape(command_line(run))}</pre>{_but(run)}'
     )
+
+
+def _but(run: Run) -> str:
+    """What the command line cannot say."""
+    data, remarks = run.record["data"], []
+    others = sorted(set(data.get("required", {})) - set(run.features))
+    if others:
+        remarks.append(f"on the rows that have {', '.join(others)} too, as all of the sweep")
+    if data.get("held_out_seed", run.record["seed"]) != run.record["seed"] and _held_out(run):
+        remarks.append(f"with the dev rows that seed {data['held_out_seed']} holds out")
+    if long := [name for name, value in _changed(run).items() if len(_text(value)) > _LONGEST]:
+        remarks.append(f"with {', '.join(long)} as in run.json")
+    return f'<p class="remark">… {escape("; ".join(remarks))}</p>' if remarks else ""
 
 
 def _parameters(run: Run) -> str:
@@ -93,7 +109,7 @@ def command_line(run: Run) -> str:
     parts += ["--inputs", ",".join(f"{name}={feature}" for name, feature in run.features.items())]
     parts += ["--label", run.label]
     for name, value in _changed(run).items():
-        if len(text := value if isinstance(value, str) else json.dumps(value)) <= 300:
+        if len(text := _text(value)) <= _LONGEST:
             parts += ["-p", f"{name}={text}"]
     if data["split_column"] != "split":
         parts += ["--split-column", data["split_column"]]
@@ -101,11 +117,19 @@ def command_line(run: Run) -> str:
         parts += ["--where", data["where"]]
     if data["missing"] != "drop":
         parts += ["--missing", data["missing"]]
-    held_out = not str(record["protocol"]["chosen_on"]).startswith("the dev split")
-    if record["protocol"]["chosen_on"] and record["protocol"]["refit"] != held_out:
+    if record["protocol"]["chosen_on"] and record["protocol"]["refit"] != _held_out(run):
         parts.append("--refit" if record["protocol"]["refit"] else "--no-refit")
     parts += ["--seed", str(record["seed"])]
     return " ".join(shlex.quote(part) for part in parts)
+
+
+def _held_out(run: Run) -> bool:
+    """Whether dev was held out of train, as far as there was one."""
+    return not str(run.record["protocol"]["chosen_on"]).startswith("the dev split")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def table_html(head: Sequence[str], rows: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from ..samples import Missing
 from ..seen import AUTO
 from ..trainer import Fitted, Rows, fit_on, fit_seeds_on, keep, make_head, prepare
 from .plan import Trial, combinations, trials
-from .record import SweepRecord
+from .record import SweepRecord, list_sweeps
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -69,9 +69,10 @@ class TrialResult:
     seeds: dict[int, dict[str, Any]] = field(default_factory=dict)
     error: str | None = None
 
-    def value(self, metric: str) -> float | None:
-        """Mean on dev over the seeds; None where nothing was fitted or the metric is undefined."""
-        found = [one["dev"][metric] for one in self.seeds.values()]
+    def value(self, metric: str, among: Iterable[int] | None = None) -> float | None:
+        """Mean on dev over the seeds (those `among` them); None where nothing was fitted or the metric is undefined."""
+        chosen = self.seeds if among is None else among
+        found = [self.seeds[seed]["dev"][metric] for seed in chosen]
         return float(np.mean(found)) if found and None not in found else None
 
     def spread(self, metric: str) -> float | None:
@@ -202,6 +203,10 @@ def sweep(
     combos = combinations(inputs, store)
     plan = trials(families, combos, list(chosen_seeds), grid)
     features = {name: feature for combo in combos for name, feature in combo.items()}
+    if (
+        not fresh
+    ):  # the rows stay those that have every input of any trial, and a trial of before may still win
+        features = {**_tried(store, name), **features}
     rows = prepare(
         store, features, label=label, split_column=split_column, where=where, missing=missing, dups=dups
     )
@@ -237,8 +242,11 @@ def _fit_all(
             if budget is not None and time.perf_counter() - begun > budget:
                 break
             watch(results, result.trial)
-            _fit(rows, record, result, due, class_weight)
-            record.save_trial(result.trial, result.as_json())
+            for seeds in _together(result.trial, due, class_weight):
+                if budget is not None and time.perf_counter() - begun > budget:
+                    break
+                _fit(rows, record, result, seeds, class_weight)
+                record.save_trial(result.trial, result.as_json())
     watch(results, None)
     return [result.trial for result in results if result.pending]
 
@@ -263,6 +271,13 @@ def _fit(
         result.error = " ".join(str(error).split())
 
 
+def _together(trial: Trial, seeds: Sequence[int], class_weight: str | None) -> list[Sequence[int]]:
+    """Seeds that are fitted by one program; one by one where a family has no such program."""
+    if getattr(_estimator(trial, seeds[0], class_weight), "batched", False):
+        return [seeds]
+    return [[seed] for seed in seeds]
+
+
 def _fit_seeds(rows: Rows, trial: Trial, seeds: Sequence[int], class_weight: str | None) -> dict[int, Fitted]:
     if len(seeds) == 1:
         return {seeds[0]: fit_on(rows, _estimator(trial, seeds[0], class_weight))}
@@ -284,22 +299,9 @@ def _keep_winners(
     rows: Rows, record: SweepRecord, metric: str, class_weight: str | None, refit: bool | None, draws: int
 ) -> dict[str, list[Run]]:
     """Score the best trial of every family on test, all its seeds; what was scored before is not scored again."""
-    best: dict[str, TrialResult] = {}
-    for found in record.all_trials():
-        trial = Trial(
-            found["family"], found["features"], found["params"], tuple(int(seed) for seed in found["seeds"])
-        )
-        result = _known(trial, found)
-        value = result.value(metric)
-        if value is None or not set(trial.features) <= set(rows.samples.features):
-            continue
-        leader = best.get(trial.family)
-        better = leader is None or _gain(value, leader.value(metric), metric) > 0
-        if better:
-            best[trial.family] = result
     before, kept = record.winners, {}
     runs: dict[str, list[Run]] = {}
-    for family, result in best.items():
+    for family, result in _best(rows, record, metric).items():
         trial = result.trial
         known = before.get(family, {})
         ids: dict[str, str] = dict(known["runs"]) if known.get("key") == trial.key else {}
@@ -313,10 +315,38 @@ def _keep_winners(
             about = {"sweep": {"name": record.name, "trial": trial.key, "seed": seed}}
             run = keep(some, estimator, fitted, refit=refit, draws=draws, seed=seed, about=about)
             ids[str(seed)] = run.run_id
-        kept[family] = {"key": trial.key, "runs": ids}
-        record.save_winners({**before, **kept})
+            # At once: a seed that has seen test must not see it again after a kill.
+            kept[family] = {"key": trial.key, "runs": dict(ids)}
+            record.save_winners({**before, **kept})
         runs[family] = [Run.load(rows.store, ids[str(seed)]) for seed in trial.seeds]
     return runs
+
+
+def _best(rows: Rows, record: SweepRecord, metric: str) -> dict[str, TrialResult]:
+    """The best trial of every family, whatever session it is from; the first in the order of names where some are equal."""
+    families: dict[str, list[TrialResult]] = {}
+    for found in record.all_trials():
+        seeds = tuple(int(seed) for seed in found["seeds"])
+        trial = Trial(found["family"], found["features"], found["params"], seeds)
+        result = _known(trial, found)
+        if result.value(metric) is not None and set(trial.features) <= set(rows.samples.features):
+            families.setdefault(trial.family, []).append(result)
+    best = {}
+    for family, results in families.items():
+        # A budget may have left some trials with fewer seeds: only those that all have tell them apart.
+        common = set.intersection(*(set(result.seeds) for result in results))
+        sign = 1 if METRICS[metric] else -1
+        best[family] = max(results, key=lambda result: sign * (result.value(metric, common) or 0.0))
+    return best
+
+
+def _tried(store: Store, name: str) -> dict[str, str]:
+    """Inputs of what the sweep of that name has done so far, as far as the store still has them."""
+    if name not in list_sweeps(store):
+        return {}
+    known = set(store.feature_names())
+    features = SweepRecord.open(store, name).data["features"]
+    return {name: about["feature"] for name, about in features.items() if about["feature"] in known}
 
 
 def _report(store: Store, winners: Mapping[str, Sequence[Run]]) -> None:
@@ -328,12 +358,6 @@ def _report(store: Store, winners: Mapping[str, Sequence[Run]]) -> None:
             problem = leave_report(store, runs[0], affordable=_AFFORDABLE)
             if problem is not None:
                 warnings.warn(problem, RuntimeWarning, stacklevel=3)
-
-
-def _gain(value: float, other: float | None, metric: str) -> float:
-    if other is None:
-        return 1.0
-    return (value - other) * (1 if METRICS[metric] else -1)
 
 
 def _known(trial: Trial, found: Mapping[str, Any] | None) -> TrialResult:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from icehouse.heads.runs import Run
 from icehouse.heads.samples import Samples, load_samples, parse_inputs
 from icehouse.heads.trainer import divide, train
 from icehouse.store.store import Store
+from icehouse.store.vectors import Vectors
 
 Make = Callable[..., Store]
 
@@ -248,14 +250,15 @@ def test_what_cannot_be_trained_is_said(
 
 def test_an_item_with_bad_features_is_named(make_store: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(24)
-    original = Store.features
+    original = Store.vectors
 
-    def broken(self: Store, *args: Any, **kwargs: Any) -> Any:
-        features = original(self, *args, **kwargs)
-        features.X[4] = np.nan
-        return features
+    def broken(self: Store, name: str) -> Vectors:
+        found = original(self, name)
+        X = found.X.copy()
+        X[4] = np.nan
+        return replace(found, X=X)
 
-    monkeypatch.setattr(Store, "features", broken)
+    monkeypatch.setattr(Store, "vectors", broken)
     with pytest.raises(HeadError, match="NaN or infinity for 1 items, first 'p004'"):
         train(store)
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 import pytest
 from icehouse.errors import HeadError
 from icehouse.heads.reports.ablation import ablate, known_ablation, subsets
+from icehouse.heads.runs import Run
+from icehouse.heads.sweeps.record import SweepRecord
+from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
 from quick import QUICK
@@ -49,6 +52,28 @@ def test_without_test_dev_is_compared(make_store: Make) -> None:
     told = ablate(store, run, draws=50)
     assert told["on"] == "dev"
     assert told["subsets"][0]["accuracy"]["value"] == pytest.approx(run.metrics["dev"]["accuracy"]["value"])
+
+
+def test_a_run_of_a_sweep_is_compared_on_the_rows_of_the_sweep(make_store: Make) -> None:
+    # No dev split: a part was held out with the seed of the rows, not that of the fit; and rows without text are in none.
+    store = make_store(120, split=lambda i: ("train", "train", "test")[i % 3], no_text=(0, 1, 2, 3, 4, 5))
+    done = sweep(store, ["mlp"], inputs="image", seeds=[0, 3], grid={"mlp": {"epochs": [2]}}, report=False)
+    sweep(
+        store,
+        ["mlp"],
+        inputs="image+text,image",
+        name="both",
+        seeds=[0, 3],
+        grid={"mlp": {"epochs": [2]}},
+        report=False,
+    )
+    for name in ("default", "both"):
+        for run in SweepRecord.open(store, name).winners["mlp"]["runs"].values():
+            told = ablate(store, Run.load(store, run), draws=20)
+            assert told["subsets"][0]["accuracy"]["value"] == pytest.approx(
+                Run.load(store, run).metrics["test"]["accuracy"]["value"]
+            )
+    assert len(done.winners["mlp"]) == 2
 
 
 def test_items_that_have_changed_are_not_compared(make_store: Make) -> None:

@@ -138,9 +138,14 @@ def token_store(tmp_path: Path, spec: Callable[..., dict[str, Any]]) -> Store:
 
 def test_tokens_have_effects_and_attention_where_they_lie(token_store: Store) -> None:
     inputs = {"image": "toy/image/tokens", "text": "toy/text/tokens"}
-    run = train(
-        token_store, "guided-ca", inputs=inputs, params={**QUICK["guided-ca"], "epochs": 15}, report=False
-    )
+    params = {**QUICK["guided-ca"], "epochs": 40}
+    # Where both inputs tell the class a head may lean on one of them: by itself the picture has to be read.
+    alone = train(token_store, "guided-ca", inputs={"image": inputs["image"]}, params=params, report=False)
+    effects = [one.tokens["image"].effect for one in explain(token_store, alone, ["p00", "p01", "p02"])]
+    # The patch that tells; by how much depends on the class that a picture without it would be given.
+    first, *others = np.abs(effects).mean(axis=0)
+    assert first > 0.2 > 5 * max(others)
+    run = train(token_store, "guided-ca", inputs=inputs, params=params, report=False)
     found = explain(token_store, run, ["p00", "p01", "p02"])
     X = {name: token_store.features(feature) for name, feature in inputs.items()}
     for row, one in enumerate(found):
@@ -149,7 +154,6 @@ def test_tokens_have_effects_and_attention_where_they_lie(token_store: Store) ->
         assert len(image.effect) == len(image.attention or []) == 6
         assert text.words == [f" {i}" for i in range(1, row + 2)]
         assert sum(image.attention or []) == pytest.approx(1, abs=1e-5)
-        assert int(np.argmax(image.effect)) == 0  # the patch that tells
         # The third patch left out; patches know their places, so the gap has to stay a gap.
         values = {
             "image": Tokens(X["image"].X[[row]], np.arange(6)[None] != 2),

@@ -131,6 +131,66 @@ def test_a_sweep_that_was_killed_goes_on(make_store: Make, monkeypatch: pytest.M
     assert scores[0] == scores[1]
 
 
+def test_a_kill_between_seeds_loses_nothing_and_shows_test_once(
+    make_store: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from icehouse.heads.sweeps import sweep as module
+
+    store = make_store(120)
+    real_fit, real_keep, kept = Noisy._fit, module.keep, []
+
+    def dies_fitting(self: Noisy, *args: Any) -> Any:
+        if self.seed == 2 and len(Noisy.fits) == 2:
+            raise KeyboardInterrupt
+        return real_fit(self, *args)
+
+    monkeypatch.setattr(Noisy, "_fit", dies_fitting)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(store, ["noisy"], inputs="image", seeds=3)
+    monkeypatch.setattr(Noisy, "_fit", real_fit)
+
+    def dies_keeping(*args: Any, **kwargs: Any) -> Run:
+        if len(kept) == 1:
+            raise KeyboardInterrupt
+        kept.append(kwargs["seed"])
+        return real_keep(*args, **kwargs)
+
+    monkeypatch.setattr(module, "keep", dies_keeping)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(store, ["noisy"], inputs="image", seeds=3)
+    monkeypatch.setattr(module, "keep", real_keep)
+    assert [seed for _, seed in Noisy.fits] == [0, 1, 2]
+    done = sweep(store, ["noisy"], inputs="image", seeds=3)
+    assert [seed for _, seed in Noisy.fits] == [0, 1, 2]
+    assert [run.record["seed"] for run in done.winners["noisy"]] == [0, 1, 2]
+    assert len(list_runs(store)) == 3
+
+
+def test_a_later_sweep_of_less_does_not_dethrone_a_better_trial(make_store: Make) -> None:
+    store = make_store(240, no_text=(0, 1, 2))
+    first = sweep(store, ["logreg"], inputs="image+text,text")
+    (before,) = first.winners["logreg"]
+    assert "+".join(before.features) == "image+text"
+    again = sweep(store, ["logreg"], inputs="text")
+    assert [run.run_id for run in again.winners["logreg"]] == [before.run_id]
+    assert len(list_runs(store)) == 1
+
+
+def test_trials_with_more_seeds_are_compared_by_those_that_all_have(make_store: Make) -> None:
+    store = make_store(120)
+    done = sweep(store, ["noisy"], inputs="image,text", seeds=2)
+    image, text = done.results
+    for result, scores in ((image, (0.5, 0.9)), (text, (0.6,))):
+        for seed, score in enumerate(scores):
+            result.seeds[seed]["dev"]["macro_f1"] = score
+        for seed in range(len(scores), 2):
+            del result.seeds[seed]
+        done.record.save_trial(result.trial, result.as_json())
+    # By its mean of two seeds the image leads; by the seed that both have, the text does.
+    again = sweep(store, ["noisy"], inputs="image,text", seeds=1)
+    assert {run.features.get("text") for run in again.winners["noisy"]} == {"toy/text/pooled"}
+
+
 def test_a_budget_gives_every_trial_its_first_seed_first(make_store: Make) -> None:
     store = make_store(120)
     done = sweep(store, ["noisy"], seeds=3, budget=1e9)
