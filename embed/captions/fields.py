@@ -180,8 +180,9 @@ def write_fields(
         _append(target, keyed, todo, fields_of([by_key[caption.key] for caption, _ in todo], vocabulary))
     report.written, report.known = len(todo), len(rows) - len(todo)
     report.numbers, report.objects = spec["dim"], len(vocabulary)
-    named = [word for row in rows for word in _words(row["objects"])]
-    report.covered = float(np.mean([word in set(vocabulary) for word in named])) if named else None
+    placed = set(vocabulary)
+    named = [word in placed for row in rows for word in _words(row["objects"])]
+    report.covered = float(np.mean(named)) if named else None
     return report
 
 
@@ -190,7 +191,7 @@ def _append(target: Table, keyed: Keys, todo: Sequence[tuple[Caption, list[str]]
     each = np.repeat(np.arange(len(todo)), [len(some) for some in owners])
     columns: dict[str, Any] = {keyed.column: pa.array([key for some in owners for key in some], pa.string())}
     if keyed.column == "item_id":
-        columns["caption_key"] = pa.array([todo[at][0].key for at in each], pa.string())
+        columns["caption_key"] = pa.array([todo[at][0].key for at in each.tolist()], pa.string())
     columns["vector"] = vectors_to_arrow(X[each], target.spec["dtype"])
     new = pa.table(columns).cast(target.snapshot().schema)
     if keyed.column == "item_id":

@@ -42,7 +42,7 @@ def answer(question: Question) -> str:
     """Damage, people and objects by the picture; every fourth answer breaks the schema."""
     n = int(question.sha[:8], 16)
     if n % 4 == 0:
-        return "I see a street."
+        return "{I see a street."
     return json.dumps(
         {
             "caption": f"Scene {n % 10}.",

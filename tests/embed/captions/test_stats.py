@@ -119,7 +119,7 @@ def test_structured_columns(make_store: MakeStore, server: OllamaServer, asking:
 
     def answer(question: Question) -> str:
         if not left:
-            return "no JSON at all"
+            return "{no JSON at all"
         damage, people, said, objects = left.pop()
         fields = {"damage": damage, "people": people, "visible_text": said, "objects": objects}
         return json.dumps({"caption": "what there is", "sentiment": "negative", **fields})
