@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from icehouse.data.manifest import SourceOptions
 from icehouse.embed.pipeline import embed_sources
+from icehouse.heads.registry import FAMILIES
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.sweeps.sweep import Sweep, TrialResult, sweep
 from icehouse.heads.trainer import train
@@ -31,9 +32,11 @@ from icehouse.store.annotate import join
 from icehouse.store.store import Store
 from machine import machine
 
-VECTORS = "pooled=mini/{0}/pooled", "joint=mini/{0}/joint", "pooled=mini/{0}/pooled+joint=mini/{0}/joint"
+VECTORS = "pooled=mini/{0}/pooled", "pooled=mini/{0}/pooled+joint=mini/{0}/joint"
+#: Heads of class prompts need the joint space.
+PROMPTED = ("zero-shot", "tip-adapter")
 #: Heads whose attention has something to attend to where an input has many tokens.
-ATTENDING = ("diff-attn", "guided-ca", "guided-ca+diff-attn", "two-token")
+ATTENDING = ("diff-attn", "guided-ca")
 #: Heads for cells that the published protocol leaves out: one of each kind.
 FEW = ("logreg", "svm", "lightgbm", "knn", "mlp", "diff-attn")
 
@@ -51,30 +54,39 @@ def watch(results: Sequence[TrialResult], trial: Any) -> None:
 def search(
     store: Store, modality: str, seeds: int, label: str, split: str, heads: Sequence[str] | None
 ) -> list[Sweep]:
-    """All heads on vectors; on tokens those that attend."""
+    """All heads on vectors, those with prompts on the joint space; on tokens those that attend."""
+    chosen = list(FAMILIES) if heads is None else list(heads)
     vectors = [pattern.format(modality) for pattern in VECTORS]
-    tokens = [f"tokens=mini/{modality}/tokens"]
-    attending = [head for head in ATTENDING if heads is None or head in heads]
-    shared: dict[str, Any] = {
-        "metric": "accuracy",
-        "label": label,
-        "split_column": split,
-        "report": False,
-        "watch": watch,
+    plan = {
+        "vectors": ([head for head in chosen if head not in PROMPTED], vectors, seeds),
+        "joint": ([head for head in chosen if head in PROMPTED], [f"joint=mini/{modality}/joint"], 1),
+        "tokens": ([head for head in chosen if head in ATTENDING], [f"tokens=mini/{modality}/tokens"], 1),
     }
     return [
-        sweep(store, heads, inputs=vectors, seeds=seeds, name=f"{label}-{split}-vectors", **shared),
-        sweep(store, attending, inputs=tokens, seeds=1, name=f"{label}-{split}-tokens", **shared),
+        sweep(
+            store,
+            some,
+            inputs=inputs,
+            seeds=n,
+            name=f"{label}-{split}-{kind}",
+            metric="accuracy",
+            label=label,
+            split_column=split,
+            report=False,
+            watch=watch,
+        )
+        for kind, (some, inputs, n) in plan.items()
+        if some
     ]
 
 
-def crisismmd(source: Path, folder: Path) -> None:
-    """Official splits, texts only; task 2 with its labels as they come, and with five classes."""
+def crisismmd(source: Path, folder: Path, seeds: int) -> None:
+    """Official splits, texts only; task 2 with its labels as they come."""
     if not source.is_dir():
         print(f"CrisisMMD: skipped, no annotation files at {source}")
         return
     options = SourceOptions(preset="crisismmd")
-    for task, label in (("informative", "label"), ("humanitarian", "label"), ("humanitarian", "label5")):
+    for task, label in (("informative", "label"), ("humanitarian", "label")):
         path = folder / task
         files = sorted(source.glob(f"task_{task}_*.tsv"))
         embed_sources(files, path, encoder="mini", options=options, only="text", tokens=True)
@@ -88,7 +100,7 @@ def crisismmd(source: Path, folder: Path) -> None:
             report=False,
         )
         begun = time.perf_counter()
-        found = search(store, "text", 3, label, "split", None)
+        found = search(store, "text", seeds, label, "split", None)
         runs = [run for one in found for some in one.winners.values() for run in some]
         board = compare(store, [plain, *runs], metric="accuracy")
         print(f"\nCrisisMMD {task}, {label}: {board.rows:,} test rows, {time.perf_counter() - begun:.0f} s")
@@ -156,6 +168,9 @@ def main() -> None:
     parser.add_argument(
         "--crisismmd-files", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "crisismmd"
     )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="fits of a trial on CrisisMMD, for heads that draw"
+    )
     parser.add_argument("--keep", type=Path, help="folder for the stores; what is there is not done again")
     options = parser.parse_args()
     print(machine("torch", "scikit-learn", "lightgbm"))
@@ -163,7 +178,7 @@ def main() -> None:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         if "crisismmd" in options.what:
-            crisismmd(options.crisismmd_files, folder)
+            crisismmd(options.crisismmd_files, folder, options.seeds)
         if "elpv" in options.what:
             elpv(folder, "binary", None)
             elpv(folder, "any", FEW)
