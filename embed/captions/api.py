@@ -1,7 +1,7 @@
 """What a server of vision-language models is to the rest: who it is, an answer to a question, and how it can fail.
 
 Two protocols implement `Api`: Ollama's (`ollama_api`) and OpenAI's (`openai_api`). Whatever a server
-or its network does wrong becomes one of the five faults here, by what is to be done about it.
+or its network does wrong becomes one of the faults here, by what is to be done about it. Every message names the host.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = [
     "FaultError",
     "GoneError",
     "Identity",
+    "MissingError",
     "Question",
     "RejectedError",
     "fault_of_status",
@@ -57,6 +58,10 @@ class RejectedError(FaultError):
 
 class DeniedError(FaultError):
     """The server will answer no question until a person does something: a missing model, a wrong key."""
+
+
+class MissingError(DeniedError):
+    """The server does not have the model; it can perhaps be made to fetch it."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class Api(ABC):
 
     @abstractmethod
     async def identify(self) -> Identity:
-        """Find out who answers; `DeniedError` if the model is not there or cannot see."""
+        """Find out who answers; `MissingError` if the model is not there, `DeniedError` if it cannot see."""
 
     @abstractmethod
     async def ask(self, question: Question) -> Answer:
@@ -137,16 +142,37 @@ class Api(ABC):
         """Let go of the connections."""
 
 
-def fault_of_status(status: int, message: str, retry_after: float | None = None) -> FaultError:
-    """The fault that an HTTP status stands for, with the server's own words."""
-    text = " ".join(message.split())[:200] or "no reason given"
+def fault_of_status(
+    url: str, status: int, message: str, retry_after: float | None = None, *, key_variable: str, path: str
+) -> FaultError:
+    """The fault that an HTTP status stands for, with the server's own words and, where a person has to act, the remedy.
+
+    Parameters
+    ----------
+    url : str
+        Who said so, fit to be shown.
+    status : int
+    message : str
+        The server's words.
+    retry_after : float, optional
+        Seconds that it asked to be left alone.
+    key_variable : str
+        Environment variable that holds the key.
+    path : str
+        An address as the protocol has it, for whoever gave another.
+    """
+    text = f"{url}: {' '.join(message.split())[:200] or 'no reason given'} (status {status})"
     if status in (429, 503):
-        return BusyError(f"busy: {text}", retry_after)
-    if status in (401, 402, 403, 404):
+        return BusyError(f"{text}: it is busy", retry_after)
+    if status in (401, 403):
+        return DeniedError(f"{text}: is the key in {key_variable} right?")
+    if status == 404:
+        return DeniedError(f"{text}: is the address right? It looks like {path}")
+    if status == 402:
         return DeniedError(text)
     if 400 <= status < 500 and status not in (408, 499):
-        return RejectedError(f"{text} (status {status})")
-    return BrokenError(f"{text} (status {status})", retry_after)
+        return RejectedError(text)
+    return BrokenError(text, retry_after)
 
 
 def split_host(host: str, default_port: int) -> str:

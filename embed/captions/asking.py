@@ -78,6 +78,10 @@ class Asking:
         ):
             if value < least:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: at least {least}")
+        for name, most in (("seed", 2**63 - 2), ("num_predict", 2**31 - 1)):
+            value = self.sampling(0)[name]
+            if not (-most <= value <= most and float(value).is_integer()):
+                raise UsageError(f"{name} {value}: a whole number, at most {most}")
 
     def connect(self) -> list[Api]:
         """Make a client for each host, once each."""
@@ -96,11 +100,13 @@ class Asking:
         first = {"temperature": 0.0, "seed": self.seed, "num_predict": self.max_tokens, **self.options}
         if attempt == 0:
             return first
+        room = int(first["num_predict"])
         return {
             **first,
             "seed": int(first["seed"]) + 1,
             "temperature": max(float(first["temperature"]), _RETRY_TEMPERATURE),
-            "num_predict": 2 * int(first["num_predict"]),
+            # Negative ones mean "without end" and "to the context's end".
+            "num_predict": 2 * room if room > 0 else room,
         }
 
     def provenance(self, identity: Identity) -> dict[str, Any]:

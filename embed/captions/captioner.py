@@ -8,35 +8,40 @@ in the table some seconds later, once its host was found to be still the same mo
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...errors import CaptionError, SpaceError
+from ...errors import CaptionError, LockedError, SpaceError
 from ...store.store import Store
-from ...store.table import Table
 from . import ledger, loop, pictures
 from .answers import better, flags_of, join_flags
-from .api import Answer, DeniedError, FaultError, GoneError, Identity, Question
+from .api import Answer, DeniedError, FaultError, GoneError, Identity, MissingError, Question
 from .asking import Asking
+from .backoff import wait_s
 from .climber import Climber
 from .dispatch import Dispatcher
 from .hosts import Host
-from .journal import Journal
+from .journal import Batch, Journal
 from .plan import Job, plan
+from .probe import plain_picture
 from .report import CaptionReport, Pace
+from .rows import Row
 from .structured import COLUMNS, SCHEMA, parse
-from .table import DEFAULT_NAME, admit, make_spec, note_server
+from .table import DEFAULT_NAME, admit, captions_of, make_spec, names_of, note_server
 
 __all__ = ["COMMIT_S", "caption_images"]
 
 #: Answers become a part of the table after so many seconds, in a long run up to twelve times as many; until then they are
 #: in the journal.
 COMMIT_S = 10.0
+
+_INSIST = 3
 
 Progress = Callable[[int, int, str], None]
 Say = Callable[[str], None]
@@ -113,18 +118,6 @@ def caption_images(
     return run.report
 
 
-@dataclass
-class _Verdict:
-    """An answer and what is wrong with it."""
-
-    answer: Answer
-    flags: tuple[str, ...]
-    fields: dict[str, Any]
-    seconds: float
-    seed: int
-    host: str
-
-
 class _Run:
     """One run: its table, its hosts, its report."""
 
@@ -137,10 +130,12 @@ class _Run:
         self.report = CaptionReport(str(store.path), name, asking.model)
         self.hosts: list[Host] = []
         self.pace = Pace(0)
-        self._first: dict[str, _Verdict] = {}
         self._provenance: dict[str, Any] = {}
         self._journal: Journal | None = None
         self._dispatcher: Dispatcher | None = None
+        self._jobs: dict[str, Job] = {}
+        self._failures: list[tuple[Job, Exception]] = []
+        self._failed_some = asyncio.Event()
         self._committing = asyncio.Lock()
 
     def kept(self) -> str:
@@ -152,6 +147,7 @@ class _Run:
     async def main(self, find_jobs: Callable[[], list[Job]]) -> None:
         """Connect, admit, ask, commit."""
         self.hosts = [Host(api, Climber(self.asking.concurrency)) for api in self.asking.connect()]
+        self.report.hosts = {host.url: 0 for host in self.hosts}
         try:
             identity = await self._meet()
             self._provenance = self.asking.provenance(identity)
@@ -166,12 +162,19 @@ class _Run:
             note_server(table, identity.server)
             with Journal.open(table) as journal:
                 self._journal = journal
-                await self._work(table, find_jobs())
+                for remark in journal.remarks:
+                    self._note(remark)
+                await self._work(find_jobs())
         finally:
             for host in self.hosts:
-                self.report.hosts[host.url] = host.answered
                 self.report.concurrency[host.url] = host.climber.level
                 await host.api.close()
+
+    def _note(self, remark: str) -> None:
+        self.report.notes.append(remark)
+        self.say(remark)
+
+    # Who answers
 
     async def _meet(self) -> Identity:
         """Identify the hosts; those that do not answer are left out for now.
@@ -181,78 +184,128 @@ class _Run:
         CaptionError
             If none can be used.
         SpaceError
-            If two of them have different models under one name.
+            If two of them have different models under one name, or one has another than the table.
         """
-        met = await asyncio.gather(*(self._identify(host) for host in self.hosts))
+        met = await self._try_to_meet()
         found = [(host, it) for host, it in zip(self.hosts, met, strict=True) if isinstance(it, Identity)]
         faults = [who for who in met if isinstance(who, FaultError)]
         if not found:
             ollama_is_off = self.asking.api == "ollama" and all(isinstance(f, GoneError) for f in faults)
             start = ": start it with `ollama serve`, or name another with --host" if ollama_is_off else ""
             raise CaptionError("; ".join(dict.fromkeys(str(fault) for fault in faults)) + start)
-        first, identity = found[0]
-        for host, other in found[1:]:
-            if (other.model, other.digest) != (identity.model, identity.digest):
-                raise SpaceError(
-                    f"{first.url} and {host.url} have different models as {identity.model}: digest "
-                    f"{_short(identity.digest)} and {_short(other.digest)}; run `ollama pull {identity.model}` on both"
-                )
+        self._compare(found)
         for host, who in zip(self.hosts, met, strict=True):
-            if isinstance(who, DeniedError):
-                host.expelled = CaptionError(str(who))
-            elif isinstance(who, FaultError):
-                host.down_since, host.why = time.monotonic(), str(who)
-            else:
+            if isinstance(who, Identity):
                 host.trusted = True
                 continue
-            self.report.notes.append(f"{host.url} is left out: {who}")
-            self.say(self.report.notes[-1])
-        return identity
+            if isinstance(who, DeniedError):
+                host.expelled = CaptionError(str(who))
+            else:
+                host.down_since, host.why = time.monotonic(), str(who)
+            self._note(f"{host.url} is left out: {who}")
+        return found[0][1]
 
-    async def _identify(self, host: Host) -> Identity | FaultError:
+    async def _try_to_meet(self) -> list[Identity | FaultError]:
+        """Who answers; one that is there and in trouble gets the run's patience, one that is not there gets none."""
+        begun, attempt, rng = time.monotonic(), 0, random.Random(0)
+        while True:
+            met = await asyncio.gather(*(self._identify_or_fault(host) for host in self.hosts))
+            used = any(isinstance(who, Identity) for who in met)
+            hopeless = all(isinstance(who, (GoneError, DeniedError)) for who in met)
+            if used or hopeless or time.monotonic() - begun >= self.asking.patience:
+                return met
+            if attempt == 0:
+                self.say("; ".join(str(who) for who in met) + "; trying again")
+            await asyncio.sleep(wait_s(attempt, rng, most=min(10.0, self.asking.patience / 4)))
+            attempt += 1
+
+    async def _identify_or_fault(self, host: Host) -> Identity | FaultError:
         try:
-            try:
-                return await host.api.identify()
-            except DeniedError as fault:
-                if not (self.asking.pull and "--pull" in str(fault)):
-                    return fault
-                await host.api.pull(self._pulling)
-                return await host.api.identify()
+            return await self._identify(host)
         except FaultError as fault:
             return fault
 
+    async def _identify(self, host: Host) -> Identity:
+        """Find out who answers; where the model is missing and may be fetched, have it fetched."""
+        try:
+            return await host.api.identify()
+        except MissingError as fault:
+            if not self.asking.pull:
+                raise
+            self.say(f"{fault}; it is being pulled")
+            host.down_since = None  # it is there, and at work for us
+            await host.api.pull(self._pulling)
+            return await host.api.identify()
+
     def _pulling(self, status: str, completed: int, total: int) -> None:
-        if self.progress:
+        # Amid a run the bar tells of captions, not of one host's download.
+        if self.progress and self._dispatcher is None:
             self.progress(completed, total, status)
 
-    def _check(self, identity: Identity) -> None:
+    def _compare(self, found: Sequence[tuple[Host, Identity]]) -> None:
+        """Refuse hosts that do not have one model, by name: the table's where there is one."""
+        first, identity = found[0]
+        wanted, whose = identity.digest, first.url
+        model = identity.model
+        if self.name in names_of(self.store):
+            table = captions_of(self.store, self.name)
+            made_by = table.spec.get("provenance") or {}
+            if (made_by.get("model"), made_by.get("api")) == (model, self.asking.api):
+                wanted, whose = made_by.get("digest"), f"the captions {self.name!r}"
+                changed = {host.url for host, other in found if other.digest != wanted}
+                if changed:
+                    # What these answered in a run that was killed cannot be told from the new model's answers.
+                    with suppress(LockedError), Journal.open(table, changed=changed) as journal:
+                        for remark in journal.remarks:
+                            self._note(remark)
+                if len(changed) == len(found):
+                    return  # the table's own refusal says the rest
+        for host, other in found:
+            if other.digest != wanted:
+                raise SpaceError(
+                    f"{whose} and {host.url} have different models as {model}: digest {_short(wanted)} and "
+                    f"{_short(other.digest)}; bring them to one, with `ollama pull {model}`, or leave {host.url} out"
+                )
+
+    def _check(self, host: Host, identity: Identity) -> None:
         """Refuse a host whose model is not the one that these captions are by."""
         now = self.asking.provenance(identity)
         if now != self._provenance:
             raise SpaceError(
                 f"the model {identity.model} has changed: the captions {self.name!r} are by digest "
-                f"{_short(self._provenance['digest'])}, the server now has digest {_short(identity.digest)}; "
+                f"{_short(self._provenance['digest'])}, {host.url} now has digest {_short(identity.digest)}; "
                 "bring back the first, or caption with the second under another --name"
             )
 
-    async def _work(self, table: Table, jobs: list[Job]) -> None:
+    async def _work(self, jobs: list[Job]) -> None:
         self.pace = Pace(len(jobs))
+        self._jobs = {job.key: job for job in jobs if job.failed_before}
         self._tell()
         dispatcher = self._dispatcher = Dispatcher(
             [host for host in self.hosts if host.expelled is None],
             prepare=lambda job: pictures.load(job.files, job.image_sha256, self.asking.max_side),
             work=self._caption,
+            identify=self._identify,
             check=self._check,
+            probe=self._probe,
             done=self._done,
             failed=self._failed,
             say=self.say,
             patience=self.asking.patience,
         )
         try:
-            await dispatcher.run(jobs, beside=self._commit_now_and_then)
+            await dispatcher.run(jobs, beside=self._keep_books)
         finally:
-            await self._commit()
+            try:
+                await self._record()
+            finally:
+                await self._commit(last=True)
         self._tell()
+
+    # Books
+
+    async def _keep_books(self) -> None:
+        await asyncio.gather(self._commit_now_and_then(), self._record_failures())
 
     async def _commit_now_and_then(self) -> None:
         begun = time.monotonic()
@@ -262,123 +315,182 @@ class _Run:
             # A commit that has begun is brought to its end, whatever becomes of the run.
             await asyncio.shield(self._commit())
 
-    async def _commit(self) -> None:
-        """Bring the answers so far into the table, without those of a model that changed under us."""
-        assert self._journal is not None
-        async with self._committing:
-            if not self._journal.rows:
-                return
-            number, rows = self._journal.take()
-            changed = {host.url for host in self.hosts if not await self._same(host, rows)}
-            kept = [row for row in rows if row["host"] not in changed]
-            self.report.discarded += len(rows) - len(kept)
-            self.report.captioned -= len(rows) - len(kept)
-            await asyncio.to_thread(self._journal.commit, number, kept)
+    async def _record_failures(self) -> None:
+        while True:
+            await self._failed_some.wait()
+            await asyncio.shield(self._record())
 
-    async def _same(self, host: Host, rows: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether a host that gave some of these answers still is the model it was before them."""
-        if not any(row["host"] == host.url for row in rows):
-            return True
+    async def _record(self) -> None:
+        """Put failures into the ledger; in a thread, since another writer may make it wait."""
+        async with self._committing:
+            self._failed_some.clear()
+            failures, self._failures = self._failures, []
+            if failures:
+                await asyncio.to_thread(ledger.record, self.store, self.name, failures)
+
+    async def _commit(self, last: bool = False) -> None:
+        """Bring the answers so far into the table, if their hosts still have the model that they had."""
+        journal = self._journal
+        assert journal is not None
+        async with self._committing:
+            if not journal.rows:
+                return
+            batch = journal.take()
+            names = {row["host"] for row in batch.rows}
+            standing = {host.url: await self._same(host, last) for host in self.hosts if host.url in names}
+            kept = [row for row in batch.rows if standing.get(row["host"], True)]
+            unknown = [row for row in batch.rows if standing.get(row["host"], True) is None]
+            self._discard([row for row in batch.rows if standing.get(row["host"], True) is False])
+            for url in (url for url, same in standing.items() if same is False):
+                journal.void(url)
+            if unknown:
+                journal.put_back(batch, unknown)
+                if last:
+                    hosts = ", ".join(sorted({row["host"] for row in unknown}))
+                    self._note(
+                        f"{len(unknown)} answers wait in the journal, since {hosts} cannot be asked whether its model is "
+                        "still the same; the next run brings them into the table"
+                    )
+            await asyncio.to_thread(self._bring_in, batch, kept)
+
+    def _bring_in(self, batch: Batch, rows: Sequence[Row]) -> None:
+        """Settle and commit; in that order, since the journal keeps the answers if this process dies in between."""
+        assert self._journal is not None
+        settled = [self._jobs[row["caption_key"]] for row in rows if row["caption_key"] in self._jobs]
+        ledger.settle(self.store, self.name, settled)
+        self._journal.commit(batch, rows)
+
+    def _discard(self, rows: Collection[Row]) -> None:
+        """Count answers of another model out again."""
+        self.report.discarded += len(rows)
+        self.report.captioned -= len(rows)
+        for row in rows:
+            for flag in _flags(row):
+                self.report.flagged[flag] -= 1
+                if not self.report.flagged[flag]:
+                    del self.report.flagged[flag]
+
+    async def _same(self, host: Host, insist: bool) -> bool | None:
+        """Whether a host still is the model it was before its latest answers; None where it cannot be asked now."""
         if isinstance(host.expelled, SpaceError):
             return False
-        try:
-            self._check(await host.api.identify())
-        except FaultError:
-            return True  # nobody to ask: it was the right one when last seen
-        except SpaceError:
-            if self._dispatcher is not None:
-                self._dispatcher.distrust(host)
-            return False
-        return True
+        for attempt in range(_INSIST if insist else 1):
+            try:
+                self._check(host, await host.api.identify())
+            except (GoneError, DeniedError):
+                return None
+            except FaultError:
+                await asyncio.sleep(0.2 * attempt)
+            except SpaceError:
+                if self._dispatcher is not None:
+                    self._dispatcher.distrust(host)
+                return False
+            else:
+                return True
+        return None
 
     # One picture
 
-    async def _caption(self, job: Job, picture: bytes, host: Host) -> dict[str, Any]:
-        """Ask, and once more where the answer is flagged; the better one is kept."""
-        first = self._first.get(job.key)
+    async def _caption(self, job: Job, picture: bytes, host: Host) -> tuple[Row, float]:
+        """Ask, and once more where the answer is flagged; the better one is kept. Returns it, and the seconds of loading."""
+        assert self._journal is not None
+        # Should the second question meet a fault or a kill, the first answer is not asked for again.
+        first = self._journal.firsts.get(job.key)
+        load_s = 0.0
         if first is None:
-            first = await self._ask(job, picture, host, 0)
-            if first.flags:
-                # Should the second question meet a fault, the first answer is not asked for again.
-                self._first[job.key] = first
-        if not first.flags:
-            return self._row(job, first, 1)
-        second = await self._ask(job, picture, host, 1)
-        self._first.pop(job.key, None)
+            first, load_s = await self._ask(job, picture, host, 0)
+            if not _flags(first):
+                return first, load_s
+            first = self._journal.add(first, first=True)
+        second, more_s = await self._ask(job, picture, host, 1)
         self.report.retried += 1
-        chosen = second if better(first.flags, second.flags) else first
-        return self._row(job, chosen, 2)
+        chosen = second if better(_flags(first), _flags(second)) else first
+        return {**chosen, "attempts": 2}, max(load_s, more_s)
 
-    async def _ask(self, job: Job, picture: bytes, host: Host, attempt: int) -> _Verdict:
+    async def _ask(self, job: Job, picture: bytes, host: Host, attempt: int) -> tuple[Row, float]:
+        """One question; returns the row that its answer makes, and the seconds of loading."""
         sampling = self.asking.sampling(attempt)
-        schema = SCHEMA if self.asking.prompt.structured else None
-        question = Question(self.asking.prompt.fill(job.text), picture, sampling, schema)
         begun = time.monotonic()
-        answer = await host.api.ask(question)
+        answer = await host.api.ask(self._question(picture, job.text, attempt))
         seconds = time.monotonic() - begun - answer.load_s
         self.report.questions += 1
         self.report.tokens += answer.tokens or 0
         self.pace.tokens += answer.tokens or 0
-        return self._judge(answer, seconds, int(sampling["seed"]), host.url)
-
-    def _judge(self, answer: Answer, seconds: float, seed: int, host: str) -> _Verdict:
-        if not self.asking.prompt.structured:
-            flags = flags_of(answer.text, cut=answer.cut)
-            return _Verdict(answer, flags, {"caption": answer.text}, seconds, seed, host)
-        fields = parse(answer.text)
-        if fields is None:
-            empty = dict.fromkeys(COLUMNS.names)
-            flags = ("empty",) if not answer.text else ("invalid",)
-            flags += ("cut",) if answer.cut else ()
-            return _Verdict(answer, flags, {"caption": answer.text, **empty}, seconds, seed, host)
-        flags = flags_of(fields["caption"], cut=answer.cut)
-        return _Verdict(answer, flags, fields, seconds, seed, host)
-
-    def _row(self, job: Job, verdict: _Verdict, attempts: int) -> dict[str, Any]:
-        return {
+        flags, fields = self._judge(answer)
+        row = {
             "caption_key": job.key,
             "image_sha256": job.image_sha256,
             "text_sha256": job.text_sha256,
-            **verdict.fields,
-            "flags": join_flags(verdict.flags),
-            "tokens": verdict.answer.tokens,
-            "seconds": round(max(verdict.seconds, 0.0), 3),
-            "attempts": attempts,
-            "seed": verdict.seed,
+            **fields,
+            "flags": join_flags(flags),
+            "tokens": answer.tokens,
+            "seconds": round(max(seconds, 0.0), 3),
+            "attempts": 1,
+            "seed": int(sampling["seed"]),
             "model": self.asking.model,
-            "host": verdict.host,
+            "host": host.url,
             "created": datetime.now(UTC),
-            "_load_s": verdict.answer.load_s,
         }
+        return row, answer.load_s
 
-    def _done(self, job: Job, row: dict[str, Any]) -> None:
+    def _question(self, picture: bytes, text: str | None, attempt: int) -> Question:
+        schema = SCHEMA if self.asking.prompt.structured else None
+        return Question(self.asking.prompt.fill(text), picture, self.asking.sampling(attempt), schema)
+
+    async def _probe(self, host: Host) -> None:
+        """Ask about a picture that nothing is wrong with; whatever is answered will do."""
+        await host.api.ask(self._question(plain_picture(), None, 0))
+
+    def _judge(self, answer: Answer) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """What is wrong with an answer, and the columns it fills."""
+        if not self.asking.prompt.structured:
+            return flags_of(answer.text, cut=answer.cut), {"caption": answer.text}
+        fields = parse(answer.text)
+        if fields is None:
+            wrong = "invalid" if answer.text else "empty"
+            flags = (wrong, "cut") if answer.cut else (wrong,)
+            return flags, {"caption": answer.text, **dict.fromkeys(COLUMNS.names)}
+        return flags_of(fields["caption"], cut=answer.cut), fields
+
+    def _done(self, job: Job, answer: tuple[Row, float]) -> None:
         assert self._journal is not None
-        load_s = row.pop("_load_s")
+        row, load_s = answer
         self._journal.add(row)
         self.report.captioned += 1
-        for flag in filter(None, row["flags"].split(",")):
+        # A first answer may be of an earlier run, and its host none of this one's.
+        if row["host"] in self.report.hosts:
+            self.report.hosts[row["host"]] += 1
+        for flag in _flags(row):
             self.report.flagged[flag] = self.report.flagged.get(flag, 0) + 1
-        ledger.settle(self.store, self.name, job)
         estimate = self.pace.answered(None, load_s)
         if estimate:
             self.say(estimate)
         self._tell()
 
     def _failed(self, job: Job, error: Exception) -> None:
-        first = self._first.pop(job.key, None)
+        assert self._journal is not None
+        first = self._journal.firsts.get(job.key)
         if first is not None:
             # The second question got no answer, but the first one did.
-            self._done(job, self._row(job, first, 1))
+            self.report.retried += 1
+            self._done(job, (first, 0.0))
             return
         self.report.failed += 1
-        ledger.record(self.store, self.name, job, error)
-        self.pace.answered(None)
+        # The pace is that of answers: a picture that cannot be read took no time.
+        self.pace.total -= 1
+        self._failures.append((job, error))
+        self._failed_some.set()
         self._tell()
 
     def _tell(self) -> None:
         if self.progress:
             level = sum(host.climber.level for host in self.hosts if host.trusted)
-            self.progress(self.pace.done, self.pace.total, self.pace.line(level))
+            failed = self.report.failed
+            self.progress(self.pace.done + failed, self.pace.total + failed, self.pace.line(level))
+
+
+def _flags(row: Row) -> list[str]:
+    return [flag for flag in row["flags"].split(",") if flag]
 
 
 def _short(digest: str | None) -> str:

@@ -3,7 +3,8 @@
 One task for each host hands it questions up to its level; faults decide what follows. A question that was not heard or came
 at a bad time is asked again, elsewhere if another host is free; one that brings no answer three times is given up, so that a
 picture that crashes the model costs its neighbours nothing. A host that fails is identified again before it gets more. Two
-breakers end a run that could only waste time: no host answers any more, or picture after picture gets no answer.
+breakers end a run that could only waste time: no host is of use any more, or picture after picture gets no answer and a
+picture that is known to be good gets none either.
 
 Everything here runs in one thread, in an event loop; pictures are prepared in two others.
 """
@@ -20,8 +21,18 @@ from functools import partial
 from typing import Any
 
 from ...errors import CaptionError, IcehouseError, ImageError
-from .api import BrokenError, BusyError, DeniedError, FaultError, GoneError, Identity
+from .api import (
+    BrokenError,
+    BusyError,
+    DeniedError,
+    FaultError,
+    GoneError,
+    Identity,
+    MissingError,
+    RejectedError,
+)
 from .backoff import wait_s
+from .breaker import Breaker
 from .hosts import Host
 from .plan import Job
 
@@ -30,7 +41,7 @@ __all__ = ["Dispatcher"]
 #: A question is given up after so many faults that may be its own.
 TRIES = 3
 
-#: So many given up in a row, with no answer between them, end the run.
+#: After so many given up in a row, with no answer between them, a picture that is known to be good decides.
 STREAK = 5
 
 #: Threads that read and resize pictures.
@@ -38,7 +49,6 @@ READERS = 2
 
 _GRACE_S = 30.0
 _HEAD_START_S = 0.005
-_BUSY_PATIENCE = 10
 
 
 class Dispatcher:
@@ -51,8 +61,12 @@ class Dispatcher:
         Job -> the picture to send; called in a thread. Its `ImageError` is a failure of that job alone.
     work : callable
         (job, picture, host) -> coroutine of the result; raises faults.
+    identify : callable
+        Host -> coroutine of its `Identity`; raises faults.
     check : callable
-        Takes an `Identity`; raises an `IcehouseError` where it is not the one these answers belong to.
+        Takes a host and its `Identity`; raises an `IcehouseError` where it is not the one these answers belong to.
+    probe : callable
+        Host -> coroutine that asks about a picture known to be good; raises faults.
     done : callable
         (job, result): a job is done.
     failed : callable
@@ -61,6 +75,8 @@ class Dispatcher:
         Takes a remark for people.
     patience : float
         Seconds to go on trying when no host answers.
+    clock : callable, optional
+        Seconds; rates and outages are measured by it.
     """
 
     def __init__(
@@ -69,25 +85,33 @@ class Dispatcher:
         *,
         prepare: Callable[[Job], bytes],
         work: Callable[[Job, bytes, Host], Awaitable[Any]],
-        check: Callable[[Identity], None],
+        identify: Callable[[Host], Awaitable[Identity]],
+        check: Callable[[Host, Identity], None],
+        probe: Callable[[Host], Awaitable[None]],
         done: Callable[[Job, Any], None],
         failed: Callable[[Job, Exception], None],
         say: Callable[[str], None],
         patience: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.hosts = list(hosts)
         self.prepare = prepare
         self.work = work
+        self.identify = identify
         self.check = check
+        self.probe = probe
         self.done = done
         self.failed = failed
         self.say = say
         self.patience = patience
+        self.clock = clock
+        self.breaker = Breaker(patience)
         self.rng = random.Random(0)
         self._ready: deque[tuple[Job, bytes]] = deque()
         self._preparing = 0
         self._left = 0
         self._withheld: list[tuple[Job, Exception]] = []
+        self._probing = False
         self._asking: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._over: asyncio.Future[None] | None = None
@@ -189,7 +213,11 @@ class Dispatcher:
         if error is None:
             self._ready.append((job, future.result()))
         elif isinstance(error, (ImageError, OSError, ValueError, MemoryError)):
-            self.failed(job, error)
+            # Nobody awaits this callback: what it raises would be logged, and the run would wait for this picture for ever.
+            try:
+                self.failed(job, error)
+            except Exception as trouble:
+                self._end(trouble)
             self._finish()
         else:
             self._end(error if isinstance(error, Exception) else CaptionError(str(error)))
@@ -204,7 +232,7 @@ class Dispatcher:
                 return
             async with self._changed:
                 await self._changed.wait_for(
-                    lambda: not host.trusted or bool(self._ready and host.free(time.monotonic()))
+                    lambda: not host.trusted or bool(self._ready and host.free(self.clock()))
                 )
             if host.expelled is not None:
                 return
@@ -220,19 +248,19 @@ class Dispatcher:
         attempt = 0
         while host.expelled is None:
             try:
-                identity = await host.api.identify()
-                self.check(identity)
+                identity = await self.identify(host)
+                self.check(host, identity)
             except DeniedError as fault:
                 self._expel(host, CaptionError(str(fault)))
             except IcehouseError as error:
                 self._expel(host, error)
             except FaultError as fault:
-                now = time.monotonic()
+                now = self.clock()
                 if host.down_since is None:
                     host.down_since = now
                     self.say(f"{host.url} is left out until it answers again: {fault}")
                 host.why = str(fault)
-                self._check_patience(now)
+                self._judge(now)
                 await asyncio.sleep(wait_s(attempt, self.rng, most=min(10.0, self.patience / 4)))
                 attempt += 1
             else:
@@ -244,26 +272,21 @@ class Dispatcher:
         return False
 
     def _expel(self, host: Host, error: Exception) -> None:
+        if host.expelled is not None:
+            return  # by another of the questions that were under way
         host.trusted, host.expelled = False, error
         left = [other for other in self.hosts if other.expelled is None]
         if left:
             self.say(f"{host.url} is left out: {error}")
-            self._check_patience(time.monotonic())
+            self._judge(self.clock())
         else:
             self._end(error)
 
-    def _check_patience(self, now: float) -> None:
-        """End the run where no host has answered for too long."""
-        left = [host for host in self.hosts if host.expelled is None]
-        if all(host.down_since is not None for host in left):
-            last = max(host.down_since for host in left if host.down_since is not None)
-            if now - last >= self.patience:
-                whys = "; ".join(dict.fromkeys(host.why for host in left))
-                self._end(CaptionError(f"no host has answered for {self.patience:g} s: {whys}"))
-        busy = [host.busy_since for host in left]
-        if all(since is not None and now - since >= _BUSY_PATIENCE * self.patience for since in busy):
-            whys = "; ".join(dict.fromkeys(f"{host.url}: {host.why}" for host in left))
-            self._end(CaptionError(f"no host has had time for {_BUSY_PATIENCE * self.patience:g} s: {whys}"))
+    def _judge(self, now: float) -> None:
+        """End the run where no host is of any use any more."""
+        verdict = self.breaker.verdict(self.hosts, now)
+        if verdict is not None:
+            self._end(CaptionError(verdict))
 
     # Questions
 
@@ -285,39 +308,42 @@ class Dispatcher:
         try:
             result = await self.work(job, picture, host)
         except FaultError as fault:
-            self._faulted(host, job, picture, fault)
+            error = self._faulted(host, job, picture, fault)
+            if error is not None:
+                await self._give_up(host, job, error)
         else:
-            host.answered += 1
-            host.busies, host.busy_since = 0, None
-            host.climber.answered(time.monotonic(), busy=host.under_way >= host.climber.level)
+            host.gave_answer()
+            host.climber.answered(self.clock(), busy=host.under_way >= host.climber.level)
             self._release()
             self.done(job, result)
             self._finish()
 
     def _following(self, host: Host) -> tuple[Job, bytes] | None:
         """The next question for a host that has just been through one; None where it shall have fewer at once, or none."""
-        held = host.under_way > host.climber.level or time.monotonic() < host.rest_until
+        held = host.under_way > host.climber.level or self.clock() < host.rest_until
         if not host.trusted or held or not self._ready or self._over is None or self._over.done():
             return None
         return self._ready.popleft()
 
-    def _faulted(self, host: Host, job: Job, picture: bytes, fault: FaultError) -> None:
-        """Decide what becomes of a question that got no answer, and of the host."""
-        now = time.monotonic()
+    def _faulted(self, host: Host, job: Job, picture: bytes, fault: FaultError) -> FaultError | None:
+        """Decide what becomes of a question that got no answer, and of the host; returns the fault if it is given up."""
+        now = self.clock()
         host.why = str(fault)
-        if isinstance(fault, BusyError):
-            wait = wait_s(host.busies, self.rng, asked=fault.retry_after)
-            host.busies += 1
-            host.busy_since = now if host.busy_since is None else host.busy_since
+        if isinstance(fault, (BusyError, GoneError)):
+            wait = wait_s(host.idles, self.rng, asked=fault.retry_after)
             # Of a burst of refusals only the first says anything new about the level.
-            if now >= host.rest_until:
+            if isinstance(fault, BusyError) and now >= host.rest_until:
                 host.climber.back_off()
-            host.rest_until = max(host.rest_until, now + wait)
+            elif isinstance(fault, GoneError):
+                host.trusted = False
+            host.gave_nothing(now, wait)
             asyncio.get_running_loop().call_later(wait + 0.001, self._notify_soon)
             self._ready.appendleft((job, picture))
-            self._check_patience(now)
-        elif isinstance(fault, GoneError):
+            self._judge(now)
+        elif isinstance(fault, MissingError) and (host.idles == 0 or not host.trusted):
+            # Identifying it again, once, tells whether it is to be left out, or has the model fetched.
             host.trusted = False
+            host.gave_nothing(now, 0.0)
             self._ready.appendleft((job, picture))
         elif isinstance(fault, DeniedError):
             self._expel(host, CaptionError(str(fault)))
@@ -327,28 +353,56 @@ class Dispatcher:
             host.climber.back_off()
             job.faults += 1
             if job.faults >= TRIES:
-                self._give_up(job, fault)
-            else:
-                wait = wait_s(job.faults - 1, self.rng, asked=fault.retry_after)
-                asyncio.get_running_loop().call_later(wait, self._again, job, picture)
+                return fault
+            wait = wait_s(job.faults - 1, self.rng, asked=fault.retry_after)
+            asyncio.get_running_loop().call_later(wait, self._again, job, picture)
         else:
-            self._give_up(job, fault)
+            return fault
+        return None
 
     def _again(self, job: Job, picture: bytes) -> None:
         self._ready.append((job, picture))
         self._notify_soon()
 
-    def _give_up(self, job: Job, error: Exception) -> None:
+    async def _give_up(self, host: Host, job: Job, error: Exception) -> None:
         """Note a failure, but put it on record only once another picture got its answer: else the host is to blame."""
         self._withheld.append((job, error))
-        if len(self._withheld) >= STREAK:
-            self._end(
-                CaptionError(
-                    f"{STREAK} pictures in a row got no answer, the last of them {job.item_id}: {error}; "
-                    "this looks like the server, not the pictures"
-                )
-            )
+        if len(self._withheld) >= STREAK and not self._probing:
+            self._probing = True
+            try:
+                await self._find_fault(host)
+            finally:
+                self._probing = False
         self._finish()
+
+    async def _find_fault(self, host: Host) -> None:
+        """Pictures or server: ask about a picture that is known to be good.
+
+        Without this, a store whose first pictures are all bad would stop every run at the same ones.
+        """
+        job, error = self._withheld[-1]
+        streak = (
+            f"{len(self._withheld)} pictures in a row got no answer, the last of them {job.item_id}: {error}"
+        )
+        for attempt in range(TRIES):
+            try:
+                await self.probe(host)
+            except FaultError as fault:
+                host.trusted = False
+                trouble = fault
+                if isinstance(fault, (RejectedError, DeniedError)):
+                    break
+                await asyncio.sleep(wait_s(attempt, self.rng, asked=fault.retry_after))
+            else:
+                self.say(f"{streak}; a plain test picture gets one, so these are recorded as failures")
+                self._release()
+                return
+        self._end(
+            CaptionError(
+                f"{streak}; nor did a plain test picture ({trouble}), so this is the server or what it is asked, not the "
+                "pictures: look at its log, at --option and the prompt"
+            )
+        )
 
     def _release(self) -> None:
         withheld, self._withheld = self._withheld, []

@@ -22,12 +22,12 @@ class Host:
     ----------
     under_way : int
         Questions it is working on.
-    answered : int
-        Answers it gave in this run.
     down_since : float or None
         When it stopped answering, on the run's clock.
-    busy_since : float or None
-        Since when it has said nothing but that it is busy.
+    idle_since : float or None
+        Since when questions have brought nothing but that it is busy, or no connection.
+    idles : int
+        How many in a row.
     why : str
         Last thing that went wrong.
     """
@@ -37,17 +37,27 @@ class Host:
     trusted: bool = False
     expelled: Exception | None = None
     under_way: int = 0
-    answered: int = 0
-    busies: int = 0
+    idles: int = 0
     rest_until: float = 0.0
     down_since: float | None = None
-    busy_since: float | None = None
+    idle_since: float | None = None
     why: str = ""
 
     @property
     def url(self) -> str:
         """Address, fit to be shown."""
         return self.api.url
+
+    def gave_answer(self) -> None:
+        """Note that a question was answered."""
+        self.idles, self.idle_since = 0, None
+
+    def gave_nothing(self, now: float, wait: float) -> None:
+        """Note that a question was not taken, and let the host rest for `wait` seconds."""
+        # Questions that were under way together fail together, and are one failure.
+        self.idles += now >= self.rest_until
+        self.idle_since = now if self.idle_since is None else self.idle_since
+        self.rest_until = max(self.rest_until, now + wait)
 
     def free(self, now: float) -> bool:
         """Whether it may get a question."""

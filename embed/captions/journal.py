@@ -4,6 +4,10 @@ An answer costs seconds to minutes, a commit of a table some milliseconds and a 
 line to a journal beside the table, which costs microseconds and survives any death of this process; every few seconds
 the lines so far become a part of the table and their journal goes. A run that finds journals of a dead one begins by
 bringing them into the table. Only the answers under way when a process dies are asked for again.
+
+A flagged answer is written too, as a *first* one: it is no row of the table yet, but the next run asks only the second
+question. A line tells which digest the model had when its host was last looked at. Lines that cannot become rows, or that
+are by another model, are set aside in a file and never in the way.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,30 +26,61 @@ import pyarrow as pa
 from ...errors import LockedError, StoreError
 from ...store import lock as locks
 from ...store.table import Table
+from .rows import Columns, Row, columns_of, fit
 
-__all__ = ["Journal", "append_rows"]
+__all__ = ["Batch", "Journal", "append_rows"]
 
 _FOLDER = "journal"
-Row = dict[str, Any]
+_SET_ASIDE = "set-aside.txt"
+# Keys of a line that are no columns.
+_FIRST, _DIGEST, _VOID = "_first", "_digest", "_void"
+
+
+@dataclass
+class Batch:
+    """Rows on their way into the table, and the journals to be forgotten once they are there."""
+
+    rows: list[Row]
+    numbers: list[int] = field(default_factory=list)
 
 
 class Journal:
     """The journal of one captions table, in the hands of one run.
 
     Use `Journal.open`, which keeps other runs out.
+
+    Attributes
+    ----------
+    rows : list of dict
+        Answers that are in the journal, but not in the table yet.
+    firsts : dict
+        Key -> first answer whose second question is not answered yet.
+    remarks : list of str
+        What was found when it was opened, for people.
     """
 
     def __init__(self, table: Table, folder: Path) -> None:
         self.table = table
         self.folder = folder
         self.rows: list[Row] = []
-        self._number = 0
+        self.firsts: dict[str, Row] = {}
+        self.remarks: list[str] = []
+        self._columns = columns_of(table.snapshot().schema)
+        self._digest = (table.spec.get("provenance") or {}).get("digest")
+        self._numbers: list[int] = []  # journals with answers in `rows`
+        self._next = 0
         self._file: int | None = None
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, table: Table) -> Iterator[Journal]:
+    def open(cls, table: Table, *, changed: Collection[str] = ()) -> Iterator[Journal]:
         """Take the table for this run, and bring in what a dead run left.
+
+        Parameters
+        ----------
+        table : Table
+        changed : collection of str
+            Hosts that are found to have another model now: what they left is set aside.
 
         Raises
         ------
@@ -62,53 +98,129 @@ class Journal:
             except LockedError as error:
                 raise LockedError(f"another run is captioning under this name: {error}") from None
             journal = cls(table, folder)
-            journal._recover()
+            journal._recover(changed)
             try:
                 yield journal
             finally:
                 journal._close()
 
-    def add(self, row: Row) -> None:
-        """Keep a row, as safe from a death of this process as in the table."""
-        line = json.dumps({**row, "created": row["created"].isoformat()}, ensure_ascii=True) + "\n"
-        try:
-            if self._file is None:
-                path = self.folder / f"{self._number:06d}.jsonl"
-                self._file = os.open(
-                    path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-                )
-            os.write(self._file, line.encode())
-        except OSError as error:
-            raise StoreError(f"cannot write to {self.folder}: {error.strerror or error}") from error
-        self.rows.append(row)
+    def add(self, row: Row, *, first: bool = False) -> Row:
+        """Keep an answer, as safe from a death of this process as in the table; returns it as the table can have it.
 
-    def take(self) -> tuple[int, list[Row]]:
+        Parameters
+        ----------
+        row : dict
+        first : bool, default False
+            It is flagged, and a second question follows.
+        """
+        row = fit(row, self._columns)
+        self._write({**row, "created": row["created"].isoformat(), _DIGEST: self._digest, _FIRST: first})
+        if first:
+            self.firsts[row["caption_key"]] = row
+        else:
+            self.firsts.pop(row["caption_key"], None)
+            self.rows.append(row)
+        return row
+
+    def void(self, host: str) -> None:
+        """Note that what this host answered since it was last looked at is by another model."""
+        self.firsts = {key: row for key, row in self.firsts.items() if row["host"] != host}
+        self._write({_VOID: host})
+
+    def take(self) -> Batch:
         """Close the journal in hand and give its rows, to be committed; what is added from now on goes to the next one."""
         self._close()
-        taken, self.rows = self.rows, []
-        number, self._number = self._number, self._number + 1
-        return number, taken
+        taken = Batch(self.rows, self._numbers)
+        self.rows, self._numbers = [], []
+        # The closed journal is about to go, with the first answers in it.
+        for row in list(self.firsts.values()):
+            self.add(row, first=True)
+        return taken
 
-    def commit(self, number: int, rows: Sequence[Row]) -> int:
-        """Append rows to the table and forget their journal; may run in another thread."""
+    def put_back(self, batch: Batch, rows: Sequence[Row]) -> None:
+        """Let some rows of a batch wait for the next one, and their journals with them."""
+        self.rows = [*rows, *self.rows]
+        self._numbers = [*batch.numbers, *self._numbers]
+        batch.numbers = []
+
+    def commit(self, batch: Batch, rows: Sequence[Row]) -> int:
+        """Append rows of a batch to the table and forget their journals; may run in another thread."""
         added = append_rows(self.table, rows)
-        self._path(number).unlink(missing_ok=True)
+        for number in batch.numbers:
+            self._path(number).unlink(missing_ok=True)
         return added
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.jsonl"
+
+    def _write(self, record: dict[str, Any]) -> None:
+        line = memoryview(json.dumps(record, ensure_ascii=True).encode() + b"\n")
+        try:
+            if self._file is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+                self._file = os.open(self._path(self._next), flags)
+                self._numbers.append(self._next)
+                self._next += 1
+            while line:
+                line = line[os.write(self._file, line) :]
+        except OSError as error:
+            raise StoreError(f"cannot write to {self.folder}: {error.strerror or error}") from error
 
     def _close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
-    def _recover(self) -> None:
+    def _recover(self, changed: Collection[str]) -> None:
+        """Bring what dead runs left into the table; first answers go over into a journal of this run."""
         left = sorted(self.folder.glob("*.jsonl"))
-        rows = [row for path in left for row in _read(path)]
-        append_rows(self.table, rows)
+        answers, aside = self._read(left, changed)
+        done = {answer.row["caption_key"] for answer in answers if not answer.first}
+        append_rows(self.table, [answer.row for answer in answers if not answer.first])
+        firsts = {answer.row["caption_key"]: answer.row for answer in answers if answer.first}
+        if firsts:
+            done.update(self.table.read(["caption_key"])["caption_key"].to_pylist())
+        # Numbers go on: a death amid this finds both the old journals and the new one, and does the same again.
+        self._next = 1 + max((int(path.stem) for path in left if path.stem.isdigit()), default=-1)
+        for key, row in firsts.items():
+            if key not in done:
+                self.add(row, first=True)
+        if aside:
+            self._set_aside(aside)
         for path in left:
             path.unlink()
+
+    def _read(self, paths: Sequence[Path], changed: Collection[str]) -> tuple[list[_Line], list[bytes]]:
+        """Answers that can be had, and lines that cannot."""
+        answers: list[_Line] = []
+        aside: list[bytes] = []
+        for path in paths:
+            for text in _lines(path):
+                try:
+                    line = _parse(text, self._columns)
+                except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                    aside.append(text)
+                    continue
+                if line.void is not None:
+                    aside += [answer.text for answer in answers if answer.row["host"] == line.void]
+                    answers = [answer for answer in answers if answer.row["host"] != line.void]
+                elif line.row["host"] in changed or line.digest not in (self._digest, _UNKNOWN):
+                    aside.append(text)
+                else:
+                    answers.append(line)
+        return answers, aside
+
+    def _set_aside(self, lines: Sequence[bytes]) -> None:
+        path = self.folder / _SET_ASIDE
+        try:
+            with path.open("ab") as file:
+                file.write(b"".join(line + b"\n" for line in lines))
+        except OSError as error:
+            raise StoreError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+        self.remarks.append(
+            f"{len(lines)} answers that an earlier run left cannot be read or may be by another model; they are asked for "
+            f"again, and kept for you in {path}"
+        )
 
 
 def append_rows(table: Table, rows: Sequence[Row]) -> int:
@@ -116,13 +228,39 @@ def append_rows(table: Table, rows: Sequence[Row]) -> int:
     if not rows:
         return 0
     schema = table.snapshot().schema
-    return table.append(pa.Table.from_pylist(list(rows), schema=schema), unique="caption_key")
+    columns = columns_of(schema)
+    fitted = pa.Table.from_pylist([fit(row, columns) for row in rows], schema=schema)
+    return table.append(fitted, unique="caption_key")
 
 
-def _read(path: Path) -> Iterator[Row]:
+#: Digest of lines from before digests were written.
+_UNKNOWN = object()
+
+
+@dataclass
+class _Line:
+    """A line of a journal: an answer, or that those of a host are `void`."""
+
+    text: bytes
+    row: Row
+    first: bool = False
+    digest: Any = _UNKNOWN
+    void: str | None = None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
     """Whole lines of a journal; the last one may have been cut by death."""
-    for line in path.read_bytes().split(b"\n"):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            row = json.loads(line)
-            row["created"] = datetime.fromisoformat(row["created"])
-            yield row
+    *lines, rest = path.read_bytes().split(b"\n")
+    yield from (line for line in lines if line.strip())
+    with contextlib.suppress(ValueError):
+        json.loads(rest)
+        yield rest
+
+
+def _parse(text: bytes, columns: Columns) -> _Line:
+    record = json.loads(text)
+    if _VOID in record:
+        return _Line(text, {}, void=str(record[_VOID]))
+    first, digest = bool(record.pop(_FIRST, False)), record.pop(_DIGEST, _UNKNOWN)
+    record["created"] = datetime.fromisoformat(record["created"])
+    return _Line(text, fit(record, columns), first, digest)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
+import re
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ from .api import (
     FaultError,
     GoneError,
     Identity,
+    MissingError,
     Question,
     fault_of_status,
     shown,
@@ -35,7 +39,10 @@ __all__ = ["PORT", "OllamaApi", "certificates", "default_hosts", "fault_of_trans
 
 #: Where Ollama listens by default.
 PORT = 11434
+_KEY_VARIABLE = "OLLAMA_API_KEY"
 _CONNECT_S = 10.0
+# Ollama's words; a stranger's "404 page not found" is another matter.
+_NO_MODEL = re.compile(r"model\b.*\bnot found", re.DOTALL | re.IGNORECASE)
 # The package's errors carry no headers, so a hook of the HTTP client keeps this one for whoever sent the request.
 _retry_after: ContextVar[float | None] = ContextVar("retry_after", default=None)
 
@@ -104,19 +111,27 @@ class OllamaApi(Api):
             event_hooks={"response": [_keep_retry_after]},
             verify=certificates(),
         )
-        self._http = httpx.AsyncClient(timeout=_CONNECT_S, verify=certificates())
+        # The package has no call for the version; whatever stands before the server must take this one for the same client.
+        key = os.environ.get(_KEY_VARIABLE)
+        self._http = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            follow_redirects=True,
+            timeout=_CONNECT_S,
+            verify=certificates(),
+        )
 
     async def identify(self) -> Identity:
         """Find out version and digest, and that the model can see."""
         try:
-            response = await self._http.get(f"{self._full}/api/version")
-            response.raise_for_status()
-            version = str(response.json()["version"])
-            models = (await self._client.list()).models
-            digests = {str(entry.model): entry.digest for entry in models}
-            if self.model not in digests:
-                raise self._missing(sorted(digests))
-            capabilities = (await self._client.show(self.model)).capabilities
+            async with asyncio.timeout(_CONNECT_S):
+                response = await self._http.get(f"{self._full}/api/version")
+                response.raise_for_status()
+                version = str(response.json()["version"])
+                models = (await self._client.list()).models
+                digests = {str(entry.model): entry.digest for entry in models}
+                if self.model not in digests:
+                    raise self._missing(sorted(digests))
+                capabilities = (await self._client.show(self.model)).capabilities
         except DeniedError:
             raise
         except Exception as error:
@@ -133,21 +148,23 @@ class OllamaApi(Api):
         """Ask `/api/chat`, not streamed: one answer, one JSON object, or none."""
         token = _retry_after.set(None)
         try:
-            response = await self._client.chat(
-                self.model,
-                [{"role": "user", "content": question.prompt, "images": [question.image]}],
-                stream=False,
-                # A model that can think would otherwise think about every picture.
-                think=False,
-                format=dict(question.schema) if question.schema else None,
-                options=dict(question.options),
-            )
+            # The client's own limit is for each read: a server that drips would never reach it.
+            async with asyncio.timeout(self._timeout):
+                response = await self._client.chat(
+                    self.model,
+                    [{"role": "user", "content": question.prompt, "images": [question.image]}],
+                    stream=False,
+                    # A model that can think would otherwise think about every picture.
+                    think=False,
+                    format=dict(question.schema) if question.schema else None,
+                    options=dict(question.options),
+                )
         except Exception as error:
             raise self._fault(error, self._timeout) from None
         finally:
             _retry_after.reset(token)
         if not response.done:
-            raise BrokenError("an answer without its end")
+            raise BrokenError(f"{self.url}: an answer without its end")
         return Answer(
             (response.message.content or "").strip(),
             response.done_reason == "length",
@@ -173,9 +190,9 @@ class OllamaApi(Api):
         await self._client.close()
         await self._http.aclose()
 
-    def _missing(self, there: list[str]) -> DeniedError:
+    def _missing(self, there: list[str]) -> MissingError:
         have = f"; it has: {', '.join(there)}" if there else ""
-        return DeniedError(
+        return MissingError(
             f"{self.url} has no model {self.model}{have}: run `ollama pull {self.model}` there, or add --pull"
         )
 
@@ -183,10 +200,22 @@ class OllamaApi(Api):
         import httpx
         import ollama
 
+        retry_after = _retry_after.get()
+        if isinstance(error, httpx.HTTPStatusError):
+            retry_after = parse_retry_after(error.response.headers.get("retry-after"))
+            error = ollama.ResponseError(error.response.text, error.response.status_code)
         if isinstance(error, ollama.ResponseError):
-            if error.status_code == 404 and "not found" in str(error.error):
+            said = str(error.error)
+            if error.status_code == 404 and _NO_MODEL.search(said):
                 return self._missing([])
-            return fault_of_status(error.status_code, str(error.error), _retry_after.get())
+            return fault_of_status(
+                self.url,
+                error.status_code,
+                said,
+                retry_after,
+                key_variable=_KEY_VARIABLE,
+                path=f"http://gpu1:{PORT}",
+            )
         return fault_of_transport(error, self.url, timeout, httpx)
 
 
@@ -198,22 +227,43 @@ def fault_of_transport(error: Exception, url: str, timeout: float, httpx: Any) -
     Exception
         `error` itself, where it is none of these.
     """
-    if isinstance(error, httpx.HTTPStatusError):
-        response = error.response
-        return fault_of_status(
-            response.status_code, response.text, parse_retry_after(response.headers.get("retry-after"))
-        )
-    if isinstance(error, (ConnectionError, httpx.ConnectError, httpx.ConnectTimeout)):
-        why = "no connection in time" if isinstance(error, httpx.ConnectTimeout) else "connection refused"
-        return GoneError(f"{url} does not answer ({why})")
-    if isinstance(error, httpx.TimeoutException):
-        return BrokenError(f"no answer within {timeout:g} s")
-    if isinstance(error, (httpx.TransportError, httpx.StreamError)):
-        return BrokenError(f"the connection was cut ({_brief(error)})")
-    if isinstance(error, (ValueError, KeyError, TypeError)):  # pydantic's and json's errors are ValueErrors
-        return BrokenError(f"an answer that cannot be read ({_brief(error)})")
+    if isinstance(error, httpx.ConnectTimeout):
+        return GoneError(f"{url} does not answer (no connection in time)")
+    if isinstance(error, (ConnectionError, httpx.ConnectError)):
+        return GoneError(f"{url} does not answer ({_root(error)})")
+    if isinstance(error, (TimeoutError, httpx.TimeoutException)):
+        return BrokenError(f"{url} gave no answer within {timeout:g} s")
+    if isinstance(error, httpx.TooManyRedirects):
+        return BrokenError(f"{url} sends from one address to the next, without end")
+    if isinstance(error, (httpx.DecodingError, httpx.InvalidURL, RecursionError)):
+        return BrokenError(f"{url} gave an answer that cannot be read ({_brief(error)})")
+    if isinstance(error, (httpx.RequestError, httpx.StreamError)):
+        return BrokenError(f"{url} cut the connection ({_brief(error)})")
+    # pydantic's and json's errors are ValueErrors.
+    if isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):
+        return BrokenError(f"{url} gave an answer that cannot be read ({_brief(error)})")
     raise error
 
 
-def _brief(error: Exception) -> str:
+def _root(error: BaseException) -> str:
+    """Why there is no connection, in the system's words: the client's own hide them several causes deep."""
+    words = _brief(error)
+    for cause in _causes(error):
+        if isinstance(cause, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(cause, socket.gaierror) or (isinstance(cause, OSError) and cause.errno):
+            words = " ".join(str(cause.strerror or cause).split())[:150]
+    return words
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            for inner in error.exceptions:
+                yield from _causes(inner)
+        error = error.__cause__ or error.__context__
+
+
+def _brief(error: BaseException) -> str:
     return " ".join(str(error).split())[:100] or type(error).__name__

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
+import re
 from typing import Any
 
 from ...errors import CaptionError
@@ -11,9 +13,9 @@ from .api import (
     Answer,
     Api,
     BrokenError,
-    DeniedError,
     FaultError,
     Identity,
+    MissingError,
     Question,
     fault_of_status,
     shown,
@@ -28,6 +30,8 @@ __all__ = ["KEY_VARIABLE", "OpenAiApi"]
 KEY_VARIABLE = "OPENAI_API_KEY"
 
 _CONNECT_S = 10.0
+# vLLM: "The model `x` does not exist."; a server that is asked at the wrong address does not speak of models.
+_NO_MODEL = re.compile(r"\bmodel\b.*(not exist|not found)", re.DOTALL | re.IGNORECASE)
 _NAMES = {"num_predict": "max_tokens"}
 
 
@@ -71,17 +75,18 @@ class OpenAiApi(Api):
     async def identify(self) -> Identity:
         """Find the model in `/models`, where the server has such a list; the protocol knows no digest."""
         try:
-            response = await self._client.get(f"{self._full}/models", timeout=_CONNECT_S)
+            async with asyncio.timeout(_CONNECT_S):
+                response = await self._client.get(f"{self._full}/models", timeout=_CONNECT_S)
             if response.status_code in (404, 405, 501):
                 return Identity(self.model, None, "openai-compatible")
             self._check(response)
-            entries = {str(entry["id"]): entry for entry in response.json()["data"]}
+            entries = {str(entry["id"]): dict(entry) for entry in response.json()["data"]}
         except FaultError:
             raise
         except Exception as error:
             raise self._fault(error, _CONNECT_S) from None
         if self.model not in entries:
-            raise DeniedError(
+            raise MissingError(
                 f"{self.url} has no model {self.model}; it has: {', '.join(sorted(entries)[:10]) or 'none'}"
             )
         entry = entries[self.model]
@@ -110,19 +115,23 @@ class OpenAiApi(Api):
                 "json_schema": {"name": "caption", "strict": True, "schema": dict(question.schema)},
             }
         try:
-            response = await self._client.post(f"{self._full}/chat/completions", json=payload)
+            # The client's own limit is for each read: a server that drips would never reach it.
+            async with asyncio.timeout(self._timeout):
+                response = await self._client.post(f"{self._full}/chat/completions", json=payload)
             self._check(response)
             body = response.json()
             choice = body["choices"][0]
             text = choice["message"].get("content") or ""
             if not isinstance(text, str):
-                raise BrokenError("an answer that is not text")
+                raise BrokenError(f"{self.url} gave an answer that is not text")
             tokens = (body.get("usage") or {}).get("completion_tokens")
+            cut = choice.get("finish_reason") == "length"
         except FaultError:
             raise
         except Exception as error:
             raise self._fault(error, self._timeout) from None
-        return Answer(text.strip(), choice.get("finish_reason") == "length", tokens)
+        # A count that is none is no reason to lose the answer.
+        return Answer(text.strip(), cut, tokens if type(tokens) is int and tokens >= 0 else None)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -134,17 +143,20 @@ class OpenAiApi(Api):
         try:
             said = response.json()["error"]
             message = said["message"] if isinstance(said, dict) else str(said)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             message = response.text
-        if response.status_code in (401, 403):
-            raise DeniedError(f"{self.url}: {message}: is the key in {self._key_variable} right?")
+        if response.status_code == 404 and _NO_MODEL.search(str(message)):
+            raise MissingError(f"{self.url} has no model {self.model}: {message} (status 404)")
         raise fault_of_status(
-            response.status_code, message, parse_retry_after(response.headers.get("retry-after"))
+            self.url,
+            response.status_code,
+            str(message),
+            parse_retry_after(response.headers.get("retry-after")),
+            key_variable=self._key_variable,
+            path="http://gpu1:8000/v1",
         )
 
     def _fault(self, error: Exception, timeout: float) -> FaultError:
         import httpx
 
-        if isinstance(error, (IndexError, AttributeError)):
-            return BrokenError(f"an answer that cannot be read ({error})")
         return fault_of_transport(error, self.url, timeout, httpx)

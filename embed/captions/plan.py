@@ -141,7 +141,8 @@ def plan(
             found.done += 1
             continue
         job.failed_before = any(item in failed for item in job.items)
-        if not retry_failures and any(failed.get(item) == (job.bytes, job.mtime_ns) for item in job.items):
+        state = (job.bytes, job.mtime_ns, job.text_sha256)
+        if not retry_failures and any(failed.get(item) == state for item in job.items):
             found.failed += 1
         elif limit is None or len(found.jobs) < limit:
             found.jobs.append(job)
@@ -160,11 +161,12 @@ def _done(store: Store, name: str) -> set[str]:
     return set(keys)
 
 
-def _failed(store: Store, name: str) -> dict[str, tuple[int | None, int | None]]:
-    """Items that failed under this name, with the state of their file then."""
-    ledger = store.failures.read(["item_id", "stage", "encoder", "bytes", "mtime_ns"])
+def _failed(store: Store, name: str) -> dict[str, tuple[int | None, int | None, str | None]]:
+    """Items that failed under this name, with the state of their file then, and of the text that went with it."""
+    text = ["text_sha256"] if "text_sha256" in store.failures.snapshot().schema.names else []
+    ledger = store.failures.read(["item_id", "stage", "encoder", "bytes", "mtime_ns", *text])
     ours = pc.and_(pc.equal(ledger["stage"], STAGE), pc.equal(ledger["encoder"], folder_of(name)))
     return {
-        row["item_id"]: (row["bytes"], row["mtime_ns"])
+        row["item_id"]: (row["bytes"], row["mtime_ns"], row.get("text_sha256"))
         for row in ledger.filter(pc.fill_null(ours, False)).to_pylist()
     }

@@ -25,12 +25,19 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-#: What `OllamaServer.behave` takes. "slow" waits `slow_s` first; "cut" closes the connection amid the answer; "drop"
-#: closes it before a byte; "wrong-shape" is JSON that is no answer.
+#: What `OllamaServer.behave` takes. "slow" waits `slow_s` first; "drip" sends a byte every `drip_s` without end; "cut"
+#: closes the connection amid the answer; "drop" closes it before a byte; "wrong-shape" is JSON that is no answer; "deep" is
+#: JSON too deep to be read; "zipped" says that it is compressed, and is not; "circle" redirects to itself.
 FAULTS = (
-    "slow", "cut", "drop", "404", "400", "401", "500", "503", "429", "garbage", "wrong-shape",
-    "empty", "repeat", "refuse", "length",
+    "slow", "drip", "cut", "drop", "deep", "zipped", "circle", "404", "400", "401", "500", "503", "429", "garbage",
+    "wrong-shape", "empty", "repeat", "refuse", "length",
 )  # fmt: skip
+
+#: Faults that look the same whatever was asked for, with body and headers.
+_BODIES = {
+    "deep": (b"[" * 200_000, {}),
+    "zipped": (b"{}", {"Content-Encoding": "gzip"}),
+}
 
 DIGEST = hashlib.sha256(b"llava:7b").hexdigest()
 REFUSAL = "I'm sorry, but I can't assist with that request."
@@ -95,12 +102,16 @@ class OllamaServer:
         self.answers = answers
         self.delay = delay
         self.slow_s = 30.0
+        self.drip_s = 0.02
+        #: Status and body of coming answers to `/api/version` and `/v1/models`.
+        self.trouble: list[tuple[int, bytes]] = []
         self.version = version
         self.vision = vision
         self.api_key = api_key
         self.pullable: dict[str, str] = {}
         self.questions: list[Question] = []
         self.calls: Counter[str] = Counter()
+        self.keys: set[str | None] = set()
         self.most_at_once = 0
         self.on_question: Callable[[int], None] = lambda n: None
         self._at_once = 0
@@ -181,6 +192,10 @@ class OllamaServer:
         finally:
             with self._lock:
                 self._at_once -= 1
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of an answer: here words."""
+        return max(1, len(text.split()))
 
     def answer(self, question: Question) -> str:
         if callable(self.answers):
@@ -276,7 +291,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.owner.calls[f"GET {self.path}"] += 1
-        if self.path == "/":
+        self.owner.keys.add(self.headers.get("Authorization"))
+        if self.path in ("/api/version", "/v1/models") and self.owner.trouble:
+            status, body = self.owner.trouble.pop(0)
+            self._bytes(status, body, "application/json")
+        elif self.path == "/":
             self._bytes(200, b"Ollama is running", "text/plain; charset=utf-8")
         elif self.path == "/api/version":
             self._json(200, {"version": self.owner.version})
@@ -302,6 +321,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.owner.calls[f"POST {self.path}"] += 1
+        self.owner.keys.add(self.headers.get("Authorization"))
         body = self._body()
         if body is None:
             return
@@ -405,7 +425,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         text, reason = done
         begun = time.perf_counter_ns()
-        tokens = max(1, len(text.split()))
+        text, reason = self._by_options(text, reason, body.get("format"), options.get("num_predict"))
+        tokens = self.owner.count_tokens(text)
         end = {
             "done": True,
             "done_reason": reason,
@@ -451,28 +472,88 @@ class _Handler(BaseHTTPRequestHandler):
             }
             error(int(kind), messages[kind], fault.headers)
             return None
+        if question.image and not self.owner.vision:
+            error(400, "this model is missing data required for image input", {})
+            return None
         with self.owner._answering():
-            if kind == "garbage":
-                self._bytes(200, b'{"model": "llava:7b", "mess<html>', "application/json")
+            if kind == "circle":
+                self._bytes(307, b"", "text/plain", {"Location": self.path})
                 return None
-            if kind == "wrong-shape":
-                self._json(200, {"model": question.model, "done": True})
+            if kind in _BODIES:
+                wrong, headers = _BODIES[kind]
+                self._bytes(200, wrong, "application/json", headers)
                 return None
-            if kind == "cut":
-                body = json.dumps(_head(question.model, True, "A street")).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body) + 400))
-                self.end_headers()
-                self.wfile.write(body)
-                self.wfile.flush()
-                raise _CutError
+            if kind in ("garbage", "wrong-shape", "cut", "drip"):
+                self._spoil(question, kind)
+                return None
             text = {"empty": "", "repeat": "the the the the the the", "refuse": REFUSAL}.get(kind)
             if text is None:
                 text = self.owner.answer(question)
             if kind == "length":
                 return " ".join(text.split()[:3]), "length"
             return text, "stop"
+
+    def _by_options(self, text: str, reason: str, schema: Any, most: int | None) -> tuple[str, str]:
+        """An answer as a model gives it that must keep to a schema, and to so many tokens (here: words).
+
+        What a test has ordered word for word keeps its shape.
+        """
+        if isinstance(schema, dict) and text and self.owner.answers is None:
+            kinds: dict[str, Any] = {"array": [], "integer": 0, "string": ""}
+            filled = {
+                name: kind["enum"][0] if "enum" in kind else kinds[kind["type"]]
+                for name, kind in schema["properties"].items()
+            }
+            text = json.dumps({**filled, next(iter(filled)): text})
+        words = text.split(" ")
+        if most is not None and 0 < most < len(words):
+            return " ".join(words[:most]), "length"
+        return text, reason
+
+    def _spoil(self, question: Question, kind: str) -> None:
+        """Begin to answer as the protocol has it, and go wrong."""
+        openai = question.path.startswith("/v1")
+        if openai:
+            head: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "model": question.model}
+            good = {
+                **head,
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": "A street"}}],
+            }
+        else:
+            head = {"model": question.model, "created_at": _now()}
+            good = {**_head(question.model, question.path == "/api/chat", "A street"), "done": False}
+        if kind == "wrong-shape":
+            self._json(200, {**head, "done": True})
+            return
+        text = json.dumps(good).encode()
+        if question.body.get("stream", not openai):
+            # A line that is whole, and then one that is not.
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-ndjson")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for line in (text + b"\n", b'{"model": "mess<html>\n' if kind == "garbage" else text[:20]):
+                self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+            if kind == "garbage":
+                self.wfile.write(b"0\r\n\r\n")
+                self.wfile.flush()
+                return
+            self.wfile.flush()
+            raise _CutError
+        if kind == "garbage":
+            self._bytes(200, text[:40] + b"<html>", "application/json")
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text) + 100_000))
+        self.end_headers()
+        self.wfile.write(text)
+        self.wfile.flush()
+        while kind == "drip" and self.owner._http is not None:
+            time.sleep(self.owner.drip_s)
+            self.wfile.write(b" ")
+            self.wfile.flush()
+        raise _CutError
 
     def _complete(self, body: dict[str, Any]) -> None:
         name = str(body.get("model", ""))
@@ -491,8 +572,10 @@ class _Handler(BaseHTTPRequestHandler):
         done = self._before_answer(question, error)
         if done is None:
             return
-        text, reason = done
-        tokens = max(1, len(text.split()))
+        wanted = body.get("response_format") or {}
+        schema = (wanted.get("json_schema") or {}).get("schema")
+        text, reason = self._by_options(*done, schema, body.get("max_tokens"))
+        tokens = self.owner.count_tokens(text)
         self._json(
             200,
             {
@@ -503,7 +586,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "choices": [
                     {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
                 ],
-                "usage": {"prompt_tokens": 600, "completion_tokens": tokens, "total_tokens": 600 + tokens},
+                "usage": {"prompt_tokens": 600, "completion_tokens": tokens},
             },
         )
 

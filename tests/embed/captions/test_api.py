@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,14 +15,17 @@ from icehouse.embed.captions.api import (
     BusyError,
     DeniedError,
     FaultError,
+    GoneError,
     RejectedError,
     fault_of_status,
     shown,
     split_host,
 )
+from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.backoff import MOST_S, parse_retry_after, wait_s
 from icehouse.errors import UsageError
 from ollama._client import _parse_host
+from ollama_server import OllamaServer
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,75 @@ def test_passwords_are_not_shown() -> None:
      (500, BrokenError), (502, BrokenError), (408, BrokenError), (499, BrokenError)],
 )  # fmt: skip
 def test_statuses(status: int, kind: type[FaultError]) -> None:
-    assert type(fault_of_status(status, "why")) is kind
+    fault = fault_of_status("http://gpu1:1", status, "why", key_variable="A_KEY", path="http://gpu1:8000/v1")
+    assert type(fault) is kind
+    assert str(fault).startswith(f"http://gpu1:1: why (status {status})")
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [(401, "is the key in A_KEY right?"), (404, "is the address right? It looks like http://gpu1:8000/v1"),
+     (503, "it is busy")],
+)  # fmt: skip
+def test_statuses_name_the_remedy(status: int, remedy: str) -> None:
+    fault = fault_of_status("http://gpu1:1", status, "", key_variable="A_KEY", path="http://gpu1:8000/v1")
+    assert str(fault) == f"http://gpu1:1: no reason given (status {status}): {remedy}"
+
+
+def ask(host: str, *, api: str = "ollama") -> FaultError:
+    """The fault that a host's first call brings."""
+
+    async def main() -> FaultError:
+        client = Asking("llava:7b", api=api, hosts=[host]).connect()[0]  # type: ignore[arg-type]
+        try:
+            with pytest.raises(FaultError) as caught:
+                await client.identify()
+            return caught.value
+        finally:
+            await client.close()
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("api", ["ollama", "openai"])
+def test_why_there_is_no_connection(api: str, server: OllamaServer) -> None:
+    # RFC 6761: a name that no resolver knows.
+    fault = ask("http://nobody.invalid", api=api)
+    assert isinstance(fault, GoneError)
+    assert "http://nobody.invalid" in str(fault)
+    assert "refused" not in str(fault)
+    # It speaks no TLS.
+    fault = ask(server.url.replace("http:", "https:"), api=api)
+    assert isinstance(fault, (GoneError, BrokenError))
+    assert "refused" not in str(fault)
+    server.stop()
+    fault = ask(server.url, api=api)
+    assert isinstance(fault, GoneError)
+    assert "does not answer (connection refused)" in str(fault)
+
+
+def test_an_unknown_page_is_no_missing_model(server: OllamaServer) -> None:
+    fault = ask(f"{server.url}/elsewhere")
+    assert type(fault) is DeniedError
+    assert str(fault) == (
+        f"{server.url}/elsewhere: 404 page not found (status 404): is the address right? It looks like http://gpu1:11434"
+    )
+
+
+def test_the_key_and_redirects_reach_the_version_too(
+    server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_API_KEY", "sesame")
+    client = Asking("llava:7b", hosts=[server.url]).connect()[0]
+
+    async def main() -> None:
+        try:
+            await client.identify()
+        finally:
+            await client.close()
+
+    asyncio.run(main())
+    assert server.keys == {"Bearer sesame"}
 
 
 def test_retry_after() -> None:

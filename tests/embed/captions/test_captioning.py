@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from caption_stores import captions, sent, truth
 from icehouse.embed.captions import captioner, journal
 from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
+from icehouse.embed.captions.probe import plain_picture
 from icehouse.embed.captions.prompts import Prompt
 from icehouse.embed.captions.structured import COLUMNS
 from icehouse.embed.captions.table import caption_key
@@ -269,14 +272,17 @@ def test_no_server(make_store: MakeStore, server: OllamaServer, asking: MakeAski
 
 def test_the_server_goes_for_good(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
     store = make_store(8)
+    said: list[str] = []
     server.on_question = lambda n: server.stop() if n == 4 else None
     with pytest.raises(CaptionError) as caught:
-        caption_images(store, asking(server, patience=0.2))
+        caption_images(store, asking(server, patience=0.2), say=said.append)
     assert str(caught.value) == (
         f"no host has answered for 0.2 s: {server.url} does not answer (connection refused); "
         "3 captions of this run are kept, run the same command again to go on"
     )
-    assert len(captions(store)) == 3
+    # Nobody can say whether the model was still the same: they wait in the journal.
+    assert len(captions(store)) == 0
+    assert any("3 answers wait in the journal" in line for line in said)
     assert failures(store) == []
     server.on_question = lambda n: None
     server.start()
@@ -304,7 +310,7 @@ def test_the_server_goes_and_comes_back(
 
 
 def test_the_model_changes_with_a_restart(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def restart(n: int) -> None:
         if n == 5:
@@ -315,31 +321,80 @@ def test_the_model_changes_with_a_restart(
 
     store = make_store(8)
     server.on_question = restart
+    monkeypatch.setattr(captioner, "COMMIT_S", 3600)
     with pytest.raises(SpaceError) as caught:
-        caption_images(store, asking(server))
+        caption_images(store, asking(server, concurrency=1))
     assert DIGEST[:12] in str(caught.value)
     assert "c" * 12 in str(caught.value)
-    assert "the new model" not in captions(store).values()
+    # Nobody had looked at the model since the beginning, so nobody knows which answers were still by the first.
+    assert captions(store) == {}
+    assert len(server.questions) == 5
+    server.on_question = lambda n: None
+    server.models["llava:7b"] = DIGEST
+    server.answers = None
+    again = caption_images(store, asking(server))
+    assert (again.known, again.captioned) == (0, 8)
+    assert captions(store) == truth(store)
+
+
+def test_answers_from_before_the_last_look_stay(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    """The server is asked who it is after a question that failed; what it answered up to then is safe with a commit."""
+
+    def restart(n: int) -> None:
+        if n == 5:
+            server.stop()
+            server.models["llava:7b"] = "c" * 64
+            server.start()
+
+    store = make_store(8)
+    caption_images(store, asking(server), limit=3)
+    kept = captions(store)
+    assert len(kept) == 3
+    server.on_question = restart
+    with pytest.raises(SpaceError):
+        caption_images(store, asking(server))
+    assert captions(store) == kept
+    server.on_question = lambda n: None
+    server.models["llava:7b"] = DIGEST
+    again = caption_images(store, asking(server))
+    assert (again.known, again.captioned) == (3, 5)
+    assert captions(store) == truth(store)
+    assert {server.asked()[as_sent] for as_sent, own in sent(store).items() if own in kept} == {1}
 
 
 def test_the_model_changes_under_a_running_server(
     make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pull replaces the model, and no connection ever fails: answers since the last look are thrown away."""
+    looked = threading.Event()
 
     def swap(n: int) -> None:
-        if n == 5:
+        # The tenth question waits until the first nine answers are in the table, and each later one for a look at the model.
+        if n == 10:
+            while len(captions(store)) < 9:
+                time.sleep(0.01)
             server.models["llava:7b"] = "c" * 64
+            looked.set()
 
     monkeypatch.setattr(captioner, "COMMIT_S", 0.05)
     store = make_store(40)
-    server.delay = 0.02
-    server.answers = lambda question: "old" if server.models["llava:7b"] == DIGEST else "new"
+    server.answers = lambda question: "new" if looked.is_set() else "old"
     server.on_question = swap
+    server.delay = 0.02
     with pytest.raises(SpaceError, match="has changed"):
-        caption_images(store, asking(server))
-    assert set(captions(store).values()) <= {"old"}
-    assert len(server.questions) < 40
+        caption_images(store, asking(server, concurrency=1))
+    assert Counter(captions(store).values()) == {"old": 9}
+    assert 10 <= len(server.questions) < 40
+    before = server.asked()
+    server.on_question = lambda n: None
+    server.models["llava:7b"] = DIGEST
+    server.answers = lambda question: "old"
+    again = caption_images(store, asking(server))
+    assert (again.known, again.captioned) == (9, 31)
+    assert set(captions(store).values()) == {"old"}
+    assert sum(server.asked().values()) == sum(before.values()) + 31
 
 
 def test_a_missing_model_is_one_line_with_the_remedy(
@@ -382,7 +437,23 @@ def test_a_model_that_vanishes_amid_the_run(
         match=r"run `ollama pull llava:7b` there, or add --pull; 3 captions of this run are kept",
     ):
         caption_images(store, asking(server))
-    assert len(captions(store)) == 3
+    server.on_question = lambda n: None
+    server.models["llava:7b"] = DIGEST
+    again = caption_images(store, asking(server))
+    assert (again.known, again.captioned) == (3, 2)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_model_that_vanishes_amid_the_run_is_pulled(
+    concurrency: int, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(5)
+    server.pullable = {"llava:7b": DIGEST}
+    server.on_question = lambda n: server.models.clear() if n == 3 else None
+    report = caption_images(store, asking(server, pull=True, concurrency=concurrency))
+    assert server.calls["POST /api/pull"] == 1
+    assert (report.captioned, report.discarded) == (5, 0)
+    assert captions(store) == truth(store)
 
 
 def test_a_model_without_eyes(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
@@ -396,10 +467,41 @@ def test_picture_after_picture_without_answer_ends_the_run(
 ) -> None:
     store = make_store(12)
     server.behave("400", times=None)
-    with pytest.raises(CaptionError, match=r"5 pictures in a row got no answer.*Failed to load image"):
-        caption_images(store, asking(server))
-    assert len(server.questions) == 5
+    with pytest.raises(
+        CaptionError,
+        match=r"5 pictures in a row got no answer.*Failed to load image.*nor did a plain test picture .*look at its log",
+    ):
+        caption_images(store, asking(server, concurrency=1))
+    assert len(server.questions) == 6
     assert failures(store) == []
+
+
+@pytest.mark.parametrize(("fault", "asked"), [("400", 1), ("500", 3)])
+def test_bad_pictures_at_the_beginning_do_not_stop_every_run(
+    fault: str, asked: int, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(12)
+    own = {own: as_sent for as_sent, own in sent(store).items()}
+    first = [
+        own[row["image_sha256"]]
+        for row in store.query("select image_sha256 from items order by item_id limit 7").to_pylist()
+    ]
+    for picture in first:
+        server.behave(fault, times=None, image=picture)
+    said: list[str] = []
+    report = caption_images(store, asking(server, concurrency=1), say=said.append)
+    assert (report.captioned, report.failed) == (5, 7)
+    assert len(failures(store)) == 7
+    plain = hashlib.sha256(plain_picture()).hexdigest()
+    expected = {picture: asked if picture in first else 1 for picture in own.values()}
+    asked_of = server.asked()
+    # A picture that is asked about again waits a little, and a good one may come in between.
+    probes = asked_of.pop(plain, 0)
+    assert probes == 1 if fault == "400" else probes <= 1
+    assert asked_of == Counter(expected)
+    assert sum("a plain test picture gets one" in line for line in said) == probes
+    again = caption_images(store, asking(server))
+    assert (again.asked, again.known_failures) == (0, 7)
 
 
 def test_a_server_that_has_no_time(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
@@ -546,3 +648,17 @@ def test_an_estimate_after_the_first_five(
     (estimate,) = said
     assert estimate.startswith("the first 5 took ")
     assert "all 7 will take about" in estimate
+
+
+def test_failures_do_not_count_for_the_estimate(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, tmp_path: Path
+) -> None:
+    store = make_store(9)
+    for name in ("0000.png", "0004.png"):
+        (tmp_path / "pictures" / name).unlink()
+    said: list[str] = []
+    seen: list[tuple[int, int, str]] = []
+    report = caption_images(store, asking(server), say=said.append, progress=lambda *args: seen.append(args))
+    assert (report.captioned, report.failed) == (7, 2)
+    assert [line.split(":")[0].split(" took")[0] for line in said] == ["the first 5"]
+    assert seen[-1][:2] == (9, 9)

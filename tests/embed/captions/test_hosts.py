@@ -22,7 +22,14 @@ def test_work_is_spread(
     make_store: MakeStore, server: OllamaServer, other: OllamaServer, asking: MakeAsking
 ) -> None:
     store = make_store(20)
-    server.delay = other.delay = 0.01
+    together = threading.Barrier(2)
+
+    def wait_for_the_other(n: int) -> None:
+        # Each of the first five questions is answered when the other server has one too.
+        if n <= 5:
+            together.wait(10)
+
+    server.on_question = other.on_question = wait_for_the_other
     report = caption_images(store, asking(server, other, concurrency=1))
     assert report.captioned == 20
     assert captions(store) == truth(store)
@@ -100,6 +107,79 @@ def test_hosts_with_different_models_are_refused(
         caption_images(make_store(2), asking(server, other))
     assert not server.questions
     assert not other.questions
+
+
+def test_the_host_that_differs_from_the_table_is_named(
+    make_store: MakeStore, server: OllamaServer, other: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(2)
+    caption_images(store, asking(server), limit=1)
+    other.models["llava:7b"] = "e" * 64
+    for hosts in ((server, other), (other, server)):
+        with pytest.raises(SpaceError) as caught:
+            caption_images(store, asking(*hosts))
+        assert str(caught.value) == (
+            f"the captions 'default' and {other.url} have different models as llava:7b: digest {DIGEST[:12]} and "
+            f"{'e' * 12}; bring them to one, with `ollama pull llava:7b`, or leave {other.url} out"
+        )
+    assert not other.questions
+    with pytest.raises(SpaceError, match="do not mix"):
+        caption_images(store, asking(other))
+
+
+@pytest.mark.parametrize("api", ["ollama", "openai"])
+@pytest.mark.parametrize(
+    "trouble", [(503, b'{"error": "loading"}'), (500, b"?"), (200, b"<html>"), (200, b"[]")]
+)
+def test_trouble_at_the_start_passes(
+    api: str, trouble: tuple[int, bytes], make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    server.trouble = [trouble] * 2
+    said: list[str] = []
+    report = caption_images(make_store(2), asking(server, api=api, patience=10), say=said.append)
+    assert (report.captioned, report.notes) == (2, [])
+    assert len(said) == 1
+    assert said[0].startswith(server.url)
+    assert said[0].endswith("; trying again")
+
+
+def test_trouble_at_the_start_that_stays(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    server.trouble = [(503, b'{"error": "loading"}')] * 1000
+    with pytest.raises(CaptionError, match=rf"^{server.url}: .*loading.* \(status 503\): it is busy$"):
+        caption_images(make_store(2), asking(server, patience=0.1))
+    assert 1 < server.calls["GET /api/version"] < 1000
+
+
+def test_a_host_that_joins_later_without_the_model_has_it_pulled(
+    make_store: MakeStore, server: OllamaServer, other: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(30)
+    other.stop()
+    other.models = {}
+    other.pullable = {"llava:7b": DIGEST}
+    joined = threading.Event()
+
+    def revive(n: int) -> None:
+        if n == 3:
+            other.start()
+        if n == 20:
+            joined.wait(10)
+
+    server.on_question = revive
+    other.on_question = lambda n: joined.set()
+    said: list[str] = []
+    report = caption_images(
+        store, asking(server, other, concurrency=1, patience=10, pull=True), say=said.append
+    )
+    assert report.captioned == 30
+    assert report.hosts[other.url] >= 1
+    assert other.calls["POST /api/pull"] == 1
+    assert any(
+        line.startswith(f"{other.url} has no model llava:7b") and line.endswith("it is being pulled")
+        for line in said
+    )
 
 
 def test_a_host_without_the_model_is_left_out(

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from caption_stores import captions, sent, truth
+from caption_stores import sent
+from icehouse.embed.captions.asking import Asking
+from icehouse.embed.captions.captioner import caption_images
+from icehouse.embed.captions.prompts import Prompt
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
-from ollama_server import OllamaServer
+from ollama_server import REFUSAL, OllamaServer, Question
 
 SCRIPT = Path(__file__).parents[2] / "helpers" / "caption_run.py"
 KILLS = 10
@@ -23,17 +29,45 @@ KILLS = 10
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-def test_ten_kills(make_store: Callable[..., Store], server: OllamaServer) -> None:
+STRUCTURED = {"objects": ["car"], "damage": "mild", "people": 2, "visible_text": "", "sentiment": "neutral"}
+
+
+def answer(question: Question) -> str:
+    """By the picture and by the question's number: some first answers are refusals, and some second ones too."""
+    first = question.sha[0]
+    if first in "012345" and question.seed == 0:
+        return REFUSAL
+    if first in "01" and question.seed == 1:
+        return ""
+    text = f"A picture whose digest begins with {question.sha[:12]}."
+    return json.dumps({"caption": text, **STRUCTURED}) if "format" in question.body else text
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "structured"), [(1, False), (4, False), (4, True)], ids=["one", "four", "structured"]
+)
+def test_ten_kills(
+    concurrency: int, structured: bool, make_store: Callable[..., Store], server: OllamaServer, tmp_path: Path
+) -> None:
     store = make_store(40)
-    expected = truth(store)
     pictures = sent(store)
     server.delay = 0.01
+    server.answers = answer
+    # What an uninterrupted run makes of the same pictures.
+    whole = tmp_path / "whole"
+    shutil.copytree(store.path, whole)
+    prompt = Prompt.of(None, None, structured=structured)
+    caption_images(Store.open(whole), Asking("llava:7b", prompt, hosts=[server.url], concurrency=4))
+    expected = told(Store.open(whole))
+    once = Counter((question.sha, question.seed) for question in server.questions)
+    assert set(once.values()) == {1}
+    assert {seed for _, seed in once} == {0, 1}
+    server.questions.clear()
+
     rng = random.Random(5)
+    arguments = [str(store.path), server.url, str(concurrency), *(["structured"] if structured else [])]
     runner = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(store.path), server.url],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, str(SCRIPT), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert runner.stdin is not None
     assert runner.stdout is not None
@@ -47,23 +81,42 @@ def test_ten_kills(make_store: Callable[..., Store], server: OllamaServer) -> No
             threading.Timer(rng.uniform(0, 0.03), os.kill, (child, signal.SIGKILL)).start()
 
     server.on_question = die
+    runs: list[Counter[tuple[str, int | None]]] = []
     for run in range(KILLS + 1):
         known.clear()
         target = len(server.questions) + rng.randint(1, 4) if run < KILLS else -1
-        runner.stdin.write("go\n")
+        begun = len(server.questions)
+        # Some runs die while they bring in what the one before them left.
+        runner.stdin.write("recover\n" if 0 < run < KILLS and run % 3 == 0 else "go\n")
         runner.stdin.flush()
         child = int(runner.stdout.readline())
         known.set()
         status = int(runner.stdout.readline())
         assert status == (-signal.SIGKILL if run < KILLS else 0)
+        runs.append(Counter((question.sha, question.seed) for question in server.questions[begun:]))
     runner.stdin.close()
     assert runner.wait(10) == 0
     store = Store.open(store.path)
-    assert captions(store) == expected
-    asked = server.asked()
-    assert set(asked) == set(pictures)
-    # One answer is under way when a run dies, and only that one is asked for again.
-    assert sum(asked.values()) <= len(pictures) + KILLS
-    assert sum(count - 1 for count in asked.values()) <= KILLS
+    assert told(store) == expected
+    asked = Counter((question.sha, question.seed) for question in server.questions)
+    assert set(asked) == set(once)
+    assert {picture for picture, _ in asked} == set(pictures)
+    for at, one in enumerate(runs):
+        # Within a run nothing is asked twice, and of what it asked no more is asked again than was under way when it died.
+        assert set(one.values()) <= {1}
+        again = set(one) & set().union(*runs[at + 1 :])
+        assert len(again) <= concurrency
+    # So a picture's question is asked once more for each death that it was under way at, and not otherwise.
+    assert sum(asked.values()) <= len(once) + KILLS * concurrency
     assert verify(store).ok
-    assert list((store.path / "tables/captions/default/journal").glob("*.jsonl")) == []
+    journal = store.path / "tables/captions/default/journal"
+    assert list(journal.glob("*.jsonl")) == []
+    assert not (journal / "set-aside.txt").exists()
+
+
+def told(store: Store) -> list[dict[str, object]]:
+    """What an answer decides about; not when it came and how long it took."""
+    rows = store.query("select * from captions_default order by caption_key").to_pylist()
+    return [
+        {name: value for name, value in row.items() if name not in ("created", "seconds")} for row in rows
+    ]

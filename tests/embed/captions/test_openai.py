@@ -35,7 +35,7 @@ def test_captions_through_chat_completions(
     assert (provenance["api"], provenance["digest"]) == ("openai", None)
 
 
-@pytest.mark.parametrize("fault", ["cut", "500", "503", "garbage", "wrong-shape"])
+@pytest.mark.parametrize("fault", ["cut", "500", "503", "garbage", "wrong-shape", "deep", "zipped"])
 def test_faults_that_pass(
     fault: str, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
 ) -> None:
@@ -70,7 +70,9 @@ def test_the_key_comes_from_the_environment(
 ) -> None:
     server.api_key = "sesame"
     store = make_store(1)
-    with pytest.raises(CaptionError, match=r"Incorrect API key provided\.: is the key in MY_KEY right"):
+    with pytest.raises(
+        CaptionError, match=r"Incorrect API key provided\. \(status 401\): is the key in MY_KEY right"
+    ):
         caption_images(store, asking(server, api="openai", key_variable="MY_KEY"))
     monkeypatch.setenv("MY_KEY", "sesame")
     assert caption_images(store, asking(server, api="openai", key_variable="MY_KEY")).captioned == 1
@@ -84,6 +86,18 @@ def test_an_unknown_model(make_store: MakeStore, server: OllamaServer, asking: M
     server.models = {"qwen": "1"}
     with pytest.raises(CaptionError, match=f"{server.url}/v1 has no model llava:7b; it has: qwen"):
         caption_images(make_store(1), asking(server, api="openai"))
+
+
+def test_a_count_of_tokens_that_is_none_costs_no_answer(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(3)
+    counts: list[object] = ["many", 2**40, 12]
+    monkeypatch.setattr(server, "count_tokens", lambda text: counts.pop())
+    assert caption_images(store, asking(server, api="openai")).captioned == 3
+    assert captions(store) == truth(store)
+    rows = store.query("select tokens from captions_default order by tokens").to_pylist()
+    assert [row["tokens"] for row in rows] == [12, None, None]
 
 
 def test_it_needs_a_host() -> None:

@@ -62,6 +62,41 @@ def test_cut_off_answers_say_so(client: ollama.Client, server: OllamaServer) -> 
     assert client.chat("llava:7b", [{"role": "user", "content": "what?"}]).done_reason == "length"
 
 
+def test_answers_keep_to_the_tokens_and_the_schema_asked_for(
+    client: ollama.Client, server: OllamaServer
+) -> None:
+    ask = {"role": "user", "content": "what?"}
+    short = client.chat("llava:7b", [ask], options={"num_predict": 2})
+    assert (short.message.content, short.done_reason, short.eval_count) == ("A picture", "length", 2)
+    for endless in (-1, -2):
+        assert client.chat("llava:7b", [ask], options={"num_predict": endless}).done_reason == "stop"
+    fields = {"caption": {"type": "string"}, "level": {"type": "string", "enum": ["low", "high"]}}
+    schema = {"type": "object", "properties": fields}
+    answered = json.loads(client.chat("llava:7b", [ask], format=schema).message.content or "")
+    assert answered["level"] == "low"
+    assert answered["caption"].startswith("A picture")
+
+
+def test_a_model_without_eyes_takes_no_picture(client: ollama.Client, server: OllamaServer) -> None:
+    server.vision = False
+    assert client.chat("llava:7b", [{"role": "user", "content": "what?"}]).done
+    with pytest.raises(ollama.ResponseError, match="missing data required for image input"):
+        client.chat("llava:7b", [{"role": "user", "content": "what?", "images": [b"abc"]}])
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [("cut", httpx.RemoteProtocolError), ("garbage", json.JSONDecodeError)]
+)
+def test_streams_go_wrong_after_a_part(
+    client: ollama.Client, server: OllamaServer, fault: str, error: type[Exception]
+) -> None:
+    server.behave(fault)
+    parts = client.chat("llava:7b", [{"role": "user", "content": "what?"}], stream=True)
+    assert next(parts).message.content == "A street"
+    with pytest.raises(error):
+        list(parts)
+
+
 def test_pull_tells_its_progress(client: ollama.Client, server: OllamaServer) -> None:
     server.pullable["moondream:latest"] = "f" * 64
     parts = list(client.pull("moondream", stream=True))

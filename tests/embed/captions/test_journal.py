@@ -1,0 +1,254 @@
+"""What is in the journal gets into the table, and nothing in it is ever in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from caption_stores import captions, sent, truth
+from icehouse.embed.captions import journal as journals
+from icehouse.embed.captions.asking import Asking
+from icehouse.embed.captions.captioner import caption_images
+from icehouse.embed.captions.journal import Journal
+from icehouse.embed.captions.table import admit, make_spec
+from icehouse.store.store import Store
+from icehouse.store.table import Table
+from ollama_server import DIGEST, OllamaServer
+
+MakeStore = Callable[..., Store]
+MakeAsking = Callable[..., Asking]
+
+DIGEST_OF_TABLE = "d" * 64
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    return admit(
+        Store.create(tmp_path / "store"), make_spec("default", {"model": "m", "digest": DIGEST_OF_TABLE})
+    )
+
+
+def row(key: str, host: str = "a", **more: Any) -> dict[str, Any]:
+    return {
+        "caption_key": key,
+        "image_sha256": key,
+        "caption": f"of {key}",
+        "flags": "",
+        "host": host,
+        "created": datetime.now(UTC),
+        **more,
+    }
+
+
+def keys(table: Table) -> list[str]:
+    return sorted(table.read(["caption_key"])["caption_key"].to_pylist())
+
+
+def die(table: Table, *rows: dict[str, Any], firsts: tuple[dict[str, Any], ...] = ()) -> None:
+    """A run that leaves these answers in its journal."""
+    with Journal.open(table) as journal:
+        for first in firsts:
+            journal.add(first, first=True)
+        for it in rows:
+            journal.add(it)
+
+
+def left(table: Table) -> list[str]:
+    return sorted(path.name for path in (table.path / "journal").glob("*.jsonl"))
+
+
+def test_a_dead_runs_answers_are_brought_in_once(table: Table) -> None:
+    die(table, row("x"), row("y"))
+    for _ in range(2):
+        with Journal.open(table) as journal:
+            assert (journal.rows, journal.remarks) == ([], [])
+        assert keys(table) == ["x", "y"]
+        assert left(table) == []
+
+
+def test_what_no_column_can_have_does_not_stop_a_commit(table: Table) -> None:
+    with Journal.open(table) as journal:
+        journal.add(row("x", caption="half \ud83d", seed=2**70, tokens=2**40))
+        batch = journal.take()
+        assert journal.commit(batch, batch.rows) == 1
+    (back,) = table.read().to_pylist()
+    assert (back["caption"], back["seed"], back["tokens"]) == ("half \ufffd", None, None)
+
+
+def test_a_poisoned_journal_is_repaired_or_set_aside(table: Table) -> None:
+    die(table, row("x"))
+    path = table.path / "journal" / "000000.jsonl"
+    poison = json.dumps(
+        {**row("y", caption="half \ud83d", seed=2**70), "created": "2026-01-01T00:00:00+00:00"}
+    )
+    bad = ['{"caption_key": 3}', "[]", "garbage", '{"created": "never", "caption_key": "z"}', "[" * 100_000]
+    path.write_text(path.read_text() + "\n".join([poison, *bad]) + "\n" + '{"caption_key": "cut of')
+    with Journal.open(table) as journal:
+        (remark,) = journal.remarks
+    assert remark.startswith("5 answers that an earlier run left cannot be read")
+    assert keys(table) == ["x", "y"]
+    assert (table.path / "journal" / "set-aside.txt").read_text().splitlines() == bad
+    with Journal.open(table) as journal:
+        assert journal.remarks == []
+
+
+def test_answers_by_another_digest_are_set_aside(table: Table) -> None:
+    die(table, row("x"), row("y"))
+    path = table.path / "journal" / "000000.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text(lines[0] + "\n" + lines[1].replace(DIGEST_OF_TABLE, "e" * 64) + "\n")
+    with Journal.open(table) as journal:
+        assert "may be by another model" in journal.remarks[0]
+    assert keys(table) == ["x"]
+
+
+def test_answers_of_hosts_that_have_changed_are_set_aside(table: Table) -> None:
+    die(table, row("x", "a"), row("y", "b"), firsts=(row("z", "b", flags="cut"),))
+    with Journal.open(table, changed={"b"}) as journal:
+        assert journal.remarks[0].startswith("2 answers")
+        assert journal.firsts == {}
+    assert keys(table) == ["x"]
+
+
+def test_void_holds_for_what_came_before_it(table: Table) -> None:
+    with Journal.open(table) as journal:
+        journal.add(row("x", "a"))
+        journal.add(row("y", "b"))
+        journal.add(row("z", "b", flags="cut"), first=True)
+        journal.void("b")
+        assert journal.firsts == {}
+        journal.add(row("w", "b"))
+    with Journal.open(table) as journal:
+        assert journal.firsts == {}
+    assert keys(table) == ["w", "x"]
+
+
+def test_first_answers_outlive_commits_and_deaths(table: Table) -> None:
+    with Journal.open(table) as journal:
+        journal.add(row("f", flags="cut"), first=True)
+        journal.add(row("x"))
+        batch = journal.take()
+        journal.commit(batch, batch.rows)
+        assert list(journal.firsts) == ["f"]
+    for _ in range(3):
+        with Journal.open(table) as journal:
+            assert [first["flags"] for first in journal.firsts.values()] == ["cut"]
+    assert keys(table) == ["x"]
+    with Journal.open(table) as journal:
+        journal.add(row("f", attempts=2))
+        assert journal.firsts == {}
+    with Journal.open(table) as journal:
+        assert journal.firsts == {}
+    assert keys(table) == ["f", "x"]
+    assert left(table) == []
+
+
+def test_rows_that_are_put_back_keep_their_journal(table: Table) -> None:
+    with Journal.open(table) as journal:
+        journal.add(row("x", "a"))
+        journal.add(row("y", "b"))
+        batch = journal.take()
+        journal.put_back(batch, [batch.rows[1]])
+        journal.commit(batch, [batch.rows[0]])
+        assert left(table) == ["000000.jsonl"]
+        journal.add(row("z", "a"))
+        batch = journal.take()
+        assert [it["caption_key"] for it in batch.rows] == ["y", "z"]
+        journal.commit(batch, batch.rows)
+        assert left(table) == []
+    assert keys(table) == ["x", "y", "z"]
+
+
+def test_a_write_that_falls_short_is_continued(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with Journal.open(table) as journal:
+        monkeypatch.setattr(journals.os, "write", lambda file, data: write(file, bytes(data)[:7]))
+        journal.add(row("x"))
+        journal.add(row("y"))
+        monkeypatch.undo()
+    with Journal.open(table) as journal:
+        assert journal.remarks == []
+    assert keys(table) == ["x", "y"]
+
+
+def test_journals_from_before_digests_were_written(table: Table) -> None:
+    folder = table.path / "journal"
+    folder.mkdir()
+    old = {**row("x"), "created": "2026-01-01T00:00:00+00:00"}
+    (folder / "000003.jsonl").write_text(json.dumps(old) + "\n")
+    with Journal.open(table) as journal:
+        assert journal.remarks == []
+    assert keys(table) == ["x"]
+
+
+# Whole runs
+
+
+@pytest.mark.parametrize("api", ["ollama", "openai"])
+def test_half_a_surrogate_pair_in_an_answer(
+    api: str, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(3)
+    server.answers = lambda question: f"A \ud83d street {question.sha[:8]}."
+    assert caption_images(store, asking(server, api=api)).captioned == 3
+    assert all(caption.startswith("A \ufffd street ") for caption in captions(store).values())
+    assert caption_images(store, asking(server, api=api)).asked == 0
+
+
+def test_a_first_answer_is_not_asked_for_again_after_a_death(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(2)
+    picture = sorted(sent(store))[0]
+    server.behave("length", image=picture)
+
+    def at_second(n: int) -> None:
+        if server.questions[-1].seed == 1:
+            server.stop()
+
+    server.on_question = at_second
+    with pytest.raises(Exception, match="no host has answered"):
+        caption_images(store, asking(server, patience=0.1, concurrency=1))
+    server.on_question = lambda n: None
+    server.start()
+    server.behave("empty", image=picture)
+    report = caption_images(store, asking(server))
+    asked = [(question.sha == picture, question.seed) for question in server.questions]
+    assert asked.count((True, 0)) == 1
+    # The second question was heard once before the server died, and is asked again.
+    assert asked.count((True, 1)) == 2
+    assert asked.count((False, 0)) == 1
+    (kept,) = store.query("select * from captions_default where flags != ''").to_pylist()
+    assert (kept["caption"], kept["flags"], kept["attempts"], kept["seed"]) == (
+        "A picture whose",
+        "cut",
+        2,
+        0,
+    )
+    assert report.flagged == {"cut": 1}
+
+
+def test_a_model_that_changed_while_the_run_was_dead(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    """Nobody knows which of the last answers were still by the first model: they are set aside, and asked for again."""
+    store = make_store(6)
+    server.on_question = lambda n: server.stop() if n == 4 else None
+    with pytest.raises(Exception, match="3 captions of this run are kept"):
+        caption_images(store, asking(server, patience=0.1, concurrency=1))
+    server.on_question = lambda n: None
+    server.models["llava:7b"] = "e" * 64
+    server.start()
+    said: list[str] = []
+    with pytest.raises(Exception, match="do not mix"):
+        caption_images(store, asking(server), say=said.append)
+    assert said[0].startswith("3 answers that an earlier run left")
+    server.models["llava:7b"] = DIGEST
+    report = caption_images(store, asking(server))
+    assert (report.known, report.captioned) == (0, 6)
+    assert captions(store) == truth(store)
