@@ -65,7 +65,7 @@ def examine(store: Path | None = None, *, load: bool = True) -> dict[str, Any]:
         advice.append(
             f"Ollama does not answer at {ollama['host']}: start it with `ollama serve` (only captions need it)"
         )
-    elif not ollama["vision"]:
+    elif not ollama["vision"] and not ollama["untold"]:
         advice.append(
             f"Ollama at {ollama['host']} has no vision model: `ollama pull llava:7b` (only captions need it)"
         )

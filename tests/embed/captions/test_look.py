@@ -58,9 +58,12 @@ def test_a_server_that_falls_silent_is_not_waited_for_again(
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(ollama.Client, "show", silent)
-    found = look_at_ollama(server.url)
+    monkeypatch.setenv("OLLAMA_HOST", server.url)
+    examined = examine(load=False)
+    found = examined["ollama"]
     assert (found["answers"], len(asked), len(found["untold"])) == (True, 1, 9)
     assert "it does not tell what they can do" in found["detail"]
+    assert not any("vision model" in line for line in examined["advice"])  # nobody knows
 
 
 def test_models_that_cannot_be_listed(server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
