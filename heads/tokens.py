@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ __all__ = ["StoredTokens", "Tokens", "concatenate_tokens"]
 _BLOCK = 2**23
 
 
-@dataclass(frozen=True)
 class Tokens:
     """Token states of some rows.
 
@@ -27,8 +25,19 @@ class Tokens:
         True where a token is real; what lies under False is zero and must not matter.
     """
 
-    values: np.ndarray
-    mask: np.ndarray
+    def __init__(self, values: np.ndarray, mask: np.ndarray) -> None:
+        self._values = values
+        self._mask = mask
+
+    @property
+    def values(self) -> np.ndarray:
+        """All of them, padded: (n, t, d)."""
+        return self._values
+
+    @property
+    def mask(self) -> np.ndarray:
+        """True where a token is real: (n, t)."""
+        return self._mask
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,16 +97,10 @@ class StoredTokens(Tokens):
     def __init__(
         self, states: np.ndarray, starts: np.ndarray, lengths: np.ndarray, longest: int | None = None
     ) -> None:
-        set_ = object.__setattr__  # the class it stands for is frozen
-        set_(self, "states", states)
-        set_(self, "starts", starts)
-        set_(self, "lengths", lengths)
-        set_(self, "longest", int(max(lengths.max(initial=1), 1)) if longest is None else longest)
-
-    states: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
-    longest: int
+        self.states = states
+        self.starts = starts
+        self.lengths = lengths
+        self.longest = int(max(lengths.max(initial=1), 1)) if longest is None else longest
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,12 +108,12 @@ class StoredTokens(Tokens):
         return len(self.starts), self.longest, self.states.shape[1]
 
     @property
-    def values(self) -> np.ndarray:  # type: ignore[override]
+    def values(self) -> np.ndarray:
         """All of it, padded, as float32: (n, t, d). Large; `take` and `blocks` give a part."""
         return pad_tokens(self.states, self.starts, self.lengths, self.longest)[0]
 
     @property
-    def mask(self) -> np.ndarray:  # type: ignore[override]
+    def mask(self) -> np.ndarray:
         """True where a token is real: (n, t)."""
         mask: np.ndarray = np.arange(self.longest) < self.lengths[:, None]
         return mask
@@ -122,11 +125,6 @@ class StoredTokens(Tokens):
         """Values (m, t', d), float32, and mask (m, t') of some rows, no further than the longest of them."""
         starts, lengths = self.starts[rows], self.lengths[rows]
         return pad_tokens(self.states, starts, lengths, int(lengths.max(initial=1)) or 1)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"StoredTokens({'×'.join(map(str, self.shape))})"
