@@ -19,7 +19,7 @@ from ..errors import HeadError, SpaceError
 from ..heads.evaluate import predict_items
 from ..heads.inputs import Inputs
 from ..heads.package import Package, is_package
-from ..heads.runs import Run
+from ..heads.runs import Prediction, Run
 from ..store.store import Store
 
 __all__ = ["Predictions", "predict"]
@@ -32,7 +32,8 @@ class Predictions:
     Attributes
     ----------
     table : pyarrow.Table
-        item_id, predicted, and ``p_<class>`` for each class; null where a row lacks an input of the run.
+        item_id, predicted, and ``p_<class>`` for each class; null where a row lacks an input of the run, or, of a run that
+        was trained with ``missing="keep"``, where it lacks all of them.
     failures : list of Failure
         Files and texts that could not be encoded.
     rejected : pyarrow.Table
@@ -156,20 +157,37 @@ def _probe(store: Store | str | Path | None, run: Run, feature: str) -> dict[str
 
 
 def _table(run: Run, ids: pa.ChunkedArray, inputs: Mapping[str, np.ndarray | Tokens]) -> pa.Table:
-    """Predictions of the rows that have every input; null for the others, in the rows' order."""
-    complete = np.ones(len(ids), dtype=bool)
-    for values in inputs.values():
-        array = values.values[:, 0] if isinstance(values, Tokens) else values
-        complete &= np.isfinite(array).all(axis=1)
-    rows = np.flatnonzero(complete)
-    if not len(rows):
-        return pa.table({"item_id": ids, "predicted": pa.nulls(len(ids), pa.string())})
-    arrays = {
-        name: Tokens(values.values[rows], values.mask[rows]) if isinstance(values, Tokens) else values[rows]
-        for name, values in inputs.items()
-    }
-    predicted = run.predict_features(Inputs(arrays)).to_arrow(ids.take(pa.array(rows)).to_pylist())
+    """Predictions of the rows that the run can judge; null for the others, in the rows' order."""
+    present = {name: _there(values) for name, values in inputs.items()}
+    # As with the items of a store: see `icehouse.heads.samples.load_samples`.
+    keeps = run.record["data"]["missing"] == "keep" and run.head.handles_missing
+    together = np.logical_or if keeps else np.logical_and
+    judged = np.asarray(together.reduce(list(present.values())), bool)
+    rows = np.flatnonzero(judged)
+    if len(rows):
+        arrays = {name: _taken(values, rows, present[name][rows]) for name, values in inputs.items()}
+        lacking = {name: here[rows] for name, here in present.items() if not here[rows].all()}
+        prediction = run.predict_features(Inputs(arrays, lacking))
+    else:
+        classes = run.head.classes_
+        prediction = Prediction(classes, np.zeros((0, len(classes))))
+    predicted = prediction.to_arrow(ids.take(pa.array(rows)).to_pylist())
     place = np.full(len(ids), -1, dtype=np.int64)
     place[rows] = np.arange(len(rows))
-    taken = predicted.drop_columns(["item_id"]).take(pa.array(place, mask=~complete))
+    taken = predicted.drop_columns(["item_id"]).take(pa.array(place, mask=~judged))
     return taken.add_column(0, "item_id", ids)
+
+
+def _there(values: np.ndarray | Tokens) -> np.ndarray:
+    """Whether each row has an input: bool, (n,); a row that has none is NaN."""
+    array = values.values[:, 0] if isinstance(values, Tokens) else values
+    found: np.ndarray = np.isfinite(array).all(axis=1)
+    return found
+
+
+def _taken(values: np.ndarray | Tokens, rows: np.ndarray, here: np.ndarray) -> np.ndarray | Tokens:
+    """Some of the rows, zero where they lack the input, as heads expect it."""
+    if isinstance(values, Tokens):
+        mask = values.mask[rows] & here[:, None]
+        return Tokens(np.where(here[:, None, None], values.values[rows], 0), mask)
+    return np.where(here[:, None], values[rows], 0)

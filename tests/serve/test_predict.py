@@ -61,6 +61,37 @@ def test_rows_that_cannot_be_predicted_are_null_and_told(work: Path) -> None:
     assert len(made.rejected) == 1
 
 
+def test_rows_that_lack_an_input_are_predicted_where_training_kept_such(work: Path) -> None:
+    """As the store says of the same rows; null is left for a row that has nothing."""
+    folder = work / "kept"
+    folder.mkdir()
+    lines = (work / "posts.csv").read_text().replace("images/", "../images/").splitlines()
+    lines = [line.replace("night number3,", ",").replace("../images/08.png", "") for line in lines]
+    (folder / "posts.csv").write_text("\n".join(lines) + "\n")
+    (work / "all.csv").write_text("\n".join(line.replace("../", "") for line in lines) + "\nnothing,,,,\n")
+    embed_sources([work / "all.csv"], folder / "store", encoder=ToyEncoder(), dtype="float32")
+    store = Store.open(folder / "store")
+    run = train(store, "logreg", inputs="image/joint,text", label="label", missing="keep")
+    stored = {row["item_id"]: row for row in predict(store, run).table.to_pylist()}
+    made = predict(store, run, [work / "all.csv"], encoder=ToyEncoder()).table.to_pylist()
+    raw = {row["item_id"]: row for row in made}
+    assert {"i3", "i8"} <= set(stored) <= set(raw)
+    for item, row in stored.items():
+        assert raw[item]["predicted"] == row["predicted"]
+        assert raw[item]["p_day"] == pytest.approx(row["p_day"], abs=1e-6)
+    assert {item for item, row in raw.items() if row["predicted"] is None} == set(raw) - set(stored)
+
+
+def test_without_any_row_to_predict_the_columns_are_there(work: Path) -> None:
+    (work / "none.csv").write_text("id,image,text\na,,words alone\nb,,more words\n")
+    run = next(name for name in sorted(path.name for path in (work / "store" / "runs").iterdir()))
+    table = predict(work / "store", run, [work / "none.csv"], encoder=ToyEncoder()).table
+    assert table.column_names == ["item_id", "predicted", "p_dark", "p_day"]
+    assert table.to_pylist() == [
+        {"item_id": item, "predicted": None, "p_dark": None, "p_day": None} for item in ("a", "b")
+    ]
+
+
 def test_another_encoder_is_refused_by_fingerprint(work: Path) -> None:
     with pytest.raises(SpaceError, match=r"run .*toy:b|toy:b.*run "):
         predict(work / "store", "latest", [work / "posts.csv"], encoder=ToyEncoder("b"))
