@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -12,11 +16,88 @@ import numpy as np
 from ..errors import UsageError
 from .inputs import InputError
 
-__all__ = ["ParameterError", "did_you_mean", "labels_of", "plain", "same", "weights_of"]
+__all__ = ["ParameterError", "check_kinds", "did_you_mean", "labels_of", "plain", "same", "weights_of"]
+
+# What an annotation is called in a message.
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "None": "none",
+}
+_SEVERAL = {"int": "several whole numbers", "float": "several numbers", "str": "several texts"}
 
 
 class ParameterError(UsageError, TypeError, ValueError):
     """A parameter that a head does not have, or a value that it cannot take."""
+
+
+def check_kinds(kind: type, params: Mapping[str, Any]) -> None:
+    """Refuse parameters of another type than the annotations of ``__init__`` say, its own and those it inherits.
+
+    Checked are annotations made of ``int``, ``float``, ``bool``, ``str``, ``None``, ``Sequence`` of these and ``Literal``; a
+    parameter with any other annotation, or one of nothing but ``Literal``, is its family's to check.
+
+    Parameters
+    ----------
+    kind : type
+        Class of a head.
+    params : mapping of str to value
+
+    Raises
+    ------
+    ParameterError
+        That says what the parameter takes, and its default.
+    """
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        for name, given in inspect.signature(vars(base)["__init__"]).parameters.items():
+            parts = _union(given.annotation)
+            if name not in params or not parts or all(part.startswith("Literal") for part in parts):
+                continue
+            params = {**params}
+            value = params.pop(name)  # what the nearest class says of it counts
+            if not any(_fits(value, part) for part in parts):
+                *others, last = [_described(part) for part in parts]
+                takes = f"{', '.join(others)} or {last}" if others else last
+                raise ParameterError(
+                    f"{name} must be {takes}, not {value!r}; its default is {given.default!r}"
+                )
+
+
+def _union(annotation: Any) -> list[str]:
+    """Parts of an annotation, if every one of them can be checked."""
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    parts = [part.strip() for part in re.split(r"\|(?![^\[]*\])", text)]
+    checked = r"int|float|bool|str|None|Sequence\[(int|float|str)\]|Literal\[.*\]"
+    return parts if all(re.fullmatch(checked, part) for part in parts) else []
+
+
+def _fits(value: Any, part: str) -> bool:
+    if part.startswith("Literal"):
+        return any(type(value) is type(known) and value == known for known in _literals(part))
+    if part.startswith("Sequence"):
+        of = part[len("Sequence[") : -1]
+        several = isinstance(value, (Sequence, Set, np.ndarray)) and not isinstance(value, (str, bytes))
+        return several and all(_fits(one, of) for one in value)
+    if isinstance(value, (bool, np.bool_)):
+        return part == "bool"
+    if part == "None":
+        return value is None
+    return isinstance(value, {"int": Integral, "float": Real, "str": str}.get(part, ()))
+
+
+def _described(part: str) -> str:
+    if part.startswith("Literal"):
+        return ", ".join(map(repr, _literals(part)))
+    return _SEVERAL[part[len("Sequence[") : -1]] if part.startswith("Sequence") else _WORDS[part]
+
+
+def _literals(part: str) -> tuple[Any, ...]:
+    found: tuple[Any, ...] = ast.literal_eval(f"({part[len('Literal[') : -1]},)")
+    return found
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -243,7 +243,13 @@ def _params(given: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_json(run: Run) -> dict[str, Any]:
-    return {"run_id": run.run_id, "path": str(run.path), **run.record, "metrics": run.metrics}
+    return {
+        "run_id": run.run_id,
+        "path": str(run.path),
+        **run.record,
+        "notes": run.notes,
+        "metrics": run.metrics,
+    }
 
 
 def _report(run: Run, *, hint: bool = False) -> None:
@@ -258,7 +264,7 @@ def _report(run: Run, *, hint: bool = False) -> None:
         how = f"{chosen or 'nothing'} chosen on {protocol['chosen_on']} ({rows['dev']} rows)"
     again = ", then fitted again with them" if protocol["refit"] else ""
     typer.echo(f"{how}{again}; learned from {protocol['trained_on']} rows")
-    for note in protocol["notes"]:
+    for note in run.notes:
         typer.echo(f"note: {note}")
     if "test" in run.metrics:
         _print_scores("test (touched once)", run.metrics["test"], hint=hint)

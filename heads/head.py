@@ -25,13 +25,14 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
 from ..errors import HeadError, IcehouseError
-from .checks import ParameterError, did_you_mean, labels_of, plain, same, weights_of
+from .checks import ParameterError, check_kinds, did_you_mean, labels_of, plain, same, weights_of
 from .inputs import SINGLE, InputError, Inputs, Tokens
 from .registry import head_class
 
@@ -76,6 +77,8 @@ class Head(ABC):
     #: Whether the head works with texts that describe the classes, encoded into its parameter `class_vectors` (see
     #: `icehouse.heads.prompts`): never, where the encoder can make them, or always.
     takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "never"
+    #: The least value of parameters that are whole numbers; a subclass adds its own.
+    least: ClassVar[Mapping[str, int]] = {"seed": 0}
     #: Parameters with too many numbers for ``head.json``; they are saved beside it.
     bulky: ClassVar[tuple[str, ...]] = ()
 
@@ -251,6 +254,7 @@ class Head(ABC):
         self, X: Any, y: Sequence[Any] | np.ndarray, sample_weight: Sequence[float] | np.ndarray | None
     ) -> tuple[Inputs, np.ndarray, np.ndarray | None]:
         """Check what is learned from, take its classes and widths; give inputs, class codes and weights."""
+        self._check_parameters()
         inputs = self._checked(Inputs.of(X))
         labels = labels_of(y, len(inputs))
         weight = weights_of(sample_weight, len(inputs))
@@ -393,6 +397,17 @@ class Head(ABC):
         return head
 
     # ------------------------------------------------------------------ checks
+
+    def _check_parameters(self) -> None:
+        """Refuse a parameter of another type than its annotation, or too small; the rest is the family's to check."""
+        params = self.get_params()
+        check_kinds(type(self), params)
+        least = {
+            name: n for base in type(self).__mro__[::-1] for name, n in vars(base).get("least", {}).items()
+        }
+        for name, n in least.items():
+            if isinstance(params.get(name), Integral) and params[name] < n:
+                raise ParameterError(f"{name} must be a whole number from {n} on, not {params[name]!r}")
 
     def _require_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():

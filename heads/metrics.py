@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import HeadError
+from ..errors import HeadError, UsageError
 
 __all__ = ["DRAWS", "LEVEL", "score"]
 
@@ -69,12 +69,16 @@ def score(
         ``log_loss`` are each ``{"value", "low", "high"}`` (None where undefined); ``per_class`` a list with
         ``label``, ``support``, ``precision``, ``recall``, ``f1`` (with intervals), ``auroc`` and
         ``average_precision``; ``confusion`` has ``labels`` and ``matrix`` (rows true, columns predicted);
-        ``majority`` the baseline; ``unseen`` the labels that training never held and their rows.
+        ``majority`` the baseline; ``unseen`` the labels that training never held and their rows; ``intervals`` how the
+        intervals were made, with ``draws_ranked`` for the resamples of AUROC, average precision and log loss, which
+        are fewer for very many rows.
 
     Raises
     ------
     HeadError
         If there are no rows, or the shapes disagree.
+    UsageError
+        If `seed` or `draws` is below zero.
     """
     y, classes, proba = np.asarray(y), np.asarray(classes), np.asarray(proba, np.float64)
     if proba.shape != (len(y), len(classes)):
@@ -83,6 +87,8 @@ def score(
         )
     if len(y) == 0:
         raise HeadError("no rows to score")
+    if seed < 0 or draws < 0:
+        raise UsageError(f"seed and draws must be whole numbers from 0 on, not {seed} and {draws}")
     rng = np.random.default_rng(seed)
 
     # Labels: the head's classes first, then what only the evaluated rows have.
@@ -128,6 +134,7 @@ def score(
     result["intervals"] = {
         "method": "percentile bootstrap over rows",
         "draws": draws,
+        "draws_ranked": ranked["draws"],
         "level": level,
         "seed": seed,
     }
@@ -235,6 +242,7 @@ def _ranked_scores(
             sampled("average_precision"),
         ),
         "log_loss": (float(loss[known].mean()) if known.any() else None, sampled("log_loss")),
+        "draws": draws,
         "auroc_per_class": per_class(auroc),
         "average_precision_per_class": per_class(precision),
     }

@@ -37,6 +37,7 @@ __all__ = [
     "read_prompts",
     "readable",
     "texts_of",
+    "unprompted",
     "with_prompts",
 ]
 
@@ -206,6 +207,44 @@ def _loaded(encoder_id: str, spec: str) -> Encoder:
     from ..embed.checked import load_checked
 
     return load_checked(json.loads(spec))
+
+
+def unprompted(
+    kind: type[Head], params: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """What to say where a head that can do without class prompts gets none for an input; see `with_prompts`.
+
+    Parameters
+    ----------
+    kind : type
+        The head's class.
+    params : mapping
+        Its parameters as they were given.
+    specs : mapping of str to spec
+        Input to the spec of its feature.
+
+    Returns
+    -------
+    list of str
+        One note at most.
+    """
+    if kind.takes_prompts != "optional" or params.get("class_vectors") or params.get("prompts") is False:
+        return []
+    bare = [name for name, spec in specs.items() if not encodable(spec)]
+    if not bare:
+        return []
+    what = (
+        "no class prompts, only labelled rows"
+        if len(bare) == len(specs)
+        else "class prompts for the others alone"
+    )
+    named = ", ".join(f"{specs[n]['name']}/{specs[n]['modality']}/{specs[n]['output']}" for n in bare)
+    remedy = " or ".join(dict.fromkeys(f"{specs[n]['modality']}/joint" for n in bare))
+    note = (
+        f"{kind.family} compares with {what}: texts share no space with {named}; an encoder with a joint space has "
+        f"--inputs {remedy} (-p prompts=false: none are wanted)"
+    )
+    return [note]
 
 
 def with_prompts(

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import HeadError, SpaceError
+from ..errors import HeadError, IcehouseError, SpaceError
 from ..store.files import fsync_dir, fsync_file, temp_name
 from ..store.provenance import check_space
 from .head import Head
@@ -159,6 +159,20 @@ class Run:
     def head(self) -> Head:
         """The fitted head, read when first asked for."""
         return Head.load(self.path / "head")
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the scores has to know: of the protocol, and of class prompts that could not be compared."""
+        from .prompts import unprompted
+        from .registry import head_class
+
+        notes = list(self.metrics["protocol"]["notes"])
+        try:
+            kind = head_class(self.family)
+        except IcehouseError:
+            return notes  # a family that is not installed here
+        given = self.record["head"]["params"]
+        return [*notes, *(note for note in unprompted(kind, given, self.specs) if note not in notes)]
 
     def __repr__(self) -> str:
         return f"Run({self.run_id!r}, {self.family} on {', '.join(self.features)})"

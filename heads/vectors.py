@@ -20,6 +20,7 @@ __all__ = [
     "grid_of",
     "log_softmax",
     "pieces",
+    "shares_of",
     "simplex",
     "softmax",
     "standardised",
@@ -188,6 +189,37 @@ def grid_of(name: str, value: Any, auto: Sequence[float]) -> list[float]:
     if not grid or not all(0 < number < np.inf for number in grid):
         raise ParameterError(f"{name} must be positive and finite, not {value!r}")
     return grid
+
+
+def shares_of(name: str, value: Any, inputs: Sequence[str], steps: int) -> list[tuple[float, ...]]:
+    """Ways to share one among the inputs, from a parameter that is "auto", None or one weight an input.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter, for messages.
+    value : "auto", None or sequence of float
+        "auto" gives all ways in multiples of ``1 / steps``; None weighs the inputs alike.
+    inputs : sequence of str
+        Names of the inputs.
+    steps : int
+
+    Raises
+    ------
+    ParameterError
+        If the weights are not one for each input, not negative, and one of them above zero.
+    """
+    if isinstance(value, str) and value == "auto":
+        return simplex(len(inputs), steps)
+    try:
+        given = [1.0] * len(inputs) if value is None else [float(weight) for weight in value]
+    except (TypeError, ValueError):
+        given = []
+    if len(given) != len(inputs) or not all(0 <= w < np.inf for w in given) or sum(given) <= 0:
+        raise ParameterError(
+            f"{name} must be 'auto', none, or one weight for each of {', '.join(inputs)}, not {value!r}"
+        )
+    return [tuple(weight / sum(given) for weight in given)]
 
 
 def simplex(parts: int, steps: int) -> list[tuple[float, ...]]:

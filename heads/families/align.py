@@ -6,6 +6,7 @@ what a linear head on the concatenation can never see. With three inputs the pro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..inputs import InputError
@@ -33,6 +34,7 @@ class AlignFusion(TorchHead):
     """
 
     family: ClassVar[str] = "align"
+    least: ClassVar[Mapping[str, int]] = {"width": 1, "hidden": 1}
     takes_one_vector: ClassVar[bool] = False
 
     def __init__(self, *, width: int = 512, hidden: int = 256, **shared: Any) -> None:

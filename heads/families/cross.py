@@ -7,6 +7,7 @@ one is appended to each, as in tensor fusion (Zadeh et al. 2017), so that the in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..inputs import InputError
@@ -34,6 +35,7 @@ class CrossFusion(TorchHead):
     """
 
     family: ClassVar[str] = "cross"
+    least: ClassVar[Mapping[str, int]] = {"width": 1, "hidden": 1}
     takes_one_vector: ClassVar[bool] = False
 
     def __init__(self, *, width: int = 24, hidden: int = 256, **shared: Any) -> None:

@@ -13,7 +13,7 @@ a product, and so on the other rows of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..checks import ParameterError
 from ..head import Head, Validation
 from ..holdout import held_out
 from ..inputs import Inputs
-from ..vectors import ClassWeight, class_weights, criteria, directions, grid_of, simplex, worth
+from ..vectors import ClassWeight, class_weights, criteria, directions, grid_of, pieces, shares_of, worth
 
 __all__ = ["NEIGHBOURS", "TEMPERATURES", "Knn"]
 
@@ -34,8 +34,11 @@ TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5)
 _DEFAULT_K, _DEFAULT_TEMPERATURE = 10, 0.1
 # Similarities nearer than this are the same.
 _TIE = 1e-9
-# Rows of a product of similarities, queries by bank, which bound its memory to 64 MB.
-_QUERIES, _BANK = 1024, 8192
+# Most numbers of one array of similarities, rows by bank, and of a part of the bank in float64: 16 MB. A few such arrays are
+# held at a time: one an input, their mean, and copies while neighbours are sorted.
+_HELD = 2_000_000
+# Rows that are compared with the bank at a time, at most.
+_ROWS = 1024
 # Ways to share the weight between inputs, in steps of 1 / _STEPS.
 _STEPS = 5
 
@@ -120,7 +123,7 @@ class Knn(Head):
             raise ParameterError(f"centre must be auto, true or false, not {self.centre!r}")
         if not np.isfinite(self.prior) or self.prior <= 0:
             raise ParameterError(f"prior must be positive, not {self.prior!r}")
-        shares = self._shares(X)
+        shares = shares_of("input_weights", self.input_weights, X.names, _STEPS)
         centres = [True, False] if self.centre == "auto" else [bool(self.centre)]
         by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
         weight = by_class[y] * (1.0 if sample_weight is None else sample_weight)
@@ -144,17 +147,6 @@ class Knn(Head):
         self.input_weights_, self.centre_ = np.array(chosen["input_weights"]), chosen["centre"]
         self._remember(X, y, weight)
         return chosen
-
-    def _shares(self, X: Inputs) -> list[tuple[float, ...]]:
-        parts = len(X.names)
-        if isinstance(self.input_weights, str) and self.input_weights == "auto":
-            return simplex(parts, max(_STEPS, parts))
-        given = [1.0] * parts if self.input_weights is None else [float(w) for w in self.input_weights]
-        if len(given) != parts or min(given) < 0 or sum(given) <= 0:
-            raise ParameterError(
-                f"input_weights must be one weight for each of {', '.join(X.names)}, not {given}"
-            )
-        return [tuple(weight / sum(given) for weight in given)]
 
     def _remember(self, X: Inputs, y: np.ndarray, weight: np.ndarray) -> None:
         """Fill the bank."""
@@ -186,10 +178,15 @@ class Knn(Head):
         # In float64: in float32 the rounding of a product shows in the votes, and differs with the batch.
         rows, bank = self._directions(X, name), self.bank_[name]
         cosines = np.empty((len(rows), len(bank)))
-        for start in range(0, len(bank), _BANK):
-            block = bank[start : start + _BANK].astype(np.float64)
-            np.matmul(rows, block.T, out=cosines[:, start : start + _BANK])
+        step = max(1, _HELD // bank.shape[1])
+        for start in range(0, len(bank), step):
+            block = bank[start : start + step].astype(np.float64)
+            np.matmul(rows, block.T, out=cosines[:, start : start + step])
         return cosines
+
+    def _pieces(self, X: Inputs) -> Iterator[Inputs]:
+        """Rows in parts so small that an array of their similarities to the bank is bounded."""
+        return pieces(X, max(1, min(_ROWS, _HELD // len(self.codes_))))
 
     def _choose(
         self,
@@ -210,8 +207,7 @@ class Knn(Head):
             self.centre_ = centre
             self._remember(X, y, weight)
             proba: dict[tuple[Any, ...], list[np.ndarray]] = {}
-            for start in range(0, len(V), _QUERIES):
-                part = V[start : start + _QUERIES]
+            for part in self._pieces(V):
                 cosines = {name: self._cosines(part, name) for name in part.names}
                 for share in shares:
                     near = self._combined(part, cosines, share)
@@ -267,8 +263,8 @@ class Knn(Head):
 
     def _predict_proba(self, X: Inputs) -> np.ndarray:
         parts = []
-        for start in range(0, len(X), _QUERIES):
-            near = self._similarities(X[start : start + _QUERIES], self.input_weights_)
+        for part in self._pieces(X):
+            near = self._similarities(part, self.input_weights_)
             parts.append(self._votes(near, [self.k_], [self.temperature_])[0][1])
         return np.concatenate(parts)
 

@@ -25,7 +25,7 @@ from ..head import Head, Validation
 from ..holdout import held_out
 from ..inputs import Inputs
 from ..registry import create, head_class
-from ..vectors import criteria, grid_of, simplex, worth
+from ..vectors import ClassWeight, class_weights, criteria, grid_of, shares_of, worth
 from .logreg import LogReg
 
 __all__ = ["LateFusion"]
@@ -60,6 +60,9 @@ class LateFusion(Head):
         Weights of the mean, in the order of the inputs; None weighs them alike.
     stack_C : "auto" or float, default "auto"
         Inverse strength of the stack's penalty.
+    class_weight : None, "balanced" or mapping of label to float, default None
+        "balanced" weighs classes by the inverse of their frequency, in the probes (but for those whose `head_params` have a
+        `class_weight` of their own), the stack, the choice, and what is said of a row that lacks an input.
     select : {"log_loss", "accuracy", "macro_f1"}, default "log_loss"
         What decides.
     seed : int, default 0
@@ -73,7 +76,7 @@ class LateFusion(Head):
     weights_ : ndarray of float64, shape (inputs,)
     stack_ : LogReg or None
     prior_ : ndarray of float64, shape (k,)
-        The classes' frequencies.
+        The classes' frequencies, weighted by class.
     """
 
     family: ClassVar[str] = "late-fusion"
@@ -84,6 +87,7 @@ class LateFusion(Head):
     weights_: np.ndarray
     stack_: LogReg | None
     prior_: np.ndarray
+    _by_class: np.ndarray
 
     def __init__(
         self,
@@ -94,6 +98,7 @@ class LateFusion(Head):
         combine: Literal["auto", "mean", "stack"] = "auto",
         weights: Sequence[float] | Literal["auto"] | None = "auto",
         stack_C: float | Literal["auto"] = "auto",
+        class_weight: ClassWeight = None,
         select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
         seed: int = 0,
     ) -> None:
@@ -103,6 +108,7 @@ class LateFusion(Head):
         self.combine = combine
         self.weights = weights
         self.stack_C = stack_C
+        self.class_weight = class_weight
         self.select = select
         self.seed = seed
 
@@ -111,7 +117,8 @@ class LateFusion(Head):
     ) -> Mapping[str, Any]:
         shares, penalties = self._checked_parameters(X)
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
-        counts = np.bincount(y, weights=weight, minlength=len(self.classes_))
+        self._by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
+        counts = np.bincount(y, weights=weight, minlength=len(self.classes_)) * self._by_class
         self.prior_ = counts / counts.sum()
         if val is not None:
             return self._choose(X, y, weight, val, shares, penalties)
@@ -128,10 +135,12 @@ class LateFusion(Head):
                 "stack_C": penalties[0] if len(penalties) == 1 else _DEFAULT_STACK_C,
                 "each": {name: dict((self.each or {}).get(name, {})) for name in X.names},
             }
-        self.heads_ = self._probes(X, y, weight, None, chosen["each"])
+        # An input that showed one class in the part that the choice learned from may show more in all rows.
+        each = {name: chosen["each"].get(name, dict((self.each or {}).get(name, {}))) for name in X.names}
+        self.heads_ = self._probes(X, y, weight, None, each)
         chosen = {
             **chosen,
-            "each": {name: {**chosen["each"][name], **probe.chosen_} for name, probe in self.heads_.items()},
+            "each": {name: {**each[name], **probe.chosen_} for name, probe in self.heads_.items()},
         }
         self.combine_, self.weights_, self.stack_ = chosen["combine"], np.array(chosen["weights"]), None
         if self.combine_ == "stack":
@@ -149,14 +158,8 @@ class LateFusion(Head):
         unknown = set(self.each or {}) - set(X.names)
         if unknown:
             raise ParameterError(f"each names {sorted(unknown)[0]!r}; the inputs are {', '.join(X.names)}")
-        parts = len(X.names)
         penalties = grid_of("stack_C", self.stack_C, STACK_GRID)
-        if isinstance(self.weights, str) and self.weights == "auto":
-            return simplex(parts, max(_STEPS, parts)), penalties
-        given = [1.0] * parts if self.weights is None else [float(w) for w in self.weights]
-        if len(given) != parts or min(given) < 0 or sum(given) <= 0:
-            raise ParameterError(f"weights must be one for each of {', '.join(X.names)}, not {given}")
-        return [tuple(weight / sum(given) for weight in given)], penalties
+        return shares_of("weights", self.weights, X.names, _STEPS), penalties
 
     # ------------------------------------------------------------------ the probes
 
@@ -175,7 +178,12 @@ class LateFusion(Head):
             if len(np.unique(y[rows])) < 2:
                 continue
             given = {**(self.head_params or {}), **each.get(name, {})}
-            probe = create(self.head, **given)
+            probe, rows_weight = create(self.head, **given), weight[rows]
+            if self.class_weight is not None and "class_weight" not in given:
+                if "class_weight" in probe.parameters():
+                    probe.set_params(class_weight=self._weight_of_codes())
+                else:
+                    rows_weight = rows_weight * self._by_class[y[rows]]
             if "seed" in probe.parameters() and "seed" not in given:
                 probe.set_params(seed=self.seed)
             held = None
@@ -183,8 +191,12 @@ class LateFusion(Head):
                 dev = np.flatnonzero(val[0].present(name) & np.isin(val[1], y[rows]))
                 if len(dev):
                     held = _alone(val[0][dev], name), val[1][dev]
-            found[name] = probe.fit(_alone(X[rows], name), y[rows], val=held, sample_weight=weight[rows])
+            found[name] = probe.fit(_alone(X[rows], name), y[rows], val=held, sample_weight=rows_weight)
         return found
+
+    def _weight_of_codes(self) -> dict[int, float] | None:
+        """Weights of the classes for heads that are given their codes as labels."""
+        return None if self.class_weight is None else dict(enumerate(self._by_class.tolist()))
 
     def _said(self, heads: Mapping[str, Head], X: Inputs) -> dict[str, np.ndarray]:
         """Probabilities by input, (n, k) each: the classes' frequencies where a row lacks the input."""
@@ -241,7 +253,7 @@ class LateFusion(Head):
         C: float | Sequence[float],
         val: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> LogReg:
-        stack = LogReg(C=C, unit=False, select=self.select)
+        stack = LogReg(C=C, unit=False, select=self.select, class_weight=self._weight_of_codes())
         return stack.fit(crossed, y, val=val, sample_weight=weight)
 
     # ------------------------------------------------------------------ the choice
@@ -256,7 +268,7 @@ class LateFusion(Head):
         penalties: list[float],
     ) -> dict[str, Any]:
         """Fit the probes, compare the means and the stack on `val`, and keep the best."""
-        V, v = val
+        (V, v), by = val, self._by_class
         self.heads_ = self._probes(X, y, weight, val, self.each or {})
         each = {
             name: {**(self.each or {}).get(name, {}), **probe.chosen_} for name, probe in self.heads_.items()
@@ -265,7 +277,7 @@ class LateFusion(Head):
         best: tuple[float, dict[str, Any]] | None = None
         self.stack_ = None
         for share in shares if self.combine != "stack" else []:
-            row = {"combine": "mean", "weights": list(share), **criteria(v, self._mean(V, said, share))}
+            row = {"combine": "mean", "weights": list(share), **criteria(v, self._mean(V, said, share), by)}
             self.curve_.append(row)
             if best is None or worth(row, self.select) > best[0]:
                 best = (
@@ -276,7 +288,11 @@ class LateFusion(Head):
             crossed = self._crossed(X, y, weight, each)
             stack = self._stacked(crossed, y, weight, penalties, (_logarithms(said), v))
             C = float(stack.chosen_["C"])
-            row = {"combine": "stack", "stack_C": C, **criteria(v, stack.predict_proba(_logarithms(said)))}
+            row = {
+                "combine": "stack",
+                "stack_C": C,
+                **criteria(v, stack.predict_proba(_logarithms(said)), by),
+            }
             self.curve_.append(row)
             if best is None or worth(row, self.select) > best[0]:
                 best = worth(row, self.select), {"combine": "stack", "weights": list(shares[0]), "stack_C": C}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..neural.head import TorchHead
@@ -35,6 +36,7 @@ class MLP(TorchHead):
     """
 
     family: ClassVar[str] = "mlp"
+    least: ClassVar[Mapping[str, int]] = {"hidden": 1, "layers": 0}
 
     def __init__(self, *, hidden: int = 256, layers: int = 1, **shared: Any) -> None:
         super().__init__(**{**self.defaults, **shared})

@@ -238,6 +238,7 @@ class Online(Head):
             raise ParameterError(
                 "class_weight='balanced' needs all rows at once: give partial_fit a mapping, or none"
             )
+        self._check_parameters()
         started = self.__sklearn_is_fitted__()
         inputs = self._conform(Inputs.of(X)) if started else self._checked(Inputs.of(X))
         labels = labels_of(y, len(inputs))
@@ -245,8 +246,12 @@ class Online(Head):
         weight = np.ones(len(labels)) if weight is None else weight
         kept = weight > 0
         inputs, labels, weight = inputs[kept], labels[kept], weight[kept]
-        expected = labels if classes is None else np.concatenate([labels, np.asarray(classes)])
-        known = np.unique(expected)
+        expected = [labels] if classes is None else [labels, labels_of(classes, len(classes))]
+        if len({_kind(part) for part in expected}) > 1:
+            raise InputError(
+                f"labels are {_kind(labels)} and classes are {_kind(expected[1])}: give both alike"
+            )
+        known = np.unique(np.concatenate(expected))
         if not started:
             if len(known) < 2:
                 raise InputError(
@@ -270,11 +275,10 @@ class Online(Head):
 
     def _meet(self, known: np.ndarray) -> None:
         """Add the classes of `known` that are new."""
-        numbers, others = known.dtype.kind in "iub", self.classes_.dtype.kind in "iub"
-        if len(known) and numbers != others:
-            raise InputError(
-                f"labels were {'numbers' if others else 'strings'} before, and are {'numbers' if numbers else 'strings'} now"
-            )
+        if len(known) and _kind(known) != _kind(self.classes_):
+            raise InputError(f"labels were {_kind(self.classes_)} before, and are {_kind(known)} now")
+        if known.dtype.kind == "f" and self.classes_.dtype.kind in "iu":
+            known = known.astype(self.classes_.dtype)  # whole numbers, as `labels_of` makes sure
         together = np.union1d(self.classes_, known)
         if len(together) == len(self.classes_):
             return
@@ -415,3 +419,8 @@ class Online(Head):
         self.steps_, self.rows_ = int(values["steps"]), float(values["rows"])
         self.rate_, self.penalty_ = float(values["rate"]), float(values["penalty"])
         self.squares_, self.seen_ = dict(values["squares"]), dict(values["seen"])
+
+
+def _kind(labels: np.ndarray) -> str:
+    """What labels are; numbers are one kind, however they are kept."""
+    return "numbers" if labels.dtype.kind in "iubf" else "strings"

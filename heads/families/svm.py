@@ -7,8 +7,9 @@ on CrisisMMD's texts (6,126 x 384, five classes, four values of C, one thread) i
 Margins are no probabilities. Platt's sigmoid turns one into the other: for two classes one of them; for more, one a class
 against the rest, divided by their sum. It was compared with one temperature for the softmax of all margins, and with a
 temperature and an offset a class, on halves of CrisisMMD's dev split (task 2, five and eight classes): its log loss is lower
-than the temperature's by 0.00 to 0.05. The sigmoids are fitted on rows the weights never saw: `val`, or a stratified
-fifth.
+than the temperature's by 0.00 to 0.05. The sigmoids are fitted on rows that the weights did not see then: `val`, or a
+stratified fifth, with which the weights, and not the sigmoids, are fitted again. Where nothing can be held out the margins
+of training have to do.
 """
 
 from __future__ import annotations

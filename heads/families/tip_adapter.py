@@ -28,7 +28,7 @@ from ..checks import ParameterError
 from ..head import Head, Validation
 from ..holdout import held_out
 from ..inputs import Inputs
-from ..vectors import criteria, directions, grid_of, pieces, softmax, worth
+from ..vectors import ClassWeight, class_weights, criteria, directions, grid_of, pieces, softmax, worth
 from .zero_shot import class_matrices
 
 __all__ = ["BETAS", "TipAdapter"]
@@ -65,6 +65,9 @@ class TipAdapter(Head):
         What describes the classes, for those who encode them; False to do without.
     template : str or sequence of str, optional
         Such as ``a photo of {class}``.
+    class_weight : None, "balanced" or mapping of label to float, default None
+        Weight of each class in its frequency and in the choice; within a class's keys there is nothing to weigh.
+        "balanced" weighs classes by the inverse of their frequency, which leaves no frequencies.
     select : {"log_loss", "accuracy", "macro_f1"}, default "log_loss"
         What decides between values of beta.
     seed : int, default 0
@@ -79,7 +82,7 @@ class TipAdapter(Head):
     values_ : ndarray of float64, shape (m,)
         Their weights, of sum one in each class.
     prior_ : ndarray of float64, shape (k,)
-        Logarithms of the classes' frequencies.
+        Logarithms of the classes' frequencies, weighted by class.
     means_ : dict of str to ndarray
         What is subtracted from each input; zeros where nothing is.
     """
@@ -110,6 +113,7 @@ class TipAdapter(Head):
         class_vectors: Mapping[str, Any] | None = None,
         prompts: Mapping[str, str | Sequence[str]] | Literal[False] | None = None,
         template: str | Sequence[str] | None = None,
+        class_weight: ClassWeight = None,
         select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
         seed: int = 0,
     ) -> None:
@@ -121,6 +125,7 @@ class TipAdapter(Head):
         self.class_vectors = class_vectors
         self.prompts = prompts
         self.template = template
+        self.class_weight = class_weight
         self.select = select
         self.seed = seed
 
@@ -140,16 +145,20 @@ class TipAdapter(Head):
             raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
         self.vectors_ = self._described(X)
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
-        counts = np.bincount(y, weights=weight, minlength=len(self.classes_))
+        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
+        if not (by_class > 0).all():
+            raise ParameterError(f"class_weight of every class must be above zero, not {self.class_weight!r}")
+        counts = np.bincount(y, weights=weight, minlength=len(self.classes_)) * by_class
         self.prior_ = np.log(counts / counts.sum())
         undecided = (
             len(betas) > 1 or "auto" in (self.alpha, self.centre) or (self.factor == "auto" and self.vectors_)
         )
         part = held_out(y, seed=self.seed) if val is None and undecided else None
         if val is not None:
-            chosen = self._choose(X, y, weight, val, betas)
+            chosen = self._choose(X, y, weight, val, betas, by_class)
         elif part is not None:
-            chosen = self._choose(X[~part], y[~part], weight[~part], (X[part], y[part]), betas)
+            others = X[part], y[part]
+            chosen = self._choose(X[~part], y[~part], weight[~part], others, betas, by_class)
         else:
             chosen = {
                 "beta": betas[0] if len(betas) == 1 else _DEFAULT_BETA,
@@ -225,7 +234,13 @@ class TipAdapter(Head):
         return affinity
 
     def _choose(
-        self, X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation, betas: list[float]
+        self,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        val: Validation,
+        betas: list[float],
+        by_class: np.ndarray,
     ) -> dict[str, Any]:
         """For each beta, keys centred and not, the alpha that fits best; the best of those."""
         V, v = val
@@ -233,7 +248,7 @@ class TipAdapter(Head):
         factor = _FACTOR if self.factor == "auto" else float(self.factor)
         if self.vectors_:
             cosines = np.concatenate([self._base(part) for part in pieces(V, _ROWS)])
-            factor = best_factor(cosines, v, base=base) if self.factor == "auto" else factor
+            factor = best_factor(cosines, v, by_class[v], base=base) if self.factor == "auto" else factor
             base = base + factor * cosines
         best: tuple[float, dict[str, Any]] | None = None
         for centre in (False, True) if self.centre == "auto" else (bool(self.centre),):
@@ -246,12 +261,12 @@ class TipAdapter(Head):
             for beta in betas:
                 affinity = np.concatenate(said[beta])
                 alpha = (
-                    best_factor(affinity, v, base=base, high=_HIGHEST)
+                    best_factor(affinity, v, by_class[v], base=base, high=_HIGHEST)
                     if self.alpha == "auto"
                     else float(self.alpha)
                 )
                 chosen = {"beta": beta, "alpha": alpha, "factor": factor, "centre": centre}
-                row = {**chosen, **criteria(v, softmax(base + alpha * affinity))}
+                row = {**chosen, **criteria(v, softmax(base + alpha * affinity), by_class)}
                 self.curve_.append(row)
                 if best is None or worth(row, self.select) > best[0]:
                     best = worth(row, self.select), chosen

@@ -6,6 +6,7 @@ layers of eight heads, a mean over the tokens, a perceptron. It works on token s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..checks import ParameterError
@@ -36,6 +37,7 @@ class TwoTokenTransformer(TorchHead):
     """
 
     family: ClassVar[str] = "two-token"
+    least: ClassVar[Mapping[str, int]] = {"width": 1, "layers": 0, "heads": 1, "hidden": 1}
     # The dearest of the heads: a grid of two, so that ten thousand rows stay well under a minute.
     defaults: ClassVar[dict[str, Any]] = {"dropout": 0.2, "epochs": 20}
 

@@ -20,7 +20,7 @@ from ..calibration import temperature as best_factor
 from ..checks import ParameterError
 from ..head import Head, Validation
 from ..inputs import Inputs
-from ..vectors import criteria, directions, pieces, simplex, softmax
+from ..vectors import criteria, directions, pieces, shares_of, softmax
 
 __all__ = ["ZeroShot", "class_matrices"]
 
@@ -95,6 +95,7 @@ class ZeroShot(Head):
         """As `Head.fit`; with class vectors there may be no training rows at all, and the classes are theirs."""
         if self.class_vectors is None or (inputs := Inputs.of(X)).shape[0] > 0:
             return super().fit(X, y, val, sample_weight)
+        self._check_parameters()
         self.widths_ = inputs.widths
         names = [set(vectors) for vectors in _by_input(self.class_vectors, inputs.names).values()]
         if len(set.intersection(*names)) < 2:
@@ -109,16 +110,9 @@ class ZeroShot(Head):
     ) -> Mapping[str, Any]:
         if self.factor != "auto" and (isinstance(self.factor, str) or not 0 < self.factor < np.inf):
             raise ParameterError(f"factor must be 'auto' or positive and finite, not {self.factor!r}")
-        parts = len(X.names)
-        if isinstance(self.input_weights, str) and self.input_weights == "auto":
-            shares = simplex(parts, max(_STEPS, parts)) if val is not None else [(1 / parts,) * parts]
-        else:
-            given = [1.0] * parts if self.input_weights is None else [float(w) for w in self.input_weights]
-            if len(given) != parts or min(given) < 0 or sum(given) <= 0:
-                raise ParameterError(
-                    f"input_weights must be one weight for each of {', '.join(X.names)}, not {given}"
-                )
-            shares = [tuple(weight / sum(given) for weight in given)]
+        shares = shares_of("input_weights", self.input_weights, X.names, _STEPS)
+        if val is None and len(shares) > 1:  # nothing to choose on
+            shares = shares_of("input_weights", None, X.names, _STEPS)
         if self.class_vectors is not None:
             self.vectors_ = class_matrices(self.class_vectors, X.widths, self.classes_)
         else:

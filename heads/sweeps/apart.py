@@ -75,9 +75,9 @@ def rows_apart(
     done: set[tuple[frozenset[str], frozenset[str]]] = set()
     for run in runs:
         roles = run.training_items()
-        parts = {name: roles[name] for name in ("train", "dev") if name in roles}
+        parts: dict[str, set[str]] = {name: roles[name] for name in ("train", "dev") if name in roles}
         keys = frozenset(str(spec["key"]) for spec in run.specs.values())
-        learned = frozenset().union(*parts.values())
+        learned: frozenset[str] = frozenset().union(*parts.values())
         if (keys, learned) in done:
             continue
         done.add((keys, learned))

@@ -24,6 +24,7 @@ from ..options import (
 )
 
 if TYPE_CHECKING:
+    from ...store.store import Store
     from .compare import Leaderboard, Score
     from .plan import Trial
     from .sweep import TrialResult
@@ -101,6 +102,8 @@ def sweep(
     for result in done.results:
         if result.error:
             say(f"note: {result.trial}: {result.error}")
+    for note in _notes(opened, [result.trial for result in done.results if not result.error], class_weight):
+        say(f"note: {note}")
     if done.left:
         say(
             f"note: the budget left {len(done.left)} of {len(done.results)} trials unfinished; "
@@ -186,6 +189,23 @@ def compare(
         print_json(board.as_json())
         return
     _print_board(board, group_by)
+
+
+def _notes(store: Store, trials: Sequence[Trial], class_weight: str | None) -> list[str]:
+    """Options that some of the heads could make nothing of."""
+    from ..prompts import unprompted
+    from ..registry import head_class
+
+    notes: dict[str, None] = {}
+    for trial in trials:
+        kind = head_class(trial.family)
+        if class_weight is not None and "class_weight" not in kind.parameters():
+            notes[
+                f"--class-weight {class_weight} means nothing to {trial.family}, which has no such parameter"
+            ] = None
+        specs = {name: store.feature_table(feature).spec for name, feature in trial.features.items()}
+        notes |= dict.fromkeys(unprompted(kind, trial.params, specs))
+    return list(notes)
 
 
 def _board_json(board: Leaderboard) -> dict[str, Any]:

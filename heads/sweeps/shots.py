@@ -30,7 +30,7 @@ from ...errors import HeadError, IcehouseError, UsageError
 from ..alike import Alike
 from ..checks import plain
 from ..head import Head
-from ..prompts import with_prompts
+from ..prompts import unprompted, with_prompts
 from ..registry import head_class
 from ..samples import Missing, Samples
 from ..seen import AUTO
@@ -212,9 +212,10 @@ def shots(
     _fit_all(rows, source, points, drawn, folder, watch or _ignore)
     labels = _labels(rows)
     _summarise(points, rows.part("test").labels, labels, seed)
-    notes = _notes(source, drawn, positive) + list(
-        dict.fromkeys(f"{p.trial}: {p.error}" for p in points if p.error)
-    )
+    notes = _notes(source, drawn, positive)
+    for point in points:
+        said = [f"{point.trial}: {point.error}"] if point.error else _unprompted(rows, point.trial)
+        notes += [note for note in said if note not in notes]
     return Curves(folder, points, len(rows.parts.test), notes)
 
 
@@ -366,6 +367,11 @@ def _notes(source: Samples, drawn: Sequence[Sequence[np.ndarray]], counts: Seque
                 f"class {label!r} has only {least} items to draw{alike}: it has all of them in every draw for more shots"
             )
     return notes
+
+
+def _unprompted(rows: Rows, trial: Trial) -> list[str]:
+    specs = rows.samples.select(list(trial.features)).specs
+    return unprompted(head_class(trial.family), trial.params, specs)
 
 
 def _predicted(one: Mapping[str, Any], labels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.errors import HeadError
+from icehouse.errors import HeadError, UsageError
 from icehouse.heads.metrics import score
 from sklearn import metrics as reference
 
@@ -153,3 +153,17 @@ def test_refuses_shapes_that_disagree() -> None:
         score(["a"], np.zeros((2, 2)), ["a", "b"])
     with pytest.raises(HeadError, match="no rows"):
         score([], np.zeros((0, 2)), ["a", "b"])
+
+
+def test_how_many_resamples_there_were_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from icehouse.heads import metrics as module
+
+    y, proba, classes = problem(60, 3, 0)
+    told = score(y, proba, classes, draws=300)["intervals"]
+    assert (told["draws"], told["draws_ranked"]) == (300, 300)
+    monkeypatch.setattr(module, "_BUDGET", 60 * 4 * 150)
+    told = score(y, proba, classes, draws=300)["intervals"]
+    assert (told["draws"], told["draws_ranked"]) == (300, 150)
+    for wrong in ({"seed": -1}, {"draws": -1}):
+        with pytest.raises(UsageError, match="from 0 on"):
+            score(y, proba, classes, **wrong)

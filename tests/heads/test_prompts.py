@@ -12,8 +12,8 @@ from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SpaceError, UsageError
 from icehouse.heads import prompts
 from icehouse.heads.head import Head
-from icehouse.heads.prompts import class_vectors, read_prompts, readable, texts_of, with_prompts
-from icehouse.heads.registry import create
+from icehouse.heads.prompts import class_vectors, read_prompts, readable, texts_of, unprompted, with_prompts
+from icehouse.heads.registry import create, head_class
 from icehouse.heads.runs import list_runs
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
@@ -127,6 +127,31 @@ def test_heads_get_the_vectors_they_can_use(store: Store) -> None:
         with_prompts(create("tip-adapter", template="a {class}"), store, {"image": both["image"]}, ["a", "b"])
     given = create("zero-shot", class_vectors={"image": {"a": [1.0], "b": [0.0]}})
     assert with_prompts(given, store, both, ["a", "b"]) is given
+
+
+def test_a_run_without_the_zero_shot_half_says_so(store: Store) -> None:
+    both = specs(store, "toy-a/image/pooled", "toy-a/text/joint")
+    image, kind = {"image": both["image"]}, head_class("tip-adapter")
+    (note,) = unprompted(kind, {}, image)
+    assert "no class prompts, only labelled rows" in note
+    assert "toy-a/image/pooled" in note
+    assert "--inputs image/joint" in note
+    assert "for the others alone" in unprompted(kind, {}, both)[0]
+    assert unprompted(kind, {}, {"text": both["text"]}) == []
+    assert unprompted(kind, {"prompts": False}, image) == []
+    assert unprompted(kind, {"class_vectors": {"image": {}}}, image) == []
+    assert unprompted(head_class("logreg"), {}, image) == []
+    assert note in train(store, "tip-adapter", inputs="image").notes
+    assert note not in train(store, "tip-adapter", inputs="image", params={"prompts": False}).notes
+    assert note not in train(store, "tip-adapter", inputs="image/joint").notes
+    for command in (
+        ["train", "tip-adapter", "-i", "image"],
+        ["shots", "--heads", "tip-adapter", "-i", "image"],
+    ):
+        extra = ["--shots", "1", "--draws", "1"] if command[0] == "shots" else []
+        result = CliRunner().invoke(app, [*command, *extra, "-s", str(store.path)])
+        assert result.exit_code == 0, result.output
+        assert note in " ".join(result.output.split())
 
 
 def test_zero_shot_from_the_command_line(store: Store, tmp_path: Path) -> None:

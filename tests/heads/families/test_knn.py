@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -90,3 +91,29 @@ def test_values_that_make_no_sense_are_refused(data: Data) -> None:
     ):
         with pytest.raises(UsageError):
             Knn(**params).fit(*data(30))  # type: ignore[arg-type]
+
+
+def test_memory_does_not_grow_with_the_bank_times_the_rows() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40_000, 4)).astype(np.float32)
+    head = Knn(k=5, temperature=0.1, centre=False).fit(X, np.arange(40_000) % 2)
+    tracemalloc.start()
+    try:
+        head.predict_proba(X[:1024])
+        assert (
+            tracemalloc.get_traced_memory()[1] < 100e6
+        )  # all similarities at once would be 328 MB, and their copies
+    finally:
+        tracemalloc.stop()
+
+
+def test_however_few_rows_fit_at_a_time(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    from icehouse.heads.families import knn
+
+    X, y = data(90, noise=2.0)
+    V, v = data(50, seed=1, noise=2.0)
+    whole = Knn().fit(X, y, val=(V, v))
+    monkeypatch.setattr(knn, "_HELD", 200)
+    parts = Knn().fit(X, y, val=(V, v))
+    assert parts.chosen_ == whole.chosen_
+    np.testing.assert_allclose(parts.predict_proba(V), whole.predict_proba(V), atol=1e-12)

@@ -10,6 +10,7 @@ from icehouse.heads.families.late_fusion import LateFusion
 from icehouse.heads.families.logreg import LogReg
 from icehouse.heads.families.zero_shot import ZeroShot
 from icehouse.heads.head import Head
+from icehouse.heads.holdout import held_out
 from icehouse.heads.inputs import Inputs
 
 Data = Callable[..., tuple[Inputs, np.ndarray]]
@@ -114,3 +115,42 @@ def test_probes_may_be_told_apart(data: Data) -> None:
     assert head.heads_["text"].get_params()["C"] == 0.01
     assert head.heads_["image"].get_params()["C"] == 1.0
     assert not isinstance(head.heads_["text"], ZeroShot)
+
+
+def test_an_input_may_show_its_classes_only_where_the_choice_was_made(data: Data) -> None:
+    """The text is there for one class and a single row of the other, which is held out: no probe then, one at the end."""
+    X, y = data(60, k=2)
+    part = held_out(y, seed=0)
+    assert part is not None
+    other = np.flatnonzero(part & (y == 1))[0]
+    some = Inputs(dict(X.items()), {"text": (y == 0) | (np.arange(60) == other)})
+    head = LateFusion(head_params=PROBE, each={"text": {"C": 0.5}}).fit(some, y)
+    assert list(head.heads_) == ["image", "text"]
+    assert head.heads_["text"].get_params()["C"] == 0.5
+    assert np.isfinite(head.predict_proba(some)).all()
+
+
+@pytest.mark.parametrize("family", ["logreg", "zero-shot"])
+@pytest.mark.parametrize("combine", ["mean", "stack"])
+def test_classes_are_weighed(data: Data, family: str, combine: str) -> None:
+    X, y = data(400, k=2, noise=4.0)
+    rare = (y == 0) | (np.arange(400) % 10 == 1)
+    X, y = X[rare], y[rare]
+    params = PROBE if family == "logreg" else {}
+    plain, even, heavy = (
+        LateFusion(head=family, head_params=params, combine=combine, class_weight=weight).fit(X, y)
+        for weight in (None, "balanced", {1: 50.0})
+    )
+    np.testing.assert_allclose(even.prior_, [0.5, 0.5])
+    if combine == "stack" or family == "logreg":
+        found = [(head.predict(X) == 1).sum() for head in (plain, even, heavy)]
+        assert found[0] < found[1] < found[2]
+
+
+def test_a_probe_keeps_a_class_weight_of_its_own(data: Data) -> None:
+    X, y = data(60, k=2)
+    head = LateFusion(
+        head_params=PROBE, each={"text": {"class_weight": None}}, class_weight="balanced", combine="mean"
+    ).fit(X, y)
+    assert head.heads_["text"].get_params()["class_weight"] is None
+    assert head.heads_["image"].get_params()["class_weight"] == {0: 1.0, 1: 1.0}

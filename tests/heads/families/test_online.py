@@ -131,3 +131,19 @@ def test_values_that_make_no_sense_are_refused(data: Data) -> None:
     ):
         with pytest.raises(UsageError):
             Online(**params).fit(*data(30))  # type: ignore[arg-type]
+
+
+def test_numbers_are_one_kind_of_label_however_they_are_kept(data: Data) -> None:
+    X, y = data(30)
+    head = Online().partial_fit(X, y)
+    before = head.classes_.dtype
+    head.partial_fit(X, y.astype(float))
+    assert head.classes_.tolist() == [0, 1, 2]
+    assert head.classes_.dtype == before
+    head.partial_fit(X, np.full(30, 7.0))
+    assert head.classes_.tolist() == [0, 1, 2, 7]
+    with pytest.raises(HeadError, match="labels were numbers before, and are strings now"):
+        head.partial_fit(X, ["a"] * 30)
+    for labels, classes in ((y, ["a", "b"]), (["a"] * 30, [0, 1])):
+        with pytest.raises(HeadError, match="give both alike"):
+            Online().partial_fit(X, labels, classes=classes)

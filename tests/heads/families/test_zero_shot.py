@@ -184,3 +184,18 @@ def test_values_that_make_no_sense_are_refused(data: Data) -> None:
     for params in ({"factor": 0}, {"factor": "x"}, {"input_weights": [1.0]}, {"input_weights": [-1.0, 2.0]}):
         with pytest.raises(UsageError):
             ZeroShot(**params).fit(*data(30))  # type: ignore[arg-type]
+
+
+def test_tip_adapter_weighs_classes_by_their_frequency(data: Data) -> None:
+    X, y = data(300, k=2)
+    rare = (y == 0) | (np.arange(300) % 10 == 1)
+    X, y = X[rare], y[rare]
+    settings = {"alpha": 10.0, "beta": 5.5, "centre": False}
+    plain, even = (TipAdapter(**settings, class_weight=weight).fit(X, y) for weight in (None, "balanced"))
+    odds = [np.divide(*head.predict_proba(X).T[::-1]) for head in (plain, even)]
+    shift = np.log(odds[1]) - np.log(odds[0])
+    np.testing.assert_allclose(shift, np.log((y == 0).sum() / (y == 1).sum()))
+    chosen = TipAdapter(class_weight={1: 9.0}).fit(X, y)
+    assert (chosen.predict(X) == 1).sum() >= (TipAdapter().fit(X, y).predict(X) == 1).sum()
+    with pytest.raises(UsageError, match="above zero"):
+        TipAdapter(class_weight={1: 0.0}).fit(X, y)

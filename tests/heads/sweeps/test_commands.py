@@ -84,3 +84,26 @@ def test_a_score_that_is_not_resampled_chooses_but_does_not_rank(make_store: Mak
     assert (
         "chosen by" not in run("sweep", "-s", store, "--heads", "logreg", "-n", "other", "-m", "accuracy")[1]
     )
+
+
+def test_a_sweep_says_what_some_heads_could_not_take(make_store: Make) -> None:
+    store = str(make_store(120).path)
+    heads = "logreg,tip-adapter,zero-shot,late-fusion"
+    code, _, err = run("sweep", "-s", store, "--heads", heads, "-i", "image", "--class-weight", "balanced")
+    assert code == 0, err
+    said = " ".join(err.split())
+    assert "note: zero-shot on image: class prompts cannot be compared with toy/image/pooled" in said
+    assert "note: tip-adapter compares with no class prompts" in said
+
+
+def test_class_weights_are_for_heads_that_have_them(make_store: Make) -> None:
+    from icehouse.heads.sweeps.commands import _notes
+    from icehouse.heads.sweeps.plan import Trial
+
+    store = make_store(12)
+    tried = [
+        Trial(head, {"text": "toy/text/pooled"}, {}, (0,)) for head in ("zero-shot", "late-fusion", "logreg")
+    ]
+    (note,) = _notes(store, tried, "balanced")
+    assert note == "--class-weight balanced means nothing to zero-shot, which has no such parameter"
+    assert not _notes(store, tried, None)
