@@ -106,6 +106,7 @@ def caption_images(
             retry_failures=retry_failures,
         )
         run.report.take(todo)
+        run.stale = todo.stale
         return todo.jobs
 
     find()  # what cannot be planned is said before anybody is asked
@@ -130,6 +131,7 @@ class _Run:
         self.report = CaptionReport(str(store.path), name, asking.model)
         self.hosts: list[Host] = []
         self.pace = Pace(0)
+        self.stale: list[Job] = []
         self._provenance: dict[str, Any] = {}
         self._journal: Journal | None = None
         self._dispatcher: Dispatcher | None = None
@@ -164,7 +166,10 @@ class _Run:
                 self._journal = journal
                 for remark in journal.remarks:
                     self._note(remark)
-                await self._work(find_jobs())
+                jobs = find_jobs()
+                # A run that died before it could: their answers have just come from its journal.
+                ledger.settle(self.store, self.name, self.stale)
+                await self._work(jobs)
         finally:
             for host in self.hosts:
                 self.report.concurrency[host.url] = host.climber.level

@@ -64,6 +64,8 @@ class Plan:
         Those that will be asked, in the items' order.
     without_image : int
         Items that have no picture, or one that could not be read.
+    stale : list of Job
+        Those that have a caption, and a failure in the ledger from before it.
     """
 
     distinct: int = 0
@@ -71,6 +73,7 @@ class Plan:
     failed: int = 0
     jobs: list[Job] = field(default_factory=list)
     without_image: int = 0
+    stale: list[Job] = field(default_factory=list)
 
 
 def plan(
@@ -137,10 +140,12 @@ def plan(
     done = _done(store, name)
     failed = _failed(store, name)
     for key, job in by_key.items():
+        job.failed_before = any(item in failed for item in job.items)
         if key in done:
             found.done += 1
+            if job.failed_before:
+                found.stale.append(job)
             continue
-        job.failed_before = any(item in failed for item in job.items)
         state = (job.bytes, job.mtime_ns, job.text_sha256)
         if not retry_failures and any(failed.get(item) == state for item in job.items):
             found.failed += 1

@@ -233,6 +233,20 @@ def test_a_first_answer_is_not_asked_for_again_after_a_death(
     assert report.flagged == {"cut": 1}
 
 
+def test_a_failure_is_settled_by_an_answer_that_a_dead_run_left(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(2)
+    bad = sorted(sent(store))[0]
+    server.behave("400", times=None, image=bad)
+    caption_images(store, asking(server))
+    assert len(store.query("select * from failures").to_pylist()) == 1
+    die(store.table("captions/default"), row(sent(store)[bad], server.url))
+    report = caption_images(store, asking(server))
+    assert (report.known, report.known_failures, report.asked) == (2, 0, 0)
+    assert store.query("select * from failures").to_pylist() == []
+
+
 def test_a_model_that_changed_while_the_run_was_dead(
     make_store: MakeStore, server: OllamaServer, asking: MakeAsking
 ) -> None:
