@@ -48,7 +48,11 @@ class Align(nn.Module):
 
     def __init__(self, widths: Mapping[str, int], width: int, hidden: int, classes: int) -> None:
         super().__init__()
-        self.project = nn.ModuleList(nn.Linear(d, width) for d in widths.values())
+        layers = [nn.Linear(d, width) for d in widths.values()]
+        # (1 + a)(1 + b): the product begins with each input by itself in it, as an outer product with a one appended does.
+        for layer in layers:
+            nn.init.ones_(layer.bias)
+        self.project = nn.ModuleList(layers)
         # Without centring: the mean of a product is what tells whether two vectors agree.
         self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in widths)
         self.drop = Dropout()
