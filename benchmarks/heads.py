@@ -52,7 +52,13 @@ def watch(results: Sequence[TrialResult], trial: Any) -> None:
 
 
 def search(
-    store: Store, modality: str, seeds: int, label: str, split: str, heads: Sequence[str] | None
+    store: Store,
+    modality: str,
+    seeds: int,
+    label: str,
+    split: str,
+    heads: Sequence[str] | None,
+    kinds: Sequence[str] = ("vectors", "joint", "tokens"),
 ) -> list[Sweep]:
     """All heads on vectors, those with prompts on the joint space; on tokens those that attend."""
     chosen = list(FAMILIES) if heads is None else list(heads)
@@ -76,11 +82,11 @@ def search(
             watch=watch,
         )
         for kind, (some, inputs, n) in plan.items()
-        if some
+        if some and kind in kinds
     ]
 
 
-def crisismmd(source: Path, folder: Path, seeds: int) -> None:
+def crisismmd(source: Path, folder: Path, seeds: int, kinds: Sequence[str]) -> None:
     """Official splits, texts only; task 2 with its labels as they come."""
     if not source.is_dir():
         print(f"CrisisMMD: skipped, no annotation files at {source}")
@@ -89,7 +95,7 @@ def crisismmd(source: Path, folder: Path, seeds: int) -> None:
     for task, label in (("informative", "label"), ("humanitarian", "label")):
         path = folder / task
         files = sorted(source.glob(f"task_{task}_*.tsv"))
-        embed_sources(files, path, encoder="mini", options=options, only="text", tokens=True)
+        embed_sources(files, path, encoder="mini", options=options, only="text", tokens="tokens" in kinds)
         store = Store.open(path)
         plain = train(
             store,
@@ -100,7 +106,7 @@ def crisismmd(source: Path, folder: Path, seeds: int) -> None:
             report=False,
         )
         begun = time.perf_counter()
-        found = search(store, "text", seeds, label, "split", None)
+        found = search(store, "text", seeds, label, "split", None, kinds)
         runs = [run for one in found for some in one.winners.values() for run in some]
         board = compare(store, [plain, *runs], metric="accuracy")
         print(f"\nCrisisMMD {task}, {label}: {board.rows:,} test rows, {time.perf_counter() - begun:.0f} s")
@@ -172,13 +178,15 @@ def main() -> None:
         "--seeds", type=int, default=3, help="fits of a trial on CrisisMMD, for heads that draw"
     )
     parser.add_argument("--keep", type=Path, help="folder for the stores; what is there is not done again")
+    parser.add_argument("--no-tokens", action="store_true", help="CrisisMMD's word states take an hour")
     options = parser.parse_args()
+    kinds = ("vectors", "joint") if options.no_tokens else ("vectors", "joint", "tokens")
     print(machine("torch", "scikit-learn", "lightgbm"))
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         if "crisismmd" in options.what:
-            crisismmd(options.crisismmd_files, folder, options.seeds)
+            crisismmd(options.crisismmd_files, folder, options.seeds, kinds)
         if "elpv" in options.what:
             elpv(folder, "binary", None)
             elpv(folder, "any", FEW)

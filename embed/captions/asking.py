@@ -11,7 +11,7 @@ from . import pictures
 from .api import Api, Identity
 from .ollama_api import OllamaApi, default_hosts
 from .openai_api import KEY_VARIABLE, OpenAiApi
-from .prompts import TEXT_BUDGET, Prompt
+from .prompts import QUOTING, TEXT_BUDGET, Prompt
 from .structured import SCHEMA
 
 __all__ = ["PATIENCE_S", "Asking"]
@@ -70,6 +70,10 @@ class Asking:
             raise UsageError(f"no protocol {self.api!r}; there are ollama and openai")
         if self.api == "openai" and not self.hosts:
             raise UsageError("--api openai needs --host URL")
+        if self.api == "openai" and self.pull:
+            raise UsageError(
+                "--pull: only Ollama can be told to fetch a model; load it on the server, and leave --pull out"
+            )
         for name, value, least in (
             ("max_tokens", self.max_tokens, 1),
             ("max_side", self.max_side, 32),
@@ -116,7 +120,7 @@ class Asking:
             "model": identity.model,
             "digest": identity.digest,
             "prompt": self.prompt.full_template,
-            "text": {"budget": TEXT_BUDGET, "quoting": "v1"} if self.prompt.with_text else None,
+            "text": {"budget": TEXT_BUDGET, "quoting": QUOTING} if self.prompt.with_text else None,
             "structured": SCHEMA if self.prompt.structured else None,
             "options": self.sampling(0),
             "retry": self.sampling(1),

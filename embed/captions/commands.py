@@ -158,10 +158,6 @@ def caption(
 
         _print_import(import_captions(store, import_from, name=name, dry_run=dry_run), as_json)
         return
-    if pull and api != "ollama":
-        raise UsageError(
-            "--pull: only Ollama can be told to fetch a model; load it on the server, and leave --pull out"
-        )
 
     from .asking import Asking
     from .captioner import caption_images
