@@ -72,7 +72,7 @@ def suggest(
         typer.Option("--out", "-o", metavar="FILE", help="Write to FILE: .csv, .json or .parquet."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Of the sample that stands for very many items.", rich_help_panel=ROWS)
+        int, typer.Option(min=0, help="Of the sample that stands for very many items.", rich_help_panel=ROWS)
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:

@@ -33,7 +33,7 @@ from .head import Head
 from .holdout import SHARE, groups_of, held_out
 from .inputs import concatenate
 from .metrics import DRAWS
-from .prompts import with_prompts
+from .prompts import unprompted, with_prompts
 from .registry import create
 from .runs import Prediction, Run, prediction_table, write_run
 from .samples import Missing, Samples, load_samples, parse_inputs
@@ -347,7 +347,8 @@ def keep(
     if len(test):
         scored("test", kept, test, seen)
 
-    protocol = _protocol(parts, chosen, kept, refitted, len(learn), len(dev), len(test))
+    notes = [*parts.notes, *unprompted(type(chosen), estimator.get_params(), samples.specs)]
+    protocol = _protocol(parts, chosen, kept, refitted, len(learn), len(dev), len(test), notes)
     metrics |= {"chosen": chosen.chosen_, "curve": chosen.curve_, "protocol": protocol}
     record = {
         "head": {"family": kept.family, "params": plain(estimator.get_params()), "chosen": chosen.chosen_},
@@ -472,7 +473,14 @@ def _require_finite(samples: Samples) -> None:
 
 
 def _protocol(
-    parts: Division, chosen: Head, kept: Head, refitted: bool, n_train: int, n_dev: int, n_test: int
+    parts: Division,
+    chosen: Head,
+    kept: Head,
+    refitted: bool,
+    n_train: int,
+    n_dev: int,
+    n_test: int,
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     if not n_dev:
         where = None
@@ -486,7 +494,7 @@ def _protocol(
         "refit": refitted,
         "trained_on": n_train + n_dev if refitted else n_train,
         "rows": {"train": n_train, "dev": n_dev, "test": n_test},
-        "notes": parts.notes,
+        "notes": notes,
     }
 
 

@@ -25,6 +25,7 @@ from ..checks import ParameterError
 from ..head import Head, Validation
 from ..holdout import held_out
 from ..inputs import Inputs
+from ..vectors import class_weights
 
 if TYPE_CHECKING:
     import torch
@@ -227,7 +228,7 @@ class TorchHead(Head):
         self._refuse(X)
         configurations, plan = self._configurations(), self._plan(len(y))
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
-        by_class = self._class_weights(y, weight)
+        by_class = class_weights(self.class_weight, self.classes_, y, weight)
         if plan.stop is not None:
             val = None
         elif val is None and (len(configurations) > 1 or plan.patience is not None):
@@ -344,7 +345,7 @@ class TorchHead(Head):
             codes,
             weight,
             dev,
-            first._class_weights(codes, weight),
+            class_weights(first.class_weight, first.classes_, codes, weight),
         )
         for head in heads:
             best = head._note([o for o in outcomes if o.configuration.seed == head.seed], True)
@@ -399,7 +400,7 @@ class TorchHead(Head):
     def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
         import torch
 
-        for name in _GRIDS:  # which JSON gives back as lists
+        for name in (*_GRIDS, "drops"):  # which JSON gives back as lists
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))
         self._keep({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
@@ -477,22 +478,6 @@ class TorchHead(Head):
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-    def _class_weights(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Weight of each class: shape (k,)."""
-        k = len(self.classes_)
-        if self.class_weight is None:
-            return np.ones(k)
-        if isinstance(self.class_weight, str):
-            if self.class_weight != "balanced":
-                raise ParameterError(
-                    f"class_weight must be None, 'balanced' or a mapping, not {self.class_weight!r}"
-                )
-            counts = np.bincount(y, weights=weight, minlength=k)
-            return counts.sum() / (k * counts)
-        # JSON has only strings for keys, so a mapping that comes back from a file is looked up by those too.
-        given = {str(label): float(value) for label, value in self.class_weight.items()}
-        return np.array([given.get(str(label), 1.0) for label in self.classes_.tolist()])
 
 
 def _part(rows: Any, y: np.ndarray, weight: np.ndarray) -> Part:

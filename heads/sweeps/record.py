@@ -74,7 +74,11 @@ class SweepRecord:
         record = cls(sweep_folder(store, name))
         about = record.path / "sweep.json"
         if fresh:
-            shutil.rmtree(record.path, ignore_errors=True)
+            # Not the folder: learning curves of that name lie there too.
+            for left in ("trials", "heads"):
+                shutil.rmtree(record.path / left, ignore_errors=True)
+            for file in ("winners.json", "sweep.json"):
+                (record.path / file).unlink(missing_ok=True)
         if about.exists():
             whole = read_record(about)
             before = whole["data"]
