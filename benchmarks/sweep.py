@@ -9,7 +9,7 @@ for them; `--both-threads` makes it take all. The batched program runs before an
 with another seed, and the mean of its two times counts. Scores are compared configuration by configuration; what is
 noise is shown by the other seed.
 
-With `--heads`, each default head of the torch families is timed on 10,000 rows of pooled features instead.
+With `--heads`, each default head is timed on 10,000 rows of pooled features instead (`zero-shot` learns nothing).
 """
 
 from __future__ import annotations
@@ -129,14 +129,12 @@ def sweep(rows: int, epochs: int, batch: int, sample: int, precision: str) -> No
 
 
 def default_heads(rows: int) -> None:
-    """Seconds that each torch head takes as it comes."""
-    from icehouse.heads.neural.head import TorchHead
-
+    """Seconds that each head takes as it comes."""
     X, y = rows_of(rows, 0)
     V, v = rows_of(rows // 6, 1)
     print(f"{rows:,} x (512 + 512), default parameters, {torch.get_num_threads()} threads")
     for family in sorted(available()):
-        if issubclass(head_class(family), TorchHead):
+        if head_class(family).takes_prompts != "required":
             begun, used = time.perf_counter(), time.process_time()
             head = create(family).fit(X, y, val=(V, v))
             seconds, used = time.perf_counter() - begun, time.process_time() - used

@@ -15,7 +15,6 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
@@ -34,27 +33,15 @@ if TYPE_CHECKING:
     from .optimizers import Schedule
     from .training import Configuration, Metric, Outcome, Part, Plan
 
-__all__ = ["Grid", "TorchHead"]
+__all__ = ["GRIDS", "Grid", "TorchHead"]
 
 #: A number, or several to choose from on dev.
 Grid: TypeAlias = float | Sequence[float]
 
 # Rows that are predicted at a time.
 _PREDICTED = 4096
-# Parameters of which several values make a grid, all trained as one program.
-_GRIDS = ("lr", "weight_decay", "dropout", "modality_dropout")
-_RANGES = {
-    "lr": " above zero",
-    "weight_decay": " not below zero",
-    "dropout": " in [0, 1)",
-    "modality_dropout": " in [0, 1)",
-}
-_CHOICES = {
-    "schedule": ("cosine", "plateau", "constant"),
-    "optimizer": ("adamw", "sgd"),
-    "metric": ("log_loss", "macro_f1", "accuracy"),
-    "precision": ("auto", "float32"),
-}
+#: Parameters of which several values make a grid, all trained as one program.
+GRIDS = ("lr", "weight_decay", "dropout", "modality_dropout")
 
 
 class TorchHead(Head):
@@ -225,8 +212,10 @@ class TorchHead(Head):
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
     ) -> Mapping[str, Any]:
+        from .settings import configurations_of, grids_of, plan_of
+
         self._refuse(X)
-        configurations, plan = self._configurations(), self._plan(len(y))
+        configurations, plan = configurations_of(self), plan_of(self, len(y))
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
         by_class = class_weights(self.class_weight, self.classes_, y, weight)
         if plan.stop is not None:
@@ -242,7 +231,7 @@ class TorchHead(Head):
         if val is None:
             # Nothing to choose on: the middle of each grid.
             middle: dict[str, Any] = {
-                n: values[(len(values) - 1) // 2] for n, values in self._grids().items()
+                n: values[(len(values) - 1) // 2] for n, values in grids_of(self).items()
             }
             configurations = [replace(configurations[0], **middle)]
         best = self._best(configurations, plan, X, y, weight, val, by_class)
@@ -261,7 +250,7 @@ class TorchHead(Head):
         return self._chosen(best)
 
     def _chosen(self, best: Outcome) -> dict[str, Any]:
-        chosen = {**{name: getattr(best.configuration, name) for name in _GRIDS}, "stop": best.epochs}
+        chosen = {**{name: getattr(best.configuration, name) for name in GRIDS}, "stop": best.epochs}
         return {**chosen, "drops": _drops(best)} if self.schedule == "plateau" else chosen
 
     def _best(
@@ -326,6 +315,8 @@ class TorchHead(Head):
         sample_weight: Sequence[float] | np.ndarray | None = None,
     ) -> list[Self]:
         """New heads, one fitted with each seed: the grid times the seeds as one program."""
+        from .settings import configurations_of, plan_of
+
         if val is None or self.stop is not None or not self.batched:
             return super().fit_seeds(seeds, X, y, val, sample_weight)
         heads = [self.unfitted(seed=seed) for seed in seeds]
@@ -339,8 +330,8 @@ class TorchHead(Head):
             return super().fit_seeds(seeds, X, y, val, sample_weight)
         weight = np.ones(len(codes)) if given is None else given
         outcomes = first._train(
-            [configuration for head in heads for configuration in head._configurations()],
-            first._plan(len(codes)),
+            [configuration for head in heads for configuration in configurations_of(head)],
+            plan_of(first, len(codes)),
             inputs,
             codes,
             weight,
@@ -400,72 +391,10 @@ class TorchHead(Head):
     def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
         import torch
 
-        for name in (*_GRIDS, "drops"):  # which JSON gives back as lists
+        for name in (*GRIDS, "drops"):  # which JSON gives back as lists
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))
         self._keep({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
-
-    # ------------------------------------------------------------------ parameters
-
-    def _grids(self) -> dict[str, list[float]]:
-        """Values of each parameter that may have several."""
-        grids = {}
-        for name in _GRIDS:
-            given: Any = getattr(self, name)
-            try:
-                values = [float(v) for v in np.atleast_1d(np.asarray(given, np.float64)).tolist()]
-            except (TypeError, ValueError):
-                values = []
-            top = 1.0 if "dropout" in name else math.inf
-            if not values or not all(0 <= v < top for v in values) or (name == "lr" and 0.0 in values):
-                raise ParameterError(
-                    f"{name} must be a number or several numbers{_RANGES[name]}, not {given!r}"
-                )
-            grids[name] = list(dict.fromkeys(values))
-        return grids
-
-    def _configurations(self) -> list[Configuration]:
-        from .training import Configuration
-
-        grids = self._grids()
-        return [
-            Configuration(**dict(zip(grids, values, strict=True)), seed=int(self.seed))
-            for values in product(*grids.values())
-        ]
-
-    def _plan(self, n: int) -> Plan:
-        """How to train on about `n` rows."""
-        from .training import Plan
-
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ParameterError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
-        for name in ("epochs", "batch_size", "stop", "patience"):
-            value: Any = getattr(self, name)
-            if name == "batch_size" and value == "auto":
-                continue
-            if (value is None and name in ("epochs", "batch_size")) or (value is not None and value < 1):
-                raise ParameterError(f"{name} must be a whole number from 1 on, not {value!r}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ParameterError(f"label_smoothing must be in [0, 1), not {self.label_smoothing!r}")
-        if not 0 <= self.momentum < 1:
-            raise ParameterError(f"momentum must be in [0, 1), not {self.momentum!r}")
-        if self.warmup < 0:
-            raise ParameterError(f"warmup must not be negative, not {self.warmup!r}")
-        return Plan(
-            epochs=self.epochs,
-            batch_size=_batch_size(n) if self.batch_size == "auto" else self.batch_size,
-            patience=self.patience,
-            stop=self.stop,
-            warmup=self.warmup,
-            schedule=self.schedule,
-            drops=tuple(self.drops),
-            optimizer=self.optimizer,
-            momentum=self.momentum,
-            label_smoothing=self.label_smoothing,
-            metric=self.metric,
-            precision=self.precision,
-        )
 
     def _device(self) -> torch.device:
         import torch
@@ -495,13 +424,9 @@ def _drops(best: Outcome) -> tuple[int, ...]:
     return tuple(epoch for epoch in best.drops if epoch < best.epochs)
 
 
-def _batch_size(n: int) -> int:
-    return min(128, max(16, 2 ** int(math.log2(n / 16)))) if n >= 16 else 16
-
-
 def _summary(outcome: Outcome) -> dict[str, Any]:
     """A configuration's row in `curve_`."""
-    given = {name: getattr(outcome.configuration, name) for name in _GRIDS}
+    given = {name: getattr(outcome.configuration, name) for name in GRIDS}
     at = outcome.curve[max(outcome.epochs, 1) - 1]
     scores = {name: at[name] for name in ("log_loss", "accuracy", "macro_f1")}
     return _finite({**given, "best": outcome.epochs, **scores})

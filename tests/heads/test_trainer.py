@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.errors import HeadError, UsageError
+from icehouse.heads.division import divide
 from icehouse.heads.families.logreg import LogReg
 from icehouse.heads.head import Head
 from icehouse.heads.runs import Run
 from icehouse.heads.samples import Samples, load_samples, parse_inputs
-from icehouse.heads.trainer import divide, train
+from icehouse.heads.trainer import train
 from icehouse.store.store import Store
 from icehouse.store.vectors import Vectors
 

@@ -270,6 +270,32 @@ def test_a_plateau_comes_again_without_dev(data: Data) -> None:
     )
 
 
+@pytest.mark.parametrize(("cuda", "mps", "expected"), [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
+def test_the_fastest_device_is_taken(
+    cuda: int, mps: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
+    assert MLP()._device().type == expected
+    assert MLP(device="cpu")._device().type == "cpu"
+
+
+ACCELERATORS = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+
+
+@pytest.mark.parametrize("device", [name for name, there in ACCELERATORS.items() if there])
+@pytest.mark.parametrize("family", ["mlp", "guided-ca"])
+def test_a_head_learns_on_an_accelerator_and_loads_anywhere(
+    family: str, device: str, data: Data, tmp_path: Path
+) -> None:
+    X, y = data(120)
+    head = quick(family, device=device, epochs=10, lr=(1e-2, 3e-2)).fit(X, y, val=data(40, seed=1))
+    assert head.score(X, y) > 0.8
+    head.save(tmp_path / "head")
+    loaded = Head.load(tmp_path / "head").set_params(device="cpu")
+    np.testing.assert_allclose(loaded.predict_proba(X), head.predict_proba(X), atol=1e-4)
+
+
 def test_the_example_of_the_documentation_is_a_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
     (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
