@@ -38,7 +38,7 @@ PROMPTED = ("zero-shot", "tip-adapter")
 #: Heads whose attention has something to attend to where an input has many tokens.
 ATTENDING = ("diff-attn", "guided-ca")
 #: Heads for cells that the published protocol leaves out: one of each kind.
-FEW = ("logreg", "svm", "lightgbm", "knn", "mlp", "diff-attn")
+FEW = ("logreg", "svm", "lightgbm", "knn", "mlp")
 
 
 def watch(results: Sequence[TrialResult], trial: Any) -> None:
