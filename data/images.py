@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError
 
-__all__ = ["BACKGROUND", "HASH_SIDE", "MAX_PIXELS", "Picture", "decode", "perceptual_hash"]
+__all__ = ["BACKGROUND", "HASH_SIDE", "MAX_PIXELS", "Picture", "decode", "load_hashing", "perceptual_hash"]
 
 #: More pixels than this are refused: Pillow's own threshold of suspicion, 89 megapixels.
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
@@ -125,6 +125,11 @@ def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) ->
     if turned >= 5:
         width, height = height, width
     return Picture(image, width, height, kind, perceptual_hash(to_hash) if hashed else None)
+
+
+def load_hashing() -> None:
+    """Load the libraries of `perceptual_hash`; call it before threads that hash, which would all load them at once."""
+    import imagehash  # noqa: F401
 
 
 def perceptual_hash(image: Image.Image) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.images import Picture, decode
+from ..data.images import Picture, decode, load_hashing
 from ..data.text import clean, text_sha256
 from ..errors import ImageError
 from ..store.vectors import finite_rows
@@ -167,6 +167,7 @@ class Extractor:
 
     def run(self, works: Iterable[Work]) -> Iterator[Loaded | Failure | Encoded]:
         """Do the work; results come in its order, a window's all together, soon after the item that filled it."""
+        load_hashing()
         windows: deque[Future[list[Encoded | Failure]]] = deque()
         with (
             ThreadPoolExecutor(self.workers, thread_name_prefix="icehouse-read") as readers,
