@@ -1,10 +1,12 @@
 """Every head on published data with `mini`: CrisisMMD texts, ELPV solar cells.
 
-    python benchmarks/heads.py [crisismmd] [elpv] [--crisismmd-files ../shared/data/crisismmd] [--keep FOLDER]
+    python benchmarks/heads.py [crisismmd] [elpv] [--no-tokens] [--seeds 3] [--keep FOLDER]
+                               [--crisismmd-files ../shared/data/crisismmd]
 
-A sweep over all families and over the stored outputs (`pooled`, `joint`, both, the tokens); accuracy on dev chooses each
-family's outputs and parameters, and the best family. Each family's choice then sees test once. CrisisMMD has its official
-splits; ELPV gets five random ones of 75/25, with a fifth of train held out as dev.
+A sweep over all families on `pooled`, and on `pooled` beside `joint`; heads of class prompts on `joint`, and two of
+those that attend on the tokens as well. Accuracy on dev chooses each family's outputs and parameters, and the best
+family. Each family's choice then sees test once. CrisisMMD has its official splits; ELPV gets five random ones of 75/25,
+with a fifth of train held out as dev.
 
 Beside them stands what they have to beat: logistic regression with C = 10 on `pooled` as it is. ELPV's cells are functional
 (probability 0) or defective (1), as in `real_data.py`; `any` calls every probability above 0 defective, so that no cell is

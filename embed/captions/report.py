@@ -43,7 +43,7 @@ class CaptionReport:
     concurrency : dict
         Host -> questions at once at the end.
     hosts : dict
-        Host -> answers it gave.
+        Host -> captions of it that were kept.
     tokens : int
     """
 
