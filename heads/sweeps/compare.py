@@ -329,7 +329,9 @@ def _entries(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:
     for run in runs:
         prints = {name: given.get("fingerprint") for name, given in run.record["inputs"].items()}
         refit = run.record["protocol"]["refit"]
-        about = [run.family, run.features, prints, _params(run), run.record["data"], refit]
+        # Which rows were held out follows from the seed, as weights do.
+        data = {name: value for name, value in run.record["data"].items() if name != "held_out_seed"}
+        about = [run.family, run.features, prints, _params(run), data, refit]
         of_seed = found.setdefault(json.dumps(about, sort_keys=True), {})
         before = of_seed.get(run.record["seed"])
         if before is not None and before.run_id != run.run_id:
