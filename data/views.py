@@ -16,7 +16,7 @@ from PIL import Image
 __all__ = ["VIEWS", "VIEWS_VERSION", "WHOLE_VIEWS", "content_box", "view_hashes"]
 
 #: Changes whenever another hash would come of the same picture.
-VIEWS_VERSION = 1
+VIEWS_VERSION = 2
 
 #: The first views, which are held against all: the whole picture, and it without margins.
 WHOLE_VIEWS = 2
@@ -36,6 +36,9 @@ _ALIKE = 12  # levels that JPEG may change a ground by
 _GROUND = 0.9  # of a row that is margin is ground
 _FADING = 4  # rows of the grid in which a margin ends
 _WITH_WORDS = 0.3  # of a row with words on it is
+
+#: A coefficient below it is rounding: one level of one pixel makes hundreds of times as much.
+_NOTHING = 1e-7
 
 
 def content_box(image: Image.Image) -> tuple[float, float, float, float]:
@@ -78,11 +81,18 @@ def view_hashes(image: Image.Image) -> np.ndarray:
         The whole, trimmed, mirrored, and the crops, each to within rounding its pHash.
     """
     grey = image.convert("L")
-    whole = _square(grey, (0.0, 0.0, float(image.width), float(image.height)))
-    trimmed = _square(grey, content_box(image))
+    everything, box = (0.0, 0.0, float(image.width), float(image.height)), content_box(image)
+    whole = _square(grey, everything)
+    trimmed = whole if box == everything else _square(grey, box)
     full, crops = _transforms()
-    # Scaling a crop and its cosine transform are both linear, so that a crop costs two products of small matrices.
-    parts = np.einsum("cyki,ij,cxlj->cyxkl", crops, trimmed, crops, optimize=True)
+    # Scaling a crop and its cosine transform are both linear, so that a crop costs two products of small matrices. They stay
+    # as small as this, since BLAS spreads larger ones over threads of its own, which fight with those that hash.
+    rows = crops @ trimmed
+    cuts, places = len(_CUTS), len(_PLACES)
+    parts = rows.reshape(cuts, places * _LOW, _FINE) @ crops.reshape(cuts, places * _LOW, _FINE).transpose(
+        0, 2, 1
+    )
+    parts = parts.reshape(cuts, places, _LOW, places, _LOW).transpose(0, 1, 3, 2, 4)
     low = [full @ whole @ full.T, full @ trimmed @ full.T, full @ trimmed[:, ::-1] @ full.T]
     return _hashes(np.concatenate([np.stack(low), parts.reshape(-1, _LOW, _LOW)]))
 
@@ -131,5 +141,7 @@ def _means(start: float, length: float) -> np.ndarray:
 
 def _hashes(low: np.ndarray) -> np.ndarray:
     low = low.reshape(len(low), _LOW * _LOW)
+    # Of a flat picture all but one coefficient are 0. As rounding leaves them they would make a hash like any other.
+    low[np.abs(low) < _NOTHING] = 0
     bits = low > np.median(low, axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)

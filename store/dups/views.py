@@ -27,7 +27,7 @@ from .hamming import cross_pairs, informative
 
 __all__ = ["MOST_VIEWED", "ViewHashes", "load_views", "view_radius"]
 
-#: Beyond so many contents, views are made only if asked for: they take some ten milliseconds an image.
+#: Beyond so many contents, views are made only if asked for: they take some milliseconds an image, and every file is read.
 MOST_VIEWED = 50_000
 
 #: Near views after which the search is given up: as many come of 20,000 frames of one film in no time.
@@ -131,7 +131,7 @@ def load_views(
     Parameters
     ----------
     store : Store
-        Made hashes are kept in its table ``hashes/views``.
+        Made hashes are kept in its table ``hashes/views<version>``.
     items : pyarrow.Table
         With the columns `image_sha256`, `root`, `path`. A file that is gone, unreadable, or not what it was has no hashes.
 

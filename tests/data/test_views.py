@@ -7,6 +7,7 @@ import pytest
 from icehouse.data.images import perceptual_hash
 from icehouse.data.reposts import GRADED
 from icehouse.data.views import VIEWS, WHOLE_VIEWS, content_box, view_hashes
+from icehouse.store.dups.hamming import informative
 from PIL import Image, ImageDraw
 from toys import picture
 
@@ -60,3 +61,12 @@ def test_flat_and_tiny_pictures_pass(size: tuple[int, int], colour: tuple[int, i
     assert 0 <= left < right <= size[0]
     assert 0 <= top < bottom <= size[1]
     assert view_hashes(image).shape == (VIEWS,)
+
+
+@pytest.mark.parametrize("level", [0, 1, 7, 128, 255])
+def test_a_flat_picture_has_no_hash_that_says_something(level: int) -> None:
+    """What rounding leaves of its coefficients once made of grey 1 and grey 128 the same picture, and of 7 another."""
+    assert not informative(view_hashes(Image.new("RGB", (200, 150), (level, level, level)))).any()
+    stripes = Image.new("RGB", (200, 150), (level, level, level))
+    stripes.paste((255 - level, 90, 90), (0, 0, 90, 150))
+    assert not informative(view_hashes(stripes)).any()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.reposts import GRADED
-from icehouse.data.views import VIEWS, WHOLE_VIEWS
+from icehouse.data.views import VIEWS, VIEWS_VERSION, WHOLE_VIEWS
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.dups import views as views_module
 from icehouse.store.dups.find import find_duplicates
@@ -100,7 +100,7 @@ def test_find_compares_views_and_keeps_them(folder: Path, tmp_path: Path) -> Non
     assert found.summary["parameters"]["views"] == 4
     assert {frozenset(("p3", name)) for name in ("crop_10", "pad", "mirror")} <= pairs(found)
     assert all({"p3", "crop_10", "pad", "mirror"} >= pair for pair in pairs(found))
-    assert store.table("hashes/views1").snapshot().rows == 13
+    assert store.table(f"hashes/views{VIEWS_VERSION}").snapshot().rows == 13
     # With the files gone, the kept hashes answer.
     for file in folder.iterdir():
         file.unlink()
