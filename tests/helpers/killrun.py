@@ -1,12 +1,14 @@
 """Embed, be killed at a random moment, embed again, until a store is whole; then the next store.
 
-``killrun.py PICTURES TABLE WORK CONFIGS ENCODER PRECISION KILLS``. One interpreter imports everything once and forks for
-each run, so that a kill lands in the work and not in the imports. Nothing multi-threaded runs before the fork. Prints one
-JSON line: the stores that were completed after kills, how many kills hit, and what each attempt found and did.
+``killrun.py PICTURES TABLE WORK CONFIGS ENCODER PRECISION KILLS``. One interpreter imports everything and loads the encoder
+once and forks for each run, so that a kill lands in the work and not in what comes before the first file is written. One
+thread at a time, so that nothing multi-threaded runs before the fork. Prints one JSON line: the stores that were completed
+after kills, how many kills hit, and what each attempt found and did.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -17,8 +19,9 @@ from pathlib import Path
 
 import open_clip
 import pyarrow.parquet  # noqa: F401
-from icehouse.embed import commit
-from icehouse.embed.encoder import load_encoder
+import torch
+from icehouse.embed import commit, probe
+from icehouse.embed.encoder import Encoder, load_encoder
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 
@@ -26,9 +29,8 @@ from icehouse.store.store import Store
 commit.ROWS = 24
 
 
-def attempt(sources: list[str], store: Path, encoder_id: str, precision: str) -> dict[str, int]:
-    exact = precision == "float32"
-    encoder = load_encoder(encoder_id, precision=precision)
+def attempt(sources: list[str], store: Path, encoder: Encoder) -> dict[str, int]:
+    exact, precision = encoder.precision == "float32", encoder.precision
     report = embed_sources(sources, store, encoder=encoder, exact=exact, precision=precision, batch_size=8,
                            dtype="float32", name="model")  # fmt: skip
     return {"images": report.images, "texts": report.texts, "failed": report.failed}
@@ -48,7 +50,7 @@ def committed(store: Path) -> int:
     return total
 
 
-def spawn(arguments: tuple[list[str], Path, str, str], result: Path) -> int:
+def spawn(arguments: tuple[list[str], Path, Encoder], result: Path) -> int:
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -66,9 +68,13 @@ def main() -> None:
     sources, folder, rng = [pictures, table], Path(work), random.Random(7)
     result = folder / "result.json"
     open_clip.add_model_config(configs)
+    torch.set_num_threads(1)
+    encoder = load_encoder(encoder_id, precision=precision)
+    probe.builtin_contents = functools.cache(probe.builtin_contents)
+    probe.builtin_contents("image")
 
     begun = time.monotonic()
-    pid = spawn((sources, folder / "whole", encoder_id, precision), result)
+    pid = spawn((sources, folder / "whole", encoder), result)
     assert os.waitpid(pid, 0)[1] == 0, "the uninterrupted run failed"
     whole = time.monotonic() - begun
     everything = sum(json.loads(result.read_text())[key] for key in ("images", "texts"))
@@ -79,7 +85,7 @@ def main() -> None:
         while True:
             before = committed(store)
             result.unlink(missing_ok=True)
-            pid = spawn((sources, store, encoder_id, precision), result)
+            pid = spawn((sources, store, encoder), result)
             deadline = time.monotonic() + rng.uniform(0.1, 0.9) * whole * slowed
             done = 0
             while time.monotonic() < deadline and done == 0:
