@@ -27,7 +27,7 @@ from ..vectors import Vectors
 from .files import IndexInfo, index_folder, read_info, read_rows, read_vectors, write_index
 from .kinds import KINDS, Kind, choose_kind, load_faiss, thread_limit, to_gpu
 from .read import OVERSAMPLE, Index
-from .recall import ask, measure, tune
+from .recall import ask, measure, sister_of, tune
 
 __all__ = ["RECALL", "Built", "build_index", "joint_features"]
 
@@ -164,10 +164,10 @@ def _build(
     wanted = recall if recall is not None else old.wanted if old else RECALL
     given = kind or (old.kind if old and old.given else None)
     chosen = KINDS[given or choose_kind(len(X), wanted)]
-    same = old is not None and (old.digest, old.wanted, old.given) == (
-        vectors.digest,
-        wanted,
-        given is not None,
+    same = (
+        old is not None
+        and (old.digest, old.wanted, old.given) == (vectors.digest, wanted, given is not None)
+        and not _newly_asked(store, old)
     )
     if old is not None and old.digest == vectors.digest:
         first = whole = old.content
@@ -189,7 +189,7 @@ def _build(
     if covered is not None:
         index = covered.index
         _add(index, X, rows)
-        reason = f"{len(rows):,} vectors added"
+        reason = f"{len(rows):,} vectors added" if len(rows) else "the same vectors, tuned and measured anew"
         rows = np.concatenate([covered.rows, rows])
     elif len(rows):
         index = _filled(chosen, X, rows)
@@ -245,6 +245,12 @@ def _anew_because(
     if kind.outgrown(old.trained, len(vectors.X)):
         return f"it was made for {old.trained:,} rows, and there are {len(vectors.X):,}"
     return None
+
+
+def _newly_asked(store: Store, old: IndexInfo) -> bool:
+    """Whether texts (or images) have come since to ask with, where there were none to tune and measure by."""
+    sister = sister_of(store, old.feature)
+    return sister is not None and sister not in {found["of"] for found in old.recall.values() if found}
 
 
 def _content(vectors: Vectors, rows: int) -> tuple[str, str]:

@@ -199,12 +199,11 @@ def list_indexes(store: Store) -> list[dict[str, Any]]:
     for path in sorted(root.rglob("index.json")):
         feature = path.parent.relative_to(root).as_posix()
         try:
-            info = read_info(path.parent)
-            if info is None:
-                continue
-            check_files(path.parent, info)
+            info = _checked_info(path.parent)
         except CorruptError as error:
             found.append({"feature": feature, "state": "damaged", "reason": str(error)})
+            continue
+        if info is None:
             continue
         try:
             reason = stale_because(store, info)
@@ -213,3 +212,16 @@ def list_indexes(store: Store) -> list[dict[str, Any]]:
             state, reason = "unused", str(error)
         found.append({**info.as_dict(), "bytes": info.bytes, "state": state, "reason": reason})
     return found
+
+
+def _checked_info(folder: Path) -> IndexInfo | None:
+    """Read what index there is, and make sure of its files; one that is replaced meanwhile is read again."""
+    while True:
+        info = read_info(folder)
+        try:
+            if info is not None:
+                check_files(folder, info)
+            return info
+        except CorruptError:
+            if read_info(folder) == info:
+                raise

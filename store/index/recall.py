@@ -18,7 +18,7 @@ from ..search import nearest, score_rows, unit_rows
 from ..store import Store
 from .kinds import Kind
 
-__all__ = ["Question", "ask", "measure", "tune"]
+__all__ = ["Question", "ask", "measure", "sister_of", "tune"]
 
 K = 10
 
@@ -73,21 +73,30 @@ def ask(store: Store, feature: str, X: np.ndarray, usable: np.ndarray) -> dict[s
     dict of str to (Question or None)
         For "image" and "text"; None where there is nothing to ask with.
     """
-    spec = store.feature_table(feature).spec
-    own: str = tower_of(spec["modality"])
+    own: str = tower_of(store.feature_table(feature).spec["modality"])
     other = "text" if own == "image" else "image"
     rng = np.random.default_rng(0)
     pairs = rng.choice(usable, (_QUESTIONS, 2))
     # Between two contents, nearer to the first (cosine about .8): a picture like those that are there, and yet a new one.
     mixed = 0.8 * unit_rows(X[pairs[:, 0]]) + 0.6 * unit_rows(X[pairs[:, 1]])
     asked = {own: _question(own, f"mixtures of two of {feature}", mixed, X, len(usable)), other: None}
-    sister = f"{spec['name']}/{other}/{spec['output']}"
-    if spec["output"] == "joint" and sister in store.feature_names():
+    sister = sister_of(store, feature)
+    if sister is not None:
         Y = store.vectors(sister).X
         chosen = np.sort(rng.choice(len(Y), min(len(Y), _QUESTIONS), replace=False))
         if Y.shape[1] == X.shape[1]:
             asked[other] = _question(other, sister, Y[chosen], X, len(usable))
     return {modality: asked[modality] for modality in ("image", "text")}
+
+
+def sister_of(store: Store, feature: str) -> str | None:
+    """Feature of the other modality in the same joint space; None if there is none, or it is empty."""
+    spec = store.feature_table(feature).spec
+    other = "text" if tower_of(spec["modality"]) == "image" else "image"
+    sister = f"{spec['name']}/{other}/{spec['output']}"
+    if spec["output"] != "joint" or sister not in store.feature_names():
+        return None
+    return sister if store.feature_table(sister).snapshot().rows else None
 
 
 def tune(

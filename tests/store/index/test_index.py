@@ -20,6 +20,7 @@ import faiss
 from icehouse.cli import app
 from icehouse.errors import IcehouseError, StoreError, UsageError
 from icehouse.store.index import kinds as index_kinds
+from icehouse.store.index import read
 from icehouse.store.index.build import build_index
 from icehouse.store.index.files import index_folder, read_info, read_vectors
 from icehouse.store.index.find import find_item, find_vectors
@@ -147,13 +148,40 @@ def test_a_changed_vector_makes_it_anew(store: Store) -> None:
 def test_another_recall_tunes_without_rebuilding(store: Store) -> None:
     build_index(store, IMAGES, kind="ivf", recall=0.3, threads=1)
     built = build_index(store, IMAGES, recall=1.0, threads=1)
-    assert (built.action, built.reason) == ("updated", "0 vectors added")
+    assert (built.action, built.reason) == ("updated", "the same vectors, tuned and measured anew")
     assert built.info.recall["image"]["recall@10"] == 1
 
 
 def test_no_text_to_ask_with_is_told(tmp_path: Path) -> None:
     store = make(tmp_path / "store", like_embeddings(50))
     assert build_index(store, IMAGES, threads=1).info.recall["text"] is None
+
+
+def test_texts_that_come_later_are_asked_with(tmp_path: Path) -> None:
+    """An index that was tuned without texts may miss more with them than anybody asked for."""
+    store = make(tmp_path / "store", like_embeddings(300))
+    build_index(store, IMAGES, kind="ivf", threads=1)
+    assert build_index(store, IMAGES, threads=1).action == "unchanged"
+    add(store, like_embeddings(40, seed=1), feature=TEXTS)
+    built = build_index(store, IMAGES, threads=1)
+    assert (built.action, built.reason) == ("updated", "the same vectors, tuned and measured anew")
+    assert built.info.recall["text"]["of"] == TEXTS
+    assert build_index(store, IMAGES, threads=1).action == "unchanged"
+
+
+def test_an_index_that_is_replaced_while_it_is_listed_is_not_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_index(store, IMAGES, kind="flat", threads=1)
+    real, before = read.check_files, build_index(store, IMAGES, threads=1).info
+
+    def check(folder: Path, info: Any) -> None:
+        if info == before:
+            build_index(store, IMAGES, kind="hnsw", threads=1)
+        real(folder, info)
+
+    monkeypatch.setattr(read, "check_files", check)
+    assert [(entry["kind"], entry["state"]) for entry in list_indexes(store)] == [("hnsw", "fresh")]
 
 
 def test_opening_maps_and_does_not_read(tmp_path: Path) -> None:
