@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from ...data.images import decode
 from ...data.text import clean, text_sha256
 from ...embed.encoder import Encoder, Modality
 from ...embed.extract import read_file
-from ...errors import ImageError, SourceError
+from ...errors import SourceError
 from ...store.vectors import finite_rows
+from .shrinking import Trial
 
 #: What a mapping may bring, and of which types.
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -39,12 +40,18 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "text": (str,),
 }
 
+#: Seconds that what was read waits, at least, for what is being read.
+_READING = 0.5
+
 __all__ = ["Content", "Item", "Pipeline", "Reader", "item_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to judge: of `path`, `data` (a file's bytes), `image` and `text` what is known."""
+    """One thing to judge: of `path`, `data` (a file's bytes), `image` and `text` what is known.
+
+    `trial` tells how it may be decoded: smaller than it is, or whole where there is none.
+    """
 
     id: str
     path: Path | None = None
@@ -52,6 +59,7 @@ class Item:
     image: Image.Image | None = None
     text: str | None = None
     error: str | None = None
+    trial: Trial | None = None
 
 
 @dataclass(slots=True)
@@ -90,10 +98,10 @@ def item_of(thing: Any, default_id: str, *, texts: bool = False) -> Item:
         A path (a text, if `texts`), a file's bytes, a picture, or a mapping with ``path``, ``bytes``, ``image`` or ``text``,
         and perhaps ``id``.
     default_id : str
-        Its id if it brings none and has no path.
+        Its id if it brings none and has no path; also of an `Item` whose id is empty.
     """
     if isinstance(thing, Item):
-        return thing
+        return thing if thing.id else replace(thing, id=default_id)
     if isinstance(thing, Mapping):
         return _item_of_mapping(thing, default_id)
     if texts and isinstance(thing, str):
@@ -151,8 +159,6 @@ class Reader:
     ) -> None:
         self.encoder, self.modality, self.output = encoder, modality, output
         self.cleaning, self.dtype, self.knows = cleaning, dtype, knows
-        #: What decoding may shrink to; see `icehouse.data.images.decode`.
-        self.shortest: int | None = None
 
     def read(self, item: Item, *, whole: bool = False) -> Content:
         """Read, hash and decode; of a content that is known only the hash, unless `whole`. Errors end in the content."""
@@ -167,24 +173,27 @@ class Reader:
                 content.prepared = clean(item.text, self.cleaning)
             else:
                 self._read_image(content, whole)
-        except (ImageError, SourceError, OSError, ValueError, MemoryError) as error:
+        except (
+            Exception
+        ) as error:  # of the file, of Pillow, of a model's own preprocessing: it costs only this item
             content.error = _one_line(error)
         return content
 
     def _read_image(self, content: Content, whole: bool) -> None:
         item = content.item
         if item.image is not None:
-            content.key = _pixels_sha256(item.image)
-        elif item.data is not None or item.path is not None:
-            data = item.data if item.data is not None else read_file(Path(str(item.path)))[0]
-            content.key = hashlib.sha256(data).hexdigest()
+            data = _as_file(item.image)
+        elif item.data is not None:
+            data = item.data
+        elif item.path is not None:
+            data = read_file(item.path)[0]
         else:
             raise SourceError("no path, bytes or image")
+        content.key = hashlib.sha256(data).hexdigest()
         if self.knows(content.key) and not whole:
             return
-        picture = decode(
-            _as_file(item.image) if item.image is not None else data, shortest=self.shortest, hashed=True
-        )
+        shortest = None if item.trial is None else item.trial.shortest
+        picture = decode(data, shortest=shortest, hashed=True)
         content.phash = picture.phash
         if self.encoder is not None:
             content.prepared = self.encoder.prepare_image(picture.image)
@@ -236,7 +245,8 @@ class Pipeline:
         Batches encoded at once.
     batch_size, workers : int
     latency : float or None
-        Seconds that a batch waits for more where nothing is on its way; None waits for full batches.
+        Seconds that a batch waits for more where nothing is on its way, and half a second at least where something is: what
+        has been read does not wait for a file that takes long. None waits for full batches.
     """
 
     def __init__(
@@ -317,10 +327,9 @@ class Pipeline:
                 content.wanted = self.admit(content)
                 if content.wanted:
                     wanted.append(content)
-            idle = len(windows) < self.streams and not reads
-            left = math.inf if self.latency is None else since + self.latency - time.monotonic()
-            due = end is not None or left <= 0
-            if (self._full(batch, wanted) and len(windows) < 2 * self.streams) or (batch and idle and due):
+            idle = bool(batch) and len(windows) < self.streams
+            left = self._left(since, bool(reads), end is not None)
+            if (self._full(batch, wanted) and len(windows) < 2 * self.streams) or (idle and left <= 0):
                 future = encoders.submit(self.encode, wanted)
                 windows.append((batch, future))
                 future.add_done_callback(lambda _: self._events.put(None))
@@ -335,7 +344,15 @@ class Pipeline:
                 if end.error is not None:
                     raise end.error
                 return
-            patience = left if batch and idle else math.inf
+            patience = left if idle else math.inf
+
+    def _left(self, since: float, reading: bool, ended: bool) -> float:
+        """Seconds that a batch may still wait to fill, which has waited since then."""
+        if ended and not reading:
+            return 0.0
+        if self.latency is None:
+            return math.inf
+        return since + (max(self.latency, _READING) if reading else self.latency) - time.monotonic()
 
     def _full(self, batch: list[Content], wanted: list[Content]) -> bool:
         return len(wanted) >= self.batch_size or len(batch) >= 2 * self.batch_size
@@ -358,14 +375,8 @@ class _End:
     error: Exception | None = None
 
 
-def _pixels_sha256(image: Image.Image) -> str:
-    """Digest of a picture that is no file: its pixels, their mode and size."""
-    head = f"{image.mode} {image.width} {image.height}\n".encode()
-    return hashlib.sha256(head + image.tobytes()).hexdigest()
-
-
 def _as_file(image: Image.Image) -> bytes:
-    """Bytes of a lossless file, so that a picture takes the way that all take."""
+    """Bytes of a lossless file, so that a picture takes the way that all take, and has a digest of all that is in it."""
     file = io.BytesIO()
     if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
         image.save(file, "PNG", compress_level=0, exif=image.getexif())

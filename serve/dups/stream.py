@@ -20,9 +20,7 @@ from typing import Any, Self
 from PIL import Image
 
 from ...embed.checked import load_checked
-from ...embed.decoding import LOOK_AT, SAMPLE, choose_shortest
 from ...embed.encoder import Encoder, Modality, fingerprint, load_encoder
-from ...embed.extract import Work
 from ...embed.pipeline import DEFAULT_CLEANING
 from ...embed.tables import feature_provenance
 from ...errors import UsageError
@@ -30,10 +28,11 @@ from ...store.dups.calibration import Calibration
 from ...store.dups.cascade import Rule
 from ...store.dups.find import DEFAULT_COSINE, DEFAULT_HAMMING, default_feature
 from ...store.dups.recent import BATCH, DEFAULT_WINDOW, Recent
-from ...store.dups.recent_state import load_window, save_window
+from ...store.dups.recent_state import check_place, load_window, save_window
 from ...store.dups.verdicts import Arrival, Match, Verdict
 from ...store.store import Store
 from .intake import Content, Item, Pipeline, Reader, item_of
+from .shrinking import Trial
 
 __all__ = ["DuplicateStream", "Match", "Verdict"]
 
@@ -80,6 +79,8 @@ class DuplicateStream:
         If the state was made with another encoder.
     CorruptError
         If the state is damaged.
+    StoreError
+        If it cannot be read, or there is no writing where it shall be.
 
     Examples
     --------
@@ -123,6 +124,8 @@ class DuplicateStream:
             known = feature_provenance(loaded, modality, output, cleaning)
             self._space = {"fingerprint": fingerprint(known), "vectors": f"{loaded.id}/{modality}/{output}"}
         notes: dict[str, Any] = {}
+        if self.state is not None:
+            check_place(self.state)
         if self.state is not None and self.state.exists():
             self.window, notes = load_window(self.state, rule=self.rule, capacity=window, space=self._space)
         else:
@@ -130,11 +133,8 @@ class DuplicateStream:
         self.counts: Counter[str] = Counter(notes.get("counts", {}))
         self._pending: Counter[str] = Counter()
         self._reader = Reader(loaded, modality, output, cleaning, str(self.window.dtype), self.window.knows)
-        self._reader.shortest = notes.get("shortest")
-        self._settled = not shrink or loaded is None or modality == "text" or notes.get("settled", False)
-        self._sample: list[Work] = []
-        self._looked_at = 0
-        self._items = int(notes.get("items", 0))
+        self._trial = Trial.of(notes)
+        self._shrinks = shrink and loaded is not None and modality == "image"
         self._saved_at = time.monotonic()
         self._running: Pipeline | None = None
         self._stopped = False
@@ -230,7 +230,7 @@ class DuplicateStream:
         Verdict
             Of kind "error" if it cannot be read; the window is then as it was.
         """
-        content = self._reader.read(self._item(item))
+        content = self._reader.read(next(self._prepared([item])))
         if self._admit(content):
             self._reader.encode([content])
         return next(self._verdicts([content]))
@@ -308,9 +308,7 @@ class DuplicateStream:
             return None
         notes = {
             "counts": dict(self.counts),
-            "items": sum(self.counts.values()),
-            "shortest": self._reader.shortest,
-            "settled": self._settled,
+            **self._trial.as_notes(),
         }
         save_window(self.window, self.state, space=self._space, notes=notes)
         self._saved_at = time.monotonic()
@@ -321,33 +319,15 @@ class DuplicateStream:
         if due and self.state is not None:
             self.save()
 
-    def _item(self, thing: Any) -> Item:
-        item = item_of(thing, f"#{self._items}", texts=self.modality == "text")
-        self._items += 1
-        return item
-
     def _prepared(self, items: Iterable[Any]) -> Iterator[Item]:
-        for thing in items:
-            item = self._item(thing)
-            if not self._settled and item.path is not None:
-                self._settle(item)
+        trial, encoder = self._trial, self.encoder
+        for number, thing in enumerate(items, self.counts.total()):
+            item = item_of(thing, f"#{number}", texts=self.modality == "text")
+            if self._shrinks and encoder is not None:
+                if item.path is not None and not trial.settled:
+                    trial = trial.after(item.path, encoder, self._reader.output)
+                item = replace(item, trial=trial)
             yield item
-
-    def _settle(self, item: Item) -> None:
-        """Find out how far decoding may shrink, from the first pictures that are large enough; in their order."""
-        assert self.encoder is not None
-        assert item.path is not None
-        self._looked_at += 1
-        try:
-            with Image.open(item.path) as header:
-                large = min(header.size) >= 2 * self.encoder.image_side
-        except Exception:  # whatever is wrong with it is told when it is read
-            large = False
-        if large:
-            self._sample.append(Work(item.id, item.path, None))
-        if len(self._sample) == SAMPLE or (self._sample and self._looked_at >= LOOK_AT):
-            self._reader.shortest = choose_shortest(self.encoder, self._sample, self._reader.output)
-            self._sample, self._settled = [], True
 
     def _admit(self, content: Content) -> bool:
         """Whether a content has to be encoded; it has not where a copy of it is in the window, or on its way there."""
@@ -375,6 +355,7 @@ class DuplicateStream:
                 else:
                     verdict = Verdict(content.item.id, None, error=content.error)
                 self.counts[verdict.kind] += 1
+                self._trial = content.item.trial or self._trial
                 yield verdict
 
     def _complete(self, batch: list[Content]) -> None:

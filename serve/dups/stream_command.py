@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,8 +79,11 @@ def stream(
         raise UsageError("--expected-false-pairs needs a store's calibration; --encoder takes --threshold")
     if encoder and feature:
         raise UsageError("--feature is a store's, --encoder needs no store: give one of them")
-    if latency < 0 or save_every < 0 or all_matches < 0:
+    # Said so that NaN is none of them.
+    if not (latency >= 0 and save_every >= 0 and all_matches >= 0):
         raise UsageError("--latency, --save-every and --all-matches are 0 or more")
+    if sys.stdin is None or sys.stdout is None:
+        raise UsageError("stdin or stdout is closed: lines are read from the one and answered on the other")
     from .stream import DuplicateStream
 
     options: dict[str, Any] = {
@@ -174,19 +178,23 @@ def as_dict(verdict: Verdict, all_matches: int = 0) -> dict[str, Any]:
 
 def _lines() -> Any:
     """What each line of stdin says to judge."""
+    import codecs
     import json
     import os
 
     from .intake import Item
 
-    for number, line in enumerate(line for line in _raw_lines() if line.strip()):
+    for raw in _raw_lines():
+        line = raw.removeprefix(codecs.BOM_UTF8)
+        if not line.strip():
+            continue
         if not line.lstrip().startswith(b"{"):
             yield os.fsdecode(line)
             continue
         try:
             thing = json.loads(line)
-        except ValueError as error:
-            thing = Item(f"#{number}", error=f"not JSON: {error}")
+        except (ValueError, RecursionError) as error:
+            thing = Item("", error=f"not JSON: {error}")
         if isinstance(thing, dict):
             # What a file says must not pass for bytes or a picture.
             thing = {name: thing[name] for name in ("id", "path", "text") if name in thing}
@@ -196,7 +204,6 @@ def _lines() -> Any:
 def _raw_lines() -> Any:
     """Lines of stdin as soon as they are there, without their ends."""
     import os
-    import sys
 
     try:
         handle = sys.stdin.fileno()
@@ -205,18 +212,19 @@ def _raw_lines() -> Any:
             yield os.fsencode(line.rstrip("\r\n"))
         return
     # Read past Python's buffer: a thread that waits inside it would hold its lock when the interpreter goes.
-    rest = b""
+    begun: list[bytes] = []  # of a line that has not ended yet
     while data := os.read(handle, 1 << 16):
-        *lines, rest = (rest + data).split(b"\n")
+        *lines, rest = data.split(b"\n")
         for line in lines:
-            yield line.rstrip(b"\r")
-    if rest:
-        yield rest
+            yield b"".join([*begun, line]).rstrip(b"\r")
+            begun = []
+        begun.append(rest)
+    if last := b"".join(begun):
+        yield last
 
 
 def _write(told: dict[str, Any]) -> None:
     import json
-    import sys
 
     text = json.dumps(told, ensure_ascii=False)
     try:
@@ -230,7 +238,6 @@ def _write(told: dict[str, Any]) -> None:
 def _mute_stdout() -> None:
     """Let nothing more be written to a pipe that nobody reads, not even when the interpreter goes."""
     import os
-    import sys
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

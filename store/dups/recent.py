@@ -95,7 +95,13 @@ class Recent:
             raise UsageError("a cosine needs vectors to be taken of")
         self.capacity, self.rule, self.dim = capacity, rule, dim
         self.seen = 0
-        self._X = np.zeros((capacity, dim or 0), dtype)
+        try:
+            self._ids: list[str] = [""] * capacity
+            self._X = np.zeros((capacity, dim or 0), dtype)
+        except (MemoryError, OverflowError, ValueError) as error:
+            raise UsageError(
+                f"no memory for a window of {capacity:,} contents; give a smaller one"
+            ) from error
         self._matrix = None if rule.matrix is None or dim is None else rule.matrix.astype(np.float64)
         #: The vectors as the rule compares them: `_X`, or what its matrix makes of them.
         self._Y = self._X if self._matrix is None else np.zeros_like(self._X)
@@ -104,7 +110,6 @@ class Recent:
         self._hashed = np.zeros(capacity, bool)
         self._telling = np.zeros(capacity, bool)
         self._serials = np.full(capacity, -1, np.int64)
-        self._ids: list[str] = [""] * capacity
         #: Slot of each key, the one seen longest ago first.
         self._slots: OrderedDict[str, int] = OrderedDict()
         self._plan = Plan(dim or 0, dim or 0)

@@ -18,19 +18,39 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import CorruptError, SpaceError, StoreError
-from ..files import publish, remove_leftovers
+from ..files import publish, remove_leftovers, temp_name
 from ..schema import vector_type
 from ..vectors import to_array
 from .cascade import Rule
 from .recent import Recent
 
-__all__ = ["load_window", "save_window"]
+__all__ = ["check_place", "load_window", "save_window"]
 
 #: Raised when an older icehouse could no longer read the file rightly.
 FORMAT = 1
 
 _ROWS = 4096
 _META, _DIGEST = b"icehouse.window", b"icehouse.sha256"
+
+
+def check_place(path: Path) -> None:
+    """See that a state can be written to `path`, before there is one to be lost.
+
+    Raises
+    ------
+    StoreError
+        If it cannot.
+    """
+    try:
+        if path.is_dir():
+            raise StoreError(f"the state {path} is a folder; give a file")
+        place = path.resolve().parent
+        place.mkdir(parents=True, exist_ok=True)
+        temp = place / temp_name(path.suffix)
+        temp.touch()
+        temp.unlink()
+    except OSError as error:
+        raise StoreError(f"cannot write the state {path}: {error.strerror or error}") from error
 
 
 def save_window(
@@ -40,7 +60,7 @@ def save_window(
     space: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a window to `path`, in place of what is there.
+    """Write a window to `path`, in place of what is there; a link stays one.
 
     Parameters
     ----------
@@ -59,20 +79,25 @@ def save_window(
     """
     slots = np.fromiter(window._slots.values(), np.int64, len(window))
     keys = list(window._slots)
+    ids = [window._ids[slot] for slot in slots]
+    # A file's name need not be text, and a column of texts takes nothing else: such ids are kept beside it as they are.
+    odd = {row: name for row, name in enumerate(ids) if not _is_text(name)}
     schema = _schema(window.dim, str(window._X.dtype))
     digest = hashlib.sha256()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent)
+        target = path.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target.parent)
         with (
-            publish(path) as temp,
+            publish(target) as temp,
             # Vectors do not compress, and their statistics say nothing.
             pq.ParquetWriter(temp, schema, compression="none", write_statistics=False) as writer,
         ):
             for start in range(0, len(slots), _ROWS):
                 part = slots[start : start + _ROWS]
+                names = [name if _is_text(name) else _as_text(name) for name in ids[start : start + _ROWS]]
                 columns = {
-                    "id": pa.array([window._ids[slot] for slot in part], pa.string()),
+                    "id": pa.array(names, pa.string()),
                     "sha256": pa.array(keys[start : start + _ROWS], pa.string()),
                     "position": pa.array(window._serials[part]),
                     "phash": pa.array(window._hashes[part], mask=~window._hashed[part]),
@@ -91,6 +116,7 @@ def save_window(
                 "seen": window.seen,
                 "dim": window.dim,
                 "dtype": str(window._X.dtype),
+                "ids": odd,
                 "space": dict(space or {}),
                 "notes": dict(notes or {}),
             }
@@ -170,7 +196,23 @@ def _fill(window: Recent, file: pq.ParquetFile, meta: dict[str, Any]) -> None:
         or len(window) != done - skipped
     ):
         raise ValueError("its digest is another")
+    # What is left out was seen longest ago: the first rows.
+    for row, name in meta.get("ids", {}).items():
+        if int(row) >= skipped:
+            window._ids[int(row) - skipped] = str(name)
     window.restored(meta["seen"])
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _as_text(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()
 
 
 def _schema(dim: int | None, dtype: str) -> pa.Schema:

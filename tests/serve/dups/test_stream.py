@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
-import shutil
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,42 +14,22 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from icehouse.cli import app
 from icehouse.embed.pipeline import embed_sources
-from icehouse.errors import EncoderError, SpaceError, UsageError
-from icehouse.serve.dups import stream as stream_module
+from icehouse.errors import SpaceError, UsageError
+from icehouse.serve.dups import intake, shrinking
 from icehouse.serve.dups.stream import DuplicateStream, Verdict
 from icehouse.store.dups.calibration import Calibration, Tail, fit_map
 from icehouse.store.dups.cascade import Rule
 from icehouse.store.store import Store
 from PIL import Image
+from streams import COSINE, make_photos
+from streams import make_stream as make
 from toys import ToyEncoder, make_pictures, picture
-from typer.testing import CliRunner
-
-COSINE = 0.999
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """24 pictures; 8 of them again as JPEG, 4 as they are, two files that are no pictures, and one that is not there."""
-    folder = tmp_path_factory.mktemp("photos")
-    paths = make_pictures(folder, 24)
-    again = []
-    for k in range(0, 24, 3):
-        path = folder / f"again-{k}.jpg"
-        Image.open(paths[k]).save(path, quality=88)
-        again.append(path)
-    copies = [Path(shutil.copy(paths[k], folder / f"copy-{k}.png")) for k in (1, 2, 5, 9)]
-    (folder / "empty.png").write_bytes(b"")
-    (folder / "page.jpg").write_text("<html>")
-    odd = [folder / "empty.png", folder / "page.jpg", folder / "nowhere.png"]
-    everything = [*paths, *again, *copies, *odd, *copies]
-    order = np.random.default_rng(0).permutation(len(everything))
-    return [everything[k] for k in order]
-
-
-def make(encoder: ToyEncoder | None = None, **options: Any) -> DuplicateStream:
-    return DuplicateStream(encoder or ToyEncoder(batch_size=5), **{"rule": COSINE, "window": 100, **options})
+    return make_photos(tmp_path_factory.mktemp("photos"))
 
 
 def test_all_ways_of_asking_agree(photos: list[Path]) -> None:
@@ -211,6 +187,18 @@ def test_paths_bytes_pictures_and_mappings(tmp_path: Path) -> None:
     assert (from_memory[0].match.hamming, from_memory[0].match.embedding) == (0, True)
 
 
+def test_pictures_that_differ_in_their_palette_alone_are_two() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    one = Image.fromarray(colours, "P")
+    one.putpalette(bytes(range(256)) * 3)
+    other = one.copy()
+    other.putpalette(bytes(reversed(range(256))) * 3)
+    stream = make()
+    assert [stream.judge(image).kind for image in (one, other, one.copy())][::2] == ["new", "exact"]
+    assert stream.window.seen == 3
+    assert len(stream.window) == 2
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F", "YCbCr"])
 def test_pictures_of_any_mode(mode: str) -> None:
     drawn = picture(1).convert("L") if mode in ("I;16", "F") else picture(1)
@@ -298,156 +286,110 @@ def test_with_the_calibration_of_a_store(photos: list[Path], tmp_path: Path) -> 
     assert "fingerprint" in stale.notes[0]
 
 
-def test_decoding_shrinks_where_a_trial_allows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [*make_pictures(tmp_path, 3), *make_pictures(tmp_path / "big", 9, width=160, height=128)]
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[str]], dict[str, int | None], threading.Event]:
+    """Trials of decoding that allow 64 pixels: what each was given, how each content was decoded, and when there was one."""
     tried: list[list[str]] = []
+    decoded: dict[str, int | None] = {}
+    happened = threading.Event()
 
     def choose(encoder: Any, works: Any, output: str) -> int:
         tried.append([work.item_id for work in works])
+        happened.set()
         return 64
 
-    monkeypatch.setattr(stream_module, "choose_shortest", choose)
+    def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) -> Any:
+        key = hashlib.sha256(data).hexdigest()
+        assert decoded.setdefault(key, shortest) == shortest
+        return real(data, shortest=shortest, hashed=hashed)
+
+    real = intake.decode
+    monkeypatch.setattr(shrinking, "choose_shortest", choose)
+    monkeypatch.setattr(intake, "decode", decode)
+    return tried, decoded, happened
+
+
+def test_decoding_shrinks_where_a_trial_allows_it(tmp_path: Path, trials: Any) -> None:
+    tried, decoded, _ = trials
+    paths = [*make_pictures(tmp_path, 3), *make_pictures(tmp_path / "big", 9, width=160, height=128)]
+    keys = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     with make(state=tmp_path / "s") as stream:
         list(stream.judge_many(paths))
     assert tried == [[str(path) for path in paths[3:9]]]
-    again = make(state=tmp_path / "s")
-    list(again.judge_many(paths))
+    # The sixth that is large enough decides, for itself and for what follows it.
+    assert [decoded[key] for key in keys] == [None] * 8 + [64] * 4
+    # Whole pictures that were asked for are whole whatever the state says, and leave it as it is.
+    decoded.clear()
+    with make(state=tmp_path / "s", shrink=False, window=1) as whole:
+        list(whole.judge_many(paths))
+    assert set(decoded.values()) == {None}
+    decoded.clear()
+    list(make(state=tmp_path / "s", window=1).judge_many(paths))
+    assert set(decoded.values()) == {64}
     assert len(tried) == 1
-    assert again._reader.shortest == 64
-    list(make(shrink=False).judge_many(paths))
-    assert len(tried) == 1
 
 
-@pytest.fixture
-def toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str, **_: Any) -> ToyEncoder:
-        if not name.startswith("toy:"):
-            raise EncoderError(f"no encoder {name!r}")
-        return ToyEncoder(name.removeprefix("toy:"), batch_size=5)
+def test_neither_threads_nor_restarts_change_how_far(tmp_path: Path, trials: Any, monkeypatch: Any) -> None:
+    tried, decoded, happened = trials
+    paths = make_pictures(tmp_path / "big", 12, width=160, height=128)
+    stream = make()
+    alone = [stream.judge(path) for path in paths]
+    expected = dict(decoded)
+    assert sorted(map(str, expected.values())) == ["64"] * 7 + ["None"] * 5
+    # The first one is still being read when the trial ends.
+    happened.clear()
+    read = intake.read_file
 
-    monkeypatch.setattr(stream_module, "load_encoder", load)
+    def slowly(path: Path) -> Any:
+        if path == paths[0]:
+            assert happened.wait(60)
+        return read(path)
 
-
-def command(*arguments: str, lines: str) -> tuple[list[dict[str, Any]], str]:
-    result = CliRunner().invoke(app, ["dups", "stream", *arguments], input=lines)
-    assert result.exit_code == 0, result.output
-    return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
-
-
-def test_the_command(photos: list[Path], tmp_path: Path, toys: None) -> None:
-    lines = [
-        str(path) if k % 2 else json.dumps({"id": k, "path": str(path)}) for k, path in enumerate(photos)
-    ]
-    lines[5:5] = ["{broken", '{"id": "x", "bytes": "AAAA", "image": 1}']
-    options = ("--encoder", "toy:a", "-t", str(COSINE), "--state", str(tmp_path / "s"), "--all-matches", "2")
-    told, said = command(*options, lines="\n".join(lines[:20]) + "\n\n")
-    more, said_later = command(*options, lines="\n".join(lines[20:]))
-    told += more
-    assert len(told) == len(lines)
-    assert (told[5]["id"], told[5]["verdict"]) == ("#5", "error")
-    assert "not JSON" in told[5]["error"]
-    assert told[6]["error"] == "no path, bytes or image"
-    kinds = [line["verdict"] for k, line in enumerate(told) if k not in (5, 6)]
-    verdicts = list(make().judge_many(photos))
-    assert kinds == [v.kind for v in verdicts]
-    assert [line["id"] for line in told[7:10]] == [str(photos[5]), "6", str(photos[7])]
-    assert len({tuple(line) for line in told}) == 1
-    for line in told:
-        assert len(line["matches"]) <= 2
-        if line["match"] is not None:
-            assert line["matches"][0]["id"] == line["match"]
-            assert line["position"] - line["match_position"] == line["age"]
-    assert "20 images in" in said
-    assert "going on after" in said_later
-    assert "guess" not in said
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, "read_file", slowly)
+        assert list(make(workers=2, batch_size=50).judge_many(paths)) == alone
+    for cut in range(len(paths) + 1):
+        state = tmp_path / f"state-{cut}"
+        with make(state=state) as first:
+            read_ahead = first.judge_many(paths)
+            verdicts = [next(read_ahead) for _ in range(cut)]
+            read_ahead.close()  # type: ignore[attr-defined]
+        assert verdicts + list(make(state=state).judge_many(paths[cut:])) == alone
+    assert decoded == expected
+    assert all(sample == [str(path) for path in paths[:6]] for sample in tried)
 
 
-def test_without_a_threshold_it_says_that_it_guesses(toys: None) -> None:
-    _, said = command("--encoder", "toy:a", lines="")
-    assert "0.95 is a guess" in said
+def test_a_trial_that_fails_leaves_pictures_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(*_: Any) -> int:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(shrinking, "choose_shortest", choose)
+    paths = make_pictures(tmp_path, 8, width=160, height=128)
+    assert [v.kind for v in make().judge_many(paths)] == ["new"] * 8
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--no-embedding", "--encoder", "mini"),
-        ("--no-embedding", "-t", "0.9"),
-        ("--encoder", "mini", "--feature", "mini/image/pooled"),
-        ("--no-embedding", "--window", "0"),
-        ("--no-embedding", "--latency", "-1"),
-        ("--no-embedding", "--hamming", "33"),
-    ],
-)
-def test_options_that_make_no_sense(arguments: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(app, ["dups", "stream", *arguments], input="")
-    assert result.exit_code == 2
-    assert result.stderr.count("\n") == 1
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cat.jpg")
+    (path,) = make_pictures(tmp_path, 1)
+    assert [v.error for v in make().judge_many([tmp_path / "cat.jpg", path])] == ["not a regular file", None]
 
 
-class Child:
-    """The command in a process of its own, with pipes."""
+def test_what_was_read_does_not_wait_for_what_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second file can be read only once the first was judged."""
+    paths = make_pictures(tmp_path, 3)
+    judged, read = threading.Event(), intake.read_file
+    waited = []
 
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "icehouse", "dups", "stream", "--no-embedding", *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
-        )  # fmt: skip
-        self.watch = threading.Timer(120, self.process.kill)
-        self.watch.start()
+    def slowly(path: Path) -> Any:
+        if path == paths[1]:
+            waited.append(judged.wait(60))
+        return read(path)
 
-    def ask(self, path: Path) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{path}\n")
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
-
-    def end(self) -> tuple[int, str]:
-        _, said = self.process.communicate()
-        self.watch.cancel()
-        return self.process.returncode, said
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_what_was_told(tmp_path: Path, number: int, status: int) -> None:
-    paths = make_pictures(tmp_path / "p", 3)
-    child = Child("--state", str(tmp_path / "s"))
-    assert [child.ask(path)["verdict"] for path in paths] == ["new"] * 3
-    child.process.send_signal(number)
-    code, said = child.end()
-    assert code == status
-    assert "state saved" in said
-    assert "Traceback" not in said
-    again = Child("--state", str(tmp_path / "s"))
-    answer = again.ask(paths[1])
-    assert (answer["verdict"], answer["age"], answer["position"]) == ("exact", 2, 3)
-    assert again.end()[0] == 0
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
-def test_a_broken_pipe_is_no_error(tmp_path: Path) -> None:
-    paths = make_pictures(tmp_path / "p", 3)
-    child = Child("--state", str(tmp_path / "s"))
-    child.ask(paths[0])
-    assert child.process.stdout is not None
-    assert child.process.stdin is not None
-    child.process.stdout.close()
-    child.process.stdin.write("".join(f"{path}\n" for path in paths))
-    child.process.stdin.close()
-    assert child.process.stderr is not None
-    said = child.process.stderr.read()
-    assert child.process.wait() == 0
-    child.watch.cancel()
-    assert "Traceback" not in said
-    assert "Exception" not in said
-    assert "state saved" in said
-
-
-def test_names_that_are_not_text(tmp_path: Path) -> None:
-    child = Child()
-    child.process.stdin.buffer.write(b"caf\xe9.jpg\n")  # type: ignore[union-attr]
-    child.process.stdin.buffer.flush()  # type: ignore[union-attr]
-    told = json.loads(child.process.stdout.readline())  # type: ignore[union-attr]
-    assert os.fsencode(told["id"]) == b"caf\xe9.jpg"
-    assert child.end()[0] == 0
+    monkeypatch.setattr(intake, "read_file", slowly)
+    for verdict in make(workers=2).judge_many(paths, latency=0):
+        assert verdict.kind == "new"
+        judged.set()
+    assert waited == [True]

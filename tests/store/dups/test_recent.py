@@ -356,6 +356,26 @@ def test_other_files_are_no_windows(saved: Path, tmp_path: Path) -> None:
         load(tmp_path / "none")
 
 
+def test_names_that_are_not_text_are_kept(tmp_path: Path) -> None:
+    names = ["a", "caf\udce9.jpg", "\ud800", "d", "ü"]
+    window = Recent(5, rule=RULE, dim=DIM)
+    window.remember([Arrival(name, name, None, np.ones(DIM)) for name in "01234"])
+    window._ids[:] = names
+    save_window(window, tmp_path / "w")
+    for capacity in (2, 4, 5, 9):
+        again, _ = load_window(tmp_path / "w", rule=RULE, capacity=capacity)
+        assert again._ids[: len(again)] == names[-capacity:]
+    assert pq.read_table(tmp_path / "w")["id"].to_pylist() == ["a", "caf?.jpg", "?", "d", "ü"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links")
+def test_a_link_stays_one(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(saved)
+    save_window(Recent(5, rule=RULE, dim=DIM), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert len(load(saved)) == 0
+
+
 def test_anything_can_read_a_window(saved: Path) -> None:
     rows = pq.read_table(saved)
     assert rows.column_names == ["id", "sha256", "position", "phash", "vector"]
@@ -398,6 +418,7 @@ while True:
     ("arguments", "message"),
     [
         ({"capacity": 0}, "at least 1"),
+        ({"capacity": 10**15}, "no memory"),
         ({"rule": Rule(21)}, "between 0 and 20"),
         ({"rule": Rule(None, 1.5), "dim": 4}, "at most 1"),
         ({"rule": Rule(None, 0.9)}, "needs vectors"),

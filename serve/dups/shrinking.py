@@ -1,0 +1,78 @@
+"""How far a stream's pictures may be decoded smaller: found on the first ones, at the same place whenever it is run.
+
+The outcome travels with the items, in their order, and what has been looked at so far is part of a stream's state. So
+neither threads nor a restart change with how many pixels a picture is encoded.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from PIL import Image
+
+from ...embed.decoding import LOOK_AT, SAMPLE, choose_shortest
+from ...embed.encoder import Encoder
+from ...embed.extract import Work
+
+__all__ = ["Trial"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the pictures up to some place in the stream have told.
+
+    Attributes
+    ----------
+    settled : bool
+        Whether it is decided.
+    shortest : int or None
+        What decoding may shrink to; see `icehouse.data.images.decode`.
+    looked_at : int
+        Files that were looked at.
+    sample : tuple of str
+        Paths of those large enough to tell, until it is decided.
+    """
+
+    settled: bool = False
+    shortest: int | None = None
+    looked_at: int = 0
+    sample: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, notes: Mapping[str, Any]) -> Self:
+        """Read from a state's notes what `as_notes` gave."""
+        names = cls.__dataclass_fields__
+        return cls(**{k: tuple(v) if k == "sample" else v for k, v in notes.items() if k in names})
+
+    def as_notes(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        return asdict(self)
+
+    def after(self, path: Path, encoder: Encoder, output: str) -> Trial:
+        """Tell how things stand once `path` has come, too."""
+        looked_at, sample = self.looked_at + 1, self.sample
+        if _is_large(path, 2 * encoder.image_side):
+            sample = (*sample, os.fspath(path))
+        if len(sample) < SAMPLE and not (sample and looked_at >= LOOK_AT):
+            return replace(self, looked_at=looked_at, sample=sample)
+        try:
+            shortest = choose_shortest(encoder, [Work(name, Path(name), None) for name in sample], output)
+        except Exception:  # of the model, of a device: the stream goes on with whole pictures
+            shortest = None
+        return Trial(True, shortest, looked_at)
+
+
+def _is_large(path: Path, side: int) -> bool:
+    try:
+        # A named pipe would be waited for.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with Image.open(path) as header:
+            return min(header.size) >= side
+    except Exception:  # whatever is wrong with it is told when it is read
+        return False
