@@ -17,8 +17,8 @@ from ..data.splits import DEFAULT_RATIOS, canonical_split, shares_of, stratified
 from ..errors import UsageError
 from .dups.find import Duplicates
 from .dups.neighbours import Neighbours
-from .results import save
-from .schema import RESERVED, label_columns
+from .schema import label_columns
+from .splitfile import check_target, write_splits
 from .store import Store
 
 __all__ = ["DUPLICATES", "SplitReport", "parse_ratios", "split_items"]
@@ -27,6 +27,9 @@ __all__ = ["DUPLICATES", "SplitReport", "parse_ratios", "split_items"]
 DUPLICATES = "duplicates"
 
 _UNNAMED = {2: ("train", "test"), 3: ("train", "dev", "test")}
+
+#: By these copies are told, and what has changed since a search.
+_FACTS = ("image_sha256", "text_sha256", "mtime_ns")
 
 #: Share of all items by which a split may miss its own before a note says so.
 _OFF = 0.02
@@ -144,18 +147,17 @@ def split_items(
     Raises
     ------
     UsageError
-        If the column has values and `overwrite` is not given, a column does not exist, no item is left, or a split remains
-        empty because every group is larger than it.
+        If the column has values and `overwrite` is not given, a column does not exist or cannot have its name, `out` is no
+        CSV or Parquet file, no item is left, or a split remains empty because every group is larger than it.
     StoreError
-        If there are no such duplicates.
+        If there are no such duplicates, or the file cannot be written.
     """
     store = store if isinstance(store, Store) else Store.open(store)
-    if column.lower() in RESERVED and column != "split":
-        raise UsageError(f"icehouse fills the column {column!r} itself; choose another name")
     shares_of(ratios)
     # From looking at the column to writing it, nobody else may change it.
     with store.items.lock():
         schema = store.items.snapshot().schema
+        check_target(column, schema, out)
         known = ["split", *label_columns(schema)]
         for name in ([stratify] if stratify else []) + [name for name in keep_together if name != DUPLICATES]:
             if name not in known:
@@ -165,7 +167,7 @@ def split_items(
         wanted = [name for name in keep_together if name != DUPLICATES]
         there = [column] if column in schema.names else []
         items = store.items.read(
-            list(dict.fromkeys(["item_id", *([stratify] if stratify else []), *wanted, *there]))
+            list(dict.fromkeys(["item_id", *([stratify] if stratify else []), *wanted, *there, *_FACTS]))
         )
         before = (
             items[column].cast(pa.string())
@@ -199,7 +201,7 @@ def split_items(
         after = pa.array(values, pa.string())
         replaced = 0
         if out is not None:
-            save(pa.table({"item_id": pa.array(ids, pa.string()), column: pa.array(made, pa.string())}), out)
+            write_splits(out, rows["item_id"], column, made)
         else:
             changed = pc.fill_null(pc.not_equal(before, after), True)
             replaced = int(pc.sum(pc.and_(changed, pc.is_valid(before))).as_py() or 0)
@@ -227,9 +229,13 @@ def _groups(
 
     n = len(rows)
     codes: list[np.ndarray] = []
+
+    def equal(values: pa.ChunkedArray) -> None:
+        indices = values.cast(pa.string()).combine_chunks().dictionary_encode().indices
+        codes.append(pc.fill_null(indices.cast(pa.int64()), -1).to_numpy())
+
     for name in columns:
-        values = rows[name].cast(pa.string()).combine_chunks().dictionary_encode()
-        codes.append(pc.fill_null(values.indices.cast(pa.int64()), -1).to_numpy())
+        equal(rows[name])
     for name in dups:
         near = Neighbours(Duplicates.open(store, name))
         places = near.numbers(rows["item_id"])
@@ -238,10 +244,17 @@ def _groups(
             notes.append(
                 f"the search {name!r} stopped at its cap on pairs: near-duplicates that it did not write may straddle"
             )
-        if missed := int((places < 0).sum()):
+        # Copies are known without a search, those of items that came or changed after it too.
+        equal(rows[near.key])
+        if missed := int(((places < 0) & rows[near.key].is_valid().to_numpy()).sum()):
             notes.append(
-                f"the search {name!r} did not look at {missed} of {n} items, which count as having no duplicates; "
+                f"the search {name!r} did not look at {missed} of {n} items, of which only copies are kept together; "
                 "run `icehouse dups find` again to cover them"
+            )
+        if changed := int(near.changed(rows).sum()):
+            notes.append(
+                f"{changed} of {n} items have changed since the search {name!r}, or their files were written since: their "
+                "near-duplicates may straddle; run `icehouse dups find` again"
             )
     sources, targets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for code in codes:

@@ -69,7 +69,8 @@ def leakage(
         say(f"note: {note}")
     worst = found.worst
     share = worst.share if worst else None
-    over = max_leakage is not None and (share is None or share > max_leakage)
+    unproven = share is None or found.capped or found.outdated
+    over = max_leakage is not None and (unproven or (share or 0.0) > max_leakage)
     if as_json:
         cleaned = None if out is None else {"path": out, "drop": drop, "left": left}
         print_json({**asdict(found), "max_leakage": max_leakage, "over": over, "cleaned": cleaned})
@@ -81,8 +82,14 @@ def leakage(
     if over and worst is not None:
         if share is None:
             say(f"leakage of {worst.split} is unknown: the search looked at none of its items")
-        else:
+        elif share > (max_leakage or 0.0):
             say(f"leakage of {worst.split} is {share:.2%}, more than the {max_leakage:.2%} allowed")
+        else:
+            why = "stopped at its cap on pairs" if found.capped else "is older than some items"
+            say(
+                f"leakage of {worst.split} is at least {share:.2%}; that it is not more than the {max_leakage:.2%} allowed "
+                f"cannot be told, since the search {name!r} {why}"
+            )
         raise typer.Exit(1)
 
 
@@ -125,8 +132,8 @@ def _report(found: Leakage) -> None:
     labels = found.labels
     if labels and labels["pairs"]:
         typer.echo(
-            f"\n{labels['column']}: {labels['differing']} of these {labels['pairs']} labelled pairs have two labels; "
-            f"so have {labels['disagreeing']} of {labels['items']} items with one duplicate at least"
+            f"\n{labels['column']}: {labels['differing']} of {labels['pairs']} labelled pairs across splits have two "
+            f"different labels, which concerns {labels['disagreeing']} of {labels['items']} items"
         )
         rows = [
             [e["item"], e["item_split"], e["item_label"], e["of"], e["of_split"], e["of_label"]]

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 
 from ...data.splits import canonical_split
 from ...errors import UsageError
-from ..results import save
 from ..schema import label_columns
+from ..splitfile import check_target, write_splits
 from ..store import Store
 from .find import Duplicates
 from .neighbours import Neighbours
@@ -59,7 +59,7 @@ class Affected:
     items : int
         Items of the split.
     covered : int
-        Those that the search looked at.
+        Those that the search looked at and that have what it compared: an image, or a text.
     ids : list of str
         Those that leak, ascending.
     by_split : dict of str to int
@@ -97,6 +97,9 @@ class Leakage:
         `disagreeing` with one at least, and `examples`. None without a column of labels.
     lower_bound : bool
         Whether there may be more pairs than these.
+    capped, outdated : bool
+        Whether the search stopped at its cap on pairs; whether items have come or changed since. Then another search would
+        tell more, and a share that is small proves nothing.
     notes : list of str
     """
 
@@ -107,12 +110,14 @@ class Leakage:
     affected: list[Affected]
     labels: dict[str, Any] | None
     lower_bound: bool
+    capped: bool
+    outdated: bool
     notes: list[str] = field(default_factory=list)
 
     @property
     def worst(self) -> Affected | None:
         """Judged split with the largest share, which is a dev split only where there is no other."""
-        judged = [a for a in self.affected if not a.split.startswith(_CHOSEN)] or self.affected
+        judged = [a for a in self.affected if not _begins(a.split, *_CHOSEN)] or self.affected
         return max(judged, key=lambda a: a.share or 0.0, default=None)
 
 
@@ -165,7 +170,7 @@ def write_cleaned(
     store, name, split_column
         As `find_leakage` takes them.
     path : Path
-        CSV (or Parquet, JSON) with ``item_id`` and the column; items without a split are left out.
+        CSV (or Parquet) with ``item_id`` and the column; items without a split are left out.
     drop : {"train", "test"}, default "train"
     column : str, optional
         Name of the column in the file, if it shall not be joined over the old one.
@@ -174,14 +179,22 @@ def write_cleaned(
     -------
     dict of str to int
         Items that left each split.
+
+    Raises
+    ------
+    StoreError
+        If there are no such results, or the file cannot be written.
+    UsageError
+        As `find_leakage` raises it, or if `icehouse join` could not bring such a column or file.
     """
     store = store if isinstance(store, Store) else Store.open(store)
+    column = split_column if column is None else column
+    check_target(column, store.items.snapshot().schema, path)
     work = _Work(store, name, split_column, None)
     gone = work.leaving(drop)
     values = np.where(gone, LEAKED, work.raw)
     there = np.flatnonzero(work.split != "")
-    rows = {"item_id": work.items["item_id"].take(pa.array(there)), column or split_column: values[there]}
-    save(pa.table({key: pa.array(value, pa.string()) for key, value in rows.items()}), path)
+    write_splits(path, work.items["item_id"].take(pa.array(there)), column, values[there])
     return {split: int((gone & (work.split == split)).sum()) for split in ("train", *work.judged)}
 
 
@@ -198,27 +211,29 @@ class _Work:
                     f"no column {column!r} in items; there are: {', '.join(known)} (add some with `icehouse join`)"
                 )
         self.label = label or ("label" if "label" in known and split_column != "label" else None)
-        asked = ["item_id", split_column, "missing", "added", *([self.label] if self.label else [])]
-        self.items = store.items.read(list(dict.fromkeys(asked)))
+        self.near = Neighbours(found)
+        asked = ["item_id", split_column, "missing", "added", "mtime_ns", self.near.key]
+        self.items = store.items.read(list(dict.fromkeys([*asked, *([self.label] if self.label else [])])))
         self.column, self.found = split_column, found
         self.raw = np.array(self.items[split_column].cast(pa.string()).to_pylist(), object)
-        split = [canonical_split(value) if value else "" for value in self.raw.tolist()]
+        split = [canonical_split(value) if value and value.strip() else "" for value in self.raw.tolist()]
         self.split = np.array(split, object)
         self.order = _order(set(split))
         others = [name for name in self.order if name not in ("", "train", LEAKED)]
-        self.judged = [name for name in others if name.startswith((*_CHOSEN, _REPORTED))] or others
+        self.judged = [name for name in others if _begins(name, *_CHOSEN, _REPORTED)] or others
         if "train" not in self.order or not self.judged:
             have = ", ".join(f"{name} ({split.count(name)})" for name in self.order if name) or "no splits"
             raise UsageError(
                 f"the column {split_column!r} does not tell train from test; it has: {have} "
                 "(make splits with `icehouse split`, or bring them with `icehouse join`)"
             )
-        self.near = Neighbours(found)
-        self.rows = self.near.numbers(self.items["item_id"])
+        # An item without an image has no near-duplicate by images, and none can be denied either.
+        self.blank = pc.is_null(self.items[self.near.key]).to_numpy()
+        self.rows = np.where(self.blank, -1, self.near.numbers(self.items["item_id"]))
 
     def against(self, split: str) -> list[str]:
         """Splits where a neighbour of an item of `split` is a leak."""
-        return [name for name in _LEARNED[: 1 if split.startswith(_CHOSEN) else 2] if name in self.order]
+        return [name for name in _LEARNED[: 1 if _begins(split, *_CHOSEN) else 2] if name in self.order]
 
     def leaking(self, items: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Which of all items are among `items` and have a neighbour among `others`; all are masks over the items."""
@@ -229,16 +244,17 @@ class _Work:
     def leaving(self, drop: Drop) -> np.ndarray:
         """Mask of the items that a cleaned file takes out of their split."""
         train, dev = (self.split == name for name in _LEARNED)
-        test = np.isin(self.split, [name for name in self.judged if name != "dev"])
+        chosen = np.isin(self.split, [name for name in self.judged if _begins(name, *_CHOSEN)])
+        test = np.isin(self.split, self.judged) & ~chosen
         if drop == "train":
             gone = self.leaking(dev, test)
-            return gone | self.leaking(train, test | (dev & ~gone))
-        gone = self.leaking(dev, train)
+            return gone | self.leaking(train, test | (chosen & ~gone))
+        gone = self.leaking(chosen, train)
         return gone | self.leaking(test, train | (dev & ~gone))
 
     def leakage(self) -> Leakage:
         affected = [self._affected(split) for split in self.judged]
-        uncovered, notes = self._notes()
+        coverage = self._coverage()
         search = self.found.summary
         about = {key: search["parameters"].get(key) for key in ("feature", "content", "cosine", "hamming")}
         return Leakage(
@@ -248,8 +264,10 @@ class _Work:
             pairs=self._pairs(),
             affected=affected,
             labels=self._labels() if self.label else None,
-            lower_bound=self.near.capped or uncovered > 0,
-            notes=notes,
+            lower_bound=self.near.capped or coverage.incomplete,
+            capped=self.near.capped,
+            outdated=coverage.outdated,
+            notes=coverage.notes,
         )
 
     def _affected(self, split: str) -> Affected:
@@ -346,33 +364,52 @@ class _Work:
             )
         return examples
 
-    def _notes(self) -> tuple[int, list[str]]:
-        notes = []
+    def _coverage(self) -> _Coverage:
+        """What the search has not seen of the splits that are compared."""
+        name, notes = self.found.name, []
+        parts = [split for split in self.order if split in _LEARNED or split in self.judged]
+        compared = np.isin(self.split, parts)
         if self.near.capped:
             notes.append(
-                f"the search {self.found.name!r} stopped at its cap on pairs: these figures are lower bounds "
+                f"the search {name!r} stopped at its cap on pairs: these figures are lower bounds "
                 "(raise --max-pairs or the threshold of `icehouse dups find`)"
             )
-        outside = self.items.filter(pa.array((self.rows < 0) & (self.split != "")))
-        count = outside.num_rows
-        if count:
-            made = datetime.fromisoformat(self.found.summary["created_at"])
-            later = pc.sum(pc.fill_null(pc.greater(outside["added"], pa.scalar(made)), False)).as_py() or 0
-            vanished = pc.sum(pc.fill_null(outside["missing"], False)).as_py() or 0
-            why = [
-                f"{n} {what}"
-                for n, what in (
-                    (later, "added since"),
-                    (vanished, "whose file has vanished"),
-                )
-                if n
-            ]
+        if blank := int((compared & self.blank).sum()):
+            what = self.near.key.removesuffix("_sha256")
             notes.append(
-                f"the search {self.found.name!r} did not look at {count} of the items with a split"
-                f"{' (' + ', '.join(why) + ')' if why else ''}: they count as not leaking; "
-                "run `icehouse dups find` again to cover them"
+                f"{blank} items of {', '.join(parts)} have no {what}, by which the search {name!r} compares"
             )
-        return count, notes
+        outside = self.items.filter(pa.array(compared & (self.rows < 0) & ~self.blank))
+        made = pa.scalar(datetime.fromisoformat(self.found.summary["created_at"]))
+        later = pc.sum(pc.fill_null(pc.greater(outside["added"], made), False)).as_py() or 0
+        if len(outside):
+            vanished = pc.sum(pc.fill_null(outside["missing"], False)).as_py() or 0
+            counts = ((later, "added since"), (vanished, "whose file has vanished"))
+            why = ", ".join(f"{count} {what}" for count, what in counts if count)
+            notes.append(
+                f"the search {name!r} did not look at {len(outside)} items of {', '.join(parts)}"
+                f"{f' ({why})' if why else ''}: they count as not leaking; run `icehouse dups find` again to cover them"
+            )
+        changed = int((compared & ~self.blank & self.near.changed(self.items)).sum())
+        if changed:
+            notes.append(
+                f"{changed} items of {', '.join(parts)} have changed since the search {name!r}, or their files were written "
+                "since: they count by what they were; run `icehouse dups find` again"
+            )
+        return _Coverage(len(outside) + changed > 0, later + changed > 0, notes)
+
+
+@dataclass(frozen=True)
+class _Coverage:
+    """Whether there is anything that the search did not see, whether another one would see more, and what to say of it."""
+
+    incomplete: bool
+    outdated: bool
+    notes: list[str]
+
+
+def _begins(split: str, *names: str) -> bool:
+    return split.lower().startswith(names)
 
 
 def _order(splits: set[str]) -> list[str]:

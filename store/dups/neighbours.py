@@ -7,7 +7,9 @@ again, as counts over contents, so that k copies cost k and not k squared.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,11 @@ class Neighbours:
             ) from error
 
     @property
+    def key(self) -> str:
+        """Column of `items` with the contents that the search compared: ``image_sha256`` or ``text_sha256``."""
+        return str(self.found.summary["parameters"]["content"])
+
+    @property
     def capped(self) -> bool:
         """Whether the search stopped at its cap, so that there may be pairs that are not here."""
         return bool(self.found.summary.get("capped"))
@@ -81,6 +88,36 @@ class Neighbours:
         rows, columns = np.concatenate([self.i, self.j, n]), np.concatenate([self.j, self.i, n])
         ones = np.ones(len(rows), np.float64)
         return coo_array((ones, (rows, columns)), shape=(len(n), len(n))).tocsr()
+
+    def changed(self, items: pa.Table) -> np.ndarray:
+        """Which items have another content than the search compared, as far as that can be told.
+
+        It shows in copies that are none any more, in copies that were none, and in image files written since the search. A
+        text that was changed into one that no other item has does not show.
+
+        Parameters
+        ----------
+        items : pyarrow.Table
+            Columns ``item_id``, `key` and ``mtime_ns``.
+
+        Returns
+        -------
+        ndarray of bool, shape (len(items),)
+            False for an item that the search did not look at.
+        """
+        places = self.numbers(items["item_id"])
+        hashes = items[self.key].cast(pa.string()).combine_chunks().dictionary_encode().indices
+        codes = pc.fill_null(hashes.cast(pa.int64()), -1).to_numpy()
+        held = np.flatnonzero((places >= 0) & (codes >= 0))
+        was, now = self.content[places[held]], codes[held]
+        result = np.zeros(len(items), bool)
+        result[held] = _mixed(was, now) | _mixed(now, was)
+        if self.key == "image_sha256":
+            written = pc.fill_null(items["mtime_ns"], 0).to_numpy().astype(np.int64)
+            # `created_at` is in whole seconds; and files of the future were not written since.
+            made = (datetime.fromisoformat(self.found.summary["created_at"]).timestamp() + 1) * 1e9
+            result |= (places >= 0) & (written > made) & (written < time.time_ns())
+        return result
 
     def near(self, items: Sequence[str] | np.ndarray, against: Iterable[str]) -> np.ndarray:
         """Whether each of `items` has a neighbour, other than itself, among `against`.
@@ -184,6 +221,12 @@ class Neighbours:
         i, j = np.divmod(united, n)
         apart = i != j
         return i[apart], j[apart], np.concatenate(kinds)[first][apart].astype(np.int8)
+
+
+def _mixed(codes: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which rows have a value that is not the one of the first row of their code."""
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    return np.asarray(values[first][inverse] != values)
 
 
 def _looked_at(found: Duplicates) -> pa.Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -253,7 +254,7 @@ def test_items_that_the_search_did_not_see_are_counted(store: Store) -> None:
     store.items.delete("item_id", ["i00"])
     found = find_leakage(store)
     assert found.lower_bound
-    assert "did not look at 1 of the items with a split (1 added since)" in found.notes[0]
+    assert "did not look at 1 items of train, dev, test (1 added since)" in found.notes[0]
     test = affected(found)["test"]
     assert (test.items, test.covered, test.share) == (5, 4, 0.75)
     assert found.splits["train"] == 1
@@ -263,10 +264,118 @@ def test_items_that_the_search_did_not_see_are_counted(store: Store) -> None:
     assert "unknown: the search looked at none" in unknown.stderr
 
 
+def test_a_limit_is_not_met_by_a_search_that_cannot_tell(store: Store) -> None:
+    """Too few pairs written, or items that came or changed since: a small share proves nothing."""
+    asked = ("dups", "leakage", "-s", store.path, "--max-leakage", "0.75")
+    assert run(*asked).exit_code == 0
+    find_duplicates(store, feature=None, max_pairs=1)
+    capped = run(*asked)
+    assert capped.exit_code == 1
+    assert "at least 75.00%" in capped.stderr
+    assert "stopped at its cap on pairs\n" in capped.stderr
+    find_duplicates(store, feature=None)
+    # Dev's i02 gets the content of train's i00: neither side of it was looked at as it is now.
+    store.items.upsert(pa.table({"item_id": ["i02"], "image_sha256": [f"{0:064d}"]}), key="item_id")
+    changed = run(*asked)
+    assert changed.exit_code == 1
+    assert "1 items of train, dev, test have changed since the search 'default'" in changed.stderr
+    assert "is older than some items\n" in changed.stderr
+    find_duplicates(store, feature=None)
+    assert run(*asked).exit_code == 0
+    later = {"item_id": ["i06"], "mtime_ns": pa.array([time.time_ns()], pa.int64())}
+    store.items.upsert(pa.table(later), key="item_id")
+    summary = json.loads((store.path / "dups" / "default" / "summary.json").read_text())
+    summary["created_at"] = "2020-01-01T00:00:00+00:00"
+    (store.path / "dups" / "default" / "summary.json").write_text(json.dumps(summary))
+    found = find_leakage(store)
+    assert (found.outdated, found.capped, found.lower_bound) == (True, False, True)
+    # A file of the future was not written since, and asking again would not help.
+    later["mtime_ns"] = pa.array([2**62], pa.int64())
+    store.items.upsert(pa.table(later), key="item_id")
+    assert not find_leakage(store).outdated
+
+
+def test_items_without_what_is_compared_are_not_covered(store: Store) -> None:
+    """A text beside no image is not shown to be clean by a search among images."""
+    store.items.append(
+        pa.Table.from_pylist(
+            [{"item_id": "t", "text": "flood", "split": "test", "missing": False}],
+            schema=items_schema(["label"]),
+        )
+    )
+    find_duplicates(store, feature=None)
+    found = find_leakage(store)
+    test = affected(found)["test"]
+    assert (test.items, test.covered, test.share) == (5, 4, 0.75)
+    assert "1 items of train, dev, test have no image" in found.notes[0]
+    assert not found.lower_bound
+
+
+@pytest.mark.parametrize("drop", ["train", "test"])
+def test_no_more_leaves_than_leaks(tmp_path: Path, drop: Any) -> None:
+    """A second dev split is judged against train alone, whatever letter case its name is in."""
+    rows: list[Row] = [(0, 0, "train", None), (1, 0, "dev", None), (4, 1, "Dev_unseen", None)]
+    store = make_store(tmp_path / "s", [*rows, (2, 0, "Test_unseen", None), (5, 1, "train", None)])
+    find_duplicates(store, feature=None)
+    found = find_leakage(store)
+    assert [(a.split, a.against) for a in found.affected] == [
+        ("dev", ["train"]),
+        ("Dev_unseen", ["train"]),
+        ("Test_unseen", ["train", "dev"]),
+    ]
+    assert found.worst is not None
+    assert (found.worst.split, found.worst.ids) == ("Test_unseen", ["i03"])
+    left = write_cleaned(store, tmp_path / "clean.csv", drop=drop)
+    assert {split: count for split, count in left.items() if count} == (
+        {"train": 1} if drop == "train" else {"Test_unseen": 1}
+    )
+
+
+@pytest.mark.parametrize("command", [["dups", "leakage"], ["split"]])
+@pytest.mark.parametrize(
+    ("column", "file", "says"),
+    [
+        ("item_id", "a.csv", "fills the column 'item_id' itself"),
+        ("PHash", "a.csv", "fills the column 'PHash' itself"),
+        ("", "a.csv", "a name that is not empty"),
+        ("Label", "a.csv", "already there as 'label'"),
+        ("clean", "a.json", "name it .csv or .parquet"),
+        ("clean", "a", "name it .csv or .parquet"),
+    ],
+)
+def test_files_are_such_as_join_takes(
+    store: Store, tmp_path: Path, command: list[str], column: str, file: str, says: str
+) -> None:
+    result = run(*command, "-s", store.path, "--column", column, "-o", tmp_path / file)
+    assert result.exit_code == 2, result.output
+    assert says in result.stderr
+    assert not (tmp_path / file).exists()
+
+
+def test_a_column_without_a_name_would_end_all_sql(store: Store) -> None:
+    assert run("split", "-s", store.path, "--column", "").exit_code == 2
+    assert store.query("select count(*) as n from items")["n"][0].as_py() == 8
+
+
+def test_copies_that_came_after_the_search_stay_together(store: Store) -> None:
+    rows = [
+        {"item_id": f"z{k}", "image_sha256": f"{content:064d}", "missing": False}
+        for k, content in enumerate([0, 0, 77, 77, 77])
+    ]
+    store.items.append(pa.Table.from_pylist(rows, schema=items_schema(["label"])))
+    report = split_items(
+        store, keep_together=["duplicates"], column="fresh", ratios={"train": 0.5, "test": 0.5}
+    )
+    fresh = dict(zip(*store.items.read(["item_id", "fresh"]).to_pydict().values(), strict=True))
+    assert len({fresh[item] for item in ("i00", "i01", "i03", "z0", "z1")}) == 1
+    assert len({fresh[item] for item in ("z2", "z3", "z4")}) == 1
+    assert "did not look at 5 of 13 items, of which only copies are kept together" in report.notes[0]
+
+
 def test_the_command(store: Store, tmp_path: Path) -> None:
     shown = run("dups", "leakage", "-s", store.path, "--max-leakage", "0.75")
     assert shown.exit_code == 0, shown.output
-    for expected in ("train + dev", "75.00%", "i03, i04, i05", "label: 2 of these 4"):
+    for expected in ("train + dev", "75.00%", "i03, i04, i05", "label: 2 of 4 labelled pairs"):
         assert expected in shown.stdout, expected
     over = run("dups", "leakage", "-s", store.path, "--max-leakage", "0.74")
     assert over.exit_code == 1
@@ -430,5 +539,6 @@ def test_ids_may_hold_anything(tmp_path: Path) -> None:
     nothing = Neighbours(find_duplicates(store, feature=None, where="false"))
     assert len(nothing.ids) == 0
     assert not nothing.near(ids, ids).any()
-    assert split_items(store, keep_together=["duplicates"], column="fresh").groups["of_several"] == 0
+    # Copies need no search.
+    assert split_items(store, keep_together=["duplicates"], column="fresh").groups["largest"] == 8
     assert affected(find_leakage(store, split_column="split"))["test"].share is None
