@@ -120,6 +120,7 @@ class OllamaServer:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._http: _Http | None = None
+        self._stopped = threading.Event()
         self.port = port
         self.start()
 
@@ -131,6 +132,7 @@ class OllamaServer:
         """Listen, on the same port as before if there was one."""
         self._http = _Http(self, self.port)
         self.port = self._http.server_address[1]
+        self._stopped.clear()
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
@@ -138,6 +140,7 @@ class OllamaServer:
         http, self._http = self._http, None
         if http is None:
             return
+        self._stopped.set()
         http.shutdown()
         http.server_close()
         with self._lock:
@@ -460,7 +463,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "drop":
             raise _CutError
         if kind == "slow":
-            time.sleep(self.owner.slow_s)
+            self.owner._stopped.wait(self.owner.slow_s)
         if kind.isdigit() and fault is not None:
             messages = {
                 "404": f"model '{question.model}' not found",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import caption_stores
 import pytest
-from icehouse.embed.captions import dispatch
+from icehouse.embed.captions import captioner, dispatch
 from icehouse.embed.captions.asking import Asking
 from icehouse.store.store import Store
 from ollama_server import OllamaServer
@@ -34,6 +34,7 @@ def no_real_server(monkeypatch: pytest.MonkeyPatch) -> None:
         return 0.01
 
     monkeypatch.setattr(dispatch, "wait_s", short)
+    monkeypatch.setattr(captioner, "wait_s", short)
 
 
 @pytest.fixture
@@ -63,10 +64,10 @@ def other() -> Iterator[OllamaServer]:
 
 @pytest.fixture
 def asking() -> Callable[..., Asking]:
-    """Function: servers and options -> settings that suit a test."""
+    """Function: servers and options -> settings that suit a test; none runs out because a machine is busy."""
 
     def make(*servers: OllamaServer, **options: object) -> Asking:
-        settings = {"hosts": [server.url for server in servers], "timeout": 5.0, "patience": 0.5, **options}
+        settings = {"hosts": [server.url for server in servers], "timeout": 60.0, "patience": 60.0, **options}
         return Asking("llava:7b", **settings)  # type: ignore[arg-type]
 
     return make

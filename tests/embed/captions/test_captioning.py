@@ -125,8 +125,7 @@ def test_slow_answers_time_out_and_are_asked_again(
 ) -> None:
     store = make_store(3)
     server.behave("slow")
-    server.slow_s = 2.0
-    report = caption_images(store, asking(server, timeout=0.4))
+    report = caption_images(store, asking(server, timeout=1.0))
     assert report.captioned == 3
     assert captions(store) == truth(store)
 
@@ -302,7 +301,7 @@ def test_the_server_goes_and_comes_back(
     store = make_store(8)
     server.on_question = restart
     said: list[str] = []
-    report = caption_images(store, asking(server, patience=10), say=said.append)
+    report = caption_images(store, asking(server), say=said.append)
     assert report.captioned == 8
     assert captions(store) == truth(store)
     assert [line for line in said if "left out until" in line]

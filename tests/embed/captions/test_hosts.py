@@ -27,7 +27,7 @@ def test_work_is_spread(
     def wait_for_the_other(n: int) -> None:
         # Each of the first five questions is answered when the other server has one too.
         if n <= 5:
-            together.wait(10)
+            together.wait(60)
 
     server.on_question = other.on_question = wait_for_the_other
     report = caption_images(store, asking(server, other, concurrency=1))
@@ -55,7 +55,7 @@ def test_one_host_dies_and_comes_back(
         if n == 20:
             server.start()
         if n == 40:
-            back.wait(10)
+            back.wait(60)
 
     def serve_again(n: int) -> None:
         die(n)
@@ -64,7 +64,7 @@ def test_one_host_dies_and_comes_back(
 
     server.on_question, other.on_question = serve_again, revive
     said: list[str] = []
-    report = caption_images(store, asking(server, other, concurrency=1, patience=10), say=said.append)
+    report = caption_images(store, asking(server, other, concurrency=1), say=said.append)
     assert report.captioned == 60
     assert captions(store) == truth(store)
     assert len(server.questions) > 5
@@ -87,11 +87,11 @@ def test_a_host_that_is_down_at_first_joins_later(
         if n == 3:
             other.start()
         if n == 20:
-            joined.wait(10)
+            joined.wait(60)
 
     server.on_question = revive
     other.on_question = lambda n: joined.set()
-    report = caption_images(store, asking(server, other, concurrency=1, patience=10))
+    report = caption_images(store, asking(server, other, concurrency=1))
     assert report.captioned == 30
     assert report.hosts[other.url] >= 1
     assert report.notes == [f"{other.url} is left out: {other.url} does not answer (connection refused)"]
@@ -136,7 +136,7 @@ def test_trouble_at_the_start_passes(
 ) -> None:
     server.trouble = [trouble] * 2
     said: list[str] = []
-    report = caption_images(make_store(2), asking(server, api=api, patience=10), say=said.append)
+    report = caption_images(make_store(2), asking(server, api=api), say=said.append)
     assert (report.captioned, report.notes) == (2, [])
     assert len(said) == 1
     assert said[0].startswith(server.url)
@@ -165,14 +165,12 @@ def test_a_host_that_joins_later_without_the_model_has_it_pulled(
         if n == 3:
             other.start()
         if n == 20:
-            joined.wait(10)
+            joined.wait(60)
 
     server.on_question = revive
     other.on_question = lambda n: joined.set()
     said: list[str] = []
-    report = caption_images(
-        store, asking(server, other, concurrency=1, patience=10, pull=True), say=said.append
-    )
+    report = caption_images(store, asking(server, other, concurrency=1, pull=True), say=said.append)
     assert report.captioned == 30
     assert report.hosts[other.url] >= 1
     assert other.calls["POST /api/pull"] == 1

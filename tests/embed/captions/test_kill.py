@@ -77,7 +77,7 @@ def test_ten_kills(
     def die(n: int) -> None:
         # At some moment of an answer or after it: the ways into the journal and into the table included.
         if n == target:
-            assert known.wait(10)
+            assert known.wait(60)
             threading.Timer(rng.uniform(0, 0.03), os.kill, (child, signal.SIGKILL)).start()
 
     server.on_question = die
@@ -95,7 +95,7 @@ def test_ten_kills(
         assert status == (-signal.SIGKILL if run < KILLS else 0)
         runs.append(Counter((question.sha, question.seed) for question in server.questions[begun:]))
     runner.stdin.close()
-    assert runner.wait(10) == 0
+    assert runner.wait(60) == 0
     store = Store.open(store.path)
     assert told(store) == expected
     asked = Counter((question.sha, question.seed) for question in server.questions)

@@ -24,12 +24,15 @@ PASSING = {
     "500": r": model runner has unexpectedly stopped, this may be due to resource limitations \(status 500\)",
     "garbage": r" gave an answer that cannot be read \(.*\)",
     "wrong-shape": r"(: an answer without its end| gave an answer that cannot be read \(.*\))",
-    "slow": r" gave no answer within 0\.3 s",
-    "drip": r" gave no answer within 0\.3 s",
+    "slow": r" gave no answer within 1 s",
+    "drip": r" gave no answer within 1 s",
     "deep": r" gave an answer that cannot be read \(.*recursion.*\)",
     "zipped": r" gave an answer that cannot be read \(.*header.*\)",
     "circle": r"( sends from one address to the next, without end|.*\(status 307\))",
 }
+
+#: Time enough for any other answer, on a busy machine too.
+IN_TIME = {"slow": {"timeout": 1.0}, "drip": {"timeout": 1.0}}
 
 
 def a_picture(store: Store) -> str:
@@ -44,8 +47,7 @@ def test_one_picture_that_always_fails(
     store = make_store(4)
     bad = a_picture(store)
     server.behave(fault, times=None, image=bad)
-    server.slow_s = 1.0
-    report = caption_images(store, asking(server, api=api, timeout=0.3 if fault in ("slow", "drip") else 5.0))
+    report = caption_images(store, asking(server, api=api, **IN_TIME.get(fault, {})))
     assert (report.captioned, report.failed) == (3, 1)
     # A redirect is followed by the client, twenty times and more.
     asked = server.asked()
@@ -65,8 +67,7 @@ def test_one_fault_costs_one_question(
     store = make_store(4)
     bad = a_picture(store)
     server.behave(fault, image=bad)
-    server.slow_s = 1.0
-    report = caption_images(store, asking(server, timeout=0.3 if fault in ("slow", "drip") else 5.0))
+    report = caption_images(store, asking(server, **IN_TIME.get(fault, {})))
     assert (report.captioned, report.failed) == (4, 0)
     assert captions(store) == truth(store)
     assert server.asked() == Counter({picture: 2 if picture == bad else 1 for picture in sent(store)})
