@@ -10,9 +10,8 @@ that they were part of, as they would be had they been in the store.
 from __future__ import annotations
 
 import importlib.metadata
-import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from ... import __version__
-from ...data.images import decode
-from ...data.reposts import GRADED, TEXT_EDITS, encode
-from ...data.text import clean
-from ...data.views import view_hashes
+from ...data.reposts import GRADED, TEXT_EDITS
 from ...embed.checked import load_checked
 from ...embed.encoder import Encoder
-from ...embed.extract import read_file
-from ...errors import ImageError, SourceError, StoreError, UsageError
+from ...errors import SourceError, StoreError, UsageError
 from ...store.dups.calibration import (
     LEAST_ROWS,
     Calibration,
@@ -48,15 +42,13 @@ from ...store.dups.hamming import informative
 from ...store.dups.views import MOST_VIEWED, ViewHashes, load_views, view_radius
 from ...store.folders import publish_folder
 from ...store.store import Store
+from .copies import Copies, make_copies
 from .curves import Curves, write_curves
 
-__all__ = ["Copies", "calibrate"]
+__all__ = ["calibrate"]
 
 #: Shares of the identity in the covariance that are tried; 1 only centres.
 SHRINKAGES = (1.0, 0.4)
-
-#: Changed copies of each sampled content; the transforms take turns.
-ROUNDS = 6
 
 _MOST_FITTED = 20_000
 _MOST_COMPARED = 6000
@@ -64,38 +56,10 @@ _MOST_COMPARED = 6000
 _WORTH = 0.005
 #: Of unrelated pairs none is so near; those that are do not count as such.
 _SURELY_HASHED = 10
-_LARGEST = 800
 _MOST_HASHED = 200_000
 _LIBRARIES = ("icehouse", "numpy", "pillow", "torch")
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass
-class Copies:
-    """Changed copies of contents.
-
-    Attributes
-    ----------
-    of : ndarray of int64, shape (m,)
-        Number of the content that each is a copy of.
-    kinds : ndarray of str, shape (m,)
-        Transform.
-    rounds : ndarray of int64, shape (m,)
-        In one round no content has two copies.
-    vectors : ndarray, shape (m, d)
-    apart : ndarray of int64, shape (m,)
-        Bits between the nearest views of copy and content; 65 where there is no hash.
-    whole : ndarray of int64, shape (m,)
-        Bits between the pictures as they are.
-    """
-
-    of: np.ndarray
-    kinds: np.ndarray
-    rounds: np.ndarray
-    vectors: np.ndarray
-    apart: np.ndarray
-    whole: np.ndarray
 
 
 def calibrate(
@@ -164,7 +128,7 @@ def calibrate(
     encoder = load_checked(spec, encoder, device=device)
     rng = np.random.default_rng([seed, 3])
     views = _views(store, contents, hamming) if spec["modality"] == "image" else None
-    copies = _copies(encoder, spec, contents, X.dtype, rng, sample, seed, progress)
+    copies = make_copies(encoder, spec, contents, X.dtype, rng, sample, seed, progress)
     known = _known(store, truth, spec["key"], contents)
     fitted = np.sort(rng.permutation(n)[:_MOST_FITTED])
     compared = np.sort(rng.permutation(n)[:_MOST_COMPARED])
@@ -178,14 +142,18 @@ def calibrate(
         if other.mean_recall > best.mean_recall + _WORTH:
             best = other
     bits = _bits(best, X, compared, contents, views)
-    report = _report(best, tried, copies, views, hamming, n, expected_false_pairs, sample, seed, known, X)
+    fitting = (best.mean, best.matrix, best.tail, len(fitted))
+    made = Calibration(feature, spec["fingerprint"], *fitting, copies=best.found, bits=bits)
+    best.cosine = made.threshold(n, expected_false_pairs)
+    report = _report(
+        made, best, tried, copies, views, hamming, n, expected_false_pairs, sample, seed, known, X
+    )
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES if name != "icehouse"}
     report |= {
         "versions": {"icehouse": __version__, **versions},
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    fitting = (best.mean, best.matrix, best.tail, len(fitted))
-    made = Calibration(feature, spec["fingerprint"], *fitting, report, bits)
+    made = replace(made, report=report)
     curves = Curves.of(best.positives, best.negatives, best.random, best.tail.pairs, n, report["cosine"])
     folder = Calibration.folder(store, feature)
     try:
@@ -211,6 +179,11 @@ class _Tried:
     random: np.ndarray
     cosine: float
     mean_recall: float
+
+    @property
+    def found(self) -> tuple[float, ...]:
+        """Cosines of the copies that are found, ascending."""
+        return tuple(np.sort(self.positives[self.positives >= self.cosine]).tolist())
 
 
 def _try(
@@ -289,108 +262,6 @@ def _views(store: Store, contents: pa.Table, hamming: int) -> ViewHashes | None:
     return ViewHashes(*load_views(store, contents), radius)
 
 
-def _copies(
-    encoder: Encoder,
-    spec: dict[str, Any],
-    contents: pa.Table,
-    dtype: np.dtype,
-    rng: np.random.Generator,
-    sample: int,
-    seed: int,
-    progress: Progress | None,
-) -> Copies:
-    picture = spec["modality"] == "image"
-    names = list(GRADED if picture else TEXT_EDITS)
-    rounds = min(ROUNDS, len(names))
-    of, kinds, turns, vectors, apart, whole = [], [], [], [], [], []
-    taken = 0
-    waiting: list[Any] = []
-
-    def flush() -> None:
-        if waiting:
-            made = (
-                encoder.encode_images(np.stack(waiting), [spec["output"]])
-                if picture
-                else encoder.encode_texts(waiting, [spec["output"]])
-            )[spec["output"]]
-            assert isinstance(made, np.ndarray)
-            vectors.append(made.astype(dtype))
-            waiting.clear()
-
-    cleaning = spec["provenance"].get("cleaning", "")
-    for row in rng.permutation(len(contents)).tolist():
-        if taken == sample:
-            break
-        made = _changed(contents.slice(row, 1).to_pylist()[0], picture, names, rounds, taken, [seed, row])
-        fresh = list(made)
-        taken += bool(fresh)
-        for turn, (kind, copy, near, near_whole) in enumerate(fresh):
-            waiting.append(encoder.prepare_image(copy) if picture else clean(copy, cleaning))
-            of.append(row)
-            kinds.append(kind)
-            turns.append(turn)
-            apart.append(near)
-            whole.append(near_whole)
-            if len(waiting) >= encoder.batch_size:
-                flush()
-        if progress:
-            progress(taken, min(sample, len(contents)))
-    flush()
-    if not of:
-        what = "image files" if picture else "texts"
-        raise SourceError(f"none of the {what} could be read again, so that there is nothing to calibrate by")
-    return Copies(
-        np.array(of),
-        np.array(kinds),
-        np.array(turns),
-        np.concatenate(vectors),
-        np.array(apart),
-        np.array(whole),
-    )
-
-
-def _changed(
-    item: dict[str, Any], picture: bool, names: Sequence[str], rounds: int, number: int, seed: list[int]
-) -> Iterator[tuple[str, Any, int, int]]:
-    """The copies of one content: transform, copy, bits between the nearest views and between the whole."""
-    chosen = [names[(number + turn * len(names) // rounds) % len(names)] for turn in range(rounds)]
-    if not picture:
-        for kind in chosen:
-            yield (
-                kind,
-                TEXT_EDITS[kind](item["text"], np.random.default_rng([*seed, names.index(kind)])),
-                65,
-                65,
-            )
-        return
-    try:
-        data, _ = read_file(Path(item["root"] or "") / item["path"])
-        original = decode(data)
-    except (ImageError, OSError, TypeError):
-        return
-    own = view_hashes(original.image)
-    # Changing a photograph of 20 megapixels 6 times takes seconds, and reposts are small.
-    original.image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BICUBIC)
-    for kind in chosen:
-        rng = np.random.default_rng([*seed, names.index(kind)])
-        file = encode(
-            GRADED[kind](original.image, rng), _format(kind, original.format), int(rng.integers(75, 93))
-        )
-        with Image.open(io.BytesIO(file)) as opened:
-            copy = opened.convert("RGB")
-        hashes = np.stack([own, view_hashes(copy)])
-        both = ViewHashes(hashes, informative(hashes), 0)
-        near = int(both.distance(np.array([0]), np.array([1]))[0])
-        far = int(np.bitwise_count(hashes[0, 0] ^ hashes[1, 0])) if both.usable[:, 0].all() else 65
-        yield kind, copy, near, far
-
-
-def _format(kind: str, original: str) -> str:
-    if kind != "format":
-        return "jpg"
-    return "webp" if original == "JPEG" else "jpg" if original == "PNG" else "png"
-
-
 def _known(store: Store, truth: Truth | None, key: str, contents: pa.Table) -> dict[tuple[int, int], bool]:
     """Labelled pairs of contents."""
     if truth is None:
@@ -458,6 +329,7 @@ def _bits(
 
 
 def _report(
+    made: Calibration,
     best: _Tried,
     tried: list[_Tried],
     copies: Copies,
@@ -504,7 +376,7 @@ def _report(
         "sample": sample,
         "seed": seed,
         "transforms": rows,
-        "thresholds": {f"{e:g}": best.tail.threshold(n, e) for e in (0.1, 1, 10, 100)},
+        "thresholds": {f"{e:g}": made.threshold(n, e) for e in (0.1, 1, 10, 100)},
     }
     if known:
         report["labelled"] = _labelled(best, known, X)

@@ -13,11 +13,16 @@ distribution (Pickands 1975). True duplicates hide among the largest, so a first
 (truncated maximum likelihood); what lies where by that fit no unrelated pair should be is taken for a duplicate, and the
 tail is fitted to the rest. The threshold is also above what remains, as far as it was seen: where all pairs of a set could
 be compared, no guess is lower than the facts.
+
+**Margin.** False pairs that are allowed need not be made. Where copies lie well above strangers, the threshold moves a third
+of the way towards the lowest copy that was measured: it finds as many of them, and strangers that were not seen have farther
+to go. Not farther, since copies of other kinds may lie lower, while of strangers the worst have been seen.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,8 +68,10 @@ _SANE = 1 - 1e-9
 #: A pair so far out that among as many unrelated ones so few would be expected is a duplicate.
 _SUSPECT = 0.02
 _KEPT = 500
+#: Of the way from the strangers to the first copy above them.
+_MARGIN = 1 / 3
 _BLOCK = 256
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -340,6 +347,8 @@ class Calibration:
         Contents that the map was fitted to.
     report : dict
         Recall for each transform, and all else that was measured.
+    copies : tuple of float
+        Cosines of changed copies with their contents, ascending.
     bits : dict of str to (float, float)
         For the hashes of "whole" pictures and of "views", as `fit_bits` gives it.
     """
@@ -351,6 +360,7 @@ class Calibration:
     tail: Tail
     rows: int
     report: dict[str, Any] = field(default_factory=dict)
+    copies: tuple[float, ...] = ()
     bits: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def radius(self, what: str, n: int, most: int, expected: float = 1.0) -> int:
@@ -363,8 +373,13 @@ class Calibration:
         return next(fitting, -1)
 
     def threshold(self, n: int, expected: float = 1.0) -> float:
-        """See `Tail.threshold`."""
-        return self.tail.threshold(n, expected)
+        """Least cosine that makes a pair, with at most `expected` false ones among `n` contents; see `Tail.threshold`.
+
+        Higher by a third of the way to the lowest of `copies` that it finds.
+        """
+        cosine = self.tail.threshold(n, expected)
+        first = bisect_left(self.copies, cosine)
+        return cosine if first == len(self.copies) else cosine + _MARGIN * (self.copies[first] - cosine)
 
     def grown(self, n: int) -> bool:
         """Whether there are now so many contents that the map has not seen that the tail no longer holds for them."""
@@ -383,7 +398,8 @@ class Calibration:
         tail = {**self.tail.__dict__, "top": list(self.tail.top)}
         about = {
             "format": _FORMAT, "feature": self.feature, "fingerprint": self.fingerprint, "rows": self.rows,
-            "whitened": self.matrix is not None, "bits": self.bits, "tail": tail, "report": self.report,
+            "whitened": self.matrix is not None, "copies": self.copies, "bits": self.bits, "tail": tail,
+            "report": self.report,
         }  # fmt: skip
         text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "calibration.json").write_text(text + "\n", encoding="utf-8")
@@ -422,16 +438,9 @@ class Calibration:
                 raise ValueError("arrays do not fit")
             tail = Tail(**{**about["tail"], "top": tuple(about["tail"]["top"])})
             bits = {what: (float(start), float(slope)) for what, (start, slope) in about["bits"].items()}
-            made = (
-                about["feature"],
-                about["fingerprint"],
-                mean,
-                matrix,
-                tail,
-                about["rows"],
-                about["report"],
-            )
-            return cls(*made, bits)
+            of = (about["feature"], about["fingerprint"])
+            copies = tuple(map(float, about["copies"]))
+            return cls(*of, mean, matrix, tail, about["rows"], about["report"], copies, bits)
         except FileNotFoundError as error:
             if not folder.exists():
                 raise StoreError(f"no calibration of {feature} in {store.path}; {remedy}") from None

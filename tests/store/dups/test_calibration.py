@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,15 @@ def test_largest_cosines_are_the_largest(n: int, keep: int, seed: int) -> None:
 def made(tail: Tail, matrix: bool = True) -> Calibration:
     mean, wide = fit_map(unrelated(), 0.4 if matrix else 1.0)
     return Calibration(
-        "toy/image/pooled", "f" * 16, mean, wide, tail, 400, {"cosine": 0.5}, {"whole": (-6.5, 0.25)}
+        "toy/image/pooled",
+        "f" * 16,
+        mean,
+        wide,
+        tail,
+        400,
+        {"cosine": 0.5},
+        (0.1, 0.9, 0.95),
+        {"whole": (-6.5, 0.25)},
     )
 
 
@@ -184,6 +193,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, tail: Tail, matrix: bool) 
     assert np.array_equal(read.mean, saved.mean)
     assert (read.matrix is None) == (saved.matrix is None) == (not matrix)
     assert read.matrix is None or np.array_equal(read.matrix, saved.matrix)
+    assert read.copies == saved.copies == (0.1, 0.9, 0.95)
     assert read.bits == saved.bits == {"whole": (-6.5, 0.25)}
     assert read.threshold(5000, 2) == saved.threshold(5000, 2)
     assert list_calibrations(store) == ["toy/image/pooled"]
@@ -214,6 +224,19 @@ def test_a_set_that_outgrew_its_map_is_told(tail: Tail) -> None:
     assert wide.grown(500)
 
 
+def test_the_threshold_keeps_its_distance_from_strangers_and_loses_no_copy(tail: Tail) -> None:
+    def chosen(*copies: float) -> float:
+        return replace(made(tail), copies=copies).threshold(400, 1)
+
+    bare = tail.threshold(400, 1)
+    assert chosen() == bare
+    assert chosen(bare - 0.1) == bare  # a copy that is lost anyhow moves nothing
+    assert chosen(bare - 0.1, bare + 0.3, bare + 0.4) == pytest.approx(bare + 0.1)
+    assert chosen(bare, bare + 0.3) == bare
+    allowed = [replace(made(tail), copies=(0.4, 0.5, 0.8)).threshold(400, e) for e in (0.1, 1, 10, 100)]
+    assert allowed == sorted(allowed, reverse=True)
+
+
 def test_a_tail_is_never_larger_than_its_pairs() -> None:
     assert tail_size(10) == 40
     assert tail_size(10_000) == 200
@@ -228,7 +251,7 @@ def test_hashes_of_lookalikes_get_fewer_bits() -> None:
         start, slope = fit_bits(distances) or (0.0, 0.0)
         assert -start / slope == pytest.approx(32, abs=3)
         made = Calibration(
-            "a", "b", np.zeros(3), None, Tail(1, 0.1, 0.1, 0, 1, ()), 9, {}, {"whole": (start, slope)}
+            "a", "b", np.zeros(3), None, Tail(1, 0.1, 0.1, 0, 1, ()), 9, bits={"whole": (start, slope)}
         )
         assert made.radius("whole", 20_000, 6, 1) <= made.radius("whole", 500, 6, 1)
         assert made.radius("whole", 500, 6, 0.1) <= made.radius("whole", 500, 6, 100)

@@ -1,0 +1,184 @@
+"""Changed copies of a store's own contents, which a calibration is to recognise."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from ...data.images import decode
+from ...data.reposts import GRADED, TEXT_EDITS, encode
+from ...data.text import clean
+from ...data.views import view_hashes
+from ...embed.encoder import Encoder
+from ...embed.extract import read_file
+from ...errors import ImageError, SourceError
+from ...store.dups.hamming import informative
+from ...store.dups.views import ViewHashes
+
+__all__ = ["ROUNDS", "Copies", "make_copies"]
+
+#: Changed copies of each sampled content; the transforms take turns.
+ROUNDS = 6
+
+_LARGEST = 800
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Copies:
+    """Changed copies of contents.
+
+    Attributes
+    ----------
+    of : ndarray of int64, shape (m,)
+        Number of the content that each is a copy of.
+    kinds : ndarray of str, shape (m,)
+        Transform.
+    rounds : ndarray of int64, shape (m,)
+        In one round no content has two copies.
+    vectors : ndarray, shape (m, d)
+    apart : ndarray of int64, shape (m,)
+        Bits between the nearest views of copy and content; 65 where there is no hash.
+    whole : ndarray of int64, shape (m,)
+        Bits between the pictures as they are.
+    """
+
+    of: np.ndarray
+    kinds: np.ndarray
+    rounds: np.ndarray
+    vectors: np.ndarray
+    apart: np.ndarray
+    whole: np.ndarray
+
+
+def make_copies(
+    encoder: Encoder,
+    spec: dict[str, Any],
+    contents: pa.Table,
+    dtype: np.dtype,
+    rng: np.random.Generator,
+    sample: int,
+    seed: int,
+    progress: Progress | None,
+) -> Copies:
+    """Change a sample of contents, each in `ROUNDS` ways, and encode the copies as the contents were.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    spec : dict
+        Of the feature.
+    contents : pyarrow.Table
+        Where each is: `root` and `path`, or `text`. One that cannot be read again is passed over, and another drawn.
+    dtype : dtype
+        Of the vectors.
+    rng : numpy.random.Generator
+        Draws the sample.
+    sample : int
+    seed : int
+        Of the transforms.
+    progress : callable, optional
+
+    Raises
+    ------
+    SourceError
+        If none can be read again.
+    """
+    picture = spec["modality"] == "image"
+    names = list(GRADED if picture else TEXT_EDITS)
+    rounds = min(ROUNDS, len(names))
+    of, kinds, turns, vectors, apart, whole = [], [], [], [], [], []
+    taken = 0
+    waiting: list[Any] = []
+
+    def flush() -> None:
+        if waiting:
+            made = (
+                encoder.encode_images(np.stack(waiting), [spec["output"]])
+                if picture
+                else encoder.encode_texts(waiting, [spec["output"]])
+            )[spec["output"]]
+            assert isinstance(made, np.ndarray)
+            vectors.append(made.astype(dtype))
+            waiting.clear()
+
+    cleaning = spec["provenance"].get("cleaning", "")
+    for row in rng.permutation(len(contents)).tolist():
+        if taken == sample:
+            break
+        made = _changed(contents.slice(row, 1).to_pylist()[0], picture, names, rounds, taken, [seed, row])
+        fresh = list(made)
+        taken += bool(fresh)
+        for turn, (kind, copy, near, near_whole) in enumerate(fresh):
+            waiting.append(encoder.prepare_image(copy) if picture else clean(copy, cleaning))
+            of.append(row)
+            kinds.append(kind)
+            turns.append(turn)
+            apart.append(near)
+            whole.append(near_whole)
+            if len(waiting) >= encoder.batch_size:
+                flush()
+        if progress:
+            progress(taken, min(sample, len(contents)))
+    flush()
+    if not of:
+        what = "image files" if picture else "texts"
+        raise SourceError(f"none of the {what} could be read again, so that there is nothing to calibrate by")
+    return Copies(
+        np.array(of),
+        np.array(kinds),
+        np.array(turns),
+        np.concatenate(vectors),
+        np.array(apart),
+        np.array(whole),
+    )
+
+
+def _changed(
+    item: dict[str, Any], picture: bool, names: Sequence[str], rounds: int, number: int, seed: list[int]
+) -> Iterator[tuple[str, Any, int, int]]:
+    """The copies of one content: transform, copy, bits between the nearest views and between the whole."""
+    chosen = [names[(number + turn * len(names) // rounds) % len(names)] for turn in range(rounds)]
+    if not picture:
+        for kind in chosen:
+            yield (
+                kind,
+                TEXT_EDITS[kind](item["text"], np.random.default_rng([*seed, names.index(kind)])),
+                65,
+                65,
+            )
+        return
+    try:
+        data, _ = read_file(Path(item["root"] or "") / item["path"])
+        original = decode(data)
+    except (ImageError, OSError, TypeError):
+        return
+    own = view_hashes(original.image)
+    # Changing a photograph of 20 megapixels 6 times takes seconds, and reposts are small.
+    original.image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BICUBIC)
+    for kind in chosen:
+        rng = np.random.default_rng([*seed, names.index(kind)])
+        file = encode(
+            GRADED[kind](original.image, rng), _format(kind, original.format), int(rng.integers(75, 93))
+        )
+        with Image.open(io.BytesIO(file)) as opened:
+            copy = opened.convert("RGB")
+        hashes = np.stack([own, view_hashes(copy)])
+        both = ViewHashes(hashes, informative(hashes), 0)
+        near = int(both.distance(np.array([0]), np.array([1]))[0])
+        far = int(np.bitwise_count(hashes[0, 0] ^ hashes[1, 0])) if both.usable[:, 0].all() else 65
+        yield kind, copy, near, far
+
+
+def _format(kind: str, original: str) -> str:
+    if kind != "format":
+        return "jpg"
+    return "webp" if original == "JPEG" else "jpg" if original == "PNG" else "png"
