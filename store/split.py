@@ -253,7 +253,7 @@ def _groups(
             )
         if changed := int(near.changed(rows).sum()):
             notes.append(
-                f"{changed} of {n} items have changed since the search {name!r}, or their files were written since: their "
+                f"since the search {name!r} files were written, or copies came or went ({changed} of {n} items): their "
                 "near-duplicates may straddle; run `icehouse dups find` again"
             )
     sources, targets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]

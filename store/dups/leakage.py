@@ -393,8 +393,8 @@ class _Work:
         changed = int((compared & ~self.blank & self.near.changed(self.items)).sum())
         if changed:
             notes.append(
-                f"{changed} items of {', '.join(parts)} have changed since the search {name!r}, or their files were written "
-                "since: they count by what they were; run `icehouse dups find` again"
+                f"since the search {name!r} files were written, or copies came or went ({changed} items of "
+                f"{', '.join(parts)}): they count by what they were; run `icehouse dups find` again"
             )
         return _Coverage(len(outside) + changed > 0, later + changed > 0, notes)
 

@@ -278,7 +278,9 @@ def test_a_limit_is_not_met_by_a_search_that_cannot_tell(store: Store) -> None:
     store.items.upsert(pa.table({"item_id": ["i02"], "image_sha256": [f"{0:064d}"]}), key="item_id")
     changed = run(*asked)
     assert changed.exit_code == 1
-    assert "1 items of train, dev, test have changed since the search 'default'" in changed.stderr
+    report = split_items(store, keep_together=["duplicates"], column="fresh")
+    assert "copies came or went (1 of 8 items)" in report.notes[0]
+    assert "since the search 'default' files were written, or copies came or went (1 items" in changed.stderr
     assert "is older than some items\n" in changed.stderr
     find_duplicates(store, feature=None)
     assert run(*asked).exit_code == 0
