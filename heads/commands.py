@@ -350,6 +350,11 @@ def _print_near(near: Mapping[str, Any], rows: int) -> None:
                 f"note: the search {name!r} did not look at {missed} of these rows and {search['training_not_covered']} "
                 "of training's; run `icehouse dups find` again to cover them"
             )
+        if search["changed"]:
+            typer.echo(
+                f"note: {search['changed']} of these and of training's have changed since the search {name!r}, or their "
+                "files were written since; run `icehouse dups find` again"
+            )
         if search["capped"]:
             typer.echo(f"note: the search {name!r} stopped at its cap: there may be more near-duplicates")
 

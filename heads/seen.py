@@ -36,8 +36,8 @@ class Near:
     rows : ndarray of bool, shape (n,)
     about : dict
         ``against``: the parts that they were compared with; ``searches``: name, feature, thresholds and date of each, with
-        the rows and training items that it did not look at; ``complete``: whether every search looked at all of both
-        without stopping at its cap.
+        the rows and training items that it did not look at, and how many of both have ``changed`` since; ``complete``:
+        whether every search looked at all of both, as they are, without stopping at its cap.
     """
 
     rows: np.ndarray
@@ -53,12 +53,18 @@ class Searches:
         Read when first needed.
     named : bool, default False
         Whether they were asked for by name, and so count for every input.
+    store : Store, optional
+        Whose items tell what has changed since a search; nothing is known to have changed without it.
     """
 
-    def __init__(self, found: Sequence[Duplicates], *, named: bool = False) -> None:
+    def __init__(
+        self, found: Sequence[Duplicates], *, named: bool = False, store: Store | None = None
+    ) -> None:
         self.found = list(found)
         self.named = named
+        self._store = store
         self._read: dict[str, Neighbours] = {}
+        self._changed: dict[str, set[str]] = {}
 
     @classmethod
     def of(
@@ -86,7 +92,9 @@ class Searches:
         if names in ([], ["none"]):
             return cls([])
         if names != [AUTO]:
-            return cls([Duplicates.open(store, name) for name in dict.fromkeys(names)], named=True)
+            return cls(
+                [Duplicates.open(store, name) for name in dict.fromkeys(names)], named=True, store=store
+            )
         newest: dict[str, Duplicates] = {}
         keys = {str(spec["key"]) for spec in specs.values()}
         for name in list_duplicates(store):
@@ -99,7 +107,7 @@ class Searches:
                 continue
             if key not in newest or _made(found) > _made(newest[key]):
                 newest[key] = found
-        return cls([newest[key] for key in sorted(newest)])
+        return cls([newest[key] for key in sorted(newest)], store=store)
 
     def near(self, samples: Samples, parts: Mapping[str, Iterable[str]]) -> Near | None:
         """Find the rows of `samples` that have a near-duplicate in training; see `among`."""
@@ -155,11 +163,13 @@ class Searches:
                     "capped": neighbours.capped,
                     "rows_not_covered": missed[0],
                     "training_not_covered": missed[1],
+                    "changed": len(self._changed_since(neighbours).intersection([*ids.tolist(), *learned])),
                 }
             )
         complete = not any(
-            search["capped"] or search["rows_not_covered"] or search["training_not_covered"]
+            search[what]
             for search in searches
+            for what in ("capped", "rows_not_covered", "training_not_covered", "changed")
         )
         return Near(rows, {"against": list(parts), "searches": searches, "complete": complete})
 
@@ -169,6 +179,18 @@ class Searches:
         if found.name not in self._read:
             self._read[found.name] = Neighbours(found)
         return self._read[found.name]
+
+    def _changed_since(self, neighbours: Neighbours) -> set[str]:
+        """Items that have another content than the search compared, as far as that can be told."""
+        name = neighbours.found.name
+        if name not in self._changed:
+            changed: set[str] = set()
+            if self._store is not None:
+                items = self._store.items.read(list(dict.fromkeys(["item_id", neighbours.key, "mtime_ns"])))
+                rows = np.flatnonzero(neighbours.changed(items))
+                changed.update(items["item_id"].take(rows).to_pylist())
+            self._changed[name] = changed
+        return self._changed[name]
 
 
 def _content(found: Duplicates) -> str:

@@ -135,6 +135,21 @@ def test_what_the_search_did_not_look_at_is_said(store: Store) -> None:
     assert not capped["complete"]
 
 
+def test_what_has_changed_since_the_search_is_said(store: Store) -> None:
+    find_duplicates(store, feature=None)
+    assert apart(train(store))["complete"]
+    # Test's p022 gets the picture of train's p000: a copy, which every evaluation knows, and no pair of the search.
+    (sha,) = store.query("select image_sha256 from items where item_id = 'p000'")["image_sha256"].to_pylist()
+    store.items.upsert(pa.table({"item_id": ["p022"], "image_sha256": [sha]}), key="item_id")
+    block = apart(train(store))
+    assert (block["complete"], block["searches"][0]["changed"]) == (False, 1)
+    assert block["near_duplicates"] == 5
+    assert (
+        "note: 1 of these and of training's have changed since the search 'default'"
+        in call(store, "evaluate").stdout
+    )
+
+
 def test_everything_or_nothing_is_near(make_store: Make) -> None:
     store = make_store(120)
     set_hashes(store, {f"p{i:03d}": BASE for i in range(120)})
