@@ -60,7 +60,7 @@ def gallery(
     per_page: Annotated[int, typer.Option("--per-page", help="Most groups on a page.")] = 24,
     thumbnail: Annotated[
         int, typer.Option("--thumbnail", help="Longest side of the pictures, pixels.")
-    ] = 240,
+    ] = 320,
     as_json: JsonOption = False,
 ) -> None:
     """Write found duplicates as pages to look at: groups side by side, keepers marked. They work offline."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
 
 from ...webpage import escape, user_text
 from ..sheet import frame
-from .groups import INDIRECT, Group, Item, Member
+from .groups import INDIRECT, Group, Item, Member, likeness
 from .pictures import Taken
 
 __all__ = ["KIND_WORDS", "count_of", "group_html", "kind_words"]
@@ -44,11 +45,12 @@ def group_html(
     """
     keeper = group.members[0]
     facts = [f'<span class="chip">{count_of(group.size, "item")}</span>']
-    if group.min_cosine is not None:
+    # Of two, the duplicate itself says how like they are.
+    if group.min_cosine is not None and group.size > 2:
         facts.append(
             f'<span class="chip" title="cosine of the two least alike"><b>least alike</b>{group.min_cosine:.3f}</span>'
         )
-    if group.max_hamming is not None:
+    if group.max_hamming is not None and group.size > 2:
         facts.append(
             '<span class="chip" title="bits of 64, between any two"><b>at most</b>'
             f"{count_of(group.max_hamming, 'bit')}</span>"
@@ -69,7 +71,7 @@ def group_html(
         for member, taken in zip(group.members, pictures, strict=True)
     )
     others = "\n".join(cards)
-    score = "" if group.min_cosine is None else f"{group.min_cosine:.6f}"
+    score = f"{likeness(group.min_cosine, group.max_hamming):.6f}"
     css = "group" + (" pair" if len(group.members) == 2 else "") + (" is-chained" if group.chained else "")
     return (
         f'<section class="{css}" id="g{group.number}" '
@@ -85,8 +87,11 @@ def _member(member: Member, keeper: Member, taken: Taken | None, least: float | 
     item, base = member.item, keeper.item
     kind = "keeper" if member.keeper else str(member.kind)
     score = "" if member.cosine is None or member.keeper else f"{member.cosine:.6f}"
+    # As JSON, of printable ASCII alone: what is saved of a judgement is the id as it is, not as it is shown.
+    raw_id = json.dumps(member.item_id).replace("\x7f", "\\u007f")
+    css = "tile member kept" if member.keeper else "tile member"
     parts = [
-        f'<li class="tile member{" kept" if member.keeper else ""}" data-kind="{kind}" data-cosine="{score}">'
+        f'<li class="{css}" data-kind="{kind}" data-cosine="{score}" data-id="{escape(raw_id)}">',
     ]
     if taken is not None:
         role = "Kept" if member.keeper else "Duplicate"

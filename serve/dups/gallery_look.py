@@ -1,10 +1,13 @@
-"""Style and script of the duplicates' gallery. The script only hides, shows and reorders what the page has already."""
+"""Style and script of the duplicates' gallery.
+
+The script hides, shows and reorders what the page has already, and takes down what whoever looks at it judges.
+"""
 
 from __future__ import annotations
 
 from ..sheet import STYLE as SHEET
 
-__all__ = ["SCRIPT", "STYLE"]
+__all__ = ["INDEX_SCRIPT", "SCRIPT", "STYLE"]
 
 STYLE = (
     SHEET
@@ -56,6 +59,8 @@ a { color: var(--accent); }
 .tools input[type=search] { width: min(15rem, 100%); }
 .tools input[type=number] { width: 5.6rem; }
 .tools input[type=checkbox] { width: 1.05rem; height: 1.05rem; accent-color: var(--accent); margin: 0; }
+.tools button { cursor: pointer; }
+.tools button:disabled { color: var(--soft); opacity: .6; cursor: default; }
 .tools output { color: var(--soft); margin-left: auto; align-self: center; font-variant-numeric: tabular-nums; }
 .groups {
   display: grid; gap: 1.1rem; margin: 1.4rem 0 0;
@@ -108,6 +113,18 @@ a { color: var(--accent); }
 .sheet dt { color: var(--soft); }
 .sheet dd { margin: 0; min-width: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .diff { background: var(--diff-well); color: var(--diff); border-radius: .3rem; padding: 0 .3em; font-weight: 600; }
+.judge { display: flex; flex-wrap: wrap; gap: .35rem; padding: .1rem 0; }
+.judge button {
+  font: inherit; font-size: .78rem; line-height: 1.5; color: inherit; background: none; border: 1px solid var(--line);
+  border-radius: .45rem; padding: .12rem .5rem; cursor: pointer;
+}
+.judge button:hover { border-color: var(--accent); }
+.judge [aria-pressed=true] { font-weight: 650; border-color: currentColor; }
+.judge .yes[aria-pressed=true] { background: var(--exact-well); color: var(--exact); }
+.judge .no[aria-pressed=true] { background: var(--diff-well); color: var(--diff); }
+.judge .flip[aria-pressed=true] { background: var(--kept); color: var(--kept-ink); }
+.member:has(.flip[aria-pressed=true]) .frame img { outline: 3px solid var(--kept); outline-offset: -3px; }
+.member:has(.no[aria-pressed=true]) .frame img { opacity: .45; }
 .same { color: var(--soft); font-size: .82rem; margin: 0; font-style: italic; }
 .member .said { font-size: .86rem; max-height: 11em; }
 .said mark { background: var(--diff-well); color: var(--diff); border-radius: .2rem; padding: 0 .1em; }
@@ -137,7 +154,7 @@ a { color: var(--accent); }
   .member .sheet dt { display: none; }
   .tools output { margin-left: 0; }
 }
-@media print { .tools { display: none; } .group { break-inside: avoid; } }
+@media print { .tools, .judge { display: none; } .group { break-inside: avoid; } }
 """
 )
 
@@ -157,11 +174,14 @@ SCRIPT = """
     number: number(element.dataset.number),
     members: Array.from(element.querySelectorAll(".member"), (member) => ({
       element: member, kind: member.dataset.kind, cosine: number(member.dataset.cosine), text: null,
+      id: JSON.parse(member.dataset.id), pair: null,
     })),
   }));
   const field = (name) => tools.querySelector(`[name="${name}"]`);
   const kinds = Array.from(tools.querySelectorAll('[name="kind"]'));
-  const fields = { q: field("q"), min: field("min"), max: field("max"), sort: field("sort") };
+  const fields = {
+    q: field("q"), min: field("min"), max: field("max"), sort: field("sort"), judged: field("judged"),
+  };
   const chained = field("chained");
   const told = tools.querySelector("output");
   const orders = {
@@ -172,6 +192,75 @@ SCRIPT = """
     group: (a, b) => a.number - b.number,
   };
   let sorted = "page";
+
+  // Judgements are kept by the browser for all pages of this search, if it keeps anything for files; else by the page.
+  const place = "icehouse-dups " + list.dataset.search;
+  let judged = {};
+  function reread() {
+    try { judged = JSON.parse(localStorage.getItem(place)) || judged; } catch { /* nothing kept */ }
+  }
+  function judge(pair, label) {
+    reread();
+    if (judged[pair] === label) delete judged[pair]; else judged[pair] = label;
+    try { localStorage.setItem(place, JSON.stringify(judged)); } catch { /* then for this page only */ }
+  }
+  function button(css, words, title, press) {
+    const made = document.createElement("button");
+    made.type = "button"; made.className = css; made.textContent = words; made.title = title;
+    made.addEventListener("click", press);
+    return made;
+  }
+  const press = (element, on) => element.setAttribute("aria-pressed", String(on));
+  for (const group of groups) {
+    const keeper = group.members.find((member) => member.kind === "keeper");
+    for (const member of group.members) {
+      if (member.kind === "keeper") continue;
+      const box = document.createElement("div");
+      box.className = "judge";
+      if (member.kind !== "exact") {
+        member.pair = JSON.stringify([keeper.id, member.id]);
+        member.yes = button("yes", "\u2713 duplicate", "It is a duplicate of the kept one",
+          () => { judge(member.pair, 1); tell(); });
+        member.no = button("no", "\u2717 different", "It is something else",
+          () => { judge(member.pair, 0); tell(); });
+        box.append(member.yes, member.no);
+      }
+      const own = member.element.querySelector(".frame img"), kept = keeper.element.querySelector(".frame img");
+      if (own && kept) {
+        const src = own.src;
+        const flip = button("flip", "\u21c4 flip", "Show the kept one in this one's place, to see what differs", () => {
+          const on = own.src === src;
+          own.src = on ? kept.src : src;
+          press(flip, on);
+        });
+        press(flip, false);
+        box.append(flip);
+      }
+      if (box.firstChild) member.element.querySelector(".facts .head").after(box);
+    }
+  }
+  function tell() {
+    for (const group of groups) {
+      for (const member of group.members) {
+        if (member.pair === null) continue;
+        press(member.yes, judged[member.pair] === 1);
+        press(member.no, judged[member.pair] === 0);
+      }
+    }
+    const count = Object.keys(judged).length;
+    field("save").textContent = count ? `Save ${count} judged` : "Save pairs";
+    field("save").disabled = count === 0;
+  }
+  function save() {
+    reread();
+    const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
+    const rows = Object.entries(judged).map(([pair, label]) => [...JSON.parse(pair).map(quoted), label].join(","));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([["a,b,label", ...rows, ""].join("\\r\\n")], { type: "text/csv" }));
+    link.download = "judged.csv";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  }
 
   function apply() {
     const words = fields.q.value.toLowerCase().split(/\\s+/).filter(Boolean);
@@ -185,12 +274,16 @@ SCRIPT = """
       let left = 0, hit = words.length === 0;
       for (const member of group.members) {
         if (words.length && !hit) {
-          member.text ??= member.element.textContent.toLowerCase();
+          member.text ??= Array.from(
+            member.element.querySelectorAll(".id, .path, .said, .chips, .copy"), (told) => told.textContent,
+          ).join("\\n").toLowerCase();
           hit = words.every((word) => member.text.includes(word));
         }
         if (member.kind === "keeper") continue;
         const inside = !bounded || (member.cosine >= least && member.cosine <= most);
-        const stays = inside && (all || on.has(member.kind));
+        const known = member.pair !== null && member.pair in judged;
+        const asked = fields.judged.value === "" || (fields.judged.value === "yes" ? known : !known && member.pair !== null);
+        const stays = inside && asked && (all || on.has(member.kind));
         member.element.hidden = !stays;
         left += stays;
       }
@@ -202,7 +295,9 @@ SCRIPT = """
       sorted = fields.sort.value;
       groups.slice().sort(orders[sorted] || orders.page).forEach((group) => list.append(group.element));
     }
-    told.textContent = `${shownGroups} of ${groups.length} groups, ${shownMembers} duplicates on this page`;
+    const s = (count) => count === 1 ? "" : "s";
+    told.textContent = `${shownGroups} of ${groups.length} group${s(groups.length)}, `
+      + `${shownMembers} duplicate${s(shownMembers)} on this page`;
     remember(all);
   }
 
@@ -235,7 +330,9 @@ SCRIPT = """
 
   tools.addEventListener("input", apply);
   tools.addEventListener("change", apply);
-  tools.querySelector("button").addEventListener("click", () => {
+  field("save").addEventListener("click", save);
+  window.addEventListener("storage", () => { reread(); tell(); });
+  field("reset").addEventListener("click", () => {
     for (const [name, input] of Object.entries(fields)) input.value = name === "sort" ? "page" : "";
     for (const box of kinds) box.checked = true;
     chained.checked = false;
@@ -243,7 +340,24 @@ SCRIPT = """
   });
   window.addEventListener("hashchange", () => { recall(); apply(); });
   tools.hidden = false;
+  reread();
+  tell();
   recall();
   apply();
+})();
+"""
+
+# What was set on one page holds on the next, by way of the album too.
+INDEX_SCRIPT = """
+(() => {
+  "use strict";
+  const carry = () => {
+    const hash = location.hash.startsWith("#?") ? location.hash : "";
+    for (const link of document.querySelectorAll(".album a")) {
+      link.setAttribute("href", link.getAttribute("href").split("#")[0] + hash);
+    }
+  };
+  window.addEventListener("hashchange", carry);
+  carry();
 })();
 """

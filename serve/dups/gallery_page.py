@@ -9,7 +9,7 @@ from typing import Any
 from ...store.dups.write import KINDS
 from ...webpage import escape, page
 from .gallery_group import KIND_WORDS, count_of, kind_words
-from .gallery_look import SCRIPT, STYLE
+from .gallery_look import INDEX_SCRIPT, SCRIPT, STYLE
 
 __all__ = ["PageCard", "gallery_page", "index_page", "page_name"]
 
@@ -54,12 +54,13 @@ def gallery_page(
     """
     nav = _nav(number, total)
     head = _overview(summary, matching, shown) if total == 1 else ""
+    search = escape(f"{summary['created_at']} {summary['items']} {summary.get('name', 'default')}")
     body = "\n".join(groups) if groups else '<p class="none">No group of duplicates matches.</p>'
     tools = _tools(summary["parameters"]["content"] == "text_sha256") if groups else ""
     title = _title(summary) + (f", page {number}" if total > 1 else "")
     return page(
         title,
-        f'{head}{nav}{tools}\n<div class="groups">\n{body}\n</div>\n{nav}{_foot(summary)}',
+        f'{head}{nav}{tools}\n<div class="groups" data-search="{search}">\n{body}\n</div>\n{nav}{_foot(summary)}',
         kicker="icehouse dups",
         about=_about(summary),
         style=STYLE,
@@ -83,7 +84,12 @@ def index_page(summary: dict[str, Any], cards: Sequence[PageCard], *, matching: 
         )
     body = f'{_overview(summary, matching, shown)}\n<ol class="album">\n' + "\n".join(links) + "\n</ol>"
     return page(
-        _title(summary), body + _foot(summary), kicker="icehouse dups", about=_about(summary), style=STYLE
+        _title(summary),
+        body + _foot(summary),
+        kicker="icehouse dups",
+        about=_about(summary),
+        style=STYLE,
+        script=INDEX_SCRIPT,
     )
 
 
@@ -167,8 +173,11 @@ def _tools(texts: bool) -> str:
 </div></fieldset>
 <fieldset><legend>Groups</legend><div class="row"><label>
 <input type="checkbox" name="chained">chained only</label></div></fieldset>
+<label class="field"><span class="name">Judged by you</span><select name="judged">
+<option value="">all</option><option value="no">still to judge</option><option value="yes">judged</option></select></label>
 <label class="field"><span class="name">Order</span><select name="sort">{options}</select></label>
-<button type="button">Reset</button>
+<button type="button" name="reset">Reset</button>
+<button type="button" name="save" title="CSV for dups evaluate --truth and dups calibrate --pairs">Save pairs</button>
 <output aria-live="polite"></output>
 </div>"""
 

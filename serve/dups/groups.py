@@ -25,6 +25,7 @@ __all__ = [
     "Item",
     "Member",
     "Selection",
+    "likeness",
     "pages",
     "read_groups",
     "select",
@@ -371,6 +372,12 @@ def _words(name: str, policy: str, image: bool, size: float, other: float) -> st
         "added": "added earlier",
         "id": "the first id, equal in all else",
     }.get(name, name)
+
+
+def likeness(cosine: float | None, hamming: int | None) -> float:
+    """One number to order groups by, as `select` does."""
+    values = (np.array([np.nan if value is None else value], np.float64) for value in (cosine, hamming))
+    return float(_likeness(*values)[0])
 
 
 def _likeness(cosine: np.ndarray, hamming: np.ndarray) -> np.ndarray:

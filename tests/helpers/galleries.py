@@ -19,15 +19,16 @@ from PIL import Image
 ALLOWED: dict[str, set[str]] = {
     "html": {"lang"}, "head": set(), "title": set(), "style": set(), "script": set(), "body": set(), "header": set(),
     "meta": {"charset", "http-equiv", "content", "name"}, "main": set(), "footer": set(), "h1": set(), "h2": {"id"},
-    "p": {"class", "dir"}, "div": {"class", "role", "aria-label", "hidden"}, "ol": {"class"}, "ul": {"class"},
-    "li": {"class", "data-kind", "data-cosine"}, "span": {"class", "title"}, "b": set(),
+    "p": {"class", "dir"}, "div": {"class", "role", "aria-label", "hidden", "data-search"}, "ol": {"class"}, "ul": {"class"},
+    "li": {"class", "data-kind", "data-cosine", "data-id"}, "span": {"class", "title"}, "b": set(),
     "i": {"style"}, "bdi": {"dir", "class"},
     "mark": set(), "code": set(), "dl": {"class"}, "dt": set(), "dd": set(), "nav": {"class", "aria-label"},
     "a": {"href", "rel"}, "img": {"src", "width", "height", "alt", "loading", "decoding"}, "svg": {
         "viewbox", "fill", "stroke", "stroke-width", "aria-hidden"}, "path": {"d"},
     "rect": {"x", "y", "width", "height", "rx"},
     "section": {"class", "id", "aria-labelledby", "data-number", "data-size", "data-score", "data-chained"},
-    "label": {"class"}, "fieldset": set(), "legend": set(), "select": {"name"}, "option": {"value"}, "button": {"type"},
+    "label": {"class"}, "fieldset": set(), "legend": set(), "select": {"name"}, "option": {"value"},
+    "button": {"type", "name", "title"},
     "input": {"type", "name", "value", "checked", "autocomplete", "min", "max", "step", "placeholder", "aria-label"},
     "output": {"aria-live"},
 }  # fmt: skip
@@ -38,7 +39,8 @@ VALUES = {
     "id": r"[gh]\d+",
     "data-kind": "keeper|exact|perceptual|embedding|indirect",
     "data-cosine": r"(-?\d\.\d{6})?",
-    "data-score": r"(-?\d\.\d{6})?",
+    "data-score": r"-?\d\.\d{6}",
+    "data-id": r'"[ -~]*"',
     "style": r"width:\d+\.\d%",
     "dir": "auto",
 }

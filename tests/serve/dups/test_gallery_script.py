@@ -1,0 +1,171 @@
+"""The gallery's script in a browser: filters, order, judgements. Without one only what it works on is tested."""
+
+from __future__ import annotations
+
+import csv
+import html
+import inspect
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from galleries import entry, filled, near, read
+from icehouse.serve.dups.gallery import write_gallery
+from icehouse.serve.dups.gallery_command import gallery
+from icehouse.serve.dups.gallery_group import group_html
+from icehouse.serve.dups.groups import Group, Member
+from icehouse.store.dups.find import find_duplicates
+from toys import picture
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+IDS = ["<b>kept</b>", 'q"uote, \u202egpj', "line\nbreak \x7f", "\u0430\u0431\u0432", "copy"]
+
+SETUP = """
+const tools = document.querySelector(".tools");
+const told = () => tools.querySelector("output").textContent;
+const field = (name) => tools.querySelector(`[name="${name}"]`);
+const set = (name, value) => {
+  field(name).value = value;
+  field(name).dispatchEvent(new Event("input", { bubbles: true }));
+  return told();
+};
+const ids = () => Array.from(document.querySelectorAll(".member:not([hidden])"))
+  .filter((member) => member.offsetParent).map((member) => JSON.parse(member.dataset.id));
+let saved = "";
+const Real = window.Blob;
+window.Blob = function (parts, options) { saved = parts.join(""); return new Real(parts, options); };
+HTMLAnchorElement.prototype.click = () => {};  // a browser without a window waits for ever for where to save
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A group of five: three farther and farther from the kept one, and a copy; and a group of two, less alike."""
+    root = tmp_path_factory.mktemp("pictures")
+    for k in range(4):
+        picture(k, 400 - 40 * k, 300 - 30 * k).save(root / f"{k}.png")
+    shutil.copy2(root / "0.png", root / "4.png")
+    picture(9, 320, 240).save(root / "5.png")
+    picture(9, 160, 120).save(root / "6.png")
+    items = [entry(root / f"{k}.png", name) for k, name in enumerate([*IDS, "large", "small"])]
+    store = filled(root / "store", items, near([0, 4, 9, 14, 0, 100, 117]))
+    find_duplicates(store, rule=0.95, views=False)
+    return write_gallery(store).path
+
+
+def test_ids_are_there_as_they_are(page: Path) -> None:
+    members = read(page).all("li", "member")
+    assert {json.loads(member["data-id"]) for member in members} == {*IDS, "large", "small"}
+
+
+@pytest.mark.parametrize(("cosine", "hamming", "score"), [(0.9, 3, 0.9), (None, 16, 0.75), (None, None, 1.0)])
+def test_groups_without_a_cosine_have_their_place(
+    cosine: float | None, hamming: int | None, score: float
+) -> None:
+    members = [
+        Member("a", True, None, None, None, None, None),
+        Member("b", False, "exact", 0, None, "a", None),
+    ]
+    text = group_html(Group(0, 2, cosine, hamming, False, False, members, 0, 0, ""), [None, None])
+    assert f'data-score="{score:.6f}"' in text
+
+
+def test_the_command_makes_what_the_library_makes() -> None:
+    ours = inspect.signature(gallery).parameters
+    library = inspect.signature(write_gallery).parameters
+    assert ours["thumbnail"].default == library["side"].default
+    assert ours["per_page"].default == library["per_page"].default
+
+
+def ask(page: Path, folder: Path, script: str, address: str = "") -> Any:
+    """What `script` returns, run in the browser after the page's own one; the policy would forbid it and is left out."""
+    text = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text(encoding="utf-8"))
+    run = f"document.title = JSON.stringify((() => {{ {SETUP} {script} }})())"
+    copy = folder / "page.html"
+    copy.write_text(text.replace("</body>", f"<script>{run}</script></body>"), encoding="utf-8")
+    command = [
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
+        "--dump-dom", f"{copy.as_uri()}{address}",
+    ]  # fmt: skip
+    try:
+        dumped = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    except subprocess.TimeoutExpired:
+        dumped = ""
+    if "<title>" not in dumped:
+        pytest.skip("the browser does not start here")
+    found = re.search(r"<title>(.*?)</title>", dumped, re.DOTALL)
+    assert found is not None
+    return json.loads(html.unescape(found[1]))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser")
+def test_filters_in_a_browser(page: Path, tmp_path: Path) -> None:
+    kept, near_one, far, farthest, copy = IDS
+    first, cosine, words, nothing, kind, address, size, score = ask(
+        page,
+        tmp_path,
+        """
+        const first = told();
+        set("min", "0.98"); const cosine = ids(); set("min", "");
+        set("q", "BREAK line"); const words = ids(); set("q", "");
+        const nothing = [set("q", "cosine"), set("q", "flip")]; set("q", "");
+        field("kind").click(); const kind = [ids(), location.hash];
+        document.querySelector("[name=reset]").click();
+        const order = () => Array.from(document.querySelectorAll(".group"), (group) => Number(group.dataset.size));
+        set("sort", "size"); const size = order(); set("sort", "score");
+        return [first, cosine, words, nothing, ...kind, size, order()];
+        """,
+    )
+    assert first == "2 of 2 groups, 5 duplicates on this page"
+    assert set(cosine) == {kept, near_one, far, copy}
+    assert set(words) == {kept, near_one, far, farthest, copy}
+    assert nothing == ["0 of 2 groups, 0 duplicates on this page"] * 2
+    assert copy not in kind
+    assert set(kind) == {kept, near_one, far, farthest, "large", "small"}
+    assert address == "#?kind=perceptual.embedding.indirect"
+    assert size == [5, 2]
+    assert score == [2, 5]
+    (later,) = ask(page, tmp_path, "return [ids()]", "#?max=0.98")
+    assert set(later) == {kept, farthest, "large", "small"}
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser")
+def test_judgements_in_a_browser(page: Path, tmp_path: Path) -> None:
+    kept, near_one, far, farthest, _ = IDS
+    script = """
+        const of = (id) => Array.from(document.querySelectorAll(".member")).find((m) => JSON.parse(m.dataset.id) === id);
+        const press = (id, css) => of(id).querySelector(css).click();
+        """
+    names = json.dumps(IDS)
+    equal, to_judge, judged, flipped, text = ask(
+        page,
+        tmp_path,
+        f"const [kept, near, far, farthest, copy] = {names}; {script}"
+        """
+        const equal = of(copy).querySelector(".yes") === null;
+        press(near, ".yes"); press(far, ".no"); press(farthest, ".yes"); press(farthest, ".yes");
+        set("judged", "no"); const to_judge = ids(); set("judged", "yes"); const judged = ids(); set("judged", "");
+        const image = of(far).querySelector("img"), before = image.src, of_kept = of(kept).querySelector("img").src;
+        press(far, ".flip"); const flipped = [image.src === of_kept];
+        press(far, ".flip"); flipped.push(image.src === before);
+        field("save").click();
+        return [equal, to_judge, judged, flipped, saved];
+        """,
+    )
+    assert equal
+    assert set(to_judge) == {kept, farthest, "large", "small"}
+    assert set(judged) == {kept, near_one, far}
+    assert flipped == [True, True]
+    # As in a browser that is opened again.
+    again, count = ask(page, tmp_path, "field('save').click(); return [saved, field('save').textContent]")
+    assert again == text
+    assert count == "Save 2 judged"
+    path = tmp_path / "judged.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [tuple(row.values()) for row in rows] == [(kept, near_one, "1"), (kept, far, "0")]
