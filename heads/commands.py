@@ -350,7 +350,7 @@ def _print_near(near: Mapping[str, Any], rows: int) -> None:
                 f"note: the search {name!r} did not look at {missed} of these rows and {search['training_not_covered']} "
                 "of training's; run `icehouse dups find` again to cover them"
             )
-        if search["changed"]:
+        if search.get("changed"):
             typer.echo(
                 f"note: {search['changed']} of these and of training's have changed since the search {name!r}, or their "
                 "files were written since; run `icehouse dups find` again"

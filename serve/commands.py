@@ -64,7 +64,7 @@ def search(
         rows = [[f"{hit.score:.4f}", hit.item_id, hit.path, _brief(hit.text)] for hit in result.hits]
         print_table(["score", "item", "path", "text"], rows)
         engine = "exact search" if result.engine == "exact" else f"by the {result.engine} index"
-        say(f"{len(rows)} hits in {result.feature}, {engine}")
+        say(f"{len(rows)} {'hit' if len(rows) == 1 else 'hits'} in {result.feature}, {engine}")
 
 
 @app.command(rich_help_panel="Learn")
