@@ -111,6 +111,8 @@ def write_gallery(
                 raise FileNotFoundError
             summary = _write(temp, store, found.summary, selection, per_page, side, threads, progress)
     except FileNotFoundError as error:
+        if out is not None and error.filename and Path(error.filename).is_relative_to(folder.parent):
+            raise StoreError(f"cannot write {folder}: {error.strerror}") from error
         raise StoreError(
             f"the duplicates {name!r} were replaced while their gallery was written, or {folder} is gone; run it again"
         ) from error

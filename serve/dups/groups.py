@@ -92,6 +92,10 @@ class Choice:
                 raise UsageError(f"unknown kind {kind!r}; there are: {', '.join(known)}")
         if self.sort not in SORTS:
             raise UsageError(f"unknown order {self.sort!r}; there are: {', '.join(SORTS)}")
+        least = -1.0 if self.min_cosine is None else self.min_cosine
+        most = 1.0 if self.max_cosine is None else self.max_cosine
+        if not -1 <= least <= most <= 1:
+            raise UsageError(f"no cosine lies between {least:g} and {most:g}; give bounds from -1 to 1")
         if self.max_groups < 1:
             raise UsageError(f"the most groups to show are at least 1, not {self.max_groups}")
         if not 2 <= self.members <= 500:

@@ -23,7 +23,6 @@ from icehouse.serve.dups.gallery import write_gallery
 from icehouse.serve.dups.gallery_group import group_html
 from icehouse.serve.dups.gallery_look import SCRIPT
 from icehouse.serve.dups.groups import Choice, Group, Item, Member, pages
-from icehouse.serve.dups.pictures import Pictures, Source
 from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
 from PIL import Image
@@ -169,9 +168,18 @@ def test_kinds_and_cosines_choose_members(feed: Store, tmp_path: Path) -> None:
     assert len(cosines) == 2
     assert "2 members left out" in said
     assert shown(chained=True)[0] == []
-    for wrong in ({"kinds": frozenset(["x"])}, {"sort": "x"}, {"max_groups": 0}, {"members": 1}):
+    wrongs: list[dict[str, Any]] = [
+        {"kinds": frozenset(["x"])},
+        {"sort": "x"},
+        {"max_groups": 0},
+        {"members": 1},
+        {"min_cosine": float("nan")},
+        {"max_cosine": 2.0},
+        {"min_cosine": 0.9, "max_cosine": 0.8},
+    ]
+    for wrong in wrongs:
         with pytest.raises(UsageError):
-            Choice(**wrong)  # type: ignore[arg-type]
+            Choice(**wrong)
 
 
 def many(tmp_path: Path, sizes: list[int], *, chained: int | None = None) -> Store:
@@ -360,30 +368,6 @@ def test_bad_files_are_told_and_stop_nothing(feed: Store) -> None:
     assert 'class="problem"' in card(text, "far")
     feed.items.delete("item_id", ["small"])
     assert "no longer in the store" in read(write_gallery(feed).path).said
-
-
-def test_exif_orientation(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture(1, 320, 160).save(tmp_path / "turned.jpg", exif=exif)
-    with Pictures(100) as pictures:
-        (taken,) = pictures.take([Source(tmp_path / "turned.jpg")])
-    assert taken is not None
-    assert (taken.thumbnail.width, taken.thumbnail.height) == (50, 100)
-
-
-def test_equal_content_is_encoded_once(tmp_path: Path) -> None:
-    picture(1).save(tmp_path / "a.png")
-    for name in "bcdefgh":
-        shutil.copy2(tmp_path / "a.png", tmp_path / f"{name}.png")
-    known = [entry(tmp_path / f"{name}.png", name) for name in "abcdefgh"]
-    sources = [Source(tmp_path / i["path"], i["image_sha256"], i["bytes"], i["mtime_ns"]) for i in known]
-    with Pictures(64, threads=4) as pictures:
-        first = pictures.take([*sources, None])
-        again = pictures.take(sources[3:4])
-        assert pictures.made == 1
-    assert first[-1] is None
-    assert {taken.thumbnail.uri for taken in (*first[:-1], *again) if taken} == {first[0].thumbnail.uri}  # type: ignore[union-attr]
 
 
 def test_a_new_search_takes_the_gallery_away(feed: Store) -> None:
