@@ -25,6 +25,7 @@ from ..join.selfjoin import Join, cross_join, self_join
 from ..join.stripes import PairBlock
 from ..store import Store
 from ..vectors import Vectors
+from .hamming import distinct
 from .temporary import TemporaryIndex
 
 __all__ = ["ENGINES", "Engine", "Exact", "Faiss", "FaissStats", "choose_engine"]
@@ -292,7 +293,7 @@ class FaissJoin:
             if self.stats.index == "flat":
                 i, j = i[i < j], j[i < j]
             self.stats.candidates += len(i)
-            codes = np.unique(np.minimum(i, j) * n + np.maximum(i, j))
+            codes = distinct(np.minimum(i, j) * n + np.maximum(i, j))
             i, j = np.divmod(codes, n)
             cosine = pair_cosines(self.rows, self.rows, i, j)
             kept = cosine >= self.threshold
@@ -336,7 +337,7 @@ class FaissJoin:
         block = join.collect()
         i, j = np.sort(sample)[block.i], block.j
         i, j = i[i != j], j[i != j]
-        return sample, np.unique(np.minimum(i, j) * n + np.maximum(i, j))
+        return sample, distinct(np.minimum(i, j) * n + np.maximum(i, j))
 
     def _tune(self, sample: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Let a temporary index look no harder than it must; give what is left of the sample to measure it with."""
@@ -353,7 +354,7 @@ class FaissJoin:
                 break
             if enough:
                 a, b = self._ask(np.sort(first))
-                found = np.unique(np.minimum(a, b) * n + np.maximum(a, b))
+                found = distinct(np.minimum(a, b) * n + np.maximum(a, b))
                 if np.isin(tuning, found).mean() >= _WANTED:
                     break
         return second, known[np.isin(i, second) | np.isin(j, second)]

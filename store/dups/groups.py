@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from ...errors import UsageError
+from .hamming import distinct
 
 __all__ = ["GROUPINGS", "Cliques", "Components", "Grouping", "Star", "group_pairs", "grouping"]
 
@@ -172,7 +173,7 @@ def group_pairs(n: int, i: np.ndarray, j: np.ndarray, method: str = "star") -> n
     array([0, 0, 0, 0])
     """
     i, j = np.asarray(i, np.int64), np.asarray(j, np.int64)
-    codes = np.unique(np.minimum(i, j) * n + np.maximum(i, j))
+    codes = distinct(np.minimum(i, j) * n + np.maximum(i, j))
     low, high = np.divmod(codes, max(n, 1))
     found = grouping(method, n)
     found.add(low[low < high], high[low < high])

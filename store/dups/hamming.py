@@ -21,6 +21,7 @@ __all__ = [
     "HammingBlock",
     "HashJoin",
     "cross_pairs",
+    "distinct",
     "informative",
     "random_pairs_expected",
     "value_pairs",
@@ -60,6 +61,17 @@ def informative(hashes: np.ndarray) -> np.ndarray:
     """
     ones = np.bitwise_count(hashes)
     return (ones >= _LEAST_SET) & (ones <= BITS - _LEAST_SET)
+
+
+def distinct(codes: np.ndarray) -> np.ndarray:
+    """Get the values of `codes`, int64 (m,), ascending and each once; `codes` itself is sorted on the way.
+
+    As `numpy.unique`, which hashes integers and takes a hundred times as long for millions of them.
+    """
+    codes.sort()
+    new = np.ones(len(codes), bool)
+    np.not_equal(codes[1:], codes[:-1], out=new[1:])
+    return codes[new]
 
 
 def random_pairs_expected(n: int, radius: int) -> float:
@@ -132,7 +144,8 @@ def cross_pairs(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tu
     for chosen in combinations(range(pieces), k):
         mask = np.bitwise_or.reduce(masks[list(chosen)]) if chosen else np.uint64(0)
         order = np.argsort(right & mask)
-        keys, key = (right & mask)[order], left & mask
+        ranked = right[order]
+        keys, key = ranked & mask, left & mask
         starts = np.searchsorted(keys, key)
         counts = np.searchsorted(keys, key, side="right") - starts
         total, first = np.cumsum(counts), 0
@@ -140,11 +153,12 @@ def cross_pairs(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tu
             limit = (total[first - 1] if first else 0) + _CANDIDATES
             last = max(int(np.searchsorted(total, limit, side="right")), first + 1)
             rows = np.arange(first, min(last, len(left)))
-            a = np.repeat(rows, counts[rows])
-            b = order[_ranges(starts[rows], counts[rows])]
-            near = np.flatnonzero(np.bitwise_count(left[a] ^ right[b]) <= radius)
+            places = _ranges(starts[rows], counts[rows])
+            difference = np.repeat(left[rows], counts[rows])
+            difference ^= ranked[places]
+            near = np.flatnonzero(np.bitwise_count(difference) <= radius)
             if len(near):
-                yield a[near], b[near]
+                yield rows[np.searchsorted(np.cumsum(counts[rows]), near, side="right")], order[places[near]]
             first = last
 
 

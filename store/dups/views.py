@@ -23,7 +23,7 @@ from ...data.images import decode
 from ...data.views import VIEWS, VIEWS_VERSION, WHOLE_VIEWS, view_hashes
 from ...errors import ImageError
 from ..store import Store
-from .hamming import cross_pairs, informative
+from .hamming import cross_pairs, distinct, informative
 
 __all__ = ["MOST_VIEWED", "ViewHashes", "load_views", "view_radius"]
 
@@ -99,8 +99,8 @@ class ViewHashes:
             held.append(np.minimum(i, j) * n + np.maximum(i, j))
             waiting += len(i)
             if waiting > 4_000_000:
-                codes, held, waiting = np.unique(np.concatenate([codes, *held]))[:most], [], 0
-        return np.unique(np.concatenate([codes, *held]))[:most], True
+                codes, held, waiting = distinct(np.concatenate([codes, *held]))[:most], [], 0
+        return distinct(np.concatenate([codes, *held]))[:most], True
 
 
 def view_radius(n: int, hamming: int, expected: float = 1.0) -> int:
