@@ -115,18 +115,27 @@ def _by_column(items: pa.Table, policy: str) -> np.ndarray:
         raise UsageError(
             f"no column {name!r} in items to choose keepers by; give one, or {', '.join(POLICIES)}"
         )
-    column = items[name]
-    if pa.types.is_string(column.type):
+    column = _as_numbers(items[name]) if pa.types.is_string(items[name].type) else items[name]
+    # By rank, since a float64 has no room for the digits of an id of a post or of a time in nanoseconds.
+    known = column.drop_null().combine_chunks()
+    encoded = known.dictionary_encode()
+    rank = np.full(len(column), np.nan)
+    rank[pc.is_valid(column).to_numpy()] = ranks(pa.chunked_array([encoded.dictionary]))[
+        encoded.indices.to_numpy()
+    ]
+    if pa.types.is_floating(column.type):
+        rank[pc.fill_null(pc.is_nan(column), True).to_numpy()] = np.nan
+    return -rank if falling else rank
+
+
+def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Strings as numbers where all of them are."""
+    for kind in (pa.int64(), pa.float64()):
         try:
-            values = column.cast(pa.float64()).to_numpy()
+            return column.cast(kind)
         except pa.ArrowInvalid:
-            encoded = column.combine_chunks().dictionary_encode()
-            rank = ranks(pa.chunked_array([encoded.dictionary]))
-            indices = pc.fill_null(encoded.indices, -1).to_numpy()
-            values = np.where(indices < 0, np.nan, rank[indices].astype(np.float64))
-    else:
-        values = _numbers(items, name)
-    return -values if falling else values
+            continue
+    return column
 
 
 def _column(policy: str) -> str | None:

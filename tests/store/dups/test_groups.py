@@ -139,6 +139,18 @@ def test_of_texts_the_longest_is_the_largest_and_the_id_decides_last() -> None:
     assert preference(table, "best").tolist() == [2, 1, 0]
 
 
+def test_ids_of_posts_and_times_are_told_apart_to_the_last_digit() -> None:
+    posts = [str(2**62 + k) for k in (3, 1, 2)]
+    table = items(item_id=["c", "b", "a"], post=posts, mtime_ns=[10**18 + k for k in (3, 1, 2)])
+    for column in ("post", "mtime_ns"):
+        assert preference(table, column).tolist() == [1, 2, 0]
+        assert preference(table, f"{column}:desc").tolist() == [0, 2, 1]
+    odd = items(item_id=["a", "b", "c"], score=["nan", "-1.5", "2"], flag=pa.array([None, True, False]))
+    assert preference(odd, "score").tolist() == [1, 2, 0]
+    assert preference(odd, "score:desc").tolist() == [2, 1, 0]
+    assert preference(odd, "flag").tolist() == [2, 1, 0]
+
+
 def test_no_such_column() -> None:
     with pytest.raises(UsageError, match="'nothing'"):
         preference(items(item_id=["a"]), "nothing")
