@@ -29,6 +29,12 @@ __all__ = ["Cascade", "Contents", "Found", "Rule", "Spread", "claim_rest", "in_o
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
 SPREAD_MEMBERS = 512
 
+#: Pairs handed out at once where there are as many: each block costs a pass over the groups, and a row group of its own.
+_AT_ONCE = 65_536
+
+#: Pairs of a group whose cosines are within rounding of the least, and are computed to the last bit.
+_RESCORED = 8192
+
 #: Searches among what is left, after the first, before stars are given up as they are.
 _ROUNDS = 50
 
@@ -153,11 +159,15 @@ class Contents:
 
         With views, those of the two views that are nearest.
         """
-        distance = self._whole_hamming(i, j)
+        return self._hammings(i, j)[0]
+
+    def _hammings(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `hamming` tells, and of the views alone; 65 where there are none."""
+        whole = self._whole_hamming(i, j)
         if self.views is None:
-            return distance
+            return whole, np.full(len(i), 65, np.int16)
         nearest = self.views.distance(i, j)
-        return np.where(distance < 0, distance, np.minimum(distance, nearest))
+        return np.where(whole < 0, whole, np.minimum(whole, nearest)), nearest
 
     def _whole_hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         distance = np.bitwise_count(self.hashes[i] ^ self.hashes[j]).astype(np.int16)
@@ -203,7 +213,7 @@ class Contents:
             farthest = np.argsort(unlike[1:], kind="stable")[: SPREAD_MEMBERS - 1] + 1
             members = members[np.r_[0, np.sort(farthest)]]
         i, j = (members[side] for side in np.triu_indices(len(members), 1))
-        hamming = self.hamming(i, j)
+        hamming, nearest = self._hammings(i, j)
         cosine = self._cosines_within(members)
         radius, least = self.rule.hamming, self.rule.cosine
         apart = np.ones(len(i), bool)
@@ -212,6 +222,8 @@ class Contents:
         if radius is not None:
             close = (hamming >= 0) & (hamming <= 2 * radius) & self.telling[i] & self.telling[j]
             apart &= ~close
+            if self.views is not None:
+                apart &= nearest > 2 * self.views.radius
         known = np.zeros(len(i), bool)
         if least is not None:
             known |= ~np.isnan(cosine)
@@ -225,16 +237,21 @@ class Contents:
         )
 
     def _cosines_within(self, members: np.ndarray) -> np.ndarray:
-        """Cosines of every two members, as `numpy.triu_indices` orders them, to within rounding."""
+        """Cosines of every two members, as `numpy.triu_indices` orders them; all but the least to within rounding."""
         upper = np.triu_indices(len(members), 1)
         rows = self._row[members]
         if self.rows is None or not (rows >= 0).any():
             return np.full(len(upper[0]), np.nan)
         unit, _ = self.rows.directions(np.maximum(rows, 0))
-        cosines = np.minimum(unit @ unit.T, 1.0)
-        cosines[rows < 0] = np.nan
-        cosines[:, rows < 0] = np.nan
-        return cosines[upper]
+        products = np.minimum(unit @ unit.T, 1.0)
+        products[rows < 0] = np.nan
+        products[:, rows < 0] = np.nan
+        cosines: np.ndarray = products[upper]
+        # Those that may be the least, as they are told of pairs: BLAS rounds as its threads and the machine have it.
+        if not np.isnan(cosines).all():
+            k = np.flatnonzero(cosines <= np.nanmin(cosines) + 1e-11)[:_RESCORED]
+            cosines[k] = pair_cosines(self.rows, self.rows, rows[upper[0][k]], rows[upper[1][k]])
+        return cosines
 
 
 @dataclass
@@ -268,7 +285,8 @@ class Cascade:
         n = len(self.contents)
         self.complete = n
         hashes = _merge(self._by_hash(), self._by_view())
-        for codes, cosine in _merge(hashes, self._by_embedding()):
+        least = min(_AT_ONCE, self.max_pairs + 1)
+        for codes, cosine in _gathered(_merge(hashes, self._by_embedding()), least):
             room = self.max_pairs - self.pairs
             if len(codes) > room:
                 self.capped = True
@@ -410,6 +428,23 @@ def in_order(X: np.ndarray, rows: np.ndarray, scratch: Path) -> np.ndarray:
 
 
 _Stream = Iterator[tuple[np.ndarray, np.ndarray]]
+
+
+def _gathered(stream: _Stream, least: int) -> _Stream:
+    """Put blocks together, one after the other, until there are `least` pairs or no more."""
+    held: list[tuple[np.ndarray, np.ndarray]] = []
+    for block in stream:
+        held.append(block)
+        if sum(len(codes) for codes, _ in held) >= least:
+            yield _one(held)
+            held = []
+    if held:
+        yield _one(held)
+
+
+def _one(blocks: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    codes, cosines = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return codes, cosines
 
 
 def _merge(left: _Stream, right: _Stream) -> _Stream:

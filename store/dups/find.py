@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +23,17 @@ import pyarrow.parquet as pq
 from ... import __version__
 from ...errors import StoreError, UsageError
 from ..folders import publish_folder
+from ..join.selfjoin import self_join
+from ..join.tiles import choose_tiles
 from ..store import Store
 from ..vectors import Vectors
 from .calibration import Calibration, mapped
 from .cascade import Cascade, Contents, Rule, claim_rest, in_order
 from .engines import ENGINES, choose_engine
 from .groups import Star, grouping
+from .hamming import HashJoin
 from .keepers import columns_for, preference, ranks
+from .notes import lacking, notes
 from .views import MOST_VIEWED, ViewHashes, load_views, view_radius
 from .write import Ledger, PairWriter, cluster_table, write_lists
 
@@ -188,13 +192,15 @@ def find_duplicates(
     views : bool, optional
         Hash parts of the images too, so that crops, frames and bands are found; their files are read once, and the hashes
         kept. By default where there are at most `icehouse.store.dups.views.MOST_VIEWED` contents.
-    threads, device, progress : optional
+    threads, device : optional
         As `icehouse.store.join.selfjoin.self_join` takes them.
+    progress : callable, optional
+        Called with how much is done and of how much: of images whose parts are hashed, then of pairs.
 
     Raises
     ------
     UsageError
-        If an argument is out of its range or names what there is not.
+        If an argument is out of its range, names what there is not, or could do nothing.
     StoreError
         If there is no such feature, or the results cannot be written.
     """
@@ -209,17 +215,19 @@ def find_duplicates(
     spec = None if feature is None else store.feature_table(feature).spec
     key = "image_sha256" if spec is None else spec["key"]
     begun = time.perf_counter()
+    hamming = _hamming(hamming, views, feature, key)
     ledger, items = _ledger(store, key, keeper, where)
-    hamming = hamming if key == "image_sha256" else None
     automatic = hamming == "auto"
     hamming = DEFAULT_HAMMING if hamming == "auto" else hamming
     made, remarks = _rule(store, rule, feature, hamming, automatic, len(ledger.best), expected_false_pairs)
+    _check(made, threads, device)
     vectors = None if feature is None else store.vectors(feature)
     try:
         with publish_folder(folder) as temp:
             scratch = temp / "vectors.npy"
             contents, rows = _contents(ledger, items, key, made, vectors, scratch)
-            contents.views, unseen = _views(store, ledger, items, made, views, threads)
+            remarks += lacking(contents, items, key, feature, where)
+            contents.views, unseen = _views(store, ledger, items, made, views, threads, progress)
             remarks += unseen
             del items
             chosen = choose_engine(engine, store, feature, contents.rows, rows, vectors, threads=threads)
@@ -279,7 +287,7 @@ def find_duplicates(
                 "complete_contents": cascade.complete,
                 "stages": cascade.report(),
                 "seconds": round(time.perf_counter() - begun, 3),
-                "notes": remarks + _notes(made, feature, cascade, whole),
+                "notes": remarks + notes(made, feature, cascade, whole),
             }
             contents.rows = None
             del contents, cascade, chosen
@@ -290,6 +298,31 @@ def find_duplicates(
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
     return Duplicates(folder, summary)
+
+
+def _hamming(
+    asked: int | Literal["auto"] | None, views: bool | None, feature: str | None, key: str
+) -> int | Literal["auto"] | None:
+    """Bits that may differ, None for a feature that is not of images; what could do nothing is refused."""
+    if key != "image_sha256":
+        if views or isinstance(asked, int):
+            raise UsageError(
+                f"perceptual hashes and views are of images, and {feature} is not; leave them out"
+            )
+        return None
+    if views and asked is None:
+        raise UsageError("views are compared by perceptual hashes, and these are left out")
+    return asked
+
+
+def _check(rule: Rule, threads: int | None, device: str) -> None:
+    """Refuse at once what the stages would refuse, since it may take minutes until they begin."""
+    if rule.hamming is not None:
+        HashJoin(np.empty(0, np.uint64), np.empty(0, bool), rule.hamming)
+    nothing = np.empty((0, 1), np.float32)
+    self_join(nothing, 1.0 if rule.cosine is None else rule.cosine, threads=threads, device=device)
+    if device != "auto":
+        choose_tiles(device, 0, 1)
 
 
 def _rule(
@@ -358,7 +391,13 @@ def _calibrated(
 
 
 def _views(
-    store: Store, ledger: Ledger, items: pa.Table, rule: Rule, asked: bool | None, threads: int | None
+    store: Store,
+    ledger: Ledger,
+    items: pa.Table,
+    rule: Rule,
+    asked: bool | None,
+    threads: int | None,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[ViewHashes | None, list[str]]:
     """Hashes of the views of the contents, unless they are not wanted."""
     n = len(ledger.best)
@@ -370,7 +409,7 @@ def _views(
     radius = view_radius(n, rule.hamming if rule.view_bits is None else rule.view_bits)
     if radius < 0:
         return None, [f"among {n} images parts resemble each other by chance, so that none were compared"]
-    hashes, usable = load_views(store, items.take(pa.array(ledger.best)), threads=threads)
+    hashes, usable = load_views(store, items.take(pa.array(ledger.best)), progress=progress, threads=threads)
     blind = n - int(usable.any(axis=1).sum())
     if blind == n:
         return None, ["no image file could be read again, so crops and frames are left to the embedding"]
@@ -427,28 +466,6 @@ def _between_copies(ledger: Ledger) -> int:
     """Pairs that there are among copies of one content, of which those with the best copy are written."""
     counts = np.bincount(ledger.content[ledger.content >= 0])
     return int((counts * (counts - 1) // 2).sum())
-
-
-def _notes(rule: Rule, feature: str | None, cascade: Cascade, whole: bool) -> list[str]:
-    notes = []
-    if feature is None:
-        notes.append("no embedding stage: no feature")
-    notes += cascade.engine.notes
-    if cascade.stats.get("views", {}).get("left_out"):
-        notes.append("parts of images were not compared: too many of them resemble each other")
-    if cascade.capped:
-        groups = "the groups are whole all the same" if whole else "groups led by the others may lack members"
-        notes.append(
-            f"stopped at {cascade.max_pairs} pairs: {cascade.complete} of {len(cascade.contents)} contents, those preferred "
-            f"as keepers, have all theirs, and {groups}; raise --max-pairs or the threshold for the rest"
-        )
-    perceptual: Mapping[str, Any] = cascade.stats.get("perceptual", {})
-    if mute := perceptual.get("uninformative"):
-        notes.append(
-            f"{mute} of {perceptual['hashes']} perceptual hashes say nothing (flat or almost empty images) and were left to "
-            "the other stages"
-        )
-    return notes
 
 
 def _folder(store: Store, name: str) -> Path:

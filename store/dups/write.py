@@ -102,8 +102,8 @@ class PairWriter:
 
     ledger: Ledger
     writer: pq.ParquetWriter
-    kinds: Counter[str] = field(default_factory=Counter)
-    stages: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
+    stages: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
 
     @classmethod
     @contextlib.contextmanager
@@ -244,9 +244,10 @@ def _spreads(keeper: np.ndarray, leaders: np.ndarray, contents: Contents) -> lis
     order = np.argsort(keeper, kind="stable")
     starts = np.searchsorted(keeper[order], leaders)
     stops = np.searchsorted(keeper[order], leaders, side="right")
-    spreads = []
-    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        members = order[start:stop]
-        # A content that has only copies of itself is compared with itself.
-        spreads.append(contents.spread(members if len(members) > 1 else np.repeat(members, 2)))
-    return spreads
+    # Most groups are two contents, or one with its copies: as far apart as these, and no chain.
+    ends = contents.judge(order[starts], order[stops - 1])
+    hamming, cosine = (measure.to_pylist() for measure in _measures(ends))
+    return [
+        contents.spread(order[start:stop]) if stop - start > 2 else Spread(cosine[k], hamming[k])
+        for k, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True))
+    ]

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.dups import cascade as cascade_module
+from icehouse.store.dups import find as find_module
 from icehouse.store.dups.cascade import Cascade, Contents, Rule
 from icehouse.store.dups.find import Duplicates, default_feature, find_duplicates, list_duplicates
 from icehouse.store.dups.write import KINDS
+from icehouse.store.join.cosine import RowSet, pair_cosines
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import vectors_to_arrow
@@ -359,3 +362,65 @@ def test_an_empty_store(tmp_path: Path) -> None:
     found = find_duplicates(Store.create(tmp_path / "s"))
     assert found.summary["items"] == found.summary["pairs"]["total"] == 0
     assert found.clusters().num_rows == 0
+
+
+def test_what_could_not_be_compared_is_told(tmp_path: Path) -> None:
+    items, vectors = made_items()
+    vectors[items[0]["image_sha256"]] = np.zeros(DIM, np.float32)
+    store = make_store(tmp_path / "s", items, vectors)
+    notes = "\n".join(find_duplicates(store, rule=0.9).summary["notes"])
+    assert "1 of 59 items without image: not compared, and kept" in notes
+    assert "1 of 50 contents without a vector of toy/image/pooled" in notes
+    assert "1 of 49 vectors of toy/image/pooled zero" in notes
+    nothing = find_duplicates(store, rule=0.9, where="mtime_ns > 1000").summary
+    assert "there is no item to compare where mtime_ns > 1000" in nothing["notes"]
+    assert nothing["pairs"]["by_kind"] == nothing["pairs"]["found_by"] == dict.fromkeys(KINDS, 0)
+
+
+def test_what_a_stage_would_refuse_is_refused_before_any_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items, vectors = made_items(n=12)
+    store = make_store(tmp_path / "s", items, vectors)
+    monkeypatch.setattr(find_module, "load_views", lambda *_, **__: pytest.fail("minutes of hashing"))
+    for arguments in ({"rule": 95}, {"hamming": 99}, {"threads": 0}, {"device": "abacus"}):
+        with pytest.raises(UsageError):
+            find_duplicates(store, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="left out"):
+        find_duplicates(store, hamming=None, views=True)
+    words = make_store(tmp_path / "w", items, {"1": np.ones(DIM, np.float32)}, key="text_sha256")
+    for arguments in ({"hamming": 4}, {"views": True}):
+        with pytest.raises(UsageError, match="toy/text/pooled is not"):
+            find_duplicates(words, feature="toy/text/pooled", **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("grouping", ["star", "components"])
+def test_a_diameter_is_the_cosine_of_a_pair_to_the_last_bit(tmp_path: Path, grouping: str) -> None:
+    """Else it would hang on how BLAS rounds, which its threads and the machine decide."""
+    items, vectors = made_items(n=80, seed=3)
+    found = find_duplicates(make_store(tmp_path / "s", items, vectors), rule=0.5, grouping_by=grouping)
+    content = {item["item_id"]: item["image_sha256"] for item in items}
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for row in found.clusters().to_pylist():
+        groups.setdefault(row["group"], []).append(row)
+    assert max(map(len, groups.values())) > 3
+    for rows in groups.values():
+        shas = sorted({content[row["item_id"]] for row in rows} & vectors.keys())
+        if not shas:
+            continue
+        X = np.stack([vectors[sha] for sha in shas])
+        i, j = np.triu_indices(len(X), 1) if len(X) > 1 else (np.zeros(1, int), np.zeros(1, int))
+        measured = RowSet.of(X).measure()
+        assert rows[0]["min_cosine"] == pair_cosines(measured, measured, i, j).min()
+
+
+def test_few_pairs_make_one_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, vectors = made_items(n=80)
+    store = make_store(tmp_path / "s", items, vectors)
+    whole = find_duplicates(store, rule=0.8, threads=2)
+    with pq.ParquetFile(whole.path / "pairs.parquet") as file:
+        assert file.num_row_groups <= 2  # copies, and the others
+    monkeypatch.setattr(cascade_module, "_AT_ONCE", 7)
+    pieces = find_duplicates(store, name="pieces", rule=0.8, threads=2)
+    assert pieces.pairs() == whole.pairs()
+    assert pieces.clusters() == whole.clusters()

@@ -96,7 +96,9 @@ def test_find_compares_views_and_keeps_them(folder: Path, tmp_path: Path) -> Non
     store = Store.open(tmp_path / "s")
     plain = find_duplicates(store, feature=FEATURE, rule=1.0, views=False)
     assert plain.summary["parameters"]["views"] is None
-    found = find_duplicates(store, feature=FEATURE, rule=1.0)
+    seen: list[tuple[int, int]] = []
+    found = find_duplicates(store, feature=FEATURE, rule=1.0, progress=lambda *done: seen.append(done))
+    assert seen[:13] == [(done, 13) for done in range(1, 14)]
     assert found.summary["parameters"]["views"] == 4
     assert {frozenset(("p3", name)) for name in ("crop_10", "pad", "mirror")} <= pairs(found)
     assert all({"p3", "crop_10", "pad", "mirror"} >= pair for pair in pairs(found))
