@@ -109,11 +109,14 @@ def find(
     """Find near-duplicates by bytes, perceptual hash and embedding; group them; list what to keep. Deletes nothing."""
     from ...store.dups.find import find_duplicates
 
-    if not embedding and (feature or threshold is not None or expected_false_pairs is not None):
+    asked = feature or threshold is not None or expected_false_pairs is not None or engine is Engine.faiss
+    if not embedding and asked:
         raise UsageError(
-            "--no-embedding leaves nothing for --feature, --threshold and --expected-false-pairs to do"
+            "--no-embedding leaves nothing for --feature, --threshold, --expected-false-pairs and --engine to do"
         )
-    with bar("comparing") as progress:
+    if not perceptual and hamming is not None:
+        raise UsageError("--no-perceptual leaves nothing for --hamming to do")
+    with bar("finding") as progress:
         found = find_duplicates(
             store,
             name=name,
@@ -174,7 +177,16 @@ def evaluate(
     from ...store.dups.evaluate import evaluate_duplicates, read_truth
     from ...store.dups.find import Duplicates
 
-    scores = evaluate_duplicates(Duplicates.open(store, name), read_truth(truth))
+    found = Duplicates.open(store, name)
+    scores = evaluate_duplicates(found, read_truth(truth))
+    if unknown := scores["unknown"]:
+        say(
+            f"note: {len(unknown)} ids of {truth} are not in the store, such as {unknown[0]!r}: their pairs count as missed"
+        )
+    if where := found.summary["parameters"]["where"]:
+        say(f"note: only items where {where} were looked at: pairs with others count as missed")
+    if found.summary["capped"]:
+        say("note: the search stopped at its cap on pairs: what lies beyond counts as missed")
     if as_json:
         print_json(scores)
         return

@@ -7,7 +7,6 @@ copy of b, b of c), and everything else is not. With a `label` column only the l
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...errors import SourceError, UsageError
+from ...errors import SourceError
+from ..store import Store
 from .find import Duplicates
 from .write import KINDS
 
 __all__ = ["Score", "Truth", "evaluate_duplicates", "read_truth"]
 
-_YES = frozenset({"1", "true", "yes", "y", "duplicate", "same"})
-_NO = frozenset({"0", "false", "no", "n", "different", "other"})
+_YES = frozenset({"1", "1.0", "true", "yes", "y", "duplicate", "same"})
+_NO = frozenset({"0", "0.0", "false", "no", "n", "different", "other"})
 
-#: A content with more copies than this makes too many pairs to judge one by one.
-_MAX_JUDGED = 20_000_000
+#: Most pairs that may follow from those listed: each is held in memory.
+_MOST_KNOWN = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def read_truth(path: str | Path) -> Truth:
     Raises
     ------
     SourceError
-        If it cannot be read, lacks a column, or has a label that says neither.
+        If it cannot be read, lacks a column, has a label that says neither, says both of a pair, or lists groups so large
+        that too many pairs follow.
     """
     path = Path(path)
     try:
@@ -87,11 +88,14 @@ def read_truth(path: str | Path) -> Truth:
     positive: set[tuple[str, str]] = set()
     negative: set[tuple[str, str]] = set()
     for number, row in enumerate(rows, 2):
-        a, b, label = row["a"], row["b"], (row.get("label") or "1").strip().lower()
+        a, b, label = row["a"], row["b"], (row.get("label", "1") or "").strip().lower()
         if not a or not b or label not in _YES | _NO:
             raise SourceError(f"{path}, row {number}: needs two ids, and as a label 1 or 0, not {label!r}")
         if a != b:
             (positive if label in _YES else negative).add((min(a, b), max(a, b)))
+    if both := positive & negative:
+        a, b = min(both)
+        raise SourceError(f"{path} labels {a!r} and {b!r} as duplicates and as none; leave one of the rows")
     if "label" in names:
         return Truth(frozenset(positive), frozenset(negative))
     return Truth(frozenset(_closed(positive)), None)
@@ -107,66 +111,104 @@ def evaluate_duplicates(found: Duplicates, truth: Truth) -> dict[str, Any]:
     -------
     dict
         ``positives``, ``negatives`` (None if unlisted), and for ``exact``, ``perceptual``, ``embedding`` and ``cascade``
-        a `Score` as a dict.
+        a `Score` as a dict. ``unknown`` lists the ids of the truth that the store does not have; their pairs are missed.
 
     Raises
     ------
-    UsageError
-        If there are too many pairs among copies to be judged.
+    SourceError
+        If the store has none of the truth's ids.
     """
-    copies = _copies(found.clusters(["item_id", "copy_of"]))
-    judged = None if truth.negative is None else truth.positive | truth.negative
-    counts = {name: [0, 0] for name in (*KINDS, "cascade")}
-    for flags, pairs in _every_pair(found, copies):
-        for pair in pairs:
-            if judged is not None and pair not in judged:
-                continue
-            right = pair in truth.positive
-            for name in (*flags, "cascade"):
-                counts[name][0] += 1
-                counts[name][1] += right
-    scores = {name: asdict(Score.of(n, right, len(truth.positive))) for name, (n, right) in counts.items()}
-    negatives = None if truth.negative is None else len(truth.negative)
-    return {"positives": len(truth.positive), "negatives": negatives, **scores}
-
-
-def _copies(clusters: pa.Table) -> Mapping[str, list[str]]:
-    """The items of each content that has copies, by the best of them."""
-    rows = clusters.filter(pc.is_valid(clusters["copy_of"]))
-    copies: dict[str, list[str]] = {}
-    for item, best in zip(rows["item_id"].to_pylist(), rows["copy_of"].to_pylist(), strict=True):
-        copies.setdefault(best, [best]).append(item)
-    return copies
-
-
-def _every_pair(
-    found: Duplicates, copies: Mapping[str, list[str]]
-) -> Iterable[tuple[list[str], Iterable[tuple[str, str]]]]:
-    """Found pairs with the stages that found them, those of copies filled in."""
-    among: dict[str, list[str]] = {}
-    judged = 0
-    for batch in found.pair_batches(["id_a", "id_b", *KINDS]):
-        for a, b, *flags in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            stages = [name for name, flag in zip(KINDS, flags, strict=True) if flag]
-            if flags[0]:
-                among[a if a in copies else b] = stages
-                continue
-            left, right = copies.get(a, [a]), copies.get(b, [b])
-            judged += len(left) * len(right)
-            _limit(judged)
-            yield stages, ((min(p, q), max(p, q)) for p in left for q in right)
-    for best, stages in among.items():
-        items = copies[best]
-        judged += len(items) * (len(items) - 1) // 2
-        _limit(judged)
-        yield stages, ((min(p, q), max(p, q)) for k, p in enumerate(items) for q in items[:k])
-
-
-def _limit(judged: int) -> None:
-    if judged > _MAX_JUDGED:
-        raise UsageError(
-            f"more than {_MAX_JUDGED} pairs to judge; find duplicates among fewer items with --where"
+    named = {item for pair in truth.positive | (truth.negative or frozenset()) for item in pair}
+    store = Store.open(found.path.parent.parent)
+    known = set(store.items.read(["item_id"])["item_id"].to_pylist())
+    if named and not named & known:
+        raise SourceError(
+            f"{store.path} has none of the truth's ids, such as {min(named)!r}; it has ids such as "
+            f"{min(known, default='')!r}"
         )
+    pairs = _Pairs.of(found)
+    positive = pairs.look_up(truth.positive)
+    if truth.negative is None:
+        counts = pairs.weights @ pairs.stages
+    else:
+        counts = positive.sum(axis=0) + pairs.look_up(truth.negative).sum(axis=0)
+    right = positive.sum(axis=0)
+    scores = {
+        name: asdict(Score.of(int(counts[k]), int(right[k]), len(truth.positive)))
+        for k, name in enumerate((*KINDS, "cascade"))
+    }
+    negatives = None if truth.negative is None else len(truth.negative)
+    return {
+        "positives": len(truth.positive),
+        "negatives": negatives,
+        **scores,
+        "unknown": sorted(named - known),
+    }
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Found pairs of contents, each known by the best item that has it.
+
+    Attributes
+    ----------
+    number : dict
+        The number of each item's content, for items with a pair.
+    codes : ndarray of int64, shape (m,)
+        Pairs of such numbers, ascending and each once; of a number with itself for copies.
+    stages : ndarray of bool, shape (m, 4)
+        Which stages found them, and at last that any did.
+    weights : ndarray of int64, shape (m,)
+        How many pairs of items each stands for.
+    """
+
+    number: dict[str, int]
+    codes: np.ndarray
+    stages: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, found: Duplicates) -> _Pairs:
+        clusters = found.clusters(["item_id", "copy_of"])
+        copies = clusters.filter(pc.is_valid(clusters["copy_of"]))
+        ids = pa.chunked_array(
+            [
+                pa.array([], pa.string()),
+                *(column for batch in found.pair_batches(["id_a", "id_b"]) for column in batch),
+            ]
+        ).unique()
+        # A copy goes by the number of the best item with its content; both are in a pair with each other.
+        content = np.arange(len(ids))
+        at, best = (pc.index_in(copies[name], value_set=ids).to_numpy() for name in ("item_id", "copy_of"))
+        content[at] = best
+        size = np.bincount(content, minlength=len(ids))
+        codes, stages = [np.empty(0, np.int64)], [np.empty((0, len(KINDS)), bool)]
+        for batch in found.pair_batches(["id_a", "id_b", *KINDS]):
+            a, b = (content[pc.index_in(batch[name], value_set=ids).to_numpy()] for name in ("id_a", "id_b"))
+            codes.append(np.minimum(a, b) * len(ids) + np.maximum(a, b))
+            stages.append(np.stack([batch[name].to_numpy(zero_copy_only=False) for name in KINDS], axis=1))
+        every, first = np.unique(np.concatenate(codes), return_index=True)
+        i, j = np.divmod(every, max(len(ids), 1))
+        flags = np.concatenate(stages)[first]
+        return cls(
+            dict(zip(ids.to_pylist(), content.tolist(), strict=True)),
+            every,
+            np.column_stack([flags, np.ones(len(flags), bool)]),
+            np.where(i == j, size[i] * (size[i] - 1) // 2, size[i] * size[j]),
+        )
+
+    def look_up(self, pairs: frozenset[tuple[str, str]]) -> np.ndarray:
+        """Which stages found each pair of items, bool (len(pairs), 4), in no order."""
+        n = len(self.number)
+        ends = [(self.number.get(a, -1), self.number.get(b, -1)) for a, b in pairs]
+        a, b = np.array(ends, np.int64).reshape(-1, 2).T
+        wanted = np.where((a >= 0) & (b >= 0), np.minimum(a, b) * n + np.maximum(a, b), -1)
+        at = np.searchsorted(self.codes, wanted)
+        there = at < len(self.codes)
+        there[there] = self.codes[at[there]] == wanted[there]
+        flags = np.zeros((len(wanted), len(KINDS) + 1), bool)
+        flags[there] = self.stages[at[there]]
+        return flags
 
 
 def _closed(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -180,4 +222,9 @@ def _closed(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
     groups: dict[int, list[str]] = {}
     for item, keeper in zip(ids, group_pairs(len(ids), i, j, "components").tolist(), strict=True):
         groups.setdefault(keeper, []).append(item)
+    if (known := sum(len(group) * (len(group) - 1) // 2 for group in groups.values())) > _MOST_KNOWN:
+        raise SourceError(
+            f"{known:,} pairs follow from those listed, more than {_MOST_KNOWN:,}; add a label column, and only the "
+            "listed ones are judged"
+        )
     return {(a, b) for group in groups.values() for k, b in enumerate(group) for a in group[:k]}

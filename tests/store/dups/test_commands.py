@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from dup_stores import family_rows, family_store
 from icehouse.cli import app
 from icehouse.data.sample.feed import Feed, make_feed
 from icehouse.embed.pipeline import embed_sources
-from icehouse.store.dups.evaluate import Score, evaluate_duplicates, read_truth
+from icehouse.errors import SourceError
+from icehouse.store.dups import evaluate as evaluate_module
+from icehouse.store.dups.evaluate import Score, Truth, evaluate_duplicates, read_truth
 from icehouse.store.dups.find import Duplicates, find_duplicates
+from icehouse.store.dups.write import KINDS
 from icehouse.store.store import Store
 from toys import ToyEncoder
 from typer.testing import CliRunner, Result
@@ -104,6 +110,9 @@ def test_a_threshold_that_nobody_gave_is_told_to_be_a_guess(embedded: Store) -> 
         (["find", "--hamming", "50"], "Hamming", 2),
         (["find", "--feature", "no/such/thing"], "toy-a/image/pooled", 1),
         (["find", "--no-embedding", "-t", "0.9"], "--no-embedding", 2),
+        (["find", "--no-embedding", "--engine", "faiss"], "--no-embedding", 2),
+        (["find", "--no-perceptual", "--hamming", "4"], "--no-perceptual", 2),
+        (["find", "--no-perceptual", "--views"], "left out", 2),
         (["find", "--where", "nonsense ="], "nonsense", 2),
         (["evaluate", "--truth", "nowhere.csv"], "nowhere.csv", 1),
         (["evaluate", "--name", "never", "--truth", "x"], "never", 1),
@@ -175,9 +184,72 @@ def test_copies_count_with_all_their_pairs(embedded: Store, tmp_path: Path) -> N
     assert (judged["cascade"]["found"], judged["cascade"]["right"], judged["negatives"]) == (2, 1, 1)
 
 
-@pytest.mark.parametrize("text", ["", "a,c\n1,2\n", "a,b,label\n1,2,perhaps\n", "a,b\n1,\n"])
-def test_a_truth_that_cannot_be_read(tmp_path: Path, text: str) -> None:
-    from icehouse.errors import SourceError
+def test_a_pair_by_pair_count_says_the_same(tmp_path: Path) -> None:
+    """Copies beside near-duplicates of copies, and truths that cut across contents."""
+    rows = family_rows(90, families=4)
+    store = family_store(tmp_path / "s", rows)
+    found = find_duplicates(store, rule=0.97, hamming=3)
+    best = {row["item_id"]: row["copy_of"] or row["item_id"] for row in found.clusters().to_pylist()}
+    flags = {}
+    for row in found.pairs().to_pylist():
+        ends = [best.get(row[side], row[side]) for side in ("id_a", "id_b")]
+        flags[frozenset(ends)] = {kind for kind in KINDS if row[kind]} | {"cascade"}
+    ids = [row["item_id"] for row in rows]
+    every = {
+        pair: flags.get(frozenset(best.get(item, item) for item in pair), set())
+        for pair in itertools.combinations(sorted(ids), 2)
+    }
+    rng = np.random.default_rng(0)
+    some = [pair for pair in every if rng.random() < 0.1]
+    labels = {pair: rng.random() < 0.5 for pair in some}
+    whole = Truth(frozenset(some), None)
+    listed = Truth(
+        frozenset(p for p in some if labels[p]) | {("item 0001", "nobody")},
+        frozenset(p for p in some if not labels[p]),
+    )
+    for truth in (whole, listed):
+        scores = evaluate_duplicates(found, truth)
+        judged = every if truth.negative is None else {p: every[p] for p in some}
+        for name in (*KINDS, "cascade"):
+            hits = {pair for pair, stages in judged.items() if name in stages}
+            assert scores[name]["found"] == len(hits) > 0
+            assert scores[name]["right"] == len(hits & truth.positive)
+    assert scores["unknown"] == ["nobody"]
 
+
+def test_a_truth_of_another_store_is_told_so(embedded: Store, truth: Path, tmp_path: Path) -> None:
+    find_duplicates(embedded, name="some", feature=None, where="item_id < 'post-0060'")
+    named = known(tmp_path / "t.csv", truth.read_text() + "post-0001,images/post-0002.jpg\n")
+    result = run("evaluate", "-s", str(embedded.path), "-n", "some", "--truth", str(named), "--json")
+    assert "1 ids of" in result.stderr
+    assert "'images/post-0002.jpg'" in result.stderr
+    assert "only items where item_id < 'post-0060'" in result.stderr
+    assert json.loads(result.stdout)["unknown"] == ["images/post-0002.jpg"]
+    other = known(tmp_path / "o.csv", "a,b\nx.jpg,y.jpg\n")
+    result = run("evaluate", "-s", str(embedded.path), "-n", "some", "--truth", str(other))
+    assert result.exit_code == 1
+    assert "none of the truth's ids, such as 'x.jpg'" in result.stderr
+
+
+def test_a_truth_so_large_that_its_pairs_fill_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_module, "_MOST_KNOWN", 5)
+    with pytest.raises(SourceError, match="6 pairs follow"):
+        read_truth(known(tmp_path / "t.csv", "a,b\n1,2\n2,3\n3,4\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b,label\n1,2,\n",
+        "a,b,label\n1,2,1\n2,1,0\n",
+        "",
+        "a,c\n1,2\n",
+        "a,b,label\n1,2,perhaps\n",
+        "a,b\n1,\n",
+    ],
+)
+def test_a_truth_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     with pytest.raises(SourceError, match=r"t\.csv"):
         read_truth(known(tmp_path / "t.csv", text))
