@@ -464,7 +464,7 @@ def test_parquet_with_broken_strings(tmp_path: Path) -> None:
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
-@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=120, suppress_health_check=list(HealthCheck))
 @given(
     texts=st.lists(
         st.one_of(cells, st.sampled_from(['"', '""', '"a"', "\t", "\r\n", ",", ";", "\0"])),
@@ -494,7 +494,7 @@ def test_what_a_writer_wrote_is_read_back(tmp_path: Path, texts: list[str], kind
     assert len(messages(manifest)) == len(texts) - len(expected)
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 @given(
     body=st.lists(
         st.sampled_from(

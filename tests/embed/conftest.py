@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A user's cache folder of this run's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        patch.setenv("LOCALAPPDATA", str(folder))
-        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +27,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tupl
 
 
 @pytest.fixture(scope="session")
-def encoders(checkpoint: Callable[[str], tuple[Any, str]], cache_folder: Path) -> Callable[..., Any]:
+def encoders(checkpoint: Callable[[str], tuple[Any, str]]) -> Callable[..., Any]:
     """Function from a name (`mini`, or an architecture of `checkpoints`) and a precision to an encoder."""
     from icehouse.embed.encoder import load_encoder
 

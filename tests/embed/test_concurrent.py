@@ -26,7 +26,7 @@ def test_two_writers(tmp_path: Path) -> None:
         )
         for _ in range(2)
     ]
-    results = [writer.communicate(timeout=120) for writer in writers]
+    results = [writer.communicate(timeout=600) for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0], results
     reports = [json.loads(out) for out, _ in results]
     assert all(report["failed"] == 0 for report in reports)

@@ -105,7 +105,7 @@ def test_killed_at_every_step_of_a_commit_the_table_is_the_old_one_or_the_new_on
         table = Table.create(tmp_path / str(step), SCHEMA, {"key": "k"})
         table.append(pa.table({"k": ["a"], "n": [0]}))
         process = run(CRASHER, table.path, step)
-        said = process.communicate(timeout=60)[0].split()
+        said = process.communicate(timeout=600)[0].split()
         state = {row["k"]: row["n"] for row in table.read().to_pylist()}
         expected = [{"a": 0}, {"a": 0, "x": 1, "y": 2}, {"a": 0, "x": 7, "y": 2}]
         assert state in expected[len(said) : len(said) + 2]
@@ -134,7 +134,7 @@ for start in range(0, 60, 4):
 """
     table = Table.create(tmp_path / "t", SCHEMA, {"key": "k"})
     processes = [run(writer, table.path, seed) for seed in (1, 2)]
-    added = [int(n) for process in processes for n in process.communicate(timeout=120)[0].split()]
+    added = [int(n) for process in processes for n in process.communicate(timeout=600)[0].split()]
     assert all(process.returncode == 0 for process in processes)
     assert check_whole(table) == {f"k{i}" for i in range(60)}
     assert sum(added) == 60
