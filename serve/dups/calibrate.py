@@ -29,6 +29,7 @@ from ...store.dups.calibration import (
     LEAST_ROWS,
     Calibration,
     Tail,
+    check_expected,
     fit_bits,
     fit_map,
     fit_tail,
@@ -109,8 +110,9 @@ def calibrate(
         If the encoder is no longer the one the feature was made with.
     """
     store = store if isinstance(store, Store) else Store.open(store)
-    if sample < 1 or not expected_false_pairs > 0:
-        raise UsageError("the sample and the number of false pairs to expect must be above 0")
+    if sample < 1:
+        raise UsageError(f"the sample must be at least 1 content, not {sample}")
+    check_expected(expected_false_pairs)
     feature = feature or default_feature(store)
     if feature is None:
         raise UsageError(f"{store.path} has no feature to calibrate; make some with `icehouse embed`")

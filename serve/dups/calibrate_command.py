@@ -54,11 +54,15 @@ def calibrate(
     if as_json:
         print_json({"path": folder, "feature": made.feature, "fingerprint": made.fingerprint, **report})
         return
+    # Texts have no hashes but that of their bytes, and a changed text has another.
+    stages = (
+        ("embedding", "hash", "cascade") if made.bits or report["view_radius"] is not None else ("embedding",)
+    )
     rows = [
-        [row["transform"], row["copies"], *(f"{row[by]:.3f}" for by in ("embedding", "hash", "cascade"))]
+        [row["transform"], row["copies"], *(f"{row[by]:.3f}" for by in stages)]
         for row in report["transforms"]
     ]
-    print_table(["transform", "copies", "embedding", "hash", "cascade"], rows, title="Recall")
+    print_table(["transform", "copies", *stages], rows, title="Recall")
     how = "centred" if made.matrix is None else "centred and whitened"
     typer.echo(
         f"\n{made.feature}, {how}: cosine {report['cosine']:.4f} at {expected_false_pairs:g} expected false pairs among "

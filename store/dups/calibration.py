@@ -40,6 +40,7 @@ __all__ = [
     "LEAST_ROWS",
     "Calibration",
     "Tail",
+    "check_expected",
     "fit_bits",
     "fit_map",
     "fit_tail",
@@ -110,10 +111,9 @@ class Tail:
         Raises
         ------
         UsageError
-            If `expected` is not above 0.
+            If `expected` is not above 0 and finite.
         """
-        if not expected > 0:
-            raise UsageError(f"the number of false pairs to expect must be above 0, not {expected}")
+        check_expected(expected)
         every = n * (n - 1) / 2
         if every <= 0:
             return LEAST_COSINE
@@ -146,6 +146,12 @@ class Tail:
         else:
             excess = self.scale / self.shape * (within**-self.shape - 1)
         return float(np.tanh(np.arctanh(self.start) + excess))
+
+
+def check_expected(expected: float) -> None:
+    """Refuse a number of expected false pairs that no threshold has, with a `UsageError`."""
+    if not 0 < expected < float("inf"):
+        raise UsageError(f"the number of false pairs to expect must be above 0 and finite, not {expected}")
 
 
 def fit_tail(top: np.ndarray, pairs: int) -> Tail:

@@ -171,11 +171,21 @@ def test_texts_are_edited(tmp_path: Path) -> None:
     )
 
 
-def test_a_feature_of_tokens_is_refused(store: Store) -> None:
-    with pytest.raises(UsageError, match="above 0"):
+def test_numbers_out_of_range_are_refused(store: Store) -> None:
+    with pytest.raises(UsageError, match="at least 1 content, not 0"):
         made(store, sample=0)
-    with pytest.raises(UsageError, match="above 0"):
-        made(store, expected_false_pairs=0)
+    for expected in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match="above 0 and finite"):
+            made(store, expected_false_pairs=expected)
+    made(store)
+    with pytest.raises(UsageError, match="above 0 and finite"):
+        find_duplicates(store, feature=FEATURE, expected_false_pairs=float("inf"))
+
+
+def test_a_feature_of_tokens_is_refused(images: Path, tmp_path: Path) -> None:
+    embed_sources([images], tmp_path / "s", encoder=ToyEncoder(), workers=1, tokens=True)
+    with pytest.raises(UsageError, match="one vector an image or a text"):
+        made(Store.open(tmp_path / "s"), feature="toy-a/image/tokens")
 
 
 def test_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
