@@ -46,8 +46,12 @@ class Trial:
     @classmethod
     def of(cls, notes: Mapping[str, Any]) -> Self:
         """Read from a state's notes what `as_notes` gave."""
-        names = cls.__dataclass_fields__
-        return cls(**{k: tuple(v) if k == "sample" else v for k, v in notes.items() if k in names})
+        return cls(
+            notes.get("settled", False),
+            notes.get("shortest"),
+            notes.get("looked_at", 0),
+            tuple(notes.get("sample", ())),
+        )
 
     def as_notes(self) -> dict[str, Any]:
         """Give it as JSON values."""
