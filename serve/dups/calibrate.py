@@ -144,8 +144,11 @@ def calibrate(
         if other.mean_recall > best.mean_recall + _WORTH:
             best = other
     bits = _bits(best, X, compared, contents, views)
+    agreement = _agreement(best, X, compared, views, known)
     fitting = (best.mean, best.matrix, best.tail, len(fitted))
-    made = Calibration(feature, spec["fingerprint"], *fitting, copies=best.found, bits=bits)
+    made = Calibration(
+        feature, spec["fingerprint"], *fitting, copies=best.found, bits=bits, agreement=agreement
+    )
     best.cosine = made.threshold(n, expected_false_pairs)
     report = _report(
         made, best, tried, copies, views, hamming, n, expected_false_pairs, sample, seed, known, X
@@ -330,6 +333,30 @@ def _bits(
     return {what: fit for what, fit in found.items() if fit is not None}
 
 
+def _agreement(
+    best: _Tried,
+    X: np.ndarray,
+    compared: np.ndarray,
+    views: ViewHashes | None,
+    known: dict[tuple[int, int], bool],
+) -> Tail | None:
+    """How far all views of unrelated pictures agree; None if there is too little to tell by."""
+    if views is None:
+        return None
+    compared = compared[views.usable[compared].any(axis=1)]
+    total = len(compared) * (len(compared) - 1) // 2
+    i, j, agreed = largest_cosines(views.signs(compared), 2 * tail_size(total) + 1000)
+    i, j = compared[i], compared[j]
+    units = [mapped(X[side], best.mean, best.matrix) for side in (i, j)]
+    related = np.einsum("ij,ij->i", *units) >= best.cosine
+    for k, pair in enumerate(zip(i.tolist(), j.tolist(), strict=True)):
+        related[k] = known.get((min(pair), max(pair)), related[k])
+    try:
+        return fit_tail(np.round(agreed[~related].astype(np.float64), 6), total - int(related.sum()))
+    except UsageError:
+        return None
+
+
 def _report(
     made: Calibration,
     best: _Tried,
@@ -345,9 +372,12 @@ def _report(
     X: np.ndarray,
 ) -> dict[str, Any]:
     by_embedding = best.positives >= best.cosine
-    by_hash = copies.whole <= hamming
+    rule = made.hashes(n, hamming, expected, views is not None)
+    by_hash = copies.whole <= rule.whole
     if views is not None:
-        by_hash = by_hash | (copies.apart <= views.radius)
+        by_hash = by_hash | (copies.apart <= min(rule.views, views.radius))
+    if rule.agreement is not None:
+        by_hash = by_hash | (copies.agreed >= rule.agreement)
     rows = []
     for kind in sorted(set(copies.kinds.tolist()), key=lambda k: [*GRADED, *TEXT_EDITS].index(k)):
         of = copies.kinds == kind
@@ -369,8 +399,9 @@ def _report(
         "tried": [
             {"shrinkage": t.shrinkage, "cosine": t.cosine, "mean_recall": t.mean_recall} for t in tried
         ],
-        "hamming": hamming,
-        "view_radius": None if views is None else views.radius,
+        "hamming": rule.whole,
+        "view_radius": None if views is None else min(rule.views, views.radius),
+        "agreement": rule.agreement,
         "pairs_judged": best.tail.pairs,
         "pairs_left_out": best.excluded,
         "suspected_duplicates": best.tail.suspects,

@@ -49,6 +49,8 @@ class Copies:
         Bits between the nearest views of copy and content; 65 where there is no hash.
     whole : ndarray of int64, shape (m,)
         Bits between the pictures as they are.
+    agreed : ndarray of float64, shape (m,)
+        Agreement of all views of copy and content.
     """
 
     of: np.ndarray
@@ -57,6 +59,7 @@ class Copies:
     vectors: np.ndarray
     apart: np.ndarray
     whole: np.ndarray
+    agreed: np.ndarray
 
 
 def make_copies(
@@ -95,7 +98,7 @@ def make_copies(
     picture = spec["modality"] == "image"
     names = list(GRADED if picture else TEXT_EDITS)
     rounds = min(ROUNDS, len(names))
-    of, kinds, turns, vectors, apart, whole = [], [], [], [], [], []
+    of, kinds, turns, vectors, alike = [], [], [], [], []
     taken = 0
     waiting: list[Any] = []
 
@@ -117,13 +120,12 @@ def make_copies(
         made = _changed(contents.slice(row, 1).to_pylist()[0], picture, names, rounds, taken, [seed, row])
         fresh = list(made)
         taken += bool(fresh)
-        for turn, (kind, copy, near, near_whole) in enumerate(fresh):
+        for turn, (kind, copy, hashes) in enumerate(fresh):
             waiting.append(encoder.prepare_image(copy) if picture else clean(copy, cleaning))
             of.append(row)
             kinds.append(kind)
             turns.append(turn)
-            apart.append(near)
-            whole.append(near_whole)
+            alike.append(hashes)
             if len(waiting) >= encoder.batch_size:
                 flush()
         if progress:
@@ -132,29 +134,21 @@ def make_copies(
     if not of:
         what = "image files" if picture else "texts"
         raise SourceError(f"none of the {what} could be read again, so that there is nothing to calibrate by")
+    apart, whole, agreed = (np.array(column) for column in zip(*alike, strict=True))
     return Copies(
-        np.array(of),
-        np.array(kinds),
-        np.array(turns),
-        np.concatenate(vectors),
-        np.array(apart),
-        np.array(whole),
+        np.array(of), np.array(kinds), np.array(turns), np.concatenate(vectors), apart, whole, agreed
     )
 
 
 def _changed(
     item: dict[str, Any], picture: bool, names: Sequence[str], rounds: int, number: int, seed: list[int]
-) -> Iterator[tuple[str, Any, int, int]]:
-    """The copies of one content: transform, copy, bits between the nearest views and between the whole."""
+) -> Iterator[tuple[str, Any, tuple[int, int, float]]]:
+    """The copies of one content: transform, copy, and `apart`, `whole` and `agreed` of `Copies`."""
     chosen = [names[(number + turn * len(names) // rounds) % len(names)] for turn in range(rounds)]
     if not picture:
         for kind in chosen:
-            yield (
-                kind,
-                TEXT_EDITS[kind](item["text"], np.random.default_rng([*seed, names.index(kind)])),
-                65,
-                65,
-            )
+            rng = np.random.default_rng([*seed, names.index(kind)])
+            yield kind, TEXT_EDITS[kind](item["text"], rng), (65, 65, -1.0)
         return
     try:
         data, _ = read_file(Path(item["root"] or "") / item["path"])
@@ -173,9 +167,9 @@ def _changed(
             copy = opened.convert("RGB")
         hashes = np.stack([own, view_hashes(copy)])
         both = ViewHashes(hashes, informative(hashes), 0)
-        near = int(both.distance(np.array([0]), np.array([1]))[0])
+        pair = np.array([0]), np.array([1])
         far = int(np.bitwise_count(hashes[0, 0] ^ hashes[1, 0])) if both.usable[:, 0].all() else 65
-        yield kind, copy, near, far
+        yield kind, copy, (int(both.distance(*pair)[0]), far, float(both.agreement(*pair)[0]))
 
 
 def _format(kind: str, original: str) -> str:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -39,6 +39,7 @@ from ..store import Store
 __all__ = [
     "LEAST_ROWS",
     "Calibration",
+    "HashRule",
     "Tail",
     "check_expected",
     "fit_bits",
@@ -339,6 +340,23 @@ def largest_cosines(units: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarra
 
 
 @dataclass(frozen=True)
+class HashRule:
+    """What perceptual hashes must have in common to prove something.
+
+    Attributes
+    ----------
+    whole, views : int
+        Bits in which they may differ; -1 where they prove nothing.
+    agreement : float or None
+        Of all views, from which on two pictures are one; None where the others suffice.
+    """
+
+    whole: int
+    views: int
+    agreement: float | None
+
+
+@dataclass(frozen=True)
 class Calibration:
     """A feature's map and tail, and how well transforms of the user's own contents were recognised by them.
 
@@ -357,6 +375,8 @@ class Calibration:
         Cosines of changed copies with their contents, ascending.
     bits : dict of str to (float, float)
         For the hashes of "whole" pictures and of "views", as `fit_bits` gives it.
+    agreement : Tail, optional
+        Of `ViewHashes.agreement` between unrelated pictures.
     """
 
     feature: str
@@ -368,6 +388,19 @@ class Calibration:
     report: dict[str, Any] = field(default_factory=dict)
     copies: tuple[float, ...] = ()
     bits: dict[str, tuple[float, float]] = field(default_factory=dict)
+    agreement: Tail | None = None
+
+    def hashes(self, n: int, most: int, expected: float = 1.0, viewed: bool = True) -> HashRule:
+        """Choose what hashes must have in common, where each kind of evidence may make `expected` false pairs.
+
+        At most `most` bits. Where strangers have nearer ones the agreement of all views is asked as well, if there are
+        views; otherwise equal hashes count even there.
+        """
+        whole, views = (self.radius(what, n, most, expected) for what in ("whole", "views"))
+        agreement = None
+        if viewed and self.agreement is not None and whole < most:
+            agreement = self.agreement.threshold(n, expected)
+        return HashRule(whole if agreement is not None else max(whole, 0), views, agreement)
 
     def radius(self, what: str, n: int, most: int, expected: float = 1.0) -> int:
         """Bits, at most `most`, within which at most `expected` false pairs of hashes are to be expected; -1 for none."""
@@ -401,10 +434,10 @@ class Calibration:
         arrays = {"mean": self.mean, **({} if self.matrix is None else {"matrix": self.matrix})}
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array)
-        tail = {**self.tail.__dict__, "top": list(self.tail.top)}
         about = {
             "format": _FORMAT, "feature": self.feature, "fingerprint": self.fingerprint, "rows": self.rows,
-            "whitened": self.matrix is not None, "copies": self.copies, "bits": self.bits, "tail": tail,
+            "whitened": self.matrix is not None, "copies": self.copies, "bits": self.bits,
+            "tail": asdict(self.tail), "agreement": None if self.agreement is None else asdict(self.agreement),
             "report": self.report,
         }  # fmt: skip
         text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
@@ -442,11 +475,14 @@ class Calibration:
             shapes = [mean.shape * 2] + ([] if matrix is None else [matrix.shape])
             if mean.ndim != 1 or len(set(shapes)) > 1 or not np.isfinite(mean).all():
                 raise ValueError("arrays do not fit")
-            tail = Tail(**{**about["tail"], "top": tuple(about["tail"]["top"])})
+            tail, agreement = (
+                told and Tail(**{**told, "top": tuple(told["top"])})
+                for told in (about["tail"], about["agreement"])
+            )
             bits = {what: (float(start), float(slope)) for what, (start, slope) in about["bits"].items()}
             of = (about["feature"], about["fingerprint"])
             copies = tuple(map(float, about["copies"]))
-            return cls(*of, mean, matrix, tail, about["rows"], about["report"], copies, bits)
+            return cls(*of, mean, matrix, tail, about["rows"], about["report"], copies, bits, agreement)
         except FileNotFoundError as error:
             if not folder.exists():
                 raise StoreError(f"no calibration of {feature} in {store.path}; {remedy}") from None

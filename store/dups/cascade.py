@@ -46,7 +46,7 @@ class Rule:
     Attributes
     ----------
     hamming : int or None
-        Bits of 64 in which perceptual hashes may differ; None leaves that stage out.
+        Bits of 64 in which perceptual hashes may differ, -1 where one by itself proves nothing; None leaves the stage out.
     cosine : float or None
         Least cosine; None leaves that stage out.
     mean : ndarray, shape (dim,), or None
@@ -57,6 +57,8 @@ class Rule:
         What the centred vectors are multiplied by; see `icehouse.store.dups.calibration`.
     view_bits : int or None
         Most bits in which views may differ, where a calibration knows.
+    agreement : float or None
+        Of all views, from which on images are near-duplicates whose hashes alone would not prove it.
     """
 
     hamming: int | None = None
@@ -65,6 +67,7 @@ class Rule:
     source: str = "given"
     matrix: np.ndarray | None = None
     view_bits: int | None = None
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,7 @@ class Contents:
         if self.views is not None:
             nearest = self.views.distance(i, j)
             hamming = np.where(whole < 0, whole, np.minimum(whole, nearest))
-            perceptual |= nearest <= self.views.radius
+            perceptual |= self.views.found(i, j, nearest)
         embedding = np.zeros(len(i), bool) if least is None else cosine >= least
         return Found(i, j, hamming, cosine, perceptual, embedding)
 
@@ -223,7 +226,7 @@ class Contents:
             close = (hamming >= 0) & (hamming <= 2 * radius) & self.telling[i] & self.telling[j]
             apart &= ~close
             if self.views is not None:
-                apart &= nearest > 2 * self.views.radius
+                apart &= nearest > 2 * self.views.reach
         known = np.zeros(len(i), bool)
         if least is not None:
             known |= ~np.isnan(cosine)
@@ -303,7 +306,7 @@ class Cascade:
 
     def _by_hash(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         radius = self.contents.rule.hamming
-        if radius is None:
+        if radius is None or radius < 0:
             return
         begun = time.perf_counter()
         # One more than asked for, so that the cap is noticed.

@@ -219,7 +219,9 @@ def find_duplicates(
     ledger, items = _ledger(store, key, keeper, where)
     automatic = hamming == "auto"
     hamming = DEFAULT_HAMMING if hamming == "auto" else hamming
-    made, remarks = _rule(store, rule, feature, hamming, automatic, len(ledger.best), expected_false_pairs)
+    n = len(ledger.best)
+    viewed = hamming is not None and n > 1 and (n <= MOST_VIEWED if views is None else views)
+    made, remarks = _rule(store, rule, feature, hamming, automatic, n, expected_false_pairs, viewed)
     _check(made, threads, device)
     vectors = None if feature is None else store.vectors(feature)
     try:
@@ -227,8 +229,16 @@ def find_duplicates(
             scratch = temp / "vectors.npy"
             contents, rows = _contents(ledger, items, key, made, vectors, scratch)
             remarks += lacking(contents, items, key, feature, where)
-            contents.views, unseen = _views(store, ledger, items, made, views, threads, progress)
-            remarks += unseen
+            if viewed:
+                contents.views, unseen = _views(store, ledger, items, made, threads, progress)
+                remarks += unseen
+            elif hamming is not None and n > 1 and views is None:
+                remarks.append(
+                    f"crops and frames are left to the embedding: hashing parts of {n} images takes long; ask with --views"
+                )
+            if contents.views is None and made.agreement is not None:
+                # Nothing is left that could confirm what hashes say.
+                made = contents.rule = replace(made, hamming=max(made.hamming or 0, 0), agreement=None)
             del items
             chosen = choose_engine(engine, store, feature, contents.rows, rows, vectors, threads=threads)
             groups = grouping(grouping_by, len(contents))
@@ -262,6 +272,7 @@ def find_duplicates(
                     "centred": made.mean is not None,
                     "whitened": made.matrix is not None,
                     "views": None if contents.views is None else contents.views.radius,
+                    "agreement": made.agreement,
                     "grouping": grouping_by,
                     "keeper": keeper,
                     "where": where,
@@ -318,7 +329,8 @@ def _hamming(
 def _check(rule: Rule, threads: int | None, device: str) -> None:
     """Refuse at once what the stages would refuse, since it may take minutes until they begin."""
     if rule.hamming is not None:
-        HashJoin(np.empty(0, np.uint64), np.empty(0, bool), rule.hamming)
+        by_itself = rule.hamming if rule.agreement is None else max(rule.hamming, 0)
+        HashJoin(np.empty(0, np.uint64), np.empty(0, bool), by_itself)
     nothing = np.empty((0, 1), np.float32)
     self_join(nothing, 1.0 if rule.cosine is None else rule.cosine, threads=threads, device=device)
     if device != "auto":
@@ -333,8 +345,9 @@ def _rule(
     automatic: bool,
     n: int,
     expected: float | None,
+    viewed: bool,
 ) -> tuple[Rule, list[str]]:
-    """What makes a pair among `n` contents, and what a user should know of it."""
+    """What makes a pair among `n` contents, whose parts are hashed if `viewed`, and what a user should know of it."""
     if feature is None:
         if rule is not None or expected is not None:
             raise UsageError("a cosine needs a feature to be taken of; give one, or leave the cosine out")
@@ -345,9 +358,9 @@ def _rule(
         return replace(rule, hamming=hamming), []
     if rule is not None:
         return Rule(hamming, rule), []
-    made, why = _calibrated(store, feature, hamming, automatic, n, expected)
+    made, why = _calibrated(store, feature, hamming if automatic else None, n, expected, viewed)
     if made is not None:
-        return made, why
+        return made if automatic else replace(made, hamming=hamming), why
     if expected is not None:
         raise UsageError(f"{why[0]}; calibrate first: icehouse dups calibrate --feature {feature}")
     guess = (
@@ -358,9 +371,9 @@ def _rule(
 
 
 def _calibrated(
-    store: Store, feature: str, hamming: int | None, automatic: bool, n: int, expected: float | None
+    store: Store, feature: str, most: int | None, n: int, expected: float | None, viewed: bool
 ) -> tuple[Rule | None, list[str]]:
-    """The rule that the feature's calibration makes; None if there is none that holds, and why."""
+    """The rule that the feature's calibration makes, with at most `most` bits; None if there is none that holds, and why."""
     if not Calibration.folder(store, feature).exists():
         return None, [f"{feature} has no calibration"]
     made = Calibration.open(store, feature)
@@ -378,16 +391,18 @@ def _calibrated(
             "run `icehouse dups calibrate` again"
         )
     source = f"calibration {feature} {made.fingerprint}, {wanted:g} expected false pairs"
-    views = None
-    if hamming is not None and automatic:
-        most, hamming = hamming, max(made.radius("whole", n, hamming, wanted), 0)
-        views = made.radius("views", n, most, wanted)
-        if hamming < most:
-            notes.append(
-                f"unrelated images of this set have near hashes: {hamming} bits instead of {most}; "
-                f"--hamming {most} asks for them all the same"
-            )
-    return Rule(hamming, cosine, made.mean, source, made.matrix, views), notes
+    rule = Rule(None, cosine, made.mean, source, made.matrix)
+    if most is None:
+        return rule, notes
+    hashes = made.hashes(n, most, wanted, viewed)
+    if hashes.whole < most:
+        bits = f"{hashes.whole} bits" if hashes.whole >= 0 else "no hash by itself counts"
+        beyond = "" if hashes.agreement is None else "; near ones whose parts agree do"
+        notes.append(
+            f"unrelated images of this set have near hashes: {bits} instead of {most}{beyond}; "
+            f"--hamming {most} asks for them all the same"
+        )
+    return replace(rule, hamming=hashes.whole, view_bits=hashes.views, agreement=hashes.agreement), notes
 
 
 def _views(
@@ -395,25 +410,19 @@ def _views(
     ledger: Ledger,
     items: pa.Table,
     rule: Rule,
-    asked: bool | None,
     threads: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[ViewHashes | None, list[str]]:
-    """Hashes of the views of the contents, unless they are not wanted."""
+    """Hashes of the views of the contents, where they can tell something."""
     n = len(ledger.best)
-    if rule.hamming is None or asked is False or n < 2:
-        return None, []
-    if asked is None and n > MOST_VIEWED:
-        note = f"crops and frames are left to the embedding: hashing parts of {n} images takes long; ask with --views"
-        return None, [note]
-    radius = view_radius(n, rule.hamming if rule.view_bits is None else rule.view_bits)
-    if radius < 0:
+    radius = view_radius(n, (rule.hamming or 0) if rule.view_bits is None else rule.view_bits)
+    if radius < 0 and rule.agreement is None:
         return None, [f"among {n} images parts resemble each other by chance, so that none were compared"]
     hashes, usable = load_views(store, items.take(pa.array(ledger.best)), progress=progress, threads=threads)
     blind = n - int(usable.any(axis=1).sum())
     if blind == n:
         return None, ["no image file could be read again, so crops and frames are left to the embedding"]
-    return ViewHashes(hashes, usable, radius), []
+    return ViewHashes(hashes, usable, radius, rule.agreement), []
 
 
 def _ledger(store: Store, key: str, keeper: str, where: str | None) -> tuple[Ledger, pa.Table]:

@@ -2,6 +2,9 @@
 
 A crop of a picture is near one of the picture's own crops, a framed one near it once trimmed. So one's whole or trimmed
 hash is held against all hashes of the other, and the pair's distance is the least of these.
+
+Where strangers resemble each other so much that hashes of 64 bits cannot tell them apart, all bits of all views can: a
+copy has thousands of them in common, a picture that looks alike only most. Their agreement is the cosine of their signs.
 """
 
 from __future__ import annotations
@@ -38,6 +41,9 @@ _BATCH = 512
 #: Unrelated pictures of one set are near so much more often than random hashes would be (measured on sample feeds).
 _UNEVEN = 500
 
+#: Bits in which the whole or the trimmed hashes may differ where the agreement of all views decides.
+_AGREEING = 10
+
 #: A picture has dozens of views, and with 6 bits one feed in seven had a false pair among its hundreds of pictures.
 _MOST_BITS = 4
 
@@ -52,16 +58,56 @@ class ViewHashes:
     usable : ndarray of bool, shape (n, VIEWS)
         Which say something; none of a content whose file could not be read.
     radius : int
-        Bits in which two views of one picture may differ.
+        Bits in which two views of one picture may differ; -1 where near views prove nothing.
+    least : float or None
+        Agreement from which on two pictures are one; None where it is not asked.
     """
 
     hashes: np.ndarray
     usable: np.ndarray
     radius: int
+    least: float | None = None
+
+    @property
+    def reach(self) -> int:
+        """Most bits in which the nearest views of a pair that is found may differ."""
+        return self.radius if self.least is None else max(self.radius, _AGREEING)
 
     def subset(self, numbers: np.ndarray) -> ViewHashes:
         """Those of the contents `numbers`."""
-        return ViewHashes(self.hashes[numbers], self.usable[numbers], self.radius)
+        return ViewHashes(self.hashes[numbers], self.usable[numbers], self.radius, self.least)
+
+    def signs(self, numbers: np.ndarray) -> np.ndarray:
+        """The bits of all usable views of the contents `numbers` as signs, of unit length; float32 (m, VIEWS * 64)."""
+        bits = np.unpackbits(self.hashes[numbers].astype(">u8").view(np.uint8), axis=1)
+        signs = bits.reshape(len(numbers), VIEWS, 64).astype(np.float32) * 2 - 1
+        signs *= self._weights(numbers)[:, None, None] * self.usable[numbers][:, :, None]
+        return signs.reshape(len(numbers), VIEWS * 64)
+
+    def agreement(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Cosine of the `signs` of each pair, float64; -1 where neither whole nor trimmed hashes are near."""
+        agreed = np.full(len(i), -1.0)
+        for start in range(0, len(i), 16384):
+            a, b = i[start : start + 16384], j[start : start + 16384]
+            apart = np.bitwise_count(self.hashes[a] ^ self.hashes[b]).astype(np.int64)
+            both = self.usable[a] & self.usable[b]
+            near = (both[:, :WHOLE_VIEWS] & (apart[:, :WHOLE_VIEWS] <= _AGREEING)).any(axis=1)
+            common = ((64 - 2 * apart) * both).sum(axis=1)
+            cosine = common * self._weights(a).astype(np.float64) * self._weights(b)
+            # As coarse as what a float32 product of the signs gives: two values lie 4e-4 apart.
+            agreed[start : start + 16384] = np.where(near, np.round(cosine, 6), -1.0)
+        return agreed
+
+    def _weights(self, numbers: np.ndarray) -> np.ndarray:
+        usable = self.usable[numbers].sum(axis=1)
+        return np.where(usable > 0, 1 / np.sqrt(np.maximum(usable, 1) * 64), 0).astype(np.float32)
+
+    def found(self, i: np.ndarray, j: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+        """Tell which pairs are found, given their `distance`."""
+        near: np.ndarray = nearest <= self.radius
+        if self.least is not None:
+            near = near | (self.agreement(i, j) >= self.least)
+        return near
 
     def distance(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Least distance of a whole view of one and any view of the other, for each pair; 65 where there is none."""
@@ -86,14 +132,10 @@ class ViewHashes:
             False if the search was given up, with no codes, because everything resembles everything.
         """
         n = len(self.hashes)
-        rows, views = np.nonzero(self.usable[:, :WHOLE_VIEWS])
-        all_rows, all_views = np.nonzero(self.usable)
         codes, held = np.empty(0, np.int64), [np.empty(0, np.int64)]
         waiting = near = 0
-        for a, b in cross_pairs(self.hashes[rows, views], self.hashes[all_rows, all_views], self.radius):
-            i, j = rows[a], all_rows[b]
-            i, j = i[i != j], j[i != j]
-            near += len(i)
+        for i, j, looked_at in self._candidates():
+            near += looked_at
             if near > _MOST_NEAR:
                 return np.empty(0, np.int64), False
             held.append(np.minimum(i, j) * n + np.maximum(i, j))
@@ -101,6 +143,25 @@ class ViewHashes:
             if waiting > 4_000_000:
                 codes, held, waiting = distinct(np.concatenate([codes, *held]))[:most], [], 0
         return distinct(np.concatenate([codes, *held]))[:most], True
+
+    def _candidates(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """Pairs that are found, in no order and perhaps more than once, and how many were looked at for them."""
+        if self.radius >= 0:
+            rows, views = np.nonzero(self.usable[:, :WHOLE_VIEWS])
+            all_rows, all_views = np.nonzero(self.usable)
+            for a, b in cross_pairs(self.hashes[rows, views], self.hashes[all_rows, all_views], self.radius):
+                i, j = rows[a], all_rows[b]
+                i, j = i[i != j], j[i != j]
+                yield i, j, len(i)
+        if self.least is None:
+            return
+        for view in range(WHOLE_VIEWS):
+            rows = np.flatnonzero(self.usable[:, view])
+            hashes = self.hashes[rows, view]
+            for a, b in cross_pairs(hashes, hashes, _AGREEING):
+                i, j = rows[a[a < b]], rows[b[a < b]]
+                agreed = self.agreement(i, j) >= self.least
+                yield i[agreed], j[agreed], len(i)
 
 
 def view_radius(n: int, hamming: int, expected: float = 1.0) -> int:

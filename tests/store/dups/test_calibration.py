@@ -14,6 +14,7 @@ from icehouse.errors import CorruptError, StoreError, UsageError
 from icehouse.store.dups.calibration import (
     LEAST_COSINE,
     Calibration,
+    HashRule,
     Tail,
     fit_bits,
     fit_map,
@@ -180,6 +181,7 @@ def made(tail: Tail, matrix: bool = True) -> Calibration:
         {"cosine": 0.5},
         (0.1, 0.9, 0.95),
         {"whole": (-6.5, 0.25)},
+        tail if matrix else None,
     )
 
 
@@ -195,6 +197,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, tail: Tail, matrix: bool) 
     assert read.matrix is None or np.array_equal(read.matrix, saved.matrix)
     assert read.copies == saved.copies == (0.1, 0.9, 0.95)
     assert read.bits == saved.bits == {"whole": (-6.5, 0.25)}
+    assert read.agreement == saved.agreement == (tail if matrix else None)
     assert read.threshold(5000, 2) == saved.threshold(5000, 2)
     assert list_calibrations(store) == ["toy/image/pooled"]
 
@@ -235,6 +238,18 @@ def test_the_threshold_keeps_its_distance_from_strangers_and_loses_no_copy(tail:
     assert chosen(bare, bare + 0.3) == bare
     allowed = [replace(made(tail), copies=(0.4, 0.5, 0.8)).threshold(400, e) for e in (0.1, 1, 10, 100)]
     assert allowed == sorted(allowed, reverse=True)
+
+
+def test_where_strangers_have_near_hashes_all_views_are_asked(tail: Tail) -> None:
+    far, near = {"whole": (-9.0, 0.2), "views": (-9.0, 0.2)}, {"whole": (-2.0, 0.2), "views": (-2.0, 0.2)}
+    for bits, agreement, viewed, expected in (
+        (far, tail, True, HashRule(6, 6, None)),
+        (near, tail, True, HashRule(-1, -1, tail.threshold(500, 1))),
+        (near, tail, False, HashRule(0, -1, None)),
+        (near, None, True, HashRule(0, -1, None)),
+    ):
+        calibration = replace(made(tail), bits=bits, agreement=agreement)
+        assert calibration.hashes(500, 6, 1, viewed) == expected
 
 
 def test_a_tail_is_never_larger_than_its_pairs() -> None:

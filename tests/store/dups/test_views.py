@@ -12,6 +12,7 @@ from icehouse.data.reposts import GRADED
 from icehouse.data.views import VIEWS, VIEWS_VERSION, WHOLE_VIEWS
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.dups import views as views_module
+from icehouse.store.dups.cascade import Cascade, Contents, Rule
 from icehouse.store.dups.find import find_duplicates
 from icehouse.store.dups.hamming import cross_pairs
 from icehouse.store.dups.views import ViewHashes, load_views, view_radius
@@ -65,6 +66,65 @@ def test_pairs_and_distances_agree(n: int, radius: int, seed: int) -> None:
             if views.usable[p, v] and views.usable[q, w]
         ]  # fmt: skip
         assert bits == min(brute, default=65)
+
+
+def lookalikes(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of pictures that look alike as a whole and differ in their parts, and copies of some."""
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**64, (n, VIEWS), dtype=np.uint64)
+    hashes[:, 0] = hashes[0, 0] ^ (np.uint64(1) << rng.integers(0, 64, n, dtype=np.uint64))
+    for k in range(1, n, 3):
+        flips = np.uint64(1) << rng.integers(0, 64, (int(rng.integers(0, 9)), VIEWS), dtype=np.uint64)
+        hashes[k] = hashes[k - 1] ^ np.bitwise_xor.reduce(flips, axis=0, initial=np.uint64(0))
+    return hashes, rng.random((n, VIEWS)) < 0.9
+
+
+@given(n=st.integers(2, 30), least=st.sampled_from([0.5, 0.8, 0.95]), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=25)
+def test_agreement_is_the_cosine_of_all_signs_and_its_pairs_those_of_comparing_everything(
+    n: int, least: float, seed: int
+) -> None:
+    views = ViewHashes(*lookalikes(n, seed), -1, least)
+    i, j = (side.ravel() for side in np.triu_indices(n, 1))
+    agreed = views.agreement(i, j)
+    assert (views.agreement(j, i) == agreed).all()
+    signs = views.signs(np.arange(n))
+    for a, b, value in zip(i.tolist(), j.tolist(), agreed.tolist(), strict=True):
+        both = views.usable[a] & views.usable[b]
+        apart = np.bitwise_count(views.hashes[a] ^ views.hashes[b])
+        if (apart[:WHOLE_VIEWS] <= 10)[both[:WHOLE_VIEWS]].any():
+            common = sum(64 - 2 * int(bits) for bits in apart[both])
+            exact = common / 64 / np.sqrt(float(views.usable[a].sum()) * views.usable[b].sum())
+            assert value == pytest.approx(exact, abs=2e-6)
+            assert value == pytest.approx(float(signs[a] @ signs[b]), abs=2e-6)
+        else:
+            assert value == -1
+    codes, whole = views.pairs(10**6)
+    assert whole
+    assert codes.tolist() == (i * n + j)[agreed >= least].tolist()
+    assert views.found(i, j, views.distance(i, j)).tolist() == (agreed >= least).tolist()
+
+
+@pytest.mark.parametrize("radius", [-1, 0, 2])
+def test_among_lookalikes_the_cascade_finds_those_whose_views_agree(radius: int) -> None:
+    hashes, _ = lookalikes(60, 3)
+    usable = np.ones(hashes.shape, bool)
+    usable[7:9] = False  # files that could not be read again
+    views = ViewHashes(hashes, usable, -1, 0.8)
+    contents = Contents(hashes[:, 0], np.ones(60, bool), Rule(radius, agreement=0.8), views=views)
+    found = [
+        pair
+        for block in Cascade(contents, 10**6)
+        for pair in zip(block.i, block.j, block.perceptual, strict=True)
+    ]
+    assert all(perceptual for _, _, perceptual in found)
+    i, j = (side.ravel() for side in np.triu_indices(60, 1))
+    near = np.bitwise_count(hashes[i, 0] ^ hashes[j, 0]).astype(int) <= radius
+    wanted = near | (views.agreement(i, j) >= 0.8)
+    assert [(int(a), int(b)) for a, b, _ in found] == [
+        *zip(i[wanted].tolist(), j[wanted].tolist(), strict=True)
+    ]
+    assert 10 < wanted.sum() < len(wanted) / 2 or radius == 2
 
 
 def test_larger_sets_get_smaller_radii() -> None:
