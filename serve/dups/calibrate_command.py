@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,7 +34,7 @@ def calibrate(
 ) -> None:
     """Choose the cosine of near-duplicates by changed copies of your own images or texts. `find` uses it from then on."""
     from ...console import bar
-    from ...store.dups.calibration import Calibration
+    from ...store.dups.calibration import Calibration, in_words
     from ...store.store import Store
     from .calibrate import calibrate as run
 
@@ -65,9 +65,11 @@ def calibrate(
     print_table(["transform", "copies", *stages], rows, title="Recall")
     how = "centred" if made.matrix is None else "centred and whitened"
     typer.echo(
-        f"\n{made.feature}, {how}: cosine {report['cosine']:.4f} at {expected_false_pairs:g} expected false pairs among "
+        f"\n{made.feature}, {how}: cosine {report['cosine']:.4f} at {in_words(expected_false_pairs)} among "
         f"{report['contents']:,} contents, judged on {report['pairs_judged']:,} unrelated pairs"
     )
+    if "hash" in stages:
+        typer.echo(_of_hashes(report))
     if report["suspected_duplicates"] or report["pairs_left_out"]:
         say(
             f"note: {report['pairs_left_out']} pairs were left out for near hashes or labels, "
@@ -80,3 +82,15 @@ def calibrate(
             f"{known['negatives_found']} of {known['negatives']} others taken for duplicates"
         )
     typer.echo(f"{folder}: calibration.json, curves.csv, roc.png, precision-recall.png")
+
+
+def _of_hashes(report: dict[str, Any]) -> str:
+    """What perceptual hashes must have in common."""
+    told = [
+        f"{what} within {bits} bits"
+        for what, bits in (("pictures", report["hamming"]), ("their parts", report["view_radius"]))
+        if bits is not None and bits >= 0
+    ]
+    if report["agreement"] is not None:
+        told.append(f"near pictures whose parts all agree to {report['agreement']:.3f}")
+    return "perceptual hashes: " + (", ".join(told) or "none count, unrelated images have equal ones")

@@ -24,7 +24,7 @@ from ...embed.encoder import Encoder, Modality, fingerprint, load_encoder
 from ...embed.pipeline import DEFAULT_CLEANING
 from ...embed.tables import feature_provenance
 from ...errors import UsageError
-from ...store.dups.calibration import Calibration
+from ...store.dups.calibration import Calibration, in_words
 from ...store.dups.cascade import Rule
 from ...store.dups.find import DEFAULT_COSINE, DEFAULT_HAMMING, default_feature
 from ...store.dups.recent import BATCH, DEFAULT_WINDOW, Recent
@@ -388,8 +388,8 @@ def _calibrated(
         if made.fingerprint == now:
             wanted = 1.0 if expected is None else expected
             cosine = made.threshold(window, wanted)
-            source = f"calibration {feature} {made.fingerprint}, {wanted:g} expected false pairs"
-            note = f"cosine {cosine:.4f} by the calibration of {feature}, at {wanted:g} expected false pairs among"
+            source = f"calibration {feature} {made.fingerprint}, {in_words(wanted)}"
+            note = f"cosine {cosine:.4f} by the calibration of {feature}, at {in_words(wanted)} among"
             return Rule(None, cosine, made.mean, source, made.matrix), [f"{note} {window:,} contents"]
     if expected is not None:
         raise UsageError(f"{why}; calibrate first: icehouse dups calibrate --feature {feature}")

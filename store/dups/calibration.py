@@ -45,6 +45,7 @@ __all__ = [
     "fit_bits",
     "fit_map",
     "fit_tail",
+    "in_words",
     "largest_cosines",
     "list_calibrations",
     "mapped",
@@ -153,6 +154,11 @@ def check_expected(expected: float) -> None:
     """Refuse a number of expected false pairs that no threshold has, with a `UsageError`."""
     if not 0 < expected < float("inf"):
         raise UsageError(f"the number of false pairs to expect must be above 0 and finite, not {expected}")
+
+
+def in_words(expected: float) -> str:
+    """Name a number of false pairs: "1 expected false pair", "0.5 expected false pairs"."""
+    return f"{expected:g} expected false pair{'' if expected == 1 else 's'}"
 
 
 def fit_tail(top: np.ndarray, pairs: int) -> Tail:

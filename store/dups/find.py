@@ -27,7 +27,7 @@ from ..join.selfjoin import self_join
 from ..join.tiles import choose_tiles
 from ..store import Store
 from ..vectors import Vectors
-from .calibration import Calibration, mapped
+from .calibration import Calibration, in_words, mapped
 from .cascade import Cascade, Contents, Rule, claim_rest, in_order
 from .engines import ENGINES, choose_engine
 from .groups import Star, grouping
@@ -382,15 +382,13 @@ def _calibrated(
         return None, [f"the calibration of {feature} is of fingerprint {made.fingerprint}, not {now}"]
     wanted = 1.0 if expected is None else expected
     cosine = made.threshold(n, wanted)
-    notes = [
-        f"cosine {cosine:.4f} by the calibration of {feature}, at {wanted:g} expected false pairs among {n} contents"
-    ]
+    notes = [f"cosine {cosine:.4f} by the calibration of {feature}, at {in_words(wanted)} among {n} contents"]
     if made.grown(n):
         notes.append(
             f"the calibration has seen {made.rows} contents, and there are {n}: newer ones may make more false pairs; "
             "run `icehouse dups calibrate` again"
         )
-    source = f"calibration {feature} {made.fingerprint}, {wanted:g} expected false pairs"
+    source = f"calibration {feature} {made.fingerprint}, {in_words(wanted)}"
     rule = Rule(None, cosine, made.mean, source, made.matrix)
     if most is None:
         return rule, notes

@@ -195,7 +195,8 @@ def test_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.output
     for name in ("caption_band", "crop_20", "mirror"):
         assert name in result.stdout
-    assert "expected false pairs" in result.stdout
+    assert "at 1 expected false pair among 40 contents" in result.stdout
+    assert "perceptual hashes: pictures within 6 bits" in result.stdout
     told = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert told["fingerprint"] == Calibration.open(store, FEATURE).fingerprint
     found = CliRunner().invoke(
