@@ -28,7 +28,7 @@ demo: $(VENV)/ready
 	$(BIN)/icehouse demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

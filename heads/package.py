@@ -160,8 +160,9 @@ def package(
             (folder / "README.txt").write_text(_readme(run, out.name), encoding="utf-8")
             # safetensors writes for its user alone; a package is to be passed on.
             mode = (folder / "README.txt").stat().st_mode
-            for path in (folder / "head").iterdir():
-                path.chmod(mode)
+            for path in (folder / "head").rglob("*"):
+                if path.is_file():
+                    path.chmod(mode)
             lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests(folder).items())]
             (folder / _SUMS).write_text("".join(lines), encoding="utf-8")
     except OSError as error:

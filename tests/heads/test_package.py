@@ -216,6 +216,10 @@ def test_every_family(family: str, make_store: Make, tmp_path: Path) -> None:
         }
     run = train(store, quick(family, **params), inputs="image,text", draws=2, report=False)
     made, _ = package(store, run, tmp_path / "out")
+    # Folders stay folders for those who are not root, and files are for all who may read the first.
+    for path in (tmp_path / "out").rglob("*"):
+        like = tmp_path / "out" if path.is_dir() else tmp_path / "out" / "README.txt"
+        assert path.stat().st_mode & 0o111 == like.stat().st_mode & 0o111, path
     # A package can be packaged, and says the same of a store's items.
     again, _ = package(store, made, tmp_path / "again")
     tables = [predict(store, one).table for one in (run, made, again)]

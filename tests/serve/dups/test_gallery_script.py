@@ -92,7 +92,7 @@ def ask(page: Path, folder: Path, script: str, address: str = "") -> Any:
         "--dump-dom", f"{copy.as_uri()}{address}",
     ]  # fmt: skip
     try:
-        dumped = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        dumped = subprocess.run(command, capture_output=True, text=True, timeout=600).stdout
     except subprocess.TimeoutExpired:
         dumped = ""
     if "<title>" not in dumped:

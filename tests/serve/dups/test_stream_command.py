@@ -163,7 +163,7 @@ def test_a_broken_pipe_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("closed", ["<&-", ">&-"])
 def test_closed_ends_are_told(closed: str) -> None:
     run = f'"{sys.executable}" -m icehouse dups stream --no-embedding {closed}'
-    result = subprocess.run(run, shell=True, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(run, shell=True, capture_output=True, text=True, timeout=600)
     assert result.returncode == 2
     assert "is closed" in result.stderr
     assert result.stderr.count("\n") == 1
