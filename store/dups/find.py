@@ -261,6 +261,7 @@ def find_duplicates(
                 "created_by": f"icehouse {__version__}",
                 "items": len(ledger.ids),
                 "contents": len(contents),
+                "without_vector": 0 if feature is None else len(contents) - len(contents.with_vector),
                 "parameters": {
                     "feature": feature,
                     "fingerprint": None if spec is None else spec.get("fingerprint"),

@@ -379,6 +379,12 @@ class _Work:
             notes.append(
                 f"{blank} items of {', '.join(parts)} have no {what}, by which the search {name!r} compares"
             )
+        # Results of an earlier version do not say.
+        if bare := self.found.summary.get("without_vector"):
+            feature = self.found.summary["parameters"]["feature"]
+            notes.append(
+                f"{bare} contents had no vector of {feature} when the search {name!r} was made, and were not compared by it"
+            )
         outside = self.items.filter(pa.array(compared & (self.rows < 0) & ~self.blank))
         made = pa.scalar(datetime.fromisoformat(self.found.summary["created_at"]))
         later = pc.sum(pc.fill_null(pc.greater(outside["added"], made), False)).as_py() or 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from dup_stores import IMAGES, family_rows, family_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
@@ -311,6 +312,20 @@ def test_items_without_what_is_compared_are_not_covered(store: Store) -> None:
     assert (test.items, test.covered, test.share) == (5, 4, 0.75)
     assert "1 items of train, dev, test have no image" in found.notes[0]
     assert not found.lower_bound
+
+
+def test_contents_that_had_no_vector_are_told(tmp_path: Path) -> None:
+    rows = family_rows(20)
+    store = family_store(tmp_path / "s", rows)
+    find_duplicates(store, rule=0.9)
+    column = pa.array(["train", "test"] * 10)
+    splits = pa.table({"item_id": [row["item_id"] for row in rows], "split": column})
+    store.items.upsert(splits, key="item_id")
+    assert not any("no vector" in note for note in find_leakage(store).notes)
+    new = {"item_id": "new", "image_sha256": "f" * 64, "phash": BASES[0], "split": "test", "missing": False}
+    store.items.append(pa.Table.from_pylist([new], schema=items_schema()))
+    find_duplicates(store, rule=0.9)
+    assert any(f"1 contents had no vector of {IMAGES}" in note for note in find_leakage(store).notes)
 
 
 @pytest.mark.parametrize("drop", ["train", "test"])
