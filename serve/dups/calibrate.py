@@ -43,7 +43,7 @@ from ...store.dups.hamming import informative
 from ...store.dups.views import MOST_VIEWED, ViewHashes, load_views, view_radius
 from ...store.folders import publish_folder
 from ...store.store import Store
-from .copies import Copies, make_copies
+from .copies import LABELLED, Copies, make_copies
 from .curves import Curves, write_curves
 
 __all__ = ["calibrate"]
@@ -86,8 +86,8 @@ def calibrate(
     expected_false_pairs : float, default 1
         Among all pairs of the store's contents, for the report; another may be asked of `find_duplicates`.
     pairs : path, optional
-        CSV of known pairs: `a`, `b`, and perhaps `label`. Positives are reported beside the transforms, and do not
-        count as unrelated.
+        CSV of known pairs: `a`, `b`, and perhaps `label`. Positives count like another transform, "labelled", and not as
+        unrelated; negatives count as unrelated, however near their hashes.
     sample : int, default 200
         Contents to change.
     seed : int, default 0
@@ -132,6 +132,9 @@ def calibrate(
     views = _views(store, contents, hamming) if spec["modality"] == "image" else None
     copies = make_copies(encoder, spec, contents, X.dtype, rng, sample, seed, progress)
     known = _known(store, truth, spec["key"], contents)
+    if same := [pair for pair, label in known.items() if label]:
+        i, j = np.array(same).T
+        copies = copies.with_labelled(i, j, X, contents, views)
     fitted = np.sort(rng.permutation(n)[:_MOST_FITTED])
     compared = np.sort(rng.permutation(n)[:_MOST_COMPARED])
     tried: list[_Tried] = []
@@ -237,10 +240,11 @@ def _positives(
 ) -> np.ndarray:
     """Cosine of each copy with its content."""
     cosines = np.empty(len(copies.of))
-    for turn in range(int(copies.rounds.max()) + 1):
+    for turn in np.unique(copies.rounds).tolist():
         now = np.flatnonzero(copies.rounds == turn)
         by = (mean, matrix)
-        if matrix is not None and len(base) < 5 * base.shape[1]:
+        # Labelled copies are in the store, and the map has seen them.
+        if turn >= 0 and matrix is not None and len(base) < 5 * base.shape[1]:
             by = fit_map(np.concatenate([base, copies.vectors[now].astype(np.float32)]), shrinkage)
         cosines[now] = np.einsum("ij,ij->i", mapped(X[copies.of[now]], *by), mapped(copies.vectors[now], *by))
     return cosines
@@ -379,7 +383,7 @@ def _report(
     if rule.agreement is not None:
         by_hash = by_hash | (copies.agreed >= rule.agreement)
     rows = []
-    for kind in sorted(set(copies.kinds.tolist()), key=lambda k: [*GRADED, *TEXT_EDITS].index(k)):
+    for kind in sorted(set(copies.kinds.tolist()), key=lambda k: [*GRADED, *TEXT_EDITS, LABELLED].index(k)):
         of = copies.kinds == kind
         rows.append(
             {
@@ -405,7 +409,7 @@ def _report(
         "pairs_judged": best.tail.pairs,
         "pairs_left_out": best.excluded,
         "suspected_duplicates": best.tail.suspects,
-        "sampled": len(set(copies.of.tolist())),
+        "sampled": len(set(copies.of[copies.rounds >= 0].tolist())),
         "sample": sample,
         "seed": seed,
         "transforms": rows,

@@ -1,4 +1,4 @@
-"""Changed copies of a store's own contents, which a calibration is to recognise."""
+"""What a calibration is to recognise: changed copies of a store's own contents, and pairs that a user has labelled."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from ...data.images import decode
@@ -22,10 +23,13 @@ from ...errors import ImageError, SourceError
 from ...store.dups.hamming import informative
 from ...store.dups.views import ViewHashes
 
-__all__ = ["ROUNDS", "Copies", "make_copies"]
+__all__ = ["LABELLED", "ROUNDS", "Copies", "make_copies"]
 
 #: Changed copies of each sampled content; the transforms take turns.
 ROUNDS = 6
+
+#: Kind of the copies that a user has labelled.
+LABELLED = "labelled"
 
 _LARGEST = 800
 
@@ -34,16 +38,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Copies:
-    """Changed copies of contents.
+    """Copies of contents.
 
     Attributes
     ----------
     of : ndarray of int64, shape (m,)
         Number of the content that each is a copy of.
     kinds : ndarray of str, shape (m,)
-        Transform.
+        Transform, or `LABELLED`.
     rounds : ndarray of int64, shape (m,)
-        In one round no content has two copies.
+        In one round no content has two copies; -1 for those that are contents of the store themselves.
     vectors : ndarray, shape (m, d)
     apart : ndarray of int64, shape (m,)
         Bits between the nearest views of copy and content; 65 where there is no hash.
@@ -60,6 +64,21 @@ class Copies:
     apart: np.ndarray
     whole: np.ndarray
     agreed: np.ndarray
+
+    def with_labelled(
+        self, i: np.ndarray, j: np.ndarray, X: np.ndarray, contents: pa.Table, views: ViewHashes | None
+    ) -> Copies:
+        """Add the pairs of contents ``i[k]`` and ``j[k]`` that are known to be duplicates."""
+        apart, whole, agreed = np.full(len(i), 65), np.full(len(i), 65), np.full(len(i), -1.0)
+        if views is not None:
+            hashes = pc.fill_null(contents["phash"], 0).to_numpy().astype(np.uint64)
+            telling = informative(hashes)
+            bits = np.bitwise_count(hashes[i] ^ hashes[j])
+            whole = np.where(telling[i] & telling[j], bits, 65)
+            apart, agreed = views.distance(i, j), views.agreement(i, j)
+        added = (i, np.full(len(i), LABELLED), np.full(len(i), -1), X[j], apart, whole, agreed)
+        held = (self.of, self.kinds, self.rounds, self.vectors, self.apart, self.whole, self.agreed)
+        return Copies(*(np.concatenate(both) for both in zip(held, added, strict=True)))
 
 
 def make_copies(

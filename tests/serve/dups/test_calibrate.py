@@ -16,7 +16,7 @@ from icehouse.errors import SourceError, SpaceError, UsageError
 from icehouse.serve.dups import calibrate_command
 from icehouse.serve.dups.calibrate import calibrate
 from icehouse.serve.dups.curves import Curves, write_curves
-from icehouse.store.dups.calibration import Calibration
+from icehouse.store.dups.calibration import Calibration, mapped
 from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
 from PIL import Image
@@ -144,8 +144,18 @@ def test_labelled_pairs_are_counted(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     with file.open("w", newline="") as opened:
         csv.writer(opened).writerows([["a", "b", "label"], [*ids[:2], 1], [*ids[2:4], 0]])
-    known = made(store, pairs=file).report["labelled"]
+    calibration = made(store, pairs=file)
+    known = calibration.report["labelled"]
     assert (known["positives"], known["negatives"], known["negatives_found"]) == (1, 1, 0)
+    last = calibration.report["transforms"][-1]
+    assert (last["transform"], last["copies"], last["embedding"]) == ("labelled", 1, known["positives_found"])
+    assert calibration.report["sampled"] == 20
+    vectors = store.vectors(FEATURE)
+    items = store.items.read(["item_id", "image_sha256"]).to_pylist()
+    digest = {item["item_id"]: item["image_sha256"] for item in items}
+    rows = [vectors.keys.to_pylist().index(digest[one]) for one in ids[:2]]
+    units = mapped(vectors.X[rows], calibration.mean, calibration.matrix)
+    assert last["median_cosine"] == pytest.approx(float(units[0] @ units[1]), abs=1e-6)
     file.write_text("a,b\nx,y\n")
     with pytest.raises(SourceError, match="none of the labelled pairs"):
         made(store, pairs=file)

@@ -55,7 +55,11 @@ def test_errors_are_told_in_their_place(photos: list[Path]) -> None:
     assert len(positions) == len(set(positions))
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    deadline=None,
+    max_examples=12,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(cut=st.integers(0, 43), window=st.sampled_from([1, 4, 20, 100]), size=st.integers(1, 9))
 def test_a_restart_changes_nothing(
     photos: list[Path], tmp_path_factory: pytest.TempPathFactory, cut: int, window: int, size: int
