@@ -15,8 +15,8 @@ from PIL import Image
 
 __all__ = ["VIEWS", "VIEWS_VERSION", "WHOLE_VIEWS", "content_box", "view_hashes"]
 
-#: Changes whenever another hash would come of the same picture.
-VIEWS_VERSION = 2
+#: Changes whenever another hash, or another box, would come of the same picture.
+VIEWS_VERSION = 3
 
 #: The first views, which are held against all: the whole picture, and it without margins.
 WHOLE_VIEWS = 2
@@ -67,13 +67,15 @@ def content_box(image: Image.Image) -> tuple[float, float, float, float]:
     )
 
 
-def view_hashes(image: Image.Image) -> np.ndarray:
+def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
     """Hash a picture and its parts.
 
     Parameters
     ----------
     image : PIL.Image.Image
         RGB, upright.
+    box : tuple of float, optional
+        Its `content_box`, if that is known.
 
     Returns
     -------
@@ -81,7 +83,7 @@ def view_hashes(image: Image.Image) -> np.ndarray:
         The whole, trimmed, mirrored, and the crops, each to within rounding its pHash.
     """
     grey = image.convert("L")
-    everything, box = (0.0, 0.0, float(image.width), float(image.height)), content_box(image)
+    everything, box = (0.0, 0.0, float(image.width), float(image.height)), box or content_box(image)
     whole = _square(grey, everything)
     trimmed = whole if box == everything else _square(grey, box)
     full, crops = _transforms()

@@ -135,7 +135,7 @@ def _write(
     parts = pages(counts, per_page, max(2, PAGE_MEMBERS * _SIDE**2 // max(side, _SIDE) ** 2))
     told = {"matching": selection.matching, "shown": len(selection)}
     rule = found["parameters"]
-    groups = _lookup(store, selection, rule["keeper"])
+    groups = _lookup(store, selection, rule["keeper"], rule.get("margins", False))
     done, total, weight, cards = 0, sum(counts), 0, []
 
     def step(count: int) -> None:
@@ -185,9 +185,9 @@ def _write(
     return summary
 
 
-def _lookup(store: Store, selection: Selection, policy: str) -> Iterator[Group]:
+def _lookup(store: Store, selection: Selection, policy: str, margins: bool) -> Iterator[Group]:
     for start in range(0, len(selection), _LOOKUP):
-        yield from read_groups(store, selection, slice(start, start + _LOOKUP), policy)
+        yield from read_groups(store, selection, slice(start, start + _LOOKUP), policy, margins)
 
 
 def _put(path: Path, text: str) -> int:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from ...errors import UsageError
 from ...store.dups.keepers import columns_for, criteria
+from ...store.dups.views import content_shares
 from ...store.dups.write import KINDS
 from ...store.schema import label_columns
 from ...store.snapshot import Snapshot
@@ -267,8 +268,13 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
     )
 
 
-def read_groups(store: Store, selection: Selection, part: slice, policy: str) -> Iterator[Group]:
-    """Look up the groups of `part` of a selection; `policy` is that by which keepers were chosen."""
+def read_groups(
+    store: Store, selection: Selection, part: slice, policy: str, margins: bool = False
+) -> Iterator[Group]:
+    """Look up the groups of `part` of a selection.
+
+    `policy` is that by which keepers were chosen, and `margins` tells whether what is within margins was weighed.
+    """
     rows = selection.rows[part]
     if not rows:
         return
@@ -276,7 +282,7 @@ def read_groups(store: Store, selection: Selection, part: slice, policy: str) ->
     members = iter(table.to_pylist())
     items = _read_items(store, table["item_id"])
     rivals = np.stack([selection.first[part], selection.second[part]], axis=1)
-    reasons = _reasons(store, selection.clusters["item_id"].take(pa.array(rivals.ravel())), policy)
+    reasons = _reasons(store, selection.clusters["item_id"].take(pa.array(rivals.ravel())), policy, margins)
     left = zip(selection.filtered[part].tolist(), selection.capped[part].tolist(), strict=True)
     for chosen, why, (filtered, capped) in zip(rows, reasons, left, strict=True):
         found = [next(members) for _ in range(len(chosen))]
@@ -323,9 +329,12 @@ def _read_items(store: Store, ids: pa.ChunkedArray) -> dict[str, Item]:
     return store.items.reading(read)
 
 
-def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str) -> list[str]:
-    """In what each keeper is better than the next best; `pairs` has the ids of both in turn."""
-    columns = list(dict.fromkeys(columns_for(policy)))
+def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str, margins: bool) -> list[str]:
+    """In what each keeper is better than the next best; `pairs` has the ids of both in turn.
+
+    `margins` tells whether what is within margins was weighed.
+    """
+    columns = list(dict.fromkeys([*columns_for(policy), *(["image_sha256"] if margins else [])]))
 
     def read(snapshot: Snapshot) -> pa.Table | None:
         if set(columns) - set(snapshot.schema.names):
@@ -343,7 +352,10 @@ def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str) -> list[str]:
     items = store.items.reading(read)
     if items is None or not len(items):
         return [""] * (len(pairs) // 2)
-    compared = criteria(items, policy)
+    bare = compared = criteria(items, policy)
+    if margins and "image_sha256" in items.column_names:
+        shares = content_shares(store, items["image_sha256"].cast(pa.string()).combine_chunks())
+        compared = criteria(items.append_column("inside", pa.array(shares)), policy)
     at = pc.index_in(pairs, value_set=items["item_id"].combine_chunks())
     places = pc.fill_null(at, -1).to_numpy().reshape(-1, 2)
     size = dict(compared)["size"]
@@ -356,6 +368,8 @@ def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str) -> list[str]:
                 if a < b or (np.isnan(b) and not np.isnan(a)):
                     image = items["width"][keeper].is_valid
                     reason = _words(name, policy, image, float(size[keeper]), float(size[next_best]))
+                    if name == "quality" and not dict(bare)[name][keeper] < dict(bare)[name][next_best]:
+                        reason = "no frame or band"
                     break
         reasons.append(reason)
     return reasons

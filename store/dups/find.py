@@ -32,9 +32,9 @@ from .cascade import Cascade, Contents, Rule, claim_rest, in_order
 from .engines import ENGINES, choose_engine
 from .groups import Star, grouping
 from .hamming import HashJoin
-from .keepers import columns_for, preference, ranks
+from .keepers import columns_for, criteria, preference, ranks
 from .notes import lacking, notes
-from .views import MOST_VIEWED, ViewHashes, load_views, view_radius
+from .views import MOST_VIEWED, ViewHashes, content_shares, load_views, view_radius
 from .write import Ledger, PairWriter, cluster_table, write_lists
 
 __all__ = [
@@ -216,10 +216,10 @@ def find_duplicates(
     key = "image_sha256" if spec is None else spec["key"]
     begun = time.perf_counter()
     hamming = _hamming(hamming, views, feature, key)
-    ledger, items = _ledger(store, key, keeper, where)
+    items = _items(store, key, keeper, where)
     automatic = hamming == "auto"
     hamming = DEFAULT_HAMMING if hamming == "auto" else hamming
-    n = len(ledger.best)
+    n = pc.count_distinct(items[key]).as_py()
     viewed = hamming is not None and n > 1 and (n <= MOST_VIEWED if views is None else views)
     made, remarks = _rule(store, rule, feature, hamming, automatic, n, expected_false_pairs, viewed)
     _check(made, threads, device)
@@ -227,10 +227,15 @@ def find_duplicates(
     try:
         with publish_folder(folder) as temp:
             scratch = temp / "vectors.npy"
+            if viewed:
+                load_views(store, items, progress=progress, threads=threads)
+                shares = content_shares(store, items[key].cast(pa.string()).combine_chunks())
+                items = items.append_column("inside", pa.array(shares))
+            ledger, items = _ledger(items, key, keeper)
             contents, rows = _contents(ledger, items, key, made, vectors, scratch)
             remarks += lacking(contents, items, key, feature, where)
             if viewed:
-                contents.views, unseen = _views(store, ledger, items, made, threads, progress)
+                contents.views, unseen = _views(store, ledger, items, made)
                 remarks += unseen
             elif hamming is not None and n > 1 and views is None:
                 remarks.append(
@@ -274,6 +279,7 @@ def find_duplicates(
                     "whitened": made.matrix is not None,
                     "views": None if contents.views is None else contents.views.radius,
                     "agreement": made.agreement,
+                    "margins": viewed,
                     "grouping": grouping_by,
                     "keeper": keeper,
                     "where": where,
@@ -409,23 +415,21 @@ def _views(
     ledger: Ledger,
     items: pa.Table,
     rule: Rule,
-    threads: int | None,
-    progress: Callable[[int, int], None] | None,
 ) -> tuple[ViewHashes | None, list[str]]:
     """Hashes of the views of the contents, where they can tell something."""
     n = len(ledger.best)
     radius = view_radius(n, (rule.hamming or 0) if rule.view_bits is None else rule.view_bits)
     if radius < 0 and rule.agreement is None:
         return None, [f"among {n} images parts resemble each other by chance, so that none were compared"]
-    hashes, usable = load_views(store, items.take(pa.array(ledger.best)), progress=progress, threads=threads)
+    hashes, usable = load_views(store, items.take(pa.array(ledger.best)), make=False)
     blind = n - int(usable.any(axis=1).sum())
     if blind == n:
         return None, ["no image file could be read again, so crops and frames are left to the embedding"]
     return ViewHashes(hashes, usable, radius, rule.agreement), []
 
 
-def _ledger(store: Store, key: str, keeper: str, where: str | None) -> tuple[Ledger, pa.Table]:
-    """Items in order of preference."""
+def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
+    """What is known of the items to compare."""
     names = list(dict.fromkeys([*columns_for(keeper), "path", "root", "missing", "phash", key]))
     known = store.items.snapshot().schema.names
     items = store.items.read([name for name in names if name in known])
@@ -434,6 +438,12 @@ def _ledger(store: Store, key: str, keeper: str, where: str | None) -> tuple[Led
         from ..sql import select_items
 
         items = items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
+    criteria(items, keeper)  # a column that is not there is refused before minutes of hashing
+    return items
+
+
+def _ledger(items: pa.Table, key: str, keeper: str) -> tuple[Ledger, pa.Table]:
+    """Items in order of preference."""
     items = items.take(pa.array(preference(items, keeper)))
     ids = items["item_id"].cast(pa.string()).combine_chunks()
     files = pc.binary_join_element_wise(items["root"].cast(pa.string()), items["path"].cast(pa.string()), "/")

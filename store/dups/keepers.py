@@ -24,6 +24,9 @@ _FULL_BITS = 2.0
 _CODEC = {"WEBP": 1.4, "AVIF": 2.0, "HEIF": 2.0, "HEIC": 2.0, "JXL": 2.0}
 _LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM", "TGA", "ICO")
 
+#: Where a margin ends is seen to within a hundredth of a side; of equals the picture without one is the better.
+_FRAMED = 0.95
+
 _FACTS = ["item_id", "text", "width", "height", "format", "bytes", "mtime_ns", "added"]
 
 
@@ -39,12 +42,14 @@ def preference(items: pa.Table, policy: str = "best") -> np.ndarray:
     Parameters
     ----------
     items : pyarrow.Table
-        With the columns that `columns_for` names.
+        With the columns that `columns_for` names, and perhaps `inside`: how much of each image is within margins and
+        caption bands, 0 to 1.
     policy : str
         ``"largest"``: most pixels, then bytes; for a text without an image, most characters.
         ``"oldest"``: by the file's time, then when it was added.
         ``"best"``: most pixels that the file's bytes can vouch for: a lossy file with less than 2 bits a pixel counts in
-        proportion, so that a blown-up or often recompressed copy loses against a clean one.
+        proportion, so that a blown-up or often recompressed copy loses against a clean one. What is not `inside` does not
+        count, so that a framed or captioned copy does not win by its frame.
         Otherwise a column, lowest value first, or highest first with ``:desc`` after its name; compared as numbers where
         all values are numbers; items without a value last.
 
@@ -86,7 +91,10 @@ def criteria(items: pa.Table, policy: str = "best") -> list[tuple[str, np.ndarra
     elif policy == "oldest":
         first = [("age", age), ("added", _numbers(items, "added"))]
     elif policy == "best":
-        first = [("quality", -_vouched(items, size, pixels, weight))]
+        inside = _numbers(items, "inside") if "inside" in items.column_names else np.ones(len(items))
+        first = [
+            ("quality", -_vouched(items, size, pixels, weight) * np.where(inside < 1, inside * _FRAMED, 1))
+        ]
     else:
         first = [("column", _by_column(items, policy))]
     return [*first, ("size", -size), ("bytes", -weight), ("age", age), ("id", ranks(items["item_id"]))]

@@ -23,18 +23,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...data.images import decode
-from ...data.views import VIEWS, VIEWS_VERSION, WHOLE_VIEWS, view_hashes
+from ...data.views import VIEWS, VIEWS_VERSION, WHOLE_VIEWS, content_box, view_hashes
 from ...errors import ImageError
 from ..store import Store
 from .hamming import cross_pairs, distinct, informative
 
-__all__ = ["MOST_VIEWED", "ViewHashes", "load_views", "view_radius"]
+__all__ = ["MOST_VIEWED", "ViewHashes", "content_shares", "load_views", "view_radius"]
 
 #: Beyond so many contents, views are made only if asked for: they take some milliseconds an image, and every file is read.
 MOST_VIEWED = 50_000
 
 #: Near views after which the search is given up: as many come of 20,000 frames of one film in no time.
 _MOST_NEAR = 100_000_000
+
+_TABLE = f"hashes/views{VIEWS_VERSION}"
+_SCHEMA = pa.schema(
+    [
+        pa.field("image_sha256", pa.string(), False),
+        pa.field("hashes", pa.list_(pa.uint64(), VIEWS)),
+        # Share of the picture that is inside margins and caption bands.
+        pa.field("inside", pa.float32()),
+    ]
+)
+_Made = tuple[np.ndarray, float]
 
 _SHORTEST = 256
 _BATCH = 512
@@ -184,47 +195,49 @@ def load_views(
     store: Store,
     items: pa.Table,
     *,
+    make: bool = True,
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Get the hashes of the views of each row's image, making those that the store has not yet.
+    """Get the hashes of the views of each row's image, making those that the store has not yet unless `make` is false.
 
     Parameters
     ----------
     store : Store
         Made hashes are kept in its table ``hashes/views<version>``.
     items : pyarrow.Table
-        With the columns `image_sha256`, `root`, `path`. A file that is gone, unreadable, or not what it was has no hashes.
+        With the columns `image_sha256`, `root`, `path`. An image of which every file is gone, unreadable, or not what it
+        was has no hashes.
 
     Returns
     -------
     hashes : ndarray of uint64, shape (n, VIEWS)
     usable : ndarray of bool, shape (n, VIEWS)
     """
-    width = pa.list_(pa.uint64(), VIEWS)
-    schema = pa.schema([pa.field("image_sha256", pa.string(), False), pa.field("hashes", width)])
-    table = store.ensure_table(
-        f"hashes/views{VIEWS_VERSION}", schema, {"kind": "hashes", "key": "image_sha256"}
-    )
+    table = store.ensure_table(_TABLE, _SCHEMA, {"kind": "hashes", "key": "image_sha256"})
     keys = items["image_sha256"].cast(pa.string()).combine_chunks()
     known = table.snapshot().read(["image_sha256"])["image_sha256"]
     new = pc.and_(pc.is_valid(keys), pc.invert(pc.is_in(keys, value_set=known.combine_chunks())))
-    todo = items.filter(new).select(["image_sha256", "root", "path"]).to_pylist()
-    todo = list({row["image_sha256"]: row for row in todo}.values())
-    rows: list[tuple[str, np.ndarray]] = []
+    todo: dict[str, list[Path]] = {}
+    for row in (
+        items.filter(new).slice(0, None if make else 0).select(["image_sha256", "root", "path"]).to_pylist()
+    ):
+        files = todo.setdefault(row["image_sha256"], [])
+        if row["path"]:
+            files.append(Path(row["root"] or "") / row["path"])
+    rows: list[tuple[str, np.ndarray, float]] = []
 
     def keep() -> None:
         if rows:
-            hashes = pa.FixedSizeListArray.from_arrays(
-                pa.array(np.concatenate([made for _, made in rows])), VIEWS
-            )
-            shas = pa.array([sha for sha, _ in rows], pa.string())
-            table.append(pa.table([shas, hashes], schema=schema), unique="image_sha256")
+            shas, hashes, inside = zip(*rows, strict=True)
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(hashes)), VIEWS)
+            columns = [pa.array(shas, pa.string()), lists, pa.array(inside, pa.float32())]
+            table.append(pa.table(columns, schema=_SCHEMA), unique="image_sha256")
             rows.clear()
 
     for done, (sha, made) in enumerate(_make(todo, threads), 1):
         if made is not None:
-            rows.append((sha, made))
+            rows.append((sha, *made))
         if len(rows) == _BATCH:
             keep()
         if progress:
@@ -240,12 +253,30 @@ def load_views(
     return hashes, informative(hashes) & there[:, None]
 
 
-def _make(todo: list[dict[str, str | None]], threads: int | None) -> Iterator[tuple[str, np.ndarray | None]]:
+def content_shares(store: Store, digests: pa.Array) -> np.ndarray:
+    """How much of each image is inside its margins and caption bands, as far as its views have been hashed.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        0 to 1; NaN where it is not known.
+    """
+    if _TABLE not in store.table_names():
+        return np.full(len(digests), np.nan)
+    read = store.table(_TABLE).snapshot().read(["image_sha256", "inside"])
+    at = pc.index_in(digests, value_set=read["image_sha256"].combine_chunks(), skip_nulls=True)
+    shares: np.ndarray = (
+        read["inside"].combine_chunks().take(at).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    )
+    return shares
+
+
+def _make(todo: dict[str, list[Path]], threads: int | None) -> Iterator[tuple[str, _Made | None]]:
     workers = threads or min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[tuple[str, Future[np.ndarray | None]]] = deque()
-        for row in todo:
-            ahead.append((str(row["image_sha256"]), pool.submit(_read, row)))
+        ahead: deque[tuple[str, Future[_Made | None]]] = deque()
+        for digest, files in todo.items():
+            ahead.append((digest, pool.submit(_read, digest, files)))
             if len(ahead) > 4 * workers:
                 sha, made = ahead.popleft()
                 yield sha, made.result()
@@ -253,15 +284,17 @@ def _make(todo: list[dict[str, str | None]], threads: int | None) -> Iterator[tu
             yield sha, made.result()
 
 
-def _read(row: dict[str, str | None]) -> np.ndarray | None:
-    if not row["path"]:
-        return None
-    path = Path(row["root"] or "") / row["path"]
-    try:
-        data = path.read_bytes() if path.is_file() else b""
-        # Another file of that name has other views.
-        if hashlib.sha256(data).hexdigest() != row["image_sha256"]:
-            return None
-        return view_hashes(decode(data, shortest=_SHORTEST).image)
-    except (ImageError, OSError):
-        return None
+def _read(digest: str, files: list[Path]) -> _Made | None:
+    """Hashes of the views, and how much is inside; None if none of the files is the image any more."""
+    for path in files:
+        try:
+            data = path.read_bytes() if path.is_file() else b""
+            # Another file of that name has other views.
+            if hashlib.sha256(data).hexdigest() != digest:
+                continue
+            image = decode(data, shortest=_SHORTEST).image
+        except (ImageError, OSError):
+            continue
+        left, top, right, bottom = box = content_box(image)
+        return view_hashes(image, box), (right - left) * (bottom - top) / (image.width * image.height)
+    return None

@@ -133,6 +133,20 @@ def test_policies(policy: str, order: list[str], shift: int) -> None:
     assert [turned["item_id"][row] for row in preference(table, policy)] == order
 
 
+def test_what_is_margin_does_not_count_for_the_best() -> None:
+    framed = {
+        "item_id": ["framed", "plain", "other"],
+        "width": [120, 100, 90],
+        "height": [100] * 3,
+        "format": ["PNG"] * 3,
+    }
+    table = items(**framed)
+    assert preference(table, "best").tolist() == [0, 1, 2]
+    boxed = table.append_column("inside", pa.array([0.8, None, 1.0]))
+    assert preference(boxed, "best").tolist() == [1, 0, 2]
+    assert preference(boxed, "largest").tolist() == [0, 1, 2]
+
+
 def test_of_texts_the_longest_is_the_largest_and_the_id_decides_last() -> None:
     table = items(item_id=["b", "a", "c"], text=["same", "same", "longer text"])
     assert preference(table, "largest").tolist() == [2, 1, 0]

@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.reposts import GRADED
 from icehouse.data.views import VIEWS, VIEWS_VERSION, WHOLE_VIEWS
 from icehouse.embed.pipeline import embed_sources
+from icehouse.serve.dups.gallery import write_gallery
 from icehouse.store.dups import views as views_module
 from icehouse.store.dups.cascade import Cascade, Contents, Rule
 from icehouse.store.dups.find import find_duplicates
 from icehouse.store.dups.hamming import cross_pairs
-from icehouse.store.dups.views import ViewHashes, load_views, view_radius
+from icehouse.store.dups.views import ViewHashes, content_shares, load_views, view_radius
 from icehouse.store.store import Store
 from toys import ToyEncoder, picture
 
@@ -167,6 +169,23 @@ def test_find_compares_views_and_keeps_them(folder: Path, tmp_path: Path) -> Non
     for file in folder.iterdir():
         file.unlink()
     assert pairs(find_duplicates(store, feature=FEATURE, rule=1.0)) == pairs(found)
+
+
+def test_a_framed_copy_does_not_win_by_its_frame(folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        if path.name not in ("p3.png", "pad.png"):
+            path.unlink()
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    store = Store.open(tmp_path / "s")
+    for keeper, kept in (("best", "p3.png"), ("largest", "pad.png")):
+        found = find_duplicates(store, feature=None, keeper=keeper)
+        assert found.clusters(["item_id", "keeper"]).to_pylist()[0] == {"item_id": kept, "keeper": True}
+        page = write_gallery(store).path.parent / "index.html"
+        assert ("no frame or band" in page.read_text()) == (kept == "p3.png")
+    digests = store.items.read(["image_sha256"])["image_sha256"].to_pylist()
+    shares = content_shares(store, pa.array(["f" * 64, *digests]))
+    assert np.isnan(shares[0])
+    assert sorted(shares[1:] < 1) == [False, True]
 
 
 def test_a_file_that_is_no_longer_the_one_has_no_views(folder: Path, tmp_path: Path) -> None:
