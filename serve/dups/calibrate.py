@@ -25,21 +25,11 @@ from ...data.reposts import GRADED, TEXT_EDITS
 from ...embed.checked import load_checked
 from ...embed.encoder import Encoder
 from ...errors import SourceError, StoreError, UsageError
-from ...store.dups.calibration import (
-    LEAST_ROWS,
-    Calibration,
-    Tail,
-    check_expected,
-    fit_bits,
-    fit_map,
-    fit_tail,
-    largest_cosines,
-    mapped,
-    tail_size,
-)
+from ...store.dups.calibration import LEAST_ROWS, Calibration, fit_map, largest_cosines, mapped
 from ...store.dups.evaluate import Truth, read_truth
 from ...store.dups.find import DEFAULT_HAMMING, default_feature
 from ...store.dups.hamming import informative
+from ...store.dups.tail import Tail, check_expected, fit_bits, fit_tail, tail_size
 from ...store.dups.views import MOST_VIEWED, ViewHashes, load_views, view_radius
 from ...store.folders import publish_folder
 from ...store.store import Store

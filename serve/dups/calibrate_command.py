@@ -34,7 +34,8 @@ def calibrate(
 ) -> None:
     """Choose the cosine of near-duplicates by changed copies of your own images or texts. `find` uses it from then on."""
     from ...console import bar
-    from ...store.dups.calibration import Calibration, in_words
+    from ...store.dups.calibration import Calibration
+    from ...store.dups.tail import in_words
     from ...store.store import Store
     from .calibrate import calibrate as run
 

@@ -24,11 +24,12 @@ from ...embed.encoder import Encoder, Modality, fingerprint, load_encoder
 from ...embed.pipeline import DEFAULT_CLEANING
 from ...embed.tables import feature_provenance
 from ...errors import UsageError
-from ...store.dups.calibration import Calibration, in_words
+from ...store.dups.calibration import Calibration
 from ...store.dups.cascade import Rule
 from ...store.dups.find import DEFAULT_COSINE, DEFAULT_HAMMING, default_feature
 from ...store.dups.recent import BATCH, DEFAULT_WINDOW, Recent
 from ...store.dups.recent_state import check_place, load_window, save_window
+from ...store.dups.tail import in_words
 from ...store.dups.verdicts import Arrival, Match, Verdict
 from ...store.store import Store
 from .intake import Content, Item, Pipeline, Reader, item_of

@@ -27,13 +27,14 @@ from ..join.selfjoin import self_join
 from ..join.tiles import choose_tiles
 from ..store import Store
 from ..vectors import Vectors
-from .calibration import Calibration, in_words, mapped
+from .calibration import Calibration, mapped
 from .cascade import Cascade, Contents, Rule, claim_rest, in_order
 from .engines import ENGINES, choose_engine
 from .groups import Star, grouping
 from .hamming import HashJoin
 from .keepers import columns_for, criteria, preference, ranks
 from .notes import lacking, notes
+from .tail import in_words
 from .views import MOST_VIEWED, ViewHashes, content_shares, load_views, view_radius
 from .write import Ledger, PairWriter, cluster_table, write_lists
 

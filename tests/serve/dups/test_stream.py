@@ -18,8 +18,9 @@ from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SpaceError, UsageError
 from icehouse.serve.dups import intake, shrinking
 from icehouse.serve.dups.stream import DuplicateStream, Verdict
-from icehouse.store.dups.calibration import Calibration, Tail, fit_map
+from icehouse.store.dups.calibration import Calibration, fit_map
 from icehouse.store.dups.cascade import Rule
+from icehouse.store.dups.tail import Tail
 from icehouse.store.store import Store
 from PIL import Image
 from streams import COSINE, make_photos

@@ -12,18 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.errors import CorruptError, StoreError, UsageError
 from icehouse.store.dups.calibration import (
-    LEAST_COSINE,
     Calibration,
     HashRule,
-    Tail,
-    fit_bits,
     fit_map,
-    fit_tail,
     largest_cosines,
     list_calibrations,
     mapped,
-    tail_size,
 )
+from icehouse.store.dups.tail import LEAST_COSINE, Tail, fit_bits, fit_tail, tail_size
 from icehouse.store.store import Store
 
 
