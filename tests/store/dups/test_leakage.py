@@ -7,7 +7,6 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +23,11 @@ from icehouse.store.dups.find import find_duplicates
 from icehouse.store.dups.leakage import LEAKED, Affected, Leakage, find_leakage, write_cleaned
 from icehouse.store.dups.neighbours import Neighbours
 from icehouse.store.schema import items_schema
-from icehouse.store.split import parse_ratios, split_items
+from icehouse.store.split import split_items
 from icehouse.store.store import Store
-from typer.testing import CliRunner, Result
+from leaky_stores import BASES, Row, leaky_store, make_store, run
 
 CRISISMMD = Path(__file__).parents[4] / "shared" / "data" / "crisismmd"
-
-#: Far apart from one another; flipping up to three bits of each keeps its family together.
-BASES = (0xB2CDCD3232CDCD30, 0x4D3232CDCD3232CF, 0x0F0F3C3CA5A59669)
-
-Row = tuple[int, int, str | None, str | None]
-
-
-def make_store(path: Path, rows: list[Row], order: Sequence[int] | None = None) -> Store:
-    """Item <k> of rows (content, flipped bits of its content's hash, split, label)."""
-    store = Store.create(path)
-    flips = {content: bits for content, bits, _, _ in reversed(rows)}
-    store.items.append(
-        pa.Table.from_pylist(
-            [
-                {
-                    "item_id": f"i{k:02d}",
-                    "image_sha256": f"{content:064d}",
-                    "phash": BASES[content % 3] ^ sum(1 << (7 * bit) for bit in range(flips[content])),
-                    "split": split,
-                    "label": label,
-                    "missing": False,
-                }
-                for k in order or range(len(rows))
-                for content, _, split, label in [rows[k]]
-            ],
-            schema=items_schema(["label"]),
-        )
-    )
-    return store
 
 
 def kind_of(a: dict[str, Any], b: dict[str, Any], radius: int) -> str | None:
@@ -76,26 +46,10 @@ def affected(found: Leakage) -> dict[str, Affected]:
     return {a.split: a for a in found.affected}
 
 
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Test's i03 is a copy of train's i00, its i04 a recompression of it; test's i05 is one of dev's i02."""
-    rows: list[Row] = [
-        (0, 0, "train", "flood"),
-        (0, 0, "train", "flood"),
-        (1, 0, "val", "calm"),
-        (0, 0, "test", "calm"),
-        (3, 1, "test", "flood"),
-        (4, 2, "test", None),
-        (2, 0, "test", "calm"),
-        (5, 0, None, "calm"),
-    ]
-    made = make_store(tmp_path / "s", rows)
-    find_duplicates(made, feature=None)
-    return made
+    return leaky_store(tmp_path / "s")
 
 
 def test_pairs_between_splits(store: Store) -> None:
@@ -374,21 +328,6 @@ def test_a_column_without_a_name_would_end_all_sql(store: Store) -> None:
     assert store.query("select count(*) as n from items")["n"][0].as_py() == 8
 
 
-def test_copies_that_came_after_the_search_stay_together(store: Store) -> None:
-    rows = [
-        {"item_id": f"z{k}", "image_sha256": f"{content:064d}", "missing": False}
-        for k, content in enumerate([0, 0, 77, 77, 77])
-    ]
-    store.items.append(pa.Table.from_pylist(rows, schema=items_schema(["label"])))
-    report = split_items(
-        store, keep_together=["duplicates"], column="fresh", ratios={"train": 0.5, "test": 0.5}
-    )
-    fresh = dict(zip(*store.items.read(["item_id", "fresh"]).to_pydict().values(), strict=True))
-    assert len({fresh[item] for item in ("i00", "i01", "i03", "z0", "z1")}) == 1
-    assert len({fresh[item] for item in ("z2", "z3", "z4")}) == 1
-    assert "did not look at 5 of 13 items, of which only copies are kept together" in report.notes[0]
-
-
 def test_the_command(store: Store, tmp_path: Path) -> None:
     shown = run("dups", "leakage", "-s", store.path, "--max-leakage", "0.75")
     assert shown.exit_code == 0, shown.output
@@ -437,78 +376,6 @@ def test_damaged_results_are_said(store: Store) -> None:
     (store.path / "dups" / "default" / "keep.csv").unlink()
     with pytest.raises(StoreError, match="dups find --name default"):
         find_leakage(store)
-
-
-def test_split_command(store: Store, tmp_path: Path) -> None:
-    refused = run("split", "-s", store.path, "--keep-together", "duplicates")
-    assert refused.exit_code == 2
-    assert "7 items have a 'split' already; --overwrite" in refused.stderr
-    how = ["-s", str(store.path), "--stratify", "label", "--keep-together", "duplicates", "-r", "0.6,0.4"]
-    path = tmp_path / "split.csv"
-    report = json.loads(run("split", *how, "-o", str(path), "--json").stdout)
-    assert sum(report["splits"].values()) == 8
-    assert report["groups"] == {"kept": ["duplicates"], "of_several": 3, "items": 8, "largest": 4}
-    assert {row["label"] for row in report["balance"]} == {"calm", "flood", None}
-    assert path.read_text().startswith("item_id,split\ni00,")
-    assert find_leakage(store).splits["dev"] == 1  # the store is as it was
-    shown = run("split", *how, "--column", "fresh")
-    assert shown.exit_code == 0, shown.output
-    assert "3 groups of two items or more, 8 items in them, 4 in the largest" in shown.stdout
-    assert "train (60.0%)" in shown.stdout
-    again = run("split", *how, "--column", "fresh", "--where", "label is not null", "--overwrite")
-    assert again.exit_code == 0, again.output
-    rows = store.items.read(["item_id", "label", "fresh"]).to_pylist()
-    assert [row["item_id"] for row in rows if row["fresh"] is None] == ["i05"]
-
-
-def test_a_column_keeps_together_and_joins_with_duplicates(store: Store) -> None:
-    split_items(store, keep_together=["label", "duplicates"], column="one", ratios={"train": 1.0})
-    with pytest.raises(UsageError, match="replaces it"):
-        split_items(store, column="one")
-    report = split_items(store, keep_together=["label"], column="two", ratios={"train": 0.5, "test": 0.5})
-    rows = store.items.read(["label", "two"]).to_pylist()
-    assert all(len({row["two"] for row in rows if row["label"] == label}) == 1 for label in ("calm", "flood"))
-    assert report.groups["of_several"] == 2
-    giant = split_items(
-        store, keep_together=["label", "duplicates"], column="three", ratios={"train": 0.9, "test": 0.1}
-    )
-    assert giant.groups["largest"] == 8
-    assert giant.splits == {"train": 8, "test": 0}
-    assert any("larger than the smallest split" in note for note in giant.notes)
-    assert any("'test' has no items: there are 1 groups" in note for note in giant.notes)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["-r", "0.8,0.3"], "not shares of 1"),
-        (["-r", "0.25,0.25,0.25,0.25"], "need names"),
-        (["-r", "train=0.8,0.2"], "name all of them or none"),
-        (["-r", "dev=0.8,val=0.2"], "name of its own"),
-        (["-r", "most,rest"], "no numbers"),
-        (["--stratify", "colour"], "no column 'colour'"),
-        (["--keep-together", "colour"], "no column 'colour'"),
-        (["--column", "phash"], "choose another name"),
-        (["--where", "label = 'storm'"], "no items to split that meet"),
-        (["--dups", "default"], "--keep-together duplicates"),
-    ],
-)
-def test_what_cannot_be_split_is_said(store: Store, arguments: list[str], says: str) -> None:
-    result = run("split", "-s", store.path, "--overwrite", *arguments)
-    assert result.exit_code == 2, result.output
-    assert says in result.stderr
-    assert find_leakage(store).splits == {"train": 2, "dev": 1, "test": 4, "": 1}
-
-
-def test_a_split_without_a_search(store: Store) -> None:
-    result = run("split", "-s", store.path, "--keep-together", "duplicates", "--dups", "never", "--overwrite")
-    assert result.exit_code == 1
-    assert "there are: default" in result.stderr
-
-
-def test_many_ratios_with_names() -> None:
-    assert parse_ratios("train=0.7, dev=0.1,test=0.1,test_unseen=0.1")["test_unseen"] == 0.1
-    assert parse_ratios("0.9,0.1") == {"train": 0.9, "test": 0.1}
 
 
 def test_every_option_has_help() -> None:
