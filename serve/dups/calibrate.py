@@ -28,13 +28,12 @@ from ...errors import SourceError, StoreError, UsageError
 from ...store.dups.calibration import LEAST_ROWS, Calibration, fit_map, largest_cosines, mapped
 from ...store.dups.evaluate import Truth, read_truth
 from ...store.dups.find import DEFAULT_HAMMING, default_feature
-from ...store.dups.hamming import informative
-from ...store.dups.tail import Tail, check_expected, fit_bits, fit_tail, tail_size
-from ...store.dups.views import MOST_VIEWED, ViewHashes, load_views, view_radius
+from ...store.dups.tail import Tail, check_expected, fit_tail, tail_size
 from ...store.folders import publish_folder
 from ...store.store import Store
 from .copies import LABELLED, Copies, make_copies
 from .curves import Curves, write_curves
+from .hashes import Hashes, Known, labels_of
 
 __all__ = ["calibrate"]
 
@@ -45,9 +44,8 @@ _MOST_FITTED = 20_000
 _MOST_COMPARED = 6000
 #: Recall that a map must gain to be worth having.
 _WORTH = 0.005
-#: Of unrelated pairs none is so near; those that are do not count as such.
-_SURELY_HASHED = 10
-_MOST_HASHED = 200_000
+#: Labelled duplicates that count like the copies of one transform.
+_AS_A_TRANSFORM = 20
 _LIBRARIES = ("icehouse", "numpy", "pillow", "torch")
 
 Progress = Callable[[int, int], None]
@@ -116,35 +114,37 @@ def calibrate(
             f"{feature} has {n} different contents, and a calibration needs at least {LEAST_ROWS} to know what unrelated "
             "ones look like; give `icehouse dups find` a --threshold instead"
         )
-    truth = None if pairs is None else read_truth(pairs)
+    known = {} if pairs is None else _known(store, read_truth(pairs), spec["key"], contents)
     encoder = load_checked(spec, encoder, device=device)
     rng = np.random.default_rng([seed, 3])
-    views = _views(store, contents, hamming) if spec["modality"] == "image" else None
+    hashes = None
+    if spec["modality"] == "image":
+        hashes = Hashes.of(store, contents, hamming, expected_false_pairs)
     copies = make_copies(encoder, spec, contents, X.dtype, rng, sample, seed, progress)
-    known = _known(store, truth, spec["key"], contents)
     if same := [pair for pair, label in known.items() if label]:
         i, j = np.array(same).T
-        copies = copies.with_labelled(i, j, X, contents, views)
+        copies = copies.with_labelled(i, j, X, hashes)
     fitted = np.sort(rng.permutation(n)[:_MOST_FITTED])
     compared = np.sort(rng.permutation(n)[:_MOST_COMPARED])
     tried: list[_Tried] = []
     for shrinkage in SHRINKAGES:
-        tried.append(
-            _try(shrinkage, X, fitted, compared, copies, contents, views, known, n, expected_false_pairs)
-        )
+        tried.append(_try(shrinkage, X, fitted, compared, copies, hashes, known, n, expected_false_pairs))
     best = tried[0]
     for other in tried[1:]:
         if other.mean_recall > best.mean_recall + _WORTH:
             best = other
-    bits = _bits(best, X, compared, contents, views)
-    agreement = _agreement(best, X, compared, views, known)
+    lowest_first = tuple(np.sort(best.positives[np.isfinite(best.positives)]).tolist())
     fitting = (best.mean, best.matrix, best.tail, len(fitted))
-    made = Calibration(
-        feature, spec["fingerprint"], *fitting, copies=best.found, bits=bits, agreement=agreement
-    )
+    made = Calibration(feature, spec["fingerprint"], *fitting, copies=lowest_first)
+    if hashes is not None:
+        units = mapped(X[compared], best.mean, best.matrix)
+        made = replace(made, bits=hashes.fit_bits(compared, units, best.cosine, known))
+        if made.radius("whole", n, hamming, expected_false_pairs) < hamming:
+            # Otherwise hashes of 64 bits suffice.
+            made = replace(made, agreement=hashes.fit_agreement(compared, units, best.cosine, known))
     best.cosine = made.threshold(n, expected_false_pairs)
     report = _report(
-        made, best, tried, copies, views, hamming, n, expected_false_pairs, sample, seed, known, X
+        made, best, tried, copies, hashes, hamming, n, expected_false_pairs, sample, seed, known, X
     )
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES if name != "icehouse"}
     report |= {
@@ -178,11 +178,6 @@ class _Tried:
     cosine: float
     mean_recall: float
 
-    @property
-    def found(self) -> tuple[float, ...]:
-        """Cosines of the copies that are found, ascending."""
-        return tuple(np.sort(self.positives[self.positives >= self.cosine]).tolist())
-
 
 def _try(
     shrinkage: float,
@@ -190,9 +185,8 @@ def _try(
     fitted: np.ndarray,
     compared: np.ndarray,
     copies: Copies,
-    contents: pa.Table,
-    views: ViewHashes | None,
-    known: dict[tuple[int, int], bool],
+    hashes: Hashes | None,
+    known: Known,
     n: int,
     expected: float,
 ) -> _Tried:
@@ -206,17 +200,21 @@ def _try(
     total = len(units) * (len(units) - 1) // 2
     # As many again, for those that turn out to be duplicates.
     i, j, cosine = largest_cosines(units, 2 * tail_size(total) + 1000)
-    related = _related(contents, views, compared[i], compared[j], known)
+    i, j = compared[i], compared[j]
+    related = labels_of(i, j, known, np.zeros(len(i), bool) if hashes is None else hashes.related(i, j))
     tail = fit_tail(cosine[~related], total - int(related.sum()))
     positives = _positives(shrinkage, base, mean, matrix, X, copies)
     threshold = tail.threshold(n, expected)
     found = positives >= threshold
-    recalls = [found[copies.kinds == kind].mean() for kind in dict.fromkeys(copies.kinds.tolist())]
+    kinds = list(dict.fromkeys(copies.kinds.tolist()))
+    recalls = [found[copies.kinds == kind].mean() for kind in kinds]
+    # A handful of labelled pairs is not to outweigh what dozens of copies say.
+    weights = [min(1.0, (copies.kinds == kind).sum() / _AS_A_TRANSFORM) for kind in kinds]
     pick = np.random.default_rng(0).integers(0, len(units), (2, 100_000))
     random = np.einsum("ij,ij->i", units[pick[0]], units[pick[1]])[pick[0] != pick[1]]
     return _Tried(
         shrinkage, mean, matrix, tail, int(related.sum()), positives, cosine[~related], random, threshold,
-        float(np.mean(recalls)),
+        float(np.average(recalls, weights=weights)),
     )  # fmt: skip
 
 
@@ -255,20 +253,12 @@ def _contents(store: Store, feature: str, key: str) -> tuple[pa.Table, np.ndarra
     return items, vectors.X[items["row"].to_numpy()] if len(items) else vectors.X[:0]
 
 
-def _views(store: Store, contents: pa.Table, hamming: int) -> ViewHashes | None:
-    if len(contents) > MOST_VIEWED or (radius := view_radius(len(contents), hamming)) < 0:
-        return None
-    return ViewHashes(*load_views(store, contents), radius)
-
-
-def _known(store: Store, truth: Truth | None, key: str, contents: pa.Table) -> dict[tuple[int, int], bool]:
+def _known(store: Store, truth: Truth, key: str, contents: pa.Table) -> Known:
     """Labelled pairs of contents."""
-    if truth is None:
-        return {}
     items = store.items.read(["item_id", key])
     at = pc.index_in(items[key].cast(pa.string()), value_set=contents[key].cast(pa.string()).combine_chunks())
     number = dict(zip(items["item_id"].to_pylist(), at.to_pylist(), strict=True))
-    known: dict[tuple[int, int], bool] = {}
+    known: Known = {}
     for label, listed in ((False, truth.negative or frozenset()), (True, truth.positive)):
         for a, b in listed:
             i, j = number.get(a), number.get(b)
@@ -279,92 +269,21 @@ def _known(store: Store, truth: Truth | None, key: str, contents: pa.Table) -> d
     return known
 
 
-def _related(
-    contents: pa.Table,
-    views: ViewHashes | None,
-    i: np.ndarray,
-    j: np.ndarray,
-    known: dict[tuple[int, int], bool],
-) -> np.ndarray:
-    """Which pairs are no honest negatives: their hashes are near, or they are labelled so."""
-    related = np.zeros(len(i), bool)
-    if views is not None:
-        hashes = pc.fill_null(contents["phash"], 0).to_numpy().astype(np.uint64)
-        telling = informative(hashes)
-        near = np.bitwise_count(hashes[i] ^ hashes[j]) <= _SURELY_HASHED
-        related = (near & telling[i] & telling[j]) | (views.distance(i, j) <= views.radius)
-    if known:
-        for k, pair in enumerate(zip(i.tolist(), j.tolist(), strict=True)):
-            label = known.get((min(pair), max(pair)))
-            if label is not None:
-                related[k] = label
-    return related
-
-
-def _bits(
-    best: _Tried, X: np.ndarray, compared: np.ndarray, contents: pa.Table, views: ViewHashes | None
-) -> dict[str, tuple[float, float]]:
-    """How often hashes of unrelated pictures are near; pairs that the embedding finds are no unrelated ones."""
-    if views is None:
-        return {}
-    i, j = (side.astype(np.int64) for side in np.triu_indices(len(compared), 1))
-    pick = np.random.default_rng(1).permutation(len(i))[:_MOST_HASHED]
-    i, j = i[pick], j[pick]
-    units = mapped(X[compared], best.mean, best.matrix)
-    cosine = np.concatenate(
-        [
-            np.einsum("ij,ij->i", units[i[k : k + 8192]], units[j[k : k + 8192]])
-            for k in range(0, len(i), 8192)
-        ]
-    )
-    i, j = compared[i[cosine < best.cosine]], compared[j[cosine < best.cosine]]
-    hashes = pc.fill_null(contents["phash"], 0).to_numpy().astype(np.uint64)
-    known = informative(hashes)
-    both = known[i] & known[j]
-    whole = np.bitwise_count(hashes[i] ^ hashes[j])[both]
-    parts = views.distance(i, j)
-    found = {"whole": fit_bits(whole), "views": fit_bits(parts[parts <= 64])}
-    return {what: fit for what, fit in found.items() if fit is not None}
-
-
-def _agreement(
-    best: _Tried,
-    X: np.ndarray,
-    compared: np.ndarray,
-    views: ViewHashes | None,
-    known: dict[tuple[int, int], bool],
-) -> Tail | None:
-    """How far all views of unrelated pictures agree; None if there is too little to tell by."""
-    if views is None:
-        return None
-    compared = compared[views.usable[compared].any(axis=1)]
-    total = len(compared) * (len(compared) - 1) // 2
-    i, j, agreed = largest_cosines(views.signs(compared), 2 * tail_size(total) + 1000)
-    i, j = compared[i], compared[j]
-    units = [mapped(X[side], best.mean, best.matrix) for side in (i, j)]
-    related = np.einsum("ij,ij->i", *units) >= best.cosine
-    for k, pair in enumerate(zip(i.tolist(), j.tolist(), strict=True)):
-        related[k] = known.get((min(pair), max(pair)), related[k])
-    try:
-        return fit_tail(np.round(agreed[~related].astype(np.float64), 6), total - int(related.sum()))
-    except UsageError:
-        return None
-
-
 def _report(
     made: Calibration,
     best: _Tried,
     tried: list[_Tried],
     copies: Copies,
-    views: ViewHashes | None,
+    hashes: Hashes | None,
     hamming: int,
     n: int,
     expected: float,
     sample: int,
     seed: int,
-    known: dict[tuple[int, int], bool],
+    known: Known,
     X: np.ndarray,
 ) -> dict[str, Any]:
+    views = None if hashes is None else hashes.views
     by_embedding = best.positives >= best.cosine
     rule = made.hashes(n, hamming, expected, views is not None)
     by_hash = copies.whole <= rule.whole
@@ -410,7 +329,7 @@ def _report(
     return report
 
 
-def _labelled(best: _Tried, known: dict[tuple[int, int], bool], X: np.ndarray) -> dict[str, int]:
+def _labelled(best: _Tried, known: Known, X: np.ndarray) -> dict[str, int]:
     i, j = np.array(list(known)).T
     left, right = mapped(X[i], best.mean, best.matrix), mapped(X[j], best.mean, best.matrix)
     found = np.einsum("ij,ij->i", left, right) >= best.cosine

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from ...data.images import decode
@@ -22,6 +21,7 @@ from ...embed.extract import read_file
 from ...errors import ImageError, SourceError
 from ...store.dups.hamming import informative
 from ...store.dups.views import ViewHashes
+from .hashes import Hashes
 
 __all__ = ["LABELLED", "ROUNDS", "Copies", "make_copies"]
 
@@ -65,17 +65,13 @@ class Copies:
     whole: np.ndarray
     agreed: np.ndarray
 
-    def with_labelled(
-        self, i: np.ndarray, j: np.ndarray, X: np.ndarray, contents: pa.Table, views: ViewHashes | None
-    ) -> Copies:
+    def with_labelled(self, i: np.ndarray, j: np.ndarray, X: np.ndarray, hashes: Hashes | None) -> Copies:
         """Add the pairs of contents ``i[k]`` and ``j[k]`` that are known to be duplicates."""
         apart, whole, agreed = np.full(len(i), 65), np.full(len(i), 65), np.full(len(i), -1.0)
-        if views is not None:
-            hashes = pc.fill_null(contents["phash"], 0).to_numpy().astype(np.uint64)
-            telling = informative(hashes)
-            bits = np.bitwise_count(hashes[i] ^ hashes[j])
-            whole = np.where(telling[i] & telling[j], bits, 65)
-            apart, agreed = views.distance(i, j), views.agreement(i, j)
+        if hashes is not None:
+            whole = hashes.apart(i, j)
+            if hashes.views is not None:
+                apart, agreed = hashes.views.distance(i, j), hashes.views.agreement(i, j)
         added = (i, np.full(len(i), LABELLED), np.full(len(i), -1), X[j], apart, whole, agreed)
         held = (self.of, self.kinds, self.rounds, self.vectors, self.apart, self.whole, self.agreed)
         return Copies(*(np.concatenate(both) for both in zip(held, added, strict=True)))

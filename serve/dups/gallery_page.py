@@ -107,9 +107,16 @@ def _about(summary: dict[str, Any]) -> str:
             f"<code>{escape(rule['feature'])}</code> at cosine ≥ {cosine} ({escape(rule['cosine_from'])})"
         )
     if rule["hamming"] is not None:
-        told.append(f"perceptual hashes within {count_of(rule['hamming'], 'bit')}")
+        told.append(_hashes(rule["hamming"], rule.get("agreement")))
     told += [f"{escape(rule['grouping'])} groups", f"keeper: {escape(rule['keeper'])}"]
     return "; ".join(told) + "."
+
+
+def _hashes(bits: int, agreement: float | None) -> str:
+    ways = [f"within {count_of(bits, 'bit')}"] if bits >= 0 else []
+    if agreement is not None:
+        ways.append(f"near and agreeing in all parts to {agreement:.3f}")
+    return f"perceptual hashes {' or '.join(ways)}"
 
 
 def _overview(summary: dict[str, Any], matching: int, shown: int) -> str:

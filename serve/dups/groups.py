@@ -352,10 +352,11 @@ def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str, margins: bool) -
     items = store.items.reading(read)
     if items is None or not len(items):
         return [""] * (len(pairs) // 2)
-    bare = compared = criteria(items, policy)
-    if margins and "image_sha256" in items.column_names:
-        shares = content_shares(store, items["image_sha256"].cast(pa.string()).combine_chunks())
-        compared = criteria(items.append_column("inside", pa.array(shares)), policy)
+    inside = None
+    if margins:
+        inside = content_shares(store, items["image_sha256"].cast(pa.string()).combine_chunks())
+    compared = criteria(items, policy, inside)
+    framed = dict(compared).get("framed", np.zeros(len(items)))
     at = pc.index_in(pairs, value_set=items["item_id"].combine_chunks())
     places = pc.fill_null(at, -1).to_numpy().reshape(-1, 2)
     size = dict(compared)["size"]
@@ -368,7 +369,7 @@ def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str, margins: bool) -
                 if a < b or (np.isnan(b) and not np.isnan(a)):
                     image = items["width"][keeper].is_valid
                     reason = _words(name, policy, image, float(size[keeper]), float(size[next_best]))
-                    if name == "quality" and not dict(bare)[name][keeper] < dict(bare)[name][next_best]:
+                    if framed[keeper] < framed[next_best]:
                         reason = "no frame or band"
                     break
         reasons.append(reason)
@@ -376,7 +377,7 @@ def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str, margins: bool) -
 
 
 def _words(name: str, policy: str, image: bool, size: float, other: float) -> str:
-    if name == "quality":
+    if name in ("within", "quality"):
         if size == other:
             return "less compressed"
         name = "size" if size < other else "less compressed, though smaller"

@@ -178,11 +178,11 @@ class Calibration:
     report : dict
         Recall for each transform, and all else that was measured.
     copies : tuple of float
-        Cosines of changed copies with their contents, ascending.
+        Cosines of changed copies with their contents, found or not, ascending.
     bits : dict of str to (float, float)
         For the hashes of "whole" pictures and of "views", as `fit_bits` gives it.
     agreement : Tail, optional
-        Of `ViewHashes.agreement` between unrelated pictures.
+        Of `ViewHashes.agreement` between unrelated pictures; None where bits tell enough.
     """
 
     feature: str
@@ -199,12 +199,12 @@ class Calibration:
     def hashes(self, n: int, most: int, expected: float = 1.0, viewed: bool = True) -> HashRule:
         """Choose what hashes must have in common, where each kind of evidence may make `expected` false pairs.
 
-        At most `most` bits. Where strangers have nearer ones the agreement of all views is asked as well, if there are
+        At most `most` bits. Where strangers had nearer ones the agreement of all views is asked as well, if there are
         views; otherwise equal hashes count even there.
         """
         whole, views = (self.radius(what, n, most, expected) for what in ("whole", "views"))
         agreement = None
-        if viewed and self.agreement is not None and whole < most:
+        if viewed and self.agreement is not None:
             agreement = self.agreement.threshold(n, expected)
         return HashRule(whole if agreement is not None else max(whole, 0), views, agreement)
 

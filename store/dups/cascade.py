@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,12 @@ class Rule:
     matrix: np.ndarray | None = None
     view_bits: int | None = None
     agreement: float | None = None
+
+    def unconfirmed(self) -> Rule:
+        """The rule where there are no views that could agree: equal hashes count after all."""
+        if self.agreement is None:
+            return self
+        return replace(self, hamming=None if self.hamming is None else max(self.hamming, 0), agreement=None)
 
 
 @dataclass(frozen=True)
@@ -226,7 +232,7 @@ class Contents:
             close = (hamming >= 0) & (hamming <= 2 * radius) & self.telling[i] & self.telling[j]
             apart &= ~close
             if self.views is not None:
-                apart &= nearest > 2 * self.views.reach
+                apart &= ~self.views.linked(i, j, nearest)
         known = np.zeros(len(i), bool)
         if least is not None:
             known |= ~np.isnan(cosine)
@@ -283,8 +289,32 @@ class Cascade:
     #: Contents before this one have all their pairs.
     complete: int = 0
     stats: dict[str, Any] = field(default_factory=dict)
+    _by_views: np.ndarray | None = field(default=None, init=False)
+
+    def settle(self) -> None:
+        """Find the pairs of views, or give them up where everything resembles everything, before any pair is judged.
+
+        A stage that looked at a part would make results depend on which. Without views nothing can confirm what hashes
+        say, and equal ones count again.
+        """
+        contents = self.contents
+        if contents.views is None or self._by_views is not None:
+            return
+        begun = time.perf_counter()
+        codes, whole = contents.views.pairs(self.max_pairs + 1)
+        self.stats["views"] = {
+            "contents": int(contents.views.usable.any(axis=1).sum()),
+            "radius": contents.views.radius,
+            "left_out": not whole,
+            "seconds": time.perf_counter() - begun,
+        }
+        self._by_views = codes
+        if not whole:
+            contents.views = None
+            contents.rule = contents.rule.unconfirmed()
 
     def __iter__(self) -> Iterator[Found]:
+        self.settle()
         n = len(self.contents)
         self.complete = n
         hashes = _merge(self._by_hash(), self._by_view())
@@ -322,21 +352,8 @@ class Cascade:
             yield block.i * len(self.contents) + block.j, np.full(len(block.i), np.nan)
 
     def _by_view(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        views = self.contents.views
-        if views is None:
-            return
-        begun = time.perf_counter()
-        codes, whole = views.pairs(self.max_pairs + 1)
-        self.stats["views"] = {
-            "contents": int(views.usable.any(axis=1).sum()),
-            "radius": views.radius,
-            "left_out": not whole,
-            "seconds": time.perf_counter() - begun,
-        }
-        if not whole:
-            # A stage that looked at a part would make results depend on which.
-            self.contents.views = None
-        elif len(codes):
+        codes = self._by_views
+        if codes is not None and len(codes):
             yield codes, np.full(len(codes), np.nan)
 
     def _by_embedding(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:

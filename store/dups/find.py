@@ -23,18 +23,15 @@ import pyarrow.parquet as pq
 from ... import __version__
 from ...errors import StoreError, UsageError
 from ..folders import publish_folder
-from ..join.selfjoin import self_join
-from ..join.tiles import choose_tiles
 from ..store import Store
 from ..vectors import Vectors
-from .calibration import Calibration, mapped
+from .calibration import mapped
 from .cascade import Cascade, Contents, Rule, claim_rest, in_order
 from .engines import ENGINES, choose_engine
 from .groups import Star, grouping
-from .hamming import HashJoin
 from .keepers import columns_for, criteria, preference, ranks
 from .notes import lacking, notes
-from .tail import in_words
+from .rules import DEFAULT_COSINE, DEFAULT_HAMMING, check_rule, choose_hamming, choose_rule
 from .views import MOST_VIEWED, ViewHashes, content_shares, load_views, view_radius
 from .write import Ledger, PairWriter, cluster_table, write_lists
 
@@ -47,12 +44,6 @@ __all__ = [
     "find_duplicates",
     "list_duplicates",
 ]
-
-#: Bits of 64. Of a million images whose hashes were random, 7 pairs would be as near, and 11,000 within 10 bits.
-DEFAULT_HAMMING = 6
-
-#: In want of a calibration. No cosine suits every encoder and every set of images.
-DEFAULT_COSINE = 0.95
 
 DEFAULT_MAX_PAIRS = 5_000_000
 
@@ -81,6 +72,11 @@ class Duplicates:
     def name(self) -> str:
         """Name it was given."""
         return self.path.name
+
+    @property
+    def looked_at(self) -> datetime:
+        """When the items were read; what came or was written since has not been compared."""
+        return datetime.fromisoformat(self.summary["looked_at"])
 
     @classmethod
     def open(cls, store: Store | str | Path, name: str = "default") -> Duplicates:
@@ -216,39 +212,42 @@ def find_duplicates(
     spec = None if feature is None else store.feature_table(feature).spec
     key = "image_sha256" if spec is None else spec["key"]
     begun = time.perf_counter()
-    hamming = _hamming(hamming, views, feature, key)
+    hamming = choose_hamming(hamming, views, feature, key)
+    # What comes while images are hashed has not been looked at.
+    looked_at = datetime.now(UTC)
     items = _items(store, key, keeper, where)
     automatic = hamming == "auto"
     hamming = DEFAULT_HAMMING if hamming == "auto" else hamming
     n = pc.count_distinct(items[key]).as_py()
     viewed = hamming is not None and n > 1 and (n <= MOST_VIEWED if views is None else views)
-    made, remarks = _rule(store, rule, feature, hamming, automatic, n, expected_false_pairs, viewed)
-    _check(made, threads, device)
+    made, remarks = choose_rule(store, rule, feature, hamming, automatic, n, expected_false_pairs, viewed)
+    check_rule(made, threads, device)
     vectors = None if feature is None else store.vectors(feature)
     try:
         with publish_folder(folder) as temp:
             scratch = temp / "vectors.npy"
+            inside = None
             if viewed:
                 load_views(store, items, progress=progress, threads=threads)
-                shares = content_shares(store, items[key].cast(pa.string()).combine_chunks())
-                items = items.append_column("inside", pa.array(shares))
-            ledger, items = _ledger(items, key, keeper)
+                inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
+            ledger, items = _ledger(items, key, keeper, inside)
             contents, rows = _contents(ledger, items, key, made, vectors, scratch)
             remarks += lacking(contents, items, key, feature, where)
             if viewed:
-                contents.views, unseen = _views(store, ledger, items, made)
+                contents.views, unseen = _views(store, ledger, items, made, expected_false_pairs or 1.0)
                 remarks += unseen
             elif hamming is not None and n > 1 and views is None:
                 remarks.append(
                     f"crops and frames are left to the embedding: hashing parts of {n} images takes long; ask with --views"
                 )
-            if contents.views is None and made.agreement is not None:
-                # Nothing is left that could confirm what hashes say.
-                made = contents.rule = replace(made, hamming=max(made.hamming or 0, 0), agreement=None)
+            if contents.views is None:
+                contents.rule = contents.rule.unconfirmed()
             del items
             chosen = choose_engine(engine, store, feature, contents.rows, rows, vectors, threads=threads)
             groups = grouping(grouping_by, len(contents))
             cascade = Cascade(contents, max_pairs, threads, device, progress, chosen)
+            cascade.settle()
+            made = replace(made, hamming=contents.rule.hamming, agreement=contents.rule.agreement)
             with PairWriter.to(temp / "pairs.parquet", ledger) as writer:
                 writer.copies(contents)
                 for found in cascade:
@@ -264,6 +263,7 @@ def find_duplicates(
             summary = {
                 "name": name,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "looked_at": looked_at.isoformat(),
                 "created_by": f"icehouse {__version__}",
                 "items": len(ledger.ids),
                 "contents": len(contents),
@@ -319,107 +319,16 @@ def find_duplicates(
     return Duplicates(folder, summary)
 
 
-def _hamming(
-    asked: int | Literal["auto"] | None, views: bool | None, feature: str | None, key: str
-) -> int | Literal["auto"] | None:
-    """Bits that may differ, None for a feature that is not of images; what could do nothing is refused."""
-    if key != "image_sha256":
-        if views or isinstance(asked, int):
-            raise UsageError(
-                f"perceptual hashes and views are of images, and {feature} is not; leave them out"
-            )
-        return None
-    if views and asked is None:
-        raise UsageError("views are compared by perceptual hashes, and these are left out")
-    return asked
-
-
-def _check(rule: Rule, threads: int | None, device: str) -> None:
-    """Refuse at once what the stages would refuse, since it may take minutes until they begin."""
-    if rule.hamming is not None:
-        by_itself = rule.hamming if rule.agreement is None else max(rule.hamming, 0)
-        HashJoin(np.empty(0, np.uint64), np.empty(0, bool), by_itself)
-    nothing = np.empty((0, 1), np.float32)
-    self_join(nothing, 1.0 if rule.cosine is None else rule.cosine, threads=threads, device=device)
-    if device != "auto":
-        choose_tiles(device, 0, 1)
-
-
-def _rule(
-    store: Store,
-    rule: Rule | float | None,
-    feature: str | None,
-    hamming: int | None,
-    automatic: bool,
-    n: int,
-    expected: float | None,
-    viewed: bool,
-) -> tuple[Rule, list[str]]:
-    """What makes a pair among `n` contents, whose parts are hashed if `viewed`, and what a user should know of it."""
-    if feature is None:
-        if rule is not None or expected is not None:
-            raise UsageError("a cosine needs a feature to be taken of; give one, or leave the cosine out")
-        return Rule(hamming), []
-    if rule is not None and expected is not None:
-        raise UsageError("give a cosine, or the number of false pairs to choose it by, not both")
-    if isinstance(rule, Rule):
-        return replace(rule, hamming=hamming), []
-    if rule is not None:
-        return Rule(hamming, rule), []
-    made, why = _calibrated(store, feature, hamming if automatic else None, n, expected, viewed)
-    if made is not None:
-        return made if automatic else replace(made, hamming=hamming), why
-    if expected is not None:
-        raise UsageError(f"{why[0]}; calibrate first: icehouse dups calibrate --feature {feature}")
-    guess = (
-        f"{why[0]}, and cosine {DEFAULT_COSINE} is a guess: no threshold suits every encoder and every set; "
-        "run `icehouse dups calibrate`, or give another with --threshold"
-    )
-    return Rule(hamming, DEFAULT_COSINE, source="default"), [guess]
-
-
-def _calibrated(
-    store: Store, feature: str, most: int | None, n: int, expected: float | None, viewed: bool
-) -> tuple[Rule | None, list[str]]:
-    """The rule that the feature's calibration makes, with at most `most` bits; None if there is none that holds, and why."""
-    if not Calibration.folder(store, feature).exists():
-        return None, [f"{feature} has no calibration"]
-    made = Calibration.open(store, feature)
-    now = store.feature_table(feature).spec.get("fingerprint")
-    if made.fingerprint != now:
-        return None, [f"the calibration of {feature} is of fingerprint {made.fingerprint}, not {now}"]
-    wanted = 1.0 if expected is None else expected
-    cosine = made.threshold(n, wanted)
-    notes = [f"cosine {cosine:.4f} by the calibration of {feature}, at {in_words(wanted)} among {n} contents"]
-    if made.grown(n):
-        notes.append(
-            f"the calibration has seen {made.rows} contents, and there are {n}: newer ones may make more false pairs; "
-            "run `icehouse dups calibrate` again"
-        )
-    source = f"calibration {feature} {made.fingerprint}, {in_words(wanted)}"
-    rule = Rule(None, cosine, made.mean, source, made.matrix)
-    if most is None:
-        return rule, notes
-    hashes = made.hashes(n, most, wanted, viewed)
-    if hashes.whole < most:
-        bits = f"{hashes.whole} bits" if hashes.whole >= 0 else "no hash by itself counts"
-        beyond = "" if hashes.agreement is None else "; near ones whose parts agree do"
-        notes.append(
-            f"unrelated images of this set have near hashes: {bits} instead of {most}{beyond}; "
-            f"--hamming {most} asks for them all the same"
-        )
-    return replace(rule, hamming=hashes.whole, view_bits=hashes.views, agreement=hashes.agreement), notes
-
-
 def _views(
     store: Store,
     ledger: Ledger,
     items: pa.Table,
     rule: Rule,
+    expected: float,
 ) -> tuple[ViewHashes | None, list[str]]:
     """Hashes of the views of the contents, where they can tell something."""
     n = len(ledger.best)
-    radius = view_radius(n, (rule.hamming or 0) if rule.view_bits is None else rule.view_bits)
+    radius = view_radius(n, (rule.hamming or 0) if rule.view_bits is None else rule.view_bits, expected)
     if radius < 0 and rule.agreement is None:
         return None, [f"among {n} images parts resemble each other by chance, so that none were compared"]
     hashes, usable = load_views(store, items.take(pa.array(ledger.best)), make=False)
@@ -443,9 +352,9 @@ def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
     return items
 
 
-def _ledger(items: pa.Table, key: str, keeper: str) -> tuple[Ledger, pa.Table]:
+def _ledger(items: pa.Table, key: str, keeper: str, inside: np.ndarray | None) -> tuple[Ledger, pa.Table]:
     """Items in order of preference."""
-    items = items.take(pa.array(preference(items, keeper)))
+    items = items.take(pa.array(preference(items, keeper, inside)))
     ids = items["item_id"].cast(pa.string()).combine_chunks()
     files = pc.binary_join_element_wise(items["root"].cast(pa.string()), items["path"].cast(pa.string()), "/")
     content = items[key].cast(pa.string()).combine_chunks().dictionary_encode().indices

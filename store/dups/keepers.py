@@ -24,8 +24,8 @@ _FULL_BITS = 2.0
 _CODEC = {"WEBP": 1.4, "AVIF": 2.0, "HEIF": 2.0, "HEIC": 2.0, "JXL": 2.0}
 _LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM", "TGA", "ICO")
 
-#: Where a margin ends is seen to within a hundredth of a side; of equals the picture without one is the better.
-_FRAMED = 0.95
+#: Where a margin ends is seen to within a hundredth of a side: what is within counts a little less, and by steps of so much.
+_FRAMED, _STEP = 0.9, 1.4
 
 _FACTS = ["item_id", "text", "width", "height", "format", "bytes", "mtime_ns", "added"]
 
@@ -36,22 +36,23 @@ def columns_for(policy: str) -> list[str]:
     return _FACTS if column is None or column in _FACTS else [*_FACTS, column]
 
 
-def preference(items: pa.Table, policy: str = "best") -> np.ndarray:
+def preference(items: pa.Table, policy: str = "best", inside: np.ndarray | None = None) -> np.ndarray:
     """Rank items, the best keeper first.
 
     Parameters
     ----------
     items : pyarrow.Table
-        With the columns that `columns_for` names, and perhaps `inside`: how much of each image is within margins and
-        caption bands, 0 to 1.
+        With the columns that `columns_for` names.
     policy : str
         ``"largest"``: most pixels, then bytes; for a text without an image, most characters.
         ``"oldest"``: by the file's time, then when it was added.
         ``"best"``: most pixels that the file's bytes can vouch for: a lossy file with less than 2 bits a pixel counts in
-        proportion, so that a blown-up or often recompressed copy loses against a clean one. What is not `inside` does not
-        count, so that a framed or captioned copy does not win by its frame.
+        proportion, so that a blown-up or often recompressed copy loses against a clean one. With `inside` an image without
+        margins is better than one with them, unless that has clearly more within.
         Otherwise a column, lowest value first, or highest first with ``:desc`` after its name; compared as numbers where
         all values are numbers; items without a value last.
+    inside : ndarray of float64, shape (n,), optional
+        How much of each image is within margins and caption bands, 0 to 1; NaN where it is not known.
 
     Returns
     -------
@@ -63,19 +64,21 @@ def preference(items: pa.Table, policy: str = "best") -> np.ndarray:
     UsageError
         If there is no such column.
     """
-    keys = [values for _, values in criteria(items, policy)]
+    keys = [values for _, values in criteria(items, policy, inside)]
     # lexsort takes the last key first, and puts NaN, which is what null became, at the end.
     return np.lexsort(keys[::-1])
 
 
-def criteria(items: pa.Table, policy: str = "best") -> list[tuple[str, np.ndarray]]:
+def criteria(
+    items: pa.Table, policy: str = "best", inside: np.ndarray | None = None
+) -> list[tuple[str, np.ndarray]]:
     """What `preference` compares, in turn, until two items differ.
 
     Returns
     -------
     list of (str, ndarray of float64 or int64, shape (n,))
-        Names ("quality", "size", "bytes", "age", "added", "column", "id") with a value an item: the lowest is preferred,
-        NaN comes last.
+        Names ("within", "framed", "quality", "size", "bytes", "age", "added", "column", "id") with a value an item: the
+        lowest is preferred, NaN comes last.
 
     Raises
     ------
@@ -91,10 +94,12 @@ def criteria(items: pa.Table, policy: str = "best") -> list[tuple[str, np.ndarra
     elif policy == "oldest":
         first = [("age", age), ("added", _numbers(items, "added"))]
     elif policy == "best":
-        inside = _numbers(items, "inside") if "inside" in items.column_names else np.ones(len(items))
-        first = [
-            ("quality", -_vouched(items, size, pixels, weight) * np.where(inside < 1, inside * _FRAMED, 1))
-        ]
+        quality = _vouched(items, size, pixels, weight)
+        first = [("quality", -quality)]
+        if inside is not None:
+            framed = inside < 1
+            within = np.log(np.maximum(quality * np.where(framed, inside * _FRAMED, 1), 1)) / np.log(_STEP)
+            first = [("within", -np.floor(within)), ("framed", framed.astype(np.int64)), *first]
     else:
         first = [("column", _by_column(items, policy))]
     return [*first, ("size", -size), ("bytes", -weight), ("age", age), ("id", ranks(items["item_id"]))]

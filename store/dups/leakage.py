@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -379,14 +378,13 @@ class _Work:
             notes.append(
                 f"{blank} items of {', '.join(parts)} have no {what}, by which the search {name!r} compares"
             )
-        # Results of an earlier version do not say.
-        if bare := self.found.summary.get("without_vector"):
+        if bare := self.found.summary["without_vector"]:
             feature = self.found.summary["parameters"]["feature"]
             notes.append(
                 f"{bare} contents had no vector of {feature} when the search {name!r} was made, and were not compared by it"
             )
         outside = self.items.filter(pa.array(compared & (self.rows < 0) & ~self.blank))
-        made = pa.scalar(datetime.fromisoformat(self.found.summary["created_at"]))
+        made = pa.scalar(self.found.looked_at)
         later = pc.sum(pc.fill_null(pc.greater(outside["added"], made), False)).as_py() or 0
         if len(outside):
             vanished = pc.sum(pc.fill_null(outside["missing"], False)).as_py() or 0
@@ -402,7 +400,7 @@ class _Work:
                 f"since the search {name!r} files were written, or copies came or went ({changed} items of "
                 f"{', '.join(parts)}): they count by what they were; run `icehouse dups find` again"
             )
-        return _Coverage(len(outside) + changed > 0, later + changed > 0, notes)
+        return _Coverage(len(outside) + changed + bare > 0, later + changed > 0, notes)
 
 
 @dataclass(frozen=True)

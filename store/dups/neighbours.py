@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -114,8 +113,8 @@ class Neighbours:
         result[held] = _mixed(was, now) | _mixed(now, was)
         if self.key == "image_sha256":
             written = pc.fill_null(items["mtime_ns"], 0).to_numpy().astype(np.int64)
-            # `created_at` is in whole seconds; and files of the future were not written since.
-            made = (datetime.fromisoformat(self.found.summary["created_at"]).timestamp() + 1) * 1e9
+            made = self.found.looked_at.timestamp() * 1e9
+            # Files of the future were not written since.
             result |= (places >= 0) & (written > made) & (written < time.time_ns())
         return result
 

@@ -170,7 +170,8 @@ def fit_bits(distances: np.ndarray) -> tuple[float, float] | None:
     Returns
     -------
     start, slope : float
-        ``start + slope * bits`` is the normal quantile of the share of pairs within `bits`. None if there are too few pairs.
+        ``start + slope * bits`` is the normal quantile of the share of pairs within `bits`. None if there are too few pairs,
+        or none is near.
     """
     if len(distances) < _LEAST_TAIL:
         return None
@@ -178,7 +179,7 @@ def fit_bits(distances: np.ndarray) -> tuple[float, float] | None:
     far = max(int(np.searchsorted(shares, _NEAR_SHARE, side="right")) - 1, 1)
     near = max(far - 2, 0)
     low, high = (min(max(float(shares[k]), 0.5 / len(distances)), 0.999) for k in (near, far))
-    if not low < high:
+    if high <= 0.5 / len(distances):
         return None
     quantiles = NormalDist().inv_cdf(low), NormalDist().inv_cdf(high)
     slope = (quantiles[1] - quantiles[0]) / (2 * (far - near))

@@ -79,11 +79,6 @@ class ViewHashes:
     radius: int
     least: float | None = None
 
-    @property
-    def reach(self) -> int:
-        """Most bits in which the nearest views of a pair that is found may differ."""
-        return self.radius if self.least is None else max(self.radius, _AGREEING)
-
     def subset(self, numbers: np.ndarray) -> ViewHashes:
         """Those of the contents `numbers`."""
         return ViewHashes(self.hashes[numbers], self.usable[numbers], self.radius, self.least)
@@ -92,26 +87,25 @@ class ViewHashes:
         """The bits of all usable views of the contents `numbers` as signs, of unit length; float32 (m, VIEWS * 64)."""
         bits = np.unpackbits(self.hashes[numbers].astype(">u8").view(np.uint8), axis=1)
         signs = bits.reshape(len(numbers), VIEWS, 64).astype(np.float32) * 2 - 1
-        signs *= self._weights(numbers)[:, None, None] * self.usable[numbers][:, :, None]
+        usable = self.usable[numbers]
+        signs *= usable[:, :, None] / np.sqrt(np.maximum(usable.sum(axis=1), 1) * 64)[:, None, None]
         return signs.reshape(len(numbers), VIEWS * 64)
 
-    def agreement(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Cosine of the `signs` of each pair, float64; -1 where neither whole nor trimmed hashes are near."""
-        agreed = np.full(len(i), -1.0)
+    def agreement(self, i: np.ndarray, j: np.ndarray, *, near: bool = True) -> np.ndarray:
+        """Cosine of the `signs` of each pair, float64; -1 if `near` and neither whole nor trimmed hashes are."""
+        agreed = np.empty(len(i))
         for start in range(0, len(i), 16384):
             a, b = i[start : start + 16384], j[start : start + 16384]
             apart = np.bitwise_count(self.hashes[a] ^ self.hashes[b]).astype(np.int64)
             both = self.usable[a] & self.usable[b]
-            near = (both[:, :WHOLE_VIEWS] & (apart[:, :WHOLE_VIEWS] <= _AGREEING)).any(axis=1)
             common = ((64 - 2 * apart) * both).sum(axis=1)
-            cosine = common * self._weights(a).astype(np.float64) * self._weights(b)
-            # As coarse as what a float32 product of the signs gives: two values lie 4e-4 apart.
-            agreed[start : start + 16384] = np.where(near, np.round(cosine, 6), -1.0)
+            most = self.usable[a].sum(axis=1) * self.usable[b].sum(axis=1)
+            cosine = common / 64 / np.sqrt(np.maximum(most, 1))
+            if near:
+                close = (both[:, :WHOLE_VIEWS] & (apart[:, :WHOLE_VIEWS] <= _AGREEING)).any(axis=1)
+                cosine = np.where(close, cosine, -1.0)
+            agreed[start : start + 16384] = cosine
         return agreed
-
-    def _weights(self, numbers: np.ndarray) -> np.ndarray:
-        usable = self.usable[numbers].sum(axis=1)
-        return np.where(usable > 0, 1 / np.sqrt(np.maximum(usable, 1) * 64), 0).astype(np.float32)
 
     def found(self, i: np.ndarray, j: np.ndarray, nearest: np.ndarray) -> np.ndarray:
         """Tell which pairs are found, given their `distance`."""
@@ -131,6 +125,13 @@ class ViewHashes:
                     apart[~(self.usable[a, view][:, None] & self.usable[b])] = 65
                     least[part] = np.minimum(least[part], apart.min(axis=1))
         return least
+
+    def linked(self, i: np.ndarray, j: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+        """Tell which pairs are as near as two found ones in a row can bring them, given their `distance`."""
+        near: np.ndarray = nearest <= 2 * self.radius if self.radius >= 0 else np.zeros(len(i), bool)
+        if self.least is not None:
+            near = near | (self.agreement(i, j, near=False) >= 2 * self.least**2 - 1)
+        return near
 
     def pairs(self, most: int) -> tuple[np.ndarray, bool]:
         """Find all pairs ``i < j`` within the radius.

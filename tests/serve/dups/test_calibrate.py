@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from icehouse.errors import SourceError, SpaceError, UsageError
 from icehouse.serve.dups import calibrate_command
 from icehouse.serve.dups.calibrate import calibrate
 from icehouse.serve.dups.curves import Curves, write_curves
+from icehouse.serve.dups.hashes import Hashes
 from icehouse.store.dups.calibration import Calibration, mapped
 from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
@@ -59,6 +61,7 @@ def test_it_is_measured_kept_and_used(store: Store) -> None:
     recall = {row["transform"]: row["cascade"] for row in report["transforms"]}
     assert recall["recompress"] == recall["format"] == recall["brightness"] == 1
     assert report["cosine"] == calibration.threshold(40, 1)
+    assert len(calibration.copies) == 120  # those that are not found too: other thresholds find them
     assert report["thresholds"]["0.1"] >= report["thresholds"]["1"] >= report["thresholds"]["100"]
     folder = Calibration.folder(store, FEATURE)
     for name in ("roc.png", "precision-recall.png"):
@@ -103,6 +106,46 @@ def test_one_of_another_fingerprint_is_left_alone(store: Store) -> None:
     summary = find_duplicates(store, feature=FEATURE).summary
     assert summary["parameters"]["cosine_from"] == "default"
     assert any(f"of fingerprint {'0' * 16}" in note for note in summary["notes"])
+
+
+def test_one_of_an_earlier_format_is_left_alone(store: Store) -> None:
+    made(store)
+    file = Calibration.folder(store, FEATURE) / "calibration.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 1}))
+    summary = find_duplicates(store, feature=FEATURE).summary
+    assert summary["parameters"]["cosine_from"] == "default"
+    assert any("has format 1; make one with" in note for note in summary["notes"])
+
+
+def test_hashes_are_judged_without_views_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are too many contents for views, unrelated ones have near hashes just the same."""
+    usual = made(store)
+    monkeypatch.setattr("icehouse.serve.dups.hashes.MOST_VIEWED", 10)
+    bare = made(store)
+    assert set(usual.bits) >= {"whole"}
+    assert bare.bits == {"whole": usual.bits["whole"]}
+    assert (bare.agreement, bare.report["view_radius"]) == (None, None)
+
+
+def test_labels_decide_what_counts_as_unrelated(store: Store) -> None:
+    m = 60
+    rng = np.random.default_rng(0)
+    units = rng.standard_normal((m, 8)).astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    units[-1] = 0  # no direction: nothing is known of its pairs
+    whole = rng.integers(0, 2**64, m, dtype=np.uint64)
+    whole[1::2] = whole[::2]
+    whole[-1] = whole[0]
+    hashes = Hashes(whole, np.ones(m, bool), None)
+    compared = np.arange(m)
+    equal = {(k, k + 1): True for k in range(0, m - 2, 2)}
+    without = NormalDist().cdf(hashes.fit_bits(compared, units, 2.0, {})["whole"][0])
+    assert without > 1e-3
+    # The equal ones are duplicates, says the user, and the last one tells nothing.
+    assert NormalDist().cdf(hashes.fit_bits(compared, units, 2.0, equal)["whole"][0]) < 1e-9
+    # They are unrelated, says the user, though the embedding finds them.
+    opposite = hashes.fit_bits(compared, np.ones_like(units), 0.5, dict.fromkeys(equal, False))
+    assert set(opposite) <= {"whole"}
 
 
 def test_another_encoder_is_refused(store: Store) -> None:

@@ -232,20 +232,33 @@ def test_the_threshold_keeps_its_distance_from_strangers_and_loses_no_copy(tail:
     assert chosen(bare - 0.1) == bare  # a copy that is lost anyhow moves nothing
     assert chosen(bare - 0.1, bare + 0.3, bare + 0.4) == pytest.approx(bare + 0.1)
     assert chosen(bare, bare + 0.3) == bare
-    allowed = [replace(made(tail), copies=(0.4, 0.5, 0.8)).threshold(400, e) for e in (0.1, 1, 10, 100)]
+    copies = np.sort(np.random.default_rng(0).uniform(-0.2, 1, 50))
+    calibration = replace(made(tail), copies=tuple(copies.tolist()))
+    allowed = [calibration.threshold(400, e) for e in (0.1, 1, 10, 100, 10_000)]
     assert allowed == sorted(allowed, reverse=True)
+    for cosine, e in zip(allowed, (0.1, 1, 10, 100, 10_000), strict=True):
+        assert cosine >= tail.threshold(400, e)
+        assert (copies >= cosine).sum() == (copies >= tail.threshold(400, e)).sum()
 
 
 def test_where_strangers_have_near_hashes_all_views_are_asked(tail: Tail) -> None:
     far, near = {"whole": (-9.0, 0.2), "views": (-9.0, 0.2)}, {"whole": (-2.0, 0.2), "views": (-2.0, 0.2)}
     for bits, agreement, viewed, expected in (
-        (far, tail, True, HashRule(6, 6, None)),
+        (far, tail, True, HashRule(6, 6, tail.threshold(500, 1))),
+        (far, None, True, HashRule(6, 6, None)),
         (near, tail, True, HashRule(-1, -1, tail.threshold(500, 1))),
         (near, tail, False, HashRule(0, -1, None)),
         (near, None, True, HashRule(0, -1, None)),
     ):
         calibration = replace(made(tail), bits=bits, agreement=agreement)
         assert calibration.hashes(500, 6, 1, viewed) == expected
+    # More false pairs that are allowed never make for fewer that are found.
+    calibration = replace(made(tail), bits=near, agreement=tail)
+    rules = [calibration.hashes(500, 6, e) for e in (0.01, 1, 10, 1000, 100_000)]
+    assert [rule.whole for rule in rules] == sorted(rule.whole for rule in rules)
+    agreements = [rule.agreement for rule in rules if rule.agreement is not None]
+    assert len(agreements) == 5
+    assert agreements == sorted(agreements, reverse=True)
 
 
 def test_a_tail_is_never_larger_than_its_pairs() -> None:
@@ -272,4 +285,14 @@ def test_hashes_of_lookalikes_get_fewer_bits() -> None:
     assert radii[2] == -1
     assert radii == sorted(radii, reverse=True)
     assert fit_bits(np.zeros(20)) is None
-    assert fit_bits(np.zeros(2000)) is None
+    # Unrelated pictures with equal hashes: none counts, however the rest lies.
+    far = np.full(1000, 32)
+    for share in (1.0, 0.2, 0.03):
+        equal = np.where(np.arange(1000) < 1000 * share, 0, far)
+        fitted = fit_bits(equal)
+        assert fitted is not None
+        made = Calibration(
+            "a", "b", np.zeros(3), None, Tail(1, 0.1, 0.1, 0, 1, ()), 9, bits={"whole": fitted}
+        )
+        assert made.radius("whole", 500, 6, 1) == -1
+    assert fit_bits(far) is None

@@ -142,9 +142,22 @@ def test_what_is_margin_does_not_count_for_the_best() -> None:
     }
     table = items(**framed)
     assert preference(table, "best").tolist() == [0, 1, 2]
-    boxed = table.append_column("inside", pa.array([0.8, None, 1.0]))
-    assert preference(boxed, "best").tolist() == [1, 0, 2]
-    assert preference(boxed, "largest").tolist() == [0, 1, 2]
+    inside = np.array([0.8, np.nan, 1.0])
+    assert preference(table, "best", inside).tolist()[0] == 1
+    assert preference(table, "largest", inside).tolist() == [0, 1, 2]
+    # Unless what is within the frame is clearly more.
+    large = items(**{**framed, "width": [300, 100, 90]})
+    assert preference(large, "best", inside).tolist()[0] == 0
+
+
+@pytest.mark.parametrize("noise", [0.97, 0.99, 1.0, 1.01, 1.03])
+@pytest.mark.parametrize("side", [90, 150, 300, 1000])
+def test_how_well_a_margin_is_seen_does_not_decide(noise: float, side: int) -> None:
+    """Of one picture and its framed copies the picture; how much of them is within was measured with some error."""
+    pixels = [side, round(side * 1.1), round(side * 1.3)]
+    table = items(item_id=["plain", "thin", "thick"], width=pixels, height=pixels, format=["PNG"] * 3)
+    inside = np.array([1.0, (side / pixels[1]) ** 2 * noise, (side / pixels[2]) ** 2 / noise])
+    assert preference(table, "best", np.minimum(inside, 0.99) * [1 / 0.99, 1, 1]).tolist()[0] == 0
 
 
 def test_of_texts_the_longest_is_the_largest_and_the_id_decides_last() -> None:

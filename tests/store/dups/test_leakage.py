@@ -242,7 +242,7 @@ def test_a_limit_is_not_met_by_a_search_that_cannot_tell(store: Store) -> None:
     later = {"item_id": ["i06"], "mtime_ns": pa.array([time.time_ns()], pa.int64())}
     store.items.upsert(pa.table(later), key="item_id")
     summary = json.loads((store.path / "dups" / "default" / "summary.json").read_text())
-    summary["created_at"] = "2020-01-01T00:00:00+00:00"
+    summary["looked_at"] = "2020-01-01T00:00:00+00:00"
     (store.path / "dups" / "default" / "summary.json").write_text(json.dumps(summary))
     found = find_leakage(store)
     assert (found.outdated, found.capped, found.lower_bound) == (True, False, True)

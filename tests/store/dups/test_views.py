@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,48 @@ def test_a_set_of_lookalikes_is_left_to_the_other_stages(
     found = find_duplicates(tmp_path / "s", feature=FEATURE, rule=1.0)
     assert any("too many of them resemble each other" in note for note in found.summary["notes"])
     assert found.summary["parameters"]["views"] is None
+    # What was to be confirmed by views counts by itself where hashes are equal, as without views.
+    rule = Rule(cosine=1.0, agreement=0.3, view_bits=4)
+    monkeypatch.setattr("icehouse.store.dups.find.choose_rule", lambda *_: (replace(rule, hamming=-1), []))
+    given_up, without = (
+        find_duplicates(tmp_path / "s", feature=FEATURE, views=views).summary for views in (None, False)
+    )
+    for summary in (given_up, without):
+        assert (summary["parameters"]["hamming"], summary["parameters"]["agreement"]) == (0, None)
+    assert given_up["pairs"] == without["pairs"]
+
+
+def test_a_column_called_inside_is_a_column_like_any_other(folder: Path, tmp_path: Path) -> None:
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    store = Store.open(tmp_path / "s")
+    ids = store.items.read(["item_id"])["item_id"]
+    store.items.upsert(
+        pa.table({"item_id": ids, "inside": pa.array([str(k) for k in range(len(ids))])}), key="item_id"
+    )
+    found = find_duplicates(store, feature=None, keeper="inside:desc")
+    assert found.summary["parameters"]["keeper"] == "inside:desc"
+    write_gallery(store)
+
+
+def test_what_comes_while_images_are_hashed_has_not_been_looked_at(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    store = Store.open(tmp_path / "s")
+    late = tmp_path / "late"
+    late.mkdir()
+    picture(77, 160, 120).save(late / "late.png")
+
+    def slow(*arguments: object, **options: object) -> object:
+        if options.get("make", True):
+            embed_sources([late], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+        return load_views(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("icehouse.store.dups.find.load_views", slow)
+    found = find_duplicates(store, feature=None)
+    added = {
+        row["item_id"]: row["added"]
+        for row in Store.open(tmp_path / "s").items.read(["item_id", "added"]).to_pylist()
+    }
+    assert added["late.png"] > found.looked_at
+    assert all(when <= found.looked_at for name, when in added.items() if name != "late.png")
