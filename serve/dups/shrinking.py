@@ -1,7 +1,8 @@
 """How far a stream's pictures may be decoded smaller: found on the first ones, at the same place whenever it is run.
 
 The outcome travels with the items, in their order, and what has been looked at so far is part of a stream's state. So
-neither threads nor a restart change with how many pixels a picture is encoded.
+neither threads nor a restart change with how many pixels a picture is encoded, as long as the first pictures' files stay
+where they are until it is settled.
 """
 
 from __future__ import annotations

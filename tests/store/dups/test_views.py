@@ -102,6 +102,12 @@ def test_agreement_is_the_cosine_of_all_signs_and_its_pairs_those_of_comparing_e
             assert value == pytest.approx(float(signs[a] @ signs[b]), abs=2e-6)
         else:
             assert value == -1
+    # Two steps of pairs that agree never lead farther than what counts as linked.
+    full = ViewHashes(views.hashes, np.ones_like(views.usable), -1, least)
+    near = np.eye(n, dtype=bool)
+    near[i, j] = near[j, i] = full.agreement(i, j) >= least
+    two = (near.astype(int) @ near.astype(int) > 0)[i, j]
+    assert full.linked(i[two], j[two], full.distance(i[two], j[two])).all()
     codes, whole = views.pairs(10**6)
     assert whole
     assert codes.tolist() == (i * n + j)[agreed >= least].tolist()
