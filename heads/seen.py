@@ -186,7 +186,7 @@ class Searches:
         if name not in self._changed:
             changed: set[str] = set()
             if self._store is not None:
-                items = self._store.items.read(list(dict.fromkeys(["item_id", neighbours.key, "mtime_ns"])))
+                items = self._store.items.read(["item_id", neighbours.key])
                 rows = np.flatnonzero(neighbours.changed(items))
                 changed.update(items["item_id"].take(rows).to_pylist())
             self._changed[name] = changed

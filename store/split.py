@@ -29,7 +29,7 @@ DUPLICATES = "duplicates"
 _UNNAMED = {2: ("train", "test"), 3: ("train", "dev", "test")}
 
 #: By these copies are told, and what has changed since a search.
-_FACTS = ("image_sha256", "text_sha256", "mtime_ns")
+_FACTS = ("image_sha256", "text_sha256")
 
 #: Share of all items by which a split may miss its own before a note says so.
 _OFF = 0.02
@@ -253,8 +253,8 @@ def _groups(
             )
         if changed := int(near.changed(rows).sum()):
             notes.append(
-                f"since the search {name!r} files were written, or copies came or went ({changed} of {n} items): their "
-                "near-duplicates may straddle; run `icehouse dups find` again"
+                f"{changed} of {n} items have another content than the search {name!r} compared: their near-duplicates may "
+                "straddle; run `icehouse dups find` again"
             )
     sources, targets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for code in codes:

@@ -33,7 +33,7 @@ from .keepers import columns_for, criteria, preference, ranks
 from .notes import lacking, notes
 from .rules import DEFAULT_COSINE, DEFAULT_HAMMING, check_rule, choose_hamming, choose_rule
 from .views import MOST_VIEWED, ViewHashes, content_shares, load_views, view_radius
-from .write import Ledger, PairWriter, cluster_table, write_lists
+from .write import Ledger, PairWriter, cluster_table, write_items, write_lists
 
 __all__ = [
     "DEFAULT_COSINE",
@@ -106,6 +106,10 @@ class Duplicates:
         """Read ``pairs.parquet`` a batch at a time, in memory that does not grow."""
         with pq.ParquetFile(self.path / "pairs.parquet") as file:
             yield from file.iter_batches(columns=columns)
+
+    def items(self, columns: list[str] | None = None) -> pa.Table:
+        """Read ``items.parquet``; see `icehouse.store.dups.write.write_items`."""
+        return pq.read_table(self.path / "items.parquet", columns=columns)
 
     def clusters(self, columns: list[str] | None = None) -> pa.Table:
         """Read ``clusters.parquet``; see `icehouse.store.dups.write.CLUSTERS`."""
@@ -242,6 +246,7 @@ def find_duplicates(
                 )
             if contents.views is None:
                 contents.rule = contents.rule.unconfirmed()
+            write_items(temp, ledger, items[key], contents)
             del items
             chosen = choose_engine(engine, store, feature, contents.rows, rows, vectors, threads=threads)
             groups = grouping(grouping_by, len(contents))

@@ -211,7 +211,7 @@ class _Work:
                 )
         self.label = label or ("label" if "label" in known and split_column != "label" else None)
         self.near = Neighbours(found)
-        asked = ["item_id", split_column, "missing", "added", "mtime_ns", self.near.key]
+        asked = ["item_id", split_column, "missing", "added", self.near.key]
         self.items = store.items.read(list(dict.fromkeys([*asked, *([self.label] if self.label else [])])))
         self.column, self.found = split_column, found
         self.raw = np.array(self.items[split_column].cast(pa.string()).to_pylist(), object)
@@ -378,10 +378,11 @@ class _Work:
             notes.append(
                 f"{blank} items of {', '.join(parts)} have no {what}, by which the search {name!r} compares"
             )
-        if bare := self.found.summary["without_vector"]:
-            feature = self.found.summary["parameters"]["feature"]
+        feature, bare = self.found.summary["parameters"]["feature"], 0
+        if feature is not None and (bare := self.near.bare(self.rows[compared & (self.rows >= 0)])):
             notes.append(
-                f"{bare} contents had no vector of {feature} when the search {name!r} was made, and were not compared by it"
+                f"{bare} items of {', '.join(parts)} had no vector of {feature} when the search {name!r} was made, and were "
+                "not compared by it; run `icehouse embed` and `icehouse dups find` again"
             )
         outside = self.items.filter(pa.array(compared & (self.rows < 0) & ~self.blank))
         made = pa.scalar(self.found.looked_at)
@@ -397,8 +398,8 @@ class _Work:
         changed = int((compared & ~self.blank & self.near.changed(self.items)).sum())
         if changed:
             notes.append(
-                f"since the search {name!r} files were written, or copies came or went ({changed} items of "
-                f"{', '.join(parts)}): they count by what they were; run `icehouse dups find` again"
+                f"{changed} items of {', '.join(parts)} have another content than the search {name!r} compared: they count "
+                "by what they were; run `icehouse dups find` again"
             )
         return _Coverage(len(outside) + changed + bare > 0, later + changed > 0, notes)
 

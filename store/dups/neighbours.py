@@ -7,7 +7,6 @@ again, as counts over contents, so that k copies cost k and not k squared.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pcsv
 
 from ...errors import StoreError
 from .find import Duplicates
@@ -56,7 +54,10 @@ class Neighbours:
     def __init__(self, found: Duplicates) -> None:
         self.found = found
         try:
-            self.ids = _looked_at(found)
+            looked_at = found.items()
+            self.ids, self._digests, self._vector = (
+                looked_at[name].combine_chunks() for name in ("item_id", "content", "vector")
+            )
             self.content = self._contents()
             self.i, self.j, self.kind = self._pairs()
         except (OSError, pa.ArrowException, KeyError) as error:
@@ -89,15 +90,12 @@ class Neighbours:
         return coo_array((ones, (rows, columns)), shape=(len(n), len(n))).tocsr()
 
     def changed(self, items: pa.Table) -> np.ndarray:
-        """Which items have another content than the search compared, as far as that can be told.
-
-        It shows in copies that are none any more, in copies that were none, and in image files written since the search. A
-        text that was changed into one that no other item has does not show.
+        """Which items have another content than the search compared, or one now and none then.
 
         Parameters
         ----------
         items : pyarrow.Table
-            Columns ``item_id``, `key` and ``mtime_ns``.
+            Columns ``item_id`` and `key`.
 
         Returns
         -------
@@ -105,18 +103,16 @@ class Neighbours:
             False for an item that the search did not look at.
         """
         places = self.numbers(items["item_id"])
-        hashes = items[self.key].cast(pa.string()).combine_chunks().dictionary_encode().indices
-        codes = pc.fill_null(hashes.cast(pa.int64()), -1).to_numpy()
-        held = np.flatnonzero((places >= 0) & (codes >= 0))
-        was, now = self.content[places[held]], codes[held]
-        result = np.zeros(len(items), bool)
-        result[held] = _mixed(was, now) | _mixed(now, was)
-        if self.key == "image_sha256":
-            written = pc.fill_null(items["mtime_ns"], 0).to_numpy().astype(np.int64)
-            made = self.found.looked_at.timestamp() * 1e9
-            # Files of the future were not written since.
-            result |= (places >= 0) & (written > made) & (written < time.time_ns())
-        return result
+        was = self._digests.take(pa.array(places, mask=places < 0))
+        now = items[self.key].cast(pa.string()).combine_chunks()
+        same = pc.or_(pc.fill_null(pc.equal(was, now), False), pc.and_(pc.is_null(was), pc.is_null(now)))
+        return (places >= 0) & ~same.to_numpy(zero_copy_only=False)
+
+    def bare(self, rows: np.ndarray) -> int:
+        """How many of the items at `rows` had a content but no vector to compare it by."""
+        some = pa.array(rows)
+        lacking = pc.and_(pc.is_valid(self._digests.take(some)), pc.invert(self._vector.take(some)))
+        return int(pc.sum(lacking).as_py() or 0)
 
     def near(self, items: Sequence[str] | np.ndarray, against: Iterable[str]) -> np.ndarray:
         """Whether each of `items` has a neighbour, other than itself, among `against`.
@@ -177,7 +173,7 @@ class Neighbours:
     def _known(self, items: pa.Array | pa.ChunkedArray) -> np.ndarray:
         places = self.numbers(items)
         if (places < 0).any():
-            raise KeyError("an item of a pair or a cluster is in neither keep.csv nor drop.csv")
+            raise KeyError("an item of a pair or a cluster is not in items.parquet")
         return places
 
     def _contents(self) -> np.ndarray:
@@ -220,25 +216,6 @@ class Neighbours:
         i, j = np.divmod(united, n)
         apart = i != j
         return i[apart], j[apart], np.concatenate(kinds)[first][apart].astype(np.int8)
-
-
-def _mixed(codes: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Which rows have a value that is not the one of the first row of their code."""
-    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    return np.asarray(values[first][inverse] != values)
-
-
-def _looked_at(found: Duplicates) -> pa.Array:
-    """Items of `keep.csv` and `drop.csv`, which share out what the search looked at."""
-    # An id may hold anything, line ends included; read as it stands.
-    parse = pcsv.ParseOptions(newlines_in_values=True)
-    convert = pcsv.ConvertOptions(include_columns=["item_id"], column_types={"item_id": pa.string()})
-    lists = [
-        pcsv.read_csv(found.path / name, parse_options=parse, convert_options=convert)["item_id"]
-        for name in ("keep.csv", "drop.csv")
-    ]
-    ids = pa.chunked_array([chunk for column in lists for chunk in column.chunks], pa.string())
-    return ids.take(pc.sort_indices(ids)).combine_chunks()
 
 
 def _places(items: pa.Array | pa.ChunkedArray, ids: pa.Array) -> np.ndarray:

@@ -201,6 +201,19 @@ def cluster_table(ledger: Ledger, keeper: np.ndarray, contents: Contents) -> pa.
     return pa.table(columns, schema=CLUSTERS)
 
 
+def write_items(folder: Path, ledger: Ledger, digests: pa.ChunkedArray, contents: Contents) -> None:
+    """Write ``items.parquet``: what was looked at, by id, and whether there was a vector to compare it by."""
+    held = np.zeros(len(ledger.best), bool)
+    held[contents.with_vector] = True
+    there = ledger.content >= 0
+    vector = np.zeros(len(ledger.ids), bool)
+    vector[there] = held[ledger.content[there]]
+    table = pa.table({"item_id": ledger.ids, "content": digests.cast(pa.string()), "vector": vector})
+    pq.write_table(
+        table.take(pa.array(np.argsort(ledger.alphabet))), folder / "items.parquet", compression="zstd"
+    )
+
+
 def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table) -> tuple[int, int]:
     """Write ``keep.csv`` and ``drop.csv``, which share out all items between them.
 

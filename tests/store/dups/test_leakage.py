@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -234,22 +233,22 @@ def test_a_limit_is_not_met_by_a_search_that_cannot_tell(store: Store) -> None:
     changed = run(*asked)
     assert changed.exit_code == 1
     report = split_items(store, keep_together=["duplicates"], column="fresh")
-    assert "copies came or went (1 of 8 items)" in report.notes[0]
-    assert "since the search 'default' files were written, or copies came or went (1 items" in changed.stderr
+    assert "1 of 8 items have another content" in report.notes[0]
+    assert (
+        "1 items of train, dev, test have another content than the search 'default' compared"
+        in changed.stderr
+    )
     assert "is older than some items\n" in changed.stderr
     find_duplicates(store, feature=None)
     assert run(*asked).exit_code == 0
-    later = {"item_id": ["i06"], "mtime_ns": pa.array([time.time_ns()], pa.int64())}
-    store.items.upsert(pa.table(later), key="item_id")
-    summary = json.loads((store.path / "dups" / "default" / "summary.json").read_text())
-    summary["looked_at"] = "2020-01-01T00:00:00+00:00"
-    (store.path / "dups" / "default" / "summary.json").write_text(json.dumps(summary))
+    # A file that was written again as it was is the same; a content that no other item has is another all the same.
+    store.items.upsert(
+        pa.table({"item_id": ["i06"], "mtime_ns": pa.array([2**62], pa.int64())}), key="item_id"
+    )
+    assert not find_leakage(store).outdated
+    store.items.upsert(pa.table({"item_id": ["i06"], "image_sha256": ["e" * 64]}), key="item_id")
     found = find_leakage(store)
     assert (found.outdated, found.capped, found.lower_bound) == (True, False, True)
-    # A file of the future was not written since, and asking again would not help.
-    later["mtime_ns"] = pa.array([2**62], pa.int64())
-    store.items.upsert(pa.table(later), key="item_id")
-    assert not find_leakage(store).outdated
 
 
 def test_items_without_what_is_compared_are_not_covered(store: Store) -> None:
@@ -279,7 +278,9 @@ def test_contents_that_had_no_vector_are_told(tmp_path: Path) -> None:
     new = {"item_id": "new", "image_sha256": "f" * 64, "phash": BASES[0], "split": "test", "missing": False}
     store.items.append(pa.Table.from_pylist([new], schema=items_schema()))
     find_duplicates(store, rule=0.9)
-    assert any(f"1 contents had no vector of {IMAGES}" in note for note in find_leakage(store).notes)
+    found = find_leakage(store)
+    assert any(f"1 items of train, test had no vector of {IMAGES}" in note for note in found.notes)
+    assert found.lower_bound
 
 
 @pytest.mark.parametrize("drop", ["train", "test"])
@@ -373,7 +374,7 @@ def test_what_cannot_be_answered_is_said(store: Store, arguments: list[str], sta
 
 
 def test_damaged_results_are_said(store: Store) -> None:
-    (store.path / "dups" / "default" / "keep.csv").unlink()
+    (store.path / "dups" / "default" / "items.parquet").unlink()
     with pytest.raises(StoreError, match="dups find --name default"):
         find_leakage(store)
 
