@@ -156,7 +156,9 @@ def find(
         ],
         title="\nGroups",
     )
-    typer.echo(f"\n{found.path}: pairs.parquet, clusters.parquet, items.parquet, keep.csv, drop.csv, summary.json")
+    typer.echo(
+        f"\n{found.path}: pairs.parquet, clusters.parquet, items.parquet, keep.csv, drop.csv, summary.json"
+    )
     if pages:
         typer.echo(pages)
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from PIL import Image
 
@@ -51,8 +51,9 @@ class DuplicateStream:
         Output of the encoder to compare.
     rule : Rule or float, optional
         Least cosine, or with it the mean of a calibration; 0.95 unless given, which is a guess.
-    hamming : int or None, default 6
-        Bits of 64 in which perceptual hashes may differ; None leaves the stage out.
+    hamming : int, "auto" or None, default "auto"
+        Bits of 64 in which perceptual hashes may differ: 6, or what a store's calibration leaves of it; None leaves the
+        stage out.
     window : int, default 100,000
         Contents remembered.
     state : str or Path, optional
@@ -97,7 +98,7 @@ class DuplicateStream:
         modality: Modality = "image",
         output: str = "pooled",
         rule: Rule | float | None = None,
-        hamming: int | None = DEFAULT_HAMMING,
+        hamming: int | Literal["auto"] | None = "auto",
         window: int = DEFAULT_WINDOW,
         state: str | Path | None = None,
         save_every: float | None = None,
@@ -389,15 +390,20 @@ def _calibrated(
         if made.fingerprint == now:
             wanted = 1.0 if expected is None else expected
             cosine = made.threshold(window, wanted)
+            bits = made.hashes(window, DEFAULT_HAMMING, wanted, viewed=False).whole
             source = f"calibration {feature} {made.fingerprint}, {in_words(wanted)}"
-            note = f"cosine {cosine:.4f} by the calibration of {feature}, at {in_words(wanted)} among"
-            return Rule(None, cosine, made.mean, source, made.matrix), [f"{note} {window:,} contents"]
+            hashes = "" if feature.split("/")[-2] == "text" else f" and hashes within {bits} bits"
+            note = f"cosine {cosine:.4f}{hashes} by the calibration of {feature}, at {in_words(wanted)} among"
+            return Rule(bits, cosine, made.mean, source, made.matrix), [f"{note} {window:,} contents"]
     if expected is not None:
         raise UsageError(f"{why}; calibrate first: icehouse dups calibrate --feature {feature}")
     return None, [why]
 
 
-def _rule(rule: Rule | float | None, hamming: int | None, encoder: Encoder | None) -> Rule:
+def _rule(rule: Rule | float | None, hamming: int | Literal["auto"] | None, encoder: Encoder | None) -> Rule:
+    if hamming == "auto":
+        known = rule.hamming if isinstance(rule, Rule) else None
+        hamming = DEFAULT_HAMMING if known is None else known
     if encoder is None:
         return Rule(hamming)
     if isinstance(rule, Rule):

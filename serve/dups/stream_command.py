@@ -47,8 +47,13 @@ def stream(
         ),
     ] = None,
     hamming: Annotated[
-        int, typer.Option("--hamming", help="Bits of 64 in which perceptual hashes may differ.")
-    ] = 6,
+        int | None,
+        typer.Option(
+            "--hamming",
+            help="Bits of 64 in which perceptual hashes may differ.",
+            show_default="6, or fewer by the store's calibration",
+        ),
+    ] = None,
     perceptual: Annotated[
         bool, typer.Option("--perceptual/--no-perceptual", help="Compare perceptual hashes.")
     ] = True,
@@ -77,6 +82,8 @@ def stream(
         raise UsageError("--no-embedding leaves nothing for options of the embedding to do")
     if encoder and expected_false_pairs is not None:
         raise UsageError("--expected-false-pairs needs a store's calibration; --encoder takes --threshold")
+    if hamming is not None and not perceptual:
+        raise UsageError("--no-perceptual leaves nothing for --hamming to do")
     if encoder and feature:
         raise UsageError("--feature is a store's, --encoder needs no store: give one of them")
     # Said so that NaN is none of them.
@@ -87,7 +94,7 @@ def stream(
     from .stream import DuplicateStream
 
     options: dict[str, Any] = {
-        "hamming": hamming if perceptual else None,
+        "hamming": ("auto" if hamming is None else hamming) if perceptual else None,
         "window": window,
         "state": state,
         "save_every": save_every or None,

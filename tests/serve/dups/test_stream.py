@@ -269,7 +269,7 @@ def test_with_the_calibration_of_a_store(photos: list[Path], tmp_path: Path) -> 
     mean, matrix = fit_map(X, 0.5)
     tail = Tail(1000, 0.5, 0.02, -0.1, 0.1, (0.7, 0.6))
     fingerprint = store.feature_table(feature).spec["fingerprint"]
-    made = Calibration(feature, fingerprint, mean, matrix, tail, len(X))
+    made = Calibration(feature, fingerprint, mean, matrix, tail, len(X), bits={"whole": (-4.0, 0.3)})
     with pytest.raises(UsageError, match="no calibration"):
         DuplicateStream.from_store(store, encoder=ToyEncoder(), expected_false_pairs=2)
     made.save(store)
@@ -279,7 +279,13 @@ def test_with_the_calibration_of_a_store(photos: list[Path], tmp_path: Path) -> 
     plain = make(rule=rule, hamming=4, window=60)
     assert list(stream.judge_many(photos)) == list(plain.judge_many(photos))
     assert stream.rule.cosine == tail.threshold(60)
-    assert any("by the calibration" in note for note in stream.notes)
+    assert any("and hashes within 2 bits by the calibration" in note for note in stream.notes)
+    assert (
+        DuplicateStream.from_store(store, **options).rule.hamming
+        == made.hashes(60, 6, viewed=False).whole
+        == 1
+    )
+    assert DuplicateStream.from_store(store, hamming=None, **options).rule.hamming is None
     looser = DuplicateStream.from_store(store, expected_false_pairs=50, **options)
     assert looser.rule.cosine == tail.threshold(60, 50) < tail.threshold(60)
     assert DuplicateStream.from_store(store, rule=0.9, **options).rule.cosine == 0.9
@@ -287,7 +293,7 @@ def test_with_the_calibration_of_a_store(photos: list[Path], tmp_path: Path) -> 
         DuplicateStream.from_store(store, rule=0.9, expected_false_pairs=1, **options)
     replace(made, fingerprint="0" * 16).save(store)
     stale = DuplicateStream.from_store(store, **options)
-    assert stale.rule.source == "default"
+    assert (stale.rule.source, stale.rule.hamming) == ("default", 6)
     assert "fingerprint" in stale.notes[0]
 
 
