@@ -283,7 +283,7 @@ def test_with_the_calibration_of_a_store(photos: list[Path], tmp_path: Path) -> 
     assert (
         DuplicateStream.from_store(store, **options).rule.hamming
         == made.hashes(60, 6, viewed=False).whole
-        == 1
+        == 2
     )
     assert DuplicateStream.from_store(store, hamming=None, **options).rule.hamming is None
     looser = DuplicateStream.from_store(store, expected_false_pairs=50, **options)
