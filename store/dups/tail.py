@@ -29,6 +29,8 @@ _HIDDEN = 0.1
 _SHAPES = np.linspace(0, 0.1, 11)
 #: Of unrelated pairs' hashes are so near where their distribution is extrapolated from.
 _NEAR_SHARE = 0.04
+#: Of all pairs are at most copies: 25 pictures with any number of copies of each have 4%.
+_COPIES = 0.05
 #: arctanh of 1 is infinite.
 _SANE = 1 - 1e-9
 #: A pair so far out that among as many unrelated ones so few would be expected is a duplicate.
@@ -175,6 +177,7 @@ def fit_bits(distances: np.ndarray) -> tuple[float, float] | None:
     """
     if len(distances) < _LEAST_TAIL:
         return None
+    distances = _beyond_copies(distances)
     shares = np.array([(distances <= bits).mean() for bits in range(0, 65, 2)])
     far = max(int(np.searchsorted(shares, _NEAR_SHARE, side="right")) - 1, 1)
     near = max(far - 2, 0)
@@ -184,6 +187,16 @@ def fit_bits(distances: np.ndarray) -> tuple[float, float] | None:
     quantiles = NormalDist().inv_cdf(low), NormalDist().inv_cdf(high)
     slope = (quantiles[1] - quantiles[0]) / (2 * (far - near))
     return quantiles[1] - slope * 2 * far, slope
+
+
+def _beyond_copies(distances: np.ndarray) -> np.ndarray:
+    """Leave out what lies before a hole in the distances: copies that nothing else has found, if they are few."""
+    counts = np.histogram(distances, np.arange(0, 67, 2))[0]
+    middle = int(np.searchsorted(np.cumsum(counts), len(distances) / 2))
+    empty = [k for k in range(1, middle) if counts[k] == counts[k - 1] == 0]
+    if not empty or counts[: empty[-1]].sum() > _COPIES * len(distances):
+        return distances
+    return distances[distances >= 2 * empty[-1]]
 
 
 def tail_size(pairs: int) -> int:
