@@ -298,7 +298,10 @@ class Cascade:
         say, and equal ones count again.
         """
         contents = self.contents
-        if contents.views is None or self._by_views is not None:
+        if self._by_views is not None:
+            return
+        if contents.views is None:
+            contents.rule = contents.rule.unconfirmed()
             return
         begun = time.perf_counter()
         codes, whole = contents.views.pairs(self.max_pairs + 1)

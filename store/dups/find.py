@@ -236,7 +236,7 @@ def find_duplicates(
                 inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
             ledger, items = _ledger(items, key, keeper, inside)
             contents, rows = _contents(ledger, items, key, made, vectors, scratch)
-            remarks += lacking(contents, items, key, feature, where)
+            remarks += lacking(contents, items, key, feature)
             if viewed:
                 contents.views, unseen = _views(store, ledger, items, made, expected_false_pairs or 1.0)
                 remarks += unseen
@@ -244,8 +244,6 @@ def find_duplicates(
                 remarks.append(
                     f"crops and frames are left to the embedding: hashing parts of {n} images takes long; ask with --views"
                 )
-            if contents.views is None:
-                contents.rule = contents.rule.unconfirmed()
             write_items(temp, ledger, items[key], contents)
             del items
             chosen = choose_engine(engine, store, feature, contents.rows, rows, vectors, threads=threads)
@@ -353,6 +351,8 @@ def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
         from ..sql import select_items
 
         items = items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
+        if not len(items):
+            raise UsageError(f"no item to compare where {where}; earlier results stay as they are")
     criteria(items, keeper)  # a column that is not there is refused before minutes of hashing
     return items
 

@@ -12,12 +12,10 @@ from .cascade import Cascade, Contents, Rule
 __all__ = ["lacking", "notes"]
 
 
-def lacking(
-    contents: Contents, items: pa.Table, key: str, feature: str | None, where: str | None
-) -> list[str]:
+def lacking(contents: Contents, items: pa.Table, key: str, feature: str | None) -> list[str]:
     """Tell what cannot be compared, for want of content or of a vector."""
     if not len(items):
-        return ["there is no item to compare" + ("" if where is None else f" where {where}")]
+        return ["there is no item to compare"]
     told, what = [], key.removesuffix("_sha256")
     if blank := items[key].null_count:
         told.append(f"{blank} of {len(items)} items without {what}: not compared, and kept")

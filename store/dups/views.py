@@ -220,9 +220,8 @@ def load_views(
     known = table.snapshot().read(["image_sha256"])["image_sha256"]
     new = pc.and_(pc.is_valid(keys), pc.invert(pc.is_in(keys, value_set=known.combine_chunks())))
     todo: dict[str, list[Path]] = {}
-    for row in (
-        items.filter(new).slice(0, None if make else 0).select(["image_sha256", "root", "path"]).to_pylist()
-    ):
+    lacking = items.filter(new).select(["image_sha256", "root", "path"]).to_pylist() if make else []
+    for row in lacking:
         files = todo.setdefault(row["image_sha256"], [])
         if row["path"]:
             files.append(Path(row["root"] or "") / row["path"])

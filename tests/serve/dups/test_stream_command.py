@@ -162,8 +162,8 @@ def test_a_broken_pipe_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="POSIX shells")
 @pytest.mark.parametrize("closed", ["<&-", ">&-"])
 def test_closed_ends_are_told(closed: str) -> None:
-    run = f'"{sys.executable}" -m icehouse dups stream --no-embedding {closed}'
-    result = subprocess.run(run, shell=True, capture_output=True, text=True, timeout=600)
+    run = ["sh", "-c", f'exec "$0" -m icehouse dups stream --no-embedding {closed}', sys.executable]
+    result = subprocess.run(run, capture_output=True, text=True, timeout=600)
     assert result.returncode == 2
     assert "is closed" in result.stderr
     assert result.stderr.count("\n") == 1

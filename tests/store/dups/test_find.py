@@ -372,8 +372,12 @@ def test_what_could_not_be_compared_is_told(tmp_path: Path) -> None:
     assert "1 of 59 items without image: not compared, and kept" in notes
     assert "1 of 50 contents without a vector of toy/image/pooled" in notes
     assert "1 of 49 vectors of toy/image/pooled zero" in notes
-    nothing = find_duplicates(store, rule=0.9, where="mtime_ns > 1000").summary
-    assert "there is no item to compare where mtime_ns > 1000" in nothing["notes"]
+    before = Duplicates.open(store).summary
+    with pytest.raises(UsageError, match="no item to compare where mtime_ns > 1000; earlier results stay"):
+        find_duplicates(store, rule=0.9, where="mtime_ns > 1000")
+    assert Duplicates.open(store).summary == before
+    nothing = find_duplicates(Store.create(tmp_path / "empty")).summary
+    assert "there is no item to compare" in nothing["notes"]
     assert nothing["pairs"]["by_kind"] == nothing["pairs"]["found_by"] == dict.fromkeys(KINDS, 0)
 
 

@@ -421,7 +421,10 @@ def test_ids_may_hold_anything(tmp_path: Path) -> None:
     assert near.near(["stranger", "007"], ["stranger", "007"]).tolist() == [False, False]
     write_cleaned(store, tmp_path / "clean.csv")
     assert join(store, tmp_path / "clean.csv").unmatched_rows == 0
-    nothing = Neighbours(find_duplicates(store, feature=None, where="false"))
+    alone = Neighbours(find_duplicates(store, feature=None, where="item_id = '007'"))
+    assert alone.ids.to_pylist() == ["007"]
+    assert not alone.near(ids, ids).any()
+    nothing = Neighbours(find_duplicates(Store.create(tmp_path / "empty"), feature=None))
     assert len(nothing.ids) == 0
     assert not nothing.near(ids, ids).any()
     # Copies need no search.
