@@ -3,7 +3,8 @@
 Choices, once and for all heads:
 
 - A label of the evaluated rows that the head never saw in training cannot be predicted: such rows count as
-  errors, their label has a recall of zero, and `unseen` names it.
+  errors, their label has a recall of zero, the log loss charges them a probability of zero (36.04 each), and `unseen`
+  names it.
 - Macro averages run over the classes that occur among the true or the predicted labels, as scikit-learn's do.
 - AUROC and average precision are one-vs-rest means over the classes that have both positives and negatives;
   for two classes the AUROC is the usual one. Where no class has both, they are None.
@@ -195,13 +196,12 @@ def _ranked_scores(
     positive = true[:, None] == np.arange(k)[None]
     counts = positive.sum(axis=0)
     defined = np.flatnonzero((counts > 0) & (counts < n))
-    known = true < k
-    loss = np.zeros(n)
-    if known.any():
-        # Like scikit-learn: a probability of zero costs what the smallest representable step costs.
-        eps = np.finfo(np.float64).eps
-        at = proba[known, true[known]] / np.maximum(proba[known].sum(axis=1), eps)
-        loss[known] = -np.log(np.clip(at, eps, 1 - eps))
+    # As in scikit-learn, a probability of zero costs -log(eps), 36.04: so does a label that training never held.
+    eps = np.finfo(np.float64).eps
+    known = np.flatnonzero(true < k)
+    loss = np.full(n, -np.log(eps))
+    at = proba[known, true[known]] / np.maximum(proba[known].sum(axis=1), eps)
+    loss[known] = -np.log(np.clip(at, eps, 1 - eps))
 
     orders = [_descending(proba[:, c]) for c in defined]
     ones = np.ones((1, n))
@@ -221,10 +221,7 @@ def _ranked_scores(
                     function(weights, positive[:, c], o) for c, o in zip(defined, orders, strict=True)
                 ]
                 samples[name].append(_mean_defined(np.stack(by_class)))
-        total = weights @ known
-        samples["log_loss"].append(
-            np.divide(weights @ loss, total, out=np.full(size, np.nan), where=total > 0)
-        )
+        samples["log_loss"].append(weights @ loss / n)
 
     def sampled(name: str) -> np.ndarray | None:
         return np.concatenate(samples[name]) if samples[name] else None
@@ -241,7 +238,7 @@ def _ranked_scores(
             float(precision.mean()) if len(defined) else None,
             sampled("average_precision"),
         ),
-        "log_loss": (float(loss[known].mean()) if known.any() else None, sampled("log_loss")),
+        "log_loss": (float(loss.mean()), sampled("log_loss")),
         "draws": draws,
         "auroc_per_class": per_class(auroc),
         "average_precision_per_class": per_class(precision),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import socket
@@ -13,16 +14,34 @@ from pathlib import Path
 
 __all__ = ["fsync_dir", "fsync_file", "publish", "remove_leftovers", "temp_name"]
 
-#: A temporary file of a process that cannot be asked (another host) is taken for dead after this long, in seconds.
+#: A temporary file of a process that cannot be asked (another machine or container) is taken for dead after this long, in
+#: seconds.
 LEFTOVER_AGE_S = 24 * 3600
 
-_HOST = re.sub(r"[^A-Za-z0-9]+", "_", socket.gethostname()) or "host"
-_TEMP = re.compile(r"\.tmp-(?P<host>\w+)-(?P<pid>\d+)-[0-9a-f]{32}")
+
+def _where() -> str:
+    """Name of the place in which a process id means one process: host, boot and, on Linux, namespace of process ids.
+
+    Containers and machines may share a host name, and a process id of one means another process, or none, in the other.
+    """
+    host = re.sub(r"[^A-Za-z0-9]+", "_", socket.gethostname()) or "host"
+    parts = [host]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    if len(parts) == 1:  # no Linux: the address of the network card tells machines apart
+        parts.append(f"{uuid.getnode():x}")
+    return f"{host}_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
+
+
+_WHERE = _where()
+_TEMP = re.compile(r"\.tmp-(?P<where>\w+)-(?P<pid>\d+)-[0-9a-f]{32}")
 
 
 def temp_name(suffix: str) -> str:
     """Name for a file in the making; it says who makes it, so that a leftover can be told from work in hand."""
-    return f".tmp-{_HOST}-{os.getpid()}-{uuid.uuid4().hex}{suffix}"
+    return f".tmp-{_WHERE}-{os.getpid()}-{uuid.uuid4().hex}{suffix}"
 
 
 def fsync_file(path: Path) -> None:
@@ -62,7 +81,7 @@ def publish(path: Path) -> Iterator[Path]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files in `folder` whose maker is dead, or which are older than a day."""
+    """Temporary files in `folder` whose maker is dead, or cannot be asked and has not written for a day."""
     return [path for path in folder.iterdir() if (m := _TEMP.match(path.name)) and _is_dead(path, m)]
 
 
@@ -76,18 +95,22 @@ def remove_leftovers(folder: Path) -> int:
 
 
 def _is_dead(path: Path, match: re.Match[str]) -> bool:
-    try:
-        if time.time() - path.stat().st_mtime > LEFTOVER_AGE_S:
-            return True
-    except FileNotFoundError:
-        return False
     # On Windows signal 0 would end the process instead of asking after it.
-    if match["host"] != _HOST or os.name == "nt":
-        return False
+    if match["where"] == _WHERE and os.name != "nt":
+        try:
+            os.kill(int(match["pid"]), 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except PermissionError:
+            pass
+        return False  # however long it was suspended
+    return _age(path) > LEFTOVER_AGE_S
+
+
+def _age(path: Path) -> float:
+    """Seconds since anything was written to a file, or to a folder and the files in it; 0 if it is gone."""
     try:
-        os.kill(int(match["pid"]), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
-    return False
+        inside = [child.stat().st_mtime for child in path.rglob("*")] if path.is_dir() else []
+        return time.time() - max([path.stat().st_mtime, *inside])
+    except OSError:
+        return 0.0

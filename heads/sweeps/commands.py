@@ -235,7 +235,7 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
                 _percent(entry.dev),
                 _percent(entry.test) + (f" ± {100 * entry.spread:.1f}" if entry.spread is not None else ""),
                 f"{_percent(entry.low)}–{_percent(entry.high)}",
-                "leader" if behind is None else f"{100 * behind.value:+.1f} (p {behind.p:.2f})",
+                "leader" if behind is None else f"{100 * behind.value:+.1f} (p {behind.p:.2g})",
                 _with_interval(entry.apart),
                 len(entry.runs),
                 f"{entry.seconds:.1f} s",

@@ -30,7 +30,8 @@ class Difference:
     value, low, high : float
         Difference, and its interval.
     p : float
-        Two-sided: twice the share of draws on the other side of zero, at most 1.
+        Two-sided: twice ``(k + 1) / (draws + 1)`` for the k draws on the other side of zero, at most 1; never 0, since
+        `draws` resamples cannot show less (Davison and Hinkley 1997, 4.11).
     """
 
     value: float
@@ -100,7 +101,8 @@ class Resampling:
     def between(self, value: float, sample: np.ndarray) -> Difference:
         """A difference, from its value and what it is in every draw."""
         low, high = self.interval(sample)
-        p = min(1.0, 2 * min(float((sample <= 0).mean()), float((sample >= 0).mean())))
+        k = min(int((sample <= 0).sum()), int((sample >= 0).sum()))
+        p = min(1.0, 2 * (k + 1) / (len(sample) + 1))
         return Difference(value, low, high, p)
 
     def _blocks(self) -> Iterator[np.ndarray]:

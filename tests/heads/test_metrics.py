@@ -98,8 +98,11 @@ def test_a_label_that_training_never_held_is_an_error_and_is_named() -> None:
     assert result["confusion"]["labels"] == ["a", "b", "new"]
     assert result["per_class"][2]["recall"]["value"] == 0
     assert result["per_class"][2]["auroc"] is None
-    # Log loss is over the rows whose label has a probability.
-    assert result["log_loss"]["value"] == pytest.approx(-np.log([0.9, 0.8, 0.7]).mean())
+    # Log loss charges it a probability of zero, clipped as scikit-learn does.
+    charged = [0.9, 0.8, 0.7, np.finfo(float).eps]
+    assert result["log_loss"]["value"] == pytest.approx(-np.log(charged).mean())
+    widened = reference.log_loss(y, np.column_stack([proba, np.zeros(4)]), labels=["a", "b", "new"])
+    assert result["log_loss"]["value"] == pytest.approx(widened)
 
 
 def test_undefined_scores_are_null() -> None:
@@ -107,7 +110,7 @@ def test_undefined_scores_are_null() -> None:
     assert result["auroc"] == {"value": None, "low": None, "high": None}
     assert result["accuracy"]["value"] == 1
     none = score(["z", "z"], np.array([[0.9, 0.1], [0.8, 0.2]]), ["a", "b"], draws=20)
-    assert none["log_loss"]["value"] is None
+    assert none["log_loss"]["value"] == pytest.approx(-np.log(np.finfo(float).eps))
     assert none["accuracy"]["value"] == 0
 
 

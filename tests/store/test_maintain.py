@@ -118,7 +118,7 @@ def test_orphans_and_leftovers_are_told_and_swept(whole: Store) -> None:
     (folder / "part-000001-000000000000.parquet").write_bytes(b"x")
     from icehouse.store import files
 
-    (folder / f".tmp-{files._HOST}-{2**22 + 5}-{'0' * 32}.json").write_bytes(b"x")
+    (folder / f".tmp-{files._WHERE}-{2**22 + 5}-{'0' * 32}.json").write_bytes(b"x")
     assert kinds(whole) == {"items: orphan": False, "items: leftover": False}
     assert verify(whole).ok
     assert {done.table: done.swept for done in compact(whole)} == {"failures": 0, FEATURE: 0, "items": 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 import time
@@ -175,13 +176,58 @@ def test_orphans_and_leftovers_of_dead_writers_are_swept(table: Table) -> None:
 
     alive = table.path / files.temp_name(".parquet")
     alive.write_bytes(b"in the making")
-    dead = table.path / f".tmp-{files._HOST}-{2**22 + 1}-{'0' * 32}.parquet"
+    dead = table.path / f".tmp-{files._WHERE}-{2**22 + 1}-{'0' * 32}.parquet"
     dead.write_bytes(b"half")
     elsewhere = table.path / f".tmp-otherhost-1-{'0' * 32}.parquet"
     elsewhere.write_bytes(b"half")
     assert sweep(table) == 2
     left = {path.name for path in table.path.iterdir() if path.suffix == ".parquet"}
     assert left == {live.name, alive.name, elsewhere.name}
+
+
+@pytest.mark.parametrize("place", ["boot", "container"])
+def test_containers_with_one_host_name_leave_each_other_s_temporary_files_alone(
+    table: Table, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    from icehouse.store import files
+
+    table.append(rows(["a"], [1]))
+    here = files._WHERE
+    read_text, readlink = Path.read_text, os.readlink
+    if place == "boot":
+        other = "2b0c1d3e-0000-4000-8000-000000000000"
+        monkeypatch.setattr(
+            Path, "read_text", lambda p, **k: other if p.name == "boot_id" else read_text(p, **k)
+        )
+    else:
+        monkeypatch.setattr(
+            os, "readlink", lambda p, **k: "pid:[1]" if str(p).endswith("ns/pid") else readlink(p, **k)
+        )
+    there = files._where()
+    monkeypatch.undo()
+    assert there != here
+    theirs = table.path / f".tmp-{there}-{2**22 + 1}-{'0' * 32}.parquet"  # no such process here
+    theirs.write_bytes(b"in the making")
+    folder = table.path / f".tmp-{there}-{2**22 + 1}-{'1' * 32}"
+    folder.mkdir()
+    (folder / "growing").write_bytes(b"in the making")
+    assert sweep(table) == 0
+    assert theirs.exists()
+    old = time.time() - files.LEFTOVER_AGE_S - 60
+    os.utime(theirs, (old, old))
+    os.utime(folder, (old, old))  # but a file in it was written just now
+    assert [path.name for path in files.leftovers(table.path)] == [theirs.name]
+    assert sweep(table) == 1
+
+
+def test_a_writer_that_was_suspended_for_days_keeps_its_part(table: Table) -> None:
+    from icehouse.store import files
+
+    table.append(rows(["a"], [1]))
+    mine = table.path / files.temp_name(".parquet")
+    mine.write_bytes(b"in the making")
+    os.utime(mine, (0, 0))
+    assert sweep(table) == 0
 
 
 def test_compaction_yields_to_a_writer_that_changed_the_parts(table: Table) -> None:
