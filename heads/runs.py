@@ -12,7 +12,8 @@ A run is a folder ``STORE/runs/<run_id>/``:
 ``evaluations/``        what `icehouse evaluate` added later
 ======================  ==================================================================================
 
-It is written under a temporary name and renamed, so that a run is either there whole or not there.
+It is written under a temporary name and renamed, so that a run is either there whole or not there. Runs are in order of
+the time at which they were started; ``number`` in ``run.json``, one more for each, decides between equal times.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 
 from ..errors import HeadError, IcehouseError, SpaceError
 from ..store.files import fsync_dir, fsync_file, temp_name
+from ..store.lock import hold
 from ..store.provenance import check_space
 from .head import Head
 
@@ -98,7 +100,7 @@ class Run:
 
     @classmethod
     def load(cls, store: Store | str | Path, run_id: str) -> Run:
-        """Open a run by its id, by an unambiguous part of it, or the last one as "latest".
+        """Open a run by its id, by an unambiguous part of it, or the one started last as "latest".
 
         Parameters
         ----------
@@ -268,6 +270,7 @@ def write_run(
     metrics: Mapping[str, Any],
     predictions: pa.Table,
     training: pa.Table,
+    started: datetime | None = None,
 ) -> Run:
     """Write a run whole, under a new id.
 
@@ -282,15 +285,19 @@ def write_run(
         ``metrics.json``.
     predictions, training : pyarrow.Table
         See the module's head.
+    started : datetime, optional
+        When training began, in UTC; now if None.
     """
     from pyarrow import parquet
 
     from .. import __version__
 
     now = datetime.now(UTC)
-    about = {
+    started = started or now
+    about: dict[str, Any] = {
         "format": FORMAT,
         "created_at": now.isoformat(timespec="seconds"),
+        "started_at": started.isoformat(timespec="microseconds"),
         "created_by": f"icehouse {__version__}",
         **record,
     }
@@ -302,8 +309,14 @@ def write_run(
         write_json(folder / "metrics.json", metrics)
         write_json(folder / "run.json", about)
 
-    stem = f"{now:%Y%m%d-%H%M%S}-{head.family}"
-    return Run(publish_folder(_folder(store), stem, write))
+    folder = _folder(store)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HeadError(f"cannot write under {folder}: {error.strerror or error}") from error
+    with hold(folder):
+        about["number"] = 1 + max((_started(folder / name)[1] for name in _ids(folder)), default=0)
+        return Run(publish_folder(folder, f"{started:%Y%m%d-%H%M%S}-{head.family}", write))
 
 
 def publish_folder(parent: Path, stem: str, write: Callable[[Path], None]) -> Path:
@@ -371,11 +384,25 @@ def _folder(store: Store | str | Path) -> Path:
 
 
 def _ids(folder: Path) -> list[str]:
+    """Names of the runs in `folder`, in the order in which they were started."""
     if not folder.is_dir():
         return []
-    return sorted(
-        path.parent.name for path in folder.glob("*/run.json") if not path.parent.name.startswith(".")
-    )
+    found = [path.parent for path in folder.glob("*/run.json") if not path.parent.name.startswith(".")]
+    return [path.name for path in sorted(found, key=lambda path: (*_started(path), path.name))]
+
+
+def _started(path: Path) -> tuple[datetime, int]:
+    """When a run was started, and its number: 0 in runs that have none; by its name where its record cannot be read."""
+    try:
+        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        started = datetime.fromisoformat(record.get("started_at") or record["created_at"])
+        return (started if started.tzinfo else started.replace(tzinfo=UTC)), int(record.get("number", 0))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    try:
+        return datetime.strptime(path.name[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC), 0
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC), 0
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -120,6 +121,7 @@ def train(
     UsageError
         If there is no such head, parameter or feature.
     """
+    started = datetime.now(UTC)
     estimator = make_head(head, params, seed)
     estimator.progress = progress
     rows = prepare(
@@ -133,7 +135,8 @@ def train(
         learns=estimator.takes_prompts != "required",
         seed=seed,
     )
-    run = keep(rows, estimator, fit_on(rows, estimator), refit=refit, draws=draws, seed=seed)
+    fitted = fit_on(rows, estimator)
+    run = keep(rows, estimator, fitted, refit=refit, draws=draws, seed=seed, started=started)
     if report:
         from .reports.report import leave_report
 
@@ -278,6 +281,7 @@ def keep(
     draws: int = DRAWS,
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
+    started: datetime | None = None,
 ) -> Run:
     """Score a fitted head on dev, fit its choice again where that is due, score it on test, and leave a run.
 
@@ -291,11 +295,14 @@ def keep(
         As `train` takes them.
     about : mapping, optional
         What else ``run.json`` should say, such as the sweep that it belongs to.
+    started : datetime, optional
+        When training began; as long ago as the fit took if None.
     """
+    started = started or datetime.now(UTC) - timedelta(seconds=fitted.seconds)
     store, samples, parts, searches = rows.store, rows.samples, rows.parts, rows.searches
     learn, dev, test = (rows.part(name) for name in ("train", "dev", "test"))
     majority = Counter(learn.labels.tolist()).most_common(1)[0][0] if len(learn) else None
-    started = time.perf_counter()
+    begun = time.perf_counter()
 
     metrics: dict[str, Any] = {}
     tables: list[pa.Table] = []
@@ -355,11 +362,12 @@ def keep(
         "seconds": {
             "load": round(rows.seconds, 3),
             "fit": round(fitted.seconds + refit_seconds, 3),
-            "score": round(time.perf_counter() - started - refit_seconds, 3),
+            "score": round(time.perf_counter() - begun - refit_seconds, 3),
         },
         **(about or {}),
     }
-    return write_run(store, kept, record, metrics, _stacked(tables, kept), _roles(learn, dev, test))
+    predictions, training = _stacked(tables, kept), _roles(learn, dev, test)
+    return write_run(store, kept, record, metrics, predictions, training, started)
 
 
 def make_head(head: str | Head, params: Mapping[str, Any] | None = None, seed: int = 0) -> Head:

@@ -29,7 +29,7 @@ def _where() -> str:
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
     with contextlib.suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
     if len(parts) == 1:  # no Linux: the address of the network card tells machines apart
         parts.append(f"{uuid.getnode():x}")
     return f"{host}_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"

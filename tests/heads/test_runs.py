@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from icehouse.errors import HeadError, SpaceError, UsageError
 from icehouse.heads.evaluate import evaluate, predict_items
 from icehouse.heads.runs import Run, list_runs, publish_folder
-from icehouse.heads.trainer import train
+from icehouse.heads.trainer import fit_on, keep, make_head, prepare, train
 from icehouse.store.store import Store
 
 Make = Callable[..., Store]
@@ -28,6 +29,31 @@ def test_runs_are_found_by_id_part_and_last(make_store: Make) -> None:
         Run.load(store, "logreg")
     with pytest.raises(HeadError, match=f"is no run of .*{second.run_id}"):
         Run.load(store, "nosuch")
+
+
+def test_latest_is_the_run_that_was_started_last(make_store: Make) -> None:
+    store = make_store(60)
+    rows = prepare(store)
+    head = make_head("logreg", {"C": 1.0})
+    fitted = fit_on(rows, head)
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def left(started: datetime) -> Run:
+        return keep(rows, head, fitted, draws=0, started=started)
+
+    # The one that was started first ends last, and names sort by chance where the second is the same.
+    late, early = left(noon + timedelta(minutes=5)), left(noon)
+    assert Run.load(store, "latest").run_id == late.run_id
+    same = [left(noon + timedelta(minutes=6)) for _ in range(6)]
+    assert [run.record["number"] for run in same] == [3, 4, 5, 6, 7, 8]
+    assert [run.run_id for run in list_runs(store)] == [run.run_id for run in (early, late, *same)]
+    assert Run.load(store, "latest").run_id == same[-1].run_id
+    # A run of before `started_at` and `number` has its place by when it was made.
+    record = json.loads((same[2].path / "run.json").read_text())
+    del record["started_at"], record["number"]
+    record["created_at"] = "2026-01-01T12:01:00+00:00"
+    (same[2].path / "run.json").write_text(json.dumps(record))
+    assert [run.run_id for run in list_runs(store)][1] == same[2].run_id
 
 
 def test_no_runs_says_what_to_do(make_store: Make) -> None:
@@ -127,7 +153,7 @@ def test_a_run_is_whole_or_not_there(make_store: Make, monkeypatch: pytest.Monke
         patch.setattr("pyarrow.parquet.write_table", full)
         with pytest.raises(HeadError, match="No space left"):
             train(store)
-    assert list((store.path / "runs").iterdir()) == []
+    assert [path.name for path in (store.path / "runs").iterdir()] == [".lock"]
     assert list_runs(store) == []
 
 

@@ -193,7 +193,7 @@ def test_containers_with_one_host_name_leave_each_other_s_temporary_files_alone(
 
     table.append(rows(["a"], [1]))
     here = files._WHERE
-    read_text, readlink = Path.read_text, os.readlink
+    read_text, readlink = Path.read_text, Path.readlink
     if place == "boot":
         other = "2b0c1d3e-0000-4000-8000-000000000000"
         monkeypatch.setattr(
@@ -201,7 +201,7 @@ def test_containers_with_one_host_name_leave_each_other_s_temporary_files_alone(
         )
     else:
         monkeypatch.setattr(
-            os, "readlink", lambda p, **k: "pid:[1]" if str(p).endswith("ns/pid") else readlink(p, **k)
+            Path, "readlink", lambda p: Path("pid:[1]") if str(p).endswith("ns/pid") else readlink(p)
         )
     there = files._where()
     monkeypatch.undo()
