@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["JsonOption", "StoreOption", "bar", "print_json", "print_table", "say"]
+__all__ = ["JsonOption", "MaxPixelsOption", "StoreOption", "bar", "print_json", "print_table", "say"]
 
 StoreOption = Annotated[
     Path,
@@ -26,6 +26,26 @@ StoreOption = Annotated[
 ]
 DEFAULT_STORE = Path("icehouse-store")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
+
+
+def _set_max_pixels(pixels: int | None) -> int | None:
+    if pixels is not None:
+        from .data.images import set_max_pixels
+
+        set_max_pixels(pixels)
+    return pixels
+
+
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        envvar="ICEHOUSE_MAX_PIXELS",
+        callback=_set_max_pixels,
+        help="Refuse pictures of more pixels.",
+        show_default="268 million",
+    ),
+]
 
 
 def print_json(value: Any) -> None:

@@ -8,19 +8,35 @@ A picture too large to be honest is refused before a pixel is decoded.
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError
+from .formats import why_not_an_image
 
-__all__ = ["BACKGROUND", "HASH_SIDE", "MAX_PIXELS", "Picture", "decode", "load_hashing", "perceptual_hash"]
+__all__ = [
+    "BACKGROUND",
+    "HASH_SIDE",
+    "MAX_PIXELS",
+    "Picture",
+    "available_memory",
+    "decode",
+    "load_hashing",
+    "perceptual_hash",
+    "set_max_pixels",
+]
 
-#: More pixels than this are refused: Pillow's own threshold of suspicion, 89 megapixels.
-MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+#: More pixels than this are refused unless `set_max_pixels` says otherwise: 268 megapixels; phones take 200.
+MAX_PIXELS = 1 << 28
+
+#: A picture of more pixels than this is never prepared whole: a JPEG is decoded at 1/2, 1/4 or 1/8, others are reduced.
+WHOLE_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 
 #: What shows through transparent pixels.
 BACKGROUND = (255, 255, 255)
@@ -43,7 +59,21 @@ _TRANSPOSE = {
 }
 # Sizes are judged here and said in an error; the warning would only repeat it amid a progress bar.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_max_pixels = MAX_PIXELS
+
+
+def set_max_pixels(pixels: int | None) -> None:
+    """Refuse pictures of more than `pixels` from now on, in the whole process.
+
+    None stands for the environment's ``ICEHOUSE_MAX_PIXELS``, else for `MAX_PIXELS`.
+    """
+    global _max_pixels
+    given = os.environ.get("ICEHOUSE_MAX_PIXELS", "").replace("_", "")
+    _max_pixels = pixels or (int(given) if given.isdecimal() and int(given) else MAX_PIXELS)
+    Image.MAX_IMAGE_PIXELS = _max_pixels  # Pillow itself refuses twice as many
+
+
+set_max_pixels(None)
 
 
 @dataclass(frozen=True)
@@ -90,26 +120,29 @@ def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) ->
     Raises
     ------
     ImageError
-        If the bytes are no image of a known format, are cut short, or promise more than `MAX_PIXELS`.
+        If the bytes are no image of a known format, are cut short, or promise more pixels than are allowed or than fit
+        into the memory that is free.
     """
     if not data:
         raise ImageError("the file is empty")
     try:
         raw = Image.open(io.BytesIO(data), formats=_formats())
     except UnidentifiedImageError:
-        raise ImageError(_why_not_an_image(data)) from None
+        raise ImageError(why_not_an_image(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"more than {MAX_PIXELS:,} pixels: refused as a decompression bomb") from None
+        raise ImageError(_too_large("twice as many pixels and more")) from None
     except Exception as error:
         raise ImageError(f"unreadable header: {_brief(error)}") from None
     width, height = raw.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{width} x {height} pixels: refused as a decompression bomb")
+    if width * height > _max_pixels:
+        raise ImageError(_too_large(f"{width} x {height} pixels"))
+    least = _least_reduction(raw)
+    _check_memory(raw, least)
     kind = raw.format or "?"
     turned = _orientation(raw)
     try:
-        hash_scale = _jpeg_scale(raw, HASH_SIDE)
-        scale = _jpeg_scale(raw, shortest) if shortest else 1
+        hash_scale = max(least, _jpeg_scale(raw, HASH_SIDE))
+        scale = max(least, _jpeg_scale(raw, shortest)) if shortest else least
         image = _upright_rgb(_shrunk(raw, scale, shortest), turned)
         to_hash = image
         jpeg = kind in ("JPEG", "MPO")
@@ -117,7 +150,7 @@ def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) ->
             again = Image.open(io.BytesIO(data), formats=_formats())
             to_hash = _upright_rgb(_shrunk(again, hash_scale, None), turned)
         elif hashed and not jpeg and image.size[0] * image.size[1] < width * height:
-            to_hash = _upright_rgb(raw, turned)
+            to_hash = _upright_rgb(_shrunk(raw, least, None), turned)
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
@@ -161,16 +194,65 @@ def _jpeg_scale(image: Image.Image, shortest: int) -> int:
 
 
 def _shrunk(raw: Image.Image, scale: int, shortest: int | None) -> Image.Image:
-    """Decode `raw`, at 1/`scale` where it is a JPEG, else box-reduced as far as `shortest` allows."""
-    if scale > 1:
-        width, height = raw.size
-        raw.draft(None, (width // scale, height // scale))
+    """Decode `raw` at 1/`scale`, what is no JPEG box-reduced, and that as far as `shortest` allows."""
+    if raw.format in ("JPEG", "MPO"):
+        if scale > 1:
+            width, height = raw.size
+            raw.draft(None, (width // scale, height // scale))
+        raw.load()
+        return raw
     raw.load()
-    if shortest and raw.format not in ("JPEG", "MPO") and raw.mode in ("RGB", "L"):
-        factor = min(raw.size) // shortest
-        if factor > 1:
-            return raw.reduce(factor)
-    return raw
+    if raw.mode in ("RGB", "L"):
+        factor = max(scale, min(raw.size) // shortest if shortest else 1)
+    else:
+        factor = scale if raw.mode in ("RGBA", "LA", "CMYK", "I", "F") else 1
+    return raw.reduce(factor) if factor > 1 else raw
+
+
+def _least_reduction(raw: Image.Image) -> int:
+    """By how much a picture is shrunk in any case, so that `WHOLE_PIXELS` are left: 1, 2, 4 or 8."""
+    width, height = raw.size
+    fitting = (s for s in (1, 2, 4) if width * height <= WHOLE_PIXELS * s * s)
+    return next(fitting, 8)
+
+
+def _check_memory(raw: Image.Image, scale: int) -> None:
+    """Refuse a large picture whose decoding would need more memory than is free."""
+    pixels = raw.size[0] * raw.size[1]
+    if pixels <= WHOLE_PIXELS // 4:
+        return
+    if raw.format in ("JPEG", "MPO"):
+        # A progressive file's coefficients are held whole, at 2 bytes and up to three components.
+        needed = pixels * (6 if raw.info.get("progressive") else 0) + 8 * pixels // scale**2
+    else:
+        needed = pixels * (8 if raw.mode in ("RGB", "L") else 32 if raw.mode[0] in "IF" else 16)
+    free = available_memory()
+    if free is not None and needed > free:
+        raise ImageError(
+            f"{raw.size[0]} x {raw.size[1]} pixels need about {needed / 1e9:.1f} GB of memory to decode, and "
+            f"{free / 1e9:.1f} GB are free: use fewer --workers, or make the picture smaller"
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that could be used now without swapping, within the container's limit; None where that is not known."""
+    found = []
+    group = Path("/sys/fs/cgroup")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = (group / "memory.stat").read_text().splitlines()
+        cached = sum(int(line.split()[1]) for line in stat if line.startswith("inactive_file"))
+        found.append(most - used + cached)
+    except (OSError, ValueError):  # another system, or "max": no limit
+        pass
+    return min(found, default=None)
+
+
+def _too_large(size: str) -> str:
+    allowed = f"more than {_max_pixels:,}, refused as a decompression bomb"
+    return f"{size}: {allowed}; --max-pixels, or ICEHOUSE_MAX_PIXELS, allows more"
 
 
 def _upright_rgb(image: Image.Image, turned: int) -> Image.Image:
@@ -216,15 +298,6 @@ def _from_deep_samples(image: Image.Image) -> Image.Image:
     else:
         eight = grey / 257 if grey.max(initial=0) <= 65535 else grey / grey.max() * 255
     return Image.fromarray(np.clip(np.rint(eight), 0, 255).astype(np.uint8)).convert("RGB")
-
-
-def _why_not_an_image(data: bytes) -> str:
-    head = data[:256].lstrip().lower()
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        return "HEIC needs one more package: pip install 'icehouse[heic]'"
-    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
-        return "not an image: the file holds markup (a saved web page?)"
-    return "not an image of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC)"
 
 
 def _brief(error: BaseException) -> str:

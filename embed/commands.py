@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ..console import DEFAULT_STORE, JsonOption, MaxPixelsOption, StoreOption, print_json, print_table, say
 from ..errors import UsageError
 from .captions.commands import register as register_captions
 
@@ -159,6 +159,7 @@ def embed(
     limit: Annotated[
         int | None, typer.Option(min=0, help="Only the first so many rows.", rich_help_panel=_RUN)
     ] = None,
+    max_pixels: MaxPixelsOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if anything failed.", rich_help_panel=_RUN)
     ] = False,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ..console import DEFAULT_STORE, JsonOption, MaxPixelsOption, StoreOption, print_json, print_table, say
 
 __all__ = ["app"]
 
@@ -35,6 +35,7 @@ def search(
     ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a contact sheet that works offline.")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the items nearest to a text, a picture or another item."""
@@ -98,6 +99,7 @@ def predict(
         typer.Option("--encoder", "-e", help="Where to find the run's encoder now; another one is refused."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    max_pixels: MaxPixelsOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if a row could not be predicted.")
     ] = False,

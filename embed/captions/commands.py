@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, say
+from ...console import DEFAULT_STORE, JsonOption, MaxPixelsOption, StoreOption, print_json, say
 from ...errors import UsageError
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def caption(
             rich_help_panel=_RUN,
         ),
     ] = None,
+    max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Caption every image of the store with a vision-language model; run it again to go on, or to take in what is new."""

@@ -9,6 +9,8 @@ import zlib
 import imagehash
 import numpy as np
 import pytest
+from icehouse.data import images
+from icehouse.data.formats import SNIFFED, image_format
 from icehouse.data.images import BACKGROUND, decode
 from icehouse.errors import ImageError
 from PIL import Image, ImageOps
@@ -137,12 +139,31 @@ def png_of_promises(width: int, height: int) -> bytes:
     ("data", "says"),
     [
         (b"", "empty"),
-        (b"<html><body>gone</body></html>", "markup"),
+        (b"<html><body>gone</body></html>", "markup: a web page"),
         (b"just words", "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image: PostScript"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n",
+            "Git LFS pointer.*git lfs pull",
+        ),
+        (b"../../.git/annex/objects/x/y/SHA256E-s9", "git-annex"),
+        (b"\xef\xbb\xbf\r\n<!DOCTYPE html><title>404</title>", "a web page"),
+        (b'<?xml version="1.0"?>\n<!-- made by -->\n<svg xmlns="x"/>', "SVG"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML"),
+        (b'{"error": "not found"}', "JSON"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + b"\0" * 40, "video"),
+        (b"\x1aE\xdf\xa3\x01\0\0\0", "WebM"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"data:image/jpeg;base64,/9j/4AAQ", "base64"),
+        (b"\0\5\x16\7\0\2\0\0Mac OS X", "metadata"),
+        (b"PK\3\4", "archive"),
+        (b"\0" * 4096, "zero bytes"),
         (encoded(scene(), "JPEG")[:900], "damaged JPEG"),
         (encoded(scene(), "PNG")[:700], "damaged PNG"),
-        (png_of_promises(10_000, 9_000), "bomb"),
+        (png_of_promises(20_000, 14_000), "bomb; --max-pixels"),
         (png_of_promises(60_000, 60_000), "bomb"),
         (b"\xff\xd8\xff", "JPEG|not an image|header"),
     ],
@@ -151,3 +172,54 @@ def test_bad_bytes_get_one_sentence(data: bytes, says: str) -> None:
     with pytest.raises(ImageError, match=says) as caught:
         decode(data)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF"])
+def test_first_bytes_tell_the_format(kind: str) -> None:
+    data = encoded(scene(), kind)
+    assert image_format(data[:SNIFFED]) == kind == decode(data).format
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"P1 is a name", b"BMW drives", b"II* and so on", b"GIF", b"RIFF1234WAVE"]
+)
+def test_text_is_no_image(head: bytes) -> None:
+    assert image_format(head) is None
+
+
+def test_very_large_pictures_are_decoded_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "WHOLE_PIXELS", 300_000)
+    for kind in ("JPEG", "PNG"):
+        data = encoded(scene(1203, 901), kind)
+        picture = decode(data, hashed=True)
+        assert picture.image.size == (602, 451), kind
+        assert (picture.width, picture.height) == (1203, 901)
+        assert picture.phash == decode(data, hashed=True, shortest=224).phash
+        assert difference(picture.image, scene(1203, 901).reduce(2)) < 3
+
+
+def test_pixels_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert images.MAX_PIXELS > 2 * 12_000 * 9_000
+    data = encoded(scene(100, 80), "PNG")
+    try:
+        images.set_max_pixels(7_999)
+        with pytest.raises(ImageError, match=r"^100 x 80 pixels: more than 7,999.*--max-pixels"):
+            decode(data)
+        images.set_max_pixels(8_000)
+        assert decode(data).width == 100
+        monkeypatch.setenv("ICEHOUSE_MAX_PIXELS", "7_000")
+        images.set_max_pixels(None)
+        with pytest.raises(ImageError, match="more than 7,000"):
+            decode(data)
+    finally:
+        monkeypatch.undo()
+        images.set_max_pixels(None)
+
+
+def test_memory_is_looked_at_before_a_large_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert images.available_memory() is None or images.available_memory() > 0
+    monkeypatch.setattr(images, "available_memory", lambda: 500_000_000)
+    with pytest.raises(ImageError, match=r"12000 x 9000 pixels need about 0.9 GB.* 0.5 GB are free"):
+        decode(png_of_promises(12_000, 9_000))
+    with pytest.raises(ImageError, match="damaged PNG"):
+        decode(png_of_promises(4_000, 3_000))
