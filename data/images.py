@@ -70,7 +70,7 @@ def set_max_pixels(pixels: int | None) -> None:
     global _max_pixels
     given = os.environ.get("ICEHOUSE_MAX_PIXELS", "").replace("_", "")
     _max_pixels = pixels or (int(given) if given.isdecimal() and int(given) else MAX_PIXELS)
-    Image.MAX_IMAGE_PIXELS = _max_pixels  # Pillow itself refuses twice as many
+    Image.MAX_IMAGE_PIXELS = 2 * _max_pixels  # Pillow warns beyond, and refuses twice as many
 
 
 set_max_pixels(None)
@@ -130,7 +130,7 @@ def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) ->
     except UnidentifiedImageError:
         raise ImageError(why_not_an_image(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(_too_large("twice as many pixels and more")) from None
+        raise ImageError(_too_large("far more pixels than are allowed")) from None
     except Exception as error:
         raise ImageError(f"unreadable header: {_brief(error)}") from None
     width, height = raw.size
