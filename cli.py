@@ -6,13 +6,16 @@ error into one line. Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from .console import debugging
+from .console import Replacements, debugging, echo, mute_stdout, one_line, printable, say
 from .embed import commands as embed_commands
 from .errors import IcehouseError
 from .heads import commands as heads_commands
@@ -25,30 +28,84 @@ from .store.index import commands as index_commands
 __all__ = ["app", "main"]
 
 
+#: Exit status of a command that was interrupted, as shells have it.
+INTERRUPTED = 130
+
+
 class OneLineErrors(TyperGroup):
     """A group whose commands never show a traceback."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run from the arguments on; an interrupt or a pipe that nobody reads ends it quietly."""
+        try:
+            return super().main(*args, **extra)
+        except KeyboardInterrupt:
+            say("icehouse: interrupted")
+            sys.exit(INTERRUPTED)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Parse the arguments; wrong ones are shown, not obeyed."""
+        with _sanitised():
+            return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an error becomes one line on stderr and an exit status."""
         try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, BrokenPipeError):
+            with _sanitised():
+                found = super().invoke(ctx)
+            sys.stdout.flush()
+            return found
+        except (typer.Exit, typer.Abort):
             raise
+        except BrokenPipeError:
+            # `icehouse sql ... | head` closed the pipe: nothing is wrong, and nothing more can be said.
+            mute_stdout()
+            raise typer.Exit(0) from None
+        except KeyboardInterrupt:
+            say("icehouse: interrupted; run the same command again to go on, or from the beginning")
+            raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             # Wrong usage shows itself: the parser's errors, told by `show` whichever Click Typer brings along.
             if hasattr(error, "show") or debugging():
                 raise
-            typer.echo(f"icehouse: {_one_line(error)}", err=True)
+            say(f"icehouse: {_one_line(error)}")
             raise typer.Exit(error.exit_code if isinstance(error, IcehouseError) else 1) from None
 
 
+@contextlib.contextmanager
+def _sanitised() -> Iterator[None]:
+    """Take from errors of the parser what a terminal would obey."""
+    try:
+        yield
+    except Exception as error:
+        for name in ("message", "option_name", "param_hint", "filename", "ui_filename"):
+            if hasattr(error, "show") and isinstance(getattr(error, name, None), str):
+                setattr(error, name, printable(getattr(error, name), lines=True))
+        raise
+
+
 def _one_line(error: Exception) -> str:
-    message = " ".join(str(error).split())
+    message = one_line(str(error))
+    full = "the disk is full: free some space, and run the same command again" if _is_full(error) else ""
     if isinstance(error, IcehouseError):
-        return message
+        return f"{message}; {full}" if full else message
+    if full:
+        where = getattr(error, "filename", None)
+        return f"{where}: {full}" if where else full
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'operating system'}: {error.strerror}"
     return f"unexpected {type(error).__name__}: {message} (ICEHOUSE_DEBUG=1 shows where; please report it)"
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it comes from, is that of a full disk; libraries tell it in words only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "no space left on device" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 app = typer.Typer(
@@ -82,7 +139,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from . import __version__
 
-        typer.echo(__version__)
+        echo(__version__)
         raise typer.Exit
 
 
@@ -97,12 +154,16 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``icehouse`` script."""
+    replacements = Replacements()
+    replacements.install()
     try:
         app()
-    except BrokenPipeError:
-        # `icehouse sql ... | head` closed the pipe: nothing is wrong, and nothing more can be said.
-        sys.stderr.close()
-        sys.exit(0)
+    finally:
+        if replacements.count and not sys.stdout.isatty():
+            say(
+                f"note: {replacements.count} characters that the output's encoding ({sys.stdout.encoding}) lacks are '?'; "
+                "PYTHONUTF8=1 keeps them"
+            )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,38 @@
-"""What every command shares: the store option, `--json`, tables, progress bars."""
+"""Console output of every command: the store option, `--json`, tables, progress bars, sanitising.
+
+Names, labels, captions and messages come from strangers. `echo`, `say`, `print_table` and the bars show them and obey
+nothing in them: no escape sequence, no reordering of text, no markup. What is written to files is left as it is.
+"""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["JsonOption", "MaxPixelsOption", "StoreOption", "bar", "print_json", "print_table", "say"]
+__all__ = [
+    "JsonOption",
+    "MaxPixelsOption",
+    "StoreOption",
+    "bar",
+    "echo",
+    "json_text",
+    "mute_stdout",
+    "one_line",
+    "print_json",
+    "print_table",
+    "printable",
+    "say",
+]
 
 StoreOption = Annotated[
     Path,
@@ -48,9 +68,96 @@ MaxPixelsOption = Annotated[
 ]
 
 
+# Scripts and emoji need the two joiners, which are format characters like those that reorder a line.
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text with nothing in it that a terminal would obey.
+
+    Parameters
+    ----------
+    text : str
+    lines : bool, default False
+        Keep line ends; otherwise each becomes a space, as every other white space does.
+
+    Returns
+    -------
+    str
+        Control and format characters (escape sequences, C1 controls, right-to-left overrides), halves of surrogate pairs
+        and private ones are U+FFFD.
+
+    Examples
+    --------
+    >>> printable("a" + chr(27) + "[31m" + chr(0x202E) + "b")
+    'a�[31m�b'
+    """
+    return text if text.isprintable() else "".join(_shown(char, lines) for char in text)
+
+
+def _shown(char: str, lines: bool) -> str:
+    if char.isprintable() or char in _JOINERS or (lines and char == "\n"):
+        return char
+    if char.isspace():
+        return " "
+    # Not assigned, as far as this Python knows: an emoji from after it.
+    return char if unicodedata.category(char) == "Cn" else "\N{REPLACEMENT CHARACTER}"
+
+
+def one_line(text: str) -> str:
+    """`printable` text on one line, each run of white space one space.
+
+    >>> one_line("red " + chr(27) + "[31m and a " + chr(10) + " new line")
+    'red �[31m and a new line'
+    """
+    return printable(" ".join(text.split()))
+
+
+def echo(text: object = "", *, err: bool = False, lines: bool = False, **style: Any) -> None:
+    """Print a line on stdout: every other way to print would let names of the user's data reach the terminal raw.
+
+    Parameters
+    ----------
+    text : object
+        Line ends before it are kept.
+    err : bool, default False
+        Print on stderr.
+    lines : bool, default False
+        It is of several lines.
+    **style
+        Of `typer.style`.
+    """
+    text = str(text)
+    plain = text.lstrip("\n")
+    shown = "\n" * (len(text) - len(plain)) + printable(plain, lines=lines)
+    typer.secho(shown, err=err, **style)
+
+
+def say(message: str) -> None:
+    """Print a remark on stderr, where it does not disturb what a script reads from stdout."""
+    # Work goes on where nobody can be told of it any more.
+    with contextlib.suppress(OSError):
+        echo(message, err=True)
+
+
 def print_json(value: Any) -> None:
     """Print `value` as JSON on stdout; NaN becomes null, so that any parser reads it."""
-    typer.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+    typer.echo(json_text(_plain(value), indent=2))
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON of `value` with every character escaped that a terminal would obey, or that stdout cannot encode."""
+    text = re.sub(r"[^\x20-\x7e\n]", _escaped, json.dumps(value, indent=indent, ensure_ascii=False))
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
+
+
+def _escaped(found: re.Match[str]) -> str:
+    char = found.group()
+    return char if char.isprintable() or unicodedata.category(char) == "Zs" else json.dumps(char)[1:-1]
 
 
 def _plain(value: Any) -> Any:
@@ -69,18 +176,18 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-    """Print rows as a table on stdout; markup in the values is shown, not obeyed."""
+    """Print rows as a table on stdout; markup in names and values is shown, not obeyed."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
-    )
+    if title is not None:
+        echo(title, bold=True)
+    table = Table(header_style="bold", box=None, pad_edge=False)
     body = [[_cell(value) for value in row] for row in rows]
     for i, column in enumerate(columns):
         numeric = bool(body) and all(_is_number(row[i]) for row in body)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(_cell(column)), justify="right" if numeric else "left", overflow="fold")
     for row in body:
         table.add_row(*(Text(cell) for cell in row))
     # Not a terminal: no wrapping at 80 columns, since a script or a file reads it.
@@ -93,7 +200,7 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value).replace("\n", " ").replace("\x1b", "␛")
+    return printable(str(value))
 
 
 def _is_number(cell: str) -> bool:
@@ -104,9 +211,10 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def say(message: str) -> None:
-    """Print a remark on stderr, where it does not disturb what a script reads from stdout."""
-    typer.echo(message, err=True)
+def mute_stdout() -> None:
+    """Let nothing more be written to a pipe that nobody reads, not even when the interpreter goes."""
+    with contextlib.suppress(OSError, ValueError):  # not a file: a test's, or a notebook's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def debugging() -> bool:
@@ -121,8 +229,34 @@ def bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(what, total=None)
+    columns: list[Any] = [TextColumn("{task.description}", markup=False), BarColumn()]
+    columns += [TaskProgressColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(one_line(what), total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+class Replacements:
+    """Error handler of the standard streams: a character that their encoding lacks becomes "?", and is counted.
+
+    Attributes
+    ----------
+    count : int
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        codecs.register_error("icehouse-replace", self._replace)
+
+    def install(self) -> None:
+        """Let stdout and stderr replace what they cannot encode, on an ASCII or cp1252 terminal or pipe."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="icehouse-replace")
+
+    def _replace(self, error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        self.count += error.end - error.start
+        return "?" * (error.end - error.start), error.end

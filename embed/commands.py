@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, MaxPixelsOption, StoreOption, print_json, print_table, say
+from ..console import (
+    DEFAULT_STORE,
+    JsonOption,
+    MaxPixelsOption,
+    StoreOption,
+    echo,
+    one_line,
+    print_json,
+    print_table,
+    say,
+)
 from ..errors import UsageError
 from .captions.commands import register as register_captions
 
@@ -248,23 +258,23 @@ def embed(
 
 def print_captions(report: CaptionFeatures) -> None:
     """Print what became of captions."""
-    typer.echo(
+    echo(
         f"embedded {report.embedded} captions {report.name!r} with {report.encoder} in {report.seconds:.1f} s; "
         f"{report.known} were, {report.useless} say nothing (empty, refused, invalid)"
     )
     if report.embedded:
         share = report.pooled / report.embedded
-        typer.echo(f"longer than the context, pooled over sentences: {report.pooled} ({share:.1%})")
+        echo(f"longer than the context, pooled over sentences: {report.pooled} ({share:.1%})")
     if report.fields:
         fields = report.fields
         covered = "" if fields.covered is None else f" ({fields.covered:.1%} of those named)"
-        typer.echo(
+        echo(
             f"columns as {fields.numbers} numbers, {fields.objects} of them objects{covered}: {fields.written} written, "
             f"{fields.known} were"
         )
     if report.failed:
-        typer.echo(f'failed: {report.failed}; see: icehouse sql "select * from failures"')
-    typer.echo(f"store: {report.store}  features: {', '.join(report.features) or 'none'}")
+        echo(f'failed: {report.failed}; see: icehouse sql "select * from failures"')
+    echo(f"store: {report.store}  features: {', '.join(report.features) or 'none'}")
 
 
 def print_report(report: EmbedReport) -> None:
@@ -274,17 +284,17 @@ def print_report(report: EmbedReport) -> None:
     counts = [f"{report.new} new", f"{report.changed} changed", f"{report.unchanged} unchanged"]
     if report.vanished:
         counts.append(f"{report.vanished} vanished")
-    typer.echo(f"{report.items} items in {report.seconds:.1f} s: {', '.join(counts)}")
+    echo(f"{report.items} items in {report.seconds:.1f} s: {', '.join(counts)}")
     if report.images or report.texts:
         how = f"{report.encoder} on {report.device} in {report.precision}, batches of {report.batch_size}"
-        typer.echo(
+        echo(
             f"encoded {report.images} images and {report.texts} texts with {how}; decoding: {report.decoding}"
         )
     if report.texts:
         share = report.cut_texts / report.texts
-        typer.echo(f"cut at the context length: {report.cut_texts} of {report.texts} texts ({share:.1%})")
+        echo(f"cut at the context length: {report.cut_texts} of {report.texts} texts ({share:.1%})")
     for column, count in report.columns_changed.items():
-        typer.echo(f"{column}: {count} values replaced by others")
+        echo(f"{column}: {count} values replaced by others")
     if report.stages:
         print_table(
             ["stage", "rows", "busy s", "threads", "could do /s"],
@@ -296,8 +306,8 @@ def print_report(report: EmbedReport) -> None:
             if report.known_failures
             else ""
         )
-        typer.echo(f'failed: {report.failed}{again}; see: icehouse sql "select * from failures"')
-    typer.echo(f"store: {report.store}  features: {', '.join(report.features) or 'none'}")
+        echo(f'failed: {report.failed}{again}; see: icehouse sql "select * from failures"')
+    echo(f"store: {report.store}  features: {', '.join(report.features) or 'none'}")
 
 
 @contextmanager
@@ -312,14 +322,14 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None] | None]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns: list[Any] = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None, rate="")
+        task = bar.add_task(one_line(title), total=None, rate="")
 
         def update(done: int, total: int, _: str) -> None:
             speed = bar.tasks[0].speed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, bar, print_json, print_table, say
+from ..console import DEFAULT_STORE, JsonOption, StoreOption, bar, echo, print_json, print_table, say
 from ..errors import UsageError
 from .families_command import heads
 from .options import (
@@ -172,12 +172,10 @@ def evaluate(
     if as_json:
         print_json({"run_id": found.run_id, "path": str(result.path), **result.metrics})
         return
-    typer.echo(_title(found))
+    echo(_title(found))
     _print_scores(" + ".join(splits) if splits else "all labelled items", result.metrics, hint=not dups)
     if result.metrics["in_training"]:
-        typer.echo(
-            f"careful: {result.metrics['in_training']} of these rows took part in training or in the choice"
-        )
+        echo(f"careful: {result.metrics['in_training']} of these rows took part in training or in the choice")
     say(f"left in {result.path}")
 
 
@@ -256,16 +254,16 @@ def _report(run: Run, *, hint: bool = False) -> None:
     """Print what a run is, how it was made, and its scores."""
     protocol = run.metrics["protocol"]
     rows = protocol["rows"]
-    typer.echo(_title(run))
+    echo(_title(run))
     chosen = ", ".join(f"{name} = {_chosen(value)}" for name, value in protocol["chosen"].items())
     if protocol["chosen_on"] is None:
         how = f"{chosen or 'nothing'} taken as given" if chosen else "nothing to choose"
     else:
         how = f"{chosen or 'nothing'} chosen on {protocol['chosen_on']} ({rows['dev']} rows)"
     again = ", then fitted again with them" if protocol["refit"] else ""
-    typer.echo(f"{how}{again}; learned from {protocol['trained_on']} rows")
+    echo(f"{how}{again}; learned from {protocol['trained_on']} rows")
     for note in run.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
     if "test" in run.metrics:
         _print_scores("test (touched once)", run.metrics["test"], hint=hint)
     elif "dev" in run.metrics:
@@ -304,9 +302,9 @@ def _print_scores(what: str, metrics: Mapping[str, Any], *, hint: bool = False) 
         if scored and near is not None:
             line.append(_between(apart[name], name))
         lines.append(line)
-    typer.echo("")
+    echo("")
     print_table(columns, lines)
-    typer.echo("")
+    echo("")
     print_table(
         ["class", "F1", f"{level:.0%} interval", "precision", "recall", "rows", "predicted"],
         [
@@ -322,10 +320,10 @@ def _print_scores(what: str, metrics: Mapping[str, Any], *, hint: bool = False) 
             for row in metrics["per_class"]
         ],
     )
-    typer.echo("")
-    typer.echo(f"majority: always {base['label']!r}. Scores in percent; intervals: bootstrap over the rows.")
+    echo("")
+    echo(f"majority: always {base['label']!r}. Scores in percent; intervals: bootstrap over the rows.")
     for name, n in metrics["unseen"].items():
-        typer.echo(f"note: {n} rows are {name!r}, which the head never saw in training; they count as errors")
+        echo(f"note: {n} rows are {name!r}, which the head never saw in training; they count as errors")
     if near is not None:
         _print_near(near, metrics["n"])
     elif hint:
@@ -340,23 +338,23 @@ def _print_near(near: Mapping[str, Any], rows: int) -> None:
         f"{search['name']!r} ({search['feature'] or 'hashes alone'})" for search in near["searches"]
     )
     against = " and ".join(near["against"])
-    typer.echo(
+    echo(
         f"near-duplicates: {near['near_duplicates']} of {rows} rows have one in {against}, by the search {names}"
     )
     for search in near["searches"]:
         missed, name = search["rows_not_covered"], search["name"]
         if missed or search["training_not_covered"]:
-            typer.echo(
+            echo(
                 f"note: the search {name!r} did not look at {missed} of these rows and {search['training_not_covered']} "
                 "of training's; run `icehouse dups find` again to cover them"
             )
         if search.get("changed"):
-            typer.echo(
+            echo(
                 f"note: {search['changed']} of these and of training's have changed since the search {name!r}, or their "
                 "files were written since; run `icehouse dups find` again"
             )
         if search["capped"]:
-            typer.echo(f"note: the search {name!r} stopped at its cap: there may be more near-duplicates")
+            echo(f"note: the search {name!r} stopped at its cap: there may be more near-duplicates")
 
 
 def _value(score: Mapping[str, Any] | None, name: str) -> str:

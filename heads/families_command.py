@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..console import JsonOption, print_json, print_table
+from ..console import JsonOption, echo, print_json, print_table
 
 __all__ = ["heads"]
 
@@ -46,20 +46,20 @@ def heads(
             for row in rows
         ],
     )
-    typer.echo("")
-    typer.echo("parameters: icehouse heads NAME; train one: icehouse train NAME -p PARAMETER=VALUE")
+    echo("")
+    echo("parameters: icehouse heads NAME; train one: icehouse train NAME -p PARAMETER=VALUE")
 
 
 def _show(found: dict[str, Any]) -> None:
-    typer.echo(found["about"])
-    typer.echo("")
-    typer.echo(f"tokens: {_tick(found['tokens']) or 'no, one vector a row and input'}")
-    typer.echo(f"items that lack an input: {'yes, with --missing keep' if found['missing'] else 'no'}")
+    echo(found["about"], lines=True)
+    echo("")
+    echo(f"tokens: {_tick(found['tokens']) or 'no, one vector a row and input'}")
+    echo(f"items that lack an input: {'yes, with --missing keep' if found['missing'] else 'no'}")
     if found["prompts"] != "never":
-        typer.echo(
+        echo(
             f"class prompts: {_PROMPTS[found['prompts']]}, from --prompts FILE or -p template='a photo of {{class}}'"
         )
-    typer.echo("")
+    echo("")
     print_table(
         ["parameter", "default", "values", "what it does"],
         [[row["name"], _default(row["default"]), row["type"], row["about"]] for row in found["parameters"]],

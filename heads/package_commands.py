@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, say
+from ..console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json, say
 
 if TYPE_CHECKING:
     from .export_onnx import Exported
@@ -38,10 +38,10 @@ def package(
         print_json({**made.about, "path": str(made.path), "bytes": size, "onnx": _as_json(exported)})
         return
     inputs = ", ".join(f"{name} ({feature})" for name, feature in made.features.items())
-    typer.echo(f"{made.run_id}: {made.family} on {inputs}, {len(made.classes)} classes, {size / 1e6:.2f} MB")
+    echo(f"{made.run_id}: {made.family} on {inputs}, {len(made.classes)} classes, {size / 1e6:.2f} MB")
     for name, encoder in made.encoders.items():
         probe = "probe kept" if encoder["probe"] else "no probe: guarded by its fingerprint alone"
-        typer.echo(f"{name}: {encoder['encoder']} (fingerprint {encoder['fingerprint']}), {probe}")
+        echo(f"{name}: {encoder['encoder']} (fingerprint {encoder['fingerprint']}), {probe}")
     if exported is not None:
         _tell(exported)
     say(f"left in {made.path}; use it with `icehouse predict {out} FILES`")
@@ -82,8 +82,8 @@ def _tell(exported: Exported) -> None:
     given = ", ".join(
         f"{name} [{', '.join(str(size) for size in shape)}]" for name, shape in exported.inputs.items()
     )
-    typer.echo(f"ONNX, opset {exported.opset}: {given} to probabilities [rows, {len(exported.classes)}]")
-    typer.echo(
+    echo(f"ONNX, opset {exported.opset}: {given} to probabilities [rows, {len(exported.classes)}]")
+    echo(
         f"compared on {exported.rows} rows: probabilities differ by {exported.difference:.1e} at most from the head's"
     )
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
-from ..embed.captions.printable import one_line
+from ..console import DEFAULT_STORE, JsonOption, StoreOption, echo, one_line, print_json, print_table, say
 
 if TYPE_CHECKING:
     from ..embed.captions.showing import CaptionSet, Shown
@@ -64,12 +63,12 @@ def show(
     before: object = None
     for one in shown:
         if one.items != before:
-            typer.echo(("" if before is None else "\n") + _heading(one))
+            echo(("" if before is None else "\n") + _heading(one))
         before = one.items
-        typer.echo(f"  {one.name}{_flags(one)}:")
+        echo(f"  {one.name}{_flags(one)}:")
         _echo_caption(one, "    ")
         if one.problem is None:
-            typer.echo(f"    ({one_line(_provenance(one, about[one.name]))})")
+            echo(f"    ({one_line(_provenance(one, about[one.name]))})")
 
 
 @app.command()
@@ -102,7 +101,7 @@ def sample(
         print_json([one.as_dict() for one in drawn])
     elif out is None:
         for one in drawn:
-            typer.echo(f"{_heading(one)}{_flags(one)}")
+            echo(f"{_heading(one)}{_flags(one)}")
             _echo_caption(one, "    ")
         what = "flagged captions" if flagged else "captions"
         say(f"{_count(len(drawn))}, drawn from {about.rows:,} {name!r}" if drawn else f"no {what} {name!r}")
@@ -127,25 +126,23 @@ def stats(
 
 def _print_stats(found: CaptionStats) -> None:
     coverage, total = found.coverage, max(found.captions, 1)
-    typer.echo(f"{_count(found.captions)} {found.name!r}, {found.useful:,} of them of use")
+    echo(f"{_count(found.captions)} {found.name!r}, {found.useful:,} of them of use")
     left = [f"{coverage['left']:,} to ask", f"{coverage['failed']:,} failed"]
-    typer.echo(
+    echo(
         f"coverage: {coverage['captioned']:,} of {coverage['distinct']:,} distinct pictures"
         f"{_share(coverage['share'])}; {', '.join(left)}"
     )
     if coverage["orphans"]:
-        typer.echo(f"captions of pictures that no item has: {coverage['orphans']:,}")
+        echo(f"captions of pictures that no item has: {coverage['orphans']:,}")
     flags = ", ".join(
         f"{flag} {count:,}{_share(count / total)}"
         for flag, count in found.flags.items()
         if count and flag != "any"
     )
-    typer.echo(
-        f"flagged: {found.flags['any']:,}{_share(found.flags['any'] / total)}{': ' if flags else ''}{flags}"
-    )
+    echo(f"flagged: {found.flags['any']:,}{_share(found.flags['any'] / total)}{': ' if flags else ''}{flags}")
     if found.attempts:
         asked = (f"{count:,} {'once' if n == 1 else f'{n} times'}" for n, count in found.attempts.items())
-        typer.echo(f"asked: {', '.join(asked)}")
+        echo(f"asked: {', '.join(asked)}")
     spreads = [("words", found.words), ("characters", found.characters)]
     spreads += [("tokens", found.tokens), ("seconds", found.seconds)]
     columns = ["min", "p5", "p25", "median", "p75", "p95", "max", "mean"]
@@ -153,7 +150,7 @@ def _print_stats(found: CaptionStats) -> None:
     if rows:
         print_table(["a caption", *columns], rows, title="\nLength")
     if found.tokens_per_second is not None:
-        typer.echo(f"{found.tokens_per_second:.1f} tokens/s of one question at a time")
+        echo(f"{found.tokens_per_second:.1f} tokens/s of one question at a time")
     _print_words(found)
     if found.structured is not None:
         _print_structured(found.structured)
@@ -164,12 +161,12 @@ def _print_words(found: CaptionStats) -> None:
     if words["tokens"]:
         moving = words["moving_ratio"]
         even = "" if moving is None else f", {moving:.3f} in windows of 500"
-        typer.echo(
+        echo(
             f"\nvocabulary: {words['types']:,} distinct of {words['tokens']:,} words (ratio "
             f"{words['type_token_ratio']:.3f}{even}), {words['once']:,} occur once"
         )
     if found.common:
-        typer.echo(
+        echo(
             "commonest words: "
             + ", ".join(f"{one_line(e['word'])}{_share(e['share'])}" for e in found.common)
         )
@@ -180,24 +177,22 @@ def _print_words(found: CaptionStats) -> None:
             title="\nOpenings",
         )
     if distinct["repeated"]:
-        typer.echo(
+        echo(
             f"\nword for word the same as another: {distinct['repeated']:,}{_share(distinct['share'])}; "
             f"{distinct['times']:,} times {_brief(distinct['commonest'])!r}"
         )
     else:
-        typer.echo("\nword for word the same as another: none")
+        echo("\nword for word the same as another: none")
 
 
 def _print_structured(found: dict[str, Any]) -> None:
-    typer.echo(
+    echo(
         f"\nstructured: {found['valid']:,} valid, {found['with_people']:,} with people, {found['with_text']:,} with text"
     )
     for column in ("damage", "sentiment"):
-        typer.echo(f"{column}: " + ", ".join(f"{count:,} {level}" for level, count in found[column].items()))
+        echo(f"{column}: " + ", ".join(f"{count:,} {level}" for level, count in found[column].items()))
     if found["objects"]:
-        typer.echo(
-            "objects: " + ", ".join(f"{one_line(e['object'])} {e['captions']:,}" for e in found["objects"])
-        )
+        echo("objects: " + ", ".join(f"{one_line(e['object'])} {e['captions']:,}" for e in found["objects"]))
 
 
 def _asked(one: CaptionSet) -> str:
@@ -224,11 +219,11 @@ def _flags(one: Shown) -> str:
 
 def _echo_caption(one: Shown, indent: str) -> None:
     said = one_line(one.caption or "") or f"({one.problem or 'an empty answer'})"
-    typer.echo(indent + said)
+    echo(indent + said)
     for column, value in one.structured.items():
         if value not in (None, "", []):
             shown = ", ".join(value) if isinstance(value, list) else str(value)
-            typer.echo(f"{indent}{column}: {one_line(shown)}")
+            echo(f"{indent}{column}: {one_line(shown)}")
 
 
 def _provenance(one: Shown, about: CaptionSet) -> str:

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, MaxPixelsOption, StoreOption, print_json, print_table, say
+from ..console import (
+    DEFAULT_STORE,
+    JsonOption,
+    MaxPixelsOption,
+    StoreOption,
+    echo,
+    print_json,
+    print_table,
+    say,
+)
 
 __all__ = ["app"]
 
@@ -160,11 +169,11 @@ def doctor(
         print_json(found)
         return
     system, device = found["system"], found["device"]
-    typer.echo(f"Python {system['python']} on {system['platform']}, {system['cores']} cores")
+    echo(f"Python {system['python']} on {system['platform']}, {system['cores']} cores")
     if device["device"]:
-        typer.echo(f"device: {device['device']} in {device['precision']} ({device['detail']})")
+        echo(f"device: {device['device']} in {device['precision']} ({device['detail']})")
     else:
-        typer.echo(f"device: none ({device['detail']})")
+        echo(f"device: none ({device['detail']})")
     print_table(["package", "version"], [[k, v or "-"] for k, v in found["packages"].items()])
     print_table(
         ["encoder", "usable", "detail"],
@@ -172,18 +181,18 @@ def doctor(
         title="\nEncoders",
     )
     ollama = found["ollama"]
-    typer.echo(
+    echo(
         f"\nOllama at {ollama['host']}: {'answers, ' if ollama['answers'] else 'no answer, '}{ollama['detail']}"
     )
     if ollama["models"]:
-        typer.echo(f"    {', '.join(ollama['models'])}")
+        echo(f"    {', '.join(ollama['models'])}")
     about = found["store"]
     detail = (
         about.get("detail") or f"{about['items']} items, features: {', '.join(about['features']) or 'none'}"
     )
-    typer.echo(f"store {about['path']}: {detail}")
+    echo(f"store {about['path']}: {detail}")
     for line in found["advice"]:
-        typer.echo(f"advice: {line}")
+        echo(f"advice: {line}")
 
 
 @app.command(rich_help_panel="Help")
@@ -196,16 +205,16 @@ def demo(
     """Make a sample feed and go through the main job on it."""
     from .demo import prepare, steps
 
-    typer.echo(f"making a sample feed of {posts} posts in {folder}")
+    echo(f"making a sample feed of {posts} posts in {folder}")
     made = prepare(folder, posts=posts, seed=seed)
     root: Any = ctx.find_root().command
     for step in steps(made):
-        typer.secho(f"\n# {step.why}", fg="green")
-        typer.secho(f"$ {step.line}", bold=True)
+        echo(f"\n# {step.why}", fg="green")
+        echo(f"$ {step.line}", bold=True)
         status = root.main(step.arguments, prog_name="icehouse", standalone_mode=False)
         if isinstance(status, int) and status:
             raise typer.Exit(status)
-    typer.secho("\n# What is left", fg="green")
+    echo("\n# What is left", fg="green")
     left: list[tuple[Any, str]] = [
         (made.sheet, 'the hits for "a fire with flames and smoke", a page to open in a browser'),
         (made.store, "the store: Parquet tables, and the trained heads under runs/"),
@@ -213,10 +222,11 @@ def demo(
         (made.feed.truth, "its ground truth"),
     ]
     for path, what in left:
-        typer.echo(f"{path}    {what}")
-    typer.secho("\n# Your own data", fg="green")
-    typer.echo('$ icehouse embed your-photos/\n$ icehouse search --text "a cat"')
-    typer.echo("$ icehouse embed your-posts.csv --label-column label && icehouse train logreg --label label")
+        echo(f"{path}    {what}")
+    echo("\n# Your own data", fg="green")
+    echo("$ icehouse embed your-photos/")
+    echo('$ icehouse search --text "a cat"')
+    echo("$ icehouse embed your-posts.csv --label-column label && icehouse train logreg --label label")
 
 
 def _brief(text: str | None) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ..console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json, print_table, say
 from ..errors import UsageError
 from .split_command import split
 
@@ -57,7 +57,7 @@ def info(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> Non
         print_json(about)
         return
     items = about["items"]
-    typer.echo(
+    echo(
         f"{about['path']}: format {about['format_version']}, made {about['created_at']} by {about['created_by']}"
     )
     print_table(
@@ -147,17 +147,15 @@ def join(
         return
     for note in report.notes:
         say(note)
-    typer.echo(
+    echo(
         f"{', '.join(report.columns) or 'nothing'}: {report.matched} items matched, {report.changed} changed"
     )
     if report.unmatched_rows:
-        typer.echo(
+        echo(
             f"{report.unmatched_rows} of {report.rows} rows match no item: {', '.join(report.first_unmatched_rows)}"
         )
     if report.unmatched_items:
-        typer.echo(
-            f"{report.unmatched_items} items are not in the file: {', '.join(report.first_unmatched_items)}"
-        )
+        echo(f"{report.unmatched_items} items are not in the file: {', '.join(report.first_unmatched_items)}")
 
 
 app.command(rich_help_panel=_PANEL)(split)
@@ -207,7 +205,7 @@ def export(
         print_json({"files": written})
     else:
         for path in written:
-            typer.echo(f"wrote {path}")
+            echo(f"wrote {path}")
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -254,7 +252,7 @@ def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> N
                 [["problem" if f.problem else "note", f.table, f.kind, f.detail] for f in report.findings],
             )
         state = "sound" if report.ok else "NOT sound"
-        typer.echo(f"{report.tables} tables, {report.parts} parts, {_size(report.bytes)}: {state}")
+        echo(f"{report.tables} tables, {report.parts} parts, {_size(report.bytes)}: {state}")
     if not report.ok:
         raise typer.Exit(1)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ..console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json, print_table, say
 
 if TYPE_CHECKING:
     from .split import SplitReport
@@ -103,15 +103,15 @@ def _report(report: SplitReport, stratify: str | None) -> None:
     asked = [f"{name} ({report.ratios[name]:.1%})" for name in report.splits]
     print_table([stratify or "", "items", *asked], rows)
     if len(classes) > _SHOWN:
-        typer.echo(f"and {len(classes) - _SHOWN} rarer classes")
+        echo(f"and {len(classes) - _SHOWN} rarer classes")
     groups = report.groups
     if groups["kept"]:
-        typer.echo(
+        echo(
             f"\nkept together ({', '.join(groups['kept'])}): {groups['of_several']} groups of two items or more, "
             f"{groups['items']} items in them, {groups['largest']} in the largest"
         )
     if report.path is not None:
-        typer.echo(f"\n{report.path}: bring it with `icehouse join {report.path}`")
+        echo(f"\n{report.path}: bring it with `icehouse join {report.path}`")
     else:
         replaced = f", {report.replaced} of which had another value" if report.replaced else ""
-        typer.echo(f"\ncolumn {report.column!r} of {total} items{replaced}; seed {report.seed}")
+        echo(f"\ncolumn {report.column!r} of {total} items{replaced}; seed {report.seed}")

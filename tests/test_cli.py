@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import icehouse
 import pytest
 from icehouse.cli import app
+from icehouse.console import json_text, printable
 from icehouse.embed import encoder as registry
 from icehouse.store.store import Store
 from toys import ToyEncoder, make_pictures
@@ -28,6 +31,8 @@ HEAVY = (
     "transformers",
     "PIL",
 )
+
+ROOMS = ("data", "store", "embed", "heads", "serve")
 
 
 class ToyPoint:
@@ -206,3 +211,40 @@ def test_a_full_or_read_only_place_is_one_line(here: Path) -> None:
         result = run("embed", "photos", "-e", "toy:a", "-s", "locked/store")
     assert result.exit_code == 1
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_everything_is_printed_through_the_sanitiser() -> None:
+    root = Path(icehouse.__file__).parent
+    rooms = [root / "cli.py", *(p for room in ROOMS for p in (root / room).rglob("*.py"))]
+    raw = re.compile(r"typer\.s?echo\(|(?<![\w.])print\((?!verdict)|sys\.std(out|err)\.write")
+    found = [
+        f"{path}: {line.strip()}"
+        for path in rooms
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if raw.search(line) and ">>>" not in line and "json_text" not in line
+    ]
+    assert not found, "use icehouse.console.echo, say, print_table or print_json"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("a\x1b[31mb\x07\x9b2J\x7f", "a\ufffd[31mb\ufffd\ufffd2J\ufffd"),
+        ("a\u202eb\u2066c\u200fd\ufeff", "a\ufffdb\ufffdc\ufffdd\ufffd"),
+        ("two\nlines\r\tand\u2028more\x85", "two lines  and more "),
+        ("joined \U0001f468\u200d\U0001f469", "joined \U0001f468\u200d\U0001f469"),
+        ("half \ud83d of a pair", "half \ufffd of a pair"),
+    ],
+)
+def test_printable(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable("x\n" + text.replace("\n", " "), lines=True) == "x\n" + shown
+
+
+def test_json_is_valid_and_lossless_whatever_it_holds() -> None:
+    hostile = 'a\x1b[31m\x9b\x7f"\\\u202e\u2028 漢字 \ud83d \U0001f64f\n'
+    text = json_text({hostile: [hostile]}, indent=2)
+    assert json.loads(text) == {hostile: [hostile]}
+    assert all(char.isprintable() or char == "\n" for char in text)
+    assert "漢字" in text

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, MaxPixelsOption, StoreOption, print_json, say
+from ...console import (
+    DEFAULT_STORE,
+    JsonOption,
+    MaxPixelsOption,
+    StoreOption,
+    echo,
+    one_line,
+    print_json,
+    say,
+)
 from ...errors import UsageError
 
 if TYPE_CHECKING:
@@ -285,7 +294,7 @@ def _print_plan(todo: Any, name: str, as_json: bool) -> None:
         print_json(counts)
         return
     failed = f", {todo.failed} failed before (--retry-failures)" if todo.failed else ""
-    typer.echo(
+    echo(
         f"{todo.distinct} distinct pictures: {todo.done} have a caption {name!r}{failed}, "
         f"{len(todo.jobs)} would be asked about"
     )
@@ -293,7 +302,7 @@ def _print_plan(todo: Any, name: str, as_json: bool) -> None:
 
 def _print_report(report: CaptionReport) -> None:
     rate = f" ({report.captioned / report.seconds:.2g}/s)" if report.seconds and report.captioned else ""
-    typer.echo(
+    echo(
         f"{report.captioned} captions by {report.model} in {report.seconds:.1f} s{rate}; "
         f"{report.known} of {report.distinct} pictures had one"
     )
@@ -304,13 +313,13 @@ def _print_report(report: CaptionReport) -> None:
 
         view = view_of(Store.open(report.store), report.name)
         see = f"; see: icehouse sql \"select * from {view} where flags != ''\"" if view else ""
-        typer.echo(f"flagged: {kinds}{see}")
+        echo(f"flagged: {kinds}{see}")
     if report.retried:
-        typer.echo(f"asked a second time: {report.retried}")
+        echo(f"asked a second time: {report.retried}")
     if report.discarded:
-        typer.echo(f"thrown away, since the model had changed: {report.discarded}")
+        echo(f"thrown away, since the model had changed: {report.discarded}")
     if report.without_image:
-        typer.echo(f"items without a picture that can be read: {report.without_image}")
+        echo(f"items without a picture that can be read: {report.without_image}")
     if report.failed or report.known_failures:
         again = (
             f"; {report.known_failures} failed before and were left alone (--retry-failures)"
@@ -318,26 +327,24 @@ def _print_report(report: CaptionReport) -> None:
             else ""
         )
         query = "select * from failures where stage = 'caption'"
-        typer.echo(f'failed: {report.failed}{again}; see: icehouse sql "{query}"')
+        echo(f'failed: {report.failed}{again}; see: icehouse sql "{query}"')
     for host, answers in report.hosts.items():
-        typer.echo(f"{host}: {answers} answers, {report.concurrency[host]} at once")
+        echo(f"{host}: {answers} answers, {report.concurrency[host]} at once")
 
 
 def _print_import(report: ImportReport, as_json: bool) -> None:
     if as_json:
         print_json(report.as_dict())
         return
-    from .printable import one_line
-
     would = "would be imported" if report.dry_run else "imported"
-    typer.echo(
+    echo(
         f"{report.imported} captions {would} from {report.rows} rows of {report.file}, found by "
         f"{one_line(report.matched_by)}; {report.known} pictures had one already"
     )
     if report.conflicting:
-        typer.echo(f"second captions of a picture, left out: {report.conflicting}")
+        echo(f"second captions of a picture, left out: {report.conflicting}")
     if report.unmatched:
         shown = [one_line(row) for row in report.unmatched_rows[:_SHOWN]]
         more = report.unmatched - len(shown)
         shown += [f"and {more} more (--json lists all)"] if more > 0 else []
-        typer.echo(f"rows that fit no item: {report.unmatched}; {', '.join(shown)}")
+        echo(f"rows that fit no item: {report.unmatched}; {', '.join(shown)}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ...console import one_line
 from .api import shown, split_host
 from .ollama_api import PORT, default_hosts
-from .printable import one_line
 
 __all__ = ["look_at_ollama"]
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from ...console import say
-from .printable import one_line
+from ...console import one_line, say
 from .report import PaceLine, duration
 
 __all__ = ["EVERY_S", "Progress", "Say", "progress"]

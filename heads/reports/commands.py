@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json, print_table, say
 
 if TYPE_CHECKING:
     from .explain import Explanation, TokenView
@@ -49,7 +49,7 @@ def report(
             }
         )
         return
-    typer.echo(str(path))
+    echo(str(path))
 
 
 def explain(
@@ -81,7 +81,7 @@ def explain(
         return
     for number, one in enumerate(explained):
         if number:
-            typer.echo("")
+            echo("")
         _print(one)
     if out is not None:
         say(f"left in {out}")
@@ -90,7 +90,7 @@ def explain(
 def _print(one: Explanation) -> None:
     label = "" if one.label is None else f"; the store says {one.label!r}"
     role = f" ({one.role})" if one.role else ""
-    typer.echo(
+    echo(
         f"{one.item.item_id}{role}: {one.predicted!r} {100 * one.proba[one.predicted]:.1f}%, then {one.runner_up!r} "
         f"{100 * one.proba[one.runner_up]:.1f}%{label}"
     )
@@ -111,15 +111,15 @@ def _print(one: Explanation) -> None:
         places = [_place(view, i) for i in range(len(view.effect))]
         strongest = sorted(range(len(places)), key=lambda i: -abs(view.effect[i]))[:_TOKENS]
         told = ", ".join(f"{places[i]} ({view.effect[i]:+.2f})" for i in strongest)
-        typer.echo(f"left out, of the {kind} of {name}, these change the log-odds most: {told}")
+        echo(f"left out, of the {kind} of {name}, these change the log-odds most: {told}")
         if view.times and view.even:
-            typer.echo(
+            echo(
                 f"attention over them is even ({min(view.times):.2f} to {max(view.times):.2f} times a share)"
             )
         elif view.times:
             most = sorted(range(len(places)), key=lambda i: -view.times[i])[:_TOKENS]
             told = ", ".join(f"{places[i]} ({view.times[i]:.1f}×)" for i in most)
-            typer.echo(f"attention over them, times an even share: {told}")
+            echo(f"attention over them, times an even share: {told}")
     if one.nearest:
         print_table(
             ["nearest in training", "label", "cosine", "by input", ""],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, one_line, print_json, print_table, say
 from ...errors import UsageError
 from ..options import (
     ClassWeightOption,
@@ -141,7 +141,7 @@ def sweep(
         return
     columns, rows = _trial_rows(done.results, metric)
     print_table(columns, rows, title=f"On dev, {metric} (chosen here)")
-    typer.echo("")
+    echo("")
     if board is None:
         say("no test split: nothing but dev scores, which flatter a little")
         return
@@ -260,15 +260,15 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
         rows,
         title=f"{board.rows} test rows; always the commonest label: {_percent(board.majority)}",
     )
-    typer.echo(
+    echo(
         "\nOrdered by dev. In percent; ± over the seeds, intervals and p over resampled test rows (paired bootstrap)."
     )
     if board.left_out:
-        typer.echo(f"note: {board.left_out} test rows are left out: not every run was scored on them")
+        echo(f"note: {board.left_out} test rows are left out: not every run was scored on them")
     for note in board.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
     if group_by is not None and board.entries:
-        typer.echo("")
+        echo("")
         print_table(
             [
                 group_by,
@@ -331,11 +331,13 @@ def _live(metric: str) -> Iterator[Any]:
 
         def watch(results: Sequence[TrialResult], trial: Trial | None) -> None:
             columns, rows = _trial_rows(results, metric)
-            table = Table(box=None, pad_edge=False, caption=Text(f"fitting {trial}" if trial else "scoring"))
+            table = Table(
+                box=None, pad_edge=False, caption=Text(one_line(f"fitting {trial}") if trial else "scoring")
+            )
             for column in columns:
-                table.add_column(column)
+                table.add_column(Text(one_line(column)))
             for row in rows:
-                table.add_row(*(Text(str(cell)) for cell in row))
+                table.add_row(*(Text(one_line(str(cell))) for cell in row))
             live.update(table)
 
         yield watch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, one_line, print_json, print_table, say
 from ...errors import UsageError
 from ..options import ROWS, CombinationsOption, LabelOption, MissingOption, SplitColumnOption, WhereOption
 
@@ -120,7 +120,7 @@ def _print(done: Curves, metric: str, draws: int) -> None:
         [[*titles[key], *(row.get(count, "") for count in counts)] for key, row in cells.items()],
         title=f"{metric} on {done.test_rows} test rows, by labelled items a class",
     )
-    typer.echo(
+    echo(
         f"\nIn percent: mean ± standard deviation over {draws} draws (95% interval of the mean, over draws and test rows).\n"
         "Test was scored for every draw, to show the curve: choose nothing by it."
     )
@@ -133,9 +133,10 @@ def _progress() -> Iterator[Any]:
         yield None
         return
     from rich.console import Console
+    from rich.text import Text
 
     with Console(stderr=True).status("drawing") as status:
-        yield lambda done, total, what: status.update(f"{done} of {total}: {what}")
+        yield lambda done, total, what: status.update(Text(one_line(f"{done} of {total}: {what}")))
 
 
 def _counts(text: str) -> list[int]:

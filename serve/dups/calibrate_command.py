@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json, print_table, say
 
 __all__ = ["calibrate"]
 
@@ -65,12 +65,12 @@ def calibrate(
     ]
     print_table(["transform", "copies", *stages], rows, title="Recall")
     how = "centred" if made.matrix is None else "centred and whitened"
-    typer.echo(
+    echo(
         f"\n{made.feature}, {how}: cosine {report['cosine']:.4f} at {in_words(expected_false_pairs)} among "
         f"{report['contents']:,} contents, judged on {report['pairs_judged']:,} unrelated pairs"
     )
     if "hash" in stages:
-        typer.echo(_of_hashes(report))
+        echo(_of_hashes(report))
     if report["suspected_duplicates"] or report["pairs_left_out"]:
         say(
             f"note: {report['pairs_left_out']} pairs were left out for near hashes or labels, "
@@ -78,11 +78,11 @@ def calibrate(
         )
     if "labelled" in report:
         known = report["labelled"]
-        typer.echo(
+        echo(
             f"labelled: {known['positives_found']} of {known['positives']} duplicates found, "
             f"{known['negatives_found']} of {known['negatives']} others taken for duplicates"
         )
-    typer.echo(f"{folder}: calibration.json, curves.csv, roc.png, precision-recall.png")
+    echo(f"{folder}: calibration.json, curves.csv, roc.png, precision-recall.png")
 
 
 def _of_hashes(report: dict[str, Any]) -> str:

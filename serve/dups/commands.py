@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, bar, print_json, print_table, say
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, bar, echo, print_json, print_table, say
 from ...errors import UsageError
 from .calibrate_command import calibrate
 from .gallery_command import gallery as gallery_command
@@ -156,11 +156,9 @@ def find(
         ],
         title="\nGroups",
     )
-    typer.echo(
-        f"\n{found.path}: pairs.parquet, clusters.parquet, items.parquet, keep.csv, drop.csv, summary.json"
-    )
+    echo(f"\n{found.path}: pairs.parquet, clusters.parquet, items.parquet, keep.csv, drop.csv, summary.json")
     if pages:
-        typer.echo(pages)
+        echo(pages)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, bar, print_json, say
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, bar, echo, print_json, say
 
 __all__ = ["gallery", "show_gallery"]
 
@@ -89,7 +89,7 @@ def gallery(
     say(
         f"{told['groups']} groups, {told['members']} items, {told['pages']} pages, {told['bytes'] / 1e6:.1f} MB"
     )
-    typer.echo(made.path.resolve())
+    echo(made.path.resolve())
 
 
 def show_gallery(store: Path, name: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json, print_table, say
 from ...errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def leakage(
         _report(found)
         if out is not None and left is not None:
             gone = ", ".join(f"{count} leave {split}" for split, count in left.items() if count)
-            typer.echo(f"\n{out}: {gone or 'nobody leaves'}; bring it with `icehouse join {out}`")
+            echo(f"\n{out}: {gone or 'nobody leaves'}; bring it with `icehouse join {out}`")
     if over and worst is not None:
         if share is None:
             say(f"leakage of {worst.split} is unknown: the search looked at none of its items")
@@ -131,7 +131,7 @@ def _report(found: Leakage) -> None:
     )
     labels = found.labels
     if labels and labels["pairs"]:
-        typer.echo(
+        echo(
             f"\n{labels['column']}: {labels['differing']} of {labels['pairs']} labelled pairs across splits have two "
             f"different labels, which concerns {labels['disagreeing']} of {labels['items']} items"
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...console import DEFAULT_STORE, StoreOption, say
+from ...console import DEFAULT_STORE, StoreOption, json_text, mute_stdout, say
 from ...errors import UsageError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _run(judge: DuplicateStream, latency: float, all_matches: int) -> None:
         for verdict in judge.judge_many(_lines(), latency=latency):
             _write(as_dict(verdict, all_matches))
     except BrokenPipeError:
-        _mute_stdout()
+        mute_stdout()
     finally:
         seconds = time.perf_counter() - begun
         for number, handler in before.items():
@@ -231,22 +231,8 @@ def _raw_lines() -> Any:
 
 
 def _write(told: dict[str, Any]) -> None:
-    import json
-
-    text = json.dumps(told, ensure_ascii=False)
-    try:
-        data = text.encode()
-    except UnicodeEncodeError:  # the name of a file that is not UTF-8
-        data = json.dumps(told).encode()
-    typer.echo(data)
+    typer.echo(json_text(told))
     sys.stdout.flush()
-
-
-def _mute_stdout() -> None:
-    """Let nothing more be written to a pipe that nobody reads, not even when the interpreter goes."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _summary(judge: DuplicateStream, counts: Any, seconds: float, saved: Path | None) -> str:
