@@ -1,18 +1,42 @@
-"""Images in a folder: found once each, in the same order everywhere."""
+"""Images in a folder: found once each, by name or by their first bytes, in the same order everywhere."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["ANNOTATION_SUFFIXES", "IMAGE_SUFFIXES", "Scan", "is_image_name", "scan_images"]
+from .formats import SNIFFED, image_format
+from .pieces import show
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
-)
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "METADATA_NAMES",
+    "Scan",
+    "image_file",
+    "is_image_name",
+    "kinds_of",
+    "scan_images",
+]
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".gif",
+    ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".heics", ".heifs", ".hif",
+    ".avif", ".avifs",
+})
+# Cameras' raw files look like TIFF, and what a decoder finds in them is a thumbnail.
+_RAW_SUFFIXES = frozenset({
+    ".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mrw", ".nef", ".nrw", ".orf", ".pef",
+    ".raf", ".rw2", ".srw",
+})
+# fmt: on
 ANNOTATION_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
+#: Files that describe the images beside and below them, as Hugging Face's ``imagefolder`` has them.
+METADATA_NAMES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
 
 
 @dataclass
@@ -26,8 +50,12 @@ class Scan:
         will fail, and say so.
     bad : list of (str, str)
         Path and reason of what cannot be an item.
-    others : int
-        Files that do not have an image's suffix.
+    by_bytes : list of str
+        Those of them that only their first bytes show to be images: their names have another suffix, or none.
+    others : list of str
+        Files that are no images by name nor by bytes, and cameras' raw files.
+    hidden : list of str
+        Hidden files with an image's suffix, hidden folders, and what a Mac adds to archives (``__MACOSX``).
     annotations : list of str
         Those of them that look like annotation files.
     skipped_links : int
@@ -36,19 +64,50 @@ class Scan:
 
     paths: list[str] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
-    others: int = 0
+    by_bytes: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
     annotations: list[str] = field(default_factory=list)
     skipped_links: int = 0
 
 
 def is_image_name(name: str) -> bool:
     """Whether the name ends like an image's, in any case."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  (100,000 times a call)
+    return _suffix(name) in IMAGE_SUFFIXES
+
+
+def image_file(path: Path) -> bool:
+    """Whether the file is an image by its name or by its first bytes."""
+    return is_image_name(path.name) or (path.is_file() and _holds_image(str(path)))
+
+
+def kinds_of(names: Iterable[str]) -> str:
+    """Suffixes of files for a message, the most frequent first: ".txt, .json, none"."""
+    counts = Counter(_suffix(name) or "none" for name in names)
+    kinds = [show(kind)[1:-1] for kind, _ in counts.most_common(6)]
+    return ", ".join(kinds[:5]) + (", ..." if len(kinds) > 5 else "")
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  (100,000 times a call)
+
+
+def _holds_image(path: str) -> bool:
+    try:
+        # Without blocking, as it might be a pipe by now.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            return image_format(os.read(descriptor, SNIFFED)) is not None
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
 
 
 def scan_images(folder: Path) -> Scan:
     """Find the images under `folder`.
 
+    A file with an image's suffix is one, whatever it holds: reading it says so. Any other is one by its first bytes.
     Hidden files and folders are left out. Links are followed, but no folder is read twice: real folders come first, so
     an image keeps its real path where a link would show it under another, and a loop ends.
     """
@@ -86,8 +145,13 @@ def _walk(
             scan.bad.append((_storable(relative) or ".", f"folder cannot be read: {error.strerror or error}"))
             continue
         for entry in listed:
-            if not entry.name.startswith("."):
-                _add(entry, f"{relative}/{entry.name}" if relative else entry.name, scan, stack, links)
+            path = f"{relative}/{entry.name}" if relative else entry.name
+            if not entry.name.startswith(".") and entry.name != "__MACOSX":
+                _add(entry, path, scan, stack, links)
+            elif not entry.name.startswith("._") and (
+                is_image_name(entry.name) or (not entry.is_symlink() and entry.is_dir())
+            ):
+                scan.hidden.append(_storable(path))
 
 
 def _add(
@@ -98,10 +162,12 @@ def _add(
             (links if entry.is_symlink() else stack).append((entry.path, path))
             return
         if not is_image_name(entry.name):
-            scan.others += 1
-            if os.path.splitext(entry.name)[1].lower() in ANNOTATION_SUFFIXES:  # noqa: PTH122
+            if _suffix(entry.name) in ANNOTATION_SUFFIXES:
                 scan.annotations.append(path)
-            return
+            if _suffix(entry.name) in _RAW_SUFFIXES or not entry.is_file() or not _holds_image(entry.path):
+                scan.others.append(path)
+                return
+            scan.by_bytes.append(path)
         # Opening a pipe named x.jpg would wait for ever.
         if not entry.is_file() and not _dangling(entry):
             scan.bad.append((_storable(path), "not a regular file"))

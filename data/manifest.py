@@ -13,7 +13,7 @@ import fnmatch
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 from ..errors import SourceError, UsageError
 from .annotations import read_annotations
 from .collisions import combine
-from .folders import IMAGE_SUFFIXES, is_image_name, scan_images
+from .folders import IMAGE_SUFFIXES, Scan, image_file, is_image_name, kinds_of, scan_images
 from .pieces import (
     FIXED,
     REJECTED_SCHEMA,
@@ -197,6 +197,8 @@ def _kind(path: Path) -> str:
         return "image"
     if suffix in _SUFFIXES:
         return "file"
+    if image_file(path):
+        return "image"
     remedy = "unpack it first" if suffix in _PACKED else f"give a folder, an image, or {', '.join(_SUFFIXES)}"
     raise SourceError(f"{path} is not a source that can be read: {remedy}")
 
@@ -297,7 +299,8 @@ def _read_folder(folder: Path, root: str | None, options: SourceOptions) -> Piec
             raise SourceError(f"{folder}: no image could be taken; {path}: {reason}")
         hint = f"; it holds {scan.annotations[0]}: give that file" if scan.annotations else ""
         raise SourceError(
-            f"no images found in {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}){hint}"
+            f"no images found in {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}, and at the first bytes of "
+            f"other files){hint}"
         )
     prefix = ""
     if root is not None and base != root:
@@ -308,14 +311,24 @@ def _read_folder(folder: Path, root: str | None, options: SourceOptions) -> Piec
     table = items_table(
         paths, paths, root or base, base, None, split, {} if labels is None else {"label": labels}
     )
-    if scan.others:
-        notes.append(f"{folder}: {count(scan.others, 'file')} without an image's suffix left out")
-    if scan.skipped_links:
-        notes.append(f"{folder}: {count(scan.skipped_links, 'link')} to folders already read left out")
+    notes += [f"{folder}: {text}" for text in _scan_notes(scan)]
     rejected: list[Rejected] = [
         (prefix + path, prefix + path, f"{folder}/{path}: {reason}") for path, reason in scan.bad
     ]
     return Piece(str(folder), table, None, rejected, notes)
+
+
+def _scan_notes(scan: Scan) -> Iterator[str]:
+    """What a folder holds besides images with an image's suffix."""
+    if scan.by_bytes:
+        yield f"{count(len(scan.by_bytes), 'image')} known by their bytes ({kinds_of(scan.by_bytes)})"
+    if scan.others:
+        yield f"{count(len(scan.others), 'file')} without an image's suffix or bytes left out ({kinds_of(scan.others)})"
+    if scan.hidden:
+        shown = ", ".join(scan.hidden[:3]) + (", ..." if len(scan.hidden) > 3 else "")
+        yield f"{len(scan.hidden)} hidden or of a Mac's archive left out ({shown})"
+    if scan.skipped_links:
+        yield f"{count(scan.skipped_links, 'link')} to folders already read left out"
 
 
 def _inside(path: Path, full: str, root: str) -> str:

@@ -153,6 +153,29 @@ def test_unreadable_folder_costs_only_itself(photos: Path, monkeypatch: pytest.M
     assert "Permission denied" in messages(manifest)[0]
 
 
+JPEG = b"\xff\xd8\xff\xe0 the rest of a picture"
+
+
+def test_an_image_is_known_by_its_bytes(tmp_path: Path) -> None:
+    """What a CSV may name, a folder may hold."""
+    named = ["0.jfif", "1.PJPEG", "2.pjp", "3.apng", "4.mpo", "5.dib", "6.ppm", "7.heif"]
+    sniffed = ["a.jpg_large", "b.jpg_orig", "c", "d.jpeg~", "e.jpg.bak", "f.thm", "g.txt", "h.jp2"]
+    for name in (*named, *sniffed, "zero.jpg"):
+        write(tmp_path / name, JPEG if name in sniffed else b"")
+    for name in ("x.nef", "._a.jpg", ".DS_Store", "__MACOSX/z.jpg", ".thumbs/t.jpg"):
+        write(tmp_path / name, JPEG)
+    write(tmp_path / "readme.md", "P1 is a task")
+    manifest = read(tmp_path)
+    assert ids(manifest) == [*named, *sniffed, "zero.jpg"]
+    notes = "\n".join(manifest.notes)
+    assert "8 images known by their bytes (" in notes
+    assert "2 files without an image's suffix or bytes left out (.md, .nef)" in notes
+    assert "2 hidden or of a Mac's archive left out (.thumbs, __MACOSX)" in notes
+    write(tmp_path / "list.csv", "image\n" + "".join(f"{name}\n" for name in named + sniffed))
+    assert ids(read(tmp_path / "list.csv")) == [*named, *sniffed]
+    assert ids(read(tmp_path / "c", tmp_path / "0.jfif")) == ["c", "0.jfif"]
+
+
 def test_image_files(photos: Path) -> None:
     manifest = read(photos / "cat" / "b.jpg", photos / "top.webp")
     assert ids(manifest) == ["b.jpg", "top.webp"]
