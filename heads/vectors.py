@@ -12,6 +12,7 @@ from .inputs import Inputs
 
 __all__ = [
     "CHUNK",
+    "Choice",
     "ClassWeight",
     "class_weights",
     "criteria",
@@ -26,7 +27,6 @@ __all__ = [
     "standardised",
     "statistics",
     "unit_length",
-    "worth",
 ]
 
 #: How classes are weighed: alike, by the inverse of their frequency, or as given.
@@ -143,9 +143,53 @@ def criteria(y: np.ndarray, proba: np.ndarray, by_class: np.ndarray | None = Non
     }
 
 
-def worth(row: Mapping[str, Any], select: str) -> float:
-    """What a row of a curve is worth by the criterion `select`: the larger the better."""
-    return -float(row["log_loss"]) if select == "log_loss" else float(row[select])
+class Choice:
+    """The best row of a curve by a criterion, and whether to go on along the curve.
+
+    Equal scores are decided by log loss. Accuracy and macro-F1 are step functions: they rest where a head still answers
+    with one class. So a row counts against `patience` only if its score is below the best and its log loss is no better
+    than the lowest; a plateau ends nothing, unless nothing can be better than it.
+
+    Parameters
+    ----------
+    select : {"log_loss", "accuracy", "macro_f1"}
+    patience : int, optional
+        Rows without progress after which the curve is `exhausted`; None for never.
+
+    Attributes
+    ----------
+    best : tuple of float or None
+        Score of the best row (the larger the better) and its negative log loss; None before the first row.
+    waited : int
+        Rows without progress since the last one with some.
+    """
+
+    def __init__(self, select: str, patience: int | None = None) -> None:
+        self.select, self.patience = select, patience
+        self.best: tuple[float, float] | None = None
+        self.waited = 0
+        self._lowest = np.inf
+
+    def offer(self, row: Mapping[str, Any]) -> bool:
+        """Take the next row of the curve; say whether it is the best so far."""
+        loss = float(row["log_loss"])
+        score = -loss if self.select == "log_loss" else float(row[self.select])
+        better = self.best is None or (score, -loss) > self.best
+        highest = 0.0 if self.select == "log_loss" else 1.0
+        tied = self.best is not None and score == self.best[0] < highest
+        if better or loss < self._lowest:
+            self.waited = 0
+        elif not tied:
+            self.waited += 1
+        if better:
+            self.best = score, -loss
+        self._lowest = min(self._lowest, loss)
+        return better
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `patience` has run out."""
+        return self.patience is not None and self.waited >= self.patience
 
 
 def class_weights(

@@ -23,7 +23,7 @@ from ..checks import ParameterError
 from ..head import Head, Validation
 from ..holdout import held_out
 from ..inputs import Inputs
-from ..vectors import CHUNK, ClassWeight, class_weights, criteria, grid_of, pieces, statistics, worth
+from ..vectors import CHUNK, Choice, ClassWeight, class_weights, criteria, grid_of, pieces, statistics
 
 if TYPE_CHECKING:
     import lightgbm
@@ -193,7 +193,8 @@ class Gbm(Head):
         by_class: np.ndarray,
     ) -> dict[str, Any]:
         """Boost with each setting, stopped early; keep the best."""
-        best: tuple[float, dict[str, Any], lightgbm.Booster] | None = None
+        best: tuple[dict[str, Any], lightgbm.Booster] | None = None
+        choice = Choice(self.select)
         for setting in settings:
             if self.rounds == "auto":
                 booster = self._boosted(Z, y, weight, setting, self.max_rounds, (V, v, by_class[v]))
@@ -206,11 +207,11 @@ class Gbm(Head):
             )
             row = {**setting, "rounds": rounds, **criteria(v, self._voted(booster, V), by_class)}
             self.curve_.append(row)
-            if best is None or worth(row, self.select) > best[0]:
-                best = worth(row, self.select), {**setting, "rounds": rounds}, booster
+            if choice.offer(row):
+                best = {**setting, "rounds": rounds}, booster
         assert best is not None
-        self.booster_ = best[2]
-        return best[1]
+        self.booster_ = best[1]
+        return best[0]
 
     def _boosted(
         self,

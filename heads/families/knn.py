@@ -22,7 +22,7 @@ from ..checks import ParameterError
 from ..head import Head, Validation
 from ..holdout import held_out
 from ..inputs import Inputs
-from ..vectors import ClassWeight, class_weights, criteria, directions, grid_of, pieces, shares_of, worth
+from ..vectors import Choice, ClassWeight, class_weights, criteria, directions, grid_of, pieces, shares_of
 
 __all__ = ["NEIGHBOURS", "TEMPERATURES", "Knn"]
 
@@ -202,7 +202,8 @@ class Knn(Head):
     ) -> dict[str, Any]:
         """Everything with everything: the similarities are computed once for each centring, and shared."""
         V, v = val
-        best: tuple[float, dict[str, Any]] | None = None
+        best: dict[str, Any] = {}
+        choice = Choice(self.select)
         for centre in centres:
             self.centre_ = centre
             self._remember(X, y, weight)
@@ -222,13 +223,9 @@ class Knn(Head):
                     **criteria(v, np.concatenate(votes_of), by_class),
                 }
                 self.curve_.append(row)
-                if best is None or worth(row, self.select) > best[0]:
-                    best = (
-                        worth(row, self.select),
-                        {name: row[name] for name in ("k", "temperature", "input_weights", "centre")},
-                    )
-        assert best is not None
-        return best[1]
+                if choice.offer(row):
+                    best = {name: row[name] for name in ("k", "temperature", "input_weights", "centre")}
+        return best
 
     def _combined(
         self, X: Inputs, cosines: Mapping[str, np.ndarray], shares: Sequence[float] | np.ndarray

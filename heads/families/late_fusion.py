@@ -25,7 +25,7 @@ from ..head import Head, Validation
 from ..holdout import held_out
 from ..inputs import Inputs
 from ..registry import create, head_class
-from ..vectors import ClassWeight, class_weights, criteria, grid_of, shares_of, worth
+from ..vectors import Choice, ClassWeight, class_weights, criteria, grid_of, shares_of
 from .logreg import LogReg
 
 __all__ = ["LateFusion"]
@@ -274,16 +274,14 @@ class LateFusion(Head):
             name: {**(self.each or {}).get(name, {}), **probe.chosen_} for name, probe in self.heads_.items()
         }
         said = self._said(self.heads_, V)
-        best: tuple[float, dict[str, Any]] | None = None
+        best = {"combine": "mean", "weights": list(shares[0]), "stack_C": penalties[0]}
+        choice = Choice(self.select)
         self.stack_ = None
         for share in shares if self.combine != "stack" else []:
             row = {"combine": "mean", "weights": list(share), **criteria(v, self._mean(V, said, share), by)}
             self.curve_.append(row)
-            if best is None or worth(row, self.select) > best[0]:
-                best = (
-                    worth(row, self.select),
-                    {"combine": "mean", "weights": list(share), "stack_C": penalties[0]},
-                )
+            if choice.offer(row):
+                best = {"combine": "mean", "weights": list(share), "stack_C": penalties[0]}
         if self.combine != "mean" and self.heads_:
             crossed = self._crossed(X, y, weight, each)
             stack = self._stacked(crossed, y, weight, penalties, (_logarithms(said), v))
@@ -294,13 +292,11 @@ class LateFusion(Head):
                 **criteria(v, stack.predict_proba(_logarithms(said)), by),
             }
             self.curve_.append(row)
-            if best is None or worth(row, self.select) > best[0]:
-                best = worth(row, self.select), {"combine": "stack", "weights": list(shares[0]), "stack_C": C}
+            if choice.offer(row):
+                best = {"combine": "stack", "weights": list(shares[0]), "stack_C": C}
                 self.stack_ = stack
-        if best is None:
-            best = 0.0, {"combine": "mean", "weights": list(shares[0]), "stack_C": penalties[0]}
-        self.combine_, self.weights_ = best[1]["combine"], np.array(best[1]["weights"])
-        return {**best[1], "each": each}
+        self.combine_, self.weights_ = str(best["combine"]), np.array(best["weights"])
+        return {**best, "each": each}
 
     def _predict_proba(self, X: Inputs) -> np.ndarray:
         said = self._said(self.heads_, X)

@@ -27,6 +27,7 @@ from ..head import Head, Validation
 from ..holdout import held_out
 from ..inputs import Inputs
 from ..vectors import (
+    Choice,
     ClassWeight,
     class_weights,
     criteria,
@@ -37,7 +38,6 @@ from ..vectors import (
     standardised,
     statistics,
     unit_length,
-    worth,
 )
 from .linear import WIDE, path
 
@@ -170,15 +170,15 @@ class LogReg(Head):
         by_class: np.ndarray,
     ) -> dict[str, Any]:
         """Walk the path once for each treatment of lengths, and keep the fit that is best on `val`."""
-        best: tuple[float, dict[str, Any], dict[str, Any]] | None = None
+        best: tuple[tuple[float, float], dict[str, Any], dict[str, Any]] | None = None
         for unit in (False, True) if self.unit == "auto" else (bool(self.unit),):
             self.unit_ = unit
-            worth, C = self._solve(
+            score, C = self._solve(
                 unit_length(X, unit), y, weight, grid, (unit_length(val[0], unit), val[1]), by_class
             )
-            if best is None or worth > best[0]:
+            if best is None or score > best[0]:
                 fitted = ("unit_", "coef_", "intercept_", "n_iter_", "means_")
-                best = worth, {"C": C, "unit": unit}, {name: getattr(self, name) for name in fitted}
+                best = score, {"C": C, "unit": unit}, {name: getattr(self, name) for name in fitted}
         assert best is not None
         for name, value in best[2].items():
             setattr(self, name, value)
@@ -192,13 +192,13 @@ class LogReg(Head):
         grid: list[float],
         val: Validation | None,
         by_class: np.ndarray,
-    ) -> tuple[float, float]:
+    ) -> tuple[tuple[float, float], float]:
         """Fit along `grid` and keep the value of C that is best on `val` (the only one, without it).
 
         Returns
         -------
-        float, float
-            Its worth, the larger the better, and the value of C.
+        tuple of float, float
+            Its score and negative log loss, the larger the better, and the value of C.
         """
         from threadpoolctl import threadpool_limits
 
@@ -209,15 +209,14 @@ class LogReg(Head):
         # Products with few columns are bound by memory: a second thread gains little, and on a busy machine
         # costs much.
         threads = 1 if k < WIDE else None
-        best: tuple[float, float] | None = None
-        since = 0
+        choice, chosen = Choice(self.select, _PATIENCE[self.select]), grid[0]
         with threadpool_limits(limits=threads, user_api="blas"):
             for fit in fits:
                 iterations = np.array([fit.iterations])
                 solution = self._folded(X, fit.coef, fit.intercept, scales)
                 if val is None:
                     (self.coef_, self.intercept_), self.n_iter_ = solution, iterations
-                    return 0.0, fit.C
+                    return (0.0, 0.0), fit.C
                 proba = self._proba(val[0], *solution)
                 # Reaching max_iter shows here, in place of a warning.
                 row = {
@@ -227,16 +226,13 @@ class LogReg(Head):
                     "iterations": fit.iterations,
                 }
                 self.curve_.append(row)
-                value = worth(row, self.select)
-                if best is None or value > best[0]:
-                    best, since = (value, fit.C), 0
+                if choice.offer(row):
+                    chosen = fit.C
                     (self.coef_, self.intercept_), self.n_iter_ = solution, iterations
-                else:
-                    since += 1
-                    if since == _PATIENCE[self.select]:
-                        break
-        assert best is not None
-        return best
+                if choice.exhausted:
+                    break
+        assert choice.best is not None
+        return choice.best, chosen
 
     def _folded(
         self, X: Inputs, coef: np.ndarray, intercept: np.ndarray, scales: Mapping[str, np.ndarray]

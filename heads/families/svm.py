@@ -25,6 +25,7 @@ from ..head import Head, Validation
 from ..holdout import held_out
 from ..inputs import Inputs
 from ..vectors import (
+    Choice,
     ClassWeight,
     class_weights,
     criteria,
@@ -35,7 +36,6 @@ from ..vectors import (
     standardised,
     statistics,
     unit_length,
-    worth,
 )
 from .linear import WIDE, SquaredHinge, path
 
@@ -170,31 +170,28 @@ class Svm(Head):
         by_class: np.ndarray,
     ) -> dict[str, Any]:
         """Walk the path for each treatment of lengths, calibrate each fit on `val`, and keep the best."""
-        best: tuple[float, dict[str, Any], dict[str, Any]] | None = None
+        best: tuple[dict[str, Any], dict[str, Any]] | None = None
         V, v = val
+        whole = Choice(self.select)
         for unit in units:
             self.unit_ = unit
-            highest, since = -np.inf, 0
+            along = Choice(self.select, _PATIENCE[self.select])
             for coef, intercept, C in self._path(unit_length(X, unit), y, weight, grid):
                 self.coef_, self.intercept_ = coef, intercept
                 self.calibration_ = self._calibrated(self._margins(V), v, by_class)
                 row = {"C": C, "unit": unit, **criteria(v, self._predict_proba(V), by_class)}
                 self.curve_.append(row)
-                if best is None or worth(row, self.select) > best[0]:
+                along.offer(row)
+                if whole.offer(row):
                     fitted = ("unit_", "coef_", "intercept_", "calibration_", "means_")
                     state = {name: getattr(self, name) for name in fitted}
-                    best = worth(row, self.select), {"C": C, "unit": unit}, state
-                highest, since = (
-                    (worth(row, self.select), 0)
-                    if worth(row, self.select) > highest
-                    else (highest, since + 1)
-                )
-                if since == _PATIENCE[self.select]:
+                    best = {"C": C, "unit": unit}, state
+                if along.exhausted:
                     break
         assert best is not None
-        for name, value in best[2].items():
+        for name, value in best[1].items():
             setattr(self, name, value)
-        return best[1]
+        return best[0]
 
     def _path(
         self, X: Inputs, y: np.ndarray, weight: np.ndarray, grid: list[float]

@@ -28,7 +28,7 @@ from ..checks import ParameterError
 from ..head import Head, Validation
 from ..holdout import held_out
 from ..inputs import Inputs
-from ..vectors import ClassWeight, class_weights, criteria, directions, grid_of, pieces, softmax, worth
+from ..vectors import Choice, ClassWeight, class_weights, criteria, directions, grid_of, pieces, softmax
 from .zero_shot import class_matrices
 
 __all__ = ["BETAS", "TipAdapter"]
@@ -250,7 +250,8 @@ class TipAdapter(Head):
             cosines = np.concatenate([self._base(part) for part in pieces(V, _ROWS)])
             factor = best_factor(cosines, v, by_class[v], base=base) if self.factor == "auto" else factor
             base = base + factor * cosines
-        best: tuple[float, dict[str, Any]] | None = None
+        best: dict[str, Any] = {}
+        choice = Choice(self.select)
         for centre in (False, True) if self.centre == "auto" else (bool(self.centre),):
             self._remember(X, y, weight, centre)
             said: dict[float, list[np.ndarray]] = {beta: [] for beta in betas}
@@ -268,10 +269,9 @@ class TipAdapter(Head):
                 chosen = {"beta": beta, "alpha": alpha, "factor": factor, "centre": centre}
                 row = {**chosen, **criteria(v, softmax(base + alpha * affinity), by_class)}
                 self.curve_.append(row)
-                if best is None or worth(row, self.select) > best[0]:
-                    best = worth(row, self.select), chosen
-        assert best is not None
-        return best[1]
+                if choice.offer(row):
+                    best = chosen
+        return best
 
     def _predict_proba(self, X: Inputs) -> np.ndarray:
         parts = []

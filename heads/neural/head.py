@@ -297,7 +297,7 @@ class TorchHead(Head):
 
     def _note(self, outcomes: Sequence[Outcome], compared: bool) -> Outcome:
         """Note in `curve_` what came of the configurations, `compared` on dev or not, and give back the best."""
-        best = max(outcomes, key=lambda outcome: (outcome.score, outcome.epochs))
+        best = max(outcomes, key=lambda outcome: outcome.rank)
         if best.epochs == 0:
             raise HeadError(
                 f"training {self.family} diverged: the loss was never finite; try a learning rate below lr={self.lr}"

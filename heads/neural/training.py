@@ -9,8 +9,8 @@ on which others are in the stack:
 - models of one seed see the same batches, so the features of a batch are read and multiplied once for all;
 - dropout noise is drawn once for all, and moved by each model's own seed (`layers.Dropout`).
 
-After each epoch dev is scored. A model that has not improved for `patience` epochs leaves the stack, and costs
-nothing from then on. The weights of each model's best epoch are what is returned.
+After each epoch dev is scored. A model that has not improved for `patience` epochs (see `vectors.Choice`) leaves the
+stack, and costs nothing from then on. The weights of each model's best epoch are what is returned.
 
 Networks that cannot be stacked (batch norm) take `batched=False`: the same loop over one model at a time.
 """
@@ -30,6 +30,7 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
 from ..tokens import Tokens
+from ..vectors import Choice
 from .batches import Batch, Rows, blocks
 from .layers import Linear, stacked_rates
 from .machine import limited_threads, products_in
@@ -103,6 +104,8 @@ class Outcome:
         Number of that epoch, from 1; 0 if the loss was never finite.
     score : float
         The dev metric then, the larger the better; minus infinity without dev.
+    log_loss : float
+        On dev then: among equal scores it decides.
     curve : list of dict
         Epoch, learning rate, training loss and dev scores of every epoch.
     drops : list of int
@@ -113,8 +116,14 @@ class Outcome:
     state: dict[str, torch.Tensor] = field(default_factory=dict)
     epochs: int = 0
     score: float = -math.inf
+    log_loss: float = math.inf
     curve: list[dict[str, Any]] = field(default_factory=list)
     drops: list[int] = field(default_factory=list)
+
+    @property
+    def rank(self) -> tuple[float, float, int]:
+        """What the best of several is told by."""
+        return self.score, -self.log_loss, self.epochs
 
 
 def train_many(
@@ -205,7 +214,8 @@ def _train_stack(
             else SGD(stack.parameters, momentum=plan.momentum)
         )
         alive = list(outcomes)
-        reduced, waited = [1.0] * len(alive), [0] * len(alive)
+        reduced = [1.0] * len(alive)
+        choices = [Choice(plan.metric, plan.patience) for _ in alive]
         epochs = plan.epochs if plan.stop is None else plan.stop
         for epoch in range(epochs):
             losses = torch.zeros(len(alive), device=device)
@@ -229,18 +239,18 @@ def _train_stack(
             for i, outcome in enumerate(alive):
                 row = {name: float(values[i]) for name, values in scores.items()}
                 outcome.curve.append({"epoch": epoch + 1, "lr": lrs[i], "loss": float(losses[i]), **row})
-                score = _worth(plan.metric, row) if row else float(epoch)
-                finite = math.isfinite(outcome.curve[-1]["loss"]) and math.isfinite(score)
-                waited[i] += 1
-                if finite and score > outcome.score:
-                    outcome.score, outcome.epochs, waited[i] = score, epoch + 1, 0
+                finite = all(map(math.isfinite, (outcome.curve[-1]["loss"], *row.values())))
+                choice, before = choices[i], choices[i].waited
+                if finite and (choice.offer(row) if row else True):
+                    outcome.epochs = epoch + 1
                     stack.remember(i)
-                if plan.schedule == "plateau" and (
-                    epoch + 1 in plan.drops if val is None else waited[i] and waited[i] % _PLATEAU_AFTER == 0
-                ):
+                    if choice.best is not None:
+                        outcome.score, outcome.log_loss = choice.best[0], -choice.best[1]
+                stuck = choice.waited > before and choice.waited % _PLATEAU_AFTER == 0
+                if plan.schedule == "plateau" and (epoch + 1 in plan.drops if val is None else stuck):
                     reduced[i] *= _PLATEAU
                     outcome.drops.append(epoch + 1)
-                if finite and (plan.patience is None or val is None or waited[i] < plan.patience):
+                if finite and not choice.exhausted:
                     keep.append(i)
                 else:
                     outcome.state = stack.best(i)
@@ -253,12 +263,9 @@ def _train_stack(
                 stack.select(chosen)
                 optimizer.select(stack.parameters, chosen)
                 alive = [alive[i] for i in keep]
-                reduced, waited = [reduced[i] for i in keep], [waited[i] for i in keep]
+                reduced, choices = [reduced[i] for i in keep], [choices[i] for i in keep]
         for i, outcome in enumerate(alive):
             outcome.state = stack.best(i)
-    if val is None:
-        for outcome in outcomes:
-            outcome.score = -math.inf
     return outcomes
 
 
@@ -430,8 +437,3 @@ def _scores(stack: Stack, val: Part) -> dict[str, torch.Tensor]:
         "macro_f1": f1,
     }
     return {name: values.cpu() for name, values in scores.items()}
-
-
-def _worth(metric: Metric, row: dict[str, float]) -> float:
-    """The dev metric, the larger the better."""
-    return -row["log_loss"] if metric == "log_loss" else row[metric]

@@ -289,18 +289,14 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
 
 def _trial_rows(results: Sequence[TrialResult], metric: str) -> tuple[list[str], list[list[Any]]]:
     """Table of trials, the best of each family marked."""
-    from .sweep import METRICS
-
-    sign = 1 if METRICS[metric] else -1
-    best: dict[str, float] = {}
+    best: dict[str, tuple[float, float]] = {}
     for result in results:
-        value = result.value(metric)
-        if value is not None:
-            best[result.trial.family] = max(best.get(result.trial.family, -float("inf")), sign * value)
+        family, rank = result.trial.family, result.rank(metric)
+        best[family] = max(best.get(family, rank), rank)
     rows: list[list[Any]] = []
     for result in results:
         value, spread = result.value(metric), result.spread(metric)
-        wins = value is not None and sign * value == best[result.trial.family]
+        wins = value is not None and result.rank(metric) == best[result.trial.family]
         said = "" if value is None else f"{value:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
         rows.append(
             [

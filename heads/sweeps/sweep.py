@@ -80,6 +80,14 @@ class TrialResult:
         found = [one["dev"][metric] for one in self.seeds.values()]
         return float(np.std(found, ddof=1)) if len(found) > 1 and None not in found else None
 
+    def rank(self, metric: str, among: Iterable[int] | None = None) -> tuple[float, float]:
+        """What the best of several trials is told by: the metric (the larger the better), among equals log loss."""
+        seeds = None if among is None else list(among)
+        value, loss = self.value(metric, seeds), self.value("log_loss", seeds)
+        if value is None:
+            return -np.inf, -np.inf
+        return value if METRICS[metric] else -value, -np.inf if loss is None else -loss
+
     @property
     def seconds(self) -> float:
         """Time that fitting took, all seeds together."""
@@ -335,8 +343,7 @@ def _best(rows: Rows, record: SweepRecord, metric: str) -> dict[str, TrialResult
     for family, results in families.items():
         # A budget may have left some trials with fewer seeds: only those that all have tell them apart.
         common = set.intersection(*(set(result.seeds) for result in results))
-        sign = 1 if METRICS[metric] else -1
-        best[family] = max(results, key=lambda result: sign * (result.value(metric, common) or 0.0))
+        best[family] = max(results, key=lambda result: result.rank(metric, common))
     return best
 
 
