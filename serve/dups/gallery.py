@@ -135,7 +135,8 @@ def _write(
     parts = pages(counts, per_page, max(2, PAGE_MEMBERS * _SIDE**2 // max(side, _SIDE) ** 2))
     told = {"matching": selection.matching, "shown": len(selection)}
     rule = found["parameters"]
-    groups = _lookup(store, selection, rule["keeper"], rule.get("margins", False))
+    images = rule["content"] == "image_sha256"
+    groups = _lookup(store, selection, rule["keeper"], rule.get("margins", False), images)
     done, total, weight, cards = 0, sum(counts), 0, []
 
     def step(count: int) -> None:
@@ -156,9 +157,7 @@ def _write(
             for group in chosen:
                 own = taken[place : place + len(group.members)]
                 place += len(group.members)
-                sections.append(
-                    group_html(group, own, cosine=rule["cosine"], texts=rule["content"] == "text_sha256")
-                )
+                sections.append(group_html(group, own, cosine=rule["cosine"], texts=not images))
                 if own[0] is not None and len(strip) < _STRIP and number <= _STRIPS and len(parts) > 1:
                     strip += [uri] if (uri := mini(own[0].thumbnail, _STRIP_SIDE)) else []
             text = gallery_page(found, sections, number=number, total=len(parts), **told)
@@ -185,9 +184,9 @@ def _write(
     return summary
 
 
-def _lookup(store: Store, selection: Selection, policy: str, margins: bool) -> Iterator[Group]:
+def _lookup(store: Store, selection: Selection, policy: str, margins: bool, images: bool) -> Iterator[Group]:
     for start in range(0, len(selection), _LOOKUP):
-        yield from read_groups(store, selection, slice(start, start + _LOOKUP), policy, margins)
+        yield from read_groups(store, selection, slice(start, start + _LOOKUP), policy, margins, images)
 
 
 def _put(path: Path, text: str) -> int:

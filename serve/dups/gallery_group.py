@@ -106,7 +106,9 @@ def _member(member: Member, keeper: Member, taken: Taken | None, least: float | 
         parts.append(f'<span class="badge {kind}">{kind_words(kind, texts)}</span>')
         parts.append(f'<span class="scores">{_scores(member)}</span>')
     parts.append(f'</div><span class="id">{user_text(member.item_id, limit=_ID_LIMIT)}</span>')
-    if member.copy_of is not None and member.copy_of != keeper.item_id:
+    if member.same_file_as is not None:
+        parts.append(f'<p class="copy">same file as {user_text(member.same_file_as, limit=_ID_LIMIT)}</p>')
+    elif member.copy_of is not None and member.copy_of != keeper.item_id:
         parts.append(f'<p class="copy">copy of {user_text(member.copy_of, limit=_ID_LIMIT)}</p>')
     if item is None:
         parts.append('<p class="same">no longer in the store</p>')

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import UsageError
+from ...store.dups.identity import Files, item_files
 from ...store.dups.keepers import columns_for, criteria
 from ...store.dups.views import content_shares
 from ...store.dups.write import KINDS
@@ -161,7 +162,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Member:
-    """An item of a group, and how it is like the keeper; `item` is None where it has left the store since."""
+    """An item of a group, and how it is like the keeper.
+
+    `item` is None where it has left the store since; `same_file_as` is another item with the very same file.
+    """
 
     item_id: str
     keeper: bool
@@ -170,6 +174,7 @@ class Member:
     cosine: float | None
     copy_of: str | None
     item: Item | None
+    same_file_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -269,11 +274,12 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
 
 
 def read_groups(
-    store: Store, selection: Selection, part: slice, policy: str, margins: bool = False
+    store: Store, selection: Selection, part: slice, policy: str, margins: bool = False, images: bool = True
 ) -> Iterator[Group]:
     """Look up the groups of `part` of a selection.
 
-    `policy` is that by which keepers were chosen, and `margins` tells whether what is within margins was weighed.
+    `policy` is that by which keepers were chosen, `margins` tells whether what is within margins was weighed, and `images`
+    whether images were compared, or else texts.
     """
     rows = selection.rows[part]
     if not rows:
@@ -282,7 +288,9 @@ def read_groups(
     members = iter(table.to_pylist())
     items = _read_items(store, table["item_id"])
     rivals = np.stack([selection.first[part], selection.second[part]], axis=1)
-    reasons = _reasons(store, selection.clusters["item_id"].take(pa.array(rivals.ravel())), policy, margins)
+    reasons = _reasons(
+        store, selection.clusters["item_id"].take(pa.array(rivals.ravel())), policy, margins, images
+    )
     left = zip(selection.filtered[part].tolist(), selection.capped[part].tolist(), strict=True)
     for chosen, why, (filtered, capped) in zip(rows, reasons, left, strict=True):
         found = [next(members) for _ in range(len(chosen))]
@@ -299,6 +307,7 @@ def read_groups(
                     **{name: row[name] for name in ("item_id", "keeper", "hamming", "cosine", "copy_of")},
                     kind=None if row["keeper"] else row["kind"] or INDIRECT,
                     item=items.get(row["item_id"]),
+                    same_file_as=row.get("same_file_as"),
                 )
                 for row in found
             ],
@@ -329,12 +338,10 @@ def _read_items(store: Store, ids: pa.ChunkedArray) -> dict[str, Item]:
     return store.items.reading(read)
 
 
-def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str, margins: bool) -> list[str]:
-    """In what each keeper is better than the next best; `pairs` has the ids of both in turn.
-
-    `margins` tells whether what is within margins was weighed.
-    """
-    columns = list(dict.fromkeys([*columns_for(policy), *(["image_sha256"] if margins else [])]))
+def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str, margins: bool, images: bool) -> list[str]:
+    """In what each keeper is better than the next best; `pairs` has the ids of both in turn, the rest is as above."""
+    columns = [*columns_for(policy), "path", "root", *(["image_sha256"] if margins else [])]
+    columns = list(dict.fromkeys(columns))
 
     def read(snapshot: Snapshot) -> pa.Table | None:
         if set(columns) - set(snapshot.schema.names):
@@ -355,7 +362,11 @@ def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str, margins: bool) -
     inside = None
     if margins:
         inside = content_shares(store, items["image_sha256"].cast(pa.string()).combine_chunks())
-    compared = criteria(items, policy, inside)
+    files = None
+    if images:
+        nothing = np.full(len(items), np.nan)
+        files = Files.look(item_files(items), nothing, nothing)
+    compared = criteria(items, policy, inside, files)
     framed = dict(compared).get("framed", np.zeros(len(items)))
     at = pc.index_in(pairs, value_set=items["item_id"].combine_chunks())
     places = pc.fill_null(at, -1).to_numpy().reshape(-1, 2)
@@ -385,6 +396,9 @@ def _words(name: str, policy: str, image: bool, size: float, other: float) -> st
         column, falling = policy.removesuffix(":desc"), policy.endswith(":desc")
         return f"{'highest' if falling else 'lowest'} {column}"
     return {
+        "there": "its file is there",
+        "link": "a file, not a link",
+        "linked": "in no linked folder",
         "size": "larger" if image else "longer",
         "bytes": "more bytes, as large",
         "age": "older file",

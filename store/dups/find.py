@@ -29,6 +29,7 @@ from .calibration import mapped
 from .cascade import Cascade, Contents, Rule, claim_rest, in_order
 from .engines import ENGINES, choose_engine
 from .groups import Star, grouping
+from .identity import Files, item_files
 from .keepers import columns_for, criteria, preference, ranks
 from .notes import lacking, notes
 from .rules import DEFAULT_COSINE, DEFAULT_HAMMING, check_rule, choose_hamming, choose_rule
@@ -259,9 +260,11 @@ def find_duplicates(
             whole = not cascade.capped
             if isinstance(groups, Star) and cascade.capped:
                 whole = claim_rest(groups, cascade, temp / "rest.npy")
-            clusters = cluster_table(ledger, groups.keepers(), contents)
+            # Looked at again, since hours may have gone by.
+            files = _look_again(ledger, groups.keepers(), temp)
+            clusters = cluster_table(ledger, groups.keepers(), contents, files.first())
             pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
-            kept, dropped = write_lists(temp, ledger, clusters)
+            kept, dropped, kept_for = write_lists(temp, ledger, clusters, files)
             leads = clusters.filter(clusters["keeper"])
             summary = {
                 "name": name,
@@ -309,7 +312,7 @@ def find_duplicates(
                 "complete_contents": cascade.complete,
                 "stages": cascade.report(),
                 "seconds": round(time.perf_counter() - begun, 3),
-                "notes": remarks + notes(made, feature, cascade, whole),
+                "notes": remarks + notes(made, feature, cascade, whole) + kept_for,
             }
             contents.rows = None
             del contents, cascade, chosen
@@ -357,16 +360,42 @@ def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
     return items
 
 
+def _file_facts(items: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes and times of the files when they were embedded, as numbers with NaN for null."""
+    size, time_ns = (items[name].cast(pa.float64(), safe=False).to_numpy() for name in ("bytes", "mtime_ns"))
+    return size, time_ns
+
+
 def _ledger(items: pa.Table, key: str, keeper: str, inside: np.ndarray | None) -> tuple[Ledger, pa.Table]:
     """Items in order of preference."""
-    items = items.take(pa.array(preference(items, keeper, inside)))
+    # A picture is no duplicate because its text is one: no file is listed then.
+    listed = key == "image_sha256"
+    files = Files.look(item_files(items), *_file_facts(items)) if listed else None
+    items = items.take(pa.array(preference(items, keeper, inside, files)))
     ids = items["item_id"].cast(pa.string()).combine_chunks()
-    files = pc.binary_join_element_wise(items["root"].cast(pa.string()), items["path"].cast(pa.string()), "/")
     content = items[key].cast(pa.string()).combine_chunks().dictionary_encode().indices
     content = pc.fill_null(content.cast(pa.int64()), -1).to_numpy()
     numbers, first = np.unique(content, return_index=True)
     best = first[numbers >= 0].astype(np.int64)
-    return Ledger(ids, files.combine_chunks(), ranks(items["item_id"]), content, best), items
+    paths = item_files(items) if listed else pa.nulls(len(items), pa.string())
+    return Ledger(ids, paths, *_file_facts(items), ranks(items["item_id"]), content, best), items
+
+
+def _look_again(ledger: Ledger, keeper: np.ndarray, folder: Path) -> Files:
+    """What lies at the items' paths now; of files in groups whose time alone has changed the bytes are compared."""
+    digests: list[pa.ChunkedArray] = []
+    sizes = np.bincount(keeper[ledger.content[ledger.content >= 0]], minlength=len(keeper))
+
+    def digest(row: int) -> str | None:
+        if ledger.content[row] < 0 or sizes[keeper[ledger.content[row]]] < 2:
+            return None
+        if not digests:
+            written = pq.read_table(folder / "items.parquet", columns=["content"])
+            digests.append(written["content"])
+        found = digests[0][int(ledger.alphabet[row])].as_py()
+        return None if found is None else str(found)
+
+    return Files.look(ledger.files, ledger.sizes, ledger.times, digest)
 
 
 def _contents(

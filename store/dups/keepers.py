@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import UsageError
+from .identity import CHANGED, GONE, LINK, Files
 
 __all__ = ["POLICIES", "columns_for", "criteria", "preference", "ranks"]
 
@@ -36,7 +37,9 @@ def columns_for(policy: str) -> list[str]:
     return _FACTS if column is None or column in _FACTS else [*_FACTS, column]
 
 
-def preference(items: pa.Table, policy: str = "best", inside: np.ndarray | None = None) -> np.ndarray:
+def preference(
+    items: pa.Table, policy: str = "best", inside: np.ndarray | None = None, files: Files | None = None
+) -> np.ndarray:
     """Rank items, the best keeper first.
 
     Parameters
@@ -53,6 +56,9 @@ def preference(items: pa.Table, policy: str = "best", inside: np.ndarray | None 
         all values are numbers; items without a value last.
     inside : ndarray of float64, shape (n,), optional
         How much of each image is within margins and caption bands, 0 to 1; NaN where it is not known.
+    files : Files, optional
+        What lies at the items' paths. Whatever the policy, a file that is there as it was embedded goes before one that is
+        not, and a real file before a symbolic link.
 
     Returns
     -------
@@ -64,21 +70,21 @@ def preference(items: pa.Table, policy: str = "best", inside: np.ndarray | None 
     UsageError
         If there is no such column.
     """
-    keys = [values for _, values in criteria(items, policy, inside)]
+    keys = [values for _, values in criteria(items, policy, inside, files)]
     # lexsort takes the last key first, and puts NaN, which is what null became, at the end.
     return np.lexsort(keys[::-1])
 
 
 def criteria(
-    items: pa.Table, policy: str = "best", inside: np.ndarray | None = None
+    items: pa.Table, policy: str = "best", inside: np.ndarray | None = None, files: Files | None = None
 ) -> list[tuple[str, np.ndarray]]:
     """What `preference` compares, in turn, until two items differ.
 
     Returns
     -------
     list of (str, ndarray of float64 or int64, shape (n,))
-        Names ("within", "framed", "quality", "size", "bytes", "age", "added", "column", "id") with a value an item: the
-        lowest is preferred, NaN comes last.
+        Names ("there", "link", "within", "framed", "quality", "linked", "size", "bytes", "age", "added", "column", "id")
+        with a value an item: the lowest is preferred, NaN comes last.
 
     Raises
     ------
@@ -102,6 +108,10 @@ def criteria(
             first = [("within", -np.floor(within)), ("framed", framed.astype(np.int64)), *first]
     else:
         first = [("column", _by_column(items, policy))]
+    if files is not None:
+        absent = np.where(files.state == GONE, 2, files.state == CHANGED).astype(np.int64)
+        links = files.link.astype(np.int64)
+        first = [("there", absent), ("link", (links == LINK).astype(np.int64)), *first, ("linked", links)]
     return [*first, ("size", -size), ("bytes", -weight), ("age", age), ("id", ranks(items["item_id"]))]
 
 

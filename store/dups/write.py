@@ -20,6 +20,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from .cascade import Contents, Found, Spread
+from .identity import GONE, NONE, THERE, Files
 
 __all__ = ["CLUSTERS", "KINDS", "PAIRS", "Ledger", "PairWriter", "cluster_table", "write_lists"]
 
@@ -55,6 +56,7 @@ CLUSTERS = pa.schema(
         pa.field("max_hamming", pa.uint8()),
         pa.field("sampled", pa.bool_(), nullable=False),
         pa.field("chained", pa.bool_(), nullable=False),
+        pa.field("same_file_as", pa.string()),
     ]
 )
 
@@ -69,7 +71,9 @@ class Ledger:
     ----------
     ids : pyarrow.Array of string, length n
     files : pyarrow.Array of string, length n
-        Absolute paths; null for an item without an image.
+        Absolute paths; null for an item without a file of its own, or whose text was compared.
+    sizes, times : ndarray of float64, shape (n,)
+        Bytes and time of each file when it was embedded; NaN where they are not known.
     alphabet : ndarray of int64, shape (n,)
         Rank of each id among all ids.
     content : ndarray of int64, shape (n,)
@@ -80,6 +84,8 @@ class Ledger:
 
     ids: pa.Array
     files: pa.Array
+    sizes: np.ndarray
+    times: np.ndarray
     alphabet: np.ndarray
     content: np.ndarray
     best: np.ndarray
@@ -157,7 +163,7 @@ def kinds(found: Found, *, exact: bool = False) -> np.ndarray:
     return np.where(found.perceptual, 1, np.where(found.embedding, 2, 3))
 
 
-def cluster_table(ledger: Ledger, keeper: np.ndarray, contents: Contents) -> pa.Table:
+def cluster_table(ledger: Ledger, keeper: np.ndarray, contents: Contents, same_file: np.ndarray) -> pa.Table:
     """Make ``clusters.parquet``: the items of every group of at least two, best group first, keeper first.
 
     Parameters
@@ -166,6 +172,8 @@ def cluster_table(ledger: Ledger, keeper: np.ndarray, contents: Contents) -> pa.
     keeper : ndarray of int64, shape (contents,)
         Each content's keeper.
     contents : Contents
+    same_file : ndarray of int64, shape (n,)
+        First item with the file of each; see `icehouse.store.dups.identity.Files.first`.
     """
     items = np.flatnonzero(ledger.content >= 0)
     leader = keeper[ledger.content[items]]
@@ -182,7 +190,7 @@ def cluster_table(ledger: Ledger, keeper: np.ndarray, contents: Contents) -> pa.
     kind = np.where(same, 0, kinds(found))
     names = pa.array([*KINDS, None], pa.string()).take(pa.array(kind))
     spreads = _spreads(keeper, leaders, contents)
-    copied = ledger.best[content]
+    copied, first = ledger.best[content], same_file[items]
     hamming, cosine = _measures(found)
     columns = [
         ledger.ids.take(pa.array(items)),
@@ -197,6 +205,7 @@ def cluster_table(ledger: Ledger, keeper: np.ndarray, contents: Contents) -> pa.
         pa.array([spreads[g].max_hamming for g in range(len(leaders))], pa.uint8()).take(pa.array(group)),
         pa.array([spreads[g].sampled for g in range(len(leaders))], pa.bool_()).take(pa.array(group)),
         pa.array([spreads[g].chained for g in range(len(leaders))], pa.bool_()).take(pa.array(group)),
+        ledger.ids.take(pa.array(first, mask=first == items)),
     ]
     return pa.table(columns, schema=CLUSTERS)
 
@@ -214,37 +223,89 @@ def write_items(folder: Path, ledger: Ledger, digests: pa.ChunkedArray, contents
     )
 
 
-def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table) -> tuple[int, int]:
-    """Write ``keep.csv`` and ``drop.csv``, which share out all items between them.
+def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) -> tuple[int, int, list[str]]:
+    """Write ``keep.csv`` and ``drop.csv``, which share out all items between them, but those whose file is gone.
+
+    A member of a group is dropped if its file and its keeper's are there as they were embedded, and no item that is kept has
+    the same file. Where no file can be seen at all, the lists go by the items alone.
+
+    Parameters
+    ----------
+    folder : Path
+    ledger : Ledger
+    clusters : pyarrow.Table
+    files : Files
+        What lies at the items' paths now.
 
     Returns
     -------
     kept, dropped : int
+    notes : list of str
+        What is kept for its file's sake, and what is not listed.
     """
-    drop = clusters.filter(pc.invert(clusters["keeper"]))
-    keepers = clusters.filter(clusters["keeper"])
-    dropped = pc.index_in(drop["item_id"], value_set=ledger.ids).to_numpy()
-    stays = np.ones(len(ledger.ids), bool)
-    stays[dropped] = False
-    kept = pa.table({"item_id": ledger.ids.filter(pa.array(stays)), "file": ledger.files.filter(stays)})
-    at = pc.index_in(kept["item_id"], value_set=keepers["item_id"])
-    kept = kept.append_column("group", keepers["group"].take(at))
-    kept = kept.append_column("size", pc.fill_null(keepers["size"].take(at), 1))
-    pcsv.write_csv(kept, folder / "keep.csv")
-    whose = pc.index_in(drop["group"], value_set=keepers["group"])
-    rows = pa.table(
+    notes = []
+    member = clusters.filter(pc.invert(clusters["keeper"]))
+    leads = clusters.filter(clusters["keeper"])
+    leads = leads.take(pc.index_in(member["group"], value_set=leads["group"]))
+    rows, keepers = (
+        pc.index_in(part["item_id"], value_set=ledger.ids).to_numpy() for part in (member, leads)
+    )
+    state, goes = files.state, np.ones(len(rows), bool)
+    listed = np.ones(len(ledger.ids), bool)
+    if files.seen:
+        listed = state != GONE
+        sound = np.isin(state, (THERE, NONE))
+        goes = sound[rows] & sound[keepers]
+        if gone := int((~listed).sum()):
+            notes.append(
+                f"{gone} items are in neither list, since their files are gone; `icehouse embed` marks them"
+            )
+        if unsure := int((~goes & listed[rows]).sum()):
+            notes.append(
+                f"{unsure} duplicates are kept, since their file or their keeper's is no longer the one that was embedded; "
+                "run `icehouse embed`, and this search again"
+            )
+    elif files.paths:
+        notes.append(
+            f"none of {files.paths} files can be seen here: the lists go by what was embedded, and do not know of links"
+        )
+    # Who shares a file with one that is kept is kept: the file is one and the same.
+    stays = listed.copy()
+    stays[rows[goes]] = False
+    held = np.isin(files.number, files.number[stays & (files.number >= 0)])
+    goes &= ~held[rows]
+    stays |= held
+    first = files.first()
+    if several := int((first != np.arange(len(first))).sum()):
+        notes.append(
+            f"{several} items are a further name of, or a link to, another item's file: see same_file_as in clusters.parquet"
+        )
+    staying = np.flatnonzero(stays)
+    ids = ledger.ids.take(pa.array(staying))
+    same = ledger.ids.take(pa.array(first, mask=first == np.arange(len(first))))
+    at = pc.index_in(ids, value_set=clusters["item_id"])
+    kept = pa.table(
         {
-            "item_id": drop["item_id"],
-            "file": ledger.files.take(pa.array(dropped)),
-            "keeper": keepers["item_id"].take(whose),
-            "group": drop["group"],
-            "kind": drop["kind"],
-            "hamming": drop["hamming"],
-            "cosine": drop["cosine"],
+            "item_id": ids,
+            "file": ledger.files.take(pa.array(staying)),
+            "group": clusters["group"].take(at),
+            "size": pc.fill_null(clusters["size"].take(at), 1),
+            "same_file_as": same.take(pa.array(staying)),
         }
     )
-    pcsv.write_csv(rows, folder / "drop.csv")
-    return kept.num_rows, rows.num_rows
+    pcsv.write_csv(kept, folder / "keep.csv")
+    chosen = pa.array(np.flatnonzero(goes))
+    member = member.take(chosen)
+    dropped = pa.table(
+        {
+            "item_id": member["item_id"],
+            "file": ledger.files.take(pa.array(rows[goes])),
+            "keeper": leads["item_id"].take(chosen),
+            **{name: member[name] for name in ("group", "kind", "hamming", "cosine", "same_file_as")},
+        }
+    )
+    pcsv.write_csv(dropped, folder / "drop.csv")
+    return kept.num_rows, dropped.num_rows, notes
 
 
 def _measures(found: Found) -> tuple[pa.Array, pa.Array]:
