@@ -15,6 +15,7 @@ from .encoder import Encoder, fingerprint, load_encoder
 from .pipeline import DEFAULT_CLEANING
 from .probe import check_probe
 from .tables import provenance_now
+from .trust import require_trusted
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -30,9 +31,11 @@ def load_checked(spec: Mapping[str, Any], encoder: Encoder | None = None, *, dev
     SpaceError
         If the fingerprint or the probe disagrees.
     EncoderError
-        If it cannot be had.
+        If it cannot be had, or is neither built in nor trusted (see `icehouse.embed.trust`).
     """
-    encoder = encoder or load_encoder(spec["encoder"], device=device)
+    if encoder is None:
+        require_trusted(spec["encoder"])
+        encoder = load_encoder(spec["encoder"], device=device)
     modality, output = spec["modality"], spec["output"]
     now = provenance_now(encoder, spec, DEFAULT_CLEANING)
     feature = f"the feature {spec['name']}/{modality}/{output}"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIASES",
+    "BUILT_IN",
     "Encoder",
     "Modality",
     "Output",
@@ -43,6 +44,9 @@ Modality = Literal["image", "text"]
 
 #: Short names for the encoders people ask for most; a short name is also the folder in the store.
 ALIASES = {"clip-b32": "openclip:ViT-B-32/laion2b_s34b_b79k"}
+
+#: Families that icehouse itself brings; another package cannot take their names.
+BUILT_IN = ("mini", "openclip")
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,14 @@ def fingerprint(provenance: Mapping[str, Any]) -> str:
 @cache
 def available() -> dict[str, Any]:
     """Encoder families by name, as entry points of the group ``icehouse.encoders``; nothing is imported yet."""
-    return {point.name: point for point in entry_points(group="icehouse.encoders")}
+    points = entry_points(group="icehouse.encoders")
+    ours = {
+        name: point
+        for name in BUILT_IN
+        for point in points
+        if point.value.startswith(f"{__package__}.{name}:")
+    }
+    return {point.name: point for point in points} | ours
 
 
 def folder_name(encoder_id: str) -> str:

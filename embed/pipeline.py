@@ -28,6 +28,7 @@ from .extract import Encoded, Extractor, Failure, Work
 from .plan import Known, Planner
 from .report import EmbedReport, StageClock
 from .tables import FeatureTables
+from .trust import require_trusted, trust
 
 __all__ = ["DEFAULT_CLEANING", "DEFAULT_OUTPUTS", "FIELDS", "choose_encoder", "embed_sources"]
 
@@ -115,6 +116,7 @@ def embed_sources(
     manifest = read_sources(sources, options=options or SourceOptions())
     store = store if isinstance(store, Store) else Store.open_or_create(Path(store))
     loaded = encoder if isinstance(encoder, Encoder) else None
+    named = encoder != "auto"
     notes = list(manifest.notes)
     precision = precision or ("float32" if exact else "auto")
     if isinstance(encoder, str):
@@ -141,6 +143,8 @@ def embed_sources(
     if first or not tables.same_encoder():
         # Loaded only now: a rerun that finds nothing to do answers at once.
         model = loaded or load_encoder(encoder_id, device=device, precision=precision)
+        if named:
+            trust(model.id)
         tables.admit(model, first)
         shortest = None if exact else _shortest(model, first)
         report.device, report.precision, streams = model.device, model.precision, model.streams
@@ -208,7 +212,7 @@ def choose_encoder(
     UsageError
         If the store holds features of several encoders.
     EncoderError
-        If neither the default encoder nor `mini` can be had.
+        If neither the default encoder nor `mini` can be had, or the store names one that is not trusted.
     """
     if encoder_id != "auto":
         return encoder_id, None
@@ -217,6 +221,7 @@ def choose_encoder(
     if len(there) > 1:
         raise UsageError(f"the store holds features of {', '.join(there)}; choose one with --encoder")
     if there:
+        require_trusted(there[0])
         return there[0], None
     try:
         chosen = load_encoder(DEFAULT_ENCODER, device=device, precision=precision)

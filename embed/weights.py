@@ -2,6 +2,9 @@
 
 The cache is asked first, with the network shut off; the network only for what is missing there, and only after it has
 answered within seconds. So a machine behind a firewall never waits for retries, and a cached model never goes out at all.
+
+A model's config is a stranger's: of what it may pass to the tokenizer, only what `_TOKENIZER_KWARGS` lists is let through,
+and transformers is kept from running Python code that lies beside a model, whatever the files there ask for.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +30,17 @@ __all__ = ["Loaded", "Source", "find", "is_cached", "load", "state_sha256"]
 _SECONDS_TO_ANSWER = 4.0
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors", ".npz")
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
+
+#: What an ``open_clip_config.json`` may pass to its tokenizer: how texts are cleaned and closed, not where code is from.
+_TOKENIZER_KWARGS = frozenset(
+    (
+        *("clean", "language", "strip_sep_token", "src_lang"),
+        *("add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_case", "legacy", "use_fast"),
+        *("bos_token", "cls_token", "eos_token", "mask_token", "pad_token", "sep_token", "unk_token"),
+        *("model_max_length", "padding_side", "truncation_side"),
+    )
+)
+_TIMM_NAME = re.compile(r"[A-Za-z0-9_.\-]+")
 
 
 @dataclass(frozen=True)
@@ -121,10 +136,11 @@ def load(source: Source) -> Loaded:
     Raises
     ------
     EncoderError
-        If weights cannot be had, do not fit the architecture, or hold more than tensors.
+        If weights cannot be had, do not fit the architecture, or hold more than tensors; or if the model asks for code of
+        its own to be run.
     """
     try:
-        with _offline(), _quiet():
+        with _offline(), _quiet(), _no_remote_code():
             return _load(source)
     except Exception as error:
         if not _is_missing(error):
@@ -132,7 +148,7 @@ def load(source: Source) -> Loaded:
     if _forced_offline() or not _hub_answers():
         raise EncoderError(_unreachable(source))
     try:
-        with _quiet():
+        with _quiet(), _no_remote_code():
             return _load(source)
     except Exception as error:
         raise EncoderError(
@@ -181,6 +197,7 @@ def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
 def _load(source: Source) -> Loaded:
     import open_clip
 
+    _check_config(open_clip.get_model_config(source.model))
     # The tokenizer first: where it is missing, no time goes into building a model.
     tokenizer = open_clip.get_tokenizer(source.model)
     model = open_clip.create_model(
@@ -196,6 +213,52 @@ def _load(source: Source) -> Loaded:
     )
     quick = source.quick_gelu or _config_is_quick(open_clip.get_model_config(source.model))
     return Loaded(source, model.eval().requires_grad_(False), tokenizer, quick)
+
+
+def _check_config(config: Any) -> None:
+    """Refuse a model's config that asks for more than an architecture and a tokenizer's settings."""
+    if not isinstance(config, dict):
+        raise EncoderError("its open_clip_config.json holds no model_cfg")
+    text, vision = config.get("text_cfg"), config.get("vision_cfg")
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise EncoderError("its open_clip_config.json lacks text_cfg or vision_cfg")
+    given = text.get("tokenizer_kwargs") or {}
+    if not isinstance(given, dict):
+        raise EncoderError("text_cfg.tokenizer_kwargs of its open_clip_config.json is no object")
+    for name, value in given.items():
+        if name not in _TOKENIZER_KWARGS or not isinstance(value, (str, int, float, type(None))):
+            raise EncoderError(
+                f"text_cfg.tokenizer_kwargs of its open_clip_config.json sets {name}, which icehouse does not pass on; "
+                "take it out, if you know where the model is from"
+            )
+    trunk = vision.get("timm_model_name")
+    if trunk is not None and not (isinstance(trunk, str) and _TIMM_NAME.fullmatch(trunk)):
+        raise EncoderError(
+            f"vision_cfg.timm_model_name {trunk!r} of its open_clip_config.json is no model of timm's own"
+        )
+
+
+@contextmanager
+def _no_remote_code() -> Iterator[None]:
+    """Keep transformers from running, and from fetching, Python code that comes with a model, and from asking whether to."""
+    from transformers import dynamic_module_utils as modules
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise EncoderError("the model brings Python code of its own (auto_map), which icehouse never runs")
+
+    names: dict[str, Any] = {
+        "get_class_in_module": refuse,
+        "get_cached_module_file": refuse,
+        "TIME_OUT_REMOTE_CODE": 0,
+    }
+    before = {name: getattr(modules, name) for name in names if hasattr(modules, name)}
+    for name in before:
+        setattr(modules, name, names[name])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(modules, name, value)
 
 
 def _config_is_quick(config: Mapping[str, Any] | None) -> bool:

@@ -43,11 +43,18 @@ def search(
         bool, typer.Option("--exact", help="Compare every vector, even if there is an index.")
     ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a contact sheet that works offline.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder", "-e", help="Where to find the feature's encoder now; another one is refused."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the items nearest to a text, a picture or another item."""
+    from ..embed.trust import load_named
     from .query import search as find
 
     result = find(
@@ -59,6 +66,7 @@ def search(
         k=k,
         where=where,
         exact=exact,
+        encoder=load_named(encoder, device=device) if encoder and item is None else None,
         device=device,
     )
     if result.remark is not None:
@@ -116,7 +124,7 @@ def predict(
 ) -> None:
     """Predict raw rows with the run's own encoder, or the items of the store."""
     from ..data.manifest import SourceOptions
-    from ..embed.encoder import load_encoder
+    from ..embed.trust import load_named
     from ..store import results
     from .predict import predict as predict_rows
 
@@ -134,7 +142,7 @@ def predict(
         sources or None,
         options=options,
         where=where,
-        encoder=load_encoder(encoder, device=device) if encoder else None,
+        encoder=load_named(encoder, device=device) if encoder else None,
         device=device,
     )
     for failure in made.failures:
@@ -159,11 +167,23 @@ def doctor(
     load: Annotated[
         bool, typer.Option("--load/--no-load", help="Really load each encoder, which takes seconds.")
     ] = True,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ENCODER",
+            help="Load this encoder, and from now on also where only a store or a package names it; repeatable.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what works on this machine: device, encoders, Ollama, FAISS, the store."""
     from .doctor import examine
 
+    if trust:
+        from ..embed.trust import load_named, trusted_file
+
+        for encoder_id in trust:
+            say(f"trusted from now on: {load_named(encoder_id).id} (listed in {trusted_file()})")
     found = examine(store, load=load)
     if as_json:
         print_json(found)

@@ -22,6 +22,7 @@ from ...errors import CaptionError, UsageError
 from ...store.store import Store
 from ..encoder import Encoder, folder_name, load_encoder
 from ..pipeline import choose_encoder
+from ..trust import trust
 from .feature_keys import Keys, useful
 from .feature_writer import OUTPUTS, Writer
 from .fields import FieldsReport, write_fields
@@ -133,6 +134,7 @@ def embed_captions(
     store = store if isinstance(store, Store) else Store.open(store)
     table = captions_of(store, captions)
     model = encoder if isinstance(encoder, Encoder) else None
+    named = encoder != "auto"
     if isinstance(encoder, str):
         encoder, model = choose_encoder(encoder, store, [], device=device, precision=precision)
     encoder_id = encoder if isinstance(encoder, str) else encoder.id
@@ -152,6 +154,8 @@ def embed_captions(
     report.fields = write_fields(store, table, name=folder, dtype=dtype)
     if todo:
         model = model or load_encoder(encoder_id, device=device, precision=precision)
+        if named:
+            trust(model.id)
         writer = Writer(store, name, modality, model, cleaning, dtype, table, keyed)
         writer.admit(rows)
         writer.write(todo, report, batch_size or model.batch_size, progress)

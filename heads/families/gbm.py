@@ -13,12 +13,14 @@ there is an error, as it is for every head. The model is saved in LightGBM's own
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from ...errors import HeadError
 from ..checks import ParameterError
 from ..head import Head, Validation
 from ..holdout import held_out
@@ -305,9 +307,142 @@ class Gbm(Head):
         import lightgbm
 
         super()._load(folder, values)
-        self.booster_ = lightgbm.Booster(model_file=folder / "model.txt")
+        widths = (self.axes_[name].shape[1] if name in self.axes_ else n for name, n in self.widths_.items())
+        try:
+            text = (folder / "model.txt").read_bytes().decode("ascii")
+            trees = check_model(text, features=sum(widths), classes=len(self.classes_))
+        except (HeadError, UnicodeDecodeError) as error:
+            raise HeadError(f"the head in {folder} is damaged: {error}") from None
+        self.booster_ = lightgbm.Booster(model_str=trees)
 
 
 def _threads(Z: np.ndarray) -> int:
     """Threads for so much data; 0 stands for all."""
     return 1 if Z.size < _WORTH_THREADS else 0
+
+
+#: Arrays of a tree by how many values they have: one a split, or one a leaf.
+_BY_SPLIT = (
+    *("split_feature", "split_gain", "threshold", "decision_type", "left_child", "right_child"),
+    *("internal_value", "internal_weight", "internal_count"),
+)
+_BY_LEAF = ("leaf_value", "leaf_weight", "leaf_count")
+_INDICES = ("split_feature", "decision_type", "left_child", "right_child")
+_WHOLE = re.compile(r"-?\d{1,9}( -?\d{1,9})*")
+
+
+def check_model(text: str, *, features: int, classes: int) -> str:
+    """Refuse a LightGBM model that LightGBM would follow out of its arrays.
+
+    LightGBM's reader believes what the file says of itself: sizes of trees, numbers of children and features. A wrong one
+    ends the process or reads foreign memory, so every number that is used as an index is checked here first.
+
+    Parameters
+    ----------
+    text : str
+        What ``Booster.save_model`` wrote.
+    features, classes : int
+        Columns that the head gives it, and classes that it tells apart.
+
+    Returns
+    -------
+    str
+        The model without what predicting does not need: importances, and the parameters it was trained with.
+
+    Raises
+    ------
+    HeadError
+        That says what is wrong.
+    """
+    head, _, rest = text.partition("\n\n")
+    first, *lines = head.split("\n")
+    about = _pairs(lines, "the header")
+    if "\r" in text or "\0" in text:
+        raise HeadError("model.txt has line ends of another kind")
+    each = 1 if classes == 2 else classes
+    objective = "binary sigmoid:1" if classes == 2 else f"multiclass num_class:{classes}"
+    wanted = {
+        "version": "v4",
+        "num_class": str(each),
+        "num_tree_per_iteration": str(each),
+        "label_index": "0",
+        "max_feature_idx": str(features - 1),
+        "objective": objective,
+    }
+    if first != "tree" or set(about) != {*wanted, "feature_names", "feature_infos", "tree_sizes"}:
+        raise HeadError("model.txt is no model of LightGBM's, or has a header of another kind")
+    for name, value in wanted.items():
+        if about.get(name) != value:
+            raise HeadError(f"model.txt says {name}={about.get(name)!r}, and the head says {value!r}")
+    for name in ("feature_names", "feature_infos"):
+        if len(about.get(name, "").split()) != features:
+            raise HeadError(f"model.txt lists other {name} than {features}")
+    place = 0
+    sizes = _whole(about["tree_sizes"])
+    if not sizes or len(sizes) % each or min(sizes) < 1:
+        raise HeadError("model.txt has no whole number of rounds of trees")
+    for i, size in enumerate(sizes):
+        tree, place = rest[place : place + size], place + size
+        title, *lines = tree.rstrip("\n").split("\n")
+        if title != f"Tree={i}" or not tree.endswith("\n\n\n"):
+            raise HeadError(f"model.txt: tree {i} is not where tree_sizes says")
+        _check_tree(_pairs(lines, f"tree {i}"), features, f"tree {i}")
+    if not rest.startswith("end of trees\n", place):
+        raise HeadError("model.txt: the trees do not end where tree_sizes says")
+    return f"{head}\n\n{rest[:place]}end of trees\n\npandas_categorical:null\n"
+
+
+def _pairs(lines: Sequence[str], where: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition("=")
+        if name in found:
+            raise HeadError(f"model.txt: {where} says {name} twice")
+        found[name] = value
+    return found
+
+
+def _whole(text: str) -> list[int]:
+    """Whole numbers as LightGBM reads them: its reader stops at an exponent or a point, Python's does not."""
+    if text and not _WHOLE.fullmatch(text):
+        raise HeadError("model.txt has something else where whole numbers belong")
+    return [int(number) for number in text.split()]
+
+
+def _check_tree(about: dict[str, str], features: int, where: str) -> None:
+    """Make sure that a tree is one: arrays as long as it has splits and leaves, each node reached once from the root."""
+    plain = {"num_cat": "0", "is_linear": "0"}
+    if set(about) != {"num_leaves", *plain, *_BY_SPLIT, *_BY_LEAF, "shrinkage"}:
+        raise HeadError(f"model.txt: {where} has other entries than a tree of numbers")
+    leaves = sum(_whole(about["num_leaves"]))
+    splits = leaves - 1
+    numbers = {
+        name: np.array(_whole(about[name]) if name in _INDICES else about[name].split(), np.float64)
+        for name in (*_BY_SPLIT, *_BY_LEAF)
+    }
+    # A tree that is a single leaf leaves most arrays empty, and a constant one that was never weighed too.
+    wrong = [name for name in _BY_SPLIT if len(numbers[name]) != splits]
+    wrong += [name for name in _BY_LEAF if len(numbers[name]) not in ((leaves,) if splits else (0, 1))]
+    if (
+        leaves < 1
+        or wrong
+        or len(numbers["leaf_value"]) != leaves
+        or any(about[k] != v for k, v in plain.items())
+    ):
+        raise HeadError(f"model.txt: {where} contradicts itself in {wrong[0] if wrong else 'num_leaves'}")
+    left, right, feature, kind = (
+        numbers[name].astype(np.int64)
+        for name in ("left_child", "right_child", "split_feature", "decision_type")
+    )
+    children = np.concatenate([left, right])
+    reached = np.sort(np.where(children < 0, splits + ~children, children))
+    own = np.tile(np.arange(splits), 2)
+    # Each split but the root, and each leaf, hangs from one split that comes before it.
+    if (
+        not np.array_equal(reached, np.arange(1, splits + leaves) if splits else [])
+        or ((children >= 0) & (children <= own)).any()
+        or ((feature < 0) | (feature >= features)).any()
+        or ((kind < 0) | (kind > 10) | (kind % 2 == 1)).any()
+        or not np.isfinite(numbers["leaf_value"]).all()
+    ):
+        raise HeadError(f"model.txt: the splits of {where} make no tree")

@@ -93,8 +93,10 @@ def words_of(spec: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, lis
         Empty where the encoder cannot be had.
     """
     from ...embed.encoder import load_encoder
+    from ...embed.trust import require_trusted
 
     try:
+        require_trusted(str(spec["encoder"]))
         encoder = load_encoder(str(spec["encoder"]), device="cpu")
     except IcehouseError:
         return {}

@@ -20,9 +20,10 @@ from typing import Any, Literal, Self
 from PIL import Image
 
 from ...embed.checked import load_checked
-from ...embed.encoder import Encoder, Modality, fingerprint, load_encoder
+from ...embed.encoder import Encoder, Modality, fingerprint
 from ...embed.pipeline import DEFAULT_CLEANING
 from ...embed.tables import feature_provenance
+from ...embed.trust import load_named
 from ...errors import UsageError
 from ...store.dups.calibration import Calibration
 from ...store.dups.cascade import Rule
@@ -112,7 +113,7 @@ class DuplicateStream:
             raise UsageError("without an encoder there are no vectors: texts and cosines need one")
         if output == "tokens":
             raise UsageError("tokens are not one vector an image; compare by pooled or joint")
-        loaded = load_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
+        loaded = load_named(encoder, device=device) if isinstance(encoder, str) else encoder
         self.modality, self.encoder = modality, loaded
         self.rule = _rule(rule, hamming if modality == "image" else None, loaded)
         self.state = None if state is None else Path(state)

@@ -33,7 +33,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
             raise EncoderError(f"no encoder {name!r}")
         return ToyEncoder(name.removeprefix("toy:"), batch_size=5)
 
-    monkeypatch.setattr(stream_module, "load_encoder", load)
+    monkeypatch.setattr(stream_module, "load_named", load)
 
 
 def command(*arguments: str, lines: str) -> tuple[list[dict[str, Any]], str]:
