@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -130,8 +131,8 @@ def _select(con: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> str:
     present: set[str] = set()
     source = "(SELECT 1) WHERE false"
     if snapshot.parts:
-        files = ", ".join("'" + str(path.resolve()).replace("'", "''") + "'" for path in snapshot.files)
-        source = f"read_parquet([{files}], union_by_name = true)"
+        files = ", ".join(_file(path) for path in snapshot.files)
+        source = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
         present = {row[0] for row in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
     columns = [
         _identifier(field.name)
@@ -140,6 +141,11 @@ def _select(con: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> str:
         for field in snapshot.schema
     ]
     return f"SELECT {', '.join(columns)} FROM {source}"
+
+
+def _file(path: Path) -> str:
+    """SQL string of exactly this file: DuckDB would take ``[1]``, ``*`` and ``?`` in a folder's name for a pattern."""
+    return "'" + re.sub(r"([\[*?])", r"[\1]", str(path.resolve())).replace("'", "''") + "'"
 
 
 def _sql_type(con: duckdb.DuckDBPyConnection, kind: pa.DataType) -> str:

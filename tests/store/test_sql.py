@@ -115,3 +115,18 @@ def test_a_quote_in_the_path(tmp_path: Any) -> None:
     store = Store.create(tmp_path / "it's")
     store.items.append(pa.table({"item_id": ["a"], 'la"bel': ["x"]}))
     assert store.query("select * from items").select(['la"bel']).to_pylist() == [{'la"bel': "x"}]
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "split=train", "what?", "[[]"])
+def test_a_folder_named_like_a_pattern_or_a_partition_is_read_as_itself(tmp_path: Any, name: str) -> None:
+    """DuckDB reads ``a[1]/x`` as ``a1/x`` where that exists, and makes a column ``split`` of ``split=train``."""
+    for folder, item in ((name, "mine"), ("a1", "another's"), ("ab", "another's"), ("whats", "another's")):
+        store = Store.open_or_create(tmp_path / folder)
+        # Two stores of the same parts, as copies are.
+        store.items.upsert(pa.table({"item_id": [item], "split": ["test"]}), key="item_id")
+        part = store.items.snapshot().files[0]
+        manifest = part.parent / "_manifest.json"
+        manifest.write_text(manifest.read_text().replace(part.name, "part-0.parquet"))
+        part.rename(part.with_name("part-0.parquet"))
+    rows = Store.open(tmp_path / name).query("select item_id, split from items").to_pylist()
+    assert rows == [{"item_id": "mine", "split": "test"}]

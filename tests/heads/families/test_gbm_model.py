@@ -9,7 +9,6 @@ from pathlib import Path
 import lightgbm
 import numpy as np
 import pytest
-
 from icehouse.errors import HeadError
 from icehouse.heads.families.gbm import check_model
 
