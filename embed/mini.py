@@ -9,6 +9,7 @@ thousand class vectors. It finds "a cup of coffee". It does not read memes, and 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import sys
 import tempfile
@@ -259,10 +260,7 @@ class Mini(Encoder):
             / f"mini-classes-{SHA256['model.safetensors'][:8]}-{_names_sha256()[:8]}-{self.precision}.npy"
         )
         names = _class_names()
-        try:
-            vectors = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            vectors = np.empty(0)
+        vectors = _kept(file)
         if vectors.shape != (len(names), 384) or vectors.dtype != np.float32:
             texts = [f"a photo of {name}" for name in names]
             batches = [self._read(texts[i : i + 100])[1] for i in range(0, len(texts), 100)]
@@ -286,8 +284,6 @@ def _weights() -> tuple[Path, Path]:
 
 def _checked(file: Path) -> Any:
     """Open a file of weights whose content is the one that is known."""
-    import io
-
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -331,12 +327,26 @@ def _cache_folder() -> Path:
     return Path(base) / "icehouse"
 
 
+def _kept(file: Path) -> np.ndarray:
+    """The array that `_keep` wrote; an empty one where there is none, or it is not what was written."""
+    try:
+        content = file.read_bytes()
+        if hashlib.sha256(content[:-32]).digest() == content[-32:]:
+            found: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+            return found
+    except (OSError, ValueError, EOFError):
+        pass
+    return np.empty(0)
+
+
 def _keep(file: Path, vectors: np.ndarray) -> None:
-    """Write an array where another process may be reading or writing it; a cache that cannot be written is no loss."""
+    """Write an array and its checksum where another process may be writing it too; one that cannot be kept is no loss."""
+    content = io.BytesIO()
+    np.save(content, vectors, allow_pickle=False)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as scratch:
-            np.save(scratch, vectors, allow_pickle=False)
+            scratch.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
         Path(scratch.name).replace(file)
     except OSError:
         return
