@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +12,8 @@ import pyarrow.compute as pc
 
 from ..errors import SourceError
 from .columns import Columns, choose_columns
-from .pieces import Piece, Rejected, absolute, beneath, items_table, short, show
+from .paths import locate_images
+from .pieces import Piece, Rejected, absolute, items_table, short, show
 from .readers import Rows, read_rows
 from .splits import canonical_split
 
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["read_annotations"]
 
-_MAX_PATH = 4096
-# Paths that need a closer look; the rest, nearly all, are taken as they are.
-_ODD_PATH = r"^/|/$|//|\x00|://|(^|/)\.\.?(/|$)|^[A-Za-z]:[\\/]"
 _NULL = pa.scalar(None, pa.string())
 
 
@@ -37,6 +32,7 @@ def read_annotations(
     options: SourceOptions,
     preset: Preset | None = None,
     task: str | None = None,
+    start: str | None = None,
 ) -> Piece:
     """Read one annotation file.
 
@@ -49,6 +45,8 @@ def read_annotations(
     preset : Preset, optional
     task : str, optional
         Name labels and splits after this task of the preset.
+    start : str, optional
+        Absolute folder that image paths start from, where that is not the root, which ids start from.
     """
     chosen = Columns()
 
@@ -72,7 +70,11 @@ def read_annotations(
     for name in chosen.texts:
         text = pc.coalesce(text, _not_blank(rows.table[name]))
     raw = _not_blank(rows.table[chosen.image]) if chosen.image is not None else _strings([None] * n)
-    image, reasons = _locate_all(raw, root)
+    located = locate_images(raw, root, (start or root, absolute(path.parent)))
+    image, reasons = located.paths, located.reasons
+    notes += [f"{path.name}: {note}" for note in located.notes]
+    # Without the file's name: said once for a root, not once a file.
+    notes += [] if located.advice is None else [located.advice]
     given = _not_empty(rows.table[chosen.id]) if chosen.id is not None else None
     split, kept = _labels_and_split(path, rows, chosen, options, preset, task, notes)
 
@@ -96,7 +98,6 @@ def read_annotations(
     keep[list(reasons)] = False
     if reasons:
         table = table.filter(pa.array(keep))
-    _look_for_images(table, root, notes)
     return Piece(str(path), table, rows.numbers[keep], rejected, notes)
 
 
@@ -137,14 +138,6 @@ def _labels_and_split(
     return None, named | {f"split_{task}": column}
 
 
-def _look_for_images(table: pa.Table, root: str, notes: list[str]) -> None:
-    """Say early that the root is wrong, which otherwise shows as thousands of missing files."""
-    names = table["path"].drop_null()[:20].to_pylist()
-    if names and not any(os.path.lexists(posixpath.join(root, name)) for name in names):
-        # Without the file's name: said once for a root, not once a file.
-        notes.append(f"none of the first images named is below {root}; --root tells where they are")
-
-
 def _strings(values: Sequence[str | None]) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(values, pa.string())])
 
@@ -175,44 +168,3 @@ def _canonical(column: pa.ChunkedArray, name: str, notes: list[str]) -> pa.Chunk
         return column
     notes.append(f"{name}: splits by their usual names: {', '.join(changed[:5])}")
     return pc.take(pa.array(names, pa.string()), pc.index_in(column, value_set=values))
-
-
-def _locate_all(raw: pa.ChunkedArray, root: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
-    """Paths relative to the root, and the reason for each that has none."""
-    if os.name == "nt":
-        odd = pc.is_valid(raw)
-    else:
-        odd = pc.or_(pc.match_substring_regex(raw, _ODD_PATH), pc.greater(pc.utf8_length(raw), _MAX_PATH))
-    places = np.flatnonzero(pc.fill_null(odd, False).to_numpy()).tolist()
-    if not places:
-        return raw, {}
-    values = raw.to_pylist()
-    reasons: dict[int, str] = {}
-    for i in places:
-        try:
-            values[i] = _locate(values[i], root)
-        except SourceError as error:
-            values[i] = None
-            reasons[i] = str(error)
-    return _strings(values), reasons
-
-
-def _locate(raw: str, root: str) -> str:
-    """Path relative to the root, or SourceError with the reason."""
-    if "\0" in raw:
-        raise SourceError(f"the image's path {show(raw)} holds a NUL byte")
-    if "://" in raw:
-        raise SourceError(f"{show(raw)} is a URL; download the images and give their paths")
-    if len(raw) > _MAX_PATH:
-        raise SourceError(f"the image's path is {len(raw)} characters long ({show(raw)})")
-    path = posixpath.normpath(raw.replace("\\", "/") if os.name == "nt" else raw)
-    if re.match(r"/|[A-Za-z]:[\\/]", path):
-        inside = beneath(path, root)
-        if inside is None:
-            raise SourceError(f"the image's path {show(raw)} is outside {root}; give --root")
-        return inside
-    if path == ".." or path.startswith("../"):
-        raise SourceError(f"the image's path {show(raw)} leads out of {root}; give --root")
-    if path == "." or raw.endswith("/"):
-        raise SourceError(f"the image's path {show(raw)} names a folder")
-    return path

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..data.images import Picture, decode, load_hashing
+from ..data.paths import why_missing
 from ..data.text import clean, text_sha256
 from ..errors import ImageError
 from ..store.vectors import finite_rows
@@ -229,8 +230,10 @@ class Extractor:
     def _take(self, work: Work, read: _Read) -> Iterator[Loaded | Failure]:
         """Sort what a thread brought into the waiting batches."""
         if read.error is not None:
-            kind = type(read.error).__name__
-            yield Failure(work.item_id, work.file, read.stage, kind, _one_line(read.error), read.facts)
+            kind, message = type(read.error).__name__, _one_line(read.error)
+            if work.file is not None and isinstance(read.error, (FileNotFoundError, NotADirectoryError)):
+                message = "; ".join(filter(None, (message, why_missing(work.file))))
+            yield Failure(work.item_id, work.file, read.stage, kind, message, read.facts)
         if read.pixels is not None and read.facts is not None and read.facts.image_sha256 is not None:
             sha = read.facts.image_sha256
             if sha not in self.image_done:  # a copy may have been queued since the thread looked
@@ -316,7 +319,7 @@ def read_file(path: Path) -> tuple[bytes, FileFacts]:
     with os.fdopen(descriptor, "rb") as handle:
         status = os.fstat(handle.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError("not a regular file")
+            raise ImageError("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
         if status.st_size > MAX_BYTES:
             raise ImageError(f"{status.st_size:,} bytes: larger than the {MAX_BYTES:,} an image may have")
         return handle.read(), FileFacts(status.st_size, status.st_mtime_ns)
