@@ -33,7 +33,8 @@ import numpy as np
 
 from ..errors import HeadError, IcehouseError
 from .checks import ParameterError, check_kinds, did_you_mean, labels_of, plain, same, weights_of
-from .inputs import SINGLE, InputError, Inputs, Tokens
+from .holdout import held_out, same_rows
+from .inputs import SINGLE, InputError, Inputs, Tokens, concatenate
 from .registry import head_class
 
 __all__ = ["Head", "Validation"]
@@ -60,6 +61,8 @@ class Head(ABC):
         Parameters decided while fitting, such as ``{"C": 0.1}``; empty for a head that had nothing to choose.
     curve_ : list of dict
         What was tried on the way there, one dict a try, as JSON values; the keys are the family's own.
+    notes_ : list of str
+        What a reader of the head's scores has to know of how it was fitted; a run repeats it.
     """
 
     #: Name in the registry, in a run's id and in its folder.
@@ -89,6 +92,9 @@ class Head(ABC):
     widths_: dict[str, int]
     chosen_: dict[str, Any]
     curve_: list[dict[str, Any]]
+    notes_: list[str]
+    # Group of each row that `_fit` is given; None where groups are not known.
+    _groups: np.ndarray | None = None
 
     # ------------------------------------------------------------------ what a family writes
 
@@ -203,8 +209,12 @@ class Head(ABC):
         y: Sequence[Any] | np.ndarray,
         val: tuple[Any, Any] | None = None,
         sample_weight: Sequence[float] | np.ndarray | None = None,
+        groups: Sequence[Any] | np.ndarray | None = None,
     ) -> Self:
         """Learn classes from features.
+
+        A class that has no row in `val` could not be calibrated there, and would lose to all others: what is chosen is then
+        chosen on `val` and on a fifth of the training rows of that class, and fitted again on all training rows.
 
         Parameters
         ----------
@@ -217,6 +227,9 @@ class Head(ABC):
             choice.
         sample_weight : sequence of float, shape (n,), optional
             Weights of the rows; a weight of zero leaves the row out.
+        groups : sequence, shape (n,), optional
+            Rows of one group (copies, near-duplicates) stay together in every part that the head holds out and every fold
+            that it makes; rows with equal features are groups if None.
 
         Returns
         -------
@@ -228,8 +241,13 @@ class Head(ABC):
         HeadError
             If there are fewer than two classes, features are NaN or infinite, or lengths differ.
         """
-        inputs, codes, weight = self._begin(X, y, sample_weight)
-        self.chosen_ = dict(self._fit(inputs, codes, self._validation(val), weight) or {})
+        inputs, codes, weight = self._begin(X, y, sample_weight, groups)
+        dev = self._validation(val)
+        absent = self._absent(dev)
+        if dev is None or not len(absent):
+            self.chosen_ = dict(self._fit(inputs, codes, dev, weight) or {})
+        else:
+            self._fit_with_absent(inputs, codes, dev, weight, absent)
         return self
 
     def fit_seeds(
@@ -239,30 +257,40 @@ class Head(ABC):
         y: Sequence[Any] | np.ndarray,
         val: tuple[Any, Any] | None = None,
         sample_weight: Sequence[float] | np.ndarray | None = None,
+        groups: Sequence[Any] | np.ndarray | None = None,
     ) -> list[Self]:
         """New heads, one fitted with each seed; a family that can train them together does.
 
         Parameters
         ----------
         seeds : sequence of int
-        X, y, val, sample_weight
+        X, y, val, sample_weight, groups
             As `fit` takes them.
         """
-        return [self.unfitted(seed=seed).fit(X, y, val, sample_weight) for seed in seeds]
+        given = {} if groups is None else {"groups": groups}
+        return [self.unfitted(seed=seed).fit(X, y, val, sample_weight, **given) for seed in seeds]
 
     def _begin(
-        self, X: Any, y: Sequence[Any] | np.ndarray, sample_weight: Sequence[float] | np.ndarray | None
+        self,
+        X: Any,
+        y: Sequence[Any] | np.ndarray,
+        sample_weight: Sequence[float] | np.ndarray | None,
+        groups: Sequence[Any] | np.ndarray | None = None,
     ) -> tuple[Inputs, np.ndarray, np.ndarray | None]:
         """Check what is learned from, take its classes and widths; give inputs, class codes and weights."""
         self._check_parameters()
         inputs = self._checked(Inputs.of(X))
         labels = labels_of(y, len(inputs))
         weight = weights_of(sample_weight, len(inputs))
+        self._groups = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+        if self._groups is not None and self._groups.shape != (len(inputs),):
+            raise InputError(f"there are {len(inputs)} rows of features and {len(self._groups)} groups")
         if weight is not None and not weight.any():
             raise InputError("all sample weights are zero: no row is left to learn from")
         if weight is not None and not weight.all():
             kept = weight > 0
             inputs, labels, weight = inputs[kept], labels[kept], weight[kept]
+            self._groups = None if self._groups is None else self._groups[kept]
         classes, codes = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             only = f"one class, {classes.tolist()[0]!r}"
@@ -271,19 +299,82 @@ class Head(ABC):
             )
         self.classes_ = classes
         self.widths_ = inputs.widths
-        self.curve_ = []
+        self.curve_, self.notes_ = [], []
         return inputs, codes.reshape(-1), weight
+
+    def _absent(self, dev: Validation | None) -> np.ndarray:
+        """Codes of the classes that have no row in `dev`; none where a published protocol is to be kept as it is."""
+        if dev is None or not self.batch_independent:
+            return np.zeros(0, np.intp)
+        return np.setdiff1d(np.arange(len(self.classes_)), dev[1])
+
+    def _fit_with_absent(
+        self, X: Inputs, y: np.ndarray, dev: Validation, weight: np.ndarray | None, absent: np.ndarray
+    ) -> None:
+        """Choose on `dev` and on held-out rows of the classes that it lacks; fit the choice on all rows."""
+        groups = self._groups = self._row_groups(X)
+        part = held_out(y, groups=groups, seed=self._seed)
+        held = np.zeros(len(y), bool)
+        if part is not None:
+            held = part & np.isin(groups, groups[part & np.isin(y, absent)])
+        added = np.intersect1d(y[held], absent)
+        never = np.setdiff1d(absent, added)
+        if len(added):
+            self.notes_.append(
+                f"dev has no row of {self._named(added)}: what was chosen and calibrated on dev was so on {int(held.sum())} "
+                "rows held out of train too, and then fitted again on all of train"
+            )
+        if len(never):
+            self.notes_.append(
+                f"dev has no row of {self._named(never)}, and train has too few to hold one out: nothing told how sure "
+                "the head may be of it"
+            )
+        if not len(added):
+            self.chosen_ = dict(self._fit(X, y, dev, weight) or {})
+            return
+        rest = ~held
+        val = concatenate([dev[0], X[held]]), np.concatenate([dev[1], y[held]])
+        self._groups = groups[rest]
+        chosen = self._fit(X[rest], y[rest], val, None if weight is None else weight[rest])
+        settled = self.unfitted(**(chosen or {}))
+        settled.progress = self.progress
+        settled.fit(X, self.classes_[y], sample_weight=weight, groups=groups)
+        fitted = {name: value for name, value in vars(settled).items() if name not in self.parameters()}
+        kept = {
+            "chosen_": dict(chosen or {}),
+            "curve_": self.curve_,
+            "notes_": [*self.notes_, *settled.notes_],
+        }
+        vars(self).update({**fitted, **kept})
+
+    def _named(self, codes: np.ndarray) -> str:
+        """Labels for a message, the first few."""
+        shown = ", ".join(repr(label) for label in self.classes_[codes[:5]].tolist())
+        return shown + (f" and {len(codes) - 5} other classes" if len(codes) > 5 else "")
+
+    @property
+    def _seed(self) -> int:
+        return int(getattr(self, "seed", 0))
+
+    def _row_groups(self, X: Inputs) -> np.ndarray:
+        """Group of each row that `_fit` was given: as given, else rows with equal features are one group."""
+        return same_rows(X) if self._groups is None else self._groups
+
+    def _held_out(self, X: Inputs, y: np.ndarray) -> np.ndarray | None:
+        """A fifth of the rows that `_fit` was given, by class and in whole groups; None where that cannot be."""
+        return held_out(y, groups=self._row_groups(X), seed=self._seed)
 
     def refit(
         self,
         X: Any,
         y: Sequence[Any] | np.ndarray,
         sample_weight: Sequence[float] | np.ndarray | None = None,
+        groups: Sequence[Any] | np.ndarray | None = None,
     ) -> Self:
         """A new head with what this one chose, fitted on `X` and `y`, with nothing held out."""
         self._require_fitted()
         head = self.unfitted(**self.chosen_)
-        return head.fit(X, y, sample_weight=sample_weight)
+        return head.fit(X, y, sample_weight=sample_weight, **({} if groups is None else {"groups": groups}))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each class, for each row.
@@ -347,6 +438,7 @@ class Head(ABC):
             "widths": self.widths_,
             "chosen": plain(self.chosen_),
             "curve": plain(self.curve_),
+            "notes": self.notes_,
             "state": plain(values),
         }
         text = json.dumps(record, indent=2, ensure_ascii=False)
@@ -389,6 +481,7 @@ class Head(ABC):
                 record["chosen"],
                 record["curve"],
             )
+            head.notes_ = list(record.get("notes", ()))
             head._load(Path(folder), record["state"])
         except IcehouseError:
             raise

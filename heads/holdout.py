@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..data.splits import stratified_split
+from .inputs import Inputs, Tokens
 
-__all__ = ["SHARE", "groups_of", "held_out"]
+__all__ = ["SHARE", "folds", "groups_of", "held_out", "same_rows"]
 
 #: Share of each class that is held out.
 SHARE = 0.2
@@ -65,7 +66,7 @@ def groups_of(columns: Sequence[np.ndarray]) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
 
     n = len(columns[0])
-    sources, targets = [], []
+    sources, targets = [np.arange(n)], [np.arange(n)]
     for column in columns:
         there = np.flatnonzero([value is not None for value in column.tolist()])
         _, first, inverse = np.unique(column[there].astype(str), return_index=True, return_inverse=True)
@@ -74,3 +75,55 @@ def groups_of(columns: Sequence[np.ndarray]) -> np.ndarray:
     rows = np.concatenate(sources)
     graph = coo_array((np.ones(len(rows), np.int8), (rows, np.concatenate(targets))), shape=(n, n))
     return connected_components(graph, directed=False)[1]
+
+
+def same_rows(X: Inputs) -> np.ndarray:
+    """Number of each row's group: rows whose features are equal, bit for bit, are in one group.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        Rows of tokens are groups of their own.
+    """
+    if any(isinstance(array, Tokens) or array.ndim != 2 for _, array in X.items()):
+        return np.arange(len(X))
+    arrays = [np.ascontiguousarray(array) for _, array in X.items()]
+    digests = np.array(
+        [hash(b"".join(array[row].tobytes() for array in arrays)) for row in range(len(X))], np.int64
+    )
+    _, first, group = np.unique(digests, return_index=True, return_inverse=True)
+    return first[group]  # `hash` differs from process to process, the first row of a group does not
+
+
+def folds(y: np.ndarray, count: int, *, groups: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+    """Fold of each row: classes in proportion, and rows of one group in one fold.
+
+    Parameters
+    ----------
+    y : ndarray, shape (n,)
+        Labels.
+    count : int
+        Number of folds.
+    groups : ndarray of int, shape (n,), optional
+    seed : int, default 0
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        From 0 to `count` - 1; a fold may be empty where there are fewer groups.
+    """
+    groups = np.arange(len(y)) if groups is None else groups
+    _, first, unit = np.unique(groups, return_index=True, return_inverse=True)
+    unit, first = (
+        np.argsort(np.argsort(first))[unit],
+        np.sort(first),
+    )  # by their first row, however they are numbered
+    rng = np.random.default_rng(seed)
+    fold = np.empty(len(first), np.intp)
+    start = 0
+    for label in np.unique(y):
+        units = rng.permutation(np.flatnonzero(y[first] == label))
+        # Classes start at different folds, so that small ones do not all miss the same one.
+        fold[units] = (start + np.arange(len(units))) % count
+        start += len(units)
+    return fold[unit]

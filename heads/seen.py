@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import IcehouseError
+from .holdout import groups_of
 
 if TYPE_CHECKING:
     from ..store.dups.find import Duplicates
@@ -172,6 +173,28 @@ class Searches:
             for what in ("capped", "rows_not_covered", "training_not_covered", "changed")
         )
         return Near(rows, {"against": list(parts), "searches": searches, "complete": complete})
+
+    def groups(self, samples: Samples) -> np.ndarray:
+        """Group of each row: rows that share the content of an input, or that a search holds together, are in one.
+
+        Returns
+        -------
+        ndarray of int, shape (n,)
+        """
+        import pyarrow as pa
+
+        columns = [np.asarray(column, object) for column in samples.content.values()]
+        keys = {str(spec["key"]) for spec in samples.specs.values()}
+        for found in self.found:
+            if not self.named and _content(found) not in keys:
+                continue
+            neighbours = self._neighbours(found)
+            places = neighbours.numbers(pa.array(samples.ids.tolist(), pa.string()))
+            column = np.full(len(samples), None, object)
+            known = np.flatnonzero(places >= 0)
+            column[known] = neighbours.groups()[places[known]]
+            columns.append(column)
+        return groups_of(columns)
 
     def _neighbours(self, found: Duplicates) -> Neighbours:
         from ..store.dups.neighbours import Neighbours

@@ -17,6 +17,7 @@ The protocol, the same for every head:
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections import Counter
@@ -33,7 +34,6 @@ from .division import Division, divide
 from .evaluate import score_rows, seen_contents
 from .head import Head
 from .holdout import SHARE
-from .inputs import concatenate
 from .metrics import DRAWS
 from .prompts import unprompted, with_prompts
 from .registry import create
@@ -54,6 +54,7 @@ __all__ = [
     "keep",
     "make_head",
     "prepare",
+    "refit_on",
     "train",
 ]
 
@@ -252,7 +253,8 @@ def fit_on(rows: Rows, estimator: Head) -> Fitted:
     started = time.perf_counter()
     head = _prompted(rows, estimator).unfitted()
     head.progress = estimator.progress
-    head.fit(learn.X, learn.labels, val=(dev.X, dev.labels) if len(dev) else None)
+    val = (dev.X, dev.labels) if len(dev) else None
+    head.fit(learn.X, learn.labels, val=val, **_grouped(head.fit, rows, learn))
     return Fitted(head, time.perf_counter() - started)
 
 
@@ -261,9 +263,21 @@ def fit_seeds_on(rows: Rows, estimator: Head, seeds: Sequence[int]) -> dict[int,
     learn, dev = rows.part("train"), rows.part("dev")
     val = (dev.X, dev.labels) if len(dev) else None
     started = time.perf_counter()
-    heads = _prompted(rows, estimator).fit_seeds(seeds, learn.X, learn.labels, val=val)
+    head = _prompted(rows, estimator)
+    heads = head.fit_seeds(seeds, learn.X, learn.labels, val=val, **_grouped(head.fit, rows, learn))
     seconds = (time.perf_counter() - started) / len(heads)
     return {seed: Fitted(head, seconds) for seed, head in zip(seeds, heads, strict=True)}
+
+
+def refit_on(rows: Rows, chosen: Head) -> Head:
+    """A head with what `chosen` chose, fitted on train and dev: step 4 of the protocol."""
+    both = rows.samples.take(np.concatenate([rows.parts.train, rows.parts.dev]))
+    return chosen.refit(both.X, both.labels, **_grouped(chosen.fit, rows, both))
+
+
+def _grouped(fit: Callable[..., Any], rows: Rows, some: Samples) -> dict[str, Any]:
+    """Groups of duplicates for `fit`; nothing for a family of somebody else's whose `fit` takes none."""
+    return {"groups": rows.searches.groups(some)} if "groups" in inspect.signature(fit).parameters else {}
 
 
 def _prompted(rows: Rows, estimator: Head) -> Head:
@@ -327,12 +341,13 @@ def keep(
     refitted = len(dev) > 0 and (not parts.dev_is_split if refit is None else refit)
     if refitted:
         again = time.perf_counter()
-        kept = chosen.refit(concatenate([learn.X, dev.X]), np.concatenate([learn.labels, dev.labels]))
+        kept = refit_on(rows, chosen)
         refit_seconds = time.perf_counter() - again
     if len(test):
         scored("test", kept, test, seen)
 
     notes = [*parts.notes, *unprompted(type(chosen), estimator.get_params(), samples.specs)]
+    notes += dict.fromkeys([*chosen.notes_, *kept.notes_])
     protocol = _protocol(parts, chosen, kept, refitted, len(learn), len(dev), len(test), notes)
     metrics |= {"chosen": chosen.chosen_, "curve": chosen.curve_, "protocol": protocol}
     record = {

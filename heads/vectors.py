@@ -16,6 +16,7 @@ __all__ = [
     "ClassWeight",
     "class_weights",
     "criteria",
+    "criteria_of",
     "directions",
     "filled",
     "grid_of",
@@ -130,10 +131,15 @@ def criteria(y: np.ndarray, proba: np.ndarray, by_class: np.ndarray | None = Non
     by_class : ndarray of float, shape (k,), optional
         Weight of each class.
     """
-    predicted = proba.argmax(axis=1)
+    return criteria_of(y, proba[np.arange(len(y)), y], proba.argmax(axis=1), proba.shape[1], by_class)
+
+
+def criteria_of(
+    y: np.ndarray, at: np.ndarray, predicted: np.ndarray, k: int, by_class: np.ndarray | None = None
+) -> dict[str, float]:
+    """The same from each row's probability of its own class and its likeliest class, of `k` classes."""
     weight = np.ones(len(y)) if by_class is None else by_class[y]
-    at = np.clip(proba[np.arange(len(y)), y], np.finfo(np.float64).eps, 1.0)
-    k = proba.shape[1]
+    at = np.clip(at, np.finfo(np.float64).eps, 1.0)
     hits = np.bincount(y[predicted == y], minlength=k)
     marks = np.bincount(y, minlength=k) + np.bincount(predicted, minlength=k)
     return {

@@ -23,7 +23,6 @@ import numpy as np
 from ...errors import HeadError
 from ..checks import ParameterError
 from ..head import Head, Validation
-from ..holdout import held_out
 from ..inputs import Inputs
 from ..vectors import CHUNK, Choice, ClassWeight, class_weights, criteria, grid_of, pieces, statistics
 
@@ -37,6 +36,8 @@ LEAVES = (7, 15, 31)
 
 # Width of all inputs together from which they are reduced, and to how many components each.
 _WIDE, _COMPONENTS = 512, 128
+# Fewest rows of a leaf where there are enough, as LightGBM has it.
+_MIN_DATA = 20
 # Where nothing can be held out to choose on.
 _DEFAULT_LEAVES, _DEFAULT_ROUNDS = 15, 100
 
@@ -53,8 +54,9 @@ class Gbm(Head):
     num_leaves : "auto", int or sequence of int, default "auto"
         Leaves of a tree; of several, or of the default grid, the best on `val` is taken (without `val`, the best on a
         stratified fifth of the rows, and the head is then fitted on all of them).
-    min_data : int or sequence of int, default 20
-        Fewest rows of a leaf.
+    min_data : "auto", int or sequence of int, default "auto"
+        Fewest rows of a leaf; "auto" takes a twentieth of the training rows, from 1 to 20: with 20, fewer than 40 rows have
+        no split at all.
     learning_rate : float or sequence of float, default 0.1
     rounds : "auto" or int, default "auto"
         Rounds of boosting; "auto" stops when `val` has not improved for `patience` rounds.
@@ -101,7 +103,7 @@ class Gbm(Head):
         self,
         *,
         num_leaves: int | Sequence[int] | Literal["auto"] = "auto",
-        min_data: int | Sequence[int] = 20,
+        min_data: int | Sequence[int] | Literal["auto"] = "auto",
         learning_rate: float | Sequence[float] = 0.1,
         rounds: int | Literal["auto"] = "auto",
         max_rounds: int = 500,
@@ -131,7 +133,7 @@ class Gbm(Head):
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
     ) -> Mapping[str, Any]:
-        settings = self._settings()
+        settings = self._settings(len(y))
         by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
         plain = np.ones(len(y)) if sample_weight is None else sample_weight
         weight = by_class[y] * plain
@@ -141,7 +143,7 @@ class Gbm(Head):
             return self._choose(Z, y, weight, settings, self._features(val[0]), val[1], by_class)
         rounds = None if self.rounds == "auto" else int(self.rounds)
         if len(settings) > 1 or rounds is None:
-            part = held_out(y, seed=self.seed)
+            part = self._held_out(X, y)
             if part is None:
                 setting = (
                     settings[0] if len(settings) == 1 else {**settings[0], "num_leaves": _DEFAULT_LEAVES}
@@ -156,10 +158,10 @@ class Gbm(Head):
         self.booster_ = self._boosted(Z, y, weight, chosen, chosen["rounds"])
         return chosen
 
-    def _settings(self) -> list[dict[str, Any]]:
-        """What is to be compared."""
-        leaves = [int(n) for n in grid_of("num_leaves", self.num_leaves, LEAVES)]
-        fewest = [int(n) for n in grid_of("min_data", self.min_data, ())]
+    def _settings(self, n: int) -> list[dict[str, Any]]:
+        """What is to be compared, for `n` rows."""
+        leaves = [int(most) for most in grid_of("num_leaves", self.num_leaves, LEAVES)]
+        fewest = [int(few) for few in grid_of("min_data", self.min_data, (min(max(n // 20, 1), _MIN_DATA),))]
         rates = grid_of("learning_rate", self.learning_rate, ())
         if min(leaves) < 2:
             raise ParameterError(f"num_leaves must be at least 2, not {self.num_leaves!r}")
@@ -178,8 +180,8 @@ class Gbm(Head):
         if self.select not in ("log_loss", "accuracy", "macro_f1"):
             raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
         return [
-            {"num_leaves": n, "min_data": few, "learning_rate": rate}
-            for n in leaves
+            {"num_leaves": most, "min_data": few, "learning_rate": rate}
+            for most in leaves
             for few in fewest
             for rate in rates
         ]
@@ -239,6 +241,7 @@ class Gbm(Head):
             "lambda_l2": self.l2,
             # Finer bins find nothing more in an encoder's smooth features.
             "max_bin": 63,
+            "min_data_in_bin": min(3, setting["min_data"]),
             "feature_pre_filter": False,
             "seed": self.seed,
             "deterministic": True,

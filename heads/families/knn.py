@@ -20,9 +20,8 @@ import numpy as np
 
 from ..checks import ParameterError
 from ..head import Head, Validation
-from ..holdout import held_out
 from ..inputs import Inputs
-from ..vectors import Choice, ClassWeight, class_weights, criteria, directions, grid_of, pieces, shares_of
+from ..vectors import Choice, ClassWeight, class_weights, criteria_of, directions, grid_of, pieces, shares_of
 
 __all__ = ["NEIGHBOURS", "TEMPERATURES", "Knn"]
 
@@ -131,7 +130,7 @@ class Knn(Head):
         if max(len(ks), len(temperatures), len(shares), len(centres)) > 1:
             if val is not None:
                 chosen = self._choose(X, y, weight, val, ks, temperatures, shares, centres, by_class)
-            elif (part := held_out(y, seed=self.seed)) is not None:
+            elif (part := self._held_out(X, y)) is not None:
                 rest, others = ~part, (X[part], y[part])
                 chosen = self._choose(
                     X[rest], y[rest], weight[rest], others, ks, temperatures, shares, centres, by_class
@@ -185,8 +184,8 @@ class Knn(Head):
         return cosines
 
     def _pieces(self, X: Inputs) -> Iterator[Inputs]:
-        """Rows in parts so small that an array of their similarities to the bank is bounded."""
-        return pieces(X, max(1, min(_ROWS, _HELD // len(self.codes_))))
+        """Rows in parts so small that an array of their similarities to the bank, or of their votes, is bounded."""
+        return pieces(X, max(1, min(_ROWS, _HELD // max(len(self.codes_), len(self.classes_)))))
 
     def _choose(
         self,
@@ -207,20 +206,28 @@ class Knn(Head):
         for centre in centres:
             self.centre_ = centre
             self._remember(X, y, weight)
-            proba: dict[tuple[Any, ...], list[np.ndarray]] = {}
+            # Of each setting two numbers a row are kept: probabilities of many classes would not fit in memory.
+            at: dict[tuple[Any, ...], np.ndarray] = {}
+            predicted: dict[tuple[Any, ...], np.ndarray] = {}
+            start = 0
             for part in self._pieces(V):
+                rows = np.arange(start, start + len(part))
+                start += len(part)
                 cosines = {name: self._cosines(part, name) for name in part.names}
                 for share in shares:
                     near = self._combined(part, cosines, share)
-                    for key, votes in self._votes(near, ks, temperatures):
-                        proba.setdefault((share, *key), []).append(votes)
-            for (share, k, temperature), votes_of in proba.items():
+                    for (k, temperature), votes in self._votes(near, ks, temperatures):
+                        key = share, k, temperature
+                        at.setdefault(key, np.empty(len(v)))[rows] = votes[np.arange(len(rows)), v[rows]]
+                        predicted.setdefault(key, np.empty(len(v), np.intp))[rows] = votes.argmax(axis=1)
+            for key in at:
+                share, k, temperature = key
                 row = {
                     "k": k,
                     "temperature": temperature,
                     "input_weights": list(share),
                     "centre": centre,
-                    **criteria(v, np.concatenate(votes_of), by_class),
+                    **criteria_of(v, at[key], predicted[key], len(self.classes_), by_class),
                 }
                 self.curve_.append(row)
                 if choice.offer(row):
@@ -237,8 +244,8 @@ class Knn(Head):
 
     def _votes(
         self, near: np.ndarray, ks: Sequence[int], temperatures: Sequence[float]
-    ) -> list[tuple[tuple[int, float], np.ndarray]]:
-        """Probabilities for each k and temperature: (n, classes) each."""
+    ) -> Iterator[tuple[tuple[int, float], np.ndarray]]:
+        """Probabilities for each k and temperature, one at a time: (n, classes) each."""
         n, bank = near.shape
         classes = len(self.classes_)
         most = min(max(ks), bank)
@@ -246,7 +253,6 @@ class Knn(Head):
         rows, columns = np.nonzero(near >= ranked[:, -1:] - _TIE)
         values = near[rows, columns]
         cell = rows * classes + self.codes_[columns]
-        votes = []
         for temperature in temperatures:
             strength = np.exp((values - ranked[rows, 0]) / temperature) * self.votes_[columns]
             for k in ks:
@@ -255,14 +261,13 @@ class Knn(Head):
                     n, classes
                 )
                 counted = counted + self.prior * self.prior_
-                votes.append(((k, temperature), counted / counted.sum(axis=1, keepdims=True)))
-        return votes
+                yield (k, temperature), counted / counted.sum(axis=1, keepdims=True)
 
     def _predict_proba(self, X: Inputs) -> np.ndarray:
         parts = []
         for part in self._pieces(X):
             near = self._similarities(part, self.input_weights_)
-            parts.append(self._votes(near, [self.k_], [self.temperature_])[0][1])
+            parts += [votes for _, votes in self._votes(near, [self.k_], [self.temperature_])]
         return np.concatenate(parts)
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -5,8 +5,8 @@ on dev. Their probabilities are then
 
 - **averaged**, with weights chosen on dev: the arithmetic mean, in which one probe that is sure cannot veto the other;
 - or **stacked**: a logistic regression on the logarithms of their probabilities (Wolpert 1992, "Stacked generalization"). It
-  learns from probabilities of training rows by probes that never saw them (cross-fitting in five folds), so dev stays
-  what it is elsewhere: where choices are made.
+  learns from probabilities of training rows by probes that never saw them, nor a copy of them (cross-fitting in five folds
+  of whole groups of duplicates), so dev stays what it is elsewhere: where choices are made.
 
 "auto" takes the one with the lower log loss on dev. A row that lacks an input is averaged over the inputs that it has; the
 stack is told the classes' frequencies in its place.
@@ -22,7 +22,7 @@ import numpy as np
 
 from ..checks import ParameterError
 from ..head import Head, Validation
-from ..holdout import held_out
+from ..holdout import folds
 from ..inputs import Inputs
 from ..registry import create, head_class
 from ..vectors import Choice, ClassWeight, class_weights, criteria, grid_of, shares_of
@@ -81,6 +81,7 @@ class LateFusion(Head):
 
     family: ClassVar[str] = "late-fusion"
     handles_missing: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = True
 
     heads_: dict[str, Head]
     combine_: str
@@ -120,14 +121,16 @@ class LateFusion(Head):
         self._by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
         counts = np.bincount(y, weights=weight, minlength=len(self.classes_)) * self._by_class
         self.prior_ = counts / counts.sum()
+        groups = self._row_groups(X)
         if val is not None:
-            return self._choose(X, y, weight, val, shares, penalties)
+            return self._choose(X, y, weight, groups, val, shares, penalties)
         settled = (self.combine == "mean" and len(shares) == 1) or (
             self.combine == "stack" and len(penalties) == 1
         )
-        part = None if settled else held_out(y, seed=self.seed)
+        part = None if settled else self._held_out(X, y)
         if part is not None:
-            chosen = self._choose(X[~part], y[~part], weight[~part], (X[part], y[part]), shares, penalties)
+            rest, held = ~part, (X[part], y[part])
+            chosen = self._choose(X[rest], y[rest], weight[rest], groups[rest], held, shares, penalties)
         else:
             chosen = {
                 "combine": "stack" if self.combine == "stack" else "mean",
@@ -137,14 +140,14 @@ class LateFusion(Head):
             }
         # An input that showed one class in the part that the choice learned from may show more in all rows.
         each = {name: chosen["each"].get(name, dict((self.each or {}).get(name, {}))) for name in X.names}
-        self.heads_ = self._probes(X, y, weight, None, each)
+        self.heads_ = self._probes(X, y, weight, groups, None, each)
         chosen = {
             **chosen,
             "each": {name: {**each[name], **probe.chosen_} for name, probe in self.heads_.items()},
         }
         self.combine_, self.weights_, self.stack_ = chosen["combine"], np.array(chosen["weights"]), None
         if self.combine_ == "stack":
-            crossed = self._crossed(X, y, weight, chosen["each"])
+            crossed = self._crossed(X, y, weight, groups, chosen["each"])
             self.stack_ = self._stacked(crossed, y, weight, chosen["stack_C"])
         return chosen
 
@@ -168,6 +171,7 @@ class LateFusion(Head):
         X: Inputs,
         y: np.ndarray,
         weight: np.ndarray,
+        groups: np.ndarray,
         val: Validation | None,
         each: Mapping[str, Mapping[str, Any]],
     ) -> dict[str, Head]:
@@ -191,7 +195,7 @@ class LateFusion(Head):
                 dev = np.flatnonzero(val[0].present(name) & np.isin(val[1], y[rows]))
                 if len(dev):
                     held = _alone(val[0][dev], name), val[1][dev]
-            found[name] = probe.fit(_alone(X[rows], name), y[rows], val=held, sample_weight=rows_weight)
+            found[name] = probe.fit(_alone(X[rows], name), y[rows], held, rows_weight, groups[rows])
         return found
 
     def _weight_of_codes(self) -> dict[int, float] | None:
@@ -225,23 +229,23 @@ class LateFusion(Head):
     # ------------------------------------------------------------------ the stack
 
     def _crossed(
-        self, X: Inputs, y: np.ndarray, weight: np.ndarray, each: Mapping[str, Mapping[str, Any]]
+        self,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        groups: np.ndarray,
+        each: Mapping[str, Mapping[str, Any]],
     ) -> np.ndarray:
-        """Logarithms of the probabilities of every row by probes that did not see it."""
-        fold = np.empty(len(y), np.intp)
-        rng = np.random.default_rng(self.seed)
-        start = 0
-        for c in range(len(self.classes_)):
-            rows = rng.permutation(np.flatnonzero(y == c))
-            # Classes start at different folds, so that small ones do not all miss the same one.
-            fold[rows] = (start + np.arange(len(rows))) % _FOLDS
-            start += len(rows)
+        """Logarithms of the probabilities of every row by probes that saw neither it nor a row of its group."""
+        fold = folds(y, _FOLDS, groups=groups, seed=self.seed)
         crossed = np.empty((len(y), len(self.classes_) * len(X.names)))
         for number in range(_FOLDS):
             inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
             if not len(inside):
                 continue
-            heads = self._probes(X[outside], y[outside], weight[outside], None, each) if len(outside) else {}
+            heads = {}
+            if len(outside):
+                heads = self._probes(X[outside], y[outside], weight[outside], groups[outside], None, each)
             crossed[inside] = _logarithms(self._said(heads, X[inside]))
         return crossed
 
@@ -263,13 +267,14 @@ class LateFusion(Head):
         X: Inputs,
         y: np.ndarray,
         weight: np.ndarray,
+        groups: np.ndarray,
         val: Validation,
         shares: list[tuple[float, ...]],
         penalties: list[float],
     ) -> dict[str, Any]:
         """Fit the probes, compare the means and the stack on `val`, and keep the best."""
         (V, v), by = val, self._by_class
-        self.heads_ = self._probes(X, y, weight, val, self.each or {})
+        self.heads_ = self._probes(X, y, weight, groups, val, self.each or {})
         each = {
             name: {**(self.each or {}).get(name, {}), **probe.chosen_} for name, probe in self.heads_.items()
         }
@@ -283,7 +288,7 @@ class LateFusion(Head):
             if choice.offer(row):
                 best = {"combine": "mean", "weights": list(share), "stack_C": penalties[0]}
         if self.combine != "mean" and self.heads_:
-            crossed = self._crossed(X, y, weight, each)
+            crossed = self._crossed(X, y, weight, groups, each)
             stack = self._stacked(crossed, y, weight, penalties, (_logarithms(said), v))
             C = float(stack.chosen_["C"])
             row = {

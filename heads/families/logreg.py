@@ -24,7 +24,6 @@ import numpy as np
 
 from ..checks import ParameterError
 from ..head import Head, Validation
-from ..holdout import held_out
 from ..inputs import Inputs
 from ..vectors import (
     Choice,
@@ -144,7 +143,7 @@ class LogReg(Head):
             return self._settle(X, y, weight, {"C": grid[0], "unit": bool(self.unit)}, by_class)
         if val is not None:
             return self._choose(X, y, weight, grid, val, by_class)
-        part = held_out(y, seed=self.seed) if len(grid) > 1 else None
+        part = self._held_out(X, y) if len(grid) > 1 else None
         if part is None:
             C = grid[0] if len(grid) == 1 else _DEFAULT_C
             return self._settle(X, y, weight, {"C": C, "unit": self.unit is True}, by_class)

@@ -24,7 +24,6 @@ import numpy as np
 
 from ..checks import ParameterError, labels_of, weights_of
 from ..head import Head, Validation
-from ..holdout import held_out
 from ..inputs import InputError, Inputs
 from ..vectors import ClassWeight, class_weights, criteria, filled, grid_of, pieces, softmax, unit_length
 
@@ -137,7 +136,7 @@ class Online(Head):
         passes = None if self.passes == "auto" else int(self.passes)
         rate, penalty = settings[0]
         if len(settings) > 1 or passes is None:
-            part = held_out(y, seed=self.seed)
+            part = self._held_out(X, y)
             if part is None:
                 rate = rate if len(rates) == 1 else _DEFAULT_RATE
                 penalty = penalty if len(penalties) == 1 else _DEFAULT_PENALTY
@@ -260,6 +259,7 @@ class Online(Head):
                 )
             rates, penalties = self._grids()
             self.classes_, self.widths_, self.curve_, self.chosen_ = known, inputs.widths, [], {}
+            self.notes_ = []
             self._start(
                 inputs,
                 rates[0] if len(rates) == 1 else _DEFAULT_RATE,

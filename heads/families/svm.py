@@ -22,7 +22,6 @@ import numpy as np
 from ..calibration import platt
 from ..checks import ParameterError
 from ..head import Head, Validation
-from ..holdout import held_out
 from ..inputs import Inputs
 from ..vectors import (
     Choice,
@@ -148,7 +147,7 @@ class Svm(Head):
     ) -> dict[str, Any]:
         if val is not None:
             return self._choose(X, y, weight, grid, units, val, by_class)
-        part = held_out(y, seed=self.seed)
+        part = self._held_out(X, y)
         if part is None:
             # Nothing to spare: the margins of training have to do for the calibration.
             C = grid[0] if len(grid) == 1 else _DEFAULT_C
@@ -208,7 +207,13 @@ class Svm(Head):
 
     def _calibrated(self, margins: np.ndarray, y: np.ndarray, by_class: np.ndarray) -> np.ndarray:
         positive = (y == 1)[:, None] if margins.shape[1] == 1 else y[:, None] == np.arange(margins.shape[1])
-        return platt(margins, positive, by_class[y])
+        fitted = platt(margins, positive, by_class[y])
+        there = positive.any(axis=0)
+        if 1 < there.sum() < len(there):
+            # A class without a row here gets the sigmoid of the others: flat, it would lose to them everywhere.
+            pooled = margins[:, there].reshape(-1, 1), positive[:, there].reshape(-1, 1)
+            fitted[~there] = platt(*pooled, np.repeat(by_class[y], there.sum()))
+        return fitted
 
     def _margins(self, X: Inputs) -> np.ndarray:
         """Signed distances, one column for two classes: float64."""

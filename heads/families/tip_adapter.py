@@ -26,7 +26,6 @@ import numpy as np
 from ..calibration import temperature as best_factor
 from ..checks import ParameterError
 from ..head import Head, Validation
-from ..holdout import held_out
 from ..inputs import Inputs
 from ..vectors import Choice, ClassWeight, class_weights, criteria, directions, grid_of, pieces, softmax
 from .zero_shot import class_matrices
@@ -90,6 +89,7 @@ class TipAdapter(Head):
     family: ClassVar[str] = "tip-adapter"
     handles_missing: ClassVar[bool] = True
     takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "optional"
+    stochastic: ClassVar[bool] = True
     bulky: ClassVar[tuple[str, ...]] = ("class_vectors",)
 
     keys_: dict[str, np.ndarray]
@@ -153,7 +153,7 @@ class TipAdapter(Head):
         undecided = (
             len(betas) > 1 or "auto" in (self.alpha, self.centre) or (self.factor == "auto" and self.vectors_)
         )
-        part = held_out(y, seed=self.seed) if val is None and undecided else None
+        part = self._held_out(X, y) if val is None and undecided else None
         if val is not None:
             chosen = self._choose(X, y, weight, val, betas, by_class)
         elif part is not None:

@@ -91,17 +91,18 @@ class ZeroShot(Head):
         y: Sequence[Any] | np.ndarray,
         val: tuple[Any, Any] | None = None,
         sample_weight: Sequence[float] | np.ndarray | None = None,
+        groups: Sequence[Any] | np.ndarray | None = None,
     ) -> Self:
         """As `Head.fit`; with class vectors there may be no training rows at all, and the classes are theirs."""
         if self.class_vectors is None or (inputs := Inputs.of(X)).shape[0] > 0:
-            return super().fit(X, y, val, sample_weight)
+            return super().fit(X, y, val, sample_weight, groups)
         self._check_parameters()
         self.widths_ = inputs.widths
         names = [set(vectors) for vectors in _by_input(self.class_vectors, inputs.names).values()]
         if len(set.intersection(*names)) < 2:
             raise ParameterError("class_vectors must hold two classes at least")
         self.classes_ = np.array(sorted(set.intersection(*names)))
-        self.curve_ = []
+        self.curve_, self.notes_ = [], []
         self.chosen_ = dict(self._fit(inputs, np.zeros(0, np.intp), self._validation(val), None))
         return self
 

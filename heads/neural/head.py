@@ -22,7 +22,6 @@ import numpy as np
 from ...errors import HeadError
 from ..checks import ParameterError
 from ..head import Head, Validation
-from ..holdout import held_out
 from ..inputs import Inputs
 from ..vectors import class_weights
 
@@ -221,7 +220,7 @@ class TorchHead(Head):
         if plan.stop is not None:
             val = None
         elif val is None and (len(configurations) > 1 or plan.patience is not None):
-            part = held_out(y, seed=self.seed)
+            part = self._held_out(X, y)
             if part is not None:
                 rest = ~part
                 best = self._best(
@@ -313,21 +312,22 @@ class TorchHead(Head):
         y: Sequence[Any] | np.ndarray,
         val: tuple[Any, Any] | None = None,
         sample_weight: Sequence[float] | np.ndarray | None = None,
+        groups: Sequence[Any] | np.ndarray | None = None,
     ) -> list[Self]:
         """New heads, one fitted with each seed: the grid times the seeds as one program."""
         from .settings import configurations_of, plan_of
 
         if val is None or self.stop is not None or not self.batched:
-            return super().fit_seeds(seeds, X, y, val, sample_weight)
+            return super().fit_seeds(seeds, X, y, val, sample_weight, groups)
         heads = [self.unfitted(seed=seed) for seed in seeds]
         for head in heads:
             head.progress = self.progress
-            inputs, codes, given = head._begin(X, y, sample_weight)
+            inputs, codes, given = head._begin(X, y, sample_weight, groups)
             head._refuse(inputs)
         first = heads[0]
         dev = first._validation(val)
-        if dev is None:
-            return super().fit_seeds(seeds, X, y, val, sample_weight)
+        if dev is None or len(first._absent(dev)):
+            return super().fit_seeds(seeds, X, y, val, sample_weight, groups)
         weight = np.ones(len(codes)) if given is None else given
         outcomes = first._train(
             [configuration for head in heads for configuration in configurations_of(head)],

@@ -17,13 +17,12 @@ import numpy as np
 
 from ...errors import HeadError, IcehouseError
 from ...store.files import publish
-from ..inputs import concatenate
 from ..metrics import DRAWS
 from ..registry import head_class
 from ..runs import Run, write_json
 from ..samples import Samples
 from ..sweeps.resampling import Resampling
-from ..trainer import Rows, fit_on, make_head, prepare
+from ..trainer import Rows, fit_on, make_head, prepare, refit_on
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -145,11 +144,11 @@ def _predict(rows: Rows, run: Run, on: str) -> np.ndarray:
     """Predicted labels of a head of the run's kind on these inputs."""
     estimator = make_head(run.family, run.record["head"]["params"], run.record["seed"])
     head = fit_on(rows, estimator).head
-    learn, dev = rows.part("train"), rows.part("dev")
+    dev = rows.part("dev")
     if on == "dev":
         return np.asarray(head.predict(dev.X)).astype(str)
     if run.record["protocol"]["refit"] and len(dev):
-        head = head.refit(concatenate([learn.X, dev.X]), np.concatenate([learn.labels, dev.labels]))
+        head = refit_on(rows, head)
     return np.asarray(head.predict(rows.part("test").X)).astype(str)
 
 

@@ -91,3 +91,21 @@ def test_values_that_make_no_sense_are_refused(data: Data) -> None:
     ):
         with pytest.raises(UsageError):
             Gbm(**params).fit(*data(30))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("n", [12, 24, 40])
+def test_few_rows_are_split_too(n: int) -> None:
+    def drawn(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        y = np.arange(rows) % 2
+        return 2.0 * y[:, None] + np.random.default_rng(seed).normal(size=(rows, 8)), y
+
+    head = Gbm().fit(*drawn(n, 0))
+    assert head.chosen_["min_data"] == max(1, n // 20)
+    assert head.score(*drawn(400, 1)) > 0.8
+    assert Gbm(min_data=20).fit(*drawn(n, 0)).score(*drawn(400, 1)) == 0.5
+
+
+def test_many_rows_have_the_leaves_of_lightgbm() -> None:
+    rng = np.random.default_rng(0)
+    head = Gbm(num_leaves=3, rounds=2).fit(rng.normal(size=(500, 4)), np.arange(500) % 2)
+    assert head._settings(500)[0]["min_data"] == 20

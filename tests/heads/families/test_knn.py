@@ -117,3 +117,19 @@ def test_however_few_rows_fit_at_a_time(data: Data, monkeypatch: pytest.MonkeyPa
     parts = Knn().fit(X, y, val=(V, v))
     assert parts.chosen_ == whole.chosen_
     np.testing.assert_allclose(parts.predict_proba(V), whole.predict_proba(V), atol=1e-12)
+
+
+def test_memory_of_a_choice_does_not_grow_with_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from icehouse.heads.families import knn
+
+    monkeypatch.setattr(knn, "_HELD", 100_000)
+    rng = np.random.default_rng(0)
+    X, V = rng.normal(size=(2, 400, 4)).astype(np.float32)
+    y = np.arange(400) % 200
+    tracemalloc.start()
+    try:
+        Knn(centre=False).fit(X, y, val=(V, y))
+        # Probabilities of all 40 settings at once would be 26 MB.
+        assert tracemalloc.get_traced_memory()[1] < 12e6
+    finally:
+        tracemalloc.stop()

@@ -154,3 +154,21 @@ def test_a_probe_keeps_a_class_weight_of_its_own(data: Data) -> None:
     ).fit(X, y)
     assert head.heads_["text"].get_params()["class_weight"] is None
     assert head.heads_["image"].get_params()["class_weight"] == {0: 1.0, 1: 1.0}
+
+
+def test_copies_are_in_one_fold() -> None:
+    """An input that only memorises knows a copy of what it has seen: that is no knowledge."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(100) % 2, 2)
+    noise = np.repeat(rng.normal(size=(100, 200)), 2, axis=0)
+    signal = rng.normal(size=(200, 3)) + 1.0 * y[:, None]
+
+    def share(groups: np.ndarray) -> float:
+        """Of the stack's weights, those on the noise."""
+        head = LateFusion(head_params={"C": 100.0, "unit": False}, combine="stack")
+        head.fit({"noise": noise, "signal": signal}, y, groups=groups)
+        assert head.stack_ is not None
+        weights = np.abs(head.stack_.coef_[0])
+        return float(weights[:2].sum() / weights.sum())
+
+    assert share(np.arange(200) // 2) < 0.2 < 0.35 < share(np.arange(200))
