@@ -126,7 +126,7 @@ def train(
     if as_json:
         print_json(_as_json(run))
     else:
-        _report(run, hint=not dups)
+        _report(run, None if dups else run.features)
     if problem is not None:
         say(f"note: {problem}")
 
@@ -173,7 +173,11 @@ def evaluate(
         print_json({"run_id": found.run_id, "path": str(result.path), **result.metrics})
         return
     echo(_title(found))
-    _print_scores(" + ".join(splits) if splits else "all labelled items", result.metrics, hint=not dups)
+    _print_scores(
+        " + ".join(splits) if splits else "all labelled items",
+        result.metrics,
+        None if dups else found.features,
+    )
     if result.metrics["in_training"]:
         echo(f"careful: {result.metrics['in_training']} of these rows took part in training or in the choice")
     say(f"left in {result.path}")
@@ -250,7 +254,7 @@ def _as_json(run: Run) -> dict[str, Any]:
     }
 
 
-def _report(run: Run, *, hint: bool = False) -> None:
+def _report(run: Run, features: Mapping[str, str] | None = None) -> None:
     """Print what a run is, how it was made, and its scores."""
     protocol = run.metrics["protocol"]
     rows = protocol["rows"]
@@ -265,9 +269,9 @@ def _report(run: Run, *, hint: bool = False) -> None:
     for note in run.notes:
         echo(f"note: {note}")
     if "test" in run.metrics:
-        _print_scores("test (touched once)", run.metrics["test"], hint=hint)
+        _print_scores("test (touched once)", run.metrics["test"], features)
     elif "dev" in run.metrics:
-        _print_scores("dev (the choice was made here; not a test)", run.metrics["dev"], hint=hint)
+        _print_scores("dev (the choice was made here; not a test)", run.metrics["dev"], features)
     say(f"left in {run.path}")
 
 
@@ -276,7 +280,8 @@ def _title(run: Run) -> str:
     return f"{run.run_id}: {run.family} on {inputs}, label {run.label!r}, {len(run.classes)} classes"
 
 
-def _print_scores(what: str, metrics: Mapping[str, Any], *, hint: bool = False) -> None:
+def _print_scores(what: str, metrics: Mapping[str, Any], features: Mapping[str, str] | None = None) -> None:
+    """Print scores; `features` of the inputs lead to a hint where no search for duplicates tells of their contents."""
     base, level = metrics["majority"], metrics["intervals"]["level"]
     near = metrics.get("without_near_duplicates")
     apart = metrics["without_copies"] if near is None else near
@@ -326,9 +331,12 @@ def _print_scores(what: str, metrics: Mapping[str, Any], *, hint: bool = False) 
         echo(f"note: {n} rows are {name!r}, which the head never saw in training; they count as errors")
     if near is not None:
         _print_near(near, metrics["n"])
-    elif hint:
+    if near is None and features:
+        from .seen import searches_for
+
+        first = searches_for(features)
         say(
-            "hint: only exact copies of training rows were told apart; after `icehouse dups find` near-duplicates are too"
+            f"hint: only exact copies of training rows were told apart; after {first} near-duplicates are too"
         )
 
 

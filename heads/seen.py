@@ -7,13 +7,13 @@ not matter to a head that sees none, unless the search is asked for by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import IcehouseError
 from .holdout import groups_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..store.store import Store
     from .samples import Samples
 
-__all__ = ["AUTO", "Near", "Searches"]
+__all__ = ["AUTO", "Near", "Searches", "searches_for"]
 
 #: Searches that fit the inputs; as opposed to "none", and names.
 AUTO = "auto"
@@ -87,28 +87,15 @@ class Searches:
         StoreError
             If there is none of a name given.
         """
-        from ..store.dups.find import Duplicates, list_duplicates
+        from ..store.dups.find import Duplicates, current_searches
 
         names = [dups] if isinstance(dups, str) else list(dups or ())
         if names in ([], ["none"]):
             return cls([])
         if names != [AUTO]:
-            return cls(
-                [Duplicates.open(store, name) for name in dict.fromkeys(names)], named=True, store=store
-            )
-        newest: dict[str, Duplicates] = {}
-        keys = {str(spec["key"]) for spec in specs.values()}
-        for name in list_duplicates(store):
-            try:
-                found = Duplicates.open(store, name)
-            except IcehouseError:
-                continue  # nobody asked for it
-            key = _content(found)
-            if key not in keys or not _current(store, found):
-                continue
-            if key not in newest or _made(found) > _made(newest[key]):
-                newest[key] = found
-        return cls([newest[key] for key in sorted(newest)], store=store)
+            found = {search.path: search for search in (Duplicates.open(store, name) for name in names)}
+            return cls(list(found.values()), named=True, store=store)
+        return cls(current_searches(store, {str(spec["key"]) for spec in specs.values()}), store=store)
 
     def near(self, samples: Samples, parts: Mapping[str, Iterable[str]]) -> Near | None:
         """Find the rows of `samples` that have a near-duplicate in training; see `among`."""
@@ -137,7 +124,7 @@ class Searches:
         StoreError
             If a search's results are damaged.
         """
-        fitting = [found for found in self.found if self.named or _content(found) in keys]
+        fitting = [found for found in self.found if self.named or found.content in keys]
         if not fitting:
             return None
         import pyarrow as pa
@@ -186,7 +173,7 @@ class Searches:
         columns = [np.asarray(column, object) for column in samples.content.values()]
         keys = {str(spec["key"]) for spec in samples.specs.values()}
         for found in self.found:
-            if not self.named and _content(found) not in keys:
+            if not self.named and found.content not in keys:
                 continue
             neighbours = self._neighbours(found)
             places = neighbours.numbers(pa.array(samples.ids.tolist(), pa.string()))
@@ -216,20 +203,12 @@ class Searches:
         return self._changed[name]
 
 
-def _content(found: Duplicates) -> str:
-    return str(found.summary["parameters"].get("content"))
+def searches_for(features: Mapping[str, str]) -> str:
+    """Commands that search for the near-duplicates of a head's inputs, one for each modality.
 
-
-def _made(found: Duplicates) -> str:
-    return str(found.summary["created_at"])
-
-
-def _current(store: Store, found: Duplicates) -> bool:
-    """Whether the feature that a search went by is still the one of that name; hashes alone do not age."""
-    asked = found.summary["parameters"]
-    feature = asked.get("feature")
-    if feature is None:
-        return True
-    if feature not in store.feature_names():
-        return False
-    return bool(store.feature_table(feature).spec.get("fingerprint") == asked.get("fingerprint"))
+    >>> searches_for({"image": "mini/image/joint", "text": "mini/text/tokens"})
+    '`icehouse dups find --feature mini/image/joint` and `icehouse dups find --feature mini/text/pooled`'
+    """
+    named = {name.split("/")[1]: name for name in reversed(features.values())}
+    pooled = [re.sub("/tokens$", "/pooled", named[modality]) for modality in sorted(named)]
+    return " and ".join(f"`icehouse dups find --feature {name}`" for name in pooled)

@@ -131,7 +131,10 @@ def _say(about: dict[str, Any], n: int, out: Path | None) -> None:
     for note in about["notes"]:
         say(f"note: {note}")
     if not about["searches"]:
-        say("hint: only exact copies are known; `icehouse dups find` first keeps near-duplicates out too")
+        from .seen import searches_for
+
+        first = searches_for(about["features"])
+        say(f"hint: only exact copies are known; {first} first keeps near-duplicates out too")
 
 
 def _brief(text: str | None) -> str:

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from ..data.grouped import grouped_split
 from ..data.splits import DEFAULT_RATIOS, canonical_split, shares_of, stratified_split
-from ..errors import UsageError
-from .dups.find import Duplicates
+from ..errors import StoreError, UsageError
+from .dups.find import Duplicates, current_searches
 from .dups.neighbours import Neighbours
 from .schema import label_columns
 from .splitfile import check_target, write_splits
@@ -114,7 +114,7 @@ def split_items(
     ratios: Mapping[str, float] = DEFAULT_RATIOS,
     stratify: str | None = None,
     keep_together: Sequence[str] = (),
-    dups: Sequence[str] = ("default",),
+    dups: Sequence[str] = (),
     column: str = "split",
     seed: int = 0,
     where: str | None = None,
@@ -131,9 +131,10 @@ def split_items(
         Column whose classes are kept in proportion, as far as groups permit; items without a value are a class of their own.
     keep_together : sequence of str
         Columns whose equal values never part, and "duplicates" for the pairs of `dups`. Groups that share an item are one.
-    dups : sequence of str, default ("default",)
-        Searches for duplicates. Whatever their pairs connect stays together, however long the chain, so that no pair
-        straddles.
+    dups : sequence of str, optional
+        Searches for duplicates; by default the newest for pictures and the newest for texts, by features that still are what
+        they were (`icehouse.store.dups.find.current_searches`). Whatever their pairs connect stays together, however long
+        the chain, so that no pair straddles.
     column : str, default "split"
         Column of `items` to write.
     seed : int, default 0
@@ -191,7 +192,13 @@ def split_items(
         labels = rows[stratify].cast(pa.string()).to_pylist() if stratify else None
         notes: list[str] = []
         if keep_together:
-            groups = _groups(store, rows, wanted, dups if DUPLICATES in keep_together else (), notes)
+            searches = _searches(store, dups) if DUPLICATES in keep_together else []
+            groups = _groups(rows, wanted, searches, notes)
+            if searches and not dups:
+                told = " and ".join(
+                    f"{found.name!r} ({found.feature or 'hashes alone'})" for found in searches
+                )
+                notes.append(f"duplicates are those of the newest search for each kind of content: {told}")
             made = grouped_split(ids, groups.tolist(), labels, ratios, seed)
         else:
             groups = np.arange(len(ids))
@@ -220,8 +227,22 @@ def split_items(
     return SplitReport(column, out, seed, dict(ratios), splits, balance, about, replaced, notes)
 
 
+def _searches(store: Store, names: Sequence[str]) -> list[Duplicates]:
+    """Searches by name, or else the current ones."""
+    if names:
+        return [Duplicates.open(store, name) for name in dict.fromkeys(names)]
+    searches = current_searches(store)
+    if not searches:
+        stale = Duplicates.open(store)  # which says what to do where there is none at all
+        raise StoreError(
+            f"the features of all searches for duplicates have changed since, such as {stale.feature}; run "
+            f"`icehouse dups find` again, or choose one with --dups {stale.name}"
+        )
+    return searches
+
+
 def _groups(
-    store: Store, rows: pa.Table, columns: Sequence[str], dups: Sequence[str], notes: list[str]
+    rows: pa.Table, columns: Sequence[str], searches: Sequence[Duplicates], notes: list[str]
 ) -> np.ndarray:
     """Number of each row's group: rows that share a value of a column, or that duplicates connect, are in one."""
     from scipy.sparse import coo_array
@@ -236,8 +257,8 @@ def _groups(
 
     for name in columns:
         equal(rows[name])
-    for name in dups:
-        near = Neighbours(Duplicates.open(store, name))
+    for found in searches:
+        name, near = found.name, Neighbours(found)
         places = near.numbers(rows["item_id"])
         codes.append(np.where(places >= 0, near.groups()[places] if len(near.ids) else -1, -1))
         if near.capped:

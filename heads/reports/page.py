@@ -153,8 +153,8 @@ def _scores(run: Run, split: str) -> str:
         )
     else:
         told.append(
-            f"{alike:,} of {metrics['n']:,} rows share a picture or a text with training; after <code>icehouse dups find"
-            "</code> near-duplicates are told apart too."
+            f"{alike:,} of {metrics['n']:,} rows share a picture or a text with training; after <code>icehouse dups find "
+            "--feature</code> of an input near-duplicates are told apart too."
         )
     for label, n in metrics["unseen"].items():
         told.append(

@@ -14,15 +14,12 @@ from .calibrate_command import calibrate
 from .gallery_command import gallery as gallery_command
 from .gallery_command import show_gallery
 from .leakage_command import leakage
+from .options import SearchOption, say_which
 from .stream_command import stream
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True)
-
-NameOption = Annotated[
-    str, typer.Option("--name", "-n", help="Name of the results, a folder below STORE/dups.")
-]
 
 
 class Engine(StrEnum):
@@ -43,7 +40,15 @@ class GroupBy(StrEnum):
 @app.command()
 def find(
     store: StoreOption = DEFAULT_STORE,
-    name: NameOption = "default",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            "-n",
+            help="Name of the results, a folder below STORE/dups.",
+            show_default="the feature's, as mini-image-pooled",
+        ),
+    ] = None,
     feature: Annotated[
         str | None,
         typer.Option(
@@ -137,7 +142,7 @@ def find(
     summary = found.summary
     for note in summary["notes"]:
         say(f"note: {note}")
-    pages = show_gallery(store, name) if gallery else None
+    pages = show_gallery(store, found.name) if gallery else None
     if as_json:
         print_json({"path": found.path, **summary, **({"gallery": pages} if pages else {})})
         return
@@ -170,7 +175,7 @@ def evaluate(
         ),
     ],
     store: StoreOption = DEFAULT_STORE,
-    name: NameOption = "default",
+    name: SearchOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure found duplicates against known pairs: precision, recall and F1 of each stage and of all together."""
@@ -179,6 +184,7 @@ def evaluate(
 
     found = Duplicates.open(store, name)
     scores = evaluate_duplicates(found, read_truth(truth))
+    say_which(store, found, name)
     if unknown := scores["unknown"]:
         say(
             f"note: {len(unknown)} ids of {truth} are not in the store, such as {unknown[0]!r}: their pairs count as missed"

@@ -58,7 +58,7 @@ class Gallery:
 
 def write_gallery(
     store: Store | str | Path,
-    name: str = "default",
+    name: str | None = None,
     *,
     out: str | Path | None = None,
     choice: Choice | None = None,
@@ -72,8 +72,8 @@ def write_gallery(
     Parameters
     ----------
     store : Store, str or Path
-    name : str, default "default"
-        Of the search.
+    name : str, optional
+        Of the search; see `icehouse.store.dups.find.Duplicates.open`.
     out : str or Path, optional
         Folder; ``STORE/dups/<name>/gallery`` unless given. An earlier gallery there is replaced.
     choice : Choice, optional
@@ -101,6 +101,7 @@ def write_gallery(
     if not 32 <= side <= 2048:
         raise UsageError(f"a thumbnail has 32 to 2048 pixels a side, not {side}")
     inside = Duplicates.open(store, name).path
+    name = inside.name
     folder = inside / "gallery" if out is None else _outside(out)
     try:
         # Inside the results no folder above is made: a search that replaces them meanwhile takes this one along.

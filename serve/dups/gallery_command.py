@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, bar, echo, print_json, say
+from .options import SearchOption, say_which
 
 __all__ = ["gallery", "show_gallery"]
 
@@ -33,7 +34,7 @@ class Sort(StrEnum):
 
 def gallery(
     store: StoreOption = DEFAULT_STORE,
-    name: Annotated[str, typer.Option("--name", "-n", help="Name of the results.")] = "default",
+    name: SearchOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder to write.", show_default="STORE/dups/NAME/gallery"),
@@ -64,6 +65,7 @@ def gallery(
     as_json: JsonOption = False,
 ) -> None:
     """Write found duplicates as pages to look at: groups side by side, keepers marked. They work offline."""
+    from ...store.dups.find import Duplicates
     from .gallery import write_gallery
     from .groups import Choice
 
@@ -76,10 +78,12 @@ def gallery(
         max_groups=max_groups,
         members=members,
     )
+    found = Duplicates.open(store, name)
     with bar("pictures") as progress:
         made = write_gallery(
-            store, name, out=out, choice=choice, per_page=per_page, side=thumbnail, progress=progress
+            store, found.name, out=out, choice=choice, per_page=per_page, side=thumbnail, progress=progress
         )
+    say_which(store, found, name)
     if as_json:
         print_json({"path": made.path.resolve(), **made.summary})
         return

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...store.dups.find import HASHES, search_name
 from ...store.dups.write import KINDS
 from ...webpage import escape, page
 from .gallery_group import KIND_WORDS, count_of, kind_words
@@ -94,8 +95,9 @@ def index_page(summary: dict[str, Any], cards: Sequence[PageCard], *, matching: 
 
 
 def _title(summary: dict[str, Any]) -> str:
-    name = summary.get("name", "default")
-    return "Near-duplicates" if name == "default" else f"Near-duplicates: {name}"
+    name = summary.get("name", HASHES)
+    usual = (HASHES, search_name(summary["parameters"]["feature"]))
+    return "Near-duplicates" if name in usual else f"Near-duplicates: {name}"
 
 
 def _about(summary: dict[str, Any]) -> str:

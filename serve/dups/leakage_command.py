@@ -10,6 +10,7 @@ import typer
 
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json, print_table, say
 from ...errors import UsageError
+from .options import SearchOption, say_which
 
 if TYPE_CHECKING:
     from ...store.dups.leakage import Leakage
@@ -21,7 +22,7 @@ _SHOWN = 10
 
 def leakage(
     store: StoreOption = DEFAULT_STORE,
-    name: Annotated[str, typer.Option("--name", "-n", help="Results of `icehouse dups find`.")] = "default",
+    name: SearchOption = None,
     split_column: Annotated[str, typer.Option("--split-column", help="Column of splits.")] = "split",
     label: Annotated[
         str | None,
@@ -53,6 +54,7 @@ def leakage(
     as_json: JsonOption = False,
 ) -> None:
     """Count near-duplicates between splits, name the test and dev items that leak, and write splits without them."""
+    from ...store.dups.find import Duplicates
     from ...store.dups.leakage import find_leakage, write_cleaned
     from ...store.store import Store
 
@@ -61,10 +63,12 @@ def leakage(
     if out is None and column is not None:
         raise UsageError("--column names the splits in a file: add --out FILE")
     opened = Store.open(store)
-    found = find_leakage(opened, name, split_column=split_column, label=label)
+    search = Duplicates.open(opened, name)
+    found = find_leakage(opened, search.name, split_column=split_column, label=label)
     left = None
     if out is not None:
-        left = write_cleaned(opened, out, name, split_column=split_column, drop=drop, column=column)
+        left = write_cleaned(opened, out, search.name, split_column=split_column, drop=drop, column=column)
+    say_which(store, search, name)
     for note in found.notes:
         say(f"note: {note}")
     worst = found.worst

@@ -6,10 +6,11 @@ cosine. All of them see all items, every pair is told with all that found it, an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ... import __version__
-from ...errors import StoreError, UsageError
+from ...errors import IcehouseError, StoreError, UsageError
 from ..folders import publish_folder
 from ..store import Store
 from ..vectors import Vectors
@@ -40,16 +41,22 @@ __all__ = [
     "DEFAULT_COSINE",
     "DEFAULT_HAMMING",
     "DEFAULT_MAX_PAIRS",
+    "HASHES",
     "Duplicates",
+    "current_searches",
     "default_feature",
     "find_duplicates",
     "list_duplicates",
+    "search_name",
 ]
 
 DEFAULT_MAX_PAIRS = 5_000_000
 
 #: What makes the better feature for finding copies, best first: `joint` keeps what an image means, not how it looks.
 _OUTPUTS = ("pooled", "joint")
+
+#: Name of a search by bytes and hashes alone, and of any search before these were named after their feature.
+HASHES = "default"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -79,9 +86,35 @@ class Duplicates:
         """When the items were read; what came or was written since has not been compared."""
         return datetime.fromisoformat(self.summary["looked_at"])
 
+    @property
+    def feature(self) -> str | None:
+        """Feature that was compared; None where bytes and hashes alone were."""
+        return self.summary["parameters"].get("feature")  # type: ignore[no-any-return]
+
+    @property
+    def content(self) -> str:
+        """Column of `items` with the contents that were compared: ``image_sha256`` or ``text_sha256``."""
+        return str(self.summary["parameters"].get("content"))
+
+    def is_current(self, store: Store) -> bool:
+        """Whether the feature is still the one of that name; a search by hashes alone does not age."""
+        if self.feature is None:
+            return True
+        if self.feature not in store.feature_names():
+            return False
+        spec = store.feature_table(self.feature).spec
+        return bool(spec.get("fingerprint") == self.summary["parameters"].get("fingerprint"))
+
     @classmethod
-    def open(cls, store: Store | str | Path, name: str = "default") -> Duplicates:
+    def open(cls, store: Store | str | Path, name: str | None = None) -> Duplicates:
         """Open what an earlier search found.
+
+        Parameters
+        ----------
+        store : Store, str or Path
+        name : str, optional
+            By default that by `default_feature`, else the newest; those that were given no name come first. So with
+            "default" where there is none of that name, which searches had before they were named after their feature.
 
         Raises
         ------
@@ -89,13 +122,16 @@ class Duplicates:
             If there is none of that name; the message lists those there are.
         """
         store = store if isinstance(store, Store) else Store.open(store)
+        if name is None or (name == HASHES and not _folder(store, name).exists()):
+            name = _usual(store) or HASHES
         path = _folder(store, name)
         try:
             return cls(path, json.loads((path / "summary.json").read_bytes()))
         except FileNotFoundError:
             known = ", ".join(list_duplicates(store))
             remedy = f"there are: {known}" if known else "find some with `icehouse dups find`"
-            raise StoreError(f"no duplicates {name!r} in {store.path}; {remedy}") from None
+            which = "" if name == HASHES else f" {name!r}"
+            raise StoreError(f"no duplicates{which} in {store.path}; {remedy}") from None
         except ValueError as error:
             raise StoreError(f"{path / 'summary.json'} is damaged; run `icehouse dups find` again") from error
 
@@ -120,6 +156,70 @@ class Duplicates:
 def list_duplicates(store: Store) -> list[str]:
     """Names of the searches whose results the store has."""
     return sorted(path.parent.name for path in (store.path / "dups").glob("*/summary.json") if _visible(path))
+
+
+def search_name(feature: str | None) -> str:
+    """Name that a search has unless it is given one.
+
+    >>> search_name("mini/text/pooled"), search_name(None)
+    ('mini-text-pooled', 'default')
+    """
+    return HASHES if feature is None else feature.replace("/", "-")[:100]
+
+
+def current_searches(store: Store, contents: Collection[str] | None = None) -> list[Duplicates]:
+    """Newest search for each kind of content by a feature that still is what it was then.
+
+    Parameters
+    ----------
+    store : Store
+    contents : collection of str, optional
+        Only searches that compared these: ``image_sha256``, ``text_sha256``.
+    """
+    newest: dict[str, Duplicates] = {}
+    for found in _searches(store):
+        key = found.content
+        if (contents is not None and key not in contents) or not found.is_current(store):
+            continue
+        if key not in newest or _age(found) > _age(newest[key]):
+            newest[key] = found
+    return [newest[key] for key in sorted(newest)]
+
+
+def _searches(store: Store) -> list[Duplicates]:
+    """Searches that can be read."""
+    found = []
+    for name in list_duplicates(store):
+        with contextlib.suppress(IcehouseError, KeyError):
+            search = Duplicates.open(store, name)
+            if search.summary["created_at"] and search.summary["parameters"]:
+                found.append(search)
+    return found
+
+
+def _age(found: Duplicates) -> tuple[str, str]:
+    """When a search was made: the later, the larger."""
+    return str(found.summary["created_at"]), str(found.summary.get("looked_at"))
+
+
+def _usual(store: Store) -> str | None:
+    """Name of the search that is meant where none is named."""
+    try:
+        feature = default_feature(store)
+    except UsageError:
+        feature = None
+    # One that was given a name is meant by its name only.
+    best = max(
+        _searches(store),
+        key=lambda found: (
+            found.is_current(store),
+            found.feature == feature,
+            found.name in (HASHES, search_name(found.feature)),
+            _age(found),
+        ),
+        default=None,
+    )
+    return None if best is None else best.name
 
 
 def default_feature(store: Store) -> str | None:
@@ -149,7 +249,7 @@ def default_feature(store: Store) -> str | None:
 def find_duplicates(
     store: Store | str | Path,
     *,
-    name: str = "default",
+    name: str | None = None,
     feature: str | None = "auto",
     hamming: int | Literal["auto"] | None = "auto",
     rule: Rule | float | None = None,
@@ -169,8 +269,8 @@ def find_duplicates(
     Parameters
     ----------
     store : Store, str or Path
-    name : str, default "default"
-        Results go to ``STORE/dups/<name>``, in place of earlier ones of that name.
+    name : str, optional
+        Results go to ``STORE/dups/<name>``, in place of earlier ones by the same feature; `search_name` unless given.
     feature : str or None, default "auto"
         Compare by this; `default_feature` unless given. Its modality decides what counts as the item's content: its image or
         its text. None leaves the stage out.
@@ -207,13 +307,13 @@ def find_duplicates(
         If there is no such feature, or the results cannot be written.
     """
     store = store if isinstance(store, Store) else Store.open(store)
-    folder = _folder(store, name)
     if max_pairs < 1:
         raise UsageError(f"the cap on pairs must be at least 1, not {max_pairs}")
     grouping(grouping_by, 0)
     if engine not in ENGINES:
         raise UsageError(f"no engine {engine!r}; there are: {', '.join(ENGINES)}")
     feature = default_feature(store) if feature == "auto" else feature
+    folder = _free_folder(store, name, feature)
     spec = None if feature is None else store.feature_table(feature).spec
     key = "image_sha256" if spec is None else spec["key"]
     begun = time.perf_counter()
@@ -267,7 +367,7 @@ def find_duplicates(
             kept, dropped, kept_for = write_lists(temp, ledger, clusters, files)
             leads = clusters.filter(clusters["keeper"])
             summary = {
-                "name": name,
+                "name": folder.name,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "looked_at": looked_at.isoformat(),
                 "created_by": f"icehouse {__version__}",
@@ -434,6 +534,33 @@ def _folder(store: Store, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for results: letters, digits, '.', '_' and '-'")
     return store.path / "dups" / name
+
+
+def _free_folder(store: Store, name: str | None, feature: str | None) -> Path:
+    """Folder for the results, if no search by another feature has it.
+
+    Raises
+    ------
+    UsageError
+        If one has.
+    """
+    chosen = search_name(feature) if name is None else name
+    folder = _folder(store, chosen)
+    try:
+        other = json.loads((folder / "summary.json").read_bytes())["parameters"]["feature"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder
+    if other == feature:
+        return folder
+    if name is None and feature is None:
+        # Before searches were named after their feature, every search was called so.
+        return _free_folder(store, "hashes", feature)
+    what = (found or "bytes and hashes alone" for found in (other, feature))
+    raise UsageError(
+        "the search {!r} is by {}, and one by {} does not replace it: give another --name, or remove {}".format(
+            chosen, *what, folder
+        )
+    )
 
 
 def _visible(path: Path) -> bool:

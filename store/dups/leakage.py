@@ -122,7 +122,7 @@ class Leakage:
 
 def find_leakage(
     store: Store | str | Path,
-    name: str = "default",
+    name: str | None = None,
     *,
     split_column: str = "split",
     label: str | None = None,
@@ -132,8 +132,8 @@ def find_leakage(
     Parameters
     ----------
     store : Store, str or Path
-    name : str, default "default"
-        Search for duplicates; see `icehouse.store.dups.find.find_duplicates`.
+    name : str, optional
+        Search for duplicates; see `icehouse.store.dups.find.Duplicates.open`.
     split_column : str, default "split"
         Column of `items`. "val" and "Validation" count as dev.
     label : str, optional
@@ -153,7 +153,7 @@ def find_leakage(
 def write_cleaned(
     store: Store | str | Path,
     path: Path,
-    name: str = "default",
+    name: str | None = None,
     *,
     split_column: str = "split",
     drop: Drop = "train",
@@ -200,7 +200,7 @@ def write_cleaned(
 class _Work:
     """Items with their splits, beside their neighbours."""
 
-    def __init__(self, store: Store, name: str, split_column: str, label: str | None) -> None:
+    def __init__(self, store: Store, name: str | None, split_column: str, label: str | None) -> None:
         schema = store.items.snapshot().schema
         found = Duplicates.open(store, name)
         known = ["split", *label_columns(schema)]

@@ -196,7 +196,7 @@ def test_near_duplicates_by_a_search_or_by_a_cap(tmp_path: Path) -> None:
     assert "p0150" in capped.table["item_id"].to_pylist()
     find_duplicates(store, feature="toy/image/pooled", rule=0.99)
     made = suggest(store, 170, run=None)
-    assert made.about["searches"] == ["default"]
+    assert made.about["searches"] == ["toy-image-pooled"]
     assert len(scene & set(made.table["item_id"].to_pylist())) == 1
     assert made.about["like_labelled"] == 1
     assert "p0150" not in made.table["item_id"].to_pylist()
@@ -211,7 +211,9 @@ def test_what_a_search_did_not_look_at_is_capped_and_said(tmp_path: Path) -> Non
     find_duplicates(store, feature="toy/image/pooled", rule=0.99, where="item_id < 'p0050'")
     made = suggest(store, 60, run=None)
     assert len([item for item in made.table["item_id"].to_pylist() if item >= "p0040"]) == 1
-    assert any(note.startswith("10 items are unknown to the search default") for note in made.about["notes"])
+    assert any(
+        note.startswith("10 items are unknown to the search toy-image-pooled") for note in made.about["notes"]
+    )
 
 
 def test_what_is_to_choose_from(tmp_path: Path) -> None:

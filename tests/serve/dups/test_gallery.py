@@ -99,7 +99,7 @@ def card(text: str, item_id: str) -> str:
 
 def test_groups_are_told_as_they_were_found(feed: Store) -> None:
     made = write_gallery(feed)
-    assert made.path == feed.path / "dups" / "default" / "gallery" / "index.html"
+    assert made.path == feed.path / "dups" / "toy-image-pooled" / "gallery" / "index.html"
     text = made.path.read_text(encoding="utf-8")
     reader = read(text)
     assert [a["data-kind"] for a in reader.all("li", "member")] == [
@@ -380,17 +380,17 @@ def test_a_new_search_takes_the_gallery_away(feed: Store) -> None:
 
 
 def test_a_search_meanwhile_leaves_no_gallery_of_the_old(feed: Store) -> None:
-    before = {p.name for p in (feed.path / "dups" / "default").iterdir()}
+    before = {p.name for p in (feed.path / "dups" / "toy-image-pooled").iterdir()}
 
     def again(_done: int, _total: int) -> None:
         find_duplicates(feed, rule=0.999)
 
     with pytest.raises(StoreError, match="were replaced while"):
         write_gallery(feed, progress=again)
-    folder = feed.path / "dups" / "default"
+    folder = feed.path / "dups" / "toy-image-pooled"
     assert {p.name for p in folder.iterdir()} == before
     assert json.loads((folder / "summary.json").read_bytes())["parameters"]["cosine"] == 0.999
-    assert [p.name for p in folder.parent.iterdir()] == ["default"]
+    assert [p.name for p in folder.parent.iterdir()] == ["toy-image-pooled"]
 
 
 def test_a_gallery_elsewhere_replaces_only_galleries(feed: Store, tmp_path: Path) -> None:
@@ -472,7 +472,7 @@ def test_commands(feed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert made.exit_code == 0, made.output
     path = Path(made.stdout.strip())
-    assert path == (feed.path / "dups" / "default" / "gallery" / "index.html").resolve()
+    assert path == (feed.path / "dups" / "toy-image-pooled" / "gallery" / "index.html").resolve()
     assert path.exists()
     told = runner.invoke(app, ["dups", "gallery", "-s", str(feed.path), "--json"])
     assert json.loads(told.stdout)["members"] == 4

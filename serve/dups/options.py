@@ -1,0 +1,35 @@
+"""Option `--name` of the commands that read a search for duplicates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...console import say
+
+if TYPE_CHECKING:
+    from ...store.dups.find import Duplicates
+
+__all__ = ["SearchOption", "say_which"]
+
+SearchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        "-n",
+        help="Name of a search by `icehouse dups find`.",
+        show_default="that by the only encoder's images, else the newest",
+    ),
+]
+
+
+def say_which(store: Path, found: Duplicates, name: str | None) -> None:
+    """Say which search was opened, where it was not named and there are several."""
+    from ...store.dups.find import list_duplicates
+    from ...store.store import Store
+
+    others = [other for other in list_duplicates(Store.open(store)) if other != found.name]
+    if name is None and others:
+        say(f"note: by the search {found.name!r}; --name takes another: {', '.join(others)}")
