@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,11 @@ import pyarrow.compute as pc
 
 from ..errors import SourceError
 from .columns import Columns, choose_columns
+from .image_files import address
+from .labels import lost_digits, normalise, respelt
 from .paths import locate_images
-from .pieces import Piece, Rejected, absolute, items_table, short, show
-from .readers import Rows, read_rows
+from .pieces import Piece, Rejected, absolute, beneath, count, items_table, short, show
+from .readers import Header, Rows, read_rows
 from .splits import canonical_split
 
 if TYPE_CHECKING:
@@ -50,9 +53,9 @@ def read_annotations(
     """
     chosen = Columns()
 
-    def choose(columns: Sequence[str], unusable: Mapping[str, str]) -> Sequence[str]:
+    def choose(header: Header) -> Sequence[str]:
         nonlocal chosen
-        chosen = choose_columns(path, columns, unusable, options, preset)
+        chosen = choose_columns(path, header, options, preset)
         return chosen.wanted()
 
     quotes = options.quotes
@@ -63,20 +66,34 @@ def read_annotations(
         raise SourceError(f"{path} has a header and no rows")
     notes = [*rows.notes, *chosen.notes]
     root = root or absolute(path.parent)
+    rows, places = _a_row_each_picture(rows, chosen.image)
     n = len(rows.numbers)
 
     handles = _strings([f"{path.stem}:{number}" for number in rows.numbers])
     text = _strings([None] * n)
     for name in chosen.texts:
-        text = pc.coalesce(text, _not_blank(rows.table[name]))
+        text = pc.coalesce(
+            text, _not_blank(_joined(rows.table[name], f"{path.name}: column {name!r}", notes))
+        )
     raw = _not_blank(rows.table[chosen.image]) if chosen.image is not None else _strings([None] * n)
-    located = locate_images(raw, root, (start or root, absolute(path.parent)))
-    image, reasons = located.paths, located.reasons
+    inside, own_root = _inside(raw, path, chosen.image, root)
+    named = pc.if_else(pc.is_valid(inside), _NULL, raw)
+    located = locate_images(named, root, (start or root, absolute(path.parent)))
+    reasons = located.reasons
     notes += [f"{path.name}: {note}" for note in located.notes]
     # Without the file's name: said once for a root, not once a file.
     notes += [] if located.advice is None else [located.advice]
-    given = _not_empty(rows.table[chosen.id]) if chosen.id is not None else None
+    there = pc.coalesce(own_root, pc.if_else(pc.is_valid(located.paths), root, _NULL))
+    image = pc.coalesce(inside, located.paths)
+    given = None
+    if chosen.id is not None:
+        given = _normal(rows.table[chosen.id], chosen.id, path, options, notes)
+        reasons = lost_digits(rows.table[chosen.id]) | reasons
     split, kept = _labels_and_split(path, rows, chosen, options, preset, task, notes)
+    if places is not None:
+        given = _number(rows, places, given, handles, kept, path, notes)
+    elif chosen.image in rows.picture_names and f"{chosen.image}_path" not in kept:
+        kept[f"{chosen.image}_path"] = _not_empty(rows.picture_names[chosen.image])
 
     # The first reason stands: a bad path says more than what follows from it.
     if given is not None:
@@ -92,13 +109,91 @@ def read_annotations(
         rejected.append((short(names[i].as_py()), None if shown is None else short(shown), where))
 
     ids = pc.coalesce(image, handles) if given is None else given
-    there = pc.if_else(pc.is_valid(image), root, _NULL)
     table = items_table(ids, image, there, absolute(path), text, split, kept)
     keep = np.ones(n, bool)
     keep[list(reasons)] = False
     if reasons:
         table = table.filter(pa.array(keep))
     return Piece(str(path), table, rows.numbers[keep], rejected, notes)
+
+
+def _a_row_each_picture(rows: Rows, image: str | None) -> tuple[Rows, pa.Array | None]:
+    """A row for each picture of a list, and the picture's place in it (0 where it is the only one); else no places."""
+    if image is None or not pa.types.is_list(rows.table[image].type):
+        return rows, None
+    lists = rows.table[image].to_pylist()
+    lengths = np.array([len(cell or ()) for cell in lists], np.int64)
+    index = np.repeat(np.arange(len(lists)), np.maximum(lengths, 1))
+    first = np.repeat(np.cumsum(np.maximum(lengths, 1)) - np.maximum(lengths, 1), np.maximum(lengths, 1))
+    places = np.where(lengths[index] > 1, np.arange(len(index)) - first + 1, 0)
+    pictures = _strings([name for cell in lists for name in (cell or [None])])
+    table = rows.table.take(pa.array(index)).set_column(
+        rows.table.schema.get_field_index(image), image, pictures
+    )
+    return replace(rows, table=table, numbers=rows.numbers[index]), pa.array(places)
+
+
+def _number(
+    rows: Rows,
+    places: pa.Array,
+    given: pa.ChunkedArray | None,
+    handles: pa.ChunkedArray,
+    kept: dict[str, pa.ChunkedArray],
+    path: Path,
+    notes: list[str],
+) -> pa.ChunkedArray | None:
+    """Ids of items that share a row, with the picture's place; the row's own id is kept in a column of its own."""
+    post = handles if given is None else given
+    column = "post" if "post" not in kept else "post_id"
+    kept[column] = post
+    several = pc.greater(places, 0)
+    n = len(set(rows.numbers[np.asarray(several)].tolist()))
+    ids = "ID#1, ID#2, ..." if given is not None else "called by its path"
+    notes.append(
+        f"{path.name}: {count(n, 'row')} with several pictures: each picture is an item ({ids}) with the row's text and "
+        f"labels; column {column} holds the row's id (icehouse split --keep-together {column})"
+    )
+    if given is None:
+        return None
+    return pc.if_else(several, pc.binary_join_element_wise(given, places.cast(pa.string()), "#"), given)
+
+
+def _inside(
+    raw: pa.ChunkedArray, path: Path, column: str | None, root: str
+) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Path and root of pictures inside Parquet files; null for all others.
+
+    Those that the annotation file holds itself start from the root where it lies below that, else from its own folder.
+    """
+    own = pc.fill_null(pc.starts_with(raw, address(path.name, column or "", 1)[:-1]), False)
+    folder = absolute(path.parent)
+    below = "" if folder == root else beneath(folder, root)
+    names = raw if not below else pc.binary_join_element_wise(below, raw, "/")
+    roots = pc.if_else(own, folder if below is None else root, _NULL)
+    other = pc.fill_null(
+        pc.match_substring_regex(raw, r"(?i)^[^./].*\.parquet#[^/#:]+:[0-9]+(:[0-9]+)?$"), False
+    )
+    paths = pc.if_else(own, names, pc.if_else(other, raw, _NULL))
+    return paths, pc.coalesce(roots, pc.if_else(other, root, _NULL))
+
+
+def _joined(column: pa.ChunkedArray, name: str, notes: list[str]) -> pa.ChunkedArray:
+    """Texts, where a row has several, one below the other."""
+    if not pa.types.is_list(column.type):
+        return column
+    notes.append(f"{name} holds several texts a row, which are joined by line breaks")
+    return pc.binary_join(column, "\n")
+
+
+def _normal(
+    column: pa.ChunkedArray, name: str, path: Path, options: SourceOptions, notes: list[str]
+) -> pa.ChunkedArray:
+    """Ids, labels, metadata or splits in their one spelling, and a note of what that changed."""
+    found = normalise(column, options.na_values)
+    changed = respelt(column, found)
+    if changed:
+        notes.append(f"{path.name}: column {name!r}: {changed}")
+    return found
 
 
 def _labels_and_split(
@@ -111,7 +206,15 @@ def _labels_and_split(
     notes: list[str],
 ) -> tuple[pa.ChunkedArray | str | None, dict[str, pa.ChunkedArray]]:
     """The split of the rows, and the columns kept beside."""
-    kept = {name: _not_empty(rows.table[column]) for name, column in chosen.kept.items()}
+    kept = {
+        name: _normal(rows.table[column], column, path, options, notes)
+        for name, column in chosen.kept.items()
+    }
+    lists = [show(name) for name, column in kept.items() if pa.types.is_list(column.type)]
+    if lists:
+        notes.append(
+            f"{path.name}: {', '.join(lists)}: several values a row, kept as a list column; heads take one label an item yet"
+        )
     if preset is not None and not options.label_columns:
         for derived in preset.derived:
             if derived.column in kept and derived.task in (None, preset.task_of(path.stem)):
@@ -119,7 +222,9 @@ def _labels_and_split(
 
     split: pa.ChunkedArray | str | None
     if chosen.split is not None:
-        split = _canonical(_not_empty(rows.table[chosen.split]), path.name, notes)
+        split = _canonical(
+            _normal(rows.table[chosen.split], chosen.split, path, options, notes), path.name, notes
+        )
     elif options.split is not None:
         split = canonical_split(options.split)
     else:

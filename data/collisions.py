@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import UsageError
+from .labels import as_lists
 from .pieces import Piece, Rejected, count, short, show
 
 __all__ = ["combine"]
@@ -41,7 +42,16 @@ def combine(pieces: list[Piece], *, merge: bool = False) -> tuple[pa.Table, list
         Those of the pieces, then those that came second.
     notes : list of str
     """
-    table = pa.concat_tables([piece.table for piece in pieces], promote_options="default")
+    lists = {f.name for piece in pieces for f in piece.table.schema if pa.types.is_list(f.type)}
+    tables = [piece.table for piece in pieces]
+    for name in lists:
+        tables = [
+            table.set_column(at, name, as_lists(table[name]))
+            if (at := table.schema.get_field_index(name)) >= 0
+            else table
+            for table in tables
+        ]
+    table = pa.concat_tables(tables, promote_options="default")
     # DuckDB's column names do not know upper from lower case.
     for name, times in Counter(name.lower() for name in table.column_names).items():
         if times > 1:

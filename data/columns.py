@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SourceError, UsageError
+from .folders import is_image_name
+from .labels import trim
 from .pieces import RESERVED, show
 
 if TYPE_CHECKING:
     from .manifest import SourceOptions
     from .presets import Preset
+    from .rows import Header
 
 __all__ = ["Columns", "choose_columns"]
 
 # Tried in this order, without regard to case, where a column is not given.
 _KNOWN_IMAGE = ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_name")
+# Of these, what may be the name of a picture that another column holds.
+_FILE_NAMES = ("path", "file", "filename", "file_name")
+_BASE64 = ("data:image/", "/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
 _KNOWN_TEXT = ("text", "caption", "tweet_text", "sentence", "tweet")
 _KNOWN_ID = ("id", "item_id", "image_id")
 
@@ -43,8 +49,7 @@ class Columns:
 
 def choose_columns(
     path: Path,
-    columns: Sequence[str],
-    unusable: Mapping[str, str],
+    header: Header,
     options: SourceOptions,
     preset: Preset | None,
 ) -> Columns:
@@ -54,10 +59,8 @@ def choose_columns(
     ----------
     path : Path
         The file, for messages.
-    columns : sequence of str
+    header : Header
         What it has.
-    unusable : mapping of str to str
-        What it has besides but cannot be used, with the reason.
 
     Raises
     ------
@@ -66,27 +69,84 @@ def choose_columns(
     SourceError
         No column can be told to be the image or the text.
     """
-    finder = _Finder(path, columns, unusable)
-    return _choose(finder, options) if preset is None else _choose_preset(finder, options, preset)
+    finder = _Finder(path, header)
+    chosen = _choose(finder, options) if preset is None else _choose_preset(finder, options, preset)
+    for role, name in (("id", chosen.id), ("split", chosen.split)):
+        if name in header.lists:
+            raise UsageError(f"{path}: column {name!r} holds several values a row and cannot be the {role}")
+    chosen.notes += _unread(chosen, header, path.name, known=preset is not None)
+    return chosen
+
+
+def _unread(chosen: Columns, header: Header, file: str, *, known: bool) -> list[str]:
+    """Notes of what is not read, above all of what looks like pictures; a preset's further columns are known."""
+    wanted = set(chosen.wanted())
+    notes = []
+    rest = []
+    for name in header.columns:
+        if name in wanted:
+            continue
+        why = (
+            "holds pictures"
+            if name in header.pictures
+            else looks_like_images(name, header.sample.get(name, ()))
+        )
+        if why is not None and (chosen.image is None or not known):
+            remedy = "" if "download" in why or "base64" in why else f"; --image-column {name} reads it"
+            notes.append(f"{file}: column {name!r} {why} and was not read{remedy}")
+        else:
+            rest.append(show(name))
+    roles = {*_KNOWN_IMAGE, *_KNOWN_TEXT, *_KNOWN_ID, "label", "split"}
+    for name, why in header.unusable.items():
+        if name.lower() in roles:
+            notes.append(f"{file}: column {name!r} was not read: it {why}")
+        else:
+            rest.append(f"{show(name)} ({why})")
+    if rest and not known:
+        more = f" and {len(rest) - 12} more" if len(rest) > 12 else ""
+        notes.append(f"{file}: not read: {', '.join(rest[:12])}{more}")
+    return notes
+
+
+def looks_like_images(name: str, values: Sequence[str]) -> str | None:
+    """Why a column of text may stand for pictures, in words that follow its name, or None."""
+    values = [value for cell in values if (value := trim(cell))]
+    half = (len(values) + 1) // 2
+
+    def many(fits: Callable[[str], bool]) -> bool:
+        return bool(values) and sum(map(fits, values)) >= half
+
+    if many(lambda value: value.startswith(("http://", "https://"))):
+        told = any(
+            word in name.lower() for word in ("url", "uri", "link", "image", "img", "photo", "picture")
+        )
+        if told or many(lambda value: is_image_name(value.partition("?")[0])):
+            return "holds URLs, which are not downloaded (download the images and give their paths)"
+        return None
+    if many(lambda value: value.startswith(_BASE64) and len(value) > 60):
+        return "holds pictures as base64 text (write them to files, or as bytes into Parquet)"
+    if many(lambda value: is_image_name(value) and "\n" not in value):
+        return f"looks like image paths ({show(values[0])})"
+    return None
 
 
 class _Finder:
     """Looks a column up, and says what there is instead."""
 
-    def __init__(self, path: Path, columns: Sequence[str], unusable: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, header: Header) -> None:
         self.path = path
-        self.columns = list(columns)
-        self._unusable = unusable
+        self.header = header
+        self.columns = header.columns
+        self._unusable = header.unusable
 
     def exact(self, name: str, flag: str) -> str:
+        name = name if name in self.columns else trim(name)
         if name in self.columns:
             return name
         if name in self._unusable:
             raise UsageError(f"{self.path}: column {name!r} ({flag}) {self._unusable[name]}")
         folded = {column.lower(): column for column in self.columns}
-        close = folded.get(name.strip().lower()) or next(
-            iter(difflib.get_close_matches(name, self.columns, 1)), None
-        )
+        close = folded.get(name.lower()) or next(iter(difflib.get_close_matches(name, self.columns, 1)), None)
         hint = f" (did you mean {close!r}?)" if close else ""
         raise UsageError(f"{self.path} has no column {name!r} for {flag}{hint}; it has {self.listed()}")
 
@@ -95,6 +155,13 @@ class _Finder:
         folded = {column.lower(): column for column in reversed(self.columns)}
         return next((folded[name.lower()] for name in names if name.lower() in folded), None)
 
+    def image(self) -> str | None:
+        """Column of pictures or of their paths: a well-known name, else one that holds pictures."""
+        found = self.known(_KNOWN_IMAGE)
+        if self.header.pictures and (found is None or found.lower() in _FILE_NAMES):
+            return next(name for name in self.columns if name in self.header.pictures)
+        return found
+
     def kept(self, specs: Sequence[str], flag: str) -> dict[str, str]:
         """Name in the store to column of the file, for "column" and "name=column"."""
         found: dict[str, str] = {}
@@ -102,9 +169,9 @@ class _Finder:
             name, equals, column = spec.partition("=")
             if spec in self.columns or not equals:
                 name = column = spec
-            if not name:
+            if not trim(name):
                 raise UsageError(f"{flag} {spec!r}: a name is missing before '='")
-            found[name] = self.exact(column, f"{flag} {spec}")
+            found[trim(name)] = self.exact(column, f"{flag} {spec}")
         return found
 
     def listed(self) -> str:
@@ -121,7 +188,7 @@ def _choose(finder: _Finder, options: SourceOptions) -> Columns:
     def find(given: str | None, flag: str, names: Sequence[str], role: str) -> str | None:
         if given is not None:
             return finder.exact(given, flag)
-        found = finder.known(names)
+        found = finder.image() if role == "image" else finder.known(names)
         if found is not None:
             guessed.append(f"{role} = {found}")
         return found
@@ -132,7 +199,7 @@ def _choose(finder: _Finder, options: SourceOptions) -> Columns:
     if chosen.image is None and text is None:
         raise SourceError(
             f"{finder.path}: which column is the image or the text? It has {finder.listed()}; "
-            f"give --image-column or --text-column"
+            f"give --image-column or --text-column{_hint(finder.header)}"
         )
     chosen.texts = (text,) if text is not None else ()
     chosen.id = find(options.id_column, "--id-column", _KNOWN_ID, "id")
@@ -146,6 +213,16 @@ def _choose(finder: _Finder, options: SourceOptions) -> Columns:
     if guessed:
         chosen.notes.append(f"{finder.path.name}: columns taken by their names: {', '.join(guessed)}")
     return chosen
+
+
+def _hint(header: Header) -> str:
+    """Which columns look like images, for an error."""
+    found = [
+        (name, why)
+        for name in header.columns
+        if (why := looks_like_images(name, header.sample.get(name, ())))
+    ]
+    return "".join(f"; column {name!r} {why}" for name, why in found[:3])
 
 
 def _choose_preset(finder: _Finder, options: SourceOptions, preset: Preset) -> Columns:

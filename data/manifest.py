@@ -23,6 +23,7 @@ from ..errors import SourceError, UsageError
 from .annotations import read_annotations
 from .collisions import combine
 from .folders import IMAGE_SUFFIXES, Scan, image_file, is_image_name, kinds_of, scan_images
+from .labels import MISSING_VALUES
 from .pieces import (
     FIXED,
     REJECTED_SCHEMA,
@@ -70,6 +71,8 @@ class SourceOptions:
         Label an image by the first folder below the source; where these are all splits (train, val, test), by the second.
     encoding : str, optional
         Of annotation files. Default: UTF-8, or what a byte order mark says.
+    na_values : sequence of str
+        What means "no value" among ids, labels, metadata and splits, besides an empty cell.
     quotes : {"auto", "csv", "literal"}
         Meaning of quotes in CSV and TSV; see `readers.read_rows`.
     """
@@ -86,6 +89,7 @@ class SourceOptions:
     labels_from_folders: bool = False
     encoding: str | None = None
     quotes: Quotes = "auto"
+    na_values: Sequence[str] = MISSING_VALUES
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,9 @@ class Manifest:
     Attributes
     ----------
     table : pyarrow.Table
-        One row an item, all columns strings: item_id (unique), path (relative to root, "/" between parts; null without an
-        image), root (absolute; null without an image), source (absolute), text, split, then the columns in `labels`.
+        One row an item, all columns strings (labels and metadata also lists of strings): item_id (unique), path (relative
+        to root, "/" between parts; null without an image), root (absolute; null without an image), source (absolute),
+        text, split, then the columns in `labels`.
     rejected : pyarrow.Table
         Rows that could not be taken, as `REJECTED_SCHEMA`.
     labels : tuple of str

@@ -88,7 +88,9 @@ def items_table(
     for name, column in columns.items():
         if column is None or isinstance(column, str):
             columns[name] = pa.nulls(n, pa.string()) if column is None else pa.repeat(column, n)
-    return pa.table(columns).cast(pa.schema([(name, pa.string()) for name in columns]))
+    table = pa.table(columns)
+    kinds = [(f.name, f.type if pa.types.is_list(f.type) else pa.string()) for f in table.schema]
+    return table.cast(pa.schema(kinds))
 
 
 def rejected_table(rejected: list[Rejected]) -> pa.Table:

@@ -12,12 +12,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import SourceError
+from .formats import SNIFFED, image_format
+from .image_files import address, holds_pictures, is_list
+from .labels import LIST, trim
 from .rows import (
     CHUNK_CHARS,
     CHUNK_ROWS,
     MARKING,
+    SAMPLE,
     BadRow,
     Choose,
+    Header,
     Rows,
     StringColumns,
     not_text,
@@ -28,15 +33,19 @@ from .rows import (
 __all__ = ["read_json_lines", "read_parquet"]
 
 _MAX_COLUMNS = 1000
+# Keys of an object, or fields of a struct, that tell the path of a picture.
+_PATH_KEYS = ("path", "file_name", "filename", "file", "image_path")
+_NESTED = "holds nested values"
 
 
 def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
-    """Read a file of one JSON object a line; nested values are left out, numbers stay as they are written."""
+    """Read a file of one JSON object a line: numbers as they are written, lists of values as lists, nothing else nested."""
     if path.suffix.lower() == ".json" and start_of(path, encoding).lstrip().startswith("["):
         raise SourceError(f"{path} is one JSON array; write it as JSON Lines (.jsonl, one object a line)")
     bad: list[BadRow] = []
-    nested: dict[str, str] = {}
+    nested: dict[str, list[tuple[int, str, str]]] = {}
     names: dict[str, None] = {}
+    lists: set[str] = set()
     chunks: list[tuple[dict[str, pa.Array], np.ndarray]] = []
     held: list[tuple[int, str, dict[str, Any]]] = []
     chars = 0
@@ -47,12 +56,28 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
         if not held:
             return
         keys = list(dict.fromkeys(key for _, _, record in held for key in record if key in names))
+        # Lists go beside the strings, which are checked for bytes that are no text.
         columns = StringColumns(keys, encoding)
+        several: dict[str, dict[int, list[str]]] = {key: {} for key in keys}
         for place, where, record in held:
-            columns.add(place, where, [_json_cell(record.get(key)) for key in keys])
+            cells = []
+            for key in keys:
+                cell = _json_cell(record.get(key))
+                if isinstance(cell, list):
+                    several[key][place] = cell
+                    cell = "\n".join(cell)
+                cells.append(cell)
+            columns.add(place, where, cells)
         part = columns.rows([], [])
         bad.extend(part.bad)
-        chunks.append((dict(zip(keys, part.table.columns, strict=True)), part.numbers))
+        arrays: dict[str, Any] = dict(zip(keys, part.table.columns, strict=True))
+        for key, found in several.items():
+            if found:
+                values = zip(part.numbers.tolist(), arrays[key].to_pylist(), strict=True)
+                rows = [found.get(place, None if cell is None else [cell]) for place, cell in values]
+                arrays[key] = pa.chunked_array([pa.array(rows, LIST)])
+                lists.update([key] if any(len(row) > 1 for row in found.values()) else [])
+        chunks.append((arrays, part.numbers))
         held, chars = [], 0
 
     with path.open(encoding=encoding, errors=MARKING, newline="\n") as file:
@@ -74,9 +99,10 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
             if not isinstance(record, dict):
                 bad.append(BadRow(number, where, "not a JSON object"))
                 continue
+            record = {trim(key): value for key, value in record.items()}
             for key, value in record.items():
-                if isinstance(value, (dict, list)):
-                    nested.setdefault(key, "holds nested values")
+                if isinstance(value, (dict, list)) and (why := _not_cells(value)):
+                    nested.setdefault(key, []).append((number, where, why))
                 elif key not in names and len(names) < _MAX_COLUMNS and not not_text(key, encoding):
                     names[key] = None
             held.append((number, where, record))
@@ -89,55 +115,128 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
     if not names and bad:
         raise SourceError(f"{path}: no line is a JSON object; {bad[0].where}: {bad[0].message}")
 
-    wanted = list(choose(list(names), {key: why for key, why in nested.items() if key not in names}))
-    table = pa.table(
-        {
-            name: pa.chunked_array(
-                [c for part, n in chunks for c in _chunks_of(part.get(name), len(n))], pa.string()
-            )
-            for name in wanted
-        }
-    )
+    sample = {} if not chunks else {key: _first_values(column) for key, column in chunks[0][0].items()}
+    unusable = {key: rows[0][2] for key, rows in nested.items() if key not in names}
+    wanted = list(choose(Header(list(names), unusable, lists=frozenset(lists), sample=sample)))
+    columns = {
+        name: pa.chunked_array(
+            [c for part, n in chunks for c in _chunks_of(part.get(name), len(n), name in lists)],
+            LIST if name in lists else pa.string(),
+        )
+        for name in wanted
+    }
+    table = pa.table(columns)
     numbers = np.concatenate([n for _, n in chunks]) if chunks else np.zeros(0, np.int64)
+    # A cell of a wanted column that cannot be read is no empty cell.
+    lost = {
+        row: BadRow(row, where, f"column {name!r} {why}")
+        for name in wanted
+        for row, where, why in nested.get(name, [])
+    }
+    if lost:
+        keep = ~np.isin(numbers, list(lost))
+        table, numbers = table.filter(pa.array(keep)), numbers[keep]
     notes = (
         [f"{path.name}: only its first {_MAX_COLUMNS} columns were read"]
         if len(names) == _MAX_COLUMNS
         else []
     )
-    return Rows(table, numbers, sorted(bad, key=lambda row: row.number), notes)
+    return Rows(table, numbers, sorted([*bad, *lost.values()], key=lambda row: row.number), notes)
 
 
-def _chunks_of(column: pa.ChunkedArray | None, rows: int) -> list[pa.Array]:
-    return [pa.nulls(rows, pa.string())] if column is None else column.chunks
+def _chunks_of(column: pa.ChunkedArray | None, rows: int, several: bool) -> list[pa.Array]:
+    if column is None:
+        return [pa.nulls(rows, LIST if several else pa.string())]
+    if several == pa.types.is_list(column.type):
+        return list(column.chunks)
+    cells = column.to_pylist()
+    if several:
+        return [pa.array([None if cell is None else [cell] for cell in cells], LIST)]
+    return [pa.array([cell[0] if cell else None for cell in cells], pa.string())]
 
 
-def _json_cell(value: Any) -> str | None:
-    if value is None or isinstance(value, (dict, list)):
+def _first_values(column: pa.ChunkedArray) -> list[str]:
+    cells = column[:SAMPLE].to_pylist()
+    return [
+        value for cell in cells for value in (cell if isinstance(cell, list) else [cell]) if value is not None
+    ]
+
+
+def _json_cell(value: Any) -> str | list[str] | None:
+    """A value as text, several as a list; an object that names a picture's file is that file."""
+    if isinstance(value, list):
+        cells = [_json_cell(cell) for cell in value]
+        return [cell for cell in cells if isinstance(cell, str)] if len(cells) < 1000 else None
+    if isinstance(value, dict):
+        return next((value[key] for key in _PATH_KEYS if isinstance(value.get(key), str)), None)
+    if value is None:
         return None
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
 
 
+def _not_cells(value: dict[str, Any] | list[Any]) -> str | None:
+    """Reason why a nested value cannot be read, or None."""
+    if isinstance(value, list):
+        if len(value) >= 1000:
+            return "holds a list of 1,000 values or more"
+        inner = [
+            _NESTED if isinstance(cell, list) else _not_cells(cell)
+            for cell in value
+            if isinstance(cell, (dict, list))
+        ]
+        return next((why for why in inner if why), None)
+    if any(isinstance(value.get(key), str) for key in _PATH_KEYS):
+        return None
+    if "bytes" in value:
+        return "holds a picture's bytes as text; write it to a file, or the table as Parquet"
+    return _NESTED + (f" (keys {', '.join(list(value)[:4])})" if value else "")
+
+
 def read_parquet(path: Path, choose: Choose) -> Rows:
-    """Read a Parquet file; integers, also those that pandas made floats, become their plain digits."""
+    """Read a Parquet file: numbers as their plain digits, several values as lists, pictures in it as their addresses."""
     try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            unusable = {f.name: why for f in schema if (why := _unusable(f.type))}
-            wanted = list(choose([f.name for f in schema if f.name not in unusable], unusable))
-            for name in wanted:
-                if schema.names.count(name) > 1:
-                    raise SourceError(f"{path} has several columns called {name!r}; rename one of them")
-            table = file.read(columns=wanted)
-        columns = {name: _as_strings(table[name]) for name in wanted}
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            return _read_parquet(path, file, choose)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path} is not a Parquet file that can be read: {one_line(error)}") from error
-    keep = np.ones(table.num_rows, bool)
+
+
+def _read_parquet(path: Path, file: pq.ParquetFile, choose: Choose) -> Rows:
+    schema = file.schema_arrow
+    raw = {trim(name): name for name in reversed(schema.names)}
+    kinds = {name: _kind(schema.field(schema.names.index(raw[name])).type) for name in raw}
+    sample: dict[str, list[str]] = {}
+    for name in raw:
+        if kinds[name] in ("text", "bytes") and len(sample) < 100:
+            kinds[name], sample[name] = _look(file, raw[name], kinds[name])
+    header = Header(
+        [name for name in map(trim, schema.names) if not kinds[name].startswith("holds")],
+        {name: kind for name, kind in kinds.items() if kind.startswith("holds")},
+        frozenset(name for name, kind in kinds.items() if kind.startswith("picture")),
+        frozenset(name for name, kind in kinds.items() if kind in ("texts", "pictures")),
+        sample,
+    )
+    wanted = list(choose(header))
+    for name in wanted:
+        if [trim(other) for other in schema.names].count(name) > 1:
+            raise SourceError(f"{path} has several columns called {name!r}; rename one of them")
+    columns: dict[str, pa.ChunkedArray] = {}
+    names: dict[str, pa.ChunkedArray | None] = {}
+    for name in wanted:
+        if kinds[name].startswith("picture"):
+            columns[name] = _addresses(path, name, file, raw[name])
+            names[name] = _picture_names(file, raw[name])
+        else:
+            columns[name] = _as_strings(file.read(columns=[raw[name]])[raw[name]])
+    keep = np.ones(file.metadata.num_rows, bool)
     for name, column in columns.items():
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
+            if pa.types.is_list(column.type):
+                raise
             values = [_decoded(value) for value in column.cast(pa.binary()).to_pylist()]
             keep &= np.array([value is not False for value in values], bool)
             columns[name] = pa.chunked_array([pa.array([v or None for v in values], pa.string())])
@@ -145,28 +244,173 @@ def read_parquet(path: Path, choose: Choose) -> Rows:
         BadRow(int(i) + 1, f"row {i + 1}", "holds bytes that are not utf-8") for i in np.flatnonzero(~keep)
     ]
     rows = pa.table(columns)
-    return Rows(rows if keep.all() else rows.filter(pa.array(keep)), np.flatnonzero(keep) + 1, bad)
+    mask = pa.array(keep)
+    numbers = np.flatnonzero(keep) + 1
+    named = {name: column.filter(mask) for name, column in names.items() if column is not None}
+    return Rows(rows if keep.all() else rows.filter(mask), numbers, bad, picture_names=named)
 
 
-def _unusable(kind: pa.DataType) -> str | None:
-    if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
-        return "holds nested values"
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return "holds raw bytes; write images to files and give their paths"
-    return None
+def _kind(kind: pa.DataType) -> str:
+    """What a column holds: "text", "texts", "bytes", "picture", "pictures", "paths", or why it cannot be used."""
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    if is_list(kind):
+        inner = _kind(kind.value_type)
+        return {"text": "texts", "picture": "pictures", "bytes": "pictures"}.get(inner, _NESTED + " in lists")
+    if holds_pictures(kind):
+        return "picture" if pa.types.is_struct(kind) else "bytes"
+    if pa.types.is_struct(kind):
+        if _path_field(kind) is not None:
+            return "text"
+        return f"{_NESTED} (fields {', '.join(field.name for field in list(kind)[:4])})"
+    return _NESTED if pa.types.is_nested(kind) else "text"
+
+
+def _path_field(kind: pa.StructType) -> str | None:
+    """Field of a struct that tells a picture's path."""
+    found = (
+        name
+        for name in _PATH_KEYS
+        if (at := kind.get_field_index(name)) >= 0 and _is_text(kind.field(at).type)
+    )
+    return next(found, None)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _look(file: pq.ParquetFile, name: str, kind: str) -> tuple[str, list[str]]:
+    """What a column of text or bytes holds, and its first values: bytes may be pictures, text, or neither."""
+    cells: list[bytes] = []
+    for batch in file.iter_batches(SAMPLE, columns=[name], use_threads=False):
+        found = batch.column(0)
+        if kind == "text" and not _is_text(found.type):
+            return kind, []
+        cells += [cell for cell in found.cast(pa.large_binary()).to_pylist() if cell is not None]
+        if cells or kind == "text":
+            break
+    if kind == "bytes" and any(image_format(cell[:SNIFFED]) for cell in cells):
+        return "picture", []
+    values = [_decoded(cell) for cell in cells]
+    if kind == "bytes" and (not cells or any(value is False for value in values)):
+        return "holds raw bytes that are no pictures; write images to files and give their paths", []
+    return "text", [value for value in values if value]
+
+
+def _addresses(path: Path, column: str, file: pq.ParquetFile, raw: str) -> pa.ChunkedArray:
+    """Address of each picture of a column, or the path that stands in its place; null where there is neither."""
+    cells: list[str | list[str] | None] = []
+    for group in range(file.num_row_groups):
+        if _none_missing(file.metadata.row_group(group), raw):
+            rows = file.metadata.row_group(group).num_rows
+            cells += [address(path.name, column, len(cells) + i + 1) for i in range(rows)]
+            continue
+        for batch in file.iter_batches(64, row_groups=[group], columns=[raw], use_threads=False):
+            first = len(cells) + 1
+            for row, places in enumerate(_places(batch.column(0)), first):
+                if isinstance(places, list):
+                    named = [
+                        address(path.name, column, row, n) if place is True else place
+                        for n, place in enumerate(places, 1)
+                    ]
+                    cells.append([cell for cell in named if isinstance(cell, str)] or None)
+                else:
+                    cells.append(address(path.name, column, row) if places is True else places)
+    return _one_or_several(cells)
+
+
+def _none_missing(group: Any, raw: str) -> bool:
+    """Whether the statistics of a row group say that every row has a picture, so that none need be looked at."""
+    leaves = {group.column(i).path_in_schema: group.column(i).statistics for i in range(group.num_columns)}
+    found = leaves.get(raw, leaves.get(f"{raw}.bytes"))
+    return found is not None and found.has_null_count and found.null_count == 0
+
+
+def _places(cells: pa.Array) -> list[Any]:
+    """For each cell True where it holds a picture, else the path that it names, or None; lists for lists."""
+    if isinstance(cells.type, pa.BaseExtensionType):
+        cells = cells.storage
+    if is_list(cells.type):
+        inner, at, rows = _places(pc.list_flatten(cells)), 0, []
+        for length in pc.list_value_length(cells).to_pylist():
+            rows.append(None if length is None else inner[at : at + length])
+            at += length or 0
+        return rows
+    if not pa.types.is_struct(cells.type):
+        return [True if there else None for there in cells.is_valid().to_pylist()]
+    there = pc.struct_field(cells, "bytes").is_valid().to_pylist()
+    name = _path_field(cells.type)
+    paths = pc.struct_field(cells, name).to_pylist() if name and not all(there) else [None] * len(there)
+    return [True if has else path for has, path in zip(there, paths, strict=True)]
+
+
+def _one_or_several(cells: list[Any]) -> pa.ChunkedArray:
+    """Cells of strings and lists of strings as one column: lists only where a row has several."""
+    several = any(isinstance(cell, list) and len(cell) > 1 for cell in cells)
+    if several:
+        cells = [[cell] if isinstance(cell, str) else cell for cell in cells]
+    else:
+        cells = [(cell[0] if cell else None) if isinstance(cell, list) else cell for cell in cells]
+    return pa.chunked_array([pa.array(cells, LIST if several else pa.string())])
+
+
+def _picture_names(file: pq.ParquetFile, raw: str) -> pa.ChunkedArray | None:
+    """The paths that a column of pictures keeps beside their bytes."""
+    kind = file.schema_arrow.field(raw).type
+    name = _path_field(kind) if pa.types.is_struct(kind) else None
+    if name is None:
+        return None
+    names = pc.struct_field(file.read(columns=[f"{raw}.{name}"])[raw], name).cast(pa.string())
+    return names if names.null_count < len(names) else None
 
 
 def _as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Column as strings, the way a person would write its values."""
+    """Column as strings, the way a person would write its values; lists where a row has several."""
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type):
-        column = column.cast(pa.float64()) if column.type.bit_width == 16 else column
-        column = pc.if_else(pc.is_finite(column), column, None)
-        # pandas makes integers with a missing value floats: "1.0" would be another id than "1".
-        if pc.all(pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), 2**53))).as_py():
-            column = column.cast(pa.int64())
-    return column.cast(pa.string())
+    kind = column.type
+    if is_list(kind):
+        values = iter(
+            _as_strings(
+                pa.chunked_array([pc.list_flatten(chunk) for chunk in column.chunks], kind.value_type)
+            ).to_pylist()
+        )
+        lengths = pc.list_value_length(column).to_pylist()
+        rows = [
+            None if n is None else [v for _ in range(n) if (v := next(values)) is not None] for n in lengths
+        ]
+        return _one_or_several(rows)
+    if pa.types.is_struct(kind):
+        return pc.struct_field(column, _path_field(kind)).cast(pa.string())
+    if pa.types.is_floating(kind):
+        return _float_strings(column)
+    return column.cast(options=pc.CastOptions(pa.string(), allow_invalid_utf8=True))
+
+
+def _float_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Floats as text: whole numbers as their digits, where the type holds every whole number up to them.
+
+    pandas makes integers with a missing value floats, and "1.0" would be another id than "1". Beyond, digits are lost: such
+    a number is written in scientific notation, with fewer digits than it would have as an integer.
+    """
+    bits = {16: 11, 32: 24, 64: 53}[column.type.bit_width]
+    column = column.cast(pa.float64())
+    column = pc.if_else(pc.is_finite(column), column, None)
+    whole = pc.equal(pc.floor(column), column)
+    exact = pc.and_(whole, pc.less(pc.abs(column), 2.0**bits))
+    digits = pc.if_else(exact, column, None).cast(pa.int64()).cast(pa.string())
+    lost = pc.fill_null(pc.and_not(whole, exact), False)
+    text = pc.coalesce(digits, column.cast(pa.string()))
+    if not pc.any(lost).as_py():
+        return text
+    values = zip(column.to_pylist(), text.to_pylist(), lost.to_pylist(), strict=True)
+    places = {11: 2, 24: 6, 53: 15}[bits]
+    return pa.chunked_array(
+        [pa.array([f"{v:.{places}e}" if gone else t for v, t, gone in values], pa.string())]
+    )
 
 
 def _decoded(value: bytes | None) -> str | Literal[False] | None:

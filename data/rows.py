@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,10 @@ __all__ = [
     "CHUNK_CHARS",
     "CHUNK_ROWS",
     "MARKING",
+    "SAMPLE",
     "BadRow",
     "Choose",
+    "Header",
     "Quotes",
     "Rows",
     "StringColumns",
@@ -27,23 +30,55 @@ __all__ = [
 
 Quotes = Literal["auto", "csv", "literal"]
 
-#: Called with the file's columns and with those that cannot be used (name to reason); answers with the columns to read.
-Choose = Callable[[Sequence[str], Mapping[str, str]], Sequence[str]]
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its columns before they are read.
+
+    Attributes
+    ----------
+    columns : list of str
+        Names, without the blanks around them.
+    unusable : mapping of str to str
+        What it has besides but cannot be used, with the reason.
+    pictures : frozenset of str
+        Columns that hold pictures themselves, not paths.
+    lists : frozenset of str
+        Columns with several values a row.
+    sample : mapping of str to list of str
+        The first values of columns of text.
+    """
+
+    columns: list[str]
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    pictures: frozenset[str] = frozenset()
+    lists: frozenset[str] = frozenset()
+    sample: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+#: Called with the file's header; answers with the columns to read.
+Choose = Callable[[Header], Sequence[str]]
 
 # Python strings held before they go into Arrow.
 CHUNK_ROWS = 8192
 CHUNK_CHARS = 1 << 25
-# A lone surrogate cannot come out of a decoder nor go into Arrow: it marks what was not in the file's encoding.
-_MARK = "\udcff"
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
+    # Lone surrogates neither come out of a decoder nor go into Arrow: they mark bytes that are not in the file's encoding.
     if isinstance(error, UnicodeDecodeError):
-        return _MARK, error.end
+        return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
     raise error
 
 
-#: Error handler for `open`: what cannot be decoded becomes a mark, which `StringColumns` finds.
+# Bytes that Windows' encoding has for quotes, dashes and the euro sign, where Latin-1 has control characters.
+_MARKED = re.compile("[\udc80-\udcff]")
+_CP1252 = re.compile("[\udc80\udc82-\udc8c\udc8e\udc91-\udc9c\udc9e\udc9f]")
+
+#: Rows at the beginning of a file that show what a column holds.
+SAMPLE = 20
+
+#: Error handler for `open`: bytes that cannot be decoded become marks, which `StringColumns` finds.
 MARKING = "icehouse-mark"
 codecs.register_error(MARKING, _mark)
 
@@ -64,17 +99,21 @@ class Rows:
     Attributes
     ----------
     table : pyarrow.Table
-        The chosen columns, all strings, of the rows that could be read.
+        The chosen columns, strings or lists of strings, of the rows that could be read. A picture in the file itself is its
+        address, see `icehouse.data.image_files`.
     numbers : numpy.ndarray of int64, shape (rows,)
         Each row's number in the file, from 1, header and blank lines not counted.
     bad : list of BadRow
     notes : list of str
+    picture_names : dict of str to pyarrow.ChunkedArray
+        Column of pictures to the file names that it keeps beside their bytes.
     """
 
     table: pa.Table
     numbers: np.ndarray
     bad: list[BadRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    picture_names: dict[str, pa.ChunkedArray] = field(default_factory=dict)
 
 
 class StringColumns:
@@ -133,8 +172,10 @@ def not_text(cell: str | None, encoding: str) -> str | None:
     """Reason why the cell cannot be stored, or None."""
     if cell is None or not any("\ud800" <= char <= "\udfff" for char in cell):
         return None
-    if _MARK in cell:
+    if _MARKED.search(cell):
         name = encoding.removesuffix("-sig")
+        if name == "utf-8" and _CP1252.search(cell):
+            return "holds bytes that are not utf-8 but look like cp1252 (Windows); give --encoding cp1252"
         other = "latin-1" if name == "utf-8" else "utf-8"
         return f"holds bytes that are not {name}; if the file is in another encoding, give --encoding {other}"
     return "holds half a surrogate pair (\\ud800 to \\udfff alone), which is no text"

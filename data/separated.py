@@ -8,11 +8,14 @@ import mmap
 import re
 from collections import deque
 from collections.abc import Iterator
+from io import StringIO
+from itertools import islice
 from pathlib import Path
 
 from ..errors import SourceError
+from .labels import trim
 from .pieces import count
-from .rows import MARKING, BadRow, Choose, Quotes, Rows, StringColumns, not_text, start_of
+from .rows import MARKING, SAMPLE, BadRow, Choose, Header, Quotes, Rows, StringColumns, not_text, start_of
 
 __all__ = ["read_separated"]
 
@@ -48,7 +51,9 @@ class _Lines:
             self.number -= rest
 
 
-def _records(lines: _Lines, separator: str, literal: bool) -> Iterator[tuple[int, list[str] | str]]:
+def _records(
+    lines: _Lines, separator: str, literal: bool, spaced: bool
+) -> Iterator[tuple[int, list[str] | str]]:
     """Line number and cells of each record that is not blank; a reason instead of the cells where it is broken."""
     if literal:
         for line in lines:
@@ -58,7 +63,7 @@ def _records(lines: _Lines, separator: str, literal: bool) -> Iterator[tuple[int
                 yield lines.number, line.split(separator)
         return
     csv.field_size_limit(2**31 - 1)  # the default refuses a text of 131,073 characters
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=spaced)
     while True:
         lines.taken.clear()
         start = lines.number + 1
@@ -93,14 +98,21 @@ def read_separated(path: Path, choose: Choose, encoding: str, quotes: Quotes, se
     newline = "" if not literal else "\n" if "\n" in start_of_file or "\r" not in start_of_file else "\r"
     with path.open(encoding=encoding, errors=MARKING, newline=newline) as file:
         lines = _Lines(iter(file))
-        records = _records(lines, separator, literal)
+        # "image, label": whoever writes a blank after each separator does so in every row.
+        names = head.split(separator)[1:]
+        spaced = separator != "\t" and bool(names) and all(name.startswith(" ") for name in names)
+        records = _records(lines, separator, literal, spaced)
         _, header = next(records, (0, []))
         if isinstance(header, str):
             raise SourceError(f"{path}: the header cannot be read: {header}")
         # A byte order mark that the encoding given did not take off, as itself or read as Latin-1.
         header[:1] = [name.removeprefix("\ufeff").removeprefix("\xef\xbb\xbf") for name in header[:1]]
         _check_header(path, header, encoding)
-        wanted = list(choose(header, {}))
+        header = [trim(name) for name in header]
+        sample = _sample(
+            header, _records(_Lines(StringIO(start_of_file, newline)), separator, literal, spaced)
+        )
+        wanted = list(choose(Header(header, sample=sample)))
         for name in wanted:
             if header.count(name) > 1:
                 raise SourceError(
@@ -121,6 +133,16 @@ def read_separated(path: Path, choose: Choose, encoding: str, quotes: Quotes, se
             lines.put_back()
             bad.append(BadRow(number, f"line {start}", cells))
     return columns.rows(bad, notes)
+
+
+def _sample(header: list[str], records: Iterator[tuple[int, list[str] | str]]) -> dict[str, list[str]]:
+    """First values of each column."""
+    rows = [
+        cells
+        for _, cells in islice(records, 1, SAMPLE)
+        if isinstance(cells, list) and len(cells) == len(header)
+    ]
+    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 
 def _check_header(path: Path, header: list[str], encoding: str) -> None:

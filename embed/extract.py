@@ -10,8 +10,6 @@ Threads, not processes: Pillow decodes and resizes outside Python's lock, and a 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data import image_files
 from ..data.images import Picture, decode, load_hashing
 from ..data.paths import why_missing
 from ..data.text import clean, text_sha256
@@ -33,9 +32,6 @@ __all__ = ["Encoded", "Extractor", "Failure", "FileFacts", "Loaded", "Work"]
 
 #: Texts of this many batches are sorted by length together, so that short ones are not padded to long ones.
 TEXT_WINDOW = 8
-
-#: Files beyond this size are refused: nothing that is an image for an encoder weighs so much.
-MAX_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,24 +301,9 @@ class Extractor:
 
 
 def read_file(path: Path) -> tuple[bytes, FileFacts]:
-    """Read a regular file whole.
-
-    Raises
-    ------
-    ImageError
-        If it is no regular file, or larger than `MAX_BYTES`.
-    OSError
-        If it cannot be read.
-    """
-    # Opened without blocking: a named pipe called cat.jpg must not hang the run.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as handle:
-        status = os.fstat(handle.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(f"{status.st_size:,} bytes: larger than the {MAX_BYTES:,} an image may have")
-        return handle.read(), FileFacts(status.st_size, status.st_mtime_ns)
+    """Read an image whole, from its file or out of a Parquet file; see `icehouse.data.image_files.read`."""
+    data, status = image_files.read(path)
+    return data, FileFacts(len(data), status.mtime_ns)
 
 
 def facts_of(facts: FileFacts, sha: str, picture: Picture) -> FileFacts:

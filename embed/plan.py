@@ -16,8 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..data import image_files
+from ..data.image_files import FileStatus
 from ..data.manifest import Manifest
 from ..data.text import text_sha256
+from ..errors import ImageError
 from ..store.store import Store
 from .extract import Work
 from .report import EmbedReport
@@ -184,7 +187,7 @@ class Planner:
             )
         )
         named = [row for row in candidates.select(["item_id", "root", "path"]).to_pylist() if row["path"]]
-        return [row["item_id"] for row in named if not (Path(row["root"]) / row["path"]).exists()]
+        return [row["item_id"] for row in named if not image_files.exists(Path(row["root"]) / row["path"])]
 
     def _chunk(self, start: int, rows: pa.Table) -> Iterator[Work]:
         known = self.known.items
@@ -212,18 +215,16 @@ class Planner:
         ):
             exists = position is not None
             file = None if path is None else Path(root) / path
-            size = mtime = None
+            now: FileStatus | None = None
             vanished = reads = False
             if file is not None:
                 try:
-                    status = file.stat()
-                except (OSError, ValueError):
+                    now = image_files.status(file)
+                except (ImageError, OSError, ValueError):
                     vanished = exists and facts["image_sha256"][i] is not None
-                else:
-                    size, mtime = status.st_size, status.st_mtime_ns
-                reads = self._must_read(item_id, facts, i, (size, mtime))
+                reads = self._must_read(item_id, facts, i, now)
             owner = exists and _owner(
-                item_id, {name: facts[name][i] for name in facts}, file, size, source, text_keys[i]
+                item_id, {name: facts[name][i] for name in facts}, file, now, source, text_keys[i]
             )
             if owner:
                 remedy = "give both in one call with --root, name ids with --id-column, or use another store"
@@ -255,9 +256,13 @@ class Planner:
                 then = pa.nulls(len(rows), pa.string())
             else:
                 then = before[column]
-            equal = pc.or_kleene(
-                pc.fill_null(pc.equal(now, then), False), pc.and_(pc.is_null(now), pc.is_null(then))
-            )
+            if pa.types.is_list(now.type) or pa.types.is_list(then.type):  # Arrow compares no lists
+                pairs = zip(now.to_pylist(), then.to_pylist(), strict=True)
+                equal = pa.array([one == other for one, other in pairs], pa.bool_())
+            else:
+                equal = pc.or_kleene(
+                    pc.fill_null(pc.equal(now, then), False), pc.and_(pc.is_null(now), pc.is_null(then))
+                )
             if name == "split" or name in self.labels:
                 replaced = pc.sum(pc.and_(pc.invert(equal), pc.is_valid(then))).as_py() or 0
                 if replaced:
@@ -267,24 +272,20 @@ class Planner:
         result: list[bool] = same.to_pylist()
         return result
 
-    def _must_read(
-        self, item_id: str, facts: dict[str, list], i: int, now: tuple[int | None, int | None]
-    ) -> bool:
+    def _must_read(self, item_id: str, facts: dict[str, list], i: int, now: FileStatus | None) -> bool:
         """Whether an item's file has to be opened."""
         if self.only == "text":
             return False
         failed = self.known.image_failures.get(item_id)
-        if failed is not None and failed == now and not self.retry:
+        as_then = failed is not None and (now.fits(*failed) if now else failed == (None, None))
+        if as_then and not self.retry:
             self.report.known_failures += 1
             return False
         if facts["image_sha256"][i] is None:
             return True
-        if now == (
-            None,
-            None,
-        ):  # it was there once; a missing file is noted, and tried again when it comes back
+        if now is None:  # it was there once; a missing file is noted, and tried again when it comes back
             return False
-        if now != (facts["bytes"][i], facts["mtime_ns"][i]):
+        if not now.fits(facts["bytes"][i], facts["mtime_ns"][i]):
             return True
         if failed is not None:  # the encoder failed on these very pixels
             if not self.retry:
@@ -307,7 +308,7 @@ def _owner(
     item_id: str,
     before: dict[str, Any],
     file: Path | None,
-    size: int | None,
+    now: FileStatus | None,
     source: str | None,
     text_key: str | None,
 ) -> str | None:
@@ -318,11 +319,11 @@ def _owner(
     """
     if file is not None and before["path"] is not None:
         old = Path(before["root"]) / before["path"]
-        if old == file or size is None:
+        if old == file or now is None:
             return None
         try:
-            differs = old.stat().st_size != size
-        except (OSError, ValueError):
+            differs = image_files.status(old).size != now.size
+        except (ImageError, OSError, ValueError):
             return None
         return str(old) if differs else None
     old_source = before["source"]

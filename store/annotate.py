@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.readers import Quotes, read_rows
+from ..data.labels import MISSING_VALUES, as_lists, lost_digits, normalise, respelt
+from ..data.pieces import show
+from ..data.readers import Header, Quotes, Rows, read_rows
 from ..errors import SourceError, UsageError
 from .schema import RESERVED
 
@@ -67,6 +70,7 @@ def join(
     file_key: str | None = None,
     columns: Sequence[str] | None = None,
     quotes: Quotes = "auto",
+    na_values: Sequence[str] = MISSING_VALUES,
 ) -> JoinReport:
     """Bring columns of a CSV, TSV, JSONL or Parquet file into `items`.
 
@@ -84,20 +88,22 @@ def join(
         Columns to bring; all others than the key unless given. Of those that icehouse fills itself, only `split` may come.
     quotes : {"auto", "csv", "literal"}, default "auto"
         See `icehouse.data.readers.read_rows`.
+    na_values : sequence of str
+        What means "no value", besides an empty cell; see `icehouse.data.labels.normalise`.
 
     Raises
     ------
     UsageError
         If a column does not exist or is reserved.
     SourceError
-        If the file cannot be read, or has two rows with one key and different values.
+        If the file cannot be read, has two rows with one key and different values, or no key that an item has.
     """
     if on not in JOIN_KEYS:
         raise UsageError(f"items cannot be joined on {on!r}; use one of {', '.join(JOIN_KEYS)}")
     key = file_key or on
 
-    def choose(names: Sequence[str], unusable: Mapping[str, str]) -> list[str]:
-        return [key, *_choose(path, key, names, unusable, columns)]
+    def choose(header: Header) -> list[str]:
+        return [key, *_choose(path, key, header, columns)]
 
     if not path.is_file():
         raise SourceError(f"no file {path}")
@@ -105,7 +111,9 @@ def join(
     notes = [*read.notes, *(f"{path.name}, {bad.where}: {bad.message}" for bad in read.bad[:_SHOWN])]
     if len(read.bad) > _SHOWN:
         notes.append(f"{path.name}: {len(read.bad) - _SHOWN} more rows could not be read")
-    rows = _one_row_a_key(path, _empty_to_null(read.table), key)
+    rows, said = _normalised(path, read, key, na_values)
+    notes += said
+    rows = _one_row_a_key(path, rows, key)
     names = [name for name in rows.column_names if name != key]
 
     # From reading what the items have to writing what they get, nobody else may change them.
@@ -113,17 +121,25 @@ def join(
         snapshot = store.items.snapshot()
         known = [name for name in names if name in snapshot.schema.names]
         items = snapshot.read(list(dict.fromkeys(["item_id", on, *known])))
-        index = pc.index_in(items[on], value_set=rows[key], skip_nulls=True)
+        keys = normalise(items[on], ())
+        index = pc.index_in(keys, value_set=rows[key], skip_nulls=True)
         hit = pc.is_valid(index)
         matched = items.filter(hit)
         new = rows.take(index.drop_null())
         values = {"item_id": matched["item_id"]}
+        if not len(new):
+            raise SourceError(_nothing_matched(path, on, rows[key].to_pylist(), keys.drop_null().to_pylist()))
         for name in names:
-            old = matched[name].cast(pa.string()) if name in known else pa.nulls(len(new), pa.string())
+            kind = snapshot.schema.field(name).type if name in known else new[name].type
+            if pa.types.is_list(kind) != pa.types.is_list(new[name].type):
+                new = new.set_column(
+                    new.column_names.index(name), name, _as_list(path, name, new[name], kind)
+                )
+            old = matched[name] if name in known else pa.nulls(len(new), kind)
             values[name] = pc.coalesce(new[name], old)
-        changed = store.items.upsert(pa.table(values), key="item_id") if names and len(new) else 0
+        changed = store.items.upsert(pa.table(values), key="item_id") if names else 0
 
-    strangers = rows[key].filter(pc.invert(pc.is_in(rows[key], value_set=items[on].unique())))
+    strangers = rows[key].filter(pc.invert(pc.is_in(rows[key], value_set=keys.unique())))
     others = items["item_id"].filter(pc.invert(hit))
     return JoinReport(
         columns=names,
@@ -138,15 +154,80 @@ def join(
     )
 
 
-def _choose(
-    path: Path, key: str, names: Sequence[str], unusable: Mapping[str, str], columns: Sequence[str] | None
-) -> list[str]:
+def _nothing_matched(path: Path, on: str, keys: list[str], items: list[str]) -> str:
+    """Why none of the keys is an item's, as far as can be told."""
+    ways: list[tuple[str, Callable[[str], str]]] = [
+        ("letter case differs", str.lower),
+        (
+            "one of them has a suffix such as .jpg that the other has not",
+            lambda key: re.sub(r"\.\w{1,5}$", "", key),
+        ),
+        ("leading zeros are lost on one side", lambda key: re.sub(r"(?<![0-9])0+(?=[0-9])", "", key)),
+        ("folders are named on one side only", lambda key: re.split(r"[\\/]", key)[-1]),
+        (
+            "folders, suffix, letter case or zeros differ",
+            lambda key: re.sub(
+                r"(?<![0-9])0+(?=[0-9])", "", re.sub(r"\.\w{1,5}$", "", re.split(r"[\\/]", key)[-1]).lower()
+            ),
+        ),
+    ]
+    base = f"{path}: none of its {len(keys)} keys is the {on} of an item"
+    if not keys or not items:
+        return f"{base}; {'the file has no keys' if not keys else f'no item has a {on}'}"
+    for what, alike in ways:
+        there = {alike(item): item for item in items}
+        found = next((key for key in keys if alike(key) in there), None)
+        if found is not None:
+            return f"{base}: {what} ({show(found)} in the file, {show(there[alike(found)])} in the store)"
+    other = [name for name in JOIN_KEYS if name != on]
+    return (
+        f"{base} ({show(keys[0])} in the file, {show(items[0])} in the store); --on KEY=COLUMN names another column, KEY "
+        f"being {', '.join(other)} or {on}"
+    )
+
+
+def _normalised(path: Path, read: Rows, key: str, missing: Sequence[str]) -> tuple[pa.Table, list[str]]:
+    """The rows in their usual spelling, and what that changed; ids that lost digits are left out and told."""
+    notes = []
+    lost = lost_digits(read.table[key])
+    if lost and len(lost) == len(read.table):
+        raise SourceError(f"{path}, row {read.numbers[0]}: {next(iter(lost.values()))}")
+    for row, reason in list(lost.items())[:_SHOWN]:
+        notes.append(f"{path.name}, row {read.numbers[row]}: left out: {reason}")
+    columns = {}
+    for name in read.table.column_names:
+        columns[name] = normalise(read.table[name], missing)
+        changed = respelt(read.table[name], columns[name])
+        if changed:
+            notes.append(f"{path.name}: column {name!r}: {changed}")
+        if pa.types.is_list(columns[name].type):
+            notes.append(f"{path.name}: column {name!r}: several values a row, kept as a list column")
+    keep = np.ones(len(read.table), bool)
+    keep[list(lost)] = False
+    return pa.table(columns).filter(pa.array(keep)), notes
+
+
+def _as_list(path: Path, name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if not pa.types.is_list(kind):
+        raise UsageError(
+            f"{path}: column {name!r} has several values a row, and the store's has one; rename it in the file"
+        )
+    return as_lists(column)
+
+
+def _choose(path: Path, key: str, header: Header, columns: Sequence[str] | None) -> list[str]:
+    names, unusable = header.columns, header.unusable
+    if key in header.lists or key in header.pictures:
+        raise UsageError(
+            f"{path}: column {key!r} holds lists or pictures, which cannot be matched with items"
+        )
     if key not in names:
         raise UsageError(
             f"{path} has no column {key!r} to match items with; it has: {', '.join(names)} "
             "(--on item_id=COLUMN says which holds the ids)"
         )
-    wanted = [name for name in names if name != key] if columns is None else list(dict.fromkeys(columns))
+    plain = [name for name in names if name != key and name not in header.pictures]
+    wanted = plain if columns is None else list(dict.fromkeys(columns))
     for name in wanted:
         if name in unusable:
             raise UsageError(f"{path}: column {name!r} cannot be used: {unusable[name]}")
@@ -162,13 +243,6 @@ def _choose(
     return wanted
 
 
-def _empty_to_null(rows: pa.Table) -> pa.Table:
-    columns = [
-        pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column) for column in rows.columns
-    ]
-    return pa.table(columns, names=rows.column_names)
-
-
 def _one_row_a_key(path: Path, rows: pa.Table, key: str) -> pa.Table:
     """Leave out rows without a key and repetitions; refuse rows that contradict each other."""
     rows = rows.filter(pc.is_valid(rows[key]))
@@ -178,9 +252,8 @@ def _one_row_a_key(path: Path, rows: pa.Table, key: str) -> pa.Table:
         return rows
     again, before = rows.take(repeats), rows.take(first[repeats])
     for name in rows.column_names:
-        differ = pc.fill_null(pc.not_equal(again[name], before[name]), True)
-        differ = pc.and_not(differ, pc.and_(pc.is_null(again[name]), pc.is_null(before[name])))
-        at = pc.index(differ, True).as_py()
+        pairs = zip(again[name].to_pylist(), before[name].to_pylist(), strict=True)
+        at = next((place for place, (one, other) in enumerate(pairs) if one != other), -1)
         if at >= 0:
             raise SourceError(
                 f"{path} has two rows with {key} {again[key][at].as_py()!r} that differ in {name!r} "

@@ -161,7 +161,10 @@ def _keys(table: Table) -> set[str]:
 
 def _read(file: Path) -> dict[str, list[str | None]]:
     """Columns that may tell a picture or a caption."""
-    rows = read_rows(file, lambda names, _: [n for n in names if n.lower() in {*_KEYS, *_CAPTIONS}])
+    known = {*_KEYS, *_CAPTIONS}
+    rows = read_rows(
+        file, lambda header: [n for n in header.columns if n.lower() in known and n not in header.lists]
+    )
     return {name: rows.table[name].to_pylist() for name in rows.table.column_names}
 
 

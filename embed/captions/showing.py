@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...errors import UsageError
+from ...data import image_files
+from ...errors import ImageError, UsageError
 from ...store.sql import view_names
 from ...store.store import Store
 from ...store.table import Table
@@ -306,16 +307,15 @@ def _find(items: pa.Table, wanted: str) -> list[dict[str, Any]]:
 def _file(wanted: str) -> Path | None:
     path = Path(wanted)
     try:
-        return path.resolve() if path.is_file() else None
+        return path.resolve() if image_files.exists(path) and not path.is_dir() else None
     except (OSError, ValueError):  # a name too long for the system, or with a NUL in it
         return None
 
 
 def _sha256(file: Path) -> str:
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError:
+        return hashlib.sha256(image_files.read(file)[0]).hexdigest()
+    except (ImageError, OSError):
         return ""
 
 

@@ -15,6 +15,7 @@ from types import TracebackType
 
 from PIL import Image
 
+from ...data import image_files
 from ...data.reposts import encode
 from ...embed.thumbnails import Thumbnail, thumbnail
 
@@ -138,16 +139,16 @@ def _look(source: Source | None) -> _Look:
     if source is None:
         return _Look()
     try:
-        status = source.file.stat()
+        status = image_files.status(source.file)
     except FileNotFoundError:
         return _Look(problem="the file is gone")
     except (OSError, ValueError) as error:  # ValueError: a NUL in a path
         return _Look(problem=getattr(error, "strerror", None) or str(error))
     if source.bytes is None or source.content is None:
         return _Look(f"file {source.file}")
-    if (status.st_size, status.st_mtime_ns) == (source.bytes, source.mtime_ns):
+    if status.fits(source.bytes, source.mtime_ns):
         return _Look(f"content {source.content}")
-    return _Look(f"file {source.file}", changed=status.st_size != source.bytes)
+    return _Look(f"file {source.file}", changed=status.size not in (None, source.bytes))
 
 
 def mini(picture: Thumbnail, side: int) -> str | None:

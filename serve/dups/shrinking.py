@@ -7,6 +7,7 @@ where they are until it is settled.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any, Self
 
 from PIL import Image
 
+from ...data.image_files import container, read
 from ...embed.decoding import LOOK_AT, SAMPLE, choose_shortest
 from ...embed.encoder import Encoder
 from ...embed.extract import Work
@@ -75,9 +77,10 @@ class Trial:
 def _is_large(path: Path, side: int) -> bool:
     try:
         # A named pipe would be waited for.
-        if not stat.S_ISREG(path.stat().st_mode):
+        inside = container(path) is not None
+        if not inside and not stat.S_ISREG(path.stat().st_mode):
             return False
-        with Image.open(path) as header:
+        with Image.open(io.BytesIO(read(path)[0]) if inside else path) as header:
             return min(header.size) >= side
     except Exception:  # whatever is wrong with it is told when it is read
         return False

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...data.image_files import read as read_image
 from ...data.images import decode
 from ...data.views import VIEWS, VIEWS_VERSION, WHOLE_VIEWS, content_box, view_hashes
 from ...errors import ImageError
@@ -288,7 +289,7 @@ def _read(digest: str, files: list[Path]) -> _Made | None:
     """Hashes of the views, and how much is inside; None if none of the files is the image any more."""
     for path in files:
         try:
-            data = path.read_bytes() if path.is_file() else b""
+            data, _ = read_image(path)
             # Another file of that name has other views.
             if hashlib.sha256(data).hexdigest() != digest:
                 continue

@@ -426,7 +426,7 @@ def test_jsonl(tmp_path: Path) -> None:
     )
     manifest = read(path, meta_columns=["new"])
     assert ids(manifest) == ["1", "3", "12345678901234567890", "6"]
-    assert column(manifest, "label") == ["1.0", "true", None, None]
+    assert column(manifest, "label") == ["1", "true", None, None]
     assert column(manifest, "new") == [None, None, None, "n"]
     found = "\n".join(messages(manifest))
     for part in (
@@ -453,8 +453,8 @@ def test_parquet(tmp_path: Path) -> None:
             "n": [1, 2, 3],
             "share": [0.5, 1.0, float("nan")],
             "flag": [True, None, False],
-            "image": [{"bytes": b"x"}] * 3,
-            "raw": [b"x"] * 3,
+            "raw": [b"\xff"] * 3,
+            "deep": [{"x": {"y": 1}}] * 3,
         }
     )
     path = tmp_path / "p.parquet"
@@ -467,7 +467,7 @@ def test_parquet(tmp_path: Path) -> None:
         ["true", None],
     ]
     assert "no id" in messages(manifest)[0]
-    for name in ("image", "raw"):
+    for name in ("raw", "deep"):
         with pytest.raises(UsageError, match="holds"):
             read(path, image_column=name)
     with pytest.raises(SourceError, match="not a Parquet file"):
@@ -587,9 +587,16 @@ def test_files_of_one_name(tmp_path: Path) -> None:
     assert manifest.rejected["item_id"].to_pylist() == ["b/p:1"]
 
 
-def test_ids_are_exact_strings(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.csv", "id,text\n1,a\n01,b\n1.0,c\n 1,d\nA,e\na,f\né,g\ne\u0301,h\n")
-    assert ids(read(path)) == ["1", "01", "1.0", " 1", "A", "a", "é", "e\u0301"]
+def test_ids_are_strings_in_one_spelling(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.csv", "id,text\n1,a\n01,b\n2.0,c\n 3,d\nA,e\na,f\né,g\n1.0,a\ne\u0301,h\n")
+    manifest = read(path)
+    assert ids(manifest) == ["1", "01", "2", "3", "A", "a", "é"]
+    assert messages(manifest) == [
+        (
+            f"{path}, row 9: id 'é' is taken by {path}, row 7, which differs in text; ids must be unique; --id-column names "
+            "another column"
+        )
+    ]
 
 
 def test_a_source_named_twice(tmp_path: Path) -> None:

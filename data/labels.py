@@ -1,0 +1,205 @@
+"""Labels and ids: one normalisation for every file format, and labels that are nearly the same.
+
+What a value is must not depend on the program that wrote it: `1`, `1.0` and a float64 of Parquet are one label, as are
+`True` and `true`, and `a` and ` a `. The rules are written down in ``docs/manifests.md``.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .pieces import show
+
+__all__ = [
+    "LIST",
+    "MISSING_VALUES",
+    "as_lists",
+    "lost_digits",
+    "near_identical",
+    "normalise",
+    "normalised",
+    "respelt",
+    "trim",
+]
+
+#: What programs write for "no value" (pandas, R, SQL, spreadsheets), in exactly these cases.
+MISSING_VALUES = ("nan", "NaN", "NAN", "-nan", "NaT", "<NA>", "#N/A", "NA", "null", "NULL")
+
+#: Type of a column with several values a row.
+LIST = pa.list_(pa.string())
+
+# Labels that may mean "no label": said before training, since only the user knows.
+_MAYBE_MISSING = frozenset({"na", "n/a", "nan", "nat", "null", "nil", "<na>", "#n/a", "-nan"})
+_BLANKS = "".join(chr(i) for i in range(0x3001) if chr(i).isspace()) + "\u200b\u200c\u200d\u2060\ufeff"
+_WHOLE = r"^([+-]?[0-9]+)\.0+$"
+# With a point or a signed exponent, as programs print floats: "1e5" alone may be the beginning of a hash.
+_SCIENTIFIC = r"^[+-]?[0-9](\.[0-9]+[eE][+-]?|[eE]\+)[0-9]{1,3}$"
+# Doubles hold every whole number below this one.
+_EXACT = 2**53
+_NULL = pa.scalar(None, pa.string())
+
+
+def trim(value: str) -> str:
+    """Text without the white space, byte order marks and invisible spaces around it."""
+    return value.strip(_BLANKS)
+
+
+def normalise(column: pa.ChunkedArray, missing: Sequence[str] = MISSING_VALUES) -> pa.ChunkedArray:
+    """Ids, labels, metadata and splits in their one spelling.
+
+    Blanks around a value are taken off, its characters are composed (NFC), whole numbers lose their decimal point
+    (``1.0``, ``1.00e+00``), ``True`` and ``TRUE`` become ``true``, and what programs write for a missing value becomes null.
+
+    Parameters
+    ----------
+    column : pyarrow.ChunkedArray of string, or of lists of string
+        In a list, missing values and repetitions are left out.
+    missing : sequence of str
+        Values that mean "none", besides the empty one.
+    """
+    if pa.types.is_list(column.type):
+        flat = pc.list_flatten(column)
+        values = dict(zip(flat.to_pylist(), normalise(_strings(flat), missing).to_pylist(), strict=True))
+        rows = [
+            None if row is None else list(dict.fromkeys(v for x in row if (v := values[x]) is not None))
+            for row in column.to_pylist()
+        ]
+        return pa.chunked_array([pa.array(rows, LIST)])
+    column = pc.utf8_normalize(pc.utf8_trim(column, _BLANKS), "NFC")
+    column = pc.replace_substring_regex(column, _WHOLE, r"\1")
+    scientific = np.flatnonzero(pc.fill_null(pc.match_substring_regex(column, _SCIENTIFIC), False).to_numpy())
+    if len(scientific):
+        cells = column.to_pylist()
+        for place in scientific.tolist():
+            cells[place] = _digits(cells[place])
+        column = _strings(cells)
+    for word in ("true", "false"):
+        spellings = pa.array([word.title(), word.upper()])
+        column = pc.if_else(pc.is_in(column, value_set=spellings), word, column)
+    return pc.if_else(pc.is_in(column, value_set=pa.array(["", *missing], pa.string())), _NULL, column)
+
+
+def normalised(value: str, missing: Sequence[str] = MISSING_VALUES) -> str | None:
+    """One value as `normalise` has it.
+
+    >>> normalised(" 1.0 "), normalised("TRUE"), normalised("NA"), normalised("01")
+    ('1', 'true', None, '01')
+    """
+    (found,) = normalise(_strings([value]), missing).to_pylist()
+    return found if isinstance(found, str) else None
+
+
+def respelt(before: pa.ChunkedArray, after: pa.ChunkedArray) -> str | None:
+    """What `normalise` changed, with a few examples, for a note; None where it changed nothing."""
+    if pa.types.is_list(before.type):
+        return None
+    differ = pc.fill_null(pc.not_equal(before, pc.fill_null(after, "")), False)
+    rows = pc.sum(differ).as_py() or 0
+    if not rows:
+        return None
+    some = [column.filter(differ)[:10_000].to_pylist() for column in (before, after)]
+    pairs = dict(zip(*some, strict=True))
+    shown = [f"{show(a)} is {'no value' if b is None else show(b)}" for a, b in list(pairs.items())[:4]]
+    return f"{rows} in their usual spelling: {', '.join(shown)}{', ...' if len(pairs) > 4 else ''}"
+
+
+def lost_digits(ids: pa.ChunkedArray) -> dict[int, str]:
+    """Rows whose id went through a floating-point number that could not hold it, with the reason.
+
+    Parameters
+    ----------
+    ids : pyarrow.ChunkedArray of string
+        As the file has them, before `normalise`.
+    """
+    ids = pc.utf8_trim(ids, _BLANKS)
+    number = pc.or_(pc.match_substring_regex(ids, _WHOLE), pc.match_substring_regex(ids, _SCIENTIFIC))
+    places = np.flatnonzero(pc.fill_null(number, False).to_numpy())
+    reasons = {}
+    for place, value in zip(places.tolist(), ids.take(pa.array(places)).to_pylist(), strict=True):
+        number = Decimal(value)
+        if abs(number) >= _EXACT or (_whole(number) and _hides_digits(value)):
+            reasons[place] = (
+                f"the id {show(value)} is a floating-point number, which has lost digits; write the file again with ids "
+                "that are integers or text (pandas: read them with dtype={'id': str})"
+            )
+    return reasons
+
+
+def near_identical(counts: Mapping[str, int]) -> list[str]:
+    """Labels that are probably meant as one, or as none; one description each.
+
+    Parameters
+    ----------
+    counts : mapping of str to int
+        Label to the number of rows that have it.
+
+    Examples
+    --------
+    >>> near_identical({"flood": 12, "Flood ": 3, "fire": 9})
+    ["'flood' (12 rows) and 'Flood ' (3 rows)"]
+    """
+    groups: dict[str, list[str]] = {}
+    for label in counts:
+        groups.setdefault(_key(label), []).append(label)
+    alike = [
+        " and ".join(
+            f"{show(label)} ({counts[label]} rows)" for label in sorted(group, key=lambda x: -counts[x])
+        )
+        for group in groups.values()
+        if len(group) > 1
+    ]
+    return alike + [
+        f"{show(label)} ({rows} rows), which may mean that there is none"
+        for label, rows in counts.items()
+        if not trim(label) or trim(label) == "None" or trim(label).casefold() in _MAYBE_MISSING
+    ]
+
+
+def _key(label: str) -> str:
+    """What near-identical labels have in common: no case, blanks or hyphens, one way to write a number or a truth value."""
+    key = unicodedata.normalize("NFKC", trim(label)).casefold()
+    try:
+        number = Decimal({"true": "1", "false": "0"}.get(key, key))
+        if number.is_finite():
+            return str(number.normalize())
+    except ArithmeticError:
+        pass
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", key)
+
+
+def _digits(value: str) -> str:
+    """A whole number in scientific notation as its digits, where it shows all of them; else as it is."""
+    number = Decimal(value)
+    return str(int(number)) if _whole(number) and abs(number) < _EXACT and not _hides_digits(value) else value
+
+
+def _whole(number: Decimal) -> bool:
+    return number == number.to_integral_value()
+
+
+def _hides_digits(value: str) -> bool:
+    """Whether a number in scientific notation shows fewer digits than it has before the point."""
+    mantissa, e, exponent = value.lower().partition("e")
+    return bool(e) and len(re.sub(r"\D", "", mantissa)) < int(exponent) + 1
+
+
+def as_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of single values as one of lists; null stays null."""
+    if pa.types.is_list(column.type):
+        return column
+    return pa.chunked_array(
+        [pa.array([None if cell is None else [cell] for cell in column.to_pylist()], LIST)]
+    )
+
+
+def _strings(values: object) -> pa.ChunkedArray:
+    return (
+        values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([pa.array(values, pa.string())])
+    )
