@@ -22,6 +22,7 @@ import typer
 __all__ = [
     "JsonOption",
     "MaxPixelsOption",
+    "NaValuesOption",
     "StoreOption",
     "bar",
     "echo",
@@ -56,6 +57,14 @@ def _set_max_pixels(pixels: int | None) -> int | None:
     return pixels
 
 
+NaValuesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="What means no value among ids, labels and splits, besides empty cells.",
+        show_default="nan,NA,null,NULL and the like",
+    ),
+]
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option(

@@ -51,7 +51,7 @@ def trim(value: str) -> str:
     return value.strip(_BLANKS)
 
 
-def normalise(column: pa.ChunkedArray, missing: Sequence[str] = MISSING_VALUES) -> pa.ChunkedArray:
+def normalise(column: pa.ChunkedArray, missing: Sequence[str] | None = None) -> pa.ChunkedArray:
     """Ids, labels, metadata and splits in their one spelling.
 
     Blanks around a value are taken off, its characters are composed (NFC), whole numbers lose their decimal point
@@ -61,8 +61,8 @@ def normalise(column: pa.ChunkedArray, missing: Sequence[str] = MISSING_VALUES) 
     ----------
     column : pyarrow.ChunkedArray of string, or of lists of string
         In a list, missing values and repetitions are left out.
-    missing : sequence of str
-        Values that mean "none", besides the empty one.
+    missing : sequence of str, optional
+        Values that mean "none", besides the empty one; by default `MISSING_VALUES`.
     """
     if pa.types.is_list(column.type):
         flat = pc.list_flatten(column)
@@ -72,6 +72,7 @@ def normalise(column: pa.ChunkedArray, missing: Sequence[str] = MISSING_VALUES) 
             for row in column.to_pylist()
         ]
         return pa.chunked_array([pa.array(rows, LIST)])
+    missing = MISSING_VALUES if missing is None else missing
     column = pc.utf8_normalize(pc.utf8_trim(column, _BLANKS), "NFC")
     column = pc.replace_substring_regex(column, _WHOLE, r"\1")
     scientific = np.flatnonzero(pc.fill_null(pc.match_substring_regex(column, _SCIENTIFIC), False).to_numpy())
@@ -86,7 +87,7 @@ def normalise(column: pa.ChunkedArray, missing: Sequence[str] = MISSING_VALUES) 
     return pc.if_else(pc.is_in(column, value_set=pa.array(["", *missing], pa.string())), _NULL, column)
 
 
-def normalised(value: str, missing: Sequence[str] = MISSING_VALUES) -> str | None:
+def normalised(value: str, missing: Sequence[str] | None = None) -> str | None:
     """One value as `normalise` has it.
 
     >>> normalised(" 1.0 "), normalised("TRUE"), normalised("NA"), normalised("01")

@@ -23,7 +23,6 @@ from ..errors import SourceError, UsageError
 from .annotations import read_annotations
 from .collisions import combine
 from .folders import IMAGE_SUFFIXES, Scan, image_file, is_image_name, kinds_of, scan_images
-from .labels import MISSING_VALUES
 from .pieces import (
     FIXED,
     REJECTED_SCHEMA,
@@ -71,8 +70,8 @@ class SourceOptions:
         Label an image by the first folder below the source; where these are all splits (train, val, test), by the second.
     encoding : str, optional
         Of annotation files. Default: UTF-8, or what a byte order mark says.
-    na_values : sequence of str
-        What means "no value" among ids, labels, metadata and splits, besides an empty cell.
+    na_values : sequence of str, optional
+        What means "no value" among ids, labels, metadata and splits, besides an empty cell; see `labels.MISSING_VALUES`.
     quotes : {"auto", "csv", "literal"}
         Meaning of quotes in CSV and TSV; see `readers.read_rows`.
     """
@@ -89,7 +88,7 @@ class SourceOptions:
     labels_from_folders: bool = False
     encoding: str | None = None
     quotes: Quotes = "auto"
-    na_values: Sequence[str] = MISSING_VALUES
+    na_values: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..console import (
     DEFAULT_STORE,
     JsonOption,
     MaxPixelsOption,
+    NaValuesOption,
     StoreOption,
     echo,
     one_line,
@@ -105,6 +106,7 @@ def embed(
             help="Whether quotes in CSV and TSV enclose fields or are text.", rich_help_panel=_SOURCES
         ),
     ] = "auto",
+    na_values: NaValuesOption = None,
     clean: Annotated[
         str | None,
         typer.Option(
@@ -198,6 +200,7 @@ def embed(
         labels_from_folders=labels_from_folders,
         encoding=encoding,
         quotes=quotes,
+        na_values=None if na_values is None else na_values.split(","),
     )
     report, captioned = None, []
     try:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.labels import MISSING_VALUES, as_lists, lost_digits, normalise, respelt
+from ..data.labels import as_lists, lost_digits, normalise, respelt
 from ..data.pieces import show
 from ..data.readers import Header, Quotes, Rows, read_rows
 from ..errors import SourceError, UsageError
@@ -70,7 +70,7 @@ def join(
     file_key: str | None = None,
     columns: Sequence[str] | None = None,
     quotes: Quotes = "auto",
-    na_values: Sequence[str] = MISSING_VALUES,
+    na_values: Sequence[str] | None = None,
 ) -> JoinReport:
     """Bring columns of a CSV, TSV, JSONL or Parquet file into `items`.
 
@@ -88,7 +88,7 @@ def join(
         Columns to bring; all others than the key unless given. Of those that icehouse fills itself, only `split` may come.
     quotes : {"auto", "csv", "literal"}, default "auto"
         See `icehouse.data.readers.read_rows`.
-    na_values : sequence of str
+    na_values : sequence of str, optional
         What means "no value", besides an empty cell; see `icehouse.data.labels.normalise`.
 
     Raises
@@ -186,7 +186,9 @@ def _nothing_matched(path: Path, on: str, keys: list[str], items: list[str]) -> 
     )
 
 
-def _normalised(path: Path, read: Rows, key: str, missing: Sequence[str]) -> tuple[pa.Table, list[str]]:
+def _normalised(
+    path: Path, read: Rows, key: str, missing: Sequence[str] | None
+) -> tuple[pa.Table, list[str]]:
     """The rows in their usual spelling, and what that changed; ids that lost digits are left out and told."""
     notes = []
     lost = lost_digits(read.table[key])

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json, print_table, say
+from ..console import (
+    DEFAULT_STORE,
+    JsonOption,
+    NaValuesOption,
+    StoreOption,
+    echo,
+    print_json,
+    print_table,
+    say,
+)
 from ..errors import UsageError
 from .split_command import split
 
@@ -127,6 +136,7 @@ def join(
     quotes: Annotated[
         QuoteStyle, typer.Option(help="Whether quotes in a CSV or TSV enclose fields or are meant.")
     ] = QuoteStyle.auto,
+    na_values: NaValuesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring labels or splits from a file to the items."""
@@ -141,6 +151,7 @@ def join(
         file_key=column or None,
         columns=_names(columns),
         quotes=quotes.value,
+        na_values=None if na_values is None else na_values.split(","),
     )
     if as_json:
         print_json(vars(report))

@@ -11,11 +11,15 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from ...data import image_files
+from ...errors import ImageError
 
 __all__ = ["CHANGED", "GONE", "LINK", "NONE", "THERE", "Files", "item_files"]
 
@@ -72,6 +76,11 @@ class Files:
         linked: dict[str, bool] = {}
         for i, file in enumerate(files.to_pylist()):
             if file is None:
+                continue
+            if image_files.container(file) is not None:
+                # A picture in a Parquet file is a file of its own, which no link can be.
+                number[i] = known.setdefault(file, len(known))
+                state[i] = _inside(file, times[i], digest and partial(digest, i))
                 continue
             try:
                 status = os.lstat(file)
@@ -130,6 +139,17 @@ def item_files(items: pa.Table) -> pa.Array:
     """Absolute paths of items by their `root` and `path`; null for an item without a file of its own."""
     names = [items[name].cast(pa.string()).combine_chunks() for name in ("root", "path")]
     return pc.binary_join_element_wise(*names, "/")
+
+
+def _inside(file: str, time_ns: float, digest: Callable[[], str | None] | None) -> int:
+    """State of a picture in a Parquet file."""
+    try:
+        now = image_files.status(file)
+        if digest is None or np.isnan(time_ns) or float(now.mtime_ns) == time_ns:
+            return THERE
+        return THERE if digest() in (None, hashlib.sha256(image_files.read(file)[0]).hexdigest()) else CHANGED
+    except (ImageError, OSError, ValueError):
+        return GONE
 
 
 def _sha256(file: Path) -> str | None:
