@@ -84,6 +84,8 @@ def info(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> Non
         print_table([*keys, "size"], rows, title="\nFeatures")
     if about["failures"]["total"]:
         print_table(["error", "failures"], about["failures"]["by_error"].items(), title="\nFailures")
+    for name, reason in about["damaged"].items():
+        say(f"{name} cannot be read: {reason}")
     print_table(["folder", "size"], [[k, _size(v)] for k, v in about["bytes"].items()], title="\nDisk")
 
 
@@ -240,11 +242,29 @@ def compact(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> 
 
 
 @app.command(rich_help_panel=_PANEL)
-def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """Check every part against its checksum, and every item for missing features; exit 1 if something is wrong."""
+def verify(
+    store: StoreOption = DEFAULT_STORE,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="First make manifests anew that are lost or damaged, from the parts of their tables. Nothing is deleted.",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every file against its checksum, and every item for missing features; exit 1 if something is wrong."""
     from .maintain import verify as check
     from .store import Store
 
+    repairs = []
+    if repair:
+        from .repair import repair as mend
+        from .repair import repair_store_file
+
+        if (told := repair_store_file(store)) is not None:
+            say(told)
+        repairs = mend(Store.open(store))
     report = check(Store.open(store))
     if as_json:
         print_json(
@@ -253,10 +273,15 @@ def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> N
                 "tables": report.tables,
                 "parts": report.parts,
                 "bytes": report.bytes,
+                "repaired": [vars(one) for one in repairs],
                 "findings": [vars(finding) for finding in report.findings],
             }
         )
     else:
+        for one in repairs:
+            typer.echo(f"repaired {one.table}: {one.problem}; now {one.parts} parts, {one.rows} rows")
+            for remark in one.remarks:
+                typer.echo(f"  {remark}")
         if report.findings:
             print_table(
                 ["", "table", "finding", "detail"],

@@ -12,7 +12,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["fsync_dir", "fsync_file", "publish", "remove_leftovers", "temp_name"]
+from ..errors import StoreError
+
+__all__ = ["fsync_dir", "fsync_file", "publish", "refuse_outside", "remove_leftovers", "temp_name"]
+
+#: The file that makes a folder a store.
+STORE_FILE = "icehouse.json"
 
 #: A temporary file of a process that cannot be asked (another machine or container) is taken for dead after this long, in
 #: seconds.
@@ -64,12 +69,35 @@ def fsync_dir(path: Path) -> None:
         os.close(handle)
 
 
+def refuse_outside(folder: Path) -> None:
+    """Refuse to write or delete in a folder of a store that a link leads out of the store.
+
+    Raises
+    ------
+    StoreError
+        That names the folder and where it leads.
+    """
+    folder = folder.absolute()
+    root = next((above for above in (folder, *folder.parents) if (above / STORE_FILE).is_file()), None)
+    if root is not None and not folder.resolve().is_relative_to(root.resolve()):
+        raise StoreError(
+            f"{folder} is a link to {folder.resolve()}, outside of the store, where icehouse writes nothing: "
+            "put a folder in its place, or link the whole store"
+        )
+
+
 @contextlib.contextmanager
 def publish(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; on leaving, it takes the place of `path` in one step.
 
-    If the block raises, `path` stays as it was and nothing is left behind.
+    If the block raises, `path` stays as it was and nothing is left behind. A link at `path` is replaced, not followed.
+
+    Raises
+    ------
+    StoreError
+        If `path` is in a store, and a link leads out of it.
     """
+    refuse_outside(path.parent)
     temp = path.parent / temp_name(path.suffix)
     try:
         yield temp
@@ -81,8 +109,17 @@ def publish(path: Path) -> Iterator[Path]:
 
 
 def leftovers(folder: Path) -> list[Path]:
+<<<<<<< HEAD
     """Temporary files in `folder` whose maker is dead, or cannot be asked and has not written for a day."""
     return [path for path in folder.iterdir() if (m := _TEMP.match(path.name)) and _is_dead(path, m)]
+=======
+    """Temporary files in `folder` whose maker is dead, or which are older than a day."""
+    try:
+        entries = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path for path in entries if (m := _TEMP.match(path.name)) and _is_dead(path, m)]
+>>>>>>> 627a7e0 (Lost manifests: named, never written over or swept, made anew by verify --repair; parts are compared before they are read; links and names lead nowhere outside)
 
 
 def remove_leftovers(folder: Path) -> int:

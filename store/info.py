@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..errors import StoreError
 from .maintain import coverage
 from .schema import label_columns
+from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from .store import Store
@@ -30,15 +32,18 @@ def describe(store: Store) -> dict[str, Any]:
         JSON values: ``path``, ``format_version``, ``created_at``, ``created_by``, ``items`` (``total``, ``image``, ``text``,
         ``missing``), ``splits`` and ``labels`` (counts by value; of a column with more than 20 values the most frequent),
         ``features`` (one mapping each, with the numbers of items that miss it and of rows that no item uses), ``tables``
-        (others, by name), ``failures`` (``total``, ``by_error``), ``bytes`` (by folder).
+        (others, by name), ``damaged`` (tables that cannot be read, and why), ``failures`` (``total``, ``by_error``),
+        ``bytes`` (by folder).
     """
     schema = store.items.snapshot().schema
     labels = label_columns(schema)
     items = store.items.read(["image_sha256", "text_sha256", "missing", "split", *labels])
-    covered = {cover.feature: cover for cover in coverage(store)}
+    snapshots, damaged = _snapshots(store)
+    named = [name.removeprefix("features/") for name in snapshots if name.startswith("features/")]
+    covered = {cover.feature: cover for cover in coverage(store, named, damaged)}
     features = []
-    for name in store.feature_names():
-        snapshot = store.feature_table(name).snapshot()
+    for name in named:
+        snapshot = snapshots[f"features/{name}"]
         spec = snapshot.spec
         features.append(
             {
@@ -54,8 +59,11 @@ def describe(store: Store) -> dict[str, Any]:
                 "unused": covered[name].unused if name in covered else 0,
             }
         )
-    failures = store.failures.read(["error"])
-    others = [name for name in store.table_names() if not name.startswith("features/")]
+    failures = (
+        store.failures.read(["error"])
+        if "failures" in snapshots
+        else pa.table({"error": pa.array([], pa.string())})
+    )
     return {
         "path": str(store.path),
         **{key: store.about.get(key) for key in ("format_version", "created_at", "created_by")},
@@ -68,10 +76,24 @@ def describe(store: Store) -> dict[str, Any]:
         "splits": dict(sorted(_counts(items["split"]).items())),
         "labels": {name: _label(items[name]) for name in labels},
         "features": features,
-        "tables": {name: store.table(name).rows for name in others},
+        "tables": {
+            name: snapshot.rows for name, snapshot in snapshots.items() if not name.startswith("features/")
+        },
+        "damaged": damaged,
         "failures": {"total": failures.num_rows, "by_error": dict(_counts(failures["error"]).most_common())},
         "bytes": {entry.name: _size(entry) for entry in sorted(store.path.iterdir()) if entry.is_dir()},
     }
+
+
+def _snapshots(store: Store) -> tuple[dict[str, Snapshot], dict[str, str]]:
+    """Tables as they are now, and why others cannot be read."""
+    snapshots, damaged = {}, {}
+    for name in store.table_names():
+        try:
+            snapshots[name] = store.table(name).snapshot()
+        except StoreError as error:
+            damaged[name] = str(error)
+    return snapshots, damaged
 
 
 def _label(column: pa.ChunkedArray) -> dict[str, Any]:

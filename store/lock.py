@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import LockedError, StoreError
+from .files import refuse_outside, temp_name
 
 __all__ = ["LOCK_WAIT_S", "hold"]
 
@@ -42,7 +43,8 @@ def hold(folder: Path, timeout: float | None = None) -> Iterator[None]:
     LockedError
         If it is not free in time; the message names the holder.
     """
-    path = str((folder / _LOCK).resolve())
+    refuse_outside(folder)
+    path = str(folder.resolve() / _LOCK)
     held: dict[str, int] = _depth.__dict__.setdefault("held", {})
     if held.get(path):
         held[path] += 1
@@ -51,6 +53,8 @@ def hold(folder: Path, timeout: float | None = None) -> Iterator[None]:
         finally:
             held[path] -= 1
         return
+    if Path(path).is_symlink():
+        raise StoreError(f"{folder / _LOCK} is a link, which icehouse does not follow: remove it")
     lock = FileLock(path)
     wait = LOCK_WAIT_S if timeout is None else timeout
     try:
@@ -78,8 +82,13 @@ def _announce(folder: Path) -> None:
         "command": command[:200],
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with contextlib.suppress(OSError):
-        (folder / _HOLDER).write_text(json.dumps(holder), encoding="utf-8")
+    temp = folder / temp_name(".json")
+    try:
+        temp.write_text(json.dumps(holder), encoding="utf-8")
+        temp.replace(folder / _HOLDER)  # a link there is replaced, not followed
+    except OSError:
+        with contextlib.suppress(OSError):
+            temp.unlink()
 
 
 def _describe(folder: Path, wait: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import StoreError
+from .checksums import file_sha256
 from .files import leftovers
-from .manifest import Manifest, Part
+from .manifest import MANIFEST, Manifest, Part
 from .parts import read_part, write_part
-from .table import Table, sweep
+from .table import Table, later_parts, older_than, part_files, sweep
 
 if TYPE_CHECKING:
     from .store import Store
@@ -37,8 +38,8 @@ class Finding:
     ----------
     table : str
     kind : str
-        "manifest", "missing part", "checksum", "unreadable", "rows", "schema", "duplicates", "missing features"; or, as
-        information, "orphan", "leftover", "unused features".
+        "manifest", "lost manifest", "missing part", "checksum", "unreadable", "rows", "schema", "duplicates",
+        "missing features"; or, as information, "orphan", "leftover", "set aside", "unused features".
     detail : str
     problem : bool
         False for what does no harm.
@@ -108,7 +109,11 @@ def verify(store: Store, progress: Callable[[Part], None] | None = None) -> Repo
     """
     report = Report()
     sound: set[str] = set()
-    for name in store.table_names():
+    unreadable: list[str] = []
+    names = store.table_names(unreadable)
+    for line in unreadable:
+        report.findings.append(Finding(_place(store, line), "unreadable", line))
+    for name in names:
         before = len(report.findings)
         _verify_table(store.table(name), name, report, progress or (lambda part: None))
         if not any(finding.problem for finding in report.findings[before:]):
@@ -128,8 +133,13 @@ def verify(store: Store, progress: Callable[[Part], None] | None = None) -> Repo
     return report
 
 
-def coverage(store: Store, features: list[str] | None = None) -> list[Coverage]:
-    """Compare features with the contents of the items, for all features or those named."""
+def coverage(
+    store: Store, features: list[str] | None = None, damaged: dict[str, str] | None = None
+) -> list[Coverage]:
+    """Compare features with the contents of the items, for all features or those named.
+
+    A feature that cannot be read is an error, or goes to `damaged` with the reason.
+    """
     columns = ["item_id", "missing", "image_sha256", "text_sha256"]
     items = store.items.read(columns)
     failures = store.failures.read(["item_id", "stage", "encoder"])
@@ -143,7 +153,13 @@ def coverage(store: Store, features: list[str] | None = None) -> list[Coverage]:
         ):  # whether a picture has one is for captions to tell
             found.append(Coverage(name, [], 0))
             continue
-        keys = table.read([spec["key"]])[spec["key"]]
+        try:
+            keys = table.read([spec["key"]])[spec["key"]]
+        except StoreError as error:
+            if damaged is None:
+                raise
+            damaged[f"features/{name}"] = str(error)
+            continue
         wanted = items[spec["key"]]
         lacking = pc.and_(pc.is_valid(wanted), pc.invert(pc.is_in(wanted, value_set=keys)))
         excused = pc.is_in(items["item_id"], value_set=_failed(failures, spec))
@@ -171,9 +187,10 @@ def _compact_table(table: Table, name: str, part_bytes: int) -> Compaction:
     swept = sweep(table)
     snapshot = table.snapshot()
     for group in _groups(snapshot.parts, part_bytes):
-        rows = pa.concat_tables([read_part(table.path / part.name, snapshot.schema) for part in group])
+        rows = pa.concat_tables([read_part(table.path / part.name, snapshot.schema, part) for part in group])
+        names = [part.name for part in group]
         # Written without the lock: only putting it in their place excludes other writers.
-        table.replace_parts([part.name for part in group], write_part(rows, table.path, snapshot.spec))
+        table.replace_parts(names, write_part(rows, table.path, snapshot.spec, replaces=names))
     return Compaction(name, len(snapshot.parts), len(table.snapshot().parts), swept)
 
 
@@ -198,7 +215,8 @@ def _verify_table(table: Table, name: str, report: Report, progress: Callable[[P
     try:
         manifest = table.snapshot().manifest
     except StoreError as error:
-        found("manifest", str(error))
+        lost = not os.path.lexists(table.path / MANIFEST)
+        found("lost manifest" if lost else "manifest", str(error))
         return
     readable = True
     for part in manifest.parts:
@@ -214,10 +232,19 @@ def _verify_table(table: Table, name: str, report: Report, progress: Callable[[P
         if repeated:
             found("duplicates", f"{len(repeated)} values of {key} occur more than once: {_some(repeated)}")
     named = {part.name for part in manifest.parts} | {retired for retired, _ in manifest.retired}
-    for path in table.path.glob("part-*.parquet"):
+    later = later_parts(table.path, manifest)
+    if later and later_parts(table.path, table.snapshot().manifest):
+        found("manifest", older_than(table.path, later))
+    for path in part_files(table.path):
         # A part that a writer committed after the manifest was read is named by now.
-        if path.name not in named and path.name not in _named_now(table):
+        if path.name not in {*named, *later} and path.name not in _named_now(table):
             found("orphan", f"{path.name} is in no manifest; `icehouse compact` removes it", problem=False)
+    for path in sorted(table.path.glob("set-aside-*")):
+        found(
+            "set aside",
+            f"{path.name} was left out by a repair; remove it when you have seen to it",
+            problem=False,
+        )
     for path in leftovers(table.path):
         found(
             "leftover", f"{path.name} is of a writer that died; `icehouse compact` removes it", problem=False
@@ -227,10 +254,12 @@ def _verify_table(table: Table, name: str, report: Report, progress: Callable[[P
 def _verify_part(path: Path, part: Part, manifest: Manifest, found: Callable[[str, str], None]) -> bool:
     """Report what is wrong with one part; tell whether it can be read."""
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
     except FileNotFoundError:
-        found("missing part", f"{part.name} is gone; restore it from a backup, or embed again")
+        found(
+            "missing part",
+            f"{part.name} is gone; restore it from a backup, or go on without its rows: `icehouse verify --repair`",
+        )
         return False
     except OSError as error:
         found("unreadable", f"{part.name}: {error.strerror or error}")
@@ -240,8 +269,8 @@ def _verify_part(path: Path, part: Part, manifest: Manifest, found: Callable[[st
     try:
         meta = pq.read_metadata(path)
         schema = meta.schema.to_arrow_schema()
-    except (pa.ArrowException, OSError) as error:
-        found("unreadable", f"{part.name}: {str(error).splitlines()[0]}")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        found("unreadable", f"{part.name}: {(str(error) or type(error).__name__).splitlines()[0]}")
         return False
     if meta.num_rows != part.rows:
         found("rows", f"{part.name} has {meta.num_rows} rows, the manifest says {part.rows}")
@@ -254,7 +283,13 @@ def _verify_part(path: Path, part: Part, manifest: Manifest, found: Callable[[st
                 "schema",
                 f"{part.name}: column {column.name!r} is {column.type}, the manifest says {expected}",
             )
-    return digest == part.sha256
+    return digest == part.sha256 and meta.num_rows == part.rows
+
+
+def _place(store: Store, line: str) -> str:
+    """What a line about a folder or file of the store is about, in short."""
+    path = Path(line.split(" ")[0])
+    return path.relative_to(store.path).as_posix() if path.is_relative_to(store.path) else "store"
 
 
 def _named_now(table: Table) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +14,17 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import CorruptError, StoreError
+from .checksums import seal, unseal
 from .files import publish
 
-__all__ = ["FORMAT", "MANIFEST", "Manifest", "Part"]
+__all__ = ["FORMAT", "MANIFEST", "PART_NAME", "Manifest", "Part"]
 
 #: Version of the table format that this code writes, and the newest that it reads.
 FORMAT = 1
 MANIFEST = "_manifest.json"
+
+#: What the file of a part is called: the version of the table that it came with, and 12 digits of its own.
+PART_NAME = re.compile(r"part-(\d{6,18})-[0-9a-f]{12}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Part:
     rows: int
     bytes: int
     sha256: str
+    footer: str | None = None  # SHA-256 of the Parquet footer; None from an icehouse that did not keep it
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Manifest:
             "retired": [{"name": name, "at": at} for name, at in self.retired],
         }
         with publish(folder / MANIFEST) as temp:
-            temp.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+            temp.write_text(json.dumps(seal(content), indent=1, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -100,14 +106,46 @@ class Manifest:
                 raise StoreError(
                     f"{folder} is of table format {content['format']}, this icehouse reads up to {FORMAT}: upgrade it"
                 )
+            content = unseal(content)
             return cls(
-                version=content["version"],
-                spec=content["spec"],
+                version=_count(content["version"]),
+                spec=dict(content["spec"]),
                 schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(content["schema"]))),
-                parts=tuple(Part(p["name"], p["rows"], p["bytes"], p["sha256"]) for p in content["parts"]),
-                retired=tuple((r["name"], r["at"]) for r in content["retired"]),
+                parts=tuple(
+                    Part(
+                        _own(p["name"]),
+                        _count(p["rows"]),
+                        _count(p["bytes"]),
+                        str(p["sha256"]),
+                        p.get("footer"),
+                    )
+                    for p in content["parts"]
+                ),
+                retired=tuple((_own(r["name"]), float(r["at"])) for r in content["retired"]),
             )
-        except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        except FileNotFoundError:
+            raise
+        except IsADirectoryError as error:
             raise CorruptError(
-                f"{folder / MANIFEST} is damaged ({error}); restore it from a backup"
+                f"{folder / MANIFEST} is a folder; `icehouse verify --repair` makes it anew from the parts"
             ) from error
+        except OSError as error:
+            raise StoreError(f"cannot read {folder / MANIFEST}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CorruptError(
+                f"{folder / MANIFEST} is damaged ({reason}); `icehouse verify --repair` makes it anew from the parts"
+            ) from error
+
+
+def _own(name: Any) -> str:
+    """Name of a part's file, which lies in the table's folder and nowhere else."""
+    if not isinstance(name, str) or not PART_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a part")
+    return name
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value

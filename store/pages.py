@@ -2,12 +2,15 @@
 
 Parts hold vectors plain and uncompressed, so a page is levels followed by the numbers themselves, and reading is a copy.
 Parquet readers do not know that every list is as long as the next: they decode a level for each number, which takes ten
-times as long as the numbers. Anything unexpected in the file makes `read_into` decline, and pyarrow reads it instead.
+times as long as the numbers. Anything unexpected in the file, a wrong checksum of
+a page among it, makes `read_into` decline, and pyarrow reads it instead.
 """
 
 from __future__ import annotations
 
 import io
+import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +51,15 @@ def read_into(path: Path, column: str, out: np.ndarray) -> bool:
         False if the part is laid out otherwise; `out` is then undefined.
     """
     flat = out.reshape(-1)
-    with path.open("rb", buffering=0) as file:
+    # Checksums are computed beside the reading, which lets other threads run.
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(2) as pool:
         try:
             done = 0
+            sound: list[Future[bool]] = []
             for offset, count in _chunks(pq.read_metadata(path), column, out):
-                _read_chunk(file, offset, flat[done : done + count])
+                sound += _read_chunk(file, offset, flat[done : done + count], pool)
                 done += count
-            return done == flat.size
+            return done == flat.size and all(page.result() for page in sound)
         except (_UnexpectedError, IndexError):
             return False
 
@@ -80,9 +85,12 @@ def _chunks(meta: pq.FileMetaData, column: str, out: np.ndarray) -> list[tuple[i
     return chunks
 
 
-def _read_chunk(file: io.FileIO, offset: int, out: np.ndarray) -> None:
-    """Fill `out` from the pages that begin at `offset`."""
+def _read_chunk(
+    file: io.FileIO, offset: int, out: np.ndarray, pool: ThreadPoolExecutor
+) -> list[Future[bool]]:
+    """Fill `out` from the pages that begin at `offset`; tells of each whether its checksum is right."""
     done = 0
+    sound = []
     while done < out.size:
         file.seek(offset)
         head = file.read(_HEADER_BYTES)
@@ -99,12 +107,23 @@ def _read_chunk(file: io.FileIO, offset: int, out: np.ndarray) -> None:
         for _ in range(2):
             file.seek(values)
             values += 4 + int.from_bytes(file.read(4), "little")
+        if not start <= values <= start + size:
+            raise _UnexpectedError
         if start + size - values != count * out.itemsize:
             raise _UnexpectedError
-        file.seek(values)
-        _read_exactly(file, out[done : done + count].data.cast("B"))
+        file.seek(start)
+        levels = file.read(values - start)
+        numbers = out[done : done + count].data.cast("B")
+        _read_exactly(file, numbers)
+        if isinstance(wanted := fields.get(4), int):
+            sound.append(pool.submit(_is_sound, levels, numbers, wanted & 0xFFFFFFFF))
         done += count
         offset = start + size
+    return sound
+
+
+def _is_sound(levels: bytes, numbers: memoryview, wanted: int) -> bool:
+    return zlib.crc32(numbers, zlib.crc32(levels)) == wanted
 
 
 def _read_exactly(file: io.FileIO, view: memoryview) -> None:

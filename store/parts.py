@@ -2,6 +2,10 @@
 
 Vectors are written plain: no dictionary, no compression, no statistics. They do not compress, and the defaults make
 reading them back ten times as slow.
+
+A part says in its own metadata what it is (the table's spec), where its rows stand and which parts it replaced (`lineage`),
+so that a lost manifest can be made anew. Its pages have checksums, which are verified whenever it is read; small parts, and
+the footers of large ones, are first compared with what the manifest has.
 """
 
 from __future__ import annotations
@@ -17,12 +21,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
-from .files import fsync_file, temp_name
+from .checksums import file_sha256
+from .files import fsync_file, refuse_outside, temp_name
+from .manifest import Part
 
-__all__ = ["ROW_GROUP", "Staged", "conform", "iter_part", "read_part", "write_part"]
+__all__ = [
+    "ROW_GROUP",
+    "Staged",
+    "check_part",
+    "conform",
+    "footer_sha256",
+    "iter_part",
+    "lineage",
+    "read_part",
+    "write_part",
+]
 
 #: Rows of a row group in parts that hold vectors.
 ROW_GROUP = 16_384
+
+#: Parts up to this size, in bytes, are compared with the manifest's checksum before they are read.
+WHOLE_BYTES = 16 << 20
+
+_SPEC, _LINEAGE = b"icehouse", b"icehouse.lineage"
+
+# Parts that were compared by this process, by everything that the file system says of them.
+_known_good: set[tuple[Any, ...]] = set()
 
 
 @dataclass(frozen=True)
@@ -33,6 +57,7 @@ class Staged:
     rows: int
     bytes: int
     sha256: str
+    footer: str
 
 
 def is_vectors(kind: pa.DataType) -> bool:
@@ -42,15 +67,24 @@ def is_vectors(kind: pa.DataType) -> bool:
     return pa.types.is_fixed_size_list(kind)
 
 
-def write_part(rows: pa.Table, folder: Path, spec: Mapping[str, Any]) -> Staged:
-    """Write `rows` under a temporary name in `folder`, and wait until they are on the medium."""
+def write_part(
+    rows: pa.Table, folder: Path, spec: Mapping[str, Any], *, replaces: Sequence[str] = ()
+) -> Staged:
+    """Write `rows` under a temporary name in `folder`, and wait until they are on the medium.
+
+    `replaces` names the parts in whose place it is to stand.
+    """
+    refuse_outside(folder)
     path = folder / temp_name(".parquet")
     # A lone part should still say what it is; the probe's vectors would only bloat it.
     about = json.dumps({key: value for key, value in spec.items() if key != "probe"}, ensure_ascii=False)
-    rows = rows.replace_schema_metadata({"icehouse": about})
-    options: dict[str, Any] = {"compression": "zstd"}
+    metadata = {_SPEC: about}
+    if replaces:
+        metadata[_LINEAGE] = json.dumps(_inherited(folder, replaces))
+    rows = rows.replace_schema_metadata(metadata)
+    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
     if any(is_vectors(field.type) for field in rows.schema):
-        options = {
+        options |= {
             "compression": "none",
             "use_dictionary": False,
             "write_statistics": False,
@@ -59,9 +93,7 @@ def write_part(rows: pa.Table, folder: Path, spec: Mapping[str, Any]) -> Staged:
     try:
         pq.write_table(rows, path, **options)
         fsync_file(path)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Staged(path, rows.num_rows, path.stat().st_size, digest)
+        return Staged(path, rows.num_rows, path.stat().st_size, file_sha256(path), footer_sha256(path))
     except OSError as error:
         path.unlink(missing_ok=True)
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
@@ -70,34 +102,125 @@ def write_part(rows: pa.Table, folder: Path, spec: Mapping[str, Any]) -> Staged:
         raise
 
 
-def read_part(path: Path, schema: pa.Schema) -> pa.Table:
+def lineage(metadata: Mapping[bytes, bytes] | None) -> tuple[dict[str, Any] | None, str | None, list[str]]:
+    """What a part's Parquet metadata says of its table.
+
+    Returns
+    -------
+    spec : dict or None
+        Of the table, without the probe; None if it does not say.
+    at : str or None
+        Name of the first part that stood in its place; None if it was the first.
+    replaces : list of str
+        Names of the parts that it replaced.
+    """
+    metadata = metadata or {}
+    try:
+        spec = json.loads(metadata[_SPEC]) if _SPEC in metadata else None
+        line = json.loads(metadata[_LINEAGE]) if _LINEAGE in metadata else {}
+        return spec if isinstance(spec, dict) else None, line.get("at"), list(line.get("replaces", ()))
+    except (ValueError, TypeError, AttributeError):
+        return None, None, []
+
+
+def _inherited(folder: Path, replaces: Sequence[str]) -> dict[str, Any]:
+    """Lineage of a part that replaces others: their place, and what they replaced as far as it is still there."""
+    at: str = replaces[0]
+    names = list(replaces)
+    for name in replaces:
+        try:
+            _, first, before = lineage(pq.read_metadata(folder / name).metadata)
+        except (pa.ArrowException, OSError):
+            continue
+        at = first or at if name == replaces[0] else at
+        names += [old for old in before if old not in names and (folder / old).exists()]
+    return {"at": at, "replaces": names}
+
+
+def footer_sha256(path: Path) -> str:
+    """SHA-256 of a Parquet file's footer: its schema, and where the pages lie."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - 8, 0))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(size - 8 - length, 0))
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def check_part(path: Path, part: Part, *, whole: bool = False) -> None:
+    """Make sure that a part is the one that the manifest names; of a large one the footer, unless `whole`.
+
+    What was compared once is not compared again as long as the file stays untouched.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is gone.
+    CorruptError
+        If it is another file.
+    """
+    try:
+        status = path.stat()
+        whole = whole or part.bytes <= WHOLE_BYTES
+        key = (
+            str(path), part.sha256, whole, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
+        )  # fmt: skip
+        if key in _known_good:
+            return
+        if (
+            status.st_size != part.bytes
+            or (whole and file_sha256(path) != part.sha256)
+            or (not whole and part.footer is not None and footer_sha256(path) != part.footer)
+        ):
+            raise CorruptError(
+                f"{path} is not what was written; restore it from a backup (`icehouse verify` lists what else is damaged)"
+            )
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _damaged(path, error) from error
+    _known_good.add(key)
+
+
+def read_part(path: Path, schema: pa.Schema, part: Part | None = None) -> pa.Table:
     """Read the columns of `schema` from a part; one that the part lacks comes as nulls.
+
+    With `part`, what the manifest says of it, the file is compared first; see `check_part`.
 
     Raises
     ------
     FileNotFoundError
         If the part is gone.
     CorruptError
-        If it is not readable as Parquet.
+        If it is not what was written, or not readable as Parquet.
     """
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            return _fill(file.read(columns=schema.names), schema)
-    except FileNotFoundError:
+        if part is not None:
+            check_part(path, part)
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+            rows = _fill(file.read(columns=schema.names), schema)
+        if part is not None and rows.num_rows != part.rows:
+            raise OSError(f"{rows.num_rows} rows, where the manifest has {part.rows}")
+        return rows
+    except (FileNotFoundError, CorruptError):
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
         raise _damaged(path, error) from error
 
 
-def iter_part(path: Path, schema: pa.Schema, batch_rows: int = ROW_GROUP) -> Iterator[pa.RecordBatch]:
+def iter_part(
+    path: Path, schema: pa.Schema, batch_rows: int = ROW_GROUP, part: Part | None = None
+) -> Iterator[pa.RecordBatch]:
     """Read a part as `read_part` does, at most `batch_rows` rows at a time."""
     try:
-        with pq.ParquetFile(path) as file:
+        if part is not None:
+            check_part(path, part)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_rows, columns=schema.names):
                 yield from _fill(pa.Table.from_batches([batch]), schema).to_batches()
-    except FileNotFoundError:
+    except (FileNotFoundError, CorruptError):
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
         raise _damaged(path, error) from error
 
 

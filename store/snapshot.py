@@ -88,7 +88,7 @@ class Snapshot:
             If a part cannot be read.
         """
         schema = self._select(columns)
-        tables = [read_part(path, schema) for path in self.files]
+        tables = [read_part(path, schema, part) for path, part in zip(self.files, self.parts, strict=True)]
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
     def batches(
@@ -96,8 +96,8 @@ class Snapshot:
     ) -> Iterator[pa.RecordBatch]:
         """Read as `read` does, at most `batch_rows` rows at a time, so that memory stays flat."""
         schema = self._select(columns)
-        for path in self.files:
-            yield from iter_part(path, schema, batch_rows)
+        for path, part in zip(self.files, self.parts, strict=True):
+            yield from iter_part(path, schema, batch_rows, part)
 
     def _select(self, columns: Sequence[str] | None) -> pa.Schema:
         if columns is None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 
-from ..errors import CorruptError, UsageError
-from .parts import is_vectors
+from ..errors import StoreError, UsageError
+from .parts import check_part, is_vectors
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def view_names(tables: Iterable[str]) -> dict[str, list[str]]:
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
     """Open DuckDB in memory with a view for every table of `store`; a damaged table has none."""
     con = duckdb.connect(":memory:")
-    _make_views(con, store, store.table_names())
+    _make_views(con, store, store.table_names(), None)
     return con
 
 
@@ -84,14 +84,21 @@ def _run(store: Store, sql: str, tables: list[str]) -> pa.Table:
         tries -= 1
         with duckdb.connect(":memory:") as con:
             try:
-                damaged = _make_views(con, store, tables)
+                damaged = _make_views(con, store, tables, sql.lower())
                 result = con.sql(sql)
                 return pa.table({}) if result is None else result.to_arrow_table()
             except duckdb.CatalogException as error:
                 views = ", ".join(
                     names[0] for table, names in view_names(tables).items() if names and table not in damaged
                 )
-                hint = f"; damaged, see `icehouse verify`: {', '.join(damaged)}" if damaged else ""
+                told = str(error).lower()
+                reasons = [
+                    f"{table} ({reason})"
+                    if any(view.lower() in told for view in view_names(tables)[table])
+                    else table
+                    for table, reason in damaged.items()
+                ]
+                hint = f"; damaged, see `icehouse verify`: {', '.join(reasons)}" if damaged else ""
                 raise UsageError(f"{_one_line(error)} (views here: {views}{hint})") from error
             except (duckdb.Error, pa.ArrowException) as error:
                 # A part may have been retired, and removed, between making the view and reading it.
@@ -99,8 +106,14 @@ def _run(store: Store, sql: str, tables: list[str]) -> pa.Table:
                     raise UsageError(_one_line(error)) from error
 
 
-def _make_views(con: duckdb.DuckDBPyConnection, store: Store, tables: list[str]) -> list[str]:
-    """Make the views of `tables`; return the names of those that cannot be read."""
+def _make_views(
+    con: duckdb.DuckDBPyConnection, store: Store, tables: list[str], asked: str | None
+) -> dict[str, str]:
+    """Make the views of `tables`; return those that cannot be read, and why.
+
+    DuckDB verifies no checksums of Parquet. So the parts of the tables that occur in the query `asked` (of all, if it is
+    None) are compared with their manifest first.
+    """
     # A query must not reach for the network, take Python variables for tables, or show times in the machine's zone.
     for setting in (
         "autoinstall_known_extensions = false",
@@ -108,17 +121,25 @@ def _make_views(con: duckdb.DuckDBPyConnection, store: Store, tables: list[str])
         "TimeZone = 'UTC'",
     ):
         con.execute(f"SET {setting}")
-    damaged = []
+    damaged: dict[str, str] = {}
     for table, views in view_names(tables).items():
         try:
-            select = _select(con, store.table(table).snapshot())
-        except (duckdb.Error, CorruptError):
+            opened = store.table(table)
+            if asked is None or any(view.lower() in asked for view in views):
+                opened.reading(_check)
+            select = _select(con, opened.snapshot())
+        except (duckdb.Error, StoreError) as error:
             # One damaged table must not keep the others from being asked.
-            damaged.append(table)
+            damaged[table] = str(error).splitlines()[0]
             continue
         for view in views:
             con.execute(f"CREATE VIEW {_identifier(view)} AS {select}")
     return damaged
+
+
+def _check(snapshot: Snapshot) -> None:
+    for path, part in zip(snapshot.files, snapshot.parts, strict=True):
+        check_part(path, part, whole=True)
 
 
 def _one_line(error: Exception) -> str:

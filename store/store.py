@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ import pyarrow.compute as pc
 
 from .. import __version__
 from ..errors import SpaceError, StoreError, UsageError
-from .files import publish
+from .files import STORE_FILE, publish
+from .manifest import MANIFEST, PART_NAME, Manifest
 from .provenance import check_space
 from .schema import FAILURES, ITEMS, label_columns
 from .snapshot import Snapshot
@@ -31,13 +33,13 @@ __all__ = ["FORMAT_VERSION", "Features", "Store"]
 FORMAT_VERSION = 1
 
 # Tables that every store has, with their schema and spec.
-_LEDGERS: dict[str, tuple[pa.Schema, dict[str, Any]]] = {
+LEDGERS: dict[str, tuple[pa.Schema, dict[str, Any]]] = {
     "items": (ITEMS, {"kind": "items", "key": "item_id"}),
     "failures": (FAILURES, {"kind": "failures"}),
 }
 
-_FORMAT_FILE = "icehouse.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_DEEPEST = 8  # folders below tables/; a link that leads back up has no end
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,20 @@ class Store:
         """
         path = Path(path)
         try:
-            about = json.loads((path / _FORMAT_FILE).read_bytes())
+            about = json.loads((path / STORE_FILE).read_bytes())
             version = int(about["format_version"])
         except (FileNotFoundError, NotADirectoryError):
+            if (path / "tables").is_dir():
+                raise StoreError(
+                    f"{path} has tables, but lost its {STORE_FILE}: `icehouse verify --repair -s {path}` makes it anew"
+                ) from None
             raise StoreError(f"no store at {path}; make one with `icehouse embed SOURCE -s {path}`") from None
         except OSError as error:
-            raise StoreError(f"cannot read {path / _FORMAT_FILE}: {error.strerror or error}") from error
+            raise StoreError(f"cannot read {path / STORE_FILE}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path / _FORMAT_FILE} is damaged; restore it from a backup") from error
+            raise StoreError(
+                f"{path / STORE_FILE} is damaged; `icehouse verify --repair -s {path}` makes it anew"
+            ) from error
         if version > FORMAT_VERSION:
             raise StoreError(
                 f"{path} is of store format {version} (made by {about.get('created_by', 'a newer icehouse')}), "
@@ -141,40 +149,66 @@ class Store:
                     "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
                     "created_by": f"icehouse {__version__}",
                 }
-                with publish(path / _FORMAT_FILE) as temp:
+                with publish(path / STORE_FILE) as temp:
                     temp.write_text(json.dumps(about, indent=1), encoding="utf-8")
         except OSError as error:
             raise StoreError(f"cannot make a store at {path}: {error.strerror or error}") from error
-        if entries and _FORMAT_FILE not in entries:
+        if entries and STORE_FILE not in entries:
             raise StoreError(f"{path} has other things in it and is no store; give a new or an empty folder")
         store = cls.open(path)
-        store._ensure_ledgers()
+        for name, (schema, spec) in LEDGERS.items():
+            if not Table.exists(store._folder(name)):
+                try:
+                    Table.create(store._folder(name), schema, spec)
+                except StoreError:
+                    if not Table.exists(store._folder(name)):  # else another writer was quicker
+                        raise
         return store
 
     @staticmethod
     def exists(path: str | Path) -> bool:
         """Whether there is a store at `path`."""
-        return (Path(path) / _FORMAT_FILE).is_file()
+        return (Path(path) / STORE_FILE).is_file()
 
     @property
     def items(self) -> Table:
         """One row an item; see `icehouse.store.schema.ITEMS`."""
-        return self.ensure_table("items", *_LEDGERS["items"])
+        return self._ledger("items")
 
     @property
     def failures(self) -> Table:
         """One row a failure; see `icehouse.store.schema.FAILURES`."""
-        return self.ensure_table("failures", *_LEDGERS["failures"])
+        return self._ledger("failures")
 
-    def _ensure_ledgers(self) -> None:
-        for name, (schema, spec) in _LEDGERS.items():
-            self.ensure_table(name, schema, spec)
+    def _ledger(self, name: str) -> Table:
+        """A table that every store has; whoever only reads it does not make it."""
+        if name not in self._tables:
+            schema, spec = LEDGERS[name]
+            self._tables[name] = Table(self._folder(name), blank=Manifest(0, dict(spec), schema))
+        return self._tables[name]
 
-    def table_names(self) -> list[str]:
-        """Names of the tables there are, as folders below ``tables/``: ``items``, ``features/mini/image/pooled``."""
-        self._ensure_ledgers()
+    def table_names(self, unreadable: list[str] | None = None) -> list[str]:
+        """Names of the tables there are, as folders below ``tables/``: ``items``, ``features/mini/image/pooled``.
+
+        Those that lost their manifest are among them: whoever opens one is told. Folders that cannot be read go to
+        `unreadable`, one line each.
+        """
         root = self.path / "tables"
-        return sorted(path.parent.relative_to(root).as_posix() for path in root.rglob("_manifest.json"))
+        found = set(LEDGERS)
+
+        def refused(error: OSError) -> None:
+            if unreadable is not None and not isinstance(error, FileNotFoundError):
+                unreadable.append(f"{error.filename} cannot be read: {error.strerror}")
+
+        for folder, folders, files in os.walk(root, onerror=refused, followlinks=True):
+            path = Path(folder)
+            if len(path.relative_to(root).parts) > _DEEPEST:
+                folders.clear()
+            if MANIFEST in (*files, *folders) or any(PART_NAME.fullmatch(file) for file in files):
+                name = path.relative_to(root).as_posix()
+                if _is_name(name):
+                    found.add(name)
+        return sorted(found)
 
     def table(self, name: str) -> Table:
         """Open a table by its name below ``tables/``.
@@ -184,6 +218,8 @@ class Store:
         StoreError
             If there is none; the message lists those there are.
         """
+        if name in LEDGERS:
+            return self._ledger(name)
         if name not in self._tables:
             path = self._folder(name)
             if not Table.exists(path):
@@ -364,11 +400,15 @@ class Store:
         return load_vectors(snapshot, snapshot.spec["key"], self.path / "cache" / "features" / name)
 
     def _folder(self, name: str) -> Path:
-        if not all(_NAME.fullmatch(piece) for piece in name.split("/")):
+        if not _is_name(name):
             raise StoreError(
                 f"{name!r} is no name of a table: letters, digits, '.', '_', '-', and '/' between"
             )
         return self.path / "tables" / name
+
+
+def _is_name(name: str) -> bool:
+    return all(_NAME.fullmatch(piece) for piece in name.split("/"))
 
 
 def _align(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,8 @@ present one. A crash leaves the old table or the new one, and at worst a file th
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import SpaceError, StoreError
+from ..errors import CorruptError, SpaceError, StoreError
 from . import lock as locks
-from .files import fsync_dir, remove_leftovers
-from .manifest import MANIFEST, Manifest, Part
+from .checksums import seal, unseal
+from .files import fsync_dir, publish, remove_leftovers
+from .manifest import MANIFEST, PART_NAME, Manifest, Part
 from .parts import Staged, conform, read_part, write_part
 from .snapshot import Snapshot
 
@@ -31,6 +34,7 @@ __all__ = ["GRACE_S", "Table", "sweep"]
 GRACE_S = 15 * 60.0
 
 _READ_TRIES = 5
+_EMPTIED = "_emptied.json"
 
 T = TypeVar("T")
 
@@ -42,8 +46,9 @@ class Table:
     the table: the keys of the committed parts are read once by an instance and kept in Arrow's memory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, blank: Manifest | None = None) -> None:
         self.path = path
+        self._blank = blank  # what a table that was never written holds
         self._keys: dict[tuple[str, str], pa.ChunkedArray] = {}
         self._swept = False
 
@@ -92,8 +97,8 @@ class Table:
 
     @staticmethod
     def exists(path: Path) -> bool:
-        """Whether there is a table at `path`."""
-        return (path / MANIFEST).is_file()
+        """Whether there is a table at `path`, be it one that lost its manifest."""
+        return os.path.lexists(path / MANIFEST) or bool(part_files(path))
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -129,6 +134,7 @@ class Table:
     @contextlib.contextmanager
     def lock(self, timeout: float | None = None) -> Iterator[None]:
         """Keep other writers out over several calls; see `icehouse.store.lock.hold`."""
+        self._make_folder()
         with locks.hold(self.path, timeout):
             yield
 
@@ -164,6 +170,7 @@ class Table:
             checked = frozenset(part.name for part in manifest.parts)
         if not rows.num_rows:
             return 0
+        self._make_folder()
         staged = write_part(rows, self.path, manifest.spec)
         try:
             with self.lock():
@@ -220,11 +227,11 @@ class Table:
                         parts.append(part)
                         continue
                     known[hits.drop_null().to_numpy()] = True
-                    old = read_part(self.path / part.name, schema)
+                    old = read_part(self.path / part.name, schema, part)
                     new = _replace(old, rows, hits)
                     differing = _differing(old, new, hits)
                     changed += differing
-                    parts.append(write_part(new, self.path, manifest.spec) if differing else part)
+                    parts.append(self._rewrite(new, manifest, part) if differing else part)
                 added = conform(rows.filter(pa.array(~known)), schema)
                 if added.num_rows:
                     parts.append(write_part(added, self.path, manifest.spec))
@@ -245,6 +252,7 @@ class Table:
             wanted = pa.array(list(values), manifest.schema.field(column).type)
             parts: list[Part | Staged] = []
             removed = 0
+            emptied: list[str] = []
             try:
                 for part in manifest.parts:
                     hits = pc.is_in(self._part_keys(part, manifest, column), value_set=wanted)
@@ -253,10 +261,14 @@ class Table:
                     if not count:
                         parts.append(part)
                     elif count < part.rows:
-                        left = read_part(self.path / part.name, manifest.schema).filter(pc.invert(hits))
-                        parts.append(write_part(left, self.path, manifest.spec))
+                        left = read_part(self.path / part.name, manifest.schema, part).filter(pc.invert(hits))
+                        parts.append(self._rewrite(left, manifest, part))
+                    else:
+                        emptied.append(part.name)
                 if removed:
                     self._commit(manifest, parts)
+                if emptied:
+                    note_emptied(self.path, emptied)
             finally:
                 _discard(parts)
         return removed
@@ -304,7 +316,24 @@ class Table:
         try:
             return Manifest.read(self.path)
         except FileNotFoundError:
+            if found := part_files(self.path):
+                raise CorruptError(
+                    f"{self.path} has lost its manifest, but has {len(found)} parts: "
+                    "`icehouse verify --repair` makes it anew"
+                ) from None
+            if self._blank is not None:
+                return self._blank
             raise StoreError(f"no table at {self.path}: `icehouse info` lists what the store has") from None
+
+    def _make_folder(self) -> None:
+        if self._blank is not None:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError(f"cannot make {self.path}: {error.strerror or error}") from error
+
+    def _rewrite(self, rows: pa.Table, manifest: Manifest, part: Part) -> Staged:
+        return write_part(rows, self.path, manifest.spec, replaces=[part.name])
 
     def _commit(
         self,
@@ -315,6 +344,8 @@ class Table:
         spec: dict[str, Any] | None = None,
     ) -> list[Part]:
         """Make `parts` the live ones. The caller holds the lock, and has read `manifest` under it."""
+        if not self._swept and (later := later_parts(self.path, manifest)):
+            raise CorruptError(older_than(self.path, later))
         named = [part if isinstance(part, Part) else self._name(part, manifest.version + 1) for part in parts]
         fsync_dir(self.path)
         now = time.time()
@@ -340,13 +371,13 @@ class Table:
     def _name(self, staged: Staged, version: int) -> Part:
         name = f"part-{version:06d}-{uuid.uuid4().hex[:12]}.parquet"
         staged.path.replace(self.path / name)
-        return Part(name, staged.rows, staged.bytes, staged.sha256)
+        return Part(name, staged.rows, staged.bytes, staged.sha256, staged.footer)
 
     def _part_keys(self, part: Part, manifest: Manifest, column: str) -> pa.ChunkedArray:
         keys = self._keys.get((part.name, column))
         if keys is None:
             schema = pa.schema([manifest.schema.field(column)])
-            keys = self._keys[part.name, column] = read_part(self.path / part.name, schema)[column]
+            keys = self._keys[part.name, column] = read_part(self.path / part.name, schema, part)[column]
         return keys
 
     def _without_known(
@@ -366,13 +397,58 @@ class Table:
         return rows.filter(pc.invert(pc.is_in(rows[column], value_set=known))) if len(known) else rows
 
 
+def note_emptied(folder: Path, names: Sequence[str]) -> None:
+    """Keep the names of parts all of whose rows were deleted: nothing else would say so if the manifest were lost."""
+    there = [name for name in {*emptied_parts(folder), *names} if (folder / name).exists()]
+    with contextlib.suppress(OSError), publish(folder / _EMPTIED) as temp:
+        temp.write_text(json.dumps(seal({"parts": sorted(there)})), encoding="utf-8")
+
+
+def emptied_parts(folder: Path) -> list[str]:
+    """Names of parts all of whose rows were deleted, as far as they are known."""
+    try:
+        return [str(name) for name in unseal(json.loads((folder / _EMPTIED).read_bytes()))["parts"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Files in a table's folder that are named as parts are, in the order of their versions."""
+    try:
+        return sorted(path for path in folder.iterdir() if PART_NAME.fullmatch(path.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def later_parts(folder: Path, manifest: Manifest) -> list[str]:
+    """Names of parts that only a later manifest than this one can have named: it is not the last that was written."""
+    named = {part.name for part in manifest.parts} | {name for name, _ in manifest.retired}
+    found = [(path.name, PART_NAME.fullmatch(path.name)) for path in part_files(folder)]
+    return [name for name, m in found if m and int(m[1]) > manifest.version + 1 and name not in named]
+
+
+def older_than(folder: Path, later: Sequence[str]) -> str:
+    """What is to be said of a manifest that is older than some parts."""
+    return (
+        f"{folder / MANIFEST} is older than {later[0]}, which it does not name: put the last one back, or "
+        "`icehouse verify --repair` makes it anew from the parts"
+    )
+
+
 def sweep(table: Table) -> int:
-    """Remove part files that no manifest names, and temporary files of dead writers; return how many went."""
+    """Remove part files that no manifest names, and temporary files of dead writers; return how many went.
+
+    Where there are parts later than the manifest all stay: they are what a manifest that was lost had named.
+    """
+    if not Table.exists(table.path):
+        return 0
     with table.lock():
-        manifest = Manifest.read(table.path)
+        manifest = table.snapshot().manifest
         named = {part.name for part in manifest.parts} | {name for name, _ in manifest.retired}
+        if later_parts(table.path, manifest):
+            return 0
         # Parts get their names under this lock, so an unnamed one is nobody's work in hand.
-        orphans = [path for path in table.path.glob("part-*.parquet") if path.name not in named]
+        orphans = [path for path in part_files(table.path) if path.name not in named]
         for path in orphans:
             with contextlib.suppress(OSError):
                 path.unlink()

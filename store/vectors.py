@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..errors import StoreError
 from .files import publish, remove_leftovers
 from .pages import read_into
-from .parts import read_part
+from .parts import check_part, read_part
 from .schema import tokens_type, vector_type
 from .snapshot import Snapshot
 
@@ -133,8 +133,9 @@ def read_vectors(snapshot: Snapshot, column: str = "vector") -> np.ndarray:
     done = 0
     for part, path in zip(snapshot.parts, snapshot.files, strict=True):
         block = X[done : done + part.rows]
+        check_part(path, part)
         if not _read_directly(path, column, block):
-            block[:] = to_array(read_part(path, pa.schema([field]))[column])
+            block[:] = to_array(read_part(path, pa.schema([field]), part)[column])
         done += part.rows
     return X
 

@@ -73,5 +73,6 @@ def _remove(store: Store, name: str, jobs: Sequence[Job], before: datetime) -> N
         old = pc.and_(old, pc.fill_null(pc.less(rows["at"], pa.scalar(before, rows["at"].type)), False))
         if not pc.any(old).as_py():
             return
-        left = write_part(rows.filter(pc.invert(old)), table.path, table.spec)
-        table.replace_parts([part.name for part in table.snapshot().parts], left)
+        names = [part.name for part in table.snapshot().parts]
+        left = write_part(rows.filter(pc.invert(old)), table.path, table.spec, replaces=names)
+        table.replace_parts(names, left)

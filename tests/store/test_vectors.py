@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from icehouse.errors import CorruptError, StoreError
 from icehouse.store import parts, vectors
+from icehouse.store.checksums import file_sha256
 from icehouse.store.pages import read_into
 from icehouse.store.schema import features_schema, vector_type
 from icehouse.store.table import Table
@@ -135,9 +137,15 @@ def test_damaged_bytes_never_crash_the_reader(flips: list[tuple[int, int]]) -> N
 
 def test_parts_that_someone_else_wrote_are_read_through_pyarrow(tmp_path: Path) -> None:
     X = matrix(30, 5)
-    snapshot = table_of(tmp_path, [X]).snapshot()
-    pq.write_table(pq.read_table(snapshot.files[0]), snapshot.files[0], compression="zstd")
-    assert np.array_equal(read_vectors(snapshot), X)
+    table = table_of(tmp_path, [X])
+    path = table.snapshot().files[0]
+    pq.write_table(pq.read_table(path), path, compression="zstd")
+    with pytest.raises(CorruptError, match="not what was written"):
+        read_vectors(table.snapshot())
+    manifest = table.snapshot().manifest
+    theirs = replace(manifest.parts[0], bytes=path.stat().st_size, sha256=file_sha256(path))
+    replace(manifest, parts=(theirs,)).write(table.path)
+    assert np.array_equal(read_vectors(table.snapshot()), X)
 
 
 # ------------------------------------------------------------------------------------------------ the copy

@@ -23,6 +23,7 @@ def test_a_folder_appears_and_is_replaced(tmp_path: Path) -> None:
     (path / "old.txt").write_text("old")
     fill(path, "second")
     assert sorted(p.relative_to(path).as_posix() for p in path.rglob("*")) == [
+        "SHA256SUMS",
         "a.txt",
         "deeper",
         "deeper/b.txt",

@@ -1,0 +1,307 @@
+"""Manifests made anew from the parts of a table: what `icehouse verify --repair` does.
+
+Every part says what its table is, which parts it replaced and where its rows stand (`icehouse.store.parts.lineage`). So of
+all parts in the folder those are live that no other one replaced. Parts of an icehouse that did not write this down are told
+by the table's key: no two live parts hold the same key, and the later one counts. Nothing is deleted: a damaged manifest and
+parts that cannot be used are set aside under another name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import CorruptError, StoreError
+from .checksums import file_sha256
+from .files import STORE_FILE, fsync_dir, publish
+from .lock import hold
+from .manifest import MANIFEST, PART_NAME, Manifest, Part
+from .parts import check_part, footer_sha256, lineage
+from .schema import CONTENT_KEYS
+from .store import FORMAT_VERSION, LEDGERS, Store
+from .table import Table, emptied_parts, later_parts, older_than, part_files
+
+__all__ = ["Repair", "repair", "repair_store_file"]
+
+_ASIDE = "set-aside-"
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What was done to one table.
+
+    Attributes
+    ----------
+    table : str
+    problem : str
+        What was wrong.
+    parts, rows : int
+        What the table has now.
+    remarks : list of str
+        What could not be had back, or has to be looked at.
+    """
+
+    table: str
+    problem: str
+    parts: int
+    rows: int
+    remarks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A part file, and what it says of itself."""
+
+    path: Path
+    rows: int
+    schema: pa.Schema
+    spec: dict[str, Any] | None
+    at: str
+    replaces: frozenset[str]
+
+    @property
+    def version(self) -> int:
+        return _version(self.path.name)
+
+
+def repair_store_file(path: Path) -> str | None:
+    """Write a store's ``icehouse.json`` anew if it is gone or damaged and there are tables; returns what was done."""
+    if not (path / "tables").is_dir():
+        return None
+    try:
+        if int(json.loads((path / STORE_FILE).read_bytes())["format_version"]) > 0:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    about = {
+        "format_version": FORMAT_VERSION,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_by": "icehouse verify --repair",
+    }
+    try:
+        with publish(path / STORE_FILE) as temp:
+            temp.write_text(json.dumps(about, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write {path / STORE_FILE}: {error.strerror or error}") from error
+    return f"{STORE_FILE} was gone or damaged, and is made anew"
+
+
+def repair(store: Store) -> list[Repair]:
+    """Make the manifests anew that are lost, damaged, older than their parts, or that name parts which are gone.
+
+    Returns
+    -------
+    list of Repair
+        One for each table that needed it.
+
+    Raises
+    ------
+    StoreError
+        If a table cannot be written.
+    """
+    done = []
+    for name in store.table_names():
+        folder = store.path / "tables" / name
+        if not Table.exists(folder):
+            continue
+        with hold(folder):
+            made = _repair_table(folder, name)
+        if made is not None:
+            done.append(made)
+    return done
+
+
+def _repair_table(folder: Path, name: str) -> Repair | None:
+    manifest: Manifest | None = None
+    try:
+        manifest = Manifest.read(folder)
+        later = later_parts(folder, manifest)
+        gone = [part for part in manifest.parts if not (folder / part.name).exists()]
+        if not later and not gone:
+            return None
+        problem = older_than(folder, later) if later else f"the manifest names {gone[0].name}, which is gone"
+    except FileNotFoundError:
+        later, gone, problem = [], [], "the manifest was lost"
+    except CorruptError as error:
+        later, gone, problem = [], [], str(error).split(";")[0]
+    problem = problem.split(": ")[0]
+    remarks: list[str] = []
+    if gone and not later and manifest is not None:
+        lost = sum(part.rows for part in gone)
+        remarks.append(
+            f"{lost} rows were in {len(gone)} parts that are gone ({gone[0].name}, ...): a backup may have them, "
+            "`icehouse embed` makes features again"
+        )
+        made = manifest.next(parts=tuple(part for part in manifest.parts if part not in gone))
+    else:
+        made = _from_parts(folder, name, manifest, remarks)
+    if os.path.lexists(folder / MANIFEST):
+        aside = folder / f"{_ASIDE}{int(time.time())}-{MANIFEST}"
+        (folder / MANIFEST).rename(aside)
+        remarks.append(f"the earlier manifest is kept as {aside.name}")
+    fsync_dir(folder)
+    if made.parts or name in LEDGERS or gone:
+        made.write(folder)
+    else:
+        remarks.append("no part is left: the next command that writes it makes the table anew")
+    return Repair(name, problem, len(made.parts), sum(part.rows for part in made.parts), remarks)
+
+
+def _from_parts(folder: Path, name: str, old: Manifest | None, remarks: list[str]) -> Manifest:
+    """Manifest of the live ones among all parts in a folder."""
+    known = {} if old is None else {part.name: part for part in old.parts}
+    found: list[_Found] = []
+    for path in part_files(folder):
+        try:
+            found.append(_look(path, known.get(path.name)))
+        except (CorruptError, pa.ArrowException, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            remarks.append(f"{_set_aside(path)} is damaged and left out ({reason})")
+    spec = _spec(name, found, old, remarks)
+    found = _of_one_kind(found, spec, remarks)
+    replaced = {part for one in found for part in one.replaces} | set(emptied_parts(folder))
+    live = [one for one in found if one.path.name not in replaced]
+    live = _without_repeated(live, spec.get("key"), remarks)
+    live.sort(key=lambda one: (_version(one.at), one.at, one.version, one.path.name))
+    version = max([one.version for one in found] + [0 if old is None else old.version])
+    now = time.time()
+    return Manifest(
+        version=version + 1,
+        spec=spec,
+        schema=_schema(name, live, old),
+        parts=tuple(
+            Part(
+                one.path.name,
+                one.rows,
+                one.path.stat().st_size,
+                file_sha256(one.path),
+                footer_sha256(one.path),
+            )
+            for one in live
+        ),
+        retired=tuple((one.path.name, now) for one in found if one.path.name in replaced),
+    )
+
+
+def _look(path: Path, known: Part | None) -> _Found:
+    """Read a part whole, so that every page is compared with its checksum."""
+    if known is not None:
+        check_part(path, known, whole=True)
+    rows = 0
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        schema = file.schema_arrow
+        spec, at, replaces = lineage(schema.metadata)
+        for batch in file.iter_batches():
+            rows += batch.num_rows
+        if rows != file.metadata.num_rows:
+            raise OSError(f"{rows} rows, where its footer has {file.metadata.num_rows}")
+    at = at if at is not None and PART_NAME.fullmatch(at) else path.name
+    return _Found(path, rows, schema.remove_metadata(), spec, at, frozenset(replaces))
+
+
+def _version(name: str) -> int:
+    match = PART_NAME.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
+def _set_aside(path: Path) -> str:
+    """Give a part a name that nothing takes for a part; returns it."""
+    aside = path.with_name(_ASIDE + path.name)
+    path.rename(aside)
+    return aside.name
+
+
+def _spec(name: str, found: Iterable[_Found], old: Manifest | None, remarks: list[str]) -> dict[str, Any]:
+    """The table's spec, as its latest part has it; for parts that do not say, what the table's name tells."""
+    told = [one for one in found if one.spec is not None]
+    latest = max(told, key=lambda one: (one.version, one.path.name)).spec if told else None
+    if old is not None and (latest is None or old.spec.get("fingerprint") == latest.get("fingerprint")):
+        return old.spec
+    if latest is not None:
+        if "fingerprint" in latest and name.startswith("features/"):
+            remarks.append(
+                "the probe that guards the encoder was in the manifest only; the next `icehouse embed` has none"
+            )
+        return latest
+    kind, *rest = name.split("/")
+    remarks.append(
+        "its parts do not say what they hold (an older icehouse wrote them): the spec is what the table's name tells"
+        + ("; the encoder is not known, so that nothing can be added to it" if kind == "features" else "")
+    )
+    if kind == "items":
+        return {"kind": "items", "key": "item_id"}
+    if kind == "captions":
+        return {"kind": "captions", "name": "/".join(rest), "key": "caption_key"}
+    if kind == "features" and len(rest) >= 3:
+        *encoder, modality, output = rest
+        key = CONTENT_KEYS.get("image" if modality == "image" else "text")
+        told_by_name = {"encoder": "/".join(encoder), "modality": modality, "output": output, "key": key}
+        return {"kind": "features", **told_by_name, **_width(found)}
+    return {"kind": kind}
+
+
+def _width(found: Iterable[_Found]) -> dict[str, Any]:
+    for one in found:
+        for column in one.schema:
+            kind = column.type.value_type if pa.types.is_list(column.type) else column.type
+            if pa.types.is_fixed_size_list(kind):
+                dtype = "float16" if pa.types.is_float16(kind.value_type) else "float32"
+                return {"dim": kind.list_size, "dtype": dtype}
+    return {}
+
+
+def _of_one_kind(found: list[_Found], spec: dict[str, Any], remarks: list[str]) -> list[_Found]:
+    """Leave out parts of another space, or with another type of a column than later ones have."""
+    types: dict[str, pa.DataType] = {}
+    kept = []
+    for one in sorted(found, key=lambda one: (-one.version, one.path.name)):
+        print_ = spec.get("fingerprint") if one.spec is None else one.spec.get("fingerprint")
+        unlike = [column.name for column in one.schema if types.get(column.name, column.type) != column.type]
+        if print_ != spec.get("fingerprint") or unlike:
+            what = f"column {unlike[0]!r}" if unlike else "its fingerprint"
+            remarks.append(
+                f"{_set_aside(one.path)} ({one.rows} rows) is of another kind than the others: {what} differs"
+            )
+            continue
+        types.update({column.name: column.type for column in one.schema})
+        kept.append(one)
+    return kept[::-1]
+
+
+def _without_repeated(live: list[_Found], key: str | None, remarks: list[str]) -> list[_Found]:
+    """Of parts that hold the same keys keep the latest: one of them was replaced, and nothing says so."""
+    if key is None or any(key not in one.schema.names for one in live):
+        return live
+    kept: list[tuple[_Found, pa.ChunkedArray]] = []
+    for one in sorted(live, key=lambda one: (-one.version, -one.path.stat().st_mtime_ns)):
+        keys = pq.read_table(one.path, columns=[key])[key]
+        if any(pc.any(pc.is_in(keys, value_set=have)).as_py() for _, have in kept):
+            remarks.append(
+                f"{_set_aside(one.path)} ({one.rows} rows) is left out: later parts hold values of {key} that it has"
+            )
+        else:
+            kept.append((one, keys))
+    return [one for one, _ in kept]
+
+
+def _schema(name: str, live: list[_Found], old: Manifest | None) -> pa.Schema:
+    """Union of the columns; those that every table of the kind has come first."""
+    first = [LEDGERS[name][0]] if name in LEDGERS else [old.schema] if old is not None else []
+    fields: dict[str, pa.Field] = {}
+    for schema in [*first, *(one.schema for one in live)]:
+        for column in schema:
+            fields.setdefault(column.name, column)
+    absent = {column for column in fields if any(column not in one.schema.names for one in live)}
+    return pa.schema(
+        [column.with_nullable(column.nullable or column.name in absent) for column in fields.values()]
+    )
