@@ -109,17 +109,12 @@ def publish(path: Path) -> Iterator[Path]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-<<<<<<< HEAD
     """Temporary files in `folder` whose maker is dead, or cannot be asked and has not written for a day."""
-    return [path for path in folder.iterdir() if (m := _TEMP.match(path.name)) and _is_dead(path, m)]
-=======
-    """Temporary files in `folder` whose maker is dead, or which are older than a day."""
     try:
         entries = list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [path for path in entries if (m := _TEMP.match(path.name)) and _is_dead(path, m)]
->>>>>>> 627a7e0 (Lost manifests: named, never written over or swept, made anew by verify --repair; parts are compared before they are read; links and names lead nowhere outside)
 
 
 def remove_leftovers(folder: Path) -> int:
