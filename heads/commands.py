@@ -15,14 +15,17 @@ from .families_command import heads
 from .options import (
     ROWS,
     ClassWeightOption,
+    DrawsOption,
     DupsOption,
     LabelOption,
     MissingOption,
+    PositiveOption,
     SplitColumnOption,
     WhereOption,
 )
 from .package_commands import export_onnx, package
 from .reports import commands as reports
+from .score_text import METRICS, interval_text, intervals_text, title, value_text
 from .suggest_command import suggest
 from .sweeps import commands as sweeps
 from .sweeps.shots_command import shots
@@ -35,16 +38,6 @@ __all__ = ["app"]
 app = typer.Typer()
 
 _PANEL = "Learn"
-
-# Scores in the order of the report.
-_SCORES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "weighted_f1": "weighted-F1",
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "log_loss": "log loss",
-}
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -87,6 +80,8 @@ def train(
     where: WhereOption = None,
     missing: MissingOption = "drop",
     dups: DupsOption = None,
+    positive: PositiveOption = None,
+    draws: DrawsOption = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Leave a report with the run: report.html.")
@@ -118,11 +113,13 @@ def train(
             missing=missing,
             refit=refit,
             dups=dups or "auto",
+            positive=positive,
+            draws=draws,
             seed=seed,
             report=False,
             progress=None if shown is None else lambda done, total, best: shown(done, total),
         )
-    problem = leave_report(opened, run) if report else None
+    problem = leave_report(opened, run, draws=draws) if report else None
     if as_json:
         print_json(_as_json(run))
     else:
@@ -149,7 +146,8 @@ def evaluate(
         typer.Option(help="Column of splits.", show_default="the run's", rich_help_panel=ROWS),
     ] = None,
     dups: DupsOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
+    positive: PositiveOption = None,
+    draws: DrawsOption = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Score a run on other rows or labels; leaves the predictions."""
@@ -167,7 +165,8 @@ def evaluate(
         label=label,
         split_column=split_column,
         dups=dups or "auto",
-        seed=seed,
+        positive=positive,
+        draws=draws,
     )
     if as_json:
         print_json({"run_id": found.run_id, "path": str(result.path), **result.metrics})
@@ -286,21 +285,20 @@ def _print_scores(what: str, metrics: Mapping[str, Any], features: Mapping[str, 
     near = metrics.get("without_near_duplicates")
     apart = metrics["without_copies"] if near is None else near
     scored = "accuracy" in apart
-    baseline = {"accuracy": base["accuracy"], "macro_f1": base["macro_f1"]}
     columns = [f"{what}, {metrics['n']} rows", "", f"{level:.0%} interval", "majority"]
     if scored and near is None:
         columns.append(f"without {apart['copies']} copies of train")
     elif scored:
         columns += [f"without {apart['near_duplicates']} near-duplicates of train", f"{level:.0%} interval"]
     lines = []
-    for name, title in _SCORES.items():
+    for name in METRICS:
         if metrics[name]["value"] is None:
             continue
         line = [
-            title,
+            title(name, metrics),
             _value(metrics[name], name),
             _between(metrics[name], name),
-            _number(baseline.get(name), name),
+            value_text(base.get(name), name),
         ]
         if scored:
             line.append(_value(apart[name], name))
@@ -326,7 +324,15 @@ def _print_scores(what: str, metrics: Mapping[str, Any], features: Mapping[str, 
         ],
     )
     echo("")
-    echo(f"majority: always {base['label']!r}. Scores in percent; intervals: bootstrap over the rows.")
+    chance = " (AUROC and average precision: ranked by chance)" if "auroc" in base else ""
+    echo(
+        f"majority: always {base['label']!r}{chance}. Scores in percent; intervals: {intervals_text(metrics)}."
+    )
+    if (positive := metrics.get("positive")) is not None:
+        why = "as asked" if positive["given"] else "the rarer class; --positive names another"
+        echo(f"positive class: {str(positive['label'])!r}, {positive['prevalence']:.1%} of the rows ({why})")
+    for note in metrics.get("notes", []):
+        echo(f"note: {note}")
     for name, n in metrics["unseen"].items():
         echo(f"note: {n} rows are {name!r}, which the head never saw in training; they count as errors")
     if near is not None:
@@ -366,19 +372,11 @@ def _print_near(near: Mapping[str, Any], rows: int) -> None:
 
 
 def _value(score: Mapping[str, Any] | None, name: str) -> str:
-    return _number(score["value"] if score else None, name)
+    return value_text(score["value"] if score else None, name)
 
 
 def _between(score: Mapping[str, Any] | None, name: str) -> str:
-    if score is None or score["low"] is None:
-        return ""
-    return f"{_number(score['low'], name)}–{_number(score['high'], name)}"
-
-
-def _number(value: float | None, name: str) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if name == "log_loss" else f"{100 * value:.1f}"
+    return "" if score is None else interval_text(score["low"], score["high"], name)
 
 
 def _chosen(value: Any) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.splits import canonical_split
 from ..errors import HeadError, UsageError
-from .metrics import DRAWS, score
+from .metrics import DRAWS, METRICS, score
 from .runs import Prediction, Run, prediction_table, publish_folder, write_json
 from .samples import Samples, load_samples
 from .seen import AUTO, Near, Searches
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from ..store.store import Store
 
 __all__ = ["Evaluation", "evaluate", "load_run_samples", "predict_items", "score_rows", "seen_contents"]
-
-# Scores that are repeated on the rows without a copy in train.
-_HEADLINE = ("accuracy", "macro_f1", "weighted_f1", "auroc", "average_precision", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,9 @@ def score_rows(
     *,
     near: Near | None = None,
     majority: str | None = None,
+    positive: str | None = None,
+    groups: np.ndarray | None = None,
     draws: int = DRAWS,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Score rows, and again those of them that training held nothing like.
 
@@ -68,7 +66,7 @@ def score_rows(
         Rows with a near-duplicate in training; see `icehouse.heads.seen`.
     majority : str, optional
         Commonest label in training: the baseline.
-    draws, seed
+    positive, groups, draws
         See `icehouse.heads.metrics.score`.
 
     Returns
@@ -86,8 +84,9 @@ def score_rows(
             prediction.proba[rows],
             prediction.classes,
             majority=majority,
+            positive=positive,
+            groups=None if groups is None else groups[rows],
             draws=draws,
-            seed=seed,
         )
 
     result = scores(np.arange(len(samples)))
@@ -98,7 +97,7 @@ def score_rows(
     apart: dict[str, Any] = {"copies": int(copy.sum())}
     if copy.any() and not copy.all():
         others = scores(np.flatnonzero(~copy))
-        apart |= {"n": others["n"], **{name: others[name] for name in _HEADLINE}}
+        apart |= {"n": others["n"], **{name: others[name] for name in METRICS}}
     result["without_copies"] = apart
     if near is not None:
         alike = copy | near.rows
@@ -128,8 +127,8 @@ def evaluate(
     label: str | None = None,
     split_column: str | None = None,
     dups: str | Sequence[str] | None = AUTO,
+    positive: str | None = None,
     draws: int = DRAWS,
-    seed: int = 0,
 ) -> Evaluation:
     """Score a run on rows of a store, and leave predictions and scores in the run's ``evaluations/``.
 
@@ -147,9 +146,11 @@ def evaluate(
     split_column : str, optional
         Column of splits, by default the run's.
     dups : str, sequence of str, or None, default "auto"
-        Searches for duplicates behind ``without_near_duplicates``; see `icehouse.heads.seen.Searches.of`.
-    draws, seed
-        See `icehouse.heads.metrics.score`.
+        Searches for duplicates behind ``without_near_duplicates`` and the intervals; see `icehouse.heads.seen.Searches.of`.
+    positive : str, optional
+        Class of the average precision; by default the run's.
+    draws : int, default 1000
+        0 leaves the intervals out; see `icehouse.heads.metrics.score`.
 
     Raises
     ------
@@ -183,7 +184,16 @@ def evaluate(
     trained = roles.get("train", set()) | roles.get("dev", set())
     seen = _seen_in(store, samples, trained)
     majority = run.record["majority"] if run.record["majority"] in set(samples.labels.tolist()) else None
-    metrics = score_rows(prediction, samples, seen, near=near, majority=majority, draws=draws, seed=seed)
+    metrics = score_rows(
+        prediction,
+        samples,
+        seen,
+        near=near,
+        majority=majority,
+        positive=run.positive if positive is None else positive,
+        groups=searches.groups(samples),
+        draws=draws,
+    )
     metrics["in_training"] = sum(item in trained for item in samples.ids.tolist())
     metrics["of"] = {"split": splits, "where": where, "label": label, "left_out": samples.left_out}
     table = prediction_table(samples.ids, prediction, split=samples.split, y=samples.labels)

@@ -1,4 +1,4 @@
-"""Scores of predicted probabilities, each with a bootstrap interval.
+"""Scores of predicted probabilities, each with a confidence interval.
 
 Choices, once and for all heads:
 
@@ -6,33 +6,54 @@ Choices, once and for all heads:
   errors, their label has a recall of zero, the log loss charges them a probability of zero (36.04 each), and `unseen`
   names it.
 - Macro averages run over the classes that occur among the true or the predicted labels, as scikit-learn's do.
-- AUROC and average precision are one-vs-rest means over the classes that have both positives and negatives;
-  for two classes the AUROC is the usual one. Where no class has both, they are None.
-- Intervals are percentiles of the bootstrap over rows, seeded, not stratified: how many rows of a class a
-  test split holds is chance too, and for a class of nine rows that chance is most of the uncertainty.
-- Scores of the confusion matrix need no loop over resampled rows: drawing rows with replacement is drawing
-  the matrix's cells from a multinomial distribution, and that is what happens here.
+- AUROC is a one-vs-rest mean over the classes that have both positives and negatives; for two classes the usual one.
+- Average precision is that of the positive class: of two classes the one that is named, else the rarer one. Of more classes
+  it is a mean as for AUROC, unless one is named. What a head without skill has is the share of positives, and is told.
+- Where no class has both positives and negatives, AUROC and average precision are None.
+- Intervals are those of `icehouse.heads.intervals`: chosen by their coverage, and over groups of duplicates where these are
+  known. They never shrink to a point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import HeadError, UsageError
+from .intervals import (
+    Arms,
+    Groups,
+    Interval,
+    auroc_interval,
+    confusion_intervals,
+    log_loss_interval,
+    precision_interval,
+)
+from .score_text import METRICS
 
-__all__ = ["DRAWS", "LEVEL", "score"]
+__all__ = [
+    "DRAWS",
+    "FEW",
+    "LEVEL",
+    "METRICS",
+    "majority_share",
+    "ranking",
+    "rarer",
+    "row_losses",
+    "score",
+]
 
-#: Bootstrap resamples, and the share of them that an interval covers.
+#: Resamples of what is bootstrapped (differences, calibration), and the coverage of intervals.
 DRAWS = 1000
 LEVEL = 0.95
+#: Rows below which a reader is warned.
+FEW = 30
 
-# Most numbers held at once by a block of resamples: 64 MB as float64.
-_BLOCK = 8_000_000
-# Beyond this many numbers in all, the scores that need resampled rows make do with fewer resamples.
-_BUDGET = 1_000_000_000
+_EPS = float(np.finfo(np.float64).eps)
+# Share of the commonest label from which its constant prediction looks good by accuracy.
+_LOPSIDED = 0.75
 
 
 def score(
@@ -41,6 +62,8 @@ def score(
     classes: Sequence[Any] | np.ndarray,
     *,
     majority: Any = None,
+    positive: Any = None,
+    groups: np.ndarray | None = None,
     draws: int = DRAWS,
     level: float = LEVEL,
     seed: int = 0,
@@ -57,29 +80,33 @@ def score(
         Labels of the columns of `proba`.
     majority : label, optional
         The commonest label in train, whose constant prediction is the baseline; the commonest of `y` if None.
+    positive : label, optional
+        The class whose average precision is meant. None takes the rarer of two (of `y`), and the mean over more.
+    groups : ndarray of int, shape (n,), optional
+        Group of each row, where rows are duplicates of one another: such rows are no independent evidence.
     draws : int, default 1000
-        Bootstrap resamples; 0 leaves the intervals out (`low` and `high` are None).
+        0 leaves the intervals out: `low` and `high` are None. They are in closed form, so more than one changes nothing.
     level : float, default 0.95
         Coverage of the intervals.
     seed : int, default 0
+        Changes nothing either, since nothing is drawn; for those who give one.
 
     Returns
     -------
     dict
-        JSON values. ``accuracy``, ``macro_f1``, ``weighted_f1``, ``auroc``, ``average_precision`` and
-        ``log_loss`` are each ``{"value", "low", "high"}`` (None where undefined); ``per_class`` a list with
-        ``label``, ``support``, ``precision``, ``recall``, ``f1`` (with intervals), ``auroc`` and
+        JSON values. The keys of `METRICS` are each ``{"value", "low", "high"}`` (None where undefined); ``per_class`` a
+        list with ``label``, ``support``, ``precision``, ``recall``, ``f1`` (with intervals), ``auroc`` and
         ``average_precision``; ``confusion`` has ``labels`` and ``matrix`` (rows true, columns predicted);
-        ``majority`` the baseline; ``unseen`` the labels that training never held and their rows; ``intervals`` how the
-        intervals were made, with ``draws_ranked`` for the resamples of AUROC, average precision and log loss, which
-        are fewer for very many rows.
+        ``majority`` the baseline; ``positive`` the class of the average precision with the share of rows that are it;
+        ``one_class`` the label that every row was given, if there are others; ``unseen`` the labels that training never
+        held and their rows; ``intervals`` how they were made; ``notes`` what a reader has to know.
 
     Raises
     ------
     HeadError
         If there are no rows, or the shapes disagree.
     UsageError
-        If `seed` or `draws` is below zero.
+        If `positive` is no label, or `seed` or `draws` is below zero.
     """
     y, classes, proba = np.asarray(y), np.asarray(classes), np.asarray(proba, np.float64)
     if proba.shape != (len(y), len(classes)):
@@ -90,228 +117,263 @@ def score(
         raise HeadError("no rows to score")
     if seed < 0 or draws < 0:
         raise UsageError(f"seed and draws must be whole numbers from 0 on, not {seed} and {draws}")
-    rng = np.random.default_rng(seed)
+    intervals = draws > 0
+    if groups is not None and len(groups) != len(y):
+        raise HeadError(f"{len(groups)} groups for {len(y)} rows")
 
     # Labels: the head's classes first, then what only the evaluated rows have.
-    extra = np.array(sorted(set(y.tolist()) - set(classes.tolist()), key=str), dtype=object)
-    labels = [*classes.tolist(), *extra.tolist()]
+    extra = sorted(set(y.tolist()) - set(classes.tolist()), key=str)
+    labels = [*classes.tolist(), *extra]
     code_of = {label: i for i, label in enumerate(labels)}
     true = np.array([code_of[label] for label in y.tolist()], np.intp)
     predicted = proba.argmax(axis=1)
-    k = len(labels)
-    matrix = np.bincount(true * k + predicted, minlength=k * k).reshape(k, k)
+    n, k = len(y), len(labels)
+    alike = Groups(groups, n)
+    support, found = np.bincount(true, minlength=k), np.bincount(predicted, minlength=k)
+    right = np.bincount(true[true == predicted], minlength=k)
+    chosen = _positive(positive, labels, len(classes), support)
+    known = majority if majority is not None else labels[int(support.argmax())]
 
-    values = _from_counts(*_margins(matrix[None]))
-    spread = _bootstrap_counts(matrix, draws, rng)
-    ranked = _ranked_scores(true, proba, len(labels), draws, rng)
-
-    def interval(value: float | None, sample: np.ndarray | None) -> dict[str, float | None]:
-        return _interval(value, sample, level)
-
-    result: dict[str, Any] = {"n": len(y)}
+    values = _of_counts(right, support, found)
+    spread = confusion_intervals(true, predicted, k, alike, level) if intervals else None
+    result: dict[str, Any] = {"n": n}
     for name in ("accuracy", "macro_f1", "weighted_f1"):
-        result[name] = interval(float(values[name][0]), spread[name] if spread else None)
-    for name in ("auroc", "average_precision", "log_loss"):
-        result[name] = interval(*ranked[name])
-    base = majority if majority is not None else labels[int(np.bincount(true, minlength=k).argmax())]
-    result["majority"] = _majority(true, code_of.get(base, k), base)
-    support, hits = matrix.sum(axis=1), matrix.sum(axis=0)
+        result[name] = _told(float(values[name]), getattr(spread, name, None))
+    ranked = _ranked(true, proba, k, chosen, alike, level if intervals else None)
+    result |= {name: ranked[name] for name in ("auroc", "average_precision", "log_loss")}
+    result["majority"] = _majority(support, code_of.get(known, k), known, ranked["prevalence"])
     result["per_class"] = [
         {
             "label": label,
             "support": int(support[i]),
-            "predicted": int(hits[i]),
+            "predicted": int(found[i]),
             **{
-                m: interval(float(values[m][0, i]), spread[m][:, i] if spread else None)
-                for m in ("precision", "recall", "f1")
+                name: _told(
+                    float(values[name][i]),
+                    None if spread is None else tuple(float(end[i]) for end in getattr(spread, name)),
+                )
+                for name in ("precision", "recall", "f1")
             },
             "auroc": ranked["auroc_per_class"][i],
             "average_precision": ranked["average_precision_per_class"][i],
         }
         for i, label in enumerate(labels)
     ]
+    matrix = np.bincount(true * k + predicted, minlength=k * k).reshape(k, k)
     result["confusion"] = {"labels": labels, "matrix": matrix.tolist()}
-    result["unseen"] = {str(label): int(support[code_of[label]]) for label in extra.tolist()}
+    result["unseen"] = {str(label): int(support[code_of[label]]) for label in extra}
+    result["positive"] = (
+        None
+        if chosen is None
+        else {
+            "label": labels[chosen],
+            "given": positive is not None,
+            "rows": int(support[chosen]),
+            "prevalence": float(support[chosen] / n),
+        }
+    )
+    given = labels[int(predicted[0])]
+    result["one_class"] = given if found.max() == n and support.max() < n else None
     result["intervals"] = {
-        "method": "percentile bootstrap over rows",
-        "draws": draws,
-        "draws_ranked": ranked["draws"],
+        "method": "closed form, by groups of duplicates" if alike.count < n else "closed form, over rows",
         "level": level,
-        "seed": seed,
+        "groups": alike.count,
     }
+    result["notes"] = _notes(result, support, labels, intervals)
     return result
 
 
-def _interval(value: float | None, sample: np.ndarray | None, level: float) -> dict[str, float | None]:
-    """`value` with the percentiles of its resamples; resamples in which the score is undefined are left out."""
-    if value is None or sample is None or not np.isfinite(sample).any():
-        return {"value": value, "low": None, "high": None}
-    low, high = np.nanquantile(sample, [(1 - level) / 2, (1 + level) / 2])
-    return {"value": value, "low": float(low), "high": float(high)}
+def rarer(y: Sequence[Any] | np.ndarray) -> Any:
+    """The rarer of two labels, the later one by name where both are as many; None unless there are two."""
+    labels, counts = np.unique(np.asarray(y), return_counts=True)
+    if len(labels) != 2:
+        return None
+    return labels.tolist()[0 if counts[0] < counts[1] else 1]
 
 
-def _margins(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Diagonal, rows' sums and columns' sums of (b, k, k) confusion matrices: (b, k) each."""
-    return np.einsum("bii->bi", matrices), matrices.sum(axis=2), matrices.sum(axis=1)
+def majority_share(support: Sequence[int] | np.ndarray) -> float:
+    """Share of the commonest label among rows of which each class has so many."""
+    counts = np.asarray(support)
+    return float(counts.max() / max(counts.sum(), 1))
 
 
-def _from_counts(hits: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores of (b, k) counts: true positives, true rows and predicted rows of each class."""
-    occurs = (support + predicted) > 0
-    n = support.sum(axis=1)
-    f1 = 2 * hits / np.maximum(support + predicted, 1)
+def _positive(positive: Any, labels: Sequence[Any], k: int, support: np.ndarray) -> int | None:
+    """Number of the class whose average precision is meant; None for the mean over all."""
+    if positive is not None:
+        for i, label in enumerate(labels):
+            if str(label) == str(positive):
+                return i
+        listed = ", ".join(repr(str(label)) for label in labels[:20])
+        raise UsageError(f"no class {str(positive)!r} to take as positive; there are: {listed}")
+    if k != 2:
+        return None
+    return 0 if support[0] < support[1] else 1
+
+
+def _told(value: float | None, interval: Interval | tuple[float, ...] | None) -> dict[str, float | None]:
+    low, high = (None, None) if interval is None or value is None else interval
+    return {"value": value, "low": low, "high": high}
+
+
+def _of_counts(right: np.ndarray, support: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of counts by class: right rows, rows that have it, rows that were given it."""
+    n = support.sum()
+    f1 = 2 * right / np.maximum(support + found, 1)
     return {
-        "accuracy": hits.sum(axis=1) / n,
-        "macro_f1": f1.sum(axis=1) / np.maximum(occurs.sum(axis=1), 1),
-        "weighted_f1": (f1 * support).sum(axis=1) / n,
-        "precision": hits / np.maximum(predicted, 1),
-        "recall": hits / np.maximum(support, 1),
+        "accuracy": right.sum() / n,
+        "macro_f1": f1.sum() / max((support + found > 0).sum(), 1),
+        "weighted_f1": (f1 * support).sum() / n,
+        "precision": right / np.maximum(found, 1),
+        "recall": right / np.maximum(support, 1),
         "f1": f1,
     }
 
 
-def _bootstrap_counts(
-    matrix: np.ndarray, draws: int, rng: np.random.Generator
-) -> dict[str, np.ndarray] | None:
-    """Scores of `draws` resampled confusion matrices, by name: (draws,) or (draws, k)."""
-    if not draws:
-        return None
-    k, n = len(matrix), int(matrix.sum())
-    rows, columns = np.nonzero(matrix)
-    share = matrix[rows, columns] / n
-    # One column a class: which cells add to its diagonal, its row and its column.
-    true, guess = np.eye(k)[rows], np.eye(k)[columns]
-    collected: list[dict[str, np.ndarray]] = []
-    for size in _blocks(draws, len(share)):
-        cells = rng.multinomial(n, share, size=size).astype(np.float64)
-        collected.append(_from_counts(cells @ (true * guess), cells @ true, cells @ guess))
-    return {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
-
-
-def _ranked_scores(
-    true: np.ndarray, proba: np.ndarray, k_all: int, draws: int, rng: np.random.Generator
+def _ranked(
+    true: np.ndarray, proba: np.ndarray, k_all: int, chosen: int | None, groups: Groups, level: float | None
 ) -> dict[str, Any]:
-    """Scores that need the probabilities themselves: AUROC, average precision, log loss, with their resamples."""
+    """Scores that need the probabilities themselves: AUROC, average precision, log loss."""
     n, k = proba.shape
-    positive = true[:, None] == np.arange(k)[None]
-    counts = positive.sum(axis=0)
-    defined = np.flatnonzero((counts > 0) & (counts < n))
-    # As in scikit-learn, a probability of zero costs -log(eps), 36.04: so does a label that training never held.
-    eps = np.finfo(np.float64).eps
-    known = np.flatnonzero(true < k)
-    loss = np.full(n, -np.log(eps))
-    at = proba[known, true[known]] / np.maximum(proba[known].sum(axis=1), eps)
-    loss[known] = -np.log(np.clip(at, eps, 1 - eps))
-
-    orders = [_descending(proba[:, c]) for c in defined]
-    ones = np.ones((1, n))
-    auroc = np.array([_auroc(ones, positive[:, c], o)[0] for c, o in zip(defined, orders, strict=True)])
-    precision = np.array(
-        [_average_precision(ones, positive[:, c], o)[0] for c, o in zip(defined, orders, strict=True)]
-    )
-
-    affordable = int(_BUDGET // max(n * (len(defined) + 1), 1))
-    draws = min(draws, max(affordable, 100)) if draws else 0
-    samples: dict[str, list[np.ndarray]] = {"auroc": [], "average_precision": [], "log_loss": []}
-    for size in _blocks(draws, n):
-        weights = _resampled(n, size, rng)
-        if len(defined):
-            for name, function in (("auroc", _auroc), ("average_precision", _average_precision)):
-                by_class = [
-                    function(weights, positive[:, c], o) for c, o in zip(defined, orders, strict=True)
-                ]
-                samples[name].append(_mean_defined(np.stack(by_class)))
-        samples["log_loss"].append(weights @ loss / n)
-
-    def sampled(name: str) -> np.ndarray | None:
-        return np.concatenate(samples[name]) if samples[name] else None
-
-    def per_class(values: np.ndarray) -> list[float | None]:
-        by_class: list[float | None] = [None] * k_all
-        for c, value in zip(defined, values, strict=True):
-            by_class[c] = float(value)
-        return by_class
-
+    support = np.bincount(true, minlength=k_all)
+    defined = np.flatnonzero((support[:k] > 0) & (support[:k] < n))
+    areas: list[float | None] = [None] * k_all
+    precisions: list[float | None] = [None] * k_all
+    auroc, average = Arms(groups), Arms(groups)
+    for c in defined.tolist():
+        positive = true == c
+        area, area_influence, precision, influence = ranking(proba[:, c], positive)
+        areas[c], precisions[c] = area, precision
+        if k > 2 or c == defined[-1]:  # of two classes one says it all
+            interval = (
+                (area, area)
+                if level is None
+                else auroc_interval(area, area_influence, positive, groups, level)
+            )
+            auroc.add(area, interval, area_influence)
+        if chosen is None or c == chosen:
+            interval = (
+                (precision, precision)
+                if level is None
+                else precision_interval(precision, influence, int(support[c]), groups, level)
+            )
+            average.add(precision, interval, influence)
+    told = {
+        name: _told(value, None if level is None else interval)
+        for name, (value, interval) in (("auroc", auroc.mean()), ("average_precision", average.mean()))
+    }
+    loss = row_losses(true, proba)
+    mean = float(loss.mean())
+    interval = None if level is None else log_loss_interval(loss, _implied(proba), groups, level)
+    counted = defined if chosen is None else np.array([chosen])
     return {
-        "auroc": (float(auroc.mean()) if len(defined) else None, sampled("auroc")),
-        "average_precision": (
-            float(precision.mean()) if len(defined) else None,
-            sampled("average_precision"),
-        ),
-        "log_loss": (float(loss.mean()), sampled("log_loss")),
-        "draws": draws,
-        "auroc_per_class": per_class(auroc),
-        "average_precision_per_class": per_class(precision),
+        **told,
+        "log_loss": _told(mean, interval),
+        "auroc_per_class": areas,
+        "average_precision_per_class": precisions,
+        "prevalence": float(support[counted].mean() / n) if len(counted) else None,
     }
 
 
-def _descending(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Order of falling scores, and the position at which each run of equal scores ends."""
+def ranking(scores: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray, float, np.ndarray]:
+    """AUROC and average precision of one class against the rest, each with what every row adds to it.
+
+    Parameters
+    ----------
+    scores : ndarray of float, shape (n,)
+    positive : ndarray of bool, shape (n,)
+        Some, but not all.
+
+    Returns
+    -------
+    float, ndarray of float (n,), float, ndarray of float (n,)
+        AUROC (ties count half) and its influence function, DeLong's components; average precision (the precision at each
+        distinct threshold, weighted by the rise in recall, without interpolation) and its influence function. Influences
+        are scaled so that the sum of their squares is the variance.
+    """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    return order, ends
+    starts = np.concatenate([[True], ranked[1:] != ranked[:-1]])
+    tie = np.cumsum(starts) - 1  # number of the threshold, from the highest
+    mine = positive[order]
+    hits, ones = np.bincount(tie[mine], minlength=tie[-1] + 1), np.bincount(tie)
+    above_hits, above = np.cumsum(hits), np.cumsum(ones)
+    m, others = int(above_hits[-1]), int(above[-1] - above_hits[-1])
+    # Of each positive the share of negatives below it, of each negative that of positives above it, ties half.
+    false = ones - hits
+    below = others - (above - above_hits) + false / 2
+    beaten = np.where(mine, below[tie] / others, (above_hits - hits / 2)[tie] / m)
+    area = float(beaten[mine].mean())
+    area_influence = np.empty(len(scores))
+    area_influence[order] = (beaten - area) / np.where(mine, m, others)
+    # A row counts in the mean, if positive, and in the precision at every threshold from its own down.
+    precision = above_hits / above
+    average = float((precision * hits).sum() / m)
+    gain = np.cumsum((hits / above)[::-1])[::-1][tie]
+    loss = np.cumsum((hits / above * precision)[::-1])[::-1][tie]
+    influence = np.empty(len(scores))
+    influence[order] = (mine * (precision[tie] - average + gain) - loss) / m
+    return area, area_influence, average, influence
 
 
-def _sums(
-    weights: np.ndarray, positive: np.ndarray, order: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """True and false positives at each distinct threshold, from the highest: (b, t) each."""
-    rows, ends = order
-    ranked, hit = weights[:, rows], positive[rows]
-    return np.cumsum(ranked * hit, axis=1)[:, ends], np.cumsum(ranked * ~hit, axis=1)[:, ends]
+def row_losses(true: np.ndarray, proba: np.ndarray) -> np.ndarray:
+    """Log loss of each row (n,): as in scikit-learn a probability of zero costs -log(eps), and so does an unseen label."""
+    loss = np.full(len(true), -np.log(_EPS))
+    known = np.flatnonzero(true < proba.shape[1])
+    at = proba[known, true[known]] / np.maximum(proba[known].sum(axis=1), _EPS)
+    loss[known] = -np.log(np.clip(at, _EPS, 1 - _EPS))
+    return loss
 
 
-def _auroc(weights: np.ndarray, positive: np.ndarray, order: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Area under the ROC curve for each row of weights (b, n); NaN where a side is empty. Ties count half."""
-    hits, false = _sums(weights, positive, order)
-    before = np.concatenate([np.zeros((len(hits), 1)), hits[:, :-1]], axis=1)
-    step = np.diff(false, axis=1, prepend=0.0)
-    area = (step * (hits + before) / 2).sum(axis=1)
-    whole = hits[:, -1] * false[:, -1]
-    return np.divide(area, whole, out=np.full(len(area), np.nan), where=whole > 0)
+def _implied(proba: np.ndarray) -> float:
+    """Variance of a row's log loss if labels came as the probabilities say."""
+    share = np.clip(proba / np.maximum(proba.sum(axis=1, keepdims=True), _EPS), _EPS, 1.0)
+    logs = np.log(share)
+    mean = -(share * logs).sum(axis=1)
+    return float(((share * logs**2).sum(axis=1) - mean**2).mean() + mean.var())
 
 
-def _average_precision(
-    weights: np.ndarray, positive: np.ndarray, order: tuple[np.ndarray, np.ndarray]
-) -> np.ndarray:
-    """Mean of the precision at each threshold, weighted by the rise in recall (no interpolation)."""
-    hits, false = _sums(weights, positive, order)
-    precision = hits / np.maximum(hits + false, 1e-12)
-    rise = np.diff(hits, axis=1, prepend=0.0)
-    whole = hits[:, -1]
-    return np.divide((rise * precision).sum(axis=1), whole, out=np.full(len(whole), np.nan), where=whole > 0)
-
-
-def _mean_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the classes (first axis) that are defined; NaN where none is."""
-    there = np.isfinite(values)
-    total, count = np.where(there, values, 0.0).sum(axis=0), there.sum(axis=0)
-    return np.divide(total, count, out=np.full(values.shape[1], np.nan), where=count > 0)
-
-
-def _resampled(n: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of n rows occurs in each of `size` resamples: float64, shape (size, n)."""
-    drawn = rng.integers(0, n, size=(size, n)) + np.arange(size)[:, None] * n
-    return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
-
-
-def _majority(true: np.ndarray, code: int, label: Any) -> dict[str, Any]:
-    """Scores of always answering `label`."""
-    hits = int((true == code).sum())
-    n, present = len(true), len(np.unique(true))
-    classes = (
-        present if hits else present + 1
-    )  # a label that is predicted but absent counts as a class of F1 zero
+def _majority(support: np.ndarray, code: int, label: Any, prevalence: float | None) -> dict[str, Any]:
+    """Scores of always answering `label`, and of ranking by chance."""
+    n, present = int(support.sum()), int((support > 0).sum())
+    hits = int(support[code]) if code < len(support) else 0
+    # A label that is predicted but absent counts as a class of F1 zero.
+    f1, classes = 2 * hits / (hits + n), present if hits else present + 1
     return {
         "label": label,
         "accuracy": hits / n,
-        "macro_f1": 2 * hits / (hits + n) / classes if hits else 0.0,
+        "macro_f1": f1 / classes,
+        "weighted_f1": f1 * hits / n,
+        **({} if prevalence is None else {"auroc": 0.5, "average_precision": prevalence}),
     }
 
 
-def _blocks(draws: int, width: int) -> Iterator[int]:
-    """Sizes of the blocks in which `draws` rows of `width` numbers fit in memory."""
-    block = max(1, _BLOCK // max(width, 1))
-    for start in range(0, draws, block):
-        yield min(block, draws - start)
+def _notes(result: dict[str, Any], support: np.ndarray, labels: Sequence[Any], intervals: bool) -> list[str]:
+    """What a reader of the scores has to know."""
+    n, notes = result["n"], []
+    if result["one_class"] is not None:
+        notes.append(
+            f"every row was given {str(result['one_class'])!r}: by predicted classes this head knows no more than the "
+            "majority does; what its probabilities know is in AUROC, average precision and log loss"
+        )
+    share = majority_share(support)
+    if share >= _LOPSIDED and (support > 0).sum() > 1:
+        common = str(labels[int(support.argmax())])
+        notes.append(
+            f"{share:.0%} of the rows are {common!r}: accuracy and weighted F1 say little here; look at macro-F1, AUROC and "
+            "average precision, choose by them (--metric), or weigh classes alike (--class-weight balanced)"
+        )
+    groups = result["intervals"]["groups"]
+    if n < FEW:
+        notes.append(
+            f"only {n} rows were scored: below {FEW}, a score says little, and its interval is rough"
+        )
+    elif groups < FEW:
+        notes.append(
+            f"the {n} rows are {groups} groups of duplicates: below {FEW}, a score says little, and its interval is rough"
+        )
+    elif intervals and len(labels) > 2 and groups < 5 * int((support > 0).sum()):
+        notes.append(
+            f"{groups} rows for {int((support > 0).sum())} classes: with fewer than five each, the intervals of macro-F1 "
+            "and AUROC are too narrow"
+        )
+    return notes

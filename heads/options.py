@@ -10,10 +10,13 @@ __all__ = [
     "ROWS",
     "ClassWeightOption",
     "CombinationsOption",
+    "DrawsOption",
     "DupsOption",
     "GridOption",
     "LabelOption",
+    "MetricOption",
     "MissingOption",
+    "PositiveOption",
     "SplitColumnOption",
     "WhereOption",
 ]
@@ -45,6 +48,29 @@ DupsOption = Annotated[
         show_default="the newest by a feature of an input's kind",
         rich_help_panel=ROWS,
     ),
+]
+
+PositiveOption = Annotated[
+    str | None,
+    typer.Option(
+        "--positive",
+        help="Class whose average precision is meant.",
+        show_default="the rarer of two; the mean over more",
+    ),
+]
+
+DrawsOption = Annotated[
+    int,
+    typer.Option(
+        "--draws",
+        min=0,
+        help="Bootstrap resamples of differences and calibration; scores' intervals need none. 0: no intervals.",
+    ),
+]
+
+MetricOption = Annotated[
+    Literal["macro_f1", "accuracy", "weighted_f1", "auroc", "average_precision", "log_loss"],
+    typer.Option("--metric", "-m", help="Score that decides."),
 ]
 
 ClassWeightOption = Annotated[

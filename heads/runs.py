@@ -148,6 +148,12 @@ class Run:
         return list(self.record["classes"])
 
     @property
+    def positive(self) -> str | None:
+        """Class whose average precision is meant, of two: as it was given, or the rarer one in training; else None."""
+        given = self.record.get("positive")
+        return None if given is None else str(given)
+
+    @property
     def features(self) -> dict[str, str]:
         """Input to feature name: ``{"image": "mini/image/pooled"}``."""
         return {name: str(given["feature"]) for name, given in self.record["inputs"].items()}

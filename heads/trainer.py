@@ -34,7 +34,7 @@ from .division import Division, divide
 from .evaluate import score_rows, seen_contents
 from .head import Head
 from .holdout import SHARE
-from .metrics import DRAWS
+from .metrics import DRAWS, rarer
 from .prompts import unprompted, with_prompts
 from .registry import create
 from .runs import Prediction, Run, prediction_table, write_run
@@ -71,6 +71,7 @@ def train(
     missing: Missing = "drop",
     refit: bool | None = None,
     dups: str | Sequence[str] | None = AUTO,
+    positive: str | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     report: bool = True,
@@ -101,10 +102,12 @@ def train(
     dups : str, sequence of str, or None, default "auto"
         Searches for duplicates, to score the rows without a near-duplicate in training by themselves too; see
         `icehouse.heads.seen.Searches.of`.
+    positive : str, optional
+        Class of the average precision; of two the rarer one in train by default.
     draws : int, default 1000
-        Bootstrap resamples behind the intervals.
+        Bootstrap resamples behind what the report compares; 0 leaves all intervals out. Those of scores are in closed form.
     seed : int, default 0
-        Of the held-out part, the intervals, and the head if it has a parameter `seed` that `params` does not
+        Of the held-out part, and the head if it has a parameter `seed` that `params` does not
         give.
     report : bool, default True
         Whether the run gets its ``report.html``; if it cannot be made, the run is there without, and a warning says why.
@@ -137,11 +140,13 @@ def train(
         seed=seed,
     )
     fitted = fit_on(rows, estimator)
-    run = keep(rows, estimator, fitted, refit=refit, draws=draws, seed=seed, started=started)
+    run = keep(
+        rows, estimator, fitted, refit=refit, positive=positive, draws=draws, seed=seed, started=started
+    )
     if report:
         from .reports.report import leave_report
 
-        problem = leave_report(store, run)
+        problem = leave_report(store, run, draws=draws)
         if problem is not None:
             warnings.warn(problem, RuntimeWarning, stacklevel=2)
     return run
@@ -292,6 +297,7 @@ def keep(
     fitted: Fitted,
     *,
     refit: bool | None = None,
+    positive: str | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
@@ -305,7 +311,7 @@ def keep(
     estimator : Head
         Unfitted, with the parameters as they were given.
     fitted : Fitted
-    refit, draws, seed
+    refit, positive, draws, seed
         As `train` takes them.
     about : mapping, optional
         What else ``run.json`` should say, such as the sweep that it belongs to.
@@ -316,6 +322,8 @@ def keep(
     store, samples, parts, searches = rows.store, rows.samples, rows.parts, rows.searches
     learn, dev, test = (rows.part(name) for name in ("train", "dev", "test"))
     majority = Counter(learn.labels.tolist()).most_common(1)[0][0] if len(learn) else None
+    if positive is None and len(fitted.head.classes_) == 2:
+        positive = rarer(learn.labels)
     begun = time.perf_counter()
 
     metrics: dict[str, Any] = {}
@@ -327,7 +335,14 @@ def keep(
         known = {"train": learn.ids, **({"dev": dev.ids} if name == "test" and len(dev) else {})}
         near = searches.near(rows, known)
         metrics[name] = score_rows(
-            prediction, rows, seen, near=near, majority=majority, draws=draws, seed=seed
+            prediction,
+            rows,
+            seen,
+            near=near,
+            majority=majority,
+            positive=positive,
+            groups=searches.groups(rows),
+            draws=draws,
         )
         split = np.full(len(rows), name, object)
         tables.append(prediction_table(rows.ids, prediction, split=split, y=rows.labels))
@@ -355,6 +370,7 @@ def keep(
         "label": rows.label,
         "classes": [str(c) for c in kept.classes_.tolist()],
         "majority": majority,
+        "positive": positive,
         "inputs": {
             name: {
                 "feature": feature,

@@ -108,7 +108,9 @@ class Chart:
         }
 
 
-def ranking_charts(proba: np.ndarray, true: np.ndarray, names: Sequence[str]) -> list[Chart]:
+def ranking_charts(
+    proba: np.ndarray, true: np.ndarray, names: Sequence[str], positive: str | None = None
+) -> list[Chart]:
     """ROC and precision-recall curves, each class against the rest, and their mean.
 
     Parameters
@@ -117,18 +119,21 @@ def ranking_charts(proba: np.ndarray, true: np.ndarray, names: Sequence[str]) ->
     true : ndarray of int, shape (n,)
         Codes; what is no code of a column is a class that the head does not know.
     names : sequence of str, length k
+    positive : str, optional
+        Of two classes the one that is drawn; the second by default.
 
     Returns
     -------
     list of Chart
-        Empty if no class has both positives and negatives. Of two classes only the second is drawn. Of many, the
+        Empty if no class has both positives and negatives. Of two classes only one is drawn. Of many, the
         mean and the `CLASSES` that most rows have.
     """
     n, k = proba.shape
     counts = np.array([(true == c).sum() for c in range(k)])
     defined = [c for c in range(k) if 0 < counts[c] < n]
     if k == 2:
-        defined = [c for c in defined if c == 1]
+        drawn = names.index(positive) if positive in names else 1
+        defined = [c for c in defined if c == drawn]
     if not defined:
         return []
     grid = np.linspace(0, 1, 201)

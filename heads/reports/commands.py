@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json, print_table, say
+from ..options import DrawsOption
 
 if TYPE_CHECKING:
     from .explain import Explanation, TokenView
@@ -29,6 +30,7 @@ def report(
             show_default="where it is known or quick",
         ),
     ] = None,
+    draws: DrawsOption = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Make a run's report again: a page, the same as JSON, and figures as PNG, in the run's folder."""
@@ -38,7 +40,7 @@ def report(
 
     opened = Store.open(store)
     found = Run.load(opened, run)
-    path = write_report(opened, found, ablation=ablation)
+    path = write_report(opened, found, ablation=ablation, draws=draws)
     if as_json:
         print_json(
             {

@@ -119,6 +119,9 @@ def command_line(run: Run) -> str:
         parts += ["--missing", data["missing"]]
     if record["protocol"]["chosen_on"] and record["protocol"]["refit"] != _held_out(run):
         parts.append("--refit" if record["protocol"]["refit"] else "--no-refit")
+    given = [run.metrics[part].get("positive") or {} for part in ("test", "dev") if part in run.metrics]
+    if run.positive is not None and any(one.get("given") for one in given):
+        parts += ["--positive", run.positive]
     parts += ["--seed", str(record["seed"])]
     return " ".join(shlex.quote(part) for part in parts)
 

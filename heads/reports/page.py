@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...webpage import escape, page, user_text
+from ..score_text import METRICS, interval_text, intervals_text, title
 from . import svg
 from .items import card, percent
 from .look import REPORT
@@ -17,14 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["near_html", "report_page", "verdict_html"]
 
-_SCORES = {
-    "macro_f1": "macro-F1",
-    "accuracy": "accuracy",
-    "weighted_f1": "weighted F1",
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "log_loss": "log loss",
-}
 _ABLATED = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
 
 
@@ -51,6 +44,8 @@ def report_page(report: Report) -> str:
     sections = [section for section in sections if section[2]]
     toc = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in sections)
     notes = [*run.metrics["protocol"]["notes"], *data["notes"]]
+    if split is not None:
+        notes += run.metrics[split].get("notes", [])
     listed = "".join(f"<li>{user_text(note)}</li>" for note in notes)
     body = [
         _hero(run, split),
@@ -82,11 +77,13 @@ def _hero(run: Run, split: str | None) -> str:
     for name in ("macro_f1", "accuracy"):
         score = metrics[name]
         between = (
-            f"{percent(score['low'], 1)} to {percent(score['high'], 1)}; " if score["low"] is not None else ""
+            f"{interval_text(score['low'], score['high'], name, '% to ')}%; "
+            if score["low"] is not None
+            else ""
         )
         small = f"{between}always {user_text(base['label'], limit=40)}: {percent(base[name], 1)}"
         tiles.append(
-            f"<div><dd>{percent(score['value'], 1)}</dd><dt>{_SCORES[name]}</dt><small>{small}</small></div>"
+            f"<div><dd>{percent(score['value'], 1)}</dd><dt>{title(name)}</dt><small>{small}</small></div>"
         )
     rows = run.metrics["protocol"]["rows"]
     tiles.append(
@@ -115,13 +112,14 @@ def _scores(run: Run, split: str) -> str:
     if dev:
         head.append('<th class="num">dev (chosen there)</th>')
     rows = []
-    for name, title in _SCORES.items():
+    for name in METRICS:
         if metrics[name]["value"] is None:
             continue
         share = name != "log_loss"
         line = [
             (
-                f'<th scope="row">{title}</th><td class="num"><b>{_value(metrics[name]["value"], share)}</b></td>'
+                f'<th scope="row">{user_text(title(name, metrics))}</th>'
+                f'<td class="num"><b>{_value(metrics[name]["value"], share)}</b></td>'
                 f'<td class="of">{_between(metrics[name], share)}</td><td>{_span(metrics[name]) if share else ""}</td>'
             ),
             f'<td class="num">{_value(metrics["majority"].get(name), share)}</td>',
@@ -141,8 +139,9 @@ def _scores(run: Run, split: str) -> str:
     )
     told = [
         (
-            f"{where} Intervals: bootstrap over the rows, {metrics['intervals']['draws']:,} draws. "
-            f"Majority: always {user_text(metrics['majority']['label'], limit=60)}."
+            f"{where} Intervals: {escape(intervals_text(metrics))}. "
+            f"Majority: always {user_text(metrics['majority']['label'], limit=60)}; ranked by chance, AUROC is 50% and "
+            "average precision the share of positive rows."
         )
     ]
     if near is not None:
@@ -296,9 +295,9 @@ def _ablation(run: Run, told: Mapping[str, Any] | None) -> str:
             f"({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}){sure}.</li>"
         )
     head = ["<th>inputs</th>"]
-    for title in _ABLATED.values():
+    for heading in _ABLATED.values():
         head.append(
-            f'<th class="num">{title}</th><th>interval</th><th></th><th class="num">less than all</th><th>interval</th>'
+            f'<th class="num">{heading}</th><th>interval</th><th></th><th class="num">less than all</th><th>interval</th>'
         )
     rows = []
     for entry in told["subsets"]:
@@ -413,11 +412,7 @@ def _value(value: Any, share: bool = True) -> str:
 
 
 def _between(score: Mapping[str, Any], share: bool = True) -> str:
-    if score["low"] is None:
-        return ""
-    if share:
-        return f"{100 * score['low']:.1f}–{100 * score['high']:.1f}"
-    return f"{score['low']:.3f}–{score['high']:.3f}"
+    return interval_text(score["low"], score["high"], "accuracy" if share else "log_loss")
 
 
 def _signed(value: float | None, digits: int) -> str:

@@ -80,7 +80,7 @@ def write_report(
         Whether to say what each input adds, for which the head is fitted again on subsets of its inputs. None does so
         where it was done before or will take no more than about `affordable` seconds; True in any case; False never.
     draws, seed
-        Of the bootstrap.
+        Of the bootstrap; 0 draws leave the intervals of the calibration out.
     affordable : float, default 30
 
     Returns
@@ -111,7 +111,12 @@ def write_report(
 
 
 def leave_report(
-    store: Store, run: Run, *, ablation: bool | None = None, affordable: float = AFFORDABLE
+    store: Store,
+    run: Run,
+    *,
+    ablation: bool | None = None,
+    draws: int = DRAWS,
+    affordable: float = AFFORDABLE,
 ) -> str | None:
     """Make the report of a run that was just trained; a run is a run without one.
 
@@ -121,7 +126,7 @@ def leave_report(
         What went wrong, in one line; None if the report is there.
     """
     try:
-        write_report(store, run, ablation=ablation, affordable=affordable)
+        write_report(store, run, ablation=ablation, draws=draws, affordable=affordable)
     except Exception as error:  # hours of training are not lost to a drawing, whatever is wrong with it
         kind = "" if isinstance(error, (IcehouseError, OSError)) else f"{type(error).__name__} "
         told = " ".join(f"{kind}{error}".split())
@@ -148,7 +153,7 @@ def make_report(
         "split": split,
         "run": run.record,
         "metrics": run.metrics,
-        "ablation": _ablation(store, run, ablation, affordable, notes),
+        "ablation": _ablation(store, run, ablation, draws or DRAWS, affordable, notes),
     }
     charts: list[Chart] = []
     shown: dict[str, Shown] = {}
@@ -164,7 +169,7 @@ def make_report(
         )
         after = told["temperature"].get("after") or {}
         charts += [
-            *ranking_charts(scored.proba, scored.codes, scored.classes),
+            *ranking_charts(scored.proba, scored.codes, scored.classes, run.positive),
             reliability_chart(told["bins"], after.get("bins", ())),
         ]
         data["calibration"] = told
@@ -184,7 +189,7 @@ def make_report(
 
 
 def _ablation(
-    store: Store, run: Run, wanted: bool | None, affordable: float, notes: list[str]
+    store: Store, run: Run, wanted: bool | None, draws: int, affordable: float, notes: list[str]
 ) -> dict[str, Any] | None:
     if wanted is False:
         return None
@@ -201,7 +206,7 @@ def _ablation(
         )
         return None
     try:
-        return ablate(store, run)
+        return ablate(store, run, draws=draws)
     except IcehouseError as error:
         if wanted:
             raise
