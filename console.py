@@ -24,6 +24,7 @@ __all__ = [
     "MaxPixelsOption",
     "NaValuesOption",
     "StoreOption",
+    "StrictLabelsOption",
     "bar",
     "echo",
     "json_text",
@@ -63,6 +64,12 @@ NaValuesOption = Annotated[
         metavar="A,B",
         help="What means no value among ids, labels and splits, besides empty cells.",
         show_default="nan,NA,null,NULL and the like",
+    ),
+]
+StrictLabelsOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict-labels", help="Refuse labels that are nearly the same, such as 1 and 1.0, a and A."
     ),
 ]
 MaxPixelsOption = Annotated[

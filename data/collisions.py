@@ -102,6 +102,15 @@ class _Claims:
         clashing = [name for name in differing if row[name] is not None and held[name] is not None]
         if file is not None and held_file is not None and file != held_file:
             clashing.insert(0, "path")
+        # What only a folder's name tells gives way, whichever source came first.
+        for name in [name for name in clashing if name in self._owner(place).from_folders]:
+            clashing.remove(name)
+            row[name] = None
+            self._tally["folders"] += 1
+        for name in [name for name in clashing if name in self._owner(first[0]).from_folders]:
+            clashing.remove(name)
+            held[name] = None
+            self._tally["folders"] += 1
         several = self._merge or (file is not None and self._owner(place) is not self._owner(first[0]))
         allowed = {"text", "split"} if self._merge else set()
         if not several or not allowed.issuperset(clashing):
@@ -111,6 +120,8 @@ class _Claims:
             self._tally[name] += 1
         self._tally["merged"] += 1
         self._changed[first[0]] = self._held[row["item_id"]][1]
+        if any(held[name] is None and row[name] is not None for name in self._owner(first[0]).from_folders):
+            held["source"] = row["source"]
         for name, value in row.items():
             if name == "root" or name == "path":
                 if held_file is None:
@@ -139,6 +150,8 @@ class _Claims:
             "same": f"{count(tally['same'], 'identical row')} read twice and kept once",
             "merged": f"{count(tally['merged'], 'row')} merged into {count(len(self._changed), 'item')} of the same id",
             "text": f"{count(tally['text'], 'text')} differing between files: the longer kept",
+            "folders": f"{count(tally['folders'], 'label or split')} of folders differing from an annotation file's: the "
+            "file's kept (--folder-label-column NAME keeps both)",
             "split": f"{count(tally['split'], 'item')} in several splits: kept in that of the file named first",
         }
         return [text for key, text in said.items() if tally[key]]

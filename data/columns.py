@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .presets import Preset
     from .rows import Header
 
-__all__ = ["Columns", "choose_columns"]
+__all__ = ["Columns", "check_label_name", "choose_columns"]
 
 # Tried in this order, without regard to case, where a column is not given.
 _KNOWN_IMAGE = ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_name")
@@ -263,7 +263,7 @@ def _add_kept(chosen: Columns, finder: _Finder, options: SourceOptions) -> None:
     meta = finder.kept(options.meta_columns, "--meta-column")
     names = [*chosen.kept, *meta]
     for name in names:
-        _check_name(name)
+        check_label_name(name)
     # DuckDB's column names do not know upper from lower case.
     twice = [name for name, times in Counter(name.lower() for name in names).items() if times > 1]
     if twice:
@@ -273,7 +273,8 @@ def _add_kept(chosen: Columns, finder: _Finder, options: SourceOptions) -> None:
     chosen.kept |= meta
 
 
-def _check_name(name: str) -> None:
+def check_label_name(name: str) -> None:
+    """Raise UsageError if a label or metadata column cannot have this name."""
     if name.lower() in RESERVED:
         raise UsageError(
             f"a label cannot be called {name!r}, a column of every store; rename it: --label-column my_{name}={name}"

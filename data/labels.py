@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .pieces import show
+from .pieces import count, show
 
 __all__ = [
     "LIST",
@@ -151,13 +151,14 @@ def near_identical(counts: Mapping[str, int]) -> list[str]:
         groups.setdefault(_key(label), []).append(label)
     alike = [
         " and ".join(
-            f"{show(label)} ({counts[label]} rows)" for label in sorted(group, key=lambda x: -counts[x])
+            f"{show(label)} ({count(counts[label], 'row')})"
+            for label in sorted(group, key=lambda x: -counts[x])
         )
         for group in groups.values()
         if len(group) > 1
     ]
     return alike + [
-        f"{show(label)} ({rows} rows), which may mean that there is none"
+        f"{show(label)} ({count(rows, 'row')}), which may mean that there is none"
         for label, rows in counts.items()
         if not trim(label) or trim(label) == "None" or trim(label).casefold() in _MAYBE_MISSING
     ]

@@ -14,15 +14,18 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import SourceError, UsageError
 from .annotations import read_annotations
 from .collisions import combine
+from .columns import check_label_name
 from .folders import IMAGE_SUFFIXES, Scan, image_file, is_image_name, kinds_of, scan_images
+from .labels import normalise
 from .pieces import (
     FIXED,
     REJECTED_SCHEMA,
@@ -68,6 +71,11 @@ class SourceOptions:
         Folder that image paths are relative to. Default: the folder given as source, or the one the annotation file is in.
     labels_from_folders : bool, default False
         Label an image by the first folder below the source; where these are all splits (train, val, test), by the second.
+        Such a label, or split, never replaces one from another source.
+    folder_label_column : str, optional
+        Column of these labels, "label" unless given; giving it asks for them.
+    replace_labels : bool, default False
+        Let labels of folders replace those that items of the store have.
     encoding : str, optional
         Of annotation files. Default: UTF-8, or what a byte order mark says.
     na_values : sequence of str, optional
@@ -86,6 +94,8 @@ class SourceOptions:
     split_column: str | None = None
     root: str | Path | None = None
     labels_from_folders: bool = False
+    folder_label_column: str | None = None
+    replace_labels: bool = False
     encoding: str | None = None
     quotes: Quotes = "auto"
     na_values: Sequence[str] | None = None
@@ -107,12 +117,15 @@ class Manifest:
         Label and metadata columns of `table`.
     notes : tuple of str
         Remarks for the user, one line each.
+    from_folders : mapping of str to pyarrow.ChunkedArray of bool
+        Column to the rows whose value only the name of a folder tells.
     """
 
     table: pa.Table
     rejected: pa.Table
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    from_folders: Mapping[str, pa.ChunkedArray] = field(default_factory=dict)
 
 
 def read_sources(
@@ -140,6 +153,9 @@ def read_sources(
         A source that is missing, empty, of no known kind, or of which no row could be taken.
     """
     options = options or SourceOptions()
+    if options.folder_label_column is not None:
+        check_label_name(options.folder_label_column)
+        options = replace(options, labels_from_folders=True)
     preset = get_preset(options.preset) if options.preset is not None else None
     paths = [Path(s) for s in ([sources] if isinstance(sources, (str, Path)) else sources)]
     if not paths:
@@ -180,7 +196,11 @@ def read_sources(
             )
     table, rejected, said = combine(pieces, merge=preset is not None and preset.merge)
     labels = tuple(name for name in table.column_names if name not in FIXED)
-    return Manifest(table, rejected_table(rejected), labels, (*notes, *said))
+    told: dict[str, pa.ChunkedArray] = {}
+    for name in {name for piece in pieces for name in piece.from_folders}:
+        folders = [absolute(piece.source) for piece in pieces if name in piece.from_folders]
+        told[name] = pc.is_in(table["source"], value_set=pa.array(folders, pa.string()))
+    return Manifest(table, rejected_table(rejected), labels, (*notes, *said), told)
 
 
 def _kind(path: Path) -> str:
@@ -310,16 +330,18 @@ def _read_folder(folder: Path, root: str | None, options: SourceOptions) -> Piec
     if root is not None and base != root:
         prefix = f"{_inside(folder, base, root)}/"
     notes: list[str] = []
+    column = options.folder_label_column or "label"
     labels, split = _from_folders(folder, scan.paths, options, notes)
     paths = pa.array([prefix + path for path in scan.paths], pa.string())
     table = items_table(
-        paths, paths, root or base, base, None, split, {} if labels is None else {"label": labels}
+        paths, paths, root or base, base, None, split, {} if labels is None else {column: labels}
     )
+    told = () if labels is None else (column,) if options.split is not None else (column, "split")
     notes += [f"{folder}: {text}" for text in _scan_notes(scan)]
     rejected: list[Rejected] = [
         (prefix + path, prefix + path, f"{folder}/{path}: {reason}") for path, reason in scan.bad
     ]
-    return Piece(str(folder), table, None, rejected, notes)
+    return Piece(str(folder), table, None, rejected, notes, told)
 
 
 def _scan_notes(scan: Scan) -> Iterator[str]:
@@ -354,14 +376,19 @@ def _from_folders(
     if not tops:
         notes.append(f"{folder}: no sub-folders, so no labels")
     if not tops or any(top.lower() not in _SPLIT_FOLDERS for top in tops) or max(map(len, parts)) < 2:
-        return pa.array([part[0] if part else None for part in parts], pa.string()), split
+        return _folder_labels([part[0] if part else None for part in parts]), split
     notes.append(
         f"{folder}: its folders are splits ({', '.join(sorted(tops))}), so labels are the folders in them"
     )
-    labels = pa.array([part[1] if len(part) > 1 else None for part in parts], pa.string())
+    labels = _folder_labels([part[1] if len(part) > 1 else None for part in parts])
     if split is not None:
         return labels, split
     return labels, pa.array([canonical_split(part[0]) if part else None for part in parts], pa.string())
+
+
+def _folder_labels(names: list[str | None]) -> pa.ChunkedArray:
+    """Labels in their one spelling; a folder called NA was called so by somebody."""
+    return normalise(pa.chunked_array([pa.array(names, pa.string())]), ())
 
 
 def _read_images(images: list[Path], root: str | None, options: SourceOptions) -> Piece:

@@ -70,6 +70,8 @@ class Piece:
         Each row's number in an annotation file; None for images found on disk.
     rejected : list of Rejected
     notes : list of str
+    from_folders : tuple of str
+        Columns that only the names of folders tell: another source's value goes before.
     """
 
     source: str
@@ -77,6 +79,7 @@ class Piece:
     numbers: np.ndarray | None = None
     rejected: list[Rejected] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    from_folders: tuple[str, ...] = ()
 
 
 def items_table(

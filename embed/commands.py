@@ -15,6 +15,7 @@ from ..console import (
     MaxPixelsOption,
     NaValuesOption,
     StoreOption,
+    StrictLabelsOption,
     echo,
     one_line,
     print_json,
@@ -94,6 +95,24 @@ def embed(
             "--labels-from-folders", help="Label images by their sub-folder.", rich_help_panel=_SOURCES
         ),
     ] = False,
+    folder_label_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of labels from sub-folders; implies --labels-from-folders.",
+            show_default="label",
+            rich_help_panel=_SOURCES,
+        ),
+    ] = None,
+    replace_labels: Annotated[
+        bool,
+        typer.Option(
+            "--replace-labels",
+            help="Let labels from sub-folders replace those from other sources.",
+            rich_help_panel=_SOURCES,
+        ),
+    ] = False,
+    strict_labels: StrictLabelsOption = False,
     encoding: Annotated[
         str | None,
         typer.Option(
@@ -198,6 +217,8 @@ def embed(
         split_column=split_column,
         root=root,
         labels_from_folders=labels_from_folders,
+        folder_label_column=folder_label_column,
+        replace_labels=replace_labels,
         encoding=encoding,
         quotes=quotes,
         na_values=None if na_values is None else na_values.split(","),
@@ -223,6 +244,7 @@ def embed(
                     workers=workers,
                     limit=limit,
                     retry_failures=retry_failures,
+                    strict_labels=strict_labels,
                     progress=progress,
                 )
         for captions_name in dict.fromkeys(captions or ()):

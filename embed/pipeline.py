@@ -18,14 +18,14 @@ import pyarrow as pa
 
 from ..data.manifest import SourceOptions, read_sources
 from ..data.text import CLEANERS
-from ..errors import EncoderError, UsageError
+from ..errors import EncoderError, SourceError, UsageError
 from ..store.schema import FAILURES
 from ..store.store import Store
 from .commit import Committer
 from .decoding import LOOK_AT, choose_shortest
 from .encoder import Encoder, folder_name, load_encoder
 from .extract import Encoded, Extractor, Failure, Work
-from .plan import Known, Planner
+from .plan import Known, Planner, fit_labels, near_identical_labels
 from .report import EmbedReport, StageClock
 from .tables import FeatureTables
 from .trust import require_trusted, trust
@@ -60,6 +60,7 @@ def embed_sources(
     workers: int | None = None,
     limit: int | None = None,
     retry_failures: bool = False,
+    strict_labels: bool = False,
     progress: Progress | None = None,
 ) -> EmbedReport:
     """Embed whatever of the sources the store does not have yet.
@@ -92,6 +93,8 @@ def embed_sources(
         Look at the first so many rows only.
     retry_failures : bool, default False
         Try again what failed before, though the file is as it was.
+    strict_labels : bool, default False
+        Refuse labels that are nearly the same, which are else told in a note.
     progress : callable, optional
         Called with (rows done, rows in all, what is going on).
 
@@ -135,6 +138,13 @@ def embed_sources(
     clock, streams = StageClock(), 1
     report = EmbedReport(str(store.path), encoder_id, notes=notes, workers=workers or os.cpu_count() or 1)
     known = Known.of(store, manifest.labels, name, tables.done("image"), tables.done("text"))
+    manifest = fit_labels(
+        manifest, known.items, replace_labels=bool(options and options.replace_labels), notes=notes
+    )
+    alike = near_identical_labels(manifest, known.items)
+    if strict_labels and alike:
+        raise SourceError(f"--strict-labels: {'; '.join(alike)}")
+    notes += alike
     planner = Planner(manifest, known, report, only=only, retry=retry_failures, limit=limit)
     report.items = len(planner.table)
     _record_rejections(store, manifest.rejected.to_pylist(), known, report)

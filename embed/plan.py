@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,21 @@ import pyarrow.compute as pc
 
 from ..data import image_files
 from ..data.image_files import FileStatus
+from ..data.labels import as_lists, near_identical
 from ..data.manifest import Manifest
 from ..data.text import text_sha256
-from ..errors import ImageError
+from ..errors import ImageError, UsageError
 from ..store.store import Store
 from .extract import Work
 from .report import EmbedReport
 
-__all__ = ["ItemPlan", "Known", "Planner"]
+__all__ = ["ItemPlan", "Known", "Planner", "fit_labels", "near_identical_labels"]
 
 #: Rows that are held against the store at a time.
 CHUNK = 4096
+
+#: Columns with more distinct values are no labels, such as names of users.
+MAX_CLASSES = 500
 
 _FACTS = (
     "item_id",
@@ -125,6 +129,65 @@ class Known:
             else:
                 known.image_failures[row["item_id"]] = (row["bytes"], row["mtime_ns"])
         return known
+
+
+def fit_labels(manifest: Manifest, items: pa.Table, *, replace_labels: bool, notes: list[str]) -> Manifest:
+    """Hold the sources' labels against the store's: what folders tell replaces nothing, lists stay lists.
+
+    Raises
+    ------
+    UsageError
+        If a column has several values a row in the sources, and one in the store.
+    """
+    table = manifest.table
+    for name in manifest.labels:
+        there = items.schema.field(name).type if name in items.schema.names else None
+        if there is None or pa.types.is_list(there) == pa.types.is_list(table.schema.field(name).type):
+            continue
+        if not pa.types.is_list(there):
+            raise UsageError(
+                f"column {name!r} has several values a row, and the store's has one: keep it under another name, "
+                f"--label-column NAME={name}"
+            )
+        table = table.set_column(table.schema.get_field_index(name), name, as_lists(table[name]))
+    at = pc.index_in(table["item_id"], value_set=items["item_id"].combine_chunks()) if len(items) else None
+    for name, told in manifest.from_folders.items():
+        if replace_labels or at is None or name not in items.schema.names:
+            continue
+        before = items[name].take(at.combine_chunks())
+        now = table[name]
+        kept = pc.and_(told, pc.is_valid(before))
+        n = pc.sum(pc.and_(kept, pc.fill_null(pc.not_equal(before, now), False))).as_py() or 0
+        table = table.set_column(table.schema.get_field_index(name), name, pc.if_else(kept, before, now))
+        if n:
+            notes.append(
+                f"{n} items have another {name!r} from another source and keep it: --folder-label-column NAME keeps "
+                "both, --replace-labels replaces it"
+            )
+    return replace(manifest, table=table)
+
+
+def near_identical_labels(manifest: Manifest, items: pa.Table) -> list[str]:
+    """Labels of the sources, beside those of the store, that are nearly the same: a line for each column that has some."""
+    found = []
+    for name in manifest.labels:
+        column = manifest.table[name]
+        if pa.types.is_list(column.type):
+            column = pc.list_flatten(column)
+        counts = dict(
+            zip(*[part.to_pylist() for part in column.drop_null().value_counts().flatten()], strict=True)
+        )
+        if name in items.schema.names and len(counts) <= MAX_CLASSES:
+            others = items.filter(pc.invert(pc.is_in(items["item_id"], value_set=manifest.table["item_id"])))[
+                name
+            ]
+            others = pc.list_flatten(others) if pa.types.is_list(others.type) else others
+            for value in others.drop_null().value_counts().to_pylist():
+                counts[value["values"]] = counts.get(value["values"], 0) + value["counts"]
+        alike = near_identical(counts) if len(counts) <= MAX_CLASSES else []
+        if alike:
+            found.append(f"column {name!r} has values that are nearly the same: {'; '.join(alike[:5])}")
+    return found
 
 
 class Planner:

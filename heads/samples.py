@@ -278,7 +278,7 @@ def _items(store: Store, columns: Sequence[str], where: str | None) -> pa.Table:
     """`item_id` and `columns` of the items that meet `where`, in the table's order."""
     import pyarrow.compute as pc
 
-    from ..store.schema import label_columns
+    from ..store.schema import check_single, label_columns
     from ..store.sql import select_items
 
     schema = store.items.snapshot().schema
@@ -293,6 +293,7 @@ def _items(store: Store, columns: Sequence[str], where: str | None) -> pa.Table:
                 else "there are none yet; add some with `icehouse join`"
             )
             raise HeadError(f"no label column {column!r} in items{hint}; {remedy}")
+        check_single(schema, column)
     items = store.items.read(list(dict.fromkeys(["item_id", *columns])))
     if where is None:
         return items

@@ -17,6 +17,7 @@ __all__ = [
     "FAILURES",
     "ITEMS",
     "RESERVED",
+    "check_single",
     "features_schema",
     "items_schema",
     "label_columns",
@@ -100,6 +101,15 @@ def items_schema(extra: Iterable[str] = ()) -> pa.Schema:
 def label_columns(schema: pa.Schema) -> list[str]:
     """Names of the label and metadata columns of an `items` schema, in its order."""
     return [name for name in schema.names if name not in RESERVED]
+
+
+def check_single(schema: pa.Schema, column: str) -> None:
+    """Raise UsageError if a column of `items` holds several values an item, where one is needed."""
+    if column in schema.names and pa.types.is_list(schema.field(column).type):
+        raise UsageError(
+            f"column {column!r} holds several values an item, and one is needed here; make a column of one each, such as: "
+            f'icehouse sql "select item_id, {column}[1] as first from items" -o first.csv, then icehouse join first.csv'
+        )
 
 
 def vector_type(dim: int, dtype: str = "float16") -> pa.DataType:

@@ -17,7 +17,7 @@ from ..data.splits import DEFAULT_RATIOS, canonical_split, shares_of, stratified
 from ..errors import StoreError, UsageError
 from .dups.find import Duplicates, current_searches
 from .dups.neighbours import Neighbours
-from .schema import label_columns
+from .schema import check_single, label_columns
 from .splitfile import check_target, write_splits
 from .store import Store
 
@@ -165,6 +165,7 @@ def split_items(
                 raise UsageError(
                     f"no column {name!r} in items; there are: {', '.join(known)} (add some with `icehouse join`)"
                 )
+            check_single(schema, name)
         wanted = [name for name in keep_together if name != DUPLICATES]
         there = [column] if column in schema.names else []
         items = store.items.read(

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from ...data.splits import canonical_split
 from ...errors import UsageError
-from ..schema import label_columns
+from ..schema import check_single, label_columns
 from ..splitfile import check_target, write_splits
 from ..store import Store
 from .find import Duplicates
@@ -209,7 +209,9 @@ class _Work:
                 raise UsageError(
                     f"no column {column!r} in items; there are: {', '.join(known)} (add some with `icehouse join`)"
                 )
-        self.label = label or ("label" if "label" in known and split_column != "label" else None)
+            check_single(schema, column or "")
+        single = "label" in known and not pa.types.is_list(schema.field("label").type)
+        self.label = label or ("label" if single and split_column != "label" else None)
         self.near = Neighbours(found)
         asked = ["item_id", split_column, "missing", "added", self.near.key]
         self.items = store.items.read(list(dict.fromkeys([*asked, *([self.label] if self.label else [])])))

@@ -137,9 +137,9 @@ def test_near_identical_labels() -> None:
         "-1": 1,
     }
     assert near_identical(counts) == [
-        "'1' (3 rows) and '1.0' (2 rows) and 'True' (1 rows)",
-        "'flood' (5 rows) and 'Flood ' (1 rows)",
-        "'a_b' (1 rows) and 'a b' (1 rows)",
+        "'1' (3 rows) and '1.0' (2 rows) and 'True' (1 row)",
+        "'flood' (5 rows) and 'Flood ' (1 row)",
+        "'a_b' (1 row) and 'a b' (1 row)",
     ]
     assert near_identical({"nan": 2, "x": 1}) == ["'nan' (2 rows), which may mean that there is none"]
     assert near_identical({"none": 4, "severe": 2, "0": 1, "1": 1}) == []
