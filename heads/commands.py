@@ -21,6 +21,7 @@ from .options import (
     MissingOption,
     PositiveOption,
     SplitColumnOption,
+    TestOption,
     WhereOption,
 )
 from .package_commands import export_onnx, package
@@ -79,6 +80,7 @@ def train(
     split_column: SplitColumnOption = "split",
     where: WhereOption = None,
     missing: MissingOption = "drop",
+    test: TestOption = True,
     dups: DupsOption = None,
     positive: PositiveOption = None,
     draws: DrawsOption = 1000,
@@ -112,6 +114,7 @@ def train(
             where=where,
             missing=missing,
             refit=refit,
+            test=test,
             dups=dups or "auto",
             positive=positive,
             draws=draws,
@@ -153,6 +156,7 @@ def evaluate(
     """Score a run on other rows or labels; leaves the predictions."""
     from ..store.store import Store
     from .evaluate import evaluate as evaluate_run
+    from .looks import about_looks
     from .runs import Run
 
     found = Run.load(store, run)
@@ -177,6 +181,7 @@ def evaluate(
         result.metrics,
         None if dups else found.features,
     )
+    echo(about_looks(result.metrics["looks"]))
     if result.metrics["in_training"]:
         echo(f"careful: {result.metrics['in_training']} of these rows took part in training or in the choice")
     say(f"left in {result.path}")
@@ -255,6 +260,8 @@ def _as_json(run: Run) -> dict[str, Any]:
 
 def _report(run: Run, features: Mapping[str, str] | None = None) -> None:
     """Print what a run is, how it was made, and its scores."""
+    from .looks import about_looks
+
     protocol = run.metrics["protocol"]
     rows = protocol["rows"]
     echo(_title(run))
@@ -268,7 +275,12 @@ def _report(run: Run, features: Mapping[str, str] | None = None) -> None:
     for note in run.notes:
         echo(f"note: {note}")
     if "test" in run.metrics:
-        _print_scores("test (touched once)", run.metrics["test"], features)
+        looks = run.metrics["test"].get("looks")
+        _print_scores(
+            "test" if looks is None else f"test (look {looks['total']})", run.metrics["test"], features
+        )
+        if looks is not None:
+            echo(about_looks(looks))
     elif "dev" in run.metrics:
         _print_scores("dev (the choice was made here; not a test)", run.metrics["dev"], features)
     say(f"left in {run.path}")

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import HeadError
-from .holdout import groups_of, held_out
+from .holdout import held_out
 from .samples import Samples
+from .seen import Searches
 
 __all__ = ["Division", "divide"]
 
@@ -35,13 +36,22 @@ class Division:
     notes: list[str] = field(default_factory=list)
 
 
-def divide(samples: Samples, *, split_column: str = "split", learns: bool = True, seed: int = 0) -> Division:
+def divide(
+    samples: Samples,
+    searches: Searches | None = None,
+    *,
+    split_column: str = "split",
+    learns: bool = True,
+    seed: int = 0,
+) -> Division:
     """Give every row its part: steps 1 and 2 of the protocol.
 
     Parameters
     ----------
     samples : Samples
         With labels.
+    searches : Searches, optional
+        For duplicates, which are held out together; copies always are.
     split_column : str, default "split"
         Name for messages.
     learns : bool, default True
@@ -86,7 +96,7 @@ def divide(samples: Samples, *, split_column: str = "split", learns: bool = True
         )
     dev_is_split = len(dev) > 0
     if not dev_is_split:
-        groups = groups_of([column[learn] for column in samples.content.values()])
+        groups = (searches or Searches([])).groups(samples.take(learn))
         part = held_out(y[learn], ids=samples.ids[learn], groups=groups, seed=seed)
         if part is None:
             notes.append(

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..data.splits import canonical_split
 from ..errors import HeadError, UsageError
+from .looks import count_look
 from .metrics import DRAWS, METRICS, score
 from .runs import Prediction, Run, prediction_table, publish_folder, write_json
 from .samples import Samples, load_samples
@@ -32,7 +33,8 @@ class Evaluation:
     Attributes
     ----------
     metrics : dict
-        As `score_rows` returns them, with ``in_training``: how many of the rows the head was trained or chosen on.
+        As `score_rows` returns them, with ``in_training``: how many of the rows the head was trained or chosen on, and
+        ``looks``: how often these rows were scored against this label, this time included.
     path : Path
         Folder with ``metrics.json`` and ``predictions.parquet``.
     """
@@ -195,6 +197,7 @@ def evaluate(
         draws=draws,
     )
     metrics["in_training"] = sum(item in trained for item in samples.ids.tolist())
+    metrics["looks"] = count_look(store, label, samples.ids, "evaluate").as_json()
     metrics["of"] = {"split": splits, "where": where, "label": label, "left_out": samples.left_out}
     table = prediction_table(samples.ids, prediction, split=samples.split, y=samples.labels)
 

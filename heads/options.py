@@ -18,6 +18,7 @@ __all__ = [
     "MissingOption",
     "PositiveOption",
     "SplitColumnOption",
+    "TestOption",
     "WhereOption",
 ]
 
@@ -27,6 +28,15 @@ ROWS = "Which rows"
 LabelOption = Annotated[str, typer.Option("--label", "-l", help="Column of labels.")]
 
 SplitColumnOption = Annotated[str, typer.Option(help="Column of splits.", rich_help_panel=ROWS)]
+
+TestOption = Annotated[
+    bool,
+    typer.Option(
+        "--test/--no-test",
+        help="Score the test split, or leave it alone until `icehouse evaluate`.",
+        rich_help_panel=ROWS,
+    ),
+]
 
 WhereOption = Annotated[
     str | None,

@@ -4,15 +4,17 @@ The protocol, the same for every head:
 
 1. Rows are the items that have a label and every input. Their split is `train`, `dev` ("val" and "validation"
    too) or `test`; rows of other splits, or of none where others have one, take no part.
-2. Where there is no dev split, a fifth of train is held out in its place: stratified by class, and with
-   copies (items that share a picture or a text) on one side, since a copy on both sides would reward memory.
+2. Where there is no dev split, a fifth of train is held out in its place: stratified by class, and with duplicates
+   (items that share a picture or a text, or that a search for duplicates holds together) on one side, since a
+   copy on both sides would reward memory.
    Where there are no splits at all, everything is train, and there is no test.
 3. The head learns on train and makes its choices (C, epochs) on dev.
 4. What was held out in step 2 goes back: the choice is fitted again on all of train. A dev *split* stays out
    by default, because published results train on train alone; `refit=True` adds it, `refit=False` never
    refits.
 5. Dev scores come from the head of step 3, which never learned from dev but was chosen there: they flatter a
-   little, and are called dev everywhere. Test is scored once, at the very end, by the head that is kept.
+   little, and are called dev everywhere. Test is scored once a run, at the very end, by the head that is kept, or
+   not at all (`test=False`); the store counts how often the same rows were scored before (`icehouse.heads.looks`).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from .division import Division, divide
 from .evaluate import score_rows, seen_contents
 from .head import Head
 from .holdout import SHARE
+from .looks import count_look
 from .metrics import DRAWS, rarer
 from .prompts import unprompted, with_prompts
 from .registry import create
@@ -72,6 +75,7 @@ def train(
     refit: bool | None = None,
     dups: str | Sequence[str] | None = AUTO,
     positive: str | None = None,
+    test: bool = True,
     draws: int = DRAWS,
     seed: int = 0,
     report: bool = True,
@@ -104,6 +108,8 @@ def train(
         `icehouse.heads.seen.Searches.of`.
     positive : str, optional
         Class of the average precision; of two the rarer one in train by default.
+    test : bool, default True
+        Whether the test split is scored; without, `icehouse.heads.evaluate.evaluate` can do so later.
     draws : int, default 1000
         Bootstrap resamples behind what the report compares; 0 leaves all intervals out. Those of scores are in closed form.
     seed : int, default 0
@@ -141,7 +147,15 @@ def train(
     )
     fitted = fit_on(rows, estimator)
     run = keep(
-        rows, estimator, fitted, refit=refit, positive=positive, draws=draws, seed=seed, started=started
+        rows,
+        estimator,
+        fitted,
+        refit=refit,
+        positive=positive,
+        test=test,
+        draws=draws,
+        seed=seed,
+        started=started,
     )
     if report:
         from .reports.report import leave_report
@@ -226,8 +240,8 @@ def prepare(
         missing=missing,
     )
     _require_finite(samples)
-    parts = divide(samples, split_column=split_column, learns=learns, seed=seed)
     searches = Searches.of(store, samples.specs, dups)
+    parts = divide(samples, searches, split_column=split_column, learns=learns, seed=seed)
     seconds = time.perf_counter() - started
     return Rows(
         store,
@@ -298,6 +312,7 @@ def keep(
     *,
     refit: bool | None = None,
     positive: str | None = None,
+    test: bool = True,
     draws: int = DRAWS,
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
@@ -311,7 +326,7 @@ def keep(
     estimator : Head
         Unfitted, with the parameters as they were given.
     fitted : Fitted
-    refit, positive, draws, seed
+    refit, positive, test, draws, seed
         As `train` takes them.
     about : mapping, optional
         What else ``run.json`` should say, such as the sweep that it belongs to.
@@ -320,7 +335,7 @@ def keep(
     """
     started = started or datetime.now(UTC) - timedelta(seconds=fitted.seconds)
     store, samples, parts, searches = rows.store, rows.samples, rows.parts, rows.searches
-    learn, dev, test = (rows.part(name) for name in ("train", "dev", "test"))
+    learn, dev, held = (rows.part(name) for name in ("train", "dev", "test"))
     majority = Counter(learn.labels.tolist()).most_common(1)[0][0] if len(learn) else None
     if positive is None and len(fitted.head.classes_) == 2:
         positive = rarer(learn.labels)
@@ -358,12 +373,16 @@ def keep(
         again = time.perf_counter()
         kept = refit_on(rows, chosen)
         refit_seconds = time.perf_counter() - again
-    if len(test):
-        scored("test", kept, test, seen)
+    if len(held) and test:
+        scored("test", kept, held, seen)
+        by = "sweep" if "sweep" in (about or {}) else "train"
+        metrics["test"]["looks"] = count_look(store, rows.label, held.ids, by).as_json()
 
     notes = [*parts.notes, *unprompted(type(chosen), estimator.get_params(), samples.specs)]
     notes += dict.fromkeys([*chosen.notes_, *kept.notes_])
-    protocol = _protocol(parts, chosen, kept, refitted, len(learn), len(dev), len(test), notes)
+    if len(held) and not test:
+        notes.append(f"the {len(held)} test rows were not scored (--no-test); `icehouse evaluate` does so")
+    protocol = _protocol(parts, chosen, kept, refitted, len(learn), len(dev), len(held), notes)
     metrics |= {"chosen": chosen.chosen_, "curve": chosen.curve_, "protocol": protocol}
     record = {
         "head": {"family": kept.family, "params": plain(estimator.get_params()), "chosen": chosen.chosen_},
@@ -386,6 +405,7 @@ def keep(
             "held_out_seed": rows.seed,
             "required": dict(rows.required),
             "left_out": samples.left_out,
+            "dups": [found.name for found in searches.found] if searches.named else AUTO,
             "items": {"version": store.items.snapshot().version, "digest": store.items.snapshot().digest},
         },
         "protocol": protocol,
@@ -397,7 +417,7 @@ def keep(
         },
         **(about or {}),
     }
-    predictions, training = _stacked(tables, kept), _roles(learn, dev, test)
+    predictions, training = _stacked(tables, kept), _roles(learn, dev, held)
     return write_run(store, kept, record, metrics, predictions, training, started)
 
 
@@ -436,7 +456,7 @@ def _protocol(
     elif parts.dev_is_split:
         where = "the dev split"
     else:
-        where = f"{SHARE:.0%} of train, held out by class, copies together"
+        where = f"{SHARE:.0%} of train, held out by class, duplicates together"
     return {
         "chosen_on": where,
         "chosen": chosen.chosen_,

@@ -1,8 +1,9 @@
 """What each input adds: the run's head fitted again on every subset of its inputs that matters, by the same protocol.
 
-All subsets learn from the same rows (those of the run) with the same seed, choose on dev, are fitted again where the run
-was, and are scored on the same test rows. A difference is taken on the same resamples for both sides (paired bootstrap),
-so that easy and hard draws cancel. Test is looked at more than once here; nothing is chosen by it.
+All subsets learn from the same rows (those of the run) with the same seed, choose on dev, and are scored there; where
+there is no dev, on the rows of train out of fold. Test is not looked at. Dev scores flatter every subset a little, since
+each chose there; what is compared flatters alike. A difference is taken on the same resamples for both sides (paired
+bootstrap), so that easy and hard draws cancel.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +19,23 @@ import numpy as np
 
 from ...errors import HeadError, IcehouseError
 from ...store.files import publish
+from ..division import Division
+from ..holdout import folds
 from ..metrics import DRAWS
 from ..registry import head_class
 from ..runs import Run, write_json
 from ..samples import Samples
 from ..sweeps.resampling import Resampling
-from ..trainer import Rows, fit_on, make_head, prepare, refit_on
+from ..trainer import Rows, fit_on, make_head, prepare
 
 if TYPE_CHECKING:
     from ...store.store import Store
 
 __all__ = ["SCORES", "ablate", "ablation_seconds", "known_ablation", "subsets"]
 
-FORMAT = 1
+FORMAT = 2
+
+_FOLDS = 5
 
 #: What is compared; differences of predicted classes need counts alone.
 SCORES = ("macro_f1", "accuracy")
@@ -76,7 +82,7 @@ def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -
         JSON values. ``subsets`` has for each: ``inputs``; for each of `SCORES` its ``value`` and interval; ``drop``, what
         all inputs have more than it, with interval and ``p``; or ``undefined``, why the head cannot be fitted on it.
         ``adds`` maps each input to what all inputs have more than all but this one: the same as the ``drop`` of that
-        subset. ``on`` is "test", or "dev" where there is no test.
+        subset. ``on`` is "dev", or "train, out of fold" where there is no dev.
 
     Raises
     ------
@@ -85,18 +91,20 @@ def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -
     """
     started = time.perf_counter()
     rows = _rows(store, run)
-    on = "test" if len(rows.parts.test) else "dev"
-    scored = rows.part("test") if on == "test" else rows.part("dev")
+    on = "dev" if len(rows.parts.dev) else "train, out of fold"
+    scored = rows.part("dev" if on == "dev" else "train")
     if not len(scored):
-        raise HeadError(f"run {run.run_id} has neither test nor dev rows to compare its inputs on")
+        raise HeadError(
+            f"run {run.run_id} has neither dev nor train rows to compare its inputs on, and test is not for that"
+        )
     predicted: dict[tuple[str, ...], np.ndarray] = {}
     undefined: dict[tuple[str, ...], str] = {}
     for names in subsets(list(run.features)):
-        if names == tuple(run.features) and (whole := _own(run, on, scored)) is not None:
+        if names == tuple(run.features) and on == "dev" and (whole := _own(run, scored)) is not None:
             predicted[names] = whole
             continue
         try:
-            predicted[names] = _predict(rows.select(list(names)), run, on)
+            predicted[names] = _predict(rows.select(list(names)), run)
         except IcehouseError as error:
             undefined[names] = " ".join(str(error).split())
     result = {
@@ -114,7 +122,7 @@ def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -
 
 
 def _rows(store: Store, run: Run) -> Rows:
-    """The rows of the run, divided as they were then."""
+    """The rows of the run, each in the part that it had then."""
     data = run.record["data"]
     rows = prepare(
         store,
@@ -124,36 +132,41 @@ def _rows(store: Store, run: Run) -> Rows:
         split_column=data["split_column"],
         where=data["where"],
         missing=data["missing"],
-        dups=None,
+        dups=data.get("dups"),
         learns=head_class(run.family).takes_prompts != "required",
         seed=data.get("held_out_seed", run.record["seed"]),
     ).select(list(run.features))
     run.check_space(rows.samples.specs)
-    roles = run.training_items()
+    place = {item: row for row, item in enumerate(rows.samples.ids.tolist())}
+    parts = {}
     for role in ("train", "dev", "test"):
-        part: Samples = rows.part(role)
-        if set(part.ids.tolist()) != roles.get(role, set()):
+        items = run.training_items().get(role, set())
+        if not items <= place.keys():
             raise HeadError(
                 f"the items of {store.path} have changed since run {run.run_id}: its {role} rows are no longer the same; "
                 "train it again to see what its inputs add"
             )
-    return rows
+        parts[role] = np.array(sorted(place[item] for item in items), np.intp)
+    return replace(rows, parts=Division(**parts, dev_is_split=rows.parts.dev_is_split))
 
 
-def _predict(rows: Rows, run: Run, on: str) -> np.ndarray:
-    """Predicted labels of a head of the run's kind on these inputs."""
+def _predict(rows: Rows, run: Run) -> np.ndarray:
+    """Predicted labels of a head of the run's kind on these inputs: of dev, else of train out of fold."""
     estimator = make_head(run.family, run.record["head"]["params"], run.record["seed"])
-    head = fit_on(rows, estimator).head
-    dev = rows.part("dev")
-    if on == "dev":
-        return np.asarray(head.predict(dev.X)).astype(str)
-    if run.record["protocol"]["refit"] and len(dev):
-        head = refit_on(rows, head)
-    return np.asarray(head.predict(rows.part("test").X)).astype(str)
+    if len(rows.parts.dev):
+        return np.asarray(fit_on(rows, estimator).head.predict(rows.part("dev").X)).astype(str)
+    learn = rows.part("train")
+    fold = folds(learn.labels, _FOLDS, groups=rows.searches.groups(learn), seed=run.record["seed"])
+    predicted = np.full(len(learn), "", object)
+    for number in np.unique(fold).tolist():
+        parts = replace(rows.parts, train=rows.parts.train[fold != number])
+        head = fit_on(replace(rows, parts=parts), estimator).head
+        predicted[fold == number] = head.predict(learn.X[fold == number]).astype(str)
+    return predicted.astype(str)
 
 
-def _own(run: Run, on: str, scored: Samples) -> np.ndarray | None:
-    """What the run itself predicted for these rows."""
+def _own(run: Run, scored: Samples) -> np.ndarray | None:
+    """What the run itself predicted for the rows of dev."""
     table = run.predictions()
     place = {
         item: label
@@ -163,7 +176,7 @@ def _own(run: Run, on: str, scored: Samples) -> np.ndarray | None:
             table["predicted"].to_pylist(),
             strict=True,
         )
-        if split == on
+        if split == "dev"
     }
     if not all(item in place for item in scored.ids.tolist()):
         return None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...webpage import escape, page, user_text
+from ..looks import about_looks
 from ..score_text import METRICS, interval_text, intervals_text, title
 from . import svg
 from .items import card, percent
@@ -132,11 +133,10 @@ def _scores(run: Run, split: str) -> str:
         if dev:
             line.append(f'<td class="num">{_value(dev[name]["value"], share)}</td>')
         rows.append(f"<tr>{''.join(line)}</tr>")
-    where = (
-        "Test was scored once, by the head that was kept."
-        if split == "test"
-        else ("There is no test: these rows are those on which the head was chosen, and flatter it a little.")
-    )
+    where = "Test was not scored: these rows are those on which the head was chosen, and flatter it a little."
+    if split == "test":
+        looks = about_looks(metrics["looks"]).capitalize() + "." if "looks" in metrics else ""
+        where = f"Test was scored by the head that was kept. {escape(looks)}"
     told = [
         (
             f"{where} Intervals: {escape(intervals_text(metrics))}. "

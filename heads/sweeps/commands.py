@@ -20,6 +20,7 @@ from ..options import (
     LabelOption,
     MissingOption,
     SplitColumnOption,
+    TestOption,
     WhereOption,
 )
 
@@ -62,6 +63,7 @@ def sweep(
     missing: MissingOption = "drop",
     dups: DupsOption = None,
     class_weight: ClassWeightOption = None,
+    test: TestOption = True,
     refit: Annotated[
         bool | None,
         typer.Option(
@@ -94,6 +96,7 @@ def sweep(
             dups=dups or "auto",
             class_weight=class_weight,
             refit=refit,
+            test=test,
             budget=_seconds(budget),
             name=name,
             fresh=fresh,
@@ -143,7 +146,8 @@ def sweep(
     print_table(columns, rows, title=f"On dev, {metric} (chosen here)")
     echo("")
     if board is None:
-        say("no test split: nothing but dev scores, which flatter a little")
+        why = "no test split" if test else "test was left alone (--no-test)"
+        say(f"{why}: nothing but dev scores, which flatter a little")
         return
     _print_board(board)
     say(f"left in {done.record.path}; the winners are runs: see `icehouse runs`")
@@ -215,6 +219,8 @@ def _board_json(board: Leaderboard) -> dict[str, Any]:
 
 
 def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
+    from ..looks import about_looks
+
     rows: list[list[Any]] = []
     names = [
         entry.family + "".join(f" {name}={value}" for name, value in entry.params.items())
@@ -263,6 +269,7 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
     echo(
         "\nOrdered by dev. In percent; ± over the seeds, intervals and p over resampled test rows (paired bootstrap)."
     )
+    echo(about_looks(board.looks.as_json()))
     if board.left_out:
         echo(f"note: {board.left_out} test rows are left out: not every run was scored on them")
     for note in board.notes:

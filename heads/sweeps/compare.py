@@ -19,6 +19,7 @@ import numpy as np
 
 from ...errors import HeadError, SpaceError, UsageError
 from ..evaluate import load_run_samples
+from ..looks import Looks, looks_at
 from ..runs import Run, list_runs
 from ..seen import AUTO
 from .apart import Apart, rows_apart
@@ -146,6 +147,8 @@ class Leaderboard:
         Score of always giving the commonest label of these rows.
     apart : Apart
         Which of these rows are like nothing in any entry's training.
+    looks : Looks
+        How often these rows have been scored so far, by any run of the store.
     notes : list of str
         What a reader has to know, such as runs that are not shown.
     """
@@ -156,6 +159,7 @@ class Leaderboard:
     left_out: int
     majority: float
     apart: Apart
+    looks: Looks
     notes: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -171,6 +175,7 @@ class Leaderboard:
                 "searches": self.apart.searches,
                 "complete": self.apart.complete,
             },
+            "looks": self.looks.as_json(),
             "notes": self.notes,
             "leaderboard": [entry.as_json() for entry in self.entries],
         }
@@ -319,7 +324,8 @@ def compare(
         )
     common = Counter(y.tolist()).most_common(1)[0][0]
     majority = resampling.value([np.full(len(y), common)])
-    return Leaderboard(made, metric, len(ids), len(every) - len(ids), majority, apart, notes)
+    looks = looks_at(store, tested[0].label, ids)
+    return Leaderboard(made, metric, len(ids), len(every) - len(ids), majority, apart, looks, notes)
 
 
 def _entries(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:

@@ -7,7 +7,8 @@
    draw for k shots, so that a draw for four shots holds that for two. All heads get the same draws.
 3. **A head is fitted on these items alone.** What it has to choose it chooses on a part of them that it holds out itself;
    where they are too few for that (one or two of a class), it takes its defaults.
-4. **Test is scored for every draw**, whole. That is a report of a curve. Nothing is chosen by it, and nothing should be.
+4. **Test is scored for every draw**, whole, and every time counts as a look (`icehouse.heads.looks`). That is a report of a
+   curve. Nothing is chosen by it, and nothing should be; with `test=False` a dev split is scored in its place.
 
 The interval of a point is about draws and test rows at once: both are resampled. Rows are the same for all points.
 """
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from ...errors import HeadError, IcehouseError, UsageError
 from ..alike import Alike
 from ..checks import plain
 from ..head import Head
+from ..looks import count_look, looks_at
 from ..prompts import unprompted, with_prompts
 from ..registry import head_class
 from ..samples import Missing, Samples
@@ -118,6 +120,11 @@ class Curves:
     points : list of Point
         By trial, then by shots.
     test_rows : int
+        Rows that were scored.
+    on : {"test", "dev"}
+        What they are.
+    looks : dict or None
+        How often these test rows have been scored by now, as `icehouse.heads.looks.Looks.as_json` has it.
     notes : list of str
         What a reader has to know, such as classes that had too few items.
     """
@@ -125,6 +132,8 @@ class Curves:
     path: Path
     points: list[Point]
     test_rows: int
+    on: str
+    looks: dict[str, Any] | None
     notes: list[str]
 
 
@@ -141,6 +150,7 @@ def shots(
     where: str | None = None,
     missing: Missing = "drop",
     dups: str | Sequence[str] | None = AUTO,
+    test: bool = True,
     seed: int = 0,
     name: str = "shots",
     fresh: bool = False,
@@ -161,6 +171,8 @@ def shots(
     label, split_column, where, missing, dups
         As `icehouse.heads.trainer.prepare` takes them; `dups` are the searches by which no two items of a draw are
         near-duplicates.
+    test : bool, default True
+        Whether test is scored; a dev split if not.
     seed : int, default 0
         Of the draws; draw i is also the seed of the heads that take one.
     name : str, default "shots"
@@ -172,7 +184,7 @@ def shots(
     Raises
     ------
     HeadError
-        If there is no test split, or what was done under that name is about other data.
+        If there is no test split (or, without `test`, no dev split), or what was done under that name is about other data.
     UsageError
         If there is no such head or feature, or a number makes no sense.
     """
@@ -195,13 +207,14 @@ def shots(
         dups=dups,
         seed=seed,
     )
-    if not len(rows.parts.test):
-        raise HeadError(f"the column {split_column!r} has no test split to score few labels on")
+    on: Literal["test", "dev"] = "test" if test else "dev"
+    if not len(rows.parts.test if test else rows.parts.dev) or not (test or rows.parts.dev_is_split):
+        raise HeadError(f"the column {split_column!r} has no {on} split to score few labels on")
     pool = rows.parts.train
     if not rows.parts.dev_is_split:
         pool = np.sort(np.concatenate([pool, rows.parts.dev]))
     folder = sweep_folder(store, name) / "shots"
-    _begin(folder, _about(rows, pool, seed), fresh=fresh)
+    _begin(folder, _about(rows, pool, seed, on), fresh=fresh)
 
     points: list[Point] = []
     for trial in planned:
@@ -209,14 +222,16 @@ def shots(
         points += [_known(folder, Point(trial, count)) for count in wanted]
     source = rows.samples.take(pool)
     drawn = _draws(source, rows, max(positive, default=0), draws, seed)
-    _fit_all(rows, source, points, drawn, folder, watch or _ignore)
+    scored = rows.part(on)
+    _fit_all(rows, source, scored, points, drawn, folder, watch or _ignore)
     labels = _labels(rows)
-    _summarise(points, rows.part("test").labels, labels, seed)
+    _summarise(points, scored.labels, labels, seed)
     notes = _notes(source, drawn, positive)
     for point in points:
         said = [f"{point.trial}: {point.error}"] if point.error else _unprompted(rows, point.trial)
         notes += [note for note in said if note not in notes]
-    return Curves(folder, points, len(rows.parts.test), notes)
+    looks = looks_at(store, label, scored.ids).as_json() if test else None
+    return Curves(folder, points, len(scored), on, looks, notes)
 
 
 def draw_items(
@@ -272,6 +287,7 @@ def _draws(source: Samples, rows: Rows, most: int, draws: int, seed: int) -> lis
 def _fit_all(
     rows: Rows,
     source: Samples,
+    test: Samples,
     points: Sequence[Point],
     drawn: Sequence[Sequence[np.ndarray]],
     folder: Path,
@@ -282,7 +298,6 @@ def _fit_all(
     due = {id(p): [d for d in range(len(drawn) if p.shots else 1) if d not in p.draws] for p in points}
     total, done = sum(len(draws) for draws in due.values()), 0
     ready: dict[str, Head] = {}
-    test = rows.part("test")
     scorers = {metric: Resampling(test.labels, metric, draws=0) for metric in SCORES}
     for point in points:
         trial, names = point.trial, list(point.trial.features)
@@ -322,6 +337,8 @@ def _fit_all(
                 "predicted": " ".join(map(str, np.searchsorted(labels, predicted).tolist())),
             }
             _save(folder, point)
+            if (test.split == "test").all():
+                count_look(rows.store, rows.label, test.ids, "shots")
     for point in points:
         # More draws may be there than were asked for.
         wanted = range(len(drawn) if point.shots else 1)
@@ -388,11 +405,11 @@ def _labels(rows: Rows) -> np.ndarray:
     return np.unique(rows.samples.labels.astype(str))
 
 
-def _about(rows: Rows, pool: np.ndarray, seed: int) -> dict[str, Any]:
+def _about(rows: Rows, pool: np.ndarray, seed: int, on: Literal["test", "dev"]) -> dict[str, Any]:
     """What every figure depends on."""
     samples = rows.samples
     digest = hashlib.sha256()
-    for part in (pool, rows.parts.test):
+    for part in (pool, getattr(rows.parts, on)):
         for row in part.tolist():
             digest.update(f"{samples.ids[row]}\0{samples.labels[row]}\0".encode())
         digest.update(b"\1")

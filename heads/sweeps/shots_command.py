@@ -48,6 +48,12 @@ def shots(
     split_column: SplitColumnOption = "split",
     where: WhereOption = None,
     missing: MissingOption = "drop",
+    test: Annotated[
+        bool,
+        typer.Option(
+            "--test/--no-test", help="Score the test split; without, a dev split.", rich_help_panel=ROWS
+        ),
+    ] = True,
     dups: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,6 +85,7 @@ def shots(
             where=where,
             missing=missing,
             dups=dups or "auto",
+            test=test,
             seed=seed,
             name=name,
             fresh=fresh,
@@ -91,6 +98,8 @@ def shots(
             {
                 "path": done.path,
                 "test_rows": done.test_rows,
+                "on": done.on,
+                "looks": done.looks,
                 "notes": done.notes,
                 "points": [point.as_json() for point in done.points],
             }
@@ -101,6 +110,8 @@ def shots(
 
 
 def _print(done: Curves, metric: str, draws: int) -> None:
+    from ..looks import about_looks
+
     counts = sorted({point.shots for point in done.points})
     cells: dict[str, dict[int, str]] = {}
     titles: dict[str, list[str]] = {}
@@ -118,12 +129,14 @@ def _print(done: Curves, metric: str, draws: int) -> None:
     print_table(
         ["head", "inputs", *(f"{count} shot{'' if count == 1 else 's'}" for count in counts)],
         [[*titles[key], *(row.get(count, "") for count in counts)] for key, row in cells.items()],
-        title=f"{metric} on {done.test_rows} test rows, by labelled items a class",
+        title=f"{metric} on {done.test_rows} {done.on} rows, by labelled items a class",
     )
     echo(
-        f"\nIn percent: mean ± standard deviation over {draws} draws (95% interval of the mean, over draws and test rows).\n"
-        "Test was scored for every draw, to show the curve: choose nothing by it."
+        f"\nIn percent: mean ± standard deviation over {draws} draws (95% interval of the mean, over draws and rows)."
     )
+    if done.looks is not None:
+        typer.echo("Test was scored for every draw, to show the curve: choose nothing by it.")
+        echo(about_looks(done.looks))
 
 
 @contextlib.contextmanager

@@ -152,6 +152,7 @@ def sweep(
     dups: str | Sequence[str] | None = AUTO,
     class_weight: str | None = None,
     refit: bool | None = None,
+    test: bool = True,
     budget: float | None = None,
     name: str = "default",
     fresh: bool = False,
@@ -174,7 +175,7 @@ def sweep(
         Family to parameter to values: every combination is a trial of its own.
     metric : str, default "macro_f1"
         What decides on dev; a key of `METRICS`.
-    label, split_column, where, missing, dups, refit
+    label, split_column, where, missing, dups, refit, test
         As `icehouse.heads.trainer.train` takes them.
     class_weight : "balanced", optional
         For every family that has such a parameter.
@@ -223,7 +224,7 @@ def sweep(
     record = SweepRecord.begin(store, name, _about(rows, metric, class_weight, refit), fresh=fresh)
     results = [_known(trial, record.trial(trial)) for trial in plan]
     left = _fit_all(rows, record, results, class_weight, budget, watch or _ignore)
-    winners = _keep_winners(rows, record, metric, class_weight, refit, draws)
+    winners = _keep_winners(rows, record, metric, class_weight, refit, test, draws)
     if report:
         _report(store, winners)
     record.drop_heads()
@@ -304,7 +305,13 @@ def _estimator(trial: Trial, seed: int, class_weight: str | None) -> Any:
 
 
 def _keep_winners(
-    rows: Rows, record: SweepRecord, metric: str, class_weight: str | None, refit: bool | None, draws: int
+    rows: Rows,
+    record: SweepRecord,
+    metric: str,
+    class_weight: str | None,
+    refit: bool | None,
+    test: bool,
+    draws: int,
 ) -> dict[str, list[Run]]:
     """Score the best trial of every family on test, all its seeds; what was scored before is not scored again."""
     before, kept = record.winners, {}
@@ -315,19 +322,26 @@ def _keep_winners(
         ids: dict[str, str] = dict(known["runs"]) if known.get("key") == trial.key else {}
         some = rows.select(list(trial.features))
         for seed in trial.seeds:
-            if str(seed) in ids and (rows.store.path / "runs" / ids[str(seed)] / "run.json").exists():
+            if str(seed) in ids and _done(rows, ids[str(seed)], test):
                 continue
             estimator = _estimator(trial, seed, class_weight)
             head = record.load_head(trial, seed)
             fitted = fit_on(some, estimator) if head is None else Fitted(head, result.seeds[seed]["seconds"])
             about = {"sweep": {"name": record.name, "trial": trial.key, "seed": seed}}
-            run = keep(some, estimator, fitted, refit=refit, draws=draws, seed=seed, about=about)
+            run = keep(some, estimator, fitted, refit=refit, test=test, draws=draws, seed=seed, about=about)
             ids[str(seed)] = run.run_id
             # At once: a seed that has seen test must not see it again after a kill.
             kept[family] = {"key": trial.key, "runs": dict(ids)}
             record.save_winners({**before, **kept})
         runs[family] = [Run.load(rows.store, ids[str(seed)]) for seed in trial.seeds]
     return runs
+
+
+def _done(rows: Rows, run_id: str, test: bool) -> bool:
+    """Whether the run of a winner is there, and has seen test if it is to; one without is made again with it."""
+    if not (rows.store.path / "runs" / run_id / "run.json").exists():
+        return False
+    return not (test and len(rows.parts.test)) or "test" in Run.load(rows.store, run_id).metrics
 
 
 def _best(rows: Rows, record: SweepRecord, metric: str) -> dict[str, TrialResult]:

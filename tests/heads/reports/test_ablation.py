@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from icehouse.errors import HeadError
+from icehouse.heads.looks import looks_at
 from icehouse.heads.reports.ablation import ablate, known_ablation, subsets
 from icehouse.heads.runs import Run
 from icehouse.heads.sweeps.record import SweepRecord
@@ -27,14 +28,14 @@ def test_both_inputs_are_needed_and_it_says_so_with_an_interval(make_store: Make
     store = make_store(240)
     run = train(store, "logreg", report=False)
     told = ablate(store, run)
-    assert told["on"] == "test"
+    assert told["on"] == "dev"
     assert [entry["inputs"] for entry in told["subsets"]] == [["image", "text"], ["text"], ["image"]]
     whole = told["subsets"][0]
-    assert whole["macro_f1"]["value"] == pytest.approx(run.metrics["test"]["macro_f1"]["value"])
+    assert whole["macro_f1"]["value"] == pytest.approx(run.metrics["dev"]["macro_f1"]["value"])
     for name in ("image", "text"):
         assert told["adds"][name]["macro_f1"]["low"] > 0.05
     text = train(store, "logreg", inputs="text", report=False)
-    assert told["subsets"][1]["macro_f1"]["value"] == pytest.approx(text.metrics["test"]["macro_f1"]["value"])
+    assert told["subsets"][1]["macro_f1"]["value"] == pytest.approx(text.metrics["dev"]["macro_f1"]["value"])
     assert known_ablation(run) == json.loads((run.path / "ablation.json").read_text()) == told
 
 
@@ -54,6 +55,26 @@ def test_without_test_dev_is_compared(make_store: Make) -> None:
     assert told["subsets"][0]["accuracy"]["value"] == pytest.approx(run.metrics["dev"]["accuracy"]["value"])
 
 
+def test_test_is_not_looked_at(make_store: Make) -> None:
+    store = make_store(120)
+    run = train(store, "logreg", report=False)
+    before = looks_at(store, "label", run.training_items()["test"]).total
+    for kept in (run, train(store, "logreg", report=False, test=False)):
+        assert ablate(store, kept, draws=20)["on"] == "dev"
+    assert (before, looks_at(store, "label", run.training_items()["test"]).total) == (1, 1)
+
+
+def test_without_dev_rows_of_train_are_compared_out_of_fold(make_store: Make) -> None:
+    # One item a class and group: nothing can be held out without taking a class from training.
+    store = make_store(
+        60, split=lambda i: "train" if i < 42 else "test", copies={i: i % 3 for i in range(42)}
+    )
+    run = train(store, "logreg", params={"C": 1.0}, report=False)
+    assert run.metrics["protocol"]["rows"]["dev"] == 0
+    told = ablate(store, run, draws=20)
+    assert (told["on"], told["rows"]) == ("train, out of fold", 42)
+
+
 def test_a_run_of_a_sweep_is_compared_on_the_rows_of_the_sweep(make_store: Make) -> None:
     # No dev split: a part was held out with the seed of the rows, not that of the fit; and rows without text are in none.
     store = make_store(120, split=lambda i: ("train", "train", "test")[i % 3], no_text=(0, 1, 2, 3, 4, 5))
@@ -71,7 +92,7 @@ def test_a_run_of_a_sweep_is_compared_on_the_rows_of_the_sweep(make_store: Make)
         for run in SweepRecord.open(store, name).winners["mlp"]["runs"].values():
             told = ablate(store, Run.load(store, run), draws=20)
             assert told["subsets"][0]["accuracy"]["value"] == pytest.approx(
-                Run.load(store, run).metrics["test"]["accuracy"]["value"]
+                Run.load(store, run).metrics["dev"]["accuracy"]["value"]
             )
     assert len(done.winners["mlp"]) == 2
 

@@ -1,0 +1,107 @@
+"""How often a test set was scored, whatever scored it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+
+import pytest
+from icehouse.heads.evaluate import evaluate
+from icehouse.heads.looks import about_looks, count_look, looks_at
+from icehouse.heads.runs import Run
+from icehouse.heads.sweeps.compare import compare
+from icehouse.heads.sweeps.shots import shots
+from icehouse.heads.sweeps.sweep import sweep
+from icehouse.heads.trainer import train
+from icehouse.store.store import Store
+
+Make = Callable[..., Store]
+FIXED = {"C": 1.0, "unit": False}
+
+
+def looks(store: Store, run: Run, label: str = "label") -> dict[str, int]:
+    return looks_at(store, label, run.training_items()["test"]).by
+
+
+def test_every_scoring_of_the_rows_counts_and_nothing_else(make_store: Make) -> None:
+    store = make_store(120, no_text=(9,))
+    run = train(store, params=FIXED)
+    assert run.metrics["test"]["looks"] == {"total": 1, "by": {"train": 1}}
+    # Rows left out for want of an input make no new test set; a run that is gone was a look all the same.
+    again = train(store, params=FIXED, inputs="image")
+    assert again.metrics["test"]["looks"]["total"] == 2
+    shutil.rmtree(again.path)
+    assert evaluate(store, run, where="event = 'event 1'").metrics["looks"]["by"] == {
+        "train": 2,
+        "evaluate": 1,
+    }
+    evaluate(store, run, split="dev")
+    assert looks(store, run) == {"train": 2, "evaluate": 1}
+    board = compare(store, [run], latency=False)
+    assert board.looks.total == board.as_json()["looks"]["total"] == 3
+    assert looks(store, run) == {"train": 2, "evaluate": 1}
+    assert looks(store, run, "event") == {}
+
+
+def test_a_sweep_counts_its_winners_once_and_shots_their_draws(make_store: Make) -> None:
+    store = make_store(120)
+    for _ in range(2):  # the second time there is nothing left to do
+        done = sweep(store, ["logreg"], inputs="image,text", grid={"logreg": {"C": [1.0]}}, report=False)
+        shots(store, ["logreg"], inputs="text", counts=[1, 2], draws=3, grid={"logreg": {"C": [1.0]}})
+    assert looks(store, done.winners["logreg"][0]) == {"sweep": 1, "shots": 6}
+
+
+def test_test_can_be_left_alone(make_store: Make) -> None:
+    store = make_store(120)
+    run = train(store, params=FIXED, test=False)
+    assert "test" not in run.metrics
+    assert set(run.predictions()["split"].to_pylist()) == {"dev"}
+    assert "not scored (--no-test)" in run.notes[-1]
+    kept = sweep(store, ["logreg"], inputs="text", test=False, report=False).winners["logreg"]
+    assert "test" not in kept[0].metrics
+    curves = shots(store, ["logreg"], inputs="text", counts=[1], draws=2, test=False)
+    assert (curves.on, curves.looks, curves.test_rows) == ("dev", None, run.metrics["dev"]["n"])
+    assert looks(store, run) == {}
+    # Afterwards it may be scored, once.
+    kept = sweep(store, ["logreg"], inputs="text", report=False).winners["logreg"]
+    assert kept[0].metrics["test"]["looks"] == {"total": 1, "by": {"sweep": 1}}
+    assert evaluate(store, run).metrics["looks"]["total"] == 2
+
+
+def test_runs_of_before_are_counted(make_store: Make) -> None:
+    store = make_store(120)
+    runs = [train(store, params=FIXED) for _ in range(3)]
+    for run in runs[:2]:
+        del run.metrics["test"]["looks"]
+        (run.path / "metrics.json").write_text(json.dumps(run.metrics))
+    (runs[2].path / "run.json").write_text("{")  # a damaged run is passed over
+    shutil.rmtree(store.path / "looks")
+    assert evaluate(store, runs[0]).metrics["looks"]["by"] == {"train": 2, "evaluate": 1}
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"items": 5}', "null"])
+def test_a_damaged_count_is_said_and_costs_no_training(make_store: Make, damage: str) -> None:
+    store = make_store(120)
+    run = train(store, params=FIXED)
+    (path,) = (store.path / "looks").glob("*.json")
+    path.write_text(damage)
+    again = train(store, params=FIXED)
+    assert again.metrics["test"]["looks"]["damaged"] == [path.with_suffix(".damaged").name]
+    assert path.with_suffix(".damaged").read_text() == damage
+    assert "at least" in about_looks(again.metrics["test"]["looks"])
+    assert looks(store, run) == {"train": 1}
+
+
+def test_a_sentence_says_how_often() -> None:
+    assert "first time" in about_looks({"total": 1, "by": {"train": 1}})
+    assert "scored 7 times (evaluate 3, train 4)" in about_looks(
+        {"total": 7, "by": {"train": 4, "evaluate": 3}}
+    )
+
+
+def test_any_name_of_an_item_counts(make_store: Make) -> None:
+    store = make_store(12)
+    assert count_look(store, "label", ["a\ud800", "é", ""], "train", times=2).total == 2
+    assert looks_at(store, "label", ["é"]).total == 2
+    assert looks_at(store, "label", ["e"]).total == 0
