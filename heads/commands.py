@@ -276,9 +276,10 @@ def _report(run: Run, features: Mapping[str, str] | None = None) -> None:
         echo(f"note: {note}")
     if "test" in run.metrics:
         looks = run.metrics["test"].get("looks")
-        _print_scores(
-            "test" if looks is None else f"test (look {looks['total']})", run.metrics["test"], features
+        which = (
+            "" if looks is None else " (touched once)" if looks["total"] == 1 else f" (look {looks['total']})"
         )
+        _print_scores(f"test{which}", run.metrics["test"], features)
         if looks is not None:
             echo(about_looks(looks))
     elif "dev" in run.metrics:

@@ -135,7 +135,7 @@ def _print(done: Curves, metric: str, draws: int) -> None:
         f"\nIn percent: mean ± standard deviation over {draws} draws (95% interval of the mean, over draws and rows)."
     )
     if done.looks is not None:
-        typer.echo("Test was scored for every draw, to show the curve: choose nothing by it.")
+        echo("Test was scored for every draw, to show the curve: choose nothing by it.")
         echo(about_looks(done.looks))
 
 
