@@ -54,7 +54,9 @@ def read_annotations(
     chosen = Columns()
 
     def choose(header: Header) -> Sequence[str]:
-        nonlocal chosen
+        nonlocal chosen, options
+        if start is not None and options.image_column is None and "file_name" in header.columns:
+            options = replace(options, image_column="file_name")
         chosen = choose_columns(path, header, options, preset)
         return chosen.wanted()
 
@@ -69,7 +71,9 @@ def read_annotations(
     rows, places = _a_row_each_picture(rows, chosen.image)
     n = len(rows.numbers)
 
-    handles = _strings([f"{path.stem}:{number}" for number in rows.numbers])
+    below = beneath(start, root) if start is not None else None
+    stem = path.stem if below is None else f"{below}/{path.stem}"
+    handles = _strings([f"{stem}:{number}" for number in rows.numbers])
     text = _strings([None] * n)
     for name in chosen.texts:
         text = pc.coalesce(
@@ -100,7 +104,7 @@ def read_annotations(
         reasons = _also(reasons, pc.is_null(given), f"no id in column {chosen.id!r}")
     reasons = _also(reasons, pc.and_(pc.is_null(raw), pc.is_null(text)), "neither an image nor a text")
     rejected: list[Rejected] = [
-        (f"{path.stem}:{bad.number}", None, f"{path}, {bad.where}: {bad.message}") for bad in rows.bad
+        (f"{stem}:{bad.number}", None, f"{path}, {bad.where}: {bad.message}") for bad in rows.bad
     ]
     names = handles if given is None else pc.coalesce(given, handles)
     for i, reason in sorted(reasons.items()):

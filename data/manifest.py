@@ -13,7 +13,7 @@ import fnmatch
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,16 +24,14 @@ from ..errors import SourceError, UsageError
 from .annotations import read_annotations
 from .collisions import combine
 from .columns import check_label_name
-from .folders import IMAGE_SUFFIXES, Scan, image_file, is_image_name, kinds_of, scan_images
-from .labels import normalise
+from .folders import METADATA_NAMES, image_file, is_image_name, scan_images
+from .imagefolder import inside_root, metadata_of, metadata_root, read_folder, read_metadata
 from .pieces import (
     FIXED,
     REJECTED_SCHEMA,
     RESERVED,
     Piece,
-    Rejected,
     absolute,
-    beneath,
     count,
     items_table,
     rejected_table,
@@ -47,7 +45,6 @@ __all__ = ["REJECTED_SCHEMA", "RESERVED", "Manifest", "SourceOptions", "read_sou
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz")
-_SPLIT_FOLDERS = frozenset({"train", "training", "dev", "val", "valid", "validation", "test", "testing"})
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class SourceOptions:
     root : str or Path, optional
         Folder that image paths are relative to. Default: the folder given as source, or the one the annotation file is in.
     labels_from_folders : bool, default False
-        Label an image by the first folder below the source; where these are all splits (train, val, test), by the second.
+        Label an image by the first folder below the source that is no split (train, val, test).
         Such a label, or split, never replaces one from another source.
     folder_label_column : str, optional
         Column of these labels, "label" unless given; giving it asks for them.
@@ -163,7 +160,8 @@ def read_sources(
     kinds = {path: _kind(path) for path in paths}
     if preset is not None:
         kinds = _preset_sources(kinds, preset)
-    _check_options(options, kinds)
+    scans = {path: scan_images(path) for path, kind in kinds.items() if kind == "folder"}
+    _check_options(options, kinds, described=any(map(metadata_of, scans.values())))
     root = None if options.root is None else _checked_root(options.root)
     tasks = _tasks(kinds, preset)
     inner = _inner_folders(kinds) if root is None else {}
@@ -178,10 +176,13 @@ def read_sources(
         named = ", ".join(sorted(set(tasks.values())))
         notes.append(f"several tasks of {options.preset}: labels and splits are named after them ({named})")
     images = [path for path in paths if kinds[path] == "image"]
+    metadata = [path for path in paths if preset is None and path.name.lower() in METADATA_NAMES]
     for path in paths:
         if kinds[path] == "folder":
             if path not in inner:
-                pieces.append(_read_folder(path, root, options))
+                pieces += read_folder(path, scans[path], root, options)
+        elif path in metadata:
+            pieces.append(read_metadata(path, root or metadata_root(metadata), options))
         elif kinds[path] == "file":
             pieces.append(read_annotations(path, root, options, preset, tasks.get(path)))
         elif images:
@@ -254,7 +255,7 @@ def _preset_files(folder: Path, preset: Preset) -> list[Path]:
     return found
 
 
-def _check_options(options: SourceOptions, kinds: Mapping[Path, str]) -> None:
+def _check_options(options: SourceOptions, kinds: Mapping[Path, str], described: bool) -> None:
     if options.split is not None and options.split_column is not None:
         raise UsageError("--split is for a whole source and --split-column for each row: give one of them")
     if options.split is not None and not options.split.strip():
@@ -267,7 +268,7 @@ def _check_options(options: SourceOptions, kinds: Mapping[Path, str]) -> None:
     first = next(iter(kinds))
     if options.labels_from_folders and "folder" not in kinds.values():
         raise UsageError(f"--labels-from-folders needs a folder of images, which {first} is not")
-    if "file" not in kinds.values():
+    if "file" not in kinds.values() and not described:
         for flag, value in (
             ("--image-column", options.image_column),
             ("--text-column", options.text_column),
@@ -314,87 +315,10 @@ def _inner_folders(kinds: Mapping[Path, str]) -> dict[Path, Path]:
     return inner
 
 
-def _read_folder(folder: Path, root: str | None, options: SourceOptions) -> Piece:
-    scan = scan_images(folder)
-    base = absolute(folder)
-    if not scan.paths:
-        if scan.bad:
-            path, reason = scan.bad[0]
-            raise SourceError(f"{folder}: no image could be taken; {path}: {reason}")
-        hint = f"; it holds {scan.annotations[0]}: give that file" if scan.annotations else ""
-        raise SourceError(
-            f"no images found in {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}, and at the first bytes of "
-            f"other files){hint}"
-        )
-    prefix = ""
-    if root is not None and base != root:
-        prefix = f"{_inside(folder, base, root)}/"
-    notes: list[str] = []
-    column = options.folder_label_column or "label"
-    labels, split = _from_folders(folder, scan.paths, options, notes)
-    paths = pa.array([prefix + path for path in scan.paths], pa.string())
-    table = items_table(
-        paths, paths, root or base, base, None, split, {} if labels is None else {column: labels}
-    )
-    told = () if labels is None else (column,) if options.split is not None else (column, "split")
-    notes += [f"{folder}: {text}" for text in _scan_notes(scan)]
-    rejected: list[Rejected] = [
-        (prefix + path, prefix + path, f"{folder}/{path}: {reason}") for path, reason in scan.bad
-    ]
-    return Piece(str(folder), table, None, rejected, notes, told)
-
-
-def _scan_notes(scan: Scan) -> Iterator[str]:
-    """What a folder holds besides images with an image's suffix."""
-    if scan.by_bytes:
-        yield f"{count(len(scan.by_bytes), 'image')} known by their bytes ({kinds_of(scan.by_bytes)})"
-    if scan.others:
-        yield f"{count(len(scan.others), 'file')} without an image's suffix or bytes left out ({kinds_of(scan.others)})"
-    if scan.hidden:
-        shown = ", ".join(scan.hidden[:3]) + (", ..." if len(scan.hidden) > 3 else "")
-        yield f"{len(scan.hidden)} hidden or of a Mac's archive left out ({shown})"
-    if scan.skipped_links:
-        yield f"{count(scan.skipped_links, 'link')} to folders already read left out"
-
-
-def _inside(path: Path, full: str, root: str) -> str:
-    inside = beneath(full, root)
-    if inside is None:
-        raise UsageError(f"{path} is not inside --root {root}")
-    return inside
-
-
-def _from_folders(
-    folder: Path, paths: list[str], options: SourceOptions, notes: list[str]
-) -> tuple[pa.Array | None, pa.Array | str | None]:
-    """Labels and splits that the names of sub-folders tell."""
-    split = None if options.split is None else canonical_split(options.split)
-    if not options.labels_from_folders:
-        return None, split
-    parts = [path.split("/")[:-1] for path in paths]
-    tops = {part[0] for part in parts if part}
-    if not tops:
-        notes.append(f"{folder}: no sub-folders, so no labels")
-    if not tops or any(top.lower() not in _SPLIT_FOLDERS for top in tops) or max(map(len, parts)) < 2:
-        return _folder_labels([part[0] if part else None for part in parts]), split
-    notes.append(
-        f"{folder}: its folders are splits ({', '.join(sorted(tops))}), so labels are the folders in them"
-    )
-    labels = _folder_labels([part[1] if len(part) > 1 else None for part in parts])
-    if split is not None:
-        return labels, split
-    return labels, pa.array([canonical_split(part[0]) if part else None for part in parts], pa.string())
-
-
-def _folder_labels(names: list[str | None]) -> pa.ChunkedArray:
-    """Labels in their one spelling; a folder called NA was called so by somebody."""
-    return normalise(pa.chunked_array([pa.array(names, pa.string())]), ())
-
-
 def _read_images(images: list[Path], root: str | None, options: SourceOptions) -> Piece:
     full = [absolute(image) for image in images]
     paths = [
-        posixpath.basename(path) if root is None else _inside(image, path, root)
+        posixpath.basename(path) if root is None else inside_root(image, path, root)
         for image, path in zip(images, full, strict=True)
     ]
     roots = [root or posixpath.dirname(path) for path in full]

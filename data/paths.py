@@ -390,7 +390,7 @@ def _read_listing(folder: str) -> _Listing:
                 listing.names[entry.name] = entry.is_dir()
     except OSError:  # not there, or not to be listed: then no name in it is near
         return listing
-    for name, is_folder in listing.names.items():
+    for name, is_folder in sorted(listing.names.items()):
         listing.forms[unicodedata.normalize("NFC", name)].append(name)
         listing.keys[_key(name)].append(name)
         if not is_folder and is_image_name(name):

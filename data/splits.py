@@ -16,7 +16,14 @@ import numpy as np
 
 from ..errors import UsageError
 
-__all__ = ["DEFAULT_RATIOS", "canonical_split", "check_lengths", "shares_of", "stratified_split"]
+__all__ = [
+    "DEFAULT_RATIOS",
+    "canonical_split",
+    "check_lengths",
+    "is_split_name",
+    "shares_of",
+    "stratified_split",
+]
 
 #: 80% to learn from, 10% to choose on, 10% to report.
 DEFAULT_RATIOS: Mapping[str, float] = MappingProxyType({"train": 0.8, "dev": 0.1, "test": 0.1})
@@ -41,6 +48,11 @@ def canonical_split(name: str) -> str:
     ('dev', 'test_unseen')
     """
     return _CANONICAL.get(name.strip().lower(), name)
+
+
+def is_split_name(name: str) -> bool:
+    """Whether this is a spelling of train, dev or test."""
+    return name.strip().lower() in _CANONICAL
 
 
 def stratified_split(

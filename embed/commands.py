@@ -309,6 +309,8 @@ def print_report(report: EmbedReport) -> None:
     counts = [f"{report.new} new", f"{report.changed} changed", f"{report.unchanged} unchanged"]
     if report.vanished:
         counts.append(f"{report.vanished} vanished")
+    if report.rejected:
+        counts.append(f"{report.rejected} rows refused")
     echo(f"{report.items} items in {report.seconds:.1f} s: {', '.join(counts)}")
     if report.images or report.texts:
         how = f"{report.encoder} on {report.device} in {report.precision}, batches of {report.batch_size}"

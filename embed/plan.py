@@ -6,6 +6,7 @@ its content's features, whoever's item they came from.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -160,9 +161,9 @@ def fit_labels(manifest: Manifest, items: pa.Table, *, replace_labels: bool, not
         n = pc.sum(pc.and_(kept, pc.fill_null(pc.not_equal(before, now), False))).as_py() or 0
         table = table.set_column(table.schema.get_field_index(name), name, pc.if_else(kept, before, now))
         if n:
+            both = "--folder-label-column NAME keeps both, " if name in manifest.labels else ""
             notes.append(
-                f"{n} items have another {name!r} from another source and keep it: --folder-label-column NAME keeps "
-                "both, --replace-labels replaces it"
+                f"{n} items have another {name!r} from another source and keep it: {both}--replace-labels replaces it"
             )
     return replace(manifest, table=table)
 
@@ -258,7 +259,7 @@ class Planner:
         texts = rows["text"].to_pylist()
         text_keys = [None if text is None else text_sha256(text) for text in texts]
         before = known.take(positions) if len(known) else None
-        same = self._same(rows, text_keys, before)
+        same, replaced = self._same(rows, text_keys, before)
         facts = {
             name: before[name].to_pylist() if before is not None else [None] * len(rows)
             for name in (
@@ -290,9 +291,13 @@ class Planner:
                 item_id, {name: facts[name][i] for name in facts}, file, now, source, text_keys[i]
             )
             if owner:
-                remedy = "give both in one call with --root, name ids with --id-column, or use another store"
+                remedy = _remedy(item_id, path, root, facts["root"][i])
                 self.collisions.append((item_id, path, f"the id {item_id} belongs to {owner}; {remedy}"))
                 continue
+            for name in replaced:
+                if replaced[name][i]:
+                    counts = self.report.columns_changed
+                    counts[name] = counts.get(name, 0) + 1
             as_before = exists and same[i] and bool(facts["missing"][i]) == vanished and not reads
             text = self._text_to_encode(item_id, texts[i], text_keys[i], unchanged=as_before)
             if not exists:
@@ -307,10 +312,13 @@ class Planner:
                 plan = ItemPlan(start + i, exists, reads, not as_before, vanished)
                 yield Work(item_id, file if reads else None, text, plan)
 
-    def _same(self, rows: pa.Table, text_keys: list[str | None], before: pa.Table | None) -> list[bool]:
-        """Whether each known row's columns are as the store has them; counts replaced labels and splits."""
+    def _same(
+        self, rows: pa.Table, text_keys: list[str | None], before: pa.Table | None
+    ) -> tuple[list[bool], dict[str, list[bool]]]:
+        """Whether each known row's columns are as the store has them, and for labels and splits, whether a value changes."""
+        changes: dict[str, list[bool]] = {}
         if before is None:
-            return [False] * len(rows)
+            return [False] * len(rows), changes
         same = pa.chunked_array([pa.array(np.ones(len(rows), dtype=bool))])
         for name in self.given:
             now = pa.array(text_keys, pa.string()) if name == "text" else rows[name]
@@ -327,13 +335,11 @@ class Planner:
                     pc.fill_null(pc.equal(now, then), False), pc.and_(pc.is_null(now), pc.is_null(then))
                 )
             if name == "split" or name in self.labels:
-                replaced = pc.sum(pc.and_(pc.invert(equal), pc.is_valid(then))).as_py() or 0
-                if replaced:
-                    counts = self.report.columns_changed
-                    counts[name] = counts.get(name, 0) + replaced
+                replaced = pc.and_(pc.invert(equal), pc.is_valid(then))
+                if pc.any(replaced).as_py():
+                    changes[name] = replaced.to_pylist()
             same = pc.and_(same, equal)
-        result: list[bool] = same.to_pylist()
-        return result
+        return same.to_pylist(), changes
 
     def _must_read(self, item_id: str, facts: dict[str, list], i: int, now: FileStatus | None) -> bool:
         """Whether an item's file has to be opened."""
@@ -365,6 +371,16 @@ class Planner:
             self.report.known_failures += 1
             return None
         return text
+
+
+def _remedy(item_id: str, path: str | None, root: str | None, other: str | None) -> str:
+    """How to keep two items apart that claim one id."""
+    if path is not None and item_id == path and root and other and root != other:
+        above = posixpath.commonpath([root, other])
+        return f"--root {above} tells them apart, or use another store"
+    if path is not None and item_id == path:
+        return "use another store"
+    return "name ids with --id-column, or use another store"
 
 
 def _owner(

@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from icehouse.data.images import decode
+from icehouse.data.manifest import SourceOptions
 from icehouse.embed import commit
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SpaceError, UsageError
@@ -176,6 +178,60 @@ def test_columns_a_source_lacks_are_left_alone(photos: Path, store: Path) -> Non
     embed_sources([photos], store, encoder=ToyEncoder())
     row = Store.open(store).query("select * from items where item_id = '0000.png'").to_pylist()[0]
     assert (row["label"], row["split"]) == ("need", "train")
+
+
+def test_refused_rows_replace_nothing(store: Path, tmp_path: Path) -> None:
+    """Two files of one name in two folders: the second is refused, and the advice in the message works."""
+    for place, folder in enumerate(("one", "two")):
+        make_pictures(tmp_path / folder, 1 + place)
+        (tmp_path / folder / "0000.png").write_bytes(
+            (tmp_path / folder / "0000.png").read_bytes() + b"x" * place
+        )
+        (tmp_path / folder / "posts.csv").write_text(f"image,label,split\n0000.png,{folder},{folder}\n")
+    embed_sources([tmp_path / "one" / "posts.csv"], store, encoder=ToyEncoder())
+    report = embed_sources([tmp_path / "two" / "posts.csv"], store, encoder=ToyEncoder())
+    assert (report.rejected, report.new, report.changed) == (1, 0, 0)
+    assert report.columns_changed == {}
+    (message,) = Store.open(store).query("select message from failures")["message"].to_pylist()
+    assert message.endswith(f"; --root {tmp_path.as_posix()} tells them apart, or use another store")
+    report = embed_sources(
+        [tmp_path / "two" / "posts.csv"], store, encoder=ToyEncoder(), options=SourceOptions(root=tmp_path)
+    )
+    assert (report.rejected, report.new, report.failed) == (0, 1, 0)
+    rows = Store.open(store).query("select item_id, label from items order by item_id").to_pylist()
+    assert rows == [{"item_id": "0000.png", "label": "one"}, {"item_id": "two/0000.png", "label": "two"}]
+
+
+def test_splits_from_folder_names_replace_none(store: Path, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "set" / "train", 2)
+    make_pictures(tmp_path / "set" / "val", 1)
+    report = embed_sources([tmp_path / "set"], store, encoder=ToyEncoder())
+    assert count(store, "items where split = 'train'") == 2
+    assert count(store, "items where split = 'dev'") == 1
+    opened = Store.open(store)
+    mine = pa.table({"item_id": ["train/0000.png"], "split": ["test"]})
+    opened.items.upsert(mine, key="item_id")
+    report = embed_sources([tmp_path / "set"], store, encoder=ToyEncoder())
+    assert (report.unchanged, report.columns_changed) == (3, {})
+    assert count(store, "items where item_id = 'train/0000.png' and split = 'test'") == 1
+
+
+def test_a_missing_picture_is_explained(photos: Path, store: Path) -> None:
+    shutil.copy(photos / "0000.png", photos / "0000.webp")
+    table = photos / "posts.csv"
+    table.write_text("id,image,text\na,0000,x\nb,0001.jpg,y\nc,pics/0001.png,z\nd,0002.png,z\n")
+    report = embed_sources([table], store, encoder=ToyEncoder())
+    assert (report.failed, report.texts) == (3, 3)
+    found = (
+        Store.open(store)
+        .query("select item_id, message from failures order by item_id")["message"]
+        .to_pylist()
+    )
+    assert found == [
+        "No such file or directory; 2 files would fit: '0000.png', '0000.webp'",
+        "No such file or directory; '0001.png' is there: another suffix",
+        f"No such file or directory; there is no folder 'pics' in {photos}",
+    ]
 
 
 def test_cut_texts_are_counted(store: Path, tmp_path: Path) -> None:
