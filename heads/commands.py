@@ -275,7 +275,7 @@ def _report(run: Run, features: Mapping[str, str] | None = None) -> None:
     for note in run.notes:
         echo(f"note: {note}")
     if "test" in run.metrics:
-        looks = run.metrics["test"].get("looks")
+        looks = run.record.get("looks")
         which = (
             "" if looks is None else " (touched once)" if looks["total"] == 1 else f" (look {looks['total']})"
         )

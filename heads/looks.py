@@ -174,5 +174,5 @@ def _count_earlier(store: Store, folder: Path) -> None:
             items = _digests(run.training_items().get("test", set()))
         except (IcehouseError, OSError, ValueError):
             continue  # a damaged run is its own affair
-        if "test" in run.metrics and "looks" not in run.metrics["test"]:
+        if "test" in run.metrics and "looks" not in run.record:
             _add(folder, run.label, items, {"train": 1})

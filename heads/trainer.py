@@ -376,7 +376,7 @@ def keep(
     if len(held) and test:
         scored("test", kept, held, seen)
         by = "sweep" if "sweep" in (about or {}) else "train"
-        metrics["test"]["looks"] = count_look(store, rows.label, held.ids, by).as_json()
+        about = {**(about or {}), "looks": count_look(store, rows.label, held.ids, by).as_json()}
 
     notes = [*parts.notes, *unprompted(type(chosen), estimator.get_params(), samples.specs)]
     notes += dict.fromkeys([*chosen.notes_, *kept.notes_])

@@ -122,6 +122,8 @@ def command_line(run: Run) -> str:
     given = [run.metrics[part].get("positive") or {} for part in ("test", "dev") if part in run.metrics]
     if run.positive is not None and any(one.get("given") for one in given):
         parts += ["--positive", run.positive]
+    if record["protocol"]["rows"]["test"] and "test" not in run.metrics:
+        parts.append("--no-test")
     parts += ["--seed", str(record["seed"])]
     return " ".join(shlex.quote(part) for part in parts)
 

@@ -135,7 +135,7 @@ def _scores(run: Run, split: str) -> str:
         rows.append(f"<tr>{''.join(line)}</tr>")
     where = "Test was not scored: these rows are those on which the head was chosen, and flatter it a little."
     if split == "test":
-        looks = about_looks(metrics["looks"]).capitalize() + "." if "looks" in metrics else ""
+        looks = about_looks(run.record["looks"]).capitalize() + "." if "looks" in run.record else ""
         where = f"Test was scored by the head that was kept. {escape(looks)}"
     told = [
         (

@@ -27,10 +27,10 @@ def looks(store: Store, run: Run, label: str = "label") -> dict[str, int]:
 def test_every_scoring_of_the_rows_counts_and_nothing_else(make_store: Make) -> None:
     store = make_store(120, no_text=(9,))
     run = train(store, params=FIXED)
-    assert run.metrics["test"]["looks"] == {"total": 1, "by": {"train": 1}}
+    assert run.record["looks"] == {"total": 1, "by": {"train": 1}}
     # Rows left out for want of an input make no new test set; a run that is gone was a look all the same.
     again = train(store, params=FIXED, inputs="image")
-    assert again.metrics["test"]["looks"]["total"] == 2
+    assert again.record["looks"]["total"] == 2
     shutil.rmtree(again.path)
     assert evaluate(store, run, where="event = 'event 1'").metrics["looks"]["by"] == {
         "train": 2,
@@ -65,7 +65,7 @@ def test_test_can_be_left_alone(make_store: Make) -> None:
     assert looks(store, run) == {}
     # Afterwards it may be scored, once.
     kept = sweep(store, ["logreg"], inputs="text", report=False).winners["logreg"]
-    assert kept[0].metrics["test"]["looks"] == {"total": 1, "by": {"sweep": 1}}
+    assert kept[0].record["looks"] == {"total": 1, "by": {"sweep": 1}}
     assert evaluate(store, run).metrics["looks"]["total"] == 2
 
 
@@ -73,8 +73,8 @@ def test_runs_of_before_are_counted(make_store: Make) -> None:
     store = make_store(120)
     runs = [train(store, params=FIXED) for _ in range(3)]
     for run in runs[:2]:
-        del run.metrics["test"]["looks"]
-        (run.path / "metrics.json").write_text(json.dumps(run.metrics))
+        del run.record["looks"]
+        (run.path / "run.json").write_text(json.dumps(run.record))
     (runs[2].path / "run.json").write_text("{")  # a damaged run is passed over
     shutil.rmtree(store.path / "looks")
     assert evaluate(store, runs[0]).metrics["looks"]["by"] == {"train": 2, "evaluate": 1}
@@ -87,9 +87,9 @@ def test_a_damaged_count_is_said_and_costs_no_training(make_store: Make, damage:
     (path,) = (store.path / "looks").glob("*.json")
     path.write_text(damage)
     again = train(store, params=FIXED)
-    assert again.metrics["test"]["looks"]["damaged"] == [path.with_suffix(".damaged").name]
+    assert again.record["looks"]["damaged"] == [path.with_suffix(".damaged").name]
     assert path.with_suffix(".damaged").read_text() == damage
-    assert "at least" in about_looks(again.metrics["test"]["looks"])
+    assert "at least" in about_looks(again.record["looks"])
     assert looks(store, run) == {"train": 1}
 
 
