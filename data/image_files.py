@@ -117,7 +117,10 @@ def read(path: str | Path) -> tuple[bytes, FileStatus]:
         data = _column(file, column).read(row, place)
         return data, FileStatus(len(data), mtime_ns)
     # Opened without blocking: a named pipe called cat.jpg must not hang the run.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a NUL in a path
+        raise ImageError(f"no path that a file can have: {error}") from None
     with os.fdopen(descriptor, "rb") as handle:
         about = os.fstat(handle.fileno())
         if not stat.S_ISREG(about.st_mode):

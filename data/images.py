@@ -1,15 +1,16 @@
 """Image files: bytes in, an upright RGB picture and what is known of it out.
 
-Decoding goes by content, never by the file's name. Everything is brought to 8-bit RGB: EXIF rotation applied,
-alpha laid on white, CMYK, palettes and 16-bit samples converted, the first frame taken of an animation.
-A picture too large to be honest is refused before a pixel is decoded.
+Decoding goes by content, never by the file's name. Everything is brought to 8-bit RGB: EXIF rotation applied, transparency
+laid on a ground, CMYK, palettes and deep samples converted (`icehouse.data.pixels` has the rules), and of an animation or
+of several pages the first taken that is not blank. A picture too large to be honest is refused before a pixel is decoded,
+and what else a file may cost is bounded by `icehouse.data.bombs`. Whatever a decoder raises becomes an `ImageError`.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,15 +19,20 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError
+from .bombs import MAX_FRAMES, Container, Memory, TimedFile, exif_orientation, open_container
 from .formats import why_not_an_image
+from .pixels import BACKGROUND, flatten, has_low_bytes, is_blank, low_bytes
 
 __all__ = [
     "BACKGROUND",
+    "BLANK_HASH",
+    "DECODER_VERSION",
     "HASH_SIDE",
     "MAX_PIXELS",
     "Picture",
     "available_memory",
     "decode",
+    "image_size",
     "load_hashing",
     "perceptual_hash",
     "set_max_pixels",
@@ -38,8 +44,11 @@ MAX_PIXELS = 1 << 28
 #: A picture of more pixels than this is never prepared whole: a JPEG is decoded at 1/2, 1/4 or 1/8, others are reduced.
 WHOLE_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 
-#: What shows through transparent pixels.
-BACKGROUND = (255, 255, 255)
+#: The perceptual hash of a picture all of one colour: no bit is set, as of no other picture.
+BLANK_HASH = 0
+
+#: Changes whenever other pixels would come of the same file; part of every image feature's provenance.
+DECODER_VERSION = 2
 
 #: The perceptual hash sees a JPEG at the smallest of libjpeg's scales that keeps this many pixels a side, and
 #: everything else whole. A constant, so that one file has one hash whatever encoder reads it.
@@ -47,7 +56,7 @@ HASH_SIDE = 224
 
 # A closed list: Pillow would also run Ghostscript on an EPS somebody named cat.jpg.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF")
-_ORIENTATION = 0x0112
+_JPEG = ("JPEG", "MPO")
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,6 +68,8 @@ _TRANSPOSE = {
 }
 # Sizes are judged here and said in an error; the warning would only repeat it amid a progress bar.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What Pillow thinks of odd metadata helps nobody either.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 _max_pixels = MAX_PIXELS
 
 
@@ -89,7 +100,9 @@ class Picture:
     format : str
         What the bytes are, in Pillow's terms ("JPEG", "PNG", ...), whatever the name says.
     phash : int or None
-        64-bit perceptual hash, where it was asked for; see `perceptual_hash`.
+        64-bit perceptual hash, where it was asked for; see `perceptual_hash`. `BLANK_HASH` of a blank picture.
+    blank : bool
+        Whether all of it is of one colour, so that it is no evidence for anything; see `icehouse.data.pixels.is_blank`.
     """
 
     image: Image.Image
@@ -97,6 +110,7 @@ class Picture:
     height: int
     format: str
     phash: int | None
+    blank: bool = False
 
 
 def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) -> Picture:
@@ -120,44 +134,134 @@ def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) ->
     Raises
     ------
     ImageError
-        If the bytes are no image of a known format, are cut short, or promise more pixels than are allowed or than fit
-        into the memory that is free.
+        If the bytes are no image of a known format, are cut short or damaged in whatever way, promise more pixels than are
+        allowed or than fit into the memory that is free, or cost more than an image does; see `icehouse.data.bombs`.
     """
+    container, raw = _open(data)
+    kind = "MPO" if container.several else raw.format or "?"
+    try:
+        turned = container.orientation or _orientation(raw)
+        least = _least_reduction(raw)
+        needed = _check_memory(raw, least) + 2 * len(data)
+        with _memory().hold(needed):
+            if raw.format in _JPEG:
+                return _decode_jpeg(container.data, raw, kind, turned, least, shortest, hashed)
+            return _decode_frames(container.data, raw, kind, turned, shortest, hashed)
+    except ImageError:
+        raise
+    except Exception as error:  # whatever a decoder raises of damaged bytes
+        raise ImageError(f"damaged {kind}: {_brief(error)}") from None
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an image file as it is stored, before it is turned; raises `ImageError` as `decode` does."""
+    width, height = _open(data)[1].size
+    return width, height
+
+
+def _open(data: bytes) -> tuple[Container, Image.Image]:
+    """Read the header of an image file whose size is allowed."""
     if not data:
         raise ImageError("the file is empty")
+    container = open_container(data)
     try:
-        raw = Image.open(io.BytesIO(data), formats=_formats())
+        raw = Image.open(TimedFile(container.data), formats=_formats())
     except UnidentifiedImageError:
         raise ImageError(why_not_an_image(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(_too_large("far more pixels than are allowed")) from None
+    except ImageError:
+        raise
     except Exception as error:
         raise ImageError(f"unreadable header: {_brief(error)}") from None
+    _check_size(raw)
+    return container, raw
+
+
+def _check_size(raw: Image.Image) -> None:
     width, height = raw.size
     if width * height > _max_pixels:
         raise ImageError(_too_large(f"{width} x {height} pixels"))
-    least = _least_reduction(raw)
-    _check_memory(raw, least)
-    kind = raw.format or "?"
-    turned = _orientation(raw)
-    try:
-        hash_scale = max(least, _jpeg_scale(raw, HASH_SIDE))
-        scale = max(least, _jpeg_scale(raw, shortest)) if shortest else least
-        image = _upright_rgb(_shrunk(raw, scale, shortest), turned)
-        to_hash = image
-        jpeg = kind in ("JPEG", "MPO")
-        if hashed and jpeg and scale != hash_scale:
-            again = Image.open(io.BytesIO(data), formats=_formats())
-            to_hash = _upright_rgb(_shrunk(again, hash_scale, None), turned)
-        elif hashed and not jpeg and image.size[0] * image.size[1] < width * height:
-            to_hash = _upright_rgb(_shrunk(raw, least, None), turned)
-    except ImageError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        raise ImageError(f"damaged {kind}: {_brief(error)}") from None
-    if turned >= 5:
-        width, height = height, width
-    return Picture(image, width, height, kind, perceptual_hash(to_hash) if hashed else None)
+
+
+def _decode_jpeg(
+    data: bytes, raw: Image.Image, kind: str, turned: int, least: int, shortest: int | None, hashed: bool
+) -> Picture:
+    """Decode a JPEG, for the hash a second time where its scale is another."""
+    size = raw.size
+    hash_scale = max(least, _jpeg_scale(raw, HASH_SIDE))
+    scale = max(least, _jpeg_scale(raw, shortest)) if shortest else least
+    image = _at_scale(raw, scale)
+    to_hash = _at_scale(_open(data)[1], hash_scale) if hashed and scale != hash_scale else image
+    return _picture(image, to_hash if hashed else None, size, kind, turned)
+
+
+def _at_scale(raw: Image.Image, scale: int) -> Image.Image:
+    if scale > 1:
+        raw.draft(None, (raw.size[0] // scale, raw.size[1] // scale))
+    raw.load()
+    return flatten(raw)
+
+
+def _decode_frames(
+    data: bytes, raw: Image.Image, kind: str, turned: int, shortest: int | None, hashed: bool
+) -> Picture:
+    """Decode the first frame or page that is not blank, the first of all if every one is."""
+    size, image = raw.size, _frame(data, raw, 0)
+    if is_blank(image):
+        size, image = next(_later_frames(data, raw), (size, image.copy()))
+    least = _reduction(*size)
+    whole = image.reduce(least) if least > 1 else image
+    factor = max(least, min(size) // shortest if shortest else 1)
+    image = image.reduce(factor) if factor > least else whole
+    return _picture(image, whole if hashed else None, size, kind, turned)
+
+
+def _frame(data: bytes, raw: Image.Image, number: int) -> Image.Image:
+    """The frame that `raw` stands at, of 8 bits, without transparency."""
+    wide = number == 0 and has_low_bytes(raw)
+    raw.load()
+    return flatten(raw, (lambda: low_bytes(_open(data)[1])) if wide else None)
+
+
+def _later_frames(data: bytes, raw: Image.Image) -> Iterator[tuple[tuple[int, int], Image.Image]]:
+    """Size and picture of the frames that are not blank, other than the one that `raw` stands at."""
+    first, clock = raw.tell(), TimedFile(b"")
+    for number in range(MAX_FRAMES):
+        if number == first:
+            continue
+        try:
+            clock.check()
+            raw.seek(number)
+            _check_size(raw)
+            _check_memory(raw, _least_reduction(raw))
+            image = _frame(data, raw, number)
+        except Exception:  # there is no such frame, or nothing to be had of it: the blank one stays
+            return
+        if not is_blank(image):
+            yield raw.size, image
+
+
+def _picture(
+    image: Image.Image, to_hash: Image.Image | None, size: tuple[int, int], kind: str, turned: int
+) -> Picture:
+    """Turn a decoded picture as EXIF says, and hash it."""
+    blank = is_blank(image if to_hash is None else to_hash)
+    upright = _upright(image, turned)
+    phash = None
+    if to_hash is not None:
+        phash = (
+            BLANK_HASH
+            if blank
+            else perceptual_hash(upright if to_hash is image else _upright(to_hash, turned))
+        )
+    width, height = reversed(size) if turned >= 5 else size
+    return Picture(upright, width, height, kind, phash, blank)
+
+
+def _upright(image: Image.Image, turned: int) -> Image.Image:
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return image.transpose(_TRANSPOSE[turned]) if turned in _TRANSPOSE else image
 
 
 def load_hashing() -> None:
@@ -184,8 +288,6 @@ def _jpeg_scale(image: Image.Image, shortest: int) -> int:
 
     Only one that divides both sides: half a pixel left over shifts a model's crop, which costs more than shrinking does.
     """
-    if image.format not in ("JPEG", "MPO"):
-        return 1
     width, height = image.size
     fitting = (
         s for s in (1, 2, 4, 8) if width % s == height % s == 0 and min(width, height) // s >= shortest
@@ -193,45 +295,39 @@ def _jpeg_scale(image: Image.Image, shortest: int) -> int:
     return max(fitting, default=1)
 
 
-def _shrunk(raw: Image.Image, scale: int, shortest: int | None) -> Image.Image:
-    """Decode `raw` at 1/`scale`, what is no JPEG box-reduced, and that as far as `shortest` allows."""
-    if raw.format in ("JPEG", "MPO"):
-        if scale > 1:
-            width, height = raw.size
-            raw.draft(None, (width // scale, height // scale))
-        raw.load()
-        return raw
-    raw.load()
-    if raw.mode in ("RGB", "L"):
-        factor = max(scale, min(raw.size) // shortest if shortest else 1)
-    else:
-        factor = scale if raw.mode in ("RGBA", "LA", "CMYK", "I", "F") else 1
-    return raw.reduce(factor) if factor > 1 else raw
-
-
 def _least_reduction(raw: Image.Image) -> int:
+    return _reduction(*raw.size)
+
+
+def _reduction(width: int, height: int) -> int:
     """By how much a picture is shrunk in any case, so that `WHOLE_PIXELS` are left: 1, 2, 4 or 8."""
-    width, height = raw.size
     fitting = (s for s in (1, 2, 4) if width * height <= WHOLE_PIXELS * s * s)
     return next(fitting, 8)
 
 
-def _check_memory(raw: Image.Image, scale: int) -> None:
-    """Refuse a large picture whose decoding would need more memory than is free."""
+def _check_memory(raw: Image.Image, scale: int) -> int:
+    """Bytes that decoding takes, about; a large picture that needs more than is free is refused."""
     pixels = raw.size[0] * raw.size[1]
-    if pixels <= WHOLE_PIXELS // 4:
-        return
-    if raw.format in ("JPEG", "MPO"):
+    if raw.format in _JPEG:
         # A progressive file's coefficients are held whole, at 2 bytes and up to three components.
         needed = pixels * (6 if raw.info.get("progressive") else 0) + 8 * pixels // scale**2
     else:
-        needed = pixels * (8 if raw.mode in ("RGB", "L") else 32 if raw.mode[0] in "IF" else 16)
+        needed = pixels * (24 if has_low_bytes(raw) else 8 if raw.mode in ("RGB", "L") else 16)
+    if pixels <= WHOLE_PIXELS // 4:
+        return needed
     free = available_memory()
     if free is not None and needed > free:
         raise ImageError(
             f"{raw.size[0]} x {raw.size[1]} pixels need about {needed / 1e9:.1f} GB of memory to decode, and "
             f"{free / 1e9:.1f} GB are free: use fewer --workers, or make the picture smaller"
         )
+    return needed
+
+
+@cache
+def _memory() -> Memory:
+    """Budget of all that is decoded at one time: half of what is free when the first file is."""
+    return Memory((available_memory() or 8 << 30) // 2)
 
 
 def available_memory() -> int | None:
@@ -255,59 +351,36 @@ def _too_large(size: str) -> str:
     return f"{size}: {allowed}; --max-pixels, or ICEHOUSE_MAX_PIXELS, allows more"
 
 
-def _upright_rgb(image: Image.Image, turned: int) -> Image.Image:
-    """Bring a decoded image to 8-bit RGB and turn it as EXIF says."""
-    image = _eight_bit_rgb(image)
-    return image.transpose(_TRANSPOSE[turned]) if turned in _TRANSPOSE else image
-
-
 def _orientation(raw: Image.Image) -> int:
-    """EXIF orientation still to be applied: 1 (upright) to 8."""
+    """EXIF orientation still to be applied, 1 (upright) to 8, of a file that tells it through Pillow."""
     if raw.format == "TIFF":  # Pillow turns these itself while loading
         return 1
-    try:
-        turned = raw.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
-        return 1
-    return turned if turned in _TRANSPOSE else 1
-
-
-def _eight_bit_rgb(image: Image.Image) -> Image.Image:
-    mode = image.mode
-    if mode == "RGB":
-        return image
-    if mode.startswith("I") or mode == "F":
-        return _from_deep_samples(image)
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        colours = image.convert("RGBA")
-        ground = Image.new("RGBA", colours.size, (*BACKGROUND, 255))
-        return Image.alpha_composite(ground, colours).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_deep_samples(image: Image.Image) -> Image.Image:
-    """8-bit RGB from 16-bit, 32-bit or floating-point grey."""
-    grey = np.asarray(image, dtype=np.float64)
-    grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
-    if image.mode == "F":
-        low, high = float(grey.min()), float(grey.max())
-        # Floating-point TIFFs are in 0..1, in 0..255, or in units of their own: only the last is stretched.
-        top = 1.0 if 0 <= low and high <= 1 else 255.0 if 0 <= low and high <= 255 else None
-        grey = grey / top if top else (grey - low) / max(high - low, 1e-12)
-        eight = grey * 255
-    else:
-        eight = grey / 257 if grey.max(initial=0) <= 65535 else grey / grey.max() * 255
-    return Image.fromarray(np.clip(np.rint(eight), 0, 255).astype(np.uint8)).convert("RGB")
+    exif, xmp = raw.info.get("exif"), raw.info.get("xmp")
+    return exif_orientation(exif if isinstance(exif, bytes) else b"", xmp if isinstance(xmp, bytes) else b"")
 
 
 def _brief(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def _quiet_libtiff() -> None:
+    """Keep libtiff from writing to stderr what is wrong with a file, without its name, amid a progress bar."""
+    import ctypes
+
+    package = Path(Image.__file__).parent
+    folders = (package.with_name("pillow.libs"), package / ".dylibs")
+    for library in (path for folder in folders for path in folder.glob("libtiff*")):
+        try:
+            ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
+        except (OSError, AttributeError):
+            continue
+
+
 @cache
 def _formats() -> tuple[str, ...]:
     """Load Pillow's plugins, and the HEIC decoder if the extra is there; return the allowed formats."""
     Image.init()
+    _quiet_libtiff()
     try:
         import pillow_heif
     except ImportError:

@@ -16,7 +16,7 @@ from PIL import Image
 __all__ = ["VIEWS", "VIEWS_VERSION", "WHOLE_VIEWS", "content_box", "view_hashes"]
 
 #: Changes whenever another hash, or another box, would come of the same picture.
-VIEWS_VERSION = 3
+VIEWS_VERSION = 4
 
 #: The first views, which are held against all: the whole picture, and it without margins.
 WHOLE_VIEWS = 2

@@ -23,8 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["cleaning_beside", "load_checked"]
 
 
-def load_checked(spec: Mapping[str, Any], encoder: Encoder | None = None, *, device: str = "auto") -> Encoder:
+def load_checked(
+    spec: Mapping[str, Any],
+    encoder: Encoder | None = None,
+    *,
+    device: str = "auto",
+    texts_only: bool = False,
+) -> Encoder:
     """Load the encoder that a feature's spec names, and make sure that it still is the one.
+
+    Parameters
+    ----------
+    spec : mapping
+    encoder : Encoder, optional
+        Loaded already.
+    device : str
+    texts_only : bool, default False
+        Only texts will be encoded for the feature, so that how its images were decoded does not matter.
 
     Raises
     ------
@@ -38,6 +53,9 @@ def load_checked(spec: Mapping[str, Any], encoder: Encoder | None = None, *, dev
         encoder = load_encoder(spec["encoder"], device=device)
     modality, output = spec["modality"], spec["output"]
     now = provenance_now(encoder, spec, DEFAULT_CLEANING)
+    if texts_only:
+        now.pop("decoder", None)
+        now |= {key: spec["provenance"][key] for key in ("decoder",) if key in spec["provenance"]}
     feature = f"the feature {spec['name']}/{modality}/{output}"
     check_space(feature, spec, {"encoder": encoder.id, "provenance": now, "fingerprint": fingerprint(now)})
     check_probe(encoder, tower_of(modality), f"{spec['name']}/{modality}", {output: spec["probe"]})

@@ -45,6 +45,7 @@ def choose_shortest(encoder: Encoder, works: Iterable[Work], output: str) -> int
         first `LOOK_AT` is large enough to tell.
     """
     sample: list[bytes] = []
+    whole: list[np.ndarray] = []
     for looked, work in enumerate(work for work in works if work.file is not None):
         if looked == LOOK_AT or len(sample) == SAMPLE:
             break
@@ -53,23 +54,27 @@ def choose_shortest(encoder: Encoder, works: Iterable[Work], output: str) -> int
             data, _ = read_file(work.file)
             picture = decode(data, shortest=encoder.image_side)
             if min(picture.image.size) < min(picture.width, picture.height):
+                whole.append(encoder.prepare_image(decode(data).image))
                 sample.append(data)
-        except (ImageError, OSError, ValueError):
+        except Exception:  # whatever is wrong with a file is told when it is encoded
             continue
     if not sample:
         return None
-    exact = _vectors(encoder, sample, None, output)
+    exact = _vectors(encoder, whole, output)
     for margin in MARGINS:
         shortest = int(margin * encoder.image_side)
-        if (exact * _vectors(encoder, sample, shortest, output)).sum(axis=1).min() >= MIN_COSINE:
+        try:
+            shrunk = [encoder.prepare_image(decode(data, shortest=shortest).image) for data in sample]
+        except ImageError:
+            return None
+        if (exact * _vectors(encoder, shrunk, output)).sum(axis=1).min() >= MIN_COSINE:
             return shortest
     return None
 
 
-def _vectors(encoder: Encoder, sample: list[bytes], shortest: int | None, output: str) -> np.ndarray:
-    """Unit vectors of the sampled pictures, decoded with `shortest`."""
-    pixels = np.stack([encoder.prepare_image(decode(data, shortest=shortest).image) for data in sample])
-    encoded = encoder.encode_images(pixels, [output])[output]
+def _vectors(encoder: Encoder, pixels: list[np.ndarray], output: str) -> np.ndarray:
+    """Unit vectors of prepared pictures."""
+    encoded = encoder.encode_images(np.stack(pixels), [output])[output]
     assert isinstance(encoded, np.ndarray)
     norms = np.linalg.norm(encoded, axis=1, keepdims=True)
     unit: np.ndarray = encoded / np.maximum(norms, 1e-12)

@@ -23,7 +23,6 @@ from ..data import image_files
 from ..data.images import Picture, decode, load_hashing
 from ..data.paths import why_missing
 from ..data.text import clean, text_sha256
-from ..errors import ImageError
 from ..store.vectors import finite_rows
 from .encoder import Encoder, Modality, Tokens
 from .report import StageClock
@@ -219,7 +218,9 @@ class Extractor:
                 read.facts = facts_of(read.facts, sha, picture)
                 if wanted:
                     read.pixels = self.encoder.prepare_image(picture.image)
-        except (ImageError, OSError, ValueError, MemoryError) as error:
+        except (
+            Exception
+        ) as error:  # of a file, a disk, an encoder's own preprocessing: it costs this file only
             read.error = error
         return read
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 
 import pyarrow.compute as pc
 
-from ..data.images import decode
+from ..data.images import DECODER_VERSION, decode
 from ..data.text import clean, text_sha256
 from ..errors import EncoderError, ImageError, SpaceError, UsageError
 from ..store.provenance import check_space
@@ -36,10 +36,12 @@ _LIBRARIES = ("icehouse", "torch", "torchvision", "open_clip_torch", "transforme
 
 
 def feature_provenance(encoder: Encoder, modality: Modality, output: str, cleaning: str) -> dict[str, Any]:
-    """Everything that decides what a stored vector means: the encoder's own provenance, the output, the cleaning."""
+    """Everything that decides what a stored vector means: the encoder's own, the output, the decoder or the cleaning."""
     provenance = {**encoder.provenance(modality), "output": output}
     if modality == "text":
         provenance["cleaning"] = cleaning
+    else:
+        provenance["decoder"] = DECODER_VERSION
     return provenance
 
 
@@ -237,9 +239,17 @@ class FeatureTables:
                 own[text_sha256(work.text)] = clean(work.text, self.cleaning)
             elif modality == "image" and work.file is not None:
                 content = _read_image(work.file)
-                if content is not None:
+                if content is not None and self._prepares(content[1]):
                     own[content[0]] = content[1]
         return own
+
+    def _prepares(self, image: Any) -> bool:
+        assert self._encoder is not None
+        try:
+            self._encoder.prepare_image(image)
+        except Exception:  # told when the picture itself is encoded
+            return False
+        return True
 
     def _stored_content(self, modality: Modality, key: str) -> Any:
         """Content of an item with that sha256, or None where it can no longer be had."""

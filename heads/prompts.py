@@ -183,7 +183,9 @@ def class_vectors(
             )
         texts = texts_of(labels, prompts=prompts, template=template, modality=spec["modality"])
         model = (
-            load_checked(spec, encoder) if encoder is not None else _loaded(spec["encoder"], json.dumps(spec))
+            load_checked(spec, encoder, texts_only=True)
+            if encoder is not None
+            else _loaded(spec["encoder"], json.dumps(spec))
         )
         cleaning = cleaning_beside(store, spec)
         flat = [clean(text, cleaning) for label in labels for text in texts[label]]
@@ -206,7 +208,7 @@ def _loaded(encoder_id: str, spec: str) -> Encoder:
     """The encoder of a spec, checked; a sweep asks for the same one again and again."""
     from ..embed.checked import load_checked
 
-    return load_checked(json.loads(spec))
+    return load_checked(json.loads(spec), texts_only=True)
 
 
 def unprompted(

@@ -11,6 +11,7 @@ from ..embed.captions.showing import CaptionSet, Shown
 from ..embed.captions.stats import words_of
 from ..embed.extract import read_file
 from ..embed.thumbnails import Thumbnail, thumbnail
+from ..errors import ImageError
 from ..webpage import chip, escape, page, user_text, write_page
 from .sheet import STYLE, frame
 
@@ -110,7 +111,7 @@ def _picture(one: Shown, side: int) -> Thumbnail:
     for file in one.files:
         try:
             data, _ = read_file(file)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in a path
+        except (ImageError, OSError) as error:
             gone = isinstance(error, FileNotFoundError)
             problem = "the file is gone" if gone else getattr(error, "strerror", None) or str(error)
             continue

@@ -105,7 +105,7 @@ def search(
         raise UsageError(
             f"{feature} cannot be searched by {asked}: that takes a joint space, as {spec['name']}/image/joint"
         )
-    encoder = load_checked(spec, encoder, device=device)
+    encoder = load_checked(spec, encoder, device=device, texts_only=text is not None)
     cleaning = cleaning_beside(store, spec)
     if text is not None:
         encoded = encoder.encode_texts([clean(text, cleaning)], [spec["output"]])

@@ -65,9 +65,15 @@ def check_space(what: str, have: Mapping[str, Any], want: Mapping[str, Any]) -> 
     if len(unlike) > _SHOWN:
         shown.append(f"and {len(unlike) - _SHOWN} more")
     reason = f"; they differ in {', '.join(shown)}" if shown else ""
+    remedy = "use the same encoder and options, or another store"
+    if set(unlike) == {"decoder"}:
+        remedy = (
+            "the encoder is the same, but an earlier version of icehouse decoded some images otherwise (deep samples,"
+            " transparency, blank first frames); embed the images again, into a table of its own with `icehouse embed "
+            "--name NEW` or into a new store, and train and calibrate on that; search by text and item goes on as before"
+        )
     raise SpaceError(
-        f"{what} is in the space of {_name(have)}, which does not mix with {_name(want)}{reason}: "
-        "use the same encoder and options, or another store"
+        f"{what} is in the space of {_name(have)}, which does not mix with {_name(want)}{reason}: {remedy}"
     )
 
 

@@ -66,8 +66,8 @@ def load(files: Sequence[Path], sha256: str, max_side: int = MAX_SIDE) -> bytes:
     for path in files:
         try:
             data, _ = read_file(path)
-        except OSError as error:
-            why = f"{path}: {error.strerror or error}"
+        except (ImageError, OSError) as error:
+            why = f"{path}: {getattr(error, 'strerror', None) or error}"
             continue
         if hashlib.sha256(data).hexdigest() == sha256:
             return prepare(data, max_side)

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ... import __version__
+from ...data.images import BLANK_HASH
 from ...data.reposts import GRADED, TEXT_EDITS
 from ...embed.checked import load_checked
 from ...embed.encoder import Encoder
@@ -246,6 +247,10 @@ def _contents(store: Store, feature: str, key: str) -> tuple[pa.Table, np.ndarra
     items = items.filter(pc.invert(pc.fill_null(items["missing"], False)))
     items = items.append_column("row", pc.index_in(items[key].cast(pa.string()), value_set=vectors.keys))
     items = items.filter(pc.and_(pc.is_valid(items["row"]), pc.is_valid(items[key])))
+    if key == "image_sha256":  # blank pictures are alike whatever they are of
+        items = items.filter(
+            pc.fill_null(pc.not_equal(items["phash"], pa.scalar(BLANK_HASH, pa.uint64())), True)
+        )
     items = items.sort_by([(key, "ascending"), ("item_id", "ascending")])
     digests = items[key].to_pylist()
     first = [k for k, digest in enumerate(digests) if not k or digests[k - 1] != digest]

@@ -13,6 +13,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ...data.images import decode
+from ...data.pixels import is_blank
 from ...data.reposts import GRADED, TEXT_EDITS, encode
 from ...data.text import clean
 from ...data.views import view_hashes
@@ -168,7 +169,9 @@ def _changed(
     try:
         data, _ = read_file(Path(item["root"] or "") / item["path"])
         original = decode(data)
-    except (ImageError, OSError, TypeError):
+    except (ImageError, OSError, ValueError, TypeError):
+        return
+    if original.blank:
         return
     own = view_hashes(original.image)
     # Changing a photograph of 20 megapixels 6 times takes seconds, and reposts are small.
@@ -180,6 +183,8 @@ def _changed(
         )
         with Image.open(io.BytesIO(file)) as opened:
             copy = opened.convert("RGB")
+        if is_blank(copy):
+            continue
         hashes = np.stack([own, view_hashes(copy)])
         both = ViewHashes(hashes, informative(hashes), 0)
         pair = np.array([0]), np.array([1])

@@ -72,6 +72,8 @@ class Content:
     key : str
         sha256 of its content; empty if it could not be read.
     phash : int or None
+    blank : bool
+        Whether a picture is all of one colour: it has no vector then, since that would prove nothing.
     prepared : ndarray, str or None
         What the encoder takes: pixels, or a cleaned text. None for a content that is known already.
     wanted : bool
@@ -83,6 +85,7 @@ class Content:
     item: Item
     key: str = ""
     phash: int | None = None
+    blank: bool = False
     prepared: np.ndarray | str | None = None
     wanted: bool = False
     vector: np.ndarray | None = None
@@ -194,8 +197,8 @@ class Reader:
             return
         shortest = None if item.trial is None else item.trial.shortest
         picture = decode(data, shortest=shortest, hashed=True)
-        content.phash = picture.phash
-        if self.encoder is not None:
+        content.phash, content.blank = picture.phash, picture.blank
+        if self.encoder is not None and not picture.blank:
             content.prepared = self.encoder.prepare_image(picture.image)
 
     def encode(self, contents: list[Content]) -> None:

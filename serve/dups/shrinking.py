@@ -7,20 +7,16 @@ where they are until it is settled.
 
 from __future__ import annotations
 
-import io
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from PIL import Image
-
-from ...data.image_files import container, read
+from ...data.images import image_size
 from ...embed.decoding import LOOK_AT, SAMPLE, choose_shortest
 from ...embed.encoder import Encoder
-from ...embed.extract import Work
+from ...embed.extract import Work, read_file
 
 __all__ = ["Trial"]
 
@@ -76,11 +72,6 @@ class Trial:
 
 def _is_large(path: Path, side: int) -> bool:
     try:
-        # A named pipe would be waited for.
-        inside = container(path) is not None
-        if not inside and not stat.S_ISREG(path.stat().st_mode):
-            return False
-        with Image.open(io.BytesIO(read(path)[0]) if inside else path) as header:
-            return min(header.size) >= side
+        return min(image_size(read_file(path)[0])) >= side
     except Exception:  # whatever is wrong with it is told when it is read
         return False

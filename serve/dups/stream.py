@@ -367,11 +367,11 @@ class DuplicateStream:
         for content in batch:
             if content.error is not None:
                 continue
-            lacking = content.vector is None and self.encoder is not None
+            lacking = content.vector is None and self.encoder is not None and not content.blank
             unread = self.modality == "image" and content.phash is None
             if (lacking or unread) and content.key not in here and not self.window.knows(content.key):
                 whole = self._reader.read(content.item, whole=True)
-                self._reader.encode([whole] if whole.error is None and self.encoder is not None else [])
+                self._reader.encode([whole] if whole.prepared is not None else [])
                 content.error, content.phash, content.vector = whole.error, whole.phash, whole.vector
                 if whole.error is None and whole.key != content.key:
                     content.error = "the file was changed while it was being read"

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ...data.images import BLANK_HASH
 from ..join.cosine import RowSet, pair_cosines
 from ..join.selfjoin import JoinStats
 from .engines import Engine, Exact, FaissStats
@@ -144,6 +145,8 @@ class Contents:
         self.hashes, self.hashed = hashes, hashed
         #: Hashes that say something; the others match nothing, though their distances are reported.
         self.telling = hashed & informative(hashes)
+        #: Pictures all of one colour, which prove nothing by any stage and have no vector here.
+        self.blank = hashed & (hashes == BLANK_HASH)
         self.with_vector = np.empty(0, np.int64) if with_vector is None else with_vector
         self.rows = None if X is None else RowSet.of(X, rule.mean).measure()
         self._row = np.full(len(hashes), -1, np.int64)

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ... import __version__
+from ...data.images import BLANK_HASH
 from ...errors import IcehouseError, StoreError, UsageError
 from ..folders import publish_folder
 from ..store import Store
@@ -512,6 +513,8 @@ def _contents(
     if vectors is None:
         return Contents(values, hashed, rule), np.empty(0, np.int64)
     rows = pc.index_in(items[key].cast(pa.string()).take(best), value_set=vectors.keys, skip_nulls=True)
+    # Blank pictures have the same vector whatever they are of.
+    rows = pc.if_else(pa.array(hashed & (values == BLANK_HASH)), pa.scalar(None, rows.type), rows)
     with_vector = np.flatnonzero(pc.is_valid(rows).to_numpy())
     found = rows.drop_null().to_numpy().astype(np.int64)
     X = in_order(vectors.X, found, scratch)

@@ -19,9 +19,14 @@ def lacking(contents: Contents, items: pa.Table, key: str, feature: str | None) 
     told, what = [], key.removesuffix("_sha256")
     if blank := items[key].null_count:
         told.append(f"{blank} of {len(items)} items without {what}: not compared, and kept")
+    same = int(contents.blank.sum())
+    if same:
+        told.append(
+            f"{same} of {len(contents)} images are blank, all of one colour: they match only their exact copies"
+        )
     if feature is None:
         return told
-    if bare := len(contents) - len(contents.with_vector):
+    if bare := len(contents) - len(contents.with_vector) - same:
         told.append(
             f"{bare} of {len(contents)} contents without a vector of {feature}: not compared by it; "
             "`icehouse embed` makes the missing ones"

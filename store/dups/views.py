@@ -293,9 +293,12 @@ def _read(digest: str, files: list[Path]) -> _Made | None:
             # Another file of that name has other views.
             if hashlib.sha256(data).hexdigest() != digest:
                 continue
-            image = decode(data, shortest=_SHORTEST).image
-        except (ImageError, OSError):
+            picture = decode(data, shortest=_SHORTEST)
+        except (ImageError, OSError, ValueError):
             continue
+        if picture.blank:
+            return np.zeros(VIEWS, np.uint64), 1.0
+        image = picture.image
         left, top, right, bottom = box = content_box(image)
         return view_hashes(image, box), (right - left) * (bottom - top) / (image.width * image.height)
     return None

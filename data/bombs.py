@@ -1,0 +1,261 @@
+"""Decompression bombs: limits on the scans, chunks, time and memory that one image file may cost.
+
+The number of pixels alone does not bound what a file costs. A progressive JPEG goes over all of them in every scan, metadata
+may unpack to gigabytes, and an animation has as many frames as it likes. So the metadata, of which only the orientation is
+used, is taken out before Pillow sees a file; scans are counted; reading stops when the processor time of a file is used up;
+and the files that are decoded at one time share one budget of memory.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..errors import ImageError
+
+__all__ = [
+    "MAX_FRAMES",
+    "MAX_SCANS",
+    "MAX_SECONDS",
+    "Container",
+    "Memory",
+    "TimedFile",
+    "exif_orientation",
+    "open_container",
+]
+
+#: Scans of a JPEG; encoders make about ten, and libjpeg's own scripts at most a few dozen.
+MAX_SCANS = 100
+
+#: Processor time that reading and decoding one file may take.
+MAX_SECONDS = 30.0
+
+#: Frames or pages that are looked at for one that is not blank.
+MAX_FRAMES = 32
+
+#: Segments of a JPEG's header, chunks of a PNG, and strips or tiles of a TIFF.
+MAX_PARTS = 1_000_000
+
+_TEXT = 1 << 20  # bytes that a compressed text which may hold the orientation unpacks to
+_ORIENTATION = 0x0112
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
+_SIZES = {1: 1, 3: 2, 4: 4}  # bytes of the types an orientation may have
+
+# Markers of a JPEG without a length, and those of metadata that decoding does not need: all but JFIF's and Adobe's.
+_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+_JPEG_META = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+_PNG_KEPT = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """An image file without metadata.
+
+    Attributes
+    ----------
+    data : bytes
+        What is left for the decoder.
+    orientation : int or None
+        As EXIF or XMP told, 1 to 8; None where the decoder has to be asked.
+    several : bool
+        Whether a JPEG was one of several pictures in its file (MPO).
+    """
+
+    data: bytes
+    orientation: int | None = None
+    several: bool = False
+
+
+def open_container(data: bytes) -> Container:
+    """Take the metadata out of an image file.
+
+    Raises
+    ------
+    ImageError
+        If it has more scans, segments, chunks or strips than an image has.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return _jpeg(data)
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _png(data)
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        strips = max((count for tag, _, count, _ in _directory(data) if tag in (273, 324)), default=0)
+        if strips > MAX_PARTS:
+            raise ImageError(f"{strips:,} strips or tiles: refused as a decompression bomb")
+    elif data[4:8] == b"ftyp" and b"Exif" in data:
+        # Their orientation is told by boxes of their own, and EXIF's is to be ignored.
+        return Container(re.sub(rb"(infe.{8}(?:..)?)Exif", rb"\1free", data, flags=re.DOTALL))
+    return Container(data)
+
+
+def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
+    """Orientation, 1 to 8, that an EXIF block tells, else an XMP packet; 1 where neither does."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    for tag, kind, count, value in _directory(exif):
+        if tag == _ORIENTATION and kind in _SIZES and count == 1:
+            order = "little" if exif[:2] == b"II" else "big"
+            turned = int.from_bytes(value[: _SIZES[kind]], order)  # type: ignore[arg-type]  # one of the two
+            if 1 <= turned <= 8:
+                return turned
+    found = _XMP_ORIENTATION.search(xmp)
+    return int(found[1]) if found else 1
+
+
+def _directory(tiff: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Tag, type, count and value field of the first directory of a TIFF structure, as far as there is one."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None or len(tiff) < 8:
+        return
+    (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+    if start + 2 > len(tiff):
+        return
+    (entries,) = struct.unpack_from(f"{order}H", tiff, start)
+    for k in range(min(entries, (len(tiff) - start - 2) // 12)):
+        yield struct.unpack_from(f"{order}HHI4s", tiff, start + 2 + 12 * k)
+
+
+def _jpeg(data: bytes) -> Container:
+    kept, exif, xmp, several = [data[:2]], b"", b"", False
+    at = 2
+    for _ in range(MAX_PARTS):
+        if data[at : at + 1] != b"\xff":
+            return Container(data)  # damaged, or padded in a way that is left to Pillow
+        while data[at + 1 : at + 2] == b"\xff":
+            at += 1
+        marker = data[at + 1] if at + 1 < len(data) else -1
+        if marker in _JPEG_ALONE:
+            kept.append(data[at : at + 2])
+            at += 2
+            continue
+        if marker == 0xDA:
+            break
+        length = int.from_bytes(data[at + 2 : at + 4])
+        if marker < 0xC0 or marker in (0xD8, 0xD9) or length < 2 or at + 2 + length > len(data):
+            return Container(data)
+        body = data[at + 4 : at + 2 + length]
+        if marker not in _JPEG_META:
+            kept.append(data[at : at + 2 + length])
+        elif marker == 0xE1 and body.startswith(b"Exif\0\0") and not exif:
+            exif = body
+        elif marker == 0xE1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0") and not xmp:
+            xmp = body
+        elif marker == 0xE2 and body.startswith(b"MPF\0"):
+            several = True
+        at += 2 + length
+    else:
+        raise ImageError(f"more than {MAX_PARTS:,} segments: refused as a decompression bomb")
+    # Within a scan 0xFF is followed by 0 or a restart marker. What follows the end is another picture, or a film.
+    end = data.find(b"\xff\xd9", at)
+    end = len(data) if end < 0 else end + 2
+    scans = data.count(b"\xff\xda", at, end)
+    if scans > MAX_SCANS:
+        raise ImageError(
+            f"a JPEG of {scans:,} scans, at most {MAX_SCANS} are decoded: refused as a decompression bomb"
+        )
+    return Container(b"".join([*kept, data[at:end]]), exif_orientation(exif, xmp), several)
+
+
+def _png(data: bytes) -> Container:
+    kept, exif, xmp = [data[:8]], b"", b""
+    at = 8
+    for _ in range(MAX_PARTS):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(data) or len(kind) < 4:
+            kept.append(data[at:])
+            break
+        if not kind[0] & 32 or kind in _PNG_KEPT:
+            kept.append(data[at:end])
+        elif kind == b"eXIf":
+            exif = exif or data[at + 8 : end - 4]
+        elif kind in (b"iTXt", b"tEXt", b"zTXt"):
+            key, _, text = data[at + 8 : end - 4].partition(b"\0")
+            if key == b"XML:com.adobe.xmp":
+                xmp = xmp or _text(kind, text)
+            elif key in (b"Raw profile type exif", b"Raw profile type APP1"):
+                exif = exif or _raw_profile(_text(kind, text))
+        at = end
+        if kind == b"IEND":
+            break
+    else:
+        raise ImageError(f"more than {MAX_PARTS:,} chunks: refused as a decompression bomb")
+    return Container(b"".join(kept), exif_orientation(exif, xmp))
+
+
+def _text(kind: bytes, text: bytes) -> bytes:
+    """Text of a PNG's text chunk, after its keyword; empty where it is damaged or unpacks to more than a megabyte."""
+    packed = kind == b"zTXt"
+    if kind == b"iTXt":
+        packed = text[:1] == b"\1"
+        text = text[2:].split(b"\0", 2)[-1]
+    elif packed:
+        text = text[1:]
+    if not packed:
+        return text
+    unpacking = zlib.decompressobj()
+    try:
+        plain = unpacking.decompress(text, _TEXT)
+    except zlib.error:
+        return b""
+    return b"" if unpacking.unconsumed_tail else plain
+
+
+def _raw_profile(text: bytes) -> bytes:
+    """EXIF block as ImageMagick writes it: a name, a length, and hexadecimal digits in lines."""
+    try:
+        return bytes.fromhex("".join(text.decode("ascii").split("\n")[3:]))
+    except ValueError:
+        return b""
+
+
+class TimedFile(io.BytesIO):
+    """A file in memory that can be read until `MAX_SECONDS` of the thread's processor time are used up."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._until = time.thread_time() + MAX_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read, or raise `ImageError` where time is up."""
+        self.check()
+        return super().read(size)
+
+    def check(self) -> None:
+        """Raise `ImageError` where time is up."""
+        if time.thread_time() > self._until:
+            raise ImageError(f"decoding takes more than {MAX_SECONDS:g} s: refused as a decompression bomb")
+
+
+class Memory:
+    """Budget of memory that several threads share.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes. One that needs more than that is admitted when it is alone.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, needed: int) -> Iterator[None]:
+        """Wait until `needed` bytes are free, and hold them for as long as the context lasts."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self.held or self.held + needed <= self.limit)
+            self.held += needed
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.held -= needed
+                self._changed.notify_all()

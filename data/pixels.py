@@ -1,0 +1,240 @@
+"""Pixel conversion: any decoded image to 8-bit RGB or grey; transparency, deep samples, blank pictures.
+
+**Samples.** Integers and floats are scaled by one rule, by the values that are there. 0 to 1 and 0 to 255 are taken as such;
+bytes written twice are 16 bits, and what spans at least half of 10, 12, 14, 16 or 32 bits has that depth; anything else is
+stretched from its lowest to its highest value. So scans of any depth, 32-bit integers and CT numbers below 0 come out as
+the picture that they hold.
+
+**Ground.** Transparent pictures lie on white; art of which hardly anything is darker than `LIGHT` would vanish there, and
+lies on black.
+
+**Blank.** A picture whose pixels are all of one colour, to within `BLANK_RANGE` levels, shows nothing. It is no evidence
+that two contents are duplicates.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile
+
+__all__ = [
+    "BACKGROUND",
+    "BLANK_RANGE",
+    "DARK_BACKGROUND",
+    "LIGHT",
+    "flatten",
+    "has_low_bytes",
+    "is_blank",
+    "low_bytes",
+]
+
+#: What shows through transparent pixels, and what where the visible ones are light.
+BACKGROUND = (255, 255, 255)
+DARK_BACKGROUND = (0, 0, 0)
+
+#: Luminance of 255 from which on a visible pixel is light.
+LIGHT = 192
+
+#: A picture is light if no more of what is visible than this share is darker than `LIGHT`.
+_DARK_SHARE = 0.05
+
+#: Levels of 255 by which the pixels of a blank picture may differ: what lossy formats make of one colour.
+BLANK_RANGE = 8
+
+_DEPTHS = (1023.0, 4095.0, 16383.0, 65535.0, 4294967295.0)
+_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+_BLOCK = 1 << 22  # pixels that are converted at once
+_GREY_ALPHA = "LA;16B"  # decoded as RGBA, whose four bytes are those of the two samples
+_OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+
+
+def flatten(image: Image.Image, low: Callable[[], Image.Image] | None = None) -> Image.Image:
+    """Bring a decoded image to 8 bits without transparency.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        As Pillow decoded it, with the `info` (and the TIFF tags) of its file.
+    low : callable, optional
+        Decodes the file again for the low bytes of 16-bit colour samples, see `low_bytes`; Pillow keeps the high ones.
+
+    Returns
+    -------
+    PIL.Image.Image
+        "RGB", or "L" for grey.
+    """
+    mode, key = image.mode, image.info.get("transparency")
+    if mode[0] in "IF":
+        return _deep_grey(image, key)
+    if low is not None and (isinstance(key, tuple) or not _fills(image)):
+        image, key = _deep_colours(image, low(), key), None
+        mode = image.mode
+    if mode == "La":
+        image = image.convert("LA")
+    if mode in _ALPHA or key is not None:
+        return _on_ground(image.convert("RGBA"))
+    return image if mode in ("RGB", "L") else image.convert("L" if mode == "1" else "RGB")
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Tell whether all pixels of an "RGB" or "L" image are of one colour, to within `BLANK_RANGE` levels."""
+    # A few pixels tell most pictures apart from a blank one.
+    few = image.resize((8, 8), Image.Resampling.NEAREST)
+    return all(_range(each) <= BLANK_RANGE for each in (few, image))
+
+
+def has_low_bytes(raw: Image.Image) -> bool:
+    """Tell whether a file, not yet loaded, has 16-bit colour samples, of which Pillow keeps the high bytes."""
+    return _low_tiles(raw) is not None
+
+
+def low_bytes(raw: Image.Image) -> Image.Image:
+    """Load such a file for the low bytes of its samples."""
+    assert isinstance(raw, ImageFile.ImageFile)
+    grey = raw.tile[0].args == _GREY_ALPHA
+    raw.tile = _low_tiles(raw) or []
+    raw.load()
+    if not grey:
+        return raw
+    _, low, _, alpha = raw.split()
+    return Image.merge("RGBA", (low, low, low, alpha))
+
+
+def _low_tiles(raw: Image.Image) -> list[Any] | None:
+    if not isinstance(raw, ImageFile.ImageFile) or raw.mode not in ("RGB", "RGBA"):
+        return None
+    tiles: list[Any] = []
+    for tile in raw.tile:
+        rawmode = tile.args if isinstance(tile.args, str) else tile.args[0] if tile.args else None
+        if not isinstance(rawmode, str) or rawmode[-4:-1] != ";16":
+            return None
+        other = "RGBA" if rawmode == _GREY_ALPHA else rawmode[:-1] + _OTHER_BYTE[rawmode[-1]]
+        tiles.append(tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:])))
+    return tiles or None
+
+
+def _range(image: Image.Image) -> int:
+    extrema = image.getextrema()
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return max(int(high) - int(low) for low, high in bands)  # type: ignore[misc]  # pairs of 8-bit values
+
+
+def _rows(height: int, width: int) -> Iterator[slice]:
+    """Blocks of rows, so that converting takes little more memory than its result."""
+    step = max(1, _BLOCK // max(width, 1))
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
+
+
+def _scale(low: float, high: float) -> tuple[float, float]:
+    """Value that becomes 0, and how much above it becomes 255."""
+    if low >= 0:
+        for top in (1.0, 255.0):
+            if high <= top:
+                return 0.0, top
+        for top in _DEPTHS:
+            if high <= top and high - low >= top / 2:
+                return 0.0, top
+    return low, (high - low) or 1.0
+
+
+def _measure(blocks: Iterator[np.ndarray]) -> tuple[float, float]:
+    """`_scale` of the values of some blocks."""
+    low, high, copied = np.inf, -np.inf, True
+    for block in blocks:
+        if block.size:
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
+            copied = copied and not (block % 257).any()
+    if not low <= high:
+        return 0.0, 1.0
+    # Multiples of 257 are bytes that were written twice, whatever they span.
+    return (0.0, 65535.0) if copied and low >= 0 and 255 < high <= 65535 else _scale(low, high)
+
+
+def _eight_bits(values: np.ndarray, start: float, span: float) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # of what is not a number
+        scaled = (values.astype(np.float64) - start) / span * 255
+    return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)).astype(np.uint8)
+
+
+def _deep_grey(image: Image.Image, key: object) -> Image.Image:
+    """8-bit grey of 16-bit, 32-bit or floating-point samples; RGB where one value, `key`, is transparent."""
+    tags = getattr(image, "tag_v2", {})
+    grey = np.asarray(image)
+    if image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
+        grey = grey.view(np.uint32)  # Pillow reads unsigned integers as signed ones
+    height, width = grey.shape
+    transparent = key if isinstance(key, int) else None
+
+    def seen(rows: slice) -> np.ndarray:
+        part = grey[rows]
+        part = part[np.isfinite(part)] if image.mode == "F" else part
+        return part if transparent is None else part[part != transparent]
+
+    start, span = _measure(seen(rows) for rows in _rows(height, width))
+    eight = np.empty((height, width), np.uint8)
+    for rows in _rows(height, width):
+        eight[rows] = _eight_bits(grey[rows], start, span)
+    if tags.get(262) == 0:  # white is zero, which Pillow turns round for 8 bits only
+        np.subtract(255, eight, out=eight)
+    made = Image.fromarray(eight)
+    if transparent is None:
+        return made
+    alpha = Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8))
+    return _on_ground(Image.merge("RGBA", (made, made, made, alpha)))
+
+
+def _fills(image: Image.Image) -> bool:
+    """Whether the high bytes of 16-bit colour samples span half of their range."""
+    extrema = image.getextrema()[:3]
+    lows, highs = zip(*extrema, strict=True)  # type: ignore[arg-type]  # pairs, of three bands
+    return bool(max(highs) - min(lows) >= 128)
+
+
+def _deep_colours(high: Image.Image, low: Image.Image, key: object) -> Image.Image:
+    """8-bit colours of 16-bit ones, given their high and their low bytes; RGBA if some may be transparent."""
+    top, rest = np.asarray(high), np.asarray(low)
+    height, width, bands = top.shape
+    colour = None if not isinstance(key, tuple) else np.array(key, np.uint16)
+
+    def values(rows: slice) -> np.ndarray:
+        return top[rows].astype(np.uint16) << 8 | rest[rows]
+
+    def seen(rows: slice) -> np.ndarray:
+        part = values(rows)[:, :, :3]
+        return part if colour is None else part[(part != colour).any(axis=2)]
+
+    start, span = _measure(seen(rows) for rows in _rows(height, width))
+    eight = np.empty((height, width, 3 if bands == 3 and colour is None else 4), np.uint8)
+    for rows in _rows(height, width):
+        part = values(rows)
+        eight[rows, :, :3] = _eight_bits(part[:, :, :3], start, span)
+        if colour is not None:
+            eight[rows, :, 3] = np.where((part == colour).all(axis=2), 0, 255)
+        elif bands == 4:
+            eight[rows, :, 3] = top[rows, :, 3]
+    return Image.fromarray(eight)
+
+
+def _on_ground(colours: Image.Image) -> Image.Image:
+    """Lay an RGBA picture on white, or on black if what is visible of it is light."""
+    width, height = colours.size
+    strips = [(0, rows.start, width, rows.stop) for rows in _rows(height, width)]
+    visible = dark = 0
+    for box in strips:
+        strip = colours.crop(box)
+        alpha = np.asarray(strip.getchannel("A"))
+        visible += int(alpha.sum(dtype=np.int64))
+        dark += int(alpha[np.asarray(strip.convert("RGB").convert("L")) < LIGHT].sum(dtype=np.int64))
+    ground = DARK_BACKGROUND if visible and dark <= _DARK_SHARE * visible else BACKGROUND
+    laid = Image.new("RGB", colours.size)
+    for box in strips:
+        strip = colours.crop(box)
+        laid.paste(
+            Image.alpha_composite(Image.new("RGBA", strip.size, (*ground, 255)), strip).convert("RGB"),
+            box[:2],
+        )
+    return laid
