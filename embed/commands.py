@@ -306,9 +306,14 @@ def print_report(report: EmbedReport) -> None:
     """Print what a run did, what it left, and what bounded it."""
     for note in report.notes:
         say(f"note: {note}")
-    counts = [f"{report.new} new", f"{report.changed} changed", f"{report.unchanged} unchanged"]
+    changed = f"{report.changed} changed" + (f" ({report.moved} moved)" if report.moved else "")
+    counts = [f"{report.new} new", changed, f"{report.unchanged} unchanged"]
     if report.vanished:
         counts.append(f"{report.vanished} vanished")
+        say(
+            f"note: {report.vanished} items vanished (their file is gone, or their row has left its source): they are "
+            "left out of search, training and export; `icehouse remove --missing` takes them out of the store"
+        )
     if report.rejected:
         counts.append(f"{report.rejected} rows refused")
     echo(f"{report.items} items in {report.seconds:.1f} s: {', '.join(counts)}")

@@ -7,7 +7,7 @@ is read again, features whose item is missing are found by their content.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from types import TracebackType
@@ -24,6 +24,7 @@ from ..store.table import Table
 from ..store.vectors import tokens_to_arrow, vectors_to_arrow
 from .encoder import Modality, Tokens
 from .extract import Encoded, Failure, FileFacts
+from .moves import Held, follow
 from .plan import ItemPlan
 from .report import EmbedReport, StageClock
 
@@ -128,6 +129,13 @@ class Committer:
             self._settled.append(item_id)
         self._rows += 1
         self._commit_if_due()
+
+    def add_moved(self, moved: Sequence[tuple[Held, str]]) -> None:
+        """Write items that were held back, each with the id that it had; see `icehouse.embed.moves`."""
+        self.commit()
+        self._wait()
+        rows = self._item_rows([(plan, facts) for (plan, _, _, facts), _ in moved], True, True)
+        follow(self.store, rows, {item_id: old for (_, item_id, _, _), old in moved})
 
     def add_failure(self, failure: Failure) -> None:
         """Take a failure for the ledger."""

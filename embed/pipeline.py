@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ..data.manifest import SourceOptions, read_sources
+from ..data.folders import scan_images
+from ..data.manifest import Manifest, SourceOptions, read_sources
+from ..data.pieces import absolute, items_table, rejected_table
 from ..data.text import CLEANERS
 from ..errors import EncoderError, SourceError, UsageError
 from ..store.schema import FAILURES
@@ -24,8 +28,9 @@ from ..store.store import Store
 from .commit import Committer
 from .decoding import LOOK_AT, choose_shortest
 from .encoder import Encoder, folder_name, load_encoder
-from .extract import Encoded, Extractor, Failure, Work
-from .plan import Known, Planner, fit_labels, near_identical_labels
+from .extract import Encoded, Extractor, Failure, FileFacts, Work
+from .moves import Moves, beneath_any
+from .plan import ItemPlan, Known, Planner, fit_labels, near_identical_labels
 from .report import EmbedReport, StageClock
 from .tables import FeatureTables
 from .trust import require_trusted, trust
@@ -116,7 +121,7 @@ def embed_sources(
         raise UsageError(f"no text cleaning {cleaning!r}; there are {', '.join(CLEANERS)}")
     if limit is not None and limit < 0:
         raise UsageError(f"--limit {limit}: a number of rows, 0 or more")
-    manifest = read_sources(sources, options=options or SourceOptions())
+    manifest = _read_sources(sources, options or SourceOptions(), store)
     store = store if isinstance(store, Store) else Store.open_or_create(Path(store))
     loaded = encoder if isinstance(encoder, Encoder) else None
     named = encoder != "auto"
@@ -148,6 +153,7 @@ def embed_sources(
     planner = Planner(manifest, known, report, only=only, retry=retry_failures, limit=limit)
     report.items = len(planner.table)
     _record_rejections(store, manifest.rejected.to_pylist(), known, report)
+    moves = Moves(planner)
     works = planner.works()
     first = list(islice(works, LOOK_AT))
     if first or not tables.same_encoder():
@@ -191,15 +197,32 @@ def embed_sources(
                     committer.add_encoded(event)
                 elif isinstance(event, Failure):
                     committer.add_failure(event)
-                else:
+                elif not moves.hold(event.work.tag, event.work.item_id, event.facts):
                     committer.add_item(event.work.tag, event.work.item_id, event.facts)
+                    report.moved += _stayed(event.work.tag, event.facts)
+            moved, held = moves.settle()
+            for plan, item_id, _, facts in held:
+                committer.add_item(plan, item_id, facts)
+            if moved:
+                committer.add_moved(moved)
+                report.new -= len(moved)
+                report.changed += len(moved)
+                report.moved += len(moved)
     collisions = [
         {"item_id": item_id, "path": path, "error": "IdTaken", "message": message}
         for item_id, path, message in planner.collisions
     ]
     _record_rejections(store, collisions, known, report)
     if limit is None:
-        _mark_vanished(store, planner.vanished(), report)
+        folders = [absolute(source) for source in sources if Path(source).is_dir()]
+        gone = set(planner.vanished(folders, manifest.rejected["item_id"].to_pylist()))
+        _mark_vanished(store, sorted(gone.difference(moves.followed)), report)
+    if moves.taken:
+        named = ", ".join(moves.taken[:3]) + (", ..." if len(moves.taken) > 3 else "")
+        notes.append(
+            f"{len(moves.taken)} known items hold the picture of another item now, whose file is gone ({named}): labels "
+            "stay with the ids, so look whether they still fit"
+        )
     if progress:
         progress(report.items, report.items, "done")
     report.features = [feature for feature in store.feature_names() if feature.split("/")[0] == name]
@@ -271,6 +294,39 @@ def _record_rejections(store: Store, rows: list[dict[str, Any]], known: Known, r
         store.failures.append(
             pa.Table.from_pylist([{**row, "stage": "manifest", "at": now} for row in fresh], schema=FAILURES)
         )
+
+
+def _read_sources(
+    sources: Sequence[str | Path], options: SourceOptions, store: Store | str | Path
+) -> Manifest:
+    """Read the sources; a folder whose images are all gone, and that the store has items of, is empty and no mistake."""
+    try:
+        return read_sources(sources, options=options)
+    except SourceError:
+        path = store.path if isinstance(store, Store) else Path(store)
+        paths = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
+        bare = [
+            path for path in paths if path.is_dir() and not (scan := scan_images(path)).paths and not scan.bad
+        ]
+        if not bare or not Store.exists(path):
+            raise
+        items = Store.open(path).items.read(["root", "path"])
+        emptied = [folder for folder in bare if pc.any(beneath_any(items, [absolute(folder)])).as_py()]
+        if not emptied:
+            raise
+        rest = [path for path in paths if path not in emptied]
+        found = (
+            read_sources(rest, options=options)
+            if rest
+            else Manifest(items_table(*[[]] * 6, {}), rejected_table([]))
+        )
+        said = tuple(f"{folder}: its images are all gone" for folder in emptied)
+        return replace(found, notes=(*found.notes, *said))
+
+
+def _stayed(plan: ItemPlan, facts: FileFacts | None) -> bool:
+    """Whether an item that is at another place now has the content that it had."""
+    return plan.moved and plan.had is not None and (facts is None or facts.image_sha256 == plan.had)
 
 
 def _mark_vanished(store: Store, item_ids: list[str], report: EmbedReport) -> None:

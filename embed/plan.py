@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ..data.text import text_sha256
 from ..errors import ImageError, UsageError
 from ..store.store import Store
 from .extract import Work
+from .moves import annotation_sources, beneath_any
 from .report import EmbedReport
 
 __all__ = ["ItemPlan", "Known", "Planner", "fit_labels", "near_identical_labels"]
@@ -65,6 +66,10 @@ class ItemPlan:
         The item's row in the store changes.
     vanished : bool
         Its file was there in an earlier run and is not now.
+    had : str or None
+        Content of its image in an earlier run.
+    moved : bool
+        Its file was at another place then, which is gone.
     """
 
     row: int
@@ -72,6 +77,8 @@ class ItemPlan:
     reads: bool
     writes: bool
     vanished: bool
+    had: str | None = None
+    moved: bool = False
 
 
 @dataclass
@@ -236,22 +243,37 @@ class Planner:
         for start in range(0, len(self.table), CHUNK):
             yield from self._chunk(start, self.table.slice(start, CHUNK).combine_chunks())
 
-    def vanished(self) -> list[str]:
-        """Items of an earlier run under the same roots whose file is gone and whom no source names any more."""
+    def vanished(self, folders: Iterable[str] = (), rejected: Iterable[str | None] = ()) -> list[str]:
+        """Items of an earlier run that no source names any more, and whose file is gone, or whose source was read.
+
+        Parameters
+        ----------
+        folders : iterable of str
+            Folders that were asked about, besides the roots of the sources.
+        rejected : iterable of str or None
+            Ids of rows that the sources have, but could not be taken.
+        """
         items = self.known.items
         if not len(items):
             return []
-        roots = pc.unique(self.table["root"]).drop_null()
-        candidates = items.filter(
-            pc.and_(
-                pc.and_(
-                    pc.is_in(items["root"], value_set=roots), pc.invert(items["missing"].fill_null(False))
-                ),
-                pc.invert(pc.is_in(items["item_id"], value_set=self.table["item_id"].combine_chunks())),
-            )
+        named = pc.is_in(items["item_id"], value_set=self.table["item_id"].combine_chunks())
+        items = items.filter(pc.invert(pc.or_(named, items["missing"].fill_null(False))))
+        if not len(items):
+            return []
+        files = annotation_sources(self.table)
+        known = pa.array([item for item in rejected if item is not None], pa.string())
+        taken_out = pc.and_(
+            pc.fill_null(pc.is_in(items["source"], value_set=pa.array(sorted(files), pa.string())), False),
+            pc.invert(pc.is_in(items["item_id"], value_set=known)),
         )
-        named = [row for row in candidates.select(["item_id", "root", "path"]).to_pylist() if row["path"]]
-        return [row["item_id"] for row in named if not image_files.exists(Path(row["root"]) / row["path"])]
+        roots = pc.unique(self.table["root"]).drop_null().to_pylist()
+        asked = pc.or_(taken_out, beneath_any(items, [*roots, *folders]))
+        rows = items.append_column("taken_out", taken_out).filter(asked)
+        return [
+            row["item_id"]
+            for row in rows.select(["item_id", "root", "path", "taken_out"]).to_pylist()
+            if row["taken_out"] or not image_files.exists(Path(row["root"]) / row["path"])
+        ]
 
     def _chunk(self, start: int, rows: pa.Table) -> Iterator[Work]:
         known = self.known.items
@@ -309,7 +331,9 @@ class Planner:
             if vanished and not as_before:
                 self.report.vanished += 1
             if not as_before or text is not None:
-                plan = ItemPlan(start + i, exists, reads, not as_before, vanished)
+                moved = now is not None and _moved(facts, i, file)
+                had = facts["image_sha256"][i]
+                plan = ItemPlan(start + i, exists, reads, not as_before, vanished, had, moved)
                 yield Work(item_id, file if reads else None, text, plan)
 
     def _same(
@@ -381,6 +405,14 @@ def _remedy(item_id: str, path: str | None, root: str | None, other: str | None)
     if path is not None and item_id == path:
         return "use another store"
     return "name ids with --id-column, or use another store"
+
+
+def _moved(facts: Mapping[str, list[Any]], i: int, file: Path | None) -> bool:
+    """Whether an item's file was at another place that is gone."""
+    root, path = facts["root"][i], facts["path"][i]
+    if root is None or path is None or Path(root) / path == file:
+        return False
+    return not image_files.exists(Path(root) / path)
 
 
 def _owner(

@@ -69,8 +69,11 @@ class EmbedReport:
         Rows of the sources that were looked at.
     new, changed, unchanged : int
         Items the store did not have, had with other content or columns, had as they are.
+    moved : int
+        Items among the changed ones whose content is at another place now, the old one gone.
     vanished : int
-        Items of an earlier run whose file is gone; they stay in the store, marked ``missing``.
+        Items of an earlier run whose file is gone, or whose row is no longer in its source; they stay in the store, marked
+        ``missing``.
     failed, known_failures : int
         Failures recorded now; failures of an earlier run left alone because the file is as it was.
     rejected : int
@@ -91,6 +94,7 @@ class EmbedReport:
     new: int = 0
     changed: int = 0
     unchanged: int = 0
+    moved: int = 0
     vanished: int = 0
     failed: int = 0
     known_failures: int = 0

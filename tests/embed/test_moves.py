@@ -1,0 +1,231 @@
+"""Items whose files vanish, move, or leave their source: marked, or followed with their labels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from icehouse.data.manifest import SourceOptions
+from icehouse.embed.pipeline import embed_sources
+from icehouse.embed.report import EmbedReport
+from icehouse.errors import SourceError
+from icehouse.store.store import Store
+from toys import ToyEncoder, picture
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def photo(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(seed).save(path)
+
+
+def embed(store: Path, *sources: Path, **options: Any) -> EmbedReport:
+    return embed_sources(sources, store, encoder=ToyEncoder(), options=SourceOptions(**options))
+
+
+def items(store: Path, columns: str = "item_id, label") -> list[tuple[Any, ...]]:
+    rows = Store.open(store).query(f"select {columns} from items where not missing order by item_id")
+    return [tuple(row.values()) for row in rows.to_pylist()]
+
+
+def missing(store: Path) -> list[str]:
+    found = Store.open(store).query("select item_id from items where missing order by item_id")
+    return list(found["item_id"].to_pylist())
+
+
+def label(store: Path, labels: dict[str, str]) -> None:
+    rows = pa.table({"item_id": list(labels), "label": list(labels.values())})
+    Store.open(store).items.upsert(rows, key="item_id")
+
+
+def test_a_renamed_folder_takes_its_items_along(tmp_path: Path, store: Path) -> None:
+    for k in range(4):
+        photo(tmp_path / "photos" / "old" / f"{k}.png", k)
+    embed(store, tmp_path / "photos")
+    label(store, {f"old/{k}.png": "ab"[k % 2] for k in range(4)})
+    added = items(store, "added")
+    (tmp_path / "photos" / "old").rename(tmp_path / "photos" / "new")
+    photo(tmp_path / "photos" / "new" / "4.png", 4)
+    report = embed(store, tmp_path / "photos")
+    assert (report.new, report.changed, report.moved, report.vanished, report.images) == (1, 4, 4, 0, 1)
+    assert items(store) == [(f"new/{k}.png", "ab"[k % 2]) for k in range(4)] + [("new/4.png", None)]
+    assert items(store, "added")[:4] == added
+    assert missing(store) == []
+    again = embed(store, tmp_path / "photos")
+    assert (again.unchanged, again.moved) == (5, 0)
+
+
+def test_under_another_root(tmp_path: Path, store: Path) -> None:
+    photo(tmp_path / "a" / "x.png", 1)
+    photo(tmp_path / "a" / "y.png", 2)
+    embed(store, tmp_path / "a")
+    label(store, {"x.png": "kept"})
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "x.png").rename(tmp_path / "b" / "z.png")
+    report = embed(store, tmp_path / "b")  # of the other root nothing was asked
+    assert (report.moved, report.vanished) == (1, 0)
+    assert items(store, "item_id, label, root") == [
+        ("y.png", None, str(tmp_path / "a")),
+        ("z.png", "kept", str(tmp_path / "b")),
+    ]
+
+
+def test_two_copies_moved_at_once_are_told_by_their_names(tmp_path: Path, store: Path) -> None:
+    for name in ("one/a.png", "one/b.png", "two/a.png"):
+        photo(tmp_path / "photos" / name, 1)
+    embed(store, tmp_path / "photos")
+    label(store, {"one/a.png": "1a", "one/b.png": "1b", "two/a.png": "2a"})
+    (tmp_path / "photos" / "zone").mkdir()
+    (tmp_path / "photos" / "one").rename(tmp_path / "photos" / "zone" / "one")
+    (tmp_path / "photos" / "two").rename(tmp_path / "photos" / "aside")
+    (tmp_path / "photos" / "aside" / "a.png").rename(tmp_path / "photos" / "aside" / "q.png")
+    shutil.copy(tmp_path / "photos" / "zone" / "one" / "a.png", tmp_path / "photos" / "zzz.png")
+    report = embed(store, tmp_path / "photos")
+    assert (report.new, report.moved) == (1, 3)
+    assert items(store) == [
+        ("aside/q.png", "2a"),
+        ("zone/one/a.png", "1a"),
+        ("zone/one/b.png", "1b"),
+        ("zzz.png", None),
+    ]
+
+
+def test_moved_and_changed_is_another_picture(tmp_path: Path, store: Path) -> None:
+    photo(tmp_path / "photos" / "a.png", 1)
+    photo(tmp_path / "photos" / "b.png", 2)
+    embed(store, tmp_path / "photos")
+    label(store, {"a.png": "one"})
+    (tmp_path / "photos" / "a.png").unlink()
+    photo(tmp_path / "photos" / "c.png", 3)
+    report = embed(store, tmp_path / "photos")
+    assert (report.new, report.moved, report.vanished) == (1, 0, 1)
+    assert items(store) == [("b.png", None), ("c.png", None)]
+    assert missing(store) == ["a.png"]
+
+
+def test_a_taken_id_keeps_its_labels_and_it_is_said(tmp_path: Path, store: Path) -> None:
+    photo(tmp_path / "photos" / "a.png", 1)
+    photo(tmp_path / "photos" / "b.png", 2)
+    embed(store, tmp_path / "photos")
+    label(store, {"a.png": "one", "b.png": "two"})
+    (tmp_path / "photos" / "a.png").replace(tmp_path / "photos" / "b.png")
+    report = embed(store, tmp_path / "photos")
+    assert (report.changed, report.moved, report.vanished) == (1, 0, 1)
+    assert items(store) == [("b.png", "two")]
+    assert any("hold the picture of another item now" in note and "b.png" in note for note in report.notes)
+
+
+def test_a_copy_that_stays_is_no_move(tmp_path: Path, store: Path) -> None:
+    photo(tmp_path / "photos" / "a.png", 1)
+    embed(store, tmp_path / "photos")
+    shutil.copy(tmp_path / "photos" / "a.png", tmp_path / "photos" / "b.png")
+    assert embed(store, tmp_path / "photos").moved == 0
+    (tmp_path / "photos" / "a.png").unlink()  # b was there before
+    report = embed(store, tmp_path / "photos")
+    assert (report.moved, report.vanished) == (0, 1)
+    assert [row[0] for row in items(store, "item_id")] == ["b.png"]
+
+
+def test_a_move_seen_in_two_runs(tmp_path: Path, store: Path) -> None:
+    photo(tmp_path / "photos" / "a.png", 1)
+    photo(tmp_path / "photos" / "b.png", 2)
+    embed(store, tmp_path / "photos")
+    label(store, {"a.png": "one"})
+    (tmp_path / "photos" / "a.png").rename(tmp_path / "a.png")
+    assert embed(store, tmp_path / "photos").vanished == 1
+    (tmp_path / "a.png").rename(tmp_path / "photos" / "c.png")
+    assert embed(store, tmp_path / "photos").moved == 1
+    assert items(store) == [("b.png", None), ("c.png", "one")]
+    assert missing(store) == []
+
+
+def test_an_id_of_ones_own_stays(tmp_path: Path, store: Path) -> None:
+    photo(tmp_path / "images" / "1.png", 1)
+    posts = tmp_path / "posts.csv"
+    posts.write_text("id,image,text,label\np1,images/1.png,some words,x\n")
+    embed(store, posts)
+    (tmp_path / "images").rename(tmp_path / "pictures")
+    posts.write_text("id,image,text,label\np1,pictures/1.png,some words,x\n")
+    report = embed(store, posts)
+    assert (report.changed, report.moved, report.images) == (1, 1, 0)
+    assert items(store, "item_id, path, label") == [("p1", "pictures/1.png", "x")]
+    # Another source does not take the item from the file that names it.
+    (tmp_path / "pictures").rename(tmp_path / "shots")
+    assert embed(store, tmp_path / "shots").moved == 0
+
+
+def test_a_row_taken_out_of_its_source(tmp_path: Path, store: Path) -> None:
+    for k in range(3):
+        photo(tmp_path / f"{k}.png", k)
+    head, rows = "id,image,text", ["a,0.png,first", "b,1.png,second", "c,,only words", "d,2.png,last"]
+    posts = tmp_path / "posts.csv"
+    posts.write_text("\n".join([head, *rows]) + "\n")
+    embed(store, posts)
+    (tmp_path / "other.csv").write_text("id,text\ne,elsewhere\n")
+    embed(store, tmp_path / "other.csv")
+    posts.write_text("\n".join([head, rows[0], rows[3]]) + "\n")
+    report = embed(store, posts)
+    assert (report.unchanged, report.vanished) == (2, 2)
+    assert missing(store) == ["b", "c"]
+    assert embed(store, posts).vanished == 0
+    posts.write_text("\n".join([head, *rows]) + "\n")
+    assert embed(store, posts).changed == 2
+    assert missing(store) == []
+
+
+def test_a_row_that_cannot_be_taken_is_still_in_its_source(tmp_path: Path, store: Path) -> None:
+    posts = tmp_path / "posts.csv"
+    posts.write_text("id,text\na,first\nb,second\n")
+    embed(store, posts)
+    posts.write_text("id,text\na,first\nb,second\nb,third\n")
+    assert embed(store, posts).vanished == 0
+    posts.write_text("id,text\na,first\nb,second\n")
+    assert embed_sources([posts], store, encoder=ToyEncoder(), limit=1).vanished == 0
+
+
+def test_every_folder_below_what_is_asked_about(tmp_path: Path, store: Path) -> None:
+    photos = tmp_path / "photos"
+    for name in ("trip/0.png", "trip/1.png", "home/2.png"):
+        photo(photos / name, int(name[-5]))
+    embed(store, photos / "trip")
+    (photos / "trip" / "1.png").unlink()
+    embed(store, photos)
+    assert missing(store) == ["1.png"]
+    (photos / "trip" / "0.png").unlink()
+    (tmp_path / "link").symlink_to(photos)
+    embed(store, tmp_path / "link")
+    assert missing(store) == ["0.png", "1.png", "trip/0.png"]
+
+
+def test_an_emptied_folder_is_no_mistake(tmp_path: Path, store: Path) -> None:
+    photo(tmp_path / "a" / "0.png", 0)
+    photo(tmp_path / "b" / "1.png", 1)
+    embed(store, tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a" / "0.png").unlink()
+    report = embed(store, tmp_path / "a", tmp_path / "b")
+    assert (report.unchanged, report.vanished) == (1, 1)
+    (tmp_path / "b" / "1.png").unlink()
+    assert embed(store, tmp_path / "b").vanished == 1
+    assert missing(store) == ["0.png", "1.png"]
+    (tmp_path / "c").mkdir()
+    with pytest.raises(SourceError, match="no images"):
+        embed(store, tmp_path / "c")
+
+
+def test_a_moved_file_with_a_new_time(tmp_path: Path, store: Path) -> None:
+    photo(tmp_path / "photos" / "a.png", 1)
+    embed(store, tmp_path / "photos")
+    label(store, {"a.png": "one"})
+    shutil.copyfile(tmp_path / "photos" / "a.png", tmp_path / "photos" / "b.png")
+    (tmp_path / "photos" / "a.png").unlink()
+    os.utime(tmp_path / "photos" / "b.png", ns=(5, 5))
+    assert embed(store, tmp_path / "photos").moved == 1
+    assert items(store, "item_id, label, mtime_ns") == [("b.png", "one", 5)]
