@@ -21,8 +21,10 @@ from .options import (
     MissingOption,
     PositiveOption,
     SplitColumnOption,
+    StrictLabelsOption,
     TestOption,
     WhereOption,
+    tell_labels,
 )
 from .package_commands import export_onnx, package
 from .reports import commands as reports
@@ -83,6 +85,7 @@ def train(
     test: TestOption = True,
     dups: DupsOption = None,
     positive: PositiveOption = None,
+    strict_labels: StrictLabelsOption = False,
     draws: DrawsOption = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
     report: Annotated[
@@ -103,6 +106,7 @@ def train(
 
         params["prompts"] = read_prompts(prompts)
     opened = Store.open(store)
+    tell_labels(opened, label, where, strict_labels)
     with bar("training") as shown:
         run = train_head(
             opened,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from ..console import StrictLabelsOption, say
+
+if TYPE_CHECKING:
+    from ..store.store import Store
 
 __all__ = [
     "ROWS",
@@ -18,8 +23,10 @@ __all__ = [
     "MissingOption",
     "PositiveOption",
     "SplitColumnOption",
+    "StrictLabelsOption",
     "TestOption",
     "WhereOption",
+    "tell_labels",
 ]
 
 #: Panel of `--help` for options that choose rows.
@@ -106,3 +113,11 @@ GridOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def tell_labels(store: Store, label: str, where: str | None, strict: bool) -> None:
+    """Warn of labels that are nearly the same before anything is fitted, or refuse them."""
+    from .samples import check_labels
+
+    for line in check_labels(store, label, where=where, strict=strict):
+        say(f"WARNING: {line}")

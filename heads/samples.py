@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from ..data.labels import near_identical
 from ..data.splits import canonical_split
 from ..errors import HeadError, UsageError
 from .inputs import Inputs, Tokens
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ..store.tokens import TokenStates
     from ..store.vectors import Vectors
 
-__all__ = ["Missing", "Samples", "load_samples", "parse_inputs"]
+__all__ = ["Missing", "Samples", "check_labels", "label_notes", "load_samples", "parse_inputs"]
 
 #: What to do with an item that lacks an input: leave it out, or keep it (for heads that can take it).
 Missing: TypeAlias = Literal["drop", "keep"]
@@ -272,6 +273,47 @@ def load_samples(
         content={name: _column(items, key) for name, key in keys.items()},
         left_out={name: int((~mask).sum()) for name, mask in have.items()},
     )
+
+
+def check_labels(store: Store, label: str, *, where: str | None = None, strict: bool = False) -> list[str]:
+    """Tell labels that are nearly the same, which heads would learn as different classes.
+
+    Parameters
+    ----------
+    store : Store
+    label : str
+        Column of `items`.
+    where : str, optional
+        SQL condition over the columns of `items`.
+    strict : bool, default False
+        Refuse them.
+
+    Returns
+    -------
+    list of str
+        A warning, or nothing.
+
+    Raises
+    ------
+    HeadError
+        If there are any and `strict`, or no such column.
+    """
+    labels = _items(store, [label], where)[label].drop_null()
+    found = label_notes(label, [str(value) for value in labels.to_pylist()])
+    if found and strict:
+        raise HeadError(f"--strict-labels: {found[0]}")
+    return found
+
+
+def label_notes(label: str, values: Sequence[str]) -> list[str]:
+    """A line on labels that are nearly the same, or nothing."""
+    alike = near_identical(Counter(values))
+    if not alike:
+        return []
+    more = f" and {len(alike) - 5} more" if len(alike) > 5 else ""
+    line = f"{label!r} has classes that are nearly the same, and heads learn them as different ones: "
+    line += "; ".join(alike[:5]) + more
+    return [f"{line}; make them one in the source, or bring corrected ones with `icehouse join`"]
 
 
 def _items(store: Store, columns: Sequence[str], where: str | None) -> pa.Table:

@@ -41,7 +41,7 @@ from .metrics import DRAWS, rarer
 from .prompts import unprompted, with_prompts
 from .registry import create
 from .runs import Prediction, Run, prediction_table, write_run
-from .samples import Missing, Samples, load_samples, parse_inputs
+from .samples import Missing, Samples, label_notes, load_samples, parse_inputs
 from .seen import AUTO, Searches
 
 if TYPE_CHECKING:
@@ -242,6 +242,7 @@ def prepare(
     _require_finite(samples)
     searches = Searches.of(store, samples.specs, dups)
     parts = divide(samples, searches, split_column=split_column, learns=learns, seed=seed)
+    parts = replace(parts, notes=[*label_notes(label, samples.labels.tolist()), *parts.notes])
     seconds = time.perf_counter() - started
     return Rows(
         store,

@@ -20,8 +20,10 @@ from ..options import (
     LabelOption,
     MissingOption,
     SplitColumnOption,
+    StrictLabelsOption,
     TestOption,
     WhereOption,
+    tell_labels,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def sweep(
     dups: DupsOption = None,
     class_weight: ClassWeightOption = None,
     test: TestOption = True,
+    strict_labels: StrictLabelsOption = False,
     refit: Annotated[
         bool | None,
         typer.Option(
@@ -81,6 +84,7 @@ def sweep(
     from .sweep import sweep as run_sweep
 
     opened = Store.open(store)
+    tell_labels(opened, label, where, strict_labels)
     with _live(metric) as watch:
         done = run_sweep(
             opened,

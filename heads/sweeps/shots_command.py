@@ -11,7 +11,16 @@ import typer
 
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, one_line, print_json, print_table, say
 from ...errors import UsageError
-from ..options import ROWS, CombinationsOption, LabelOption, MissingOption, SplitColumnOption, WhereOption
+from ..options import (
+    ROWS,
+    CombinationsOption,
+    LabelOption,
+    MissingOption,
+    SplitColumnOption,
+    StrictLabelsOption,
+    WhereOption,
+    tell_labels,
+)
 
 if TYPE_CHECKING:
     from .shots import Curves
@@ -64,6 +73,7 @@ def shots(
             rich_help_panel=ROWS,
         ),
     ] = None,
+    strict_labels: StrictLabelsOption = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,9 +82,11 @@ def shots(
     from .plan import parse_grid
     from .shots import shots as draw_and_fit
 
+    opened = Store.open(store)
+    tell_labels(opened, label, where, strict_labels)
     with _progress() as watch:
         done = draw_and_fit(
-            Store.open(store),
+            opened,
             [head.strip() for head in heads.split(",") if head.strip()],
             inputs=inputs,
             counts=_counts(counts),

@@ -113,3 +113,24 @@ def test_errors_are_one_line(make_store: Make, args: list[str], status: int, mes
 def test_help_names_every_option_without_loading_anything_heavy() -> None:
     for command in ("train", "evaluate", "runs"):
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+
+
+def test_near_identical_labels_are_told_before_training(make_store: Make) -> None:
+    spelt = ["flood", "Flood ", "calm", "NA", "1", "1.0"]
+    store = make_store(120, label=lambda i: spelt[i % 6])
+    told = (
+        "'label' has classes that are nearly the same, and heads learn them as different ones: 'flood' (20 rows) and "
+        "'Flood ' (20 rows); '1' (20 rows) and '1.0' (20 rows); 'NA' (20 rows), which may mean that there is none"
+    )
+    result = call(store, "train", "logreg")
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"WARNING: {told}")
+    assert told in list_runs(store)[0].notes[0]
+    for command in (["train", "logreg"], ["sweep", "--heads", "logreg"], ["shots", "--heads", "logreg"]):
+        refused = call(store, *command, "--strict-labels")
+        assert refused.exit_code == 1
+        assert f"--strict-labels: {told}" in refused.stderr
+    assert len(list_runs(store)) == 1
+    # Those that are left out by a condition do not count.
+    where = "label in ('calm', 'flood')"
+    assert call(store, "train", "logreg", "--strict-labels", "--where", where).exit_code == 0

@@ -97,3 +97,55 @@ def test_a_bad_row_is_told_and_costs_only_itself(store: Store, tmp_path: Path) -
     report = join(store, path)
     assert report.matched == 2
     assert any("line 3" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (["A", "B"], "letter case differs ('A' in the file, 'a' in the store)"),
+        (
+            ["a.jpg", "b.jpg"],
+            "one of them has a suffix such as .jpg that the other has not ('a.jpg' in the file",
+        ),
+        (
+            ["images/a", "images/b"],
+            "folders are named on one side only ('images/a' in the file, 'a' in the store)",
+        ),
+        (["x\\\\A.PNG"], "folders, suffix, letter case or zeros differ"),
+        (["z", "y"], "('z' in the file, 'a' in the store); --on KEY=COLUMN names another column"),
+    ],
+)
+def test_nothing_matched_is_an_error_with_a_hint(
+    store: Store, tmp_path: Path, keys: list[str], told: str
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("item_id,label\n" + "".join(f"{key},new\n" for key in keys))
+    with pytest.raises(SourceError) as caught:
+        join(store, path)
+    assert f"none of its {len(keys)} keys is the item_id of an item" in str(caught.value)
+    assert told in str(caught.value)
+    assert labels(store)["a"] == "cat"
+
+
+def test_lost_leading_zeros_are_told(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "zeros")
+    store.items.append(pa.table({"item_id": ["007", "img_0012"]}), unique="item_id")
+    path = tmp_path / "x.csv"
+    for key in ("7", "7.0", "img_12"):
+        path.write_text(f"item_id,label\n{key},x\n")
+        with pytest.raises(SourceError, match="leading zeros are lost on one side"):
+            join(store, path)
+
+
+def test_keys_and_values_have_one_spelling(store: Store, tmp_path: Path) -> None:
+    store.items.append(pa.table({"item_id": ["12", "cafe\u0301"]}), unique="item_id")
+    path = tmp_path / "x.csv"
+    path.write_text("item_id , label\n12.0, 1.0 \ncaf\u00e9,True\n a ,NA\n9.177910441581855e+17,x\n")
+    report = join(store, path)
+    assert (report.matched, report.changed) == (3, 2)
+    found = labels(store)
+    assert (found["12"], found["cafe\u0301"], found["a"]) == ("1", "true", "cat")
+    assert any("row 4: left out: the id" in note and "lost digits" in note for note in report.notes)
+    path.write_text("item_id,label\n9.177910441581855e+17,x\n")
+    with pytest.raises(SourceError, match=r"row 1: the id .* lost digits"):
+        join(store, path)
