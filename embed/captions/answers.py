@@ -13,7 +13,7 @@ from collections.abc import Sequence
 __all__ = ["FLAGS", "better", "flags_of", "join_flags", "repeats"]
 
 #: Flags with their weight: of two answers the one with the lighter flags is kept.
-FLAGS = {"empty": 16, "invalid": 8, "refusal": 6, "repeating": 3, "cut": 1}
+FLAGS = {"empty": 16, "reasoning": 12, "invalid": 8, "refusal": 6, "repeating": 3, "cut": 1}
 
 _LOOKED_AT = 4000
 _WORD = re.compile(r"\w+(?:['’]\w+)*")

@@ -111,12 +111,15 @@ class Answer:
         Tokens of the answer.
     load_s : float
         Seconds of the wait that went into loading the model.
+    reasoning : str
+        What the server told apart from the answer as the model's reasoning.
     """
 
     text: str
     cut: bool
     tokens: int | None
     load_s: float = 0.0
+    reasoning: str = ""
 
 
 class Api(ABC):

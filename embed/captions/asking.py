@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ...errors import UsageError
 from . import pictures
 from .api import Api, Identity
+from .cleaning import CLEANING
 from .ollama_api import OllamaApi, default_hosts
 from .openai_api import KEY_VARIABLE, OpenAiApi
 from .prompts import QUOTING, TEXT_BUDGET, Prompt
@@ -124,5 +125,12 @@ class Asking:
             "structured": SCHEMA if self.prompt.structured else None,
             "options": self.sampling(0),
             "retry": self.sampling(1),
-            "image": {"max_side": self.max_side, "format": "JPEG", "quality": pictures.QUALITY},
+            "image": {
+                "max_side": self.max_side,
+                "min_side": pictures.MIN_SIDE,
+                "max_ratio": pictures.MAX_RATIO,
+                "format": "JPEG",
+                "quality": pictures.QUALITY,
+            },
+            "cleaning": CLEANING,
         }

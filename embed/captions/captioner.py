@@ -24,6 +24,7 @@ from .answers import better, flags_of, join_flags
 from .api import Answer, DeniedError, FaultError, GoneError, Identity, MissingError, Question
 from .asking import Asking
 from .backoff import wait_s
+from .cleaning import MAX_CHARS, clean_answer
 from .climber import Climber
 from .dispatch import Dispatcher
 from .hosts import Host
@@ -288,7 +289,7 @@ class _Run:
         self._tell()
         dispatcher = self._dispatcher = Dispatcher(
             [host for host in self.hosts if host.expelled is None],
-            prepare=lambda job: pictures.load(job.files, job.image_sha256, self.asking.max_side),
+            prepare=self._prepare,
             work=self._caption,
             identify=self._identify,
             check=self._check,
@@ -442,20 +443,31 @@ class _Run:
         schema = SCHEMA if self.asking.prompt.structured else None
         return Question(self.asking.prompt.fill(text), picture, self.asking.sampling(attempt), schema)
 
+    def _prepare(self, job: Job) -> bytes:
+        picture = pictures.load(job.files, job.image_sha256, self.asking.max_side)
+        job.sent_as = picture.changed
+        return picture
+
     async def _probe(self, host: Host) -> None:
         """Ask about a picture that nothing is wrong with; whatever is answered will do."""
         await host.api.ask(self._question(plain_picture(), None, 0))
 
     def _judge(self, answer: Answer) -> tuple[tuple[str, ...], dict[str, Any]]:
         """What is wrong with an answer, and the columns it fills."""
+        text, unclosed = clean_answer(answer.text)
+        cut = answer.cut or len(text) > MAX_CHARS
+        text = text[:MAX_CHARS]
+        as_it_came = f"<think>{answer.reasoning}</think>\n{answer.text}" if answer.reasoning else answer.text
+        raw = as_it_came[:MAX_CHARS] if as_it_came != text else None
+        amid = ("reasoning",) if unclosed or (answer.reasoning and not text) else ()
         if not self.asking.prompt.structured:
-            return flags_of(answer.text, cut=answer.cut), {"caption": answer.text}
-        fields = parse(answer.text)
+            return (*flags_of(text, cut=cut), *amid), {"caption": text, "raw": raw}
+        fields = parse(text)
         if fields is None:
-            wrong = "invalid" if answer.text else "empty"
-            flags = (wrong, "cut") if answer.cut else (wrong,)
-            return flags, {"caption": answer.text, **dict.fromkeys(COLUMNS.names)}
-        return flags_of(fields["caption"], cut=answer.cut), fields
+            wrong = "invalid" if text else "empty"
+            flags = (wrong, *amid, "cut") if cut else (wrong, *amid)
+            return flags, {"caption": text, "raw": raw, **dict.fromkeys(COLUMNS.names)}
+        return (*flags_of(fields["caption"], cut=cut), *amid), {**fields, "raw": raw}
 
     def _done(self, job: Job, answer: tuple[Row, float]) -> None:
         assert self._journal is not None
@@ -465,6 +477,8 @@ class _Run:
         # A first answer may be of an earlier run, and its host none of this one's.
         if row["host"] in self.report.hosts:
             self.report.hosts[row["host"]] += 1
+        if job.sent_as:
+            self.report.sent_as[job.sent_as] = self.report.sent_as.get(job.sent_as, 0) + 1
         for flag in _flags(row):
             self.report.flagged[flag] = self.report.flagged.get(flag, 0) + 1
         estimate = self.pace.answered(None, load_s)

@@ -314,6 +314,9 @@ def _print_report(report: CaptionReport) -> None:
         view = view_of(Store.open(report.store), report.name)
         see = f"; see: icehouse sql \"select * from {view} where flags != ''\"" if view else ""
         echo(f"flagged: {kinds}{see}")
+    if report.sent_as:
+        ways = ", ".join(f"{count} {way}" for way, count in sorted(report.sent_as.items()))
+        echo(f"pictures too small or too long to be sent as they are: {ways}")
     if report.retried:
         echo(f"asked a second time: {report.retried}")
     if report.discarded:

@@ -13,7 +13,7 @@ from .table import caption_key
 __all__ = ["USELESS", "Caption", "Keys", "useful"]
 
 #: Captions with one of these flags say nothing about the picture, and are left out.
-USELESS = ("empty", "invalid", "refusal")
+USELESS = ("empty", "reasoning", "invalid", "refusal")
 
 
 @dataclass(frozen=True)

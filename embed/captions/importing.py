@@ -18,6 +18,7 @@ from ...errors import CaptionError
 from ...store.store import Store
 from ...store.table import Table
 from .answers import flags_of, join_flags
+from .cleaning import clean_answer
 from .journal import Journal, append_rows
 from .table import DEFAULT_NAME, admit, make_spec, names_of
 
@@ -235,11 +236,13 @@ def _normal(value: str, kind: str) -> str:
 
 
 def _row(image: str, caption: str, now: datetime) -> dict[str, Any]:
+    text, unclosed = clean_answer(caption)
     return {
         "caption_key": image,
         "image_sha256": image,
-        "caption": caption,
-        "flags": join_flags(flags_of(caption)),
+        "caption": text,
+        "raw": caption if caption != text else None,
+        "flags": join_flags([*flags_of(text), *(["reasoning"] if unclosed else [])]),
         "created": now,
     }
 

@@ -27,6 +27,7 @@ from ...errors import LockedError, StoreError
 from ...store import lock as locks
 from ...store.table import Table
 from .rows import Columns, Row, columns_of, fit
+from .table import writable_schema
 
 __all__ = ["Batch", "Journal", "append_rows"]
 
@@ -65,7 +66,7 @@ class Journal:
         self.rows: list[Row] = []
         self.firsts: dict[str, Row] = {}
         self.remarks: list[str] = []
-        self._columns = columns_of(table.snapshot().schema)
+        self._columns = columns_of(writable_schema(table))
         self._digest = (table.spec.get("provenance") or {}).get("digest")
         self._numbers: list[int] = []  # journals with answers in `rows`
         self._next = 0
@@ -227,7 +228,7 @@ def append_rows(table: Table, rows: Sequence[Row]) -> int:
     """Append rows to a captions table, without those that it has; returns how many joined."""
     if not rows:
         return 0
-    schema = table.snapshot().schema
+    schema = writable_schema(table)
     columns = columns_of(schema)
     fitted = pa.Table.from_pylist([fit(row, columns) for row in rows], schema=schema)
     return table.append(fitted, unique="caption_key")

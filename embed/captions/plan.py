@@ -31,6 +31,8 @@ class Job:
         Where the picture is, or was: copies of one picture lie in several places.
     item_id : str
         The first item that has the picture, for the ledger.
+    sent_as : str
+        How its picture had to be changed to be sent: see `icehouse.embed.captions.pictures.Sent`.
     text : str or None
         The post's text, where it goes into the prompt.
     """
@@ -46,6 +48,7 @@ class Job:
     files: list[Path] = field(default_factory=list)
     faults: int = 0
     failed_before: bool = False
+    sent_as: str = ""
 
 
 @dataclass

@@ -45,6 +45,8 @@ class CaptionReport:
     hosts : dict
         Host -> captions of it that were kept.
     tokens : int
+    sent_as : dict
+        "enlarged", "padded", "in strips" -> captions of pictures that had to be changed so to be sent.
     """
 
     store: str
@@ -63,6 +65,7 @@ class CaptionReport:
     questions: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    sent_as: dict[str, int] = field(default_factory=dict)
     hosts: dict[str, int] = field(default_factory=dict)
     concurrency: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

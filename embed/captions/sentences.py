@@ -15,7 +15,7 @@ import numpy as np
 __all__ = ["pack", "split_sentences"]
 
 # A sentence ends with its mark and whatever quotes or brackets close after it; in scripts without spaces, with its mark.
-_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\s*\n+\s*")
+_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])")
 
 Count = Callable[[Sequence[str]], np.ndarray]
 
@@ -27,13 +27,14 @@ def split_sentences(text: str) -> list[str]:
     ['A street.', 'It is flooded!', 'Two cars']
     """
     pieces: list[str] = []
-    at = 0
-    for found in _END.finditer(text):
-        # Closing marks belong to the sentence, the space after them to nobody.
-        end = found.start() + len(found.group().rstrip())
-        pieces.append(text[at:end])
-        at = found.end()
-    pieces.append(text[at:])
+    # Line by line: a pattern that looked for a line's end past blanks would take quadratic time on blanks alone.
+    for line in text.split("\n"):
+        at = 0
+        for found in _END.finditer(line):
+            # Closing marks belong to the sentence, the space after them to nobody.
+            pieces.append(line[at : found.start() + len(found.group().rstrip())])
+            at = found.end()
+        pieces.append(line[at:])
     return [piece.strip() for piece in pieces if piece.strip()]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import pyarrow as pa
+
+from .cleaning import json_part
 
 __all__ = ["COLUMNS", "DAMAGE", "SCHEMA", "SENTIMENT", "parse"]
 
@@ -39,7 +40,6 @@ COLUMNS = pa.schema(
     ]
 )
 
-_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL | re.IGNORECASE)
 _MOST_PEOPLE = 1_000_000
 _MOST_OBJECTS = 100
 
@@ -50,7 +50,7 @@ def parse(text: str) -> dict[str, Any] | None:
     Parameters
     ----------
     text : str
-        JSON, perhaps fenced as models like to.
+        JSON, whatever was said before and after it.
 
     Returns
     -------
@@ -58,9 +58,8 @@ def parse(text: str) -> dict[str, Any] | None:
         ``caption`` and the values of `COLUMNS`; None where the answer does not keep to the schema. Letter case of the two
         enumerations and white space around strings are forgiven, nothing else.
     """
-    fenced = _FENCE.match(text.strip())
     try:
-        value = json.loads(fenced.group(1) if fenced else text)
+        value = json.loads(json_part(text))
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or set(value) != set(SCHEMA["required"]):

@@ -31,6 +31,7 @@ __all__ = [
     "names_of",
     "note_server",
     "schema_of",
+    "writable_schema",
 ]
 
 #: Name of the captions that need none: ``tables/captions/default``, the modality ``caption``.
@@ -41,12 +42,16 @@ STAGE = "caption"
 
 _SHOWN = 40
 
+#: The answer as it came, where cleaning changed it.
+_RAW = pa.field("raw", pa.string())
+
 _SCHEMA = pa.schema(
     [
         pa.field("caption_key", pa.string(), nullable=False),
         pa.field("image_sha256", pa.string(), nullable=False),
         pa.field("text_sha256", pa.string()),
         pa.field("caption", pa.string()),
+        _RAW,
         pa.field("flags", pa.string()),
         pa.field("tokens", pa.int32()),
         pa.field("seconds", pa.float32()),
@@ -70,6 +75,12 @@ def schema_of(*, structured: bool = False) -> pa.Schema:
     fields = list(_SCHEMA)
     at = _SCHEMA.get_field_index("caption") + 1
     return pa.schema([*fields[:at], *COLUMNS, *fields[at:]])
+
+
+def writable_schema(table: Table) -> pa.Schema:
+    """Columns that answers may fill: those of the table, and ``raw`` where it is from before answers were cleaned."""
+    have = table.snapshot().schema
+    return have if _RAW.name in have.names else have.append(_RAW)
 
 
 def caption_key(image_sha256: str, text_sha256: str | None = None) -> str:
@@ -141,9 +152,20 @@ def admit(store: Store, spec: Mapping[str, Any]) -> Table:
             ) from None
         raise
     have = table.spec
-    if have.get("fingerprint") != spec["fingerprint"]:
+    if have.get("fingerprint") not in (spec["fingerprint"], _earlier_fingerprint(spec)):
         raise SpaceError(_refusal(name, have, spec))
     return table
+
+
+def _earlier_fingerprint(spec: Mapping[str, Any]) -> str:
+    """What the spec's fingerprint was before it told how answers are cleaned, and how small pictures are sent.
+
+    Tables from then go on: servers refused such pictures, and what cleaning changes is in ``raw``.
+    """
+    provenance = {key: value for key, value in spec["provenance"].items() if key != "cleaning"}
+    if isinstance(image := provenance.get("image"), Mapping):
+        provenance["image"] = {key: image[key] for key in ("max_side", "format", "quality") if key in image}
+    return fingerprint(provenance)
 
 
 def note_server(table: Table, server: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import os
 import signal
@@ -661,3 +662,68 @@ def test_failures_do_not_count_for_the_estimate(
     assert (report.captioned, report.failed) == (7, 2)
     assert [line.split(":")[0].split(" took")[0] for line in said] == ["the first 5"]
     assert seen[-1][:2] == (9, 9)
+
+
+def test_what_is_stripped_is_kept_raw_and_an_open_end_is_flagged(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(1)
+    server.answers = lambda question: "<think>Hm.</think>\nA cat.<|im_end|>"
+    caption_images(store, asking(server), name="closed")
+    (row,) = store.query("select caption, raw, flags from captions_closed").to_pylist()
+    assert row == {"caption": "A cat.", "raw": "<think>Hm.</think>\nA cat.<|im_end|>", "flags": ""}
+    server.answers = lambda question: "<think>Hm."
+    report = caption_images(store, asking(server), name="open")
+    (row,) = store.query("select caption, raw, flags from captions_open").to_pylist()
+    assert row == {"caption": "", "raw": "<think>Hm.", "flags": "empty,reasoning"}
+    assert report.retried == 1
+    server.answers = lambda question: "A cat."
+    caption_images(store, asking(server), name="plain")
+    assert store.query("select raw from captions_plain").to_pylist() == [{"raw": None}]
+
+
+def test_a_table_from_before_answers_were_cleaned_goes_on(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(2)
+    with monkeypatch.context() as before:
+        now = Asking.provenance
+
+        def then(self: Asking, identity: Any) -> dict[str, Any]:
+            told = {key: value for key, value in now(self, identity).items() if key != "cleaning"}
+            for new in ("min_side", "max_ratio"):
+                del told["image"][new]
+            return told
+
+        before.setattr(Asking, "provenance", then)
+        before.setattr("icehouse.embed.captions.table._SCHEMA", _without_raw())
+        before.setattr(journal, "writable_schema", lambda table: table.snapshot().schema)
+        caption_images(store, asking(server), limit=1)
+    assert "raw" not in store.table("captions/default").snapshot().schema.names
+    server.answers = lambda question: "A cat.</s>"
+    assert caption_images(store, asking(server)).captioned == 1
+    rows = store.query("select caption, raw from captions_default order by created").to_pylist()
+    assert rows[0]["raw"] is None
+    assert rows[1] == {"caption": "A cat.", "raw": "A cat.</s>"}
+
+
+def _without_raw() -> Any:
+    from icehouse.embed.captions.table import schema_of
+
+    schema = schema_of()
+    return schema.remove(schema.get_field_index("raw"))
+
+
+def test_small_pictures_are_told(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+    store = make_store(files={"dot.png": _png(3, 3), "line.png": _png(900, 9)})
+    report = caption_images(store, asking(server))
+    assert report.sent_as["enlarged"] == 1
+    assert report.sent_as["in strips"] == 1
+
+
+def _png(width: int, height: int) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), "blue").save(out, "PNG")
+    return out.getvalue()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.embed.captions.pictures import load, prepare
+from icehouse.embed.captions.pictures import MIN_SIDE, load, prepare
 from icehouse.errors import ImageError
 from PIL import Image
 
@@ -28,23 +28,58 @@ def opened(data: bytes) -> Image.Image:
 
 @given(st.integers(1, 900), st.integers(1, 900), st.integers(32, 700))
 @settings(deadline=None, max_examples=25)
-def test_the_longest_side_is_bounded_and_the_shape_kept(width: int, height: int, most: int) -> None:
-    made = opened(prepare(encoded(Image.new("RGB", (width, height), "red")), most))
-    assert max(made.size) == min(max(width, height), most)
-    scale = max(made.size) / max(width, height)
-    assert made.size == (max(1, round(width * scale)), max(1, round(height * scale)))
+def test_sides_are_bounded_and_the_shape_kept(width: int, height: int, most: int) -> None:
+    sent = prepare(encoded(Image.new("RGB", (width, height), "red")), most)
+    made = opened(sent)
+    assert MIN_SIDE <= min(made.size)
+    assert max(made.size) <= most
+    if not sent.changed:
+        scale = min(1, most / max(width, height))
+        assert made.size == (round(width * scale), round(height * scale))
+
+
+@pytest.mark.parametrize(
+    ("size", "sent", "changed"),
+    [
+        ((300, 200), (300, 200), ""),
+        ((16, 16), (32, 32), "enlarged"),
+        ((1, 1), (32, 32), "enlarged"),
+        ((468, 24), (624, 32), "enlarged"),
+        ((24, 468), (32, 624), "enlarged"),
+        ((400, 12000), (672, 560), "in strips"),
+        ((12000, 400), (560, 672), "in strips"),
+        ((640, 1), (32, 33), "in strips, enlarged"),
+    ],
+)
+def test_small_and_very_long_pictures_are_sent_so_that_a_server_can_take_them(
+    size: tuple[int, int], sent: tuple[int, int], changed: str
+) -> None:
+    made = prepare(encoded(Image.new("RGB", size, "red")))
+    assert (opened(made).size, made.changed) == (sent, changed)
+
+
+def test_little_room_pads_and_strips_keep_their_order() -> None:
+    made = prepare(encoded(Image.new("RGB", (300, 60), "red")), 64)
+    assert (opened(made).size, made.changed) == ((64, 32), "padded")
+    tall = Image.linear_gradient("L").resize((20, 2500))
+    sheet = opened(prepare(encoded(tall))).convert("L")
+    # Downwards in the first column, and on at the top of the next.
+    tops = [sheet.getpixel((x + 10, 1)) for x in range(0, sheet.width - 10, 20)]
+    assert tops == sorted(tops)
+    assert tops[0] < 15
+    assert tops[-1] > 200
 
 
 def test_rotation_is_applied_and_metadata_left_behind() -> None:
-    image = Image.new("RGB", (40, 20), "white")
-    image.paste("black", (0, 0, 20, 20))
+    image = Image.new("RGB", (80, 40), "white")
+    image.paste("black", (0, 0, 40, 40))
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010F] = "somebody's camera"
     made = opened(prepare(encoded(image, "JPEG", quality=95, exif=exif)))
-    assert made.size == (20, 40)
-    assert made.getpixel((10, 5)) < (60, 60, 60)
-    assert made.getpixel((10, 35)) > (200, 200, 200)
+    assert made.size == (40, 80)
+    assert made.getpixel((20, 10)) < (60, 60, 60)
+    assert made.getpixel((20, 70)) > (200, 200, 200)
     assert not made.getexif()
     assert b"camera" not in prepare(encoded(image, "JPEG", exif=exif))
 

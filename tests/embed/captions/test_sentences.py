@@ -34,6 +34,12 @@ def test_sentences() -> None:
     assert split_sentences(" \n ") == []
 
 
+def test_blanks_take_linear_time() -> None:
+    for blank in (" ", "\t", "\n", ".", '. "', "\u2003"):
+        text = "one" + blank * 300_000 + "two"  # quadratic: hours
+        assert "".join("".join(split_sentences(text)).split()) == "".join(text.split())
+
+
 @given(st.text(max_size=300))
 @settings(deadline=None, max_examples=100)
 def test_nothing_but_space_is_lost(text: str) -> None:
