@@ -190,6 +190,14 @@ def embed(
     limit: Annotated[
         int | None, typer.Option(min=0, help="Only the first so many rows.", rich_help_panel=_RUN)
     ] = None,
+    check_content: Annotated[
+        bool,
+        typer.Option(
+            "--check-content",
+            help="Compare the bytes of files that have kept their size and time.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
     max_pixels: MaxPixelsOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if anything failed.", rich_help_panel=_RUN)
@@ -244,6 +252,7 @@ def embed(
                     workers=workers,
                     limit=limit,
                     retry_failures=retry_failures,
+                    check_content=check_content,
                     strict_labels=strict_labels,
                     progress=progress,
                 )

@@ -65,6 +65,7 @@ def embed_sources(
     workers: int | None = None,
     limit: int | None = None,
     retry_failures: bool = False,
+    check_content: bool = False,
     strict_labels: bool = False,
     progress: Progress | None = None,
 ) -> EmbedReport:
@@ -98,6 +99,8 @@ def embed_sources(
         Look at the first so many rows only.
     retry_failures : bool, default False
         Try again what failed before, though the file is as it was.
+    check_content : bool, default False
+        Compare the bytes of files that have kept their size and time, instead of taking them for unchanged.
     strict_labels : bool, default False
         Refuse labels that are nearly the same, which are else told in a note.
     progress : callable, optional
@@ -150,7 +153,9 @@ def embed_sources(
     if strict_labels and alike:
         raise SourceError(f"--strict-labels: {'; '.join(alike)}")
     notes += alike
-    planner = Planner(manifest, known, report, only=only, retry=retry_failures, limit=limit)
+    planner = Planner(
+        manifest, known, report, only=only, retry=retry_failures, limit=limit, check_content=check_content
+    )
     report.items = len(planner.table)
     _record_rejections(store, manifest.rejected.to_pylist(), known, report)
     moves = Moves(planner)
@@ -213,6 +218,9 @@ def embed_sources(
         for item_id, path, message in planner.collisions
     ]
     _record_rejections(store, collisions, known, report)
+    if check_content:
+        kept = f"{planner.altered} had changed with size and time kept"
+        notes.append(f"{planner.compared} files compared by their bytes: {kept}")
     if limit is None:
         folders = [absolute(source) for source in sources if Path(source).is_dir()]
         gone = set(planner.vanished(folders, manifest.rejected["item_id"].to_pylist()))

@@ -6,6 +6,7 @@ its content's features, whoever's item they came from.
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -211,6 +212,9 @@ class Planner:
         Leave the other modality alone.
     retry : bool
         Try files again that failed before and are as they were.
+    check_content : bool
+        Compare the bytes of files that have kept their size and time, too; what failed before has nothing to compare and
+        is tried again.
     """
 
     def __init__(
@@ -222,12 +226,16 @@ class Planner:
         only: str | None,
         retry: bool,
         limit: int | None,
+        check_content: bool = False,
     ) -> None:
         self.table = manifest.table if limit is None else manifest.table.slice(0, limit)
         self.known = known
         self.report = report
         self.only = only
         self.retry = retry
+        self.check_content = check_content
+        #: Files whose bytes were compared, and those that were others.
+        self.compared = self.altered = 0
         self.labels = manifest.labels
         #: Rows whose id belongs to another item of the store: (item_id, path, message).
         self.collisions: list[tuple[str, str | None, str]] = []
@@ -308,7 +316,7 @@ class Planner:
                     now = image_files.status(file)
                 except (ImageError, OSError, ValueError):
                     vanished = exists and facts["image_sha256"][i] is not None
-                reads = self._must_read(item_id, facts, i, now)
+                reads = self._must_read(item_id, facts, i, file, now)
             owner = exists and _owner(
                 item_id, {name: facts[name][i] for name in facts}, file, now, source, text_keys[i]
             )
@@ -365,13 +373,16 @@ class Planner:
             same = pc.and_(same, equal)
         return same.to_pylist(), changes
 
-    def _must_read(self, item_id: str, facts: dict[str, list], i: int, now: FileStatus | None) -> bool:
+    def _must_read(
+        self, item_id: str, facts: dict[str, list], i: int, file: Path, now: FileStatus | None
+    ) -> bool:
         """Whether an item's file has to be opened."""
         if self.only == "text":
             return False
         failed = self.known.image_failures.get(item_id)
         as_then = failed is not None and (now.fits(*failed) if now else failed == (None, None))
-        if as_then and not self.retry:
+        retry = self.retry or self.check_content
+        if as_then and not retry:
             self.report.known_failures += 1
             return False
         if facts["image_sha256"][i] is None:
@@ -380,11 +391,23 @@ class Planner:
             return False
         if not now.fits(facts["bytes"][i], facts["mtime_ns"][i]):
             return True
+        # Unpacked files often share one time, and uncompressed ones of a size their number of bytes.
+        if facts["path"][i] is None or file != Path(facts["root"][i] or "") / facts["path"][i]:
+            return True
         if failed is not None:  # the encoder failed on these very pixels
-            if not self.retry:
+            if not retry:
                 self.report.known_failures += 1
-            return self.retry
-        return facts["image_sha256"][i] not in self.known.image_done
+            return retry
+        if facts["image_sha256"][i] not in self.known.image_done:
+            return True
+        return self.check_content and self._altered(file, facts["image_sha256"][i])
+
+    def _altered(self, file: Path, sha256: str) -> bool:
+        """Whether the file's bytes are not those that the store knows."""
+        self.compared += 1
+        altered = _digest(file) != sha256
+        self.altered += altered
+        return altered
 
     def _text_to_encode(
         self, item_id: str, text: str | None, key: str | None, *, unchanged: bool
@@ -395,6 +418,13 @@ class Planner:
             self.report.known_failures += 1
             return None
         return text
+
+
+def _digest(file: Path) -> str | None:
+    try:
+        return hashlib.sha256(image_files.read(file)[0]).hexdigest()
+    except (ImageError, OSError, ValueError):
+        return None
 
 
 def _remedy(item_id: str, path: str | None, root: str | None, other: str | None) -> str:
@@ -433,7 +463,8 @@ def _owner(
         if old == file or now is None:
             return None
         try:
-            differs = image_files.status(old).size != now.size
+            before_now = (image_files.status(old).size, now.size)
+            differs = (None not in before_now and len(set(before_now)) > 1) or _digest(old) != _digest(file)
         except (ImageError, OSError, ValueError):
             return None
         return str(old) if differs else None

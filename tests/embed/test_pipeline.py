@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -181,6 +182,47 @@ def test_columns_a_source_lacks_are_left_alone(photos: Path, store: Path) -> Non
     embed_sources([photos], store, encoder=ToyEncoder())
     row = Store.open(store).query("select * from items where item_id = '0000.png'").to_pylist()[0]
     assert (row["label"], row["split"]) == ("need", "train")
+
+
+def test_content_that_changed_with_size_and_time_kept(photos: Path, store: Path) -> None:
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(photos / "0000.bmp")
+    (photos / "bad.jpg").write_bytes(b"x" * (photos / "0001.png").stat().st_size)
+    embed_sources([photos], store, encoder=ToyEncoder())
+    for name, data in {"0000.bmp": None, "bad.jpg": (photos / "0001.png").read_bytes()}.items():
+        before = (photos / name).stat()
+        if data is None:
+            Image.new("RGB", (8, 8), (9, 2, 3)).save(photos / name)
+        else:
+            (photos / name).write_bytes(data)
+        os.utime(photos / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (photos / name).stat().st_size == before.st_size
+    assert embed_sources([photos], store, encoder=ToyEncoder()).changed == 0
+    report = embed_sources([photos], store, encoder=ToyEncoder(), check_content=True)
+    assert (report.changed, report.unchanged, report.images, report.failed) == (2, 20, 1, 0)
+    assert "21 files compared by their bytes: 1 had changed with size and time kept" in report.notes
+    row = Store.open(store).query("select image_sha256 from items where item_id = '0000.bmp'").to_pylist()[0]
+    assert row["image_sha256"] == hashlib.sha256((photos / "0000.bmp").read_bytes()).hexdigest()
+    assert count(store, "failures") == 0
+    assert embed_sources([photos], store, encoder=ToyEncoder(), check_content=True).changed == 0
+
+
+def test_another_file_of_the_same_size_and_time_is_read(store: Path, tmp_path: Path) -> None:
+    """Unpacked bitmaps of one size differ in neither; their content tells them apart."""
+    for folder, red in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8), (red, 0, 0)).save(tmp_path / folder / "1.bmp")
+        os.utime(tmp_path / folder / "1.bmp", (0, 0))
+    table = tmp_path / "posts.csv"
+    table.write_text("id,image\n7,a/1.bmp\n")
+    embed_sources([table], store, encoder=ToyEncoder())
+    report = embed_sources([tmp_path / "b"], store, encoder=ToyEncoder())
+    assert report.new == 1
+    assert embed_sources([tmp_path / "a"], store, encoder=ToyEncoder()).rejected == 1, "the id 1.bmp is taken"
+    (tmp_path / "a" / "1.bmp").unlink()
+    table.write_text("id,image\n7,b/1.bmp\n")
+    assert embed_sources([table], store, encoder=ToyEncoder()).changed == 1
+    rows = Store.open(store).query("select distinct image_sha256 from items")["image_sha256"].to_pylist()
+    assert rows == [hashlib.sha256((tmp_path / "b" / "1.bmp").read_bytes()).hexdigest()]
 
 
 def test_refused_rows_replace_nothing(store: Path, tmp_path: Path) -> None:
