@@ -186,6 +186,8 @@ def evaluate(
         None if dups else found.features,
     )
     echo(about_looks(result.metrics["looks"]))
+    if label is not None and label != found.label:
+        echo(f"note: scored against the column {label!r}; the run learned {found.label!r}")
     if result.metrics["in_training"]:
         echo(f"careful: {result.metrics['in_training']} of these rows took part in training or in the choice")
     say(f"left in {result.path}")

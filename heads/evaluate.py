@@ -159,7 +159,7 @@ def evaluate(
     SpaceError
         If the store's features are not of the space that the run was trained in.
     HeadError, UsageError
-        If there is no such run, column or split, or no row is left.
+        If there is no such run, column or split, no row is left, or the labels are those of another task.
     """
     run = run if isinstance(run, Run) else Run.load(store, run)
     label = label or run.label
@@ -178,6 +178,7 @@ def evaluate(
                     f"no labelled item is in split {name!r}; there are: {listed} (--split all takes every item)"
                 )
         samples = samples.take(np.isin(samples.split.astype(str), splits))
+    _check_task(run, label, samples.labels)
     searches = Searches.of(store, samples.specs, dups)
     prediction = run.predict_features(samples.X)
 
@@ -262,6 +263,23 @@ def load_run_samples(
         split_column=split_column or (data["split_column"] if label is not None else "split"),
         missing=data["missing"],
     )
+
+
+def _check_task(run: Run, label: str, y: np.ndarray) -> None:
+    """Refuse labels of another task: none that the run knows, or of another column less than half of the rows."""
+    known = np.isin(y, run.classes)
+    if known.any() and (label == run.label or known.mean() >= 0.5):
+        return
+    theirs, ours = (_listed(names) for names in (sorted(set(y.tolist())), run.classes))
+    raise HeadError(
+        f"the column {label!r} is about another task than run {run.run_id} learned from {run.label!r}: of {len(y)} rows "
+        f"{int(known.sum())} have a label that it knows; it knows {ours}, and they have {theirs}: give --label a column "
+        "with the same classes, or train a run on this one"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _seen_in(store: Store, samples: Samples, ids: set[str]) -> dict[str, set[str]]:

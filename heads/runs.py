@@ -96,6 +96,8 @@ class Run:
             raise HeadError(
                 f"run {path.name} is of format {self.record['format']}; this icehouse reads up to {FORMAT}"
             )
+        #: What `notes` says beside, of what befell this object and not the run.
+        self.remarks: list[str] = []
         self.metrics: dict[str, Any] = _read_json(path / "metrics.json")
 
     @classmethod
@@ -174,7 +176,7 @@ class Run:
         from .prompts import unprompted
         from .registry import head_class
 
-        notes = list(self.metrics["protocol"]["notes"])
+        notes = [*self.metrics["protocol"]["notes"], *self.remarks]
         try:
             kind = head_class(self.family)
         except IcehouseError:

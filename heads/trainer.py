@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import inspect
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,7 +115,7 @@ def train(
         Of the held-out part, and the head if it has a parameter `seed` that `params` does not
         give.
     report : bool, default True
-        Whether the run gets its ``report.html``; if it cannot be made, the run is there without, and a warning says why.
+        Whether the run gets its ``report.html``; if it cannot be made, a note (`Run.notes`) says why.
     progress : callable, optional
         See `icehouse.heads.head.Head.progress`.
 
@@ -162,7 +161,7 @@ def train(
 
         problem = leave_report(store, run, draws=draws)
         if problem is not None:
-            warnings.warn(problem, RuntimeWarning, stacklevel=2)
+            run.remarks.append(problem)
     return run
 
 

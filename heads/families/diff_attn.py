@@ -34,7 +34,7 @@ class DiffAttn(PublishableHead):
         The form of arXiv 2507.05165: the gates of `guided-ca` as published, then version 1 over z as one token
         (where queries and keys have no effect), 4 heads, batch norm, SGD with lr 1e-3, 50 epochs, patience 5,
         dropout 0.5; the four parameters above have no effect. It exists to reproduce published results. **Its
-        predictions depend on the other rows of the batch**, whose size is `batch_size`, and `fit` warns of it.
+        predictions depend on the other rows of the batch**, whose size is `batch_size`, and a note (`notes_`) says so.
         It takes two inputs of one vector each.
     **shared
         See `TorchHead`.

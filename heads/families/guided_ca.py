@@ -19,9 +19,9 @@ class GuidedCA(PublishableHead):
     text, α_v = σ(W'_t CA(f, e)), and that of the text from attending the image, α_e = σ(W'_v CA(e, f));
     z = [α_v ∘ f̃ ; α_e ∘ ẽ]; then FC, norm, ReLU, dropout, linear. CA(f, e) is cross-attention from the tokens of f
     to those of e: of `tokens` inputs, each patch reads the words and each word the patches, and gated tokens
-    are pooled by attention, one vector an input. Of one vector an input, CA(f, e) is a linear map of e and the
-    gates are the published ones. Of three inputs, each reads the other two. A single `tokens` input reads
-    itself; a single vector is refused.
+    are pooled by attention, one vector an input. Of one vector an input, CA(f, e) is V·LN(W e + b), a linear
+    map of the normed projection, which the gates read where the published ones read e. Of three inputs, each reads the
+    other two. A single `tokens` input reads itself; a single vector is refused.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class GuidedCA(PublishableHead):
         The form of arXiv 2507.05165: attention across the batch, batch norm, 128-d, SGD with lr 1e-3, 50 epochs,
         patience 5, dropout 0.5 (all but the first three change with the parameters below, `width` and `heads`
         have no effect). It exists to reproduce published results. **Its predictions depend on the other rows of the
-        batch**, whose size is `batch_size`, and `fit` warns of it. It takes two inputs of one vector each.
+        batch**, whose size is `batch_size`, and a note (`notes_`) says so. It takes two inputs of one vector each.
     **shared
         See `TorchHead`.
 

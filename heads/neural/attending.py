@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -181,11 +180,9 @@ class PublishableHead(AttentionHead):
                 raise InputError(
                     f"{self.family} as published takes two inputs, an image and a text, not {', '.join(X.names)}"
                 )
-            warnings.warn(
-                f"{self.family} as published attends across the batch: each prediction depends on the rows that "
-                "are predicted with it",
-                UserWarning,
-                stacklevel=4,
+            self.notes_.append(
+                f"{self.family} as published attends across the batch: each prediction depends on the rows that are "
+                "predicted with it"
             )
         return super()._fit(X, y, val, sample_weight)
 

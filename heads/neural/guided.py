@@ -1,6 +1,7 @@
 """Networks of `guided-ca` and `guided-ca+diff-attn`: each input gated by what it reads in the others.
 
-With one vector an input these are the published equations, but for the norm. f̃ = ReLU(norm(W_v f)), ẽ alike;
+With one vector an input these are the published equations, but for the norm and for what the gates read: V·LN(W e + b)
+where they read e (docs/attention-heads.md). f̃ = ReLU(norm(W_v f)), ẽ alike;
 α_v = σ(W'_t CA(f, e)), α_e = σ(W'_v CA(e, f)); z = [α_v ∘ f̃ ; α_e ∘ ẽ]; then FC, norm, ReLU, dropout, linear.
 What is published as SA(e), an attention among the rows of a batch, is here CA(f, e): each token of one input
 attends to the tokens of the others *in its own row*.

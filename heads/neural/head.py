@@ -301,6 +301,12 @@ class TorchHead(Head):
             raise HeadError(
                 f"training {self.family} diverged: the loss was never finite; try a learning rate below lr={self.lr}"
             )
+        if compared and best.epochs == 1 < self.epochs:
+            form = "" if self.batch_independent else " as published"
+            self.notes_.append(
+                f"{self.family}{form} stopped at epoch 1: of {len(best.curve)} epochs the first was the best on dev, so it "
+                "has hardly learned, and may have collapsed to the commonest class; look at the curve, and try another lr"
+            )
         self.curve_ = [_summary(outcome) for outcome in outcomes] if compared else []
         self.curve_ += [_finite(row) for row in best.curve]
         return best

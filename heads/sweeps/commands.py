@@ -111,6 +111,8 @@ def sweep(
             say(f"note: {result.trial}: {result.error}")
     for note in _notes(opened, [result.trial for result in done.results if not result.error], class_weight):
         say(f"note: {note}")
+    for note in done.notes:
+        say(f"note: {note}")
     if done.left:
         say(
             f"note: the budget left {len(done.left)} of {len(done.results)} trials unfinished; "

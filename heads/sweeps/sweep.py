@@ -14,7 +14,6 @@ or seeds does only these.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -124,6 +123,8 @@ class Sweep:
         Family to the runs of its winner, one a seed.
     left : list of Trial
         What the budget left undone.
+    notes : list of str
+        What a reader has to know, such as a report that could not be made.
     """
 
     record: SweepRecord
@@ -131,6 +132,7 @@ class Sweep:
     results: list[TrialResult]
     winners: dict[str, list[Run]]
     left: list[Trial]
+    notes: list[str] = field(default_factory=list)
 
 
 #: Told after every step: results so far, and the trial in hand.
@@ -225,10 +227,9 @@ def sweep(
     results = [_known(trial, record.trial(trial)) for trial in plan]
     left = _fit_all(rows, record, results, class_weight, budget, watch or _ignore)
     winners = _keep_winners(rows, record, metric, class_weight, refit, test, draws)
-    if report:
-        _report(store, winners)
+    notes = _report(store, winners) if report else []
     record.drop_heads()
-    return Sweep(record, metric, results, winners, left)
+    return Sweep(record, metric, results, winners, left, notes)
 
 
 def _fit_all(
@@ -370,15 +371,16 @@ def _tried(store: Store, name: str) -> dict[str, str]:
     return {name: about["feature"] for name, about in features.items() if about["feature"] in known}
 
 
-def _report(store: Store, winners: Mapping[str, Sequence[Run]]) -> None:
-    """Make the report of every winner's first run that has none."""
+def _report(store: Store, winners: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Make the report of every winner's first run that has none; say what went wrong."""
     from ..reports.report import leave_report
 
-    for runs in winners.values():
-        if not (runs[0].path / "report.html").exists():
-            problem = leave_report(store, runs[0], affordable=_AFFORDABLE)
-            if problem is not None:
-                warnings.warn(problem, RuntimeWarning, stacklevel=3)
+    problems = [
+        leave_report(store, runs[0], affordable=_AFFORDABLE)
+        for runs in winners.values()
+        if not (runs[0].path / "report.html").exists()
+    ]
+    return [problem for problem in problems if problem is not None]
 
 
 def _known(trial: Trial, found: Mapping[str, Any] | None) -> TrialResult:

@@ -119,9 +119,6 @@ def test_evaluating_other_rows_and_labels(make_store: Make) -> None:
     some = evaluate(store, run, split=["validation", "test"], where="event = 'event 0'")
     assert some.metrics["n"] == 30
     assert some.metrics["in_training"] == 20
-    other = evaluate(store, run, label="event")
-    assert other.metrics["accuracy"]["value"] == 0
-    assert set(other.metrics["unseen"]) == {"event 0", "event 1"}
     with pytest.raises(UsageError, match="'final'; there are: dev, test, train"):
         evaluate(store, run, split="final")
     with pytest.raises(HeadError, match="did you mean 'event'"):
@@ -178,3 +175,16 @@ def test_damaged_runs_are_one_line(make_store: Make) -> None:
     (run.path / "metrics.json").unlink()
     with pytest.raises(HeadError, match=r"no metrics\.json"):
         Run.load(store, "latest")
+
+
+def test_labels_of_another_task_are_refused(make_store: Make) -> None:
+    store = make_store(120)
+    run = train(store, params={"C": 1.0, "unit": False})
+    with pytest.raises(
+        HeadError, match=r"'event' is about another task .*'calm', 'flood', 'quake'.*'event 0'"
+    ):
+        evaluate(store, run, label="event")
+    assert evaluate(store, run, label="label").metrics["n"] == 30
+    # Of the run's own column, labels that it never saw are errors, not another task.
+    again = train(store, params={"C": 1.0, "unit": False}, where="split != 'train' or label != 'quake'")
+    assert evaluate(store, again).metrics["unseen"] == {"quake": 10}

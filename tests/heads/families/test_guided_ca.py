@@ -170,8 +170,7 @@ def test_only_the_published_form_depends_on_its_batch_mates(tmp_path: Path) -> N
     assert not published.batch_independent
     assert ours.batch_independent
     assert GuidedCA.batch_independent
-    with pytest.warns(UserWarning, match="depends on the rows that are predicted with it"):
-        published.fit(X, y)
+    assert "depends on the rows that are predicted with it" in published.fit(X, y).notes_[0]
     ours.fit(X, y)
 
     def change(head: Any) -> float:
@@ -198,3 +197,15 @@ def test_the_published_form_takes_two_vectors() -> None:
     present = {"text": np.arange(20) > 3}
     with pytest.raises(HeadError, match="4 of 20 rows lack an input"):
         head.fit(Inputs(dict(X), present), y)
+
+
+def test_a_published_form_that_collapsed_says_so(recwarn: pytest.WarningsRecorder) -> None:
+    X, y = equal_or_different(64, noise=0.3)
+    V, v = equal_or_different(40, noise=0.3)
+    head = GuidedCA(as_published=True, lr=30.0, epochs=4, patience=2).fit(X, y, val=(V, np.roll(v, 1)))
+    assert head.chosen_["stop"] == 1
+    assert any("guided-ca as published stopped at epoch 1" in note for note in head.notes_)
+    assert not recwarn.list
+    learned = GuidedCA(**QUICK).fit(X, y, val=(X, y))
+    assert learned.chosen_["stop"] > 1
+    assert learned.notes_ == []
