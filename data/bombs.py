@@ -1,9 +1,12 @@
-"""Decompression bombs: limits on the scans, chunks, time and memory that one image file may cost.
+"""Decompression bombs: limits on the scans, chunks, time and memory that one image or Parquet file may cost.
 
 The number of pixels alone does not bound what a file costs. A progressive JPEG goes over all of them in every scan, metadata
 may unpack to gigabytes, and an animation has as many frames as it likes. So the metadata, of which only the orientation is
 used, is taken out before Pillow sees a file; scans are counted; reading stops when the processor time of a file is used up;
 and the files that are decoded at one time share one budget of memory.
+
+Of a Parquet file the footer tells how many values it has, and how many bytes its pages unpack to; a dictionary tells how
+long its values are before they are repeated. A file that claims far more than files of its size hold is refused.
 """
 
 from __future__ import annotations
@@ -17,8 +20,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ImageError
+from ..errors import ImageError, SourceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "MAX_FRAMES",
@@ -27,8 +35,10 @@ __all__ = [
     "Container",
     "Memory",
     "TimedFile",
+    "check_parquet",
     "exif_orientation",
     "open_container",
+    "read_column",
 ]
 
 #: Scans of a JPEG; encoders make about ten, and libjpeg's own scripts at most a few dozen.
@@ -42,6 +52,13 @@ MAX_FRAMES = 32
 
 #: Segments of a JPEG's header, chunks of a PNG, and strips or tiles of a TIFF.
 MAX_PARTS = 1_000_000
+
+#: A Parquet file is refused whose values, or the bytes they unpack to, are more than this, and more than 20, or `MAX_RATIO`,
+#: for each byte of the file.
+MAX_VALUES = 1_000_000
+MAX_UNPACKED = 1 << 28
+MAX_EXPANDED = 1 << 29
+MAX_RATIO = 100
 
 _TEXT = 1 << 20  # bytes that a compressed text which may hold the orientation unpacks to
 _ORIENTATION = 0x0112
@@ -259,3 +276,93 @@ class Memory:
             with self._changed:
                 self.held -= needed
                 self._changed.notify_all()
+
+
+def check_parquet(path: Path, footer: Any) -> None:
+    """Refuse a Parquet file whose footer (`pyarrow.parquet.FileMetaData`) promises more than a file of its size holds.
+
+    Raises
+    ------
+    SourceError
+    """
+    size = path.stat().st_size
+    groups = [footer.row_group(k) for k in range(footer.num_row_groups)]
+    chunks = [group.column(k) for group in groups for k in range(group.num_columns)]
+    values = max([footer.num_rows, *(chunk.num_values for chunk in chunks)])
+    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
+    for what, count, limit in (
+        ("values", values, max(MAX_VALUES, 20 * size)),
+        ("bytes", unpacked, max(MAX_UNPACKED, MAX_RATIO * size)),
+    ):
+        if count > limit:
+            raise SourceError(
+                f"{path}: {size:,} bytes that unpack to {count:,} {what}: refused as a decompression bomb"
+            )
+
+
+def read_column(path: Path, column: str) -> pa.ChunkedArray:
+    """Read a column of a Parquet file; texts and bytes that are repeated stay a dictionary.
+
+    Raises
+    ------
+    SourceError
+        If it expands to far more than a file of its size holds.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    footer = pq.read_metadata(path)
+    check_parquet(path, footer)
+    leaves = [footer.schema.column(k) for k in range(len(footer.schema))]
+    texts = [
+        leaf.path
+        for leaf in leaves
+        if leaf.physical_type == "BYTE_ARRAY" and f"{leaf.path}.".startswith(f"{column}.")
+    ]
+    limit = max(MAX_EXPANDED, MAX_RATIO * path.stat().st_size)
+    parts, expanded = [], 0
+    with pq.ParquetFile(path, read_dictionary=texts, buffer_size=1 << 20, pre_buffer=False) as file:
+        for batch in file.iter_batches(columns=[column], use_threads=False):
+            parts.append(batch.column(0))
+            expanded += _expanded(batch.column(0))
+            if expanded > limit:
+                raise SourceError(
+                    f"{path}: its column {column!r} expands to more than {limit:,} bytes: refused as a decompression bomb"
+                )
+        kind = parts[0].type if parts else file.schema_arrow.field(column.split(".")[0]).type
+    read = pa.chunked_array(parts, kind)
+    # Inside structs and lists nobody expects a dictionary.
+    return read.cast(_plain(kind)) if pa.types.is_nested(kind) and texts else read
+
+
+def _plain(kind: Any) -> Any:
+    """An Arrow type without dictionaries."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_plain(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    return kind
+
+
+def _expanded(values: Any) -> int:
+    """Bytes of an Arrow array once the values of its dictionaries are repeated."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = values.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _expanded(values.storage)
+    if pa.types.is_dictionary(kind):
+        lengths = pc.binary_length(values.dictionary).take(values.indices)
+        return int(pc.sum(lengths.cast(pa.int64())).as_py() or 0) + int(values.indices.nbytes)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _expanded(pc.list_flatten(values))
+    if pa.types.is_struct(kind):
+        return sum(_expanded(values.field(k)) for k in range(kind.num_fields))
+    return int(values.nbytes)

@@ -20,7 +20,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import ImageError
+from ..errors import ImageError, SourceError
+from .bombs import check_parquet
 from .labels import trim
 
 __all__ = [
@@ -186,6 +187,7 @@ class _Column:
         self.lock = threading.Lock()
         self._column = column
         self._parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        check_parquet(file, self._parquet.metadata)
         self._leaf = _leaf(self._parquet.schema_arrow, column)
         self._rows = self._parquet.metadata.num_rows
         self._batches: Iterator[Any] = iter(())
@@ -268,6 +270,8 @@ def _column(file: Path, column: str) -> _Column:
         if found is None:
             try:
                 found = _Column(file, column)
+            except SourceError as error:
+                raise ImageError(str(error)) from None
             except (pa.ArrowException, OSError) as error:
                 raise ImageError(f"{file} is not a Parquet file that can be read") from error
             _columns[key] = found

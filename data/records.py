@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import SourceError
+from .bombs import check_parquet, read_column
 from .formats import SNIFFED, image_format
 from .image_files import address, holds_pictures, is_list
 from .labels import LIST, trim
@@ -198,6 +199,7 @@ def read_parquet(path: Path, choose: Choose) -> Rows:
     """Read a Parquet file: numbers as their plain digits, several values as lists, pictures in it as their addresses."""
     try:
         with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            check_parquet(path, file.metadata)
             return _read_parquet(path, file, choose)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path} is not a Parquet file that can be read: {one_line(error)}") from error
@@ -227,9 +229,9 @@ def _read_parquet(path: Path, file: pq.ParquetFile, choose: Choose) -> Rows:
     for name in wanted:
         if kinds[name].startswith("picture"):
             columns[name] = _addresses(path, name, file, raw[name])
-            names[name] = _picture_names(file, raw[name])
+            names[name] = _picture_names(path, file, raw[name])
         else:
-            columns[name] = _as_strings(file.read(columns=[raw[name]])[raw[name]])
+            columns[name] = _as_strings(read_column(path, raw[name]))
     keep = np.ones(file.metadata.num_rows, bool)
     for name, column in columns.items():
         try:
@@ -354,13 +356,13 @@ def _one_or_several(cells: list[Any]) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(cells, LIST if several else pa.string())])
 
 
-def _picture_names(file: pq.ParquetFile, raw: str) -> pa.ChunkedArray | None:
+def _picture_names(path: Path, file: pq.ParquetFile, raw: str) -> pa.ChunkedArray | None:
     """The paths that a column of pictures keeps beside their bytes."""
     kind = file.schema_arrow.field(raw).type
     name = _path_field(kind) if pa.types.is_struct(kind) else None
     if name is None:
         return None
-    names = pc.struct_field(file.read(columns=[f"{raw}.{name}"])[raw], name).cast(pa.string())
+    names = pc.struct_field(read_column(path, f"{raw}.{name}"), name).cast(pa.string())
     return names if names.null_count < len(names) else None
 
 

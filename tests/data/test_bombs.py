@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from icehouse.data import bombs
-from icehouse.data.bombs import MAX_SCANS, Memory, exif_orientation
+from icehouse.data.bombs import MAX_SCANS, Memory, exif_orientation, read_column
 from icehouse.data.images import decode
-from icehouse.errors import ImageError
+from icehouse.data.readers import read_rows
+from icehouse.errors import ImageError, SourceError
 from PIL import Image
 
 
@@ -185,6 +188,57 @@ def test_memory_is_given_back_where_decoding_fails() -> None:
     with pytest.raises(ImageError), memory.hold(8):
         raise ImageError("damaged")
     assert memory.held == 0
+
+
+def repeated(value: str | bytes, times: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(times, np.int32)), pa.array([value]))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"text": repeated("x" * 200_000, 200)},
+        {"image": repeated(encoded(scene(), "PNG") + bytes(200_000), 200)},
+        {"text": pa.ListArray.from_arrays([0, *range(200), 200], repeated("x" * 200_000, 200))},
+        {"label": pa.array(np.zeros(4_000_000, np.int64))},
+        {"text": pa.array(["y" * 3_000_000])},
+        {"labels": pa.array([["a"] * 400_000])},
+    ],
+    ids=["text", "bytes", "lists of text", "rows", "one cell", "list"],
+)
+def test_a_parquet_file_that_expands_is_refused(
+    columns: dict[str, pa.Array], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bombs, "MAX_VALUES", 100_000)
+    monkeypatch.setattr(bombs, "MAX_UNPACKED", 1_000_000)
+    monkeypatch.setattr(bombs, "MAX_EXPANDED", 10_000_000)
+    rows = len(next(iter(columns.values())))
+    table = pa.table({"id": pa.array(np.zeros(rows, np.int64)), **columns})
+    pq.write_table(table, tmp_path / "bomb.parquet", compression="zstd")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 40_000
+    (name,) = columns
+    with pytest.raises(SourceError, match=r"bomb\.parquet.*refused as a decompression bomb"):
+        read_column(tmp_path / "bomb.parquet", name)
+    if name != "image":
+        with pytest.raises(SourceError, match="refused as a decompression bomb"):
+            read_rows(tmp_path / "bomb.parquet", lambda header: header.columns)
+
+
+def test_an_honest_parquet_file_is_read_as_it_is(tmp_path: Path) -> None:
+    words = ["sun", "rain", "a word that comes again and again", None]
+    table = pa.table(
+        {
+            "id": pa.array(np.arange(4000)),
+            "text": pa.array([words[k % 4] for k in range(4000)]),
+            "labels": pa.array([[words[k % 3], "b"] for k in range(4000)]),
+        }
+    )
+    pq.write_table(table, tmp_path / "posts.parquet", compression="zstd")
+    assert read_column(tmp_path / "posts.parquet", "text").to_pylist() == table["text"].to_pylist()
+    assert read_column(tmp_path / "posts.parquet", "labels").to_pylist() == table["labels"].to_pylist()
+    assert read_column(tmp_path / "posts.parquet", "labels").type == table["labels"].type
+    pq.write_table(table.slice(0, 0), tmp_path / "none.parquet")
+    assert len(read_column(tmp_path / "none.parquet", "text")) == 0
 
 
 def mutations(data: bytes, rng: np.random.Generator, count: int) -> Iterator[bytes]:
