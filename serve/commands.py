@@ -145,6 +145,8 @@ def predict(
         encoder=load_named(encoder, device=device) if encoder else None,
         device=device,
     )
+    for note in made.notes:
+        say(f"note: {note}")
     for failure in made.failures:
         say(f"{failure.item_id}: {failure.stage}: {failure.message}")
     for row in made.rejected.to_pylist() if made.rejected is not None else ():

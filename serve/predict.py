@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ..data.manifest import SourceOptions, read_sources
+from ..data import image_files
+from ..data.manifest import Manifest, SourceOptions, read_sources
+from ..data.paths import why_missing
+from ..data.pieces import count
 from ..embed.checked import load_checked
 from ..embed.encoder import Encoder, Modality, Tokens
 from ..embed.extract import Failure
@@ -20,9 +24,14 @@ from ..heads.evaluate import predict_items
 from ..heads.inputs import Inputs
 from ..heads.package import Package, is_package
 from ..heads.runs import Prediction, Run
+from ..store.sql import select_items
 from ..store.store import Store
 
 __all__ = ["Predictions", "predict"]
+
+#: Column of a manifest that holds what a modality needs.
+_COLUMNS = {"image": "path", "text": "text"}
+_A = {"image": "an image", "text": "a text"}
 
 
 @dataclass(frozen=True)
@@ -32,17 +41,20 @@ class Predictions:
     Attributes
     ----------
     table : pyarrow.Table
-        item_id, predicted, and ``p_<class>`` for each class; null where a row lacks an input of the run, or, of a run that
-        was trained with ``missing="keep"``, where it lacks all of them.
+        item_id, predicted, ``p_<class>`` for each class, and reason. A row that lacks an input of the run, or, of a run that
+        was trained with ``missing="keep"``, lacks all of them, has no prediction (null) but a reason.
     failures : list of Failure
         Files and texts that could not be encoded.
     rejected : pyarrow.Table
         Source rows that could not be taken at all.
+    notes : tuple of str
+        Remarks on the sources.
     """
 
     table: pa.Table
     failures: list[Failure]
     rejected: pa.Table | None
+    notes: tuple[str, ...] = ()
 
 
 def predict(
@@ -80,7 +92,7 @@ def predict(
     SpaceError
         If the encoder is not, or no longer, the one that the run was trained on.
     HeadError
-        If there is no such run.
+        If there is no such run, or no row has what it needs: that shows before anything is encoded.
     """
     if not isinstance(run, Run) and is_package(run):
         run = Package.load(run)
@@ -91,14 +103,16 @@ def predict(
         run = run if isinstance(run, Run) else Run.load(store, str(run))
     if sources is None:
         assert isinstance(store, Store)
-        return Predictions(predict_items(store, run, where=where), [], None)
-    manifest = read_sources(sources, options=options or SourceOptions())
+        predicted = predict_items(store, run, where=where)
+        return Predictions(_with_the_rest(store, run, where, predicted), [], None)
     captions = [name for name, spec in run.specs.items() if spec["modality"].startswith("caption")]
     if captions:
         raise HeadError(
             f"run {run.run_id} takes captions (input {', '.join(captions)}), which new sources have not: embed and caption "
             "them into the store, then predict its items"
         )
+    manifest = read_sources(sources, options=options or SourceOptions())
+    _check_needs(run, manifest)
     inputs: dict[str, np.ndarray | Tokens] = {}
     failures: list[Failure] = []
     for cleaning, specs in _by_encoder(run.specs):
@@ -110,7 +124,80 @@ def predict(
         failures += raw.failures
         for name, spec in specs.items():
             inputs[name] = raw.arrays[spec["modality"], spec["output"]]
-    return Predictions(_table(run, manifest.table["item_id"], inputs), failures, manifest.rejected)
+    table = _table(run, manifest, inputs, failures)
+    return Predictions(table, failures, manifest.rejected, manifest.notes)
+
+
+def _modalities(run: Run) -> list[str]:
+    return sorted({spec["modality"] for spec in run.specs.values()})
+
+
+def _keeps(run: Run) -> bool:
+    """Whether one of the run's inputs is enough."""
+    return bool(run.record["data"]["missing"] == "keep" and run.head.handles_missing)
+
+
+def _check_needs(run: Run, manifest: Manifest) -> None:
+    """Refuse sources of which no row has what the run needs."""
+    table, needed = manifest.table, _modalities(run)
+    have = {name: pc.is_valid(table[_COLUMNS[name]]).to_numpy() for name in needed}
+    enough = (np.logical_or if _keeps(run) else np.logical_and).reduce(list(have.values()))
+    inputs = (" or " if _keeps(run) else " and ").join(_A[name] for name in needed)
+    if not enough.any():
+        lacking = [name for name in needed if not have[name].any()] or needed
+        both = "both" if len(lacking) > 1 and not _keeps(run) else " or ".join(_A[name] for name in lacking)
+        flags = " and ".join(f"--{name}-column" for name in lacking)
+        raise HeadError(
+            f"run {run.run_id} needs {inputs}, and none of the {count(len(table), 'row')} has {both}: {flags} names the "
+            "column of an annotation file"
+        )
+    if "image" not in needed or (_keeps(run) and any(have[name].any() for name in needed if name != "image")):
+        return
+    files = [
+        Path(root) / path
+        for root, path, here in zip(table["root"].to_pylist(), table["path"].to_pylist(), enough, strict=True)
+        if here
+    ]
+    if not any(map(image_files.exists, files)):
+        why = why_missing(files[0])
+        raise HeadError(
+            f"run {run.run_id} needs {inputs}, and none of {count(len(files), 'image file')} is there, such as {files[0]}"
+            f"{f' ({why})' if why else ''}: --root names the folder that paths start from"
+        )
+
+
+def _with_the_rest(store: Store, run: Run, where: str | None, predicted: pa.Table) -> pa.Table:
+    """Predictions, and the items that have none, each with the reason, in the order of the table `items`."""
+    keys = {name: str(store.feature_table(feature).spec["key"]) for name, feature in run.features.items()}
+    items = store.items.read(list(dict.fromkeys(["item_id", "path", *keys.values()])))
+    if where is not None:
+        items = items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
+    place = pc.index_in(items["item_id"], value_set=predicted["item_id"].combine_chunks())
+    rest = items.filter(pc.is_null(place)).to_pylist()
+    told: dict[str, str] = {}
+    lacking = {row["item_id"] for row in rest}
+    for failure in store.failures.read(["item_id", "stage", "message"]).to_pylist() if rest else ():
+        if failure["item_id"] in lacking:
+            told[failure["item_id"]] = f"{failure['stage']}: {failure['message']}"
+    known = {
+        name: set(store.feature_table(feature).read([keys[name]])[keys[name]].to_pylist()) if rest else set()
+        for name, feature in run.features.items()
+    }
+    reasons: dict[str, str] = {}
+    for row in rest:
+        found = []
+        for name, feature in run.features.items():
+            modality = run.specs[name]["modality"]
+            if row[keys[name]] is None and not (keys[name] == "image_sha256" and row["path"] is not None):
+                found.append(f"no {modality}")
+            elif row[keys[name]] not in known[name]:
+                found.append(told.get(row["item_id"]) or f"not in {feature}")
+        reasons[row["item_id"]] = "; ".join(dict.fromkeys(found))
+    ids = items["item_id"]
+    table = predicted.drop_columns(["item_id"]).take(place).add_column(0, "item_id", ids)
+    return table.append_column(
+        "reason", pa.array([reasons.get(item) for item in ids.to_pylist()], pa.string())
+    )
 
 
 def _by_encoder(specs: Mapping[str, dict[str, Any]]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
@@ -156,12 +243,14 @@ def _probe(store: Store | str | Path | None, run: Run, feature: str) -> dict[str
     return store.feature_table(feature).spec["probe"] if feature in store.feature_names() else {}
 
 
-def _table(run: Run, ids: pa.ChunkedArray, inputs: Mapping[str, np.ndarray | Tokens]) -> pa.Table:
-    """Predictions of the rows that the run can judge; null for the others, in the rows' order."""
+def _table(
+    run: Run, manifest: Manifest, inputs: Mapping[str, np.ndarray | Tokens], failures: list[Failure]
+) -> pa.Table:
+    """Predictions of the rows that the run can judge; null and a reason for the others, in the rows' order."""
+    ids = manifest.table["item_id"]
     present = {name: _there(values) for name, values in inputs.items()}
     # As with the items of a store: see `icehouse.heads.samples.load_samples`.
-    keeps = run.record["data"]["missing"] == "keep" and run.head.handles_missing
-    together = np.logical_or if keeps else np.logical_and
+    together = np.logical_or if _keeps(run) else np.logical_and
     judged = np.asarray(together.reduce(list(present.values())), bool)
     rows = np.flatnonzero(judged)
     if len(rows):
@@ -175,7 +264,36 @@ def _table(run: Run, ids: pa.ChunkedArray, inputs: Mapping[str, np.ndarray | Tok
     place = np.full(len(ids), -1, dtype=np.int64)
     place[rows] = np.arange(len(rows))
     taken = predicted.drop_columns(["item_id"]).take(pa.array(place, mask=~judged))
-    return taken.add_column(0, "item_id", ids)
+    reasons = _reasons(run, manifest, present, judged, failures)
+    return taken.add_column(0, "item_id", ids).append_column("reason", pa.array(reasons, pa.string()))
+
+
+def _reasons(
+    run: Run,
+    manifest: Manifest,
+    present: Mapping[str, np.ndarray],
+    judged: np.ndarray,
+    failures: list[Failure],
+) -> list[str | None]:
+    """Why each row that was not judged was not."""
+    said = {
+        (failure.item_id, "text" if failure.file is None else "image"): f"{failure.stage}: {failure.message}"
+        for failure in failures
+    }
+    table = manifest.table
+    reasons: list[str | None] = [None] * len(judged)
+    for row in np.flatnonzero(~judged).tolist():
+        item, found = table["item_id"][row].as_py(), []
+        for name in present:
+            modality = run.specs[name]["modality"]
+            if present[name][row]:
+                continue
+            if not table[_COLUMNS[modality]][row].is_valid:
+                found.append(f"no {modality}")
+            else:
+                found.append(said.get((item, modality), f"its {modality} could not be encoded"))
+        reasons[row] = "; ".join(dict.fromkeys(found))
+    return reasons
 
 
 def _there(values: np.ndarray | Tokens) -> np.ndarray:

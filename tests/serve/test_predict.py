@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,8 @@ def test_rows_that_cannot_be_predicted_are_null_and_told(work: Path) -> None:
     made = predict(work / "store", "latest", [table], encoder=ToyEncoder())
     assert made.table["item_id"].to_pylist() == ["a", "b", "c"]
     assert made.table["predicted"].to_pylist() == ["day", None, None]
+    assert made.table["reason"].to_pylist()[::2] == [None, "no image"]
+    assert any("columns taken by their names" in note for note in made.notes)
     assert [failure.item_id for failure in made.failures] == ["b"]
     assert made.rejected is not None
     assert len(made.rejected) == 1
@@ -82,14 +85,57 @@ def test_rows_that_lack_an_input_are_predicted_where_training_kept_such(work: Pa
     assert {item for item, row in raw.items() if row["predicted"] is None} == set(raw) - set(stored)
 
 
-def test_without_any_row_to_predict_the_columns_are_there(work: Path) -> None:
-    (work / "none.csv").write_text("id,image,text\na,,words alone\nb,,more words\n")
-    run = next(name for name in sorted(path.name for path in (work / "store" / "runs").iterdir()))
-    table = predict(work / "store", run, [work / "none.csv"], encoder=ToyEncoder()).table
-    assert table.column_names == ["item_id", "predicted", "p_dark", "p_day"]
-    assert table.to_pylist() == [
-        {"item_id": item, "predicted": None, "p_dark": None, "p_day": None} for item in ("a", "b")
-    ]
+class Unused(ToyEncoder):
+    """An encoder that must not be asked for anything."""
+
+    def encode_texts(self, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("nothing is to be encoded")
+
+    encode_images = encode_texts
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ("id,image,text\na,,words alone\nb,,more words\n", "none of the 2 rows has an image: --image-column"),
+        ("id,image,words\na,images/00.png,x\n", "none of the 1 row has a text: --text-column"),
+        ("id,image,text\na,images/00.png,\nb,,x\n", "none of the 2 rows has both: --image-column and --text"),
+        ("id,image,text\na,pics/00.png,x\n", "none of 1 image file is there, .*no folder 'pics'.*--root"),
+    ],
+)
+def test_without_any_row_to_predict_nothing_is_encoded(work: Path, rows: str, why: str) -> None:
+    (work / "none.csv").write_text(rows)
+    with pytest.raises(HeadError, match=f"needs an image and a text, and {why}"):
+        predict(work / "store", "latest", [work / "none.csv"], encoder=Unused())
+
+
+def test_items_without_prediction_say_why(work: Path) -> None:
+    folder = work / "partial"
+    folder.mkdir()
+    (work / "images" / "bad.png").write_bytes(b"nothing")
+    lines = (work / "posts.csv").read_text().splitlines()
+    more = ["x1,images/bad.png,sun,day,test", "x2,,only words,day,test", "x3,images/00.png,,day,test"]
+    (work / "partial.csv").write_text("\n".join([lines[0], more[0], *lines[1:], *more[1:]]) + "\n")
+    embed_sources([work / "partial.csv"], folder / "store", encoder=ToyEncoder(), dtype="float32")
+    store = Store.open(folder / "store")
+    run = train(store, "logreg", inputs="image/joint,text", label="label")
+    (work / "few.csv").write_text("\n".join([lines[0], *lines[1:3], *more]) + "\n")
+    made = predict(store, run, [work / "few.csv"], encoder=ToyEncoder())
+    raw = {row["item_id"]: row for row in made.table.to_pylist()}
+    whole = predict(store, run).table
+    assert (
+        whole.column_names == ["item_id", "predicted", "p_dark", "p_day", "reason"] == made.table.column_names
+    )
+    assert whole["item_id"].to_pylist() == store.items.read(["item_id"])["item_id"].to_pylist()
+    stored = {row["item_id"]: row for row in whole.to_pylist()}
+    for rows in (raw, stored):
+        assert rows["i0"]["reason"] is None
+        assert rows["i0"]["predicted"] == "day"
+        assert [rows[x]["predicted"] for x in ("x1", "x2", "x3")] == [None] * 3
+        assert rows["x1"]["reason"].startswith("decode: not an image of a known format")
+        assert rows["x2"]["reason"] == "no image"
+        assert rows["x3"]["reason"] == "no text"
+    assert predict(store, run, where="item_id in ('i0', 'x2')").table["item_id"].to_pylist() == ["i0", "x2"]
 
 
 def test_another_encoder_is_refused_by_fingerprint(work: Path) -> None:
