@@ -1,9 +1,9 @@
 """The leaderboard: runs side by side, on the same rows, with what their differences are worth.
 
 Runs of one head on the same features with the same parameters and the same protocol, of different seeds, are one entry. The
-leader is the best on dev, because whoever picks the best on test has looked. Every other entry is compared with it by a
-paired bootstrap over the test rows that all entries share; every other figure is about those rows, or about the same part
-of them.
+leader is the best on dev, on common rows and seeds (`icehouse.heads.sweeps.dev_scores`), because whoever picks the best on
+test has looked. Every other entry is compared with it by a paired bootstrap over the test rows that all entries share; every
+other figure is about those rows, or about the same part of them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..looks import Looks, looks_at
 from ..runs import Run, list_runs
 from ..seen import AUTO
 from .apart import Apart, rows_apart
+from .dev_scores import dev_scores
 from .record import SweepRecord
 from .resampling import SCORES, Difference, Resampling
 
@@ -57,7 +58,7 @@ class Entry:
     ----------
     runs : list of Run
     dev : float or None
-        Mean score on dev, where the choice was made.
+        Mean score on dev, where the choice was made, on common rows and seeds; see `icehouse.heads.sweeps.dev_scores`.
     test, spread : float
         Mean and standard deviation over the seeds on the shared test rows; the deviation is None for one seed.
     low, high : float
@@ -151,6 +152,8 @@ class Leaderboard:
         How often these rows have been scored so far, by any run of the store.
     notes : list of str
         What a reader has to know, such as runs that are not shown.
+    dev_comparable : bool
+        Whether the dev scores are of common rows; if not, the order is that of test.
     """
 
     entries: list[Entry]
@@ -161,11 +164,13 @@ class Leaderboard:
     apart: Apart
     looks: Looks
     notes: list[str]
+    dev_comparable: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {
             "metric": self.metric,
+            "dev_comparable": self.dev_comparable,
             "rows": self.rows,
             "left_out": self.left_out,
             "majority": self.majority,
@@ -273,10 +278,12 @@ def compare(
         notes.insert(
             0, f"{_counted(untested)} no scores on test, and cannot be compared: {', '.join(untested)}"
         )
-    devs = [_mean([_dev(run, metric) for run in one]) for one in entries]
-    order = sorted(range(len(entries)), key=lambda e: (devs[e] is None, -(devs[e] or 0.0)))
-    entries, devs = [entries[e] for e in order], [devs[e] for e in order]
     predicted = [[np.array([tables[run.run_id][i][1] for i in ids]) for run in one] for one in entries]
+    dev = dev_scores(entries, metric, _dev)
+    notes += dev.notes
+    ranked = dev.values if dev.comparable else [resampling.value(one) for one in predicted]
+    order = sorted(range(len(entries)), key=lambda e: (ranked[e] is None, -(ranked[e] or 0.0)))
+    entries, predicted, devs = ([some[e] for e in order] for some in (entries, predicted, dev.values))
     sampled = resampling.samples(predicted)
 
     def scored(rows: np.ndarray, by: str) -> list[Score]:
@@ -325,7 +332,9 @@ def compare(
     common = Counter(y.tolist()).most_common(1)[0][0]
     majority = resampling.value([np.full(len(y), common)])
     looks = looks_at(store, tested[0].label, ids)
-    return Leaderboard(made, metric, len(ids), len(every) - len(ids), majority, apart, looks, notes)
+    return Leaderboard(
+        made, metric, len(ids), len(every) - len(ids), majority, apart, looks, notes, dev.comparable
+    )
 
 
 def _entries(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:
@@ -396,11 +405,6 @@ def _test_rows(run: Run) -> dict[str, tuple[str, str]]:
 
 def _dev(run: Run, metric: str) -> float | None:
     return run.metrics["dev"][metric]["value"] if "dev" in run.metrics else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _groups(store: Store, column: str, ids: Sequence[str]) -> dict[str, np.ndarray]:
