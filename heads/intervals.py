@@ -35,6 +35,7 @@ __all__ = [
     "Groups",
     "auroc_interval",
     "confusion_intervals",
+    "joined_interval",
     "log_loss_interval",
     "precision_interval",
     "wilson",
@@ -376,6 +377,19 @@ def log_loss_interval(loss: np.ndarray, implied: float, groups: Groups, level: f
     rows = max(n / groups.effect(loss - mean), 1.0)
     half = _student(max(rows - 1, 1.0), level) * math.sqrt(variance / rows) / mean
     return mean * math.exp(-min(half, _MOST)), min(mean * math.exp(min(half, _MOST)), _MOST)
+
+
+def joined_interval(values: np.ndarray, lows: np.ndarray, highs: np.ndarray, level: float) -> Interval:
+    """Interval of a mean over draws of the training rows.
+
+    The draws' own intervals are about the same scored rows, so they are averaged; how the values differ is an arm by itself.
+    """
+    mean, n = float(values.mean()), len(values)
+    drawn = _student(n - 1, level) * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    low = mean - math.hypot(mean - float(lows.mean()), drawn)
+    high = mean + math.hypot(float(highs.mean()) - mean, drawn)
+    top = 1.0 if highs.max() <= 1 else _MOST
+    return max(low, 0.0), min(high, top)
 
 
 def _student(degrees: float, level: float) -> float:

@@ -16,7 +16,7 @@ Choices, once and for all heads:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ __all__ = [
     "FEW",
     "LEVEL",
     "METRICS",
-    "majority_share",
+    "influence_of",
+    "majority_note",
     "ranking",
     "rarer",
     "row_losses",
@@ -67,6 +68,7 @@ def score(
     draws: int = DRAWS,
     level: float = LEVEL,
     seed: int = 0,
+    only: str | None = None,
 ) -> dict[str, Any]:
     """Score probabilities against labels.
 
@@ -90,6 +92,8 @@ def score(
         Coverage of the intervals.
     seed : int, default 0
         Changes nothing either, since nothing is drawn; for those who give one.
+    only : str, optional
+        A key of `METRICS` that alone is needed: of accuracy and the F1s, the scores of probabilities are left out.
 
     Returns
     -------
@@ -139,6 +143,8 @@ def score(
     result: dict[str, Any] = {"n": n}
     for name in ("accuracy", "macro_f1", "weighted_f1"):
         result[name] = _told(float(values[name]), getattr(spread, name, None))
+    if only in ("accuracy", "macro_f1", "weighted_f1"):
+        return result
     ranked = _ranked(true, proba, k, chosen, alike, level if intervals else None)
     result |= {name: ranked[name] for name in ("auroc", "average_precision", "log_loss")}
     result["majority"] = _majority(support, code_of.get(known, k), known, ranked["prevalence"])
@@ -183,6 +189,46 @@ def score(
     return result
 
 
+def influence_of(
+    name: str, y: np.ndarray, proba: np.ndarray, classes: np.ndarray, positive: str | None = None
+) -> tuple[float, np.ndarray]:
+    """AUROC, average precision or log loss, and what each row adds to it, which sums to zero: float and (n,).
+
+    Parameters
+    ----------
+    name : {"auroc", "average_precision", "log_loss"}
+    y : ndarray of str, shape (n,)
+    proba : ndarray of float, shape (n, k)
+    classes : ndarray of str, shape (k,)
+    positive : str, optional
+        As `score` takes it.
+
+    Returns
+    -------
+    float
+        NaN where the score is not defined.
+    ndarray of float
+    """
+    codes = {label: i for i, label in enumerate(classes.tolist())}
+    true = np.array([codes.get(label, len(codes)) for label in y.tolist()], np.intp)
+    if name == "log_loss":
+        loss = row_losses(true, proba)
+        return float(loss.mean()), (loss - loss.mean()) / len(loss)
+    support = np.bincount(true, minlength=len(codes) + 1)[: len(codes)]
+    defined = np.flatnonzero((support > 0) & (support < len(true))).tolist()
+    if name == "average_precision":
+        chosen = _positive(positive, classes.tolist(), len(codes), support)
+        defined = defined if chosen is None else [c for c in defined if c == chosen]
+    elif len(codes) == 2:
+        defined = defined[-1:]
+    if not defined:
+        return float("nan"), np.full(len(true), np.nan)
+    found = [ranking(proba[:, c], true == c) for c in defined]
+    at = 0 if name == "auroc" else 2
+    value = float(np.mean([one[at] for one in found]))
+    return value, np.mean([one[at + 1] for one in found], axis=0)
+
+
 def rarer(y: Sequence[Any] | np.ndarray) -> Any:
     """The rarer of two labels, the later one by name where both are as many; None unless there are two."""
     labels, counts = np.unique(np.asarray(y), return_counts=True)
@@ -191,10 +237,31 @@ def rarer(y: Sequence[Any] | np.ndarray) -> Any:
     return labels.tolist()[0 if counts[0] < counts[1] else 1]
 
 
-def majority_share(support: Sequence[int] | np.ndarray) -> float:
-    """Share of the commonest label among rows of which each class has so many."""
-    counts = np.asarray(support)
-    return float(counts.max() / max(counts.sum(), 1))
+def majority_note(support: Mapping[str, int], metric: str | None = None) -> list[str]:
+    """What to say of rows of which most have one label: what misleads then, and what does not; nothing of others.
+
+    Parameters
+    ----------
+    support : mapping of str to int
+        Label to its rows.
+    metric : str, optional
+        The score that is looked at; None for several.
+    """
+    common, most = max(support.items(), key=lambda one: one[1])
+    share = most / sum(support.values())
+    if (
+        share < _LOPSIDED
+        or most == sum(support.values())
+        or metric in ("auroc", "average_precision", "log_loss")
+    ):
+        return []
+    look = (
+        "macro-F1, which depends on where the classes are cut, may rank a head last whose AUROC is the best; see too"
+        if metric == "macro_f1"
+        else "accuracy and weighted F1 say little here; look at macro-F1,"
+    )
+    told = f"{share:.0%} of the rows are {common!r}: {look} AUROC and average precision"
+    return [f"{told}, choose by them (--metric auroc), or weigh classes alike (--class-weight balanced)"]
 
 
 def _positive(positive: Any, labels: Sequence[Any], k: int, support: np.ndarray) -> int | None:
@@ -355,13 +422,7 @@ def _notes(result: dict[str, Any], support: np.ndarray, labels: Sequence[Any], i
             f"every row was given {str(result['one_class'])!r}: by predicted classes this head knows no more than the "
             "majority does; what its probabilities know is in AUROC, average precision and log loss"
         )
-    share = majority_share(support)
-    if share >= _LOPSIDED and (support > 0).sum() > 1:
-        common = str(labels[int(support.argmax())])
-        notes.append(
-            f"{share:.0%} of the rows are {common!r}: accuracy and weighted F1 say little here; look at macro-F1, AUROC and "
-            "average precision, choose by them (--metric), or weigh classes alike (--class-weight balanced)"
-        )
+    notes += majority_note(dict(zip(map(str, labels), support.tolist(), strict=True)))
     groups = result["intervals"]["groups"]
     if n < FEW:
         notes.append(

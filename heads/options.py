@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -19,6 +19,7 @@ __all__ = [
     "DupsOption",
     "GridOption",
     "LabelOption",
+    "Metric",
     "MetricOption",
     "MissingOption",
     "PositiveOption",
@@ -85,10 +86,10 @@ DrawsOption = Annotated[
     ),
 ]
 
-MetricOption = Annotated[
-    Literal["macro_f1", "accuracy", "weighted_f1", "auroc", "average_precision", "log_loss"],
-    typer.Option("--metric", "-m", help="Score that decides."),
-]
+#: The keys of `icehouse.heads.score_text.METRICS`.
+Metric: TypeAlias = Literal["macro_f1", "accuracy", "weighted_f1", "auroc", "average_precision", "log_loss"]
+
+MetricOption = Annotated[Metric, typer.Option("--metric", "-m", help="Score that decides, and that ranks.")]
 
 ClassWeightOption = Annotated[
     Literal["balanced"] | None,

@@ -168,16 +168,22 @@ class Searches:
         -------
         ndarray of int, shape (n,)
         """
+        keys = {str(spec["key"]) for spec in samples.specs.values()}
+        return self.groups_among(samples.ids, list(samples.content.values()), keys)
+
+    def groups_among(
+        self, ids: np.ndarray, contents: Sequence[np.ndarray], keys: Collection[str]
+    ) -> np.ndarray:
+        """The same of items by their ids and content hashes, a column an input; `keys` are as `among` takes them."""
         import pyarrow as pa
 
-        columns = [np.asarray(column, object) for column in samples.content.values()]
-        keys = {str(spec["key"]) for spec in samples.specs.values()}
+        columns = [np.asarray(column, object) for column in contents]
         for found in self.found:
             if not self.named and found.content not in keys:
                 continue
             neighbours = self._neighbours(found)
-            places = neighbours.numbers(pa.array(samples.ids.tolist(), pa.string()))
-            column = np.full(len(samples), None, object)
+            places = neighbours.numbers(pa.array(ids.tolist(), pa.string()))
+            column = np.full(len(ids), None, object)
             known = np.flatnonzero(places >= 0)
             column[known] = neighbours.groups()[places[known]]
             columns.append(column)

@@ -112,8 +112,14 @@ def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -
         "on": on,
         "rows": len(scored),
         "seed": run.record["seed"],
-        **_compare(list(run.features), scored, predicted, undefined, draws, level),
-        "intervals": {"method": "paired percentile bootstrap over rows", "draws": draws, "level": level},
+        **_compare(
+            list(run.features), scored, rows.searches.groups(scored), predicted, undefined, draws, level
+        ),
+        "intervals": {
+            "method": "closed form; differences: paired bootstrap, over groups of duplicates",
+            "draws": draws,
+            "level": level,
+        },
         "seconds": round(time.perf_counter() - started, 3),
     }
     with publish(run.path / "ablation.json") as temp:
@@ -186,13 +192,16 @@ def _own(run: Run, scored: Samples) -> np.ndarray | None:
 def _compare(
     inputs: list[str],
     scored: Samples,
+    groups: np.ndarray,
     predicted: dict[tuple[str, ...], np.ndarray],
     undefined: dict[tuple[str, ...], str],
     draws: int,
     level: float,
 ) -> dict[str, Any]:
     everything = tuple(inputs)
-    resampled = {score: Resampling(scored.labels, score, draws=draws, level=level) for score in SCORES}
+    resampled = {
+        score: Resampling(scored.labels, score, draws=draws, level=level, groups=groups) for score in SCORES
+    }
     listed = []
     for names in subsets(inputs):
         entry: dict[str, Any] = {"inputs": list(names)}
@@ -200,8 +209,8 @@ def _compare(
             entry["undefined"] = undefined[names]
         else:
             for score, resampling in resampled.items():
-                low, high = resampling.interval(resampling.sample([predicted[names]]))
-                entry[score] = {"value": resampling.value([predicted[names]]), "low": low, "high": high}
+                value, low, high = resampling.told([predicted[names]])
+                entry[score] = {"value": value, "low": low, "high": high}
             if names != everything and everything in predicted:
                 entry["drop"] = {}
                 for score, resampling in resampled.items():

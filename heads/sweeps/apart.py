@@ -36,12 +36,15 @@ class Apart:
         Names of the searches that tell near-duplicates.
     complete : bool
         Whether these looked at all rows and all of training, without stopping at their cap.
+    groups : ndarray of int, shape (n,)
+        Group of each of all rows: duplicates of one another, by the content of any run's input or by these searches.
     """
 
     rows: np.ndarray
     kind: Literal["near-duplicates", "copies"]
     searches: list[str]
     complete: bool
+    groups: np.ndarray
 
 
 def rows_apart(
@@ -90,7 +93,14 @@ def rows_apart(
             alike |= near.rows
             names |= dict.fromkeys(search["name"] for search in near.about["searches"])
             complete &= bool(near.about["complete"])
-    return Apart(np.flatnonzero(~alike), "near-duplicates" if names else "copies", list(names), complete)
+    contents = [np.array([of.get(item) for item in rows.tolist()], object) for of in content.values()]
+    return Apart(
+        np.flatnonzero(~alike),
+        "near-duplicates" if names else "copies",
+        list(names),
+        complete,
+        searches.groups_among(rows, contents, list(content)),
+    )
 
 
 def _contents(store: Store, keys: set[str]) -> dict[str, dict[str, str | None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,16 +15,21 @@ from ...errors import UsageError
 from ..options import (
     ClassWeightOption,
     CombinationsOption,
+    DrawsOption,
     DupsOption,
     GridOption,
     LabelOption,
+    Metric,
+    MetricOption,
     MissingOption,
+    PositiveOption,
     SplitColumnOption,
     StrictLabelsOption,
     TestOption,
     WhereOption,
     tell_labels,
 )
+from ..score_text import interval_text, title, value_text
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -35,8 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["compare", "sweep"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-
-MetricOption = Annotated[str, typer.Option("--metric", "-m", help="Score that decides.")]
 
 
 def sweep(
@@ -64,6 +67,8 @@ def sweep(
     where: WhereOption = None,
     missing: MissingOption = "drop",
     dups: DupsOption = None,
+    positive: PositiveOption = None,
+    draws: DrawsOption = 1000,
     class_weight: ClassWeightOption = None,
     test: TestOption = True,
     strict_labels: StrictLabelsOption = False,
@@ -98,6 +103,8 @@ def sweep(
             where=where,
             missing=missing,
             dups=dups or "auto",
+            positive=positive,
+            draws=draws,
             class_weight=class_weight,
             refit=refit,
             test=test,
@@ -121,14 +128,10 @@ def sweep(
     runs = [run for found in done.winners.values() for run in found]
     board = None
     if any("test" in run.metrics for run in runs):
-        from .resampling import SCORES
-
-        ranked = metric if metric in SCORES else "macro_f1"
-        board = compare_runs(opened, runs, metric=ranked, dups=dups or "auto")
-        if ranked != metric:
-            board.notes.append(
-                f"chosen by {metric}, ranked by {ranked}: the paired bootstrap needs a score of predicted classes"
-            )
+        # By the same metric: what decided is what is ranked.
+        board = compare_runs(
+            opened, runs, metric=metric, dups=dups or "auto", positive=positive, draws=draws or 2000
+        )
     if as_json:
         print_json(
             {
@@ -148,7 +151,7 @@ def sweep(
             }
         )
         return
-    columns, rows = _trial_rows(done.results, metric, done.best)
+    columns, rows = _trial_rows(done.results, metric)
     print_table(columns, rows, title=f"On dev, {metric} (chosen here)")
     echo("")
     if board is None:
@@ -170,7 +173,10 @@ def compare(
     name: Annotated[
         str | None, typer.Option("--sweep", help="Compare the winners of this sweep.", show_default=False)
     ] = None,
-    metric: MetricOption = "macro_f1",
+    metric: Annotated[
+        Metric | None,
+        typer.Option("--metric", "-m", help="Score that ranks.", show_default="the sweep's, else macro_f1"),
+    ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(
@@ -178,7 +184,8 @@ def compare(
         ),
     ] = None,
     dups: DupsOption = None,
-    draws: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = 2000,
+    positive: PositiveOption = None,
+    draws: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of differences.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -186,14 +193,23 @@ def compare(
     from ...store.store import Store
     from .compare import compare as compare_runs
     from .compare import find_runs
-    from .record import list_sweeps
+    from .record import SweepRecord, list_sweeps
 
     opened = Store.open(store)
     if name is None and not runs and "default" in list_sweeps(opened):
         name = "default"
     found = find_runs(opened, runs or (), sweep=name)
+    if metric is None:  # what decided is what ranks
+        metric = "macro_f1" if name is None or runs else SweepRecord.open(opened, name).data["metric"]
     board = compare_runs(
-        opened, found, metric=metric, group_by=group_by, dups=dups or "auto", draws=draws, seed=seed
+        opened,
+        found,
+        metric=metric,
+        group_by=group_by,
+        dups=dups or "auto",
+        positive=positive,
+        draws=draws,
+        seed=seed,
     )
     if as_json:
         print_json(board.as_json())
@@ -227,6 +243,8 @@ def _board_json(board: Leaderboard) -> dict[str, Any]:
 def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
     from ..looks import about_looks
 
+    metric = board.metric
+    heading = title(metric, {"positive": board.positive and {"label": board.positive}})
     rows: list[list[Any]] = []
     names = [
         entry.family + "".join(f" {name}={value}" for name, value in entry.params.items())
@@ -238,17 +256,20 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
             f"{name} (refit)" if entry.refit else name
             for name, entry in zip(names, board.entries, strict=True)
         ]
+    chance = "ranked by chance" if metric in ("auroc", "average_precision") else "always the commonest label"
+    base = "" if board.majority is None else f"; {chance}: {value_text(board.majority, metric)}"
     for name, entry in zip(names, board.entries, strict=True):
         behind = entry.behind
         rows.append(
             [
-                name,
+                name + ("" if entry.one_class is None else f" (only {entry.one_class!r})"),
                 entry.inputs,
-                _percent(entry.dev),
-                _percent(entry.test) + (f" ± {100 * entry.spread:.1f}" if entry.spread is not None else ""),
-                f"{_percent(entry.low)}–{_percent(entry.high)}",
-                "leader" if behind is None else f"{100 * behind.value:+.1f} (p {behind.p:.2g})",
-                _with_interval(entry.apart),
+                value_text(entry.dev, metric),
+                value_text(entry.test, metric)
+                + (f" ± {value_text(entry.spread, metric)}" if entry.spread is not None else ""),
+                interval_text(entry.low, entry.high, metric),
+                "leader" if behind is None else f"{_signed(behind.value, metric)} (p {behind.p:.2g})",
+                _with_interval(entry.apart, metric),
                 len(entry.runs),
                 f"{entry.seconds:.1f} s",
                 _bytes(entry.size),
@@ -259,8 +280,8 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
         [
             "head",
             "inputs",
-            "dev" if board.dev_comparable else "dev (not comparable)",
-            f"test {board.metric}",
+            "dev",
+            f"test {heading}",
             "95% interval",
             "to the leader",
             f"no {board.apart.kind} ({len(board.apart.rows)} rows)",
@@ -270,12 +291,14 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
             "one row",
         ],
         rows,
-        title=f"{board.rows} test rows; always the commonest label: {_percent(board.majority)}",
+        title=f"{board.rows} test rows{base}",
     )
-    order = "dev" if board.dev_comparable else "test, since dev scores are not comparable"
+    unit = "" if metric == "log_loss" else "In percent; "
+    groups = len(set(board.apart.groups.tolist()))
+    over = "test rows" if groups == board.rows else f"{groups:,} groups of duplicates"
     echo(
-        f"\nOrdered by {order}. In percent; ± over the seeds, intervals and p over resampled test rows "
-        "(paired bootstrap)."
+        f"\nOrdered by {heading} on dev. {unit}± over the seeds, intervals over {over}, "
+        "p of a paired bootstrap over the same."
     )
     echo(about_looks(board.looks.as_json()))
     if board.left_out:
@@ -294,18 +317,16 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
                 [
                     value,
                     n,
-                    *(_with_interval(entry.groups[value][0][board.metric]) for entry in board.entries),
+                    *(_with_interval(entry.groups[value][0].get(metric), metric) for entry in board.entries),
                 ]
                 for value, (_, n) in board.entries[0].groups.items()
             ],
-            title=f"{board.metric} on test with 95% interval, by {group_by}",
+            title=f"{heading} on test with 95% interval, by {group_by}",
         )
 
 
-def _trial_rows(
-    results: Sequence[TrialResult], metric: str, chosen: Mapping[str, str] | None = None
-) -> tuple[list[str], list[list[Any]]]:
-    """Table of trials, the best of each family marked: those `chosen` (family to key), else the best so far."""
+def _trial_rows(results: Sequence[TrialResult], metric: str) -> tuple[list[str], list[list[Any]]]:
+    """Table of trials, the best of each family marked."""
     best: dict[str, tuple[float, float]] = {}
     for result in results:
         family, rank = result.trial.family, result.rank(metric)
@@ -314,8 +335,6 @@ def _trial_rows(
     for result in results:
         value, spread = result.value(metric), result.spread(metric)
         wins = value is not None and result.rank(metric) == best[result.trial.family]
-        if chosen is not None:
-            wins = chosen.get(result.trial.family) == result.trial.key
         said = "" if value is None else f"{value:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
         rows.append(
             [
@@ -323,7 +342,7 @@ def _trial_rows(
                 + "".join(f" {name}={value}" for name, value in result.trial.params.items()),
                 result.trial.inputs,
                 said or ("left out" if result.error else ""),
-                "*" if wins else "",
+                ("*" if wins else "") + (f" only {only!r}" if (only := result.one_class) is not None else ""),
                 f"{len(result.seeds)}/{len(result.trial.seeds)}",
                 f"{result.seconds:.1f} s" if result.seeds else "",
             ]
@@ -368,14 +387,14 @@ def _seconds(text: str | None) -> float | None:
     return float(found[1]) * _UNITS[found[2] or "s"]
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
+def _signed(value: float, metric: str) -> str:
+    return f"{value:+.3f}" if metric == "log_loss" else f"{100 * value:+.1f}"
 
 
-def _with_interval(score: Score | None) -> str:
+def _with_interval(score: Score | None, metric: str) -> str:
     if score is None:
         return ""
-    return f"{_percent(score.value)} ({_percent(score.low)}–{_percent(score.high)})"
+    return f"{value_text(score.value, metric)} ({interval_text(score.low, score.high, metric)})"
 
 
 def _bytes(size: int) -> str:

@@ -1,9 +1,9 @@
 """The leaderboard: runs side by side, on the same rows, with what their differences are worth.
 
 Runs of one head on the same features with the same parameters and the same protocol, of different seeds, are one entry. The
-leader is the best on dev, on common rows and seeds (`icehouse.heads.sweeps.dev_scores`), because whoever picks the best on
-test has looked. Every other entry is compared with it by a paired bootstrap over the test rows that all entries share; every
-other figure is about those rows, or about the same part of them.
+leader is the best on dev, because whoever picks the best on test has looked. Every other entry is compared with it by a
+paired bootstrap over the test rows that all entries share; every other figure is about those rows, or about the same part
+of them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import numpy as np
 from ...errors import HeadError, SpaceError, UsageError
 from ..evaluate import load_run_samples
 from ..looks import Looks, looks_at
+from ..metrics import majority_note, rarer, score
 from ..runs import Run, list_runs
+from ..score_text import METRICS, title
 from ..seen import AUTO
 from .apart import Apart, rows_apart
-from .dev_scores import dev_scores
 from .record import SweepRecord
-from .resampling import SCORES, Difference, Resampling
+from .resampling import Difference, Predicted, Resampling
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -42,7 +43,7 @@ _TOLD = ("macro_f1", "accuracy")
 
 @dataclass(frozen=True)
 class Score:
-    """A score on some rows, as a mean over the seeds, with its bootstrap interval over the rows."""
+    """A score on some rows, as a mean over the seeds, with its interval over the rows."""
 
     value: float
     low: float
@@ -58,11 +59,11 @@ class Entry:
     ----------
     runs : list of Run
     dev : float or None
-        Mean score on dev, where the choice was made, on common rows and seeds; see `icehouse.heads.sweeps.dev_scores`.
+        Mean score on dev, where the choice was made.
     test, spread : float
         Mean and standard deviation over the seeds on the shared test rows; the deviation is None for one seed.
     low, high : float
-        Bootstrap interval of `test` over the rows.
+        Interval of `test` over the rows.
     behind : Difference or None
         This minus the leader; None for the leader itself.
     apart : Score or None
@@ -74,7 +75,10 @@ class Entry:
     latency : float or None
         Seconds for one row, the median.
     groups : dict of str to (dict of str to Score, int)
-        Value of the grouping column to its scores by name (the leaderboard's, macro-F1 and accuracy) and its rows.
+        Value of the grouping column to its scores by name (the leaderboard's, macro-F1 and accuracy) and its rows; a score
+        that is not defined on them is left out.
+    one_class : str or None
+        The label that every seed gave every row.
     """
 
     runs: list[Run]
@@ -89,6 +93,7 @@ class Entry:
     size: int
     latency: float | None
     groups: dict[str, tuple[dict[str, Score], int]]
+    one_class: str | None = None
 
     @property
     def family(self) -> str:
@@ -123,6 +128,7 @@ class Entry:
             "behind_leader": None if self.behind is None else vars(self.behind),
             "without_duplicates": None if self.apart is None else vars(self.apart),
             "fit_seconds": self.seconds,
+            "one_class": self.one_class,
             "head_bytes": self.size,
             "row_latency_seconds": self.latency,
             "groups": {
@@ -144,36 +150,36 @@ class Leaderboard:
         Test rows that all entries share.
     left_out : int
         Test rows that some entry lacks.
-    majority : float
-        Score of always giving the commonest label of these rows.
+    majority : float or None
+        Score of always giving the commonest label of these rows, or of ranking by chance; None for log loss.
+    positive : str or None
+        Class whose average precision is meant.
     apart : Apart
         Which of these rows are like nothing in any entry's training.
     looks : Looks
         How often these rows have been scored so far, by any run of the store.
     notes : list of str
         What a reader has to know, such as runs that are not shown.
-    dev_comparable : bool
-        Whether the dev scores are of common rows; if not, the order is that of test.
     """
 
     entries: list[Entry]
     metric: str
     rows: int
     left_out: int
-    majority: float
+    majority: float | None
+    positive: str | None
     apart: Apart
     looks: Looks
     notes: list[str]
-    dev_comparable: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {
             "metric": self.metric,
-            "dev_comparable": self.dev_comparable,
             "rows": self.rows,
             "left_out": self.left_out,
             "majority": self.majority,
+            "positive": self.positive,
             "without_duplicates": {
                 "kind": self.apart.kind,
                 "rows": len(self.apart.rows),
@@ -217,6 +223,7 @@ def compare(
     metric: str = "macro_f1",
     group_by: str | None = None,
     dups: str | Sequence[str] | None = AUTO,
+    positive: str | None = None,
     draws: int = 2000,
     seed: int = 0,
     latency: bool = True,
@@ -229,11 +236,15 @@ def compare(
     runs : sequence of Run
         All of one label. Those without scores on test are left out with a note, and so are all but the last of several that
         differ in nothing.
-    metric : {"macro_f1", "accuracy", "weighted_f1"}
+    metric : str, default "macro_f1"
+        What ranks them, on dev, and is compared on test: a key of `icehouse.heads.score_text.METRICS`.
     group_by : str, optional
         Column of `items`: scores are also given for each of its values.
     dups : str, sequence of str, or None, default "auto"
-        Searches for duplicates that tell which rows are like training; see `icehouse.heads.seen.Searches.of`.
+        Searches for duplicates that tell which rows are like training, and which are groups; see
+        `icehouse.heads.seen.Searches.of`.
+    positive : str, optional
+        Class of the average precision; by default the runs', or the rarer one of two.
     draws, seed
         Of the bootstrap.
     latency : bool, default True
@@ -250,8 +261,8 @@ def compare(
     HeadError
         If the runs have different labels, no test scores, or no test row in common.
     """
-    if metric not in SCORES:
-        raise UsageError(f"no metric {metric!r} to compare by; there are: {', '.join(SCORES)}")
+    if metric not in METRICS:
+        raise UsageError(f"no metric {metric!r} to compare by; there are: {', '.join(METRICS)}")
     tested = [run for run in runs if "test" in run.metrics]
     if not tested:
         raise HeadError("none of these runs has test scores: a leaderboard needs a test split")
@@ -260,16 +271,24 @@ def compare(
         listed = ", ".join(f"{label!r} ({n})" for label, n in labels.items())
         raise HeadError(f"these runs learned different labels: {listed}; name runs of one of them")
     tables = {run.run_id: _test_rows(run) for run in tested}
-    shared = set.intersection(*(set(table) for table in tables.values()))
-    every = set.union(*(set(table) for table in tables.values()))
+    shared = set.intersection(*(set(places) for places, _, _ in tables.values()))
+    every = set.union(*(set(places) for places, _, _ in tables.values()))
     if not shared:
         raise HeadError("these runs share no test row: compare runs on the same splits")
     ids = sorted(shared)
-    y = np.array([tables[tested[0].run_id][i][0] for i in ids])
+    said = {}
     for run in tested:
-        if any(tables[run.run_id][i][0] != label for i, label in zip(ids, y.tolist(), strict=True)):
+        places, labels_of, predicted_of = tables[run.run_id]
+        at = np.array([places[item] for item in ids])
+        if run is tested[0]:
+            y = labels_of[at]
+        if (labels_of[at] != y).any():
             raise HeadError(f"run {run.run_id} was scored against other labels; train it again")
-    resampling = Resampling(y, metric, draws=draws, seed=seed)
+        said[run.run_id] = predicted_of[at]
+    apart = rows_apart(store, tested, ids, dups)
+    positive = _positive(tested, y, positive)
+    about = {"draws": draws, "seed": seed, "positive": positive}
+    resampling = Resampling(y, metric, groups=apart.groups, **about)
     groups = {} if group_by is None else _groups(store, group_by, ids)
 
     entries, notes = _entries(tested)
@@ -278,24 +297,27 @@ def compare(
         notes.insert(
             0, f"{_counted(untested)} no scores on test, and cannot be compared: {', '.join(untested)}"
         )
-    predicted = [[np.array([tables[run.run_id][i][1] for i in ids]) for run in one] for one in entries]
-    dev = dev_scores(entries, metric, _dev)
-    notes += dev.notes
-    ranked = dev.values if dev.comparable else [resampling.value(one) for one in predicted]
-    order = sorted(range(len(entries)), key=lambda e: (ranked[e] is None, -(ranked[e] or 0.0)))
-    entries, predicted, devs = ([some[e] for e in order] for some in (entries, predicted, dev.values))
+    devs = [_mean([_dev(run, metric, positive) for run in one]) for one in entries]
+    losses = [_mean([_dev(run, "log_loss", positive) for run in one]) for one in entries]
+    sign = 1 if METRICS[metric] else -1
+    order = sorted(
+        range(len(entries)),
+        key=lambda e: (devs[e] is None, -sign * (devs[e] or 0.0), np.inf if losses[e] is None else losses[e]),
+    )
+    entries, devs = [entries[e] for e in order], [devs[e] for e in order]
+    predicted = [[said[run.run_id] for run in one] for one in entries]
+    if np.isnan(resampling.value(predicted[0])):
+        raise HeadError(
+            f"{title(metric)} is not defined on these {len(ids)} test rows: they hold one class only"
+        )
     sampled = resampling.samples(predicted)
 
-    def scored(rows: np.ndarray, by: str) -> list[Score]:
-        """Every entry on some of the rows."""
-        part = Resampling(y[rows], by, draws=draws, seed=seed)
-        some = [[one[rows] for one in head] for head in predicted]
-        return [
-            Score(part.value(head), *part.interval(sample), len(rows))
-            for head, sample in zip(some, part.samples(some), strict=True)
-        ]
+    def scored(rows: np.ndarray, by: str) -> list[Score | None]:
+        """Every entry on some of the rows; None where the score is not defined on them."""
+        part = Resampling(y[rows], by, groups=apart.groups[rows], **about)
+        told = [part.told([one[rows] for one in head]) for head in predicted]
+        return [None if np.isnan(one[0]) else Score(*one, len(rows)) for one in told]
 
-    apart = rows_apart(store, [run for one in entries for run in one], ids, dups)
     notes += _about_apart(apart, len(ids))
     without = scored(apart.rows, metric) if len(apart.rows) else [None] * len(entries)
     by_group = {
@@ -305,9 +327,9 @@ def compare(
     made = []
     for e, (members, own) in enumerate(zip(entries, predicted, strict=True)):
         singles = [resampling.value([one]) for one in own]
-        low, high = resampling.interval(sampled[e])
-        value = float(np.mean(singles))
+        value, low, high = resampling.told(own)
         behind = resampling.between(value - resampling.value(predicted[0]), sampled[e] - sampled[0])
+        given = {label for one in own for label in np.unique(one.labels).tolist()}
         made.append(
             Entry(
                 runs=members,
@@ -324,17 +346,22 @@ def compare(
                 ),
                 latency=_latency(store, members[0], ids[0]) if latency else None,
                 groups={
-                    name: ({by: scores[e] for by, scores in found.items()}, len(groups[name]))
+                    name: ({by: s for by, scores in found.items() if (s := scores[e])}, len(groups[name]))
                     for name, found in by_group.items()
                 },
+                one_class=given.pop() if len(given) == 1 and len(set(y.tolist())) > 1 else None,
             )
         )
-    common = Counter(y.tolist()).most_common(1)[0][0]
-    majority = resampling.value([np.full(len(y), common)])
+    notes += majority_note(Counter(y.tolist()), metric)
+    notes += [
+        f"{entry.family} on {entry.inputs} gave every row {entry.one_class!r}: by predicted classes it knows no more than "
+        "the majority does"
+        for entry in made
+        if entry.one_class is not None
+    ]
+    majority = _majority(y, metric, positive)
     looks = looks_at(store, tested[0].label, ids)
-    return Leaderboard(
-        made, metric, len(ids), len(every) - len(ids), majority, apart, looks, notes, dev.comparable
-    )
+    return Leaderboard(made, metric, len(ids), len(every) - len(ids), majority, positive, apart, looks, notes)
 
 
 def _entries(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:
@@ -396,15 +423,56 @@ def _json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _test_rows(run: Run) -> dict[str, tuple[str, str]]:
-    """Test item to its label and what was predicted."""
+def _test_rows(run: Run) -> tuple[dict[str, int], np.ndarray, Predicted]:
+    """Place of each test item among the rows, their labels, and what was predicted."""
+    import pyarrow.compute as pc
+
     table = run.predictions()
-    columns = [table[name].to_pylist() for name in ("item_id", "split", "y", "predicted")]
-    return {item: (y, said) for item, split, y, said in zip(*columns, strict=True) if split == "test"}
+    table = table.filter(pc.equal(table["split"], "test"))
+    places = {item: row for row, item in enumerate(table["item_id"].to_pylist())}
+    labels, said = (np.array(table[name].to_pylist(), str) for name in ("y", "predicted"))
+    proba = np.stack([table[f"p_{label}"].to_numpy().astype(np.float64) for label in run.classes], axis=1)
+    return places, labels, Predicted(said, np.array(run.classes), proba)
 
 
-def _dev(run: Run, metric: str) -> float | None:
-    return run.metrics["dev"][metric]["value"] if "dev" in run.metrics else None
+def _dev(run: Run, metric: str, positive: str | None) -> float | None:
+    if "dev" not in run.metrics:
+        return None
+    dev = run.metrics["dev"]
+    if metric == "average_precision" and positive is not None:
+        # Earlier versions took the mean of both classes.
+        return next((row[metric] for row in dev["per_class"] if str(row["label"]) == positive), None)
+    value: float | None = dev[metric]["value"]
+    return value
+
+
+def _positive(runs: Sequence[Run], y: np.ndarray, given: str | None) -> str | None:
+    """Class of the average precision: as given, as the runs have it, or the rarer one of two."""
+    if given is not None:
+        known = sorted({label for run in runs for label in run.classes})
+        if given not in known:
+            raise UsageError(
+                f"no class {given!r} to take as positive; there are: {', '.join(map(repr, known))}"
+            )
+        return given
+    theirs = {run.positive for run in runs}
+    if len(theirs) == 1 and None not in theirs:
+        return theirs.pop()
+    return rarer(y) if all(len(run.classes) == 2 for run in runs) else None
+
+
+def _majority(y: np.ndarray, metric: str, positive: str | None) -> float | None:
+    """Score of always giving the commonest label; of ranking by chance for AUROC and average precision."""
+    classes = np.unique(y)
+    proba = np.tile([(y == label).mean() for label in classes], (len(y), 1))
+    base = score(y, proba, classes, positive=positive if positive in classes else None, draws=0)["majority"]
+    value: float | None = base.get(metric)
+    return value
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _groups(store: Store, column: str, ids: Sequence[str]) -> dict[str, np.ndarray]:

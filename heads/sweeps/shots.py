@@ -10,7 +10,8 @@
 4. **Test is scored for every draw**, whole, and every time counts as a look (`icehouse.heads.looks`). That is a report of a
    curve. Nothing is chosen by it, and nothing should be; with `test=False` a dev split is scored in its place.
 
-The interval of a point is about draws and test rows at once: both are resampled. Rows are the same for all points.
+The interval of a point is about draws and test rows at once: the mean of the draws' own intervals, whose arms are joined
+with that of the mean over draws (MOVER; see `icehouse.heads.intervals`). Rows are the same for all points.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,15 +33,17 @@ from ...errors import HeadError, IcehouseError, UsageError
 from ..alike import Alike
 from ..checks import plain
 from ..head import Head
+from ..intervals import joined_interval
 from ..looks import count_look, looks_at
+from ..metrics import LEVEL, majority_note, rarer, score
 from ..prompts import unprompted, with_prompts
 from ..registry import head_class
 from ..samples import Missing, Samples
+from ..score_text import METRICS
 from ..seen import AUTO
 from ..trainer import Rows, make_head, prepare
 from .plan import Trial, combinations, trials
 from .record import read_record, sweep_folder, write_record
-from .resampling import SCORES, Resampling
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -50,9 +54,6 @@ __all__ = ["SHOTS", "Curves", "Point", "draw_items", "shots"]
 SHOTS = (1, 2, 4, 8, 16)
 
 FORMAT = 1
-
-# Bootstrap resamples behind an interval.
-_RESAMPLES = 1000
 
 #: Told before every fit: fits done, fits in all, and what is next.
 Watcher = Callable[[int, int, str], None]
@@ -68,8 +69,8 @@ class Point:
     shots : int
         0 for a head that learns from no labels.
     draws : dict of int to dict
-        For each draw: ``rows`` learned from, ``scores`` (metric to value), ``chosen``, ``seconds``, ``predicted`` (of every
-        test row, as numbers into the sorted labels).
+        For each draw: ``rows`` learned from, ``scores`` (metric to value), ``intervals`` (metric to low and high),
+        ``one_class`` (the label that every row was given), ``chosen``, ``seconds``.
     error : str or None
         Why a draw could not be fitted; the message of the head.
     values : dict of str to dict
@@ -93,7 +94,7 @@ class Point:
         return float(sum(one["seconds"] for one in self.draws.values()))
 
     def as_json(self) -> dict[str, Any]:
-        """Without the predictions."""
+        """As JSON values."""
         return {
             "head": self.trial.family,
             "inputs": self.trial.inputs,
@@ -103,7 +104,8 @@ class Point:
             "rows": self.rows,
             "draws": len(self.draws),
             "scores": self.values,
-            "by_draw": {metric: [one["scores"][metric] for one in self.draws.values()] for metric in SCORES},
+            "by_draw": {metric: [one["scores"][metric] for one in self.draws.values()] for metric in METRICS},
+            "one_class": [one["one_class"] for one in self.draws.values()],
             "seconds": self.seconds,
             "error": self.error,
         }
@@ -151,6 +153,7 @@ def shots(
     missing: Missing = "drop",
     dups: str | Sequence[str] | None = AUTO,
     test: bool = True,
+    positive: str | None = None,
     seed: int = 0,
     name: str = "shots",
     fresh: bool = False,
@@ -173,6 +176,8 @@ def shots(
         near-duplicates.
     test : bool, default True
         Whether test is scored; a dev split if not.
+    positive : str, optional
+        Class of the average precision; of two the rarer one of those that are scored by default.
     seed : int, default 0
         Of the draws; draw i is also the seed of the heads that take one.
     name : str, default "shots"
@@ -193,7 +198,7 @@ def shots(
         raise UsageError("--shots takes numbers from 0 on, and --draws at least 1")
     if 0 in counts and not any(_without_labels(family) for family in families):
         families.append("zero-shot")
-    positive = sorted({count for count in counts if count})
+    positive_counts = sorted({count for count in counts if count})
     tried = combinations(inputs, store)
     planned = trials(families, tried, [0], grid)
     whole = {name: feature for one in tried for name, feature in one.items()}
@@ -216,17 +221,31 @@ def shots(
     folder = sweep_folder(store, name) / "shots"
     _begin(folder, _about(rows, pool, seed, on), fresh=fresh)
 
+    scored = rows.part(on)
+    labels = sorted(set(rows.samples.labels.tolist()))
+    if positive is not None and positive not in labels:
+        raise UsageError(
+            f"no class {positive!r} to take as positive; there are: {', '.join(map(repr, labels))}"
+        )
+    marked = rarer(scored.labels) if positive is None else positive
+
     points: list[Point] = []
     for trial in planned:
-        wanted = [0] if _without_labels(trial.family) else positive
-        points += [_known(folder, Point(trial, count)) for count in wanted]
+        wanted = [0] if _without_labels(trial.family) else positive_counts
+        points += [_known(folder, Point(trial, count), marked) for count in wanted]
     source = rows.samples.take(pool)
-    drawn = _draws(source, rows, max(positive, default=0), draws, seed)
-    scored = rows.part(on)
-    _fit_all(rows, source, scored, points, drawn, folder, watch or _ignore)
-    labels = _labels(rows)
-    _summarise(points, scored.labels, labels, seed)
-    notes = _notes(source, drawn, positive)
+    drawn = _draws(source, rows, max(positive_counts, default=0), draws, seed)
+    _fit_all(rows, source, scored, points, drawn, folder, marked, watch or _ignore)
+    _summarise(points)
+    notes = _notes(source, drawn, positive_counts) + majority_note(Counter(scored.labels.tolist()))
+    for point in points:
+        only = {one["one_class"] for one in point.draws.values()} - {None}
+        same = sum(one["one_class"] is not None for one in point.draws.values())
+        if same:
+            notes.append(
+                f"{point.trial} with {point.shots} shots gave every row one class ({', '.join(map(repr, sorted(only)))}) in "
+                f"{same} of {len(point.draws)} draws"
+            )
     for point in points:
         said = [f"{point.trial}: {point.error}"] if point.error else _unprompted(rows, point.trial)
         notes += [note for note in said if note not in notes]
@@ -291,14 +310,14 @@ def _fit_all(
     points: Sequence[Point],
     drawn: Sequence[Sequence[np.ndarray]],
     folder: Path,
+    positive: str | None,
     watch: Watcher,
 ) -> None:
     """Fit what is not there yet; a head that refuses says why, and costs the others nothing."""
-    labels = _labels(rows)
     due = {id(p): [d for d in range(len(drawn) if p.shots else 1) if d not in p.draws] for p in points}
     total, done = sum(len(draws) for draws in due.values()), 0
     ready: dict[str, Head] = {}
-    scorers = {metric: Resampling(test.labels, metric, draws=0) for metric in SCORES}
+    groups = rows.searches.groups(test)
     for point in points:
         trial, names = point.trial, list(point.trial.features)
         X, T = source.X.select(names), test.X.select(names)
@@ -325,16 +344,19 @@ def _fit_all(
                 started = time.perf_counter()
                 head.fit(X[some], source.labels[some])
                 seconds = time.perf_counter() - started
-                predicted = head.predict(T).astype(str)
+                known = positive if positive in head.classes_.tolist() else None
+                told = score(test.labels, head.predict_proba(T), head.classes_, positive=known, groups=groups)
             except IcehouseError as error:
                 point.error = " ".join(str(error).split())
                 continue
             point.draws[draw] = {
                 "rows": len(some) if point.shots else 0,
-                "scores": {metric: scorer.value([predicted]) for metric, scorer in scorers.items()},
+                "scores": {metric: told[metric]["value"] for metric in METRICS},
+                "intervals": {metric: [told[metric]["low"], told[metric]["high"]] for metric in METRICS},
+                "positive": positive,
+                "one_class": told["one_class"],
                 "chosen": plain(head.chosen_),
                 "seconds": seconds,
-                "predicted": " ".join(map(str, np.searchsorted(labels, predicted).tolist())),
             }
             _save(folder, point)
             if (test.split == "test").all():
@@ -345,25 +367,19 @@ def _fit_all(
         point.draws = {draw: point.draws[draw] for draw in wanted if draw in point.draws}
 
 
-def _summarise(points: Sequence[Point], y: np.ndarray, labels: np.ndarray, seed: int) -> None:
+def _summarise(points: Sequence[Point]) -> None:
     """Mean, spread and interval of every point."""
-    fitted = [point for point in points if point.draws]
-    for metric in SCORES:
-        resampling = Resampling(y, metric, draws=_RESAMPLES, seed=seed)
-        # All points in one pass, since of many rows the resamples are drawn anew in every pass.
-        sampled = iter(
-            resampling.samples([_predicted(one, labels)] for point in fitted for one in point.draws.values())
-        )
-        for point in fitted:
+    for point in points:
+        for metric in METRICS if point.draws else ():
             found = [one["scores"][metric] for one in point.draws.values()]
-            n = len(found)
-            samples = np.stack([next(sampled) for _ in range(n)])
-            rng = np.random.default_rng(seed)
-            shares = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).T / n
-            low, high = resampling.interval((samples * shares).sum(axis=0))
+            if None in found:  # not defined on these rows
+                point.values[metric] = dict.fromkeys(("mean", "sd", "low", "high"))
+                continue
+            ends = np.array([one["intervals"][metric] for one in point.draws.values()])
+            low, high = joined_interval(np.array(found), ends[:, 0], ends[:, 1], LEVEL)
             point.values[metric] = {
                 "mean": float(np.mean(found)),
-                "sd": float(np.std(found, ddof=1)) if n > 1 else None,
+                "sd": float(np.std(found, ddof=1)) if len(found) > 1 else None,
                 "low": low,
                 "high": high,
             }
@@ -391,18 +407,8 @@ def _unprompted(rows: Rows, trial: Trial) -> list[str]:
     return unprompted(head_class(trial.family), trial.params, specs)
 
 
-def _predicted(one: Mapping[str, Any], labels: np.ndarray) -> np.ndarray:
-    """Predicted labels of a draw."""
-    predicted: np.ndarray = labels[np.array(one["predicted"].split(), np.intp)]
-    return predicted
-
-
 def _without_labels(family: str) -> bool:
     return head_class(family).takes_prompts == "required"
-
-
-def _labels(rows: Rows) -> np.ndarray:
-    return np.unique(rows.samples.labels.astype(str))
 
 
 def _about(rows: Rows, pool: np.ndarray, seed: int, on: Literal["test", "dev"]) -> dict[str, Any]:
@@ -468,10 +474,16 @@ def _save(folder: Path, point: Point) -> None:
     write_record(_path(folder, point), {**about, "shots": point.shots, "draws": draws})
 
 
-def _known(folder: Path, point: Point) -> Point:
+def _known(folder: Path, point: Point, positive: str | None) -> Point:
     path = _path(folder, point)
     if path.exists():
-        point.draws = {int(draw): one for draw, one in read_record(path)["draws"].items()}
+        draws = read_record(path)["draws"]
+        # Those of earlier versions have fewer scores, and are fitted again; so are those of another positive class.
+        point.draws = {
+            int(draw): one
+            for draw, one in draws.items()
+            if one.get("positive", "") == positive and "intervals" in one
+        }
     return point
 
 

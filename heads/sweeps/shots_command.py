@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,12 +15,15 @@ from ..options import (
     ROWS,
     CombinationsOption,
     LabelOption,
+    Metric,
     MissingOption,
+    PositiveOption,
     SplitColumnOption,
     StrictLabelsOption,
     WhereOption,
     tell_labels,
 )
+from ..score_text import interval_text, value_text
 
 if TYPE_CHECKING:
     from .shots import Curves
@@ -46,9 +49,8 @@ def shots(
             "--grid", help="Parameters, a curve for each: HEAD:NAME=VALUES, repeatable.", show_default=False
         ),
     ] = None,
-    metric: Annotated[
-        Literal["macro_f1", "accuracy", "weighted_f1"], typer.Option("--metric", "-m", help="Score to show.")
-    ] = "macro_f1",
+    metric: Annotated[Metric, typer.Option("--metric", "-m", help="Score to show.")] = "macro_f1",
+    positive: PositiveOption = None,
     name: Annotated[
         str, typer.Option("--name", "-n", help="What is done under a name is not done again.")
     ] = "shots",
@@ -98,6 +100,7 @@ def shots(
             missing=missing,
             dups=dups or "auto",
             test=test,
+            positive=positive,
             seed=seed,
             name=name,
             fresh=fresh,
@@ -134,17 +137,21 @@ def _print(done: Curves, metric: str, draws: int) -> None:
         value = point.values.get(metric)
         if value is None:
             said = "left out"
+        elif value["mean"] is None:
+            said = "not defined"
         else:
-            spread = "" if value["sd"] is None else f" ± {_percent(value['sd'])}"
-            said = f"{_percent(value['mean'])}{spread} ({_percent(value['low'])}–{_percent(value['high'])})"
+            spread = "" if value["sd"] is None else f" ± {value_text(value['sd'], metric)}"
+            between = interval_text(value["low"], value["high"], metric)
+            said = f"{value_text(value['mean'], metric)}{spread} ({between})"
         cells.setdefault(trial.key, {})[point.shots] = said
     print_table(
         ["head", "inputs", *(f"{count} shot{'' if count == 1 else 's'}" for count in counts)],
         [[*titles[key], *(row.get(count, "") for count in counts)] for key, row in cells.items()],
         title=f"{metric} on {done.test_rows} {done.on} rows, by labelled items a class",
     )
+    unit = "M" if metric == "log_loss" else "In percent: m"
     echo(
-        f"\nIn percent: mean ± standard deviation over {draws} draws (95% interval of the mean, over draws and rows)."
+        f"\n{unit}ean ± standard deviation over {draws} draws (95% interval of the mean, over draws and rows)."
     )
     if done.looks is not None:
         echo("Test was scored for every draw, to show the curve: choose nothing by it.")
@@ -169,7 +176,3 @@ def _counts(text: str) -> list[int]:
         return [int(piece) for piece in text.split(",") if piece.strip()]
     except ValueError:
         raise UsageError(f"--shots takes numbers such as 1,2,4,8,16, not {text!r}") from None
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"

@@ -14,7 +14,6 @@ or seeds does only these.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,10 +22,11 @@ import numpy as np
 
 from ...errors import IcehouseError, UsageError
 from ..checks import plain
-from ..metrics import DRAWS, score
+from ..metrics import DRAWS, rarer, score
 from ..registry import FAMILIES
 from ..runs import Run
 from ..samples import Missing
+from ..score_text import METRICS
 from ..seen import AUTO
 from ..trainer import Fitted, Rows, fit_on, fit_seeds_on, keep, make_head, prepare
 from .plan import Trial, combinations, trials
@@ -36,17 +36,6 @@ if TYPE_CHECKING:
     from ...store.store import Store
 
 __all__ = ["METRICS", "Sweep", "TrialResult", "sweep"]
-
-#: What may decide on dev, and whether more is better.
-METRICS = {
-    "macro_f1": True,
-    "accuracy": True,
-    "weighted_f1": True,
-    "auroc": True,
-    "average_precision": True,
-    "log_loss": False,
-}
-
 
 # Seconds of fitting that a winner's report may take to tell what each input adds; a sweep has many winners.
 _AFFORDABLE = 5.0
@@ -60,7 +49,8 @@ class TrialResult:
     ----------
     trial : Trial
     seeds : dict of int to dict
-        For each seed fitted: ``dev`` (metric to value), ``chosen``, ``seconds``.
+        For each seed fitted: ``dev`` (metric to value), ``one_class`` (the label that every row of dev was given),
+        ``chosen``, ``seconds``.
     error : str or None
         Why it could not be fitted; the message of the head.
     """
@@ -87,6 +77,12 @@ class TrialResult:
         if value is None:
             return -np.inf, -np.inf
         return value if METRICS[metric] else -value, -np.inf if loss is None else -loss
+
+    @property
+    def one_class(self) -> str | None:
+        """The label that every seed gave every row of dev, if it is so."""
+        given = {one.get("one_class") for one in self.seeds.values()}
+        return given.pop() if len(given) == 1 else None
 
     @property
     def seconds(self) -> float:
@@ -125,9 +121,7 @@ class Sweep:
     left : list of Trial
         What the budget left undone.
     notes : list of str
-        What a reader has to know, such as trials that share no seed, or a report that could not be made.
-    best : dict of str to str
-        Family to the key of its winning trial.
+        What a reader has to know, such as a report that could not be made.
     """
 
     record: SweepRecord
@@ -136,7 +130,6 @@ class Sweep:
     winners: dict[str, list[Run]]
     left: list[Trial]
     notes: list[str] = field(default_factory=list)
-    best: dict[str, str] = field(default_factory=dict)
 
 
 #: Told after every step: results so far, and the trial in hand.
@@ -156,6 +149,7 @@ def sweep(
     where: str | None = None,
     missing: Missing = "drop",
     dups: str | Sequence[str] | None = AUTO,
+    positive: str | None = None,
     class_weight: str | None = None,
     refit: bool | None = None,
     test: bool = True,
@@ -183,6 +177,8 @@ def sweep(
         What decides on dev; a key of `METRICS`.
     label, split_column, where, missing, dups, refit, test
         As `icehouse.heads.trainer.train` takes them.
+    positive : str, optional
+        Class of the average precision; of two the rarer one in train by default.
     class_weight : "balanced", optional
         For every family that has such a parameter.
     budget : float, optional
@@ -227,15 +223,22 @@ def sweep(
     )
     if not len(rows.parts.dev):
         raise UsageError("a sweep chooses on dev, and these rows are too few to hold any out: add labels")
-    record = SweepRecord.begin(store, name, _about(rows, metric, class_weight, refit), fresh=fresh)
+    labels = set(rows.samples.labels.tolist())
+    if positive is not None and positive not in labels:
+        listed = ", ".join(map(repr, sorted(labels)))
+        raise UsageError(f"no class {positive!r} to take as positive; there are: {listed}")
+    if positive is None:
+        positive = rarer(rows.part("train").labels)
+    about = _about(rows, metric, class_weight, refit)
+    if metric == "average_precision":
+        about["positive"] = positive
+    record = SweepRecord.begin(store, name, about, fresh=fresh)
     results = [_known(trial, record.trial(trial)) for trial in plan]
-    left = _fit_all(rows, record, results, class_weight, budget, watch or _ignore)
-    best, notes = _best(rows, record, metric, {trial.key for trial in plan})
-    winners = _keep_winners(rows, record, best, class_weight, refit, test, draws)
-    notes += _report(store, winners) if report else []
+    left = _fit_all(rows, record, results, class_weight, positive, budget, watch or _ignore)
+    winners = _keep_winners(rows, record, metric, class_weight, refit, test, positive, draws)
+    notes = _report(store, winners) if report else []
     record.drop_heads()
-    chosen = {family: result.trial.key for family, result in best.items()}
-    return Sweep(record, metric, results, winners, left, notes, chosen)
+    return Sweep(record, metric, results, winners, left, notes)
 
 
 def _fit_all(
@@ -243,6 +246,7 @@ def _fit_all(
     record: SweepRecord,
     results: list[TrialResult],
     class_weight: str | None,
+    positive: str | None,
     budget: float | None,
     watch: Watcher,
 ) -> list[Trial]:
@@ -261,14 +265,19 @@ def _fit_all(
             for seeds in _together(result.trial, due, class_weight):
                 if budget is not None and time.perf_counter() - begun > budget:
                     break
-                _fit(rows, record, result, seeds, class_weight)
+                _fit(rows, record, result, seeds, class_weight, positive)
                 record.save_trial(result.trial, result.as_json())
     watch(results, None)
     return [result.trial for result in results if result.pending]
 
 
 def _fit(
-    rows: Rows, record: SweepRecord, result: TrialResult, seeds: Sequence[int], class_weight: str | None
+    rows: Rows,
+    record: SweepRecord,
+    result: TrialResult,
+    seeds: Sequence[int],
+    class_weight: str | None,
+    positive: str | None,
 ) -> None:
     """Fit a trial with `seeds` and score it on dev; a head that refuses says why, and costs the others nothing."""
     trial = result.trial
@@ -276,9 +285,12 @@ def _fit(
     dev = some.part("dev")
     try:
         for seed, fitted in _fit_seeds(some, trial, seeds, class_weight).items():
-            scores = score(dev.labels, fitted.head.predict_proba(dev.X), fitted.head.classes_, draws=0)
+            classes = fitted.head.classes_
+            known = positive if positive in classes.tolist() else None
+            scores = score(dev.labels, fitted.head.predict_proba(dev.X), classes, positive=known, draws=0)
             result.seeds[seed] = {
                 "dev": {name: scores[name]["value"] for name in METRICS},
+                "one_class": scores["one_class"],
                 "chosen": plain(fitted.head.chosen_),
                 "seconds": fitted.seconds,
             }
@@ -314,16 +326,17 @@ def _estimator(trial: Trial, seed: int, class_weight: str | None) -> Any:
 def _keep_winners(
     rows: Rows,
     record: SweepRecord,
-    best: Mapping[str, TrialResult],
+    metric: str,
     class_weight: str | None,
     refit: bool | None,
     test: bool,
+    positive: str | None,
     draws: int,
 ) -> dict[str, list[Run]]:
     """Score the best trial of every family on test, all its seeds; what was scored before is not scored again."""
     before, kept = record.winners, {}
     runs: dict[str, list[Run]] = {}
-    for family, result in best.items():
+    for family, result in _best(rows, record, metric).items():
         trial = result.trial
         known = before.get(family, {})
         ids: dict[str, str] = dict(known["runs"]) if known.get("key") == trial.key else {}
@@ -335,7 +348,17 @@ def _keep_winners(
             head = record.load_head(trial, seed)
             fitted = fit_on(some, estimator) if head is None else Fitted(head, result.seeds[seed]["seconds"])
             about = {"sweep": {"name": record.name, "trial": trial.key, "seed": seed}}
-            run = keep(some, estimator, fitted, refit=refit, test=test, draws=draws, seed=seed, about=about)
+            run = keep(
+                some,
+                estimator,
+                fitted,
+                refit=refit,
+                test=test,
+                positive=positive,
+                draws=draws,
+                seed=seed,
+                about=about,
+            )
             ids[str(seed)] = run.run_id
             # At once: a seed that has seen test must not see it again after a kill.
             kept[family] = {"key": trial.key, "runs": dict(ids)}
@@ -351,13 +374,8 @@ def _done(rows: Rows, run_id: str, test: bool) -> bool:
     return not (test and len(rows.parts.test)) or "test" in Run.load(rows.store, run_id).metrics
 
 
-def _best(
-    rows: Rows, record: SweepRecord, metric: str, planned: set[str]
-) -> tuple[dict[str, TrialResult], list[str]]:
-    """The best trial of every family, whatever session it is from, and notes of those that cannot be compared.
-
-    The first in the order of names where some are equal.
-    """
+def _best(rows: Rows, record: SweepRecord, metric: str) -> dict[str, TrialResult]:
+    """The best trial of every family, whatever session it is from; the first in the order of names where some are equal."""
     families: dict[str, list[TrialResult]] = {}
     for found in record.all_trials():
         seeds = tuple(int(seed) for seed in found["seeds"])
@@ -365,37 +383,12 @@ def _best(
         result = _known(trial, found)
         if result.value(metric) is not None and set(trial.features) <= set(rows.samples.features):
             families.setdefault(trial.family, []).append(result)
-    best, notes = {}, []
+    best = {}
     for family, results in families.items():
-        compared, common = _comparable(results, planned)
-        best[family] = max(compared, key=lambda result: result.rank(metric, common))
-        notes += [
-            f"{result.trial}: not comparable and left out of the choice, since it was fitted with seeds "
-            f"{_listed(result.seeds)}, and the others with {_listed(common)}; fit it with these too"
-            for result in results
-            if result not in compared
-        ]
-        if any(set(result.seeds) != common for result in compared):
-            notes.append(f"{family}: chosen by the seeds that all its trials have: {_listed(common)}")
-    return best, notes
-
-
-def _comparable(results: Sequence[TrialResult], planned: set[str]) -> tuple[list[TrialResult], set[int]]:
-    """Trials that have seeds in common, and these seeds: of all, or of those with the seed that most have."""
-    common = set.intersection(*(set(result.seeds) for result in results))
-    if common:
-        return list(results), common
-    now, ever = (
-        Counter(seed for result in results if all_of or result.trial.key in planned for seed in result.seeds)
-        for all_of in (False, True)
-    )
-    seed = min(ever, key=lambda seed: (-now[seed], -ever[seed], seed))
-    some = [result for result in results if seed in result.seeds]
-    return some, set.intersection(*(set(result.seeds) for result in some))
-
-
-def _listed(seeds: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(seeds)))
+        # A budget may have left some trials with fewer seeds: only those that all have tell them apart.
+        common = set.intersection(*(set(result.seeds) for result in results))
+        best[family] = max(results, key=lambda result: result.rank(metric, common))
+    return best
 
 
 def _tried(store: Store, name: str) -> dict[str, str]:

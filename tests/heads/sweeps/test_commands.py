@@ -72,18 +72,26 @@ def test_wrong_use_is_one_line(make_store: Make) -> None:
         assert len(err.strip().splitlines()) == 1
 
 
-def test_a_score_that_is_not_resampled_chooses_but_does_not_rank(make_store: Make) -> None:
+def test_what_decides_ranks_too_whatever_the_metric(make_store: Make) -> None:
     store = str(make_store(120).path)
-    arguments = ("sweep", "-s", store, "--heads", "logreg", "-i", "text", "--metric", "auroc")
+    arguments = ("sweep", "-s", store, "--heads", "logreg,svm", "-i", "text", "--metric", "auroc")
     code, out, err = run(*arguments)
     assert code == 0, err
-    assert "chosen by auroc, ranked by macro_f1" in out
+    assert "Ordered by AUROC on dev" in out
+    assert "ranked by chance: 50.0" in out
     told = json.loads(run(*arguments, "--json")[1])
-    assert (told["metric"], told["board"]["metric"]) == ("auroc", "macro_f1")
-    assert "chosen by auroc" in told["board"]["notes"][0]
-    assert (
-        "chosen by" not in run("sweep", "-s", store, "--heads", "logreg", "-n", "other", "-m", "accuracy")[1]
-    )
+    assert (told["metric"], told["board"]["metric"]) == ("auroc", "auroc")
+    first = told["leaderboard"][0]
+    assert first["dev"] == max(entry["dev"] for entry in told["leaderboard"])
+    assert first["test"]["low"] < first["test"]["value"] <= first["test"]["high"]
+    # The leaderboard of a sweep is by the sweep's metric, unless another is asked for.
+    assert json.loads(run("compare", "-s", store, "--json")[1])["metric"] == "auroc"
+    for metric in ("macro_f1", "weighted_f1", "average_precision", "log_loss"):
+        code, out, err = run("compare", "-s", store, "-m", metric, "-g", "event")
+        assert code == 0, err
+        assert "Ordered by" in out
+    code, _, err = run("compare", "-s", store, "-m", "area")
+    assert (code, "macro_f1" in err) == (2, True)
 
 
 def test_a_sweep_says_what_some_heads_could_not_take(make_store: Make) -> None:

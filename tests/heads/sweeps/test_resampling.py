@@ -2,14 +2,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from icehouse.heads.sweeps.resampling import SCORES, Resampling
-from sklearn.metrics import accuracy_score, f1_score
+from icehouse.heads.sweeps.resampling import SCORES, Predicted, Resampling
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
 
 def by_sklearn(name: str, y: np.ndarray, predicted: np.ndarray) -> float:
     if name == "accuracy":
         return float(accuracy_score(y, predicted))
     return float(f1_score(y, predicted, average=name.removesuffix("_f1"), zero_division=0))
+
+
+def predicted(y: np.ndarray, apart: float, rng: np.random.Generator) -> Predicted:
+    logits = rng.normal(size=len(y)) + apart * (y == "b") - apart / 2
+    proba = 1 / (1 + np.exp(-apart * logits))
+    return Predicted(
+        np.where(proba > 0.5, "b", "a"), np.array(["a", "b"]), np.stack([1 - proba, proba], axis=1)
+    )
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -20,13 +28,65 @@ def test_values_are_those_of_scikit_learn(score: str) -> None:
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_every_draw_is_the_score_of_its_rows(score: str) -> None:
+def test_every_draw_is_the_score_of_weighted_rows(score: str) -> None:
     rng = np.random.default_rng(1)
-    y, predicted = rng.choice(list("abc"), 25), rng.choice(list("abc"), 25)
+    y, predicted = rng.choice(list("abc"), 12), rng.choice(list("abc"), 12)
     resampling = Resampling(y, score, draws=40, seed=5)
-    counts = np.concatenate(list(resampling._blocks())).astype(int)
-    expected = [by_sklearn(score, np.repeat(y, row), np.repeat(predicted, row)) for row in counts]
-    np.testing.assert_allclose(resampling.sample([predicted]), expected, atol=1e-6)
+    weights = np.concatenate(list(resampling._blocks()))
+    assert weights.mean(axis=1) == pytest.approx(np.ones(40))
+    expected = [
+        accuracy_score(y, predicted, sample_weight=row)
+        if score == "accuracy"
+        else f1_score(y, predicted, labels=list("abc"), average=score.removesuffix("_f1"), sample_weight=row)
+        for row in weights
+    ]
+    np.testing.assert_allclose(resampling.sample([predicted]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("score", ["auroc", "average_precision", "log_loss"])
+def test_scores_of_probabilities_are_compared_by_their_influence(score: str) -> None:
+    rng = np.random.default_rng(4)
+    y = rng.choice(["a", "b"], 300, p=[0.7, 0.3])
+    good, poor = (predicted(y, apart, rng) for apart in (2.0, 1.0))
+    resampling = Resampling(y, score, draws=1000)
+    known = {"auroc": roc_auc_score, "average_precision": average_precision_score}
+    if score in known:
+        assert resampling.value([good]) == pytest.approx(known[score](y == "b", good.proba[:, 1]))
+    samples = resampling.sample([good])
+    weights = np.concatenate(list(resampling._blocks()))[:200]
+    if score in known:
+        exact = [known[score](y == "b", good.proba[:, 1], sample_weight=row) for row in weights]
+        assert np.corrcoef(samples[:200], exact)[0, 1] > 0.98
+        assert np.std(exact) == pytest.approx(np.std(samples[:200]), rel=0.1)
+    difference = resampling.difference([good], [poor])
+    better = difference.value > 0 if score != "log_loss" else difference.value < 0
+    assert better
+    assert difference.p < 0.05
+    value, low, high = resampling.told([good, poor])
+    assert low < value < high
+    with pytest.raises(TypeError, match="needs probabilities"):
+        resampling.value([good.labels])
+
+
+def test_a_score_without_both_sides_is_not_defined() -> None:
+    y = np.full(20, "a")
+    one = predicted(y, 1.0, np.random.default_rng(0))
+    assert np.isnan(Resampling(y, "auroc").value([one]))
+    assert all(np.isnan(Resampling(y, "auroc").told([one])))
+
+
+def test_duplicates_get_one_weight() -> None:
+    rng = np.random.default_rng(5)
+    y = rng.choice(list("ab"), 60)
+    first, second = (np.where(rng.random(60) < share, y, "a") for share in (0.9, 0.6))
+    groups = np.repeat(np.arange(60), 5)
+    rows = [np.repeat(array, 5) for array in (first, second)]
+    single = Resampling(y, "macro_f1").difference([first], [second])
+    five = Resampling(np.repeat(y, 5), "macro_f1", groups=groups).difference([rows[0]], [rows[1]])
+    naive = Resampling(np.repeat(y, 5), "macro_f1").difference([rows[0]], [rows[1]])
+    assert five.value == pytest.approx(single.value)
+    assert five.high - five.low == pytest.approx(single.high - single.low, rel=0.1)
+    assert naive.high - naive.low < 0.6 * (five.high - five.low)
 
 
 def test_a_head_is_as_good_as_itself() -> None:

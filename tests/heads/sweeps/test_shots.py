@@ -15,6 +15,7 @@ from icehouse.errors import HeadError, UsageError
 from icehouse.heads.alike import Alike
 from icehouse.heads.families.logreg import LogReg
 from icehouse.heads.inputs import Inputs
+from icehouse.heads.score_text import METRICS
 from icehouse.heads.seen import Searches
 from icehouse.heads.sweeps.shots import draw_items, shots
 from icehouse.store.dups.find import find_duplicates
@@ -273,3 +274,32 @@ def test_the_command(make_store: Make) -> None:
     wrong = CliRunner().invoke(app, [*arguments[:-4], "--shots", "few"])
     assert wrong.exit_code == 2
     assert "1,2,4,8,16" in wrong.stderr
+
+
+def test_any_metric_with_intervals_that_are_no_points(make_store: Make) -> None:
+    store = make_store(120)
+    done = shots(store, ["logreg"], inputs="image+text", counts=[4], draws=2)
+    (point,) = done.points
+    for metric in METRICS:
+        value = point.values[metric]
+        assert value["low"] <= value["mean"] <= value["high"]
+        assert value["high"] - value["low"] > 0.001, metric
+    arguments = ["shots", "-s", str(store.path), "--heads", "logreg", "-i", "image+text", "--shots", "4"]
+    result = CliRunner().invoke(app, [*arguments, "--draws", "2", "--metric", "auroc"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("auroc on 30 test rows")
+    with pytest.raises(UsageError, match="no class 'x' to take as positive"):
+        shots(store, ["logreg"], inputs="image+text", counts=[4], draws=2, positive="x")
+
+
+def test_what_an_earlier_version_left_is_fitted_again(make_store: Make) -> None:
+    store = make_store(120)
+    first = shots(store, ["logreg"], inputs="text", counts=[2], draws=1)
+    path = next(first.path.glob("logreg*.json"))
+    kept = json.loads(path.read_text())
+    for one in kept["draws"].values():
+        del one["intervals"]
+        one["scores"] = {"macro_f1": 0.0}
+    path.write_text(json.dumps(kept))
+    again = shots(store, ["logreg"], inputs="text", counts=[2], draws=1)
+    assert again.points[0].values == first.points[0].values
