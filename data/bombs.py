@@ -44,8 +44,11 @@ __all__ = [
 #: Scans of a JPEG; encoders make about ten, and libjpeg's own scripts at most a few dozen.
 MAX_SCANS = 100
 
+#: Pixels of all scans of a JPEG together: 12 scans of the largest picture that is allowed, about 8 s of work.
+MAX_SCANNED = 1 << 32
+
 #: Processor time that reading and decoding one file may take.
-MAX_SECONDS = 30.0
+MAX_SECONDS = 20.0
 
 #: Frames or pages that are looked at for one that is not blank.
 MAX_FRAMES = 32
@@ -67,6 +70,7 @@ _SIZES = {1: 1, 3: 2, 4: 4}  # bytes of the types an orientation may have
 
 # Markers of a JPEG without a length, and those of metadata that decoding does not need: all but JFIF's and Adobe's.
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_META = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _PNG_KEPT = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})
 
@@ -140,7 +144,7 @@ def _directory(tiff: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 def _jpeg(data: bytes) -> Container:
     kept, exif, xmp, several = [data[:2]], b"", b"", False
-    at = 2
+    at, pixels = 2, 0
     for _ in range(MAX_PARTS):
         if data[at : at + 1] != b"\xff":
             return Container(data)  # damaged, or padded in a way that is left to Pillow
@@ -157,6 +161,8 @@ def _jpeg(data: bytes) -> Container:
         if marker < 0xC0 or marker in (0xD8, 0xD9) or length < 2 or at + 2 + length > len(data):
             return Container(data)
         body = data[at + 4 : at + 2 + length]
+        if marker in _JPEG_FRAMES:
+            pixels = int.from_bytes(body[1:3]) * int.from_bytes(body[3:5])
         if marker not in _JPEG_META:
             kept.append(data[at : at + 2 + length])
         elif marker == 0xE1 and body.startswith(b"Exif\0\0") and not exif:
@@ -172,9 +178,10 @@ def _jpeg(data: bytes) -> Container:
     end = data.find(b"\xff\xd9", at)
     end = len(data) if end < 0 else end + 2
     scans = data.count(b"\xff\xda", at, end)
-    if scans > MAX_SCANS:
+    most = min(MAX_SCANS, max(16, MAX_SCANNED // max(pixels, 1)))
+    if scans > most:
         raise ImageError(
-            f"a JPEG of {scans:,} scans, at most {MAX_SCANS} are decoded: refused as a decompression bomb"
+            f"a JPEG of {scans:,} scans, at most {most} of its size are decoded: refused as a decompression bomb"
         )
     return Container(b"".join([*kept, data[at:end]]), exif_orientation(exif, xmp), several)
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError
-from .bombs import MAX_FRAMES, Container, Memory, TimedFile, exif_orientation, open_container
+from .bombs import MAX_FRAMES, MAX_SCANNED, Container, Memory, TimedFile, exif_orientation, open_container
 from .formats import why_not_an_image
 from .pixels import BACKGROUND, flatten, has_low_bytes, is_blank, low_bytes
 
@@ -226,8 +226,11 @@ def _frame(data: bytes, raw: Image.Image, number: int) -> Image.Image:
 
 def _later_frames(data: bytes, raw: Image.Image) -> Iterator[tuple[tuple[int, int], Image.Image]]:
     """Size and picture of the frames that are not blank, other than the one that `raw` stands at."""
-    first, clock = raw.tell(), TimedFile(b"")
+    first, clock, looked_at = raw.tell(), TimedFile(b""), 0
     for number in range(MAX_FRAMES):
+        looked_at += raw.size[0] * raw.size[1]
+        if looked_at > MAX_SCANNED // 4:
+            return
         if number == first:
             continue
         try:

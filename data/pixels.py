@@ -47,7 +47,7 @@ BLANK_RANGE = 8
 
 _DEPTHS = (1023.0, 4095.0, 16383.0, 65535.0, 4294967295.0)
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
-_BLOCK = 1 << 22  # pixels that are converted at once
+_BLOCK = 1 << 20  # pixels that are converted at once
 _GREY_ALPHA = "LA;16B"  # decoded as RGBA, whose four bytes are those of the two samples
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
@@ -160,6 +160,11 @@ def _eight_bits(values: np.ndarray, start: float, span: float) -> np.ndarray:
     return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255)).astype(np.uint8)
 
 
+def _every(start: float, span: float) -> np.ndarray:
+    """`_eight_bits` of every 16-bit value."""
+    return _eight_bits(np.arange(65536), start, span)
+
+
 def _deep_grey(image: Image.Image, key: object) -> Image.Image:
     """8-bit grey of 16-bit, 32-bit or floating-point samples; RGB where one value, `key`, is transparent."""
     tags = getattr(image, "tag_v2", {})
@@ -175,9 +180,10 @@ def _deep_grey(image: Image.Image, key: object) -> Image.Image:
         return part if transparent is None else part[part != transparent]
 
     start, span = _measure(seen(rows) for rows in _rows(height, width))
+    every = _every(start, span) if grey.dtype.kind == "u" and grey.itemsize == 2 else None
     eight = np.empty((height, width), np.uint8)
     for rows in _rows(height, width):
-        eight[rows] = _eight_bits(grey[rows], start, span)
+        eight[rows] = _eight_bits(grey[rows], start, span) if every is None else every[grey[rows]]
     if tags.get(262) == 0:  # white is zero, which Pillow turns round for 8 bits only
         np.subtract(255, eight, out=eight)
     made = Image.fromarray(eight)
@@ -196,27 +202,29 @@ def _fills(image: Image.Image) -> bool:
 
 def _deep_colours(high: Image.Image, low: Image.Image, key: object) -> Image.Image:
     """8-bit colours of 16-bit ones, given their high and their low bytes; RGBA if some may be transparent."""
-    top, rest = np.asarray(high), np.asarray(low)
-    height, width, bands = top.shape
+    width, height = high.size
+    boxes = [(0, rows.start, width, rows.stop) for rows in _rows(height, width)]
     colour = None if not isinstance(key, tuple) else np.array(key, np.uint16)
 
-    def values(rows: slice) -> np.ndarray:
-        return top[rows].astype(np.uint16) << 8 | rest[rows]
+    def values(box: tuple[int, int, int, int]) -> np.ndarray:
+        return np.asarray(high.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
 
-    def seen(rows: slice) -> np.ndarray:
-        part = values(rows)[:, :, :3]
+    def seen(box: tuple[int, int, int, int]) -> np.ndarray:
+        part = values(box)[:, :, :3]
         return part if colour is None else part[(part != colour).any(axis=2)]
 
-    start, span = _measure(seen(rows) for rows in _rows(height, width))
-    eight = np.empty((height, width, 3 if bands == 3 and colour is None else 4), np.uint8)
-    for rows in _rows(height, width):
-        part = values(rows)
-        eight[rows, :, :3] = _eight_bits(part[:, :, :3], start, span)
+    every = _every(*_measure(seen(box) for box in boxes))
+    made = Image.new(high.mode if colour is None else "RGBA", high.size)
+    for box in boxes:
+        part = values(box)
+        eight = every[part[:, :, :3]]
         if colour is not None:
-            eight[rows, :, 3] = np.where((part == colour).all(axis=2), 0, 255)
-        elif bands == 4:
-            eight[rows, :, 3] = top[rows, :, 3]
-    return Image.fromarray(eight)
+            alpha = np.where((part == colour).all(axis=2), 0, 255).astype(np.uint8)
+            eight = np.dstack([eight, alpha])
+        elif high.mode == "RGBA":
+            eight = np.dstack([eight, (part[:, :, 3] >> 8).astype(np.uint8)])
+        made.paste(Image.fromarray(eight), box[:2])
+    return made
 
 
 def _on_ground(colours: Image.Image) -> Image.Image:
