@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,8 +151,10 @@ def _write_ids(about: pa.Table, out: Path) -> Path:
     return path
 
 
-def _rows(about: pa.Table) -> zip[tuple[object, ...]]:
-    return zip(*(column.to_pylist() for column in about.columns), strict=True)
+def _rows(about: pa.Table) -> Iterator[list[object]]:
+    """Rows for a CSV; lists as JSON."""
+    for row in zip(*(column.to_pylist() for column in about.columns), strict=True):
+        yield [json.dumps(cell, ensure_ascii=False) if isinstance(cell, list) else cell for cell in row]
 
 
 _WRITERS: dict[str, Callable[[Features, pa.Table, Path], list[Path]]] = {

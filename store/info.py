@@ -97,7 +97,7 @@ def _snapshots(store: Store) -> tuple[dict[str, Snapshot], dict[str, str]]:
 
 
 def _label(column: pa.ChunkedArray) -> dict[str, Any]:
-    counts = _counts(column)
+    counts = _counts(pc.list_flatten(column) if pa.types.is_list(column.type) else column)
     return {
         "distinct": len(counts),
         "none": column.null_count,

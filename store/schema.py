@@ -26,7 +26,7 @@ __all__ = [
     "vector_type",
 ]
 
-#: One row an item. Labels and metadata follow as further string columns.
+#: One row an item. Labels and metadata follow as further columns of strings, or of lists of strings.
 ITEMS = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),

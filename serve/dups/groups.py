@@ -328,7 +328,8 @@ def _read_items(store: Store, ids: pa.ChunkedArray) -> dict[str, Item]:
             for name in ("text", *labels):
                 place = part.schema.get_field_index(name)
                 limit = TEXT_CHARS if name == "text" else _LABEL_CHARS
-                part = part.set_column(place, name, pc.utf8_slice_codeunits(part[name], 0, limit))
+                column = pc.binary_join(part[name], ", ") if pa.types.is_list(part[name].type) else part[name]
+                part = part.set_column(place, name, pc.utf8_slice_codeunits(column, 0, limit))
             for row in part.to_pylist():
                 known = {name: row[name] for name in _FACTS}
                 told = {name: row[name] for name in labels if row[name] not in (None, "")}

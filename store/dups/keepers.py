@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import UsageError
+from ..schema import check_single
 from .identity import CHANGED, GONE, LINK, Files
 
 __all__ = ["POLICIES", "columns_for", "criteria", "preference", "ranks"]
@@ -138,6 +139,7 @@ def _by_column(items: pa.Table, policy: str) -> np.ndarray:
         raise UsageError(
             f"no column {name!r} in items to choose keepers by; give one, or {', '.join(POLICIES)}"
         )
+    check_single(items.schema, name)
     column = _as_numbers(items[name]) if pa.types.is_string(items[name].type) else items[name]
     # By rank, since a float64 has no room for the digits of an id of a post or of a time in nanoseconds.
     known = column.drop_null().combine_chunks()

@@ -17,6 +17,9 @@ from icehouse.errors import SourceError, UsageError
 from icehouse.heads.samples import load_samples
 from icehouse.store.annotate import join
 from icehouse.store.dups.find import find_duplicates
+from icehouse.store.export import export
+from icehouse.store.info import describe
+from icehouse.store.split import split_items
 from icehouse.store.store import Store
 from toys import ToyEncoder, picture
 
@@ -124,6 +127,11 @@ def test_list_columns_live_in_the_store(tmp_path: Path, store: Path) -> None:
     ].to_pylist() == ["1"]
     with pytest.raises(UsageError, match="'label' holds several values an item"):
         load_samples(opened, {"text": "toy-a/text/pooled"}, label="label")
+    with pytest.raises(UsageError, match="'label' holds several values an item"):
+        split_items(opened, stratify="label")
+    assert describe(opened)["labels"]["label"]["counts"] == {"x": 2, "z": 1, "w": 1}
+    export(opened, "toy-a/text/pooled", tmp_path / "x.csv", columns=["label"])
+    assert '1,"[""x"", ""z""]",' in (tmp_path / "x.csv").read_text()
     (tmp_path / "j.csv").write_text("item_id,label\n2,v\n")
     join(opened, tmp_path / "j.csv")
     assert values(store)["2"] == ["v"]
