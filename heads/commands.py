@@ -213,7 +213,10 @@ def runs(
         found = Run.load(opened, run)
         print_json(_as_json(found)) if as_json else _report(found)
         return
-    rows = [found.summary() for found in list_runs(opened)]
+    damaged: list[str] = []
+    rows = [found.summary() for found in list_runs(opened, damaged)]
+    for reason in damaged:
+        say(reason)
     if as_json:
         print_json(rows)
         return

@@ -31,7 +31,8 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
-from ..errors import HeadError, IcehouseError
+from ..errors import CorruptError, HeadError, IcehouseError
+from ..store.checksums import check_sums, write_sums
 from .checks import ParameterError, check_kinds, did_you_mean, labels_of, plain, same, weights_of
 from .holdout import held_out, same_rows
 from .inputs import SINGLE, InputError, Inputs, Tokens, concatenate
@@ -414,7 +415,7 @@ class Head(ABC):
     # ------------------------------------------------------------------ storage
 
     def save(self, folder: str | Path) -> None:
-        """Write the fitted head into `folder`: ``head.json`` and what the family adds, without pickle.
+        """Write the fitted head into `folder`: ``head.json`` and what the family adds, without pickle, and ``SHA256SUMS``.
 
         Raises
         ------
@@ -443,6 +444,7 @@ class Head(ABC):
         }
         text = json.dumps(record, indent=2, ensure_ascii=False)
         (folder / "head.json").write_text(text + "\n", encoding="utf-8")
+        write_sums(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -451,15 +453,21 @@ class Head(ABC):
         Raises
         ------
         HeadError
-            If `folder` holds no head, one of another family, or one of a newer format.
+            If `folder` holds no head, one of another family or of a newer format, or files that are not what was written.
         """
         path = Path(folder) / "head.json"
         try:
+            # Before any library parses them.
+            check_sums(Path(folder))
             record = json.loads(path.read_text(encoding="utf-8"))
+        except CorruptError as error:
+            raise HeadError(f"the head in {folder} is damaged: {error}; train it again") from error
         except FileNotFoundError:
             raise HeadError(f"no head in {folder}: there is no head.json") from None
         except (OSError, ValueError) as error:
             raise HeadError(f"{path} cannot be read: {error}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("format", 0), int):
+            raise HeadError(f"{path} is damaged: no record of a head")
         if record.get("format", 0) > FORMAT:
             raise HeadError(
                 f"{path} is of format {record['format']}; this icehouse reads up to {FORMAT}: upgrade it"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HeadError, IcehouseError
+from ..store.checksums import seal, unseal
 from ..store.files import publish
 from ..store.lock import hold
 
@@ -134,7 +135,7 @@ def _digests(ids: Iterable[str]) -> set[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     """Counts of one file, `items` as a set; ValueError where it is damaged."""
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = unseal(json.loads(path.read_text(encoding="utf-8")))
     try:
         items = value["items"]
         found = {items[start : start + _DIGITS] for start in range(0, len(items), _DIGITS)}
@@ -161,7 +162,7 @@ def _add(folder: Path, label: str, items: set[str], looks: dict[str, int]) -> No
         "items": "".join(sorted(items)),
     }
     with publish(path) as temp:
-        temp.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
+        temp.write_text(json.dumps(seal(value), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _count_earlier(store: Store, folder: Path) -> None:

@@ -19,14 +19,12 @@ their vectors here too.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HeadError, SpaceError
+from ..errors import CorruptError, HeadError, SpaceError
+from ..store.checksums import SUMS, check_sums, read_json
 from ..store.folders import publish_folder
 from .inputs import Inputs
 from .runs import Run, write_json
@@ -39,9 +37,7 @@ __all__ = ["Package", "is_package", "package"]
 
 FORMAT = 1
 
-_MARK, _SUMS, _MODEL = "package.json", "SHA256SUMS", "model.onnx"
-_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
-_BLOCK = 1 << 20
+_MARK, _MODEL = "package.json", "model.onnx"
 
 
 class Package(Run):
@@ -63,12 +59,9 @@ class Package(Run):
     """
 
     def __init__(self, path: Path) -> None:
-        verify(path)
+        self.about: dict[str, Any] = verify(path)
         super().__init__(path)
-        self.about: dict[str, Any] = json.loads((path / _MARK).read_text(encoding="utf-8"))
-        self.encoders: dict[str, dict[str, Any]] = json.loads(
-            (path / "encoders.json").read_text(encoding="utf-8")
-        )
+        self.encoders: dict[str, dict[str, Any]] = _encoders(path)
 
     @classmethod
     def load(cls, store: Store | str | Path, run_id: str = "") -> Package:
@@ -163,15 +156,13 @@ def package(
             for path in (folder / "head").rglob("*"):
                 if path.is_file():
                     path.chmod(mode)
-            lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests(folder).items())]
-            (folder / _SUMS).write_text("".join(lines), encoding="utf-8")
     except OSError as error:
         raise HeadError(f"cannot write {out}: {error.strerror or error}") from error
     return Package(out), exported[0] if exported else None
 
 
-def verify(path: Path) -> None:
-    """Make sure that a package is one, and that every file of it is as it was written.
+def verify(path: Path) -> dict[str, Any]:
+    """Make sure that a package is one, and that every file of it is as it was written; returns ``package.json``.
 
     Raises
     ------
@@ -184,28 +175,28 @@ def verify(path: Path) -> None:
         )
     again = "it is damaged or was changed: package the run again"
     try:
-        lines = (path / _SUMS).read_text(encoding="utf-8").splitlines()
-        found = _digests(path)
-    except (OSError, ValueError) as error:
-        raise HeadError(f"package {path} cannot be verified ({error}): {again}") from error
-    listed: dict[str, str] = {}
-    for line in lines:
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise HeadError(f"package {path}: {_SUMS} has a line that is none: {again}")
-        listed[match[2]] = match[1]
-    for name in sorted({*listed, *found}):
-        if name not in found:
-            raise HeadError(f"package {path} lacks {name}: {again}")
-        if name not in listed:
-            raise HeadError(f"package {path} holds {name}, which {_SUMS} does not list: {again}")
-        if found[name] != listed[name]:
-            raise HeadError(f"package {path}: {name} is not what was written: {again}")
-    about = json.loads((path / _MARK).read_text(encoding="utf-8"))
+        if not check_sums(path, only=True):
+            raise CorruptError(f"it cannot be verified, there is no {SUMS}")
+        about = read_json(path, _MARK)
+        if type(about.get("format")) is not int or "run_id" not in about:
+            raise CorruptError(f"{_MARK} names no format or no run")
+    except (CorruptError, OSError) as error:
+        raise HeadError(f"package {path}: {error}: {again}") from error
     if about["format"] > FORMAT:
         raise HeadError(
             f"package {path} is of format {about['format']}; this icehouse reads up to {FORMAT}: upgrade it"
         )
+    return about
+
+
+def _encoders(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        found = read_json(path, "encoders.json")
+        return {name: {**about, "probe": dict(about["probe"])} for name, about in found.items()}
+    except (CorruptError, OSError, KeyError, TypeError, ValueError) as error:
+        raise HeadError(
+            f"package {path}: encoders.json is damaged ({error}): package the run again"
+        ) from error
 
 
 def stored_rows(store: Store, run: Run) -> Inputs | None:
@@ -275,18 +266,3 @@ def _readme(run: Run, name: str) -> str:
         f"On raw rows: icehouse predict {name} photos/ posts.csv --out predictions.csv\n"
         f'In Python: from icehouse.heads.package import Package; Package.load("{name}").predict_features(features)\n'
     )
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file but the list itself and hidden ones, by its path inside."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if not path.is_file() or name.name.startswith(".") or name.as_posix() == _SUMS:
-            continue
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-        found[name.as_posix()] = digest.hexdigest()
-    return found

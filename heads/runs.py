@@ -10,6 +10,7 @@ A run is a folder ``STORE/runs/<run_id>/``:
 ``training.parquet``    item_id and role (train, dev, test) of every row that took part
 ``report.html``         the page to look at; ``report.json`` and ``figures/`` hold the same
 ``evaluations/``        what `icehouse evaluate` added later
+``SHA256SUMS``          checksums of all but what came later, verified before a file is read
 ======================  ==================================================================================
 
 It is written under a temporary name and renamed, so that a run is either there whole or not there. Runs are in order of
@@ -21,6 +22,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import HeadError, IcehouseError, SpaceError
+from ..errors import CorruptError, HeadError, IcehouseError, SpaceError
+from ..store.checksums import read_json, read_parquet, write_sums
 from ..store.files import fsync_dir, fsync_file, temp_name
 from ..store.lock import hold
 from ..store.provenance import check_space
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["Prediction", "Run", "list_runs", "prediction_table", "publish_folder", "write_run"]
 
 FORMAT = 1
+
+_AGAIN = "restore it from a backup, or remove its folder and train it again"
 
 # What two features must share, beside the fingerprint, for a head to take one for the other.
 _SHAPE = ("modality", "output", "dim")
@@ -91,14 +96,27 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.record: dict[str, Any] = _read_json(path / "run.json")
-        if self.record.get("format", 0) > FORMAT:
+        self.record: dict[str, Any] = _read_json(path, "run.json")
+        if int(self.record.get("format", 0)) > FORMAT:
             raise HeadError(
                 f"run {path.name} is of format {self.record['format']}; this icehouse reads up to {FORMAT}"
             )
         #: What `notes` says beside, of what befell this object and not the run.
         self.remarks: list[str] = []
-        self.metrics: dict[str, Any] = _read_json(path / "metrics.json")
+        self.metrics: dict[str, Any] = _read_json(path, "metrics.json")
+        try:
+            # A run without checksums, of an older icehouse, is known by what it must have.
+            for given in self.record["inputs"].values():
+                str(given["feature"]), dict(given["spec"])
+            (
+                str(self.record["head"]["family"]),
+                dict(self.record["head"]["params"]),
+                list(self.record["classes"]),
+            )
+            str(self.record["label"]), str(self.record["created_at"]), list(self.metrics["protocol"]["notes"])
+            self.summary()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise HeadError(f"run {path.name} is damaged: its record lacks {error}; {_AGAIN}") from error
 
     @classmethod
     def load(cls, store: Store | str | Path, run_id: str) -> Run:
@@ -233,19 +251,25 @@ class Run:
 
     def predictions(self) -> pa.Table:
         """``predictions.parquet``: dev and test rows with their label, prediction and probabilities."""
-        from pyarrow import parquet
-
-        return parquet.read_table(self.path / "predictions.parquet")
+        return self._table("predictions.parquet", ("item_id", "split", "y", "predicted"))
 
     def training_items(self) -> dict[str, set[str]]:
         """Role (train, dev, test) to the ids of the items that had it."""
-        from pyarrow import parquet
-
-        table = parquet.read_table(self.path / "training.parquet")
+        table = self._table("training.parquet", ("item_id", "role"))
         roles: dict[str, set[str]] = {}
         for item, role in zip(table["item_id"].to_pylist(), table["role"].to_pylist(), strict=True):
             roles.setdefault(role, set()).add(item)
         return roles
+
+    def _table(self, name: str, columns: Sequence[str]) -> pa.Table:
+        """Read a Parquet file of the run, which must have `columns`."""
+        try:
+            table = read_parquet(self.path, name)
+            if lacking := [column for column in columns if column not in table.column_names]:
+                raise CorruptError(f"{self.path / name} lacks the column {lacking[0]!r}")
+        except CorruptError as error:
+            raise HeadError(f"run {self.run_id} is damaged: {error}; {_AGAIN}") from error
+        return table
 
     def summary(self) -> dict[str, Any]:
         """One row of `icehouse runs`, as JSON values."""
@@ -265,10 +289,22 @@ class Run:
         }
 
 
-def list_runs(store: Store | str | Path) -> list[Run]:
-    """All runs of a store, oldest first; folders that are no runs are passed over."""
+def list_runs(store: Store | str | Path, damaged: list[str] | None = None) -> list[Run]:
+    """All runs of a store, oldest first; folders that are no runs are passed over.
+
+    A run that cannot be read costs no other one: what is wrong with it goes to `damaged`, in one line, or is a warning.
+    """
     folder = _folder(store)
-    return [Run(folder / name) for name in _ids(folder)]
+    found = []
+    for name in _ids(folder):
+        try:
+            found.append(Run(folder / name))
+        except HeadError as error:
+            if damaged is None:
+                warnings.warn(str(error), stacklevel=2)
+            else:
+                damaged.append(str(error))
+    return found
 
 
 def write_run(
@@ -344,6 +380,7 @@ def publish_folder(parent: Path, stem: str, write: Callable[[Path], None]) -> Pa
         temp.mkdir()
         try:
             write(temp)
+            write_sums(temp)
             for path in sorted(temp.rglob("*")):
                 sync = fsync_dir if path.is_dir() else fsync_file
                 sync(path)
@@ -413,14 +450,13 @@ def _started(path: Path) -> tuple[datetime, int]:
         return datetime.min.replace(tzinfo=UTC), 0
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    if not (folder / name).exists():
+        raise HeadError(f"{folder} is no run: there is no {name}")
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise HeadError(f"{path.parent} is no run: there is no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise HeadError(f"{path} cannot be read: {error}") from error
-    return value
+        return read_json(folder, name)
+    except (CorruptError, FileNotFoundError) as error:
+        raise HeadError(f"run {folder.name} cannot be read: {error}; {_AGAIN}") from error
 
 
 def _described(spec: Mapping[str, Any]) -> str:

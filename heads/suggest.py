@@ -281,7 +281,7 @@ def _run(store: Store, run: Run | str | None, inputs: Any) -> Run | None:
     if run is None or isinstance(run, Run):
         found = run
     elif run == AUTO:
-        return None if inputs is not None or not list_runs(store) else Run.load(store, "latest")
+        return None if inputs is not None or not list_runs(store, []) else Run.load(store, "latest")
     else:
         found = Run.load(store, run)
     if found is not None and inputs is not None:

@@ -272,6 +272,7 @@ def verify(
                 "ok": report.ok,
                 "tables": report.tables,
                 "parts": report.parts,
+                "files": report.files,
                 "bytes": report.bytes,
                 "repaired": [vars(one) for one in repairs],
                 "findings": [vars(finding) for finding in report.findings],
@@ -288,7 +289,9 @@ def verify(
                 [["problem" if f.problem else "note", f.table, f.kind, f.detail] for f in report.findings],
             )
         state = "sound" if report.ok else "NOT sound"
-        echo(f"{report.tables} tables, {report.parts} parts, {_size(report.bytes)}: {state}")
+        echo(
+            f"{report.tables} tables, {report.parts} parts, {report.files} other files, {_size(report.bytes)}: {state}"
+        )
     if not report.ok:
         raise typer.Exit(1)
 

@@ -14,10 +14,22 @@ from pathlib import Path
 
 from ..errors import StoreError
 
-__all__ = ["fsync_dir", "fsync_file", "publish", "refuse_outside", "remove_leftovers", "temp_name"]
+__all__ = [
+    "STORE_FILE",
+    "checked_name",
+    "fsync_dir",
+    "fsync_file",
+    "is_name",
+    "publish",
+    "refuse_outside",
+    "remove_leftovers",
+    "temp_name",
+]
 
 #: The file that makes a folder a store.
 STORE_FILE = "icehouse.json"
+
+_PIECE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 #: A temporary file of a process that cannot be asked (another machine or container) is taken for dead after this long, in
 #: seconds.
@@ -67,6 +79,24 @@ def fsync_dir(path: Path) -> None:
         pass
     finally:
         os.close(handle)
+
+
+def is_name(name: str) -> bool:
+    """Whether a name of a table or feature can be a path below a folder of the store, and nowhere else."""
+    return all(_PIECE.fullmatch(piece) for piece in name.split("/"))
+
+
+def checked_name(name: str) -> str:
+    """A name of a table or feature that is about to become a path.
+
+    Raises
+    ------
+    StoreError
+        If it is no name, and might lead elsewhere.
+    """
+    if not isinstance(name, str) or not is_name(name):
+        raise StoreError(f"{name!r} is no name of a table: letters, digits, '.', '_', '-', and '/' between")
+    return name
 
 
 def refuse_outside(folder: Path) -> None:

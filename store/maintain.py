@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import StoreError
-from .checksums import file_sha256
+from ..errors import CorruptError, StoreError
+from .checksums import changed_files, check_stamp, file_sha256, unseal
 from .files import leftovers
 from .manifest import MANIFEST, Manifest, Part
 from .parts import read_part, write_part
@@ -37,9 +38,10 @@ class Finding:
     Attributes
     ----------
     table : str
+        Table, or folder beside the tables.
     kind : str
         "manifest", "lost manifest", "missing part", "checksum", "unreadable", "rows", "schema", "duplicates",
-        "missing features"; or, as information, "orphan", "leftover", "set aside", "unused features".
+        "missing features"; or, as information, "orphan", "leftover", "set aside", "no checksums", "unused features".
     detail : str
     problem : bool
         False for what does no harm.
@@ -57,6 +59,7 @@ class Report:
 
     tables: int = 0
     parts: int = 0
+    files: int = 0
     bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
 
@@ -118,6 +121,7 @@ def verify(store: Store, progress: Callable[[Part], None] | None = None) -> Repo
         _verify_table(store.table(name), name, report, progress or (lambda part: None))
         if not any(finding.problem for finding in report.findings[before:]):
             sound.add(name)
+    _verify_files(store, report)
     # Damaged parts were reported; asking what is missing in them would only repeat it.
     if {"items", "failures"} <= sound:
         for cover in coverage(store, [n for n in store.feature_names() if f"features/{n}" in sound]):
@@ -284,6 +288,74 @@ def _verify_part(path: Path, part: Part, manifest: Manifest, found: Callable[[st
                 f"{part.name}: column {column.name!r} is {column.type}, the manifest says {expected}",
             )
     return digest == part.sha256 and meta.num_rows == part.rows
+
+
+# What makes a folder one that an icehouse with checksums lists, and what to do about a damaged one.
+_WHOLE = {
+    "run.json": "restore the run from a backup, or remove its folder and train it again",
+    "head.json": "restore it from a backup, or train it again",
+    "summary.json": "run `icehouse dups find` again",
+    "calibration.json": "run `icehouse dups calibrate` again",
+    "metrics.json": "run `icehouse evaluate` again",
+}
+
+
+def _verify_files(store: Store, report: Report) -> None:
+    """Compare everything beside the tables with its checksums."""
+    for root in ("runs", "sweeps", "dups", "calibrations", "indexes", "cache"):
+
+        def refused(error: OSError, root: str = root) -> None:
+            if not isinstance(error, FileNotFoundError):
+                report.findings.append(
+                    Finding(root, "unreadable", f"{error.filename} cannot be read: {error.strerror}")
+                )
+
+        for name, folders, files in os.walk(store.path / root, onerror=refused):
+            folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
+            _verify_folder(Path(name), set(files), Path(name).relative_to(store.path).as_posix(), report)
+
+
+def _verify_folder(folder: Path, files: set[str], place: str, report: Report) -> None:
+    def found(kind: str, detail: str, problem: bool = True) -> None:
+        report.findings.append(Finding(place, kind, detail, problem))
+
+    report.files += len(files)
+    report.bytes += sum(path.stat().st_size for name in files if (path := folder / name).is_file())
+    remedy = next((remedy for name, remedy in _WHOLE.items() if name in files), "restore it from a backup")
+    listed, changed = changed_files(folder)
+    for line in changed:
+        found("checksum", f"{line}; {remedy}")
+    if not listed and files & set(_WHOLE) and not place.endswith("/gallery"):
+        found("no checksums", f"{place} has no checksums (older version)", problem=False)
+    root = place.split("/")[0]
+    for name in sorted(files):
+        # Runs and searches list theirs; these hold their checksum themselves.
+        if name.endswith(".json") and (root in ("sweeps", "indexes", "cache") or name == "ablation.json"):
+            _verify_json(folder / name, found, disposable=root != "sweeps")
+
+
+def _verify_json(path: Path, found: Callable[[str, str, bool], None], *, disposable: bool) -> None:
+    """Compare a JSON file with its own checksum, and the large files that it has the checksums of."""
+    again = (
+        "it is made anew when it is next needed" if disposable else "remove it, and the sweep does it again"
+    )
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict) or ("sha256" not in content and not path.name.startswith("index")):
+            found("no checksums", f"{path.name} has no checksums (older version)", False)
+        content = unseal(content)
+        stamps = content.get("files", {}) if path.name == "index.json" else {}
+        if path.name.endswith(".sums.json"):
+            stamps = {name: {**known, "name": name} for name, known in content.items()}
+        for known in stamps.values():
+            file = path.parent / Path(str(known["name"])).name
+            if "crc32" in known:
+                check_stamp(file, known, always=True)
+            elif file_sha256(file) != known["sha256"]:
+                raise CorruptError(f"{file} is not what was written")
+    except (CorruptError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        told = str(error) if isinstance(error, CorruptError) else f"{path} is damaged ({error})"
+        found("checksum", f"{told}; {again}", not disposable)
 
 
 def _place(store: Store, line: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 
 from .. import __version__
 from ..errors import SpaceError, StoreError, UsageError
-from .files import STORE_FILE, publish
+from .files import STORE_FILE, checked_name, is_name, publish
 from .manifest import MANIFEST, PART_NAME, Manifest
 from .provenance import check_space
 from .schema import FAILURES, ITEMS, label_columns
@@ -38,7 +37,6 @@ LEDGERS: dict[str, tuple[pa.Schema, dict[str, Any]]] = {
     "failures": (FAILURES, {"kind": "failures"}),
 }
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _DEEPEST = 8  # folders below tables/; a link that leads back up has no end
 
 
@@ -206,7 +204,7 @@ class Store:
                 folders.clear()
             if MANIFEST in (*files, *folders) or any(PART_NAME.fullmatch(file) for file in files):
                 name = path.relative_to(root).as_posix()
-                if _is_name(name):
+                if is_name(name):
                     found.add(name)
         return sorted(found)
 
@@ -400,15 +398,7 @@ class Store:
         return load_vectors(snapshot, snapshot.spec["key"], self.path / "cache" / "features" / name)
 
     def _folder(self, name: str) -> Path:
-        if not _is_name(name):
-            raise StoreError(
-                f"{name!r} is no name of a table: letters, digits, '.', '_', '-', and '/' between"
-            )
-        return self.path / "tables" / name
-
-
-def _is_name(name: str) -> bool:
-    return all(_NAME.fullmatch(piece) for piece in name.split("/"))
+        return self.path / "tables" / checked_name(name)
 
 
 def _align(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from .files import publish, remove_leftovers
+from ..errors import CorruptError, StoreError
+from .files import publish
 from .snapshot import Snapshot
-from .vectors import CACHE_FROM, remove_others, to_array
+from .vectors import CACHE_FROM, check_copy, finish_copy, to_array
 
 __all__ = ["TokenStates", "load_tokens", "pad_tokens"]
 
@@ -59,7 +60,8 @@ def load_tokens(snapshot: Snapshot, key: str, cache: Path | None = None) -> Toke
     if cache is not None and (cached := _open_copy(snapshot, cache)) is not None:
         return cached
     if cache is not None and sum(path.stat().st_size for path in snapshot.files) >= CACHE_FROM:
-        with contextlib.suppress(OSError):  # read-only media, a full disk: the copy only saves memory
+        # Read-only media, a full disk, a link that leads elsewhere: the copy only saves memory.
+        with contextlib.suppress(OSError, StoreError):
             _write_copy(snapshot, key, cache)
             if (cached := _open_copy(snapshot, cache)) is not None:
                 return cached
@@ -124,6 +126,7 @@ def _open_copy(snapshot: Snapshot, cache: Path) -> TokenStates | None:
     about, path = _paths(snapshot, cache)
     dim, dtype = _kind(snapshot)
     try:
+        check_copy(cache, snapshot.digest, (about, path))
         with pa.memory_map(str(about)) as source:
             table = pa.ipc.open_file(source).read_all()
         lengths = table["length"].to_numpy()
@@ -134,7 +137,7 @@ def _open_copy(snapshot: Snapshot, cache: Path) -> TokenStates | None:
                 table["key"], _starts(lengths), lengths, np.empty((0, dim), dtype), snapshot.digest
             )
         states = np.memmap(path, dtype, "r", shape=(int(lengths.sum()), dim))
-    except (OSError, ValueError, EOFError, KeyError, pa.ArrowException):
+    except (CorruptError, OSError, ValueError, EOFError, KeyError, pa.ArrowException):
         return None
     return TokenStates(table["key"], _starts(lengths), lengths, states, snapshot.digest)
 
@@ -154,5 +157,4 @@ def _write_copy(snapshot: Snapshot, key: str, cache: Path) -> None:
             column = batch.column(1)
             writer.write_batch(pa.record_batch([batch.column(0), pa.array(_lengths(column))], schema=schema))
             file.write(np.ascontiguousarray(to_array(column.flatten())).data)
-    remove_leftovers(cache)
-    remove_others(cache, (about, path))
+    finish_copy(cache, snapshot.digest, (about, path))

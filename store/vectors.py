@@ -7,6 +7,8 @@ so it cannot be stale, and a store on read-only media works without it.
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ..errors import StoreError
+from ..errors import CorruptError, StoreError
+from .checksums import check_stamp, seal, stamp, unseal
 from .files import publish, remove_leftovers
 from .pages import read_into
 from .parts import check_part, read_part
@@ -23,10 +26,11 @@ from .snapshot import Snapshot
 
 __all__ = [
     "Vectors",
+    "check_copy",
+    "finish_copy",
     "finite_rows",
     "load_vectors",
     "read_vectors",
-    "remove_others",
     "take_float32",
     "to_array",
     "tokens_to_arrow",
@@ -37,6 +41,7 @@ __all__ = [
 CACHE_FROM = 4 << 20
 
 _BLOCK = 8192
+_COPY = re.compile(r"([0-9a-f]{32})\.(npy|keys\.arrow|states|lengths\.arrow|sums\.json)")
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,8 @@ def load_vectors(snapshot: Snapshot, key: str, cache: Path | None = None, column
     keys = snapshot.read([key])[key]
     X = read_vectors(snapshot, column)
     if cache is not None and X.nbytes >= CACHE_FROM:
-        with contextlib.suppress(OSError):  # read-only media, a full disk: the copy only saves time
+        # Read-only media, a full disk, a link that leads elsewhere: the copy only saves time.
+        with contextlib.suppress(OSError, StoreError):
             _write_copy(keys, X, snapshot, cache)
             return _open_copy(snapshot, cache) or Vectors(keys, X, snapshot.digest)
     X.flags.writeable = False
@@ -200,10 +206,11 @@ def _paths(snapshot: Snapshot, cache: Path) -> tuple[Path, Path]:
 def _open_copy(snapshot: Snapshot, cache: Path) -> Vectors | None:
     keys_path, npy = _paths(snapshot, cache)
     try:
+        check_copy(cache, snapshot.digest, (keys_path, npy))
         with pa.memory_map(str(keys_path)) as source:
             keys = pa.ipc.open_file(source).read_all().column(0)
         X = np.load(npy, mmap_mode="r")
-    except (OSError, ValueError, EOFError, pa.ArrowException):
+    except (CorruptError, OSError, ValueError, EOFError, pa.ArrowException):
         return None
     if len(keys) != snapshot.rows or len(X) != snapshot.rows:
         return None
@@ -220,17 +227,28 @@ def _write_copy(keys: pa.ChunkedArray, X: np.ndarray, snapshot: Snapshot, cache:
     # Last, so that where there are vectors there are keys.
     with publish(npy) as temp, temp.open("wb") as file:
         np.save(file, X)
+    finish_copy(cache, snapshot.digest, (keys_path, npy))
+
+
+def check_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
+    """Make sure that the files of a copy are those that were written, before a library trusts what they say.
+
+    Raises
+    ------
+    CorruptError, OSError, ValueError
+        If they are not, or nothing says so.
+    """
+    stamps = unseal(json.loads((cache / f"{digest}.sums.json").read_bytes()))
+    for path in paths:
+        check_stamp(path, stamps.get(path.name, {}))
+
+
+def finish_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
+    """Keep the checksums of a copy's files, and remove copies of other snapshots from a table's folder of copies."""
+    with publish(cache / f"{digest}.sums.json") as temp:
+        temp.write_text(json.dumps(seal({path.name: stamp(path) for path in paths})), encoding="utf-8")
     remove_leftovers(cache)
-    remove_others(cache, (keys_path, npy))
-
-
-def remove_others(cache: Path, keep: Sequence[Path]) -> None:
-    """Remove copies of other snapshots from a table's folder of copies."""
     for path in cache.iterdir():
-        if (
-            path not in keep
-            and path.suffix in (".npy", ".arrow", ".states")
-            and not path.name.startswith(".")
-        ):
+        if (match := _COPY.fullmatch(path.name)) and match[1] != digest:
             with contextlib.suppress(OSError):
                 path.unlink()

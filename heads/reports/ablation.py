@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import HeadError, IcehouseError
+from ...store.checksums import seal, unseal
 from ...store.files import publish
 from ..division import Division
 from ..holdout import folds
@@ -59,7 +60,7 @@ def ablation_seconds(run: Run) -> float:
 def known_ablation(run: Run) -> dict[str, Any] | None:
     """What an earlier `ablate` left in the run's folder."""
     try:
-        found: dict[str, Any] = json.loads((run.path / "ablation.json").read_text(encoding="utf-8"))
+        found = unseal(json.loads((run.path / "ablation.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
     return found if found.get("format") == FORMAT else None
@@ -123,7 +124,7 @@ def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -
         "seconds": round(time.perf_counter() - started, 3),
     }
     with publish(run.path / "ablation.json") as temp:
-        write_json(temp, result)
+        write_json(temp, seal(result))
     return result
 
 

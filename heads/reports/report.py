@@ -99,7 +99,7 @@ def write_report(
     report = make_report(store, run, ablation=ablation, draws=draws, seed=seed, affordable=affordable)
     html = report_page(report)
     try:
-        with publish_folder(run.path / "figures", parents=False) as folder:
+        with publish_folder(run.path / "figures", parents=False, sums=False) as folder:
             _draw(folder, report)
         with publish(run.path / "report.json") as temp:
             write_json(temp, report.data)

@@ -198,7 +198,10 @@ def compare(
     opened = Store.open(store)
     if name is None and not runs and "default" in list_sweeps(opened):
         name = "default"
-    found = find_runs(opened, runs or (), sweep=name)
+    damaged: list[str] = []
+    found = find_runs(opened, runs or (), sweep=name, damaged=damaged)
+    for reason in damaged:
+        say(f"left out: {reason}")
     if metric is None:  # what decided is what ranks
         metric = "macro_f1" if name is None or runs else SweepRecord.open(opened, name).data["metric"]
     board = compare_runs(

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import HeadError, SpaceError, UsageError
+from ...errors import CorruptError, HeadError, SpaceError, UsageError
+from ...store.checksums import check_sums
 from ..evaluate import load_run_samples
 from ..looks import Looks, looks_at
 from ..metrics import majority_note, rarer, score
@@ -192,8 +193,12 @@ class Leaderboard:
         }
 
 
-def find_runs(store: Store, runs: Sequence[str] = (), *, sweep: str | None = None) -> list[Run]:
+def find_runs(
+    store: Store, runs: Sequence[str] = (), *, sweep: str | None = None, damaged: list[str] | None = None
+) -> list[Run]:
     """Runs to compare: those named, else the winners of a sweep, else all of the store.
+
+    What is wrong with runs that cannot be read goes to `damaged`, in one line each; a run that was named must be there.
 
     Raises
     ------
@@ -209,8 +214,16 @@ def find_runs(store: Store, runs: Sequence[str] = (), *, sweep: str | None = Non
             raise HeadError(
                 f"sweep {sweep!r} has no winners yet; run `icehouse sweep --name {sweep}` to its end"
             )
-        return [Run.load(store, run) for run in ids]
-    found = list_runs(store)
+        found = []
+        for run in ids:
+            try:
+                found.append(Run.load(store, run))
+            except HeadError as error:
+                if damaged is None:
+                    raise
+                damaged.append(str(error))
+        return found
+    found = list_runs(store, damaged)
     if not found:
         raise HeadError(f"no runs in {store.path} to compare; train some with `icehouse sweep`")
     return found
@@ -263,6 +276,9 @@ def compare(
     """
     if metric not in METRICS:
         raise UsageError(f"no metric {metric!r} to compare by; there are: {', '.join(METRICS)}")
+    runs, damaged = _whole(runs)
+    if damaged and not runs:
+        raise HeadError(damaged[0])
     tested = [run for run in runs if "test" in run.metrics]
     if not tested:
         raise HeadError("none of these runs has test scores: a leaderboard needs a test split")
@@ -297,6 +313,7 @@ def compare(
         notes.insert(
             0, f"{_counted(untested)} no scores on test, and cannot be compared: {', '.join(untested)}"
         )
+    notes[:0] = damaged
     devs = [_mean([_dev(run, metric, positive) for run in one]) for one in entries]
     losses = [_mean([_dev(run, "log_loss", positive) for run in one]) for one in entries]
     sign = 1 if METRICS[metric] else -1
@@ -384,6 +401,20 @@ def _entries(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:
         listed = ", ".join(f"{old} by {new}" for old, new in repeated.items())
         notes.append(f"of runs that differ in nothing the last is shown: {listed}")
     return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in found.values()], notes
+
+
+def _whole(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Runs whose files are what was written, and what is wrong with the others."""
+    whole, damaged = [], []
+    for run in runs:
+        try:
+            _test_rows(run)
+            run.training_items()
+            check_sums(run.path / "head")
+            whole.append(run)
+        except (HeadError, CorruptError) as error:
+            damaged.append(f"left out: {error}")
+    return whole, damaged
 
 
 def _counted(runs: Sequence[str]) -> str:
@@ -493,6 +524,7 @@ def _latency(store: Store, run: Run, item: str) -> float | None:
     """Median time of predicting one row, in seconds; None where the store no longer has the run's features."""
     try:
         row = load_run_samples(store, run, where="item_id = '" + item.replace("'", "''") + "'").X
+        run.head.predict_proba(row)
     except (HeadError, UsageError, SpaceError):
         return None
     times = []

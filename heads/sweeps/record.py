@@ -6,6 +6,7 @@ when the trial ends), ``winners.json`` (the runs of each family's winner) and, u
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import __version__
 from ...errors import HeadError, UsageError
+from ...store.checksums import seal, unseal
 from ...store.files import publish
 from ..head import Head
 from .plan import Trial
@@ -121,13 +123,20 @@ class SweepRecord:
         return dict(read_record(self.path / "sweep.json")["data"])
 
     def trial(self, trial: Trial) -> dict[str, Any] | None:
-        """What is known of a trial; None if nothing is."""
+        """What is known of a trial; None if nothing is, or it cannot be read: the sweep does it again."""
         path = self._trial(trial)
-        return read_record(path) if path.exists() else None
+        if path.exists():
+            with contextlib.suppress(HeadError):
+                return read_record(path)
+        return None
 
     def all_trials(self) -> list[dict[str, Any]]:
-        """Every trial that ended, in the order of their names."""
-        return [read_record(path) for path in sorted((self.path / "trials").glob("*.json"))]
+        """Every trial that ended and can be read, in the order of their names."""
+        found = []
+        for path in sorted((self.path / "trials").glob("*.json")):
+            with contextlib.suppress(HeadError):
+                found.append(read_record(path))
+        return found
 
     def save_trial(self, trial: Trial, result: Mapping[str, Any]) -> None:
         """Write what became of a trial."""
@@ -180,14 +189,14 @@ def sweep_folder(store: Store, name: str) -> Path:
 def read_record(path: Path) -> dict[str, Any]:
     """Read what `write_record` wrote."""
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = unseal(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         raise HeadError(f"{path} cannot be read ({error}); remove it, and the sweep does it again") from error
     return value
 
 
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON, whole or not at all."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(seal(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with publish(path) as temp:
         temp.write_text(text, encoding="utf-8")

@@ -105,7 +105,7 @@ def write_gallery(
     folder = inside / "gallery" if out is None else _outside(out)
     try:
         # Inside the results no folder above is made: a search that replaces them meanwhile takes this one along.
-        with publish_folder(folder, parents=out is not None) as temp:
+        with publish_folder(folder, parents=out is not None, sums=False) as temp:
             found = Duplicates.open(store, name)
             selection = select(found.clusters(), choice)
             if Duplicates.open(store, name).summary != found.summary:

@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import CorruptError, StoreError, UsageError
+from ..checksums import check_sums, read_json
+from ..files import checked_name
 from ..folders import publish_folder
 from ..join.cosine import RowSet
 from ..store import Store
@@ -233,7 +235,7 @@ class Calibration:
     @staticmethod
     def folder(store: Store, feature: str) -> Path:
         """``STORE/calibrations/<encoder>/<modality>/<output>``."""
-        return store.path / "calibrations" / feature
+        return store.path / "calibrations" / checked_name(feature)
 
     def write(self, folder: Path) -> None:
         """Write the arrays and ``calibration.json`` into a folder that is there."""
@@ -273,7 +275,9 @@ class Calibration:
         folder = cls.folder(store, feature)
         remedy = "make one with `icehouse dups calibrate`"
         try:
-            about: Mapping[str, Any] = json.loads((folder / "calibration.json").read_bytes())
+            # Before the arrays are parsed: a mean of zeros makes every content a duplicate.
+            about: Mapping[str, Any] = read_json(folder, "calibration.json")
+            check_sums(folder, ["mean.npy", *(["matrix.npy"] if about["whitened"] else [])])
             if about["format"] != _FORMAT:
                 raise StoreError(f"the calibration of {feature} has format {about['format']}; {remedy}")
             mean = np.load(folder / "mean.npy", allow_pickle=False)
@@ -289,11 +293,13 @@ class Calibration:
             of = (about["feature"], about["fingerprint"])
             copies = tuple(map(float, about["copies"]))
             return cls(*of, mean, matrix, tail, about["rows"], about["report"], copies, bits, agreement)
+        except CorruptError as error:
+            raise CorruptError(f"{error}; {remedy}") from error
         except FileNotFoundError as error:
             if not folder.exists():
                 raise StoreError(f"no calibration of {feature} in {store.path}; {remedy}") from None
             raise CorruptError(f"{folder} is incomplete; {remedy}") from error
-        except (ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise CorruptError(f"{folder} is damaged; {remedy}") from error
 
 

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 
 from ... import __version__
 from ...data.images import BLANK_HASH
-from ...errors import IcehouseError, StoreError, UsageError
+from ...errors import CorruptError, IcehouseError, StoreError, UsageError
+from ..checksums import open_parquet, read_json, read_parquet
 from ..folders import publish_folder
 from ..store import Store
 from ..vectors import Vectors
@@ -55,6 +56,8 @@ DEFAULT_MAX_PAIRS = 5_000_000
 
 #: What makes the better feature for finding copies, best first: `joint` keeps what an image means, not how it looks.
 _OUTPUTS = ("pooled", "joint")
+
+_AGAIN = "run `icehouse dups find` again"
 
 #: Name of a search by bytes and hashes alone, and of any search before these were named after their feature.
 HASHES = "default"
@@ -127,31 +130,48 @@ class Duplicates:
             name = _usual(store) or HASHES
         path = _folder(store, name)
         try:
-            return cls(path, json.loads((path / "summary.json").read_bytes()))
+            summary = read_json(path, "summary.json")
+            summary["parameters"]["feature"], datetime.fromisoformat(summary["looked_at"])
+            return cls(path, summary)
         except FileNotFoundError:
             known = ", ".join(list_duplicates(store))
             remedy = f"there are: {known}" if known else "find some with `icehouse dups find`"
             which = "" if name == HASHES else f" {name!r}"
             raise StoreError(f"no duplicates{which} in {store.path}; {remedy}") from None
-        except ValueError as error:
-            raise StoreError(f"{path / 'summary.json'} is damaged; run `icehouse dups find` again") from error
+        except CorruptError as error:
+            raise CorruptError(f"{error}; {_AGAIN}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptError(f"{path / 'summary.json'} is damaged; {_AGAIN}") from error
 
     def pairs(self, columns: list[str] | None = None) -> pa.Table:
         """Read ``pairs.parquet``; see `icehouse.store.dups.write.PAIRS`."""
-        return pq.read_table(self.path / "pairs.parquet", columns=columns)
+        return self._read("pairs.parquet", columns)
 
     def pair_batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read ``pairs.parquet`` a batch at a time, in memory that does not grow."""
-        with pq.ParquetFile(self.path / "pairs.parquet") as file:
+        with _whole(), open_parquet(self.path, "pairs.parquet") as file:
             yield from file.iter_batches(columns=columns)
 
     def items(self, columns: list[str] | None = None) -> pa.Table:
         """Read ``items.parquet``; see `icehouse.store.dups.write.write_items`."""
-        return pq.read_table(self.path / "items.parquet", columns=columns)
+        return self._read("items.parquet", columns)
 
     def clusters(self, columns: list[str] | None = None) -> pa.Table:
         """Read ``clusters.parquet``; see `icehouse.store.dups.write.CLUSTERS`."""
-        return pq.read_table(self.path / "clusters.parquet", columns=columns)
+        return self._read("clusters.parquet", columns)
+
+    def _read(self, name: str, columns: list[str] | None) -> pa.Table:
+        with _whole():
+            return read_parquet(self.path, name, columns)
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[None]:
+    """Say of damaged results what to do."""
+    try:
+        yield
+    except CorruptError as error:
+        raise CorruptError(f"{error}; {_AGAIN}") from error
 
 
 def list_duplicates(store: Store) -> list[str]:

@@ -91,7 +91,9 @@ def save_window(
         with (
             publish(target) as temp,
             # Vectors do not compress, and their statistics say nothing.
-            pq.ParquetWriter(temp, schema, compression="none", write_statistics=False) as writer,
+            pq.ParquetWriter(
+                temp, schema, compression="none", write_statistics=False, write_page_checksum=True
+            ) as writer,
         ):
             for start in range(0, len(slots), _ROWS):
                 part = slots[start : start + _ROWS]
@@ -157,7 +159,7 @@ def load_window(
         If it is no window, cannot be read, or is of a later format.
     """
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
             meta = _meta(path, file)
             _check_space(path, meta, dict(space or {}))
             window = Recent(capacity, rule=rule, dim=meta["dim"], dtype=meta["dtype"])

@@ -12,8 +12,8 @@ A build never changes a file: it writes new ones, replaces index.json, and remov
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import CorruptError, StoreError
-from ..files import publish, remove_leftovers
-from .kinds import load_faiss
+from ..checksums import check_stamp, file_sha256, seal, stamp, unseal
+from ..files import checked_name, publish, remove_leftovers
+from .kinds import KINDS, load_faiss
 
 __all__ = [
     "FORMAT",
@@ -116,7 +117,7 @@ class IndexInfo:
 
 def index_folder(store: Path, feature: str) -> Path:
     """Where the index of a feature lies."""
-    return store / "indexes" / feature
+    return store / "indexes" / checked_name(feature)
 
 
 def read_info(folder: Path) -> IndexInfo | None:
@@ -132,11 +133,12 @@ def read_info(folder: Path) -> IndexInfo | None:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise CorruptError(f"{path} is of format {content['format']}, this icehouse reads {FORMAT}")
-        files = {
-            kind: {key: entry[key] for key in _FILE_KEYS} for kind, entry in content.pop("files").items()
-        }
-        if set(files) != {"index", "rows"}:
+        content = unseal(content)
+        files = {kind: dict(entry) for kind, entry in content.pop("files").items()}
+        if set(files) != {"index", "rows"} or content["kind"] not in KINDS:
             raise KeyError("files")
+        for entry in files.values():
+            _ = [entry[key] for key in _FILE_KEYS]
         return IndexInfo(**content, files=files)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -186,8 +188,8 @@ def read_rows(folder: Path, info: IndexInfo, column: str = "row") -> pa.ChunkedA
     return values
 
 
-def check_files(folder: Path, info: IndexInfo) -> None:
-    """Make sure that both files are as they were written.
+def check_files(folder: Path, info: IndexInfo, *, always: bool = False) -> None:
+    """Make sure that both files are as they were written, reading every byte if `always`.
 
     Raises
     ------
@@ -195,7 +197,7 @@ def check_files(folder: Path, info: IndexInfo) -> None:
         If one is missing or differs.
     """
     for what in info.files:
-        _checked(folder, info, what)
+        _checked(folder, info, what, always=always)
 
 
 def write_index(
@@ -230,7 +232,7 @@ def write_index(
             load_faiss().write_index(index, str(temp))
         info = replace(info, files={name: _described(path) for name, path in paths.items()})
         with publish(folder / _INFO) as temp:
-            temp.write_text(json.dumps(info.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+            temp.write_text(json.dumps(seal(info.as_dict()), indent=1, ensure_ascii=False), encoding="utf-8")
     except (OSError, RuntimeError) as error:
         for path in paths.values():
             path.unlink(missing_ok=True)
@@ -240,32 +242,27 @@ def write_index(
     return info
 
 
-_FILE_KEYS = ("name", "bytes", "mtime_ns", "sha256")
+_FILE_KEYS = ("name", "bytes", "sha256")
+_FILE = re.compile(r"[0-9a-f]{12}\.(faiss|parquet)")
 
 
 def _described(path: Path) -> dict[str, Any]:
-    status = path.stat()
-    return {
-        "name": path.name,
-        "bytes": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "sha256": _sha256(path),
-    }
+    return {"name": path.name, "sha256": file_sha256(path), **stamp(path)}
 
 
-def _checked(folder: Path, info: IndexInfo, what: str) -> Path:
+def _checked(folder: Path, info: IndexInfo, what: str, *, always: bool = False) -> Path:
     """Path of a file that is as it was written.
 
-    FAISS trusts what it reads, links of a graph among it, so a file that was touched is read whole and compared; one that
-    was not need not be, and opens at once however large.
+    FAISS trusts what it reads, links of a graph among it; see `icehouse.store.checksums.check_stamp`.
     """
     entry = info.files[what]
     path = folder / Path(str(entry["name"])).name
+    if "crc32" in entry:
+        check_stamp(path, entry, always=always)
+        return path
+    # Of an icehouse that kept none.
     try:
-        status = path.stat()
-        if status.st_size != entry["bytes"]:
-            raise CorruptError(f"{path} has {status.st_size} bytes, not {entry['bytes']}")
-        if status.st_mtime_ns != entry["mtime_ns"] and _sha256(path) != entry["sha256"]:
+        if file_sha256(path) != entry["sha256"]:
             raise CorruptError(f"{path} is not what was written")
     except FileNotFoundError:
         raise CorruptError(f"{path} is gone") from None
@@ -274,15 +271,10 @@ def _checked(folder: Path, info: IndexInfo, what: str) -> Path:
     return path
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _remove_others(folder: Path, keep: set[str]) -> None:
     remove_leftovers(folder)
     for path in folder.iterdir():
-        if path.suffix in (".faiss", ".parquet") and path.name not in keep and not path.name.startswith("."):
+        if _FILE.fullmatch(path.name) and path.name not in keep:
             # A reader on Windows keeps its file; the next build removes it.
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -17,6 +17,7 @@ from icehouse.heads.samples import load_samples, parse_inputs
 from icehouse.heads.seen import Searches
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import prepare, train
+from icehouse.store.checksums import write_sums
 from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
 from typer.testing import CliRunner
@@ -113,6 +114,7 @@ def test_the_newest_search_by_a_feature_that_is_still_there(store: Store) -> Non
         summary = {**found.summary, "created_at": made}
         summary["parameters"] |= changes
         (found.path / "summary.json").write_text(json.dumps(summary))
+        write_sums(found.path)
     (store.path / "dups" / "damaged").mkdir()
     (store.path / "dups" / "damaged" / "summary.json").write_text("{")
     assert [found.name for found in Searches.of(store, specs).found] == ["newer"]

@@ -12,6 +12,7 @@ from icehouse.errors import HeadError, SpaceError, UsageError
 from icehouse.heads.evaluate import evaluate, predict_items
 from icehouse.heads.runs import Run, list_runs, publish_folder
 from icehouse.heads.trainer import fit_on, keep, make_head, prepare, train
+from icehouse.store.checksums import write_sums
 from icehouse.store.store import Store
 
 Make = Callable[..., Store]
@@ -53,6 +54,7 @@ def test_latest_is_the_run_that_was_started_last(make_store: Make) -> None:
     del record["started_at"], record["number"]
     record["created_at"] = "2026-01-01T12:01:00+00:00"
     (same[2].path / "run.json").write_text(json.dumps(record))
+    write_sums(same[2].path)
     assert [run.run_id for run in list_runs(store)][1] == same[2].run_id
 
 
@@ -92,6 +94,7 @@ def test_a_store_of_another_space_is_refused(make_store: Make, monkeypatch: pyte
     record = json.loads((run.path / "run.json").read_text())
     record["inputs"]["image"]["spec"]["fingerprint"] = "0" * 16
     (run.path / "run.json").write_text(json.dumps(record))
+    write_sums(run.path)
     store = Store.open(run.path.parents[1])
     for attempt in (lambda: evaluate(store, run.run_id), lambda: predict_items(store, run.run_id)):
         with pytest.raises(SpaceError, match="0000000000000000"):
@@ -166,12 +169,14 @@ def test_damaged_runs_are_one_line(make_store: Make) -> None:
     run = train(store)
     record = json.loads((run.path / "run.json").read_text())
     (run.path / "run.json").write_text(json.dumps({**record, "format": 99}))
+    write_sums(run.path)
     with pytest.raises(HeadError, match="format 99"):
         Run.load(store, "latest")
     (run.path / "run.json").write_text("{")
     with pytest.raises(HeadError, match="cannot be read"):
         Run.load(store, "latest")
     (run.path / "run.json").write_text(json.dumps(record))
+    write_sums(run.path)
     (run.path / "metrics.json").unlink()
     with pytest.raises(HeadError, match=r"no metrics\.json"):
         Run.load(store, "latest")

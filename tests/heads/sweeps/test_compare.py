@@ -14,6 +14,7 @@ from icehouse.heads.package import stored_rows
 from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import train
+from icehouse.store.checksums import write_sums
 from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
 from sklearn.metrics import accuracy_score, f1_score
@@ -29,6 +30,7 @@ def embedded_again(run: Run) -> Run:
     for given in record["inputs"].values():
         given["fingerprint"] = given["spec"]["fingerprint"] = "f" * 16
     (run.path / "run.json").write_text(json.dumps(record))
+    write_sums(run.path)
     return Run(run.path)
 
 

@@ -18,6 +18,7 @@ from icehouse.serve.dups import calibrate_command
 from icehouse.serve.dups.calibrate import calibrate
 from icehouse.serve.dups.curves import Curves, write_curves
 from icehouse.serve.dups.hashes import Hashes
+from icehouse.store.checksums import write_sums
 from icehouse.store.dups.calibration import Calibration, mapped
 from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
@@ -103,6 +104,7 @@ def test_one_of_another_fingerprint_is_left_alone(store: Store) -> None:
     made(store)
     file = Calibration.folder(store, FEATURE) / "calibration.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "0" * 16}))
+    write_sums(file.parent)
     summary = find_duplicates(store, feature=FEATURE).summary
     assert summary["parameters"]["cosine_from"] == "default"
     assert any(f"of fingerprint {'0' * 16}" in note for note in summary["notes"])
@@ -112,6 +114,7 @@ def test_one_of_an_earlier_format_is_left_alone(store: Store) -> None:
     made(store)
     file = Calibration.folder(store, FEATURE) / "calibration.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 1}))
+    write_sums(file.parent)
     summary = find_duplicates(store, feature=FEATURE).summary
     assert summary["parameters"]["cosine_from"] == "default"
     assert any("has format 1; make one with" in note for note in summary["notes"])
