@@ -302,7 +302,7 @@ _WHOLE = {
 
 def _verify_files(store: Store, report: Report) -> None:
     """Compare everything beside the tables with its checksums."""
-    for root in ("runs", "sweeps", "dups", "calibrations", "indexes", "cache"):
+    for root in ("runs", "sweeps", "looks", "dups", "calibrations", "indexes", "cache"):
 
         def refused(error: OSError, root: str = root) -> None:
             if not isinstance(error, FileNotFoundError):
@@ -330,14 +330,16 @@ def _verify_folder(folder: Path, files: set[str], place: str, report: Report) ->
     root = place.split("/")[0]
     for name in sorted(files):
         # Runs and searches list theirs; these hold their checksum themselves.
-        if name.endswith(".json") and (root in ("sweeps", "indexes", "cache") or name == "ablation.json"):
-            _verify_json(folder / name, found, disposable=root != "sweeps")
+        if name.endswith(".json") and (
+            root in ("sweeps", "looks", "indexes", "cache") or name == "ablation.json"
+        ):
+            _verify_json(folder / name, found, disposable=root not in ("sweeps", "looks"))
 
 
 def _verify_json(path: Path, found: Callable[[str, str, bool], None], *, disposable: bool) -> None:
     """Compare a JSON file with its own checksum, and the large files that it has the checksums of."""
     again = (
-        "it is made anew when it is next needed" if disposable else "remove it, and the sweep does it again"
+        "it is made anew when it is next needed" if disposable else "restore it from a backup, or remove it"
     )
     try:
         content = json.loads(path.read_bytes())

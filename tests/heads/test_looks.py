@@ -14,6 +14,7 @@ from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.sweeps.shots import shots
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
+from icehouse.store.checksums import write_sums
 from icehouse.store.store import Store
 
 Make = Callable[..., Store]
@@ -75,6 +76,7 @@ def test_runs_of_before_are_counted(make_store: Make) -> None:
     for run in runs[:2]:
         del run.record["looks"]
         (run.path / "run.json").write_text(json.dumps(run.record))
+        write_sums(run.path)
     (runs[2].path / "run.json").write_text("{")  # a damaged run is passed over
     shutil.rmtree(store.path / "looks")
     assert evaluate(store, runs[0]).metrics["looks"]["by"] == {"train": 2, "evaluate": 1}
