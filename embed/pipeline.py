@@ -259,7 +259,11 @@ def choose_encoder(
         return encoder_id, None
     features = store.feature_names() if store else []
     there = sorted({store.feature_table(f).snapshot().spec["encoder"] for f in features if store} - {FIELDS})
-    if len(there) > 1:
+    if len(there) > 1 and store:
+        # Beside an encoder of images one of texts alone is an addition, which is asked for by name.
+        seeing = {store.feature_table(f).snapshot().spec["encoder"] for f in features if "/image/" in f}
+        if len(seeing) == 1:
+            return seeing.pop(), None
         raise UsageError(f"the store holds features of {', '.join(there)}; choose one with --encoder")
     if there:
         require_trusted(there[0])

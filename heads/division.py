@@ -110,4 +110,8 @@ def divide(
     for name, missing in samples.left_out.items():
         if missing:
             notes.append(f"{missing} labelled items have no {samples.features[name]}")
+    if samples.vanished:
+        from ..store.sql import left_out_note
+
+        notes.append(left_out_note(samples.vanished))
     return Division(learn, dev, test, dev_is_split, notes)

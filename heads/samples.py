@@ -56,6 +56,8 @@ class Samples:
     left_out : dict of str to int
         Input to the number of items that would have been rows, had they had it. An item that lacks two counts
         in both.
+    vanished : int
+        Items that are left out for being marked ``missing``.
     """
 
     ids: np.ndarray
@@ -66,6 +68,7 @@ class Samples:
     specs: dict[str, dict[str, Any]]
     content: dict[str, np.ndarray]
     left_out: dict[str, int]
+    vanished: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -214,7 +217,7 @@ def load_samples(
     label : str, optional
         Column of `items`; items without a value there are left out.
     where : str, optional
-        SQL condition over the columns of `items`.
+        SQL condition over the columns of `items`; those marked ``missing`` are left out unless it names that column.
     split_column : str, default "split"
         Column that tells the splits.
     missing : {"drop", "keep"}, default "drop"
@@ -231,14 +234,15 @@ def load_samples(
     """
     wanted = [split_column] if label is None else [split_column, label]
     keys = {name: str(store.feature_table(feature).spec["key"]) for name, feature in inputs.items()}
-    items = _items(store, [*wanted, *keys.values()], where)
+    items, vanished = _items(store, [*wanted, *keys.values()], where)
     if label is not None:
         import pyarrow.compute as pc
 
         labelled = pc.is_valid(items[label])
         items = items.filter(labelled)
     if len(items) == 0:
-        raise HeadError(_nothing(label, where))
+        gone = f"; {vanished} vanished items count only where a condition names `missing`" if vanished else ""
+        raise HeadError(_nothing(label, where) + gone)
 
     found: dict[str, Vectors | TokenStates] = {}
     rows: dict[str, np.ndarray] = {}
@@ -272,6 +276,7 @@ def load_samples(
         specs=specs,
         content={name: _column(items, key) for name, key in keys.items()},
         left_out={name: int((~mask).sum()) for name, mask in have.items()},
+        vanished=vanished,
     )
 
 
@@ -298,7 +303,7 @@ def check_labels(store: Store, label: str, *, where: str | None = None, strict: 
     HeadError
         If there are any and `strict`, or no such column.
     """
-    labels = _items(store, [label], where)[label].drop_null()
+    labels = _items(store, [label], where)[0][label].drop_null()
     found = label_notes(label, [str(value) for value in labels.to_pylist()])
     if found and strict:
         raise HeadError(f"--strict-labels: {found[0]}")
@@ -316,12 +321,10 @@ def label_notes(label: str, values: Sequence[str]) -> list[str]:
     return [f"{line}; make them one in the source, or bring corrected ones with `icehouse join`"]
 
 
-def _items(store: Store, columns: Sequence[str], where: str | None) -> pa.Table:
-    """`item_id` and `columns` of the items that meet `where`, in the table's order."""
-    import pyarrow.compute as pc
-
+def _items(store: Store, columns: Sequence[str], where: str | None) -> tuple[pa.Table, int]:
+    """`item_id` and `columns` of the items that meet `where`, in the table's order; how many vanished ones are left out."""
     from ..store.schema import check_single, label_columns
-    from ..store.sql import select_items
+    from ..store.sql import present_items
 
     schema = store.items.snapshot().schema
     for column in columns:
@@ -336,10 +339,7 @@ def _items(store: Store, columns: Sequence[str], where: str | None) -> pa.Table:
             )
             raise HeadError(f"no label column {column!r} in items{hint}; {remedy}")
         check_single(schema, column)
-    items = store.items.read(list(dict.fromkeys(["item_id", *columns])))
-    if where is None:
-        return items
-    return items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
+    return present_items(store, columns, where)
 
 
 def _rows_of(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> np.ndarray:

@@ -34,7 +34,7 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="Most hits.")] = 10,
     feature: Annotated[
         str | None,
-        typer.Option(help="Feature to search.", show_default="the images in the joint space, else the texts"),
+        typer.Option(help="Feature to search.", show_default="the images, joint for words, else pooled"),
     ] = None,
     where: Annotated[
         str | None, typer.Option(help="SQL condition over items, such as \"split = 'train'\".")

@@ -21,6 +21,7 @@ from ..errors import ImageError, SourceError, UsageError
 from ..store.index.find import Found, find_item, find_vectors
 from ..store.schema import tower_of
 from ..store.search import Hit
+from ..store.sql import left_out_note, names_missing
 from ..store.store import Store
 
 __all__ = ["SearchResult", "search"]
@@ -71,11 +72,12 @@ def search(
     text, image, item : str
         The question; exactly one of them. `image` is a file, `item` the id of an item of the store.
     feature : str, optional
-        What to search, by default the images in the joint space, or the texts where there are no images.
+        What to search. By default the images: for words in the `joint` space, for a picture, or an item that has one, in
+        `pooled`, which tells copies better. The texts' `joint` space where there are no images.
     k : int, default 10
         Most hits.
     where : str, optional
-        SQL condition over the items.
+        SQL condition over the items; those marked ``missing`` are left out unless it names that column.
     exact : bool, default False
         Compare every vector, even if there is a fresh index.
     encoder : Encoder, optional
@@ -95,10 +97,12 @@ def search(
     store = store if isinstance(store, Store) else Store.open(store)
     if sum(question is not None for question in (text, image, item)) != 1:
         raise UsageError("ask one question: --text, --image or --item")
-    feature = feature or _default_feature(store, image_first=item is None or _has_image(store, item))
+    if feature is None:
+        pictures = item is None or _has_image(store, item)
+        feature = _default_feature(store, pictures=pictures, joint=text is not None)
     if item is not None:
         found = find_item(store, feature, item, k=k, where=where, exact=exact)
-        return _result(found, feature, f"like {item}")
+        return _result(store, found, feature, f"like {item}", where)
     spec = store.feature_table(feature).snapshot().spec
     asked: Modality = "text" if text is not None else "image"
     if spec["output"] == "tokens" or (spec["output"] != "joint" and tower_of(spec["modality"]) != asked):
@@ -106,6 +110,10 @@ def search(
             f"{feature} cannot be searched by {asked}: that takes a joint space, as {spec['name']}/image/joint"
         )
     encoder = load_checked(spec, encoder, device=device, texts_only=text is not None)
+    beside = feature.rpartition("/")[0] + "/joint"
+    if image is not None and beside != feature and beside in store.feature_names():
+        # What an average over the picture hides of another way to decode or resize shows in the other output.
+        load_checked(store.feature_table(beside).snapshot().spec, encoder, device=device)
     cleaning = cleaning_beside(store, spec)
     if text is not None:
         encoded = encoder.encode_texts([clean(text, cleaning)], [spec["output"]])
@@ -117,25 +125,34 @@ def search(
     vector = encoded[spec["output"]]
     assert isinstance(vector, np.ndarray)
     found = find_vectors(store, feature, vector[0], k=k, where=where, exact=exact)
-    return _result(found, feature, question)
+    return _result(store, found, feature, question, where)
 
 
-def _result(found: Found, feature: str, question: str) -> SearchResult:
-    return SearchResult(found.hits, feature, question, found.engine, found.remark)
+def _result(store: Store, found: Found, feature: str, question: str, where: str | None) -> SearchResult:
+    remarks = [] if found.remark is None else [found.remark]
+    if not names_missing(where):
+        left_out = pc.sum(store.items.read(["missing"])["missing"]).as_py()
+        remarks += [left_out_note(left_out)] if left_out else []
+    return SearchResult(found.hits, feature, question, found.engine, "; ".join(remarks) or None)
 
 
-def _default_feature(store: Store, *, image_first: bool) -> str:
-    """The joint space of the store's only encoder."""
-    names = [name for name in store.feature_names() if name.endswith("/joint")]
-    encoders = sorted({name.split("/")[0] for name in names})
-    if not names:
-        raise UsageError(f"{store.path} has no joint features to search; make some with `icehouse embed`")
-    if len(encoders) > 1:
-        raise UsageError(
-            f"the store has features of {', '.join(encoders)}; choose with --feature, such as {names[0]}"
-        )
-    order = ("image", "text") if image_first else ("text", "image")
-    return next(f"{encoders[0]}/{m}/joint" for m in order if f"{encoders[0]}/{m}/joint" in names)
+def _default_feature(store: Store, *, pictures: bool, joint: bool) -> str:
+    """Feature to search: images before texts if `pictures`, their `joint` output alone if `joint`, else `pooled` first.
+
+    Of two encoders, one that has no images does not count where there are images to search.
+    """
+    known = store.feature_names()
+    images = ["image/joint"] if joint else ["image/pooled", "image/joint"]
+    for wanted in [*images, "text/joint"] if pictures else ["text/joint", *images]:
+        found = [name for name in known if name.count("/") == 2 and name.endswith(f"/{wanted}")]
+        if len(found) > 1:
+            encoders = ", ".join(name.split("/")[0] for name in found)
+            raise UsageError(
+                f"the store has features of {encoders}; choose with --feature, such as {found[0]}"
+            )
+        if found:
+            return found[0]
+    raise UsageError(f"{store.path} has no joint features to search; make some with `icehouse embed`")
 
 
 def _has_image(store: Store, item: str) -> bool:

@@ -1,4 +1,4 @@
-"""The commands of this room: `info`, `sql`, `join`, `split`, `export`, `compact`, `verify`."""
+"""The commands of this room: `info`, `sql`, `join`, `split`, `export`, `remove`, `compact`, `verify`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ __all__ = ["app"]
 app = typer.Typer()
 
 _PANEL = "Store"
+
+#: Ids that `icehouse remove` names.
+_NAMED = 10
 
 
 class SqlFormat(StrEnum):
@@ -205,6 +208,7 @@ def export(
     from .export import export as write
     from .store import Store
 
+    notes: list[str] = []
     written = write(
         Store.open(store),
         feature,
@@ -213,12 +217,57 @@ def export(
         columns=_names(columns) or (),
         split=split or None,
         where=where,
+        notes=notes,
     )
+    for note in notes:
+        say(f"note: {note}")
     if as_json:
         print_json({"files": written})
     else:
         for path in written:
             echo(f"wrote {path}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def remove(
+    store: StoreOption = DEFAULT_STORE,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", help="Items that meet this condition, such as \"label = 'spam'\"."),
+    ] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Items whose file is gone or whose row has left its source.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which items would go, and remove none.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove items from a store, in one commit. No file is touched; a source that still names them brings them back."""
+    from .removal import items_to_remove, remove_items
+    from .store import Store
+
+    opened = Store.open(store)
+    chosen = items_to_remove(opened, where, missing=missing)
+    shown = ", ".join(chosen[:_NAMED]) + (f" and {len(chosen) - _NAMED} more" if len(chosen) > _NAMED else "")
+    if chosen:
+        say(f"{len(chosen)} of {opened.items.rows} items: {shown}")
+    if chosen and not dry_run and not yes:
+        try:
+            yes = typer.confirm("Remove them from the store?", err=True)
+        except typer.Abort:  # nobody there to answer
+            yes = False
+        if not yes:
+            say("nothing was removed; --yes removes without asking")
+            raise typer.Exit(1)
+    gone = [] if dry_run or not chosen else remove_items(opened, where, missing=missing, among=chosen)
+    if as_json:
+        print_json({"dry_run": dry_run, "items": chosen if dry_run else gone, "removed": len(gone)})
+    elif dry_run or not chosen:
+        echo("nothing was removed" if chosen else "no item to remove")
+    else:
+        echo(f"{len(gone)} items removed; their features stay, as `icehouse info` counts them (unused)")
 
 
 @app.command(rich_help_panel=_PANEL)

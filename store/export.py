@@ -35,6 +35,7 @@ def export(
     columns: Sequence[str] = (),
     split: str | Sequence[str] | None = None,
     where: str | None = None,
+    notes: list[str] | None = None,
 ) -> list[Path]:
     """Write a feature of the items to `out`; nothing is left behind if that fails.
 
@@ -53,6 +54,8 @@ def export(
         Columns of `items` to write too, such as ``split`` and labels.
     split, where
         As for `Store.features`.
+    notes : list of str, optional
+        Takes what a user should know of the result.
 
     Returns
     -------
@@ -76,6 +79,10 @@ def export(
         if column not in schema.names:
             raise UsageError(f"no column {column!r} in items; there are: {', '.join(schema.names)}")
     features = store.features(name, split=split, where=where)
+    if notes is not None and features.left_out:
+        from .sql import left_out_note
+
+        notes.append(left_out_note(features.left_out))
     if features.mask is not None and kind == "csv":
         raise UsageError(f"{name} holds tokens, which do not fit a CSV; use npy, parquet or safetensors")
     about = _about(store, features, [column for column in columns if column != "item_id"])

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from ..errors import UsageError
 from .schema import label_columns
 from .snapshot import Snapshot
-from .sql import select_items
+from .sql import present_items
 from .store import Store
 from .vectors import Vectors
 
@@ -159,7 +159,7 @@ def search_vectors(
     k : int, default 10
         Most hits.
     where : str, optional
-        SQL condition over the columns of `items`.
+        SQL condition over the columns of `items`; those marked ``missing`` are left out unless it names that column.
     without : str, optional
         Id of an item to leave out.
     candidates : callable, optional
@@ -179,9 +179,7 @@ def search_vectors(
     """
     vectors = store.vectors(feature)
     key = store.feature_table(feature).spec["key"]
-    items = store.items.read(["item_id", key])
-    if where is not None:
-        items = items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
+    items, _ = present_items(store, [key], where)
     if without is not None:
         items = items.filter(pc.not_equal(items["item_id"], without))
     content = pc.index_in(items[key], value_set=vectors.keys, skip_nulls=True)

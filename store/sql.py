@@ -7,12 +7,13 @@ can change a table; reading one's own files (``from 'my.csv'``) and ``copy ... t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import StoreError, UsageError
 from .parts import check_part, is_vectors
@@ -21,7 +22,15 @@ from .snapshot import Snapshot
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["connect", "query", "select_items", "view_names"]
+__all__ = [
+    "connect",
+    "left_out_note",
+    "names_missing",
+    "present_items",
+    "query",
+    "select_items",
+    "view_names",
+]
 
 
 def view_names(tables: Iterable[str]) -> dict[str, list[str]]:
@@ -76,6 +85,53 @@ def select_items(store: Store, where: str) -> pa.ChunkedArray:
     except UsageError as error:
         raise UsageError(f"the condition {where!r} does not work on items: {error}") from error
     return rows["item_id"].cast(pa.string())
+
+
+def present_items(store: Store, columns: Sequence[str], where: str | None = None) -> tuple[pa.Table, int]:
+    """Read items that meet a condition and are not marked ``missing``.
+
+    Vanished items are left out of whatever is made of a store, unless the condition names the column ``missing`` and so
+    decides by itself.
+
+    Returns
+    -------
+    items : pyarrow.Table
+        Columns ``item_id`` and `columns`.
+    left_out : int
+        How many items are left out for being marked.
+
+    Raises
+    ------
+    UsageError
+        If `where` is not a condition.
+    """
+    items = store.items.read(list(dict.fromkeys(["item_id", *columns, "missing"])))
+    if where is not None:
+        items = items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
+    left_out = 0
+    if not names_missing(where):
+        marked = pc.fill_null(items["missing"], False)
+        left_out = int(pc.sum(marked).as_py() or 0)
+        items = items.filter(pc.invert(marked)) if left_out else items
+    return (items if "missing" in columns else items.drop_columns("missing")), left_out
+
+
+def names_missing(where: str | None) -> bool:
+    """Whether a condition speaks of the column ``missing``.
+
+    >>> names_missing("not missing"), names_missing("label = 'a'"), names_missing(None)
+    (True, False, False)
+    """
+    return (
+        where is not None
+        and re.search(r"\bmissing\b", re.sub(r"'(?:[^']|'')*'", "", where), re.I) is not None
+    )
+
+
+def left_out_note(left_out: int) -> str:
+    """What to say of items that `present_items` leaves out."""
+    who = "1 item that has" if left_out == 1 else f"{left_out} items that have"
+    return f'{who} vanished are left out (icehouse sql "select item_id from items where missing")'
 
 
 def _run(store: Store, sql: str, tables: list[str]) -> pa.Table:

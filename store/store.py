@@ -58,6 +58,8 @@ class Features:
         The feature table's: encoder, dim, provenance, fingerprint.
     mask : ndarray of bool, shape (n, t), or None
         For tokens: True where a token is real.
+    left_out : int
+        Items that are left out for being marked ``missing``.
     """
 
     ids: np.ndarray
@@ -66,6 +68,7 @@ class Features:
     name: str
     spec: dict[str, Any]
     mask: np.ndarray | None = None
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -326,7 +329,8 @@ class Store:
         label : str, optional
             Column of `items` to return as `y`; items without a value there are left out.
         where : str, optional
-            SQL condition over the columns of `items`, such as ``"width >= 64 and not missing"``.
+            SQL condition over the columns of `items`, such as ``"width >= 64"``. Items marked ``missing`` are left
+            out unless it names that column.
         split_column : str, default "split"
             Column that tells the splits.
 
@@ -352,18 +356,15 @@ class Store:
         for column in asked:
             if column not in schema.names:
                 raise UsageError(_no_column(column, schema))
-        items = self.items.read(list(dict.fromkeys(["item_id", key, *asked])))
+        from .sql import present_items
+
+        items, left_out = present_items(self, [key, *asked], where)
         if split is not None:
             items = items.filter(
                 _in_splits(items[split_column], [split] if isinstance(split, str) else split)
             )
         if label is not None:
             items = items.filter(pc.is_valid(items[label]))
-        if where is not None:
-            from .sql import select_items
-
-            items = items.filter(pc.is_in(items["item_id"], value_set=select_items(self, where)))
-
         if "tokens" in table.snapshot().schema.names:
             tokens = self.tokens(name)
             found, rows = _align(items[key], tokens.keys)
@@ -380,6 +381,7 @@ class Store:
             name=name,
             spec=spec,
             mask=mask,
+            left_out=left_out,
         )
 
     def query(self, sql: str) -> pa.Table:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import icehouse
 import numpy as np
+import pyarrow as pa
 import pytest
-from icehouse.embed.pipeline import embed_sources
+from icehouse.data.manifest import SourceOptions
+from icehouse.embed.pipeline import choose_encoder, embed_sources
 from icehouse.errors import SourceError, SpaceError, UsageError
+from icehouse.heads.samples import load_samples
 from icehouse.serve.query import search
+from icehouse.store.export import export
 from icehouse.store.store import Store
 from PIL import Image
 from toys import ToyEncoder, make_pictures
@@ -29,7 +33,7 @@ def test_by_image_finds_itself(store: Store, tmp_path: Path) -> None:
     result = search(store, image=tmp_path / "photos" / "0005.png", encoder=ToyEncoder(), k=3)
     assert result.hits[0].item_id == "p5"
     assert result.hits[0].score == pytest.approx(1, abs=1e-3)
-    assert (result.feature, len(result.hits)) == ("toy-a/image/joint", 3)
+    assert (result.feature, len(result.hits)) == ("toy-a/image/pooled", 3)
 
 
 def test_by_text_in_the_texts(store: Store) -> None:
@@ -90,3 +94,42 @@ def test_what_cannot_be_asked(store: Store, tmp_path: Path) -> None:
 
 def test_the_package_offers_it(store: Store) -> None:
     assert icehouse.search(store.path, item="p1", k=2).hits[0].rank == 1
+
+
+def test_words_stay_in_the_joint_space_and_pictures_in_pooled(store: Store, tmp_path: Path) -> None:
+    encoder = ToyEncoder()
+    assert search(store, text="flood", encoder=encoder).feature == "toy-a/image/joint"
+    assert search(store, item="p1").feature == "toy-a/image/pooled"
+    photo = tmp_path / "photos" / "0001.png"
+    (tmp_path / "more.csv").write_text("id,text\nx,some other words\n")
+    embed_sources([tmp_path / "more.csv"], store, encoder=ToyEncoder("b"))  # of texts alone
+    assert search(store, text="flood", encoder=encoder).feature == "toy-a/image/joint"
+    assert search(store, image=photo, encoder=encoder).feature == "toy-a/image/pooled"
+    assert search(store, item="p1").feature == "toy-a/image/pooled"
+    assert choose_encoder("auto", store, [], device="cpu", precision="auto")[0] == "toy:a"
+    with pytest.raises(UsageError, match=r"toy-a, toy-b; choose with --feature"):
+        search(store, item="t")
+    embed_sources([photo], store, encoder=ToyEncoder("b"), options=SourceOptions(root=tmp_path))
+    with pytest.raises(UsageError, match=r"toy-a, toy-b; choose with --feature, such as toy-a/image/pooled"):
+        search(store, item="p1")
+
+
+def test_vanished_items_are_left_out_and_it_is_said(store: Store, tmp_path: Path) -> None:
+    store.items.upsert(pa.table({"item_id": ["p3", "t"], "missing": [True, True]}), key="item_id")
+    found = search(store, item="p1", k=20)
+    assert {hit.item_id for hit in found.hits} == {"p0", "p2", "p4", "p5", "p6", "p7"}
+    assert found.remark is not None
+    assert "2 items that have vanished are left out" in found.remark
+    marked = search(store, item="p1", k=20, where="missing")
+    assert [hit.item_id for hit in marked.hits] == ["p3"]
+    assert marked.remark is None
+    assert search(store, item="p3", k=1).hits  # it may still be the question
+    assert len(search(store, item="p1", k=20, where="text <> 'missing'").hits) == 6
+    features = store.features("toy-a/text/pooled")
+    assert (len(features), features.left_out) == (7, 2)
+    notes: list[str] = []
+    export(store, "toy-a/text/pooled", tmp_path / "out.csv", notes=notes)
+    assert "p3" not in (tmp_path / "out.csv").read_text()
+    assert len(notes) == 1
+    samples = load_samples(store, {"image": "toy-a/image/pooled"})
+    assert (len(samples), samples.vanished) == (7, 2)

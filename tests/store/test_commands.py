@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from icehouse.errors import IcehouseError, UsageError
 from icehouse.store.commands import app
+from icehouse.store.removal import remove_items
 from icehouse.store.results import json_values
 from icehouse.store.store import Store
 from typer.testing import CliRunner
@@ -101,6 +102,37 @@ def test_verify_exits_1_where_something_is_wrong(shell: Any, store: Store) -> No
     store.failures.append(pa.table({"item_id": ["e"], "stage": ["read"], "error": ["OSError"]}))
     assert json.loads(shell("verify", "--json"))["ok"] is True
     assert "sound" in shell("verify")
+
+
+def test_remove(shell: Any, store: Store) -> None:
+    store.items.upsert(pa.table({"item_id": ["a", "c"], "missing": [True, True]}), key="item_id")
+    store.failures.append(pa.table({"item_id": ["a", "b"], "stage": ["read"] * 2, "error": ["OSError"] * 2}))
+    version = store.items.snapshot().version
+
+    def left() -> list[str]:
+        return sorted(Store.open(store.path).items.read(["item_id"])["item_id"].to_pylist())
+
+    with pytest.raises(UsageError, match=r"--where SQL, --missing"):
+        shell("remove", "--yes")
+    with pytest.raises(UsageError, match="does not work on items"):
+        shell("remove", "--where", "nothing > 1", "--yes")
+    assert json.loads(shell("remove", "--missing", "--dry-run", "--json"))["items"] == ["a", "c"]
+    shell("remove", "--missing", exit_code=1)  # nobody answers
+    shell("remove", "--missing", exit_code=1, stdin="n\n")
+    assert "no item to remove" in shell("remove", "--where", "width > 10000", "--yes")
+    assert (left(), store.items.snapshot().version) == (list("abcde"), version)
+    assert "1 items removed" in shell("remove", "--missing", "--where", "item_id = 'a'", stdin="y\n")
+    assert (left(), store.items.snapshot().version) == (list("bcde"), version + 1)
+    assert store.failures.read(["item_id"])["item_id"].to_pylist() == ["b"]
+    assert (
+        json.loads(shell("remove", "--where", "item_id in ('b', 'd', 'e')", "-y", "--json"))["removed"] == 3
+    )
+    assert left() == ["c"]
+    assert remove_items(store, "item_id = 'c'", among=["z"]) == []  # came to meet it after it was asked
+    shell("remove", "--missing", "--yes")
+    assert left() == []
+    assert json.loads(shell("info", "--json"))["items"]["total"] == 0
+    assert store.feature_table("toy/image/pooled").rows > 0
 
 
 def test_compact(shell: Any, store: Store) -> None:
