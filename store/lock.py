@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -75,7 +77,7 @@ def hold(folder: Path, timeout: float | None = None) -> Iterator[None]:
 
 
 def _announce(folder: Path) -> None:
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else "python"
+    command = _command(sys.argv) if sys.argv else "python"
     holder = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -89,6 +91,17 @@ def _announce(folder: Path) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             temp.unlink()
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command line without user and password of the hosts in it."""
+    shown = [Path(arguments[0]).name]
+    for before, argument in itertools.pairwise(arguments):
+        host = argument.startswith("--host=") or before == "--host" or "://" in argument
+        name, at, rest = argument.rpartition("@")
+        start = re.match(r"(?:--\w+=)?(?:\w+://)?", name)
+        shown.append(f"{start.group() if start else ''}{rest}" if host and at else argument)
+    return " ".join(shown)
 
 
 def _describe(folder: Path, wait: float) -> str:

@@ -127,6 +127,7 @@ class Api(ABC):
 
     url: str
     model: str
+    secrets: tuple[str, ...] = ()
 
     @abstractmethod
     async def identify(self) -> Identity:
@@ -164,7 +165,7 @@ def fault_of_status(
     path : str
         An address as the protocol has it, for whoever gave another.
     """
-    text = f"{url}: {' '.join(message.split())[:200] or 'no reason given'} (status {status})"
+    text = f"{url}: {' '.join(message[:2000].split())[:200] or 'no reason given'} (status {status})"
     if status in (429, 503):
         return BusyError(f"{text}: it is busy", retry_after)
     if status in (401, 403):
@@ -191,13 +192,18 @@ def split_host(host: str, default_port: int) -> str:
     scheme, colon, rest = host.strip().partition("://")
     if not colon:
         scheme, rest = "http", host.strip()
+    # No message holds a password, or a part of one.
+    told = repr(rest.rpartition("@")[2])
     try:
         parts = urlsplit(f"{scheme}://{rest}")
         name, port = parts.hostname or "127.0.0.1", parts.port
     except ValueError as error:
-        raise UsageError(f"{host!r} is no host: {error}; write it as http://name:port") from None
+        why = "" if "@" in rest else f": {error}"
+        raise UsageError(f"{told} is no host{why}; write it as http://name:port") from None
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise UsageError(f"the password for {told} has /, ? or # in it: write these as %2F, %3F, %23")
     if scheme not in ("http", "https") or any(c.isspace() for c in rest):
-        raise UsageError(f"{host!r} is no host; write it as http://name:port")
+        raise UsageError(f"{told} is no host; write it as http://name:port")
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
     if port is None:
         port = default_port if not colon else {"http": 80, "https": 443}[scheme]

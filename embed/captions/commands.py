@@ -225,6 +225,8 @@ def caption(
         print_json(report.as_dict())
     else:
         _print_report(report)
+    if report.failed and not report.captioned:
+        raise typer.Exit(1)
 
 
 def _refuse_beside_import(context: typer.Context) -> None:

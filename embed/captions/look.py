@@ -7,6 +7,7 @@ from typing import Any
 
 from ...console import one_line
 from .api import shown, split_host
+from .guard import HEADERS, hide, hooks, secrets_of
 from .ollama_api import PORT, default_hosts
 
 __all__ = ["look_at_ollama"]
@@ -31,13 +32,14 @@ def look_at_ollama(host: str | None = None) -> dict[str, Any]:
     """
     host = host or default_hosts()[0]
     found: dict[str, Any] = {
-        "host": host,
+        "host": host.rpartition("@")[2],
         "answers": False,
         "version": None,
         "models": [],
         "vision": [],
         "untold": [],
     }
+    secrets: tuple[str, ...] = ()
     # The client raises whatever its HTTP library does, and a stranger may listen there: hence every `except Exception`.
     try:
         import httpx
@@ -46,13 +48,26 @@ def look_at_ollama(host: str | None = None) -> dict[str, Any]:
         url = split_host(host, PORT)
         found["host"] = shown(url)
         key = os.environ.get("OLLAMA_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        response = httpx.get(f"{url}/api/version", headers=headers, follow_redirects=True, timeout=_WAIT_S)
+        secrets = secrets_of(url, key)
+        guards = hooks(url, sync=True)
+        headers = {**HEADERS, **({"Authorization": f"Bearer {key}"} if key else {})}
+        with httpx.Client(
+            headers=headers, follow_redirects=True, timeout=_WAIT_S, event_hooks=guards
+        ) as http:
+            response = http.get(f"{url}/api/version")
         response.raise_for_status()
-        found |= {"version": str(response.json()["version"]), "answers": True}
+        found |= {"version": str(response.json()["version"])[:100], "answers": True}
     except Exception as error:
-        return {**found, "detail": _brief(error)}
-    client = ollama.Client(url, timeout=_WAIT_S)
+        return _hidden({**found, "detail": _brief(error)}, secrets)
+    return _hidden(
+        _models(ollama.Client(url, timeout=_WAIT_S, headers=HEADERS, event_hooks=guards), found), secrets
+    )
+
+
+def _models(client: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """`found` with the server's models, and which of them can see."""
+    import ollama
+
     try:
         found["models"] = [str(model.model) for model in client.list().models]
     except Exception as error:
@@ -86,6 +101,18 @@ def _detail(found: dict[str, Any], why: str) -> str:
         can = can if seeing or len(untold) < len(models) else "it does not tell what they can do"
         can += f"; it cannot show {', '.join(untold)} ({why})"
     return f"version {found['version']}, {len(models)} models, {can}"
+
+
+def _hidden(found: dict[str, Any], secrets: tuple[str, ...]) -> dict[str, Any]:
+    """`found` without the credentials that a server, or an error, may repeat."""
+    return {
+        key: hide(value, secrets)
+        if isinstance(value, str)
+        else [hide(one, secrets) for one in value]
+        if isinstance(value, list)
+        else value
+        for key, value in found.items()
+    }
 
 
 def _brief(error: Exception) -> str:

@@ -29,6 +29,7 @@ from .api import (
     split_host,
 )
 from .backoff import parse_retry_after
+from .guard import HEADERS, RedirectedError, credentials, hide, hiding, hooks, secrets_of
 
 if TYPE_CHECKING:
     import ssl
@@ -41,6 +42,8 @@ __all__ = ["PORT", "OllamaApi", "certificates", "default_hosts", "fault_of_trans
 PORT = 11434
 _KEY_VARIABLE = "OLLAMA_API_KEY"
 _CONNECT_S = 10.0
+# Most characters of what a server calls itself or its models.
+_MOST_NAME = 300
 # Ollama's words; a stranger's "404 page not found" is another matter.
 _NO_MODEL = re.compile(r"model\b.*\bnot found", re.DOTALL | re.IGNORECASE)
 # The package's errors carry no headers, so a hook of the HTTP client keeps this one for whoever sent the request.
@@ -104,29 +107,36 @@ class OllamaApi(Api):
         self.url = shown(self._full)
         self.model = model if ":" in model.rpartition("/")[2] else f"{model}:latest"
         self._timeout = timeout
+        key = os.environ.get(_KEY_VARIABLE)
+        self.secrets = secrets_of(self._full, key)
+        guards = hooks(self._full)
+        guards["response"].append(_keep_retry_after)
         self._client = ollama.AsyncClient(
             self._full,
             timeout=httpx.Timeout(timeout, connect=_CONNECT_S, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            event_hooks={"response": [_keep_retry_after]},
+            headers=HEADERS,
+            event_hooks=guards,
+            auth=None if key else credentials(self._full),  # the package drops them from the address
             verify=certificates(),
         )
         # The package has no call for the version; whatever stands before the server must take this one for the same client.
-        key = os.environ.get(_KEY_VARIABLE)
         self._http = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={**HEADERS, **({"Authorization": f"Bearer {key}"} if key else {})},
+            event_hooks=hooks(self._full),
             follow_redirects=True,
             timeout=_CONNECT_S,
             verify=certificates(),
         )
 
+    @hiding
     async def identify(self) -> Identity:
         """Find out version and digest, and that the model can see."""
         try:
             async with asyncio.timeout(_CONNECT_S):
                 response = await self._http.get(f"{self._full}/api/version")
                 response.raise_for_status()
-                version = str(response.json()["version"])
+                version = str(response.json()["version"])[:_MOST_NAME]
                 models = (await self._client.list()).models
                 digests = {str(entry.model): entry.digest for entry in models}
                 if self.model not in digests:
@@ -144,6 +154,7 @@ class OllamaApi(Api):
             )
         return Identity(self.model, digests[self.model], f"ollama {version}")
 
+    @hiding
     async def ask(self, question: Question) -> Answer:
         """Ask `/api/chat`, not streamed: one answer, one JSON object, or none."""
         token = _retry_after.set(None)
@@ -170,19 +181,21 @@ class OllamaApi(Api):
             response.done_reason == "length",
             response.eval_count,
             (response.load_duration or 0) / 1e9,
+            (response.message.thinking or "").strip(),
         )
 
+    @hiding
     async def pull(self, progress: Callable[[str, int, int], None]) -> None:
         """Have the server fetch the model."""
         try:
             async for part in await self._client.pull(self.model, stream=True):
-                progress(part.status or "", part.completed or 0, part.total or 0)
+                progress(hide(part.status or "", self.secrets), part.completed or 0, part.total or 0)
         except Exception as error:
             import ollama
 
             if isinstance(error, ollama.ResponseError):
                 # Says "file does not exist" for a name that the library does not have.
-                raise DeniedError(f"{self.url} cannot pull {self.model}: {error.error}") from None
+                raise DeniedError(f"{self.url} cannot pull {self.model}: {str(error.error)[:200]}") from None
             raise self._fault(error, self._timeout) from None
 
     async def close(self) -> None:
@@ -191,7 +204,7 @@ class OllamaApi(Api):
         await self._http.aclose()
 
     def _missing(self, there: list[str]) -> MissingError:
-        have = f"; it has: {', '.join(there)}" if there else ""
+        have = f"; it has: {', '.join(there[:10])[:_MOST_NAME]}" if there else ""
         return MissingError(
             f"{self.url} has no model {self.model}{have}: run `ollama pull {self.model}` there, or add --pull"
         )
@@ -205,7 +218,7 @@ class OllamaApi(Api):
             retry_after = parse_retry_after(error.response.headers.get("retry-after"))
             error = ollama.ResponseError(error.response.text, error.response.status_code)
         if isinstance(error, ollama.ResponseError):
-            said = str(error.error)
+            said = str(error.error)[:2000]
             if error.status_code == 404 and _NO_MODEL.search(said):
                 return self._missing([])
             return fault_of_status(
@@ -227,6 +240,10 @@ def fault_of_transport(error: Exception, url: str, timeout: float, httpx: Any) -
     Exception
         `error` itself, where it is none of these.
     """
+    if isinstance(error, RedirectedError):
+        return DeniedError(
+            f"{url} sends its questions on to {error}: give that as --host, if it is to have the pictures"
+        )
     if isinstance(error, httpx.ConnectTimeout):
         return GoneError(f"{url} does not answer (no connection in time)")
     if isinstance(error, (ConnectionError, httpx.ConnectError)):

@@ -22,6 +22,7 @@ from .api import (
     split_host,
 )
 from .backoff import parse_retry_after
+from .guard import HEADERS, hiding, hooks, secrets_of
 from .ollama_api import certificates, fault_of_transport, settle_imports
 
 __all__ = ["KEY_VARIABLE", "OpenAiApi"]
@@ -30,6 +31,7 @@ __all__ = ["KEY_VARIABLE", "OpenAiApi"]
 KEY_VARIABLE = "OPENAI_API_KEY"
 
 _CONNECT_S = 10.0
+_MOST_NAME = 300
 # vLLM: "The model `x` does not exist."; a server that is asked at the wrong address does not speak of models.
 _NO_MODEL = re.compile(r"\bmodel\b.*(not exist|not found)", re.DOTALL | re.IGNORECASE)
 _NAMES = {"num_predict": "max_tokens"}
@@ -65,13 +67,16 @@ class OpenAiApi(Api):
         self._timeout = timeout
         self._key_variable = key_variable
         key = os.environ.get(key_variable)
+        self.secrets = secrets_of(full, key)
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={**HEADERS, **({"Authorization": f"Bearer {key}"} if key else {})},
+            event_hooks=hooks(full),
             timeout=httpx.Timeout(timeout, connect=_CONNECT_S, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             verify=certificates(),
         )
 
+    @hiding
     async def identify(self) -> Identity:
         """Find the model in `/models`, where the server has such a list; the protocol knows no digest."""
         try:
@@ -87,15 +92,18 @@ class OpenAiApi(Api):
             raise self._fault(error, _CONNECT_S) from None
         if self.model not in entries:
             raise MissingError(
-                f"{self.url} has no model {self.model}; it has: {', '.join(sorted(entries)[:10]) or 'none'}"
+                f"{self.url} has no model {self.model}; it has: {', '.join(sorted(entries)[:10])[:_MOST_NAME] or 'none'}"
             )
         entry = entries[self.model]
         # vLLM tells the checkpoint behind an alias as "root".
         root = entry.get("root")
         return Identity(
-            self.model, str(root) if root else None, str(entry.get("owned_by") or "openai-compatible")
+            self.model,
+            str(root)[:_MOST_NAME] if root else None,
+            str(entry.get("owned_by") or "openai-compatible")[:_MOST_NAME],
         )
 
+    @hiding
     async def ask(self, question: Question) -> Answer:
         """Ask `/chat/completions`, the picture as a data URI."""
         picture = "data:image/jpeg;base64," + base64.b64encode(question.image).decode()
@@ -122,6 +130,7 @@ class OpenAiApi(Api):
             body = response.json()
             choice = body["choices"][0]
             text = choice["message"].get("content") or ""
+            reasoning = choice["message"].get("reasoning_content") or choice["message"].get("reasoning")
             if not isinstance(text, str):
                 raise BrokenError(f"{self.url} gave an answer that is not text")
             tokens = (body.get("usage") or {}).get("completion_tokens")
@@ -131,7 +140,12 @@ class OpenAiApi(Api):
         except Exception as error:
             raise self._fault(error, self._timeout) from None
         # A count that is none is no reason to lose the answer.
-        return Answer(text.strip(), cut, tokens if type(tokens) is int and tokens >= 0 else None)
+        return Answer(
+            text.strip(),
+            cut,
+            tokens if type(tokens) is int and tokens >= 0 else None,
+            reasoning=reasoning.strip() if isinstance(reasoning, str) else "",
+        )
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -145,8 +159,9 @@ class OpenAiApi(Api):
             message = said["message"] if isinstance(said, dict) else str(said)
         except (ValueError, KeyError, TypeError, RecursionError):
             message = response.text
+        message = str(message)[:2000]
         if response.status_code == 404 and _NO_MODEL.search(str(message)):
-            raise MissingError(f"{self.url} has no model {self.model}: {message} (status 404)")
+            raise MissingError(f"{self.url} has no model {self.model}: {message[:200]} (status 404)")
         raise fault_of_status(
             self.url,
             response.status_code,
