@@ -116,6 +116,8 @@ class Manifest:
         Remarks for the user, one line each.
     from_folders : mapping of str to pyarrow.ChunkedArray of bool
         Column to the rows whose value only the name of a folder tells.
+    not_told : mapping of str to pyarrow.ChunkedArray of bool
+        Column that only some of the sources have to the rows of the others: no value there means nothing.
     """
 
     table: pa.Table
@@ -123,6 +125,7 @@ class Manifest:
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     from_folders: Mapping[str, pa.ChunkedArray] = field(default_factory=dict)
+    not_told: Mapping[str, pa.ChunkedArray] = field(default_factory=dict)
 
 
 def read_sources(
@@ -201,7 +204,21 @@ def read_sources(
     for name in {name for piece in pieces for name in piece.from_folders}:
         folders = [absolute(piece.source) for piece in pieces if name in piece.from_folders]
         told[name] = pc.is_in(table["source"], value_set=pa.array(folders, pa.string()))
-    return Manifest(table, rejected_table(rejected), labels, (*notes, *said), told)
+    return Manifest(table, rejected_table(rejected), labels, (*notes, *said), told, _not_told(pieces, table))
+
+
+def _not_told(pieces: Sequence[Piece], table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """For each column that some of the sources do not have, the rows of these."""
+    found = {}
+    for name in ("path", "root", "text", "split", *table.column_names[len(FIXED) :]):
+        without = [
+            piece.table["source"].unique()
+            for piece in pieces
+            if name not in piece.table.column_names or piece.table[name].null_count == len(piece.table)
+        ]
+        if 0 < len(without) < len(pieces):
+            found[name] = pc.is_in(table["source"], value_set=pa.concat_arrays(without))
+    return found
 
 
 def _kind(path: Path) -> str:

@@ -188,20 +188,20 @@ class _Finder:
             for start in self.starts:
                 full = posixpath.normpath(posixpath.join(start, text))
                 if _is_file(full):
-                    inside = beneath(full, self.root)
-                    if inside is not None:
+                    path = beneath(full, self.root)
+                    if path is not None:
                         own = () if start == self.starts[0] or text.startswith("/") else (_OWN_FOLDER,)
-                        return _Found(inside, (*kinds, *own), there=True)
+                        return _Found(path, (*kinds, *own), there=True)
                     outside = outside or full
         if outside is not None:
             return _Found(None, error=self._outside(raw, outside))
         for kinds, text in reversed(spellings if not spellings[-1][1].endswith("/") else []):
             for further, fits in self._fitting(text):
-                inside = {path for full in fits if (path := beneath(full, self.root)) is not None}
-                if len(inside) == 1:
-                    return _Found(inside.pop(), (*kinds, *further), there=True)
-                if inside:
-                    return self._unfound(raw, tuple(sorted(inside)))
+                paths = {path for full in fits if (path := beneath(full, self.root)) is not None}
+                if len(paths) == 1:
+                    return _Found(paths.pop(), (*kinds, *further), there=True)
+                if paths:
+                    return self._unfound(raw, tuple(sorted(paths)))
         return self._unfound(raw)
 
     def _unfound(self, raw: str, several: tuple[str, ...] = ()) -> _Found:

@@ -145,7 +145,8 @@ def embed_sources(
     )
     clock, streams = StageClock(), 1
     report = EmbedReport(str(store.path), encoder_id, notes=notes, workers=workers or os.cpu_count() or 1)
-    known = Known.of(store, manifest.labels, name, tables.done("image"), tables.done("text"))
+    kept = (*manifest.labels, *(("text",) if "text" in manifest.not_told else ()))
+    known = Known.of(store, kept, name, tables.done("image"), tables.done("text"))
     manifest = fit_labels(
         manifest, known.items, replace_labels=bool(options and options.replace_labels), notes=notes
     )
@@ -219,8 +220,8 @@ def embed_sources(
     ]
     _record_rejections(store, collisions, known, report)
     if check_content:
-        kept = f"{planner.altered} had changed with size and time kept"
-        notes.append(f"{planner.compared} files compared by their bytes: {kept}")
+        altered = f"{planner.altered} had changed with size and time kept"
+        notes.append(f"{planner.compared} files compared by their bytes: {altered}")
     if limit is None:
         folders = [absolute(source) for source in sources if Path(source).is_dir()]
         gone = set(planner.vanished(folders, manifest.rejected["item_id"].to_pylist()))

@@ -141,7 +141,9 @@ class Known:
 
 
 def fit_labels(manifest: Manifest, items: pa.Table, *, replace_labels: bool, notes: list[str]) -> Manifest:
-    """Hold the sources' labels against the store's: what folders tell replaces nothing, lists stay lists.
+    """Hold the sources' values against the store's: what folders tell, or a source does not, replaces nothing.
+
+    Lists stay lists.
 
     Raises
     ------
@@ -172,6 +174,13 @@ def fit_labels(manifest: Manifest, items: pa.Table, *, replace_labels: bool, not
             both = "--folder-label-column NAME keeps both, " if name in manifest.labels else ""
             notes.append(
                 f"{n} items have another {name!r} from another source and keep it: {both}--replace-labels replaces it"
+            )
+    for name, without in manifest.not_told.items():
+        fill = pc.and_(without, pc.is_null(table[name]))
+        if at is not None and name in items.schema.names and pc.any(fill).as_py():
+            before = items[name].take(at.combine_chunks())
+            table = table.set_column(
+                table.schema.get_field_index(name), name, pc.if_else(fill, before, table[name])
             )
     return replace(manifest, table=table)
 

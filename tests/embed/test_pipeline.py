@@ -247,6 +247,30 @@ def test_refused_rows_replace_nothing(store: Path, tmp_path: Path) -> None:
     assert rows == [{"item_id": "0000.png", "label": "one"}, {"item_id": "two/0000.png", "label": "two"}]
 
 
+def test_a_source_without_a_column_leaves_it_alone_beside_one_that_has_it(
+    store: Path, tmp_path: Path
+) -> None:
+    make_pictures(tmp_path / "set", 3)
+    table = tmp_path / "set" / "posts.csv"
+    table.write_text("image,text,label,split\n0000.png,zero,a,train\n0001.png,one,b,test\n")
+    embed_sources([table], store, encoder=ToyEncoder())
+    table.write_text("image,text,label,split\n0000.png,zero,a,train\n")
+    report = embed_sources([tmp_path / "set", table], store, encoder=ToyEncoder())
+    rows = (
+        Store.open(store).query("select item_id, text, label, split from items order by item_id").to_pylist()
+    )
+    assert [tuple(row.values()) for row in rows] == [
+        ("0000.png", "zero", "a", "train"),
+        ("0001.png", "one", "b", "test"),
+        ("0002.png", None, None, None),
+    ]
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,text\n0002.png,two\n")
+    report = embed_sources([tmp_path / "set"], store, encoder=ToyEncoder())
+    rows = Store.open(store).query("select text from items order by item_id").to_pylist()
+    assert [row["text"] for row in rows] == ["zero", "one", "two"]
+    assert report.columns_changed == {}
+
+
 def test_splits_from_folder_names_replace_none(store: Path, tmp_path: Path) -> None:
     make_pictures(tmp_path / "set" / "train", 2)
     make_pictures(tmp_path / "set" / "val", 1)
