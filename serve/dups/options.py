@@ -27,9 +27,14 @@ SearchOption = Annotated[
 
 def say_which(store: Path, found: Duplicates, name: str | None) -> None:
     """Say which search was opened, where it was not named and there are several."""
-    from ...store.dups.find import list_duplicates
+    from ...store.dups.find import HASHES, list_duplicates, search_name
     from ...store.store import Store
 
+    if name is None and found.name == HASHES and found.feature is not None:
+        say(
+            f"note: by the search {HASHES!r}, made before searches were named after their feature; `icehouse dups find` "
+            f"makes {search_name(found.feature)!r} beside it"
+        )
     others = [other for other in list_duplicates(Store.open(store)) if other != found.name]
     if name is None and others:
         say(f"note: by the search {found.name!r}; --name takes another: {', '.join(others)}")

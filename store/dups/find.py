@@ -127,7 +127,7 @@ class Duplicates:
         """
         store = store if isinstance(store, Store) else Store.open(store)
         if name is None or (name == HASHES and not _folder(store, name).exists()):
-            name = _usual(store) or HASHES
+            name = _usual(store) or next(iter(list_duplicates(store)), HASHES)
         path = _folder(store, name)
         try:
             summary = read_json(path, "summary.json")

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from ...data import image_files
 from ...errors import ImageError
 
-__all__ = ["CHANGED", "GONE", "LINK", "NONE", "THERE", "Files", "item_files"]
+__all__ = ["CHANGED", "GONE", "LINK", "NONE", "THERE", "Files", "item_files", "whole_files"]
 
 #: States of an item's file: the item has none of its own, it is there, it is another one than was embedded, it is gone.
 NONE, THERE, CHANGED, GONE = range(4)
@@ -41,7 +41,7 @@ class Files:
     state : ndarray of int8, shape (n,)
         `NONE`, `THERE`, `CHANGED` or `GONE`.
     number : ndarray of int64, shape (n,)
-        Equal for paths that lead to one file; -1 where there is none.
+        Equal for paths that lead to one file, or to one picture in a Parquet file; -1 where there is none.
     link : ndarray of int8, shape (n,)
         0 for a real path, 1 for one through a linked folder, 2 for a symbolic link.
     """
@@ -79,7 +79,7 @@ class Files:
                 continue
             if image_files.container(file) is not None:
                 # A picture in a Parquet file is a file of its own, which no link can be.
-                number[i] = known.setdefault(file, len(known))
+                number[i] = known.setdefault(os.path.realpath(file), len(known))
                 state[i] = _inside(file, times[i], digest and partial(digest, i))
                 continue
             try:
@@ -139,6 +139,12 @@ def item_files(items: pa.Table) -> pa.Array:
     """Absolute paths of items by their `root` and `path`; null for an item without a file of its own."""
     names = [items[name].cast(pa.string()).combine_chunks() for name in ("root", "path")]
     return pc.binary_join_element_wise(*names, "/")
+
+
+def whole_files(files: pa.Array) -> pa.Array:
+    """`files` without the pictures inside Parquet files: those cannot be deleted one by one."""
+    inside = [file is not None and image_files.container(file) is not None for file in files.to_pylist()]
+    return pc.if_else(pa.array(inside, pa.bool_()), pa.scalar(None, pa.string()), files)
 
 
 def _inside(file: str, time_ns: float, digest: Callable[[], str | None] | None) -> int:

@@ -20,7 +20,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from .cascade import Contents, Found, Spread
-from .identity import GONE, NONE, THERE, Files
+from .identity import GONE, NONE, THERE, Files, whole_files
 
 __all__ = ["CLUSTERS", "KINDS", "PAIRS", "Ledger", "PairWriter", "cluster_table", "write_lists"]
 
@@ -280,6 +280,7 @@ def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) 
         notes.append(
             f"{several} items are a further name of, or a link to, another item's file: see same_file_as in clusters.parquet"
         )
+    listed_files = whole_files(ledger.files)
     staying = np.flatnonzero(stays)
     ids = ledger.ids.take(pa.array(staying))
     same = ledger.ids.take(pa.array(first, mask=first == np.arange(len(first))))
@@ -287,7 +288,7 @@ def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) 
     kept = pa.table(
         {
             "item_id": ids,
-            "file": ledger.files.take(pa.array(staying)),
+            "file": listed_files.take(pa.array(staying)),
             "group": clusters["group"].take(at),
             "size": pc.fill_null(clusters["size"].take(at), 1),
             "same_file_as": same.take(pa.array(staying)),
@@ -299,7 +300,7 @@ def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) 
     dropped = pa.table(
         {
             "item_id": member["item_id"],
-            "file": ledger.files.take(pa.array(rows[goes])),
+            "file": listed_files.take(pa.array(rows[goes])),
             "keeper": leads["item_id"].take(chosen),
             **{name: member[name] for name in ("group", "kind", "hamming", "cosine", "same_file_as")},
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.dups.find import Duplicates, find_duplicates
@@ -152,6 +153,32 @@ def test_duplicate_texts_name_no_picture(tmp_path: Path) -> None:
     embed_sources([tmp_path / "posts.csv"], tmp_path / "store", encoder=ToyEncoder())
     found = find_duplicates(tmp_path / "store", name="t", feature="toy-a/text/pooled")
     assert (found.path / "drop.csv").read_text().splitlines()[1:] == ['"b",,"a",0,"exact",,1,']
+
+
+def test_without_inodes_the_real_path_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = photo(tmp_path / "real" / "a.png")
+    (tmp_path / "link").symlink_to("real")
+    look, nowhere = os.lstat, os.stat_result
+    monkeypatch.setattr(os, "lstat", lambda path: nowhere([*look(path)[:1], 0, *look(path)[2:]]))
+    other = photo(tmp_path / "b.png")
+    paths = pa.array([str(tmp_path / "link" / "a.png"), str(file), str(other)])
+    found = Files.look(paths, np.full(3, np.nan), np.full(3, np.nan))
+    assert found.first().tolist() == [0, 0, 2]
+    assert found.link.tolist() == [1, 0, 0]
+
+
+def test_pictures_inside_parquet_are_never_named(tmp_path: Path) -> None:
+    data = photo(tmp_path / "photos" / "a.png").read_bytes()
+    pq.write_table(pa.table({"id": ["p", "q"], "image": [data, data]}), tmp_path / "posts.parquet")
+    embed_sources([tmp_path / "posts.parquet"], tmp_path / "store", encoder=ToyEncoder())
+    found = found_in(tmp_path / "store")
+    assert found.summary["dropped"] == 1
+    for name in ("keep.csv", "drop.csv"):
+        with (found.path / name).open() as file:
+            assert [row["file"] for row in csv.DictReader(file)] == [""]
+    embed_sources([tmp_path / "photos"], tmp_path / "store", encoder=ToyEncoder())
+    rows = (found_in(tmp_path / "store").path / "drop.csv").read_text()
+    assert ".parquet" not in rows
 
 
 def test_looking(tmp_path: Path) -> None:
