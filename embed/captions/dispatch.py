@@ -1,10 +1,11 @@
 """Questions spread over hosts, and what is done when something goes wrong.
 
 One task for each host hands it questions up to its level; faults decide what follows. A question that was not heard or came
-at a bad time is asked again, elsewhere if another host is free; one that brings no answer three times is given up, so that a
-picture that crashes the model costs its neighbours nothing. A host that fails is identified again before it gets more. Two
-breakers end a run that could only waste time: no host is of use any more, or picture after picture gets no answer and a
-picture that is known to be good gets none either.
+at a bad time is asked again, elsewhere if another host is free; one that brings no answer three times, nor any from another
+host, is given up, so that a picture that crashes the model costs its neighbours nothing. A host that fails is identified
+again before it gets more; one that fails again and again, beside others, must first answer a plain test picture, and what
+it failed at until then does not count. Two breakers end a run that could only waste time: no host is of use any more, or
+picture after picture gets no answer and a picture that is known to be good gets none either.
 
 Everything here runs in one thread, in an event loop; pictures are prepared in two others.
 """
@@ -110,6 +111,7 @@ class Dispatcher:
         self._ready: deque[tuple[Job, bytes]] = deque()
         self._preparing = 0
         self._left = 0
+        self._jobs: Sequence[Job] = ()
         self._withheld: list[tuple[Job, Exception]] = []
         self._probing = False
         self._asking: set[asyncio.Task[None]] = set()
@@ -128,6 +130,7 @@ class Dispatcher:
         asyncio.CancelledError
             If cancelled: answers under way were waited for.
         """
+        self._jobs = jobs
         self._left = len(jobs)
         if not jobs:
             return
@@ -203,7 +206,8 @@ class Dispatcher:
 
     def _hungry(self) -> bool:
         ahead = 2 + 2 * sum(host.climber.level for host in self.hosts)
-        return len(self._ready) + self._preparing < ahead
+        fresh = sum(not job.faults for job, _ in self._ready)
+        return fresh + self._preparing < ahead
 
     def _prepared(self, job: Job, future: asyncio.Future[bytes]) -> None:
         self._preparing -= 1
@@ -232,12 +236,13 @@ class Dispatcher:
                 return
             async with self._changed:
                 await self._changed.wait_for(
-                    lambda: not host.trusted or bool(self._ready and host.free(self.clock()))
+                    lambda: not host.trusted or (host.free(self.clock()) and self._next_for(host) is not None)
                 )
             if host.expelled is not None:
                 return
-            if host.trusted:
-                job, picture = self._ready.popleft()
+            taken = self._take(host) if host.trusted else None
+            if taken is not None:
+                job, picture = taken
                 host.under_way += 1
                 task = asyncio.create_task(self._guard(partial(self._ask, host, job, picture)))
                 self._asking.add(task)
@@ -250,6 +255,8 @@ class Dispatcher:
             try:
                 identity = await self.identify(host)
                 self.check(host, identity)
+                if host.suspect:
+                    await self._acquit(host)
             except DeniedError as fault:
                 self._expel(host, CaptionError(str(fault)))
             except IcehouseError as error:
@@ -261,6 +268,7 @@ class Dispatcher:
                     self.say(f"{host.url} is left out until it answers again: {fault}")
                 host.why = str(fault)
                 self._judge(now)
+                self._notify_soon()
                 await asyncio.sleep(wait_s(attempt, self.rng, most=min(10.0, self.patience / 4)))
                 attempt += 1
             else:
@@ -270,6 +278,17 @@ class Dispatcher:
                 await self._notify()
                 return True
         return False
+
+    async def _acquit(self, host: Host) -> None:
+        """Have a host that failed again and again answer a plain test picture; raises the fault if it does not."""
+        try:
+            await self.probe(host)
+        except FaultError:
+            # The pictures are not to blame: what this host failed at is as if it had never been asked.
+            for job in self._jobs:
+                del job.faults[host.url]
+            raise
+        host.suspect, host.broken = False, 0
 
     def _expel(self, host: Host, error: Exception) -> None:
         if host.expelled is not None:
@@ -321,9 +340,36 @@ class Dispatcher:
     def _following(self, host: Host) -> tuple[Job, bytes] | None:
         """The next question for a host that has just been through one; None where it shall have fewer at once, or none."""
         held = host.under_way > host.climber.level or self.clock() < host.rest_until
-        if not host.trusted or held or not self._ready or self._over is None or self._over.done():
+        if not host.trusted or held or self._over is None or self._over.done():
             return None
-        return self._ready.popleft()
+        return self._take(host)
+
+    def _next_for(self, host: Host) -> int | None:
+        """Place of the first question that this host may have: not one that it failed at and another has yet to try."""
+        others = self._in_play(but=host)
+        for place, (job, _) in enumerate(self._ready):
+            if not job.faults[host.url] or all(job.faults[other.url] for other in others):
+                return place
+        return None
+
+    def _take(self, host: Host) -> tuple[Job, bytes] | None:
+        place = self._next_for(host)
+        if place is None:
+            return None
+        taken = self._ready[place]
+        del self._ready[place]
+        return taken
+
+    def _in_play(self, but: Host | None = None) -> list[Host]:
+        """Hosts that may still answer: a person is not needed, and they have not been down for longer than the patience."""
+        now = self.clock()
+        return [
+            host
+            for host in self.hosts
+            if host is not but
+            and host.expelled is None
+            and (host.down_since is None or now - host.down_since < self.patience)
+        ]
 
     def _faulted(self, host: Host, job: Job, picture: bytes, fault: FaultError) -> FaultError | None:
         """Decide what becomes of a question that got no answer, and of the host; returns the fault if it is given up."""
@@ -348,16 +394,27 @@ class Dispatcher:
         elif isinstance(fault, DeniedError):
             self._expel(host, CaptionError(str(fault)))
             self._ready.appendleft((job, picture))
-        elif isinstance(fault, BrokenError):
-            host.trusted = False
-            host.climber.back_off()
-            job.faults += 1
-            if job.faults >= TRIES:
-                return fault
-            wait = wait_s(job.faults - 1, self.rng, asked=fault.retry_after)
-            asyncio.get_running_loop().call_later(wait, self._again, job, picture)
+        elif isinstance(fault, (BrokenError, RejectedError)):
+            return self._failed_at(host, job, picture, fault)
         else:
             return fault
+        return None
+
+    def _failed_at(self, host: Host, job: Job, picture: bytes, fault: FaultError) -> FaultError | None:
+        """Count a question that got no usable answer; returns the fault if nobody is left to ask."""
+        refused = isinstance(fault, RejectedError)
+        if not refused:
+            host.trusted = False
+            host.climber.back_off()
+        job.faults[host.url] += TRIES if refused else 1
+        host.broken += 1
+        playing = self._in_play()
+        if host.broken >= STREAK and len(playing) > 1:
+            host.suspect, host.trusted = True, False
+        elif job.faults.total() >= TRIES and all(job.faults[one.url] for one in playing):
+            return fault
+        wait = 0.0 if refused else wait_s(job.faults.total() - 1, self.rng, asked=fault.retry_after)
+        asyncio.get_running_loop().call_later(wait, self._again, job, picture)
         return None
 
     def _again(self, job: Job, picture: bytes) -> None:

@@ -30,6 +30,10 @@ class Host:
         How many in a row.
     why : str
         Last thing that went wrong.
+    broken : int
+        Unusable answers in a row.
+    suspect : bool
+        So many that it must answer a plain test picture before it gets another question.
     """
 
     api: Api
@@ -42,6 +46,8 @@ class Host:
     down_since: float | None = None
     idle_since: float | None = None
     why: str = ""
+    broken: int = 0
+    suspect: bool = False
 
     @property
     def url(self) -> str:
@@ -51,6 +57,7 @@ class Host:
     def gave_answer(self) -> None:
         """Note that a question was answered."""
         self.idles, self.idle_since = 0, None
+        self.broken, self.suspect = 0, False
 
     def gave_nothing(self, now: float, wait: float) -> None:
         """Note that a question was not taken, and let the host rest for `wait` seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ class Job:
         Where the picture is, or was: copies of one picture lie in several places.
     item_id : str
         The first item that has the picture, for the ledger.
+    faults : Counter
+        Host -> questions about it that brought no usable answer there.
     sent_as : str
         How its picture had to be changed to be sent: see `icehouse.embed.captions.pictures.Sent`.
     text : str or None
@@ -46,7 +49,7 @@ class Job:
     mtime_ns: int | None
     items: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
-    faults: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
     failed_before: bool = False
     sent_as: str = ""
 

@@ -727,3 +727,30 @@ def _png(width: int, height: int) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (width, height), "blue").save(out, "PNG")
     return out.getvalue()
+
+
+@pytest.mark.parametrize("fault", ["500", "400"])
+def test_a_host_that_always_fails_uses_up_no_tries_beside_a_good_one(
+    fault: str, make_store: MakeStore, server: OllamaServer, other: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(20)
+    other.behave(fault, times=None)
+    report = caption_images(store, asking(other, server))
+    assert (report.captioned, report.failed) == (20, 0)
+    assert captions(store) == truth(store)
+    assert not failures(store)
+    # It is found out by the plain test picture, and left alone.
+    assert len(other.questions) < 20
+
+
+def test_a_picture_that_no_host_takes_is_given_up(
+    make_store: MakeStore, server: OllamaServer, other: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(6)
+    bad = sorted(sent(store))[1]
+    for host in (server, other):
+        host.behave("500", times=None, image=bad)
+    report = caption_images(store, asking(other, server))
+    assert (report.captioned, report.failed) == (5, 1)
+    assert len(failures(store)) == 1
+    assert {host.asked()[bad] for host in (server, other)} == {1, 2}
