@@ -20,6 +20,7 @@ from .pieces import count, show
 __all__ = [
     "LIST",
     "MISSING_VALUES",
+    "as_known",
     "as_lists",
     "lost_digits",
     "near_identical",
@@ -95,6 +96,14 @@ def normalised(value: str, missing: Sequence[str] | None = None) -> str | None:
     """
     (found,) = normalise(_strings([value]), missing).to_pylist()
     return found if isinstance(found, str) else None
+
+
+def as_known(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids of a file in the spelling that a store has them in: as they are where it has them so, else by `normalise`."""
+    spelt = normalise(ids)
+    place = pc.index_in(spelt, value_set=normalise(known, ()).combine_chunks(), skip_nulls=True)
+    exact = pc.if_else(pc.is_in(ids, value_set=known.combine_chunks()), ids, _NULL)
+    return pc.coalesce(exact, known.combine_chunks().take(place.combine_chunks()), spelt)
 
 
 def respelt(before: pa.ChunkedArray, after: pa.ChunkedArray) -> str | None:

@@ -13,6 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+
+from ...data.labels import as_known
 from ...data.readers import read_rows
 from ...errors import CaptionError
 from ...store.store import Store
@@ -208,7 +211,11 @@ def _best_key(
     unclear: list[str] = []
     for name in sorted(columns, key=lambda n: _KEYS.index(n.lower()) if n.lower() in _KEYS else 99):
         for kind, known in pictures.items():
-            found = [None if value is None else known.get(_normal(value, kind)) for value in columns[name]]
+            values = columns[name]
+            if kind == "item_id":
+                ids = [pa.chunked_array([list(column)], pa.string()) for column in (values, known)]
+                values = as_known(*ids).to_pylist()
+            found = [None if value is None else known.get(_normal(value, kind)) for value in values]
             hits = sum(bool(image) for image in found)
             unclear += [f"{name} ({kind})"] if _SEVERAL in found else []
             if hits and (best is None or hits > best[0]):

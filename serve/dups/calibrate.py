@@ -115,7 +115,11 @@ def calibrate(
             f"{feature} has {n} different contents, and a calibration needs at least {LEAST_ROWS} to know what unrelated "
             "ones look like; give `icehouse dups find` a --threshold instead"
         )
-    known = {} if pairs is None else _known(store, read_truth(pairs), spec["key"], contents)
+    known = (
+        {}
+        if pairs is None
+        else _known(store, read_truth(pairs, store.items.read(["item_id"])["item_id"]), spec["key"], contents)
+    )
     encoder = load_checked(spec, encoder, device=device)
     rng = np.random.default_rng([seed, 3])
     hashes = None

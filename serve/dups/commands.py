@@ -181,9 +181,12 @@ def evaluate(
     """Measure found duplicates against known pairs: precision, recall and F1 of each stage and of all together."""
     from ...store.dups.evaluate import evaluate_duplicates, read_truth
     from ...store.dups.find import Duplicates
+    from ...store.store import Store
 
     found = Duplicates.open(store, name)
-    scores = evaluate_duplicates(found, read_truth(truth))
+    scores = evaluate_duplicates(
+        found, read_truth(truth, Store.open(store).items.read(["item_id"])["item_id"])
+    )
     say_which(store, found, name)
     if unknown := scores["unknown"]:
         say(

@@ -6,7 +6,6 @@ copy of b, b of c), and everything else is not. With a `label` column only the l
 
 from __future__ import annotations
 
-import csv
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...data.labels import as_known, lost_digits, normalise
+from ...data.readers import read_rows
 from ...errors import SourceError
 from ..store import Store
 from .find import Duplicates
@@ -63,8 +64,10 @@ class Score:
         return cls(found, right, positives - right, precision, recall, f1)
 
 
-def read_truth(path: str | Path) -> Truth:
-    """Read a CSV with the columns `a` and `b` (item ids), and perhaps `label` (1 or 0, yes or no).
+def read_truth(path: str | Path, known: pa.ChunkedArray | None = None) -> Truth:
+    """Read a table (CSV, TSV, JSON Lines, Parquet) of `a` and `b` (item ids), and perhaps `label` (1 or 0, yes or no).
+
+    `known` are the ids of the store, in whose spelling the pairs come.
 
     Raises
     ------
@@ -73,22 +76,25 @@ def read_truth(path: str | Path) -> Truth:
         that too many pairs follow.
     """
     path = Path(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-            names = {*(rows[0] if rows else ())}
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path} is no CSV in UTF-8: {error}") from error
-    if not {"a", "b"} <= names:
+    rows = read_rows(path, lambda header: [name for name in ("a", "b", "label") if name in header.columns])
+    names = set(rows.table.column_names)
+    if not {"a", "b"} <= names or not (len(rows.numbers) or rows.bad):
         raise SourceError(
             f"{path} needs the columns a and b (item ids), and may have label; it has no rows of them"
         )
+    for bad in rows.bad[:1]:
+        raise SourceError(f"{path}, {bad.where}: {bad.message}")
+    for name in ("a", "b"):
+        for row, reason in list(lost_digits(rows.table[name]).items())[:1]:
+            raise SourceError(f"{path}, row {rows.numbers[row] + 1}: {reason}")
+    cells = {name: normalise(rows.table[name]).to_pylist() for name in names}
+    if known is not None:
+        cells |= {name: as_known(rows.table[name], known).to_pylist() for name in ("a", "b")}
+    labels = cells.get("label", ["1"] * len(rows.numbers))
     positive: set[tuple[str, str]] = set()
     negative: set[tuple[str, str]] = set()
-    for number, row in enumerate(rows, 2):
-        a, b, label = row["a"], row["b"], (row.get("label", "1") or "").strip().lower()
+    for number, a, b, label in zip(rows.numbers + 1, cells["a"], cells["b"], labels, strict=True):
+        label = (label or "").lower()
         if not a or not b or label not in _YES | _NO:
             raise SourceError(f"{path}, row {number}: needs two ids, and as a label 1 or 0, not {label!r}")
         if a != b:

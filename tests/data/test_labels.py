@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from icehouse.data.labels import near_identical, normalise, normalised
+from icehouse.data.labels import as_known, near_identical, normalise, normalised
 from icehouse.data.manifest import Manifest, SourceOptions, read_sources
 from icehouse.errors import SourceError
 
@@ -185,3 +185,20 @@ def test_windows_encoding_is_recognised(tmp_path: Path) -> None:
     latin = tmp_path / "l.csv"
     latin.write_bytes("text\ncafé\n".encode("latin-1"))
     assert not any("cp1252" in note for note in read(latin, encoding="latin-1").notes)
+
+
+def test_ids_in_a_stores_own_spelling() -> None:
+    known = pa.chunked_array([["12", "1.0", "cafe\u0301.jpg", "caf\u00e9", "007"]])
+    ids = pa.chunked_array(
+        [["12.0", "1.0", "caf\u00e9.jpg", " caf\u00e9", "007", "7", "NA", None]], pa.string()
+    )
+    assert as_known(ids, known).to_pylist() == [
+        "12",
+        "1.0",
+        "cafe\u0301.jpg",
+        "caf\u00e9",
+        "007",
+        "7",
+        None,
+        None,
+    ]

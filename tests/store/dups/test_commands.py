@@ -253,3 +253,19 @@ def test_a_truth_so_large_that_its_pairs_fill_memory_is_refused(
 def test_a_truth_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     with pytest.raises(SourceError, match=r"t\.csv"):
         read_truth(known(tmp_path / "t.csv", text))
+
+
+def test_a_truth_has_one_spelling_in_every_format(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    known_ids = pa.chunked_array([["1", "2", "e\u0301.jpg"]])
+    pq.write_table(pa.table({"a": [1.0, 2.0], "b": [2, 1], "label": [True, True]}), tmp_path / "t.parquet")
+    (tmp_path / "t.tsv").write_text("a\tb \tlabel\n1.0\t 2\t1.0\n")
+    for name in ("t.parquet", "t.tsv"):
+        assert read_truth(tmp_path / name, known_ids).positive == {("1", "2")}, name
+    (tmp_path / "p.csv").write_text("a,b\n\u00e9.jpg,1\n", encoding="utf-8")
+    assert read_truth(tmp_path / "p.csv", known_ids).positive == {("1", "e\u0301.jpg")}
+    (tmp_path / "f.csv").write_text("a,b\n9.177910441581855e+17,1\n")
+    with pytest.raises(SourceError, match=r"f\.csv, row 2: the id .* lost digits"):
+        read_truth(tmp_path / "f.csv")
