@@ -82,8 +82,8 @@ def image_file(path: Path) -> bool:
 
 
 def kinds_of(names: Iterable[str]) -> str:
-    """Suffixes of files for a message, the most frequent first: ".txt, .json, none"."""
-    counts = Counter(_suffix(name) or "none" for name in names)
+    """Suffixes of files for a message, the most frequent first: ".txt, .json, no suffix"."""
+    counts = Counter(_suffix(name) or "no suffix" for name in names)
     kinds = [show(kind)[1:-1] for kind, _ in counts.most_common(6)]
     return ", ".join(kinds[:5]) + (", ..." if len(kinds) > 5 else "")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["SNIFFED", "image_format", "why_not_an_image"]
+__all__ = ["SNIFFED", "image_format", "pointer", "what_it_is", "why_not_an_image"]
 
 #: First bytes of a file that `image_format` wants to see.
 SNIFFED = 64
@@ -24,14 +24,18 @@ _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", 
 _BMP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})
 _PPM = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d+\s")
 
+#: What stands in a file's place in a repository whose contents were not fetched.
+_POINTERS = (
+    (rb"version https://git-lfs", "a Git LFS pointer, not the {}: run `git lfs pull` in its repository"),
+    (
+        rb"(\.\./)*\.git/annex/|/annex/objects/",
+        "a git-annex pointer, not the {}: run `git annex get` in its repository",
+    ),
+)
 _MARKUP = "the file holds markup: {}"
 # What is saved under an image's name and is none; the first that fits is told.
 _OTHERS: tuple[tuple[bytes, str], ...] = (
-    (rb"version https://git-lfs", "a Git LFS pointer, not the picture: run `git lfs pull` in its repository"),
-    (
-        rb"(\.\./)*\.git/annex/|/annex/objects/",
-        "a git-annex pointer, not the picture: run `git annex get` in its repository",
-    ),
+    *((pattern, says.format("picture")) for pattern, says in _POINTERS),
     (
         rb"\s*<\?xml[^>]*>\s*(<!--.*?-->\s*)*(<!doctype svg[^>]*>\s*)?<svg|\s*<svg",
         "an SVG drawing: export it as PNG",
@@ -93,5 +97,15 @@ def why_not_an_image(data: bytes) -> str:
     head = data[:1024].removeprefix(b"\xef\xbb\xbf")
     if image_format(head) == "HEIF":
         return "HEIC needs one more package: pip install 'icehouse[heic]'"
-    says = next((says for pattern, says in _COMPILED if pattern.match(head)), None)
+    says = what_it_is(head)
     return f"not an image: {says}" if says else f"not an image of a known format ({_KNOWN})"
+
+
+def what_it_is(head: bytes) -> str | None:
+    """What else than an image a file is, by its first bytes, and what to do; None where that is not known."""
+    return next((says for pattern, says in _COMPILED if pattern.match(head)), None)
+
+
+def pointer(head: bytes) -> str | None:
+    """Which pointer stands in the place of a file that was not fetched; None where it is the file."""
+    return next((says.format("file") for pattern, says in _POINTERS if re.match(pattern, head)), None)

@@ -24,7 +24,8 @@ from ..errors import SourceError, UsageError
 from .annotations import read_annotations
 from .collisions import combine
 from .columns import check_label_name
-from .folders import METADATA_NAMES, image_file, is_image_name, scan_images
+from .folders import METADATA_NAMES, image_file, scan_images
+from .formats import what_it_is
 from .imagefolder import inside_root, metadata_of, metadata_root, read_folder, read_metadata
 from .pieces import (
     FIXED,
@@ -232,15 +233,17 @@ def _kind(path: Path) -> str:
             raise SourceError(f"{path} {'is a broken link' if path.is_symlink() else 'does not exist'}")
         if not path.is_file():
             raise SourceError(f"{path} is neither a file nor a folder")
+        suffix = path.suffix.lower()
+        if suffix in _SUFFIXES:
+            return "file"
+        if image_file(path):
+            return "image"
+        with path.open("rb") as file:
+            told = what_it_is(file.read(1024))
     except OSError as error:
         raise SourceError(f"{path} cannot be looked at: {error.strerror or error}") from error
-    suffix = path.suffix.lower()
-    if is_image_name(path.name):
-        return "image"
-    if suffix in _SUFFIXES:
-        return "file"
-    if image_file(path):
-        return "image"
+    if told is not None and suffix not in _PACKED:
+        raise SourceError(f"{path} is {told}")
     remedy = "unpack it first" if suffix in _PACKED else f"give a folder, an image, or {', '.join(_SUFFIXES)}"
     raise SourceError(f"{path} is not a source that can be read: {remedy}")
 

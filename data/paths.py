@@ -7,6 +7,7 @@ path). Where exactly one file fits it is taken, and said; where none or several 
 
 from __future__ import annotations
 
+import html
 import os
 import posixpath
 import re
@@ -30,6 +31,12 @@ __all__ = ["Located", "locate_images", "why_missing"]
 
 _MAX_PATH = 4096
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\|//")
+
+_AROUND = "blanks or quotes around it"
+_FILE_URL = "a file:// URL"
+_BACKSLASHES = "backslashes"
+_PERCENT = "percent-encoding"
+_CERTAIN = frozenset({_AROUND, _FILE_URL, _BACKSLASHES})
 
 _OWN_FOLDER = "the annotation file's own folder"
 _UNICODE = "another Unicode form (NFC, NFD)"
@@ -151,20 +158,26 @@ def _spellings(raw: str) -> list[tuple[tuple[str, ...], str]]:
         if text and text != last:
             made.append(((*kinds, kind), text))
 
-    then("blanks or quotes around it", raw.strip().strip("\"'").strip())
+    then(_AROUND, raw.strip().strip("\"'").strip())
     text = made[-1][1]
     if text[:5].lower() == "file:":
         local = re.sub(r"^file:(//(localhost)?(?=/|[A-Za-z]:))?", "", text, flags=re.IGNORECASE)
-        then("a file:// URL", unquote(re.sub(r"^/(?=[A-Za-z]:)", "", local)))
-    then("backslashes", made[-1][1].replace("\\", "/"))
+        then(_FILE_URL, unquote(re.sub(r"^/(?=[A-Za-z]:)", "", local)))
+    then(_BACKSLASHES, made[-1][1].replace("\\", "/"))
+    if "&" in made[-1][1]:
+        then("HTML references", html.unescape(made[-1][1]))
+    if "?" in made[-1][1] and is_image_name(before := made[-1][1].partition("?")[0]):
+        then("a URL's query", before)
     if "%" in made[-1][1]:
-        then("percent-encoding", unquote(made[-1][1]))
+        then(_PERCENT, unquote(made[-1][1]))
+    if "+" in made[-1][1]:
+        then("plus signs for blanks", made[-1][1].replace("+", " "))
     return made
 
 
 def _written(raw: str) -> str:
     """The path in its plainest spelling that nothing on disk has to confirm."""
-    return next(text for kinds, text in reversed(_spellings(raw)) if "percent-encoding" not in kinds)
+    return next(text for kinds, text in reversed(_spellings(raw)) if _CERTAIN.issuperset(kinds))
 
 
 class _Finder:
@@ -288,6 +301,8 @@ def why_missing(file: Path) -> str:
         _recent = (time.monotonic(), _Disk())
     disk = _recent[1]
     full = posixpath.normpath(file.absolute().as_posix())
+    if os.path.islink(full):  # noqa: PTH114
+        return "a link to a file that is not there"
     for kind, fits in disk.similar(full):
         shown = ", ".join(show(posixpath.basename(path)) for path in fits[:3])
         return f"{shown} would fit, by {kind}" if len(fits) == 1 else f"{len(fits)} files would fit: {shown}"
@@ -302,8 +317,6 @@ def why_missing(file: Path) -> str:
         hint = "; backslashes part folders elsewhere" if "\\" in lost else ""
         return f"there is no folder {show(lost)} in {folder or '/'}{hint}"
     stem = _key(posixpath.splitext(name)[0])
-    if os.path.islink(full):  # noqa: PTH114
-        return "a link to a file that is not there"
     others = disk.listing(folder).stems.get(stem, [])
     return f"{show(others[0])} is there: another suffix" if others else ""
 

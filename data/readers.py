@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
+from .formats import SNIFFED, pointer
 from .records import read_json_lines, read_parquet
 from .rows import BadRow, Choose, Header, Quotes, Rows, one_line
 from .separated import read_separated
@@ -46,6 +47,10 @@ def read_rows(path: Path, choose: Choose, *, encoding: str | None = None, quotes
     try:
         if path.stat().st_size == 0:
             raise SourceError(f"{path} is empty")
+        with path.open("rb") as file:
+            fetched = pointer(file.read(SNIFFED))
+        if fetched is not None:
+            raise SourceError(f"{path} is {fetched}")
         if kind == ".parquet":
             return read_parquet(path, choose)
         asked, encoding = encoding, _encoding(path, encoding)

@@ -324,7 +324,7 @@ def print_report(report: EmbedReport) -> None:
             "left out of search, training and export; `icehouse remove --missing` takes them out of the store"
         )
     if report.rejected:
-        counts.append(f"{report.rejected} rows refused")
+        counts.append(f"{report.rejected} refused")
     echo(f"{report.items} items in {report.seconds:.1f} s: {', '.join(counts)}")
     if report.images or report.texts:
         how = f"{report.encoder} on {report.device} in {report.precision}, batches of {report.batch_size}"

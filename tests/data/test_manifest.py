@@ -197,6 +197,15 @@ def test_nothing_there(tmp_path: Path) -> None:
         read(write(tmp_path / "header.csv", "text\n"))
     with pytest.raises(SourceError, match="unpack it first"):
         read(write(tmp_path / "x.csv.gz", "x"))
+    with pytest.raises(SourceError, match=r"film\.mp4 is a video"):
+        read(write(tmp_path / "film.mp4", b"\0\0\0\x18ftypmp42" + b"\0" * 20))
+    for name in ("lfs.csv", "lfs.parquet", "lfs.jsonl", "lfs.bin"):
+        with pytest.raises(
+            SourceError, match=r"is a Git LFS pointer, not the (file|picture): run `git lfs pull`"
+        ):
+            read(
+                write(tmp_path / name, "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n")
+            )
     with pytest.raises(UsageError, match="no source"):
         read()
 
