@@ -51,6 +51,7 @@ def score_rows(
     near: Near | None = None,
     majority: str | None = None,
     positive: str | None = None,
+    asked: bool = True,
     groups: np.ndarray | None = None,
     draws: int = DRAWS,
 ) -> dict[str, Any]:
@@ -68,7 +69,11 @@ def score_rows(
         Rows with a near-duplicate in training; see `icehouse.heads.seen`.
     majority : str, optional
         Commonest label in training: the baseline.
-    positive, groups, draws
+    positive : str, optional
+        Class of the average precision.
+    asked : bool, default True
+        Whether somebody named that class; False for the rarer one of training.
+    groups, draws
         See `icehouse.heads.metrics.score`.
 
     Returns
@@ -92,6 +97,8 @@ def score_rows(
         )
 
     result = scores(np.arange(len(samples)))
+    if result["positive"] is not None:
+        result["positive"]["given"] = positive is not None and asked
     copy = np.zeros(len(samples), bool)
     for name, column in samples.content.items():
         hashes = seen.get(name, set())
@@ -194,6 +201,7 @@ def evaluate(
         near=near,
         majority=majority,
         positive=run.positive if positive is None else positive,
+        asked=positive is not None or bool(run.record.get("positive_given")),
         groups=searches.groups(samples),
         draws=draws,
     )

@@ -16,7 +16,7 @@ Choices, once and for all heads:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ __all__ = [
     "majority_note",
     "ranking",
     "rarer",
+    "require_positive",
     "row_losses",
     "score",
 ]
@@ -229,6 +230,20 @@ def influence_of(
     return value, np.mean([one[at + 1] for one in found], axis=0)
 
 
+def require_positive(positive: str | None, labels: Iterable[Any]) -> None:
+    """Refuse a positive class that is no label, before anything is fitted.
+
+    Raises
+    ------
+    UsageError
+        The message lists the labels.
+    """
+    known = sorted({str(label) for label in labels})
+    if positive is not None and positive not in known:
+        listed = ", ".join(map(repr, known[:20])) + (", …" if len(known) > 20 else "")
+        raise UsageError(f"no class {positive!r} to take as positive; there are: {listed}")
+
+
 def rarer(y: Sequence[Any] | np.ndarray) -> Any:
     """The rarer of two labels, the later one by name where both are as many; None unless there are two."""
     labels, counts = np.unique(np.asarray(y), return_counts=True)
@@ -270,8 +285,7 @@ def _positive(positive: Any, labels: Sequence[Any], k: int, support: np.ndarray)
         for i, label in enumerate(labels):
             if str(label) == str(positive):
                 return i
-        listed = ", ".join(repr(str(label)) for label in labels[:20])
-        raise UsageError(f"no class {str(positive)!r} to take as positive; there are: {listed}")
+        require_positive(str(positive), labels)
     if k != 2:
         return None
     return 0 if support[0] < support[1] else 1

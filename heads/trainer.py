@@ -36,7 +36,7 @@ from .evaluate import score_rows, seen_contents
 from .head import Head
 from .holdout import SHARE
 from .looks import count_look
-from .metrics import DRAWS, rarer
+from .metrics import DRAWS, rarer, require_positive
 from .prompts import unprompted, with_prompts
 from .registry import create
 from .runs import Prediction, Run, prediction_table, write_run
@@ -143,6 +143,9 @@ def train(
         dups=dups,
         learns=estimator.takes_prompts != "required",
         seed=seed,
+    )
+    require_positive(
+        positive, (rows.part("train") if len(rows.parts.train) else rows.samples).labels.tolist()
     )
     fitted = fit_on(rows, estimator)
     run = keep(
@@ -337,6 +340,7 @@ def keep(
     store, samples, parts, searches = rows.store, rows.samples, rows.parts, rows.searches
     learn, dev, held = (rows.part(name) for name in ("train", "dev", "test"))
     majority = Counter(learn.labels.tolist()).most_common(1)[0][0] if len(learn) else None
+    asked = positive is not None
     if positive is None and len(fitted.head.classes_) == 2:
         positive = rarer(learn.labels)
     begun = time.perf_counter()
@@ -356,6 +360,7 @@ def keep(
             near=near,
             majority=majority,
             positive=positive,
+            asked=asked,
             groups=searches.groups(rows),
             draws=draws,
         )
@@ -390,6 +395,7 @@ def keep(
         "classes": [str(c) for c in kept.classes_.tolist()],
         "majority": majority,
         "positive": positive,
+        "positive_given": asked,
         "inputs": {
             name: {
                 "feature": feature,

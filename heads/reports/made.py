@@ -119,8 +119,7 @@ def command_line(run: Run) -> str:
         parts += ["--missing", data["missing"]]
     if record["protocol"]["chosen_on"] and record["protocol"]["refit"] != _held_out(run):
         parts.append("--refit" if record["protocol"]["refit"] else "--no-refit")
-    given = [run.metrics[part].get("positive") or {} for part in ("test", "dev") if part in run.metrics]
-    if run.positive is not None and any(one.get("given") for one in given):
+    if run.positive is not None and record.get("positive_given"):
         parts += ["--positive", run.positive]
     if record["protocol"]["rows"]["test"] and "test" not in run.metrics:
         parts.append("--no-test")

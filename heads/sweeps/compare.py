@@ -21,7 +21,7 @@ from ...errors import CorruptError, HeadError, SpaceError, UsageError
 from ...store.checksums import check_sums
 from ..evaluate import load_run_samples
 from ..looks import Looks, looks_at
-from ..metrics import majority_note, rarer, score
+from ..metrics import majority_note, rarer, require_positive, score
 from ..runs import Run, list_runs
 from ..score_text import METRICS, title
 from ..seen import AUTO
@@ -480,11 +480,7 @@ def _dev(run: Run, metric: str, positive: str | None) -> float | None:
 def _positive(runs: Sequence[Run], y: np.ndarray, given: str | None) -> str | None:
     """Class of the average precision: as given, as the runs have it, or the rarer one of two."""
     if given is not None:
-        known = sorted({label for run in runs for label in run.classes})
-        if given not in known:
-            raise UsageError(
-                f"no class {given!r} to take as positive; there are: {', '.join(map(repr, known))}"
-            )
+        require_positive(given, {label for run in runs for label in run.classes})
         return given
     theirs = {run.positive for run in runs}
     if len(theirs) == 1 and None not in theirs:

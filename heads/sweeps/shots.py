@@ -35,7 +35,7 @@ from ..checks import plain
 from ..head import Head
 from ..intervals import joined_interval
 from ..looks import count_look, looks_at
-from ..metrics import LEVEL, majority_note, rarer, score
+from ..metrics import LEVEL, majority_note, rarer, require_positive, score
 from ..prompts import unprompted, with_prompts
 from ..registry import head_class
 from ..samples import Missing, Samples
@@ -222,11 +222,7 @@ def shots(
     _begin(folder, _about(rows, pool, seed, on), fresh=fresh)
 
     scored = rows.part(on)
-    labels = sorted(set(rows.samples.labels.tolist()))
-    if positive is not None and positive not in labels:
-        raise UsageError(
-            f"no class {positive!r} to take as positive; there are: {', '.join(map(repr, labels))}"
-        )
+    require_positive(positive, rows.samples.labels.tolist())
     marked = rarer(scored.labels) if positive is None else positive
 
     points: list[Point] = []

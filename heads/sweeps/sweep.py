@@ -22,7 +22,7 @@ import numpy as np
 
 from ...errors import IcehouseError, UsageError
 from ..checks import plain
-from ..metrics import DRAWS, rarer, score
+from ..metrics import DRAWS, rarer, require_positive, score
 from ..registry import FAMILIES
 from ..runs import Run
 from ..samples import Missing
@@ -223,19 +223,15 @@ def sweep(
     )
     if not len(rows.parts.dev):
         raise UsageError("a sweep chooses on dev, and these rows are too few to hold any out: add labels")
-    labels = set(rows.samples.labels.tolist())
-    if positive is not None and positive not in labels:
-        listed = ", ".join(map(repr, sorted(labels)))
-        raise UsageError(f"no class {positive!r} to take as positive; there are: {listed}")
-    if positive is None:
-        positive = rarer(rows.part("train").labels)
+    require_positive(positive, rows.part("train").labels.tolist())
+    wanted, positive = positive, rarer(rows.part("train").labels) if positive is None else positive
     about = _about(rows, metric, class_weight, refit)
     if metric == "average_precision":
         about["positive"] = positive
     record = SweepRecord.begin(store, name, about, fresh=fresh)
     results = [_known(trial, record.trial(trial)) for trial in plan]
     left = _fit_all(rows, record, results, class_weight, positive, budget, watch or _ignore)
-    winners = _keep_winners(rows, record, metric, class_weight, refit, test, positive, draws)
+    winners = _keep_winners(rows, record, metric, class_weight, refit, test, wanted, draws)
     notes = _report(store, winners) if report else []
     record.drop_heads()
     return Sweep(record, metric, results, winners, left, notes)

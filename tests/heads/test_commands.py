@@ -134,3 +134,57 @@ def test_near_identical_labels_are_told_before_training(make_store: Make) -> Non
     # Those that are left out by a condition do not count.
     where = "label in ('calm', 'flood')"
     assert call(store, "train", "logreg", "--strict-labels", "--where", where).exit_code == 0
+
+
+def test_the_positive_class_is_the_rarer_one_and_said(make_store: Make) -> None:
+    store = make_store(120, label=lambda i: "yes" if i % 5 == 0 else "no")
+    shown = call(store, "train", "logreg", "--draws", "50")
+    assert shown.exit_code == 0, shown.output
+    assert "average precision of 'yes'" in shown.stdout
+    assert "positive class: 'yes'" in shown.stdout
+    assert "(the rarer class; --positive names another)" in shown.stdout
+    (run,) = list_runs(store)
+    told = run.metrics["test"]
+    assert told["majority"]["average_precision"] == told["positive"]["prevalence"]
+    # Page and table agree: the same class, the same figure, and its curve.
+    assert call(store, "report", "--draws", "50", "--no-ablation").exit_code == 0
+    page = (run.path / "report.html").read_text()
+    assert "average precision of &#x27;yes&#x27;" in page
+    assert f"<b>{100 * told['average_precision']['value']:.1f}%</b>" in page
+    report = json.loads((run.path / "report.json").read_text())
+    assert [series["name"] for series in report["charts"]["precision_recall"]["series"]] == ["yes"]
+    other = json.loads(call(store, "evaluate", "--positive", "no", "--json").stdout)
+    assert other["positive"] == {**other["positive"], "label": "no", "given": True}
+    assert other["average_precision"] != told["average_precision"]
+    bare = json.loads(call(store, "evaluate", "--draws", "0", "--json").stdout)
+    assert (bare["accuracy"]["low"], bare["positive"]["label"]) == (None, "yes")
+    wrong = call(store, "train", "--positive", "maybe")
+    assert wrong.exit_code == 2
+    assert "no class 'maybe' to take as positive; there are: 'no', 'yes'" in wrong.stderr
+    assert len(list_runs(store)) == 1
+
+
+def test_a_run_of_an_earlier_version_is_still_read(make_store: Make) -> None:
+    store = make_store(120, label=lambda i: "yes" if i % 5 == 0 else "no")
+    assert call(store, "train", "logreg", "--no-report").exit_code == 0
+    (run,) = list_runs(store)
+    metrics = run.metrics
+    for name in ("dev", "test"):
+        scores = metrics[name]
+        for new in ("positive", "one_class", "notes"):
+            del scores[new]
+        scores["intervals"] = {
+            "method": "percentile bootstrap over rows",
+            "draws": 1000,
+            "level": 0.95,
+            "seed": 0,
+        }
+        scores["majority"] = {key: scores["majority"][key] for key in ("label", "accuracy", "macro_f1")}
+    (run.path / "metrics.json").write_text(json.dumps(metrics))
+    record = {key: value for key, value in run.record.items() if not key.startswith("positive")}
+    (run.path / "run.json").write_text(json.dumps(record))
+    (run.path / "SHA256SUMS").unlink(missing_ok=True)
+    assert "bootstrap over the rows, 1,000 draws" in call(store, "runs", "latest").stdout
+    for command in (("runs",), ("report",), ("evaluate",), ("compare", "-m", "average_precision")):
+        shown = call(store, *command)
+        assert shown.exit_code == 0, shown.output
