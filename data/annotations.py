@@ -49,15 +49,14 @@ def read_annotations(
     task : str, optional
         Name labels and splits after this task of the preset.
     start : str, optional
-        Absolute folder that image paths start from, where that is not the root, which ids start from.
+        For the metadata file of an image folder: the absolute folder that its image paths start from, while ids start
+        from the root.
     """
     chosen = Columns()
 
     def choose(header: Header) -> Sequence[str]:
-        nonlocal chosen, options
-        if start is not None and options.image_column is None and "file_name" in header.columns:
-            options = replace(options, image_column="file_name")
-        chosen = choose_columns(path, header, options, preset)
+        nonlocal chosen
+        chosen = choose_columns(path, header, options, preset, metadata=start is not None)
         return chosen.wanted()
 
     quotes = options.quotes

@@ -52,6 +52,8 @@ def choose_columns(
     header: Header,
     options: SourceOptions,
     preset: Preset | None,
+    *,
+    metadata: bool = False,
 ) -> Columns:
     """Decide which of a file's columns are read, and as what.
 
@@ -61,6 +63,8 @@ def choose_columns(
         The file, for messages.
     header : Header
         What it has.
+    metadata : bool, default False
+        It is the metadata file of an image folder: `file_name` goes before other names, and ids are paths.
 
     Raises
     ------
@@ -70,7 +74,10 @@ def choose_columns(
         No column can be told to be the image or the text.
     """
     finder = _Finder(path, header)
-    chosen = _choose(finder, options) if preset is None else _choose_preset(finder, options, preset)
+    if preset is None:
+        chosen = _choose(finder, options, metadata)
+    else:
+        chosen = _choose_preset(finder, options, preset)
     for role, name in (("id", chosen.id), ("split", chosen.split)):
         if name in header.lists:
             raise UsageError(f"{path}: column {name!r} holds several values a row and cannot be the {role}")
@@ -181,14 +188,16 @@ class _Finder:
         return f"{shown or 'none that can be used'}{more}{unusable}"
 
 
-def _choose(finder: _Finder, options: SourceOptions) -> Columns:
+def _choose(finder: _Finder, options: SourceOptions, metadata: bool) -> Columns:
     """Columns given, else guessed from well-known names."""
     guessed: list[str] = []
 
     def find(given: str | None, flag: str, names: Sequence[str], role: str) -> str | None:
         if given is not None:
             return finder.exact(given, flag)
-        found = finder.image() if role == "image" else finder.known(names)
+        found = finder.known(names)
+        if role == "image":
+            found = (finder.known(["file_name"]) if metadata else None) or finder.image()
         if found is not None:
             guessed.append(f"{role} = {found}")
         return found
@@ -202,7 +211,7 @@ def _choose(finder: _Finder, options: SourceOptions) -> Columns:
             f"give --image-column or --text-column{_hint(finder.header)}"
         )
     chosen.texts = (text,) if text is not None else ()
-    chosen.id = find(options.id_column, "--id-column", _KNOWN_ID, "id")
+    chosen.id = find(options.id_column, "--id-column", () if metadata else _KNOWN_ID, "id")
     if options.split is None:
         chosen.split = find(options.split_column, "--split-column", ("split",), "split")
     if options.label_columns:

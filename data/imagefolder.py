@@ -75,11 +75,14 @@ def read_folder(folder: Path, scan: Scan, root: str | None, options: SourceOptio
         (prefix + path, prefix + path, f"{folder}/{path}: {reason}") for path, reason in scan.bad
     ]
     described: list[Piece] = []
+    found = {prefix + path for path in scan.paths}
     for name in metadata_of(scan):
         try:
             piece = read_metadata(folder / name, root or base, options)
             if piece.table["path"].null_count == piece.table.num_rows:
                 raise SourceError(f"{folder / name} names no image in a column such as file_name")
+            if found.isdisjoint(piece.table["path"].to_pylist()):
+                raise SourceError(f"{folder / name} names none of the images in {folder}")
             described.append(piece)
         except SourceError as error:
             rejected.append((prefix + name, None, str(error)))

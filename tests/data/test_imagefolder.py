@@ -68,6 +68,18 @@ def test_all_ways_to_name_the_set_give_the_same_items(hf: Path) -> None:
     assert any("not the folders'" in note for note in read(hf, labels_from_folders=True).notes)
 
 
+def test_ids_are_paths_though_there_are_numbers(tmp_path: Path) -> None:
+    """Each split counts from 1, and a column `image` holds something else."""
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "0.jpg").touch()
+        write_metadata(
+            tmp_path / split, "csv", [{"id": 1, "image": "portrait", "file_name": "0.jpg", "text": split}]
+        )
+    assert rows(read(tmp_path)) == {"test/0.jpg": ("test", "test"), "train/0.jpg": ("train", "train")}
+    assert read(tmp_path / "test" / "metadata.csv", id_column="id").table["item_id"].to_pylist() == ["1"]
+
+
 def test_what_the_metadata_does_not_name_is_taken_without(hf: Path) -> None:
     (hf / "train" / "more.jpg").touch()
     manifest = read(hf)
@@ -132,6 +144,9 @@ def test_metadata_that_cannot_be_used_costs_no_image(tmp_path: Path) -> None:
     manifest = read(tmp_path)
     assert list(rows(manifest)) == ["1.jpg"]
     assert "names no image in a column such as file_name" in manifest.rejected["message"][0].as_py()
+    (tmp_path / "metadata.csv").write_text("file_name,text\n2.jpg,a\n")
+    assert list(rows(read(tmp_path))) == ["1.jpg"]
+    assert "names none of the images in" in read(tmp_path).rejected["message"][0].as_py()
     (tmp_path / "metadata.csv").write_text("file_name,text\n1.jpg,a\n../../2.jpg,b\n,c\n")
     manifest = read(tmp_path)
     assert list(rows(manifest)) == ["1.jpg", "metadata:3"]
