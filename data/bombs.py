@@ -327,19 +327,40 @@ def read_column(path: Path, column: str) -> pa.ChunkedArray:
         if leaf.physical_type == "BYTE_ARRAY" and f"{leaf.path}.".startswith(f"{column}.")
     ]
     limit = max(MAX_EXPANDED, MAX_RATIO * path.stat().st_size)
-    parts, expanded = [], 0
-    with pq.ParquetFile(path, read_dictionary=texts, buffer_size=1 << 20, pre_buffer=False) as file:
-        for batch in file.iter_batches(columns=[column], use_threads=False):
-            parts.append(batch.column(0))
-            expanded += _expanded(batch.column(0))
-            if expanded > limit:
-                raise SourceError(
-                    f"{path}: its column {column!r} expands to more than {limit:,} bytes: refused as a decompression bomb"
-                )
+    parts: list[Any] = []
+    expanded = 0
+    with (
+        pq.ParquetFile(path, read_dictionary=texts, buffer_size=1 << 20, pre_buffer=False) as file,
+        pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as plain,
+    ):
+        # One row group at a time: each has a dictionary of its own, and Arrow joins no two within structs and lists.
+        for group in range(footer.num_row_groups):
+            for batch in _batches(file, plain, group, column):
+                expanded += _expanded(batch)
+                if expanded > limit:
+                    raise SourceError(
+                        f"{path}: its column {column!r} expands to more than {limit:,} bytes: refused as a "
+                        "decompression bomb"
+                    )
+                parts.append(batch.cast(_plain(batch.type)) if pa.types.is_nested(batch.type) else batch)
         kind = parts[0].type if parts else file.schema_arrow.field(column.split(".")[0]).type
-    read = pa.chunked_array(parts, kind)
-    # Inside structs and lists nobody expects a dictionary.
-    return read.cast(_plain(kind)) if pa.types.is_nested(kind) and texts else read
+    return pa.chunked_array(parts, kind)
+
+
+def _batches(file: Any, plain: Any, group: int, column: str) -> Iterator[Any]:
+    """A row group's values, by its dictionary where Arrow can, else few rows at a time."""
+    import pyarrow as pa
+
+    try:
+        found = [
+            batch.column(0)
+            for batch in file.iter_batches(row_groups=[group], columns=[column], use_threads=False)
+        ]
+    except pa.ArrowNotImplementedError:  # within structs and lists, once a dictionary had grown too large
+        for batch in plain.iter_batches(16, row_groups=[group], columns=[column], use_threads=False):
+            yield batch.column(0)
+    else:
+        yield from found
 
 
 def _plain(kind: Any) -> Any:

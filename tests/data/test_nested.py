@@ -65,6 +65,17 @@ def test_structs_and_bytes_are_pictures(tmp_path: Path) -> None:
         assert name != "struct" or column(manifest, "image_path") == names
 
 
+def test_structs_in_several_row_groups(tmp_path: Path) -> None:
+    n = len(PICTURES)
+    cells = [{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(PICTURES)]
+    tags = [["a", f"t{i % 3}"] for i in range(n)]
+    path = parquet(tmp_path / "p.parquet", row_group_size=7, image=pa.array(cells), tags=tags)
+    manifest = read(path, meta_columns=["tags"])
+    assert column(manifest, "image_path") == [f"{i}.png" for i in range(n)]
+    assert column(manifest, "tags") == tags
+    assert pictures(manifest) == PICTURES
+
+
 def test_pictures_are_found_by_their_bytes(tmp_path: Path) -> None:
     odd = {"a/b:c#%": PICTURES[:2], "name": ["x.png", "y.png"], "caption": ["one", "two"]}
     manifest = read(parquet(tmp_path / "p.parquet", **odd))
