@@ -135,7 +135,7 @@ def _digests(ids: Iterable[str]) -> set[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     """Counts of one file, `items` as a set; ValueError where it is damaged."""
-    value = unseal(json.loads(path.read_text(encoding="utf-8")))
+    value = unseal(json.loads(path.read_text(encoding="utf-8")), path.name)
     try:
         items = value["items"]
         found = {items[start : start + _DIGITS] for start in range(0, len(items), _DIGITS)}
@@ -162,7 +162,7 @@ def _add(folder: Path, label: str, items: set[str], looks: dict[str, int]) -> No
         "items": "".join(sorted(items)),
     }
     with publish(path) as temp:
-        temp.write_text(json.dumps(seal(value), ensure_ascii=False) + "\n", encoding="utf-8")
+        temp.write_text(json.dumps(seal(value, path.name), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _count_earlier(store: Store, folder: Path) -> None:

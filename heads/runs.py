@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CorruptError, HeadError, IcehouseError, SpaceError
-from ..store.checksums import read_json, read_parquet, write_sums
+from ..store.checksums import SUMS, read_json, read_parquet, write_sums
 from ..store.files import fsync_dir, fsync_file, temp_name
 from ..store.lock import hold
 from ..store.provenance import check_space
@@ -432,7 +432,8 @@ def _ids(folder: Path) -> list[str]:
     """Names of the runs in `folder`, in the order in which they were started."""
     if not folder.is_dir():
         return []
-    found = [path.parent for path in folder.glob("*/run.json") if not path.parent.name.startswith(".")]
+    # One that lost its record is a damaged run, not none.
+    found = {path.parent for name in ("run.json", SUMS) for path in folder.glob(f"[!.]*/{name}")}
     return [path.name for path in sorted(found, key=lambda path: (*_started(path), path.name))]
 
 

@@ -45,14 +45,14 @@ _BLOCK = 8 << 20
 _known_good: set[tuple[Any, ...]] = set()
 
 
-def seal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy of JSON values with the SHA-256 of the rest under ``sha256``."""
+def seal(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Copy of JSON values with the SHA-256 of the rest, and of the file's name, under ``sha256``."""
     rest = {key: item for key, item in value.items() if key != _KEY}
-    return {_KEY: _digest(rest), **rest}
+    return {_KEY: _digest(rest, name), **rest}
 
 
-def unseal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values without their checksum; those that have none are taken as they are.
+def unseal(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """JSON values of the file called `name` without their checksum; those that have none are taken as they are.
 
     Raises
     ------
@@ -62,13 +62,13 @@ def unseal(value: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError("not a JSON object")
     rest = {key: item for key, item in value.items() if key != _KEY}
-    if _KEY in value and value[_KEY] != _digest(rest):
+    if _KEY in value and value[_KEY] != _digest(rest, name):
         raise ValueError("its checksum is another")
     return rest
 
 
-def _digest(value: Mapping[str, Any]) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=list)
+def _digest(value: Mapping[str, Any], name: str) -> str:
+    text = json.dumps([name, value], sort_keys=True, separators=(",", ":"), default=list)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -106,7 +106,9 @@ def _listed(folder: Path) -> dict[str, str] | None:
         return None
     except (OSError, ValueError) as error:
         raise CorruptError(f"{folder / SUMS} cannot be read ({error})") from error
-    listed = {}
+    listed: dict[str, str] = {}
+    if not lines:
+        raise CorruptError(f"{folder / SUMS} is damaged: it is empty")
     for line in lines:
         match = _LINE.fullmatch(line)
         if match is None:
@@ -161,14 +163,14 @@ def _compare(folder: Path, name: str, wanted: str | None) -> None:
         raise CorruptError(f"{folder / name} is not what was written")
 
 
-def changed_files(folder: Path) -> tuple[bool, list[str]]:
-    """Whether a folder has a list, and everything in which it differs from it, one line each."""
+def changed_files(folder: Path, expected: Iterable[str] = ()) -> tuple[bool, list[str]]:
+    """Whether a folder has a list, and everything in which it differs from it, one line each; `expected` must be listed."""
     try:
         listed = _listed(folder)
     except CorruptError as error:
         return True, [str(error)]
     found = []
-    for name, wanted in (listed or {}).items():
+    for name, wanted in {**dict.fromkeys(expected), **listed}.items() if listed is not None else ():
         try:
             _compare(folder, name, wanted)
         except CorruptError as error:

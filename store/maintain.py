@@ -300,6 +300,13 @@ _WHOLE = {
 }
 
 
+# What a list names, if there is one.
+_LISTED = {
+    *_WHOLE, "predictions.parquet", "training.parquet", "head.safetensors", "model.txt", "parameters.json",
+    "pairs.parquet", "items.parquet", "clusters.parquet", "mean.npy", "matrix.npy",
+}  # fmt: skip
+
+
 def _verify_files(store: Store, report: Report) -> None:
     """Compare everything beside the tables with its checksums."""
     for root in ("runs", "sweeps", "looks", "dups", "calibrations", "indexes", "cache"):
@@ -322,7 +329,7 @@ def _verify_folder(folder: Path, files: set[str], place: str, report: Report) ->
     report.files += len(files)
     report.bytes += sum(path.stat().st_size for name in files if (path := folder / name).is_file())
     remedy = next((remedy for name, remedy in _WHOLE.items() if name in files), "restore it from a backup")
-    listed, changed = changed_files(folder)
+    listed, changed = changed_files(folder, files & _LISTED)
     for line in changed:
         found("checksum", f"{line}; {remedy}")
     if not listed and files & set(_WHOLE) and not place.endswith("/gallery"):
@@ -345,7 +352,7 @@ def _verify_json(path: Path, found: Callable[[str, str, bool], None], *, disposa
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or ("sha256" not in content and not path.name.startswith("index")):
             found("no checksums", f"{path.name} has no checksums (older version)", False)
-        content = unseal(content)
+        content = unseal(content, path.name)
         stamps = content.get("files", {}) if path.name == "index.json" else {}
         if path.name.endswith(".sums.json"):
             stamps = {name: {**known, "name": name} for name, known in content.items()}

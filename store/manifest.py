@@ -85,7 +85,9 @@ class Manifest:
             "retired": [{"name": name, "at": at} for name, at in self.retired],
         }
         with publish(folder / MANIFEST) as temp:
-            temp.write_text(json.dumps(seal(content), indent=1, ensure_ascii=False), encoding="utf-8")
+            temp.write_text(
+                json.dumps(seal(content, MANIFEST), indent=1, ensure_ascii=False), encoding="utf-8"
+            )
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -106,7 +108,7 @@ class Manifest:
                 raise StoreError(
                     f"{folder} is of table format {content['format']}, this icehouse reads up to {FORMAT}: upgrade it"
                 )
-            content = unseal(content)
+            content = unseal(content, MANIFEST)
             return cls(
                 version=_count(content["version"]),
                 spec=dict(content["spec"]),

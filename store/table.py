@@ -401,13 +401,13 @@ def note_emptied(folder: Path, names: Sequence[str]) -> None:
     """Keep the names of parts all of whose rows were deleted: nothing else would say so if the manifest were lost."""
     there = [name for name in {*emptied_parts(folder), *names} if (folder / name).exists()]
     with contextlib.suppress(OSError), publish(folder / _EMPTIED) as temp:
-        temp.write_text(json.dumps(seal({"parts": sorted(there)})), encoding="utf-8")
+        temp.write_text(json.dumps(seal({"parts": sorted(there)}, _EMPTIED)), encoding="utf-8")
 
 
 def emptied_parts(folder: Path) -> list[str]:
     """Names of parts all of whose rows were deleted, as far as they are known."""
     try:
-        return [str(name) for name in unseal(json.loads((folder / _EMPTIED).read_bytes()))["parts"]]
+        return [str(name) for name in unseal(json.loads((folder / _EMPTIED).read_bytes()), _EMPTIED)["parts"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

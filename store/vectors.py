@@ -238,15 +238,17 @@ def check_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
     CorruptError, OSError, ValueError
         If they are not, or nothing says so.
     """
-    stamps = unseal(json.loads((cache / f"{digest}.sums.json").read_bytes()))
+    name = f"{digest}.sums.json"
+    stamps = unseal(json.loads((cache / name).read_bytes()), name)
     for path in paths:
         check_stamp(path, stamps.get(path.name, {}))
 
 
 def finish_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
     """Keep the checksums of a copy's files, and remove copies of other snapshots from a table's folder of copies."""
-    with publish(cache / f"{digest}.sums.json") as temp:
-        temp.write_text(json.dumps(seal({path.name: stamp(path) for path in paths})), encoding="utf-8")
+    name, stamps = f"{digest}.sums.json", {path.name: stamp(path) for path in paths}
+    with publish(cache / name) as temp:
+        temp.write_text(json.dumps(seal(stamps, name)), encoding="utf-8")
     remove_leftovers(cache)
     for path in cache.iterdir():
         if (match := _COPY.fullmatch(path.name)) and match[1] != digest:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["SCORES", "ablate", "ablation_seconds", "known_ablation", "subsets"]
 
 FORMAT = 2
+_FILE = "ablation.json"
 
 _FOLDS = 5
 
@@ -60,7 +61,7 @@ def ablation_seconds(run: Run) -> float:
 def known_ablation(run: Run) -> dict[str, Any] | None:
     """What an earlier `ablate` left in the run's folder."""
     try:
-        found = unseal(json.loads((run.path / "ablation.json").read_text(encoding="utf-8")))
+        found = unseal(json.loads((run.path / _FILE).read_text(encoding="utf-8")), _FILE)
     except (OSError, ValueError):
         return None
     return found if found.get("format") == FORMAT else None
@@ -123,8 +124,8 @@ def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -
         },
         "seconds": round(time.perf_counter() - started, 3),
     }
-    with publish(run.path / "ablation.json") as temp:
-        write_json(temp, seal(result))
+    with publish(run.path / _FILE) as temp:
+        write_json(temp, seal(result, _FILE))
     return result
 
 

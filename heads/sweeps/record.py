@@ -189,7 +189,7 @@ def sweep_folder(store: Store, name: str) -> Path:
 def read_record(path: Path) -> dict[str, Any]:
     """Read what `write_record` wrote."""
     try:
-        value = unseal(json.loads(path.read_text(encoding="utf-8")))
+        value = unseal(json.loads(path.read_text(encoding="utf-8")), path.name)
     except (OSError, ValueError, RecursionError) as error:
         raise HeadError(f"{path} cannot be read ({error}); remove it, and the sweep does it again") from error
     return value
@@ -197,6 +197,6 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON, whole or not at all."""
-    text = json.dumps(seal(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(seal(value, path.name), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with publish(path) as temp:
         temp.write_text(text, encoding="utf-8")

@@ -133,7 +133,7 @@ def read_info(folder: Path) -> IndexInfo | None:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise CorruptError(f"{path} is of format {content['format']}, this icehouse reads {FORMAT}")
-        content = unseal(content)
+        content = unseal(content, _INFO)
         files = {kind: dict(entry) for kind, entry in content.pop("files").items()}
         if set(files) != {"index", "rows"} or content["kind"] not in KINDS:
             raise KeyError("files")
@@ -232,7 +232,9 @@ def write_index(
             load_faiss().write_index(index, str(temp))
         info = replace(info, files={name: _described(path) for name, path in paths.items()})
         with publish(folder / _INFO) as temp:
-            temp.write_text(json.dumps(seal(info.as_dict()), indent=1, ensure_ascii=False), encoding="utf-8")
+            temp.write_text(
+                json.dumps(seal(info.as_dict(), _INFO), indent=1, ensure_ascii=False), encoding="utf-8"
+            )
     except (OSError, RuntimeError) as error:
         for path in paths.values():
             path.unlink(missing_ok=True)
