@@ -37,7 +37,7 @@ SUMS = "SHA256SUMS"
 #: Up to this size, in bytes, a disposable file is compared with its checksum whenever it is opened.
 ALWAYS_BYTES = 256 << 20
 
-_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\s\x00-\x1f][^\x00-\x1f]*)")
 _KEY = "sha256"
 _BLOCK = 8 << 20
 

@@ -302,6 +302,8 @@ def check(number: int, inside: str, place: str, done: str, path: Path, refused: 
         return
     if told.findings or place.startswith(DISPOSABLE):
         return
+    if place.startswith("looks/") and done.startswith("gone"):
+        return  # nothing else says how many there were
     if refused or place != "icehouse.json":
         print(f"WRONG {number}: {inside}: {done}: verify finds nothing", flush=True)
 
