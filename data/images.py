@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError
 from .bombs import MAX_FRAMES, MAX_SCANNED, Container, Memory, TimedFile, exif_orientation, open_container
-from .formats import why_not_an_image
+from .formats import SNIFFED, image_format, why_not_an_image
 from .pixels import BACKGROUND, flatten, has_low_bytes, is_blank, low_bytes
 
 __all__ = [
@@ -167,7 +167,9 @@ def _open(data: bytes) -> tuple[Container, Image.Image]:
     try:
         raw = Image.open(TimedFile(container.data), formats=_formats())
     except UnidentifiedImageError:
-        raise ImageError(why_not_an_image(data)) from None
+        known = image_format(data[:SNIFFED])
+        why = f"damaged {known}: its header cannot be read" if known in _formats() else why_not_an_image(data)
+        raise ImageError(why) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(_too_large("far more pixels than are allowed")) from None
     except ImageError:
