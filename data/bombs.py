@@ -69,7 +69,8 @@ _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 _SIZES = {1: 1, 3: 2, 4: 4}  # bytes of the types an orientation may have
 
 # Markers of a JPEG without a length, and those of metadata that decoding does not need: all but JFIF's and Adobe's.
-_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xDA)})
+_JPEG_FILL = frozenset({0x00, 0xFF})
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_META = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _PNG_KEPT = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})
@@ -146,11 +147,11 @@ def _jpeg(data: bytes) -> Container:
     kept, exif, xmp, several = [data[:2]], b"", b"", False
     at, pixels = 2, 0
     for _ in range(MAX_PARTS):
-        if data[at : at + 1] != b"\xff":
-            return Container(data)  # damaged, or padded in a way that is left to Pillow
-        while data[at + 1 : at + 2] == b"\xff":
+        at = data.find(b"\xff", at)  # what is between segments is skipped, as decoders do
+        marker = data[at + 1] if 0 <= at < len(data) - 1 else -1
+        if marker in _JPEG_FILL:
             at += 1
-        marker = data[at + 1] if at + 1 < len(data) else -1
+            continue
         if marker in _JPEG_ALONE:
             kept.append(data[at : at + 2])
             at += 2
@@ -158,8 +159,9 @@ def _jpeg(data: bytes) -> Container:
         if marker == 0xDA:
             break
         length = int.from_bytes(data[at + 2 : at + 4])
-        if marker < 0xC0 or marker in (0xD8, 0xD9) or length < 2 or at + 2 + length > len(data):
-            return Container(data)
+        if marker < 0xC0 or length < 2 or at + 2 + length > len(data):
+            at = -1
+            break
         body = data[at + 4 : at + 2 + length]
         if marker in _JPEG_FRAMES:
             pixels = int.from_bytes(body[1:3]) * int.from_bytes(body[3:5])
@@ -175,14 +177,16 @@ def _jpeg(data: bytes) -> Container:
     else:
         raise ImageError(f"more than {MAX_PARTS:,} segments: refused as a decompression bomb")
     # Within a scan 0xFF is followed by 0 or a restart marker. What follows the end is another picture, or a film.
-    end = data.find(b"\xff\xd9", at)
+    end = data.find(b"\xff\xd9", at) if at >= 0 else -1
     end = len(data) if end < 0 else end + 2
-    scans = data.count(b"\xff\xda", at, end)
+    scans = data.count(b"\xff\xda", max(at, 0), end)
     most = min(MAX_SCANS, max(16, MAX_SCANNED // max(pixels, 1)))
     if scans > most:
         raise ImageError(
             f"a JPEG of {scans:,} scans, at most {most} of its size are decoded: refused as a decompression bomb"
         )
+    if at < 0:  # a damaged header is left to Pillow
+        return Container(data)
     return Container(b"".join([*kept, data[at:end]]), exif_orientation(exif, xmp), several)
 
 

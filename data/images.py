@@ -57,6 +57,7 @@ HASH_SIDE = 224
 # A closed list: Pillow would also run Ghostscript on an EPS somebody named cat.jpg.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF")
 _JPEG = ("JPEG", "MPO")
+_FRAMED = ("WEBP", "AVIF", "HEIF")  # their decoders hold a canvas of their own
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -317,7 +318,9 @@ def _check_memory(raw: Image.Image, scale: int) -> int:
         # A progressive file's coefficients are held whole, at 2 bytes and up to three components.
         needed = pixels * (6 if raw.info.get("progressive") else 0) + 8 * pixels // scale**2
     else:
-        needed = pixels * (24 if has_low_bytes(raw) else 8 if raw.mode in ("RGB", "L") else 16)
+        needed = pixels * (
+            24 if has_low_bytes(raw) else 8 if raw.mode in ("RGB", "L") and raw.format not in _FRAMED else 16
+        )
     if pixels <= WHOLE_PIXELS // 4:
         return needed
     free = available_memory()

@@ -17,7 +17,7 @@ from ..data.text import clean
 from ..embed.checked import cleaning_beside, load_checked
 from ..embed.encoder import Encoder, Modality
 from ..embed.extract import read_file
-from ..errors import ImageError, SourceError, UsageError
+from ..errors import SourceError, UsageError
 from ..store.index.find import Found, find_item, find_vectors
 from ..store.schema import tower_of
 from ..store.search import Hit
@@ -164,6 +164,6 @@ def _pixels(encoder: Encoder, path: Path) -> np.ndarray:
     try:
         data, _ = read_file(path)
         return encoder.prepare_image(decode(data).image)[None]
-    except (ImageError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    except Exception as error:  # of the file, or of the encoder's own preprocessing
+        reason = (error.strerror if isinstance(error, OSError) else error) or type(error).__name__
         raise SourceError(f"{path}: {reason}") from None

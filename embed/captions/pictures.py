@@ -127,6 +127,11 @@ def load(files: Sequence[Path], sha256: str, max_side: int = MAX_SIDE) -> Sent:
             why = f"{path}: {getattr(error, 'strerror', None) or error}"
             continue
         if hashlib.sha256(data).hexdigest() == sha256:
-            return prepare(data, max_side)
+            try:
+                return prepare(data, max_side)
+            except ImageError:
+                raise
+            except Exception as error:  # of Pillow: it costs this picture only
+                raise ImageError(f"cannot be prepared: {error}") from None
         why = f"{path} has changed since it was embedded; run `icehouse embed` on it again"
     raise ImageError(why)

@@ -137,7 +137,10 @@ def make_copies(
         fresh = list(made)
         taken += bool(fresh)
         for turn, (kind, copy, hashes) in enumerate(fresh):
-            waiting.append(encoder.prepare_image(copy) if picture else clean(copy, cleaning))
+            try:
+                waiting.append(encoder.prepare_image(copy) if picture else clean(copy, cleaning))
+            except Exception:  # of a model's own preprocessing: it costs this copy only
+                continue
             of.append(row)
             kinds.append(kind)
             turns.append(turn)

@@ -7,13 +7,14 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from icehouse.data import bombs
+from icehouse.data import bombs, images
 from icehouse.data.bombs import MAX_SCANS, Memory, exif_orientation, read_column
 from icehouse.data.images import decode
 from icehouse.data.readers import read_rows
@@ -73,8 +74,22 @@ def test_scans_of_a_jpeg_are_counted() -> None:
         decode(with_scans(MAX_SCANS + 1))
     plain = encoded(scene(), "JPEG", progressive=True, quality=60)
     assert same(plain, plain)
+    # Rubbish between the segments, which decoders skip, hides nothing.
+    for rubbish in (b"xyz", b"\xff\xff\xff", b"\xff\0", b"\0" * 9):
+        assert same(after(plain, 20, rubbish), plain)
+        with pytest.raises(ImageError, match=r"2,000 scans.*bomb"):
+            decode(after(with_scans(2000), 20, rubbish))
+    with pytest.raises(ImageError, match=r"2,000 scans.*bomb"):
+        decode(after(with_scans(2000), 20, b"\xff\xe1\0\1"))
     # What follows the picture is not of it: the second picture of a phone's file, a short film.
     assert same(plain + b"\xff\xda" * 5000, plain)
+
+
+def test_scans_of_a_large_picture_cost_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bombs, "MAX_SCANNED", 48 * 32 * 30)
+    assert decode(with_scans(30)).width == 48
+    with pytest.raises(ImageError, match=r"31 scans, at most 30.*bomb"):
+        decode(with_scans(31))
 
 
 def test_metadata_of_a_jpeg_is_left_out() -> None:
@@ -181,6 +196,26 @@ def test_memory_is_shared_by_all_that_decode() -> None:
     assert most[0] <= 100
     work(1000)  # too much for all together, and still done alone
     assert (memory.held, most[0]) == (0, 1000)
+
+
+def test_decoding_holds_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Noted(Memory):
+        def hold(self, needed: int) -> AbstractContextManager[None]:
+            asked.append(needed)
+            return super().hold(needed)
+
+    memory = Noted(10**9)
+    monkeypatch.setattr(images, "_memory", lambda: memory)
+    for kind in ("PNG", "JPEG"):
+        data = encoded(scene(400, 300), kind)
+        decode(data)
+        assert asked.pop() >= 400 * 300 * 4 + len(data)
+        with pytest.raises(ImageError):
+            decode(data[: len(data) // 2])
+        assert asked.pop() > 0
+    assert memory.held == 0
 
 
 def test_memory_is_given_back_where_decoding_fails() -> None:
