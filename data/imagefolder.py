@@ -177,8 +177,12 @@ def _set_labels(
     at = 0
     if depth == 0 and not prefix:
         at = 1
-    elif depth == 1 and not prefix and all(len(parts) > 2 for parts in folders):
-        at = 2
+    elif (
+        depth == 1
+        and not prefix
+        and (all(len(parts) > 2 for parts in folders) or len({parts[0] for parts in folders}) == 1)
+    ):
+        at = 2  # images/train/cat/1.jpg, not cat/train/1.jpg
     if not any(len(parts) > at for parts in folders):
         notes.append(f"{folder}: no sub-folders{' in its splits' if at else ''}, so no labels")
     for piece in pieces:

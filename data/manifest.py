@@ -27,6 +27,7 @@ from .columns import check_label_name
 from .folders import METADATA_NAMES, image_file, scan_images
 from .formats import what_it_is
 from .imagefolder import inside_root, metadata_of, metadata_root, read_folder, read_metadata
+from .paths import why_missing
 from .pieces import (
     FIXED,
     REJECTED_SCHEMA,
@@ -230,7 +231,9 @@ def _kind(path: Path) -> str:
         if path.is_dir():
             return "folder"
         if not path.exists():
-            raise SourceError(f"{path} {'is a broken link' if path.is_symlink() else 'does not exist'}")
+            why = "" if path.is_symlink() else why_missing(path)
+            what = "is a broken link" if path.is_symlink() else "does not exist"
+            raise SourceError(f"{path} {what}{f': {why}' if why else ''}")
         if not path.is_file():
             raise SourceError(f"{path} is neither a file nor a folder")
         suffix = path.suffix.lower()

@@ -105,6 +105,7 @@ def test_splits_and_labels_from_folders_alone(tmp_path: Path) -> None:
     ("names", "expected"),
     [
         (("images/train/cat/1.jpg", "images/val/dog/1.jpg"), [("train", "cat"), ("dev", "dog")]),
+        (("images/train/1.jpg", "images/val/1.jpg"), [("train", None), ("dev", None)]),
         (("cat/train/1.jpg", "dog/test/1.jpg"), [("train", "cat"), ("test", "dog")]),
         (
             ("Train/cat/1.jpg", "Validation/dog/1.jpg", "cover.jpg"),

@@ -191,6 +191,10 @@ def test_nothing_there(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(SourceError, match="does not exist"):
         read(tmp_path / "nope")
+    with pytest.raises(
+        SourceError, match=r"POSTS\.csv does not exist: 'posts\.csv' would fit, by another case"
+    ):
+        read(tmp_path / "POSTS.csv")
     with pytest.raises(SourceError, match="is empty"):
         read(write(tmp_path / "empty.csv"))
     with pytest.raises(SourceError, match="a header and no rows"):
