@@ -306,7 +306,10 @@ def _rows_of_run(store: Store, run: Run, ids: Sequence[str], label: str | None =
         listed = ", ".join("'" + item.replace("'", "''") + "'" for item in ids)
         where = f"item_id in ({listed})" if ids else "false"
     else:
-        where = run.record["data"]["where"]
+        where = run.record["data"]["where"] or "true"
+    where = (
+        f"({where}) and (missing or true)"  # what is asked for, or was learned from, may have vanished since
+    )
     try:
         samples = load_run_samples(store, run, label=label, where=where)
     except HeadError:
@@ -334,7 +337,8 @@ def _require(store: Store, run: Run, wanted: Sequence[str], asked: Samples | Non
             )
         for name, spec in run.specs.items():
             feature = run.features[name]
-            has = store.features(feature, where="item_id = '" + item.replace("'", "''") + "'")
+            quoted = item.replace("'", "''")
+            has = store.features(feature, where=f"item_id = '{quoted}' and (missing or true)")
             if not len(has.ids):
                 what = str(spec["key"]).removesuffix("_sha256")
                 raise UsageError(

@@ -519,7 +519,8 @@ def _groups(store: Store, column: str, ids: Sequence[str]) -> dict[str, np.ndarr
 def _latency(store: Store, run: Run, item: str) -> float | None:
     """Median time of predicting one row, in seconds; None where the store no longer has the run's features."""
     try:
-        row = load_run_samples(store, run, where="item_id = '" + item.replace("'", "''") + "'").X
+        quoted = item.replace("'", "''")
+        row = load_run_samples(store, run, where=f"item_id = '{quoted}' and (missing or true)").X
         run.head.predict_proba(row)
     except (HeadError, UsageError, SpaceError):
         return None
