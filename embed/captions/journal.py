@@ -6,8 +6,8 @@ the lines so far become a part of the table and their journal goes. A run that f
 bringing them into the table. Only the answers under way when a process dies are asked for again.
 
 A flagged answer is written too, as a *first* one: it is no row of the table yet, but the next run asks only the second
-question. A line tells which digest the model had when its host was last looked at. Lines that cannot become rows, or that
-are by another model, are set aside in a file and never in the way.
+question. A line tells which digest the model had when its host was last looked at, and ends with its checksum. Lines that
+cannot become rows, that are by another model, or not what was written, are set aside in a file and never in the way.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,6 +37,9 @@ _FOLDER = "journal"
 _SET_ASIDE = "set-aside.txt"
 # Keys of a line that are no columns.
 _FIRST, _DIGEST, _VOID = "_first", "_digest", "_void"
+# The checksum of what is before it ends a line; lines of an older icehouse have none.
+_CRC = b"_crc"
+_CHECKED = re.compile(rb'(\{.*), "_crc": (\d{1,10})\}', re.DOTALL)
 
 
 @dataclass
@@ -155,11 +160,11 @@ class Journal:
         return self.folder / f"{number:06d}.jsonl"
 
     def _write(self, record: dict[str, Any]) -> None:
-        line = memoryview(json.dumps(record, ensure_ascii=True).encode() + b"\n")
+        text = json.dumps(record, ensure_ascii=True).encode()
+        line = memoryview(b'%b, "%b": %d}\n' % (text[:-1], _CRC, zlib.crc32(text)))
         try:
             if self._file is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-                self._file = os.open(self._path(self._next), flags)
+                self._file = _append_to(self._path(self._next))
                 self._numbers.append(self._next)
                 self._next += 1
             while line:
@@ -214,7 +219,7 @@ class Journal:
     def _set_aside(self, lines: Sequence[bytes]) -> None:
         path = self.folder / _SET_ASIDE
         try:
-            with path.open("ab") as file:
+            with os.fdopen(_append_to(path), "ab") as file:
                 file.write(b"".join(line + b"\n" for line in lines))
         except OSError as error:
             raise StoreError(f"cannot write to {self.folder}: {error.strerror or error}") from error
@@ -258,7 +263,17 @@ def _lines(path: Path) -> Iterator[bytes]:
         yield rest
 
 
+def _append_to(path: Path) -> int:
+    """Open a file for appending; a link is not followed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.open(path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def _parse(text: bytes, columns: Columns) -> _Line:
+    if match := _CHECKED.fullmatch(text):
+        text = match[1] + b"}"
+        if zlib.crc32(text) != int(match[2]):
+            raise ValueError("the line is not what was written")
     record = json.loads(text)
     if _VOID in record:
         return _Line(text, {}, void=str(record[_VOID]))

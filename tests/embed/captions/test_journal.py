@@ -16,6 +16,7 @@ from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.journal import Journal
 from icehouse.embed.captions.table import admit, make_spec
+from icehouse.errors import StoreError
 from icehouse.store.store import Store
 from icehouse.store.table import Table
 from ollama_server import DIGEST, OllamaServer
@@ -95,6 +96,30 @@ def test_a_poisoned_journal_is_repaired_or_set_aside(table: Table) -> None:
     assert (table.path / "journal" / "set-aside.txt").read_text().splitlines() == bad
     with Journal.open(table) as journal:
         assert journal.remarks == []
+
+
+def test_a_line_that_is_not_what_was_written_is_set_aside(table: Table) -> None:
+    die(table, row("x"), row("y"))
+    path = table.path / "journal" / "000000.jsonl"
+    lines = path.read_bytes().splitlines()
+    damaged = lines[0].replace(b"of x", b"of z")
+    assert damaged != lines[0]
+    path.write_bytes(damaged + b"\n" + lines[1] + b"\n")
+    with Journal.open(table) as journal:
+        assert journal.remarks[0].startswith("1 answers")
+    assert keys(table) == ["y"]
+    assert (table.path / "journal" / "set-aside.txt").read_bytes() == damaged + b"\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no links")
+def test_a_link_in_the_journal_is_not_followed(table: Table, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious\n")
+    (table.path / "journal").mkdir()
+    (table.path / "journal" / "000000.jsonl").symlink_to(tmp_path / "precious")
+    (table.path / "journal" / "set-aside.txt").symlink_to(tmp_path / "precious")
+    with pytest.raises(StoreError, match="cannot write"), Journal.open(table):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious\n"
 
 
 def test_answers_by_another_digest_are_set_aside(table: Table) -> None:
