@@ -34,7 +34,7 @@ import numpy as np
 
 from ..errors import CorruptError, HeadError, IcehouseError, SpaceError
 from ..store.checksums import SUMS, read_json, read_parquet, write_sums
-from ..store.files import fsync_dir, fsync_file, temp_name
+from ..store.files import fsync_dir, fsync_file, refuse_outside, temp_name
 from ..store.lock import hold
 from ..store.provenance import check_space
 from .head import Head
@@ -374,6 +374,7 @@ def publish_folder(parent: Path, stem: str, write: Callable[[Path], None]) -> Pa
     write : callable taking a Path
         Fills the folder, which has a temporary name meanwhile.
     """
+    refuse_outside(parent)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         temp = parent / temp_name("")

@@ -40,7 +40,7 @@ class Finding:
     table : str
         Table, or folder beside the tables.
     kind : str
-        "manifest", "lost manifest", "missing part", "checksum", "unreadable", "rows", "schema", "duplicates",
+        "manifest", "lost manifest", "lost table", "missing part", "checksum", "unreadable", "rows", "schema", "duplicates",
         "missing features"; or, as information, "orphan", "leftover", "set aside", "no checksums", "unused features".
     detail : str
     problem : bool
@@ -216,6 +216,12 @@ def _verify_table(table: Table, name: str, report: Report, progress: Callable[[P
         report.findings.append(Finding(name, kind, detail, problem))
 
     report.tables += 1
+    if not Table.exists(table.path):
+        found(
+            "lost table",
+            "every store has this table, and it is gone: a backup may have it; `--repair` makes an empty one",
+        )
+        return
     try:
         manifest = table.snapshot().manifest
     except StoreError as error:

@@ -113,6 +113,12 @@ def repair(store: Store) -> list[Repair]:
     for name in store.table_names():
         folder = store.path / "tables" / name
         if not Table.exists(folder):
+            Table.create(folder, *LEDGERS[name])
+            done.append(
+                Repair(
+                    name, "the table was lost", 0, 0, ["it is made anew, empty: a backup may have its rows"]
+                )
+            )
             continue
         with hold(folder):
             made = _repair_table(folder, name)

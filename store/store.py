@@ -203,6 +203,11 @@ class Store:
 
         for folder, folders, files in os.walk(root, onerror=refused, followlinks=True):
             path = Path(folder)
+            if unreadable is not None:
+                dangling = [path / file for file in files if not (path / file).exists()]
+                unreadable += [
+                    f"{link} is a link to what is not there" for link in dangling if link.is_symlink()
+                ]
             if len(path.relative_to(root).parts) > _DEEPEST:
                 folders.clear()
             if MANIFEST in (*files, *folders) or any(PART_NAME.fullmatch(file) for file in files):

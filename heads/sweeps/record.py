@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ... import __version__
 from ...errors import HeadError, UsageError
 from ...store.checksums import seal, unseal
-from ...store.files import publish
+from ...store.files import publish, refuse_outside
 from ..head import Head
 from .plan import Trial
 
@@ -75,6 +75,7 @@ class SweepRecord:
         """
         record = cls(sweep_folder(store, name))
         about = record.path / "sweep.json"
+        refuse_outside(record.path)
         if fresh:
             # Not the folder: learning curves of that name lie there too.
             for left in ("trials", "heads"):
@@ -145,6 +146,7 @@ class SweepRecord:
     def save_head(self, trial: Trial, seed: int, head: Head) -> None:
         """Keep a fitted head until the winners are known."""
         folder = self._head(trial, seed)
+        refuse_outside(folder)
         shutil.rmtree(folder, ignore_errors=True)
         head.save(folder)
 
@@ -155,6 +157,7 @@ class SweepRecord:
 
     def drop_heads(self) -> None:
         """Remove the kept heads: those of the winners are in their runs."""
+        refuse_outside(self.path)
         shutil.rmtree(self.path / "heads", ignore_errors=True)
 
     @property

@@ -130,6 +130,23 @@ def test_reading_writes_nothing(store: Store) -> None:
     assert again(store).failures.rows == 1
 
 
+def test_a_table_that_every_store_has_is_missed(store: Store) -> None:
+    shutil.rmtree(store.path / "tables")
+    assert [(found.table, found.kind) for found in verify(again(store)).findings] == [
+        ("failures", "lost table"),
+        ("items", "lost table"),
+    ]
+    assert [(done.table, done.rows) for done in repair(again(store))] == [("failures", 0), ("items", 0)]
+    assert verify(again(store)).ok
+
+
+def test_links_to_nowhere_are_reported(store: Store) -> None:
+    (store.path / "tables" / "captions").symlink_to(store.path.parent / "unmounted")
+    (found,) = [found for found in verify(again(store)).findings if found.kind == "unreadable"]
+    assert (found.table, found.problem) == ("tables/captions", True)
+    assert "is a link to what is not there" in found.detail
+
+
 def test_parts_of_an_older_icehouse_are_told_by_their_key(busy: Store) -> None:
     table = busy.items
     expected = sorted(table.read().to_pylist(), key=lambda row: row["item_id"])
