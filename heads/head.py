@@ -36,6 +36,7 @@ from ..store.checksums import check_sums, write_sums
 from .checks import ParameterError, check_kinds, did_you_mean, labels_of, plain, same, weights_of
 from .holdout import held_out, same_rows
 from .inputs import SINGLE, InputError, Inputs, Tokens, concatenate
+from .memory import Footprint, check_memory, scoring_bytes
 from .registry import head_class
 
 __all__ = ["Head", "Validation"]
@@ -85,6 +86,9 @@ class Head(ABC):
     least: ClassVar[Mapping[str, int]] = {"seed": 0}
     #: Parameters with too many numbers for ``head.json``; they are saved beside it.
     bulky: ClassVar[tuple[str, ...]] = ()
+
+    #: Arrays of rows × classes and the like that a fit holds at a time, for the estimate of its memory.
+    footprint: ClassVar[Footprint] = Footprint(rows=4, weights=4)
 
     #: Called while fitting with how much is done, of how much, and the best score on dev so far, by heads that take long.
     progress: Callable[[int, int, float], None] | None = None
@@ -244,6 +248,7 @@ class Head(ABC):
         """
         inputs, codes, weight = self._begin(X, y, sample_weight, groups)
         dev = self._validation(val)
+        self._check_memory(len(codes), 0 if dev is None else len(dev[1]))
         absent = self._absent(dev)
         if dev is None or not len(absent):
             self.chosen_ = dict(self._fit(inputs, codes, dev, weight) or {})
@@ -302,6 +307,18 @@ class Head(ABC):
         self.widths_ = inputs.widths
         self.curve_, self.notes_ = [], []
         return inputs, codes.reshape(-1), weight
+
+    def memory_needed(self, rows: int, dev: int) -> int:
+        """Estimate the bytes that `fit` holds at a time, beyond what it is given; `classes_` and `widths_` are set."""
+        features = sum(self.widths_.values())
+        return self.footprint.bytes(rows, dev or rows // 5, features, len(self.classes_))
+
+    def _check_memory(self, rows: int, dev: int) -> None:
+        check_memory(
+            self.memory_needed(rows, dev),
+            f"{self.family} on {rows:,} rows of {len(self.classes_):,} classes",
+            "leave rare classes out, take fewer rows (--where), or a family that needs less, such as knn or zero-shot",
+        )
 
     def _absent(self, dev: Validation | None) -> np.ndarray:
         """Codes of the classes that have no row in `dev`; none where a published protocol is to be kept as it is."""
@@ -396,7 +413,13 @@ class Head(ABC):
             If the head is not fitted, an input is missing or of another width, or features are NaN.
         """
         self._require_fitted()
-        return np.asarray(self._predict_proba(self._conform(Inputs.of(X))), np.float64)
+        inputs = self._conform(Inputs.of(X))
+        check_memory(
+            scoring_bytes(len(inputs), len(self.classes_)),
+            f"predicting {len(inputs):,} rows of {len(self.classes_):,} classes",
+            "predict fewer rows at a time",
+        )
+        return np.asarray(self._predict_proba(inputs), np.float64)
 
     def predict(self, X: Any) -> np.ndarray:
         """Likeliest class of each row: shape (n,), of the labels' own type."""

@@ -50,6 +50,8 @@ __all__ = [
 #: Resamples of what is bootstrapped (differences, calibration), and the coverage of intervals.
 DRAWS = 1000
 LEVEL = 0.95
+#: Classes up to which a confusion matrix is kept whole.
+MATRIX = 1000
 #: Rows below which a reader is warned.
 FEW = 30
 
@@ -166,8 +168,7 @@ def score(
         }
         for i, label in enumerate(labels)
     ]
-    matrix = np.bincount(true * k + predicted, minlength=k * k).reshape(k, k)
-    result["confusion"] = {"labels": labels, "matrix": matrix.tolist()}
+    result["confusion"] = _confusion(true, predicted, labels)
     result["unseen"] = {str(label): int(support[code_of[label]]) for label in extra}
     result["positive"] = (
         None
@@ -224,10 +225,13 @@ def influence_of(
         defined = defined[-1:]
     if not defined:
         return float("nan"), np.full(len(true), np.nan)
-    found = [ranking(proba[:, c], true == c) for c in defined]
     at = 0 if name == "auroc" else 2
-    value = float(np.mean([one[at] for one in found]))
-    return value, np.mean([one[at + 1] for one in found], axis=0)
+    value, influence = 0.0, np.zeros(len(true))
+    for c in defined:  # one at a time: of thousands of classes no array of rows × classes is held
+        one = ranking(proba[:, c], true == c)
+        value += float(one[at]) / len(defined)
+        influence += np.asarray(one[at + 1]) / len(defined)
+    return value, influence
 
 
 def require_positive(positive: str | None, labels: Iterable[Any]) -> None:
@@ -242,6 +246,17 @@ def require_positive(positive: str | None, labels: Iterable[Any]) -> None:
     if positive is not None and positive not in known:
         listed = ", ".join(map(repr, known[:20])) + (", …" if len(known) > 20 else "")
         raise UsageError(f"no class {positive!r} to take as positive; there are: {listed}")
+
+
+def _confusion(true: np.ndarray, predicted: np.ndarray, labels: list[Any]) -> dict[str, Any]:
+    """The matrix; of more than `MATRIX` classes the cells that are not zero, since their square does not fit."""
+    k = len(labels)
+    if k <= MATRIX:
+        matrix = np.bincount(true * k + predicted, minlength=k * k).reshape(k, k)
+        return {"labels": labels, "matrix": matrix.tolist()}
+    cells, counts = np.unique(true * k + predicted, return_counts=True)
+    listed = np.stack([*np.divmod(cells, k), counts], axis=1).tolist()
+    return {"labels": labels, "matrix": None, "cells": listed}
 
 
 def rarer(y: Sequence[Any] | np.ndarray) -> Any:

@@ -36,6 +36,7 @@ from .evaluate import score_rows, seen_contents
 from .head import Head
 from .holdout import SHARE
 from .looks import count_look
+from .memory import check_memory, scoring_bytes
 from .metrics import DRAWS, rarer, require_positive
 from .prompts import unprompted, with_prompts
 from .registry import create
@@ -242,6 +243,7 @@ def prepare(
         missing=missing,
     )
     _require_finite(samples)
+    _require_memory(samples)
     searches = Searches.of(store, samples.specs, dups)
     parts = divide(samples, searches, split_column=split_column, learns=learns, seed=seed)
     parts = replace(parts, notes=[*label_notes(label, samples.labels.tolist()), *parts.notes])
@@ -445,6 +447,17 @@ def _require_finite(samples: Samples) -> None:
             f"{samples.features[name]} has NaN or infinity for {len(rows)} items, "
             f"first {samples.ids[rows[0]]!r}: embed them again"
         )
+
+
+def _require_memory(samples: Samples) -> None:
+    """Refuse rows whose predictions could not be scored, before anything is fitted to them."""
+    k, split = len(set(samples.labels.tolist())), samples.split
+    scored = max(int((split == name).sum()) for name in ("dev", "test"))
+    check_memory(
+        scoring_bytes(scored, k),
+        f"scoring {scored:,} rows of {k:,} classes",
+        "leave rare classes out, or take fewer rows (--where)",
+    )
 
 
 def _protocol(

@@ -24,6 +24,7 @@ from ...errors import HeadError
 from ..checks import ParameterError
 from ..head import Head, Validation
 from ..inputs import Inputs
+from ..memory import Footprint
 from ..vectors import CHUNK, Choice, ClassWeight, class_weights, criteria, grid_of, pieces, statistics
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Gbm(Head):
 
     family: ClassVar[str] = "lightgbm"
     handles_missing: ClassVar[bool] = True
+    footprint: ClassVar[Footprint] = Footprint(rows=4, dev=4)
     stochastic: ClassVar[bool] = True
 
     booster_: lightgbm.Booster

@@ -21,6 +21,7 @@ import numpy as np
 from ..checks import ParameterError
 from ..head import Head, Validation
 from ..inputs import Inputs
+from ..memory import Footprint
 from ..vectors import Choice, ClassWeight, class_weights, criteria_of, directions, grid_of, pieces, shares_of
 
 __all__ = ["NEIGHBOURS", "TEMPERATURES", "Knn"]
@@ -77,6 +78,7 @@ class Knn(Head):
 
     family: ClassVar[str] = "knn"
     handles_missing: ClassVar[bool] = True
+    footprint: ClassVar[Footprint] = Footprint(dev=0.1)
 
     bank_: dict[str, np.ndarray]
     codes_: np.ndarray

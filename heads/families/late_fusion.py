@@ -24,6 +24,7 @@ from ..checks import ParameterError
 from ..head import Head, Validation
 from ..holdout import folds
 from ..inputs import Inputs
+from ..memory import Footprint
 from ..registry import create, head_class
 from ..vectors import Choice, ClassWeight, class_weights, criteria, grid_of, shares_of
 from .logreg import LogReg
@@ -150,6 +151,13 @@ class LateFusion(Head):
             crossed = self._crossed(X, y, weight, groups, chosen["each"])
             self.stack_ = self._stacked(crossed, y, weight, chosen["stack_C"])
         return chosen
+
+    def memory_needed(self, rows: int, dev: int) -> int:
+        """As `Head.memory_needed`: the probes' probabilities, and a logistic regression on all of them."""
+        k, inputs = len(self.classes_), len(self.widths_)
+        said = Footprint(rows=4 * inputs, dev=4 * inputs).bytes(rows, dev or rows // 5, 0, k)
+        stack = 0 if self.combine == "mean" else LogReg.footprint.bytes(rows, dev, inputs * k, k)
+        return max(said + stack, super().memory_needed(rows, dev))
 
     def _checked_parameters(self, X: Inputs) -> tuple[list[tuple[float, ...]], list[float]]:
         if self.combine not in ("auto", "mean", "stack"):

@@ -25,6 +25,7 @@ import numpy as np
 from ..checks import ParameterError
 from ..head import Head, Validation
 from ..inputs import Inputs
+from ..memory import Footprint
 from ..vectors import (
     Choice,
     ClassWeight,
@@ -99,6 +100,7 @@ class LogReg(Head):
 
     family: ClassVar[str] = "logreg"
     handles_missing: ClassVar[bool] = True
+    footprint: ClassVar[Footprint] = Footprint(rows=8, dev=3, weights=10, pairs=6)
 
     unit_: bool
     coef_: np.ndarray

@@ -25,6 +25,7 @@ import numpy as np
 from ..checks import ParameterError, labels_of, weights_of
 from ..head import Head, Validation
 from ..inputs import InputError, Inputs
+from ..memory import Footprint
 from ..vectors import ClassWeight, class_weights, criteria, filled, grid_of, pieces, softmax, unit_length
 
 __all__ = ["PENALTIES", "RATES", "Online"]
@@ -84,6 +85,7 @@ class Online(Head):
 
     family: ClassVar[str] = "online"
     handles_missing: ClassVar[bool] = True
+    footprint: ClassVar[Footprint] = Footprint(dev=3, weights=8)
     stochastic: ClassVar[bool] = True
 
     coef_: np.ndarray

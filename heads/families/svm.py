@@ -23,6 +23,7 @@ from ..calibration import platt
 from ..checks import ParameterError
 from ..head import Head, Validation
 from ..inputs import Inputs
+from ..memory import Footprint
 from ..vectors import (
     Choice,
     ClassWeight,
@@ -90,6 +91,7 @@ class Svm(Head):
 
     family: ClassVar[str] = "svm"
     handles_missing: ClassVar[bool] = True
+    footprint: ClassVar[Footprint] = Footprint(rows=6, weights=10, pairs=2)
 
     unit_: bool
     coef_: np.ndarray

@@ -27,6 +27,7 @@ from ..calibration import temperature as best_factor
 from ..checks import ParameterError
 from ..head import Head, Validation
 from ..inputs import Inputs
+from ..memory import Footprint
 from ..vectors import Choice, ClassWeight, class_weights, criteria, directions, grid_of, pieces, softmax
 from .zero_shot import class_matrices
 
@@ -88,6 +89,7 @@ class TipAdapter(Head):
 
     family: ClassVar[str] = "tip-adapter"
     handles_missing: ClassVar[bool] = True
+    footprint: ClassVar[Footprint] = Footprint(rows=0, dev=12, weights=1)
     takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "optional"
     stochastic: ClassVar[bool] = True
     bulky: ClassVar[tuple[str, ...]] = ("class_vectors",)
@@ -169,6 +171,11 @@ class TipAdapter(Head):
         self.beta_, self.alpha_, self.factor_ = chosen["beta"], chosen["alpha"], chosen["factor"]
         self._remember(X, y, weight, chosen["centre"])
         return chosen
+
+    def memory_needed(self, rows: int, dev: int) -> int:
+        """As `Head.memory_needed`: the cache holds no more than `cache` rows."""
+        kept = 2 * min(rows, self.cache) * len(self.classes_)
+        return super().memory_needed(rows, dev) + 8 * kept
 
     def _described(self, X: Inputs) -> dict[str, np.ndarray]:
         """Class vectors of the inputs that have some."""

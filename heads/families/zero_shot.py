@@ -20,6 +20,7 @@ from ..calibration import temperature as best_factor
 from ..checks import ParameterError
 from ..head import Head, Validation
 from ..inputs import Inputs
+from ..memory import Footprint
 from ..vectors import criteria, directions, pieces, shares_of, softmax
 
 __all__ = ["ZeroShot", "class_matrices"]
@@ -63,6 +64,7 @@ class ZeroShot(Head):
 
     family: ClassVar[str] = "zero-shot"
     handles_missing: ClassVar[bool] = True
+    footprint: ClassVar[Footprint] = Footprint(dev=4, weights=2)
     takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "required"
     bulky: ClassVar[tuple[str, ...]] = ("class_vectors",)
 

@@ -23,6 +23,7 @@ from ...errors import HeadError
 from ..checks import ParameterError
 from ..head import Head, Validation
 from ..inputs import Inputs
+from ..memory import Footprint
 from ..vectors import class_weights
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class TorchHead(Head):
     takes_tokens: ClassVar[bool] = True
     handles_missing: ClassVar[bool] = True
     stochastic: ClassVar[bool] = True
+    footprint: ClassVar[Footprint] = Footprint(dev=8, weights=6)
     #: Whether one input of one vector a row is enough.
     takes_one_vector: ClassVar[bool] = True
     #: Shared parameters for which a family has defaults of its own.
@@ -334,6 +336,7 @@ class TorchHead(Head):
         dev = first._validation(val)
         if dev is None or len(first._absent(dev)):
             return super().fit_seeds(seeds, X, y, val, sample_weight, groups)
+        first._check_memory(len(codes), len(dev[1]) * len(heads))
         weight = np.ones(len(codes)) if given is None else given
         outcomes = first._train(
             [configuration for head in heads for configuration in configurations_of(head)],

@@ -137,23 +137,25 @@ def ranking_charts(
     if not defined:
         return []
     grid = np.linspace(0, 1, 201)
+    shown = sorted(sorted(defined, key=lambda c: -counts[c])[:CLASSES])
     roc, pr = {}, {}
+    # Sums over the classes, of which not all curves are held: there may be thousands.
+    mean_roc, mean_pr = np.zeros(len(grid)), np.zeros(len(grid))
     for c in defined:
         recall, false, precision = _thresholds(proba[:, c], true == c)
-        roc[c] = (false, recall)
+        if c in shown:
+            roc[c], pr[c] = (false, recall), (recall, precision)
+        mean_roc += np.interp(grid, false, recall) / len(defined)
         # Precision at a recall is the best at any threshold that reaches it: what the macro curve can be averaged over.
-        pr[c] = (recall, precision)
-    shown = sorted(sorted(defined, key=lambda c: -counts[c])[:CLASSES])
+        mean_pr += _at_recall(grid, recall, precision) / len(defined)
     lines: dict[str, list[Series]] = {"roc": [], "pr": []}
     for hue, c in enumerate(shown):
         lines["roc"].append(Series(names[c], *_thin(*roc[c]), hue=hue))
         lines["pr"].append(Series(names[c], *_thin(*pr[c]), hue=hue))
     if len(defined) > 1:
-        mean = np.mean([np.interp(grid, *roc[c]) for c in defined], axis=0)
-        mean[0] = 0.0
-        lines["roc"].append(Series("mean of all classes", grid, mean, hue=-1, strong=True))
-        mean = np.mean([_at_recall(grid, *pr[c]) for c in defined], axis=0)
-        lines["pr"].append(Series("mean of all classes", grid, mean, hue=-1, strong=True))
+        mean_roc[0] = 0.0
+        lines["roc"].append(Series("mean of all classes", grid, mean_roc, hue=-1, strong=True))
+        lines["pr"].append(Series("mean of all classes", grid, mean_pr, hue=-1, strong=True))
     left = len(defined) - len(shown)
     note = (
         f"The mean is over {len(defined)} classes; the {len(shown)} with most rows are drawn." if left else ""

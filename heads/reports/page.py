@@ -183,7 +183,10 @@ def _classes(metrics: Mapping[str, Any]) -> str:
 
 def _confusion(metrics: Mapping[str, Any]) -> str:
     confusion = metrics["confusion"]
-    return svg.matrix_html([str(label) for label in confusion["labels"]], confusion["matrix"])
+    labels = [str(label) for label in confusion["labels"]]
+    if confusion["matrix"] is None:
+        return svg.confusions_html(labels, confusion["cells"])
+    return svg.matrix_html(labels, confusion["matrix"])
 
 
 def _charts(charts: Mapping[str, str], *keys: str) -> str:

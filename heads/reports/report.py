@@ -246,4 +246,6 @@ def _draw(folder: Path, report: Report) -> None:
     split = report.data["split"]
     if split is not None:
         confusion = report.run.metrics[split]["confusion"]
+        if confusion["matrix"] is None:
+            return  # more classes than a picture has points
         write_matrix(folder / "confusion.png", [str(c) for c in confusion["labels"]], confusion["matrix"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from ...webpage import escape, user_text
 from .charts import DARK, DASHES, LIGHT, Chart, Series, ticks
 
-__all__ = ["STYLE", "chart_html", "matrix_html"]
+__all__ = ["STYLE", "chart_html", "confusions_html", "matrix_html"]
 
 _WIDTH, _HEIGHT = 430.0, 330.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 12.0, 44.0
@@ -90,7 +91,8 @@ def chart_html(chart: Chart) -> str:
 def matrix_html(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
     """A confusion matrix as a table, rows true and columns predicted; of many classes the commonest confusions instead."""
     if len(labels) > _TABLE:
-        return _confusions(labels, matrix)
+        cells = [(i, j, count) for i, row in enumerate(matrix) for j, count in enumerate(row) if count]
+        return confusions_html(labels, cells)
     head = "".join(f'<th scope="col">{user_text(label, limit=60)}</th>' for label in labels)
     rows = []
     for i, (label, row) in enumerate(zip(labels, matrix, strict=True)):
@@ -108,13 +110,12 @@ def matrix_html(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
     )
 
 
-def _confusions(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
-    pairs = [
-        (count, labels[i], labels[j], sum(row))
-        for i, row in enumerate(matrix)
-        for j, count in enumerate(row)
-        if i != j and count
-    ]
+def confusions_html(labels: Sequence[str], cells: Sequence[Sequence[int]]) -> str:
+    """The commonest confusions as a table, from cells of true class, predicted class and rows."""
+    total_of = Counter[int]()
+    for i, _, count in cells:
+        total_of[i] += count
+    pairs = [(count, labels[i], labels[j], total_of[i]) for i, j, count in cells if i != j]
     pairs.sort(key=lambda pair: (-pair[0], str(pair[1]), str(pair[2])))
     rows = "".join(
         f"<tr><td>{user_text(true, limit=60)}</td><td>{user_text(said, limit=60)}</td>"
@@ -123,7 +124,7 @@ def _confusions(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
     )
     more = (
         f'<p class="remark">The {min(30, len(pairs))} commonest of {len(pairs):,} confusions among {len(labels)} classes; '
-        "metrics.json and figures/confusion.png have the whole matrix.</p>"
+        "metrics.json has the whole matrix.</p>"
     )
     return (
         '<div class="scroll"><table class="data"><thead><tr><th>true</th><th>predicted as</th><th class="num">rows</th>'
