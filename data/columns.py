@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ __all__ = ["Columns", "check_label_name", "choose_columns"]
 _KNOWN_IMAGE = ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_name")
 # Of these, what may be the name of a picture that another column holds.
 _FILE_NAMES = ("path", "file", "filename", "file_name")
+_LIST_AS_TEXT = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*", re.DOTALL)
 _BASE64 = ("data:image/", "/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
 _KNOWN_TEXT = ("text", "caption", "tweet_text", "sentence", "tweet")
 _KNOWN_ID = ("id", "item_id", "image_id")
@@ -92,6 +94,12 @@ def _unread(chosen: Columns, header: Header, file: str, *, known: bool) -> list[
     rest = []
     for name in header.columns:
         if name in wanted:
+            cells = [cell for cell in header.sample.get(name, ()) if cell]
+            if cells and 2 * sum(_LIST_AS_TEXT.fullmatch(cell) is not None for cell in cells) >= len(cells):
+                notes.append(
+                    f"{file}: column {name!r} holds lists written as text ({show(cells[0])}), which stay text; written as "
+                    "JSON Lines or Parquet they are read as several values"
+                )
             continue
         why = (
             "holds pictures"

@@ -267,6 +267,13 @@ def test_columns_that_look_like_images_are_told(
         read(tmp_path / "n.csv")
 
 
+def test_lists_written_as_text_are_told(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("id,text,label\n1,a,\"['x', 'y']\"\n2,b,\"['x']\"\n")
+    assert any(
+        "column 'label' holds lists written as text" in note for note in read(tmp_path / "p.csv").notes
+    )
+
+
 def test_reading_pictures_in_any_order(tmp_path: Path) -> None:
     path = parquet(tmp_path / "p.parquet", image=PICTURES, row_group_size=7)
     for row in [*range(40), *reversed(range(40)), 3, 39, 0, 20]:
