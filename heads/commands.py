@@ -228,7 +228,7 @@ def runs(
         [
             [
                 row["run_id"],
-                row["head"],
+                row["head"] + ("" if row.get("one_class") is None else f" (only {row['one_class']!r})"),
                 ", ".join(row["inputs"].values()),
                 row["label"],
                 _value(row["macro_f1"], "macro_f1"),

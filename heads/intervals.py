@@ -220,10 +220,11 @@ def _macro_f1(
     # F1 is concave in its share: its mean over samples of few rows lies below that of many.
     share = hits / (total - hits)
     bias = -2 / (1 + share) ** 3 * share * (1 - share) / np.maximum(effective, 1)
-    shift = float(np.where(occurs, bias, 0.0).sum()) / n
+    shift = float(bias[occurs].mean())
     below = joined(np.where(occurs, f1 - low, value))
     above = joined(np.where(occurs, high - f1, 1 - value))
-    return _within(value, value - below - shift, value + above - shift)
+    # How large the bias is, is not known better than it is large.
+    return _within(value, value - math.hypot(below, shift) - shift, value + math.hypot(above, shift) - shift)
 
 
 def _weighted_f1(

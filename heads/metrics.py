@@ -38,6 +38,7 @@ __all__ = [
     "FEW",
     "LEVEL",
     "METRICS",
+    "implied_variance",
     "influence_of",
     "majority_note",
     "ranking",
@@ -55,6 +56,8 @@ MATRIX = 1000
 #: Rows below which a reader is warned.
 FEW = 30
 
+# Rows of probabilities that are looked at together.
+_CHUNK = 1024
 _EPS = float(np.finfo(np.float64).eps)
 # Share of the commonest label from which its constant prediction looks good by accuracy.
 _LOPSIDED = 0.75
@@ -359,7 +362,7 @@ def _ranked(
     }
     loss = row_losses(true, proba)
     mean = float(loss.mean())
-    interval = None if level is None else log_loss_interval(loss, _implied(proba), groups, level)
+    interval = None if level is None else log_loss_interval(loss, implied_variance(proba), groups, level)
     counted = defined if chosen is None else np.array([chosen])
     return {
         **told,
@@ -420,12 +423,16 @@ def row_losses(true: np.ndarray, proba: np.ndarray) -> np.ndarray:
     return loss
 
 
-def _implied(proba: np.ndarray) -> float:
+def implied_variance(proba: np.ndarray) -> float:
     """Variance of a row's log loss if labels came as the probabilities say."""
-    share = np.clip(proba / np.maximum(proba.sum(axis=1, keepdims=True), _EPS), _EPS, 1.0)
-    logs = np.log(share)
-    mean = -(share * logs).sum(axis=1)
-    return float(((share * logs**2).sum(axis=1) - mean**2).mean() + mean.var())
+    means, spreads = [], []
+    for start in range(0, len(proba), _CHUNK):
+        part = proba[start : start + _CHUNK]
+        share = np.clip(part / np.maximum(part.sum(axis=1, keepdims=True), _EPS), _EPS, 1.0)
+        logs = np.log(share)
+        means.append(-(share * logs).sum(axis=1))
+        spreads.append((share * logs**2).sum(axis=1) - means[-1] ** 2)
+    return float(np.concatenate(spreads).mean() + np.concatenate(means).var())
 
 
 def _majority(support: np.ndarray, code: int, label: Any, prevalence: float | None) -> dict[str, Any]:

@@ -283,6 +283,7 @@ class Run:
             "classes": len(self.classes),
             "scored_on": "test" if test else "dev" if dev else None,
             "rows": scored["n"] if scored else None,
+            "one_class": scored.get("one_class") if scored else None,
             "macro_f1": scored["macro_f1"] if scored else None,
             "accuracy": scored["accuracy"] if scored else None,
             "created_at": self.record["created_at"],

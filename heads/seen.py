@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..store.store import Store
     from .samples import Samples
 
-__all__ = ["AUTO", "Near", "Searches", "searches_for"]
+__all__ = ["AUTO", "Near", "Searches", "contents_of", "duplicate_groups", "searches_for"]
 
 #: Searches that fit the inputs; as opposed to "none", and names.
 AUTO = "auto"
@@ -207,6 +207,28 @@ class Searches:
                 changed.update(items["item_id"].take(rows).to_pylist())
             self._changed[name] = changed
         return self._changed[name]
+
+
+def duplicate_groups(
+    store: Store,
+    specs: Mapping[str, Mapping[str, Any]],
+    ids: Sequence[str] | np.ndarray,
+    dups: str | Sequence[str] | None = AUTO,
+) -> np.ndarray:
+    """Group of each item (n,), as `Searches.groups` has them of rows: by the contents that the store has now."""
+    keys = {str(spec["key"]) for spec in specs.values()}
+    columns = [
+        np.array([of.get(item) for item in list(ids)], object) for of in contents_of(store, keys).values()
+    ]
+    return Searches.of(store, specs, dups).groups_among(np.array(list(ids), object), columns, keys)
+
+
+def contents_of(store: Store, keys: Collection[str]) -> dict[str, dict[str, str | None]]:
+    """Column of content hashes to item to hash."""
+    there = sorted(set(keys) & set(store.items.snapshot().schema.names))
+    items = store.items.read(["item_id", *there])
+    ids = items["item_id"].to_pylist()
+    return {key: dict(zip(ids, items[key].to_pylist(), strict=True)) for key in there}
 
 
 def searches_for(features: Mapping[str, str]) -> str:

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from ..calibration import temperature as fitted_factor
-from ..metrics import DRAWS, LEVEL
+from ..intervals import Groups, log_loss_interval, wilson
+from ..metrics import DRAWS, LEVEL, implied_variance, row_losses
 from ..vectors import softmax
 
 __all__ = ["calibration", "reliability"]
@@ -43,6 +44,7 @@ def calibration(
     true: np.ndarray,
     dev: tuple[np.ndarray, np.ndarray] | None = None,
     *,
+    groups: np.ndarray | None = None,
     draws: int = DRAWS,
     level: float = LEVEL,
     seed: int = 0,
@@ -56,8 +58,10 @@ def calibration(
         Code of each row's label; `k` or more, or below zero, for a label that the head does not know.
     dev : tuple of ndarray (m, k) and ndarray (m,), optional
         Other rows, on which a temperature is fitted.
+    groups : ndarray of int, shape (n,), optional
+        Group of each row, where rows are duplicates of one another: they are drawn together.
     draws, level, seed
-        See `icehouse.heads.metrics.score`.
+        Of the bootstrap; 0 draws leave the intervals out.
 
     Returns
     -------
@@ -68,9 +72,10 @@ def calibration(
         ``change`` is log loss after less before, with its paired interval.
     """
     rng = np.random.default_rng(seed)
-    weights = _resamples(len(true), draws, rng)
-    told = _scores(proba, true, weights, level, np.random.default_rng(seed + 1))
-    told["temperature"] = _temperature(proba, true, dev, weights, level, seed)
+    alike = Groups(groups, len(true))
+    weights = _resamples(alike, draws, rng)
+    told = _scores(proba, true, weights, alike, level, np.random.default_rng(seed + 1))
+    told["temperature"] = _temperature(proba, true, dev, weights, alike, level, seed)
     return told
 
 
@@ -95,7 +100,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, level: float = LEVEL)
     for number in np.unique(bins):
         held = bins == number
         n, share = int(held.sum()), float(right[held].mean())
-        low, high = _wilson(share, n, level)
+        low, high = map(float, wilson(share, n, level))
         found.append(
             {
                 "rows": n,
@@ -111,7 +116,12 @@ def reliability(confidence: np.ndarray, right: np.ndarray, level: float = LEVEL)
 
 
 def _scores(
-    proba: np.ndarray, true: np.ndarray, weights: list[np.ndarray], level: float, rng: np.random.Generator
+    proba: np.ndarray,
+    true: np.ndarray,
+    weights: list[np.ndarray],
+    groups: Groups,
+    level: float,
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
     n = len(true)
     proba = np.asarray(proba, np.float64)
@@ -125,12 +135,15 @@ def _scores(
         low, high = np.quantile(sample, [tail, 1 - tail])
         ece["low"] = 0.0 if value <= by_chance["high"] else float(max(2 * value - high, 0.0))
         ece["high"] = float(max(2 * value - low, ece["low"]))
-    losses, known = _losses(proba, true)
+    losses = _losses(proba, true)
+    told = {"value": float(losses.mean()), "low": None, "high": None}
+    if weights:
+        told["low"], told["high"] = log_loss_interval(losses, implied_variance(proba), groups, level)
     return {
         "n": n,
         "ece": ece,
-        "brier": _mean(_brier(proba, true), np.ones(n, bool), weights, level),
-        "log_loss": _mean(losses, known, weights, level),
+        "brier": _mean(_brier(proba, true), weights, level),
+        "log_loss": told,
         "bins": reliability(confidence, right, level),
     }
 
@@ -140,6 +153,7 @@ def _temperature(
     true: np.ndarray,
     dev: tuple[np.ndarray, np.ndarray] | None,
     weights: list[np.ndarray],
+    groups: Groups,
     level: float,
     seed: int,
 ) -> dict[str, Any]:
@@ -155,12 +169,12 @@ def _temperature(
         why = "every row of dev is right" if factor == _HIGH else "on dev the probabilities say nothing"
         return {"value": None, "why": f"{why}, so that the best temperature is without bounds"}
     after = softmax(factor * _logits(np.asarray(proba, np.float64)))
-    (before, counted), (now, _) = _losses(proba, true), _losses(after, true)
+    change = _losses(after, true) - _losses(np.asarray(proba, np.float64), true)
     return {
         "value": 1 / factor,
         "fitted_on": len(codes),
-        "after": _scores(after, true, weights, level, np.random.default_rng(seed + 2)),
-        "change": {"log_loss": _mean(now - before, counted, weights, level)},
+        "after": _scores(after, true, weights, groups, level, np.random.default_rng(seed + 2)),
+        "change": {"log_loss": _mean(change, weights, level)},
     }
 
 
@@ -176,7 +190,7 @@ def _ece(
     member = np.eye(k)[bins]
     gap = member * (right - confidence)[:, None]
     value = float(np.abs(gap.sum(axis=0)).sum() / n)
-    sample = [np.abs(counts @ gap).sum(axis=1) / n for counts in weights]
+    sample = [np.abs(counts @ gap).sum(axis=1) / counts.sum(axis=1) for counts in weights]
     draws = max(sum(map(len, weights)), 200)
     chance = []
     for size in _blocks(draws, n):
@@ -200,50 +214,36 @@ def _brier(proba: np.ndarray, true: np.ndarray) -> np.ndarray:
     return np.asarray(np.square(proba - truth).sum(axis=1) + unknown)
 
 
-def _losses(proba: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log loss of each row, and which rows have one."""
-    known = (true >= 0) & (true < proba.shape[1])
-    losses = np.zeros(len(true))
-    at = proba[known, true[known]] / proba[known].sum(axis=1)
-    losses[known] = -np.log(np.clip(at, _LEAST, 1.0))
-    return losses, known
+def _losses(proba: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Log loss of each row, as in the table of scores; a label that the head does not know had a probability of zero."""
+    k = proba.shape[1]
+    return row_losses(np.where((true < 0) | (true >= k), k, true), proba)
 
 
 def _logits(proba: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(proba, _LEAST))
 
 
-def _mean(values: np.ndarray, counted: np.ndarray, weights: list[np.ndarray], level: float) -> dict[str, Any]:
-    """Mean of the rows that count, with a percentile interval."""
-    if not counted.any():
-        return {"value": None, "low": None, "high": None}
-    kept = np.where(counted, values, 0.0)
-    means = [
-        np.divide(part @ kept, held, out=np.full(len(part), np.nan), where=held > 0)
-        for part in weights
-        for held in (part @ counted.astype(np.float64),)
-    ]
-    value = float(values[counted].mean())
+def _mean(values: np.ndarray, weights: list[np.ndarray], level: float) -> dict[str, Any]:
+    """Mean of the rows, with a percentile interval."""
+    value = float(values.mean())
+    means = [part @ values / part.sum(axis=1) for part in weights]
     if not means:
         return {"value": value, "low": None, "high": None}
-    low, high = np.nanquantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return {"value": value, "low": float(low), "high": float(high)}
 
 
-def _wilson(share: float, n: int, level: float) -> tuple[float, float]:
-    from statistics import NormalDist
-
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
-
-
-def _resamples(n: int, draws: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """How often each of n rows occurs in each draw, in blocks of (size, n)."""
+def _resamples(groups: Groups, draws: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """How often each of the n rows occurs in each draw of whole groups, in blocks of (size, n)."""
     # What is held is bounded: with very many rows, fewer draws tell as much.
+    n, count = groups.n, groups.count
     draws = min(draws, max(200, 50 * _BLOCK // max(n, 1)))
-    return [rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float32) for size in _blocks(draws, n)]
+    blocks = []
+    for size in _blocks(draws, n):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float32)
+        blocks.append(drawn if groups.codes is None else drawn[:, groups.codes])
+    return blocks
 
 
 def _blocks(draws: int, width: int) -> list[int]:

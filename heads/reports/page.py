@@ -75,14 +75,17 @@ def _hero(run: Run, split: str | None) -> str:
     metrics = run.metrics[split]
     base = metrics["majority"]
     tiles = []
-    for name in ("macro_f1", "accuracy"):
+    for name in ("macro_f1", "accuracy", "auroc"):
         score = metrics[name]
+        if score["value"] is None:
+            continue
         between = (
             f"{interval_text(score['low'], score['high'], name, '% to ')}%; "
             if score["low"] is not None
             else ""
         )
-        small = f"{between}always {user_text(base['label'], limit=40)}: {percent(base[name], 1)}"
+        chance = "by chance" if name == "auroc" else f"always {user_text(base['label'], limit=40)}"
+        small = between + (f"{chance}: {percent(base[name], 1)}" if name in base else "")
         tiles.append(
             f"<div><dd>{percent(score['value'], 1)}</dd><dt>{title(name)}</dt><small>{small}</small></div>"
         )

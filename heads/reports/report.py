@@ -6,6 +6,7 @@ features); where something is gone, the report says so in its place and goes on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from ...store.folders import publish_folder
 from ..evaluate import load_run_samples
 from ..metrics import DRAWS
 from ..runs import Run, write_json
-from ..seen import AUTO, Searches
+from ..seen import AUTO, Searches, duplicate_groups
 from .ablation import ablate, ablation_seconds, known_ablation
 from .calibration import calibration
 from .charts import Chart, curve_charts, ranking_charts, reliability_chart
@@ -164,6 +165,7 @@ def make_report(
             scored.proba,
             scored.codes,
             None if dev is None else (dev.proba, dev.codes),
+            groups=_groups(store, run, scored.ids),
             draws=draws,
             seed=seed,
         )
@@ -211,6 +213,14 @@ def _ablation(
         if wanted:
             raise
         notes.append(f"what each input adds could not be told: {' '.join(str(error).split())}")
+        return None
+
+
+def _groups(store: Store, run: Run, ids: Sequence[str] | np.ndarray) -> np.ndarray | None:
+    """Groups of duplicates among the scored rows; None where the store no longer tells."""
+    try:
+        return duplicate_groups(store, run.specs, ids, run.record["data"].get("dups", AUTO))
+    except IcehouseError:
         return None
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..runs import Run
-from ..seen import AUTO, Searches
+from ..seen import AUTO, Searches, contents_of
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -70,7 +70,7 @@ def rows_apart(
         run.features[name]: spec for run in runs for name, spec in run.specs.items()
     }
     searches = Searches.of(store, specs, dups)
-    content = _contents(store, {str(spec["key"]) for spec in specs.values()})
+    content = contents_of(store, {str(spec["key"]) for spec in specs.values()})
     rows = np.array(list(ids), object)
     alike = np.zeros(len(rows), bool)
     names: dict[str, None] = {}
@@ -101,11 +101,3 @@ def rows_apart(
         complete,
         searches.groups_among(rows, contents, list(content)),
     )
-
-
-def _contents(store: Store, keys: set[str]) -> dict[str, dict[str, str | None]]:
-    """Column of content hashes to item to hash."""
-    there = sorted(keys & set(store.items.snapshot().schema.names))
-    items = store.items.read(["item_id", *there])
-    ids = items["item_id"].to_pylist()
-    return {key: dict(zip(ids, items[key].to_pylist(), strict=True)) for key in there}
