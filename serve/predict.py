@@ -147,9 +147,10 @@ def _check_needs(run: Run, manifest: Manifest) -> None:
         lacking = [name for name in needed if not have[name].any()] or needed
         both = "both" if len(lacking) > 1 and not _keeps(run) else " or ".join(_A[name] for name in lacking)
         flags = " and ".join(f"--{name}-column" for name in lacking)
+        unread = "".join(f"; {note}" for note in manifest.notes if "not read" in note)
         raise HeadError(
             f"run {run.run_id} needs {inputs}, and none of the {count(len(table), 'row')} has {both}: {flags} names the "
-            "column of an annotation file"
+            f"column of an annotation file{unread}"
         )
     if "image" not in needed or (_keeps(run) and any(have[name].any() for name in needed if name != "image")):
         return

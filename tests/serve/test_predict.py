@@ -98,7 +98,7 @@ class Unused(ToyEncoder):
     ("rows", "why"),
     [
         ("id,image,text\na,,words alone\nb,,more words\n", "none of the 2 rows has an image: --image-column"),
-        ("id,image,words\na,images/00.png,x\n", "none of the 1 row has a text: --text-column"),
+        ("id,image,words\na,images/00.png,x\n", "none of the 1 row has a text: --text-column .*words"),
         ("id,image,text\na,images/00.png,\nb,,x\n", "none of the 2 rows has both: --image-column and --text"),
         ("id,image,text\na,pics/00.png,x\n", "none of 1 image file is there, .*no folder 'pics'.*--root"),
     ],
