@@ -109,18 +109,18 @@ def _low_tiles(raw: Image.Image) -> list[Any] | None:
         return None
     tiles: list[Any] = []
     for tile in raw.tile:
-        rawmode = tile.args if isinstance(tile.args, str) else tile.args[0] if tile.args else None
+        rawmode, *rest = (tile.args,) if isinstance(tile.args, str) else tile.args or (None,)
         if not isinstance(rawmode, str) or rawmode[-4:-1] != ";16":
             return None
         other = "RGBA" if rawmode == _GREY_ALPHA else rawmode[:-1] + _OTHER_BYTE[rawmode[-1]]
-        tiles.append(tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:])))
+        tiles.append(tile._replace(args=(other, *rest) if rest else other))
     return tiles or None
 
 
 def _range(image: Image.Image) -> int:
     extrema = image.getextrema()
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
-    return max(int(high) - int(low) for low, high in bands)  # type: ignore[misc]  # pairs of 8-bit values
+    return max(int(high) - int(low) for low, high in bands)
 
 
 def _rows(height: int, width: int) -> Iterator[slice]:
@@ -196,7 +196,7 @@ def _deep_grey(image: Image.Image, key: object) -> Image.Image:
 def _fills(image: Image.Image) -> bool:
     """Whether the high bytes of 16-bit colour samples span half of their range."""
     extrema = image.getextrema()[:3]
-    lows, highs = zip(*extrema, strict=True)  # type: ignore[arg-type]  # pairs, of three bands
+    lows, highs = zip(*extrema, strict=True)
     return bool(max(highs) - min(lows) >= 128)
 
 

@@ -356,6 +356,12 @@ def test_a_damaged_file_is_a_picture_or_one_sentence(name: str, capfd: pytest.Ca
     assert (out.out, out.err) == ("", "")
 
 
+def test_an_icon_is_no_image() -> None:
+    icon = encoded(scene(), "ICO")
+    with pytest.raises(ImageError, match="icon"):
+        decode(icon[:20] + b"\xff" * 4 + icon[24:])
+
+
 def test_every_format_is_mutated(tmp_path: Path) -> None:
     from icehouse.data.images import _formats
 
