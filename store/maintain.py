@@ -177,14 +177,22 @@ def compact(store: Store, part_bytes: int = PART_BYTES) -> list[Compaction]:
     """Merge neighbouring small parts of every table into parts of about `part_bytes`, and sweep leftovers.
 
     Rows and their order stay. The merged parts remain on disk for `icehouse.store.table.GRACE_S`, for those who are reading
-    them; the next write after that removes them.
+    them; the next write after that removes them. A damaged table is left as it is, and told once the others are done.
 
     Returns
     -------
     list of Compaction
         One for each table.
     """
-    return [_compact_table(store.table(name), name, part_bytes) for name in store.table_names()]
+    done, refused = [], []
+    for name in store.table_names():
+        try:
+            done.append(_compact_table(store.table(name), name, part_bytes))
+        except CorruptError as error:  # no other table has to wait for it
+            refused.append(error)
+    if refused:
+        raise refused[0]
+    return done
 
 
 def _compact_table(table: Table, name: str, part_bytes: int) -> Compaction:

@@ -200,8 +200,6 @@ def compare(
         name = "default"
     damaged: list[str] = []
     found = find_runs(opened, runs or (), sweep=name, damaged=damaged)
-    for reason in damaged:
-        say(f"left out: {reason}")
     if metric is None:  # what decided is what ranks
         metric = "macro_f1" if name is None or runs else SweepRecord.open(opened, name).data["metric"]
     board = compare_runs(
@@ -214,6 +212,7 @@ def compare(
         draws=draws,
         seed=seed,
     )
+    board.notes[:0] = [f"left out: {reason}" for reason in damaged]
     if as_json:
         print_json(board.as_json())
         return

@@ -165,3 +165,38 @@ def test_the_leader_is_told_from_the_others_on_the_same_draws(make_store: Make) 
     assert other.behind.value == pytest.approx(other.test - leader.test)
     assert other.behind.low <= other.behind.value <= other.behind.high
     assert np.isfinite(other.behind.p)
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "metrics.json", "predictions.parquet", "training.parquet", "head/head.json"]
+)
+@pytest.mark.parametrize("harm", ["flipped", "empty", "gone", "older"])
+def test_one_damaged_run_costs_no_other(make_store: Make, name: str, harm: str) -> None:
+    store = make_store(60)
+    good, bad = (train(store, "logreg", inputs=one, params={"C": 1.0}, draws=5) for one in ("image", "text"))
+    path = bad.path / name
+    data = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    elif harm == "flipped":
+        path.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    else:
+        path.write_bytes(b"" if harm == "empty" else b"{}")
+    if harm == "older":  # a run without checksums is known by what it lacks
+        for sums in bad.path.rglob("SHA256SUMS"):
+            sums.unlink()
+    shell = CliRunner().invoke
+    shown = shell(app, ["compare", "-s", str(store.path), "--draws", "5", "--json"])
+    assert shown.exit_code == 0, shown.output
+    board = json.loads(shown.stdout)
+    kept = {run for entry in board["leaderboard"] for run in entry["runs"]}
+    if harm == "older" and name.startswith(
+        "head"
+    ):  # compared by its predictions; only its latency is not known
+        assert kept == {good.run_id, bad.run_id}
+    else:
+        assert kept == {good.run_id}
+        assert [note for note in board["notes"] if note.startswith("left out: ") and bad.run_id in note]
+    listed = shell(app, ["runs", "-s", str(store.path), "--json"])
+    assert good.run_id in {row["run_id"] for row in json.loads(listed.stdout)}
+    assert "unexpected" not in shown.output + listed.output
