@@ -149,10 +149,9 @@ def follow(store: Store, rows: pa.Table, before: Mapping[str, str]) -> None:
                 continue
             if name not in rows.column_names:
                 rows = rows.append_column(name, had[name])
-            elif name == "added":
-                rows = rows.set_column(rows.column_names.index(name), name, had[name])
             else:
-                kept = pc.coalesce(rows[name].cast(had[name].type), had[name])
+                now = rows[name].cast(had[name].type)
+                kept = pc.coalesce(had[name], now) if name == "added" else pc.coalesce(now, had[name])
                 rows = rows.set_column(rows.column_names.index(name), name, kept)
         # In this order: a kill between the two leaves the old row, which the next run finds to have vanished.
         store.items.upsert(rows, key="item_id")

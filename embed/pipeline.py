@@ -223,13 +223,14 @@ def embed_sources(
         altered = f"{planner.altered} had changed with size and time kept"
         notes.append(f"{planner.compared} files compared by their bytes: {altered}")
     if limit is None:
-        folders = [absolute(source) for source in sources if Path(source).is_dir()]
+        given = [sources] if isinstance(sources, (str, Path)) else sources
+        folders = [absolute(source) for source in given if Path(source).is_dir()]
         gone = set(planner.vanished(folders, manifest.rejected["item_id"].to_pylist()))
         _mark_vanished(store, sorted(gone.difference(moves.followed)), report)
     if moves.taken:
-        named = ", ".join(moves.taken[:3]) + (", ..." if len(moves.taken) > 3 else "")
+        examples = ", ".join(moves.taken[:3]) + (", ..." if len(moves.taken) > 3 else "")
         notes.append(
-            f"{len(moves.taken)} known items hold the picture of another item now, whose file is gone ({named}): labels "
+            f"{len(moves.taken)} known items hold the picture of another item now, whose file is gone ({examples}): labels "
             "stay with the ids, so look whether they still fit"
         )
     if progress:
@@ -331,7 +332,7 @@ def _read_sources(
         found = (
             read_sources(rest, options=options)
             if rest
-            else Manifest(items_table(*[[]] * 6, {}), rejected_table([]))
+            else Manifest(items_table([], None, None, None, None, None, {}), rejected_table([]))
         )
         said = tuple(f"{folder}: its images are all gone" for folder in emptied)
         return replace(found, notes=(*found.notes, *said))

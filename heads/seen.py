@@ -237,6 +237,6 @@ def searches_for(features: Mapping[str, str]) -> str:
     >>> searches_for({"image": "mini/image/joint", "text": "mini/text/tokens"})
     '`icehouse dups find --feature mini/image/joint` and `icehouse dups find --feature mini/text/pooled`'
     """
-    named = {name.split("/")[1]: name for name in reversed(features.values())}
+    named = {name.split("/")[1]: name for name in reversed(list(features.values()))}
     pooled = [re.sub("/tokens$", "/pooled", named[modality]) for modality in sorted(named)]
     return " and ".join(f"`icehouse dups find --feature {name}`" for name in pooled)

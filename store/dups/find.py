@@ -93,7 +93,8 @@ class Duplicates:
     @property
     def feature(self) -> str | None:
         """Feature that was compared; None where bytes and hashes alone were."""
-        return self.summary["parameters"].get("feature")  # type: ignore[no-any-return]
+        name: str | None = self.summary["parameters"].get("feature")
+        return name
 
     @property
     def content(self) -> str:
