@@ -79,6 +79,8 @@ def read_annotations(
             text, _not_blank(_joined(rows.table[name], f"{path.name}: column {name!r}", notes))
         )
     raw = _not_blank(rows.table[chosen.image]) if chosen.image is not None else _strings([None] * n)
+    if chosen.image is not None and raw.null_count == n:
+        notes.append(f"{path.name}: column {chosen.image!r} names no image in any row")
     inside, own_root = _inside(raw, path, chosen.image, root)
     named = pc.if_else(pc.is_valid(inside), _NULL, raw)
     located = locate_images(named, root, (start or root, absolute(path.parent)))
@@ -95,7 +97,7 @@ def read_annotations(
     split, kept = _labels_and_split(path, rows, chosen, options, preset, task, notes)
     if places is not None:
         given = _number(rows, places, given, handles, kept, path, notes)
-    elif chosen.image in rows.picture_names and f"{chosen.image}_path" not in kept:
+    elif chosen.image in rows.picture_names and f"{chosen.image}_path".lower() not in map(str.lower, kept):
         kept[f"{chosen.image}_path"] = _not_empty(rows.picture_names[chosen.image])
 
     # The first reason stands: a bad path says more than what follows from it.

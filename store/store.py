@@ -20,7 +20,7 @@ from ..errors import SpaceError, StoreError, UsageError
 from .files import STORE_FILE, checked_name, is_name, publish
 from .manifest import MANIFEST, PART_NAME, Manifest
 from .provenance import check_space
-from .schema import FAILURES, ITEMS, label_columns
+from .schema import FAILURES, ITEMS, check_single, label_columns
 from .snapshot import Snapshot
 from .table import Table
 from .tokens import TokenStates, load_tokens, pad_tokens
@@ -361,6 +361,7 @@ class Store:
         for column in asked:
             if column not in schema.names:
                 raise UsageError(_no_column(column, schema))
+            check_single(schema, column)
         from .sql import present_items
 
         items, left_out = present_items(self, [key, *asked], where)

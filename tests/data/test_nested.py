@@ -267,6 +267,12 @@ def test_columns_that_look_like_images_are_told(
         read(tmp_path / "n.csv")
 
 
+def test_an_image_column_without_images_is_told(tmp_path: Path) -> None:
+    nothing = pa.array([None, None], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    path = parquet(tmp_path / "p.parquet", image=nothing, text=["a", "b"])
+    assert "p.parquet: column 'image' names no image in any row" in read(path).notes
+
+
 def test_lists_written_as_text_are_told(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("id,text,label\n1,a,\"['x', 'y']\"\n2,b,\"['x']\"\n")
     assert any(

@@ -128,6 +128,8 @@ def test_list_columns_live_in_the_store(tmp_path: Path, store: Path) -> None:
     with pytest.raises(UsageError, match="'label' holds several values an item"):
         load_samples(opened, {"text": "toy-a/text/pooled"}, label="label")
     with pytest.raises(UsageError, match="'label' holds several values an item"):
+        opened.features("toy-a/text/pooled", label="label")
+    with pytest.raises(UsageError, match="'label' holds several values an item"):
         split_items(opened, stratify="label")
     assert describe(opened)["labels"]["label"]["counts"] == {"x": 2, "z": 1, "w": 1}
     export(opened, "toy-a/text/pooled", tmp_path / "x.csv", columns=["label"])
