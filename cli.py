@@ -35,41 +35,49 @@ INTERRUPTED = 130
 class OneLineErrors(TyperGroup):
     """A group whose commands never show a traceback."""
 
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """Run from the arguments on; an interrupt or a pipe that nobody reads ends it quietly."""
-        try:
-            return super().main(*args, **extra)
-        except KeyboardInterrupt:
-            say("icehouse: interrupted")
-            sys.exit(INTERRUPTED)
-
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        """Parse the arguments; wrong ones are shown, not obeyed."""
-        with _sanitised():
+        """Parse the arguments."""
+        with _one_line_errors(), _sanitised():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an error becomes one line on stderr and an exit status."""
+        with _one_line_errors(), _sanitised():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn whatever ends a command into at most one line and an exit status."""
+    try:
         try:
-            with _sanitised():
-                found = super().invoke(ctx)
+            yield
+        except typer.Exit:
             sys.stdout.flush()
-            return found
-        except (typer.Exit, typer.Abort):
             raise
-        except BrokenPipeError:
-            # `icehouse sql ... | head` closed the pipe: nothing is wrong, and nothing more can be said.
-            mute_stdout()
+        sys.stdout.flush()
+    except (typer.Exit, typer.Abort):
+        raise
+    except BrokenPipeError:
+        # `icehouse sql ... | head` closed the pipe: nothing is wrong, and nothing more can be said.
+        mute_stdout()
+        raise typer.Exit(0) from None
+    except SystemExit as ended:
+        # What rich makes of a closed pipe.
+        if isinstance(ended.__context__, BrokenPipeError):
             raise typer.Exit(0) from None
-        except KeyboardInterrupt:
-            say("icehouse: interrupted; run the same command again to go on, or from the beginning")
-            raise typer.Exit(INTERRUPTED) from None
-        except Exception as error:
-            # Wrong usage shows itself: the parser's errors, told by `show` whichever Click Typer brings along.
-            if hasattr(error, "show") or debugging():
-                raise
-            say(f"icehouse: {_one_line(error)}")
-            raise typer.Exit(error.exit_code if isinstance(error, IcehouseError) else 1) from None
+        raise
+    except KeyboardInterrupt:
+        say("icehouse: interrupted; what was finished is kept")
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        # Wrong usage shows itself: the parser's errors, told by `show` whichever Click Typer brings along.
+        if hasattr(error, "show") or debugging():
+            raise
+        if _is_full(error):
+            mute_stdout()  # what could not be written would be tried again when the interpreter goes
+        say(f"icehouse: {_one_line(error)}")
+        raise typer.Exit(error.exit_code if isinstance(error, IcehouseError) else 1) from None
 
 
 @contextlib.contextmanager

@@ -156,6 +156,11 @@ def _run(store: Store, sql: str, tables: list[str]) -> pa.Table:
                 ]
                 hint = f"; damaged, see `icehouse verify`: {', '.join(reasons)}" if damaged else ""
                 raise UsageError(f"{_one_line(error)} (views here: {views}{hint})") from error
+            except (duckdb.InterruptException, RuntimeError) as error:
+                # DuckDB's own word for Ctrl-C; its other errors are no RuntimeErrors.
+                if "interrupted" in str(error).lower():
+                    raise KeyboardInterrupt from None
+                raise
             except (duckdb.Error, pa.ArrowException) as error:
                 # A part may have been retired, and removed, between making the view and reading it.
                 if not (tries and isinstance(error, duckdb.IOException) and "part-" in str(error)):
