@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 from .errors import UsageError
+from .store.files import publish
 
 __all__ = ["chip", "escape", "page", "user_text", "write_page"]
 
@@ -155,8 +156,13 @@ def write_page(path: str | Path, text: str) -> Path:
         If the file cannot be written.
     """
     path = Path(path)
+    data = text.encode()
     try:
-        path.write_bytes(text.encode())
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)  # a terminal or a pipe
+        else:
+            with publish(path) as temp:
+                temp.write_bytes(data)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
     return path

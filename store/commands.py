@@ -329,9 +329,9 @@ def verify(
         )
     else:
         for one in repairs:
-            typer.echo(f"repaired {one.table}: {one.problem}; now {one.parts} parts, {one.rows} rows")
+            echo(f"repaired {one.table}: {one.problem}; now {one.parts} parts, {one.rows} rows")
             for remark in one.remarks:
-                typer.echo(f"  {remark}")
+                echo(f"  {remark}")
         if report.findings:
             print_table(
                 ["", "table", "finding", "detail"],

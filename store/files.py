@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,12 +19,15 @@ from ..errors import StoreError
 __all__ = [
     "STORE_FILE",
     "checked_name",
+    "follow_umask",
     "fsync_dir",
     "fsync_file",
     "is_name",
+    "leftovers_below",
     "publish",
     "refuse_outside",
     "remove_leftovers",
+    "sweep_tree",
     "temp_name",
 ]
 
@@ -131,11 +136,47 @@ def publish(path: Path) -> Iterator[Path]:
     temp = path.parent / temp_name(path.suffix)
     try:
         yield temp
+        follow_umask(temp)
         fsync_file(temp)
         temp.replace(path)
         fsync_dir(path.parent)
     finally:
         temp.unlink(missing_ok=True)
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file the rights that a new one gets: libraries that write by way of a private file leave it private."""
+    if os.name == "nt" or stat.S_IMODE(path.lstat().st_mode) != 0o600 or not path.is_file():
+        return
+    probe = path.parent / temp_name("")
+    try:
+        probe.touch(0o666)
+        path.chmod(stat.S_IMODE(probe.stat().st_mode))
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def sweep_tree(root: Path) -> int:
+    """Remove what `leftovers` finds, files and folders, anywhere below `root`; return how many went. Follows no link."""
+    gone = 0
+    for path in leftovers_below(root):
+        with contextlib.suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            gone += 1
+    return gone
+
+
+def leftovers_below(root: Path) -> list[Path]:
+    """What `leftovers` finds in `root` and every folder below it."""
+    found: list[Path] = []
+    for folder, names, _ in os.walk(root):
+        dead = leftovers(Path(folder))
+        found += dead
+        names[:] = [name for name in names if not _TEMP.match(name)]
+    return found
 
 
 def leftovers(folder: Path) -> list[Path]:

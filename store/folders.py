@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .checksums import write_sums
-from .files import fsync_dir, fsync_file, leftovers, refuse_outside, temp_name
+from .files import follow_umask, fsync_dir, fsync_file, leftovers, refuse_outside, temp_name
 
 __all__ = ["publish_folder"]
 
@@ -37,6 +37,8 @@ def publish_folder(path: Path, *, parents: bool = True, sums: bool = True) -> It
         if sums:
             write_sums(temp)
         for entry in sorted(temp.rglob("*")):
+            if entry.is_file() and not entry.is_symlink():
+                follow_umask(entry)
             sync = fsync_dir if entry.is_dir() else fsync_file
             sync(entry)
         fsync_dir(temp)

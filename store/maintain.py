@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
 from .checksums import changed_files, check_stamp, file_sha256, unseal
-from .files import leftovers
+from .files import leftovers, leftovers_below, sweep_tree
 from .manifest import MANIFEST, Manifest, Part
 from .parts import read_part, write_part
 from .table import Table, later_parts, older_than, part_files, sweep
@@ -27,6 +27,9 @@ __all__ = ["Compaction", "Coverage", "Finding", "Report", "compact", "coverage",
 
 #: Size, in bytes, from which a part is left alone by `compact`.
 PART_BYTES = 128 << 20
+
+#: What is not of a table: runs, heads, indexes, caches, lists of duplicates.
+ELSEWHERE = "(outside of tables)"
 
 _SHOWN = 5
 
@@ -111,6 +114,10 @@ def verify(store: Store, progress: Callable[[Part], None] | None = None) -> Repo
     Report
     """
     report = Report()
+    for path in leftovers_below(store.path):
+        if store.path / "tables" not in path.parents:
+            detail = f"{path.relative_to(store.path)} is of a writer that died; `icehouse compact` removes it"
+            report.findings.append(Finding(ELSEWHERE, "leftover", detail, problem=False))
     sound: set[str] = set()
     unreadable: list[str] = []
     names = store.table_names(unreadable)
@@ -182,17 +189,19 @@ def compact(store: Store, part_bytes: int = PART_BYTES) -> list[Compaction]:
     Returns
     -------
     list of Compaction
-        One for each table.
+        One for each table, and one for `ELSEWHERE` where temporary files or folders of dead writers lay outside of them.
     """
-    done, refused = [], []
+    done: list[Compaction] = []
+    refused: list[CorruptError] = []
     for name in store.table_names():
         try:
             done.append(_compact_table(store.table(name), name, part_bytes))
         except CorruptError as error:  # no other table has to wait for it
             refused.append(error)
+    swept = sweep_tree(store.path)
     if refused:
         raise refused[0]
-    return done
+    return [*done, Compaction(ELSEWHERE, 0, 0, swept)] if swept else done
 
 
 def _compact_table(table: Table, name: str, part_bytes: int) -> Compaction:
