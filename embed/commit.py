@@ -130,12 +130,20 @@ class Committer:
         self._rows += 1
         self._commit_if_due()
 
-    def add_moved(self, moved: Sequence[tuple[Held, str]]) -> None:
-        """Write items that were held back, each with the id that it had; see `icehouse.embed.moves`."""
+    def add_moved(self, moved: Sequence[tuple[Held, str]], *, replace_labels: bool) -> None:
+        """Write items that were held back, each with the id that it had; see `icehouse.embed.moves`.
+
+        Labels that folders tell replace those that the items had only with `replace_labels`.
+        """
         self.commit()
         self._wait()
         rows = self._item_rows([(plan, facts) for (plan, _, _, facts), _ in moved], True, True)
-        follow(self.store, rows, {item_id: old for (_, item_id, _, _), old in moved})
+        places = pa.array([plan.row for (plan, _, _, _), _ in moved])
+        told = {} if replace_labels else self.manifest.from_folders
+        before = {item_id: old for (_, item_id, _, _), old in moved}
+        yielding = {name: mask.take(places) for name, mask in told.items()}
+        for name, n in follow(self.store, rows, before, yielding).items():
+            self.report.columns_changed[name] = self.report.columns_changed.get(name, 0) + n
 
     def add_failure(self, failure: Failure) -> None:
         """Take a failure for the ledger."""

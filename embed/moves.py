@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from ..data import image_files
 from ..data.folders import is_image_name
+from ..store.schema import RESERVED
 from ..store.store import Store
 from .extract import FileFacts
 
@@ -129,7 +130,9 @@ def beneath_any(items: pa.Table, folders: Iterable[str]) -> pa.Array:
     return within
 
 
-def follow(store: Store, rows: pa.Table, before: Mapping[str, str]) -> None:
+def follow(
+    store: Store, rows: pa.Table, before: Mapping[str, str], yielding: Mapping[str, pa.Array]
+) -> dict[str, int]:
     """Write moved items: each with what it had, where its new place says nothing, under its new id.
 
     Parameters
@@ -139,7 +142,15 @@ def follow(store: Store, rows: pa.Table, before: Mapping[str, str]) -> None:
         As they would be written were they new.
     before : mapping of str to str
         New id to the id that it had.
+    yielding : mapping of str to pyarrow.Array
+        Columns with rows (bool) whose value gives way to the one that the item had: labels that folders tell.
+
+    Returns
+    -------
+    dict of str to int
+        For each label or metadata column and ``split``: how many values were replaced by others.
     """
+    replaced: dict[str, int] = {}
     with store.items.lock():
         had = store.items.read()
         olds = pa.array([before[item] for item in rows["item_id"].to_pylist()], pa.string())
@@ -150,13 +161,21 @@ def follow(store: Store, rows: pa.Table, before: Mapping[str, str]) -> None:
             if name not in rows.column_names:
                 rows = rows.append_column(name, had[name])
             else:
-                now = rows[name].cast(had[name].type)
-                kept = pc.coalesce(had[name], now) if name == "added" else pc.coalesce(now, had[name])
+                now = rows[name].cast(had[name].type).combine_chunks()
+                then = had[name].combine_chunks()
+                kept = pc.coalesce(then, now) if name == "added" else pc.coalesce(now, then)
+                if name in yielding:
+                    kept = pc.if_else(yielding[name], pc.coalesce(then, now), kept)
+                if name == "split" or name not in RESERVED:
+                    pairs = zip(then.to_pylist(), kept.to_pylist(), strict=True)
+                    n = sum(old is not None and old != new for old, new in pairs)
+                    replaced |= {name: n} if n else {}
                 rows = rows.set_column(rows.column_names.index(name), name, kept)
         # In this order: a kill between the two leaves the old row, which the next run finds to have vanished.
         store.items.upsert(rows, key="item_id")
         store.items.delete("item_id", olds.to_pylist())
         store.failures.delete("item_id", [*olds.to_pylist(), *rows["item_id"].to_pylist()])
+    return replaced
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -210,7 +210,7 @@ def embed_sources(
             for plan, item_id, _, facts in held:
                 committer.add_item(plan, item_id, facts)
             if moved:
-                committer.add_moved(moved)
+                committer.add_moved(moved, replace_labels=bool(options and options.replace_labels))
                 report.new -= len(moved)
                 report.changed += len(moved)
                 report.moved += len(moved)

@@ -229,3 +229,22 @@ def test_a_moved_file_with_a_new_time(tmp_path: Path, store: Path) -> None:
     os.utime(tmp_path / "photos" / "b.png", ns=(5, 5))
     assert embed(store, tmp_path / "photos").moved == 1
     assert items(store, "item_id, label, mtime_ns") == [("b.png", "one", 5)]
+
+
+def test_labels_stay_unless_a_source_tells_others(tmp_path: Path, store: Path) -> None:
+    for k in range(4):
+        photo(tmp_path / "p" / ("cats" if k < 2 else "dogs") / f"{k}.png", k)
+    embed(store, tmp_path / "p", labels_from_folders=True)
+    (tmp_path / "p" / "cats" / "1.png").rename(tmp_path / "p" / "dogs" / "1.png")
+    report = embed(store, tmp_path / "p", labels_from_folders=True)
+    assert (report.moved, report.columns_changed) == (1, {})
+    assert ("dogs/1.png", "cats") in items(store)
+    (tmp_path / "p" / "cats" / "0.png").rename(tmp_path / "p" / "dogs" / "0.png")
+    report = embed(store, tmp_path / "p", labels_from_folders=True, replace_labels=True)
+    assert (report.moved, report.columns_changed["label"]) == (1, 2)
+    assert {label for _, label in items(store)} == {"dogs"}
+    (tmp_path / "p" / "dogs" / "3.png").rename(tmp_path / "p" / "3.png")
+    (tmp_path / "p" / "posts.csv").write_text("image,label\n3.png,wolf\n")
+    report = embed(store, tmp_path / "p" / "posts.csv", label_columns=("label",))
+    assert (report.moved, report.columns_changed) == (1, {"label": 1})
+    assert ("3.png", "wolf") in items(store)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from icehouse.embed.pipeline import embed_sources
+from icehouse.serve.dups.gallery import write_gallery
 from icehouse.store.dups.find import Duplicates, find_duplicates
 from icehouse.store.dups.identity import CHANGED, GONE, NONE, THERE, Files
 from icehouse.store.store import Store
@@ -76,6 +77,8 @@ def test_one_file_by_two_names_is_never_dropped(tmp_path: Path, link: str) -> No
     shown = found.clusters(["item_id", "same_file_as"]).to_pylist()
     assert {r["item_id"]: r["same_file_as"] for r in shown if r["same_file_as"]} == expected
     assert any("same_file_as" in note for note in found.summary["notes"])
+    page = write_gallery(store, "d").path.read_text(encoding="utf-8")
+    assert page.count("same file as") == len(expected)
 
 
 def test_a_real_copy_is_kept_and_a_link_to_elsewhere_dropped(tmp_path: Path) -> None:
