@@ -16,6 +16,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "METADATA_NAMES",
     "Scan",
+    "first_bytes",
     "image_file",
     "is_image_name",
     "kinds_of",
@@ -81,6 +82,19 @@ def image_file(path: Path) -> bool:
     return is_image_name(path.name) or (path.is_file() and _holds_image(str(path)))
 
 
+def first_bytes(path: str | Path, size: int = 1024) -> bytes:
+    """Beginning of a file; nothing where it cannot be read."""
+    try:
+        # Without blocking, as it might be a pipe by now.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            return os.read(descriptor, size)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return b""
+
+
 def kinds_of(names: Iterable[str]) -> str:
     """Suffixes of files for a message, the most frequent first: ".txt, .json, no suffix"."""
     counts = Counter(_suffix(name) or "no suffix" for name in names)
@@ -93,15 +107,7 @@ def _suffix(name: str) -> str:
 
 
 def _holds_image(path: str) -> bool:
-    try:
-        # Without blocking, as it might be a pipe by now.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            return image_format(os.read(descriptor, SNIFFED)) is not None
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return False
+    return image_format(first_bytes(path, SNIFFED)) is not None
 
 
 def scan_images(folder: Path) -> Scan:

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from ..errors import SourceError, UsageError
 from .annotations import read_annotations
-from .folders import IMAGE_SUFFIXES, METADATA_NAMES, Scan, kinds_of
+from .folders import IMAGE_SUFFIXES, METADATA_NAMES, Scan, first_bytes, kinds_of
+from .formats import what_it_is
 from .labels import normalise
 from .pieces import Piece, Rejected, absolute, beneath, count, items_table
 from .splits import canonical_split, is_split_name
@@ -118,6 +119,11 @@ def _no_images(folder: Path, scan: Scan) -> str:
         path, reason = scan.bad[0]
         return f"{folder}: no image could be taken; {path}: {reason}"
     hint = f"; it holds {scan.annotations[0]}: give that file" if scan.annotations else ""
+    for name in [] if hint else scan.others[:20]:
+        told = what_it_is(first_bytes(folder / name))
+        if told is not None:
+            hint = f"; {name} is {told}"
+            break
     return (
         f"no images found in {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}, and at the first bytes of "
         f"other files){hint}"

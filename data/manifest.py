@@ -24,7 +24,7 @@ from ..errors import SourceError, UsageError
 from .annotations import read_annotations
 from .collisions import combine
 from .columns import check_label_name
-from .folders import METADATA_NAMES, image_file, scan_images
+from .folders import METADATA_NAMES, first_bytes, image_file, scan_images
 from .formats import what_it_is
 from .imagefolder import inside_root, metadata_of, metadata_root, read_folder, read_metadata
 from .paths import why_missing
@@ -241,8 +241,7 @@ def _kind(path: Path) -> str:
             return "file"
         if image_file(path):
             return "image"
-        with path.open("rb") as file:
-            told = what_it_is(file.read(1024))
+        told = what_it_is(first_bytes(path))
     except OSError as error:
         raise SourceError(f"{path} cannot be looked at: {error.strerror or error}") from error
     if told is not None and suffix not in _PACKED:

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
+from .folders import first_bytes
 from .formats import SNIFFED, pointer
 from .records import read_json_lines, read_parquet
 from .rows import BadRow, Choose, Header, Quotes, Rows, one_line
@@ -47,8 +48,7 @@ def read_rows(path: Path, choose: Choose, *, encoding: str | None = None, quotes
     try:
         if path.stat().st_size == 0:
             raise SourceError(f"{path} is empty")
-        with path.open("rb") as file:
-            fetched = pointer(file.read(SNIFFED))
+        fetched = pointer(first_bytes(path, SNIFFED))
         if fetched is not None:
             raise SourceError(f"{path} is {fetched}")
         if kind == ".parquet":

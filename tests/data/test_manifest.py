@@ -186,6 +186,9 @@ def test_image_files(photos: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no images found in .*\.avif, .*\.webp"):
         read(tmp_path)
+    write(tmp_path / "jxl" / "a.jxl", b"\xff\x0a\0")
+    with pytest.raises(SourceError, match=r"no images found in .*; a\.jxl is JPEG XL"):
+        read(tmp_path / "jxl")
     write(tmp_path / "posts.csv", "text\nx\n")
     with pytest.raises(SourceError, match=r"it holds posts\.csv"):
         read(tmp_path)
