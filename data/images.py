@@ -8,6 +8,7 @@ and what else a file may cost is bounded by `icehouse.data.bombs`. Whatever a de
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -371,9 +372,11 @@ def _brief(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _quiet_libtiff() -> None:
-    """Keep libtiff from writing to stderr what is wrong with a file, without its name, amid a progress bar."""
+def _quieten() -> None:
+    """Keep Pillow and libtiff from writing to stderr what is wrong with a file, without its name, amid a progress bar."""
     import ctypes
+
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
 
     package = Path(Image.__file__).parent
     folders = (package.with_name("pillow.libs"), package / ".dylibs")
@@ -388,7 +391,7 @@ def _quiet_libtiff() -> None:
 def _formats() -> tuple[str, ...]:
     """Load Pillow's plugins, and the HEIC decoder if the extra is there; return the allowed formats."""
     Image.init()
-    _quiet_libtiff()
+    _quieten()
     try:
         import pillow_heif
     except ImportError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -354,6 +356,21 @@ def test_a_damaged_file_is_a_picture_or_one_sentence(name: str, capfd: pytest.Ca
     assert all(0 < len(reason) < 400 and "\n" not in reason for reason in reasons)
     out = capfd.readouterr()
     assert (out.out, out.err) == ("", "")
+
+
+def test_what_pillow_logs_stays_out_of_the_terminal() -> None:
+    """In a process of its own, since pytest has handlers for all that is logged."""
+    tiff = tuple(encoded(Image.new("RGB", (4, 4)), "TIFF"))
+    code = (
+        "import struct; from icehouse.data.images import decode\n"
+        f"data = bytearray({tiff}); start = struct.unpack_from('<I', data, 4)[0]\n"
+        "for k in range(struct.unpack_from('<H', data, start)[0]):\n"
+        "    if struct.unpack_from('<H', data, start + 2 + 12 * k)[0] == 277:\n"
+        "        struct.pack_into('<H', data, start + 10 + 12 * k, 771)\n"
+        "try:\n    decode(bytes(data))\nexcept Exception as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("damaged TIFF: its header cannot be read\n", "")
 
 
 def test_an_icon_is_no_image() -> None:
