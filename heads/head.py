@@ -250,7 +250,11 @@ class Head(ABC):
         dev = self._validation(val)
         self._check_memory(len(codes), 0 if dev is None else len(dev[1]))
         absent = self._absent(dev)
-        if dev is None or not len(absent):
+        if dev is None or not len(absent) or not self.batch_independent:
+            if len(absent):
+                self.notes_.append(
+                    f"dev has no row of {self._named(absent)}, and as published nothing is done about it"
+                )
             self.chosen_ = dict(self._fit(inputs, codes, dev, weight) or {})
         else:
             self._fit_with_absent(inputs, codes, dev, weight, absent)
@@ -321,8 +325,8 @@ class Head(ABC):
         )
 
     def _absent(self, dev: Validation | None) -> np.ndarray:
-        """Codes of the classes that have no row in `dev`; none where a published protocol is to be kept as it is."""
-        if dev is None or not self.batch_independent:
+        """Codes of the classes that have no row in `dev`."""
+        if dev is None:
             return np.zeros(0, np.intp)
         return np.setdiff1d(np.arange(len(self.classes_)), dev[1])
 
@@ -339,8 +343,8 @@ class Head(ABC):
         never = np.setdiff1d(absent, added)
         if len(added):
             self.notes_.append(
-                f"dev has no row of {self._named(added)}: what was chosen and calibrated on dev was so on {int(held.sum())} "
-                "rows held out of train too, and then fitted again on all of train"
+                f"dev has no row of {self._named(added)}: choice and calibration took {int(held.sum())} of train's rows "
+                "beside dev, and what was chosen was then fitted again on all of train"
             )
         if len(never):
             self.notes_.append(
