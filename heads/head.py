@@ -277,7 +277,7 @@ class Head(ABC):
         X, y, val, sample_weight, groups
             As `fit` takes them.
         """
-        given = {} if groups is None else {"groups": groups}
+        given: dict[str, Any] = {} if groups is None else {"groups": groups}
         return [self.unfitted(seed=seed).fit(X, y, val, sample_weight, **given) for seed in seeds]
 
     def _begin(
@@ -396,7 +396,8 @@ class Head(ABC):
         """A new head with what this one chose, fitted on `X` and `y`, with nothing held out."""
         self._require_fitted()
         head = self.unfitted(**self.chosen_)
-        return head.fit(X, y, sample_weight=sample_weight, **({} if groups is None else {"groups": groups}))
+        given: dict[str, Any] = {} if groups is None else {"groups": groups}
+        return head.fit(X, y, sample_weight=sample_weight, **given)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each class, for each row.

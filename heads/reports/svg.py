@@ -91,8 +91,8 @@ def chart_html(chart: Chart) -> str:
 def matrix_html(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
     """A confusion matrix as a table, rows true and columns predicted; of many classes the commonest confusions instead."""
     if len(labels) > _TABLE:
-        cells = [(i, j, count) for i, row in enumerate(matrix) for j, count in enumerate(row) if count]
-        return confusions_html(labels, cells)
+        found = [(i, j, count) for i, row in enumerate(matrix) for j, count in enumerate(row) if count]
+        return confusions_html(labels, found)
     head = "".join(f'<th scope="col">{user_text(label, limit=60)}</th>' for label in labels)
     rows = []
     for i, (label, row) in enumerate(zip(labels, matrix, strict=True)):

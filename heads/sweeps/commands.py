@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -151,7 +151,7 @@ def sweep(
             }
         )
         return
-    columns, rows = _trial_rows(done.results, metric)
+    columns, rows = _trial_rows(done.results, metric, done.best)
     print_table(columns, rows, title=f"On dev, {metric} (chosen here)")
     echo("")
     if board is None:
@@ -282,7 +282,7 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
         [
             "head",
             "inputs",
-            "dev",
+            "dev" if board.dev_comparable else "dev (not comparable)",
             f"test {heading}",
             "95% interval",
             "to the leader",
@@ -298,8 +298,9 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
     unit = "" if metric == "log_loss" else "In percent; "
     groups = len(set(board.apart.groups.tolist()))
     over = "test rows" if groups == board.rows else f"{groups:,} groups of duplicates"
+    order = "dev" if board.dev_comparable else "test, since dev scores are not comparable"
     echo(
-        f"\nOrdered by {heading} on dev. {unit}± over the seeds, intervals over {over}, "
+        f"\nOrdered by {heading} on {order}. {unit}± over the seeds, intervals over {over}, "
         "p of a paired bootstrap over the same."
     )
     echo(about_looks(board.looks.as_json()))
@@ -327,8 +328,10 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
         )
 
 
-def _trial_rows(results: Sequence[TrialResult], metric: str) -> tuple[list[str], list[list[Any]]]:
-    """Table of trials, the best of each family marked."""
+def _trial_rows(
+    results: Sequence[TrialResult], metric: str, chosen: Mapping[str, str] | None = None
+) -> tuple[list[str], list[list[Any]]]:
+    """Table of trials, the best of each family marked: those `chosen` (family to key), else the best so far."""
     best: dict[str, tuple[float, float]] = {}
     for result in results:
         family, rank = result.trial.family, result.rank(metric)
@@ -337,6 +340,8 @@ def _trial_rows(results: Sequence[TrialResult], metric: str) -> tuple[list[str],
     for result in results:
         value, spread = result.value(metric), result.spread(metric)
         wins = value is not None and result.rank(metric) == best[result.trial.family]
+        if chosen is not None:
+            wins = chosen.get(result.trial.family) == result.trial.key
         said = "" if value is None else f"{value:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
         rows.append(
             [

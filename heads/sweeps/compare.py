@@ -1,9 +1,9 @@
 """The leaderboard: runs side by side, on the same rows, with what their differences are worth.
 
 Runs of one head on the same features with the same parameters and the same protocol, of different seeds, are one entry. The
-leader is the best on dev, because whoever picks the best on test has looked. Every other entry is compared with it by a
-paired bootstrap over the test rows that all entries share; every other figure is about those rows, or about the same part
-of them.
+leader is the best on dev, on common rows and seeds (`icehouse.heads.sweeps.dev_scores`), because whoever picks the best on
+test has looked. Every other entry is compared with it by a paired bootstrap over the test rows that all entries share; every
+other figure is about those rows, or about the same part of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ..runs import Run, list_runs
 from ..score_text import METRICS, title
 from ..seen import AUTO
 from .apart import Apart, rows_apart
+from .dev_scores import dev_scores
 from .record import SweepRecord
 from .resampling import Difference, Predicted, Resampling
 
@@ -60,7 +61,7 @@ class Entry:
     ----------
     runs : list of Run
     dev : float or None
-        Mean score on dev, where the choice was made.
+        Mean score on dev, where the choice was made, on common rows and seeds; see `icehouse.heads.sweeps.dev_scores`.
     test, spread : float
         Mean and standard deviation over the seeds on the shared test rows; the deviation is None for one seed.
     low, high : float
@@ -161,6 +162,8 @@ class Leaderboard:
         How often these rows have been scored so far, by any run of the store.
     notes : list of str
         What a reader has to know, such as runs that are not shown.
+    dev_comparable : bool
+        Whether the dev scores are of common rows; if not, the order is that of test.
     """
 
     entries: list[Entry]
@@ -172,11 +175,13 @@ class Leaderboard:
     apart: Apart
     looks: Looks
     notes: list[str]
+    dev_comparable: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {
             "metric": self.metric,
+            "dev_comparable": self.dev_comparable,
             "rows": self.rows,
             "left_out": self.left_out,
             "majority": self.majority,
@@ -314,19 +319,24 @@ def compare(
             0, f"{_counted(untested)} no scores on test, and cannot be compared: {', '.join(untested)}"
         )
     notes[:0] = damaged
-    devs = [_mean([_dev(run, metric, positive) for run in one]) for one in entries]
-    losses = [_mean([_dev(run, "log_loss", positive) for run in one]) for one in entries]
-    sign = 1 if METRICS[metric] else -1
-    order = sorted(
-        range(len(entries)),
-        key=lambda e: (devs[e] is None, -sign * (devs[e] or 0.0), np.inf if losses[e] is None else losses[e]),
-    )
-    entries, devs = [entries[e] for e in order], [devs[e] for e in order]
     predicted = [[said[run.run_id] for run in one] for one in entries]
     if np.isnan(resampling.value(predicted[0])):
         raise HeadError(
             f"{title(metric)} is not defined on these {len(ids)} test rows: they hold one class only"
         )
+    dev = dev_scores(entries, metric, lambda run, name: _dev(run, name, positive), positive)
+    notes += dev.notes
+    sign = 1 if METRICS[metric] else -1
+    ranked = dev.values if dev.comparable else [resampling.value(one) for one in predicted]
+    order = sorted(
+        range(len(entries)),
+        key=lambda e: (
+            ranked[e] is None,
+            -sign * (ranked[e] or 0.0),
+            np.inf if dev.losses[e] is None else dev.losses[e],
+        ),
+    )
+    entries, predicted, devs = ([some[e] for e in order] for some in (entries, predicted, dev.values))
     sampled = resampling.samples(predicted)
 
     def scored(rows: np.ndarray, by: str) -> list[Score | None]:
@@ -378,7 +388,8 @@ def compare(
     ]
     majority = _majority(y, metric, positive)
     looks = looks_at(store, tested[0].label, ids)
-    return Leaderboard(made, metric, len(ids), len(every) - len(ids), majority, positive, apart, looks, notes)
+    left = len(every) - len(ids)
+    return Leaderboard(made, metric, len(ids), left, majority, positive, apart, looks, notes, dev.comparable)
 
 
 def _entries(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:
@@ -495,11 +506,6 @@ def _majority(y: np.ndarray, metric: str, positive: str | None) -> float | None:
     base = score(y, proba, classes, positive=positive if positive in classes else None, draws=0)["majority"]
     value: float | None = base.get(metric)
     return value
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _groups(store: Store, column: str, ids: Sequence[str]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ or seeds does only these.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,9 @@ class Sweep:
     left : list of Trial
         What the budget left undone.
     notes : list of str
-        What a reader has to know, such as a report that could not be made.
+        What a reader has to know, such as trials that share no seed, or a report that could not be made.
+    best : dict of str to str
+        Family to the key of its winning trial.
     """
 
     record: SweepRecord
@@ -130,6 +133,7 @@ class Sweep:
     winners: dict[str, list[Run]]
     left: list[Trial]
     notes: list[str] = field(default_factory=list)
+    best: dict[str, str] = field(default_factory=dict)
 
 
 #: Told after every step: results so far, and the trial in hand.
@@ -231,10 +235,12 @@ def sweep(
     record = SweepRecord.begin(store, name, about, fresh=fresh)
     results = [_known(trial, record.trial(trial)) for trial in plan]
     left = _fit_all(rows, record, results, class_weight, positive, budget, watch or _ignore)
-    winners = _keep_winners(rows, record, metric, class_weight, refit, test, wanted, draws)
-    notes = _report(store, winners) if report else []
+    best, notes = _best(rows, record, metric, {trial.key for trial in plan})
+    winners = _keep_winners(rows, record, best, class_weight, refit, test, wanted, draws)
+    notes += _report(store, winners) if report else []
     record.drop_heads()
-    return Sweep(record, metric, results, winners, left, notes)
+    chosen = {family: result.trial.key for family, result in best.items()}
+    return Sweep(record, metric, results, winners, left, notes, chosen)
 
 
 def _fit_all(
@@ -322,7 +328,7 @@ def _estimator(trial: Trial, seed: int, class_weight: str | None) -> Any:
 def _keep_winners(
     rows: Rows,
     record: SweepRecord,
-    metric: str,
+    best: Mapping[str, TrialResult],
     class_weight: str | None,
     refit: bool | None,
     test: bool,
@@ -332,7 +338,7 @@ def _keep_winners(
     """Score the best trial of every family on test, all its seeds; what was scored before is not scored again."""
     before, kept = record.winners, {}
     runs: dict[str, list[Run]] = {}
-    for family, result in _best(rows, record, metric).items():
+    for family, result in best.items():
         trial = result.trial
         known = before.get(family, {})
         ids: dict[str, str] = dict(known["runs"]) if known.get("key") == trial.key else {}
@@ -370,8 +376,13 @@ def _done(rows: Rows, run_id: str, test: bool) -> bool:
     return not (test and len(rows.parts.test)) or "test" in Run.load(rows.store, run_id).metrics
 
 
-def _best(rows: Rows, record: SweepRecord, metric: str) -> dict[str, TrialResult]:
-    """The best trial of every family, whatever session it is from; the first in the order of names where some are equal."""
+def _best(
+    rows: Rows, record: SweepRecord, metric: str, planned: set[str]
+) -> tuple[dict[str, TrialResult], list[str]]:
+    """The best trial of every family, whatever session it is from, and notes of those that cannot be compared.
+
+    The first in the order of names where some are equal.
+    """
     families: dict[str, list[TrialResult]] = {}
     for found in record.all_trials():
         seeds = tuple(int(seed) for seed in found["seeds"])
@@ -379,12 +390,37 @@ def _best(rows: Rows, record: SweepRecord, metric: str) -> dict[str, TrialResult
         result = _known(trial, found)
         if result.value(metric) is not None and set(trial.features) <= set(rows.samples.features):
             families.setdefault(trial.family, []).append(result)
-    best = {}
+    best, notes = {}, []
     for family, results in families.items():
-        # A budget may have left some trials with fewer seeds: only those that all have tell them apart.
-        common = set.intersection(*(set(result.seeds) for result in results))
-        best[family] = max(results, key=lambda result: result.rank(metric, common))
-    return best
+        compared, common = _comparable(results, planned)
+        best[family] = max(compared, key=lambda result: result.rank(metric, common))
+        notes += [
+            f"{result.trial}: not comparable and left out of the choice, since it was fitted with seeds "
+            f"{_listed(result.seeds)}, and the others with {_listed(common)}; fit it with these too"
+            for result in results
+            if result not in compared
+        ]
+        if any(set(result.seeds) != common for result in compared):
+            notes.append(f"{family}: chosen by the seeds that all its trials have: {_listed(common)}")
+    return best, notes
+
+
+def _comparable(results: Sequence[TrialResult], planned: set[str]) -> tuple[list[TrialResult], set[int]]:
+    """Trials that have seeds in common, and these seeds: of all, or of those with the seed that most have."""
+    common = set.intersection(*(set(result.seeds) for result in results))
+    if common:
+        return list(results), common
+    now, ever = (
+        Counter(seed for result in results if all_of or result.trial.key in planned for seed in result.seeds)
+        for all_of in (False, True)
+    )
+    seed = min(ever, key=lambda seed: (-now[seed], -ever[seed], seed))
+    some = [result for result in results if seed in result.seeds]
+    return some, set.intersection(*(set(result.seeds) for result in some))
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(seeds)))
 
 
 def _tried(store: Store, name: str) -> dict[str, str]:

@@ -200,3 +200,84 @@ def test_one_damaged_run_costs_no_other(make_store: Make, name: str, harm: str) 
     listed = shell(app, ["runs", "-s", str(store.path), "--json"])
     assert good.run_id in {row["run_id"] for row in json.loads(listed.stdout)}
     assert "unexpected" not in shown.output + listed.output
+
+
+def dev_of(run: Run) -> dict[str, dict[str, Any]]:
+    return {row["item_id"]: row for row in run.predictions().to_pylist() if row["split"] == "dev"}
+
+
+def test_dev_scores_of_other_rows_are_taken_again_on_common_ones(make_store: Make) -> None:
+    store = make_store(240)
+    whole = train(store, inputs="image", params={"C": 1.0, "unit": False})
+    part = train(
+        store,
+        inputs="text",
+        params={"C": 1.0, "unit": False},
+        where="split != 'dev' or event = 'event 0'",
+    )
+    common = sorted(dev_of(part))
+    assert 0 < len(common) < len(dev_of(whole))
+    board = compare(store, [whole, part], latency=False)
+    expected = {}
+    for run in (whole, part):
+        rows = dev_of(run)
+        y, said = ([rows[item][name] for item in common] for name in ("y", "predicted"))
+        expected[run.run_id] = f1_score(y, said, average="macro")
+    assert {entry.runs[0].run_id: entry.dev for entry in board.entries} == pytest.approx(expected)
+    assert board.entries[0].dev == max(expected.values())
+    assert expected[whole.run_id] != pytest.approx(whole.metrics["dev"]["macro_f1"]["value"])
+    assert any(f"share: {len(common)} (seed 0)" in note for note in board.notes)
+    assert board.as_json()["dev_comparable"] is True
+
+
+def test_dev_scores_without_a_common_row_are_not_comparable(make_store: Make) -> None:
+    store = make_store(240)
+    image, text = (
+        train(
+            store,
+            inputs=inputs,
+            params={"C": 1.0, "unit": False},
+            where=f"split != 'dev' or event = '{event}'",
+        )
+        for inputs, event in (("image", "event 0"), ("text", "event 1"))
+    )
+    board = compare(store, [image, text], latency=False)
+    assert not board.dev_comparable
+    assert any("NOT COMPARABLE" in note for note in board.notes)
+    tests = [entry.test for entry in board.entries]
+    assert tests == sorted(tests, reverse=True)
+    out = CliRunner().invoke(app, ["compare", "-s", str(store.path), image.run_id, text.run_id]).stdout
+    assert "dev (not comparable)" in out
+    assert "on test, since dev scores are not comparable" in out
+
+
+def test_runs_whose_dev_was_held_out_by_seed_are_compared_seed_by_seed(make_store: Make) -> None:
+    store = make_store(240, split=lambda i: "test" if i % 4 == 3 else "train")
+    params = {"rate": 4.0, "penalty": 1e-4, "max_passes": 3}
+    runs = [
+        train(store, "online", params=params, inputs=inputs, seed=seed)
+        for inputs in ("image", "text")
+        for seed in (0, 1)
+    ]
+    board = compare(store, runs, latency=False)
+    # Of one seed the rows are the same, of two they are not.
+    assert board.dev_comparable
+    for entry in board.entries:
+        own = [run.metrics["dev"]["macro_f1"]["value"] for run in entry.runs]
+        assert entry.dev == pytest.approx(np.mean(own), abs=1e-6)
+    apart = compare(store, [runs[0], runs[3]], latency=False)
+    assert apart.dev_comparable == bool(set(dev_of(runs[0])) & set(dev_of(runs[3])))
+    assert any("dev rows" in note or "NOT COMPARABLE" in note for note in apart.notes)
+
+
+def test_means_are_over_the_seeds_that_all_have(make_store: Make) -> None:
+    store = make_store(120)
+    params = {"rate": 4.0, "penalty": 1e-4, "max_passes": 3}
+    one = [train(store, "online", params=params, inputs="text", seed=seed) for seed in (0, 1)]
+    two = train(store, "online", params=params, inputs="image", seed=1)
+    board = compare(store, [*one, two], latency=False)
+    dev = {entry.inputs: entry.dev for entry in board.entries}
+    assert dev["text"] == pytest.approx(one[1].metrics["dev"]["macro_f1"]["value"])
+    assert any("seeds that all of them have: 1" in note for note in board.notes)
+    board = compare(store, [one[0], two], latency=False)
+    assert any("no seed in common (0; 1)" in note for note in board.notes)

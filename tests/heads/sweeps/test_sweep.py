@@ -345,3 +345,27 @@ def test_what_cannot_be_compared_is_said(make_store: Make) -> None:
     dev_only = train(store, "logreg", where="split <> 'test'")
     with pytest.raises(HeadError, match="none of these runs has test scores"):
         compare(store, [dev_only])
+
+
+def test_trials_that_share_no_seed_are_not_compared(make_store: Make) -> None:
+    store = make_store(120)
+    # C by name: the first of all trials in the order of names must not win by default.
+    first = sweep(store, ["noisy"], inputs="text", seeds=[7], grid={"noisy": {"C": [0.0001]}}, report=False)
+    assert first.notes == []
+    grid = {"noisy": {"C": [1e-5, 1.0]}}
+    done = sweep(store, ["noisy"], inputs="image+text", seeds=[0, 1], grid=grid, report=False)
+    good = next(result for result in done.results if result.trial.params["C"] == 1.0)
+    assert done.best == {"noisy": good.trial.key}
+    assert [run.record["head"]["params"]["C"] for run in done.winners["noisy"]] == [1.0, 1.0]
+    (note,) = done.notes
+    assert "noisy on text (C=0.0001): not comparable" in note
+    assert "seeds 7, and the others with 0, 1" in note
+
+
+def test_what_a_budget_left_is_chosen_by_the_seeds_in_common_and_said(make_store: Make) -> None:
+    store = make_store(120)
+    sweep(store, ["noisy"], inputs="text", seeds=[0], grid={"noisy": {"C": [1.0]}}, report=False)
+    done = sweep(
+        store, ["noisy"], inputs="image", seeds=[0, 1, 2], grid={"noisy": {"C": [1.0]}}, report=False
+    )
+    assert done.notes == ["noisy: chosen by the seeds that all its trials have: 0"]
