@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
@@ -22,6 +23,7 @@ __all__ = [
     "MISSING_VALUES",
     "as_known",
     "as_lists",
+    "counted",
     "lost_digits",
     "near_identical",
     "normalise",
@@ -32,6 +34,9 @@ __all__ = [
 
 #: What programs write for "no value" (pandas, R, SQL, spreadsheets), in exactly these cases.
 MISSING_VALUES = ("nan", "NaN", "NAN", "-nan", "NaT", "<NA>", "#N/A", "NA", "null", "NULL")
+
+#: Columns with more distinct values are no labels, such as names of users.
+MAX_CLASSES = 500
 
 #: Type of a column with several values a row.
 LIST = pa.list_(pa.string())
@@ -143,7 +148,7 @@ def lost_digits(ids: pa.ChunkedArray) -> dict[int, str]:
 
 
 def near_identical(counts: Mapping[str, int]) -> list[str]:
-    """Labels that are probably meant as one, or as none; one description each.
+    """Labels that are probably meant as one, or as none; one description each; nothing among more than `MAX_CLASSES`.
 
     Parameters
     ----------
@@ -155,6 +160,8 @@ def near_identical(counts: Mapping[str, int]) -> list[str]:
     >>> near_identical({"flood": 12, "Flood ": 3, "fire": 9})
     ["'flood' (12 rows) and 'Flood ' (3 rows)"]
     """
+    if len(counts) > MAX_CLASSES:
+        return []
     groups: dict[str, list[str]] = {}
     for label in counts:
         groups.setdefault(_key(label), []).append(label)
@@ -171,6 +178,14 @@ def near_identical(counts: Mapping[str, int]) -> list[str]:
         for label, rows in counts.items()
         if not trim(label) or trim(label) == "None" or trim(label).casefold() in _MAYBE_MISSING
     ]
+
+
+def counted(column: pa.ChunkedArray) -> Counter[str]:
+    """How many rows have each value of a column; of a list each value counts."""
+    column = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+    return Counter(
+        {str(row["values"]): row["counts"] for row in column.drop_null().value_counts().to_pylist()}
+    )
 
 
 def _key(label: str) -> str:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from ..data import image_files
 from ..data.image_files import FileStatus
-from ..data.labels import as_lists, near_identical
+from ..data.labels import as_lists, counted, near_identical
 from ..data.manifest import Manifest
 from ..data.text import text_sha256
 from ..errors import ImageError, UsageError
@@ -33,9 +33,6 @@ __all__ = ["ItemPlan", "Known", "Planner", "fit_labels", "near_identical_labels"
 
 #: Rows that are held against the store at a time.
 CHUNK = 4096
-
-#: Columns with more distinct values are no labels, such as names of users.
-MAX_CLASSES = 500
 
 _FACTS = (
     "item_id",
@@ -188,22 +185,13 @@ def fit_labels(manifest: Manifest, items: pa.Table, *, replace_labels: bool, not
 def near_identical_labels(manifest: Manifest, items: pa.Table) -> list[str]:
     """Labels of the sources, beside those of the store, that are nearly the same: a line for each column that has some."""
     found = []
+    named = manifest.table["item_id"]
+    others = items.filter(pc.invert(pc.is_in(items["item_id"], value_set=named)))
     for name in manifest.labels:
-        column = manifest.table[name]
-        if pa.types.is_list(column.type):
-            column = pc.list_flatten(column)
-        counts = dict(
-            zip(*[part.to_pylist() for part in column.drop_null().value_counts().flatten()], strict=True)
-        )
-        if name in items.schema.names and len(counts) <= MAX_CLASSES:
-            others = items.filter(pc.invert(pc.is_in(items["item_id"], value_set=manifest.table["item_id"])))[
-                name
-            ]
-            others = pc.list_flatten(others) if pa.types.is_list(others.type) else others
-            for value in others.drop_null().value_counts().to_pylist():
-                counts[value["values"]] = counts.get(value["values"], 0) + value["counts"]
-        alike = near_identical(counts) if len(counts) <= MAX_CLASSES else []
-        if alike:
+        counts = counted(manifest.table[name])
+        if name in items.schema.names:
+            counts += counted(others[name])
+        if alike := near_identical(counts):
             found.append(f"column {name!r} has values that are nearly the same: {'; '.join(alike[:5])}")
     return found
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.labels import as_lists, lost_digits, normalise, respelt
+from ..data.labels import as_lists, counted, lost_digits, near_identical, normalise, respelt
 from ..data.pieces import show
 from ..data.readers import Header, Quotes, Rows, read_rows
 from ..errors import SourceError, UsageError
@@ -102,7 +102,14 @@ def join(
         raise UsageError(f"items cannot be joined on {on!r}; use one of {', '.join(JOIN_KEYS)}")
     key = file_key or on
 
+    unread: list[str] = []
+
     def choose(header: Header) -> list[str]:
+        if columns is None:
+            pictures = dict.fromkeys(header.pictures, "holds pictures")
+            unread.extend(
+                f"column {name!r} is left out: it {why}" for name, why in (header.unusable | pictures).items()
+            )
         return [key, *_choose(path, key, header, columns)]
 
     if not path.is_file():
@@ -112,7 +119,7 @@ def join(
     if len(read.bad) > _SHOWN:
         notes.append(f"{path.name}: {len(read.bad) - _SHOWN} more rows could not be read")
     rows, said = _normalised(path, read, key, na_values)
-    notes += said
+    notes += [*(f"{path.name}: {text}" for text in unread), *said]
     rows = _one_row_a_key(path, rows, key)
     names = [name for name in rows.column_names if name != key]
 
@@ -139,6 +146,9 @@ def join(
             values[name] = pc.coalesce(new[name], old)
         changed = store.items.upsert(pa.table(values), key="item_id") if names else 0
 
+    for name in names:
+        if name != "split" and (alike := near_identical(counted(store.items.read([name])[name]))):
+            notes.append(f"column {name!r} has values that are nearly the same: {'; '.join(alike[:5])}")
     strangers = rows[key].filter(pc.invert(pc.is_in(rows[key], value_set=keys.unique())))
     others = items["item_id"].filter(pc.invert(hit))
     return JoinReport(

@@ -149,3 +149,27 @@ def test_keys_and_values_have_one_spelling(store: Store, tmp_path: Path) -> None
     path.write_text("item_id,label\n9.177910441581855e+17,x\n")
     with pytest.raises(SourceError, match=r"row 1: the id .* lost digits"):
         join(store, path)
+
+
+def test_what_a_join_leaves_out_or_makes_alike_is_told(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    columns = {
+        "item_id": ["a", "b"],
+        "label": ["Cat", "Dog"],
+        "tags": [["x", "y"], ["z"]],
+        "deep": [{"x": [1]}] * 2,
+    }
+    pq.write_table(pa.table({**columns, "jpg": [b"\xff\xd8\xff\xe0abc"] * 2}), path)
+    report = join(store, path)
+    assert report.columns == ["label", "tags"]
+    assert labels(store, "tags")["a"] == ["x", "y"]
+    said = "\n".join(report.notes)
+    assert "x.parquet: column 'deep' is left out: it holds nested values (fields x)" in said
+    assert "x.parquet: column 'jpg' is left out: it holds pictures" in said
+    assert (
+        "column 'label' has values that are nearly the same: 'Cat' (1 row) and 'cat' (1 row); 'Dog'" in said
+    )
+    path = tmp_path / "y.csv"
+    path.write_text("item_id,tags\nb,w\n")
+    join(store, path)
+    assert labels(store, "tags")["b"] == ["w"]
