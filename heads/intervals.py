@@ -164,9 +164,10 @@ def confusion_intervals(
 
     def shares(
         share: np.ndarray, of: np.ndarray, rows: np.ndarray, classes: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         effects = groups.effects(rows, classes, hit[rows] - share[classes], k)
-        return (*wilson(share, of / effects, level), of / effects)
+        low, high = wilson(share, of / effects, level)
+        return low, high, of / effects
 
     wrong = np.flatnonzero(~hit)
     low_share, high_share, effective = shares(
@@ -177,12 +178,14 @@ def confusion_intervals(
     f1 = 2 * shared / (1 + shared)
     cells, counts = np.unique(true[wrong] * k + predicted[wrong], return_counts=True)
     errors = (*np.divmod(cells, k), counts)
+    of_precision = shares(precision, found, rows, predicted)
+    of_recall = shares(recall, support, rows, true)
     return ConfusionIntervals(
         accuracy=(float(accuracy[0]), float(accuracy[1])),
         macro_f1=_macro_f1(f1, low, high, right, support + found, effective, errors),
         weighted_f1=_weighted_f1(f1, true, predicted, right, support, found, errors, groups, level),
-        precision=shares(precision, found, rows, predicted)[:2],
-        recall=shares(recall, support, rows, true)[:2],
+        precision=of_precision[:2],
+        recall=of_recall[:2],
         f1=(low, high),
     )
 

@@ -362,11 +362,11 @@ def _ranked(
     }
     loss = row_losses(true, proba)
     mean = float(loss.mean())
-    interval = None if level is None else log_loss_interval(loss, implied_variance(proba), groups, level)
+    of_loss = None if level is None else log_loss_interval(loss, implied_variance(proba), groups, level)
     counted = defined if chosen is None else np.array([chosen])
     return {
         **told,
-        "log_loss": _told(mean, interval),
+        "log_loss": _told(mean, of_loss),
         "auroc_per_class": areas,
         "average_precision_per_class": precisions,
         "prevalence": float(support[counted].mean() / n) if len(counted) else None,

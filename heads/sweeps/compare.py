@@ -308,8 +308,7 @@ def compare(
         said[run.run_id] = predicted_of[at]
     apart = rows_apart(store, tested, ids, dups)
     positive = _positive(tested, y, positive)
-    about = {"draws": draws, "seed": seed, "positive": positive}
-    resampling = Resampling(y, metric, groups=apart.groups, **about)
+    resampling = Resampling(y, metric, groups=apart.groups, draws=draws, seed=seed, positive=positive)
     groups = {} if group_by is None else _groups(store, group_by, ids)
 
     entries, notes = _entries(tested)
@@ -341,7 +340,7 @@ def compare(
 
     def scored(rows: np.ndarray, by: str) -> list[Score | None]:
         """Every entry on some of the rows; None where the score is not defined on them."""
-        part = Resampling(y[rows], by, groups=apart.groups[rows], **about)
+        part = Resampling(y[rows], by, groups=apart.groups[rows], positive=positive)
         told = [part.told([one[rows] for one in head]) for head in predicted]
         return [None if np.isnan(one[0]) else Score(*one, len(rows)) for one in told]
 
