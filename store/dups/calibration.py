@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CorruptError, StoreError, UsageError
-from ..checksums import check_sums, read_json
+from ..checksums import check_sums
 from ..files import checked_name
 from ..folders import publish_folder
 from ..join.cosine import RowSet
@@ -275,11 +275,14 @@ class Calibration:
         folder = cls.folder(store, feature)
         remedy = "make one with `icehouse dups calibrate`"
         try:
-            # Before the arrays are parsed: a mean of zeros makes every content a duplicate.
-            about: Mapping[str, Any] = read_json(folder, "calibration.json")
-            check_sums(folder, ["mean.npy", *(["matrix.npy"] if about["whitened"] else [])])
+            about: Mapping[str, Any] = json.loads((folder / "calibration.json").read_bytes())
             if about["format"] != _FORMAT:
                 raise StoreError(f"the calibration of {feature} has format {about['format']}; {remedy}")
+            arrays = ["mean.npy", *(["matrix.npy"] if about["whitened"] else [])]
+            if lacking := [name for name in arrays if not (folder / name).exists()]:
+                raise FileNotFoundError(lacking[0])
+            # Before the arrays are parsed: a mean of zeros makes every content a duplicate.
+            check_sums(folder, ["calibration.json", *arrays])
             mean = np.load(folder / "mean.npy", allow_pickle=False)
             matrix = np.load(folder / "matrix.npy", allow_pickle=False) if about["whitened"] else None
             shapes = [mean.shape * 2] + ([] if matrix is None else [matrix.shape])
@@ -294,7 +297,7 @@ class Calibration:
             copies = tuple(map(float, about["copies"]))
             return cls(*of, mean, matrix, tail, about["rows"], about["report"], copies, bits, agreement)
         except CorruptError as error:
-            raise CorruptError(f"{error}; {remedy}") from error
+            raise CorruptError(f"{folder} is damaged: {error}; {remedy}") from error
         except FileNotFoundError as error:
             if not folder.exists():
                 raise StoreError(f"no calibration of {feature} in {store.path}; {remedy}") from None

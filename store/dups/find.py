@@ -57,8 +57,6 @@ DEFAULT_MAX_PAIRS = 5_000_000
 #: What makes the better feature for finding copies, best first: `joint` keeps what an image means, not how it looks.
 _OUTPUTS = ("pooled", "joint")
 
-_AGAIN = "run `icehouse dups find` again"
-
 #: Name of a search by bytes and hashes alone, and of any search before these were named after their feature.
 HASHES = "default"
 
@@ -140,9 +138,9 @@ class Duplicates:
             which = "" if name == HASHES else f" {name!r}"
             raise StoreError(f"no duplicates{which} in {store.path}; {remedy}") from None
         except CorruptError as error:
-            raise CorruptError(f"{error}; {_AGAIN}") from error
+            raise CorruptError(f"{error}; {_again(path)}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptError(f"{path / 'summary.json'} is damaged; {_AGAIN}") from error
+            raise CorruptError(f"{path / 'summary.json'} is damaged; {_again(path)}") from error
 
     def pairs(self, columns: list[str] | None = None) -> pa.Table:
         """Read ``pairs.parquet``; see `icehouse.store.dups.write.PAIRS`."""
@@ -150,7 +148,7 @@ class Duplicates:
 
     def pair_batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read ``pairs.parquet`` a batch at a time, in memory that does not grow."""
-        with _whole(), open_parquet(self.path, "pairs.parquet") as file:
+        with _whole(self.path), open_parquet(self.path, "pairs.parquet") as file:
             yield from file.iter_batches(columns=columns)
 
     def items(self, columns: list[str] | None = None) -> pa.Table:
@@ -162,17 +160,21 @@ class Duplicates:
         return self._read("clusters.parquet", columns)
 
     def _read(self, name: str, columns: list[str] | None) -> pa.Table:
-        with _whole():
+        with _whole(self.path):
             return read_parquet(self.path, name, columns)
 
 
 @contextlib.contextmanager
-def _whole() -> Iterator[None]:
+def _whole(path: Path) -> Iterator[None]:
     """Say of damaged results what to do."""
     try:
         yield
     except CorruptError as error:
-        raise CorruptError(f"{error}; {_AGAIN}") from error
+        raise CorruptError(f"{error}; {_again(path)}") from error
+
+
+def _again(path: Path) -> str:
+    return f"run `icehouse dups find --name {path.name}` again"
 
 
 def list_duplicates(store: Store) -> list[str]:

@@ -164,7 +164,9 @@ def load_window(
             _check_space(path, meta, dict(space or {}))
             window = Recent(capacity, rule=rule, dim=meta["dim"], dtype=meta["dtype"])
             _fill(window, file, meta)
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (
+        OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError
+    ) as error:  # fmt: skip
         if isinstance(error, OSError) and error.errno is not None:
             raise StoreError(f"cannot read the state {path}: {error.strerror}") from error
         raise CorruptError(
