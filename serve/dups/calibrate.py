@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ... import __version__
-from ...data.images import BLANK_HASH
 from ...data.reposts import GRADED, TEXT_EDITS
 from ...embed.checked import load_checked
 from ...embed.encoder import Encoder
@@ -29,6 +28,7 @@ from ...errors import SourceError, StoreError, UsageError
 from ...store.dups.calibration import LEAST_ROWS, Calibration, fit_map, largest_cosines, mapped
 from ...store.dups.evaluate import Truth, read_truth
 from ...store.dups.find import DEFAULT_HAMMING, default_feature
+from ...store.dups.hamming import blank_hashes
 from ...store.dups.tail import Tail, check_expected, fit_tail, tail_size
 from ...store.folders import publish_folder
 from ...store.store import Store
@@ -252,9 +252,8 @@ def _contents(store: Store, feature: str, key: str) -> tuple[pa.Table, np.ndarra
     items = items.append_column("row", pc.index_in(items[key].cast(pa.string()), value_set=vectors.keys))
     items = items.filter(pc.and_(pc.is_valid(items["row"]), pc.is_valid(items[key])))
     if key == "image_sha256":  # blank pictures are alike whatever they are of
-        items = items.filter(
-            pc.fill_null(pc.not_equal(items["phash"], pa.scalar(BLANK_HASH, pa.uint64())), True)
-        )
+        hashes = pc.fill_null(items["phash"], 1).to_numpy().astype(np.uint64)
+        items = items.filter(pa.array(~blank_hashes(hashes)))
     items = items.sort_by([(key, "ascending"), ("item_id", "ascending")])
     digests = items[key].to_pylist()
     first = [k for k, digest in enumerate(digests) if not k or digests[k - 1] != digest]

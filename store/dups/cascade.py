@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from ...data.images import BLANK_HASH
 from ..join.cosine import RowSet, pair_cosines
 from ..join.selfjoin import JoinStats
 from .engines import Engine, Exact, FaissStats
 from .groups import Star
-from .hamming import HashJoin, informative, random_pairs_expected
+from .hamming import HashJoin, blank_hashes, informative, random_pairs_expected
 from .views import ViewHashes
 
 __all__ = ["Cascade", "Contents", "Found", "Rule", "Spread", "claim_rest", "in_order"]
@@ -146,7 +145,7 @@ class Contents:
         #: Hashes that say something; the others match nothing, though their distances are reported.
         self.telling = hashed & informative(hashes)
         #: Pictures all of one colour, which prove nothing by any stage and have no vector here.
-        self.blank = hashed & (hashes == BLANK_HASH)
+        self.blank = hashed & blank_hashes(hashes)
         self.with_vector = np.empty(0, np.int64) if with_vector is None else with_vector
         self.rows = None if X is None else RowSet.of(X, rule.mean).measure()
         self._row = np.full(len(hashes), -1, np.int64)

@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ... import __version__
-from ...data.images import BLANK_HASH
 from ...errors import CorruptError, IcehouseError, StoreError, UsageError
 from ..checksums import open_parquet, read_json, read_parquet
 from ..folders import publish_folder
@@ -32,6 +31,7 @@ from .calibration import mapped
 from .cascade import Cascade, Contents, Rule, claim_rest, in_order
 from .engines import ENGINES, choose_engine
 from .groups import Star, grouping
+from .hamming import blank_hashes
 from .identity import Files, item_files
 from .keepers import columns_for, criteria, preference, ranks
 from .notes import lacking, notes
@@ -537,7 +537,7 @@ def _contents(
         return Contents(values, hashed, rule), np.empty(0, np.int64)
     rows = pc.index_in(items[key].cast(pa.string()).take(best), value_set=vectors.keys, skip_nulls=True)
     # Blank pictures have the same vector whatever they are of.
-    rows = pc.if_else(pa.array(hashed & (values == BLANK_HASH)), pa.scalar(None, rows.type), rows)
+    rows = pc.if_else(pa.array(hashed & blank_hashes(values)), pa.scalar(None, rows.type), rows)
     with_vector = np.flatnonzero(pc.is_valid(rows).to_numpy())
     found = rows.drop_null().to_numpy().astype(np.int64)
     X = in_order(vectors.X, found, scratch)

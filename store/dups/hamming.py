@@ -15,11 +15,13 @@ from math import comb
 
 import numpy as np
 
+from ...data.images import BLANK_HASH
 from ...errors import UsageError
 
 __all__ = [
     "HammingBlock",
     "HashJoin",
+    "blank_hashes",
     "cross_pairs",
     "distinct",
     "informative",
@@ -61,6 +63,14 @@ def informative(hashes: np.ndarray) -> np.ndarray:
     """
     ones = np.bitwise_count(hashes)
     return (ones >= _LEAST_SET) & (ones <= BITS - _LEAST_SET)
+
+
+def blank_hashes(hashes: np.ndarray) -> np.ndarray:
+    """Tell which perceptual hashes are those of pictures all of one colour, ndarray of bool (n,).
+
+    `BLANK_HASH`; in stores of before it, and for one luminance in several colours, the first bit alone: its mean.
+    """
+    return np.isin(hashes, np.array([BLANK_HASH, 1 << 63], np.uint64))
 
 
 def distinct(codes: np.ndarray) -> np.ndarray:

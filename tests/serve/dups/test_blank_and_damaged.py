@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from icehouse.data import images
 from icehouse.embed.pipeline import embed_sources
@@ -62,6 +63,18 @@ def test_blank_pictures_are_duplicates_of_their_copies_only(store: Store) -> Non
     _, usable = load_views(store, store.items.read(), make=False)
     names = store.items.read(["item_id"])["item_id"].to_pylist()
     assert not usable[[k for k, name in enumerate(names) if not name.startswith("p")]].any()
+
+
+def test_blank_pictures_of_an_earlier_store_are_known_by_their_hash(store: Store) -> None:
+    """There the hash of one colour has the bit of the mean, but for black."""
+    items = store.items.read(["item_id", "phash"])
+    was = [1 << 63 if value == 0 and "-2." not in name else value for name, value in zip(
+        *(items[column].to_pylist() for column in ("item_id", "phash")), strict=True)]  # fmt: skip
+    changed = pa.table({"item_id": items["item_id"], "phash": pa.array(was, pa.uint64())})
+    store.items.upsert(changed, key="item_id")
+    found = find_duplicates(store, feature=FEATURE, rule=0.9, hamming=6, views=False)
+    pairs = [(p["id_a"], p["id_b"]) for p in found.pairs().to_pylist() if p["id_a"][0] != "p"]
+    assert [set(pair) for pair in pairs] == [{"blank-0.png", "copy.png"}]
 
 
 def test_blank_pictures_have_no_part_in_a_calibration(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
