@@ -44,11 +44,14 @@ class Files:
         Equal for paths that lead to one file, or to one picture in a Parquet file; -1 where there is none.
     link : ndarray of int8, shape (n,)
         0 for a real path, 1 for one through a linked folder, 2 for a symbolic link.
+    seen : bool
+        Whether any file, or folder of one, is there; where none is, the store lies on another machine than its pictures.
     """
 
     state: np.ndarray
     number: np.ndarray
     link: np.ndarray
+    seen: bool
 
     @classmethod
     def look(
@@ -109,21 +112,14 @@ class Files:
             ):
                 same = digest(i) in (None, _sha256(Path(file)))
             state[i] = THERE if same else CHANGED
-        return cls(state, number, link)
-
-    @property
-    def seen(self) -> bool:
-        """Whether any file can be seen; where none is, the store lies on another machine than its pictures."""
-        return bool(np.isin(self.state, (THERE, CHANGED)).any())
+        seen = bool(np.isin(state, (THERE, CHANGED)).any())
+        folders = {Path(file).parent for file in files.to_pylist() if file is not None and not seen}
+        return cls(state, number, link, seen or any(folder.is_dir() for folder in folders))
 
     @property
     def paths(self) -> int:
         """How many items have a file of their own, there or not."""
         return int((self.state != NONE).sum())
-
-    def take(self, rows: np.ndarray) -> Files:
-        """Those of some items: `rows` holds indices or is a mask."""
-        return Files(self.state[rows], self.number[rows], self.link[rows])
 
     def first(self) -> np.ndarray:
         """First item with the file of each, int64 (n,): the item itself unless an earlier one has the same file."""

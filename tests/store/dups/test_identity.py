@@ -123,6 +123,20 @@ def test_what_is_gone_or_changed_speaks_for_nobody(tmp_path: Path) -> None:
     assert any("2 duplicates are kept" in note for note in found.summary["notes"])
 
 
+def test_a_store_away_from_its_pictures_and_one_whose_pictures_are_gone(tmp_path: Path) -> None:
+    root, store = tmp_path / "photos", tmp_path / "store"
+    for name in ("a", "b"):
+        photo(root / f"{name}.png")
+    embed_sources([root], store, encoder=ToyEncoder())
+    root.rename(tmp_path / "elsewhere")
+    away = found_in(store)
+    assert (away.summary["kept"], away.summary["dropped"]) == (1, 1)
+    assert any("none of 2 files can be seen here" in note for note in away.summary["notes"])
+    root.mkdir()
+    keep, drop = lists(found_in(store))
+    assert (keep, drop) == ({}, {})
+
+
 def test_a_file_replaced_by_a_link_to_its_keeper(tmp_path: Path) -> None:
     root, store = tmp_path / "photos", tmp_path / "store"
     for name in ("a", "b"):
