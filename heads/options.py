@@ -120,5 +120,7 @@ def tell_labels(store: Store, label: str, where: str | None, strict: bool) -> No
     """Warn of labels that are nearly the same before anything is fitted, or refuse them."""
     from .samples import check_labels
 
+    if label not in store.items.snapshot().schema.names:
+        return  # what is fitted says so, after it has looked at its own arguments
     for line in check_labels(store, label, where=where, strict=strict):
         say(f"WARNING: {line}")
