@@ -108,7 +108,8 @@ def join(
         if columns is None:
             pictures = dict.fromkeys(header.pictures, "holds pictures")
             unread.extend(
-                f"column {name!r} is left out: it {why}" for name, why in (header.unusable | pictures).items()
+                f"column {name!r} is left out: it {why}"
+                for name, why in {**header.unusable, **pictures}.items()
             )
         return [key, *_choose(path, key, header, columns)]
 
