@@ -363,6 +363,10 @@ def _picture_names(path: Path, file: pq.ParquetFile, raw: str) -> pa.ChunkedArra
     if name is None:
         return None
     names = pc.struct_field(read_column(path, f"{raw}.{name}"), name).cast(pa.string())
+    try:
+        names.validate(full=True)
+    except pa.ArrowInvalid:  # bytes that are no text: the pictures are there all the same
+        return None
     return names if names.null_count < len(names) else None
 
 

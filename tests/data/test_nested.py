@@ -267,6 +267,15 @@ def test_columns_that_look_like_images_are_told(
         read(tmp_path / "n.csv")
 
 
+def test_names_that_are_no_text_cost_no_picture(tmp_path: Path) -> None:
+    raw = pa.array([b"a.png", b"\xff.png"], pa.binary())
+    names = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    cells = pa.StructArray.from_arrays([pa.array(PICTURES[:2]), names], ["bytes", "path"])
+    manifest = read(parquet(tmp_path / "p.parquet", image=cells))
+    assert pictures(manifest) == PICTURES[:2]
+    assert manifest.labels == ()
+
+
 def test_an_image_column_without_images_is_told(tmp_path: Path) -> None:
     nothing = pa.array([None, None], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     path = parquet(tmp_path / "p.parquet", image=nothing, text=["a", "b"])
