@@ -1,7 +1,7 @@
 """Every error that icehouse raises on purpose, in one tree.
 
 IcehouseError
-├── UsageError          options that contradict each other, names that do not exist   (CLI exit 2)
+├── UsageError          options that contradict each other                (CLI exit 2, as for every name that does not exist)
 ├── SourceError         a manifest, a column or a row that cannot be read
 ├── ImageError          one image that cannot be decoded
 ├── StoreError          not a store, a missing table, a format from the future
@@ -17,6 +17,8 @@ A message names the item and the remedy, in one line.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 __all__ = [
     "CaptionError",
     "CorruptError",
@@ -29,6 +31,7 @@ __all__ = [
     "SpaceError",
     "StoreError",
     "UsageError",
+    "unknown_name",
 ]
 
 
@@ -36,6 +39,19 @@ class IcehouseError(Exception):
     """Root of the tree: what the CLI prints in one line, with exit status `exit_code`."""
 
     exit_code = 1
+
+
+E = TypeVar("E", bound=IcehouseError)
+
+
+def unknown_name(error: E) -> E:
+    """Mark an error as about a name that does not exist: whatever its class, the CLI exits as for other wrong usage.
+
+    >>> unknown_name(StoreError("no feature 'x'")).exit_code
+    2
+    """
+    error.exit_code = UsageError.exit_code
+    return error
 
 
 class UsageError(IcehouseError):

@@ -21,7 +21,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..errors import EncoderError
+from ..errors import EncoderError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -243,8 +243,10 @@ def load_encoder(encoder_id: str, *, device: str = "auto", precision: str = "aut
     point = available().get(family)
     if point is None:
         known = ", ".join(sorted({*available(), *ALIASES}))
-        raise EncoderError(
-            f"no encoder {encoder_id!r}; known: {known} (openclip:<model>/<pretrained> for any open_clip model)"
+        raise unknown_name(
+            EncoderError(
+                f"no encoder {encoder_id!r}; known: {known} (openclip:<model>/<pretrained> for any open_clip model)"
+            )
         )
     encoder: Encoder = point.load()(model, device=device, precision=precision)
     return encoder

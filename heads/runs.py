@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CorruptError, HeadError, IcehouseError, SpaceError
+from ..errors import CorruptError, HeadError, IcehouseError, SpaceError, unknown_name
 from ..store.checksums import SUMS, read_json, read_parquet, write_sums
 from ..store.files import fsync_dir, fsync_file, refuse_outside, temp_name
 from ..store.lock import hold
@@ -135,7 +135,8 @@ class Run:
         folder = _folder(store)
         ids = _ids(folder)
         if not ids:
-            raise HeadError(f"no runs in {folder.parent}; train one with `icehouse train`")
+            missing = HeadError(f"no runs in {folder.parent}; train one with `icehouse train`")
+            raise missing if run_id == "latest" else unknown_name(missing)
         if run_id == "latest":
             return cls(folder / ids[-1])
         fitting = [name for name in ids if name == run_id] or [
@@ -144,7 +145,9 @@ class Run:
         if len(fitting) != 1:
             what = "fits several runs" if fitting else "is no run"
             shown = ", ".join((fitting or ids)[-5:])
-            raise HeadError(f"{run_id!r} {what} of {folder.parent}: {shown} (see `icehouse runs`)")
+            raise unknown_name(
+                HeadError(f"{run_id!r} {what} of {folder.parent}: {shown} (see `icehouse runs`)")
+            )
         return cls(folder / fitting[0])
 
     @property

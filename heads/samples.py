@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.labels import near_identical
 from ..data.splits import canonical_split
-from ..errors import HeadError, UsageError
+from ..errors import HeadError, UsageError, unknown_name
 from .inputs import Inputs, Tokens
 from .tokens import StoredTokens
 
@@ -337,7 +337,7 @@ def _items(store: Store, columns: Sequence[str], where: str | None) -> tuple[pa.
                 if there
                 else "there are none yet; add some with `icehouse join`"
             )
-            raise HeadError(f"no label column {column!r} in items{hint}; {remedy}")
+            raise unknown_name(HeadError(f"no label column {column!r} in items{hint}; {remedy}"))
         check_single(schema, column)
     return present_items(store, columns, where)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import StoreError
+from ..errors import StoreError, unknown_name
 from .manifest import Manifest, Part
 from .parts import ROW_GROUP, iter_part, read_part
 
@@ -104,7 +104,8 @@ class Snapshot:
             return self.schema
         unknown = [name for name in columns if name not in self.schema.names]
         if unknown:
-            raise StoreError(
-                f"no column {unknown[0]!r} in {self.folder.name}; there are: {', '.join(self.schema.names)}"
+            there = ", ".join(self.schema.names)
+            raise unknown_name(
+                StoreError(f"no column {unknown[0]!r} in {self.folder.name}; there are: {there}")
             )
         return pa.schema([self.schema.field(name) for name in columns])

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .. import __version__
-from ..errors import SpaceError, StoreError, UsageError
+from ..errors import SpaceError, StoreError, UsageError, unknown_name
 from .files import STORE_FILE, checked_name, is_name, publish
 from .manifest import MANIFEST, PART_NAME, Manifest
 from .provenance import check_space
@@ -230,7 +230,7 @@ class Store:
             path = self._folder(name)
             if not Table.exists(path):
                 known = ", ".join(self.table_names()) or "none yet"
-                raise StoreError(f"no table {name!r} in {self.path}; there are: {known}")
+                raise unknown_name(StoreError(f"no table {name!r} in {self.path}; there are: {known}"))
             self._tables[name] = Table(path)
         return self._tables[name]
 
@@ -262,7 +262,7 @@ class Store:
         if not Table.exists(self._folder(f"features/{name}")):
             known = ", ".join(self.feature_names())
             remedy = f"there are: {known}" if known else "there are none yet; make some with `icehouse embed`"
-            raise StoreError(f"no feature {name!r} in {self.path}; {remedy}")
+            raise unknown_name(StoreError(f"no feature {name!r} in {self.path}; {remedy}"))
         return self.table(f"features/{name}")
 
     def ensure_feature_table(self, name: str, spec: Mapping[str, Any], schema: pa.Schema) -> Table:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ...errors import CaptionError, SpaceError, StoreError
+from ...errors import CaptionError, SpaceError, StoreError, unknown_name
 from ...store.provenance import differences
 from ...store.store import Store
 from ...store.table import Table
@@ -115,7 +115,7 @@ def captions_of(store: Store, name: str = DEFAULT_NAME) -> Table:
     if name not in names_of(store):
         have = ", ".join(names_of(store))
         remedy = f"there are: {have}" if have else "there are none yet; make some with `icehouse caption`"
-        raise CaptionError(f"no captions {name!r} in {store.path}; {remedy}")
+        raise unknown_name(CaptionError(f"no captions {name!r} in {store.path}; {remedy}"))
     return store.table(folder_of(name))
 
 

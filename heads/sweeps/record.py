@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import __version__
-from ...errors import HeadError, UsageError
+from ...errors import HeadError, UsageError, unknown_name
 from ...store.checksums import seal, unseal
 from ...store.files import publish, refuse_outside
 from ..head import Head
@@ -52,7 +52,7 @@ class SweepRecord:
         if not (record.path / "sweep.json").exists():
             known = ", ".join(list_sweeps(store))
             remedy = f"there are: {known}" if known else "start one with `icehouse sweep`"
-            raise HeadError(f"no sweep {name!r} in {store.path}; {remedy}")
+            raise unknown_name(HeadError(f"no sweep {name!r} in {store.path}; {remedy}"))
         return record
 
     @classmethod

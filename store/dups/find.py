@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ... import __version__
-from ...errors import CorruptError, IcehouseError, StoreError, UsageError
+from ...errors import CorruptError, IcehouseError, StoreError, UsageError, unknown_name
 from ..checksums import open_parquet, read_json, read_parquet
 from ..folders import publish_folder
 from ..store import Store
@@ -136,7 +136,8 @@ class Duplicates:
             known = ", ".join(list_duplicates(store))
             remedy = f"there are: {known}" if known else "find some with `icehouse dups find`"
             which = "" if name == HASHES else f" {name!r}"
-            raise StoreError(f"no duplicates{which} in {store.path}; {remedy}") from None
+            missing = StoreError(f"no duplicates{which} in {store.path}; {remedy}")
+            raise (unknown_name(missing) if which else missing) from None
         except CorruptError as error:
             raise CorruptError(f"{error}; {_again(path)}") from error
         except (ValueError, KeyError, TypeError) as error:
