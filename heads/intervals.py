@@ -276,6 +276,7 @@ class Arms:
         self._values: list[float] = []
         self._below, self._above = np.zeros(groups.count), np.zeros(groups.count)
         self._rest: list[np.ndarray] = []
+        self._alone = np.zeros(2)
 
     def add(self, value: float, interval: Interval, influence: np.ndarray) -> None:
         """Add a class's score with its interval and what each row (n,) adds to it."""
@@ -284,6 +285,7 @@ class Arms:
         arms = np.array([value - interval[0], interval[1] - value])
         self._values.append(value)
         if length > 1e-12:
+            self._alone += arms**2
             self._below += arms[0] / length * sums
             self._above += arms[1] / length * sums
         else:  # nothing is known of what it varies with
@@ -294,7 +296,8 @@ class Arms:
         if not self._values:
             return None, None
         value, n = float(np.mean(self._values)), len(self._values)
-        squares = np.array([(self._below**2).sum(), (self._above**2).sum()])
+        # Classes share their errors: what few rows show of errors that cancel is luck.
+        squares = np.maximum([(self._below**2).sum(), (self._above**2).sum()], self._alone)
         if self._rest:
             # As if each class shared its errors alike with all the others.
             rest, shared = np.array(self._rest), 1 / max(n - 1, 1)

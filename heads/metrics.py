@@ -310,8 +310,13 @@ def _positive(positive: Any, labels: Sequence[Any], k: int, support: np.ndarray)
 
 
 def _told(value: float | None, interval: Interval | tuple[float, ...] | None) -> dict[str, float | None]:
-    low, high = (None, None) if interval is None or value is None else interval
-    return {"value": value, "low": low, "high": high}
+    if interval is None or value is None:
+        return {"value": value, "low": None, "high": None}
+    return {
+        "value": value,
+        "low": min(interval[0], value),
+        "high": max(interval[1], value),
+    }  # whatever rounding does
 
 
 def _of_counts(right: np.ndarray, support: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:

@@ -268,3 +268,31 @@ def test_negative_seeds_and_draws_are_refused() -> None:
     for wrong in ({"seed": -1}, {"draws": -1}):
         with pytest.raises(UsageError, match="from 0 on"):
             score(y, proba, classes, **wrong)
+
+
+@given(
+    n=st.integers(1, 30),
+    k=st.integers(2, 6),
+    seed=st.integers(0, 10_000),
+    sure=st.booleans(),
+    grouped=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_interval_holds_its_value_and_none_is_a_point(
+    n: int, k: int, seed: int, sure: bool, grouped: bool
+) -> None:
+    y, proba, classes = problem(n, k, seed)
+    if sure:
+        proba = np.where(y[:, None] == classes, 1.0, 0.0)
+    groups = np.random.default_rng(seed).integers(0, n, n) if grouped else None
+    told = score(y, proba, classes, groups=groups)
+    json.dumps(told, allow_nan=False)
+    for name in METRICS:
+        value, low, high = told[name]["value"], told[name]["low"], told[name]["high"]
+        if value is not None:
+            assert low <= value <= high
+            assert high - low > 1e-3 or name == "log_loss"
+    for row in told["per_class"]:
+        for name in ("precision", "recall", "f1"):
+            assert row[name]["low"] <= row[name]["value"] + 1e-12
+            assert row[name]["value"] <= row[name]["high"] + 1e-12
