@@ -155,7 +155,8 @@ def _rows(store: Store, run: Run) -> Rows:
                 "train it again to see what its inputs add"
             )
         parts[role] = np.array(sorted(place[item] for item in items), np.intp)
-    return replace(rows, parts=Division(**parts, dev_is_split=rows.parts.dev_is_split))
+    train, dev, test = (parts[role] for role in ("train", "dev", "test"))
+    return replace(rows, parts=Division(train, dev, test, rows.parts.dev_is_split))
 
 
 def _predict(rows: Rows, run: Run) -> np.ndarray:

@@ -12,6 +12,7 @@ from icehouse.heads.families.zero_shot import ZeroShot
 from icehouse.heads.head import Head
 from icehouse.heads.holdout import held_out
 from icehouse.heads.inputs import Inputs
+from icehouse.heads.sweeps.plan import trials
 
 Data = Callable[..., tuple[Inputs, np.ndarray]]
 PROBE = {"C": 1.0, "unit": False}
@@ -82,7 +83,8 @@ def test_probes_of_any_family(data: Data, tmp_path: Path, family: str, combine: 
     head.save(tmp_path)
     again = Head.load(tmp_path)
     np.testing.assert_array_equal(again.predict_proba(X), head.predict_proba(X))
-    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+    kept = {path.suffix or path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert kept == {".json", ".safetensors", "SHA256SUMS"}
 
 
 def test_an_input_whose_rows_show_one_class_has_no_probe(data: Data) -> None:
@@ -172,3 +174,12 @@ def test_copies_are_in_one_fold() -> None:
         return float(weights[:2].sum() / weights.sum())
 
     assert share(np.arange(200) // 2) < 0.2 < 0.35 < share(np.arange(200))
+
+
+def test_heads_that_draw_rows_or_folds_get_every_seed() -> None:
+    planned = trials(["tip-adapter", "late-fusion", "logreg"], [{"text": "toy/text/pooled"}], [0, 1, 2])
+    assert {trial.family: trial.seeds for trial in planned} == {
+        "tip-adapter": (0, 1, 2),
+        "late-fusion": (0, 1, 2),
+        "logreg": (0,),
+    }
