@@ -335,7 +335,8 @@ def compare(
             np.inf if dev.losses[e] is None else dev.losses[e],
         ),
     )
-    entries, predicted, devs = ([some[e] for e in order] for some in (entries, predicted, dev.values))
+    entries, devs = [entries[e] for e in order], [dev.values[e] for e in order]
+    predicted = [predicted[e] for e in order]
     sampled = resampling.samples(predicted)
 
     def scored(rows: np.ndarray, by: str) -> list[Score | None]:
