@@ -14,12 +14,15 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 __all__ = [
+    "EXCEL_SAFE",
+    "ExcelSafeOption",
     "JsonOption",
     "MaxPixelsOption",
     "NaValuesOption",
@@ -70,6 +73,25 @@ StrictLabelsOption = Annotated[
     bool,
     typer.Option(
         "--strict-labels", help="Refuse labels that are nearly the same, such as 1 and 1.0, a and A."
+    ),
+]
+
+
+#: Whether CSV files are written so that no cell is a formula to a spreadsheet.
+EXCEL_SAFE: ContextVar[bool] = ContextVar("excel_safe", default=False)
+
+
+def _set_excel_safe(wanted: bool) -> bool:
+    EXCEL_SAFE.set(wanted)
+    return wanted
+
+
+ExcelSafeOption = Annotated[
+    bool,
+    typer.Option(
+        "--excel-safe",
+        callback=_set_excel_safe,
+        help="In CSV, put ' before cells that a spreadsheet would take for a formula.",
     ),
 ]
 MaxPixelsOption = Annotated[

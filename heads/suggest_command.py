@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, print_json, print_table, say
+from ..console import DEFAULT_STORE, ExcelSafeOption, JsonOption, StoreOption, print_json, print_table, say
 from .options import ROWS, SplitColumnOption
 
 __all__ = ["suggest"]
@@ -75,6 +75,7 @@ def suggest(
         int, typer.Option(min=0, help="Of the sample that stands for very many items.", rich_help_panel=ROWS)
     ] = 0,
     as_json: JsonOption = False,
+    excel_safe: ExcelSafeOption = False,
 ) -> None:
     """Which unlabelled items to label next: what a head is unsure of, spread over the space, none like another."""
     from ..store import results

@@ -9,6 +9,7 @@ import typer
 
 from ..console import (
     DEFAULT_STORE,
+    ExcelSafeOption,
     JsonOption,
     MaxPixelsOption,
     StoreOption,
@@ -121,6 +122,7 @@ def predict(
         bool, typer.Option("--strict", help="Exit with 1 if a row could not be predicted.")
     ] = False,
     as_json: JsonOption = False,
+    excel_safe: ExcelSafeOption = False,
 ) -> None:
     """Predict raw rows with the run's own encoder, or the items of the store."""
     from ..data.manifest import SourceOptions

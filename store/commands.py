@@ -11,6 +11,7 @@ import typer
 
 from ..console import (
     DEFAULT_STORE,
+    ExcelSafeOption,
     JsonOption,
     NaValuesOption,
     StoreOption,
@@ -103,6 +104,7 @@ def sql(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the result to FILE.")
     ] = None,
     as_json: JsonOption = False,
+    excel_safe: ExcelSafeOption = False,
 ) -> None:
     """Ask the store in SQL (DuckDB): a view for every table, features as "mini/image/pooled" or mini_image_pooled."""
     from . import results
@@ -203,6 +205,7 @@ def export(
         str | None, typer.Option(metavar="SQL", help="Only items that meet this condition.")
     ] = None,
     as_json: JsonOption = False,
+    excel_safe: ExcelSafeOption = False,
 ) -> None:
     """Write a feature of the items to a file: npy and ids, CSV, Parquet or safetensors."""
     from .export import export as write

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from ..errors import StoreError, UsageError
 from .files import publish
+from .results import csv_cells
 from .vectors import tokens_to_arrow, vectors_to_arrow
 
 if TYPE_CHECKING:
@@ -126,10 +127,10 @@ def _write_csv(features: Features, about: pa.Table, out: Path) -> list[Path]:
     header = [*about.column_names, *(f"f{i}" for i in range(features.X.shape[1]))]
     with publish(out) as temp, temp.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(header)
+        writer.writerow(csv_cells(header))
         for row, vector in zip(_rows(about), features.X, strict=True):
             # The shortest decimal that reads back as the same float32.
-            writer.writerow([*row, *map(np.float32.__str__, vector)])
+            writer.writerow([*csv_cells(row), *map(np.float32.__str__, vector)])
     return [out]
 
 
@@ -153,8 +154,8 @@ def _write_ids(about: pa.Table, out: Path) -> Path:
     path = out.with_name(out.name + ".ids.csv")
     with publish(path) as temp, temp.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(about.column_names)
-        writer.writerows(_rows(about))
+        writer.writerow(csv_cells(about.column_names))
+        writer.writerows(map(csv_cells, _rows(about)))
     return path
 
 

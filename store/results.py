@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,13 +14,26 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..console import EXCEL_SAFE
 from ..errors import StoreError, UsageError
 from .files import publish
 
-__all__ = ["FORMATS", "json_values", "print_csv", "save", "screen_rows"]
+__all__ = [
+    "FORMATS",
+    "csv_cells",
+    "csv_table",
+    "json_values",
+    "print_csv",
+    "save",
+    "screen_rows",
+]
 
 #: Formats that `save` writes, by file suffix.
 FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".pq": "parquet"}
+
+# Signs that begin a formula, full-width ones too, and white space that spreadsheets skip before them.
+_FORMULA = re.compile(r"[\t\r\n]|\s*[=+\-@＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 _SHOWN = 4
 
@@ -39,12 +53,42 @@ def screen_rows(rows: pa.Table) -> Iterator[list[Any]]:
 def print_csv(rows: pa.Table, file: IO[str]) -> None:
     """Write `rows` as CSV; lists and structures as JSON."""
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(rows.column_names)
+    writer.writerow(csv_cells(rows.column_names))
     for values in _rows(rows):
         plain = map(_plain, values)
         writer.writerow(
-            [json.dumps(v, ensure_ascii=False) if isinstance(v, (list, dict)) else v for v in plain]
+            csv_cells(json.dumps(v, ensure_ascii=False) if isinstance(v, (list, dict)) else v for v in plain)
         )
+
+
+def csv_cells(values: Iterable[Any]) -> list[Any]:
+    """Cells of a CSV row; under `EXCEL_SAFE`, texts that a spreadsheet would run as a formula begin with ``'``.
+
+    What is a number stays one, also as text.
+    """
+    return (
+        [_guarded(value) if isinstance(value, str) else value for value in values]
+        if EXCEL_SAFE.get()
+        else list(values)
+    )
+
+
+def csv_table(rows: pa.Table) -> pa.Table:
+    """`rows` with `csv_cells` applied to its columns of text."""
+    if not EXCEL_SAFE.get():
+        return rows
+    for at, field in enumerate(rows.schema):
+        if pa.types.is_string(field.type):
+            rows = rows.set_column(
+                at, field.name, pa.array(csv_cells(rows[field.name].to_pylist()), pa.string())
+            )
+    return rows.rename_columns(csv_cells(rows.column_names))
+
+
+def _guarded(text: str) -> str:
+    if not _FORMULA.match(text) or _NUMBER.fullmatch(text):
+        return text
+    return f"'{text}"
 
 
 def save(rows: pa.Table, path: Path, kind: str | None = None) -> None:

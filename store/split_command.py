@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json, print_table, say
+from ..console import (
+    DEFAULT_STORE,
+    ExcelSafeOption,
+    JsonOption,
+    StoreOption,
+    echo,
+    print_json,
+    print_table,
+    say,
+)
 
 if TYPE_CHECKING:
     from .split import SplitReport
@@ -65,6 +74,7 @@ def split(
         bool, typer.Option("--overwrite", help="Replace all values of a column that is there.")
     ] = False,
     as_json: JsonOption = False,
+    excel_safe: ExcelSafeOption = False,
 ) -> None:
     """Split the items by class, with near-duplicates or equal values of a column on one side."""
     from ..errors import UsageError

@@ -176,7 +176,7 @@ def test_errors_are_one_line(here: Path, arguments: list[str], says: str, status
         (["search", "--text", "a", "--where", "nonsense ="], "", 2),
         (["sql", "selekt 1"], "selekt", 2),
         (["train", "--label", "nothing"], "nothing", 2),
-        (["train", "lgreg", "--label", "label"], "label", 2),
+        (["train", "lgreg", "--label", "label"], "logreg", 2),
         (["predict", "latest"], "no runs", 1),
         (["export", "toy-a/image/nothing", "-o", "x.npy"], "toy-a/image/joint", 2),
         (["embed", "photos", "-e", "toy:b", "--name", "toy-a"], "toy:a", 1),

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, bar, echo, print_json, print_table, say
+from ...console import (
+    DEFAULT_STORE,
+    ExcelSafeOption,
+    JsonOption,
+    StoreOption,
+    bar,
+    echo,
+    print_json,
+    print_table,
+    say,
+)
 from ...errors import UsageError
 from .calibrate_command import calibrate
 from .gallery_command import gallery as gallery_command
@@ -110,6 +120,7 @@ def find(
         bool, typer.Option("--gallery", help="Also write the pages of `icehouse dups gallery`.")
     ] = False,
     as_json: JsonOption = False,
+    excel_safe: ExcelSafeOption = False,
 ) -> None:
     """Find near-duplicates by bytes, perceptual hash and embedding; group them; list what to keep. Deletes nothing."""
     from ...store.dups.find import find_duplicates

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json, print_table, say
+from ...console import (
+    DEFAULT_STORE,
+    ExcelSafeOption,
+    JsonOption,
+    StoreOption,
+    echo,
+    print_json,
+    print_table,
+    say,
+)
 from ...errors import UsageError
 from .options import SearchOption, say_which
 
@@ -52,6 +61,7 @@ def leakage(
         ),
     ] = None,
     as_json: JsonOption = False,
+    excel_safe: ExcelSafeOption = False,
 ) -> None:
     """Count near-duplicates between splits, name the test and dev items that leak, and write splits without them."""
     from ...store.dups.find import Duplicates

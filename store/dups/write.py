@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from ..results import csv_table
 from .cascade import Contents, Found, Spread
 from .identity import GONE, NONE, THERE, Files, whole_files
 
@@ -294,7 +295,7 @@ def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) 
             "same_file_as": same.take(pa.array(staying)),
         }
     )
-    pcsv.write_csv(kept, folder / "keep.csv")
+    pcsv.write_csv(csv_table(kept), folder / "keep.csv")
     chosen = pa.array(np.flatnonzero(goes))
     member = member.take(chosen)
     dropped = pa.table(
@@ -305,7 +306,7 @@ def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) 
             **{name: member[name] for name in ("group", "kind", "hamming", "cosine", "same_file_as")},
         }
     )
-    pcsv.write_csv(dropped, folder / "drop.csv")
+    pcsv.write_csv(csv_table(dropped), folder / "drop.csv")
     return kept.num_rows, dropped.num_rows, notes
 
 

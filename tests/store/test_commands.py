@@ -11,7 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from icehouse.cli import app as everything
+from icehouse.console import EXCEL_SAFE
 from icehouse.errors import IcehouseError, UsageError
+from icehouse.store import results
 from icehouse.store.commands import app
 from icehouse.store.removal import remove_items
 from icehouse.store.results import json_values
@@ -146,3 +149,35 @@ def test_every_command_says_what_it_is_for() -> None:
     for command in app.registered_commands:
         assert command.callback is not None
         assert command.callback.__doc__
+
+
+def test_excel_safe_leaves_no_formula_in_csv(tmp_path: Path) -> None:
+    rows = pa.table(
+        {
+            "=name": ["=1+1", "+a", "-b", "@c", "\tx", " =d", "＝e", "-5", "1e-3", "plain", "a=b", None],
+            "n": [-1.5] * 12,
+        }
+    )
+    for safe in (False, True):
+        token = EXCEL_SAFE.set(safe)
+        try:
+            results.save(rows, tmp_path / "out.csv")
+            assert (results.csv_table(rows) is rows) is not safe
+        finally:
+            EXCEL_SAFE.reset(token)
+        with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+            header, *found = csv.reader(file)
+        guard = "'" if safe else ""
+        assert header == [f"{guard}=name", "n"]
+        names = [row[0] for row in found]
+        assert names[:7] == [f"{guard}{name}" for name in rows["=name"].to_pylist()[:7]]
+        assert names[7:] == ["-5", "1e-3", "plain", "a=b", ""]
+        assert {row[1] for row in found} == {"-1.5"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["sql"], ["export"], ["split"], ["predict"], ["suggest"], ["dups", "find"], ["dups", "leakage"]],
+)
+def test_every_command_that_writes_csv_has_the_guard(command: list[str]) -> None:
+    assert "--excel-safe" in CliRunner().invoke(everything, [*command, "--help"], terminal_width=200).stdout
