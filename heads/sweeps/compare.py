@@ -21,6 +21,7 @@ from ...errors import CorruptError, HeadError, SpaceError, UsageError
 from ...store.checksums import check_sums
 from ..evaluate import load_run_samples
 from ..looks import Looks, looks_at
+from ..memory import check_memory, scoring_bytes
 from ..metrics import majority_note, rarer, require_positive, score
 from ..runs import Run, list_runs
 from ..score_text import METRICS, title
@@ -291,6 +292,11 @@ def compare(
     if len(labels) > 1:
         listed = ", ".join(f"{label!r} ({n})" for label, n in labels.items())
         raise HeadError(f"these runs learned different labels: {listed}; name runs of one of them")
+    check_memory(
+        sum(scoring_bytes(run.metrics["test"]["n"], len(run.classes)) // 2 for run in tested),
+        f"comparing {len(tested)} runs on test",
+        "name fewer of them",
+    )
     tables = {run.run_id: _test_rows(run) for run in tested}
     shared = set.intersection(*(set(places) for places, _, _ in tables.values()))
     every = set.union(*(set(places) for places, _, _ in tables.values()))

@@ -12,6 +12,7 @@ from icehouse.heads import memory, metrics
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.registry import available, create
 from icehouse.heads.reports.svg import confusions_html, matrix_html
+from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import prepare, train
 from icehouse.store.store import Store
 from quick import quick
@@ -84,6 +85,16 @@ def test_rows_that_could_not_be_scored_are_refused_before_a_fit(
     little(monkeypatch, 100)
     with pytest.raises(HeadError, match=r"scoring 30 rows of 3 classes would need about .*--where"):
         prepare(store)
+
+
+def test_runs_that_could_not_be_compared_are_refused(
+    make_store: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(120)
+    run = train(store, params={"C": 1.0, "unit": False}, inputs="text")
+    little(monkeypatch, 100)
+    with pytest.raises(HeadError, match="comparing 1 runs on test would need about .* name fewer"):
+        compare(store, [run], latency=False)
 
 
 def test_a_confusion_matrix_of_many_classes_is_kept_as_cells(
