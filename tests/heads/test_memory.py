@@ -93,7 +93,7 @@ def test_runs_that_could_not_be_compared_are_refused(
     store = make_store(120)
     run = train(store, params={"C": 1.0, "unit": False}, inputs="text")
     little(monkeypatch, 100)
-    with pytest.raises(HeadError, match="comparing 1 runs on test would need about .* name fewer"):
+    with pytest.raises(HeadError, match=r"comparing 1 runs on test would need about .* name fewer"):
         compare(store, [run], latency=False)
 
 
