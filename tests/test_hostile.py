@@ -121,3 +121,67 @@ def test_a_file_in_another_encoding_names_the_remedy(here: Path) -> None:
     assert "--encoding" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert embed("posts.csv", "--encoding", "latin-1")["texts"] == 2
+
+
+def test_hostile_names_are_shown_and_never_obeyed(here: Path) -> None:
+    names = ["[/neg]", "[red]x\x1b[31m", "a\x9b2J\u202eb", "[link=file:///etc/passwd]y[/link]"]
+    column = "[/col]\x1b]0;title\x07\u202e"
+    (here / "photos").mkdir()
+    rows = []
+    for i in range(24):
+        name = f"{names[i % 4]}{i}.png".replace("/", "_")
+        picture(i).save(here / "photos" / name)
+        rows.append(
+            {
+                "id": f"{names[i % 4]}-{i}",
+                "image": f"photos/{name}",
+                "text": f"{names[i % 4]} text {i}",
+                column: names[i % 2],
+                "split": ["train", "train", "dev", "test"][i // 2 % 4],
+            }
+        )
+    (here / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    embed("posts.jsonl", "--image-column", "image", "--text-column", "text", "--label-column", column)
+    some = rows[3]["id"]
+    for arguments in (
+        ["info"],
+        ["sql", "select * from items"],
+        ["sql", "select * from failures"],
+        ["sql", 'select 1 as "[/x]\x1b[0m\u202e"'],
+        ["sql", "select [/y]\x1b[31m\u202e from items"],
+        ["search", "--text", "a cat"],
+        ["search", "--item", some],
+        ["search", "--item", f"{some}\u202e\x1b[2J[/z]"],
+        ["train", "logreg", "--label", column, "--inputs", "image", "--run-name", "[/run]\x1b\u202e"],
+        ["train", "logreg", "--label", column, "--inputs", "image"],
+        ["runs"],
+        ["evaluate", "latest"],
+        ["evaluate", "[/none]\x1b[1m"],
+        ["compare"],
+        ["explain", "latest", some],
+        ["dups", "find"],
+        ["dups", "find", "--name", "[/n]\x1b"],
+        ["split", "--ratios", "0.5,0.2,0.3", "--stratify", column],
+        ["suggest", "-n", "2"],
+        ["verify"],
+        ["export", "[/f]\x1b\u202e", "-o", "x.npy"],
+        ["embed", "[/nowhere]\x1b[5m\u202e", "-e", "toy:a"],
+        ["train", "[/head]\x1b", "--label", column],
+        ["info", "--[/option]\x1b"],
+        ["[/command]\x1b\u202e"],
+    ):
+        for extra in ([], ["--json"]):
+            result = CliRunner().invoke(app, [*arguments, "-s", "store", *extra])
+            assert result.exception is None or isinstance(result.exception, SystemExit), (
+                arguments,
+                result.exception,
+            )
+            assert "unexpected" not in result.output, (arguments, result.output)
+            shown = result.stdout + result.stderr
+            bad = {char for char in shown if not char.isprintable() and char != "\n"}
+            assert not bad, (arguments, bad)
+            if extra and result.exit_code == 0 and result.stdout.strip():
+                json.loads(result.stdout)
+    table = CliRunner().invoke(app, ["sql", "select * from items", "-s", "store"]).stdout
+    assert "[/neg]" in table
+    assert "[/col]" in table
