@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import StoreError
+from ..errors import StoreError, unknown_name
 
 __all__ = [
     "STORE_FILE",
@@ -100,7 +100,9 @@ def checked_name(name: str) -> str:
         If it is no name, and might lead elsewhere.
     """
     if not isinstance(name, str) or not is_name(name):
-        raise StoreError(f"{name!r} is no name of a table: letters, digits, '.', '_', '-', and '/' between")
+        raise unknown_name(
+            StoreError(f"{name!r} is no name of a table: letters, digits, '.', '_', '-', and '/' between")
+        )
     return name
 
 
