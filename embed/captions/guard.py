@@ -165,7 +165,7 @@ def hiding(
                 for field in dataclasses.fields(result)
                 if isinstance(value := getattr(result, field.name), str)
             }
-            return dataclasses.replace(result, **texts)  # type: ignore[return-value]
+            return dataclasses.replace(result, **texts)
         return result
 
     return hidden
