@@ -347,7 +347,12 @@ def read_column(path: Path, column: str) -> pa.ChunkedArray:
                         "decompression bomb"
                     )
                 parts.append(batch.cast(_plain(batch.type)) if pa.types.is_nested(batch.type) else batch)
-        kind = parts[0].type if parts else file.schema_arrow.field(column.split(".")[0]).type
+        schema = file.schema_arrow
+        kind = (
+            parts[0].type
+            if parts
+            else schema.field(column if column in schema.names else column.split(".")[0]).type
+        )
     return pa.chunked_array(parts, kind)
 
 

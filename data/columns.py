@@ -170,6 +170,11 @@ class _Finder:
         folded = {column.lower(): column for column in reversed(self.columns)}
         return next((folded[name.lower()] for name in names if name.lower() in folded), None)
 
+    def file_name(self) -> str | None:
+        """Column of a metadata file that tells its images: `file_name`, `file_names`, or a name that ends so."""
+        ends = tuple(name for name in self.columns if re.search(r"_file_names?$", name, re.IGNORECASE))
+        return self.known(("file_name", "file_names", *ends))
+
     def image(self) -> str | None:
         """Column of pictures or of their paths: a well-known name, else one that holds pictures."""
         found = self.known(_KNOWN_IMAGE)
@@ -205,7 +210,7 @@ def _choose(finder: _Finder, options: SourceOptions, metadata: bool) -> Columns:
             return finder.exact(given, flag)
         found = finder.known(names)
         if role == "image":
-            found = (finder.known(["file_name"]) if metadata else None) or finder.image()
+            found = (finder.file_name() if metadata else None) or finder.image()
         if found is not None:
             guessed.append(f"{role} = {found}")
         return found

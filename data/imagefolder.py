@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import SourceError, UsageError
 from .annotations import read_annotations
 from .folders import IMAGE_SUFFIXES, METADATA_NAMES, Scan, first_bytes, kinds_of
 from .formats import what_it_is
-from .labels import normalise
+from .labels import normalise, respelt
 from .pieces import Piece, Rejected, absolute, beneath, count, items_table
 from .splits import canonical_split, is_split_name
 
@@ -52,7 +53,7 @@ def read_metadata(file: Path, root: str, options: SourceOptions) -> Piece:
     piece = read_annotations(file, root, options, start=absolute(file.parent))
     paths = piece.table["path"].to_pylist()
     depth = _split_depth([path for path in paths if path is not None])
-    if depth is not None and piece.table["split"].null_count == piece.table.num_rows:
+    if depth is not None and piece.table["split"].null_count:
         _set_splits(piece, depth)
     return piece
 
@@ -81,7 +82,10 @@ def read_folder(folder: Path, scan: Scan, root: str | None, options: SourceOptio
         try:
             piece = read_metadata(folder / name, root or base, options)
             if piece.table["path"].null_count == piece.table.num_rows:
-                raise SourceError(f"{folder / name} names no image in a column such as file_name")
+                notes += [note for note in piece.notes if "not read" in note]
+                raise SourceError(
+                    f"{folder / name} names no image in a column such as file_name; --image-column names another"
+                )
             if found.isdisjoint(piece.table["path"].to_pylist()):
                 raise SourceError(f"{folder / name} names none of the images in {folder}")
             described.append(piece)
@@ -118,7 +122,8 @@ def _no_images(folder: Path, scan: Scan) -> str:
     if scan.bad:
         path, reason = scan.bad[0]
         return f"{folder}: no image could be taken; {path}: {reason}"
-    hint = f"; it holds {scan.annotations[0]}: give that file" if scan.annotations else ""
+    files = "that file" if len(scan.annotations) == 1 else "those files"
+    hint = f"; it holds {_listed(scan.annotations)}: give {files}" if scan.annotations else ""
     for name in [] if hint else scan.others[:20]:
         told = what_it_is(first_bytes(folder / name))
         if told is not None:
@@ -130,6 +135,10 @@ def _no_images(folder: Path, scan: Scan) -> str:
     )
 
 
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def _scan_notes(scan: Scan) -> Iterator[str]:
     """What a folder holds besides images with an image's suffix."""
     metadata = set(metadata_of(scan))
@@ -138,6 +147,9 @@ def _scan_notes(scan: Scan) -> Iterator[str]:
         yield f"{count(len(scan.by_bytes), 'image')} known by their bytes ({kinds_of(scan.by_bytes)})"
     if others:
         yield f"{count(len(others), 'file')} without an image's suffix or bytes left out ({kinds_of(others)})"
+    tables = [path for path in scan.annotations if path not in metadata]
+    if tables:
+        yield f"{_listed(tables)} not read: an annotation file is a source of its own"
     if scan.hidden:
         shown = ", ".join(scan.hidden[:3]) + (", ..." if len(scan.hidden) > 3 else "")
         yield f"{len(scan.hidden)} hidden or of a Mac's archive left out ({shown})"
@@ -156,12 +168,15 @@ def _split_depth(paths: Sequence[str]) -> int | None:
 
 
 def _set_splits(piece: Piece, depth: int) -> None:
-    """Fill the split from the folder at that depth."""
+    """Fill the split, where there is none, from the folder at that depth."""
     folders = [(path or "").split("/")[:-1] for path in piece.table["path"].to_pylist()]
     splits = [canonical_split(parts[depth]) if len(parts) > depth else None for parts in folders]
     place = piece.table.column_names.index("split")
-    piece.table = piece.table.set_column(place, "split", pa.array(splits, pa.string()))
-    piece.from_folders = (*piece.from_folders, "split")
+    given = piece.table["split"]
+    filled = pc.coalesce(given, pa.chunked_array([pa.array(splits, pa.string())]))
+    piece.table = piece.table.set_column(place, "split", filled)
+    if given.null_count == len(given):
+        piece.from_folders = (*piece.from_folders, "split")
 
 
 def _set_labels(
@@ -195,6 +210,9 @@ def _set_labels(
         below = [(path or "")[len(prefix) :].split("/")[:-1] for path in piece.table["path"].to_pylist()]
         labels = [parts[at] if len(parts) > at else None for parts in below]
         # A folder called NA was called so by somebody: no name is a missing value.
-        named = normalise(pa.chunked_array([pa.array(labels, pa.string())]), ())
+        spelt = pa.chunked_array([pa.array(labels, pa.string())])
+        named = normalise(spelt, ())
+        if told := respelt(spelt, named):
+            notes.append(f"{folder}: labels of folders: {told}")
         piece.table = piece.table.append_column(column, named)
         piece.from_folders = (*piece.from_folders, column)

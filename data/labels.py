@@ -43,6 +43,7 @@ LIST = pa.list_(pa.string())
 
 # Labels that may mean "no label": said before training, since only the user knows.
 _MAYBE_MISSING = frozenset({"na", "n/a", "nan", "nat", "null", "nil", "<na>", "#n/a", "-nan"})
+_NO_WORD = {"", "None", "?", "-", "--"}
 _BLANKS = "".join(chr(i) for i in range(0x3001) if chr(i).isspace()) + "\u200b\u200c\u200d\u2060\ufeff"
 _WHOLE = r"^([+-]?[0-9]+)\.0+$"
 # With a point or a signed exponent, as programs print floats: "1e5" alone may be the beginning of a hash.
@@ -176,7 +177,8 @@ def near_identical(counts: Mapping[str, int]) -> list[str]:
     return alike + [
         f"{show(label)} ({count(rows, 'row')}), which may mean that there is none"
         for label, rows in counts.items()
-        if not trim(label) or trim(label) == "None" or trim(label).casefold() in _MAYBE_MISSING
+        if trim(label) in _NO_WORD - ({"-"} if "+" in counts else set())
+        or trim(label).casefold() in _MAYBE_MISSING
     ]
 
 

@@ -25,12 +25,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .folders import is_image_name
+from .labels import trim
 from .pieces import beneath, count, show
 
 __all__ = ["Located", "locate_images", "why_missing"]
 
 _MAX_PATH = 4096
-_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\|//")
+# Pictures as text: long, in the alphabet of base64, and beginning as JPEG, PNG, GIF or WebP do.
+_BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=_\s-]+")
+_BASE64_FROM = 60
+# The beginning of a path of another machine, or of its user's home.
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]|~[\w.-]*[\\/]|\\\\|//")
+
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 
 _AROUND = "blanks or quotes around it"
 _FILE_URL = "a file:// URL"
@@ -158,7 +165,7 @@ def _spellings(raw: str) -> list[tuple[tuple[str, ...], str]]:
         if text and text != last:
             made.append(((*kinds, kind), text))
 
-    then(_AROUND, raw.strip().strip("\"'").strip())
+    then(_AROUND, trim(trim(raw).strip(_QUOTES)))
     text = made[-1][1]
     if text[:5].lower() == "file:":
         local = re.sub(r"^file:(//(localhost)?(?=/|[A-Za-z]:))?", "", text, flags=re.IGNORECASE)
@@ -166,12 +173,14 @@ def _spellings(raw: str) -> list[tuple[tuple[str, ...], str]]:
     then(_BACKSLASHES, made[-1][1].replace("\\", "/"))
     if "&" in made[-1][1]:
         then("HTML references", html.unescape(made[-1][1]))
-    if "?" in made[-1][1] and is_image_name(before := made[-1][1].partition("?")[0]):
+    if is_image_name(before := re.split(r"[?#]", made[-1][1])[0]):
         then("a URL's query", before)
     if "%" in made[-1][1]:
         then(_PERCENT, unquote(made[-1][1]))
     if "+" in made[-1][1]:
         then("plus signs for blanks", made[-1][1].replace("+", " "))
+    if is_image_name(made[-1][1].rstrip(".")):
+        then("a full stop at its end", made[-1][1].rstrip("."))
     return made
 
 
@@ -249,7 +258,7 @@ class _Finder:
         """Files that a path may mean, by the kind of difference, the smallest first."""
         parts = [part for part in posixpath.normpath(text).split("/") if part and part != ".."]
         if _DRIVE.match(text) or text.startswith("/"):
-            parts = parts[1:] if re.match("[A-Za-z]:", text) else parts
+            parts = parts[1:] if re.match("[A-Za-z]:|~", text) else parts
             for skipped in range(len(parts)):
                 for start in self.starts:
                     tail = posixpath.join(start, *parts[skipped:])
@@ -285,7 +294,7 @@ def _refused(raw: str) -> str | None:
     """Reason why no file can be meant."""
     if "\0" in raw:
         return f"the image's path {show(raw)} holds a NUL byte"
-    if re.match(r"\s*data:", raw):
+    if re.match(r"\s*data:", raw) or (len(raw) > _BASE64_FROM and _BASE64.fullmatch(raw)):
         return f"{show(raw)} holds the image itself; write the images to files and give their paths"
     if "://" in raw and not re.match(r"\s*[\"']?file:", raw, re.IGNORECASE):
         return f"{show(raw)} is a URL; download the images and give their paths"
@@ -400,7 +409,10 @@ def _read_listing(folder: str) -> _Listing:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                listing.names[entry.name] = entry.is_dir()
+                try:
+                    listing.names[entry.name] = entry.is_dir()
+                except OSError:  # a link that leads to itself
+                    listing.names[entry.name] = False
     except OSError:  # not there, or not to be listed: then no name in it is near
         return listing
     for name, is_folder in sorted(listing.names.items()):

@@ -16,6 +16,7 @@ from .bombs import check_parquet, read_column
 from .formats import SNIFFED, image_format
 from .image_files import address, holds_pictures, is_list
 from .labels import LIST, trim
+from .pieces import show
 from .rows import (
     CHUNK_CHARS,
     CHUNK_ROWS,
@@ -37,6 +38,8 @@ _MAX_COLUMNS = 1000
 # Keys of an object, or fields of a struct, that tell the path of a picture.
 _PATH_KEYS = ("path", "file_name", "filename", "file", "image_path")
 _NESTED = "holds nested values"
+# Rows of a column of bytes in which the first picture is looked for.
+_LOOKED_AT = 1000
 
 
 def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
@@ -51,6 +54,10 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
     held: list[tuple[int, str, dict[str, Any]]] = []
     chars = 0
     number = 0
+
+    decoder = json.JSONDecoder(
+        parse_int=str, parse_float=str, parse_constant=_constant, object_pairs_hook=_Object
+    )
 
     def flush() -> None:
         nonlocal held, chars
@@ -89,7 +96,7 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
             where = f"line {line_number}"
             try:
                 line = line.removeprefix("\ufeff") if line_number == 1 else line
-                record = json.loads(line, parse_int=str, parse_float=str, parse_constant=lambda _: None)
+                record = decoder.decode(line)
             except RecursionError:
                 bad.append(BadRow(number, where, "nested too deeply"))
                 continue
@@ -99,6 +106,10 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
                 continue
             if not isinstance(record, dict):
                 bad.append(BadRow(number, where, "not a JSON object"))
+                continue
+            twice = record.contradicting()
+            if twice is not None:
+                bad.append(BadRow(number, where, f"has the key {show(twice)} twice, with different values"))
                 continue
             record = {trim(key): value for key, value in record.items()}
             for key, value in record.items():
@@ -114,7 +125,9 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
     if number == 0:
         raise SourceError(f"{path} is empty")
     if not names and bad:
-        raise SourceError(f"{path}: no line is a JSON object; {bad[0].where}: {bad[0].message}")
+        raise SourceError(
+            f"{path}: no line is a JSON object that can be read (one a line is); {bad[0].where}: {bad[0].message}"
+        )
 
     sample = {} if not chunks else {key: _first_values(column) for key, column in chunks[0][0].items()}
     unusable = {key: rows[0][2] for key, rows in nested.items() if key not in names}
@@ -145,6 +158,27 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
     return Rows(table, numbers, sorted([*bad, *lost.values()], key=lambda row: row.number), notes)
 
 
+class _Object(dict[str, Any]):
+    """A JSON object that remembers the keys it was given more than once."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self._pairs = pairs if len(self) < len(pairs) or any(key != trim(key) for key in self) else []
+
+    def contradicting(self) -> str | None:
+        """A key that has two different values, blanks around it not counted."""
+        found: dict[str, Any] = {}
+        for key, value in self._pairs:
+            if found.setdefault(trim(key), value) != value:
+                return trim(key)
+        return None
+
+
+def _constant(name: str) -> str | None:
+    """NaN is no value; Infinity and -Infinity are spelt as they are in CSV and Parquet."""
+    return {"Infinity": "inf", "-Infinity": "-inf"}.get(name)
+
+
 def _chunks_of(column: pa.ChunkedArray | None, rows: int, several: bool) -> list[pa.Array]:
     if column is None:
         return [pa.nulls(rows, LIST if several else pa.string())]
@@ -157,7 +191,7 @@ def _chunks_of(column: pa.ChunkedArray | None, rows: int, several: bool) -> list
 
 
 def _first_values(column: pa.ChunkedArray) -> list[str]:
-    cells = column[:SAMPLE].to_pylist()
+    cells = column.drop_null()[:SAMPLE].to_pylist()
     return [
         value for cell in cells for value in (cell if isinstance(cell, list) else [cell]) if value is not None
     ]
@@ -226,12 +260,19 @@ def _read_parquet(path: Path, file: pq.ParquetFile, choose: Choose) -> Rows:
             raise SourceError(f"{path} has several columns called {name!r}; rename one of them")
     columns: dict[str, pa.ChunkedArray] = {}
     names: dict[str, pa.ChunkedArray | None] = {}
+    classes = _class_names(schema)
+    notes: list[str] = []
     for name in wanted:
         if kinds[name].startswith("picture"):
             columns[name] = _addresses(path, name, file, raw[name])
             names[name] = _picture_names(path, file, raw[name])
         else:
             columns[name] = _as_strings(read_column(path, raw[name]))
+            if raw[name] in classes:
+                columns[name], shown = _named(columns[name], classes[raw[name]])
+                notes.append(
+                    f"{path.name}: column {name!r}: classes by the names that the file has for them{shown}"
+                )
     keep = np.ones(file.metadata.num_rows, bool)
     for name, column in columns.items():
         try:
@@ -249,7 +290,40 @@ def _read_parquet(path: Path, file: pq.ParquetFile, choose: Choose) -> Rows:
     mask = pa.array(keep)
     numbers = np.flatnonzero(keep) + 1
     named = {name: column.filter(mask) for name, column in names.items() if column is not None}
-    return Rows(rows if keep.all() else rows.filter(mask), numbers, bad, picture_names=named)
+    return Rows(rows if keep.all() else rows.filter(mask), numbers, bad, notes, picture_names=named)
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Column of whole numbers to the names of its classes, where Hugging Face's `datasets` wrote the file."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"].items()
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+    found = {}
+    for name, feature in features:
+        feature = feature[0] if isinstance(feature, list) and feature else feature
+        feature = feature.get("feature", feature) if isinstance(feature, dict) else None
+        names = feature.get("names") if isinstance(feature, dict) else None
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            continue
+        if schema.names.count(name) == 1:
+            kind = schema.field(name).type
+            if pa.types.is_integer(kind.value_type if is_list(kind) else kind):
+                found[name] = names
+    return found
+
+
+def _named(column: pa.ChunkedArray, names: list[str]) -> tuple[pa.ChunkedArray, str]:
+    """Numbers of classes as their names (-1 is none), and examples for a note."""
+    known: dict[str | None, str | None] = {str(i): name for i, name in enumerate(names)} | {"-1": None}
+    cells = [
+        [one for x in cell if (one := known.get(x, x)) is not None]
+        if isinstance(cell, list)
+        else known.get(cell, cell)
+        for cell in column.to_pylist()
+    ]
+    shown = ", ".join(f"{i} is {show(name)}" for i, name in enumerate(names[:3]))
+    return pa.chunked_array([pa.array(cells, column.type)]), f": {shown}{', ...' if len(names) > 3 else ''}"
 
 
 def _kind(kind: pa.DataType) -> str:
@@ -284,15 +358,17 @@ def _is_text(kind: pa.DataType) -> bool:
 def _look(file: pq.ParquetFile, name: str, kind: str) -> tuple[str, list[str]]:
     """What a column of text or bytes holds, and its first values: bytes may be pictures, text, or neither."""
     cells: list[bytes] = []
-    for batch in file.iter_batches(SAMPLE, columns=[name], use_threads=False):
+    for rows, batch in enumerate(file.iter_batches(SAMPLE, columns=[name], use_threads=False), 1):
         found = batch.column(0)
         if kind == "text" and not _is_text(found.type):
             return kind, []
-        cells += [cell for cell in found.cast(pa.large_binary()).to_pylist() if cell is not None]
-        if cells or kind == "text":
+        fresh = [cell for cell in found.cast(pa.large_binary()).to_pylist() if cell]
+        if kind == "bytes" and any(image_format(cell[:SNIFFED]) for cell in fresh):
+            return "picture", []
+        cells += fresh
+        # Downloads that failed may stand before the first picture.
+        if (len(cells) >= SAMPLE and kind == "text") or (cells and rows * SAMPLE >= _LOOKED_AT):
             break
-    if kind == "bytes" and any(image_format(cell[:SNIFFED]) for cell in cells):
-        return "picture", []
     values = [_decoded(cell) for cell in cells]
     if kind == "bytes" and (not cells or any(value is False for value in values)):
         return "holds raw bytes that are no pictures; write images to files and give their paths", []
@@ -403,13 +479,14 @@ def _float_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
     a number is written in scientific notation, with fewer digits than it would have as an integer.
     """
     bits = {16: 11, 32: 24, 64: 53}[column.type.bit_width]
+    column = pc.if_else(pc.is_nan(column), None, column)
+    shortest = column.cast(pa.float32() if bits == 11 else column.type).cast(pa.string())
     column = column.cast(pa.float64())
-    column = pc.if_else(pc.is_finite(column), column, None)
     whole = pc.equal(pc.floor(column), column)
     exact = pc.and_(whole, pc.less(pc.abs(column), 2.0**bits))
     digits = pc.if_else(exact, column, None).cast(pa.int64()).cast(pa.string())
     lost = pc.fill_null(pc.and_not(whole, exact), False)
-    text = pc.coalesce(digits, column.cast(pa.string()))
+    text = pc.coalesce(digits, shortest)
     if not pc.any(lost).as_py():
         return text
     values = zip(column.to_pylist(), text.to_pylist(), lost.to_pylist(), strict=True)

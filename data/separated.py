@@ -19,6 +19,10 @@ from .rows import MARKING, SAMPLE, BadRow, Choose, Header, Quotes, Rows, StringC
 
 __all__ = ["read_separated"]
 
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "upright bars"}
+# Excel's own first line.
+_SEP_LINE = re.compile(r'\ufeff?"?sep=(.)"?\r?\n', re.IGNORECASE)
+
 # How many lines may be read again, over a whole file, to save the neighbours of a quote that is never closed.
 _MAX_REREAD = 2_000_000
 
@@ -82,12 +86,14 @@ def read_separated(path: Path, choose: Choose, encoding: str, quotes: Quotes, se
     """Read a CSV or TSV file; see `readers.read_rows`."""
     notes: list[str] = []
     start_of_file = start_of(path, encoding)
-    head = re.split(r"[\r\n]", start_of_file.lstrip("\r\n"), maxsplit=1)[0]
-    if separator == "," and "," not in head:
-        separator = next((s for s in ";\t" if s in head), ",")
+    told = _SEP_LINE.match(start_of_file) if separator == "," else None
+    content = start_of_file[told.end() if told else 0 :].lstrip("\r\n")
+    head = re.split(r"[\r\n]", content, maxsplit=1)[0]
+    if separator == ",":
+        separator = told[1] if told else _separator(content, head)
         if separator != ",":
             notes.append(
-                f"{path.name}: fields are separated by {'tabs' if separator == chr(9) else 'semicolons'}"
+                f"{path.name}: fields are separated by {_SEPARATORS.get(separator, repr(separator))}"
             )
     literal = quotes == "literal"
     if quotes == "auto" and path.suffix.lower() == ".tsv":
@@ -102,6 +108,8 @@ def read_separated(path: Path, choose: Choose, encoding: str, quotes: Quotes, se
         names = head.split(separator)[1:]
         spaced = separator != "\t" and bool(names) and all(name.startswith(" ") for name in names)
         records = _records(lines, separator, literal, spaced)
+        if told:
+            next(records)
         _, header = next(records, (0, []))
         if isinstance(header, str):
             raise SourceError(f"{path}: the header cannot be read: {header}")
@@ -109,9 +117,7 @@ def read_separated(path: Path, choose: Choose, encoding: str, quotes: Quotes, se
         header[:1] = [name.removeprefix("\ufeff").removeprefix("\xef\xbb\xbf") for name in header[:1]]
         _check_header(path, header, encoding)
         header = [trim(name) for name in header]
-        sample = _sample(
-            header, _records(_Lines(StringIO(start_of_file, newline)), separator, literal, spaced)
-        )
+        sample = _sample(header, _records(_Lines(StringIO(content, newline)), separator, literal, spaced))
         wanted = list(choose(Header(header, sample=sample)))
         for name in wanted:
             if header.count(name) > 1:
@@ -135,22 +141,38 @@ def read_separated(path: Path, choose: Choose, encoding: str, quotes: Quotes, se
     return columns.rows(bad, notes)
 
 
+def _separator(content: str, head: str) -> str:
+    """What parts the fields of a CSV: whatever gives the header and the first rows the same number of them."""
+    for separator in _SEPARATORS:
+        try:
+            rows = csv.reader(StringIO(content, newline=""), delimiter=separator)
+            widths = {len(row) for row in islice(filter(None, rows), 4)}
+        except csv.Error:
+            continue
+        if len(widths) == 1 and widths != {1}:
+            return separator
+    return next((separator for separator in _SEPARATORS if separator in head), ",")
+
+
 def _sample(header: list[str], records: Iterator[tuple[int, list[str] | str]]) -> dict[str, list[str]]:
     """First values of each column."""
     rows = [
         cells
-        for _, cells in islice(records, 1, SAMPLE)
+        for _, cells in islice(records, 1, None)
         if isinstance(cells, list) and len(cells) == len(header)
     ]
-    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    return {
+        name: list(islice(filter(None, (row[i] for row in rows)), SAMPLE)) for i, name in enumerate(header)
+    }
 
 
 def _check_header(path: Path, header: list[str], encoding: str) -> None:
     if not any(header):
         raise SourceError(f"{path} has no header: its first line must name the columns")
     if any("\0" in name for name in header):
+        order = "be" if header[0].startswith("\0") else "le"
         raise SourceError(
-            f"{path}: the header holds NUL bytes; if the file is UTF-16, give --encoding utf-16-le"
+            f"{path}: the header holds NUL bytes; if the file is UTF-16, give --encoding utf-16-{order}"
         )
     for name in header:
         reason = not_text(name, encoding)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from icehouse.data.manifest import Manifest, SourceOptions, read_sources
-from icehouse.errors import UsageError
+from icehouse.errors import SourceError, UsageError
 
 
 def read(*sources: Path, **options: Any) -> Manifest:
@@ -19,6 +19,10 @@ def read(*sources: Path, **options: Any) -> Manifest:
 def rows(manifest: Manifest) -> dict[str, tuple[str | None, ...]]:
     names = ("text", "split", *manifest.labels)
     return {row["item_id"]: tuple(row[name] for name in names) for row in manifest.table.to_pylist()}
+
+
+def column(manifest: Manifest, name: str) -> list[Any]:
+    return manifest.table[name].to_pylist()
 
 
 def write_metadata(folder: Path, kind: str, records: list[dict[str, Any]]) -> Path:
@@ -137,6 +141,44 @@ def test_one_metadata_file_for_all_folders(tmp_path: Path) -> None:
     assert rows(read(tmp_path, text_column="split"))["test/1.jpg"][0] == "train"
     with pytest.raises(UsageError, match="no column 'nothing'"):
         read(tmp_path, text_column="nothing")
+
+
+def test_images_by_other_columns_of_file_names(tmp_path: Path) -> None:
+    for i in (1, 2):
+        (tmp_path / f"{i}.jpg").touch()
+    path = write_metadata(tmp_path, "jsonl", [{"file_names": ["1.jpg", "2.jpg"], "text": "a"}])
+    assert column(read(tmp_path), "text") == ["a", "a"]
+    path.unlink()
+    write_metadata(tmp_path, "csv", [{"left_file_name": "1.jpg", "right_file_name": "2.jpg", "text": "a"}])
+    manifest = read(tmp_path)
+    assert dict(zip(column(manifest, "path"), column(manifest, "text"), strict=True)) == {
+        "1.jpg": "a",
+        "2.jpg": None,
+    }
+    assert any("column 'right_file_name' looks like image paths" in note for note in manifest.notes)
+    write_metadata(tmp_path, "csv", [{"Photo": "1.jpg", "text": "a"}])
+    assert any("--image-column Photo reads it" in note for note in read(tmp_path).notes)
+
+
+def test_folders_tell_the_splits_that_rows_lack(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for i in (1, 2):
+        (tmp_path / "train" / f"{i}.jpg").touch()
+    records = [{"file_name": "1.jpg", "split": "val"}, {"file_name": "2.jpg", "split": ""}]
+    write_metadata(tmp_path / "train", "csv", records)
+    assert column(read(tmp_path), "split") == ["dev", "train"]
+
+
+def test_tables_beside_images_and_respelt_labels_are_told(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.parquet"):
+        (tmp_path / name).write_text("x\n")
+    with pytest.raises(SourceError, match=r"it holds a\.csv, b\.parquet: give those files"):
+        read(tmp_path)
+    (tmp_path / "cat ").mkdir()
+    (tmp_path / "cat " / "1.jpg").touch()
+    said = "\n".join(read(tmp_path, labels_from_folders=True).notes)
+    assert "a.csv, b.parquet not read: an annotation file is a source of its own" in said
+    assert "labels of folders: 1 in their usual spelling: 'cat ' is 'cat'" in said
 
 
 def test_metadata_that_cannot_be_used_costs_no_image(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def files_of(folder: Path, labels: list[Any], kind: pa.DataType) -> list[Path]:
         ([1.0, 0.0, None], pa.float32(), ["1", "0", None]),
         ([1, 0, None], pa.int64(), ["1", "0", None]),
         ([True, False, None], pa.bool_(), ["true", "false", None]),
+        ([0.1, float("inf"), None], pa.float32(), ["0.1", "inf", None]),
+        ([2.5, float("-inf"), float("nan")], pa.float64(), ["2.5", "-inf", None]),
         (["a", " a ", "NA"], pa.string(), ["a", "a", None]),
     ],
 )
@@ -142,7 +144,11 @@ def test_near_identical_labels() -> None:
         "'a_b' (1 row) and 'a b' (1 row)",
     ]
     assert near_identical({"nan": 2, "x": 1}) == ["'nan' (2 rows), which may mean that there is none"]
-    assert near_identical({"none": 4, "severe": 2, "0": 1, "1": 1}) == []
+    assert near_identical({"?": 2, "-": 1, "x": 1}) == [
+        "'?' (2 rows), which may mean that there is none",
+        "'-' (1 row), which may mean that there is none",
+    ]
+    assert near_identical({"none": 4, "severe": 2, "0": 1, "1": 1, "+": 1, "-": 1}) == []
 
 
 def test_headers_with_blanks_around_names(tmp_path: Path) -> None:

@@ -432,6 +432,36 @@ def test_csv_with_other_separators(tmp_path: Path) -> None:
     assert any("semicolons" in note for note in manifest.notes)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sep=;\r\nid;text\r\n1;hi, you\r\n",
+        "id;text;a,b;c,d;e,f\n1;hi, you;2;3;4\n",
+        "id|text\n1|hi, you\n",
+        'id,text,"x;y;z"\n1,"hi, you",2\n',
+        'id,text,extra\n1,too,many,fields\n2,few\n1,"hi, you",2\n',
+    ],
+)
+def test_separators_are_known_by_the_first_rows(tmp_path: Path, content: str) -> None:
+    manifest = read(write(tmp_path / "s.csv", content))
+    assert dict(zip(ids(manifest), column(manifest, "text"), strict=True)) == {"1": "hi, you"}
+
+
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_the_remedy_for_utf_16_works(tmp_path: Path, order: str) -> None:
+    path = write(tmp_path / "u.csv", "id,text\n1,a\n".encode(f"utf-16-{order}"))
+    with pytest.raises(SourceError, match="give --encoding ") as error:
+        read(path)
+    assert ids(read(path, encoding=str(error.value).rpartition(" ")[2])) == ["1"]
+
+
+def test_keys_that_come_twice_are_refused(tmp_path: Path) -> None:
+    lines = '{"id":1,"text":"a","label":"x"," label ":"y"}\n{"id":2,"text":"b","label":"x","label":"x"}\n'
+    manifest = read(write(tmp_path / "j.jsonl", lines))
+    assert ids(manifest) == ["2"]
+    assert "line 1: has the key 'label' twice, with different values" in messages(manifest)[0]
+
+
 def test_jsonl(tmp_path: Path) -> None:
     path = write(
         tmp_path / "j.jsonl",

@@ -267,6 +267,50 @@ def test_columns_that_look_like_images_are_told(
         read(tmp_path / "n.csv")
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_columns_are_known_by_their_first_values_not_rows(tmp_path: Path, suffix: str) -> None:
+    rows = [{"text": f"t{i}", "Photo": "a.png" if i == 50 else None} for i in range(60)]
+    path = tmp_path / f"p.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("text,Photo\n" + "".join(f"{row['text']},{row['Photo'] or ''}\n" for row in rows))
+    assert any("'Photo' looks like image paths ('a.png')" in note for note in read(path).notes)
+
+
+def test_pictures_after_failed_downloads_are_read(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "p.parquet", jpg=[b"\xff no"] * 25 + [None] * 25 + PICTURES[:2])
+    assert pictures(read(path))[-2:] == PICTURES[:2]
+
+
+def test_pictures_as_text_are_called_that(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("image,text\niVBORw0KGgo" + "Ab+/" * 2000 + "==,t\na.png,u\n")
+    manifest = read(tmp_path / "p.csv")
+    assert column(manifest, "path") == ["a.png"]
+    assert "holds the image itself" in manifest.rejected["message"][0].as_py()
+
+
+def test_classes_have_the_names_that_the_file_keeps(tmp_path: Path) -> None:
+    kind = {"_type": "ClassLabel", "names": ["cat", "dog"]}
+    features = {"label": kind, "tags": {"feature": kind, "_type": "Sequence"}, "text": kind, "x": ["bad"]}
+    columns = {"text": ["a", "b", "c"], "label": [1, -1, 7], "tags": [[0, 1], [1], None], "x": [1, 2, 3]}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table(columns).replace_schema_metadata(about), path)
+    manifest = read(path, label_columns=["label", "tags", "x"])
+    assert column(manifest, "label") == ["dog", None, "7"]
+    assert column(manifest, "tags") == [["cat", "dog"], ["dog"], None]
+    assert column(manifest, "text") == ["a", "b", "c"]
+    assert any(
+        "'label': classes by the names that the file has for them: 0 is 'cat'" in n for n in manifest.notes
+    )
+    for about in ({"huggingface": "[" * 100_000}, {"huggingface": "[1]"}, {"huggingface": "{"}):
+        pq.write_table(pa.table(columns).replace_schema_metadata(about), path)
+        assert column(read(path), "label") == ["1", "-1", "7"]
+
+
 def test_names_that_are_no_text_cost_no_picture(tmp_path: Path) -> None:
     raw = pa.array([b"a.png", b"\xff.png"], pa.binary())
     names = pa.Array.from_buffers(pa.string(), 2, raw.buffers())

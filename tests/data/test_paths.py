@@ -71,6 +71,12 @@ def read(folder: Path, *images: str, name: str = "list.csv", root: Path | None =
         ("images/a&#46;jpg", "images/a.jpg", "HTML references"),
         (" images/a.jpg ", "images/a.jpg", "blanks or quotes"),
         ("'images/a.jpg'", "images/a.jpg", "blanks or quotes"),
+        ("\u201cimages/a.jpg\u201d\u200b", "images/a.jpg", "blanks or quotes"),
+        ("\ufeffimages/a.jpg", "images/a.jpg", "blanks or quotes"),
+        ("images/a.jpg#top", "images/a.jpg", "a URL's query"),
+        ("images/a.jpg.", "images/a.jpg", "a full stop at its end"),
+        ("~/d/images/a.jpg", "images/a.jpg", "the end of a path from elsewhere"),
+        ("~bob/images/a.jpg", "images/a.jpg", "the end of a path from elsewhere"),
         ("images/tail .jpg", "images/tail .jpg", None),
         ("./images//a.jpg", "images/a.jpg", None),
         ("images/images/a.jpg", "images/a.jpg", "a folder named twice"),
@@ -123,6 +129,8 @@ def test_what_fits_no_file_stays_and_says_why(folder: Path, raw: str, why: str) 
         ("C:\\x\\images\\none.jpg", "where no file ends like it"),
         ("/home/bob/none.jpg", "where no file ends like it"),
         ("data:image/png;base64,AAAA", "holds the image itself"),
+        ("/9j/" + "4AAQSkZJRgABAQAAAQABAAD" * 4, "holds the image itself"),
+        ("~/none.jpg", "where no file ends like it"),
         ("https://x.org/a.jpg", "is a URL; download"),
         ("s3://bucket/a.jpg", "is a URL; download"),
         ("../none.jpg", "leads out of"),
@@ -141,6 +149,15 @@ def test_a_guess_never_takes_a_file_that_another_row_names(folder: Path) -> None
         read(folder, "/h/train/1.jpg", "/h/test/1.jpg")
     manifest = read(folder, "images\\a.jpg", "images/a.jpg", "/home/x/images/b.jpg", "/home/x/images/b.png")
     assert manifest.table["path"].to_pylist() == ["images/a.jpg", "images/b.jpg", "images/b.png"]
+
+
+def test_a_link_to_itself_costs_no_neighbour(folder: Path) -> None:
+    (folder / "images" / "loop.jpg").symlink_to("loop.jpg")
+    assert read(folder, "IMAGES/A", "images/loop").table["path"].to_pylist() == [
+        "images/a.jpg",
+        "images/loop.jpg",
+    ]
+    assert "another suffix" in why_missing(folder / "images" / "only.jpg")
 
 
 def test_files_that_came_since_are_seen(folder: Path) -> None:
