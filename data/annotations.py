@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .manifest import SourceOptions
     from .presets import Preset
 
-__all__ = ["read_annotations"]
+__all__ = ["canonical_splits", "read_annotations"]
 
 _NULL = pa.scalar(None, pa.string())
 
@@ -227,7 +227,7 @@ def _labels_and_split(
 
     split: pa.ChunkedArray | str | None
     if chosen.split is not None:
-        split = _canonical(
+        split = canonical_splits(
             _normal(rows.table[chosen.split], chosen.split, path, options, notes), path.name, notes
         )
     elif options.split is not None:
@@ -269,7 +269,7 @@ def _merge_classes(column: pa.ChunkedArray, merged: Mapping[str, str]) -> pa.Chu
     return pc.coalesce(pc.take(pa.array(list(merged.values()), pa.string()), place), column)
 
 
-def _canonical(column: pa.ChunkedArray, name: str, notes: list[str]) -> pa.ChunkedArray:
+def canonical_splits(column: pa.ChunkedArray, name: str, notes: list[str]) -> pa.ChunkedArray:
     """Splits by their one name ("val" is "dev"), with a note where that changed one."""
     values = pc.unique(column).drop_null()
     names = [canonical_split(value) for value in values.to_pylist()]

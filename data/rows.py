@@ -175,8 +175,9 @@ def not_text(cell: str | None, encoding: str) -> str | None:
     if _MARKED.search(cell):
         name = encoding.removesuffix("-sig")
         if name == "utf-8" and _CP1252.search(cell):
-            return "holds bytes that are not utf-8 but look like cp1252 (Windows); give --encoding cp1252"
-        other = "latin-1" if name == "utf-8" else "utf-8"
+            likely = "look like cp1252 (Windows); give --encoding cp1252 or save it as UTF-8"
+            return f"holds bytes that are not utf-8 but {likely}"
+        other = "latin-1 or save it as UTF-8" if name == "utf-8" else "utf-8"
         return f"holds bytes that are not {name}; if the file is in another encoding, give --encoding {other}"
     return "holds half a surrogate pair (\\ud800 to \\udfff alone), which is no text"
 

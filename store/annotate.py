@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..data.annotations import canonical_splits
 from ..data.labels import as_lists, counted, lost_digits, near_identical, normalise, respelt
-from ..data.pieces import show
+from ..data.pieces import count, show
 from ..data.readers import Header, Quotes, Rows, read_rows
 from ..errors import SourceError, UsageError
 from .schema import RESERVED
@@ -27,6 +29,8 @@ __all__ = ["JOIN_KEYS", "JoinReport", "join"]
 JOIN_KEYS = ("item_id", "path", "image_sha256", "text_sha256")
 
 _SHOWN = 10
+# Keys that are held against those of items where others match.
+_COMPARED = 10_000
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def join(
     columns: Sequence[str] | None = None,
     quotes: Quotes = "auto",
     na_values: Sequence[str] | None = None,
+    encoding: str | None = None,
 ) -> JoinReport:
     """Bring columns of a CSV, TSV, JSONL or Parquet file into `items`.
 
@@ -90,6 +95,8 @@ def join(
         See `icehouse.data.readers.read_rows`.
     na_values : sequence of str, optional
         What means "no value", besides an empty cell; see `icehouse.data.labels.normalise`.
+    encoding : str, optional
+        See `icehouse.data.readers.read_rows`.
 
     Raises
     ------
@@ -107,6 +114,7 @@ def join(
     def choose(header: Header) -> list[str]:
         if columns is None:
             pictures = dict.fromkeys(header.pictures, "holds pictures")
+            unread.extend(["a column without a name is left out"] if "" in header.columns else [])
             unread.extend(
                 f"column {name!r} is left out: it {why}"
                 for name, why in {**header.unusable, **pictures}.items()
@@ -115,7 +123,11 @@ def join(
 
     if not path.is_file():
         raise SourceError(f"no file {path}")
-    read = read_rows(path, choose, quotes=quotes)
+    read = read_rows(path, choose, encoding=encoding, quotes=quotes)
+    if not len(read.numbers) and read.bad:
+        raise SourceError(
+            f"{path}: not one of its {count(len(read.bad), 'row')} could be read; {read.bad[0].where}: {read.bad[0].message}"
+        )
     notes = [*read.notes, *(f"{path.name}, {bad.where}: {bad.message}" for bad in read.bad[:_SHOWN])]
     if len(read.bad) > _SHOWN:
         notes.append(f"{path.name}: {len(read.bad) - _SHOWN} more rows could not be read")
@@ -152,6 +164,10 @@ def join(
             notes.append(f"column {name!r} has values that are nearly the same: {'; '.join(alike[:5])}")
     strangers = rows[key].filter(pc.invert(pc.is_in(rows[key], value_set=keys.unique())))
     others = items["item_id"].filter(pc.invert(hit))
+    left = keys.filter(pc.invert(hit)).drop_null()
+    near = _near_miss(strangers[:_COMPARED].to_pylist(), left[:_COMPARED].to_pylist())
+    if near is not None:
+        notes.append(f"{path.name}: of rows that match no item, {near}")
     return JoinReport(
         columns=names,
         rows=rows.num_rows,
@@ -167,8 +183,23 @@ def join(
 
 def _nothing_matched(path: Path, on: str, keys: list[str], items: list[str]) -> str:
     """Why none of the keys is an item's, as far as can be told."""
+    base = f"{path}: none of its {len(keys)} keys is the {on} of an item"
+    if not keys or not items:
+        return f"{base}; {'the file has no keys' if not keys else f'no item has a {on}'}"
+    if near := _near_miss(keys, items):
+        return f"{base}: {near}"
+    other = [name for name in JOIN_KEYS if name != on]
+    return (
+        f"{base} ({show(keys[0])} in the file, {show(items[0])} in the store); --on KEY=COLUMN names another column, KEY "
+        f"being {', '.join(other)} or {on}"
+    )
+
+
+def _near_miss(keys: list[str], items: list[str]) -> str | None:
+    """How a key of the file differs from an item's that is probably meant, with the pair; None where none is near."""
     ways: list[tuple[str, Callable[[str], str]]] = [
         ("letter case differs", str.lower),
+        ("paths are written in another way", lambda key: posixpath.normpath(key.replace("\\", "/"))),
         (
             "one of them has a suffix such as .jpg that the other has not",
             lambda key: re.sub(r"\.\w{1,5}$", "", key),
@@ -182,19 +213,12 @@ def _nothing_matched(path: Path, on: str, keys: list[str], items: list[str]) -> 
             ),
         ),
     ]
-    base = f"{path}: none of its {len(keys)} keys is the {on} of an item"
-    if not keys or not items:
-        return f"{base}; {'the file has no keys' if not keys else f'no item has a {on}'}"
     for what, alike in ways:
         there = {alike(item): item for item in items}
         found = next((key for key in keys if alike(key) in there), None)
         if found is not None:
-            return f"{base}: {what} ({show(found)} in the file, {show(there[alike(found)])} in the store)"
-    other = [name for name in JOIN_KEYS if name != on]
-    return (
-        f"{base} ({show(keys[0])} in the file, {show(items[0])} in the store); --on KEY=COLUMN names another column, KEY "
-        f"being {', '.join(other)} or {on}"
-    )
+            return f"{what} ({show(found)} in the file, {show(there[alike(found)])} in the store)"
+    return None
 
 
 def _normalised(
@@ -213,6 +237,8 @@ def _normalised(
         changed = respelt(read.table[name], columns[name])
         if changed:
             notes.append(f"{path.name}: column {name!r}: {changed}")
+        if name == "split":
+            columns[name] = canonical_splits(columns[name], path.name, notes)
         if pa.types.is_list(columns[name].type):
             notes.append(f"{path.name}: column {name!r}: several values a row, kept as a list column")
     keep = np.ones(len(read.table), bool)
@@ -239,9 +265,11 @@ def _choose(path: Path, key: str, header: Header, columns: Sequence[str] | None)
             f"{path} has no column {key!r} to match items with; it has: {', '.join(names)} "
             "(--on item_id=COLUMN says which holds the ids)"
         )
-    plain = [name for name in names if name != key and name not in header.pictures]
+    plain = [name for name in names if name not in (key, "") and name not in header.pictures]
     wanted = plain if columns is None else list(dict.fromkeys(columns))
     for name in wanted:
+        if not name:
+            raise UsageError(f"{path}: a column without a name cannot be brought; name it in the file")
         if name in unusable:
             raise UsageError(f"{path}: column {name!r} cannot be used: {unusable[name]}")
         if name not in names:

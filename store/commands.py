@@ -144,6 +144,7 @@ def join(
         QuoteStyle, typer.Option(help="Whether quotes in a CSV or TSV enclose fields or are meant.")
     ] = QuoteStyle.auto,
     na_values: NaValuesOption = None,
+    encoding: Annotated[str | None, typer.Option(help="Character encoding of CSV, TSV and JSONL.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring labels or splits from a file to the items."""
@@ -159,6 +160,7 @@ def join(
         columns=_names(columns),
         quotes=quotes.value,
         na_values=None if na_values is None else na_values.split(","),
+        encoding=encoding,
     )
     if as_json:
         print_json(vars(report))

@@ -68,7 +68,7 @@ class ImportReport:
     matched_by : str
         The file's column, and what of the items it names.
     unmatched : int
-        Rows that fit no item with a picture, fit several pictures, or have no caption.
+        Rows that fit no item with a picture, fit several pictures, have no caption, or could not be read.
     unmatched_rows : list of str
         All of them, by what should have told their picture.
     conflicting : int
@@ -121,12 +121,13 @@ def import_captions(
     """
     store = store if isinstance(store, Store) else Store.open(store)
     file = Path(file)
-    columns = _read(file)
+    columns, bad = _read(file)
     captions_column = _caption_column(file, columns)
     captions = columns.pop(captions_column)
     pictures = _pictures(store)
     key_column, kind, matches = _best_key(file, columns, pictures)
-    report = ImportReport(str(store.path), name, str(file), dry_run, rows=len(captions))
+    report = ImportReport(str(store.path), name, str(file), dry_run, rows=len(captions) + len(bad))
+    report.unmatched, report.unmatched_rows = len(bad), bad
     report.matched_by = f"{key_column} ({kind})"
     provenance = {
         "imported": {"file": file.name, "sha256": _sha256(file)},
@@ -163,13 +164,16 @@ def _keys(table: Table) -> set[str]:
     return set(keys)
 
 
-def _read(file: Path) -> dict[str, list[str | None]]:
-    """Columns that may tell a picture or a caption."""
+def _read(file: Path) -> tuple[dict[str, list[str | None]], list[str]]:
+    """Columns that may tell a picture or a caption, and the rows that could not be read."""
     known = {*_KEYS, *_CAPTIONS}
     rows = read_rows(
         file, lambda header: [n for n in header.columns if n.lower() in known and n not in header.lists]
     )
-    return {name: rows.table[name].to_pylist() for name in rows.table.column_names}
+    bad = [f"{row.where}: {row.message}" for row in rows.bad]
+    if bad and not len(rows.numbers):
+        raise CaptionError(f"{file}: not one of its rows could be read; {bad[0]}")
+    return {name: rows.table[name].to_pylist() for name in rows.table.column_names}, bad
 
 
 def _caption_column(file: Path, columns: Mapping[str, Sequence[str | None]]) -> str:

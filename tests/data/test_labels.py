@@ -183,7 +183,9 @@ def test_windows_encoding_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_bytes("id,text\n1,“it’s 5 €…”\n2,plain\n".encode("cp1252"))
     (message,) = read(path).rejected["message"].to_pylist()
-    assert message.endswith("not utf-8 but look like cp1252 (Windows); give --encoding cp1252")
+    assert message.endswith(
+        "not utf-8 but look like cp1252 (Windows); give --encoding cp1252 or save it as UTF-8"
+    )
     for encoding in ("cp1252", "latin-1", "iso-8859-1"):
         manifest = read(path, encoding=encoding)
         assert manifest.table["text"].to_pylist() == ["“it’s 5 €…”", "plain"]

@@ -135,6 +135,33 @@ def test_lost_leading_zeros_are_told(tmp_path: Path) -> None:
         path.write_text(f"item_id,label\n{key},x\n")
         with pytest.raises(SourceError, match="leading zeros are lost on one side"):
             join(store, path)
+    path.write_text("item_id,label\n007,x\nimg_12,y\n")
+    assert any("leading zeros are lost on one side ('img_12'" in note for note in join(store, path).notes)
+
+
+def test_an_index_column_of_pandas_is_no_column_of_the_store(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(",item_id,split\n0,a, Val\n1,b,Training\n")
+    report = join(store, path)
+    assert report.columns == ["split"]
+    assert "x.csv: a column without a name is left out" in report.notes
+    assert store.query("select split from items order by item_id limit 2")["split"].to_pylist() == [
+        "dev",
+        "train",
+    ]
+    with pytest.raises(UsageError, match="without a name"):
+        join(store, path, columns=[""])
+
+
+def test_the_remedy_for_another_encoding_works(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes("item_id,note\na,\u201cb\u201d\n".encode("cp1252"))
+    with pytest.raises(
+        SourceError, match=r"not one of its 1 row could be read; line 2: .*give --encoding cp1252"
+    ):
+        join(store, path)
+    join(store, path, encoding="cp1252")
+    assert labels(store, "note")["a"] == "\u201cb\u201d"
 
 
 def test_keys_and_values_have_one_spelling(store: Store, tmp_path: Path) -> None:

@@ -149,3 +149,16 @@ def test_files_and_models_do_not_mix(
         caption_images(store, asking(server))
     import_captions(store, second, name="b")
     assert captions(store, "b") == {images(store)["0001"]: "two"}
+
+
+def test_rows_that_cannot_be_read_are_counted(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store(2)
+    rows: list[dict[str, str | None]] = [{"item_id": i, "caption": f"about {i}"} for i in ("0000", "0001")]
+    file = write(tmp_path / "made.jsonl", rows)
+    file.write_text(file.read_text() + "{broken\n")
+    report = import_captions(store, file)
+    assert (report.rows, report.unmatched) == (3, 1)
+    assert report.unmatched_rows[0].startswith("line 3: not JSON")
+    file.write_text("{broken\n")
+    with pytest.raises(SourceError, match="line 1: not JSON"):
+        import_captions(store, file)
