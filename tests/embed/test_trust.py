@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -199,7 +200,8 @@ def test_what_only_data_name_is_loaded_once_the_user_has_named_it(
     rows = ["id,image,text,label,split"]
     (tmp_path / "d").mkdir()
     for i in range(24):
-        Image.new("RGB", (64, 64), (i * 9, 200 if i % 2 else 20, 90)).save(tmp_path / "d" / f"{i}.png")
+        colours = np.array([[i * 9, 200 if i % 2 else 20, 90], [30, i * 7, 210]], np.uint8)
+        Image.fromarray(colours[None]).resize((64, 64)).save(tmp_path / "d" / f"{i}.png")
         rows.append(f"i{i},{i}.png,{'red' if i % 2 else 'green'} {i},{i % 2},{('train', 'dev')[i // 12]}")
     (tmp_path / "d" / "posts.csv").write_text("\n".join(rows))
     store = tmp_path / "store"

@@ -92,14 +92,14 @@ def test_runs(make_store: Make) -> None:
 @pytest.mark.parametrize(
     ("args", "status", "message"),
     [
-        (["train", "--label", "labl"], 1, "no label column 'labl'"),
+        (["train", "--label", "labl"], 2, "no label column 'labl'"),
         (["train", "lgreg"], 2, "did you mean 'logreg'"),
         (["train", "-p", "C"], 2, "NAME=VALUE"),
         (["train", "-p", "c_weight=1"], 2, "Invalid parameter 'c_weight'"),
         (["train", "-p", "C=lots"], 2, "C must be"),
         (["train", "--where", "nonsense ="], 2, "condition"),
         (["evaluate"], 1, "icehouse train"),
-        (["runs", "nosuch"], 1, "no runs"),
+        (["runs", "nosuch"], 2, "no runs"),
     ],
 )
 def test_errors_are_one_line(make_store: Make, args: list[str], status: int, message: str) -> None:

@@ -184,6 +184,6 @@ def test_the_commands_say_it(store: Store) -> None:
     report = json.loads(call(store, "evaluate", "--dups", "default", "--json").stdout)
     assert report["without_near_duplicates"]["n"] == 27
     unknown = call(store, "evaluate", "--dups", "never")
-    assert unknown.exit_code == 1
+    assert unknown.exit_code == 2
     assert unknown.stderr.count("\n") == 1
     assert "there are: default" in unknown.stderr

@@ -184,7 +184,7 @@ def test_sample_commands(make_store: MakeStore, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "cannot write" in result.stderr
     result = command(store, "sample", "--name", "none")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "there are: default" in result.stderr
     empty = command(Store.create(tmp_path / "empty"), "list")
     assert (empty.exit_code, empty.stdout) == (0, "")

@@ -53,7 +53,15 @@ def test_counted_by_hand(make_store: MakeStore, tmp_path: Path) -> None:
         "items_without_image": 0,
         "orphans": 0,
     }
-    assert found.flags == {"empty": 1, "invalid": 0, "refusal": 1, "repeating": 0, "cut": 0, "any": 2}
+    assert found.flags == {
+        "empty": 1,
+        "invalid": 0,
+        "refusal": 1,
+        "repeating": 0,
+        "cut": 0,
+        "reasoning": 0,
+        "any": 2,
+    }
     # Five captions have words: 5, 5, 6, 8, 1 of them; "..." is three characters without one.
     assert (found.words["min"], found.words["median"], found.words["max"], found.words["mean"]) == (
         1,

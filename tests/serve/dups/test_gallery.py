@@ -486,5 +486,5 @@ def test_commands(feed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     told = runner.invoke(app, ["dups", "find", "-s", str(feed.path), "-t", "0.95", "--gallery", "--json"])
     assert Path(json.loads(told.stdout)["gallery"]).exists()
     wrong = runner.invoke(app, ["dups", "gallery", "-s", str(feed.path), "--name", "none"])
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     assert "no duplicates 'none'" in wrong.stderr

@@ -108,14 +108,14 @@ def test_a_threshold_that_nobody_gave_is_told_to_be_a_guess(embedded: Store) -> 
         (["find", "--group", "louvain"], "louvain", 2),
         (["find", "--keeper", "beauty"], "beauty", 2),
         (["find", "--hamming", "50"], "Hamming", 2),
-        (["find", "--feature", "no/such/thing"], "toy-a/image/pooled", 1),
+        (["find", "--feature", "no/such/thing"], "toy-a/image/pooled", 2),
         (["find", "--no-embedding", "-t", "0.9"], "--no-embedding", 2),
         (["find", "--no-embedding", "--engine", "faiss"], "--no-embedding", 2),
         (["find", "--no-perceptual", "--hamming", "4"], "--no-perceptual", 2),
         (["find", "--no-perceptual", "--views"], "left out", 2),
         (["find", "--where", "nonsense ="], "nonsense", 2),
         (["evaluate", "--truth", "nowhere.csv"], "nowhere.csv", 1),
-        (["evaluate", "--name", "never", "--truth", "x"], "never", 1),
+        (["evaluate", "--name", "never", "--truth", "x"], "never", 2),
     ],
 )
 def test_errors_are_one_line(embedded: Store, arguments: list[str], says: str, status: int) -> None:

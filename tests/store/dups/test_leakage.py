@@ -358,7 +358,7 @@ def test_the_command(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (["-n", "never"], 1, "there are: default"),
+        (["-n", "never"], 2, "there are: default"),
         (["--split-column", "fold"], 2, "no column 'fold' in items; there are: split, label"),
         (["--split-column", "label"], 2, "does not tell train from test; it has: calm (4), flood (3)"),
         (["--max-leakage", "15"], 2, "0 to 1"),

@@ -98,7 +98,7 @@ def test_what_cannot_be_split_is_said(store: Store, arguments: list[str], says: 
 
 def test_a_split_without_a_search(store: Store) -> None:
     result = run("split", "-s", store.path, "--keep-together", "duplicates", "--dups", "never", "--overwrite")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "there are: default" in result.stderr
 
 

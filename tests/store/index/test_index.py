@@ -298,7 +298,7 @@ def test_commands(store: Store) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says", "status"),
     [
-        (["index", "build", "no/such/thing"], IMAGES, 1),
+        (["index", "build", "no/such/thing"], IMAGES, 2),
         (["index", "build", "--kind", "lsh"], "lsh", 2),
         (["index", "build", IMAGES, "--recall", "0"], "recall", 2),
         (["index", "build", "--threads", "0"], "threads", 2),
