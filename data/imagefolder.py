@@ -212,7 +212,7 @@ def _set_labels(
         # A folder called NA was called so by somebody: no name is a missing value.
         spelt = pa.chunked_array([pa.array(labels, pa.string())])
         named = normalise(spelt, ())
-        if told := respelt(spelt, named):
-            notes.append(f"{folder}: labels of folders: {told}")
+        if changed := respelt(spelt, named):
+            notes.append(f"{folder}: labels of folders: {changed}")
         piece.table = piece.table.append_column(column, named)
         piece.from_folders = (*piece.from_folders, column)

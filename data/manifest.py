@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -201,12 +202,31 @@ def read_sources(
                 f"{piece.source}: not one of its {count(len(piece.rejected), 'row')} could be taken; {first}"
             )
     table, rejected, said = combine(pieces, merge=preset is not None and preset.merge)
+    said += _under_two_ids(pieces, table)
     labels = tuple(name for name in table.column_names if name not in FIXED)
     told: dict[str, pa.ChunkedArray] = {}
     for name in {name for piece in pieces for name in piece.from_folders}:
         folders = [absolute(piece.source) for piece in pieces if name in piece.from_folders]
         told[name] = pc.is_in(table["source"], value_set=pa.array(folders, pa.string()))
     return Manifest(table, rejected_table(rejected), labels, (*notes, *said), told, _not_told(pieces, table))
+
+
+def _under_two_ids(pieces: Sequence[Piece], table: pa.Table) -> list[str]:
+    """Note of files that two sources name by different ids."""
+    if len(pieces) < 2:
+        return []
+    files = pc.binary_join_element_wise(table["root"], table["path"], "/")
+    first = pc.index_in(files, value_set=files, skip_nulls=True)
+    again = pc.not_equal(first, pa.array(range(len(files)), pa.int32()))
+    rows = np.flatnonzero(pc.fill_null(again, False).to_numpy())
+    if not len(rows):
+        return []
+    one, other = table.take([first[int(rows[0])].as_py(), int(rows[0])]).to_pylist()
+    remedy = ""
+    if one["item_id"] == one["path"] and other["item_id"] == other["path"]:
+        remedy = f"; --root {posixpath.commonpath([one['root'], other['root']])} makes them one item each"
+    ids = f"{show(one['item_id'])} and {show(other['item_id'])}"
+    return [f"{count(len(rows), 'file')} under two ids each, such as {ids}{remedy}"]
 
 
 def _not_told(pieces: Sequence[Piece], table: pa.Table) -> dict[str, pa.ChunkedArray]:

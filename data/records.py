@@ -104,7 +104,7 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
                 reason = not_text(line, encoding) or f"not JSON: {error}"
                 bad.append(BadRow(number, where, reason))
                 continue
-            if not isinstance(record, dict):
+            if not isinstance(record, _Object):
                 bad.append(BadRow(number, where, "not a JSON object"))
                 continue
             twice = record.contradicting()
@@ -315,7 +315,8 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
 
 def _named(column: pa.ChunkedArray, names: list[str]) -> tuple[pa.ChunkedArray, str]:
     """Numbers of classes as their names (-1 is none), and examples for a note."""
-    known: dict[str | None, str | None] = {str(i): name for i, name in enumerate(names)} | {"-1": None}
+    known: dict[str | None, str | None] = {"-1": None}
+    known.update((str(i), name) for i, name in enumerate(names))
     cells = [
         [one for x in cell if (one := known.get(x, x)) is not None]
         if isinstance(cell, list)

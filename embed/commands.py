@@ -200,7 +200,10 @@ def embed(
     ] = False,
     max_pixels: MaxPixelsOption = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if anything failed.", rich_help_panel=_RUN)
+        bool,
+        typer.Option(
+            "--strict", help="Exit with 1 if anything failed, not only if all did.", rich_help_panel=_RUN
+        ),
     ] = False,
     retry_failures: Annotated[
         bool,
@@ -286,7 +289,11 @@ def embed(
         for part in captioned:
             print_captions(part)
     failed = sum(part.failed for part in captioned)
-    if strict and (failed or (report and (report.failed or report.known_failures))):
+    lost = report.failed + report.known_failures if report else 0
+    nothing = (
+        report and report.new + report.changed and lost >= report.items and not report.images + report.texts
+    )
+    if nothing or (strict and (failed or lost)):
         raise typer.Exit(1)
 
 

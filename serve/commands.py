@@ -119,7 +119,8 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     max_pixels: MaxPixelsOption = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if a row could not be predicted.")
+        bool,
+        typer.Option("--strict", help="Exit with 1 if a row could not be predicted, not only if none could."),
     ] = False,
     as_json: JsonOption = False,
     excel_safe: ExcelSafeOption = False,
@@ -161,7 +162,8 @@ def predict(
     elif out is None:
         print_table(made.table.column_names, results.screen_rows(made.table))
     say(f"{len(made.table) - empty} of {len(made.table)} rows predicted" + (f" in {out}" if out else ""))
-    if strict and (empty or made.failures or (made.rejected is not None and len(made.rejected))):
+    nothing = empty == len(made.table) > 0
+    if nothing or (strict and (empty or made.failures or (made.rejected is not None and len(made.rejected)))):
         raise typer.Exit(1)
 
 

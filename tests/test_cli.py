@@ -134,6 +134,12 @@ def test_strict_tells_failures(here: Path) -> None:
     assert run("embed", "photos", "-e", "toy:a").exit_code == 0
     assert run("embed", "photos", "-e", "toy:a", "--strict").exit_code == 1
     assert run("embed", "photos", "-e", "toy:a", "--strict", "--retry-failures").exit_code == 1
+    # Where not one image could be read, that is no success either.
+    (here / "bad").mkdir()
+    (here / "bad" / "bad.png").write_bytes(b"no image")
+    assert run("embed", "bad", "-e", "toy:a").exit_code == 1
+    (here / "texts.csv").write_text("image,text\nnone.png,a text\n")
+    assert run("embed", "texts.csv", "-e", "toy:a").exit_code == 0
 
 
 @pytest.mark.parametrize(

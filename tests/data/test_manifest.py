@@ -590,6 +590,16 @@ def test_any_bytes_give_rows_or_one_line(
 # ------------------------------------------------------------------------------------------------ several sources
 
 
+def test_a_file_under_two_ids_is_told_with_the_remedy(photos: Path, tmp_path: Path) -> None:
+    name = ids(read(photos))[0]
+    path = write(tmp_path / "p.csv", f"image,label\n{photos.name}/{name},x\n")
+    (said,) = [note for note in read(photos, path).notes if "under two ids" in note]
+    assert said.startswith(f"1 file under two ids each, such as {name!r} and ")
+    manifest = read(photos, path, root=said.split("--root ")[1].removesuffix(" makes them one item each"))
+    assert not any("under two ids" in note for note in manifest.notes)
+    assert len(manifest.table) == len(read(photos).table)
+
+
 def test_files_and_folders_mixed(photos: Path, tmp_path: Path) -> None:
     first = write(tmp_path / "one.csv", "id,text,label\n1,x,a\n")
     second = write(tmp_path / "two.jsonl", '{"id": 2, "text": "y", "mood": "b"}\n')
