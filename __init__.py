@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from .errors import IcehouseError
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
 
     from .store.store import Store
 
-try:
-    __version__ = version("icehouse")
-except PackageNotFoundError:  # a source tree put on the path without being installed
-    __version__ = "0.0.0"
+    __version__: str
 
 __all__ = ["IcehouseError", "Store", "__version__", "embed_sources", "open", "predict", "search"]
 
@@ -57,8 +53,19 @@ def open(path: str | Path = "icehouse-store") -> Store:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     from importlib import import_module
 
     if name in _LAZY:
         return getattr(import_module("." + _LAZY[name], __name__), name)
     raise AttributeError(f"module 'icehouse' has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("icehouse")
+    except PackageNotFoundError:  # a source tree put on the path without being installed
+        return "0.0.0"

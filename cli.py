@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .console import Replacements, debugging, echo, mute_stdout, one_line, printable, say
+from .console import Replacements, debugging, echo, fill_closed, mute_stdout, one_line, printable, say
 from .embed import commands as embed_commands
 from .errors import IcehouseError
 from .heads import commands as heads_commands
@@ -162,6 +162,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``icehouse`` script."""
+    fill_closed()
     replacements = Replacements()
     replacements.install()
     try:

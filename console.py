@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
+    "CLOSED",
     "EXCEL_SAFE",
     "ExcelSafeOption",
     "JsonOption",
@@ -30,6 +31,7 @@ __all__ = [
     "StrictLabelsOption",
     "bar",
     "echo",
+    "fill_closed",
     "json_text",
     "mute_stdout",
     "one_line",
@@ -253,6 +255,23 @@ def mute_stdout() -> None:
     """Let nothing more be written to a pipe that nobody reads, not even when the interpreter goes."""
     with contextlib.suppress(OSError, ValueError):  # not a file: a test's, or a notebook's
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+#: Standard streams that the process was started without.
+CLOSED: set[str] = set()
+
+
+def fill_closed() -> None:
+    """Let a closed stdin, stdout or stderr lead nowhere: the next file opened would take its place, and be written into."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            CLOSED.add(name)
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            os.open(os.devnull, os.O_RDWR)
+    for name in CLOSED - {"stdin"}:
+        setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
 
 
 def debugging() -> bool:

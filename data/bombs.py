@@ -63,6 +63,7 @@ MAX_UNPACKED = 1 << 28
 MAX_EXPANDED = 1 << 29
 MAX_RATIO = 100
 
+_SMALL = 1 << 12  # bytes of a read that is not timed each time
 _TEXT = 1 << 20  # bytes that a compressed text which may hold the orientation unpacks to
 _ORIENTATION = 0x0112
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
@@ -72,6 +73,7 @@ _SIZES = {1: 1, 3: 2, 4: 4}  # bytes of the types an orientation may have
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xDA)})
 _JPEG_FILL = frozenset({0x00, 0xFF})
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_SEQUENTIAL = frozenset({0xC0, 0xC1})
 _JPEG_META = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _PNG_KEPT = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})
 
@@ -145,7 +147,7 @@ def _directory(tiff: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 def _jpeg(data: bytes) -> Container:
     kept, exif, xmp, several = [data[:2]], b"", b"", False
-    at, pixels = 2, 0
+    at, pixels, single = 2, 0, 0  # `single`: components of a sequential JPEG, which one scan may hold
     for _ in range(MAX_PARTS):
         at = data.find(b"\xff", at)  # what is between segments is skipped, as decoders do
         marker = data[at + 1] if 0 <= at < len(data) - 1 else -1
@@ -165,6 +167,7 @@ def _jpeg(data: bytes) -> Container:
         body = data[at + 4 : at + 2 + length]
         if marker in _JPEG_FRAMES:
             pixels = int.from_bytes(body[1:3]) * int.from_bytes(body[3:5])
+            single = body[5] if marker in _JPEG_SEQUENTIAL and len(body) > 5 else 0
         if marker not in _JPEG_META:
             kept.append(data[at : at + 2 + length])
         elif marker == 0xE1 and body.startswith(b"Exif\0\0") and not exif:
@@ -176,6 +179,8 @@ def _jpeg(data: bytes) -> Container:
         at += 2 + length
     else:
         raise ImageError(f"more than {MAX_PARTS:,} segments: refused as a decompression bomb")
+    if at >= 0 and single and data[at + 4 : at + 5] == bytes([single]):  # decoders read no further scan
+        return Container(b"".join([*kept, memoryview(data)[at:]]), exif_orientation(exif, xmp), several)
     # Within a scan 0xFF is followed by 0 or a restart marker. What follows the end is another picture, or a film.
     end = data.find(b"\xff\xd9", at) if at >= 0 else -1
     end = len(data) if end < 0 else end + 2
@@ -248,11 +253,16 @@ class TimedFile(io.BytesIO):
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
+        self._reads = 0
         self._until = time.thread_time() + MAX_SECONDS
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read, or raise `ImageError` where time is up."""
-        self.check()
+        self._reads += 1
+        if (
+            self._reads % 16 == 1 or size is None or not 0 <= size < _SMALL
+        ):  # a header is read in few bytes at a time
+            self.check()
         return super().read(size)
 
     def check(self) -> None:

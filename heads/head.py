@@ -33,6 +33,7 @@ import numpy as np
 
 from ..errors import CorruptError, HeadError, IcehouseError
 from ..store.checksums import check_sums, write_sums
+from ..store.files import follow_umask
 from .checks import ParameterError, check_kinds, did_you_mean, labels_of, plain, same, weights_of
 from .holdout import held_out, same_rows
 from .inputs import SINGLE, InputError, Inputs, Tokens, concatenate
@@ -143,9 +144,9 @@ class Head(ABC):
         from safetensors.numpy import save_file
 
         arrays, values = self._state()
-        save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "head.safetensors"
-        )
+        file = folder / "head.safetensors"
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
+        follow_umask(file)
         return values
 
     def _load(self, folder: Path, values: dict[str, Any]) -> None:

@@ -151,11 +151,6 @@ def package(
                 exported.append(export_onnx(run, folder / _MODEL, rows=stored_rows(store, run)))
             write_json(folder / _MARK, _about(run))
             (folder / "README.txt").write_text(_readme(run, out.name), encoding="utf-8")
-            # safetensors writes for its user alone; a package is to be passed on.
-            mode = (folder / "README.txt").stat().st_mode
-            for path in (folder / "head").rglob("*"):
-                if path.is_file():
-                    path.chmod(mode)
     except OSError as error:
         raise HeadError(f"cannot write {out}: {error.strerror or error}") from error
     return Package(out), exported[0] if exported else None

@@ -254,3 +254,35 @@ def test_json_is_valid_and_lossless_whatever_it_holds() -> None:
     assert json.loads(text) == {hostile: [hostile]}
     assert all(char.isprintable() or char == "\n" for char in text)
     assert "漢字" in text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("module", ["icehouse.cli", "icehouse.errors", "typer"])
+def test_ctrl_c_amid_the_first_imports_is_one_line(module: str) -> None:
+    code = f"""
+import os, signal, sys, icehouse.__main__ as entry
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                raise ImportError from None  # as libraries swallow it
+sys.modules.pop("icehouse.errors")
+sys.meta_path.insert(0, Interrupt())
+entry.main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 130
+    assert result.stderr == "icehouse: interrupted; what was finished is kept\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX shells")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-"])
+def test_a_command_runs_with_its_streams_closed(closed: str, here: Path) -> None:
+    assert run("embed", "photos", "-s", "st", "-e", "toy").exit_code == 0
+    shell = f'exec "$0" -m icehouse sql "select count(*) as n from items" -s st --json {closed}'
+    result = subprocess.run(["sh", "-c", shell, sys.executable], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert (">&-" in closed.split()) == (result.stdout == "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...console import DEFAULT_STORE, StoreOption, json_text, mute_stdout, say
+from ...console import CLOSED, DEFAULT_STORE, StoreOption, json_text, mute_stdout, say
 from ...errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def stream(
     # Said so that NaN is none of them.
     if not (latency >= 0 and save_every >= 0 and all_matches >= 0):
         raise UsageError("--latency, --save-every and --all-matches are 0 or more")
-    if sys.stdin is None or sys.stdout is None:
+    if CLOSED & {"stdin", "stdout"}:
         raise UsageError("stdin or stdout is closed: lines are read from the one and answered on the other")
     from .stream import DuplicateStream
 

@@ -383,3 +383,9 @@ def test_every_format_is_mutated(tmp_path: Path) -> None:
     from icehouse.data.images import _formats
 
     assert {name.split(",")[0] for name in FILES} >= set(_formats()) - {"DIB", "HEIF"}
+
+
+def test_what_follows_the_only_scan_of_a_jpeg_is_not_read() -> None:
+    data = encoded(scene(), "JPEG")
+    more = data + data[data.index(b"\xff\xda") :] * 500
+    assert decode(more).image.tobytes() == decode(data).image.tobytes()

@@ -94,6 +94,8 @@ def test_nothing_is_pickled(family: str, data: Data, tmp_path: Path) -> None:
     quick(family).fit(*data(60)).save(tmp_path)
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
         assert path.suffix in (".json", ".safetensors", ".txt") or path.name == "SHA256SUMS", path
+        # Libraries write files for their user alone.
+        assert path.stat().st_mode == (tmp_path / "head.json").stat().st_mode, path
     record = json.loads((tmp_path / "head.json").read_text())
     assert record["family"] == family
     assert record["widths"] == {"image": 8, "text": 5}
