@@ -264,7 +264,8 @@ _columns_lock = threading.Lock()
 def _column(file: Path, column: str) -> _Column:
     """The opened column, again if the file has changed since."""
     about = file.stat()
-    key = (str(file), column, about.st_ino, about.st_size, about.st_mtime_ns)
+    # The time of the last change of any kind shows a file that was rewritten with its size and time kept.
+    key = (str(file), column, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
     with _columns_lock:
         found = _columns.get(key)
         if found is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,24 @@ def test_reading_pictures_in_any_order(tmp_path: Path) -> None:
     odd = tmp_path / "p.parquet#image:1"
     odd.write_bytes(b"me")
     assert image_files.read(odd)[0] == b"me"
+
+
+def test_a_file_rewritten_with_size_and_time_kept_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    sizes = set()
+    for value in (1, 2):
+        cell = PICTURES[0][:8] + bytes([value]) * 64
+        pq.write_table(
+            pa.table({"image": [cell]}),
+            path,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+        )
+        os.utime(path, ns=(1, 1))
+        sizes.add(path.stat().st_size)
+        assert image_files.read(f"{path}#image:1")[0] == cell
+    assert len(sizes) == 1
 
 
 def test_pictures_are_not_held_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
