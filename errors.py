@@ -3,6 +3,7 @@
 IcehouseError
 ├── UsageError          options that contradict each other                (CLI exit 2, as for every name that does not exist)
 ├── SourceError         a manifest, a column or a row that cannot be read
+│   └── NoRowsError     a header and no rows
 ├── ImageError          one image that cannot be decoded
 ├── StoreError          not a store, a missing table, a format from the future
 │   ├── LockedError     another writer holds the table
@@ -17,6 +18,7 @@ A message names the item and the remedy, in one line.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeVar
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "IcehouseError",
     "ImageError",
     "LockedError",
+    "NoRowsError",
     "SourceError",
     "SpaceError",
     "StoreError",
@@ -62,6 +65,14 @@ class UsageError(IcehouseError):
 
 class SourceError(IcehouseError):
     """A manifest, a column or a row that cannot be read."""
+
+
+class NoRowsError(SourceError):
+    """An annotation file with a header and no rows, told by its path."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} has a header and no rows")
+        self.path = path
 
 
 class ImageError(IcehouseError):

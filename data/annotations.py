@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import SourceError
+from ..errors import NoRowsError
 from .columns import Columns, choose_columns
 from .image_files import address
 from .labels import lost_digits, normalise, respelt
@@ -64,7 +64,7 @@ def read_annotations(
         quotes = preset.quotes
     rows = read_rows(path, choose, encoding=options.encoding, quotes=quotes)
     if not len(rows.numbers) and not rows.bad:
-        raise SourceError(f"{path} has a header and no rows")
+        raise NoRowsError(path)
     notes = [*rows.notes, *chosen.notes]
     root = root or absolute(path.parent)
     rows, places = _a_row_each_picture(rows, chosen.image)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..store.provenance import check_space
+from ..store.provenance import check_space, check_spec
 from ..store.schema import tower_of
 from .encoder import Encoder, fingerprint, load_encoder
 from .pipeline import DEFAULT_CLEANING
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..store.store import Store
 
 __all__ = ["cleaning_beside", "load_checked"]
+
+_SPACE = ("encoder", "name", "modality", "output")
 
 
 def load_checked(
@@ -48,6 +50,7 @@ def load_checked(
     EncoderError
         If it cannot be had, or is neither built in nor trusted (see `icehouse.embed.trust`).
     """
+    check_spec(spec, "the feature", (*_SPACE, "provenance"))
     if encoder is None:
         require_trusted(spec["encoder"])
         encoder = load_encoder(spec["encoder"], device=device)
@@ -58,7 +61,7 @@ def load_checked(
         now |= {key: spec["provenance"][key] for key in ("decoder",) if key in spec["provenance"]}
     feature = f"the feature {spec['name']}/{modality}/{output}"
     check_space(feature, spec, {"encoder": encoder.id, "provenance": now, "fingerprint": fingerprint(now)})
-    check_probe(encoder, tower_of(modality), f"{spec['name']}/{modality}", {output: spec["probe"]})
+    check_probe(encoder, tower_of(modality), f"{spec['name']}/{modality}", {output: spec.get("probe") or {}})
     return encoder
 
 
@@ -67,6 +70,6 @@ def cleaning_beside(store: Store, spec: Mapping[str, Any]) -> str:
     prefix = f"{spec['name']}/text/"
     for name in store.feature_names():
         if name.startswith(prefix):
-            cleaning: str = store.feature_table(name).snapshot().spec["provenance"]["cleaning"]
-            return cleaning
+            provenance = store.feature_table(name).snapshot().spec.get("provenance") or {}
+            return str(provenance.get("cleaning") or DEFAULT_CLEANING)
     return DEFAULT_CLEANING

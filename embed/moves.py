@@ -47,8 +47,8 @@ class Moves:
         ).select(columns)
         self._paths = planner.table["path"]
         self._contents = set(self._items["image_sha256"].to_pylist())
-        #: Known items that hold what an item whose file is gone had: their ids are taken, so nothing follows.
-        self.taken: list[str] = []
+        self._taken: list[str] = []
+        self._changed: dict[str, tuple[str, str]] = {}
         #: Ids that moved items had.
         self.followed: set[str] = set()
         self._gone: dict[str, list[dict[str, Any]]] = {}
@@ -57,7 +57,11 @@ class Moves:
     def hold(self, plan: ItemPlan, item_id: str, facts: FileFacts | None) -> bool:
         """Take a new item, if it has the content of one whose file is gone."""
         sha = None if facts is None else facts.image_sha256
-        if facts is None or sha is None or sha == plan.had or sha not in self._contents:
+        if facts is None or sha is None or sha == plan.had:
+            return False
+        if plan.known and plan.had is not None:
+            self._changed[item_id] = plan.had, sha
+        if sha not in self._contents:
             return False
         if sha not in self._gone:
             rows = self._items.filter(pc.equal(self._items["image_sha256"], sha)).to_pylist()
@@ -65,11 +69,17 @@ class Moves:
         if not self._gone[sha]:
             return False
         if plan.known:
-            self.taken.append(item_id)
+            self._taken.append(item_id)
         else:
             path = self._paths[plan.row].as_py()
             self._held[sha].append((plan, item_id, path, facts))
         return not plan.known
+
+    @property
+    def taken(self) -> list[str]:
+        """Known items that hold what another item had, which has it no more: their ids are taken, so nothing follows."""
+        had = {before for before, _ in self._changed.values()}
+        return sorted({*self._taken, *(item for item, (_, now) in self._changed.items() if now in had)})
 
     def settle(self) -> tuple[list[tuple[Held, str]], list[Held]]:
         """Match what was held with what is gone.
@@ -171,9 +181,7 @@ def follow(
                     n = sum(old is not None and old != new for old, new in pairs)
                     replaced |= {name: n} if n else {}
                 rows = rows.set_column(rows.column_names.index(name), name, kept)
-        # In this order: a kill between the two leaves the old row, which the next run finds to have vanished.
-        store.items.upsert(rows, key="item_id")
-        store.items.delete("item_id", olds.to_pylist())
+        store.items.upsert(rows, key="item_id", remove=olds.to_pylist())
         store.failures.delete("item_id", [*olds.to_pylist(), *rows["item_id"].to_pylist()])
     return replaced
 

@@ -7,7 +7,9 @@ the pieces, joins them, and guards the feature tables: fingerprint first, probe 
 from __future__ import annotations
 
 import os
+import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,11 +20,11 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.folders import scan_images
+from ..data.folders import is_image_name, scan_images
 from ..data.manifest import Manifest, SourceOptions, read_sources
 from ..data.pieces import absolute, items_table, rejected_table
 from ..data.text import CLEANERS
-from ..errors import EncoderError, SourceError, UsageError
+from ..errors import EncoderError, NoRowsError, SourceError, UsageError
 from ..store.schema import FAILURES
 from ..store.store import Store
 from .commit import Committer
@@ -223,15 +225,16 @@ def embed_sources(
         altered = f"{planner.altered} had changed with size and time kept"
         notes.append(f"{planner.compared} files compared by their bytes: {altered}")
     if limit is None:
-        given = [sources] if isinstance(sources, (str, Path)) else sources
-        folders = [absolute(source) for source in given if Path(source).is_dir()]
-        gone = set(planner.vanished(folders, manifest.rejected["item_id"].to_pylist()))
+        given = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
+        folders = [absolute(source) for source in given if source.is_dir()]
+        files = [absolute(s) for s in given if s.is_file() and not is_image_name(s.name)]
+        gone = set(planner.vanished(folders, manifest.rejected["item_id"].to_pylist(), files))
         _mark_vanished(store, sorted(gone.difference(moves.followed)), report)
-    if moves.taken:
-        examples = ", ".join(moves.taken[:3]) + (", ..." if len(moves.taken) > 3 else "")
+    if taken := moves.taken:
+        examples = ", ".join(taken[:3]) + (", ..." if len(taken) > 3 else "")
         notes.append(
-            f"{len(moves.taken)} known items hold the picture of another item now, whose file is gone ({examples}): labels "
-            "stay with the ids, so look whether they still fit"
+            f"{len(taken)} known items hold the picture of another item now, whose file is gone or another ({examples}): "
+            "labels stay with the ids, so look whether they still fit"
         )
     if progress:
         progress(report.items, report.items, "done")
@@ -264,9 +267,9 @@ def choose_encoder(
     if len(there) > 1 and store:
         # Beside an encoder of images one of texts alone is an addition, which is asked for by name.
         seeing = {store.feature_table(f).snapshot().spec["encoder"] for f in features if "/image/" in f}
-        if len(seeing) == 1:
-            return seeing.pop(), None
-        raise UsageError(f"the store holds features of {', '.join(there)}; choose one with --encoder")
+        if len(seeing) != 1:
+            raise UsageError(f"the store holds features of {', '.join(there)}; choose one with --encoder")
+        there = [*seeing]
     if there:
         require_trusted(there[0])
         return there[0], None
@@ -313,28 +316,50 @@ def _record_rejections(store: Store, rows: list[dict[str, Any]], known: Known, r
 def _read_sources(
     sources: Sequence[str | Path], options: SourceOptions, store: Store | str | Path
 ) -> Manifest:
-    """Read the sources; a folder whose images are all gone, and that the store has items of, is empty and no mistake."""
+    """Read the sources; one that is empty, and that the store has items of, has lost them and is no mistake.
+
+    That holds for folders without images and for files with a header and no rows. A source that is not there at all may lie
+    on a disk that is not: it is refused, with what takes its items out of the store.
+    """
     try:
         return read_sources(sources, options=options)
-    except SourceError:
+    except SourceError as error:
         path = store.path if isinstance(store, Store) else Path(store)
+        if not Store.exists(path):
+            raise
+        items = Store.open(path).items.read(["root", "path", "source"])
         paths = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
-        bare = [
-            path for path in paths if path.is_dir() and not (scan := scan_images(path)).paths and not scan.bad
+        emptied = [
+            path
+            for path in paths
+            if path.is_dir()
+            and not (scan := scan_images(path)).paths
+            and not scan.bad
+            and pc.any(beneath_any(items, [absolute(path)])).as_py()
         ]
-        if not bare or not Store.exists(path):
-            raise
-        items = Store.open(path).items.read(["root", "path"])
-        emptied = [folder for folder in bare if pc.any(beneath_any(items, [absolute(folder)])).as_py()]
+        of = Counter(items["source"].to_pylist())
+        if isinstance(error, NoRowsError) and error.path in paths and of[absolute(error.path)]:
+            emptied.append(error.path)
         if not emptied:
-            raise
+            lost = [
+                p
+                for p in paths
+                if of[absolute(p)] and (not p.exists() or (p.is_file() and not p.stat().st_size))
+            ]
+            if not lost:
+                raise
+            source = absolute(lost[0]).replace("'", "''")
+            command = shlex.join(["icehouse", "remove", "-s", str(path), "--where", f"source = '{source}'"])
+            raise SourceError(
+                f"{error}; the store keeps its {of[absolute(lost[0])]} items as they are: `{command}` removes them"
+            ) from error
         rest = [path for path in paths if path not in emptied]
         found = (
-            read_sources(rest, options=options)
+            _read_sources(rest, options, store)
             if rest
             else Manifest(items_table([], None, None, None, None, None, {}), rejected_table([]))
         )
-        said = tuple(f"{folder}: its images are all gone" for folder in emptied)
+        said = tuple(f"{path}: its {'images' if path.is_dir() else 'rows'} are all gone" for path in emptied)
         return replace(found, notes=(*found.notes, *said))
 
 

@@ -248,7 +248,9 @@ class Planner:
         for start in range(0, len(self.table), CHUNK):
             yield from self._chunk(start, self.table.slice(start, CHUNK).combine_chunks())
 
-    def vanished(self, folders: Iterable[str] = (), rejected: Iterable[str | None] = ()) -> list[str]:
+    def vanished(
+        self, folders: Iterable[str] = (), rejected: Iterable[str | None] = (), files: Iterable[str] = ()
+    ) -> list[str]:
         """Items of an earlier run that no source names any more, and whose file is gone, or whose source was read.
 
         Parameters
@@ -257,6 +259,8 @@ class Planner:
             Folders that were asked about, besides the roots of the sources.
         rejected : iterable of str or None
             Ids of rows that the sources have, but could not be taken.
+        files : iterable of str
+            Annotation files that were read, besides those that have rows.
         """
         items = self.known.items
         if not len(items):
@@ -265,7 +269,7 @@ class Planner:
         items = items.filter(pc.invert(pc.or_(named, items["missing"].fill_null(False))))
         if not len(items):
             return []
-        files = annotation_sources(self.table)
+        files = {*annotation_sources(self.table), *files}
         known = pa.array([item for item in rejected if item is not None], pa.string())
         taken_out = pc.and_(
             pc.fill_null(pc.is_in(items["source"], value_set=pa.array(sorted(files), pa.string())), False),

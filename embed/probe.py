@@ -145,14 +145,21 @@ def check_probe(
     now = probe_vectors(encoder, modality, [contents[key] for key in keys], outputs)
     for name in outputs:
         for key, vector in zip(keys, now[name], strict=True):
-            before = np.frombuffer(base64.b64decode(probes[name][key]), dtype="<f2").astype(np.float32)
-            cosine = _cosine(before, vector)
+            cosine = _cosine(_decoded(probes[name][key]), vector)
             if not cosine >= MIN_COSINE:
                 raise SpaceError(
                     f"{table}: {encoder.id} no longer encodes as it did: probe {key[:20]} of {name} comes back at cosine "
                     f"{cosine:.4f} (at least {MIN_COSINE} is needed); use the versions the table was made with "
                     "(see `icehouse info --json`), or start another table with --name"
                 )
+
+
+def _decoded(text: str) -> np.ndarray:
+    """Vector of a probe; none at all, which is like no other, where the text is no vector."""
+    try:
+        return np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float32)
+    except (ValueError, TypeError):
+        return np.empty(0, np.float32)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -113,7 +113,9 @@ class FeatureTables:
 
     def _agree_on_cleaning(self, asked: str | None, default: str) -> str:
         there = {
-            s["provenance"]["cleaning"] for (modality, _), s in self._specs.items() if modality == "text"
+            s["provenance"].get("cleaning") or default
+            for (modality, _), s in self._specs.items()
+            if modality == "text"
         }
         if asked is not None and there - {asked}:
             raise SpaceError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def require_trusted(encoder_id: str) -> None:
     if not is_trusted(encoder_id):
         raise EncoderError(
             f"the data name the encoder {encoder_id}, which is not built in and was never used here; if you know where it "
-            f"is from, say so once: icehouse doctor --trust {encoder_id}"
+            f"is from, say so once: icehouse doctor --trust {shlex.quote(encoder_id)}"
         )
 
 

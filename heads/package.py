@@ -19,6 +19,7 @@ their vectors here too.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CorruptError, HeadError, SpaceError
 from ..store.checksums import SUMS, check_sums, read_json
 from ..store.folders import publish_folder
+from ..store.provenance import check_spec
 from .inputs import Inputs
 from .runs import Run, write_json
 
@@ -61,7 +63,7 @@ class Package(Run):
     def __init__(self, path: Path) -> None:
         self.about: dict[str, Any] = verify(path)
         super().__init__(path)
-        self.encoders: dict[str, dict[str, Any]] = _encoders(path)
+        self.encoders: dict[str, dict[str, Any]] = _encoders(path, self.features)
 
     @classmethod
     def load(cls, store: Store | str | Path, run_id: str = "") -> Package:
@@ -184,10 +186,12 @@ def verify(path: Path) -> dict[str, Any]:
     return about
 
 
-def _encoders(path: Path) -> dict[str, dict[str, Any]]:
+def _encoders(path: Path, inputs: Iterable[str]) -> dict[str, dict[str, Any]]:
     try:
         found = read_json(path, "encoders.json")
-        return {name: {**about, "probe": dict(about["probe"])} for name, about in found.items()}
+        for name in inputs:
+            check_spec(found[name], f"input {name!r}", ("probe",))
+        return {name: {**found[name], "probe": dict(found[name]["probe"])} for name in inputs}
     except (CorruptError, OSError, KeyError, TypeError, ValueError) as error:
         raise HeadError(
             f"package {path}: encoders.json is damaged ({error}): package the run again"

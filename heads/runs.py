@@ -36,7 +36,7 @@ from ..errors import CorruptError, HeadError, IcehouseError, SpaceError, unknown
 from ..store.checksums import SUMS, read_json, read_parquet, write_sums
 from ..store.files import fsync_dir, fsync_file, refuse_outside, temp_name
 from ..store.lock import hold
-from ..store.provenance import check_space
+from ..store.provenance import check_space, check_spec
 from .head import Head
 
 if TYPE_CHECKING:
@@ -97,7 +97,10 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.record: dict[str, Any] = _read_json(path, "run.json")
-        if int(self.record.get("format", 0)) > FORMAT:
+        version = self.record.get("format", 0)
+        if type(version) is not int:
+            raise HeadError(f"run {path.name} is damaged: its format {version!r} is no number; {_AGAIN}")
+        if version > FORMAT:
             raise HeadError(
                 f"run {path.name} is of format {self.record['format']}; this icehouse reads up to {FORMAT}"
             )
@@ -106,8 +109,9 @@ class Run:
         self.metrics: dict[str, Any] = _read_json(path, "metrics.json")
         try:
             # A run without checksums, of an older icehouse, is known by what it must have.
-            for given in self.record["inputs"].values():
-                str(given["feature"]), dict(given["spec"])
+            for name, given in self.record["inputs"].items():
+                str(given["feature"])
+                check_spec(given["spec"], f"input {name!r}", ("encoder", "modality", "output"))
             (
                 str(self.record["head"]["family"]),
                 dict(self.record["head"]["params"]),
@@ -115,6 +119,8 @@ class Run:
             )
             str(self.record["label"]), str(self.record["created_at"]), list(self.metrics["protocol"]["notes"])
             self.summary()
+        except CorruptError as error:
+            raise HeadError(f"run {path.name} is damaged: {error}; {_AGAIN}") from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise HeadError(f"run {path.name} is damaged: its record lacks {error}; {_AGAIN}") from error
 

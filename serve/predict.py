@@ -18,6 +18,7 @@ from ..data.pieces import count
 from ..embed.checked import load_checked
 from ..embed.encoder import Encoder, Modality, Tokens
 from ..embed.extract import Failure
+from ..embed.pipeline import DEFAULT_CLEANING
 from ..embed.raw import encode_manifest
 from ..errors import HeadError, SpaceError
 from ..heads.evaluate import predict_items
@@ -210,7 +211,7 @@ def _by_encoder(specs: Mapping[str, dict[str, Any]]) -> list[tuple[str, dict[str
 
 
 def _cleaning(spec: Mapping[str, Any]) -> str:
-    return str(spec["provenance"]["cleaning"])
+    return str(spec["provenance"].get("cleaning") or DEFAULT_CLEANING)
 
 
 def _own_encoder(

@@ -9,11 +9,54 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import SpaceError, StoreError
+from ..errors import CorruptError, SpaceError, StoreError
 
-__all__ = ["check_space", "differences"]
+__all__ = ["check_space", "check_spec", "differences"]
 
 _SHOWN = 4
+
+#: What the entries of a feature's spec are.
+_ENTRIES: dict[str, type] = {
+    **dict.fromkeys(("encoder", "name", "modality", "output", "key", "dtype", "fingerprint"), str),
+    "dim": int,
+    **dict.fromkeys(("provenance", "probe"), dict),
+}
+#: Without these a feature cannot be read at all.
+_NEEDED = ("encoder", "name", "modality", "output", "key", "dim", "dtype", "provenance")
+
+
+def check_spec(spec: Any, what: str, needed: tuple[str, ...] = _NEEDED) -> None:
+    """Refuse the spec of a feature that lacks an entry, or has one of another kind: whoever wrote it may be a stranger.
+
+    Parameters
+    ----------
+    spec : mapping
+    what : str
+        What has the spec, for the message.
+    needed : tuple of str
+        Entries that must be there.
+
+    Raises
+    ------
+    CorruptError
+        That names the entry.
+    """
+    if not isinstance(spec, Mapping):
+        raise CorruptError(f"{what} has no spec of a feature")
+    for name, kind in _ENTRIES.items():
+        value = spec.get(name)
+        if value is None and name not in needed:
+            continue
+        if type(value) is not kind or (kind is not dict and not value):
+            raise CorruptError(
+                f"{what}: the entry {name!r} of its spec is {_short(value)}, no {_KINDS[kind]}"
+            )
+    cleaning = (spec.get("provenance") or {}).get("cleaning")
+    if not isinstance(cleaning, (str, type(None))):
+        raise CorruptError(f"{what}: the cleaning of texts in its spec is {_short(cleaning)}, no name")
+
+
+_KINDS = {str: "name", int: "number", dict: "object"}
 
 
 def differences(

@@ -19,6 +19,7 @@ from .dups.find import Duplicates, current_searches
 from .dups.neighbours import Neighbours
 from .schema import check_single, label_columns
 from .splitfile import check_target, write_splits
+from .sql import left_out_note, names_missing, select_items
 from .store import Store
 
 __all__ = ["DUPLICATES", "SplitReport", "parse_ratios", "split_items"]
@@ -139,7 +140,8 @@ def split_items(
         Column of `items` to write.
     seed : int, default 0
     where : str, optional
-        SQL condition over the columns of `items`; the others get no split.
+        SQL condition over the columns of `items`; the others get no split, nor do those marked ``missing`` unless it names
+        that column.
     out : Path, optional
         Write ``item_id`` and the column to this file, for `icehouse join`, and leave the store as it is.
     overwrite : bool, default False
@@ -169,7 +171,11 @@ def split_items(
         wanted = [name for name in keep_together if name != DUPLICATES]
         there = [column] if column in schema.names else []
         items = store.items.read(
-            list(dict.fromkeys(["item_id", *([stratify] if stratify else []), *wanted, *there, *_FACTS]))
+            list(
+                dict.fromkeys(
+                    ["item_id", "missing", *([stratify] if stratify else []), *wanted, *there, *_FACTS]
+                )
+            )
         )
         before = (
             items[column].cast(pa.string())
@@ -181,17 +187,19 @@ def split_items(
                 f"{full} items have a {column!r} already; --overwrite replaces it, --column NAME makes another, "
                 "--out FILE writes a file instead"
             )
+        notes: list[str] = []
         chosen = np.ones(len(items), bool)
         if where is not None:
-            from .sql import select_items
-
             chosen = pc.is_in(items["item_id"], value_set=select_items(store, where)).to_numpy()
+        if not names_missing(where):
+            gone = chosen & pc.fill_null(items["missing"], False).to_numpy()
+            notes += [left_out_note(int(gone.sum()))] if gone.any() else []
+            chosen = chosen & ~gone
         if not chosen.any():
             raise UsageError("there are no items to split" + (f" that meet {where!r}" if where else ""))
         rows = items.filter(pa.array(chosen))
         ids = rows["item_id"].to_pylist()
         labels = rows[stratify].cast(pa.string()).to_pylist() if stratify else None
-        notes: list[str] = []
         if keep_together:
             searches = _searches(store, dups) if DUPLICATES in keep_together else []
             groups = _groups(rows, wanted, searches, notes)

@@ -80,6 +80,8 @@ def select_items(store: Store, where: str) -> pa.ChunkedArray:
     UsageError
         If it is not a condition.
     """
+    if not where.strip():
+        raise UsageError("the condition is empty; say true for all items")
     try:
         rows = _run(store, f"SELECT item_id FROM items WHERE ({where}\n)", ["items"])
     except UsageError as error:

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .. import __version__
-from ..errors import SpaceError, StoreError, UsageError, unknown_name
+from ..errors import CorruptError, SpaceError, StoreError, UsageError, unknown_name
 from .files import STORE_FILE, checked_name, is_name, publish
 from .manifest import MANIFEST, PART_NAME, Manifest
-from .provenance import check_space
+from .provenance import check_space, check_spec
 from .schema import FAILURES, ITEMS, check_single, label_columns
 from .snapshot import Snapshot
 from .table import Table
@@ -263,7 +263,14 @@ class Store:
             known = ", ".join(self.feature_names())
             remedy = f"there are: {known}" if known else "there are none yet; make some with `icehouse embed`"
             raise unknown_name(StoreError(f"no feature {name!r} in {self.path}; {remedy}"))
-        return self.table(f"features/{name}")
+        table = self.table(f"features/{name}")
+        snapshot = table.snapshot()
+        check_spec(snapshot.spec, f"the feature {name} of {self.path}")
+        if snapshot.spec["key"] not in snapshot.schema.names:
+            raise CorruptError(
+                f"the feature {name} of {self.path} lacks the column {snapshot.spec['key']!r}, its key"
+            )
+        return table
 
     def ensure_feature_table(self, name: str, spec: Mapping[str, Any], schema: pa.Schema) -> Table:
         """Open a feature's table for writing, made with `spec` and `schema` if it is not there.

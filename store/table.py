@@ -192,7 +192,7 @@ class Table:
             staged.path.unlink(missing_ok=True)
         return rows.num_rows
 
-    def upsert(self, rows: pa.Table, *, key: str, keep: bool = True) -> int:
+    def upsert(self, rows: pa.Table, *, key: str, keep: bool = True, remove: Iterable[Any] = ()) -> int:
         """Replace the rows that have the same key, in their place, and add the others at the end.
 
         Only parts that really change are written again.
@@ -205,11 +205,13 @@ class Table:
             Unique column.
         keep : bool, default True
             Columns that `rows` lacks keep their values in replaced rows; otherwise they become null.
+        remove : iterable, optional
+            Values of `key` whose rows go in the same commit.
 
         Returns
         -------
         int
-            Rows added or changed.
+            Rows added, changed or removed.
         """
         with self.lock():
             manifest = self._manifest()
@@ -218,25 +220,35 @@ class Table:
             )
             schema = _widen(manifest.schema, rows.schema)
             known = np.zeros(rows.num_rows, dtype=bool)
+            unwanted = pa.array(list(remove), schema.field(key).type)
             parts: list[Part | Staged] = []
+            emptied: list[str] = []
             changed = 0
             try:
                 for part in manifest.parts:
-                    hits = pc.index_in(self._part_keys(part, manifest, key), value_set=rows[key])
-                    if hits.null_count == len(hits):
+                    keys = self._part_keys(part, manifest, key)
+                    hits, gone = pc.index_in(keys, value_set=rows[key]), pc.is_in(keys, value_set=unwanted)
+                    removed = pc.sum(gone).as_py() or 0
+                    if hits.null_count == len(hits) and not removed:
                         parts.append(part)
                         continue
                     known[hits.drop_null().to_numpy()] = True
                     old = read_part(self.path / part.name, schema, part)
                     new = _replace(old, rows, hits)
-                    differing = _differing(old, new, hits)
+                    differing = _differing(old, new, hits) + removed
                     changed += differing
-                    parts.append(self._rewrite(new, manifest, part) if differing else part)
+                    if removed == part.rows:
+                        emptied.append(part.name)
+                    else:
+                        new = new.filter(pc.invert(gone)) if removed else new
+                        parts.append(self._rewrite(new, manifest, part) if differing else part)
                 added = conform(rows.filter(pa.array(~known)), schema)
                 if added.num_rows:
                     parts.append(write_part(added, self.path, manifest.spec))
                 if changed or added.num_rows:
                     self._commit(manifest, parts, schema=schema)
+                if emptied:
+                    note_emptied(self.path, emptied)
             finally:
                 _discard(parts)
         return changed + added.num_rows

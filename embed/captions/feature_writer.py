@@ -80,7 +80,7 @@ class Writer:
             for output in self.outputs
             if self._feature(output) in store.feature_names()
         }
-        cleanings = {spec["provenance"]["cleaning"] for spec in self.specs.values()}
+        cleanings = {spec["provenance"].get("cleaning") or DEFAULT_CLEANING for spec in self.specs.values()}
         self.cleaning = cleaning or (cleanings.pop() if cleanings else DEFAULT_CLEANING)
         stored = {spec["dtype"] for spec in self.specs.values()}
         self.dtype = dtype or (stored.pop() if stored else "float16")

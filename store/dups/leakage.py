@@ -23,6 +23,7 @@ from ...data.splits import canonical_split
 from ...errors import UsageError
 from ..schema import check_single, label_columns
 from ..splitfile import check_target, write_splits
+from ..sql import left_out_note, present_items
 from ..store import Store
 from .find import Duplicates
 from .neighbours import Neighbours
@@ -213,8 +214,8 @@ class _Work:
         single = "label" in known and not pa.types.is_list(schema.field("label").type)
         self.label = label or ("label" if single and split_column != "label" else None)
         self.near = Neighbours(found)
-        asked = ["item_id", split_column, "missing", "added", self.near.key]
-        self.items = store.items.read(list(dict.fromkeys([*asked, *([self.label] if self.label else [])])))
+        asked = [split_column, "added", self.near.key, *([self.label] if self.label else [])]
+        self.items, self.left_out = present_items(store, asked)
         self.column, self.found = split_column, found
         self.raw = np.array(self.items[split_column].cast(pa.string()).to_pylist(), object)
         split = [canonical_split(value) if value and value.strip() else "" for value in self.raw.tolist()]
@@ -367,7 +368,7 @@ class _Work:
 
     def _coverage(self) -> _Coverage:
         """What the search has not seen of the splits that are compared."""
-        name, notes = self.found.name, []
+        name, notes = self.found.name, [left_out_note(self.left_out)] if self.left_out else []
         parts = [split for split in self.order if split in _LEARNED or split in self.judged]
         compared = np.isin(self.split, parts)
         if self.near.capped:
@@ -390,12 +391,10 @@ class _Work:
         made = pa.scalar(self.found.looked_at)
         later = pc.sum(pc.fill_null(pc.greater(outside["added"], made), False)).as_py() or 0
         if len(outside):
-            vanished = pc.sum(pc.fill_null(outside["missing"], False)).as_py() or 0
-            counts = ((later, "added since"), (vanished, "whose file has vanished"))
-            why = ", ".join(f"{count} {what}" for count, what in counts if count)
+            why = f" ({later} added since)" if later else ""
             notes.append(
-                f"the search {name!r} did not look at {len(outside)} items of {', '.join(parts)}"
-                f"{f' ({why})' if why else ''}: they count as not leaking; run `icehouse dups find` again to cover them"
+                f"the search {name!r} did not look at {len(outside)} items of {', '.join(parts)}{why}: they count as not "
+                "leaking; run `icehouse dups find` again to cover them"
             )
         changed = int((compared & ~self.blank & self.near.changed(self.items)).sum())
         if changed:

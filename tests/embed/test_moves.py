@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from icehouse.cli import app
 from icehouse.data.manifest import SourceOptions
 from icehouse.embed.pipeline import embed_sources
 from icehouse.embed.report import EmbedReport
 from icehouse.errors import SourceError
 from icehouse.store.store import Store
+from icehouse.store.table import Table
 from toys import ToyEncoder, picture
+from typer.testing import CliRunner
 
 
 @pytest.fixture
@@ -248,3 +252,75 @@ def test_labels_stay_unless_a_source_tells_others(tmp_path: Path, store: Path) -
     report = embed(store, tmp_path / "p" / "posts.csv", label_columns=("label",))
     assert (report.moved, report.columns_changed) == (1, {"label": 1})
     assert ("3.png", "wolf") in items(store)
+
+
+def test_swapped_names_keep_their_labels_and_it_is_said(tmp_path: Path, store: Path) -> None:
+    for k in range(4):
+        photo(tmp_path / "photos" / f"{k}.png", k)
+    embed(store, tmp_path / "photos")
+    label(store, {f"{k}.png": f"L{k}" for k in range(4)})
+    (tmp_path / "photos" / "0.png").rename(tmp_path / "aside")
+    (tmp_path / "photos" / "1.png").rename(tmp_path / "photos" / "0.png")
+    (tmp_path / "aside").rename(tmp_path / "photos" / "1.png")
+    photo(tmp_path / "photos" / "2.png", 9)  # no other item's picture
+    report = embed(store, tmp_path / "photos")
+    assert (report.changed, report.moved, report.vanished) == (3, 0, 0)
+    assert items(store) == [(f"{k}.png", f"L{k}") for k in range(4)]
+    assert any(
+        "2 known items hold the picture of another" in n and "(0.png, 1.png)" in n for n in report.notes
+    )
+
+
+def test_a_move_is_one_commit(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(3):
+        photo(tmp_path / "photos" / "a" / f"{k}.png", k)
+    embed(store, tmp_path / "photos")
+    (tmp_path / "photos" / "a").rename(tmp_path / "photos" / "b")
+    seen: list[list[str]] = []
+    commit = Table._commit
+
+    def watched(table: Table, *args: Any, **options: Any) -> Any:
+        made = commit(table, *args, **options)
+        if table.path.name == "items":
+            seen.append(sorted(table.read(["item_id"])["item_id"].to_pylist()))
+        return made
+
+    monkeypatch.setattr(Table, "_commit", watched)
+    assert embed(store, tmp_path / "photos").moved == 3
+    assert seen == [["b/0.png", "b/1.png", "b/2.png"]]
+
+
+def test_a_table_without_rows_has_lost_them(tmp_path: Path, store: Path) -> None:
+    photo(tmp_path / "a.png", 1)
+    table, other = tmp_path / "posts.csv", tmp_path / "others.csv"
+    table.write_text("id,image,text,label\na,a.png,one,x\nb,,two,y\n")
+    other.write_text("id,text,label\nc,three,x\n")
+    embed(store, table, other)
+    table.write_text("id,image,text,label\n")
+    report = embed(store, table)
+    assert (report.items, report.vanished, missing(store)) == (0, 2, ["a", "b"])
+    assert any("posts.csv: its rows are all gone" in note for note in report.notes)
+    table.write_text("id,image,text,label\na,a.png,one,x\nb,,two,y\n")
+    embed(store, table)
+    assert missing(store) == []
+    table.write_text("id,image,text,label\n")
+    assert embed(store, table, other).vanished == 2  # beside one that has rows
+    with pytest.raises(SourceError, match="header and no rows"):  # a store that knows nothing of it
+        embed(tmp_path / "new", table)
+
+
+def test_a_source_that_is_not_there_keeps_its_items(tmp_path: Path, store: Path) -> None:
+    photo(tmp_path / "photos" / "a.png", 1)
+    table = tmp_path / "it's.csv"
+    table.write_text("id,text\nc,three\n")
+    embed(store, table)
+    embed(store, tmp_path / "photos")
+    shutil.rmtree(tmp_path / "photos")
+    table.write_text("")
+    for source, left in ((tmp_path / "photos", ["c"]), (table, [])):
+        with pytest.raises(SourceError, match="keeps its 1 items as they are") as told:
+            embed(store, source)
+        assert missing(store) == []
+        command = shlex.split(str(told.value).split("`")[1])
+        assert CliRunner().invoke(app, [*command[1:], "--yes"]).exit_code == 0
+        assert [row[0] for row in items(store, "item_id")] == left

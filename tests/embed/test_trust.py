@@ -8,6 +8,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import EncoderError
 from icehouse.heads.package import package
 from icehouse.heads.trainer import train
+from icehouse.store.manifest import Manifest
 from icehouse.store.store import Store
 from PIL import Image
+from toys import ToyEncoder
 from typer.testing import CliRunner
 
 WORDS = ["ice", "house", "a", "photo", "of", "cat", "red", "green"]
@@ -240,3 +243,62 @@ def test_doctor_trusts_by_name(tmp_path: Path, stranger: Callable[[], None]) -> 
     wrong = CliRunner().invoke(app, ["doctor", "--no-load", "--trust", "openclip:local-dir:/nowhere"])
     assert wrong.exit_code == 1
     assert not trust.is_trusted("openclip:local-dir:/nowhere")
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["openclip:local-dir:/evil", "OPENCLIP:ViT-B-32/openai", "no:a; id", None, 3, ["mini"], {"a": 1}, ""],
+)
+def test_encoder_ids_of_a_store_or_a_package_are_one_line(
+    given: Any, tmp_path: Path, stranger: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for images beside a sound encoder of texts."""
+    (tmp_path / "p.csv").write_text("text\na cat\na dog\n")
+    embed_sources([tmp_path / "p.csv"], tmp_path / "store", encoder=ToyEncoder())
+    store = Store.open(tmp_path / "store")
+    table = store.feature_table("toy-a/text/joint")
+    spec = {**table.spec, "encoder": given, "modality": "image", "name": "x"}
+    store.ensure_table("features/x/image/joint", table.snapshot().schema, spec)
+    stranger()
+    loaded: list[str] = []
+    monkeypatch.setattr("icehouse.embed.encoder.available", lambda: loaded.append("asked") or {})
+    for arguments in (
+        ["embed", "p.csv"],
+        ["search", "--text", "cat"],
+        ["search", "--text", "cat", "--feature", "x/image/joint"],
+    ):
+        monkeypatch.chdir(tmp_path)
+        result = CliRunner().invoke(app, [*arguments, "-s", "store"])
+        assert result.exit_code == 1, result.output
+        assert "unexpected" not in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        if given == "no:a; id":
+            assert result.stderr.endswith("--trust 'no:a; id'\n")
+    assert loaded == []
+
+
+def test_specs_that_are_none_are_one_line(tmp_path: Path, stranger: Callable[[], None]) -> None:
+    (tmp_path / "p.csv").write_text("text,label\na cat,x\na dog,y\n")
+    embed_sources([tmp_path / "p.csv"], tmp_path / "store", encoder=ToyEncoder())
+    store = Store.open(tmp_path / "store")
+    folder = store.feature_table("toy-a/text/joint").path
+    sound = Manifest.read(folder)
+    changes: list[dict[str, Any]] = [
+        {name: value}
+        for name in ("encoder", "name", "modality", "output", "key", "dim", "dtype", "provenance", "probe")
+        for value in (3.5, [1], True)
+    ]
+    changes += [{"key": "nope"}, {"encoder": None}, {"provenance": {"cleaning": 3}}, {"provenance": None}]
+    for change in changes:
+        replace(sound, spec={**sound.spec, **change}).write(folder)
+        for arguments in (
+            ["search", "--text", "cat"],
+            ["embed", str(tmp_path / "p.csv")],
+            ["index", "build"],
+        ):
+            result = CliRunner().invoke(app, [*arguments, "-s", str(store.path)])
+            assert "unexpected" not in result.stderr, (change, arguments, result.stderr)
+            assert result.exit_code in (0, 1, 2)
+    replace(sound, spec={**sound.spec, "dim": "x"}).write(folder)
+    result = CliRunner().invoke(app, ["search", "--text", "cat", "-s", str(store.path)])
+    assert "the entry 'dim' of its spec is x, no number" in result.stderr

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from icehouse.errors import UsageError
 from icehouse.store.dups.leakage import find_leakage
 from icehouse.store.schema import items_schema
 from icehouse.store.split import parse_ratios, split_items
+from icehouse.store.sql import left_out_note
 from icehouse.store.store import Store
 from leaky_stores import leaky_store, run
 
@@ -105,3 +107,30 @@ def test_a_split_without_a_search(store: Store) -> None:
 def test_many_ratios_with_names() -> None:
     assert parse_ratios("train=0.7, dev=0.1,test=0.1,test_unseen=0.1")["test_unseen"] == 0.1
     assert parse_ratios("0.9,0.1") == {"train": 0.9, "test": 0.1}
+
+
+def test_vanished_items_get_no_split(store: Store) -> None:
+    gone = ["i00", "i03"]
+    store.items.upsert(pa.table({"item_id": gone, "missing": [True, True]}), key="item_id")
+    report = split_items(
+        store, keep_together=["duplicates"], column="fresh", ratios={"train": 0.5, "test": 0.5}
+    )
+    rows = store.items.read(["item_id", "fresh"]).to_pylist()
+    assert sorted(row["item_id"] for row in rows if row["fresh"] is None) == gone
+    assert report.notes[0].startswith("2 items that have vanished are left out")
+    assert sum(report.splits.values()) == len(rows) - 2
+    told = split_items(store, column="all", where="missing or true")
+    assert sum(told.splits.values()) == len(rows)
+    assert not any("vanished" in note for note in told.notes)
+
+
+def test_vanished_items_leak_nothing(store: Store) -> None:
+    before = find_leakage(store)
+    gone = (
+        store.items.read(["item_id", "split"]).filter(pc.field("split") == "test")["item_id"].to_pylist()[:1]
+    )
+    store.items.upsert(pa.table({"item_id": gone, "missing": [True]}), key="item_id")
+    found = find_leakage(store)
+    assert found.splits["test"] == before.splits["test"] - 1
+    assert found.notes[0] == left_out_note(1)
+    assert not any("run `icehouse dups find` again" in note for note in found.notes)
