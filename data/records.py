@@ -266,6 +266,11 @@ def _read_parquet(path: Path, file: pq.ParquetFile, choose: Choose) -> Rows:
         if kinds[name].startswith("picture"):
             columns[name] = _addresses(path, name, file, raw[name])
             names[name] = _picture_names(path, file, raw[name])
+            kind = schema.field(raw[name]).type
+            if is_list(kind) and pa.types.is_struct(kind.value_type) and _path_field(kind.value_type):
+                notes.append(
+                    f"{path.name}: column {name!r}: names beside pictures in lists, if any, are not kept"
+                )
         else:
             columns[name] = _as_strings(read_column(path, raw[name]))
             if raw[name] in classes:

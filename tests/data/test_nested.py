@@ -151,6 +151,7 @@ def test_a_list_of_pictures_is_an_item_each(tmp_path: Path) -> None:
     assert column(manifest, "label") == ["w", "w", "x", "y", "z"]
     assert column(manifest, "post") == ["5", "5", "6", "7", "8"]
     assert any("1 row with several pictures" in note and "ID#1" in note for note in manifest.notes)
+    assert any("names beside pictures in lists, if any, are not kept" in note for note in manifest.notes)
     read_back = [image_files.read(tmp_path / name)[0] for name in column(manifest, "path") if name]
     assert read_back == [PICTURES[0], PICTURES[1], PICTURES[7]]
     single = parquet(tmp_path / "q.parquet", images=pa.array([[PICTURES[0]], [PICTURES[1]]]))
