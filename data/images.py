@@ -171,6 +171,8 @@ def _open(data: bytes) -> tuple[Container, Image.Image]:
     except UnidentifiedImageError:
         known = image_format(data[:SNIFFED])
         why = f"damaged {known}: its header cannot be read" if known in _formats() else why_not_an_image(data)
+        if known == "TIFF":
+            why += ", or has samples that are not read, such as 64-bit floats: save it with 8 or 16 bits"
         raise ImageError(why) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(_too_large("far more pixels than are allowed")) from None

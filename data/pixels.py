@@ -3,7 +3,8 @@
 **Samples.** Integers and floats are scaled by one rule, by the values that are there. 0 to 1 and 0 to 255 are taken as such;
 bytes written twice are 16 bits, and what spans at least half of 10, 12, 14, 16 or 32 bits has that depth; anything else is
 stretched from its lowest to its highest value. So scans of any depth, 32-bit integers and CT numbers below 0 come out as
-the picture that they hold.
+the picture that they hold. Hot and dead pixels do not count: at most one value in `OUTLIERS`, where without them less than
+a third of the range is left. They are clipped.
 
 **Ground.** Transparent pictures lie on white; art of which hardly anything is darker than `LIGHT` would vanish there, and
 lies on black.
@@ -45,7 +46,11 @@ _DARK_SHARE = 0.05
 #: Levels of 255 by which the pixels of a blank picture may differ: what lossy formats make of one colour.
 BLANK_RANGE = 8
 
+#: Samples among which one may be an outlier, once there are a thousand.
+OUTLIERS = 10_000
+
 _DEPTHS = (1023.0, 4095.0, 16383.0, 65535.0, 4294967295.0)
+_ZOOMS = 8  # times that the range is narrowed by outliers, to a third or less each
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _BLOCK = 1 << 20  # pixels that are converted at once
 _GREY_ALPHA = "LA;16B"  # decoded as RGBA, whose four bytes are those of the two samples
@@ -70,6 +75,10 @@ def flatten(image: Image.Image, low: Callable[[], Image.Image] | None = None) ->
     mode, key = image.mode, image.info.get("transparency")
     if mode[0] in "IF":
         return _deep_grey(image, key)
+    if mode == "L" and getattr(image, "tag_v2", {}).get(339) == (
+        2,
+    ):  # signed bytes, which Pillow reads as unsigned
+        return image.point([(value + 128) % 256 for value in range(256)])
     if low is not None and (isinstance(key, tuple) or not _fills(image)):
         image, key = _deep_colours(image, low(), key), None
         mode = image.mode
@@ -141,17 +150,55 @@ def _scale(low: float, high: float) -> tuple[float, float]:
     return low, (high - low) or 1.0
 
 
-def _measure(blocks: Iterator[np.ndarray]) -> tuple[float, float]:
+def _most_outliers(samples: int) -> int:
+    return max(samples // OUTLIERS, min(samples // 1000, 3))
+
+
+def _without_outliers(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Lowest and highest of some values that are no outliers, found by histograms of ever narrower ranges."""
+    most = _most_outliers(len(values))
+    for _ in range(_ZOOMS):
+        counts, edges = np.histogram(values, 256, (low, high))
+        kept = np.flatnonzero(_trimmed(counts, most))
+        if len(kept) == 0 or kept[-1] - kept[0] >= 256 // 3:
+            break
+        values = values[(values >= edges[kept[0]]) & (values <= edges[kept[-1] + 1])]
+        lowest, highest = float(values.min()), float(values.max())
+        if not lowest < highest:  # all the rest is one value: what differs is the picture
+            break
+        low, high = lowest, highest
+    return low, high
+
+
+def _trimmed(counts: np.ndarray, most: int) -> np.ndarray:
+    """Counts of a histogram without the outermost values, at most `most`, of the two ends together the rarer first."""
+    counts = counts.copy()
+    filled = list(np.flatnonzero(counts))
+    while len(filled) > 1:
+        end = 0 if counts[filled[0]] <= counts[filled[-1]] else -1
+        most -= int(counts[filled[end]])
+        if most < 0:
+            break
+        counts[filled.pop(end)] = 0
+    return counts
+
+
+def _measure(blocks: Callable[[], Iterator[np.ndarray]]) -> tuple[float, float]:
     """`_scale` of the values of some blocks."""
-    low, high, copied = np.inf, -np.inf, True
-    for block in blocks:
+    low, high, copied, samples = np.inf, -np.inf, True, 0
+    for block in blocks():
         if block.size:
             low, high = min(low, float(block.min())), max(high, float(block.max()))
             copied = copied and not (block % 257).any()
+            samples += block.size
     if not low <= high:
         return 0.0, 1.0
-    # Multiples of 257 are bytes that were written twice, whatever they span.
-    return (0.0, 65535.0) if copied and low >= 0 and 255 < high <= 65535 else _scale(low, high)
+    if low >= 0 and (high <= 1 or (copied and 255 < high <= 65535)):
+        # Multiples of 257 are bytes that were written twice, whatever they span.
+        return _scale(low, high) if high <= 1 else (0.0, 65535.0)
+    step = max(1, samples // _BLOCK)
+    some = np.concatenate([block.ravel()[::step] for block in blocks()])
+    return _scale(*_without_outliers(some, low, high))
 
 
 def _eight_bits(values: np.ndarray, start: float, span: float) -> np.ndarray:
@@ -179,7 +226,7 @@ def _deep_grey(image: Image.Image, key: object) -> Image.Image:
         part = part[np.isfinite(part)] if image.mode == "F" else part
         return part if transparent is None else part[part != transparent]
 
-    start, span = _measure(seen(rows) for rows in _rows(height, width))
+    start, span = _measure(lambda: map(seen, _rows(height, width)))
     every = _every(start, span) if grey.dtype.kind == "u" and grey.itemsize == 2 else None
     eight = np.empty((height, width), np.uint8)
     for rows in _rows(height, width):
@@ -194,10 +241,10 @@ def _deep_grey(image: Image.Image, key: object) -> Image.Image:
 
 
 def _fills(image: Image.Image) -> bool:
-    """Whether the high bytes of 16-bit colour samples span half of their range."""
-    extrema = image.getextrema()[:3]
-    lows, highs = zip(*extrema, strict=True)
-    return bool(max(highs) - min(lows) >= 128)
+    """Whether the high bytes of 16-bit colour samples span half of their range, outliers apart."""
+    counts = np.reshape(image.histogram()[: 3 * 256], (3, 256)).sum(axis=0)
+    filled = np.flatnonzero(_trimmed(counts, _most_outliers(int(counts.sum()))))
+    return bool(filled[-1] - filled[0] >= 128)
 
 
 def _deep_colours(high: Image.Image, low: Image.Image, key: object) -> Image.Image:
@@ -213,7 +260,7 @@ def _deep_colours(high: Image.Image, low: Image.Image, key: object) -> Image.Ima
         part = values(box)[:, :, :3]
         return part if colour is None else part[(part != colour).any(axis=2)]
 
-    every = _every(*_measure(seen(box) for box in boxes))
+    every = _every(*_measure(lambda: map(seen, boxes)))
     made = Image.new(high.mode if colour is None else "RGBA", high.size)
     for box in boxes:
         part = values(box)

@@ -59,11 +59,24 @@ _HERE = (
     r"(?:here(?:['’]s| is| are)|below (?:is|are)|this is|(?:the )?following (?:is|are)|hier (?:ist|sind|folgt)|voici|voilà"
     r"|aquí (?:tienes|está|hay)|aqui está|ecco|segue)"
 )
+_PLAIN = r'[^\n:.!?"“”]'  # within a sentence that quotes nothing
+_OF = (
+    r"(?:,? (?:of|for|in|on|that|which|you|based|as|about|requested|generated|provided|from|to|with|suitable|describing"
+    rf"|below|de[rsl]?|für|zum|vom|pour|para|per|dell\w*|d[oa]s?)\b{_PLAIN}{{0,110}}"
+    rf"|\s*\({_PLAIN}{{0,60}}\))?\s*"
+)
 _PREAMBLES = (
     # "Sure! Here is a detailed description of the image:"
     re.compile(
-        rf"(?:{_ASSENT}\b[^\n:]{{0,60}}?[!.,:;–—-]+\s*)?[^\n:.!?]{{0,60}}?\b{_HERE}\b[^\n:.!?]{{0,120}}?\b{_NOUN}\b"
-        r"[^\n:.!?]{0,120}:",
+        rf"(?:{_ASSENT}\b[^\n:]{{0,60}}?[!.,:;–—-]+\s*)?{_PLAIN}{{0,60}}?\b{_HERE}\b{_PLAIN}{{0,120}}?\b{_NOUN}\b{_OF}:",
+        re.IGNORECASE,
+    ),
+    # "Certainly, here you go:", "The caption could be:", "I'd describe the image as follows:"
+    re.compile(
+        rf"(?:{_ASSENT}\b[^\n:]{{0,60}}?[!.,:;–—-]+\s*)?(?:here (?:you go|it is|we go)[!.:,]+(?=\s)"
+        rf"|(?:(?:the|a|an|my|this|one) )?(?:\w+ ){{0,3}}?{_NOUN}\b{_PLAIN}{{0,60}}?\b"
+        r"(?:as follows|(?:could|would|might|can) be)\s*:"
+        rf"|i(?:['’]d| would| can|['’]ll| will) (?:describe|caption|summari[sz]e)\b{_PLAIN}{{0,60}}?\bas(?: follows)?\s*:)",
         re.IGNORECASE,
     ),
     re.compile(r"(?:(?:好的|当然(?:可以)?)[，,。!！]\s*)?(?:以下是|这是)[^\n：:]{0,80}[：:]"),
@@ -85,6 +98,9 @@ _LANGUAGE = re.compile(
     r"[A-Za-z0-9_+-]{0,20}[ \t]*\n|(?:json|text|txt|markdown|md|plaintext|html|yaml)\s", re.IGNORECASE
 )
 _PAIRS = (("**", "**"), ('"', '"'), ("“", "”"), ("«", "»"), ("„", "“"), ("*", "*"), ("`", "`"))
+_QUOTES = "\"'`“”‘’«»„"
+_QUOTING = re.compile(rf"\w [{_QUOTES}]")
+_GOES_ON = re.compile(r" [a-zà-ÿ]")
 _ROUNDS = 5
 
 
@@ -131,6 +147,8 @@ def _without_reasoning(text: str) -> tuple[str, bool]:
     kept: list[str] = []
     at, inside = 0, False
     for mark in _REASONING.finditer(text):
+        if _is_quoted(text, mark):
+            continue
         if mark["open"] and not inside:
             kept.append(text[at : mark.start()])
             inside = True
@@ -142,6 +160,20 @@ def _without_reasoning(text: str) -> tuple[str, bool]:
     if not inside:
         kept.append(text[at:])
     return "".join(kept), inside
+
+
+def _is_quoted(text: str, mark: re.Match[str]) -> bool:
+    """Whether a mark of reasoning is something that the picture shows: in quotes, or amid a sentence, after a word."""
+    before, after = text[max(0, mark.start() - 3) : mark.start()], text[mark.end() : mark.end() + 2]
+    if _QUOTING.fullmatch(before) and after[:1] in tuple(_QUOTES):
+        return True
+    # What is said after reasoning begins with a capital, a brace, a line.
+    return (
+        bool(mark["close"])
+        and before[-2:-1].isalnum()
+        and before[-1:] == " "
+        and _GOES_ON.match(after) is not None
+    )
 
 
 def _without_tokens(text: str) -> str:

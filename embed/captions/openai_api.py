@@ -131,6 +131,9 @@ class OpenAiApi(Api):
             choice = body["choices"][0]
             text = choice["message"].get("content") or ""
             reasoning = choice["message"].get("reasoning_content") or choice["message"].get("reasoning")
+            if isinstance(text, list):
+                text, thought = _joined(text)
+                reasoning = reasoning or thought
             if not isinstance(text, str):
                 raise BrokenError(f"{self.url} gave an answer that is not text")
             tokens = (body.get("usage") or {}).get("completion_tokens")
@@ -175,3 +178,17 @@ class OpenAiApi(Api):
         import httpx
 
         return fault_of_transport(error, self.url, timeout, httpx)
+
+
+def _joined(parts: list[Any]) -> tuple[str, str]:
+    """Text of an answer in parts, and the reasoning among them."""
+    texts, thoughts = [], []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif part.get("type") in ("text", "output_text"):
+            texts.append(str(part["text"]))
+        elif part.get("type") in ("thinking", "reasoning"):
+            thought = part.get("thinking") or part.get("text") or ""
+            thoughts.append(_joined(thought)[0] if isinstance(thought, list) else str(thought))
+    return "".join(texts), "".join(thoughts)

@@ -240,3 +240,33 @@ def test_an_animation_of_nothing_is_blank() -> None:
     frames = [Image.new("RGB", (32, 32), (k, k, k)) for k in range(0, 250, 50)]
     picture = decode(encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:]), hashed=True)
     assert (picture.blank, picture.phash, picture.image.getpixel((0, 0))) == (True, BLANK_HASH, (0, 0, 0))
+
+
+@pytest.mark.parametrize("top", [255, 1023, 4095, 16383])
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_hot_pixel_turns_no_picture_dark(top: int, colour: bool) -> None:
+    shades = np.linspace(0, top, 6000).astype(np.uint16).reshape(60, 100)
+    hot = shades.copy()
+    hot[30, 50] = 65535
+    seen = [
+        np.asarray(
+            decode(png16(np.dstack([grey] * 3)) if colour else encoded(Image.fromarray(grey), "PNG")).image
+        )
+        for grey in (shades, hot)
+    ]
+    differs = (seen[0] != seen[1]).any(axis=2)
+    assert differs.sum() == 1
+    assert differs[30, 50]
+
+
+def test_few_bright_values_on_one_ground_are_the_picture() -> None:
+    stars = np.zeros((100, 100), np.uint16)
+    stars[50, 50] = 60_000
+    assert not decode(encoded(Image.fromarray(stars), "PNG")).blank
+
+
+def test_signed_bytes() -> None:
+    shades = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    signed = Image.fromarray((shades.astype(int) - 128).astype(np.int8).view(np.uint8))
+    picture = decode(encoded(signed, "TIFF", tiffinfo={339: 2}))
+    np.testing.assert_array_equal(np.asarray(picture.image)[:, :, 0], shades)

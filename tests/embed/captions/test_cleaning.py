@@ -96,3 +96,31 @@ def test_long_answers_take_linear_time(unit: str) -> None:
 def test_json_is_found_whatever_is_said_around_it() -> None:
     assert json_part('Here it is:\n```json\n{"a": {}}\n```\nHope it helps!') == '{"a": {}}'
     assert json_part("none") == "none"
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "A meme that reads '</think>' on a blackboard behind a man.",
+        "The screenshot shows the HTML tag </think> in a code editor.",
+        'A sign says "Here is the answer: 42".',
+        "Here are two people at a table, with a description board: it reads MENU.",
+        "A slide with code:\n```python\nprint(1)\n```\nand a cat.",
+    ],
+)
+def test_what_the_picture_shows_is_kept(caption: str) -> None:
+    assert clean_answer(caption) == (caption, False)
+
+
+@pytest.mark.parametrize(
+    "preamble",
+    [
+        "Certainly, here you go:\n",
+        "The image description is as follows:\n\n",
+        "The caption for this image could be: ",
+        "I'd describe this image as follows: ",
+        "Here is the JSON output you asked for: ",
+    ],
+)
+def test_other_preambles(preamble: str) -> None:
+    assert clean_answer(f"{preamble}A cat.") == ("A cat.", False)

@@ -10,6 +10,7 @@ import pytest
 from caption_stores import captions, truth
 from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
+from icehouse.embed.captions.openai_api import _joined
 from icehouse.embed.captions.prompts import Prompt
 from icehouse.errors import CaptionError, UsageError
 from icehouse.store.store import Store
@@ -103,3 +104,12 @@ def test_a_count_of_tokens_that_is_none_costs_no_answer(
 def test_it_needs_a_host() -> None:
     with pytest.raises(UsageError, match="--host"):
         Asking("llava", api="openai")
+
+
+def test_answers_in_parts() -> None:
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "A cat?"}]},
+        {"type": "text", "text": "A "},
+        "cat.",
+    ]
+    assert _joined(parts) == ("A cat.", "A cat?")
