@@ -348,8 +348,9 @@ def _read_sources(
             ]
             if not lost:
                 raise
-            source = absolute(lost[0]).replace("'", "''")
-            command = shlex.join(["icehouse", "remove", "-s", str(path), "--where", f"source = '{source}'"])
+            where = "source = '{}'".format(absolute(lost[0]).replace("'", "''"))
+            quoted = shlex.quote(where) if set('"$`\\!') & set(where) else f'"{where}"'
+            command = f"icehouse remove -s {shlex.quote(str(path))} --where {quoted}"
             raise SourceError(
                 f"{error}; the store keeps its {of[absolute(lost[0])]} items as they are: `{command}` removes them"
             ) from error

@@ -111,14 +111,14 @@ class Run:
             # A run without checksums, of an older icehouse, is known by what it must have.
             for name, given in self.record["inputs"].items():
                 str(given["feature"])
-                check_spec(given["spec"], f"input {name!r}", ("encoder", "modality", "output"))
+                check_spec(given["spec"], f"input {name!r}", ("encoder", "modality", "output", "provenance"))
             (
                 str(self.record["head"]["family"]),
                 dict(self.record["head"]["params"]),
                 list(self.record["classes"]),
             )
             str(self.record["label"]), str(self.record["created_at"]), list(self.metrics["protocol"]["notes"])
-            self.summary()
+            self.summary(), self.missing
         except CorruptError as error:
             raise HeadError(f"run {path.name} is damaged: {error}; {_AGAIN}") from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -181,6 +181,11 @@ class Run:
         """Class whose average precision is meant, of two: as it was given, or the rarer one in training; else None."""
         given = self.record.get("positive")
         return None if given is None else str(given)
+
+    @property
+    def missing(self) -> str:
+        """What became of rows that lack an input: "drop" or "keep"."""
+        return str(self.record["data"]["missing"])
 
     @property
     def features(self) -> dict[str, str]:

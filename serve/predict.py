@@ -135,7 +135,7 @@ def _modalities(run: Run) -> list[str]:
 
 def _keeps(run: Run) -> bool:
     """Whether one of the run's inputs is enough."""
-    return bool(run.record["data"]["missing"] == "keep" and run.head.handles_missing)
+    return run.missing == "keep" and run.head.handles_missing
 
 
 def _check_needs(run: Run, manifest: Manifest) -> None:

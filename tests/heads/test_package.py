@@ -19,6 +19,7 @@ from icehouse.heads.registry import available
 from icehouse.heads.runs import Run
 from icehouse.heads.trainer import train
 from icehouse.serve.predict import predict
+from icehouse.store.checksums import write_sums
 from icehouse.store.store import Store
 from PIL import Image
 from quick import quick
@@ -261,3 +262,31 @@ def test_the_commands(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     code, shown, _ = call("package", "latest", out, "-s", store, "--json")
     assert code == 0
     assert json.loads(shown)["onnx"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("format",), {}),
+        (("format",), "x"),
+        (("data",), []),
+        (("data",), {}),
+        (("inputs",), []),
+        (("inputs", "image", "spec"), 3),
+        (("inputs", "image", "spec", "encoder"), ["mini"]),
+        (("inputs", "image", "spec", "provenance"), None),
+        (("inputs", "image", "spec", "provenance"), {"cleaning": 3}),
+    ],
+)
+def test_a_record_of_another_kind_is_refused(path: tuple[str, ...], value: Any, copy: Path) -> None:
+    """Though its checksums are right: whoever changes a package can change them too."""
+    record = json.loads((copy / "run.json").read_text())
+    first = next(iter(record["inputs"]))
+    at = record
+    for name in path[:-1]:
+        at = at[first if name == "image" else name]
+    at[path[-1]] = value
+    (copy / "run.json").write_text(json.dumps(record))
+    write_sums(copy)
+    with pytest.raises(HeadError, match="is damaged"):
+        Package.load(copy)
