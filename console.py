@@ -27,6 +27,7 @@ __all__ = [
     "JsonOption",
     "MaxPixelsOption",
     "NaValuesOption",
+    "Screen",
     "StoreOption",
     "StrictLabelsOption",
     "bar",
@@ -171,6 +172,14 @@ def echo(text: object = "", *, err: bool = False, lines: bool = False, **style: 
     plain = text.lstrip("\n")
     shown = "\n" * (len(text) - len(plain)) + printable(plain, lines=lines)
     typer.secho(shown, err=err, **style)
+
+
+class Screen:
+    """File that writes to the terminal on stdout, `printable`; a pipe or a file gets text as it is."""
+
+    def write(self, text: str) -> int:
+        """Write some lines."""
+        return sys.stdout.write(printable(text, lines=True))
 
 
 def say(message: str) -> None:

@@ -14,6 +14,7 @@ from ..console import (
     ExcelSafeOption,
     JsonOption,
     NaValuesOption,
+    Screen,
     StoreOption,
     echo,
     print_json,
@@ -122,7 +123,7 @@ def sql(
     elif kind == "json":
         print_json(results.json_values(rows))
     elif kind == "csv":
-        results.print_csv(rows, sys.stdout)
+        results.print_csv(rows, Screen() if sys.stdout.isatty() else sys.stdout)
     elif rows.num_columns:
         print_table(rows.column_names, results.screen_rows(rows))
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..console import EXCEL_SAFE
+from ..console import EXCEL_SAFE, Screen
 from ..errors import StoreError, UsageError
 from .files import publish
 
@@ -50,7 +50,7 @@ def screen_rows(rows: pa.Table) -> Iterator[list[Any]]:
         yield [_cell(value) for value in values]
 
 
-def print_csv(rows: pa.Table, file: IO[str]) -> None:
+def print_csv(rows: pa.Table, file: IO[str] | Screen) -> None:
     """Write `rows` as CSV; lists and structures as JSON."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(csv_cells(rows.column_names))

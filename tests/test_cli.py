@@ -286,3 +286,18 @@ def test_a_command_runs_with_its_streams_closed(closed: str, here: Path) -> None
     assert result.returncode == 0
     assert result.stderr == ""
     assert (">&-" in closed.split()) == (result.stdout == "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
+def test_csv_is_sanitised_on_a_terminal_and_as_it_is_in_a_pipe(here: Path) -> None:
+    assert run("embed", "photos", "-s", "st", "-e", "toy").exit_code == 0
+    query = "select chr(27) || '[31m' || chr(155) || chr(8238) as a, 1 as \"b" + chr(27) + '"'
+    command = [sys.executable, "-m", "icehouse", "sql", "-s", "st", "--format", "csv", query]
+    piped = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600)
+    assert piped.stdout == "a,b\x1b\n\x1b[31m\x9b\u202e,1\n"
+    terminal, end = os.openpty()
+    with os.fdopen(terminal, "rb") as seen:
+        subprocess.run(command, stdout=end, stderr=subprocess.PIPE, timeout=600, check=True)
+        shown = os.read(seen.fileno(), 1 << 16).decode()
+        os.close(end)
+    assert shown.split() == ["a,b\ufffd", "\ufffd[31m\ufffd\ufffd,1"]
