@@ -8,13 +8,15 @@ sample is never wrong in a resample. The forms here were chosen by their measure
 - F1 of a class is ``2J / (1 + J)`` of the share J of its right rows among those that have it as label or as prediction
   (compare Goutte and Gaussier 2005): Wilson's interval of J, transformed.
 - Means over classes: MOVER (Zou and Donner 2008): the arms of the classes' own intervals, joined by the correlations of
-  their estimates; minus the bias that a concave function of few rows has.
+  their estimates; minus the bias that a concave function of few rows has; wider, by `_few_rows`, where there are few
+  rows for so many classes, since each class's variance is then itself a guess.
 - Other scores between 0 and 1 (weighted F1, average precision): Wilson's interval for as many rows as have the variance
   of the score, which comes from its influence function (the delta method).
 - AUROC: the interval of all values that the sample does not reject (Newcombe 2006, method 5), by the variance of Hanley and
   McNeil (1982), scaled by DeLong's (1988) where that is larger or rows are many.
 - Log loss: Student's interval on the logarithmic scale; its variance is held up, in small samples, by the one that the
-  probabilities themselves imply, since a loss that has not happened yet is not in the sample.
+  probabilities themselves imply, since a loss that has not happened yet is not in the sample. Its upper end is at most
+  Wilson's for rows of which each has the largest possible loss or none.
 
 Rows of one group (duplicates of one another) are no independent evidence: variances are taken over sums by group, and the
 number of rows is divided by the design effect (Kish 1965; Korn and Graubard 1998), never less than one.
@@ -53,6 +55,8 @@ _RIGHT, _WRONG = 0.5, 0.25
 # What a probability of zero costs: the largest log loss that a row can have.
 _MOST = -math.log(np.finfo(np.float64).eps)
 _STEPS = 40
+# How much of a row each class costs in the variance of a mean over classes.
+_CLASS_COST = 0.5
 
 
 @cache
@@ -226,6 +230,7 @@ def _macro_f1(
     shift = float(bias[occurs].mean())
     below = joined(np.where(occurs, f1 - low, value))
     above = joined(np.where(occurs, high - f1, 1 - value))
+    below, above = (_few_rows(arm, len(occurs), marks.sum() / 2) for arm in (below, above))
     # How large the bias is, is not known better than it is large.
     return _within(value, value - math.hypot(below, shift) - shift, value + math.hypot(above, shift) - shift)
 
@@ -302,7 +307,7 @@ class Arms:
             # As if each class shared its errors alike with all the others.
             rest, shared = np.array(self._rest), 1 / max(n - 1, 1)
             squares += (1 - shared) * (rest**2).sum(axis=0) + shared * rest.sum(axis=0) ** 2
-        below, above = (np.sqrt(squares) / n).tolist()
+        below, above = (_few_rows(arm, n, self._groups.count) for arm in (np.sqrt(squares) / n).tolist())
         return value, _within(value, value - below, value + above)
 
 
@@ -366,7 +371,9 @@ def precision_interval(
     return float(low), float(high)
 
 
-def log_loss_interval(loss: np.ndarray, implied: float, groups: Groups, level: float) -> Interval:
+def log_loss_interval(
+    loss: np.ndarray, implied: float, worst: float, groups: Groups, level: float
+) -> Interval:
     """Interval of a mean log loss.
 
     Parameters
@@ -375,6 +382,8 @@ def log_loss_interval(loss: np.ndarray, implied: float, groups: Groups, level: f
         Of each row.
     implied : float
         Variance of a row's loss if its label came as the probabilities say.
+    worst : float
+        The largest loss that any label of these rows would have: no mean varies more than one of it and of zero.
     groups : Groups
     level : float
     """
@@ -383,7 +392,9 @@ def log_loss_interval(loss: np.ndarray, implied: float, groups: Groups, level: f
     variance = (_LOSS_PRIOR * max(own, implied) + n * own) / (_LOSS_PRIOR + n)
     rows = max(n / groups.effect(loss - mean), 1.0)
     half = _student(max(rows - 1, 1.0), level) * math.sqrt(variance / rows) / mean
-    return mean * math.exp(-min(half, _MOST)), min(mean * math.exp(min(half, _MOST)), _MOST)
+    worst = max(worst, float(loss.max()))
+    high = min(mean * math.exp(min(half, _MOST)), worst * float(wilson(mean / worst, rows, level)[1]))
+    return mean * math.exp(-min(half, _MOST)), max(high, mean)
 
 
 def joined_interval(values: np.ndarray, lows: np.ndarray, highs: np.ndarray, level: float) -> Interval:
@@ -409,6 +420,11 @@ def _student(degrees: float, level: float) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3),
     )
     return sum(terms)
+
+
+def _few_rows(arm: float, classes: int, rows: float) -> float:
+    """Arm of a mean over classes whose variances come from few rows each: as if a part of them were spent on that."""
+    return arm * math.sqrt(1 + _CLASS_COST * classes / max(rows, 1.0)) if classes > 1 else arm
 
 
 def _within(value: float, low: float, high: float) -> Interval:

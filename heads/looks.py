@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,8 @@ def count_look(store: Store, label: str, ids: Iterable[str], by: str, times: int
         folder.mkdir(exist_ok=True)
         with hold(folder):
             if not any(folder.glob("[!.]*")):
-                _count_earlier(store, folder)
+                for of, theirs in _earlier_looks(store):
+                    _add(folder, of, theirs, {"train": 1})
             _add(folder, label, items, {by: times})
     except OSError as error:
         raise HeadError(f"cannot write to {folder}: {error.strerror or error}") from error
@@ -104,7 +105,11 @@ def looks_at(store: Store, label: str, ids: Iterable[str], *, _items: set[str] |
     items = _digests(ids) if _items is None else _items
     by: Counter[str] = Counter()
     damaged = []
-    for path in sorted((store.path / "looks").glob("[!.]*")):
+    files = sorted((store.path / "looks").glob("[!.]*"))
+    if not files:  # nothing was counted yet, but runs may have been scored
+        found = sum(not items.isdisjoint(theirs) for of, theirs in _earlier_looks(store) if of == label)
+        return Looks({"train": found} if found else {})
+    for path in files:
         try:
             known = _read(path)
         except (OSError, ValueError):  # those set aside as damaged too
@@ -165,15 +170,14 @@ def _add(folder: Path, label: str, items: set[str], looks: dict[str, int]) -> No
         temp.write_text(json.dumps(seal(value, path.name), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _count_earlier(store: Store, folder: Path) -> None:
-    """Count the test scores of runs that were made before looks were counted."""
+def _earlier_looks(store: Store) -> Iterator[tuple[str, set[str]]]:
+    """Label and rows of the test scores of runs, for a store in which no looks are kept."""
     from .runs import Run
 
     for path in sorted((store.path / "runs").glob("[!.]*/run.json")):
         try:
             run = Run(path.parent)
-            items = _digests(run.training_items().get("test", set()))
+            if "test" in run.metrics:
+                yield run.label, _digests(run.training_items().get("test", set()))
         except (IcehouseError, OSError, ValueError):
             continue  # a damaged run is its own affair
-        if "test" in run.metrics and "looks" not in run.record:
-            _add(folder, run.label, items, {"train": 1})

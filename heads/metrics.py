@@ -46,6 +46,7 @@ __all__ = [
     "require_positive",
     "row_losses",
     "score",
+    "worst_loss",
 ]
 
 #: Resamples of what is bootstrapped (differences, calibration), and the coverage of intervals.
@@ -367,7 +368,11 @@ def _ranked(
     }
     loss = row_losses(true, proba)
     mean = float(loss.mean())
-    of_loss = None if level is None else log_loss_interval(loss, implied_variance(proba), groups, level)
+    of_loss = (
+        None
+        if level is None
+        else log_loss_interval(loss, implied_variance(proba), worst_loss(proba), groups, level)
+    )
     counted = defined if chosen is None else np.array([chosen])
     return {
         **told,
@@ -440,6 +445,11 @@ def implied_variance(proba: np.ndarray) -> float:
     return float(np.concatenate(spreads).mean() + np.concatenate(means).var())
 
 
+def worst_loss(proba: np.ndarray) -> float:
+    """The largest log loss that any label of these rows would have."""
+    return -float(np.log(max(float(proba.min()), _EPS)))
+
+
 def _majority(support: np.ndarray, code: int, label: Any, prevalence: float | None) -> dict[str, Any]:
     """Scores of always answering `label`, and of ranking by chance."""
     n, present = int(support.sum()), int((support > 0).sum())
@@ -476,6 +486,6 @@ def _notes(result: dict[str, Any], support: np.ndarray, labels: Sequence[Any], i
     elif intervals and len(labels) > 2 and groups < 5 * int((support > 0).sum()):
         notes.append(
             f"{groups} rows for {int((support > 0).sum())} classes: with fewer than five each, the intervals of macro-F1 "
-            "and AUROC are too narrow"
+            "and AUROC are rough"
         )
     return notes

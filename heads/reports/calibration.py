@@ -22,7 +22,7 @@ import numpy as np
 
 from ..calibration import temperature as fitted_factor
 from ..intervals import Groups, log_loss_interval, wilson
-from ..metrics import DRAWS, LEVEL, implied_variance, row_losses
+from ..metrics import DRAWS, LEVEL, implied_variance, row_losses, worst_loss
 from ..vectors import softmax
 
 __all__ = ["calibration", "reliability"]
@@ -138,7 +138,9 @@ def _scores(
     losses = _losses(proba, true)
     told = {"value": float(losses.mean()), "low": None, "high": None}
     if weights:
-        told["low"], told["high"] = log_loss_interval(losses, implied_variance(proba), groups, level)
+        told["low"], told["high"] = log_loss_interval(
+            losses, implied_variance(proba), worst_loss(proba), groups, level
+        )
     return {
         "n": n,
         "ece": ece,

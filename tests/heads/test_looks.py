@@ -79,6 +79,8 @@ def test_runs_of_before_are_counted(make_store: Make) -> None:
         write_sums(run.path)
     (runs[2].path / "run.json").write_text("{")  # a damaged run is passed over
     shutil.rmtree(store.path / "looks")
+    assert compare(store, runs[:2], latency=False).looks.by == {"train": 2}
+    assert not (store.path / "looks").exists()  # who reads writes nothing
     assert evaluate(store, runs[0]).metrics["looks"]["by"] == {"train": 2, "evaluate": 1}
 
 

@@ -296,3 +296,22 @@ def test_every_interval_holds_its_value_and_none_is_a_point(
         for name in ("precision", "recall", "f1"):
             assert row[name]["low"] <= row[name]["value"] + 1e-12
             assert row[name]["value"] <= row[name]["high"] + 1e-12
+
+
+def test_a_mean_loss_ends_where_the_worst_rows_would_be() -> None:
+    y, sure = ["a", "b"] * 15, np.tile([0.996, 0.004], (30, 1))
+    sure[1::2] = sure[1::2, ::-1]
+    told = score(y, sure, ["a", "b"])["log_loss"]
+    # The share of 30 rows that may be wrong though none was, times what each would cost.
+    assert told["high"] < 0.13 * -np.log(0.004)
+    assert told["low"] < told["value"] < told["high"]
+
+
+def test_many_classes_of_a_row_or_two_are_covered() -> None:
+    rng, held, k = np.random.default_rng(0), [], 20
+    for _ in range(300):
+        y = rng.integers(0, k, 30)
+        given = np.where(rng.random(30) < 0.7, y, (y + rng.integers(1, k, 30)) % k)
+        told = score(y, np.eye(k)[given], np.arange(k), only="macro_f1")["macro_f1"]
+        held.append(told["low"] <= 0.7 <= told["high"])  # the F1 of every class in the population
+    assert np.mean(held) > 0.91
