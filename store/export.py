@@ -100,16 +100,20 @@ def _about(store: Store, features: Features, columns: Sequence[str]) -> pa.Table
 
 
 def _write_npy(features: Features, about: pa.Table, out: Path) -> list[Path]:
-    written = [_write_ids(about, out)]
-    if features.mask is not None:
-        written.append(_write_array(features.mask, out.with_name(out.name + ".mask.npy")))
-    return [_write_array(features.X, out), *written]
+    with publish(out) as temp:
+        _save_array(features.X, temp)
+        # Once there is room for the vectors: ids of others beside them would be wrong without a sign.
+        written = [_write_ids(about, out)]
+        if features.mask is not None:
+            with publish(out.with_name(out.name + ".mask.npy")) as mask:
+                _save_array(features.mask, mask)
+            written.append(out.with_name(out.name + ".mask.npy"))
+    return [out, *written]
 
 
-def _write_array(array: np.ndarray, out: Path) -> Path:
-    with publish(out) as temp, temp.open("wb") as file:
+def _save_array(array: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:
         np.save(file, array)
-    return out
 
 
 def _write_safetensors(features: Features, about: pa.Table, out: Path) -> list[Path]:
@@ -117,9 +121,9 @@ def _write_safetensors(features: Features, about: pa.Table, out: Path) -> list[P
 
     tensors = {"X": features.X} if features.mask is None else {"X": features.X, "mask": features.mask}
     metadata = {"name": features.name, **{k: str(features.spec.get(k)) for k in ("encoder", "fingerprint")}}
-    ids = _write_ids(about, out)
     with publish(out) as temp:
         save_file(tensors, temp, metadata=metadata)
+        ids = _write_ids(about, out)
     return [out, ids]
 
 

@@ -112,3 +112,22 @@ def test_a_failed_export_keeps_the_old_file(
         export(store, NAME, out)
     assert out.read_bytes() == b"precious"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp")] == []
+
+
+@pytest.mark.parametrize("suffix", ["npy", "safetensors"])
+def test_ids_of_an_export_that_failed_do_not_stand_beside_other_vectors(
+    suffix: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import safetensors.numpy
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / f"x.{suffix}"
+    export(store, NAME, out, split="train")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("x.*")}
+    monkeypatch.setattr(np, "save", fail)
+    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    with pytest.raises((StoreError, OSError), match="No space"):
+        export(store, NAME, out)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("x.*")} == before
