@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
-from .checksums import changed_files, check_stamp, file_sha256, unseal
+from .checksums import changed_files, check_stamp, file_sha256, read_parquet, unseal
 from .files import leftovers, leftovers_below, sweep_tree
 from .manifest import MANIFEST, Manifest, Part
 from .parts import read_part, write_part
@@ -330,6 +330,24 @@ _LISTED = {
 }  # fmt: skip
 
 
+# What every run has.
+_OF_A_RUN = {"metrics.json", "predictions.parquet"}
+
+
+def _unreadable(path: Path) -> str | None:
+    """Why a file without a checksum is damaged beyond doubt; None if it can be read."""
+    try:
+        if path.suffix == ".parquet":
+            read_parquet(path.parent, path.name)
+        elif path.suffix == ".json":
+            json.loads(path.read_bytes())
+    except CorruptError as error:
+        return str(error)
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{path} cannot be read ({getattr(error, 'strerror', None) or error})"
+    return None
+
+
 def _verify_files(store: Store, report: Report) -> None:
     """Compare everything beside the tables with its checksums."""
     for root in ("runs", "sweeps", "looks", "dups", "calibrations", "indexes", "cache"):
@@ -357,6 +375,10 @@ def _verify_folder(folder: Path, files: set[str], place: str, report: Report) ->
         found("checksum", f"{line}; {remedy}")
     if not listed and files & set(_WHOLE) and not place.endswith("/gallery"):
         found("no checksums", f"{place} has no checksums (older version)", problem=False)
+    if not listed and place.split("/")[0] in ("runs", "dups", "calibrations"):
+        for name in sorted(files | (_OF_A_RUN if "run.json" in files else set())):
+            if reason := _unreadable(folder / name):
+                found("unreadable", f"{reason}; {remedy}")
     root = place.split("/")[0]
     for name in sorted(files):
         # Runs and searches list theirs; these hold their checksum themselves.

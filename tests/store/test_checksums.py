@@ -222,3 +222,18 @@ def test_parquet_is_read_once_it_was_compared(tmp_path: Path) -> None:
         read_parquet(tmp_path, "x.parquet")
     with pytest.raises(CorruptError, match=r"lacks y\.parquet"):
         read_parquet(tmp_path, "y.parquet")
+
+
+def test_verify_reads_what_has_no_checksums(store: Store) -> None:
+    run = store.path / "runs" / "20250101-000000-logreg-0000"
+    run.mkdir(parents=True)
+    for name in ("run.json", "metrics.json"):
+        (run / name).write_text("{}")
+    told = [found.detail for found in verify(store).findings if found.kind == "unreadable"]
+    assert told == [
+        f"{run} lacks predictions.parquet; restore the run from a backup, or remove its folder and train it again"
+    ]
+    (run / "predictions.parquet").write_bytes(b"PAR1 no more")
+    (run / "metrics.json").write_text('{"dev": ')
+    told = [found.detail for found in verify(store).findings if found.kind == "unreadable"]
+    assert ["metrics.json" in told[0], "predictions.parquet" in told[1]] == [True, True]
