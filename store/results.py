@@ -52,12 +52,19 @@ def screen_rows(rows: pa.Table) -> Iterator[list[Any]]:
 
 def print_csv(rows: pa.Table, file: IO[str] | Screen) -> None:
     """Write `rows` as CSV; lists and structures as JSON."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(csv_cells(rows.column_names))
+    plain = csv.writer(file, lineterminator="\n")
+    # With this line end the writer leaves a carriage return unquoted, at which readers begin a new row.
+    quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+
+    def write(cells: list[Any]) -> None:
+        returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoted if returns else plain).writerow(cells)
+
+    write(csv_cells(rows.column_names))
     for values in _rows(rows):
-        plain = map(_plain, values)
-        writer.writerow(
-            csv_cells(json.dumps(v, ensure_ascii=False) if isinstance(v, (list, dict)) else v for v in plain)
+        cells = map(_plain, values)
+        write(
+            csv_cells(json.dumps(v, ensure_ascii=False) if isinstance(v, (list, dict)) else v for v in cells)
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ...errors import UsageError
+from .guard import hide
 
 __all__ = [
     "Answer",
@@ -140,6 +141,10 @@ class Api(ABC):
     async def pull(self, progress: Callable[[str, int, int], None]) -> None:
         """Have the server fetch the model; `progress` gets (what is done, bytes done, bytes in all)."""
         raise DeniedError(f"{self.url} cannot fetch models itself")
+
+    def told(self, text: object, most: int) -> str:
+        """The first `most` characters of what the server said; credentials are hidden before one is cut in two."""
+        return hide(str(text), self.secrets)[:most]
 
     @abstractmethod
     async def close(self) -> None:

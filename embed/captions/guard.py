@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import dataclasses
 import functools
+import html
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     import httpx
@@ -123,27 +125,55 @@ def credentials(url: str) -> tuple[str, str] | None:
 
 
 def secrets_of(url: str, *keys: str | None) -> tuple[str, ...]:
-    """What must never be told: user and password of `url` and `keys`, in every form in which they are sent.
+    """What must never be told: user and password of `url` and `keys`, as they are written, as they are meant, and in base64.
 
-    Of a few characters only, nothing is a secret that could be hidden.
+    Of a few letters or digits only, nothing is a secret that could be hidden.
     """
     user, at, _ = urlsplit(url).netloc.rpartition("@")
     name, _, password = user.partition(":")
     # A name alone is a token.
     told = {user, password or name} if at else set()
     told |= {key for key in keys if key}
-    plain = {unquote(secret) for secret in told}
-    forms = told | plain | {quote(secret, safe="") for secret in plain}
+    forms = told | {unquote(secret) for secret in told}
     if at:
         forms.add(base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode().rstrip("="))
-    return tuple(sorted((form for form in forms if len(form) >= _LEAST_SECRET), key=len, reverse=True))
+    kept = (form for form in forms if len(form) >= (_LEAST_SECRET if form.isalnum() else 2))
+    return tuple(sorted(kept, key=len, reverse=True))
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:
-    """`text` without `secrets`."""
+    """`text` without `secrets`, also as addresses, HTML and JSON write them.
+
+    >>> hide("pa&amp;ss pa%26ss pass", ["pa&ss"])
+    '*** *** pass'
+    """
     for secret in secrets:
-        text = text.replace(secret, _HIDDEN)
+        text = _pattern(secret).sub(_HIDDEN, text)
     return text
+
+
+@functools.cache
+def _pattern(secret: str) -> re.Pattern[str]:
+    return re.compile(
+        "".join(char if char.isalnum() and char.isascii() else _escapes(char) for char in secret)
+    )
+
+
+def _escapes(char: str) -> str:
+    """Pattern of a character, written plainly or escaped."""
+    code, name = ord(char), html.escape(char)
+    units = re.findall("..", char.encode("utf-16-be", "replace").hex(), re.DOTALL)
+    in_json = "".join(rf"\\u{high}{low}" for high, low in zip(units[::2], units[1::2], strict=True))
+    in_address = "".join(f"%{byte:02x}" for byte in char.encode("utf-8", "replace"))
+    found = [
+        in_address,
+        rf"&#0*{code};",
+        rf"&#x0*{code:x};",
+        re.escape(name),
+        in_json,
+        rf"\\?{re.escape(char)}",
+    ]
+    return f"(?i:{'|'.join(found)})"
 
 
 def hiding(

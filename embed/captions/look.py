@@ -56,7 +56,7 @@ def look_at_ollama(host: str | None = None) -> dict[str, Any]:
         ) as http:
             response = http.get(f"{url}/api/version")
         response.raise_for_status()
-        found |= {"version": str(response.json()["version"])[:100], "answers": True}
+        found |= {"version": hide(str(response.json()["version"]), secrets)[:100], "answers": True}
     except Exception as error:
         return _hidden({**found, "detail": _brief(error)}, secrets)
     return _hidden(

@@ -136,7 +136,7 @@ class OllamaApi(Api):
             async with asyncio.timeout(_CONNECT_S):
                 response = await self._http.get(f"{self._full}/api/version")
                 response.raise_for_status()
-                version = str(response.json()["version"])[:_MOST_NAME]
+                version = self.told(response.json()["version"], _MOST_NAME)
                 models = (await self._client.list()).models
                 digests = {str(entry.model): entry.digest for entry in models}
                 if self.model not in digests:
@@ -195,7 +195,9 @@ class OllamaApi(Api):
 
             if isinstance(error, ollama.ResponseError):
                 # Says "file does not exist" for a name that the library does not have.
-                raise DeniedError(f"{self.url} cannot pull {self.model}: {str(error.error)[:200]}") from None
+                raise DeniedError(
+                    f"{self.url} cannot pull {self.model}: {self.told(error.error, 200)}"
+                ) from None
             raise self._fault(error, self._timeout) from None
 
     async def close(self) -> None:
@@ -204,7 +206,7 @@ class OllamaApi(Api):
         await self._http.aclose()
 
     def _missing(self, there: list[str]) -> MissingError:
-        have = f"; it has: {', '.join(there[:10])[:_MOST_NAME]}" if there else ""
+        have = f"; it has: {self.told(', '.join(there[:10]), _MOST_NAME)}" if there else ""
         return MissingError(
             f"{self.url} has no model {self.model}{have}: run `ollama pull {self.model}` there, or add --pull"
         )
@@ -218,7 +220,7 @@ class OllamaApi(Api):
             retry_after = parse_retry_after(error.response.headers.get("retry-after"))
             error = ollama.ResponseError(error.response.text, error.response.status_code)
         if isinstance(error, ollama.ResponseError):
-            said = str(error.error)[:2000]
+            said = self.told(error.error, 2000)
             if error.status_code == 404 and _NO_MODEL.search(said):
                 return self._missing([])
             return fault_of_status(
@@ -229,17 +231,18 @@ class OllamaApi(Api):
                 key_variable=_KEY_VARIABLE,
                 path=f"http://gpu1:{PORT}",
             )
-        return fault_of_transport(error, self.url, timeout, httpx)
+        return fault_of_transport(error, self, timeout, httpx)
 
 
-def fault_of_transport(error: Exception, url: str, timeout: float, httpx: Any) -> FaultError:
-    """The fault that an exception of the HTTP client or of reading its answer stands for.
+def fault_of_transport(error: Exception, api: Api, timeout: float, httpx: Any) -> FaultError:
+    """The fault that an exception of the HTTP client of `api`, or of reading its answer, stands for.
 
     Raises
     ------
     Exception
         `error` itself, where it is none of these.
     """
+    url, brief = api.url, api.told(_words(error), 100)
     if isinstance(error, RedirectedError):
         return DeniedError(
             f"{url} sends its questions on to {error}: give that as --host, if it is to have the pictures"
@@ -253,18 +256,18 @@ def fault_of_transport(error: Exception, url: str, timeout: float, httpx: Any) -
     if isinstance(error, httpx.TooManyRedirects):
         return BrokenError(f"{url} sends from one address to the next, without end")
     if isinstance(error, (httpx.DecodingError, httpx.InvalidURL, RecursionError)):
-        return BrokenError(f"{url} gave an answer that cannot be read ({_brief(error)})")
+        return BrokenError(f"{url} gave an answer that cannot be read ({brief})")
     if isinstance(error, (httpx.RequestError, httpx.StreamError)):
-        return BrokenError(f"{url} cut the connection ({_brief(error)})")
+        return BrokenError(f"{url} cut the connection ({brief})")
     # pydantic's and json's errors are ValueErrors.
     if isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):
-        return BrokenError(f"{url} gave an answer that cannot be read ({_brief(error)})")
+        return BrokenError(f"{url} gave an answer that cannot be read ({brief})")
     raise error
 
 
 def _root(error: BaseException) -> str:
     """Why there is no connection, in the system's words: the client's own hide them several causes deep."""
-    words = _brief(error)
+    words = _words(error)[:100]
     for cause in _causes(error):
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"
@@ -282,5 +285,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:100] or type(error).__name__
+def _words(error: BaseException) -> str:
+    # pydantic quotes pieces of the answer after this.
+    return " ".join(str(error).partition(" [type=")[0].split()) or type(error).__name__

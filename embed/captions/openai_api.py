@@ -22,7 +22,7 @@ from .api import (
     split_host,
 )
 from .backoff import parse_retry_after
-from .guard import HEADERS, hiding, hooks, secrets_of
+from .guard import HEADERS, RedirectedError, hiding, hooks, secrets_of
 from .ollama_api import certificates, fault_of_transport, settle_imports
 
 __all__ = ["KEY_VARIABLE", "OpenAiApi"]
@@ -91,16 +91,15 @@ class OpenAiApi(Api):
         except Exception as error:
             raise self._fault(error, _CONNECT_S) from None
         if self.model not in entries:
-            raise MissingError(
-                f"{self.url} has no model {self.model}; it has: {', '.join(sorted(entries)[:10])[:_MOST_NAME] or 'none'}"
-            )
+            have = self.told(", ".join(sorted(entries)[:10]), _MOST_NAME) or "none"
+            raise MissingError(f"{self.url} has no model {self.model}; it has: {have}")
         entry = entries[self.model]
         # vLLM tells the checkpoint behind an alias as "root".
         root = entry.get("root")
         return Identity(
             self.model,
-            str(root)[:_MOST_NAME] if root else None,
-            str(entry.get("owned_by") or "openai-compatible")[:_MOST_NAME],
+            self.told(root, _MOST_NAME) if root else None,
+            self.told(entry.get("owned_by") or "openai-compatible", _MOST_NAME),
         )
 
     @hiding
@@ -157,18 +156,21 @@ class OpenAiApi(Api):
     def _check(self, response: Any) -> None:
         if response.is_success:
             return
+        if response.next_request is not None:
+            there = shown(str(response.next_request.url))
+            raise RedirectedError(there.removesuffix("/chat/completions").removesuffix("/models"))
         try:
             said = response.json()["error"]
             message = said["message"] if isinstance(said, dict) else str(said)
         except (ValueError, KeyError, TypeError, RecursionError):
             message = response.text
-        message = str(message)[:2000]
-        if response.status_code == 404 and _NO_MODEL.search(str(message)):
+        message = self.told(message, 2000)
+        if response.status_code == 404 and _NO_MODEL.search(message):
             raise MissingError(f"{self.url} has no model {self.model}: {message[:200]} (status 404)")
         raise fault_of_status(
             self.url,
             response.status_code,
-            str(message),
+            message,
             parse_retry_after(response.headers.get("retry-after")),
             key_variable=self._key_variable,
             path="http://gpu1:8000/v1",
@@ -177,7 +179,7 @@ class OpenAiApi(Api):
     def _fault(self, error: Exception, timeout: float) -> FaultError:
         import httpx
 
-        return fault_of_transport(error, self.url, timeout, httpx)
+        return fault_of_transport(error, self, timeout, httpx)
 
 
 def _joined(parts: list[Any]) -> tuple[str, str]:

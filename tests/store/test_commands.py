@@ -175,6 +175,16 @@ def test_excel_safe_leaves_no_formula_in_csv(tmp_path: Path) -> None:
         assert {row[1] for row in found} == {"-1.5"}
 
 
+def test_a_carriage_return_in_a_cell_begins_no_row(tmp_path: Path) -> None:
+    names = ["\rfirst", "amid\rit", 'quo"te\r\n', None, "plain"]
+    results.save(pa.table({"na\rme": names, "n": [1, 2, 3, 4, 5]}), tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [
+            ["na\rme", "n"],
+            *([name or "", str(n)] for n, name in enumerate(names, 1)),
+        ]
+
+
 @pytest.mark.parametrize(
     "command",
     [["sql"], ["export"], ["split"], ["predict"], ["suggest"], ["dups", "find"], ["dups", "leakage"]],

@@ -63,6 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/api/version":
             return self.json({"version": f"0.12 {self.echo}"})
+        if self.path == "/v1/models":
+            return self.json({"data": [{"id": "llava:7b"}]})
         return self.json({"models": [{"model": "llava:7b", "digest": "a" * 64}]})
 
     def do_POST(self) -> None:
@@ -115,6 +117,28 @@ def test_credentials_reach_no_file_and_no_screen(
     assert all(row["caption"].startswith("A cat. you are Bas") or "***" in row["caption"] for row in texts)
     assert "***" in store.query("select message from failures").to_pylist()[0]["message"]
     assert_nothing_told(str(look_at_ollama(server.host)))
+
+
+@pytest.mark.parametrize(("password", "pieces"), [(PASSWORD, ["s3cr"]), ("p%3Aw", ["p:w", "p%3"])])
+@pytest.mark.parametrize(
+    ("protocol", "pad"), [("ollama", 0), ("ollama", 192), ("ollama", 1990), ("openai", 192)]
+)
+def test_no_piece_of_a_secret_is_left_where_an_error_is_cut(
+    protocol: str,
+    pad: int,
+    password: str,
+    pieces: list[str],
+    make_store: MakeStore,
+    hostile: Callable[..., Hostile],
+) -> None:
+    said = f"{'z' * min(pad, 192)}{' ' * (pad - 192)}{PASSWORD} p:w p%3aw"
+    host = hostile(lambda it: it.json({"error": said}, 400)).host.replace(PASSWORD, password)
+    store = make_store(1)
+    arguments = ["-m", "llava:7b", "--host", host, "--api", protocol]
+    result = CliRunner().invoke(app, ["caption", "-s", str(store.path), *arguments])
+    assert result.exit_code == 1
+    told = result.output + str(store.query("select message from failures").to_pylist())
+    assert not [piece for piece in pieces if piece in told]
 
 
 def test_a_host_that_is_none_is_told_without_its_password() -> None:
@@ -182,8 +206,11 @@ def test_redirects_to_another_host_are_not_followed(
         it.send_header("Content-Length", "0")
         it.end_headers()
 
-    with pytest.raises(CaptionError, match=f"sends its questions on to {server.url}"):
-        caption_images(make_store(1), Asking("llava:7b", hosts=[hostile(redirect).host], patience=5))
+    store = make_store(1)
+    for protocol in ("ollama", "openai"):
+        asking = Asking("llava:7b", hosts=[hostile(redirect).host], patience=5, api=protocol)
+        with pytest.raises(CaptionError, match=f"sends its questions on to {server.url}"):
+            caption_images(store, asking, name=protocol)
     assert not server.questions
     assert not server.keys
 
