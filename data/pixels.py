@@ -198,7 +198,8 @@ def _measure(blocks: Callable[[], Iterator[np.ndarray]]) -> tuple[float, float]:
         return _scale(low, high) if high <= 1 else (0.0, 65535.0)
     step = max(1, samples // _BLOCK)
     some = np.concatenate([block.ravel()[::step] for block in blocks()])
-    return _scale(*_without_outliers(some, low, high))
+    # Damage can span more than 32-bit floats hold.
+    return _scale(*_without_outliers(some.astype(np.float64), low, high))
 
 
 def _eight_bits(values: np.ndarray, start: float, span: float) -> np.ndarray:

@@ -137,6 +137,15 @@ def test_infinite_and_missing_floats_are_black() -> None:
     assert np.ptp(np.asarray(picture.image)[8:]) > 200
 
 
+@pytest.mark.filterwarnings("error")
+def test_floats_beyond_every_range_are_outliers() -> None:
+    values = grey().astype(np.float32) * 20 - 1000
+    good = decode(encoded(Image.fromarray(values), "TIFF"))
+    values[0, :3] = 3.4e38, -3.4e38, 1e37
+    picture = decode(encoded(Image.fromarray(values), "TIFF"))
+    assert np.abs(np.asarray(picture.image, int) - np.asarray(good.image, int))[1:].max() <= 2
+
+
 @pytest.mark.parametrize("factor", [257, 64, 16, 4, 1])
 @pytest.mark.parametrize("alpha", [False, True])
 def test_deep_colours_are_scaled_by_content_too(factor: int, alpha: bool) -> None:
