@@ -13,7 +13,7 @@ import numpy as np
 from ..data.splits import canonical_split
 from ..errors import HeadError, UsageError
 from .looks import count_look
-from .metrics import DRAWS, METRICS, score
+from .metrics import DRAWS, METRICS, commonest, score
 from .runs import Prediction, Run, prediction_table, publish_folder, write_json
 from .samples import Samples, load_samples
 from .seen import AUTO, Near, Searches
@@ -68,7 +68,7 @@ def score_rows(
     near : Near, optional
         Rows with a near-duplicate in training; see `icehouse.heads.seen`.
     majority : str, optional
-        Commonest label in training: the baseline.
+        Commonest label in training: the baseline; that of `samples` where training had no rows.
     positive : str, optional
         Class of the average precision.
     asked : bool, default True
@@ -96,6 +96,7 @@ def score_rows(
             draws=draws,
         )
 
+    majority = commonest(samples.labels.tolist()) if majority is None else majority
     result = scores(np.arange(len(samples)))
     if result["positive"] is not None:
         result["positive"]["given"] = positive is not None and asked
@@ -193,13 +194,12 @@ def evaluate(
     near = searches.near(samples, {name: roles[name] for name in ("train", "dev") if name in roles})
     trained = roles.get("train", set()) | roles.get("dev", set())
     seen = _seen_in(store, samples, trained)
-    majority = run.record["majority"] if run.record["majority"] in set(samples.labels.tolist()) else None
     metrics = score_rows(
         prediction,
         samples,
         seen,
         near=near,
-        majority=majority,
+        majority=run.majority,
         positive=run.positive if positive is None else positive,
         asked=positive is not None or bool(run.record.get("positive_given")),
         groups=searches.groups(samples),

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 
 from ..errors import CorruptError, HeadError, IcehouseError
-from ..store.checksums import check_sums, write_sums
+from ..store.checksums import check_sums, read_json, write_sums
 from ..store.files import follow_umask
 from .checks import ParameterError, check_kinds, did_you_mean, labels_of, plain, same, weights_of
 from .holdout import held_out, same_rows
@@ -101,6 +101,8 @@ class Head(ABC):
     notes_: list[str]
     # Group of each row that `_fit` is given; None where groups are not known.
     _groups: np.ndarray | None = None
+    # Where it was loaded from; None for one that was fitted here.
+    _folder: Path | None = None
 
     # ------------------------------------------------------------------ what a family writes
 
@@ -416,7 +418,8 @@ class Head(ABC):
         Raises
         ------
         HeadError
-            If the head is not fitted, an input is missing or of another width, or features are NaN.
+            If the head is not fitted, an input is missing or of another width, features are NaN, or what comes out is no
+            probability: the head is damaged, or features are too large for it.
         """
         self._require_fitted()
         inputs = self._conform(Inputs.of(X))
@@ -425,7 +428,23 @@ class Head(ABC):
             f"predicting {len(inputs):,} rows of {len(self.classes_):,} classes",
             "predict fewer rows at a time",
         )
-        return np.asarray(self._predict_proba(inputs), np.float64)
+        try:
+            proba = np.asarray(self._predict_proba(inputs), np.float64)
+        except (IcehouseError, MemoryError):
+            raise
+        except Exception as error:
+            if self._folder is None:
+                raise
+            raise _damaged(self._folder, error) from error
+        if proba.shape != (len(inputs), len(self.classes_)):
+            raise _damaged(self._folder, f"its probabilities are {proba.shape}, not rows × classes")
+        if not np.isfinite(proba).all():
+            row = int(np.flatnonzero(~np.isfinite(proba).all(axis=1))[0])
+            raise HeadError(
+                f"{self.family} has no probabilities for row {row}, but NaN: its weights or those features are out of all "
+                "proportion; look at the features, or train it again"
+            )
+        return proba
 
     def predict(self, X: Any) -> np.ndarray:
         """Likeliest class of each row: shape (n,), of the labels' own type."""
@@ -488,15 +507,13 @@ class Head(ABC):
         try:
             # Before any library parses them.
             check_sums(Path(folder))
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(Path(folder), path.name)
         except CorruptError as error:
-            raise HeadError(f"the head in {folder} is damaged: {error}; train it again") from error
+            raise _damaged(folder, str(error)) from error
         except FileNotFoundError:
             raise HeadError(f"no head in {folder}: there is no head.json") from None
-        except (OSError, ValueError) as error:
-            raise HeadError(f"{path} cannot be read: {error}") from error
-        if not isinstance(record, dict) or not isinstance(record.get("format", 0), int):
-            raise HeadError(f"{path} is damaged: no record of a head")
+        if not isinstance(record.get("format", 0), int):
+            raise _damaged(folder, "its record has no format")
         if record.get("format", 0) > FORMAT:
             raise HeadError(
                 f"{path} is of format {record['format']}; this icehouse reads up to {FORMAT}: upgrade it"
@@ -510,8 +527,10 @@ class Head(ABC):
             bulky = Path(folder) / "parameters.json"
             params = record["params"]
             if kind.bulky and bulky.exists():
-                params = {**params, **json.loads(bulky.read_text(encoding="utf-8"))}
+                params = {**params, **read_json(Path(folder), bulky.name)}
+            _check_record(record)
             head = kind(**params)
+            head._check_parameters()
             head.classes_ = np.asarray(record["classes"])
             head.widths_, head.chosen_, head.curve_ = (
                 dict(record["widths"]),
@@ -520,10 +539,13 @@ class Head(ABC):
             )
             head.notes_ = list(record.get("notes", ()))
             head._load(Path(folder), record["state"])
+        except (CorruptError, ParameterError) as error:
+            raise _damaged(folder, str(error)) from error
         except IcehouseError:
             raise
         except Exception as error:  # safetensors, LightGBM and the rest raise what they like
-            raise HeadError(f"the head in {folder} is damaged: {type(error).__name__} {error}") from error
+            raise _damaged(folder, error) from error
+        head._folder = Path(folder)
         return head
 
     # ------------------------------------------------------------------ checks
@@ -628,3 +650,37 @@ class Head(ABC):
             regressor_tags=None,
             input_tags=InputTags(),
         )
+
+
+def _damaged(folder: str | Path | None, reason: Exception | str) -> HeadError:
+    """One line that says which head cannot be used, and why."""
+    said = f"{type(reason).__name__} {reason}" if isinstance(reason, Exception) else reason
+    said = " ".join(said.split())
+    where = "this head" if folder is None else f"the head in {folder}"
+    return HeadError(f"{where} is damaged: {said[:500]}; train it again")
+
+
+def _check_record(record: Mapping[str, Any]) -> None:
+    """Refuse classes, widths and notes of another kind than `Head.save` writes: whoever wrote them may be a stranger."""
+    classes, widths = record["classes"], record["widths"]
+    if (
+        not isinstance(classes, list)
+        or len({type(label) for label in classes}) != 1
+        or np.asarray(classes).ndim != 1
+        or np.asarray(classes).dtype.kind not in "biufU"
+        or len(set(classes)) != len(classes)
+    ):
+        raise CorruptError("its classes are no list of different labels of one kind")
+    if (
+        not isinstance(widths, dict)
+        or not widths
+        or any(type(width) is not int or width < 1 for width in widths.values())
+    ):
+        raise CorruptError("its widths are no whole numbers by input")
+    if not isinstance(record["chosen"], dict) or not isinstance(record["state"], dict):
+        raise CorruptError("what it chose, or its state, is no object")
+    curve, notes = record["curve"], record.get("notes", [])
+    if not isinstance(curve, list) or any(not isinstance(row, dict) for row in curve):
+        raise CorruptError("its curve is no list of objects")
+    if not isinstance(notes, list) or any(not isinstance(note, str) for note in notes):
+        raise CorruptError("its notes are no list of texts")

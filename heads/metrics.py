@@ -16,6 +16,7 @@ Choices, once and for all heads:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ __all__ = [
     "FEW",
     "LEVEL",
     "METRICS",
+    "commonest",
     "implied_variance",
     "influence_of",
     "majority_note",
@@ -88,7 +90,8 @@ def score(
     classes : sequence of int or str, shape (k,)
         Labels of the columns of `proba`.
     majority : label, optional
-        The commonest label in train, whose constant prediction is the baseline; the commonest of `y` if None.
+        The commonest label of training, whose constant prediction is the baseline, whether or not `y` has it; the commonest
+        of `y` if None.
     positive : label, optional
         The class whose average precision is meant. None takes the rarer of two (of `y`), and the mean over more.
     groups : ndarray of int, shape (n,), optional
@@ -143,7 +146,7 @@ def score(
     support, found = np.bincount(true, minlength=k), np.bincount(predicted, minlength=k)
     right = np.bincount(true[true == predicted], minlength=k)
     chosen = _positive(positive, labels, len(classes), support)
-    known = majority if majority is not None else labels[int(support.argmax())]
+    known = majority if majority is not None else commonest(y.tolist())
 
     values = _of_counts(right, support, found)
     spread = confusion_intervals(true, predicted, k, alike, level) if intervals else None
@@ -269,6 +272,12 @@ def rarer(y: Sequence[Any] | np.ndarray) -> Any:
     if len(labels) != 2:
         return None
     return labels.tolist()[0 if counts[0] < counts[1] else 1]
+
+
+def commonest(y: Iterable[Any]) -> Any:
+    """The commonest of some labels, the first by name of several that are as common; None of none."""
+    counts = Counter(y)
+    return min(counts, key=lambda label: (-counts[label], str(label)), default=None)
 
 
 def majority_note(support: Mapping[str, int], metric: str | None = None) -> list[str]:

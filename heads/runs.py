@@ -183,6 +183,12 @@ class Run:
         return None if given is None else str(given)
 
     @property
+    def majority(self) -> str | None:
+        """The commonest label of its training rows, the baseline of its scores; None where it had none."""
+        given = self.record.get("majority")
+        return None if given is None else str(given)
+
+    @property
     def missing(self) -> str:
         """What became of rows that lack an input: "drop" or "keep"."""
         return str(self.record["data"]["missing"])
@@ -200,7 +206,12 @@ class Run:
     @cached_property
     def head(self) -> Head:
         """The fitted head, read when first asked for."""
-        return Head.load(self.path / "head")
+        head = Head.load(self.path / "head")
+        if [str(label) for label in head.classes_.tolist()] != self.classes:
+            raise HeadError(
+                f"run {self.run_id} is damaged: its head has other classes than its record; {_AGAIN}"
+            )
+        return head
 
     @property
     def notes(self) -> list[str]:

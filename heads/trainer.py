@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -37,7 +36,7 @@ from .head import Head
 from .holdout import SHARE
 from .looks import count_look
 from .memory import check_memory, scoring_bytes
-from .metrics import DRAWS, rarer, require_positive
+from .metrics import DRAWS, commonest, rarer, require_positive
 from .prompts import unprompted, with_prompts
 from .registry import create
 from .runs import Prediction, Run, prediction_table, write_run
@@ -341,7 +340,7 @@ def keep(
     started = started or datetime.now(UTC) - timedelta(seconds=fitted.seconds)
     store, samples, parts, searches = rows.store, rows.samples, rows.parts, rows.searches
     learn, dev, held = (rows.part(name) for name in ("train", "dev", "test"))
-    majority = Counter(learn.labels.tolist()).most_common(1)[0][0] if len(learn) else None
+    majority = commonest(learn.labels.tolist())
     asked = positive is not None
     if positive is None and len(fitted.head.classes_) == 2:
         positive = rarer(learn.labels)

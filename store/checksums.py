@@ -216,7 +216,10 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         If it is not what was written, or no JSON object.
     """
     try:
-        value = json.loads(read_checked(folder, name))
+        data = read_checked(folder, name)
+        value = json.loads(data)
+        if b"\\ud" in data.lower():  # half of a surrogate pair is no text, and fails wherever it is written
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"{folder / name} is damaged ({error})") from error
     if not isinstance(value, dict):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
-from ...errors import HeadError
+from ...errors import CorruptError, HeadError
 from ..checks import ParameterError
 from ..head import Head, Validation
 from ..inputs import Inputs
@@ -403,7 +403,28 @@ class TorchHead(Head):
         for name in (*GRIDS, "drops"):  # which JSON gives back as lists
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))
+        self._check_size(arrays)
         self._keep({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+
+    def _check_size(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Refuse weights of other shapes than the parameters say, before a network as large as those say is made."""
+        import torch
+
+        numbers = sum(array.size for array in arrays.values())
+        shared = inspect.signature(TorchHead.__init__).parameters
+        for name, value in self.get_params().items():
+            most = len(arrays) if name == "depth" else numbers
+            if name not in shared and isinstance(value, int) and not 0 <= value <= most:
+                raise CorruptError(f"its weights are too few for {name}={value}")
+        with torch.device("meta"):
+            shapes = self._network().state_dict()
+        wanted = {
+            name: tuple(weight.shape) or (1,) for name, weight in shapes.items()
+        }  # as `_save` has scalars
+        for name in [*wanted, *arrays]:
+            found = arrays[name].shape or (1,) if name in arrays else "absent"
+            if found != wanted.get(name):
+                raise CorruptError(f"its weights {name} are {found}, not {wanted.get(name, 'expected')}")
 
     def _device(self) -> torch.device:
         import torch

@@ -258,7 +258,9 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
             f"{name} (refit)" if entry.refit else name
             for name, entry in zip(names, board.entries, strict=True)
         ]
-    chance = "ranked by chance" if metric in ("auroc", "average_precision") else "always the commonest label"
+    chance = (
+        "ranked by chance" if metric in ("auroc", "average_precision") else f"always {board.majority_label!r}"
+    )
     base = "" if board.majority is None else f"; {chance}: {value_text(board.majority, metric)}"
     for name, entry in zip(names, board.entries, strict=True):
         behind = entry.behind

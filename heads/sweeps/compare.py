@@ -22,7 +22,7 @@ from ...store.checksums import check_sums
 from ..evaluate import load_run_samples
 from ..looks import Looks, looks_at
 from ..memory import check_memory, scoring_bytes
-from ..metrics import majority_note, rarer, require_positive, score
+from ..metrics import commonest, majority_note, rarer, require_positive, score
 from ..runs import Run, list_runs
 from ..score_text import METRICS, title
 from ..seen import AUTO
@@ -154,7 +154,9 @@ class Leaderboard:
     left_out : int
         Test rows that some entry lacks.
     majority : float or None
-        Score of always giving the commonest label of these rows, or of ranking by chance; None for log loss.
+        Score of always giving the commonest label of training, or of ranking by chance; None for log loss.
+    majority_label : str
+        That label; where the runs were trained on other rows, the one of most runs.
     positive : str or None
         Class whose average precision is meant.
     apart : Apart
@@ -172,6 +174,7 @@ class Leaderboard:
     rows: int
     left_out: int
     majority: float | None
+    majority_label: str
     positive: str | None
     apart: Apart
     looks: Looks
@@ -186,6 +189,7 @@ class Leaderboard:
             "rows": self.rows,
             "left_out": self.left_out,
             "majority": self.majority,
+            "majority_label": self.majority_label,
             "positive": self.positive,
             "without_duplicates": {
                 "kind": self.apart.kind,
@@ -392,10 +396,14 @@ def compare(
         for entry in made
         if entry.one_class is not None
     ]
-    majority = _majority(y, metric, positive)
+    known = [run.majority for run in tested if run.majority is not None]
+    label = str(commonest(known or y.tolist()))
+    majority = _majority(y, metric, positive, label)
     looks = looks_at(store, tested[0].label, ids)
     left = len(every) - len(ids)
-    return Leaderboard(made, metric, len(ids), left, majority, positive, apart, looks, notes, dev.comparable)
+    return Leaderboard(
+        made, metric, len(ids), left, majority, label, positive, apart, looks, notes, dev.comparable
+    )
 
 
 def _entries(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:
@@ -505,11 +513,12 @@ def _positive(runs: Sequence[Run], y: np.ndarray, given: str | None) -> str | No
     return rarer(y) if all(len(run.classes) == 2 for run in runs) else None
 
 
-def _majority(y: np.ndarray, metric: str, positive: str | None) -> float | None:
-    """Score of always giving the commonest label; of ranking by chance for AUROC and average precision."""
+def _majority(y: np.ndarray, metric: str, positive: str | None, label: str) -> float | None:
+    """Score of always giving `label`; of ranking by chance for AUROC and average precision."""
     classes = np.unique(y)
     proba = np.tile([(y == label).mean() for label in classes], (len(y), 1))
-    base = score(y, proba, classes, positive=positive if positive in classes else None, draws=0)["majority"]
+    known = positive if positive in classes else None
+    base = score(y, proba, classes, majority=label, positive=known, draws=0)["majority"]
     value: float | None = base.get(metric)
     return value
 

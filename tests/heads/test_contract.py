@@ -403,5 +403,52 @@ def test_a_damaged_head_is_one_line(family: str, data: Data, tmp_path: Path) -> 
         with pytest.raises(IcehouseError):
             Head.load(tmp_path).predict(data(3)[0])
     (tmp_path / "head.json").write_text("{")
-    with pytest.raises(HeadError, match="cannot be read"):
+    with pytest.raises(HeadError, match="is damaged"):
         Head.load(tmp_path)
+
+
+def test_a_head_that_a_stranger_changed_is_refused_or_finite(family: str, data: Data, tmp_path: Path) -> None:
+    """Checksums and all: weights of other shapes, kinds and values, and records of other kinds."""
+    from safetensors.numpy import load_file, save_file
+
+    quick(family).fit(*data(60)).save(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
+    X = data(3)[0]
+    record, file = tmp_path / "head.json", tmp_path / "head.safetensors"
+    arrays = load_file(file) if file.exists() else {}
+    good, said = json.loads(record.read_text()), []
+
+    def ask(what: str) -> None:
+        try:
+            assert np.isfinite(Head.load(tmp_path).predict_proba(X)).all(), what
+        except IcehouseError as error:
+            said.append(str(error))
+
+    changes = (
+        np.ravel,
+        np.transpose,
+        lambda a: a[:-1],
+        lambda a: a[None],
+        lambda a: a.astype(np.int8),
+        lambda a: a * np.nan,
+    )
+    rng = np.random.default_rng(0)
+    for name in rng.permutation(list(arrays))[:6].tolist():
+        for number, change in enumerate(changes):
+            with np.errstate(all="ignore"):
+                changed = np.ascontiguousarray(change(arrays[name]))
+            save_file({**arrays, name: changed}, file)
+            ask(f"{name} {number}")
+    if arrays:
+        save_file(arrays, file)
+    sizes = [key for key in ("hidden", "width", "depth") if key in good["params"]]
+    for key in sizes:
+        record.write_text(json.dumps({**good, "params": {**good["params"], key: 10**9}}))
+        with pytest.raises(HeadError, match=f"too few for {key}"):
+            Head.load(tmp_path)
+    for key in ("classes", "widths", "chosen", "curve", "notes", "state", "params", "family"):
+        for value in (None, -1, 1e308, "x", [], {}, [[]], [1, "a"], {"image": -1}, "\ud800"):
+            record.write_text(json.dumps({**good, key: value}))
+            ask(f"{key} {value!r}")
+    assert len(said) > 40
+    assert not [line for line in said if "\n" in line]

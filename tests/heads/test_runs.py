@@ -11,6 +11,7 @@ import pytest
 from icehouse.errors import HeadError, SpaceError, UsageError
 from icehouse.heads.evaluate import evaluate, predict_items
 from icehouse.heads.runs import Run, list_runs, publish_folder
+from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import fit_on, keep, make_head, prepare, train
 from icehouse.store.checksums import write_sums
 from icehouse.store.store import Store
@@ -193,3 +194,21 @@ def test_labels_of_another_task_are_refused(make_store: Make) -> None:
     # Of the run's own column, labels that it never saw are errors, not another task.
     again = train(store, params={"C": 1.0, "unit": False}, where="split != 'train' or label != 'quake'")
     assert evaluate(store, again).metrics["unseen"] == {"quake": 10}
+
+
+def test_the_majority_is_that_of_training_wherever_it_is_scored(make_store: Make) -> None:
+    """Though the scored rows have another commonest label, or none of training's."""
+    store = make_store(
+        120, label=lambda i: "flood" if i // 3 % 4 == 3 and i % 3 else "calm" if i % 3 else "quake"
+    )
+    run = train(store, "logreg", inputs="image", draws=5)
+    assert (run.majority, run.metrics["test"]["majority"]["accuracy"]) == ("calm", 0)
+    again = evaluate(store, run, draws=5).metrics["majority"]
+    assert again == run.metrics["test"]["majority"]
+    held = evaluate(store, run, split=None, where="label = 'quake'", draws=5).metrics
+    assert (held["majority"]["label"], held["majority"]["accuracy"]) == ("calm", 0)
+    assert evaluate(store, run, split="train", draws=5).metrics["majority"]["accuracy"] == pytest.approx(
+        2 / 3
+    )
+    board = compare(store, [run], metric="accuracy", draws=5, latency=False)
+    assert (board.majority_label, board.majority) == ("calm", 0)
