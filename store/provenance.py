@@ -23,6 +23,8 @@ _ENTRIES: dict[str, type] = {
 }
 #: Without these a feature cannot be read at all.
 _NEEDED = ("encoder", "name", "modality", "output", "key", "dim", "dtype", "provenance")
+#: What there is of one that was repaired from parts of an older version, which carry no spec: it has no fingerprint either.
+_REPAIRED = ("encoder", "modality", "output", "key", "dim", "dtype")
 
 
 def check_spec(spec: Any, what: str, needed: tuple[str, ...] = _NEEDED) -> None:
@@ -43,6 +45,8 @@ def check_spec(spec: Any, what: str, needed: tuple[str, ...] = _NEEDED) -> None:
     """
     if not isinstance(spec, Mapping):
         raise CorruptError(f"{what} has no spec of a feature")
+    if needed is _NEEDED and not {"name", "provenance", "fingerprint"} & spec.keys():
+        needed = _REPAIRED
     for name, kind in _ENTRIES.items():
         value = spec.get(name)
         if value is None and name not in needed:
