@@ -71,6 +71,11 @@ def calibrate(
     )
     if "hash" in stages:
         echo(_of_hashes(report))
+    if report["sampled"] < min(sample, report["contents"]):
+        say(
+            f"note: copies were made of only {report['sampled']:,} of {report['contents']:,} contents: "
+            "the other files could not be read again, or hold blank pictures"
+        )
     if report["suspected_duplicates"] or report["pairs_left_out"]:
         say(
             f"note: {report['pairs_left_out']} pairs were left out for near hashes or labels, "
