@@ -351,8 +351,10 @@ def _print_scores(what: str, metrics: Mapping[str, Any], features: Mapping[str, 
         f"majority: always {base['label']!r}{chance}. Scores in percent; intervals: {intervals_text(metrics)}."
     )
     if (positive := metrics.get("positive")) is not None:
-        why = "as asked" if positive["given"] else "the rarer class; --positive names another"
-        echo(f"positive class: {str(positive['label'])!r}, {positive['prevalence']:.1%} of the rows ({why})")
+        why = "as asked" if positive["given"] else "the rarer class in training; --positive names another"
+        echo(
+            f"positive class: {str(positive['label'])!r}, {positive['prevalence']:.1%} of these rows ({why})"
+        )
     for note in metrics.get("notes", []):
         echo(f"note: {note}")
     for name, n in metrics["unseen"].items():

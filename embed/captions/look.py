@@ -7,7 +7,7 @@ from typing import Any
 
 from ...console import one_line
 from .api import shown, split_host
-from .guard import HEADERS, hide, hooks, secrets_of
+from .guard import HEADERS, credentials, hide, hooks, secrets_of
 from .ollama_api import PORT, default_hosts
 
 __all__ = ["look_at_ollama"]
@@ -59,9 +59,11 @@ def look_at_ollama(host: str | None = None) -> dict[str, Any]:
         found |= {"version": hide(str(response.json()["version"]), secrets)[:100], "answers": True}
     except Exception as error:
         return _hidden({**found, "detail": _brief(error)}, secrets)
-    return _hidden(
-        _models(ollama.Client(url, timeout=_WAIT_S, headers=HEADERS, event_hooks=guards), found), secrets
+    # The client drops user and password from the URL.
+    client = ollama.Client(
+        url, timeout=_WAIT_S, headers=HEADERS, event_hooks=guards, auth=None if key else credentials(url)
     )
+    return _hidden(_models(client, found), secrets)
 
 
 def _models(client: Any, found: dict[str, Any]) -> dict[str, Any]:

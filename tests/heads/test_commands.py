@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -83,7 +84,9 @@ def test_runs(make_store: Make) -> None:
     listed = call(store, "runs").stdout
     interval = run.metrics["test"]["macro_f1"]
     assert run.run_id in listed
-    assert f"{100 * interval['low']:.1f}–{100 * interval['high']:.1f}" in listed
+    # Rounded outwards.
+    low, high = math.floor(1000 * interval["low"]) / 10, math.ceil(1000 * interval["high"]) / 10
+    assert f"{low:.1f}–{high:.1f}" in listed
     assert json.loads(call(store, "runs", "--json").stdout) == [run.summary()]
     assert "learned from 60 rows" in call(store, "runs", "latest").output
     assert json.loads(call(store, "runs", run.run_id, "--json").stdout)["run_id"] == run.run_id
@@ -142,7 +145,7 @@ def test_the_positive_class_is_the_rarer_one_and_said(make_store: Make) -> None:
     assert shown.exit_code == 0, shown.output
     assert "average precision of 'yes'" in shown.stdout
     assert "positive class: 'yes'" in shown.stdout
-    assert "(the rarer class; --positive names another)" in shown.stdout
+    assert "(the rarer class in training; --positive names another)" in shown.stdout
     (run,) = list_runs(store)
     told = run.metrics["test"]
     assert told["majority"]["average_precision"] == told["positive"]["prevalence"]
