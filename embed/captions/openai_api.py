@@ -156,8 +156,10 @@ class OpenAiApi(Api):
     def _check(self, response: Any) -> None:
         if response.is_success:
             return
-        if response.next_request is not None:
-            there = shown(str(response.next_request.url))
+        onward = response.next_request
+        # A server that only sends from one of its own addresses to the next is no other host.
+        if onward is not None and _origin(onward.url) != _origin(response.url):
+            there = shown(str(onward.url))
             raise RedirectedError(there.removesuffix("/chat/completions").removesuffix("/models"))
         try:
             said = response.json()["error"]
@@ -194,3 +196,7 @@ def _joined(parts: list[Any]) -> tuple[str, str]:
             thought = part.get("thinking") or part.get("text") or ""
             thoughts.append(_joined(thought)[0] if isinstance(thought, list) else str(thought))
     return "".join(texts), "".join(thoughts)
+
+
+def _origin(url: Any) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
