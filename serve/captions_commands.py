@@ -92,7 +92,7 @@ def sample(
     drawn = sample_captions(store, name, n=n, seed=seed, flagged=flagged)
     (about,) = (one for one in list_captions(store) if one.name == name)
     if out is not None:
-        from .caption_sheet import write_caption_sheet
+        from .sheets import write_caption_sheet
 
         how = f"drawn at random{' from those that are flagged' if flagged else ''} with seed {seed}"
         write_caption_sheet(out, drawn, about, how=how)

@@ -73,7 +73,7 @@ def search(
     if result.remark is not None:
         say(result.remark)
     if html is not None:
-        from .sheet import write_sheet
+        from .sheets import write_sheet
 
         write_sheet(html, result.hits, query=result.query, feature=result.feature)
         say(f"{len(result.hits)} hits in {html}")

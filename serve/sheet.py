@@ -1,18 +1,11 @@
-"""Contact sheets: the hits of a search as one page to look at, keep or send."""
+"""Style and picture frame of the duplicates' gallery."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from ..embed.thumbnails import Thumbnail
+from ..webpage import escape, user_text
 
-from ..embed.thumbnails import Thumbnail, thumbnail
-from ..store.search import Hit
-from ..webpage import chip, escape, page, user_text, write_page
-
-__all__ = ["STYLE", "contact_sheet", "frame", "tile", "write_sheet"]
-
-_TEXT_LIMIT = 420
+__all__ = ["STYLE", "frame"]
 
 STYLE = """
 .grid {
@@ -52,74 +45,6 @@ _NO_PICTURE = (
     '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.5" aria-hidden="true">'
     '<rect x="3" y="4" width="18" height="16" rx="2"/><path d="m4 18 5-6 3.5 4 2.5-3 5 5"/><path d="M3 3l18 18"/></svg>'
 )
-
-
-def contact_sheet(hits: Sequence[Hit], *, query: str, feature: str, side: int = 320) -> str:
-    """Make a page of search hits that needs no other file and no network.
-
-    Parameters
-    ----------
-    hits : sequence of Hit
-    query : str
-        What was asked, as a person would write it; the title.
-    feature : str
-        Which feature was searched.
-    side : int, default 320
-        Longest side of the embedded pictures, in pixels.
-
-    Returns
-    -------
-    str
-        HTML. A picture that cannot be read becomes a tile that says why.
-    """
-    with ThreadPoolExecutor(4) as pool:
-        pictures = list(
-            pool.map(lambda hit: None if hit.file is None else thumbnail(hit.file, side=side), hits)
-        )
-    tiles = "\n".join(tile(hit, picture) for hit, picture in zip(hits, pictures, strict=True))
-    body = f'<ol class="grid">\n{tiles}\n</ol>' if hits else '<p class="none">Nothing was found.</p>'
-    count = "1 hit" if len(hits) == 1 else f"{len(hits)} hits"
-    about = f"{count} in <code>{escape(feature)}</code>, best first; the number is the cosine."
-    return page(query, body, kicker="icehouse search", about=about, style=STYLE)
-
-
-def tile(hit: Hit, picture: Thumbnail | None) -> str:
-    """Make one hit's list item, in the classes of `STYLE`; `picture` is None where the item has no image."""
-    score = f"{hit.score:.3f}"
-    rank = f'<span class="rank">{hit.rank}</span>'
-    parts = [
-        f'<li class="tile"><div class="frame">{frame(picture, hit.path)}{rank}</div>'
-        if picture
-        else '<li class="tile">'
-    ]
-    parts.append(f'<div class="meter"><i style="width:{100 * min(max(hit.score, 0.0), 1.0):.1f}%"></i></div>')
-    parts.append('<div class="facts"><div class="head">')
-    number = "" if picture else f"{hit.rank}. "
-    parts.append(f'<span class="id">{number}{user_text(hit.item_id, limit=200)}</span>')
-    parts.append(f'<span class="score" title="cosine">{score}</span></div>')
-    if hit.text:
-        parts.append(
-            user_text(" ".join(hit.text[: 4 * _TEXT_LIMIT].split()), limit=_TEXT_LIMIT, tag="p", css="said")
-        )
-    named = {"split": hit.split, **hit.labels}
-    chips = "".join(chip(name, value) for name, value in named.items() if value not in (None, ""))
-    if chips:
-        parts.append(f'<div class="chips">{chips}</div>')
-    if hit.path and hit.path != hit.item_id:
-        parts.append(f'<div class="path mono">{user_text(hit.path, limit=300)}</div>')
-    parts.append("</div></li>")
-    return "".join(parts)
-
-
-def write_sheet(path: str | Path, hits: Sequence[Hit], *, query: str, feature: str) -> Path:
-    """Write a `contact_sheet` to a file.
-
-    Raises
-    ------
-    UsageError
-        If the file cannot be written.
-    """
-    return write_page(path, contact_sheet(hits, query=query, feature=feature))
 
 
 def frame(picture: Thumbnail, alt: object) -> str:

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import StoreError, unknown_name
+from ..errors import StoreError, UsageError, unknown_name
 
 __all__ = [
     "STORE_FILE",
@@ -25,6 +25,7 @@ __all__ = [
     "is_name",
     "leftovers_below",
     "publish",
+    "publish_text",
     "refuse_outside",
     "remove_leftovers",
     "sweep_tree",
@@ -144,6 +145,26 @@ def publish(path: Path) -> Iterator[Path]:
         fsync_dir(path.parent)
     finally:
         temp.unlink(missing_ok=True)
+
+
+def publish_text(path: str | Path, text: str) -> Path:
+    """Write a file that the user named, whole or not at all, as UTF-8; a terminal or a pipe is written to as it is.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(text.encode())
+        else:
+            with publish(path) as temp:
+                temp.write_bytes(text.encode())
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
 
 
 def follow_umask(path: Path) -> None:

@@ -18,7 +18,7 @@ from icehouse.embed.captions.pictures import prepare
 from icehouse.embed.captions.prompts import Prompt
 from icehouse.embed.captions.showing import list_captions, sample_captions, show_captions
 from icehouse.errors import CaptionError, UsageError
-from icehouse.serve.caption_sheet import caption_sheet, write_caption_sheet
+from icehouse.serve.sheets import caption_sheet, write_caption_sheet
 from icehouse.store.store import Store
 from ollama_server import DIGEST, REFUSAL, OllamaServer
 from typer.testing import CliRunner, Result
@@ -263,7 +263,7 @@ def test_the_sheet_shows_flags_and_only_the_picture_that_was_described(
         "no item of the store has this",
     ):
         assert text.count(said) == 1
-    flagged = [attributes for _, attributes in read.elements if attributes.get("class") == "tile bad"]
+    flagged = [attributes for _, attributes in read.elements if attributes.get("class") == "card flagged"]
     assert len(flagged) == 2
     for said in (
         "refusal",
