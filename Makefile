@@ -3,14 +3,15 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := cpu,mini,heic,demo,dev
+EXTRAS := cpu,mini,heic,demo,dev,docs
 
-.PHONY: help demo test lint types bench wheel clean
+.PHONY: help demo test quick lint types docs bench wheel clean
 
 help:
 	@echo "make demo   embed a sample feed, search it, train a head on it, show what came out"
-	@echo "make test   run the tests        make lint   ruff"
-	@echo "make types  mypy                 make bench  every benchmark (half an hour)"
+	@echo "make test   run the tests        make quick  all but the slow ones"
+	@echo "make lint   ruff                 make types  mypy"
+	@echo "make docs   the site, build/site make bench  every benchmark (half an hour)"
 	@echo "make wheel  build dist/*.whl     make clean  remove what these made"
 
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -30,6 +31,9 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+quick: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +44,11 @@ types: $(VENV)/ready
 	$(BIN)/python -m build --wheel --outdir build/types . >build/types/build.log 2>&1 || (cat build/types/build.log; exit 1)
 	cd build/types && ../../$(BIN)/python -m zipfile -e icehouse-*.whl . && \
 	    ../../$(BIN)/mypy --config-file ../../pyproject.toml -p icehouse
+
+# What is generated is compared by the tests; this fails on a broken link, and on a name that mkdocstrings cannot find.
+docs: $(VENV)/ready
+	$(BIN)/python docs/generate.py --site build/docs
+	$(BIN)/zensical build --clean --strict
 
 bench: $(VENV)/ready
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done

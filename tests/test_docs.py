@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,34 @@ def test_generated_parts_are_up_to_date() -> None:
         [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_page_is_in_the_menu_once() -> None:
+    nav = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
+
+    def pages(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        return [
+            page for part in (entry.values() if isinstance(entry, dict) else entry) for page in pages(part)
+        ]
+
+    outside = ["benchmarks.md", "contributing.md", "changelog.md"]
+    assert sorted(pages(nav)) == sorted([*outside, *(path.name for path in (ROOT / "docs").glob("*.md"))])
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_import_what_exists(page: Path) -> None:
+    examples = re.findall(
+        r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    for line in (line.strip() for example in examples for line in example.splitlines()):
+        if re.match(r"(from|import) icehouse", line):
+            exec(line, {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
