@@ -10,7 +10,7 @@ from pathlib import Path
 from ..embed.captions.showing import CaptionSet, Shown
 from ..embed.captions.stats import words_of
 from ..embed.extract import read_file
-from ..embed.thumbnails import Thumbnail, thumbnail
+from ..embed.thumbnails import Thumbnail, thumbnail, thumbnails
 from ..errors import ImageError
 from ..store.files import publish_text
 from ..store.search import Hit
@@ -21,12 +21,11 @@ __all__ = ["caption_sheet", "contact_sheet", "write_caption_sheet", "write_sheet
 
 def contact_sheet(hits: Sequence[Hit], *, query: str, feature: str, side: int = 320) -> str:
     """Page of search hits that needs no other file and no network; a picture that cannot be read becomes its reason."""
-    with ThreadPoolExecutor(4) as pool:
-        pictures = pool.map(lambda hit: None if hit.file is None else thumbnail(hit.file, side=side), hits)
-        shown = [
-            {"rank": hit.rank, "score": hit.score, "card": _hit_card(hit, picture)}
-            for hit, picture in zip(hits, pictures, strict=True)
-        ]
+    pictures = thumbnails([hit.file for hit in hits], side=side)
+    shown = [
+        {"rank": hit.rank, "score": hit.score, "card": _hit_card(hit, picture)}
+        for hit, picture in zip(hits, pictures, strict=True)
+    ]
     return render("search.html", title=query, feature=feature, hits=shown)
 
 

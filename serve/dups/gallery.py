@@ -1,4 +1,4 @@
-"""A gallery of found duplicates: static pages that work offline, with everything they need inside.
+"""Gallery of near-duplicates: static pages that work offline, with everything they need inside.
 
 Pages are bounded: by groups, by members, and with them by bytes. What is left out for its number is counted where it is
 missing. The folder appears whole; in its usual place, inside the results, it goes when a new search replaces them.
@@ -6,24 +6,27 @@ missing. The folder appears whole; in its usual place, inside the results, it go
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...embed.thumbnails import ImageFile, Thumbnail, ThumbnailPool, shrink
 from ...errors import StoreError, UsageError
-from ...store.dups.find import Duplicates
+from ...store.dups.find import HASHES, Duplicates, search_name
+from ...store.dups.write import KINDS
 from ...store.folders import publish_folder
 from ...store.store import Store
-from .gallery_group import group_html
-from .gallery_page import PageCard, gallery_page, index_page, page_name
-from .groups import Choice, Group, Item, Selection, pages, read_groups, select
-from .pictures import Pictures, Source, mini
+from ...web.render import Card, count_of, labels_of, render
+from .groups import INDIRECT, Choice, Group, Item, Member, Selection, likeness, pages, read_groups, select
 
-__all__ = ["Gallery", "write_gallery"]
+__all__ = ["Gallery", "gallery_page", "write_gallery"]
 
 #: Members on a page, unless a single group has more; at the usual 320 pixels a side some 3 MB.
 PAGE_MEMBERS = 160
@@ -37,23 +40,37 @@ _LOOKUP = 2000
 #: Pages of whose keepers the index shows pictures, how many of each, and how large.
 _STRIPS, _STRIP, _STRIP_SIDE = 100, 5, 64
 
+#: Characters of a text that are shown and compared.
+_TEXT_LIMIT = 600
+
 _MARKER = "gallery.json"
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """A written gallery.
-
-    Attributes
-    ----------
-    path : Path
-        ``index.html``.
-    summary : dict
-        ``gallery.json``: counts of groups, members and pages, and bytes.
-    """
+    """A written gallery: the path of its ``index.html``, and ``gallery.json`` with its counts and bytes."""
 
     path: Path
     summary: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """A property of a picture: its value, its `change` against the kept one's, or whether it simply `differs`."""
+
+    name: str
+    value: str
+    change: str | None = None
+    differs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedText:
+    """A text in pieces, each with whether it is not in the kept one's, and a remark on the whole."""
+
+    words: Sequence[tuple[str, bool]] = ()
+    remark: str = ""
+    differs: bool = False
 
 
 def write_gallery(
@@ -125,7 +142,7 @@ def write_gallery(
 def _write(
     temp: Path,
     store: Store,
-    found: dict[str, Any],
+    search: dict[str, Any],
     selection: Selection,
     per_page: int,
     side: int,
@@ -134,48 +151,58 @@ def _write(
 ) -> dict[str, Any]:
     counts = [len(rows) for rows in selection.rows]
     parts = pages(counts, per_page, max(2, PAGE_MEMBERS * _SIDE**2 // max(side, _SIDE) ** 2))
-    told = {"matching": selection.matching, "shown": len(selection)}
-    rule = found["parameters"]
-    images = rule["content"] == "image_sha256"
-    groups = _lookup(store, selection, rule["keeper"], rule.get("margins", False), images)
-    done, total, weight, cards = 0, sum(counts), 0, []
+    groups = _lookup(store, selection, search["parameters"])
+    overview = _overview(search, selection)
+    done, weight, index = 0, 0, []
 
     def step(count: int) -> None:
         nonlocal done
         done += count
         if progress is not None:
-            progress(done, total)
+            progress(done, sum(counts))
 
-    with Pictures(side, threads) as pictures:
+    with ThumbnailPool(side, threads) as pictures:
         for number, part in enumerate(parts, 1):
-            chosen = [next(groups) for _ in range(part.stop - part.start)]
-            taken = pictures.take(
-                [_source(member.item) for group in chosen for member in group.members], step
+            shown = [next(groups) for _ in range(part.stop - part.start)]
+            members = [member for group in shown for member in group.members]
+            taken = pictures.take([_source(member.item) for member in members], step)
+            text = gallery_page(
+                search,
+                shown,
+                taken,
+                number=number,
+                total=len(parts),
+                overview=overview if len(parts) == 1 else None,
             )
-            sections: list[str] = []
-            strip: list[str] = []
-            place = 0
-            for group in chosen:
-                own = taken[place : place + len(group.members)]
-                place += len(group.members)
-                sections.append(group_html(group, own, cosine=rule["cosine"], texts=not images))
-                if own[0] is not None and len(strip) < _STRIP and number <= _STRIPS and len(parts) > 1:
-                    strip += [uri] if (uri := mini(own[0].thumbnail, _STRIP_SIDE)) else []
-            text = gallery_page(found, sections, number=number, total=len(parts), **told)
-            weight += _put(temp / page_name(number, len(parts)), text)
-            least = min((g.min_cosine for g in chosen if g.min_cosine is not None), default=None)
-            cards.append(PageCard(number, len(chosen), place, sum(g.chained for g in chosen), least, strip))
+            weight += _put(temp / _page_name(number, len(parts)), text)
+            if len(parts) == 1:
+                continue
+            keepers = [one for one, member in zip(taken, members, strict=True) if member.keeper and one]
+            strip = (shrink(one, _STRIP_SIDE) for one in keepers) if number <= _STRIPS else ()
+            index.append(
+                {
+                    "href": _page_name(number, len(parts)),
+                    "groups": len(shown),
+                    "members": len(members),
+                    "chained": sum(group.chained for group in shown),
+                    "least": min((g.min_cosine for g in shown if g.min_cosine is not None), default=None),
+                    "strip": list(itertools.islice(filter(None, strip), _STRIP)),
+                }
+            )
         if len(parts) > 1:
-            weight += _put(temp / "index.html", index_page(found, cards, **told))
+            text = render(
+                "gallery_index.html", title=_title(search), search=search, overview=overview, pages=index
+            )
+            weight += _put(temp / "index.html", text)
         made = pictures.made
     summary = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "created_by": f"icehouse {__version__}",
-        "duplicates": found["name"],
-        "found_at": found["created_at"],
+        "duplicates": search["name"],
+        "found_at": search["created_at"],
         "groups": len(selection),
-        "groups_left_out": found["groups"]["total"] - len(selection),
-        "members": total,
+        "groups_left_out": search["groups"]["total"] - len(selection),
+        "members": sum(counts),
         "members_left_out": int(selection.filtered.sum() + selection.capped.sum()),
         "pictures": made,
         "pages": len(parts),
@@ -185,20 +212,224 @@ def _write(
     return summary
 
 
-def _lookup(store: Store, selection: Selection, policy: str, margins: bool, images: bool) -> Iterator[Group]:
+def gallery_page(
+    search: dict[str, Any],
+    groups: Sequence[Group],
+    pictures: Sequence[Thumbnail | None],
+    *,
+    number: int = 1,
+    total: int = 1,
+    overview: dict[str, Any] | None = None,
+) -> str:
+    """Page `number` of `total` of a gallery.
+
+    `search` is the ``summary.json`` of the search, `pictures` has one for each member of `groups` (None without an image),
+    and `overview` is what the only page tells of the search as a whole.
+    """
+    rule = search["parameters"]
+    texts = rule["content"] == "text_sha256"
+    links = {
+        "number": number,
+        "total": total,
+        "previous": _page_name(number - 1, total) if number > 1 else None,
+        "next": _page_name(number + 1, total) if number < total else None,
+    }
+    taken = iter(pictures)
+    return render(
+        "gallery.html",
+        title=_title(search) + (f", page {number}" if total > 1 else ""),
+        search=search,
+        overview=overview,
+        links=links if total > 1 else None,
+        kinds={
+            "exact": "equal text" if texts else "equal bytes",
+            "perceptual": "perceptual hash",
+            "embedding": "embedding",
+            INDIRECT: "by way of others",
+        },
+        groups=[_group_data(group, taken, rule["cosine"]) for group in groups],
+    )
+
+
+def _group_data(group: Group, pictures: Iterator[Thumbnail | None], least: float | None) -> dict[str, Any]:
+    left_out = []
+    if group.capped:
+        left_out.append(
+            f"and {group.capped:,} more, see clusters.parquet; shown are those least like the kept one"
+        )
+    if group.filtered:
+        left_out.append(f"{count_of(group.filtered, 'member')} left out by what was asked for")
+    facts = ("number", "size", "min_cosine", "max_hamming", "chained", "sampled", "why")
+    return {
+        **{name: getattr(group, name) for name in facts},
+        "score": likeness(group.min_cosine, group.max_hamming),
+        "members": [
+            _member_data(member, group.members[0], next(pictures), least) for member in group.members
+        ],
+        "left_out": left_out,
+    }
+
+
+def _member_data(
+    member: Member, keeper: Member, taken: Thumbnail | None, least: float | None
+) -> dict[str, Any]:
+    """What the page shows of a member; `least` is the threshold of the search."""
+    item, base = member.item, None if member.keeper else keeper.item
+    copied = None
+    if member.same_file_as is not None:
+        copied = ("same file as", member.same_file_as)
+    elif member.copy_of is not None and member.copy_of != keeper.item_id:
+        copied = ("copy of", member.copy_of)
+    name = str(item.path if item is not None and item.path else member.item_id)
+    labels: dict[str, object] = {} if item is None else {"split": item.split, **item.labels}
+    others = None if base is None else {"split": base.split, **base.labels}
+    return {
+        "card": Card(
+            member.item_id,
+            taken,
+            alt=f"{'Kept' if member.keeper else 'Duplicate'}: {name}",
+            labels=labels_of(labels, others),
+            path=None if item is None else item.path,
+            meter=None if member.keeper else _meter(member.cosine, least),
+        ),
+        "kind": "keeper" if member.keeper else member.kind,
+        "cosine": member.cosine,
+        "hamming": member.hamming,
+        "copied": copied,
+        "properties": [] if item is None else list(_properties(item, base, taken)),
+        "text": ComparedText(remark="no longer in the store") if item is None else _text(item, base),
+    }
+
+
+def _meter(cosine: float | None, least: float | None) -> float | None:
+    if cosine is None:
+        return None
+    # A third is for what lies below the threshold: twice as far away as it.
+    floor = 0.0 if least is None else 1 - 1.5 * (1 - least)
+    return min(max((cosine - floor) / max(1 - floor, 1e-9), 0.0), 1.0)
+
+
+def _properties(item: Item, base: Item | None, taken: Thumbnail | None) -> Iterator[Property]:
+    """Size, weight and format of a picture, with their `change` against the kept one's."""
+    if item.width and item.height:
+        change = None
+        if (
+            base is not None
+            and base.width
+            and base.height
+            and (base.width, base.height) != (item.width, item.height)
+        ):
+            change = _change(item.width * item.height / (base.width * base.height))
+        yield Property("pixels", f"{item.width:,} × {item.height:,}", change)
+    if item.bytes is not None and item.width:
+        differs = base is not None and base.bytes and base.bytes != item.bytes
+        yield Property("file", _bytes(item.bytes), _change(item.bytes / base.bytes) if differs else None)
+    if item.format:
+        other = base is not None and base.format is not None and base.format != item.format
+        yield Property("format", item.format, differs=other)
+    if taken is not None and taken.changed:
+        yield Property("note", "", "the file has changed since it was embedded")
+
+
+def _text(item: Item, base: Item | None) -> ComparedText:
+    theirs = None if base is None else base.text
+    if not item.text:
+        return ComparedText(remark="no text" if theirs else "", differs=True)
+    if base is not None and base.text_sha256 is not None and base.text_sha256 == item.text_sha256:
+        return ComparedText(remark="same text")
+    text = " ".join(item.text.split())
+    end = "…" if len(text) > _TEXT_LIMIT else ""
+    whole = [(text[:_TEXT_LIMIT] + end, False)]
+    if not theirs:
+        return ComparedText(whole)
+    words = _compared(text, " ".join(theirs.split()))
+    if words is None:
+        return ComparedText(whole, "another text", True)
+    return ComparedText([*words, (end, False)])
+
+
+def _compared(text: str, base: str) -> list[tuple[str, bool]] | None:
+    """Pieces of `text`, each with whether `base` lacks it; None if those are most and it is another text."""
+    ours, theirs = (re.findall(r"\s*\S+", value[:_TEXT_LIMIT]) for value in (text, base))
+    # Shouting is no other text.
+    bare, base_bare = ([word.strip().casefold() for word in words] for words in (ours, theirs))
+    matcher = difflib.SequenceMatcher(None, bare, base_bare, autojunk=False)
+    if sum(block.size for block in matcher.get_matching_blocks()) < 0.3 * len(ours):
+        return None
+    pieces: list[tuple[str, bool]] = []
+    for change, start, stop, _, _ in matcher.get_opcodes():
+        words = "".join(ours[start:stop])
+        if words and change == "equal":
+            pieces.append((words, False))
+        elif words:
+            bare_words = words.lstrip()
+            pieces += [(words[: len(words) - len(bare_words)], False), (bare_words, True)]
+    return pieces
+
+
+def _bytes(size: int) -> str:
+    value, units = float(size), ["B", "kB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.0f} {units[0]}" if units[0] == "B" or value >= 100 else f"{value:.3g} {units[0]}"
+
+
+def _change(ratio: float) -> str:
+    if ratio >= 2:
+        return f"{ratio:.2g}×"
+    change = 100 * (ratio - 1)
+    return f"{'+' if change > 0 else '−'}{abs(change):.0f}%" if abs(change) >= 0.5 else "±0%"
+
+
+def _overview(search: dict[str, Any], selection: Selection) -> dict[str, Any]:
+    """What is told of the search as a whole."""
+    groups, matching, shown = search["groups"], selection.matching, len(selection)
+    notes = list(search.get("notes", ()))
+    if matching < groups["total"]:
+        notes.append(
+            f"Shown are {matching:,} of {groups['total']:,} groups: those that match what was asked for."
+        )
+    if shown < matching:
+        notes.append(f"Shown are the first {shown:,} of {matching:,} groups; clusters.parquet has all.")
+    figures = {
+        "items compared": search["items"],
+        "groups": groups["total"],
+        "items in groups": groups["items"],
+        "could be dropped": search["dropped"],
+        "chained groups": groups["chained"],
+        **{f"{kind} pairs": search["pairs"]["by_kind"].get(kind, 0) for kind in KINDS},
+    }
+    return {"figures": figures, "notes": notes}
+
+
+def _title(search: dict[str, Any]) -> str:
+    name = search.get("name", HASHES)
+    usual = (HASHES, search_name(search["parameters"]["feature"]))
+    return "Near-duplicates" if name in usual else f"Near-duplicates: {name}"
+
+
+def _page_name(number: int, total: int) -> str:
+    """File name of a page, numbered from 1; where there is only one it is the index."""
+    return "index.html" if total == 1 else f"page-{number:04d}.html"
+
+
+def _lookup(store: Store, selection: Selection, rule: dict[str, Any]) -> Iterator[Group]:
+    images = rule["content"] == "image_sha256"
     for start in range(0, len(selection), _LOOKUP):
-        yield from read_groups(store, selection, slice(start, start + _LOOKUP), policy, margins, images)
+        part = slice(start, start + _LOOKUP)
+        yield from read_groups(store, selection, part, rule["keeper"], rule.get("margins", False), images)
 
 
 def _put(path: Path, text: str) -> int:
     return path.write_bytes(text.encode())
 
 
-def _source(item: Item | None) -> Source | None:
+def _source(item: Item | None) -> ImageFile | None:
     file = None if item is None else item.file
     if item is None or file is None:
         return None
-    return Source(file, item.image_sha256, item.bytes, item.mtime_ns)
+    return ImageFile(file, item.image_sha256, item.bytes, item.mtime_ns)
 
 
 def _outside(out: str | Path) -> Path:

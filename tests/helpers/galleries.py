@@ -1,10 +1,8 @@
-"""What tests of galleries share: a reader that lets nothing strange pass, and stores whose contents a test chooses."""
+"""Stores whose contents a test chooses, for galleries of their near-duplicates."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,89 +12,6 @@ from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import vectors_to_arrow
 from PIL import Image
-
-# Elements that a gallery has, and the attributes that each may carry.
-ALLOWED: dict[str, set[str]] = {
-    "html": {"lang"}, "head": set(), "title": set(), "style": set(), "script": set(), "body": set(), "header": set(),
-    "meta": {"charset", "http-equiv", "content", "name"}, "main": set(), "footer": set(), "h1": set(), "h2": {"id"},
-    "p": {"class", "dir"}, "div": {"class", "role", "aria-label", "hidden", "data-search"}, "ol": {"class"}, "ul": {"class"},
-    "li": {"class", "data-kind", "data-cosine", "data-id"}, "span": {"class", "title"}, "b": set(),
-    "i": {"style"}, "bdi": {"dir", "class"},
-    "mark": set(), "code": set(), "dl": {"class"}, "dt": set(), "dd": set(), "nav": {"class", "aria-label"},
-    "a": {"href", "rel"}, "img": {"src", "width", "height", "alt", "loading", "decoding"}, "svg": {
-        "viewbox", "fill", "stroke", "stroke-width", "aria-hidden"}, "path": {"d"},
-    "rect": {"x", "y", "width", "height", "rx"},
-    "section": {"class", "id", "aria-labelledby", "data-number", "data-size", "data-score", "data-chained"},
-    "label": {"class"}, "fieldset": set(), "legend": set(), "select": {"name"}, "option": {"value"},
-    "button": {"type", "name", "title"},
-    "input": {"type", "name", "value", "checked", "autocomplete", "min", "max", "step", "placeholder", "aria-label"},
-    "output": {"aria-live"},
-}  # fmt: skip
-VOID = {"meta", "img", "input", "rect", "path"}
-VALUES = {
-    "src": r"data:image/webp;base64,[A-Za-z0-9+/=]+",
-    "href": r"(index|page-\d{4,})\.html",
-    "id": r"[gh]\d+",
-    "data-kind": "keeper|exact|perceptual|embedding|indirect",
-    "data-cosine": r"(-?\d\.\d{6})?",
-    "data-score": r"-?\d\.\d{6}",
-    "data-id": r'"[ -~]*"',
-    "style": r"width:\d+\.\d%",
-    "dir": "auto",
-}
-
-
-class Reader(HTMLParser):
-    """Read a page, and complain of whatever the gallery does not write itself."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.text: list[str] = []
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.scripts: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in ALLOWED, tag
-        assert {name for name, _ in attrs} <= ALLOWED[tag], (tag, attrs)
-        for name, value in attrs:
-            if name in VALUES:
-                assert re.fullmatch(VALUES[name], value or ""), (tag, name, value)
-        self.found.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "script":
-            self.scripts.append(data)
-        elif "style" not in self.open:
-            self.text.append(data)
-
-    def handle_comment(self, data: str) -> None:
-        raise AssertionError(f"a comment: {data}")
-
-    @property
-    def said(self) -> str:
-        return " ".join(" ".join(self.text).split())
-
-    def all(self, tag: str, css: str = "") -> list[dict[str, str]]:
-        return [a for name, a in self.found if name == tag and css in a.get("class", "")]
-
-
-def read(text: str | Path) -> Reader:
-    reader = Reader()
-    reader.feed(text.read_text(encoding="utf-8") if isinstance(text, Path) else text)
-    reader.close()
-    assert reader.open == []
-    return reader
-
-
-def page_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("page-*.html")) or [folder / "index.html"]
 
 
 def filled(

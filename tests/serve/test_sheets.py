@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from html_page import HOSTILE, HtmlPage
-from icehouse.embed.thumbnails import thumbnail
 from icehouse.serve.sheets import contact_sheet, write_sheet
 from icehouse.store.search import Hit
 from PIL import Image
@@ -34,14 +33,6 @@ def test_pictures_are_inside_and_small(tmp_path: Path) -> None:
     assert inside.size == (320, 180) == (int(image["width"]), int(image["height"]))
     for expected in ("a cat", "1 hit in mini/image/joint", "0.500", "a text", "a.jpg"):
         assert expected in page.said
-
-
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture(tmp_path / "turned.jpg", exif=exif)
-    small = thumbnail(tmp_path / "turned.jpg")
-    assert (small.width, small.height) == (180, 320)
 
 
 def test_broken_pictures_become_cards_that_say_why(tmp_path: Path) -> None:

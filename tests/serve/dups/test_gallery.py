@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -13,35 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from galleries import entry, filled, near, page_files, read
+from galleries import entry, filled, near
+from html_page import HOSTILE, HtmlPage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
 from icehouse.errors import StoreError, UsageError
 from icehouse.serve.dups import gallery as gallery_module
-from icehouse.serve.dups.gallery import write_gallery
-from icehouse.serve.dups.gallery_group import group_html
-from icehouse.serve.dups.gallery_look import SCRIPT
-from icehouse.serve.dups.groups import Choice, Group, Item, Member, pages
+from icehouse.serve.dups.gallery import gallery_page, write_gallery
+from icehouse.serve.dups.groups import Choice, Group, Item, Member, likeness, pages
 from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
 from PIL import Image
 from toys import picture
 from typer.testing import CliRunner
 
-HOSTILE = [
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "' onmouseover='alert(1)",
-    "</style></p></li></section><h1>mine</h1>",
-    "]]><!-- <svg/onload=alert(1)>",
-    "</script><script>alert(1)</script>",
-    "javascript:alert(1)",
-    "&lt;b&gt; &amp; &#x3c;",
-    "photo\u202egpj.exe \u2066x\u2069",
-    "two\nlines\r\n\x1b[2J\u2028",
-    "word " * 20_000,
-]
+STRANGE = [*HOSTILE, "photo\u202egpj.exe \u2066x\u2069", "two\nlines\r\n\x1b[2J\u2028", "word " * 20_000]
 
 
 @pytest.fixture
@@ -54,31 +40,12 @@ def feed(tmp_path: Path) -> Store:
     shutil.copy2(root / "small.jpg", root / "twin.jpg")
     picture(2, 320, 240).save(root / "far.png")
     picture(3, 64, 48).save(root / "alone.png")
+    told = {"text": "a flood in the town", "text_sha256": "1", "split": "train", "label": "flood"}
+    shouted = {"text": "a FLOOD in my town", "text_sha256": "2", "split": "test"}
     items = [
-        entry(
-            root / "large.png",
-            "large",
-            text="a flood in the town",
-            text_sha256="1",
-            split="train",
-            label="flood",
-        ),
-        entry(
-            root / "small.jpg",
-            "small",
-            text="a FLOOD in my town",
-            text_sha256="2",
-            split="test",
-            label="flood",
-        ),
-        entry(
-            root / "twin.jpg",
-            "twin",
-            text="a flood in the town",
-            text_sha256="1",
-            split="train",
-            label="fire",
-        ),
+        entry(root / "large.png", "large", **told),
+        entry(root / "small.jpg", "small", **told | shouted),
+        entry(root / "twin.jpg", "twin", **told | {"label": "fire"}),
         entry(root / "far.png", "far"),
         entry(root / "alone.png", "alone"),
     ]
@@ -91,7 +58,7 @@ def card(text: str, item_id: str) -> str:
     """HTML of one member."""
     (found,) = [
         part
-        for part in re.findall(r'<li class="tile member.*?</li>', text, re.DOTALL)
+        for part in re.findall(r'<li class="card member.*?</li>', text, re.DOTALL)
         if f'<span class="id"><bdi dir="auto">{item_id}<' in part
     ]
     return found
@@ -101,74 +68,58 @@ def test_groups_are_told_as_they_were_found(feed: Store) -> None:
     made = write_gallery(feed)
     assert made.path == feed.path / "dups" / "toy-image-pooled" / "gallery" / "index.html"
     text = made.path.read_text(encoding="utf-8")
-    reader = read(text)
-    assert [a["data-kind"] for a in reader.all("li", "member")] == [
-        "keeper",
-        "embedding",
-        "embedding",
-        "embedding",
-    ]
-    assert "Group 0" in reader.said
-    assert "4 items" in reader.said
-    assert "Kept: larger" in reader.said
+    page = HtmlPage(text)
+    assert [a["data-kind"] for a in page.all("li", "member")] == ["keeper", *["embedding"] * 3]
+    for said in ("Group 0", "4 items", "Kept: larger"):
+        assert said in page.said
     # The least alike stands beside the keeper.
-    assert reader.said.index("far") < reader.said.index("small")
+    assert page.said.index("far") < page.said.index("small")
     small, copy, keeper = (card(text, name) for name in ("small", "twin", "large"))
-    assert "✓ keep" in keeper
-    assert "200 × 150" in small
-    assert "−75%" in small
+    for told in ("200 × 150", "−75%", "<mark>my</mark>", 'chip diff" title="another than the keeper'):
+        assert told in small
     assert re.search('class="diff"[^>]*><bdi dir="auto">JPEG', small)
-    assert "<mark>my</mark>" in small
     assert "<mark>flood" not in small.lower()
-    assert 'chip diff" title="another than the keeper' in small
     assert "same text" in copy
     assert "copy of" in copy
+    assert "✓ keep" in keeper
     assert "diff" not in keeper
     assert made.summary["members"] == 4
     assert made.summary["pictures"] == 3  # the copy is not decoded again
     assert json.loads((made.path.parent / "gallery.json").read_bytes()) == made.summary
-
-
-def test_every_image_says_what_it_is(feed: Store) -> None:
-    images = read(write_gallery(feed).path).all("img")
-    assert len(images) == 4
-    assert images[0]["alt"] == "Kept: large.png"
-    assert all(image["alt"] and int(image["width"]) and int(image["height"]) for image in images)
-    inside = Image.open(io.BytesIO(base64.b64decode(images[0]["src"].split(",")[1])))
-    assert inside.size == (320, 240)
+    images = page.all("img")
+    assert [image["alt"] for image in images[:2]] == ["Kept: large.png", "Duplicate: far.png"]
+    assert [(image["width"], image["height"]) for image in images[:2]] == [("320", "240")] * 2
 
 
 def test_only_the_one_script_may_run(feed: Store) -> None:
-    path = write_gallery(feed).path
-    reader = read(path)
-    (policy,) = [a["content"] for a in reader.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
-    (script,) = reader.scripts
-    assert script == SCRIPT
+    page = HtmlPage(write_gallery(feed).path)
+    (script,) = page.scripts
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in policy
-    assert policy.startswith("default-src 'none'; img-src data:")
-    assert not re.search(r"https?:|@import|url\(|<link", path.read_text(encoding="utf-8"))
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|eval\(|document\.write", SCRIPT)
+    assert page.policy.endswith(f"script-src 'sha256-{digest}'")
     # Without the script nothing is hidden but the controls.
-    assert [a.get("class") for _, a in reader.found if "hidden" in a] == ["tools"]
+    assert [a.get("class") for _, a in page.found if "hidden" in a] == ["tools"]
 
 
 def test_kinds_and_cosines_choose_members(feed: Store, tmp_path: Path) -> None:
-    def shown(**choice: Any) -> tuple[list[str], str]:
-        made = write_gallery(feed, out=tmp_path / "out", choice=Choice(**choice))
-        reader = read(made.path)
-        return [a["data-cosine"] for a in reader.all("li", "member")], reader.said
+    def shown(**choice: Any) -> tuple[int, str]:
+        page = HtmlPage(write_gallery(feed, out=tmp_path / "out", choice=Choice(**choice)).path)
+        return len(page.all("li", "member")), page.said
 
-    assert shown(kinds=frozenset(["perceptual"]))[0] == []
-    assert "No group of duplicates matches" in shown(kinds=frozenset(["perceptual"]))[1]
-    cosines, said = shown(min_cosine=0.99)
-    assert len(cosines) == 3
+    members, said = shown(kinds=frozenset(["perceptual"]))
+    assert members == 0
+    assert "No group of duplicates matches" in said
+    members, said = shown(min_cosine=0.99)
+    assert members == 3
     assert "1 member left out" in said
-    cosines, said = shown(max_cosine=0.99)
-    assert len(cosines) == 2
+    members, said = shown(max_cosine=0.99)
+    assert members == 2
     assert "2 members left out" in said
-    assert shown(chained=True)[0] == []
-    wrongs: list[dict[str, Any]] = [
+    assert shown(chained=True)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
         {"kinds": frozenset(["x"])},
         {"sort": "x"},
         {"max_groups": 0},
@@ -176,10 +127,11 @@ def test_kinds_and_cosines_choose_members(feed: Store, tmp_path: Path) -> None:
         {"min_cosine": float("nan")},
         {"max_cosine": 2.0},
         {"min_cosine": 0.9, "max_cosine": 0.8},
-    ]
-    for wrong in wrongs:
-        with pytest.raises(UsageError):
-            Choice(**wrong)
+    ],
+)
+def test_choices_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Choice(**wrong)
 
 
 def many(tmp_path: Path, sizes: list[int], *, chained: int | None = None) -> Store:
@@ -190,14 +142,8 @@ def many(tmp_path: Path, sizes: list[int], *, chained: int | None = None) -> Sto
             vector = np.zeros(len(sizes) + 1, np.float32)
             vector[g], vector[-1] = 1, 0.001 * k * (200 if g == chained else 1)
             rows.append(vector)
-            items.append(
-                {
-                    "item_id": f"g{g:02d}-{k:04d}",
-                    "image_sha256": f"{g}-{k}",
-                    "missing": False,
-                    "bytes": 10_000 - k,
-                }
-            )
+            told = {"image_sha256": f"{g}-{k}", "missing": False, "bytes": 10_000 - k}
+            items.append({"item_id": f"g{g:02d}-{k:04d}", **told})
     return filled(tmp_path / "store", items, np.stack(rows))
 
 
@@ -207,51 +153,56 @@ def test_order_of_groups(tmp_path: Path) -> None:
 
     def numbers(sort: str, **choice: Any) -> list[int]:
         made = write_gallery(store, out=tmp_path / "out", choice=Choice(sort=sort, **choice))
-        return [int(a["data-size"]) for a in read(made.path).all("section", "group")]
+        return [int(a["data-size"]) for a in HtmlPage(made.path).all("section", "group")]
 
     assert numbers("size") == [9, 4, 3, 2]
     assert numbers("score") == [4, 9, 3, 2]
     assert numbers("chained") == [4, 9, 3, 2]
     assert numbers("size", max_groups=2) == [9, 4]
     assert numbers("group", chained=True) == [4]
-    reader = read(write_gallery(store, out=tmp_path / "out").path)
-    assert [a["data-chained"] for a in reader.all("section")] == ["1", "0", "0", "0"]
-    assert "chained: some members are unlike" in reader.said
-    assert "by way of others" in reader.said
-    assert {a["data-kind"] for a in reader.all("li", "member")} == {"keeper", "embedding", "indirect"}
+    page = HtmlPage(write_gallery(store, out=tmp_path / "out").path)
+    assert [a["data-chained"] for a in page.all("section")] == ["1", "0", "0", "0"]
+    assert "chained: some members are unlike" in page.said
+    assert "by way of others" in page.said
+    assert {a["data-kind"] for a in page.all("li", "member")} == {"keeper", "embedding", "indirect"}
 
 
-def test_large_sets_are_shared_out_over_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gallery_module, "PAGE_MEMBERS", 12)
+def test_large_sets_are_shared_out_over_pages(tmp_path: Path) -> None:
+    # Of pictures so large a page holds 12 instead of 160.
+    side = 1168
     store = many(tmp_path, [30, 5, 4, 3, 2, 2, 2, 2, 2])
     find_duplicates(store, rule=0.99)
     steps: list[tuple[int, int]] = []
     choice = Choice(members=10, sort="size")
-    made = write_gallery(store, choice=choice, per_page=3, progress=lambda *step: steps.append(step))
+    made = write_gallery(store, choice=choice, per_page=3, side=side, progress=lambda *x: steps.append(x))
     folder = made.path.parent
     assert made.summary["pages"] == 4
     assert steps[-1] == (32, 32)
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "gallery.json",
-        "index.html",
-        *(f"page-000{i}.html" for i in (1, 2, 3, 4)),
-    ]
-    index = read(folder / "index.html")
-    assert [a["href"] for a in index.all("a")] == [f"page-000{i}.html" for i in (1, 2, 3, 4)]
+    names = [f"page-000{i}.html" for i in (1, 2, 3, 4)]
+    assert sorted(p.name for p in folder.iterdir()) == ["gallery.json", "index.html", *names]
+    index = HtmlPage(folder / "index.html")
+    assert [a["href"] for a in index.all("a")] == names
     groups = []
-    for number, path in enumerate(page_files(folder), 1):
-        reader = read(path)
-        groups += [int(a["data-number"]) for a in reader.all("section")]
-        assert len(reader.all("li", "member")) <= 12
-        links = {a["rel"]: a["href"] for a in reader.all("a") if a.get("rel")}
+    for number, name in enumerate(names, 1):
+        page = HtmlPage(folder / name)
+        groups += [int(a["data-number"]) for a in page.all("section")]
+        assert len(page.all("li", "member")) <= 12
+        links = {a["rel"]: a["href"] for a in page.all("a") if a.get("rel")}
         assert links.get("prev") == (f"page-000{number - 1}.html" if number > 1 else None)
         assert links.get("next") == (f"page-000{number + 1}.html" if number < 4 else None)
     assert sorted(groups) == list(range(9))
-    first = read(folder / "page-0001.html")
+    first = HtmlPage(folder / "page-0001.html")
     assert "and 20 more, see clusters.parquet" in first.said
     cosines = [float(a["data-cosine"]) for a in first.all("li", "member") if a["data-cosine"]]
     assert cosines == sorted(cosines)  # the least alike, and these first
     assert made.summary["bytes"] == sum(p.stat().st_size for p in folder.glob("*.html"))
+
+
+@pytest.mark.parametrize(("cosine", "hamming", "score"), [(0.9, 3, 0.9), (None, 16, 0.75), (None, None, 1.0)])
+def test_groups_without_a_cosine_have_their_place(
+    cosine: float | None, hamming: int | None, score: float
+) -> None:
+    assert likeness(cosine, hamming) == score
 
 
 @settings(deadline=None, max_examples=60)
@@ -270,31 +221,24 @@ def test_hostile_names_and_texts(tmp_path: Path) -> None:
     file = root / "a.png"
     picture(1).save(file)
     items = []
-    for k, bad in enumerate(HOSTILE):
+    for k, bad in enumerate(STRANGE):
         for twin in "ab":
-            changes = {
-                "path": bad[:4000],
-                "root": str(root),
-                "split": bad,
-                "label": bad,
-                "image_sha256": f"{k}{twin}",
-            }
-            items.append(
-                entry(file, f"{bad}{twin}", text=f"{bad} {twin}", text_sha256=f"{k}{twin}", **changes)
-            )
+            told = {"path": bad[:4000], "split": bad, "label": bad, "text": f"{bad} {twin}"}
+            told |= {"image_sha256": f"{k}{twin}", "text_sha256": f"{k}{twin}"}
+            items.append(entry(file, f"{bad}{twin}", **told))
             items[-1][bad[:40] + "c"] = bad
-    X = np.repeat(np.eye(len(HOSTILE), dtype=np.float32), 2, axis=0)
+    X = np.repeat(np.eye(len(STRANGE), dtype=np.float32), 2, axis=0)
     store = filled(tmp_path / "store", items, X)
     find_duplicates(store, rule=0.9, hamming=None, where="item_id <> '<'")
     made = write_gallery(store)
-    reader = read(made.path)
-    assert len(reader.all("section")) == len(HOSTILE)
-    assert len(reader.all("img")) == 0
+    page = HtmlPage(made.path)
+    assert len(page.all("section")) == len(STRANGE)
+    assert len(page.all("img")) == 0
     assert made.path.stat().st_size < 2_000_000
-    for bad in HOSTILE[:8]:
-        assert reader.said.count(bad) >= 6, bad
-    assert "photo[U+202E]gpj.exe" in reader.said
-    assert not set("\u202e\u2066\x1b\u2028") & set("".join(reader.text))
+    for bad in HOSTILE:
+        assert page.said.count(bad) >= 6, bad
+    assert "photo[U+202E]gpj.exe" in page.said
+    assert not set("\u202e\u2066\x1b\u2028") & set("".join(page.text))
 
 
 @settings(deadline=None, max_examples=120)
@@ -312,9 +256,11 @@ def test_any_text_stays_text(ours: str, theirs: str) -> None:
         )
 
     group = Group(3, 2, 0.97, 3, False, True, [member(ours, True), member(theirs, False)], 1, 2, ours)
-    text = group_html(group, [None, None], cosine=0.95)
+    rule = {"feature": "toy", "cosine": 0.95, "cosine_from": ours, "hamming": None, "content": "image_sha256"}
+    search = {"name": theirs, "items": 2, "parameters": {**rule, "grouping": "stars", "keeper": ours}}
+    text = gallery_page(search | {"created_at": "now", "created_by": ours}, [group], [None, None])
     text.encode()
-    read(text)
+    HtmlPage(text)
 
 
 def test_texts_stand_side_by_side(tmp_path: Path) -> None:
@@ -325,12 +271,7 @@ def test_texts_stand_side_by_side(tmp_path: Path) -> None:
         "Lost cat",
     ]
     items = [
-        {
-            "item_id": f"t{k}",
-            "text": text,
-            "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "missing": False,
-        }
+        {"item_id": f"t{k}", "text": text, "text_sha256": f"{texts.index(text):064d}", "missing": False}
         for k, text in enumerate(texts)
     ]
     store = filled(tmp_path / "store", items, near([0, 3, 0, 80]), modality="text")
@@ -340,16 +281,15 @@ def test_texts_stand_side_by_side(tmp_path: Path) -> None:
     assert "<mark>" not in other
     find_duplicates(store, rule=0.95)
     text = write_gallery(store).path.read_text(encoding="utf-8")
-    reader = read(text)
-    assert reader.all("img") == []
-    assert reader.all("div", "frame") == []
-    assert [a["data-kind"] for a in reader.all("li", "member")] == ["keeper", "embedding", "exact"]
-    assert "Kept: longer" in reader.said
+    page = HtmlPage(text)
+    assert page.all("img") == page.all("div", "frame") == []
+    assert [a["data-kind"] for a in page.all("li", "member")] == ["keeper", "embedding", "exact"]
+    assert "Kept: longer" in page.said
     assert "<mark>it!</mark> Boil" in card(text, "t1")
     assert "same text" in card(text, "t2")
     assert "equal text" in card(text, "t2")
-    assert "equal bytes" not in reader.said
-    assert "another text" not in reader.said
+    assert "equal bytes" not in page.said
+    assert "another text" not in page.said
     assert "same text" not in card(text, "t0")
 
 
@@ -360,14 +300,14 @@ def test_bad_files_are_told_and_stop_nothing(feed: Store) -> None:
     (root / "far.png").unlink()
     (root / "far.png").mkdir()
     text = write_gallery(feed).path.read_text(encoding="utf-8")
-    reader = read(text)
-    assert len(reader.all("img")) == 1
+    page = HtmlPage(text)
+    assert len(page.all("img")) == 1
     assert "markup" in card(text, "large")
     assert "the file has changed" in card(text, "large")
     assert "the file is gone" in card(text, "twin")  # though its twin could stand in for it
     assert 'class="problem"' in card(text, "far")
     feed.items.delete("item_id", ["small"])
-    assert "no longer in the store" in read(write_gallery(feed).path).said
+    assert "no longer in the store" in HtmlPage(write_gallery(feed).path).said
 
 
 def test_a_new_search_takes_the_gallery_away(feed: Store) -> None:
@@ -419,10 +359,10 @@ def test_a_failure_leaves_the_earlier_gallery(feed: Store, monkeypatch: pytest.M
     made = write_gallery(feed)
     before = made.path.read_bytes()
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gallery_module, "_put", full)
+    monkeypatch.setattr(gallery_module, "render", full)
     with pytest.raises(StoreError, match="No space left"):
         write_gallery(feed)
     assert made.path.read_bytes() == before
@@ -456,11 +396,11 @@ def test_two_thousand_frames_hit_the_cap_and_open(tmp_path: Path) -> None:
         "total": 1, "items": n, "largest": n, "chained": 0, "complete": True, "sampled": 1,
     }  # fmt: skip
     made = write_gallery(tmp_path / "store")
-    reader = read(made.path)
-    assert len(reader.all("li", "member")) == 48
-    assert "and 1,952 more, see clusters.parquet" in reader.said
-    assert "stopped at 5000 pairs" in reader.said
-    assert "sampled" in reader.said
+    page = HtmlPage(made.path)
+    assert len(page.all("li", "member")) == 48
+    assert "and 1,952 more, see clusters.parquet" in page.said
+    assert "stopped at 5000 pairs" in page.said
+    assert "sampled" in page.said
     assert made.summary["pages"] == 1
     assert made.summary["bytes"] < 500_000
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from galleries import entry, filled, near, read
+from galleries import entry, filled, near
+from html_page import HtmlPage
 from icehouse.serve.dups.gallery import write_gallery
 from icehouse.serve.dups.gallery_command import gallery
-from icehouse.serve.dups.gallery_group import group_html
-from icehouse.serve.dups.groups import Group, Member
 from icehouse.store.dups.find import find_duplicates
 from toys import picture
 
@@ -58,20 +57,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ids_are_there_as_they_are(page: Path) -> None:
-    members = read(page).all("li", "member")
+    members = HtmlPage(page).all("li", "member")
     assert {json.loads(member["data-id"]) for member in members} == {*IDS, "large", "small"}
-
-
-@pytest.mark.parametrize(("cosine", "hamming", "score"), [(0.9, 3, 0.9), (None, 16, 0.75), (None, None, 1.0)])
-def test_groups_without_a_cosine_have_their_place(
-    cosine: float | None, hamming: int | None, score: float
-) -> None:
-    members = [
-        Member("a", True, None, None, None, None, None),
-        Member("b", False, "exact", 0, None, "a", None),
-    ]
-    text = group_html(Group(0, 2, cosine, hamming, False, False, members, 0, 0, ""), [None, None])
-    assert f'data-score="{score:.6f}"' in text
 
 
 def test_the_command_makes_what_the_library_makes() -> None:
@@ -102,6 +89,7 @@ def ask(page: Path, folder: Path, script: str, address: str = "") -> Any:
     return json.loads(html.unescape(found[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no browser")
 def test_filters_in_a_browser(page: Path, tmp_path: Path) -> None:
     kept, near_one, far, farthest, copy = IDS
@@ -133,6 +121,7 @@ def test_filters_in_a_browser(page: Path, tmp_path: Path) -> None:
     assert set(later) == {kept, farthest, "large", "small"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no browser")
 def test_judgements_in_a_browser(page: Path, tmp_path: Path) -> None:
     kept, near_one, far, farthest, _ = IDS
