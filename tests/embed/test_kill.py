@@ -49,6 +49,7 @@ def rows_of(store: Store, name: str, column: str) -> dict[str, np.ndarray]:
     return dict(zip(vectors.keys.to_pylist(), np.asarray(vectors.X), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "kills"), [("float32", 21), ("bfloat16", 6)])
 def test_killed_anywhere(
     precision: str, kills: int, sources: tuple[Path, Path], clip: tuple[Path, str], tmp_path: Path

@@ -27,6 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+@pytest.mark.slow
 def test_fusion_beats_the_best_single_input_by_ten_points(store: Store) -> None:
     shared = {"seeds": 1, "report": False, "draws": 100}
     alone = sweep(store, ["logreg", "knn"], inputs="image,text", name="alone", **shared)

@@ -17,6 +17,7 @@ pytest.importorskip("efficientnet_lite_pytorch")
 pytest.importorskip("skimage")
 
 
+@pytest.mark.slow
 def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     result = CliRunner().invoke(app, ["demo", str(folder), "--posts", "80"])

@@ -96,6 +96,7 @@ def store(tmp_path: Path) -> Store:
     return Store.create(tmp_path / "s")
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_nothing_acknowledged_is_lost(store: Store) -> None:
     table = store.ensure_table("captions/x", SCHEMA, {"key": "k"})
     rng = np.random.default_rng(0)
@@ -119,6 +120,7 @@ def test_killed_at_random_moments_nothing_acknowledged_is_lost(store: Store) -> 
     assert not list(table.path.glob(".tmp-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_every_step_of_a_commit_the_table_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     outcomes = []
@@ -148,6 +150,7 @@ def test_killed_at_every_step_of_a_commit_the_table_is_the_old_one_or_the_new_on
     assert {0, 1} <= set(outcomes)
 
 
+@pytest.mark.slow
 def test_two_processes_with_overlapping_keys_lose_and_double_nothing(tmp_path: Path) -> None:
     writer = """
 import random, sys

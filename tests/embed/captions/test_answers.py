@@ -73,6 +73,7 @@ def test_cut_off() -> None:
     assert flags_of("A street with", cut=True) == ("cut",)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=3000))
 @settings(deadline=None, max_examples=150)
 def test_any_text_can_be_judged(text: str) -> None:

@@ -53,6 +53,7 @@ def test_caption_and_embed(
     assert (report["known"], report["embedded"], report["encoder"]) == (6, 0, "toy:a")
 
 
+@pytest.mark.slow
 def test_sources_and_captions_in_one_go(make_store: MakeStore, server: OllamaServer, tmp_path: Path) -> None:
     store = make_store(3)
     run(store, "caption", "-m", "llava:7b", "--host", server.url)

@@ -171,6 +171,7 @@ def test_another_encoder_and_other_captions_are_refused(
         embed_captions(store, "none", encoder=encoder)
 
 
+@pytest.mark.slow
 def test_heads_take_captions_beside_the_rest(
     make_store: MakeStore, encoder: ToyEncoder, tmp_path: Path
 ) -> None:

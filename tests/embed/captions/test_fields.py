@@ -131,6 +131,7 @@ def test_the_vocabulary_holds_what_several_captions_name() -> None:
     assert vocabulary_of([["a", "b"], ["b"], ["a", "b"]], most=1) == ["b"]
 
 
+@pytest.mark.slow
 def test_heads_and_sql_see_the_same(
     make_store: MakeStore,
     server: OllamaServer,

@@ -101,6 +101,7 @@ def assert_nothing_told(*places: Path | str) -> None:
             assert not [secret for secret in SECRETS if secret.encode() in text]
 
 
+@pytest.mark.slow
 def test_credentials_reach_no_file_and_no_screen(
     make_store: MakeStore, hostile: Callable[..., Hostile]
 ) -> None:

@@ -39,6 +39,7 @@ def feed(tmp_path_factory: pytest.TempPathFactory) -> Feed:
     return make_feed(tmp_path_factory.mktemp("feed"), n=POSTS, seed=0)
 
 
+@pytest.mark.slow
 def test_captions_hold_the_picture_and_nothing_of_the_text(feed: Feed) -> None:
     """A class is what picture and text say together: a caption tells the one half and must not tell the other."""
     facts = [facts for facts in true_items(feed).values() if facts["repost_of"] is None]
@@ -61,6 +62,7 @@ def folds(feed: Feed) -> dict[str, int]:
     return {item: fold[fact["repost_of"] or item] for item, fact in facts.items()}
 
 
+@pytest.mark.slow
 def test_macro_f1_rises(feed: Feed, tmp_path: Path) -> None:
     """Every post is predicted once, by a head that has seen neither it nor a copy: a small feed's test split is too few."""
     store = Store.create(tmp_path / "store")

@@ -49,6 +49,7 @@ def kill(child: int) -> None:
         os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("concurrency", "structured"), [(1, False), (4, False), (4, True)], ids=["one", "four", "structured"]
 )

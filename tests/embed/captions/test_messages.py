@@ -39,6 +39,7 @@ def a_picture(store: Store) -> str:
     return sorted(sent(store))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", ["ollama", "openai"])
 @pytest.mark.parametrize("fault", PASSING)
 def test_one_picture_that_always_fails(

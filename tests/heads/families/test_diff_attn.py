@@ -34,6 +34,7 @@ def test_it_is_in_the_registry() -> None:
     assert type(create("diff-attn")) is DiffAttn
 
 
+@pytest.mark.slow
 @versions
 def test_it_learns_what_lies_between_inputs(version: Any) -> None:
     train, val, test = equal_or_different(600), equal_or_different(150, 1), equal_or_different(300, 2)
@@ -41,6 +42,7 @@ def test_it_learns_what_lies_between_inputs(version: Any) -> None:
     assert LogReg(C=1.0, unit=False).fit(*train).score(*test) < 0.6
 
 
+@pytest.mark.slow
 def test_it_finds_the_tokens_that_matter() -> None:
     train, val, test = hidden_token(600), hidden_token(150, 1), hidden_token(300, 2)
     head = DiffAttn(**{**QUICK, "epochs": 15}).fit(*train, val=val)
@@ -103,6 +105,7 @@ def test_attention_by_token() -> None:
     assert (between["text", "image"][~X["text"].mask[:3]] == 0).all()
 
 
+@pytest.mark.slow
 @versions
 def test_saved_cloned_searched_and_fitted_twice(version: Any, tmp_path: Path) -> None:
     X, y = equal_or_different(80)
@@ -117,6 +120,7 @@ def test_saved_cloned_searched_and_fitted_twice(version: Any, tmp_path: Path) ->
     assert search.best_params_["depth"] in (1, 2)
 
 
+@pytest.mark.slow
 def test_a_grid_trains_as_one_and_the_best_is_kept() -> None:
     train, val = equal_or_different(300), equal_or_different(100, 1)
     head = DiffAttn(**{**QUICK, "lr": (1e-6, 5e-3), "epochs": 8}).fit(*train, val=val)

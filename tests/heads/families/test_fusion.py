@@ -20,6 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(SMALL))
 def test_fusion_sees_whether_inputs_agree(family: str) -> None:
     head = create(family, lr=1e-2, dropout=0.1, epochs=15, batch_size=32, **SMALL[family])
@@ -39,6 +40,7 @@ def test_one_input_leaves_nothing_to_multiply(family: str) -> None:
         create(family).fit({"text": X["text"]}, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["align", "cross"])
 def test_three_inputs(family: str) -> None:
     X, y = equal_or_different(300, 0)

@@ -34,6 +34,7 @@ def test_settings_are_compared_on_val(data: Data) -> None:
     }
 
 
+@pytest.mark.slow
 def test_it_learns_an_interaction_that_no_linear_head_can() -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(1200, 4))

@@ -95,6 +95,7 @@ print(refused)
 """
 
 
+@pytest.mark.slow
 def test_no_mutation_reaches_lightgbm_that_it_cannot_bear(model: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FUZZ, str(model)], capture_output=True, text=True, timeout=120

@@ -31,6 +31,7 @@ def test_it_is_in_the_registry(make: Make) -> None:
     assert type(create(make.family)) is make
 
 
+@pytest.mark.slow
 @both
 def test_it_learns_what_lies_between_inputs(make: Make) -> None:
     train, val, test = equal_or_different(600), equal_or_different(150, 1), equal_or_different(300, 2)
@@ -39,6 +40,7 @@ def test_it_learns_what_lies_between_inputs(make: Make) -> None:
     assert LogReg(C=1.0, unit=False).fit(*train).score(*test) < 0.6
 
 
+@pytest.mark.slow
 def test_it_reads_tokens_of_one_input_by_those_of_another() -> None:
     """The label is whether the image shows, in any patch, what the text names among other words."""
     train, val, test = hidden_token(600), hidden_token(150, 1), hidden_token(300, 2)

@@ -38,6 +38,7 @@ EXCUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FIXED))
 def test_scikit_learns_own_checks(family: str) -> None:
     with warnings.catch_warnings():

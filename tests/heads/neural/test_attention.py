@@ -373,6 +373,7 @@ def test_one_vector_an_input_gives_the_published_gates() -> None:
     close(network(inputs, masks), network.classifier(z).detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [DifferentialV1(8, 2, 2), DifferentialV2(8, 2), Block(8, 2, version="v1", layer=1)],
@@ -453,6 +454,7 @@ def test_rows_do_not_see_each_other(kind: str) -> None:
         close(alone, whole[i : i + 1])
 
 
+@pytest.mark.slow
 @networks
 def test_many_networks_run_as_one(kind: str) -> None:
     several = [shaken(NETWORKS[kind](WIDTHS), seed) for seed in range(3)]

@@ -102,6 +102,7 @@ def test_another_seed_another_head(data: Data) -> None:
     assert abs(first - other).max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["mlp", "two-token", "align", "cross"])
 def test_a_row_that_lacks_an_input_is_predicted_from_the_others(family: str, data: Data) -> None:
     X, y = data(240, noise=0.5)
@@ -125,6 +126,7 @@ def tokens_of(X: Inputs, rng: np.random.Generator) -> Tokens:
     return Tokens((values * mask[..., None]).astype(np.float16), mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["mlp", "two-token"])
 def test_memory_mapped_tokens_are_gathered_batch_by_batch(
     family: str, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -228,6 +230,7 @@ def test_a_rate_beyond_reason_is_one_line(data: Data) -> None:
 
 
 #: Why a check cannot hold: training goes through rows in an order, a batch at a time.
+@pytest.mark.slow
 def test_seeds_train_together_as_they_would_alone(data: Data) -> None:
     X, y = data(90)
     dev = data(30, seed=1)
@@ -297,6 +300,7 @@ def test_a_head_learns_on_an_accelerator_and_loads_anywhere(
     np.testing.assert_allclose(loaded.predict_proba(X), head.predict_proba(X), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation_is_a_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
     (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

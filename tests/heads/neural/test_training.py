@@ -62,6 +62,7 @@ def grid(dropouts: Sequence[float] = (0.0,), seeds: Sequence[int] = (0,)) -> lis
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 @pytest.mark.parametrize("seeds", [(0,), (0, 3)])
 def test_a_stack_learns_what_each_learns_alone(network: str, seeds: tuple[int, ...]) -> None:
@@ -95,6 +96,7 @@ def test_neighbours_that_hide_inputs_do_not_matter() -> None:
     assert together[0].score != together[1].score
 
 
+@pytest.mark.slow
 def test_neighbours_with_longer_texts_do_not_matter() -> None:
     # Rows of another seed's batch are longer: what is cut to the longest row of a batch is cut to that of one's own.
     rng = np.random.default_rng(0)
@@ -162,6 +164,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_other_ones() -> None:
     assert torch.equal(torch.get_rng_state(), state)  # whose numbers the caller draws is not our business
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_scikit_learn() -> None:
     from sklearn.metrics import accuracy_score, f1_score, log_loss
 

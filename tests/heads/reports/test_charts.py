@@ -114,6 +114,7 @@ def test_charts_are_well_formed_whatever_labels_say() -> None:
         assert "nan" not in ET.tostring(root, "unicode")
 
 
+@pytest.mark.slow
 def test_figures_are_written_whatever_labels_say(tmp_path: Path) -> None:
     for chart in charts():
         with Image.open(write_chart(tmp_path / f"{chart.key}.png", chart)) as image:

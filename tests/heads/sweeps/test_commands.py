@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
 from icehouse.cli import app
 from icehouse.store.store import Store
 from typer.testing import CliRunner
@@ -72,6 +73,7 @@ def test_wrong_use_is_one_line(make_store: Make) -> None:
         assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_what_decides_ranks_too_whatever_the_metric(make_store: Make) -> None:
     store = str(make_store(120).path)
     arguments = ("sweep", "-s", store, "--heads", "logreg,svm", "-i", "text", "--metric", "auroc")

@@ -114,6 +114,7 @@ def test_a_better_head_is_told_from_luck() -> None:
     assert luck.p > 0.05
 
 
+@pytest.mark.slow
 def test_many_rows_are_drawn_in_blocks_that_are_not_kept() -> None:
     y = np.array(["a", "b"] * 20_000)
     resampling = Resampling(y, "accuracy", draws=500)

@@ -50,6 +50,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["dups", *arguments])
 
 
+@pytest.mark.slow
 def test_planted_reposts_are_found(feed: Feed, embedded: Store, truth: Path) -> None:
     found = find_duplicates(embedded, feature="toy-a/image/joint", rule=0.9995)
     scores = evaluate_duplicates(found, read_truth(truth))

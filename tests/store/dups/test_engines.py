@@ -245,6 +245,7 @@ def test_tiles_and_axes_change_nothing(
         assert told(find_duplicates(store, rule=0.97, threads=threads)) == expected
 
 
+@pytest.mark.slow
 def test_another_machine_s_arithmetic_changes_nothing(store: Store) -> None:
     """Bfloat16 where the processor has it, float32 elsewhere."""
     runs = [told(find_duplicates(store, rule=0.97, device=device, threads=1)) for device in ("numpy", "cpu")]

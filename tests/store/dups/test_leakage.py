@@ -106,6 +106,7 @@ ROWS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
     rows=ROWS,
@@ -167,6 +168,7 @@ def test_leaks_are_those_of_comparing_everything(rows: list[Row], radius: int, d
             assert (value or "") in (split[item], LEAKED)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(rows=ROWS, seed=st.integers(0, 3), data=st.data())
 def test_no_pair_straddles_a_split_made_to_keep_duplicates_together(

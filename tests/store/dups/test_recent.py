@@ -156,6 +156,7 @@ def _some_axes(dim: int, count: int) -> np.ndarray:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 1000),
@@ -177,6 +178,7 @@ def test_verdicts_are_those_of_comparing_with_everything(
     assert len(window) == min(capacity, len({a.key for a in stream}))
 
 
+@pytest.mark.slow
 def test_nor_do_axes_change_them(small_axes: None) -> None:
     stream = arrivals(700, 3, contents=600)
     window = Recent(400, rule=RULE, dim=DIM)
@@ -184,6 +186,7 @@ def test_nor_do_axes_change_them(small_axes: None) -> None:
     assert (window._plan.lead, window._plan.middle) == (2, 4)
 
 
+@pytest.mark.slow
 def test_a_drifted_window_learns_anew(small_axes: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "_TOO_MANY", 0)
     window = Recent(150, rule=RULE, dim=DIM)
@@ -192,6 +195,7 @@ def test_a_drifted_window_learns_anew(small_axes: None, monkeypatch: pytest.Monk
     assert window._learnt_at >= 300
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 1000),
@@ -382,6 +386,7 @@ def test_anything_can_read_a_window(saved: Path) -> None:
     assert len(rows) == len(load(saved))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_kill_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
     code = """
