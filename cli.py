@@ -16,14 +16,13 @@ import typer
 from typer.core import TyperGroup
 
 from .console import Replacements, debugging, echo, fill_closed, mute_stdout, one_line, printable, say
+from .dups import commands as dups_commands
 from .embed import commands as embed_commands
 from .errors import IcehouseError
 from .heads import commands as heads_commands
 from .serve import captions_commands
 from .serve import commands as serve_commands
-from .serve.dups import commands as dups_commands
 from .store import commands as store_commands
-from .store.index import commands as index_commands
 
 __all__ = ["app", "main"]
 
@@ -126,6 +125,7 @@ app = typer.Typer(
 )
 for room in (embed_commands, store_commands, heads_commands, serve_commands):
     app.add_typer(room.app)
+app.command(rich_help_panel="Store")(dups_commands.split)
 app.add_typer(
     captions_commands.app,
     name="captions",
@@ -139,7 +139,7 @@ app.add_typer(
     rich_help_panel="Store",
 )
 app.add_typer(
-    index_commands.app, name="index", help="Vector indexes (FAISS): quicker search in large stores."
+    store_commands.index_app, name="index", help="Vector indexes (FAISS): quicker search in large stores."
 )
 
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 from icehouse.data.images import decode
+from icehouse.dups.stream import DuplicateStream
+from icehouse.dups.window import Arrival
 from icehouse.embed.encoder import Encoder, load_encoder
-from icehouse.serve.dups.stream import DuplicateStream
-from icehouse.store.dups.verdicts import Arrival
 from join import peak, variances
 from machine import machine
 from pictures import make_jpegs

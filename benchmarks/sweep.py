@@ -23,11 +23,10 @@ from itertools import product
 import numpy as np
 import torch
 from icehouse.heads.inputs import Inputs
-from icehouse.heads.neural import machine as threads
-from icehouse.heads.neural.batches import Rows, statistics
-from icehouse.heads.neural.layers import Prepared
-from icehouse.heads.neural.training import Configuration, Outcome, Part, Plan, train_many
 from icehouse.heads.registry import available, create, head_class
+from icehouse.heads.torch import training as threads
+from icehouse.heads.torch.layers import Prepared
+from icehouse.heads.torch.training import Configuration, Outcome, Part, Plan, Rows, statistics, train_many
 from machine import machine
 
 WIDTHS = {"image": 512, "text": 512}

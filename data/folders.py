@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .formats import SNIFFED, image_format
-from .pieces import show
+from .images import SNIFFED, image_format
+from .rows import show
 
 __all__ = [
     "IMAGE_SUFFIXES",

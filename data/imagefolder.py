@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from ..errors import SourceError, UsageError
 from .annotations import read_annotations
 from .folders import IMAGE_SUFFIXES, METADATA_NAMES, Scan, first_bytes, kinds_of
-from .formats import what_it_is
+from .images import what_it_is
 from .labels import normalise, respelt
-from .pieces import Piece, Rejected, absolute, beneath, count, items_table
+from .rows import Piece, Rejected, absolute, beneath, count, items_table
 from .splits import canonical_split, is_split_name
 
 if TYPE_CHECKING:

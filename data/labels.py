@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .pieces import count, show
+from .rows import count, show
 
 __all__ = [
     "LIST",

@@ -22,26 +22,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import SourceError, UsageError
-from .annotations import read_annotations
-from .collisions import combine
-from .columns import check_label_name
+from .annotations import combine, read_annotations
+from .columns import Preset, check_label_name, get_preset
 from .folders import METADATA_NAMES, first_bytes, image_file, scan_images
-from .formats import what_it_is
 from .imagefolder import inside_root, metadata_of, metadata_root, read_folder, read_metadata
+from .images import what_it_is
 from .paths import why_missing
-from .pieces import (
-    FIXED,
-    REJECTED_SCHEMA,
-    RESERVED,
-    Piece,
-    absolute,
-    count,
-    items_table,
-    rejected_table,
-    show,
-)
-from .presets import Preset, get_preset
 from .readers import Quotes
+from .rows import FIXED, REJECTED_SCHEMA, RESERVED, Piece, absolute, count, items_table, rejected_table, show
 from .splits import canonical_split
 
 __all__ = ["REJECTED_SCHEMA", "RESERVED", "Manifest", "SourceOptions", "read_sources"]

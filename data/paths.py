@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from .folders import is_image_name
 from .labels import trim
-from .pieces import beneath, count, show
+from .rows import beneath, count, show
 
 __all__ = ["Located", "locate_images", "why_missing"]
 

@@ -1,4 +1,4 @@
-"""Annotation files to Arrow columns of strings, row by row where a format allows it.
+"""Annotation files to Arrow columns of strings: readers by format, CSV and TSV.
 
 Each reader gives what could be read and, for every row that could not, its place and the reason: a bad row never costs its
 neighbours. Names of columns lose the blanks around them; values stay as they are written in the file (`icehouse.data.labels`
@@ -8,18 +8,224 @@ normalises those of ids and labels).
 from __future__ import annotations
 
 import codecs
+import csv
 import mmap
 import re
+from collections import deque
+from collections.abc import Iterator
+from io import StringIO
+from itertools import islice
 from pathlib import Path
 
 from ..errors import SourceError, UsageError
 from .folders import first_bytes
-from .formats import SNIFFED, pointer
+from .images import SNIFFED, pointer
+from .labels import trim
 from .records import read_json_lines, read_parquet
-from .rows import BadRow, Choose, Header, Quotes, Rows, one_line
-from .separated import read_separated
+from .rows import (
+    MARKING,
+    SAMPLE,
+    BadRow,
+    Choose,
+    Header,
+    Quotes,
+    Rows,
+    StringColumns,
+    count,
+    not_text,
+    one_line,
+    start_of,
+)
 
-__all__ = ["BadRow", "Choose", "Header", "Quotes", "Rows", "read_rows"]
+__all__ = ["BadRow", "Choose", "Header", "Quotes", "Rows", "read_rows", "read_separated"]
+
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "upright bars"}
+# Excel's own first line.
+_SEP_LINE = re.compile(r'\ufeff?"?sep=(.)"?\r?\n', re.IGNORECASE)
+
+# How many lines may be read again, over a whole file, to save the neighbours of a quote that is never closed.
+_MAX_REREAD = 2_000_000
+
+
+class _Lines:
+    """Lines of a file that remember those of the record in hand, so that they can be read again."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._again: deque[str] = deque()
+        self._budget = _MAX_REREAD
+        self.taken: list[str] = []
+        self.number = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self.number += 1
+        self.taken.append(line)
+        return line
+
+    def put_back(self) -> None:
+        """Give back every line of the record but its first, unless that was done too often."""
+        rest = len(self.taken) - 1
+        if 0 < rest <= self._budget:
+            self._budget -= rest
+            self._again.extendleft(reversed(self.taken[1:]))
+            self.number -= rest
+
+
+def _records(
+    lines: _Lines, separator: str, literal: bool, spaced: bool
+) -> Iterator[tuple[int, list[str] | str]]:
+    """Line number and cells of each record that is not blank; a reason instead of the cells where it is broken."""
+    if literal:
+        for line in lines:
+            lines.taken.clear()
+            line = line.removesuffix("\n").removesuffix("\r")
+            if line:
+                yield lines.number, line.split(separator)
+        return
+    csv.field_size_limit(2**31 - 1)  # the default refuses a text of 131,073 characters
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=spaced)
+    while True:
+        lines.taken.clear()
+        start = lines.number + 1
+        cells: list[str] | str
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            cells = "a quote is never closed" if "end of data" in str(error) else f"broken quotes ({error})"
+        if cells:
+            yield start, cells
+
+
+def read_separated(path: Path, choose: Choose, encoding: str, quotes: Quotes, separator: str) -> Rows:
+    """Read a CSV or TSV file; see `readers.read_rows`."""
+    notes: list[str] = []
+    start_of_file = start_of(path, encoding)
+    told = _SEP_LINE.match(start_of_file) if separator == "," else None
+    content = start_of_file[told.end() if told else 0 :].lstrip("\r\n")
+    head = re.split(r"[\r\n]", content, maxsplit=1)[0]
+    if separator == ",":
+        separator = told[1] if told else _separator(content, head)
+        if separator != ",":
+            notes.append(
+                f"{path.name}: fields are separated by {_SEPARATORS.get(separator, repr(separator))}"
+            )
+    literal = quotes == "literal"
+    if quotes == "auto" and path.suffix.lower() == ".tsv":
+        literal = not _properly_quoted(path, encoding)
+        if not literal:
+            notes.append(f"{path.name}: quotes enclose fields, and were taken off")
+
+    newline = "" if not literal else "\n" if "\n" in start_of_file or "\r" not in start_of_file else "\r"
+    with path.open(encoding=encoding, errors=MARKING, newline=newline) as file:
+        lines = _Lines(iter(file))
+        # "image, label": whoever writes a blank after each separator does so in every row.
+        names = head.split(separator)[1:]
+        spaced = separator != "\t" and bool(names) and all(name.startswith(" ") for name in names)
+        records = _records(lines, separator, literal, spaced)
+        if told:
+            next(records)
+        _, header = next(records, (0, []))
+        if isinstance(header, str):
+            raise SourceError(f"{path}: the header cannot be read: {header}")
+        # A byte order mark that the encoding given did not take off, as itself or read as Latin-1.
+        header[:1] = [name.removeprefix("\ufeff").removeprefix("\xef\xbb\xbf") for name in header[:1]]
+        _check_header(path, header, encoding)
+        header = [trim(name) for name in header]
+        sample = _sample(header, _records(_Lines(StringIO(content, newline)), separator, literal, spaced))
+        wanted = list(choose(Header(header, sample=sample)))
+        for name in wanted:
+            if header.count(name) > 1:
+                raise SourceError(
+                    f"{path} has {header.count(name)} columns called {name!r}; rename one of them"
+                )
+        places = [header.index(name) for name in wanted]
+        columns = StringColumns(wanted, encoding)
+        bad: list[BadRow] = []
+        width = len(header)
+        number = 0
+        for start, cells in records:
+            number += 1
+            if isinstance(cells, list) and len(cells) == width:
+                columns.add(number, f"line {start}", [cells[i] for i in places])
+                continue
+            if isinstance(cells, list):
+                cells = f"{count(len(cells), 'field')} where the header has {width}"
+            lines.put_back()
+            bad.append(BadRow(number, f"line {start}", cells))
+    return columns.rows(bad, notes)
+
+
+def _separator(content: str, head: str) -> str:
+    """What parts the fields of a CSV: whatever gives the header and the first rows the same number of them."""
+    for separator in _SEPARATORS:
+        try:
+            rows = csv.reader(StringIO(content, newline=""), delimiter=separator)
+            widths = {len(row) for row in islice(filter(None, rows), 4)}
+        except csv.Error:
+            continue
+        if len(widths) == 1 and widths != {1}:
+            return separator
+    return next((separator for separator in _SEPARATORS if separator in head), ",")
+
+
+def _sample(header: list[str], records: Iterator[tuple[int, list[str] | str]]) -> dict[str, list[str]]:
+    """First values of each column."""
+    rows = [
+        cells
+        for _, cells in islice(records, 1, None)
+        if isinstance(cells, list) and len(cells) == len(header)
+    ]
+    return {
+        name: list(islice(filter(None, (row[i] for row in rows)), SAMPLE)) for i, name in enumerate(header)
+    }
+
+
+def _check_header(path: Path, header: list[str], encoding: str) -> None:
+    if not any(header):
+        raise SourceError(f"{path} has no header: its first line must name the columns")
+    if any("\0" in name for name in header):
+        order = "be" if header[0].startswith("\0") else "le"
+        raise SourceError(
+            f"{path}: the header holds NUL bytes; if the file is UTF-16, give --encoding utf-16-{order}"
+        )
+    for name in header:
+        reason = not_text(name, encoding)
+        if reason:
+            raise SourceError(f"{path}: the header {reason}")
+
+
+_ENCLOSED = re.compile(rb'"(?:[^"]|"")*+"(?=[\t\r\n]|\Z)')
+
+
+def _properly_quoted(path: Path, encoding: str) -> bool:
+    """Whether a TSV has quotes, and every one belongs to a field that a CSV writer could have written."""
+    if encoding.startswith(("utf-16", "utf-32")):
+        text = path.read_text(encoding, errors=MARKING)
+        return _all_enclosed(text.encode("utf-8", "surrogatepass"))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _all_enclosed(data)
+
+
+def _all_enclosed(data: bytes | mmap.mmap) -> bool:
+    place = data.find(b'"')
+    if place < 0:
+        return False
+    while place >= 0:
+        before = data[max(place - 1, 0) : place]
+        at_start = before in (b"", b"\t", b"\r", b"\n") or (place == 3 and data[:3] == codecs.BOM_UTF8)
+        found = _ENCLOSED.match(data, place) if at_start else None
+        if found is None:
+            return False
+        end = found.end()
+        del found  # it holds on to the map, which could then not be closed
+        place = data.find(b'"', end)
+    return True
 
 
 def read_rows(path: Path, choose: Choose, *, encoding: str | None = None, quotes: Quotes = "auto") -> Rows:

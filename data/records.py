@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 
 from ..errors import SourceError
 from .bombs import check_parquet, read_column
-from .formats import SNIFFED, image_format
 from .image_files import address, holds_pictures, is_list
+from .images import SNIFFED, image_format
 from .labels import LIST, trim
-from .pieces import show
 from .rows import (
     CHUNK_CHARS,
     CHUNK_ROWS,
@@ -29,6 +28,7 @@ from .rows import (
     StringColumns,
     not_text,
     one_line,
+    show,
     start_of,
 )
 

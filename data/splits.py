@@ -1,4 +1,4 @@
-"""Split names, and splits made from a seed.
+"""Split names, splits made from a seed, and splits that keep whole groups together.
 
 A split depends on the ids, the labels and the seed, never on the order of the rows: units are put in the order of a keyed
 hash of their ids, so the same item lands in the same place on any machine and in any version of Python.
@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_RATIOS",
     "canonical_split",
     "check_lengths",
+    "grouped_split",
     "is_split_name",
     "shares_of",
     "stratified_split",
@@ -179,3 +180,141 @@ def _assign(sizes: list[int], shares: list[float]) -> list[int]:
         held[donor] -= 1
         held[split] += 1
     return assigned
+
+
+# Groups go one by one, the largest first, each to the split where it brings the classes nearest to their shares. With groups
+# of one item this is Webster's apportionment of seats, class by class; with others it is a greedy descent on the chi-square
+# distance between what each split has of each class and what it should have, in the spirit of Sechidis et al., "On the
+# stratification of multi-label data" (2011), and of scikit-learn's `StratifiedGroupKFold`.
+#
+# A group that is larger than a whole split should be cannot go there: it goes to the split with the largest share.
+
+
+def grouped_split(
+    ids: Sequence[str],
+    groups: Sequence[Hashable | None],
+    labels: Sequence[str | None] | None = None,
+    ratios: Mapping[str, float] = DEFAULT_RATIOS,
+    seed: int = 0,
+) -> np.ndarray:
+    """Assign every item to a split, whole groups together, each class as near to its shares as groups permit.
+
+    Parameters
+    ----------
+    ids : sequence of str, length n
+        Unique item ids.
+    groups : sequence of hashable or None, length n
+        Items of one group never part; None is a group of its own.
+    labels : sequence of str or None, length n, optional
+        Classes to keep in proportion; None is a class of its own. A group may have items of several.
+    ratios : mapping of str to float, default train .8, dev .1, test .1
+        Share of each split; not negative, together 1.
+    seed : int, default 0
+        Another seed, another split.
+
+    Returns
+    -------
+    numpy.ndarray of str, shape (n,)
+        Split of each item, in the order of `ids`; the same whatever that order is.
+
+    Raises
+    ------
+    UsageError
+        If ids repeat, lengths differ, the ratios are not shares of one, or a split remains empty because every group is
+        larger than it.
+
+    Examples
+    --------
+    >>> grouped_split(["a", "b", "c", "d"], ["x", "x", None, None], ratios={"train": 0.5, "test": 0.5}).tolist()
+    ['train', 'train', 'test', 'test']
+    """
+    n = len(ids)
+    check_lengths(ids, n, labels, groups)
+    names, shares = _train_first(ratios)
+    members: dict[tuple[bool, Hashable], list[int]] = defaultdict(list)
+    for i in range(n):
+        members[(False, ids[i]) if groups[i] is None else (True, groups[i])].append(i)
+    units = sorted((-len(unit), _digest(min(ids[i] for i in unit), seed), unit) for unit in members.values())
+    classes = [Counter(None if labels is None else labels[i] for i in unit) for _, _, unit in units]
+    targets = _targets(classes, shares)
+    room = [n if s == 0 else max(1, math.ceil(round(share * n, 6))) for s, share in enumerate(shares)]
+
+    result = np.empty(n, dtype=f"<U{max(map(len, names))}")
+    held: list[Counter[str | None]] = [Counter() for _ in shares]
+    assigned: list[list[int]] = [[] for _ in shares]
+    for place, ((size, _, _), counts) in enumerate(zip(units, classes, strict=True)):
+        fitting = [s for s in range(len(shares)) if -size <= room[s]]
+        # Rounding keeps a tie a tie; of equal splits the first has the larger share.
+        split = min(fitting, key=lambda s: (round(_worse(counts, held[s], targets[s]), 9), s))
+        held[split].update(counts)
+        assigned[split].append(place)
+    _fill_empty(assigned, units, room, names)
+    for split, places in enumerate(assigned):
+        for place in places:
+            result[units[place][2]] = names[split]
+    return result
+
+
+def _train_first(ratios: Mapping[str, float]) -> tuple[list[str], list[float]]:
+    """Names and shares by priority; of several largest shares the first named leads, since it is to take the giants."""
+    names, shares = shares_of(ratios)
+    lead = max(place for place, share in enumerate(shares) if share == shares[0])
+    order = [lead, *(place for place in range(len(names)) if place != lead)]
+    return [names[place] for place in order], [shares[place] for place in order]
+
+
+def _digest(key: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _targets(
+    classes: Sequence[Counter[str | None]], shares: Sequence[float]
+) -> list[dict[str | None, float]]:
+    """Items that each split should have of each class: its share, but one at least as far as the class has groups."""
+    total: Counter[str | None] = Counter()
+    units: Counter[str | None] = Counter()
+    for counts in classes:
+        total.update(counts)
+        units.update(counts.keys())
+    targets: list[dict[str | None, float]] = [{} for _ in shares]
+    for label, count in total.items():
+        wanted = [share * count for share in shares]
+        for s in range(1, min(units[label], len(shares))):
+            raised = max(0.0, 1.0 - wanted[s])
+            wanted[s] += raised
+            wanted[0] -= raised
+        for s, value in enumerate(wanted):
+            # A class of one or two groups has none for the last splits; never quite nothing, for the division.
+            targets[s][label] = max(value if s < units[label] else 0.0, 0.05)
+    return targets
+
+
+def _worse(
+    counts: Mapping[str | None, int], held: Mapping[str | None, int], target: Mapping[str | None, float]
+) -> float:
+    """Rise of the chi-square distance when a group joins a split: less than nothing if the split lacks such items."""
+    return sum(
+        count * (2 * (held.get(label, 0) - target[label]) + count) / target[label]
+        for label, count in counts.items()
+    )
+
+
+def _fill_empty(
+    assigned: list[list[int]],
+    units: Sequence[tuple[int, bytes, list[int]]],
+    room: Sequence[int],
+    names: Sequence[str],
+) -> None:
+    """Give a split that has nothing the smallest group of those that have several."""
+    for split in range(1, len(assigned)):
+        donors = [places for places in assigned if len(places) > 1]
+        if assigned[split] or len(units) < len(assigned) or not donors:
+            continue
+        donor = max(donors, key=lambda places: places[-1])
+        size = -units[donor[-1]][0]
+        if size > room[split]:
+            raise UsageError(
+                f"no group is small enough for {names[split]!r}, which is to have {room[split]} items: the smallest that "
+                f"can be spared has {size}; choose other ratios, or keep less together"
+            )
+        assigned[split].append(donor.pop())

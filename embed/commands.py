@@ -27,7 +27,7 @@ from .captions.commands import register as register_captions
 
 if TYPE_CHECKING:
     from .captions.features import CaptionFeatures
-    from .report import EmbedReport
+    from .extract import EmbedReport
 
 __all__ = ["app", "print_captions", "print_report", "progress_bar"]
 

@@ -1,4 +1,4 @@
-"""The contract that every encoder keeps, and the registry that finds them.
+"""Encoders: the contract, the registry, and which encoder ids found in data are trusted.
 
 An encoder is a frozen model with one or two towers. It prepares an image in a worker thread (`prepare_image`,
 pixels only, no tensors) and encodes batches on its device. It never sees files, tables or items.
@@ -9,11 +9,15 @@ in this package or in yours.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import re
+import shlex
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import EncoderError, unknown_name
+from ..store.files import publish
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +40,16 @@ __all__ = [
     "Output",
     "Tokens",
     "available",
+    "encodable",
     "fingerprint",
     "folder_name",
+    "is_trusted",
     "load_encoder",
+    "load_named",
+    "readable_prefix",
+    "require_trusted",
+    "trust",
+    "trusted_file",
 ]
 
 Modality = Literal["image", "text"]
@@ -250,3 +262,137 @@ def load_encoder(encoder_id: str, *, device: str = "auto", precision: str = "aut
         )
     encoder: Encoder = point.load()(model, device=device, precision=precision)
     return encoder
+
+
+#: Characters a token, generously: longer than all but freak tokens, so that the first cut nearly always fills the context.
+_GENEROUS = 25
+#: Tokens beyond the limit that a cut must leave, so that what its edge does to the last word is never read.
+_MARGIN = 16
+
+
+def encodable(text: str) -> str:
+    """Replace what UTF-8 cannot hold (half of a surrogate pair, as cut JSON has it) by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def readable_prefix(text: str, limit: int, count: Callable[[str], int]) -> tuple[str, int]:
+    """Cut a long text to a prefix that still fills a model's context.
+
+    Byte-pair encoding in Python takes minutes over a megabyte, of which a model reads 77 tokens.
+
+    Parameters
+    ----------
+    text : str
+    limit : int
+        Most tokens that the model reads.
+    count : callable
+        Length of a string in tokens.
+
+    Returns
+    -------
+    prefix : str
+        The whole text, or a prefix that ends before a space and whose first `limit` tokens are those of the text.
+    length : int
+        Tokens of `prefix`: exact for a text of up to 25 characters a token of the limit, else possibly fewer than the
+        text's own, but more than `limit` whenever the text's are.
+    """
+    text = encodable(text)
+    size = _GENEROUS * limit
+    while size < len(text):
+        head = text[:size]
+        cut = max(head.rfind(space) for space in (" ", "\n", "\t"))
+        prefix = head[:cut] if cut > size // 2 else head
+        length = count(prefix)
+        if length > limit + _MARGIN:
+            return prefix, length
+        size *= 4
+    return text, count(text)
+
+
+# A store, a run or a package says by which encoder it was made, and whoever made it may be a stranger. Built-in encoders are
+# loaded on its word. Any other id (a checkpoint, a folder, a hub repository, another package's family) makes this machine
+# read files or download a model of that stranger's choice, so it must have been named by this user once: with ``--encoder``,
+# or as an argument in Python. What was named is remembered in the user's configuration folder.
+
+
+def trusted_file() -> Path:
+    """File with the encoder ids that this user has named: JSON, ``{"encoders": [id, ...]}``."""
+    if os.name == "nt":
+        base = os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "icehouse" / "trusted-encoders.json"
+
+
+def is_trusted(encoder_id: str) -> bool:
+    """Whether an encoder id from data may be loaded: it is built in, or this user has named it before.
+
+    Built in are `mini`, the short names, and the tags of open_clip's own registry.
+    """
+    encoder_id = ALIASES.get(encoder_id, encoder_id)
+    return encoder_id in _named() or _is_built_in(encoder_id)
+
+
+def require_trusted(encoder_id: str) -> None:
+    """Refuse an encoder id from data that `is_trusted` does not vouch for.
+
+    Raises
+    ------
+    EncoderError
+        That names the encoder and says how to trust it.
+    """
+    if not is_trusted(encoder_id):
+        raise EncoderError(
+            f"the data name the encoder {encoder_id}, which is not built in and was never used here; if you know where it "
+            f"is from, say so once: icehouse doctor --trust {shlex.quote(encoder_id)}"
+        )
+
+
+def trust(encoder_id: str) -> None:
+    """Remember that this user has named an encoder; without a writable configuration folder it holds for this process."""
+    encoder_id = ALIASES.get(encoder_id, encoder_id)
+    if is_trusted(encoder_id):
+        return
+    _THIS_PROCESS.add(encoder_id)
+    file = trusted_file()
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with publish(file) as temp:
+            temp.write_text(json.dumps({"encoders": sorted(_named())}, indent=2) + "\n", encoding="utf-8")
+
+
+def load_named(encoder_id: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
+    """Load an encoder that the user has named, and remember it as trusted; see `icehouse.embed.encoder.load_encoder`."""
+    encoder = load_encoder(encoder_id, device=device, precision=precision)
+    trust(encoder.id)
+    return encoder
+
+
+#: Named in this process, whether or not the file could be written.
+_THIS_PROCESS: set[str] = set()
+
+
+def _named() -> set[str]:
+    try:
+        found = json.loads(trusted_file().read_text(encoding="utf-8"))["encoders"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = []
+    return {entry for entry in found if isinstance(entry, str)} | _THIS_PROCESS
+
+
+def _is_built_in(encoder_id: str) -> bool:
+    family, _, model = encoder_id.partition(":")
+    if family not in BUILT_IN:
+        return False
+    if family != "openclip" or encoder_id in ALIASES.values():
+        return True
+    import open_clip
+
+    architecture, _, tag = model.partition("/")
+    return bool(architecture in open_clip.list_models() and open_clip.get_pretrained_cfg(architecture, tag))

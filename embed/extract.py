@@ -1,4 +1,4 @@
-"""From files and texts to vectors: read, decode and prepare in threads, encode in batches.
+"""Extraction: files and texts to vectors; read, decode and prepare in threads, encode in batches.
 
 Nothing here knows of stores. An `Extractor` takes `Work` in the order it shall be done and yields what happened, in an
 order that depends on the work alone, not on the threads: so an interrupted run that starts again composes the same
@@ -10,10 +10,14 @@ Threads, not processes: Pillow decodes and resizes outside Python's lock, and a 
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +25,133 @@ import numpy as np
 
 from ..data import image_files
 from ..data.images import Picture, decode, load_hashing
+from ..data.manifest import Manifest
 from ..data.paths import why_missing
 from ..data.text import clean, text_sha256
+from ..errors import ImageError
 from ..store.vectors import finite_rows
 from .encoder import Encoder, Modality, Tokens
-from .report import StageClock
 
-__all__ = ["Encoded", "Extractor", "Failure", "FileFacts", "Loaded", "Work"]
+__all__ = [
+    "EmbedReport",
+    "Encoded",
+    "Extractor",
+    "Failure",
+    "FileFacts",
+    "Loaded",
+    "RawFeatures",
+    "StageClock",
+    "Work",
+    "choose_shortest",
+    "encode_manifest",
+]
+
+#: Stages in the order that an image goes through them.
+STAGES = ("read", "decode", "encode image", "encode text", "write")
+
+
+class StageClock:
+    """Busy seconds and rows of each stage, added up over the threads that work in it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.busy = dict.fromkeys(STAGES, 0.0)
+        self.rows = dict.fromkeys(STAGES, 0)
+
+    @contextmanager
+    def measure(self, stage: str, rows: int = 1) -> Iterator[None]:
+        """Charge the time spent inside to `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.busy[stage] += time.perf_counter() - start
+                self.rows[stage] += rows
+
+    def table(self, workers: int, streams: int) -> list[dict[str, Any]]:
+        """One entry a stage that did anything.
+
+        ``per_second`` is what the stage alone would sustain with its threads (`workers` for reading and decoding,
+        `streams` for encoding, one for writing): the smallest of them bounds the run.
+        """
+        threads_of = {"write": 1, "encode image": streams, "encode text": streams}
+        entries = []
+        for stage in STAGES:
+            if not self.rows[stage]:
+                continue
+            threads = threads_of.get(stage, workers)
+            rate = self.rows[stage] * threads / max(self.busy[stage], 1e-9)
+            entries.append(
+                {
+                    "stage": stage,
+                    "rows": self.rows[stage],
+                    "busy_s": round(self.busy[stage], 3),
+                    "threads": threads,
+                    "per_second": round(rate, 1),
+                }
+            )
+        return entries
+
+
+@dataclass
+class EmbedReport:
+    """Outcome of one `embed_sources` call.
+
+    Attributes
+    ----------
+    items : int
+        Rows of the sources that were looked at.
+    new, changed, unchanged : int
+        Items the store did not have, had with other content or columns, had as they are.
+    moved : int
+        Items among the changed ones whose content is at another place now, the old one gone.
+    vanished : int
+        Items of an earlier run whose file is gone, or whose row is no longer in its source; they stay in the store, marked
+        ``missing``.
+    failed, known_failures : int
+        Failures recorded now; failures of an earlier run left alone because the file is as it was.
+    rejected : int
+        Rows of the sources that could not be taken at all; they are among the failures.
+    images, texts : int
+        Distinct contents encoded.
+    cut_texts : int
+        Texts among them that are longer than the encoder reads.
+    columns_changed : dict
+        For each label or metadata column and ``split``: how many existing values this run replaced by others.
+    stages : list of dict
+        See `StageClock.table`.
+    """
+
+    store: str
+    encoder: str
+    items: int = 0
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    moved: int = 0
+    vanished: int = 0
+    failed: int = 0
+    known_failures: int = 0
+    rejected: int = 0
+    images: int = 0
+    texts: int = 0
+    cut_texts: int = 0
+    columns_changed: dict[str, int] = field(default_factory=dict)
+    features: list[str] = field(default_factory=list)
+    device: str | None = None
+    precision: str | None = None
+    batch_size: int | None = None
+    workers: int = 0
+    decoding: str | None = None
+    seconds: float = 0.0
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON values."""
+        return asdict(self)
+
 
 #: Texts of this many batches are sorted by length together, so that short ones are not padded to long ones.
 TEXT_WINDOW = 8
@@ -328,3 +452,183 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+# libjpeg decodes at 1/2, 1/4 or 1/8 for a fraction of the time. Whether that leaves the vectors alone depends on the model
+# and on the pictures, so it is measured, on the first pictures of the run, before it is used.
+
+
+#: Agreement with the model's exact preprocessing that shrunk decoding must keep, on every sampled picture.
+MIN_COSINE = 0.999
+
+#: Multiples of the model's input side that decoding may shrink to, boldest first.
+MARGINS = (1.0, 2.0)
+
+#: Pictures that are tried, and the most files that are opened to find them.
+SAMPLE = 6
+LOOK_AT = 48
+
+
+def choose_shortest(encoder: Encoder, works: Iterable[Work], output: str) -> int | None:
+    """Choose what `icehouse.data.images.decode` may shrink to.
+
+    Parameters
+    ----------
+    works : iterable of Work
+        The first items of the run; only pictures large enough to be shrunk tell anything.
+    output : str
+        Image output that is compared.
+
+    Returns
+    -------
+    int or None
+        Shortest side in pixels; None if only whole decoding keeps cosine `MIN_COSINE`, or no picture among the
+        first `LOOK_AT` is large enough to tell.
+    """
+    sample: list[bytes] = []
+    whole: list[np.ndarray] = []
+    for looked, work in enumerate(work for work in works if work.file is not None):
+        if looked == LOOK_AT or len(sample) == SAMPLE:
+            break
+        assert work.file is not None
+        try:
+            data, _ = read_file(work.file)
+            picture = decode(data, shortest=encoder.image_side)
+            if min(picture.image.size) < min(picture.width, picture.height):
+                whole.append(encoder.prepare_image(decode(data).image))
+                sample.append(data)
+        except Exception:  # whatever is wrong with a file is told when it is encoded
+            continue
+    if not sample:
+        return None
+    exact = _vectors(encoder, whole, output)
+    for margin in MARGINS:
+        shortest = int(margin * encoder.image_side)
+        try:
+            shrunk = [encoder.prepare_image(decode(data, shortest=shortest).image) for data in sample]
+        except ImageError:
+            return None
+        if (exact * _vectors(encoder, shrunk, output)).sum(axis=1).min() >= MIN_COSINE:
+            return shortest
+    return None
+
+
+def _vectors(encoder: Encoder, pixels: list[np.ndarray], output: str) -> np.ndarray:
+    """Unit vectors of prepared pictures."""
+    encoded = encoder.encode_images(np.stack(pixels), [output])[output]
+    assert isinstance(encoded, np.ndarray)
+    norms = np.linalg.norm(encoded, axis=1, keepdims=True)
+    unit: np.ndarray = encoded / np.maximum(norms, 1e-12)
+    return unit
+
+
+@dataclass(frozen=True)
+class RawFeatures:
+    """Vectors of a source's rows.
+
+    Attributes
+    ----------
+    arrays : dict
+        (modality, output) -> (n, dim) float32 array or `Tokens`, row by row with the manifest; NaN where a row has none.
+    failures : list of Failure
+        What could not be read or encoded.
+    """
+
+    arrays: dict[tuple[Modality, str], np.ndarray | Tokens]
+    failures: list[Failure]
+
+
+def encode_manifest(
+    manifest: Manifest,
+    encoder: Encoder,
+    *,
+    outputs: Mapping[Modality, Sequence[str]],
+    cleaning: str,
+    workers: int | None = None,
+) -> RawFeatures:
+    """Encode a manifest's rows in memory, images decoded whole.
+
+    Parameters
+    ----------
+    outputs : mapping
+        Modality -> names of the outputs wanted.
+    cleaning : str
+        Name of the text cleaning.
+    """
+    rows = manifest.table
+    image_outputs, text_outputs = outputs.get("image", ()), outputs.get("text", ())
+    extractor = Extractor(
+        encoder,
+        image_outputs=image_outputs,
+        text_outputs=text_outputs,
+        cleaning=cleaning,
+        image_done=set(),
+        text_done=set(),
+        shortest=None,
+        workers=workers or os.cpu_count() or 1,
+        batch_size=encoder.batch_size,
+        dtype="float32",
+        clock=StageClock(),
+    )
+    texts = rows["text"].to_pylist()
+    works = (
+        Work(
+            item_id,
+            None if path is None or not image_outputs else Path(root) / path,
+            text if text_outputs else None,
+            i,
+        )
+        for i, (item_id, root, path, text) in enumerate(
+            zip(
+                rows["item_id"].to_pylist(),
+                rows["root"].to_pylist(),
+                rows["path"].to_pylist(),
+                texts,
+                strict=True,
+            )
+        )
+    )
+    keys: dict[Modality, list[str | None]] = {
+        "image": [None] * len(rows),
+        "text": [None if text is None else text_sha256(text) for text in texts],
+    }
+    batches: dict[Modality, list[Encoded]] = {"image": [], "text": []}
+    failures: list[Failure] = []
+    for event in extractor.run(works):
+        if isinstance(event, Encoded):
+            batches[event.modality].append(event)
+        elif isinstance(event, Failure):
+            failures.append(event)
+        elif event.facts is not None:
+            keys["image"][event.work.tag] = event.facts.image_sha256
+    arrays = {
+        (modality, output): _by_row(
+            keys[modality], batches[modality], output, encoder.output(modality, output).dim
+        )
+        for modality, names in outputs.items()
+        for output in names
+    }
+    return RawFeatures(arrays, failures)
+
+
+def _by_row(keys: list[str | None], batches: list[Encoded], output: str, dim: int) -> np.ndarray | Tokens:
+    """Lay encoded contents out in the rows' order."""
+    place = {key: i for i, key in enumerate(key for batch in batches for key in batch.keys)}
+    rows = np.array([place.get(key, -1) if key is not None else -1 for key in keys], dtype=np.int64)
+    found = rows >= 0
+    values = [batch.outputs[output] for batch in batches]
+    tokens = [v for v in values if isinstance(v, Tokens)]
+    if tokens:
+        longest = max(v.values.shape[1] for v in tokens)
+        states = np.full((len(keys), longest, dim), np.nan, dtype=np.float32)
+        mask = np.zeros((len(keys), longest), dtype=bool)
+        padded = np.concatenate(
+            [np.pad(v.values, ((0, 0), (0, longest - v.values.shape[1]), (0, 0))) for v in tokens]
+        )
+        masks = np.concatenate([np.pad(v.mask, ((0, 0), (0, longest - v.mask.shape[1]))) for v in tokens])
+        states[found], mask[found] = padded[rows[found]], masks[rows[found]]
+        return Tokens(states, mask)
+    X = np.full((len(keys), dim), np.nan, dtype=np.float32)
+    if found.any():
+        X[found] = np.concatenate([v for v in values if isinstance(v, np.ndarray)])[rows[found]]
+    return X

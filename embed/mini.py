@@ -24,8 +24,7 @@ import numpy as np
 
 from ..errors import EncoderError
 from . import device as devices
-from .encoder import Encoder, Modality, Output, Tokens
-from .texts import readable_prefix
+from .encoder import Encoder, Modality, Output, Tokens, readable_prefix
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +90,7 @@ class Mini(Encoder):
         from safetensors.torch import load
         from tokenizers import Tokenizer
 
-        from .mini_towers import EfficientNetLite0, MiniLM
+        from .mini_networks import EfficientNetLite0, MiniLM
 
         with torch.inference_mode():
             pixels = _checked(image_file)
@@ -108,7 +107,7 @@ class Mini(Encoder):
                 self._accelerate()
 
     def _accelerate(self) -> None:
-        from .packed import pack
+        from .onednn import pack
 
         noise = np.random.default_rng(0).integers(0, 256, (1, _SIDE, _SIDE, 3), dtype=np.uint8)
         self._net.fuse(self._normalised(noise))

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from . import device as devices
-from .encoder import Encoder, Modality, Output, Tokens, folder_name
-from .texts import encodable, readable_prefix
+from .encoder import Encoder, Modality, Output, Tokens, encodable, folder_name, readable_prefix
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from .towers import States, Tower
+    from .openclip_towers import States, Tower
 
 __all__ = ["OpenClip"]
 
@@ -60,7 +59,7 @@ class OpenClip(Encoder):
         from open_clip.transform import PreprocessCfg, image_transform_v2
         from torchvision.transforms import Normalize
 
-        from .weights import find, load, state_sha256
+        from .openclip_weights import find, load, state_sha256
 
         loaded = load(find(model))
         clip, self._tokenizer = loaded.model, loaded.tokenizer
@@ -105,7 +104,7 @@ class OpenClip(Encoder):
         """Move the towers to the device, open and speed them up, and learn from a sample what they offer."""
         import torch
 
-        from .towers import open_image_tower, open_text_tower
+        from .openclip_towers import open_image_tower, open_text_tower
 
         self._mean, self._std = (
             torch.tensor(values, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
@@ -133,7 +132,7 @@ class OpenClip(Encoder):
         """Pack a tower for the CPU; returns the precision it will run in."""
         if self.device.partition(":")[0] != "cpu":
             return self.precision
-        from .packed import pack
+        from .onednn import pack
 
         if pack(tower.module, self.precision, lambda: tower(sample).joint):
             return self.precision

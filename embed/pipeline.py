@@ -1,4 +1,4 @@
-"""The main job: sources in, features in the store.
+"""The main job: sources in, features in the store; and the verified encoder behind a stored feature.
 
 manifest -> `Planner` (what needs doing) -> `Extractor` (read, decode, encode) -> `Committer` (Parquet). This module opens
 the pieces, joins them, and guards the feature tables: fingerprint first, probe second, then the first append.
@@ -10,34 +10,51 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data.folders import is_image_name, scan_images
 from ..data.manifest import Manifest, SourceOptions, read_sources
-from ..data.pieces import absolute, items_table, rejected_table
+from ..data.rows import absolute, items_table, rejected_table
 from ..data.text import CLEANERS
 from ..errors import EncoderError, NoRowsError, SourceError, UsageError
-from ..store.schema import FAILURES
+from ..store.schema import FAILURES, check_space, check_spec, tower_of
 from ..store.store import Store
-from .commit import Committer
-from .decoding import LOOK_AT, choose_shortest
-from .encoder import Encoder, folder_name, load_encoder
-from .extract import Encoded, Extractor, Failure, FileFacts, Work
-from .moves import Moves, beneath_any
-from .plan import ItemPlan, Known, Planner, fit_labels, near_identical_labels
-from .report import EmbedReport, StageClock
-from .tables import FeatureTables
-from .trust import require_trusted, trust
+from .encoder import Encoder, fingerprint, folder_name, load_encoder, require_trusted, trust
+from .extract import (
+    LOOK_AT,
+    EmbedReport,
+    Encoded,
+    Extractor,
+    Failure,
+    FileFacts,
+    StageClock,
+    Work,
+    choose_shortest,
+)
+from .plan import ItemPlan, Known, Moves, Planner, beneath_any, fit_labels, near_identical_labels
+from .tables import FeatureTables, check_probe, provenance_now
+from .writer import Committer
 
-__all__ = ["DEFAULT_CLEANING", "DEFAULT_OUTPUTS", "FIELDS", "choose_encoder", "embed_sources"]
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+__all__ = [
+    "DEFAULT_CLEANING",
+    "DEFAULT_OUTPUTS",
+    "FIELDS",
+    "choose_encoder",
+    "cleaning_beside",
+    "embed_sources",
+    "load_checked",
+]
 
 DEFAULT_OUTPUTS = ("joint", "pooled")
 DEFAULT_CLEANING = "social-v1"
@@ -374,3 +391,60 @@ def _mark_vanished(store: Store, item_ids: list[str], report: EmbedReport) -> No
     if item_ids:
         rows = pa.table({"item_id": item_ids, "missing": [True] * len(item_ids)})
         store.items.upsert(rows, key="item_id")
+
+
+# A store holds vectors, not models. To encode one thing more (a query, a class prompt, a row to predict) the encoder is
+# loaded from the feature's spec, and must still have its fingerprint and pass its probe.
+
+
+_SPACE = ("encoder", "name", "modality", "output")
+
+
+def load_checked(
+    spec: Mapping[str, Any],
+    encoder: Encoder | None = None,
+    *,
+    device: str = "auto",
+    texts_only: bool = False,
+) -> Encoder:
+    """Load the encoder that a feature's spec names, and make sure that it still is the one.
+
+    Parameters
+    ----------
+    spec : mapping
+    encoder : Encoder, optional
+        Loaded already.
+    device : str
+    texts_only : bool, default False
+        Only texts will be encoded for the feature, so that how its images were decoded does not matter.
+
+    Raises
+    ------
+    SpaceError
+        If the fingerprint or the probe disagrees.
+    EncoderError
+        If it cannot be had, or is neither built in nor trusted (see `icehouse.embed.encoder`).
+    """
+    check_spec(spec, "the feature", (*_SPACE, "provenance"))
+    if encoder is None:
+        require_trusted(spec["encoder"])
+        encoder = load_encoder(spec["encoder"], device=device)
+    modality, output = spec["modality"], spec["output"]
+    now = provenance_now(encoder, spec, DEFAULT_CLEANING)
+    if texts_only:
+        now.pop("decoder", None)
+        now |= {key: spec["provenance"][key] for key in ("decoder",) if key in spec["provenance"]}
+    feature = f"the feature {spec['name']}/{modality}/{output}"
+    check_space(feature, spec, {"encoder": encoder.id, "provenance": now, "fingerprint": fingerprint(now)})
+    check_probe(encoder, tower_of(modality), f"{spec['name']}/{modality}", {output: spec.get("probe") or {}})
+    return encoder
+
+
+def cleaning_beside(store: Store, spec: Mapping[str, Any]) -> str:
+    """Cleaning of the texts that were embedded beside this feature, so that another text is treated as they were."""
+    prefix = f"{spec['name']}/text/"
+    for name in store.feature_names():
+        if name.startswith(prefix):
+            provenance = store.feature_table(name).snapshot().spec.get("provenance") or {}
+            return str(provenance.get("cleaning") or DEFAULT_CLEANING)
+    return DEFAULT_CLEANING

@@ -1,4 +1,4 @@
-"""Checks and small conversions behind the `Head` contract: labels, weights, JSON, and hints for the misspelt."""
+"""Checks behind the `Head` contract: labels, weights, JSON, hints for the misspelt, memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,26 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import UsageError
+from ..data.images import available_memory
+from ..errors import HeadError, UsageError
 from .inputs import InputError
 
-__all__ = ["ParameterError", "check_kinds", "did_you_mean", "labels_of", "plain", "same", "weights_of"]
+__all__ = [
+    "Footprint",
+    "ParameterError",
+    "check_kinds",
+    "check_memory",
+    "did_you_mean",
+    "labels_of",
+    "plain",
+    "same",
+    "scoring_bytes",
+    "weights_of",
+]
 
 # What an annotation is called in a message.
 _WORDS = {
@@ -170,3 +182,71 @@ def plain(value: Any) -> Any:
 def same(a: Any, b: Any) -> bool:
     """Whether two parameters are alike, arrays too."""
     return a is b or (type(a) is type(b) and bool(np.all(a == b)))
+
+
+# An estimate counts the largest arrays that are held at a time, whose sizes are known beforehand. It is right
+# within a factor
+# of about two, and never asks for what is less than half a gigabyte.
+
+
+# What is never asked for, and the share of the free memory that may be used.
+_LITTLE, _SHARE = 1 << 29, 0.9
+# Arrays of rows × classes, of 8 bytes a number, that predicting and scoring hold at a time.
+_SCORED = 4
+
+
+class Footprint(NamedTuple):
+    """Arrays that a fit holds at a time, as multiples of 8 bytes.
+
+    Attributes
+    ----------
+    rows : float
+        Of training rows × classes.
+    dev : float
+        Of dev rows × classes.
+    weights : float
+        Of features × classes.
+    pairs : float
+        Of classes × classes.
+    """
+
+    rows: float = 0.0
+    dev: float = _SCORED
+    weights: float = 0.0
+    pairs: float = 0.0
+
+    def bytes(self, rows: int, dev: int, features: int, classes: int) -> int:
+        """Estimate for so many rows, features and classes; the features of the rows themselves are held three times."""
+        by_class = self.rows * rows + self.dev * dev + self.weights * features + self.pairs * classes
+        return int(8 * (classes * by_class + 3 * rows * features))
+
+
+def scoring_bytes(rows: int, classes: int) -> int:
+    """Estimate for predicting so many rows and scoring the predictions."""
+    return 8 * _SCORED * rows * classes
+
+
+def check_memory(needed: int, what: str, remedy: str) -> None:
+    """Refuse what does not fit into the memory that is free.
+
+    Parameters
+    ----------
+    needed : int
+        Bytes.
+    what : str
+        What needs them, for the message.
+    remedy : str
+        What to do instead.
+
+    Raises
+    ------
+    HeadError
+        If it does not fit; the message has the estimate and what is free.
+    """
+    if needed < _LITTLE:
+        return
+    free = available_memory()
+    if free is not None and needed > _SHARE * free:
+        raise HeadError(
+            f"{what} would need about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: {remedy}"
+        )

@@ -1,17 +1,26 @@
-"""The commands of this room: `icehouse train`, `icehouse evaluate`, `icehouse runs`."""
+"""CLI: train, evaluate, runs, heads, package, export-onnx, suggest."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, bar, echo, print_json, print_table, say
+from ..console import (
+    DEFAULT_STORE,
+    ExcelSafeOption,
+    JsonOption,
+    StoreOption,
+    bar,
+    echo,
+    print_json,
+    print_table,
+    say,
+)
 from ..errors import UsageError
-from .families_command import heads
 from .options import (
     ROWS,
     ClassWeightOption,
@@ -26,17 +35,300 @@ from .options import (
     WhereOption,
     tell_labels,
 )
-from .package_commands import export_onnx, package
 from .reports import commands as reports
 from .score_text import METRICS, interval_text, intervals_text, title, value_text
-from .suggest_command import suggest
 from .sweeps import commands as sweeps
-from .sweeps.shots_command import shots
+from .sweeps.commands import shots
 
 if TYPE_CHECKING:
+    from .export_onnx import Exported
     from .runs import Run
 
-__all__ = ["app"]
+__all__ = ["app", "export_onnx", "heads", "package", "suggest"]
+
+_PROMPTS = {"never": "", "optional": "if there are", "required": "yes"}
+
+
+def heads(
+    family: Annotated[
+        str | None, typer.Argument(help="A family to show whole.", show_default="list all")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the families of heads, or show the parameters of one."""
+    from .describe import describe, families
+
+    if family is not None:
+        found = describe(family)
+        print_json(found) if as_json else _show(found)
+        return
+    rows = families()
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ["head", "what it is", "tokens", "missing inputs", "class prompts"],
+        [
+            [row["family"], row["error"], "", "", ""]
+            if "error" in row
+            else [
+                row["family"],
+                row["summary"],
+                _tick(row["tokens"]),
+                _tick(row["missing"]),
+                _PROMPTS[row["prompts"]],
+            ]
+            for row in rows
+        ],
+    )
+    echo("")
+    echo("parameters: icehouse heads NAME; train one: icehouse train NAME -p PARAMETER=VALUE")
+
+
+def _show(found: dict[str, Any]) -> None:
+    echo(found["about"], lines=True)
+    echo("")
+    echo(f"tokens: {_tick(found['tokens']) or 'no, one vector a row and input'}")
+    echo(f"items that lack an input: {'yes, with --missing keep' if found['missing'] else 'no'}")
+    if found["prompts"] != "never":
+        echo(
+            f"class prompts: {_PROMPTS[found['prompts']]}, from --prompts FILE or -p template='a photo of {{class}}'"
+        )
+    echo("")
+    print_table(
+        ["parameter", "default", "values", "what it does"],
+        [[row["name"], _default(row["default"]), row["type"], row["about"]] for row in found["parameters"]],
+    )
+
+
+def _tick(there: bool) -> str:
+    return "yes" if there else ""
+
+
+def _default(value: Any) -> str:
+    """A default as `-p` would take it."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+RunArgument = Annotated[
+    str, typer.Argument(help='Id of a run, a part of it, or "latest".', show_default=False)
+]
+
+
+def package(
+    run: RunArgument,
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write; a package that is there is replaced.", show_default=False)
+    ],
+    store: StoreOption = DEFAULT_STORE,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx, for other runtimes.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run as one folder that predicts without its store."""
+    from ..store.store import Store
+    from .package import package as write_package
+
+    made, exported = write_package(Store.open(store), run, out, onnx=onnx)
+    size = sum(path.stat().st_size for path in made.path.rglob("*") if path.is_file())
+    if as_json:
+        print_json({**made.about, "path": str(made.path), "bytes": size, "onnx": _package_json(exported)})
+        return
+    inputs = ", ".join(f"{name} ({feature})" for name, feature in made.features.items())
+    echo(f"{made.run_id}: {made.family} on {inputs}, {len(made.classes)} classes, {size / 1e6:.2f} MB")
+    for name, encoder in made.encoders.items():
+        probe = "probe kept" if encoder["probe"] else "no probe: guarded by its fingerprint alone"
+        echo(f"{name}: {encoder['encoder']} (fingerprint {encoder['fingerprint']}), {probe}")
+    if exported is not None:
+        _tell(exported)
+    say(f"left in {made.path}; use it with `icehouse predict {out} FILES`")
+
+
+def export_onnx(
+    run: Annotated[
+        str,
+        typer.Argument(
+            help='Id of a run, a part of it, "latest", or a package\'s folder.', show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="File to write: .onnx.", show_default=False)],
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the head of a run as ONNX, checked against the head itself."""
+    from .export_onnx import export_onnx as write
+    from .package import Package, is_package, stored_rows
+    from .runs import Run
+
+    if is_package(run):
+        exported = write(Package.load(run), out)
+    else:
+        from ..store.store import Store
+
+        opened = Store.open(store)
+        found = Run.load(opened, run)
+        exported = write(found, out, rows=stored_rows(opened, found))
+    if as_json:
+        print_json(_package_json(exported))
+        return
+    _tell(exported)
+    say(f"left in {exported.path}")
+
+
+def _tell(exported: Exported) -> None:
+    given = ", ".join(
+        f"{name} [{', '.join(str(size) for size in shape)}]" for name, shape in exported.inputs.items()
+    )
+    echo(f"ONNX, opset {exported.opset}: {given} to probabilities [rows, {len(exported.classes)}]")
+    echo(
+        f"compared on {exported.rows} rows: probabilities differ by {exported.difference:.1e} at most from the head's"
+    )
+
+
+def _package_json(exported: Exported | None) -> dict[str, object] | None:
+    if exported is None:
+        return None
+    return {
+        "path": str(exported.path),
+        "opset": exported.opset,
+        "inputs": exported.inputs,
+        "classes": exported.classes,
+        "difference": exported.difference,
+        "rows": exported.rows,
+    }
+
+
+_BRIEF = 60
+
+
+def suggest(
+    n: Annotated[int, typer.Option("-n", min=1, help="How many items.")] = 50,
+    store: StoreOption = DEFAULT_STORE,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run",
+            "-r",
+            help='Run whose uncertainty counts, or "none" to go by coverage alone.',
+            show_default="the latest, if there is one",
+        ),
+    ] = None,
+    by: Annotated[
+        Literal["margin", "entropy", "least-confidence"], typer.Option("--by", help="Kind of uncertainty.")
+    ] = "margin",
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs",
+            "-i",
+            help="Without a run: features that tell where items stand.",
+            show_default="every modality of the store",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", "-l", help="Column of labels.", show_default='the run\'s, else "label"'),
+    ] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN=VALUE",
+            help="Choose from these items, labelled or not.",
+            show_default="the unlabelled ones, but for dev and test splits",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="SQL condition that items to choose from must meet.", rich_help_panel=ROWS),
+    ] = None,
+    split_column: SplitColumnOption = "split",
+    dups: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dups",
+            metavar="NAME",
+            help='Results of `icehouse dups find`, so that no two are near-duplicates, or "none"; repeatable.',
+            show_default="the newest by a feature of an input's kind",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write to FILE: .csv, .json or .parquet."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the sample that stands for very many items.", rich_help_panel=ROWS)
+    ] = 0,
+    as_json: JsonOption = False,
+    excel_safe: ExcelSafeOption = False,
+) -> None:
+    """Which unlabelled items to label next: what a head is unsure of, spread over the space, none like another."""
+    from ..store import sql as results
+    from ..store.store import Store
+    from .active import suggest as choose
+
+    made = choose(
+        Store.open(store),
+        n,
+        run=None if run == "none" else run or "auto",
+        by=by,
+        inputs=inputs,
+        label=label,
+        pool=pool,
+        where=where,
+        split_column=split_column,
+        dups=dups or "auto",
+        seed=seed,
+    )
+    if out is not None:
+        results.save(made.table, out)
+    if as_json:
+        print_json({**made.about, "items": results.json_values(made.table)})
+    elif out is None:
+        rows = [
+            [
+                row["item_id"],
+                row["path"],
+                _brief(row["text"]),
+                "" if row["uncertainty"] is None else f"{row['uncertainty']:.2f}",
+                row["predicted"],
+                row["why"],
+            ]
+            for row in made.table.to_pylist()
+        ]
+        print_table(["item", "path", "text", "uncertainty", "predicted", "why"], rows)
+    _say(made.about, len(made.table), out)
+
+
+def _say(about: dict[str, Any], n: int, out: Path | None) -> None:
+    """How they were chosen."""
+    how = f"by {about['by']} of run {about['run']}" if about["run"] else "by coverage alone, without a run"
+    say(f"{n} of {about['unlabelled']} items to choose from, {how}" + (f", in {out}" if out else ""))
+    if about["searches"]:
+        alike = f"no near-duplicates among them, by the search {', '.join(about['searches'])}"
+    else:
+        alike = "no copies among them"
+    closest = "" if about["closest"] is None else f"; the nearest two at cosine {about['closest']:.2f}"
+    say(alike + closest)
+    if about["like_labelled"]:
+        say(f"passed over: {about['like_labelled']} that resemble a labelled item")
+    if about["held_out"]:
+        say(f"passed over: {about['held_out']} of dev and test splits")
+    for note in about["notes"]:
+        say(f"note: {note}")
+    if not about["searches"]:
+        from .exclusion import searches_for
+
+        first = searches_for(about["features"])
+        say(f"hint: only exact copies are known; {first} first keeps near-duplicates out too")
+
+
+def _brief(text: str | None) -> str:
+    text = " ".join((text or "").split())
+    return text if len(text) <= _BRIEF else text[: _BRIEF - 1] + "…"
+
 
 app = typer.Typer()
 
@@ -159,8 +451,8 @@ def evaluate(
 ) -> None:
     """Score a run on other rows or labels; leaves the predictions."""
     from ..store.store import Store
+    from .evaluate import about_looks
     from .evaluate import evaluate as evaluate_run
-    from .looks import about_looks
     from .runs import Run
 
     found = Run.load(store, run)
@@ -269,7 +561,7 @@ def _as_json(run: Run) -> dict[str, Any]:
 
 def _report(run: Run, features: Mapping[str, str] | None = None) -> None:
     """Print what a run is, how it was made, and its scores."""
-    from .looks import about_looks
+    from .evaluate import about_looks
 
     protocol = run.metrics["protocol"]
     rows = protocol["rows"]
@@ -362,7 +654,7 @@ def _print_scores(what: str, metrics: Mapping[str, Any], features: Mapping[str, 
     if near is not None:
         _print_near(near, metrics["n"])
     if near is None and features:
-        from .seen import searches_for
+        from .exclusion import searches_for
 
         first = searches_for(features)
         say(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import HeadError
+from .exclusion import Searches
 from .holdout import held_out
 from .samples import Samples
-from .seen import Searches
 
 __all__ = ["Division", "divide"]
 

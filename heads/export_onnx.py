@@ -18,9 +18,9 @@ import numpy as np
 
 from ..errors import HeadError
 from ..store.files import publish
-from .families.logreg import LogReg
+from .families.linear import LogReg
 from .inputs import Inputs, Tokens
-from .neural.head import TorchHead
+from .torch.head import TorchHead
 
 if TYPE_CHECKING:
     import onnx

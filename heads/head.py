@@ -34,10 +34,20 @@ import numpy as np
 from ..errors import CorruptError, HeadError, IcehouseError
 from ..store.checksums import check_sums, read_json, write_sums
 from ..store.files import follow_umask
-from .checks import ParameterError, check_kinds, did_you_mean, labels_of, plain, same, weights_of
+from .checks import (
+    Footprint,
+    ParameterError,
+    check_kinds,
+    check_memory,
+    did_you_mean,
+    labels_of,
+    plain,
+    same,
+    scoring_bytes,
+    weights_of,
+)
 from .holdout import held_out, same_rows
 from .inputs import SINGLE, InputError, Inputs, Tokens, concatenate
-from .memory import Footprint, check_memory, scoring_bytes
 from .registry import head_class
 
 __all__ = ["Head", "Validation"]

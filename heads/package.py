@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CorruptError, HeadError, SpaceError
 from ..store.checksums import SUMS, check_sums, read_json
-from ..store.folders import publish_folder
-from ..store.provenance import check_spec
+from ..store.files import publish_folder
+from ..store.schema import check_spec
 from .inputs import Inputs
 from .runs import Run, write_json
 

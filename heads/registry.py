@@ -16,20 +16,20 @@ __all__ = ["FAMILIES", "available", "create", "head_class"]
 
 #: Families that come with icehouse, by name: module in this package, and class. Nothing is imported until asked for.
 FAMILIES = {
-    "align": "families.align:AlignFusion",
-    "cross": "families.cross:CrossFusion",
-    "diff-attn": "families.diff_attn:DiffAttn",
-    "guided-ca": "families.guided_ca:GuidedCA",
-    "guided-ca+diff-attn": "families.guided_diff:GuidedDiff",
+    "align": "families.fusion:AlignFusion",
+    "cross": "families.fusion:CrossFusion",
+    "diff-attn": "families.attention:DiffAttn",
+    "guided-ca": "families.attention:GuidedCA",
+    "guided-ca+diff-attn": "families.attention:GuidedDiff",
     "knn": "families.knn:Knn",
     "late-fusion": "families.late_fusion:LateFusion",
     "lightgbm": "families.gbm:Gbm",
-    "logreg": "families.logreg:LogReg",
-    "mlp": "families.mlp:MLP",
+    "logreg": "families.linear:LogReg",
+    "mlp": "families.fusion:MLP",
     "online": "families.online:Online",
-    "svm": "families.svm:Svm",
-    "tip-adapter": "families.tip_adapter:TipAdapter",
-    "two-token": "families.two_token:TwoTokenTransformer",
+    "svm": "families.linear:Svm",
+    "tip-adapter": "families.zero_shot:TipAdapter",
+    "two-token": "families.fusion:TwoTokenTransformer",
     "zero-shot": "families.zero_shot:ZeroShot",
 }
 

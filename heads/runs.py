@@ -34,9 +34,8 @@ import numpy as np
 
 from ..errors import CorruptError, HeadError, IcehouseError, SpaceError, unknown_name
 from ..store.checksums import SUMS, read_json, read_parquet, write_sums
-from ..store.files import fsync_dir, fsync_file, refuse_outside, temp_name
-from ..store.lock import hold
-from ..store.provenance import check_space, check_spec
+from ..store.files import fsync_dir, fsync_file, hold, refuse_outside, temp_name
+from ..store.schema import check_space, check_spec
 from .head import Head
 
 if TYPE_CHECKING:

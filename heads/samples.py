@@ -13,15 +13,13 @@ import numpy as np
 from ..data.labels import near_identical
 from ..data.splits import canonical_split
 from ..errors import HeadError, UsageError, unknown_name
-from .inputs import Inputs, Tokens
-from .tokens import StoredTokens
+from .inputs import Inputs, StoredTokens, Tokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ..store.store import Store
-    from ..store.tokens import TokenStates
-    from ..store.vectors import Vectors
+    from ..store.vectors import TokenStates, Vectors
 
 __all__ = ["Missing", "Samples", "check_labels", "label_notes", "load_samples", "parse_inputs"]
 

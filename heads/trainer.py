@@ -14,7 +14,7 @@ The protocol, the same for every head:
    refits.
 5. Dev scores come from the head of step 3, which never learned from dev but was chosen there: they flatter a
    little, and are called dev everywhere. Test is scored once a run, at the very end, by the head that is kept, or
-   not at all (`test=False`); the store counts how often the same rows were scored before (`icehouse.heads.looks`).
+   not at all (`test=False`); the store counts how often the same rows were scored before (`icehouse.heads.evaluate`).
 """
 
 from __future__ import annotations
@@ -29,19 +29,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import HeadError
-from .checks import plain
+from .checks import check_memory, plain, scoring_bytes
 from .division import Division, divide
-from .evaluate import score_rows, seen_contents
+from .evaluate import count_look, score_rows, seen_contents
+from .exclusion import AUTO, Searches
 from .head import Head
 from .holdout import SHARE
-from .looks import count_look
-from .memory import check_memory, scoring_bytes
 from .metrics import DRAWS, commonest, rarer, require_positive
 from .prompts import unprompted, with_prompts
 from .registry import create
 from .runs import Prediction, Run, prediction_table, write_run
 from .samples import Missing, Samples, label_notes, load_samples, parse_inputs
-from .seen import AUTO, Searches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,7 +102,7 @@ def train(
         train.
     dups : str, sequence of str, or None, default "auto"
         Searches for duplicates, to score the rows without a near-duplicate in training by themselves too; see
-        `icehouse.heads.seen.Searches.of`.
+        `icehouse.heads.exclusion.Searches.of`.
     positive : str, optional
         Class of the average precision; of two the rarer one in train by default.
     test : bool, default True

@@ -55,7 +55,7 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find the items nearest to a text, a picture or another item."""
-    from ..embed.trust import load_named
+    from ..embed.encoder import load_named
     from .query import search as find
 
     result = find(
@@ -127,8 +127,8 @@ def predict(
 ) -> None:
     """Predict raw rows with the run's own encoder, or the items of the store."""
     from ..data.manifest import SourceOptions
-    from ..embed.trust import load_named
-    from ..store import results
+    from ..embed.encoder import load_named
+    from ..store import sql as results
     from .predict import predict as predict_rows
 
     options = SourceOptions(
@@ -186,7 +186,7 @@ def doctor(
     from .doctor import examine
 
     if trust:
-        from ..embed.trust import load_named, trusted_file
+        from ..embed.encoder import load_named, trusted_file
 
         for encoder_id in trust:
             say(f"trusted from now on: {load_named(encoder_id).id} (listed in {trusted_file()})")

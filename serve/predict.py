@@ -14,12 +14,10 @@ import pyarrow.compute as pc
 from ..data import image_files
 from ..data.manifest import Manifest, SourceOptions, read_sources
 from ..data.paths import why_missing
-from ..data.pieces import count
-from ..embed.checked import load_checked
+from ..data.rows import count
 from ..embed.encoder import Encoder, Modality, Tokens
-from ..embed.extract import Failure
-from ..embed.pipeline import DEFAULT_CLEANING
-from ..embed.raw import encode_manifest
+from ..embed.extract import Failure, encode_manifest
+from ..embed.pipeline import DEFAULT_CLEANING, load_checked
 from ..errors import HeadError, SpaceError
 from ..heads.evaluate import predict_items
 from ..heads.inputs import Inputs

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from ..data.images import decode
 from ..data.text import clean
-from ..embed.checked import cleaning_beside, load_checked
 from ..embed.encoder import Encoder, Modality
 from ..embed.extract import read_file
+from ..embed.pipeline import cleaning_beside, load_checked
 from ..errors import SourceError, UsageError
 from ..store.index.find import Found, find_item, find_vectors
 from ..store.schema import tower_of

@@ -1,4 +1,4 @@
-"""The commands of this room: `info`, `sql`, `join`, `split`, `export`, `remove`, `compact`, `verify`."""
+"""CLI: info, sql, join, export, remove, compact, verify, repair; index build, index info."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from ..console import (
     say,
 )
 from ..errors import UsageError
-from .split_command import split
 
-__all__ = ["app"]
+__all__ = ["app", "index_app"]
 
 app = typer.Typer()
 
@@ -63,7 +62,7 @@ class QuoteStyle(StrEnum):
 @app.command(rich_help_panel=_PANEL)
 def info(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Show what a store holds: items, labels, features, failures, disk use."""
-    from .info import describe
+    from .maintain import describe
     from .store import Store
 
     about = describe(Store.open(store))
@@ -108,7 +107,7 @@ def sql(
     excel_safe: ExcelSafeOption = False,
 ) -> None:
     """Ask the store in SQL (DuckDB): a view for every table, features as "mini/image/pooled" or mini_image_pooled."""
-    from . import results
+    from . import sql as results
     from .store import Store
 
     kind = "json" if as_json else format.value if format else None
@@ -177,9 +176,6 @@ def join(
         )
     if report.unmatched_items:
         echo(f"{report.unmatched_items} items are not in the file: {', '.join(report.first_unmatched_items)}")
-
-
-app.command(rich_help_panel=_PANEL)(split)
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -251,7 +247,7 @@ def remove(
     as_json: JsonOption = False,
 ) -> None:
     """Remove items from a store, in one commit. No file is touched; a source that still names them brings them back."""
-    from .removal import items_to_remove, remove_items
+    from .maintain import items_to_remove, remove_items
     from .store import Store
 
     opened = Store.open(store)
@@ -366,3 +362,107 @@ def _size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+index_app = typer.Typer(no_args_is_help=True)
+
+
+class IndexKind(StrEnum):
+    """Kinds of index."""
+
+    flat = "flat"
+    ivf = "ivf"
+    hnsw = "hnsw"
+
+
+@index_app.command()
+def build(
+    features: Annotated[
+        list[str] | None,
+        typer.Argument(help="Features to index; by default all joint ones.", show_default=False),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    kind: Annotated[
+        IndexKind | None,
+        typer.Option(help="Kind of index.", show_default="as before, else by size and recall"),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Share of the ten nearest to be found.", show_default="as before, else .95"
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads for FAISS.", show_default="OMP_NUM_THREADS, else all")
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build from nothing, not from new rows.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build the vector index of a feature, or bring it up to date."""
+    from .index.build import build_index, joint_features
+    from .store import Store
+
+    opened = Store.open(store)
+    made = []
+    for feature in features or joint_features(opened):
+        built = build_index(
+            opened,
+            feature,
+            kind=kind.value if kind else None,
+            recall=recall,
+            threads=threads,
+            rebuild=rebuild,
+        )
+        made.append({**built.info.as_dict(), "action": built.action, "reason": built.reason})
+        say(
+            f"{feature}: {built.action} ({built.reason}): {built.info.kind} of {built.info.vectors:,} vectors"
+        )
+        if built.short:
+            asked = " and ".join(built.short)
+            say(
+                f"{feature}: recall with {asked} queries is below the {built.info.wanted:g} asked for; try another --kind"
+            )
+    if as_json:
+        print_json(made)
+    else:
+        _show(made)
+
+
+@index_app.command("info")
+def index_info(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Show the indexes of a store: kind, size, recall, whether they are fresh."""
+    from .index.index import list_indexes
+    from .store import Store
+
+    found = list_indexes(Store.open(store))
+    if as_json:
+        print_json(found)
+        return
+    _show([entry for entry in found if "kind" in entry])
+    for entry in found:
+        if entry["state"] != "fresh":
+            say(
+                f"{entry['feature']}: {entry['state']}: {entry['reason']}; `icehouse index build {entry['feature']}`"
+            )
+    if not found:
+        say("no indexes yet; `icehouse index build` makes one")
+
+
+def _show(entries: list[dict[str, Any]]) -> None:
+    columns = ["feature", "kind", "vectors", "effort", "recall@10 image", "recall@10 text", "MB", "state"]
+    rows = [
+        [
+            entry["feature"],
+            entry["kind"],
+            entry["vectors"],
+            entry["effort"],
+            *((entry["recall"][asked] or {}).get("recall@10") for asked in ("image", "text")),
+            round(sum(file["bytes"] for file in entry["files"].values()) / 1e6, 1),
+            entry.get("state", "fresh"),
+        ]
+        for entry in entries
+    ]
+    if rows:
+        print_table(columns, rows)

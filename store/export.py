@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ..errors import StoreError, UsageError
 from .files import publish
-from .results import csv_cells
+from .sql import csv_cells
 from .vectors import tokens_to_arrow, vectors_to_arrow
 
 if TYPE_CHECKING:

@@ -1,30 +1,41 @@
-"""Files that appear whole or not at all, and the traces of those that did not."""
+"""Atomic files and folders, and the lock of one writer."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import json
 import os
 import re
 import shutil
 import socket
 import stat
+import sys
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from ..errors import StoreError, UsageError, unknown_name
+from filelock import FileLock, Timeout
+
+from ..errors import LockedError, StoreError, UsageError, unknown_name
+from .checksums import write_sums
 
 __all__ = [
+    "LOCK_WAIT_S",
     "STORE_FILE",
     "checked_name",
     "follow_umask",
     "fsync_dir",
     "fsync_file",
+    "hold",
     "is_name",
     "leftovers_below",
     "publish",
+    "publish_folder",
     "publish_text",
     "refuse_outside",
     "remove_leftovers",
@@ -240,3 +251,142 @@ def _age(path: Path) -> float:
         return time.time() - max([path.stat().st_mtime, *inside])
     except OSError:
         return 0.0
+
+
+@contextlib.contextmanager
+def publish_folder(path: Path, *, parents: bool = True, sums: bool = True) -> Iterator[Path]:
+    """Give a temporary folder to fill; on leaving, it takes the place of `path`.
+
+    If the block raises, `path` stays as it was and nothing is left behind. A folder that is there already steps aside
+    first, and goes once the new one is in place.
+
+    With `parents` folders above it are made. Without, what is above must be there and stay: if another folder takes its
+    place meanwhile, a FileNotFoundError is raised and nothing of this one gets in. With `sums` the folder gets its
+    ``SHA256SUMS`` (see `icehouse.store.checksums`).
+    """
+    refuse_outside(path.parent)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for dead in leftovers(path.parent):
+        shutil.rmtree(dead, ignore_errors=True)
+    temp = path.parent / temp_name("")
+    temp.mkdir()
+    try:
+        yield temp
+        if sums:
+            write_sums(temp)
+        for entry in sorted(temp.rglob("*")):
+            if entry.is_file() and not entry.is_symlink():
+                follow_umask(entry)
+            sync = fsync_dir if entry.is_dir() else fsync_file
+            sync(entry)
+        fsync_dir(temp)
+        aside = path.parent / temp_name("")
+        if os.path.lexists(path):
+            path.rename(aside)
+        try:
+            temp.rename(path)
+        except OSError:
+            if os.path.lexists(aside):
+                aside.rename(path)
+            raise
+        fsync_dir(path.parent)
+        if aside.is_symlink():  # what it leads to is not ours
+            aside.unlink()
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+#: How long a writer waits for another one, in seconds.
+LOCK_WAIT_S = 60.0
+
+_LOCK, _HOLDER = ".lock", ".lock.json"
+_depth = threading.local()
+
+
+@contextlib.contextmanager
+def hold(folder: Path, timeout: float | None = None) -> Iterator[None]:
+    """Hold the write lock of `folder`; a thread that holds it may ask again.
+
+    The system drops the lock of a process that dies. A small file beside it says who holds it, for the message only.
+
+    Parameters
+    ----------
+    folder : Path
+    timeout : float, optional
+        Seconds to wait, `LOCK_WAIT_S` unless given.
+
+    Raises
+    ------
+    LockedError
+        If it is not free in time; the message names the holder.
+    """
+    refuse_outside(folder)
+    path = str(folder.resolve() / _LOCK)
+    held: dict[str, int] = _depth.__dict__.setdefault("held", {})
+    if held.get(path):
+        held[path] += 1
+        try:
+            yield
+        finally:
+            held[path] -= 1
+        return
+    if Path(path).is_symlink():
+        raise StoreError(f"{folder / _LOCK} is a link, which icehouse does not follow: remove it")
+    lock = FileLock(path)
+    wait = LOCK_WAIT_S if timeout is None else timeout
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise LockedError(_describe(folder, wait)) from None
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written: {error.strerror or error}") from error
+    held[path] = 1
+    try:
+        _announce(folder)
+        yield
+    finally:
+        del held[path]
+        with contextlib.suppress(OSError):
+            (folder / _HOLDER).unlink()
+        lock.release()
+
+
+def _announce(folder: Path) -> None:
+    command = _command(sys.argv) if sys.argv else "python"
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": command[:200],
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    temp = folder / temp_name(".json")
+    try:
+        temp.write_text(json.dumps(holder), encoding="utf-8")
+        temp.replace(folder / _HOLDER)  # a link there is replaced, not followed
+    except OSError:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command line without user and password of the hosts in it."""
+    shown = [Path(arguments[0]).name]
+    for before, argument in itertools.pairwise(arguments):
+        host = argument.startswith("--host=") or before == "--host" or "://" in argument
+        name, at, rest = argument.rpartition("@")
+        start = re.match(r"(?:--\w+=)?(?:\w+://)?", name)
+        shown.append(f"{start.group() if start else ''}{rest}" if host and at else argument)
+    return " ".join(shown)
+
+
+def _describe(folder: Path, wait: float) -> str:
+    try:
+        holder = json.loads((folder / _HOLDER).read_text(encoding="utf-8"))
+        who = f"process {holder['pid']} on {holder['host']} since {holder['since']} ({holder['command']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        who = "another process"
+    return (
+        f"{folder} is being written by {who}; waited {wait:g} s: try again when it has finished, or stop it"
+    )

@@ -1,29 +1,42 @@
-"""Is a store whole, and can it be tidier: verify and compact."""
+"""Store maintenance: info, verify, compact, and removal of items."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import CorruptError, StoreError
+from ..errors import CorruptError, StoreError, UsageError
 from .checksums import changed_files, check_stamp, file_sha256, read_parquet, unseal
 from .files import leftovers, leftovers_below, sweep_tree
-from .manifest import MANIFEST, Manifest, Part
-from .parts import read_part, write_part
-from .table import Table, later_parts, older_than, part_files, sweep
+from .manifest import MANIFEST, Manifest, Part, read_part, write_part
+from .schema import label_columns
+from .sql import select_items
+from .table import Snapshot, Table, later_parts, older_than, part_files, sweep
 
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["Compaction", "Coverage", "Finding", "Report", "compact", "coverage", "verify"]
+__all__ = [
+    "Compaction",
+    "Coverage",
+    "Finding",
+    "Report",
+    "compact",
+    "coverage",
+    "describe",
+    "items_to_remove",
+    "remove_items",
+    "verify",
+]
 
 #: Size, in bytes, from which a part is left alone by `compact`.
 PART_BYTES = 128 << 20
@@ -436,3 +449,160 @@ def _failed(failures: pa.Table, spec: dict[str, str]) -> pa.ChunkedArray:
 def _some(values: list[str]) -> str:
     more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
     return ", ".join(str(value) for value in values[:_SHOWN]) + more
+
+
+#: Values of a label column that are counted one by one; a column of more is metadata.
+SHOWN_VALUES = 20
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """Count items, labels, features, failures and bytes.
+
+    Returns
+    -------
+    dict
+        JSON values: ``path``, ``format_version``, ``created_at``, ``created_by``, ``items`` (``total``, ``image``, ``text``,
+        ``missing``), ``splits`` and ``labels`` (counts by value; of a column with more than 20 values the most frequent),
+        ``features`` (one mapping each, with the numbers of items that miss it and of rows that no item uses), ``tables``
+        (others, by name), ``damaged`` (tables that cannot be read, and why), ``failures`` (``total``, ``by_error``),
+        ``bytes`` (by folder).
+    """
+    schema = store.items.snapshot().schema
+    labels = label_columns(schema)
+    items = store.items.read(["image_sha256", "text_sha256", "missing", "split", *labels])
+    snapshots, damaged = _snapshots(store)
+    named = [name.removeprefix("features/") for name in snapshots if name.startswith("features/")]
+    covered = {cover.feature: cover for cover in coverage(store, named, damaged)}
+    features = []
+    for name in named:
+        snapshot = snapshots[f"features/{name}"]
+        spec = snapshot.spec
+        features.append(
+            {
+                "name": name,
+                "rows": snapshot.rows,
+                "dim": spec.get("dim"),
+                "dtype": spec.get("dtype"),
+                "encoder": spec.get("encoder"),
+                "fingerprint": spec.get("fingerprint"),
+                "bytes": snapshot.bytes,
+                "parts": len(snapshot.parts),
+                "missing": len(covered[name].missing) if name in covered else 0,
+                "unused": covered[name].unused if name in covered else 0,
+            }
+        )
+    failures = (
+        store.failures.read(["error"])
+        if "failures" in snapshots
+        else pa.table({"error": pa.array([], pa.string())})
+    )
+    return {
+        "path": str(store.path),
+        **{key: store.about.get(key) for key in ("format_version", "created_at", "created_by")},
+        "items": {
+            "total": items.num_rows,
+            "image": items.num_rows - items["image_sha256"].null_count,
+            "text": items.num_rows - items["text_sha256"].null_count,
+            "missing": pc.sum(items["missing"]).as_py() or 0,
+        },
+        "splits": dict(sorted(_counts(items["split"]).items())),
+        "labels": {name: _label(items[name]) for name in labels},
+        "features": features,
+        "tables": {
+            name: snapshot.rows for name, snapshot in snapshots.items() if not name.startswith("features/")
+        },
+        "damaged": damaged,
+        "failures": {"total": failures.num_rows, "by_error": dict(_counts(failures["error"]).most_common())},
+        "bytes": {entry.name: _size(entry) for entry in sorted(store.path.iterdir()) if entry.is_dir()},
+    }
+
+
+def _snapshots(store: Store) -> tuple[dict[str, Snapshot], dict[str, str]]:
+    """Tables as they are now, and why others cannot be read."""
+    snapshots, damaged = {}, {}
+    for name in store.table_names():
+        try:
+            snapshots[name] = store.table(name).snapshot()
+        except StoreError as error:
+            damaged[name] = str(error)
+    return snapshots, damaged
+
+
+def _label(column: pa.ChunkedArray) -> dict[str, Any]:
+    counts = _counts(pc.list_flatten(column) if pa.types.is_list(column.type) else column)
+    return {
+        "distinct": len(counts),
+        "none": column.null_count,
+        "counts": dict(counts.most_common(SHOWN_VALUES)),
+    }
+
+
+def _counts(column: pa.ChunkedArray) -> Counter[str]:
+    return Counter(
+        {str(row["values"]): row["counts"] for row in pc.value_counts(column.drop_null()).to_pylist()}
+    )
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:  # a writer is at work
+            continue
+    return total
+
+
+def items_to_remove(store: Store, where: str | None = None, *, missing: bool = False) -> list[str]:
+    """Ids of the items that `remove_items` would remove, ascending.
+
+    Parameters
+    ----------
+    store : Store
+    where : str, optional
+        SQL condition over the columns of `items`.
+    missing : bool, default False
+        Only items marked ``missing``: their file is gone, or their row has left its source.
+
+    Raises
+    ------
+    UsageError
+        If neither is given, or `where` is not a condition.
+    """
+    if where is None and not missing:
+        raise UsageError("say which items to remove: --where SQL, --missing, or both")
+    items = store.items.read(["item_id", "missing"])
+    if missing:
+        items = items.filter(pc.fill_null(items["missing"], False))
+    if where is not None:
+        items = items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
+    return sorted(items["item_id"].to_pylist())
+
+
+def remove_items(
+    store: Store, where: str | None = None, *, missing: bool = False, among: Collection[str] | None = None
+) -> list[str]:
+    """Remove items, and what the ledger says of them; their features and captions stay, under their contents.
+
+    Parameters
+    ----------
+    store, where, missing
+        As `items_to_remove` takes them.
+    among : collection of str, optional
+        Ids that were agreed to: what has come to meet the condition since is left alone.
+
+    Returns
+    -------
+    list of str
+        Ids of the items that were removed.
+    """
+    with store.items.lock():
+        ids = items_to_remove(store, where, missing=missing)
+        if among is not None:
+            agreed = set(among)
+            ids = [item for item in ids if item in agreed]
+        if ids:
+            store.items.delete("item_id", ids)
+    if ids:
+        store.failures.delete("item_id", ids)
+    return ids

@@ -1,9 +1,10 @@
 """Manifests made anew from the parts of a table: what `icehouse verify --repair` does.
 
-Every part says what its table is, which parts it replaced and where its rows stand (`icehouse.store.parts.lineage`). So of
-all parts in the folder those are live that no other one replaced. Parts of an icehouse that did not write this down are told
-by the table's key: no two live parts hold the same key, and the later one counts. Nothing is deleted: a damaged manifest and
-parts that cannot be used are set aside under another name.
+Every part says what its table is, which parts it replaced and where its rows stand
+(`icehouse.store.manifest.lineage`). So of all parts in the folder those are live that no other one replaced. Parts of
+an icehouse that did not write this down are told by the table's key: no two live parts hold the same key, and the
+later one counts. Nothing is deleted: a damaged manifest and parts that cannot be used are set aside under another
+name.
 """
 
 from __future__ import annotations
@@ -23,10 +24,8 @@ import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
 from .checksums import file_sha256
-from .files import STORE_FILE, fsync_dir, publish
-from .lock import hold
-from .manifest import MANIFEST, PART_NAME, Manifest, Part
-from .parts import check_part, footer_sha256, lineage
+from .files import STORE_FILE, fsync_dir, hold, publish
+from .manifest import MANIFEST, PART_NAME, Manifest, Part, check_part, footer_sha256, lineage
 from .schema import CONTENT_KEYS
 from .store import FORMAT_VERSION, LEDGERS, Store
 from .table import Table, emptied_parts, later_parts, older_than, part_files

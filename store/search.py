@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 
 from ..errors import UsageError
 from .schema import label_columns
-from .snapshot import Snapshot
 from .sql import present_items
 from .store import Store
+from .table import Snapshot
 from .vectors import Vectors
 
 __all__ = [

@@ -19,12 +19,9 @@ from .. import __version__
 from ..errors import CorruptError, SpaceError, StoreError, UsageError, unknown_name
 from .files import STORE_FILE, checked_name, is_name, publish
 from .manifest import MANIFEST, PART_NAME, Manifest
-from .provenance import check_space, check_spec
-from .schema import FAILURES, ITEMS, check_single, label_columns
-from .snapshot import Snapshot
-from .table import Table
-from .tokens import TokenStates, load_tokens, pad_tokens
-from .vectors import Vectors, load_vectors, take_float32
+from .schema import FAILURES, ITEMS, check_single, check_space, check_spec, label_columns
+from .table import Snapshot, Table
+from .vectors import TokenStates, Vectors, load_tokens, load_vectors, pad_tokens, take_float32
 
 __all__ = ["FORMAT_VERSION", "Features", "Store"]
 

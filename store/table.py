@@ -1,4 +1,4 @@
-"""A table: a folder of immutable Parquet parts and the manifest that names the live ones.
+"""Tables of immutable Parquet parts, and snapshots of them that later commits do not touch.
 
 Writing is one pattern. A part is made under a temporary name and brought to the medium, which takes time and needs no
 lock. Then, under the lock, the manifest is read afresh, the part gets its name, and the next manifest replaces the
@@ -13,6 +13,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,15 +21,120 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import CorruptError, SpaceError, StoreError
-from . import lock as locks
+from ..errors import CorruptError, SpaceError, StoreError, unknown_name
+from . import files as locks
 from .checksums import seal, unseal
 from .files import fsync_dir, publish, remove_leftovers
-from .manifest import MANIFEST, PART_NAME, Manifest, Part
-from .parts import Staged, conform, read_part, write_part
-from .snapshot import Snapshot
+from .manifest import (
+    MANIFEST,
+    PART_NAME,
+    ROW_GROUP,
+    Manifest,
+    Part,
+    Staged,
+    conform,
+    iter_part,
+    read_part,
+    write_part,
+)
 
-__all__ = ["GRACE_S", "Table", "sweep"]
+__all__ = ["GRACE_S", "Snapshot", "Table", "sweep"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Whole, consistent view of a table.
+
+    Its files outlive it by `icehouse.store.table.GRACE_S` at least; after that a read may raise FileNotFoundError, and a new
+    snapshot is needed (`Table.read` takes care of it).
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def version(self) -> int:
+        """Number of the commit that made it."""
+        return self.manifest.version
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the table holds, as JSON values."""
+        return self.manifest.spec
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Union of the parts' columns."""
+        return self.manifest.schema
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Live parts, in row order."""
+        return self.manifest.parts
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the live parts, in bytes."""
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits: equal digests mean equal rows in equal order."""
+        return self.manifest.digest
+
+    @property
+    def files(self) -> list[Path]:
+        """Paths of the live parts, in row order."""
+        return [self.folder / part.name for part in self.parts]
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read all rows.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Which columns, in which order; all unless given.
+
+        Returns
+        -------
+        pyarrow.Table
+            A column that a part lacks is null in that part's rows.
+
+        Raises
+        ------
+        StoreError
+            If the table has no such column.
+        CorruptError
+            If a part cannot be read.
+        """
+        schema = self._select(columns)
+        tables = [read_part(path, schema, part) for path, part in zip(self.files, self.parts, strict=True)]
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def batches(
+        self, columns: Sequence[str] | None = None, batch_rows: int = ROW_GROUP
+    ) -> Iterator[pa.RecordBatch]:
+        """Read as `read` does, at most `batch_rows` rows at a time, so that memory stays flat."""
+        schema = self._select(columns)
+        for path, part in zip(self.files, self.parts, strict=True):
+            yield from iter_part(path, schema, batch_rows, part)
+
+    def _select(self, columns: Sequence[str] | None) -> pa.Schema:
+        if columns is None:
+            return self.schema
+        unknown = [name for name in columns if name not in self.schema.names]
+        if unknown:
+            there = ", ".join(self.schema.names)
+            raise unknown_name(
+                StoreError(f"no column {unknown[0]!r} in {self.folder.name}; there are: {there}")
+            )
+        return pa.schema([self.schema.field(name) for name in columns])
+
 
 #: How long a part that is no longer live stays for the readers of older snapshots, in seconds.
 GRACE_S = 15 * 60.0
@@ -133,7 +239,7 @@ class Table:
 
     @contextlib.contextmanager
     def lock(self, timeout: float | None = None) -> Iterator[None]:
-        """Keep other writers out over several calls; see `icehouse.store.lock.hold`."""
+        """Keep other writers out over several calls; see `icehouse.store.files.hold`."""
         self._make_folder()
         with locks.hold(self.path, timeout):
             yield

@@ -1,4 +1,4 @@
-"""Vectors between NumPy, Arrow and the disk, and their memory-mapped copy.
+"""Vectors and token states between NumPy, Arrow and the disk, with a memory-mapped copy.
 
 The copy lies in ``STORE/cache/<table>/<digest>.npy`` beside the keys; it is disposable. Its name is the snapshot's digest,
 so it cannot be stale, and a store on read-only media works without it.
@@ -7,35 +7,210 @@ so it cannot be stale, and a store on read-only media works without it.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
+import zlib
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
 from .checksums import check_stamp, seal, stamp, unseal
 from .files import publish, remove_leftovers
-from .pages import read_into
-from .parts import check_part, read_part
+from .manifest import check_part, read_part
 from .schema import tokens_type, vector_type
-from .snapshot import Snapshot
+from .table import Snapshot
 
 __all__ = [
+    "TokenStates",
     "Vectors",
     "check_copy",
     "finish_copy",
     "finite_rows",
+    "load_tokens",
     "load_vectors",
+    "pad_tokens",
+    "read_into",
     "read_vectors",
     "take_float32",
     "to_array",
     "tokens_to_arrow",
     "vectors_to_arrow",
 ]
+
+# Parts hold vectors plain and uncompressed, so a page is levels followed by the numbers themselves, and reading is a copy.
+# Parquet readers do not know that every list is as long as the next: they decode a level for each number, which takes ten
+# times as long as the numbers. Anything unexpected in the file, a wrong checksum of
+# a page among it, makes `read_into` decline, and pyarrow reads it instead.
+
+
+# Thrift's compact protocol, which page headers are written in.
+_STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _STRUCT = 0, 1, 2, 3, 7, 8, 12
+_INTEGERS = (4, 5, 6)
+_DATA_PAGE_V1, _PLAIN = 0, 0
+
+# A header of numbers only is some 30 bytes; statistics, which we do not write, would make it longer.
+_HEADER_BYTES = 512
+
+_PHYSICAL = {"FIXED_LEN_BYTE_ARRAY": np.dtype("<f2"), "FLOAT": np.dtype("<f4")}
+
+
+class _UnexpectedError(Exception):
+    """The file is not laid out the way our parts are."""
+
+
+def read_into(path: Path, column: str, out: np.ndarray) -> bool:
+    """Fill `out` with the vectors of one part.
+
+    Parameters
+    ----------
+    path : Path
+        A part.
+    column : str
+        Its column of fixed-size lists.
+    out : ndarray of float16 or float32, shape (rows, dim), C-contiguous
+        Must have the part's rows, width and type.
+
+    Returns
+    -------
+    bool
+        False if the part is laid out otherwise; `out` is then undefined.
+    """
+    flat = out.reshape(-1)
+    # Checksums are computed beside the reading, which lets other threads run.
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(2) as pool:
+        try:
+            done = 0
+            sound: list[Future[bool]] = []
+            for offset, count in _chunks(pq.read_metadata(path), column, out):
+                sound += _read_chunk(file, offset, flat[done : done + count], pool)
+                done += count
+            return done == flat.size and all(page.result() for page in sound)
+        except (_UnexpectedError, IndexError):
+            return False
+
+
+def _chunks(meta: pq.FileMetaData, column: str, out: np.ndarray) -> list[tuple[int, int]]:
+    """Offset of the first page, and number of values, of each row group's chunk of `column`."""
+    leaves = [i for i in range(meta.num_columns) if meta.schema.column(i).path.split(".")[0] == column]
+    if len(leaves) != 1 or meta.num_rows != len(out):
+        raise _UnexpectedError
+    leaf = meta.schema.column(leaves[0])
+    if _PHYSICAL.get(leaf.physical_type) != out.dtype or leaf.max_repetition_level != 1:
+        raise _UnexpectedError
+    if out.dtype.itemsize == 2 and leaf.logical_type.type != "FLOAT16":
+        raise _UnexpectedError
+    chunks = []
+    for g in range(meta.num_row_groups):
+        group = meta.row_group(g)
+        chunk = group.column(leaves[0])
+        plain = chunk.compression == "UNCOMPRESSED" and not chunk.has_dictionary_page
+        if not plain or chunk.num_values != group.num_rows * out.shape[1]:
+            raise _UnexpectedError
+        chunks.append((chunk.data_page_offset, chunk.num_values))
+    return chunks
+
+
+def _read_chunk(
+    file: io.FileIO, offset: int, out: np.ndarray, pool: ThreadPoolExecutor
+) -> list[Future[bool]]:
+    """Fill `out` from the pages that begin at `offset`; tells of each whether its checksum is right."""
+    done = 0
+    sound = []
+    while done < out.size:
+        file.seek(offset)
+        head = file.read(_HEADER_BYTES)
+        fields, length = _struct(head, 0)
+        page = fields.get(5)
+        if fields.get(1) != _DATA_PAGE_V1 or not isinstance(page, dict) or page.get(2) != _PLAIN:
+            raise _UnexpectedError
+        start, size, count = offset + length, fields.get(3), page.get(1)
+        if not isinstance(size, int) or not isinstance(count, int) or count > out.size - done:
+            raise _UnexpectedError
+        # Repetition levels, then definition levels, each behind its length. If the rest is exactly one number for each
+        # level, none is null and no list is empty.
+        values = start
+        for _ in range(2):
+            file.seek(values)
+            values += 4 + int.from_bytes(file.read(4), "little")
+        if not start <= values <= start + size:
+            raise _UnexpectedError
+        if start + size - values != count * out.itemsize:
+            raise _UnexpectedError
+        file.seek(start)
+        levels = file.read(values - start)
+        numbers = out[done : done + count].data.cast("B")
+        _read_exactly(file, numbers)
+        if isinstance(wanted := fields.get(4), int):
+            sound.append(pool.submit(_is_sound, levels, numbers, wanted & 0xFFFFFFFF))
+        done += count
+        offset = start + size
+    return sound
+
+
+def _is_sound(levels: bytes, numbers: memoryview, wanted: int) -> bool:
+    return zlib.crc32(numbers, zlib.crc32(levels)) == wanted
+
+
+def _read_exactly(file: io.FileIO, view: memoryview) -> None:
+    while view:
+        got = file.readinto(view)
+        if not got:
+            raise _UnexpectedError
+        view = view[got:]
+
+
+def _struct(data: bytes, at: int) -> tuple[dict[int, object], int]:
+    """Decode one Thrift struct: its numbers and structs by field id, and where it ends."""
+    fields: dict[int, object] = {}
+    field = 0
+    while True:
+        kind, delta = data[at] & 0x0F, data[at] >> 4
+        at += 1
+        if kind == _STOP:
+            return fields, at
+        if delta:
+            field += delta
+        else:
+            field, at = _zigzag(data, at)
+        if kind in (_TRUE, _FALSE):
+            fields[field] = kind == _TRUE
+        elif kind == _BYTE:
+            at += 1
+        elif kind in _INTEGERS:
+            fields[field], at = _zigzag(data, at)
+        elif kind == _DOUBLE:
+            at += 8
+        elif kind == _BINARY:
+            size, at = _varint(data, at)
+            at += size
+        elif kind == _STRUCT:
+            fields[field], at = _struct(data, at)
+        else:
+            raise _UnexpectedError
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _zigzag(data: bytes, at: int) -> tuple[int, int]:
+    value, at = _varint(data, at)
+    return (value >> 1) ^ -(value & 1), at
+
 
 #: Below this size, in bytes, reading Parquet is as quick as looking for a copy.
 CACHE_FROM = 4 << 20
@@ -254,3 +429,147 @@ def finish_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
         if (match := _COPY.fullmatch(path.name)) and match[1] != digest:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+# Padded to the longest, the states of a hundred thousand posts would fill any memory. So a table's states lie in
+# one array as
+# they are stored, (tokens, dim), and each content is a range of it. The copy lies in
+# ``STORE/cache/<table>/<digest>.states`` beside the keys, as that of vectors does (`icehouse.store.vectors`).
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """All token states of a feature table.
+
+    Attributes
+    ----------
+    keys : pyarrow.ChunkedArray of string
+        Content digest of each row.
+    starts, lengths : ndarray of int64, shape (rows,)
+        Where in `states` those of a row begin, and how many they are.
+    states : ndarray of float16 or float32, shape (tokens, dim)
+        As stored; read-only, and possibly mapped from disk.
+    digest : str
+        Of the snapshot that they are from.
+    """
+
+    keys: pa.ChunkedArray
+    starts: np.ndarray
+    lengths: np.ndarray
+    states: np.ndarray
+    digest: str
+
+
+def load_tokens(snapshot: Snapshot, key: str, cache: Path | None = None) -> TokenStates:
+    """Get all token states of a snapshot with their keys, from the memory-mapped copy if there is one.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        Of a feature table that holds tokens.
+    key : str
+        Its key column.
+    cache : Path, optional
+        Folder of this table's copies; a missing copy is made there, if the folder can be written, and older ones removed.
+    """
+    if cache is not None and (cached := _open_token_copy(snapshot, cache)) is not None:
+        return cached
+    if cache is not None and sum(path.stat().st_size for path in snapshot.files) >= CACHE_FROM:
+        # Read-only media, a full disk, a link that leads elsewhere: the copy only saves memory.
+        with contextlib.suppress(OSError, StoreError):
+            _write_token_copy(snapshot, key, cache)
+            if (cached := _open_token_copy(snapshot, cache)) is not None:
+                return cached
+    keys, lengths, states = [], [], []
+    for batch in snapshot.batches([key, "tokens"]):
+        keys.append(batch.column(0))
+        lengths.append(_lengths(batch.column(1)))
+        states.append(to_array(batch.column(1).flatten()))
+    dim, dtype = _kind(snapshot)
+    together = np.concatenate(states) if states else np.empty((0, dim), dtype)
+    together.flags.writeable = False
+    counts = np.concatenate(lengths) if lengths else np.empty(0, np.int64)
+    column = pa.chunked_array(keys, type=snapshot.schema.field(key).type)
+    return TokenStates(column, _starts(counts), counts, together, snapshot.digest)
+
+
+def pad_tokens(
+    states: np.ndarray, starts: np.ndarray, lengths: np.ndarray, longest: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pad ranges of token states to the longest of them.
+
+    Parameters
+    ----------
+    states : ndarray of float, shape (tokens, dim)
+    starts, lengths : ndarray of int64, shape (n,)
+    longest : int, optional
+        Pad to this many instead.
+
+    Returns
+    -------
+    values : ndarray of float32, shape (n, t, dim)
+        Zero where `mask` is False.
+    mask : ndarray of bool, shape (n, t)
+    """
+    length = int(lengths.max(initial=0)) if longest is None else longest
+    mask: np.ndarray = np.arange(length) < lengths[:, None]
+    values = np.zeros((*mask.shape, states.shape[1]), np.float32)
+    values[mask] = states[(starts[:, None] + np.arange(length))[mask]]
+    return values, mask
+
+
+def _kind(snapshot: Snapshot) -> tuple[int, np.dtype]:
+    """Width and type of a token's state."""
+    field = snapshot.schema.field("tokens").type.value_type
+    return field.list_size, np.dtype(field.value_type.to_pandas_dtype())
+
+
+def _lengths(column: pa.ListArray) -> np.ndarray:
+    return np.diff(column.offsets.to_numpy()).astype(np.int64)
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    starts: np.ndarray = np.cumsum(lengths) - lengths
+    return starts
+
+
+def _token_paths(snapshot: Snapshot, cache: Path) -> tuple[Path, Path]:
+    return cache / f"{snapshot.digest}.lengths.arrow", cache / f"{snapshot.digest}.states"
+
+
+def _open_token_copy(snapshot: Snapshot, cache: Path) -> TokenStates | None:
+    about, path = _token_paths(snapshot, cache)
+    dim, dtype = _kind(snapshot)
+    try:
+        check_copy(cache, snapshot.digest, (about, path))
+        with pa.memory_map(str(about)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        lengths = table["length"].to_numpy()
+        if table.num_rows != snapshot.rows or path.stat().st_size != lengths.sum() * dim * dtype.itemsize:
+            return None
+        if not lengths.sum():  # nothing that could be mapped
+            return TokenStates(
+                table["key"], _starts(lengths), lengths, np.empty((0, dim), dtype), snapshot.digest
+            )
+        states = np.memmap(path, dtype, "r", shape=(int(lengths.sum()), dim))
+    except (CorruptError, OSError, ValueError, EOFError, KeyError, pa.ArrowException):
+        return None
+    return TokenStates(table["key"], _starts(lengths), lengths, states, snapshot.digest)
+
+
+def _write_token_copy(snapshot: Snapshot, key: str, cache: Path) -> None:
+    """Write the copy a batch at a time."""
+    about, path = _token_paths(snapshot, cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema([pa.field("key", snapshot.schema.field(key).type), pa.field("length", pa.int64())])
+    with (
+        publish(about) as keys,
+        publish(path) as states,
+        pa.ipc.new_file(str(keys), schema) as writer,
+        states.open("wb") as file,
+    ):
+        for batch in snapshot.batches([key, "tokens"]):
+            column = batch.column(1)
+            writer.write_batch(pa.record_batch([batch.column(0), pa.array(_lengths(column))], schema=schema))
+            file.write(np.ascontiguousarray(to_array(column.flatten())).data)
+    finish_copy(cache, snapshot.digest, (about, path))

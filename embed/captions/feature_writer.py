@@ -14,17 +14,14 @@ import pyarrow.compute as pc
 
 from ...data.text import clean, text_sha256
 from ...errors import CaptionError
-from ...store.provenance import check_space
-from ...store.schema import FAILURES, vector_type
+from ...store.schema import FAILURES, check_space, vector_type
 from ...store.store import Store
 from ...store.table import Table
 from ...store.vectors import vectors_to_arrow
 from ..encoder import Encoder, fingerprint
-from ..extract import Encoded, Extractor, Failure, Work
+from ..extract import Encoded, Extractor, Failure, StageClock, Work
 from ..pipeline import DEFAULT_CLEANING
-from ..probe import OWN_CONTENTS, check_probe, make_probe
-from ..report import StageClock
-from ..tables import feature_provenance, library_versions
+from ..tables import OWN_CONTENTS, check_probe, feature_provenance, library_versions, make_probe
 from .feature_keys import Caption, Keys
 from .sentences import pack
 from .table import STAGE

@@ -20,9 +20,8 @@ from typing import Any
 from ...data.text import CLEANERS
 from ...errors import CaptionError, UsageError
 from ...store.store import Store
-from ..encoder import Encoder, folder_name, load_encoder
+from ..encoder import Encoder, folder_name, load_encoder, trust
 from ..pipeline import choose_encoder
-from ..trust import trust
 from .feature_keys import Keys, useful
 from .feature_writer import OUTPUTS, Writer
 from .fields import FieldsReport, write_fields

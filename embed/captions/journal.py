@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...errors import LockedError, StoreError
-from ...store import lock as locks
+from ...store import files as locks
 from ...store.table import Table
 from .rows import Columns, Row, columns_of, fit
 from .table import writable_schema

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...store.parts import write_part
+from ...store.manifest import write_part
 from ...store.schema import FAILURES
 from ...store.store import Store
 from .plan import Job

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...errors import CaptionError, SpaceError, StoreError, unknown_name
-from ...store.provenance import differences
+from ...store.schema import differences
 from ...store.store import Store
 from ...store.table import Table
 from ..encoder import fingerprint

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ...errors import HeadError
-from ..checks import ParameterError
+from ..checks import Footprint, ParameterError
 from ..head import Head, Validation
 from ..inputs import Inputs
-from ..memory import Footprint
 from ..vectors import CHUNK, Choice, ClassWeight, class_weights, criteria, grid_of, pieces, statistics
 
 if TYPE_CHECKING:

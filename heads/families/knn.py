@@ -18,10 +18,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..checks import ParameterError
+from ..checks import Footprint, ParameterError
 from ..head import Head, Validation
 from ..inputs import Inputs
-from ..memory import Footprint
 from ..vectors import Choice, ClassWeight, class_weights, criteria_of, directions, grid_of, pieces, shares_of
 
 __all__ = ["NEIGHBOURS", "TEMPERATURES", "Knn"]

@@ -20,14 +20,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..checks import ParameterError
+from ..checks import Footprint, ParameterError
 from ..head import Head, Validation
 from ..holdout import folds
 from ..inputs import Inputs
-from ..memory import Footprint
 from ..registry import create, head_class
 from ..vectors import Choice, ClassWeight, class_weights, criteria, grid_of, shares_of
-from .logreg import LogReg
+from .linear import LogReg
 
 __all__ = ["LateFusion"]
 

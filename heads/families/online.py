@@ -22,10 +22,9 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ..checks import ParameterError, labels_of, weights_of
+from ..checks import Footprint, ParameterError, labels_of, weights_of
 from ..head import Head, Validation
 from ..inputs import InputError, Inputs
-from ..memory import Footprint
 from ..vectors import ClassWeight, class_weights, criteria, filled, grid_of, pieces, softmax, unit_length
 
 __all__ = ["PENALTIES", "RATES", "Online"]

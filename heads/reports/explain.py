@@ -21,11 +21,11 @@ import numpy as np
 
 from ...errors import HeadError, UsageError
 from ..evaluate import load_run_samples
+from ..exclusion import AUTO, Searches
 from ..head import Head
 from ..inputs import Inputs, Tokens
 from ..runs import Run
 from ..samples import Samples
-from ..seen import AUTO, Searches
 from .items import Shown, read_items
 from .mistakes import Known, Near, neighbours, rows_of
 from .places import patch_grid, words_of

@@ -17,7 +17,7 @@ from ..runs import Run
 from ..samples import Samples
 
 if TYPE_CHECKING:
-    from ..seen import Searches
+    from ..exclusion import Searches
 
 __all__ = ["Known", "Near", "Scored", "mistakes", "neighbours", "pick_rows", "rows_of"]
 
@@ -192,7 +192,7 @@ def neighbours(
     samples : Samples
         A few rows.
     searches : Searches, optional
-        For duplicates; see `icehouse.heads.seen`.
+        For duplicates; see `icehouse.heads.exclusion`.
     k : int, default 5
     """
     found = known.nearest(samples, k)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...webpage import escape, page, user_text
-from ..looks import about_looks
+from ..evaluate import about_looks
 from ..score_text import METRICS, interval_text, intervals_text, title
 from . import svg
 from .items import card, percent

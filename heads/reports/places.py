@@ -92,8 +92,7 @@ def words_of(spec: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, lis
     dict of str to list of str
         Empty where the encoder cannot be had.
     """
-    from ...embed.encoder import load_encoder
-    from ...embed.trust import require_trusted
+    from ...embed.encoder import load_encoder, require_trusted
 
     try:
         require_trusted(str(spec["encoder"]))

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import HeadError, IcehouseError
-from ...store.files import publish
-from ...store.folders import publish_folder
+from ...store.files import publish, publish_folder
 from ..evaluate import load_run_samples
+from ..exclusion import AUTO, Searches, duplicate_groups
 from ..metrics import DRAWS
 from ..runs import Run, write_json
-from ..seen import AUTO, Searches, duplicate_groups
 from .ablation import ablate, ablation_seconds, known_ablation
 from .calibration import calibration
 from .charts import Chart, curve_charts, ranking_charts, reliability_chart

@@ -7,8 +7,8 @@
    draw for k shots, so that a draw for four shots holds that for two. All heads get the same draws.
 3. **A head is fitted on these items alone.** What it has to choose it chooses on a part of them that it holds out itself;
    where they are too few for that (one or two of a class), it takes its defaults.
-4. **Test is scored for every draw**, whole, and every time counts as a look (`icehouse.heads.looks`). That is a report of a
-   curve. Nothing is chosen by it, and nothing should be; with `test=False` a dev split is scored in its place.
+4. **Test is scored for every draw**, whole, and every time counts as a look (`icehouse.heads.evaluate`). That is a report of
+   a curve. Nothing is chosen by it, and nothing should be; with `test=False` a dev split is scored in its place.
 
 The interval of a point is about draws and test rows at once: the mean of the draws' own intervals, whose arms are joined
 with that of the mean over draws (MOVER; see `icehouse.heads.intervals`). Rows are the same for all points.
@@ -30,20 +30,18 @@ import numpy as np
 
 from ... import __version__
 from ...errors import HeadError, IcehouseError, UsageError
-from ..alike import Alike
 from ..checks import plain
+from ..evaluate import count_look, looks_at
+from ..exclusion import AUTO, Alike
 from ..head import Head
 from ..intervals import joined_interval
-from ..looks import count_look, looks_at
 from ..metrics import LEVEL, majority_note, rarer, require_positive, score
 from ..prompts import unprompted, with_prompts
 from ..registry import head_class
 from ..samples import Missing, Samples
 from ..score_text import METRICS
-from ..seen import AUTO
 from ..trainer import Rows, make_head, prepare
-from .plan import Trial, combinations, trials
-from .record import read_record, sweep_folder, write_record
+from .record import Trial, combinations, read_record, sweep_folder, trials, write_record
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -126,7 +124,7 @@ class Curves:
     on : {"test", "dev"}
         What they are.
     looks : dict or None
-        How often these test rows have been scored by now, as `icehouse.heads.looks.Looks.as_json` has it.
+        How often these test rows have been scored by now, as `icehouse.heads.evaluate.Looks.as_json` has it.
     notes : list of str
         What a reader has to know, such as classes that had too few items.
     """

@@ -23,15 +23,14 @@ import numpy as np
 
 from ...errors import IcehouseError, UsageError
 from ..checks import plain
+from ..exclusion import AUTO
 from ..metrics import DRAWS, rarer, require_positive, score
 from ..registry import FAMILIES
 from ..runs import Run
 from ..samples import Missing
 from ..score_text import METRICS
-from ..seen import AUTO
 from ..trainer import Fitted, Rows, fit_on, fit_seeds_on, keep, make_head, prepare
-from .plan import Trial, combinations, trials
-from .record import SweepRecord, list_sweeps
+from .record import SweepRecord, Trial, combinations, list_sweeps, trials
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -172,7 +171,7 @@ def sweep(
     heads : sequence of str, optional
         Families; all that come with icehouse unless given.
     inputs : str or sequence of str, optional
-        See `icehouse.heads.sweeps.plan.combinations`.
+        See `icehouse.heads.sweeps.record.combinations`.
     seeds : int or sequence of int, default 5
         How many, from 0, or which.
     grid : mapping, optional

@@ -17,14 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...dups.find import HASHES, Duplicates, search_name
+from ...dups.gallery_groups import (
+    INDIRECT,
+    Choice,
+    Group,
+    Item,
+    Member,
+    Selection,
+    likeness,
+    pages,
+    read_groups,
+    select,
+)
+from ...dups.results import KINDS
 from ...embed.thumbnails import ImageFile, Thumbnail, ThumbnailPool, shrink
 from ...errors import StoreError, UsageError
-from ...store.dups.find import HASHES, Duplicates, search_name
-from ...store.dups.write import KINDS
-from ...store.folders import publish_folder
+from ...store.files import publish_folder
 from ...store.store import Store
 from ...web.render import Card, count_of, labels_of, render
-from .groups import INDIRECT, Choice, Group, Item, Member, Selection, likeness, pages, read_groups, select
 
 __all__ = ["Gallery", "gallery_page", "write_gallery"]
 
@@ -90,7 +101,7 @@ def write_gallery(
     ----------
     store : Store, str or Path
     name : str, optional
-        Of the search; see `icehouse.store.dups.find.Duplicates.open`.
+        Of the search; see `icehouse.dups.find.Duplicates.open`.
     out : str or Path, optional
         Folder; ``STORE/dups/<name>/gallery`` unless given. An earlier gallery there is replaced.
     choice : Choice, optional

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, bar, echo, print_json, say
-from .options import SearchOption, say_which
+from ...dups.options import SearchOption, say_which
 
 __all__ = ["gallery", "show_gallery"]
 
@@ -65,9 +65,9 @@ def gallery(
     as_json: JsonOption = False,
 ) -> None:
     """Write found duplicates as pages to look at: groups side by side, keepers marked. They work offline."""
-    from ...store.dups.find import Duplicates
+    from ...dups.find import Duplicates
+    from ...dups.gallery_groups import Choice
     from .gallery import write_gallery
-    from .groups import Choice
 
     choice = Choice(
         kinds=frozenset(k.value for k in kind) if kind else None,

@@ -23,7 +23,7 @@ from ..search import (
 )
 from ..store import Store
 from ..vectors import Vectors
-from .read import OVERSAMPLE, Index, open_index, stale_because
+from .index import OVERSAMPLE, Index, open_index, stale_because
 
 __all__ = ["Found", "find_item", "find_vectors", "fresh_index"]
 

@@ -10,8 +10,7 @@ import imagehash
 import numpy as np
 import pytest
 from icehouse.data import images
-from icehouse.data.formats import SNIFFED, image_format
-from icehouse.data.images import BACKGROUND, decode
+from icehouse.data.images import BACKGROUND, SNIFFED, decode, image_format
 from icehouse.errors import ImageError
 from PIL import Image, ImageOps
 

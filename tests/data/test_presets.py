@@ -5,8 +5,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from icehouse.data.columns import PRESETS, get_preset, merge_humanitarian
 from icehouse.data.manifest import SourceOptions, read_sources
-from icehouse.data.presets import PRESETS, get_preset, merge_humanitarian
 from icehouse.errors import SourceError, UsageError
 
 CRISISMMD = Path(__file__).resolve().parents[3] / "shared" / "data" / "crisismmd"

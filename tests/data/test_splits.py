@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.data.grouped import grouped_split
-from icehouse.data.splits import canonical_split, stratified_split
+from icehouse.data.splits import canonical_split, grouped_split, stratified_split
 from icehouse.errors import UsageError
 
 IDS = [f"post-{i}" for i in range(200)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from icehouse.data.images import perceptual_hash
 from icehouse.data.reposts import GRADED
-from icehouse.data.views import VIEWS, WHOLE_VIEWS, content_box, view_hashes
-from icehouse.store.dups.hamming import informative
+from icehouse.dups.hamming import informative
+from icehouse.dups.image_views import VIEWS, WHOLE_VIEWS, content_box, view_hashes
 from PIL import Image, ImageDraw
 from toys import picture
 

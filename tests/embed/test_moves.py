@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from icehouse.cli import app
 from icehouse.data.manifest import SourceOptions
+from icehouse.embed.extract import EmbedReport
 from icehouse.embed.pipeline import embed_sources
-from icehouse.embed.report import EmbedReport
 from icehouse.errors import SourceError
 from icehouse.store.store import Store
 from icehouse.store.table import Table

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from icehouse.data.manifest import SourceOptions
+from icehouse.dups.find import find_duplicates
+from icehouse.dups.split import split_items
+from icehouse.embed.extract import EmbedReport
 from icehouse.embed.pipeline import embed_sources
-from icehouse.embed.report import EmbedReport
 from icehouse.errors import SourceError, UsageError
 from icehouse.heads.samples import load_samples
 from icehouse.store.annotate import join
-from icehouse.store.dups.find import find_duplicates
 from icehouse.store.export import export
-from icehouse.store.info import describe
-from icehouse.store.split import split_items
+from icehouse.store.maintain import describe
 from icehouse.store.store import Store
 from toys import ToyEncoder, picture
 

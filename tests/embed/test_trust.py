@@ -19,7 +19,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from icehouse.cli import app
-from icehouse.embed import trust
+from icehouse.embed import encoder as trust
 from icehouse.embed.encoder import available, load_encoder
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import EncoderError

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from icehouse.heads.families.fusion import MLP
 from icehouse.heads.families.gbm import Gbm
 from icehouse.heads.families.knn import Knn
 from icehouse.heads.families.late_fusion import LateFusion
-from icehouse.heads.families.logreg import LogReg
-from icehouse.heads.families.mlp import MLP
-from icehouse.heads.families.svm import Svm
-from icehouse.heads.families.tip_adapter import TipAdapter
+from icehouse.heads.families.linear import LogReg, Svm
+from icehouse.heads.families.zero_shot import TipAdapter
 from icehouse.heads.vectors import Choice
 
 

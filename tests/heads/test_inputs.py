@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from icehouse.errors import HeadError
-from icehouse.heads.inputs import Inputs, Tokens, concatenate
-from icehouse.heads.tokens import StoredTokens
+from icehouse.heads.inputs import Inputs, StoredTokens, Tokens, concatenate
 
 
 def inputs() -> Inputs:

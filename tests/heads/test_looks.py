@@ -7,8 +7,7 @@ import shutil
 from collections.abc import Callable
 
 import pytest
-from icehouse.heads.evaluate import evaluate
-from icehouse.heads.looks import about_looks, count_look, looks_at
+from icehouse.heads.evaluate import about_looks, count_look, evaluate, looks_at
 from icehouse.heads.runs import Run
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.sweeps.shots import shots

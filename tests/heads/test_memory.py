@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from icehouse.errors import HeadError
-from icehouse.heads import memory, metrics
+from icehouse.heads import checks as memory
+from icehouse.heads import metrics
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.registry import available, create
 from icehouse.heads.reports.svg import confusions_html, matrix_html

@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.cli import app
+from icehouse.dups.find import find_duplicates
 from icehouse.errors import StoreError
 from icehouse.heads.evaluate import evaluate
+from icehouse.heads.exclusion import Searches
 from icehouse.heads.runs import Run
 from icehouse.heads.samples import load_samples, parse_inputs
-from icehouse.heads.seen import Searches
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import prepare, train
 from icehouse.store.checksums import write_sums
-from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
 from typer.testing import CliRunner
 

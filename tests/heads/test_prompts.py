@@ -37,7 +37,7 @@ def toy_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, splits: Sequence[
         )
     (tmp_path / "pictures" / "posts.csv").write_text("\n".join(lines) + "\n")
     embed_sources([tmp_path / "pictures" / "posts.csv"], tmp_path / "store", encoder=ToyEncoder())
-    monkeypatch.setattr("icehouse.embed.checked.load_encoder", lambda name, device="auto": ToyEncoder())
+    monkeypatch.setattr("icehouse.embed.pipeline.load_encoder", lambda name, device="auto": ToyEncoder())
     prompts._loaded.cache_clear()
     return Store.open(tmp_path / "store")
 
@@ -203,7 +203,8 @@ def test_no_training_rows_are_needed(
 def test_the_encoder_is_loaded_once_for_a_sweep(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
     monkeypatch.setattr(
-        "icehouse.embed.checked.load_encoder", lambda name, device="auto": loaded.append(name) or ToyEncoder()
+        "icehouse.embed.pipeline.load_encoder",
+        lambda name, device="auto": loaded.append(name) or ToyEncoder(),
     )
     prompts._loaded.cache_clear()
     for template in ("a {class}", "the {class}"):

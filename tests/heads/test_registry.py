@@ -63,7 +63,7 @@ def test_a_run_is_trained_with_a_head_of_another_package(
 
 
 def test_a_package_cannot_take_the_name_of_a_head_that_comes_with_icehouse(centroid: type[Head]) -> None:
-    assert registry.head_class("logreg").__module__ == "icehouse.heads.families.logreg"
+    assert registry.head_class("logreg").__module__ == "icehouse.heads.families.linear"
 
 
 def test_a_head_that_cannot_be_imported_is_named(centroid: type[Head]) -> None:

@@ -12,17 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.cli import app
+from icehouse.dups.find import find_duplicates
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads import picking
-from icehouse.heads.alike import Alike
+from icehouse.heads import active as picking
+from icehouse.heads.active import pick, places, suggest, uncertainty
 from icehouse.heads.evaluate import predict_items
-from icehouse.heads.families.logreg import LogReg
+from icehouse.heads.exclusion import Alike, Searches
+from icehouse.heads.families.linear import LogReg
 from icehouse.heads.inputs import Inputs, Tokens
-from icehouse.heads.picking import pick, places, uncertainty
-from icehouse.heads.seen import Searches
-from icehouse.heads.suggest import suggest
 from icehouse.heads.trainer import train
-from icehouse.store.dups.find import find_duplicates
 from icehouse.store.schema import features_schema, items_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import vectors_to_arrow

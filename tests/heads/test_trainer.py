@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads.division import divide
-from icehouse.heads.families.logreg import LogReg
+from icehouse.heads.families.linear import LogReg
 from icehouse.heads.head import Head
 from icehouse.heads.runs import Run
 from icehouse.heads.samples import Samples, load_samples, parse_inputs

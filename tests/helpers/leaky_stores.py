@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from icehouse.cli import app
-from icehouse.store.dups.find import find_duplicates
+from icehouse.dups.find import find_duplicates
 from icehouse.store.schema import items_schema
 from icehouse.store.store import Store
 from typer.testing import CliRunner, Result

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from icehouse.dups.calibration import Calibration, Tail, fit_map
+from icehouse.dups.find import Duplicates, find_duplicates
 from icehouse.errors import IcehouseError
 from icehouse.heads.evaluate import evaluate
 from icehouse.heads.package import Package, package
@@ -25,14 +27,12 @@ from icehouse.heads.reports import report
 from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.compare import compare, find_runs
 from icehouse.heads.trainer import train
-from icehouse.store import checksums, parts, tokens, vectors
-from icehouse.store.dups.calibration import Calibration, fit_map
-from icehouse.store.dups.find import Duplicates, find_duplicates
-from icehouse.store.dups.tail import Tail
+from icehouse.store import checksums, vectors
+from icehouse.store import manifest as parts
+from icehouse.store import vectors as tokens
 from icehouse.store.index.build import build_index
 from icehouse.store.index.find import find_vectors
-from icehouse.store.info import describe
-from icehouse.store.maintain import verify
+from icehouse.store.maintain import describe, verify
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from icehouse.serve.dups.stream import DuplicateStream
+from icehouse.dups.stream import DuplicateStream
 from PIL import Image
 from toys import ToyEncoder, make_pictures
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from icehouse.dups.calibration import Calibration, Tail, fit_map
 from icehouse.errors import CorruptError, HeadError, StoreError
 from icehouse.heads.head import Head
 from icehouse.heads.registry import head_class
@@ -25,9 +26,7 @@ from icehouse.store.checksums import (
     unseal,
     write_sums,
 )
-from icehouse.store.dups.calibration import Calibration, fit_map
-from icehouse.store.dups.tail import Tail
-from icehouse.store.folders import publish_folder
+from icehouse.store.files import publish_folder
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
 

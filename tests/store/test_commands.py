@@ -14,10 +14,10 @@ import pytest
 from icehouse.cli import app as everything
 from icehouse.console import EXCEL_SAFE
 from icehouse.errors import IcehouseError, UsageError
-from icehouse.store import results
+from icehouse.store import sql as results
 from icehouse.store.commands import app
-from icehouse.store.removal import remove_items
-from icehouse.store.results import json_values
+from icehouse.store.maintain import remove_items
+from icehouse.store.sql import json_values
 from icehouse.store.store import Store
 from typer.testing import CliRunner
 

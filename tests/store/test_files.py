@@ -7,8 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from icehouse.store.files import publish, sweep_tree, temp_name
-from icehouse.store.folders import publish_folder
+from icehouse.store.files import publish, publish_folder, sweep_tree, temp_name
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no umask")

@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from icehouse.store.info import describe
-from icehouse.store.maintain import compact, coverage, verify
-from icehouse.store.parts import ROW_GROUP
+from icehouse.store.maintain import compact, coverage, describe, verify
+from icehouse.store.manifest import ROW_GROUP
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
 from icehouse.store.table import Table

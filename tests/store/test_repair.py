@@ -12,11 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from icehouse.cli import app
 from icehouse.errors import CorruptError, IcehouseError, StoreError
-from icehouse.store.info import describe
-from icehouse.store.lock import hold
-from icehouse.store.maintain import compact, verify
-from icehouse.store.manifest import MANIFEST
-from icehouse.store.parts import write_part
+from icehouse.store.files import hold
+from icehouse.store.maintain import compact, describe, verify
+from icehouse.store.manifest import MANIFEST, write_part
 from icehouse.store.repair import repair
 from icehouse.store.store import Store
 from icehouse.store.table import sweep

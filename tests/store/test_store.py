@@ -12,8 +12,7 @@ import pyarrow as pa
 import pytest
 from icehouse.errors import SpaceError, StoreError, UsageError
 from icehouse.store import vectors
-from icehouse.store.provenance import check_space, differences
-from icehouse.store.schema import features_schema, items_schema, label_columns
+from icehouse.store.schema import check_space, differences, features_schema, items_schema, label_columns
 from icehouse.store.store import Store
 from icehouse.store.vectors import tokens_to_arrow
 

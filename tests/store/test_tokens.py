@@ -15,8 +15,7 @@ from hypothesis.extra import numpy as hnp
 from icehouse.errors import StoreError
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
-from icehouse.store.tokens import pad_tokens
-from icehouse.store.vectors import to_array, tokens_to_arrow
+from icehouse.store.vectors import pad_tokens, to_array, tokens_to_arrow
 
 Spec = Callable[..., dict[str, Any]]
 NAME = "toy/image/tokens"
@@ -89,7 +88,7 @@ def test_small_tables_and_folders_that_cannot_be_written_do_without(
     keys, states = fill(store, spec, 2, 5, 3, 4)
     same(store, keys, states)
     assert not (store.path / "cache" / "features" / NAME).exists()
-    monkeypatch.setattr("icehouse.store.tokens.CACHE_FROM", 0)
+    monkeypatch.setattr("icehouse.store.vectors.CACHE_FROM", 0)
     (store.path / "cache").mkdir(exist_ok=True)
     shutil.rmtree(store.path / "cache")
     (store.path / "cache").write_text("no folder")

@@ -15,7 +15,7 @@ from icehouse.embed.captions.feature_keys import USELESS
 from icehouse.embed.captions.features import embed_captions
 from icehouse.embed.captions.importing import import_captions
 from icehouse.embed.captions.prompts import Prompt
-from icehouse.embed.checked import load_checked
+from icehouse.embed.pipeline import load_checked
 from icehouse.errors import CaptionError, HeadError, SpaceError
 from icehouse.heads.samples import load_samples, parse_inputs
 from icehouse.heads.trainer import train

@@ -17,7 +17,7 @@ from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.look import look_at_ollama
 from icehouse.errors import CaptionError, UsageError
-from icehouse.store import lock
+from icehouse.store import files as lock
 from icehouse.store.store import Store
 from ollama_server import OllamaServer
 from typer.testing import CliRunner

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads.families.diff_attn import DiffAttn
-from icehouse.heads.families.logreg import LogReg
+from icehouse.heads.families.attention import DiffAttn
+from icehouse.heads.families.linear import LogReg
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.registry import create

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads.families.guided_ca import GuidedCA
-from icehouse.heads.families.guided_diff import GuidedDiff
-from icehouse.heads.families.logreg import LogReg
+from icehouse.heads.families.attention import GuidedCA, GuidedDiff
+from icehouse.heads.families.linear import LogReg
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs, Tokens
 from icehouse.heads.registry import available, create

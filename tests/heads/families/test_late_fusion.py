@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from icehouse.errors import UsageError
 from icehouse.heads.families.late_fusion import LateFusion
-from icehouse.heads.families.logreg import LogReg
+from icehouse.heads.families.linear import LogReg
 from icehouse.heads.families.zero_shot import ZeroShot
 from icehouse.heads.head import Head
 from icehouse.heads.holdout import held_out
 from icehouse.heads.inputs import Inputs
-from icehouse.heads.sweeps.plan import trials
+from icehouse.heads.sweeps.record import trials
 
 Data = Callable[..., tuple[Inputs, np.ndarray]]
 PROBE = {"C": 1.0, "unit": False}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from icehouse.errors import UsageError
-from icehouse.heads.families.logreg import GRID, LogReg
+from icehouse.heads.families.linear import GRID, LogReg
 from icehouse.heads.inputs import Inputs
 from sklearn.linear_model import LogisticRegression
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads.families.logreg import LogReg
+from icehouse.heads.families.linear import LogReg
 from icehouse.heads.families.online import Online
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from icehouse.errors import UsageError
-from icehouse.heads.families.svm import GRID, Svm
+from icehouse.heads.families.linear import SVM_GRID as GRID
+from icehouse.heads.families.linear import Svm
 from icehouse.heads.inputs import Inputs
 from sklearn.svm import LinearSVC
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from icehouse.errors import UsageError
-from icehouse.heads.families.tip_adapter import TipAdapter
-from icehouse.heads.families.zero_shot import ZeroShot
+from icehouse.heads.families.zero_shot import TipAdapter, ZeroShot
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.vectors import criteria

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from icehouse.errors import HeadError
-from icehouse.heads.looks import looks_at
+from icehouse.heads.evaluate import looks_at
 from icehouse.heads.reports.ablation import ablate, known_ablation, subsets
 from icehouse.heads.runs import Run
 from icehouse.heads.sweeps.record import SweepRecord

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from icehouse.cli import app
+from icehouse.dups.find import find_duplicates
 from icehouse.heads.reports import report as reports
 from icehouse.heads.reports.ablation import known_ablation
 from icehouse.heads.reports.made import command_line
@@ -16,7 +17,6 @@ from icehouse.heads.reports.report import leave_report, write_report
 from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
-from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
 from quick import QUICK
 from strict_page import StrictPage

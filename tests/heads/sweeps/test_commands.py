@@ -108,7 +108,7 @@ def test_a_sweep_says_what_some_heads_could_not_take(make_store: Make) -> None:
 
 def test_class_weights_are_for_heads_that_have_them(make_store: Make) -> None:
     from icehouse.heads.sweeps.commands import _notes
-    from icehouse.heads.sweeps.plan import Trial
+    from icehouse.heads.sweeps.record import Trial
 
     store = make_store(12)
     tried = [

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.cli import app
+from icehouse.dups.find import find_duplicates
 from icehouse.heads.package import stored_rows
 from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import train
 from icehouse.store.checksums import write_sums
-from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
 from sklearn.metrics import accuracy_score, f1_score
 from typer.testing import CliRunner

@@ -11,14 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.cli import app
+from icehouse.dups.find import find_duplicates
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads.alike import Alike
-from icehouse.heads.families.logreg import LogReg
+from icehouse.heads.exclusion import Alike, Searches
+from icehouse.heads.families.linear import LogReg
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.score_text import METRICS
-from icehouse.heads.seen import Searches
 from icehouse.heads.sweeps.shots import draw_items, shots
-from icehouse.store.dups.find import find_duplicates
 from icehouse.store.store import Store
 from typer.testing import CliRunner
 
@@ -234,7 +233,7 @@ class Refusing(LogReg):
 def test_a_head_that_refuses_costs_the_others_nothing(
     make_store: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("icehouse.heads.families.logreg.LogReg", Refusing)
+    monkeypatch.setattr("icehouse.heads.families.linear.LogReg", Refusing)
     curves = shots(make_store(120), ["logreg", "knn"], inputs="image", counts=[1, 4], draws=2)
     assert [(p.error, len(p.draws)) for p in curves.points] == [
         ("too few of a class", 0),

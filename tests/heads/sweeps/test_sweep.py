@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads import registry
-from icehouse.heads.families.logreg import LogReg
+from icehouse.heads.families.linear import LogReg
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import InputError, Inputs
 from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.compare import compare, find_runs
-from icehouse.heads.sweeps.plan import combinations, parse_grid, trials
+from icehouse.heads.sweeps.record import combinations, parse_grid, trials
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
@@ -49,7 +49,7 @@ class Noisy(LogReg):
 @pytest.fixture(autouse=True)
 def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
     Noisy.fits.clear()
-    families = {"logreg": "families.logreg:LogReg", "noisy": "noisy"}
+    families = {"logreg": "families.linear:LogReg", "noisy": "noisy"}
     monkeypatch.setattr(registry, "FAMILIES", families)
     real = registry.head_class
 

@@ -11,10 +11,9 @@ pytest.importorskip("faiss")
 
 from icehouse.errors import CorruptError, UsageError
 from icehouse.store.index.build import build_index
-from icehouse.store.index.files import index_folder
 from icehouse.store.index.find import find_vectors
+from icehouse.store.index.index import Index, index_folder, open_index
 from icehouse.store.index.kinds import KINDS, Flat
-from icehouse.store.index.read import Index, open_index
 from icehouse.store.search import search_vectors
 from icehouse.store.store import Store
 from index_stores import IMAGES, TEXTS, add, content, like_embeddings, make

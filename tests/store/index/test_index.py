@@ -19,13 +19,12 @@ pytest.importorskip("faiss")
 import faiss
 from icehouse.cli import app
 from icehouse.errors import IcehouseError, StoreError, UsageError
+from icehouse.store.index import index as read
 from icehouse.store.index import kinds as index_kinds
-from icehouse.store.index import read
 from icehouse.store.index.build import build_index
-from icehouse.store.index.files import index_folder, read_info, read_vectors
 from icehouse.store.index.find import find_item, find_vectors
+from icehouse.store.index.index import index_folder, list_indexes, open_index, read_info, read_vectors
 from icehouse.store.index.kinds import KINDS, choose_kind, thread_limit
-from icehouse.store.index.read import list_indexes, open_index
 from icehouse.store.search import search_item, search_vectors
 from icehouse.store.store import Store
 from index_stores import IMAGES, TEXTS, add, content, like_embeddings, make
@@ -191,7 +190,7 @@ def test_opening_maps_and_does_not_read(tmp_path: Path) -> None:
     info = build_index(store, IMAGES, kind="flat", threads=1).info
     code = f"""
 import faiss
-from icehouse.store.index.read import open_index
+from icehouse.store.index.index import open_index
 from icehouse.store.store import Store
 def anonymous():
     with open("/proc/self/status") as status:

@@ -1,0 +1,532 @@
+"""Calibrated cosine thresholds: an extreme-value fit of cosines between unrelated contents.
+
+A threshold that makes one mistake in a million pairs makes half a million of them among a million images. So the quantity
+that is fixed is the number of false pairs expected among *all* pairs of a set, and the cosine follows from the set's size.
+
+**Map.** Vectors are centred, and their common directions damped: the cosine is taken after multiplying with
+``((1 - s) C + s v I) ** -1/2``, where C is the covariance of the user's own vectors, v its mean variance and s a shrinkage
+(whitening; Jégou and Chum 2012, doi 10.1007/978-3-642-33709-3_55). Scenes of one kind stop resembling each other, copies of
+one picture do not.
+
+**Margin.** False pairs that are allowed need not be made. Where copies lie well above strangers, the threshold moves a third
+of the way towards the lowest copy that was measured: it finds as many of them, and strangers that were not seen have farther
+to go. Not farther, since copies of other kinds may lie lower, while of strangers the worst have been seen.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from ..errors import CorruptError, StoreError, UsageError
+from ..store.checksums import check_sums
+from ..store.files import checked_name, publish_folder
+from ..store.store import Store
+from .join.cosine import RowSet
+
+__all__ = [
+    "LEAST_COSINE",
+    "LEAST_ROWS",
+    "Calibration",
+    "HashRule",
+    "Tail",
+    "check_expected",
+    "fit_bits",
+    "fit_map",
+    "fit_tail",
+    "in_words",
+    "largest_cosines",
+    "list_calibrations",
+    "mapped",
+    "tail_size",
+]
+
+# What the area tangents of the cosines of unrelated pairs exceed a high quantile by follows a generalised Pareto
+# distribution (Pickands 1975). True duplicates hide among the largest, so a first fit does not look at the largest tenth
+# (truncated maximum likelihood); what lies where by that fit no unrelated pair should be is taken for a duplicate, and the
+# tail is fitted to the rest. The threshold is also above what remains, as far as it was seen: where all pairs of a set could
+# be compared, no guess is lower than the facts.
+
+
+#: No threshold is lower, whatever the tail says: the join needs a positive one.
+LEAST_COSINE = 0.05
+
+_TAIL, _LEAST_TAIL, _MOST_TAIL = 0.02, 40, 20_000
+#: Of the tail may be duplicates.
+_HIDDEN = 0.1
+#: On this scale the tail of cosines ends as an exponential does (shape 0) and begins lighter, from which an end would be
+#: guessed that is too near. Heavier ones let a few duplicates pull the threshold up.
+_SHAPES = np.linspace(0, 0.1, 11)
+#: Of unrelated pairs' hashes are so near where their distribution is extrapolated from.
+_NEAR_SHARE = 0.04
+#: Of all pairs are at most copies: 25 pictures with any number of copies of each have 4%.
+_COPIES = 0.05
+#: arctanh of 1 is infinite.
+_SANE = 1 - 1e-9
+#: A pair so far out that among as many unrelated ones so few would be expected is a duplicate.
+_SUSPECT = 0.02
+_KEPT = 500
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The upper tail of the cosines of unrelated pairs.
+
+    Attributes
+    ----------
+    pairs : int
+        That were judged.
+    start : float
+        Cosine where the tail begins.
+    share : float
+        Of the pairs that lie beyond it, duplicates left out.
+    shape, scale : float
+        Of the generalised Pareto distribution of what ``arctanh(cosine)`` exceeds ``arctanh(start)`` by.
+    top : tuple of float
+        Largest cosines, descending, suspects left out.
+    suspects : int
+        Pairs taken for duplicates, for lying where no unrelated pair should.
+    """
+
+    pairs: int
+    start: float
+    share: float
+    shape: float
+    scale: float
+    top: tuple[float, ...]
+    suspects: int = 0
+
+    def threshold(self, n: int, expected: float = 1.0) -> float:
+        """Least cosine at which at most `expected` false pairs are to be expected among `n` contents.
+
+        Higher for more contents, lower for more false pairs; at least `LEAST_COSINE`, at most 1.
+
+        Raises
+        ------
+        UsageError
+            If `expected` is not above 0 and finite.
+        """
+        check_expected(expected)
+        every = n * (n - 1) / 2
+        if every <= 0:
+            return LEAST_COSINE
+        share = expected / every
+        cosine = self._quantile(share)
+        rank = int(min(share * self.pairs, len(self.top)))
+        if rank < len(self.top):
+            # Just above the first that would be one too many.
+            cosine = max(cosine, float(np.nextafter(self.top[rank], 2)))
+        return float(min(max(cosine, LEAST_COSINE), 1.0))
+
+    def expected(self, n: int, cosine: float) -> float:
+        """False pairs to expect among `n` contents at a cosine, by the fitted tail; inf below its start."""
+        if cosine < self.start:
+            return float("inf")
+        if cosine >= 1:
+            return 0.0
+        excess = (np.arctanh(cosine) - np.arctanh(self.start)) / self.scale
+        if abs(self.shape) < 1e-9:
+            beyond = float(np.exp(-excess))
+        else:
+            beyond = float(max(0.0, 1 + self.shape * excess) ** (-1 / self.shape))
+        return n * (n - 1) / 2 * self.share * beyond
+
+    def _quantile(self, share: float) -> float:
+        """Cosine that `share` of all unrelated pairs exceed; `start` where that is not in the tail."""
+        within = min(1.0, share / self.share)
+        if abs(self.shape) < 1e-9:
+            excess = -self.scale * np.log(within)
+        else:
+            excess = self.scale / self.shape * (within**-self.shape - 1)
+        return float(np.tanh(np.arctanh(self.start) + excess))
+
+
+def check_expected(expected: float) -> None:
+    """Refuse a number of expected false pairs that no threshold has, with a `UsageError`."""
+    if not 0 < expected < float("inf"):
+        raise UsageError(f"the number of false pairs to expect must be above 0 and finite, not {expected}")
+
+
+def in_words(expected: float) -> str:
+    """Name a number of false pairs: "1 expected false pair", "0.5 expected false pairs"."""
+    return f"{expected:g} expected false pair{'' if expected == 1 else 's'}"
+
+
+def fit_tail(top: np.ndarray, pairs: int) -> Tail:
+    """Fit the tail of the cosines of unrelated pairs, some of which may be duplicates after all.
+
+    Parameters
+    ----------
+    top : ndarray, shape (m,)
+        The largest of `pairs` cosines, in any order; more than 2% of them, or 40, or 20,000.
+    pairs : int
+
+    Raises
+    ------
+    UsageError
+        If there are too few, or all are alike.
+    """
+    values = np.sort(top[np.isfinite(top)].astype(np.float64))[::-1]
+    above = tail_size(pairs)
+    if len(values) <= above:
+        raise UsageError(
+            f"too few pairs to calibrate by: {len(values)} unrelated ones, and {above + 1} are needed"
+        )
+    start = float(np.clip(values[above], -_SANE, _SANE))
+    excess = np.arctanh(np.clip(values[:above], -_SANE, _SANE)) - np.arctanh(start)
+    hidden = max(2, int(above * _HIDDEN))
+    if not excess[hidden] > 1e-9:
+        raise UsageError("all contents are equally alike: their vectors tell nothing apart")
+    shape, scale, seen = _fit_pareto(excess[hidden:], float(excess[hidden]))
+    share = (above - hidden) / seen / pairs
+    rough = Tail(pairs, start, share, shape, scale, ())
+    limit = rough._quantile(_SUSPECT / pairs)
+    suspects = int((values > limit).sum())
+    rest = excess[suspects:]
+    if len(rest) > hidden:
+        # The first fit guesses the end of the tail from its beginning; with the duplicates gone, the end itself can speak.
+        shape, scale, _ = _fit_pareto(rest, float(rest[0]), truncated=False)
+        share = len(rest) / pairs
+    kept = tuple(values[suspects : suspects + _KEPT].tolist())
+    return Tail(pairs, start, share, shape, scale, kept, suspects)
+
+
+def fit_bits(distances: np.ndarray) -> tuple[float, float] | None:
+    """Fit how often unrelated hashes are near: a normal distribution through the beginning of their distances.
+
+    Parameters
+    ----------
+    distances : ndarray of int, shape (m,)
+        Bits between the hashes of unrelated pairs.
+
+    Returns
+    -------
+    start, slope : float
+        ``start + slope * bits`` is the normal quantile of the share of pairs within `bits`. None if there are too few pairs,
+        or none is near.
+    """
+    if len(distances) < _LEAST_TAIL:
+        return None
+    distances = _beyond_copies(distances)
+    shares = np.array([(distances <= bits).mean() for bits in range(0, 65, 2)])
+    far = max(int(np.searchsorted(shares, _NEAR_SHARE, side="right")) - 1, 1)
+    near = max(far - 2, 0)
+    low, high = (min(max(float(shares[k]), 0.5 / len(distances)), 0.999) for k in (near, far))
+    if high <= 0.5 / len(distances):
+        return None
+    quantiles = NormalDist().inv_cdf(low), NormalDist().inv_cdf(high)
+    slope = (quantiles[1] - quantiles[0]) / (2 * (far - near))
+    return quantiles[1] - slope * 2 * far, slope
+
+
+def _beyond_copies(distances: np.ndarray) -> np.ndarray:
+    """Leave out what lies before a hole in the distances: copies that nothing else has found, if they are few."""
+    counts = np.histogram(distances, np.arange(0, 67, 2))[0]
+    middle = int(np.searchsorted(np.cumsum(counts), len(distances) / 2))
+    empty = [k for k in range(1, middle) if counts[k] == counts[k - 1] == 0]
+    if not empty or counts[: empty[-1]].sum() > _COPIES * len(distances):
+        return distances
+    return distances[distances >= 2 * empty[-1]]
+
+
+def tail_size(pairs: int) -> int:
+    """How many of the largest cosines of so many pairs are their tail."""
+    return int(np.clip(pairs * _TAIL, _LEAST_TAIL, _MOST_TAIL))
+
+
+def _fit_pareto(excess: np.ndarray, limit: float, *, truncated: bool = True) -> tuple[float, float, float]:
+    """Shape, scale, and share below `limit`, by maximum likelihood; `truncated` if larger values were not looked at."""
+    scales = limit * np.geomspace(0.01, 5, 241)[:, None]
+    best = (-np.inf, 0.0, limit, 1.0)
+    for shape in _SHAPES.tolist():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if abs(shape) < 1e-9:
+                seen = -np.expm1(-limit / scales[:, 0])
+                likelihood = -(excess / scales).sum(axis=1)
+            else:
+                seen = 1 - np.maximum(0, 1 + shape * limit / scales[:, 0]) ** (-1 / shape)
+                likelihood = -(1 + 1 / shape) * np.log1p(shape * excess / scales).sum(axis=1)
+            likelihood -= len(excess) * (np.log(scales[:, 0]) + (np.log(seen) if truncated else 0))
+        likelihood = np.where(np.isfinite(likelihood), likelihood, -np.inf)
+        k = int(np.argmax(likelihood))
+        if likelihood[k] > best[0]:
+            best = (float(likelihood[k]), shape, float(scales[k, 0]), float(seen[k]))
+    return best[1:]
+
+
+#: With fewer contents there are too few pairs to learn from.
+LEAST_ROWS = 16
+
+
+#: Of the way from the strangers to the first copy above them.
+_MARGIN = 1 / 3
+_BLOCK = 256
+_FORMAT = 2
+
+
+def fit_map(X: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """Fit the map after which cosines are taken.
+
+    Parameters
+    ----------
+    X : ndarray, shape (n, d)
+        Rows with a value that is not finite are left out.
+    shrinkage : float
+        Above 0, at most 1; 1 only centres.
+
+    Returns
+    -------
+    mean : ndarray of float64, shape (d,)
+    matrix : ndarray of float32, shape (d, d), or None
+        Symmetric. None where the rows are only centred.
+    """
+    rows = X[np.isfinite(X).all(axis=1)].astype(np.float64)
+    if not len(rows):
+        raise UsageError("no content has a usable vector")
+    mean = rows.mean(axis=0)
+    if shrinkage >= 1:
+        return mean, None
+    rows -= mean
+    n, dim = rows.shape
+    variance = float(np.einsum("ij,ij->", rows, rows)) / (n * dim)
+    if not variance > 0:
+        return mean, None
+    if n < dim:
+        # The covariance of few rows has few axes, and all that is across them is scaled alike.
+        _, lengths, across = np.linalg.svd(rows, full_matrices=False)
+        values, axes = lengths**2 / n, across.T
+    else:
+        values, axes = np.linalg.eigh(rows.T @ rows / n)
+    damped = ((1 - shrinkage) * np.maximum(values, 0) / variance + shrinkage) ** -0.5
+    rest = shrinkage**-0.5
+    matrix = (axes * (damped - rest)) @ axes.T + rest * np.eye(dim)
+    return mean, matrix.astype(np.float32)
+
+
+def mapped(
+    X: np.ndarray, mean: np.ndarray, matrix: np.ndarray | None, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Take rows through a map: unit length, or 0 where a row has no direction; float32, shape (n, d).
+
+    `out` is filled a block of rows at a time, and may be mapped from disk.
+    """
+    rows = RowSet.of(X, mean)
+    out = np.empty(X.shape, np.float32) if out is None else out
+    wide = None if matrix is None else matrix.astype(np.float64)
+    padded = np.zeros((_BLOCK, X.shape[1]))
+    for start in range(0, len(X), _BLOCK):
+        units, _ = rows.directions(slice(start, start + _BLOCK))
+        if wide is not None:
+            # Blocks of one shape: a row's product must not depend on how many others there are.
+            padded[: len(units)] = units
+            units = (padded @ wide)[: len(units)]
+            lengths = np.sqrt(np.multiply(units, units).sum(axis=1, keepdims=True))
+            units = units / np.where(lengths > 0, lengths, 1)
+        out[start : start + _BLOCK] = np.round(units, 7)
+    return out
+
+
+def largest_cosines(units: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the pairs of rows with the largest cosines among all pairs.
+
+    Parameters
+    ----------
+    units : ndarray of float32, shape (n, d)
+        Of unit length.
+    keep : int
+
+    Returns
+    -------
+    i, j : ndarray of int64, shape (m,)
+    cosine : ndarray of float32, shape (m,)
+        Descending; m is `keep` unless there are fewer pairs.
+    """
+    found_i, found_j, found = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+    least = -np.inf
+    for start in range(0, len(units), 512):
+        block = units[start : start + 512] @ units.T
+        below = np.arange(len(units))[None] > np.arange(start, start + len(block))[:, None]
+        a, b = np.nonzero(below & (block >= least))
+        found_i = np.concatenate([found_i, a + start])
+        found_j = np.concatenate([found_j, b])
+        found = np.concatenate([found, block[a, b]])
+        if len(found) > 2 * keep:
+            best = np.argpartition(-found, keep)[:keep]
+            found_i, found_j, found = found_i[best], found_j[best], found[best]
+            least = float(found.min())
+    order = np.lexsort((found_j, found_i, -found))[:keep]
+    return found_i[order], found_j[order], found[order]
+
+
+@dataclass(frozen=True)
+class HashRule:
+    """What perceptual hashes must have in common to prove something.
+
+    Attributes
+    ----------
+    whole, views : int
+        Bits in which they may differ; -1 where they prove nothing.
+    agreement : float or None
+        Of all views, from which on two pictures are one; None where the others suffice.
+    """
+
+    whole: int
+    views: int
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A feature's map and tail, and how well transforms of the user's own contents were recognised by them.
+
+    Attributes
+    ----------
+    feature, fingerprint : str
+        What it was made for; with another fingerprint it says nothing.
+    mean : ndarray of float64, shape (d,)
+    matrix : ndarray of float32, shape (d, d), or None
+    tail : Tail
+    rows : int
+        Contents that the map was fitted to.
+    report : dict
+        Recall for each transform, and all else that was measured.
+    copies : tuple of float
+        Cosines of changed copies with their contents, found or not, ascending.
+    bits : dict of str to (float, float)
+        For the hashes of "whole" pictures and of "views", as `fit_bits` gives it.
+    agreement : Tail, optional
+        Of `ViewHashes.agreement` between unrelated pictures; None where bits tell enough.
+    """
+
+    feature: str
+    fingerprint: str
+    mean: np.ndarray
+    matrix: np.ndarray | None
+    tail: Tail
+    rows: int
+    report: dict[str, Any] = field(default_factory=dict)
+    copies: tuple[float, ...] = ()
+    bits: dict[str, tuple[float, float]] = field(default_factory=dict)
+    agreement: Tail | None = None
+
+    def hashes(self, n: int, most: int, expected: float = 1.0, viewed: bool = True) -> HashRule:
+        """Choose what hashes must have in common, where each kind of evidence may make `expected` false pairs.
+
+        At most `most` bits. Where strangers had nearer ones the agreement of all views is asked as well, if there are
+        views; otherwise equal hashes count even there.
+        """
+        whole, views = (self.radius(what, n, most, expected) for what in ("whole", "views"))
+        agreement = None
+        if viewed and self.agreement is not None:
+            agreement = self.agreement.threshold(n, expected)
+        return HashRule(whole if agreement is not None else max(whole, 0), views, agreement)
+
+    def radius(self, what: str, n: int, most: int, expected: float = 1.0) -> int:
+        """Bits, at most `most`, within which at most `expected` false pairs of hashes are to be expected; -1 for none."""
+        if what not in self.bits:
+            return most
+        start, slope = self.bits[what]
+        every = n * (n - 1) / 2
+        fitting = (r for r in range(most, -1, -1) if every * NormalDist().cdf(start + slope * r) <= expected)
+        return next(fitting, -1)
+
+    def threshold(self, n: int, expected: float = 1.0) -> float:
+        """Least cosine that makes a pair, with at most `expected` false ones among `n` contents; see `Tail.threshold`.
+
+        Higher by a third of the way to the lowest of `copies` that it finds.
+        """
+        cosine = self.tail.threshold(n, expected)
+        first = bisect_left(self.copies, cosine)
+        return cosine if first == len(self.copies) else cosine + _MARGIN * (self.copies[first] - cosine)
+
+    def grown(self, n: int) -> bool:
+        """Whether there are now so many contents that the map has not seen that the tail no longer holds for them."""
+        return n > 1.2 * self.rows and self.rows < 10 * len(self.mean)
+
+    @staticmethod
+    def folder(store: Store, feature: str) -> Path:
+        """``STORE/calibrations/<encoder>/<modality>/<output>``."""
+        return store.path / "calibrations" / checked_name(feature)
+
+    def write(self, folder: Path) -> None:
+        """Write the arrays and ``calibration.json`` into a folder that is there."""
+        arrays = {"mean": self.mean, **({} if self.matrix is None else {"matrix": self.matrix})}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+        about = {
+            "format": _FORMAT, "feature": self.feature, "fingerprint": self.fingerprint, "rows": self.rows,
+            "whitened": self.matrix is not None, "copies": self.copies, "bits": self.bits,
+            "tail": asdict(self.tail), "agreement": None if self.agreement is None else asdict(self.agreement),
+            "report": self.report,
+        }  # fmt: skip
+        text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / "calibration.json").write_text(text + "\n", encoding="utf-8")
+
+    def save(self, store: Store) -> Path:
+        """Put it in the place of the feature's earlier one."""
+        folder = self.folder(store, self.feature)
+        try:
+            with publish_folder(folder) as temp:
+                self.write(temp)
+        except OSError as error:
+            raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
+        return folder
+
+    @classmethod
+    def open(cls, store: Store, feature: str) -> Calibration:
+        """Open the calibration of a feature.
+
+        Raises
+        ------
+        StoreError
+            If there is none.
+        CorruptError
+            If it is damaged.
+        """
+        folder = cls.folder(store, feature)
+        remedy = "make one with `icehouse dups calibrate`"
+        try:
+            about: Mapping[str, Any] = json.loads((folder / "calibration.json").read_bytes())
+            if about["format"] != _FORMAT:
+                raise StoreError(f"the calibration of {feature} has format {about['format']}; {remedy}")
+            arrays = ["mean.npy", *(["matrix.npy"] if about["whitened"] else [])]
+            if lacking := [name for name in arrays if not (folder / name).exists()]:
+                raise FileNotFoundError(lacking[0])
+            # Before the arrays are parsed: a mean of zeros makes every content a duplicate.
+            check_sums(folder, ["calibration.json", *arrays])
+            mean = np.load(folder / "mean.npy", allow_pickle=False)
+            matrix = np.load(folder / "matrix.npy", allow_pickle=False) if about["whitened"] else None
+            shapes = [mean.shape * 2] + ([] if matrix is None else [matrix.shape])
+            if mean.ndim != 1 or len(set(shapes)) > 1 or not np.isfinite(mean).all():
+                raise ValueError("arrays do not fit")
+            tail, agreement = (
+                told and Tail(**{**told, "top": tuple(told["top"])})
+                for told in (about["tail"], about["agreement"])
+            )
+            bits = {what: (float(start), float(slope)) for what, (start, slope) in about["bits"].items()}
+            of = (about["feature"], about["fingerprint"])
+            copies = tuple(map(float, about["copies"]))
+            return cls(*of, mean, matrix, tail, about["rows"], about["report"], copies, bits, agreement)
+        except CorruptError as error:
+            raise CorruptError(f"{folder} is damaged: {error}; {remedy}") from error
+        except FileNotFoundError as error:
+            if not folder.exists():
+                raise StoreError(f"no calibration of {feature} in {store.path}; {remedy}") from None
+            raise CorruptError(f"{folder} is incomplete; {remedy}") from error
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise CorruptError(f"{folder} is damaged; {remedy}") from error
+
+
+def list_calibrations(store: Store) -> list[str]:
+    """Features that have a calibration."""
+    root = store.path / "calibrations"
+    return sorted(
+        path.parent.relative_to(root).as_posix() for path in root.glob("[!.]*/*/[!.]*/calibration.json")
+    )

@@ -1,0 +1,509 @@
+"""Ways to find the pairs whose cosine reaches a threshold: the exact join, and a FAISS index with its recall measured.
+
+Both score by the one definition of a cosine, from the stored vectors, and give pairs in the order of (i, j). They differ in
+what they look at: the join misses nothing, an index looks where it expects something. How much an index misses is measured
+every time, on a sample of rows that the exact join compares with all others.
+
+FAISS is asked for what lies within a radius. A store's own index is of vectors as they are; for a rule that subtracts a
+mean, or where the store has no fresh index, a temporary one is made of the vectors that the rule compares.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import UsageError
+from ..store.index.find import fresh_index
+from ..store.index.kinds import KINDS, choose_kind, load_faiss, thread_limit, to_gpu
+from ..store.search import float32_margin
+from ..store.store import Store
+from ..store.vectors import Vectors
+from .hamming import distinct
+from .join.cosine import RowSet, pair_cosines
+from .join.selfjoin import Join, PairBlock, cross_join, self_join
+
+__all__ = ["ENGINES", "Engine", "Exact", "Faiss", "FaissStats", "TemporaryIndex", "choose_engine"]
+
+# A store's index is of vectors as they are. Their cosines say nothing of the cosines after a mean was subtracted, and no
+# radius would be wide enough; so the centred vectors are indexed, for as long as it takes.
+
+
+#: Recall@10 by which a kind is chosen: flat up to 50,000 rows, then IVF.
+_RECALL = 0.95
+
+_BLOCK = 16_384
+
+
+class TemporaryIndex:
+    """An index of the rows that have a direction.
+
+    Parameters
+    ----------
+    rows : RowSet
+        Measured.
+    threads : int, optional
+    kind : str, optional
+        By default as `icehouse.store.index.kinds.choose_kind` says.
+
+    Attributes
+    ----------
+    kind : str
+    effort : int or None
+        How hard to look, to be set from `ladder`; None for a flat index, which always looks everywhere.
+    ladder : list of int
+    """
+
+    def __init__(self, rows: RowSet, *, threads: int | None = None, kind: str | None = None) -> None:
+        faiss = load_faiss()
+        self.numbers = np.flatnonzero(rows.squares > 0)
+        self.dim = rows.dim
+        self.kind = kind or choose_kind(len(self.numbers), _RECALL)
+        made = KINDS[self.kind]
+        with thread_limit(threads):
+            index = made.make(rows.dim, max(len(self.numbers), 1))
+            on_gpu = to_gpu(made, index)
+            filling = index if on_gpu is None else on_gpu
+            if not filling.is_trained and len(self.numbers):
+                count = made.training_rows(len(self.numbers))
+                chosen = np.random.default_rng(0).choice(self.numbers, count, replace=False)
+                filling.train(_units(rows, np.sort(chosen)))
+            for start in range(0, len(self.numbers), _BLOCK):
+                filling.add(_units(rows, self.numbers[start : start + _BLOCK]))
+            # Back from the GPU: there FAISS has no search within a radius.
+            self._index = index if on_gpu is None else faiss.index_gpu_to_cpu(on_gpu)
+        self.ladder = made.ladder(self._index)
+        self.effort = self.ladder[-1] if self.ladder else None
+
+    def range_search(
+        self, queries: np.ndarray, threshold: float, *, threads: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find rows near unit vectors (q, dim); see `icehouse.store.index.index.Index.range_search`."""
+        # FAISS compares strictly, and float16 in the index is off by 2**-11 of each value at most.
+        slack = float(float32_margin(self.dim)) + (0.0 if self.kind == "flat" else 2.0**-11)
+        floor = float(np.nextafter(np.float32(threshold - slack), np.float32(-np.inf)))
+        with thread_limit(threads):
+            if self.effort is not None:
+                KINDS[self.kind].set_effort(self._index, self.effort, 1)
+            limits, scores, positions = self._index.range_search(
+                np.ascontiguousarray(queries, np.float32), floor
+            )
+        return limits.astype(np.int64), scores, self.numbers[positions]
+
+
+def _units(rows: RowSet, numbers: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(rows.directions(numbers)[0].astype(np.float32))
+
+
+ENGINES = ("exact", "faiss")
+
+#: Rows that are compared with all others to see what an index misses; where it can be tuned, half of them for that.
+_SAMPLE = 2000
+
+#: Recall that a temporary index is tuned to.
+_WANTED = 0.99
+
+#: Known pairs from which tuning by them means something.
+_ENOUGH = 20
+
+#: Pairs a block of queries may bring before blocks get smaller.
+_MOST_FOUND = 2_000_000
+
+
+Progress = Callable[[int, int], None]
+
+
+class Near(Protocol):
+    """An index: what lies within a radius; see `icehouse.store.index.index.Index.range_search`."""
+
+    def range_search(
+        self, queries: np.ndarray, threshold: float, *, threads: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+
+class PairJoin(Protocol):
+    """Pairs under way: iterate once, then read `stats`."""
+
+    stats: Any
+
+    def __iter__(self) -> Iterator[PairBlock]: ...
+
+
+class Engine(Protocol):
+    """Something that finds pairs of rows."""
+
+    name: str
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of how pairs were found."""
+
+    def join(
+        self,
+        rows: RowSet,
+        threshold: float,
+        *,
+        max_pairs: int,
+        threads: int | None,
+        device: str,
+        progress: Progress | None,
+    ) -> PairJoin:
+        """Find pairs ``i < j`` of `rows`, which have been measured, with a cosine of at least `threshold`."""
+
+    def subset(self, held: np.ndarray) -> Engine:
+        """Get the engine for the rows `held` (m,) of those it was made for, renumbered from 0."""
+
+
+@dataclass
+class Exact:
+    """All pairs, none missed; see `icehouse.dups.join.selfjoin`."""
+
+    name: str = "exact"
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing: there is no doubt."""
+        return []
+
+    def join(
+        self,
+        rows: RowSet,
+        threshold: float,
+        *,
+        max_pairs: int,
+        threads: int | None,
+        device: str,
+        progress: Progress | None,
+    ) -> Join:
+        """See `Engine.join`."""
+        return self_join(
+            rows.X,
+            threshold,
+            mean=rows.mean,
+            max_pairs=max_pairs,
+            threads=threads,
+            device=device,
+            progress=progress,
+        )
+
+    def subset(self, held: np.ndarray) -> Exact:
+        """See `Engine.subset`."""
+        return self
+
+
+@dataclass
+class FaissStats:
+    """What a search by an index did; complete when its last block has been read.
+
+    Attributes
+    ----------
+    index : str
+        Kind: "flat", "ivf", "hnsw".
+    temporary : bool
+        Whether it was made for this search alone.
+    effort : int or None
+        How hard it looks: nprobe or efSearch.
+    candidates, pairs : int
+        Pairs it proposed, counted once for each side that did; pairs handed out.
+    unusable : int
+        Rows that match nothing.
+    recall : dict or None
+        ``rows`` sampled, ``pairs`` that they have, ``found`` among them, and ``recall``, None where there are no pairs.
+    build_seconds, join_seconds, recall_seconds : float
+    capped : bool
+    """
+
+    index: str
+    temporary: bool
+    effort: int | None
+    threads: int | None
+    candidates: int = 0
+    pairs: int = 0
+    unusable: int = 0
+    recall: dict[str, Any] | None = None
+    build_seconds: float = 0.0
+    join_seconds: float = 0.0
+    recall_seconds: float = 0.0
+    capped: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values, for a summary."""
+        return {
+            "engine": "faiss",
+            "index": self.index,
+            "temporary": self.temporary,
+            "effort": self.effort,
+            "threads": self.threads,
+            "scored": self.candidates,
+            "unusable": self.unusable,
+            "recall": self.recall,
+            "seconds": self.build_seconds + self.join_seconds + self.recall_seconds,
+        }
+
+
+@dataclass
+class Faiss:
+    """Pairs as far as an index finds them; get one from `choose_engine`.
+
+    Parameters
+    ----------
+    index : Near
+    kind : str
+    effort : int or None
+    number : ndarray of int64
+        For each row that the index may name, the row here; -1 for one that is not here.
+    measured : bool, default True
+        Whether to measure recall.
+    remarks : list of str
+        On the index itself.
+    build_seconds : float
+    """
+
+    index: Near
+    kind: str
+    effort: int | None
+    number: np.ndarray
+    measured: bool = True
+    remarks: list[str] = field(default_factory=list)
+    build_seconds: float = 0.0
+    name: str = "faiss"
+    last: FaissStats | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """How pairs were looked for, and the share that was found."""
+        return [*self.remarks, *([_told(self.last)] if self.last is not None else [])]
+
+    def join(
+        self,
+        rows: RowSet,
+        threshold: float,
+        *,
+        max_pairs: int,
+        threads: int | None,
+        device: str,
+        progress: Progress | None,
+    ) -> FaissJoin:
+        """See `Engine.join`."""
+        if not 0 < threshold <= 1:
+            raise UsageError(f"a cosine threshold lies above 0 and is at most 1, not {threshold}")
+        made = FaissJoin(self, rows, threshold, max_pairs, threads, device, progress)
+        if self.measured:
+            self.last = made.stats
+        return made
+
+    def subset(self, held: np.ndarray) -> Faiss:
+        """See `Engine.subset`."""
+        to = np.full(int(self.number.max(initial=-1)) + 1, -1, np.int64)
+        to[held] = np.arange(len(held))
+        number = np.where(self.number >= 0, to[self.number], -1)
+        return replace(self, number=number, measured=False, remarks=[], last=None)
+
+
+class FaissJoin:
+    """Pairs of one set of rows, by an index; see `Faiss`."""
+
+    def __init__(
+        self,
+        engine: Faiss,
+        rows: RowSet,
+        threshold: float,
+        max_pairs: int,
+        threads: int | None,
+        device: str,
+        progress: Progress | None,
+    ) -> None:
+        self.engine, self.rows, self.threshold = engine, rows, threshold
+        self.max_pairs, self.threads, self.device, self.progress = max_pairs, threads, device, progress
+        temporary = isinstance(engine.index, TemporaryIndex)
+        self.stats = FaissStats(engine.kind, temporary, engine.effort, threads, unusable=len(rows.unusable))
+        self.stats.build_seconds = engine.build_seconds
+
+    def __iter__(self) -> Iterator[PairBlock]:
+        n, stats = len(self.rows), self.stats
+        begun = time.perf_counter()
+        sample = known = np.empty(0, np.int64)
+        if self.engine.measured:
+            sample, known = self._known()
+            sample, known = self._tune(sample, known)
+        stats.recall_seconds = time.perf_counter() - begun
+        begun = time.perf_counter()
+        codes, cosine = self._search(n)
+        stats.capped = len(codes) > self.max_pairs
+        codes, cosine = codes[: self.max_pairs], cosine[: self.max_pairs]
+        stats.pairs = len(codes)
+        if self.engine.measured:
+            if stats.capped:  # what lies beyond was not asked for
+                known = known[known <= codes[-1]]
+            found = int(np.isin(known, codes, assume_unique=True).sum())
+            share = found / len(known) if len(known) else None
+            stats.recall = {"rows": len(sample), "pairs": len(known), "found": found, "recall": share}
+        stats.join_seconds = time.perf_counter() - begun
+        for start in range(0, len(codes), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            i, j = np.divmod(codes[part], n)
+            yield PairBlock(i, j, cosine[part])
+
+    def _search(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Codes ``i * n + j`` of pairs, ascending and each once, and their cosines; more than the cap, if there are."""
+        nothing = (np.empty(0, np.int64), np.empty(0))
+        parts, held = [nothing], 0
+        usable = np.flatnonzero(self.rows.squares > 0)
+        start, size = 0, 16
+        while start < len(usable):
+            asked = usable[start : start + size]
+            i, j = self._ask(asked)
+            # A flat index answers both ways alike; another may find a pair from one side only.
+            if self.stats.index == "flat":
+                i, j = i[i < j], j[i < j]
+            self.stats.candidates += len(i)
+            codes = distinct(np.minimum(i, j) * n + np.maximum(i, j))
+            i, j = np.divmod(codes, n)
+            cosine = pair_cosines(self.rows, self.rows, i, j)
+            kept = cosine >= self.threshold
+            parts.append((codes[kept], cosine[kept]))
+            held += int(kept.sum())
+            start += len(asked)
+            if self.progress is not None:
+                self.progress(start, len(usable))
+            size = max(size // 2, 1) if len(codes) > _MOST_FOUND else min(2 * size, 1024)
+            if held > self.max_pairs:
+                codes, cosine = _united(parts)
+                # Rows up to here have told all they know, so that what comes later would rank behind.
+                if np.count_nonzero(codes < (int(asked[-1]) + 1) * n) > self.max_pairs:
+                    return codes, cosine
+                parts, held = [(codes, cosine)], len(codes)
+        return _united(parts)
+
+    def _ask(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of each of `rows` with what the index finds near it."""
+        units, _ = self.rows.directions(rows)
+        limits, _, found = self.engine.index.range_search(units, self.threshold, threads=self.threads)
+        i, j = np.repeat(rows, np.diff(limits)), self.engine.number[found]
+        other = (j >= 0) & (i != j)
+        i, j = i[other], j[other]
+        usable = self.rows.squares[j] > 0
+        return i[usable], j[usable]
+
+    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a sample of rows, and find all their pairs: the rows, and codes, ascending."""
+        n, usable = len(self.rows), np.flatnonzero(self.rows.squares > 0)
+        sample = np.random.default_rng(0).permutation(usable)[:_SAMPLE]
+        join = cross_join(
+            self.rows.X[np.sort(sample)],
+            self.rows.X,
+            self.threshold,
+            mean=self.rows.mean,
+            max_pairs=self.max_pairs,
+            threads=self.threads,
+            device=self.device,
+        )
+        block = join.collect()
+        i, j = np.sort(sample)[block.i], block.j
+        i, j = i[i != j], j[i != j]
+        return sample, distinct(np.minimum(i, j) * n + np.maximum(i, j))
+
+    def _tune(self, sample: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Let a temporary index look no harder than it must; give what is left of the sample to measure it with."""
+        index, n = self.engine.index, len(self.rows)
+        if not isinstance(index, TemporaryIndex) or not index.ladder:
+            return sample, known
+        first, second = sample[::2], sample[1::2]
+        i, j = np.divmod(known, n)
+        tuning = known[np.isin(i, first) | np.isin(j, first)]
+        enough = len(tuning) >= _ENOUGH
+        for effort in index.ladder:
+            index.effort = self.stats.effort = effort
+            if not enough and effort >= max(index.ladder) / 16:
+                break
+            if enough:
+                a, b = self._ask(np.sort(first))
+                found = distinct(np.minimum(a, b) * n + np.maximum(a, b))
+                if np.isin(tuning, found).mean() >= _WANTED:
+                    break
+        return second, known[np.isin(i, second) | np.isin(j, second)]
+
+
+def choose_engine(
+    name: str,
+    store: Store,
+    feature: str | None,
+    rows: RowSet | None,
+    table_rows: np.ndarray,
+    vectors: Vectors | None,
+    *,
+    threads: int | None = None,
+) -> Engine:
+    """Make an engine ready for some rows.
+
+    Parameters
+    ----------
+    name : {"exact", "faiss"}
+    store : Store
+    feature : str or None
+    rows : RowSet or None
+        What is to be compared, measured.
+    table_rows : ndarray of int64
+        For each of them, its row in the feature's table.
+    vectors : Vectors or None
+        The feature's, as they were when `rows` were made of them.
+    threads : int, optional
+
+    Returns
+    -------
+    Engine
+        With "faiss", over the store's index if it is fresh and the rule compares vectors as they are, else over a temporary
+        one; `notes` tell which.
+
+    Raises
+    ------
+    UsageError
+        If there is no such engine.
+    IcehouseError
+        If FAISS is asked for and not installed.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"no engine {name!r}; there are: {', '.join(ENGINES)}")
+    if name == "exact" or feature is None or rows is None or vectors is None:
+        return Exact()
+    faiss = load_faiss()
+    remarks = []
+    if faiss.get_num_gpus() > 0:
+        remarks.append("FAISS has no search within a radius on a GPU: it ran on the processor")
+    if rows.mean is None:
+        index, stale = fresh_index(store, feature)
+        if index is not None and index.info.digest == vectors.digest:
+            number = np.full(len(vectors.X), -1, np.int64)
+            number[table_rows] = np.arange(len(table_rows))
+            return Faiss(index, index.info.kind, index.info.effort, number, remarks=remarks)
+        why = stale or f"there is no index of {feature}; `icehouse index build {feature}` makes one to keep"
+    else:
+        why = "the vectors are centred, and a store's index is of vectors as they are"
+    begun = time.perf_counter()
+    made = TemporaryIndex(rows, threads=threads)
+    seconds = time.perf_counter() - begun
+    remarks.append(f"a temporary {made.kind} index was built in {seconds:.1f} s: {why}")
+    number = np.arange(len(rows))
+    return Faiss(made, made.kind, made.effort, number, remarks=remarks, build_seconds=seconds)
+
+
+def _united(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of all parts, ascending and each once, with their cosines."""
+    codes, first = np.unique(np.concatenate([codes for codes, _ in parts]), return_index=True)
+    return codes, np.concatenate([cosine for _, cosine in parts])[first]
+
+
+def _told(stats: FaissStats) -> str:
+    how = "temporary index" if stats.temporary else "index"
+    if stats.recall is None or stats.recall["recall"] is None:
+        rows = stats.recall["rows"] if stats.recall else 0
+        return f"faiss, {stats.index} {how}: its recall is unknown, since {rows:,} sampled rows have no pairs"
+    known = stats.recall
+    return (
+        f"faiss, {stats.index} {how}: recall {known['recall']:.4f}, {known['found']:,} of the {known['pairs']:,} pairs that "
+        f"the exact join finds for {known['rows']:,} sampled rows"
+    )

@@ -1,0 +1,236 @@
+"""How good found duplicates are, against pairs that are known.
+
+A truth without a `label` column is taken to be whole: what it lists are duplicates, so are pairs that follow from it (a is a
+copy of b, b of c), and everything else is not. With a `label` column only the listed pairs are judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..data.labels import as_known, lost_digits, normalise
+from ..data.readers import read_rows
+from ..errors import SourceError
+from ..store.store import Store
+from .find import Duplicates
+from .results import KINDS
+
+__all__ = ["Score", "Truth", "evaluate_duplicates", "read_truth"]
+
+_YES = frozenset({"1", "1.0", "true", "yes", "y", "duplicate", "same"})
+_NO = frozenset({"0", "0.0", "false", "no", "n", "different", "other"})
+
+#: Most pairs that may follow from those listed: each is held in memory.
+_MOST_KNOWN = 5_000_000
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Known pairs.
+
+    Attributes
+    ----------
+    positive, negative : set of (str, str)
+        Ids in ascending order. `negative` is None where everything that is not positive is negative.
+    """
+
+    positive: frozenset[tuple[str, str]]
+    negative: frozenset[tuple[str, str]] | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Precision, recall and F1 of some pairs; None where there is nothing to divide by."""
+
+    found: int
+    right: int
+    missed: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+    @classmethod
+    def of(cls, found: int, right: int, positives: int) -> Score:
+        """Score `found` pairs of which `right` are among `positives` known ones."""
+        precision = right / found if found else None
+        recall = right / positives if positives else None
+        f1 = 2 * right / (found + positives) if found + positives else None
+        return cls(found, right, positives - right, precision, recall, f1)
+
+
+def read_truth(path: str | Path, known: pa.ChunkedArray | None = None) -> Truth:
+    """Read a table (CSV, TSV, JSON Lines, Parquet) of `a` and `b` (item ids), and perhaps `label` (1 or 0, yes or no).
+
+    `known` are the ids of the store, in whose spelling the pairs come.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read, lacks a column, has a label that says neither, says both of a pair, or lists groups so large
+        that too many pairs follow.
+    """
+    path = Path(path)
+    rows = read_rows(path, lambda header: [name for name in ("a", "b", "label") if name in header.columns])
+    names = set(rows.table.column_names)
+    if not {"a", "b"} <= names or not (len(rows.numbers) or rows.bad):
+        raise SourceError(
+            f"{path} needs the columns a and b (item ids), and may have label; it has no rows of them"
+        )
+    for bad in rows.bad[:1]:
+        raise SourceError(f"{path}, {bad.where}: {bad.message}")
+    for name in ("a", "b"):
+        for row, reason in list(lost_digits(rows.table[name]).items())[:1]:
+            raise SourceError(f"{path}, row {rows.numbers[row] + 1}: {reason}")
+    cells = {name: normalise(rows.table[name]).to_pylist() for name in names}
+    if known is not None:
+        cells |= {name: as_known(rows.table[name], known).to_pylist() for name in ("a", "b")}
+    labels = cells.get("label", ["1"] * len(rows.numbers))
+    positive: set[tuple[str, str]] = set()
+    negative: set[tuple[str, str]] = set()
+    for number, a, b, label in zip(rows.numbers + 1, cells["a"], cells["b"], labels, strict=True):
+        label = (label or "").lower()
+        if not a or not b or label not in _YES | _NO:
+            raise SourceError(f"{path}, row {number}: needs two ids, and as a label 1 or 0, not {label!r}")
+        if a != b:
+            (positive if label in _YES else negative).add((min(a, b), max(a, b)))
+    if both := positive & negative:
+        a, b = min(both)
+        raise SourceError(f"{path} labels {a!r} and {b!r} as duplicates and as none; leave one of the rows")
+    if "label" in names:
+        return Truth(frozenset(positive), frozenset(negative))
+    return Truth(frozenset(_closed(positive)), None)
+
+
+def evaluate_duplicates(found: Duplicates, truth: Truth) -> dict[str, Any]:
+    """Score each stage by itself, and all of them together.
+
+    A pair that several stages found counts for each. Copies of one content count with every pair of them, and with every
+    pair of their content, though `pairs.parquet` has only those of the best copy.
+
+    Returns
+    -------
+    dict
+        ``positives``, ``negatives`` (None if unlisted), and for ``exact``, ``perceptual``, ``embedding`` and ``cascade``
+        a `Score` as a dict. ``unknown`` lists the ids of the truth that the store does not have; their pairs are missed.
+
+    Raises
+    ------
+    SourceError
+        If the store has none of the truth's ids.
+    """
+    named = {item for pair in truth.positive | (truth.negative or frozenset()) for item in pair}
+    store = Store.open(found.path.parent.parent)
+    known = set(store.items.read(["item_id"])["item_id"].to_pylist())
+    if named and not named & known:
+        raise SourceError(
+            f"{store.path} has none of the truth's ids, such as {min(named)!r}; it has ids such as "
+            f"{min(known, default='')!r}"
+        )
+    pairs = _Pairs.of(found)
+    positive = pairs.look_up(truth.positive)
+    if truth.negative is None:
+        counts = pairs.weights @ pairs.stages
+    else:
+        counts = positive.sum(axis=0) + pairs.look_up(truth.negative).sum(axis=0)
+    right = positive.sum(axis=0)
+    scores = {
+        name: asdict(Score.of(int(counts[k]), int(right[k]), len(truth.positive)))
+        for k, name in enumerate((*KINDS, "cascade"))
+    }
+    negatives = None if truth.negative is None else len(truth.negative)
+    return {
+        "positives": len(truth.positive),
+        "negatives": negatives,
+        **scores,
+        "unknown": sorted(named - known),
+    }
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Found pairs of contents, each known by the best item that has it.
+
+    Attributes
+    ----------
+    number : dict
+        The number of each item's content, for items with a pair.
+    codes : ndarray of int64, shape (m,)
+        Pairs of such numbers, ascending and each once; of a number with itself for copies.
+    stages : ndarray of bool, shape (m, 4)
+        Which stages found them, and at last that any did.
+    weights : ndarray of int64, shape (m,)
+        How many pairs of items each stands for.
+    """
+
+    number: dict[str, int]
+    codes: np.ndarray
+    stages: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, found: Duplicates) -> _Pairs:
+        clusters = found.clusters(["item_id", "copy_of"])
+        copies = clusters.filter(pc.is_valid(clusters["copy_of"]))
+        ids = pa.chunked_array(
+            [
+                pa.array([], pa.string()),
+                *(column for batch in found.pair_batches(["id_a", "id_b"]) for column in batch),
+            ]
+        ).unique()
+        # A copy goes by the number of the best item with its content; both are in a pair with each other.
+        content = np.arange(len(ids))
+        at, best = (pc.index_in(copies[name], value_set=ids).to_numpy() for name in ("item_id", "copy_of"))
+        content[at] = best
+        size = np.bincount(content, minlength=len(ids))
+        codes, stages = [np.empty(0, np.int64)], [np.empty((0, len(KINDS)), bool)]
+        for batch in found.pair_batches(["id_a", "id_b", *KINDS]):
+            a, b = (content[pc.index_in(batch[name], value_set=ids).to_numpy()] for name in ("id_a", "id_b"))
+            codes.append(np.minimum(a, b) * len(ids) + np.maximum(a, b))
+            stages.append(np.stack([batch[name].to_numpy(zero_copy_only=False) for name in KINDS], axis=1))
+        every, first = np.unique(np.concatenate(codes), return_index=True)
+        i, j = np.divmod(every, max(len(ids), 1))
+        flags = np.concatenate(stages)[first]
+        return cls(
+            dict(zip(ids.to_pylist(), content.tolist(), strict=True)),
+            every,
+            np.column_stack([flags, np.ones(len(flags), bool)]),
+            np.where(i == j, size[i] * (size[i] - 1) // 2, size[i] * size[j]),
+        )
+
+    def look_up(self, pairs: frozenset[tuple[str, str]]) -> np.ndarray:
+        """Which stages found each pair of items, bool (len(pairs), 4), in no order."""
+        n = len(self.number)
+        ends = [(self.number.get(a, -1), self.number.get(b, -1)) for a, b in pairs]
+        a, b = np.array(ends, np.int64).reshape(-1, 2).T
+        wanted = np.where((a >= 0) & (b >= 0), np.minimum(a, b) * n + np.maximum(a, b), -1)
+        at = np.searchsorted(self.codes, wanted)
+        there = at < len(self.codes)
+        there[there] = self.codes[at[there]] == wanted[there]
+        flags = np.zeros((len(wanted), len(KINDS) + 1), bool)
+        flags[there] = self.stages[at[there]]
+        return flags
+
+
+def _closed(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Add the pairs that follow from `pairs`."""
+    from .groups import group_pairs
+
+    ids = sorted({item for pair in pairs for item in pair})
+    number = {item: k for k, item in enumerate(ids)}
+    i = np.array([number[a] for a, _ in pairs], np.int64)
+    j = np.array([number[b] for _, b in pairs], np.int64)
+    groups: dict[int, list[str]] = {}
+    for item, keeper in zip(ids, group_pairs(len(ids), i, j, "components").tolist(), strict=True):
+        groups.setdefault(keeper, []).append(item)
+    if (known := sum(len(group) * (len(group) - 1) // 2 for group in groups.values())) > _MOST_KNOWN:
+        raise SourceError(
+            f"{known:,} pairs follow from those listed, more than {_MOST_KNOWN:,}; add a label column, and only the "
+            "listed ones are judged"
+        )
+    return {(a, b) for group in groups.values() for k, b in enumerate(group) for a in group[:k]}

@@ -1,0 +1,592 @@
+"""Near-duplicates of a store's items: found, grouped, and listed in ``STORE/dups/<name>/``. Nothing is deleted.
+
+The stages are a cascade only in what they prove: equal bytes, a perceptual hash within a few bits, an embedding above a
+cosine. All of them see all items, every pair is told with all that found it, and `kind` is the strongest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .. import __version__
+from ..errors import CorruptError, IcehouseError, StoreError, UsageError, unknown_name
+from ..store.checksums import open_parquet, read_json, read_parquet
+from ..store.files import publish_folder
+from ..store.store import Store
+from ..store.vectors import Vectors
+from .calibration import mapped
+from .engines import ENGINES, choose_engine
+from .groups import Star, columns_for, criteria, grouping, preference, ranks
+from .hamming import blank_hashes
+from .identity import Files, item_files
+from .image_views import MOST_VIEWED, ViewHashes, content_shares, load_views, view_radius
+from .pairs import Cascade, Contents, Rule, claim_rest, in_order
+from .results import Ledger, PairWriter, cluster_table, write_items, write_lists
+from .rules import DEFAULT_COSINE, DEFAULT_HAMMING, check_rule, choose_hamming, choose_rule, lacking, notes
+
+__all__ = [
+    "DEFAULT_COSINE",
+    "DEFAULT_HAMMING",
+    "DEFAULT_MAX_PAIRS",
+    "HASHES",
+    "Duplicates",
+    "current_searches",
+    "default_feature",
+    "find_duplicates",
+    "list_duplicates",
+    "search_name",
+]
+
+DEFAULT_MAX_PAIRS = 5_000_000
+
+#: What makes the better feature for finding copies, best first: `joint` keeps what an image means, not how it looks.
+_OUTPUTS = ("pooled", "joint")
+
+#: Name of a search by bytes and hashes alone, and of any search before these were named after their feature.
+HASHES = "default"
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What a search found; see `find_duplicates` and `Duplicates.open`.
+
+    Attributes
+    ----------
+    path : Path
+        ``STORE/dups/<name>``.
+    summary : dict
+        ``summary.json``.
+    """
+
+    path: Path
+    summary: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name it was given."""
+        return self.path.name
+
+    @property
+    def looked_at(self) -> datetime:
+        """When the items were read; what came or was written since has not been compared."""
+        return datetime.fromisoformat(self.summary["looked_at"])
+
+    @property
+    def feature(self) -> str | None:
+        """Feature that was compared; None where bytes and hashes alone were."""
+        name: str | None = self.summary["parameters"].get("feature")
+        return name
+
+    @property
+    def content(self) -> str:
+        """Column of `items` with the contents that were compared: ``image_sha256`` or ``text_sha256``."""
+        return str(self.summary["parameters"].get("content"))
+
+    def is_current(self, store: Store) -> bool:
+        """Whether the feature is still the one of that name; a search by hashes alone does not age."""
+        if self.feature is None:
+            return True
+        if self.feature not in store.feature_names():
+            return False
+        spec = store.feature_table(self.feature).spec
+        return bool(spec.get("fingerprint") == self.summary["parameters"].get("fingerprint"))
+
+    @classmethod
+    def open(cls, store: Store | str | Path, name: str | None = None) -> Duplicates:
+        """Open what an earlier search found.
+
+        Parameters
+        ----------
+        store : Store, str or Path
+        name : str, optional
+            By default that by `default_feature`, else the newest; those that were given no name come first. So with
+            "default" where there is none of that name, which searches had before they were named after their feature.
+
+        Raises
+        ------
+        StoreError
+            If there is none of that name; the message lists those there are.
+        """
+        store = store if isinstance(store, Store) else Store.open(store)
+        if name is None or (name == HASHES and not _folder(store, name).exists()):
+            name = _usual(store) or next(iter(list_duplicates(store)), HASHES)
+        path = _folder(store, name)
+        try:
+            summary = read_json(path, "summary.json")
+            summary["parameters"]["feature"], datetime.fromisoformat(summary["looked_at"])
+            return cls(path, summary)
+        except FileNotFoundError:
+            known = ", ".join(list_duplicates(store))
+            remedy = f"there are: {known}" if known else "find some with `icehouse dups find`"
+            which = "" if name == HASHES else f" {name!r}"
+            missing = StoreError(f"no duplicates{which} in {store.path}; {remedy}")
+            raise (unknown_name(missing) if which else missing) from None
+        except CorruptError as error:
+            raise CorruptError(f"{error}; {_again(path)}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptError(f"{path / 'summary.json'} is damaged; {_again(path)}") from error
+
+    def pairs(self, columns: list[str] | None = None) -> pa.Table:
+        """Read ``pairs.parquet``; see `icehouse.dups.results.PAIRS`."""
+        return self._read("pairs.parquet", columns)
+
+    def pair_batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read ``pairs.parquet`` a batch at a time, in memory that does not grow."""
+        with _whole(self.path), open_parquet(self.path, "pairs.parquet") as file:
+            yield from file.iter_batches(columns=columns)
+
+    def items(self, columns: list[str] | None = None) -> pa.Table:
+        """Read ``items.parquet``; see `icehouse.dups.results.write_items`."""
+        return self._read("items.parquet", columns)
+
+    def clusters(self, columns: list[str] | None = None) -> pa.Table:
+        """Read ``clusters.parquet``; see `icehouse.dups.results.CLUSTERS`."""
+        return self._read("clusters.parquet", columns)
+
+    def _read(self, name: str, columns: list[str] | None) -> pa.Table:
+        with _whole(self.path):
+            return read_parquet(self.path, name, columns)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say of damaged results what to do."""
+    try:
+        yield
+    except CorruptError as error:
+        raise CorruptError(f"{error}; {_again(path)}") from error
+
+
+def _again(path: Path) -> str:
+    return f"run `icehouse dups find --name {path.name}` again"
+
+
+def list_duplicates(store: Store) -> list[str]:
+    """Names of the searches whose results the store has."""
+    return sorted(path.parent.name for path in (store.path / "dups").glob("*/summary.json") if _visible(path))
+
+
+def search_name(feature: str | None) -> str:
+    """Name that a search has unless it is given one.
+
+    >>> search_name("mini/text/pooled"), search_name(None)
+    ('mini-text-pooled', 'default')
+    """
+    return HASHES if feature is None else feature.replace("/", "-")[:100]
+
+
+def current_searches(store: Store, contents: Collection[str] | None = None) -> list[Duplicates]:
+    """Newest search for each kind of content by a feature that still is what it was then.
+
+    Parameters
+    ----------
+    store : Store
+    contents : collection of str, optional
+        Only searches that compared these: ``image_sha256``, ``text_sha256``.
+    """
+    newest: dict[str, Duplicates] = {}
+    for found in _searches(store):
+        key = found.content
+        if (contents is not None and key not in contents) or not found.is_current(store):
+            continue
+        if key not in newest or _age(found) > _age(newest[key]):
+            newest[key] = found
+    return [newest[key] for key in sorted(newest)]
+
+
+def _searches(store: Store) -> list[Duplicates]:
+    """Searches that can be read."""
+    found = []
+    for name in list_duplicates(store):
+        with contextlib.suppress(IcehouseError, KeyError):
+            search = Duplicates.open(store, name)
+            if search.summary["created_at"] and search.summary["parameters"]:
+                found.append(search)
+    return found
+
+
+def _age(found: Duplicates) -> tuple[str, str]:
+    """When a search was made: the later, the larger."""
+    return str(found.summary["created_at"]), str(found.summary.get("looked_at"))
+
+
+def _usual(store: Store) -> str | None:
+    """Name of the search that is meant where none is named."""
+    try:
+        feature = default_feature(store)
+    except UsageError:
+        feature = None
+    # One that was given a name is meant by its name only.
+    best = max(
+        _searches(store),
+        key=lambda found: (
+            found.is_current(store),
+            found.feature == feature,
+            found.name in (HASHES, search_name(found.feature)),
+            _age(found),
+        ),
+        default=None,
+    )
+    return None if best is None else best.name
+
+
+def default_feature(store: Store) -> str | None:
+    """Feature to find near-duplicates by: the only encoder's images, `pooled` before `joint`; else its texts.
+
+    Returns
+    -------
+    str or None
+        None if the store has no features.
+
+    Raises
+    ------
+    UsageError
+        If several encoders offer one.
+    """
+    names = store.feature_names()
+    for modality in ("image", "text"):
+        for output in _OUTPUTS:
+            found = [name for name in names if name.endswith(f"/{modality}/{output}")]
+            if len(found) > 1:
+                raise UsageError(f"several encoders have features; choose one of {', '.join(found)}")
+            if found:
+                return found[0]
+    return None
+
+
+def find_duplicates(
+    store: Store | str | Path,
+    *,
+    name: str | None = None,
+    feature: str | None = "auto",
+    hamming: int | Literal["auto"] | None = "auto",
+    rule: Rule | float | None = None,
+    grouping_by: str = "star",
+    keeper: str = "best",
+    where: str | None = None,
+    max_pairs: int = DEFAULT_MAX_PAIRS,
+    engine: str = "exact",
+    expected_false_pairs: float | None = None,
+    views: bool | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Duplicates:
+    """Find near-duplicates, group them and choose what to keep.
+
+    Parameters
+    ----------
+    store : Store, str or Path
+    name : str, optional
+        Results go to ``STORE/dups/<name>``, in place of earlier ones by the same feature; `search_name` unless given.
+    feature : str or None, default "auto"
+        Compare by this; `default_feature` unless given. Its modality decides what counts as the item's content: its image or
+        its text. None leaves the stage out.
+    hamming : int, "auto" or None, default "auto"
+        Bits of 64 in which the perceptual hashes of two images may differ: 6, or fewer where a calibration expects false
+        pairs of them; None leaves the stage out.
+    rule : Rule or float, optional
+        Least cosine, or with it a mean to subtract and where both are from. Unless given, the feature's calibration, if it
+        is of the same fingerprint, chooses; without one it is 0.95.
+    grouping_by : {"star", "components", "cliques"}
+    keeper : str, default "best"
+        Policy, or a column; see `icehouse.dups.groups.preference`.
+    where : str, optional
+        SQL condition over the columns of `items`; only these are compared. Vanished files never are.
+    max_pairs : int
+        Stop writing pairs of different contents after that many, and say so.
+    engine : {"exact", "faiss"}, default "exact"
+        What compares embeddings: the join that misses none, or a FAISS index whose recall is measured and told.
+    expected_false_pairs : float, optional
+        How many false pairs a calibration's threshold may let one expect among all pairs; 1 unless given.
+    views : bool, optional
+        Hash parts of the images too, so that crops, frames and bands are found; their files are read once, and the hashes
+        kept. By default where there are at most `icehouse.dups.image_views.MOST_VIEWED` contents.
+    threads, device : optional
+        As `icehouse.dups.join.selfjoin.self_join` takes them.
+    progress : callable, optional
+        Called with how much is done and of how much: of images whose parts are hashed, then of pairs.
+
+    Raises
+    ------
+    UsageError
+        If an argument is out of its range, names what there is not, or could do nothing.
+    StoreError
+        If there is no such feature, or the results cannot be written.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    if max_pairs < 1:
+        raise UsageError(f"the cap on pairs must be at least 1, not {max_pairs}")
+    grouping(grouping_by, 0)
+    if engine not in ENGINES:
+        raise UsageError(f"no engine {engine!r}; there are: {', '.join(ENGINES)}")
+    feature = default_feature(store) if feature == "auto" else feature
+    folder = _free_folder(store, name, feature)
+    spec = None if feature is None else store.feature_table(feature).spec
+    key = "image_sha256" if spec is None else spec["key"]
+    begun = time.perf_counter()
+    hamming = choose_hamming(hamming, views, feature, key)
+    # What comes while images are hashed has not been looked at.
+    looked_at = datetime.now(UTC)
+    items = _items(store, key, keeper, where)
+    automatic = hamming == "auto"
+    hamming = DEFAULT_HAMMING if hamming == "auto" else hamming
+    n = pc.count_distinct(items[key]).as_py()
+    viewed = hamming is not None and n > 1 and (n <= MOST_VIEWED if views is None else views)
+    made, remarks = choose_rule(store, rule, feature, hamming, automatic, n, expected_false_pairs, viewed)
+    check_rule(made, threads, device)
+    vectors = None if feature is None else store.vectors(feature)
+    try:
+        with publish_folder(folder) as temp:
+            scratch = temp / "vectors.npy"
+            inside = None
+            if viewed:
+                load_views(store, items, progress=progress, threads=threads)
+                inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
+            ledger, items = _ledger(items, key, keeper, inside)
+            contents, rows = _contents(ledger, items, key, made, vectors, scratch)
+            remarks += lacking(contents, items, key, feature)
+            if viewed:
+                contents.views, unseen = _views(store, ledger, items, made, expected_false_pairs or 1.0)
+                remarks += unseen
+            elif hamming is not None and n > 1 and views is None:
+                remarks.append(
+                    f"crops and frames are left to the embedding: hashing parts of {n} images takes long; ask with --views"
+                )
+            write_items(temp, ledger, items[key], contents)
+            del items
+            chosen = choose_engine(engine, store, feature, contents.rows, rows, vectors, threads=threads)
+            groups = grouping(grouping_by, len(contents))
+            cascade = Cascade(contents, max_pairs, threads, device, progress, chosen)
+            cascade.settle()
+            made = replace(made, hamming=contents.rule.hamming, agreement=contents.rule.agreement)
+            with PairWriter.to(temp / "pairs.parquet", ledger) as writer:
+                writer.copies(contents)
+                for found in cascade:
+                    writer.add(found)
+                    groups.add(found.i, found.j)
+            whole = not cascade.capped
+            if isinstance(groups, Star) and cascade.capped:
+                whole = claim_rest(groups, cascade, temp / "rest.npy")
+            # Looked at again, since hours may have gone by.
+            files = _look_again(ledger, groups.keepers(), temp)
+            clusters = cluster_table(ledger, groups.keepers(), contents, files.first())
+            pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
+            kept, dropped, kept_for = write_lists(temp, ledger, clusters, files)
+            leads = clusters.filter(clusters["keeper"])
+            summary = {
+                "name": folder.name,
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "looked_at": looked_at.isoformat(),
+                "created_by": f"icehouse {__version__}",
+                "items": len(ledger.ids),
+                "contents": len(contents),
+                "without_vector": 0 if feature is None else len(contents) - len(contents.with_vector),
+                "parameters": {
+                    "feature": feature,
+                    "fingerprint": None if spec is None else spec.get("fingerprint"),
+                    "content": key,
+                    "engine": engine,
+                    "hamming": made.hamming,
+                    "cosine": made.cosine,
+                    "cosine_from": made.source,
+                    "centred": made.mean is not None,
+                    "whitened": made.matrix is not None,
+                    "views": None if contents.views is None else contents.views.radius,
+                    "agreement": made.agreement,
+                    "margins": viewed,
+                    "grouping": grouping_by,
+                    "keeper": keeper,
+                    "where": where,
+                    "max_pairs": max_pairs,
+                },
+                "pairs": {
+                    "total": sum(writer.kinds.values()),
+                    "by_kind": dict(writer.kinds),
+                    "found_by": dict(writer.stages),
+                    "between_copies": _between_copies(ledger),
+                },
+                "groups": {
+                    "total": leads.num_rows,
+                    "items": clusters.num_rows,
+                    "largest": pc.max(leads["size"]).as_py() or 0,
+                    "chained": int(pc.sum(leads["chained"]).as_py() or 0),
+                    "complete": whole,
+                    "sampled": int(pc.sum(leads["sampled"]).as_py() or 0),
+                },
+                "kept": kept,
+                "dropped": dropped,
+                "capped": cascade.capped,
+                "complete_contents": cascade.complete,
+                "stages": cascade.report(),
+                "seconds": round(time.perf_counter() - begun, 3),
+                "notes": remarks + notes(made, feature, cascade, whole) + kept_for,
+            }
+            contents.rows = None
+            del contents, cascade, chosen
+            scratch.unlink(missing_ok=True)
+            scratch.with_name("mapped.npy").unlink(missing_ok=True)
+            text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+            (temp / "summary.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
+    return Duplicates(folder, summary)
+
+
+def _views(
+    store: Store,
+    ledger: Ledger,
+    items: pa.Table,
+    rule: Rule,
+    expected: float,
+) -> tuple[ViewHashes | None, list[str]]:
+    """Hashes of the views of the contents, where they can tell something."""
+    n = len(ledger.best)
+    radius = view_radius(n, (rule.hamming or 0) if rule.view_bits is None else rule.view_bits, expected)
+    if radius < 0 and rule.agreement is None:
+        return None, [f"among {n} images parts resemble each other by chance, so that none were compared"]
+    hashes, usable = load_views(store, items.take(pa.array(ledger.best)), make=False)
+    blind = n - int(usable.any(axis=1).sum())
+    if blind == n:
+        return None, ["no image file could be read again, so crops and frames are left to the embedding"]
+    return ViewHashes(hashes, usable, radius, rule.agreement), []
+
+
+def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
+    """What is known of the items to compare."""
+    names = list(dict.fromkeys([*columns_for(keeper), "path", "root", "missing", "phash", key]))
+    known = store.items.snapshot().schema.names
+    items = store.items.read([name for name in names if name in known])
+    items = items.filter(pc.invert(pc.fill_null(items["missing"], False)))
+    if where is not None:
+        from ..store.sql import select_items
+
+        items = items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
+        if not len(items):
+            raise UsageError(f"no item to compare where {where}; earlier results stay as they are")
+    criteria(items, keeper)  # a column that is not there is refused before minutes of hashing
+    return items
+
+
+def _file_facts(items: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes and times of the files when they were embedded, as numbers with NaN for null."""
+    size, time_ns = (items[name].cast(pa.float64(), safe=False).to_numpy() for name in ("bytes", "mtime_ns"))
+    return size, time_ns
+
+
+def _ledger(items: pa.Table, key: str, keeper: str, inside: np.ndarray | None) -> tuple[Ledger, pa.Table]:
+    """Items in order of preference."""
+    # A picture is no duplicate because its text is one: no file is listed then.
+    listed = key == "image_sha256"
+    files = Files.look(item_files(items), *_file_facts(items)) if listed else None
+    items = items.take(pa.array(preference(items, keeper, inside, files)))
+    ids = items["item_id"].cast(pa.string()).combine_chunks()
+    content = items[key].cast(pa.string()).combine_chunks().dictionary_encode().indices
+    content = pc.fill_null(content.cast(pa.int64()), -1).to_numpy()
+    numbers, first = np.unique(content, return_index=True)
+    best = first[numbers >= 0].astype(np.int64)
+    paths = item_files(items) if listed else pa.nulls(len(items), pa.string())
+    return Ledger(ids, paths, *_file_facts(items), ranks(items["item_id"]), content, best), items
+
+
+def _look_again(ledger: Ledger, keeper: np.ndarray, folder: Path) -> Files:
+    """What lies at the items' paths now; of files in groups whose time alone has changed the bytes are compared."""
+    digests: list[pa.ChunkedArray] = []
+    sizes = np.bincount(keeper[ledger.content[ledger.content >= 0]], minlength=len(keeper))
+
+    def digest(row: int) -> str | None:
+        if ledger.content[row] < 0 or sizes[keeper[ledger.content[row]]] < 2:
+            return None
+        if not digests:
+            written = pq.read_table(folder / "items.parquet", columns=["content"])
+            digests.append(written["content"])
+        found = digests[0][int(ledger.alphabet[row])].as_py()
+        return None if found is None else str(found)
+
+    return Files.look(ledger.files, ledger.sizes, ledger.times, digest)
+
+
+def _contents(
+    ledger: Ledger, items: pa.Table, key: str, rule: Rule, vectors: Vectors | None, scratch: Path
+) -> tuple[Contents, np.ndarray]:
+    """Contents, and for those with a vector its row in the feature's table."""
+    best = pa.array(ledger.best)
+    hashes = items["phash"].take(best)
+    hashed = pc.is_valid(hashes).to_numpy()
+    values = pc.fill_null(hashes, 0).to_numpy().astype(np.uint64)
+    if key != "image_sha256":
+        # One text may stand beside several images.
+        hashed = np.zeros(len(best), bool)
+    if vectors is None:
+        return Contents(values, hashed, rule), np.empty(0, np.int64)
+    rows = pc.index_in(items[key].cast(pa.string()).take(best), value_set=vectors.keys, skip_nulls=True)
+    # Blank pictures have the same vector whatever they are of.
+    rows = pc.if_else(pa.array(hashed & blank_hashes(values)), pa.scalar(None, rows.type), rows)
+    with_vector = np.flatnonzero(pc.is_valid(rows).to_numpy())
+    found = rows.drop_null().to_numpy().astype(np.int64)
+    X = in_order(vectors.X, found, scratch)
+    if rule.matrix is not None and rule.mean is not None and len(X):
+        file = scratch.with_name("mapped.npy")
+        room = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=X.shape)
+        X = mapped(X, rule.mean, rule.matrix, room)
+        # A mean of nothing tells an engine that these are no longer the vectors as they are stored.
+        rule = replace(rule, mean=np.zeros(X.shape[1]), matrix=None)
+    return Contents(values, hashed, rule, X, with_vector), found
+
+
+def _between_copies(ledger: Ledger) -> int:
+    """Pairs that there are among copies of one content, of which those with the best copy are written."""
+    counts = np.bincount(ledger.content[ledger.content >= 0])
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def _folder(store: Store, name: str) -> Path:
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name for results: letters, digits, '.', '_' and '-'")
+    return store.path / "dups" / name
+
+
+def _free_folder(store: Store, name: str | None, feature: str | None) -> Path:
+    """Folder for the results, if no search by another feature has it.
+
+    Raises
+    ------
+    UsageError
+        If one has.
+    """
+    chosen = search_name(feature) if name is None else name
+    folder = _folder(store, chosen)
+    try:
+        other = json.loads((folder / "summary.json").read_bytes())["parameters"]["feature"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder
+    if other == feature:
+        return folder
+    if name is None and feature is None:
+        # Before searches were named after their feature, every search was called so.
+        return _free_folder(store, "hashes", feature)
+    what = (found or "bytes and hashes alone" for found in (other, feature))
+    raise UsageError(
+        "the search {!r} is by {}, and one by {} does not replace it: give another --name, or remove {}".format(
+            chosen, *what, folder
+        )
+    )
+
+
+def _visible(path: Path) -> bool:
+    return not path.parent.name.startswith(".")

@@ -1,0 +1,359 @@
+"""Duplicate groups: connected components of pairs, and the keep policy that orders their members.
+
+Rows are numbered by preference: of two rows the lower one is the better keeper (`keepers`), so the numbering carries the
+policy and the groups do not depend on the order in which items came. Pairs ``i < j`` are added in ascending order of (i, j).
+
+`star`
+    The best row that nobody has claimed becomes a keeper and claims its unclaimed neighbours: every member is a neighbour
+    of its keeper, and no keeper is a neighbour of another.
+`components`
+    Whatever hangs together. Chains unlike rows where there are many.
+`cliques`
+    The best unclaimed row gathers its unclaimed neighbours, best first, each of which must be a neighbour of all before:
+    every two members are neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import UsageError
+from ..store.schema import check_single
+from .hamming import distinct
+from .identity import CHANGED, GONE, LINK, Files
+
+__all__ = [
+    "GROUPINGS",
+    "POLICIES",
+    "Cliques",
+    "Components",
+    "Grouping",
+    "Star",
+    "columns_for",
+    "criteria",
+    "group_pairs",
+    "grouping",
+    "preference",
+    "ranks",
+]
+
+
+class Grouping(Protocol):
+    """What turns pairs into groups."""
+
+    def add(self, i: np.ndarray, j: np.ndarray) -> None:
+        """Take in pairs ``i < j``, int64 (m,), none of which comes before an earlier one."""
+
+    def keepers(self) -> np.ndarray:
+        """Give each row's keeper, int64 (n,); a row that is its own keeper leads a group or is alone."""
+
+
+class Star:
+    """Stars over `n` rows, in memory for the rows alone, however many pairs there are."""
+
+    def __init__(self, n: int) -> None:
+        self._keeper = np.full(n, -1, np.int64)
+
+    def add(self, i: np.ndarray, j: np.ndarray) -> None:
+        """Take in pairs; see `Grouping`."""
+        # Who is claimed already claims nobody, and a claimed row stays where it is.
+        keeper = self._keeper
+        open_ = (keeper[i] < 0) | (keeper[i] == i)
+        i, j = i[open_], j[open_]
+        starts = np.flatnonzero(np.diff(i, prepend=-1))
+        stops = np.append(starts, len(i))[1:]
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            row = i[start]
+            if keeper[row] >= 0 and keeper[row] != row:
+                continue
+            keeper[row] = row
+            near = j[start:stop]
+            keeper[near[keeper[near] < 0]] = row
+
+    def unclaimed(self) -> np.ndarray:
+        """Rows that no other has claimed so far, ascending."""
+        return np.flatnonzero((self._keeper < 0) | (self._keeper == np.arange(len(self._keeper))))
+
+    def keepers(self) -> np.ndarray:
+        """Give each row's keeper; see `Grouping`."""
+        return np.where(self._keeper < 0, np.arange(len(self._keeper)), self._keeper)
+
+
+class Components:
+    """Connected components over `n` rows, in memory for the rows alone."""
+
+    def __init__(self, n: int) -> None:
+        self._label = np.arange(n)
+
+    def add(self, i: np.ndarray, j: np.ndarray) -> None:
+        """Take in pairs; see `Grouping`."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        if not len(i):
+            return
+        roots, ends = np.unique(np.concatenate([self._label[i], self._label[j]]), return_inverse=True)
+        a, b = ends[: len(i)], ends[len(i) :]
+        graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(roots), len(roots)))
+        _, part = connected_components(graph, directed=False)
+        lowest = np.full(part.max() + 1, len(self._label))
+        np.minimum.at(lowest, part, roots)
+        merged = np.arange(len(self._label))
+        merged[roots] = lowest[part]
+        self._label = merged[self._label]
+
+    def keepers(self) -> np.ndarray:
+        """Give each row's keeper; see `Grouping`."""
+        return self._label.copy()
+
+
+class Cliques:
+    """Greedy cliques over `n` rows; holds all pairs."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, i: np.ndarray, j: np.ndarray) -> None:
+        """Take in pairs; see `Grouping`."""
+        self._pairs.append((i.astype(np.int64), j.astype(np.int64)))
+
+    def keepers(self) -> np.ndarray:
+        """Give each row's keeper; see `Grouping`."""
+        keeper = np.arange(self._n)
+        if not self._pairs:
+            return keeper
+        i, j = (np.concatenate(side) for side in zip(*self._pairs, strict=True))
+        starts = np.searchsorted(i, np.arange(self._n + 1))
+        claimed = np.zeros(self._n, bool)
+        for row in np.unique(i).tolist():
+            if claimed[row]:
+                continue
+            # Only later rows are left unclaimed, so each row's later neighbours are all that is asked for.
+            left = j[starts[row] : starts[row + 1]]
+            left = left[~claimed[left]]
+            claimed[row] = True
+            while len(left):
+                member = int(left[0])
+                keeper[member] = row
+                claimed[member] = True
+                near = j[starts[member] : starts[member + 1]]
+                left = np.intersect1d(left[1:], near, assume_unique=True)
+        return keeper
+
+
+#: Ways to group, by name.
+GROUPINGS: dict[str, type[Star] | type[Components] | type[Cliques]] = {
+    "star": Star,
+    "components": Components,
+    "cliques": Cliques,
+}
+
+
+def grouping(name: str, n: int) -> Grouping:
+    """Make the grouping called `name` over `n` rows.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name; the message lists them.
+    """
+    if name not in GROUPINGS:
+        raise UsageError(f"unknown grouping {name!r}; there are: {', '.join(GROUPINGS)}")
+    return GROUPINGS[name](n)
+
+
+def group_pairs(n: int, i: np.ndarray, j: np.ndarray, method: str = "star") -> np.ndarray:
+    """Group `n` rows by pairs in any order.
+
+    Parameters
+    ----------
+    n : int
+    i, j : ndarray of int, shape (m,)
+        Row numbers, lower ones being the better keepers; repeats and either direction are allowed.
+    method : {"star", "components", "cliques"}
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        Each row's keeper.
+
+    Examples
+    --------
+    >>> group_pairs(4, np.array([0, 1, 2]), np.array([1, 2, 3]))
+    array([0, 0, 2, 2])
+    >>> group_pairs(4, np.array([0, 1, 2]), np.array([1, 2, 3]), "components")
+    array([0, 0, 0, 0])
+    """
+    i, j = np.asarray(i, np.int64), np.asarray(j, np.int64)
+    codes = distinct(np.minimum(i, j) * n + np.maximum(i, j))
+    low, high = np.divmod(codes, max(n, 1))
+    found = grouping(method, n)
+    found.add(low[low < high], high[low < high])
+    return found.keepers()
+
+
+# Ties go on to more pixels, more bytes, the older file, and last to the item id, so that no order depends on how the items
+# came.
+
+
+#: Policies by name; anything else names a column.
+POLICIES = ("best", "largest", "oldest")
+
+#: Bits a pixel from which a lossy file is taken for as good as its pixels: JPEG at a quality of about 85 to 90.
+_FULL_BITS = 2.0
+
+#: How much further a bit goes than in JPEG.
+_CODEC = {"WEBP": 1.4, "AVIF": 2.0, "HEIF": 2.0, "HEIC": 2.0, "JXL": 2.0}
+_LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM", "TGA", "ICO")
+
+#: Where a margin ends is seen to within a hundredth of a side: what is within counts a little less, and by steps of so much.
+_FRAMED, _STEP = 0.9, 1.4
+
+_FACTS = ["item_id", "text", "width", "height", "format", "bytes", "mtime_ns", "added"]
+
+
+def columns_for(policy: str) -> list[str]:
+    """Columns of `items` that `preference` needs for a policy."""
+    column = _column(policy)
+    return _FACTS if column is None or column in _FACTS else [*_FACTS, column]
+
+
+def preference(
+    items: pa.Table, policy: str = "best", inside: np.ndarray | None = None, files: Files | None = None
+) -> np.ndarray:
+    """Rank items, the best keeper first.
+
+    Parameters
+    ----------
+    items : pyarrow.Table
+        With the columns that `columns_for` names.
+    policy : str
+        ``"largest"``: most pixels, then bytes; for a text without an image, most characters.
+        ``"oldest"``: by the file's time, then when it was added.
+        ``"best"``: most pixels that the file's bytes can vouch for: a lossy file with less than 2 bits a pixel counts in
+        proportion, so that a blown-up or often recompressed copy loses against a clean one. With `inside` an image without
+        margins is better than one with them, unless that has clearly more within.
+        Otherwise a column, lowest value first, or highest first with ``:desc`` after its name; compared as numbers where
+        all values are numbers; items without a value last.
+    inside : ndarray of float64, shape (n,), optional
+        How much of each image is within margins and caption bands, 0 to 1; NaN where it is not known.
+    files : Files, optional
+        What lies at the items' paths. Whatever the policy, a file that is there as it was embedded goes before one that is
+        not, and a real file before a symbolic link.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        Row numbers of `items` in order of preference.
+
+    Raises
+    ------
+    UsageError
+        If there is no such column.
+    """
+    keys = [values for _, values in criteria(items, policy, inside, files)]
+    # lexsort takes the last key first, and puts NaN, which is what null became, at the end.
+    return np.lexsort(keys[::-1])
+
+
+def criteria(
+    items: pa.Table, policy: str = "best", inside: np.ndarray | None = None, files: Files | None = None
+) -> list[tuple[str, np.ndarray]]:
+    """What `preference` compares, in turn, until two items differ.
+
+    Returns
+    -------
+    list of (str, ndarray of float64 or int64, shape (n,))
+        Names ("there", "link", "within", "framed", "quality", "linked", "size", "bytes", "age", "added", "column", "id")
+        with a value an item: the lowest is preferred, NaN comes last.
+
+    Raises
+    ------
+    UsageError
+        If there is no such column.
+    """
+    pixels = _numbers(items, "width") * _numbers(items, "height")
+    length = pc.utf8_length(items["text"].cast(pa.string())).to_numpy().astype(np.float64)
+    size = np.where(np.isnan(pixels), length, pixels)
+    weight, age = _numbers(items, "bytes"), _numbers(items, "mtime_ns")
+    if policy == "largest":
+        first = [("size", -size)]
+    elif policy == "oldest":
+        first = [("age", age), ("added", _numbers(items, "added"))]
+    elif policy == "best":
+        quality = _vouched(items, size, pixels, weight)
+        first = [("quality", -quality)]
+        if inside is not None:
+            framed = inside < 1
+            within = np.log(np.maximum(quality * np.where(framed, inside * _FRAMED, 1), 1)) / np.log(_STEP)
+            first = [("within", -np.floor(within)), ("framed", framed.astype(np.int64)), *first]
+    else:
+        first = [("column", _by_column(items, policy))]
+    if files is not None:
+        absent = np.where(files.state == GONE, 2, files.state == CHANGED).astype(np.int64)
+        links = files.link.astype(np.int64)
+        first = [("there", absent), ("link", (links == LINK).astype(np.int64)), *first, ("linked", links)]
+    return [*first, ("size", -size), ("bytes", -weight), ("age", age), ("id", ranks(items["item_id"]))]
+
+
+def ranks(column: pa.ChunkedArray) -> np.ndarray:
+    """Rank of each value in ascending order, int64 (n,), by the bytes of strings; equal ones in the order they stand."""
+    order = pc.sort_indices(column).to_numpy()
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank
+
+
+def _vouched(items: pa.Table, size: np.ndarray, pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    formats = items["format"].cast(pa.string()).combine_chunks().dictionary_encode()
+    names = [str(name).upper() for name in formats.dictionary.to_pylist()]
+    factor = np.array([np.inf if n in _LOSSLESS else _CODEC.get(n, 1.0) for n in names] + [1.0])
+    codes = pc.fill_null(formats.indices, len(names)).to_numpy()
+    share = np.minimum(weight * 8 * factor[codes] / (_FULL_BITS * np.maximum(pixels, 1)), 1.0)
+    return np.where(np.isnan(share), size, size * share)
+
+
+def _by_column(items: pa.Table, policy: str) -> np.ndarray:
+    name, falling = _column(policy), policy.endswith(":desc")
+    if name is None or name not in items.column_names:
+        raise UsageError(
+            f"no column {name!r} in items to choose keepers by; give one, or {', '.join(POLICIES)}"
+        )
+    check_single(items.schema, name)
+    column = _as_numbers(items[name]) if pa.types.is_string(items[name].type) else items[name]
+    # By rank, since a float64 has no room for the digits of an id of a post or of a time in nanoseconds.
+    known = column.drop_null().combine_chunks()
+    encoded = known.dictionary_encode()
+    rank = np.full(len(column), np.nan)
+    rank[pc.is_valid(column).to_numpy()] = ranks(pa.chunked_array([encoded.dictionary]))[
+        encoded.indices.to_numpy()
+    ]
+    if pa.types.is_floating(column.type):
+        rank[pc.fill_null(pc.is_nan(column), True).to_numpy()] = np.nan
+    return -rank if falling else rank
+
+
+def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Strings as numbers where all of them are."""
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            return column.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return column
+
+
+def _column(policy: str) -> str | None:
+    return None if policy in POLICIES else policy.removesuffix(":desc")
+
+
+def _numbers(items: pa.Table, name: str) -> np.ndarray:
+    column = items[name]
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.int64())
+    return column.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)

@@ -1,0 +1,490 @@
+"""Which entries of a tile of A·Bᵀ reach a floor: the inner loop of the join, on the processor or a GPU.
+
+A tile is small enough to stay in the cache between the product and the scan, since at 16 to 64 dimensions the time goes as
+much into looking at products as into making them. An engine may round however it likes, as long as `slack` bounds by how
+much its product can fall short of the true one; the join lowers its floor by that, so that rounding costs a few candidates
+more and never a pair.
+
+- `NumpyTiles`: float32 through NumPy's BLAS.
+- `TorchTiles`: bfloat16 on processors with instructions for it (three to four times as fast), float32 on CUDA.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...errors import UsageError
+from .cosine import RowSet
+
+__all__ = [
+    "NumpyTiles",
+    "Plan",
+    "Tiles",
+    "TorchTiles",
+    "choose_plan",
+    "choose_tiles",
+    "coordinate_slack",
+    "project",
+]
+
+#: Pairs a thread must have to compare before importing torch (seconds) pays.
+_TORCH_FROM = 5e9
+
+_FLOAT32 = 2.0**-24  # unit roundoff
+
+#: What torch may lose of float32 operands where a program allows it TF32 or bfloat16, a setting that is not ours to change.
+_CUT = 2.01 * 2.0**-8
+
+
+class Tiles(Protocol):
+    """An engine that finds the large entries of products of matrices.
+
+    Attributes
+    ----------
+    name : str
+    rows, columns : int
+        Of a tile.
+    pass_cost, dim_cost : float
+        Nanoseconds for an entry: ``pass_cost + dim_cost * dims``. Only their ratio to each other and to the cost of
+        rescoring a pair matters, and only to speed.
+    usual_slack : float
+        About what `slack` will say, for planning.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    pass_cost: float
+    dim_cost: float
+    usual_slack: float
+
+    def load(self, V: np.ndarray) -> Any:
+        """Take `V` (n, k) of float32, rows at most of unit length (up to rounding), in the engine's own form."""
+
+    def slack(self, left: Any, right: Any) -> float:
+        """Bound by how much an entry of the product of two loaded matrices can fall short of the true value."""
+
+    def floor(self, value: float) -> Any:
+        """Give `value`, which is positive, in the form `scan` compares with: never above it."""
+
+    def scratch(self) -> Any:
+        """Make the buffers that one thread needs."""
+
+    def scan(
+        self, left: Any, rows: slice, right: Any, columns: slice, floor: Any, scratch: Any
+    ) -> np.ndarray:
+        """Find the entries of ``left[rows] @ right[columns].T`` that are at least `floor`.
+
+        Returns
+        -------
+        ndarray of int64
+            Their positions in the flattened tile, in no particular order.
+        """
+
+    def single_threaded(self) -> Any:
+        """Keep the library underneath to one thread a call: the threads are the join's. A context manager."""
+
+
+class NumpyTiles:
+    """Float32 through NumPy's BLAS: always there."""
+
+    name = "numpy-float32"
+    pass_cost, dim_cost, usual_slack = 0.20, 0.021, 0.0
+
+    def __init__(self, rows: int = 512, columns: int = 2048) -> None:
+        self.rows, self.columns = rows, columns
+
+    def load(self, V: np.ndarray) -> np.ndarray:
+        """Take `V` as it is."""
+        return V
+
+    def slack(self, left: np.ndarray, right: np.ndarray) -> float:
+        """Bound the rounding of a float32 dot product, in whatever order it is summed."""
+        return summation_slack(left.shape[1])
+
+    def floor(self, value: float) -> np.float32:
+        """Give the float32 below, since the nearest may lie above."""
+        return np.nextafter(np.float32(value), np.float32(-1))
+
+    def scratch(self) -> np.ndarray:
+        """Make a tile."""
+        return np.empty(self.rows * self.columns, np.float32)
+
+    def scan(
+        self,
+        left: np.ndarray,
+        rows: slice,
+        right: np.ndarray,
+        columns: slice,
+        floor: np.float32,
+        scratch: np.ndarray,
+    ) -> np.ndarray:
+        """Multiply, compare, list."""
+        A, B = left[rows], right[columns]
+        tile = scratch[: len(A) * len(B)].reshape(len(A), len(B))
+        np.matmul(A, B.T, out=tile)
+        return _reaching(tile, floor)
+
+    def single_threaded(self) -> Any:
+        """Limit BLAS to one thread."""
+        return _one_blas_thread()
+
+
+class TorchTiles:
+    """Products through torch: bfloat16 on the processor, float32 on CUDA.
+
+    Parameters
+    ----------
+    device : str
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` ...
+    dtype : {"bfloat16", "float32"}
+    rows, columns : int, optional
+        Of a tile; by default what fits the cache, or fills a GPU.
+    """
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        dtype: str = "bfloat16",
+        rows: int | None = None,
+        columns: int | None = None,
+    ) -> None:
+        import torch
+
+        self.torch = torch
+        self.device = torch.device(device)
+        self.dtype = getattr(torch, dtype)
+        self.name = f"torch-{device}-{dtype}"
+        on_gpu = self.device.type != "cpu"
+        self.rows = rows or (2048 if on_gpu else 512)
+        self.columns = columns or (16384 if on_gpu else 2048)
+        self.pass_cost, self.dim_cost = (0.004, 0.0002) if on_gpu else (0.25, 0.004)
+        self.usual_slack = 0.005 if dtype == "bfloat16" else _CUT
+
+    def load(self, V: np.ndarray) -> tuple[Any, float]:
+        """Take `V` to the device, and how far rounding to the device's type moves the row it moves the furthest."""
+        given = self.torch.from_numpy(V)
+        held = given.to(self.device, self.dtype)
+        moved = 0.0
+        if self.dtype != self.torch.float32:
+            for start in range(0, len(V), 65536):
+                part = slice(start, start + 65536)
+                error = given[part].double() - held[part].cpu().double()
+                moved = max(moved, float(error.square().sum(dim=1).max().sqrt()))
+        return held.contiguous(), moved
+
+    def slack(self, left: tuple[Any, float], right: tuple[Any, float]) -> float:
+        """Bound the rounding of the operands and of the sum."""
+        # <v, w> - <v', w'> = <v, e> + <f, w> - <f, e>, where v' = v - f and w' = w - e.
+        f, e = left[1], right[1]
+        operands = 1.001 * (f + e) + f * e + (_CUT if self.dtype == self.torch.float32 else 0)
+        return operands + summation_slack(left[0].shape[1])
+
+    def floor(self, value: float) -> float | np.int16:
+        """Give the float32 below, or the bits of the bfloat16 nearest."""
+        # A bfloat16 tile holds its sums rounded to bfloat16. Rounding keeps order, so comparing with the floor rounded alike
+        # misses nothing; and positive floats are ordered as their bits are, which NumPy compares twice as fast.
+        if self.dtype == self.torch.bfloat16:
+            return np.int16(self.torch.tensor([value]).bfloat16().view(self.torch.int16).item())
+        return float(np.nextafter(np.float32(value), np.float32(-1)))
+
+    def scratch(self) -> Any:
+        """Make a tile for bfloat16; on a GPU torch's allocator keeps them."""
+        if self.dtype != self.torch.bfloat16:
+            return None
+        return self.torch.empty(self.rows * self.columns, dtype=self.dtype)
+
+    def scan(
+        self,
+        left: tuple[Any, float],
+        rows: slice,
+        right: tuple[Any, float],
+        columns: slice,
+        floor: float | np.int16,
+        scratch: Any,
+    ) -> np.ndarray:
+        """Multiply, compare, list."""
+        torch = self.torch
+        A, B = left[0][rows], right[0][columns]
+        with torch.inference_mode():
+            if scratch is None:
+                tile = torch.mm(A, B.T).flatten()
+                return torch.nonzero(tile >= floor).flatten().cpu().numpy()
+            tile = scratch[: len(A) * len(B)].view(len(A), len(B))
+            torch.mm(A, B.T, out=tile)
+        return _reaching(tile.view(torch.int16).numpy(), floor)
+
+    @contextmanager
+    def single_threaded(self) -> Iterator[None]:
+        """Limit torch, and NumPy's BLAS beside it, to one thread."""
+        threads = self.torch.get_num_threads()
+        self.torch.set_num_threads(1)
+        try:
+            with _one_blas_thread():
+                yield
+        finally:
+            self.torch.set_num_threads(threads)
+
+
+def choose_tiles(device: str, comparisons: float, threads: int) -> Tiles:
+    """Choose the engine: the answer is the same with every one of them, the time is not.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"``: CUDA where there is a GPU, else bfloat16 where the processor has it, else NumPy; torch is imported only
+        for work that repays the import. ``"numpy"``; or a torch device, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` ...
+    comparisons : float
+        Pairs to compare.
+    threads : int
+
+    Raises
+    ------
+    UsageError
+        If there is no such device.
+    """
+    if device == "numpy":
+        return NumpyTiles()
+    if device == "auto":
+        if "torch" not in sys.modules and comparisons / threads < _TORCH_FROM:
+            return NumpyTiles()
+        if _has_cuda():
+            return TorchTiles("cuda", "float32")
+        return TorchTiles("cpu", "bfloat16") if _has_bfloat16() else NumpyTiles()
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return TorchTiles("cpu", "bfloat16") if _has_bfloat16() else NumpyTiles()
+    if kind == "cuda":
+        import torch
+
+        number = device.partition(":")[2] or "0"
+        if number.isdecimal() and int(number) < torch.cuda.device_count():
+            return TorchTiles(device, "float32")
+        raise UsageError(f"no device {device} here; use auto, numpy or cpu")
+    raise UsageError(f"unknown device {device!r} for the join; use auto, numpy, cpu or cuda")
+
+
+def summation_slack(terms: int) -> float:
+    """Bound the error of a float32 dot product of two unit vectors, whatever the order of its sum (Higham 2002, §3.1)."""
+    u = (terms + 2) * _FLOAT32
+    return 1.001 * u / (1 - u)
+
+
+def _reaching(tile: np.ndarray, floor: Any) -> np.ndarray:
+    """Positions of the entries of a tile (m, w) that are at least `floor`, in the flattened tile, in no order."""
+    # Few are. The maxima of every 32nd of the tile's entries are found at the speed of memory, several times that of listing
+    # what is true in a mask; only where a maximum reaches the floor are the 32 looked at.
+    groups = math.gcd(len(tile), 32)
+    folded = tile.reshape(groups, -1)
+    hits = np.flatnonzero(np.maximum.reduce(folded, axis=0) >= floor)
+    if groups * len(hits) > tile.size // 32:
+        return np.flatnonzero(tile >= floor)
+    group, hit = np.divmod(np.flatnonzero(folded[:, hits] >= floor), max(len(hits), 1))
+    return group * folded.shape[1] + hits[hit]
+
+
+def _one_blas_thread() -> Any:
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="blas")
+
+
+def _has_cuda() -> bool:
+    if "torch" not in sys.modules:
+        # Without NVIDIA's driver there is nothing to import torch for.
+        try:
+            ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        except OSError:
+            return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+# Rotating all rows by one orthogonal matrix changes no cosine. Along the principal axes the leading p coordinates
+# hold most of
+# a row's length, and by Cauchy and Schwarz the rest of two unit rows x and y adds at most the product of its lengths::
+#
+# <x, y>  <=  <x_p, y_p> + r_x r_y ,      r = sqrt(1 - |x_p|^2)
+#
+# That is one dot product of p + 1 numbers, the last being r (the same as |x - y|^2 >= |x_p - y_p|^2 + (r_x - r_y)^2).
+#
+# The axes need not be exact for the bound to be: any orthonormal ones will do, and they are orthonormal to float64. What is
+# rounded is accounted for. With q the coordinates in float32, off the true ones by at most DELTA in length, the stored r is
+# rounded up so that it exceeds the true one, and `coordinate_slack` bounds what the rounding of q takes from a dot product.
+
+
+#: Float32's rounding of a vector of at most unit length is 2**-24; float64's errors before it fit into the other half.
+DELTA = 2.0**-23
+
+#: Leading coordinates to choose from; with the rest's length they make multiples of 16, which kernels like.
+_CHOICES = (7, 15, 31, 47, 63, 95, 127, 191, 255)
+
+#: Rows for the axes and rows for the survivors, drawn from all.
+_AXES_SAMPLE, _PAIRS_SAMPLE = 8192, 1024
+
+#: Nanoseconds to look up one pair again in the middle coordinates (and for each of these), and in full (for each dimension).
+_PAIR_COST, _MIDDLE_COST, _FULL_COST = 120.0, 0.5, 3.0
+
+#: Nanoseconds to multiply an entry of a tile in float32, for each dimension.
+_TILE_COST = 0.03
+
+#: Below this many multiplications a plan costs more than it saves.
+_PLAN_FROM = 2e10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a join goes about it; the result does not depend on it.
+
+    Attributes
+    ----------
+    lead : int
+        Leading coordinates in the first bound, which every pair meets.
+    middle : int
+        Leading coordinates in the second bound, which the first one's survivors meet; equal to `lead` for no second bound.
+    explained : float, optional
+        Share of the rows' squared length in the first `lead` coordinates, on a sample.
+    axes : ndarray of float64, shape (d, middle), optional
+        Orthonormal; by default the coordinates as they are.
+    """
+
+    lead: int
+    middle: int
+    explained: float | None = None
+    axes: np.ndarray | None = None
+
+
+def choose_plan(left: RowSet, right: RowSet, threshold: float, tiles: Tiles, budget: float) -> Plan:
+    """Measure on a sample what survives each bound, and take the cheapest.
+
+    Parameters
+    ----------
+    left, right : RowSet
+        The same one when rows are joined with themselves.
+    threshold : float
+    tiles : Tiles
+        What will compute the first bound.
+    budget : float
+        Bytes for the coordinates of all rows.
+    """
+    dim = left.dim
+    rows = len(left) + (0 if right is left else len(right))
+    work = float(len(left)) * len(right) * dim
+    if work < _PLAN_FROM + 20.0 * dim**3 and rows * dim * 4 < budget:
+        return Plan(dim, dim)
+    axes, lengths = _principal_axes(left, right)
+    a, b = _sample_pairs(left, right, axes)
+    choices = [p for p in _CHOICES if p < dim and rows * p * 4 < budget] or [min(dim, _CHOICES[0])]
+    survive = _survivors(a, b, choices, threshold - tiles.usual_slack, right is left)
+    choices = list(survive)
+    options = []
+    if rows * dim * 4 < budget:
+        options.append((tiles.pass_cost + tiles.dim_cost * dim, dim, dim))
+    for p in choices:
+        first = tiles.pass_cost + tiles.dim_cost * (p + 1)
+        for q in [m for m in choices if m >= p and rows * (p + m) * 4 < budget] or [p]:
+            # Where many survive a whole tile is multiplied again, which bounds the cost.
+            second = min(survive[p] * (_PAIR_COST + _MIDDLE_COST * q), _TILE_COST * q) if q > p else 0.0
+            third = min(survive[q] * _FULL_COST, _TILE_COST) * dim
+            options.append((first + second + third, p, q))
+    _, lead, middle = min(options)
+    if lead == dim:
+        return Plan(dim, dim, 1.0)
+    return Plan(lead, middle, float(lengths[:lead].sum()), np.ascontiguousarray(axes[:, :middle]))
+
+
+def project(rows: RowSet, part: slice, plan: Plan) -> tuple[np.ndarray, np.ndarray | None]:
+    """Give the coordinates of some rows, and fill in their squared lengths.
+
+    Returns
+    -------
+    lead : ndarray of float32, shape (m, plan.lead + 1)
+        The leading coordinates, and no less than the length of the rest. All 0 for a row without a direction.
+    middle : ndarray of float32, shape (m, plan.middle + 1), or None
+    """
+    units, rows.squares[part] = rows.directions(part, plan.axes)
+    usable = rows.squares[part] > 0
+    lead = _with_rest(units[:, : plan.lead], usable)
+    return lead, _with_rest(units[:, : plan.middle], usable) if plan.middle > plan.lead else None
+
+
+def coordinate_slack(dim: int) -> float:
+    """Bound how far a dot product of stored coordinates can fall short of what it bounds, before it is summed."""
+    # 2 (1 + DELTA) DELTA + DELTA^2 for the coordinates; the definition itself is computed in float64.
+    return 2.01 * DELTA + 4 * dim * 2.0**-53
+
+
+def _with_rest(coordinates: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    out = np.empty((len(coordinates), coordinates.shape[1] + 1), np.float32)
+    out[:, :-1] = coordinates
+    held = np.square(out[:, :-1], dtype=np.float64).sum(axis=1)
+    rest = np.sqrt(np.maximum(1 - held, 0) + 2.01 * DELTA)
+    out[:, -1] = np.where(usable, rest * (1 + DELTA), 0)
+    return out
+
+
+def _draw(rows: RowSet, count: int) -> np.ndarray:
+    if len(rows) <= count:
+        picked = np.arange(len(rows))
+    else:
+        picked = np.sort(np.random.default_rng(0).choice(len(rows), count, replace=False))
+    units, squares = rows.directions(picked)
+    return units[squares > 0]
+
+
+def _principal_axes(left: RowSet, right: RowSet) -> tuple[np.ndarray, np.ndarray]:
+    # Not centred: a shift would change the cosines. A common mean becomes the first axis by itself.
+    sides = (left,) if right is left else (left, right)
+    moment = np.zeros((left.dim, left.dim))
+    for side in sides:
+        units = _draw(side, _AXES_SAMPLE // len(sides)).astype(np.float32)
+        moment += units.T @ units
+    lengths, axes = np.linalg.eigh(moment)
+    lengths = np.maximum(lengths[::-1], 0)
+    return axes[:, ::-1], lengths / max(lengths.sum(), np.finfo(float).tiny)
+
+
+def _sample_pairs(left: RowSet, right: RowSet, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a = (_draw(left, _PAIRS_SAMPLE) @ axes).astype(np.float32)
+    return a, a if right is left else (_draw(right, _PAIRS_SAMPLE) @ axes).astype(np.float32)
+
+
+def _survivors(
+    a: np.ndarray, b: np.ndarray, choices: list[int], threshold: float, same: bool
+) -> dict[int, float]:
+    """Share of the sample's pairs that the bound from the first p coordinates lets through, for each p worth a thought."""
+    pairs = max(len(a) * (len(b) - 1 if same else len(b)), 1)
+    floor = np.float32(threshold - summation_slack(a.shape[1]))
+    dots, bound = np.zeros((2, len(a), len(b)), np.float32)
+    before = 0
+    shares: dict[int, float] = {}
+    for p in choices:
+        dots += np.matmul(a[:, before:p], b[:, before:p].T, out=bound)
+        rest_a, rest_b = (np.sqrt(np.square(side[:, p:]).sum(axis=1)) for side in (a, b))
+        np.multiply(rest_a[:, None], rest_b, out=bound)
+        bound += dots
+        through = np.count_nonzero(bound >= floor) - (len(a) if same else 0)
+        # Not one among a million seen may still be one in a million.
+        shares[p] = max(int(through), 1) / pairs
+        before = p
+        if through <= 1:
+            break
+    return shares

@@ -1,0 +1,501 @@
+"""Pair search: near-duplicate pairs of contents, by perceptual hash and by embedding at once.
+
+Both stages are exact and give their pairs in the order of (i, j), so they are merged as they come: a pair that both find is
+one pair, with both facts. What only the hashes found gets its cosine, and the other way round.
+
+Contents are numbered by preference (`keepers`): when there are more pairs than asked for, those are kept whose better
+content ranks first, and these contents have all their pairs. Groups led by them are then whole all the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .engines import Engine, Exact, FaissStats
+from .groups import Star
+from .hamming import HashJoin, blank_hashes, informative, random_pairs_expected
+from .image_views import ViewHashes
+from .join.cosine import RowSet, pair_cosines
+from .join.selfjoin import JoinStats
+
+__all__ = ["Cascade", "Contents", "Found", "Rule", "Spread", "claim_rest", "in_order"]
+
+#: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
+SPREAD_MEMBERS = 512
+
+#: Pairs handed out at once where there are as many: each block costs a pass over the groups, and a row group of its own.
+_AT_ONCE = 65_536
+
+#: Pairs of a group whose cosines are within rounding of the least, and are computed to the last bit.
+_RESCORED = 8192
+
+#: Searches among what is left, after the first, before stars are given up as they are.
+_ROUNDS = 50
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What makes two contents near-duplicates.
+
+    Attributes
+    ----------
+    hamming : int or None
+        Bits of 64 in which perceptual hashes may differ, -1 where one by itself proves nothing; None leaves the stage out.
+    cosine : float or None
+        Least cosine; None leaves that stage out.
+    mean : ndarray, shape (dim,), or None
+        Subtracted from the vectors before their cosine is taken.
+    source : str
+        Where the cosine is from: "given", "default", or the name of a calibration.
+    matrix : ndarray, shape (dim, dim), or None
+        What the centred vectors are multiplied by; see `icehouse.dups.calibration`.
+    view_bits : int or None
+        Most bits in which views may differ, where a calibration knows.
+    agreement : float or None
+        Of all views, from which on images are near-duplicates whose hashes alone would not prove it.
+    """
+
+    hamming: int | None = None
+    cosine: float | None = None
+    mean: np.ndarray | None = None
+    source: str = "given"
+    matrix: np.ndarray | None = None
+    view_bits: int | None = None
+    agreement: float | None = None
+
+    def unconfirmed(self) -> Rule:
+        """The rule where there are no views that could agree: equal hashes count after all."""
+        if self.agreement is None:
+            return self
+        return replace(self, hamming=None if self.hamming is None else max(self.hamming, 0), agreement=None)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Pairs of contents, ``i < j``.
+
+    Attributes
+    ----------
+    i, j : ndarray of int64, shape (m,)
+    hamming : ndarray of int16, shape (m,)
+        -1 where one has no hash.
+    cosine : ndarray of float64, shape (m,)
+        NaN where one has no vector.
+    perceptual, embedding : ndarray of bool, shape (m,)
+        Which stages found the pair.
+    """
+
+    i: np.ndarray
+    j: np.ndarray
+    hamming: np.ndarray
+    cosine: np.ndarray
+    perceptual: np.ndarray
+    embedding: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.i)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the members of a group are apart; ``None`` where it is unknown."""
+
+    min_cosine: float | None
+    max_hamming: int | None
+    sampled: bool = False
+    chained: bool = False
+
+
+class Contents:
+    """Distinct contents, numbered by preference, with their hashes and vectors.
+
+    Parameters
+    ----------
+    hashes : ndarray of uint64, shape (n,)
+    hashed : ndarray of bool, shape (n,)
+        Where there is a hash.
+    X : ndarray of float16 or float32, shape (m, dim), optional
+        Vectors of the contents `with_vector`, in their order; may be mapped from disk.
+    with_vector : ndarray of int64, shape (m,), optional
+        Ascending.
+    rule : Rule
+        Without a matrix: `X` has been taken through it.
+    views : ViewHashes, optional
+        Hashes of parts of the images.
+    """
+
+    def __init__(
+        self,
+        hashes: np.ndarray,
+        hashed: np.ndarray,
+        rule: Rule,
+        X: np.ndarray | None = None,
+        with_vector: np.ndarray | None = None,
+        views: ViewHashes | None = None,
+    ) -> None:
+        self.rule = rule
+        self.views = views
+        self.hashes, self.hashed = hashes, hashed
+        #: Hashes that say something; the others match nothing, though their distances are reported.
+        self.telling = hashed & informative(hashes)
+        #: Pictures all of one colour, which prove nothing by any stage and have no vector here.
+        self.blank = hashed & blank_hashes(hashes)
+        self.with_vector = np.empty(0, np.int64) if with_vector is None else with_vector
+        self.rows = None if X is None else RowSet.of(X, rule.mean).measure()
+        self._row = np.full(len(hashes), -1, np.int64)
+        if self.rows is not None:
+            self._row[self.with_vector] = np.where(self.rows.squares > 0, np.arange(len(self.rows)), -1)
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def subset(self, numbers: np.ndarray, scratch: Path) -> Contents:
+        """Get the contents `numbers`, ascending, renumbered from 0; `scratch` is a file for their vectors."""
+        views = None if self.views is None else self.views.subset(numbers)
+        if self.rows is None:
+            return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, views=views)
+        held = np.isin(self.with_vector, numbers, assume_unique=True)
+        X = in_order(self.rows.X, np.flatnonzero(held), scratch)
+        at = np.searchsorted(numbers, self.with_vector[held])
+        return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, X, at, views)
+
+    def hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Bits in which the hashes of ``i[k]`` and ``j[k]`` differ, int16; -1 where one has none.
+
+        With views, those of the two views that are nearest.
+        """
+        return self._hammings(i, j)[0]
+
+    def _hammings(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `hamming` tells, and of the views alone; 65 where there are none."""
+        whole = self._whole_hamming(i, j)
+        if self.views is None:
+            return whole, np.full(len(i), 65, np.int16)
+        nearest = self.views.distance(i, j)
+        return np.where(whole < 0, whole, np.minimum(whole, nearest)), nearest
+
+    def _whole_hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        distance = np.bitwise_count(self.hashes[i] ^ self.hashes[j]).astype(np.int16)
+        return np.where(self.hashed[i] & self.hashed[j], distance, np.int16(-1))
+
+    def cosine(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Cosine of the vectors of ``i[k]`` and ``j[k]``, float64; NaN where one has none."""
+        cosine = np.full(len(i), np.nan)
+        a, b = self._row[i], self._row[j]
+        both = np.flatnonzero((a >= 0) & (b >= 0))
+        if self.rows is not None and len(both):
+            cosine[both] = pair_cosines(self.rows, self.rows, a[both], b[both])
+        return cosine
+
+    def judge(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray | None = None) -> Found:
+        """Measure pairs, whichever stage found them, and tell which stages find them."""
+        whole = hamming = self._whole_hamming(i, j)
+        if cosine is None:
+            cosine = self.cosine(i, j)
+        radius, least = self.rule.hamming, self.rule.cosine
+        # Both stages are exact, so that a measure within the limit is the same as having been found.
+        perceptual = np.zeros(len(i), bool)
+        if radius is not None:
+            perceptual = (whole >= 0) & (whole <= radius) & self.telling[i] & self.telling[j]
+        if self.views is not None:
+            nearest = self.views.distance(i, j)
+            hamming = np.where(whole < 0, whole, np.minimum(whole, nearest))
+            perceptual |= self.views.found(i, j, nearest)
+        embedding = np.zeros(len(i), bool) if least is None else cosine >= least
+        return Found(i, j, hamming, cosine, perceptual, embedding)
+
+    def spread(self, members: np.ndarray) -> Spread:
+        """Compare the members of a group with one another, the first of which is its keeper.
+
+        A group counts as chained if two members are farther apart than two steps can bring them, by every measure that they
+        have: more than twice the angle and more than twice the bits.
+        """
+        keeper = np.full(len(members), members[0])
+        sampled = len(members) > SPREAD_MEMBERS
+        if sampled:
+            far = self.judge(keeper, members)
+            unlike = np.where(np.isnan(far.cosine), 1 - far.hamming / 64, far.cosine)
+            farthest = np.argsort(unlike[1:], kind="stable")[: SPREAD_MEMBERS - 1] + 1
+            members = members[np.r_[0, np.sort(farthest)]]
+        i, j = (members[side] for side in np.triu_indices(len(members), 1))
+        hamming, nearest = self._hammings(i, j)
+        cosine = self._cosines_within(members)
+        radius, least = self.rule.hamming, self.rule.cosine
+        apart = np.ones(len(i), bool)
+        if least is not None:
+            apart &= ~(cosine >= 2 * least**2 - 1)
+        if radius is not None:
+            close = (hamming >= 0) & (hamming <= 2 * radius) & self.telling[i] & self.telling[j]
+            apart &= ~close
+            if self.views is not None:
+                apart &= ~self.views.linked(i, j, nearest)
+        known = np.zeros(len(i), bool)
+        if least is not None:
+            known |= ~np.isnan(cosine)
+        if radius is not None:
+            known |= self.telling[i] & self.telling[j]
+        return Spread(
+            float(np.nanmin(cosine)) if not np.isnan(cosine).all() else None,
+            int(hamming.max()) if (hamming >= 0).any() else None,
+            sampled,
+            bool((apart & known).any()),
+        )
+
+    def _cosines_within(self, members: np.ndarray) -> np.ndarray:
+        """Cosines of every two members, as `numpy.triu_indices` orders them; all but the least to within rounding."""
+        upper = np.triu_indices(len(members), 1)
+        rows = self._row[members]
+        if self.rows is None or not (rows >= 0).any():
+            return np.full(len(upper[0]), np.nan)
+        unit, _ = self.rows.directions(np.maximum(rows, 0))
+        products = np.minimum(unit @ unit.T, 1.0)
+        products[rows < 0] = np.nan
+        products[:, rows < 0] = np.nan
+        cosines: np.ndarray = products[upper]
+        # Those that may be the least, as they are told of pairs: BLAS rounds as its threads and the machine have it.
+        if not np.isnan(cosines).all():
+            k = np.flatnonzero(cosines <= np.nanmin(cosines) + 1e-11)[:_RESCORED]
+            cosines[k] = pair_cosines(self.rows, self.rows, rows[upper[0][k]], rows[upper[1][k]])
+        return cosines
+
+
+@dataclass
+class Cascade:
+    """Iterate over it once for all pairs of `contents` by its rule, in ascending order of (i, j).
+
+    Parameters
+    ----------
+    contents : Contents
+    max_pairs : int
+        Stop after that many; `capped` then tells that there are more.
+    threads, device, progress : optional
+        As `icehouse.dups.join.selfjoin.self_join` takes them.
+    engine : Engine
+        What compares embeddings; see `icehouse.dups.engines`.
+    """
+
+    contents: Contents
+    max_pairs: int
+    threads: int | None = None
+    device: str = "auto"
+    progress: Callable[[int, int], None] | None = None
+    engine: Engine = field(default_factory=Exact)
+    pairs: int = 0
+    capped: bool = False
+    #: Contents before this one have all their pairs.
+    complete: int = 0
+    stats: dict[str, Any] = field(default_factory=dict)
+    _by_views: np.ndarray | None = field(default=None, init=False)
+
+    def settle(self) -> None:
+        """Find the pairs of views, or give them up where everything resembles everything, before any pair is judged.
+
+        A stage that looked at a part would make results depend on which. Without views nothing can confirm what hashes
+        say, and equal ones count again.
+        """
+        contents = self.contents
+        if self._by_views is not None:
+            return
+        if contents.views is None:
+            contents.rule = contents.rule.unconfirmed()
+            return
+        begun = time.perf_counter()
+        codes, whole = contents.views.pairs(self.max_pairs + 1)
+        self.stats["views"] = {
+            "contents": int(contents.views.usable.any(axis=1).sum()),
+            "radius": contents.views.radius,
+            "left_out": not whole,
+            "seconds": time.perf_counter() - begun,
+        }
+        self._by_views = codes
+        if not whole:
+            contents.views = None
+            contents.rule = contents.rule.unconfirmed()
+
+    def __iter__(self) -> Iterator[Found]:
+        self.settle()
+        n = len(self.contents)
+        self.complete = n
+        hashes = _merge(self._by_hash(), self._by_view())
+        least = min(_AT_ONCE, self.max_pairs + 1)
+        for codes, cosine in _gathered(_merge(hashes, self._by_embedding()), least):
+            room = self.max_pairs - self.pairs
+            if len(codes) > room:
+                self.capped = True
+                self.complete = int(codes[room] // n)
+                codes, cosine = codes[:room], cosine[:room]
+            i, j = np.divmod(codes, n)
+            unknown = np.flatnonzero(np.isnan(cosine))
+            cosine[unknown] = self.contents.cosine(i[unknown], j[unknown])
+            self.pairs += len(codes)
+            if len(codes):
+                yield self.contents.judge(i, j, cosine)
+            if self.capped:
+                return
+
+    def _by_hash(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        radius = self.contents.rule.hamming
+        if radius is None or radius < 0:
+            return
+        begun = time.perf_counter()
+        # One more than asked for, so that the cap is noticed.
+        join = HashJoin(self.contents.hashes, self.contents.telling, radius, max_pairs=self.max_pairs + 1)
+        telling = int(self.contents.telling.sum())
+        self.stats["perceptual"] = {
+            "hashes": int(self.contents.hashed.sum()),
+            "uninformative": int(self.contents.hashed.sum()) - telling,
+            "expected_if_random": random_pairs_expected(telling, radius),
+            "seconds": time.perf_counter() - begun,
+        }
+        for block in join:
+            yield block.i * len(self.contents) + block.j, np.full(len(block.i), np.nan)
+
+    def _by_view(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        codes = self._by_views
+        if codes is not None and len(codes):
+            yield codes, np.full(len(codes), np.nan)
+
+    def _by_embedding(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        contents, rule = self.contents, self.contents.rule
+        if rule.cosine is None or contents.rows is None:
+            return
+        join = self.engine.join(
+            contents.rows,
+            rule.cosine,
+            max_pairs=self.max_pairs + 1,
+            threads=self.threads,
+            device=self.device,
+            progress=self.progress,
+        )
+        self.stats["embedding"] = join.stats
+        at = contents.with_vector
+        for block in join:
+            yield at[block.i] * len(contents) + at[block.j], block.cosine.copy()
+
+    def report(self) -> dict[str, Any]:
+        """Say what the stages did, once all has been read."""
+        report = dict(self.stats)
+        if isinstance(stats := report.get("embedding"), JoinStats):
+            report["embedding"] = {
+                "engine": stats.engine,
+                "threads": stats.threads,
+                "lead": stats.lead,
+                "comparisons": stats.comparisons,
+                "scored": stats.after_middle,
+                "unusable": stats.unusable,
+                "seconds": stats.prepare_seconds + stats.join_seconds,
+            }
+        elif isinstance(stats, FaissStats):
+            report["embedding"] = stats.as_dict()
+        return report
+
+
+def claim_rest(star: Star, cascade: Cascade, scratch: Path) -> bool:
+    """Finish the stars of a search that stopped at its cap, as if it had not.
+
+    Contents before `Cascade.complete` have had their say, and who is claimed has none; so a search among the others finds
+    all that is missing, or stops at the same cap again, and so on. Every round settles some.
+
+    Parameters
+    ----------
+    star : Star
+        Fed with all that `cascade` found.
+    cascade : Cascade
+        Read to its end.
+    scratch : Path
+        File for the vectors of what is left.
+
+    Returns
+    -------
+    bool
+        False if it was given up after many rounds.
+    """
+    contents, complete = cascade.contents, cascade.complete
+    capped = cascade.capped
+    for _ in range(_ROUNDS):
+        left = star.unclaimed()
+        left = left[left >= complete]
+        if not capped or len(left) < 2:
+            return True
+        held = np.flatnonzero(np.isin(contents.with_vector, left, assume_unique=True))
+        rest = Cascade(
+            contents.subset(left, scratch),
+            cascade.max_pairs,
+            cascade.threads,
+            cascade.device,
+            engine=cascade.engine.subset(held),
+        )
+        for found in rest:
+            star.add(left[found.i], left[found.j])
+        capped = rest.capped
+        complete = int(left[rest.complete]) if capped else len(contents)
+        del rest
+        scratch.unlink(missing_ok=True)
+    return not capped
+
+
+def in_order(X: np.ndarray, rows: np.ndarray, scratch: Path) -> np.ndarray:
+    """Give `rows` of `X` in that order: `X` itself if that is how it stands, else a copy mapped from `scratch`."""
+    if len(rows) == len(X) and np.array_equal(rows, np.arange(len(X))):
+        return X
+    if not len(rows):
+        return np.empty((0, X.shape[1]), X.dtype)
+    copy = np.lib.format.open_memmap(scratch, mode="w+", dtype=X.dtype, shape=(len(rows), X.shape[1]))
+    for start in range(0, len(rows), 8192):
+        copy[start : start + 8192] = X[rows[start : start + 8192]]
+    return copy
+
+
+_Stream = Iterator[tuple[np.ndarray, np.ndarray]]
+
+
+def _gathered(stream: _Stream, least: int) -> _Stream:
+    """Put blocks together, one after the other, until there are `least` pairs or no more."""
+    held: list[tuple[np.ndarray, np.ndarray]] = []
+    for block in stream:
+        held.append(block)
+        if sum(len(codes) for codes, _ in held) >= least:
+            yield _one(held)
+            held = []
+    if held:
+        yield _one(held)
+
+
+def _one(blocks: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    codes, cosines = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return codes, cosines
+
+
+def _merge(left: _Stream, right: _Stream) -> _Stream:
+    """Unite two ascending streams of (codes, cosines); of a code in both, the cosine that is known."""
+    streams = [left, right]
+    empty = (np.empty(0, np.int64), np.empty(0))
+    held = [empty, empty]
+    ended = [False, False]
+    while True:
+        for side in (0, 1):
+            while not ended[side] and not len(held[side][0]):
+                block = next(streams[side], None)
+                ended[side] = block is None
+                held[side] = block or empty
+        if not len(held[0][0]) and not len(held[1][0]):
+            return
+        # Up to here both sides are known.
+        limit = min(codes[-1] for codes, _ in held if len(codes))
+        codes, cosines = [], []
+        for side in (0, 1):
+            cut = int(np.searchsorted(held[side][0], limit, side="right"))
+            codes.append(held[side][0][:cut])
+            cosines.append(held[side][1][:cut])
+            held[side] = (held[side][0][cut:], held[side][1][cut:])
+        united, where = np.unique(np.concatenate(codes), return_inverse=True)
+        cosine = np.full(len(united), np.nan)
+        for part, values in zip(np.split(where, [len(codes[0])]), cosines, strict=True):
+            cosine[part] = np.where(np.isnan(values), cosine[part], values)
+        yield united, cosine

@@ -1,0 +1,329 @@
+"""Result files of a search for duplicates, written as the pairs come.
+
+Copies of one content (equal sha256) are pairs with the best of them, not with one another: k copies make k - 1 pairs instead
+of k (k - 1) / 2, and other contents are paired with the best copy only. Nothing is lost by it, since every copy has the
+pairs of its content; `clusters.parquet` says of each copy what it is a copy of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
+
+from ..store.sql import csv_table
+from .identity import GONE, NONE, THERE, Files, whole_files
+from .pairs import Contents, Found, Spread
+
+__all__ = ["CLUSTERS", "KINDS", "PAIRS", "Ledger", "PairWriter", "cluster_table", "write_lists"]
+
+#: Kinds of pairs, the strongest evidence first.
+KINDS = ("exact", "perceptual", "embedding")
+
+#: One row a pair.
+PAIRS = pa.schema(
+    [
+        pa.field("id_a", pa.string(), nullable=False),
+        pa.field("id_b", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("exact", pa.bool_(), nullable=False),
+        pa.field("perceptual", pa.bool_(), nullable=False),
+        pa.field("embedding", pa.bool_(), nullable=False),
+        pa.field("hamming", pa.uint8()),
+        pa.field("cosine", pa.float64()),
+    ]
+)
+
+#: One row an item of a group of at least two.
+CLUSTERS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("group", pa.int64(), nullable=False),
+        pa.field("keeper", pa.bool_(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("copy_of", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("hamming", pa.uint8()),
+        pa.field("cosine", pa.float64()),
+        pa.field("min_cosine", pa.float64()),
+        pa.field("max_hamming", pa.uint8()),
+        pa.field("sampled", pa.bool_(), nullable=False),
+        pa.field("chained", pa.bool_(), nullable=False),
+        pa.field("same_file_as", pa.string()),
+    ]
+)
+
+_ROWS = 500_000
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Items in order of preference, and what content each has.
+
+    Attributes
+    ----------
+    ids : pyarrow.Array of string, length n
+    files : pyarrow.Array of string, length n
+        Absolute paths; null for an item without a file of its own, or whose text was compared.
+    sizes, times : ndarray of float64, shape (n,)
+        Bytes and time of each file when it was embedded; NaN where they are not known.
+    alphabet : ndarray of int64, shape (n,)
+        Rank of each id among all ids.
+    content : ndarray of int64, shape (n,)
+        Number of the item's content, -1 if it has none; numbered as they first appear.
+    best : ndarray of int64, shape (contents,)
+        First item of each content.
+    """
+
+    ids: pa.Array
+    files: pa.Array
+    sizes: np.ndarray
+    times: np.ndarray
+    alphabet: np.ndarray
+    content: np.ndarray
+    best: np.ndarray
+
+    def copies(self) -> np.ndarray:
+        """Items that are a copy of one that is preferred to them."""
+        items = np.flatnonzero(self.content >= 0)
+        return items[self.best[self.content[items]] != items]
+
+
+@dataclass
+class PairWriter:
+    """Writes ``pairs.parquet`` and counts.
+
+    Attributes
+    ----------
+    kinds, stages : Counter
+        Pairs by their kind; pairs that each stage found, counting those that several found for each.
+    """
+
+    ledger: Ledger
+    writer: pq.ParquetWriter
+    kinds: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
+    stages: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
+
+    @classmethod
+    @contextlib.contextmanager
+    def to(cls, path: Path, ledger: Ledger) -> Iterator[PairWriter]:
+        """Open `path` for writing."""
+        with pq.ParquetWriter(path, PAIRS, compression="zstd") as writer:
+            yield cls(ledger, writer)
+
+    def copies(self, contents: Contents) -> None:
+        """Write the pairs of each copy with the best of its content."""
+        copies = self.ledger.copies()
+        for start in range(0, len(copies), _ROWS):
+            items = copies[start : start + _ROWS]
+            content = self.ledger.content[items]
+            self._write(self.ledger.best[content], items, contents.judge(content, content), exact=True)
+
+    def add(self, found: Found) -> None:
+        """Write pairs of different contents."""
+        best = self.ledger.best
+        for start in range(0, len(found), _ROWS):
+            part = slice(start, start + _ROWS)
+            piece = Found(*(getattr(found, name)[part] for name in Found.__dataclass_fields__))
+            self._write(best[piece.i], best[piece.j], piece, exact=False)
+
+    def _write(self, a: np.ndarray, b: np.ndarray, found: Found, *, exact: bool) -> None:
+        ledger = self.ledger
+        turned = ledger.alphabet[a] > ledger.alphabet[b]
+        a, b = np.where(turned, b, a), np.where(turned, a, b)
+        kind = kinds(found, exact=exact)
+        columns = [
+            ledger.ids.take(pa.array(a)),
+            ledger.ids.take(pa.array(b)),
+            pa.array(np.array(KINDS, object)[kind], pa.string()),
+            pa.array(np.full(len(a), exact)),
+            pa.array(found.perceptual),
+            pa.array(found.embedding),
+            *_measures(found),
+        ]
+        self.writer.write_table(pa.table(columns, schema=PAIRS))
+        for k, name in enumerate(KINDS):
+            self.kinds[name] += int((kind == k).sum())
+        self.stages["exact"] += len(a) if exact else 0
+        self.stages["perceptual"] += int(found.perceptual.sum())
+        self.stages["embedding"] += int(found.embedding.sum())
+
+
+def kinds(found: Found, *, exact: bool = False) -> np.ndarray:
+    """Strongest kind of each pair, as its place in `KINDS`; ``len(KINDS)`` if no stage finds it."""
+    if exact:
+        return np.zeros(len(found), np.int64)
+    return np.where(found.perceptual, 1, np.where(found.embedding, 2, 3))
+
+
+def cluster_table(ledger: Ledger, keeper: np.ndarray, contents: Contents, same_file: np.ndarray) -> pa.Table:
+    """Make ``clusters.parquet``: the items of every group of at least two, best group first, keeper first.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    keeper : ndarray of int64, shape (contents,)
+        Each content's keeper.
+    contents : Contents
+    same_file : ndarray of int64, shape (n,)
+        First item with the file of each; see `icehouse.dups.identity.Files.first`.
+    """
+    items = np.flatnonzero(ledger.content >= 0)
+    leader = keeper[ledger.content[items]]
+    sizes = np.bincount(leader, minlength=len(keeper))
+    grouped = sizes[leader] > 1
+    items, leader = items[grouped], leader[grouped]
+    order = np.lexsort((items, leader))
+    items, leader = items[order], leader[order]
+    leaders, group = np.unique(leader, return_inverse=True)
+    content = ledger.content[items]
+    is_keeper = ledger.best[leader] == items
+    found = contents.judge(leader, content)
+    same = content == leader
+    kind = np.where(same, 0, kinds(found))
+    names = pa.array([*KINDS, None], pa.string()).take(pa.array(kind))
+    spreads = _spreads(keeper, leaders, contents)
+    copied, first = ledger.best[content], same_file[items]
+    hamming, cosine = _measures(found)
+    columns = [
+        ledger.ids.take(pa.array(items)),
+        pa.array(group),
+        pa.array(is_keeper),
+        pa.array(sizes[leader]),
+        ledger.ids.take(pa.array(copied, mask=copied == items)),
+        pc.if_else(pa.array(is_keeper), pa.scalar(None, pa.string()), names),
+        hamming,
+        cosine,
+        pa.array([spreads[g].min_cosine for g in range(len(leaders))], pa.float64()).take(pa.array(group)),
+        pa.array([spreads[g].max_hamming for g in range(len(leaders))], pa.uint8()).take(pa.array(group)),
+        pa.array([spreads[g].sampled for g in range(len(leaders))], pa.bool_()).take(pa.array(group)),
+        pa.array([spreads[g].chained for g in range(len(leaders))], pa.bool_()).take(pa.array(group)),
+        ledger.ids.take(pa.array(first, mask=first == items)),
+    ]
+    return pa.table(columns, schema=CLUSTERS)
+
+
+def write_items(folder: Path, ledger: Ledger, digests: pa.ChunkedArray, contents: Contents) -> None:
+    """Write ``items.parquet``: what was looked at, by id, and whether there was a vector to compare it by."""
+    held = np.zeros(len(ledger.best), bool)
+    held[contents.with_vector] = True
+    there = ledger.content >= 0
+    vector = np.zeros(len(ledger.ids), bool)
+    vector[there] = held[ledger.content[there]]
+    table = pa.table({"item_id": ledger.ids, "content": digests.cast(pa.string()), "vector": vector})
+    pq.write_table(
+        table.take(pa.array(np.argsort(ledger.alphabet))), folder / "items.parquet", compression="zstd"
+    )
+
+
+def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) -> tuple[int, int, list[str]]:
+    """Write ``keep.csv`` and ``drop.csv``, which share out all items between them, but those whose file is gone.
+
+    A member of a group is dropped if its file and its keeper's are there as they were embedded, and no item that is kept has
+    the same file. Where no file can be seen at all, the lists go by the items alone.
+
+    Parameters
+    ----------
+    folder : Path
+    ledger : Ledger
+    clusters : pyarrow.Table
+    files : Files
+        What lies at the items' paths now.
+
+    Returns
+    -------
+    kept, dropped : int
+    notes : list of str
+        What is kept for its file's sake, and what is not listed.
+    """
+    notes = []
+    member = clusters.filter(pc.invert(clusters["keeper"]))
+    leads = clusters.filter(clusters["keeper"])
+    leads = leads.take(pc.index_in(member["group"], value_set=leads["group"]))
+    rows, keepers = (
+        pc.index_in(part["item_id"], value_set=ledger.ids).to_numpy() for part in (member, leads)
+    )
+    state, goes = files.state, np.ones(len(rows), bool)
+    listed = np.ones(len(ledger.ids), bool)
+    if files.seen:
+        listed = state != GONE
+        sound = np.isin(state, (THERE, NONE))
+        goes = sound[rows] & sound[keepers]
+        if gone := int((~listed).sum()):
+            notes.append(
+                f"{gone} items are in neither list, since their files are gone; `icehouse embed` marks them"
+            )
+        if unsure := int((~goes & listed[rows]).sum()):
+            notes.append(
+                f"{unsure} duplicates are kept, since their file or their keeper's is no longer the one that was embedded; "
+                "run `icehouse embed`, and this search again"
+            )
+    elif files.paths:
+        notes.append(
+            f"none of {files.paths} files can be seen here: the lists go by what was embedded, and do not know of links"
+        )
+    # Who shares a file with one that is kept is kept: the file is one and the same.
+    stays = listed.copy()
+    stays[rows[goes]] = False
+    held = np.isin(files.number, files.number[stays & (files.number >= 0)])
+    goes &= ~held[rows]
+    stays |= held
+    first = files.first()
+    if several := int((first != np.arange(len(first))).sum()):
+        notes.append(
+            f"{several} items are a further name of, or a link to, another item's file: see same_file_as in clusters.parquet"
+        )
+    listed_files = whole_files(ledger.files)
+    staying = np.flatnonzero(stays)
+    ids = ledger.ids.take(pa.array(staying))
+    same = ledger.ids.take(pa.array(first, mask=first == np.arange(len(first))))
+    at = pc.index_in(ids, value_set=clusters["item_id"])
+    kept = pa.table(
+        {
+            "item_id": ids,
+            "file": listed_files.take(pa.array(staying)),
+            "group": clusters["group"].take(at),
+            "size": pc.fill_null(clusters["size"].take(at), 1),
+            "same_file_as": same.take(pa.array(staying)),
+        }
+    )
+    pcsv.write_csv(csv_table(kept), folder / "keep.csv")
+    chosen = pa.array(np.flatnonzero(goes))
+    member = member.take(chosen)
+    dropped = pa.table(
+        {
+            "item_id": member["item_id"],
+            "file": listed_files.take(pa.array(rows[goes])),
+            "keeper": leads["item_id"].take(chosen),
+            **{name: member[name] for name in ("group", "kind", "hamming", "cosine", "same_file_as")},
+        }
+    )
+    pcsv.write_csv(csv_table(dropped), folder / "drop.csv")
+    return kept.num_rows, dropped.num_rows, notes
+
+
+def _measures(found: Found) -> tuple[pa.Array, pa.Array]:
+    hamming = pa.array(found.hamming.clip(0).astype(np.uint8), mask=found.hamming < 0)
+    return hamming, pa.array(found.cosine, mask=np.isnan(found.cosine))
+
+
+def _spreads(keeper: np.ndarray, leaders: np.ndarray, contents: Contents) -> list[Spread]:
+    """How far the contents of each group are apart."""
+    order = np.argsort(keeper, kind="stable")
+    starts = np.searchsorted(keeper[order], leaders)
+    stops = np.searchsorted(keeper[order], leaders, side="right")
+    # Most groups are two contents, or one with its copies: as far apart as these, and no chain.
+    ends = contents.judge(order[starts], order[stops - 1])
+    hamming, cosine = (measure.to_pylist() for measure in _measures(ends))
+    return [
+        contents.spread(order[start:stop]) if stop - start > 2 else Spread(cosine[k], hamming[k])
+        for k, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True))
+    ]

@@ -1,0 +1,531 @@
+"""Sliding window of a stream: the most recent contents, and what of them a new one resembles.
+
+A window holds the last `capacity` distinct contents: of each its sha256, perceptual hash and vector. A content that comes
+again takes no second place; it becomes the most recent one. Every arrival is judged against the window as it is at that
+moment, then remembered, and what was seen longest ago is forgotten.
+
+Arrivals may come in batches, so that one product of matrices serves all of them; each is then judged as if it had come
+alone, after those before it. The vectors are compared as in `icehouse.dups.join`: a bound on the cosine from the leading
+principal coordinates rules almost all out, and the rest are scored from the vectors as they are held, by the one definition
+of a cosine. So no match is missed, and verdicts depend neither on batches, nor on the axes, nor on threads.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from .hamming import BITS, MAX_RADIUS, informative
+from .join.cosine import RowSet, pair_cosines
+from .join.tiles import NumpyTiles, Plan, choose_plan, coordinate_slack, project, summation_slack
+from .pairs import Rule
+
+__all__ = ["BATCH", "DEFAULT_WINDOW", "Arrival", "Match", "Recent", "Verdict"]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What comes: `id` for people, `key` (sha256) for its content, its hash, and its vector (dim,).
+
+    `vector` and `phash` may be left out where `Recent.knows` the key, or an earlier arrival of the same batch has it.
+    """
+
+    id: str
+    key: str
+    phash: int | None = None
+    vector: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """A content of the window that an arrival resembles.
+
+    Attributes
+    ----------
+    id : str
+        Of the arrival that brought the content.
+    position : int
+        Of that arrival in the stream, from 0.
+    age : int
+        How many arrivals ago that was.
+    exact, perceptual, embedding : bool
+        Which stages find it.
+    hamming : int or None
+        Bits in which the hashes differ; None where one is missing.
+    cosine : float or None
+        None where a vector is missing or has no direction.
+    """
+
+    id: str
+    position: int
+    age: int
+    exact: bool
+    perceptual: bool
+    embedding: bool
+    hamming: int | None
+    cosine: float | None
+
+    @property
+    def kind(self) -> str:
+        """Strongest evidence: "exact", "perceptual" or "embedding"."""
+        return "exact" if self.exact else "perceptual" if self.perceptual else "embedding"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of an arrival.
+
+    Attributes
+    ----------
+    id : str
+    position : int or None
+        In the stream, from 0; None where it could not be judged.
+    matches : tuple of Match
+        Best first: exact, then perceptual by fewest bits, then by highest cosine; of equals the oldest.
+    capped : bool
+        Whether more resemble it than a stage looks for (256): `matches` are then the best of the most recent.
+    error : str or None
+        Why it could not be judged.
+    """
+
+    id: str
+    position: int | None
+    matches: tuple[Match, ...] = ()
+    capped: bool = False
+    error: str | None = None
+
+    @property
+    def match(self) -> Match | None:
+        """Best match."""
+        return self.matches[0] if self.matches else None
+
+    @property
+    def kind(self) -> str:
+        """Tell in one word: "new", "exact", "perceptual", "embedding", or "error"."""
+        if self.error is not None:
+            return "error"
+        return self.matches[0].kind if self.matches else "new"
+
+
+DEFAULT_WINDOW = 100_000
+
+#: Matches of one arrival that a stage looks for, the most recent first; the best of them is told.
+MOST_MATCHES = 256
+
+#: Arrivals that go through one product of matrices.
+BATCH = 64
+
+#: Contents from which principal axes pay, and after how many they are found anew while the window fills.
+_LEARN_AT = (8192, 32_768)
+
+#: Candidates an arrival, on average, from which axes are found anew, and after what part of a window at the soonest.
+_TOO_MANY, _AT_THE_SOONEST = 200, 0.125
+
+#: The most recent contents stand for those to come when axes are chosen.
+_LATEST = 1024
+
+#: Coordinates of a content, at most, beside its vector; where so few rule out little, all of them.
+_COORDINATES = 320
+
+#: Looking a candidate up costs as much as so many coordinates in a product.
+_LOOK_UP = 20_000
+
+_COLUMNS = 8192
+
+
+class Recent:
+    """A window over the most recent distinct contents of a stream.
+
+    Memory does not grow once the window is full (`bytes`): a content takes ``2 * dim`` bytes for its float16 vector, as much
+    again under a rule with a matrix, up to 1,280 for coordinates, and about 300 for the rest, its id's length aside. 100,000
+    contents of 1280 dimensions take 256 MB and, all in all, about 400. Where leading coordinates tell too little to rule
+    anything out, all of them are kept in float32: 512 MB more.
+
+    Parameters
+    ----------
+    capacity : int, default 100,000
+        Contents held.
+    rule : Rule
+        Bits and cosine up to which contents are matches.
+    dim : int, optional
+        Length of the vectors; None for a window without vectors.
+    dtype : {"float16", "float32"}, default "float16"
+        In which vectors are held, and compared: an arrival's is rounded likewise.
+
+    Raises
+    ------
+    UsageError
+        If an argument is out of its range.
+    """
+
+    def __init__(
+        self, capacity: int = DEFAULT_WINDOW, *, rule: Rule, dim: int | None = None, dtype: str = "float16"
+    ) -> None:
+        if capacity < 1:
+            raise UsageError(f"a window holds at least 1 content, not {capacity}")
+        if rule.hamming is not None and not 0 <= rule.hamming <= MAX_RADIUS:
+            raise UsageError(
+                f"a Hamming distance lies between 0 and {MAX_RADIUS} of {BITS} bits, not {rule.hamming}"
+            )
+        if rule.cosine is not None and not 0 < rule.cosine <= 1:
+            raise UsageError(f"a cosine threshold lies above 0 and is at most 1, not {rule.cosine}")
+        if rule.cosine is not None and dim is None:
+            raise UsageError("a cosine needs vectors to be taken of")
+        self.capacity, self.rule, self.dim = capacity, rule, dim
+        self.seen = 0
+        try:
+            self._ids: list[str] = [""] * capacity
+            self._X = np.zeros((capacity, dim or 0), dtype)
+        except (MemoryError, OverflowError, ValueError) as error:
+            raise UsageError(
+                f"no memory for a window of {capacity:,} contents; give a smaller one"
+            ) from error
+        self._matrix = None if rule.matrix is None or dim is None else rule.matrix.astype(np.float64)
+        #: The vectors as the rule compares them: `_X`, or what its matrix makes of them.
+        self._Y = self._X if self._matrix is None else np.zeros_like(self._X)
+        self._rows = self._row_set(self._Y)
+        self._hashes = np.zeros(capacity, np.uint64)
+        self._hashed = np.zeros(capacity, bool)
+        self._telling = np.zeros(capacity, bool)
+        self._serials = np.full(capacity, -1, np.int64)
+        #: Slot of each key, the one seen longest ago first.
+        self._slots: OrderedDict[str, int] = OrderedDict()
+        self._plan = Plan(dim or 0, dim or 0)
+        self._lead = np.zeros((0, 0), np.float32)
+        self._middle: np.ndarray | None = None
+        self._learnt_at = 0
+        self._candidates = self._asked = 0
+        self._scratch = np.empty(BATCH * _COLUMNS, np.float32)
+
+    def __len__(self) -> int:
+        """Contents held."""
+        return len(self._slots)
+
+    def knows(self, key: str) -> bool:
+        """Tell whether the window holds a content."""
+        return key in self._slots
+
+    @property
+    def dtype(self) -> np.dtype:
+        """In which vectors are held."""
+        return self._X.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the arrays, once the window is full; keys and ids come on top."""
+        arrays = [self._X, self._rows.squares, self._hashes, self._hashed, self._telling, self._serials]
+        arrays += [] if self._matrix is None else [self._Y]
+        coordinates = self._plan.lead + 1 + (self._plan.middle + 1 if self._middle is not None else 0)
+        return sum(array.nbytes for array in arrays) + 4 * coordinates * self.capacity * (
+            self.dim is not None
+        )
+
+    def judge(self, arrivals: Sequence[Arrival]) -> Iterator[Verdict]:
+        """Judge and remember arrivals, one at a time as the verdicts are read; what is not read has not arrived.
+
+        Raises
+        ------
+        UsageError
+            If a vector has another length, or the window was changed between two verdicts.
+        """
+        for start in range(0, len(arrivals), BATCH):
+            batch = _Batch(self, arrivals[start : start + BATCH])
+            for j in range(len(batch)):
+                if self.seen != batch.first + j:
+                    raise UsageError("the window was given other arrivals before all of these were judged")
+                verdict = self._verdict(batch, j)
+                self._remember(batch, j)
+                yield verdict
+
+    def remember(self, arrivals: Sequence[Arrival]) -> None:
+        """Take arrivals into the window without judging them."""
+        for start in range(0, len(arrivals), BATCH):
+            batch = _Batch(self, arrivals[start : start + BATCH], compare=False)
+            for j in range(len(batch)):
+                self._remember(batch, j)
+
+    def restored(self, seen: int) -> None:
+        """Finish what `icehouse.dups.window_state.load_window` put in: `seen` arrivals have been judged so far."""
+        n = len(self)
+        self.seen = seen
+        self._telling[:n] = self._hashed[:n] & informative(self._hashes[:n])
+        if self._matrix is not None:
+            for start in range(0, n, 1024):
+                part = slice(start, min(start + 1024, n))
+                self._Y[part] = self._mapped(self._X[part])
+        self._learn()
+
+    def _row_set(self, X: np.ndarray) -> RowSet:
+        """Rows to be compared, of `_Y` or alike."""
+        return RowSet.of(X, None if self.dim is None or self._matrix is not None else self.rule.mean)
+
+    def _mapped(self, X: np.ndarray) -> np.ndarray:
+        """Take vectors to where the rule compares them."""
+        if self._matrix is None:
+            return X
+        units, _ = RowSet.of(X, self.rule.mean).directions(slice(None))
+        units = units @ self._matrix
+        lengths = np.sqrt(np.square(units).sum(axis=1, keepdims=True))
+        units /= np.where(lengths > 0, lengths, 1)
+        # BLAS sums a row in an order that depends on where it stands; rounded, it is the same wherever that is.
+        return np.round(units, 7).astype(X.dtype)
+
+    def _verdict(self, batch: _Batch, j: int) -> Verdict:
+        own = self._slots.get(batch.keys[j])
+        by_hash, many = self._by_hash(batch, j)
+        by_vector, more = self._by_vector(batch, j)
+        slots = np.union1d(by_hash, by_vector)
+        if own is not None:
+            slots = np.union1d(slots, [own])
+        if not len(slots):
+            return Verdict(batch.ids[j], self.seen)
+        hamming = np.bitwise_count(self._hashes[slots] ^ batch.hashes[j]).astype(np.int16)
+        hamming[~(self._hashed[slots] & batch.hashed[j])] = -1
+        cosine = self._cosines(batch, j, slots)
+        exact = slots == (-1 if own is None else own)
+        perceptual, embedding = np.isin(slots, by_hash), np.isin(slots, by_vector)
+        if self.rule.cosine is not None:
+            # What the hashes brought, or the bytes, may lie beyond the most recent that the vectors brought.
+            embedding |= cosine >= self.rule.cosine
+        if self.rule.hamming is not None:
+            perceptual |= (
+                (hamming >= 0) & (hamming <= self.rule.hamming) & self._telling[slots] & batch.telling[j]
+            )
+        rank = np.where(exact, 0, np.where(perceptual, 1, 2))
+        bits = np.where(rank == 1, hamming, 0)
+        order = np.lexsort((self._serials[slots], -np.nan_to_num(cosine, nan=-2.0), bits, rank))
+        matches = []
+        for k in order:
+            slot = int(slots[k])
+            position = int(self._serials[slot])
+            matches.append(
+                Match(
+                    self._ids[slot],
+                    position,
+                    self.seen - position,
+                    bool(exact[k]),
+                    bool(perceptual[k]),
+                    bool(embedding[k]),
+                    None if hamming[k] < 0 else int(hamming[k]),
+                    None if np.isnan(cosine[k]) else float(cosine[k]),
+                )
+            )
+        return Verdict(batch.ids[j], self.seen, tuple(matches), many or more)
+
+    def _by_hash(self, batch: _Batch, j: int) -> tuple[np.ndarray, bool]:
+        """Slots within the radius, the most recent ones, and whether there are more."""
+        slots = batch.alive(self, j, batch.hash_hits, batch.hash_pairs)
+        if len(slots) <= MOST_MATCHES:
+            return slots, False
+        return slots[np.argpartition(self._serials[slots], -MOST_MATCHES)[-MOST_MATCHES:]], True
+
+    def _by_vector(self, batch: _Batch, j: int) -> tuple[np.ndarray, bool]:
+        """Slots whose cosine reaches the threshold, the most recent ones, and whether there are more."""
+        slots = batch.alive(self, j, batch.lead_hits, batch.lead_pairs)
+        self._asked += 1
+        self._candidates += len(slots)
+        found, size = np.empty(0, np.int64), 2 * MOST_MATCHES
+        while len(slots):
+            # The most recent first, in blocks that double: where everything resembles everything the first one suffices.
+            if len(slots) > size:
+                parted = np.argpartition(self._serials[slots], -size)
+                block, slots = slots[parted[-size:]], slots[parted[:-size]]
+            else:
+                block, slots = slots, slots[:0]
+            size *= 2
+            if self._middle is not None and batch.middle is not None:
+                bound = np.vecdot(self._middle[block], batch.middle[j])
+                block = block[bound >= batch.middle_floor]
+            block = block[self._cosines(batch, j, block) >= self.rule.cosine]
+            found = np.concatenate([found, block])
+            if len(found) > MOST_MATCHES:
+                return found[np.argsort(self._serials[found])[-MOST_MATCHES:]], True
+        return found, False
+
+    def _cosines(self, batch: _Batch, j: int, slots: np.ndarray) -> np.ndarray:
+        """Cosine of arrival j and each slot, float64; NaN where there is none."""
+        cosine = np.full(len(slots), np.nan)
+        if self.dim is not None and batch.rows.squares[j] > 0:
+            usable = np.flatnonzero(self._rows.squares[slots] > 0)
+            cosine[usable] = pair_cosines(batch.rows, self._rows, np.full(len(usable), j), slots[usable])
+        return cosine
+
+    def _remember(self, batch: _Batch, j: int) -> None:
+        key, slot = batch.keys[j], self._slots.get(batch.keys[j])
+        if slot is not None:
+            self._slots.move_to_end(key)
+            self.seen += 1
+            return
+        if len(self._slots) < self.capacity:
+            slot = len(self._slots)
+        else:
+            _, slot = self._slots.popitem(last=False)
+        self._X[slot], self._Y[slot] = batch.X[j], batch.rows.X[j]
+        self._rows.squares[slot] = batch.rows.squares[j]
+        self._hashes[slot], self._hashed[slot] = batch.hashes[j], batch.hashed[j]
+        self._telling[slot] = batch.telling[j]
+        if self.dim is not None:
+            self._lead[slot] = batch.lead[j]
+            if self._middle is not None and batch.middle is not None:
+                self._middle[slot] = batch.middle[j]
+        self._ids[slot] = batch.ids[j]
+        self._slots[key] = slot
+        self._serials[slot] = batch.serials[j] = self.seen
+        batch.slots[j] = slot
+        self.seen += 1
+
+    def _learn(self) -> None:
+        """Find principal axes of what is held, when it is time: at the first arrivals, as the window fills, as it drifts."""
+        if self.dim is None:
+            return
+        n = len(self)
+        if n + BATCH <= len(self._lead) or len(self._lead) == self.capacity:
+            drifted = self._candidates > _TOO_MANY * max(self._asked, 1)
+            if not (drifted and self.seen - self._learnt_at >= _AT_THE_SOONEST * self.capacity):
+                return
+        held = self._row_set(self._Y[:n])
+        if n > _LEARN_AT[0] - BATCH and self.rule.cosine is not None:
+            latest = np.sort(np.argpartition(self._serials[:n], -min(_LATEST, n))[-_LATEST:])
+            coming = self._row_set(self._Y[latest])
+            budget = 4.0 * _COORDINATES * (n + len(latest))
+            plan = choose_plan(coming, held, self.rule.cosine, NumpyTiles(), budget)
+            self._plan = plan if _pays(plan, coming, held, self.rule.cosine) else Plan(held.dim, held.dim)
+        # Room up to the next time; what is never touched is never taken from the system.
+        room = next((size for size in _LEARN_AT if size >= n + BATCH), self.capacity)
+        room = min(room, self.capacity)
+        plan = self._plan
+        self._lead = np.zeros((room, plan.lead + 1), np.float32)
+        self._middle = np.zeros((room, plan.middle + 1), np.float32) if plan.middle > plan.lead else None
+        for start in range(0, n, 1024):
+            part = slice(start, min(start + 1024, n))
+            self._lead[part], middle = project(held, part, plan)
+            if self._middle is not None:
+                self._middle[part] = middle
+        self._rows.squares[:n] = held.squares
+        self._learnt_at, self._candidates, self._asked = self.seen, 0, 0
+
+
+class _Batch:
+    """Arrivals, compared with the window as it was before them and with one another."""
+
+    def __init__(self, window: Recent, arrivals: Sequence[Arrival], *, compare: bool = True) -> None:
+        window._learn()
+        b = len(arrivals)
+        self.first = window.seen
+        self.ids = [arrival.id for arrival in arrivals]
+        self.keys = [arrival.key for arrival in arrivals]
+        self.hashes = np.zeros(b, np.uint64)
+        self.hashed = np.zeros(b, bool)
+        self.slots = np.full(b, -1, np.int64)
+        self.serials = np.full(b, -2, np.int64)
+        # No vector is a vector of NaN: wherever the mean lies, it has no direction.
+        X = np.full((b, window.dim or 0), np.nan, window._X.dtype)
+        self._fill(window, arrivals, X)
+        self.telling = self.hashed & informative(self.hashes)
+        self.X = X
+        self.rows = window._row_set(window._mapped(X))
+        nothing: list[np.ndarray] = [np.empty(0, np.int64)] * b
+        none = np.zeros((b, b), bool)
+        self.hash_hits, self.hash_pairs = nothing, none
+        self.lead_hits, self.lead_pairs = nothing, none
+        self.lead, self.middle = np.empty((b, 0), np.float32), None
+        self.middle_floor = -1.0
+        #: Which content a slot held when it was compared.
+        self.held = window._serials.copy() if compare else window._serials
+        # One thread of BLAS: the products are small, and the other cores have pictures to decode and encode.
+        with _blas().limit(limits=1, user_api="blas"):
+            if window.dim is not None:
+                self.lead, self.middle = project(self.rows, slice(0, b), window._plan)
+            if compare:
+                self._compare_hashes(window)
+                self._compare_vectors(window)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def alive(self, window: Recent, j: int, hits: list[np.ndarray], pairs: np.ndarray) -> np.ndarray:
+        """Slots that arrival j hit, of the window and of the arrivals before it, that still hold what they held."""
+        slots = hits[j]
+        slots = slots[window._serials[slots] == self.held[slots]]
+        earlier = np.flatnonzero(pairs[j, :j] & (self.slots[:j] >= 0))
+        earlier = earlier[window._serials[self.slots[earlier]] == self.serials[earlier]]
+        return np.concatenate([slots, self.slots[earlier]])
+
+    def _fill(self, window: Recent, arrivals: Sequence[Arrival], X: np.ndarray) -> None:
+        """Put hashes and vectors where they belong; a copy has those of its content."""
+        first: dict[str, int] = {}
+        for j, arrival in enumerate(arrivals):
+            if (slot := window._slots.get(arrival.key)) is not None:
+                X[j] = window._X[slot]
+                self.hashes[j], self.hashed[j] = window._hashes[slot], window._hashed[slot]
+            elif (k := first.setdefault(arrival.key, j)) < j:
+                X[j] = X[k]
+                self.hashes[j], self.hashed[j] = self.hashes[k], self.hashed[k]
+            else:
+                if arrival.phash is not None:
+                    self.hashes[j], self.hashed[j] = arrival.phash, True
+                if arrival.vector is not None:
+                    if arrival.vector.shape != X[j].shape:
+                        raise UsageError(
+                            f"{arrival.id}: a vector of {arrival.vector.shape}, where the window's have {X[j].shape}"
+                        )
+                    with np.errstate(over="ignore"):
+                        X[j] = arrival.vector
+
+    def _compare_hashes(self, window: Recent) -> None:
+        radius = window.rule.hamming
+        if radius is None or not self.telling.any():
+            return
+        n = len(window)
+        hashes, telling = window._hashes[:n], window._telling[:n]
+        self.hash_hits = [
+            np.flatnonzero((np.bitwise_count(hashes ^ value) <= radius) & telling) if tells else empty
+            for value, tells, empty in zip(self.hashes, self.telling, self.hash_hits, strict=True)
+        ]
+        near = np.bitwise_count(self.hashes[:, None] ^ self.hashes) <= radius
+        self.hash_pairs = near & self.telling[:, None] & self.telling
+
+    def _compare_vectors(self, window: Recent) -> None:
+        if window.rule.cosine is None or window.dim is None:
+            return
+        floor = window.rule.cosine - coordinate_slack(window.dim)
+        tiles = NumpyTiles()
+        lead_floor = tiles.floor(floor - summation_slack(self.lead.shape[1]))
+        if self.middle is not None:
+            self.middle_floor = float(tiles.floor(floor - summation_slack(self.middle.shape[1])))
+        self.lead_pairs = self.lead @ self.lead.T >= lead_floor
+        n, everything = len(window), slice(None)
+        i_parts, slot_parts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for start in range(0, n, _COLUMNS):
+            columns = slice(start, min(start + _COLUMNS, n))
+            flat = tiles.scan(self.lead, everything, window._lead, columns, lead_floor, window._scratch)
+            i, slots = np.divmod(flat, columns.stop - start)
+            i_parts.append(i)
+            slot_parts.append(slots + start)
+        i, slots = np.concatenate(i_parts), np.concatenate(slot_parts)
+        order = np.argsort(i, kind="stable")
+        cuts = np.searchsorted(i[order], np.arange(1, len(self)))
+        self.lead_hits = np.split(slots[order], cuts)
+
+
+def _pays(plan: Plan, coming: RowSet, held: RowSet, threshold: float) -> bool:
+    """Whether a plan's bounds rule out enough, on a sample, to be worth more than products of whole vectors."""
+    asked, _ = project(coming, slice(0, _LATEST), plan)
+    sample = np.linspace(0, len(held) - 1, min(4 * _LATEST, len(held))).astype(np.int64)
+    some, _ = project(RowSet.of(held.X[sample], held.mean), slice(0, len(sample)), plan)
+    share = np.count_nonzero(asked @ some.T >= threshold) / (len(asked) * len(some))
+    return bool(share * _LOOK_UP + plan.lead < held.dim)
+
+
+@cache
+def _blas() -> Any:
+    """The libraries whose threads are limited; finding them takes milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -1,0 +1,501 @@
+"""FAISS index files, ``STORE/indexes/<feature>/``: opening, asking, telling whether they are fresh.
+
+```
+index.json              what there is: kind, settings, the snapshot it is of, recall; written last, so it names whole files
+<build>.faiss           the index as FAISS writes it, over the vectors that have a direction
+<build>.parquet         position in the index -> row of the feature table (`row`) and content (the table's key)
+```
+
+A build never changes a file: it writes new ones, replaces index.json, and removes the old ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...errors import CorruptError, StoreError, UsageError
+from ..checksums import check_stamp, file_sha256, seal, stamp, unseal
+from ..files import checked_name, publish, remove_leftovers
+from ..search import float32_margin, unit_rows
+from ..store import Store
+from .kinds import KINDS, load_faiss, thread_limit, to_gpu
+
+__all__ = [
+    "FORMAT",
+    "OVERSAMPLE",
+    "Index",
+    "IndexInfo",
+    "check_files",
+    "index_folder",
+    "list_indexes",
+    "open_index",
+    "read_info",
+    "read_rows",
+    "read_vectors",
+    "stale_because",
+    "write_index",
+]
+
+#: Version of index.json that this code writes, and the only one that it reads; others are built anew.
+FORMAT = 1
+
+_INFO = "index.json"
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What is known of an index without opening it.
+
+    Attributes
+    ----------
+    feature : str
+    key : str
+        Column that names a content.
+    kind : str
+        "flat", "ivf" or "hnsw".
+    given : bool
+        Whether the kind was asked for, not chosen.
+    fingerprint : str or None
+        Of the feature.
+    digest : str
+        Of the feature table's snapshot that it covers.
+    content : str
+        Hash of the keys and vectors it covers; unlike `digest`, merging parts leaves it as it is.
+    rows, vectors, dim : int
+        Rows of the snapshot; those of them with a direction, which the index holds; dimensions.
+    trained : int
+        Rows there were when it was last made from nothing.
+    effort : int or None
+        nprobe or efSearch.
+    wanted : float
+        Recall@10 asked for.
+    recall : mapping
+        ``{"image": {"recall@10": ..., "queries": ..., "of": ...}, "text": ...}``, None where there is nothing to ask with.
+    files : mapping
+        Size, modification time and checksum of both files.
+    versions : mapping
+        Of FAISS and icehouse.
+    built_at : str
+        UTC, ISO 8601.
+    seconds : float
+        What the last build took.
+    """
+
+    feature: str
+    key: str
+    kind: str
+    given: bool
+    fingerprint: str | None
+    digest: str
+    content: str
+    rows: int
+    vectors: int
+    dim: int
+    trained: int
+    effort: int | None
+    wanted: float
+    recall: Mapping[str, Any]
+    versions: Mapping[str, str]
+    built_at: str
+    seconds: float
+    files: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @property
+    def bytes(self) -> int:
+        """Size of its files."""
+        return sum(entry["bytes"] for entry in self.files.values())
+
+
+def index_folder(store: Path, feature: str) -> Path:
+    """Where the index of a feature lies."""
+    return store / "indexes" / checked_name(feature)
+
+
+def read_info(folder: Path) -> IndexInfo | None:
+    """Read what index there is in `folder`; None if there is none.
+
+    Raises
+    ------
+    CorruptError
+        If index.json cannot be understood.
+    """
+    path = folder / _INFO
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] != FORMAT:
+            raise CorruptError(f"{path} is of format {content['format']}, this icehouse reads {FORMAT}")
+        content = unseal(content, _INFO)
+        files = {kind: dict(entry) for kind, entry in content.pop("files").items()}
+        if set(files) != {"index", "rows"} or content["kind"] not in KINDS:
+            raise KeyError("files")
+        for entry in files.values():
+            _ = [entry[key] for key in _FILE_KEYS]
+        return IndexInfo(**content, files=files)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptError(f"{path} is damaged ({type(error).__name__})") from error
+
+
+def read_vectors(folder: Path, info: IndexInfo, *, mapped: bool = True) -> Any:
+    """Read the FAISS index, mapped from disk for searching, or into memory so that it can grow.
+
+    Raises
+    ------
+    CorruptError
+        If the file is missing, or not what was written.
+    """
+    faiss = load_faiss()
+    path = _checked(folder, info, "index")
+    # FAISS 1.11 and later map every kind (MMAP_IFC); earlier ones the lists of IVF only. A mapped index must not grow:
+    # FAISS would end the process.
+    flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) | faiss.IO_FLAG_READ_ONLY if mapped else 0
+    try:
+        index = faiss.read_index(str(path), flags)
+    except RuntimeError as error:
+        raise CorruptError(f"{path} cannot be read by FAISS") from error
+    if (int(index.ntotal), int(index.d)) != (info.vectors, info.dim):
+        raise CorruptError(
+            f"{path} holds {index.ntotal} vectors of {index.d} dimensions, not what was written"
+        )
+    return index
+
+
+def read_rows(folder: Path, info: IndexInfo, column: str = "row") -> pa.ChunkedArray:
+    """Read a column of the positions' table: `row`, or the feature's key.
+
+    Raises
+    ------
+    CorruptError
+        If the file is missing, or not what was written.
+    """
+    path = _checked(folder, info, "rows")
+    try:
+        values = pq.read_table(path, columns=[column], memory_map=True)[column]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise CorruptError(f"{path} cannot be read") from error
+    if len(values) != info.vectors:
+        raise CorruptError(f"{path} has {len(values)} rows, not {info.vectors}")
+    return values
+
+
+def check_files(folder: Path, info: IndexInfo, *, always: bool = False) -> None:
+    """Make sure that both files are as they were written, reading every byte if `always`.
+
+    Raises
+    ------
+    CorruptError
+        If one is missing or differs.
+    """
+    for what in info.files:
+        _checked(folder, info, what, always=always)
+
+
+def write_index(
+    folder: Path, info: IndexInfo, index: Any, rows: np.ndarray, keys: pa.ChunkedArray
+) -> IndexInfo:
+    """Write an index and put it in the place of the present one, in one step.
+
+    Parameters
+    ----------
+    folder : Path
+    info : IndexInfo
+        Its `files` are filled in.
+    index : faiss.Index
+    rows : ndarray of int64, shape (vectors,)
+        Row of the snapshot at each position.
+    keys : pyarrow.ChunkedArray of string
+        Content at each position.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
+    build = uuid.uuid4().hex[:12]
+    paths = {"index": folder / f"{build}.faiss", "rows": folder / f"{build}.parquet"}
+    try:
+        with publish(paths["rows"]) as temp:
+            pq.write_table(
+                pa.table({"row": pa.array(rows, pa.int64()), info.key: keys}), temp, compression="zstd"
+            )
+        with publish(paths["index"]) as temp:
+            load_faiss().write_index(index, str(temp))
+        info = replace(info, files={name: _described(path) for name, path in paths.items()})
+        with publish(folder / _INFO) as temp:
+            temp.write_text(
+                json.dumps(seal(info.as_dict(), _INFO), indent=1, ensure_ascii=False), encoding="utf-8"
+            )
+    except (OSError, RuntimeError) as error:
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+        reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
+        raise StoreError(f"cannot write the index to {folder}: {reason}") from error
+    _remove_others(folder, {path.name for path in paths.values()})
+    return info
+
+
+_FILE_KEYS = ("name", "bytes", "sha256")
+_FILE = re.compile(r"[0-9a-f]{12}\.(faiss|parquet)")
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"name": path.name, "sha256": file_sha256(path), **stamp(path)}
+
+
+def _checked(folder: Path, info: IndexInfo, what: str, *, always: bool = False) -> Path:
+    """Path of a file that is as it was written.
+
+    FAISS trusts what it reads, links of a graph among it; see `icehouse.store.checksums.check_stamp`.
+    """
+    entry = info.files[what]
+    path = folder / Path(str(entry["name"])).name
+    if "crc32" in entry:
+        check_stamp(path, entry, always=always)
+        return path
+    # Of an icehouse that kept none.
+    try:
+        if file_sha256(path) != entry["sha256"]:
+            raise CorruptError(f"{path} is not what was written")
+    except FileNotFoundError:
+        raise CorruptError(f"{path} is gone") from None
+    except OSError as error:
+        raise CorruptError(f"{path}: {error.strerror or error}") from error
+    return path
+
+
+def _remove_others(folder: Path, keep: set[str]) -> None:
+    remove_leftovers(folder)
+    for path in folder.iterdir():
+        if _FILE.fullmatch(path.name) and path.name not in keep:
+            # A reader on Windows keeps its file; the next build removes it.
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+# An index is a shortcut and never an authority. It covers one snapshot of its feature and says which, so that a stale one is
+# noticed; it finds candidates, which are scored from the stored vectors; whatever is wrong with it, it can be built anew.
+#
+# Vectors are normalised, so that inner products are cosines; one without a direction (all zeros) is not in the
+# index and never
+# found. A position in the index stands for a row of the feature table, and so for a content; a sidecar file keeps both.
+
+
+#: So many times as many candidates are asked for as are wanted, since float16 may shuffle those that lie close together.
+OVERSAMPLE = 2
+
+#: So many queries at once are worth the way to a GPU.
+_GPU_QUERIES = 256
+
+#: Neighbours and cells that FAISS can sort on a GPU.
+_GPU_MOST = 1024
+
+
+class Index:
+    """An index that is open for asking; get one from `open_index`.
+
+    Attributes
+    ----------
+    info : IndexInfo
+    rows : ndarray of int64, shape (vectors,)
+        Row of the feature table for each position, ascending.
+    """
+
+    def __init__(self, folder: Path, info: IndexInfo, index: Any, rows: np.ndarray) -> None:
+        self.info = info
+        self.rows = rows
+        self._folder = folder
+        self._index = index
+        self._gpu: Any = None
+        self._kind = KINDS[info.kind]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def search(
+        self, queries: np.ndarray, k: int, *, threads: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find about the `k` rows nearest to each query.
+
+        Parameters
+        ----------
+        queries : ndarray, shape (q, dim)
+        k : int
+        threads : int, optional
+
+        Returns
+        -------
+        scores : ndarray of float32, shape (q, k)
+            Cosines as the index has them, best first; score anew from the stored vectors where the last digits matter.
+        rows : ndarray of int64, shape (q, k)
+            Rows of the feature table; -1 where no more were found, and for a query without a direction.
+
+        Raises
+        ------
+        UsageError
+            If the queries are of another width.
+        """
+        units, directed = self._units(queries)
+        k = max(1, min(k, len(self.rows)))
+        with thread_limit(threads):
+            index = self._engine(len(units), k)
+            self._set_effort(index, k)
+            scores, positions = index.search(units, k)
+        positions[~directed] = -1
+        return scores, np.where(positions >= 0, self.rows[positions], -1)
+
+    def range_search(
+        self, queries: np.ndarray, threshold: float, *, threads: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find the rows whose cosine to a query may reach `threshold`, as far as this kind of index finds them.
+
+        Returns
+        -------
+        limits : ndarray of int64, shape (q + 1,)
+            Those of query i are at ``limits[i]:limits[i + 1]`` of the others.
+        scores : ndarray of float32
+            Cosines as the index has them; some may lie just below the threshold once scored from the stored vectors.
+        rows : ndarray of int64
+            Rows of the feature table.
+        """
+        units, directed = self._units(queries)
+        # FAISS compares strictly, and float16 in the index is off by 2**-11 of each value at most.
+        slack = float32_margin(self.info.dim) if self.info.kind == "flat" else 2.0**-10
+        with thread_limit(threads):
+            self._set_effort(self._index, 1)
+            limits, scores, positions = self._index.range_search(
+                units, float(np.nextafter(np.float32(threshold - slack), np.float32(-np.inf)))
+            )
+        counts = np.diff(limits.astype(np.int64))
+        kept = np.repeat(directed, counts)
+        counts[~directed] = 0
+        return np.concatenate([[0], np.cumsum(counts)]), scores[kept], self.rows[positions[kept]]
+
+    def keys(self) -> pa.ChunkedArray:
+        """Content (sha256) at each position; `rows` tells its row.
+
+        Raises
+        ------
+        CorruptError
+            If the sidecar is damaged.
+        """
+        return read_rows(self._folder, self.info, self.info.key)
+
+    def _units(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        queries = np.atleast_2d(queries)
+        if queries.shape[1] != self.info.dim:
+            raise UsageError(f"the query has {queries.shape[1]} dimensions, the index {self.info.dim}")
+        units = unit_rows(queries, np.float32)
+        directed = np.isfinite(units).all(axis=1)
+        units[~directed] = 0
+        return np.ascontiguousarray(units), directed
+
+    def _set_effort(self, index: Any, k: int) -> None:
+        if self.info.effort is not None:
+            self._kind.set_effort(index, self.info.effort, k)
+
+    def _engine(self, queries: int, k: int) -> Any:
+        """FAISS index to ask: a copy on the GPU, if there is enough to ask of it and no more than it can do."""
+        if queries < _GPU_QUERIES or max(k, self.info.effort or 0) > _GPU_MOST:
+            return self._index
+        if self._gpu is None:
+            self._gpu = to_gpu(self._kind, self._index)
+        return self._index if self._gpu is None else self._gpu
+
+
+def open_index(store: Store, feature: str) -> Index | None:
+    """Open the index of a feature, mapped from disk; None if there is none. It may be stale: see `state_of`.
+
+    Raises
+    ------
+    CorruptError
+        If it is damaged; `build_index` makes it anew.
+    IcehouseError
+        If FAISS is not installed.
+    """
+    folder = index_folder(store.path, feature)
+    while True:
+        info = read_info(folder)
+        if info is None:
+            return None
+        try:
+            index = read_vectors(folder, info)
+            return Index(folder, info, index, read_rows(folder, info).to_numpy())
+        except CorruptError:
+            if read_info(folder) == info:  # else it was replaced while it was being opened
+                raise
+
+
+def stale_because(store: Store, info: IndexInfo) -> str | None:
+    """Tell why an index does not cover its feature as it is now; None if it does.
+
+    Raises
+    ------
+    StoreError
+        If the store has no such feature.
+    """
+    snapshot = store.feature_table(info.feature).snapshot()
+    if snapshot.spec.get("fingerprint") != info.fingerprint:
+        return "the feature's fingerprint has changed"
+    if snapshot.digest == info.digest:
+        return None
+    new = snapshot.rows - info.rows
+    return f"the feature has {new:,} new rows" if new > 0 else "the feature has changed"
+
+
+def list_indexes(store: Store) -> list[dict[str, Any]]:
+    """Tell of every index of a store, whether FAISS is installed or not.
+
+    Returns
+    -------
+    list of dict
+        JSON values: those of `IndexInfo`, with ``bytes``, and ``state``: "fresh", or "stale", "damaged" or "unused" with a
+        ``reason``. Of a damaged one only ``feature``, ``state`` and ``reason``.
+    """
+    root = store.path / "indexes"
+    found: list[dict[str, Any]] = []
+    for path in sorted(root.rglob("index.json")):
+        feature = path.parent.relative_to(root).as_posix()
+        try:
+            info = _checked_info(path.parent)
+        except CorruptError as error:
+            found.append({"feature": feature, "state": "damaged", "reason": str(error)})
+            continue
+        if info is None:
+            continue
+        try:
+            reason = stale_because(store, info)
+            state = "fresh" if reason is None else "stale"
+        except StoreError as error:
+            state, reason = "unused", str(error)
+        found.append({**info.as_dict(), "bytes": info.bytes, "state": state, "reason": reason})
+    return found
+
+
+def _checked_info(folder: Path) -> IndexInfo | None:
+    """Read what index there is, and make sure of its files; one that is replaced meanwhile is read again."""
+    while True:
+        info = read_info(folder)
+        try:
+            if info is not None:
+                check_files(folder, info)
+            return info
+        except CorruptError:
+            if read_info(folder) == info:
+                raise

@@ -1,0 +1,251 @@
+"""What finds pairs does not decide which there are: engines agree, and nothing else has a say either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dup_stores import IMAGES, TEXTS, family_rows, family_store
+from icehouse.cli import app
+from icehouse.dups import engines
+from icehouse.dups import engines as temporary
+from icehouse.dups.engines import Faiss, TemporaryIndex, choose_engine
+from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.join import selfjoin
+from icehouse.dups.join.cosine import RowSet
+from icehouse.dups.join.tiles import NumpyTiles, Plan
+from icehouse.dups.pairs import Rule
+from icehouse.errors import UsageError
+from icehouse.store.index.build import build_index
+from icehouse.store.store import Store
+from typer.testing import CliRunner
+
+N = 240
+MEAN = np.full(16, 1.0)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    return family_rows(N)
+
+
+@pytest.fixture
+def store(tmp_path: Path, rows: list[dict[str, Any]]) -> Store:
+    return family_store(tmp_path / "store", rows)
+
+
+def told(found: Duplicates) -> dict[str, Any]:
+    """All that a user gets, but for when and how fast."""
+    return {
+        "pairs": found.pairs().to_pylist(),
+        "clusters": found.clusters().to_pylist(),
+        "keep": (found.path / "keep.csv").read_bytes(),
+        "drop": (found.path / "drop.csv").read_bytes(),
+        "counts": [
+            found.summary[name] for name in ("items", "contents", "pairs", "groups", "kept", "dropped")
+        ],
+    }
+
+
+def recall_of(found: Duplicates) -> dict[str, Any]:
+    known: dict[str, Any] = found.summary["stages"]["embedding"]["recall"]
+    return known
+
+
+@pytest.mark.parametrize(
+    "rule", [Rule(cosine=0.97), Rule(cosine=0.95, mean=MEAN, source="mine")], ids=["raw", "centred"]
+)
+@pytest.mark.parametrize("where", [None, "item_id < 'item 0150'"])
+def test_a_flat_index_finds_what_the_exact_join_finds(store: Store, rule: Rule, where: str | None) -> None:
+    exact = find_duplicates(store, name="exact", rule=rule, where=where)
+    faiss = find_duplicates(store, name="faiss", rule=rule, where=where, engine="faiss", threads=1)
+    assert told(faiss) == told(exact)
+    assert exact.summary["pairs"]["found_by"]["embedding"] > 50
+    known = recall_of(faiss)
+    assert (known["recall"], known["found"]) == (1.0, known["pairs"])
+    assert known["pairs"] > 50
+    assert faiss.summary["parameters"]["engine"] == "faiss"
+    assert any("temporary flat index" in note for note in faiss.summary["notes"])
+    assert any("recall 1.0000" in note for note in faiss.summary["notes"])
+    assert not any("index" in note for note in exact.summary["notes"])
+
+
+def test_texts_too(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    store = family_store(tmp_path / "store", rows, modality="text")
+    exact = find_duplicates(store, name="exact", feature=TEXTS, rule=0.97)
+    faiss = find_duplicates(store, name="faiss", feature=TEXTS, rule=0.97, engine="faiss", threads=1)
+    assert told(faiss) == told(exact)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_a_fresh_index_is_used(store: Store, kind: str) -> None:
+    build_index(store, IMAGES, kind=kind, threads=1)
+    exact = find_duplicates(store, name="exact", rule=0.97, hamming=None)
+    faiss = find_duplicates(store, name="faiss", rule=0.97, hamming=None, engine="faiss", threads=1)
+    stage = faiss.summary["stages"]["embedding"]
+    assert (stage["index"], stage["temporary"]) == (kind, False)
+    pairs = {(p["id_a"], p["id_b"]): p for p in exact.pairs().to_pylist()}
+    found = {(p["id_a"], p["id_b"]): p for p in faiss.pairs().to_pylist()}
+    assert all(pairs[pair] == same for pair, same in found.items())
+    # All rows were sampled, so that the recall told is the recall there is.
+    true = faiss.summary["pairs"]["found_by"]["embedding"] / exact.summary["pairs"]["found_by"]["embedding"]
+    assert recall_of(faiss)["recall"] == pytest.approx(true, abs=0.02)
+    if kind == "flat":
+        assert found == pairs
+        assert recall_of(faiss)["recall"] == 1
+
+
+def test_a_centred_rule_never_asks_an_index_of_raw_vectors(store: Store) -> None:
+    build_index(store, IMAGES, kind="flat", threads=1)
+    rule = Rule(cosine=0.95, mean=MEAN)
+    faiss = find_duplicates(store, rule=rule, engine="faiss", threads=1)
+    assert faiss.summary["stages"]["embedding"]["temporary"]
+    assert any("centred" in note for note in faiss.summary["notes"])
+
+
+def test_a_stale_index_is_not_used(store: Store, rows: list[dict[str, Any]]) -> None:
+    build_index(store, IMAGES, kind="flat", threads=1)
+    store.feature_table(IMAGES).delete("image_sha256", [rows[1]["content"]])
+    faiss = find_duplicates(store, name="faiss", rule=0.97, engine="faiss", threads=1)
+    assert any("stale" in note and "icehouse index build" in note for note in faiss.summary["notes"])
+    assert told(faiss) == told(find_duplicates(store, name="exact", rule=0.97))
+
+
+def test_what_cells_miss_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that may not look far is told to have missed what it missed."""
+    store = family_store(tmp_path / "store", family_rows(600, families=3, spread=0.5))
+    monkeypatch.setattr(temporary, "choose_kind", lambda *_: "ivf")
+    tuned = find_duplicates(store, name="tuned", rule=0.9, hamming=None, engine="faiss", threads=1)
+    exact = find_duplicates(store, name="exact", rule=0.9, hamming=None)
+    total = exact.summary["pairs"]["found_by"]["embedding"]
+    assert recall_of(tuned)["recall"] > 0.95
+    assert tuned.summary["stages"]["embedding"]["effort"] >= 1
+
+    monkeypatch.setattr(engines, "_WANTED", 0.0)
+    blind = find_duplicates(store, name="blind", rule=0.9, hamming=None, engine="faiss", threads=1)
+    share = blind.summary["pairs"]["found_by"]["embedding"] / total
+    assert share < 0.95
+    assert recall_of(blind)["recall"] == pytest.approx(share, abs=0.05)
+    assert recall_of(blind)["rows"] < 600
+
+
+def test_where_no_row_has_a_pair_recall_is_unknown(store: Store) -> None:
+    faiss = find_duplicates(store, rule=1.0, engine="faiss", hamming=None, threads=1)
+    assert recall_of(faiss)["recall"] is None
+    assert any("recall is unknown" in note for note in faiss.summary["notes"])
+
+
+def test_a_sample_is_enough(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_SAMPLE", 20)
+    faiss = find_duplicates(store, rule=0.97, engine="faiss", threads=1)
+    assert recall_of(faiss)["rows"] == 20
+    assert recall_of(faiss)["recall"] == 1
+
+
+@pytest.mark.parametrize("max_pairs", [1, 40, 500])
+def test_a_cap_stops_both_alike(tmp_path: Path, max_pairs: int) -> None:
+    store = family_store(tmp_path / "store", family_rows(200, families=2, spread=0.01))
+    runs = [
+        find_duplicates(
+            store, name=engine, rule=0.97, hamming=None, max_pairs=max_pairs, engine=engine, threads=1
+        )
+        for engine in ("exact", "faiss")
+    ]
+    assert runs[0].summary["capped"]
+    assert runs[1].summary["groups"]["complete"] == runs[0].summary["groups"]["complete"]
+    assert told(runs[1]) == told(runs[0])
+
+
+def test_a_block_with_too_much_is_followed_by_smaller_ones(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_MOST_FOUND", 1)
+    exact = find_duplicates(store, name="exact", rule=0.97)
+    assert told(find_duplicates(store, name="faiss", rule=0.97, engine="faiss", threads=1)) == told(exact)
+
+
+def test_rows_without_a_direction_are_not_found() -> None:
+    X = np.ones((6, 4), np.float32)
+    X[2], X[4] = 0, np.nan
+    index = TemporaryIndex(RowSet.of(X).measure(), threads=1)
+    limits, _, found = index.range_search(np.full((1, 4), 0.5), 0.9, threads=1)
+    assert found[limits[0] : limits[1]].tolist() == [0, 1, 3, 5]
+
+
+def test_a_gpu_is_said_to_be_of_no_use(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(temporary, "to_gpu", lambda *_: None)
+    vectors = store.vectors(IMAGES)
+    measured = RowSet.of(vectors.X).measure()
+    engine = choose_engine("faiss", store, IMAGES, measured, np.arange(len(measured)), vectors, threads=1)
+    assert isinstance(engine, Faiss)
+    assert any("GPU" in note for note in engine.notes)
+
+
+def test_an_engine_there_is_not(store: Store) -> None:
+    with pytest.raises(UsageError, match="exact, faiss"):
+        find_duplicates(store, engine="annoy")
+
+
+def test_the_command_tells_recall(store: Store) -> None:
+    result = CliRunner().invoke(
+        app, ["dups", "find", "-s", str(store.path), "-t", "0.97", "--engine", "faiss", "--threads", "1"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "recall 1.0000" in result.stderr
+
+
+@pytest.fixture(scope="module", params=["image", "text"])
+def reference(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
+) -> tuple[str, dict[str, Any]]:
+    modality: str = request.param
+    store = family_store(tmp_path_factory.mktemp(modality) / "store", rows, modality=modality)
+    return modality, told(find_duplicates(store, feature=f"toy/{modality}/pooled", rule=0.97, threads=1))
+
+
+@pytest.mark.parametrize("grouping", ["star", "components", "cliques"])
+def test_order_threads_and_repetition_change_nothing(
+    reference: tuple[str, dict[str, Any]], tmp_path: Path, rows: list[dict[str, Any]], grouping: str
+) -> None:
+    modality, expected = reference
+    if grouping != "star":
+        store = family_store(tmp_path / "first", rows, modality=modality)
+        expected = told(
+            find_duplicates(store, feature=f"toy/{modality}/pooled", rule=0.97, grouping_by=grouping)
+        )
+    for seed, threads in enumerate((1, 2, 4)):
+        order = np.random.default_rng(seed).permutation(len(rows))
+        store = family_store(tmp_path / f"{seed}", rows, modality=modality, order=order)
+        for _ in range(2):
+            found = find_duplicates(
+                store, feature=f"toy/{modality}/pooled", rule=0.97, threads=threads, grouping_by=grouping
+            )
+            assert told(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "lead", "middle"), [(7, 13, 2, 5), (64, 32, 4, 4), (3, 200, 15, 15)]
+)
+def test_tiles_and_axes_change_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, height: int, width: int, lead: int, middle: int
+) -> None:
+    expected = told(find_duplicates(store, rule=0.97))
+    axes = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 16)))[0][:, :middle]
+    monkeypatch.setattr(selfjoin, "choose_tiles", lambda *_: NumpyTiles(height, width))
+    monkeypatch.setattr(
+        selfjoin, "choose_plan", lambda *_: Plan(lead, middle, None, np.ascontiguousarray(axes))
+    )
+    for threads in (1, 2):
+        assert told(find_duplicates(store, rule=0.97, threads=threads)) == expected
+
+
+@pytest.mark.slow
+def test_another_machine_s_arithmetic_changes_nothing(store: Store) -> None:
+    """Bfloat16 where the processor has it, float32 elsewhere."""
+    runs = [told(find_duplicates(store, rule=0.97, device=device, threads=1)) for device in ("numpy", "cpu")]
+    assert runs[0] == runs[1]
