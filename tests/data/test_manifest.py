@@ -667,6 +667,7 @@ def test_one_source_need_not_be_a_list(tmp_path: Path) -> None:
     assert ids(read_sources(str(path))) == ids(read_sources(path)) == ids(read_sources([path]))
 
 
+@pytest.mark.slow
 def test_many_rows(tmp_path: Path) -> None:
     path = write(
         tmp_path / "many.csv", "image,text\n" + "".join(f"{i}.jpg,text {i}\n" for i in range(20_000))

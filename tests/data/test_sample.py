@@ -46,12 +46,14 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(feed: Feed, tmp_path: Path) -> None:
     again = make_feed(tmp_path, n=N, seed=3)
     assert digests(tmp_path) == digests(feed.folder)
     assert again.reposts == feed.reposts
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_feed_and_replaces_what_was_there(feed: Feed, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "post-9999.png").touch()

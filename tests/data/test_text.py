@@ -90,6 +90,7 @@ def test_any_text_is_cleaned_and_hashed(text: str) -> None:
     assert len(text_sha256(text)) == 64
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(
     before=words,
@@ -114,6 +115,7 @@ def test_no_word_around_a_url_is_lost(before: list[str], url: str, separator: st
     assert "://" not in cleaned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

@@ -77,6 +77,7 @@ def test_blank_pictures_of_an_earlier_store_are_known_by_their_hash(store: Store
     assert [set(pair) for pair in pairs] == [{"blank-0.png", "copy.png"}]
 
 
+@pytest.mark.slow
 def test_blank_pictures_have_no_part_in_a_calibration(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
     copies = calibrate_module.make_copies

@@ -87,6 +87,7 @@ def test_a_threshold_of_ones_own_comes_first_and_false_pairs_choose_again(store:
         find_duplicates(store, feature=FEATURE, rule=0.9, expected_false_pairs=2)
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_calibration(store: Store) -> None:
     first, second, other = made(store), made(store), made(store, seed=1)
     assert (first.tail, first.report["transforms"]) == (second.tail, second.report["transforms"])
@@ -120,6 +121,7 @@ def test_one_of_an_earlier_format_is_left_alone(store: Store) -> None:
     assert any("has format 1; make one with" in note for note in summary["notes"])
 
 
+@pytest.mark.slow
 def test_hashes_are_judged_without_views_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are too many contents for views, unrelated ones have near hashes just the same."""
     usual = made(store)
@@ -161,6 +163,7 @@ def test_another_encoder_is_refused(store: Store) -> None:
         made(store, encoder=ToyEncoder(resample=Image.Resampling.NEAREST))
 
 
+@pytest.mark.slow
 def test_copies_in_the_store_do_not_drag_the_threshold_up(images: Path, tmp_path: Path) -> None:
     folder = written(tmp_path / "mixed")
     for k, name in enumerate(("crop_10", "pad", "caption_band", "blur")):
@@ -188,6 +191,7 @@ def test_files_that_are_gone_are_said(tmp_path: Path) -> None:
         made(Store.open(tmp_path / "s"))
 
 
+@pytest.mark.slow
 def test_labelled_pairs_are_counted(store: Store, tmp_path: Path) -> None:
     ids = store.items.read(["item_id"])["item_id"].to_pylist()
     file = tmp_path / "pairs.csv"
@@ -247,6 +251,7 @@ def test_a_feature_of_tokens_is_refused(images: Path, tmp_path: Path) -> None:
         made(Store.open(tmp_path / "s"), feature="toy-a/image/tokens")
 
 
+@pytest.mark.slow
 def test_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("icehouse.embed.pipeline.load_encoder", lambda *_, **__: ToyEncoder())
     arguments = ["dups", "calibrate", "-s", str(store.path), "-f", FEATURE, "--sample", "10"]
@@ -299,6 +304,7 @@ def test_crops_take_what_they_say() -> None:
         )
 
 
+@pytest.mark.slow
 def test_mini_finds_the_copies_of_photographs(tmp_path: Path) -> None:
     """The real encoder, pictures that are alike in kind, and a copy of each: all but the hardest come back, nothing else."""
     from icehouse.data.sample.feed import make_feed

@@ -123,6 +123,7 @@ class Child:
         return self.process.returncode, said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_what_was_told(tmp_path: Path, number: int, status: int) -> None:
@@ -140,6 +141,7 @@ def test_a_signal_saves_what_was_told(tmp_path: Path, number: int, status: int) 
     assert again.end()[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
 def test_a_broken_pipe_is_no_error(tmp_path: Path) -> None:
     paths = make_pictures(tmp_path / "p", 3)
@@ -180,6 +182,7 @@ def test_a_state_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
         assert str(state) in result.stderr
 
 
+@pytest.mark.slow
 def test_names_that_are_not_text(tmp_path: Path) -> None:
     child = Child()
     child.process.stdin.buffer.write(b"caf\xe9.jpg\n")  # type: ignore[union-attr]

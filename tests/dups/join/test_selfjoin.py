@@ -64,6 +64,7 @@ def cases(draw):
     return X, Y, threshold, plan, draw(st.integers(1, 5)), draw(st.integers(1, 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["numpy", "bfloat16", "float32"])
 @given(case=cases(), threads=st.integers(1, 3))
 @settings(deadline=None, max_examples=120)
@@ -99,6 +100,7 @@ def test_definition_agrees_with_a_plain_matrix_product():
     np.testing.assert_allclose(block.cosine, products[i, j], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_bounds_leave_little_to_score(monkeypatch):
     monkeypatch.setattr(rotation, "_PLAN_FROM", -20.0 * 128**3)
     X = spectral(3000, 128, copies=0.02)
