@@ -324,17 +324,14 @@ def _properties(item: Item, base: Item | None, taken: Thumbnail | None) -> Itera
     """Size, weight and format of a picture, with their `change` against the kept one's."""
     if item.width and item.height:
         change = None
-        if (
-            base is not None
-            and base.width
-            and base.height
-            and (base.width, base.height) != (item.width, item.height)
-        ):
+        other_size = base is not None and (base.width, base.height) != (item.width, item.height)
+        if base is not None and base.width and base.height and other_size:
             change = _change(item.width * item.height / (base.width * base.height))
         yield Property("pixels", f"{item.width:,} × {item.height:,}", change)
     if item.bytes is not None and item.width:
-        differs = base is not None and base.bytes and base.bytes != item.bytes
-        yield Property("file", _bytes(item.bytes), _change(item.bytes / base.bytes) if differs else None)
+        kept = None if base is None else base.bytes
+        change = _change(item.bytes / kept) if kept and kept != item.bytes else None
+        yield Property("file", _bytes(item.bytes), change)
     if item.format:
         other = base is not None and base.format is not None and base.format != item.format
         yield Property("format", item.format, differs=other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import icehouse
@@ -87,3 +88,11 @@ def test_pages_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot write"):
         publish_text(tmp_path / "missing" / "page.html", "")
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_every_template_and_file_ships() -> None:
+    patterns = tomllib.loads((WEB.parent / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]
+    shipped = {path for pattern in patterns["icehouse.web"] for path in WEB.glob(pattern)}
+    assert {path for folder in ("templates", "static") for path in (WEB / folder).rglob("*.*")} == shipped
