@@ -14,13 +14,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["Card", "Label", "Picture", "clean", "count_of", "labels_of", "percent", "render"]
+__all__ = ["Card", "Label", "clean", "count_of", "labels_of", "percent", "render"]
 
 _HERE = Path(__file__).parent
 
@@ -30,19 +30,6 @@ _TURNING = "\u202a-\u202e\u2066-\u2069"
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f"
 _UNSAFE = "\x80-\x9f\u2028\u2029\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
 _HARMFUL = re.compile(f"[{_TURNING}{_CONTROL}{_UNSAFE}]")
-
-
-class Picture(Protocol):
-    """A thumbnail: a data URI and its size in pixels, or why there is none."""
-
-    @property
-    def uri(self) -> str | None: ...  # noqa: D102
-    @property
-    def width(self) -> int: ...  # noqa: D102
-    @property
-    def height(self) -> int: ...  # noqa: D102
-    @property
-    def problem(self) -> str | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +45,12 @@ class Label:
 class Card:
     """An item as every page shows it, drawn by the macro `card` of ``templates/ui.html``.
 
-    `picture` is None where the item has no image; `alt` is the picture's text, the path or id unless given; `text` is shown
-    on one line of thought, cut; `meter` is a score from 0 to 1.
+    `picture` is a `Thumbnail`, or None where the item has no image, and `alt` its text, the path or id unless given; `text`
+    is cut; `meter` is a score from 0 to 1.
     """
 
     item_id: str
-    picture: Picture | None = None
+    picture: Any = None
     alt: str = ""
     text: str | None = None
     labels: Sequence[Label] = ()
