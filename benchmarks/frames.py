@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 from icehouse.data.images import perceptual_hash
 from icehouse.dups.find import find_duplicates
-from icehouse.serve.dups.gallery import write_gallery
+from icehouse.dups.gallery import write_gallery
 from icehouse.store.schema import ITEMS, features_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import vectors_to_arrow

@@ -21,8 +21,6 @@ from ..console import (
     say,
 )
 from ..errors import UsageError
-from ..serve.dups.gallery_command import gallery as gallery_command
-from ..serve.dups.gallery_command import show_gallery
 from .options import SearchOption, say_which
 from .stream_command import stream
 
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from .leakage import Leakage
     from .split import SplitReport
 
-__all__ = ["app", "calibrate", "leakage", "split"]
+__all__ = ["app", "calibrate", "gallery", "leakage", "split"]
 
 
 def calibrate(
@@ -377,7 +375,12 @@ def find(
     summary = found.summary
     for note in summary["notes"]:
         say(f"note: {note}")
-    pages = show_gallery(store, found.name) if gallery else None
+    pages = None
+    if gallery:
+        from .gallery import write_gallery
+
+        with bar("pictures") as progress:
+            pages = write_gallery(store, found.name, progress=progress).path.resolve()
     if as_json:
         print_json({"path": found.path, **summary, **({"gallery": pages} if pages else {})})
         return
@@ -441,9 +444,91 @@ def evaluate(
     print_table(["stage", *columns], rows, title=f"{scores['positives']} known pairs")
 
 
+class MemberKind(StrEnum):
+    """Kinds of members."""
+
+    exact = "exact"
+    perceptual = "perceptual"
+    embedding = "embedding"
+    indirect = "indirect"
+
+
+class GroupOrder(StrEnum):
+    """Orders of groups."""
+
+    chained = "chained"
+    score = "score"
+    size = "size"
+    group = "group"
+
+
+def gallery(
+    store: StoreOption = DEFAULT_STORE,
+    name: SearchOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder to write.", show_default="STORE/dups/NAME/gallery"),
+    ] = None,
+    kind: Annotated[
+        list[MemberKind] | None,
+        typer.Option("--kind", help="Only members of this kind beside the keeper; may be repeated."),
+    ] = None,
+    min_cosine: Annotated[
+        float | None, typer.Option("--min-cosine", help="Only members at least so like their keeper.")
+    ] = None,
+    max_cosine: Annotated[
+        float | None, typer.Option("--max-cosine", help="Only members at most so like their keeper.")
+    ] = None,
+    chained: Annotated[bool, typer.Option("--chained", help="Only chained groups.")] = False,
+    sort: Annotated[
+        GroupOrder,
+        typer.Option(
+            "--sort", help="chained: these first, then the least alike; score: the least alike; size; group."
+        ),
+    ] = GroupOrder.chained,
+    max_groups: Annotated[int, typer.Option("--max-groups", help="Most groups to show.")] = 1000,
+    members: Annotated[int, typer.Option("--members", help="Most members of a group to show.")] = 48,
+    per_page: Annotated[int, typer.Option("--per-page", help="Most groups on a page.")] = 24,
+    thumbnail: Annotated[
+        int, typer.Option("--thumbnail", help="Longest side of the pictures, pixels.")
+    ] = 320,
+    as_json: JsonOption = False,
+) -> None:
+    """Write found duplicates as pages to look at: groups side by side, keepers marked. They work offline."""
+    from .find import Duplicates
+    from .gallery import write_gallery
+    from .gallery_groups import Choice
+
+    choice = Choice(
+        kinds=frozenset(k.value for k in kind) if kind else None,
+        min_cosine=min_cosine,
+        max_cosine=max_cosine,
+        chained=chained,
+        sort=sort.value,
+        max_groups=max_groups,
+        members=members,
+    )
+    found = Duplicates.open(store, name)
+    with bar("pictures") as progress:
+        made = write_gallery(
+            store, found.name, out=out, choice=choice, per_page=per_page, side=thumbnail, progress=progress
+        )
+    say_which(store, found, name)
+    if as_json:
+        print_json({"path": made.path.resolve(), **made.summary})
+        return
+    told = made.summary
+    if told["groups_left_out"]:
+        say(f"note: {told['groups_left_out']} groups are left out; see --max-groups and the filters")
+    say(
+        f"{told['groups']} groups, {told['members']} items, {told['pages']} pages, {told['bytes'] / 1e6:.1f} MB"
+    )
+    echo(made.path.resolve())
+
+
 app.command()(calibrate)
 app.command()(leakage)
-app.command("gallery")(gallery_command)
+app.command()(gallery)
 app.command("stream")(stream)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from icehouse.data.reposts import GRADED
 from icehouse.dups import image_views as views_module
 from icehouse.dups.find import find_duplicates
+from icehouse.dups.gallery import write_gallery
 from icehouse.dups.hamming import cross_pairs
 from icehouse.dups.image_views import (
     VIEWS,
@@ -25,7 +26,6 @@ from icehouse.dups.image_views import (
 )
 from icehouse.dups.pairs import Cascade, Contents, Rule
 from icehouse.embed.pipeline import embed_sources
-from icehouse.serve.dups.gallery import write_gallery
 from icehouse.store.store import Store
 from toys import ToyEncoder, picture
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from galleries import entry, filled, near
 from html_page import HtmlPage
+from icehouse.dups.commands import gallery
 from icehouse.dups.find import find_duplicates
-from icehouse.serve.dups.gallery import write_gallery
-from icehouse.serve.dups.gallery_command import gallery
+from icehouse.dups.gallery import write_gallery
 from toys import picture
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

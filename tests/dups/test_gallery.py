@@ -17,11 +17,11 @@ from html_page import HOSTILE, HtmlPage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
+from icehouse.dups import gallery as gallery_module
 from icehouse.dups.find import find_duplicates
+from icehouse.dups.gallery import gallery_page, write_gallery
 from icehouse.dups.gallery_groups import Choice, Group, Item, Member, likeness, pages
 from icehouse.errors import StoreError, UsageError
-from icehouse.serve.dups import gallery as gallery_module
-from icehouse.serve.dups.gallery import gallery_page, write_gallery
 from icehouse.store.store import Store
 from PIL import Image
 from toys import picture

@@ -16,9 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
-from ...dups.find import HASHES, Duplicates, search_name
-from ...dups.gallery_groups import (
+from .. import __version__
+from ..embed.thumbnails import ImageFile, Thumbnail, ThumbnailPool, shrink
+from ..errors import StoreError, UsageError
+from ..store.files import publish_folder
+from ..store.store import Store
+from ..web.render import Card, count_of, labels_of, render
+from .find import HASHES, Duplicates, search_name
+from .gallery_groups import (
     INDIRECT,
     Choice,
     Group,
@@ -30,12 +35,7 @@ from ...dups.gallery_groups import (
     read_groups,
     select,
 )
-from ...dups.results import KINDS
-from ...embed.thumbnails import ImageFile, Thumbnail, ThumbnailPool, shrink
-from ...errors import StoreError, UsageError
-from ...store.files import publish_folder
-from ...store.store import Store
-from ...web.render import Card, count_of, labels_of, render
+from .results import KINDS
 
 __all__ = ["Gallery", "gallery_page", "write_gallery"]
 
