@@ -30,10 +30,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import ollama
 import pyarrow as pa
-from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.pictures import prepare
-from icehouse.embed.captions.prompts import Prompt
+from icehouse.embed.captions.settings import CaptionSettings, Prompt
 from icehouse.store.store import Store
 from machine import machine
 from PIL import Image
@@ -128,7 +127,7 @@ def icehouse(url: str, folder: Path, pictures: list[Path], concurrency: int | No
     path = folder / "store"
     store = make_store(path, pictures)
     begun = time.perf_counter()
-    report = caption_images(store, Asking("llava:7b", hosts=[url], concurrency=concurrency))
+    report = caption_images(store, CaptionSettings("llava:7b", hosts=[url], concurrency=concurrency))
     seconds = time.perf_counter() - begun
     assert report.captioned == len(pictures)
     shutil.rmtree(path)

@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 from icehouse.data.manifest import SourceOptions
 from icehouse.data.sample.feed import CLASSES, Feed, make_feed
-from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.features import embed_captions, modality_of
+from icehouse.embed.captions.settings import CaptionSettings
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.sweeps.resampling import Resampling
 from icehouse.heads.trainer import train
@@ -65,7 +65,7 @@ def one_feed(
     for share in (0.0, *wrong):
         name = "default" if share == 0 else f"wrong-{share * 100:.0f}"
         with OllamaServer(answers=exchanged(answers, share, seed)) as server:
-            report = caption_images(store, Asking("llava:7b", hosts=[server.url]), name=name)
+            report = caption_images(store, CaptionSettings("llava:7b", hosts=[server.url]), name=name)
         assert report.failed == 0
         embed_captions(store, name, encoder="mini")
         if share:

@@ -10,8 +10,7 @@ import typer
 from ..console import DEFAULT_STORE, JsonOption, StoreOption, echo, one_line, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ..embed.captions.showing import CaptionSet, Shown
-    from ..embed.captions.stats import CaptionStats
+    from ..embed.captions.stats import CaptionSet, CaptionStats, Shown
 
 __all__ = ["app"]
 
@@ -23,7 +22,7 @@ NameOption = Annotated[str, typer.Option("--name", help="Name of the captions.")
 @app.command("list")
 def list_(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """List the captions of the store: name, how many, by what model, what was asked."""
-    from ..embed.captions.showing import list_captions
+    from ..embed.captions.stats import list_captions
 
     found = list_captions(store)
     if as_json:
@@ -53,7 +52,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what was said of items, with flags and provenance."""
-    from ..embed.captions.showing import list_captions, show_captions
+    from ..embed.captions.stats import list_captions, show_captions
 
     shown = show_captions(store, wanted, name or ())
     about = {one.name: one for one in list_captions(store)}
@@ -87,7 +86,7 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Draw captions at random, to read them; with --out as a page with their pictures."""
-    from ..embed.captions.showing import list_captions, sample_captions
+    from ..embed.captions.stats import list_captions, sample_captions
 
     drawn = sample_captions(store, name, n=n, seed=seed, flagged=flagged)
     (about,) = (one for one in list_captions(store) if one.name == name)

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..embed.captions.look import look_at_ollama
+from ..embed.captions.status import ollama_status
 from ..embed.encoder import ALIASES, available, load_encoder
 from ..errors import EncoderError, IcehouseError
 
@@ -28,7 +28,7 @@ _PACKAGES = (
     "lightgbm",
     "pillow",
     "pillow-heif",
-    "ollama",
+    "httpx",
 )
 
 
@@ -60,7 +60,7 @@ def examine(store: Path | None = None, *, load: bool = True) -> dict[str, Any]:
         for family in sorted(set(available()) - {"mini", "openclip"})
     ]
     advice += [f"{entry['encoder']}: {entry['detail']}" for entry in encoders if entry["usable"] is False]
-    ollama = look_at_ollama()
+    ollama = ollama_status()
     if not ollama["answers"]:
         advice.append(
             f"Ollama does not answer at {ollama['host']}: start it with `ollama serve` (only captions need it)"

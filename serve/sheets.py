@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..embed.captions.showing import CaptionSet, Shown
-from ..embed.captions.stats import words_of
+from ..embed.captions.stats import CaptionSet, Shown, words_of
 from ..embed.extract import read_file
 from ..embed.thumbnails import Thumbnail, thumbnail, thumbnails
 from ..errors import ImageError

@@ -23,7 +23,7 @@ from ...errors import UsageError
 
 if TYPE_CHECKING:
     from .importing import ImportReport
-    from .report import CaptionReport
+    from .progress import CaptionReport
 
 __all__ = ["caption", "register"]
 
@@ -169,11 +169,10 @@ def caption(
         _print_import(import_captions(store, import_from, name=name, dry_run=dry_run), as_json)
         return
 
-    from .asking import Asking
     from .captioner import caption_images
-    from .plan import plan
+    from .pictures import plan
     from .progress import progress
-    from .prompts import Prompt
+    from .settings import CaptionSettings, Prompt
 
     asked = Prompt.of(_prompt(prompt, prompt_file), preset, with_text=with_text, structured=structured)
     if dry_run:
@@ -191,7 +190,7 @@ def caption(
         return
     if model is None:
         raise UsageError("which model? give --model, such as --model llava:7b")
-    asking = Asking(
+    settings = CaptionSettings(
         model,
         asked,
         api=api,
@@ -210,7 +209,7 @@ def caption(
         with progress() as (tell, remark):
             report = caption_images(
                 store,
-                asking,
+                settings,
                 name=name,
                 where=where,
                 limit=limit,
@@ -311,7 +310,7 @@ def _print_report(report: CaptionReport) -> None:
     if report.flagged:
         kinds = ", ".join(f"{count} {flag}" for flag, count in sorted(report.flagged.items()))
         from ...store.store import Store
-        from .showing import view_of
+        from .stats import view_of
 
         view = view_of(Store.open(report.store), report.name)
         see = f"; see: icehouse sql \"select * from {view} where flags != ''\"" if view else ""

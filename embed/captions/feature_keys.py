@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 from ...store.store import Store
 from ...store.table import Table
-from .showing import with_texts
-from .table import caption_key
+from .answers import USELESS
+from .table import caption_key, with_texts
 
-__all__ = ["USELESS", "Caption", "Keys", "useful"]
-
-#: Captions with one of these flags say nothing about the picture, and are left out.
-USELESS = ("empty", "reasoning", "invalid", "refusal")
+__all__ = ["Caption", "Keys", "useful"]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..pipeline import choose_encoder
 from .feature_keys import Keys, useful
 from .feature_writer import OUTPUTS, Writer
 from .fields import FieldsReport, write_fields
-from .showing import view_of
+from .stats import view_of
 from .table import DEFAULT_NAME, captions_of
 
 __all__ = ["CaptionFeatures", "embed_captions", "modality_of"]

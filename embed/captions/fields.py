@@ -25,8 +25,8 @@ from ...store.vectors import vectors_to_arrow
 from ..encoder import fingerprint
 from ..pipeline import FIELDS
 from ..tables import library_versions
+from .answers import COLUMNS, DAMAGE, SENTIMENT
 from .feature_keys import Caption, Keys
-from .structured import COLUMNS, DAMAGE, SENTIMENT
 from .table import DEFAULT_NAME
 
 __all__ = [
@@ -110,7 +110,7 @@ def field_names(vocabulary: Sequence[str]) -> list[str]:
 
 
 def fields_of(rows: Sequence[Mapping[str, Any]], vocabulary: Sequence[str]) -> np.ndarray:
-    """Numbers of rows with the columns of `icehouse.embed.captions.structured.COLUMNS`.
+    """Numbers of rows with the columns of `icehouse.embed.captions.answers.COLUMNS`.
 
     Parameters
     ----------

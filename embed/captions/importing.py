@@ -19,11 +19,9 @@ from ...data.labels import as_known
 from ...data.readers import read_rows
 from ...errors import CaptionError
 from ...store.store import Store
-from ...store.table import Table
-from .answers import flags_of, join_flags
-from .cleaning import clean_answer
-from .journal import Journal, append_rows
-from .table import DEFAULT_NAME, admit, make_spec, names_of
+from .answers import join_flags, judge
+from .journal import Journal
+from .table import DEFAULT_NAME, append_rows, ensure_captions, keys_of, make_spec, names_of
 
 __all__ = ["ImportReport", "import_captions"]
 
@@ -56,23 +54,11 @@ _SEVERAL = ""
 
 @dataclass
 class ImportReport:
-    """Outcome of one `import_captions` call.
+    """Outcome of one `import_captions` call; of a dry run, what it would be.
 
-    Attributes
-    ----------
-    dry_run : bool
-        Whether nothing was written.
-    rows, imported, known : int
-        Rows of the file; captions that joined the table (in a dry run: would join it); pictures whose caption was in the
-        table already.
-    matched_by : str
-        The file's column, and what of the items it names.
-    unmatched : int
-        Rows that fit no item with a picture, fit several pictures, have no caption, or could not be read.
-    unmatched_rows : list of str
-        All of them, by what should have told their picture.
-    conflicting : int
-        Rows about a picture that an earlier row gave another caption.
+    `known`: pictures whose caption was in the table already; `matched_by`: the file's column, and what of the items it
+    names; `unmatched`: rows that fit no item with a picture or several pictures, have no caption, or could not be read;
+    `conflicting`: rows about a picture that an earlier row gave another caption.
     """
 
     store: str
@@ -95,29 +81,11 @@ class ImportReport:
 def import_captions(
     store: Store | str | Path, file: str | Path, *, name: str = DEFAULT_NAME, dry_run: bool = False
 ) -> ImportReport:
-    """Take captions from a JSONL, CSV, TSV or Parquet file.
+    """Take captions from a JSONL, CSV, TSV or Parquet file into ``tables/captions/<name>``; `dry_run` writes nothing.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    file : str or Path
-    name : str, default "default"
-        Captions go to ``tables/captions/<name>``; the same file may be imported again when the store has grown.
-    dry_run : bool, default False
-        Match and count, and write nothing.
-
-    Returns
-    -------
-    ImportReport
-
-    Raises
-    ------
-    SourceError
-        If the file cannot be read.
-    CaptionError
-        If it has no column of captions, or none that tells the pictures.
-    SpaceError
-        If the captions of that name are from another file, or by a model.
+    The same file may be imported again when the store has grown. Raises `SourceError` if it cannot be read,
+    `CaptionError` if it has no column of captions or none that tells the pictures, `SpaceError` if the captions of that
+    name are from another file, or by a model.
     """
     store = store if isinstance(store, Store) else Store.open(store)
     file = Path(file)
@@ -146,22 +114,17 @@ def import_captions(
     spec = make_spec(name, provenance)
     if dry_run:
         # What is not there is not made; what is there must fit.
-        there = _keys(admit(store, spec)) if name in names_of(store) else set()
+        there = keys_of(ensure_captions(store, spec)) if name in names_of(store) else set()
         report.imported = len(chosen.keys() - there)
         report.known = len(chosen) - report.imported
         return report
-    table = admit(store, spec)
+    table = ensure_captions(store, spec)
     now = datetime.now(UTC)
     with Journal.open(table):
         rows = [_row(image, caption.strip(), now) for image, caption in chosen.items()]
         report.imported = append_rows(table, rows)
     report.known = len(chosen) - report.imported
     return report
-
-
-def _keys(table: Table) -> set[str]:
-    keys: list[str] = table.read(["caption_key"])["caption_key"].to_pylist()
-    return set(keys)
 
 
 def _read(file: Path) -> tuple[dict[str, list[str | None]], list[str]]:
@@ -247,13 +210,12 @@ def _normal(value: str, kind: str) -> str:
 
 
 def _row(image: str, caption: str, now: datetime) -> dict[str, Any]:
-    text, unclosed = clean_answer(caption)
+    flags, columns = judge(caption, structured=False)
     return {
         "caption_key": image,
         "image_sha256": image,
-        "caption": text,
-        "raw": caption if caption != text else None,
-        "flags": join_flags([*flags_of(text), *(["reasoning"] if unclosed else [])]),
+        **columns,
+        "flags": join_flags(flags),
         "created": now,
     }
 

@@ -1,12 +1,12 @@
-"""Answers on disk before the next question is asked, and in the table soon after.
+"""Journal of answers, and log of failures: what a captioning run has on disk before, and beside, its table.
 
 An answer costs seconds to minutes, a commit of a table some milliseconds and a file. So each answer is first written as one
-line to a journal beside the table, which costs microseconds and survives any death of this process; every few seconds
-the lines so far become a part of the table and their journal goes. A run that finds journals of a dead one begins by
-bringing them into the table. Only the answers under way when a process dies are asked for again.
+line to a journal beside the table, which costs microseconds and survives any death of this process; every few seconds the
+lines so far become a part of the table and their journal goes. A run that finds journals of a dead one begins by bringing
+them into the table. Only the answers under way when a process dies are asked for again.
 
 A flagged answer is written too, as a *first* one: it is no row of the table yet, but the next run asks only the second
-question. A line tells which digest the model had when its host was last looked at, and ends with its checksum. Lines that
+question. A line tells which digest the model had when its host was last verified, and ends with its checksum. Lines that
 cannot become rows, that are by another model, or not what was written, are set aside in a file and never in the way.
 """
 
@@ -19,19 +19,23 @@ import re
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...errors import LockedError, StoreError
 from ...store import files as locks
+from ...store.manifest import write_part
+from ...store.schema import FAILURES
+from ...store.store import Store
 from ...store.table import Table
-from .rows import Columns, Row, columns_of, fit
-from .table import writable_schema
+from .pictures import Job
+from .table import STAGE, Columns, Row, append_rows, columns_of, fit, folder_of, keys_of, writable_schema
 
-__all__ = ["Batch", "Journal", "append_rows"]
+__all__ = ["Batch", "Journal", "forget_failures", "record_failures"]
 
 _FOLDER = "journal"
 _SET_ASIDE = "set-aside.txt"
@@ -51,18 +55,10 @@ class Batch:
 
 
 class Journal:
-    """The journal of one captions table, in the hands of one run.
+    """The journal of one captions table, in the hands of one run; use `Journal.open`, which keeps other runs out.
 
-    Use `Journal.open`, which keeps other runs out.
-
-    Attributes
-    ----------
-    rows : list of dict
-        Answers that are in the journal, but not in the table yet.
-    firsts : dict
-        Key -> first answer whose second question is not answered yet.
-    remarks : list of str
-        What was found when it was opened, for people.
+    `rows`: answers that are not in the table yet; `firsts`: key -> first answer whose second question is not answered yet;
+    `remarks`: what was found when it was opened, for people.
     """
 
     def __init__(self, table: Table, folder: Path) -> None:
@@ -82,16 +78,8 @@ class Journal:
     def open(cls, table: Table, *, changed: Collection[str] = ()) -> Iterator[Journal]:
         """Take the table for this run, and bring in what a dead run left.
 
-        Parameters
-        ----------
-        table : Table
-        changed : collection of str
-            Hosts that are found to have another model now: what they left is set aside.
-
-        Raises
-        ------
-        LockedError
-            If another run is captioning under this name; the message names it.
+        Of hosts that have `changed`, to another model, it is set aside. Raises `LockedError` if another run is captioning
+        under this name.
         """
         folder = table.path / _FOLDER
         try:
@@ -113,11 +101,7 @@ class Journal:
     def add(self, row: Row, *, first: bool = False) -> Row:
         """Keep an answer, as safe from a death of this process as in the table; returns it as the table can have it.
 
-        Parameters
-        ----------
-        row : dict
-        first : bool, default False
-            It is flagged, and a second question follows.
+        `first`: it is flagged, and a second question follows.
         """
         row = fit(row, self._columns)
         self._write({**row, "created": row["created"].isoformat(), _DIGEST: self._digest, _FIRST: first})
@@ -185,7 +169,7 @@ class Journal:
         append_rows(self.table, [answer.row for answer in answers if not answer.first])
         firsts = {answer.row["caption_key"]: answer.row for answer in answers if answer.first}
         if firsts:
-            done.update(self.table.read(["caption_key"])["caption_key"].to_pylist())
+            done |= keys_of(self.table)
         # Numbers go on: a death amid this finds both the old journals and the new one, and does the same again.
         self._next = 1 + max((int(path.stem) for path in left if path.stem.isdigit()), default=-1)
         for key, row in firsts.items():
@@ -229,16 +213,6 @@ class Journal:
         )
 
 
-def append_rows(table: Table, rows: Sequence[Row]) -> int:
-    """Append rows to a captions table, without those that it has; returns how many joined."""
-    if not rows:
-        return 0
-    schema = writable_schema(table)
-    columns = columns_of(schema)
-    fitted = pa.Table.from_pylist([fit(row, columns) for row in rows], schema=schema)
-    return table.append(fitted, unique="caption_key")
-
-
 #: Digest of lines from before digests were written.
 _UNKNOWN = object()
 
@@ -280,3 +254,66 @@ def _parse(text: bytes, columns: Columns) -> _Line:
     first, digest = bool(record.pop(_FIRST, False)), record.pop(_DIGEST, _UNKNOWN)
     record["created"] = datetime.fromisoformat(record["created"])
     return _Line(text, fit(record, columns), first, digest)
+
+
+# Failures
+
+#: The failure log's columns, and what a failure with a post's text in the prompt is held to besides its file.
+_FAILURE_COLUMNS = pa.schema([*FAILURES, pa.field("text_sha256", pa.string())])
+
+
+def record_failures(store: Store, name: str, failed: Sequence[tuple[Job, Exception]]) -> None:
+    """Put failures into the log, in place of earlier ones of these pictures."""
+    if not failed:
+        return
+    now = datetime.now(UTC)
+    rows = [
+        {
+            "item_id": job.item_id,
+            "path": str(job.files[0]) if job.files else None,
+            "stage": STAGE,
+            "error": type(error).__name__,
+            "message": " ".join(str(error).split())[:300],
+            "bytes": job.bytes,
+            "mtime_ns": job.mtime_ns,
+            "encoder": folder_of(name),
+            "at": now,
+            "text_sha256": job.text_sha256,
+        }
+        for job, error in failed
+    ]
+    # A log gets the further column from the first run that needs it.
+    with_text = any(job.text_sha256 is not None for job, _ in failed)
+    schema = _FAILURE_COLUMNS if with_text else FAILURES
+    columns = columns_of(schema)
+    store.failures.append(pa.Table.from_pylist([fit(row, columns) for row in rows], schema=schema))
+    # Only now: a death in between leaves a picture two failures, not none.
+    _remove_failures(store, name, [job for job, _ in failed], now)
+    for job, _ in failed:
+        job.failed_before = True
+
+
+def forget_failures(store: Store, name: str, jobs: Sequence[Job]) -> None:
+    """Take earlier failures of these pictures out of the log; those of other stages stay."""
+    _remove_failures(store, name, jobs, datetime.now(UTC))
+    for job in jobs:
+        job.failed_before = False
+
+
+def _remove_failures(store: Store, name: str, jobs: Sequence[Job], before: datetime) -> None:
+    """Take the captioning failures of these pictures out, in one commit: other stages' failures are never out of it."""
+    items = sorted({item for job in jobs if job.failed_before for item in job.items})
+    if not items:
+        return
+    table = store.failures
+    with table.lock():
+        rows = table.read()
+        old = pc.is_in(rows["item_id"], value_set=pa.array(items, pa.string()))
+        for column, value in (("stage", STAGE), ("encoder", folder_of(name))):
+            old = pc.and_(old, pc.fill_null(pc.equal(rows[column], value), False))
+        old = pc.and_(old, pc.fill_null(pc.less(rows["at"], pa.scalar(before, rows["at"].type)), False))
+        if not pc.any(old).as_py():
+            return
+        names = [part.name for part in table.snapshot().parts]
+        left = write_part(rows.filter(pc.invert(old)), table.path, table.spec, replaces=names)
+        table.replace_parts(names, left)

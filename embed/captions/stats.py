@@ -1,25 +1,43 @@
-"""What a set of captions is like: how much of the store it covers, how long, how flawed, how varied."""
+"""Stored captions, to look at and to count: sets by name, captions of items, random samples, statistics."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from ...data import image_files
+from ...errors import ImageError, UsageError
+from ...store.sql import view_names
 from ...store.store import Store
-from .answers import FLAGS
-from .feature_keys import USELESS
-from .plan import plan
-from .showing import with_texts
-from .structured import DAMAGE, SENTIMENT
-from .table import DEFAULT_NAME, captions_of
+from ...store.table import Table
+from .answers import COLUMNS, DAMAGE, FLAGS, SENTIMENT, USELESS, split_flags
+from .pictures import plan
+from .table import DEFAULT_NAME, STAGE, caption_key, captions_of, folder_of, names_of, with_texts
 
-__all__ = ["CaptionStats", "caption_stats", "words_of"]
+__all__ = [
+    "CaptionSet",
+    "CaptionStats",
+    "Shown",
+    "caption_stats",
+    "list_captions",
+    "sample_captions",
+    "show_captions",
+    "view_of",
+    "words_of",
+]
+
+_SHA = re.compile(r"[0-9a-f]{6,64}", re.IGNORECASE)
+_ITEM = ["item_id", "path", "root", "image_sha256", "missing"]
 
 #: Words of an opening: "the image shows".
 OPENING = 3
@@ -40,42 +58,298 @@ _FUNCTION_WORDS = frozenset(_ENGLISH.split())
 
 
 @dataclass(frozen=True)
+class CaptionSet:
+    """The captions of one name, and what they were made with.
+
+    `model` and `digest` are None for captions that were imported; `asked` is the prompt's preset, else "own prompt", or the
+    imported file's name; `options` are those of the first question.
+    """
+
+    name: str
+    rows: int
+    model: str | None
+    digest: str | None
+    asked: str
+    prompt: str | None
+    with_text: bool
+    structured: bool
+    options: dict[str, Any] = field(default_factory=dict)
+    servers: list[str] = field(default_factory=list)
+
+    @property
+    def maker(self) -> str:
+        """Model with the beginning of its digest, or the file, in a few words."""
+        if self.model is None:
+            return f"imported from {self.asked}"
+        return f"{self.model} ({self.digest[:12]})" if self.digest else self.model
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A caption with all that is known of it, or why there is none (`problem`).
+
+    `items` that have it, in the store's order, none if they have left the store, with their `paths` and the `files` where
+    the picture is, or was; `structured`: the columns of structured captions; `text`: the post's, where it went into the
+    prompt.
+    """
+
+    name: str
+    image_sha256: str | None
+    items: tuple[str, ...]
+    paths: tuple[str, ...]
+    files: tuple[Path, ...]
+    caption: str | None = None
+    flags: tuple[str, ...] = ()
+    structured: dict[str, Any] = field(default_factory=dict)
+    text: str | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    attempts: int | None = None
+    seed: int | None = None
+    model: str | None = None
+    host: str | None = None
+    created: datetime | None = None
+    problem: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        values = asdict(self)
+        values["files"] = [str(file) for file in self.files]
+        values["created"] = None if self.created is None else self.created.isoformat()
+        return values
+
+
+def view_of(store: Store, name: str) -> str | None:
+    """Name of the view that SQL has of these captions; None where other captions have taken it ("a-b" and "a_b")."""
+    names = view_names(store.table_names()).get(folder_of(name), [])
+    return names[0] if names else None
+
+
+def list_captions(store: Store | str | Path) -> list[CaptionSet]:
+    """Tell what captions a store has, by name."""
+    store = store if isinstance(store, Store) else Store.open(store)
+    return [_about(name, captions_of(store, name)) for name in names_of(store)]
+
+
+def show_captions(store: Store | str | Path, wanted: Sequence[str], names: Sequence[str] = ()) -> list[Shown]:
+    """Look up what was said of items, in the order asked for and under each of `names`, by default all.
+
+    Each of `wanted` is an item's id, a path as the store has it or on this machine, a file's name, or at least six digits
+    that a picture's sha256 begins with; the first of these that fits. Copies of a picture share its captions. Raises
+    `UsageError` if nothing fits, `CaptionError` if there are no captions of that name.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    tables = {name: captions_of(store, name) for name in names or names_of(store) or [DEFAULT_NAME]}
+    columns = [*_ITEM, "text", "text_sha256"]
+    items = store.items.read(columns)
+    chosen: list[dict[str, Any]] = []
+    for one in wanted:
+        found = _find(items, one)
+        if not found:
+            raise UsageError(
+                f"{one!r} is neither an item's id nor a path or sha256 of a picture in {store.path}"
+            )
+        chosen += found
+    shas = pa.array({row["image_sha256"] for row in chosen} - {None}, pa.string())
+    copies = items.filter(pc.is_in(items["image_sha256"], value_set=shas)).to_pylist()
+    failures = _failures(store)
+    shown: dict[tuple[int, str], Shown] = {}
+    for name, table in tables.items():
+        texts = with_texts(table)
+        keys = {_key(row, texts) for row in chosen} - {None}
+        rows = {row["caption_key"]: row for row in _rows(table, keys)}
+        told: set[str] = set()
+        for at, row in enumerate(chosen):
+            key = _key(row, texts)
+            if (key or row["item_id"]) in told:
+                continue
+            told.add(key or row["item_id"])
+            mates = [row] if key is None else [mate for mate in copies if _key(mate, texts) == key]
+            if key in rows:
+                shown[at, name] = _shown(name, rows[key], mates, texts)
+            else:
+                shown[at, name] = _without(name, row, mates, failures)
+    # Items first, then names: what was said of one picture stands together.
+    return [shown[place] for place in sorted(shown, key=lambda place: place[0])]
+
+
+def sample_captions(
+    store: Store | str | Path,
+    name: str = DEFAULT_NAME,
+    *,
+    n: int = 20,
+    seed: int = 0,
+    flagged: bool = False,
+) -> list[Shown]:
+    """Draw at most `n` captions at random, without repetition, or only of those that carry a flag (`flagged`).
+
+    The same seed draws the same of the same captions, in whatever order they were made.
+    """
+    for option, value in (("-n", n), ("--seed", seed)):
+        if value < 0:
+            raise UsageError(f"{option} {value}: 0 or more")
+    store = store if isinstance(store, Store) else Store.open(store)
+    table = captions_of(store, name)
+    keys = table.read(["caption_key", "flags"])
+    if flagged:
+        keys = keys.filter(pc.fill_null(pc.not_equal(keys["flags"], ""), False))
+    ordered = sorted(keys["caption_key"].to_pylist())
+    drawn = np.random.default_rng(seed).permutation(len(ordered))[:n].tolist()
+    chosen = [ordered[i] for i in drawn]
+    rows = {row["caption_key"]: row for row in _rows(table, chosen)}
+    texts = with_texts(table)
+    shas = pa.array({row["image_sha256"] for row in rows.values()}, pa.string())
+    items = store.items.read([*_ITEM, *(("text", "text_sha256") if texts else ())])
+    mates: dict[str | None, list[dict[str, Any]]] = {}
+    for item in items.filter(pc.is_in(items["image_sha256"], value_set=shas)).to_pylist():
+        mates.setdefault(_key(item, texts), []).append(item)
+    return [_shown(name, rows[key], mates.get(key, []), texts) for key in chosen]
+
+
+def _about(name: str, table: Table) -> CaptionSet:
+    provenance = table.spec.get("provenance") or {}
+    imported = provenance.get("imported")
+    return CaptionSet(
+        name=name,
+        rows=table.rows,
+        model=None if imported else str(provenance.get("model")),
+        digest=provenance.get("digest"),
+        asked=str(imported.get("file")) if imported else table.spec.get("preset") or "own prompt",
+        prompt=provenance.get("prompt"),
+        with_text=with_texts(table),
+        structured=bool(provenance.get("structured")),
+        options=dict(provenance.get("options") or {}),
+        servers=list(table.spec.get("servers") or ()),
+    )
+
+
+def _find(items: pa.Table, wanted: str) -> list[dict[str, Any]]:
+    """Items that a word of the command line means."""
+    by_id = items.filter(pc.equal(items["item_id"], wanted))
+    if by_id.num_rows:
+        return by_id.to_pylist()
+    path = items["path"]
+    slashed = wanted.replace("\\", "/")
+    by_path = items.filter(
+        pc.fill_null(pc.or_(pc.equal(path, slashed), pc.ends_with(path, f"/{slashed.lstrip('/')}")), False)
+    )
+    file = _file(wanted)
+    if file is not None:
+        # A file that lies before us is meant, whatever else has its name.
+        named = items.filter(pc.fill_null(pc.ends_with(path, file.name), False)).to_pylist()
+        exact = [
+            row
+            for row in named
+            if row["root"] is not None and Path(row["root"], row["path"]).resolve() == file
+        ]
+        if exact:
+            return exact
+        same = items.filter(pc.equal(items["image_sha256"], _sha256(file)))
+        if same.num_rows:
+            return same.to_pylist()
+    if by_path.num_rows:
+        return by_path.to_pylist()
+    if _SHA.fullmatch(wanted):
+        sha = items["image_sha256"]
+        return items.filter(pc.fill_null(pc.starts_with(sha, wanted.lower()), False)).to_pylist()
+    return []
+
+
+def _file(wanted: str) -> Path | None:
+    path = Path(wanted)
+    try:
+        return path.resolve() if image_files.exists(path) and not path.is_dir() else None
+    except (OSError, ValueError):  # a name too long for the system, or with a NUL in it
+        return None
+
+
+def _sha256(file: Path) -> str:
+    try:
+        return hashlib.sha256(image_files.read(file)[0]).hexdigest()
+    except (ImageError, OSError):
+        return ""
+
+
+def _key(item: dict[str, Any], texts: bool) -> str | None:
+    if item["image_sha256"] is None:
+        return None
+    return caption_key(item["image_sha256"], item["text_sha256"] if texts else None)
+
+
+def _rows(table: Table, keys: Iterable[str | None]) -> list[dict[str, Any]]:
+    snapshot = table.snapshot()
+    wanted = pa.array(list(keys), pa.string())
+    found: list[dict[str, Any]] = []
+    for batch in snapshot.batches():
+        found += batch.filter(pc.is_in(batch["caption_key"], value_set=wanted)).to_pylist()
+    return found
+
+
+def _failures(store: Store) -> dict[tuple[str, str], str]:
+    log = store.failures.read(["item_id", "stage", "encoder", "message"])
+    ours = log.filter(pc.fill_null(pc.equal(log["stage"], STAGE), False))
+    return {(row["item_id"], row["encoder"]): row["message"] for row in ours.to_pylist()}
+
+
+def _where(mates: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    there = [mate for mate in mates if mate["path"] is not None]
+    # A file that is marked as vanished may be back, but is tried last.
+    known = sorted((m for m in there if m["root"] is not None), key=lambda m: bool(m["missing"]))
+    return {
+        "items": tuple(mate["item_id"] for mate in mates),
+        "paths": tuple(mate["path"] for mate in there),
+        "files": tuple(Path(mate["root"]) / mate["path"] for mate in known),
+    }
+
+
+def _shown(name: str, row: dict[str, Any], mates: Sequence[dict[str, Any]], texts: bool) -> Shown:
+    columns = [column for column in COLUMNS.names if column in row]
+    known = ("tokens", "seconds", "attempts", "seed", "model", "host", "created")
+    facts: dict[str, Any] = {column: row.get(column) for column in known}
+    return Shown(
+        name=name,
+        image_sha256=row["image_sha256"],
+        **_where(mates),
+        caption=row["caption"] or "",
+        flags=tuple(split_flags(row["flags"])),
+        structured={column: row[column] for column in columns},
+        text=mates[0]["text"] if texts and mates else None,
+        **facts,
+    )
+
+
+def _without(
+    name: str, row: dict[str, Any], mates: Sequence[dict[str, Any]], failures: dict[tuple[str, str], str]
+) -> Shown:
+    said = [
+        failures[mate["item_id"], folder_of(name)]
+        for mate in mates
+        if (mate["item_id"], folder_of(name)) in failures
+    ]
+    if row["image_sha256"] is None:
+        problem = "the item has no picture that could be read"
+    else:
+        problem = f"failed: {said[0]}" if said else "not captioned yet"
+    return Shown(name=name, image_sha256=row["image_sha256"], **_where(mates), problem=problem)
+
+
+# Statistics
+
+
+@dataclass(frozen=True)
 class CaptionStats:
     """What a set of captions is like.
 
-    Attributes
-    ----------
-    captions : int
-    useful : int
-        Those that say something: neither empty nor refusing nor invalid.
-    coverage : dict
-        ``distinct`` pictures of the store (with texts: pairs of picture and text), those ``captioned``, ``failed``, ``left``
-        to ask, and their ``share``; ``items`` without a picture; captions whose picture is no item's any more (``orphans``).
-    flags : dict
-        Flag -> captions that carry it; ``any`` of them.
-    words, characters : dict
-        Quantiles and mean of the lengths of captions that are not empty.
-    attempts : dict
-        Questions -> captions that took so many.
-    tokens, seconds : dict
-        Sum, and quantiles, of the answers kept; empty if nothing is known.
-    tokens_per_second : float or None
-        Of one question at a time: all tokens over all seconds of answers that have both.
-    vocabulary : dict
-        ``tokens`` (words in all), ``types`` (distinct ones, letter case aside), ``type_token_ratio``, ``once`` (types that
-        occur once), and ``moving_ratio``: the mean type-token ratio of windows of 500 words, which unlike the plain one does
-        not fall with size, so that sets can be compared (MATTR, Covington and McFall 2010,
-        doi:10.1080/09296171003643098); None if there are fewer words.
-    common : list of dict
-        ``word``, ``captions`` that have it, their ``share``; English function words left out.
-    openings : list of dict
-        First three words, ``captions`` that begin so, their ``share``.
-    distinct : dict
-        ``texts`` that differ (white space and letter case aside), ``repeated`` captions (those whose text another one has
-        too), their ``share``, and the ``commonest`` text with its ``times``.
-    structured : dict or None
-        Of captions that are structured: ``valid`` ones, counts of ``damage`` and ``sentiment``, quantiles of ``people``,
-        ``with_people``, ``with_text``, and commonest ``objects``.
+    `useful` ones are neither empty nor refusing nor invalid; of `coverage`, ``orphans`` are captions whose picture is no
+    item's any more. `words`, `characters`, `tokens` and `seconds` are quantiles and mean, {} of nothing;
+    `tokens_per_second` is of one question at a time. In `vocabulary`, ``once`` are words that occur once, and
+    ``moving_ratio`` is the mean type-token ratio of windows of 500 words, which unlike the plain one does not fall with size
+    (MATTR, Covington and McFall 2010, doi:10.1080/09296171003643098). In `distinct`, ``repeated`` are captions whose text
+    another one has too, white space and letter case aside.
     """
 
     name: str
@@ -110,25 +384,12 @@ def words_of(text: str) -> list[str]:
 
 
 def caption_stats(store: Store | str | Path, name: str = DEFAULT_NAME, *, top: int = 12) -> CaptionStats:
-    """Count what captions are like.
-
-    Parameters
-    ----------
-    store : Store, str or Path
-    name : str, default "default"
-    top : int, default 12
-        Entries of each list of the commonest.
-
-    Raises
-    ------
-    CaptionError
-        If there are no captions of that name.
-    """
+    """Count what captions are like, with `top` entries in each list of the commonest."""
     store = store if isinstance(store, Store) else Store.open(store)
     table = captions_of(store, name)
     rows = table.read()
     captions = [caption or "" for caption in rows["caption"].to_pylist()]
-    flags = [[flag for flag in (one or "").split(",") if flag] for one in rows["flags"].to_pylist()]
+    flags = [split_flags(one) for one in rows["flags"].to_pylist()]
     counted = Counter(flag for one in flags for flag in one)
     todo = plan(store, name, with_text=with_texts(table))
     split = [words_of(caption) for caption in captions]

@@ -1,4 +1,4 @@
-"""A table of captions: its columns, its key, and who may add to it.
+"""Captions table: its columns and key, rows that fit them, and who may add to it.
 
 ``tables/captions/<name>/`` has one row a distinct picture; with posts' texts in the prompt, one row a distinct pair of
 picture and text. The spec tells everything that decides about an answer (model and digest, prompt, options, how the picture
@@ -8,36 +8,45 @@ was sent), and its fingerprint decides whether an answer may join. The server's 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 
-from ...errors import CaptionError, SpaceError, StoreError, unknown_name
+from ...errors import CaptionError, SpaceError, unknown_name
+from ...store.files import is_name
 from ...store.schema import differences
 from ...store.store import Store
 from ...store.table import Table
 from ..encoder import fingerprint
-from .structured import COLUMNS
+from .answers import COLUMNS
 
 __all__ = [
     "DEFAULT_NAME",
     "STAGE",
-    "admit",
+    "Columns",
+    "Row",
+    "append_rows",
     "caption_key",
     "captions_of",
+    "columns_of",
+    "ensure_captions",
+    "fit",
     "folder_of",
+    "keys_of",
     "make_spec",
     "names_of",
     "note_server",
     "schema_of",
+    "with_texts",
     "writable_schema",
 ]
 
 #: Name of the captions that need none: ``tables/captions/default``, the modality ``caption``.
 DEFAULT_NAME = "default"
 
-#: `stage` in the ledger of a picture that could not be captioned; `encoder` then holds ``captions/<name>``.
+#: `stage` in the failure log of a picture that could not be captioned; `encoder` then holds ``captions/<name>``.
 STAGE = "caption"
 
 _SHOWN = 40
@@ -63,9 +72,14 @@ _SCHEMA = pa.schema(
     ]
 )
 
+Row = dict[str, Any]
+
+#: Name, whether it may be null, and kind of each column.
+Columns = Sequence[tuple[str, bool, "str | int | pa.DataType"]]
+
 
 def schema_of(*, structured: bool = False) -> pa.Schema:
-    """Columns of a captions table; `structured` adds those of `icehouse.embed.captions.structured.COLUMNS`.
+    """Columns of a captions table; `structured` adds those of `icehouse.embed.captions.answers.COLUMNS`.
 
     ``flags`` is "" where nothing is wrong, else names separated by commas: ``where flags = ''``, ``group by flags``,
     ``where flags like '%cut%'``.
@@ -105,18 +119,106 @@ def names_of(store: Store) -> list[str]:
 
 
 def captions_of(store: Store, name: str = DEFAULT_NAME) -> Table:
-    """Open the captions of that name.
-
-    Raises
-    ------
-    CaptionError
-        If there are none; the message lists those there are.
-    """
+    """Open the captions of that name; `CaptionError` lists those there are if there are none of that name."""
     if name not in names_of(store):
         have = ", ".join(names_of(store))
         remedy = f"there are: {have}" if have else "there are none yet; make some with `icehouse caption`"
         raise unknown_name(CaptionError(f"no captions {name!r} in {store.path}; {remedy}"))
     return store.table(folder_of(name))
+
+
+def keys_of(table: Table) -> set[str]:
+    """Keys of the captions that a table has."""
+    keys: list[str] = table.read(["caption_key"])["caption_key"].to_pylist()
+    return set(keys)
+
+
+def with_texts(table: Table) -> bool:
+    """Whether captions of a table belong to a picture and a text, not to a picture alone."""
+    return bool((table.spec.get("provenance") or {}).get("text"))
+
+
+# Rows
+#
+# A model's JSON may hold half of a surrogate pair, a server any number as its count of tokens. Arrow refuses both, and then
+# the whole commit; so every value is brought to its column's type when it comes in, where it concerns one answer.
+
+
+def columns_of(schema: pa.Schema) -> Columns:
+    """What `fit` needs of a schema; looking at Arrow's own types takes longer than all the rest."""
+    return [(field.name, field.nullable, _kind(field.type)) for field in schema]
+
+
+def fit(row: Row, columns: Columns) -> Row:
+    """Bring a row to a table's columns; what has no place in its column is null, what is no column is left out.
+
+    Halves of surrogate pairs are replaced by U+FFFD. Raises `ValueError` if a column that may not be null would be.
+    """
+    fitted = {}
+    for name, nullable, kind in columns:
+        value = row.get(name)
+        if value is not None:
+            value = _value(value, kind)
+        if value is None and not nullable:
+            raise ValueError(f"no {name}")
+        fitted[name] = value
+    return fitted
+
+
+def append_rows(table: Table, rows: Sequence[Row]) -> int:
+    """Append rows to a captions table, without those that it has; returns how many joined."""
+    if not rows:
+        return 0
+    schema = writable_schema(table)
+    columns = columns_of(schema)
+    fitted = pa.Table.from_pylist([fit(row, columns) for row in rows], schema=schema)
+    return table.append(fitted, unique="caption_key")
+
+
+def _kind(kind: pa.DataType) -> str | int | pa.DataType:
+    """An integer's bits, or a word for a type, or a type that captions do not have."""
+    if pa.types.is_signed_integer(kind):
+        return int(kind.bit_width)
+    for word, is_it in (
+        ("text", pa.types.is_string),
+        ("number", pa.types.is_floating),
+        ("time", pa.types.is_timestamp),
+    ):
+        if is_it(kind):
+            return word
+    return "texts" if pa.types.is_list(kind) and pa.types.is_string(kind.value_type) else kind
+
+
+def _value(value: Any, kind: str | int | pa.DataType) -> Any:
+    if kind == "text":
+        return _text(value) if isinstance(value, str) else None
+    if isinstance(kind, int):
+        most = 1 << (kind - 1)
+        return value if type(value) is int and -most <= value < most else None
+    if kind == "number":
+        return float(value) if type(value) in (int, float) and abs(value) < 1e38 else None
+    if kind == "time":
+        return value if isinstance(value, datetime) else None
+    if kind == "texts":
+        return [_text(part) for part in value if isinstance(part, str)] if isinstance(value, list) else None
+    try:
+        return pa.scalar(value, kind).as_py()
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return None
+
+
+def _text(value: str) -> str:
+    """Text that has a UTF-8 form: pairs of surrogates joined, single ones replaced."""
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return value
+
+
+# Provenance
 
 
 def make_spec(name: str, provenance: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -131,26 +233,17 @@ def make_spec(name: str, provenance: Mapping[str, Any], **more: Any) -> dict[str
     }
 
 
-def admit(store: Store, spec: Mapping[str, Any]) -> Table:
+def ensure_captions(store: Store, spec: Mapping[str, Any]) -> Table:
     """Open the captions table of `spec` for writing, made if it is not there.
 
-    Raises
-    ------
-    SpaceError
-        If it holds captions of another model, digest, prompt or options; both are named.
-    CaptionError
-        If the name is no name for a table.
+    Raises `SpaceError` if it holds captions of another model, digest, prompt or options, with both named, `CaptionError` if
+    the name is no name for a table.
     """
     name = str(spec["name"])
+    if not is_name(name):
+        raise CaptionError(f"{name!r} is no name for captions: letters, digits, '.', '_' and '-', please")
     structured = bool(spec["provenance"].get("structured"))
-    try:
-        table = store.ensure_table(folder_of(name), schema_of(structured=structured), spec)
-    except StoreError as error:
-        if "is no name of a table" in str(error) or "/" in name:
-            raise CaptionError(
-                f"{name!r} is no name for captions: letters, digits, '.', '_' and '-', please"
-            ) from None
-        raise
+    table = store.ensure_table(folder_of(name), schema_of(structured=structured), spec)
     have = table.spec
     if have.get("fingerprint") not in (spec["fingerprint"], _earlier_fingerprint(spec)):
         raise SpaceError(_refusal(name, have, spec))

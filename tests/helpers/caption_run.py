@@ -14,13 +14,12 @@ import sys
 from typing import Any
 
 import anyio._backends._asyncio  # noqa: F401
-import ollama  # noqa: F401
+import httpx  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 from icehouse.embed.captions import captioner, journal
-from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.pictures import prepare
-from icehouse.embed.captions.prompts import Prompt
+from icehouse.embed.captions.settings import CaptionSettings, Prompt
 from PIL import Image
 
 # Many commits, so that kills land in them too.
@@ -52,7 +51,9 @@ if __name__ == "__main__":
             if line.strip() == "recover":
                 die_in_recovery()
             try:
-                caption_images(store, Asking("llava:7b", prompt, hosts=[host], concurrency=int(concurrency)))
+                caption_images(
+                    store, CaptionSettings("llava:7b", prompt, hosts=[host], concurrency=int(concurrency))
+                )
                 status = 0
             finally:
                 os._exit(status)

@@ -54,6 +54,7 @@ class Question:
     seed: int | None
     temperature: float | None
     body: dict[str, Any]
+    at: float = field(default_factory=time.monotonic)
 
     @property
     def sha(self) -> str:
@@ -105,6 +106,8 @@ class OllamaServer:
         self.drip_s = 0.02
         #: Status and body of coming answers to `/api/version` and `/v1/models`.
         self.trouble: list[tuple[int, bytes]] = []
+        #: Status and body of every answer to a path, or to a path and a model ("/api/show llava:7b"); None: no answer.
+        self.wrong: dict[str, tuple[int, bytes] | None] = {}
         self.version = version
         self.vision = vision
         self.api_key = api_key
@@ -168,6 +171,15 @@ class OllamaServer:
         """Forget the faults that were ordered."""
         with self._lock:
             self._faults.clear()
+
+    def settle(self) -> None:
+        """Wait until every question of a client that has died has been read: some may still be in a socket's buffer."""
+        with socket.create_connection(("127.0.0.1", self.port)) as last:
+            last.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while last.recv(4096):
+                pass
+        while self._open:
+            time.sleep(0.002)
 
     def asked(self) -> Counter[str]:
         """How often each picture (sha256 as sent) was asked for."""
@@ -295,6 +307,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.owner.calls[f"GET {self.path}"] += 1
         self.owner.keys.add(self.headers.get("Authorization"))
+        if self._is_wrong(self.path):
+            return
         if self.path in ("/api/version", "/v1/models") and self.owner.trouble:
             status, body = self.owner.trouble.pop(0)
             self._bytes(status, body, "application/json")
@@ -328,6 +342,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if body is None:
             return
+        if self._is_wrong(f"{self.path} {body.get('model')}"):
+            return
         try:
             if self.path == "/api/show":
                 self._show(body)
@@ -344,6 +360,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _is_wrong(self, what: str) -> bool:
+        """Answer what a test has ordered for this path and model, if it has."""
+        if what not in self.owner.wrong:
+            return False
+        ordered = self.owner.wrong[what]
+        if ordered is None:
+            self.owner._stopped.wait(30)
+            self.close_connection = True
+        else:
+            self._bytes(*ordered, "application/json")
+        return True
 
     def _authorized(self) -> bool:
         key = self.owner.api_key

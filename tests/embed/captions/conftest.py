@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import caption_stores
 import pytest
-from icehouse.embed.captions import captioner, dispatch
-from icehouse.embed.captions.asking import Asking
+from icehouse.embed.captions import scheduler
+from icehouse.embed.captions.settings import CaptionSettings
 from icehouse.store.store import Store
 from ollama_server import OllamaServer
 
@@ -30,11 +29,7 @@ def no_real_server(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.delenv(name, raising=False)
 
-    def short(attempt: int, rng: random.Random, **_: float | None) -> float:
-        return 0.01
-
-    monkeypatch.setattr(dispatch, "wait_s", short)
-    monkeypatch.setattr(captioner, "wait_s", short)
+    monkeypatch.setattr(scheduler, "LONGEST_WAIT_S", 0.01)
 
 
 @pytest.fixture
@@ -63,11 +58,11 @@ def other() -> Iterator[OllamaServer]:
 
 
 @pytest.fixture
-def asking() -> Callable[..., Asking]:
+def asking() -> Callable[..., CaptionSettings]:
     """Function: servers and options -> settings that suit a test; none runs out because a machine is busy."""
 
-    def make(*servers: OllamaServer, **options: object) -> Asking:
+    def make(*servers: OllamaServer, **options: object) -> CaptionSettings:
         settings = {"hosts": [server.url for server in servers], "timeout": 60.0, "patience": 60.0, **options}
-        return Asking("llava:7b", **settings)  # type: ignore[arg-type]
+        return CaptionSettings("llava:7b", **settings)  # type: ignore[arg-type]
 
     return make

@@ -15,22 +15,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from caption_stores import captions, sent, truth
 from icehouse.embed.captions import captioner, journal
-from icehouse.embed.captions.asking import Asking
+from icehouse.embed.captions.answers import COLUMNS
+from icehouse.embed.captions.apis import Identity
 from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.probe import plain_picture
-from icehouse.embed.captions.prompts import Prompt
-from icehouse.embed.captions.structured import COLUMNS
-from icehouse.embed.captions.table import caption_key
+from icehouse.embed.captions.pictures import plain_picture
+from icehouse.embed.captions.settings import CaptionSettings, Prompt
+from icehouse.embed.captions.table import caption_key, make_spec, schema_of
 from icehouse.errors import CaptionError, IcehouseError, LockedError, SpaceError, UsageError
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
 from ollama_server import DIGEST, OllamaServer
 
 MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., Asking]
+MakeAsking = Callable[..., CaptionSettings]
 
 
 def failures(store: Store) -> list[dict[str, Any]]:
@@ -131,21 +132,15 @@ def test_slow_answers_time_out_and_are_asked_again(
     assert captions(store) == truth(store)
 
 
+@pytest.mark.parametrize("fault", ["503", "429"])
 def test_retry_after_is_heeded(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
+    fault: str, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
 ) -> None:
-    waits = []
-
-    def wait(attempt: int, rng: object, *, asked: float | None = None, **_: float) -> float:
-        waits.append((attempt, asked))
-        return 0.01
-
-    monkeypatch.setattr("icehouse.embed.captions.dispatch.wait_s", wait)
-    store = make_store(3)
-    server.behave("503", times=2, retry_after="3")
-    server.behave("429")
-    assert caption_images(store, asking(server)).captioned == 3
-    assert waits == [(0, 3.0), (1, 3.0), (2, None)]
+    server.behave(fault, retry_after="1")
+    assert caption_images(make_store(2), asking(server)).captioned == 2
+    first, second = server.questions[:2]
+    assert first.sha == second.sha
+    assert second.at - first.at >= 1
 
 
 @pytest.mark.parametrize(
@@ -683,35 +678,23 @@ def test_what_is_stripped_is_kept_raw_and_an_open_end_is_flagged(
 
 
 def test_a_table_from_before_answers_were_cleaned_goes_on(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
 ) -> None:
     store = make_store(2)
-    with monkeypatch.context() as before:
-        now = Asking.provenance
-
-        def then(self: Asking, identity: Any) -> dict[str, Any]:
-            told = {key: value for key, value in now(self, identity).items() if key != "cleaning"}
-            for new in ("min_side", "max_ratio"):
-                del told["image"][new]
-            return told
-
-        before.setattr(Asking, "provenance", then)
-        before.setattr("icehouse.embed.captions.table._SCHEMA", _without_raw())
-        before.setattr(journal, "writable_schema", lambda table: table.snapshot().schema)
-        caption_images(store, asking(server), limit=1)
-    assert "raw" not in store.table("captions/default").snapshot().schema.names
+    provenance = asking(server).provenance(Identity("llava:7b", DIGEST, ""))
+    del provenance["cleaning"]
+    for new in ("min_side", "max_ratio"):
+        del provenance["image"][new]
+    schema = schema_of()
+    schema = schema.remove(schema.get_field_index("raw"))
+    table = store.ensure_table("captions/default", schema, make_spec("default", provenance))
+    (sha, *_) = sorted(sent(store).values())
+    row = {"caption_key": sha, "image_sha256": sha, "caption": "Old.", "flags": ""}
+    table.append(pa.Table.from_pylist([row], schema=schema))
     server.answers = lambda question: "A cat.</s>"
     assert caption_images(store, asking(server)).captioned == 1
-    rows = store.query("select caption, raw from captions_default order by created").to_pylist()
-    assert rows[0]["raw"] is None
-    assert rows[1] == {"caption": "A cat.", "raw": "A cat.</s>"}
-
-
-def _without_raw() -> Any:
-    from icehouse.embed.captions.table import schema_of
-
-    schema = schema_of()
-    return schema.remove(schema.get_field_index("raw"))
+    rows = store.query("select caption, raw from captions_default order by caption desc").to_pylist()
+    assert rows == [{"caption": "Old.", "raw": None}, {"caption": "A cat.", "raw": "A cat.</s>"}]
 
 
 def test_small_pictures_are_told(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:

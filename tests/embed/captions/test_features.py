@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.data.text import text_sha256
-from icehouse.embed.captions.asking import Asking
+from icehouse.embed.captions.answers import USELESS
 from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.feature_keys import USELESS
 from icehouse.embed.captions.features import embed_captions
 from icehouse.embed.captions.importing import import_captions
-from icehouse.embed.captions.prompts import Prompt
+from icehouse.embed.captions.settings import CaptionSettings, Prompt
 from icehouse.embed.pipeline import load_checked
 from icehouse.errors import CaptionError, HeadError, SpaceError
 from icehouse.heads.samples import load_samples, parse_inputs
@@ -28,7 +27,7 @@ from ollama_server import OllamaServer, Question
 from toys import ToyEncoder
 
 MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., Asking]
+MakeAsking = Callable[..., CaptionSettings]
 
 LONG = "One two three four five six seven eight. Nine ten eleven twelve. Thirteen fourteen fifteen sixteen seventeen."
 

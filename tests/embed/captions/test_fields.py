@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
 from icehouse.embed import encoder as registry
-from icehouse.embed.captions.asking import Asking
+from icehouse.embed.captions.answers import DAMAGE, SENTIMENT
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.features import embed_captions
 from icehouse.embed.captions.fields import field_names, fields_of, vocabulary_of, write_fields
-from icehouse.embed.captions.prompts import Prompt
-from icehouse.embed.captions.structured import DAMAGE, SENTIMENT
+from icehouse.embed.captions.settings import CaptionSettings, Prompt
 from icehouse.embed.captions.table import captions_of
 from icehouse.embed.pipeline import choose_encoder
 from icehouse.errors import EncoderError, HeadError, SpaceError
@@ -33,7 +32,7 @@ from toys import ToyEncoder
 from typer.testing import CliRunner
 
 MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., Asking]
+MakeAsking = Callable[..., CaptionSettings]
 
 NUMBERS = "fields/caption-fields/numbers"
 

@@ -15,11 +15,10 @@ from feed_captions import true_answers, true_items
 from icehouse.cli import app
 from icehouse.data.manifest import SourceOptions
 from icehouse.data.sample.feed import CLASSES, Feed, make_feed
-from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.features import embed_captions
-from icehouse.embed.captions.showing import show_captions
-from icehouse.embed.captions.stats import words_of
+from icehouse.embed.captions.settings import CaptionSettings
+from icehouse.embed.captions.stats import show_captions, words_of
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.reports.ablation import known_ablation
 from icehouse.heads.runs import Run
@@ -68,7 +67,7 @@ def test_macro_f1_rises(feed: Feed, tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store")
     embed_sources([feed.posts], store, encoder="mini", options=SourceOptions(label_columns=["label"]))
     with OllamaServer(answers=true_answers(feed)) as server:
-        report = caption_images(store, Asking("llava:7b", hosts=[server.url]))
+        report = caption_images(store, CaptionSettings("llava:7b", hosts=[server.url]))
     assert (report.failed, report.flagged) == (0, {})
     truth = true_items(feed)
     said = {item: one.caption for one in show_captions(store, sorted(truth)) for item in one.items}

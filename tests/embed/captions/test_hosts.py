@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import pytest
 from caption_stores import captions, sent, truth
-from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
+from icehouse.embed.captions.settings import CaptionSettings
 from icehouse.errors import CaptionError, SpaceError
 from icehouse.store.store import Store
 from ollama_server import DIGEST, OllamaServer
 
 MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., Asking]
+MakeAsking = Callable[..., CaptionSettings]
 
 
 def test_work_is_spread(

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from caption_stores import captions
-from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.importing import import_captions
+from icehouse.embed.captions.settings import CaptionSettings
 from icehouse.errors import CaptionError, SourceError, SpaceError
 from icehouse.store.store import Store
 from ollama_server import OllamaServer
@@ -137,7 +137,7 @@ def test_what_cannot_be_imported(make_store: MakeStore, tmp_path: Path) -> None:
 
 
 def test_files_and_models_do_not_mix(
-    make_store: MakeStore, server: OllamaServer, asking: Callable[..., Asking], tmp_path: Path
+    make_store: MakeStore, server: OllamaServer, asking: Callable[..., CaptionSettings], tmp_path: Path
 ) -> None:
     store = make_store(2)
     first = write(tmp_path / "a.jsonl", [{"item_id": "0000", "caption": "one"}])

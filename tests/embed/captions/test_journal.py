@@ -1,4 +1,4 @@
-"""What is in the journal gets into the table, and nothing in it is ever in the way."""
+"""Journal, failure log and rows: what is in the journal gets into the table, and nothing in it is ever in the way."""
 
 from __future__ import annotations
 
@@ -9,27 +9,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from caption_stores import captions, sent, truth
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from icehouse.data.text import text_sha256
 from icehouse.embed.captions import journal as journals
-from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.journal import Journal
-from icehouse.embed.captions.table import admit, make_spec
+from icehouse.embed.captions.journal import Journal, forget_failures, record_failures
+from icehouse.embed.captions.pictures import Job
+from icehouse.embed.captions.settings import CaptionSettings, Prompt
+from icehouse.embed.captions.table import columns_of, ensure_captions, fit, make_spec, schema_of
 from icehouse.errors import StoreError
+from icehouse.store.maintain import verify
+from icehouse.store.schema import FAILURES
 from icehouse.store.store import Store
 from icehouse.store.table import Table
 from ollama_server import DIGEST, OllamaServer
 
 MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., Asking]
+MakeAsking = Callable[..., CaptionSettings]
 
 DIGEST_OF_TABLE = "d" * 64
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Table:
-    return admit(
+    return ensure_captions(
         Store.create(tmp_path / "store"), make_spec("default", {"model": "m", "digest": DIGEST_OF_TABLE})
     )
 
@@ -291,3 +298,141 @@ def test_a_model_that_changed_while_the_run_was_dead(
     report = caption_images(store, asking(server))
     assert (report.known, report.captioned) == (0, 6)
     assert captions(store) == truth(store)
+
+
+# Rows: whatever a server says becomes one that the table can have
+
+SCHEMA = schema_of(structured=True)
+ROW_COLUMNS = columns_of(SCHEMA)
+GOOD = {
+    "caption_key": "k",
+    "image_sha256": "i",
+    "caption": "A street.",
+    "created": datetime(2026, 1, 1, tzinfo=UTC),
+}
+
+any_text = st.text(st.characters(exclude_categories=[]))
+anything: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    any_text,
+    st.lists(any_text | st.integers()),
+    st.just({}),
+)
+
+
+@given(st.dictionaries(st.sampled_from([name for name in SCHEMA.names if name != "created"]), anything))
+@settings(deadline=None)
+def test_what_fits_can_be_had(values: dict[str, Any]) -> None:
+    row = {**GOOD, **{k: v for k, v in values.items() if k not in ("caption_key", "image_sha256")}}
+    fitted = fit({**row, "_more": 1}, ROW_COLUMNS)
+    assert list(fitted) == SCHEMA.names
+    (back,) = pa.Table.from_pylist([fitted], schema=SCHEMA).to_pylist()
+    assert back["caption_key"] == "k"
+    assert fit(fitted, ROW_COLUMNS) == fitted
+
+
+def test_surrogates() -> None:
+    fitted = fit({**GOOD, "caption": "a \ud83d b \ud83d\ude00", "objects": ["\udc00", 3, "car"]}, ROW_COLUMNS)
+    assert fitted["caption"] == "a \ufffd b \U0001f600"
+    assert fitted["objects"] == ["\ufffd", "car"]
+
+
+def test_numbers_out_of_range_are_null() -> None:
+    fitted = fit({**GOOD, "seed": 2**63, "tokens": 2**31, "attempts": True, "seconds": 1e300}, ROW_COLUMNS)
+    assert [fitted[name] for name in ("seed", "tokens", "attempts", "seconds")] == [None] * 4
+    assert fit({**GOOD, "seed": 2**63 - 1}, ROW_COLUMNS)["seed"] == 2**63 - 1
+
+
+def test_a_row_without_its_key_is_none() -> None:
+    with pytest.raises(ValueError, match="no caption_key"):
+        fit({**GOOD, "caption_key": 7}, ROW_COLUMNS)
+
+
+# Failures: replaced, settled, and never those of another stage
+
+MakeStore = Callable[..., Store]
+MakeAsking = Callable[..., CaptionSettings]
+
+
+def job(item: str, *others: str) -> Job:
+    return Job(item, item, None, None, item, 10, 20, [item, *others])
+
+
+def rows(store: Store) -> list[tuple[str, str, str]]:
+    found = store.query("select item_id, stage, message from failures").to_pylist()
+    return sorted((row["item_id"], row["stage"], row["message"]) for row in found)
+
+
+def of_another_stage(store: Store, item: str) -> None:
+    row = {"item_id": item, "stage": "image", "message": "theirs", "at": datetime.now(UTC)}
+    store.failures.append(pa.Table.from_pylist([row], schema=FAILURES))
+
+
+def test_a_failure_takes_the_place_of_an_earlier_one(make_store: MakeStore) -> None:
+    store = make_store(1)
+    of_another_stage(store, "a")
+    a, b = job("a", "a2"), job("b")
+    record_failures(store, "default", [(a, ValueError("first")), (b, ValueError("first"))])
+    record_failures(store, "other", [(job("a"), ValueError("under another name"))])
+    record_failures(store, "default", [(a, ValueError("second"))])
+    assert rows(store) == [
+        ("a", "caption", "second"),
+        ("a", "caption", "under another name"),
+        ("a", "image", "theirs"),
+        ("b", "caption", "first"),
+    ]
+    forget_failures(store, "default", [a, b])
+    assert rows(store) == [("a", "caption", "under another name"), ("a", "image", "theirs")]
+    assert verify(store).ok
+
+
+def test_the_last_failure_is_settled(make_store: MakeStore) -> None:
+    store = make_store(1)
+    a = job("a")
+    record_failures(store, "default", [(a, ValueError("why"))])
+    forget_failures(store, "default", [a])
+    assert rows(store) == []
+    assert verify(store).ok
+
+
+def test_a_death_amid_settling_costs_no_other_stage_anything(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settling is one commit: at each moment the others' failures are in the ledger."""
+    store = make_store(1)
+    of_another_stage(store, "a")
+    a = job("a")
+    record_failures(store, "default", [(a, ValueError("why"))])
+    seen = []
+    commit = Table._commit
+
+    def spy(self: Table, *args: object, **more: object) -> object:
+        done = commit(self, *args, **more)  # type: ignore[arg-type]
+        seen.append(rows(Store.open(store.path)))
+        return done
+
+    monkeypatch.setattr(Table, "_commit", spy)
+    forget_failures(store, "default", [a])
+    assert seen == [[("a", "image", "theirs")]]
+
+
+def test_a_corrected_text_is_asked_about_again(
+    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+) -> None:
+    store = make_store(3, texts=[None, "watter!", "fire!"])
+    prompt = Prompt.of("Describe. Its post: {text}", None, with_text=True)
+    own = store.query("select image_sha256 from items where text = 'watter!'").to_pylist()[0]["image_sha256"]
+    bad = next(as_sent for as_sent, mine in sent(store).items() if mine == own)
+    server.behave("400", times=None, image=bad)
+    assert caption_images(store, asking(server, prompt=prompt)).failed == 1
+    assert caption_images(store, asking(server, prompt=prompt)).known_failures == 1
+    corrected = {"item_id": ["0001"], "text": ["water!"], "text_sha256": [text_sha256("water!")]}
+    store.items.upsert(pa.table(corrected), key="item_id")
+    server.well()
+    report = caption_images(store, asking(server, prompt=prompt))
+    assert (report.known_failures, report.captioned) == (0, 1)
+    assert '"water!"' in server.questions[-1].prompt
+    assert rows(store) == []

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 from caption_stores import sent
-from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.prompts import Prompt
+from icehouse.embed.captions.settings import CaptionSettings, Prompt
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
 from ollama_server import REFUSAL, OllamaServer, Question
@@ -64,7 +63,7 @@ def test_ten_kills(
     whole = tmp_path / "whole"
     shutil.copytree(store.path, whole)
     prompt = Prompt.of(None, None, structured=structured)
-    caption_images(Store.open(whole), Asking("llava:7b", prompt, hosts=[server.url], concurrency=4))
+    caption_images(Store.open(whole), CaptionSettings("llava:7b", prompt, hosts=[server.url], concurrency=4))
     expected = told(Store.open(whole))
     once = Counter((question.sha, question.seed) for question in server.questions)
     assert set(once.values()) == {1}
@@ -100,6 +99,7 @@ def test_ten_kills(
         known.set()
         status = int(runner.stdout.readline())
         assert status == (-signal.SIGKILL if run < KILLS else 0)
+        server.settle()
         runs.append(Counter((question.sha, question.seed) for question in server.questions[begun:]))
     runner.stdin.close()
     assert runner.wait(60) == 0

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on, on a terminal and in a log."""
+"""What a run shows while it goes on, on a terminal and in a log; rates and estimates."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.progress import EVERY_S, Log, progress
-from icehouse.embed.captions.report import PaceLine
+from icehouse.embed.captions.progress import EVERY_S, Log, Pace, PaceLine, duration, progress
+from icehouse.embed.captions.settings import CaptionSettings
 from icehouse.store.store import Store
 from ollama_server import OllamaServer
 from rich.console import Console
@@ -43,7 +42,9 @@ def test_a_terminal_shows_rate_and_estimate(
     make_store: MakeStore, server: OllamaServer, screen: Callable[[], str]
 ) -> None:
     with progress() as (tell, remark):
-        caption_images(make_store(7), Asking("llava:7b", hosts=[server.url]), progress=tell, say=remark)
+        caption_images(
+            make_store(7), CaptionSettings("llava:7b", hosts=[server.url]), progress=tell, say=remark
+        )
     assert "captioning" in screen()
     assert "7/7" in screen()
     assert "tokens/s" in screen()
@@ -63,7 +64,7 @@ def test_a_terminal_shows_a_pull_in_megabytes(
     )  # shown as it was sent, and not obeyed
     server.pullable, server.models = {"llava:7b": "d" * 64}, {}
     with progress() as (tell, remark):
-        asking = Asking("llava:7b", hosts=[server.url], pull=True)
+        asking = CaptionSettings("llava:7b", hosts=[server.url], pull=True)
         caption_images(make_store(2), asking, progress=tell, say=remark)
     assert "2/2" in screen()
 
@@ -96,3 +97,42 @@ def test_a_log_tells_each_step_of_a_pull_once() -> None:
         "pulling: pulling 8934, 1,919.0 of 4,000.0 MB",
         "pulling: pulling 8934, 3,839.0 of 4,000.0 MB",
     ]
+
+
+def test_the_estimate_comes_once_and_leaves_loading_out() -> None:
+    clock = Clock()
+    pace = Pace(100, clock)
+    said = []
+    for i in range(10):
+        clock.now += 32.0 if i == 0 else 2.0
+        said.append(pace.answered(7, 30.0 if i == 0 else 0.0))
+    assert said[:4] == [None] * 4
+    assert said[4] == "the first 5 took 2 s each: all 100 will take about 3 min at this rate"
+    assert said[5:] == [None] * 5
+    assert pace.rate == pytest.approx(0.5)
+    assert pace.tokens_per_second == pytest.approx(3.5)
+    assert pace.line(2) == "2.0 s each, 4 tokens/s, 2 at once"
+
+
+def test_a_small_set_needs_no_estimate() -> None:
+    pace = Pace(5, Clock())
+    assert [pace.answered(None) for _ in range(5)] == [None] * 5
+
+
+def test_before_the_first_answer() -> None:
+    assert Pace(3, Clock()).line(1) == "waiting for the first answer"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (5000, "83 min"),
+        (12_000, "3 h 20 min"),
+        (400_000, "4 d 15 h"),
+    ],
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 from icehouse.cli import app
-from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.importing import import_captions
 from icehouse.embed.captions.pictures import prepare
-from icehouse.embed.captions.prompts import Prompt
-from icehouse.embed.captions.showing import list_captions, sample_captions, show_captions
+from icehouse.embed.captions.settings import CaptionSettings, Prompt
+from icehouse.embed.captions.stats import list_captions, sample_captions, show_captions
 from icehouse.errors import CaptionError, UsageError
 from icehouse.serve.sheets import caption_sheet, write_caption_sheet
 from icehouse.store.store import Store
@@ -24,7 +23,7 @@ from ollama_server import DIGEST, REFUSAL, OllamaServer
 from typer.testing import CliRunner, Result
 
 MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., Asking]
+MakeAsking = Callable[..., CaptionSettings]
 
 HOSTILE = '<script>alert(1)</script> "><img src=x onerror=alert(1)> </p></li> \x1b[31m\u202egpj.exe'
 
@@ -222,7 +221,7 @@ def test_the_sheet_is_harmless_whatever_a_model_says(
 ) -> None:
     store = make_store(3)
     server.answers = lambda question: HOSTILE + question.sha
-    asking = Asking("llava:7b", Prompt.of(f"What is it? {HOSTILE}", None), hosts=[server.url])
+    asking = CaptionSettings("llava:7b", Prompt.of(f"What is it? {HOSTILE}", None), hosts=[server.url])
     caption_images(store, asking)
     drawn, (about,) = sample_captions(store), list_captions(store)
     page = write_caption_sheet(tmp_path / "a.html", drawn, about, how=HOSTILE).read_text(encoding="utf-8")

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
-from icehouse.embed.captions.asking import Asking
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.importing import import_captions
-from icehouse.embed.captions.prompts import Prompt
+from icehouse.embed.captions.settings import CaptionSettings, Prompt
 from icehouse.embed.captions.stats import _moving_ratio, caption_stats, words_of
 from icehouse.errors import CaptionError
 from icehouse.store.store import Store
@@ -21,7 +20,7 @@ from ollama_server import OllamaServer, Question
 from typer.testing import CliRunner
 
 MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., Asking]
+MakeAsking = Callable[..., CaptionSettings]
 
 CAPTIONS = {
     "0000": "The image shows a house.",
