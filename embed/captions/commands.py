@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["caption", "register"]
 
-_PROMPT = "What is asked"
-_SERVER = "Model and server"
-_RUN = "This run"
+_asked = partial(typer.Option, rich_help_panel="What is asked")
+_server = partial(typer.Option, rich_help_panel="Model and server")
+_run = partial(typer.Option, rich_help_panel="This run")
 
 # Parameters that have a meaning where captions are imported.
 _IMPORTING = ("store", "name", "import_from", "dry_run", "as_json")
@@ -41,121 +42,76 @@ def caption(
     context: typer.Context,
     store: StoreOption = DEFAULT_STORE,
     model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", help="Vision-language model, such as llava:7b.", rich_help_panel=_SERVER
-        ),
+        str | None, _server("--model", "-m", help="Vision-language model, such as llava:7b.")
     ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="What is asked of every picture.", rich_help_panel=_PROMPT)
-    ] = None,
-    prompt_file: Annotated[
-        Path | None, typer.Option(help="File with the prompt.", rich_help_panel=_PROMPT)
-    ] = None,
+    prompt: Annotated[str | None, _asked(help="What is asked of every picture.")] = None,
+    prompt_file: Annotated[Path | None, _asked(help="File with the prompt.")] = None,
     preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Prompt by name: alt-text, crisis, meme; alt-text by default.", rich_help_panel=_PROMPT
-        ),
+        str | None, _asked(help="Prompt by name: alt-text, crisis, meme; alt-text by default.")
     ] = None,
-    name: Annotated[
-        str, typer.Option(help="Name of the captions: tables/captions/NAME.", rich_help_panel=_RUN)
-    ] = "default",
+    name: Annotated[str, _run(help="Name of the captions: tables/captions/NAME.")] = "default",
     with_text: Annotated[
         bool,
-        typer.Option(
+        _asked(
             "--with-text",
             help="Put the post's own text, quoted and cut, where the prompt has {text}, or at its end.",
-            rich_help_panel=_PROMPT,
         ),
     ] = False,
     structured: Annotated[
         bool,
-        typer.Option(
+        _asked(
             "--structured",
             help="Ask for JSON: objects, damage, people, visible text, sentiment, each a column.",
-            rich_help_panel=_PROMPT,
         ),
     ] = False,
     host: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Server; repeatable, the work is spread. By default OLLAMA_HOST, else this machine.",
-            rich_help_panel=_SERVER,
-        ),
+        _server(help="Server; repeatable, the work is spread. By default OLLAMA_HOST, else this machine."),
     ] = None,
     api: Annotated[
         Literal["ollama", "openai"],
-        typer.Option(
-            help="Protocol: Ollama's, or the chat completions that vLLM, llama.cpp and others offer.",
-            rich_help_panel=_SERVER,
-        ),
+        _server(help="Protocol: Ollama's, or the chat completions that vLLM, llama.cpp and others offer."),
     ] = "ollama",
     api_key_env: Annotated[
-        str,
-        typer.Option(help="Environment variable with the key for --api openai.", rich_help_panel=_SERVER),
+        str, _server(help="Environment variable with the key for --api openai.")
     ] = "OPENAI_API_KEY",
-    pull: Annotated[
-        bool,
-        typer.Option("--pull", help="Have Ollama fetch a model that it lacks.", rich_help_panel=_SERVER),
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the answers.", rich_help_panel=_SERVER)] = 0,
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens of an answer.", rich_help_panel=_SERVER)
-    ] = 200,
+    pull: Annotated[bool, _server("--pull", help="Have Ollama fetch a model that it lacks.")] = False,
+    seed: Annotated[int, _server(min=0, help="Seed of the answers.")] = 0,
+    max_tokens: Annotated[int, _server(min=1, help="Most tokens of an answer.")] = 200,
     option: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Further option of the model, NAME=VALUE, such as num_ctx=8192; repeatable.",
-            rich_help_panel=_SERVER,
-        ),
+        _server(help="Further option of the model, NAME=VALUE, such as num_ctx=8192; repeatable."),
     ] = None,
     max_side: Annotated[
-        int,
-        typer.Option(
-            min=32, help="Longest side of a picture as it is sent, in pixels.", rich_help_panel=_SERVER
-        ),
+        int, _server(min=32, help="Longest side of a picture as it is sent, in pixels.")
     ] = 672,
     concurrency: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Questions at once for each host; by default 1, and more while that makes it faster.",
-            rich_help_panel=_RUN,
+        _run(
+            min=1, help="Questions at once for each host; by default 1, and more while that makes it faster."
         ),
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds an answer may take.", rich_help_panel=_RUN)
-    ] = 300.0,
-    patience: Annotated[
-        float,
-        typer.Option(min=0.1, help="Seconds to go on when no server answers.", rich_help_panel=_RUN),
-    ] = 120.0,
+    timeout: Annotated[float, _run(min=0.1, help="Seconds an answer may take.")] = 300.0,
+    patience: Annotated[float, _run(min=0.1, help="Seconds to go on when no server answers.")] = 120.0,
     where: Annotated[
-        str | None,
-        typer.Option(help="SQL condition over the items, such as \"split = 'train'\".", rich_help_panel=_RUN),
+        str | None, _run(help="SQL condition over the items, such as \"split = 'train'\".")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=0, help="Ask about so many pictures at most.", rich_help_panel=_RUN)
-    ] = None,
+    limit: Annotated[int | None, _run(min=0, help="Ask about so many pictures at most.")] = None,
     retry_failures: Annotated[
-        bool,
-        typer.Option("--retry-failures", help="Ask again about pictures that failed.", rich_help_panel=_RUN),
+        bool, _run("--retry-failures", help="Ask again about pictures that failed.")
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option(
+        _run(
             "--dry-run",
             help="Say how many pictures would be asked about, or captions imported, and do nothing.",
-            rich_help_panel=_RUN,
         ),
     ] = False,
     import_from: Annotated[
         Path | None,
-        typer.Option(
+        _run(
             "--import",
             help="Take captions made elsewhere from this JSONL, CSV or Parquet file instead of asking.",
-            rich_help_panel=_RUN,
         ),
     ] = None,
     max_pixels: MaxPixelsOption = None,
@@ -174,18 +130,12 @@ def caption(
     from .progress import progress
     from .settings import CaptionSettings, Prompt
 
-    asked = Prompt.of(_prompt(prompt, prompt_file), preset, with_text=with_text, structured=structured)
+    asked = Prompt.of(_read_prompt(prompt, prompt_file), preset, with_text=with_text, structured=structured)
+    chosen: dict[str, Any] = {"where": where, "limit": limit, "retry_failures": retry_failures}
     if dry_run:
         from ...store.store import Store
 
-        todo = plan(
-            Store.open(store),
-            name,
-            with_text=with_text,
-            where=where,
-            limit=limit,
-            retry_failures=retry_failures,
-        )
+        todo = plan(Store.open(store), name, with_text=with_text, **chosen)
         _print_plan(todo, name, as_json)
         return
     if model is None:
@@ -207,16 +157,7 @@ def caption(
     )
     try:
         with progress() as (tell, remark):
-            report = caption_images(
-                store,
-                settings,
-                name=name,
-                where=where,
-                limit=limit,
-                retry_failures=retry_failures,
-                progress=tell,
-                say=remark,
-            )
+            report = caption_images(store, settings, name=name, progress=tell, say=remark, **chosen)
     except KeyboardInterrupt:
         say("interrupted; what was answered is in the store, run the same command again to go on")
         raise typer.Exit(130) from None
@@ -252,7 +193,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Embed")(caption)
 
 
-def _prompt(prompt: str | None, prompt_file: Path | None) -> str | None:
+def _read_prompt(prompt: str | None, prompt_file: Path | None) -> str | None:
     if prompt_file is None:
         return prompt
     if prompt is not None:
