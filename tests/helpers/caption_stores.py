@@ -1,4 +1,4 @@
-"""Stores whose items have pictures but no features, and what is true of their captions."""
+"""Stores whose items have pictures but no features, servers that describe them, and what is true of their captions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from icehouse.data.text import text_sha256
+from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.pictures import prepare
+from icehouse.embed.captions.progress import CaptionReport
+from icehouse.embed.captions.settings import CaptionSettings
 from icehouse.store.store import Store
+from ollama_server import OllamaServer
 from toys import make_pictures
 
 
@@ -68,3 +73,27 @@ def truth(store: Store) -> dict[str, str]:
     return {
         own: f"A picture whose digest begins with {as_sent[:12]}." for as_sent, own in sent(store).items()
     }
+
+
+class Lab:
+    """A folder for a store, and a server for it; `store` and `caption` take what `make` and `caption_images` do."""
+
+    RUN = ("name", "where", "limit", "retry_failures", "progress", "say")
+
+    def __init__(self, folder: Path, server: OllamaServer) -> None:
+        self.folder = folder
+        self.server = server
+
+    def store(self, *arguments: Any, **options: Any) -> Store:
+        """A store of some pictures; the last one is there twice."""
+        return make(self.folder, *arguments, **options)
+
+    def settings(self, *servers: OllamaServer, **options: Any) -> CaptionSettings:
+        """Settings that suit a test; none runs out because a machine is busy."""
+        hosts = [server.url for server in servers or (self.server,)]
+        return CaptionSettings("llava:7b", **{"hosts": hosts, "timeout": 60.0, "patience": 60.0, **options})
+
+    def caption(self, store: Store, *servers: OllamaServer, **options: Any) -> CaptionReport:
+        """Caption a store; options of the run and of its settings."""
+        run = {name: options.pop(name) for name in self.RUN if name in options}
+        return caption_images(store, self.settings(*servers, **options), **run)

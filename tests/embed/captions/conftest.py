@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import caption_stores
 import pytest
+from caption_stores import Lab
 from icehouse.embed.captions import scheduler
-from icehouse.embed.captions.settings import CaptionSettings
-from icehouse.store.store import Store
 from ollama_server import OllamaServer
-
-MakeStore = Callable[..., Store]
 
 
 @pytest.fixture(autouse=True)
@@ -33,18 +29,6 @@ def no_real_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make_store(tmp_path: Path) -> MakeStore:
-    """Function: number of pictures, and texts of their posts -> store; the last picture is there twice."""
-
-    def make(
-        n: int = 8, texts: Sequence[str | None] | None = None, files: Mapping[str, bytes] | None = None
-    ) -> Store:
-        return caption_stores.make(tmp_path, n, texts, files)
-
-    return make
-
-
-@pytest.fixture
 def server() -> Iterator[OllamaServer]:
     with OllamaServer() as it:
         yield it
@@ -58,11 +42,5 @@ def other() -> Iterator[OllamaServer]:
 
 
 @pytest.fixture
-def asking() -> Callable[..., CaptionSettings]:
-    """Function: servers and options -> settings that suit a test; none runs out because a machine is busy."""
-
-    def make(*servers: OllamaServer, **options: object) -> CaptionSettings:
-        settings = {"hosts": [server.url for server in servers], "timeout": 60.0, "patience": 60.0, **options}
-        return CaptionSettings("llava:7b", **settings)  # type: ignore[arg-type]
-
-    return make
+def lab(tmp_path: Path, server: OllamaServer) -> Lab:
+    return Lab(tmp_path, server)

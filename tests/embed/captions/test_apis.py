@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from caption_stores import captions, truth
+from caption_stores import Lab, captions, truth
 from icehouse.cli import app
 from icehouse.embed.captions import transport
 from icehouse.embed.captions.captioner import caption_images
@@ -33,7 +33,6 @@ from icehouse.embed.captions.transport import (
 )
 from icehouse.errors import CaptionError, UsageError
 from icehouse.store import files as lock
-from icehouse.store.store import Store
 from ollama._client import _parse_host
 from ollama_server import OllamaServer
 from typer.testing import CliRunner
@@ -154,15 +153,10 @@ def test_retry_after() -> None:
 
 # OpenAI-compatible servers
 
-MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., CaptionSettings]
 
-
-def test_captions_through_chat_completions(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(4)
-    report = caption_images(store, asking(server, api="openai", seed=2))
+def test_captions_through_chat_completions(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(4)
+    report = lab.caption(store, api="openai", seed=2)
     assert report.captioned == 4
     assert captions(store) == truth(store)
     assert server.calls["POST /v1/chat/completions"] == 4
@@ -174,30 +168,13 @@ def test_captions_through_chat_completions(
     assert (provenance["api"], provenance["digest"]) == ("openai", None)
 
 
-@pytest.mark.parametrize("fault", ["cut", "500", "503", "garbage", "wrong-shape", "deep", "zipped"])
-def test_faults_that_pass(
-    fault: str, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(3)
-    server.behave(fault)
-    assert caption_images(store, asking(server, api="openai")).captioned == 3
-    assert captions(store) == truth(store)
-
-
-def test_cut_answers_are_recognised(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    server.behave("length", times=None)
-    report = caption_images(make_store(1), asking(server, api="openai"))
-    assert report.flagged == {"cut": 1}
-    assert [question.body["max_tokens"] for question in server.questions] == [200, 400]
-
-
-def test_structured(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+def test_structured(lab: Lab, server: OllamaServer) -> None:
     answer: dict[str, Any] = {
         "caption": "A lawn.", "objects": [], "damage": "none", "people": 0, "visible_text": "", "sentiment": "neutral",
     }  # fmt: skip
     server.answers = lambda question: json.dumps(answer)
-    store = make_store(1)
-    caption_images(store, asking(server, api="openai", prompt=Prompt.of(None, None, structured=True)))
+    store = lab.store(1)
+    lab.caption(store, api="openai", prompt=Prompt.of(None, None, structured=True))
     assert server.questions[0].body["response_format"]["json_schema"]["schema"]["required"][0] == "caption"
     assert store.query("select damage, people from captions_default").to_pylist() == [
         {"damage": "none", "people": 0}
@@ -205,35 +182,35 @@ def test_structured(make_store: MakeStore, server: OllamaServer, asking: MakeAsk
 
 
 def test_the_key_comes_from_the_environment(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.api_key = "sesame"
-    store = make_store(1)
+    store = lab.store(1)
     with pytest.raises(
         CaptionError, match=r"Incorrect API key provided\. \(status 401\): is the key in MY_KEY right"
     ):
-        caption_images(store, asking(server, api="openai", key_variable="MY_KEY"))
+        lab.caption(store, api="openai", key_variable="MY_KEY")
     monkeypatch.setenv("MY_KEY", "sesame")
-    assert caption_images(store, asking(server, api="openai", key_variable="MY_KEY")).captioned == 1
+    assert lab.caption(store, api="openai", key_variable="MY_KEY").captioned == 1
     everything = json.dumps(store.table("captions/default").spec) + str(
         store.query("from captions_default").to_pylist()
     )
     assert "sesame" not in everything
 
 
-def test_an_unknown_model(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+def test_an_unknown_model(lab: Lab, server: OllamaServer) -> None:
     server.models = {"qwen": "1"}
     with pytest.raises(CaptionError, match=f"{server.url}/v1 has no model llava:7b; it has: qwen"):
-        caption_images(make_store(1), asking(server, api="openai"))
+        lab.caption(lab.store(1), api="openai")
 
 
 def test_a_count_of_tokens_that_is_none_costs_no_answer(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = make_store(3)
+    store = lab.store(3)
     counts: list[object] = ["many", 2**40, 12]
     monkeypatch.setattr(server, "count_tokens", lambda text: counts.pop())
-    assert caption_images(store, asking(server, api="openai")).captioned == 3
+    assert lab.caption(store, api="openai").captioned == 3
     assert captions(store) == truth(store)
     rows = store.query("select tokens from captions_default order by tokens").to_pylist()
     assert [row["tokens"] for row in rows] == [12, None, None]
@@ -244,7 +221,7 @@ def test_it_needs_a_host() -> None:
         CaptionSettings("llava", api="openai")
 
 
-def test_answers_in_parts(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+def test_answers_in_parts(lab: Lab, server: OllamaServer) -> None:
     parts = [
         {"type": "thinking", "thinking": [{"type": "text", "text": "A dog?"}]},
         {"type": "text", "text": "A "},
@@ -252,15 +229,14 @@ def test_answers_in_parts(make_store: MakeStore, server: OllamaServer, asking: M
     ]
     choice = {"message": {"content": parts}, "finish_reason": "stop"}
     server.wrong["/v1/chat/completions llava:7b"] = (200, json.dumps({"choices": [choice]}).encode())
-    store = make_store(1)
-    caption_images(store, asking(server, api="openai"))
+    store = lab.store(1)
+    lab.caption(store, api="openai")
     (row,) = store.query("select caption, raw, flags from captions_default").to_pylist()
     assert row == {"caption": "A cat.", "raw": "<think>A dog?</think>\nA cat.", "flags": ""}
 
 
 # Hostile servers
 
-MakeStore = Callable[..., Store]
 PASSWORD, KEY = "s3cr%23t-pass", "sk-key-0123456789"
 SECRETS = ("s3cr%23t-pass", "s3cr#t-pass", KEY, "dXNlcjpzM2NyI3QtcGFzcw")
 
@@ -340,10 +316,8 @@ def assert_nothing_told(*places: Path | str) -> None:
 
 
 @pytest.mark.slow
-def test_credentials_reach_no_file_and_no_screen(
-    make_store: MakeStore, hostile: Callable[..., Hostile]
-) -> None:
-    store = make_store(2)
+def test_credentials_reach_no_file_and_no_screen(lab: Lab, hostile: Callable[..., Hostile]) -> None:
+    store = lab.store(2)
     server = hostile(lambda it: it.json(answer(f"A cat. {it.echo}")))
     bad = hostile(lambda it: it.json({"error": it.echo}, 400))
     for host, name in ((server.host, "good"), (bad.host, "bad")):
@@ -363,16 +337,11 @@ def test_credentials_reach_no_file_and_no_screen(
     ("protocol", "pad"), [("ollama", 0), ("ollama", 192), ("ollama", 1990), ("openai", 192)]
 )
 def test_no_piece_of_a_secret_is_left_where_an_error_is_cut(
-    protocol: str,
-    pad: int,
-    password: str,
-    pieces: list[str],
-    make_store: MakeStore,
-    hostile: Callable[..., Hostile],
+    protocol: str, pad: int, password: str, pieces: list[str], lab: Lab, hostile: Callable[..., Hostile]
 ) -> None:
     said = f"{'z' * min(pad, 192)}{' ' * (pad - 192)}{PASSWORD} p:w p%3aw"
     host = hostile(lambda it: it.json({"error": said}, 400)).host.replace(PASSWORD, password)
-    store = make_store(1)
+    store = lab.store(1)
     arguments = ["-m", "llava:7b", "--host", host, "--api", protocol]
     result = CliRunner().invoke(app, ["caption", "-s", str(store.path), *arguments])
     assert result.exit_code == 1
@@ -410,7 +379,7 @@ def test_a_lock_tells_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("kind", ["length", "chunks"])
 def test_an_endless_answer_is_cut_off(
-    kind: str, make_store: MakeStore, hostile: Callable[..., Hostile], monkeypatch: pytest.MonkeyPatch
+    kind: str, lab: Lab, hostile: Callable[..., Hostile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "MAX_ANSWER", 1 << 20)
     sent = 0
@@ -428,7 +397,7 @@ def test_an_endless_answer_is_cut_off(
         except OSError:
             pass
 
-    store = make_store(1)
+    store = lab.store(1)
     report = caption_images(store, CaptionSettings("llava:7b", hosts=[hostile(flood).host], patience=5))
     assert report.failed == 1
     assert "longer than 1 MiB" in store.query("select message from failures").to_pylist()[0]["message"]
@@ -437,7 +406,7 @@ def test_an_endless_answer_is_cut_off(
 
 @pytest.mark.parametrize("status", [302, 307, 308])
 def test_redirects_to_another_host_are_not_followed(
-    status: int, make_store: MakeStore, hostile: Callable[..., Hostile], server: OllamaServer
+    status: int, lab: Lab, hostile: Callable[..., Hostile], server: OllamaServer
 ) -> None:
     def redirect(it: Any) -> None:
         it.send_response(status)
@@ -445,7 +414,7 @@ def test_redirects_to_another_host_are_not_followed(
         it.send_header("Content-Length", "0")
         it.end_headers()
 
-    store = make_store(1)
+    store = lab.store(1)
     for protocol in ("ollama", "openai"):
         asking = CaptionSettings("llava:7b", hosts=[hostile(redirect).host], patience=5, api=protocol)
         with pytest.raises(CaptionError, match=f"sends its questions on to {server.url}"):
@@ -454,8 +423,8 @@ def test_redirects_to_another_host_are_not_followed(
     assert not server.keys
 
 
-def test_long_answers_are_kept_short(make_store: MakeStore, hostile: Callable[..., Hostile]) -> None:
-    store = make_store(1)
+def test_long_answers_are_kept_short(lab: Lab, hostile: Callable[..., Hostile]) -> None:
+    store = lab.store(1)
     said = " ".join(f"word{n}" for n in range(100_000))
     caption_images(store, CaptionSettings("llava:7b", hosts=[hostile(lambda it: it.json(answer(said))).host]))
     (row,) = store.query("select caption, raw, flags from captions_default").to_pylist()

@@ -11,27 +11,22 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from caption_stores import captions, sent, truth
+from caption_stores import Lab, captions, sent, truth
 from icehouse.embed.captions import captioner, journal
 from icehouse.embed.captions.answers import COLUMNS
 from icehouse.embed.captions.apis import Identity
-from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.pictures import plain_picture
-from icehouse.embed.captions.settings import CaptionSettings, Prompt
+from icehouse.embed.captions.settings import Prompt
 from icehouse.embed.captions.table import caption_key, make_spec, schema_of
 from icehouse.errors import CaptionError, IcehouseError, LockedError, SpaceError, UsageError
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
 from ollama_server import DIGEST, OllamaServer
-
-MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., CaptionSettings]
 
 
 def failures(store: Store) -> list[dict[str, Any]]:
@@ -39,9 +34,9 @@ def failures(store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-def test_each_distinct_picture_once(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    store = make_store(8)
-    report = caption_images(store, asking(server))
+def test_each_distinct_picture_once(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(8)
+    report = lab.caption(store)
     assert (report.distinct, report.asked, report.captioned, report.known) == (8, 8, 8, 0)
     assert server.asked() == Counter(dict.fromkeys(sent(store), 1))
     assert captions(store) == truth(store)
@@ -51,16 +46,14 @@ def test_each_distinct_picture_once(make_store: MakeStore, server: OllamaServer,
     assert row["host"] == server.url
     assert row["tokens"] == 7
     assert verify(store).ok
-    again = caption_images(store, asking(server))
+    again = lab.caption(store)
     assert (again.asked, again.captioned, again.known) == (0, 0, 8)
     assert len(server.questions) == 8
 
 
-def test_provenance_tells_everything_that_decides(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(1)
-    caption_images(store, asking(server, prompt=Prompt.of(None, "crisis"), options={"num_ctx": 8192}, seed=4))
+def test_provenance_tells_everything_that_decides(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(1)
+    lab.caption(store, prompt=Prompt.of(None, "crisis"), options={"num_ctx": 8192}, seed=4)
     spec = store.table("captions/default").spec
     provenance = spec["provenance"]
     assert (provenance["model"], provenance["digest"]) == ("llava:7b", DIGEST)
@@ -72,7 +65,7 @@ def test_provenance_tells_everything_that_decides(
     assert body["options"] == provenance["options"]
     assert (body["stream"], body["think"]) == (False, False)
     server.version = "0.13.0"
-    caption_images(store, asking(server, prompt=Prompt.of(None, "crisis"), options={"num_ctx": 8192}, seed=4))
+    lab.caption(store, prompt=Prompt.of(None, "crisis"), options={"num_ctx": 8192}, seed=4)
     assert store.table("captions/default").spec["servers"] == ["ollama 0.12.3", "ollama 0.13.0"]
 
 
@@ -86,58 +79,31 @@ def test_provenance_tells_everything_that_decides(
     ],
 )
 def test_another_way_of_asking_is_refused(
-    change: dict[str, Any], words: str, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+    change: dict[str, Any], words: str, lab: Lab, server: OllamaServer
 ) -> None:
-    store = make_store(2)
-    caption_images(store, asking(server))
+    store = lab.store(2)
+    lab.caption(store)
     with pytest.raises(SpaceError, match=words) as caught:
-        caption_images(store, asking(server, **change))
+        lab.caption(store, **change)
     assert "--name" in str(caught.value)
     assert len(server.questions) == 2
-    assert caption_images(store, asking(server, **change), name="second").captioned == 2
+    assert lab.caption(store, **change, name="second").captioned == 2
 
 
-def test_another_digest_is_refused(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    store = make_store(2)
-    caption_images(store, asking(server))
+def test_another_digest_is_refused(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(2)
+    lab.caption(store)
     server.models["llava:7b"] = "b" * 64
     with pytest.raises(SpaceError) as caught:
-        caption_images(store, asking(server))
+        lab.caption(store)
     assert DIGEST[:12] in str(caught.value)
     assert "b" * 12 in str(caught.value)
 
 
-@pytest.mark.parametrize("fault", ["cut", "drop", "500", "503", "429", "garbage", "wrong-shape"])
-@pytest.mark.parametrize("concurrency", [1, 4])
-def test_faults_that_pass_cost_nothing(
-    fault: str, concurrency: int, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(8)
-    server.behave(fault, times=2)
-    report = caption_images(store, asking(server, concurrency=concurrency))
-    assert report.captioned == 8
-    assert captions(store) == truth(store)
-    assert failures(store) == []
-    # A question that got no answer is asked again, and no other is.
-    assert sum(server.asked().values()) == 8 + 2
-
-
-def test_slow_answers_time_out_and_are_asked_again(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(3)
-    server.behave("slow")
-    report = caption_images(store, asking(server, timeout=1.0))
-    assert report.captioned == 3
-    assert captions(store) == truth(store)
-
-
 @pytest.mark.parametrize("fault", ["503", "429"])
-def test_retry_after_is_heeded(
-    fault: str, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
+def test_retry_after_is_heeded(fault: str, lab: Lab, server: OllamaServer) -> None:
     server.behave(fault, retry_after="1")
-    assert caption_images(make_store(2), asking(server)).captioned == 2
+    assert lab.caption(lab.store(2)).captioned == 2
     first, second = server.questions[:2]
     assert first.sha == second.sha
     assert second.at - first.at >= 1
@@ -146,12 +112,10 @@ def test_retry_after_is_heeded(
 @pytest.mark.parametrize(
     ("fault", "flag"), [("empty", "empty"), ("repeat", "repeating"), ("refuse", "refusal")]
 )
-def test_bad_answers_are_asked_for_once_more(
-    fault: str, flag: str, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(4)
+def test_bad_answers_are_asked_for_once_more(fault: str, flag: str, lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(4)
     server.behave(fault)
-    report = caption_images(store, asking(server))
+    report = lab.caption(store)
     assert (report.captioned, report.retried, report.flagged) == (4, 1, {})
     assert captions(store) == truth(store)
     first, second = (question for question in server.questions if server.asked()[question.sha] == 2)
@@ -161,84 +125,56 @@ def test_bad_answers_are_asked_for_once_more(
     assert row["seed"] == 1
 
 
-def test_answers_that_stay_bad_are_flagged_and_never_asked_for_again(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(3)
+def test_answers_that_stay_bad_are_flagged_and_never_asked_for_again(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(3)
     bad = sorted(sent(store))[0]
     server.behave("refuse", times=None, image=bad)
-    report = caption_images(store, asking(server))
+    report = lab.caption(store)
     assert (report.captioned, report.retried, report.flagged) == (3, 1, {"refusal": 1})
     rows = store.query(
         "select flags, count(*) as n from captions_default group by flags order by flags"
     ).to_pylist()
     assert rows == [{"flags": "", "n": 2}, {"flags": "refusal", "n": 1}]
-    caption_images(store, asking(server))
+    lab.caption(store)
     assert server.asked()[bad] == 2
 
 
-def test_a_cut_answer_gets_more_room(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    store = make_store(1)
-    server.behave("length")
-    report = caption_images(store, asking(server, max_tokens=30))
-    assert [question.body["options"]["num_predict"] for question in server.questions] == [30, 60]
-    assert report.flagged == {}
-    assert captions(store) == truth(store)
-
-
-def test_the_better_of_two_bad_answers_is_kept(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(1)
+def test_the_better_of_two_bad_answers_is_kept(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(1)
     server.behave("length")
     server.behave("empty")
-    caption_images(store, asking(server))
+    lab.caption(store)
     (row,) = store.query("select * from captions_default").to_pylist()
     assert (row["caption"], row["flags"], row["attempts"], row["seed"]) == ("A picture whose", "cut", 2, 0)
 
 
-def test_a_fault_at_the_second_question_does_not_cost_the_first_answer(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(2)
-    bad = sorted(sent(store))[0]
-    server.behave("length", image=bad)
-    server.behave("500", times=None, image=bad)
-    report = caption_images(store, asking(server))
-    assert (report.captioned, report.failed) == (2, 0)
-    (row,) = store.query("select * from captions_default where flags = 'cut'").to_pylist()
-    assert (row["caption"], row["attempts"], row["host"]) == ("A picture whose", 1, server.url)
-
-
 @pytest.mark.parametrize(("fault", "asked"), [("400", 1), ("500", 3), ("cut", 3)])
 def test_a_picture_that_gets_no_answer_costs_only_itself(
-    fault: str, asked: int, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+    fault: str, asked: int, lab: Lab, server: OllamaServer
 ) -> None:
-    store = make_store(6)
+    store = lab.store(6)
     bad = sorted(sent(store))[2]
     server.behave(fault, times=None, image=bad)
-    report = caption_images(store, asking(server))
+    report = lab.caption(store)
     assert (report.captioned, report.failed) == (5, 1)
     assert server.asked() == Counter({picture: asked if picture == bad else 1 for picture in sent(store)})
     (failure,) = failures(store)
     assert (failure["stage"], failure["encoder"]) == ("caption", "captions/default")
     assert failure["message"]
     server.well()
-    assert caption_images(store, asking(server)).known_failures == 1
+    assert lab.caption(store).known_failures == 1
     assert server.asked()[bad] == asked
-    report = caption_images(store, asking(server), retry_failures=True)
+    report = lab.caption(store, retry_failures=True)
     assert (report.captioned, report.known_failures) == (1, 0)
     assert captions(store) == truth(store)
     assert failures(store) == []
 
 
-def test_unreadable_pictures_cost_only_themselves(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, tmp_path: Path
-) -> None:
-    store = make_store(4, files={"broken.png": b"no picture"})
+def test_unreadable_pictures_cost_only_themselves(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(4, files={"broken.png": b"no picture"})
     (tmp_path / "pictures" / "0001.png").unlink()
     (tmp_path / "pictures" / "0002.png").write_bytes(b"another")
-    report = caption_images(store, asking(server))
+    report = lab.caption(store)
     assert (report.captioned, report.failed) == (2, 3)
     messages = {row["item_id"]: row["message"] for row in failures(store)}
     assert "No such file" in messages["0001"]
@@ -246,31 +182,29 @@ def test_unreadable_pictures_cost_only_themselves(
     assert "not an image" in messages["broken"]
 
 
-def test_a_copy_stands_in_for_a_file_that_is_gone(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, tmp_path: Path
-) -> None:
-    store = make_store(2)
+def test_a_copy_stands_in_for_a_file_that_is_gone(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(2)
     (tmp_path / "pictures" / "0001.png").unlink()
-    assert caption_images(store, asking(server)).captioned == 2
+    assert lab.caption(store).captioned == 2
 
 
-def test_no_server(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    store = make_store(2)
+def test_no_server(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(2)
     server.stop()
     with pytest.raises(
         CaptionError,
         match=rf"{server.url} does not answer \(connection refused\): start it with `ollama serve`",
     ):
-        caption_images(store, asking(server))
+        lab.caption(store)
     assert store.table_names() == ["failures", "items"]
 
 
-def test_the_server_goes_for_good(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    store = make_store(8)
+def test_the_server_goes_for_good(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(8)
     said: list[str] = []
     server.on_question = lambda n: server.stop() if n == 4 else None
     with pytest.raises(CaptionError) as caught:
-        caption_images(store, asking(server, patience=0.2), say=said.append)
+        lab.caption(store, patience=0.2, say=said.append)
     assert str(caught.value) == (
         f"no host has answered for 0.2 s: {server.url} does not answer (connection refused); "
         "3 captions of this run are kept, run the same command again to go on"
@@ -281,23 +215,21 @@ def test_the_server_goes_for_good(make_store: MakeStore, server: OllamaServer, a
     assert failures(store) == []
     server.on_question = lambda n: None
     server.start()
-    assert caption_images(store, asking(server)).captioned == 5
+    assert lab.caption(store).captioned == 5
     assert captions(store) == truth(store)
     assert sorted(server.asked().values()) == [1] * 7 + [2]
 
 
-def test_the_server_goes_and_comes_back(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
+def test_the_server_goes_and_comes_back(lab: Lab, server: OllamaServer) -> None:
     def restart(n: int) -> None:
         if n == 4:
             server.stop()
             threading.Timer(0.2, server.start).start()
 
-    store = make_store(8)
+    store = lab.store(8)
     server.on_question = restart
     said: list[str] = []
-    report = caption_images(store, asking(server), say=said.append)
+    report = lab.caption(store, say=said.append)
     assert report.captioned == 8
     assert captions(store) == truth(store)
     assert [line for line in said if "left out until" in line]
@@ -305,7 +237,7 @@ def test_the_server_goes_and_comes_back(
 
 
 def test_the_model_changes_with_a_restart(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def restart(n: int) -> None:
         if n == 5:
@@ -314,11 +246,11 @@ def test_the_model_changes_with_a_restart(
             server.answers = lambda question: "the new model"
             server.start()
 
-    store = make_store(8)
+    store = lab.store(8)
     server.on_question = restart
     monkeypatch.setattr(captioner, "COMMIT_S", 3600)
     with pytest.raises(SpaceError) as caught:
-        caption_images(store, asking(server, concurrency=1))
+        lab.caption(store, concurrency=1)
     assert DIGEST[:12] in str(caught.value)
     assert "c" * 12 in str(caught.value)
     # Nobody had looked at the model since the beginning, so nobody knows which answers were still by the first.
@@ -327,14 +259,12 @@ def test_the_model_changes_with_a_restart(
     server.on_question = lambda n: None
     server.models["llava:7b"] = DIGEST
     server.answers = None
-    again = caption_images(store, asking(server))
+    again = lab.caption(store)
     assert (again.known, again.captioned) == (0, 8)
     assert captions(store) == truth(store)
 
 
-def test_answers_from_before_the_last_look_stay(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
+def test_answers_from_before_the_last_look_stay(lab: Lab, server: OllamaServer) -> None:
     """The server is asked who it is after a question that failed; what it answered up to then is safe with a commit."""
 
     def restart(n: int) -> None:
@@ -343,24 +273,24 @@ def test_answers_from_before_the_last_look_stay(
             server.models["llava:7b"] = "c" * 64
             server.start()
 
-    store = make_store(8)
-    caption_images(store, asking(server), limit=3)
+    store = lab.store(8)
+    lab.caption(store, limit=3)
     kept = captions(store)
     assert len(kept) == 3
     server.on_question = restart
     with pytest.raises(SpaceError):
-        caption_images(store, asking(server))
+        lab.caption(store)
     assert captions(store) == kept
     server.on_question = lambda n: None
     server.models["llava:7b"] = DIGEST
-    again = caption_images(store, asking(server))
+    again = lab.caption(store)
     assert (again.known, again.captioned) == (3, 5)
     assert captions(store) == truth(store)
     assert {server.asked()[as_sent] for as_sent, own in sent(store).items() if own in kept} == {1}
 
 
 def test_the_model_changes_under_a_running_server(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pull replaces the model, and no connection ever fails: answers since the last look are thrown away."""
     looked = threading.Event()
@@ -374,108 +304,100 @@ def test_the_model_changes_under_a_running_server(
             looked.set()
 
     monkeypatch.setattr(captioner, "COMMIT_S", 0.05)
-    store = make_store(40)
+    store = lab.store(40)
     server.answers = lambda question: "new" if looked.is_set() else "old"
     server.on_question = swap
     server.delay = 0.02
     with pytest.raises(SpaceError, match="has changed"):
-        caption_images(store, asking(server, concurrency=1))
+        lab.caption(store, concurrency=1)
     assert Counter(captions(store).values()) == {"old": 9}
     assert 10 <= len(server.questions) < 40
     before = server.asked()
     server.on_question = lambda n: None
     server.models["llava:7b"] = DIGEST
     server.answers = lambda question: "old"
-    again = caption_images(store, asking(server))
+    again = lab.caption(store)
     assert (again.known, again.captioned) == (9, 31)
     assert set(captions(store).values()) == {"old"}
     assert sum(server.asked().values()) == sum(before.values()) + 31
 
 
-def test_a_missing_model_is_one_line_with_the_remedy(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(1)
+def test_a_missing_model_is_one_line_with_the_remedy(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(1)
     server.models = {"moondream:latest": "d" * 64}
     with pytest.raises(CaptionError) as caught:
-        caption_images(store, asking(server))
+        lab.caption(store)
     assert str(caught.value) == (
         f"{server.url} has no model llava:7b; it has: moondream:latest: run `ollama pull llava:7b` there, or add --pull"
     )
 
 
-def test_a_missing_model_is_pulled(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    store = make_store(1)
+def test_a_missing_model_is_pulled(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(1)
     server.models = {}
     server.pullable = {"llava:7b": DIGEST}
     seen: list[tuple[int, int, str]] = []
-    report = caption_images(store, asking(server, pull=True), progress=lambda *args: seen.append(args))
+    report = lab.caption(store, pull=True, progress=lambda *args: seen.append(args))
     assert report.captioned == 1
     assert (2500, 4000, f"pulling {DIGEST[:12]}") in seen
 
 
-def test_a_model_that_cannot_be_pulled(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
+def test_a_model_that_cannot_be_pulled(lab: Lab, server: OllamaServer) -> None:
     server.models = {}
     with pytest.raises(CaptionError, match="cannot pull llava:7b: pull model manifest: file does not exist"):
-        caption_images(make_store(1), asking(server, pull=True))
+        lab.caption(lab.store(1), pull=True)
 
 
-def test_a_model_that_vanishes_amid_the_run(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(5)
+def test_a_model_that_vanishes_amid_the_run(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(5)
     server.on_question = lambda n: server.models.clear() if n == 3 else None
     with pytest.raises(
         CaptionError,
         match=r"run `ollama pull llava:7b` there, or add --pull; 3 captions of this run are kept",
     ):
-        caption_images(store, asking(server))
+        lab.caption(store)
     server.on_question = lambda n: None
     server.models["llava:7b"] = DIGEST
-    again = caption_images(store, asking(server))
+    again = lab.caption(store)
     assert (again.known, again.captioned) == (3, 2)
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_model_that_vanishes_amid_the_run_is_pulled(
-    concurrency: int, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+    concurrency: int, lab: Lab, server: OllamaServer
 ) -> None:
-    store = make_store(5)
+    store = lab.store(5)
     server.pullable = {"llava:7b": DIGEST}
     server.on_question = lambda n: server.models.clear() if n == 3 else None
-    report = caption_images(store, asking(server, pull=True, concurrency=concurrency))
+    report = lab.caption(store, pull=True, concurrency=concurrency)
     assert server.calls["POST /api/pull"] == 1
     assert (report.captioned, report.discarded) == (5, 0)
     assert captions(store) == truth(store)
 
 
-def test_a_model_without_eyes(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
+def test_a_model_without_eyes(lab: Lab, server: OllamaServer) -> None:
     server.vision = False
     with pytest.raises(CaptionError, match=r"cannot see pictures \(it can: completion\)"):
-        caption_images(make_store(1), asking(server))
+        lab.caption(lab.store(1))
 
 
-def test_picture_after_picture_without_answer_ends_the_run(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(12)
+def test_picture_after_picture_without_answer_ends_the_run(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(12)
     server.behave("400", times=None)
     with pytest.raises(
         CaptionError,
         match=r"5 pictures in a row got no answer.*Failed to load image.*nor did a plain test picture .*look at its log",
     ):
-        caption_images(store, asking(server, concurrency=1))
+        lab.caption(store, concurrency=1)
     assert len(server.questions) == 6
     assert failures(store) == []
 
 
 @pytest.mark.parametrize(("fault", "asked"), [("400", 1), ("500", 3)])
 def test_bad_pictures_at_the_beginning_do_not_stop_every_run(
-    fault: str, asked: int, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
+    fault: str, asked: int, lab: Lab, server: OllamaServer
 ) -> None:
-    store = make_store(12)
+    store = lab.store(12)
     own = {own: as_sent for as_sent, own in sent(store).items()}
     first = [
         own[row["image_sha256"]]
@@ -484,7 +406,7 @@ def test_bad_pictures_at_the_beginning_do_not_stop_every_run(
     for picture in first:
         server.behave(fault, times=None, image=picture)
     said: list[str] = []
-    report = caption_images(store, asking(server, concurrency=1), say=said.append)
+    report = lab.caption(store, concurrency=1, say=said.append)
     assert (report.captioned, report.failed) == (5, 7)
     assert len(failures(store)) == 7
     plain = hashlib.sha256(plain_picture()).hexdigest()
@@ -495,43 +417,33 @@ def test_bad_pictures_at_the_beginning_do_not_stop_every_run(
     assert probes == 1 if fault == "400" else probes <= 1
     assert asked_of == Counter(expected)
     assert sum("a plain test picture gets one" in line for line in said) == probes
-    again = caption_images(store, asking(server))
+    again = lab.caption(store)
     assert (again.asked, again.known_failures) == (0, 7)
 
 
-def test_a_server_that_has_no_time(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    server.behave("503", times=None)
-    with pytest.raises(CaptionError, match=r"no host has had time for .*maximum pending requests exceeded"):
-        caption_images(make_store(2), asking(server, patience=0.02))
-
-
-def test_concurrency_follows_the_server(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(40)
+def test_concurrency_follows_the_server(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(40)
     server.delay = 0.005
-    caption_images(store, asking(server, concurrency=4))
+    lab.caption(store, concurrency=4)
     assert server.most_at_once == 4
 
 
-def test_where_and_limit(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    store = make_store(6)
-    report = caption_images(store, asking(server), where="item_id < '0004'", limit=3)
+def test_where_and_limit(lab: Lab) -> None:
+    store = lab.store(6)
+    report = lab.caption(store, where="item_id < '0004'", limit=3)
     assert (report.distinct, report.asked, report.captioned) == (4, 3, 3)
-    report = caption_images(store, asking(server), limit=0)
+    report = lab.caption(store, limit=0)
     assert (report.distinct, report.known, report.captioned) == (6, 3, 0)
     for wrong in ({"where": "no_column = 1"}, {"limit": -1}):
         with pytest.raises(UsageError):
-            caption_images(store, asking(server), **wrong)
+            lab.caption(store, **wrong)
 
 
-def test_with_text_a_caption_belongs_to_the_pair(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
+def test_with_text_a_caption_belongs_to_the_pair(lab: Lab, server: OllamaServer) -> None:
     # The last picture is there twice, first as "copy": with other words, so it is asked about twice.
-    store = make_store(2, texts=["water!", None, "fire!"])
+    store = lab.store(2, texts=["water!", None, "fire!"])
     prompt = Prompt.of("Describe. Its post: {text}", None, with_text=True)
-    report = caption_images(store, asking(server, prompt=prompt))
+    report = lab.caption(store, prompt=prompt)
     assert (report.distinct, report.captioned) == (3, 3)
     assert sorted(question.prompt for question in server.questions) == [
         'Describe. Its post: "" (it has no text)',
@@ -555,12 +467,10 @@ STRUCTURED = {
 }
 
 
-def test_structured_answers_become_columns(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(3)
+def test_structured_answers_become_columns(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(3)
     server.answers = lambda question: json.dumps(STRUCTURED)
-    report = caption_images(store, asking(server, prompt=Prompt.of(None, "crisis", structured=True)))
+    report = lab.caption(store, prompt=Prompt.of(None, "crisis", structured=True))
     assert (report.captioned, report.flagged) == (3, {})
     assert server.questions[0].body["format"]["properties"]["damage"]["enum"] == ["none", "mild", "severe"]
     found = store.query("select damage, people, len(objects) as n from captions_default").to_pylist()
@@ -569,10 +479,8 @@ def test_structured_answers_become_columns(
     assert {name: row[name] for name in STRUCTURED} == STRUCTURED
 
 
-def test_structured_answers_that_break_the_schema(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(2)
+def test_structured_answers_that_break_the_schema(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(2)
     bad = sorted(sent(store))[0]
 
     def answer(question: Any) -> str:
@@ -580,21 +488,21 @@ def test_structured_answers_that_break_the_schema(
         return json.dumps(STRUCTURED | ({"damage": "total"} if wrong else {}))
 
     server.answers = answer
-    report = caption_images(store, asking(server, prompt=Prompt.of(None, "crisis", structured=True)))
+    report = lab.caption(store, prompt=Prompt.of(None, "crisis", structured=True))
     assert (report.retried, report.flagged) == (2, {"invalid": 1})
     (row,) = store.query("select * from captions_default where flags = 'invalid'").to_pylist()
     assert [row[name] for name in COLUMNS.names] == [None] * len(COLUMNS.names)
     assert "total" in row["caption"]
 
 
-def test_two_runs_under_one_name(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    store = make_store(2)
-    caption_images(store, asking(server), limit=1)
+def test_two_runs_under_one_name(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(2)
+    lab.caption(store, limit=1)
     failure: list[IcehouseError] = []
 
     def second() -> None:
         try:
-            caption_images(Store.open(store.path), asking(server))
+            lab.caption(Store.open(store.path))
         except IcehouseError as error:
             failure.append(error)
 
@@ -608,80 +516,68 @@ def test_two_runs_under_one_name(make_store: MakeStore, server: OllamaServer, as
     assert len(server.questions) == 1
 
 
-def test_interrupted_runs_finish_what_is_under_way(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(8)
+def test_interrupted_runs_finish_what_is_under_way(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(8)
     server.delay = 0.05
     server.on_question = lambda n: os.kill(os.getpid(), signal.SIGINT) if n == 4 else None
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        caption_images(store, asking(server, concurrency=1), say=said.append)
+        lab.caption(store, concurrency=1, say=said.append)
     assert said == ["finishing 1 answers under way; Ctrl-C again leaves at once"]
     assert len(captions(store)) == len(server.questions) == 4
     server.on_question = lambda n: None
-    caption_images(store, asking(server))
+    lab.caption(store)
     assert set(server.asked().values()) == {1}
 
 
-def test_works_where_a_loop_is_running(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(2)
+def test_works_where_a_loop_is_running(lab: Lab) -> None:
+    store = lab.store(2)
 
     async def notebook() -> int:
-        return caption_images(store, asking(server)).captioned
+        return lab.caption(store).captioned
 
     assert asyncio.run(notebook()) == 2
 
 
-def test_an_estimate_after_the_first_five(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
+def test_an_estimate_after_the_first_five(lab: Lab) -> None:
     said: list[str] = []
-    caption_images(make_store(7), asking(server), say=said.append)
+    lab.caption(lab.store(7), say=said.append)
     (estimate,) = said
     assert estimate.startswith("the first 5 took ")
     assert "all 7 will take about" in estimate
 
 
-def test_failures_do_not_count_for_the_estimate(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, tmp_path: Path
-) -> None:
-    store = make_store(9)
+def test_failures_do_not_count_for_the_estimate(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(9)
     for name in ("0000.png", "0004.png"):
         (tmp_path / "pictures" / name).unlink()
     said: list[str] = []
     seen: list[tuple[int, int, str]] = []
-    report = caption_images(store, asking(server), say=said.append, progress=lambda *args: seen.append(args))
+    report = lab.caption(store, say=said.append, progress=lambda *args: seen.append(args))
     assert (report.captioned, report.failed) == (7, 2)
     assert [line.split(":")[0].split(" took")[0] for line in said] == ["the first 5"]
     assert seen[-1][:2] == (9, 9)
 
 
-def test_what_is_stripped_is_kept_raw_and_an_open_end_is_flagged(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(1)
+def test_what_is_stripped_is_kept_raw_and_an_open_end_is_flagged(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(1)
     server.answers = lambda question: "<think>Hm.</think>\nA cat.<|im_end|>"
-    caption_images(store, asking(server), name="closed")
+    lab.caption(store, name="closed")
     (row,) = store.query("select caption, raw, flags from captions_closed").to_pylist()
     assert row == {"caption": "A cat.", "raw": "<think>Hm.</think>\nA cat.<|im_end|>", "flags": ""}
     server.answers = lambda question: "<think>Hm."
-    report = caption_images(store, asking(server), name="open")
+    report = lab.caption(store, name="open")
     (row,) = store.query("select caption, raw, flags from captions_open").to_pylist()
     assert row == {"caption": "", "raw": "<think>Hm.", "flags": "empty,reasoning"}
     assert report.retried == 1
     server.answers = lambda question: "A cat."
-    caption_images(store, asking(server), name="plain")
+    lab.caption(store, name="plain")
     assert store.query("select raw from captions_plain").to_pylist() == [{"raw": None}]
 
 
-def test_a_table_from_before_answers_were_cleaned_goes_on(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(2)
-    provenance = asking(server).provenance(Identity("llava:7b", DIGEST, ""))
+def test_a_table_from_before_answers_were_cleaned_goes_on(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(2)
+    provenance = lab.settings(server).provenance(Identity("llava:7b", DIGEST, ""))
     del provenance["cleaning"]
     for new in ("min_side", "max_ratio"):
         del provenance["image"][new]
@@ -692,14 +588,14 @@ def test_a_table_from_before_answers_were_cleaned_goes_on(
     row = {"caption_key": sha, "image_sha256": sha, "caption": "Old.", "flags": ""}
     table.append(pa.Table.from_pylist([row], schema=schema))
     server.answers = lambda question: "A cat.</s>"
-    assert caption_images(store, asking(server)).captioned == 1
+    assert lab.caption(store).captioned == 1
     rows = store.query("select caption, raw from captions_default order by caption desc").to_pylist()
     assert rows == [{"caption": "Old.", "raw": None}, {"caption": "A cat.", "raw": "A cat.</s>"}]
 
 
-def test_small_pictures_are_told(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    store = make_store(files={"dot.png": _png(3, 3), "line.png": _png(900, 9)})
-    report = caption_images(store, asking(server))
+def test_small_pictures_are_told(lab: Lab) -> None:
+    store = lab.store(files={"dot.png": _png(3, 3), "line.png": _png(900, 9)})
+    report = lab.caption(store)
     assert report.sent_as["enlarged"] == 1
     assert report.sent_as["in strips"] == 1
 
@@ -710,30 +606,3 @@ def _png(width: int, height: int) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (width, height), "blue").save(out, "PNG")
     return out.getvalue()
-
-
-@pytest.mark.parametrize("fault", ["500", "400"])
-def test_a_host_that_always_fails_uses_up_no_tries_beside_a_good_one(
-    fault: str, make_store: MakeStore, server: OllamaServer, other: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(20)
-    other.behave(fault, times=None)
-    report = caption_images(store, asking(other, server))
-    assert (report.captioned, report.failed) == (20, 0)
-    assert captions(store) == truth(store)
-    assert not failures(store)
-    # It is found out by the plain test picture, and left alone.
-    assert len(other.questions) < 20
-
-
-def test_a_picture_that_no_host_takes_is_given_up(
-    make_store: MakeStore, server: OllamaServer, other: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(6)
-    bad = sorted(sent(store))[1]
-    for host in (server, other):
-        host.behave("500", times=None, image=bad)
-    report = caption_images(store, asking(other, server))
-    assert (report.captioned, report.failed) == (5, 1)
-    assert len(failures(store)) == 1
-    assert {host.asked()[bad] for host in (server, other)} == {1, 2}

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from caption_stores import captions, truth
+from caption_stores import Lab, captions, truth
 from icehouse.cli import app
 from icehouse.embed import encoder as registry
 from icehouse.store.store import Store
 from ollama_server import OllamaServer
 from toys import ToyEncoder
 from typer.testing import CliRunner, Result
-
-MakeStore = Callable[..., Store]
 
 
 class ToyPoint:
@@ -32,10 +29,8 @@ def run(store: Store, command: str, *arguments: str) -> Result:
     return CliRunner().invoke(app, [command, "-s", str(store.path), *arguments])
 
 
-def test_caption_and_embed(
-    make_store: MakeStore, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = make_store(6)
+def test_caption_and_embed(lab: Lab, server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = lab.store(6)
     monkeypatch.setenv("OLLAMA_HOST", server.url)
     result = run(store, "caption", "--model", "llava:7b", "--preset", "crisis")
     assert result.exit_code == 0, result.output
@@ -54,8 +49,8 @@ def test_caption_and_embed(
 
 
 @pytest.mark.slow
-def test_sources_and_captions_in_one_go(make_store: MakeStore, server: OllamaServer, tmp_path: Path) -> None:
-    store = make_store(3)
+def test_sources_and_captions_in_one_go(lab: Lab, server: OllamaServer, tmp_path: Path) -> None:
+    store = lab.store(3)
     run(store, "caption", "-m", "llava:7b", "--host", server.url)
     result = run(store, "embed", str(tmp_path / "pictures"), "--captions", "default", "-e", "toy:a")
     assert result.exit_code == 0, result.output
@@ -63,8 +58,8 @@ def test_sources_and_captions_in_one_go(make_store: MakeStore, server: OllamaSer
     assert "toy-a/caption/pooled" in result.stdout
 
 
-def test_reports_as_json(make_store: MakeStore, server: OllamaServer) -> None:
-    store = make_store(3)
+def test_reports_as_json(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(3)
     server.behave("length", times=2)
     result = run(store, "caption", "-m", "llava:7b", "--host", server.url, "--limit", "2", "--json")
     report = json.loads(result.stdout)
@@ -75,8 +70,8 @@ def test_reports_as_json(make_store: MakeStore, server: OllamaServer) -> None:
     assert "1 would be asked about" in run(store, "caption", "--dry-run").stdout
 
 
-def test_flags_and_failures_are_told(make_store: MakeStore, server: OllamaServer) -> None:
-    store = make_store(4, files={"broken.png": b"none"})
+def test_flags_and_failures_are_told(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(4, files={"broken.png": b"none"})
     server.behave("refuse", times=2)
     result = run(store, "caption", "-m", "llava:7b", "--host", server.url)
     assert "flagged: 1 refusal; see: icehouse sql" in result.stdout
@@ -113,28 +108,24 @@ def test_flags_and_failures_are_told(make_store: MakeStore, server: OllamaServer
         (("--import", "none.csv"), 1, "none.csv"),
     ],
 )
-def test_mistakes_are_one_line(
-    arguments: tuple[str, ...], status: int, words: str, make_store: MakeStore
-) -> None:
-    result = run(make_store(1), "caption", *arguments)
+def test_mistakes_are_one_line(arguments: tuple[str, ...], status: int, words: str, lab: Lab) -> None:
+    result = run(lab.store(1), "caption", *arguments)
     assert result.exit_code == status
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_a_name_that_is_none(make_store: MakeStore, server: OllamaServer) -> None:
-    result = run(make_store(1), "caption", "-m", "llava:7b", "--host", server.url, "--name", "../x")
+def test_a_name_that_is_none(lab: Lab, server: OllamaServer) -> None:
+    result = run(lab.store(1), "caption", "-m", "llava:7b", "--host", server.url, "--name", "../x")
     assert result.exit_code == 1
     assert "is no name for captions" in result.stderr
     assert not server.questions
 
 
-def test_options_and_prompt_file_reach_the_model(
-    make_store: MakeStore, server: OllamaServer, tmp_path: Path
-) -> None:
+def test_options_and_prompt_file_reach_the_model(lab: Lab, server: OllamaServer, tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text("What is here?\n")
     run(
-        make_store(1), "caption", "-m", "llava:7b", "--host", server.url, "--prompt-file", str(tmp_path / "prompt.txt"),
+        lab.store(1), "caption", "-m", "llava:7b", "--host", server.url, "--prompt-file", str(tmp_path / "prompt.txt"),
         "--option", "num_ctx=8192", "--option", "stop=END", "--max-tokens", "50", "--seed", "9",
     )  # fmt: skip
     (question,) = server.questions
@@ -144,8 +135,8 @@ def test_options_and_prompt_file_reach_the_model(
     }  # fmt: skip
 
 
-def test_import(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(2)
+def test_import(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(2)
     (tmp_path / "made.csv").write_text("image,caption\n0000.png,a house\nnone.png,nothing\n")
     result = run(store, "caption", "--import", str(tmp_path / "made.csv"), "--name", "made")
     assert result.exit_code == 0, result.output
@@ -157,26 +148,24 @@ def test_import(make_store: MakeStore, tmp_path: Path) -> None:
     assert (report["imported"], report["known"], report["matched_by"]) == (0, 1, "image (path)")
 
 
-def test_embed_needs_something(make_store: MakeStore) -> None:
-    result = run(make_store(1), "embed")
+def test_embed_needs_something(lab: Lab) -> None:
+    result = run(lab.store(1), "embed")
     assert result.exit_code == 2
     assert "--captions NAME" in result.stderr
 
 
-def test_an_interrupt_is_one_line(
-    make_store: MakeStore, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_is_one_line(lab: Lab, server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(n: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("icehouse.embed.captions.captioner.caption_images", lambda *_, **__: interrupt(0))
-    result = run(make_store(1), "caption", "-m", "llava:7b", "--host", server.url)
+    result = run(lab.store(1), "caption", "-m", "llava:7b", "--host", server.url)
     assert result.exit_code == 130
     assert "run the same command again to go on" in result.stderr
 
 
-def test_a_dry_run_of_an_import_writes_nothing(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(3)
+def test_a_dry_run_of_an_import_writes_nothing(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(3)
     file = tmp_path / "made.csv"
     file.write_text("image,caption\n0000.png,a house\n0001.png,a tree\nnone.png,nothing\n")
     result = run(store, "caption", "--import", str(file), "--dry-run")
@@ -194,14 +183,12 @@ def test_a_dry_run_of_an_import_writes_nothing(make_store: MakeStore, tmp_path: 
     assert "give these another --name" in result.stderr
 
 
-def test_rows_without_an_item_are_listed_as_far_as_they_can_be_read(
-    make_store: MakeStore, tmp_path: Path
-) -> None:
+def test_rows_without_an_item_are_listed_as_far_as_they_can_be_read(lab: Lab, tmp_path: Path) -> None:
     rows = [{"item_id": "0000", "caption": "a house"}]
     rows += [{"item_id": f"no\x1b[31m\n[red]{n}", "caption": "x"} for n in range(25)]
     file = tmp_path / "made.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    store = make_store(1)
+    store = lab.store(1)
     told = run(store, "caption", "--import", str(file)).stdout
     (line,) = (line for line in told.splitlines() if line.startswith("rows that fit no item: 25; "))
     assert line.endswith(" [red]19, and 5 more (--json lists all)")
@@ -210,8 +197,8 @@ def test_rows_without_an_item_are_listed_as_far_as_they_can_be_read(
     assert len(report["unmatched_rows"]) == report["unmatched"] == 25
 
 
-def test_the_hint_names_the_view(make_store: MakeStore, server: OllamaServer) -> None:
-    store = make_store(1)
+def test_the_hint_names_the_view(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(1)
     server.behave("refuse", times=None)
     result = run(store, "caption", "-m", "llava:7b", "--host", server.url, "--name", "my-run")
     assert 'see: icehouse sql "select * from captions_my_run where' in result.stdout
@@ -220,9 +207,9 @@ def test_the_hint_names_the_view(make_store: MakeStore, server: OllamaServer) ->
     assert run(store, "sql", query).exit_code == 0, result.stderr
 
 
-def test_pulling_is_told(make_store: MakeStore, server: OllamaServer) -> None:
+def test_pulling_is_told(lab: Lab, server: OllamaServer) -> None:
     server.pullable, server.models = {"llava:7b": "d" * 64}, {}
-    store = make_store(2)
+    store = lab.store(2)
     result = run(store, "caption", "-m", "llava:7b", "--host", server.url)
     assert "or add --pull" in result.stderr
     result = run(store, "caption", "-m", "llava:7b", "--host", server.url, "--pull")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from caption_stores import Lab
 from icehouse.data.text import text_sha256
 from icehouse.embed.captions.answers import USELESS
-from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.features import embed_captions
 from icehouse.embed.captions.importing import import_captions
-from icehouse.embed.captions.settings import CaptionSettings, Prompt
+from icehouse.embed.captions.settings import Prompt
 from icehouse.embed.pipeline import load_checked
 from icehouse.errors import CaptionError, HeadError, SpaceError
 from icehouse.heads.samples import load_samples, parse_inputs
@@ -25,9 +24,6 @@ from icehouse.store.maintain import verify
 from icehouse.store.store import Store
 from ollama_server import OllamaServer, Question
 from toys import ToyEncoder
-
-MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., CaptionSettings]
 
 LONG = "One two three four five six seven eight. Nine ten eleven twelve. Thirteen fourteen fifteen sixteen seventeen."
 
@@ -49,8 +45,8 @@ def captioned(store: Store, tmp_path: Path, captions: dict[str, str], name: str 
     import_captions(store, path, name=name)
 
 
-def test_features_follow_the_items(make_store: MakeStore, encoder: ToyEncoder, tmp_path: Path) -> None:
-    store = make_store(3)
+def test_features_follow_the_items(lab: Lab, encoder: ToyEncoder, tmp_path: Path) -> None:
+    store = lab.store(3)
     captioned(store, tmp_path, {"0000": "a house", "0001": "a tree", "0002": "a car"})
     report = embed_captions(store, encoder=encoder)
     assert (report.captions, report.embedded, report.pooled) == (3, 3, 0)
@@ -62,8 +58,8 @@ def test_features_follow_the_items(make_store: MakeStore, encoder: ToyEncoder, t
     assert verify(store).ok
 
 
-def test_only_what_is_new_is_embedded(make_store: MakeStore, encoder: ToyEncoder, tmp_path: Path) -> None:
-    store = make_store(3)
+def test_only_what_is_new_is_embedded(lab: Lab, encoder: ToyEncoder, tmp_path: Path) -> None:
+    store = lab.store(3)
     captioned(store, tmp_path, {"0000": "a house"})
     embed_captions(store, encoder=encoder)
     store.table("captions/default").append(
@@ -76,10 +72,8 @@ def test_only_what_is_new_is_embedded(make_store: MakeStore, encoder: ToyEncoder
     assert (report.known, report.embedded) == (2, 0)
 
 
-def test_a_table_that_lacks_rows_gets_them(
-    make_store: MakeStore, encoder: ToyEncoder, tmp_path: Path
-) -> None:
-    store = make_store(2)
+def test_a_table_that_lacks_rows_gets_them(lab: Lab, encoder: ToyEncoder, tmp_path: Path) -> None:
+    store = lab.store(2)
     captioned(store, tmp_path, {"0000": "a house", "0001": "a tree"})
     embed_captions(store, encoder=encoder)
     table = store.feature_table("toy-a/caption/pooled")
@@ -89,10 +83,8 @@ def test_a_table_that_lacks_rows_gets_them(
     assert table.rows == store.feature_table("toy-a/caption/joint").rows == 2
 
 
-def test_long_captions_are_pooled_over_sentences(
-    make_store: MakeStore, encoder: ToyEncoder, tmp_path: Path
-) -> None:
-    store = make_store(2)
+def test_long_captions_are_pooled_over_sentences(lab: Lab, encoder: ToyEncoder, tmp_path: Path) -> None:
+    store = lab.store(2)
     captioned(store, tmp_path, {"0000": LONG, "0001": "a tree"})
     report = embed_captions(store, encoder=encoder, dtype="float32")
     assert (report.embedded, report.pooled) == (2, 1)
@@ -111,10 +103,8 @@ def test_long_captions_are_pooled_over_sentences(
     assert counts == [{"pieces": 1}, {"pieces": 2}]
 
 
-def test_captions_that_say_nothing_are_left_out(
-    make_store: MakeStore, encoder: ToyEncoder, tmp_path: Path
-) -> None:
-    store = make_store(3)
+def test_captions_that_say_nothing_are_left_out(lab: Lab, encoder: ToyEncoder, tmp_path: Path) -> None:
+    store = lab.store(3)
     captioned(store, tmp_path, {"0000": "I cannot assist with that.", "0001": "a tree", "0002": "..."})
     report = embed_captions(store, encoder=encoder)
     assert (report.embedded, report.useless) == (1, 2)
@@ -123,18 +113,16 @@ def test_captions_that_say_nothing_are_left_out(
     assert verify(store).ok
 
 
-def test_captions_of_pairs_are_kept_by_item(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, encoder: ToyEncoder
-) -> None:
+def test_captions_of_pairs_are_kept_by_item(lab: Lab, server: OllamaServer, encoder: ToyEncoder) -> None:
     # "copy" and "0001" are one picture with two texts, so with two captions.
-    store = make_store(2, texts=["calm", "help", "water"])
+    store = lab.store(2, texts=["calm", "help", "water"])
 
     def answer(question: Question) -> str:
         return f"about {question.prompt.split()[-1].strip(chr(34))}"
 
     server.answers = answer
     prompt = Prompt.of("Look. {text}", None, with_text=True)
-    caption_images(store, asking(server, prompt=prompt), name="post")
+    lab.caption(store, prompt=prompt, name="post")
     report = embed_captions(store, "post", encoder=encoder)
     assert report.features == ["toy-a/caption-post/joint", "toy-a/caption-post/pooled"]
     features = store.features("toy-a/caption-post/joint")
@@ -146,16 +134,16 @@ def test_captions_of_pairs_are_kept_by_item(
     # The text of a post is corrected: its caption is another one, and so is its vector.
     changed = pa.table({"item_id": ["copy"], "text": ["fire"], "text_sha256": [text_sha256("fire")]})
     store.items.upsert(changed, key="item_id")
-    caption_images(store, asking(server, prompt=prompt), name="post")
+    lab.caption(store, prompt=prompt, name="post")
     assert embed_captions(store, "post", encoder=encoder).embedded == 1
     features = store.features("toy-a/caption-post/joint")
     np.testing.assert_allclose(features.X[2:], toy(encoder, "about fire"), atol=1e-3)
 
 
 def test_another_encoder_and_other_captions_are_refused(
-    make_store: MakeStore, encoder: ToyEncoder, tmp_path: Path
+    lab: Lab, encoder: ToyEncoder, tmp_path: Path
 ) -> None:
-    store = make_store(2)
+    store = lab.store(2)
     captioned(store, tmp_path, {"0000": "a house"})
     embed_captions(store, encoder=encoder)
     captioned(store, tmp_path, {"0000": "a house", "0001": "a tree"}, "more")
@@ -171,10 +159,8 @@ def test_another_encoder_and_other_captions_are_refused(
 
 
 @pytest.mark.slow
-def test_heads_take_captions_beside_the_rest(
-    make_store: MakeStore, encoder: ToyEncoder, tmp_path: Path
-) -> None:
-    store = make_store(12)
+def test_heads_take_captions_beside_the_rest(lab: Lab, encoder: ToyEncoder, tmp_path: Path) -> None:
+    store = lab.store(12)
     ids = [f"{i:04d}" for i in range(12)]
     captioned(store, tmp_path, {i: f"a {'house' if n % 2 else 'tree'} number{n}" for n, i in enumerate(ids)})
     captioned(store, tmp_path, {i: f"the picture {n}" for n, i in enumerate(ids)}, "plain")
@@ -197,8 +183,8 @@ def test_heads_take_captions_beside_the_rest(
         predict(store, run, [tmp_path / "pictures"], encoder=encoder)
 
 
-def test_captions_are_searched_by_words(make_store: MakeStore, encoder: ToyEncoder, tmp_path: Path) -> None:
-    store = make_store(3)
+def test_captions_are_searched_by_words(lab: Lab, encoder: ToyEncoder, tmp_path: Path) -> None:
+    store = lab.store(3)
     captioned(store, tmp_path, {"0000": "a house", "0001": "some tree", "0002": "red car"})
     embed_captions(store, encoder=encoder)
     for output in ("joint", "pooled"):

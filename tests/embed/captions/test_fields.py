@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from caption_stores import Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
 from icehouse.embed import encoder as registry
 from icehouse.embed.captions.answers import DAMAGE, SENTIMENT
-from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.features import embed_captions
 from icehouse.embed.captions.fields import field_names, fields_of, vocabulary_of, write_fields
-from icehouse.embed.captions.settings import CaptionSettings, Prompt
+from icehouse.embed.captions.settings import Prompt
 from icehouse.embed.captions.table import captions_of
 from icehouse.embed.pipeline import choose_encoder
 from icehouse.errors import EncoderError, HeadError, SpaceError
@@ -30,9 +30,6 @@ from icehouse.store.store import Store
 from ollama_server import OllamaServer, Question
 from toys import ToyEncoder
 from typer.testing import CliRunner
-
-MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., CaptionSettings]
 
 NUMBERS = "fields/caption-fields/numbers"
 
@@ -59,10 +56,10 @@ def encoder() -> ToyEncoder:
     return ToyEncoder()
 
 
-def caption(store: Store, server: OllamaServer, asking: MakeAsking, **options: object) -> None:
-    server.answers = answer
+def caption(lab: Lab, store: Store, **options: Any) -> None:
+    lab.server.answers = answer
     prompt = Prompt.of("Look.", None, structured=True)
-    caption_images(store, asking(server, prompt=prompt), **options)  # type: ignore[arg-type]
+    lab.caption(store, prompt=prompt, **options)
 
 
 def row(**columns: object) -> dict[str, object]:
@@ -132,15 +129,10 @@ def test_the_vocabulary_holds_what_several_captions_name() -> None:
 
 @pytest.mark.slow
 def test_heads_and_sql_see_the_same(
-    make_store: MakeStore,
-    server: OllamaServer,
-    asking: MakeAsking,
-    encoder: ToyEncoder,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    lab: Lab, encoder: ToyEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = make_store(40)
-    caption(store, server, asking)
+    store = lab.store(40)
+    caption(lab, store)
     report = embed_captions(store, encoder=encoder)
     assert report.fields is not None
     assert report.features == ["toy-a/caption/joint", "toy-a/caption/pooled", NUMBERS]
@@ -188,15 +180,13 @@ def test_heads_and_sql_see_the_same(
             predict(store, run, [tmp_path / "pictures"], encoder=encoder)
 
 
-def test_only_what_is_new_is_written_and_the_vocabulary_stays(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, encoder: ToyEncoder
-) -> None:
-    store = make_store(12)
-    caption(store, server, asking, limit=6)
+def test_only_what_is_new_is_written_and_the_vocabulary_stays(lab: Lab, encoder: ToyEncoder) -> None:
+    store = lab.store(12)
+    caption(lab, store, limit=6)
     embed_captions(store, encoder=encoder)
     before = store.feature_table(NUMBERS).spec
     kept = store.features(NUMBERS).X.copy()
-    caption(store, server, asking)
+    caption(lab, store)
     report = embed_captions(store, encoder=encoder).fields
     assert report is not None
     assert (report.written, report.known) == (6, 6)
@@ -212,11 +202,9 @@ def test_only_what_is_new_is_written_and_the_vocabulary_stays(
     assert (other.written, other.known) == (12, 0)
 
 
-def test_numbers_of_other_captions_or_objects_are_refused(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = make_store(8)
-    caption(store, server, asking)
+def test_numbers_of_other_captions_or_objects_are_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = lab.store(8)
+    caption(lab, store)
     write_fields(store, captions_of(store))
     first = store.feature_table(NUMBERS).spec["fingerprint"]
     monkeypatch.setattr("icehouse.embed.captions.fields.vocabulary_of", lambda _: ["sea"])
@@ -228,12 +216,12 @@ def test_numbers_of_other_captions_or_objects_are_refused(
 
 
 def test_pairs_of_picture_and_text_are_kept_by_item(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, encoder: ToyEncoder
+    lab: Lab, server: OllamaServer, encoder: ToyEncoder
 ) -> None:
-    store = make_store(4, texts=["calm", "help", "water", "fire", "wind"])
+    store = lab.store(4, texts=["calm", "help", "water", "fire", "wind"])
     server.answers = answer
     prompt = Prompt.of("Look. {text}", None, with_text=True, structured=True)
-    caption_images(store, asking(server, prompt=prompt), name="post")
+    lab.caption(store, prompt=prompt, name="post")
     report = embed_captions(store, "post", encoder=encoder).fields
     assert report is not None
     assert report.feature == "fields/caption-post-fields/numbers"
@@ -244,25 +232,19 @@ def test_pairs_of_picture_and_text_are_kept_by_item(
 
 
 def test_no_encoder_is_taken_for_their_maker(
-    make_store: MakeStore,
-    server: OllamaServer,
-    asking: MakeAsking,
-    encoder: ToyEncoder,
-    monkeypatch: pytest.MonkeyPatch,
+    lab: Lab, encoder: ToyEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "available", dict)
-    store = make_store(6)
-    caption(store, server, asking)
+    store = lab.store(6)
+    caption(lab, store)
     embed_captions(store, encoder=encoder)
     assert choose_encoder("auto", store, [], device="cpu", precision="auto")[0] == "toy:a"
     with pytest.raises(EncoderError, match="fields"):
         search(store, text="car", feature=NUMBERS)
 
 
-def test_plain_captions_have_no_columns(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, encoder: ToyEncoder
-) -> None:
-    store = make_store(3)
-    caption_images(store, asking(server))
+def test_plain_captions_have_no_columns(lab: Lab, encoder: ToyEncoder) -> None:
+    store = lab.store(3)
+    lab.caption(store)
     assert embed_captions(store, encoder=encoder).fields is None
     assert not [name for name in store.feature_names() if "fields" in name]

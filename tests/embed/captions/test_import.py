@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from caption_stores import captions
-from icehouse.embed.captions.captioner import caption_images
+from caption_stores import Lab, captions
 from icehouse.embed.captions.importing import import_captions
-from icehouse.embed.captions.settings import CaptionSettings
 from icehouse.errors import CaptionError, SourceError, SpaceError
 from icehouse.store.store import Store
-from ollama_server import OllamaServer
-
-MakeStore = Callable[..., Store]
 
 
 def images(store: Store) -> dict[str, str]:
@@ -49,8 +43,8 @@ def write(path: Path, rows: list[dict[str, str | None]]) -> Path:
         ("id", "file name"),
     ],
 )
-def test_keys_are_found(suffix: str, column: str, kind: str, make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(4)
+def test_keys_are_found(suffix: str, column: str, kind: str, lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(4)
     by_id = images(store)
     spell = {
         "item_id": lambda i: i,
@@ -71,8 +65,8 @@ def test_keys_are_found(suffix: str, column: str, kind: str, make_store: MakeSto
     assert len(provenance["imported"]["sha256"]) == 64
 
 
-def test_again_and_after_the_store_has_grown(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(3)
+def test_again_and_after_the_store_has_grown(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(3)
     by_id = images(store)
     rows: list[dict[str, str | None]] = [{"item_id": i, "caption": i} for i in (*by_id, "later")]
     file = write(tmp_path / "made.jsonl", rows)
@@ -82,8 +76,8 @@ def test_again_and_after_the_store_has_grown(make_store: MakeStore, tmp_path: Pa
     assert (report.imported, report.known, report.unmatched) == (1, 3, 0)
 
 
-def test_odd_rows_are_told(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(2)
+def test_odd_rows_are_told(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(2)
     rows: list[dict[str, str | None]] = [
         {"item_id": "0000", "caption": "one"},
         {"item_id": "0000", "caption": "other"},
@@ -96,8 +90,8 @@ def test_odd_rows_are_told(make_store: MakeStore, tmp_path: Path) -> None:
     assert (row["flags"], row["model"], row["tokens"]) == ("repeating", None, None)
 
 
-def test_what_fits_several_pictures_tells_none(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(2)
+def test_what_fits_several_pictures_tells_none(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(2)
     other = {"item_id": ["other"], "path": ["0000.png"], "root": ["/elsewhere"], "image_sha256": ["e" * 64]}
     store.items.append(pa.table(other))
     rows: list[dict[str, str | None]] = [
@@ -118,15 +112,15 @@ def test_what_fits_several_pictures_tells_none(make_store: MakeStore, tmp_path: 
     assert import_captions(store, tmp_path / "made.jsonl").known == 1
 
 
-def test_every_row_without_an_item_is_kept(make_store: MakeStore, tmp_path: Path) -> None:
+def test_every_row_without_an_item_is_kept(lab: Lab, tmp_path: Path) -> None:
     rows: list[dict[str, str | None]] = [{"item_id": f"none{n}", "caption": "x"} for n in range(50)]
     rows.append({"item_id": "0000", "caption": "a house"})
-    report = import_captions(make_store(1), write(tmp_path / "made.jsonl", rows))
+    report = import_captions(lab.store(1), write(tmp_path / "made.jsonl", rows))
     assert report.unmatched_rows == [f"none{n}" for n in range(50)]
 
 
-def test_what_cannot_be_imported(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(1)
+def test_what_cannot_be_imported(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(1)
     with pytest.raises(CaptionError, match="no column of captions"):
         import_captions(store, write(tmp_path / "a.jsonl", [{"item_id": "0000", "words": "x"}]))
     with pytest.raises(CaptionError, match="no column tells which pictures"):
@@ -136,23 +130,21 @@ def test_what_cannot_be_imported(make_store: MakeStore, tmp_path: Path) -> None:
     assert "captions/default" not in store.table_names()
 
 
-def test_files_and_models_do_not_mix(
-    make_store: MakeStore, server: OllamaServer, asking: Callable[..., CaptionSettings], tmp_path: Path
-) -> None:
-    store = make_store(2)
+def test_files_and_models_do_not_mix(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(2)
     first = write(tmp_path / "a.jsonl", [{"item_id": "0000", "caption": "one"}])
     second = write(tmp_path / "b.jsonl", [{"item_id": "0001", "caption": "two"}])
     import_captions(store, first)
     with pytest.raises(SpaceError, match=r"import of a.jsonl .* do not mix with those by import of b.jsonl"):
         import_captions(store, second)
     with pytest.raises(SpaceError, match=r"import of a.jsonl .* do not mix with those by llava:7b"):
-        caption_images(store, asking(server))
+        lab.caption(store)
     import_captions(store, second, name="b")
     assert captions(store, "b") == {images(store)["0001"]: "two"}
 
 
-def test_rows_that_cannot_be_read_are_counted(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(2)
+def test_rows_that_cannot_be_read_are_counted(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(2)
     rows: list[dict[str, str | None]] = [{"item_id": i, "caption": f"about {i}"} for i in ("0000", "0001")]
     file = write(tmp_path / "made.jsonl", rows)
     file.write_text(file.read_text() + "{broken\n")

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from caption_stores import captions, sent, truth
+from caption_stores import Lab, captions, sent, truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.text import text_sha256
 from icehouse.embed.captions import journal as journals
-from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.journal import Journal, forget_failures, record_failures
 from icehouse.embed.captions.pictures import Job
-from icehouse.embed.captions.settings import CaptionSettings, Prompt
+from icehouse.embed.captions.settings import Prompt
 from icehouse.embed.captions.table import columns_of, ensure_captions, fit, make_spec, schema_of
 from icehouse.errors import StoreError
 from icehouse.store.maintain import verify
@@ -27,9 +25,6 @@ from icehouse.store.schema import FAILURES
 from icehouse.store.store import Store
 from icehouse.store.table import Table
 from ollama_server import DIGEST, OllamaServer
-
-MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., CaptionSettings]
 
 DIGEST_OF_TABLE = "d" * 64
 
@@ -222,20 +217,16 @@ def test_journals_from_before_digests_were_written(table: Table) -> None:
 
 
 @pytest.mark.parametrize("api", ["ollama", "openai"])
-def test_half_a_surrogate_pair_in_an_answer(
-    api: str, make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(3)
+def test_half_a_surrogate_pair_in_an_answer(api: str, lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(3)
     server.answers = lambda question: f"A \ud83d street {question.sha[:8]}."
-    assert caption_images(store, asking(server, api=api)).captioned == 3
+    assert lab.caption(store, api=api).captioned == 3
     assert all(caption.startswith("A \ufffd street ") for caption in captions(store).values())
-    assert caption_images(store, asking(server, api=api)).asked == 0
+    assert lab.caption(store, api=api).asked == 0
 
 
-def test_a_first_answer_is_not_asked_for_again_after_a_death(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(2)
+def test_a_first_answer_is_not_asked_for_again_after_a_death(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(2)
     picture = sorted(sent(store))[0]
     server.behave("length", image=picture)
 
@@ -245,11 +236,11 @@ def test_a_first_answer_is_not_asked_for_again_after_a_death(
 
     server.on_question = at_second
     with pytest.raises(Exception, match="no host has answered"):
-        caption_images(store, asking(server, patience=0.1, concurrency=1))
+        lab.caption(store, patience=0.1, concurrency=1)
     server.on_question = lambda n: None
     server.start()
     server.behave("empty", image=picture)
-    report = caption_images(store, asking(server))
+    report = lab.caption(store)
     asked = [(question.sha == picture, question.seed) for question in server.questions]
     assert asked.count((True, 0)) == 1
     # The second question was heard once before the server died, and is asked again.
@@ -265,37 +256,33 @@ def test_a_first_answer_is_not_asked_for_again_after_a_death(
     assert report.flagged == {"cut": 1}
 
 
-def test_a_failure_is_settled_by_an_answer_that_a_dead_run_left(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(2)
+def test_a_failure_is_settled_by_an_answer_that_a_dead_run_left(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(2)
     bad = sorted(sent(store))[0]
     server.behave("400", times=None, image=bad)
-    caption_images(store, asking(server))
+    lab.caption(store)
     assert len(store.query("select * from failures").to_pylist()) == 1
     die(store.table("captions/default"), row(sent(store)[bad], server.url))
-    report = caption_images(store, asking(server))
+    report = lab.caption(store)
     assert (report.known, report.known_failures, report.asked) == (2, 0, 0)
     assert store.query("select * from failures").to_pylist() == []
 
 
-def test_a_model_that_changed_while_the_run_was_dead(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
+def test_a_model_that_changed_while_the_run_was_dead(lab: Lab, server: OllamaServer) -> None:
     """Nobody knows which of the last answers were still by the first model: they are set aside, and asked for again."""
-    store = make_store(6)
+    store = lab.store(6)
     server.on_question = lambda n: server.stop() if n == 4 else None
     with pytest.raises(Exception, match="3 captions of this run are kept"):
-        caption_images(store, asking(server, patience=0.1, concurrency=1))
+        lab.caption(store, patience=0.1, concurrency=1)
     server.on_question = lambda n: None
     server.models["llava:7b"] = "e" * 64
     server.start()
     said: list[str] = []
     with pytest.raises(Exception, match="do not mix"):
-        caption_images(store, asking(server), say=said.append)
+        lab.caption(store, say=said.append)
     assert said[0].startswith("3 answers that an earlier run left")
     server.models["llava:7b"] = DIGEST
-    report = caption_images(store, asking(server))
+    report = lab.caption(store)
     assert (report.known, report.captioned) == (0, 6)
     assert captions(store) == truth(store)
 
@@ -353,9 +340,6 @@ def test_a_row_without_its_key_is_none() -> None:
 
 # Failures: replaced, settled, and never those of another stage
 
-MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., CaptionSettings]
-
 
 def job(item: str, *others: str) -> Job:
     return Job(item, item, None, None, item, 10, 20, [item, *others])
@@ -371,8 +355,8 @@ def of_another_stage(store: Store, item: str) -> None:
     store.failures.append(pa.Table.from_pylist([row], schema=FAILURES))
 
 
-def test_a_failure_takes_the_place_of_an_earlier_one(make_store: MakeStore) -> None:
-    store = make_store(1)
+def test_a_failure_takes_the_place_of_an_earlier_one(lab: Lab) -> None:
+    store = lab.store(1)
     of_another_stage(store, "a")
     a, b = job("a", "a2"), job("b")
     record_failures(store, "default", [(a, ValueError("first")), (b, ValueError("first"))])
@@ -389,8 +373,8 @@ def test_a_failure_takes_the_place_of_an_earlier_one(make_store: MakeStore) -> N
     assert verify(store).ok
 
 
-def test_the_last_failure_is_settled(make_store: MakeStore) -> None:
-    store = make_store(1)
+def test_the_last_failure_is_settled(lab: Lab) -> None:
+    store = lab.store(1)
     a = job("a")
     record_failures(store, "default", [(a, ValueError("why"))])
     forget_failures(store, "default", [a])
@@ -399,10 +383,10 @@ def test_the_last_failure_is_settled(make_store: MakeStore) -> None:
 
 
 def test_a_death_amid_settling_costs_no_other_stage_anything(
-    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Settling is one commit: at each moment the others' failures are in the ledger."""
-    store = make_store(1)
+    store = lab.store(1)
     of_another_stage(store, "a")
     a = job("a")
     record_failures(store, "default", [(a, ValueError("why"))])
@@ -419,20 +403,18 @@ def test_a_death_amid_settling_costs_no_other_stage_anything(
     assert seen == [[("a", "image", "theirs")]]
 
 
-def test_a_corrected_text_is_asked_about_again(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(3, texts=[None, "watter!", "fire!"])
+def test_a_corrected_text_is_asked_about_again(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(3, texts=[None, "watter!", "fire!"])
     prompt = Prompt.of("Describe. Its post: {text}", None, with_text=True)
     own = store.query("select image_sha256 from items where text = 'watter!'").to_pylist()[0]["image_sha256"]
     bad = next(as_sent for as_sent, mine in sent(store).items() if mine == own)
     server.behave("400", times=None, image=bad)
-    assert caption_images(store, asking(server, prompt=prompt)).failed == 1
-    assert caption_images(store, asking(server, prompt=prompt)).known_failures == 1
+    assert lab.caption(store, prompt=prompt).failed == 1
+    assert lab.caption(store, prompt=prompt).known_failures == 1
     corrected = {"item_id": ["0001"], "text": ["water!"], "text_sha256": [text_sha256("water!")]}
     store.items.upsert(pa.table(corrected), key="item_id")
     server.well()
-    report = caption_images(store, asking(server, prompt=prompt))
+    report = lab.caption(store, prompt=prompt)
     assert (report.known_failures, report.captioned) == (0, 1)
     assert '"water!"' in server.questions[-1].prompt
     assert rows(store) == []

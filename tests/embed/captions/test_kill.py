@@ -12,11 +12,10 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from caption_stores import sent
+from caption_stores import Lab, sent
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.settings import CaptionSettings, Prompt
 from icehouse.store.maintain import verify
@@ -53,9 +52,9 @@ def kill(child: int) -> None:
     ("concurrency", "structured"), [(1, False), (4, False), (4, True)], ids=["one", "four", "structured"]
 )
 def test_ten_kills(
-    concurrency: int, structured: bool, make_store: Callable[..., Store], server: OllamaServer, tmp_path: Path
+    concurrency: int, structured: bool, lab: Lab, server: OllamaServer, tmp_path: Path
 ) -> None:
-    store = make_store(40)
+    store = lab.store(40)
     pictures = sent(store)
     server.delay = 0.01
     server.answers = answer

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from caption_stores import Lab
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.progress import EVERY_S, Log, Pace, PaceLine, duration, progress
 from icehouse.embed.captions.settings import CaptionSettings
-from icehouse.store.store import Store
 from ollama_server import OllamaServer
 from rich.console import Console
-
-MakeStore = Callable[..., Store]
 
 
 class Clock:
@@ -39,11 +37,11 @@ def screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 
 def test_a_terminal_shows_rate_and_estimate(
-    make_store: MakeStore, server: OllamaServer, screen: Callable[[], str]
+    lab: Lab, server: OllamaServer, screen: Callable[[], str]
 ) -> None:
     with progress() as (tell, remark):
         caption_images(
-            make_store(7), CaptionSettings("llava:7b", hosts=[server.url]), progress=tell, say=remark
+            lab.store(7), CaptionSettings("llava:7b", hosts=[server.url]), progress=tell, say=remark
         )
     assert "captioning" in screen()
     assert "7/7" in screen()
@@ -53,7 +51,7 @@ def test_a_terminal_shows_rate_and_estimate(
 
 
 def test_a_terminal_shows_a_pull_in_megabytes(
-    make_store: MakeStore, server: OllamaServer, screen: Callable[[], str]
+    lab: Lab, server: OllamaServer, screen: Callable[[], str]
 ) -> None:
     with progress() as (tell, _):
         tell(2_500_000_000, 4_733_363_377, "pulling [bold]8934\x1b[2J")
@@ -65,7 +63,7 @@ def test_a_terminal_shows_a_pull_in_megabytes(
     server.pullable, server.models = {"llava:7b": "d" * 64}, {}
     with progress() as (tell, remark):
         asking = CaptionSettings("llava:7b", hosts=[server.url], pull=True)
-        caption_images(make_store(2), asking, progress=tell, say=remark)
+        caption_images(lab.store(2), asking, progress=tell, say=remark)
     assert "2/2" in screen()
 
 

@@ -62,9 +62,7 @@ def test_cut_off_answers_say_so(client: ollama.Client, server: OllamaServer) -> 
     assert client.chat("llava:7b", [{"role": "user", "content": "what?"}]).done_reason == "length"
 
 
-def test_answers_keep_to_the_tokens_and_the_schema_asked_for(
-    client: ollama.Client, server: OllamaServer
-) -> None:
+def test_answers_keep_to_the_tokens_and_the_schema_asked_for(client: ollama.Client) -> None:
     ask = {"role": "user", "content": "what?"}
     short = client.chat("llava:7b", [ask], options={"num_predict": 2})
     assert (short.message.content, short.done_reason, short.eval_count) == ("A picture", "length", 2)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from caption_stores import Lab
 from icehouse.cli import app
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.importing import import_captions
@@ -21,9 +21,6 @@ from icehouse.serve.sheets import caption_sheet, write_caption_sheet
 from icehouse.store.store import Store
 from ollama_server import DIGEST, REFUSAL, OllamaServer
 from typer.testing import CliRunner, Result
-
-MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., CaptionSettings]
 
 HOSTILE = '<script>alert(1)</script> "><img src=x onerror=alert(1)> </p></li> \x1b[31m\u202egpj.exe'
 
@@ -44,10 +41,8 @@ def sha_of(store: Store, item: str) -> str:
     return str(row["image_sha256"])
 
 
-def test_every_way_to_name_a_picture(
-    make_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = make_store(3)
+def test_every_way_to_name_a_picture(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = lab.store(3)
     imported(store, tmp_path, {"0000": "a house", "0001": "a tree", "0002": "a car"})
     elsewhere = tmp_path / "elsewhere.png"
     elsewhere.write_bytes((tmp_path / "pictures" / "0001.png").read_bytes())
@@ -67,8 +62,8 @@ def test_every_way_to_name_a_picture(
             show_captions(store, [unknown])
 
 
-def test_all_names_or_one(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(2)
+def test_all_names_or_one(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(2)
     with pytest.raises(CaptionError, match="make some with `icehouse caption`"):
         show_captions(store, ["0000"])
     imported(store, tmp_path, {"0000": "a house", "0001": "a tree"})
@@ -90,14 +85,12 @@ def test_all_names_or_one(make_store: MakeStore, tmp_path: Path) -> None:
     ]
 
 
-def test_flags_provenance_and_failures(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking, tmp_path: Path
-) -> None:
-    store = make_store(3, files={"broken.png": b"none"})
+def test_flags_provenance_and_failures(lab: Lab, server: OllamaServer, tmp_path: Path) -> None:
+    store = lab.store(3, files={"broken.png": b"none"})
     for fault, item in (("refuse", "0000"), ("400", "0001")):
         sent = prepare((tmp_path / "pictures" / f"{item}.png").read_bytes())
         server.behave(fault, times=None, image=hashlib.sha256(sent).hexdigest())
-    caption_images(store, asking(server, prompt=Prompt.of(None, "crisis")))
+    lab.caption(store, prompt=Prompt.of(None, "crisis"))
     refused, failed, fine, broken = show_captions(store, ["0000", "0001", "0002", "broken"])
     assert (refused.caption, refused.flags, refused.attempts) == (REFUSAL, ("refusal",), 2)
     assert failed.caption is None
@@ -122,13 +115,11 @@ def test_flags_provenance_and_failures(
     assert (result.exit_code, result.stdout) == (2, "")
 
 
-def test_captions_of_pairs_are_shown_with_their_post(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
+def test_captions_of_pairs_are_shown_with_their_post(lab: Lab, server: OllamaServer) -> None:
     # "copy" and "0001" are one picture with two texts, so with two captions.
-    store = make_store(2, texts=["calm", "help <b>now</b>", "water"])
+    store = lab.store(2, texts=["calm", "help <b>now</b>", "water"])
     server.answers = lambda question: f"about {question.prompt.split()[-1].strip(chr(34))}"
-    caption_images(store, asking(server, prompt=Prompt.of("Look. {text}", None, with_text=True)), name="post")
+    lab.caption(store, prompt=Prompt.of("Look. {text}", None, with_text=True), name="post")
     (one,) = show_captions(store, ["copy"])
     assert (one.caption, one.items, one.text) == ("about water", ("copy",), "water")
     both = show_captions(store, [sha_of(store, "copy")])
@@ -145,9 +136,9 @@ def test_captions_of_pairs_are_shown_with_their_post(
     assert "help &lt;b&gt;now&lt;/b&gt;" in page
 
 
-def test_a_sample_is_the_same_whatever_the_order(make_store: MakeStore, tmp_path: Path) -> None:
+def test_a_sample_is_the_same_whatever_the_order(lab: Lab, tmp_path: Path) -> None:
     captions = {f"{i:04d}": f"number {i}" for i in range(12)}
-    store = make_store(12)
+    store = lab.store(12)
     imported(store, tmp_path, captions)
     imported(store, tmp_path, dict(reversed(captions.items())), "back")
     first, again = (sample_captions(store, name, n=5, seed=3) for name in ("default", "back"))
@@ -163,8 +154,8 @@ def test_a_sample_is_the_same_whatever_the_order(make_store: MakeStore, tmp_path
             sample_captions(store, **options)
 
 
-def test_sample_commands(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(4)
+def test_sample_commands(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(4)
     imported(store, tmp_path, {"0000": HOSTILE, "0001": REFUSAL, "0002": "..."})
     result = command(store, "sample")
     assert result.exit_code == 0, result.output
@@ -216,10 +207,8 @@ class Reader(HTMLParser):
             self.texts.append(data)
 
 
-def test_the_sheet_is_harmless_whatever_a_model_says(
-    make_store: MakeStore, tmp_path: Path, server: OllamaServer
-) -> None:
-    store = make_store(3)
+def test_the_sheet_is_harmless_whatever_a_model_says(lab: Lab, tmp_path: Path, server: OllamaServer) -> None:
+    store = lab.store(3)
     server.answers = lambda question: HOSTILE + question.sha
     asking = CaptionSettings("llava:7b", Prompt.of(f"What is it? {HOSTILE}", None), hosts=[server.url])
     caption_images(store, asking)
@@ -241,10 +230,8 @@ def test_the_sheet_is_harmless_whatever_a_model_says(
     assert "\u202e" not in page
 
 
-def test_the_sheet_shows_flags_and_only_the_picture_that_was_described(
-    make_store: MakeStore, tmp_path: Path
-) -> None:
-    store = make_store(5)
+def test_the_sheet_shows_flags_and_only_the_picture_that_was_described(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(5)
     imported(
         store, tmp_path, {"0000": "a house", "0001": REFUSAL, "0002": "a car", "0003": "", "0004": "a dog"}
     )
@@ -275,8 +262,8 @@ def test_the_sheet_shows_flags_and_only_the_picture_that_was_described(
     assert "There is no caption to show" in caption_sheet([], *list_captions(store))
 
 
-def test_a_copy_stands_in_for_a_file_that_is_gone(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(2)
+def test_a_copy_stands_in_for_a_file_that_is_gone(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(2)
     imported(store, tmp_path, {"0001": "a tree"})
     (tmp_path / "pictures" / "0001.png").unlink()
     page = caption_sheet(sample_captions(store), *list_captions(store))

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from caption_stores import Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
-from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.importing import import_captions
-from icehouse.embed.captions.settings import CaptionSettings, Prompt
+from icehouse.embed.captions.settings import Prompt
 from icehouse.embed.captions.stats import _moving_ratio, caption_stats, words_of
 from icehouse.errors import CaptionError
 from icehouse.store.store import Store
 from ollama_server import OllamaServer, Question
 from typer.testing import CliRunner
-
-MakeStore = Callable[..., Store]
-MakeAsking = Callable[..., CaptionSettings]
 
 CAPTIONS = {
     "0000": "The image shows a house.",
@@ -38,8 +34,8 @@ def written(store: Store, tmp_path: Path, captions: dict[str, str]) -> None:
     import_captions(store, path)
 
 
-def test_counted_by_hand(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(8)
+def test_counted_by_hand(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(8)
     written(store, tmp_path, CAPTIONS)
     found = caption_stats(store)
     assert (found.captions, found.useful) == (6, 4)
@@ -95,14 +91,12 @@ def test_counted_by_hand(make_store: MakeStore, tmp_path: Path) -> None:
         caption_stats(store, "other")
 
 
-def test_failures_and_pictures_that_have_left(
-    make_store: MakeStore, server: OllamaServer, asking: MakeAsking
-) -> None:
-    store = make_store(5)
+def test_failures_and_pictures_that_have_left(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(5)
     server.delay = 0.02  # seconds are kept to the millisecond, and a rate needs some
     server.behave("400", times=1)
     server.behave("refuse", times=1)
-    caption_images(store, asking(server, concurrency=1))
+    lab.caption(store, concurrency=1)
     store.items.delete("item_id", ["0004", "copy"])
     found = caption_stats(store)
     assert {k: found.coverage[k] for k in ("distinct", "captioned", "failed", "left", "orphans")} == {
@@ -120,8 +114,8 @@ def test_failures_and_pictures_that_have_left(
     )
 
 
-def test_structured_columns(make_store: MakeStore, server: OllamaServer, asking: MakeAsking) -> None:
-    store = make_store(3)
+def test_structured_columns(lab: Lab, server: OllamaServer) -> None:
+    store = lab.store(3)
     left = [("none", 0, "", ["Car", "tree"]), ("severe", 3, "STOP", ["car", "car"])]
 
     def answer(question: Question) -> str:
@@ -132,7 +126,7 @@ def test_structured_columns(make_store: MakeStore, server: OllamaServer, asking:
         return json.dumps({"caption": "what there is", "sentiment": "negative", **fields})
 
     server.answers = answer
-    caption_images(store, asking(server, prompt=Prompt.of("Look.", None, structured=True), concurrency=1))
+    lab.caption(store, prompt=Prompt.of("Look.", None, structured=True), concurrency=1)
     found = caption_stats(store)
     assert found.flags["invalid"] == 1
     assert found.useful == 2
@@ -148,8 +142,8 @@ def test_structured_columns(make_store: MakeStore, server: OllamaServer, asking:
     assert "objects: car 2, tree 1" in result.stdout
 
 
-def test_command(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(8)
+def test_command(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(8)
     written(store, tmp_path, CAPTIONS)
     result = CliRunner().invoke(app, ["captions", "stats", "-s", str(store.path)])
     assert result.exit_code == 0, result.output
@@ -167,8 +161,8 @@ def test_command(make_store: MakeStore, tmp_path: Path) -> None:
     assert as_json == json.loads(json.dumps(caption_stats(store).as_dict()))
 
 
-def test_nothing_but_empty_answers(make_store: MakeStore, tmp_path: Path) -> None:
-    store = make_store(2)
+def test_nothing_but_empty_answers(lab: Lab, tmp_path: Path) -> None:
+    store = lab.store(2)
     written(store, tmp_path, {"0000": "", "0001": "   "})
     found = caption_stats(store)
     assert (found.useful, found.words, found.characters, found.common, found.openings) == (0, {}, {}, [], [])
