@@ -422,8 +422,8 @@ def test_bad_pictures_at_the_beginning_do_not_stop_every_run(
 
 
 def test_concurrency_follows_the_server(lab: Lab, server: OllamaServer) -> None:
-    store = lab.store(40)
-    server.delay = 0.005
+    store = lab.store(16)
+    server.delay = 0.05
     lab.caption(store, concurrency=4)
     assert server.most_at_once == 4
 
