@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...heads.reports.charts import Chart, Series
-from ...heads.reports.figures import write_chart
+from ...web.figures import Chart, Series, draw
 
 __all__ = ["Curves", "write_curves"]
 
@@ -111,4 +110,4 @@ def write_curves(folder: Path, curves: Curves, subject: str) -> None:
         ],
     )
     for chart in (roc, precision_recall):
-        write_chart(folder / f"{chart.key}.png", chart)
+        (folder / f"{chart.key}.png").write_bytes(draw(chart).png)
