@@ -11,7 +11,7 @@ from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, print_json,
 from ..options import DrawsOption
 
 if TYPE_CHECKING:
-    from .explain import Explanation, TokenView
+    from .explain import Explanation, TokenEffects
 
 __all__ = ["explain", "report"]
 
@@ -71,7 +71,7 @@ def explain(
     from ...store.store import Store
     from ..runs import Run
     from .explain import explain as explain_items
-    from .explain_page import summary, write_explanation
+    from .explain_page import write_explanation
 
     opened = Store.open(store)
     found = Run.load(opened, run)
@@ -79,7 +79,7 @@ def explain(
     if out is not None:
         write_explanation(out, opened, found, explained)
     if as_json:
-        print_json({"run_id": found.run_id, "page": out, **summary(explained)})
+        print_json({"run_id": found.run_id, "page": out, "items": [one.as_json() for one in explained]})
         return
     for number, one in enumerate(explained):
         if number:
@@ -142,7 +142,7 @@ def _print(one: Explanation) -> None:
         )
 
 
-def _place(view: TokenView, i: int) -> str:
+def _place(view: TokenEffects, i: int) -> str:
     if view.grid is not None:
         return f"row {i // view.grid[1] + 1} column {i % view.grid[1] + 1}"
     return repr(view.words[i].strip()) if view.words is not None else f"token {i + 1}"

@@ -1,4 +1,4 @@
-"""Why a head says what it says of an item: what each input contributes, what it attends to, what lies nearest in training.
+"""Why a head answers as it does: what each input contributes, what the answer rests on, what lies nearest in training.
 
 Contributions are Shapley values over the inputs (Shapley 1953; Lundberg, Lee 2017), exact, since inputs are few: an
 input's mean effect over all orders in which inputs can become known. An input that is not known is replaced by its mean in
@@ -13,52 +13,46 @@ since what does not matter is gated away before it is pooled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import HeadError, UsageError
+from ...data.text import clean
+from ...errors import HeadError, IcehouseError, UsageError
 from ..evaluate import load_run_samples
-from ..exclusion import AUTO, Searches
 from ..head import Head
-from ..inputs import Inputs, Tokens
+from ..inputs import Array, Inputs, Tokens
 from ..runs import Run
 from ..samples import Samples
-from .items import Shown, read_items
-from .mistakes import Known, Near, neighbours, rows_of
-from .places import patch_grid, words_of
-from .shapley import LEAST, shapley, training_means
+from ..exclusion import AUTO, Searches
+from .mistakes import Item, Near, TrainingRows, neighbours, read_items, rows_of
 
 if TYPE_CHECKING:
     from ...store.store import Store
 
-__all__ = ["Explanation", "TokenView", "explain"]
+__all__ = ["Explanation", "TokenEffects", "explain", "patch_grid", "shapley", "training_means"]
 
+# A probability below this is taken for it, so that a head that is certain has finite log-odds.
+_MIN_PROBABILITY = 1e-6
 # Inputs beyond which all coalitions are too many.
-_INPUTS = 10
+_MAX_INPUTS = 10
 # Rows of tokens that are predicted at once.
-_AT_ONCE = 64
+_TOKEN_ROWS = 64
 
 
 @dataclass(frozen=True)
-class TokenView:
-    """The tokens of an input of a row: patches of an image, words of a text.
+class TokenEffects:
+    """What the answer owes to each real token of an input: patches of an image, pieces of a text.
 
-    Attributes
-    ----------
-    effect : list of float, length t
-        For each real token, how much the log-odds of the predicted class against the runner-up fall when the head does
-        not see it: positive for what speaks for the prediction.
-    attention : list of float or None
-        Weight of each in the vector that the classifier sees; they sum to `share`. None for a head that does not attend.
-    share : float
-        Of this input in the attention to all: 1 where a head pools each input by itself.
-    grid : tuple of int or None
-        Rows and columns of an image's patches, which lie row by row.
-    words : list of str or None
-        Pieces of a text, each with a space before it where it begins a word.
+    `effect` is how much the log-odds of the predicted class against the runner-up fall when the head does not see the token:
+    positive for what speaks for the prediction. `attention` is its weight in the vector that the classifier sees (None for a
+    head that does not attend); the weights sum to `share`, that of this input in the attention to all. An image has a
+    `grid`, rows and columns of its patches, which lie row by row; a text has `words`, each with a space before it where it
+    begins a word.
     """
 
     effect: list[float]
@@ -81,13 +75,7 @@ class TokenView:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
-            "effect": self.effect,
-            "attention": self.attention,
-            "share": self.share,
-            "grid": self.grid,
-            "words": self.words,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -96,7 +84,7 @@ class Explanation:
 
     Attributes
     ----------
-    item : Shown
+    item : Item
     proba : dict of str to float
         Class to probability, likeliest first.
     label : str or None
@@ -107,7 +95,7 @@ class Explanation:
         ``probability`` of the predicted class and ``log_odds`` against the runner-up if all inputs were at their means.
     contributions : dict of str to dict
         Input to what it adds: ``probability``, ``log_odds``.
-    tokens : dict of str to TokenView
+    tokens : dict of str to TokenEffects
         Of the inputs that are tokens.
     nearest : list of Near
         Training items.
@@ -117,13 +105,13 @@ class Explanation:
         Of the inputs that are images: what the model sees of them.
     """
 
-    item: Shown
+    item: Item
     proba: dict[str, float]
     label: str | None
     role: str | None
     base: dict[str, float]
     contributions: dict[str, dict[str, float]]
-    tokens: dict[str, TokenView]
+    tokens: dict[str, TokenEffects]
     nearest: list[Near]
     features: dict[str, str] = field(default_factory=dict)
     preprocessing: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -189,8 +177,8 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
             f"run {run.run_id} is {run.family} as published, whose answer depends on the rows beside it: there is nothing "
             "to say of one item"
         )
-    if len(run.features) > _INPUTS:
-        raise HeadError(f"run {run.run_id} has {len(run.features)} inputs; explain bears {_INPUTS}")
+    if len(run.features) > _MAX_INPUTS:
+        raise HeadError(f"run {run.run_id} has {len(run.features)} inputs; explain bears {_MAX_INPUTS}")
     roles = {item: role for role, ids in run.training_items().items() for item in ids}
     learned = {"train", "dev"} if run.record["protocol"]["refit"] else {"train"}
     known = [item for item, role in roles.items() if role in learned]
@@ -207,7 +195,7 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
     asked = rows_of(asked, wanted)
     proba = np.asarray(head.predict_proba(asked.X), np.float64)
     added = shapley(head, asked.X, training_means(train.X))
-    near = neighbours(Known(train), asked, Searches.of(store, asked.specs, AUTO), k)
+    near = neighbours(TrainingRows(train), asked, Searches.of(store, asked.specs, AUTO), k)
     shown = read_items(store, wanted)
     views = _views(head, asked, shown, proba)
     labels = _labels(store, run, wanted)
@@ -237,15 +225,103 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
     return found
 
 
+def shapley(head: Head, X: Inputs, means: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """What each input adds to each row's prediction, where `means` stands for an input that is not known.
+
+    For each row ``base`` and ``contributions`` (by input), each with ``probability`` of the predicted class and ``log_odds``
+    of it against the runner-up. An input that a row lacks contributes nothing.
+    """
+    names = list(head.widths_)
+    X = X.select(names)
+    whole = np.asarray(head.predict_proba(X), np.float64)
+    order = np.argsort(-whole, axis=1, kind="stable")
+    first, second = order[:, 0], order[:, 1]
+    rows = np.arange(len(X))
+    value_of: dict[frozenset[str], np.ndarray] = {}
+    for size in range(len(names) + 1):
+        for known in combinations(names, size):
+            proba = (
+                whole
+                if size == len(names)
+                else np.asarray(head.predict_proba(_masked(X, known, means)), float)
+            )
+            at, other = proba[rows, first], proba[rows, second]
+            value_of[frozenset(known)] = np.stack([at, _log_odds(at, other)])  # 2 n
+    n = len(names)
+    values = {}
+    for name in names:
+        others = [other for other in names if other != name]
+        total = np.zeros((2, len(X)))
+        for size in range(n):
+            share = math.factorial(size) * math.factorial(n - size - 1) / math.factorial(n)
+            for known in combinations(others, size):
+                total += share * (value_of[frozenset((*known, name))] - value_of[frozenset(known)])
+        values[name] = total
+    base = value_of[frozenset()]
+    scales = ("probability", "log_odds")
+    return [
+        {
+            "base": {scale: float(base[i, row]) for i, scale in enumerate(scales)},
+            "contributions": {
+                name: {scale: float(value[i, row]) for i, scale in enumerate(scales)}
+                for name, value in values.items()
+            },
+        }
+        for row in range(len(X))
+    ]
+
+
+def _log_odds(proba: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.asarray(
+        np.log(np.maximum(proba, _MIN_PROBABILITY)) - np.log(np.maximum(other, _MIN_PROBABILITY))
+    )
+
+
+def training_means(X: Inputs) -> dict[str, Array]:
+    """Mean of each input over the rows that have it: (1, d), or `Tokens` of one row and one token, the mean of all."""
+    means: dict[str, Array] = {}
+    for name, array in X.items():
+        if isinstance(array, Tokens):
+            count = array.mask.sum(axis=1)
+            mean = count @ array.means() / max(int(count.sum()), 1)
+            means[name] = Tokens(mean[None, None].astype(np.float32), np.ones((1, 1), bool))
+        else:
+            present = X.present(name)
+            means[name] = array[present].mean(axis=0, keepdims=True) if present.any() else array[:1] * 0
+    return means
+
+
+def _masked(X: Inputs, known: Sequence[str], means: Mapping[str, Array]) -> Inputs:
+    """`X` with the inputs that are not `known` at their means, in the rows that have them."""
+    arrays: dict[str, Array] = {}
+    for name, array in X.items():
+        present = X.present(name)
+        mean = means[name]
+        if name in known:
+            arrays[name] = array
+        elif isinstance(array, Tokens) and isinstance(mean, Tokens):
+            values, mask = np.zeros_like(array.values), np.zeros_like(array.mask)
+            values[:, 0] = mean.values[0, 0]
+            mask[:, 0] = True
+            kept = ~present
+            values[kept], mask[kept] = array.values[kept], array.mask[kept]
+            arrays[name] = Tokens(values, mask)
+        else:
+            arrays[name] = np.where(
+                present[:, None], np.asarray(mean, X.vectors(name).dtype), X.vectors(name)
+            )
+    return Inputs(arrays, {name: X.present(name) for name in X.names if not X.present(name).all()})
+
+
 def _views(
-    head: Head, asked: Samples, shown: Mapping[str, Shown], proba: np.ndarray
-) -> list[dict[str, TokenView]]:
+    head: Head, asked: Samples, shown: Mapping[str, Item], proba: np.ndarray
+) -> list[dict[str, TokenEffects]]:
     """What the head makes of the tokens of each row, for the inputs that are tokens."""
     tokens = [name for name, array in asked.X.items() if isinstance(array, Tokens)]
     read = getattr(head, "attention", None)
     weights = read(asked.X) if read is not None and tokens else {}
     words = {
-        name: words_of(
+        name: _words(
             asked.specs[name],
             {item: text for item in asked.ids.tolist() if (text := shown[item].text) is not None},
         )
@@ -272,7 +348,7 @@ def _views(
                     pieces = [f" {i}" for i in range(1, count + 1)]
             effect = _effects(head, asked.X[[row]], name, proba[row])
             share = 1.0 if attention is None else float(sum(attention))
-            views[name] = TokenView(effect, attention, share, grid, pieces)
+            views[name] = TokenEffects(effect, attention, share, grid, pieces)
         found.append(views)
     return found
 
@@ -282,13 +358,13 @@ def _effects(head: Head, X: Inputs, name: str, proba: np.ndarray) -> list[float]
     first, second = np.argsort(-proba, kind="stable")[:2]
 
     def odds(p: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(p[..., first], LEAST)) - np.log(np.maximum(p[..., second], LEAST))
+        return _log_odds(p[..., first], p[..., second])
 
     array: Tokens = X[name]
     places = np.flatnonzero(array.mask[0])
     whole, effects = float(odds(proba)), []
-    for start in range(0, len(places), _AT_ONCE):
-        left_out = places[start : start + _AT_ONCE]
+    for start in range(0, len(places), _TOKEN_ROWS):
+        left_out = places[start : start + _TOKEN_ROWS]
         rows = np.arange(len(left_out))
         repeated = X[np.zeros(len(left_out), np.intp)]
         values, mask = repeated[name].values.copy(), repeated[name].mask.copy()
@@ -359,3 +435,36 @@ def _labels(store: Store, run: Run, ids: Sequence[str]) -> dict[str, str]:
     items = items.filter(pc.is_in(items["item_id"], value_set=pa.array(list(ids), pa.string())))
     rows = zip(items["item_id"].to_pylist(), items[run.label].to_pylist(), strict=True)
     return {item: str(label) for item, label in rows if label is not None}
+
+
+def patch_grid(tokens: int, preprocessing: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of a grid of `tokens` patches, row by row from the top left; None if they make no such grid.
+
+    The preprocessing is that of the feature's provenance, so that a map can be drawn where the encoder is not at hand.
+    """
+    size = preprocessing.get("size") or [1, 1]
+    height, width = (float(size[0]), float(size[-1])) if isinstance(size, (list, tuple)) else (1.0, 1.0)
+    rows = round(math.sqrt(tokens * height / width))
+    if rows < 1 or tokens % rows:
+        return None
+    columns = tokens // rows
+    # Patches are square, but for what rounding leaves at an edge.
+    return (
+        (rows, columns)
+        if abs(rows / columns - height / width) <= 0.5 * height / width / max(rows, 2)
+        else None
+    )
+
+
+def _words(spec: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, list[str]]:
+    """The pieces of items' texts that their tokens stand for, by item; empty where the encoder cannot be had."""
+    from ...embed.encoder import load_encoder
+    from ...embed.encoder import require_trusted
+
+    try:
+        require_trusted(str(spec["encoder"]))
+        encoder = load_encoder(str(spec["encoder"]), device="cpu")
+    except IcehouseError:
+        return {}
+    cleaning = spec.get("provenance", {}).get("cleaning", "none")
+    return {item: encoder.pieces(clean(text, cleaning)) for item, text in texts.items()}

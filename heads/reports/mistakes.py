@@ -1,4 +1,4 @@
-"""The items that a head is most wrong about, and what it learned from that lies nearest to them.
+"""Mistakes of a head, and the training items nearest to them; what a page shows of any of these items.
 
 Nearest by cosine, each input centred by its mean in training, as heads see them (without the centre, all posts of one
 topic are alike); over several inputs the mean of their cosines. Of tokens, the mean of a row's tokens counts.
@@ -6,40 +6,92 @@ topic are alike); over several inputs the mean of their cosines. Of tokens, the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...embed.thumbnails import Thumbnail, thumbnail
+from ...web.render import Card
 from ..inputs import Inputs, Tokens
 from ..runs import Run
 from ..samples import Samples
 
 if TYPE_CHECKING:
+    from ...store.store import Store
     from ..exclusion import Searches
 
-__all__ = ["Known", "Near", "Scored", "mistakes", "neighbours", "pick_rows", "rows_of"]
+__all__ = [
+    "Item",
+    "Near",
+    "Scored",
+    "TrainingRows",
+    "item_cards",
+    "mistakes",
+    "neighbours",
+    "pick_rows",
+    "read_items",
+    "rows_of",
+    "thumbnails",
+]
 
 # Rows of training compared at a time.
 _BLOCK = 16_384
 
 
 @dataclass(frozen=True)
+class Item:
+    """What the store tells of an item; None for what it lacks, or where the item is gone."""
+
+    item_id: str
+    text: str | None = None
+    path: str | None = None
+    root: str | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The image's file, if the item has one; whether it is still there is not looked at."""
+        return None if self.path is None or self.root is None else Path(self.root) / self.path
+
+
+def read_items(store: Store, ids: Iterable[str]) -> dict[str, Item]:
+    """Look up items by id; those that are gone are there with nothing but their id."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = list(dict.fromkeys(ids))
+    items = store.items.read(["item_id", "text", "path", "root"])
+    items = items.filter(pc.is_in(items["item_id"], value_set=pa.array(wanted, pa.string())))
+    found = {row["item_id"]: Item(**row) for row in items.to_pylist()}
+    return {item: found.get(item, Item(item)) for item in wanted}
+
+
+def thumbnails(items: Mapping[str, Item], *, side: int = 256) -> dict[str, Thumbnail]:
+    """Small pictures of the items that have an image."""
+    files = {key: item.file for key, item in items.items() if item.file is not None}
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.map(lambda file: thumbnail(file, side=side), files.values())
+        return dict(zip(files, made, strict=True))
+
+
+def item_cards(items: Mapping[str, Item], *, side: int = 256) -> dict[str, Card]:
+    """Cards of items, with their pictures."""
+    pictures = thumbnails(items, side=side)
+    return {
+        key: Card(item.item_id, pictures.get(key), alt=item.path or item.item_id, text=item.text)
+        for key, item in items.items()
+    }
+
+
+@dataclass(frozen=True)
 class Near:
     """A training item near another.
 
-    Attributes
-    ----------
-    item_id : str
-    label : str
-    cosine : float
-        Mean over the inputs that both have.
-    by_input : dict of str to float
-    copy : list of str
-        Inputs whose content is the very same.
-    near_duplicate : bool or None
-        Whether a search for duplicates pairs them; None if no search has looked.
+    `cosine` is the mean of `by_input`, those that both have; `copy` lists the inputs whose content is the very same;
+    `near_duplicate` tells whether a search for duplicates pairs the two, None if no search has looked.
     """
 
     item_id: str
@@ -51,26 +103,12 @@ class Near:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
-            "item_id": self.item_id,
-            "label": self.label,
-            "cosine": self.cosine,
-            "by_input": self.by_input,
-            "copy": self.copy,
-            "near_duplicate": self.near_duplicate,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a run predicted for the rows of a split.
-
-    Attributes
-    ----------
-    ids, y, predicted : ndarray of str, shape (n,)
-    proba : ndarray of float64, shape (n, k)
-    classes : list of str, length k
-    """
+    """What a run predicted for the n rows of a split: arrays of str (n,), probabilities (n, k) in float64, k classes."""
 
     ids: np.ndarray
     y: np.ndarray
@@ -99,37 +137,25 @@ class Scored:
         return np.array([place.get(label, -1) for label in self.y.tolist()], np.intp)
 
 
-class Known:
-    """The training rows of a run, ready to be asked for neighbours.
-
-    Parameters
-    ----------
-    train : Samples
-        With labels.
-
-    Attributes
-    ----------
-    train : Samples
-    means : dict of str to ndarray, shape (d,)
-        Mean of each input over the rows that have it (for tokens, of rows' means).
-    """
+class TrainingRows:
+    """The labelled training rows of a run, ready to be searched for neighbours."""
 
     def __init__(self, train: Samples) -> None:
         self.train = train
-        self.means: dict[str, np.ndarray] = {}
+        self._means: dict[str, np.ndarray] = {}  # of each input over the rows that have it
         self._units: dict[str, np.ndarray] = {}
         for name in train.X.names:
             rows = _vectors(train.X, name)
             present = train.X.present(name)
             mean = rows[present].mean(axis=0) if present.any() else np.zeros(rows.shape[1], np.float32)
-            self.means[name] = mean
+            self._means[name] = mean
             self._units[name] = _units(rows - mean, present)
 
     def nearest(self, samples: Samples, k: int = 5) -> list[list[Near]]:
         """The `k` nearest training rows of each row, best first; a row is no neighbour of itself."""
         queries = {
-            name: _units(_vectors(samples.X, name) - self.means[name], samples.X.present(name))
-            for name in self.means
+            name: _units(_vectors(samples.X, name) - mean, samples.X.present(name))
+            for name, mean in self._means.items()
         }
         found = []
         for row, item in enumerate(samples.ids.tolist()):
@@ -160,6 +186,23 @@ class Known:
         return Near(str(train.ids[i]), str(train.labels[i]), float(mean[i]), by_input, copy)
 
 
+def neighbours(
+    known: TrainingRows, samples: Samples, searches: Searches, k: int = 5
+) -> dict[str, list[Near]]:
+    """Nearest training items of each of a few rows, by its id, with those marked that a search for duplicates pairs."""
+    marked: dict[str, list[Near]] = {}
+    for row, (item, near) in enumerate(zip(samples.ids.tolist(), known.nearest(samples, k), strict=True)):
+        if searches.found:
+            asked = samples.take(np.array([row]))
+            told = [searches.near(asked, {"train": [one.item_id]}) for one in near]
+            near = [
+                replace(one, near_duplicate=None if pair is None else bool(pair.rows[0]))
+                for one, pair in zip(near, told, strict=True)
+            ]
+        marked[item] = near
+    return marked
+
+
 def mistakes(scored: Scored, most: int = 12) -> list[dict[str, Any]]:
     """The rows that were predicted wrongly with the greatest probability, surest first, as JSON values."""
     wrong = np.flatnonzero(scored.predicted != scored.y)
@@ -181,35 +224,10 @@ def pick_rows(scored: Scored, wrong: int = 4, right: int = 4, seed: int = 0) -> 
     return [*mistakes(scored, wrong), *(_verdict(scored, i) for i in drawn)]
 
 
-def neighbours(
-    known: Known, samples: Samples, searches: Searches | None = None, k: int = 5
-) -> dict[str, list[Near]]:
-    """Nearest training items of each row of `samples` by its id, with near-duplicates marked.
-
-    Parameters
-    ----------
-    known : Known
-    samples : Samples
-        A few rows.
-    searches : Searches, optional
-        For duplicates; see `icehouse.heads.exclusion`.
-    k : int, default 5
-    """
-    found = known.nearest(samples, k)
-    marked: dict[str, list[Near]] = {}
-    for row, (item, near) in enumerate(zip(samples.ids.tolist(), found, strict=True)):
-        marked[item] = [
-            Near(n.item_id, n.label, n.cosine, n.by_input, n.copy, _paired(searches, samples, row, n))
-            for n in near
-        ]
-    return marked
-
-
-def _paired(searches: Searches | None, samples: Samples, row: int, near: Near) -> bool | None:
-    if searches is None or not searches.found:
-        return None
-    told = searches.near(samples.take(np.array([row])), {"train": [near.item_id]})
-    return None if told is None else bool(told.rows[0])
+def rows_of(samples: Samples, ids: Sequence[str]) -> Samples:
+    """The rows of some items, in the order of `ids`; those that are not there are left out."""
+    place = {item: row for row, item in enumerate(samples.ids.tolist())}
+    return samples.take(np.array([place[item] for item in ids if item in place], np.intp))
 
 
 def _verdict(scored: Scored, row: int) -> dict[str, Any]:
@@ -227,9 +245,7 @@ def _verdict(scored: Scored, row: int) -> dict[str, Any]:
 def _vectors(X: Inputs, name: str) -> np.ndarray:
     """One vector a row: float32, (n, d)."""
     array: Any = X[name]
-    if isinstance(array, Tokens):
-        return array.means()
-    return np.asarray(array, np.float32)
+    return array.means() if isinstance(array, Tokens) else np.asarray(array, np.float32)
 
 
 def _units(rows: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -245,9 +261,3 @@ def _product(units: np.ndarray, query: np.ndarray) -> np.ndarray:
     return np.concatenate(
         [units[start : start + _BLOCK] @ query for start in range(0, max(len(units), 1), _BLOCK)]
     )
-
-
-def rows_of(samples: Samples, ids: Sequence[str]) -> Samples:
-    """The rows of some items, in the order of `ids`; those that are not there are left out."""
-    place = {item: row for row, item in enumerate(samples.ids.tolist())}
-    return samples.take(np.array([place[item] for item in ids if item in place], np.intp))

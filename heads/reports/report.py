@@ -6,58 +6,69 @@ features); where something is gone, the report says so in its place and goes on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import HeadError, IcehouseError
-from ...store.files import publish, publish_folder
+from ...store.files import publish
+from ...store.files import publish_folder
+from ...web.figures import (
+    Chart,
+    Drawing,
+    confusion_png,
+    curve_charts,
+    draw,
+    ranking_charts,
+    reliability_chart,
+)
+from ...web.render import Card, percent, render
+from ..checks import plain
 from ..evaluate import load_run_samples
-from ..exclusion import AUTO, Searches, duplicate_groups
+from ..evaluate import about_looks
 from ..metrics import DRAWS
+from ..registry import head_class
 from ..runs import Run, write_json
-from .ablation import ablate, ablation_seconds, known_ablation
+from ..score_text import METRICS, interval_text, intervals_text, title
+from ..exclusion import AUTO, Searches, duplicate_groups
+from .ablation import SCORES, ablate, ablation_seconds, known_ablation
 from .calibration import calibration
-from .charts import Chart, curve_charts, ranking_charts, reliability_chart
-from .items import Shown, read_items, thumbnails
-from .mistakes import Known, Scored, mistakes, neighbours, pick_rows, rows_of
+from .mistakes import Scored, TrainingRows, item_cards, mistakes, neighbours, pick_rows, read_items, rows_of
 
 if TYPE_CHECKING:
-    from ...embed.thumbnails import Thumbnail
+    from pathlib import Path
+
     from ...store.store import Store
 
-__all__ = ["AFFORDABLE", "Report", "leave_report", "write_report"]
+__all__ = ["AFFORDABLE", "command_line", "leave_report", "write_report"]
 
 FORMAT = 1
 
 #: Seconds of fitting up to which an ablation is made without being asked for.
 AFFORDABLE = 30.0
 
+# Classes up to which a matrix of them is a table that a page can hold; confusions listed beyond.
+_TABLE, _CONFUSIONS = 24, 30
+# Rows of a table of what was tried.
+_TRIED = 12
+# Characters of a parameter that a command line still shows.
+_LONGEST = 300
 
-@dataclass(frozen=True)
-class Report:
-    """What a report says, before it is a page.
 
-    Attributes
-    ----------
-    run : Run
-    data : dict
-        ``report.json``.
-    charts : list of Chart
-    items : dict of str to Shown
-        Items that it shows, by id.
-    pictures : dict of str to Thumbnail
-    """
+@dataclass
+class _Report:
+    """What a report says, before it is a page; `data` is ``report.json``."""
 
     run: Run
     data: dict[str, Any]
-    charts: list[Chart]
-    items: dict[str, Shown]
-    pictures: dict[str, Thumbnail]
+    charts: list[tuple[Chart, Drawing]] = field(default_factory=list)
+    cards: dict[str, Card] = field(default_factory=dict)
 
 
 def write_report(
@@ -93,14 +104,12 @@ def write_report(
     HeadError
         If there is no such run, or the folder cannot be written to.
     """
-    from .page import report_page
-
     run = run if isinstance(run, Run) else Run.load(store, run)
-    report = make_report(store, run, ablation=ablation, draws=draws, seed=seed, affordable=affordable)
-    html = report_page(report)
+    report = _make(store, run, ablation=ablation, draws=draws, seed=seed, affordable=affordable)
+    html = _page(report)
     try:
         with publish_folder(run.path / "figures", parents=False, sums=False) as folder:
-            _draw(folder, report)
+            _write_figures(folder, report)
         with publish(run.path / "report.json") as temp:
             write_json(temp, report.data)
         with publish(run.path / "report.html") as temp:
@@ -118,13 +127,7 @@ def leave_report(
     draws: int = DRAWS,
     affordable: float = AFFORDABLE,
 ) -> str | None:
-    """Make the report of a run that was just trained; a run is a run without one.
-
-    Returns
-    -------
-    str or None
-        What went wrong, in one line; None if the report is there.
-    """
+    """Make the report of a run that was just trained; if that fails, the run stands, and what went wrong is returned."""
     try:
         write_report(store, run, ablation=ablation, draws=draws, affordable=affordable)
     except Exception as error:  # hours of training are not lost to a drawing, whatever is wrong with it
@@ -134,16 +137,10 @@ def leave_report(
     return None
 
 
-def make_report(
-    store: Store,
-    run: Run,
-    *,
-    ablation: bool | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-    affordable: float = AFFORDABLE,
-) -> Report:
-    """Gather what a report says; see `write_report`."""
+def _make(
+    store: Store, run: Run, *, ablation: bool | None, draws: int, seed: int, affordable: float
+) -> _Report:
+    """Gather what a report says."""
     split = next((name for name in ("test", "dev") if name in run.metrics), None)
     notes: list[str] = []
     data: dict[str, Any] = {
@@ -155,8 +152,8 @@ def make_report(
         "metrics": run.metrics,
         "ablation": _ablation(store, run, ablation, draws or DRAWS, affordable, notes),
     }
+    report = _Report(run, data)
     charts: list[Chart] = []
-    shown: dict[str, Shown] = {}
     if split is not None:
         scored = Scored.of(run, split)
         dev = Scored.of(run, "dev") if split == "test" and "dev" in run.metrics else None
@@ -169,32 +166,30 @@ def make_report(
             seed=seed,
         )
         after = told["temperature"].get("after") or {}
-        charts += [
-            *ranking_charts(scored.proba, scored.codes, scored.classes, run.positive),
-            reliability_chart(told["bins"], after.get("bins", ())),
-        ]
+        charts += ranking_charts(scored.proba, scored.codes, scored.classes, run.positive)
+        charts.append(reliability_chart(told["bins"], after.get("bins", ())))
         data["calibration"] = told
         data["mistakes"] = mistakes(scored)
         data["neighbours"] = _neighbours(store, run, scored, seed, notes)
         ids = [row["item_id"] for row in data["mistakes"]]
         for row in data["neighbours"]:
             ids += [row["item_id"], *(near["item_id"] for near in row["nearest"])]
-        shown = read_items(store, ids)
+        items = read_items(store, ids)
         for row in data["mistakes"]:
-            item = shown[row["item_id"]]
+            item = items[row["item_id"]]
             row |= {"text": item.text, "path": item.path}
+        report.cards = item_cards(items)
     charts += curve_charts(run.metrics.get("curve", []), run.metrics.get("chosen", {}))
+    report.charts = [(chart, draw(chart)) for chart in charts]
     data["charts"] = {chart.key: chart.as_json() for chart in charts}
     data["notes"] = notes
-    return Report(run, data, charts, shown, thumbnails(shown))
+    return report
 
 
 def _ablation(
     store: Store, run: Run, wanted: bool | None, draws: int, affordable: float, notes: list[str]
 ) -> dict[str, Any] | None:
-    if wanted is False:
-        return None
-    if len(run.features) < 2:
+    if wanted is False or len(run.features) < 2:
         return None
     known = known_ablation(run)
     if known is not None:
@@ -236,7 +231,7 @@ def _neighbours(store: Store, run: Run, scored: Scored, seed: int, notes: list[s
         if not len(train):
             return []
         asked = rows_of(samples, [row["item_id"] for row in picked])
-        near = neighbours(Known(train), asked, Searches.of(store, samples.specs, AUTO))
+        near = neighbours(TrainingRows(train), asked, Searches.of(store, samples.specs, AUTO))
     except IcehouseError as error:
         notes.append(f"the nearest training items could not be told: {' '.join(str(error).split())}")
         return []
@@ -247,14 +242,269 @@ def _neighbours(store: Store, run: Run, scored: Scored, seed: int, notes: list[s
     ]
 
 
-def _draw(folder: Path, report: Report) -> None:
-    from .figures import write_chart, write_matrix
-
-    for chart in report.charts:
-        write_chart(folder / f"{chart.key}.png", chart)
+def _write_figures(folder: Path, report: _Report) -> None:
+    for chart, drawing in report.charts:
+        (folder / f"{chart.key}.png").write_bytes(drawing.png)
     split = report.data["split"]
+    confusion = None if split is None else report.run.metrics[split]["confusion"]
+    if (
+        confusion is not None and confusion["matrix"] is not None
+    ):  # else more classes than a picture has points
+        labels = [str(label) for label in confusion["labels"]]
+        (folder / "confusion.png").write_bytes(confusion_png(labels, confusion["matrix"]))
+
+
+def _page(report: _Report) -> str:
+    """The page: `templates/report.html` over the report's data and what is made of it for the eye."""
+    run, data, split = report.run, report.data, report.data["split"]
+    shown: dict[str, Any] = {}
+    sections = ["protocol"]
+    notes = [*run.metrics["protocol"]["notes"], *data["notes"]]
     if split is not None:
-        confusion = report.run.metrics[split]["confusion"]
-        if confusion["matrix"] is None:
-            return  # more classes than a picture has points
-        write_matrix(folder / "confusion.png", [str(c) for c in confusion["labels"]], confusion["matrix"])
+        metrics = run.metrics[split]
+        notes += metrics.get("notes", [])
+        keys = {chart.key for chart, _ in report.charts}
+        chosen = {name: _short(value) for name, value in run.metrics["chosen"].items()}
+        shown = {
+            "metrics": metrics,
+            "intervals": intervals_text(metrics),
+            "looks": about_looks(run.record["looks"]).capitalize() if "looks" in run.record else "",
+            "tiles": list(_tiles(metrics)),
+            "scores": _scores(run, split),
+            "classes": [_class(row) for row in metrics["per_class"]],
+            "confusion": _confusion(metrics["confusion"]),
+            "calibration": list(_calibration(data["calibration"])),
+            "chosen": chosen.items(),
+            "tried": _tried([] if keys & {"curve_loss", "curve_score"} else run.metrics["curve"]),
+            "ablation": [] if data["ablation"] is None else list(map(_subset, data["ablation"]["subsets"])),
+        }
+        present = {
+            "ranking": "roc" in keys,
+            "curves": bool(chosen or keys & {"curve_loss", "curve_score"} or shown["tried"]["rows"]),
+            "inputs": data["ablation"] is not None,
+            "neighbours": bool(data["neighbours"]),
+        }
+        sections = ["scores", "classes", "confusion", "ranking", "calibration", "curves", "inputs"]
+        sections += ["mistakes", "neighbours", "protocol"]
+        sections = [key for key in sections if present.get(key, True)]
+    return render(
+        "report.html",
+        title=f"{run.family} on {' + '.join(run.features)}",
+        run=run,
+        report=data,
+        notes=notes,
+        sections=sections,
+        drawings=[{"chart": chart, "svg": drawing.svg} for chart, drawing in report.charts],
+        cards=report.cards,
+        made={
+            "changed": [(name, _short(value)) for name, value in _changed(run).items()],
+            "command": command_line(run),
+            "remarks": list(_remarks(run)),
+        },
+        **shown,
+    )
+
+
+def _cell(score: Mapping[str, Any], share: bool = True) -> dict[str, Any]:
+    """A score for the eye: value, interval, and the ends of its bar, on a scale from 0 to 1, with the value between."""
+    low, high = score["low"], score["high"]
+    return {
+        "value": _value(score["value"], share),
+        "interval": interval_text(low, high, "accuracy" if share else "log_loss"),
+        "bar": None if not share or low is None or score["value"] is None else (low, score["value"], high),
+    }
+
+
+def _value(value: float | None, share: bool = True) -> str:
+    return percent(value, 1) if share or value is None else f"{value:.3f}"
+
+
+def _tiles(metrics: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """The scores at the head of the page, each with what needs no head."""
+    for name in ("macro_f1", "accuracy", "auroc"):
+        score = metrics[name]
+        if score["value"] is not None:
+            yield {
+                "value": percent(score["value"], 1),
+                "title": title(name),
+                "between": interval_text(score["low"], score["high"], name, "% to "),
+                "chance": percent(metrics["majority"].get(name), 1),
+            }
+
+
+def _scores(run: Run, split: str) -> dict[str, Any]:
+    """The table of scores: the split, the majority class, the rows without near-duplicates or copies in training, dev."""
+    metrics = run.metrics[split]
+    near = metrics.get("without_near_duplicates")
+    apart = metrics["without_copies"] if near is None else near
+    scored = "accuracy" in apart
+    dev = run.metrics.get("dev") if split == "test" else None
+    rows = []
+    for name in METRICS:
+        if metrics[name]["value"] is None:
+            continue
+        share = name != "log_loss"
+        rows.append(
+            {
+                "title": title(name, metrics),
+                "score": _cell(metrics[name], share),
+                "majority": _value(metrics["majority"].get(name), share),
+                "apart": _cell(apart[name], share) if scored else None,
+                "dev": _value(dev[name]["value"], share) if dev else "",
+            }
+        )
+    return {
+        "rows": rows,
+        "near": near,
+        "copies": apart["copies"] if near is None else apart["near_duplicates"],
+        "apart": apart["n"] if scored else None,
+        "dev": bool(dev),
+    }
+
+
+def _class(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "label": row["label"],
+        "support": row["support"],
+        "predicted": row["predicted"],
+        "f1": _cell(row["f1"]),
+        "precision": _value(row["precision"]["value"]),
+        "recall": _value(row["recall"]["value"]),
+        "auroc": _value(row["auroc"]),
+    }
+
+
+def _confusion(confusion: Mapping[str, Any]) -> dict[str, Any]:
+    """A matrix, rows true and columns predicted, with shares of the true; of many classes the commonest confusions."""
+    labels, matrix = [str(label) for label in confusion["labels"]], confusion["matrix"]
+    if matrix is not None and len(labels) <= _TABLE:
+        table = []
+        for i, (label, row) in enumerate(zip(labels, matrix, strict=True)):
+            shares = [count / sum(row) if count else 0.0 for count in row]
+            names = [
+                " ".join(name for name, on in (("right", i == j), ("full", share > 0.65)) if on)
+                for j, share in enumerate(shares)
+            ]
+            table.append((label, list(zip(row, shares, names, strict=True))))
+        return {"labels": labels, "matrix": table}
+    cells = (
+        confusion["cells"]
+        if matrix is None
+        else [(i, j, count) for i, row in enumerate(matrix) for j, count in enumerate(row) if count]
+    )
+    totals = Counter[int]()
+    for i, _, count in cells:
+        totals[i] += count
+    pairs = [
+        {"true": labels[i], "predicted": labels[j], "rows": count, "share": count / totals[i]}
+        for i, j, count in cells
+        if i != j
+    ]
+    pairs.sort(key=lambda pair: (-pair["rows"], pair["true"], pair["predicted"]))
+    return {"labels": labels, "matrix": None, "pairs": pairs[:_CONFUSIONS], "found": len(pairs)}
+
+
+def _calibration(told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    temperature = told["temperature"]
+    rows = [("as the head says", told)]
+    if temperature["value"] is not None:
+        rows.append((f"with temperature {temperature['value']:.2f}", temperature["after"]))
+    for name, scores in rows:
+        yield {
+            "name": name,
+            **{key: _cell(scores[key], key == "ece") for key in ("ece", "brier", "log_loss")},
+        }
+
+
+def _tried(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was tried, as a table, best first: for choices that are no curve."""
+    rows = [row for row in curve if "log_loss" in row]
+    if not rows:
+        return {"rows": []}
+    rows = sorted(rows, key=lambda row: row["log_loss"] if row["log_loss"] is not None else float("inf"))
+    names = [
+        name
+        for name, value in rows[0].items()
+        if isinstance(value, (int, float, str)) and name != "iterations"
+    ]
+    best = [[_short(row.get(name)) for name in names] for row in rows[:_TRIED]]
+    return {"names": names, "rows": best, "count": len(rows)}
+
+
+def _subset(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the ablation: for each score its cells and the difference to all inputs."""
+    if "undefined" in entry:
+        return {"inputs": entry["inputs"], "undefined": entry["undefined"]}
+    drops = entry.get("drop", {})
+    scores = [(_cell(entry[score]), drops.get(score)) for score in SCORES]
+    return {"inputs": entry["inputs"], "undefined": None, "scores": scores}
+
+
+def command_line(run: Run) -> str:
+    """The command that trains such a run again."""
+    data, record = run.record["data"], run.record
+    parts = ["icehouse", "train", run.family]
+    parts += ["--inputs", ",".join(f"{name}={feature}" for name, feature in run.features.items())]
+    parts += ["--label", run.label]
+    for name, value in _changed(run).items():
+        if len(text := _text(value)) <= _LONGEST:
+            parts += ["-p", f"{name}={text}"]
+    if data["split_column"] != "split":
+        parts += ["--split-column", data["split_column"]]
+    if data["where"]:
+        parts += ["--where", data["where"]]
+    if data["missing"] != "drop":
+        parts += ["--missing", data["missing"]]
+    if record["protocol"]["chosen_on"] and record["protocol"]["refit"] != _held_out(run):
+        parts.append("--refit" if record["protocol"]["refit"] else "--no-refit")
+    if run.positive is not None and record.get("positive_given"):
+        parts += ["--positive", run.positive]
+    if record["protocol"]["rows"]["test"] and "test" not in run.metrics:
+        parts.append("--no-test")
+    parts += ["--seed", str(record["seed"])]
+    return " ".join(shlex.quote(part) for part in parts)
+
+
+def _remarks(run: Run) -> Iterator[str]:
+    """What the command line cannot say."""
+    data = run.record["data"]
+    others = sorted(set(data.get("required", {})) - set(run.features))
+    if others:
+        yield f"on the rows that have {', '.join(others)} too, as all of the sweep"
+    if data.get("held_out_seed", run.record["seed"]) != run.record["seed"] and _held_out(run):
+        yield f"with the dev rows that seed {data['held_out_seed']} holds out"
+    if long := [name for name, value in _changed(run).items() if len(_text(value)) > _LONGEST]:
+        yield f"with {', '.join(long)} as in run.json"
+
+
+def _changed(run: Run) -> dict[str, Any]:
+    """Parameters that are not the family's defaults; all of them if the family is not installed here."""
+    params = run.record["head"]["params"]
+    try:
+        defaults = head_class(run.family).parameters()
+    except Exception:  # a family of someone else's package, which may fail in any way
+        return dict(params)
+    return {
+        name: value
+        for name, value in params.items()
+        if name != "seed" and (name not in defaults or value != plain({name: defaults[name]})[name])
+    }
+
+
+def _held_out(run: Run) -> bool:
+    """Whether dev was held out of train, as far as there was one."""
+    return not str(run.record["protocol"]["chosen_on"]).startswith("the dev split")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _short(value: Any) -> str:
+    """A parameter's value for the eye."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else text[:119] + "…"

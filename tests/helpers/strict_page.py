@@ -10,14 +10,14 @@ TAGS = {
     "html", "head", "meta", "title", "style", "body", "header", "main", "footer", "section", "div",
     "span", "p", "b", "i", "ul", "ol", "li", "dl", "dt", "dd", "small", "br", "nav", "a", "code",
     "pre", "h1", "h2", "h3", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption",
-    "svg", "line", "text", "path", "rect", "circle", "bdi", "img",
+    "svg", "g", "defs", "use", "text", "path", "rect", "circle", "bdi", "img",
 }
 # fmt: on
 # fmt: off
 ATTRIBUTES = {
     "class", "id", "style", "lang", "charset", "name", "content", "http-equiv", "dir", "href",
-    "role", "aria-label", "aria-hidden", "viewbox", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy",
-    "r", "d", "width", "height", "text-anchor", "transform", "stroke-width", "fill", "scope",
+    "role", "aria-label", "aria-hidden", "viewbox", "x", "y", "cx", "cy",
+    "r", "d", "width", "height", "transform", "stroke-width", "stroke-dasharray", "fill", "stroke", "rx", "scope",
     "colspan", "src", "alt", "loading", "decoding", "title",
 }
 # fmt: on

@@ -13,10 +13,8 @@ from icehouse.cli import app
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads.inputs import Inputs, Tokens
 from icehouse.heads.registry import create
-from icehouse.heads.reports.explain import explain
-from icehouse.heads.reports.explain_page import explain_page, level
-from icehouse.heads.reports.places import patch_grid, seen_box
-from icehouse.heads.reports.shapley import shapley, training_means
+from icehouse.heads.reports.explain import explain, patch_grid, shapley, training_means
+from icehouse.heads.reports.explain_page import explain_page, heat_level, seen_box
 from icehouse.heads.trainer import train
 from icehouse.store.schema import features_schema, items_schema
 from icehouse.store.store import Store
@@ -215,5 +213,5 @@ def test_grids_of_patches() -> None:
 
 
 def test_equal_factors_are_equal_steps_of_colour() -> None:
-    assert (level(0.1), level(0.25), level(8.0), level(50.0)) == (0.0, 0.0, 1.0, 1.0)
-    assert level(2.0) - level(1.0) == pytest.approx(level(4.0) - level(2.0))
+    assert [heat_level(times) for times in (0.1, 0.25, 8.0, 50.0)] == [0.0, 0.0, 1.0, 1.0]
+    assert heat_level(2.0) - heat_level(1.0) == pytest.approx(heat_level(4.0) - heat_level(2.0))

@@ -12,8 +12,7 @@ from icehouse.cli import app
 from icehouse.dups.find import find_duplicates
 from icehouse.heads.reports import report as reports
 from icehouse.heads.reports.ablation import known_ablation
-from icehouse.heads.reports.made import command_line
-from icehouse.heads.reports.report import leave_report, write_report
+from icehouse.heads.reports.report import command_line, leave_report, write_report
 from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
@@ -97,7 +96,7 @@ def test_nothing_hostile_gets_through(make_store: Make, tmp_path: Path) -> None:
     page = StrictPage(html)
     assert "[U+202E]" in page.text
     assert "<iframe src=//evil>" in page.text
-    assert "no picture: the file is gone" in page.text
+    assert "the file is gone" in page.text
     assert len(page.images) > 5
     assert "default-src 'none'" in html
     assert "script-src" not in html
@@ -109,7 +108,7 @@ def test_a_report_that_fails_costs_the_run_nothing(make_store: Make, monkeypatch
     def broken(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(reports, "_draw", broken)
+    monkeypatch.setattr(reports, "confusion_png", broken)
     run = train(store, "logreg")
     assert re.search(r"is whole, but has no report: .*No space left", run.notes[-1])
     assert Run.load(store, run.run_id).metrics == run.metrics
@@ -121,7 +120,7 @@ def test_a_report_that_fails_costs_the_run_nothing(make_store: Make, monkeypatch
     monkeypatch.undo()
     assert leave_report(store, run, ablation=False) is None
     before = (run.path / "report.html").read_bytes()
-    monkeypatch.setattr(reports, "_draw", broken)
+    monkeypatch.setattr(reports, "confusion_png", broken)
     assert "No space left" in str(leave_report(store, run, ablation=False))
     assert (run.path / "report.html").read_bytes() == before
     assert (run.path / "figures" / "roc.png").exists()
@@ -167,6 +166,22 @@ def test_neighbours_are_the_nearest_of_training(make_store: Make) -> None:
         assert [near["item_id"] for near in row["nearest"]] == best
         for near in row["nearest"]:
             assert near["cosine"] == pytest.approx(slow[near["item_id"]], abs=1e-5)
+
+
+def test_of_many_classes_the_commonest_confusions_are_listed(make_store: Make) -> None:
+    store = make_store(156, label=lambda i: f"class {i % 26:02d}")
+    run = train(store, "logreg", inputs="text", params={"C": 1.0, "unit": False})
+    confusion = run.metrics["test"]["confusion"]
+    page = StrictPage((run.path / "report.html").read_text())
+    confused = [
+        (count, confusion["labels"][i], confusion["labels"][j], count / sum(row))
+        for i, row in enumerate(confusion["matrix"])
+        for j, count in enumerate(row)
+        if count and i != j
+    ]
+    assert f"of {len(confused)} confusions among 26 classes" in page.text
+    count, true, said, share = min(confused, key=lambda one: (-one[0], *one[1:3]))
+    assert f"of the true {true} {said} {count} {100 * share:.0f}%" in page.text
 
 
 def test_torch_heads_have_learning_curves(make_store: Make) -> None:
