@@ -1,6 +1,7 @@
 """Figures by matplotlib: what is drawn, as data; the same drawing as SVG for a page and as PNG for slides and papers.
 
-The SVG takes the page's colours, light or dark, from the variables of the style sheet; its title and legend are the page's.
+The SVG takes the page's colours, light or dark, from the variables of the style sheet; its title and legend are the
+page's.
 """
 
 from __future__ import annotations
@@ -207,20 +208,9 @@ def ranking_charts(
 ) -> list[Chart]:
     """ROC and precision-recall curves, each class against the rest, and their mean.
 
-    Parameters
-    ----------
-    proba : ndarray of float, shape (n, k)
-    true : ndarray of int, shape (n,)
-        Codes; what is no code of a column is a class that the head does not know.
-    names : sequence of str, length k
-    positive : str, optional
-        Of two classes the one that is drawn; the second by default.
-
-    Returns
-    -------
-    list of Chart
-        Empty if no class has both positives and negatives. Of two classes only one is drawn. Of many, the
-        mean and the `CLASSES` that most rows have.
+    `proba` is (n, k), `true` holds codes; what is no code of a column is a class that the head does not know. Of two
+    classes only `positive`, else the second, is drawn; of many, the mean and the `CLASSES` that most rows have. Empty
+    if no class has both positives and negatives.
     """
     n, k = proba.shape
     counts = np.array([(true == c).sum() for c in range(k)])
@@ -297,19 +287,9 @@ _PER_SIDE = {"log_loss": "loss", "accuracy": "score", "macro_f1": "score"}
 
 
 def curve_charts(curve: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> list[Chart]:
-    """What a head tried: epochs of a network, values of C along a path, whatever varies in `curve_`.
+    """Losses and scores of what a head tried (`Head.curve_`): epochs of a network, or values of a parameter.
 
-    Parameters
-    ----------
-    curve : sequence of dict
-        `Head.curve_`.
-    chosen : dict
-        `Head.chosen_`, to mark it.
-
-    Returns
-    -------
-    list of Chart
-        One of losses and one of scores; empty if nothing was tried, or only one thing.
+    What was `chosen` (`Head.chosen_`) is marked. Empty if nothing was tried, or only one thing.
     """
     epochs = [row for row in curve if "epoch" in row]
     rows = epochs or [row for row in curve if any(name in row for name in _SCORES)]

@@ -1,9 +1,9 @@
 """What each input adds: the run's head fitted again on every subset of its inputs that matters, by the same protocol.
 
 All subsets learn from the same rows (those of the run) with the same seed, choose on dev, and are scored there; where
-there is no dev, on the rows of train out of fold. Test is not looked at. Dev scores flatter every subset a little, since
-each chose there; what is compared flatters alike. A difference is taken on the same resamples for both sides (paired
-bootstrap), so that easy and hard draws cancel.
+there is no dev, on the rows of train out of fold. Test is not looked at. Dev scores flatter every subset a little,
+since each chose there; what is compared flatters alike. A difference is taken on the same resamples for both sides
+(paired bootstrap), so that easy and hard draws cancel.
 """
 
 from __future__ import annotations
@@ -68,28 +68,12 @@ def known_ablation(run: Run) -> dict[str, Any] | None:
 
 
 def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -> dict[str, Any]:
-    """Fit the run's head on subsets of its inputs and compare; leaves ``ablation.json`` in the run's folder.
+    """Fit the run's head on subsets of its inputs and compare; leaves what it returns in the run's folder.
 
-    Parameters
-    ----------
-    store : Store
-    run : Run
-    draws : int, default 1000
-        Resamples behind the intervals.
-    level : float, default 0.95
-
-    Returns
-    -------
-    dict
-        JSON values. ``subsets`` has for each: ``inputs``; for each of `SCORES` its ``value`` and interval; ``drop``, what
-        all inputs have more than it, with interval and ``p``; or ``undefined``, why the head cannot be fitted on it.
-        ``adds`` maps each input to what all inputs have more than all but this one: the same as the ``drop`` of that
-        subset. ``on`` is "dev", or "train, out of fold" where there is no dev.
-
-    Raises
-    ------
-    HeadError
-        If the rows of the run are no longer in the store, so that nothing could be compared.
+    ``subsets`` has for each: ``inputs``; for each of `SCORES` its ``value`` and interval; ``drop``, what all inputs
+    have more than it, with interval and ``p``; or ``undefined``, why the head cannot be fitted on it. ``adds`` maps
+    each input to what all inputs have more than all but this one. ``on`` is "dev", or "train, out of fold" where there
+    is no dev. A `HeadError` says that the rows of the run are no longer in the store.
     """
     started = time.perf_counter()
     rows = _rows(store, run)

@@ -6,9 +6,9 @@ Choices, once and for all heads:
   2019), so that no bin is decided by a handful of them. Rows of equal confidence share a bin.
 - The expected calibration error (Guo et al. 2017) is a sum of absolute values, and chance alone makes it positive: it is
   too large on few rows, and a resample of the rows is larger still. A percentile interval of a perfectly calibrated
-  head never covers its error of zero (tried: 0 of 600). So the interval is the basic one, ``2 value - percentile``, which
-  takes the bias off; `by_chance` says what a perfectly calibrated head of the same confidences would show; and where
-  the value is no larger than 95 of 100 such heads would show, the interval begins at zero.
+  head never covers its error of zero (tried: 0 of 600). So the interval is the basic one, ``2 value - percentile``,
+  which takes the bias off; `by_chance` says what a perfectly calibrated head of the same confidences would show; and
+  where the value is no larger than 95 of 100 such heads would show, the interval begins at zero.
 - A temperature is fitted on dev, never on test (Guo et al. 2017). **It is reported and nothing else**: predictions stay as
   the head makes them, since a dev part is small, chosen on, and for most heads here little is gained.
 - The Brier score is the mean over rows of the squared distance between probabilities and truth, 0 to 2 (Brier 1950).
@@ -28,13 +28,13 @@ from ..vectors import softmax
 __all__ = ["calibration", "reliability"]
 
 # Fewest rows of a bin, and most bins.
-_ROWS, _BINS = 15, 10
+_BIN_ROWS, _BINS = 15, 10
 # Below this a probability is rounding, and its logarithm noise.
-_LEAST = 1e-12
+_MIN_PROBABILITY = 1e-12
 # A factor of the logits at one of these bounds was not found, but run into.
-_LOW, _HIGH = 0.02, 50.0
+_MIN_FACTOR, _MAX_FACTOR = 0.02, 50.0
 # Fewest rows of dev to fit a temperature on.
-_ENOUGH = 20
+_MIN_DEV_ROWS = 20
 # Draws times rows held at once.
 _BLOCK = 4_000_000
 
@@ -49,27 +49,16 @@ def calibration(
     level: float = LEVEL,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Calibration on some rows, as it is and with a temperature fitted on dev.
+    """Calibration of probabilities (n, k) on some rows, as it is and with a temperature fitted on other rows, `dev`.
 
-    Parameters
-    ----------
-    proba : ndarray of float, shape (n, k)
-    true : ndarray of int, shape (n,)
-        Code of each row's label; `k` or more, or below zero, for a label that the head does not know.
-    dev : tuple of ndarray (m, k) and ndarray (m,), optional
-        Other rows, on which a temperature is fitted.
-    groups : ndarray of int, shape (n,), optional
-        Group of each row, where rows are duplicates of one another: they are drawn together.
-    draws, level, seed
-        Of the bootstrap; 0 draws leave the intervals out.
+    `true` has the code of each row's label; `k` or more, or below zero, for one that the head does not know. `groups`
+    are of rows that are duplicates of one another: the bootstrap draws them together. 0 `draws` leave the intervals
+    out.
 
-    Returns
-    -------
-    dict
-        JSON values: ``n``, and of ``ece`` (with ``by_chance``: what a calibrated head would show, as ``mean`` and
-        ``high``), ``brier`` and ``log_loss`` value and interval; ``bins`` as `reliability` returns them; ``temperature``
-        with its ``value``, the rows it was fitted on, and the three scores and bins ``after`` it, or ``why`` there is none.
-        ``change`` is log loss after less before, with its paired interval.
+    The JSON values returned: ``n``, and of ``ece`` (with ``by_chance``: what a calibrated head would show, as ``mean``
+    and ``high``), ``brier`` and ``log_loss`` value and interval; ``bins`` as `reliability` returns them;
+    ``temperature`` with its ``value``, the rows it was fitted on, and the three scores and bins ``after`` it, or
+    ``why`` there is none. ``change`` is log loss after less before, with its paired interval.
     """
     rng = np.random.default_rng(seed)
     alike = Groups(groups, len(true))
@@ -80,20 +69,10 @@ def calibration(
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, level: float = LEVEL) -> list[dict[str, Any]]:
-    """Bins of equally many rows: what was said, and how often it was right.
+    """Bins of equally many rows, by rising confidence: what was said, and how often it was `right`.
 
-    Parameters
-    ----------
-    confidence : ndarray of float, shape (n,)
-    right : ndarray of bool, shape (n,)
-    level : float, default 0.95
-        Of the interval of a bin's accuracy (Wilson 1927).
-
-    Returns
-    -------
-    list of dict
-        ``rows``, ``from`` and ``to`` (least and greatest confidence), ``confidence`` (their mean), ``accuracy``, ``low``,
-        ``high``; by rising confidence.
+    ``from`` and ``to`` are the least and greatest confidence, ``confidence`` their mean, ``low`` and ``high`` the
+    interval of the accuracy (Wilson 1927).
     """
     bins = _bins(confidence)
     found = []
@@ -164,11 +143,11 @@ def _temperature(
     given, codes = np.asarray(dev[0], np.float64), dev[1]
     known = (codes >= 0) & (codes < given.shape[1])
     given, codes = given[known], codes[known]
-    if len(codes) < _ENOUGH:
+    if len(codes) < _MIN_DEV_ROWS:
         return {"value": None, "why": f"dev has {len(codes)} rows, which is too few to fit it on"}
-    factor = fitted_factor(_logits(given), codes, low=_LOW, high=_HIGH)
-    if factor in (_LOW, _HIGH):
-        why = "every row of dev is right" if factor == _HIGH else "on dev the probabilities say nothing"
+    factor = fitted_factor(_logits(given), codes, low=_MIN_FACTOR, high=_MAX_FACTOR)
+    if factor in (_MIN_FACTOR, _MAX_FACTOR):
+        why = "every row of dev is right" if factor == _MAX_FACTOR else "on dev the probabilities say nothing"
         return {"value": None, "why": f"{why}, so that the best temperature is without bounds"}
     after = softmax(factor * _logits(np.asarray(proba, np.float64)))
     change = _losses(after, true) - _losses(np.asarray(proba, np.float64), true)
@@ -203,7 +182,7 @@ def _ece(
 
 def _bins(confidence: np.ndarray) -> np.ndarray:
     """Number of each row's bin, from 0, without gaps: int, shape (n,)."""
-    count = int(np.clip(len(confidence) // _ROWS, 2, _BINS))
+    count = int(np.clip(len(confidence) // _BIN_ROWS, 2, _BINS))
     edges = np.unique(np.quantile(confidence, np.linspace(0, 1, count + 1)[1:-1]))
     return np.unique(np.searchsorted(edges, confidence, side="left"), return_inverse=True)[1].reshape(-1)
 
@@ -223,7 +202,7 @@ def _losses(proba: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def _logits(proba: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(proba, _LEAST))
+    return np.log(np.maximum(proba, _MIN_PROBABILITY))
 
 
 def _mean(values: np.ndarray, weights: list[np.ndarray], level: float) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """Why a head answers as it does: what each input contributes, what the answer rests on, what lies nearest in training.
 
 Contributions are Shapley values over the inputs (Shapley 1953; Lundberg, Lee 2017), exact, since inputs are few: an
-input's mean effect over all orders in which inputs can become known. An input that is not known is replaced by its mean in
-training (a token input by one token, the mean of all). They add up to the prediction less that of nothing but means. Two
-scales are given: probability of the predicted class, and log-odds of the predicted class against the runner-up, in which a
-linear head's contribution of an input is exactly w · (x − mean), w being the difference of the two classes' weights.
+input's mean effect over all orders in which inputs can become known. An input that is not known is replaced by its mean
+in training (a token input by one token, the mean of all). They add up to the prediction less that of nothing but means.
+Two scales are given: probability of the predicted class, and log-odds of the predicted class against the runner-up, in
+which a linear head's contribution of an input is exactly w · (x − mean), w being the difference of the two classes'
+weights.
 
-Of inputs that are tokens, each patch and word is left out in turn, and the fall of the log-odds is its effect. Beside it
-stands attention, which says where a head looked, not what decided (Jain, Wallace 2019): in gated heads it often is even,
-since what does not matter is gated away before it is pooled.
+Of inputs that are tokens, each patch and word is left out in turn, and the fall of the log-odds is its effect. Beside
+it stands attention, which says where a head looked, not what decided (Jain, Wallace 2019): in gated heads it often is
+even, since what does not matter is gated away before it is pooled.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ _TOKEN_ROWS = 64
 class TokenEffects:
     """What the answer owes to each real token of an input: patches of an image, pieces of a text.
 
-    `effect` is how much the log-odds of the predicted class against the runner-up fall when the head does not see the token:
-    positive for what speaks for the prediction. `attention` is its weight in the vector that the classifier sees (None for a
-    head that does not attend); the weights sum to `share`, that of this input in the attention to all. An image has a
-    `grid`, rows and columns of its patches, which lie row by row; a text has `words`, each with a space before it where it
-    begins a word.
+    `effect` is how much the log-odds of the predicted class against the runner-up fall when the head does not see the
+    token: positive for what speaks for the prediction. `attention` is its weight in the vector that the classifier sees
+    (None for a head that does not attend); the weights sum to `share`, that of this input in the attention to all. An
+    image has a `grid`, rows and columns of its patches, which lie row by row; a text has `words`, each with a space
+    before it where it begins a word.
     """
 
     effect: list[float]
@@ -228,8 +229,8 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
 def shapley(head: Head, X: Inputs, means: Mapping[str, Array]) -> list[dict[str, Any]]:
     """What each input adds to each row's prediction, where `means` stands for an input that is not known.
 
-    For each row ``base`` and ``contributions`` (by input), each with ``probability`` of the predicted class and ``log_odds``
-    of it against the runner-up. An input that a row lacks contributes nothing.
+    For each row ``base`` and ``contributions`` (by input), each with ``probability`` of the predicted class and
+    ``log_odds`` of it against the runner-up. An input that a row lacks contributes nothing.
     """
     names = list(head.widths_)
     X = X.select(names)
