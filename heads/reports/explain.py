@@ -25,11 +25,11 @@ import numpy as np
 from ...data.text import clean
 from ...errors import HeadError, IcehouseError, UsageError
 from ..evaluate import load_run_samples
+from ..exclusion import AUTO, Searches
 from ..head import Head
 from ..inputs import Array, Inputs, Tokens
 from ..runs import Run
 from ..samples import Samples
-from ..exclusion import AUTO, Searches
 from .mistakes import Item, Near, TrainingRows, neighbours, read_items, rows_of
 
 if TYPE_CHECKING:
@@ -459,8 +459,7 @@ def patch_grid(tokens: int, preprocessing: Mapping[str, Any]) -> tuple[int, int]
 
 def _words(spec: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, list[str]]:
     """The pieces of items' texts that their tokens stand for, by item; empty where the encoder cannot be had."""
-    from ...embed.encoder import load_encoder
-    from ...embed.encoder import require_trusted
+    from ...embed.encoder import load_encoder, require_trusted
 
     try:
         require_trusted(str(spec["encoder"]))

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import HeadError, IcehouseError
-from ...store.files import publish
-from ...store.files import publish_folder
+from ...store.files import publish, publish_folder
 from ...web.figures import (
     Chart,
     Drawing,
@@ -30,13 +29,12 @@ from ...web.figures import (
 )
 from ...web.render import Card, percent, render
 from ..checks import plain
-from ..evaluate import load_run_samples
-from ..evaluate import about_looks
+from ..evaluate import about_looks, load_run_samples
+from ..exclusion import AUTO, Searches, duplicate_groups
 from ..metrics import DRAWS
 from ..registry import head_class
 from ..runs import Run, write_json
 from ..score_text import METRICS, interval_text, intervals_text, title
-from ..exclusion import AUTO, Searches, duplicate_groups
 from .ablation import SCORES, ablate, ablation_seconds, known_ablation
 from .calibration import calibration
 from .mistakes import Scored, TrainingRows, item_cards, mistakes, neighbours, pick_rows, read_items, rows_of
