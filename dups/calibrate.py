@@ -3,12 +3,13 @@
 Positives are the stored vector of a content and the vector of a changed copy of it. Negatives are pairs of different
 contents, without those whose hashes are near: duplicates that the set has already.
 
-A map that was fitted to few contents holds these apart better than contents it never saw. So the copies are judged by a map
-that they were part of, as they would be had they been in the store.
+A map that was fitted to few contents holds these apart better than contents it never saw. So the copies are judged by a
+map that they were part of, as they would be had they been in the store.
 """
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,9 +26,9 @@ from ..data.reposts import GRADED, TEXT_EDITS
 from ..embed.encoder import Encoder
 from ..embed.pipeline import load_checked
 from ..errors import SourceError, StoreError, UsageError
-from ..serve.dups.curves import Curves, write_curves
 from ..store.files import publish_folder
 from ..store.store import Store
+from ..web.figures import Chart, Series, draw
 from .calibration import (
     LEAST_ROWS,
     Calibration,
@@ -44,7 +45,7 @@ from .evaluate import Truth, read_truth
 from .find import DEFAULT_HAMMING, default_feature
 from .hamming import blank_hashes
 
-__all__ = ["calibrate"]
+__all__ = ["Curves", "calibrate", "write_curves"]
 
 #: Shares of the identity in the covariance that are tried; 1 only centres.
 SHRINKAGES = (1.0, 0.4)
@@ -55,6 +56,8 @@ _MOST_COMPARED = 6000
 _WORTH = 0.005
 #: Labelled duplicates that count like the copies of one transform.
 _AS_A_TRANSFORM = 20
+# Cosines that a curve is counted at.
+_CURVE_POINTS = 400
 _LIBRARIES = ("icehouse", "numpy", "pillow", "torch")
 
 Progress = Callable[[int, int], None]
@@ -83,8 +86,8 @@ def calibrate(
     expected_false_pairs : float, default 1
         Among all pairs of the store's contents, for the report; another may be asked of `find_duplicates`.
     pairs : path, optional
-        CSV of known pairs: `a`, `b`, and perhaps `label`. Positives count like another transform, "labelled", and not as
-        unrelated; negatives count as unrelated, however near their hashes.
+        CSV of known pairs: `a`, `b`, and perhaps `label`. Positives count like another transform, "labelled", and not
+        as unrelated; negatives count as unrelated, however near their hashes.
     sample : int, default 200
         Contents to change.
     seed : int, default 0
@@ -356,3 +359,81 @@ def _labelled(best: _Tried, known: Known, X: np.ndarray) -> dict[str, int]:
         "negatives": int((~label).sum()),
         "negatives_found": int((found & ~label).sum()),
     }
+
+
+@dataclass(frozen=True)
+class Curves:
+    """At each of some cosines, ascending: recall of the changed copies, and what unrelated pairs reach it.
+
+    `false_rate` is the share of these, `false_pairs` how many to expect among all pairs of the set, `precision` that of
+    a set with as many true pairs as there were copies, `chosen` the threshold.
+    """
+
+    cosine: np.ndarray
+    recall: np.ndarray
+    false_rate: np.ndarray
+    false_pairs: np.ndarray
+    precision: np.ndarray
+    chosen: float
+
+    @classmethod
+    def of(
+        cls, positives: np.ndarray, top: np.ndarray, random: np.ndarray, pairs: int, n: int, chosen: float
+    ) -> Curves:
+        """Count, at cosines from the least to the largest seen.
+
+        `top` are the largest cosines of `pairs` unrelated pairs, `random` those of random pairs, for what lies below;
+        `n` contents are in the set.
+        """
+        low = float(min(positives.min(), np.quantile(random, 0.01)))
+        cosine = np.unique(np.append(np.linspace(low, 1.0, _CURVE_POINTS), chosen))
+        recall = _share(positives, cosine)
+        rate = np.where(cosine >= top.min(), _share(top, cosine) * len(top) / pairs, _share(random, cosine))
+        false = rate * n * (n - 1) / 2
+        right = recall * len(positives)
+        precision = np.where(right + false > 0, right / np.maximum(right + false, 1e-300), 1.0)
+        return cls(cosine, recall, rate, false, precision, chosen)
+
+
+def _share(values: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Share of `values` that are at least each of `least`."""
+    return 1 - np.searchsorted(np.sort(values), least, side="left") / len(values)
+
+
+def write_curves(folder: Path, curves: Curves, subject: str) -> None:
+    """Write ``curves.csv``, ``roc.png`` and ``precision-recall.png``."""
+    names = ("cosine", "recall", "false_rate", "false_pairs", "precision")
+    with (folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows(zip(*(getattr(curves, name).tolist() for name in names), strict=True))
+    at = int(np.argmin(np.abs(curves.cosine - curves.chosen)))
+    recall, precision = curves.recall[at], curves.precision[at]
+    # A rate of nothing has no place on a logarithmic axis: such points sit at its left end.
+    floor = 10.0 ** np.floor(np.log10(max(curves.false_rate[curves.false_rate > 0].min(initial=1e-6), 1e-12)))
+    rate = np.maximum(curves.false_rate, floor)
+    chosen = f"chosen: cosine {curves.chosen:.3f}"
+    roc = Chart(
+        key="roc",
+        title=f"ROC: {subject}",
+        x_label="share of unrelated pairs taken for copies",
+        y_label="recall",
+        series=[
+            Series("all cosines", rate, curves.recall, strong=True),
+            Series(chosen, [rate[at]], [recall], hue=1, kind="points"),
+        ],
+        x_range=(float(floor), 1.0),
+        x_log=True,
+    )
+    precision_recall = Chart(
+        key="precision-recall",
+        title=f"Precision, recall: {subject}",
+        x_label="recall",
+        y_label="precision",
+        series=[
+            Series("all cosines", curves.recall, curves.precision, strong=True),
+            Series(chosen, [recall], [precision], hue=1, kind="points"),
+        ],
+    )
+    for chart in (roc, precision_recall):
+        (folder / f"{chart.key}.png").write_bytes(draw(chart).png)

@@ -13,13 +13,12 @@ import pytest
 from icehouse.cli import app
 from icehouse.data.reposts import GRADED, TEXT_EDITS, TRANSFORMS
 from icehouse.dups import commands as calibrate_command
-from icehouse.dups.calibrate import calibrate
+from icehouse.dups.calibrate import Curves, calibrate, write_curves
 from icehouse.dups.calibration import Calibration, mapped
 from icehouse.dups.copies import Hashes
 from icehouse.dups.find import find_duplicates
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SourceError, SpaceError, UsageError
-from icehouse.serve.dups.curves import Curves, write_curves
 from icehouse.store.checksums import write_sums
 from icehouse.store.store import Store
 from PIL import Image
