@@ -106,32 +106,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Selection:
-    """Groups to show, in order.
-
-    Attributes
-    ----------
-    clusters : pyarrow.Table
-    first : ndarray of int64, shape (groups,)
-        Row of `clusters` where each group starts, its keeper.
-    second : ndarray of int64, shape (groups,)
-        Row of the next best: the first of another content, or else of the keeper's copies.
-    rows : list of ndarray of int64
-        Rows of each group's members to show: the keeper, then the least alike first.
-    filtered : ndarray of int64, shape (groups,)
-        Members that the choice leaves out.
-    capped : ndarray of int64, shape (groups,)
-        Further members left out because there are too many.
-    matching : int
-        Groups that match, of which no more than asked for are shown.
-    """
+    """Groups to show, in order, by rows of `clusters`; all arrays have one entry a group."""
 
     clusters: pa.Table
-    first: np.ndarray
-    second: np.ndarray
-    rows: list[np.ndarray]
-    filtered: np.ndarray
-    capped: np.ndarray
-    matching: int
+    first: np.ndarray  # where each group starts, its keeper
+    second: np.ndarray  # the next best: the first of another content, or else of the keeper's copies
+    rows: list[np.ndarray]  # members to show: the keeper, then the least alike first
+    filtered: np.ndarray  # members that the choice leaves out
+    capped: np.ndarray  # further members left out because there are too many
+    matching: int  # groups that match, of which no more than asked for are shown
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -179,45 +162,22 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Duplicates to be shown side by side.
-
-    Attributes
-    ----------
-    number : int
-        As in ``clusters.parquet``.
-    size : int
-        Items in it, shown or not.
-    min_cosine, max_hamming, sampled, chained
-        As in ``clusters.parquet``.
-    members : list of Member
-        The keeper first.
-    filtered, capped : int
-        Members left out by choice, and for their number.
-    why : str
-        What made the keeper the keeper.
-    """
+    """Near-duplicates to be shown side by side, the keeper first; the figures are those of ``clusters.parquet``."""
 
     number: int
-    size: int
+    size: int  # items in it, shown or not
     min_cosine: float | None
     max_hamming: int | None
     sampled: bool
     chained: bool
     members: list[Member]
-    filtered: int
-    capped: int
-    why: str
+    filtered: int  # members left out by choice
+    capped: int  # and for their number
+    why: str  # what made the keeper the keeper
 
 
 def select(clusters: pa.Table, choice: Choice) -> Selection:
-    """Choose groups and their members; see `Choice`.
-
-    Parameters
-    ----------
-    clusters : pyarrow.Table
-        ``clusters.parquet``: groups one after another, the keeper first.
-    choice : Choice
-    """
+    """Choose groups and their members from ``clusters.parquet``: groups one after another, the keeper first."""
     keeper = clusters["keeper"].to_numpy()
     first = np.flatnonzero(keeper)
     stop = np.append(first, len(keeper))[1:]
@@ -297,11 +257,7 @@ def read_groups(
         head = found[0]
         yield Group(
             number=head["group"],
-            size=head["size"],
-            min_cosine=head["min_cosine"],
-            max_hamming=head["max_hamming"],
-            sampled=head["sampled"],
-            chained=head["chained"],
+            **{name: head[name] for name in ("size", "min_cosine", "max_hamming", "sampled", "chained")},
             members=[
                 Member(
                     **{name: row[name] for name in ("item_id", "keeper", "hamming", "cosine", "copy_of")},
@@ -409,13 +365,14 @@ def _words(name: str, policy: str, image: bool, size: float, other: float) -> st
 
 
 def likeness(cosine: float | None, hamming: int | None) -> float:
-    """One number to order groups by, as `select` does."""
-    values = (np.array([np.nan if value is None else value], np.float64) for value in (cosine, hamming))
-    return float(_likeness(*values)[0])
+    """One number to order groups by, as `select` does: the cosine, or what the hashes say where there is none."""
+    if cosine is not None:
+        return cosine
+    return 1.0 if hamming is None else 1 - hamming / 64
 
 
 def _likeness(cosine: np.ndarray, hamming: np.ndarray) -> np.ndarray:
-    """One number to order by: the cosine, or what the hashes say where there is none."""
+    """`likeness` of many; NaN is None."""
     return np.nan_to_num(np.where(np.isnan(cosine), 1 - hamming / 64, cosine), nan=1.0)
 
 

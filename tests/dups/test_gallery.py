@@ -23,9 +23,8 @@ from icehouse.dups.gallery import gallery_page, write_gallery
 from icehouse.dups.gallery_groups import Choice, Group, Item, Member, likeness, pages
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.store import Store
-from PIL import Image
 from toys import picture
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 STRANGE = [*HOSTILE, "photo\u202egpj.exe \u2066x\u2069", "two\nlines\r\n\x1b[2J\u2028", "word " * 20_000]
 
@@ -100,38 +99,35 @@ def test_only_the_one_script_may_run(feed: Store) -> None:
     assert [a.get("class") for _, a in page.found if "hidden" in a] == ["tools"]
 
 
-def test_kinds_and_cosines_choose_members(feed: Store, tmp_path: Path) -> None:
-    def shown(**choice: Any) -> tuple[int, str]:
-        page = HtmlPage(write_gallery(feed, out=tmp_path / "out", choice=Choice(**choice)).path)
-        return len(page.all("li", "member")), page.said
-
-    members, said = shown(kinds=frozenset(["perceptual"]))
-    assert members == 0
-    assert "No group of duplicates matches" in said
-    members, said = shown(min_cosine=0.99)
-    assert members == 3
-    assert "1 member left out" in said
-    members, said = shown(max_cosine=0.99)
-    assert members == 2
-    assert "2 members left out" in said
-    assert shown(chained=True)[0] == 0
+@pytest.mark.parametrize(
+    ("choice", "members", "told"),
+    [
+        ({"kinds": frozenset(["perceptual"])}, 0, "No group of duplicates matches"),
+        ({"min_cosine": 0.99}, 3, "1 member left out"),
+        ({"max_cosine": 0.99}, 2, "2 members left out"),
+        ({"chained": True}, 0, "No group of duplicates matches"),
+    ],
+)
+def test_kinds_and_cosines_choose_members(
+    feed: Store, choice: dict[str, Any], members: int, told: str
+) -> None:
+    page = HtmlPage(write_gallery(feed, choice=Choice(**choice)).path)
+    assert len(page.all("li", "member")) == members
+    assert told in page.said
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        {"kinds": frozenset(["x"])},
-        {"sort": "x"},
-        {"max_groups": 0},
-        {"members": 1},
-        {"min_cosine": float("nan")},
-        {"max_cosine": 2.0},
-        {"min_cosine": 0.9, "max_cosine": 0.8},
-    ],
+    ("name", "value"), [("kinds", {"x"}), ("sort", "x"), ("max_groups", 0), ("members", 1)]
 )
-def test_choices_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+def test_choices_out_of_range_are_refused(name: str, value: Any) -> None:
     with pytest.raises(UsageError):
-        Choice(**wrong)
+        Choice(**{name: value})
+
+
+@pytest.mark.parametrize(("least", "most"), [(float("nan"), 1.0), (-1.0, 2.0), (0.9, 0.8)])
+def test_no_cosine_lies_between(least: float, most: float) -> None:
+    with pytest.raises(UsageError, match="no cosine"):
+        Choice(min_cosine=least, max_cosine=most)
 
 
 def many(tmp_path: Path, sizes: list[int], *, chained: int | None = None) -> Store:
@@ -198,11 +194,8 @@ def test_large_sets_are_shared_out_over_pages(tmp_path: Path) -> None:
     assert made.summary["bytes"] == sum(p.stat().st_size for p in folder.glob("*.html"))
 
 
-@pytest.mark.parametrize(("cosine", "hamming", "score"), [(0.9, 3, 0.9), (None, 16, 0.75), (None, None, 1.0)])
-def test_groups_without_a_cosine_have_their_place(
-    cosine: float | None, hamming: int | None, score: float
-) -> None:
-    assert likeness(cosine, hamming) == score
+def test_groups_without_a_cosine_have_their_place() -> None:
+    assert [likeness(0.9, 3), likeness(None, 16), likeness(None, None)] == [0.9, 0.75, 1.0]
 
 
 @settings(deadline=None, max_examples=60)
@@ -264,12 +257,8 @@ def test_any_text_stays_text(ours: str, theirs: str) -> None:
 
 
 def test_texts_stand_side_by_side(tmp_path: Path) -> None:
-    texts = [
-        "Please share this! Boil your water.",
-        "Please SHARE it! Boil your water.",
-        "Please share this! Boil your water.",
-        "Lost cat",
-    ]
+    this = "Please share this! Boil your water."
+    texts = [this, "Please SHARE it! Boil your water.", this, "Lost cat"]
     items = [
         {"item_id": f"t{k}", "text": text, "text_sha256": f"{texts.index(text):064d}", "missing": False}
         for k, text in enumerate(texts)
@@ -286,10 +275,8 @@ def test_texts_stand_side_by_side(tmp_path: Path) -> None:
     assert [a["data-kind"] for a in page.all("li", "member")] == ["keeper", "embedding", "exact"]
     assert "Kept: longer" in page.said
     assert "<mark>it!</mark> Boil" in card(text, "t1")
-    assert "same text" in card(text, "t2")
-    assert "equal text" in card(text, "t2")
-    assert "equal bytes" not in page.said
-    assert "another text" not in page.said
+    assert all(told in card(text, "t2") for told in ("same text", "equal text"))
+    assert not any(told in page.said for told in ("equal bytes", "another text"))
     assert "same text" not in card(text, "t0")
 
 
@@ -371,60 +358,51 @@ def test_a_failure_leaves_the_earlier_gallery(feed: Store, monkeypatch: pytest.M
 
 def test_two_thousand_frames_hit_the_cap_and_open(tmp_path: Path) -> None:
     """One scene, filmed: every frame resembles every other, and only a few files are still there."""
-    root = tmp_path / "frames"
-    root.mkdir()
     rng = np.random.default_rng(0)
     n, there = 2000, 60
     X = (np.ones(16) + 0.02 * rng.standard_normal((n, 16))).astype(np.float32)
-    scene = np.asarray(picture(1), np.int16)
-    items = []
-    for k in range(n):
-        file = root / f"{k:05d}.jpg"
-        if k < there:
-            noisy = np.clip(scene + rng.integers(-9, 10, scene.shape), 0, 255).astype(np.uint8)
-            Image.fromarray(noisy).save(file, quality=70)
-        items.append(
-            {
-                "item_id": f"{k:05d}", "path": file.name, "root": str(root), "image_sha256": f"{k:064d}",
-                "width": 64, "height": 48, "format": "JPEG", "bytes": 900 + k % 7, "mtime_ns": k, "missing": False,
-            }
-        )  # fmt: skip
-    found = find_duplicates(filled(tmp_path / "store", items, X), rule=0.9, max_pairs=5000)
-    assert found.summary["capped"]
-    assert found.summary["pairs"]["total"] == 5000
-    assert found.summary["groups"] | {"sampled": 1} == {
-        "total": 1, "items": n, "largest": n, "chained": 0, "complete": True, "sampled": 1,
-    }  # fmt: skip
+    told = {"root": str(tmp_path), "width": 64, "height": 48, "format": "JPEG", "missing": False}
+    items = [
+        {
+            "item_id": f"{k}",
+            "path": f"{k}.jpg",
+            "image_sha256": f"{k:064d}",
+            "bytes": 900,
+            "mtime_ns": k,
+            **told,
+        }
+        for k in range(n)
+    ]
+    for k in range(there):
+        picture(k).save(tmp_path / f"{k}.jpg")
+    found = find_duplicates(filled(tmp_path / "store", items, X), rule=0.9, max_pairs=5000).summary
+    assert found["capped"]
+    assert found["pairs"]["total"] == 5000
+    groups = {"total": 1, "items": n, "largest": n, "chained": 0, "complete": True}
+    assert found["groups"] | groups == found["groups"]
     made = write_gallery(tmp_path / "store")
     page = HtmlPage(made.path)
     assert len(page.all("li", "member")) == 48
-    assert "and 1,952 more, see clusters.parquet" in page.said
-    assert "stopped at 5000 pairs" in page.said
-    assert "sampled" in page.said
+    for said in ("and 1,952 more, see clusters.parquet", "stopped at 5000 pairs", "sampled"):
+        assert said in page.said
     assert made.summary["pages"] == 1
     assert made.summary["bytes"] < 500_000
 
 
-def test_commands(feed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = CliRunner()
-    made = runner.invoke(
-        app, ["dups", "gallery", "-s", str(feed.path), "--kind", "embedding", "--thumbnail", "64"]
-    )
+def test_commands(feed: Store) -> None:
+    def run(name: str, *options: str) -> Result:
+        return CliRunner().invoke(app, ["dups", name, "-s", str(feed.path), *options])
+
+    made = run("gallery", "--kind", "embedding", "--thumbnail", "64")
     assert made.exit_code == 0, made.output
-    path = Path(made.stdout.strip())
-    assert path == (feed.path / "dups" / "toy-image-pooled" / "gallery" / "index.html").resolve()
+    path = feed.path / "dups" / "toy-image-pooled" / "gallery" / "index.html"
+    assert made.stdout.strip() == str(path.resolve())
     assert path.exists()
-    told = runner.invoke(app, ["dups", "gallery", "-s", str(feed.path), "--json"])
-    assert json.loads(told.stdout)["members"] == 4
-    found = runner.invoke(
-        app, ["dups", "find", "-s", str(feed.path), "-n", "both", "-t", "0.95", "--gallery"]
-    )
+    assert json.loads(run("gallery", "--json").stdout)["members"] == 4
+    found = run("find", "-n", "both", "-t", "0.95", "--gallery")
     assert found.exit_code == 0, found.output
-    assert (
-        Path(found.stdout.strip().splitlines()[-1]).read_text(encoding="utf-8").startswith("<!doctype html>")
-    )
-    told = runner.invoke(app, ["dups", "find", "-s", str(feed.path), "-t", "0.95", "--gallery", "--json"])
-    assert Path(json.loads(told.stdout)["gallery"]).exists()
-    wrong = runner.invoke(app, ["dups", "gallery", "-s", str(feed.path), "--name", "none"])
+    assert Path(found.stdout.strip().splitlines()[-1]).read_text().startswith("<!doctype html>")
+    assert Path(json.loads(run("find", "-t", "0.95", "--gallery", "--json").stdout)["gallery"]).exists()
+    wrong = run("gallery", "--name", "none")
     assert wrong.exit_code == 2
     assert "no duplicates 'none'" in wrong.stderr
