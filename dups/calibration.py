@@ -77,41 +77,21 @@ _KEPT = 500
 
 @dataclass(frozen=True)
 class Tail:
-    """The upper tail of the cosines of unrelated pairs.
+    """The upper tail of the cosines of unrelated pairs."""
 
-    Attributes
-    ----------
-    pairs : int
-        That were judged.
-    start : float
-        Cosine where the tail begins.
-    share : float
-        Of the pairs that lie beyond it, duplicates left out.
-    shape, scale : float
-        Of the generalised Pareto distribution of what ``arctanh(cosine)`` exceeds ``arctanh(start)`` by.
-    top : tuple of float
-        Largest cosines, descending, suspects left out.
-    suspects : int
-        Pairs taken for duplicates, for lying where no unrelated pair should.
-    """
-
-    pairs: int
-    start: float
-    share: float
+    pairs: int  # That were judged
+    start: float  # Cosine where the tail begins
+    share: float  # Of the pairs that lie beyond it, duplicates left out
+    #: Of the generalised Pareto distribution of what ``arctanh(cosine)`` exceeds ``arctanh(start)`` by
     shape: float
     scale: float
-    top: tuple[float, ...]
-    suspects: int = 0
+    top: tuple[float, ...]  # Largest cosines, descending, suspects left out
+    suspects: int = 0  # Pairs taken for duplicates, for lying where no unrelated pair should
 
     def threshold(self, n: int, expected: float = 1.0) -> float:
         """Least cosine at which at most `expected` false pairs are to be expected among `n` contents.
 
         Higher for more contents, lower for more false pairs; at least `LEAST_COSINE`, at most 1.
-
-        Raises
-        ------
-        UsageError
-            If `expected` is not above 0 and finite.
         """
         check_expected(expected)
         every = n * (n - 1) / 2
@@ -160,19 +140,7 @@ def in_words(expected: float) -> str:
 
 
 def fit_tail(top: np.ndarray, pairs: int) -> Tail:
-    """Fit the tail of the cosines of unrelated pairs, some of which may be duplicates after all.
-
-    Parameters
-    ----------
-    top : ndarray, shape (m,)
-        The largest of `pairs` cosines, in any order; more than 2% of them, or 40, or 20,000.
-    pairs : int
-
-    Raises
-    ------
-    UsageError
-        If there are too few, or all are alike.
-    """
+    """Fit the tail of the cosines of unrelated pairs, some of which may be duplicates after all."""
     values = np.sort(top[np.isfinite(top)].astype(np.float64))[::-1]
     above = tail_size(pairs)
     if len(values) <= above:
@@ -201,16 +169,8 @@ def fit_tail(top: np.ndarray, pairs: int) -> Tail:
 def fit_bits(distances: np.ndarray) -> tuple[float, float] | None:
     """Fit how often unrelated hashes are near: a normal distribution through the beginning of their distances.
 
-    Parameters
-    ----------
-    distances : ndarray of int, shape (m,)
-        Bits between the hashes of unrelated pairs.
-
-    Returns
-    -------
-    start, slope : float
-        ``start + slope * bits`` is the normal quantile of the share of pairs within `bits`. None if there are too few pairs,
-        or none is near.
+    ``start + slope * bits`` is the normal quantile of the share of pairs within `bits`; None if there are too few pairs, or
+    none is near.
     """
     if len(distances) < _LEAST_TAIL:
         return None
@@ -274,18 +234,7 @@ _FORMAT = 2
 def fit_map(X: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray | None]:
     """Fit the map after which cosines are taken.
 
-    Parameters
-    ----------
-    X : ndarray, shape (n, d)
-        Rows with a value that is not finite are left out.
-    shrinkage : float
-        Above 0, at most 1; 1 only centres.
-
-    Returns
-    -------
-    mean : ndarray of float64, shape (d,)
-    matrix : ndarray of float32, shape (d, d), or None
-        Symmetric. None where the rows are only centred.
+    Gives the mean float64 (d,) and a symmetric matrix float32 (d, d), None where the rows are only centred (shrinkage 1).
     """
     rows = X[np.isfinite(X).all(axis=1)].astype(np.float64)
     if not len(rows):
@@ -336,17 +285,7 @@ def mapped(
 def largest_cosines(units: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the pairs of rows with the largest cosines among all pairs.
 
-    Parameters
-    ----------
-    units : ndarray of float32, shape (n, d)
-        Of unit length.
-    keep : int
-
-    Returns
-    -------
-    i, j : ndarray of int64, shape (m,)
-    cosine : ndarray of float32, shape (m,)
-        Descending; m is `keep` unless there are fewer pairs.
+    Rows `units` are of unit length. Gives i, j int64 and the cosine float32, descending, `keep` unless there are fewer.
     """
     found_i, found_j, found = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
     least = -np.inf
@@ -367,53 +306,29 @@ def largest_cosines(units: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarra
 
 @dataclass(frozen=True)
 class HashRule:
-    """What perceptual hashes must have in common to prove something.
+    """What perceptual hashes must have in common to prove something."""
 
-    Attributes
-    ----------
-    whole, views : int
-        Bits in which they may differ; -1 where they prove nothing.
-    agreement : float or None
-        Of all views, from which on two pictures are one; None where the others suffice.
-    """
-
-    whole: int
+    whole: int  # Bits in which they may differ; -1 where they prove nothing
     views: int
-    agreement: float | None
+    agreement: float | None  # Of all views, from which on two pictures are one; None where the others suffice
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A feature's map and tail, and how well transforms of the user's own contents were recognised by them.
+    """A feature's map and tail, and how well transforms of the user's own contents were recognised by them."""
 
-    Attributes
-    ----------
-    feature, fingerprint : str
-        What it was made for; with another fingerprint it says nothing.
-    mean : ndarray of float64, shape (d,)
-    matrix : ndarray of float32, shape (d, d), or None
-    tail : Tail
-    rows : int
-        Contents that the map was fitted to.
-    report : dict
-        Recall for each transform, and all else that was measured.
-    copies : tuple of float
-        Cosines of changed copies with their contents, found or not, ascending.
-    bits : dict of str to (float, float)
-        For the hashes of "whole" pictures and of "views", as `fit_bits` gives it.
-    agreement : Tail, optional
-        Of `ViewHashes.agreement` between unrelated pictures; None where bits tell enough.
-    """
-
-    feature: str
+    feature: str  # What it was made for; with another fingerprint it says nothing
     fingerprint: str
-    mean: np.ndarray
-    matrix: np.ndarray | None
+    mean: np.ndarray  # float64 (d,)
+    matrix: np.ndarray | None  # float32 (d, d), or None
     tail: Tail
-    rows: int
+    rows: int  # Contents that the map was fitted to
+    #: Recall for each transform, and all else that was measured
     report: dict[str, Any] = field(default_factory=dict)
-    copies: tuple[float, ...] = ()
+    copies: tuple[float, ...] = ()  # Cosines of changed copies with their contents, found or not, ascending
+    #: For the hashes of "whole" pictures and of "views", as `fit_bits` gives it
     bits: dict[str, tuple[float, float]] = field(default_factory=dict)
+    #: Of `ViewHashes.agreement` between unrelated pictures; None where bits tell enough
     agreement: Tail | None = None
 
     def hashes(self, n: int, most: int, expected: float = 1.0, viewed: bool = True) -> HashRule:
@@ -481,15 +396,7 @@ class Calibration:
 
     @classmethod
     def open(cls, store: Store, feature: str) -> Calibration:
-        """Open the calibration of a feature.
-
-        Raises
-        ------
-        StoreError
-            If there is none.
-        CorruptError
-            If it is damaged.
-        """
+        """Open the calibration of a feature."""
         folder = cls.folder(store, feature)
         remedy = "make one with `icehouse dups calibrate`"
         try:

@@ -37,20 +37,11 @@ Known = dict[tuple[int, int], bool]
 
 @dataclass(frozen=True)
 class Hashes:
-    """Perceptual hashes of some contents.
+    """Perceptual hashes of some contents."""
 
-    Attributes
-    ----------
-    whole : ndarray of uint64, shape (n,)
-        Of the pictures as they are.
-    telling : ndarray of bool, shape (n,)
-        Which of them say something.
-    views : ViewHashes or None
-        Of their parts; None where there are so many contents that `find` would not make them.
-    """
-
-    whole: np.ndarray
-    telling: np.ndarray
+    whole: np.ndarray  # uint64 (n,): Of the pictures as they are
+    telling: np.ndarray  # bool (n,): Which of them say something
+    #: Of their parts; None where there are so many contents that `find` would not make them
     views: ViewHashes | None
 
     @classmethod
@@ -76,18 +67,7 @@ class Hashes:
     def fit_bits(
         self, compared: np.ndarray, units: np.ndarray, cosine: float, known: Known
     ) -> dict[str, tuple[float, float]]:
-        """Fit how often hashes of unrelated pictures are near; see `icehouse.dups.calibration.Calibration.bits`.
-
-        Parameters
-        ----------
-        compared : ndarray of int64, shape (m,)
-            Numbers of the contents to pair.
-        units : ndarray of float32, shape (m, d)
-            Their vectors after the map; 0 where there is no direction.
-        cosine : float
-            Pairs from there on are not unrelated, unless they are labelled so.
-        known : dict
-        """
+        """Fit how often hashes of unrelated pictures are near; see `icehouse.dups.calibration.Calibration.bits`."""
         a, b = _pairs(len(compared))
         alike = np.concatenate(
             [
@@ -163,32 +143,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Copies:
-    """Copies of contents.
+    """Copies of contents."""
 
-    Attributes
-    ----------
-    of : ndarray of int64, shape (m,)
-        Number of the content that each is a copy of.
-    kinds : ndarray of str, shape (m,)
-        Transform, or `LABELLED`.
-    rounds : ndarray of int64, shape (m,)
-        In one round no content has two copies; -1 for those that are contents of the store themselves.
-    vectors : ndarray, shape (m, d)
-    apart : ndarray of int64, shape (m,)
-        Bits between the nearest views of copy and content; 65 where there is no hash.
-    whole : ndarray of int64, shape (m,)
-        Bits between the pictures as they are.
-    agreed : ndarray of float64, shape (m,)
-        Agreement of all views of copy and content.
-    """
-
-    of: np.ndarray
-    kinds: np.ndarray
+    of: np.ndarray  # int64 (m,): Number of the content that each is a copy of
+    kinds: np.ndarray  # str (m,): Transform, or `LABELLED`
+    #: int64 (m,): In one round no content has two copies; -1 for those that are contents of the store
+    #: themselves
     rounds: np.ndarray
-    vectors: np.ndarray
+    vectors: np.ndarray  # (m, d)
+    #: int64 (m,): Bits between the nearest views of copy and content; 65 where there is no hash
     apart: np.ndarray
-    whole: np.ndarray
-    agreed: np.ndarray
+    whole: np.ndarray  # int64 (m,): Bits between the pictures as they are
+    agreed: np.ndarray  # float64 (m,): Agreement of all views of copy and content
 
     def with_labelled(self, i: np.ndarray, j: np.ndarray, X: np.ndarray, hashes: Hashes | None) -> Copies:
         """Add the pairs of contents ``i[k]`` and ``j[k]`` that are known to be duplicates."""
@@ -214,26 +180,7 @@ def make_copies(
 ) -> Copies:
     """Change a sample of contents, each in `ROUNDS` ways, and encode the copies as the contents were.
 
-    Parameters
-    ----------
-    encoder : Encoder
-    spec : dict
-        Of the feature.
-    contents : pyarrow.Table
-        Where each is: `root` and `path`, or `text`. One that cannot be read again is passed over, and another drawn.
-    dtype : dtype
-        Of the vectors.
-    rng : numpy.random.Generator
-        Draws the sample.
-    sample : int
-    seed : int
-        Of the transforms.
-    progress : callable, optional
-
-    Raises
-    ------
-    SourceError
-        If none can be read again.
+    One that cannot be read again is passed over, and another drawn.
     """
     picture = spec["modality"] == "image"
     names = list(GRADED if picture else TEXT_EDITS)

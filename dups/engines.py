@@ -40,23 +40,7 @@ _BLOCK = 16_384
 
 
 class TemporaryIndex:
-    """An index of the rows that have a direction.
-
-    Parameters
-    ----------
-    rows : RowSet
-        Measured.
-    threads : int, optional
-    kind : str, optional
-        By default as `icehouse.store.index.kinds.choose_kind` says.
-
-    Attributes
-    ----------
-    kind : str
-    effort : int or None
-        How hard to look, to be set from `ladder`; None for a flat index, which always looks everywhere.
-    ladder : list of int
-    """
+    """An index of the rows that have a direction; `effort` is set from `ladder`, None for a flat one."""
 
     def __init__(self, rows: RowSet, *, threads: int | None = None, kind: str | None = None) -> None:
         faiss = load_faiss()
@@ -197,33 +181,17 @@ class Exact:
 
 @dataclass
 class FaissStats:
-    """What a search by an index did; complete when its last block has been read.
+    """What a search by an index did; complete when its last block has been read."""
 
-    Attributes
-    ----------
-    index : str
-        Kind: "flat", "ivf", "hnsw".
-    temporary : bool
-        Whether it was made for this search alone.
-    effort : int or None
-        How hard it looks: nprobe or efSearch.
-    candidates, pairs : int
-        Pairs it proposed, counted once for each side that did; pairs handed out.
-    unusable : int
-        Rows that match nothing.
-    recall : dict or None
-        ``rows`` sampled, ``pairs`` that they have, ``found`` among them, and ``recall``, None where there are no pairs.
-    build_seconds, join_seconds, recall_seconds : float
-    capped : bool
-    """
-
-    index: str
-    temporary: bool
-    effort: int | None
+    index: str  # Kind: "flat", "ivf", "hnsw"
+    temporary: bool  # Whether it was made for this search alone
+    effort: int | None  # How hard it looks: nprobe or efSearch
     threads: int | None
-    candidates: int = 0
+    candidates: int = 0  # Pairs it proposed, counted once for each side that did; pairs handed out
     pairs: int = 0
-    unusable: int = 0
+    unusable: int = 0  # Rows that match nothing
+    #: ``rows`` sampled, ``pairs`` that they have, ``found`` among them, and ``recall``, None where there
+    #: are no pairs
     recall: dict[str, Any] | None = None
     build_seconds: float = 0.0
     join_seconds: float = 0.0
@@ -249,18 +217,7 @@ class FaissStats:
 class Faiss:
     """Pairs as far as an index finds them; get one from `choose_engine`.
 
-    Parameters
-    ----------
-    index : Near
-    kind : str
-    effort : int or None
-    number : ndarray of int64
-        For each row that the index may name, the row here; -1 for one that is not here.
-    measured : bool, default True
-        Whether to measure recall.
-    remarks : list of str
-        On the index itself.
-    build_seconds : float
+    `number` gives for each row that the index may name the row here, -1 for one that is not here.
     """
 
     index: Near
@@ -438,33 +395,9 @@ def choose_engine(
     *,
     threads: int | None = None,
 ) -> Engine:
-    """Make an engine ready for some rows.
+    """Make an engine ready for `rows`, which stand at `table_rows` of the feature's table.
 
-    Parameters
-    ----------
-    name : {"exact", "faiss"}
-    store : Store
-    feature : str or None
-    rows : RowSet or None
-        What is to be compared, measured.
-    table_rows : ndarray of int64
-        For each of them, its row in the feature's table.
-    vectors : Vectors or None
-        The feature's, as they were when `rows` were made of them.
-    threads : int, optional
-
-    Returns
-    -------
-    Engine
-        With "faiss", over the store's index if it is fresh and the rule compares vectors as they are, else over a temporary
-        one; `notes` tell which.
-
-    Raises
-    ------
-    UsageError
-        If there is no such engine.
-    IcehouseError
-        If FAISS is asked for and not installed.
+    With "faiss" over the store's index if it is fresh and the rule compares vectors as they are, else over a temporary one.
     """
     if name not in ENGINES:
         raise UsageError(f"no engine {name!r}; there are: {', '.join(ENGINES)}")

@@ -32,14 +32,9 @@ _MOST_KNOWN = 5_000_000
 
 @dataclass(frozen=True)
 class Truth:
-    """Known pairs.
+    """Known pairs."""
 
-    Attributes
-    ----------
-    positive, negative : set of (str, str)
-        Ids in ascending order. `negative` is None where everything that is not positive is negative.
-    """
-
+    #: Ids in ascending order. `negative` is None where everything that is not positive is negative.
     positive: frozenset[tuple[str, str]]
     negative: frozenset[tuple[str, str]] | None
 
@@ -68,12 +63,6 @@ def read_truth(path: str | Path, known: pa.ChunkedArray | None = None) -> Truth:
     """Read a table (CSV, TSV, JSON Lines, Parquet) of `a` and `b` (item ids), and perhaps `label` (1 or 0, yes or no).
 
     `known` are the ids of the store, in whose spelling the pairs come.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be read, lacks a column, has a label that says neither, says both of a pair, or lists groups so large
-        that too many pairs follow.
     """
     path = Path(path)
     rows = read_rows(path, lambda header: [name for name in ("a", "b", "label") if name in header.columns])
@@ -112,17 +101,6 @@ def evaluate_duplicates(found: Duplicates, truth: Truth) -> dict[str, Any]:
 
     A pair that several stages found counts for each. Copies of one content count with every pair of them, and with every
     pair of their content, though `pairs.parquet` has only those of the best copy.
-
-    Returns
-    -------
-    dict
-        ``positives``, ``negatives`` (None if unlisted), and for ``exact``, ``perceptual``, ``embedding`` and ``cascade``
-        a `Score` as a dict. ``unknown`` lists the ids of the truth that the store does not have; their pairs are missed.
-
-    Raises
-    ------
-    SourceError
-        If the store has none of the truth's ids.
     """
     named = {item for pair in truth.positive | (truth.negative or frozenset()) for item in pair}
     store = Store.open(found.path.parent.parent)
@@ -154,24 +132,13 @@ def evaluate_duplicates(found: Duplicates, truth: Truth) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Found pairs of contents, each known by the best item that has it.
+    """Found pairs of contents, each known by the best item that has it."""
 
-    Attributes
-    ----------
-    number : dict
-        The number of each item's content, for items with a pair.
-    codes : ndarray of int64, shape (m,)
-        Pairs of such numbers, ascending and each once; of a number with itself for copies.
-    stages : ndarray of bool, shape (m, 4)
-        Which stages found them, and at last that any did.
-    weights : ndarray of int64, shape (m,)
-        How many pairs of items each stands for.
-    """
-
-    number: dict[str, int]
+    number: dict[str, int]  # The number of each item's content, for items with a pair
+    #: int64 (m,): Pairs of such numbers, ascending and each once; of a number with itself for copies
     codes: np.ndarray
-    stages: np.ndarray
-    weights: np.ndarray
+    stages: np.ndarray  # bool (m, 4): Which stages found them, and at last that any did
+    weights: np.ndarray  # int64 (m,): How many pairs of items each stands for
 
     @classmethod
     def of(cls, found: Duplicates) -> _Pairs:

@@ -63,18 +63,10 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What a search found; see `find_duplicates` and `Duplicates.open`.
+    """What a search found; see `find_duplicates` and `Duplicates.open`."""
 
-    Attributes
-    ----------
-    path : Path
-        ``STORE/dups/<name>``.
-    summary : dict
-        ``summary.json``.
-    """
-
-    path: Path
-    summary: dict[str, Any]
+    path: Path  # ``STORE/dups/<name>``
+    summary: dict[str, Any]  # ``summary.json``
 
     @property
     def name(self) -> str:
@@ -191,14 +183,7 @@ def search_name(feature: str | None) -> str:
 
 
 def current_searches(store: Store, contents: Collection[str] | None = None) -> list[Duplicates]:
-    """Newest search for each kind of content by a feature that still is what it was then.
-
-    Parameters
-    ----------
-    store : Store
-    contents : collection of str, optional
-        Only searches that compared these: ``image_sha256``, ``text_sha256``.
-    """
+    """Newest search for each kind of content by a feature that still is what it was then."""
     newest: dict[str, Duplicates] = {}
     for found in _searches(store):
         key = found.content
@@ -246,18 +231,7 @@ def _usual(store: Store) -> str | None:
 
 
 def default_feature(store: Store) -> str | None:
-    """Feature to find near-duplicates by: the only encoder's images, `pooled` before `joint`; else its texts.
-
-    Returns
-    -------
-    str or None
-        None if the store has no features.
-
-    Raises
-    ------
-    UsageError
-        If several encoders offer one.
-    """
+    """Feature to find near-duplicates by: the only encoder's images, `pooled` before `joint`; else its texts."""
     names = store.feature_names()
     for modality in ("image", "text"):
         for output in _OUTPUTS:
@@ -562,13 +536,7 @@ def _folder(store: Store, name: str) -> Path:
 
 
 def _free_folder(store: Store, name: str | None, feature: str | None) -> Path:
-    """Folder for the results, if no search by another feature has it.
-
-    Raises
-    ------
-    UsageError
-        If one has.
-    """
+    """Folder for the results, if no search by another feature has it."""
     chosen = search_name(feature) if name is None else name
     folder = _folder(store, chosen)
     try:

@@ -155,13 +155,7 @@ GROUPINGS: dict[str, type[Star] | type[Components] | type[Cliques]] = {
 
 
 def grouping(name: str, n: int) -> Grouping:
-    """Make the grouping called `name` over `n` rows.
-
-    Raises
-    ------
-    UsageError
-        If there is none of that name; the message lists them.
-    """
+    """Make the grouping called `name` over `n` rows."""
     if name not in GROUPINGS:
         raise UsageError(f"unknown grouping {name!r}; there are: {', '.join(GROUPINGS)}")
     return GROUPINGS[name](n)
@@ -264,19 +258,7 @@ def preference(
 def criteria(
     items: pa.Table, policy: str = "best", inside: np.ndarray | None = None, files: Files | None = None
 ) -> list[tuple[str, np.ndarray]]:
-    """What `preference` compares, in turn, until two items differ.
-
-    Returns
-    -------
-    list of (str, ndarray of float64 or int64, shape (n,))
-        Names ("there", "link", "within", "framed", "quality", "linked", "size", "bytes", "age", "added", "column", "id")
-        with a value an item: the lowest is preferred, NaN comes last.
-
-    Raises
-    ------
-    UsageError
-        If there is no such column.
-    """
+    """What `preference` compares, in turn: names with a value an item, (n,), of which the lowest is preferred, NaN last."""
     pixels = _numbers(items, "width") * _numbers(items, "height")
     length = pc.utf8_length(items["text"].cast(pa.string())).to_numpy().astype(np.float64)
     size = np.where(np.isnan(pixels), length, pixels)

@@ -56,10 +56,6 @@ def informative(hashes: np.ndarray) -> np.ndarray:
 
     Flat images, plain gradients and a line of small print on white share a few hashes with hardly a bit set, so that they
     would all be taken for one another.
-
-    Returns
-    -------
-    ndarray of bool, shape (n,)
     """
     ones = np.bitwise_count(hashes)
     return (ones >= _LEAST_SET) & (ones <= BITS - _LEAST_SET)
@@ -99,21 +95,8 @@ def value_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
     """Find all pairs of distinct hashes within `radius` bits.
 
-    Parameters
-    ----------
-    values : ndarray of uint64, shape (m,)
-        Without repeats.
-    radius : int
-    max_pairs : int, optional
-        Keep those with the lowest (left, right) when there are more.
-
-    Returns
-    -------
-    left, right : ndarray of int64, shape (p,)
-        ``left < right``, ascending.
-    distance : ndarray of uint8, shape (p,)
-    capped : bool
-        Whether there are more.
+    Gives ``left < right`` int64 (p,), ascending, their distance uint8 (p,), and whether there are more than `max_pairs`, of
+    which those with the lowest (left, right) are kept.
     """
     m = len(values)
     pieces, k = _plan(m, radius)
@@ -136,19 +119,7 @@ def value_pairs(
 
 
 def cross_pairs(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Find the pairs of a hash of `left` and a hash of `right` within `radius` bits.
-
-    Parameters
-    ----------
-    left, right : ndarray of uint64, shapes (m,) and (n,)
-        Repeats are compared like any other.
-    radius : int
-
-    Yields
-    ------
-    a, b : ndarray of int64, shape (p,)
-        ``left[a]`` and ``right[b]`` are near. In no order, and a pair may come more than once.
-    """
+    """Find the pairs of a hash of `left` and one of `right` within `radius` bits; in no order, perhaps more than once."""
     pieces, k = _plan(max(len(left), len(right)), radius)
     masks = _masks(pieces)
     for chosen in combinations(range(pieces), k):

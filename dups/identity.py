@@ -34,23 +34,15 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Files:
-    """What lies at the paths of some items.
+    """What lies at the paths of some items."""
 
-    Attributes
-    ----------
-    state : ndarray of int8, shape (n,)
-        `NONE`, `THERE`, `CHANGED` or `GONE`.
-    number : ndarray of int64, shape (n,)
-        Equal for paths that lead to one file, or to one picture in a Parquet file; -1 where there is none.
-    link : ndarray of int8, shape (n,)
-        0 for a real path, 1 for one through a linked folder, 2 for a symbolic link.
-    seen : bool
-        Whether any file, or folder of one, is there; where none is, the store lies on another machine than its pictures.
-    """
-
-    state: np.ndarray
+    state: np.ndarray  # int8 (n,): `NONE`, `THERE`, `CHANGED` or `GONE`
+    #: int64 (n,): Equal for paths that lead to one file, or to one picture in a Parquet file; -1 where
+    #: there is none
     number: np.ndarray
-    link: np.ndarray
+    link: np.ndarray  # int8 (n,): 0 for a real path, 1 for one through a linked folder, 2 for a symbolic link
+    #: Whether any file, or folder of one, is there; where none is, the store lies on another machine than
+    #: its pictures
     seen: bool
 
     @classmethod
@@ -61,16 +53,9 @@ class Files:
         times: np.ndarray,
         digest: Callable[[int], str | None] | None = None,
     ) -> Files:
-        """Look at files.
+        """Look at files by their absolute paths, sizes and times (ns) when they were embedded; NaN where that is not known.
 
-        Parameters
-        ----------
-        files : pyarrow array of string
-            Absolute paths; null for an item without a file.
-        sizes, times : ndarray of float64, shape (n,)
-            Bytes and modification time (ns) of each when it was embedded; NaN where that is not known.
-        digest : callable, optional
-            Gives the sha256 that a file had; asked where the time alone differs. Without it such a file counts as there.
+        `digest` gives the sha256 that a file had, where its time alone differs; without it such a file counts as there.
         """
         n = len(files)
         state, link = np.full(n, NONE, np.int8), np.zeros(n, np.int8)

@@ -76,17 +76,9 @@ _NOTHING = 1e-7
 
 
 def content_box(image: Image.Image) -> tuple[float, float, float, float]:
-    """Find what is inside uniform margins and bands with words on them.
+    """Find what is inside uniform margins and bands with words: left, top, right, bottom in pixels.
 
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        RGB.
-
-    Returns
-    -------
-    tuple of float
-        Left, top, right, bottom in pixels; the whole picture where there are none, or where they would leave too little.
+    The whole picture where there are none, or where they would leave too little.
     """
     small = np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BOX), np.int16)
     top, bottom = _margins(small)
@@ -102,20 +94,7 @@ def content_box(image: Image.Image) -> tuple[float, float, float, float]:
 
 
 def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """Hash a picture and its parts.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        RGB, upright.
-    box : tuple of float, optional
-        Its `content_box`, if that is known.
-
-    Returns
-    -------
-    ndarray of uint64, shape (VIEWS,)
-        The whole, trimmed, mirrored, and the crops, each to within rounding its pHash.
-    """
+    """Hash a picture and its parts, uint64 (VIEWS,)."""
     grey = image.convert("L")
     everything, box = (0.0, 0.0, float(image.width), float(image.height)), box or content_box(image)
     whole = _square(grey, everything)
@@ -214,23 +193,12 @@ _MOST_BITS = 4
 
 @dataclass
 class ViewHashes:
-    """Hashes of the views of some contents.
+    """Hashes of the views of some contents."""
 
-    Attributes
-    ----------
-    hashes : ndarray of uint64, shape (n, VIEWS)
-    usable : ndarray of bool, shape (n, VIEWS)
-        Which say something; none of a content whose file could not be read.
-    radius : int
-        Bits in which two views of one picture may differ; -1 where near views prove nothing.
-    least : float or None
-        Agreement from which on two pictures are one; None where it is not asked.
-    """
-
-    hashes: np.ndarray
-    usable: np.ndarray
-    radius: int
-    least: float | None = None
+    hashes: np.ndarray  # uint64 (n, VIEWS)
+    usable: np.ndarray  # bool (n, VIEWS): Which say something; none of a content whose file could not be read
+    radius: int  # Bits in which two views of one picture may differ; -1 where near views prove nothing
+    least: float | None = None  # Agreement from which on two pictures are one; None where it is not asked
 
     def subset(self, numbers: np.ndarray) -> ViewHashes:
         """Those of the contents `numbers`."""
@@ -289,12 +257,8 @@ class ViewHashes:
     def pairs(self, most: int) -> tuple[np.ndarray, bool]:
         """Find all pairs ``i < j`` within the radius.
 
-        Returns
-        -------
-        codes : ndarray of int64
-            ``i * n + j``, ascending; the lowest `most` if there are more.
-        whole : bool
-            False if the search was given up, with no codes, because everything resembles everything.
+        Codes ``i * n + j``, ascending, the lowest `most` if there are more; or none and False, because everything resembles
+        everything.
         """
         n = len(self.hashes)
         codes, held = np.empty(0, np.int64), [np.empty(0, np.int64)]
@@ -332,10 +296,7 @@ class ViewHashes:
 def view_radius(n: int, hamming: int, expected: float = 1.0) -> int:
     """Choose the radius for views: at most `hamming` and 4, and less where `n` contents would have false pairs by chance.
 
-    Returns
-    -------
-    int
-        -1 if not even equal hashes would do.
+    -1 if not even equal hashes would do.
     """
     comparisons = n * (n - 1) / 2 * 2 * WHOLE_VIEWS * VIEWS * _UNEVEN
     for radius in range(min(hamming, _MOST_BITS), -1, -1):
@@ -355,18 +316,8 @@ def load_views(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Get the hashes of the views of each row's image, making those that the store has not yet unless `make` is false.
 
-    Parameters
-    ----------
-    store : Store
-        Made hashes are kept in its table ``hashes/views<version>``.
-    items : pyarrow.Table
-        With the columns `image_sha256`, `root`, `path`. An image of which every file is gone, unreadable, or not what it
-        was has no hashes.
-
-    Returns
-    -------
-    hashes : ndarray of uint64, shape (n, VIEWS)
-    usable : ndarray of bool, shape (n, VIEWS)
+    Gives `hashes` uint64 and `usable` bool, both (n, VIEWS). An image of which every file is gone, unreadable, or
+    not what it was has none.
     """
     table = store.ensure_table(_TABLE, _SCHEMA, {"kind": "hashes", "key": "image_sha256"})
     keys = items["image_sha256"].cast(pa.string()).combine_chunks()
@@ -407,13 +358,7 @@ def load_views(
 
 
 def content_shares(store: Store, digests: pa.Array) -> np.ndarray:
-    """How much of each image is inside its margins and caption bands, as far as its views have been hashed.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        0 to 1; NaN where it is not known.
-    """
+    """How much of each image is inside its margins and caption bands, as far as it is known; NaN elsewhere."""
     if _TABLE not in store.table_names():
         return np.full(len(digests), np.nan)
     read = store.table(_TABLE).snapshot().read(["image_sha256", "inside"])

@@ -41,24 +41,12 @@ __all__ = ["Content", "Item", "Pipeline", "Reader", "Trial", "item_of"]
 
 @dataclass(frozen=True)
 class Trial:
-    """What the pictures up to some place in the stream have told.
+    """What the pictures up to some place in the stream have told."""
 
-    Attributes
-    ----------
-    settled : bool
-        Whether it is decided.
-    shortest : int or None
-        What decoding may shrink to; see `icehouse.data.images.decode`.
-    looked_at : int
-        Files that were looked at.
-    sample : tuple of str
-        Paths of those large enough to tell, until it is decided.
-    """
-
-    settled: bool = False
-    shortest: int | None = None
-    looked_at: int = 0
-    sample: tuple[str, ...] = ()
+    settled: bool = False  # Whether it is decided
+    shortest: int | None = None  # What decoding may shrink to; see `icehouse.data.images.decode`
+    looked_at: int = 0  # Files that were looked at
+    sample: tuple[str, ...] = ()  # Paths of those large enough to tell, until it is decided
 
     @classmethod
     def of(cls, notes: Mapping[str, Any]) -> Self:
@@ -125,45 +113,22 @@ class Item:
 
 @dataclass(slots=True)
 class Content:
-    """An item that was read.
-
-    Attributes
-    ----------
-    item : Item
-    key : str
-        sha256 of its content; empty if it could not be read.
-    phash : int or None
-    blank : bool
-        Whether a picture is all of one colour: it has no vector then, since that would prove nothing.
-    prepared : ndarray, str or None
-        What the encoder takes: pixels, or a cleaned text. None for a content that is known already.
-    wanted : bool
-        Whether it has to be encoded.
-    vector : ndarray, shape (dim,), or None
-    error : str or None
-    """
+    """An item that was read."""
 
     item: Item
-    key: str = ""
+    key: str = ""  # sha256 of its content; empty if it could not be read
     phash: int | None = None
+    #: Whether a picture is all of one colour: it has no vector then, since that would prove nothing
     blank: bool = False
+    #: What the encoder takes: pixels, or a cleaned text. None for a content that is known already.
     prepared: np.ndarray | str | None = None
-    wanted: bool = False
-    vector: np.ndarray | None = None
+    wanted: bool = False  # Whether it has to be encoded
+    vector: np.ndarray | None = None  # (dim,), or None
     error: str | None = None
 
 
 def item_of(thing: Any, default_id: str, *, texts: bool = False) -> Item:
-    """Make an item of what a caller gives.
-
-    Parameters
-    ----------
-    thing : str, Path, bytes, PIL.Image.Image or mapping
-        A path (a text, if `texts`), a file's bytes, a picture, or a mapping with ``path``, ``bytes``, ``image`` or ``text``,
-        and perhaps ``id``.
-    default_id : str
-        Its id if it brings none and has no path; also of an `Item` whose id is empty.
-    """
+    """Make an item of what a caller gives."""
     if isinstance(thing, Item):
         return thing if thing.id else replace(thing, id=default_id)
     if isinstance(thing, Mapping):
@@ -196,21 +161,7 @@ def _item_of_mapping(thing: Mapping[str, Any], default_id: str) -> Item:
 
 
 class Reader:
-    """Reads items, and encodes what was read, for one output of one encoder.
-
-    Parameters
-    ----------
-    encoder : Encoder or None
-        None to have hashes only.
-    modality : {"image", "text"}
-    output : str
-    cleaning : str
-        Of texts; see `icehouse.data.text`.
-    dtype : {"float16", "float32"}
-        What vectors have to fit into.
-    knows : callable
-        Tells whether a key's content need not be read further.
-    """
+    """Reads items, and encodes what was read, for one output of one encoder."""
 
     def __init__(
         self,
@@ -294,23 +245,8 @@ class Reader:
 class Pipeline:
     """Contents in the order of their items, in batches that are ready to be judged.
 
-    Parameters
-    ----------
-    items : iterable of Item
-        Read in a thread of its own, since it may be slow.
-    read : callable
-        Item to content, in several threads.
-    admit : callable
-        Called with each content in order; tells whether it has to be encoded.
-    encode : callable
-        Fills in the vectors of a list of contents, in the threads of `encoders`.
-    encoders : context manager of ThreadPoolExecutor
-    streams : int
-        Batches encoded at once.
-    batch_size, workers : int
-    latency : float or None
-        Seconds that a batch waits for more where nothing is on its way, and half a second at least where something is: what
-        has been read does not wait for a file that takes long. None waits for full batches.
+    A batch waits `latency` seconds for more where nothing is on its way, and half a second at least where something is: what
+    has been read does not wait for a file that takes long. None waits for full batches.
     """
 
     def __init__(

@@ -49,67 +49,34 @@ _EXAMPLES = 20
 
 @dataclass(frozen=True)
 class Affected:
-    """Items of one split that have a near-duplicate where they must not.
-
-    Attributes
-    ----------
-    split : str
-    against : list of str
-        Splits that it is judged against.
-    items : int
-        Items of the split.
-    covered : int
-        Those that the search looked at and that have what it compared: an image, or a text.
-    ids : list of str
-        Those that leak, ascending.
-    by_split : dict of str to int
-        Items that leak from each split of `against`; one may leak from both.
-    share : float or None
-        Of the covered items; None if there are none.
-    """
+    """Items of one split that have a near-duplicate where they must not."""
 
     split: str
-    against: list[str]
-    items: int
-    covered: int
-    ids: list[str]
-    by_split: dict[str, int]
-    share: float | None
+    against: list[str]  # Splits that it is judged against
+    items: int  # Items of the split
+    covered: int  # Those that the search looked at and that have what it compared: an image, or a text
+    ids: list[str]  # Those that leak, ascending
+    by_split: dict[str, int]  # Items that leak from each split of `against`; one may leak from both
+    share: float | None  # Of the covered items; None if there are none
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """What `find_leakage` found.
+    """What `find_leakage` found."""
 
-    Attributes
-    ----------
-    search : dict
-        Name of the search, when it was made, its feature and thresholds.
-    split_column : str
-    splits : dict of str to int
-        Items of each split; "" stands for items that have none.
-    pairs : list of dict
-        Each two splits (`split_a`, `split_b`; the same one for pairs within it) with pairs of items between them:
-        `pairs`, and of each kind.
-    affected : list of Affected
-    labels : dict or None
-        Of the leaks with a label on both sides: `column`, `pairs`, `differing`, the `items` with such a pair and those
-        `disagreeing` with one at least, and `examples`. None without a column of labels.
-    lower_bound : bool
-        Whether there may be more pairs than these.
-    capped, outdated : bool
-        Whether the search stopped at its cap on pairs; whether items have come or changed since. Then another search would
-        tell more, and a share that is small proves nothing.
-    notes : list of str
-    """
-
-    search: dict[str, Any]
+    search: dict[str, Any]  # Name of the search, when it was made, its feature and thresholds
     split_column: str
-    splits: dict[str, int]
+    splits: dict[str, int]  # Items of each split; "" stands for items that have none
+    #: Each two splits (`split_a`, `split_b`; the same one for pairs within it) with pairs of items between
+    #: them: `pairs`, and of each kind
     pairs: list[dict[str, Any]]
     affected: list[Affected]
+    #: Of the leaks with a label on both sides: `column`, `pairs`, `differing`, the `items` with such a
+    #: pair and those `disagreeing` with one at least, and `examples`. None without a column of labels.
     labels: dict[str, Any] | None
-    lower_bound: bool
+    lower_bound: bool  # Whether there may be more pairs than these
+    #: Whether the search stopped at its cap on pairs; whether items have come or changed since. Then
+    #: another search would tell more, and a share that is small proves nothing.
     capped: bool
     outdated: bool
     notes: list[str] = field(default_factory=list)

@@ -28,27 +28,10 @@ _ROWS = 1_000_000
 
 
 class Neighbours:
-    """Neighbours among the items that a search looked at.
+    """Near-duplicates among the items that a search looked at; a `StoreError` tells of damaged results.
 
-    Parameters
-    ----------
-    found : Duplicates
-
-    Attributes
-    ----------
-    ids : pyarrow.Array of string, length n
-        Items that the search looked at, ascending.
-    content : ndarray of int64, shape (n,)
-        Each item's content, as the number of its best copy.
-    i, j : ndarray of int64, shape (m,)
-        Pairs of contents, ``i < j``, each once.
-    kind : ndarray of int8, shape (m,)
-        Place in `icehouse.dups.results.KINDS`; copies are no pairs here.
-
-    Raises
-    ------
-    StoreError
-        If the results are damaged.
+    Of the ``n`` items, ascending: `ids`, and `content`, the number of the best copy of each. Pairs of contents
+    ``i < j``, each once, with `kind`, the place in `icehouse.dups.results.KINDS`; copies are no pairs here.
     """
 
     def __init__(self, found: Duplicates) -> None:
@@ -90,18 +73,7 @@ class Neighbours:
         return coo_array((ones, (rows, columns)), shape=(len(n), len(n))).tocsr()
 
     def changed(self, items: pa.Table) -> np.ndarray:
-        """Which items have another content than the search compared, or one now and none then.
-
-        Parameters
-        ----------
-        items : pyarrow.Table
-            Columns ``item_id`` and `key`.
-
-        Returns
-        -------
-        ndarray of bool, shape (len(items),)
-            False for an item that the search did not look at.
-        """
+        """Which items have another content than the search compared, or one now and none then."""
         places = self.numbers(items["item_id"])
         was = self._digests.take(pa.array(places, mask=places < 0))
         now = items[self.key].cast(pa.string()).combine_chunks()
@@ -115,13 +87,7 @@ class Neighbours:
         return int(pc.sum(lacking).as_py() or 0)
 
     def near(self, items: Sequence[str] | np.ndarray, against: Iterable[str]) -> np.ndarray:
-        """Whether each of `items` has a neighbour, other than itself, among `against`.
-
-        Returns
-        -------
-        ndarray of bool, shape (len(items),)
-            False for an item that the search did not look at.
-        """
+        """Whether each of `items` has a neighbour, other than itself, among `against`."""
         rows, others = (self.numbers(pa.array(list(ids), pa.string())) for ids in (items, set(against)))
         return self.near_numbers(rows, others)
 
@@ -143,19 +109,7 @@ class Neighbours:
         return parts[self.content].astype(np.int64)
 
     def pairs_between(self, codes: np.ndarray, k: int) -> dict[str, np.ndarray]:
-        """Count pairs of items between classes.
-
-        Parameters
-        ----------
-        codes : ndarray of int, shape (n,)
-            Class of each item, below `k`; -1 leaves an item out.
-        k : int
-
-        Returns
-        -------
-        dict of str to ndarray of int64, shape (k, k)
-            Kind to a symmetric matrix; on the diagonal the pairs within a class.
-        """
+        """Kind to the number of pairs of items between classes, symmetric int64 (k, k); `codes` (n,), -1 leaves one out."""
         there = codes >= 0
         counts = np.zeros((len(self.ids), k))
         np.add.at(counts, (self.content[there], codes[there]), 1)

@@ -78,24 +78,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Found:
-    """Pairs of contents, ``i < j``.
+    """Pairs of contents, ``i < j``."""
 
-    Attributes
-    ----------
-    i, j : ndarray of int64, shape (m,)
-    hamming : ndarray of int16, shape (m,)
-        -1 where one has no hash.
-    cosine : ndarray of float64, shape (m,)
-        NaN where one has no vector.
-    perceptual, embedding : ndarray of bool, shape (m,)
-        Which stages found the pair.
-    """
-
-    i: np.ndarray
+    i: np.ndarray  # int64 (m,)
     j: np.ndarray
-    hamming: np.ndarray
-    cosine: np.ndarray
-    perceptual: np.ndarray
+    hamming: np.ndarray  # int16 (m,): -1 where one has no hash
+    cosine: np.ndarray  # float64 (m,): NaN where one has no vector
+    perceptual: np.ndarray  # bool (m,): Which stages found the pair
     embedding: np.ndarray
 
     def __len__(self) -> int:
@@ -113,21 +102,9 @@ class Spread:
 
 
 class Contents:
-    """Distinct contents, numbered by preference, with their hashes and vectors.
+    """Distinct contents, numbered by preference, with their hashes, and vectors `X` (m, dim) of those `with_vector` (m,).
 
-    Parameters
-    ----------
-    hashes : ndarray of uint64, shape (n,)
-    hashed : ndarray of bool, shape (n,)
-        Where there is a hash.
-    X : ndarray of float16 or float32, shape (m, dim), optional
-        Vectors of the contents `with_vector`, in their order; may be mapped from disk.
-    with_vector : ndarray of int64, shape (m,), optional
-        Ascending.
-    rule : Rule
-        Without a matrix: `X` has been taken through it.
-    views : ViewHashes, optional
-        Hashes of parts of the images.
+    The rule has no matrix here: `X` has been taken through it.
     """
 
     def __init__(
@@ -267,18 +244,7 @@ class Contents:
 
 @dataclass
 class Cascade:
-    """Iterate over it once for all pairs of `contents` by its rule, in ascending order of (i, j).
-
-    Parameters
-    ----------
-    contents : Contents
-    max_pairs : int
-        Stop after that many; `capped` then tells that there are more.
-    threads, device, progress : optional
-        As `icehouse.dups.join.selfjoin.self_join` takes them.
-    engine : Engine
-        What compares embeddings; see `icehouse.dups.engines`.
-    """
+    """Iterate over it once for all pairs of `contents` by its rule, in ascending order of (i, j)."""
 
     contents: Contents
     max_pairs: int
@@ -402,19 +368,7 @@ def claim_rest(star: Star, cascade: Cascade, scratch: Path) -> bool:
     Contents before `Cascade.complete` have had their say, and who is claimed has none; so a search among the others finds
     all that is missing, or stops at the same cap again, and so on. Every round settles some.
 
-    Parameters
-    ----------
-    star : Star
-        Fed with all that `cascade` found.
-    cascade : Cascade
-        Read to its end.
-    scratch : Path
-        File for the vectors of what is left.
-
-    Returns
-    -------
-    bool
-        False if it was given up after many rounds.
+    False if it was given up after many rounds.
     """
     contents, complete = cascade.contents, cascade.complete
     capped = cascade.capped

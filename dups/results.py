@@ -66,30 +66,17 @@ _ROWS = 500_000
 
 @dataclass(frozen=True)
 class Ledger:
-    """Items in order of preference, and what content each has.
-
-    Attributes
-    ----------
-    ids : pyarrow.Array of string, length n
-    files : pyarrow.Array of string, length n
-        Absolute paths; null for an item without a file of its own, or whose text was compared.
-    sizes, times : ndarray of float64, shape (n,)
-        Bytes and time of each file when it was embedded; NaN where they are not known.
-    alphabet : ndarray of int64, shape (n,)
-        Rank of each id among all ids.
-    content : ndarray of int64, shape (n,)
-        Number of the item's content, -1 if it has none; numbered as they first appear.
-    best : ndarray of int64, shape (contents,)
-        First item of each content.
-    """
+    """Items in order of preference, and what content each has."""
 
     ids: pa.Array
-    files: pa.Array
+    files: pa.Array  # Absolute paths; null for an item without a file of its own, or whose text was compared
+    #: float64 (n,): Bytes and time of each file when it was embedded; NaN where they are not known
     sizes: np.ndarray
     times: np.ndarray
-    alphabet: np.ndarray
+    alphabet: np.ndarray  # int64 (n,): Rank of each id among all ids
+    #: int64 (n,): Number of the item's content, -1 if it has none; numbered as they first appear
     content: np.ndarray
-    best: np.ndarray
+    best: np.ndarray  # int64 (contents,): First item of each content
 
     def copies(self) -> np.ndarray:
         """Items that are a copy of one that is preferred to them."""
@@ -99,16 +86,11 @@ class Ledger:
 
 @dataclass
 class PairWriter:
-    """Writes ``pairs.parquet`` and counts.
-
-    Attributes
-    ----------
-    kinds, stages : Counter
-        Pairs by their kind; pairs that each stage found, counting those that several found for each.
-    """
+    """Writes ``pairs.parquet`` and counts."""
 
     ledger: Ledger
     writer: pq.ParquetWriter
+    #: Pairs by their kind; pairs that each stage found, counting those that several found for each
     kinds: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
     stages: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
 
@@ -165,17 +147,7 @@ def kinds(found: Found, *, exact: bool = False) -> np.ndarray:
 
 
 def cluster_table(ledger: Ledger, keeper: np.ndarray, contents: Contents, same_file: np.ndarray) -> pa.Table:
-    """Make ``clusters.parquet``: the items of every group of at least two, best group first, keeper first.
-
-    Parameters
-    ----------
-    ledger : Ledger
-    keeper : ndarray of int64, shape (contents,)
-        Each content's keeper.
-    contents : Contents
-    same_file : ndarray of int64, shape (n,)
-        First item with the file of each; see `icehouse.dups.identity.Files.first`.
-    """
+    """Make ``clusters.parquet``: the items of every group of at least two, best group first, keeper first."""
     items = np.flatnonzero(ledger.content >= 0)
     leader = keeper[ledger.content[items]]
     sizes = np.bincount(leader, minlength=len(keeper))
@@ -230,19 +202,7 @@ def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) 
     A member of a group is dropped if its file and its keeper's are there as they were embedded, and no item that is kept has
     the same file. Where no file can be seen at all, the lists go by the items alone.
 
-    Parameters
-    ----------
-    folder : Path
-    ledger : Ledger
-    clusters : pyarrow.Table
-    files : Files
-        What lies at the items' paths now.
-
-    Returns
-    -------
-    kept, dropped : int
-    notes : list of str
-        What is kept for its file's sake, and what is not listed.
+    Gives how many are kept and dropped, and notes on what is kept for its file's sake and what is not listed.
     """
     notes = []
     member = clusters.filter(pc.invert(clusters["keeper"]))

@@ -27,14 +27,7 @@ _SUFFIXES = (".csv", ".parquet", ".pq")
 
 
 def check_target(column: str, schema: pa.Schema, path: Path | None = None) -> None:
-    """Make sure that `items` of this schema can have splits in a column of this name, brought by this file if any.
-
-    Raises
-    ------
-    UsageError
-        If the name is empty, one that icehouse fills itself, or there in other letter case; or if the file's name says that
-        it is none which `icehouse join` reads.
-    """
+    """Make sure that `items` of this schema can have splits in a column of this name, brought by this file if any."""
     if path is not None and path.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"{path} is for `icehouse join`: name it .csv or .parquet")
     if not column.strip():
@@ -47,13 +40,7 @@ def check_target(column: str, schema: pa.Schema, path: Path | None = None) -> No
 
 
 def write_splits(path: Path, items: pa.Array | pa.ChunkedArray, column: str, values: np.ndarray) -> None:
-    """Write a split for each of `items`; see `check_target`.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written.
-    """
+    """Write a split for each of `items`; see `check_target`."""
     save(pa.table({"item_id": items.cast(pa.string()), column: pa.array(values, pa.string())}), path)
 
 
@@ -71,35 +58,20 @@ _OFF = 0.02
 
 @dataclass(frozen=True)
 class SplitReport:
-    """A split that was made.
-
-    Attributes
-    ----------
-    column : str
-    path : Path or None
-        File that it was written to; None if it is in the store.
-    seed : int
-    ratios : dict of str to float
-        As asked for.
-    splits : dict of str to int
-        Items of each split.
-    balance : list of dict
-        Each class (``label``; None for items without one) with its ``items`` in each split; most frequent first.
-    groups : dict
-        ``kept`` (what was kept together), ``of_several`` (groups of two items and more), ``items`` (in these), ``largest``.
-    replaced : int
-        Items that had another value in the column, or have none now.
-    notes : list of str
-    """
+    """A split that was made."""
 
     column: str
-    path: Path | None
+    path: Path | None  # File that it was written to; None if it is in the store
     seed: int
-    ratios: dict[str, float]
-    splits: dict[str, int]
+    ratios: dict[str, float]  # As asked for
+    splits: dict[str, int]  # Items of each split
+    #: Each class (``label``; None for items without one) with its ``items`` in each split; most frequent
+    #: first
     balance: list[dict[str, Any]]
+    #: ``kept`` (what was kept together), ``of_several`` (groups of two items and more), ``items`` (in
+    #: these), ``largest``
     groups: dict[str, Any]
-    replaced: int
+    replaced: int  # Items that had another value in the column, or have none now
     notes: list[str]
 
 
@@ -110,11 +82,6 @@ def parse_ratios(text: str) -> dict[str, float]:
     {'train': 0.8, 'dev': 0.1, 'test': 0.1}
     >>> parse_ratios("fit=0.5, a=0.25, b=0.25")
     {'fit': 0.5, 'a': 0.25, 'b': 0.25}
-
-    Raises
-    ------
-    UsageError
-        If they are no shares of one, or need names.
     """
     pieces = [piece.strip() for piece in text.split(",")]
     named = [piece.partition("=") for piece in pieces]

@@ -295,13 +295,7 @@ class DuplicateStream:
             self._running.stop()
 
     def save(self) -> Path | None:
-        """Write the state, if there is a file for it; what it holds is exactly what has been judged.
-
-        Raises
-        ------
-        StoreError
-            If it cannot be written.
-        """
+        """Write the state, if there is a file for it; what it holds is exactly what has been judged."""
         if self.state is None:
             return None
         notes = {

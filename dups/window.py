@@ -44,32 +44,16 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Match:
-    """A content of the window that an arrival resembles.
+    """A content of the window that an arrival resembles."""
 
-    Attributes
-    ----------
-    id : str
-        Of the arrival that brought the content.
-    position : int
-        Of that arrival in the stream, from 0.
-    age : int
-        How many arrivals ago that was.
-    exact, perceptual, embedding : bool
-        Which stages find it.
-    hamming : int or None
-        Bits in which the hashes differ; None where one is missing.
-    cosine : float or None
-        None where a vector is missing or has no direction.
-    """
-
-    id: str
-    position: int
-    age: int
-    exact: bool
+    id: str  # Of the arrival that brought the content
+    position: int  # Of that arrival in the stream, from 0
+    age: int  # How many arrivals ago that was
+    exact: bool  # Which stages find it
     perceptual: bool
     embedding: bool
-    hamming: int | None
-    cosine: float | None
+    hamming: int | None  # Bits in which the hashes differ; None where one is missing
+    cosine: float | None  # None where a vector is missing or has no direction
 
     @property
     def kind(self) -> str:
@@ -79,26 +63,16 @@ class Match:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of an arrival.
-
-    Attributes
-    ----------
-    id : str
-    position : int or None
-        In the stream, from 0; None where it could not be judged.
-    matches : tuple of Match
-        Best first: exact, then perceptual by fewest bits, then by highest cosine; of equals the oldest.
-    capped : bool
-        Whether more resemble it than a stage looks for (256): `matches` are then the best of the most recent.
-    error : str or None
-        Why it could not be judged.
-    """
+    """What became of an arrival."""
 
     id: str
-    position: int | None
+    position: int | None  # In the stream, from 0; None where it could not be judged
+    #: Best first: exact, then perceptual by fewest bits, then by highest cosine; of equals the oldest
     matches: tuple[Match, ...] = ()
+    #: Whether more resemble it than a stage looks for (256): `matches` are then the best of the most
+    #: recent
     capped: bool = False
-    error: str | None = None
+    error: str | None = None  # Why it could not be judged
 
     @property
     def match(self) -> Match | None:
@@ -145,23 +119,7 @@ class Recent:
     Memory does not grow once the window is full (`bytes`): a content takes ``2 * dim`` bytes for its float16 vector, as much
     again under a rule with a matrix, up to 1,280 for coordinates, and about 300 for the rest, its id's length aside. 100,000
     contents of 1280 dimensions take 256 MB and, all in all, about 400. Where leading coordinates tell too little to rule
-    anything out, all of them are kept in float32: 512 MB more.
-
-    Parameters
-    ----------
-    capacity : int, default 100,000
-        Contents held.
-    rule : Rule
-        Bits and cosine up to which contents are matches.
-    dim : int, optional
-        Length of the vectors; None for a window without vectors.
-    dtype : {"float16", "float32"}, default "float16"
-        In which vectors are held, and compared: an arrival's is rounded likewise.
-
-    Raises
-    ------
-    UsageError
-        If an argument is out of its range.
+    anything out, all of them are kept in float32: 512 MB more. Vectors are compared as they are held, in `dtype`.
     """
 
     def __init__(
@@ -227,13 +185,7 @@ class Recent:
         )
 
     def judge(self, arrivals: Sequence[Arrival]) -> Iterator[Verdict]:
-        """Judge and remember arrivals, one at a time as the verdicts are read; what is not read has not arrived.
-
-        Raises
-        ------
-        UsageError
-            If a vector has another length, or the window was changed between two verdicts.
-        """
+        """Judge and remember arrivals, one at a time as the verdicts are read; what is not read has not arrived."""
         for start in range(0, len(arrivals), BATCH):
             batch = _Batch(self, arrivals[start : start + BATCH])
             for j in range(len(batch)):

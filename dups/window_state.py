@@ -34,13 +34,7 @@ _META, _DIGEST = b"icehouse.window", b"icehouse.sha256"
 
 
 def check_place(path: Path) -> None:
-    """See that a state can be written to `path`, before there is one to be lost.
-
-    Raises
-    ------
-    StoreError
-        If it cannot.
-    """
+    """See that a state can be written to `path`, before there is one to be lost."""
     try:
         if path.is_dir():
             raise StoreError(f"the state {path} is a folder; give a file")
@@ -60,23 +54,7 @@ def save_window(
     space: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a window to `path`, in place of what is there; a link stays one.
-
-    Parameters
-    ----------
-    window : Recent
-    path : Path
-    space : mapping, optional
-        What the vectors are, as JSON values: their ``fingerprint``, or None where there are none, and ``vectors``, a name
-        for people.
-    notes : mapping, optional
-        Anything else to be kept, as JSON values.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written.
-    """
+    """Write a window to `path`, in place of what is there; a link stays one."""
     slots = np.fromiter(window._slots.values(), np.int64, len(window))
     keys = list(window._slots)
     ids = [window._ids[slot] for slot in slots]
@@ -134,29 +112,7 @@ def load_window(
 ) -> tuple[Recent, dict[str, Any]]:
     """Read a window.
 
-    Parameters
-    ----------
-    path : Path
-    rule : Rule
-    capacity : int
-        If it is less than was saved, what was seen longest ago is left out.
-    space : mapping, optional
-        What the vectors to come are; the ``fingerprint`` must be that of the file.
-
-    Returns
-    -------
-    window : Recent
-    notes : dict
-        As they were saved.
-
-    Raises
-    ------
-    SpaceError
-        If the vectors are from another space.
-    CorruptError
-        If the file is damaged.
-    StoreError
-        If it is no window, cannot be read, or is of a later format.
+    If `capacity` is less than was saved, what was seen longest ago is left out.
     """
     try:
         with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:

@@ -24,30 +24,17 @@ _NOISE = 1e-6
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows to be compared, left where they are: in memory or mapped from disk.
+    """Rows to be compared, left where they are: in memory or mapped from disk."""
 
-    Attributes
-    ----------
-    X : ndarray of float16 or float32, shape (n, d)
-    mean : ndarray of float64, shape (d,), optional
-        Subtracted from each row before its direction is taken.
-    squares : ndarray of float64, shape (n,)
-        Squared length of each row, after centring; 0 where a row has no direction.
-    """
-
-    X: np.ndarray
+    X: np.ndarray  # float16 or float32 (n, d)
+    #: float64 (d,), optional: Subtracted from each row before its direction is taken
     mean: np.ndarray | None = None
+    #: float64 (n,): Squared length of each row, after centring; 0 where a row has no direction
     squares: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def of(cls, X: np.ndarray, mean: np.ndarray | None = None) -> RowSet:
-        """Check `X` (n, d) and `mean` (d,); the lengths are not yet measured.
-
-        Raises
-        ------
-        UsageError
-            If `X` is not a matrix of float16 or float32, or `mean` does not fit it.
-        """
+        """Check `X` (n, d) and `mean` (d,); the lengths are not yet measured."""
         if X.ndim != 2 or X.dtype not in (np.float16, np.float32):
             raise UsageError(f"vectors must be (rows, dim) of float16 or float32, not {X.shape} of {X.dtype}")
         if mean is not None:
@@ -109,11 +96,6 @@ def pair_cosines(left: RowSet, right: RowSet, i: np.ndarray, j: np.ndarray) -> n
     """Compute the cosine of row ``i[k]`` of `left` with row ``j[k]`` of `right`, for each k.
 
     Both must have been measured, and no pair may name an unusable row.
-
-    Returns
-    -------
-    ndarray of float64, shape (m,)
-        At most 1; exactly 1 for equal rows.
     """
     dots = np.empty(len(i))
     for start in range(0, len(i), _PAIRS):

@@ -61,19 +61,11 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class PairBlock:
-    """Pairs in ascending order of (i, j).
+    """Pairs in ascending order of (i, j)."""
 
-    Attributes
-    ----------
-    i, j : ndarray of int64, shape (m,)
-        Row numbers; ``i < j`` where rows were joined with themselves.
-    cosine : ndarray of float64, shape (m,)
-        Never below the threshold.
-    """
-
-    i: np.ndarray
+    i: np.ndarray  # int64 (m,): Row numbers; ``i < j`` where rows were joined with themselves
     j: np.ndarray
-    cosine: np.ndarray
+    cosine: np.ndarray  # float64 (m,): Never below the threshold
 
     def __len__(self) -> int:
         return len(self.i)
@@ -95,18 +87,7 @@ class Stripe:
 
 
 class StripeJoin:
-    """Both sides' coordinates, and what to do with a stripe of them.
-
-    Parameters
-    ----------
-    left, right : RowSet
-        The same one to find the pairs ``i < j`` of one set; their squared lengths are measured here.
-    threshold : float
-    plan : Plan
-    tiles : Tiles
-    pool : Executor
-        Whose threads do the rotation.
-    """
+    """Both sides' coordinates, and what to do with a stripe of them; one side where rows are joined with themselves."""
 
     def __init__(
         self, left: RowSet, right: RowSet, threshold: float, plan: Plan, tiles: Tiles, pool: Executor
@@ -244,43 +225,26 @@ _CUTS = 8
 
 @dataclass
 class JoinStats:
-    """What a join did; complete when its last block has been read.
-
-    Attributes
-    ----------
-    left_rows, right_rows, dim : int
-    engine : str
-        What computed the first bound.
-    threads : int
-    lead, middle : int
-        Coordinates in the first and the second bound; `dim` means no bound, equal ones no second bound.
-    explained : float or None
-        Share of the rows' squared length in the leading coordinates, on a sample.
-    comparisons, after_lead, after_middle, pairs : int
-        Pairs that met the first bound, survived it, survived the second, and were handed out.
-    unusable : int
-        Rows that match nothing: zero, NaN, infinite.
-    capped : bool
-        Whether there are more pairs than were asked for.
-    prepare_seconds, join_seconds : float
-        Planning and rotating; everything after, the reader's own time included.
-    """
+    """What a join did; complete when its last block has been read."""
 
     left_rows: int
     right_rows: int
     dim: int
     threads: int
-    engine: str = ""
+    engine: str = ""  # What computed the first bound
+    #: Coordinates in the first and the second bound; `dim` means no bound, equal ones no second bound
     lead: int = 0
     middle: int = 0
+    #: Share of the rows' squared length in the leading coordinates, on a sample
     explained: float | None = None
+    #: Pairs that met the first bound, survived it, survived the second, and were handed out
     comparisons: int = 0
     after_lead: int = 0
     after_middle: int = 0
     pairs: int = 0
-    unusable: int = 0
-    capped: bool = False
-    prepare_seconds: float = 0.0
+    unusable: int = 0  # Rows that match nothing: zero, NaN, infinite
+    capped: bool = False  # Whether there are more pairs than were asked for
+    prepare_seconds: float = 0.0  # Planning and rotating; everything after, the reader's own time included
     join_seconds: float = 0.0
 
 
@@ -366,14 +330,7 @@ def cross_join(
 
 @dataclass
 class Join:
-    """A join under way: iterate over it once for its `PairBlock`, then read its `stats`.
-
-    Attributes
-    ----------
-    stats : JoinStats
-    unusable : tuple of ndarray of int64
-        Numbers of the rows that match nothing, left and right; known from the first block on.
-    """
+    """A join under way: iterate over it once for its `PairBlock`, then read its `stats`."""
 
     left: RowSet
     right: RowSet

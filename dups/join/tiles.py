@@ -46,26 +46,16 @@ _CUT = 2.01 * 2.0**-8
 
 
 class Tiles(Protocol):
-    """An engine that finds the large entries of products of matrices.
-
-    Attributes
-    ----------
-    name : str
-    rows, columns : int
-        Of a tile.
-    pass_cost, dim_cost : float
-        Nanoseconds for an entry: ``pass_cost + dim_cost * dims``. Only their ratio to each other and to the cost of
-        rescoring a pair matters, and only to speed.
-    usual_slack : float
-        About what `slack` will say, for planning.
-    """
+    """An engine that finds the large entries of products of matrices."""
 
     name: str
-    rows: int
+    rows: int  # Of a tile
     columns: int
+    #: Nanoseconds for an entry: ``pass_cost + dim_cost * dims``. Only their ratio to each other and to the
+    #: cost of rescoring a pair matters, and only to speed.
     pass_cost: float
     dim_cost: float
-    usual_slack: float
+    usual_slack: float  # About what `slack` will say, for planning
 
     def load(self, V: np.ndarray) -> Any:
         """Take `V` (n, k) of float32, rows at most of unit length (up to rounding), in the engine's own form."""
@@ -82,13 +72,7 @@ class Tiles(Protocol):
     def scan(
         self, left: Any, rows: slice, right: Any, columns: slice, floor: Any, scratch: Any
     ) -> np.ndarray:
-        """Find the entries of ``left[rows] @ right[columns].T`` that are at least `floor`.
-
-        Returns
-        -------
-        ndarray of int64
-            Their positions in the flattened tile, in no particular order.
-        """
+        """Places in the flattened tile, in no order, of entries of ``left[rows] @ right[columns].T`` of at least `floor`."""
 
     def single_threaded(self) -> Any:
         """Keep the library underneath to one thread a call: the threads are the join's. A context manager."""
@@ -140,16 +124,7 @@ class NumpyTiles:
 
 
 class TorchTiles:
-    """Products through torch: bfloat16 on the processor, float32 on CUDA.
-
-    Parameters
-    ----------
-    device : str
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` ...
-    dtype : {"bfloat16", "float32"}
-    rows, columns : int, optional
-        Of a tile; by default what fits the cache, or fills a GPU.
-    """
+    """Products through torch: bfloat16 on the processor, float32 on CUDA."""
 
     def __init__(
         self,
@@ -238,19 +213,7 @@ class TorchTiles:
 def choose_tiles(device: str, comparisons: float, threads: int) -> Tiles:
     """Choose the engine: the answer is the same with every one of them, the time is not.
 
-    Parameters
-    ----------
-    device : str
-        ``"auto"``: CUDA where there is a GPU, else bfloat16 where the processor has it, else NumPy; torch is imported only
-        for work that repays the import. ``"numpy"``; or a torch device, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` ...
-    comparisons : float
-        Pairs to compare.
-    threads : int
-
-    Raises
-    ------
-    UsageError
-        If there is no such device.
+    "auto" imports torch only for work that repays the import.
     """
     if device == "numpy":
         return NumpyTiles()
@@ -352,39 +315,20 @@ _PLAN_FROM = 2e10
 
 @dataclass(frozen=True)
 class Plan:
-    """How a join goes about it; the result does not depend on it.
+    """How a join goes about it; the result does not depend on it."""
 
-    Attributes
-    ----------
-    lead : int
-        Leading coordinates in the first bound, which every pair meets.
-    middle : int
-        Leading coordinates in the second bound, which the first one's survivors meet; equal to `lead` for no second bound.
-    explained : float, optional
-        Share of the rows' squared length in the first `lead` coordinates, on a sample.
-    axes : ndarray of float64, shape (d, middle), optional
-        Orthonormal; by default the coordinates as they are.
-    """
-
-    lead: int
+    lead: int  # Leading coordinates in the first bound, which every pair meets
+    #: Leading coordinates in the second bound, which the first one's survivors meet; equal to `lead` for
+    #: no second bound
     middle: int
+    #: Share of the rows' squared length in the first `lead` coordinates, on a sample
     explained: float | None = None
+    #: float64 (d, middle), optional: Orthonormal; by default the coordinates as they are
     axes: np.ndarray | None = None
 
 
 def choose_plan(left: RowSet, right: RowSet, threshold: float, tiles: Tiles, budget: float) -> Plan:
-    """Measure on a sample what survives each bound, and take the cheapest.
-
-    Parameters
-    ----------
-    left, right : RowSet
-        The same one when rows are joined with themselves.
-    threshold : float
-    tiles : Tiles
-        What will compute the first bound.
-    budget : float
-        Bytes for the coordinates of all rows.
-    """
+    """Measure on a sample what survives each bound, and take the cheapest."""
     dim = left.dim
     rows = len(left) + (0 if right is left else len(right))
     work = float(len(left)) * len(right) * dim
@@ -414,11 +358,8 @@ def choose_plan(left: RowSet, right: RowSet, threshold: float, tiles: Tiles, bud
 def project(rows: RowSet, part: slice, plan: Plan) -> tuple[np.ndarray, np.ndarray | None]:
     """Give the coordinates of some rows, and fill in their squared lengths.
 
-    Returns
-    -------
-    lead : ndarray of float32, shape (m, plan.lead + 1)
-        The leading coordinates, and no less than the length of the rest. All 0 for a row without a direction.
-    middle : ndarray of float32, shape (m, plan.middle + 1), or None
+    `lead` float32 (m, plan.lead + 1): the leading coordinates, and no less than the length of the rest; all 0 for a row
+    without a direction. `middle` alike, or None.
     """
     units, rows.squares[part] = rows.directions(part, plan.axes)
     usable = rows.squares[part] > 0
