@@ -116,22 +116,8 @@ _JOINERS = "\u200c\u200d"
 def printable(text: str, *, lines: bool = False) -> str:
     """Text with nothing in it that a terminal would obey.
 
-    Parameters
-    ----------
-    text : str
-    lines : bool, default False
-        Keep line ends; otherwise each becomes a space, as every other white space does.
-
-    Returns
-    -------
-    str
-        Control and format characters (escape sequences, C1 controls, right-to-left overrides), halves of surrogate pairs
-        and private ones are U+FFFD.
-
-    Examples
-    --------
-    >>> printable("a" + chr(27) + "[31m" + chr(0x202E) + "b")
-    'a�[31m�b'
+    Control and format characters (escape sequences, C1 controls, right-to-left overrides), halves of
+    surrogate pairs and private ones are U+FFFD.
     """
     return text if text.isprintable() else "".join(_shown(char, lines) for char in text)
 
@@ -155,19 +141,7 @@ def one_line(text: str) -> str:
 
 
 def echo(text: object = "", *, err: bool = False, lines: bool = False, **style: Any) -> None:
-    """Print a line on stdout: every other way to print would let names of the user's data reach the terminal raw.
-
-    Parameters
-    ----------
-    text : object
-        Line ends before it are kept.
-    err : bool, default False
-        Print on stderr.
-    lines : bool, default False
-        It is of several lines.
-    **style
-        Of `typer.style`.
-    """
+    """Print a line on stdout: every other way to print would let names of the user's data reach the terminal raw."""
     text = str(text)
     plain = text.lstrip("\n")
     shown = "\n" * (len(text) - len(plain)) + printable(plain, lines=lines)
@@ -305,12 +279,7 @@ def bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 class Replacements:
-    """Error handler of the standard streams: a character that their encoding lacks becomes "?", and is counted.
-
-    Attributes
-    ----------
-    count : int
-    """
+    """Error handler of the standard streams: a character that their encoding lacks becomes "?", and is counted."""
 
     def __init__(self) -> None:
         self.count = 0

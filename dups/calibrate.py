@@ -109,7 +109,7 @@ def calibrate(
     SpaceError
         If the encoder is no longer the one the feature was made with.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     if sample < 1:
         raise UsageError(f"the sample must be at least 1 content, not {sample}")
     check_expected(expected_false_pairs)

@@ -114,7 +114,7 @@ class Duplicates:
         StoreError
             If there is none of that name; the message lists those there are.
         """
-        store = store if isinstance(store, Store) else Store.open(store)
+        store = Store.of(store)
         if name is None or (name == HASHES and not _folder(store, name).exists()):
             name = _usual(store) or next(iter(list_duplicates(store)), HASHES)
         path = _folder(store, name)
@@ -303,7 +303,7 @@ def find_duplicates(
     StoreError
         If there is no such feature, or the results cannot be written.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     if max_pairs < 1:
         raise UsageError(f"the cap on pairs must be at least 1, not {max_pairs}")
     grouping(grouping_by, 0)

@@ -122,7 +122,7 @@ def write_gallery(
     UsageError
         If an argument is out of its range, or `out` holds other things.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     choice = choice or Choice()
     if not 1 <= per_page <= 1000:
         raise UsageError(f"a page holds 1 to 1000 groups, not {per_page}")

@@ -114,7 +114,7 @@ def find_leakage(
     UsageError
         If there is no such column, or it does not tell train from anything else.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     return _Work(store, name, split_column, label).leakage()
 
 
@@ -154,7 +154,7 @@ def write_cleaned(
     UsageError
         As `find_leakage` raises it, or if `icehouse join` could not bring such a column or file.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     column = split_column if column is None else column
     check_target(column, store.items.snapshot().schema, path)
     work = _Work(store, name, split_column, None)

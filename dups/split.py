@@ -155,7 +155,7 @@ def split_items(
     StoreError
         If there are no such duplicates, or the file cannot be written.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     shares_of(ratios)
     # From looking at the column to writing it, nobody else may change it.
     with store.items.lock():

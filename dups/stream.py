@@ -179,7 +179,7 @@ class DuplicateStream:
         SpaceError
             If the encoder is no longer the one the feature was made with.
         """
-        store = store if isinstance(store, Store) else Store.open(store)
+        store = Store.of(store)
         feature = feature or default_feature(store)
         if feature is None:
             raise UsageError(

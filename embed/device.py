@@ -29,25 +29,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def choose_device(wanted: str = "auto") -> str:
-    """Device to compute on.
-
-    Parameters
-    ----------
-    wanted : str, default "auto"
-        "auto" takes the first that is there of CUDA, Apple's MPS and the CPU; else a torch device: "cpu", "cuda:1".
-
-    Returns
-    -------
-    str
-        A torch device.
-
-    Raises
-    ------
-    UsageError
-        If torch knows no such device.
-    EncoderError
-        If this machine does not have it.
-    """
+    """Device to compute on. A torch device."""
     # Huge pages for activations: a tenth faster on a CPU, more for convolutions. Torch asks once, at its first allocation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     import torch
@@ -67,27 +49,7 @@ def choose_device(wanted: str = "auto") -> str:
 
 
 def choose_precision(wanted: str, device: str) -> str:
-    """Arithmetic of the forward pass on `device`.
-
-    Parameters
-    ----------
-    wanted : {"auto", "float32", "bfloat16", "float16"}
-        "auto" takes bfloat16 where the device computes in it, float16 on older CUDA devices with tensor cores, else float32.
-    device : str
-        A torch device.
-
-    Returns
-    -------
-    str
-        One of `PRECISIONS`.
-
-    Raises
-    ------
-    UsageError
-        If there is no such precision.
-    EncoderError
-        If the device cannot compute in it.
-    """
+    """Arithmetic of the forward pass on `device`. One of `PRECISIONS`."""
     if wanted not in ("auto", *PRECISIONS):
         raise UsageError(f"no precision {wanted!r}; there are auto, {', '.join(PRECISIONS)}")
     kind = device.partition(":")[0]
@@ -133,15 +95,7 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
 
 
 def batch_size(device: str, parameters: int) -> int:
-    """Rows a batch that fill the device without straining its memory.
-
-    Parameters
-    ----------
-    device : str
-        A torch device.
-    parameters : int
-        Size of the model.
-    """
+    """Rows a batch that fill the device without straining its memory."""
     kind = device.partition(":")[0]
     small, medium, large = {"cuda": (256, 128, 64), "mps": (64, 32, 16)}.get(kind, (32, 16, 8))
     if parameters < 250_000_000:  # up to ViT-B

@@ -204,13 +204,7 @@ class Encoder(ABC):
 
 
 def fingerprint(provenance: Mapping[str, Any]) -> str:
-    """Digest of a provenance: vectors may share a table, a search or a head only where it agrees.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits.
-    """
+    """Digest of a provenance: vectors may share a table, a search or a head only where it agrees."""
     canonical = json.dumps(provenance, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -283,22 +277,6 @@ def readable_prefix(text: str, limit: int, count: Callable[[str], int]) -> tuple
     """Cut a long text to a prefix that still fills a model's context.
 
     Byte-pair encoding in Python takes minutes over a megabyte, of which a model reads 77 tokens.
-
-    Parameters
-    ----------
-    text : str
-    limit : int
-        Most tokens that the model reads.
-    count : callable
-        Length of a string in tokens.
-
-    Returns
-    -------
-    prefix : str
-        The whole text, or a prefix that ends before a space and whose first `limit` tokens are those of the text.
-    length : int
-        Tokens of `prefix`: exact for a text of up to 25 characters a token of the limit, else possibly fewer than the
-        text's own, but more than `limit` whenever the text's are.
     """
     text = encodable(text)
     size = _GENEROUS * limit
@@ -340,13 +318,7 @@ def is_trusted(encoder_id: str) -> bool:
 
 
 def require_trusted(encoder_id: str) -> None:
-    """Refuse an encoder id from data that `is_trusted` does not vouch for.
-
-    Raises
-    ------
-    EncoderError
-        That names the encoder and says how to trust it.
-    """
+    """Refuse an encoder id from data that `is_trusted` does not vouch for."""
     if not is_trusted(encoder_id):
         raise EncoderError(
             f"the data name the encoder {encoder_id}, which is not built in and was never used here; if you know where it "

@@ -46,23 +46,7 @@ _PAD, _END = 0, 102  # MiniLM's tokens
 
 
 class Mini(Encoder):
-    """EfficientNet-lite0 and MiniLM, joined by ConSE.
-
-    Parameters
-    ----------
-    model : str, default ""
-        There is one model, so nothing follows the family's name.
-    device : str, default "auto"
-        See `icehouse.embed.device.choose_device`.
-    precision : str, default "auto"
-        Arithmetic of the text tower; see `icehouse.embed.device.choose_precision`. Images are always encoded in float32:
-        bfloat16 costs this network 0.002 of cosine, twice of what the store forgives between two writers.
-
-    Raises
-    ------
-    EncoderError
-        If the packages are missing, or their weights are not those that are known.
-    """
+    """EfficientNet-lite0 and MiniLM, joined by ConSE."""
 
     family: ClassVar[str] = "mini"
     id = "mini"

@@ -24,16 +24,6 @@ class _Convolution(nn.Module):
 
     A strided convolution in TensorFlow's "same" padding pads one more on the right than on the left. A kernel with a row
     and a column of noughts in front, padded evenly, does the same, and spares a copy of the largest feature maps.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        The network's weights.
-    conv, norm : str
-        Prefixes of the convolution and of the norm that follows it.
-    stride : {1, 2}
-    activate : bool
-        Whether ReLU6 follows.
     """
 
     weight: torch.Tensor
@@ -89,13 +79,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-lite0 (Tan & Le 2019, in its variant without squeeze-excitation), batch norms folded in.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        Weights under the names of the package `efficientnet_lite_pytorch`.
-    """
+    """EfficientNet-lite0 (Tan & Le 2019, in its variant without squeeze-excitation), batch norms folded in."""
 
     classes: torch.Tensor
     class_bias: torch.Tensor
@@ -159,13 +143,7 @@ class _Layer(nn.Module):
 
 
 class MiniLM(nn.Module):
-    """all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019): a BERT of six layers, 384 wide.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        Weights under Hugging Face's names.
-    """
+    """all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019): a BERT of six layers, 384 wide."""
 
     heads = 12
     positions: torch.Tensor

@@ -27,17 +27,7 @@ _AGREEMENT = {"float32": 0.999999, "bfloat16": 0.998}
 
 
 class _PackedLinear(nn.Module):
-    """y = act(x Wᵀ + b), with W in oneDNN's layout.
-
-    Parameters
-    ----------
-    weight : Tensor, shape (out, in)
-    bias : Tensor or None, shape (out,)
-    dtype : torch.dtype
-        Arithmetic, and dtype of the output.
-    gelu : bool, default False
-        Apply the exact GELU while the sums are still in float32.
-    """
+    """y = act(x Wᵀ + b), with W in oneDNN's layout."""
 
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, *, gelu: bool = False
@@ -126,19 +116,8 @@ class _PackedPatches(nn.Module):
 def pack(model: nn.Module, precision: str, run: Callable[[], torch.Tensor]) -> bool:
     """Swap a model's layers for packed ones, in place, if that leaves its result alone.
 
-    Parameters
-    ----------
-    model : nn.Module
-        In float32 on the CPU, in evaluation mode.
-    precision : {"float32", "bfloat16"}
-        Arithmetic of the packed layers.
-    run : callable
-        Runs the model on a sample, returns vectors of shape (n, d).
-
-    Returns
-    -------
-    bool
-        False if the model is as it was: this torch lacks the operators, or the model reaches into its layers' weights.
+    False if the model is as it was: this torch lacks the operators, or the model reaches into its layers'
+    weights.
     """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False

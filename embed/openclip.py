@@ -33,22 +33,7 @@ _SAMPLE_TEXTS = ["a photo of a cat", "ice"]
 
 
 class OpenClip(Encoder):
-    """An open_clip model.
-
-    Parameters
-    ----------
-    model : str
-        ``<architecture>/<tag>``, ``<architecture>/<path of a checkpoint>``, ``hf-hub:<org>/<repo>`` or ``local-dir:<path>``.
-    device : str, default "auto"
-        See `icehouse.embed.device.choose_device`.
-    precision : str, default "auto"
-        See `icehouse.embed.device.choose_precision`.
-
-    Raises
-    ------
-    EncoderError
-        If there is no such model, or its weights cannot be had or do not fit.
-    """
+    """An open_clip model."""
 
     family: ClassVar[str] = "openclip"
 

@@ -57,15 +57,7 @@ class Tower(ABC):
 
 
 def open_image_tower(visual: nn.Module, sample: torch.Tensor) -> Tower:
-    """Open an image tower; one that does not open without changing its result offers `joint` alone.
-
-    Parameters
-    ----------
-    visual : nn.Module
-        An open_clip model's `visual`, in float32 and evaluation mode. It is changed.
-    sample : Tensor, shape (n, 3, h, w)
-        Normalised images to check with.
-    """
+    """Open an image tower; one that does not open without changing its result offers `joint` alone."""
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
@@ -75,17 +67,7 @@ def open_image_tower(visual: nn.Module, sample: torch.Tensor) -> Tower:
 
 
 def open_text_tower(text: nn.Module, tokenizer: Any, sample: torch.Tensor) -> Tower:
-    """Open a text tower; see `open_image_tower`.
-
-    Parameters
-    ----------
-    text : nn.Module
-        The `text` of an open_clip model. It is changed.
-    tokenizer : callable
-        The model's tokenizer, for its padding.
-    sample : Tensor of int64, shape (n, t)
-        Token ids to check with.
-    """
+    """Open a text tower; see `open_image_tower`."""
     from open_clip.hf_model import HFTextEncoder
     from open_clip.transformer import TextTransformer
 

@@ -45,19 +45,7 @@ _TIMM_NAME = re.compile(r"[A-Za-z0-9_.\-]+")
 
 @dataclass(frozen=True)
 class Source:
-    """A model's architecture and weights, found but not loaded.
-
-    Parameters
-    ----------
-    id : str
-        Encoder id; a path in it is absolute.
-    model : str
-        What open_clip calls the model: an architecture's name, or one with the prefix ``hf-hub:`` or ``local-dir:``.
-    pretrained : str or None
-        Tag, or path of a checkpoint; None where `model` carries its own weights.
-    quick_gelu : bool
-        Whether the weights were trained with QuickGELU though the architecture's own config does not say so.
-    """
+    """A model's architecture and weights, found but not loaded."""
 
     id: str
     model: str
@@ -76,18 +64,7 @@ class Loaded:
 
 
 def find(name: str) -> Source:
-    """Understand what follows ``openclip:`` in an encoder id.
-
-    Parameters
-    ----------
-    name : str
-        ``<architecture>/<tag>``, ``<architecture>/<path of a checkpoint>``, ``hf-hub:<org>/<repo>`` or ``local-dir:<path>``.
-
-    Raises
-    ------
-    EncoderError
-        If there is no such architecture, tag, file or folder; the message names close ones.
-    """
+    """Understand what follows ``openclip:`` in an encoder id."""
     import open_clip
 
     if name.startswith(_HUB):
@@ -131,14 +108,7 @@ def find(name: str) -> Source:
 
 
 def load(source: Source) -> Loaded:
-    """Load a model with its tokenizer, in float32 on the CPU.
-
-    Raises
-    ------
-    EncoderError
-        If weights cannot be had, do not fit the architecture, or hold more than tensors; or if the model asks for code of
-        its own to be run.
-    """
+    """Load a model with its tokenizer, in float32 on the CPU."""
     try:
         with _offline(), _quiet(), _no_remote_code():
             return _load(source)
@@ -177,13 +147,7 @@ def is_cached(name: str) -> bool:
 
 
 def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
-    """Digest of tensors by name: the same for the same weights, whatever file they came in.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-    """
+    """Digest of tensors by name: the same for the same weights, whatever file they came in."""
     import torch
 
     digest = hashlib.sha256()

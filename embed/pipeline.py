@@ -264,19 +264,7 @@ def embed_sources(
 def choose_encoder(
     encoder_id: str, store: Store | None, notes: list[str], *, device: str, precision: str
 ) -> tuple[str, Encoder | None]:
-    """Resolve "auto"; an encoder that had to be loaded to know comes back with its id.
-
-    Returns
-    -------
-    str, Encoder or None
-
-    Raises
-    ------
-    UsageError
-        If the store holds features of several encoders.
-    EncoderError
-        If neither the default encoder nor `mini` can be had, or the store names one that is not trusted.
-    """
+    """Resolve "auto"; an encoder that had to be loaded to know comes back with its id."""
     if encoder_id != "auto":
         return encoder_id, None
     features = store.feature_names() if store else []
@@ -407,24 +395,7 @@ def load_checked(
     device: str = "auto",
     texts_only: bool = False,
 ) -> Encoder:
-    """Load the encoder that a feature's spec names, and make sure that it still is the one.
-
-    Parameters
-    ----------
-    spec : mapping
-    encoder : Encoder, optional
-        Loaded already.
-    device : str
-    texts_only : bool, default False
-        Only texts will be encoded for the feature, so that how its images were decoded does not matter.
-
-    Raises
-    ------
-    SpaceError
-        If the fingerprint or the probe disagrees.
-    EncoderError
-        If it cannot be had, or is neither built in nor trusted (see `icehouse.embed.encoder`).
-    """
+    """Load the encoder that a feature's spec names, and make sure that it still is the one."""
     check_spec(spec, "the feature", (*_SPACE, "provenance"))
     if encoder is None:
         require_trusted(spec["encoder"])

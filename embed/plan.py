@@ -107,12 +107,6 @@ class Moves:
 
         Of several with one content, those are matched first whose paths have most of their last parts in common, then by
         their ids, so that the order in which they came does not matter.
-
-        Returns
-        -------
-        moved : list of (held, str)
-            Each with the id that it had.
-        new : list of held
         """
         moved: list[tuple[Held, str]] = []
         new: list[Held] = []
@@ -166,20 +160,7 @@ def follow(
 ) -> dict[str, int]:
     """Write moved items: each with what it had, where its new place says nothing, under its new id.
 
-    Parameters
-    ----------
-    store : Store
-    rows : pyarrow.Table
-        As they would be written were they new.
-    before : mapping of str to str
-        New id to the id that it had.
-    yielding : mapping of str to pyarrow.Array
-        Columns with rows (bool) whose value gives way to the one that the item had: labels that folders tell.
-
-    Returns
-    -------
-    dict of str to int
-        For each label or metadata column and ``split``: how many values were replaced by others.
+    For each label or metadata column and ``split``: how many values were replaced by others.
     """
     replaced: dict[str, int] = {}
     with store.items.lock():
@@ -235,25 +216,7 @@ _FACTS = (
 
 @dataclass(frozen=True, slots=True)
 class ItemPlan:
-    """What becomes of one row.
-
-    Attributes
-    ----------
-    row : int
-        Its index in the manifest.
-    known : bool
-        The store has the item already.
-    reads : bool
-        Its file is opened, so the file's facts are written anew.
-    writes : bool
-        The item's row in the store changes.
-    vanished : bool
-        Its file was there in an earlier run and is not now.
-    had : str or None
-        Content of its image in an earlier run.
-    moved : bool
-        Its file was at another place then, which is gone.
-    """
+    """What becomes of one row."""
 
     row: int
     known: bool
@@ -266,23 +229,7 @@ class ItemPlan:
 
 @dataclass
 class Known:
-    """What the store held when the run began.
-
-    Attributes
-    ----------
-    items : pyarrow.Table
-        Facts and label columns of every item.
-    image_done, text_done : set of str
-        Contents with every asked output.
-    image_failures : dict
-        item_id -> (bytes, mtime_ns) of the file that failed; (None, None) where it could not even be opened.
-    text_failures : set of str
-        Items whose text the encoder could not take.
-    failed_ids : set of str
-        Every item with a row in the ledger.
-    rejections : set
-        (item_id, message) of source rows rejected before.
-    """
+    """What the store held when the run began."""
 
     items: pa.Table
     image_done: set[str]
@@ -326,11 +273,6 @@ def fit_labels(manifest: Manifest, items: pa.Table, *, replace_labels: bool, not
     """Hold the sources' values against the store's: what folders tell, or a source does not, replaces nothing.
 
     Lists stay lists.
-
-    Raises
-    ------
-    UsageError
-        If a column has several values a row in the sources, and one in the store.
     """
     table = manifest.table
     for name in manifest.labels:
@@ -382,22 +324,7 @@ def near_identical_labels(manifest: Manifest, items: pa.Table) -> list[str]:
 
 
 class Planner:
-    """Turns a manifest into work, and counts what needs none.
-
-    Parameters
-    ----------
-    manifest : Manifest
-    known : Known
-    report : EmbedReport
-        Its counts of new, changed, unchanged and known failures are filled in as the work is drawn.
-    only : {"image", "text"} or None
-        Leave the other modality alone.
-    retry : bool
-        Try files again that failed before and are as they were.
-    check_content : bool
-        Compare the bytes of files that have kept their size and time, too; what failed before has nothing to compare and
-        is tried again.
-    """
+    """Turns a manifest into work, and counts what needs none."""
 
     def __init__(
         self,
@@ -436,17 +363,7 @@ class Planner:
     def vanished(
         self, folders: Iterable[str] = (), rejected: Iterable[str | None] = (), files: Iterable[str] = ()
     ) -> list[str]:
-        """Items of an earlier run that no source names any more, and whose file is gone, or whose source was read.
-
-        Parameters
-        ----------
-        folders : iterable of str
-            Folders that were asked about, besides the roots of the sources.
-        rejected : iterable of str or None
-            Ids of rows that the sources have, but could not be taken.
-        files : iterable of str
-            Annotation files that were read, besides those that have rows.
-        """
+        """Items of an earlier run that no source names any more, and whose file is gone, or whose source was read."""
         items = self.known.items
         if not len(items):
             return []

@@ -86,15 +86,7 @@ def probe_vectors(
 ) -> dict[str, np.ndarray]:
     """Encode probe contents, always whole and one at a time, so that neither decoding nor batching plays a part.
 
-    Parameters
-    ----------
-    contents : sequence
-        Upright RGB images, or cleaned texts.
-
-    Returns
-    -------
-    dict
-        Each output's (n, dim) float32 array; token states are averaged over the real tokens.
+    Each output's (n, dim) float32 array; token states are averaged over the real tokens.
     """
     rows: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
     for content in contents:
@@ -117,13 +109,7 @@ def _pooled(encoded: np.ndarray | Tokens) -> np.ndarray:
 def make_probe(
     encoder: Encoder, modality: Modality, own: Mapping[str, Any], outputs: Sequence[str]
 ) -> dict[str, dict[str, str]]:
-    """Probe of a new table: for each output, content id -> its vector (float16, base64).
-
-    Parameters
-    ----------
-    own : mapping
-        sha256 -> content, of the user's own; the first `OWN_CONTENTS` are taken.
-    """
+    """Probe of a new table: for each output, content id -> its vector (float16, base64)."""
     contents = {**builtin_contents(modality), **dict(list(own.items())[:OWN_CONTENTS])}
     vectors = probe_vectors(encoder, modality, list(contents.values()), outputs)
     return {
@@ -142,22 +128,7 @@ def check_probe(
     probes: Mapping[str, Mapping[str, str]],
     find: Callable[[str], Any] | None = None,
 ) -> None:
-    """Re-encode a table's probe contents and compare.
-
-    Parameters
-    ----------
-    table : str
-        What the message calls the table.
-    probes : mapping
-        Output -> probe, as `make_probe` returned it.
-    find : callable, optional
-        sha256 -> content, or None where it is gone; without it only the built-in contents are compared.
-
-    Raises
-    ------
-    SpaceError
-        If a cosine falls below `MIN_COSINE`.
-    """
+    """Re-encode a table's probe contents and compare."""
     contents = builtin_contents(modality)
     for key in dict.fromkeys(key for probe in probes.values() for key in probe):
         if find is not None and key not in contents and not key.startswith("builtin:"):
@@ -212,15 +183,7 @@ def feature_provenance(encoder: Encoder, modality: Modality, output: str, cleani
 
 
 def provenance_now(encoder: Encoder, spec: Mapping[str, Any], cleaning: str) -> dict[str, Any]:
-    """Provenance that vectors for a feature would have if `encoder` made them now.
-
-    Parameters
-    ----------
-    spec : mapping
-        The feature table's. Which captions it is of, and how long ones are pooled, is taken over from it.
-    cleaning : str
-        Of texts, where the spec names none.
-    """
+    """Provenance that vectors for a feature would have if `encoder` made them now."""
     before = spec["provenance"]
     now = feature_provenance(
         encoder, tower_of(spec["modality"]), spec["output"], before.get("cleaning", cleaning)
@@ -229,28 +192,7 @@ def provenance_now(encoder: Encoder, spec: Mapping[str, Any], cleaning: str) -> 
 
 
 class FeatureTables:
-    """Feature tables under one name.
-
-    Parameters
-    ----------
-    store : Store
-    name : str
-        Folder under ``features/``.
-    encoder_id : str
-    outputs : sequence of str
-        Outputs asked for; those that the encoder does not offer are left out.
-    cleaning : str or None
-        Text cleaning asked for; None takes that of the tables, else `default_cleaning`.
-    dtype : {"float16", "float32"} or None
-        Stored precision asked for; None takes that of the tables, else float16.
-
-    Raises
-    ------
-    SpaceError
-        If the tables hold texts cleaned in another way.
-    UsageError
-        If `dtype` is not one of the two, or not that of the tables.
-    """
+    """Feature tables under one name."""
 
     def __init__(
         self,
@@ -328,20 +270,7 @@ class FeatureTables:
         return all(spec["encoder"] == self.encoder_id for spec in self._specs.values())
 
     def admit(self, encoder: Encoder, first: list[Work]) -> None:
-        """Let an encoder write, if it encodes as those before it did.
-
-        Parameters
-        ----------
-        first : list of Work
-            The first of what it shall encode; new tables take their probe's own contents from it.
-
-        Raises
-        ------
-        SpaceError
-            If the fingerprint or the probe of a table says otherwise.
-        EncoderError
-            If the encoder offers none of the outputs asked for.
-        """
+        """Let an encoder write, if it encodes as those before it did."""
         self._encoder, self._first = encoder, first
         if not any(self.outputs(modality) for modality in MODALITIES):
             raise EncoderError(f"{encoder.id} offers none of {', '.join(self.asked)}")

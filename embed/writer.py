@@ -35,23 +35,7 @@ BYTES = 256 * 1024 * 1024
 
 
 class Committer:
-    """Buffers results and writes them in whole batches, overlapped with the next ones' encoding.
-
-    Parameters
-    ----------
-    store : Store
-    manifest : Manifest
-    table_of : callable
-        (modality, output) -> the feature table, made on first use.
-    encoder : str
-        Short name, for the ledger.
-    dtype : {"float16", "float32"}
-        Stored precision.
-    retried : set of str
-        Items with earlier rows in the ledger, which new results replace.
-    given : list of str
-        The manifest's columns that its sources really have.
-    """
+    """Buffers results and writes them in whole batches, overlapped with the next ones' encoding."""
 
     def __init__(
         self,

@@ -22,17 +22,7 @@ QUERY = (
 
 @dataclass(frozen=True)
 class Demo:
-    """Where the demo works.
-
-    Attributes
-    ----------
-    folder : Path
-    feed : Feed
-    photographs : Path
-        Folder of real photographs.
-    store, sheet : Path
-        What the commands leave.
-    """
+    """Where the demo works."""
 
     folder: Path
     feed: Feed
@@ -55,15 +45,7 @@ class Step:
 
 
 def prepare(folder: Path, *, posts: int = 400, seed: int = 0) -> Demo:
-    """Make the sample feed and lay the photographs beside it.
-
-    Raises
-    ------
-    UsageError
-        If `folder` holds something else already.
-    SourceError
-        If it cannot be written, or scikit-image is not installed.
-    """
+    """Make the sample feed and lay the photographs beside it."""
     marker = folder / "feed" / "truth.json"
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise UsageError(f"{folder} holds other things; give the demo a new folder")

@@ -33,20 +33,7 @@ _PACKAGES = (
 
 
 def examine(store: Path | None = None, *, load: bool = True) -> dict[str, Any]:
-    """Look at the machine, the encoders, Ollama and the store.
-
-    Parameters
-    ----------
-    store : Path, optional
-        Store to look at; one that is not there is reported, not refused.
-    load : bool, default True
-        Really load each encoder that has a short name, which takes seconds but is the only proof.
-
-    Returns
-    -------
-    dict
-        ``system``, ``packages``, ``device``, ``encoders``, ``ollama``, ``store``, and ``advice``: what to do, one line each.
-    """
+    """Look at the machine, the encoders, Ollama and the store."""
     advice: list[str] = []
     packages = {name: _version(name) for name in _PACKAGES}
     if packages["faiss-cpu"] and packages["faiss-gpu"]:

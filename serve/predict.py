@@ -35,20 +35,7 @@ _A = {"image": "an image", "text": "a text"}
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run says of some rows.
-
-    Attributes
-    ----------
-    table : pyarrow.Table
-        item_id, predicted, ``p_<class>`` for each class, and reason. A row that lacks an input of the run, or, of a run that
-        was trained with ``missing="keep"``, lacks all of them, has no prediction (null) but a reason.
-    failures : list of Failure
-        Files and texts that could not be encoded.
-    rejected : pyarrow.Table
-        Source rows that could not be taken at all.
-    notes : tuple of str
-        Remarks on the sources.
-    """
+    """What a run says of some rows."""
 
     table: pa.Table
     failures: list[Failure]
@@ -98,7 +85,7 @@ def predict(
     if sources is None or not isinstance(run, Package):
         if store is None:
             raise HeadError("there is no store: only a package predicts without one, and only raw rows")
-        store = store if isinstance(store, Store) else Store.open(store)
+        store = Store.of(store)
         run = run if isinstance(run, Run) else Run.load(store, str(run))
     if sources is None:
         assert isinstance(store, Store)

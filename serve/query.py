@@ -29,20 +29,7 @@ __all__ = ["SearchResult", "search"]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Hits, best first, and what was asked of what.
-
-    Attributes
-    ----------
-    hits : list of Hit
-    feature : str
-        Name of the feature that was searched.
-    query : str
-        The question, as a person would write it.
-    engine : str
-        "exact": every vector was compared; otherwise the kind of index that chose.
-    remark : str or None
-        What else is worth knowing of the engine, such as why an index was not used.
-    """
+    """Hits, best first, and what was asked of what."""
 
     hits: list[Hit]
     feature: str
@@ -94,7 +81,7 @@ def search(
     SpaceError
         If the encoder is no longer the one the feature was made with.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     if sum(question is not None for question in (text, image, item)) != 1:
         raise UsageError("ask one question: --text, --image or --item")
     if feature is None:

@@ -35,25 +35,7 @@ _COMPARED = 10_000
 
 @dataclass(frozen=True)
 class JoinReport:
-    """What a join did.
-
-    Attributes
-    ----------
-    columns : list of str
-        Columns of `items` that the file filled.
-    rows : int
-        Distinct keys in the file.
-    matched : int
-        Items that got values.
-    changed : int
-        Items whose values are other than before.
-    unmatched_rows : int
-        Keys of the file that no item has, and the first of them.
-    unmatched_items : int
-        Items that the file does not name, and the first of them.
-    notes : list of str
-        Rows of the file that could not be read, and how it was understood.
-    """
+    """What a join did."""
 
     columns: list[str]
     rows: int
@@ -80,30 +62,6 @@ def join(
     """Bring columns of a CSV, TSV, JSONL or Parquet file into `items`.
 
     An empty cell leaves what the item has. Items that the file does not name stay as they are.
-
-    Parameters
-    ----------
-    store : Store
-    path : Path
-    on : {"item_id", "path", "image_sha256", "text_sha256"}, default "item_id"
-        Column of `items` to match. Several items may have the same value; all get the row.
-    file_key : str, optional
-        The file's column with these values, if it has another name.
-    columns : sequence of str, optional
-        Columns to bring; all others than the key unless given. Of those that icehouse fills itself, only `split` may come.
-    quotes : {"auto", "csv", "literal"}, default "auto"
-        See `icehouse.data.readers.read_rows`.
-    na_values : sequence of str, optional
-        What means "no value", besides an empty cell; see `icehouse.data.labels.normalise`.
-    encoding : str, optional
-        See `icehouse.data.readers.read_rows`.
-
-    Raises
-    ------
-    UsageError
-        If a column does not exist or is reserved.
-    SourceError
-        If the file cannot be read, has two rows with one key and different values, or no key that an item has.
     """
     if on not in JOIN_KEYS:
         raise UsageError(f"items cannot be joined on {on!r}; use one of {', '.join(JOIN_KEYS)}")

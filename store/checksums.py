@@ -52,13 +52,7 @@ def seal(value: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def unseal(value: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """JSON values of the file called `name` without their checksum; those that have none are taken as they are.
-
-    Raises
-    ------
-    ValueError
-        If they are not what was sealed.
-    """
+    """JSON values of the file called `name` without their checksum; those that have none are taken as they are."""
     if not isinstance(value, Mapping):
         raise ValueError("not a JSON object")
     rest = {key: item for key, item in value.items() if key != _KEY}
@@ -120,23 +114,7 @@ def _listed(folder: Path) -> dict[str, str] | None:
 def check_sums(folder: Path, names: Iterable[str] | None = None, *, only: bool = False) -> bool:
     """Make sure that files of a folder are those that were written.
 
-    Parameters
-    ----------
-    folder : Path
-    names : iterable of str, optional
-        Paths inside; every listed file unless given.
-    only : bool, default False
-        Also refuse files that the list does not name.
-
-    Returns
-    -------
-    bool
-        False if the folder has no list: an older icehouse wrote it.
-
-    Raises
-    ------
-    CorruptError
-        That names the file.
+    False if the folder has no list: an older icehouse wrote it.
     """
     listed = _listed(folder)
     if listed is None:
@@ -179,15 +157,7 @@ def changed_files(folder: Path, expected: Iterable[str] = ()) -> tuple[bool, lis
 
 
 def read_checked(folder: Path, name: str) -> bytes:
-    """Read a file of a folder, compared with the folder's list if there is one.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is not there, nor listed.
-    CorruptError
-        If it is not what was written.
-    """
+    """Read a file of a folder, compared with the folder's list if there is one."""
     listed = _listed(folder)
     try:
         data = (folder / name).read_bytes()
@@ -206,15 +176,7 @@ def read_checked(folder: Path, name: str) -> bytes:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Read a JSON object of a folder, compared as `read_checked` does.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is not there, nor listed.
-    CorruptError
-        If it is not what was written, or no JSON object.
-    """
+    """Read a JSON object of a folder, compared as `read_checked` does."""
     try:
         data = read_checked(folder, name)
         value = json.loads(data)
@@ -229,13 +191,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def open_parquet(folder: Path, name: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of a folder, compared with the folder's list; each page is compared when it is read.
-
-    Raises
-    ------
-    CorruptError
-        If it is gone, not what was written, or cannot be read.
-    """
+    """Open a Parquet file of a folder, compared with the folder's list; each page is compared when it is read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -252,13 +208,7 @@ def open_parquet(folder: Path, name: str) -> Iterator[pq.ParquetFile]:
 
 
 def read_parquet(folder: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a Parquet file of a folder, or some of its columns; see `open_parquet`.
-
-    Raises
-    ------
-    CorruptError
-        If it is gone, not what was written, cannot be read, or lacks one of `columns`.
-    """
+    """Read a Parquet file of a folder, or some of its columns; see `open_parquet`."""
     with open_parquet(folder, name) as file:
         table = file.read()
         if lacking := [column for column in columns or () if column not in table.column_names]:
@@ -275,11 +225,6 @@ def check_stamp(path: Path, known: Mapping[str, Any], *, always: bool = False) -
     """Make sure that a large file is the one that was stamped.
 
     One that the file system says was not written since is not read again if it is larger than `ALWAYS_BYTES`.
-
-    Raises
-    ------
-    CorruptError
-        If it is missing or differs.
     """
     try:
         status = _status(path)

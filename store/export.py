@@ -42,33 +42,6 @@ def export(
 
     ``npy`` and ``safetensors`` (tensor ``X``; for tokens also ``mask``) are joined by ``<out>.ids.csv``, whose rows go with
     theirs. ``csv`` and ``parquet`` have `item_id` and `columns` first; then ``f0``, ``f1``, ... or a list column ``vector``.
-
-    Parameters
-    ----------
-    store : Store
-    name : str
-        ``<encoder>/<modality>/<output>``.
-    out : Path
-    format : {"npy", "csv", "parquet", "safetensors"}, optional
-        Told by the suffix of `out` unless given.
-    columns : sequence of str, optional
-        Columns of `items` to write too, such as ``split`` and labels.
-    split, where
-        As for `Store.features`.
-    notes : list of str, optional
-        Takes what a user should know of the result.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-
-    Raises
-    ------
-    UsageError
-        If the format or a column is unknown, or tokens were to be CSV.
-    StoreError
-        If there is no such feature, or `out` cannot be written.
     """
     kind = format or next((kind for kind, suffix in FORMATS.items() if out.suffix.lower() == suffix), None)
     if kind not in FORMATS:

@@ -104,13 +104,7 @@ def is_name(name: str) -> bool:
 
 
 def checked_name(name: str) -> str:
-    """A name of a table or feature that is about to become a path.
-
-    Raises
-    ------
-    StoreError
-        If it is no name, and might lead elsewhere.
-    """
+    """A name of a table or feature that is about to become a path."""
     if not isinstance(name, str) or not is_name(name):
         raise unknown_name(
             StoreError(f"{name!r} is no name of a table: letters, digits, '.', '_', '-', and '/' between")
@@ -119,13 +113,7 @@ def checked_name(name: str) -> str:
 
 
 def refuse_outside(folder: Path) -> None:
-    """Refuse to write or delete in a folder of a store that a link leads out of the store.
-
-    Raises
-    ------
-    StoreError
-        That names the folder and where it leads.
-    """
+    """Refuse to write or delete in a folder of a store that a link leads out of the store."""
     folder = folder.absolute()
     root = next((above for above in (folder, *folder.parents) if (above / STORE_FILE).is_file()), None)
     if root is not None and not folder.resolve().is_relative_to(root.resolve()):
@@ -140,11 +128,6 @@ def publish(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; on leaving, it takes the place of `path` in one step.
 
     If the block raises, `path` stays as it was and nothing is left behind. A link at `path` is replaced, not followed.
-
-    Raises
-    ------
-    StoreError
-        If `path` is in a store, and a link leads out of it.
     """
     refuse_outside(path.parent)
     temp = path.parent / temp_name(path.suffix)
@@ -159,13 +142,7 @@ def publish(path: Path) -> Iterator[Path]:
 
 
 def publish_text(path: str | Path, text: str) -> Path:
-    """Write a file that the user named, whole or not at all, as UTF-8; a terminal or a pipe is written to as it is.
-
-    Raises
-    ------
-    UsageError
-        If the file cannot be written.
-    """
+    """Write a file that the user named, whole or not at all, as UTF-8; a terminal or a pipe is written to as it is."""
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
@@ -259,10 +236,6 @@ def publish_folder(path: Path, *, parents: bool = True, sums: bool = True) -> It
 
     If the block raises, `path` stays as it was and nothing is left behind. A folder that is there already steps aside
     first, and goes once the new one is in place.
-
-    With `parents` folders above it are made. Without, what is above must be there and stay: if another folder takes its
-    place meanwhile, a FileNotFoundError is raised and nothing of this one gets in. With `sums` the folder gets its
-    ``SHA256SUMS`` (see `icehouse.store.checksums`).
     """
     refuse_outside(path.parent)
     if parents:
@@ -310,17 +283,6 @@ def hold(folder: Path, timeout: float | None = None) -> Iterator[None]:
     """Hold the write lock of `folder`; a thread that holds it may ask again.
 
     The system drops the lock of a process that dies. A small file beside it says who holds it, for the message only.
-
-    Parameters
-    ----------
-    folder : Path
-    timeout : float, optional
-        Seconds to wait, `LOCK_WAIT_S` unless given.
-
-    Raises
-    ------
-    LockedError
-        If it is not free in time; the message names the holder.
     """
     refuse_outside(folder)
     path = str(folder.resolve() / _LOCK)

@@ -49,19 +49,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that `verify` found.
-
-    Attributes
-    ----------
-    table : str
-        Table, or folder beside the tables.
-    kind : str
-        "manifest", "lost manifest", "lost table", "missing part", "checksum", "unreadable", "rows", "schema", "duplicates",
-        "missing features"; or, as information, "orphan", "leftover", "set aside", "no checksums", "unused features".
-    detail : str
-    problem : bool
-        False for what does no harm.
-    """
+    """One thing that `verify` found."""
 
     table: str
     kind: str
@@ -87,16 +75,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How far a feature covers the items.
-
-    Attributes
-    ----------
-    feature : str
-    missing : list of str
-        Items that have the content but not the feature, and no failure that explains it.
-    unused : int
-        Rows that no item refers to: the item's file or text has changed since.
-    """
+    """How far a feature covers the items."""
 
     feature: str
     missing: list[str]
@@ -114,18 +93,7 @@ class Compaction:
 
 
 def verify(store: Store, progress: Callable[[Part], None] | None = None) -> Report:
-    """Read every part of every table and compare it with what the manifests say.
-
-    Parameters
-    ----------
-    store : Store
-    progress : callable, optional
-        Called with each part after it was read.
-
-    Returns
-    -------
-    Report
-    """
+    """Read every part of every table and compare it with what the manifests say."""
     report = Report()
     for path in leftovers_below(store.path):
         if store.path / "tables" not in path.parents:
@@ -198,11 +166,6 @@ def compact(store: Store, part_bytes: int = PART_BYTES) -> list[Compaction]:
 
     Rows and their order stay. The merged parts remain on disk for `icehouse.store.table.GRACE_S`, for those who are reading
     them; the next write after that removes them. A damaged table is left as it is, and told once the others are done.
-
-    Returns
-    -------
-    list of Compaction
-        One for each table, and one for `ELSEWHERE` where temporary files or folders of dead writers lay outside of them.
     """
     done: list[Compaction] = []
     refused: list[CorruptError] = []
@@ -456,17 +419,7 @@ SHOWN_VALUES = 20
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """Count items, labels, features, failures and bytes.
-
-    Returns
-    -------
-    dict
-        JSON values: ``path``, ``format_version``, ``created_at``, ``created_by``, ``items`` (``total``, ``image``, ``text``,
-        ``missing``), ``splits`` and ``labels`` (counts by value; of a column with more than 20 values the most frequent),
-        ``features`` (one mapping each, with the numbers of items that miss it and of rows that no item uses), ``tables``
-        (others, by name), ``damaged`` (tables that cannot be read, and why), ``failures`` (``total``, ``by_error``),
-        ``bytes`` (by folder).
-    """
+    """Count items, labels, features, failures and bytes."""
     schema = store.items.snapshot().schema
     labels = label_columns(schema)
     items = store.items.read(["image_sha256", "text_sha256", "missing", "split", *labels])
@@ -554,21 +507,7 @@ def _size(folder: Path) -> int:
 
 
 def items_to_remove(store: Store, where: str | None = None, *, missing: bool = False) -> list[str]:
-    """Ids of the items that `remove_items` would remove, ascending.
-
-    Parameters
-    ----------
-    store : Store
-    where : str, optional
-        SQL condition over the columns of `items`.
-    missing : bool, default False
-        Only items marked ``missing``: their file is gone, or their row has left its source.
-
-    Raises
-    ------
-    UsageError
-        If neither is given, or `where` is not a condition.
-    """
+    """Ids of the items that `remove_items` would remove, ascending."""
     if where is None and not missing:
         raise UsageError("say which items to remove: --where SQL, --missing, or both")
     items = store.items.read(["item_id", "missing"])

@@ -57,21 +57,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Contents of a table at one version.
-
-    Parameters
-    ----------
-    version : int
-        Grows by one with every commit.
-    spec : dict
-        What the table holds, as JSON values.
-    schema : pyarrow.Schema
-        Union of the parts' columns; a part without one of them reads as null there.
-    parts : tuple of Part
-        Live parts, in row order.
-    retired : tuple of (str, float)
-        Files no longer live, and since when (seconds since 1970); readers of older snapshots may still be in them.
-    """
+    """Contents of a table at one version."""
 
     version: int
     spec: dict[str, Any]
@@ -108,17 +94,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read the present manifest of the table in `folder`.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is none.
-        CorruptError
-            If it is not a manifest.
-        StoreError
-            If it is of a newer format.
-        """
+        """Read the present manifest of the table in `folder`."""
         try:
             content = json.loads((folder / MANIFEST).read_bytes())
             if content["format"] > FORMAT:
@@ -245,17 +221,7 @@ def write_part(
 
 
 def lineage(metadata: Mapping[bytes, bytes] | None) -> tuple[dict[str, Any] | None, str | None, list[str]]:
-    """What a part's Parquet metadata says of its table.
-
-    Returns
-    -------
-    spec : dict or None
-        Of the table, without the probe; None if it does not say.
-    at : str or None
-        Name of the first part that stood in its place; None if it was the first.
-    replaces : list of str
-        Names of the parts that it replaced.
-    """
+    """What a part's Parquet metadata says of its table."""
     metadata = metadata or {}
     try:
         spec = json.loads(metadata[_SPEC]) if _SPEC in metadata else None
@@ -293,13 +259,6 @@ def check_part(path: Path, part: Part, *, whole: bool = False) -> None:
     """Make sure that a part is the one that the manifest names; of a large one the footer, unless `whole`.
 
     What was compared once is not compared again as long as the file stays untouched.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is gone.
-    CorruptError
-        If it is another file.
     """
     try:
         status = path.stat()
@@ -328,13 +287,6 @@ def read_part(path: Path, schema: pa.Schema, part: Part | None = None) -> pa.Tab
     """Read the columns of `schema` from a part; one that the part lacks comes as nulls.
 
     With `part`, what the manifest says of it, the file is compared first; see `check_part`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the part is gone.
-    CorruptError
-        If it is not what was written, or not readable as Parquet.
     """
     try:
         if part is not None:
@@ -386,22 +338,7 @@ def _fill(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def conform(rows: pa.Table, schema: pa.Schema, *, only: Sequence[str] | None = None) -> pa.Table:
-    """Bring `rows` to a table's column order and types, its new columns last.
-
-    Parameters
-    ----------
-    rows : pyarrow.Table
-    schema : pyarrow.Schema
-        The table's.
-    only : sequence of str, optional
-        Columns that an upsert brings; without it, a column of `schema` that `rows` lacks is filled with nulls.
-
-    Raises
-    ------
-    StoreError
-        If a column cannot be cast to the table's type without loss, a required one is absent or has nulls,
-        or two names differ in letter case only (SQL would take them for one).
-    """
+    """Bring `rows` to a table's column order and types, its new columns last."""
     _refuse_clashes(rows.column_names, schema)
     columns, fields = [], []
     for field in schema:

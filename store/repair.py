@@ -37,18 +37,7 @@ _ASIDE = "set-aside-"
 
 @dataclass(frozen=True)
 class Repair:
-    """What was done to one table.
-
-    Attributes
-    ----------
-    table : str
-    problem : str
-        What was wrong.
-    parts, rows : int
-        What the table has now.
-    remarks : list of str
-        What could not be had back, or has to be looked at.
-    """
+    """What was done to one table."""
 
     table: str
     problem: str
@@ -98,15 +87,7 @@ def repair_store_file(path: Path) -> str | None:
 def repair(store: Store) -> list[Repair]:
     """Make the manifests anew that are lost, damaged, older than their parts, or that name parts which are gone.
 
-    Returns
-    -------
-    list of Repair
-        One for each table that needed it.
-
-    Raises
-    ------
-    StoreError
-        If a table cannot be written.
+    One for each table that needed it.
     """
     done = []
     for name in store.table_names():

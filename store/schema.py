@@ -82,13 +82,7 @@ def tower_of(modality: str) -> Literal["image", "text"]:
 
 
 def items_schema(extra: Iterable[str] = ()) -> pa.Schema:
-    """Schema of `items` with `extra` label and metadata columns, all strings.
-
-    Raises
-    ------
-    UsageError
-        If a name of `extra` is reserved, or repeated (letter case aside, since SQL does not tell it).
-    """
+    """Schema of `items` with `extra` label and metadata columns, all strings."""
     schema = ITEMS
     taken = {name.lower() for name in schema.names}
     for name in extra:
@@ -131,18 +125,7 @@ def features_schema(
     dim: int,
     dtype: Literal["float16", "float32"] = "float16",
 ) -> pa.Schema:
-    """Schema of ``features/<encoder>/<modality>/<output>``.
-
-    Parameters
-    ----------
-    modality : {"image", "text"}
-        Decides the key column; texts also tell whether they were `truncated` at the context length.
-    output : str
-        With "tokens" the column is `tokens`, a list of vectors; otherwise `vector`.
-    dim : int
-        Width of a vector.
-    dtype : {"float16", "float32"}, default "float16"
-    """
+    """Schema of ``features/<encoder>/<modality>/<output>``."""
     fields = [pa.field(CONTENT_KEYS[modality], pa.string(), nullable=False)]
     if modality == "text":
         fields.append(pa.field("truncated", pa.bool_()))
@@ -172,21 +155,7 @@ _REPAIRED = ("encoder", "modality", "output", "key", "dim", "dtype")
 
 
 def check_spec(spec: Any, what: str, needed: tuple[str, ...] = _NEEDED) -> None:
-    """Refuse the spec of a feature that lacks an entry, or has one of another kind: whoever wrote it may be a stranger.
-
-    Parameters
-    ----------
-    spec : mapping
-    what : str
-        What has the spec, for the message.
-    needed : tuple of str
-        Entries that must be there.
-
-    Raises
-    ------
-    CorruptError
-        That names the entry.
-    """
+    """Refuse the spec of a feature that lacks an entry, or has one of another kind: a stranger may have written it."""
     if not isinstance(spec, Mapping):
         raise CorruptError(f"{what} has no spec of a feature")
     if needed is _NEEDED and not {"name", "provenance", "fingerprint"} & spec.keys():
@@ -210,13 +179,7 @@ _KINDS = {str: "name", int: "number", dict: "object"}
 def differences(
     have: Mapping[str, Any], want: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
-    """Compare two provenances.
-
-    Returns
-    -------
-    dict
-        Dotted key to its two values, for each that differs; None stands for absent.
-    """
+    """Compare two provenances. Dotted key to its two values, for each that differs; None stands for absent."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in sorted({*have, *want}):
         a, b = have.get(key), want.get(key)
@@ -228,22 +191,7 @@ def differences(
 
 
 def check_space(what: str, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:
-    """Refuse to mix two vector spaces.
-
-    Parameters
-    ----------
-    what : str
-        What holds the first space, for the message: "the feature mini/image/pooled", "run 7".
-    have, want : mapping
-        Specs (or any mapping with ``fingerprint``, and for the message ``encoder`` and ``provenance``).
-
-    Raises
-    ------
-    SpaceError
-        If the fingerprints differ; the message names both and what differs.
-    StoreError
-        If one has no fingerprint.
-    """
+    """Refuse to mix two vector spaces."""
     for spec in (have, want):
         if not spec.get("fingerprint"):
             raise StoreError(

@@ -49,24 +49,7 @@ Candidates = Callable[[Vectors, np.ndarray, int, "np.ndarray | None"], tuple[np.
 
 @dataclass(frozen=True)
 class Hit:
-    """One item that was found.
-
-    Attributes
-    ----------
-    item_id : str
-    path : str or None
-        Of its image, relative to `root`.
-    text : str or None
-    score : float
-        Cosine to the query, -1 to 1.
-    rank : int
-        1 for the best.
-    root : str or None
-        Absolute folder of the image.
-    split : str or None
-    labels : dict of str to (str or None)
-        Label and metadata columns.
-    """
+    """One item that was found."""
 
     item_id: str
     path: str | None
@@ -242,13 +225,7 @@ def exact_candidates(
 
 
 def unit_query(X: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Scale `queries` (q, dim) to unit length, in float64, if they can be compared with `X` (n, dim).
-
-    Raises
-    ------
-    UsageError
-        If one is zero, not finite, or of another width.
-    """
+    """Scale `queries` (q, dim) to unit length, in float64, if they can be compared with `X` (n, dim)."""
     if X.ndim != 2 or queries.shape[1] != X.shape[1]:
         raise UsageError(f"the query has {queries.shape[1]} dimensions, the feature {X.shape[-1]}")
     units = unit_rows(queries)

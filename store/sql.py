@@ -76,24 +76,12 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
 
 
 def query(store: Store, sql: str) -> pa.Table:
-    """Run SQL (one statement or several) and return the last one's result.
-
-    Raises
-    ------
-    UsageError
-        If DuckDB refuses it, in one line; for an unknown table, with the views there are.
-    """
+    """Run SQL (one statement or several) and return the last one's result."""
     return _run(store, sql, store.table_names())
 
 
 def select_items(store: Store, where: str) -> pa.ChunkedArray:
-    """Ids of the items that meet a SQL condition over the columns of `items`.
-
-    Raises
-    ------
-    UsageError
-        If it is not a condition.
-    """
+    """Ids of the items that meet a SQL condition over the columns of `items`."""
     if not where.strip():
         raise UsageError("the condition is empty; say true for all items")
     try:
@@ -108,18 +96,6 @@ def present_items(store: Store, columns: Sequence[str], where: str | None = None
 
     Vanished items are left out of whatever is made of a store, unless the condition names the column ``missing`` and so
     decides by itself.
-
-    Returns
-    -------
-    items : pyarrow.Table
-        Columns ``item_id`` and `columns`.
-    left_out : int
-        How many items are left out for being marked.
-
-    Raises
-    ------
-    UsageError
-        If `where` is not a condition.
     """
     items = store.items.read(list(dict.fromkeys(["item_id", *columns, "missing"])))
     if where is not None:
@@ -333,22 +309,7 @@ def _guarded(text: str) -> str:
 
 
 def save(rows: pa.Table, path: Path, kind: str | None = None) -> None:
-    """Write `rows` to `path`, whole or not at all.
-
-    Parameters
-    ----------
-    rows : pyarrow.Table
-    path : Path
-    kind : {"csv", "json", "parquet"}, optional
-        Told by the suffix of `path` unless given.
-
-    Raises
-    ------
-    UsageError
-        If the format cannot be told.
-    StoreError
-        If `path` cannot be written.
-    """
+    """Write `rows` to `path`, whole or not at all."""
     kind = kind or FORMATS.get(path.suffix.lower())
     if kind not in FORMATS.values():
         raise UsageError(f"cannot tell the format of {path}: use .csv, .json or .parquet, or --format")

@@ -134,6 +134,11 @@ class Store:
         return cls(path, about)
 
     @classmethod
+    def of(cls, store: Store | str | Path) -> Store:
+        """A store as it is, or the one that a path leads to."""
+        return store if isinstance(store, Store) else cls.open(store)
+
+    @classmethod
     def open_or_create(cls, path: str | Path) -> Store:
         """Open the store at `path`, or make one if there is nothing; see `create` and `open`."""
         path = Path(path)

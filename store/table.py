@@ -93,25 +93,7 @@ class Snapshot:
         return [self.folder / part.name for part in self.parts]
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read all rows.
-
-        Parameters
-        ----------
-        columns : sequence of str, optional
-            Which columns, in which order; all unless given.
-
-        Returns
-        -------
-        pyarrow.Table
-            A column that a part lacks is null in that part's rows.
-
-        Raises
-        ------
-        StoreError
-            If the table has no such column.
-        CorruptError
-            If a part cannot be read.
-        """
+        """Read all rows. A column that a part lacks is null in that part's rows."""
         schema = self._select(columns)
         tables = [read_part(path, schema, part) for path, part in zip(self.files, self.parts, strict=True)]
         return pa.concat_tables(tables) if tables else schema.empty_table()
@@ -163,21 +145,7 @@ class Table:
 
     @classmethod
     def create(cls, path: Path, schema: pa.Schema, spec: Mapping[str, Any]) -> Table:
-        """Make an empty table.
-
-        Parameters
-        ----------
-        path : Path
-        schema : pyarrow.Schema
-            Columns that every append is brought to; an append may bring further ones.
-        spec : mapping
-            What the table holds, as JSON values. ``spec["key"]`` names the unique column, where there is one.
-
-        Raises
-        ------
-        StoreError
-            If there is a table already, or the folder cannot be written.
-        """
+        """Make an empty table."""
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -245,28 +213,7 @@ class Table:
             yield
 
     def append(self, rows: pa.Table, *, unique: str | None = None) -> int:
-        """Add rows at the end, all or none.
-
-        Parameters
-        ----------
-        rows : pyarrow.Table
-            Columns are matched by name and cast; absent ones become null, new ones join the table.
-        unique : str, optional
-            Drop rows whose value in this column is in the table already, or came earlier in `rows`. Holds against
-            concurrent writers too.
-
-        Returns
-        -------
-        int
-            Rows added.
-
-        Raises
-        ------
-        LockedError
-            If another writer does not finish in time.
-        StoreError
-            If a column does not fit the table's type.
-        """
+        """Add rows at the end, all or none. Rows added."""
         manifest = self._manifest()
         rows = conform(rows, manifest.schema)
         checked: frozenset[str] = frozenset()
@@ -302,22 +249,6 @@ class Table:
         """Replace the rows that have the same key, in their place, and add the others at the end.
 
         Only parts that really change are written again.
-
-        Parameters
-        ----------
-        rows : pyarrow.Table
-            Of several rows with one key, the last counts.
-        key : str
-            Unique column.
-        keep : bool, default True
-            Columns that `rows` lacks keep their values in replaced rows; otherwise they become null.
-        remove : iterable, optional
-            Values of `key` whose rows go in the same commit.
-
-        Returns
-        -------
-        int
-            Rows added, changed or removed.
         """
         with self.lock():
             manifest = self._manifest()
@@ -392,13 +323,7 @@ class Table:
         return removed
 
     def update_spec(self, changes: Mapping[str, Any]) -> None:
-        """Set keys of the spec, for example the probe.
-
-        Raises
-        ------
-        SpaceError
-            If `changes` would give the vectors another fingerprint.
-        """
+        """Set keys of the spec, for example the probe."""
         with self.lock():
             manifest = self._manifest()
             have = manifest.spec.get("fingerprint")
@@ -411,10 +336,7 @@ class Table:
     def replace_parts(self, old: Sequence[str], new: Staged) -> bool:
         """Put one part in the place of neighbouring ones that hold the same rows.
 
-        Returns
-        -------
-        bool
-            False, and nothing happens, if another writer has changed them meanwhile.
+        False, and nothing happens, if another writer has changed them meanwhile.
         """
         try:
             with self.lock():

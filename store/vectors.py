@@ -66,22 +66,7 @@ class _UnexpectedError(Exception):
 
 
 def read_into(path: Path, column: str, out: np.ndarray) -> bool:
-    """Fill `out` with the vectors of one part.
-
-    Parameters
-    ----------
-    path : Path
-        A part.
-    column : str
-        Its column of fixed-size lists.
-    out : ndarray of float16 or float32, shape (rows, dim), C-contiguous
-        Must have the part's rows, width and type.
-
-    Returns
-    -------
-    bool
-        False if the part is laid out otherwise; `out` is then undefined.
-    """
+    """Fill `out` with the vectors of one part. False if the part is laid out otherwise; `out` is then undefined."""
     flat = out.reshape(-1)
     # Checksums are computed beside the reading, which lets other threads run.
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(2) as pool:
@@ -221,17 +206,7 @@ _COPY = re.compile(r"([0-9a-f]{32})\.(npy|keys\.arrow|states|lengths\.arrow|sums
 
 @dataclass(frozen=True)
 class Vectors:
-    """All vectors of a feature table.
-
-    Attributes
-    ----------
-    keys : pyarrow.ChunkedArray of string
-        Content digest of each row.
-    X : ndarray of float16 or float32, shape (rows, dim)
-        As stored; read-only, and possibly mapped from disk. Compute in float32, a block at a time.
-    digest : str
-        Of the snapshot that they are from.
-    """
+    """All vectors of a feature table."""
 
     keys: pa.ChunkedArray
     X: np.ndarray
@@ -239,25 +214,14 @@ class Vectors:
 
 
 def finite_rows(X: np.ndarray, dtype: str = "float16") -> np.ndarray:
-    """Tell which rows of `X` (n, ...) can be stored: no NaN, nothing infinite, nothing beyond `dtype`'s range.
-
-    Returns
-    -------
-    ndarray of bool, shape (n,)
-    """
+    """Tell which rows of `X` (n, ...) can be stored: no NaN, nothing infinite, nothing beyond `dtype`'s range."""
     limit = float(np.finfo(dtype).max)
     with np.errstate(invalid="ignore"):
         return (np.abs(X) <= limit).all(axis=tuple(range(1, X.ndim)))
 
 
 def vectors_to_arrow(X: np.ndarray, dtype: str = "float16") -> pa.FixedSizeListArray:
-    """Make an Arrow column of the rows of `X` (n, dim).
-
-    Raises
-    ------
-    StoreError
-        If a row has a value that `dtype` cannot hold; `finite_rows` tells which.
-    """
+    """Make an Arrow column of the rows of `X` (n, dim)."""
     _require_finite(X, dtype)
     values = np.ascontiguousarray(X, dtype=dtype)
     return pa.FixedSizeListArray.from_arrays(
@@ -266,20 +230,7 @@ def vectors_to_arrow(X: np.ndarray, dtype: str = "float16") -> pa.FixedSizeListA
 
 
 def tokens_to_arrow(values: np.ndarray, mask: np.ndarray, dtype: str = "float16") -> pa.ListArray:
-    """Make an Arrow column of token states, keeping the real ones only.
-
-    Parameters
-    ----------
-    values : ndarray, shape (n, t, dim)
-    mask : ndarray of bool, shape (n, t)
-        True where a token is real.
-    dtype : {"float16", "float32"}, default "float16"
-
-    Raises
-    ------
-    StoreError
-        If a real token has a value that `dtype` cannot hold.
-    """
+    """Make an Arrow column of token states, keeping the real ones only."""
     dim = values.shape[2]
     real = values[mask.astype(bool)]
     offsets = np.concatenate([[0], np.cumsum(mask.astype(bool).sum(axis=1))]).astype(np.int32)
@@ -299,15 +250,7 @@ def to_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def read_vectors(snapshot: Snapshot, column: str = "vector") -> np.ndarray:
-    """Read all vectors of a snapshot into one array (rows, dim) of their stored type.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the snapshot is so old that its parts are gone.
-    CorruptError
-        If a part cannot be read.
-    """
+    """Read all vectors of a snapshot into one array (rows, dim) of their stored type."""
     field = snapshot.schema.field(column)
     X = np.empty((snapshot.rows, field.type.list_size), _dtype(field.type))
     done = 0
@@ -321,18 +264,7 @@ def read_vectors(snapshot: Snapshot, column: str = "vector") -> np.ndarray:
 
 
 def load_vectors(snapshot: Snapshot, key: str, cache: Path | None = None, column: str = "vector") -> Vectors:
-    """Get all vectors of a snapshot with their keys, from the memory-mapped copy if there is one.
-
-    Parameters
-    ----------
-    snapshot : Snapshot
-        Of a feature table.
-    key : str
-        Its key column.
-    cache : Path, optional
-        Folder of this table's copies; a missing copy is made there, if the folder can be written, and older ones removed.
-    column : str, default "vector"
-    """
+    """Get all vectors of a snapshot with their keys, from the memory-mapped copy if there is one."""
     if cache is not None and (cached := _open_copy(snapshot, cache)) is not None:
         return cached
     keys = snapshot.read([key])[key]
@@ -406,13 +338,7 @@ def _write_copy(keys: pa.ChunkedArray, X: np.ndarray, snapshot: Snapshot, cache:
 
 
 def check_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
-    """Make sure that the files of a copy are those that were written, before a library trusts what they say.
-
-    Raises
-    ------
-    CorruptError, OSError, ValueError
-        If they are not, or nothing says so.
-    """
+    """Make sure that the files of a copy are those that were written, before a library trusts what they say."""
     name = f"{digest}.sums.json"
     stamps = unseal(json.loads((cache / name).read_bytes()), name)
     for path in paths:
@@ -439,19 +365,7 @@ def finish_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
 
 @dataclass(frozen=True)
 class TokenStates:
-    """All token states of a feature table.
-
-    Attributes
-    ----------
-    keys : pyarrow.ChunkedArray of string
-        Content digest of each row.
-    starts, lengths : ndarray of int64, shape (rows,)
-        Where in `states` those of a row begin, and how many they are.
-    states : ndarray of float16 or float32, shape (tokens, dim)
-        As stored; read-only, and possibly mapped from disk.
-    digest : str
-        Of the snapshot that they are from.
-    """
+    """All token states of a feature table."""
 
     keys: pa.ChunkedArray
     starts: np.ndarray
@@ -461,17 +375,7 @@ class TokenStates:
 
 
 def load_tokens(snapshot: Snapshot, key: str, cache: Path | None = None) -> TokenStates:
-    """Get all token states of a snapshot with their keys, from the memory-mapped copy if there is one.
-
-    Parameters
-    ----------
-    snapshot : Snapshot
-        Of a feature table that holds tokens.
-    key : str
-        Its key column.
-    cache : Path, optional
-        Folder of this table's copies; a missing copy is made there, if the folder can be written, and older ones removed.
-    """
+    """Get all token states of a snapshot with their keys, from the memory-mapped copy if there is one."""
     if cache is not None and (cached := _open_token_copy(snapshot, cache)) is not None:
         return cached
     if cache is not None and sum(path.stat().st_size for path in snapshot.files) >= CACHE_FROM:
@@ -496,21 +400,7 @@ def load_tokens(snapshot: Snapshot, key: str, cache: Path | None = None) -> Toke
 def pad_tokens(
     states: np.ndarray, starts: np.ndarray, lengths: np.ndarray, longest: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pad ranges of token states to the longest of them.
-
-    Parameters
-    ----------
-    states : ndarray of float, shape (tokens, dim)
-    starts, lengths : ndarray of int64, shape (n,)
-    longest : int, optional
-        Pad to this many instead.
-
-    Returns
-    -------
-    values : ndarray of float32, shape (n, t, dim)
-        Zero where `mask` is False.
-    mask : ndarray of bool, shape (n, t)
-    """
+    """Pad ranges of token states to the longest of them."""
     length = int(lengths.max(initial=0)) if longest is None else longest
     mask: np.ndarray = np.arange(length) < lengths[:, None]
     values = np.zeros((*mask.shape, states.shape[1]), np.float32)

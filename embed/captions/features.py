@@ -130,7 +130,7 @@ def embed_captions(
     begun = time.perf_counter()
     if cleaning is not None and cleaning not in CLEANERS:
         raise UsageError(f"no text cleaning {cleaning!r}; there are {', '.join(CLEANERS)}")
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     table = captions_of(store, captions)
     model = encoder if isinstance(encoder, Encoder) else None
     named = encoder != "auto"

@@ -87,7 +87,7 @@ def import_captions(
     `CaptionError` if it has no column of captions or none that tells the pictures, `SpaceError` if the captions of that
     name are from another file, or by a model.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     file = Path(file)
     columns, bad = _read(file)
     captions_column = _caption_column(file, columns)

@@ -56,19 +56,7 @@ Search = Callable[[np.ndarray, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Question:
-    """Queries of one kind, with what exact search answers.
-
-    Attributes
-    ----------
-    modality : str
-    of : str
-        What they are made of, for people.
-    units : ndarray of float64, shape (q, dim)
-    floor : ndarray of float64, shape (q,)
-        Cosine of the last of the 10 best.
-    expected : int
-        10, or fewer where the feature has fewer vectors.
-    """
+    """Queries of one kind, with what exact search answers."""
 
     modality: str
     of: str
@@ -85,19 +73,7 @@ class Question:
 def ask(store: Store, feature: str, X: np.ndarray, usable: np.ndarray) -> dict[str, Question | None]:
     """Make questions to a feature: of its own modality, and of the other one where they share a space.
 
-    Parameters
-    ----------
-    store : Store
-    feature : str
-    X : ndarray, shape (n, dim)
-        Its vectors, as stored.
-    usable : ndarray of int64
-        Rows of `X` that have a direction.
-
-    Returns
-    -------
-    dict of str to (Question or None)
-        For "image" and "text"; None where there is nothing to ask with.
+    For "image" and "text"; None where there is nothing to ask with.
     """
     own: str = tower_of(store.feature_table(feature).spec["modality"])
     other = "text" if own == "image" else "image"
@@ -130,10 +106,7 @@ def tune(
 ) -> int | None:
     """Set the least effort that reaches the recall, if need be the most there is.
 
-    Returns
-    -------
-    int or None
-        The effort; None where the kind has no knob.
+    The effort; None where the kind has no knob.
     """
     halves = [question.half(0) for question in asked.values() if question is not None]
     effort = None
@@ -147,10 +120,7 @@ def tune(
 def measure(search: Search, X: np.ndarray, asked: dict[str, Question | None]) -> dict[str, Any]:
     """Measure recall@10 with the questions that `tune` did not see.
 
-    Returns
-    -------
-    dict
-        For "image" and "text": ``{"recall@10": float, "queries": int, "of": str}``, or None.
+    For "image" and "text": ``{"recall@10": float, "queries": int, "of": str}``, or None.
     """
     report: dict[str, Any] = {}
     for modality, question in asked.items():
@@ -197,16 +167,7 @@ _BLOCK = 16_384
 
 @dataclass(frozen=True)
 class Built:
-    """What `build_index` did.
-
-    Attributes
-    ----------
-    info : IndexInfo
-    action : str
-        "built", "updated" or "unchanged".
-    reason : str
-        Why it was built anew, or what was updated.
-    """
+    """What `build_index` did."""
 
     info: IndexInfo
     action: str
@@ -290,13 +251,7 @@ def build_index(
 
 
 def joint_features(store: Store) -> list[str]:
-    """Features that a search may be asked of: those in a joint space.
-
-    Raises
-    ------
-    StoreError
-        If there are none.
-    """
+    """Features that a search may be asked of: those in a joint space."""
     names = [name for name in store.feature_names() if name.endswith("/joint")]
     if not names:
         known = ", ".join(store.feature_names()) or "none yet; make some with `icehouse embed`"

@@ -36,17 +36,7 @@ _DEEPEST = 4096
 
 @dataclass(frozen=True)
 class Found:
-    """Hits, and how they were found.
-
-    Attributes
-    ----------
-    hits : list of Hit
-        Best first.
-    engine : str
-        "exact", or the kind of index: "flat", "ivf", "hnsw".
-    remark : str or None
-        What a user should know of the engine, in one line.
-    """
+    """Hits, and how they were found."""
 
     hits: list[Hit]
     engine: str = "exact"
@@ -92,14 +82,7 @@ def find_item(
 
 
 def fresh_index(store: Store, feature: str) -> tuple[Index | None, str | None]:
-    """Get the index of a feature if it can be used.
-
-    Returns
-    -------
-    index : Index or None
-    remark : str or None
-        Why there is none, if one was built: it is stale or damaged, or FAISS is not installed.
-    """
+    """Get the index of a feature if it can be used."""
     remedy = f"`icehouse index build {feature}` brings it up to date"
     try:
         index = open_index(store, feature)

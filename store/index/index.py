@@ -55,42 +55,7 @@ _INFO = "index.json"
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What is known of an index without opening it.
-
-    Attributes
-    ----------
-    feature : str
-    key : str
-        Column that names a content.
-    kind : str
-        "flat", "ivf" or "hnsw".
-    given : bool
-        Whether the kind was asked for, not chosen.
-    fingerprint : str or None
-        Of the feature.
-    digest : str
-        Of the feature table's snapshot that it covers.
-    content : str
-        Hash of the keys and vectors it covers; unlike `digest`, merging parts leaves it as it is.
-    rows, vectors, dim : int
-        Rows of the snapshot; those of them with a direction, which the index holds; dimensions.
-    trained : int
-        Rows there were when it was last made from nothing.
-    effort : int or None
-        nprobe or efSearch.
-    wanted : float
-        Recall@10 asked for.
-    recall : mapping
-        ``{"image": {"recall@10": ..., "queries": ..., "of": ...}, "text": ...}``, None where there is nothing to ask with.
-    files : mapping
-        Size, modification time and checksum of both files.
-    versions : mapping
-        Of FAISS and icehouse.
-    built_at : str
-        UTC, ISO 8601.
-    seconds : float
-        What the last build took.
-    """
+    """What is known of an index without opening it."""
 
     feature: str
     key: str
@@ -128,13 +93,7 @@ def index_folder(store: Path, feature: str) -> Path:
 
 
 def read_info(folder: Path) -> IndexInfo | None:
-    """Read what index there is in `folder`; None if there is none.
-
-    Raises
-    ------
-    CorruptError
-        If index.json cannot be understood.
-    """
+    """Read what index there is in `folder`; None if there is none."""
     path = folder / _INFO
     try:
         content = json.loads(path.read_bytes())
@@ -154,13 +113,7 @@ def read_info(folder: Path) -> IndexInfo | None:
 
 
 def read_vectors(folder: Path, info: IndexInfo, *, mapped: bool = True) -> Any:
-    """Read the FAISS index, mapped from disk for searching, or into memory so that it can grow.
-
-    Raises
-    ------
-    CorruptError
-        If the file is missing, or not what was written.
-    """
+    """Read the FAISS index, mapped from disk for searching, or into memory so that it can grow."""
     faiss = load_faiss()
     path = _checked(folder, info, "index")
     # FAISS 1.11 and later map every kind (MMAP_IFC); earlier ones the lists of IVF only. A mapped index must not grow:
@@ -178,13 +131,7 @@ def read_vectors(folder: Path, info: IndexInfo, *, mapped: bool = True) -> Any:
 
 
 def read_rows(folder: Path, info: IndexInfo, column: str = "row") -> pa.ChunkedArray:
-    """Read a column of the positions' table: `row`, or the feature's key.
-
-    Raises
-    ------
-    CorruptError
-        If the file is missing, or not what was written.
-    """
+    """Read a column of the positions' table: `row`, or the feature's key."""
     path = _checked(folder, info, "rows")
     try:
         values = pq.read_table(path, columns=[column], memory_map=True)[column]
@@ -196,13 +143,7 @@ def read_rows(folder: Path, info: IndexInfo, column: str = "row") -> pa.ChunkedA
 
 
 def check_files(folder: Path, info: IndexInfo, *, always: bool = False) -> None:
-    """Make sure that both files are as they were written, reading every byte if `always`.
-
-    Raises
-    ------
-    CorruptError
-        If one is missing or differs.
-    """
+    """Make sure that both files are as they were written, reading every byte if `always`."""
     for what in info.files:
         _checked(folder, info, what, always=always)
 
@@ -210,24 +151,7 @@ def check_files(folder: Path, info: IndexInfo, *, always: bool = False) -> None:
 def write_index(
     folder: Path, info: IndexInfo, index: Any, rows: np.ndarray, keys: pa.ChunkedArray
 ) -> IndexInfo:
-    """Write an index and put it in the place of the present one, in one step.
-
-    Parameters
-    ----------
-    folder : Path
-    info : IndexInfo
-        Its `files` are filled in.
-    index : faiss.Index
-    rows : ndarray of int64, shape (vectors,)
-        Row of the snapshot at each position.
-    keys : pyarrow.ChunkedArray of string
-        Content at each position.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written.
-    """
+    """Write an index and put it in the place of the present one, in one step."""
     build = uuid.uuid4().hex[:12]
     paths = {"index": folder / f"{build}.faiss", "rows": folder / f"{build}.parquet"}
     try:
@@ -308,14 +232,7 @@ _GPU_MOST = 1024
 
 
 class Index:
-    """An index that is open for asking; get one from `open_index`.
-
-    Attributes
-    ----------
-    info : IndexInfo
-    rows : ndarray of int64, shape (vectors,)
-        Row of the feature table for each position, ascending.
-    """
+    """An index that is open for asking; get one from `open_index`."""
 
     def __init__(self, folder: Path, info: IndexInfo, index: Any, rows: np.ndarray) -> None:
         self.info = info
@@ -363,17 +280,7 @@ class Index:
     def range_search(
         self, queries: np.ndarray, threshold: float, *, threads: int | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Find the rows whose cosine to a query may reach `threshold`, as far as this kind of index finds them.
-
-        Returns
-        -------
-        limits : ndarray of int64, shape (q + 1,)
-            Those of query i are at ``limits[i]:limits[i + 1]`` of the others.
-        scores : ndarray of float32
-            Cosines as the index has them; some may lie just below the threshold once scored from the stored vectors.
-        rows : ndarray of int64
-            Rows of the feature table.
-        """
+        """Find the rows whose cosine to a query may reach `threshold`, as far as this kind of index finds them."""
         units, directed = self._units(queries)
         # FAISS compares strictly, and float16 in the index is off by 2**-11 of each value at most.
         slack = float32_margin(self.info.dim) if self.info.kind == "flat" else 2.0**-10
@@ -388,13 +295,7 @@ class Index:
         return np.concatenate([[0], np.cumsum(counts)]), scores[kept], self.rows[positions[kept]]
 
     def keys(self) -> pa.ChunkedArray:
-        """Content (sha256) at each position; `rows` tells its row.
-
-        Raises
-        ------
-        CorruptError
-            If the sidecar is damaged.
-        """
+        """Content (sha256) at each position; `rows` tells its row."""
         return read_rows(self._folder, self.info, self.info.key)
 
     def _units(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -443,13 +344,7 @@ def open_index(store: Store, feature: str) -> Index | None:
 
 
 def stale_because(store: Store, info: IndexInfo) -> str | None:
-    """Tell why an index does not cover its feature as it is now; None if it does.
-
-    Raises
-    ------
-    StoreError
-        If the store has no such feature.
-    """
+    """Tell why an index does not cover its feature as it is now; None if it does."""
     snapshot = store.feature_table(info.feature).snapshot()
     if snapshot.spec.get("fingerprint") != info.fingerprint:
         return "the feature's fingerprint has changed"
@@ -460,14 +355,7 @@ def stale_because(store: Store, info: IndexInfo) -> str | None:
 
 
 def list_indexes(store: Store) -> list[dict[str, Any]]:
-    """Tell of every index of a store, whether FAISS is installed or not.
-
-    Returns
-    -------
-    list of dict
-        JSON values: those of `IndexInfo`, with ``bytes``, and ``state``: "fresh", or "stale", "damaged" or "unused" with a
-        ``reason``. Of a damaged one only ``feature``, ``state`` and ``reason``.
-    """
+    """Tell of every index of a store, whether FAISS is installed or not."""
     root = store.path / "indexes"
     found: list[dict[str, Any]] = []
     for path in sorted(root.rglob("index.json")):

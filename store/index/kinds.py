@@ -28,16 +28,7 @@ HNSW_ABOVE = 0.98
 
 
 class Kind:
-    """How one kind of index is made, and the knob that trades its speed for recall.
-
-    Attributes
-    ----------
-    name : str
-    effort : str or None
-        Name of the knob; None where every search is exact.
-    on_gpu : bool
-        Whether FAISS has it for GPUs.
-    """
+    """How one kind of index is made, and the knob that trades its speed for recall."""
 
     name: ClassVar[str]
     effort: ClassVar[str | None] = None
@@ -148,13 +139,7 @@ def choose_kind(rows: int, recall: float) -> str:
 
 
 def load_faiss() -> Any:
-    """Import FAISS.
-
-    Raises
-    ------
-    IcehouseError
-        If it is not installed.
-    """
+    """Import FAISS."""
     try:
         import faiss
     except ImportError as error:
