@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -47,6 +48,15 @@ def test_examples_import_what_exists(page: Path) -> None:
     for line in (line.strip() for example in examples for line in example.splitlines()):
         if re.match(r"(from|import) icehouse", line):
             exec(line, {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_names_that_are_mentioned_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)\b", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(icehouse\.(?:data|store|embed|dups|heads|serve|web)(?:\.\w+)+)`", text):
+        resolve_name(name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
