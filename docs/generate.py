@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- files -->", "<!-- /files -->"
 
+#: A Mermaid diagram and the picture of it that `docs/pictures.py` made: code hosts draw the one, the site shows the other,
+#: since Mermaid would be fetched from elsewhere by every reader.
+DIAGRAM = re.compile(r"<!-- drawn: (\S+) -->\n```mermaid\n(.*?)```", re.DOTALL)
+
 #: Pages of the site that lie outside `docs/`: where, and what they are called in the site.
 OUTSIDE = {
     "benchmarks/RESULTS.md": "benchmarks.md",
@@ -128,7 +132,7 @@ def gather(folder: Path) -> None:
             page = pages.get((here / match["target"]).resolve())
             return f"]({page}{match['anchor']})" if page else match[0]
 
-        text = path.read_text(encoding="utf-8")
+        text = DIAGRAM.sub(r"![](\1)", path.read_text(encoding="utf-8"))
         text = re.sub(r"\]\((?P<target>[^)#\s:]+)(?P<anchor>(?:#[^)\s]*)?)\)", relink, text)
         (folder / "pages" / name).write_text(text, encoding="utf-8")
     for package in packages():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -34,6 +35,15 @@ def test_every_page_is_in_the_menu_once() -> None:
 
     outside = ["benchmarks.md", "contributing.md", "changelog.md"]
     assert sorted(pages(nav)) == sorted([*outside, *(path.name for path in (ROOT / "docs").glob("*.md"))])
+
+
+def test_diagrams_are_drawn_as_they_are_written() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"<!-- drawn: (\S+) -->\n```mermaid\n(.*?)```", text, re.DOTALL)
+    assert len(drawn) == text.count("```mermaid") == 2
+    for name, source in drawn:
+        picture = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        assert hashlib.sha256(source.encode()).hexdigest() in picture, "python docs/pictures.py --diagrams"
 
 
 def test_readme_is_short() -> None:
