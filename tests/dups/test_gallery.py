@@ -70,9 +70,9 @@ def test_groups_are_told_as_they_were_found(feed: Store) -> None:
     page = HtmlPage(text)
     assert [a["data-kind"] for a in page.all("li", "member")] == ["keeper", *["embedding"] * 3]
     for said in ("Group 0", "4 items", "Kept: larger"):
-        assert said in page.said
+        assert said in page.text
     # The least alike stands beside the keeper.
-    assert page.said.index("far") < page.said.index("small")
+    assert page.text.index("far") < page.text.index("small")
     small, copy, keeper = (card(text, name) for name in ("small", "twin", "large"))
     for told in ("200 × 150", "−75%", "<mark>my</mark>", 'chip diff" title="another than the keeper'):
         assert told in small
@@ -113,7 +113,7 @@ def test_kinds_and_cosines_choose_members(
 ) -> None:
     page = HtmlPage(write_gallery(feed, choice=Choice(**choice)).path)
     assert len(page.all("li", "member")) == members
-    assert told in page.said
+    assert told in page.text
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_order_of_groups(tmp_path: Path) -> None:
     assert numbers("group", chained=True) == [4]
     page = HtmlPage(write_gallery(store, out=tmp_path / "out").path)
     assert [a["data-chained"] for a in page.all("section")] == ["1", "0", "0", "0"]
-    assert "chained: some members are unlike" in page.said
-    assert "by way of others" in page.said
+    assert "chained: some members are unlike" in page.text
+    assert "by way of others" in page.text
     assert {a["data-kind"] for a in page.all("li", "member")} == {"keeper", "embedding", "indirect"}
 
 
@@ -188,7 +188,7 @@ def test_large_sets_are_shared_out_over_pages(tmp_path: Path) -> None:
         assert links.get("next") == (f"page-000{number + 1}.html" if number < 4 else None)
     assert sorted(groups) == list(range(9))
     first = HtmlPage(folder / "page-0001.html")
-    assert "and 20 more, see clusters.parquet" in first.said
+    assert "and 20 more, see clusters.parquet" in first.text
     cosines = [float(a["data-cosine"]) for a in first.all("li", "member") if a["data-cosine"]]
     assert cosines == sorted(cosines)  # the least alike, and these first
     assert made.summary["bytes"] == sum(p.stat().st_size for p in folder.glob("*.html"))
@@ -229,9 +229,9 @@ def test_hostile_names_and_texts(tmp_path: Path) -> None:
     assert len(page.all("img")) == 0
     assert made.path.stat().st_size < 2_000_000
     for bad in HOSTILE:
-        assert page.said.count(bad) >= 6, bad
-    assert "photo[U+202E]gpj.exe" in page.said
-    assert not set("\u202e\u2066\x1b\u2028") & set("".join(page.text))
+        assert page.text.count(bad) >= 6, bad
+    assert "photo[U+202E]gpj.exe" in page.text
+    assert not set("\u202e\u2066\x1b\u2028") & set("".join(page.texts))
 
 
 @settings(deadline=None, max_examples=120)
@@ -273,10 +273,10 @@ def test_texts_stand_side_by_side(tmp_path: Path) -> None:
     page = HtmlPage(text)
     assert page.all("img") == page.all("div", "frame") == []
     assert [a["data-kind"] for a in page.all("li", "member")] == ["keeper", "embedding", "exact"]
-    assert "Kept: longer" in page.said
+    assert "Kept: longer" in page.text
     assert "<mark>it!</mark> Boil" in card(text, "t1")
     assert all(told in card(text, "t2") for told in ("same text", "equal text"))
-    assert not any(told in page.said for told in ("equal bytes", "another text"))
+    assert not any(told in page.text for told in ("equal bytes", "another text"))
     assert "same text" not in card(text, "t0")
 
 
@@ -294,7 +294,7 @@ def test_bad_files_are_told_and_stop_nothing(feed: Store) -> None:
     assert "the file is gone" in card(text, "twin")  # though its twin could stand in for it
     assert 'class="problem"' in card(text, "far")
     feed.items.delete("item_id", ["small"])
-    assert "no longer in the store" in HtmlPage(write_gallery(feed).path).said
+    assert "no longer in the store" in HtmlPage(write_gallery(feed).path).text
 
 
 def test_a_new_search_takes_the_gallery_away(feed: Store) -> None:
@@ -384,7 +384,7 @@ def test_two_thousand_frames_hit_the_cap_and_open(tmp_path: Path) -> None:
     page = HtmlPage(made.path)
     assert len(page.all("li", "member")) == 48
     for said in ("and 1,952 more, see clusters.parquet", "stopped at 5000 pairs", "sampled"):
-        assert said in page.said
+        assert said in page.text
     assert made.summary["pages"] == 1
     assert made.summary["bytes"] < 500_000
 

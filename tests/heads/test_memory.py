@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from html_page import HtmlPage
 from icehouse.errors import HeadError
 from icehouse.heads import checks as memory
 from icehouse.heads import metrics
@@ -16,7 +17,6 @@ from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import prepare, train
 from icehouse.store.store import Store
 from quick import quick
-from strict_page import StrictPage
 
 Data = Callable[..., tuple[Inputs, np.ndarray]]
 Make = Callable[..., Store]
@@ -116,7 +116,7 @@ def test_a_confusion_matrix_of_many_classes_is_kept_as_cells(
 
     from icehouse.heads.reports import report
 
-    page = StrictPage(report.write_report(store, run, ablation=False).read_text())
+    page = HtmlPage(report.write_report(store, run, ablation=False).read_text())
     assert "commonest of" in page.text
     for i, true in enumerate(sparse["labels"]):
         for j, said in enumerate(sparse["labels"]):

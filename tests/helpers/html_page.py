@@ -19,33 +19,27 @@ HOSTILE = [
     "&lt;b&gt; &amp; &#x3c;",
 ]
 
-# Elements of search, caption and gallery pages, and the attributes that each may carry.
-ELEMENTS: dict[str, set[str]] = {
-    "html": {"lang"}, "head": set(), "title": set(), "style": set(), "script": set(), "body": set(), "header": set(),
-    "meta": {"charset", "http-equiv", "content", "name"}, "main": set(), "footer": set(), "h1": set(), "h2": {"id"},
-    "p": {"class", "dir"}, "div": {"class", "role", "aria-label", "hidden", "data-search", "dir"}, "ol": {"class"},
-    "ul": {"class"}, "li": {"class", "data-kind", "data-cosine", "data-id"}, "span": {"class", "title"}, "b": set(),
-    "i": {"style"}, "bdi": {"dir", "class"}, "details": {"class"}, "summary": set(),
-    "mark": set(), "code": set(), "dl": {"class"}, "dt": set(), "dd": set(), "nav": {"class", "aria-label"},
-    "a": {"href", "rel"}, "img": {"src", "width", "height", "alt", "loading", "decoding"}, "svg": {
-        "viewbox", "fill", "stroke", "stroke-width", "aria-hidden"}, "path": {"d"},
-    "rect": {"x", "y", "width", "height", "rx"},
-    "section": {"class", "id", "aria-labelledby", "data-number", "data-size", "data-score", "data-chained"},
-    "label": {"class"}, "fieldset": set(), "legend": set(), "select": {"name"}, "option": {"value"},
-    "button": {"type", "name", "title", "disabled"},
-    "input": {"type", "name", "value", "checked", "autocomplete", "min", "max", "step", "placeholder", "aria-label"},
-    "output": {"aria-live"},
-}  # fmt: skip
-VOID = {"meta", "img", "input", "rect", "path"}
+# Elements and attributes of the pages, as patterns.
+TAGS = (
+    "html|head|meta|title|style|script|body|header|main|footer|section|nav|div|span|p|b|i|small|br|code|pre|mark|bdi|h[123]|a|"
+    "ul|ol|li|dl|dt|dd|table|thead|tbody|tr|th|td|figure|figcaption|details|summary|img|svg|g|defs|use|text|path|rect|circle|"
+    "label|fieldset|legend|select|option|button|input|output"
+)
+ATTRIBUTES = (
+    "class|id|style|lang|charset|name|content|http-equiv|dir|href|rel|role|title|hidden|aria-[a-z]+|src|alt|loading|decoding|"
+    "width|height|viewbox|x|y|cx|cy|r|rx|d|transform|stroke|stroke-width|stroke-dasharray|fill|scope|colspan|type|value|"
+    "checked|disabled|autocomplete|min|max|step|placeholder|data-[a-z]+"
+)
+VOID = {"meta", "br", "img", "input"}
 VALUES = {
-    "src": r"data:image/webp;base64,[A-Za-z0-9+/=]+",
-    "href": r"(index|page-\d{4,})\.html",
-    "id": r"[gh]\d+",
+    "src": r"data:image/(webp|png);base64,[A-Za-z0-9+/=]+",
+    "href": r"#[a-z0-9-]+|(index|page-\d{4,})\.html",
+    "id": r"[\w.-]+",
     "data-kind": "keeper|exact|perceptual|embedding|indirect",
     "data-cosine": r"(-?\d\.\d{6})?",
     "data-score": r"-?\d\.\d{6}",
     "data-id": r'"[ -~]*"',
-    "style": r"width:\d+\.\d%",
+    "style": r"((?!url|expression)[-\w.:;%(), /])*",
     "dir": "auto",
 }
 
@@ -56,7 +50,7 @@ class HtmlPage(HTMLParser):
     def __init__(self, page: str | Path) -> None:
         super().__init__(convert_charrefs=True)
         self.open: list[str] = []
-        self.text: list[str] = []
+        self.texts: list[str] = []
         self.found: list[tuple[str, dict[str, str]]] = []
         self.scripts: list[str] = []
         self.feed(page.read_text(encoding="utf-8") if isinstance(page, Path) else page)
@@ -64,9 +58,9 @@ class HtmlPage(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in ELEMENTS, tag
-        assert {name for name, _ in attrs} <= ELEMENTS[tag], (tag, attrs)
+        assert re.fullmatch(TAGS, tag), tag
         for name, value in attrs:
+            assert re.fullmatch(ATTRIBUTES, name), (tag, name)
             if name in VALUES:
                 assert re.fullmatch(VALUES[name], value or ""), (tag, name, value)
         self.found.append((tag, {name: value or "" for name, value in attrs}))
@@ -81,15 +75,15 @@ class HtmlPage(HTMLParser):
         if self.open and self.open[-1] == "script":
             self.scripts.append(data)
         elif "style" not in self.open:
-            self.text.append(data)
+            self.texts.append(data)
 
     def handle_comment(self, data: str) -> None:
         raise AssertionError(f"a comment: {data}")
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """Everything that can be read, in one line."""
-        return " ".join(" ".join(self.text).split())
+        return " ".join(" ".join(self.texts).split())
 
     @property
     def policy(self) -> str:

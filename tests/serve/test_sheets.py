@@ -31,7 +31,7 @@ def test_pictures_are_inside_and_small(tmp_path: Path) -> None:
     inside = Image.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1])))
     assert inside.size == (320, 180) == (int(image["width"]), int(image["height"]))
     for expected in ("a cat", "1 hit in mini/image/joint", "0.500", "a text", "a.jpg"):
-        assert expected in page.said
+        assert expected in page.text
 
 
 def test_broken_pictures_become_cards_that_say_why(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_broken_pictures_become_cards_that_say_why(tmp_path: Path) -> None:
     assert len(page.all("li")) == len(names)
     assert len(page.all("img")) == 1
     for reason in ("damaged JPEG", "the file is empty", "markup", "the file is gone"):
-        assert reason in page.said
+        assert reason in page.text
 
 
 def test_undecodable_names_and_long_texts(tmp_path: Path) -> None:

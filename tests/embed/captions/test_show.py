@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from caption_stores import Lab
+from html_page import HtmlPage
 from icehouse.cli import app
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.importing import import_captions
@@ -181,53 +181,18 @@ def test_sample_commands(lab: Lab, tmp_path: Path) -> None:
     assert "icehouse caption" in empty.stderr
 
 
-class Reader(HTMLParser):
-    """Collect elements and texts; every element has to be closed."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.open: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "rect", "path"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in ("rect", "path"):
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.texts.append(data)
-
-
 def test_the_sheet_is_harmless_whatever_a_model_says(lab: Lab, tmp_path: Path, server: OllamaServer) -> None:
     store = lab.store(3)
     server.answers = lambda question: HOSTILE + question.sha
     asking = CaptionSettings("llava:7b", Prompt.of(f"What is it? {HOSTILE}", None), hosts=[server.url])
     caption_images(store, asking)
     drawn, (about,) = sample_captions(store), list_captions(store)
-    page = write_caption_sheet(tmp_path / "a.html", drawn, about, how=HOSTILE).read_text(encoding="utf-8")
-    read = Reader(page)
-    allowed = "html head meta title style body header main p h1 ol li div span bdi b img details summary svg path rect"
-    assert {tag for tag, _ in read.elements} <= set(allowed.split())
-    pictures = [attributes for tag, attributes in read.elements if tag == "img"]
-    assert len(pictures) == 3
-    for _, attributes in read.elements:
-        assert not [name for name in attributes if name.startswith("on") or name in ("href", "srcset")]
-        assert (attributes.get("src") or "data:image/webp;base64,").startswith("data:image/webp;base64,")
-    assert "default-src 'none'" in page
-    assert not re.search(r"https?:|@import|url\(|<link", page)
-    text = "".join(read.texts)
-    assert text.count("<script>alert(1)</script>") == 5  # three captions, the prompt, how they were chosen
-    assert "\x1b" not in page
-    assert "\u202e" not in page
+    page = HtmlPage(write_caption_sheet(tmp_path / "a.html", drawn, about, how=HOSTILE))
+    assert len(page.all("img")) == 3
+    assert page.scripts == []
+    # Three captions, the prompt, how they were chosen.
+    assert page.text.count("<script>alert(1)</script>") == 5
+    assert not {"\x1b", "\u202e"} & set(page.text)
 
 
 def test_the_sheet_shows_flags_and_only_the_picture_that_was_described(lab: Lab, tmp_path: Path) -> None:
@@ -239,26 +204,17 @@ def test_the_sheet_shows_flags_and_only_the_picture_that_was_described(lab: Lab,
     (folder / "0002.png").write_bytes((folder / "0000.png").read_bytes())
     (folder / "0001.png").unlink()
     store.items.delete("item_id", ["0004", "copy"])
-    read = Reader(caption_sheet(sample_captions(store), *list_captions(store)))
-    text = " ".join(read.texts)
-    assert len([tag for tag, _ in read.elements if tag == "li"]) == 5
-    assert len([tag for tag, _ in read.elements if tag == "img"]) == 2
-    for said in (
+    page = HtmlPage(caption_sheet(sample_captions(store), *list_captions(store)))
+    assert (len(page.all("li")), len(page.all("img")), len(page.all("li", "flagged"))) == (5, 2, 2)
+    problems = (
         "the file has changed since it was described",
         "the file is gone",
         "no item of the store has this",
-    ):
-        assert text.count(said) == 1
-    flagged = [attributes for _, attributes in read.elements if attributes.get("class") == "card flagged"]
-    assert len(flagged) == 2
-    for said in (
-        "refusal",
-        "empty",
-        "an empty answer",
-        "2 of those shown are flagged",
-        "imported from default.jsonl",
-    ):
-        assert said in text
+    )
+    for said in problems:
+        assert page.text.count(said) == 1
+    for said in ("refusal", "an empty answer", "2 of those shown are flagged", "imported from default.jsonl"):
+        assert said in page.text
     assert "There is no caption to show" in caption_sheet([], *list_captions(store))
 
 

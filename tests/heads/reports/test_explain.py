@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from html_page import HtmlPage
 from icehouse.cli import app
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads.inputs import Inputs, Tokens
@@ -20,7 +21,6 @@ from icehouse.store.schema import features_schema, items_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import tokens_to_arrow
 from quick import QUICK
-from strict_page import StrictPage
 from toys import make_pictures
 from typer.testing import CliRunner
 
@@ -162,7 +162,7 @@ def test_tokens_have_effects_and_attention_where_they_lie(token_store: Store) ->
         odds = [np.log(p[order[0]] / p[order[1]]) for p in (whole, run.head.predict_proba(values)[0])]
         assert image.effect[2] == pytest.approx(odds[0] - odds[1], abs=1e-6)
     html = explain_page(token_store, run, found)
-    page = StrictPage(html)
+    page = HtmlPage(html)
     assert page.text.count("What the answer rests on: text") == 3
     assert html.count('class="heat"') >= 3
     assert "left:0.00%;top:0.00%;width:100.00%;height:100.00%" in html
@@ -180,7 +180,7 @@ def test_command_and_page(make_store: Make, tmp_path: Path) -> None:
     assert code == 0, err
     assert "p009 (test)" in out
     assert "all at their means" in out
-    page = StrictPage((tmp_path / "why.html").read_text())
+    page = HtmlPage((tmp_path / "why.html").read_text())
     assert "<script>1</script>" in page.text
     code, out, err = command("p009", "--json")
     told = json.loads(out)["items"][0]
