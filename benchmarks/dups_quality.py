@@ -33,8 +33,8 @@ from pathlib import Path
 import numpy as np
 from icehouse.data.images import decode
 from icehouse.data.photographs import photographs
-from icehouse.data.reposts import GRADED, encode
 from icehouse.data.sample.feed import make_feed
+from icehouse.data.transforms import GRADED, encode
 from icehouse.dups.calibrate import calibrate
 from icehouse.dups.find import find_duplicates
 from icehouse.embed.encoder import Encoder, load_encoder

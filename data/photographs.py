@@ -42,23 +42,7 @@ _PHOTOGRAPHS = {
 
 
 def photographs(folder: str | Path) -> list[Photograph]:
-    """Copy the photographs that come with scikit-image; nothing is downloaded.
-
-    Parameters
-    ----------
-    folder : path
-        Made if missing.
-
-    Returns
-    -------
-    list of Photograph
-        Those that this version of scikit-image ships, by id.
-
-    Raises
-    ------
-    SourceError
-        If scikit-image is not installed, has none of them, or the folder cannot be written.
-    """
+    """Copy the photographs that come with scikit-image, those that this version of it has; nothing is downloaded."""
     try:
         import skimage
     except ImportError:

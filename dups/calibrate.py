@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .. import __version__
-from ..data.reposts import GRADED, TEXT_EDITS
+from ..data.transforms import GRADED, TEXT_EDITS
 from ..embed.encoder import Encoder
 from ..embed.pipeline import load_checked
 from ..errors import SourceError, StoreError, UsageError

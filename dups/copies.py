@@ -15,8 +15,8 @@ from PIL import Image
 
 from ..data.images import decode
 from ..data.pixels import is_blank
-from ..data.reposts import GRADED, TEXT_EDITS, encode
 from ..data.text import clean
+from ..data.transforms import GRADED, TEXT_EDITS, encode
 from ..embed.encoder import Encoder
 from ..embed.extract import read_file
 from ..errors import ImageError, SourceError, UsageError

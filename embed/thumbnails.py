@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..data import image_files
 from ..data.images import decode
-from ..data.reposts import encode
+from ..data.transforms import encode
 from ..errors import ImageError
 from .extract import read_file
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.sample.feed import Feed, make_feed, photographs
+from ..data.photographs import photographs
+from ..data.sample.feed import Feed, make_feed
 from ..errors import UsageError
 
 __all__ = ["Demo", "Step", "prepare", "steps"]

@@ -1,28 +1,17 @@
 """The sample feed: some hundred crisis posts, made up from a seed, with the truth about each written beside them.
 
-A class is what picture and text say *together*; each alone can tell two groups of two:
-
-=====================  ======================  ====================
-picture                text calls for help     text is a remark
-=====================  ======================  ====================
-shows damage           ``rescue_needed``       ``damage_report``
-shows none             ``relief_effort``       ``not_relevant``
-=====================  ======================  ====================
-
-The feed has the troubles of a real one: several languages, reposts with small edits across the splits, pictures that
-have nothing to do with anything, files that cannot be read. Real photographs come from scikit-image (`photographs`).
+A class is what picture and text say *together* (`CLASSES`): either alone leaves two classes open.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +19,11 @@ import numpy as np
 from PIL import Image
 
 from ...errors import SourceError
-from ..photographs import Photograph, photographs
-from ..reposts import TRANSFORMS, encode
-from .pictures import SCENES, paint
+from ..transforms import TRANSFORMS, encode
+from .scenes import SCENES, paint
 from .texts import EVENTS, LANGUAGES, compose, edited
 
-__all__ = ["CLASSES", "Feed", "Photograph", "make_feed", "photographs"]
+__all__ = ["CLASSES", "Feed", "make_feed"]
 
 #: (Picture shows damage, text calls for help) to class.
 CLASSES: dict[tuple[bool, bool], str] = {
@@ -44,31 +32,19 @@ CLASSES: dict[tuple[bool, bool], str] = {
     (False, True): "relief_effort",
     (False, False): "not_relevant",
 }
-
-_SHARES = {"rescue_needed": 0.23, "damage_report": 0.27, "relief_effort": 0.23, "not_relevant": 0.27}
-_SPLITS = {"train": 0.6, "dev": 0.15, "test": 0.25}
-_REPOSTED, _IRRELEVANT, _BROKEN = 0.1, 0.06, 0.0125
-_BREAKS = ("truncated", "empty", "html", "garbled", "cut_png")
-_COLUMNS = ("id", "image", "text", "label", "split", "lang", "event")
+_FACTORS = {label: factors for factors, label in CLASSES.items()}
+CLASS_SHARES = {"rescue_needed": 0.23, "damage_report": 0.27, "relief_effort": 0.23, "not_relevant": 0.27}
+SPLIT_SHARES = {"train": 0.6, "dev": 0.15, "test": 0.25}
+REPOST_SHARE, IRRELEVANT_SHARE, CORRUPT_SHARE = 0.1, 0.06, 0.0125
+CORRUPTIONS = ("truncated", "empty", "html", "garbled", "cut_png")
+WEB_PAGE = "<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>Not Found</body></html>\n"
 # What a stream of random numbers is for, so that more of one never shifts another.
 _PLAN, _PAINT, _WRITE = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Where a sample feed lies and what is in it.
-
-    Attributes
-    ----------
-    folder, posts, images, truth : Path
-        The folder, the CSV of posts, the folder of pictures, the JSON with the truth.
-    count : int
-        Posts in the CSV.
-    broken : tuple of str
-        Ids of the posts whose picture cannot be read.
-    reposts : tuple of (str, str, str)
-        Id of a repost, id of the original, transform.
-    """
+    """Files of a sample feed, posts in it, ids of those with a `broken` picture, and (repost, original, transform)."""
 
     folder: Path
     posts: Path
@@ -80,7 +56,7 @@ class Feed:
 
 
 @dataclass
-class _Item:
+class _Post:
     """One post while it is being made."""
 
     number: int
@@ -88,18 +64,16 @@ class _Item:
     split: str
     event: str
     language: str
-    scene: str
     kind: str
-    call: bool
+    scene: str
     width: int
     extension: str
     quality: int
-    of: _Item | None = None
-    transform: str | None = None
+    original: _Post | None = None
+    transform: str = ""
     broken: str | None = None
     text: str = ""
     plain: str = ""
-    text_edited: bool = False
     picture: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -109,6 +83,10 @@ class _Item:
     @property
     def file(self) -> str:
         return f"images/{self.id}.{self.extension}"
+
+    @property
+    def text_kind(self) -> str:
+        return "call" if _FACTORS[self.label][1] else "remark"
 
 
 def make_feed(folder: str | Path, *, n: int = 400, seed: int = 0) -> Feed:
@@ -124,10 +102,6 @@ def make_feed(folder: str | Path, *, n: int = 400, seed: int = 0) -> Feed:
         Posts, at least 40.
     seed : int, default 0
 
-    Returns
-    -------
-    Feed
-
     Raises
     ------
     SourceError
@@ -138,238 +112,157 @@ def make_feed(folder: str | Path, *, n: int = 400, seed: int = 0) -> Feed:
     if seed < 0:
         raise SourceError(f"the seed of a sample feed is 0 or more, not {seed}")
     folder = Path(folder)
-    items = _plan(n, seed)
-    _write_texts(items, seed)
-    originals = [item for item in items if item.of is None]
+    images, table, truth = folder / "images", folder / "posts.csv", folder / "truth.json"
+    posts = _plan(n, seed)
+    _write_texts(posts, seed)
+    reposts = [post for post in posts if post.original]
     try:
-        images = folder / "images"
         images.mkdir(parents=True, exist_ok=True)
         for old in images.glob("post-[0-9]*.*"):
             old.unlink()
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            list(pool.map(lambda item: _write_picture(folder, item, seed), originals))
-            list(pool.map(lambda item: _write_repost(folder, item, seed), (i for i in items if i.of)))
-        for item in items:
-            if item.broken:
-                _break(folder / item.file, item.broken)
-        posts, truth = folder / "posts.csv", folder / "truth.json"
-        posts.write_bytes(_as_csv(items).encode())
-        truth.write_bytes((json.dumps(_truth(items, seed), indent=1, ensure_ascii=False) + "\n").encode())
+            for batch in ([post for post in posts if not post.original], reposts):
+                list(pool.map(lambda post: _write_picture(folder, post, seed), batch))
+        posts.sort(key=lambda post: post.number)
+        with table.open("w", encoding="utf-8", newline="") as out:
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(("id", "image", "text", "label", "split", "lang", "event"))
+            writer.writerows((p.id, p.file, p.text, p.label, p.split, p.language, p.event) for p in posts)
+        truth.write_bytes((json.dumps(_truth(posts, seed), indent=1, ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise SourceError(f"cannot write the sample feed to {folder}: {error.strerror or error}") from error
-    return Feed(
-        folder=folder,
-        posts=posts,
-        images=images,
-        truth=truth,
-        count=n,
-        broken=tuple(item.id for item in items if item.broken),
-        reposts=tuple((i.id, i.of.id, i.transform) for i in items if i.of and i.transform),
-    )
+    pairs = tuple((p.id, p.original.id, p.transform) for p in reposts if p.original)
+    return Feed(folder, table, images, truth, n, tuple(p.id for p in posts if p.broken), pairs)
 
 
-def _plan(n: int, seed: int) -> list[_Item]:
+def _plan(n: int, seed: int) -> list[_Post]:
     """Decide everything about every post but its pixels and words."""
     rng = np.random.default_rng([seed, _PLAN])
-    reposts, broken = round(n * _REPOSTED), max(len(_BREAKS), round(n * _BROKEN))
+    reposts, corrupt = round(n * REPOST_SHARE), max(len(CORRUPTIONS), round(n * CORRUPT_SHARE))
     fresh = n - reposts
-    labels = _apportioned(rng, _SHARES, fresh)
-    splits = _stratified(rng, labels)
-    languages = _apportioned(rng, LANGUAGES, fresh)
-    events = _apportioned(rng, dict.fromkeys(EVENTS, 1.0), fresh)
-    factors = {label: factor for factor, label in CLASSES.items()}
-    odd = {i for i in rng.permutation(fresh).tolist() if not factors[labels[i]][0]}
-    odd = set(sorted(odd)[: round(n * _IRRELEVANT)])
+    labels, languages = _apportion(rng, CLASS_SHARES, fresh), _apportion(rng, LANGUAGES, fresh)
+    events = _apportion(rng, dict.fromkeys(EVENTS, 1.0), fresh)
+    splits, kinds = [""] * fresh, ["damage" if _FACTORS[label][0] else "calm" for label in labels]
+    for label in CLASS_SHARES:  # the same mixture of labels in each split
+        members = [i for i, value in enumerate(labels) if value == label]
+        for i, split in zip(members, _apportion(rng, SPLIT_SHARES, len(members)), strict=True):
+            splits[i] = split
+    calm = [i for i, kind in enumerate(kinds) if kind == "calm"]
+    for i in rng.choice(calm, round(n * IRRELEVANT_SHARE), replace=False).tolist():
+        kinds[i] = "irrelevant"
     # Positions are shuffled once: a repost may come long before or after, as feeds are read.
     numbers = (rng.permutation(n) + 1).tolist()
-    items = []
-    for i in range(fresh):
-        damage, call = factors[labels[i]]
-        kind = "damage" if damage else "irrelevant" if i in odd else "calm"
-        items.append(
-            _Item(
-                number=numbers[i],
-                label=labels[i],
-                split=splits[i],
-                event=events[i],
-                language=languages[i],
-                scene=_scene(rng, kind, events[i]),
-                kind=kind,
-                call=call,
-                width=int(rng.choice([360, 420, 480, 560, 640, 720], p=[0.1, 0.15, 0.3, 0.2, 0.15, 0.1])),
-                extension=str(rng.choice(["jpg", "png", "webp"], p=[0.78, 0.1, 0.12])),
-                quality=int(rng.integers(72, 95)),
-            )
-        )
-    whole = rng.permutation(fresh)
-    for k, i in enumerate(whole[:broken].tolist()):
-        items[i].broken = _BREAKS[k % len(_BREAKS)]
-        items[i].extension = {"cut_png": "png"}.get(items[i].broken or "", "jpg")
-    sources = [items[int(i)] for i in rng.choice(whole[broken:], reposts, replace=False)]
-    kinds = ("exact", *TRANSFORMS)
-    for k, source in enumerate(sources):
-        transform = kinds[k % len(kinds)]
-        extension = source.extension
+    posts = []
+    for row in zip(numbers, labels, splits, events, languages, kinds, strict=False):
+        scene = _choose_scene(rng, row[-1], EVENTS[row[3]].hazard)
+        width = int(rng.choice([360, 420, 480, 560, 640, 720], p=[0.1, 0.15, 0.3, 0.2, 0.15, 0.1]))
+        extension = str(rng.choice(["jpg", "png", "webp"], p=[0.78, 0.1, 0.12]))
+        posts.append(_Post(*row, scene, width, extension, int(rng.integers(72, 95))))
+    order = rng.permutation(fresh).tolist()
+    for k, i in enumerate(order[:corrupt]):
+        posts[i].broken = CORRUPTIONS[k % len(CORRUPTIONS)]
+        posts[i].extension = "png" if posts[i].broken == "cut_png" else "jpg"
+    transforms = ("exact", *TRANSFORMS)
+    for k, i in enumerate(rng.choice(order[corrupt:], reposts, replace=False).tolist()):
+        transform, extension = transforms[k % len(transforms)], posts[i].extension
         if transform == "format":
             extension = {"jpg": "webp", "webp": "png", "png": "jpg"}[extension]
-        elif transform not in ("exact", "resize") or (transform == "resize" and rng.random() < 0.5):
+        elif transform != "exact":
             extension = "jpg"
-        split = str(rng.choice(list(_SPLITS), p=list(_SPLITS.values())))
-        copy = _Item(
-            **{name: getattr(source, name) for name in _Item.__dataclass_fields__}
-            | {
-                "number": numbers[fresh + k],
-                "of": source,
-                "transform": transform,
-                "extension": extension,
-                "split": split,
-            }
-        )
-        copy.quality = int(rng.integers(70, 95))
-        items.append(copy)
-    return items
+        split = str(rng.choice(list(SPLIT_SHARES), p=list(SPLIT_SHARES.values())))
+        repost = replace(posts[i], number=numbers[fresh + k], original=posts[i], transform=transform)
+        repost.split, repost.extension, repost.quality = split, extension, int(rng.integers(70, 95))
+        posts.append(repost)
+    return posts
 
 
-def _scene(rng: np.random.Generator, kind: str, event: str) -> str:
-    names = [
-        name
-        for name, scene in SCENES.items()
-        if scene.kind == kind and scene.hazard in (None, EVENTS[event].hazard)
-    ]
-    weights = np.array([SCENES[name].weight for name in names])
-    return names[int(rng.choice(len(names), p=weights / weights.sum()))]
+def _choose_scene(rng: np.random.Generator, kind: str, hazard: str) -> str:
+    scenes = {k: s.weight for k, s in SCENES.items() if s.kind == kind and s.hazard in (None, hazard)}
+    weights = np.array(list(scenes.values()))
+    return str(rng.choice(list(scenes), p=weights / weights.sum()))
 
 
-def _apportioned(rng: np.random.Generator, shares: dict[str, float], n: int) -> list[str]:
+def _apportion(rng: np.random.Generator, shares: dict[str, float], n: int) -> list[str]:
     """Values in random order, each as often as its share of `n` says, to the nearest whole number."""
-    weights = np.array(list(shares.values())) / sum(shares.values())
-    bounds = np.round(np.cumsum(weights) * n).astype(int)
-    counts = np.diff(bounds, prepend=0)
-    values = [value for value, count in zip(shares, counts.tolist(), strict=True) for _ in range(count)]
-    return [values[i] for i in rng.permutation(n).tolist()]
+    bounds = np.round(np.cumsum(list(shares.values())) / sum(shares.values()) * n).astype(int)
+    return rng.permutation(np.repeat(list(shares), np.diff(bounds, prepend=0))).tolist()
 
 
-def _stratified(rng: np.random.Generator, labels: Sequence[str]) -> list[str]:
-    """Splits with the same mixture of labels in each."""
-    splits = [""] * len(labels)
-    for label in _SHARES:
-        members = [i for i, value in enumerate(labels) if value == label]
-        for i, split in zip(members, _apportioned(rng, _SPLITS, len(members)), strict=True):
-            splits[i] = split
-    return splits
-
-
-def _write_texts(items: Sequence[_Item], seed: int) -> None:
+def _write_texts(posts: Sequence[_Post], seed: int) -> None:
     """Give every post its text; no two fresh posts say the same thing."""
     said: set[str] = set()
-    for item in items:
-        rng = np.random.default_rng([seed, _WRITE, item.number])
-        if item.of is not None:
-            item.plain, item.text = item.of.plain, item.of.text
+    for post in posts:
+        rng = np.random.default_rng([seed, _WRITE, post.number])
+        if post.original:
+            post.plain, post.text = post.original.plain, post.original.text
             if rng.random() < 0.6:
-                item.text, item.text_edited = edited(rng, item.of.text), True
+                post.text = edited(rng, post.text)
             continue
         for _ in range(200):
-            post = compose(rng, "call" if item.call else "remark", item.event, item.language)
+            post.text, post.plain = compose(rng, post.text_kind, post.event, post.language)
             if post.plain not in said:
                 break
         said.add(post.plain)
-        item.text, item.plain = post.text, post.plain
 
 
-def _write_picture(folder: Path, item: _Item, seed: int) -> None:
-    rng = np.random.default_rng([seed, _PAINT, item.number])
-    painting = paint(rng, item.scene, long_side=item.width)
-    item.picture = {
-        "kind": item.kind,
-        "scene": painting.scene,
-        "light": painting.light,
-        "severity": painting.severity,
-        "caption": painting.caption,
-    }
-    (folder / item.file).write_bytes(encode(painting.image, item.extension, item.quality))
-
-
-def _write_repost(folder: Path, item: _Item, seed: int) -> None:
-    assert item.of is not None
-    item.picture = item.of.picture
-    source = folder / item.of.file
-    if item.transform == "exact":
-        shutil.copyfile(source, folder / item.file)
-        return
-    rng = np.random.default_rng([seed, _PAINT, item.number])
-    with Image.open(source) as original:
-        picture = TRANSFORMS[str(item.transform)](original.convert("RGB"), rng)
-    (folder / item.file).write_bytes(encode(picture, item.extension, item.quality))
-
-
-def _break(path: Path, how: str) -> None:
-    """Spoil a picture's file the way such files are spoilt in the wild."""
-    data = path.read_bytes()
-    if how == "empty":
-        data = b""
-    elif how == "html":
-        page = "<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
-        data = page.encode()
-    elif how == "garbled":
-        data = bytes(b ^ 0x5A for b in data[:4096])
+def _write_picture(folder: Path, post: _Post, seed: int) -> None:
+    """Paint a fresh picture, or copy or transform the file of the original."""
+    rng, source = np.random.default_rng([seed, _PAINT, post.number]), post.original
+    if source is None:
+        image, facts = paint(rng, post.scene, long_side=post.width)
+        post.picture = {"kind": post.kind, **facts}
     else:
-        data = data[: len(data) * 2 // 5]
-    path.write_bytes(data)
+        post.picture = source.picture
+        if post.transform == "exact":
+            shutil.copyfile(folder / source.file, folder / post.file)
+            return
+        with Image.open(folder / source.file) as original:
+            image = TRANSFORMS[post.transform](original.convert("RGB"), rng)
+    data = encode(image, post.extension, post.quality)
+    if post.broken:  # the way such files are spoilt in the wild
+        spoilt = {"empty": b"", "html": WEB_PAGE.encode(), "garbled": bytes(b ^ 0x5A for b in data[:4096])}
+        data = spoilt.get(post.broken, data[: len(data) * 2 // 5])
+    (folder / post.file).write_bytes(data)
 
 
-def _as_csv(items: Sequence[_Item]) -> str:
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for item in sorted(items, key=lambda i: i.number):
-        writer.writerow([item.id, item.file, item.text, item.label, item.split, item.language, item.event])
-    return buffer.getvalue()
-
-
-def _truth(items: Sequence[_Item], seed: int) -> dict[str, Any]:
+def _truth(posts: Sequence[_Post], seed: int) -> dict[str, Any]:
     """Everything a test wants to know, as JSON."""
-    ordered = sorted(items, key=lambda item: item.number)
-    reposts = [item for item in ordered if item.of]
+    items = {}
+    for p in posts:
+        items[p.id] = {
+            "image": p.file,
+            "label": p.label,
+            "split": p.split,
+            "event": p.event,
+            "hazard": EVENTS[p.event].hazard,
+            "language": p.language,
+            "text_kind": p.text_kind,
+            "text_plain": p.plain,
+            # Of a file that cannot be read there is nothing to see.
+            "picture": {"kind": "unreadable", "broken": p.broken} if p.broken else p.picture,
+            "caption": None if p.broken else p.picture["caption"],
+            "repost_of": p.original.id if p.original else None,
+        }
+    duplicates, leaks = [], []
+    for p in posts:
+        if p.original:
+            pair, edits = (
+                {"item": p.id, "of": p.original.id},
+                "same" if p.text == p.original.text else "edited",
+            )
+            duplicates.append({**pair, "transform": p.transform, "text": edits})
+            if p.split != p.original.split:
+                leaks.append({**pair, "splits": [p.split, p.original.split]})
     return {
         "about": "Ground truth of an icehouse sample feed. label = what picture and text say together.",
         "seed": seed,
         "classes": {
             label: {"picture_shows_damage": damage, "text_calls_for_help": call}
-            for (damage, call), label in CLASSES.items()
+            for label, (damage, call) in _FACTORS.items()
         },
-        "items": {
-            item.id: {
-                "image": item.file,
-                "label": item.label,
-                "split": item.split,
-                "event": item.event,
-                "hazard": EVENTS[item.event].hazard,
-                "language": item.language,
-                "text_kind": "call" if item.call else "remark",
-                "text_plain": item.plain,
-                # Of a file that cannot be read there is nothing to see.
-                "picture": {"kind": "unreadable", "broken": item.broken} if item.broken else item.picture,
-                "caption": None if item.broken else item.picture["caption"],
-                "repost_of": item.of.id if item.of else None,
-            }
-            for item in ordered
-        },
-        "duplicates": [
-            {
-                "item": i.id,
-                "of": i.of.id,
-                "transform": i.transform,
-                "text": "edited" if i.text_edited else "same",
-            }
-            for i in reposts
-            if i.of
-        ],
-        "leaks": [
-            {"item": i.id, "of": i.of.id, "splits": [i.split, i.of.split]}
-            for i in reposts
-            if i.of and i.split != i.of.split
-        ],
-        "irrelevant": [item.id for item in ordered if item.kind == "irrelevant" and not item.broken],
-        "corrupt": [{"item": i.id, "image": i.file, "how": i.broken} for i in ordered if i.broken],
+        "items": items,
+        "duplicates": duplicates,
+        "leaks": leaks,
+        "irrelevant": [p.id for p in posts if p.kind == "irrelevant" and not p.broken],
+        "corrupt": [{"item": p.id, "image": p.file, "how": p.broken} for p in posts if p.broken],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from icehouse.data.images import perceptual_hash
-from icehouse.data.reposts import GRADED
+from icehouse.data.transforms import GRADED
 from icehouse.dups.hamming import informative
 from icehouse.dups.image_views import VIEWS, WHOLE_VIEWS, content_box, view_hashes
 from PIL import Image, ImageDraw

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.cli import app
-from icehouse.data.reposts import GRADED, TEXT_EDITS, TRANSFORMS
+from icehouse.data.transforms import GRADED, TEXT_EDITS, TRANSFORMS
 from icehouse.dups import commands as calibrate_command
 from icehouse.dups.calibrate import Curves, calibrate, write_curves
 from icehouse.dups.calibration import Calibration, mapped

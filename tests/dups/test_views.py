@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.data.reposts import GRADED
+from icehouse.data.transforms import GRADED
 from icehouse.dups import image_views as views_module
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery

@@ -1,7 +1,6 @@
-"""What happens to a picture on its way through the web: re-encoded, resized, cropped, watermarked, captioned.
+"""Transforms that pictures and texts undergo on their way through the web: re-encoded, cropped, watermarked, quoted.
 
-Each transform takes an RGB picture and a generator and gives a new picture; together they are the positives with which
-near-duplicate search is tested.
+Together they are the positives with which near-duplicate search is calibrated and tested.
 """
 
 from __future__ import annotations
@@ -20,15 +19,7 @@ TextEdit = Callable[[str, np.random.Generator], str]
 
 
 def encode(image: Image.Image, kind: str, quality: int = 88) -> bytes:
-    """Write a picture as a file in memory, with fixed settings, so that equal pixels give equal bytes.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-    kind : {"jpg", "png", "webp"}
-    quality : int, default 88
-        For JPEG and WebP, 1 to 100.
-    """
+    """Write a picture as a "jpg", "png" or "webp" in memory, with fixed settings: equal pixels give equal bytes."""
     buffer = io.BytesIO()
     if kind == "png":
         image.save(buffer, "PNG", compress_level=3)
