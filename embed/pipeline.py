@@ -209,7 +209,6 @@ def embed_sources(
             manifest,
             table_of=tables.table,
             encoder=name,
-            dtype=tables.dtype,
             retried=known.failed_ids,
             given=planner.given,
             report=report,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
@@ -24,16 +25,20 @@ from ..errors import EncoderError, ImageError, SpaceError, UsageError
 from ..store.schema import check_space, features_schema, tower_of
 from ..store.store import Store
 from ..store.table import Table
-from .encoder import Encoder, Modality, Output, Tokens, fingerprint
+from ..store.vectors import tokens_to_arrow, vectors_to_arrow
+from .encoder import Encoder, Modality, Tokens, fingerprint
 from .extract import Work, read_file
 
 __all__ = [
     "MIN_COSINE",
     "MODALITIES",
+    "OWN_CONTENTS",
     "FeatureTables",
+    "append_features",
     "builtin_contents",
     "check_probe",
     "feature_provenance",
+    "feature_spec",
     "library_versions",
     "make_probe",
     "probe_vectors",
@@ -191,6 +196,44 @@ def provenance_now(encoder: Encoder, spec: Mapping[str, Any], cleaning: str) -> 
     return now | {key: before[key] for key in ("pooling", "captions") if key in before}
 
 
+def feature_spec(*, provenance: Mapping[str, Any], **entries: Any) -> dict[str, Any]:
+    """Spec of a feature's table; its fingerprint is that of the provenance."""
+    return {
+        **entries,
+        "provenance": dict(provenance),
+        "fingerprint": fingerprint(provenance),
+        "versions": library_versions(),
+    }
+
+
+def append_features(
+    table: Table,
+    keys: Sequence[str],
+    values: Sequence[np.ndarray | Tokens],
+    columns: Mapping[str, pa.Array] | None = None,
+) -> None:
+    """Append vectors or token states, with further columns, to the table of a feature.
+
+    What is kept by content is not written twice; what is kept by item takes the place of what the item had, whose picture or
+    text may have changed.
+    """
+    snapshot = table.snapshot()
+    spec, schema = snapshot.spec, snapshot.schema
+    rows: dict[str, Any] = {spec["key"]: pa.array(keys, pa.string()), **(columns or {})}
+    tokens = [v for v in values if isinstance(v, Tokens)]
+    if tokens:
+        arrays = [tokens_to_arrow(v.values, v.mask, spec["dtype"]) for v in tokens]
+        rows["tokens"] = pa.chunked_array(arrays)
+    else:
+        vectors = [v for v in values if not isinstance(v, Tokens)]
+        rows["vector"] = vectors_to_arrow(np.concatenate(vectors), spec["dtype"])
+    fitted = pa.table(rows).select(schema.names).cast(schema)
+    if spec["key"] == "item_id":
+        table.upsert(fitted, key="item_id")
+    else:
+        table.append(fitted, unique=spec["key"])
+
+
 class FeatureTables:
     """Feature tables under one name."""
 
@@ -204,17 +247,19 @@ class FeatureTables:
         cleaning: str | None,
         default_cleaning: str,
         dtype: str | None,
+        modalities: Sequence[str] = MODALITIES,
     ) -> None:
         self.store = store
         self.name = name
         self.encoder_id = encoder_id
+        self.modalities = modalities
         self.asked = tuple(outputs)
         self._encoder: Encoder | None = None
         self._first: list[Work] = []
         self._specs: dict[tuple[str, str], dict[str, Any]] = {}
         for feature in store.feature_names():
             prefix, modality, output = feature.rsplit("/", 2)
-            if prefix == name:
+            if prefix == name and modality in modalities:
                 self._specs[modality, output] = store.feature_table(feature).snapshot().spec
         self.cleaning = self._agree_on_cleaning(cleaning, default_cleaning)
         self.dtype = self._agree_on_dtype(dtype)
@@ -223,7 +268,7 @@ class FeatureTables:
         there = {
             s["provenance"].get("cleaning") or default
             for (modality, _), s in self._specs.items()
-            if modality == "text"
+            if tower_of(modality) == "text"
         }
         if asked is not None and there - {asked}:
             raise SpaceError(
@@ -243,10 +288,10 @@ class FeatureTables:
             )
         return cast(Dtype, asked or (there.pop() if there else "float16"))
 
-    def outputs(self, modality: Modality) -> list[str]:
+    def outputs(self, modality: str) -> list[str]:
         """Outputs to write: asked for, and offered as far as is known before the encoder is loaded."""
         if self._encoder is not None:
-            offered = [o.name for o in self._encoder.outputs if o.modality == modality]
+            offered = [o.name for o in self._encoder.outputs if o.modality == tower_of(modality)]
         else:
             specs = [spec for (there, _), spec in self._specs.items() if there == modality]
             if not specs:
@@ -254,13 +299,13 @@ class FeatureTables:
             offered = specs[0]["offers"]
         return [name for name in self.asked if name in offered]
 
-    def done(self, modality: Modality) -> set[str]:
+    def done(self, modality: str) -> set[str]:
         """Contents (sha256) that have every output to be written."""
         sets = []
         for output in self.outputs(modality):
             if (modality, output) not in self._specs:
                 return set()
-            key = f"{modality}_sha256"
+            key = self.key(modality)
             snapshot = self.store.feature_table(f"{self.name}/{modality}/{output}").snapshot()
             sets.append(set(snapshot.read(columns=[key])[key].to_pylist()))
         return set.intersection(*sets) if sets else set()
@@ -272,9 +317,9 @@ class FeatureTables:
     def admit(self, encoder: Encoder, first: list[Work]) -> None:
         """Let an encoder write, if it encodes as those before it did."""
         self._encoder, self._first = encoder, first
-        if not any(self.outputs(modality) for modality in MODALITIES):
+        if not any(self.outputs(modality) for modality in self.modalities):
             raise EncoderError(f"{encoder.id} offers none of {', '.join(self.asked)}")
-        for modality in MODALITIES:
+        for modality in self.modalities:
             tables = {output: spec for (there, output), spec in self._specs.items() if there == modality}
             for output, spec in tables.items():
                 check_space(
@@ -282,51 +327,62 @@ class FeatureTables:
                 )
             if tables:
                 probes = {output: spec["probe"] for output, spec in tables.items()}
-                find = partial(self._stored_content, modality)
-                check_probe(encoder, modality, f"{self.name}/{modality}", probes, find)
+                find = partial(self.stored_content, modality)
+                check_probe(encoder, tower_of(modality), f"{self.name}/{modality}", probes, find)
 
-    def open(self, modality: Modality) -> None:
+    def open(self, modality: str) -> None:
         """Make the tables of a modality that are missing, each with its probe."""
         missing = [name for name in self.outputs(modality) if (modality, name) not in self._specs]
         if not missing:
             return
         assert self._encoder is not None
-        probes = make_probe(self._encoder, modality, self._own_contents(modality), missing)
+        probes = make_probe(self._encoder, tower_of(modality), self.own_contents(modality), missing)
         for output in missing:
             spec = {**self._spec(modality, output), "probe": probes[output]}
-            schema = features_schema(modality, output, self._output(modality, output).dim, self.dtype)
+            schema = self.schema(modality, output)
             name = f"{self.name}/{modality}/{output}"
             self._specs[modality, output] = (
                 self.store.ensure_feature_table(name, spec, schema).snapshot().spec
             )
 
-    def table(self, modality: Modality, output: str) -> Table:
+    def table(self, modality: str, output: str) -> Table:
         """Return a table that `open` made or found."""
         return self.store.feature_table(f"{self.name}/{modality}/{output}")
 
-    def _output(self, modality: Modality, output: str) -> Output:
-        assert self._encoder is not None
-        return self._encoder.output(modality, output)
+    def key(self, modality: str) -> str:
+        """Name of the column that the vectors are kept by."""
+        return f"{modality}_sha256"
 
-    def _spec(self, modality: Modality, output: str) -> dict[str, Any]:
+    def dim(self, modality: str, output: str) -> int:
+        """Width of an output's vectors."""
+        assert self._encoder is not None
+        return self._encoder.output(tower_of(modality), output).dim
+
+    def schema(self, modality: str, output: str) -> pa.Schema:
+        """Columns of a table."""
+        return features_schema(tower_of(modality), output, self.dim(modality, output), self.dtype)
+
+    def provenance(self, modality: str, output: str) -> dict[str, Any]:
+        """Everything that decides what a vector means."""
+        assert self._encoder is not None
+        return feature_provenance(self._encoder, tower_of(modality), output, self.cleaning)
+
+    def _spec(self, modality: str, output: str) -> dict[str, Any]:
         encoder = self._encoder
         assert encoder is not None
-        provenance = feature_provenance(encoder, modality, output, self.cleaning)
-        return {
-            "encoder": encoder.id,
-            "name": self.name,
-            "modality": modality,
-            "output": output,
-            "dim": self._output(modality, output).dim,
-            "dtype": self.dtype,
-            "key": f"{modality}_sha256",
-            "provenance": provenance,
-            "fingerprint": fingerprint(provenance),
-            "offers": [o.name for o in encoder.outputs if o.modality == modality],
-            "versions": library_versions(),
-        }
+        return feature_spec(
+            encoder=encoder.id,
+            name=self.name,
+            modality=modality,
+            output=output,
+            dim=self.dim(modality, output),
+            dtype=self.dtype,
+            key=self.key(modality),
+            provenance=self.provenance(modality, output),
+            offers=[o.name for o in encoder.outputs if o.modality == tower_of(modality)],
+        )
 
-    def _own_contents(self, modality: Modality) -> dict[str, Any]:
+    def own_contents(self, modality: str) -> dict[str, Any]:
         """First few contents of the run, by sha256, as the encoder takes them."""
         own: dict[str, Any] = {}
         for work in self._first:
@@ -348,7 +404,7 @@ class FeatureTables:
             return False
         return True
 
-    def _stored_content(self, modality: Modality, key: str) -> Any:
+    def stored_content(self, modality: str, key: str) -> Any:
         """Content of an item with that sha256, or None where it can no longer be had."""
         column = f"{modality}_sha256"
         items = self.store.items.snapshot().read(columns=["path", "root", "text", column])

@@ -21,10 +21,10 @@ from ..data.text import text_sha256
 from ..store.schema import FAILURES
 from ..store.store import Store
 from ..store.table import Table
-from ..store.vectors import tokens_to_arrow, vectors_to_arrow
 from .encoder import Modality, Tokens
 from .extract import EmbedReport, Encoded, Failure, FileFacts, StageClock
 from .plan import Held, ItemPlan, follow
+from .tables import append_features
 
 __all__ = ["Committer"]
 
@@ -44,7 +44,6 @@ class Committer:
         *,
         table_of: Callable[[Modality, str], Table],
         encoder: str,
-        dtype: str,
         retried: set[str],
         given: list[str],
         report: EmbedReport,
@@ -54,7 +53,6 @@ class Committer:
         self.manifest = manifest
         self.table_of = table_of
         self.encoder = encoder
-        self.dtype = dtype
         self.retried = retried
         self.given = given
         self.report = report
@@ -169,22 +167,13 @@ class Committer:
                 self.store.failures.append(self._failure_rows(failures))
 
     def _write_features(self, modality: Modality, batches: list[Encoded]) -> None:
-        keys = pa.array([key for batch in batches for key in batch.keys], pa.string())
+        keys = [key for batch in batches for key in batch.keys]
+        columns = {}
+        if modality == "text":
+            columns["truncated"] = pa.array(np.concatenate([b.truncated for b in batches]))
         for output in batches[0].outputs:
-            columns: dict[str, Any] = {f"{modality}_sha256": keys}
-            if modality == "text":
-                columns["truncated"] = pa.array(np.concatenate([b.truncated for b in batches]))
             values = [batch.outputs[output] for batch in batches]
-            tokens = [v for v in values if isinstance(v, Tokens)]
-            if tokens:
-                arrays = [tokens_to_arrow(v.values, v.mask, self.dtype) for v in tokens]
-                columns["tokens"] = pa.chunked_array(arrays)
-            else:
-                vectors = [v for v in values if not isinstance(v, Tokens)]
-                columns["vector"] = vectors_to_arrow(np.concatenate(vectors), self.dtype)
-            table = self.table_of(modality, output)
-            rows = pa.table(columns).cast(table.snapshot().schema)
-            table.append(rows, unique=f"{modality}_sha256")
+            append_features(self.table_of(modality, output), keys, values, columns)
 
     def _write_items(self, items: list[tuple[ItemPlan, FileFacts | None]]) -> None:
         """Upsert in up to three goes: columns that are absent from one keep their old values."""

@@ -2,58 +2,62 @@
 
 The modality is ``caption`` for the captions named "default" and ``caption-NAME`` for others: ``mini/caption/pooled``,
 ``mini/caption-crisis/joint``. A vector belongs to a picture (``image_sha256``), as the caption does; where posts' texts
-went into the prompt, a caption belongs to a picture and a text, and its vectors are kept by item. Both follow the items
-wherever a feature is asked for: heads take ``--inputs image,text,caption``. Structured captions also give the feature
-``fields/caption-fields/numbers``, see `icehouse.embed.captions.fields`.
+went into the prompt, a caption belongs to a picture and a text, and its vectors are kept by item. Structured captions also
+give the feature ``fields/caption-fields/numbers``, see `icehouse.embed.captions.fields`.
 
-Captions that are empty, refuse, or broke their schema say nothing about the picture and are left out.
+A caption of a hundred words and more is longer than CLIP's 77 tokens. Cut there, its vector knows the beginning only. So
+it is split into sentences, neighbouring ones are packed as long as they fit, and the pieces' vectors are averaged, each
+weighted by its tokens (Zhang et al. 2024, arXiv 2403.15378, find that CLIP makes little of more than some 20 at a time).
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...data.text import CLEANERS
-from ...errors import CaptionError, UsageError
-from ...store.store import Store
-from ..encoder import Encoder, folder_name, load_encoder, trust
-from ..pipeline import choose_encoder
-from .feature_keys import Keys, useful
-from .feature_writer import OUTPUTS, Writer
-from .fields import FieldsReport, write_fields
-from .stats import view_of
-from .table import DEFAULT_NAME, captions_of
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["CaptionFeatures", "embed_captions", "modality_of"]
+from ...data.text import CLEANERS, clean, text_sha256
+from ...errors import CaptionError, UsageError
+from ...store.schema import FAILURES, vector_type
+from ...store.store import Store
+from ...store.table import Table
+from ..encoder import Encoder, folder_name, load_encoder, trust
+from ..extract import Encoded, Extractor, Failure, StageClock, Work
+from ..pipeline import DEFAULT_CLEANING, DEFAULT_OUTPUTS, choose_encoder
+from ..tables import OWN_CONTENTS, FeatureTables, append_features
+from .answers import USELESS, split_flags
+from .fields import FieldsReport, Keys, write_fields
+from .stats import view_of
+from .table import DEFAULT_NAME, STAGE, captions_of
+
+__all__ = ["CaptionFeatures", "embed_captions", "modality_of", "pack", "split_sentences"]
+
+#: How long captions become vectors; part of the provenance.
+POOLING = "sentences-v1"
+
+#: Captions that are packed, encoded and committed together.
+CHUNK = 2048
 
 Progress = Callable[[int, int, str], None]
+Count = Callable[[Sequence[str]], np.ndarray]
 
 
 @dataclass
 class CaptionFeatures:
     """Outcome of one `embed_captions` call.
 
-    Attributes
-    ----------
-    captions : int
-        Captions of the table.
-    known : int
-        Those that had their vectors.
-    embedded : int
-        Those that were embedded now.
-    useless : int
-        Those left out, by their flags.
-    pooled : int
-        Of those embedded now, how many did not fit the encoder's context and were pooled over sentences.
-    failed : int
-        Those that the encoder could not take.
-    fields : FieldsReport or None
-        What became of their columns, if they are structured.
-    features : list of str
+    Of the table's `captions`, those that had their vectors (`known`), were `embedded` now, were left out by their flags
+    (`useless`), or could not be taken by the encoder (`failed`). Of those embedded, how many did not fit the encoder's
+    context and were `pooled` over sentences. `fields`: what became of their columns, if they are structured.
     """
 
     store: str
@@ -140,12 +144,13 @@ def embed_captions(
     folder, name = name, name or (model.name if model else folder_name(encoder_id))
     report = CaptionFeatures(str(store.path), captions, encoder_id)
     keyed = Keys.of(store, table)
-    rows, report.useless = useful(table)
-    report.captions = len(rows) + report.useless
+    texts = _useful(table)
+    report.captions = table.rows
+    report.useless = table.rows - len(texts)
     modality = modality_of(captions)
-    todo = keyed.missing(store, [f"{name}/{modality}/{output}" for output in OUTPUTS], rows)
-    report.known = len(rows) - len({row.key for row, _ in todo})
-    if not rows:
+    todo = keyed.missing(store, [f"{name}/{modality}/{output}" for output in DEFAULT_OUTPUTS], texts)
+    report.known = len(texts) - len(todo)
+    if not texts:
         view = view_of(store, captions)
         see = f'; see `icehouse sql "select flags, count(*) from {view} group by flags"`' if view else ""
         raise CaptionError(f"the captions {captions!r} of {store.path} hold none that can be embedded{see}")
@@ -155,10 +160,254 @@ def embed_captions(
         model = model or load_encoder(encoder_id, device=device, precision=precision)
         if named:
             trust(model.id)
-        writer = Writer(store, name, modality, model, cleaning, dtype, table, keyed)
-        writer.admit(rows)
-        writer.write(todo, report, batch_size or model.batch_size, progress)
+        tables = _CaptionTables(store, name, modality, model, cleaning, dtype, table, keyed.column, texts)
+        _Writer(tables, model, keyed, report, batch_size or model.batch_size).write(texts, todo, progress)
     report.features = [f for f in store.feature_names() if f.startswith(f"{name}/{modality}/")]
     report.features += [report.fields.feature] if report.fields else []
     report.seconds = round(time.perf_counter() - begun, 3)
     return report
+
+
+def _useful(table: Table) -> dict[str, str]:
+    """Captions that say something about their picture, by their key."""
+    return {
+        row["caption_key"]: row["caption"]
+        for row in table.read(["caption_key", "caption", "flags"]).to_pylist()
+        if (row["caption"] or "").strip() and not set(USELESS) & set(split_flags(row["flags"]))
+    }
+
+
+class _CaptionTables(FeatureTables):
+    """Feature tables of captions: a text tower's, kept by picture or by item, with the captions in their provenance."""
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        modality: str,
+        encoder: Encoder,
+        cleaning: str | None,
+        dtype: str | None,
+        captions: Table,
+        key: str,
+        texts: Mapping[str, str],
+    ) -> None:
+        super().__init__(
+            store,
+            name,
+            encoder.id,
+            outputs=DEFAULT_OUTPUTS,
+            cleaning=cleaning,
+            default_cleaning=DEFAULT_CLEANING,
+            dtype=dtype,
+            modalities=(modality,),
+        )
+        self.modality = modality
+        self._key = key
+        about = captions.spec
+        self._about = {
+            "pooling": POOLING,
+            "captions": {"name": about["name"], "fingerprint": about["fingerprint"]},
+        }
+        self._limit, self._count = encoder.context_length, encoder.count_tokens
+        self._texts = {text_sha256(text): text for text in islice(texts.values(), 4 * OWN_CONTENTS)}
+        if not any(o.modality == "text" and o.name in DEFAULT_OUTPUTS for o in encoder.outputs):
+            raise CaptionError(f"{encoder.id} has no text tower, which captions need")
+        self.admit(encoder, [])
+        self.open(modality)
+
+    def pieces(self, text: str) -> list[str]:
+        """A caption as the encoder takes it: pieces that fit its context, cleaned."""
+        cleaned = (clean(piece, self.cleaning) for piece in pack(text, self._limit, self._count))
+        return [piece for piece in cleaned if piece]
+
+    def key(self, modality: str) -> str:
+        """Name of the column that the vectors are kept by."""
+        return self._key
+
+    def provenance(self, modality: str, output: str) -> dict[str, Any]:
+        """What the text tower's vectors mean, how long captions are pooled, and which captions these are."""
+        return super().provenance(modality, output) | self._about
+
+    def schema(self, modality: str, output: str) -> pa.Schema:
+        """Columns: key, at items the caption's key, number of pieces, vector."""
+        tag = [pa.field("caption_key", pa.string())] if self._key == "item_id" else []
+        return pa.schema(
+            [
+                pa.field(self._key, pa.string(), nullable=False),
+                *tag,
+                pa.field("pieces", pa.int16()),
+                pa.field("vector", vector_type(self.dim(modality, output), self.dtype), nullable=False),
+            ]
+        )
+
+    def own_contents(self, modality: str) -> dict[str, Any]:
+        """First pieces of a few captions, by the sha256 of the whole."""
+        first = {key: self.stored_content(modality, key) for key in islice(self._texts, OWN_CONTENTS)}
+        return {key: piece for key, piece in first.items() if piece}
+
+    def stored_content(self, modality: str, key: str) -> Any:
+        """First piece of the caption with that sha256, or None."""
+        return next(iter(self.pieces(self._texts.get(key, ""))), None)
+
+
+class _Writer:
+    """Encodes captions and appends their vectors."""
+
+    def __init__(
+        self, tables: _CaptionTables, encoder: Encoder, keyed: Keys, report: CaptionFeatures, batch_size: int
+    ) -> None:
+        self.tables = tables
+        self.encoder = encoder
+        self.keyed = keyed
+        self.report = report
+        self.batch_size = batch_size
+        self.outputs = tables.outputs(tables.modality)
+
+    def write(
+        self, texts: Mapping[str, str], todo: Mapping[str, list[str]], progress: Progress | None
+    ) -> None:
+        """Encode and commit, some thousand captions at a time; `todo`: key of a caption -> what its vector is kept by."""
+        done = 0
+        remaining = iter(todo.items())
+        while chunk := dict(islice(remaining, CHUNK)):
+            pieces = {key: self.tables.pieces(texts[key]) for key in chunk}
+            vectors, failures = self._encode([piece for some in pieces.values() for piece in some])
+            rows: list[tuple[str, str, int]] = []
+            pooled: dict[str, list[np.ndarray]] = {output: [] for output in self.outputs}
+            for caption, some in pieces.items():
+                owners = chunk[caption]
+                lost = [piece for piece in some if text_sha256(piece) not in vectors]
+                if lost or not some:
+                    self.report.failed += 1
+                    self._record(owners[0], failures.get(lost[0]) if lost else None)
+                    continue
+                self.report.embedded += 1
+                self.report.pooled += len(some) > 1
+                found = [vectors[text_sha256(piece)] for piece in some]
+                weights = self.encoder.count_tokens(some).astype(np.float64)
+                rows += [(owner, caption, len(some)) for owner in owners]
+                for output in self.outputs:
+                    vector = _pool([v[output] for v in found], weights, unit=output == "joint")
+                    pooled[output] += [vector] * len(owners)
+            if rows:
+                self._append(rows, pooled)
+            done += len(chunk)
+            if progress:
+                progress(done, len(todo), "captions")
+
+    def _encode(self, pieces: Iterable[str]) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Failure]]:
+        """Vectors of each distinct piece, by its sha256 and output, and by piece why there are none."""
+        extractor = Extractor(
+            self.encoder,
+            image_outputs=(),
+            text_outputs=self.outputs,
+            cleaning="none",
+            image_done=set(),
+            text_done=set(),
+            shortest=None,
+            workers=1,
+            batch_size=self.batch_size,
+            dtype=self.tables.dtype,
+            clock=StageClock(),
+        )
+        vectors: dict[str, dict[str, np.ndarray]] = {}
+        failures: dict[str, Failure] = {}
+        for event in extractor.run(Work(piece, None, piece) for piece in dict.fromkeys(pieces)):
+            if isinstance(event, Failure):
+                failures[event.item_id] = event
+            elif isinstance(event, Encoded):
+                for i, key in enumerate(event.keys):
+                    vectors[key] = {output: np.asarray(values)[i] for output, values in event.outputs.items()}
+        return vectors, failures
+
+    def _record(self, owner: str, failure: Failure | None) -> None:
+        """Put a caption that the encoder could not take into the log of failures, once."""
+        store, column = self.tables.store, self.keyed.column
+        items = store.items.read(["item_id", column])
+        item_id = items.filter(pc.equal(items[column], owner))["item_id"][0].as_py()
+        log = store.failures.read(["item_id", "stage", "encoder"])
+        row = {"item_id": item_id, "stage": STAGE, "encoder": self.tables.name}
+        if row in log.to_pylist():
+            return
+        row["error"] = failure.error if failure else "EmptyCaption"
+        row["message"] = failure.message if failure else "nothing is left of the caption after cleaning"
+        store.failures.append(pa.Table.from_pylist([{**row, "at": datetime.now(UTC)}], schema=FAILURES))
+
+    def _append(self, rows: Sequence[tuple[str, str, int]], pooled: Mapping[str, list[np.ndarray]]) -> None:
+        owners, captions, counts = zip(*rows, strict=True)
+        columns: dict[str, Any] = {"pieces": pa.array(counts, pa.int16())}
+        if self.keyed.column == "item_id":
+            columns["caption_key"] = pa.array(captions, pa.string())
+        for output in self.outputs:
+            table = self.tables.table(self.tables.modality, output)
+            append_features(table, owners, [np.stack(pooled[output]).astype(np.float32)], columns)
+
+
+def _pool(vectors: Sequence[np.ndarray], weights: np.ndarray, *, unit: bool) -> np.ndarray:
+    """Mean of the pieces' vectors, weighted by their tokens; brought back to unit length where the pieces have it."""
+    if len(vectors) == 1:
+        return vectors[0]
+    stacked = np.stack(vectors).astype(np.float64)
+    mean: np.ndarray = weights @ stacked / weights.sum()
+    norms = np.linalg.norm(stacked, axis=1)
+    if unit or np.allclose(norms, 1.0, atol=1e-3):
+        mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
+    return mean.astype(np.float32)
+
+
+# Long captions
+
+# A sentence ends with its mark and whatever quotes or brackets close after it; in scripts without spaces, with its mark.
+_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])")
+
+
+def split_sentences(text: str) -> list[str]:
+    """Sentences of a text, in order; nothing but white space is lost.
+
+    >>> split_sentences("A street. It is flooded! Two cars")
+    ['A street.', 'It is flooded!', 'Two cars']
+    """
+    pieces: list[str] = []
+    # Line by line: a pattern that looked for a line's end past blanks would take quadratic time on blanks alone.
+    for line in text.split("\n"):
+        at = 0
+        for found in _END.finditer(line):
+            # Closing marks belong to the sentence, the space after them to nobody.
+            pieces.append(line[at : found.start() + len(found.group().rstrip())])
+            at = found.end()
+        pieces.append(line[at:])
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
+def pack(text: str, limit: int, count: Count) -> list[str]:
+    """Pieces of at most `limit` tokens, as `count` counts them, that make up a text: sentences, else words, else characters.
+
+    One where the text fits as it is; none for a text without content.
+    """
+    text = text.strip()
+    if not text:
+        return []
+    if int(count([text])[0]) <= limit:
+        return [" ".join(text.split())]
+    joined: list[str] = []
+    for sentence in split_sentences(text):
+        for piece in _split_to_fit(" ".join(sentence.split()), limit, count):
+            longer = f"{joined[-1]} {piece}" if joined else piece
+            if joined and int(count([longer])[0]) <= limit:
+                joined[-1] = longer
+            else:
+                joined.append(piece)
+    return joined
+
+
+def _split_to_fit(sentence: str, limit: int, count: Count) -> list[str]:
+    """Halve a sentence, at a space if there is one, until each part fits."""
+    if len(sentence) <= 1 or int(count([sentence])[0]) <= limit:
+        return [sentence]
+    middle = len(sentence) // 2
+    left, right = sentence.rfind(" ", 0, middle + 1), sentence.find(" ", middle)
+    places = [place for place in (left, right) if place > 0]
+    cut = min(places, key=lambda place: abs(place - middle)) if places else middle
+    halves = (sentence[:cut].strip(), sentence[cut:].strip())
+    return [piece for half in halves if half for piece in _split_to_fit(half, limit, count)]

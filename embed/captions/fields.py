@@ -1,6 +1,6 @@
-"""The columns of structured captions as numbers that a head can read beside vectors.
+"""Structured captions as features: their columns as numbers, and what the features of captions are kept by.
 
-``tables/captions/<name>`` has them as SQL likes them: words, a count, a list. Here each row becomes one vector of the
+``tables/captions/<name>`` has the columns as SQL likes them: words, a count, a list. Here each row becomes one vector of the
 feature ``fields/caption-fields/numbers`` (``fields/caption-NAME-fields/numbers``): damage and sentiment one place a value
 and one for "unknown", people and lengths as logarithms, and one place for each of the commonest objects. No encoder has a
 part in it. Which objects these are is settled when the feature is first written, and kept in its provenance: a number means
@@ -21,49 +21,80 @@ import pyarrow as pa
 from ...store.schema import vector_type
 from ...store.store import Store
 from ...store.table import Table
-from ...store.vectors import vectors_to_arrow
-from ..encoder import fingerprint
 from ..pipeline import FIELDS
-from ..tables import library_versions
+from ..tables import append_features, feature_spec
 from .answers import COLUMNS, DAMAGE, SENTIMENT
-from .feature_keys import Caption, Keys
-from .table import DEFAULT_NAME
+from .table import DEFAULT_NAME, caption_key, with_texts
 
-__all__ = [
-    "LEAST",
-    "MOST_OBJECTS",
-    "FieldsReport",
-    "field_names",
-    "fields_of",
-    "vocabulary_of",
-    "write_fields",
-]
+__all__ = ["FieldsReport", "Keys", "field_names", "fields_of", "vocabulary_of", "write_fields"]
 
 #: How columns become numbers; part of the provenance.
 VERSION = "fields-v1"
 
-#: Most objects that have a place of their own, and the least captions that must name one.
+#: Most objects that have a place of their own, and the fewest captions that must name one.
 MOST_OBJECTS = 64
-LEAST = 2
+MIN_CAPTIONS = 2
 
 _OUTPUT = "numbers"
 
 
+@dataclass(frozen=True)
+class Keys:
+    """What a vector of these captions is kept by: `column`, and for each caption's key its values there, `owners`.
+
+    The column is ``image_sha256``; ``item_id`` where a caption belongs to a picture and a text, since no column of `items`
+    names that pair.
+    """
+
+    column: str
+    owners: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def of(cls, store: Store, table: Table) -> Keys:
+        """Find out what the captions of a table belong to."""
+        if not with_texts(table):
+            keys = table.read(["caption_key"])["caption_key"].to_pylist()
+            return cls("image_sha256", {key: (key,) for key in keys})
+        owners: dict[str, list[str]] = {}
+        for row in store.items.read(["item_id", "image_sha256", "text_sha256"]).to_pylist():
+            if row["image_sha256"] is not None:
+                key = caption_key(row["image_sha256"], row["text_sha256"])
+                owners.setdefault(key, []).append(row["item_id"])
+        return cls("item_id", owners)
+
+    def missing(self, store: Store, features: Sequence[str], captions: Iterable[str]) -> dict[str, list[str]]:
+        """Captions, with the owners for which a feature lacks their vector, or has that of another caption."""
+        there = set(store.feature_names())
+        by_item = self.column == "item_id"
+        columns = [self.column, *(("caption_key",) if by_item else ())]
+        done = [
+            {
+                row[self.column]: row.get("caption_key")
+                for row in store.feature_table(name).read(columns).to_pylist()
+            }
+            for name in features
+            if name in there
+        ]
+        wanted = {}
+        for caption in captions:
+            tag = caption if by_item else None
+            # Absent is not None: a picture's own vectors carry no tag.
+            owners = [
+                owner
+                for owner in self.owners.get(caption, ())
+                if not done or any(one.get(owner, "absent") != tag for one in done)
+            ]
+            if owners:
+                wanted[caption] = owners
+        return wanted
+
+
 @dataclass
 class FieldsReport:
-    """What became of the structured columns of captions.
+    """What became of the structured columns of captions: `written` now, `known` before.
 
-    Attributes
-    ----------
-    feature : str
-    written, known : int
-        Captions whose numbers were written now, and those that had them.
-    numbers : int
-        Width of a vector.
-    objects : int
-        Objects that have a place.
-    covered : float or None
-        Share of the objects named, over all captions, that have one; None if no object is named.
+    `numbers`: width of a vector; `objects` that have a place; `covered`: share of the objects named, over all captions, that
+    have one, None if no object is named.
     """
 
     feature: str
@@ -94,7 +125,7 @@ def vocabulary_of(objects: Iterable[Sequence[str] | None], most: int = MOST_OBJE
     ['car', 'house']
     """
     named = Counter(word for some in objects for word in _words(some))
-    often = [(word, count) for word, count in named.items() if count >= LEAST]
+    often = [(word, count) for word, count in named.items() if count >= MIN_CAPTIONS]
     return [word for word, _ in sorted(often, key=lambda pair: (-pair[1], pair[0]))[:most]]
 
 
@@ -110,18 +141,10 @@ def field_names(vocabulary: Sequence[str]) -> list[str]:
 
 
 def fields_of(rows: Sequence[Mapping[str, Any]], vocabulary: Sequence[str]) -> np.ndarray:
-    """Numbers of rows with the columns of `icehouse.embed.captions.answers.COLUMNS`.
+    """Numbers of structured rows, float32 of shape (rows, 14 + len(vocabulary)); see `field_names`.
 
-    Parameters
-    ----------
-    rows : sequence of mapping
-        A column that is null is unknown: all of them where an answer was not valid.
-    vocabulary : sequence of str
-
-    Returns
-    -------
-    ndarray of float32, shape (rows, 14 + len(vocabulary))
-        Each between 0 and 1, but for the logarithms; see `field_names`.
+    A column that is null is unknown: all of them where an answer was not valid. Each number is between 0 and 1, but for the
+    logarithms.
     """
     place = {word: at for at, word in enumerate(vocabulary)}
     X = np.zeros((len(rows), len(field_names(vocabulary))), np.float32)
@@ -140,99 +163,58 @@ def write_fields(
 ) -> FieldsReport | None:
     """Write the numbers of structured captions that have none yet; None where the captions are not structured.
 
-    Parameters
-    ----------
-    store : Store
-    table : Table
-        Captions.
-    name : str, optional
-        Folder of the feature, by default "fields"; under another, the objects are chosen afresh.
-    dtype : {"float16", "float32"}, optional
-        How they are stored, by default as they already are, else float16.
-
-    Raises
-    ------
-    SpaceError
-        If there are numbers of that name of other captions, or made in another way.
+    `name` of the feature's folder is "fields" unless given; under another, the objects are chosen afresh. Raises
+    `SpaceError` if there are numbers of that name of other captions, or made in another way.
     """
     if not set(COLUMNS.names) <= set(table.snapshot().schema.names):
         return None
-    rows = table.read(["caption_key", *COLUMNS.names]).to_pylist()
-    modality = modality_of_fields(table.spec["name"])
-    folder = name or FIELDS
+    rows = {row["caption_key"]: row for row in table.read(["caption_key", *COLUMNS.names]).to_pylist()}
+    folder, modality = name or FIELDS, modality_of_fields(table.spec["name"])
     feature = f"{folder}/{modality}/{_OUTPUT}"
     report = FieldsReport(feature)
     if not rows:
         return report
     keyed = Keys.of(store, table)
-    have = store.feature_table(feature).spec if feature in store.feature_names() else None
-    if have is None:
-        vocabulary = vocabulary_of(row["objects"] for row in rows)
-    else:
+    have = store.feature_table(feature).spec if feature in store.feature_names() else {}
+    if have:
         vocabulary = list(have["provenance"].get("objects", ()))
-    dtype = dtype or (have or {}).get("dtype") or "float16"
-    spec = _spec(table, folder, modality, keyed.column, vocabulary, dtype)
-    target = store.ensure_feature_table(feature, spec, _schema(spec))
+    else:
+        vocabulary = vocabulary_of(row["objects"] for row in rows.values())
+    about = table.spec
+    spec = feature_spec(
+        encoder=FIELDS,
+        name=folder,
+        modality=modality,
+        output=_OUTPUT,
+        dim=len(field_names(vocabulary)),
+        dtype=dtype or have.get("dtype") or "float16",
+        key=keyed.column,
+        provenance={
+            "family": FIELDS,
+            "version": VERSION,
+            "captions": {"name": about["name"], "fingerprint": about["fingerprint"]},
+            "numbers": field_names(()),
+            "objects": vocabulary,
+        },
+        offers=[_OUTPUT],
+    )
+    tag = [pa.field("caption_key", pa.string())] if keyed.column == "item_id" else []
+    vector = pa.field("vector", vector_type(spec["dim"], spec["dtype"]), nullable=False)
+    schema = pa.schema([pa.field(keyed.column, pa.string(), nullable=False), *tag, vector])
+    target = store.ensure_feature_table(feature, {**spec, "probe": {}}, schema)
 
-    by_key = {row["caption_key"]: row for row in rows}
-    todo = keyed.missing(store, [feature], [Caption(key, "") for key in by_key])
+    todo = keyed.missing(store, [feature], rows)
     if todo:
-        _append(target, keyed, todo, fields_of([by_key[caption.key] for caption, _ in todo], vocabulary))
+        owners = [(owner, caption) for caption, some in todo.items() for owner in some]
+        columns = {"caption_key": pa.array([caption for _, caption in owners], pa.string())} if tag else {}
+        X = fields_of([rows[caption] for _, caption in owners], vocabulary)
+        append_features(target, [owner for owner, _ in owners], [X], columns)
     report.written, report.known = len(todo), len(rows) - len(todo)
     report.numbers, report.objects = spec["dim"], len(vocabulary)
     placed = set(vocabulary)
-    named = [word in placed for row in rows for word in _words(row["objects"])]
+    named = [word in placed for row in rows.values() for word in _words(row["objects"])]
     report.covered = float(np.mean(named)) if named else None
     return report
-
-
-def _append(target: Table, keyed: Keys, todo: Sequence[tuple[Caption, list[str]]], X: np.ndarray) -> None:
-    owners = [owners for _, owners in todo]
-    each = np.repeat(np.arange(len(todo)), [len(some) for some in owners])
-    columns: dict[str, Any] = {keyed.column: pa.array([key for some in owners for key in some], pa.string())}
-    if keyed.column == "item_id":
-        columns["caption_key"] = pa.array([todo[at][0].key for at in each.tolist()], pa.string())
-    columns["vector"] = vectors_to_arrow(X[each], target.spec["dtype"])
-    new = pa.table(columns).cast(target.snapshot().schema)
-    if keyed.column == "item_id":
-        # An item whose picture or text has changed has another caption now.
-        target.upsert(new, key="item_id")
-    else:
-        target.append(new, unique=keyed.column)
-
-
-def _spec(
-    table: Table, folder: str, modality: str, key: str, vocabulary: Sequence[str], dtype: str
-) -> dict[str, Any]:
-    about = table.spec
-    provenance = {
-        "family": FIELDS,
-        "version": VERSION,
-        "captions": {"name": about["name"], "fingerprint": about["fingerprint"]},
-        "numbers": field_names(()),
-        "objects": list(vocabulary),
-    }
-    return {
-        "encoder": FIELDS,
-        "name": folder,
-        "modality": modality,
-        "output": _OUTPUT,
-        "dim": len(field_names(vocabulary)),
-        "dtype": dtype,
-        "key": key,
-        "provenance": provenance,
-        "fingerprint": fingerprint(provenance),
-        "offers": [_OUTPUT],
-        "probe": {},
-        "versions": library_versions(),
-    }
-
-
-def _schema(spec: Mapping[str, Any]) -> pa.Schema:
-    fields = [pa.field(spec["key"], pa.string(), nullable=False)]
-    if spec["key"] == "item_id":
-        fields.append(pa.field("caption_key", pa.string()))
-    return pa.schema([*fields, pa.field("vector", vector_type(spec["dim"], spec["dtype"]), nullable=False)])
 
 
 def _one_of(x: np.ndarray, levels: Sequence[str], value: str | None) -> None:

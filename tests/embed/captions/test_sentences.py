@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.embed.captions.sentences import pack, split_sentences
+from icehouse.embed.captions.features import pack, split_sentences
 
 
 def words(texts: Sequence[str]) -> np.ndarray:
