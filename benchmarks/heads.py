@@ -105,7 +105,6 @@ def crisismmd(source: Path, folder: Path, seeds: int, kinds: Sequence[str]) -> N
             params={"C": 10.0, "unit": False},
             inputs="pooled=mini/text/pooled",
             label=label,
-            report=False,
         )
         begun = time.perf_counter()
         found = search(store, "text", seeds, label, "split", None, kinds)

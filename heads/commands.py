@@ -415,7 +415,6 @@ def train(
             positive=positive,
             draws=draws,
             seed=seed,
-            report=False,
             progress=None if shown is None else lambda done, total, best: shown(done, total),
         )
     problem = leave_report(opened, run, draws=draws) if report else None

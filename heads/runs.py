@@ -103,8 +103,6 @@ class Run:
             raise HeadError(
                 f"run {path.name} is of format {self.record['format']}; this icehouse reads up to {FORMAT}"
             )
-        #: What `notes` says beside, of what befell this object and not the run.
-        self.remarks: list[str] = []
         self.metrics: dict[str, Any] = _read_json(path, "metrics.json")
         try:
             # A run without checksums, of an older icehouse, is known by what it must have.
@@ -218,7 +216,7 @@ class Run:
         from .prompts import unprompted
         from .registry import head_class
 
-        notes = [*self.metrics["protocol"]["notes"], *self.remarks]
+        notes = [*self.metrics["protocol"]["notes"]]
         try:
             kind = head_class(self.family)
         except IcehouseError:

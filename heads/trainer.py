@@ -75,7 +75,6 @@ def train(
     test: bool = True,
     draws: int = DRAWS,
     seed: int = 0,
-    report: bool = True,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Run:
     """Train a head by the protocol above and leave a run in the store.
@@ -108,12 +107,10 @@ def train(
     test : bool, default True
         Whether the test split is scored; without, `icehouse.heads.evaluate.evaluate` can do so later.
     draws : int, default 1000
-        Bootstrap resamples behind what the report compares; 0 leaves all intervals out. Those of scores are in closed form.
+        0 leaves the intervals of scores out, which are in closed form and need no resamples.
     seed : int, default 0
         Of the held-out part, and the head if it has a parameter `seed` that `params` does not
         give.
-    report : bool, default True
-        Whether the run gets its ``report.html``; if it cannot be made, a note (`Run.notes`) says why.
     progress : callable, optional
         See `icehouse.heads.head.Head.progress`.
 
@@ -146,7 +143,7 @@ def train(
         positive, (rows.part("train") if len(rows.parts.train) else rows.samples).labels.tolist()
     )
     fitted = fit_on(rows, estimator)
-    run = keep(
+    return keep(
         rows,
         estimator,
         fitted,
@@ -157,13 +154,6 @@ def train(
         seed=seed,
         started=started,
     )
-    if report:
-        from .reports.report import leave_report
-
-        problem = leave_report(store, run, draws=draws)
-        if problem is not None:
-            run.remarks.append(problem)
-    return run
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def test_the_positive_class_is_the_rarer_one_and_said(make_store: Make) -> None:
     # Page and table agree: the same class, the same figure, and its curve.
     assert call(store, "report", "--draws", "50", "--no-ablation").exit_code == 0
     page = (run.path / "report.html").read_text()
-    assert "average precision of &#x27;yes&#x27;" in page
+    assert "average precision of &#39;yes&#39;" in page
     assert f"<b>{100 * told['average_precision']['value']:.1f}%</b>" in page
     report = json.loads((run.path / "report.json").read_text())
     assert [series["name"] for series in report["charts"]["precision_recall"]["series"]] == ["yes"]

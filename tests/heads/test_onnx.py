@@ -96,7 +96,7 @@ def test_logreg(k: int, unit: bool, data: Data, tmp_path: Path) -> None:
 
 
 def test_the_file_says_what_it_is(make_store: Make, tmp_path: Path) -> None:
-    run = train(make_store(120), "logreg", inputs="image,text", report=False)
+    run = train(make_store(120), "logreg", inputs="image,text")
     done = export_onnx(run, tmp_path / "deep" / "head.onnx")
     told = {entry.key: entry.value for entry in onnx.load(done.path).metadata_props}
     assert json.loads(told["icehouse.classes"]) == done.classes == ["calm", "flood", "quake"]
@@ -146,7 +146,7 @@ def test_what_cannot_be_exported_is_said(data: Data, tmp_path: Path, monkeypatch
 
 def test_the_command(make_store: Make, tmp_path: Path) -> None:
     store = make_store(120)
-    train(store, "logreg", inputs="image,text", report=False)
+    train(store, "logreg", inputs="image,text")
     target = tmp_path / "head.onnx"
     result = CliRunner().invoke(app, ["export-onnx", "latest", str(target), "-s", str(store.path)])
     assert result.exit_code == 0, result.output

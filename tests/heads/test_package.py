@@ -46,7 +46,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "posts.csv").write_text("\n".join(rows) + "\n")
     embed_sources([folder / "posts.csv"], folder / "store", encoder=ToyEncoder(), dtype="float32")
     store = Store.open(folder / "store")
-    run = train(store, "logreg", inputs="image/joint,text", label="label", report=False)
+    run = train(store, "logreg", inputs="image/joint,text", label="label")
     made, _ = package(store, run, folder / "out")
     rows_of = predict(store, made, [folder / "posts.csv"], encoder=ToyEncoder()).table
     stored = predict(store, run).table
@@ -167,7 +167,7 @@ def test_a_newer_format_is_not_guessed_at(copy: Path) -> None:
 
 def test_only_a_package_is_replaced(make_store: Make, tmp_path: Path) -> None:
     store = make_store(60)
-    run = train(store, "logreg", inputs="image", report=False)
+    run = train(store, "logreg", inputs="image")
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
@@ -179,7 +179,7 @@ def test_only_a_package_is_replaced(make_store: Make, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     package(store, run, empty)
-    second = train(store, "logreg", inputs="text", report=False)
+    second = train(store, "logreg", inputs="text")
     made, _ = package(store, second, empty)
     assert Package.load(empty).run_id == made.run_id == second.run_id
     with pytest.raises(HeadError, match=r"is no package.*icehouse package"):
@@ -191,7 +191,7 @@ def test_a_failure_leaves_what_was_there(
     make_store: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(60)
-    first = train(store, "logreg", inputs="image", report=False)
+    first = train(store, "logreg", inputs="image")
     package(store, first, tmp_path / "out")
 
     def full(*_: Any) -> str:
@@ -199,7 +199,7 @@ def test_a_failure_leaves_what_was_there(
 
     monkeypatch.setattr("icehouse.heads.package._readme", full)
     with pytest.raises(HeadError, match="No space left"):
-        package(store, train(store, "logreg", inputs="text", report=False), tmp_path / "out")
+        package(store, train(store, "logreg", inputs="text"), tmp_path / "out")
     assert Package.load(tmp_path / "out").run_id == first.run_id
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
 
@@ -215,7 +215,7 @@ def test_every_family(family: str, make_store: Make, tmp_path: Path) -> None:
             name: {label: rng.normal(size=width).tolist() for label in ("calm", "flood", "quake")}
             for name, width in widths.items()
         }
-    run = train(store, quick(family, **params), inputs="image,text", draws=2, report=False)
+    run = train(store, quick(family, **params), inputs="image,text", draws=2)
     made, _ = package(store, run, tmp_path / "out")
     # Folders stay folders for those who are not root, and files are for all who may read the first.
     for path in (tmp_path / "out").rglob("*"):

@@ -113,7 +113,7 @@ def test_suggested_labels_beat_random_ones_at_the_same_price(tmp_path: Path) -> 
         first, pool, test = np.arange(24), np.arange(24, 450), np.arange(450, 700)
         labels = [f"c{y[i]}" if i < 24 else None for i in range(450)]
         store = fill(tmp_path / f"{seed}", X[:450], labels)
-        train(store, "logreg", params={"C": 1.0, "unit": False}, draws=2, report=False)
+        train(store, "logreg", params={"C": 1.0, "unit": False}, draws=2)
         made = suggest(store, budget)
         assert made.about["run"] is not None
         suggested = np.array([int(item[1:]) for item in made.table["item_id"].to_pylist()])
@@ -130,7 +130,7 @@ def test_suggested_labels_beat_random_ones_at_the_same_price(tmp_path: Path) -> 
 
 
 def test_it_says_why(store: Store) -> None:
-    run = train(store, "logreg", params={"C": 1.0}, draws=2, report=False)
+    run = train(store, "logreg", params={"C": 1.0}, draws=2)
     made = suggest(store, 10)
     assert made.about["run"] == run.run_id
     assert (made.about["unlabelled"], made.about["labelled"]) == (180, 20)
@@ -157,7 +157,7 @@ def test_the_order_of_the_items_plays_no_part(tmp_path: Path) -> None:
     for i in range(3):
         order = np.random.default_rng(i).permutation(200) if i else None
         store = mostly_unlabelled(tmp_path / str(i), order=order)
-        train(store, "logreg", params={"C": 1.0, "unit": False}, draws=2, report=False)
+        train(store, "logreg", params={"C": 1.0, "unit": False}, draws=2)
         found.append((ids_of(store, 15), ids_of(store, 15, run=None), ids_of(store, 15)))
     assert found[0] == found[1] == found[2]
     assert found[0][0] == found[0][2] != found[0][1]
@@ -261,7 +261,7 @@ def test_a_store_without_labels(tmp_path: Path) -> None:
 
 
 def test_a_run_has_inputs_of_its_own(store: Store) -> None:
-    run = train(store, "logreg", params={"C": 1.0}, draws=2, report=False)
+    run = train(store, "logreg", params={"C": 1.0}, draws=2)
     with pytest.raises(UsageError, match="inputs of its own"):
         suggest(store, run=run, inputs="image")
     assert suggest(store, 3, inputs="image").about["run"] is None
@@ -350,7 +350,7 @@ def test_the_command(store: Store, tmp_path: Path) -> None:
     assert len(result.stdout.splitlines()) == 5
     assert "by coverage alone" in result.stderr
     assert "hint" in result.stderr
-    train(store, "logreg", params={"C": 1.0}, draws=2, report=False)
+    train(store, "logreg", params={"C": 1.0}, draws=2)
     told = json.loads(call("-n", "4", "--by", "entropy", "--json").stdout)
     assert told["by"] == "entropy"
     assert len(told["items"]) == 4

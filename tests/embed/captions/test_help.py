@@ -88,7 +88,6 @@ def test_macro_f1_rises(feed: Feed, tmp_path: Path) -> None:
                 where="image_sha256 is not null",
                 dups=None,
                 draws=10,
-                report=False,
             )
             for row in run.predictions().to_pylist():
                 if row["split"] == "test":

@@ -27,7 +27,7 @@ def test_subsets_are_all_all_but_one_and_each_alone() -> None:
 
 def test_both_inputs_are_needed_and_it_says_so_with_an_interval(make_store: Make) -> None:
     store = make_store(240)
-    run = train(store, "logreg", report=False)
+    run = train(store, "logreg")
     told = ablate(store, run)
     assert told["on"] == "dev"
     assert [entry["inputs"] for entry in told["subsets"]] == [["image", "text"], ["text"], ["image"]]
@@ -35,7 +35,7 @@ def test_both_inputs_are_needed_and_it_says_so_with_an_interval(make_store: Make
     assert whole["macro_f1"]["value"] == pytest.approx(run.metrics["dev"]["macro_f1"]["value"])
     for name in ("image", "text"):
         assert told["adds"][name]["macro_f1"]["low"] > 0.05
-    text = train(store, "logreg", inputs="text", report=False)
+    text = train(store, "logreg", inputs="text")
     assert told["subsets"][1]["macro_f1"]["value"] == pytest.approx(text.metrics["dev"]["macro_f1"]["value"])
     kept = json.loads((run.path / "ablation.json").read_text())
     assert known_ablation(run) == unseal(kept, "ablation.json") == told
@@ -43,7 +43,7 @@ def test_both_inputs_are_needed_and_it_says_so_with_an_interval(make_store: Make
 
 def test_a_head_that_needs_two_inputs_is_not_defined_on_one(make_store: Make) -> None:
     store = make_store(60)
-    run = train(store, "align", params=QUICK["align"], report=False)
+    run = train(store, "align", params=QUICK["align"])
     whole, *others = ablate(store, run, draws=50)["subsets"]
     assert "macro_f1" in whole
     assert all("macro_f1" not in entry and entry["undefined"] for entry in others)
@@ -51,7 +51,7 @@ def test_a_head_that_needs_two_inputs_is_not_defined_on_one(make_store: Make) ->
 
 def test_without_test_dev_is_compared(make_store: Make) -> None:
     store = make_store(60, split=lambda i: None)
-    run = train(store, "logreg", report=False)
+    run = train(store, "logreg")
     told = ablate(store, run, draws=50)
     assert told["on"] == "dev"
     assert told["subsets"][0]["accuracy"]["value"] == pytest.approx(run.metrics["dev"]["accuracy"]["value"])
@@ -59,9 +59,9 @@ def test_without_test_dev_is_compared(make_store: Make) -> None:
 
 def test_test_is_not_looked_at(make_store: Make) -> None:
     store = make_store(120)
-    run = train(store, "logreg", report=False)
+    run = train(store, "logreg")
     before = looks_at(store, "label", run.training_items()["test"]).total
-    for kept in (run, train(store, "logreg", report=False, test=False)):
+    for kept in (run, train(store, "logreg", test=False)):
         assert ablate(store, kept, draws=20)["on"] == "dev"
     assert (before, looks_at(store, "label", run.training_items()["test"]).total) == (1, 1)
 
@@ -71,7 +71,7 @@ def test_without_dev_rows_of_train_are_compared_out_of_fold(make_store: Make) ->
     store = make_store(
         60, split=lambda i: "train" if i < 42 else "test", copies={i: i % 3 for i in range(42)}
     )
-    run = train(store, "logreg", params={"C": 1.0}, report=False)
+    run = train(store, "logreg", params={"C": 1.0})
     assert run.metrics["protocol"]["rows"]["dev"] == 0
     told = ablate(store, run, draws=20)
     assert (told["on"], told["rows"]) == ("train, out of fold", 42)
@@ -101,7 +101,7 @@ def test_a_run_of_a_sweep_is_compared_on_the_rows_of_the_sweep(make_store: Make)
 
 def test_items_that_have_changed_are_not_compared(make_store: Make) -> None:
     store = make_store(60)
-    run = train(store, "logreg", report=False)
+    run = train(store, "logreg")
     store.items.delete("item_id", ["p009"])
     with pytest.raises(HeadError, match="have changed since"):
         ablate(store, run)

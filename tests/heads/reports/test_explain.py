@@ -138,12 +138,12 @@ def test_tokens_have_effects_and_attention_where_they_lie(token_store: Store) ->
     inputs = {"image": "toy/image/tokens", "text": "toy/text/tokens"}
     params = {**QUICK["guided-ca"], "epochs": 40}
     # Where both inputs tell the class a head may lean on one of them: by itself the picture has to be read.
-    alone = train(token_store, "guided-ca", inputs={"image": inputs["image"]}, params=params, report=False)
+    alone = train(token_store, "guided-ca", inputs={"image": inputs["image"]}, params=params)
     effects = [one.tokens["image"].effect for one in explain(token_store, alone, ["p00", "p01", "p02"])]
     # The patch that tells; by how much depends on the class that a picture without it would be given.
     first, *others = np.abs(effects).mean(axis=0)
     assert first > 0.2 > 5 * max(others)
-    run = train(token_store, "guided-ca", inputs=inputs, params=params, report=False)
+    run = train(token_store, "guided-ca", inputs=inputs, params=params)
     found = explain(token_store, run, ["p00", "p01", "p02"])
     X = {name: token_store.features(feature) for name, feature in inputs.items()}
     for row, one in enumerate(found):
@@ -170,7 +170,7 @@ def test_tokens_have_effects_and_attention_where_they_lie(token_store: Store) ->
 
 def test_command_and_page(make_store: Make, tmp_path: Path) -> None:
     store = make_store(60, label=lambda i: ("<script>1</script>", '"x', "c")[i % 3])
-    run = train(store, "logreg", report=False)
+    run = train(store, "logreg")
 
     def command(*arguments: str) -> tuple[int, str, str]:
         result = CliRunner().invoke(app, ["explain", run.run_id, *arguments, "-s", str(store.path)])
@@ -193,7 +193,7 @@ def test_command_and_page(make_store: Make, tmp_path: Path) -> None:
 
 def test_what_cannot_be_explained_says_why(make_store: Make) -> None:
     store = make_store(60, no_text=(9,))
-    run = train(store, "logreg", report=False)
+    run = train(store, "logreg")
     with pytest.raises(UsageError, match="'p009' has no toy/text/pooled"):
         explain(store, run, ["p009"])
     with pytest.raises(UsageError, match="at least one"):

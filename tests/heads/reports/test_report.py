@@ -32,6 +32,13 @@ def command(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def reported(store: Store, *arguments: Any, **options: Any) -> Run:
+    """Train, and make the report of the run."""
+    run = train(store, *arguments, **options)
+    assert write_report(store, run) == run.path / "report.html"
+    return run
+
+
 def with_pictures(store: Store, folder: Path, n: int) -> None:
     """Give the first `n` items a file each."""
     files = make_pictures(folder, n)
@@ -49,9 +56,11 @@ def change(store: Store, rows: list[dict[str, Any]]) -> None:
     store.items.upsert(pa.Table.from_pylist(rows, schema=some), key="item_id")
 
 
-def test_every_run_leaves_a_report(make_store: Make) -> None:
+def test_the_command_leaves_a_report_with_every_run(make_store: Make) -> None:
     store = make_store(120)
-    run = train(store, "logreg")
+    assert not (train(store, "logreg").path / "report.html").exists(), "that is for the caller to make"
+    assert command("train", "logreg", "-s", str(store.path))[0] == 0
+    run = Run.load(store, "latest")
     told = json.loads((run.path / "report.json").read_text())
     assert told["metrics"] == run.metrics
     assert told["run"] == run.record
@@ -91,7 +100,7 @@ def test_nothing_hostile_gets_through(make_store: Make, tmp_path: Path) -> None:
     ]
     store.items.append(pa.Table.from_pylist(copies, schema=store.items.snapshot().schema), unique="item_id")
     (tmp_path / "<b>pictures" / "0009.png").unlink()
-    run = train(store, "logreg")
+    run = reported(store, "logreg")
     html = (run.path / "report.html").read_text()
     page = HtmlPage(html)
     assert "[U+202E]" in page.text
@@ -109,14 +118,13 @@ def test_a_report_that_fails_costs_the_run_nothing(make_store: Make, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(reports, "confusion_png", broken)
-    run = train(store, "logreg")
-    assert re.search(r"is whole, but has no report: .*No space left", run.notes[-1])
-    assert Run.load(store, run.run_id).metrics == run.metrics
-    assert not (run.path / "report.html").exists()
-    assert not list(run.path.glob(".tmp-*"))
     code, _, err = command("train", "logreg", "-s", str(store.path))
     assert code == 0
-    assert "icehouse report" in err
+    assert re.search(r"is whole, but has no report: .*No space left.*`icehouse report", err)
+    run = Run.load(store, "latest")
+    assert run.metrics["test"]["n"] == 15
+    assert not (run.path / "report.html").exists()
+    assert not list(run.path.glob(".tmp-*"))
     monkeypatch.undo()
     assert leave_report(store, run, ablation=False) is None
     before = (run.path / "report.html").read_bytes()
@@ -128,7 +136,7 @@ def test_a_report_that_fails_costs_the_run_nothing(make_store: Make, monkeypatch
 
 def test_dev_stands_in_for_a_test_that_is_not_there(make_store: Make) -> None:
     store = make_store(60, split=lambda i: None)
-    run = train(store, "logreg")
+    run = reported(store, "logreg")
     told = json.loads((run.path / "report.json").read_text())
     assert told["split"] == "dev"
     assert told["calibration"]["temperature"]["value"] is None
@@ -138,7 +146,7 @@ def test_dev_stands_in_for_a_test_that_is_not_there(make_store: Make) -> None:
 def test_near_duplicates_are_marked(make_store: Make) -> None:
     store = make_store(120, copies={9: 0, 10: 1, 11: 2})
     find_duplicates(store, feature="toy/image/pooled", rule=0.97, views=False)
-    run = train(store, "logreg", inputs="image")
+    run = reported(store, "logreg", inputs="image")
     told = json.loads((run.path / "report.json").read_text())
     near = [one for row in told["neighbours"] for one in row["nearest"]]
     assert all(one["near_duplicate"] is not None for one in near)
@@ -149,7 +157,7 @@ def test_neighbours_are_the_nearest_of_training(make_store: Make) -> None:
     import numpy as np
 
     store = make_store(120)
-    run = train(store, "logreg")
+    run = reported(store, "logreg")
     told = json.loads((run.path / "report.json").read_text())
     train_ids = sorted(run.training_items()["train"])
     for row in told["neighbours"]:
@@ -170,7 +178,7 @@ def test_neighbours_are_the_nearest_of_training(make_store: Make) -> None:
 
 def test_of_many_classes_the_commonest_confusions_are_listed(make_store: Make) -> None:
     store = make_store(156, label=lambda i: f"class {i % 26:02d}")
-    run = train(store, "logreg", inputs="text", params={"C": 1.0, "unit": False})
+    run = reported(store, "logreg", inputs="text", params={"C": 1.0, "unit": False})
     confusion = run.metrics["test"]["confusion"]
     page = HtmlPage((run.path / "report.html").read_text())
     confused = [
@@ -186,7 +194,7 @@ def test_of_many_classes_the_commonest_confusions_are_listed(make_store: Make) -
 
 def test_torch_heads_have_learning_curves(make_store: Make) -> None:
     store = make_store(60)
-    run = train(store, "mlp", params=QUICK["mlp"], inputs="text")
+    run = reported(store, "mlp", params=QUICK["mlp"], inputs="text")
     told = json.loads((run.path / "report.json").read_text())
     assert told["charts"]["curve_loss"]["x"] == "epoch"
     assert told["ablation"] is None
@@ -194,7 +202,7 @@ def test_torch_heads_have_learning_curves(make_store: Make) -> None:
 
 def test_a_costly_ablation_waits_to_be_asked_for(make_store: Make) -> None:
     store = make_store(60)
-    run = train(store, "logreg", report=False)
+    run = train(store, "logreg")
     write_report(store, run, affordable=-1.0)
     told = json.loads((run.path / "report.json").read_text())
     assert told["ablation"] is None
@@ -207,7 +215,7 @@ def test_a_costly_ablation_waits_to_be_asked_for(make_store: Make) -> None:
 
 def test_items_that_are_gone_leave_placeholders(make_store: Make) -> None:
     store = make_store(120)
-    run = train(store, "logreg", report=False)
+    run = train(store, "logreg")
     store.items.delete("item_id", [f"p{i:03d}" for i in range(120)])
     write_report(store, run)
     told = json.loads((run.path / "report.json").read_text())
@@ -238,7 +246,6 @@ def test_the_command_line_makes_the_same_run_again(make_store: Make) -> None:
         where="event = 'event 1'",
         refit=True,
         seed=3,
-        report=False,
     )
     words = shlex.split(command_line(first))
     code, _, err = command(*words[1:], "-s", str(store.path), "--no-report")

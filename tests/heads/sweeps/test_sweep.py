@@ -310,7 +310,7 @@ def test_the_leaderboard(make_store: Make) -> None:
 def test_seeds_trained_one_by_one_are_one_entry(make_store: Make) -> None:
     # No dev split: what is held out differs with the seed too.
     store = make_store(120, split=lambda i: ("train", "train", "test")[i % 3])
-    runs = [train(store, "noisy", inputs="image", seed=seed, report=False, draws=20) for seed in range(3)]
+    runs = [train(store, "noisy", inputs="image", seed=seed, draws=20) for seed in range(3)]
     (entry,) = compare(store, runs, draws=50).entries
     assert [run.run_id for run in entry.runs] == [run.run_id for run in runs]
     assert entry.spread is not None
