@@ -14,7 +14,7 @@ import numpy as np
 from ...store.files import publish_text
 from ...web.render import percent, render
 from .explain import Explanation, TokenEffects
-from .mistakes import item_cards, read_items, thumbnails
+from .mistakes import item_cards, item_pictures, read_items
 
 if TYPE_CHECKING:
     from ...embed.thumbnails import Thumbnail
@@ -42,7 +42,7 @@ def write_explanation(path: str | Path, store: Store, run: Run, found: Sequence[
 def explain_page(store: Store, run: Run, found: Sequence[Explanation]) -> str:
     """Make a page of explanations that needs no other file and no network."""
     near = read_items(store, [one.item_id for explained in found for one in explained.nearest])
-    large = thumbnails({one.item.item_id: one.item for one in found}, side=_SIDE)
+    large = item_pictures({one.item.item_id: one.item for one in found}, side=_SIDE)
     return render(
         "explain.html",
         title="Why this answer" if len(found) == 1 else f"Why these {len(found)} answers",

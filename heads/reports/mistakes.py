@@ -7,14 +7,13 @@ topic are alike); over several inputs the mean of their cosines. Of tokens, the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...embed.thumbnails import Thumbnail, thumbnail
+from ...embed.thumbnails import Thumbnail, thumbnails
 from ...web.render import Card
 from ..inputs import Inputs, Tokens
 from ..runs import Run
@@ -30,12 +29,12 @@ __all__ = [
     "Scored",
     "TrainingRows",
     "item_cards",
+    "item_pictures",
     "mistakes",
     "neighbours",
     "pick_rows",
     "read_items",
     "rows_of",
-    "thumbnails",
 ]
 
 # Rows of training compared at a time.
@@ -69,17 +68,16 @@ def read_items(store: Store, ids: Iterable[str]) -> dict[str, Item]:
     return {item: found.get(item, Item(item)) for item in wanted}
 
 
-def thumbnails(items: Mapping[str, Item], *, side: int = 256) -> dict[str, Thumbnail]:
-    """Small pictures of the items that have an image."""
+def item_pictures(items: Mapping[str, Item], *, side: int = 256) -> dict[str, Thumbnail]:
+    """Thumbnails of the items that have an image."""
     files = {key: item.file for key, item in items.items() if item.file is not None}
-    with ThreadPoolExecutor(4) as pool:
-        made = pool.map(lambda file: thumbnail(file, side=side), files.values())
-        return dict(zip(files, made, strict=True))
+    made = zip(files, thumbnails(list(files.values()), side=side), strict=True)
+    return {key: picture for key, picture in made if picture is not None}
 
 
 def item_cards(items: Mapping[str, Item], *, side: int = 256) -> dict[str, Card]:
     """Cards of items, with their pictures."""
-    pictures = thumbnails(items, side=side)
+    pictures = item_pictures(items, side=side)
     return {
         key: Card(item.item_id, pictures.get(key), alt=item.path or item.item_id, text=item.text)
         for key, item in items.items()
