@@ -199,19 +199,17 @@ class OllamaApi(Api):
     async def pull(self, progress: Callable[[str, int, int], None]) -> None:
         """Have the server fetch the model."""
         # Takes as long as it takes: only each read has a limit.
-        async with (
-            self._http.errors(None),
-            aclosing(self._http.lines("/api/pull", {"model": self.model, "stream": True})) as lines,
-        ):
-            async for line in lines:
-                part = json.loads(line)
-                if "error" in part:
-                    # Says "file does not exist" for a name that the library does not have.
-                    raise SetupError(
-                        f"{self.url} cannot pull {self.model}: {self._http.clip(part['error'], 200)}"
-                    )
-                status = hide(str(part.get("status") or ""), self._http.secrets)
-                progress(status, int(part.get("completed") or 0), int(part.get("total") or 0))
+        async with self._http.errors(None):
+            lines = self._http.lines("/api/pull", {"model": self.model, "stream": True})
+            async with aclosing(lines):
+                async for line in lines:
+                    part = json.loads(line)
+                    if "error" in part:
+                        # Says "file does not exist" for a name that the library does not have.
+                        why = self._http.clip(part["error"], 200)
+                        raise SetupError(f"{self.url} cannot pull {self.model}: {why}")
+                    status = hide(str(part.get("status") or ""), self._http.secrets)
+                    progress(status, int(part.get("completed") or 0), int(part.get("total") or 0))
 
     def _missing(self, there: list[str]) -> MissingModelError:
         have = f"; it has: {self._http.clip(', '.join(there[:10]), _MOST_NAME)}" if there else ""

@@ -18,11 +18,10 @@ import contextlib
 import functools
 import html
 import importlib.util
-import json
 import re
 import socket
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -67,6 +66,7 @@ MAX_WAIT_S = 300.0
 
 _HIDDEN = "***"
 _LEAST_SECRET = 4
+_MAX_REDIRECTS = 20
 # Ollama: "model 'x' not found"; vLLM: "The model `x` does not exist."; "404 page not found" is another matter.
 _NO_MODEL = re.compile(r"\bmodel\b.*(not exist|not found)", re.DOTALL | re.IGNORECASE)
 _ENDPOINT = re.compile(r"/(?:api/\w+|chat/completions|models)$")
@@ -106,14 +106,6 @@ class SetupError(ServerError):
 
 class MissingModelError(SetupError):
     """The server does not have the model."""
-
-
-class _RedirectedError(ValueError):
-    """A host sends its questions on to another."""
-
-
-class _OversizedError(ValueError):
-    """An answer is longer than `MAX_ANSWER`, or compressed."""
 
 
 def error_of_status(
@@ -292,8 +284,6 @@ class Transport:
         self._client = httpx.AsyncClient(
             headers=headers,
             auth=None if bearer else basic,
-            event_hooks=_guards(self.url),
-            follow_redirects=True,
             timeout=httpx.Timeout(timeout, connect=CONNECT_S, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             verify=_certificates(),
@@ -301,22 +291,57 @@ class Transport:
 
     async def request(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """Send a request to `path` below the server's address; the status is not looked at."""
-        return await self._client.request(method, self.url + path, json=body)
+        import httpx
+
+        async with self._open(method, path, body) as response:
+            content = bytearray()
+            async for chunk in response.aiter_raw():
+                content += chunk
+                _bound(content)
+            return httpx.Response(response.status_code, headers=response.headers, content=bytes(content))
 
     async def json(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request and read the answer, which has to be JSON and a success."""
         return self.checked(await self.request(method, path, body)).json()
 
-    async def lines(self, path: str, body: Any) -> AsyncGenerator[str, None]:
-        """Send a request and read the answer line by line, of a refusal its reason as ``{"error": ...}``."""
-        async with self._client.stream("POST", self.url + path, json=body) as response:
-            if not response.is_success:
-                await response.aread()
-                yield json.dumps({"error": self.said(response)})
-                return
-            async for line in response.aiter_lines():
-                if line.strip():
+    async def lines(self, path: str, body: Any) -> AsyncGenerator[bytes, None]:
+        """Send a request and read the answer line by line, without blank ones; each is bounded."""
+        async with self._open("POST", path, body) as response:
+            rest = b""
+            async for chunk in response.aiter_raw():
+                *lines, rest = (rest + chunk).split(b"\n")
+                _bound(rest)
+                for line in filter(bytes.strip, lines):
                     yield line
+            if rest.strip():
+                yield rest
+
+    @contextlib.asynccontextmanager
+    async def _open(self, method: str, path: str, body: Any) -> AsyncIterator[httpx.Response]:
+        """Response to a request, before its body; redirects are followed within the host, or from http to https."""
+        request = self._client.build_request(method, self.url + path, json=body)
+        home = request.url
+        # httpx leaves out a port that is the scheme's own.
+        allowed = {(home.scheme, home.host, home.port), ("https", home.host, None)}
+        for _ in range(_MAX_REDIRECTS):
+            response = await self._client.send(request, stream=True)
+            try:
+                if response.next_request is None:
+                    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+                    if encoding not in ("", "identity"):
+                        raise ValueError(f"it is compressed ({encoding[:20]}), which was not asked for")
+                    yield response
+                    return
+            finally:
+                await response.aclose()
+            request = response.next_request
+            there = request.url
+            if (there.scheme, there.host, there.port) not in allowed:
+                onward = _ENDPOINT.sub("", shown(str(there.copy_with(query=None, fragment=None))))
+                raise SetupError(
+                    f"{self.url} sends its questions on to {onward}: give that as --host, if it is to have the pictures"
+                )
+        raise BadAnswerError(f"{self.url} sends from one address to the next, without end")
 
     def checked(self, response: httpx.Response) -> httpx.Response:
         """Return a response that is a success; raises what its status stands for."""
@@ -374,18 +399,12 @@ class Transport:
 
         url, brief = self.url, self.clip(_words(error), 100)
         unread = (httpx.DecodingError, httpx.InvalidURL, RecursionError)
-        if isinstance(error, _RedirectedError):
-            return SetupError(
-                f"{url} sends its questions on to {error}: give that as --host, if it is to have the pictures"
-            )
         if isinstance(error, httpx.ConnectTimeout):
             return UnreachableError(f"{url} does not answer (no connection in time)")
         if isinstance(error, httpx.ConnectError):
             return UnreachableError(f"{url} does not answer ({_cause(error)})")
         if isinstance(error, (TimeoutError, httpx.TimeoutException)):
             return BadAnswerError(f"{url} gave no answer within {limit:g} s")
-        if isinstance(error, httpx.TooManyRedirects):
-            return BadAnswerError(f"{url} sends from one address to the next, without end")
         if isinstance(error, (httpx.RequestError, httpx.StreamError)) and not isinstance(error, unread):
             return BadAnswerError(f"{url} cut the connection ({brief})")
         # json's errors are ValueErrors.
@@ -394,57 +413,9 @@ class Transport:
         return None
 
 
-def _guards(url: str) -> dict[str, list[Callable[..., Any]]]:
-    """Event hooks of an httpx client that see every request, redirected ones too, and every response before its body.
-
-    Amid a request they raise `_RedirectedError` where another host or port is asked, or http after https, and
-    `_OversizedError` where the answer is too long, as soon as it is, or compressed.
-    """
-    import httpx
-
-    home = httpx.URL(url)
-    # httpx leaves out a port that is the scheme's own.
-    allowed = {(home.scheme, home.host, home.port), ("https", home.host, None)}
-
-    async def check(request: httpx.Request) -> None:
-        there = request.url
-        if (there.scheme, there.host, there.port) not in allowed:
-            raise _RedirectedError(_ENDPOINT.sub("", shown(str(there.copy_with(query=None, fragment=None)))))
-
-    async def bound(response: httpx.Response) -> None:
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("", "identity"):
-            raise _OversizedError(f"it is compressed ({encoding[:20]}), which was not asked for")
-        by_line = response.request.url.path.endswith("/api/pull") and response.is_success
-        response.stream = _bounded()(response.stream, by_line)
-
-    return {"request": [check], "response": [bound]}
-
-
-@functools.cache
-def _bounded() -> type:
-    import httpx
-
-    class Bounded(httpx.AsyncByteStream):
-        """Bytes of a response, up to `MAX_ANSWER`."""
-
-        def __init__(self, stream: Any, by_line: bool) -> None:
-            self._stream = stream
-            self._by_line = by_line
-            self._count = 0
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            async for chunk in self._stream:
-                newline = chunk.rfind(b"\n") if self._by_line else -1
-                self._count = len(chunk) - newline - 1 if newline >= 0 else self._count + len(chunk)
-                if self._count > MAX_ANSWER:
-                    raise _OversizedError(f"it is longer than {MAX_ANSWER >> 20} MiB")
-                yield chunk
-
-        async def aclose(self) -> None:
-            await self._stream.aclose()
-
-    return Bounded
+def _bound(content: bytes | bytearray) -> None:
+    if len(content) > MAX_ANSWER:
+        raise ValueError(f"it is longer than {MAX_ANSWER >> 20} MiB")
 
 
 @functools.cache
