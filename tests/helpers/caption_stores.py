@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from icehouse.data.text import text_sha256
 from icehouse.embed.captions.captioner import caption_images
+from icehouse.embed.captions.importing import import_captions
 from icehouse.embed.captions.pictures import prepare
 from icehouse.embed.captions.progress import CaptionReport
 from icehouse.embed.captions.settings import CaptionSettings
@@ -92,6 +94,13 @@ class Lab:
         """Settings that suit a test; none runs out because a machine is busy."""
         hosts = [server.url for server in servers or (self.server,)]
         return CaptionSettings("llava:7b", **{"hosts": hosts, "timeout": 60.0, "patience": 60.0, **options})
+
+    def imported(self, store: Store, captions: Mapping[str, str], name: str = "default") -> None:
+        """Captions by item, as if they had been made elsewhere."""
+        path = self.folder / f"{name}.jsonl"
+        rows = [json.dumps({"item_id": item, "caption": caption}) for item, caption in captions.items()]
+        path.write_text("\n".join(rows))
+        import_captions(store, path, name=name)
 
     def caption(self, store: Store, *servers: OllamaServer, **options: Any) -> CaptionReport:
         """Caption a store; options of the run and of its settings."""

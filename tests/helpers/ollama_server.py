@@ -1,8 +1,9 @@
 """A vision-language server for tests: Ollama's protocol, and OpenAI's, over real HTTP on loopback, that can misbehave.
 
-The wire format is Ollama's (its API page and ``server/routes.go``): streamed answers are JSON lines, errors are
-``{"error": "..."}`` with a status, durations are nanoseconds. `OllamaServer.behave` orders faults for coming questions;
-every question is recorded, so a test can count that each picture was asked for exactly once.
+The wire format is Ollama's (its API page and ``server/routes.go``), as far as icehouse speaks it: questions are not
+streamed, pulls are JSON lines, errors are ``{"error": "..."}`` with a status, durations are nanoseconds.
+`OllamaServer.behave` orders faults for coming questions; every question is recorded, so a test can count that each
+picture was asked for exactly once.
 
 Run as a script it serves until its standard input closes: ``ollama_server.py --delay 0.05 --slots 8`` prints its URL.
 """
@@ -318,14 +319,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200, {"version": self.owner.version})
         elif self.path == "/api/tags":
             self._json(200, {"models": [_model(*pair) for pair in self.owner.models.items()]})
-        elif self.path == "/api/ps":
-            running = [
-                {**_model(*pair), "expires_at": _now(), "size_vram": 5_000_000_000, "context_length": 4096}
-                for pair in self.owner.models.items()
-            ]
-            for model in running:
-                del model["modified_at"]
-            self._json(200, {"models": running})
         elif self.path == "/v1/models":
             if self._authorized():
                 models = [
@@ -349,7 +342,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._show(body)
             elif self.path == "/api/pull":
                 self._pull(body)
-            elif self.path in ("/api/chat", "/api/generate"):
+            elif self.path == "/api/chat":
                 self._ask(body)
             elif self.path == "/v1/chat/completions":
                 if self._authorized():
@@ -409,11 +402,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
         else:
             parts = self._pulling(name, self.owner.pullable[name])
-        if body.get("stream", True):
-            self._stream(parts)
-            return
-        last = list(parts)[-1]
-        self._json(500 if "error" in last else 200, last)
+        self._stream(parts)
 
     def _pulling(self, name: str, digest: str) -> Iterator[dict[str, Any]]:
         layer = f"sha256:{digest}"
@@ -427,24 +416,12 @@ class _Handler(BaseHTTPRequestHandler):
         yield {"status": "success"}
 
     def _ask(self, body: dict[str, Any]) -> None:
-        chat = self.path == "/api/chat"
         name = str(body.get("model", ""))
-        if not name:
-            self._error(400, "model is required")
-            return
         if _full(name) not in self.owner.models:
             self._error(404, f"model '{name}' not found")
             return
         options = body.get("options") or {}
-        if chat:
-            messages = body.get("messages") or []
-            prompt = messages[-1].get("content", "") if messages else ""
-            images = (messages[-1].get("images") or []) if messages else []
-        else:
-            prompt, images = body.get("prompt", ""), body.get("images") or []
-        if not prompt:
-            self._json(200, {**_head(name, chat, ""), "done": True, "done_reason": "load"})
-            return
+        prompt, images = body["messages"][-1]["content"], body["messages"][-1].get("images")
         image = base64.b64decode(images[0]) if images else b""
         question = Question(
             self.path, name, prompt, image, options.get("seed"), options.get("temperature"), body
@@ -468,15 +445,7 @@ class _Handler(BaseHTTPRequestHandler):
             "eval_count": tokens,
             "eval_duration": max(1, int(self.owner.delay * 1e9)),
         }
-        if body.get("stream", True):
-            self._stream(self._pieces(name, chat, text, end))
-        else:
-            self._json(200, {**_head(name, chat, text), **end})
-
-    def _pieces(self, name: str, chat: bool, text: str, end: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for word in text.split(" "):
-            yield {**_head(name, chat, word + " "), "done": False}
-        yield {**_head(name, chat, ""), **end}
+        self._json(200, {**_head(name, text), **end})
 
     def _before_answer(
         self, question: Question, error: Callable[[int, str, Mapping[str, str]], None]
@@ -552,25 +521,11 @@ class _Handler(BaseHTTPRequestHandler):
             }
         else:
             head = {"model": question.model, "created_at": _now()}
-            good = {**_head(question.model, question.path == "/api/chat", "A street"), "done": False}
+            good = {**_head(question.model, "A street"), "done": False}
         if kind == "wrong-shape":
             self._json(200, {**head, "done": True})
             return
         text = json.dumps(good).encode()
-        if question.body.get("stream", not openai):
-            # A line that is whole, and then one that is not.
-            self.send_response(200)
-            self.send_header("Content-Type", "application/x-ndjson")
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for line in (text + b"\n", b'{"model": "mess<html>\n' if kind == "garbage" else text[:20]):
-                self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
-            if kind == "garbage":
-                self.wfile.write(b"0\r\n\r\n")
-                self.wfile.flush()
-                return
-            self.wfile.flush()
-            raise _CutError
         if kind == "garbage":
             self._bytes(200, text[:40] + b"<html>", "application/json")
             return
@@ -630,13 +585,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _head(model: str, chat: bool, text: str) -> dict[str, Any]:
-    head: dict[str, Any] = {"model": model, "created_at": _now()}
-    if chat:
-        head["message"] = {"role": "assistant", "content": text}
-    else:
-        head["response"] = text
-    return head
+def _head(model: str, text: str) -> dict[str, Any]:
+    return {"model": model, "created_at": _now(), "message": {"role": "assistant", "content": text}}
 
 
 def _model(name: str, digest: str) -> dict[str, Any]:
