@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...embed.thumbnails import thumbnails
 from ...store.files import publish_text
 from ...web.render import percent, render
 from .explain import Explanation, TokenEffects
-from .mistakes import item_cards, item_pictures, read_items
+from .mistakes import item_cards, read_items
 
 if TYPE_CHECKING:
     from ...embed.thumbnails import Thumbnail
@@ -42,12 +43,12 @@ def write_explanation(path: str | Path, store: Store, run: Run, found: Sequence[
 def explain_page(store: Store, run: Run, found: Sequence[Explanation]) -> str:
     """Make a page of explanations that needs no other file and no network."""
     near = read_items(store, [one.item_id for explained in found for one in explained.nearest])
-    large = item_pictures({one.item.item_id: one.item for one in found}, side=_SIDE)
+    pictures = thumbnails([one.item.file for one in found], side=_SIDE)
     return render(
         "explain.html",
         title="Why this answer" if len(found) == 1 else f"Why these {len(found)} answers",
         run=run,
-        explained=[_explained(one, large.get(one.item.item_id)) for one in found],
+        explained=[_explained(one, picture) for one, picture in zip(found, pictures, strict=True)],
         cards=item_cards(near, side=200),
         hot=_HOT,
         ramp=", ".join(f"rgb({r} {g} {b})" for r, g, b, _ in _RAMP),

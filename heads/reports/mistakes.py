@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...embed.thumbnails import Thumbnail, thumbnails
+from ...embed.thumbnails import thumbnails
 from ...web.render import Card
 from ..inputs import Inputs, Tokens
 from ..runs import Run
@@ -29,7 +29,6 @@ __all__ = [
     "Scored",
     "TrainingRows",
     "item_cards",
-    "item_pictures",
     "mistakes",
     "neighbours",
     "pick_rows",
@@ -68,19 +67,12 @@ def read_items(store: Store, ids: Iterable[str]) -> dict[str, Item]:
     return {item: found.get(item, Item(item)) for item in wanted}
 
 
-def item_pictures(items: Mapping[str, Item], *, side: int = 256) -> dict[str, Thumbnail]:
-    """Thumbnails of the items that have an image."""
-    files = {key: item.file for key, item in items.items() if item.file is not None}
-    made = zip(files, thumbnails(list(files.values()), side=side), strict=True)
-    return {key: picture for key, picture in made if picture is not None}
-
-
 def item_cards(items: Mapping[str, Item], *, side: int = 256) -> dict[str, Card]:
     """Cards of items, with their pictures."""
-    pictures = item_pictures(items, side=side)
+    pictures = thumbnails([item.file for item in items.values()], side=side)
     return {
-        key: Card(item.item_id, pictures.get(key), alt=item.path or item.item_id, text=item.text)
-        for key, item in items.items()
+        key: Card(key, picture, alt=item.path or key, text=item.text)
+        for (key, item), picture in zip(items.items(), pictures, strict=True)
     }
 
 

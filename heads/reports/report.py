@@ -28,6 +28,7 @@ from ...web.figures import (
     reliability_chart,
 )
 from ...web.render import Card, percent, render
+from ..calibration import measure_calibration
 from ..checks import plain
 from ..evaluate import about_looks, load_run_samples
 from ..exclusion import AUTO, Searches, duplicate_groups
@@ -36,7 +37,6 @@ from ..registry import head_class
 from ..runs import Run, write_json
 from ..score_text import METRICS, interval_text, intervals_text, title
 from .ablation import SCORES, ablate, ablation_seconds, known_ablation
-from .calibration import calibration
 from .mistakes import Scored, TrainingRows, item_cards, mistakes, neighbours, pick_rows, read_items, rows_of
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _make(
     if split is not None:
         scored = Scored.of(run, split)
         dev = Scored.of(run, "dev") if split == "test" and "dev" in run.metrics else None
-        told = calibration(
+        told = measure_calibration(
             scored.proba,
             scored.codes,
             None if dev is None else (dev.proba, dev.codes),
