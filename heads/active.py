@@ -1,8 +1,8 @@
-"""Active learning: the rows worth labelling next, and how a batch of them is selected.
+"""Active learning: which unlabelled items to label next, as a batch.
 
-See `icehouse.heads.active` for how they are picked. Not suggested are items that resemble a labelled one or one already
-suggested (copies, and near-duplicates where a search for duplicates found them), and those of dev and test splits: labels
-for items that a head was unsure of would make these splits unlike the data they stand for.
+Not suggested are items that resemble a labelled one or one already suggested (copies, and near-duplicates where a search
+for duplicates found them), and those of dev and test splits: labels for items that a head was unsure of would make these
+splits unlike the data they stand for.
 """
 
 from __future__ import annotations
@@ -29,19 +29,24 @@ from .vectors import directions
 if TYPE_CHECKING:
     from ..store.store import Store
 
-__all__ = ["By", "Picks", "Suggestions", "pick", "places", "suggest", "uncertainty"]
+__all__ = [
+    "Batch",
+    "By",
+    "Suggestions",
+    "select_batch",
+    "suggest",
+    "uncertainty",
+    "unit_rows",
+]
 
-# Every candidate j wants a labelled item near it, the more the more uncertain it is. A batch B, beside the items L that are
-# labelled, is worth
+# Facility location: the score of a batch B, beside the labelled items L, is
 #
-# sum over j of  u_j ** 2 * max over i in B and L of max(cosine(i, j), 0).
+#     sum over candidates j of  u_j ** 2 * max over i in B and L of max(cosine(i, j), 0),   u the uncertainty.
 #
 # Each pick is the one that adds most, which is within 1 - 1/e of the best batch (Nemhauser, Wolsey, Fisher 1978; as active
 # learning, Wei, Iyer, Bilmes 2015, "Submodularity in data subset selection and active learning"). Such a pick stands in the
-# middle of uncertain items, not at their rim as those of farthest-first and k-means++ do (k-center, BADGE), and
-# one pick takes
-# away the reason for another beside it. Without a head all u are one, and it covers what no label covers yet.
-
+# middle of uncertain items, not at their rim as those of farthest-first and k-means++ do (k-center, BADGE), and takes away
+# the reason for another beside it. Without a head all u are one, and the batch covers what no label covers yet.
 
 #: How uncertainty is told from probabilities.
 By: TypeAlias = Literal["margin", "entropy", "least-confidence"]
@@ -53,33 +58,18 @@ _ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Picks:
-    """What was picked.
+class Batch:
+    """A selected batch."""
 
-    Attributes
-    ----------
-    rows : ndarray of int, shape (n,)
-        In the order of picking: the first few are a good smaller batch.
-    stands_for : ndarray of int, shape (n,)
-        Candidates that have no nearer item in the batch or among the labelled ones (an estimate where there are many).
-    labelled : ndarray of float, shape (n,)
-        Cosine to the nearest labelled item; NaN if none is.
-    closest : float or None
-        Largest cosine between two of them; None for fewer than two.
-    """
-
-    rows: np.ndarray
+    rows: np.ndarray  # (n,) in the order of selection: the first few are a good smaller batch
+    # (n,) candidates with no nearer item in the batch or among the labelled ones (an estimate where there are many).
     stands_for: np.ndarray
-    labelled: np.ndarray
-    closest: float | None
+    labelled: np.ndarray  # (n,) cosine to the nearest labelled item; NaN if none is
+    closest: float | None  # largest cosine between two of them; None for fewer than two
 
 
 def uncertainty(proba: np.ndarray, by: By) -> np.ndarray:
-    """Uncertainty of each row, 0 (sure) to 1: float64, shape (n,).
-
-    "margin" is one less the difference of the two likeliest classes, "least-confidence" what the likeliest lacks to one, and
-    "entropy" that of all classes; the last two as shares of what they can be at most.
-    """
+    """Uncertainty of each row from 0 to 1 (n,): margin of the two likeliest classes, entropy, or lack of confidence."""
     k = proba.shape[1]
     if by == "entropy":
         found: np.ndarray = -(proba * np.log(np.maximum(proba, 1e-300))).sum(axis=1) / np.log(k)
@@ -89,11 +79,8 @@ def uncertainty(proba: np.ndarray, by: By) -> np.ndarray:
     return found.clip(0, 1)
 
 
-def places(X: Inputs) -> np.ndarray:
-    """Where each row stands: float32 of unit length, all inputs side by side, each centred and as long as the others.
-
-    Tokens are averaged; an input that a row lacks adds nothing.
-    """
+def unit_rows(X: Inputs) -> np.ndarray:
+    """Unit vector of each row (float32): all inputs side by side, centred, of equal length; tokens as their mean."""
     parts = []
     for name, array in X.items():
         if isinstance(array, Tokens):
@@ -106,7 +93,7 @@ def places(X: Inputs) -> np.ndarray:
     return directions(np.concatenate(parts, axis=1)).astype(np.float32)
 
 
-def pick(
+def select_batch(
     at: np.ndarray,
     candidates: np.ndarray,
     n: int,
@@ -116,26 +103,11 @@ def pick(
     labelled: np.ndarray | None = None,
     cap: float = 0.95,
     seed: int = 0,
-) -> Picks:
-    """Pick up to `n` candidates.
+) -> Batch:
+    """Select up to `n` of the `candidates` (row numbers, ascending), greedily.
 
-    Parameters
-    ----------
-    at : ndarray of float32, shape (m, d)
-        From `places`; rows in an order that means nothing, such as that of their ids.
-    candidates : ndarray of int
-        Rows that may be picked, ascending.
-    n : int
-    alike : Alike
-        Over the rows of `at`; what it has taken already is not picked, and nor is what resembles a pick.
-    weight : ndarray, shape (m,), optional
-        Uncertainty of each row; one for all if None.
-    labelled : ndarray of int, optional
-        Rows that are labelled.
-    cap : float, default 0.95
-        Two picks that no search for duplicates has compared are not nearer than this cosine.
-    seed : int, default 0
-        Of the sample that stands for very many candidates.
+    `at` (m, d) comes from `unit_rows`, in an order that means nothing; `weight` (m,) is each row's uncertainty. What `alike`
+    has taken, and what resembles a pick, is not picked, nor are two that no search compared nearer than the cosine `cap`.
     """
     free = candidates[~alike.taken(candidates)]
     u = np.ones(len(at)) if weight is None else weight
@@ -185,11 +157,11 @@ def _too_near(at: np.ndarray, row: int, picked: list[int], alike: Alike, cap: fl
 
 def _described(
     at: np.ndarray, rows: np.ndarray, wanting: np.ndarray, labelled: np.ndarray, total: int
-) -> Picks:
+) -> Batch:
     """What there is to say of the picks."""
     nothing = np.full(len(rows), np.nan)
     if not len(rows):
-        return Picks(rows, np.zeros(0, np.int64), nothing, None)
+        return Batch(rows, np.zeros(0, np.int64), nothing, None)
     near = at[wanting] @ at[rows].T
     by_label = np.full(len(wanting), -np.inf)
     to_label = nothing if not len(labelled) else np.full(len(rows), -np.inf)
@@ -203,7 +175,7 @@ def _described(
     np.fill_diagonal(between, -1)
     closest = float(between.max()) if len(rows) > 1 else None
     scale = total / max(len(wanting), 1)
-    return Picks(rows, np.maximum(np.rint(counts * scale), 1).astype(np.int64), to_label, closest)
+    return Batch(rows, np.maximum(np.rint(counts * scale), 1).astype(np.int64), to_label, closest)
 
 
 _BY = ("margin", "entropy", "least-confidence")
@@ -211,20 +183,13 @@ _BY = ("margin", "entropy", "least-confidence")
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Items to label.
+    """Items to label, the best first, and (`about`) how they were chosen."""
 
-    Attributes
-    ----------
-    table : pyarrow.Table
-        item_id, path, text, uncertainty (0 to 1) and predicted (null without a run), why; the first is the best.
-    about : dict
-        ``run`` and ``by`` (None without a run), ``features``, ``label``, ``unlabelled`` (items to choose from),
-        ``labelled``, ``like_labelled`` (items that were passed over because they resemble a labelled one), ``held_out``
-        (items of dev and test splits, passed over too), ``searches``, ``closest`` (largest cosine between two of the
-        suggestions), ``notes``.
-    """
-
+    # item_id, path, text, uncertainty (0 to 1) and predicted (null without a run), why.
     table: pa.Table
+    # `run` and `by` (None without a run), `features`, `label`, `unlabelled` (items to choose from), `labelled`,
+    # `like_labelled` and `held_out` (items passed over: duplicates of a labelled one; those of dev and test splits),
+    # `searches`, `closest` (largest cosine between two suggestions), `notes`.
     about: dict[str, Any]
 
 
@@ -286,7 +251,7 @@ def suggest(
     )
     # Sorted, so that the order in which items came into the store plays no part.
     samples = samples.take(np.argsort(samples.ids.astype(str), kind="stable"))
-    _require_finite(samples)
+    samples.require_finite()
     searches = Searches.of(store, samples.specs, dups)
     items = _Items(
         store, samples, label, label or (found.label if found else "label"), pool, where, split_column
@@ -308,8 +273,8 @@ def suggest(
     if prediction is not None:
         weight = np.zeros(len(samples))
         weight[candidates] = uncertainty(prediction.proba, by)
-    picks = pick(
-        places(samples.X),
+    picks = select_batch(
+        unit_rows(samples.X),
         candidates,
         n,
         alike=alike,
@@ -347,18 +312,7 @@ def suggest(
 
 
 class _Items:
-    """All items in the order of their ids: who is labelled, and who is to choose from.
-
-    Attributes
-    ----------
-    table : pyarrow.Table
-    ids : ndarray of str
-    content : dict of str to ndarray of object
-        Content hashes, for the keys of the features.
-    labelled, choose, held_out : ndarray of bool
-        Those with a label (and not in the pool); those to choose from; those that would be, were they not in a dev or test
-        split.
-    """
+    """All items in the order of their ids: which are labelled, and which may be chosen."""
 
     def __init__(
         self,
@@ -413,7 +367,7 @@ class _Items:
 
 def _table(
     items: pa.Table,
-    picks: Picks,
+    picks: Batch,
     candidates: np.ndarray,
     weight: np.ndarray | None,
     prediction: Prediction | None,
@@ -474,14 +428,6 @@ def _pool(pool: str | None) -> tuple[str | None, str]:
     if not equals or not column.strip():
         raise UsageError(f"--pool takes column=value, such as split=pool, not {pool!r}")
     return column.strip(), value.strip()
-
-
-def _require_finite(samples: Samples) -> None:
-    for name, rows in samples.X.bad_rows().items():
-        raise HeadError(
-            f"{samples.features[name]} has NaN or infinity for {len(rows)} items, "
-            f"first {samples.ids[rows[0]]!r}: embed them again"
-        )
 
 
 def _mask(values: pa.ChunkedArray) -> np.ndarray:

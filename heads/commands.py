@@ -22,23 +22,23 @@ from ..console import (
 )
 from ..errors import UsageError
 from .options import (
-    ROWS,
     ClassWeightOption,
     DrawsOption,
     DupsOption,
     LabelOption,
     MissingOption,
     PositiveOption,
+    RefitOption,
+    RunArgument,
     SplitColumnOption,
     StrictLabelsOption,
     TestOption,
     WhereOption,
-    tell_labels,
+    dups_option,
+    rows_option,
 )
 from .reports import commands as reports
-from .score_text import METRICS, interval_text, intervals_text, title, value_text
 from .sweeps import commands as sweeps
-from .sweeps.commands import shots
 
 if TYPE_CHECKING:
     from .export_onnx import Exported
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "export_onnx", "heads", "package", "suggest"]
 
+# Characters of a text in the table of suggestions.
+_BRIEF = 60
 _PROMPTS = {"never": "", "optional": "if there are", "required": "yes"}
 
 
@@ -66,21 +68,13 @@ def heads(
     if as_json:
         print_json(rows)
         return
-    print_table(
-        ["head", "what it is", "tokens", "missing inputs", "class prompts"],
-        [
-            [row["family"], row["error"], "", "", ""]
-            if "error" in row
-            else [
-                row["family"],
-                row["summary"],
-                _tick(row["tokens"]),
-                _tick(row["missing"]),
-                _PROMPTS[row["prompts"]],
-            ]
-            for row in rows
-        ],
-    )
+    lines = []
+    for row in rows:
+        about = [row["error"], "", "", ""]
+        if "error" not in row:
+            about = [row["summary"], _tick(row["tokens"]), _tick(row["missing"]), _PROMPTS[row["prompts"]]]
+        lines.append([row["family"], *about])
+    print_table(["head", "what it is", "tokens", "missing inputs", "class prompts"], lines)
     echo("")
     echo("parameters: icehouse heads NAME; train one: icehouse train NAME -p PARAMETER=VALUE")
 
@@ -112,11 +106,6 @@ def _default(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-RunArgument = Annotated[
-    str, typer.Argument(help='Id of a run, a part of it, or "latest".', show_default=False)
-]
-
-
 def package(
     run: RunArgument,
     out: Annotated[
@@ -133,7 +122,8 @@ def package(
     made, exported = write_package(Store.open(store), run, out, onnx=onnx)
     size = sum(path.stat().st_size for path in made.path.rglob("*") if path.is_file())
     if as_json:
-        print_json({**made.about, "path": str(made.path), "bytes": size, "onnx": _package_json(exported)})
+        onnx_json = None if exported is None else _onnx_json(exported)
+        print_json({**made.about, "path": str(made.path), "bytes": size, "onnx": onnx_json})
         return
     inputs = ", ".join(f"{name} ({feature})" for name, feature in made.features.items())
     echo(f"{made.run_id}: {made.family} on {inputs}, {len(made.classes)} classes, {size / 1e6:.2f} MB")
@@ -141,7 +131,7 @@ def package(
         probe = "probe kept" if encoder["probe"] else "no probe: guarded by its fingerprint alone"
         echo(f"{name}: {encoder['encoder']} (fingerprint {encoder['fingerprint']}), {probe}")
     if exported is not None:
-        _tell(exported)
+        _print_onnx(exported)
     say(f"left in {made.path}; use it with `icehouse predict {out} FILES`")
 
 
@@ -170,13 +160,13 @@ def export_onnx(
         found = Run.load(opened, run)
         exported = write(found, out, rows=stored_rows(opened, found))
     if as_json:
-        print_json(_package_json(exported))
+        print_json(_onnx_json(exported))
         return
-    _tell(exported)
+    _print_onnx(exported)
     say(f"left in {exported.path}")
 
 
-def _tell(exported: Exported) -> None:
+def _print_onnx(exported: Exported) -> None:
     given = ", ".join(
         f"{name} [{', '.join(str(size) for size in shape)}]" for name, shape in exported.inputs.items()
     )
@@ -186,20 +176,9 @@ def _tell(exported: Exported) -> None:
     )
 
 
-def _package_json(exported: Exported | None) -> dict[str, object] | None:
-    if exported is None:
-        return None
-    return {
-        "path": str(exported.path),
-        "opset": exported.opset,
-        "inputs": exported.inputs,
-        "classes": exported.classes,
-        "difference": exported.difference,
-        "rows": exported.rows,
-    }
-
-
-_BRIEF = 60
+def _onnx_json(exported: Exported) -> dict[str, object]:
+    keys = ("opset", "inputs", "classes", "difference", "rows")
+    return {"path": str(exported.path), **{key: getattr(exported, key) for key in keys}}
 
 
 def suggest(
@@ -232,35 +211,27 @@ def suggest(
     ] = None,
     pool: Annotated[
         str | None,
-        typer.Option(
+        rows_option(
             metavar="COLUMN=VALUE",
             help="Choose from these items, labelled or not.",
             show_default="the unlabelled ones, but for dev and test splits",
-            rich_help_panel=ROWS,
         ),
     ] = None,
     where: Annotated[
-        str | None,
-        typer.Option(help="SQL condition that items to choose from must meet.", rich_help_panel=ROWS),
+        str | None, rows_option(help="SQL condition that items to choose from must meet.")
     ] = None,
     split_column: SplitColumnOption = "split",
     dups: Annotated[
         list[str] | None,
-        typer.Option(
-            "--dups",
-            metavar="NAME",
-            help='Results of `icehouse dups find`, so that no two are near-duplicates, or "none"; repeatable.',
-            show_default="the newest by a feature of an input's kind",
-            rich_help_panel=ROWS,
+        dups_option(
+            help='Results of `icehouse dups find`, so that no two are near-duplicates, or "none"; repeatable.'
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Write to FILE: .csv, .json or .parquet."),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of the sample that stands for very many items.", rich_help_panel=ROWS)
-    ] = 0,
+    seed: Annotated[int, rows_option(min=0, help="Of the sample that stands for very many items.")] = 0,
     as_json: JsonOption = False,
     excel_safe: ExcelSafeOption = False,
 ) -> None:
@@ -299,11 +270,10 @@ def suggest(
             for row in made.table.to_pylist()
         ]
         print_table(["item", "path", "text", "uncertainty", "predicted", "why"], rows)
-    _say(made.about, len(made.table), out)
+    _say_how_chosen(made.about, len(made.table), out)
 
 
-def _say(about: dict[str, Any], n: int, out: Path | None) -> None:
-    """How they were chosen."""
+def _say_how_chosen(about: dict[str, Any], n: int, out: Path | None) -> None:
     how = f"by {about['by']} of run {about['run']}" if about["run"] else "by coverage alone, without a run"
     say(f"{n} of {about['unlabelled']} items to choose from, {how}" + (f", in {out}" if out else ""))
     if about["searches"]:
@@ -363,14 +333,7 @@ def train(
         ),
     ] = None,
     class_weight: ClassWeightOption = None,
-    refit: Annotated[
-        bool | None,
-        typer.Option(
-            "--refit/--no-refit",
-            help="Fit the choice again with the dev rows.",
-            show_default="only where dev was held out of train",
-        ),
-    ] = None,
+    refit: RefitOption = None,
     split_column: SplitColumnOption = "split",
     where: WhereOption = None,
     missing: MissingOption = "drop",
@@ -388,6 +351,7 @@ def train(
     """Train a head on stored features; leaves a run."""
     from ..store.store import Store
     from .reports.report import leave_report
+    from .samples import check_labels
     from .trainer import train as train_head
 
     params = _params(param or [])
@@ -398,7 +362,8 @@ def train(
 
         params["prompts"] = read_prompts(prompts)
     opened = Store.open(store)
-    tell_labels(opened, label, where, strict_labels)
+    for line in check_labels(opened, label, where=where, strict=strict_labels):
+        say(f"WARNING: {line}")
     with bar("training") as shown:
         run = train_head(
             opened,
@@ -419,9 +384,9 @@ def train(
         )
     problem = leave_report(opened, run, draws=draws) if report else None
     if as_json:
-        print_json(_as_json(run))
+        print_json(_run_json(run))
     else:
-        _report(run, None if dups else run.features)
+        _print_run(run, None if dups else run.features)
     if problem is not None:
         say(f"note: {problem}")
 
@@ -432,7 +397,7 @@ def evaluate(
     store: StoreOption = DEFAULT_STORE,
     split: Annotated[
         list[str] | None,
-        typer.Option(help='Split to score, or "all"; repeatable.', show_default="test", rich_help_panel=ROWS),
+        rows_option(help='Split to score, or "all"; repeatable.', show_default="test"),
     ] = None,
     where: WhereOption = None,
     label: Annotated[
@@ -440,8 +405,7 @@ def evaluate(
         typer.Option("--label", "-l", help="Column of labels.", show_default="the run's"),
     ] = None,
     split_column: Annotated[
-        str | None,
-        typer.Option(help="Column of splits.", show_default="the run's", rich_help_panel=ROWS),
+        str | None, rows_option(help="Column of splits.", show_default="the run's")
     ] = None,
     dups: DupsOption = None,
     positive: PositiveOption = None,
@@ -450,8 +414,8 @@ def evaluate(
 ) -> None:
     """Score a run on other rows or labels; leaves the predictions."""
     from ..store.store import Store
-    from .evaluate import about_looks
     from .evaluate import evaluate as evaluate_run
+    from .evaluate import scoring_text
     from .runs import Run
 
     found = Run.load(store, run)
@@ -476,7 +440,7 @@ def evaluate(
         result.metrics,
         None if dups else found.features,
     )
-    echo(about_looks(result.metrics["looks"]))
+    echo(scoring_text(result.metrics["looks"]))
     if label is not None and label != found.label:
         echo(f"note: scored against the column {label!r}; the run learned {found.label!r}")
     if result.metrics["in_training"]:
@@ -502,7 +466,7 @@ def runs(
     opened = Store.open(store)
     if run is not None:
         found = Run.load(opened, run)
-        print_json(_as_json(found)) if as_json else _report(found)
+        print_json(_run_json(found)) if as_json else _print_run(found)
         return
     damaged: list[str] = []
     rows = [found.summary() for found in list_runs(opened, damaged)]
@@ -522,8 +486,7 @@ def runs(
                 row["head"] + ("" if row.get("one_class") is None else f" (only {row['one_class']!r})"),
                 ", ".join(row["inputs"].values()),
                 row["label"],
-                _value(row["macro_f1"], "macro_f1"),
-                _between(row["macro_f1"], "macro_f1"),
+                *_with_interval(row["macro_f1"], "macro_f1"),
                 _value(row["accuracy"], "accuracy"),
                 row["scored_on"],
                 row["rows"],
@@ -548,7 +511,7 @@ def _params(given: Sequence[str]) -> dict[str, Any]:
     return params
 
 
-def _as_json(run: Run) -> dict[str, Any]:
+def _run_json(run: Run) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "path": str(run.path),
@@ -558,9 +521,9 @@ def _as_json(run: Run) -> dict[str, Any]:
     }
 
 
-def _report(run: Run, features: Mapping[str, str] | None = None) -> None:
+def _print_run(run: Run, features: Mapping[str, str] | None = None) -> None:
     """Print what a run is, how it was made, and its scores."""
-    from .evaluate import about_looks
+    from .evaluate import scoring_text
 
     protocol = run.metrics["protocol"]
     rows = protocol["rows"]
@@ -581,7 +544,7 @@ def _report(run: Run, features: Mapping[str, str] | None = None) -> None:
         )
         _print_scores(f"test{which}", run.metrics["test"], features)
         if looks is not None:
-            echo(about_looks(looks))
+            echo(scoring_text(looks))
     elif "dev" in run.metrics:
         _print_scores("dev (the choice was made here; not a test)", run.metrics["dev"], features)
     say(f"left in {run.path}")
@@ -594,30 +557,25 @@ def _title(run: Run) -> str:
 
 def _print_scores(what: str, metrics: Mapping[str, Any], features: Mapping[str, str] | None = None) -> None:
     """Print scores; `features` of the inputs lead to a hint where no search for duplicates tells of their contents."""
+    from .metrics import METRICS, intervals_text, title, value_text
+
     base, level = metrics["majority"], metrics["intervals"]["level"]
     near = metrics.get("without_near_duplicates")
-    apart = metrics["without_copies"] if near is None else near
-    scored = "accuracy" in apart
+    without = metrics["without_copies"] if near is None else near
     columns = [f"{what}, {metrics['n']} rows", "", f"{level:.0%} interval", "majority"]
-    if scored and near is None:
-        columns.append(f"without {apart['copies']} copies of train")
-    elif scored:
-        columns += [f"without {apart['near_duplicates']} near-duplicates of train", f"{level:.0%} interval"]
-    lines = []
-    for name in METRICS:
-        if metrics[name]["value"] is None:
-            continue
-        line = [
-            title(name, metrics),
-            _value(metrics[name], name),
-            _between(metrics[name], name),
-            value_text(base.get(name), name),
+    shown = [name for name in METRICS if metrics[name]["value"] is not None]
+    lines = [
+        [title(name, metrics), *_with_interval(metrics[name], name), value_text(base.get(name), name)]
+        for name in shown
+    ]
+    if "accuracy" in without and near is None:
+        columns.append(f"without {without['copies']} copies of train")
+        lines = [[*line, _value(without[name], name)] for line, name in zip(lines, shown, strict=True)]
+    elif "accuracy" in without:
+        columns += [f"without {without['near_duplicates']} near-duplicates of train", f"{level:.0%} interval"]
+        lines = [
+            [*line, *_with_interval(without[name], name)] for line, name in zip(lines, shown, strict=True)
         ]
-        if scored:
-            line.append(_value(apart[name], name))
-        if scored and near is not None:
-            line.append(_between(apart[name], name))
-        lines.append(line)
     echo("")
     print_table(columns, lines)
     echo("")
@@ -626,8 +584,7 @@ def _print_scores(what: str, metrics: Mapping[str, Any], features: Mapping[str, 
         [
             [
                 str(row["label"]),
-                _value(row["f1"], "f1"),
-                _between(row["f1"], "f1"),
+                *_with_interval(row["f1"], "f1"),
                 _value(row["precision"], "precision"),
                 _value(row["recall"], "recall"),
                 row["support"],
@@ -687,29 +644,30 @@ def _print_near(near: Mapping[str, Any], rows: int) -> None:
 
 
 def _value(score: Mapping[str, Any] | None, name: str) -> str:
+    from .metrics import value_text
+
     return value_text(score["value"] if score else None, name)
 
 
-def _between(score: Mapping[str, Any] | None, name: str) -> str:
-    return "" if score is None else interval_text(score["low"], score["high"], name)
+def _with_interval(score: Mapping[str, Any] | None, name: str) -> tuple[str, str]:
+    """A score and its interval as two cells of a table; empty for None."""
+    from .metrics import interval_text
+
+    return _value(score, name), "" if score is None else interval_text(score["low"], score["high"], name)
 
 
 def _chosen(value: Any) -> str:
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# They stand in a file of their own, and among the commands here.
+# In the order of `icehouse --help`, after those of this file that are decorated.
 for command in (
     heads,
     sweeps.sweep,
     sweeps.compare,
-    shots,
+    sweeps.shots,
     package,
     export_onnx,
     suggest,

@@ -1,4 +1,4 @@
-"""Evaluation of heads on rows, and the log of how often a test set was scored."""
+"""Evaluation of heads on rows, and the test-set log: how often the same test rows were scored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..errors import HeadError, IcehouseError, UsageError
 from ..store.checksums import seal, unseal
 from ..store.files import hold, publish
 from .exclusion import AUTO, Near, Searches
-from .metrics import DRAWS, METRICS, commonest, score
+from .metrics import DRAWS, METRICS, majority_class, score
 from .runs import Prediction, Run, prediction_table, publish_folder, write_json
 from .samples import Samples, load_samples
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Evaluation",
-    "Looks",
-    "about_looks",
-    "count_look",
+    "ScoringCount",
+    "content_hashes",
     "evaluate",
     "load_run_samples",
-    "looks_at",
+    "log_scoring",
     "predict_items",
     "score_rows",
-    "seen_contents",
+    "scoring_count",
+    "scoring_text",
 ]
 
 # A score on test is an honest estimate the first time. Each further head that is scored on the same rows, and compared,
@@ -56,19 +56,11 @@ _DIGITS = 16
 
 
 @dataclass(frozen=True)
-class Looks:
-    """How often some rows, or some of them, were scored against a label.
-
-    Attributes
-    ----------
-    by : dict of str to int
-        What scored them ("train", "sweep", "evaluate", "shots") to how often.
-    damaged : list of str
-        Files of counts that could not be read, so that there may have been more.
-    """
+class ScoringCount:
+    """How often some rows were scored against a label: by command, and log files that could not be read."""
 
     by: dict[str, int] = field(default_factory=dict)
-    damaged: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)  # so that there may have been more
 
     @property
     def total(self) -> int:
@@ -80,55 +72,33 @@ class Looks:
         return {"total": self.total, "by": self.by, **({"damaged": self.damaged} if self.damaged else {})}
 
 
-def count_look(store: Store, label: str, ids: Iterable[str], by: str, times: int = 1) -> Looks:
-    """Count that rows were scored, and say how often they have been, this time included.
-
-    Parameters
-    ----------
-    store : Store
-    label : str
-        Column of the labels that they were scored against.
-    ids : iterable of str
-        Items that were scored.
-    by : str
-        What scored them: "train", "sweep", "evaluate", "shots".
-    times : int, default 1
-
-    Raises
-    ------
-    HeadError
-        If the count cannot be written.
-    """
+def log_scoring(store: Store, label: str, ids: Iterable[str], by: str, times: int = 1) -> ScoringCount:
+    """Log that rows were scored by a command ("train", "sweep", "evaluate", "shots"), and return their count so far."""
     folder = store.path / "looks"
-    items = _digests(ids)
+    items = _item_digests(ids)
     try:
         folder.mkdir(exist_ok=True)
         with hold(folder):
             if not any(folder.glob("[!.]*")):
-                for of, theirs in _earlier_looks(store):
+                for of, theirs in _scorings_by_runs(store):
                     _add(folder, of, theirs, {"train": 1})
             _add(folder, label, items, {by: times})
     except OSError as error:
         raise HeadError(f"cannot write to {folder}: {error.strerror or error}") from error
-    return looks_at(store, label, ids, _items=items)
+    return scoring_count(store, label, ids, _items=items)
 
 
-def looks_at(store: Store, label: str, ids: Iterable[str], *, _items: set[str] | None = None) -> Looks:
-    """Say how often any of the rows `ids` was scored against `label`.
-
-    Parameters
-    ----------
-    store : Store
-    label : str
-    ids : iterable of str
-    """
-    items = _digests(ids) if _items is None else _items
+def scoring_count(
+    store: Store, label: str, ids: Iterable[str], *, _items: set[str] | None = None
+) -> ScoringCount:
+    """How often any of the rows `ids` was scored against `label`."""
+    items = _item_digests(ids) if _items is None else _items
     by: Counter[str] = Counter()
     damaged = []
     files = sorted((store.path / "looks").glob("[!.]*"))
     if not files:  # nothing was counted yet, but runs may have been scored
-        found = sum(not items.isdisjoint(theirs) for of, theirs in _earlier_looks(store) if of == label)
-        return Looks({"train": found} if found else {})
+        found = sum(not items.isdisjoint(theirs) for of, theirs in _scorings_by_runs(store) if of == label)
+        return ScoringCount({"train": found} if found else {})
     for path in files:
         try:
             known = _read(path)
@@ -137,11 +107,11 @@ def looks_at(store: Store, label: str, ids: Iterable[str], *, _items: set[str] |
             continue
         if known["label"] == label and not items.isdisjoint(known["items"]):
             by.update(known["looks"])
-    return Looks(dict(by), damaged)
+    return ScoringCount(dict(by), damaged)
 
 
-def about_looks(looks: Mapping[str, Any]) -> str:
-    """Say in a sentence what `Looks.as_json` has."""
+def scoring_text(looks: Mapping[str, Any]) -> str:
+    """Say in a sentence what `ScoringCount.as_json` has."""
     total, damaged = looks["total"], looks.get("damaged")
     least = f"at least, {', '.join(damaged)} cannot be read" if damaged else ""
     if total <= 1 and not damaged:
@@ -151,7 +121,7 @@ def about_looks(looks: Mapping[str, Any]) -> str:
     return f"looks: these rows, or some of them, have been scored {total} times ({detail}); the best of several flatters"
 
 
-def _digests(ids: Iterable[str]) -> set[str]:
+def _item_digests(ids: Iterable[str]) -> set[str]:
     return {
         hashlib.blake2b(str(item).encode("utf-8", "surrogatepass"), digest_size=_DIGITS // 2).hexdigest()
         for item in ids
@@ -190,7 +160,7 @@ def _add(folder: Path, label: str, items: set[str], looks: dict[str, int]) -> No
         temp.write_text(json.dumps(seal(value, path.name), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _earlier_looks(store: Store) -> Iterator[tuple[str, set[str]]]:
+def _scorings_by_runs(store: Store) -> Iterator[tuple[str, set[str]]]:
     """Label and rows of the test scores of runs, for a store in which no looks are kept."""
     from .runs import Run
 
@@ -198,23 +168,14 @@ def _earlier_looks(store: Store) -> Iterator[tuple[str, set[str]]]:
         try:
             run = Run(path.parent)
             if "test" in run.metrics:
-                yield run.label, _digests(run.training_items().get("test", set()))
+                yield run.label, _item_digests(run.training_items().get("test", set()))
         except (IcehouseError, OSError, ValueError):
             continue  # a damaged run is its own affair
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a run on some rows, and where they were left.
-
-    Attributes
-    ----------
-    metrics : dict
-        As `score_rows` returns them, with ``in_training``: how many of the rows the head was trained or chosen on, and
-        ``looks``: how often these rows were scored against this label, this time included.
-    path : Path
-        Folder with ``metrics.json`` and ``predictions.parquet``.
-    """
+    """Scores of a run on some rows (`score_rows`, ``in_training``, ``looks``), and the folder that holds them."""
 
     metrics: dict[str, Any]
     path: Path
@@ -232,34 +193,11 @@ def score_rows(
     groups: np.ndarray | None = None,
     draws: int = DRAWS,
 ) -> dict[str, Any]:
-    """Score rows, and again those of them that training held nothing like.
+    """Score rows, and score again those without a copy, and without a near-duplicate, in training.
 
-    Parameters
-    ----------
-    prediction : Prediction
-        Of the rows of `samples`.
-    samples : Samples
-        With labels.
-    seen : mapping of str to set of str
-        Input to the content hashes of the training rows; see `seen_contents`.
-    near : Near, optional
-        Rows with a near-duplicate in training; see `icehouse.heads.exclusion`.
-    majority : str, optional
-        Commonest label in training: the baseline; that of `samples` where training had no rows.
-    positive : str, optional
-        Class of the average precision.
-    asked : bool, default True
-        Whether somebody named that class; False for the rarer one of training.
-    groups, draws
-        See `icehouse.heads.metrics.score`.
-
-    Returns
-    -------
-    dict
-        As `score` returns it. ``without_copies`` holds ``copies`` (rows that share the picture or the text
-        with a training row) and, where there are some, ``n`` and the headline scores of the others. With `near`,
-        ``without_near_duplicates`` holds ``near_duplicates`` (copies among them), ``n`` (the others), what `near` is
-        about, and, where there are some of both, all scores of the others.
+    `seen` has the content hashes of training by input, `near` the rows with a near-duplicate there, `majority` the commonest
+    label of training (the baseline), `asked` whether somebody named the class `positive`. Returns what `score` does, with
+    ``without_copies`` and ``without_near_duplicates``.
     """
 
     def scores(rows: np.ndarray) -> dict[str, Any]:
@@ -273,7 +211,7 @@ def score_rows(
             draws=draws,
         )
 
-    majority = commonest(samples.labels.tolist()) if majority is None else majority
+    majority = majority_class(samples.labels.tolist()) if majority is None else majority
     result = scores(np.arange(len(samples)))
     if result["positive"] is not None:
         result["positive"]["given"] = positive is not None and asked
@@ -281,16 +219,16 @@ def score_rows(
     for name, column in samples.content.items():
         hashes = seen.get(name, set())
         copy |= np.fromiter((value is not None and value in hashes for value in column), bool, len(column))
-    apart: dict[str, Any] = {"copies": int(copy.sum())}
+    without: dict[str, Any] = {"copies": int(copy.sum())}
     if copy.any() and not copy.all():
         others = scores(np.flatnonzero(~copy))
-        apart |= {"n": others["n"], **{name: others[name] for name in METRICS}}
-    result["without_copies"] = apart
+        without |= {"n": others["n"], **{name: others[name] for name in METRICS}}
+    result["without_copies"] = without
     if near is not None:
-        alike = copy | near.rows
-        rest = np.flatnonzero(~alike)
+        duplicate = copy | near.rows
+        rest = np.flatnonzero(~duplicate)
         result["without_near_duplicates"] = {
-            "near_duplicates": int(alike.sum()),
+            "near_duplicates": int(duplicate.sum()),
             "n": len(rest),
             **near.about,
             **(scores(rest) if 0 < len(rest) < len(samples) else {}),
@@ -298,11 +236,13 @@ def score_rows(
     return result
 
 
-def seen_contents(samples: Samples) -> dict[str, set[str]]:
-    """Input to the content hashes of the rows."""
-    return {
-        name: {value for value in column if value is not None} for name, column in samples.content.items()
-    }
+def content_hashes(*several: Samples) -> dict[str, set[str]]:
+    """Content hashes of the rows by input, those of several sets of rows together."""
+    found: dict[str, set[str]] = {}
+    for samples in several:
+        for name, column in samples.content.items():
+            found.setdefault(name, set()).update(value for value in column if value is not None)
+    return found
 
 
 def evaluate(
@@ -317,35 +257,10 @@ def evaluate(
     positive: str | None = None,
     draws: int = DRAWS,
 ) -> Evaluation:
-    """Score a run on rows of a store, and leave predictions and scores in the run's ``evaluations/``.
+    """Score a run on rows of a store; leave predictions and scores in the run's ``evaluations/``.
 
-    Parameters
-    ----------
-    store : Store
-    run : Run or str
-        A run, its id, or "latest".
-    split : str, iterable of str, or None, default "test"
-        Splits to score; None takes all labelled items.
-    where : str, optional
-        SQL condition over the columns of `items`.
-    label : str, optional
-        Column of labels, by default the run's.
-    split_column : str, optional
-        Column of splits, by default the run's.
-    dups : str, sequence of str, or None, default "auto"
-        Searches for duplicates behind ``without_near_duplicates`` and the intervals; see
-        `icehouse.heads.exclusion.Searches.of`.
-    positive : str, optional
-        Class of the average precision; by default the run's.
-    draws : int, default 1000
-        0 leaves the intervals out; see `icehouse.heads.metrics.score`.
-
-    Raises
-    ------
-    SpaceError
-        If the store's features are not of the space that the run was trained in.
-    HeadError, UsageError
-        If there is no such run, column or split, no row is left, or the labels are those of another task.
+    `split` is a name, several, or None for all labelled items; what is not given is the run's own. SpaceError if the store's
+    features are of another space, HeadError if no row is left or the labels are those of another task.
     """
     run = run if isinstance(run, Run) else Run.load(store, run)
     label = label or run.label
@@ -371,11 +286,10 @@ def evaluate(
     roles = run.training_items()
     near = searches.near(samples, {name: roles[name] for name in ("train", "dev") if name in roles})
     trained = roles.get("train", set()) | roles.get("dev", set())
-    seen = _seen_in(store, samples, trained)
     metrics = score_rows(
         prediction,
         samples,
-        seen,
+        _stored_hashes(store, samples, trained),
         near=near,
         majority=run.majority,
         positive=run.positive if positive is None else positive,
@@ -384,7 +298,7 @@ def evaluate(
         draws=draws,
     )
     metrics["in_training"] = sum(item in trained for item in samples.ids.tolist())
-    metrics["looks"] = count_look(store, label, samples.ids, "evaluate").as_json()
+    metrics["looks"] = log_scoring(store, label, samples.ids, "evaluate").as_json()
     metrics["of"] = {"split": splits, "where": where, "label": label, "left_out": samples.left_out}
     table = prediction_table(samples.ids, prediction, split=samples.split, y=samples.labels)
 
@@ -399,26 +313,7 @@ def evaluate(
 
 
 def predict_items(store: Store, run: Run | str, *, where: str | None = None) -> pa.Table:
-    """Predict items of a store, labelled or not.
-
-    Parameters
-    ----------
-    store : Store
-    run : Run or str
-        A run, its id, or "latest".
-    where : str, optional
-        SQL condition over the columns of `items`.
-
-    Returns
-    -------
-    pyarrow.Table
-        item_id, predicted, and ``p_<class>`` for each class.
-
-    Raises
-    ------
-    SpaceError
-        If the store's features are not of the space that the run was trained in.
-    """
+    """Predictions for a store's items, labelled or not: item_id, predicted, and ``p_<class>`` for each class."""
     run = run if isinstance(run, Run) else Run.load(store, run)
     samples = load_run_samples(store, run, where=where)
     return run.predict_features(samples.X).to_arrow(samples.ids)
@@ -468,7 +363,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _seen_in(store: Store, samples: Samples, ids: set[str]) -> dict[str, set[str]]:
+def _stored_hashes(store: Store, samples: Samples, ids: set[str]) -> dict[str, set[str]]:
     """Content hashes of the items `ids`, by input, as the store has them now."""
     import pyarrow as pa
     import pyarrow.compute as pc

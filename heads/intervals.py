@@ -1,26 +1,4 @@
-"""Confidence intervals of scores in closed form: they cover in small samples and on rare classes, and cost next to nothing.
-
-A percentile bootstrap over rows covers too seldom where rows are few or nearly all are right: what was never wrong in the
-sample is never wrong in a resample. The forms here were chosen by their measured coverage
-(``benchmarks/interval_coverage.py``, ``benchmarks/RESULTS.md``):
-
-- Shares (accuracy, precision, recall): Wilson's score interval (Wilson 1927; Brown, Cai, DasGupta 2001).
-- F1 of a class is ``2J / (1 + J)`` of the share J of its right rows among those that have it as label or as prediction
-  (compare Goutte and Gaussier 2005): Wilson's interval of J, transformed.
-- Means over classes: MOVER (Zou and Donner 2008): the arms of the classes' own intervals, joined by the correlations of
-  their estimates; minus the bias that a concave function of few rows has; wider, by `_few_rows`, where there are few
-  rows for so many classes, since each class's variance is then itself a guess.
-- Other scores between 0 and 1 (weighted F1, average precision): Wilson's interval for as many rows as have the variance
-  of the score, which comes from its influence function (the delta method).
-- AUROC: the interval of all values that the sample does not reject (Newcombe 2006, method 5), by the variance of Hanley and
-  McNeil (1982), scaled by DeLong's (1988) where that is larger or rows are many.
-- Log loss: Student's interval on the logarithmic scale; its variance is held up, in small samples, by the one that the
-  probabilities themselves imply, since a loss that has not happened yet is not in the sample. Its upper end is at most
-  Wilson's for rows of which each has the largest possible loss or none.
-
-Rows of one group (duplicates of one another) are no independent evidence: variances are taken over sums by group, and the
-number of rows is divided by the design effect (Kish 1965; Korn and Graubard 1998), never less than one.
-"""
+"""-"""
 
 from __future__ import annotations
 
@@ -77,15 +55,7 @@ def wilson(share: np.ndarray | float, n: np.ndarray | float, level: float) -> tu
 
 
 class Groups:
-    """Which rows are no independent evidence, because they are duplicates of one another.
-
-    Parameters
-    ----------
-    codes : ndarray of int, shape (n,), or None
-        Group of each row; None for rows that are all independent.
-    n : int
-        Number of rows.
-    """
+    """Groups of duplicate rows, which are no independent evidence; `codes` (n,) names each row's, None if all are alone."""
 
     def __init__(self, codes: np.ndarray | None, n: int) -> None:
         self.n, self.codes, self.count = n, None, n
@@ -105,19 +75,7 @@ class Groups:
         return float(self.effects(np.arange(self.n), np.zeros(self.n, np.intp), residuals, 1)[0])
 
     def effects(self, rows: np.ndarray, classes: np.ndarray, residuals: np.ndarray, k: int) -> np.ndarray:
-        """Design effects of k scores, of which each has some of the rows: shape (k,).
-
-        Parameters
-        ----------
-        rows, classes, residuals : ndarray, shape (m,)
-            A row, the score it counts in, and its residual there.
-        k : int
-
-        Returns
-        -------
-        ndarray of float
-            At least 1; near that of groups whose rows are the same where there are few groups.
-        """
+        """Design effects (≥ 1) of k scores (k,): `rows`, `classes`, `residuals` (m,) say which row counts in which."""
         if self.codes is None:
             return np.ones(k)
         keys, at = np.unique(self.codes[rows] * k + classes, return_inverse=True)
@@ -149,15 +107,8 @@ def confusion_intervals(
 ) -> ConfusionIntervals:
     """Intervals of accuracy, precision, recall and F1 of every class, and of F1's means over them.
 
-    Parameters
-    ----------
-    true, predicted : ndarray of int, shape (n,)
-        Codes of the classes, below `k`.
-    k : int
-        Number of classes, those included that these rows do not have: the interval of macro-F1 is about them too (their F1
-        may be anything), unless they are more than half of all.
-    groups : Groups
-    level : float
+    Among the `k` classes are some that these rows do not have: the interval of macro-F1 is about them too (their F1 may be
+    anything), unless they are more than half of all.
     """
     n, rows = len(true), np.arange(len(true))
     hit = true == predicted
@@ -269,12 +220,7 @@ def _weighted_f1(
 
 
 class Arms:
-    """Mean of the classes' scores, whose intervals are joined by the correlations of their influence functions.
-
-    Parameters
-    ----------
-    groups : Groups
-    """
+    """Mean of the classes' scores, their intervals joined by the correlations of their influence functions."""
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
@@ -314,17 +260,7 @@ class Arms:
 def auroc_interval(
     value: float, influence: np.ndarray, positive: np.ndarray, groups: Groups, level: float
 ) -> Interval:
-    """Interval of an AUROC.
-
-    Parameters
-    ----------
-    value : float
-    influence : ndarray of float, shape (n,)
-        What each row adds to it, DeLong's components: they sum to zero, and their squares to the variance.
-    positive : ndarray of bool, shape (n,)
-    groups : Groups
-    level : float
-    """
+    """Interval of an AUROC, from DeLong's components (`influence`) and which rows are `positive`, both (n,)."""
     sizes = [int(positive.sum()), int((~positive).sum())]
     effect = groups.effect(influence)
     m, n = (max(size / effect, 1.0) for size in sizes)
@@ -376,16 +312,8 @@ def log_loss_interval(
 ) -> Interval:
     """Interval of a mean log loss.
 
-    Parameters
-    ----------
-    loss : ndarray of float, shape (n,)
-        Of each row.
-    implied : float
-        Variance of a row's loss if its label came as the probabilities say.
-    worst : float
-        The largest loss that any label of these rows would have: no mean varies more than one of it and of zero.
-    groups : Groups
-    level : float
+    `implied` is the variance of a row's loss if its label came as the probabilities say, and `worst` the largest loss that
+    any label of these rows would have: no mean varies more than one of it and of zero.
     """
     n, mean = len(loss), float(loss.mean())
     own = float(loss.var(ddof=1)) if n > 1 else implied
@@ -398,10 +326,7 @@ def log_loss_interval(
 
 
 def joined_interval(values: np.ndarray, lows: np.ndarray, highs: np.ndarray, level: float) -> Interval:
-    """Interval of a mean over draws of the training rows.
-
-    The draws' own intervals are about the same scored rows, so they are averaged; how the values differ is an arm by itself.
-    """
+    """Interval of a mean over draws of the training rows: their own intervals averaged, their spread as one more arm."""
     mean, n = float(values.mean()), len(values)
     drawn = _student(n - 1, level) * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     low = mean - math.hypot(mean - float(lows.mean()), drawn)

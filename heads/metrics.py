@@ -16,6 +16,7 @@ Choices, once and for all heads:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -32,24 +33,45 @@ from .intervals import (
     log_loss_interval,
     precision_interval,
 )
-from .score_text import METRICS
 
 __all__ = [
     "DRAWS",
     "FEW",
     "LEVEL",
     "METRICS",
-    "commonest",
     "implied_variance",
     "influence_of",
+    "interval_text",
+    "intervals_text",
+    "majority_class",
     "majority_note",
+    "minority_class",
     "ranking",
-    "rarer",
     "require_positive",
     "row_losses",
     "score",
+    "title",
+    "value_text",
     "worst_loss",
 ]
+
+#: Scores of a whole set of rows, and whether more is better.
+METRICS = {
+    "macro_f1": True,
+    "accuracy": True,
+    "weighted_f1": True,
+    "auroc": True,
+    "average_precision": True,
+    "log_loss": False,
+}
+_TITLES = {
+    "macro_f1": "macro-F1",
+    "accuracy": "accuracy",
+    "weighted_f1": "weighted F1",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "log_loss": "log loss",
+}
 
 #: Resamples of what is bootstrapped (differences, calibration), and the coverage of intervals.
 DRAWS = 1000
@@ -79,48 +101,13 @@ def score(
     seed: int = 0,
     only: str | None = None,
 ) -> dict[str, Any]:
-    """Score probabilities against labels.
+    """Score probabilities (n, k) against labels (n,): JSON values.
 
-    Parameters
-    ----------
-    y : sequence of int or str, shape (n,)
-        True labels.
-    proba : ndarray of float, shape (n, k)
-        A row's probability of each class.
-    classes : sequence of int or str, shape (k,)
-        Labels of the columns of `proba`.
-    majority : label, optional
-        The commonest label of training, whose constant prediction is the baseline, whether or not `y` has it; the commonest
-        of `y` if None.
-    positive : label, optional
-        The class whose average precision is meant. None takes the rarer of two (of `y`), and the mean over more.
-    groups : ndarray of int, shape (n,), optional
-        Group of each row, where rows are duplicates of one another: such rows are no independent evidence.
-    draws : int, default 1000
-        0 leaves the intervals out: `low` and `high` are None. They are in closed form, so more than one changes nothing.
-    level : float, default 0.95
-        Coverage of the intervals.
-    seed : int, default 0
-        Changes nothing either, since nothing is drawn; for those who give one.
-    only : str, optional
-        A key of `METRICS` that alone is needed: of accuracy and the F1s, the scores of probabilities are left out.
-
-    Returns
-    -------
-    dict
-        JSON values. The keys of `METRICS` are each ``{"value", "low", "high"}`` (None where undefined); ``per_class`` a
-        list with ``label``, ``support``, ``precision``, ``recall``, ``f1`` (with intervals), ``auroc`` and
-        ``average_precision``; ``confusion`` has ``labels`` and ``matrix`` (rows true, columns predicted);
-        ``majority`` the baseline; ``positive`` the class of the average precision with the share of rows that are it;
-        ``one_class`` the label that every row was given, if there are others; ``unseen`` the labels that training never
-        held and their rows; ``intervals`` how they were made; ``notes`` what a reader has to know.
-
-    Raises
-    ------
-    HeadError
-        If there are no rows, or the shapes disagree.
-    UsageError
-        If `positive` is no label, or `seed` or `draws` is below zero.
+    `majority` is the commonest label of training, whose constant prediction is the baseline; `positive` the class whose
+    average precision is meant; `groups` (n,) mark duplicates, which are no independent evidence; `draws=0` leaves intervals
+    out; `only` one key of `METRICS` skips what it does not need. `seed` changes nothing, since nothing is drawn.
+    Returns each metric as ``{"value", "low", "high"}`` (None where undefined), ``per_class``, ``confusion`` (rows true),
+    ``majority``, ``positive``, ``one_class``, ``unseen``, ``intervals`` and ``notes``.
     """
     y, classes, proba = np.asarray(y), np.asarray(classes), np.asarray(proba, np.float64)
     if proba.shape != (len(y), len(classes)):
@@ -146,7 +133,7 @@ def score(
     support, found = np.bincount(true, minlength=k), np.bincount(predicted, minlength=k)
     right = np.bincount(true[true == predicted], minlength=k)
     chosen = _positive(positive, labels, len(classes), support)
-    known = majority if majority is not None else commonest(y.tolist())
+    known = majority if majority is not None else majority_class(y.tolist())
 
     values = _of_counts(right, support, found)
     spread = confusion_intervals(true, predicted, k, alike, level) if intervals else None
@@ -201,23 +188,7 @@ def score(
 def influence_of(
     name: str, y: np.ndarray, proba: np.ndarray, classes: np.ndarray, positive: str | None = None
 ) -> tuple[float, np.ndarray]:
-    """AUROC, average precision or log loss, and what each row adds to it, which sums to zero: float and (n,).
-
-    Parameters
-    ----------
-    name : {"auroc", "average_precision", "log_loss"}
-    y : ndarray of str, shape (n,)
-    proba : ndarray of float, shape (n, k)
-    classes : ndarray of str, shape (k,)
-    positive : str, optional
-        As `score` takes it.
-
-    Returns
-    -------
-    float
-        NaN where the score is not defined.
-    ndarray of float
-    """
+    """AUROC, average precision or log loss (NaN where undefined), and what each row adds to it (n,), summing to zero."""
     codes = {label: i for i, label in enumerate(classes.tolist())}
     true = np.array([codes.get(label, len(codes)) for label in y.tolist()], np.intp)
     if name == "log_loss":
@@ -242,13 +213,7 @@ def influence_of(
 
 
 def require_positive(positive: str | None, labels: Iterable[Any]) -> None:
-    """Refuse a positive class that is no label, before anything is fitted.
-
-    Raises
-    ------
-    UsageError
-        The message lists the labels.
-    """
+    """Raise UsageError, with the labels there are, if `positive` is none of them; before anything is fitted."""
     known = sorted({str(label) for label in labels})
     if positive is not None and positive not in known:
         listed = ", ".join(map(repr, known[:20])) + (", …" if len(known) > 20 else "")
@@ -266,7 +231,7 @@ def _confusion(true: np.ndarray, predicted: np.ndarray, labels: list[Any]) -> di
     return {"labels": labels, "matrix": None, "cells": listed}
 
 
-def rarer(y: Sequence[Any] | np.ndarray) -> Any:
+def minority_class(y: Sequence[Any] | np.ndarray) -> Any:
     """The rarer of two labels, the later one by name where both are as many; None unless there are two."""
     labels, counts = np.unique(np.asarray(y), return_counts=True)
     if len(labels) != 2:
@@ -274,22 +239,14 @@ def rarer(y: Sequence[Any] | np.ndarray) -> Any:
     return labels.tolist()[0 if counts[0] < counts[1] else 1]
 
 
-def commonest(y: Iterable[Any]) -> Any:
+def majority_class(y: Iterable[Any]) -> Any:
     """The commonest of some labels, the first by name of several that are as common; None of none."""
     counts = Counter(y)
     return min(counts, key=lambda label: (-counts[label], str(label)), default=None)
 
 
 def majority_note(support: Mapping[str, int], metric: str | None = None) -> list[str]:
-    """What to say of rows of which most have one label: what misleads then, and what does not; nothing of others.
-
-    Parameters
-    ----------
-    support : mapping of str to int
-        Label to its rows.
-    metric : str, optional
-        The score that is looked at; None for several.
-    """
+    """Note that scores by predicted class mislead on rows of which most have one label; `support` is rows by label."""
     common, most = max(support.items(), key=lambda one: one[1])
     share = most / sum(support.values())
     if (
@@ -393,20 +350,10 @@ def _ranked(
 
 
 def ranking(scores: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray, float, np.ndarray]:
-    """AUROC and average precision of one class against the rest, each with what every row adds to it.
+    """AUROC and average precision of one class against the rest, each with its influence function (n,).
 
-    Parameters
-    ----------
-    scores : ndarray of float, shape (n,)
-    positive : ndarray of bool, shape (n,)
-        Some, but not all.
-
-    Returns
-    -------
-    float, ndarray of float (n,), float, ndarray of float (n,)
-        AUROC (ties count half) and its influence function, DeLong's components; average precision (the precision at each
-        distinct threshold, weighted by the rise in recall, without interpolation) and its influence function. Influences
-        are scaled so that the sum of their squares is the variance.
+    Ties count half in AUROC (DeLong's components); average precision is without interpolation. The squares of an influence
+    function sum to the variance of its score.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
@@ -498,3 +445,37 @@ def _notes(result: dict[str, Any], support: np.ndarray, labels: Sequence[Any], i
             "and AUROC are rough"
         )
     return notes
+
+
+def title(name: str, metrics: Mapping[str, Any] | None = None) -> str:
+    """A score's name for readers; with `metrics` it says of which class the average precision is."""
+    chosen = (metrics or {}).get("positive")
+    told = _TITLES.get(name, name)
+    return f"{told} of {str(chosen['label'])!r}" if chosen and name == "average_precision" else told
+
+
+def value_text(value: float | None, name: str, digits: int = 1) -> str:
+    """A score as readers see it: in percent, but for log loss; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if name == "log_loss" else f"{100 * value:.{digits}f}"
+
+
+def interval_text(low: float | None, high: float | None, name: str, joint: str = "–") -> str:
+    """An interval as readers see it, rounded outwards, so that it never looks like a point."""
+    if low is None or high is None:
+        return ""
+    scale, digits = (1, 3) if name == "log_loss" else (100, 1)
+    step = 10**digits
+    ends = math.floor(low * scale * step + 1e-9) / step, math.ceil(high * scale * step - 1e-9) / step
+    return joint.join(f"{end:.{digits}f}" for end in ends)
+
+
+def intervals_text(metrics: Mapping[str, Any]) -> str:
+    """How the intervals of some scores were made."""
+    about = metrics["intervals"]
+    if "groups" not in about:  # by an earlier version
+        return f"bootstrap over the rows, {about['draws']:,} draws"
+    if about["groups"] < metrics["n"]:
+        return f"in closed form, over {about['groups']:,} groups of duplicates"
+    return "in closed form, over the rows"

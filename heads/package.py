@@ -1,21 +1,4 @@
-"""A package: one folder with everything that a trained head needs to predict, and nothing of the store it came from.
-
-======================  ==================================================================================
-``package.json``        that it is a package, its format, and which run it was
-``run.json``            inputs with spec and fingerprint, classes, protocol; `Run.record`
-``metrics.json``        scores with intervals; `Run.metrics`
-``head/``               the head: JSON, safetensors or a library's own text format; never pickle
-``encoders.json``       the encoder behind each input: its id, the cleaning of texts, and a probe, by which an encoder that
-                        no longer encodes as it did is found out
-``model.onnx``          the head for other runtimes, if asked for
-``README.txt``          how to use it
-``SHA256SUMS``          checksums of all of these, verified whenever it is loaded; ``sha256sum -c`` reads them too
-======================  ==================================================================================
-
-Pictures, texts, ids and labels of items stay behind: of the probe only the two contents that every installation can
-make, and of ``run.json`` what training was about. Heads that remember training rows (`knn`, `tip-adapter`) remember
-their vectors here too.
-"""
+"""-"""
 
 from __future__ import annotations
 
@@ -67,20 +50,7 @@ class Package(Run):
 
     @classmethod
     def load(cls, store: Store | str | Path, run_id: str = "") -> Package:
-        """Open the package in a folder, after verifying every file of it.
-
-        Parameters
-        ----------
-        store : str or Path
-            The folder.
-        run_id : str
-            Not used: a package holds one run.
-
-        Raises
-        ------
-        HeadError
-            If it is no package, is of a newer format, or a file is missing, changed or not listed.
-        """
+        """Open the package in a folder, verifying every file of it; HeadError if it is no package, newer or damaged."""
         return cls(Path(store) if isinstance(store, (str, Path)) else store.path)
 
     @property
@@ -113,27 +83,9 @@ def is_package(path: str | Path) -> bool:
 def package(
     store: Store, run: Run | str, out: str | Path, *, onnx: bool = False
 ) -> tuple[Package, Exported | None]:
-    """Write a run as a package.
+    """Write a run as a package, with ``model.onnx`` if `onnx`.
 
-    Parameters
-    ----------
-    store : Store
-        Where the run is.
-    run : Run or str
-        A run, its id, an unambiguous part of it, or "latest".
-    out : str or Path
-        The folder; it appears whole or not at all. A package that is there is replaced.
-    onnx : bool, default False
-        Also write ``model.onnx``; see `icehouse.heads.export_onnx`.
-
-    Returns
-    -------
-    Package, Exported or None
-
-    Raises
-    ------
-    HeadError
-        If there is something else at `out`, no such run, or the head cannot be exported.
+    The folder appears whole or not at all, in place of a package that is there; HeadError if there is something else.
     """
     run = run if isinstance(run, Run) else Run.load(store, run)
     out = Path(out).resolve()
@@ -159,13 +111,7 @@ def package(
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Make sure that a package is one, and that every file of it is as it was written; returns ``package.json``.
-
-    Raises
-    ------
-    HeadError
-        That names the file.
-    """
+    """Verify that a folder is a package and every file as written (HeadError names it); returns ``package.json``."""
     if not is_package(path):
         raise HeadError(
             f"{path} is no package: there is no {_MARK}; make one with `icehouse package RUN {path}`"

@@ -1,12 +1,8 @@
 """Class prompts: texts that describe the classes, encoded into the space of a stored feature.
 
-Heads are arithmetic on stored vectors and load no model. What a class is called has to be encoded by the encoder that
-made the feature, which is loaded from the feature's spec and checked (fingerprint and probe) before its vectors meet
-those of the store. The result is a head's parameter `class_vectors`, saved with it, so that predicting needs the encoder
-only for new rows.
-
-Several prompts of a class are averaged: each is brought to unit length, then their mean (the ensembles of Radford et al.
-2021, "Learning transferable visual models from natural language supervision").
+Heads load no model, so the encoder that made the feature is loaded from its spec and checked (fingerprint and probe), and
+the vectors become a head's parameter `class_vectors`, saved with it. Several prompts of a class are averaged at unit length
+(Radford et al. 2021, "Learning transferable visual models from natural language supervision").
 """
 
 from __future__ import annotations
@@ -33,11 +29,11 @@ __all__ = [
     "TEMPLATES",
     "ClassVectors",
     "class_vectors",
-    "encodable",
+    "prompt_notes",
     "read_prompts",
-    "readable",
+    "readable_label",
+    "text_comparable",
     "texts_of",
-    "unprompted",
     "with_prompts",
 ]
 
@@ -48,7 +44,7 @@ TEMPLATES = {"image": ("a photo of {class}",), "text": ("a post about {class}",)
 ClassVectors: TypeAlias = dict[str, dict[str, list[float]]]
 
 
-def readable(label: str) -> str:
+def readable_label(label: str) -> str:
     """A label as a person would write it: "utility damage" for ``utility_damage``, "so what" for ``soWhat``."""
     words = " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"[_\-./]+", " ", label)).split())
     return words.lower() if words and words != label else label
@@ -61,29 +57,10 @@ def texts_of(
     template: str | Sequence[str] | None = None,
     modality: str = "image",
 ) -> dict[str, list[str]]:
-    """The texts of each class.
+    """The texts of each class: its prompts, or its readable name in a `template` with ``{class}``.
 
-    Parameters
-    ----------
-    labels : sequence of str
-    prompts : mapping of class to text or texts, optional
-        What describes a class. A text with spaces is taken as it is; classes that are not named get their own name.
-    template : str or sequence of str, optional
-        ``{class}`` stands for the class's readable name, or for the words that `prompts` has for it. By default
-        ``TEMPLATES[modality]``, and only for classes that `prompts` does not name.
-    modality : {"image", "text"}, default "image"
+    With a template, `prompts` are the words that take the place of ``{class}``; without, they are taken as they are.
 
-    Returns
-    -------
-    dict of str to list of str
-
-    Raises
-    ------
-    UsageError
-        If `prompts` names a class that there is not, or a template has no ``{class}``.
-
-    Examples
-    --------
     >>> texts_of(["rescue_effort", "calm"], prompts={"calm": ["a quiet street", "nothing of note"]})
     {'rescue_effort': ['a photo of rescue effort'], 'calm': ['a quiet street', 'nothing of note']}
     """
@@ -104,20 +81,14 @@ def texts_of(
             raise UsageError(f"template {pattern!r} has no {{class}} to put the class in")
     found: dict[str, list[str]] = {}
     for label in labels:
-        words = given.get(label, [readable(label)])
+        words = given.get(label, [readable_label(label)])
         patterns = templates or (["{class}"] if label in given else list(TEMPLATES[modality]))
         found[label] = [pattern.replace("{class}", word) for pattern in patterns for word in words]
     return found
 
 
 def read_prompts(path: str | Path) -> dict[str, list[str]]:
-    """Prompts from a JSON file: an object of class to text or list of texts.
-
-    Raises
-    ------
-    UsageError
-        If it is none.
-    """
+    """Prompts from a JSON file: an object of class to text or list of texts; UsageError if it is none."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -131,7 +102,7 @@ def read_prompts(path: str | Path) -> dict[str, list[str]]:
     return {label: [texts] if isinstance(texts, str) else texts for label, texts in value.items()}
 
 
-def encodable(spec: Mapping[str, Any]) -> bool:
+def text_comparable(spec: Mapping[str, Any]) -> bool:
     """Whether a text can be compared with the vectors of a feature: its space is joint, or of texts."""
     return spec["output"] == "joint" or (spec["modality"] == "text" and spec["output"] != "tokens")
 
@@ -176,7 +147,7 @@ def class_vectors(
     found: ClassVectors = {}
     for name, spec in specs.items():
         feature = f"{spec['name']}/{spec['modality']}/{spec['output']}"
-        if not encodable(spec):
+        if not text_comparable(spec):
             raise UsageError(
                 f"class prompts cannot be compared with {feature}: choose a joint space, such as "
                 f"--inputs {spec['modality']}/joint"
@@ -211,28 +182,13 @@ def _loaded(encoder_id: str, spec: str) -> Encoder:
     return load_checked(json.loads(spec), texts_only=True)
 
 
-def unprompted(
+def prompt_notes(
     kind: type[Head], params: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """What to say where a head that can do without class prompts gets none for an input; see `with_prompts`.
-
-    Parameters
-    ----------
-    kind : type
-        The head's class.
-    params : mapping
-        Its parameters as they were given.
-    specs : mapping of str to spec
-        Input to the spec of its feature.
-
-    Returns
-    -------
-    list of str
-        One note at most.
-    """
+    """Note where a head that can do without class prompts gets none for an input."""
     if kind.takes_prompts != "optional" or params.get("class_vectors") or params.get("prompts") is False:
         return []
-    bare = [name for name, spec in specs.items() if not encodable(spec)]
+    bare = [name for name, spec in specs.items() if not text_comparable(spec)]
     if not bare:
         return []
     what = (
@@ -252,18 +208,7 @@ def unprompted(
 def with_prompts(
     head: Head, store: Store, specs: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
 ) -> Head:
-    """An unfitted head like `head` with its class vectors, where it takes prompts and has none.
-
-    A head that can do without gets vectors for the inputs that a text can be compared with, and stays as it is if that is
-    none of them.
-
-    Parameters
-    ----------
-    head : Head
-        With the parameters `class_vectors`, `prompts` and `template` if it takes prompts.
-    store, specs, labels
-        See `class_vectors`.
-    """
+    """An unfitted head like `head`; with class vectors, where it takes prompts, has none, and texts can be compared."""
     if head.takes_prompts == "never":
         return head
     params = head.get_params()
@@ -272,7 +217,7 @@ def with_prompts(
     wanted = dict(specs)
     if head.takes_prompts == "optional":
         asked = params["prompts"] is not None or params["template"] is not None
-        wanted = {name: spec for name, spec in specs.items() if encodable(spec)}
+        wanted = {name: spec for name, spec in specs.items() if text_comparable(spec)}
         if not wanted and not asked:
             return head
         wanted = wanted or dict(specs)

@@ -1,6 +1,4 @@
-"""Runs: what training leaves behind, and how it is found, loaded and used again.
-
-A run is a folder ``STORE/runs/<run_id>/``:
+"""Runs: the folder that training leaves, and how one is written, found, loaded and used.
 
 ======================  ==================================================================================
 ``run.json``            what was trained, on which features (spec and fingerprint), by which protocol
@@ -12,9 +10,6 @@ A run is a folder ``STORE/runs/<run_id>/``:
 ``evaluations/``        what `icehouse evaluate` added later
 ``SHA256SUMS``          checksums of all but what came later, verified before a file is read
 ======================  ==================================================================================
-
-It is written under a temporary name and renamed, so that a run is either there whole or not there. Runs are in order of
-the time at which they were started; ``number`` in ``run.json``, one more for each, decides between equal times.
 """
 
 from __future__ import annotations
@@ -55,16 +50,10 @@ _SHAPE = ("modality", "output", "dim")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a head says of some rows.
+    """Class probabilities of some rows."""
 
-    Attributes
-    ----------
-    classes : ndarray of str, shape (k,)
-    proba : ndarray of float64, shape (n, k)
-    """
-
-    classes: np.ndarray
-    proba: np.ndarray
+    classes: np.ndarray  # (k,) str
+    proba: np.ndarray  # (n, k) float64
 
     @property
     def labels(self) -> np.ndarray:
@@ -213,7 +202,6 @@ class Run:
     @property
     def notes(self) -> list[str]:
         """What a reader of the scores has to know: of the protocol, and of class prompts that could not be compared."""
-        from .prompts import unprompted
         from .registry import head_class
 
         notes = [*self.metrics["protocol"]["notes"]]
@@ -221,28 +209,18 @@ class Run:
             kind = head_class(self.family)
         except IcehouseError:
             return notes  # a family that is not installed here
+        if kind.takes_prompts == "never":
+            return notes
+        from .prompts import prompt_notes
+
         given = self.record["head"]["params"]
-        return [*notes, *(note for note in unprompted(kind, given, self.specs) if note not in notes)]
+        return [*notes, *(note for note in prompt_notes(kind, given, self.specs) if note not in notes)]
 
     def __repr__(self) -> str:
         return f"Run({self.run_id!r}, {self.family} on {', '.join(self.features)})"
 
     def check_space(self, specs: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse features that are not those of training.
-
-        Parameters
-        ----------
-        specs : mapping of str to spec
-            Input name to the spec of the features at hand (or any mapping with `encoder`, `fingerprint`,
-            `provenance`, `modality`, `output`, `dim`). Inputs that the run does not use are ignored.
-
-        Raises
-        ------
-        HeadError
-            If an input of the run is not there.
-        SpaceError
-            If one is of another fingerprint, output or width; the message names both.
-        """
+        """Raise HeadError if `specs` (input to spec) lack an input of the run, SpaceError if one is of another space."""
         for name, mine in self.specs.items():
             given = specs.get(name)
             if given is None:
@@ -257,18 +235,7 @@ class Run:
                     )
 
     def predict_features(self, X: Any) -> Prediction:
-        """Predict from features; call `check_space` on their specs first.
-
-        Parameters
-        ----------
-        X : Inputs or mapping of str to array
-            Features by the run's input names.
-
-        Raises
-        ------
-        HeadError
-            If an input is missing, or of another width.
-        """
+        """Predict from features by the run's input names; call `check_space` on their specs first."""
         return Prediction(self.head.classes_, self.head.predict_proba(X))
 
     def predictions(self) -> pa.Table:
@@ -313,10 +280,7 @@ class Run:
 
 
 def list_runs(store: Store | str | Path, damaged: list[str] | None = None) -> list[Run]:
-    """All runs of a store, oldest first; folders that are no runs are passed over.
-
-    A run that cannot be read costs no other one: what is wrong with it goes to `damaged`, in one line, or is a warning.
-    """
+    """All runs of a store, oldest first; what is wrong with damaged ones goes to `damaged`, or becomes a warning."""
     folder = _folder(store)
     found = []
     for name in _ids(folder):
@@ -339,22 +303,7 @@ def write_run(
     training: pa.Table,
     started: datetime | None = None,
 ) -> Run:
-    """Write a run whole, under a new id.
-
-    Parameters
-    ----------
-    store : Store or path
-    head : Head
-        Fitted.
-    record : mapping
-        ``run.json``; id, format and time are added.
-    metrics : mapping
-        ``metrics.json``.
-    predictions, training : pyarrow.Table
-        See the module's head.
-    started : datetime, optional
-        When training began, in UTC; now if None.
-    """
+    """Write a run whole, under a new id; id, format, number and times are added to `record` (``run.json``)."""
     from pyarrow import parquet
 
     from .. import __version__
@@ -387,16 +336,7 @@ def write_run(
 
 
 def publish_folder(parent: Path, stem: str, write: Callable[[Path], None]) -> Path:
-    """Make a folder ``parent/<stem>-<4 hex digits>`` that appears whole.
-
-    Parameters
-    ----------
-    parent : Path
-        Made if it is not there.
-    stem : str
-    write : callable taking a Path
-        Fills the folder, which has a temporary name meanwhile.
-    """
+    """Make ``parent/<stem>-<4 hex digits>`` by `write`, which fills a temporary folder that is then renamed."""
     refuse_outside(parent)
     try:
         parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""From a store to rows that a head can learn from: names of inputs become features, aligned by item."""
+"""Samples: labelled rows of a store with their features, aligned by item."""
 
 from __future__ import annotations
 
@@ -33,40 +33,18 @@ _PREFERRED = ("pooled", "joint")
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows of a store, aligned by item.
+    """Rows of a store, aligned by item."""
 
-    Attributes
-    ----------
-    ids : ndarray of object (str), shape (n,)
-        Item ids, in the order of the table `items`.
-    X : Inputs
-        Features of these items.
-    y : ndarray of str, shape (n,), or None
-        Labels, if a label was asked for.
-    split : ndarray of object (str or None), shape (n,)
-        Split of each item, by its one name ("val" is "dev"); None where it has none.
-    features : dict of str to str
-        Input to feature name.
-    specs : dict of str to dict
-        Input to the spec of its feature table.
-    content : dict of str to ndarray of object
-        Input to each row's content hash: equal hashes are copies.
-    left_out : dict of str to int
-        Input to the number of items that would have been rows, had they had it. An item that lacks two counts
-        in both.
-    vanished : int
-        Items that are left out for being marked ``missing``.
-    """
-
-    ids: np.ndarray
+    ids: np.ndarray  # (n,) item ids, in the order of the table `items`
     X: Inputs
-    y: np.ndarray | None
-    split: np.ndarray
-    features: dict[str, str]
-    specs: dict[str, dict[str, Any]]
-    content: dict[str, np.ndarray]
+    y: np.ndarray | None  # (n,) labels, if a label was asked for
+    split: np.ndarray  # (n,) by its one name ("val" is "dev"); None for an item without
+    features: dict[str, str]  # input to feature name
+    specs: dict[str, dict[str, Any]]  # input to the spec of its feature table
+    content: dict[str, np.ndarray]  # input to (n,) content hashes: equal hashes are copies
+    # Input to the number of items that would have been rows, had they had it; one that lacks two counts in both.
     left_out: dict[str, int]
-    vanished: int = 0
+    vanished: int = 0  # items that are left out for being marked `missing`
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,6 +75,14 @@ class Samples:
             left_out=some(self.left_out),
         )
 
+    def require_finite(self) -> None:
+        """Name the item whose features cannot be used, where a head could only give its row."""
+        for name, rows in self.X.bad_rows().items():
+            raise HeadError(
+                f"{self.features[name]} has NaN or infinity for {len(rows)} items, "
+                f"first {self.ids[rows[0]]!r}: embed them again"
+            )
+
     @property
     def labels(self) -> np.ndarray:
         """`y`, for rows that were loaded with a label."""
@@ -106,31 +92,10 @@ class Samples:
 
 
 def parse_inputs(inputs: str | Sequence[str] | Mapping[str, str] | None, store: Store) -> dict[str, str]:
-    """Find the features that the names of inputs stand for.
+    """Feature of each input, by input name (the modality, unless named or used twice).
 
-    Parameters
-    ----------
-    inputs : str, sequence of str, mapping, or None
-        Comma-separated, or one by one. Each is a feature (``mini/image/pooled``), or its beginning or end
-        left out where one feature remains (``image``, ``image/joint``, ``mini/image``; of several outputs,
-        `pooled` is taken before `joint`, and `tokens` only by name), or ``name=feature`` to name the input.
-        None takes one input for every modality that the store has.
-    store : Store
-
-    Returns
-    -------
-    dict of str to str
-        Input name (the modality, unless named or used twice) to feature name, in the order given.
-
-    Raises
-    ------
-    UsageError
-        If a name fits no feature, or several; the message lists them.
-
-    Examples
-    --------
-    >>> parse_inputs("image,caption=llava/text/pooled", store)                        # doctest: +SKIP
-    {'image': 'mini/image/pooled', 'caption': 'llava/text/pooled'}
+    An input is a feature (``mini/image/pooled``), a part of one that fits a single feature (``image``, ``image/joint``,
+    ``mini/image``; `pooled` before `joint`, and `tokens` only by name), or ``name=feature``; None takes every modality.
     """
     known = store.feature_names()
     if not known:
@@ -207,28 +172,8 @@ def load_samples(
 ) -> Samples:
     """Load features and labels, aligned by item.
 
-    Parameters
-    ----------
-    store : Store
-    inputs : mapping of str to str
-        Input name to feature name; see `parse_inputs`.
-    label : str, optional
-        Column of `items`; items without a value there are left out.
-    where : str, optional
-        SQL condition over the columns of `items`; those marked ``missing`` are left out unless it names that column.
-    split_column : str, default "split"
-        Column that tells the splits.
-    missing : {"drop", "keep"}, default "drop"
-        Whether items that lack an input are left out or kept; an item that lacks all is left out.
-
-    Returns
-    -------
-    Samples
-
-    Raises
-    ------
-    HeadError
-        If a column does not exist, or no item is left.
+    `label` leaves out items without one, `missing="drop"` those that lack an input, and `where` (SQL) what it says: items
+    marked ``missing`` stay out unless it names that column. HeadError if a column does not exist or no item is left.
     """
     wanted = [split_column] if label is None else [split_column, label]
     keys = {name: str(store.feature_table(feature).spec["key"]) for name, feature in inputs.items()}
@@ -279,28 +224,9 @@ def load_samples(
 
 
 def check_labels(store: Store, label: str, *, where: str | None = None, strict: bool = False) -> list[str]:
-    """Tell labels that are nearly the same, which heads would learn as different classes.
-
-    Parameters
-    ----------
-    store : Store
-    label : str
-        Column of `items`.
-    where : str, optional
-        SQL condition over the columns of `items`.
-    strict : bool, default False
-        Refuse them.
-
-    Returns
-    -------
-    list of str
-        A warning, or nothing.
-
-    Raises
-    ------
-    HeadError
-        If there are any and `strict`, or no such column.
-    """
+    """Warning about labels that are nearly the same, if any; HeadError instead if `strict`."""
+    if label not in store.items.snapshot().schema.names:
+        return []  # what is fitted says so, after it has looked at its own arguments
     labels = _items(store, [label], where)[0][label].drop_null()
     found = label_notes(label, [str(value) for value in labels.to_pylist()])
     if found and strict:
@@ -327,14 +253,10 @@ def _items(store: Store, columns: Sequence[str], where: str | None) -> tuple[pa.
     schema = store.items.snapshot().schema
     for column in columns:
         if column not in schema.names:
-            there = label_columns(schema)
+            there = ", ".join(label_columns(schema))
             near = get_close_matches(column, schema.names, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            remedy = (
-                f"there are: {', '.join(there)}"
-                if there
-                else "there are none yet; add some with `icehouse join`"
-            )
+            remedy = f"there are: {there}" if there else "there are none yet; add some with `icehouse join`"
             raise unknown_name(HeadError(f"no label column {column!r} in items{hint}; {remedy}"))
         check_single(schema, column)
     return present_items(store, columns, where)

@@ -1,4 +1,4 @@
-"""Train a head on stored features and leave a run.
+"""Training of a head on stored features: split, fit, choose, refit, score, leave a run.
 
 The protocol, the same for every head:
 
@@ -19,8 +19,10 @@ The protocol, the same for every head:
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -30,13 +32,11 @@ import numpy as np
 
 from ..errors import HeadError
 from .checks import check_memory, plain, scoring_bytes
-from .division import Division, divide
-from .evaluate import count_look, score_rows, seen_contents
+from .evaluate import content_hashes, log_scoring, score_rows
 from .exclusion import AUTO, Searches
 from .head import Head
-from .holdout import SHARE
-from .metrics import DRAWS, commonest, rarer, require_positive
-from .prompts import unprompted, with_prompts
+from .holdout import SHARE, held_out
+from .metrics import DRAWS, majority_class, minority_class, require_positive
 from .registry import create
 from .runs import Prediction, Run, prediction_table, write_run
 from .samples import Missing, Samples, label_notes, load_samples, parse_inputs
@@ -49,12 +49,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Fitted",
     "Rows",
+    "RunSettings",
+    "Selection",
+    "Splits",
+    "assign_splits",
     "fit_on",
     "fit_seeds_on",
-    "keep",
     "make_head",
     "prepare",
     "refit_on",
+    "save_run",
     "train",
 ]
 
@@ -128,66 +132,59 @@ def train(
     started = datetime.now(UTC)
     estimator = make_head(head, params, seed)
     estimator.progress = progress
-    rows = prepare(
-        store,
-        inputs,
-        label=label,
-        split_column=split_column,
-        where=where,
-        missing=missing,
-        dups=dups,
-        learns=estimator.takes_prompts != "required",
-        seed=seed,
-    )
-    require_positive(
-        positive, (rows.part("train") if len(rows.parts.train) else rows.samples).labels.tolist()
-    )
-    fitted = fit_on(rows, estimator)
-    return keep(
-        rows,
-        estimator,
-        fitted,
-        refit=refit,
-        positive=positive,
-        test=test,
-        draws=draws,
-        seed=seed,
-        started=started,
-    )
+    selection = Selection(label, split_column, where, missing, dups, seed)
+    rows = prepare(store, inputs, selection, learns=estimator.takes_prompts != "required")
+    known = rows.part("train") if len(rows.parts.train) else rows.samples
+    require_positive(positive, known.labels.tolist())
+    settings = RunSettings(refit, positive, test, draws, seed)
+    return save_run(rows, estimator, fit_on(rows, estimator), settings, started=started)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a store an experiment is about, and how they are split; see `train` for each."""
+
+    label: str = "label"
+    split_column: str = "split"
+    where: str | None = None
+    missing: Missing = "drop"
+    dups: str | Sequence[str] | None = AUTO
+    seed: int = 0  # of the held-out part
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a fitted head is refitted, scored and saved; see `train` for each."""
+
+    refit: bool | None = None
+    positive: str | None = None
+    test: bool = True
+    draws: int = DRAWS
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Row numbers of train, dev and test."""
+
+    train: np.ndarray
+    dev: np.ndarray
+    test: np.ndarray
+    dev_is_split: bool  # else dev was held out of train, or is empty
+    notes: list[str] = field(default_factory=list)  # what a reader of the scores has to know
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that heads can learn from and be scored on: loaded, checked, divided.
-
-    Attributes
-    ----------
-    store : Store
-    samples : Samples
-        With labels.
-    parts : Division
-    label, split_column, where, missing
-        How they were asked for.
-    seconds : float
-        Time that loading took.
-    searches : Searches
-        For duplicates between the parts.
-    seed : int
-        Of the held-out part.
-    required : dict of str to str
-        Input to feature that every row has (any of them, where `missing` is "keep"): those that the rows were loaded by.
-    """
+    """Rows that heads can learn from and be scored on: loaded, checked, split."""
 
     store: Store
-    samples: Samples
-    parts: Division
-    label: str
-    split_column: str
-    where: str | None
-    missing: Missing
-    seconds: float
-    searches: Searches = field(default_factory=lambda: Searches([]))
-    seed: int = 0
+    samples: Samples  # with labels
+    parts: Splits
+    selection: Selection
+    seconds: float  # that loading took
+    searches: Searches = field(default_factory=lambda: Searches([]))  # for duplicates between the parts
+    # Input to feature that every row has (any of them, where `missing` is "keep"): those the rows were loaded by.
     required: Mapping[str, str] = field(default_factory=dict)
 
     def part(self, name: Literal["train", "dev", "test"]) -> Samples:
@@ -198,56 +195,122 @@ class Rows:
         """The same rows with some of their inputs."""
         return replace(self, samples=self.samples.select(names))
 
+    def digest(self, *parts: np.ndarray) -> str:
+        """Digest of the ids and labels of the rows in each part."""
+        found = hashlib.sha256()
+        for part in parts:
+            for row in part.tolist():
+                found.update(f"{self.samples.ids[row]}\0{self.samples.labels[row]}\0".encode())
+            found.update(b"\1")
+        return found.hexdigest()[:16]
+
+    def about(self) -> dict[str, Any]:
+        """What figures on these rows depend on, for the records of sweeps and learning curves."""
+        samples, chosen = self.samples, self.selection
+        return {
+            "features": {
+                name: {"feature": feature, "fingerprint": samples.specs[name].get("fingerprint")}
+                for name, feature in samples.features.items()
+            },
+            "label": chosen.label,
+            "split_column": chosen.split_column,
+            "where": chosen.where,
+            "missing": chosen.missing,
+        }
+
 
 def prepare(
     store: Store,
     inputs: str | Sequence[str] | Mapping[str, str] | None = None,
+    selection: Selection | None = None,
     *,
-    label: str = "label",
-    split_column: str = "split",
-    where: str | None = None,
-    missing: Missing = "drop",
-    dups: str | Sequence[str] | None = AUTO,
     learns: bool = True,
-    seed: int = 0,
 ) -> Rows:
-    """Load the rows of an experiment and divide them: steps 1 and 2 of the protocol.
-
-    Parameters
-    ----------
-    store, inputs, label, split_column, where, missing, dups, seed
-        As `train` takes them.
-    learns : bool, default True
-        False for a head that can do without training rows; see `divide`.
-    """
+    """Load the rows of an experiment and split them: steps 1 and 2; `learns` is as `assign_splits` takes it."""
     started = time.perf_counter()
+    chosen = selection or Selection()
     samples = load_samples(
         store,
         parse_inputs(inputs, store),
-        label=label,
-        where=where,
-        split_column=split_column,
-        missing=missing,
+        label=chosen.label,
+        where=chosen.where,
+        split_column=chosen.split_column,
+        missing=chosen.missing,
     )
-    _require_finite(samples)
-    _require_memory(samples)
-    searches = Searches.of(store, samples.specs, dups)
-    parts = divide(samples, searches, split_column=split_column, learns=learns, seed=seed)
-    parts = replace(parts, notes=[*label_notes(label, samples.labels.tolist()), *parts.notes])
+    samples.require_finite()
+    # Rows whose predictions could not be scored are refused before anything is fitted to them.
+    k = len(set(samples.labels.tolist()))
+    scored = max(int((samples.split == name).sum()) for name in ("dev", "test"))
+    check_memory(
+        scoring_bytes(scored, k),
+        f"scoring {scored:,} rows of {k:,} classes",
+        "leave rare classes out, or take fewer rows (--where)",
+    )
+    searches = Searches.of(store, samples.specs, chosen.dups)
+    parts = assign_splits(
+        samples, searches, split_column=chosen.split_column, learns=learns, seed=chosen.seed
+    )
+    parts = replace(parts, notes=[*label_notes(chosen.label, samples.labels.tolist()), *parts.notes])
     seconds = time.perf_counter() - started
-    return Rows(
-        store,
-        samples,
-        parts,
-        label,
-        split_column,
-        where,
-        missing,
-        seconds,
-        searches=searches,
-        seed=seed,
-        required=dict(samples.features),
-    )
+    return Rows(store, samples, parts, chosen, seconds, searches, dict(samples.features))
+
+
+def assign_splits(
+    samples: Samples,
+    searches: Searches | None = None,
+    *,
+    split_column: str = "split",
+    learns: bool = True,
+    seed: int = 0,
+) -> Splits:
+    """Assign every row to train, dev or test: steps 1 and 2 of the protocol.
+
+    `learns=False` is for a head that can do without training rows (`zero-shot`): where there is no train split, nothing is
+    held out, and without any splits every row is test. HeadError if there are splits, none is `train`, and the head learns.
+    """
+    y, split = samples.labels, samples.split
+    notes: list[str] = []
+    have = Counter(s for s in split.tolist() if s is not None)
+    everything = np.arange(len(samples))
+    learn, dev, test = (np.flatnonzero(split == name) for name in ("train", "dev", "test"))
+    if not learns and "train" not in have:
+        notes.append(
+            "there is no train split, and this head needs none: its classes are the labels there are"
+        )
+        return Splits(everything[:0], dev, test if have else everything, True, notes)
+    if have and "train" not in have:
+        listed = ", ".join(f"{name} ({n})" for name, n in sorted(have.items()))
+        raise HeadError(f"no labelled item is in split 'train'; the column {split_column!r} has {listed}")
+    if not have:
+        learn = everything
+        notes.append(f"the column {split_column!r} names no splits: every row is train")
+    elif outside := len(samples) - len(learn) - len(dev) - len(test):
+        notes.append(f"{outside} labelled items are in none of train, dev, test, and took no part")
+    if not len(test):
+        notes.append(
+            "no test split: the scores are on dev, where the head was chosen, and flatter it a little"
+        )
+    dev_is_split = len(dev) > 0
+    if not dev_is_split:
+        groups = (searches or Searches([])).groups(samples.take(learn))
+        part = held_out(y[learn], ids=samples.ids[learn], groups=groups, seed=seed)
+        if part is None:
+            notes.append(
+                "train is too small to hold out a dev part: nothing was chosen, and there are no dev scores"
+            )
+        else:
+            learn, dev = learn[~part], learn[part]
+    unseen = sorted(set(y[np.concatenate([dev, test])].tolist()) - set(y[learn].tolist()))
+    if unseen:
+        notes.append(f"train never has {', '.join(map(repr, unseen))}: rows with that label count as errors")
+    for name, missing in samples.left_out.items():
+        if missing:
+            notes.append(f"{missing} labelled items have no {samples.features[name]}")
+    if samples.vanished:
+        from ..store.sql import left_out_note
+
+        notes.append(left_out_note(samples.vanished))
+    return Splits(learn, dev, test, dev_is_split, notes)
 
 
 @dataclass(frozen=True)
@@ -262,10 +325,10 @@ def fit_on(rows: Rows, estimator: Head) -> Fitted:
     """Fit a copy of `estimator` on train and let it choose on dev: step 3 of the protocol."""
     learn, dev = rows.part("train"), rows.part("dev")
     started = time.perf_counter()
-    head = _prompted(rows, estimator).unfitted()
+    head = _with_class_vectors(rows, estimator).unfitted()
     head.progress = estimator.progress
     val = (dev.X, dev.labels) if len(dev) else None
-    head.fit(learn.X, learn.labels, val=val, **_grouped(head.fit, rows, learn))
+    head.fit(learn.X, learn.labels, val=val, **_groups_for(head.fit, rows, learn))
     return Fitted(head, time.perf_counter() - started)
 
 
@@ -274,8 +337,8 @@ def fit_seeds_on(rows: Rows, estimator: Head, seeds: Sequence[int]) -> dict[int,
     learn, dev = rows.part("train"), rows.part("dev")
     val = (dev.X, dev.labels) if len(dev) else None
     started = time.perf_counter()
-    head = _prompted(rows, estimator)
-    heads = head.fit_seeds(seeds, learn.X, learn.labels, val=val, **_grouped(head.fit, rows, learn))
+    head = _with_class_vectors(rows, estimator)
+    heads = head.fit_seeds(seeds, learn.X, learn.labels, val=val, **_groups_for(head.fit, rows, learn))
     seconds = (time.perf_counter() - started) / len(heads)
     return {seed: Fitted(head, seconds) for seed, head in zip(seeds, heads, strict=True)}
 
@@ -283,128 +346,129 @@ def fit_seeds_on(rows: Rows, estimator: Head, seeds: Sequence[int]) -> dict[int,
 def refit_on(rows: Rows, chosen: Head) -> Head:
     """A head with what `chosen` chose, fitted on train and dev: step 4 of the protocol."""
     both = rows.samples.take(np.concatenate([rows.parts.train, rows.parts.dev]))
-    return chosen.refit(both.X, both.labels, **_grouped(chosen.fit, rows, both))
+    return chosen.refit(both.X, both.labels, **_groups_for(chosen.fit, rows, both))
 
 
-def _grouped(fit: Callable[..., Any], rows: Rows, some: Samples) -> dict[str, Any]:
+def _groups_for(fit: Callable[..., Any], rows: Rows, some: Samples) -> dict[str, Any]:
     """Groups of duplicates for `fit`; nothing for a family of somebody else's whose `fit` takes none."""
     return {"groups": rows.searches.groups(some)} if "groups" in inspect.signature(fit).parameters else {}
 
 
-def _prompted(rows: Rows, estimator: Head) -> Head:
-    """`estimator` with the vectors of its class prompts, if it takes some."""
+def _with_class_vectors(rows: Rows, estimator: Head) -> Head:
+    if estimator.takes_prompts == "never":
+        return estimator
+    from .prompts import with_prompts
+
     labels = sorted(set(rows.samples.labels.tolist()))
     return with_prompts(estimator, rows.store, rows.samples.specs, labels)
 
 
-def keep(
+def save_run(
     rows: Rows,
     estimator: Head,
     fitted: Fitted,
+    settings: RunSettings | None = None,
     *,
-    refit: bool | None = None,
-    positive: str | None = None,
-    test: bool = True,
-    draws: int = DRAWS,
-    seed: int = 0,
     about: Mapping[str, Any] | None = None,
     started: datetime | None = None,
 ) -> Run:
-    """Score a fitted head on dev, fit its choice again where that is due, score it on test, and leave a run.
+    """Score a fitted head on dev, refit it where that is due, score it on test, and write the run: steps 4 and 5.
 
-    Parameters
-    ----------
-    rows : Rows
-    estimator : Head
-        Unfitted, with the parameters as they were given.
-    fitted : Fitted
-    refit, positive, test, draws, seed
-        As `train` takes them.
-    about : mapping, optional
-        What else ``run.json`` should say, such as the sweep that it belongs to.
-    started : datetime, optional
-        When training began; as long ago as the fit took if None.
+    `estimator` has the parameters as they were given. `about` is added to ``run.json``, such as the sweep that the run
+    belongs to; training began at `started`, or as long ago as the fit took.
     """
+    settings = settings or RunSettings()
     started = started or datetime.now(UTC) - timedelta(seconds=fitted.seconds)
     store, samples, parts, searches = rows.store, rows.samples, rows.parts, rows.searches
     learn, dev, held = (rows.part(name) for name in ("train", "dev", "test"))
-    majority = commonest(learn.labels.tolist())
-    asked = positive is not None
+    majority, positive = majority_class(learn.labels.tolist()), settings.positive
     if positive is None and len(fitted.head.classes_) == 2:
-        positive = rarer(learn.labels)
+        positive = minority_class(learn.labels)
     begun = time.perf_counter()
 
     metrics: dict[str, Any] = {}
     tables: list[pa.Table] = []
 
-    def scored(name: str, by: Head, rows: Samples, seen: Mapping[str, set[str]]) -> None:
+    def scored(name: str, by: Head, rows: Samples, known: Mapping[str, Samples]) -> None:
         prediction = Prediction(by.classes_, by.predict_proba(rows.X))
-        # Test is judged against dev too, whether or not the head learned from it: it was chosen there.
-        known = {"train": learn.ids, **({"dev": dev.ids} if name == "test" and len(dev) else {})}
-        near = searches.near(rows, known)
         metrics[name] = score_rows(
             prediction,
             rows,
-            seen,
-            near=near,
+            content_hashes(*known.values()),
+            near=searches.near(rows, {name: part.ids for name, part in known.items()}),
             majority=majority,
             positive=positive,
-            asked=asked,
+            asked=settings.positive is not None,
             groups=searches.groups(rows),
-            draws=draws,
+            draws=settings.draws,
         )
         split = np.full(len(rows), name, object)
         tables.append(prediction_table(rows.ids, prediction, split=split, y=rows.labels))
 
-    chosen = fitted.head
-    seen = seen_contents(learn)
+    chosen = kept = fitted.head
     if len(dev):
-        scored("dev", chosen, dev, seen)
-        seen = {name: seen[name] | hashes for name, hashes in seen_contents(dev).items()}
-    kept, refit_seconds = chosen, 0.0
-    refitted = len(dev) > 0 and (not parts.dev_is_split if refit is None else refit)
+        scored("dev", chosen, dev, {"train": learn})
+    refit_seconds = 0.0
+    refitted = len(dev) > 0 and (not parts.dev_is_split if settings.refit is None else settings.refit)
     if refitted:
         again = time.perf_counter()
         kept = refit_on(rows, chosen)
         refit_seconds = time.perf_counter() - again
-    if len(held) and test:
-        scored("test", kept, held, seen)
+    if len(held) and settings.test:
+        # Judged against dev too, whether or not the head learned from it: it was chosen there.
+        scored("test", kept, held, {"train": learn, **({"dev": dev} if len(dev) else {})})
         by = "sweep" if "sweep" in (about or {}) else "train"
-        about = {**(about or {}), "looks": count_look(store, rows.label, held.ids, by).as_json()}
+        about = {
+            **(about or {}),
+            "looks": log_scoring(store, rows.selection.label, held.ids, by).as_json(),
+        }
 
-    notes = [*parts.notes, *unprompted(type(chosen), estimator.get_params(), samples.specs)]
+    notes = [*parts.notes]
+    if chosen.takes_prompts != "never":
+        from .prompts import prompt_notes
+
+        notes += prompt_notes(type(chosen), estimator.get_params(), samples.specs)
     notes += dict.fromkeys([*chosen.notes_, *kept.notes_])
-    if len(held) and not test:
+    if len(held) and not settings.test:
         notes.append(f"the {len(held)} test rows were not scored (--no-test); `icehouse evaluate` does so")
-    protocol = _protocol(parts, chosen, kept, refitted, len(learn), len(dev), len(held), notes)
+    held_out_of = f"{SHARE:.0%} of train, held out by class, duplicates together"
+    protocol = {
+        "chosen_on": None if not len(dev) else "the dev split" if parts.dev_is_split else held_out_of,
+        "chosen": chosen.chosen_,
+        "refit": refitted,
+        "trained_on": len(learn) + len(dev) if refitted else len(learn),
+        "rows": {"train": len(learn), "dev": len(dev), "test": len(held)},
+        "notes": notes,
+    }
     metrics |= {"chosen": chosen.chosen_, "curve": chosen.curve_, "protocol": protocol}
     record = {
         "head": {"family": kept.family, "params": plain(estimator.get_params()), "chosen": chosen.chosen_},
-        "label": rows.label,
+        "label": rows.selection.label,
         "classes": [str(c) for c in kept.classes_.tolist()],
         "majority": majority,
         "positive": positive,
-        "positive_given": asked,
+        "positive_given": settings.positive is not None,
         "inputs": {
             name: {
                 "feature": feature,
                 "fingerprint": samples.specs[name].get("fingerprint"),
-                "spec": _slim(samples.specs[name]),
+                # Without the probe's vectors, which only a writer needs.
+                "spec": {key: value for key, value in samples.specs[name].items() if key != "probe"},
             }
             for name, feature in samples.features.items()
         },
         "data": {
-            "split_column": rows.split_column,
-            "where": rows.where,
-            "missing": rows.missing,
-            "held_out_seed": rows.seed,
+            "split_column": rows.selection.split_column,
+            "where": rows.selection.where,
+            "missing": rows.selection.missing,
+            "held_out_seed": rows.selection.seed,
             "required": dict(rows.required),
             "left_out": samples.left_out,
             "dups": [found.name for found in searches.found] if searches.named else AUTO,
             "items": {"version": store.items.snapshot().version, "digest": store.items.snapshot().digest},
         },
         "protocol": protocol,
-        "seed": seed,
+        "seed": settings.seed,
         "seconds": {
             "load": round(rows.seconds, 3),
             "fit": round(fitted.seconds + refit_seconds, 3),
@@ -412,8 +476,8 @@ def keep(
         },
         **(about or {}),
     }
-    predictions, training = _stacked(tables, kept), _roles(learn, dev, held)
-    return write_run(store, kept, record, metrics, predictions, training, started)
+    training = _roles({"train": learn, "dev": dev, "test": held})
+    return write_run(store, kept, record, metrics, _stacked(tables, kept), training, started)
 
 
 def make_head(head: str | Head, params: Mapping[str, Any] | None = None, seed: int = 0) -> Head:
@@ -427,57 +491,6 @@ def make_head(head: str | Head, params: Mapping[str, Any] | None = None, seed: i
     return estimator
 
 
-def _require_finite(samples: Samples) -> None:
-    """Name the item whose features cannot be learned from, where a head could only give its row."""
-    for name, rows in samples.X.bad_rows().items():
-        raise HeadError(
-            f"{samples.features[name]} has NaN or infinity for {len(rows)} items, "
-            f"first {samples.ids[rows[0]]!r}: embed them again"
-        )
-
-
-def _require_memory(samples: Samples) -> None:
-    """Refuse rows whose predictions could not be scored, before anything is fitted to them."""
-    k, split = len(set(samples.labels.tolist())), samples.split
-    scored = max(int((split == name).sum()) for name in ("dev", "test"))
-    check_memory(
-        scoring_bytes(scored, k),
-        f"scoring {scored:,} rows of {k:,} classes",
-        "leave rare classes out, or take fewer rows (--where)",
-    )
-
-
-def _protocol(
-    parts: Division,
-    chosen: Head,
-    kept: Head,
-    refitted: bool,
-    n_train: int,
-    n_dev: int,
-    n_test: int,
-    notes: Sequence[str],
-) -> dict[str, Any]:
-    if not n_dev:
-        where = None
-    elif parts.dev_is_split:
-        where = "the dev split"
-    else:
-        where = f"{SHARE:.0%} of train, held out by class, duplicates together"
-    return {
-        "chosen_on": where,
-        "chosen": chosen.chosen_,
-        "refit": refitted,
-        "trained_on": n_train + n_dev if refitted else n_train,
-        "rows": {"train": n_train, "dev": n_dev, "test": n_test},
-        "notes": notes,
-    }
-
-
-def _slim(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec without the probe's vectors, which only a writer needs."""
-    return {name: value for name, value in spec.items() if name != "probe"}
-
-
 def _stacked(tables: Sequence[pa.Table], head: Head) -> pa.Table:
     import pyarrow as pa
 
@@ -487,10 +500,9 @@ def _stacked(tables: Sequence[pa.Table], head: Head) -> pa.Table:
     return prediction_table([], nothing, split=[], y=[])
 
 
-def _roles(learn: Samples, dev: Samples, test: Samples) -> pa.Table:
+def _roles(parts: Mapping[str, Samples]) -> pa.Table:
     import pyarrow as pa
 
-    parts = {"train": learn, "dev": dev, "test": test}
     ids = [item for rows in parts.values() for item in rows.ids.tolist()]
     roles = [name for name, rows in parts.items() for _ in range(len(rows))]
     return pa.table({"item_id": pa.array(ids, pa.string()), "role": pa.array(roles, pa.string())})

@@ -20,14 +20,13 @@ import numpy as np
 from ...errors import HeadError, IcehouseError
 from ...store.checksums import seal, unseal
 from ...store.files import publish
-from ..division import Division
 from ..holdout import folds
 from ..metrics import DRAWS
 from ..registry import head_class
 from ..runs import Run, write_json
 from ..samples import Samples
 from ..sweeps.resampling import Resampling
-from ..trainer import Rows, fit_on, make_head, prepare
+from ..trainer import Rows, Selection, Splits, fit_on, make_head, prepare
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -120,13 +119,15 @@ def _rows(store: Store, run: Run) -> Rows:
         store,
         # A sweep's rows have every input of any of its combinations.
         {**data.get("required", {}), **run.features},
-        label=run.label,
-        split_column=data["split_column"],
-        where=data["where"],
-        missing=data["missing"],
-        dups=data.get("dups"),
+        Selection(
+            label=run.label,
+            split_column=data["split_column"],
+            where=data["where"],
+            missing=data["missing"],
+            dups=data.get("dups"),
+            seed=data.get("held_out_seed", run.record["seed"]),
+        ),
         learns=head_class(run.family).takes_prompts != "required",
-        seed=data.get("held_out_seed", run.record["seed"]),
     ).select(list(run.features))
     run.check_space(rows.samples.specs)
     place = {item: row for row, item in enumerate(rows.samples.ids.tolist())}
@@ -140,7 +141,7 @@ def _rows(store: Store, run: Run) -> Rows:
             )
         parts[role] = np.array(sorted(place[item] for item in items), np.intp)
     train, dev, test = (parts[role] for role in ("train", "dev", "test"))
-    return replace(rows, parts=Division(train, dev, test, rows.parts.dev_is_split))
+    return replace(rows, parts=Splits(train, dev, test, rows.parts.dev_is_split))
 
 
 def _predict(rows: Rows, run: Run) -> np.ndarray:

@@ -30,12 +30,11 @@ from ...web.figures import (
 from ...web.render import Card, percent, render
 from ..calibration import measure_calibration
 from ..checks import plain
-from ..evaluate import about_looks, load_run_samples
+from ..evaluate import load_run_samples, scoring_text
 from ..exclusion import AUTO, Searches, duplicate_groups
-from ..metrics import DRAWS
+from ..metrics import DRAWS, METRICS, interval_text, intervals_text, title
 from ..registry import head_class
 from ..runs import Run, write_json
-from ..score_text import METRICS, interval_text, intervals_text, title
 from .ablation import SCORES, ablate, ablation_seconds, known_ablation
 from .mistakes import Scored, TrainingRows, item_cards, mistakes, neighbours, pick_rows, read_items, rows_of
 
@@ -266,7 +265,7 @@ def _page(report: _Report) -> str:
         shown = {
             "metrics": metrics,
             "intervals": intervals_text(metrics),
-            "looks": about_looks(run.record["looks"]).capitalize() if "looks" in run.record else "",
+            "looks": scoring_text(run.record["looks"]).capitalize() if "looks" in run.record else "",
             "tiles": list(_tiles(metrics)),
             "scores": _scores(run, split),
             "classes": [_class(row) for row in metrics["per_class"]],

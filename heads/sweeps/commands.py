@@ -13,7 +13,6 @@ import typer
 from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, one_line, print_json, print_table, say
 from ...errors import UsageError
 from ..options import (
-    ROWS,
     ClassWeightOption,
     CombinationsOption,
     DrawsOption,
@@ -28,9 +27,9 @@ from ..options import (
     StrictLabelsOption,
     TestOption,
     WhereOption,
-    tell_labels,
+    dups_option,
+    rows_option,
 )
-from ..score_text import interval_text, title, value_text
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -91,7 +90,7 @@ def sweep(
     from .sweep import sweep as run_sweep
 
     opened = Store.open(store)
-    tell_labels(opened, label, where, strict_labels)
+    _warn_of_labels(opened, label, where, strict_labels)
     with _live(metric) as watch:
         done = run_sweep(
             opened,
@@ -221,9 +220,16 @@ def compare(
     _print_board(board, group_by)
 
 
+def _warn_of_labels(store: Store, label: str, where: str | None, strict: bool) -> None:
+    from ..samples import check_labels
+
+    for line in check_labels(store, label, where=where, strict=strict):
+        say(f"WARNING: {line}")
+
+
 def _notes(store: Store, trials: Sequence[Trial], class_weight: str | None) -> list[str]:
     """Options that some of the heads could make nothing of."""
-    from ..prompts import unprompted
+    from ..prompts import prompt_notes
     from ..registry import head_class
 
     notes: dict[str, None] = {}
@@ -234,7 +240,7 @@ def _notes(store: Store, trials: Sequence[Trial], class_weight: str | None) -> l
                 f"--class-weight {class_weight} means nothing to {trial.family}, which has no such parameter"
             ] = None
         specs = {name: store.feature_table(feature).spec for name, feature in trial.features.items()}
-        notes |= dict.fromkeys(unprompted(kind, trial.params, specs))
+        notes |= dict.fromkeys(prompt_notes(kind, trial.params, specs))
     return list(notes)
 
 
@@ -245,7 +251,8 @@ def _board_json(board: Leaderboard) -> dict[str, Any]:
 
 
 def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
-    from ..evaluate import about_looks
+    from ..evaluate import scoring_text
+    from ..metrics import interval_text, title, value_text
 
     metric = board.metric
     heading = title(metric, {"positive": board.positive and {"label": board.positive}})
@@ -307,7 +314,7 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
         f"\nOrdered by {heading} on {order}. {unit}± over the seeds, intervals over {over}, "
         "p of a paired bootstrap over the same."
     )
-    echo(about_looks(board.looks.as_json()))
+    echo(scoring_text(board.looks.as_json()))
     if board.left_out:
         echo(f"note: {board.left_out} test rows are left out: not every run was scored on them")
     for note in board.notes:
@@ -403,6 +410,8 @@ def _signed(value: float, metric: str) -> str:
 
 
 def _with_interval(score: Score | None, metric: str) -> str:
+    from ..metrics import interval_text, value_text
+
     if score is None:
         return ""
     return f"{value_text(score.value, metric)} ({interval_text(score.low, score.high, metric)})"
@@ -445,19 +454,12 @@ def shots(
     where: WhereOption = None,
     missing: MissingOption = "drop",
     test: Annotated[
-        bool,
-        typer.Option(
-            "--test/--no-test", help="Score the test split; without, a dev split.", rich_help_panel=ROWS
-        ),
+        bool, rows_option("--test/--no-test", help="Score the test split; without, a dev split.")
     ] = True,
     dups: Annotated[
         list[str] | None,
-        typer.Option(
-            "--dups",
-            metavar="NAME",
-            help='Results of `icehouse dups find`, so that no draw has near-duplicates, or "none"; repeatable.',
-            show_default="the newest by a feature of an input's kind",
-            rich_help_panel=ROWS,
+        dups_option(
+            help='Results of `icehouse dups find`, so that no draw has near-duplicates, or "none"; repeatable.'
         ),
     ] = None,
     strict_labels: StrictLabelsOption = False,
@@ -470,7 +472,7 @@ def shots(
     from .shots import shots as draw_and_fit
 
     opened = Store.open(store)
-    tell_labels(opened, label, where, strict_labels)
+    _warn_of_labels(opened, label, where, strict_labels)
     with _progress() as watch:
         done = draw_and_fit(
             opened,
@@ -510,7 +512,8 @@ def shots(
 
 
 def _print(done: Curves, metric: str, draws: int) -> None:
-    from ..evaluate import about_looks
+    from ..evaluate import scoring_text
+    from ..metrics import interval_text, value_text
 
     counts = sorted({point.shots for point in done.points})
     cells: dict[str, dict[int, str]] = {}
@@ -540,7 +543,7 @@ def _print(done: Curves, metric: str, draws: int) -> None:
     )
     if done.looks is not None:
         echo("Test was scored for every draw, to show the curve: choose nothing by it.")
-        echo(about_looks(done.looks))
+        echo(scoring_text(done.looks))
 
 
 @contextlib.contextmanager

@@ -1,10 +1,4 @@
-"""The leaderboard: runs side by side, on the same rows, with what their differences are worth.
-
-Runs of one head on the same features with the same parameters and the same protocol, of different seeds, are one entry. The
-leader is the best on dev, on common rows and seeds (`icehouse.heads.sweeps.dev_scores`), because whoever picks the best on
-test has looked. Every other entry is compared with it by a paired bootstrap over the test rows that all entries share; every
-other figure is about those rows, or about the same part of them.
-"""
+"""-"""
 
 from __future__ import annotations
 
@@ -20,11 +14,10 @@ import numpy as np
 from ...errors import CorruptError, HeadError, SpaceError, UsageError
 from ...store.checksums import check_sums
 from ..checks import check_memory, scoring_bytes
-from ..evaluate import Looks, load_run_samples, looks_at
+from ..evaluate import ScoringCount, load_run_samples, scoring_count
 from ..exclusion import AUTO, Searches, contents_of
-from ..metrics import commonest, majority_note, rarer, require_positive, score
+from ..metrics import METRICS, majority_class, majority_note, minority_class, require_positive, score, title
 from ..runs import Run, list_runs
-from ..score_text import METRICS, title
 from .dev_scores import dev_scores
 from .record import SweepRecord
 from .resampling import Difference, Predicted, Resampling
@@ -42,21 +35,7 @@ __all__ = ["Apart", "Entry", "Leaderboard", "Score", "compare", "find_runs", "ro
 
 @dataclass(frozen=True)
 class Apart:
-    """Rows without a duplicate in training.
-
-    Attributes
-    ----------
-    rows : ndarray of int
-        Their numbers; may be none, or all.
-    kind : {"near-duplicates", "copies"}
-        What they are without: copies alone where no search has looked.
-    searches : list of str
-        Names of the searches that tell near-duplicates.
-    complete : bool
-        Whether these looked at all rows and all of training, without stopping at their cap.
-    groups : ndarray of int, shape (n,)
-        Group of each of all rows: duplicates of one another, by the content of any run's input or by these searches.
-    """
+    """Test rows without a duplicate in training."""
 
     rows: np.ndarray
     kind: Literal["near-duplicates", "copies"]
@@ -70,19 +49,8 @@ def rows_apart(
 ) -> Apart:
     """Find the rows that resemble nothing that any of the runs learned from or was chosen on.
 
-    Parameters
-    ----------
-    store : Store
-    runs : sequence of Run
-    ids : sequence of str
-        Item ids of the rows.
-    dups : str, sequence of str, or None, default "auto"
-        See `icehouse.heads.exclusion.Searches.of`.
-
-    Raises
-    ------
-    StoreError
-        If there is no search of a name given.
+    A row is out if any run's training or dev part holds a copy of it (the same content of an input of that run), or a
+    near-duplicate where a search for duplicates has looked: as the store is now, so a search made after the runs counts.
     """
     specs: dict[str, dict[str, Any]] = {
         run.features[name]: spec for run in runs for name, spec in run.specs.items()
@@ -141,33 +109,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Entry:
-    """A head on some inputs, over its seeds.
-
-    Attributes
-    ----------
-    runs : list of Run
-    dev : float or None
-        Mean score on dev, where the choice was made, on common rows and seeds; see `icehouse.heads.sweeps.dev_scores`.
-    test, spread : float
-        Mean and standard deviation over the seeds on the shared test rows; the deviation is None for one seed.
-    low, high : float
-        Interval of `test` over the rows.
-    behind : Difference or None
-        This minus the leader; None for the leader itself.
-    apart : Score or None
-        On the rows of `Leaderboard.apart`; None where there is none.
-    seconds : float
-        Mean time of a fit.
-    size : int
-        Bytes of the saved head.
-    latency : float or None
-        Seconds for one row, the median.
-    groups : dict of str to (dict of str to Score, int)
-        Value of the grouping column to its scores by name (the leaderboard's, macro-F1 and accuracy) and its rows; a score
-        that is not defined on them is left out.
-    one_class : str or None
-        The label that every seed gave every row.
-    """
+    """A head on some inputs, over its seeds."""
 
     runs: list[Run]
     dev: float | None
@@ -228,31 +170,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Entries, the leader first, then by their score on dev.
-
-    Attributes
-    ----------
-    entries : list of Entry
-    metric : str
-    rows : int
-        Test rows that all entries share.
-    left_out : int
-        Test rows that some entry lacks.
-    majority : float or None
-        Score of always giving the commonest label of training, or of ranking by chance; None for log loss.
-    majority_label : str
-        That label; where the runs were trained on other rows, the one of most runs.
-    positive : str or None
-        Class whose average precision is meant.
-    apart : Apart
-        Which of these rows are like nothing in any entry's training.
-    looks : Looks
-        How often these rows have been scored so far, by any run of the store.
-    notes : list of str
-        What a reader has to know, such as runs that are not shown.
-    dev_comparable : bool
-        Whether the dev scores are of common rows; if not, the order is that of test.
-    """
+    """Entries, the leader first, then by their score on dev."""
 
     entries: list[Entry]
     metric: str
@@ -262,7 +180,7 @@ class Leaderboard:
     majority_label: str
     positive: str | None
     apart: Apart
-    looks: Looks
+    looks: ScoringCount
     notes: list[str]
     dev_comparable: bool = True
 
@@ -294,11 +212,6 @@ def find_runs(
     """Runs to compare: those named, else the winners of a sweep, else all of the store.
 
     What is wrong with runs that cannot be read goes to `damaged`, in one line each; a run that was named must be there.
-
-    Raises
-    ------
-    HeadError
-        If there is no such run or sweep, or nothing to compare.
     """
     if runs:
         return [Run.load(store, run) for run in runs]
@@ -345,7 +258,7 @@ def compare(
         All of one label. Those without scores on test are left out with a note, and so are all but the last of several that
         differ in nothing.
     metric : str, default "macro_f1"
-        What ranks them, on dev, and is compared on test: a key of `icehouse.heads.score_text.METRICS`.
+        What ranks them, on dev, and is compared on test: a key of `icehouse.heads.metrics.METRICS`.
     group_by : str, optional
         Column of `items`: scores are also given for each of its values.
     dups : str, sequence of str, or None, default "auto"
@@ -482,9 +395,9 @@ def compare(
         if entry.one_class is not None
     ]
     known = [run.majority for run in tested if run.majority is not None]
-    label = str(commonest(known or y.tolist()))
+    label = str(majority_class(known or y.tolist()))
     majority = _majority(y, metric, positive, label)
-    looks = looks_at(store, tested[0].label, ids)
+    looks = scoring_count(store, tested[0].label, ids)
     left = len(every) - len(ids)
     return Leaderboard(
         made, metric, len(ids), left, majority, label, positive, apart, looks, notes, dev.comparable
@@ -595,7 +508,7 @@ def _positive(runs: Sequence[Run], y: np.ndarray, given: str | None) -> str | No
     theirs = {run.positive for run in runs}
     if len(theirs) == 1 and None not in theirs:
         return theirs.pop()
-    return rarer(y) if all(len(run.classes) == 2 for run in runs) else None
+    return minority_class(y) if all(len(run.classes) == 2 for run in runs) else None
 
 
 def _majority(y: np.ndarray, metric: str, positive: str | None, label: str) -> float | None:

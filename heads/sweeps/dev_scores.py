@@ -1,10 +1,4 @@
-"""Dev scores of a leaderboard's entries, on common rows and seeds: what orders it.
-
-A score on easy rows is higher than one on hard rows, and runs need not have the same dev rows: what is held out of train
-follows from the seed, and ``--where`` selects. Where all runs have the same dev rows, their scores stand as they are, as
-means over the seeds that all entries which draw have. Where not, entries are compared seed by seed on the rows that their
-runs of that seed share; failing that, on the rows that all runs share; failing that, their dev scores are not comparable.
-"""
+"""-"""
 
 from __future__ import annotations
 
@@ -24,17 +18,7 @@ __all__ = ["DevScores", "dev_scores"]
 
 @dataclass(frozen=True)
 class DevScores:
-    """Dev scores by entry.
-
-    Attributes
-    ----------
-    values, losses : list of float or None
-        The metric and the log loss, as means over the seeds; None for an entry without dev rows, or where undefined.
-    comparable : bool
-        Whether they are of the same rows.
-    notes : list of str
-        What a reader has to know: which rows and seeds, or that there are none in common.
-    """
+    """Dev scores by entry."""
 
     values: list[float | None]
     losses: list[float | None]
@@ -48,18 +32,7 @@ def dev_scores(
     stored: Callable[[Run, str], float | None],
     positive: str | None = None,
 ) -> DevScores:
-    """Score entries on common dev rows and seeds.
-
-    Parameters
-    ----------
-    entries : sequence of sequence of Run
-        Runs of each entry, one a seed.
-    metric : str
-    stored : callable
-        A run and a metric to what the run says of its own dev rows.
-    positive : str, optional
-        Class of the average precision.
-    """
+    """Score entries (runs, one a seed) on common dev rows and seeds; `stored` gives what a run says of its own dev rows."""
     having = [e for e, runs in enumerate(entries) if all("dev" in run.metrics for run in runs)]
     rows = {run.run_id: _Rows(run) for e in having for run in entries[e]}
     values: list[float | None] = [None] * len(entries)

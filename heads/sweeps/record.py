@@ -1,4 +1,4 @@
-"""Sweep plans and records.
+"""Plan and record of a sweep.
 
 ``STORE/sweeps/<name>/`` holds ``sweep.json`` (the data it is about), ``trials/<key>.json`` (one a trial, written whole
 when the trial ends), ``winners.json`` (the runs of each family's winner) and, until then, ``heads/<key>/<seed>/``.
@@ -44,24 +44,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Trial:
-    """One head on one combination of inputs, fitted once for each seed.
-
-    Attributes
-    ----------
-    family : str
-    features : dict of str to str
-        Input to feature name.
-    params : dict
-        Parameters that differ from the family's defaults; a family's own grid is no part of them, since the
-        head itself chooses from it on dev.
-    seeds : tuple of int
-        One alone for a family that draws nothing.
-    """
+    """One head on one combination of inputs, fitted once for each seed."""
 
     family: str
-    features: dict[str, str]
+    features: dict[str, str]  # input to feature name
+    # Those that differ from the family's defaults; not the family's own grid, from which the head itself chooses on dev.
     params: dict[str, Any]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # one alone for a family that draws nothing
 
     @property
     def inputs(self) -> str:
@@ -82,25 +71,9 @@ class Trial:
 
 
 def combinations(inputs: str | Iterable[str] | None, store: Store) -> list[dict[str, str]]:
-    """Combinations of inputs to try.
+    """Combinations of inputs to try, as input to feature: from ``image+text,image``, or all modalities and each alone.
 
-    Parameters
-    ----------
-    inputs : str, iterable of str, or None
-        Such as ``image+text,image,text``: combinations apart by commas, inputs of one by plus signs, each as
-        `icehouse.heads.samples.parse_inputs` takes it. None takes all modalities of the store together, and
-        then each alone.
-    store : Store
-
-    Returns
-    -------
-    list of dict of str to str
-        Input to feature name; none twice.
-
-    Raises
-    ------
-    UsageError
-        If a name fits no feature, or one name stands for different features in two combinations.
+    UsageError if a name fits no feature, or stands for different features in two combinations.
     """
     if inputs is None:
         whole = parse_inputs(None, store)
@@ -121,20 +94,8 @@ def combinations(inputs: str | Iterable[str] | None, store: Store) -> list[dict[
 
 
 def parse_grid(given: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Parameters to try, from ``HEAD:NAME=VALUES``: a JSON list, or values apart by commas.
+    """Parameters to try, by family, from ``HEAD:NAME=VALUES``: a JSON list, or values apart by commas.
 
-    Returns
-    -------
-    dict
-        Family to parameter to values.
-
-    Raises
-    ------
-    UsageError
-        If one is not of that form, or names a parameter that the family does not have.
-
-    Examples
-    --------
     >>> parse_grid(["logreg:C=0.1,1", "logreg:unit=[true]"])
     {'logreg': {'C': [0.1, 1], 'unit': [True]}}
     """
@@ -170,23 +131,7 @@ def trials(
     seeds: Sequence[int],
     grid: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
 ) -> list[Trial]:
-    """Every head on every combination of inputs with every combination of its parameters.
-
-    Parameters
-    ----------
-    heads : sequence of str
-        Families.
-    inputs : sequence of mapping
-        From `combinations`.
-    seeds : sequence of int
-    grid : mapping, optional
-        From `parse_grid`.
-
-    Raises
-    ------
-    UsageError
-        If there is no such family, or the grid names one that is not tried.
-    """
+    """Every head on every combination of inputs with every combination of its parameters."""
     grid = grid or {}
     for family in grid:
         if family not in heads:
@@ -214,13 +159,7 @@ class SweepRecord:
 
     @classmethod
     def open(cls, store: Store, name: str) -> SweepRecord:
-        """Open a sweep that was begun.
-
-        Raises
-        ------
-        HeadError
-            If there is none; the message lists those there are.
-        """
+        """Open a sweep that was begun; HeadError, with those there are, if there is none."""
         record = cls(sweep_folder(store, name))
         if not (record.path / "sweep.json").exists():
             known = ", ".join(list_sweeps(store))
@@ -230,21 +169,9 @@ class SweepRecord:
 
     @classmethod
     def begin(cls, store: Store, name: str, data: Mapping[str, Any], *, fresh: bool = False) -> SweepRecord:
-        """Begin a sweep, or go on with one about the same data.
+        """Begin a sweep, or go on with one about the same `data`; HeadError, with what differs, if it is about other data.
 
-        Parameters
-        ----------
-        store : Store
-        name : str
-        data : mapping
-            What the figures depend on: features with their fingerprints and digests, label, splits, metric.
-        fresh : bool, default False
-            Forget what was done; the runs of earlier winners stay.
-
-        Raises
-        ------
-        HeadError
-            If the sweep of that name is about other data; the message says what differs.
+        `fresh` forgets what was done; the runs of earlier winners stay.
         """
         record = cls(sweep_folder(store, name))
         about = record.path / "sweep.json"

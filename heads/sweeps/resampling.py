@@ -1,15 +1,4 @@
-"""Paired bootstrap: one draw for all heads, so that their difference is compared and not their luck.
-
-- **Classes are fixed.** A mean runs over the same classes in every draw: those that occur among the true or predicted
-  labels of all rows, whether the draw holds them or not.
-- **By groups.** Rows of one group, duplicates of one another, are drawn together: they are no independent evidence.
-- F1 needs nothing but weighted counts, which are products of matrices. AUROC, average precision, accuracy and log loss go by
-  their influence functions; for AUROC that is DeLong's test.
-- Draws are made block by block, from the seed and alike every time, and never held all at once: 2,000 draws of 100,000 rows
-  are 800 MB.
-
-A score by itself has the interval of `icehouse.heads.metrics`, in closed form.
-"""
+"""-"""
 
 from __future__ import annotations
 
@@ -32,37 +21,23 @@ _BLOCK = 8_000_000
 
 @dataclass(frozen=True)
 class Difference:
-    """How much one head is better than another, and how sure that is.
-
-    Attributes
-    ----------
-    value, low, high : float
-        Difference, and its interval.
-    p : float
-        Two-sided: twice ``(k + 1) / (draws + 1)`` for the k draws on the other side of zero, at most 1; never 0, since
-        `draws` resamples cannot show less (Davison and Hinkley 1997, 4.11).
-    """
+    """How much one head is better than another, and how sure that is."""
 
     value: float
     low: float
     high: float
+    # Two-sided: twice (k + 1) / (draws + 1) for the k draws on the other side of zero, at most 1; never 0, since `draws`
+    # resamples cannot show less (Davison and Hinkley 1997, 4.11).
     p: float
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one fit says of some rows.
+    """What one fit predicted of some rows."""
 
-    Attributes
-    ----------
-    labels : ndarray of str, shape (n,)
-    classes : ndarray of str, shape (k,)
-    proba : ndarray of float, shape (n, k)
-    """
-
-    labels: np.ndarray
-    classes: np.ndarray
-    proba: np.ndarray
+    labels: np.ndarray  # (n,) str
+    classes: np.ndarray  # (k,) str
+    proba: np.ndarray  # (n, k)
 
     def __getitem__(self, rows: np.ndarray) -> Predicted:
         return Predicted(self.labels[rows], self.classes, self.proba[rows])
@@ -73,22 +48,7 @@ Said: TypeAlias = Predicted | np.ndarray
 
 
 class Resampling:
-    """Resampled scores of several heads on the same rows.
-
-    Parameters
-    ----------
-    y : sequence of str, shape (n,)
-        True labels.
-    score : str
-        A key of `icehouse.heads.score_text.METRICS`.
-    draws : int, default 2000
-    level : float, default 0.95
-    seed : int, default 0
-    groups : ndarray of int, shape (n,), optional
-        Group of each row.
-    positive : str, optional
-        Class of the average precision; see `icehouse.heads.metrics.score`.
-    """
+    """Resampled scores of several heads on the same rows; `score` is a key of `icehouse.heads.metrics.METRICS`."""
 
     def __init__(
         self,
@@ -115,9 +75,9 @@ class Resampling:
         return float(np.mean([self._scores(once, self._prepared(one))[0] for one in predicted]))
 
     def told(self, predicted: Sequence[Said]) -> tuple[float, float, float]:
-        """The same with its interval: value, low, high.
+        """The same with its interval: value, low, high; of several predictions the mean of the intervals.
 
-        Of several predictions the mean of the intervals: errors on the same rows go together, and do not cancel.
+        Errors of several seeds on the same rows go together, and do not cancel.
         """
         found = []
         for one in predicted:

@@ -1,22 +1,7 @@
-"""Learning curves over few labels: k labelled items a class, drawn again and again.
-
-1. **What is drawn from** is train; where dev was held out of it for want of a split, that part goes back. A dev split is not
-   touched: somebody with four labels a class has no dev.
-2. **A draw** takes items of every class in turn, in an order that follows from its seed, and never one that resembles an
-   item already taken: a copy always, a near-duplicate where there is a search for them. The first k of every class are the
-   draw for k shots, so that a draw for four shots holds that for two. All heads get the same draws.
-3. **A head is fitted on these items alone.** What it has to choose it chooses on a part of them that it holds out itself;
-   where they are too few for that (one or two of a class), it takes its defaults.
-4. **Test is scored for every draw**, whole, and every time counts as a look (`icehouse.heads.evaluate`). That is a report of
-   a curve. Nothing is chosen by it, and nothing should be; with `test=False` a dev split is scored in its place.
-
-The interval of a point is about draws and test rows at once: the mean of the draws' own intervals, whose arms are joined
-with that of the mean over draws (MOVER; see `icehouse.heads.intervals`). Rows are the same for all points.
-"""
+"""-"""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections import Counter
@@ -31,16 +16,15 @@ import numpy as np
 from ... import __version__
 from ...errors import HeadError, IcehouseError, UsageError
 from ..checks import plain
-from ..evaluate import count_look, looks_at
+from ..evaluate import log_scoring, scoring_count
 from ..exclusion import AUTO, Alike
 from ..head import Head
 from ..intervals import joined_interval
-from ..metrics import LEVEL, majority_note, rarer, require_positive, score
-from ..prompts import unprompted, with_prompts
+from ..metrics import LEVEL, METRICS, majority_note, minority_class, require_positive, score
+from ..prompts import prompt_notes, with_prompts
 from ..registry import head_class
 from ..samples import Missing, Samples
-from ..score_text import METRICS
-from ..trainer import Rows, make_head, prepare
+from ..trainer import Rows, Selection, make_head, prepare
 from .record import Trial, combinations, read_record, sweep_folder, trials, write_record
 
 if TYPE_CHECKING:
@@ -59,26 +43,15 @@ Watcher = Callable[[int, int, str], None]
 
 @dataclass
 class Point:
-    """A head with k shots.
-
-    Attributes
-    ----------
-    trial : Trial
-    shots : int
-        0 for a head that learns from no labels.
-    draws : dict of int to dict
-        For each draw: ``rows`` learned from, ``scores`` (metric to value), ``intervals`` (metric to low and high),
-        ``one_class`` (the label that every row was given), ``chosen``, ``seconds``.
-    error : str or None
-        Why a draw could not be fitted; the message of the head.
-    values : dict of str to dict
-        For each metric: ``mean`` and ``sd`` over the draws, ``low`` and ``high``.
-    """
+    """A head with k shots (0 for a head that learns from no labels)."""
 
     trial: Trial
     shots: int
+    # For each draw: `rows` learned from, `scores` (metric to value), `intervals` (metric to low and high), `one_class` (the
+    # label that every row was given), `chosen`, `seconds`.
     draws: dict[int, dict[str, Any]] = field(default_factory=dict)
-    error: str | None = None
+    error: str | None = None  # why a draw could not be fitted: the head's message
+    # For each metric: `mean` and `sd` over the draws, `low` and `high`.
     values: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     @property
@@ -111,30 +84,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Curves:
-    """Learning curves of some heads.
+    """Learning curves of some heads."""
 
-    Attributes
-    ----------
-    path : Path
-        ``STORE/sweeps/<name>/shots``.
-    points : list of Point
-        By trial, then by shots.
-    test_rows : int
-        Rows that were scored.
-    on : {"test", "dev"}
-        What they are.
-    looks : dict or None
-        How often these test rows have been scored by now, as `icehouse.heads.evaluate.Looks.as_json` has it.
-    notes : list of str
-        What a reader has to know, such as classes that had too few items.
-    """
-
-    path: Path
-    points: list[Point]
-    test_rows: int
-    on: str
-    looks: dict[str, Any] | None
-    notes: list[str]
+    path: Path  # STORE/sweeps/<name>/shots
+    points: list[Point]  # by trial, then by shots
+    test_rows: int  # that were scored
+    on: str  # what they are: "test" or "dev"
+    looks: dict[str, Any] | None  # how often these test rows were scored by now: `ScoringCount.as_json`
+    notes: list[str]  # such as classes that had too few items
 
 
 def shots(
@@ -200,16 +157,7 @@ def shots(
     tried = combinations(inputs, store)
     planned = trials(families, tried, [0], grid)
     whole = {name: feature for one in tried for name, feature in one.items()}
-    rows = prepare(
-        store,
-        whole,
-        label=label,
-        split_column=split_column,
-        where=where,
-        missing=missing,
-        dups=dups,
-        seed=seed,
-    )
+    rows = prepare(store, whole, Selection(label, split_column, where, missing, dups, seed))
     on: Literal["test", "dev"] = "test" if test else "dev"
     if not len(rows.parts.test if test else rows.parts.dev) or not (test or rows.parts.dev_is_split):
         raise HeadError(f"the column {split_column!r} has no {on} split to score few labels on")
@@ -217,19 +165,27 @@ def shots(
     if not rows.parts.dev_is_split:
         pool = np.sort(np.concatenate([pool, rows.parts.dev]))
     folder = sweep_folder(store, name) / "shots"
-    _begin(folder, _about(rows, pool, seed, on), fresh=fresh)
+    about = {
+        **rows.about(),
+        "rows": rows.digest(pool, getattr(rows.parts, on)),
+        "dups": [[found.name, found.summary["created_at"]] for found in rows.searches.found],
+        "seed": seed,
+    }
+    _begin(folder, about, fresh=fresh)
 
     scored = rows.part(on)
     require_positive(positive, rows.samples.labels.tolist())
-    marked = rarer(scored.labels) if positive is None else positive
+    scored_class = minority_class(scored.labels) if positive is None else positive
 
     points: list[Point] = []
     for trial in planned:
         wanted = [0] if _without_labels(trial.family) else positive_counts
-        points += [_known(folder, Point(trial, count), marked) for count in wanted]
+        points += [_known_point(folder, Point(trial, count), scored_class) for count in wanted]
     source = rows.samples.take(pool)
     drawn = _draws(source, rows, max(positive_counts, default=0), draws, seed)
-    _fit_all(rows, source, scored, points, drawn, folder, marked, watch or _ignore)
+    _fit_all(
+        rows, source, scored, points, drawn, folder, scored_class, watch or (lambda done, total, what: None)
+    )
     _summarise(points)
     notes = _notes(source, drawn, positive_counts) + majority_note(Counter(scored.labels.tolist()))
     for point in points:
@@ -243,29 +199,16 @@ def shots(
     for point in points:
         said = [f"{point.trial}: {point.error}"] if point.error else _unprompted(rows, point.trial)
         notes += [note for note in said if note not in notes]
-    looks = looks_at(store, label, scored.ids).as_json() if test else None
+    looks = scoring_count(store, label, scored.ids).as_json() if test else None
     return Curves(folder, points, len(scored), on, looks, notes)
 
 
 def draw_items(
     ids: np.ndarray, labels: np.ndarray, alike: Alike, most: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Draw items of every class in turn, none that resembles another.
+    """Draw items of every class in turn, none that resembles another: the rows that each of at most `most` rounds took.
 
-    Parameters
-    ----------
-    ids, labels : ndarray, shape (n,)
-    alike : Alike
-        Of these items, with nothing taken.
-    most : int
-        Items a class.
-    rng : Generator
-
-    Returns
-    -------
-    list of ndarray of int
-        For each of at most `most` rounds, the rows that it took: one of every class that still had one. The order of `ids`
-        plays no part.
+    The order of `ids` plays no part.
     """
     by_id = np.argsort(ids.astype(str), kind="stable")
     queues = []
@@ -354,7 +297,7 @@ def _fit_all(
             }
             _save(folder, point)
             if (test.split == "test").all():
-                count_look(rows.store, rows.label, test.ids, "shots")
+                log_scoring(rows.store, rows.selection.label, test.ids, "shots")
     for point in points:
         # More draws may be there than were asked for.
         wanted = range(len(drawn) if point.shots else 1)
@@ -398,34 +341,11 @@ def _notes(source: Samples, drawn: Sequence[Sequence[np.ndarray]], counts: Seque
 
 def _unprompted(rows: Rows, trial: Trial) -> list[str]:
     specs = rows.samples.select(list(trial.features)).specs
-    return unprompted(head_class(trial.family), trial.params, specs)
+    return prompt_notes(head_class(trial.family), trial.params, specs)
 
 
 def _without_labels(family: str) -> bool:
     return head_class(family).takes_prompts == "required"
-
-
-def _about(rows: Rows, pool: np.ndarray, seed: int, on: Literal["test", "dev"]) -> dict[str, Any]:
-    """What every figure depends on."""
-    samples = rows.samples
-    digest = hashlib.sha256()
-    for part in (pool, getattr(rows.parts, on)):
-        for row in part.tolist():
-            digest.update(f"{samples.ids[row]}\0{samples.labels[row]}\0".encode())
-        digest.update(b"\1")
-    return {
-        "features": {
-            name: {"feature": feature, "fingerprint": samples.specs[name].get("fingerprint")}
-            for name, feature in samples.features.items()
-        },
-        "rows": digest.hexdigest()[:16],
-        "label": rows.label,
-        "split_column": rows.split_column,
-        "where": rows.where,
-        "missing": rows.missing,
-        "dups": [[found.name, found.summary["created_at"]] for found in rows.searches.found],
-        "seed": seed,
-    }
 
 
 def _begin(folder: Path, data: dict[str, Any], *, fresh: bool) -> None:
@@ -468,7 +388,7 @@ def _save(folder: Path, point: Point) -> None:
     write_record(_path(folder, point), {**about, "shots": point.shots, "draws": draws})
 
 
-def _known(folder: Path, point: Point, positive: str | None) -> Point:
+def _known_point(folder: Path, point: Point, positive: str | None) -> Point:
     path = _path(folder, point)
     if path.exists():
         draws = read_record(path)["draws"]
@@ -479,7 +399,3 @@ def _known(folder: Path, point: Point, positive: str | None) -> Point:
             if one.get("positive", "") == positive and "intervals" in one
         }
     return point
-
-
-def _ignore(done: int, total: int, what: str) -> None:
-    """Watch nothing."""

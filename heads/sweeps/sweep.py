@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +24,12 @@ import numpy as np
 from ...errors import IcehouseError, UsageError
 from ..checks import plain
 from ..exclusion import AUTO
-from ..metrics import DRAWS, rarer, require_positive, score
+from ..head import Head
+from ..metrics import DRAWS, METRICS, minority_class, require_positive, score
 from ..registry import FAMILIES
 from ..runs import Run
 from ..samples import Missing
-from ..score_text import METRICS
-from ..trainer import Fitted, Rows, fit_on, fit_seeds_on, keep, make_head, prepare
+from ..trainer import Fitted, Rows, RunSettings, Selection, fit_on, fit_seeds_on, make_head, prepare, save_run
 from .record import SweepRecord, Trial, combinations, list_sweeps, trials
 
 if TYPE_CHECKING:
@@ -43,21 +43,12 @@ _AFFORDABLE = 5.0
 
 @dataclass
 class TrialResult:
-    """How a trial went.
-
-    Attributes
-    ----------
-    trial : Trial
-    seeds : dict of int to dict
-        For each seed fitted: ``dev`` (metric to value), ``one_class`` (the label that every row of dev was given),
-        ``chosen``, ``seconds``.
-    error : str or None
-        Why it could not be fitted; the message of the head.
-    """
+    """How a trial went."""
 
     trial: Trial
+    # For each seed: `dev` (metric to value), `one_class` (label that every row of dev was given), `chosen`, `seconds`.
     seeds: dict[int, dict[str, Any]] = field(default_factory=dict)
-    error: str | None = None
+    error: str | None = None  # why it could not be fitted: the head's message
 
     def value(self, metric: str, among: Iterable[int] | None = None) -> float | None:
         """Mean on dev over the seeds (those `among` them); None where nothing was fitted or the metric is undefined."""
@@ -108,31 +99,15 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as it stands.
-
-    Attributes
-    ----------
-    record : SweepRecord
-    metric : str
-    results : list of TrialResult
-        In the order of the plan.
-    winners : dict of str to list of Run
-        Family to the runs of its winner, one a seed.
-    left : list of Trial
-        What the budget left undone.
-    notes : list of str
-        What a reader has to know, such as trials that share no seed, or a report that could not be made.
-    best : dict of str to str
-        Family to the key of its winning trial.
-    """
+    """A sweep as it stands."""
 
     record: SweepRecord
     metric: str
-    results: list[TrialResult]
-    winners: dict[str, list[Run]]
-    left: list[Trial]
-    notes: list[str] = field(default_factory=list)
-    best: dict[str, str] = field(default_factory=dict)
+    results: list[TrialResult]  # in the order of the plan
+    winners: dict[str, list[Run]]  # family to the runs of its winner, one a seed
+    left: list[Trial]  # what the budget left undone
+    notes: list[str] = field(default_factory=list)  # such as trials that share no seed
+    best: dict[str, str] = field(default_factory=dict)  # family to the key of its winning trial
 
 
 #: Told after every step: results so far, and the trial in hand.
@@ -221,158 +196,128 @@ def sweep(
         not fresh
     ):  # the rows stay those that have every input of any trial, and a trial of before may still win
         features = {**_tried(store, name), **features}
-    rows = prepare(
-        store, features, label=label, split_column=split_column, where=where, missing=missing, dups=dups
-    )
+    rows = prepare(store, features, Selection(label, split_column, where, missing, dups))
     if not len(rows.parts.dev):
         raise UsageError("a sweep chooses on dev, and these rows are too few to hold any out: add labels")
     require_positive(positive, rows.part("train").labels.tolist())
-    wanted, positive = positive, rarer(rows.part("train").labels) if positive is None else positive
-    about = _about(rows, metric, class_weight, refit)
+    about = {
+        **rows.about(),
+        "rows": rows.digest(rows.parts.train, rows.parts.dev, rows.parts.test),
+        "metric": metric,
+        "class_weight": class_weight,
+        "refit": refit,
+    }
+    scored = minority_class(rows.part("train").labels) if positive is None else positive
     if metric == "average_precision":
-        about["positive"] = positive
+        about["positive"] = scored
     record = SweepRecord.begin(store, name, about, fresh=fresh)
-    results = [_known(trial, record.trial(trial)) for trial in plan]
-    left = _fit_all(rows, record, results, class_weight, positive, budget, watch or _ignore)
+    fits = _Fits(rows, record, class_weight, scored, RunSettings(refit, positive, test, draws))
+    results = [_known_result(trial, record.trial(trial)) for trial in plan]
+    left = fits.fit_all(results, budget, watch or (lambda results, trial: None))
     best, notes = _best(rows, record, metric, {trial.key for trial in plan})
-    winners = _keep_winners(rows, record, best, class_weight, refit, test, wanted, draws)
-    notes += _report(store, winners) if report else []
+    winners = {family: fits.score_winner(family, result) for family, result in best.items()}
+    notes += _report_problems(store, winners) if report else []
     record.drop_heads()
     chosen = {family: result.trial.key for family, result in best.items()}
     return Sweep(record, metric, results, winners, left, notes, chosen)
 
 
-def _fit_all(
-    rows: Rows,
-    record: SweepRecord,
-    results: list[TrialResult],
-    class_weight: str | None,
-    positive: str | None,
-    budget: float | None,
-    watch: Watcher,
-) -> list[Trial]:
-    """Fit what is pending; return the trials for which there was no time."""
-    begun = time.perf_counter()
-    # With a budget, breadth first.
-    rounds = [1, None] if budget is not None else [None]
-    for most in rounds:
-        for result in results:
-            due = result.pending[:most]
-            if not due or (most == 1 and result.seeds):
-                continue
-            if budget is not None and time.perf_counter() - begun > budget:
-                break
-            watch(results, result.trial)
-            for seeds in _together(result.trial, due, class_weight):
+@dataclass(frozen=True)
+class _Fits:
+    """What fitting trials and scoring winners needs."""
+
+    rows: Rows
+    record: SweepRecord
+    class_weight: str | None
+    positive: str | None  # class of the average precision on dev
+    settings: RunSettings
+
+    def fit_all(self, results: list[TrialResult], budget: float | None, watch: Watcher) -> list[Trial]:
+        """Fit what is pending; return the trials for which there was no time."""
+        begun = time.perf_counter()
+        # With a budget, breadth first.
+        rounds = [1, None] if budget is not None else [None]
+        for most in rounds:
+            for result in results:
+                due = result.pending[:most]
+                if not due or (most == 1 and result.seeds):
+                    continue
                 if budget is not None and time.perf_counter() - begun > budget:
                     break
-                _fit(rows, record, result, seeds, class_weight, positive)
-                record.save_trial(result.trial, result.as_json())
-    watch(results, None)
-    return [result.trial for result in results if result.pending]
+                watch(results, result.trial)
+                # Seeds that one program fits together; one by one where a family has no such program.
+                batched = getattr(self.estimator(result.trial, due[0]), "batched", False)
+                for seeds in [due] if batched else [[seed] for seed in due]:
+                    if budget is not None and time.perf_counter() - begun > budget:
+                        break
+                    self.fit(result, seeds)
+                    self.record.save_trial(result.trial, result.as_json())
+        watch(results, None)
+        return [result.trial for result in results if result.pending]
 
-
-def _fit(
-    rows: Rows,
-    record: SweepRecord,
-    result: TrialResult,
-    seeds: Sequence[int],
-    class_weight: str | None,
-    positive: str | None,
-) -> None:
-    """Fit a trial with `seeds` and score it on dev; a head that refuses says why, and costs the others nothing."""
-    trial = result.trial
-    some = rows.select(list(trial.features))
-    dev = some.part("dev")
-    try:
-        for seed, fitted in _fit_seeds(some, trial, seeds, class_weight).items():
-            classes = fitted.head.classes_
-            known = positive if positive in classes.tolist() else None
-            scores = score(dev.labels, fitted.head.predict_proba(dev.X), classes, positive=known, draws=0)
-            result.seeds[seed] = {
-                "dev": {name: scores[name]["value"] for name in METRICS},
-                "one_class": scores["one_class"],
-                "chosen": plain(fitted.head.chosen_),
-                "seconds": fitted.seconds,
-            }
-            record.save_head(trial, seed, fitted.head)
-    except IcehouseError as error:
-        result.error = " ".join(str(error).split())
-
-
-def _together(trial: Trial, seeds: Sequence[int], class_weight: str | None) -> list[Sequence[int]]:
-    """Seeds that are fitted by one program; one by one where a family has no such program."""
-    if getattr(_estimator(trial, seeds[0], class_weight), "batched", False):
-        return [seeds]
-    return [[seed] for seed in seeds]
-
-
-def _fit_seeds(rows: Rows, trial: Trial, seeds: Sequence[int], class_weight: str | None) -> dict[int, Fitted]:
-    if len(seeds) == 1:
-        return {seeds[0]: fit_on(rows, _estimator(trial, seeds[0], class_weight))}
-    return fit_seeds_on(rows, _estimator(trial, seeds[0], class_weight), seeds)
-
-
-def _estimator(trial: Trial, seed: int, class_weight: str | None) -> Any:
-    head = make_head(trial.family, trial.params, seed)
-    if (
-        class_weight is not None
-        and "class_weight" in head.parameters()
-        and "class_weight" not in trial.params
-    ):
-        head.set_params(class_weight=class_weight)
-    return head
-
-
-def _keep_winners(
-    rows: Rows,
-    record: SweepRecord,
-    best: Mapping[str, TrialResult],
-    class_weight: str | None,
-    refit: bool | None,
-    test: bool,
-    positive: str | None,
-    draws: int,
-) -> dict[str, list[Run]]:
-    """Score the best trial of every family on test, all its seeds; what was scored before is not scored again."""
-    before, kept = record.winners, {}
-    runs: dict[str, list[Run]] = {}
-    for family, result in best.items():
+    def fit(self, result: TrialResult, seeds: Sequence[int]) -> None:
+        """Fit a trial with `seeds` and score it on dev; a head that refuses says why, and costs the others nothing."""
         trial = result.trial
-        known = before.get(family, {})
-        ids: dict[str, str] = dict(known["runs"]) if known.get("key") == trial.key else {}
-        some = rows.select(list(trial.features))
-        for seed in trial.seeds:
-            if str(seed) in ids and _done(rows, ids[str(seed)], test):
-                continue
-            estimator = _estimator(trial, seed, class_weight)
-            head = record.load_head(trial, seed)
-            fitted = fit_on(some, estimator) if head is None else Fitted(head, result.seeds[seed]["seconds"])
-            about = {"sweep": {"name": record.name, "trial": trial.key, "seed": seed}}
-            run = keep(
-                some,
-                estimator,
-                fitted,
-                refit=refit,
-                test=test,
-                positive=positive,
-                draws=draws,
-                seed=seed,
-                about=about,
+        rows = self.rows.select(list(trial.features))
+        dev = rows.part("dev")
+        estimator = self.estimator(trial, seeds[0])
+        try:
+            fits = (
+                fit_seeds_on(rows, estimator, seeds)
+                if len(seeds) > 1
+                else {seeds[0]: fit_on(rows, estimator)}
             )
+            for seed, fitted in fits.items():
+                classes = fitted.head.classes_
+                known = self.positive if self.positive in classes.tolist() else None
+                scores = score(dev.labels, fitted.head.predict_proba(dev.X), classes, positive=known, draws=0)
+                result.seeds[seed] = {
+                    "dev": {name: scores[name]["value"] for name in METRICS},
+                    "one_class": scores["one_class"],
+                    "chosen": plain(fitted.head.chosen_),
+                    "seconds": fitted.seconds,
+                }
+                self.record.save_head(trial, seed, fitted.head)
+        except IcehouseError as error:
+            result.error = " ".join(str(error).split())
+
+    def estimator(self, trial: Trial, seed: int) -> Head:
+        """The unfitted head of a trial."""
+        head = make_head(trial.family, trial.params, seed)
+        if (
+            self.class_weight is not None
+            and "class_weight" in head.parameters()
+            and "class_weight" not in trial.params
+        ):
+            head.set_params(class_weight=self.class_weight)
+        return head
+
+    def score_winner(self, family: str, result: TrialResult) -> list[Run]:
+        """Score a family's best trial on test, all its seeds; what was scored before is not scored again."""
+        trial, record = result.trial, self.record
+        known = record.winners.get(family, {})
+        ids: dict[str, str] = dict(known["runs"]) if known.get("key") == trial.key else {}
+        rows = self.rows.select(list(trial.features))
+        for seed in trial.seeds:
+            if str(seed) in ids and self._was_scored(ids[str(seed)]):
+                continue
+            estimator = self.estimator(trial, seed)
+            head = record.load_head(trial, seed)
+            fitted = fit_on(rows, estimator) if head is None else Fitted(head, result.seeds[seed]["seconds"])
+            about = {"sweep": {"name": record.name, "trial": trial.key, "seed": seed}}
+            run = save_run(rows, estimator, fitted, replace(self.settings, seed=seed), about=about)
             ids[str(seed)] = run.run_id
             # At once: a seed that has seen test must not see it again after a kill.
-            kept[family] = {"key": trial.key, "runs": dict(ids)}
-            record.save_winners({**before, **kept})
-        runs[family] = [Run.load(rows.store, ids[str(seed)]) for seed in trial.seeds]
-    return runs
+            record.save_winners({**record.winners, family: {"key": trial.key, "runs": dict(ids)}})
+        return [Run.load(rows.store, ids[str(seed)]) for seed in trial.seeds]
 
-
-def _done(rows: Rows, run_id: str, test: bool) -> bool:
-    """Whether the run of a winner is there, and has seen test if it is to; one without is made again with it."""
-    if not (rows.store.path / "runs" / run_id / "run.json").exists():
-        return False
-    return not (test and len(rows.parts.test)) or "test" in Run.load(rows.store, run_id).metrics
+    def _was_scored(self, run_id: str) -> bool:
+        """Whether a winner's run is there, and has seen test if it is to; one without is made again with it."""
+        store = self.rows.store
+        if not (store.path / "runs" / run_id / "run.json").exists():
+            return False
+        wanted = self.settings.test and len(self.rows.parts.test) > 0
+        return not wanted or "test" in Run.load(store, run_id).metrics
 
 
 def _best(
@@ -386,7 +331,7 @@ def _best(
     for found in record.all_trials():
         seeds = tuple(int(seed) for seed in found["seeds"])
         trial = Trial(found["family"], found["features"], found["params"], seeds)
-        result = _known(trial, found)
+        result = _known_result(trial, found)
         if result.value(metric) is not None and set(trial.features) <= set(rows.samples.features):
             families.setdefault(trial.family, []).append(result)
     best, notes = {}, []
@@ -431,7 +376,7 @@ def _tried(store: Store, name: str) -> dict[str, str]:
     return {name: about["feature"] for name, about in features.items() if about["feature"] in known}
 
 
-def _report(store: Store, winners: Mapping[str, Sequence[Run]]) -> list[str]:
+def _report_problems(store: Store, winners: Mapping[str, Sequence[Run]]) -> list[str]:
     """Make the report of every winner's first run that has none; say what went wrong."""
     from ..reports.report import leave_report
 
@@ -443,43 +388,8 @@ def _report(store: Store, winners: Mapping[str, Sequence[Run]]) -> list[str]:
     return [problem for problem in problems if problem is not None]
 
 
-def _known(trial: Trial, found: Mapping[str, Any] | None) -> TrialResult:
+def _known_result(trial: Trial, found: Mapping[str, Any] | None) -> TrialResult:
     """What is on disk of a trial; one that failed is tried again."""
     if found is None or found["error"]:
         return TrialResult(trial)
     return TrialResult(trial, {int(seed): one for seed, one in found["seeds"].items()})
-
-
-def _about(rows: Rows, metric: str, class_weight: str | None, refit: bool | None) -> dict[str, Any]:
-    """What every figure of the sweep depends on."""
-    samples, parts = rows.samples, rows.parts
-    return {
-        "features": {
-            name: {"feature": feature, "fingerprint": samples.specs[name].get("fingerprint")}
-            for name, feature in samples.features.items()
-        },
-        "rows": _digest(samples.ids, samples.labels, [parts.train, parts.dev, parts.test]),
-        "label": rows.label,
-        "split_column": rows.split_column,
-        "where": rows.where,
-        "missing": rows.missing,
-        "metric": metric,
-        "class_weight": class_weight,
-        "refit": refit,
-    }
-
-
-def _digest(ids: np.ndarray, labels: np.ndarray, parts: Sequence[np.ndarray]) -> str:
-    """Of which rows there are, their labels, and who is in which part."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for part in parts:
-        for row in part.tolist():
-            digest.update(f"{ids[row]}\0{labels[row]}\0".encode())
-        digest.update(b"\1")
-    return digest.hexdigest()[:16]
-
-
-def _ignore(results: Sequence[TrialResult], trial: Trial | None) -> None:
-    """Watch nothing."""

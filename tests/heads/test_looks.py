@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 
 import pytest
-from icehouse.heads.evaluate import about_looks, count_look, evaluate, looks_at
+from icehouse.heads.evaluate import evaluate, log_scoring, scoring_count, scoring_text
 from icehouse.heads.runs import Run
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.sweeps.shots import shots
@@ -21,7 +21,7 @@ FIXED = {"C": 1.0, "unit": False}
 
 
 def looks(store: Store, run: Run, label: str = "label") -> dict[str, int]:
-    return looks_at(store, label, run.training_items()["test"]).by
+    return scoring_count(store, label, run.training_items()["test"]).by
 
 
 def test_every_scoring_of_the_rows_counts_and_nothing_else(make_store: Make) -> None:
@@ -92,19 +92,19 @@ def test_a_damaged_count_is_said_and_costs_no_training(make_store: Make, damage:
     again = train(store, params=FIXED)
     assert again.record["looks"]["damaged"] == [path.with_suffix(".damaged").name]
     assert path.with_suffix(".damaged").read_text() == damage
-    assert "at least" in about_looks(again.record["looks"])
+    assert "at least" in scoring_text(again.record["looks"])
     assert looks(store, run) == {"train": 1}
 
 
 def test_a_sentence_says_how_often() -> None:
-    assert "first time" in about_looks({"total": 1, "by": {"train": 1}})
-    assert "scored 7 times (evaluate 3, train 4)" in about_looks(
+    assert "first time" in scoring_text({"total": 1, "by": {"train": 1}})
+    assert "scored 7 times (evaluate 3, train 4)" in scoring_text(
         {"total": 7, "by": {"train": 4, "evaluate": 3}}
     )
 
 
 def test_any_name_of_an_item_counts(make_store: Make) -> None:
     store = make_store(12)
-    assert count_look(store, "label", ["a\ud800", "é", ""], "train", times=2).total == 2
-    assert looks_at(store, "label", ["é"]).total == 2
-    assert looks_at(store, "label", ["e"]).total == 0
+    assert log_scoring(store, "label", ["a\ud800", "é", ""], "train", times=2).total == 2
+    assert scoring_count(store, "label", ["é"]).total == 2
+    assert scoring_count(store, "label", ["e"]).total == 0

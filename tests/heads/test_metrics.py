@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads.metrics import METRICS, ranking, score
-from icehouse.heads.score_text import interval_text, title
+from icehouse.heads.metrics import METRICS, interval_text, ranking, score, title
 from sklearn import metrics as reference
 
 

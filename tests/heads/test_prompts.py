@@ -12,7 +12,14 @@ from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SpaceError, UsageError
 from icehouse.heads import prompts
 from icehouse.heads.head import Head
-from icehouse.heads.prompts import class_vectors, read_prompts, readable, texts_of, unprompted, with_prompts
+from icehouse.heads.prompts import (
+    class_vectors,
+    prompt_notes,
+    read_prompts,
+    readable_label,
+    texts_of,
+    with_prompts,
+)
 from icehouse.heads.registry import create, head_class
 from icehouse.heads.runs import list_runs
 from icehouse.heads.trainer import train
@@ -58,7 +65,7 @@ def specs(store: Store, *features: str) -> dict[str, dict[str, Any]]:
     ],
 )
 def test_labels_are_made_readable(label: str, words: str) -> None:
-    assert readable(label) == words
+    assert readable_label(label) == words
 
 
 def test_texts_of_classes() -> None:
@@ -132,15 +139,15 @@ def test_heads_get_the_vectors_they_can_use(store: Store) -> None:
 def test_a_run_without_the_zero_shot_half_says_so(store: Store) -> None:
     both = specs(store, "toy-a/image/pooled", "toy-a/text/joint")
     image, kind = {"image": both["image"]}, head_class("tip-adapter")
-    (note,) = unprompted(kind, {}, image)
+    (note,) = prompt_notes(kind, {}, image)
     assert "no class prompts, only labelled rows" in note
     assert "toy-a/image/pooled" in note
     assert "--inputs image/joint" in note
-    assert "for the others alone" in unprompted(kind, {}, both)[0]
-    assert unprompted(kind, {}, {"text": both["text"]}) == []
-    assert unprompted(kind, {"prompts": False}, image) == []
-    assert unprompted(kind, {"class_vectors": {"image": {}}}, image) == []
-    assert unprompted(head_class("logreg"), {}, image) == []
+    assert "for the others alone" in prompt_notes(kind, {}, both)[0]
+    assert prompt_notes(kind, {}, {"text": both["text"]}) == []
+    assert prompt_notes(kind, {"prompts": False}, image) == []
+    assert prompt_notes(kind, {"class_vectors": {"image": {}}}, image) == []
+    assert prompt_notes(head_class("logreg"), {}, image) == []
     assert note in train(store, "tip-adapter", inputs="image").notes
     assert note not in train(store, "tip-adapter", inputs="image", params={"prompts": False}).notes
     assert note not in train(store, "tip-adapter", inputs="image/joint").notes

@@ -12,7 +12,7 @@ from icehouse.errors import HeadError, SpaceError, UsageError
 from icehouse.heads.evaluate import evaluate, predict_items
 from icehouse.heads.runs import Run, list_runs, publish_folder
 from icehouse.heads.sweeps.compare import compare
-from icehouse.heads.trainer import fit_on, keep, make_head, prepare, train
+from icehouse.heads.trainer import RunSettings, fit_on, make_head, prepare, save_run, train
 from icehouse.store.checksums import write_sums
 from icehouse.store.store import Store
 
@@ -41,7 +41,7 @@ def test_latest_is_the_run_that_was_started_last(make_store: Make) -> None:
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
     def left(started: datetime) -> Run:
-        return keep(rows, head, fitted, draws=0, started=started)
+        return save_run(rows, head, fitted, RunSettings(draws=0), started=started)
 
     # The one that was started first ends last, and names sort by chance where the second is the same.
     late, early = left(noon + timedelta(minutes=5)), left(noon)

@@ -15,7 +15,7 @@ from icehouse.cli import app
 from icehouse.dups.find import find_duplicates
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads import active as picking
-from icehouse.heads.active import pick, places, suggest, uncertainty
+from icehouse.heads.active import select_batch, suggest, uncertainty, unit_rows
 from icehouse.heads.evaluate import predict_items
 from icehouse.heads.exclusion import Alike, Searches
 from icehouse.heads.families.linear import LogReg
@@ -278,11 +278,11 @@ def test_uncertainty() -> None:
 def test_picks_are_the_greedy_ones() -> None:
     """Against a loop that tries everything at every step."""
     X, _ = task(3, 80)
-    at = places(Inputs({"x": X}))
+    at = unit_rows(Inputs({"x": X}))
     rng = np.random.default_rng(0)
     u, candidates, labelled = rng.random(80), np.arange(10, 80), np.arange(10)
     ids, content = np.array([f"{i:03d}" for i in range(80)], object), {"x": np.array([None] * 80, object)}
-    found = pick(
+    found = select_batch(
         at, candidates, 12, alike=Alike(ids, content, Searches([])), weight=u, labelled=labelled, cap=2.0
     )
     chosen: list[int] = []
@@ -305,11 +305,11 @@ def test_picks_are_the_greedy_ones() -> None:
 
 def test_very_many_candidates_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     X, _ = task(1, 600)
-    at = places(Inputs({"x": X}))
+    at = unit_rows(Inputs({"x": X}))
     ids, content = np.array([f"{i:03d}" for i in range(600)], object), {"x": np.array([None] * 600, object)}
 
-    def picked(**given: Any) -> picking.Picks:
-        return pick(at, np.arange(600), 10, alike=Alike(ids, content, Searches([])), **given)
+    def picked(**given: Any) -> picking.Batch:
+        return select_batch(at, np.arange(600), 10, alike=Alike(ids, content, Searches([])), **given)
 
     def worth(rows: np.ndarray) -> float:
         return float(np.maximum(at @ at[rows].T, 0).max(axis=1).sum())
@@ -332,12 +332,12 @@ def test_places() -> None:
     mask[:, 2] = False
     tokens = np.repeat(rng.normal(size=(6, 1, 5)), 3, axis=1)
     tokens[:, 2] = 0
-    at = places(Inputs({"a": X, "b": Tokens(tokens, mask)}))
+    at = unit_rows(Inputs({"a": X, "b": Tokens(tokens, mask)}))
     np.testing.assert_allclose(np.linalg.norm(at, axis=1), 1, atol=1e-6)
     # Both inputs count alike, however long their vectors are, and tokens are as their mean.
     np.testing.assert_allclose((at[:, :4] ** 2).sum(axis=1), 0.5, atol=1e-6)
-    np.testing.assert_allclose(at, places(Inputs({"a": X * 3, "b": tokens[:, 0]})), atol=1e-5)
-    lacking = places(Inputs({"a": X, "b": tokens[:, 0]}, {"b": np.arange(6) > 0}))
+    np.testing.assert_allclose(at, unit_rows(Inputs({"a": X * 3, "b": tokens[:, 0]})), atol=1e-5)
+    lacking = unit_rows(Inputs({"a": X, "b": tokens[:, 0]}, {"b": np.arange(6) > 0}))
     assert (lacking[0, 4:] == 0).all()
 
 

@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads.division import divide
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.head import Head
 from icehouse.heads.runs import Run
 from icehouse.heads.samples import Samples, load_samples, parse_inputs
-from icehouse.heads.trainer import train
+from icehouse.heads.trainer import assign_splits, train
 from icehouse.store.store import Store
 from icehouse.store.vectors import Vectors
 
@@ -140,7 +139,7 @@ def test_a_fifth_of_train_stands_in_for_dev(make_store: Make) -> None:
 def test_copies_are_held_out_together(make_store: Make) -> None:
     copies = {i: i % 30 for i in range(120)}  # each picture is posted four times
     store = make_store(120, split=lambda i: None, copies=copies)
-    parts = divide(samples_of(store))
+    parts = assign_splits(samples_of(store))
     pictures = samples_of(store).content["image"]
     assert len(parts.dev)
     assert not set(pictures[parts.dev]) & set(pictures[parts.train])

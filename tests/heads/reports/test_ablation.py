@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from icehouse.errors import HeadError
-from icehouse.heads.evaluate import looks_at
+from icehouse.heads.evaluate import scoring_count
 from icehouse.heads.reports.ablation import ablate, known_ablation, subsets
 from icehouse.heads.runs import Run
 from icehouse.heads.sweeps.record import SweepRecord
@@ -60,10 +60,10 @@ def test_without_test_dev_is_compared(make_store: Make) -> None:
 def test_test_is_not_looked_at(make_store: Make) -> None:
     store = make_store(120)
     run = train(store, "logreg")
-    before = looks_at(store, "label", run.training_items()["test"]).total
+    before = scoring_count(store, "label", run.training_items()["test"]).total
     for kept in (run, train(store, "logreg", test=False)):
         assert ablate(store, kept, draws=20)["on"] == "dev"
-    assert (before, looks_at(store, "label", run.training_items()["test"]).total) == (1, 1)
+    assert (before, scoring_count(store, "label", run.training_items()["test"]).total) == (1, 1)
 
 
 def test_without_dev_rows_of_train_are_compared_out_of_fold(make_store: Make) -> None:

@@ -16,7 +16,7 @@ from icehouse.errors import HeadError, UsageError
 from icehouse.heads.exclusion import Alike, Searches
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.inputs import Inputs
-from icehouse.heads.score_text import METRICS
+from icehouse.heads.metrics import METRICS
 from icehouse.heads.sweeps.shots import draw_items, shots
 from icehouse.store.store import Store
 from typer.testing import CliRunner

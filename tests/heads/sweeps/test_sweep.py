@@ -56,7 +56,7 @@ def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
     def head_class(family: str) -> type[Head]:
         return Noisy if family == "noisy" else real(family)
 
-    for module in ("registry", "head", "sweeps.plan"):
+    for module in ("registry", "head", "sweeps.record"):
         monkeypatch.setattr(f"icehouse.heads.{module}.head_class", head_class)
 
 
@@ -137,7 +137,7 @@ def test_a_kill_between_seeds_loses_nothing_and_shows_test_once(
     from icehouse.heads.sweeps import sweep as module
 
     store = make_store(120)
-    real_fit, real_keep, kept = Noisy._fit, module.keep, []
+    real_fit, real_save, saved = Noisy._fit, module.save_run, []
 
     def dies_fitting(self: Noisy, *args: Any) -> Any:
         if self.seed == 2 and len(Noisy.fits) == 2:
@@ -149,16 +149,16 @@ def test_a_kill_between_seeds_loses_nothing_and_shows_test_once(
         sweep(store, ["noisy"], inputs="image", seeds=3)
     monkeypatch.setattr(Noisy, "_fit", real_fit)
 
-    def dies_keeping(*args: Any, **kwargs: Any) -> Run:
-        if len(kept) == 1:
+    def dies_saving(*args: Any, **kwargs: Any) -> Run:
+        if len(saved) == 1:
             raise KeyboardInterrupt
-        kept.append(kwargs["seed"])
-        return real_keep(*args, **kwargs)
+        saved.append(args)
+        return real_save(*args, **kwargs)
 
-    monkeypatch.setattr(module, "keep", dies_keeping)
+    monkeypatch.setattr(module, "save_run", dies_saving)
     with pytest.raises(KeyboardInterrupt):
         sweep(store, ["noisy"], inputs="image", seeds=3)
-    monkeypatch.setattr(module, "keep", real_keep)
+    monkeypatch.setattr(module, "save_run", real_save)
     assert [seed for _, seed in Noisy.fits] == [0, 1, 2]
     done = sweep(store, ["noisy"], inputs="image", seeds=3)
     assert [seed for _, seed in Noisy.fits] == [0, 1, 2]
