@@ -101,6 +101,7 @@ def test_nothing_is_pickled(family: str, data: Data, tmp_path: Path) -> None:
     assert record["widths"] == {"image": 8, "text": 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["calm", "flood", "quake"], [3, 1, 2], [0, 1, 2], ["1", "10", "2"]])
 def test_labels_keep_their_kind(family: str, data: Data, tmp_path: Path, names: list[Any]) -> None:
     X, y = data(60)
@@ -144,6 +145,7 @@ def test_what_was_chosen_can_be_fitted_again(family: str, data: Data) -> None:
     assert json.loads(json.dumps(head.curve_, allow_nan=False)) == head.curve_
 
 
+@pytest.mark.slow
 def test_scikit_learn_can_clone_and_search(family: str, data: Data) -> None:
     head = quick(family)
     assert is_classifier(head)
@@ -185,6 +187,7 @@ def test_rows_that_are_too_few(family: str, data: Data) -> None:
         quick(family).fit(X[[]], [])
 
 
+@pytest.mark.slow
 def test_two_hundred_classes(family: str) -> None:
     centres, rng = np.random.default_rng(7), np.random.default_rng(0)
     y = np.arange(600) % 200
@@ -205,6 +208,7 @@ def test_two_hundred_classes(family: str) -> None:
     assert head.score(X, y) > 0.03
 
 
+@pytest.mark.slow
 def test_one_in_a_thousand(family: str) -> None:
     y = np.isin(np.arange(2002), (500, 1500)).astype(int)
     # Two rows are no leaf of a tree otherwise, and seldom in a batch.
@@ -407,6 +411,7 @@ def test_a_damaged_head_is_one_line(family: str, data: Data, tmp_path: Path) -> 
         Head.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_head_that_a_stranger_changed_is_refused_or_finite(family: str, data: Data, tmp_path: Path) -> None:
     """Checksums and all: weights of other shapes, kinds and values, and records of other kinds."""
     from safetensors.numpy import load_file, save_file

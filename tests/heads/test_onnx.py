@@ -49,6 +49,7 @@ def runtime(path: Path, X: Inputs) -> np.ndarray:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", NETWORKS)
 def test_every_network_on_tokens_and_vectors(family: str, data: Data, tmp_path: Path) -> None:
     X, y = data(60)
