@@ -40,20 +40,10 @@ def read_annotations(
     task: str | None = None,
     start: str | None = None,
 ) -> Piece:
-    """Read one annotation file.
+    """Read one annotation file whose images start from `root` (default: its own folder).
 
-    Parameters
-    ----------
-    path : Path
-    root : str or None
-        Absolute folder of the images; None for the file's own.
-    options : SourceOptions
-    preset : Preset, optional
-    task : str, optional
-        Name labels and splits after this task of the preset.
-    start : str, optional
-        For the metadata file of an image folder: the absolute folder that its image paths start from, while ids start
-        from the root.
+    `start` is given for the metadata file of an image folder, whose image paths start there. With `task`,
+    labels and splits are named after it.
     """
     chosen = Columns()
 
@@ -171,7 +161,8 @@ def _inside(
 ) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Path and root of pictures inside Parquet files; null for all others.
 
-    Those that the annotation file holds itself start from the root where it lies below that, else from its own folder.
+    Those that the annotation file holds itself start from the root where it lies below that, else from its own
+    folder.
     """
     own = pc.fill_null(pc.starts_with(raw, address(path.name, column or "", 1)[:-1]), False)
     folder = absolute(path.parent)
@@ -290,22 +281,12 @@ _PLACE = ("item_id", "source", "path", "root")
 
 
 def combine(pieces: list[Piece], *, merge: bool = False) -> tuple[pa.Table, list[Rejected], list[str]]:
-    """Put pieces into one table with unique ids.
+    """Put pieces into one table with unique ids; return it with the rejected rows and notes.
 
-    Parameters
-    ----------
-    pieces : list of Piece
-    merge : bool
-        Rows of one id are one item that several files describe: nulls are filled in, of two texts the longer is kept, of two
-        splits the first; only labels that contradict each other reject a row. Without it, that holds only for an image
-        that several sources name, and nothing may differ.
-
-    Returns
-    -------
-    table : pyarrow.Table
-    rejected : list of Rejected
-        Those of the pieces, then those that came second.
-    notes : list of str
+    With `merge`, rows of one id describe one item: nulls are filled in, of two texts the longer is kept, of two
+    splits the first, and only contradicting labels reject a row. Without it, that holds only for an image that
+    several sources name, and nothing may differ. A row that comes second is rejected, with both places named,
+    and never replaces the first.
     """
     lists = {f.name for piece in pieces for f in piece.table.schema if pa.types.is_list(f.type)}
     tables = [piece.table for piece in pieces]

@@ -1,12 +1,8 @@
 """Decompression bombs: limits on the scans, chunks, time and memory that one image or Parquet file may cost.
 
-The number of pixels alone does not bound what a file costs. A progressive JPEG goes over all of them in every scan, metadata
-may unpack to gigabytes, and an animation has as many frames as it likes. So the metadata, of which only the orientation is
-used, is taken out before Pillow sees a file; scans are counted; reading stops when the processor time of a file is used up;
-and the files that are decoded at one time share one budget of memory.
-
-Of a Parquet file the footer tells how many values it has, and how many bytes its pages unpack to; a dictionary tells how
-long its values are before they are repeated. A file that claims far more than files of its size hold is refused.
+The number of pixels does not bound what a file costs: metadata is taken out before Pillow sees a file, scans
+are counted, processor time is limited, and files decoded at one time share a memory budget. A Parquet file's
+footer and dictionaries tell how much it expands to.
 """
 
 from __future__ import annotations
@@ -80,17 +76,7 @@ _PNG_KEPT = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """An image file without metadata.
-
-    Attributes
-    ----------
-    data : bytes
-        What is left for the decoder.
-    orientation : int or None
-        As EXIF or XMP told, 1 to 8; None where the decoder has to be asked.
-    several : bool
-        Whether a JPEG was one of several pictures in its file (MPO).
-    """
+    """An image file without metadata, with its orientation (None: ask the decoder); `several`: it was an MPO."""
 
     data: bytes
     orientation: int | None = None
@@ -98,13 +84,7 @@ class Container:
 
 
 def open_container(data: bytes) -> Container:
-    """Take the metadata out of an image file.
-
-    Raises
-    ------
-    ImageError
-        If it has more scans, segments, chunks or strips than an image has.
-    """
+    """Take the metadata out of an image file; ImageError where it has more scans or parts than an image has."""
     if data.startswith(b"\xff\xd8\xff"):
         return _jpeg(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -272,13 +252,7 @@ class TimedFile(io.BytesIO):
 
 
 class Memory:
-    """Budget of memory that several threads share.
-
-    Parameters
-    ----------
-    limit : int
-        Bytes. One that needs more than that is admitted when it is alone.
-    """
+    """Budget of `limit` bytes that several threads share; whoever needs more is admitted when alone."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -300,12 +274,7 @@ class Memory:
 
 
 def check_parquet(path: Path, footer: Any) -> None:
-    """Refuse a Parquet file whose footer (`pyarrow.parquet.FileMetaData`) promises more than a file of its size holds.
-
-    Raises
-    ------
-    SourceError
-    """
+    """Raise SourceError where a Parquet footer (`FileMetaData`) promises more than a file of its size holds."""
     size = path.stat().st_size
     groups = [footer.row_group(k) for k in range(footer.num_row_groups)]
     chunks = [group.column(k) for group in groups for k in range(group.num_columns)]
@@ -322,12 +291,9 @@ def check_parquet(path: Path, footer: Any) -> None:
 
 
 def read_column(path: Path, column: str) -> pa.ChunkedArray:
-    """Read a column of a Parquet file; texts and bytes that are repeated stay a dictionary.
+    """Read a column of a Parquet file, repeated texts and bytes as a dictionary.
 
-    Raises
-    ------
-    SourceError
-        If it expands to far more than a file of its size holds.
+    SourceError where it expands to far more than a file of its size holds.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -29,7 +29,6 @@ __all__ = [
     "check_label_name",
     "choose_columns",
     "get_preset",
-    "merge_humanitarian",
 ]
 
 # Tried in this order, without regard to case, where a column is not given.
@@ -69,21 +68,8 @@ def choose_columns(
 ) -> Columns:
     """Decide which of a file's columns are read, and as what.
 
-    Parameters
-    ----------
-    path : Path
-        The file, for messages.
-    header : Header
-        What it has.
-    metadata : bool, default False
-        It is the metadata file of an image folder: `file_name` goes before other names, and ids are paths.
-
-    Raises
-    ------
-    UsageError
-        A column that was asked for does not exist; the message lists those that do.
-    SourceError
-        No column can be told to be the image or the text.
+    With `metadata` it describes an image folder: `file_name` goes before other names, and ids are paths.
+    UsageError names the columns that there are, SourceError what is missing.
     """
     finder = _Finder(path, header)
     if preset is None:
@@ -331,19 +317,7 @@ HUMANITARIAN_5: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Derived:
-    """A label made of another by merging classes.
-
-    Parameters
-    ----------
-    name : str
-        The new label's column.
-    column : str
-        The label it is made of.
-    merged : mapping of str to str
-        Class to the class it becomes; classes not named stay.
-    task : str, optional
-        Only in files of this task.
-    """
+    """A label made of another, `column`, by merging classes (others stay), perhaps only in files of one `task`."""
 
     name: str
     column: str
@@ -355,24 +329,10 @@ class Derived:
 class Preset:
     """The choices that a data set's own files ask for.
 
-    Parameters
-    ----------
-    name, about : str
-        Its name on the command line, and one line on the data set.
-    files : tuple of str
-        Patterns of its annotation files, for a folder given as source.
-    image, text, id : tuple of str
-        Candidate columns. An empty `id` makes the image's path the id.
-    labels, meta : tuple of str
-        Columns kept where they exist.
-    splits, tasks : tuple of (pattern, name)
-        Regular expressions looked for in the file's stem, in order, without regard to case.
-    quotes : {"auto", "literal"}
-        "literal": a quote in a TSV is a character like any other.
-    derived : tuple of Derived
-        Labels made by merging classes.
-    merge : bool
-        Rows of one id in several of its files are one item.
+    Of several candidate columns an image or an id comes from the first that exists, a text from the first that
+    is not empty in the row; an empty `id` makes the image's path the id. `splits` and `tasks` are regular
+    expressions looked for in the file's stem, with the name they tell; with `merge`, rows of one id in several
+    files are one item.
     """
 
     name: str
@@ -472,24 +432,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 
 def get_preset(name: str) -> Preset:
-    """Preset called `name`.
-
-    Raises
-    ------
-    UsageError
-        If there is none; the message lists those that exist.
-    """
+    """Preset called `name`, or UsageError with those that exist."""
     if name in PRESETS:
         return PRESETS[name]
     close = difflib.get_close_matches(name.lower(), PRESETS, 1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise UsageError(f"unknown preset {name!r}{hint}; there are {', '.join(PRESETS)}")
-
-
-def merge_humanitarian(label: str | None) -> str | None:
-    """Class of CrisisMMD's task 2 after the usual merge of eight classes into five.
-
-    >>> merge_humanitarian("vehicle_damage")
-    'infrastructure_and_utility_damage'
-    """
-    return None if label is None else HUMANITARIAN_5.get(label, label)

@@ -42,25 +42,10 @@ METADATA_NAMES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"
 
 @dataclass
 class Scan:
-    """What a folder holds.
+    """What a folder holds; paths are relative to it and sorted.
 
-    Attributes
-    ----------
-    paths : list of str
-        Images, relative to the folder, with "/" between the parts, sorted. A broken link is among them: reading it
-        will fail, and say so.
-    bad : list of (str, str)
-        Path and reason of what cannot be an item.
-    by_bytes : list of str
-        Those of them that only their first bytes show to be images: their names have another suffix, or none.
-    others : list of str
-        Files that are no images by name nor by bytes, and cameras' raw files.
-    hidden : list of str
-        Hidden files with an image's suffix, hidden folders, and what a Mac adds to archives (``__MACOSX``).
-    annotations : list of str
-        Those of them that look like annotation files.
-    skipped_links : int
-        Links to folders that were read already.
+    Broken links are among `paths` (reading them says so); `by_bytes` of them are images only by their first
+    bytes. `others` are no images, or cameras' raw files; `hidden` includes what a Mac adds to archives.
     """
 
     paths: list[str] = field(default_factory=list)

@@ -74,13 +74,7 @@ def container(path: str | Path) -> Path | None:
 
 
 def status(path: str | Path) -> FileStatus:
-    """Size and time of an image file.
-
-    Raises
-    ------
-    OSError
-        If there is no such file, or no such row in it.
-    """
+    """Size and time of an image file; OSError where there is no such file, or no such row in it."""
     found = _parse(path)
     if found is None:
         about = Path(path).stat()
@@ -104,12 +98,8 @@ def exists(path: str | Path) -> bool:
 def read(path: str | Path) -> tuple[bytes, FileStatus]:
     """Read an image file whole; its size is that of the picture.
 
-    Raises
-    ------
-    ImageError
-        If it is no regular file, larger than `MAX_BYTES`, or a Parquet file that holds no picture at that place.
-    OSError
-        If it cannot be read.
+    ImageError: no regular file, larger than `MAX_BYTES`, or no picture at that place of a Parquet file.
+    OSError: unreadable.
     """
     found = _parse(path)
     if found is not None:

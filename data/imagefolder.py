@@ -59,14 +59,9 @@ def read_metadata(file: Path, root: str, options: SourceOptions) -> Piece:
 
 
 def read_folder(folder: Path, scan: Scan, root: str | None, options: SourceOptions) -> list[Piece]:
-    """Items of a folder's images: those that its metadata files describe, and the rest.
+    """Items of a folder's images, which must lie inside `root`.
 
-    Raises
-    ------
-    SourceError
-        If the folder holds no image.
-    UsageError
-        If it is not inside `root`.
+    Those that its metadata files describe, and the rest.
     """
     base = absolute(folder)
     if not scan.paths:

@@ -1,9 +1,8 @@
 """Image files: bytes in, an upright RGB picture and what is known of it out.
 
-Decoding goes by content, never by the file's name. Everything is brought to 8-bit RGB: EXIF rotation applied, transparency
-laid on a ground, CMYK, palettes and deep samples converted (`icehouse.data.pixels` has the rules), and of an animation or
-of several pages the first taken that is not blank. A picture too large to be honest is refused before a pixel is decoded,
-and what else a file may cost is bounded by `icehouse.data.bombs`. Whatever a decoder raises becomes an `ImageError`.
+Decoding goes by content, never by the file's name; whatever a decoder raises becomes an `ImageError`. `pixels`
+has the rules of conversion, `bombs` bounds what a file may cost, and of an animation or of several pages the
+first that is not blank is taken.
 """
 
 from __future__ import annotations
@@ -186,10 +185,7 @@ _max_pixels = MAX_PIXELS
 
 
 def set_max_pixels(pixels: int | None) -> None:
-    """Refuse pictures of more than `pixels` from now on, in the whole process.
-
-    None stands for the environment's ``ICEHOUSE_MAX_PIXELS``, else for `MAX_PIXELS`.
-    """
+    """Refuse pictures of more than `pixels`; None: what ``ICEHOUSE_MAX_PIXELS`` says, else `MAX_PIXELS`."""
     global _max_pixels
     given = os.environ.get("ICEHOUSE_MAX_PIXELS", "").replace("_", "")
     _max_pixels = pixels or (int(given) if given.isdecimal() and int(given) else MAX_PIXELS)
@@ -201,20 +197,10 @@ set_max_pixels(None)
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image.
+    """A decoded image: upright RGB, smaller than `width` x `height` where `decode` was allowed to shrink it.
 
-    Attributes
-    ----------
-    image : PIL.Image.Image
-        Upright, RGB; smaller than the file's own size where `decode` was allowed to shrink it.
-    width, height : int
-        Size of the whole image, upright, in pixels.
-    format : str
-        What the bytes are, in Pillow's terms ("JPEG", "PNG", ...), whatever the name says.
-    phash : int or None
-        64-bit perceptual hash, where it was asked for; see `perceptual_hash`. `BLANK_HASH` of a blank picture.
-    blank : bool
-        Whether all of it is of one colour, so that it is no evidence for anything; see `icehouse.data.pixels.is_blank`.
+    `format` is what the bytes are, in Pillow's terms; `phash` is None unless asked for, and `BLANK_HASH` of a
+    `blank` picture, all of one colour, which is no evidence for anything.
     """
 
     image: Image.Image
@@ -226,28 +212,11 @@ class Picture:
 
 
 def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) -> Picture:
-    """Decode an image file.
+    """Decode an image file; ImageError where it is no image, damaged, or costs more than is allowed or free.
 
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
-    shortest : int, optional
-        Allow a faster, smaller decoding (libjpeg's scaling, box reduction elsewhere) as long as the shortest
-        side keeps this many pixels. By default the picture has its full size.
-    hashed : bool, default False
-        Compute the perceptual hash as well: the same one whatever `shortest` is, at the price of a second decoding
-        where the first has another size.
-
-    Returns
-    -------
-    Picture
-
-    Raises
-    ------
-    ImageError
-        If the bytes are no image of a known format, are cut short or damaged in whatever way, promise more pixels than are
-        allowed or than fit into the memory that is free, or cost more than an image does; see `icehouse.data.bombs`.
+    `shortest` allows a faster, smaller decoding that keeps this many pixels on the shortest side. `hashed` adds
+    the perceptual hash: the same whatever `shortest` is, at the price of a second decoding where the first has
+    another size.
     """
     container, raw = _open(data)
     kind = "MPO" if container.several else raw.format or "?"
@@ -389,13 +358,7 @@ def load_hashing() -> None:
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64-bit DCT perceptual hash (pHash) of an RGB image, as the library ``imagehash`` computes it.
-
-    Returns
-    -------
-    int
-        Unsigned; near-duplicates differ in few bits (``bit_count(xor(a, b))`` in SQL).
-    """
+    """64-bit DCT perceptual hash (pHash) of an RGB image, as ``imagehash`` computes it, as an unsigned integer."""
     import imagehash
 
     bits = imagehash.phash(image).hash.ravel()

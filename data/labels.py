@@ -1,7 +1,6 @@
 """Labels and ids: one normalisation for every file format, and labels that are nearly the same.
 
-What a value is must not depend on the program that wrote it: `1`, `1.0` and a float64 of Parquet are one label, as are
-`True` and `true`, and `a` and ` a `. The rules are written down in ``docs/manifests.md``.
+What a value is must not depend on the program that wrote it: `1`, `1.0` and a float64 of Parquet are one label.
 """
 
 from __future__ import annotations
@@ -59,17 +58,11 @@ def trim(value: str) -> str:
 
 
 def normalise(column: pa.ChunkedArray, missing: Sequence[str] | None = None) -> pa.ChunkedArray:
-    """Ids, labels, metadata and splits in their one spelling.
+    """Ids, labels, metadata and splits, or lists of them, in their one spelling.
 
-    Blanks around a value are taken off, its characters are composed (NFC), whole numbers lose their decimal point
-    (``1.0``, ``1.00e+00``), ``True`` and ``TRUE`` become ``true``, and what programs write for a missing value becomes null.
-
-    Parameters
-    ----------
-    column : pyarrow.ChunkedArray of string, or of lists of string
-        In a list, missing values and repetitions are left out.
-    missing : sequence of str, optional
-        Values that mean "none", besides the empty one; by default `MISSING_VALUES`.
+    Blanks around a value are taken off, its characters are composed (NFC), whole numbers lose their decimal
+    point (``1.0``, ``1.00e+00``), ``True`` and ``TRUE`` become ``true``, and `missing` values (by default
+    `MISSING_VALUES`) become null; in a list they and repetitions are left out.
     """
     if pa.types.is_list(column.type):
         flat = pc.list_flatten(column)
@@ -127,13 +120,7 @@ def respelt(before: pa.ChunkedArray, after: pa.ChunkedArray) -> str | None:
 
 
 def lost_digits(ids: pa.ChunkedArray) -> dict[int, str]:
-    """Rows whose id went through a floating-point number that could not hold it, with the reason.
-
-    Parameters
-    ----------
-    ids : pyarrow.ChunkedArray of string
-        As the file has them, before `normalise`.
-    """
+    """Rows whose id, as written, went through a float that could not hold it, with the reason."""
     ids = pc.utf8_trim(ids, _BLANKS)
     number = pc.or_(pc.match_substring_regex(ids, _WHOLE), pc.match_substring_regex(ids, _SCIENTIFIC))
     places = np.flatnonzero(pc.fill_null(number, False).to_numpy())
@@ -149,15 +136,8 @@ def lost_digits(ids: pa.ChunkedArray) -> dict[int, str]:
 
 
 def near_identical(counts: Mapping[str, int]) -> list[str]:
-    """Labels that are probably meant as one, or as none; one description each; nothing among more than `MAX_CLASSES`.
+    """Descriptions of labels (of label -> rows) that probably mean one, or none; not beyond `MAX_CLASSES`.
 
-    Parameters
-    ----------
-    counts : mapping of str to int
-        Label to the number of rows that have it.
-
-    Examples
-    --------
     >>> near_identical({"flood": 12, "Flood ": 3, "fire": 9})
     ["'flood' (12 rows) and 'Flood ' (3 rows)"]
     """

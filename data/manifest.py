@@ -1,10 +1,6 @@
-"""From what the user has to one table of items: folders, images, annotation files, several at once.
+"""Manifests: folders, images and annotation files read into one table of items, with the rows that could not be taken.
 
-`read_sources` gives a `Manifest`: one row an item, and beside it the rows that could not be taken, each with its reason.
 Nothing here opens an image.
-
-Beside this module: `folders` walks a folder, `readers` reads each format, `columns` decides which column is what,
-`annotations` makes rows items, `collisions` settles ids that are claimed twice, `presets` knows published data sets.
 """
 
 from __future__ import annotations

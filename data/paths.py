@@ -57,19 +57,7 @@ _GUESSES = frozenset({_CASE, _SUFFIX, _DOUBLED, _ELSEWHERE})
 
 @dataclass
 class Located:
-    """Where the images of some rows are.
-
-    Attributes
-    ----------
-    paths : pyarrow.ChunkedArray of string
-        Relative to the root, "/" between the parts; null where there is none.
-    reasons : dict of int to str
-        For each row whose path cannot be taken at all, why.
-    notes : list of str
-        How paths were understood that are not written as their files are.
-    advice : str or None
-        What to do where none of the first images is there.
-    """
+    """Paths relative to the root, reasons of rows without one, how others were understood, and advice if none is there."""
 
     paths: pa.ChunkedArray
     reasons: dict[int, str] = field(default_factory=dict)
@@ -89,16 +77,9 @@ class _Found:
 
 
 def locate_images(raw: pa.ChunkedArray, root: str, starts: Sequence[str]) -> Located:
-    """Find the file of each image path.
+    """Find the file of each image path as written, relative to the absolute folder `root`.
 
-    Parameters
-    ----------
-    raw : pyarrow.ChunkedArray of string
-        Paths as written; nulls stay null.
-    root : str
-        Absolute folder that the results are relative to.
-    starts : sequence of str
-        Absolute folders that relative paths may start from, the likeliest first.
+    `starts` are the absolute folders that relative paths may start from, the likeliest first.
     """
     codes = raw.combine_chunks().dictionary_encode()
     values = codes.dictionary.to_pylist()

@@ -58,19 +58,10 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 
 
 def flatten(image: Image.Image, low: Callable[[], Image.Image] | None = None) -> Image.Image:
-    """Bring a decoded image to 8 bits without transparency.
+    """Bring a decoded image (with the `info` and TIFF tags of its file) to 8 bits, "RGB" or "L", without transparency.
 
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        As Pillow decoded it, with the `info` (and the TIFF tags) of its file.
-    low : callable, optional
-        Decodes the file again for the low bytes of 16-bit colour samples, see `low_bytes`; Pillow keeps the high ones.
-
-    Returns
-    -------
-    PIL.Image.Image
-        "RGB", or "L" for grey.
+    `low` decodes the file again for the low bytes of 16-bit colour samples, see `low_bytes`; Pillow keeps the
+    high ones.
     """
     mode, key = image.mode, image.info.get("transparency")
     if mode[0] in "IF":

@@ -1,8 +1,7 @@
 """Annotation files to Arrow columns of strings: readers by format, CSV and TSV.
 
-Each reader gives what could be read and, for every row that could not, its place and the reason: a bad row never costs its
-neighbours. Names of columns lose the blanks around them; values stay as they are written in the file (`icehouse.data.labels`
-normalises those of ids and labels).
+A bad row is given with its place and the reason, and never costs its neighbours; values stay as they are
+written.
 """
 
 from __future__ import annotations
@@ -103,7 +102,12 @@ def _records(
 
 
 def read_separated(path: Path, choose: Choose, encoding: str, quotes: Quotes, separator: str) -> Rows:
-    """Read a CSV or TSV file; see `readers.read_rows`."""
+    """Read a CSV or TSV file; see `read_rows`.
+
+    Python's csv module, line by line: after a quote that is never closed DuckDB loses the rest of the file and
+    pyarrow the next row; DuckDB miscounts lines after a line break in a cell and reads three encodings; one
+    byte that is no UTF-8 costs pyarrow the file.
+    """
     notes: list[str] = []
     start_of_file = start_of(path, encoding)
     told = _SEP_LINE.match(start_of_file) if separator == "," else None
@@ -229,26 +233,12 @@ def _all_enclosed(data: bytes | mmap.mmap) -> bool:
 
 
 def read_rows(path: Path, choose: Choose, *, encoding: str | None = None, quotes: Quotes = "auto") -> Rows:
-    """Read the columns that `choose` asks for from a CSV, TSV, JSON Lines or Parquet file.
+    """Read the columns that `choose` asks for from a CSV, TSV, JSON Lines (.json too) or Parquet file, by its suffix.
 
-    Parameters
-    ----------
-    path : Path
-        Its suffix tells the format: .csv, .tsv, .jsonl, .ndjson (.json, if it holds JSON Lines), .parquet.
-    choose : callable
-        See `Choose`; what it raises goes through.
-    encoding : str, optional
-        Default: UTF-8, or what a byte order mark says.
-    quotes : {"auto", "csv", "literal"}
-        Meaning of quotes in CSV and TSV. "auto": in a CSV they enclose fields; in a TSV too where every quote of the file
-        belongs to a properly enclosed field, as spreadsheets and pandas write them, and else they are literal.
-
-    Raises
-    ------
-    SourceError
-        If the file cannot be read at all.
-    UsageError
-        If `encoding` is not one.
+    `encoding` is by default UTF-8, or what a byte order mark says. With `quotes` "auto" they enclose fields in
+    a CSV, and in a TSV where every quote of the file belongs to a properly enclosed field, as spreadsheets and
+    pandas write them; else they are literal. SourceError: the file cannot be read at all. UsageError: no such
+    encoding.
     """
     kind = path.suffix.lower()
     try:

@@ -44,23 +44,9 @@ __all__ = [
 
 #: Columns of the items table that a label or metadata column cannot be called.
 RESERVED = (
-    "item_id",
-    "path",
-    "root",
-    "source",
-    "text",
-    "image_sha256",
-    "text_sha256",
-    "width",
-    "height",
-    "format",
-    "bytes",
-    "mtime_ns",
-    "phash",
-    "split",
-    "missing",
-    "added",
-)
+    "item_id", "path", "root", "source", "text", "image_sha256", "text_sha256", "width", "height", "format", "bytes",
+    "mtime_ns", "phash", "split", "missing", "added",
+)  # fmt: skip
 #: Columns of a manifest, before those of labels and metadata.
 FIXED = ("item_id", "path", "root", "source", "text", "split")
 REJECTED_SCHEMA = pa.schema(
@@ -73,20 +59,10 @@ Rejected = tuple[str, str | None, str]
 
 @dataclass
 class Piece:
-    """What one source gave.
+    """What one source gave: a table of `FIXED`, labels and metadata, all strings.
 
-    Attributes
-    ----------
-    source : str
-        As the user named it.
-    table : pyarrow.Table
-        `FIXED`, then labels and metadata, all strings.
-    numbers : numpy.ndarray of int64 or None
-        Each row's number in an annotation file; None for images found on disk.
-    rejected : list of Rejected
-    notes : list of str
-    from_folders : tuple of str
-        Columns that only the names of folders tell: another source's value goes before.
+    `numbers` are the rows' numbers in an annotation file, None for images found on disk. Columns in
+    `from_folders` are told by folders' names only: another source's value goes before.
     """
 
     source: str
@@ -160,18 +136,10 @@ Quotes = Literal["auto", "csv", "literal"]
 class Header:
     """What a file says of its columns before they are read.
 
-    Attributes
-    ----------
-    columns : list of str
-        Names, without the blanks around them.
-    unusable : mapping of str to str
-        What it has besides but cannot be used, with the reason.
-    pictures : frozenset of str
-        Columns that hold pictures themselves, not paths.
-    lists : frozenset of str
-        Columns with several values a row.
-    sample : mapping of str to list of str
-        The first values of columns of text.
+    Their names, and those that cannot be used with the reason.
+
+    `pictures` hold pictures themselves, not paths; `lists` several values a row; `sample` has the first values
+    of text columns.
     """
 
     columns: list[str]
@@ -219,19 +187,10 @@ class BadRow:
 
 @dataclass
 class Rows:
-    """Rows of one file.
+    """Rows of one file: the chosen columns (strings or lists of strings) of those that could be read, and the bad rows.
 
-    Attributes
-    ----------
-    table : pyarrow.Table
-        The chosen columns, strings or lists of strings, of the rows that could be read. A picture in the file itself is its
-        address, see `icehouse.data.image_files`.
-    numbers : numpy.ndarray of int64, shape (rows,)
-        Each row's number in the file, from 1, header and blank lines not counted.
-    bad : list of BadRow
-    notes : list of str
-    picture_names : dict of str to pyarrow.ChunkedArray
-        Column of pictures to the file names that it keeps beside their bytes.
+    `numbers` counts from 1, header and blank lines not counted. A picture in the file is its address
+    (`image_files`), and `picture_names` has the file names kept beside their bytes.
     """
 
     table: pa.Table

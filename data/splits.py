@@ -1,7 +1,6 @@
 """Split names, splits made from a seed, and splits that keep whole groups together.
 
-A split depends on the ids, the labels and the seed, never on the order of the rows: units are put in the order of a keyed
-hash of their ids, so the same item lands in the same place on any machine and in any version of Python.
+A split never depends on the order of the rows: units are put in the order of a keyed hash of their ids.
 """
 
 from __future__ import annotations

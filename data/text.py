@@ -1,9 +1,7 @@
 """Text cleaning by name and version.
 
-The name is part of a text feature's provenance, so a cleaner never changes once released: a better one gets a new name.
-
-The usual recipe for tweets cuts everything from the first URL to the end; here each URL is removed where it stands, and
-every pattern is linear in the text's length, since texts come from strangers.
+The name is part of a text feature's provenance, so a cleaner never changes once released. Each URL is removed
+where it stands, and every pattern is linear in the text's length, since texts come from strangers.
 """
 
 from __future__ import annotations
@@ -129,22 +127,8 @@ CLEANERS: Mapping[str, Callable[[str], str]] = MappingProxyType({"none": _none, 
 
 
 def clean(text: str, name: str = "social-v1") -> str:
-    """Text as the cleaner `name` leaves it.
+    """Text as the cleaner `name` of `CLEANERS` leaves it; cleaning twice is the same as cleaning once.
 
-    Parameters
-    ----------
-    text : str
-        Any text; cleaning twice is the same as cleaning once.
-    name : str, default "social-v1"
-        A key of `CLEANERS`.
-
-    Raises
-    ------
-    UsageError
-        If there is no such cleaner.
-
-    Examples
-    --------
     >>> clean("RT @ann: flood &amp; fire https://t.co/abc123 stay safe #Harvey")
     'flood & fire stay safe #Harvey'
     """

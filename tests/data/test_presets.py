@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from icehouse.data.columns import PRESETS, get_preset, merge_humanitarian
+from icehouse.data.columns import PRESETS, get_preset
 from icehouse.data.manifest import SourceOptions, read_sources
 from icehouse.errors import SourceError, UsageError
 
@@ -230,9 +230,3 @@ def test_unknown_preset() -> None:
     with pytest.raises(UsageError, match=r"did you mean crisismmd\?.*multioff"):
         get_preset("CrisisMM")
     assert all(preset.name == name and preset.about for name, preset in PRESETS.items())
-
-
-def test_merge_humanitarian() -> None:
-    assert merge_humanitarian("injured_or_dead_people") == "affected_individuals"
-    assert merge_humanitarian("not_humanitarian") == "not_humanitarian"
-    assert merge_humanitarian(None) is None
