@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from ..errors import NoRowsError, UsageError
 from .columns import Columns, choose_columns
 from .image_files import address
-from .labels import as_lists, lost_digits, normalise, respelt
+from .labels import as_lists, lost_digits, normalise, respelt, strings
 from .paths import locate_images
 from .readers import Header, Rows, read_rows
 from .rows import Piece, Rejected, absolute, beneath, count, items_table, short, show
@@ -65,13 +65,13 @@ def read_annotations(
 
     below = beneath(start, root) if start is not None else None
     stem = path.stem if below is None else f"{below}/{path.stem}"
-    handles = _strings([f"{stem}:{number}" for number in rows.numbers])
-    text = _strings([None] * n)
+    handles = strings([f"{stem}:{number}" for number in rows.numbers])
+    text = strings([None] * n)
     for name in chosen.texts:
         text = pc.coalesce(
             text, _not_blank(_joined(rows.table[name], f"{path.name}: column {name!r}", notes))
         )
-    raw = _not_blank(rows.table[chosen.image]) if chosen.image is not None else _strings([None] * n)
+    raw = _not_blank(rows.table[chosen.image]) if chosen.image is not None else strings([None] * n)
     if chosen.image is not None and raw.null_count == n:
         notes.append(f"{path.name}: column {chosen.image!r} names no image in any row")
     inside, own_root = _inside(raw, path, chosen.image, root)
@@ -124,7 +124,7 @@ def _a_row_each_picture(rows: Rows, image: str | None) -> tuple[Rows, pa.Array |
     index = np.repeat(np.arange(len(lists)), np.maximum(lengths, 1))
     first = np.repeat(np.cumsum(np.maximum(lengths, 1)) - np.maximum(lengths, 1), np.maximum(lengths, 1))
     places = np.where(lengths[index] > 1, np.arange(len(index)) - first + 1, 0)
-    pictures = _strings([name for cell in lists for name in (cell or [None])])
+    pictures = strings([name for cell in lists for name in (cell or [None])])
     table = rows.table.take(pa.array(index)).set_column(
         rows.table.schema.get_field_index(image), image, pictures
     )
@@ -238,12 +238,8 @@ def _labels_and_split(
     }
     if options.split is not None or split is None:
         return split, named
-    column = _strings([split] * len(rows.numbers)) if isinstance(split, str) else split
+    column = strings([split] * len(rows.numbers)) if isinstance(split, str) else split
     return None, named | {f"split_{task}": column}
-
-
-def _strings(values: Sequence[str | None]) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array(values, pa.string())])
 
 
 def _not_empty(column: pa.ChunkedArray) -> pa.ChunkedArray:

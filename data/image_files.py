@@ -23,6 +23,7 @@ import pyarrow as pa
 from ..errors import ImageError, SourceError
 from .bombs import check_parquet
 from .labels import trim
+from .rows import one_line
 
 __all__ = [
     "MAX_BYTES",
@@ -197,7 +198,7 @@ class _Column:
             except (pa.ArrowException, OSError, StopIteration) as error:
                 self._next = -1
                 raise ImageError(
-                    f"row {row} of {self._column!r} cannot be read: {' '.join(str(error).split())[:200]}"
+                    f"row {row} of {self._column!r} cannot be read: {one_line(error)}"
                 ) from error
         if isinstance(cell, list) or place is not None:
             cell = cell[place - 1] if isinstance(cell, list) and place and place <= len(cell) else None

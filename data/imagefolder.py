@@ -18,7 +18,7 @@ from ..errors import SourceError, UsageError
 from .annotations import read_annotations
 from .folders import IMAGE_SUFFIXES, METADATA_NAMES, Scan, first_bytes, kinds_of
 from .images import what_it_is
-from .labels import normalise, respelt
+from .labels import normalise, respelt, strings
 from .rows import Piece, Rejected, absolute, beneath, count, items_table
 from .splits import canonical_split, is_split_name
 
@@ -168,7 +168,7 @@ def _set_splits(piece: Piece, depth: int) -> None:
     splits = [canonical_split(parts[depth]) if len(parts) > depth else None for parts in folders]
     place = piece.table.column_names.index("split")
     given = piece.table["split"]
-    filled = pc.coalesce(given, pa.chunked_array([pa.array(splits, pa.string())]))
+    filled = pc.coalesce(given, strings(splits))
     piece.table = piece.table.set_column(place, "split", filled)
     if given.null_count == len(given):
         piece.from_folders = (*piece.from_folders, "split")
@@ -205,7 +205,7 @@ def _set_labels(
         below = [(path or "")[len(prefix) :].split("/")[:-1] for path in piece.table["path"].to_pylist()]
         labels = [parts[at] if len(parts) > at else None for parts in below]
         # A folder called NA was called so by somebody: no name is a missing value.
-        spelt = pa.chunked_array([pa.array(labels, pa.string())])
+        spelt = strings(labels)
         named = normalise(spelt, ())
         if changed := respelt(spelt, named):
             notes.append(f"{folder}: labels of folders: {changed}")

@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import ImageError
 from .bombs import MAX_FRAMES, MAX_SCANNED, Container, Memory, TimedFile, exif_orientation, open_container
 from .pixels import BACKGROUND, flatten, has_low_bytes, is_blank, low_bytes
+from .rows import one_line
 
 __all__ = [
     "BACKGROUND",
@@ -231,7 +232,7 @@ def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) ->
     except ImageError:
         raise
     except Exception as error:  # whatever a decoder raises of damaged bytes
-        raise ImageError(f"damaged {kind}: {_brief(error)}") from None
+        raise ImageError(f"damaged {kind}: {one_line(error)}") from None
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -258,7 +259,7 @@ def _open(data: bytes) -> tuple[Container, Image.Image]:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(f"unreadable header: {_brief(error)}") from None
+        raise ImageError(f"unreadable header: {one_line(error)}") from None
     _check_size(raw)
     return container, raw
 
@@ -441,10 +442,6 @@ def _orientation(raw: Image.Image) -> int:
         return 1
     exif, xmp = raw.info.get("exif"), raw.info.get("xmp")
     return exif_orientation(exif if isinstance(exif, bytes) else b"", xmp if isinstance(xmp, bytes) else b"")
-
-
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _quieten() -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "normalise",
     "normalised",
     "respelt",
+    "strings",
     "trim",
 ]
 
@@ -66,7 +67,7 @@ def normalise(column: pa.ChunkedArray, missing: Sequence[str] | None = None) -> 
     """
     if pa.types.is_list(column.type):
         flat = pc.list_flatten(column)
-        values = dict(zip(flat.to_pylist(), normalise(_strings(flat), missing).to_pylist(), strict=True))
+        values = dict(zip(flat.to_pylist(), normalise(flat, missing).to_pylist(), strict=True))
         rows = [
             None if row is None else list(dict.fromkeys(v for x in row if (v := values[x]) is not None))
             for row in column.to_pylist()
@@ -80,7 +81,7 @@ def normalise(column: pa.ChunkedArray, missing: Sequence[str] | None = None) -> 
         cells = column.to_pylist()
         for place in scientific.tolist():
             cells[place] = _digits(cells[place])
-        column = _strings(cells)
+        column = strings(cells)
     for word in ("true", "false"):
         spellings = pa.array([word.title(), word.upper()])
         column = pc.if_else(pc.is_in(column, value_set=spellings), word, column)
@@ -93,7 +94,7 @@ def normalised(value: str, missing: Sequence[str] | None = None) -> str | None:
     >>> normalised(" 1.0 "), normalised("TRUE"), normalised("NA"), normalised("01")
     ('1', 'true', None, '01')
     """
-    (found,) = normalise(_strings([value]), missing).to_pylist()
+    (found,) = normalise(strings([value]), missing).to_pylist()
     return found if isinstance(found, str) else None
 
 
@@ -207,7 +208,6 @@ def as_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
     )
 
 
-def _strings(values: object) -> pa.ChunkedArray:
-    return (
-        values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([pa.array(values, pa.string())])
-    )
+def strings(values: Sequence[str | None] | pa.Array) -> pa.ChunkedArray:
+    """Column of strings."""
+    return pa.chunked_array([pa.array(values, pa.string())])

@@ -1,4 +1,4 @@
-"""JSON Lines and Parquet."""
+"""Readers of JSON Lines and Parquet files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ _LOOKED_AT = 1000
 
 
 def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
-    """Read a file of one JSON object a line: numbers as they are written, lists of values as lists, nothing else nested."""
+    """Read a file of one JSON object a line: numbers as they are written, lists of values as lists, nothing else nested.
+
+    Python's json: DuckDB gives a broken line as nulls without a reason, and of a key given twice the first; pyarrow takes no
+    column of numbers and texts.
+    """
     if path.suffix.lower() == ".json" and start_of(path, encoding).lstrip().startswith("["):
         raise SourceError(f"{path} is one JSON array; write it as JSON Lines (.jsonl, one object a line)")
     bad: list[BadRow] = []

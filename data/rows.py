@@ -272,6 +272,6 @@ def start_of(path: Path, encoding: str) -> str:
         return file.read(1 << 16)
 
 
-def one_line(error: Exception) -> str:
-    """Message of another library's error, fit for one of ours."""
-    return " ".join(str(error).split())[:200]
+def one_line(error: BaseException) -> str:
+    """Message of another library's error, fit for one of ours; its type where it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

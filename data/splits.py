@@ -28,17 +28,8 @@ __all__ = [
 #: 80% to learn from, 10% to choose on, 10% to report.
 DEFAULT_RATIOS: Mapping[str, float] = MappingProxyType({"train": 0.8, "dev": 0.1, "test": 0.1})
 
-_CANONICAL = {
-    "train": "train",
-    "training": "train",
-    "dev": "dev",
-    "development": "dev",
-    "val": "dev",
-    "valid": "dev",
-    "validation": "dev",
-    "test": "test",
-    "testing": "test",
-}
+_CANONICAL = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("test", "testing"), "test")
+_CANONICAL |= dict.fromkeys(("dev", "development", "val", "valid", "validation"), "dev")
 
 
 def canonical_split(name: str) -> str:
@@ -103,24 +94,28 @@ def stratified_split(
     check_lengths(ids, n, labels, groups)
     names, shares = shares_of(ratios)
 
-    members: dict[tuple[bool, Hashable], list[int]] = defaultdict(list)
-    for i in range(n):
-        group = None if groups is None else groups[i]
-        members[(False, ids[i]) if group is None else (True, group)].append(i)
-
-    classes: dict[str | None, list[tuple[int, bytes, list[int]]]] = defaultdict(list)
-    for unit in members.values():
-        label = None if labels is None else _majority([labels[i] for i in unit])
-        key = min(ids[i] for i in unit)
-        digest = hashlib.blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        classes[label].append((-len(unit), digest, unit))
-
+    classes: dict[str | None, list[list[int]]] = defaultdict(list)
+    for unit in _units(ids, groups, seed):  # large groups first: the small ones then even out what is left
+        classes[None if labels is None else _majority([labels[i] for i in unit])].append(unit)
     result = np.empty(n, dtype=f"<U{max(map(len, names))}")
     for units in classes.values():
-        units.sort()  # large groups first: the small ones then even out what is left
-        for (_, _, unit), split in zip(units, _assign([-size for size, _, _ in units], shares), strict=True):
+        for unit, split in zip(units, _assign([len(unit) for unit in units], shares), strict=True):
             result[unit] = names[split]
     return result
+
+
+def _units(ids: Sequence[str], groups: Sequence[Hashable | None] | None, seed: int) -> list[list[int]]:
+    """Rows of each group, and of each item without one: the largest first, else by a keyed hash of their first id."""
+    members: dict[tuple[bool, Hashable], list[int]] = defaultdict(list)
+    for i, name in enumerate(ids):
+        group = None if groups is None else groups[i]
+        members[(False, name) if group is None else (True, group)].append(i)
+
+    def order(unit: list[int]) -> tuple[int, bytes]:
+        key = f"{seed}\0{min(ids[i] for i in unit)}".encode("utf-8", "surrogatepass")
+        return -len(unit), hashlib.blake2b(key, digest_size=16).digest()
+
+    return sorted(members.values(), key=order)
 
 
 def check_lengths(
@@ -230,19 +225,16 @@ def grouped_split(
     n = len(ids)
     check_lengths(ids, n, labels, groups)
     names, shares = _train_first(ratios)
-    members: dict[tuple[bool, Hashable], list[int]] = defaultdict(list)
-    for i in range(n):
-        members[(False, ids[i]) if groups[i] is None else (True, groups[i])].append(i)
-    units = sorted((-len(unit), _digest(min(ids[i] for i in unit), seed), unit) for unit in members.values())
-    classes = [Counter(None if labels is None else labels[i] for i in unit) for _, _, unit in units]
+    units = _units(ids, groups, seed)
+    classes = [Counter(None if labels is None else labels[i] for i in unit) for unit in units]
     targets = _targets(classes, shares)
     room = [n if s == 0 else max(1, math.ceil(round(share * n, 6))) for s, share in enumerate(shares)]
 
     result = np.empty(n, dtype=f"<U{max(map(len, names))}")
     held: list[Counter[str | None]] = [Counter() for _ in shares]
     assigned: list[list[int]] = [[] for _ in shares]
-    for place, ((size, _, _), counts) in enumerate(zip(units, classes, strict=True)):
-        fitting = [s for s in range(len(shares)) if -size <= room[s]]
+    for place, (unit, counts) in enumerate(zip(units, classes, strict=True)):
+        fitting = [s for s in range(len(shares)) if len(unit) <= room[s]]
         # Rounding keeps a tie a tie; of equal splits the first has the larger share.
         split = min(fitting, key=lambda s: (round(_worse(counts, held[s], targets[s]), 9), s))
         held[split].update(counts)
@@ -250,7 +242,7 @@ def grouped_split(
     _fill_empty(assigned, units, room, names)
     for split, places in enumerate(assigned):
         for place in places:
-            result[units[place][2]] = names[split]
+            result[units[place]] = names[split]
     return result
 
 
@@ -260,10 +252,6 @@ def _train_first(ratios: Mapping[str, float]) -> tuple[list[str], list[float]]:
     lead = max(place for place, share in enumerate(shares) if share == shares[0])
     order = [lead, *(place for place in range(len(names)) if place != lead)]
     return [names[place] for place in order], [shares[place] for place in order]
-
-
-def _digest(key: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _targets(
@@ -300,7 +288,7 @@ def _worse(
 
 def _fill_empty(
     assigned: list[list[int]],
-    units: Sequence[tuple[int, bytes, list[int]]],
+    units: Sequence[list[int]],
     room: Sequence[int],
     names: Sequence[str],
 ) -> None:
@@ -310,7 +298,7 @@ def _fill_empty(
         if assigned[split] or len(units) < len(assigned) or not donors:
             continue
         donor = max(donors, key=lambda places: places[-1])
-        size = -units[donor[-1]][0]
+        size = len(units[donor[-1]])
         if size > room[split]:
             raise UsageError(
                 f"no group is small enough for {names[split]!r}, which is to have {room[split]} items: the smallest that "
