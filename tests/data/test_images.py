@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 
 import imagehash
 import numpy as np
@@ -12,22 +10,8 @@ import pytest
 from icehouse.data import images
 from icehouse.data.images import BACKGROUND, SNIFFED, decode, image_format
 from icehouse.errors import ImageError
+from image_bytes import encoded, png, scene
 from PIL import Image, ImageOps
-
-
-def scene(width: int = 96, height: int = 64) -> Image.Image:
-    """A smooth picture without symmetry, so that a turn or a flip shows."""
-    y, x = np.mgrid[0:height, 0:width]
-    red = 255 * x / width
-    green = 255 * y / height
-    blue = 127 + 120 * np.sin(x / 9.0) * np.cos(y / 17.0)
-    return Image.fromarray(np.stack([red, green, blue], axis=-1).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def difference(a: Image.Image, b: Image.Image) -> float:
@@ -126,12 +110,7 @@ def test_shrinking_keeps_the_shortest_side() -> None:
 
 def png_of_promises(width: int, height: int) -> bytes:
     """A few bytes of PNG that claim to be `width` x `height` pixels."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 4096))
+    return png(width, height, 8, 2, b"\0" * 4096)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from icehouse.data.labels import as_known, near_identical, normalise, normalised
-from icehouse.data.manifest import Manifest, SourceOptions, read_sources
 from icehouse.errors import SourceError
-
-
-def read(path: Path, **options: Any) -> Manifest:
-    return read_sources(path, options=SourceOptions(**options))
+from sources import ids, messages, read
 
 
 @pytest.mark.parametrize(
@@ -99,26 +95,26 @@ def test_ids_that_lost_digits_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"id":9.17e17,"text":"a"}\n{"id":12.0,"text":"c"}\n')
     for name, refused in (("t.parquet", 2), ("t.csv", 3), ("t.jsonl", 1)):
         manifest = read(tmp_path / name)
-        assert manifest.table["item_id"].to_pylist() == ["12"]
-        messages = manifest.rejected["message"].to_pylist()
-        assert len(messages) == refused
+        assert ids(manifest) == ["12"]
+        assert len(messages(manifest)) == refused
         assert all(
-            "has lost digits; write the file again with ids that are integers or text" in m for m in messages
+            "has lost digits; write the file again with ids that are integers or text" in m
+            for m in messages(manifest)
         )
     # What is exact stays: integers of any size, text, and hashes that only look like numbers.
     pq.write_table(
         pa.table({"id": pa.array(big[:2], pa.int64()), "text": ["a", "b"]}), tmp_path / "i.parquet"
     )
-    assert read(tmp_path / "i.parquet").table["item_id"].to_pylist() == [str(n) for n in big[:2]]
+    assert ids(read(tmp_path / "i.parquet")) == [str(n) for n in big[:2]]
     (tmp_path / "h.csv").write_text("id,text\n1e5,a\n9177e10,b\n917791044158185473,c\n")
-    assert read(tmp_path / "h.csv").table["item_id"].to_pylist() == ["1e5", "9177e10", "917791044158185473"]
+    assert ids(read(tmp_path / "h.csv")) == ["1e5", "9177e10", "917791044158185473"]
     # A narrower float is exact for fewer numbers.
     pq.write_table(
         pa.table({"id": pa.array([16777217.0, 7.0], pa.float32()), "text": ["a", "b"]}),
         tmp_path / "f.parquet",
     )
     manifest = read(tmp_path / "f.parquet")
-    assert manifest.table["item_id"].to_pylist() == ["7"]
+    assert ids(manifest) == ["7"]
     assert "lost digits" in manifest.rejected["message"][0].as_py()
     (tmp_path / "all.csv").write_text("id,text\n9.177910441581855e+17,a\n")
     with pytest.raises(SourceError, match=r"not one of its 1 row.*lost digits.*integers or text"):
@@ -182,7 +178,7 @@ def test_headers_with_blanks_around_names(tmp_path: Path) -> None:
 def test_windows_encoding_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_bytes("id,text\n1,“it’s 5 €…”\n2,plain\n".encode("cp1252"))
-    (message,) = read(path).rejected["message"].to_pylist()
+    (message,) = messages(read(path))
     assert message.endswith(
         "not utf-8 but look like cp1252 (Windows); give --encoding cp1252 or save it as UTF-8"
     )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,48 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from icehouse.data.manifest import REJECTED_SCHEMA, RESERVED, Manifest, SourceOptions, read_sources
+from icehouse.data.manifest import REJECTED_SCHEMA, RESERVED, read_sources
 from icehouse.errors import IcehouseError, SourceError, UsageError
-
-
-def read(*sources: Path, **options: Any) -> Manifest:
-    return read_sources(sources, options=SourceOptions(**options))
-
-
-def write(path: Path, content: str | bytes = b"") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def ids(manifest: Manifest) -> list[str]:
-    return manifest.table["item_id"].to_pylist()
-
-
-def column(manifest: Manifest, name: str) -> list[str | None]:
-    return manifest.table[name].to_pylist()
-
-
-def messages(manifest: Manifest) -> list[str]:
-    return manifest.rejected["message"].to_pylist()
-
-
-# ------------------------------------------------------------------------------------------------ folders
+from sources import by_id, column, ids, messages, notes, read, write, write_rows
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
-    for name in (
-        "cat/b.jpg",
-        "cat/a.PNG",
-        "dog/x.jpeg",
-        "top.webp",
-        "dir.jpg/in.gif",
-        ".hidden/h.jpg",
-        ".h.jpg",
-        "notes.txt",
-    ):
+    names = "cat/b.jpg cat/a.PNG dog/x.jpeg top.webp dir.jpg/in.gif .hidden/h.jpg .h.jpg notes.txt"
+    for name in names.split():
         write(folder / name)
     return folder
 
@@ -65,7 +32,7 @@ def test_folder(photos: Path) -> None:
     assert manifest.table.column_names == ["item_id", "path", "root", "source", "text", "split"]
     assert {str(kind) for kind in manifest.table.schema.types} == {"string"}
     assert manifest.labels == ()
-    assert any("1 file without" in note for note in manifest.notes)
+    assert "1 file without" in notes(manifest)
 
 
 def test_labels_from_folders(photos: Path) -> None:
@@ -73,14 +40,6 @@ def test_labels_from_folders(photos: Path) -> None:
     assert column(manifest, "label") == ["cat", "cat", "dir.jpg", "dog", None]
     assert set(column(manifest, "split")) == {"train"}
     assert manifest.labels == ("label",)
-
-
-def test_labels_from_folders_below_splits(tmp_path: Path) -> None:
-    for name in ("train/cat/1.jpg", "Val/dog/1.jpg", "test/cat/1.jpg"):
-        write(tmp_path / name)
-    manifest = read(tmp_path, labels_from_folders=True)
-    assert column(manifest, "label") == ["dog", "cat", "cat"]
-    assert column(manifest, "split") == ["dev", "test", "train"]
 
 
 def test_root_makes_the_ids(photos: Path, tmp_path: Path) -> None:
@@ -105,7 +64,7 @@ def test_several_folders_with_the_same_names(tmp_path: Path) -> None:
 def test_folder_in_a_folder_is_read_once(photos: Path) -> None:
     manifest = read(photos / "cat", photos)
     assert ids(manifest) == ids(read(photos))
-    assert any("lies in" in note for note in manifest.notes)
+    assert "lies in" in notes(manifest)
 
 
 def test_links(photos: Path) -> None:
@@ -167,10 +126,10 @@ def test_an_image_is_known_by_its_bytes(tmp_path: Path) -> None:
     write(tmp_path / "readme.md", "P1 is a task")
     manifest = read(tmp_path)
     assert ids(manifest) == [*named, *sniffed, "zero.jpg"]
-    notes = "\n".join(manifest.notes)
-    assert "8 images known by their bytes (" in notes
-    assert "2 files without an image's suffix or bytes left out (.md, .nef)" in notes
-    assert "2 hidden or of a Mac's archive left out (.thumbs, __MACOSX)" in notes
+    said = notes(manifest)
+    assert "8 images known by their bytes (" in said
+    assert "2 files without an image's suffix or bytes left out (.md, .nef)" in said
+    assert "2 hidden or of a Mac's archive left out (.thumbs, __MACOSX)" in said
     write(tmp_path / "list.csv", "image\n" + "".join(f"{name}\n" for name in named + sniffed))
     assert ids(read(tmp_path / "list.csv")) == [*named, *sniffed]
     assert ids(read(tmp_path / "c", tmp_path / "0.jfif")) == ["c", "0.jfif"]
@@ -217,9 +176,6 @@ def test_nothing_there(tmp_path: Path) -> None:
         read()
 
 
-# ------------------------------------------------------------------------------------------------ columns
-
-
 def test_columns_are_guessed_and_said(tmp_path: Path) -> None:
     path = write(
         tmp_path / "p.csv", "Item_ID,File_Name,caption,label,split,likes\n7,a.jpg,hi,x,val,3\n8,,there,,,4\n"
@@ -233,7 +189,7 @@ def test_columns_are_guessed_and_said(tmp_path: Path) -> None:
     (note,) = [note for note in manifest.notes if "taken by their names" in note]
     for part in ("image = File_Name", "text = caption", "id = Item_ID", "label = label", "split = split"):
         assert part in note
-    assert any("'val' is 'dev'" in note for note in manifest.notes)
+    assert "'val' is 'dev'" in notes(manifest)
 
 
 def test_columns_given(tmp_path: Path) -> None:
@@ -299,9 +255,6 @@ def test_labels_cannot_shadow_the_items_table(tmp_path: Path) -> None:
             read(write(tmp_path / "p.csv", f"caption,{name}_\n1,2\n"), meta_columns=[f"{name}={name}_"])
 
 
-# ------------------------------------------------------------------------------------------------ hostile rows
-
-
 def test_bad_rows_cost_only_themselves(tmp_path: Path) -> None:
     path = write(
         tmp_path / "r.csv",
@@ -324,7 +277,7 @@ def test_bad_rows_cost_only_themselves(tmp_path: Path) -> None:
         b"13,z.jpg,last,x\n",
     )
     manifest = read(path)
-    assert dict(zip(ids(manifest), column(manifest, "text"), strict=True)) == {
+    assert by_id(manifest, "text") == {
         "1": "good",
         "5": 'two\nlines, "quoted"',
         "9": "nul\0in text\x1b[0m",
@@ -349,7 +302,7 @@ def test_bad_rows_cost_only_themselves(tmp_path: Path) -> None:
         assert part in found
     assert len(messages(manifest)) == 11
     assert not any("\n" in message for message in messages(manifest))
-    assert any("1 identical row" in note for note in manifest.notes)
+    assert "1 identical row" in notes(manifest)
 
 
 def test_encodings(tmp_path: Path) -> None:
@@ -360,9 +313,6 @@ def test_encodings(tmp_path: Path) -> None:
     assert column(read(latin, encoding="latin-1"), "text") == ["café", "été"]
     assert column(read(write(tmp_path / "u16.csv", text.encode("utf-16"))), "text") == ["café", "été"]
     plain = write(tmp_path / "u16le.csv", text.encode("utf-16-le"))
-    with pytest.raises(SourceError, match="--encoding utf-16-le"):
-        read(plain)
-    assert column(read(plain, encoding="utf-16-le"), "text") == ["café", "été"]
     with pytest.raises(SourceError, match="BOM"):
         read(plain, encoding="utf-16")
 
@@ -394,12 +344,9 @@ def test_absolute_paths_below_the_root(tmp_path: Path) -> None:
         read(path)
     manifest = read(path, root=tmp_path)
     assert column(manifest, "path") == ["img/a.jpg"]
-    assert any("none of the first images" in note for note in manifest.notes)
+    assert "none of the first images" in notes(manifest)
     write(tmp_path / "img" / "a.jpg")
-    assert not any("none of the first images" in note for note in read(path, root=tmp_path).notes)
-
-
-# ------------------------------------------------------------------------------------------------ formats
+    assert "none of the first images" not in notes(read(path, root=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -426,12 +373,6 @@ def test_tsv_quotes_can_be_forced(tmp_path: Path) -> None:
     assert column(read(path, quotes="literal"), "text") == ['"whole"']
 
 
-def test_csv_with_other_separators(tmp_path: Path) -> None:
-    manifest = read(write(tmp_path / "s.csv", "id;text\n1;hi, you\n"))
-    assert column(manifest, "text") == ["hi, you"]
-    assert any("semicolons" in note for note in manifest.notes)
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -444,7 +385,8 @@ def test_csv_with_other_separators(tmp_path: Path) -> None:
 )
 def test_separators_are_known_by_the_first_rows(tmp_path: Path, content: str) -> None:
     manifest = read(write(tmp_path / "s.csv", content))
-    assert dict(zip(ids(manifest), column(manifest, "text"), strict=True)) == {"1": "hi, you"}
+    assert by_id(manifest, "text") == {"1": "hi, you"}
+    assert ("separated by semicolons" in notes(manifest)) == content.startswith(("id;", "sep=;"))
 
 
 @pytest.mark.parametrize("order", ["le", "be"])
@@ -526,7 +468,7 @@ def test_parquet_with_broken_strings(tmp_path: Path) -> None:
         pa.table({"text": pa.Array.from_buffers(pa.string(), 3, raw.buffers())}), tmp_path / "p.parquet"
     )
     manifest = read(tmp_path / "p.parquet")
-    assert dict(zip(ids(manifest), column(manifest, "text"), strict=True)) == {"p:1": "a", "p:3": "c"}
+    assert by_id(manifest, "text") == {"p:1": "a", "p:3": "c"}
     assert "row 2: holds bytes" in messages(manifest)[0]
 
 
@@ -546,20 +488,15 @@ def test_what_a_writer_wrote_is_read_back(tmp_path: Path, texts: list[str], kind
     path = tmp_path / f"t.{kind}"
     # A first row with quotes: in a TSV they show that this one's quotes enclose fields.
     texts = ['first, "quoted"', *texts]
-    if kind == "jsonl":
-        path.write_text(
-            "".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in enumerate(texts)), encoding="utf-8"
-        )
-    elif kind == "parquet":
-        pq.write_table(pa.table({"id": list(range(len(texts))), "text": texts}), path)
-    else:
+    if kind == "all.tsv":
         with path.open("w", encoding="utf-8", newline="") as file:
-            quoting = csv.QUOTE_ALL if kind.startswith("all") else csv.QUOTE_MINIMAL
-            writer = csv.writer(file, delimiter="\t" if "tsv" in kind else ",", quoting=quoting)
+            writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL)
             writer.writerows([["id", "text"], *enumerate(texts)])
+    else:
+        write_rows(path, [{"id": i, "text": text} for i, text in enumerate(texts)])
     manifest = read(path)
     expected = {str(i): text for i, text in enumerate(texts) if text.strip()}
-    assert dict(zip(ids(manifest), column(manifest, "text"), strict=True)) == expected
+    assert by_id(manifest, "text") == expected
     assert len(messages(manifest)) == len(texts) - len(expected)
 
 
@@ -587,16 +524,13 @@ def test_any_bytes_give_rows_or_one_line(
     assert "\n" not in message
 
 
-# ------------------------------------------------------------------------------------------------ several sources
-
-
 def test_a_file_under_two_ids_is_told_with_the_remedy(photos: Path, tmp_path: Path) -> None:
     name = ids(read(photos))[0]
     path = write(tmp_path / "p.csv", f"image,label\n{photos.name}/{name},x\n")
     (said,) = [note for note in read(photos, path).notes if "under two ids" in note]
     assert said.startswith(f"1 file under two ids each, such as {name!r} and ")
     manifest = read(photos, path, root=said.split("--root ")[1].removesuffix(" makes them one item each"))
-    assert not any("under two ids" in note for note in manifest.notes)
+    assert "under two ids" not in notes(manifest)
     assert len(manifest.table) == len(read(photos).table)
 
 
@@ -616,7 +550,7 @@ def test_a_folder_and_its_annotations_are_one_item_each(photos: Path) -> None:
     path = write(photos / "labels.csv", "image,label\ncat/b.jpg,cat\nother.jpg,x\n")
     for sources in ([photos, path], [path, photos]):
         manifest = read(*sources)
-        labels = dict(zip(ids(manifest), column(manifest, "label"), strict=True))
+        labels = by_id(manifest, "label")
         assert len(labels) == 6
         assert labels["cat/b.jpg"] == "cat"
         assert labels["top.webp"] is None
@@ -627,7 +561,7 @@ def test_colliding_ids_name_both_sources(tmp_path: Path) -> None:
     first = write(tmp_path / "a.csv", "id,text,label\n1,x,l\n2,y,l\n")
     second = write(tmp_path / "b.csv", "id,text,label\n1,x,l\n2,z,l\n3,new,l\n")
     manifest = read(first, second)
-    assert dict(zip(ids(manifest), column(manifest, "text"), strict=True)) == {"1": "x", "2": "y", "3": "new"}
+    assert by_id(manifest, "text") == {"1": "x", "2": "y", "3": "new"}
     (message,) = messages(manifest)
     assert message.startswith(
         f"{second}, row 2: id '2' is taken by {first}, row 2, which differs in text; ids must be"
@@ -639,7 +573,7 @@ def test_files_of_one_name(tmp_path: Path) -> None:
     manifest = read(
         write(tmp_path / "a" / "p.csv", "text\nx\n"), write(tmp_path / "b" / "p.csv", "text\ny\nz\n")
     )
-    assert dict(zip(ids(manifest), column(manifest, "text"), strict=True)) == {"p:1": "x", "p:2": "z"}
+    assert by_id(manifest, "text") == {"p:1": "x", "p:2": "z"}
     assert manifest.rejected["item_id"].to_pylist() == ["b/p:1"]
 
 
@@ -655,15 +589,11 @@ def test_ids_are_strings_in_one_spelling(tmp_path: Path) -> None:
     ]
 
 
-def test_a_source_named_twice(tmp_path: Path) -> None:
+def test_a_source_named_twice_and_one_that_is_no_list(tmp_path: Path) -> None:
     path = write(tmp_path / "p.csv", "text\na\n")
     manifest = read(path, path)
     assert ids(manifest) == ["p:1"]
-    assert any("2 times" in note for note in manifest.notes)
-
-
-def test_one_source_need_not_be_a_list(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.csv", "text\na\n")
+    assert "2 times" in notes(manifest)
     assert ids(read_sources(str(path))) == ids(read_sources(path)) == ids(read_sources([path]))
 
 

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from icehouse.data import image_files
-from icehouse.data.manifest import Manifest, SourceOptions, read_sources
+from icehouse.data.manifest import Manifest
 from icehouse.errors import ImageError, SourceError, UsageError
 from PIL import Image
+from sources import column, messages, notes, read, write_rows
 
 
 def png(value: int, side: int = 8) -> bytes:
@@ -28,17 +29,9 @@ def png(value: int, side: int = 8) -> bytes:
 PICTURES = [png(i) for i in range(40)]
 
 
-def read(path: Path, **options: Any) -> Manifest:
-    return read_sources(path, options=SourceOptions(**options))
-
-
 def parquet(file: Path, row_group_size: int | None = None, **columns: Any) -> Path:
     pq.write_table(pa.table(columns), file, row_group_size=row_group_size)
     return file
-
-
-def column(manifest: Manifest, name: str) -> list[Any]:
-    return manifest.table[name].to_pylist()
 
 
 def pictures(manifest: Manifest) -> list[bytes]:
@@ -91,7 +84,7 @@ def test_pictures_are_found_by_their_bytes(tmp_path: Path) -> None:
     }
     manifest = read(parquet(tmp_path / "q.parquet", **both), image_column="jpg")
     assert pictures(manifest) == PICTURES[:2]
-    said = "\n".join(manifest.notes)
+    said = notes(manifest)
     assert "column 'thumb' holds pictures and was not read; --image-column thumb reads it" in said
     assert "column 'path' looks like image paths ('x.png') and was not read" in said
     assert "'blob' (holds raw bytes that are no pictures" in said
@@ -151,7 +144,7 @@ def test_a_list_of_pictures_is_an_item_each(tmp_path: Path) -> None:
     assert column(manifest, "label") == ["w", "w", "x", "y", "z"]
     assert column(manifest, "post") == ["5", "5", "6", "7", "8"]
     assert any("1 row with several pictures" in note and "ID#1" in note for note in manifest.notes)
-    assert any("names beside pictures in lists, if any, are not kept" in note for note in manifest.notes)
+    assert "names beside pictures in lists, if any, are not kept" in notes(manifest)
     read_back = [image_files.read(tmp_path / name)[0] for name in column(manifest, "path") if name]
     assert read_back == [PICTURES[0], PICTURES[1], PICTURES[7]]
     single = parquet(tmp_path / "q.parquet", images=pa.array([[PICTURES[0]], [PICTURES[1]]]))
@@ -173,17 +166,13 @@ def test_lists_of_paths_and_labels(tmp_path: Path, suffix: str) -> None:
         {"id": "2", "image": ["c.jpg"], "text": ["one"], "label": []},
         {"id": "3", "image": None, "text": ["none"], "label": ["1.0"]},
     ]
-    path = tmp_path / f"p.{suffix}"
-    if suffix == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        pq.write_table(pa.Table.from_pylist(rows), path)
+    path = write_rows(tmp_path / f"p.{suffix}", rows)
     manifest = read(path)
     assert column(manifest, "item_id") == ["1#1", "1#2", "2", "3"]
     assert column(manifest, "path") == ["a.jpg", "b.jpg", "c.jpg", None]
     assert column(manifest, "text") == ["two\npictures", "two\npictures", "one", "none"]
     assert column(manifest, "label") == [["flood", "Fire"], ["flood", "Fire"], [], ["1"]]
-    said = "\n".join(manifest.notes)
+    said = notes(manifest)
     assert "'label': several values a row, kept as a list column" in said
     assert "several texts a row, which are joined" in said
     with pytest.raises(UsageError, match="'label' holds several values a row and cannot be the id"):
@@ -199,7 +188,6 @@ def test_lists_of_one_are_single_values(tmp_path: Path) -> None:
 
 
 def test_mixed_cells_of_json_lines(tmp_path: Path) -> None:
-    path = tmp_path / "p.jsonl"
     rows = [
         {"id": 1, "image": ["a.jpg", "b.jpg"], "label": ["x", "y"]},
         {"id": 2, "image": "c.jpg", "label": "x"},
@@ -209,18 +197,16 @@ def test_mixed_cells_of_json_lines(tmp_path: Path) -> None:
         {"id": 6, "image": "f.jpg", "label": {"name": "x"}},
         {"id": 7, "image": "g.jpg", "label": None, "meta": {"a": 1}},
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    manifest = read(path)
+    manifest = read(write_rows(tmp_path / "p.jsonl", rows))
     assert column(manifest, "item_id") == ["1#1", "1#2", "2", "3", "7"]
     assert column(manifest, "path") == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "g.jpg"]
     assert column(manifest, "label") == [["x", "y"], ["x", "y"], ["x"], ["x"], None]
-    messages = manifest.rejected["message"].to_pylist()
-    assert [m.split(": ", 1)[1] for m in messages] == [
+    assert [message.split(": ", 1)[1] for message in messages(manifest)] == [
         "column 'image' holds a picture's bytes as text; write it to a file, or the table as Parquet",
         "column 'image' holds nested values",
         "column 'label' holds nested values (keys name)",
     ]
-    assert any("'meta' (holds nested values (keys a))" in note for note in manifest.notes)
+    assert "'meta' (holds nested values (keys a))" in notes(manifest)
 
 
 def test_what_is_not_read_is_named(tmp_path: Path) -> None:
@@ -228,7 +214,7 @@ def test_what_is_not_read_is_named(tmp_path: Path) -> None:
     path = parquet(
         tmp_path / "p.parquet", text=["a", "b"], image=nested, label=nested, extra=[1, 2], more=nested
     )
-    said = "\n".join(read(path).notes)
+    said = notes(read(path))
     assert "column 'image' was not read: it holds nested values (fields a)" in said
     assert "column 'label' was not read: it holds nested values (fields a)" in said
     assert "not read: 'extra', 'more' (holds nested values (fields a))" in said
@@ -256,14 +242,7 @@ def test_columns_that_look_like_images_are_told(
     tmp_path: Path, suffix: str, name: str, cells: list[str], told: str
 ) -> None:
     rows = [{"text": f"t{i}", name: cell} for i, cell in enumerate(cells)]
-    path = tmp_path / f"p.{suffix}"
-    if suffix == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif suffix == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        path.write_text(f"text,{name}\n" + "".join(f"{row['text']},{row[name]}\n" for row in rows))
-    assert any(told in note for note in read(path).notes)
+    assert told in notes(read(write_rows(tmp_path / f"p.{suffix}", rows)))
     (tmp_path / "n.csv").write_text(f"label,{name}\nx,{cells[0]}\n")
     with pytest.raises(SourceError, match=f"give --image-column or --text-column; column '{name}'"):
         read(tmp_path / "n.csv")
@@ -272,14 +251,9 @@ def test_columns_that_look_like_images_are_told(
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_columns_are_known_by_their_first_values_not_rows(tmp_path: Path, suffix: str) -> None:
     rows = [{"text": f"t{i}", "Photo": "a.png" if i == 50 else None} for i in range(60)]
-    path = tmp_path / f"p.{suffix}"
-    if suffix == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif suffix == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        path.write_text("text,Photo\n" + "".join(f"{row['text']},{row['Photo'] or ''}\n" for row in rows))
-    assert any("'Photo' looks like image paths ('a.png')" in note for note in read(path).notes)
+    assert "'Photo' looks like image paths ('a.png')" in notes(
+        read(write_rows(tmp_path / f"p.{suffix}", rows))
+    )
 
 
 def test_pictures_after_failed_downloads_are_read(tmp_path: Path) -> None:

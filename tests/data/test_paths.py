@@ -8,33 +8,26 @@ import pytest
 from icehouse.data.manifest import Manifest, SourceOptions, read_sources
 from icehouse.data.paths import why_missing
 from icehouse.errors import SourceError
+from sources import write
 
 NFD = unicodedata.normalize("NFD", "images/café.jpg")
 FILES = (
-    *(
+    *[
         "images/a.jpg",
         "images/b.png",
         "images/b.jpg",
         "images/IMG_1.JPG",
-        "images/x y.jpg",
-        "images/café.jpg",
-    ),
-    *(
         "images/only.webp",
         "images/images/deep.jpg",
-        "images/100%25.jpg",
-        "images/note.txt",
-        "images/tail .jpg",
-    ),
+    ],
+    *("images/x y.jpg", "images/café.jpg", "images/100%25.jpg", "images/note.txt", "images/tail .jpg"),
 )
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in FILES:
-        path = tmp_path / "d" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
+        write(tmp_path / "d" / name)
     return tmp_path / "d"
 
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
 from icehouse.data.images import BLANK_HASH, Picture, decode
+from image_bytes import chunk, encoded, png
 from PIL import Image, ImageDraw
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def colours(height: int = 64, width: int = 96) -> np.ndarray:
@@ -31,31 +24,18 @@ def grey(height: int = 64, width: int = 96) -> np.ndarray:
 def png16(values: np.ndarray, transparent: tuple[int, ...] = ()) -> bytes:
     """A PNG of 16-bit samples, which Pillow writes only for grey."""
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     height, width = values.shape[:2]
     kind = {2: 0, 3: {2: 4, 3: 2, 4: 6}.get(values.shape[-1])}[values.ndim]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
-    key = chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent else b""
-    parts = chunk(b"IHDR", header), key, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    key = [chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))] if transparent else []
+    return png(width, height, 16, kind or 0, rows, *key)
 
 
 def tiff16(values: np.ndarray, tags: dict[int, int]) -> bytes:
     """A TIFF of grey samples as they are in memory, with tags of its own."""
     height, width = values.shape
-    known = {
-        256: width,
-        257: height,
-        258: 8 * values.itemsize,
-        259: 1,
-        277: 1,
-        278: height,
-        279: values.nbytes,
-    }
-    known |= {262: 1, 273: 8 + 2 + 12 * 10 + 4} | tags
+    known = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: 1, 277: 1, 278: height}
+    known |= {273: 8 + 2 + 12 * 10 + 4, 279: values.nbytes} | tags
     known.setdefault(339, 1)
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(known.items()))
     return b"II*\0" + struct.pack("<IH", 8, len(known)) + entries + b"\0\0\0\0" + values.tobytes()
@@ -188,12 +168,9 @@ def test_the_transparent_colour_is_compared_in_16_bits() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF"])
 def test_light_art_lies_on_black_and_other_art_on_white(kind: str) -> None:
-    for ink, ground in (
-        ((255, 255, 255), 0),
-        ((240, 230, 200), 0),
-        ((20, 20, 60), 255),
-        ((200, 30, 30), 255),
-    ):
+    on_black, on_white = ((255, 255, 255), (240, 230, 200)), ((20, 20, 60), (200, 30, 30))
+    for ink in on_black + on_white:
+        ground = 0 if ink in on_black else 255
         art = Image.new("RGBA", (120, 60), (0, 0, 0, 0))
         ImageDraw.Draw(art).ellipse((20, 10, 100, 50), fill=(*ink, 255))
         options = {"lossless": True} if kind == "WEBP" else {}
