@@ -1,0 +1,84 @@
+"""The order of the rooms, what `icehouse --help` may load, and the size of files."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+FOLDERS = [ROOT.joinpath(*package.split(".")[1:]) for package in SETUP["packages"]]
+FILES = sorted(path for folder in FOLDERS for path in folder.glob("*.py"))
+
+#: A room imports itself and those before it.
+ORDER = ["errors", "console", "data", "store", "embed", "dups", "heads", "serve", "cli"]
+ALLOWED = {room: {*ORDER[: place + 1]} for place, room in enumerate(ORDER)}
+#: Pages stand beside them.
+ALLOWED["web"] = {"errors", "console", "web"}
+for user in ("dups", "heads", "serve"):
+    ALLOWED[user].add("web")
+# `--max-pixels`, where it is given, sets the limit of `data.images`.
+ALLOWED["console"].add("data")
+
+HEAVY = [
+    "faiss",
+    "jinja2",
+    "lightgbm",
+    "matplotlib",
+    "open_clip",
+    "scipy",
+    "sklearn",
+    "torch",
+    "transformers",
+]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Line and room of every import of icehouse's own, in functions and under TYPE_CHECKING too."""
+    package = ["icehouse", *path.relative_to(ROOT).parent.parts]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            names = [f"{module}.{name.name}" for name in node.names] if module == "icehouse" else [module]
+        else:
+            continue
+        found += [(node.lineno, name.split(".")[1]) for name in names if name.startswith("icehouse.")]
+    return found
+
+
+def test_no_room_imports_one_above_it() -> None:
+    wrong = []
+    for path in FILES:
+        if path.parent == ROOT and path.name in ("__init__.py", "__main__.py"):
+            continue  # they name what they load on demand
+        allowed = ALLOWED.get(room(path), set()) | {"__version__"}
+        wrong += [f"{path.relative_to(ROOT)}:{line} {to}" for line, to in imports(path) if to not in allowed]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_folder_of_a_room_is_packaged() -> None:
+    rooms = [folder for folder in FOLDERS if folder.parent == ROOT]
+    found = {path.parent for folder in rooms for path in folder.rglob("*.py")}
+    assert found == {*FOLDERS} - {ROOT}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = f"import sys, icehouse.cli; print(*({set(HEAVY)} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_no_file_is_long() -> None:
+    lines = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert [f"{path}: {n}" for path, n in lines.items() if n > 900] == []
