@@ -30,7 +30,6 @@ __all__ = [
     "Screen",
     "StoreOption",
     "StrictLabelsOption",
-    "bar",
     "echo",
     "fill_closed",
     "json_text",
@@ -39,6 +38,7 @@ __all__ = [
     "print_json",
     "print_table",
     "printable",
+    "progress_bar",
     "say",
 ]
 
@@ -263,19 +263,29 @@ def debugging() -> bool:
 
 
 @contextlib.contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a progress bar on stderr: give a callable that takes how much is done, and of how much; None off a terminal."""
+def progress_bar(what: str) -> Iterator[Callable[..., None] | None]:
+    """Show progress with rate and time left on stderr, by a callable of (done, total); None off a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns: list[Any] = [TextColumn("{task.description}", markup=False), BarColumn()]
-    columns += [TaskProgressColumn(), TimeRemainingColumn()]
+    columns: list[Any] = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    ]
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(one_line(what), total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+        task = shown.add_task(one_line(what), total=None, rate="")
+
+        def update(done: int, total: int, _: str = "") -> None:
+            speed = shown.tasks[0].speed
+            shown.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
+
+        yield update
 
 
 class Replacements:

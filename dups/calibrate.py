@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from .. import __version__
 from ..data.transforms import GRADED, TEXT_EDITS
 from ..embed.encoder import Encoder
-from ..embed.pipeline import load_checked
+from ..embed.tables import load_checked
 from ..errors import SourceError, StoreError, UsageError
 from ..store.files import publish_folder
 from ..store.store import Store

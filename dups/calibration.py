@@ -26,8 +26,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptError, StoreError, UsageError
-from ..store.checksums import check_sums
-from ..store.files import checked_name, publish_folder
+from ..store.files import check_sums, checked_name, publish_folder
 from ..store.store import Store
 from .join.cosine import RowSet
 

@@ -14,10 +14,10 @@ from ..console import (
     ExcelSafeOption,
     JsonOption,
     StoreOption,
-    bar,
     echo,
     print_json,
     print_table,
+    progress_bar,
     say,
 )
 from ..errors import UsageError
@@ -52,13 +52,12 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Choose the cosine of near-duplicates by changed copies of your own images or texts. `find` uses it from then on."""
-    from ..console import bar
     from ..store.store import Store
     from .calibrate import calibrate as run
     from .calibration import Calibration, in_words
 
     opened = Store.open(store)
-    with bar("changing copies") as progress:
+    with progress_bar("changing copies") as progress:
         made = run(
             opened,
             feature=feature,
@@ -354,7 +353,7 @@ def find(
         )
     if not perceptual and hamming is not None:
         raise UsageError("--no-perceptual leaves nothing for --hamming to do")
-    with bar("finding") as progress:
+    with progress_bar("finding") as progress:
         found = find_duplicates(
             store,
             name=name,
@@ -379,7 +378,7 @@ def find(
     if gallery:
         from .gallery import write_gallery
 
-        with bar("pictures") as progress:
+        with progress_bar("pictures") as progress:
             pages = write_gallery(store, found.name, progress=progress).path.resolve()
     if as_json:
         print_json({"path": found.path, **summary, **({"gallery": pages} if pages else {})})
@@ -509,7 +508,7 @@ def gallery(
         members=members,
     )
     found = Duplicates.open(store, name)
-    with bar("pictures") as progress:
+    with progress_bar("pictures") as progress:
         made = write_gallery(
             store, found.name, out=out, choice=choice, per_page=per_page, side=thumbnail, progress=progress
         )

@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 
 from .. import __version__
 from ..errors import CorruptError, IcehouseError, StoreError, UsageError, unknown_name
-from ..store.checksums import open_parquet, read_json, read_parquet
-from ..store.files import publish_folder
+from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import mapped

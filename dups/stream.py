@@ -19,9 +19,9 @@ from typing import Any, Literal, Self
 
 from PIL import Image
 
+from ..data.text import DEFAULT_CLEANING
 from ..embed.encoder import Encoder, Modality, fingerprint, load_named
-from ..embed.pipeline import DEFAULT_CLEANING, load_checked
-from ..embed.tables import feature_provenance
+from ..embed.tables import feature_provenance, load_checked
 from ..errors import UsageError
 from ..store.store import Store
 from .calibration import Calibration, in_words

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,9 +15,9 @@ from ..console import (
     StoreOption,
     StrictLabelsOption,
     echo,
-    one_line,
     print_json,
     print_table,
+    progress_bar,
     say,
 )
 from ..errors import UsageError
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from .captions.features import CaptionFeatures
     from .extract import EmbedReport
 
-__all__ = ["app", "print_captions", "print_report", "progress_bar"]
+__all__ = ["app", "print_captions", "print_report"]
 
 app = typer.Typer()
 
@@ -356,34 +354,6 @@ def print_report(report: EmbedReport) -> None:
         )
         echo(f'failed: {report.failed}{again}; see: icehouse sql "select * from failures"')
     echo(f"store: {report.store}  features: {', '.join(report.features) or 'none'}")
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None] | None]:
-    """Progress with rate and time left on a terminal's stderr; None where nobody looks."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: list[Any] = [
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(one_line(title), total=None, rate="")
-
-        def update(done: int, total: int, _: str) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
-
-        yield update
 
 
 register_captions(app)

@@ -74,7 +74,7 @@ class Mini(Encoder):
         from safetensors.torch import load
         from tokenizers import Tokenizer
 
-        from .mini_networks import EfficientNetLite0, MiniLM
+        from .networks import EfficientNetLite0, MiniLM
 
         with torch.inference_mode():
             pixels = _checked(image_file)
@@ -91,7 +91,7 @@ class Mini(Encoder):
                 self._accelerate()
 
     def _accelerate(self) -> None:
-        from .onednn import pack
+        from .networks import pack
 
         noise = np.random.default_rng(0).integers(0, 256, (1, _SIDE, _SIDE, 3), dtype=np.uint8)
         self._net.fuse(self._normalised(noise))

@@ -117,7 +117,7 @@ class OpenClip(Encoder):
         """Pack a tower for the CPU; returns the precision it will run in."""
         if self.device.partition(":")[0] != "cpu":
             return self.precision
-        from .onednn import pack
+        from .networks import pack
 
         if pack(tower.module, self.precision, lambda: tower(sample).joint):
             return self.precision

@@ -1,4 +1,4 @@
-"""Feature tables of one encoder in one store, and the probe that guards appends.
+"""Feature tables of one encoder in one store, the probe that guards appends, and the verified encoder behind a feature.
 
 A table is opened for writing in two steps. `FeatureTables.admit` holds the encoder's provenance against the spec, then its
 probe against the stored one. Only then does `FeatureTables.open` make the tables that are missing.
@@ -20,13 +20,13 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from ..data.images import DECODER_VERSION, decode
-from ..data.text import clean, text_sha256
+from ..data.text import DEFAULT_CLEANING, clean, text_sha256
 from ..errors import EncoderError, ImageError, SpaceError, UsageError
-from ..store.schema import check_space, features_schema, tower_of
+from ..store.schema import check_space, check_spec, features_schema, tower_of
 from ..store.store import Store
 from ..store.table import Table
 from ..store.vectors import tokens_to_arrow, vectors_to_arrow
-from .encoder import Encoder, Modality, Tokens, fingerprint
+from .encoder import Encoder, Modality, Tokens, fingerprint, load_encoder, require_trusted
 from .extract import Work, read_file
 
 __all__ = [
@@ -37,9 +37,11 @@ __all__ = [
     "append_features",
     "builtin_contents",
     "check_probe",
+    "cleaning_beside",
     "feature_provenance",
     "feature_spec",
     "library_versions",
+    "load_checked",
     "make_probe",
     "probe_vectors",
     "provenance_now",
@@ -435,3 +437,43 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+# A store holds vectors, not models. To encode one thing more (a query, a class prompt, a row to predict) the encoder is
+# loaded from the feature's spec, and must still have its fingerprint and pass its probe.
+
+
+_SPACE = ("encoder", "name", "modality", "output")
+
+
+def load_checked(
+    spec: Mapping[str, Any],
+    encoder: Encoder | None = None,
+    *,
+    device: str = "auto",
+    texts_only: bool = False,
+) -> Encoder:
+    """Load the encoder that a feature's spec names, and make sure that it still is the one."""
+    check_spec(spec, "the feature", (*_SPACE, "provenance"))
+    if encoder is None:
+        require_trusted(spec["encoder"])
+        encoder = load_encoder(spec["encoder"], device=device)
+    modality, output = spec["modality"], spec["output"]
+    now = provenance_now(encoder, spec, DEFAULT_CLEANING)
+    if texts_only:
+        now.pop("decoder", None)
+        now |= {key: spec["provenance"][key] for key in ("decoder",) if key in spec["provenance"]}
+    feature = f"the feature {spec['name']}/{modality}/{output}"
+    check_space(feature, spec, {"encoder": encoder.id, "provenance": now, "fingerprint": fingerprint(now)})
+    check_probe(encoder, tower_of(modality), f"{spec['name']}/{modality}", {output: spec.get("probe") or {}})
+    return encoder
+
+
+def cleaning_beside(store: Store, spec: Mapping[str, Any]) -> str:
+    """Cleaning of the texts that were embedded beside this feature, so that another text is treated as they were."""
+    prefix = f"{spec['name']}/text/"
+    for name in store.feature_names():
+        if name.startswith(prefix):
+            provenance = store.feature_table(name).snapshot().spec.get("provenance") or {}
+            return str(provenance.get("cleaning") or DEFAULT_CLEANING)
+    return DEFAULT_CLEANING

@@ -14,10 +14,10 @@ from ..console import (
     ExcelSafeOption,
     JsonOption,
     StoreOption,
-    bar,
     echo,
     print_json,
     print_table,
+    progress_bar,
     say,
 )
 from ..errors import UsageError
@@ -364,7 +364,7 @@ def train(
     opened = Store.open(store)
     for line in check_labels(opened, label, where=where, strict=strict_labels):
         say(f"WARNING: {line}")
-    with bar("training") as shown:
+    with progress_bar("training") as shown:
         run = train_head(
             opened,
             head,

@@ -15,8 +15,7 @@ import numpy as np
 
 from ..data.splits import canonical_split
 from ..errors import HeadError, IcehouseError, UsageError
-from ..store.checksums import seal, unseal
-from ..store.files import hold, publish
+from ..store.files import hold, publish, seal, unseal
 from .exclusion import AUTO, Near, Searches
 from .metrics import DRAWS, METRICS, majority_class, score
 from .runs import Prediction, Run, prediction_table, publish_folder, write_json

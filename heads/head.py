@@ -32,8 +32,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 
 from ..errors import CorruptError, HeadError, IcehouseError
-from ..store.checksums import check_sums, read_json, write_sums
-from ..store.files import follow_umask
+from ..store.files import check_sums, follow_umask, read_json, write_sums
 from .checks import (
     Footprint,
     ParameterError,

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CorruptError, HeadError, SpaceError
-from ..store.checksums import SUMS, check_sums, read_json
-from ..store.files import publish_folder
+from ..store.files import SUMS, check_sums, publish_folder, read_json
 from ..store.schema import check_spec
 from .inputs import Inputs
 from .runs import Run, write_json

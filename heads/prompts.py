@@ -142,7 +142,7 @@ def class_vectors(
         If the encoder is no longer the one that a feature was made with.
     """
     from ..data.text import clean
-    from ..embed.pipeline import cleaning_beside, load_checked
+    from ..embed.tables import cleaning_beside, load_checked
 
     found: ClassVectors = {}
     for name, spec in specs.items():
@@ -177,7 +177,7 @@ def class_vectors(
 @lru_cache(maxsize=1)
 def _loaded(encoder_id: str, spec: str) -> Encoder:
     """The encoder of a spec, checked; a sweep asks for the same one again and again."""
-    from ..embed.pipeline import load_checked
+    from ..embed.tables import load_checked
 
     return load_checked(json.loads(spec), texts_only=True)
 

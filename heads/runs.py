@@ -28,8 +28,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CorruptError, HeadError, IcehouseError, SpaceError, unknown_name
-from ..store.checksums import SUMS, read_json, read_parquet, write_sums
-from ..store.files import fsync_dir, fsync_file, hold, refuse_outside, temp_name
+from ..store.files import (
+    SUMS,
+    fsync_dir,
+    fsync_file,
+    hold,
+    read_json,
+    read_parquet,
+    refuse_outside,
+    temp_name,
+    write_sums,
+)
 from ..store.schema import check_space, check_spec
 from .head import Head
 

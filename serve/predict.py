@@ -15,9 +15,10 @@ from ..data import image_files
 from ..data.manifest import Manifest, SourceOptions, read_sources
 from ..data.paths import why_missing
 from ..data.rows import count
+from ..data.text import DEFAULT_CLEANING
 from ..embed.encoder import Encoder, Modality, Tokens
 from ..embed.extract import Failure, encode_manifest
-from ..embed.pipeline import DEFAULT_CLEANING, load_checked
+from ..embed.tables import load_checked
 from ..errors import HeadError, SpaceError
 from ..heads.evaluate import predict_items
 from ..heads.inputs import Inputs

@@ -16,9 +16,9 @@ from ..data.images import decode
 from ..data.text import clean
 from ..embed.encoder import Encoder, Modality
 from ..embed.extract import read_file
-from ..embed.pipeline import cleaning_beside, load_checked
+from ..embed.tables import cleaning_beside, load_checked
 from ..errors import SourceError, UsageError
-from ..store.index.find import Found, find_item, find_vectors
+from ..store.index.index import Found, find_item, find_vectors
 from ..store.schema import tower_of
 from ..store.search import Hit
 from ..store.sql import left_out_note, names_missing

@@ -15,8 +15,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError, UsageError
-from .checksums import changed_files, check_stamp, file_sha256, read_parquet, unseal
-from .files import leftovers, leftovers_below, sweep_tree
+from .files import (
+    changed_files,
+    check_stamp,
+    file_sha256,
+    leftovers,
+    leftovers_below,
+    read_parquet,
+    sweep_tree,
+    unseal,
+)
 from .manifest import MANIFEST, Manifest, Part, read_part, write_part
 from .schema import label_columns
 from .sql import select_items

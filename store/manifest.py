@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
-from .checksums import file_sha256, seal, unseal
-from .files import fsync_file, publish, refuse_outside, temp_name
+from .files import file_sha256, fsync_file, publish, refuse_outside, seal, temp_name, unseal
 
 __all__ = [
     "FORMAT",

@@ -23,8 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
-from .checksums import file_sha256
-from .files import STORE_FILE, fsync_dir, hold, publish
+from .files import STORE_FILE, file_sha256, fsync_dir, hold, publish
 from .manifest import MANIFEST, PART_NAME, Manifest, Part, check_part, footer_sha256, lineage
 from .schema import CONTENT_KEYS
 from .store import FORMAT_VERSION, LEDGERS, Store

@@ -23,8 +23,7 @@ import pyarrow.compute as pc
 
 from ..errors import CorruptError, SpaceError, StoreError, unknown_name
 from . import files as locks
-from .checksums import seal, unseal
-from .files import fsync_dir, publish, remove_leftovers
+from .files import fsync_dir, publish, remove_leftovers, seal, unseal
 from .manifest import (
     MANIFEST,
     PART_NAME,

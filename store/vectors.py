@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
-from .checksums import check_stamp, seal, stamp, unseal
-from .files import publish, remove_leftovers
+from .files import check_stamp, publish, remove_leftovers, seal, stamp, unseal
 from .manifest import check_part, read_part
 from .schema import tokens_type, vector_type
 from .table import Snapshot

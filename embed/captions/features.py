@@ -25,14 +25,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...data.text import CLEANERS, clean, text_sha256
+from ...data.text import CLEANERS, DEFAULT_CLEANING, clean, text_sha256
 from ...errors import CaptionError, UsageError
 from ...store.schema import FAILURES, vector_type
 from ...store.store import Store
 from ...store.table import Table
 from ..encoder import Encoder, folder_name, load_encoder, trust
 from ..extract import Encoded, Extractor, Failure, StageClock, Work
-from ..pipeline import DEFAULT_CLEANING, DEFAULT_OUTPUTS, choose_encoder
+from ..pipeline import DEFAULT_OUTPUTS, choose_encoder
 from ..tables import OWN_CONTENTS, FeatureTables, append_features
 from .answers import USELESS, split_flags
 from .fields import FieldsReport, Keys, write_fields

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import HeadError, IcehouseError
-from ...store.checksums import seal, unseal
-from ...store.files import publish
+from ...store.files import publish, seal, unseal
 from ..holdout import folds
 from ..metrics import DRAWS
 from ..registry import head_class

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ...errors import CorruptError, HeadError, SpaceError, UsageError
-from ...store.checksums import check_sums
+from ...store.files import check_sums
 from ..checks import check_memory, scoring_bytes
 from ..evaluate import ScoringCount, load_run_samples, scoring_count
 from ..exclusion import AUTO, Searches, contents_of

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import __version__
 from ...errors import HeadError, UsageError, unknown_name
-from ...store.checksums import seal, unseal
-from ...store.files import publish, refuse_outside
+from ...store.files import publish, refuse_outside, seal, unseal
 from ..head import Head
 from ..registry import head_class
 from ..samples import parse_inputs

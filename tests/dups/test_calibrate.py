@@ -19,7 +19,7 @@ from icehouse.dups.copies import Hashes
 from icehouse.dups.find import find_duplicates
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SourceError, SpaceError, UsageError
-from icehouse.store.checksums import write_sums
+from icehouse.store.files import write_sums
 from icehouse.store.store import Store
 from PIL import Image
 from toys import ToyEncoder, picture

@@ -98,8 +98,8 @@ def test_images_are_encoded_as_the_package_does(mini: Mini, photographs: dict[st
 
 
 def test_a_machine_without_fused_kernels_gets_the_same(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icehouse.embed.mini_networks.EfficientNetLite0.fuse", lambda *_: False)
-    monkeypatch.setattr("icehouse.embed.onednn.pack", lambda *_: False)
+    monkeypatch.setattr("icehouse.embed.networks.EfficientNetLite0.fuse", lambda *_: False)
+    monkeypatch.setattr("icehouse.embed.networks.pack", lambda *_: False)
     plain = load_encoder("mini", precision="bfloat16")
     assert plain.precision == "float32"  # emulated bfloat16 would be slower
     pixels = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)

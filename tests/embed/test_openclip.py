@@ -14,7 +14,7 @@ import open_clip
 import pytest
 import torch
 from huggingface_hub import constants
-from icehouse.embed import onednn as packed
+from icehouse.embed import networks as packed
 from icehouse.embed import openclip_weights as weights
 from icehouse.embed.encoder import Encoder, Tokens, load_encoder
 from icehouse.embed.openclip import OpenClip

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from icehouse.data.images import decode
 from icehouse.data.manifest import SourceOptions
-from icehouse.embed import writer as commit
+from icehouse.embed import pipeline as commit
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SpaceError, UsageError
 from icehouse.store.store import Store

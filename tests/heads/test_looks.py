@@ -13,7 +13,7 @@ from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.sweeps.shots import shots
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
-from icehouse.store.checksums import write_sums
+from icehouse.store.files import write_sums
 from icehouse.store.store import Store
 
 Make = Callable[..., Store]

@@ -18,7 +18,7 @@ from icehouse.heads.runs import Run
 from icehouse.heads.samples import load_samples, parse_inputs
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import prepare, train
-from icehouse.store.checksums import write_sums
+from icehouse.store.files import write_sums
 from icehouse.store.store import Store
 from typer.testing import CliRunner
 

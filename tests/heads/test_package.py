@@ -19,7 +19,7 @@ from icehouse.heads.registry import available
 from icehouse.heads.runs import Run
 from icehouse.heads.trainer import train
 from icehouse.serve.predict import predict
-from icehouse.store.checksums import write_sums
+from icehouse.store.files import write_sums
 from icehouse.store.store import Store
 from PIL import Image
 from quick import quick

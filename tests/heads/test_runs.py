@@ -13,7 +13,7 @@ from icehouse.heads.evaluate import evaluate, predict_items
 from icehouse.heads.runs import Run, list_runs, publish_folder
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import RunSettings, fit_on, make_head, prepare, save_run, train
-from icehouse.store.checksums import write_sums
+from icehouse.store.files import write_sums
 from icehouse.store.store import Store
 
 Make = Callable[..., Store]

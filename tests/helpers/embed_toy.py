@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from icehouse.embed import writer as commit
+from icehouse.embed import pipeline as commit
 from icehouse.embed.pipeline import embed_sources
 from toys import ToyEncoder
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import open_clip
 import pyarrow.parquet  # noqa: F401
 import torch
+from icehouse.embed import pipeline as commit
 from icehouse.embed import tables as probe
-from icehouse.embed import writer as commit
 from icehouse.embed.encoder import Encoder, load_encoder
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store

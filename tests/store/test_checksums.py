@@ -15,10 +15,12 @@ from icehouse.dups.calibration import Calibration, Tail, fit_map
 from icehouse.errors import CorruptError, HeadError, StoreError
 from icehouse.heads.head import Head
 from icehouse.heads.registry import head_class
-from icehouse.store import checksums, vectors
-from icehouse.store.checksums import (
+from icehouse.store import files as checksums
+from icehouse.store import vectors
+from icehouse.store.files import (
     check_stamp,
     check_sums,
+    publish_folder,
     read_json,
     read_parquet,
     seal,
@@ -26,7 +28,6 @@ from icehouse.store.checksums import (
     unseal,
     write_sums,
 )
-from icehouse.store.files import publish_folder
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
 

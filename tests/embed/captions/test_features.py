@@ -21,7 +21,8 @@ from icehouse.embed.captions.features import embed_captions, pack, split_sentenc
 from icehouse.embed.captions.fields import field_names, fields_of, vocabulary_of, write_fields
 from icehouse.embed.captions.settings import Prompt
 from icehouse.embed.captions.table import captions_of
-from icehouse.embed.pipeline import choose_encoder, load_checked
+from icehouse.embed.pipeline import choose_encoder
+from icehouse.embed.tables import load_checked
 from icehouse.errors import CaptionError, EncoderError, HeadError, SpaceError
 from icehouse.heads.runs import Run
 from icehouse.heads.samples import load_samples, parse_inputs

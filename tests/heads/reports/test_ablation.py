@@ -11,7 +11,7 @@ from icehouse.heads.runs import Run
 from icehouse.heads.sweeps.record import SweepRecord
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
-from icehouse.store.checksums import unseal
+from icehouse.store.files import unseal
 from icehouse.store.store import Store
 from quick import QUICK
 

@@ -15,7 +15,7 @@ from icehouse.heads.package import stored_rows
 from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import train
-from icehouse.store.checksums import write_sums
+from icehouse.store.files import write_sums
 from icehouse.store.store import Store
 from sklearn.metrics import accuracy_score, f1_score
 from typer.testing import CliRunner

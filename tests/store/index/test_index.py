@@ -22,8 +22,15 @@ from icehouse.errors import IcehouseError, StoreError, UsageError
 from icehouse.store.index import index as read
 from icehouse.store.index import kinds as index_kinds
 from icehouse.store.index.build import build_index
-from icehouse.store.index.find import find_item, find_vectors
-from icehouse.store.index.index import index_folder, list_indexes, open_index, read_info, read_vectors
+from icehouse.store.index.index import (
+    find_item,
+    find_vectors,
+    index_folder,
+    list_indexes,
+    open_index,
+    read_info,
+    read_vectors,
+)
 from icehouse.store.index.kinds import KINDS, choose_kind, thread_limit
 from icehouse.store.search import search_item, search_vectors
 from icehouse.store.store import Store
