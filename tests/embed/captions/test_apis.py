@@ -16,12 +16,13 @@ from caption_stores import Lab, captions, truth
 from icehouse.cli import app
 from icehouse.embed.captions import transport
 from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.settings import CaptionSettings, Prompt
+from icehouse.embed.captions.settings import CaptionSettings
 from icehouse.embed.captions.status import ollama_status
 from icehouse.embed.captions.transport import (
     MAX_WAIT_S,
     BadAnswerError,
     BusyError,
+    MissingModelError,
     RejectedError,
     ServerError,
     SetupError,
@@ -47,45 +48,37 @@ def test_hosts_mean_what_they_mean_to_the_ollama_package(host: str) -> None:
     assert split_host(host, 11434) == _parse_host(host)
 
 
-def test_listening_everywhere_is_asking_here() -> None:
-    assert split_host("0.0.0.0:11434", 11434) == "http://127.0.0.1:11434"
-
-
 @pytest.mark.parametrize("host", ["ftp://gpu1", "gpu 1", "http://gpu1:port"])
 def test_what_is_no_host(host: str) -> None:
     with pytest.raises(UsageError, match="no host"):
         split_host(host, 11434)
 
 
-def test_passwords_are_not_shown() -> None:
+def test_hosts_as_they_are_asked_and_shown() -> None:
+    # To listen everywhere is to be asked here.
+    assert split_host("0.0.0.0:11434", 11434) == "http://127.0.0.1:11434"
     assert shown(split_host("https://me:secret@gpu1", 11434)) == "https://gpu1:443"
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
-    [(503, BusyError), (429, BusyError), (404, SetupError), (401, SetupError), (400, RejectedError), (422, RejectedError),
-     (500, BadAnswerError), (502, BadAnswerError), (408, BadAnswerError), (499, BadAnswerError)],
-)  # fmt: skip
-def test_statuses(status: int, kind: type[ServerError]) -> None:
-    fault = error_of_status(
-        "http://gpu1:1", status, "why", key_variable="A_KEY", example="http://gpu1:8000/v1"
-    )
-    assert type(fault) is kind
-    assert str(fault).startswith(f"http://gpu1:1: why (status {status})")
-
-
-@pytest.mark.parametrize(
-    ("status", "remedy"),
-    [(401, "is the key in A_KEY right?"), (404, "is the address right? It looks like http://gpu1:8000/v1"),
-     (503, "it is busy")],
-)  # fmt: skip
-def test_statuses_name_the_remedy(status: int, remedy: str) -> None:
-    fault = error_of_status("http://gpu1:1", status, "", key_variable="A_KEY", example="http://gpu1:8000/v1")
-    assert str(fault) == f"http://gpu1:1: no reason given (status {status}): {remedy}"
+    ("status", "kind", "remedy"),
+    [
+        (503, BusyError, ": it is busy"),
+        (429, BusyError, ": it is busy"),
+        (404, SetupError, ": is the address right? It looks like http://gpu1:8000/v1"),
+        (401, SetupError, ": is the key in A_KEY right?"),
+        *((status, RejectedError, "") for status in (400, 422)),
+        *((status, BadAnswerError, "") for status in (408, 499, 500, 502)),
+    ],
+)
+def test_statuses(status: int, kind: type[ServerError], remedy: str) -> None:
+    error = error_of_status("http://gpu1:1", status, "", key_variable="A_KEY", example="http://gpu1:8000/v1")
+    assert type(error) is kind
+    assert str(error) == f"http://gpu1:1: no reason given (status {status}){remedy}"
 
 
 def ask(host: str, *, api: str = "ollama") -> ServerError:
-    """The fault that a host's first call brings."""
+    """The error that a host's first call brings."""
 
     async def main() -> ServerError:
         client = CaptionSettings("llava:7b", api=api, hosts=[host]).connect()[0]  # type: ignore[arg-type]
@@ -116,28 +109,31 @@ def test_why_there_is_no_connection(api: str, server: OllamaServer) -> None:
     assert "does not answer (connection refused)" in str(fault)
 
 
-def test_an_unknown_page_is_no_missing_model(server: OllamaServer) -> None:
-    fault = ask(f"{server.url}/elsewhere")
-    assert type(fault) is SetupError
-    assert str(fault) == (
-        f"{server.url}/elsewhere: 404 page not found (status 404): is the address right? It looks like http://gpu1:11434"
-    )
-
-
-def test_the_key_and_redirects_reach_the_version_too(
-    server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("path", "api", "kind", "words"),
+    [
+        (
+            "/elsewhere",
+            "ollama",
+            SetupError,
+            "/elsewhere: 404 page not found (status 404): is the address right? It looks like http://gpu1:11434",
+        ),
+        ("", "openai", MissingModelError, "/v1 has no model llava:7b; it has: qwen"),
+        (
+            "",
+            "ollama",
+            MissingModelError,
+            " has no model llava:7b; it has: qwen: run `ollama pull llava:7b` there, or add --pull",
+        ),
+    ],
+)
+def test_what_is_missing_is_one_line_with_the_remedy(
+    path: str, api: str, kind: type[ServerError], words: str, server: OllamaServer
 ) -> None:
-    monkeypatch.setenv("OLLAMA_API_KEY", "sesame")
-    client = CaptionSettings("llava:7b", hosts=[server.url]).connect()[0]
-
-    async def main() -> None:
-        try:
-            await client.identify()
-        finally:
-            await client.close()
-
-    asyncio.run(main())
-    assert server.keys == {"Bearer sesame"}
+    server.models = {"qwen": "1"}
+    error = ask(f"{server.url}{path}", api=api)
+    assert type(error) is kind
+    assert str(error) == server.url + words
 
 
 def test_retry_after() -> None:
@@ -168,40 +164,24 @@ def test_captions_through_chat_completions(lab: Lab, server: OllamaServer) -> No
     assert (provenance["api"], provenance["digest"]) == ("openai", None)
 
 
-def test_structured(lab: Lab, server: OllamaServer) -> None:
-    answer: dict[str, Any] = {
-        "caption": "A lawn.", "objects": [], "damage": "none", "people": 0, "visible_text": "", "sentiment": "neutral",
-    }  # fmt: skip
-    server.answers = lambda question: json.dumps(answer)
-    store = lab.store(1)
-    lab.caption(store, api="openai", prompt=Prompt.of(None, None, structured=True))
-    assert server.questions[0].body["response_format"]["json_schema"]["schema"]["required"][0] == "caption"
-    assert store.query("select damage, people from captions_default").to_pylist() == [
-        {"damage": "none", "people": 0}
-    ]
-
-
 def test_the_key_comes_from_the_environment(
     lab: Lab, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.api_key = "sesame"
     store = lab.store(1)
+    monkeypatch.setenv("OLLAMA_API_KEY", "olive")
+    lab.caption(store, limit=0)
+    assert server.keys == {"Bearer olive"}
     with pytest.raises(
         CaptionError, match=r"Incorrect API key provided\. \(status 401\): is the key in MY_KEY right"
     ):
-        lab.caption(store, api="openai", key_variable="MY_KEY")
+        lab.caption(store, api="openai", key_variable="MY_KEY", name="two")
     monkeypatch.setenv("MY_KEY", "sesame")
-    assert lab.caption(store, api="openai", key_variable="MY_KEY").captioned == 1
-    everything = json.dumps(store.table("captions/default").spec) + str(
-        store.query("from captions_default").to_pylist()
+    assert lab.caption(store, api="openai", key_variable="MY_KEY", name="two").captioned == 1
+    everything = json.dumps(store.table("captions/two").spec) + str(
+        store.query("from captions_two").to_pylist()
     )
     assert "sesame" not in everything
-
-
-def test_an_unknown_model(lab: Lab, server: OllamaServer) -> None:
-    server.models = {"qwen": "1"}
-    with pytest.raises(CaptionError, match=f"{server.url}/v1 has no model llava:7b; it has: qwen"):
-        lab.caption(lab.store(1), api="openai")
 
 
 def test_a_count_of_tokens_that_is_none_costs_no_answer(
@@ -214,11 +194,6 @@ def test_a_count_of_tokens_that_is_none_costs_no_answer(
     assert captions(store) == truth(store)
     rows = store.query("select tokens from captions_default order by tokens").to_pylist()
     assert [row["tokens"] for row in rows] == [12, None, None]
-
-
-def test_it_needs_a_host() -> None:
-    with pytest.raises(UsageError, match="--host"):
-        CaptionSettings("llava", api="openai")
 
 
 def test_answers_in_parts(lab: Lab, server: OllamaServer) -> None:
