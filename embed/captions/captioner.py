@@ -95,7 +95,7 @@ def caption_images(
     KeyboardInterrupt
         If interrupted; answers under way were waited for, what was answered is kept.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     with_text = settings.prompt.with_text
     find = partial(
         plan, store, name, with_text=with_text, where=where, limit=limit, retry_failures=retry_failures

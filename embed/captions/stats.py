@@ -131,7 +131,7 @@ def view_of(store: Store, name: str) -> str | None:
 
 def list_captions(store: Store | str | Path) -> list[CaptionSet]:
     """Tell what captions a store has, by name."""
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     return [_about(name, captions_of(store, name)) for name in names_of(store)]
 
 
@@ -142,7 +142,7 @@ def show_captions(store: Store | str | Path, wanted: Sequence[str], names: Seque
     that a picture's sha256 begins with; the first of these that fits. Copies of a picture share its captions. Raises
     `UsageError` if nothing fits, `CaptionError` if there are no captions of that name.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     tables = {name: captions_of(store, name) for name in names or names_of(store) or [DEFAULT_NAME]}
     columns = [*_ITEM, "text", "text_sha256"]
     items = store.items.read(columns)
@@ -192,7 +192,7 @@ def sample_captions(
     for option, value in (("-n", n), ("--seed", seed)):
         if value < 0:
             raise UsageError(f"{option} {value}: 0 or more")
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     table = captions_of(store, name)
     keys = table.read(["caption_key", "flags"])
     if flagged:
@@ -385,7 +385,7 @@ def words_of(text: str) -> list[str]:
 
 def caption_stats(store: Store | str | Path, name: str = DEFAULT_NAME, *, top: int = 12) -> CaptionStats:
     """Count what captions are like, with `top` entries in each list of the commonest."""
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = Store.of(store)
     table = captions_of(store, name)
     rows = table.read()
     captions = [caption or "" for caption in rows["caption"].to_pylist()]
