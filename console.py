@@ -16,9 +16,12 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = [
     "CLOSED",
@@ -39,6 +42,7 @@ __all__ = [
     "print_table",
     "printable",
     "progress_bar",
+    "rich_table",
     "say",
 ]
 
@@ -201,11 +205,19 @@ def _plain(value: Any) -> Any:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
     """Print rows as a table on stdout; markup in names and values is shown, not obeyed."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     if title is not None:
         echo(title, bold=True)
+    # Not a terminal: no wrapping at 80 columns, since a script or a file reads it.
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, soft_wrap=not sys.stdout.isatty()).print(rich_table(columns, rows))
+
+
+def rich_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """The table that `print_table` prints."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(header_style="bold", box=None, pad_edge=False)
     body = [[_cell(value) for value in row] for row in rows]
     for i, column in enumerate(columns):
@@ -213,9 +225,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
         table.add_column(Text(_cell(column)), justify="right" if numeric else "left", overflow="fold")
     for row in body:
         table.add_row(*(Text(cell) for cell in row))
-    # Not a terminal: no wrapping at 80 columns, since a script or a file reads it.
-    width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, soft_wrap=not sys.stdout.isatty()).print(table)
+    return table
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,26 @@
-"""-"""
+"""Confidence intervals of scores in closed form: they cover in small samples and on rare classes, and cost next to nothing.
+
+A percentile bootstrap over rows covers too seldom where rows are few or nearly all are right: what was never wrong in the
+sample is never wrong in a resample. The forms here were chosen by their measured coverage
+(``benchmarks/interval_coverage.py``, ``benchmarks/RESULTS.md``):
+
+- Shares (accuracy, precision, recall): Wilson's score interval (Wilson 1927; Brown, Cai, DasGupta 2001).
+- F1 of a class is ``2J / (1 + J)`` of the share J of its right rows among those that have it as label or as prediction
+  (compare Goutte and Gaussier 2005): Wilson's interval of J, transformed.
+- Means over classes: MOVER (Zou and Donner 2008): the arms of the classes' own intervals, joined by the correlations of
+  their estimates; minus the bias that a concave function of few rows has; wider, by `_few_rows`, where there are few
+  rows for so many classes, since each class's variance is then itself a guess.
+- Other scores between 0 and 1 (weighted F1, average precision): Wilson's interval for as many rows as have the variance
+  of the score, which comes from its influence function (the delta method).
+- AUROC: the interval of all values that the sample does not reject (Newcombe 2006, method 5), by the variance of Hanley and
+  McNeil (1982), scaled by DeLong's (1988) where that is larger or rows are many.
+- Log loss: Student's interval on the logarithmic scale; its variance is held up, in small samples, by the one that the
+  probabilities themselves imply, since a loss that has not happened yet is not in the sample. Its upper end is at most
+  Wilson's for rows of which each has the largest possible loss or none.
+
+Rows of one group (duplicates of one another) are no independent evidence: variances are taken over sums by group, and the
+number of rows is divided by the design effect (Kish 1965; Korn and Graubard 1998), never less than one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,21 @@
-"""-"""
+"""A package: one folder with everything that a trained head needs to predict, and nothing of the store it came from.
+
+======================  ==================================================================================
+``package.json``        that it is a package, its format, and which run it was
+``run.json``            inputs with spec and fingerprint, classes, protocol; `Run.record`
+``metrics.json``        scores with intervals; `Run.metrics`
+``head/``               the head: JSON, safetensors or a library's own text format; never pickle
+``encoders.json``       the encoder behind each input: its id, the cleaning of texts, and a probe, by which an encoder that
+                        no longer encodes as it did is found out
+``model.onnx``          the head for other runtimes, if asked for
+``README.txt``          how to use it
+``SHA256SUMS``          checksums of all of these, verified whenever it is loaded; ``sha256sum -c`` reads them too
+======================  ==================================================================================
+
+Pictures, texts, ids and labels of items stay behind: of the probe only the two contents that every installation can
+make, and of ``run.json`` what training was about. Heads that remember training rows (`knn`, `tip-adapter`) remember
+their vectors here too.
+"""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def _compare(
             entry["undefined"] = undefined[names]
         else:
             for score, resampling in resampled.items():
-                value, low, high = resampling.told([predicted[names]])
+                value, low, high = resampling.with_interval([predicted[names]])
                 entry[score] = {"value": value, "low": low, "high": high}
             if names != everything and everything in predicted:
                 entry["drop"] = {}

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...console import DEFAULT_STORE, JsonOption, StoreOption, echo, one_line, print_json, print_table, say
+from ...console import (
+    DEFAULT_STORE,
+    JsonOption,
+    StoreOption,
+    echo,
+    one_line,
+    print_json,
+    print_table,
+    progress_bar,
+    rich_table,
+    say,
+)
 from ...errors import UsageError
 from ..options import (
     ClassWeightOption,
@@ -23,6 +34,7 @@ from ..options import (
     MetricOption,
     MissingOption,
     PositiveOption,
+    RefitOption,
     SplitColumnOption,
     StrictLabelsOption,
     TestOption,
@@ -47,15 +59,15 @@ def sweep(
     store: StoreOption = DEFAULT_STORE,
     heads: Annotated[
         str | None,
-        typer.Option("--heads", help="Families, comma-separated; see `icehouse heads`.", show_default="all"),
+        typer.Option(help="Families, comma-separated; see `icehouse heads`.", show_default="all"),
     ] = None,
     inputs: CombinationsOption = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="Fits of every trial, for the heads that draw.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Fits of every trial, for the heads that draw.")] = 5,
     grid: GridOption = None,
     metric: MetricOption = "macro_f1",
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="Begin no fit after so long: 90s, 5m, 1h.", show_default="none"),
+        typer.Option(help="Begin no fit after so long: 90s, 5m, 1h.", show_default="none"),
     ] = None,
     name: Annotated[
         str, typer.Option("--name", "-n", help="The sweep's name; one that is there goes on.")
@@ -73,14 +85,7 @@ def sweep(
     class_weight: ClassWeightOption = None,
     test: TestOption = True,
     strict_labels: StrictLabelsOption = False,
-    refit: Annotated[
-        bool | None,
-        typer.Option(
-            "--refit/--no-refit",
-            help="Fit the winners again with the dev rows.",
-            show_default="only where dev was held out of train",
-        ),
-    ] = None,
+    refit: RefitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try many heads and inputs, choose on dev, score each family's winner on test once; goes on where it stopped."""
@@ -94,7 +99,7 @@ def sweep(
     with _live(metric) as watch:
         done = run_sweep(
             opened,
-            [head.strip() for head in heads.split(",") if head.strip()] if heads else None,
+            _listed(heads) if heads else None,
             inputs=inputs,
             seeds=seeds,
             grid=parse_grid(grid or []),
@@ -114,18 +119,16 @@ def sweep(
             fresh=fresh,
             watch=watch,
         )
-    for result in done.results:
-        if result.error:
-            say(f"note: {result.trial}: {result.error}")
-    for note in _notes(opened, [result.trial for result in done.results if not result.error], class_weight):
-        say(f"note: {note}")
-    for note in done.notes:
-        say(f"note: {note}")
+    notes = [f"{result.trial}: {result.error}" for result in done.results if result.error]
+    notes += _notes(opened, [result.trial for result in done.results if not result.error], class_weight)
+    notes += done.notes
     if done.left:
-        say(
-            f"note: the budget left {len(done.left)} of {len(done.results)} trials unfinished; "
+        notes.append(
+            f"the budget left {len(done.left)} of {len(done.results)} trials unfinished; "
             "the same command goes on with them"
         )
+    for note in notes:
+        say(f"note: {note}")
     runs = [run for found in done.winners.values() for run in found]
     board = None
     if any("test" in run.metrics for run in runs):
@@ -134,6 +137,11 @@ def sweep(
             opened, runs, metric=metric, dups=dups or "auto", positive=positive, draws=draws or 2000
         )
     if as_json:
+        # Beside the trials: `leaderboard` its entries, `board` what they have in common.
+        told: dict[str, Any] = {"leaderboard": None}
+        if board is not None:
+            common = board.as_json()
+            told = {"leaderboard": common.pop("leaderboard"), "board": common}
         print_json(
             {
                 "path": done.record.path,
@@ -148,7 +156,7 @@ def sweep(
                     for result in done.results
                 ],
                 "winners": {family: [run.run_id for run in found] for family, found in done.winners.items()},
-                **({"leaderboard": None} if board is None else _board_json(board)),
+                **told,
             }
         )
         return
@@ -232,22 +240,16 @@ def _notes(store: Store, trials: Sequence[Trial], class_weight: str | None) -> l
     from ..prompts import prompt_notes
     from ..registry import head_class
 
-    notes: dict[str, None] = {}
+    notes: list[str] = []
     for trial in trials:
         kind = head_class(trial.family)
         if class_weight is not None and "class_weight" not in kind.parameters():
-            notes[
+            notes.append(
                 f"--class-weight {class_weight} means nothing to {trial.family}, which has no such parameter"
-            ] = None
+            )
         specs = {name: store.feature_table(feature).spec for name, feature in trial.features.items()}
-        notes |= dict.fromkeys(prompt_notes(kind, trial.params, specs))
-    return list(notes)
-
-
-def _board_json(board: Leaderboard) -> dict[str, Any]:
-    """A leaderboard beside a sweep's trials: `leaderboard` its entries, `board` what they have in common."""
-    told = board.as_json()
-    return {"leaderboard": told.pop("leaderboard"), "board": told}
+        notes += prompt_notes(kind, trial.params, specs)
+    return list(dict.fromkeys(notes))
 
 
 def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
@@ -256,33 +258,29 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
 
     metric = board.metric
     heading = title(metric, {"positive": board.positive and {"label": board.positive}})
-    rows: list[list[Any]] = []
+    # Where only some were fitted again with the dev rows, that tells them apart.
+    mixed = len({entry.refit for entry in board.entries}) > 1
     names = [
-        entry.family + "".join(f" {name}={value}" for name, value in entry.params.items())
+        _named(entry.family, entry.params) + (" (refit)" if mixed and entry.refit else "")
         for entry in board.entries
     ]
-    # Where only some were fitted again with the dev rows, that tells them apart.
-    if len({entry.refit for entry in board.entries}) > 1:
-        names = [
-            f"{name} (refit)" if entry.refit else name
-            for name, entry in zip(names, board.entries, strict=True)
-        ]
     chance = (
         "ranked by chance" if metric in ("auroc", "average_precision") else f"always {board.majority_label!r}"
     )
     base = "" if board.majority is None else f"; {chance}: {value_text(board.majority, metric)}"
+    rows = []
     for name, entry in zip(names, board.entries, strict=True):
         behind = entry.behind
+        spread = "" if entry.spread is None else f" ± {value_text(entry.spread, metric)}"
         rows.append(
             [
                 name + ("" if entry.one_class is None else f" (only {entry.one_class!r})"),
                 entry.inputs,
                 value_text(entry.dev, metric),
-                value_text(entry.test, metric)
-                + (f" ± {value_text(entry.spread, metric)}" if entry.spread is not None else ""),
+                value_text(entry.test, metric) + spread,
                 interval_text(entry.low, entry.high, metric),
                 "leader" if behind is None else f"{_signed(behind.value, metric)} (p {behind.p:.2g})",
-                _with_interval(entry.apart, metric),
+                _with_interval(entry.deduplicated, metric),
                 len(entry.runs),
                 f"{entry.seconds:.1f} s",
                 _bytes(entry.size),
@@ -297,7 +295,7 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
             f"test {heading}",
             "95% interval",
             "to the leader",
-            f"no {board.apart.kind} ({len(board.apart.rows)} rows)",
+            f"no {board.deduplicated.kind} ({len(board.deduplicated.rows)} rows)",
             "seeds",
             "fit",
             "size",
@@ -307,7 +305,7 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
         title=f"{board.rows} test rows{base}",
     )
     unit = "" if metric == "log_loss" else "In percent; "
-    groups = len(set(board.apart.groups.tolist()))
+    groups = len(set(board.deduplicated.groups.tolist()))
     over = "test rows" if groups == board.rows else f"{groups:,} groups of duplicates"
     order = "dev" if board.dev_comparable else "test, since dev scores are not comparable"
     echo(
@@ -321,20 +319,18 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
         echo(f"note: {note}")
     if group_by is not None and board.entries:
         echo("")
+        heads = [f"{name} {entry.inputs}" for name, entry in zip(names, board.entries, strict=True)]
+        scores = [
+            [
+                value,
+                n,
+                *(_with_interval(entry.groups[value][0].get(metric), metric) for entry in board.entries),
+            ]
+            for value, (_, n) in board.entries[0].groups.items()
+        ]
         print_table(
-            [
-                group_by,
-                "rows",
-                *(f"{name} {entry.inputs}" for name, entry in zip(names, board.entries, strict=True)),
-            ],
-            [
-                [
-                    value,
-                    n,
-                    *(_with_interval(entry.groups[value][0].get(metric), metric) for entry in board.entries),
-                ]
-                for value, (_, n) in board.entries[0].groups.items()
-            ],
+            [group_by, "rows", *heads],
+            scores,
             title=f"{heading} on test with 95% interval, by {group_by}",
         )
 
@@ -356,8 +352,7 @@ def _trial_rows(
         said = "" if value is None else f"{value:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
         rows.append(
             [
-                result.trial.family
-                + "".join(f" {name}={value}" for name, value in result.trial.params.items()),
+                _named(result.trial.family, result.trial.params),
                 result.trial.inputs,
                 said or ("left out" if result.error else ""),
                 ("*" if wins else "") + (f" only {only!r}" if (only := result.one_class) is not None else ""),
@@ -376,23 +371,24 @@ def _live(metric: str) -> Iterator[Any]:
         return
     from rich.console import Console
     from rich.live import Live
-    from rich.table import Table
     from rich.text import Text
 
     with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
 
         def watch(results: Sequence[TrialResult], trial: Trial | None) -> None:
-            columns, rows = _trial_rows(results, metric)
-            table = Table(
-                box=None, pad_edge=False, caption=Text(one_line(f"fitting {trial}") if trial else "scoring")
-            )
-            for column in columns:
-                table.add_column(Text(one_line(column)))
-            for row in rows:
-                table.add_row(*(Text(one_line(str(cell))) for cell in row))
+            table = rich_table(*_trial_rows(results, metric))
+            table.caption = Text(one_line(f"fitting {trial}") if trial else "scoring")
             live.update(table)
 
         yield watch
+
+
+def _listed(text: str) -> list[str]:
+    return [piece.strip() for piece in text.split(",") if piece.strip()]
+
+
+def _named(family: str, params: Mapping[str, Any]) -> str:
+    return family + "".join(f" {name}={value}" for name, value in params.items())
 
 
 def _seconds(text: str | None) -> float | None:
@@ -427,21 +423,17 @@ def _bytes(size: int) -> str:
 
 def shots(
     heads: Annotated[
-        str, typer.Option("--heads", help="Families, comma-separated; see `icehouse heads`.")
+        str, typer.Option(help="Families, comma-separated; see `icehouse heads`.")
     ] = "logreg,tip-adapter",
     store: StoreOption = DEFAULT_STORE,
     inputs: CombinationsOption = None,
     counts: Annotated[
         str, typer.Option("--shots", help="Labelled items a class, comma-separated; 0 adds zero-shot.")
     ] = "1,2,4,8,16",
-    draws: Annotated[
-        int, typer.Option("--draws", min=1, help="Draws of the items; all heads get the same.")
-    ] = 10,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of the items; all heads get the same.")] = 10,
     grid: Annotated[
         list[str] | None,
-        typer.Option(
-            "--grid", help="Parameters, a curve for each: HEAD:NAME=VALUES, repeatable.", show_default=False
-        ),
+        typer.Option(help="Parameters, a curve for each: HEAD:NAME=VALUES, repeatable.", show_default=False),
     ] = None,
     metric: Annotated[Metric, typer.Option("--metric", "-m", help="Score to show.")] = "macro_f1",
     positive: PositiveOption = None,
@@ -473,10 +465,10 @@ def shots(
 
     opened = Store.open(store)
     _warn_of_labels(opened, label, where, strict_labels)
-    with _progress() as watch:
+    with progress_bar("fitting") as shown:
         done = draw_and_fit(
             opened,
-            [head.strip() for head in heads.split(",") if head.strip()],
+            _listed(heads),
             inputs=inputs,
             counts=_counts(counts),
             draws=draws,
@@ -491,7 +483,7 @@ def shots(
             seed=seed,
             name=name,
             fresh=fresh,
-            watch=watch,
+            watch=shown,
         )
     for note in done.notes:
         say(f"note: {note}")
@@ -507,21 +499,20 @@ def shots(
             }
         )
         return
-    _print(done, metric, draws)
+    _print_curves(done, metric, draws)
     say(f"left in {done.path}")
 
 
-def _print(done: Curves, metric: str, draws: int) -> None:
+def _print_curves(done: Curves, metric: str, draws: int) -> None:
     from ..evaluate import scoring_text
     from ..metrics import interval_text, value_text
 
     counts = sorted({point.shots for point in done.points})
-    cells: dict[str, dict[int, str]] = {}
-    titles: dict[str, list[str]] = {}
+    rows: dict[str, list[str]] = {}
     for point in done.points:
         trial = point.trial
-        params = "".join(f" {name}={value}" for name, value in trial.params.items())
-        titles[trial.key] = [trial.family + params, trial.inputs]
+        head = [_named(trial.family, trial.params), trial.inputs]
+        row = rows.setdefault(trial.key, head + [""] * len(counts))
         value = point.values.get(metric)
         if value is None:
             said = "left out"
@@ -531,10 +522,10 @@ def _print(done: Curves, metric: str, draws: int) -> None:
             spread = "" if value["sd"] is None else f" ± {value_text(value['sd'], metric)}"
             between = interval_text(value["low"], value["high"], metric)
             said = f"{value_text(value['mean'], metric)}{spread} ({between})"
-        cells.setdefault(trial.key, {})[point.shots] = said
+        row[2 + counts.index(point.shots)] = said
     print_table(
         ["head", "inputs", *(f"{count} shot{'' if count == 1 else 's'}" for count in counts)],
-        [[*titles[key], *(row.get(count, "") for count in counts)] for key, row in cells.items()],
+        rows.values(),
         title=f"{metric} on {done.test_rows} {done.on} rows, by labelled items a class",
     )
     unit = "M" if metric == "log_loss" else "In percent: m"
@@ -546,21 +537,8 @@ def _print(done: Curves, metric: str, draws: int) -> None:
         echo(scoring_text(done.looks))
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Any]:
-    """Say on a terminal what is being fitted; elsewhere nothing."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    with Console(stderr=True).status("drawing") as status:
-        yield lambda done, total, what: status.update(Text(one_line(f"{done} of {total}: {what}")))
-
-
 def _counts(text: str) -> list[int]:
     try:
-        return [int(piece) for piece in text.split(",") if piece.strip()]
+        return [int(piece) for piece in _listed(text)]
     except ValueError:
         raise UsageError(f"--shots takes numbers such as 1,2,4,8,16, not {text!r}") from None

@@ -1,100 +1,54 @@
-"""-"""
+"""Leaderboard: runs compared on the same test rows, with paired tests of their differences.
+
+Runs of one head on the same features with the same parameters and the same protocol, of different seeds, are one entry. The
+leader is the best on dev, on common rows and seeds, because whoever picks the best on test has looked. Every other entry is
+compared with it by a paired bootstrap over the test rows that all entries share; every other figure is about those rows, or
+about the same part of them.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ...errors import CorruptError, HeadError, SpaceError, UsageError
+from ...errors import CorruptError, HeadError, IcehouseError, SpaceError, UsageError
 from ...store.files import check_sums
 from ..checks import check_memory, scoring_bytes
 from ..evaluate import ScoringCount, load_run_samples, scoring_count
 from ..exclusion import AUTO, Searches, contents_of
 from ..metrics import METRICS, majority_class, majority_note, minority_class, require_positive, score, title
+from ..registry import head_class
 from ..runs import Run, list_runs
-from .dev_scores import dev_scores
 from .record import SweepRecord
 from .resampling import Difference, Predicted, Resampling
 
 if TYPE_CHECKING:
     from ...store.store import Store
 
-__all__ = ["Apart", "Entry", "Leaderboard", "Score", "compare", "find_runs", "rows_apart"]
-
-# A row is out if any run's training or dev part holds a copy of it (the same content of an input of that run), or a
-# near-duplicate where a search for duplicates has looked. What resembles what is asked of the store as it is now,
-# so a search
-# that was made after the runs counts.
-
-
-@dataclass(frozen=True)
-class Apart:
-    """Test rows without a duplicate in training."""
-
-    rows: np.ndarray
-    kind: Literal["near-duplicates", "copies"]
-    searches: list[str]
-    complete: bool
-    groups: np.ndarray
-
-
-def rows_apart(
-    store: Store, runs: Sequence[Run], ids: Sequence[str], dups: str | Sequence[str] | None = AUTO
-) -> Apart:
-    """Find the rows that resemble nothing that any of the runs learned from or was chosen on.
-
-    A row is out if any run's training or dev part holds a copy of it (the same content of an input of that run), or a
-    near-duplicate where a search for duplicates has looked: as the store is now, so a search made after the runs counts.
-    """
-    specs: dict[str, dict[str, Any]] = {
-        run.features[name]: spec for run in runs for name, spec in run.specs.items()
-    }
-    searches = Searches.of(store, specs, dups)
-    content = contents_of(store, {str(spec["key"]) for spec in specs.values()})
-    rows = np.array(list(ids), object)
-    alike = np.zeros(len(rows), bool)
-    names: dict[str, None] = {}
-    complete = True
-    done: set[tuple[frozenset[str], frozenset[str]]] = set()
-    for run in runs:
-        roles = run.training_items()
-        parts: dict[str, set[str]] = {name: roles[name] for name in ("train", "dev") if name in roles}
-        keys = frozenset(str(spec["key"]) for spec in run.specs.values())
-        learned: frozenset[str] = frozenset().union(*parts.values())
-        if (keys, learned) in done:
-            continue
-        done.add((keys, learned))
-        for key in keys & content.keys():
-            of = content[key]
-            hashes = {of.get(item) for item in learned} - {None}
-            alike |= np.fromiter((of.get(item) in hashes for item in rows.tolist()), bool, len(rows))
-        near = searches.among(rows, keys, parts)
-        if near is not None:
-            alike |= near.rows
-            names |= dict.fromkeys(search["name"] for search in near.about["searches"])
-            complete &= bool(near.about["complete"])
-    contents = [np.array([of.get(item) for item in rows.tolist()], object) for of in content.values()]
-    return Apart(
-        np.flatnonzero(~alike),
-        "near-duplicates" if names else "copies",
-        list(names),
-        complete,
-        searches.groups_among(rows, contents, list(content)),
-    )
-
+__all__ = ["Deduplicated", "Entry", "Leaderboard", "Score", "compare", "find_runs"]
 
 # Predictions of one row that the latency is the median of, after some to warm up.
 _TIMED, _WARM = 30, 3
+# Scores of a group beside the metric of the leaderboard.
+_GROUP_SCORES = ("macro_f1", "accuracy")
 
 
-# What is always told of a group, beside the metric of the leaderboard.
-_TOLD = ("macro_f1", "accuracy")
+@dataclass(frozen=True)
+class Deduplicated:
+    """Test rows without a duplicate in training."""
+
+    rows: np.ndarray  # their numbers; may be none, or all
+    kind: Literal["near-duplicates", "copies"]  # copies alone where no search has looked
+    searches: list[str]  # names of the searches that tell near-duplicates
+    complete: bool  # whether these looked at all rows and all of training, without stopping at their cap
+    # (n,) group of each of all rows: duplicates of one another, by the content of any run's input or by these searches.
+    groups: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -112,18 +66,19 @@ class Entry:
     """A head on some inputs, over its seeds."""
 
     runs: list[Run]
-    dev: float | None
-    test: float
-    spread: float | None
-    low: float
+    dev: float | None  # mean score on dev, where the choice was made, on common rows and seeds
+    test: float  # mean over the seeds on the shared test rows
+    spread: float | None  # standard deviation of it; None for one seed
+    low: float  # interval of `test` over the rows
     high: float
-    behind: Difference | None
-    apart: Score | None
-    seconds: float
-    size: int
-    latency: float | None
+    behind: Difference | None  # this minus the leader; None for the leader itself
+    deduplicated: Score | None  # on the rows of `Leaderboard.deduplicated`; None where there is none
+    seconds: float  # mean time of a fit
+    size: int  # bytes of the saved head
+    latency: float | None  # seconds for one row, the median
+    # Value of the grouping column to its scores by name and its rows; a score that is not defined on them is left out.
     groups: dict[str, tuple[dict[str, Score], int]]
-    one_class: str | None = None
+    one_class: str | None = None  # the label that every seed gave every row
 
     @property
     def family(self) -> str:
@@ -156,7 +111,7 @@ class Entry:
             "dev": self.dev,
             "test": {"value": self.test, "low": self.low, "high": self.high, "spread": self.spread},
             "behind_leader": None if self.behind is None else vars(self.behind),
-            "without_duplicates": None if self.apart is None else vars(self.apart),
+            "without_duplicates": None if self.deduplicated is None else vars(self.deduplicated),
             "fit_seconds": self.seconds,
             "one_class": self.one_class,
             "head_bytes": self.size,
@@ -174,15 +129,19 @@ class Leaderboard:
 
     entries: list[Entry]
     metric: str
-    rows: int
-    left_out: int
-    majority: float | None
-    majority_label: str
-    positive: str | None
-    apart: Apart
-    looks: ScoringCount
-    notes: list[str]
-    dev_comparable: bool = True
+    rows: int  # test rows that all entries share
+    left_out: int  # test rows that some entry lacks
+    majority: (
+        float | None
+    )  # score of always giving `majority_label`, or of ranking by chance; None for log loss
+    majority_label: str  # commonest in training; where the runs were trained on other rows, that of most runs
+    positive: str | None  # class whose average precision is meant
+    deduplicated: Deduplicated
+    looks: ScoringCount  # how often these rows have been scored so far, by any run of the store
+    notes: list[str]  # what a reader has to know, such as runs that are not shown
+    dev_comparable: bool = (
+        True  # whether the dev scores are of common rows; if not, the order is that of test
+    )
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -195,10 +154,10 @@ class Leaderboard:
             "majority_label": self.majority_label,
             "positive": self.positive,
             "without_duplicates": {
-                "kind": self.apart.kind,
-                "rows": len(self.apart.rows),
-                "searches": self.apart.searches,
-                "complete": self.apart.complete,
+                "kind": self.deduplicated.kind,
+                "rows": len(self.deduplicated.rows),
+                "searches": self.deduplicated.searches,
+                "complete": self.deduplicated.complete,
             },
             "looks": self.looks.as_json(),
             "notes": self.notes,
@@ -215,25 +174,23 @@ def find_runs(
     """
     if runs:
         return [Run.load(store, run) for run in runs]
-    if sweep is not None:
-        record = SweepRecord.open(store, sweep)
-        ids = [run for winner in record.winners.values() for run in winner["runs"].values()]
-        if not ids:
-            raise HeadError(
-                f"sweep {sweep!r} has no winners yet; run `icehouse sweep --name {sweep}` to its end"
-            )
-        found = []
-        for run in ids:
-            try:
-                found.append(Run.load(store, run))
-            except HeadError as error:
-                if damaged is None:
-                    raise
-                damaged.append(str(error))
+    if sweep is None:
+        found = list_runs(store, damaged)
+        if not found:
+            raise HeadError(f"no runs in {store.path} to compare; train some with `icehouse sweep`")
         return found
-    found = list_runs(store, damaged)
-    if not found:
-        raise HeadError(f"no runs in {store.path} to compare; train some with `icehouse sweep`")
+    record = SweepRecord.open(store, sweep)
+    ids = [run for winner in record.winners.values() for run in winner["runs"].values()]
+    if not ids:
+        raise HeadError(f"sweep {sweep!r} has no winners yet; run `icehouse sweep --name {sweep}` to its end")
+    found = []
+    for run in ids:
+        try:
+            found.append(Run.load(store, run))
+        except HeadError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
     return found
 
 
@@ -284,12 +241,15 @@ def compare(
     """
     if metric not in METRICS:
         raise UsageError(f"no metric {metric!r} to compare by; there are: {', '.join(METRICS)}")
-    runs, damaged = _whole(runs)
-    if damaged and not runs:
-        raise HeadError(damaged[0])
+    runs, notes = _whole(runs)
+    if notes and not runs:
+        raise HeadError(notes[0])
     tested = [run for run in runs if "test" in run.metrics]
     if not tested:
         raise HeadError("none of these runs has test scores: a leaderboard needs a test split")
+    if untested := [run.run_id for run in runs if run not in tested]:
+        counted = "1 run has" if len(untested) == 1 else f"{len(untested)} runs have"
+        notes.append(f"{counted} no scores on test, and cannot be compared: {', '.join(untested)}")
     labels = Counter(run.label for run in tested)
     if len(labels) > 1:
         listed = ", ".join(f"{label!r} ({n})" for label, n in labels.items())
@@ -299,39 +259,28 @@ def compare(
         f"comparing {len(tested)} runs on test",
         "name fewer of them",
     )
-    tables = {run.run_id: _test_rows(run) for run in tested}
-    shared = set.intersection(*(set(places) for places, _, _ in tables.values()))
-    every = set.union(*(set(places) for places, _, _ in tables.values()))
-    if not shared:
+    tables = {run.run_id: _ScoredRows(run, "test") for run in tested}
+    ids = sorted(set.intersection(*(set(table.labels) for table in tables.values())))
+    every = set.union(*(set(table.labels) for table in tables.values()))
+    if not ids:
         raise HeadError("these runs share no test row: compare runs on the same splits")
-    ids = sorted(shared)
-    said = {}
-    for run in tested:
-        places, labels_of, predicted_of = tables[run.run_id]
-        at = np.array([places[item] for item in ids])
-        if run is tested[0]:
-            y = labels_of[at]
-        if (labels_of[at] != y).any():
-            raise HeadError(f"run {run.run_id} was scored against other labels; train it again")
-        said[run.run_id] = predicted_of[at]
-    apart = rows_apart(store, tested, ids, dups)
+    y = tables[tested[0].run_id].labels_of(ids)
+    for run_id, table in tables.items():
+        if (table.labels_of(ids) != y).any():
+            raise HeadError(f"run {run_id} was scored against other labels; train it again")
+    deduplicated = _deduplicate(store, tested, ids, dups)
     positive = _positive(tested, y, positive)
-    resampling = Resampling(y, metric, groups=apart.groups, draws=draws, seed=seed, positive=positive)
+    resampling = Resampling(y, metric, groups=deduplicated.groups, draws=draws, seed=seed, positive=positive)
     groups = {} if group_by is None else _groups(store, group_by, ids)
 
-    entries, notes = _entries(tested)
-    if len(tested) < len(runs):
-        untested = [run.run_id for run in runs if "test" not in run.metrics]
-        notes.insert(
-            0, f"{_counted(untested)} no scores on test, and cannot be compared: {', '.join(untested)}"
-        )
-    notes[:0] = damaged
-    predicted = [[said[run.run_id] for run in one] for one in entries]
+    entries, repeated = _entries(tested)
+    notes += repeated
+    predicted = [[tables[run.run_id].predicted(ids) for run in one] for one in entries]
     if np.isnan(resampling.value(predicted[0])):
         raise HeadError(
             f"{title(metric)} is not defined on these {len(ids)} test rows: they hold one class only"
         )
-    dev = dev_scores(entries, metric, lambda run, name: _dev(run, name, positive), positive)
+    dev = _dev_scores(entries, metric, positive)
     notes += dev.notes
     sign = 1 if METRICS[metric] else -1
     ranked = dev.values if dev.comparable else [resampling.value(one) for one in predicted]
@@ -343,42 +292,41 @@ def compare(
             np.inf if dev.losses[e] is None else dev.losses[e],
         ),
     )
-    entries, devs = [entries[e] for e in order], [dev.values[e] for e in order]
     predicted = [predicted[e] for e in order]
     sampled = resampling.samples(predicted)
 
     def scored(rows: np.ndarray, by: str) -> list[Score | None]:
         """Every entry on some of the rows; None where the score is not defined on them."""
-        part = Resampling(y[rows], by, groups=apart.groups[rows], positive=positive)
-        told = [part.told([one[rows] for one in head]) for head in predicted]
-        return [None if np.isnan(one[0]) else Score(*one, len(rows)) for one in told]
+        part = Resampling(y[rows], by, groups=deduplicated.groups[rows], positive=positive)
+        found = [part.with_interval([one[rows] for one in head]) for head in predicted]
+        return [None if np.isnan(one[0]) else Score(*one, len(rows)) for one in found]
 
-    notes += _about_apart(apart, len(ids))
-    without = scored(apart.rows, metric) if len(apart.rows) else [None] * len(entries)
+    notes += _about_duplicates(deduplicated, len(ids))
+    without = scored(deduplicated.rows, metric) if len(deduplicated.rows) else [None] * len(entries)
     by_group = {
-        name: {by: scored(rows, by) for by in dict.fromkeys((metric, *_TOLD))}
+        name: {by: scored(rows, by) for by in dict.fromkeys((metric, *_GROUP_SCORES))}
         for name, rows in groups.items()
     }
     made = []
-    for e, (members, own) in enumerate(zip(entries, predicted, strict=True)):
+    for e, own in enumerate(predicted):
+        members = entries[order[e]]
         singles = [resampling.value([one]) for one in own]
-        value, low, high = resampling.told(own)
+        value, low, high = resampling.with_interval(own)
         behind = resampling.between(value - resampling.value(predicted[0]), sampled[e] - sampled[0])
         given = {label for one in own for label in np.unique(one.labels).tolist()}
+        files = [path for path in (members[0].path / "head").rglob("*") if path.is_file()]
         made.append(
             Entry(
                 runs=members,
-                dev=devs[e],
+                dev=dev.values[order[e]],
                 test=value,
                 spread=float(np.std(singles, ddof=1)) if len(singles) > 1 else None,
                 low=low,
                 high=high,
                 behind=None if e == 0 else behind,
-                apart=without[e],
+                deduplicated=without[e],
                 seconds=float(np.mean([run.record["seconds"]["fit"] for run in members])),
-                size=sum(
-                    path.stat().st_size for path in (members[0].path / "head").rglob("*") if path.is_file()
-                ),
+                size=sum(path.stat().st_size for path in files),
                 latency=_latency(store, members[0], ids[0]) if latency else None,
                 groups={
                     name: ({by: s for by, scores in found.items() if (s := scores[e])}, len(groups[name]))
@@ -396,12 +344,125 @@ def compare(
     ]
     known = [run.majority for run in tested if run.majority is not None]
     label = str(majority_class(known or y.tolist()))
-    majority = _majority(y, metric, positive, label)
-    looks = scoring_count(store, tested[0].label, ids)
-    left = len(every) - len(ids)
     return Leaderboard(
-        made, metric, len(ids), left, majority, label, positive, apart, looks, notes, dev.comparable
+        entries=made,
+        metric=metric,
+        rows=len(ids),
+        left_out=len(every) - len(ids),
+        majority=_majority(y, metric, positive, label),
+        majority_label=label,
+        positive=positive,
+        deduplicated=deduplicated,
+        looks=scoring_count(store, tested[0].label, ids),
+        notes=notes,
+        dev_comparable=dev.comparable,
     )
+
+
+def _whole(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Runs whose files are what was written, and what is wrong with the others."""
+    whole, damaged = [], []
+    for run in runs:
+        try:
+            _ScoredRows(run, "test")
+            run.training_items()
+            check_sums(run.path / "head")
+            whole.append(run)
+        except (HeadError, CorruptError) as error:
+            damaged.append(f"left out: {error}")
+    return whole, damaged
+
+
+class _ScoredRows:
+    """Rows of a run's split: labels by item, and what was predicted."""
+
+    def __init__(self, run: Run, split: str) -> None:
+        self.table, self.classes = run.predictions(), run.classes
+        rows = np.flatnonzero(np.array(self.table["split"].to_pylist(), object) == split)
+        ids, labels, self.predictions = (
+            np.array(self.table[name].to_pylist(), object)[rows] for name in ("item_id", "y", "predicted")
+        )
+        self.labels: dict[str, str] = dict(zip(ids.tolist(), labels.tolist(), strict=True))
+        self.place = {item: i for i, item in enumerate(ids.tolist())}
+        self.rows = rows
+
+    def labels_of(self, ids: Iterable[str]) -> np.ndarray:
+        """True labels of some items."""
+        return np.array([self.labels[item] for item in ids], str)
+
+    def predicted(self, ids: Iterable[str]) -> Predicted:
+        """What was predicted of some items."""
+        at = np.array([self.place[item] for item in ids], np.intp)
+        columns = [self.table[f"p_{name}"].to_numpy()[self.rows[at]] for name in self.classes]
+        proba = np.stack(columns, axis=1).astype(np.float64)
+        return Predicted(self.predictions[at].astype(str), np.array(self.classes), proba)
+
+    def score(self, ids: set[str], metric: str, positive: str | None) -> float | None:
+        """A score on some of the rows."""
+        listed = sorted(ids)
+        known = positive if positive in self.classes else None
+        proba = self.predicted(listed).proba
+        scores = score(self.labels_of(listed), proba, self.classes, draws=0, positive=known)
+        value: float | None = scores[metric]["value"]
+        return value
+
+
+def _deduplicate(
+    store: Store, runs: Sequence[Run], ids: Sequence[str], dups: str | Sequence[str] | None
+) -> Deduplicated:
+    """The rows that resemble nothing that any of the runs learned from or was chosen on.
+
+    A row is out if any run's training or dev part holds a copy of it (the same content of an input of that run), or a
+    near-duplicate where a search for duplicates has looked: as the store is now, so a search made after the runs counts.
+    """
+    specs: dict[str, dict[str, Any]] = {
+        run.features[name]: spec for run in runs for name, spec in run.specs.items()
+    }
+    searches = Searches.of(store, specs, dups)
+    content = contents_of(store, {str(spec["key"]) for spec in specs.values()})
+    rows = np.array(list(ids), object)
+    duplicate = np.zeros(len(rows), bool)
+    names: dict[str, None] = {}
+    complete = True
+    done: set[tuple[frozenset[str], frozenset[str]]] = set()
+    for run in runs:
+        roles = run.training_items()
+        parts: dict[str, set[str]] = {name: roles[name] for name in ("train", "dev") if name in roles}
+        keys = frozenset(str(spec["key"]) for spec in run.specs.values())
+        learned: frozenset[str] = frozenset().union(*parts.values())
+        if (keys, learned) in done:
+            continue
+        done.add((keys, learned))
+        for key in keys & content.keys():
+            of = content[key]
+            hashes = {of.get(item) for item in learned} - {None}
+            duplicate |= np.fromiter((of.get(item) in hashes for item in rows.tolist()), bool, len(rows))
+        near = searches.among(rows, keys, parts)
+        if near is not None:
+            duplicate |= near.rows
+            names |= dict.fromkeys(search["name"] for search in near.about["searches"])
+            complete &= bool(near.about["complete"])
+    contents = [np.array([of.get(item) for item in rows.tolist()], object) for of in content.values()]
+    return Deduplicated(
+        np.flatnonzero(~duplicate),
+        "near-duplicates" if names else "copies",
+        list(names),
+        complete,
+        searches.groups_among(rows, contents, list(content)),
+    )
+
+
+def _about_duplicates(found: Deduplicated, rows: int) -> list[str]:
+    notes = []
+    if not len(found.rows):
+        what = "a near-duplicate" if found.searches else "a copy"
+        notes.append(f"every one of the {rows} rows has {what} in training: there is no score without")
+    if not found.complete:
+        notes.append(
+            f"the search {', '.join(found.searches)} did not look at every row and all of training, or stopped at its cap: "
+            "run `icehouse dups find` again to cover them"
+        )
+    return notes
 
 
 def _entries(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:
@@ -426,78 +487,17 @@ def _entries(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:
     return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in found.values()], notes
 
 
-def _whole(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Runs whose files are what was written, and what is wrong with the others."""
-    whole, damaged = [], []
-    for run in runs:
-        try:
-            _test_rows(run)
-            run.training_items()
-            check_sums(run.path / "head")
-            whole.append(run)
-        except (HeadError, CorruptError) as error:
-            damaged.append(f"left out: {error}")
-    return whole, damaged
-
-
-def _counted(runs: Sequence[str]) -> str:
-    return "1 run has" if len(runs) == 1 else f"{len(runs)} runs have"
-
-
-def _about_apart(apart: Apart, rows: int) -> list[str]:
-    """What to say of the rows that are like nothing in training."""
-    notes = []
-    if not len(apart.rows):
-        what = "a near-duplicate" if apart.searches else "a copy"
-        notes.append(f"every one of the {rows} rows has {what} in training: there is no score without")
-    if not apart.complete:
-        notes.append(
-            f"the search {', '.join(apart.searches)} did not look at every row and all of training, or stopped at its cap: "
-            "run `icehouse dups find` again to cover them"
-        )
-    return notes
-
-
 def _params(run: Run) -> dict[str, Any]:
-    from ..registry import head_class
-
+    """Parameters of a run's head but for the seed, where they differ from the defaults."""
     try:
         defaults = head_class(run.family).parameters()
     except (UsageError, HeadError):
         defaults = {}
-    given = run.record["head"]["params"]
     return {
         name: value
-        for name, value in given.items()
-        if name != "seed" and json.dumps(value) != json.dumps(_json(defaults.get(name)))
+        for name, value in run.record["head"]["params"].items()
+        if name != "seed" and json.dumps(value) != json.dumps(defaults.get(name))  # a tuple is a list there
     }
-
-
-def _json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _test_rows(run: Run) -> tuple[dict[str, int], np.ndarray, Predicted]:
-    """Place of each test item among the rows, their labels, and what was predicted."""
-    import pyarrow.compute as pc
-
-    table = run.predictions()
-    table = table.filter(pc.equal(table["split"], "test"))
-    places = {item: row for row, item in enumerate(table["item_id"].to_pylist())}
-    labels, said = (np.array(table[name].to_pylist(), str) for name in ("y", "predicted"))
-    proba = np.stack([table[f"p_{label}"].to_numpy().astype(np.float64) for label in run.classes], axis=1)
-    return places, labels, Predicted(said, np.array(run.classes), proba)
-
-
-def _dev(run: Run, metric: str, positive: str | None) -> float | None:
-    if "dev" not in run.metrics:
-        return None
-    dev = run.metrics["dev"]
-    if metric == "average_precision" and positive is not None:
-        # Earlier versions took the mean of both classes.
-        return next((row[metric] for row in dev["per_class"] if str(row["label"]) == positive), None)
-    value: float | None = dev[metric]["value"]
-    return value
 
 
 def _positive(runs: Sequence[Run], y: np.ndarray, given: str | None) -> str | None:
@@ -512,7 +512,7 @@ def _positive(runs: Sequence[Run], y: np.ndarray, given: str | None) -> str | No
 
 
 def _majority(y: np.ndarray, metric: str, positive: str | None, label: str) -> float | None:
-    """Score of always giving `label`; of ranking by chance for AUROC and average precision."""
+    """Score of always giving `label`, or of ranking by chance; None for log loss."""
     classes = np.unique(y)
     proba = np.tile([(y == label).mean() for label in classes], (len(y), 1))
     known = positive if positive in classes else None
@@ -549,3 +549,108 @@ def _latency(store: Store, run: Run, item: str) -> float | None:
         run.head.predict_proba(row)
         times.append(time.perf_counter() - begun)
     return float(np.median(times[_WARM:]))
+
+
+# A score on easy rows is higher than one on hard rows, and runs need not have the same dev rows: what is held out of train
+# follows from the seed, and `--where` selects. Where all runs have the same dev rows, their scores stand as they are, as
+# means over the seeds that all entries which draw have. Where not, entries are compared seed by seed on the rows that
+# their runs of that seed share; failing that, on the rows that all runs share; failing that, they are not comparable.
+
+
+@dataclass
+class _DevScores:
+    """Dev scores by entry: the metric and the log loss, as means over the seeds; None where undefined."""
+
+    values: list[float | None]
+    losses: list[float | None]
+    comparable: bool = True  # whether they are of the same rows
+    notes: list[str] = field(default_factory=list)
+
+
+def _dev_scores(entries: Sequence[Sequence[Run]], metric: str, positive: str | None) -> _DevScores:
+    """Score entries (runs, one a seed) on common dev rows and seeds."""
+    having = [e for e, runs in enumerate(entries) if all("dev" in run.metrics for run in runs)]
+    rows = {run.run_id: _ScoredRows(run, "dev") for e in having for run in entries[e]}
+    found = _DevScores([None] * len(entries), [None] * len(entries))
+
+    def fill(chosen: dict[int, list[tuple[Run, set[str] | None]]]) -> None:
+        for e, parts in chosen.items():
+            for name, into in ((metric, found.values), ("log_loss", found.losses)):
+                scores = [
+                    _own_dev_score(run, name, positive)
+                    if ids is None
+                    else rows[run.run_id].score(ids, name, positive)
+                    for run, ids in parts
+                ]
+                known = [one for one in scores if one is not None]
+                into[e] = float(np.mean(known)) if len(known) == len(scores) else None
+
+    seeds = {e: {run.record["seed"]: run for run in entries[e]} for e in having}
+    if len({frozenset(some.labels.items()) for some in rows.values()}) <= 1:
+        drawing = [e for e in having if _draws(entries[e])]
+        common = set.intersection(*(set(seeds[e]) for e in drawing)) if drawing else set()
+        some = {e: common if e in drawing and common else set(seeds[e]) for e in having}
+        fill({e: [(run, None) for seed, run in seeds[e].items() if seed in some[e]] for e in having})
+        found.notes += _about_seeds([set(seeds[e]) for e in drawing], common)
+        return found
+
+    common = set.intersection(*(set(of) for of in seeds.values()))
+    shared = {seed: _shared([rows[seeds[e][seed].run_id] for e in having]) for seed in sorted(common)}
+    shared = {seed: ids for seed, ids in shared.items() if ids}
+    everywhere = _shared(list(rows.values()))
+    own = sorted(len(some.labels) for some in rows.values())
+    has = f"the runs have {own[0]} to {own[-1]} dev rows, not the same ones"
+    if shared:
+        fill({e: [(seeds[e][seed], ids) for seed, ids in shared.items()] for e in having})
+        listed = ", ".join(f"{len(ids)} (seed {seed})" for seed, ids in shared.items())
+        found.notes.append(f"dev scores are of the dev rows that all entries share: {listed}; {has}")
+    elif everywhere:
+        fill({e: [(run, everywhere) for run in entries[e]] for e in having})
+        found.notes.append(
+            f"dev scores are of the {len(everywhere)} dev rows that all runs share, over different seeds; {has}"
+        )
+    else:
+        fill({e: [(run, None) for run in entries[e]] for e in having})
+        found.comparable = False
+        found.notes.append(
+            "dev scores are NOT COMPARABLE: no dev row is common to all runs (it was held out by another seed, or "
+            "selected otherwise). The order is that of test, and who takes the first of it has chosen on test; train "
+            "again on the same rows, with one --seed or a dev split"
+        )
+    return found
+
+
+def _own_dev_score(run: Run, metric: str, positive: str | None) -> float | None:
+    """What a run says of its own dev rows."""
+    if "dev" not in run.metrics:
+        return None
+    dev = run.metrics["dev"]
+    if metric == "average_precision" and positive is not None:
+        # Earlier versions took the mean of both classes.
+        return next((row[metric] for row in dev["per_class"] if str(row["label"]) == positive), None)
+    value: float | None = dev[metric]["value"]
+    return value
+
+
+def _shared(several: Sequence[_ScoredRows]) -> set[str]:
+    """Items that are rows of all, with the same label."""
+    pairs = set.intersection(*(set(some.labels.items()) for some in several))
+    return {item for item, _ in pairs}
+
+
+def _draws(runs: Sequence[Run]) -> bool:
+    """Whether another seed makes another head."""
+    try:
+        return head_class(runs[0].family).stochastic
+    except IcehouseError:
+        return len(runs) > 1  # a family that is not installed here
+
+
+def _about_seeds(several: Sequence[set[int]], common: set[int]) -> list[str]:
+    if all(seeds == several[0] for seeds in several):
+        return []
+    if common:
+        listed = ", ".join(map(str, sorted(common)))
+        return [f"dev means of heads that draw are over the seeds that all of them have: {listed}"]
+    listed = "; ".join(dict.fromkeys(", ".join(map(str, sorted(seeds))) for seeds in several))
+    return [f"entries have no seed in common ({listed}): luck is part of their order on dev"]

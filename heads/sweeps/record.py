@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SweepRecord",
     "Trial",
+    "begin_record",
     "combinations",
     "list_sweeps",
     "parse_grid",
@@ -181,35 +182,9 @@ class SweepRecord:
                 shutil.rmtree(record.path / left, ignore_errors=True)
             for file in ("winners.json", "sweep.json"):
                 (record.path / file).unlink(missing_ok=True)
-        if about.exists():
-            whole = read_record(about)
-            before = whole["data"]
-            features = {**before["features"], **data["features"]}
-            # More inputs are welcome as long as the rows stay the same.
-            common = {**data, "features": {**features, **before["features"]}}
-            differs = [
-                key
-                for key in {**before, **common}
-                if {**before, "features": features}.get(key) != common.get(key)
-            ]
-            if differs:
-                raise HeadError(
-                    f"sweep {name!r} was begun with other data ({', '.join(sorted(differs))} differ); "
-                    "give another --name, or --fresh to begin it anew"
-                )
-            write_record(about, {**whole, "data": {**before, "features": features}})
-            return record
-        (record.path / "trials").mkdir(parents=True, exist_ok=True)
-        write_record(
-            about,
-            {
-                "format": FORMAT,
-                "name": name,
-                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "created_by": f"icehouse {__version__}",
-                "data": dict(data),
-            },
-        )
+        # More inputs are welcome as long as the rows stay the same.
+        begin_record(about, data, f"sweep {name!r} was", "it", grows=True, name=name)
+        (record.path / "trials").mkdir(exist_ok=True)
         return record
 
     @property
@@ -286,6 +261,36 @@ def sweep_folder(store: Store, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a sweep: letters, digits, '.', '_' and '-'")
     return store.path / "sweeps" / name
+
+
+def begin_record(
+    path: Path, data: Mapping[str, Any], what: str, them: str, *, grows: bool = False, **about: Any
+) -> None:
+    """Write what figures depend on, or make sure that those which are there are about the same data.
+
+    With `grows`, more features than before are no other data, and are added.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        created = {
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created_by": f"icehouse {__version__}",
+        }
+        write_record(path, {"format": FORMAT, **about, **created, "data": dict(data)})
+        return
+    whole = read_record(path)
+    before, now = dict(whole["data"]), dict(data)
+    if grows:
+        now["features"] = {**data["features"], **before["features"]}
+        before["features"] = {**before["features"], **data["features"]}
+    differs = sorted(key for key in {**before, **now} if before.get(key) != now.get(key))
+    if differs:
+        raise HeadError(
+            f"{what} begun with other data ({', '.join(differs)} differ); "
+            f"give another --name, or --fresh to begin {them} anew"
+        )
+    if grows:
+        write_record(path, {**whole, "data": before})
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -1,4 +1,15 @@
-"""-"""
+"""Paired bootstrap: one draw for all heads, so that their difference is compared and not their luck.
+
+- **Classes are fixed.** A mean runs over the same classes in every draw: those that occur among the true or predicted
+  labels of all rows, whether the draw holds them or not.
+- **By groups.** Rows of one group, duplicates of one another, are drawn together: they are no independent evidence.
+- F1 needs nothing but weighted counts, which are products of matrices. AUROC, average precision, accuracy and log loss go by
+  their influence functions; for AUROC that is DeLong's test.
+- Draws are made block by block, from the seed and alike every time, and never held all at once: 2,000 draws of 100,000 rows
+  are 800 MB.
+
+A score by itself has the interval of `icehouse.heads.metrics`, in closed form.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +85,7 @@ class Resampling:
         once = np.ones((1, len(self.y)), np.float32)
         return float(np.mean([self._scores(once, self._prepared(one))[0] for one in predicted]))
 
-    def told(self, predicted: Sequence[Said]) -> tuple[float, float, float]:
+    def with_interval(self, predicted: Sequence[Said]) -> tuple[float, float, float]:
         """The same with its interval: value, low, high; of several predictions the mean of the intervals.
 
         Errors of several seeds on the same rows go together, and do not cancel.

@@ -1,4 +1,18 @@
-"""-"""
+"""Learning curves over few labels: k labelled items a class, drawn again and again.
+
+1. **What is drawn from** is train; where dev was held out of it for want of a split, that part goes back. A dev split is not
+   touched: somebody with four labels a class has no dev.
+2. **A draw** takes items of every class in turn, in an order that follows from its seed, and never one that resembles an
+   item already taken: a copy always, a near-duplicate where there is a search for them. The first k of every class are the
+   draw for k shots, so that a draw for four shots holds that for two. All heads get the same draws.
+3. **A head is fitted on these items alone.** What it has to choose it chooses on a part of them that it holds out itself;
+   where they are too few for that (one or two of a class), it takes its defaults.
+4. **Test is scored for every draw**, whole, and every time counts as a look (`icehouse.heads.evaluate`). That is a report of
+   a curve. Nothing is chosen by it, and nothing should be; with `test=False` a dev split is scored in its place.
+
+The interval of a point is about draws and test rows at once: the mean of the draws' own intervals, whose arms are joined
+with that of the mean over draws (MOVER; see `icehouse.heads.intervals`). Rows are the same for all points.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +21,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ... import __version__
 from ...errors import HeadError, IcehouseError, UsageError
 from ..checks import plain
 from ..evaluate import log_scoring, scoring_count
@@ -25,7 +37,7 @@ from ..prompts import prompt_notes, with_prompts
 from ..registry import head_class
 from ..samples import Missing, Samples
 from ..trainer import Rows, Selection, make_head, prepare
-from .record import Trial, combinations, read_record, sweep_folder, trials, write_record
+from .record import Trial, begin_record, combinations, read_record, sweep_folder, trials, write_record
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -34,8 +46,6 @@ __all__ = ["SHOTS", "Curves", "Point", "draw_items", "shots"]
 
 #: Labelled items a class.
 SHOTS = (1, 2, 4, 8, 16)
-
-FORMAT = 1
 
 #: Told before every fit: fits done, fits in all, and what is next.
 Watcher = Callable[[int, int, str], None]
@@ -171,7 +181,9 @@ def shots(
         "dups": [[found.name, found.summary["created_at"]] for found in rows.searches.found],
         "seed": seed,
     }
-    _begin(folder, about, fresh=fresh)
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    begin_record(folder / "shots.json", about, f"the shots in {folder} were", "them")
 
     scored = rows.part(on)
     require_positive(positive, rows.samples.labels.tolist())
@@ -346,32 +358,6 @@ def _unprompted(rows: Rows, trial: Trial) -> list[str]:
 
 def _without_labels(family: str) -> bool:
     return head_class(family).takes_prompts == "required"
-
-
-def _begin(folder: Path, data: dict[str, Any], *, fresh: bool) -> None:
-    """Make the folder, or make sure that what is in it is about the same data."""
-    about = folder / "shots.json"
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    if about.exists():
-        before = read_record(about)["data"]
-        differs = sorted(key for key in {**before, **data} if before.get(key) != data.get(key))
-        if differs:
-            raise HeadError(
-                f"the shots in {folder} were begun with other data ({', '.join(differs)} differ); "
-                "give another --name, or --fresh to begin them anew"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_record(
-        about,
-        {
-            "format": FORMAT,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "created_by": f"icehouse {__version__}",
-            "data": data,
-        },
-    )
 
 
 def _path(folder: Path, point: Point) -> Path:

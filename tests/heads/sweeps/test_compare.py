@@ -92,10 +92,14 @@ def test_no_duplicates_is_about_the_shared_rows(make_store: Make) -> None:
     runs.append(train(store, "logreg", inputs="image", where="item_id <> 'p022'"))
     board = compare(store, runs, latency=False)
     assert board.rows == 29
-    assert (board.apart.kind, board.apart.searches, len(board.apart.rows)) == ("copies", [], 28)
+    assert (board.deduplicated.kind, board.deduplicated.searches, len(board.deduplicated.rows)) == (
+        "copies",
+        [],
+        28,
+    )
     with_hashes(store, {"p000": 0, "p009": 0b11, "p006": 0xFF00FF00, "p010": 0xFF00FF01})
     board = compare(store, runs, latency=False)
-    assert (board.apart.kind, board.apart.searches, len(board.apart.rows)) == (
+    assert (board.deduplicated.kind, board.deduplicated.searches, len(board.deduplicated.rows)) == (
         "near-duplicates",
         ["default"],
         26,
@@ -104,14 +108,14 @@ def test_no_duplicates_is_about_the_shared_rows(make_store: Make) -> None:
     for entry in board.entries:
         rows = [rows_of(entry.runs[0])[item] for item in left]
         expected = f1_score([r["y"] for r in rows], [r["predicted"] for r in rows], average="macro")
-        assert entry.apart is not None
-        assert entry.apart.value == pytest.approx(expected, abs=1e-6)
-        assert entry.apart.low <= entry.apart.value <= entry.apart.high
-        assert entry.apart.rows == 26
+        assert entry.deduplicated is not None
+        assert entry.deduplicated.value == pytest.approx(expected, abs=1e-6)
+        assert entry.deduplicated.low <= entry.deduplicated.value <= entry.deduplicated.high
+        assert entry.deduplicated.rows == 26
     told = board.as_json()
     assert told["without_duplicates"]["kind"] == "near-duplicates"
     assert set(told["leaderboard"][0]["without_duplicates"]) == {"value", "low", "high", "rows"}
-    assert compare(store, runs, dups="none", latency=False).apart.kind == "copies"
+    assert compare(store, runs, dups="none", latency=False).deduplicated.kind == "copies"
     out = CliRunner().invoke(app, ["compare", "-s", str(store.path)]).stdout
     assert "no near-duplicates (26 rows)" in " ".join(out.split())
 
@@ -120,12 +124,12 @@ def test_where_every_row_has_a_duplicate_there_is_no_score_without(make_store: M
     store = make_store(120, copies={i: i % 3 for i in range(120) if i // 3 % 4 == 3})
     run = train(store, "logreg", inputs="image")
     board = compare(store, [run])
-    assert board.entries[0].apart is None
+    assert board.entries[0].deduplicated is None
     assert board.as_json()["leaderboard"][0]["without_duplicates"] is None
     assert any("every one of the 30 rows has a copy" in note for note in board.notes)
     with_hashes(store, {f"p{i:03d}": i % 2 for i in range(120)})
     board = compare(store, [run])
-    assert board.entries[0].apart is None
+    assert board.entries[0].deduplicated is None
     assert any("has a near-duplicate" in note for note in board.notes)
 
 

@@ -62,7 +62,7 @@ def test_scores_of_probabilities_are_compared_by_their_influence(score: str) -> 
     better = difference.value > 0 if score != "log_loss" else difference.value < 0
     assert better
     assert difference.p < 0.05
-    value, low, high = resampling.told([good, poor])
+    value, low, high = resampling.with_interval([good, poor])
     assert low < value < high
     with pytest.raises(TypeError, match="needs probabilities"):
         resampling.value([good.labels])
@@ -72,7 +72,7 @@ def test_a_score_without_both_sides_is_not_defined() -> None:
     y = np.full(20, "a")
     one = predicted(y, 1.0, np.random.default_rng(0))
     assert np.isnan(Resampling(y, "auroc").value([one]))
-    assert all(np.isnan(Resampling(y, "auroc").told([one])))
+    assert all(np.isnan(Resampling(y, "auroc").with_interval([one])))
 
 
 def test_duplicates_get_one_weight() -> None:
