@@ -7,7 +7,6 @@ answered at once, and a fast one pays for no small batches.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import os
@@ -19,18 +18,29 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
-from ..data.images import decode, image_size
+from ..data.images import image_size
 from ..data.text import clean, text_sha256
 from ..embed.encoder import Encoder, Modality
-from ..embed.extract import LOOK_AT, SAMPLE, Work, choose_shortest, read_file
+from ..embed.extract import (
+    LOOK_AT,
+    SAMPLE,
+    FileFacts,
+    Unencodable,
+    Work,
+    choose_shortest,
+    encode_contents,
+    one_line,
+    read_file,
+    read_image,
+)
 from ..errors import SourceError
-from ..store.vectors import finite_rows
 
 __all__ = ["Content", "Item", "Pipeline", "Reader", "Trial", "item_of"]
 
@@ -180,66 +190,56 @@ class Reader:
         content = Content(item, error=item.error)
         if content.error is not None:
             return content
+        if self.modality == "image":
+            read = read_image(
+                partial(_load, item),
+                self.encoder,
+                shortest=None if item.trial is None else item.trial.shortest,
+                decoded=lambda sha: whole or not self.knows(sha),
+                blanks=False,
+            )
+            content.key, content.blank, content.prepared = read.sha256, read.blank, read.pixels
+            content.phash = None if read.facts is None else read.facts.phash
+            content.error = None if read.error is None else one_line(read.error)
+            return content
         try:
-            if self.modality == "text":
-                if item.text is None:
-                    raise SourceError("no text")
-                content.key = text_sha256(item.text)
-                content.prepared = clean(item.text, self.cleaning)
-            else:
-                self._read_image(content, whole)
-        except (
-            Exception
-        ) as error:  # of the file, of Pillow, of a model's own preprocessing: it costs only this item
-            content.error = _one_line(error)
+            if item.text is None:
+                raise SourceError("no text")
+            content.key, content.prepared = text_sha256(item.text), clean(item.text, self.cleaning)
+        except Exception as error:  # of a text that is no Unicode: it costs only this item
+            content.error = one_line(error)
         return content
-
-    def _read_image(self, content: Content, whole: bool) -> None:
-        item = content.item
-        if item.image is not None:
-            data = _as_file(item.image)
-        elif item.data is not None:
-            data = item.data
-        elif item.path is not None:
-            data = read_file(item.path)[0]
-        else:
-            raise SourceError("no path, bytes or image")
-        content.key = hashlib.sha256(data).hexdigest()
-        if self.knows(content.key) and not whole:
-            return
-        shortest = None if item.trial is None else item.trial.shortest
-        picture = decode(data, shortest=shortest, hashed=True)
-        content.phash, content.blank = picture.phash, picture.blank
-        if self.encoder is not None and not picture.blank:
-            content.prepared = self.encoder.prepare_image(picture.image)
 
     def encode(self, contents: list[Content]) -> None:
         """Fill in the vectors of contents; one that cannot be encoded gets an error, and costs only itself."""
-        if not contents or self.encoder is None:
+        encoder = self.encoder
+        if not contents or encoder is None:
             return
-        try:
+
+        def encode(prepared: list[Any]) -> dict[str, Any]:
             if self.modality == "image":
-                pixels = np.stack([c.prepared for c in contents])  # type: ignore[misc]  # all are pixels here
-                vectors = self.encoder.encode_images(pixels, [self.output])[self.output]
-            else:
-                texts = [str(c.prepared) for c in contents]
-                vectors = self.encoder.encode_texts(texts, [self.output])[self.output]
-        except Exception as error:  # whatever a model, a driver or a full device raises
-            if len(contents) > 1:
-                middle = len(contents) // 2
-                self.encode(contents[:middle])
-                self.encode(contents[middle:])
-            else:
-                contents[0].error = f"cannot be encoded: {_one_line(error)}"
-            return
-        assert isinstance(vectors, np.ndarray)
-        for content, vector, sound in zip(contents, vectors, finite_rows(vectors, self.dtype), strict=True):
-            content.prepared = None
-            content.vector = vector
-            if not sound:
-                content.error = (
-                    f"cannot be encoded: the encoder returned NaN, infinity or a number beyond {self.dtype}"
-                )
+                return encoder.encode_images(np.stack(prepared), [self.output])
+            return encoder.encode_texts(prepared, [self.output])
+
+        for rows, made in encode_contents(encode, [content.prepared for content in contents], self.dtype):
+            for place, content in enumerate(contents[row] for row in rows):
+                content.prepared = None
+                if isinstance(made, Unencodable):
+                    content.error = f"cannot be encoded: {made.message}"
+                else:
+                    vectors = made[self.output]
+                    assert isinstance(vectors, np.ndarray)
+                    content.vector = vectors[place]
+
+
+def _load(item: Item) -> tuple[bytes, FileFacts]:
+    """The bytes to decode, of a file or as they were given."""
+    if item.image is None and item.data is None and item.path is not None:
+        return read_file(item.path)
+    data = item.data if item.image is None else _as_file(item.image)
+    if data is None:
+        raise SourceError("no path, bytes or image")
+    return data, FileFacts(len(data), 0)
 
 
 class Pipeline:
@@ -383,9 +383,3 @@ def _as_file(image: Image.Image) -> bytes:
     else:
         image.save(file, "TIFF")
     return file.getvalue()
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -14,12 +14,13 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -211,13 +212,110 @@ class Encoded:
 
 
 @dataclass(slots=True)
-class _Read:
-    """What a worker thread hands back."""
+class Read:
+    """An image that was read and prepared, or the `error` that it cost, with the `stage` it came from."""
 
     facts: FileFacts | None = None
+    sha256: str = ""
+    blank: bool = False
     pixels: np.ndarray | None = None
     stage: str = ""
     error: Exception | None = None
+
+
+def read_image(
+    load: Callable[[], tuple[bytes, FileFacts]],
+    encoder: Encoder | None,
+    *,
+    shortest: int | None = None,
+    decoded: Callable[[str], bool] = lambda sha: True,
+    wanted: Callable[[str], bool] = lambda sha: True,
+    blanks: bool = True,
+    clock: StageClock | None = None,
+) -> Read:
+    """Read, hash, decode and prepare one image; errors end in what is returned, and cost this image only.
+
+    Its sha256 tells whether it is to be `decoded` at all, and whether the encoder's pixels are `wanted`; of blank pictures
+    they are only if `blanks`.
+    """
+    read, clock = Read(stage="read"), clock or StageClock()
+    try:
+        with clock.measure("read"):
+            data, read.facts = load()
+        read.sha256 = hashlib.sha256(data).hexdigest()
+        if not decoded(read.sha256):
+            return read
+        read.stage = "decode"
+        with clock.measure("decode"):
+            prepared = encoder is not None and wanted(read.sha256)
+            picture = decode(data, shortest=shortest, hashed=True)
+            read.facts, read.blank = facts_of(read.facts, read.sha256, picture), picture.blank
+            if encoder is not None and prepared and (blanks or not picture.blank):
+                read.pixels = encoder.prepare_image(picture.image)
+    except Exception as error:  # of a file, a disk, an encoder's own preprocessing
+        read.error = error
+    return read
+
+
+class Unencodable(NamedTuple):
+    """Why a content has no vector: class of the error, and message."""
+
+    error: str
+    message: str
+
+
+Outputs = dict[str, np.ndarray | Tokens]
+
+
+def encode_contents(
+    encode: Callable[[list[Any]], Outputs], contents: list[Any], dtype: str, first: int = 0
+) -> Iterator[tuple[np.ndarray, Outputs | Unencodable]]:
+    """Encode a batch; if it fails as a whole, in halves, so that one content costs only itself.
+
+    Yields places in the batch, counted from `first`, with the outputs' rows or with why they have none; values that do not
+    fit `dtype` count as failures.
+    """
+    try:
+        outputs = encode(contents)
+    except Exception as error:  # whatever a model, a driver or a full device raises
+        if len(contents) > 1:
+            middle = len(contents) // 2
+            yield from encode_contents(encode, contents[:middle], dtype, first)
+            yield from encode_contents(encode, contents[middle:], dtype, first + middle)
+        else:
+            yield np.array([first]), Unencodable(type(error).__name__, one_line(error))
+        return
+    sound = np.ones(len(contents), dtype=bool)
+    for values in outputs.values():
+        sound &= finite_rows(values.values if isinstance(values, Tokens) else values, dtype)
+    if not sound.all():
+        message = f"the encoder returned NaN, infinity or a number beyond {dtype}"
+        yield np.flatnonzero(~sound) + first, Unencodable("NotFinite", message)
+    if sound.any():
+        yield np.flatnonzero(sound) + first, {name: _rows(values, sound) for name, values in outputs.items()}
+
+
+Result = TypeVar("Result")
+Given = TypeVar("Given")
+
+
+def map_ahead(
+    pool: Executor, function: Callable[[Given], Result], items: Iterable[Given], limit: int
+) -> Iterator[tuple[Given, Result]]:
+    """Results in the order of the items, of which no more than `limit` are begun ahead of the reader."""
+    waiting: deque[tuple[Given, Future[Result]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) >= limit:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
 
 
 @dataclass(slots=True)
@@ -293,7 +391,9 @@ class Extractor:
             ThreadPoolExecutor(self.workers, thread_name_prefix="icehouse-read") as readers,
             self.encoder.stream_pool() as streams,
         ):
-            for work, read in self._ahead(readers, works):
+            # A few batches ahead, and no further: pixels are what memory goes to.
+            limit = (1 + self.encoder.streams) * self.batch_size + 2 * self.workers
+            for work, read in map_ahead(readers, self._read, works, limit):
                 yield from self._take(work, read)
                 if len(self._images.keys) >= self.batch_size:
                     windows.append(streams.submit(self._encode_images, self._images))
@@ -309,57 +409,29 @@ class Extractor:
             while windows:
                 yield from windows.popleft().result()
 
-    def _ahead(self, pool: ThreadPoolExecutor, works: Iterable[Work]) -> Iterator[tuple[Work, _Read]]:
-        """Keep the threads busy a few batches ahead, and no further: pixels are what memory goes to."""
-        waiting: deque[tuple[Work, Future[_Read]]] = deque()
-        limit = (1 + self.encoder.streams) * self.batch_size + 2 * self.workers
-        try:
-            for work in works:
-                waiting.append((work, pool.submit(self._read, work)))
-                if len(waiting) >= limit:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-    def _read(self, work: Work) -> _Read:
-        """Read, hash, decode and prepare one image; runs in a worker thread."""
+    def _read(self, work: Work) -> Read:
+        """Read one image; runs in a worker thread."""
         if work.file is None:
-            return _Read()
-        read = _Read(stage="read")
-        try:
-            with self.clock.measure("read"):
-                data, read.facts = read_file(work.file)
-            sha = hashlib.sha256(data).hexdigest()
-            read.stage = "decode"
-            with self.clock.measure("decode"):
-                wanted = bool(self.image_outputs) and sha not in self.image_done
-                picture = decode(data, shortest=self.shortest, hashed=True)
-                read.facts = facts_of(read.facts, sha, picture)
-                if wanted:
-                    read.pixels = self.encoder.prepare_image(picture.image)
-        except (
-            Exception
-        ) as error:  # of a file, a disk, an encoder's own preprocessing: it costs this file only
-            read.error = error
-        return read
+            return Read()
+        return read_image(
+            partial(read_file, work.file),
+            self.encoder,
+            shortest=self.shortest,
+            wanted=lambda sha: bool(self.image_outputs) and sha not in self.image_done,
+            clock=self.clock,
+        )
 
-    def _take(self, work: Work, read: _Read) -> Iterator[Loaded | Failure]:
+    def _take(self, work: Work, read: Read) -> Iterator[Loaded | Failure]:
         """Sort what a thread brought into the waiting batches."""
         if read.error is not None:
-            kind, message = type(read.error).__name__, _one_line(read.error)
+            kind, message = type(read.error).__name__, one_line(read.error)
             if work.file is not None and isinstance(read.error, (FileNotFoundError, NotADirectoryError)):
                 message = "; ".join(filter(None, (message, why_missing(work.file))))
             yield Failure(work.item_id, work.file, read.stage, kind, message, read.facts)
-        if read.pixels is not None and read.facts is not None and read.facts.image_sha256 is not None:
-            sha = read.facts.image_sha256
-            if sha not in self.image_done:  # a copy may have been queued since the thread looked
-                self.image_done.add(sha)
-                self._images.add(sha, read.pixels, work)
+        # A copy may have been queued since the thread looked.
+        if read.pixels is not None and read.sha256 not in self.image_done:
+            self.image_done.add(read.sha256)
+            self._images.add(read.sha256, read.pixels, work)
         if work.text is not None and self.text_outputs:
             sha = text_sha256(work.text)
             if sha not in self.text_done:
@@ -395,34 +467,21 @@ class Extractor:
     def _encode(
         self, modality: Modality, batch: _Pending, truncated: np.ndarray | None = None
     ) -> Iterator[Encoded | Failure]:
-        """Encode a batch; if it fails as a whole, in halves, so that one content costs only itself."""
-        try:
+        """Encode a batch, and tell what came of it in the owners' terms."""
+
+        def encode(contents: list[Any]) -> Outputs:
             if modality == "image":
-                encoded = self.encoder.encode_images(np.stack(batch.contents), self.image_outputs)
+                return self.encoder.encode_images(np.stack(contents), self.image_outputs)
+            return self.encoder.encode_texts(contents, self.text_outputs)
+
+        for rows, made in encode_contents(encode, batch.contents, self.dtype):
+            if isinstance(made, Unencodable):
+                for owner in (batch.owners[row] for row in rows):
+                    file = owner.file if modality == "image" else None
+                    yield Failure(owner.item_id, file, "encode", made.error, made.message)
             else:
-                encoded = self.encoder.encode_texts(batch.contents, self.text_outputs)
-        except Exception as error:  # whatever a model, a driver or a full device raises
-            if len(batch.keys) > 1:
-                middle = len(batch.keys) // 2
-                for part in (slice(None, middle), slice(middle, None)):
-                    half = _Pending(batch.keys[part], batch.contents[part], batch.owners[part])
-                    yield from self._encode(modality, half, None if truncated is None else truncated[part])
-                return
-            yield _encode_failure(modality, batch.owners[0], type(error).__name__, _one_line(error))
-            return
-        sound = np.ones(len(batch.keys), dtype=bool)
-        for values in encoded.values():
-            sound &= finite_rows(values.values if isinstance(values, Tokens) else values, self.dtype)
-        for i in np.flatnonzero(~sound):
-            message = f"the encoder returned NaN, infinity or a number beyond {self.dtype}"
-            yield _encode_failure(modality, batch.owners[i], "NotFinite", message)
-        if sound.any():
-            yield Encoded(
-                modality,
-                [key for key, good in zip(batch.keys, sound, strict=True) if good],
-                {name: _rows(values, sound) for name, values in encoded.items()},
-                None if truncated is None else truncated[sound],
-            )
+                keys = [batch.keys[row] for row in rows]
+                yield Encoded(modality, keys, made, None if truncated is None else truncated[rows])
 
 
 def read_file(path: Path) -> tuple[bytes, FileFacts]:
@@ -438,17 +497,14 @@ def facts_of(facts: FileFacts, sha: str, picture: Picture) -> FileFacts:
     )
 
 
-def _encode_failure(modality: Modality, owner: Work, error: str, message: str) -> Failure:
-    return Failure(owner.item_id, owner.file if modality == "image" else None, "encode", error, message)
-
-
 def _rows(values: np.ndarray | Tokens, chosen: np.ndarray) -> np.ndarray | Tokens:
     if isinstance(values, Tokens):
         return Tokens(values.values[chosen], values.mask[chosen])
     return values[chosen]
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
+    """Message of an error, in one line of no great length."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split())[:300] or type(error).__name__
