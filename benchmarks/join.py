@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from icehouse.dups.join.cosine import RowSet, pair_cosines
+from icehouse.dups.join.cosines import RowSet, pair_cosines
 from icehouse.dups.join.selfjoin import JoinStats, self_join
 from machine import machine
 

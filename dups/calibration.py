@@ -28,7 +28,7 @@ import numpy as np
 from ..errors import CorruptError, StoreError, UsageError
 from ..store.files import check_sums, checked_name, publish_folder
 from ..store.store import Store
-from .join.cosine import RowSet
+from .join.cosines import RowSet
 
 __all__ = [
     "LEAST_COSINE",

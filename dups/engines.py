@@ -23,8 +23,8 @@ from ..store.index.kinds import KINDS, choose_kind, load_faiss, thread_limit, to
 from ..store.search import float32_margin
 from ..store.store import Store
 from ..store.vectors import Vectors
-from .hamming import distinct
-from .join.cosine import RowSet, pair_cosines
+from .hashing import distinct
+from .join.cosines import RowSet, pair_cosines
 from .join.selfjoin import Join, PairBlock, cross_join, self_join
 
 __all__ = ["ENGINES", "Engine", "Exact", "Faiss", "FaissStats", "TemporaryIndex", "choose_engine"]

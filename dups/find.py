@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,13 +28,21 @@ from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import mapped
 from .engines import ENGINES, choose_engine
-from .groups import Star, columns_for, criteria, grouping, preference, ranks
-from .hamming import blank_hashes
-from .identity import Files, item_files
-from .image_views import MOST_VIEWED, ViewHashes, content_shares, load_views, view_radius
-from .pairs import Cascade, Contents, Rule, claim_rest, in_order
+from .groups import Files, Star, columns_for, criteria, grouping, item_files, preference, ranks
+from .hashing import MOST_VIEWED, ViewHashes, blank_hashes, content_shares, load_views, view_radius
+from .pairs import (
+    DEFAULT_COSINE,
+    DEFAULT_HAMMING,
+    Cascade,
+    Contents,
+    Rule,
+    check_rule,
+    choose_hamming,
+    choose_rule,
+    claim_rest,
+    in_order,
+)
 from .results import Ledger, PairWriter, cluster_table, write_items, write_lists
-from .rules import DEFAULT_COSINE, DEFAULT_HAMMING, check_rule, choose_hamming, choose_rule, lacking, notes
 
 __all__ = [
     "DEFAULT_COSINE",
@@ -289,7 +297,7 @@ def find_duplicates(
         How many false pairs a calibration's threshold may let one expect among all pairs; 1 unless given.
     views : bool, optional
         Hash parts of the images too, so that crops, frames and bands are found; their files are read once, and the hashes
-        kept. By default where there are at most `icehouse.dups.image_views.MOST_VIEWED` contents.
+        kept. By default where there are at most `icehouse.dups.hashing.MOST_VIEWED` contents.
     threads, device : optional
         As `icehouse.dups.join.selfjoin.self_join` takes them.
     progress : callable, optional
@@ -333,7 +341,7 @@ def find_duplicates(
                 inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
             ledger, items = _ledger(items, key, keeper, inside)
             contents, rows = _contents(ledger, items, key, made, vectors, scratch)
-            remarks += lacking(contents, items, key, feature)
+            remarks += _lacking(contents, items, key, feature)
             if viewed:
                 contents.views, unseen = _views(store, ledger, items, made, expected_false_pairs or 1.0)
                 remarks += unseen
@@ -408,7 +416,7 @@ def find_duplicates(
                 "complete_contents": cascade.complete,
                 "stages": cascade.report(),
                 "seconds": round(time.perf_counter() - begun, 3),
-                "notes": remarks + notes(made, feature, cascade, whole) + kept_for,
+                "notes": remarks + _notes(made, feature, cascade, whole) + kept_for,
             }
             contents.rows = None
             del contents, cascade, chosen
@@ -520,6 +528,55 @@ def _contents(
         # A mean of nothing tells an engine that these are no longer the vectors as they are stored.
         rule = replace(rule, mean=np.zeros(X.shape[1]), matrix=None)
     return Contents(values, hashed, rule, X, with_vector), found
+
+
+def _lacking(contents: Contents, items: pa.Table, key: str, feature: str | None) -> list[str]:
+    """Tell what cannot be compared, for want of content or of a vector."""
+    if not len(items):
+        return ["there is no item to compare"]
+    told, what = [], key.removesuffix("_sha256")
+    if blank := items[key].null_count:
+        told.append(f"{blank} of {len(items)} items without {what}: not compared, and kept")
+    same = int(contents.blank.sum())
+    if same:
+        told.append(
+            f"{same} of {len(contents)} images are blank, all of one colour: they match only their exact copies"
+        )
+    if feature is None:
+        return told
+    if bare := len(contents) - len(contents.with_vector) - same:
+        told.append(
+            f"{bare} of {len(contents)} contents without a vector of {feature}: not compared by it; "
+            "`icehouse embed` makes the missing ones"
+        )
+    if contents.rows is not None and (useless := len(contents.rows.unusable)):
+        told.append(
+            f"{useless} of {len(contents.rows)} vectors of {feature} zero or not finite: they match nothing"
+        )
+    return told
+
+
+def _notes(rule: Rule, feature: str | None, cascade: Cascade, whole: bool) -> list[str]:
+    """Tell how the stages went, once all pairs are read; `whole` says whether the groups are."""
+    told = []
+    if feature is None:
+        told.append("no embedding stage: no feature")
+    told += cascade.engine.notes
+    if cascade.stats.get("views", {}).get("left_out"):
+        told.append("parts of images were not compared: too many of them resemble each other")
+    if cascade.capped:
+        groups = "the groups are whole all the same" if whole else "groups led by the others may lack members"
+        told.append(
+            f"stopped at {cascade.max_pairs} pairs: {cascade.complete} of {len(cascade.contents)} contents, those preferred "
+            f"as keepers, have all theirs, and {groups}; raise --max-pairs or the threshold for the rest"
+        )
+    perceptual: Mapping[str, Any] = cascade.stats.get("perceptual", {})
+    if mute := perceptual.get("uninformative"):
+        told.append(
+            f"{mute} of {perceptual['hashes']} perceptual hashes say nothing (flat or almost empty images) and were left to "
+            "the other stages"
+        )
+    return told
 
 
 def _between_copies(ledger: Ledger) -> int:

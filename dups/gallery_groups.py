@@ -14,9 +14,8 @@ from ..errors import UsageError
 from ..store.schema import label_columns
 from ..store.store import Store
 from ..store.table import Snapshot
-from .groups import columns_for, criteria
-from .identity import Files, item_files
-from .image_views import content_shares
+from .groups import Files, columns_for, criteria, item_files
+from .hashing import content_shares
 from .results import KINDS
 
 __all__ = [

@@ -20,7 +20,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from ..store.sql import csv_table
-from .identity import GONE, NONE, THERE, Files, whole_files
+from .groups import GONE, NONE, THERE, Files, whole_files
 from .pairs import Contents, Found, Spread
 
 __all__ = ["CLUSTERS", "KINDS", "PAIRS", "Ledger", "PairWriter", "cluster_table", "write_lists"]

@@ -189,7 +189,7 @@ def _lines() -> Any:
     import json
     import os
 
-    from .intake import Item
+    from .stream import Item
 
     for raw in _raw_lines():
         line = raw.removeprefix(codecs.BOM_UTF8)

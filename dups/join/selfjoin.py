@@ -29,14 +29,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...errors import UsageError
-from .cosine import RowSet, pair_cosines
-from .tiles import (
+from .cosines import (
     NumpyTiles,
     Plan,
+    RowSet,
     Tiles,
     choose_plan,
     choose_tiles,
     coordinate_slack,
+    pair_cosines,
     project,
     summation_slack,
 )

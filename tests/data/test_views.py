@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from icehouse.data.images import perceptual_hash
 from icehouse.data.transforms import GRADED
-from icehouse.dups.hamming import informative
-from icehouse.dups.image_views import VIEWS, WHOLE_VIEWS, content_box, view_hashes
+from icehouse.dups.hashing import VIEWS, WHOLE_VIEWS, content_box, informative, view_hashes
 from PIL import Image, ImageDraw
 from toys import picture
 

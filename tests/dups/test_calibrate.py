@@ -13,9 +13,8 @@ import pytest
 from icehouse.cli import app
 from icehouse.data.transforms import GRADED, TEXT_EDITS, TRANSFORMS
 from icehouse.dups import commands as calibrate_command
-from icehouse.dups.calibrate import Curves, calibrate, write_curves
+from icehouse.dups.calibrate import Curves, Hashes, calibrate, write_curves
 from icehouse.dups.calibration import Calibration, mapped
-from icehouse.dups.copies import Hashes
 from icehouse.dups.find import find_duplicates
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SourceError, SpaceError, UsageError
@@ -124,7 +123,7 @@ def test_one_of_an_earlier_format_is_left_alone(store: Store) -> None:
 def test_hashes_are_judged_without_views_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are too many contents for views, unrelated ones have near hashes just the same."""
     usual = made(store)
-    monkeypatch.setattr("icehouse.dups.copies.MOST_VIEWED", 10)
+    monkeypatch.setattr("icehouse.dups.calibrate.MOST_VIEWED", 10)
     bare = made(store)
     assert set(usual.bits) >= {"whole"}
     assert bare.bits == {"whole": usual.bits["whole"]}

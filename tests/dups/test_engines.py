@@ -14,8 +14,7 @@ from icehouse.dups import engines as temporary
 from icehouse.dups.engines import Faiss, TemporaryIndex, choose_engine
 from icehouse.dups.find import Duplicates, find_duplicates
 from icehouse.dups.join import selfjoin
-from icehouse.dups.join.cosine import RowSet
-from icehouse.dups.join.tiles import NumpyTiles, Plan
+from icehouse.dups.join.cosines import NumpyTiles, Plan, RowSet
 from icehouse.dups.pairs import Rule
 from icehouse.errors import UsageError
 from icehouse.store.index.build import build_index

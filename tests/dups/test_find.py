@@ -15,7 +15,7 @@ import pytest
 from icehouse.dups import find as find_module
 from icehouse.dups import pairs as cascade_module
 from icehouse.dups.find import Duplicates, default_feature, find_duplicates, list_duplicates
-from icehouse.dups.join.cosine import RowSet, pair_cosines
+from icehouse.dups.join.cosines import RowSet, pair_cosines
 from icehouse.dups.pairs import Cascade, Contents, Rule
 from icehouse.dups.results import KINDS
 from icehouse.errors import StoreError, UsageError

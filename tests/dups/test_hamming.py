@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.dups import hamming
-from icehouse.dups.hamming import HashJoin, informative, random_pairs_expected, value_pairs
+from icehouse.dups import hashing
+from icehouse.dups.hashing import HashJoin, informative, random_pairs_expected, value_pairs
 from icehouse.errors import UsageError
 
 
@@ -51,7 +51,7 @@ def test_all_pairs_in_order(seed: int, n: int, radius: int, flips: int, block: i
     hashes = near_hashes(seed, n, flips, 5)
     usable = np.random.default_rng(seed).random(n) < 0.9
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hamming, "_BLOCK", block)
+        patch.setattr(hashing, "_BLOCK", block)
         assert joined(HashJoin(hashes, usable, radius)) == brute(hashes, usable, radius)
 
 
@@ -59,8 +59,8 @@ def test_all_pairs_in_order(seed: int, n: int, radius: int, flips: int, block: i
 @pytest.mark.parametrize("radius", [0, 3, 6, 13])
 def test_every_plan_finds_the_same_once(k: int, radius: int, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.unique(near_hashes(radius, 400, 9, 12))
-    monkeypatch.setattr(hamming, "_plan", lambda m, r: (max(r + k, 1), k))
-    monkeypatch.setattr(hamming, "_CANDIDATES", 100)
+    monkeypatch.setattr(hashing, "_plan", lambda m, r: (max(r + k, 1), k))
+    monkeypatch.setattr(hashing, "_CANDIDATES", 100)
     left, right, distance, capped = value_pairs(values, radius)
     every = brute(values, np.ones(len(values), bool), radius)
     assert list(zip(left.tolist(), right.tolist(), distance.tolist(), strict=True)) == every
@@ -84,14 +84,14 @@ def test_many_equal_hashes_stream_without_holding_all_pairs() -> None:
     first = next(iter(join))
     assert first.i[0] == 0
     assert first.j[: n - 1].tolist() == list(range(1, n))
-    assert len(first.i) < hamming._BLOCK + n
+    assert len(first.i) < hashing._BLOCK + n
 
 
 def test_plans_for_a_million_hashes_compare_far_fewer_than_all() -> None:
-    pieces, k = hamming._plan(1_000_000, 6)
+    pieces, k = hashing._plan(1_000_000, 6)
     assert k >= 2
     assert pieces == 6 + k
-    assert hamming._plan(50, 6)[1] == 0
+    assert hashing._plan(50, 6)[1] == 0
 
 
 def test_flat_images_say_nothing() -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from icehouse.dups.find import Duplicates, find_duplicates
 from icehouse.dups.gallery import write_gallery
-from icehouse.dups.identity import CHANGED, GONE, NONE, THERE, Files
+from icehouse.dups.groups import CHANGED, GONE, NONE, THERE, Files
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from toys import ToyEncoder, picture

@@ -17,11 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.dups import window as recent
-from icehouse.dups.hamming import informative
-from icehouse.dups.join.cosine import RowSet, pair_cosines
+from icehouse.dups.hashing import informative
+from icehouse.dups.join.cosines import RowSet, pair_cosines
 from icehouse.dups.pairs import Rule
-from icehouse.dups.window import Arrival, Recent, Verdict
-from icehouse.dups.window_state import load_window, save_window
+from icehouse.dups.window import Arrival, Recent, Verdict, load_window, save_window
 from icehouse.errors import CorruptError, SpaceError, StoreError, UsageError
 
 DIM = 8
@@ -394,7 +393,7 @@ from pathlib import Path
 import numpy as np
 from icehouse.dups.pairs import Rule
 from icehouse.dups.window import Recent
-from icehouse.dups.window_state import save_window
+from icehouse.dups.window import save_window
 from icehouse.dups.window import Arrival
 window = Recent(3000, rule=Rule(None, 0.9), dim=64)
 k = 0

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from icehouse.dups import intake
-from icehouse.dups import intake as shrinking
+from icehouse.dups import stream as stream_module
 from icehouse.dups.calibration import Calibration, Tail, fit_map
 from icehouse.dups.pairs import Rule
 from icehouse.dups.stream import DuplicateStream, Verdict
+from icehouse.embed import extract
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SpaceError, UsageError
 from icehouse.store.store import Store
@@ -314,9 +314,9 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[str]], dict[str, 
         assert decoded.setdefault(key, shortest) == shortest
         return real(data, shortest=shortest, hashed=hashed)
 
-    real = intake.decode
-    monkeypatch.setattr(shrinking, "choose_shortest", choose)
-    monkeypatch.setattr(intake, "decode", decode)
+    real = extract.decode
+    monkeypatch.setattr(stream_module, "choose_shortest", choose)
+    monkeypatch.setattr(extract, "decode", decode)
     return tried, decoded, happened
 
 
@@ -349,15 +349,15 @@ def test_neither_threads_nor_restarts_change_how_far(tmp_path: Path, trials: Any
     assert sorted(map(str, expected.values())) == ["64"] * 7 + ["None"] * 5
     # The first one is still being read when the trial ends.
     happened.clear()
-    read = intake.read_file
+    read = stream_module.read_file
 
     def slowly(path: Path) -> Any:
-        if path == paths[0]:
+        if path == paths[0] and threading.current_thread().name.startswith("icehouse-read"):
             assert happened.wait(60)
         return read(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(intake, "read_file", slowly)
+        patch.setattr(stream_module, "read_file", slowly)
         assert list(make(workers=2, batch_size=50).judge_many(paths)) == alone
     for cut in range(len(paths) + 1):
         state = tmp_path / f"state-{cut}"
@@ -374,7 +374,7 @@ def test_a_trial_that_fails_leaves_pictures_whole(tmp_path: Path, monkeypatch: p
     def choose(*_: Any) -> int:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(shrinking, "choose_shortest", choose)
+    monkeypatch.setattr(stream_module, "choose_shortest", choose)
     paths = make_pictures(tmp_path, 8, width=160, height=128)
     assert [v.kind for v in make().judge_many(paths)] == ["new"] * 8
 
@@ -391,7 +391,7 @@ def test_what_was_read_does_not_wait_for_what_takes_long(
 ) -> None:
     """The second file can be read only once the first was judged."""
     paths = make_pictures(tmp_path, 3)
-    judged, read = threading.Event(), intake.read_file
+    judged, read = threading.Event(), stream_module.read_file
     waited = []
 
     def slowly(path: Path) -> Any:
@@ -399,8 +399,8 @@ def test_what_was_read_does_not_wait_for_what_takes_long(
             waited.append(judged.wait(60))
         return read(path)
 
-    monkeypatch.setattr(intake, "read_file", slowly)
-    for verdict in make(workers=2).judge_many(paths, latency=0):
+    monkeypatch.setattr(stream_module, "read_file", slowly)
+    for verdict in make(workers=2, shrink=False).judge_many(paths, latency=0):
         assert verdict.kind == "new"
         judged.set()
     assert waited == [True]

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.transforms import GRADED
-from icehouse.dups import image_views as views_module
+from icehouse.dups import hashing as views_module
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
-from icehouse.dups.hamming import cross_pairs
-from icehouse.dups.image_views import (
+from icehouse.dups.hashing import (
     VIEWS,
     VIEWS_VERSION,
     WHOLE_VIEWS,
     ViewHashes,
     content_shares,
+    cross_pairs,
     load_views,
     view_radius,
 )

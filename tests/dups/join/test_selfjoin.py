@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from icehouse.dups.join import cosines as rotation
 from icehouse.dups.join import selfjoin as stripes
-from icehouse.dups.join import tiles as rotation
-from icehouse.dups.join.cosine import RowSet, pair_cosines
+from icehouse.dups.join.cosines import NumpyTiles, Plan, RowSet, TorchTiles, choose_tiles, pair_cosines
 from icehouse.dups.join.selfjoin import cross_join, self_join
-from icehouse.dups.join.tiles import NumpyTiles, Plan, TorchTiles, choose_tiles
 from icehouse.errors import UsageError
 
 
