@@ -25,7 +25,7 @@ from ..store.schema import check_single, label_columns
 from ..store.sql import left_out_note, present_items
 from ..store.store import Store
 from .find import Duplicates
-from .pair_graph import Neighbours
+from .pair_graph import PairGraph
 from .results import KINDS
 from .split import check_target, write_splits
 
@@ -180,7 +180,7 @@ class _Work:
             check_single(schema, column or "")
         single = "label" in known and not pa.types.is_list(schema.field("label").type)
         self.label = label or ("label" if single and split_column != "label" else None)
-        self.near = Neighbours(found)
+        self.near = PairGraph(found)
         asked = [split_column, "added", self.near.key, *([self.label] if self.label else [])]
         self.items, self.left_out = present_items(store, asked)
         self.column, self.found = split_column, found

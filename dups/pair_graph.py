@@ -17,17 +17,18 @@ import pyarrow.compute as pc
 
 from ..errors import StoreError
 from .find import Duplicates
+from .groups import connected
 from .results import KINDS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["Neighbours"]
+__all__ = ["PairGraph"]
 
 _ROWS = 1_000_000
 
 
-class Neighbours:
+class PairGraph:
     """Near-duplicates among the items that a search looked at; a `StoreError` tells of damaged results.
 
     Of the ``n`` items, ascending: `ids`, and `content`, the number of the best copy of each. Pairs of contents
@@ -103,10 +104,13 @@ class Neighbours:
 
     def groups(self) -> np.ndarray:
         """Number of each item's group, int64 (n,): whatever pairs and copies hold together, however long the chain."""
-        from scipy.sparse.csgraph import connected_components
+        return connected(len(self.ids), self.i, self.j)[self.content].astype(np.int64)
 
-        parts: np.ndarray = connected_components(self.graph, directed=False)[1]
-        return parts[self.content].astype(np.int64)
+    def groups_of(self, items: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """Number of the group of each of `items`, int64; -1 where the search did not look at it."""
+        places, groups = self.numbers(items), np.append(self.groups(), -1)
+        found: np.ndarray = groups[places]
+        return found
 
     def pairs_between(self, codes: np.ndarray, k: int) -> dict[str, np.ndarray]:
         """Kind to the number of pairs of items between classes, symmetric int64 (k, k); `codes` (n,), -1 leaves one out."""

@@ -18,7 +18,8 @@ from ..store.schema import RESERVED, check_single, label_columns
 from ..store.sql import left_out_note, names_missing, save, select_items
 from ..store.store import Store
 from .find import Duplicates, current_searches
-from .pair_graph import Neighbours
+from .groups import groups_of
+from .pair_graph import PairGraph
 
 __all__ = ["DUPLICATES", "SplitReport", "check_target", "parse_ratios", "split_items", "write_splits"]
 
@@ -254,9 +255,6 @@ def _groups(
     rows: pa.Table, columns: Sequence[str], searches: Sequence[Duplicates], notes: list[str]
 ) -> np.ndarray:
     """Number of each row's group: rows that share a value of a column, or that duplicates connect, are in one."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     n = len(rows)
     codes: list[np.ndarray] = []
 
@@ -267,9 +265,9 @@ def _groups(
     for name in columns:
         equal(rows[name])
     for found in searches:
-        name, near = found.name, Neighbours(found)
+        name, near = found.name, PairGraph(found)
         places = near.numbers(rows["item_id"])
-        codes.append(np.where(places >= 0, near.groups()[places] if len(near.ids) else -1, -1))
+        codes.append(near.groups_of(rows["item_id"]))
         if near.capped:
             notes.append(
                 f"the search {name!r} stopped at its cap on pairs: near-duplicates that it did not write may straddle"
@@ -286,15 +284,7 @@ def _groups(
                 f"{changed} of {n} items have another content than the search {name!r} compared: their near-duplicates may "
                 "straddle; run `icehouse dups find` again"
             )
-    sources, targets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for code in codes:
-        there = np.flatnonzero(code >= 0)
-        _, first, inverse = np.unique(code[there], return_index=True, return_inverse=True)
-        sources.append(there)
-        targets.append(there[first][inverse])
-    edges = (np.concatenate(sources), np.concatenate(targets))
-    graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(n, n))
-    return np.asarray(connected_components(graph, directed=False)[1])
+    return groups_of(codes) if codes else np.arange(n)
 
 
 def _on_sizes(splits: Mapping[str, int], ratios: Mapping[str, float], sizes: np.ndarray) -> list[str]:

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data.splits import canonical_split
+from ..dups.overlap import AUTO, DuplicateExclusion, DuplicateSearches
 from ..errors import HeadError, UsageError
 from .checks import did_you_mean
 from .evaluate import load_run_samples
-from .exclusion import AUTO, Alike, Searches
 from .inputs import Inputs, Tokens
 from .runs import Prediction, Run, list_runs
 from .samples import Samples, load_samples, parse_inputs
@@ -98,7 +98,7 @@ def select_batch(
     candidates: np.ndarray,
     n: int,
     *,
-    alike: Alike,
+    alike: DuplicateExclusion,
     weight: np.ndarray | None = None,
     labelled: np.ndarray | None = None,
     cap: float = 0.95,
@@ -109,7 +109,7 @@ def select_batch(
     `at` (m, d) comes from `unit_rows`, in an order that means nothing; `weight` (m,) is each row's uncertainty. What `alike`
     has taken, and what resembles a pick, is not picked, nor are two that no search compared nearer than the cosine `cap`.
     """
-    free = candidates[~alike.taken(candidates)]
+    free = candidates[~alike.excluded(candidates)]
     u = np.ones(len(at)) if weight is None else weight
     labelled = np.zeros(0, np.intp) if labelled is None else labelled
     rng = np.random.default_rng(seed)
@@ -136,18 +136,18 @@ def select_batch(
     while heap and len(picked) < n:
         _, sure, i, stamp = heapq.heappop(heap)
         row = int(free[i])
-        if alike.taken(free[[i]])[0] or _too_near(at, row, picked, alike, cap):
+        if alike.excluded(free[[i]])[0] or _too_near(at, row, picked, alike, cap):
             continue
         if stamp < len(picked):
             heapq.heappush(heap, (-gain(i), sure, i, len(picked)))
             continue
         picked.append(row)
-        alike.take(row)
+        alike.mark(row)
         covered = np.maximum(covered, near[i])
     return _described(at, np.array(picked, np.intp), wanting, labelled, len(candidates))
 
 
-def _too_near(at: np.ndarray, row: int, picked: list[int], alike: Alike, cap: float) -> bool:
+def _too_near(at: np.ndarray, row: int, picked: list[int], alike: DuplicateExclusion, cap: float) -> bool:
     """Whether a pick that no search has compared with `row` stands too near to it."""
     others = np.array(picked, np.intp)
     if alike.covered[row]:
@@ -228,7 +228,7 @@ def suggest(
         SQL condition that items to choose from must meet.
     split_column : str, default "split"
     dups : str, sequence of str, or None, default "auto"
-        Searches for duplicates; see `icehouse.heads.exclusion.Searches.of`.
+        Searches for duplicates; see `icehouse.dups.overlap.DuplicateSearches.of`.
     seed : int, default 0
         Matters only for more than several thousand items to choose from.
 
@@ -252,17 +252,17 @@ def suggest(
     # Sorted, so that the order in which items came into the store plays no part.
     samples = samples.take(np.argsort(samples.ids.astype(str), kind="stable"))
     samples.require_finite()
-    searches = Searches.of(store, samples.specs, dups)
+    searches = DuplicateSearches.of(store, samples.specs, dups)
     items = _Items(
         store, samples, label, label or (found.label if found else "label"), pool, where, split_column
     )
-    everyone = Alike(items.ids, items.content, searches)
+    everyone = DuplicateExclusion(items.ids, items.content, searches)
     for row in np.flatnonzero(items.labelled).tolist():
-        everyone.take(row)
+        everyone.mark(row)
     # Of all items, those that have the features.
     rows = np.searchsorted(items.ids.astype(str), samples.ids.astype(str))
-    alike, choose, labelled = everyone.among(rows), items.choose[rows], items.labelled[rows]
-    like_labelled = choose & alike.taken()
+    alike, choose, labelled = everyone.subset(rows), items.choose[rows], items.labelled[rows]
+    like_labelled = choose & alike.excluded()
     candidates = np.flatnonzero(choose & ~like_labelled)
     held_out = int(items.held_out[rows].sum())
     if not len(candidates):

@@ -289,7 +289,7 @@ def _say_how_chosen(about: dict[str, Any], n: int, out: Path | None) -> None:
     for note in about["notes"]:
         say(f"note: {note}")
     if not about["searches"]:
-        from .exclusion import searches_for
+        from ..dups.overlap import searches_for
 
         first = searches_for(about["features"])
         say(f"hint: only exact copies are known; {first} first keeps near-duplicates out too")
@@ -610,7 +610,7 @@ def _print_scores(what: str, metrics: Mapping[str, Any], features: Mapping[str, 
     if near is not None:
         _print_near(near, metrics["n"])
     if near is None and features:
-        from .exclusion import searches_for
+        from ..dups.overlap import searches_for
 
         first = searches_for(features)
         say(

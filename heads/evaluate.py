@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.splits import canonical_split
+from ..dups.overlap import AUTO, DuplicateSearches, Overlap
 from ..errors import HeadError, IcehouseError, UsageError
 from ..store.files import hold, publish, seal, unseal
-from .exclusion import AUTO, Near, Searches
 from .metrics import DRAWS, METRICS, majority_class, score
 from .runs import Prediction, Run, prediction_table, publish_folder, write_json
 from .samples import Samples, load_samples
@@ -185,7 +185,7 @@ def score_rows(
     samples: Samples,
     seen: Mapping[str, set[str]],
     *,
-    near: Near | None = None,
+    near: Overlap | None = None,
     majority: str | None = None,
     positive: str | None = None,
     asked: bool = True,
@@ -279,7 +279,7 @@ def evaluate(
                 )
         samples = samples.take(np.isin(samples.split.astype(str), splits))
     _check_task(run, label, samples.labels)
-    searches = Searches.of(store, samples.specs, dups)
+    searches = DuplicateSearches.of(store, samples.specs, dups)
     prediction = run.predict_features(samples.X)
 
     roles = run.training_items()

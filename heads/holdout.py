@@ -9,7 +9,7 @@ import numpy as np
 from ..data.splits import stratified_split
 from .inputs import Inputs, Tokens
 
-__all__ = ["SHARE", "folds", "groups_of", "held_out", "same_rows"]
+__all__ = ["SHARE", "folds", "held_out", "same_rows"]
 
 #: Share of each class that is held out.
 SHARE = 0.2
@@ -32,7 +32,7 @@ def held_out(
     ids : sequence of str, shape (n,), optional
         What decides, with `seed`, who is held out; the rows' numbers if None.
     groups : ndarray of int, shape (n,), optional
-        Rows of one group (the same picture, the same text) stay on one side; see `groups_of`.
+        Rows of one group (the same picture, the same text) stay on one side; see `icehouse.dups.groups.groups_of`.
     share : float, default 0.2
     seed : int, default 0
 
@@ -48,33 +48,6 @@ def held_out(
     )
     part = split == "dev"
     return part if part.any() and set(y[~part].tolist()) == set(y.tolist()) else None
-
-
-def groups_of(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Number of each row's group: rows that share a value in any column are in one group.
-
-    Parameters
-    ----------
-    columns : sequence of ndarray of object, each of shape (n,)
-        Content hashes, one column an input; None joins nothing.
-
-    Returns
-    -------
-    ndarray of int, shape (n,)
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(columns[0])
-    sources, targets = [np.arange(n)], [np.arange(n)]
-    for column in columns:
-        there = np.flatnonzero([value is not None for value in column.tolist()])
-        _, first, inverse = np.unique(column[there].astype(str), return_index=True, return_inverse=True)
-        sources.append(there)
-        targets.append(there[first][inverse])
-    rows = np.concatenate(sources)
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, np.concatenate(targets))), shape=(n, n))
-    return connected_components(graph, directed=False)[1]
 
 
 def same_rows(X: Inputs) -> np.ndarray:

@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..dups.overlap import AUTO, DuplicateSearches
 from ..errors import HeadError
 from .checks import check_memory, plain, scoring_bytes
 from .evaluate import content_hashes, log_scoring, score_rows
-from .exclusion import AUTO, Searches
 from .head import Head
 from .holdout import SHARE, held_out
 from .metrics import DRAWS, majority_class, minority_class, require_positive
@@ -105,7 +105,7 @@ def train(
         train.
     dups : str, sequence of str, or None, default "auto"
         Searches for duplicates, to score the rows without a near-duplicate in training by themselves too; see
-        `icehouse.heads.exclusion.Searches.of`.
+        `icehouse.dups.overlap.DuplicateSearches.of`.
     positive : str, optional
         Class of the average precision; of two the rarer one in train by default.
     test : bool, default True
@@ -183,7 +183,9 @@ class Rows:
     parts: Splits
     selection: Selection
     seconds: float  # that loading took
-    searches: Searches = field(default_factory=lambda: Searches([]))  # for duplicates between the parts
+    searches: DuplicateSearches = field(
+        default_factory=lambda: DuplicateSearches([])
+    )  # for duplicates between the parts
     # Input to feature that every row has (any of them, where `missing` is "keep"): those the rows were loaded by.
     required: Mapping[str, str] = field(default_factory=dict)
 
@@ -246,7 +248,7 @@ def prepare(
         f"scoring {scored:,} rows of {k:,} classes",
         "leave rare classes out, or take fewer rows (--where)",
     )
-    searches = Searches.of(store, samples.specs, chosen.dups)
+    searches = DuplicateSearches.of(store, samples.specs, chosen.dups)
     parts = assign_splits(
         samples, searches, split_column=chosen.split_column, learns=learns, seed=chosen.seed
     )
@@ -257,7 +259,7 @@ def prepare(
 
 def assign_splits(
     samples: Samples,
-    searches: Searches | None = None,
+    searches: DuplicateSearches | None = None,
     *,
     split_column: str = "split",
     learns: bool = True,
@@ -292,7 +294,7 @@ def assign_splits(
         )
     dev_is_split = len(dev) > 0
     if not dev_is_split:
-        groups = (searches or Searches([])).groups(samples.take(learn))
+        groups = (searches or DuplicateSearches([])).groups(samples.take(learn))
         part = held_out(y[learn], ids=samples.ids[learn], groups=groups, seed=seed)
         if part is None:
             notes.append(

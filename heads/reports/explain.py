@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...data.text import clean
+from ...dups.overlap import AUTO, DuplicateSearches
 from ...errors import HeadError, IcehouseError, UsageError
 from ..evaluate import load_run_samples
-from ..exclusion import AUTO, Searches
 from ..head import Head
 from ..inputs import Array, Inputs, Tokens
 from ..runs import Run
@@ -196,7 +196,7 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
     asked = rows_of(asked, wanted)
     proba = np.asarray(head.predict_proba(asked.X), np.float64)
     added = shapley(head, asked.X, training_means(train.X))
-    near = neighbours(TrainingRows(train), asked, Searches.of(store, asked.specs, AUTO), k)
+    near = neighbours(TrainingRows(train), asked, DuplicateSearches.of(store, asked.specs, AUTO), k)
     shown = read_items(store, wanted)
     views = _views(head, asked, shown, proba)
     labels = _labels(store, run, wanted)

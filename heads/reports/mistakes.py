@@ -20,8 +20,8 @@ from ..runs import Run
 from ..samples import Samples
 
 if TYPE_CHECKING:
+    from ...dups.overlap import DuplicateSearches
     from ...store.store import Store
-    from ..exclusion import Searches
 
 __all__ = [
     "Item",
@@ -177,7 +177,7 @@ class TrainingRows:
 
 
 def neighbours(
-    known: TrainingRows, samples: Samples, searches: Searches, k: int = 5
+    known: TrainingRows, samples: Samples, searches: DuplicateSearches, k: int = 5
 ) -> dict[str, list[Near]]:
     """Nearest training items of each of a few rows, by its id, with those marked that a search for duplicates pairs."""
     marked: dict[str, list[Near]] = {}

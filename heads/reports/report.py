@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...dups.overlap import AUTO, DuplicateSearches, duplicate_groups
 from ...errors import HeadError, IcehouseError
 from ...store.files import publish, publish_folder
 from ...web.figures import (
@@ -31,7 +32,6 @@ from ...web.render import Card, percent, render
 from ..calibration import measure_calibration
 from ..checks import plain
 from ..evaluate import load_run_samples, scoring_text
-from ..exclusion import AUTO, Searches, duplicate_groups
 from ..metrics import DRAWS, METRICS, interval_text, intervals_text, title
 from ..registry import head_class
 from ..runs import Run, write_json
@@ -228,7 +228,7 @@ def _neighbours(store: Store, run: Run, scored: Scored, seed: int, notes: list[s
         if not len(train):
             return []
         asked = rows_of(samples, [row["item_id"] for row in picked])
-        near = neighbours(TrainingRows(train), asked, Searches.of(store, samples.specs, AUTO))
+        near = neighbours(TrainingRows(train), asked, DuplicateSearches.of(store, samples.specs, AUTO))
     except IcehouseError as error:
         notes.append(f"the nearest training items could not be told: {' '.join(str(error).split())}")
         return []

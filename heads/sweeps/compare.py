@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ...dups.overlap import AUTO, DuplicateSearches, contents_of
 from ...errors import CorruptError, HeadError, IcehouseError, SpaceError, UsageError
 from ...store.files import check_sums
 from ..checks import check_memory, scoring_bytes
 from ..evaluate import ScoringCount, load_run_samples, scoring_count
-from ..exclusion import AUTO, Searches, contents_of
 from ..metrics import METRICS, majority_class, majority_note, minority_class, require_positive, score, title
 from ..registry import head_class
 from ..runs import Run, list_runs
@@ -220,7 +220,7 @@ def compare(
         Column of `items`: scores are also given for each of its values.
     dups : str, sequence of str, or None, default "auto"
         Searches for duplicates that tell which rows are like training, and which are groups; see
-        `icehouse.heads.exclusion.Searches.of`.
+        `icehouse.dups.overlap.DuplicateSearches.of`.
     positive : str, optional
         Class of the average precision; by default the runs', or the rarer one of two.
     draws, seed
@@ -418,7 +418,7 @@ def _deduplicate(
     specs: dict[str, dict[str, Any]] = {
         run.features[name]: spec for run in runs for name, spec in run.specs.items()
     }
-    searches = Searches.of(store, specs, dups)
+    searches = DuplicateSearches.of(store, specs, dups)
     content = contents_of(store, {str(spec["key"]) for spec in specs.values()})
     rows = np.array(list(ids), object)
     duplicate = np.zeros(len(rows), bool)

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ...dups.overlap import AUTO, DuplicateExclusion
 from ...errors import HeadError, IcehouseError, UsageError
 from ..checks import plain
 from ..evaluate import log_scoring, scoring_count
-from ..exclusion import AUTO, Alike
 from ..head import Head
 from ..intervals import joined_interval
 from ..metrics import LEVEL, METRICS, majority_note, minority_class, require_positive, score
@@ -216,7 +216,7 @@ def shots(
 
 
 def draw_items(
-    ids: np.ndarray, labels: np.ndarray, alike: Alike, most: int, rng: np.random.Generator
+    ids: np.ndarray, labels: np.ndarray, alike: DuplicateExclusion, most: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """Draw items of every class in turn, none that resembles another: the rows that each of at most `most` rounds took.
 
@@ -232,8 +232,8 @@ def draw_items(
         took = []
         for queue in queues:
             for row in queue:
-                if not alike.taken(np.array([row]))[0]:
-                    alike.take(row)
+                if not alike.excluded(np.array([row]))[0]:
+                    alike.mark(row)
                     took.append(row)
                     break
         if not took:
@@ -245,7 +245,7 @@ def draw_items(
 def _draws(source: Samples, rows: Rows, most: int, draws: int, seed: int) -> list[list[np.ndarray]]:
     if not most:
         return []
-    alike = Alike(source.ids, source.content, rows.searches)
+    alike = DuplicateExclusion(source.ids, source.content, rows.searches)
     return [
         draw_items(source.ids, source.labels, alike.fresh(), most, np.random.default_rng([seed, draw]))
         for draw in range(draws)

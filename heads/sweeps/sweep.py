@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...dups.overlap import AUTO
 from ...errors import IcehouseError, UsageError
 from ..checks import plain
-from ..exclusion import AUTO
 from ..head import Head
 from ..metrics import DRAWS, METRICS, minority_class, require_positive, score
 from ..registry import FAMILIES

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.dups.groups import GROUPINGS, columns_for, group_pairs, grouping, preference
+from icehouse.dups.groups import GROUPINGS, columns_for, group_pairs, grouping, groups_of, preference
 from icehouse.errors import UsageError
 
 graphs = st.integers(1, 25).flatmap(
@@ -27,6 +27,16 @@ def edges(pairs: set[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 def members(keeper: np.ndarray) -> dict[int, list[int]]:
     return {int(k): np.flatnonzero(keeper == k).tolist() for k in np.unique(keeper)}
+
+
+def test_groups_join_through_any_column() -> None:
+    image = np.array(["1", "1", "2", None, None], object)
+    text = np.array(["x", "y", "y", "z", None], object)
+    groups = groups_of([image, text])
+    codes = groups_of([np.array([4, 4, 7, -1, -1]), text])
+    assert codes.tolist() == groups.tolist()
+    assert groups[0] == groups[1] == groups[2]
+    assert len({groups[0], groups[3], groups[4]}) == 3
 
 
 @pytest.mark.parametrize("method", GROUPINGS)

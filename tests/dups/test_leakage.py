@@ -18,7 +18,7 @@ from icehouse.cli import app
 from icehouse.data.manifest import SourceOptions
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.leakage import LEAKED, Affected, Leakage, find_leakage, write_cleaned
-from icehouse.dups.pair_graph import Neighbours
+from icehouse.dups.pair_graph import PairGraph
 from icehouse.dups.split import split_items
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.annotate import join
@@ -91,7 +91,7 @@ def test_a_chain_is_no_leak(tmp_path: Path) -> None:
     found = find_duplicates(made, feature=None, hamming=3, grouping_by="components")
     assert found.summary["groups"]["largest"] == 3
     assert affected(find_leakage(made))["test"].ids == []
-    assert len(set(Neighbours(found).groups().tolist())) == 1
+    assert len(set(PairGraph(found).groups().tolist())) == 1
 
 
 ROWS = st.lists(
@@ -417,16 +417,16 @@ def test_ids_may_hold_anything(tmp_path: Path) -> None:
     store.items.append(
         pa.table({"item_id": ids, "image_sha256": ["f" * 64] * len(ids), "split": ["train"] * 7 + ["test"]})
     )
-    near = Neighbours(find_duplicates(store, feature=None))
+    near = PairGraph(find_duplicates(store, feature=None))
     assert near.ids.to_pylist() == sorted(ids)
     assert near.near(ids, ["007"]).tolist() == [item != "007" for item in ids]
     assert near.near(["stranger", "007"], ["stranger", "007"]).tolist() == [False, False]
     write_cleaned(store, tmp_path / "clean.csv")
     assert join(store, tmp_path / "clean.csv").unmatched_rows == 0
-    alone = Neighbours(find_duplicates(store, feature=None, where="item_id = '007'"))
+    alone = PairGraph(find_duplicates(store, feature=None, where="item_id = '007'"))
     assert alone.ids.to_pylist() == ["007"]
     assert not alone.near(ids, ids).any()
-    nothing = Neighbours(find_duplicates(Store.create(tmp_path / "empty"), feature=None))
+    nothing = PairGraph(find_duplicates(Store.create(tmp_path / "empty"), feature=None))
     assert len(nothing.ids) == 0
     assert not nothing.near(ids, ids).any()
     # Copies need no search.

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from icehouse.cli import app
 from icehouse.dups.find import Duplicates, current_searches, find_duplicates, list_duplicates
+from icehouse.dups.overlap import searches_for
 from icehouse.dups.split import split_items
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import StoreError, UsageError
-from icehouse.heads.exclusion import searches_for
 from icehouse.store.store import Store
 from toys import ToyEncoder, picture
 from typer.testing import CliRunner

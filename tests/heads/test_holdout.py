@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.heads.holdout import folds, groups_of, held_out, same_rows
+from icehouse.heads.holdout import folds, held_out, same_rows
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.registry import create
 from quick import quick
@@ -56,14 +56,6 @@ def test_does_not_depend_on_the_order_of_the_rows() -> None:
 
 def test_nothing_to_hold_out() -> None:
     assert held_out(np.array(["a", "b"])) is None
-
-
-def test_groups_join_through_any_column() -> None:
-    image = np.array(["1", "1", "2", None, None], object)
-    text = np.array(["x", "y", "y", "z", None], object)
-    groups = groups_of([image, text])
-    assert groups[0] == groups[1] == groups[2]
-    assert len({groups[0], groups[3], groups[4]}) == 3
 
 
 def test_folds_keep_groups_whole_and_classes_in_proportion() -> None:

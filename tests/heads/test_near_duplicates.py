@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from icehouse.cli import app
 from icehouse.dups.find import find_duplicates
+from icehouse.dups.overlap import DuplicateSearches
 from icehouse.errors import StoreError
 from icehouse.heads.evaluate import evaluate
-from icehouse.heads.exclusion import Searches
 from icehouse.heads.runs import Run
 from icehouse.heads.samples import load_samples, parse_inputs
 from icehouse.heads.sweeps.sweep import sweep
@@ -102,7 +102,7 @@ def test_a_sweep_takes_the_searches_that_it_is_told(store: Store) -> None:
 
 def test_the_newest_search_by_a_feature_that_is_still_there(store: Store) -> None:
     specs = load_samples(store, parse_inputs("image", store), label="label").specs
-    assert Searches.of(store, specs).found == []
+    assert DuplicateSearches.of(store, specs).found == []
     for name, made, changes in [
         ("old", "2026-01-01T00:00:00+00:00", {}),
         ("newer", "2026-02-01T00:00:00+00:00", {}),
@@ -117,11 +117,18 @@ def test_the_newest_search_by_a_feature_that_is_still_there(store: Store) -> Non
         write_sums(found.path)
     (store.path / "dups" / "damaged").mkdir()
     (store.path / "dups" / "damaged" / "summary.json").write_text("{")
-    assert [found.name for found in Searches.of(store, specs).found] == ["newer"]
-    assert [found.name for found in Searches.of(store, specs, ["old", "texts"]).found] == ["old", "texts"]
-    assert Searches.of(store, specs, "none").found == Searches.of(store, specs, None).found == []
+    assert [found.name for found in DuplicateSearches.of(store, specs).found] == ["newer"]
+    assert [found.name for found in DuplicateSearches.of(store, specs, ["old", "texts"]).found] == [
+        "old",
+        "texts",
+    ]
+    assert (
+        DuplicateSearches.of(store, specs, "none").found
+        == DuplicateSearches.of(store, specs, None).found
+        == []
+    )
     with pytest.raises(StoreError, match="there are: damaged, newer, old"):
-        Searches.of(store, specs, "never")
+        DuplicateSearches.of(store, specs, "never")
 
 
 def test_what_the_search_did_not_look_at_is_said(store: Store) -> None:

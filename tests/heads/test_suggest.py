@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 from icehouse.cli import app
 from icehouse.dups.find import find_duplicates
+from icehouse.dups.overlap import DuplicateExclusion, DuplicateSearches
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads import active as picking
 from icehouse.heads.active import select_batch, suggest, uncertainty, unit_rows
 from icehouse.heads.evaluate import predict_items
-from icehouse.heads.exclusion import Alike, Searches
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.inputs import Inputs, Tokens
 from icehouse.heads.trainer import train
@@ -283,7 +283,13 @@ def test_picks_are_the_greedy_ones() -> None:
     u, candidates, labelled = rng.random(80), np.arange(10, 80), np.arange(10)
     ids, content = np.array([f"{i:03d}" for i in range(80)], object), {"x": np.array([None] * 80, object)}
     found = select_batch(
-        at, candidates, 12, alike=Alike(ids, content, Searches([])), weight=u, labelled=labelled, cap=2.0
+        at,
+        candidates,
+        12,
+        alike=DuplicateExclusion(ids, content, DuplicateSearches([])),
+        weight=u,
+        labelled=labelled,
+        cap=2.0,
     )
     chosen: list[int] = []
     for _ in range(12):
@@ -309,7 +315,9 @@ def test_very_many_candidates_are_sampled(monkeypatch: pytest.MonkeyPatch) -> No
     ids, content = np.array([f"{i:03d}" for i in range(600)], object), {"x": np.array([None] * 600, object)}
 
     def picked(**given: Any) -> picking.Batch:
-        return select_batch(at, np.arange(600), 10, alike=Alike(ids, content, Searches([])), **given)
+        return select_batch(
+            at, np.arange(600), 10, alike=DuplicateExclusion(ids, content, DuplicateSearches([])), **given
+        )
 
     def worth(rows: np.ndarray) -> float:
         return float(np.maximum(at @ at[rows].T, 0).max(axis=1).sum())

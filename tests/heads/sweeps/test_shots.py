@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from icehouse.cli import app
 from icehouse.dups.find import find_duplicates
+from icehouse.dups.overlap import DuplicateExclusion, DuplicateSearches
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads.exclusion import Alike, Searches
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.metrics import METRICS
@@ -22,7 +22,7 @@ from icehouse.store.store import Store
 from typer.testing import CliRunner
 
 Make = Callable[..., Store]
-NONE = Searches([])
+NONE = DuplicateSearches([])
 
 
 @pytest.fixture
@@ -54,18 +54,22 @@ def test_draws_are_balanced_nested_and_do_not_depend_on_the_order() -> None:
     n = 90
     ids, labels = ids_of(n), np.array(["a", "b", "c"] * (n // 3))
     content = {"text": np.array([f"t{i}" for i in range(n)], object)}
-    rounds = draw_items(ids, labels, Alike(ids, content, NONE), 4, np.random.default_rng([0, 1]))
+    rounds = draw_items(ids, labels, DuplicateExclusion(ids, content, NONE), 4, np.random.default_rng([0, 1]))
     assert [sorted(labels[took].tolist()) for took in rounds] == [["a", "b", "c"]] * 4
     assert len(set(np.concatenate(rounds).tolist())) == 12
-    fewer = draw_items(ids, labels, Alike(ids, content, NONE), 2, np.random.default_rng([0, 1]))
+    fewer = draw_items(ids, labels, DuplicateExclusion(ids, content, NONE), 2, np.random.default_rng([0, 1]))
     assert [took.tolist() for took in fewer] == [took.tolist() for took in rounds[:2]]
     order = np.random.default_rng(5).permutation(n)
     moved = {"text": content["text"][order]}
     again = draw_items(
-        ids[order], labels[order], Alike(ids[order], moved, NONE), 4, np.random.default_rng([0, 1])
+        ids[order],
+        labels[order],
+        DuplicateExclusion(ids[order], moved, NONE),
+        4,
+        np.random.default_rng([0, 1]),
     )
     assert [set(ids[order][took]) for took in again] == [set(ids[took]) for took in rounds]
-    other = draw_items(ids, labels, Alike(ids, content, NONE), 4, np.random.default_rng([0, 2]))
+    other = draw_items(ids, labels, DuplicateExclusion(ids, content, NONE), 4, np.random.default_rng([0, 2]))
     assert set(np.concatenate(other).tolist()) != set(np.concatenate(rounds).tolist())
 
 
@@ -75,12 +79,12 @@ def test_no_copy_is_drawn_again() -> None:
     labels = np.array(["a"] * 30 + ["b"] * 10)
     pictures = [f"a{i % 3}" for i in range(30)] + [f"b{i}" for i in range(9)] + ["a0"]
     content = {"image": np.array(pictures, object), "text": np.array([None] * 40, object)}
-    alike = Alike(ids, content, NONE)
+    alike = DuplicateExclusion(ids, content, NONE)
     for seed in range(20):
         rounds = draw_items(ids, labels, alike.fresh(), 16, np.random.default_rng(seed))
         drawn = [pictures[row] for row in np.concatenate(rounds)]
         assert len(drawn) == len(set(drawn)) == 12
-    assert not alike.taken().any()
+    assert not alike.excluded().any()
 
 
 def test_near_duplicates_by_a_search(make_store: Make) -> None:
@@ -98,14 +102,14 @@ def test_near_duplicates_by_a_search(make_store: Make) -> None:
     found = find_duplicates(store, feature=None)
     ids = np.array(["p013", "p005", "p000", "p001", "p012"], object)
     content = {"image": np.array(list("abcde"), object)}
-    alike = Alike(ids, content, Searches([found]))
+    alike = DuplicateExclusion(ids, content, DuplicateSearches([found]))
     assert alike.covered.all()
-    alike.take(2)
-    assert alike.taken().tolist() == [False, False, True, True, False]
-    alike.take(0)
-    assert alike.taken(np.array([4, 1])).tolist() == [True, False]
-    alike.take(1)
-    assert Alike(ids, content, Searches([found])).taken().tolist() == [False] * 5
+    alike.mark(2)
+    assert alike.excluded().tolist() == [False, False, True, True, False]
+    alike.mark(0)
+    assert alike.excluded(np.array([4, 1])).tolist() == [True, False]
+    alike.mark(1)
+    assert DuplicateExclusion(ids, content, DuplicateSearches([found])).excluded().tolist() == [False] * 5
     # p000 and p001 are of two classes: no draw has both.
     curves = shots(store, ["logreg"], inputs="image", counts=[20], draws=3)
     assert any("resemble another" in note for note in curves.notes)
