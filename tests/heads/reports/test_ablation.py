@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from icehouse.errors import HeadError
 from icehouse.heads.evaluate import scoring_count
 from icehouse.heads.reports.ablation import ablate, known_ablation, subsets
-from icehouse.heads.runs import Run
-from icehouse.heads.sweeps.record import SweepRecord
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
 from icehouse.store.files import unseal
@@ -16,54 +15,53 @@ from icehouse.store.store import Store
 from quick import QUICK
 
 Make = Callable[..., Store]
+GIVEN = {"C": 1.0, "unit": False}  # nothing to choose: quick
 
 
-def test_subsets_are_all_all_but_one_and_each_alone() -> None:
-    assert subsets(["a"]) == [("a",)]
-    assert subsets(["a", "b"]) == [("a", "b"), ("b",), ("a",)]
-    assert subsets(["a", "b", "c"])[1:4] == [("b", "c"), ("a", "c"), ("a", "b")]
-    assert len(subsets(["a", "b", "c"])) == 7
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [("a", "a"), ("ab", "ab b a"), ("abc", "abc bc ac ab a b c"), ("abcd", "abcd bcd acd abd abc a b c d")],
+)
+def test_subsets_are_all_all_but_one_and_each_alone(inputs: str, expected: str) -> None:
+    assert subsets(list(inputs)) == [tuple(subset) for subset in expected.split()]
 
 
 def test_both_inputs_are_needed_and_it_says_so_with_an_interval(make_store: Make) -> None:
     store = make_store(240)
-    run = train(store, "logreg")
+    run = train(store)
     told = ablate(store, run)
     assert told["on"] == "dev"
     assert [entry["inputs"] for entry in told["subsets"]] == [["image", "text"], ["text"], ["image"]]
-    whole = told["subsets"][0]
-    assert whole["macro_f1"]["value"] == pytest.approx(run.metrics["dev"]["macro_f1"]["value"])
-    for name in ("image", "text"):
-        assert told["adds"][name]["macro_f1"]["low"] > 0.05
-    text = train(store, "logreg", inputs="text")
-    assert told["subsets"][1]["macro_f1"]["value"] == pytest.approx(text.metrics["dev"]["macro_f1"]["value"])
+    text = train(store, inputs="text")
+    for entry, same in zip(told["subsets"], (run, text), strict=False):
+        assert entry["macro_f1"]["value"] == pytest.approx(same.metrics["dev"]["macro_f1"]["value"])
+    assert all(told["adds"][name]["macro_f1"]["low"] > 0.05 for name in ("image", "text"))
     kept = json.loads((run.path / "ablation.json").read_text())
     assert known_ablation(run) == unseal(kept, "ablation.json") == told
 
 
 def test_a_head_that_needs_two_inputs_is_not_defined_on_one(make_store: Make) -> None:
     store = make_store(60)
-    run = train(store, "align", params=QUICK["align"])
-    whole, *others = ablate(store, run, draws=50)["subsets"]
+    whole, *others = ablate(store, train(store, "align", params=QUICK["align"]), draws=50)["subsets"]
     assert "macro_f1" in whole
     assert all("macro_f1" not in entry and entry["undefined"] for entry in others)
 
 
-def test_without_test_dev_is_compared(make_store: Make) -> None:
+def test_test_is_not_looked_at(make_store: Make) -> None:
+    store = make_store(120)
+    run = train(store, params=GIVEN)
+    assert scoring_count(store, "label", run.training_items()["test"]).total == 1
+    for kept in (run, train(store, params=GIVEN, test=False)):
+        assert ablate(store, kept, draws=20)["on"] == "dev"
+    assert scoring_count(store, "label", run.training_items()["test"]).total == 1
+
+
+def test_without_splits_the_held_out_part_is_compared(make_store: Make) -> None:
     store = make_store(60, split=lambda i: None)
-    run = train(store, "logreg")
+    run = train(store, params=GIVEN)
     told = ablate(store, run, draws=50)
     assert told["on"] == "dev"
     assert told["subsets"][0]["accuracy"]["value"] == pytest.approx(run.metrics["dev"]["accuracy"]["value"])
-
-
-def test_test_is_not_looked_at(make_store: Make) -> None:
-    store = make_store(120)
-    run = train(store, "logreg")
-    before = scoring_count(store, "label", run.training_items()["test"]).total
-    for kept in (run, train(store, "logreg", test=False)):
-        assert ablate(store, kept, draws=20)["on"] == "dev"
-    assert (before, scoring_count(store, "label", run.training_items()["test"]).total) == (1, 1)
 
 
 def test_without_dev_rows_of_train_are_compared_out_of_fold(make_store: Make) -> None:
@@ -71,7 +69,7 @@ def test_without_dev_rows_of_train_are_compared_out_of_fold(make_store: Make) ->
     store = make_store(
         60, split=lambda i: "train" if i < 42 else "test", copies={i: i % 3 for i in range(42)}
     )
-    run = train(store, "logreg", params={"C": 1.0})
+    run = train(store, params={"C": 1.0})
     assert run.metrics["protocol"]["rows"]["dev"] == 0
     told = ablate(store, run, draws=20)
     assert (told["on"], told["rows"]) == ("train, out of fold", 42)
@@ -80,28 +78,21 @@ def test_without_dev_rows_of_train_are_compared_out_of_fold(make_store: Make) ->
 def test_a_run_of_a_sweep_is_compared_on_the_rows_of_the_sweep(make_store: Make) -> None:
     # No dev split: a part was held out with the seed of the rows, not that of the fit; and rows without text are in none.
     store = make_store(120, split=lambda i: ("train", "train", "test")[i % 3], no_text=(0, 1, 2, 3, 4, 5))
-    done = sweep(store, ["mlp"], inputs="image", seeds=[0, 3], grid={"mlp": {"epochs": [2]}}, report=False)
-    sweep(
-        store,
-        ["mlp"],
-        inputs="image+text,image",
-        name="both",
-        seeds=[0, 3],
-        grid={"mlp": {"epochs": [2]}},
-        report=False,
-    )
-    for name in ("default", "both"):
-        for run in SweepRecord.open(store, name).winners["mlp"]["runs"].values():
-            told = ablate(store, Run.load(store, run), draws=20)
-            assert told["subsets"][0]["accuracy"]["value"] == pytest.approx(
-                Run.load(store, run).metrics["dev"]["accuracy"]["value"]
-            )
-    assert len(done.winners["mlp"]) == 2
+    how: Any = {"seeds": [0, 3], "grid": {"mlp": {"epochs": [2]}}, "report": False}
+    done = [
+        sweep(store, ["mlp"], inputs="image", **how),
+        sweep(store, ["mlp"], inputs="image+text,image", name="both", **how),
+    ]
+    runs = [run for one in done for run in one.winners["mlp"]]
+    assert len(runs) == 4
+    for run in runs:
+        value = ablate(store, run, draws=20)["subsets"][0]["accuracy"]["value"]
+        assert value == pytest.approx(run.metrics["dev"]["accuracy"]["value"])
 
 
 def test_items_that_have_changed_are_not_compared(make_store: Make) -> None:
     store = make_store(60)
-    run = train(store, "logreg")
+    run = train(store, params=GIVEN)
     store.items.delete("item_id", ["p009"])
     with pytest.raises(HeadError, match="have changed since"):
         ablate(store, run)

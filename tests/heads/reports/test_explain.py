@@ -28,26 +28,20 @@ Make = Callable[..., Store]
 Data = Callable[..., tuple[Inputs, np.ndarray]]
 
 
-def test_contributions_add_up_to_the_prediction(data: Data) -> None:
-    X, y = data(90)
-    for family in ("logreg", "lightgbm", "mlp"):
-        head = create(family, **QUICK.get(family, {})).fit(X, y)
-        proba = np.asarray(head.predict_proba(X[:10]))
-        for row, one in enumerate(shapley(head, X[:10], training_means(X))):
-            for scale, whole in (
-                ("probability", proba[row].max()),
-                ("log_odds", np.log(np.sort(proba[row])[-1] / np.maximum(np.sort(proba[row])[-2], 1e-6))),
-            ):
-                total = one["base"][scale] + sum(added[scale] for added in one["contributions"].values())
-                assert total == pytest.approx(whole, abs=1e-6)
+def _sum(one: dict[str, Any], scale: str) -> float:
+    """What the contributions add up to."""
+    return float(one["base"][scale] + sum(added[scale] for added in one["contributions"].values()))
 
 
 def test_of_a_linear_head_they_are_the_linear_decomposition(data: Data) -> None:
     X, y = data(90)
     head: Any = create("logreg", C=1.0, unit=False).fit(X, y)
     means = training_means(X)
-    order = np.argsort(-head.predict_proba(X), axis=1)
+    proba = head.predict_proba(X)
+    order = np.argsort(-proba, axis=1)
     for row, one in enumerate(shapley(head, X[:20], means)):
+        first, second, *_ = proba[row, order[row]]
+        assert _sum(one, "log_odds") == pytest.approx(np.log(first / second), abs=1e-6)
         weights = head.coef_[order[row, 0]] - head.coef_[order[row, 1]]
         start = 0
         for name, width in X.widths.items():
@@ -65,7 +59,7 @@ def test_with_three_inputs_they_are_the_mean_over_all_orders(data: Data) -> None
     row = X[[4]]
     best = int(head.predict_proba(row)[0].argmax())
 
-    def worth(known: tuple[str, ...]) -> float:
+    def value(known: tuple[str, ...]) -> float:
         arrays = {name: row[name] if name in known else means[name] for name in X.names}
         return float(head.predict_proba(arrays)[0, best])
 
@@ -73,10 +67,11 @@ def test_with_three_inputs_they_are_the_mean_over_all_orders(data: Data) -> None
     orders = list(itertools.permutations(X.names))
     for order in orders:
         for i, name in enumerate(order):
-            slow[name] += (worth(order[: i + 1]) - worth(order[:i])) / len(orders)
+            slow[name] += (value(order[: i + 1]) - value(order[:i])) / len(orders)
     one = shapley(head, row, means)[0]
-    for name, value in slow.items():
-        assert one["contributions"][name]["probability"] == pytest.approx(value, abs=1e-9)
+    assert _sum(one, "probability") == pytest.approx(value(tuple(X.names)))
+    for name, mean in slow.items():
+        assert one["contributions"][name]["probability"] == pytest.approx(mean, abs=1e-9)
 
 
 def test_an_input_that_is_not_there_contributes_nothing(data: Data) -> None:
@@ -184,8 +179,7 @@ def test_command_and_page(make_store: Make, tmp_path: Path) -> None:
     assert "<script>1</script>" in page.text
     code, out, err = command("p009", "--json")
     told = json.loads(out)["items"][0]
-    total = told["base"]["probability"] + sum(a["probability"] for a in told["contributions"].values())
-    assert total == pytest.approx(told["proba"][told["predicted"]])
+    assert _sum(told, "probability") == pytest.approx(told["proba"][told["predicted"]])
     assert len(told["nearest"]) == 5
     code, _, err = command("nosuch")
     assert (code, "no item 'nosuch'" in err) == (2, True)
