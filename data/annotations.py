@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from ..errors import NoRowsError, UsageError
 from .columns import Columns, choose_columns
 from .image_files import address
-from .labels import as_lists, lost_digits, normalise, respelt, strings
+from .labels import as_lists, lost_digits, normalise, spelling_changes, strings
 from .paths import locate_images
 from .readers import Header, Rows, read_rows
-from .rows import Piece, Rejected, absolute, beneath, count, items_table, short, show
+from .rows import Rejected, SourceResult, absolute, count, items_table, path_below, short, show
 from .splits import canonical_split
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def read_annotations(
     preset: Preset | None = None,
     task: str | None = None,
     start: str | None = None,
-) -> Piece:
+) -> SourceResult:
     """Read one annotation file whose images start from `root` (default: its own folder).
 
     `start` is given for the metadata file of an image folder, whose image paths start there. With `task`,
@@ -63,7 +63,7 @@ def read_annotations(
     rows, places = _a_row_each_picture(rows, chosen.image)
     n = len(rows.numbers)
 
-    below = beneath(start, root) if start is not None else None
+    below = path_below(start, root) if start is not None else None
     stem = path.stem if below is None else f"{below}/{path.stem}"
     handles = strings([f"{stem}:{number}" for number in rows.numbers])
     text = strings([None] * n)
@@ -112,7 +112,7 @@ def read_annotations(
     keep[list(reasons)] = False
     if reasons:
         table = table.filter(pa.array(keep))
-    return Piece(str(path), table, rows.numbers[keep], rejected, notes)
+    return SourceResult(str(path), table, rows.numbers[keep], rejected, notes)
 
 
 def _a_row_each_picture(rows: Rows, image: str | None) -> tuple[Rows, pa.Array | None]:
@@ -166,7 +166,7 @@ def _inside(
     """
     own = pc.fill_null(pc.starts_with(raw, address(path.name, column or "", 1)[:-1]), False)
     folder = absolute(path.parent)
-    below = "" if folder == root else beneath(folder, root)
+    below = "" if folder == root else path_below(folder, root)
     names = raw if not below else pc.binary_join_element_wise(below, raw, "/")
     roots = pc.if_else(own, folder if below is None else root, _NULL)
     other = pc.fill_null(
@@ -189,7 +189,7 @@ def _normal(
 ) -> pa.ChunkedArray:
     """Ids, labels, metadata or splits in their one spelling, and a note of what that changed."""
     found = normalise(column, options.na_values)
-    changed = respelt(column, found)
+    changed = spelling_changes(column, found)
     if changed:
         notes.append(f"{path.name}: column {name!r}: {changed}")
     return found
@@ -276,16 +276,18 @@ def canonical_splits(column: pa.ChunkedArray, name: str, notes: list[str]) -> pa
 _PLACE = ("item_id", "source", "path", "root")
 
 
-def combine(pieces: list[Piece], *, merge: bool = False) -> tuple[pa.Table, list[Rejected], list[str]]:
-    """Put pieces into one table with unique ids; return it with the rejected rows and notes.
+def combine(
+    results: list[SourceResult], *, merge: bool = False
+) -> tuple[pa.Table, list[Rejected], list[str]]:
+    """Put results into one table with unique ids; return it with the rejected rows and notes.
 
     With `merge`, rows of one id describe one item: nulls are filled in, of two texts the longer is kept, of two
     splits the first, and only contradicting labels reject a row. Without it, that holds only for an image that
     several sources name, and nothing may differ. A row that comes second is rejected, with both places named,
     and never replaces the first.
     """
-    lists = {f.name for piece in pieces for f in piece.table.schema if pa.types.is_list(f.type)}
-    tables = [piece.table for piece in pieces]
+    lists = {f.name for result in results for f in result.table.schema if pa.types.is_list(f.type)}
+    tables = [result.table for result in results]
     for name in lists:
         tables = [
             table.set_column(at, name, as_lists(table[name]))
@@ -300,28 +302,28 @@ def combine(pieces: list[Piece], *, merge: bool = False) -> tuple[pa.Table, list
             raise UsageError(
                 f"columns called {name!r} in different cases; rename one: --label-column NAME={name}"
             )
-    rejected = [row for piece in pieces for row in piece.rejected]
-    notes = [note for piece in pieces for note in piece.notes]
+    rejected = [row for result in results for row in result.rejected]
+    notes = [note for result in results for note in result.notes]
 
     codes = table["item_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     counts = np.bincount(codes)
     if len(codes) > len(counts):
-        claims = _Claims(pieces, merge)
+        conflicts = _IdConflicts(results, merge)
         places = np.flatnonzero(counts[codes] > 1)
         for place, row in zip(places.tolist(), table.take(pa.array(places)).to_pylist(), strict=True):
-            claims.add(place, row)
-        table = claims.settle(table)
-        rejected += claims.rejected
-        notes += claims.notes()
+            conflicts.add(place, row)
+        table = conflicts.resolve(table)
+        rejected += conflicts.rejected
+        notes += conflicts.notes()
     return table, rejected, list(dict.fromkeys(notes))
 
 
-class _Claims:
+class _IdConflicts:
     """Rows that share their ids with others, in order."""
 
-    def __init__(self, pieces: list[Piece], merge: bool) -> None:
-        self._pieces = pieces
-        self._ends = np.cumsum([piece.table.num_rows for piece in pieces])
+    def __init__(self, results: list[SourceResult], merge: bool) -> None:
+        self._pieces = results
+        self._ends = np.cumsum([result.table.num_rows for result in results])
         self._merge = merge
         self._held: dict[str, tuple[int, dict[str, Any]]] = {}
         self._changed: dict[int, dict[str, Any]] = {}
@@ -373,7 +375,7 @@ class _Claims:
             ):
                 held[name] = value
 
-    def settle(self, table: pa.Table) -> pa.Table:
+    def resolve(self, table: pa.Table) -> pa.Table:
         """Table without the rows that came second, those they were merged into filled."""
         keep = np.ones(table.num_rows, bool)
         keep[self._dropped] = False
@@ -398,7 +400,7 @@ class _Claims:
         }
         return [text for key, text in said.items() if tally[key]]
 
-    def _owner(self, place: int) -> Piece:
+    def _owner(self, place: int) -> SourceResult:
         return self._pieces[int(np.searchsorted(self._ends, place, side="right"))]
 
     def _number(self, place: int) -> int | None:

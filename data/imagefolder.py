@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from ..errors import SourceError, UsageError
 from .annotations import read_annotations
 from .folders import IMAGE_SUFFIXES, METADATA_NAMES, Scan, first_bytes, kinds_of
-from .images import what_it_is
-from .labels import normalise, respelt, strings
-from .rows import Piece, Rejected, absolute, beneath, count, items_table
+from .images import describe_non_image
+from .labels import normalise, spelling_changes, strings
+from .rows import Rejected, SourceResult, absolute, count, items_table, path_below
 from .splits import canonical_split, is_split_name
 
 if TYPE_CHECKING:
@@ -42,23 +42,23 @@ def metadata_root(files: Sequence[Path]) -> str:
 
 def inside_root(path: Path, full: str, root: str) -> str:
     """Path of a source relative to ``--root``, or UsageError."""
-    inside = beneath(full, root)
+    inside = path_below(full, root)
     if inside is None:
         raise UsageError(f"{path} is not inside --root {root}")
     return inside
 
 
-def read_metadata(file: Path, root: str, options: SourceOptions) -> Piece:
+def read_metadata(file: Path, root: str, options: SourceOptions) -> SourceResult:
     """Rows of one metadata file, whose paths start from its own folder; ids and splits are those of `root`."""
-    piece = read_annotations(file, root, options, start=absolute(file.parent))
-    paths = piece.table["path"].to_pylist()
+    result = read_annotations(file, root, options, start=absolute(file.parent))
+    paths = result.table["path"].to_pylist()
     depth = _split_depth([path for path in paths if path is not None])
-    if depth is not None and piece.table["split"].null_count:
-        _set_splits(piece, depth)
-    return piece
+    if depth is not None and result.table["split"].null_count:
+        _set_splits(result, depth)
+    return result
 
 
-def read_folder(folder: Path, scan: Scan, root: str | None, options: SourceOptions) -> list[Piece]:
+def read_folder(folder: Path, scan: Scan, root: str | None, options: SourceOptions) -> list[SourceResult]:
     """Items of a folder's images, which must lie inside `root`.
 
     Those that its metadata files describe, and the rest.
@@ -71,23 +71,23 @@ def read_folder(folder: Path, scan: Scan, root: str | None, options: SourceOptio
     rejected: list[Rejected] = [
         (prefix + path, prefix + path, f"{folder}/{path}: {reason}") for path, reason in scan.bad
     ]
-    described: list[Piece] = []
+    described: list[SourceResult] = []
     found = {prefix + path for path in scan.paths}
     for name in metadata_of(scan):
         try:
-            piece = read_metadata(folder / name, root or base, options)
-            if piece.table["path"].null_count == piece.table.num_rows:
-                notes += [note for note in piece.notes if "not read" in note]
+            result = read_metadata(folder / name, root or base, options)
+            if result.table["path"].null_count == result.table.num_rows:
+                notes += [note for note in result.notes if "not read" in note]
                 raise SourceError(
                     f"{folder / name} names no image in a column such as file_name; --image-column names another"
                 )
-            if found.isdisjoint(piece.table["path"].to_pylist()):
+            if found.isdisjoint(result.table["path"].to_pylist()):
                 raise SourceError(f"{folder / name} names none of the images in {folder}")
-            described.append(piece)
+            described.append(result)
         except SourceError as error:
             rejected.append((prefix + name, None, str(error)))
             notes.append(f"metadata left out: {error}")
-    named = {path for piece in described for path in piece.table["path"].to_pylist()}
+    named = {path for result in described for path in result.table["path"].to_pylist()}
     rest = [path for path in scan.paths if prefix + path not in named]
     if described and rest:
         notes.append(f"{folder}: {count(len(rest), 'image')} that no metadata file names, such as {rest[0]}")
@@ -95,19 +95,19 @@ def read_folder(folder: Path, scan: Scan, root: str | None, options: SourceOptio
     split = None if options.split is None else canonical_split(options.split)
     table = items_table(ids, ids, root or base, base, None, split, {})
     depth = _split_depth([prefix + path for path in scan.paths]) if split is None else None
-    pieces = [Piece(str(folder), table), *described]
+    results = [SourceResult(str(folder), table), *described]
     if depth is not None:
-        _set_splits(pieces[0], depth)
+        _set_splits(results[0], depth)
         splits = {(prefix + path).split("/")[depth] for path in scan.paths if "/" in prefix + path}
         notes.append(f"{folder}: its folders are splits ({', '.join(sorted(splits)[:5])})")
     if options.labels_from_folders:
         column = options.folder_label_column or "label"
-        _set_labels(column, folder, prefix, scan, depth, pieces, notes)
-    full = [piece for piece in pieces if piece.table.num_rows]
-    for piece in pieces:
-        if not piece.table.num_rows:
-            rejected += piece.rejected
-            notes += piece.notes
+        _set_labels(column, folder, prefix, scan, depth, results, notes)
+    full = [result for result in results if result.table.num_rows]
+    for result in results:
+        if not result.table.num_rows:
+            rejected += result.rejected
+            notes += result.notes
     full[0].rejected += rejected
     full[0].notes += notes
     return full
@@ -120,7 +120,7 @@ def _no_images(folder: Path, scan: Scan) -> str:
     files = "that file" if len(scan.annotations) == 1 else "those files"
     hint = f"; it holds {_listed(scan.annotations)}: give {files}" if scan.annotations else ""
     for name in [] if hint else scan.others[:20]:
-        told = what_it_is(first_bytes(folder / name))
+        told = describe_non_image(first_bytes(folder / name))
         if told is not None:
             hint = f"; {name} is {told}"
             break
@@ -162,16 +162,16 @@ def _split_depth(paths: Sequence[str]) -> int | None:
     return None
 
 
-def _set_splits(piece: Piece, depth: int) -> None:
+def _set_splits(result: SourceResult, depth: int) -> None:
     """Fill the split, where there is none, from the folder at that depth."""
-    folders = [(path or "").split("/")[:-1] for path in piece.table["path"].to_pylist()]
+    folders = [(path or "").split("/")[:-1] for path in result.table["path"].to_pylist()]
     splits = [canonical_split(parts[depth]) if len(parts) > depth else None for parts in folders]
-    place = piece.table.column_names.index("split")
-    given = piece.table["split"]
+    place = result.table.column_names.index("split")
+    given = result.table["split"]
     filled = pc.coalesce(given, strings(splits))
-    piece.table = piece.table.set_column(place, "split", filled)
+    result.table = result.table.set_column(place, "split", filled)
     if given.null_count == len(given):
-        piece.from_folders = (*piece.from_folders, "split")
+        result.from_folders = (*result.from_folders, "split")
 
 
 def _set_labels(
@@ -180,11 +180,11 @@ def _set_labels(
     prefix: str,
     scan: Scan,
     depth: int | None,
-    pieces: list[Piece],
+    results: list[SourceResult],
     notes: list[str],
 ) -> None:
     """Add the column of labels: the first folder below the source that is no split."""
-    given = [piece.source for piece in pieces if column in piece.table.column_names]
+    given = [result.source for result in results if column in result.table.column_names]
     if given:
         told = f"{folder}: labels are those of {', '.join(given[:3])}, not the folders'"
         notes.append(f"{told}; --folder-label-column NAME keeps both")
@@ -201,13 +201,13 @@ def _set_labels(
         at = 2  # images/train/cat/1.jpg, not cat/train/1.jpg
     if not any(len(parts) > at for parts in folders):
         notes.append(f"{folder}: no sub-folders{' in its splits' if at else ''}, so no labels")
-    for piece in pieces:
-        below = [(path or "")[len(prefix) :].split("/")[:-1] for path in piece.table["path"].to_pylist()]
+    for result in results:
+        below = [(path or "")[len(prefix) :].split("/")[:-1] for path in result.table["path"].to_pylist()]
         labels = [parts[at] if len(parts) > at else None for parts in below]
         # A folder called NA was called so by somebody: no name is a missing value.
         spelt = strings(labels)
         named = normalise(spelt, ())
-        if changed := respelt(spelt, named):
+        if changed := spelling_changes(spelt, named):
             notes.append(f"{folder}: labels of folders: {changed}")
-        piece.table = piece.table.append_column(column, named)
-        piece.from_folders = (*piece.from_folders, column)
+        result.table = result.table.append_column(column, named)
+        result.from_folders = (*result.from_folders, column)

@@ -34,13 +34,13 @@ __all__ = [
     "Picture",
     "available_memory",
     "decode",
+    "describe_non_image",
     "image_format",
     "image_size",
+    "lfs_pointer",
     "load_hashing",
     "perceptual_hash",
-    "pointer",
     "set_max_pixels",
-    "what_it_is",
     "why_not_an_image",
 ]
 
@@ -135,16 +135,16 @@ def why_not_an_image(data: bytes) -> str:
     head = data[:1024].removeprefix(b"\xef\xbb\xbf")
     if image_format(head) == "HEIF":
         return "HEIC needs one more package: pip install 'icehouse[heic]'"
-    says = what_it_is(head)
+    says = describe_non_image(head)
     return f"not an image: {says}" if says else f"not an image of a known format ({_KNOWN})"
 
 
-def what_it_is(head: bytes) -> str | None:
+def describe_non_image(head: bytes) -> str | None:
     """What else than an image a file is, by its first bytes, and what to do; None where that is not known."""
     return next((says for pattern, says in _COMPILED if pattern.match(head)), None)
 
 
-def pointer(head: bytes) -> str | None:
+def lfs_pointer(head: bytes) -> str | None:
     """Which pointer stands in the place of a file that was not fetched; None where it is the file."""
     return next((says.format("file") for pattern, says in _POINTERS if re.match(pattern, head)), None)
 

@@ -27,7 +27,7 @@ __all__ = [
     "near_identical",
     "normalise",
     "normalised",
-    "respelt",
+    "spelling_changes",
     "strings",
     "trim",
 ]
@@ -106,7 +106,7 @@ def as_known(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.coalesce(exact, known.combine_chunks().take(place.combine_chunks()), spelt)
 
 
-def respelt(before: pa.ChunkedArray, after: pa.ChunkedArray) -> str | None:
+def spelling_changes(before: pa.ChunkedArray, after: pa.ChunkedArray) -> str | None:
     """What `normalise` changed, with a few examples, for a note; None where it changed nothing."""
     if pa.types.is_list(before.type):
         return None

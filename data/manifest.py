@@ -22,10 +22,20 @@ from .annotations import combine, read_annotations
 from .columns import Preset, check_label_name, get_preset
 from .folders import METADATA_NAMES, first_bytes, image_file, scan_images
 from .imagefolder import inside_root, metadata_of, metadata_root, read_folder, read_metadata
-from .images import what_it_is
+from .images import describe_non_image
 from .paths import why_missing
 from .readers import Quotes
-from .rows import FIXED, REJECTED_SCHEMA, RESERVED, Piece, absolute, count, items_table, rejected_table, show
+from .rows import (
+    FIXED,
+    REJECTED_SCHEMA,
+    RESERVED,
+    SourceResult,
+    absolute,
+    count,
+    items_table,
+    rejected_table,
+    show,
+)
 from .splits import canonical_split
 
 __all__ = ["REJECTED_SCHEMA", "RESERVED", "Manifest", "SourceOptions", "read_sources"]
@@ -156,7 +166,7 @@ def read_sources(
     tasks = _tasks(kinds, preset)
     inner = _inner_folders(kinds) if root is None else {}
 
-    pieces: list[Piece] = []
+    results: list[SourceResult] = []
     notes = [
         f"{path} is named {times} times: read once" for path, times in Counter(paths).items() if times > 1
     ]
@@ -170,34 +180,34 @@ def read_sources(
     for path in paths:
         if kinds[path] == "folder":
             if path not in inner:
-                pieces += read_folder(path, scans[path], root, options)
+                results += read_folder(path, scans[path], root, options)
         elif path in metadata:
-            pieces.append(read_metadata(path, root or metadata_root(metadata), options))
+            results.append(read_metadata(path, root or metadata_root(metadata), options))
         elif kinds[path] == "file":
-            pieces.append(read_annotations(path, root, options, preset, tasks.get(path)))
+            results.append(read_annotations(path, root, options, preset, tasks.get(path)))
         elif images:
             # All of them at once, where the first is named: a shell's "*.jpg" may name thousands.
-            pieces.append(_read_images(images, root, options))
+            results.append(_read_images(images, root, options))
             images = []
-    for piece in pieces:
-        if not piece.table.num_rows:
-            first = piece.rejected[0][2]
+    for result in results:
+        if not result.table.num_rows:
+            first = result.rejected[0][2]
             raise SourceError(
-                f"{piece.source}: not one of its {count(len(piece.rejected), 'row')} could be taken; {first}"
+                f"{result.source}: not one of its {count(len(result.rejected), 'row')} could be taken; {first}"
             )
-    table, rejected, said = combine(pieces, merge=preset is not None and preset.merge)
-    said += _under_two_ids(pieces, table)
+    table, rejected, said = combine(results, merge=preset is not None and preset.merge)
+    said += _under_two_ids(results, table)
     labels = tuple(name for name in table.column_names if name not in FIXED)
     told: dict[str, pa.ChunkedArray] = {}
-    for name in {name for piece in pieces for name in piece.from_folders}:
-        folders = [absolute(piece.source) for piece in pieces if name in piece.from_folders]
+    for name in {name for result in results for name in result.from_folders}:
+        folders = [absolute(result.source) for result in results if name in result.from_folders]
         told[name] = pc.is_in(table["source"], value_set=pa.array(folders, pa.string()))
-    return Manifest(table, rejected_table(rejected), labels, (*notes, *said), told, _not_told(pieces, table))
+    return Manifest(table, rejected_table(rejected), labels, (*notes, *said), told, _not_told(results, table))
 
 
-def _under_two_ids(pieces: Sequence[Piece], table: pa.Table) -> list[str]:
+def _under_two_ids(results: Sequence[SourceResult], table: pa.Table) -> list[str]:
     """Note of files that two sources name by different ids."""
-    if len(pieces) < 2:
+    if len(results) < 2:
         return []
     files = pc.binary_join_element_wise(table["root"], table["path"], "/")
     first = pc.index_in(files, value_set=files, skip_nulls=True)
@@ -213,16 +223,16 @@ def _under_two_ids(pieces: Sequence[Piece], table: pa.Table) -> list[str]:
     return [f"{count(len(rows), 'file')} under two ids each, such as {ids}{remedy}"]
 
 
-def _not_told(pieces: Sequence[Piece], table: pa.Table) -> dict[str, pa.ChunkedArray]:
+def _not_told(results: Sequence[SourceResult], table: pa.Table) -> dict[str, pa.ChunkedArray]:
     """For each column that some of the sources do not have, the rows of these."""
     found = {}
     for name in ("path", "root", "text", "split", *table.column_names[len(FIXED) :]):
         without = [
-            piece.table["source"].unique()
-            for piece in pieces
-            if name not in piece.table.column_names or piece.table[name].null_count == len(piece.table)
+            result.table["source"].unique()
+            for result in results
+            if name not in result.table.column_names or result.table[name].null_count == len(result.table)
         ]
-        if 0 < len(without) < len(pieces):
+        if 0 < len(without) < len(results):
             found[name] = pc.is_in(table["source"], value_set=pa.concat_arrays(without))
     return found
 
@@ -245,7 +255,7 @@ def _kind(path: Path) -> str:
             return "file"
         if image_file(path):
             return "image"
-        told = what_it_is(first_bytes(path))
+        told = describe_non_image(first_bytes(path))
     except OSError as error:
         raise SourceError(f"{path} cannot be looked at: {error.strerror or error}") from error
     if told is not None and suffix not in _PACKED:
@@ -341,7 +351,7 @@ def _inner_folders(kinds: Mapping[Path, str]) -> dict[Path, Path]:
     return inner
 
 
-def _read_images(images: list[Path], root: str | None, options: SourceOptions) -> Piece:
+def _read_images(images: list[Path], root: str | None, options: SourceOptions) -> SourceResult:
     full = [absolute(image) for image in images]
     paths = [
         posixpath.basename(path) if root is None else inside_root(image, path, root)
@@ -354,4 +364,4 @@ def _read_images(images: list[Path], root: str | None, options: SourceOptions) -
         lost = next(path for path in full if os.fsencode(path).decode("utf-8", "ignore") != path)
         raise SourceError(f"{show(lost)}: the file's name is not valid Unicode; rename it") from None
     split = None if options.split is None else canonical_split(options.split)
-    return Piece(str(images[0].parent), items_table(ids, ids, places, sources, None, split, {}))
+    return SourceResult(str(images[0].parent), items_table(ids, ids, places, sources, None, split, {}))

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from .folders import is_image_name
 from .labels import trim
-from .rows import beneath, count, show
+from .rows import count, path_below, show
 
 __all__ = ["Located", "locate_images", "why_missing"]
 
@@ -85,7 +85,7 @@ def locate_images(raw: pa.ChunkedArray, root: str, starts: Sequence[str]) -> Loc
     values = codes.dictionary.to_pylist()
     finder = _Finder(root, starts)
     found = [finder.find(value) for value in values]
-    _leave_contested(values, found)
+    _undo_ambiguous(values, found)
     errors = {i: one.error for i, one in enumerate(found) if one.error is not None}
     where = codes.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(np.isin(where, list(errors))) if errors else ()
@@ -101,7 +101,7 @@ def locate_images(raw: pa.ChunkedArray, root: str, starts: Sequence[str]) -> Loc
     return located
 
 
-def _leave_contested(values: list[str], found: list[_Found]) -> None:
+def _undo_ambiguous(values: list[str], found: list[_Found]) -> None:
     """Take back guesses by which several paths, meant differently, would be one file."""
     owners: dict[str, list[int]] = defaultdict(list)
     for i, one in enumerate(found):
@@ -176,14 +176,14 @@ class _Finder:
     def __init__(self, root: str, starts: Sequence[str]) -> None:
         self.root = root
         self.starts = list(dict.fromkeys(starts))
-        self._disk = _Disk()
+        self._disk = _DirectoryCache()
 
     def find(self, raw: str) -> _Found:
         refused = _refused(raw)
         if refused is not None:
             return _Found(None, error=refused)
         as_written = posixpath.normpath(posixpath.join(self.starts[0], raw))
-        if _is_file(as_written) and (inside := beneath(as_written, self.root)) is not None:
+        if _is_file(as_written) and (inside := path_below(as_written, self.root)) is not None:
             return _Found(inside, there=True)
         spellings = _spellings(raw)
         outside = None
@@ -191,7 +191,7 @@ class _Finder:
             for start in self.starts:
                 full = posixpath.normpath(posixpath.join(start, text))
                 if _is_file(full):
-                    path = beneath(full, self.root)
+                    path = path_below(full, self.root)
                     if path is not None:
                         own = () if start == self.starts[0] or text.startswith("/") else (_OWN_FOLDER,)
                         return _Found(path, (*kinds, *own), there=True)
@@ -200,7 +200,7 @@ class _Finder:
             return _Found(None, error=self._outside(raw, outside))
         for kinds, text in reversed(spellings if not spellings[-1][1].endswith("/") else []):
             for further, fits in self._fitting(text):
-                paths = {path for full in fits if (path := beneath(full, self.root)) is not None}
+                paths = {path for full in fits if (path := path_below(full, self.root)) is not None}
                 if len(paths) == 1:
                     return _Found(paths.pop(), (*kinds, *further), there=True)
                 if paths:
@@ -215,7 +215,9 @@ class _Finder:
             return _Found(None, error=f"the image's path {show(raw)} names a folder")
         inside = None
         if not _DRIVE.match(text):
-            inside = next((path for full in places if (path := beneath(full, self.root)) is not None), None)
+            inside = next(
+                (path for full in places if (path := path_below(full, self.root)) is not None), None
+            )
         if inside is not None:
             return _Found(inside, several=several)
         if several:
@@ -288,7 +290,7 @@ def why_missing(file: Path) -> str:
     """What is in the place of a file that is not there: one line, empty if there is nothing to say."""
     global _recent
     if time.monotonic() - _recent[0] > 2:
-        _recent = (time.monotonic(), _Disk())
+        _recent = (time.monotonic(), _DirectoryCache())
     disk = _recent[1]
     full = posixpath.normpath(file.absolute().as_posix())
     if os.path.islink(full):  # noqa: PTH114
@@ -333,7 +335,7 @@ class _Listing:
         return [other for other in found if self.names[other] is folder]
 
 
-class _Disk:
+class _DirectoryCache:
     """What lies where, each folder looked at once: for one reading of the sources."""
 
     def __init__(self) -> None:
@@ -417,4 +419,4 @@ def _is_file(path: str) -> bool:
 
 
 #: When `why_missing` began to look, and what it saw: thousands of files may be missing in one folder.
-_recent: tuple[float, _Disk] = (float("-inf"), _Disk())
+_recent: tuple[float, _DirectoryCache] = (float("-inf"), _DirectoryCache())

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..errors import SourceError, UsageError
 from .folders import first_bytes
-from .images import SNIFFED, pointer
+from .images import SNIFFED, lfs_pointer
 from .labels import trim
 from .records import read_json_lines, read_parquet
 from .rows import (
@@ -36,7 +36,7 @@ from .rows import (
     start_of,
 )
 
-__all__ = ["BadRow", "Choose", "Header", "Quotes", "Rows", "read_rows", "read_separated"]
+__all__ = ["BadRow", "Choose", "Header", "Quotes", "Rows", "read_csv", "read_rows"]
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "upright bars"}
 # Excel's own first line.
@@ -101,7 +101,7 @@ def _records(
             yield start, cells
 
 
-def read_separated(path: Path, choose: Choose, encoding: str, quotes: Quotes, separator: str) -> Rows:
+def read_csv(path: Path, choose: Choose, encoding: str, quotes: Quotes, separator: str) -> Rows:
     """Read a CSV or TSV file; see `read_rows`.
 
     Python's csv module, line by line: after a quote that is never closed DuckDB loses the rest of the file and
@@ -244,14 +244,14 @@ def read_rows(path: Path, choose: Choose, *, encoding: str | None = None, quotes
     try:
         if path.stat().st_size == 0:
             raise SourceError(f"{path} is empty")
-        fetched = pointer(first_bytes(path, SNIFFED))
+        fetched = lfs_pointer(first_bytes(path, SNIFFED))
         if fetched is not None:
             raise SourceError(f"{path} is {fetched}")
         if kind == ".parquet":
             return read_parquet(path, choose)
         asked, encoding = encoding, _encoding(path, encoding)
         if kind in (".csv", ".tsv"):
-            rows = read_separated(path, choose, encoding, quotes, "\t" if kind == ".tsv" else ",")
+            rows = read_csv(path, choose, encoding, quotes, "\t" if kind == ".tsv" else ",")
         else:
             rows = read_json_lines(path, choose, encoding)
         if encoding == "cp1252" and codecs.lookup(asked or encoding).name != encoding:

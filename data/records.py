@@ -250,7 +250,7 @@ def _read_parquet(path: Path, file: pq.ParquetFile, choose: Choose) -> Rows:
     sample: dict[str, list[str]] = {}
     for name in raw:
         if kinds[name] in ("text", "bytes") and len(sample) < 100:
-            kinds[name], sample[name] = _look(file, raw[name], kinds[name])
+            kinds[name], sample[name] = _sniff_column(file, raw[name], kinds[name])
     header = Header(
         [name for name in map(trim, schema.names) if not kinds[name].startswith("holds")],
         {name: kind for name, kind in kinds.items() if kind.startswith("holds")},
@@ -365,7 +365,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _look(file: pq.ParquetFile, name: str, kind: str) -> tuple[str, list[str]]:
+def _sniff_column(file: pq.ParquetFile, name: str, kind: str) -> tuple[str, list[str]]:
     """What a column of text or bytes holds, and its first values: bytes may be pictures, text, or neither."""
     cells: list[bytes] = []
     for rows, batch in enumerate(file.iter_batches(SAMPLE, columns=[name], use_threads=False), 1):

@@ -25,17 +25,17 @@ __all__ = [
     "BadRow",
     "Choose",
     "Header",
-    "Piece",
     "Quotes",
     "Rejected",
     "Rows",
+    "SourceResult",
     "StringColumns",
     "absolute",
-    "beneath",
     "count",
     "items_table",
     "not_text",
     "one_line",
+    "path_below",
     "rejected_table",
     "short",
     "show",
@@ -58,7 +58,7 @@ Rejected = tuple[str, str | None, str]
 
 
 @dataclass
-class Piece:
+class SourceResult:
     """What one source gave: a table of `FIXED`, labels and metadata, all strings.
 
     `numbers` are the rows' numbers in an annotation file, None for images found on disk. Columns in
@@ -105,7 +105,7 @@ def absolute(path: str | Path) -> str:
     return Path(os.path.abspath(path)).as_posix()  # noqa: PTH100  (resolve() would follow links)
 
 
-def beneath(path: str, root: str) -> str | None:
+def path_below(path: str, root: str) -> str | None:
     """Part of an absolute path that lies below `root`, or None; also tried with the root's links followed."""
     for base in (root, None):
         base = (base or Path(os.path.realpath(root)).as_posix()).rstrip("/") + "/"

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data.annotations import canonical_splits
-from ..data.labels import as_lists, counted, lost_digits, near_identical, normalise, respelt
+from ..data.labels import as_lists, counted, lost_digits, near_identical, normalise, spelling_changes
 from ..data.readers import Header, Quotes, Rows, read_rows
 from ..data.rows import count, show
 from ..errors import SourceError, UsageError
@@ -192,7 +192,7 @@ def _normalised(
     columns = {}
     for name in read.table.column_names:
         columns[name] = normalise(read.table[name], missing)
-        changed = respelt(read.table[name], columns[name])
+        changed = spelling_changes(read.table[name], columns[name])
         if changed:
             notes.append(f"{path.name}: column {name!r}: {changed}")
         if name == "split":
