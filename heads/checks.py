@@ -1,34 +1,37 @@
-"""Checks behind the `Head` contract: labels, weights, JSON, hints for the misspelt, memory."""
+"""Parameters of a head, checked: kinds, grids, class weights; and estimates of the memory that a fit takes."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import re
-import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..data.images import available_memory
 from ..errors import HeadError, UsageError
-from .inputs import InputError
 
 __all__ = [
+    "ClassWeight",
     "Footprint",
     "ParameterError",
     "check_kinds",
     "check_memory",
+    "class_weights",
     "did_you_mean",
-    "labels_of",
+    "grid_of",
     "plain",
     "same",
     "scoring_bytes",
-    "weights_of",
+    "shares_of",
 ]
+
+#: How classes are weighed: alike, by the inverse of their frequency, or as given.
+ClassWeight: TypeAlias = Mapping[Any, float] | Literal["balanced"] | None
 
 # What an annotation is called in a message.
 _WORDS = {
@@ -46,33 +49,22 @@ class ParameterError(UsageError, TypeError, ValueError):
 
 
 def check_kinds(kind: type, params: Mapping[str, Any]) -> None:
-    """Refuse parameters of another type than the annotations of ``__init__`` say, its own and those it inherits.
+    """Refuse parameters of another type than the annotations of ``__init__`` say, the class's own and inherited ones.
 
     Checked are annotations made of ``int``, ``float``, ``bool``, ``str``, ``None``, ``Sequence`` of these and ``Literal``; a
-    parameter with any other annotation, or one of nothing but ``Literal``, is its family's to check.
-
-    Parameters
-    ----------
-    kind : type
-        Class of a head.
-    params : mapping of str to value
-
-    Raises
-    ------
-    ParameterError
-        That says what the parameter takes, and its default.
+    parameter with any other annotation is its family's to check.
     """
     for base in kind.__mro__:
         if "__init__" not in vars(base):
             continue
         for name, given in inspect.signature(vars(base)["__init__"]).parameters.items():
             parts = _union(given.annotation)
-            if name not in params or not parts or all(part.startswith("Literal") for part in parts):
+            if name not in params or not parts:
                 continue
             params = {**params}
             value = params.pop(name)  # what the nearest class says of it counts
             if not any(_fits(value, part) for part in parts):
-                *others, last = [_described(part) for part in parts]
+                *others, last = [words for part in parts for words in _described(part)]
                 takes = f"{', '.join(others)} or {last}" if others else last
                 raise ParameterError(
                     f"{name} must be {takes}, not {value!r}; its default is {given.default!r}"
@@ -89,7 +81,7 @@ def _union(annotation: Any) -> list[str]:
 
 def _fits(value: Any, part: str) -> bool:
     if part.startswith("Literal"):
-        return any(type(value) is type(known) and value == known for known in _literals(part))
+        return any(isinstance(value, type(known)) and value == known for known in _literals(part))
     if part.startswith("Sequence"):
         of = part[len("Sequence[") : -1]
         several = isinstance(value, (Sequence, Set, np.ndarray)) and not isinstance(value, (str, bytes))
@@ -101,10 +93,10 @@ def _fits(value: Any, part: str) -> bool:
     return isinstance(value, {"int": Integral, "float": Real, "str": str}.get(part, ()))
 
 
-def _described(part: str) -> str:
+def _described(part: str) -> list[str]:
     if part.startswith("Literal"):
-        return ", ".join(map(repr, _literals(part)))
-    return _SEVERAL[part[len("Sequence[") : -1]] if part.startswith("Sequence") else _WORDS[part]
+        return [repr(value) for value in _literals(part)]
+    return [_SEVERAL[part[len("Sequence[") : -1]] if part.startswith("Sequence") else _WORDS[part]]
 
 
 def _literals(part: str) -> tuple[Any, ...]:
@@ -118,54 +110,68 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" did you mean {near[0]!r}?" if near else ""
 
 
-def labels_of(y: Any, n: int) -> np.ndarray:
-    """Labels as a flat array of int, str, float (whole numbers) or bool."""
-    if y is None:
-        raise InputError("requires y to be passed, but the target y is None")
-    labels = np.asarray(y)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        from sklearn.exceptions import DataConversionWarning
+def grid_of(name: str, value: Any, auto: Sequence[float]) -> list[float]:
+    """Values of a positive parameter that is "auto", a number or several: sorted, without repeats."""
+    values: Any = auto if isinstance(value, str) and value == "auto" else value
+    if isinstance(values, (int, float, np.number)):
+        values = [values]
+    try:
+        grid = sorted({float(number) for number in values})
+    except (TypeError, ValueError):
+        raise ParameterError(f"{name} must be 'auto', a number or several numbers, not {value!r}") from None
+    if not grid or not all(0 < number < np.inf for number in grid):
+        raise ParameterError(f"{name} must be positive and finite, not {value!r}")
+    return grid
 
-        warnings.warn(
-            "A column-vector y was passed when a 1d array was expected: pass y.ravel()",
-            DataConversionWarning,
-            stacklevel=3,
+
+def shares_of(name: str, value: Any, inputs: Sequence[str], steps: int) -> list[tuple[float, ...]]:
+    """Weights of the inputs that sum to one: all ways in multiples of ``1 / steps`` for "auto", one way otherwise."""
+    if isinstance(value, str) and value == "auto":
+        return _simplex(len(inputs), steps)
+    try:
+        given = [1.0] * len(inputs) if value is None else [float(weight) for weight in value]
+    except (TypeError, ValueError):
+        given = []
+    if len(given) != len(inputs) or not all(0 <= w < np.inf for w in given) or sum(given) <= 0:
+        raise ParameterError(
+            f"{name} must be 'auto', none, or one weight for each of {', '.join(inputs)}, not {value!r}"
         )
-        labels = labels.reshape(-1)
-    if labels.ndim != 1:
-        raise InputError(f"labels have shape {labels.shape}; expected ({n},)")
-    if len(labels) != n:
-        raise InputError(f"there are {n} rows of features and {len(labels)} labels")
-    if labels.dtype.kind == "O":
-        kinds = {type(label) for label in labels.tolist()}
-        if not kinds <= {str} and not kinds <= {int} and not kinds <= {bool}:
-            names = ", ".join(sorted(kind.__name__ for kind in kinds))
-            raise InputError(f"labels must all be strings or all be whole numbers; found {names}")
-        labels = np.array(labels.tolist())
-    if labels.dtype.kind == "f":
-        if not np.isfinite(labels).all():
-            raise InputError("labels contain NaN or infinity: leave rows without a label out")
-        if (labels != np.round(labels)).any():
-            raise InputError(
-                "Unknown label type: continuous numbers; heads learn classes, so give strings or whole numbers"
-            )
-    return labels
+    return [tuple(weight / sum(given) for weight in given)]
 
 
-def weights_of(sample_weight: Any, n: int) -> np.ndarray | None:
-    """Weights as float64 of shape (n,), each finite and not negative."""
-    if sample_weight is None:
-        return None
-    weight = np.asarray(sample_weight, np.float64)
-    if weight.ndim == 0:
-        weight = np.full(n, float(weight))
-    if weight.ndim != 1:
-        raise InputError("Sample weights must be 1D array or scalar")
-    if len(weight) != n:
-        raise InputError(f"there are {n} rows of features and {len(weight)} sample weights")
-    if not np.isfinite(weight).all() or (weight < 0).any():
-        raise InputError("sample weights must be finite and not negative")
-    return weight
+def _simplex(parts: int, steps: int) -> list[tuple[float, ...]]:
+    """All ways to share one among `parts` in multiples of ``1 / steps``, each part getting some; the most even first."""
+    if parts == 1:
+        return [(1.0,)]
+    steps = max(steps, parts)
+
+    def shares(left: int, among: int) -> Iterator[tuple[int, ...]]:
+        if among == 1:
+            yield (left,)
+            return
+        for first in range(1, left - among + 2):
+            for rest in shares(left - first, among - 1):
+                yield first, *rest
+
+    ways = sorted(shares(steps, parts), key=lambda way: (sum(share * share for share in way), way))
+    return [tuple(share / steps for share in way) for way in ways]
+
+
+def class_weights(
+    class_weight: ClassWeight, classes: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None
+) -> np.ndarray:
+    """Weight of each class: shape (k,)."""
+    k = len(classes)
+    if class_weight is None:
+        return np.ones(k)
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ParameterError(f"class_weight must be None, 'balanced' or a mapping, not {class_weight!r}")
+        counts = np.bincount(y, weights=sample_weight, minlength=k)
+        return counts.sum() / (k * counts)
+    # JSON has only strings for keys, so a mapping that comes back from a file is looked up by those too.
+    given = {str(label): float(value) for label, value in class_weight.items()}
+    return np.array([given.get(str(label), 1.0) for label in classes.tolist()])
 
 
 def plain(value: Any) -> Any:
@@ -184,11 +190,6 @@ def same(a: Any, b: Any) -> bool:
     return a is b or (type(a) is type(b) and bool(np.all(a == b)))
 
 
-# An estimate counts the largest arrays that are held at a time, whose sizes are known beforehand. It is right
-# within a factor
-# of about two, and never asks for what is less than half a gigabyte.
-
-
 # What is never asked for, and the share of the free memory that may be used.
 _LITTLE, _SHARE = 1 << 29, 0.9
 # Arrays of rows × classes, of 8 bytes a number, that predicting and scoring hold at a time.
@@ -196,18 +197,9 @@ _SCORED = 4
 
 
 class Footprint(NamedTuple):
-    """Arrays that a fit holds at a time, as multiples of 8 bytes.
+    """The largest arrays that a fit holds at a time, as multiples of 8 bytes: right within a factor of about two.
 
-    Attributes
-    ----------
-    rows : float
-        Of training rows × classes.
-    dev : float
-        Of dev rows × classes.
-    weights : float
-        Of features × classes.
-    pairs : float
-        Of classes × classes.
+    `rows` and `dev` count arrays of (training, dev) rows × classes, `weights` features × classes, `pairs` classes × classes.
     """
 
     rows: float = 0.0
@@ -227,22 +219,7 @@ def scoring_bytes(rows: int, classes: int) -> int:
 
 
 def check_memory(needed: int, what: str, remedy: str) -> None:
-    """Refuse what does not fit into the memory that is free.
-
-    Parameters
-    ----------
-    needed : int
-        Bytes.
-    what : str
-        What needs them, for the message.
-    remedy : str
-        What to do instead.
-
-    Raises
-    ------
-    HeadError
-        If it does not fit; the message has the estimate and what is free.
-    """
+    """Refuse `what` if the bytes it needs are more than is free; the message has both figures and the remedy."""
     if needed < _LITTLE:
         return
     free = available_memory()

@@ -58,7 +58,7 @@ def heads(
     as_json: JsonOption = False,
 ) -> None:
     """List the families of heads, or show the parameters of one."""
-    from .describe import describe, families
+    from .registry import describe, families
 
     if family is not None:
         found = describe(family)

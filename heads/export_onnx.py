@@ -1,4 +1,4 @@
-"""ONNX: a head as a file that any runtime runs, without icehouse, PyTorch or Python.
+"""ONNX export: a head as a file that any runtime runs, without icehouse, PyTorch or Python.
 
 Raw features go in, probabilities come out: centring, scaling and softmax are in the graph. An input of tokens brings its
 mask. Rows, and tokens, may be of any number. The file says in its metadata what it is and which features it takes. Before
@@ -42,26 +42,15 @@ _CHECKED = 256
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and checked.
-
-    Attributes
-    ----------
-    path : Path
-    opset : int
-    inputs : dict of str to list
-        What the graph takes: name to shape, "rows" and "tokens" standing for any number.
-    classes : list of str
-        Columns of its output ``probabilities``.
-    difference : float
-        Largest absolute difference of a probability from the head's own, over the rows that were compared.
-    rows : int
-        How many those were.
-    """
+    """A file that was written and checked."""
 
     path: Path
     opset: int
+    #: Shapes of what the graph takes, by name, "rows" and "tokens" standing for any number.
     inputs: dict[str, list[int | str]]
+    #: Columns of its output ``probabilities``.
     classes: list[str]
+    #: Largest absolute difference of a probability from the head's own, over the `rows` that were compared.
     difference: float
     rows: int
 
@@ -110,19 +99,7 @@ def write_onnx(
     about: Mapping[str, str] | None = None,
     rows: Inputs | None = None,
 ) -> Exported:
-    """Write a fitted head as ONNX; see `export_onnx`.
-
-    Parameters
-    ----------
-    head : Head
-        A torch head or `logreg`, fitted.
-    path : str or Path
-    tokens : sequence of str
-        Inputs that are tokens.
-    about : mapping, optional
-        Further metadata.
-    rows : Inputs, optional
-    """
+    """Write a fitted torch head or `logreg` as ONNX, `tokens` naming its inputs that are tokens; see `export_onnx`."""
     from .. import __version__
 
     _require(head)
@@ -257,8 +234,8 @@ def _from_logreg(head: LogReg) -> onnx.ModelProto:
     if len(coef) == 1:  # two classes: the first one's logit is zero
         coef, intercept = np.concatenate([np.zeros_like(coef), coef]), np.array([0.0, *intercept])
     # About the means of training, so that the sums do not lose their digits in float32.
-    about = [head.means_[name] for name in names]
-    intercept = intercept + coef @ np.concatenate(about)
+    means = [head.means_[name] for name in names]
+    intercept = intercept + coef @ np.concatenate(means)
     nodes, kept = [], []
 
     def constant(name: str, value: Any) -> str:
@@ -276,7 +253,7 @@ def _from_logreg(head: LogReg) -> onnx.ModelProto:
                 helper.make_node("Div", [x, f"divisor_{i}"], [f"unit_{i}"]),
             ]
             x = f"unit_{i}"
-        nodes.append(helper.make_node("Sub", [x, constant(f"mean_{i}", about[i])], [f"centred_{i}"]))
+        nodes.append(helper.make_node("Sub", [x, constant(f"mean_{i}", means[i])], [f"centred_{i}"]))
         parts.append(f"centred_{i}")
     if head.unit_:
         constant("zero", 0)

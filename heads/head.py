@@ -1,4 +1,4 @@
-"""The contract that every head keeps, and the registry that finds them.
+"""The contract that every head keeps.
 
 A head learns classes from frozen features. It speaks scikit-learn: keyword parameters stored unchanged,
 fitted state that ends in ``_``, `fit`, `predict_proba`, `predict`, `classes_`; `clone` and `GridSearchCV`
@@ -14,8 +14,8 @@ work on it. It differs in three things:
 registry.
 
 Adding one is a new file with a subclass that writes four short methods (`_fit`, `_predict_proba`, `_state`,
-`_restore`) and one line in `FAMILIES`, or an entry point of the group ``icehouse.heads`` in a package of
-yours. This class does the rest: checks of features and labels, the coding of classes, parameters, storage.
+`_restore`) and one line in `registry.FAMILIES`, or an entry point of the group ``icehouse.heads`` in a package of
+yours. `Head` does the rest: checks of features and labels, the coding of classes, parameters, storage.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ from .checks import (
     check_kinds,
     check_memory,
     did_you_mean,
-    labels_of,
     plain,
     same,
     scoring_bytes,
-    weights_of,
 )
-from .holdout import held_out, same_rows
-from .inputs import SINGLE, InputError, Inputs, Tokens, concatenate
+from .inputs import SINGLE, InputError, Inputs, Tokens, concatenate, labels_of, weights_of
 from .registry import head_class
+from .selection import held_out, same_rows
 
-__all__ = ["Head", "Validation"]
+__all__ = ["Chosen", "Head", "Validation"]
 
 FORMAT = 1
 
 #: What `_fit` receives to choose on: inputs and class codes.
 Validation: TypeAlias = tuple[Inputs, np.ndarray]
+#: Parameters that were chosen, by name.
+Chosen: TypeAlias = dict[str, Any]
 
 
 class Head(ABC):
     """A classifier on frozen features.
 
-    A subclass names its parameters in ``__init__``, keyword-only, and stores each unchanged under its own
-    name.
+    A subclass names its parameters in ``__init__``, keyword-only, and stores each unchanged under its own name;
+    ``@dataclass(kw_only=True, eq=False, repr=False)`` writes such an ``__init__``.
 
     Attributes
     ----------
@@ -92,8 +92,8 @@ class Head(ABC):
     #: Whether the head works with texts that describe the classes, encoded into its parameter `class_vectors` (see
     #: `icehouse.heads.prompts`): never, where the encoder can make them, or always.
     takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "never"
-    #: The least value of parameters that are whole numbers; a subclass adds its own.
-    least: ClassVar[Mapping[str, int]] = {"seed": 0}
+    #: Smallest value of parameters that are whole numbers; a subclass adds its own.
+    minimum: ClassVar[Mapping[str, int]] = {"seed": 0}
     #: Parameters with too many numbers for ``head.json``; they are saved beside it.
     bulky: ClassVar[tuple[str, ...]] = ()
 
@@ -108,7 +108,7 @@ class Head(ABC):
     chosen_: dict[str, Any]
     curve_: list[dict[str, Any]]
     notes_: list[str]
-    # Group of each row that `_fit` is given; None where groups are not known.
+    # Group of each row that is learnt from; None where groups are not known.
     _groups: np.ndarray | None = None
     # Where it was loaded from; None for one that was fitted here.
     _folder: Path | None = None
@@ -195,13 +195,7 @@ class Head(ABC):
         return {name: getattr(self, name) for name in self.parameters()}
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters by name.
-
-        Raises
-        ------
-        ParameterError
-            If there is no such parameter; the message proposes the nearest.
-        """
+        """Set parameters by name; `ParameterError` with the nearest name if there is no such parameter."""
         known = self.parameters()
         for name, value in params.items():
             if name not in known:
@@ -281,14 +275,7 @@ class Head(ABC):
         sample_weight: Sequence[float] | np.ndarray | None = None,
         groups: Sequence[Any] | np.ndarray | None = None,
     ) -> list[Self]:
-        """New heads, one fitted with each seed; a family that can train them together does.
-
-        Parameters
-        ----------
-        seeds : sequence of int
-        X, y, val, sample_weight, groups
-            As `fit` takes them.
-        """
+        """New heads, one fitted with each seed as `fit` does; a family that can train them together does."""
         given: dict[str, Any] = {} if groups is None else {"groups": groups}
         return [self.unfitted(seed=seed).fit(X, y, val, sample_weight, **given) for seed in seeds]
 
@@ -369,16 +356,12 @@ class Head(ABC):
         rest = ~held
         val = concatenate([dev[0], X[held]]), np.concatenate([dev[1], y[held]])
         self._groups = groups[rest]
-        chosen = self._fit(X[rest], y[rest], val, None if weight is None else weight[rest])
-        settled = self.unfitted(**(chosen or {}))
-        settled.progress = self.progress
-        settled.fit(X, self.classes_[y], sample_weight=weight, groups=groups)
-        fitted = {name: value for name, value in vars(settled).items() if name not in self.parameters()}
-        kept = {
-            "chosen_": dict(chosen or {}),
-            "curve_": self.curve_,
-            "notes_": [*self.notes_, *settled.notes_],
-        }
+        chosen = dict(self._fit(X[rest], y[rest], val, None if weight is None else weight[rest]) or {})
+        final = self.unfitted(**chosen)
+        final.progress = self.progress
+        final.fit(X, self.classes_[y], sample_weight=weight, groups=groups)
+        fitted = {name: value for name, value in vars(final).items() if name not in self.parameters()}
+        kept = {"chosen_": chosen, "curve_": self.curve_, "notes_": [*self.notes_, *final.notes_]}
         vars(self).update({**fitted, **kept})
 
     def _named(self, codes: np.ndarray) -> str:
@@ -394,9 +377,34 @@ class Head(ABC):
         """Group of each row that `_fit` was given: as given, else rows with equal features are one group."""
         return same_rows(X) if self._groups is None else self._groups
 
-    def _held_out(self, X: Inputs, y: np.ndarray) -> np.ndarray | None:
-        """A fifth of the rows that `_fit` was given, by class and in whole groups; None where that cannot be."""
-        return held_out(y, groups=self._row_groups(X), seed=self._seed)
+    def _select(
+        self,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        val: Validation | None,
+        choose: Callable[[Inputs, np.ndarray, np.ndarray, Validation], Chosen],
+        fit: Callable[[Inputs, np.ndarray, np.ndarray, Chosen], Chosen | None],
+        default: Chosen,
+        *,
+        undecided: bool = True,
+    ) -> Chosen:
+        """Given `val`, choose on it; else choose on a held-out fifth of the rows and fit the choice on all of them.
+
+        The fifth is taken by class and in whole groups; where that cannot be, or nothing is `undecided`, `default` is
+        fitted. `choose` leaves the head fitted on the rows that it was given; what `fit` returns is chosen too.
+        """
+        if val is not None:
+            return choose(X, y, weight, val)
+        chosen = default
+        if undecided:
+            groups = self._groups = self._row_groups(X)
+            part = held_out(y, groups=groups, seed=self._seed)
+            if part is not None:
+                self._groups = groups[~part]
+                chosen = choose(X[~part], y[~part], weight[~part], (X[part], y[part]))
+                self._groups = groups
+        return {**chosen, **(fit(X, y, weight, chosen) or {})}
 
     def refit(
         self,
@@ -541,11 +549,8 @@ class Head(ABC):
             head = kind(**params)
             head._check_parameters()
             head.classes_ = np.asarray(record["classes"])
-            head.widths_, head.chosen_, head.curve_ = (
-                dict(record["widths"]),
-                record["chosen"],
-                record["curve"],
-            )
+            head.widths_, head.chosen_ = dict(record["widths"]), record["chosen"]
+            head.curve_ = record["curve"]
             head.notes_ = list(record.get("notes", ()))
             head._load(Path(folder), record["state"])
         except (CorruptError, ParameterError) as error:
@@ -563,10 +568,10 @@ class Head(ABC):
         """Refuse a parameter of another type than its annotation, or too small; the rest is the family's to check."""
         params = self.get_params()
         check_kinds(type(self), params)
-        least = {
-            name: n for base in type(self).__mro__[::-1] for name, n in vars(base).get("least", {}).items()
+        minimum = {
+            name: n for base in type(self).__mro__[::-1] for name, n in vars(base).get("minimum", {}).items()
         }
-        for name, n in least.items():
+        for name, n in minimum.items():
             if isinstance(params.get(name), Integral) and params[name] < n:
                 raise ParameterError(f"{name} must be a whole number from {n} on, not {params[name]!r}")
 

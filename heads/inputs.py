@@ -1,4 +1,4 @@
-"""Inputs of a head: named arrays or token states over the same rows, sliceable as one array would be.
+"""Inputs of a head: named arrays or token states over the same rows, sliceable as one array; labels and weights.
 
 `Inputs` is what makes a mapping of arrays acceptable to scikit-learn's splitters: it has a length (rows), a
 shape, and takes row indices, so `GridSearchCV` and `cross_val_score` cut it as they cut a matrix.
@@ -6,6 +6,7 @@ shape, and takes row indices, so `GridSearchCV` and `cross_val_score` cut it as 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -14,7 +15,20 @@ import numpy as np
 from ..errors import HeadError
 from ..store.vectors import pad_tokens
 
-__all__ = ["SINGLE", "Array", "InputError", "Inputs", "StoredTokens", "Tokens", "concatenate_tokens"]
+__all__ = [
+    "SINGLE",
+    "Array",
+    "InputError",
+    "Inputs",
+    "StoredTokens",
+    "Tokens",
+    "concatenate",
+    "labels_of",
+    "weights_of",
+]
+
+#: Name of the only input where a plain array is given instead of a mapping.
+SINGLE = "x"
 
 # Numbers that are looked at together where all rows are passed over.
 _BLOCK = 2**23
@@ -87,16 +101,9 @@ class Tokens:
 
 
 class StoredTokens(Tokens):
-    """Token states that lie one after the other, as a store keeps them; rows are gathered when they are asked for.
+    """Token states (tokens, d) one after the other, as a store keeps and maps them; rows are gathered when asked for.
 
-    Parameters
-    ----------
-    states : ndarray of float, shape (tokens, d)
-        Possibly mapped from disk.
-    starts, lengths : ndarray of int64, shape (n,)
-        The range of each row; a row of length 0 has no tokens.
-    longest : int, optional
-        t of `shape`; by default the longest of these rows. Parts of an array keep that of the whole.
+    `starts` and `lengths` are each row's range; `longest` is t of `shape`, and parts of an array keep that of the whole.
     """
 
     def __init__(
@@ -133,37 +140,6 @@ class StoredTokens(Tokens):
 
     def __repr__(self) -> str:
         return f"StoredTokens({'×'.join(map(str, self.shape))})"
-
-
-def concatenate_tokens(parts: Sequence[Tokens]) -> Tokens:
-    """Rows of `parts` one under the other; ranges of the same states stay ranges."""
-    first = parts[0]
-    stored = [part for part in parts if isinstance(part, StoredTokens)]
-    if (
-        isinstance(first, StoredTokens)
-        and all(part.states is first.states for part in stored)
-        and len(stored) == len(parts)
-    ):
-        return StoredTokens(
-            first.states,
-            np.concatenate([part.starts for part in stored]),
-            np.concatenate([part.lengths for part in stored]),
-            max(part.longest for part in stored),
-        )
-    longest = max(part.shape[1] for part in parts)
-    padded = [_padded(part, longest) for part in parts]
-    return Tokens(np.concatenate([p.values for p in padded]), np.concatenate([p.mask for p in padded]))
-
-
-def _padded(tokens: Tokens, length: int) -> Tokens:
-    more = length - tokens.shape[1]
-    return Tokens(
-        np.pad(tokens.values, ((0, 0), (0, more), (0, 0))), np.pad(tokens.mask, ((0, 0), (0, more)))
-    )
-
-
-#: Name of the only input where a plain array is given instead of a mapping.
-SINGLE = "x"
 
 
 class InputError(HeadError, ValueError):
@@ -266,13 +242,7 @@ class Inputs:
         return iter(self._arrays.items())
 
     def select(self, names: Sequence[str]) -> Inputs:
-        """Some of the inputs, in the order of `names`.
-
-        Raises
-        ------
-        HeadError
-            If one is not there.
-        """
+        """Some of the inputs, in the order of `names`; `HeadError` if one is not there."""
         missing = [name for name in names if name not in self._arrays]
         if missing:
             have = ", ".join(self.names)
@@ -290,14 +260,11 @@ class Inputs:
                 if len(rows := array.bad_rows()):
                     found[name] = rows
                 continue
-            # A sum of finite terms is finite, but for overflow: only a suspicious one is worth the second
-            # look.
+            # A sum of finite terms is finite, but for overflow: only where it is not are all entries looked at.
             with np.errstate(over="ignore", invalid="ignore"):
-                suspicious = not np.isfinite(array.sum(dtype=np.float64))
-            if suspicious:
-                rows = np.flatnonzero(~np.isfinite(array).all(axis=1))
-                if len(rows):
-                    found[name] = rows
+                finite = np.isfinite(array.sum(dtype=np.float64))
+            if not finite and len(rows := np.flatnonzero(~np.isfinite(array).all(axis=1))):
+                found[name] = rows
         return found
 
     def complete(self) -> np.ndarray:
@@ -351,11 +318,30 @@ def concatenate(parts: Sequence[Inputs]) -> Inputs:
     for name in first.names:
         columns = [part[name] for part in parts]
         if isinstance(columns[0], Tokens):
-            arrays[name] = concatenate_tokens(columns)
+            arrays[name] = _concatenate_tokens(columns)
         else:
             arrays[name] = np.concatenate(columns)
     present = {name: np.concatenate([part.present(name) for part in parts]) for name in first.names}
     return Inputs(arrays, {name: mask for name, mask in present.items() if not mask.all()})
+
+
+def _concatenate_tokens(parts: Sequence[Tokens]) -> Tokens:
+    """Rows of `parts` one under the other; ranges of the same states stay ranges."""
+    stored = [part for part in parts if isinstance(part, StoredTokens)]
+    if len(stored) == len(parts) and all(part.states is stored[0].states for part in stored):
+        return StoredTokens(
+            stored[0].states,
+            np.concatenate([part.starts for part in stored]),
+            np.concatenate([part.lengths for part in stored]),
+            max(part.longest for part in stored),
+        )
+    longest = max(part.shape[1] for part in parts)
+    values, masks = [], []
+    for part in parts:
+        more = longest - part.shape[1]
+        values.append(np.pad(part.values, ((0, 0), (0, more), (0, 0))))
+        masks.append(np.pad(part.mask, ((0, 0), (0, more))))
+    return Tokens(np.concatenate(values), np.concatenate(masks))
 
 
 def _as_array(name: str, value: Any) -> Array:
@@ -385,8 +371,56 @@ def _as_array(name: str, value: Any) -> Array:
         raise InputError(
             f"Reshape your data: input {name!r} has shape {array.shape}, expected 2 dimensions (n, d)"
         )
-    return (
-        array
-        if array.dtype.kind == "f"
-        else array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
-    )
+    if array.dtype.kind == "f":
+        return array
+    return array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
+
+
+def labels_of(y: Any, n: int) -> np.ndarray:
+    """Labels as a flat array of int, str, float (whole numbers) or bool."""
+    if y is None:
+        raise InputError("requires y to be passed, but the target y is None")
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        from sklearn.exceptions import DataConversionWarning
+
+        warnings.warn(
+            "A column-vector y was passed when a 1d array was expected: pass y.ravel()",
+            DataConversionWarning,
+            stacklevel=3,
+        )
+        labels = labels.reshape(-1)
+    if labels.ndim != 1:
+        raise InputError(f"labels have shape {labels.shape}; expected ({n},)")
+    if len(labels) != n:
+        raise InputError(f"there are {n} rows of features and {len(labels)} labels")
+    if labels.dtype.kind == "O":
+        kinds = {type(label) for label in labels.tolist()}
+        if not kinds <= {str} and not kinds <= {int} and not kinds <= {bool}:
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise InputError(f"labels must all be strings or all be whole numbers; found {names}")
+        labels = np.array(labels.tolist())
+    if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            raise InputError("labels contain NaN or infinity: leave rows without a label out")
+        if (labels != np.round(labels)).any():
+            raise InputError(
+                "Unknown label type: continuous numbers; heads learn classes, so give strings or whole numbers"
+            )
+    return labels
+
+
+def weights_of(sample_weight: Any, n: int) -> np.ndarray | None:
+    """Weights as float64 of shape (n,), each finite and not negative."""
+    if sample_weight is None:
+        return None
+    weight = np.asarray(sample_weight, np.float64)
+    if weight.ndim == 0:
+        weight = np.full(n, float(weight))
+    if weight.ndim != 1:
+        raise InputError("Sample weights must be 1D array or scalar")
+    if len(weight) != n:
+        raise InputError(f"there are {n} rows of features and {len(weight)} sample weights")
+    if not np.isfinite(weight).all() or (weight < 0).any():
+        raise InputError("sample weights must be finite and not negative")
+    return weight

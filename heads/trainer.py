@@ -35,11 +35,11 @@ from ..errors import HeadError
 from .checks import check_memory, plain, scoring_bytes
 from .evaluate import content_hashes, log_scoring, score_rows
 from .head import Head
-from .holdout import SHARE, held_out
 from .metrics import DRAWS, majority_class, minority_class, require_positive
 from .registry import create
 from .runs import Prediction, Run, prediction_table, write_run
 from .samples import Missing, Samples, label_notes, load_samples, parse_inputs
+from .selection import SHARE, held_out
 
 if TYPE_CHECKING:
     import pyarrow as pa

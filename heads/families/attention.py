@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -35,17 +36,18 @@ PUBLISHED: dict[str, Any] = {
 }
 
 # Rows whose attention is computed at a time.
-_READ = 256
+_ROWS = 256
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class AttentionHead(TorchHead):
     """A head whose network can say what it attends to."""
 
     takes_one_vector: ClassVar[bool] = False
-    defaults: ClassVar[dict[str, Any]] = {"epochs": 20}
 
-    width: int
-    heads: int
+    width: int = 64
+    heads: int = 4
+    epochs: int = 20
 
     def _refuse(self, X: Inputs) -> None:
         if len(X.names) == 1 and not isinstance(X[X.names[0]], Tokens):
@@ -111,44 +113,51 @@ class AttentionHead(TorchHead):
         return found
 
     def _read(self, X: Any) -> tuple[Inputs, Iterator[tuple[slice, dict[str, Any], dict[Any, Any]]]]:
-        """The inputs, checked, and what the network reads in some rows at a time."""
-        self._require_fitted()
-        X = self._conform(Inputs.of(X))
-        return X, self._reading(X)
-
-    def _reading(self, X: Inputs) -> Iterator[tuple[slice, dict[str, Any], dict[Any, Any]]]:
+        """The inputs, checked, and what the network reads in some rows at a time: weights by input, and between inputs."""
         import torch
 
         from ..torch.attention import Reader
         from ..torch.training import Rows
 
+        self._require_fitted()
+        X = self._conform(Inputs.of(X))
         network = deepcopy(self.network_)
         network.network = Reader(network.get_submodule("network"))
-        for start in range(0, len(X), _READ):
-            rows = slice(start, start + _READ)
-            with torch.inference_mode():
-                weights, between = network(*Rows(X[rows]).take(slice(None)))
-            yield rows, weights, between
 
-    def _check_shape(self, heads: int, depth: int = 1) -> None:
-        """Refuse a width that heads cannot share, and a stack of nothing."""
+        def reading() -> Iterator[tuple[slice, dict[str, Any], dict[Any, Any]]]:
+            for start in range(0, len(X), _ROWS):
+                rows = slice(start, start + _ROWS)
+                with torch.inference_mode():
+                    weights, between = network(*Rows(X[rows]).take(slice(None)))
+                yield rows, weights, between
+
+        return X, reading()
+
+    def _shape(self, heads: int | None = None) -> dict[str, int]:
+        """Width and heads of the network; refused is a width that `heads` cannot share."""
+        heads = self.heads if heads is None else heads
         if heads < 1 or self.width < 1 or self.width % heads:
             raise ParameterError(
                 f"width must be a multiple of {heads} for heads={self.heads}, not {self.width!r}"
             )
-        if depth < 1:
-            raise ParameterError(f"depth must be a whole number from 1 on, not {depth!r}")
+        return {"width": self.width, "heads": self.heads}
+
+    def _differential(self) -> dict[str, Any]:
+        """The same of a network with differential blocks, and their version and number."""
+        own: Any = self
+        heads = 2 * self.heads if own.version == "v1" else self.heads
+        return {**self._shape(heads), "depth": own.depth, "version": own.version}
 
 
-class _Ours:
+class _UnlessPublished:
     """True of the class and of our form; False of a head that is `as_published`."""
 
     def __get__(self, head: PublishableHead | None, kind: type | None = None) -> bool:
         return head is None or not head.as_published
 
 
-def _ours() -> Any:
-    return _Ours()
+def _unless_published() -> Any:
+    return _UnlessPublished()
 
 
 class PublishableHead(AttentionHead):
@@ -163,13 +172,15 @@ class PublishableHead(AttentionHead):
         See `TorchHead`.
     """
 
-    takes_tokens: ClassVar[bool] = _ours()
-    handles_missing: ClassVar[bool] = _ours()
-    batch_independent: ClassVar[bool] = _ours()
-    batched: ClassVar[bool] = _ours()  # batch norm keeps state, which vmap cannot stack
+    takes_tokens: ClassVar[bool] = _unless_published()
+    handles_missing: ClassVar[bool] = _unless_published()
+    batch_independent: ClassVar[bool] = _unless_published()
+    batched: ClassVar[bool] = _unless_published()  # batch norm keeps state, which vmap cannot stack
+
+    as_published: bool
 
     def __init__(self, *, as_published: bool, **shared: Any) -> None:
-        super().__init__(**{**self.defaults, **(PUBLISHED if as_published else {}), **shared})
+        super().__init__(**{**(PUBLISHED if as_published else {}), **shared})
         self.as_published = as_published
 
     def _fit(
@@ -240,6 +251,7 @@ class DiffAttn(PublishableHead):
     """
 
     family: ClassVar[str] = "diff-attn"
+    minimum: ClassVar[Mapping[str, int]] = {"depth": 1}
 
     def __init__(
         self,
@@ -251,11 +263,9 @@ class DiffAttn(PublishableHead):
         as_published: bool = False,
         **shared: Any,
     ) -> None:
-        super().__init__(as_published=as_published, **shared)
+        super().__init__(as_published=as_published, width=width, heads=heads, **shared)
         self.version = version
         self.depth = depth
-        self.width = width
-        self.heads = heads
 
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """The network."""
@@ -263,12 +273,7 @@ class DiffAttn(PublishableHead):
 
         if self.as_published:
             return self._published(widths, classes, differential=True)
-        if self.version not in ("v1", "v2"):
-            raise ParameterError(f"version must be v1 or v2, not {self.version!r}")
-        self._check_shape(2 * self.heads if self.version == "v1" else self.heads, self.depth)
-        return DiffNet(
-            widths, classes, width=self.width, heads=self.heads, depth=self.depth, version=self.version
-        )
+        return DiffNet(widths, classes, **self._differential())
 
 
 class GuidedCA(PublishableHead):
@@ -308,9 +313,7 @@ class GuidedCA(PublishableHead):
     family: ClassVar[str] = "guided-ca"
 
     def __init__(self, *, width: int = 64, heads: int = 4, as_published: bool = False, **shared: Any) -> None:
-        super().__init__(as_published=as_published, **shared)
-        self.width = width
-        self.heads = heads
+        super().__init__(as_published=as_published, width=width, heads=heads, **shared)
 
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """The network."""
@@ -318,10 +321,10 @@ class GuidedCA(PublishableHead):
 
         if self.as_published:
             return self._published(widths, classes, differential=False)
-        self._check_shape(self.heads)
-        return GuidedNet(widths, classes, width=self.width, heads=self.heads)
+        return GuidedNet(widths, classes, **self._shape())
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class GuidedDiff(AttentionHead):
     """The gates of `guided-ca`, then the differential blocks of `diff-attn` over the gated tokens α ∘ f̃.
 
@@ -349,29 +352,13 @@ class GuidedDiff(AttentionHead):
     """
 
     family: ClassVar[str] = "guided-ca+diff-attn"
+    minimum: ClassVar[Mapping[str, int]] = {"depth": 1}
 
-    def __init__(
-        self,
-        *,
-        version: Literal["v1", "v2"] = "v2",
-        depth: int = 1,
-        width: int = 64,
-        heads: int = 4,
-        **shared: Any,
-    ) -> None:
-        super().__init__(**{**self.defaults, **shared})
-        self.version = version
-        self.depth = depth
-        self.width = width
-        self.heads = heads
+    version: Literal["v1", "v2"] = "v2"
+    depth: int = 1
 
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """The network."""
         from ..torch.attention import GuidedDiffNet
 
-        if self.version not in ("v1", "v2"):
-            raise ParameterError(f"version must be v1 or v2, not {self.version!r}")
-        self._check_shape(2 * self.heads if self.version == "v1" else self.heads, self.depth)
-        return GuidedDiffNet(
-            widths, classes, width=self.width, heads=self.heads, depth=self.depth, version=self.version
-        )
+        return GuidedDiffNet(widths, classes, **self._differential())

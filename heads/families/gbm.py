@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from ...errors import HeadError
-from ..checks import Footprint, ParameterError
-from ..head import Head, Validation
+from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of
+from ..head import Chosen, Head, Validation
 from ..inputs import Inputs
-from ..vectors import CHUNK, Choice, ClassWeight, class_weights, criteria, grid_of, pieces, statistics
+from ..selection import Choice, criteria
+from ..vectors import CHUNK, pieces, statistics
 
 if TYPE_CHECKING:
     import lightgbm
@@ -38,6 +40,8 @@ LEAVES = (7, 15, 31)
 _WIDE, _COMPONENTS = 512, 128
 # Fewest rows of a leaf where there are enough, as LightGBM has it.
 _MIN_DATA = 20
+# Name of the features that the trees see.
+_SEEN = "seen"
 # Where nothing can be held out to choose on.
 _DEFAULT_LEAVES, _DEFAULT_ROUNDS = 15, 100
 
@@ -46,6 +50,7 @@ _DEFAULT_LEAVES, _DEFAULT_ROUNDS = 15, 100
 _WORTH_THREADS = 4_000_000
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Gbm(Head):
     """Gradient-boosted trees (LightGBM).
 
@@ -95,41 +100,21 @@ class Gbm(Head):
     handles_missing: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(rows=4, dev=4)
     stochastic: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, int]] = {"max_rounds": 1, "patience": 1, "components": 1}
 
-    booster_: lightgbm.Booster
-    means_: dict[str, np.ndarray]
-    axes_: dict[str, np.ndarray]
-
-    def __init__(
-        self,
-        *,
-        num_leaves: int | Sequence[int] | Literal["auto"] = "auto",
-        min_data: int | Sequence[int] | Literal["auto"] = "auto",
-        learning_rate: float | Sequence[float] = 0.1,
-        rounds: int | Literal["auto"] = "auto",
-        max_rounds: int = 500,
-        patience: int = 20,
-        feature_fraction: float = 0.3,
-        bagging_fraction: float = 0.8,
-        l2: float = 1.0,
-        components: int | Literal["auto"] | None = "auto",
-        class_weight: ClassWeight = None,
-        select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
-        seed: int = 0,
-    ) -> None:
-        self.num_leaves = num_leaves
-        self.min_data = min_data
-        self.learning_rate = learning_rate
-        self.rounds = rounds
-        self.max_rounds = max_rounds
-        self.patience = patience
-        self.feature_fraction = feature_fraction
-        self.bagging_fraction = bagging_fraction
-        self.l2 = l2
-        self.components = components
-        self.class_weight = class_weight
-        self.select = select
-        self.seed = seed
+    num_leaves: int | Sequence[int] | Literal["auto"] = "auto"
+    min_data: int | Sequence[int] | Literal["auto"] = "auto"
+    learning_rate: float | Sequence[float] = 0.1
+    rounds: int | Literal["auto"] = "auto"
+    max_rounds: int = 500
+    patience: int = 20
+    feature_fraction: float = 0.3
+    bagging_fraction: float = 0.8
+    l2: float = 1.0
+    components: int | Literal["auto"] | None = "auto"
+    class_weight: ClassWeight = None
+    select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss"
+    seed: int = 0
 
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
@@ -139,25 +124,23 @@ class Gbm(Head):
         plain = np.ones(len(y)) if sample_weight is None else sample_weight
         weight = by_class[y] * plain
         self._reduce(X, plain)
-        Z = self._features(X)
-        if val is not None:
-            return self._choose(Z, y, weight, settings, self._features(val[0]), val[1], by_class)
-        rounds = None if self.rounds == "auto" else int(self.rounds)
-        if len(settings) > 1 or rounds is None:
-            part = self._held_out(X, y)
-            if part is None:
-                setting = (
-                    settings[0] if len(settings) == 1 else {**settings[0], "num_leaves": _DEFAULT_LEAVES}
-                )
-                chosen = {**setting, "rounds": rounds or _DEFAULT_ROUNDS}
-            else:
-                rest = ~part
-                chosen = self._choose(Z[rest], y[rest], weight[rest], settings, Z[part], y[part], by_class)
-        else:
-            assert rounds is not None
-            chosen = {**settings[0], "rounds": rounds}
-        self.booster_ = self._boosted(Z, y, weight, chosen, chosen["rounds"])
-        return chosen
+
+        def choose(Z: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
+            return self._choose(Z[_SEEN], y, weight, settings, val[0][_SEEN], val[1], by_class)
+
+        def fit(Z: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> None:
+            self.booster_ = self._boosted(Z[_SEEN], y, weight, chosen, chosen["rounds"])
+
+        setting = settings[0] if len(settings) == 1 else {**settings[0], "num_leaves": _DEFAULT_LEAVES}
+        rounds = _DEFAULT_ROUNDS if self.rounds == "auto" else int(self.rounds)
+        undecided = len(settings) > 1 or self.rounds == "auto"
+        # What the trees see is made once for all rows.
+        self._groups = self._row_groups(X)
+        Z = Inputs({_SEEN: self._features(X)})
+        dev = None if val is None else (Inputs({_SEEN: self._features(val[0])}), val[1])
+        return self._select(
+            Z, y, weight, dev, choose, fit, {**setting, "rounds": rounds}, undecided=undecided
+        )
 
     def _settings(self, n: int) -> list[dict[str, Any]]:
         """What is to be compared, for `n` rows."""
@@ -169,17 +152,8 @@ class Gbm(Head):
         for name in ("feature_fraction", "bagging_fraction"):
             if not 0 < getattr(self, name) <= 1:
                 raise ParameterError(f"{name} must be in (0, 1], not {getattr(self, name)!r}")
-        for name in ("max_rounds", "patience"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"{name} must be at least 1, not {getattr(self, name)!r}")
         if self.rounds != "auto" and (isinstance(self.rounds, str) or self.rounds < 1):
             raise ParameterError(f"rounds must be 'auto' or at least 1, not {self.rounds!r}")
-        if self.components not in ("auto", None) and (
-            isinstance(self.components, str) or self.components < 1
-        ):
-            raise ParameterError(f"components must be 'auto', none or at least 1, not {self.components!r}")
-        if self.select not in ("log_loss", "accuracy", "macro_f1"):
-            raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
         return [
             {"num_leaves": most, "min_data": few, "learning_rate": rate}
             for most in leaves
@@ -205,11 +179,8 @@ class Gbm(Head):
                 booster = self._boosted(Z, y, weight, setting, self.max_rounds, (V, v, by_class[v]))
             else:
                 booster = self._boosted(Z, y, weight, setting, int(self.rounds))
-            rounds = (
-                int(booster.best_iteration)
-                if booster.best_iteration > 0
-                else int(booster.current_iteration())
-            )
+            best_round = booster.best_iteration
+            rounds = int(best_round if best_round > 0 else booster.current_iteration())
             row = {**setting, "rounds": rounds, **criteria(v, self._voted(booster, V), by_class)}
             self.curve_.append(row)
             if choice.offer(row):
@@ -336,27 +307,10 @@ _WHOLE = re.compile(r"-?\d{1,9}( -?\d{1,9})*")
 
 
 def check_model(text: str, *, features: int, classes: int) -> str:
-    """Refuse a LightGBM model that LightGBM would follow out of its arrays.
+    """The text of a LightGBM model without what predicting does not need; `HeadError` if LightGBM would misread it.
 
     LightGBM's reader believes what the file says of itself: sizes of trees, numbers of children and features. A wrong one
     ends the process or reads foreign memory, so every number that is used as an index is checked here first.
-
-    Parameters
-    ----------
-    text : str
-        What ``Booster.save_model`` wrote.
-    features, classes : int
-        Columns that the head gives it, and classes that it tells apart.
-
-    Returns
-    -------
-    str
-        The model without what predicting does not need: importances, and the parameters it was trained with.
-
-    Raises
-    ------
-    HeadError
-        That says what is wrong.
     """
     head, _, rest = text.partition("\n\n")
     first, *lines = head.split("\n")

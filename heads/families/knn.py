@@ -14,14 +14,16 @@ a product, and so on the other rows of the batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..checks import Footprint, ParameterError
-from ..head import Head, Validation
+from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of, shares_of
+from ..head import Chosen, Head, Validation
 from ..inputs import Inputs
-from ..vectors import Choice, ClassWeight, class_weights, criteria_of, directions, grid_of, pieces, shares_of
+from ..selection import Choice, criteria_of
+from ..vectors import directions, pieces
 
 __all__ = ["NEIGHBOURS", "TEMPERATURES", "Knn"]
 
@@ -42,6 +44,7 @@ _ROWS = 1024
 _STEPS = 5
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Knn(Head):
     """k nearest neighbours by cosine, with votes that fall off with distance.
 
@@ -79,36 +82,14 @@ class Knn(Head):
     handles_missing: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(dev=0.1)
 
-    bank_: dict[str, np.ndarray]
-    codes_: np.ndarray
-    votes_: np.ndarray
-    prior_: np.ndarray
-    means_: dict[str, np.ndarray]
-    k_: int
-    temperature_: float
-    input_weights_: np.ndarray
-    centre_: bool
-
-    def __init__(
-        self,
-        *,
-        k: int | Sequence[int] | Literal["auto"] = "auto",
-        temperature: float | Sequence[float] | Literal["auto"] = "auto",
-        input_weights: Sequence[float] | Literal["auto"] | None = "auto",
-        centre: bool | Literal["auto"] = "auto",
-        prior: float = 1e-3,
-        class_weight: ClassWeight = None,
-        select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
-        seed: int = 0,
-    ) -> None:
-        self.k = k
-        self.temperature = temperature
-        self.input_weights = input_weights
-        self.centre = centre
-        self.prior = prior
-        self.class_weight = class_weight
-        self.select = select
-        self.seed = seed
+    k: int | Sequence[int] | Literal["auto"] = "auto"
+    temperature: float | Sequence[float] | Literal["auto"] = "auto"
+    input_weights: Sequence[float] | Literal["auto"] | None = "auto"
+    centre: bool | Literal["auto"] = "auto"
+    prior: float = 1e-3
+    class_weight: ClassWeight = None
+    select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss"
+    seed: int = 0
 
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
@@ -117,36 +98,33 @@ class Knn(Head):
         if min(ks) < 1:
             raise ParameterError(f"k must be at least 1, not {self.k!r}")
         temperatures = grid_of("temperature", self.temperature, TEMPERATURES)
-        if self.select not in ("log_loss", "accuracy", "macro_f1"):
-            raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
-        if self.centre not in ("auto", True, False):
-            raise ParameterError(f"centre must be auto, true or false, not {self.centre!r}")
         if not np.isfinite(self.prior) or self.prior <= 0:
             raise ParameterError(f"prior must be positive, not {self.prior!r}")
         shares = shares_of("input_weights", self.input_weights, X.names, _STEPS)
         centres = [True, False] if self.centre == "auto" else [bool(self.centre)]
         by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
         weight = by_class[y] * (1.0 if sample_weight is None else sample_weight)
-        chosen: dict[str, Any] | None = None
-        if max(len(ks), len(temperatures), len(shares), len(centres)) > 1:
-            if val is not None:
-                chosen = self._choose(X, y, weight, val, ks, temperatures, shares, centres, by_class)
-            elif (part := self._held_out(X, y)) is not None:
-                rest, others = ~part, (X[part], y[part])
-                chosen = self._choose(
-                    X[rest], y[rest], weight[rest], others, ks, temperatures, shares, centres, by_class
-                )
-        if chosen is None:
-            chosen = {
-                "k": ks[0] if len(ks) == 1 else _DEFAULT_K,
-                "temperature": temperatures[0] if len(temperatures) == 1 else _DEFAULT_TEMPERATURE,
-                "input_weights": list(shares[0]),
-                "centre": centres[0],
-            }
+
+        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
+            chosen = self._choose(X, y, weight, val, ks, temperatures, shares, centres, by_class)
+            self._keep(X, y, weight, chosen)
+            return chosen
+
+        default = {
+            "k": ks[0] if len(ks) == 1 else _DEFAULT_K,
+            "temperature": temperatures[0] if len(temperatures) == 1 else _DEFAULT_TEMPERATURE,
+            "input_weights": list(shares[0]),
+            "centre": centres[0],
+        }
+        undecided = max(len(ks), len(temperatures), len(shares), len(centres)) > 1
+        val = val if undecided else None
+        return self._select(X, y, weight, val, choose, self._keep, default, undecided=undecided)
+
+    def _keep(self, X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> None:
+        """Take what was chosen, and fill the bank."""
         self.k_, self.temperature_ = chosen["k"], chosen["temperature"]
         self.input_weights_, self.centre_ = np.array(chosen["input_weights"]), chosen["centre"]
         self._remember(X, y, weight)
-        return chosen
 
     def _remember(self, X: Inputs, y: np.ndarray, weight: np.ndarray) -> None:
         """Fill the bank."""
@@ -168,11 +146,6 @@ class Knn(Head):
         """Unit vectors of an input, zeros where a row lacks it: float64."""
         centred = X.vectors(name).astype(np.float64) - self.means_[name]
         return directions(centred) * X.present(name)[:, None]
-
-    def _similarities(self, X: Inputs, shares: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Mean cosine to each row of the bank, over the inputs that a row has: float64, (n, bank)."""
-        cosines = {name: self._cosines(X, name) for name in X.names}
-        return self._combined(X, cosines, shares)
 
     def _cosines(self, X: Inputs, name: str) -> np.ndarray:
         # In float64: in float32 the rounding of a product shows in the votes, and differs with the batch.
@@ -238,6 +211,7 @@ class Knn(Head):
     def _combined(
         self, X: Inputs, cosines: Mapping[str, np.ndarray], shares: Sequence[float] | np.ndarray
     ) -> np.ndarray:
+        """Mean cosine to each row of the bank, over the inputs that a row has: float64, (n, bank)."""
         total = sum(share * cosines[name] for name, share in zip(X.names, shares, strict=True))
         weight = sum(share * X.present(name) for name, share in zip(X.names, shares, strict=True))
         combined: np.ndarray = total / np.where(weight > 0, weight, 1)[:, None]
@@ -258,16 +232,15 @@ class Knn(Head):
             strength = np.exp((values - ranked[rows, 0]) / temperature) * self.votes_[columns]
             for k in ks:
                 within = values >= ranked[rows, min(k, bank) - 1] - _TIE
-                counted: np.ndarray = np.bincount(cell[within], strength[within], n * classes).reshape(
-                    n, classes
-                )
+                counted = np.bincount(cell[within], strength[within], n * classes).reshape(n, classes)
                 counted = counted + self.prior * self.prior_
                 yield (k, temperature), counted / counted.sum(axis=1, keepdims=True)
 
     def _predict_proba(self, X: Inputs) -> np.ndarray:
         parts = []
         for part in self._pieces(X):
-            near = self._similarities(part, self.input_weights_)
+            cosines = {name: self._cosines(part, name) for name in part.names}
+            near = self._combined(part, cosines, self.input_weights_)
             parts += [votes for _, votes in self._votes(near, [self.k_], [self.temperature_])]
         return np.concatenate(parts)
 

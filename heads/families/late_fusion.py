@@ -15,17 +15,17 @@ stack is told the classes' frequencies in its place.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..checks import Footprint, ParameterError
-from ..head import Head, Validation
-from ..holdout import folds
+from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of, shares_of
+from ..head import Chosen, Head, Validation
 from ..inputs import Inputs
 from ..registry import create, head_class
-from ..vectors import Choice, ClassWeight, class_weights, criteria, grid_of, shares_of
+from ..selection import Choice, criteria, folds
 from .linear import LogReg
 
 __all__ = ["LateFusion"]
@@ -39,9 +39,10 @@ _DEFAULT_STACK_C = 0.1
 _STEPS = 10
 _FOLDS = 5
 # Smallest probability whose logarithm the stack is shown.
-_LEAST = 1e-6
+_SMALLEST = 1e-6
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LateFusion(Head):
     """Per-input probes, averaged or stacked.
 
@@ -83,35 +84,15 @@ class LateFusion(Head):
     handles_missing: ClassVar[bool] = True
     stochastic: ClassVar[bool] = True
 
-    heads_: dict[str, Head]
-    combine_: str
-    weights_: np.ndarray
-    stack_: LogReg | None
-    prior_: np.ndarray
-    _by_class: np.ndarray
-
-    def __init__(
-        self,
-        *,
-        head: str = "logreg",
-        head_params: Mapping[str, Any] | None = None,
-        each: Mapping[str, Mapping[str, Any]] | None = None,
-        combine: Literal["auto", "mean", "stack"] = "auto",
-        weights: Sequence[float] | Literal["auto"] | None = "auto",
-        stack_C: float | Literal["auto"] = "auto",
-        class_weight: ClassWeight = None,
-        select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
-        seed: int = 0,
-    ) -> None:
-        self.head = head
-        self.head_params = head_params
-        self.each = each
-        self.combine = combine
-        self.weights = weights
-        self.stack_C = stack_C
-        self.class_weight = class_weight
-        self.select = select
-        self.seed = seed
+    head: str = "logreg"
+    head_params: Mapping[str, Any] | None = None
+    each: Mapping[str, Mapping[str, Any]] | None = None
+    combine: Literal["auto", "mean", "stack"] = "auto"
+    weights: Sequence[float] | Literal["auto"] | None = "auto"
+    stack_C: float | Literal["auto"] = "auto"  # noqa: N815  # C, as everywhere
+    class_weight: ClassWeight = None
+    select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss"
+    seed: int = 0
 
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
@@ -121,35 +102,32 @@ class LateFusion(Head):
         self._by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
         counts = np.bincount(y, weights=weight, minlength=len(self.classes_)) * self._by_class
         self.prior_ = counts / counts.sum()
-        groups = self._row_groups(X)
-        if val is not None:
-            return self._choose(X, y, weight, groups, val, shares, penalties)
-        settled = (self.combine == "mean" and len(shares) == 1) or (
-            self.combine == "stack" and len(penalties) == 1
-        )
-        part = None if settled else self._held_out(X, y)
-        if part is not None:
-            rest, held = ~part, (X[part], y[part])
-            chosen = self._choose(X[rest], y[rest], weight[rest], groups[rest], held, shares, penalties)
-        else:
-            chosen = {
-                "combine": "stack" if self.combine == "stack" else "mean",
-                "weights": list(shares[0]),
-                "stack_C": penalties[0] if len(penalties) == 1 else _DEFAULT_STACK_C,
-                "each": {name: dict((self.each or {}).get(name, {})) for name in X.names},
-            }
-        # An input that showed one class in the part that the choice learned from may show more in all rows.
-        each = {name: chosen["each"].get(name, dict((self.each or {}).get(name, {}))) for name in X.names}
-        self.heads_ = self._probes(X, y, weight, groups, None, each)
-        chosen = {
-            **chosen,
-            "each": {name: {**each[name], **probe.chosen_} for name, probe in self.heads_.items()},
+        self._groups = self._row_groups(X)
+        each = {name: dict((self.each or {}).get(name, {})) for name in X.names}
+
+        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
+            return self._choose(X, y, weight, val, shares, penalties)
+
+        def fit(X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> Chosen:
+            # An input that showed one class in the part that the choice learnt from may show more in all rows.
+            given = {**each, **chosen["each"]}
+            groups = self._row_groups(X)
+            self.heads_ = self._probes(X, y, weight, groups, None, given)
+            probes = {name: {**given[name], **probe.chosen_} for name, probe in self.heads_.items()}
+            self.combine_, self.weights_, self.stack_ = chosen["combine"], np.array(chosen["weights"]), None
+            if self.combine_ == "stack":
+                crossed = self._crossed(X, y, weight, groups, probes)
+                self.stack_ = self._stacked(crossed, y, weight, chosen["stack_C"])
+            return {"each": probes}
+
+        default = {
+            "combine": "stack" if self.combine == "stack" else "mean",
+            "weights": list(shares[0]),
+            "stack_C": penalties[0] if len(penalties) == 1 else _DEFAULT_STACK_C,
+            "each": each,
         }
-        self.combine_, self.weights_, self.stack_ = chosen["combine"], np.array(chosen["weights"]), None
-        if self.combine_ == "stack":
-            crossed = self._crossed(X, y, weight, groups, chosen["each"])
-            self.stack_ = self._stacked(crossed, y, weight, chosen["stack_C"])
-        return chosen
+        ways = {"mean": len(shares), "stack": len(penalties)}.get(self.combine, 2)
+        return self._select(X, y, weight, val, choose, fit, default, undecided=ways > 1)
 
     def memory_needed(self, rows: int, dev: int) -> int:
         """As `Head.memory_needed`: the probes' probabilities, and a logistic regression on all of them."""
@@ -159,10 +137,6 @@ class LateFusion(Head):
         return max(said + stack, super().memory_needed(rows, dev))
 
     def _checked_parameters(self, X: Inputs) -> tuple[list[tuple[float, ...]], list[float]]:
-        if self.combine not in ("auto", "mean", "stack"):
-            raise ParameterError(f"combine must be auto, mean or stack, not {self.combine!r}")
-        if self.select not in ("log_loss", "accuracy", "macro_f1"):
-            raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
         if head_class(self.head).family == self.family:
             raise ParameterError("the probes of late-fusion cannot be late-fusion themselves")
         unknown = set(self.each or {}) - set(X.names)
@@ -274,35 +248,31 @@ class LateFusion(Head):
         X: Inputs,
         y: np.ndarray,
         weight: np.ndarray,
-        groups: np.ndarray,
         val: Validation,
         shares: list[tuple[float, ...]],
         penalties: list[float],
     ) -> dict[str, Any]:
         """Fit the probes, compare the means and the stack on `val`, and keep the best."""
-        (V, v), by = val, self._by_class
+        (V, v), by, groups = val, self._by_class, self._row_groups(X)
         self.heads_ = self._probes(X, y, weight, groups, val, self.each or {})
         each = {
             name: {**(self.each or {}).get(name, {}), **probe.chosen_} for name, probe in self.heads_.items()
         }
         said = self._said(self.heads_, V)
-        best = {"combine": "mean", "weights": list(shares[0]), "stack_C": penalties[0]}
+        best: Chosen = {"combine": "mean", "weights": list(shares[0]), "stack_C": penalties[0]}
         choice = Choice(self.select)
         self.stack_ = None
         for share in shares if self.combine != "stack" else []:
             row = {"combine": "mean", "weights": list(share), **criteria(v, self._mean(V, said, share), by)}
             self.curve_.append(row)
             if choice.offer(row):
-                best = {"combine": "mean", "weights": list(share), "stack_C": penalties[0]}
+                best["weights"] = list(share)
         if self.combine != "mean" and self.heads_:
             crossed = self._crossed(X, y, weight, groups, each)
             stack = self._stacked(crossed, y, weight, penalties, (_logarithms(said), v))
             C = float(stack.chosen_["C"])
-            row = {
-                "combine": "stack",
-                "stack_C": C,
-                **criteria(v, stack.predict_proba(_logarithms(said)), by),
-            }
+            scores = criteria(v, stack.predict_proba(_logarithms(said)), by)
+            row = {"combine": "stack", "stack_C": C, **scores}
             self.curve_.append(row)
             if choice.offer(row):
                 best = {"combine": "stack", "weights": list(shares[0]), "stack_C": C}
@@ -348,4 +318,4 @@ def _alone(X: Inputs, name: str) -> Inputs:
 
 def _logarithms(said: Mapping[str, np.ndarray]) -> np.ndarray:
     """What the stack sees: (n, inputs × k)."""
-    return np.log(np.maximum(np.concatenate(list(said.values()), axis=1), _LEAST))
+    return np.log(np.maximum(np.concatenate(list(said.values()), axis=1), _SMALLEST))

@@ -1,5 +1,16 @@
 """Linear heads along a path of C: `logreg` (logistic regression) and `svm` (support vector machine).
 
+Each input is centred and divided by one number, the root mean square length of its centred rows, so that C means the same
+for every encoder and no input drowns another. Scaling every feature by itself (`scale=feature`) was measured too: no better
+on CrisisMMD's texts, a point of accuracy better on ELPV's images, where the deviations of the features of `mini` span three
+orders of magnitude. Whether rows are first brought to unit length is chosen with C (`unit=auto`): MiniLM's mean-pooled
+states gain two points of accuracy from it on CrisisMMD; on ELPV's images it makes no difference.
+
+Both are chosen by log loss, not by accuracy or macro-F1: it uses every row's probability, so its curve is smooth where
+macro-F1 jumps with each of a rare class's few rows. The path runs from the strongest penalty to the weakest and stops once
+dev has been getting worse, which spares the slowest fits. The fitted weights are folded back over centring and scaling, so
+predicting takes NumPy alone.
+
 Minimised is, for weights ``W`` (d, k) and intercepts ``b`` (k,), with row weights ``s`` that sum to ``S``,
 
     sum(s * loss(Z @ W + b)) / S + sum(W ** 2) / (2 * C * S),
@@ -25,29 +36,29 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ..calibration import platt
-from ..checks import Footprint, ParameterError
-from ..head import Head, Validation
+from ..checks import ClassWeight, Footprint, class_weights, grid_of
+from ..head import Chosen, Head, Validation
 from ..inputs import Inputs
-from ..vectors import (
-    Choice,
-    ClassWeight,
-    class_weights,
-    criteria,
-    filled,
-    grid_of,
-    pieces,
-    softmax,
-    standardised,
-    statistics,
-    unit_length,
-)
+from ..selection import Choice, criteria
+from ..vectors import filled, pieces, softmax, standardised, statistics, unit_length
 
-__all__ = ["GRID", "SVM_GRID", "WIDE", "Fit", "LogReg", "Logistic", "Loss", "SquaredHinge", "Svm", "path"]
+__all__ = [
+    "GRID",
+    "SVM_GRID",
+    "Fit",
+    "LinearHead",
+    "LogReg",
+    "Logistic",
+    "Loss",
+    "SquaredHinge",
+    "Svm",
+    "path",
+]
 
-#: Number of classes from which the arithmetic of a fit is worth more than one thread.
-WIDE = 32
-
-# Largest number of features or rows (the smaller counts) for which the eigenbasis is worth its price.
+# Products with few columns are bound by memory: below so many classes a second thread gains little, and on a busy
+# machine costs much.
+_MANY_CLASSES = 32
+# Largest number of features or rows (the smaller counts) for which the eigenbasis pays.
 _ROTATE = 4096
 # Products of conjugate gradients in one step of Newton's method, at most.
 _PRODUCTS = 250
@@ -56,25 +67,12 @@ _DECREASE, _HALVINGS = 1e-4, 20
 
 
 class Loss(ABC):
-    """Loss of the rows as a function of their logits.
+    """Loss of the rows as a function of their logits (n, columns): one column for two classes, otherwise `k`.
 
-    Parameters
-    ----------
-    y : ndarray of int, shape (n,)
-        Codes of the classes.
-    k : int
-        Number of classes.
-    share : ndarray of float, shape (n,)
-        Weights of the rows, of sum one; also the dtype of the arithmetic.
-
-    Attributes
-    ----------
-    columns : int
-        Columns of logits: one for two classes, otherwise `k`.
-    separate : bool
-        Whether the loss is a sum over columns, so that `curvature` is diagonal.
+    `share` are the weights of the rows, of sum one; the arithmetic has their dtype.
     """
 
+    #: Whether the loss is a sum over columns, so that `curvature` is diagonal.
     separate: bool = False
 
     def __init__(self, y: np.ndarray, k: int, share: np.ndarray) -> None:
@@ -103,7 +101,7 @@ class Logistic(Loss):
         self._target = (y == 1).astype(share.dtype)
 
     def at(self, logits: np.ndarray) -> tuple[float, np.ndarray]:
-        """Mean log loss, and its derivative."""
+        """See `Loss`."""
         share = self.share
         if self.columns == 1:
             z = logits[:, 0]
@@ -154,7 +152,7 @@ class SquaredHinge(Loss):
         self._sign = np.where(positive, 1, -1).astype(share.dtype)
 
     def at(self, logits: np.ndarray) -> tuple[float, np.ndarray]:
-        """Mean squared hinge, summed over the columns, and its derivative."""
+        """See `Loss`."""
         short = np.maximum(1 - self._sign * logits, 0)
         self._active = (short > 0) * (2 * self.share[:, None])
         return _dot(self.share, np.square(short).sum(axis=1)), -2 * self._sign * short * self.share[:, None]
@@ -170,20 +168,7 @@ class SquaredHinge(Loss):
 
 @dataclass(frozen=True)
 class Fit:
-    """The minimum for one value of C.
-
-    Attributes
-    ----------
-    C : float
-    coef : ndarray of float64, shape (columns, d)
-    intercept : ndarray of float64, shape (columns,)
-    iterations : int
-        Steps of Newton's method.
-    products : int
-        Products of conjugate gradients in all of them.
-    value : float
-        What was minimised.
-    """
+    """The minimum for one value of C: weights (columns, d), intercepts (columns,), Newton steps, products, value."""
 
     C: float
     coef: np.ndarray
@@ -204,28 +189,10 @@ def path(
     tol: float = 1e-5,
     max_iter: int = 200,
 ) -> Iterator[Fit]:
-    """Fit along `grid`, each value starting from the last ones; a caller may stop whenever it has seen enough.
+    """Fit along `grid` (increasing), each value starting from the last ones; a caller may stop whenever it has enough.
 
-    Parameters
-    ----------
-    Z : ndarray of float32 or float64, shape (n, d)
-        Features, best centred. The arithmetic over rows has their dtype.
-    y : ndarray of int, shape (n,)
-        Codes of `k` classes.
-    k : int
-    weight : ndarray of float64, shape (n,)
-        Weights of the rows.
-    grid : sequence of float
-        Values of C, increasing.
-    loss : type, default Logistic
-    tol : float, default 1e-5
-        Largest component of the gradient (of the mean loss) at which a fit has converged.
-    max_iter : int, default 200
-        Most steps of Newton's method for one value of C.
-
-    Yields
-    ------
-    Fit
+    `Z` are features (n, d), best centred, float32 or float64, which the arithmetic over rows then has; a fit has converged
+    when no component of the gradient of the mean loss is above `tol`.
     """
     total = float(weight.sum())
     share = (weight / total).astype(Z.dtype)
@@ -372,54 +339,185 @@ def _dot(share: np.ndarray, values: np.ndarray) -> float:
     return float(np.dot(share.astype(np.float64), values))
 
 
-# Each input is centred and divided by one number, the root mean square length of its centred rows, so that C means
-# the same for every encoder and no input drowns another. Scaling every feature by itself (`scale="feature"`) was
-# measured too: no better on CrisisMMD's texts, a point of accuracy better on ELPV's images, where the deviations of the
-# features of `mini` span three orders of magnitude.
-#
-# Whether rows are first brought to unit length is chosen with C (`unit="auto"`): MiniLM's mean-pooled states gain two
-# points of accuracy from it on CrisisMMD; on ELPV's images it makes no difference.
-#
-# Both are chosen by log loss, not by accuracy or macro-F1: it uses every row's probability, so its curve is smooth
-# where macro-F1 jumps with each of a rare class's few rows. The path (`linear`) runs from the strongest penalty to
-# the weakest, each fit starting from the last, and stops once dev has been getting worse, which spares the slowest fits.
-#
-# The fitted weights are folded back over centring and scaling, so predicting takes NumPy alone.
-
-
-#: Values of C that "auto" tries: four a decade, from 0.01 to 1000.
-GRID = tuple(float(f"{10 ** (step / 4):.3g}") for step in range(-8, 13))
-
-# C where nothing can be held out to choose it on.
-_DEFAULT_C = 1.0
-# Values of C in a row without improvement after which the path stops: more for the curves that jump.
-_PATIENCE = {"log_loss": 3, "accuracy": 6, "macro_f1": 6}
-
-
-class LogReg(Head):
-    """Logistic regression with an L2 penalty.
+@dataclass(kw_only=True, eq=False, repr=False)
+class LinearHead(Head):
+    """Linear head whose weights are fitted along a path of C; a subclass names the loss and makes probabilities of logits.
 
     Parameters
     ----------
     C : "auto", float or sequence of float, default "auto"
-        Inverse strength of the penalty. A number is used as it is; of several, or of the default grid, the
-        best on `val` is taken (without `val`, the best on a stratified fifth of the rows, and the head is
-        then fitted on all of them).
+        Inverse strength of the penalty. A number is used as it is; of several, or of the default grid, the best on `val` is
+        taken (without `val`, the best on a stratified fifth of the rows, and the head is then fitted on all of them).
     class_weight : None, "balanced" or mapping of label to float, default None
         "balanced" weighs classes by the inverse of their frequency.
     scale : {"input", "feature"}, default "input"
         Whether one number scales all of an input, or each feature is scaled by its own deviation.
     unit : "auto" or bool, default "auto"
-        Whether each row of each input is divided by its length before anything else; "auto" chooses together
-        with C, and leaves lengths alone where there is nothing to choose on.
+        Whether each row of each input is divided by its length before anything else; "auto" chooses together with C, and
+        leaves lengths alone where there is nothing to choose on.
     select : {"log_loss", "accuracy", "macro_f1"}, default "log_loss"
         What decides between values of C and `unit`; with `class_weight`, log loss and accuracy are weighted alike.
-    max_iter : int, default 200
-        Most steps of Newton's method for one value of C.
-    tol : float, default 1e-5
+    tol : float
         Largest component of the gradient at which a fit has converged.
     seed : int, default 0
         Of the part held out where `val` is not given.
+    """
+
+    handles_missing: ClassVar[bool] = True
+
+    loss: ClassVar[type[Loss]]
+    #: Values of C that "auto" tries, and the one where nothing can be held out to choose on.
+    grid: ClassVar[tuple[float, ...]]
+    fallback: ClassVar[float]
+    #: Values of C without improvement after which the path stops; twice as many for the curves that jump.
+    patience: ClassVar[int]
+    #: Whether probabilities are calibrated, which takes rows that the weights have not learnt from.
+    calibrated: ClassVar[bool] = False
+    #: Fitted arrays, as they are saved.
+    arrays: ClassVar[tuple[str, ...]]
+
+    C: float | Sequence[float] | Literal["auto"] = "auto"
+    class_weight: ClassWeight = None
+    scale: Literal["input", "feature"] = "input"
+    unit: bool | Literal["auto"] = "auto"
+    select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss"
+    tol: float = 1e-5
+    seed: int = 0
+    max_iter = 200  # a parameter of `LogReg` only
+
+    @abstractmethod
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities (n, k) of logits (n, columns)."""
+
+    def _calibrate(self, logits: np.ndarray, y: np.ndarray, by_class: np.ndarray) -> None:
+        """Fit what `_probabilities` needs, on rows of known class."""
+
+    def _fit(
+        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+    ) -> Mapping[str, Any]:
+        from threadpoolctl import threadpool_limits
+
+        grid = grid_of("C", self.C, self.grid)
+        units = [False, True] if self.unit == "auto" else [bool(self.unit)]
+        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight
+
+        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
+            return self._choose(X, y, weight, val, grid, units, by_class)
+
+        def fit(X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> None:
+            if self.calibrated and not self.curve_:  # nothing to spare: the rows of training have to do
+                self._choose(X, y, weight, (X, y), [chosen["C"]], [chosen["unit"]], by_class)
+                return
+            self.unit_ = chosen["unit"]
+            for _ in self._path(unit_length(X, self.unit_), y, weight, [chosen["C"]], by_class):
+                pass
+
+        default = {"C": grid[0] if len(grid) == 1 else self.fallback, "unit": units[0]}
+        if len(grid) == len(units) == 1 and not self.calibrated:
+            val = None
+        undecided = len(grid) > 1 or self.calibrated
+        threads = 1 if len(self.classes_) < _MANY_CLASSES else None
+        with threadpool_limits(limits=threads, user_api="blas"):
+            return self._select(X, y, weight, val, choose, fit, default, undecided=undecided)
+
+    def _choose(
+        self,
+        X: Inputs,
+        y: np.ndarray,
+        weight: np.ndarray,
+        val: Validation,
+        grid: list[float],
+        units: list[bool],
+        by_class: np.ndarray,
+    ) -> Chosen:
+        """Walk the path once for each treatment of lengths, and keep the fit that is best on `val`."""
+        best, chosen, state = Choice(self.select), {}, {}
+        for unit in units:
+            self.unit_ = unit
+            V, v = unit_length(val[0], unit), val[1]
+            along = Choice(self.select, self.patience * (1 if self.select == "log_loss" else 2))
+            for C in self._path(unit_length(X, unit), y, weight, grid, by_class):
+                logits = self._logits(V)
+                self._calibrate(logits, v, by_class)
+                row = {"C": C, "unit": unit, **criteria(v, self._probabilities(logits), by_class)}
+                if "n_iter_" in self.arrays:  # reaching max_iter shows here, in place of a warning
+                    row["iterations"] = int(self.n_iter_[0])
+                self.curve_.append(row)
+                along.offer(row)
+                if best.offer(row):
+                    chosen = {"C": C, "unit": unit}
+                    state = {name: getattr(self, name) for name in ("unit_", "means_", *self.arrays)}
+                if along.exhausted:
+                    break
+        vars(self).update(state)
+        return chosen
+
+    def _path(
+        self, X: Inputs, y: np.ndarray, weight: np.ndarray, grid: list[float], by_class: np.ndarray
+    ) -> Iterator[float]:
+        """Each value of C, while the head has the weights for it: on raw features, centring and scaling folded in."""
+        total = weight * by_class[y]
+        # `svm` centres with the weights of the classes.
+        centred_by = total if self.calibrated else weight
+        self.means_, scales = statistics(X, centred_by, by_feature=self.scale == "feature")
+        Z = standardised(X, self.means_, scales)
+        scale = np.concatenate([scales[name] for name in X.names])
+        mean = np.concatenate([self.means_[name] for name in X.names])
+        k = len(self.classes_)
+        for fit in path(Z, y, k, total, grid, self.loss, tol=self.tol, max_iter=self.max_iter):
+            self.coef_ = fit.coef / scale
+            self.intercept_ = fit.intercept - self.coef_ @ mean
+            self.n_iter_ = np.array([fit.iterations])
+            yield fit.C
+
+    def _logits(self, X: Inputs) -> np.ndarray:
+        """One column for two classes: float64."""
+        parts = []
+        for part in pieces(X):
+            logits = np.tile(self.intercept_, (len(part), 1))
+            start = 0
+            for name, width in part.widths.items():
+                array = filled(part, name, self.means_).astype(np.float64)
+                logits += array @ self.coef_[:, start : start + width].T
+                start += width
+            parts.append(logits)
+        return np.concatenate(parts)
+
+    def _predict_proba(self, X: Inputs) -> np.ndarray:
+        X = unit_length(X, self.unit_)
+        return np.concatenate([self._probabilities(self._logits(part)) for part in pieces(X)])
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        means = {f"mean/{name}": mean for name, mean in self.means_.items()}
+        arrays = {name.removesuffix("_"): getattr(self, name) for name in self.arrays}
+        return {**arrays, **means}, {"unit": self.unit_}
+
+    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        vars(self).update({name: arrays[name.removesuffix("_")] for name in self.arrays})
+        self.unit_ = bool(values["unit"])
+        self.means_ = {name: arrays[f"mean/{name}"] for name in self.widths_}
+
+
+def _both(logits: np.ndarray) -> np.ndarray:
+    """Logits of two classes from one column: the first one's are zero."""
+    return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
+
+
+#: Values of C that "auto" tries: four a decade, from 0.01 to 1000.
+GRID = tuple(float(f"{10 ** (step / 4):.3g}") for step in range(-8, 13))
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LogReg(LinearHead):
+    """Logistic regression with an L2 penalty.
+
+    Parameters
+    ----------
+    max_iter : int, default 200
+        Most steps of Newton's method for one value of C.
+    **shared
+        See `LinearHead`; `tol` is 1e-5.
 
     Attributes
     ----------
@@ -443,218 +541,42 @@ class LogReg(Head):
     """
 
     family: ClassVar[str] = "logreg"
-    handles_missing: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(rows=8, dev=3, weights=10, pairs=6)
+    loss: ClassVar[type[Loss]] = Logistic
+    grid: ClassVar[tuple[float, ...]] = GRID
+    fallback: ClassVar[float] = 1.0
+    patience: ClassVar[int] = 3
+    arrays: ClassVar[tuple[str, ...]] = ("coef_", "intercept_", "n_iter_")
 
-    unit_: bool
-    coef_: np.ndarray
-    intercept_: np.ndarray
-    means_: dict[str, np.ndarray]
-    n_iter_: np.ndarray
+    max_iter: int = 200
 
-    def __init__(
-        self,
-        *,
-        C: float | Sequence[float] | Literal["auto"] = "auto",
-        class_weight: ClassWeight = None,
-        scale: Literal["input", "feature"] = "input",
-        unit: bool | Literal["auto"] = "auto",
-        select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
-        max_iter: int = 200,
-        tol: float = 1e-5,
-        seed: int = 0,
-    ) -> None:
-        self.C = C
-        self.class_weight = class_weight
-        self.scale = scale
-        self.unit = unit
-        self.select = select
-        self.max_iter = max_iter
-        self.tol = tol
-        self.seed = seed
-
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
-        grid = grid_of("C", self.C, GRID)
-        if self.scale not in ("input", "feature"):
-            raise ParameterError(f"scale must be input or feature, not {self.scale!r}")
-        if self.select not in _PATIENCE:
-            raise ParameterError(f"select must be one of {', '.join(_PATIENCE)}, not {self.select!r}")
-        if self.unit not in ("auto", True, False):
-            raise ParameterError(f"unit must be auto, true or false, not {self.unit!r}")
-        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
-        weight = np.ones(len(y)) if sample_weight is None else sample_weight
-        if len(grid) == 1 and self.unit != "auto":
-            return self._settle(X, y, weight, {"C": grid[0], "unit": bool(self.unit)}, by_class)
-        if val is not None:
-            return self._choose(X, y, weight, grid, val, by_class)
-        part = self._held_out(X, y) if len(grid) > 1 else None
-        if part is None:
-            C = grid[0] if len(grid) == 1 else _DEFAULT_C
-            return self._settle(X, y, weight, {"C": C, "unit": self.unit is True}, by_class)
-        rest = ~part
-        best = self._choose(X[rest], y[rest], weight[rest], grid, (X[part], y[part]), by_class)
-        return self._settle(X, y, weight, best, by_class)
-
-    def _settle(
-        self, X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: dict[str, Any], by_class: np.ndarray
-    ) -> dict[str, Any]:
-        """Fit with what was chosen."""
-        self.unit_ = chosen["unit"]
-        self._solve(unit_length(X, self.unit_), y, weight, [chosen["C"]], None, by_class)
-        return chosen
-
-    def _choose(
-        self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
-        grid: list[float],
-        val: Validation,
-        by_class: np.ndarray,
-    ) -> dict[str, Any]:
-        """Walk the path once for each treatment of lengths, and keep the fit that is best on `val`."""
-        best: tuple[tuple[float, float], dict[str, Any], dict[str, Any]] | None = None
-        for unit in (False, True) if self.unit == "auto" else (bool(self.unit),):
-            self.unit_ = unit
-            score, C = self._solve(
-                unit_length(X, unit), y, weight, grid, (unit_length(val[0], unit), val[1]), by_class
-            )
-            if best is None or score > best[0]:
-                fitted = ("unit_", "coef_", "intercept_", "n_iter_", "means_")
-                best = score, {"C": C, "unit": unit}, {name: getattr(self, name) for name in fitted}
-        assert best is not None
-        for name, value in best[2].items():
-            setattr(self, name, value)
-        return best[1]
-
-    def _solve(
-        self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
-        grid: list[float],
-        val: Validation | None,
-        by_class: np.ndarray,
-    ) -> tuple[tuple[float, float], float]:
-        """Fit along `grid` and keep the value of C that is best on `val` (the only one, without it).
-
-        Returns
-        -------
-        tuple of float, float
-            Its score and negative log loss, the larger the better, and the value of C.
-        """
-        from threadpoolctl import threadpool_limits
-
-        self.means_, scales = statistics(X, weight, by_feature=self.scale == "feature")
-        Z = standardised(X, self.means_, scales)
-        k = len(self.classes_)
-        fits = path(Z, y, k, weight * by_class[y], grid, tol=self.tol, max_iter=self.max_iter)
-        # Products with few columns are bound by memory: a second thread gains little, and on a busy machine
-        # costs much.
-        threads = 1 if k < WIDE else None
-        choice, chosen = Choice(self.select, _PATIENCE[self.select]), grid[0]
-        with threadpool_limits(limits=threads, user_api="blas"):
-            for fit in fits:
-                iterations = np.array([fit.iterations])
-                solution = self._folded(X, fit.coef, fit.intercept, scales)
-                if val is None:
-                    (self.coef_, self.intercept_), self.n_iter_ = solution, iterations
-                    return (0.0, 0.0), fit.C
-                proba = self._proba(val[0], *solution)
-                # Reaching max_iter shows here, in place of a warning.
-                row = {
-                    "C": fit.C,
-                    "unit": self.unit_,
-                    **criteria(val[1], proba, by_class),
-                    "iterations": fit.iterations,
-                }
-                self.curve_.append(row)
-                if choice.offer(row):
-                    chosen = fit.C
-                    (self.coef_, self.intercept_), self.n_iter_ = solution, iterations
-                if choice.exhausted:
-                    break
-        assert choice.best is not None
-        return choice.best, chosen
-
-    def _folded(
-        self, X: Inputs, coef: np.ndarray, intercept: np.ndarray, scales: Mapping[str, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Weights on raw features that give the same logits as `coef` on the standardised ones."""
-        scale = np.concatenate([scales[name] for name in X.names])
-        raw = coef.astype(np.float64) / scale
-        mean = np.concatenate([self.means_[name] for name in X.names])
-        return raw, intercept.astype(np.float64) - raw @ mean
-
-    def _predict_proba(self, X: Inputs) -> np.ndarray:
-        return self._proba(unit_length(X, self.unit_), self.coef_, self.intercept_)
-
-    def _proba(self, X: Inputs, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
-        return np.concatenate([softmax(self._logits(part, coef, intercept)) for part in pieces(X)])
-
-    def _logits(self, X: Inputs, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
-        logits = np.tile(intercept, (len(X), 1))
-        start = 0
-        for name, width in X.widths.items():
-            logits += filled(X, name, self.means_).astype(np.float64) @ coef[:, start : start + width].T
-            start += width
-        return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
-
-    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        means = {f"mean/{name}": mean for name, mean in self.means_.items()}
-        return {"coef": self.coef_, "intercept": self.intercept_, "n_iter": self.n_iter_, **means}, {
-            "unit": self.unit_
-        }
-
-    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
-        self.coef_, self.intercept_, self.n_iter_ = arrays["coef"], arrays["intercept"], arrays["n_iter"]
-        self.unit_ = bool(values["unit"])
-        self.means_ = {name: arrays[f"mean/{name}"] for name in self.widths_}
-
-
-# The loss is the squared hinge, one class against the rest, as in scikit-learn's `LinearSVC`, but the intercept is not
-# penalised, and the solver is the path of `linear`, since liblinear walks over dense rows one by one:
-# on CrisisMMD's texts (6,126 x 384, five classes, four values of C, one thread) it took 14 times as long, dual or primal.
-#
-# Margins are no probabilities. Platt's sigmoid turns one into the other: for two classes one of them; for more, one a class
-# against the rest, divided by their sum. It was compared with one temperature for the softmax of all margins, and with a
-# temperature and an offset a class, on halves of CrisisMMD's dev split (task 2, five and eight classes): its log
-# loss is lower
-# than the temperature's by 0.00 to 0.05. The sigmoids are fitted on rows that the weights did not see then: `val`, or a
-# stratified fifth, with which the weights, and not the sigmoids, are fitted again. Where nothing can be held out the margins
-# of training have to do.
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return softmax(_both(logits))
 
 
 #: Values of C that "auto" tries: two a decade, from 0.001 to 100.
 SVM_GRID = tuple(float(f"{10 ** (step / 2):.3g}") for step in range(-6, 5))
 
-_SVM_DEFAULT_C = 0.1
-# Values of C in a row without improvement after which the path stops: more for the curves that jump.
-_SVM_PATIENCE = {"log_loss": 2, "accuracy": 4, "macro_f1": 4}
 
-
-class Svm(Head):
+# As scikit-learn's `LinearSVC`, but the intercept is not penalised, and liblinear walks over dense rows one by one: on
+# CrisisMMD's texts (6,126 x 384, five classes, four values of C, one thread) it took 14 times as long, dual or primal.
+#
+# Margins are no probabilities. Platt's sigmoid turns one into the other: for two classes one of them; for more, one a
+# class against the rest, divided by their sum. On halves of CrisisMMD's dev split (task 2, five and eight classes) its log
+# loss is lower by 0.00 to 0.05 than that of one temperature for the softmax of all margins.
+@dataclass(kw_only=True, eq=False, repr=False)
+class Svm(LinearHead):
     """Linear support vector machine with calibrated probabilities.
+
+    The loss is the squared hinge, one class against the rest. The sigmoids are fitted on rows that the weights did not see:
+    `val`, or a stratified fifth, with which the weights, and not the sigmoids, are fitted again.
 
     Parameters
     ----------
-    C : "auto", float or sequence of float, default "auto"
-        Inverse strength of the penalty. Of several, or of the default grid, the best on `val` is taken (without `val`,
-        the best on a stratified fifth of the rows, and the head is then fitted on all of them).
-    class_weight : None, "balanced" or mapping of label to float, default None
-        "balanced" weighs classes by the inverse of their frequency.
-    scale : {"input", "feature"}, default "input"
-        Whether one number scales all of an input, or each feature is scaled by its own deviation.
-    unit : "auto" or bool, default "auto"
-        Whether each row of each input is divided by its length first; "auto" chooses together with C.
-    select : {"log_loss", "accuracy", "macro_f1"}, default "log_loss"
-        What decides, on the calibrated probabilities.
     tol : float, default 1e-4
         Largest component of the gradient at which a fit has converged.
-    seed : int, default 0
-        Of the part held out where `val` is not given.
+    **shared
+        See `LinearHead`.
 
     Attributes
     ----------
@@ -676,162 +598,26 @@ class Svm(Head):
     """
 
     family: ClassVar[str] = "svm"
-    handles_missing: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(rows=6, weights=10, pairs=2)
+    loss: ClassVar[type[Loss]] = SquaredHinge
+    grid: ClassVar[tuple[float, ...]] = SVM_GRID
+    fallback: ClassVar[float] = 0.1
+    patience: ClassVar[int] = 2
+    calibrated: ClassVar[bool] = True
+    arrays: ClassVar[tuple[str, ...]] = ("coef_", "intercept_", "calibration_")
 
-    unit_: bool
-    coef_: np.ndarray
-    intercept_: np.ndarray
-    calibration_: np.ndarray
-    means_: dict[str, np.ndarray]
+    tol: float = 1e-4
 
-    def __init__(
-        self,
-        *,
-        C: float | Sequence[float] | Literal["auto"] = "auto",
-        class_weight: ClassWeight = None,
-        scale: Literal["input", "feature"] = "input",
-        unit: bool | Literal["auto"] = "auto",
-        select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
-        tol: float = 1e-4,
-        seed: int = 0,
-    ) -> None:
-        self.C = C
-        self.class_weight = class_weight
-        self.scale = scale
-        self.unit = unit
-        self.select = select
-        self.tol = tol
-        self.seed = seed
-
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
-        from threadpoolctl import threadpool_limits
-
-        grid = grid_of("C", self.C, SVM_GRID)
-        if self.scale not in ("input", "feature"):
-            raise ParameterError(f"scale must be input or feature, not {self.scale!r}")
-        if self.select not in _SVM_PATIENCE:
-            raise ParameterError(f"select must be one of {', '.join(_SVM_PATIENCE)}, not {self.select!r}")
-        if self.unit not in ("auto", True, False):
-            raise ParameterError(f"unit must be auto, true or false, not {self.unit!r}")
-        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
-        weight = by_class[y] * (1.0 if sample_weight is None else sample_weight)
-        units = [False, True] if self.unit == "auto" else [bool(self.unit)]
-        # As for `logreg`: products with few columns are bound by memory.
-        with threadpool_limits(limits=1 if len(self.classes_) < WIDE else None, user_api="blas"):
-            return self._fit_with(X, y, val, weight, grid, units, by_class)
-
-    def _fit_with(
-        self,
-        X: Inputs,
-        y: np.ndarray,
-        val: Validation | None,
-        weight: np.ndarray,
-        grid: list[float],
-        units: list[bool],
-        by_class: np.ndarray,
-    ) -> dict[str, Any]:
-        if val is not None:
-            return self._choose(X, y, weight, grid, units, val, by_class)
-        part = self._held_out(X, y)
-        if part is None:
-            # Nothing to spare: the margins of training have to do for the calibration.
-            C = grid[0] if len(grid) == 1 else _SVM_DEFAULT_C
-            return self._choose(X, y, weight, [C], units[:1], (X, y), by_class)
-        rest = ~part
-        chosen = self._choose(X[rest], y[rest], weight[rest], grid, units, (X[part], y[part]), by_class)
-        self.unit_ = chosen["unit"]
-        ((self.coef_, self.intercept_, _),) = self._path(unit_length(X, self.unit_), y, weight, [chosen["C"]])
-        return chosen
-
-    def _choose(
-        self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
-        grid: list[float],
-        units: list[bool],
-        val: Validation,
-        by_class: np.ndarray,
-    ) -> dict[str, Any]:
-        """Walk the path for each treatment of lengths, calibrate each fit on `val`, and keep the best."""
-        best: tuple[dict[str, Any], dict[str, Any]] | None = None
-        V, v = val
-        whole = Choice(self.select)
-        for unit in units:
-            self.unit_ = unit
-            along = Choice(self.select, _SVM_PATIENCE[self.select])
-            for coef, intercept, C in self._path(unit_length(X, unit), y, weight, grid):
-                self.coef_, self.intercept_ = coef, intercept
-                self.calibration_ = self._calibrated(self._margins(V), v, by_class)
-                row = {"C": C, "unit": unit, **criteria(v, self._predict_proba(V), by_class)}
-                self.curve_.append(row)
-                along.offer(row)
-                if whole.offer(row):
-                    fitted = ("unit_", "coef_", "intercept_", "calibration_", "means_")
-                    state = {name: getattr(self, name) for name in fitted}
-                    best = {"C": C, "unit": unit}, state
-                if along.exhausted:
-                    break
-        assert best is not None
-        for name, value in best[1].items():
-            setattr(self, name, value)
-        return best[0]
-
-    def _path(
-        self, X: Inputs, y: np.ndarray, weight: np.ndarray, grid: list[float]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        """Weights and intercepts on raw features, for each value of C."""
-        self.means_, scales = statistics(X, weight, by_feature=self.scale == "feature")
-        Z = standardised(X, self.means_, scales)
-        scale = np.concatenate([scales[name] for name in X.names])
-        mean = np.concatenate([self.means_[name] for name in X.names])
-        fits = path(Z, y, len(self.classes_), weight, grid, SquaredHinge, tol=self.tol)
-        for fit in fits:
-            coef = fit.coef / scale
-            yield coef, fit.intercept - coef @ mean, fit.C
-
-    def _calibrated(self, margins: np.ndarray, y: np.ndarray, by_class: np.ndarray) -> np.ndarray:
-        positive = (y == 1)[:, None] if margins.shape[1] == 1 else y[:, None] == np.arange(margins.shape[1])
-        fitted = platt(margins, positive, by_class[y])
+    def _calibrate(self, logits: np.ndarray, y: np.ndarray, by_class: np.ndarray) -> None:
+        positive = (y == 1)[:, None] if logits.shape[1] == 1 else y[:, None] == np.arange(logits.shape[1])
+        self.calibration_ = platt(logits, positive, by_class[y])
         there = positive.any(axis=0)
         if 1 < there.sum() < len(there):
             # A class without a row here gets the sigmoid of the others: flat, it would lose to them everywhere.
-            pooled = margins[:, there].reshape(-1, 1), positive[:, there].reshape(-1, 1)
-            fitted[~there] = platt(*pooled, np.repeat(by_class[y], there.sum()))
-        return fitted
+            pooled = logits[:, there].reshape(-1, 1), positive[:, there].reshape(-1, 1)
+            self.calibration_[~there] = platt(*pooled, np.repeat(by_class[y], there.sum()))
 
-    def _margins(self, X: Inputs) -> np.ndarray:
-        """Signed distances, one column for two classes: float64."""
-        parts = []
-        for part in pieces(unit_length(X, self.unit_)):
-            margins = np.tile(self.intercept_, (len(part), 1))
-            start = 0
-            for name, width in part.widths.items():
-                margins += (
-                    filled(part, name, self.means_).astype(np.float64)
-                    @ self.coef_[:, start : start + width].T
-                )
-                start += width
-            parts.append(margins)
-        return np.concatenate(parts)
-
-    def _predict_proba(self, X: Inputs) -> np.ndarray:
-        logits = self.calibration_[:, 0] * self._margins(X) + self.calibration_[:, 1]
-        if logits.shape[1] == 1:
-            return softmax(np.concatenate([np.zeros_like(logits), logits], axis=1))
-        # Sigmoids divided by their sum, by way of their logarithms, which do not underflow.
-        return softmax(-np.logaddexp(0, -logits))
-
-    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        means = {f"mean/{name}": mean for name, mean in self.means_.items()}
-        arrays = {"coef": self.coef_, "intercept": self.intercept_, "calibration": self.calibration_}
-        return {**arrays, **means}, {"unit": self.unit_}
-
-    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
-        self.coef_, self.intercept_ = arrays["coef"], arrays["intercept"]
-        self.calibration_ = arrays["calibration"]
-        self.unit_ = bool(values["unit"])
-        self.means_ = {name: arrays[f"mean/{name}"] for name in self.widths_}
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        logits = self.calibration_[:, 0] * logits + self.calibration_[:, 1]
+        # Of more than two, sigmoids divided by their sum, by way of their logarithms, which do not underflow.
+        return softmax(_both(logits) if logits.shape[1] == 1 else -np.logaddexp(0, -logits))

@@ -18,14 +18,16 @@ The same batches in the same order give the same head.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ..checks import Footprint, ParameterError, labels_of, weights_of
-from ..head import Head, Validation
-from ..inputs import InputError, Inputs
-from ..vectors import ClassWeight, class_weights, criteria, filled, grid_of, pieces, softmax, unit_length
+from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of
+from ..head import Chosen, Head, Validation
+from ..inputs import InputError, Inputs, labels_of, weights_of
+from ..selection import criteria
+from ..vectors import filled, pieces, softmax, unit_length
 
 __all__ = ["PENALTIES", "RATES", "Online"]
 
@@ -38,6 +40,7 @@ _DEFAULT_RATE, _DEFAULT_PENALTY, _DEFAULT_PASSES = 4.0, 1e-4, 10
 _STEADY, _POWER = 100.0, 0.5
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Online(Head):
     """Softmax regression by averaged stochastic gradient descent, with `partial_fit`.
 
@@ -86,42 +89,18 @@ class Online(Head):
     handles_missing: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(dev=3, weights=8)
     stochastic: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, int]] = {"max_passes": 1, "patience": 1, "batch": 1}
 
-    coef_: np.ndarray
-    intercept_: np.ndarray
-    steps_: int
-    rows_: float
-    rate_: float
-    penalty_: float
-    last_: np.ndarray
-    means_: dict[str, np.ndarray]
-    squares_: dict[str, float]
-    seen_: dict[str, float]
-
-    def __init__(
-        self,
-        *,
-        rate: float | Sequence[float] | Literal["auto"] = "auto",
-        penalty: float | Sequence[float] | Literal["auto"] = "auto",
-        passes: int | Literal["auto"] = "auto",
-        max_passes: int = 30,
-        patience: int = 3,
-        batch: int = 16,
-        fading: float = 4.0,
-        unit: bool = True,
-        class_weight: ClassWeight = None,
-        seed: int = 0,
-    ) -> None:
-        self.rate = rate
-        self.penalty = penalty
-        self.passes = passes
-        self.max_passes = max_passes
-        self.patience = patience
-        self.batch = batch
-        self.fading = fading
-        self.unit = unit
-        self.class_weight = class_weight
-        self.seed = seed
+    rate: float | Sequence[float] | Literal["auto"] = "auto"
+    penalty: float | Sequence[float] | Literal["auto"] = "auto"
+    passes: int | Literal["auto"] = "auto"
+    max_passes: int = 30
+    patience: int = 3
+    batch: int = 16
+    fading: float = 4.0
+    unit: bool = True
+    class_weight: ClassWeight = None
+    seed: int = 0
 
     # ------------------------------------------------------------------ all rows at once
 
@@ -132,35 +111,29 @@ class Online(Head):
         by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
         weight = np.ones(len(y)) if sample_weight is None else sample_weight / sample_weight.mean()
         settings = [(rate, penalty) for rate in rates for penalty in penalties]
-        if val is not None:
-            return self._choose(X, y, weight, settings, val, by_class)
-        passes = None if self.passes == "auto" else int(self.passes)
         rate, penalty = settings[0]
-        if len(settings) > 1 or passes is None:
-            part = self._held_out(X, y)
-            if part is None:
-                rate = rate if len(rates) == 1 else _DEFAULT_RATE
-                penalty = penalty if len(penalties) == 1 else _DEFAULT_PENALTY
-                passes = passes or _DEFAULT_PASSES
-            else:
-                rest = ~part
-                chosen = self._choose(X[rest], y[rest], weight[rest], settings, (X[part], y[part]), by_class)
-                rate, penalty, passes = chosen["rate"], chosen["penalty"], chosen["passes"]
-        self._start(X, rate, penalty)
-        rng = np.random.default_rng(self.seed)
-        for number in range(passes):
-            self._pass(X, y, weight, by_class, rng.permutation(len(y)), first=number == 0)
-        self._forget_passes(len(y))
-        return {"rate": rate, "penalty": penalty, "passes": passes}
+
+        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
+            return self._choose(X, y, weight, settings, val, by_class)
+
+        def fit(X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> None:
+            self._start(X, chosen["rate"], chosen["penalty"])
+            rng = np.random.default_rng(self.seed)
+            for number in range(chosen["passes"]):
+                self._pass(X, y, weight, by_class, rng.permutation(len(y)), first=number == 0)
+            self._forget_passes(len(y))
+
+        default = {
+            "rate": rate if len(rates) == 1 else _DEFAULT_RATE,
+            "penalty": penalty if len(penalties) == 1 else _DEFAULT_PENALTY,
+            "passes": _DEFAULT_PASSES if self.passes == "auto" else int(self.passes),
+        }
+        undecided = len(settings) > 1 or self.passes == "auto"
+        return self._select(X, y, weight, val, choose, fit, default, undecided=undecided)
 
     def _grids(self) -> tuple[list[float], list[float]]:
-        for name in ("max_passes", "patience", "batch"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"{name} must be at least 1, not {getattr(self, name)!r}")
         if self.passes != "auto" and (isinstance(self.passes, str) or self.passes < 1):
             raise ParameterError(f"passes must be 'auto' or at least 1, not {self.passes!r}")
-        if self.unit not in (True, False):
-            raise ParameterError(f"unit must be true or false, not {self.unit!r}")
         return grid_of("rate", self.rate, RATES), grid_of("penalty", self.penalty, PENALTIES)
 
     def _choose(

@@ -12,25 +12,17 @@ class's training rows stands in for its prompts: a nearest-mean classifier, for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from ..calibration import temperature as best_factor
-from ..checks import Footprint, ParameterError
-from ..head import Head, Validation
+from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of, shares_of
+from ..head import Chosen, Head, Validation
 from ..inputs import Inputs
-from ..vectors import (
-    Choice,
-    ClassWeight,
-    class_weights,
-    criteria,
-    directions,
-    grid_of,
-    pieces,
-    shares_of,
-    softmax,
-)
+from ..selection import Choice, criteria
+from ..vectors import directions, pieces, softmax
 
 __all__ = ["BETAS", "TipAdapter", "ZeroShot", "class_matrices"]
 
@@ -40,6 +32,7 @@ _FACTOR = 100.0
 _STEPS = 10
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ZeroShot(Head):
     """Cosine to class prompts.
 
@@ -77,24 +70,11 @@ class ZeroShot(Head):
     takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "required"
     bulky: ClassVar[tuple[str, ...]] = ("class_vectors",)
 
-    vectors_: dict[str, np.ndarray]
-    factor_: float
-    input_weights_: np.ndarray
-
-    def __init__(
-        self,
-        *,
-        class_vectors: Mapping[str, Any] | None = None,
-        prompts: Mapping[str, str | Sequence[str]] | None = None,
-        template: str | Sequence[str] | None = None,
-        factor: float | Literal["auto"] = "auto",
-        input_weights: Sequence[float] | Literal["auto"] | None = "auto",
-    ) -> None:
-        self.class_vectors = class_vectors
-        self.prompts = prompts
-        self.template = template
-        self.factor = factor
-        self.input_weights = input_weights
+    class_vectors: Mapping[str, Any] | None = None
+    prompts: Mapping[str, str | Sequence[str]] | None = None
+    template: str | Sequence[str] | None = None
+    factor: float | Literal["auto"] = "auto"
+    input_weights: Sequence[float] | Literal["auto"] | None = "auto"
 
     def fit(
         self,
@@ -181,13 +161,7 @@ class ZeroShot(Head):
 def class_matrices(
     given: Mapping[str, Any], widths: Mapping[str, int], classes: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Unit vectors of the classes, by input, in the order of `classes`: float64, (k, d) each.
-
-    Raises
-    ------
-    ParameterError
-        If an input or a class has no vector, or one of another width.
-    """
+    """Unit vectors of `classes`, by input: float64, (k, d); `ParameterError` if one is missing or of another width."""
     found = {}
     for name, vectors in _by_input(given, tuple(widths)).items():
         known = {str(label): np.asarray(vector, np.float64) for label, vector in vectors.items()}
@@ -246,6 +220,7 @@ _HIGHEST = 1e6
 _ROWS = 2048
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class TipAdapter(Head):
     """Cache over training features plus zero-shot logits.
 
@@ -294,44 +269,20 @@ class TipAdapter(Head):
     footprint: ClassVar[Footprint] = Footprint(rows=0, dev=12, weights=1)
     takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "optional"
     stochastic: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, int]] = {"cache": 1}
     bulky: ClassVar[tuple[str, ...]] = ("class_vectors",)
 
-    keys_: dict[str, np.ndarray]
-    codes_: np.ndarray
-    values_: np.ndarray
-    vectors_: dict[str, np.ndarray]
-    prior_: np.ndarray
-    means_: dict[str, np.ndarray]
-    alpha_: float
-    beta_: float
-    factor_: float
-
-    def __init__(
-        self,
-        *,
-        beta: float | Sequence[float] | Literal["auto"] = "auto",
-        alpha: float | Literal["auto"] = "auto",
-        factor: float | Literal["auto"] = "auto",
-        centre: bool | Literal["auto"] = "auto",
-        cache: int = 4096,
-        class_vectors: Mapping[str, Any] | None = None,
-        prompts: Mapping[str, str | Sequence[str]] | Literal[False] | None = None,
-        template: str | Sequence[str] | None = None,
-        class_weight: ClassWeight = None,
-        select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss",
-        seed: int = 0,
-    ) -> None:
-        self.beta = beta
-        self.alpha = alpha
-        self.factor = factor
-        self.centre = centre
-        self.cache = cache
-        self.class_vectors = class_vectors
-        self.prompts = prompts
-        self.template = template
-        self.class_weight = class_weight
-        self.select = select
-        self.seed = seed
+    beta: float | Sequence[float] | Literal["auto"] = "auto"
+    alpha: float | Literal["auto"] = "auto"
+    factor: float | Literal["auto"] = "auto"
+    centre: bool | Literal["auto"] = "auto"
+    cache: int = 4096
+    class_vectors: Mapping[str, Any] | None = None
+    prompts: Mapping[str, str | Sequence[str]] | Literal[False] | None = None
+    template: str | Sequence[str] | None = None
+    class_weight: ClassWeight = None
+    select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss"
+    seed: int = 0
 
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
@@ -341,12 +292,6 @@ class TipAdapter(Head):
             value = getattr(self, name)
             if value != "auto" and (isinstance(value, str) or not 0 < value < np.inf):
                 raise ParameterError(f"{name} must be 'auto' or positive and finite, not {value!r}")
-        if self.centre not in ("auto", True, False):
-            raise ParameterError(f"centre must be auto, true or false, not {self.centre!r}")
-        if self.cache < 1:
-            raise ParameterError(f"cache must be at least 1, not {self.cache!r}")
-        if self.select not in ("log_loss", "accuracy", "macro_f1"):
-            raise ParameterError(f"select must be log_loss, accuracy or macro_f1, not {self.select!r}")
         self.vectors_ = self._described(X)
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
         by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
@@ -357,22 +302,23 @@ class TipAdapter(Head):
         undecided = (
             len(betas) > 1 or "auto" in (self.alpha, self.centre) or (self.factor == "auto" and self.vectors_)
         )
-        part = self._held_out(X, y) if val is None and undecided else None
-        if val is not None:
+
+        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
             chosen = self._choose(X, y, weight, val, betas, by_class)
-        elif part is not None:
-            others = X[part], y[part]
-            chosen = self._choose(X[~part], y[~part], weight[~part], others, betas, by_class)
-        else:
-            chosen = {
-                "beta": betas[0] if len(betas) == 1 else _DEFAULT_BETA,
-                "alpha": _DEFAULT_ALPHA if self.alpha == "auto" else float(self.alpha),
-                "factor": _CACHE_FACTOR if self.factor == "auto" else float(self.factor),
-                "centre": self.centre is not False,
-            }
-        self.beta_, self.alpha_, self.factor_ = chosen["beta"], chosen["alpha"], chosen["factor"]
-        self._remember(X, y, weight, chosen["centre"])
-        return chosen
+            fit(X, y, weight, chosen)
+            return chosen
+
+        def fit(X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> None:
+            self.beta_, self.alpha_, self.factor_ = chosen["beta"], chosen["alpha"], chosen["factor"]
+            self._remember(X, y, weight, chosen["centre"])
+
+        default = {
+            "beta": betas[0] if len(betas) == 1 else _DEFAULT_BETA,
+            "alpha": _DEFAULT_ALPHA if self.alpha == "auto" else float(self.alpha),
+            "factor": _CACHE_FACTOR if self.factor == "auto" else float(self.factor),
+            "centre": self.centre is not False,
+        }
+        return self._select(X, y, weight, val, choose, fit, default, undecided=bool(undecided))
 
     def memory_needed(self, rows: int, dev: int) -> int:
         """As `Head.memory_needed`: the cache holds no more than `cache` rows."""

@@ -19,11 +19,11 @@ import numpy as np
 
 from ...errors import HeadError, IcehouseError
 from ...store.files import publish, seal, unseal
-from ..holdout import folds
 from ..metrics import DRAWS
 from ..registry import head_class
 from ..runs import Run, write_json
 from ..samples import Samples
+from ..selection import folds
 from ..sweeps.resampling import Resampling
 from ..trainer import Rows, Selection, Splits, fit_on, make_head, prepare
 

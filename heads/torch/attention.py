@@ -11,6 +11,7 @@ There is no batch norm, no branch on values and nothing in place, so that each m
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,40 +21,23 @@ from torch import Tensor, nn
 from .layers import Dropout
 
 __all__ = [
-    "AttentionPool",
-    "Between",
-    "Block",
-    "Classifier",
-    "CrossAttention",
     "DiffNet",
-    "DifferentialV1",
-    "DifferentialV2",
-    "Embed",
     "GuidedDiffNet",
-    "GuidedGates",
     "GuidedNet",
     "PublishedNet",
-    "RMSNorm",
     "Reader",
     "batch_attention",
-    "lambda_init",
     "masked_softmax",
-    "sinusoids",
 ]
+
+#: Weights of the tokens of one input over those of another: (n, t, t') by the two names.
+Between = dict[tuple[str, str], Tensor]
+#: Tensors by input.
+Named = Mapping[str, Tensor]
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last axis among what is under `mask`; zeros where nothing is.
-
-    Parameters
-    ----------
-    scores : Tensor, shape (..., j)
-    mask : Tensor of bool, broadcastable to `scores`
-
-    Returns
-    -------
-    Tensor, shape (..., j)
-    """
+    """Softmax over the last axis among what is under `mask` (broadcastable to `scores`); zeros where nothing is."""
     return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
 
 
@@ -115,20 +99,7 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, others: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What each token of `x` reads from `others`.
-
-        Parameters
-        ----------
-        x : Tensor, shape (n, i, w)
-        others : Tensor, shape (n, j, w)
-        mask : Tensor of bool, shape (n, j)
-
-        Returns
-        -------
-        Tensor, shape (n, i, w)
-        Tensor, shape (n, h, i, j)
-            Weights; over the others that are under the mask they sum to one.
-        """
+        """What tokens `x` (n, i, w) read from `others` (n, j, w) under `mask` (n, j), and the weights (n, h, i, j)."""
         v = _split(self.value(others), self.heads)  # n h j d
         if others.shape[1] == 1:
             # A softmax over one key is one, whatever the query: its products can be spared.
@@ -144,15 +115,8 @@ class DifferentialV1(nn.Module):
     """Differential attention, first version (Ye et al. 2024): two attention maps a head, one less λ of the other.
 
     A = softmax(Q₁ K₁ᵀ / √d) − λ softmax(Q₂ K₂ᵀ / √d), λ = exp(λ_q1·λ_k1) − exp(λ_q2·λ_k2) + λ_init; each head
-    gives (1 − λ_init) RMSNorm(A V). The heads' outputs, 2d wide, lie side by side and are projected.
-
-    Parameters
-    ----------
-    width : int
-        w, a multiple of 2h: d = w / 2h.
-    heads : int
-    layer : int
-        Place in the stack, from 1; sets λ_init.
+    gives (1 − λ_init) RMSNorm(A V). The heads' outputs, 2d wide (d = w / 2h), lie side by side and are projected. `layer`,
+    the place in the stack from 1, sets λ_init.
     """
 
     def __init__(self, width: int, heads: int, layer: int = 1) -> None:
@@ -186,14 +150,8 @@ class DifferentialV1(nn.Module):
 class DifferentialV2(nn.Module):
     """Differential attention, second version (January 2026): 2h queries, each pair on the same keys and values.
 
-    Each head gives attn₁ − σ(λ) attn₂, λ projected from each token for each head. No norm of heads, no λ_init.
-
-    Parameters
-    ----------
-    width : int
-        w, a multiple of h: d = w / h.
-    heads : int
-        h, the pairs.
+    Each of h heads, d = w / h wide, gives attn₁ − σ(λ) attn₂, λ projected from each token for each head. No norm of heads,
+    no λ_init.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -271,7 +229,7 @@ class Reader(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Any:
+    def forward(self, inputs: Named, masks: Named) -> Any:
         """Weights over tokens, and between inputs."""
         read: Any = self.network.read
         return read(inputs, masks)
@@ -296,28 +254,10 @@ def _merge(x: Tensor) -> Tensor:
 
 
 # With one vector an input these are the published equations, but for the norm and for what the gates read: V·LN(W e + b)
-# where they read e (docs/attention-heads.md). f̃ = ReLU(norm(W_v f)), ẽ alike;
-# α_v = σ(W'_t CA(f, e)), α_e = σ(W'_v CA(e, f)); z = [α_v ∘ f̃ ; α_e ∘ ẽ]; then FC, norm, ReLU, dropout, linear.
-# What is published as SA(e), an attention among the rows of a batch, is here CA(f, e): each token of one input
-# attends to the tokens of the others *in its own row*.
-
-
-#: Weights of the tokens of one input over those of another: (n, t, t') by the two names.
-Between = dict[tuple[str, str], Tensor]
-
-
+# where they read e (docs/attention-heads.md). What is published as SA(e), an attention among the rows of a batch, is here
+# CA(f, e): each token of one input attends to the tokens of the others *in its own row*.
 class GuidedGates(nn.Module):
-    """Gated tokens α ∘ f̃ of every input.
-
-    Parameters
-    ----------
-    widths : mapping of str to int
-        Width of each input's features.
-    width : int
-        w, of the model.
-    heads : int
-        Of the attention between inputs.
-    """
+    """Gated tokens α ∘ f̃ of every input, f̃ = ReLU(LN(W_v f)), α = σ(W' CA(f, e)), of the model's width w."""
 
     def __init__(self, widths: Mapping[str, int], width: int, heads: int) -> None:
         super().__init__()
@@ -330,9 +270,7 @@ class GuidedGates(nn.Module):
         """The inputs that guide `name`: all others; a single input guides itself."""
         return [other for other in self.names if other != name] or [name]
 
-    def forward(
-        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def forward(self, inputs: Named, masks: Named) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Gated tokens of each input, (n, i, w), and its weights over its guides' tokens, (n, h, i, j)."""
         tokens = {name: embed(inputs[name]) for name, embed in zip(self.names, self.embed, strict=True)}
         gated, maps = {}, {}
@@ -345,7 +283,7 @@ class GuidedGates(nn.Module):
             gated[name] = alpha * torch.relu(f)
         return gated, maps
 
-    def between(self, maps: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Between:
+    def between(self, maps: Named, masks: Named) -> Between:
         """The weights cut by guide, as a mean over heads; a token that is not there looks at nothing."""
         pairs: Between = {}
         for name, a in maps.items():
@@ -355,7 +293,26 @@ class GuidedGates(nn.Module):
         return pairs
 
 
-class GuidedNet(nn.Module):
+class _Network(nn.Module):
+    """A network that classifies one fused vector a row, and can `read` what it attends to."""
+
+    classifier: nn.Module
+
+    def forward(self, inputs: Named, masks: Named) -> Tensor:
+        """Logits, (n, k)."""
+        logits: Tensor = self.classifier(self._fused(inputs, masks)[0])
+        return logits
+
+    @abstractmethod
+    def read(self, inputs: Named, masks: Named) -> tuple[dict[str, Tensor], Between]:
+        """Weights of the pool over the tokens of each input, (n, t), and those between inputs."""
+
+    @abstractmethod
+    def _fused(self, inputs: Named, masks: Named) -> tuple[Tensor, Any, Any]:
+        """The vectors (n, w), the pool's weights, and the attention maps."""
+
+
+class GuidedNet(_Network):
     """Guided cross-attention: gates, one pooled vector an input, side by side, classifier."""
 
     def __init__(self, widths: Mapping[str, int], classes: int, *, width: int, heads: int) -> None:
@@ -364,20 +321,12 @@ class GuidedNet(nn.Module):
         self.pool = nn.ModuleList(AttentionPool(width) for _ in widths)
         self.classifier = Classifier(len(widths) * width, classes)
 
-    def forward(self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
-        """Logits, (n, k)."""
-        return self.classifier(self._fused(inputs, masks)[0])
-
-    def read(
-        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Between]:
-        """Weights of the pool over the tokens of each input, (n, t), and of the gates between inputs."""
+    def read(self, inputs: Named, masks: Named) -> tuple[dict[str, Tensor], Between]:
+        """See `_Network`; between inputs are the weights of the gates."""
         _, weights, maps = self._fused(inputs, masks)
         return weights, self.gates.between(maps, masks)
 
-    def _fused(
-        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def _fused(self, inputs: Named, masks: Named) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         gated, maps = self.gates(inputs, masks)
         vectors, weights = {}, {}
         for (name, x), pool in zip(gated.items(), self.pool, strict=True):
@@ -385,7 +334,7 @@ class GuidedNet(nn.Module):
         return torch.cat(list(vectors.values()), dim=1), weights, maps  # n (inputs · w)
 
 
-class GuidedDiffNet(nn.Module):
+class GuidedDiffNet(_Network):
     """Guided gates, then differential attention over the gated tokens of all inputs."""
 
     def __init__(
@@ -408,21 +357,13 @@ class GuidedDiffNet(nn.Module):
         self.pool = AttentionPool(width)
         self.classifier = Classifier(width, classes)
 
-    def forward(self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
-        """Logits, (n, k)."""
-        return self.classifier(self._fused(inputs, masks)[0])
-
-    def read(
-        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Between]:
-        """Weights of the pool over the tokens of each input, (n, t), and of the gates between inputs."""
+    def read(self, inputs: Named, masks: Named) -> tuple[dict[str, Tensor], Between]:
+        """See `_Network`; between inputs are the weights of the gates."""
         _, weight, maps = self._fused(inputs, masks)
         parts = weight.split([masks[name].shape[1] for name in maps], dim=1)
         return dict(zip(maps, parts, strict=True)), self.gates.between(maps, masks)
 
-    def _fused(
-        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _fused(self, inputs: Named, masks: Named) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         gated, maps = self.gates(inputs, masks)
         x = torch.cat([g + kind for g, kind in zip(gated.values(), self.kind, strict=True)], dim=1)  # n t w
         mask = torch.cat([masks[name] for name in gated], dim=1)  # n t
@@ -431,18 +372,8 @@ class GuidedDiffNet(nn.Module):
         return *self.pool(x, mask), maps  # n w, n t
 
 
-class DiffNet(nn.Module):
-    """Embedding of each input, a stack of differential blocks, one pooled vector, classifier.
-
-    Parameters
-    ----------
-    widths : mapping of str to int
-        Width of each input's features.
-    classes : int
-    width, heads, depth : int
-        Of the model, of its attention, and the number of blocks.
-    version : {"v1", "v2"}
-    """
+class DiffNet(_Network):
+    """Embedding of each input, a stack of differential blocks, one pooled vector, classifier."""
 
     def __init__(
         self,
@@ -463,17 +394,8 @@ class DiffNet(nn.Module):
         self.pool = AttentionPool(width)
         self.classifier = Classifier(width, classes)
 
-    def forward(self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
-        """Logits, (n, k)."""
-        return self.classifier(self._fused(inputs, masks)[0])
-
-    def read(
-        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Between]:
-        """Weights of the pool over the tokens of each input, (n, t), and of the last block between inputs.
-
-        The last are differential maps as a mean over heads; they may be negative.
-        """
+    def read(self, inputs: Named, masks: Named) -> tuple[dict[str, Tensor], Between]:
+        """See `_Network`; between inputs are the last block's differential maps, a mean over heads, maybe negative."""
         _, weight, a = self._fused(inputs, masks)
         lengths = [masks[name].shape[1] for name in self.names]
         weights = dict(zip(self.names, weight.split(lengths, dim=1), strict=True))
@@ -485,9 +407,7 @@ class DiffNet(nn.Module):
         }
         return weights, between
 
-    def _fused(
-        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _fused(self, inputs: Named, masks: Named) -> tuple[Tensor, Tensor, Tensor]:
         tokens = [embed(inputs[name]) for name, embed in zip(self.names, self.embed, strict=True)]
         x = torch.cat(tokens, dim=1)  # n t w
         mask = torch.cat([masks[name] for name in self.names], dim=1)  # n t
@@ -501,7 +421,6 @@ class DiffNet(nn.Module):
 # softmax over one element is 1, so that W_q and W_k have no effect. It takes two inputs of one vector each, and none
 # may be missing. Nothing here runs under vmap.
 
-
 # Widths in the published code: of CLIP's joint space, of what is mapped from there, of the projections.
 _JOINT, _MAPPED, _PROJECTED = 512, 768, 128
 
@@ -512,17 +431,9 @@ def batch_attention(x: Tensor) -> Tensor:
 
 
 class PublishedNet(nn.Module):
-    """The published network: without `differential` it is guided cross-attention, with it the other one.
+    """The published network of two inputs: guided cross-attention; `differential` adds four heads of V1 over z as one token.
 
-    Parameters
-    ----------
-    widths : mapping of str to int
-        Width of each of two inputs.
-    classes : int
-    differential : bool
-        Whether four heads of differential attention (V1) see z as one token.
-    rows : int, default 64
-        Rows that see each other in prediction: the published code predicts in batches.
+    `rows` see each other in prediction: the published code predicts in batches.
     """
 
     def __init__(
@@ -546,7 +457,7 @@ class PublishedNet(nn.Module):
         self.dropout = Dropout()
         self.out = nn.Linear(both, classes)
 
-    def forward(self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, inputs: Named, masks: Named) -> Tensor:
         """Logits, (n, k)."""
         x, y = (inputs[name][:, 0] for name in self.names)
         if self.training:

@@ -14,22 +14,22 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
 from ...errors import CorruptError, HeadError
-from ..checks import Footprint, ParameterError
-from ..head import Head, Validation
+from ..checks import ClassWeight, Footprint, ParameterError, class_weights
+from ..head import Chosen, Head, Validation
 from ..inputs import Inputs
-from ..vectors import class_weights
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from .training import Configuration, Metric, Outcome, Part, Plan, Schedule
+    from .training import Configuration, Outcome, Part, Plan
 
 __all__ = ["GRIDS", "Grid", "TorchHead"]
 
@@ -38,23 +38,30 @@ Grid: TypeAlias = float | Sequence[float]
 
 # Rows that are predicted at a time.
 _PREDICTED = 4096
-#: Parameters of which several values make a grid, all trained as one program.
-GRIDS = ("lr", "weight_decay", "dropout", "modality_dropout")
+#: Parameters of which several values make a grid, all trained as one program, and what their values may be.
+GRIDS = {
+    "lr": "above zero",
+    "weight_decay": "not below zero",
+    "dropout": "in [0, 1)",
+    "modality_dropout": "in [0, 1)",
+}
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class TorchHead(Head):
     """A network on frozen features, trained by AdamW with early stopping on dev.
 
-    A family takes its own parameters and passes the others on::
+    A family adds its own parameters, and defaults of its own for those below::
 
+        @dataclass(kw_only=True, eq=False, repr=False)
         class Mine(TorchHead):
             family = "mine"
-
-            def __init__(self, *, hidden: int = 256, **shared: Any) -> None:
-                super().__init__(**{**self.defaults, **shared})
-                self.hidden = hidden
+            hidden: int = 256
+            epochs: int = 20
 
             def build(self, widths: dict[str, int], classes: int) -> nn.Module: ...
+
+    or has an ``__init__`` that passes ``**{**self.defaults, **shared}`` on.
 
     Parameters
     ----------
@@ -117,75 +124,48 @@ class TorchHead(Head):
     footprint: ClassVar[Footprint] = Footprint(dev=8, weights=6)
     #: Whether one input of one vector a row is enough.
     takes_one_vector: ClassVar[bool] = True
-    #: Shared parameters for which a family has defaults of its own.
+    #: Defaults of a family with an ``__init__`` of its own, for the parameters that it passes on.
     defaults: ClassVar[dict[str, Any]] = {}
     #: False if the network cannot run under `torch.func.vmap`: it is then trained one configuration at a time.
     batched: ClassVar[bool] = True
 
-    network_: nn.Module
-    _exact: nn.Module
+    minimum: ClassVar[Mapping[str, int]] = {"epochs": 1, "stop": 1, "patience": 1, "batch_size": 1}
 
-    def __init__(
-        self,
-        *,
-        lr: Grid = (1e-3, 3e-3),
-        weight_decay: Grid = 0.01,
-        dropout: Grid = (0.2, 0.5),
-        modality_dropout: Grid = 0.0,
-        epochs: int = 30,
-        stop: int | None = None,
-        patience: int | None = 6,
-        batch_size: int | Literal["auto"] = "auto",
-        warmup: float = 1.0,
-        schedule: Schedule = "cosine",
-        drops: Sequence[int] = (),
-        optimizer: Literal["adamw", "sgd"] = "adamw",
-        momentum: float = 0.9,
-        label_smoothing: float = 0.0,
-        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
-        metric: Metric = "log_loss",
-        standardize: bool = True,
-        precision: Literal["auto", "float32"] = "auto",
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.dropout = dropout
-        self.modality_dropout = modality_dropout
-        self.epochs = epochs
-        self.stop = stop
-        self.patience = patience
-        self.batch_size = batch_size
-        self.warmup = warmup
-        self.schedule: Schedule = schedule
-        self.drops = drops
-        self.optimizer: Literal["adamw", "sgd"] = optimizer
-        self.momentum = momentum
-        self.label_smoothing = label_smoothing
-        self.class_weight = class_weight
-        self.metric: Metric = metric
-        self.standardize = standardize
-        self.precision: Literal["auto", "float32"] = precision
-        self.seed = seed
-        self.device = device
+    lr: Grid = (1e-3, 3e-3)
+    weight_decay: Grid = 0.01
+    dropout: Grid = (0.2, 0.5)
+    modality_dropout: Grid = 0.0
+    epochs: int = 30
+    stop: int | None = None
+    patience: int | None = 6
+    batch_size: int | Literal["auto"] = "auto"
+    warmup: float = 1.0
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    drops: Sequence[int] = ()
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    label_smoothing: float = 0.0
+    class_weight: ClassWeight = None
+    metric: Literal["log_loss", "macro_f1", "accuracy"] = "log_loss"
+    standardize: bool = True
+    precision: Literal["auto", "float32"] = "auto"
+    seed: int = 0
+    device: str = "auto"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show the shared parameters, with the family's own defaults, to whoever asks for the signature."""
         super().__init_subclass__(**kwargs)
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by inspect.signature
-            [inspect.Parameter(name, keyword, default=value) for name, value in cls.parameters().items()]
-        )
+        if "__init__" in vars(cls):
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by inspect.signature
+                [inspect.Parameter(name, keyword, default=value) for name, value in cls.parameters().items()]
+            )
 
     @abstractmethod
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """A new network that maps ``(inputs, masks)`` to logits (n, classes); see `icehouse.heads.torch.layers`.
 
-        Raises
-        ------
-        HeadError
-            If the family cannot work on these inputs.
+        A `HeadError` says that the family cannot work on these inputs.
         """
 
     def _refuse(self, X: Inputs) -> None:
@@ -194,16 +174,11 @@ class TorchHead(Head):
     @classmethod
     def parameters(cls) -> dict[str, Any]:
         """Names of the parameters, the family's own first, with their defaults."""
-        own = {
-            name: p.default
-            for name, p in inspect.signature(cls.__init__).parameters.items()
-            if name != "self" and p.kind is not p.VAR_KEYWORD
-        }
-        shared = inspect.signature(TorchHead.__init__).parameters
+        shared = _defaults(TorchHead)
+        given = _defaults(cls)
+        own = {name: default for name, default in given.items() if name not in shared}
         return own | {
-            name: cls.defaults.get(name, p.default)
-            for name, p in shared.items()
-            if name not in {*own, "self"}
+            name: given.get(name, cls.defaults.get(name, default)) for name, default in shared.items()
         }
 
     # ------------------------------------------------------------------ fitting
@@ -211,59 +186,77 @@ class TorchHead(Head):
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
     ) -> Mapping[str, Any]:
-        from .settings import configurations_of, grids_of, plan_of
+        from .training import Configuration
 
         self._refuse(X)
-        configurations, plan = configurations_of(self), plan_of(self, len(y))
+        grids, plan = self._grids(), self._plan(len(y))
+        configurations = self._configurations()
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
         by_class = class_weights(self.class_weight, self.classes_, y, weight)
-        if plan.stop is not None:
-            val = None
-        elif val is None and (len(configurations) > 1 or plan.patience is not None):
-            part = self._held_out(X, y)
-            if part is not None:
-                rest = ~part
-                best = self._best(
-                    configurations, plan, X[rest], y[rest], weight[rest], (X[part], y[part]), by_class
-                )
-                return self._settle(best, plan, X, y, weight, by_class)
-        if val is None:
-            # Nothing to choose on: the middle of each grid.
-            middle: dict[str, Any] = {
-                n: values[(len(values) - 1) // 2] for n, values in grids_of(self).items()
-            }
-            configurations = [replace(configurations[0], **middle)]
-        best = self._best(configurations, plan, X, y, weight, val, by_class)
-        self._keep(best.state)
-        return self._chosen(best)
 
-    def _settle(
-        self, best: Outcome, plan: Plan, X: Inputs, y: np.ndarray, weight: np.ndarray, by_class: np.ndarray
-    ) -> dict[str, Any]:
-        """Train what was chosen on all rows, for as many epochs as were best."""
-        curve = self.curve_
-        plan = replace(plan, stop=best.epochs, drops=_drops(best))
-        final = self._best([best.configuration], plan, X, y, weight, None, by_class)
-        self.curve_ = curve
-        self._keep(final.state)
-        return self._chosen(best)
+        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
+            best = self._note(self._train(configurations, plan, X, y, weight, val, by_class), True)
+            self._keep(best.state)
+            return self._chosen(best)
+
+        def fit(X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> Chosen:
+            curve = self.curve_
+            final = replace(plan, stop=chosen.get("stop", plan.stop), drops=chosen.get("drops", plan.drops))
+            values = {name: chosen[name] for name in GRIDS}
+            only = Configuration(**values, seed=int(self.seed))
+            best = self._note(self._train([only], final, X, y, weight, None, by_class), False)
+            self._keep(best.state)
+            self.curve_ = curve or self.curve_
+            return {**self._chosen(best), **chosen}
+
+        # With nothing to choose on, the middle of each grid.
+        default = {name: values[(len(values) - 1) // 2] for name, values in grids.items()}
+        undecided = plan.stop is None and (len(configurations) > 1 or plan.patience is not None)
+        val = None if plan.stop is not None else val
+        return self._select(X, y, weight, val, choose, fit, default, undecided=undecided)
+
+    def _grids(self) -> dict[str, list[float]]:
+        """Values of each parameter that may have several, checked."""
+        grids = {}
+        for name, described in GRIDS.items():
+            given: Any = getattr(self, name)
+            try:
+                values = [float(v) for v in np.atleast_1d(np.asarray(given, np.float64)).tolist()]
+            except (TypeError, ValueError):
+                values = []
+            top = 1.0 if "dropout" in name else math.inf
+            if not values or not all(0 <= v < top for v in values) or (name == "lr" and 0.0 in values):
+                raise ParameterError(f"{name} must be a number or several numbers {described}, not {given!r}")
+            grids[name] = list(dict.fromkeys(values))
+        return grids
+
+    def _configurations(self) -> list[Configuration]:
+        """Every combination of them, with the head's seed."""
+        from .training import Configuration
+
+        grids = self._grids()
+        return [
+            Configuration(**dict(zip(grids, values, strict=True)), seed=int(self.seed))
+            for values in product(*grids.values())
+        ]
+
+    def _plan(self, n: int) -> Plan:
+        """How all configurations are trained on about `n` rows."""
+        from .training import Plan
+
+        for name in ("label_smoothing", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ParameterError(f"{name} must be in [0, 1), not {getattr(self, name)!r}")
+        if self.warmup < 0:
+            raise ParameterError(f"warmup must not be negative, not {self.warmup!r}")
+        shared = {name: getattr(self, name) for name in Plan.__dataclass_fields__}
+        if self.batch_size == "auto":
+            shared["batch_size"] = min(128, max(16, 2 ** int(math.log2(n / 16)))) if n >= 16 else 16
+        return Plan(**{**shared, "drops": tuple(self.drops)})
 
     def _chosen(self, best: Outcome) -> dict[str, Any]:
         chosen = {**{name: getattr(best.configuration, name) for name in GRIDS}, "stop": best.epochs}
         return {**chosen, "drops": _drops(best)} if self.schedule == "plateau" else chosen
-
-    def _best(
-        self,
-        configurations: Sequence[Configuration],
-        plan: Plan,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
-        val: Validation | None,
-        by_class: np.ndarray,
-    ) -> Outcome:
-        """Train every configuration, note what came of it in `curve_`, and give back the best."""
-        return self._note(self._train(configurations, plan, X, y, weight, val, by_class), val is not None)
 
     def _train(
         self,
@@ -320,8 +313,6 @@ class TorchHead(Head):
         groups: Sequence[Any] | np.ndarray | None = None,
     ) -> list[Self]:
         """New heads, one fitted with each seed: the grid times the seeds as one program."""
-        from .settings import configurations_of, plan_of
-
         if val is None or self.stop is not None or not self.batched:
             return super().fit_seeds(seeds, X, y, val, sample_weight, groups)
         heads = [self.unfitted(seed=seed) for seed in seeds]
@@ -336,8 +327,8 @@ class TorchHead(Head):
         first._check_memory(len(codes), len(dev[1]) * len(heads))
         weight = np.ones(len(codes)) if given is None else given
         outcomes = first._train(
-            [configuration for head in heads for configuration in configurations_of(head)],
-            plan_of(first, len(codes)),
+            [configuration for head in heads for configuration in head._configurations()],
+            first._plan(len(codes)),
             inputs,
             codes,
             weight,
@@ -408,16 +399,15 @@ class TorchHead(Head):
         import torch
 
         numbers = sum(array.size for array in arrays.values())
-        shared = inspect.signature(TorchHead.__init__).parameters
+        shared = _defaults(TorchHead)
         for name, value in self.get_params().items():
             most = len(arrays) if name == "depth" else numbers
             if name not in shared and isinstance(value, int) and not 0 <= value <= most:
                 raise CorruptError(f"its weights are too few for {name}={value}")
         with torch.device("meta"):
             shapes = self._network().state_dict()
-        wanted = {
-            name: tuple(weight.shape) or (1,) for name, weight in shapes.items()
-        }  # as `_save` has scalars
+        # As `_save` has scalars.
+        wanted = {name: tuple(weight.shape) or (1,) for name, weight in shapes.items()}
         for name in [*wanted, *arrays]:
             found = arrays[name].shape or (1,) if name in arrays else "absent"
             if found != wanted.get(name):
@@ -434,6 +424,12 @@ class TorchHead(Head):
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _defaults(kind: type[TorchHead]) -> dict[str, Any]:
+    """Parameters of a class's ``__init__``, without those it only passes on."""
+    parameters = inspect.signature(kind.__init__).parameters
+    return {n: p.default for n, p in parameters.items() if n != "self" and p.kind is not p.VAR_KEYWORD}
 
 
 def _part(rows: Any, y: np.ndarray, weight: np.ndarray) -> Part:

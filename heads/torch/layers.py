@@ -63,10 +63,7 @@ class _Noise(nn.Module):
 class Dropout(_Noise):
     """Dropout whose rate is a buffer, so that copies of a network with different rates can be stacked.
 
-    Parameters
-    ----------
-    rate : float, optional
-        A rate of the layer's own; without one it has that of the head (`stacked_rates`).
+    Without a rate of its own a layer has that of the head (`stacked_rates`).
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -168,15 +165,7 @@ class _StackedProduct(torch.autograd.Function):
 
 
 class Prepared(nn.Module):
-    """A network behind what it does to raw features: centre and scale each input, hide what the mask hides.
-
-    Parameters
-    ----------
-    network : Module
-        Maps ``(inputs, masks)`` to logits.
-    widths : mapping of str to int
-        Width of each input.
-    """
+    """A network behind what it does to raw features: centre and scale each input, hide what the mask hides."""
 
     def __init__(self, network: nn.Module, widths: Mapping[str, int]) -> None:
         super().__init__()
@@ -212,10 +201,7 @@ def perceptron(width: int, hidden: int, classes: int) -> nn.Sequential:
 def stacked_rates(
     network: nn.Module, dropouts: torch.Tensor, modality_dropouts: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Buffers with the rate of each copy of `network`, (m,) each, by name.
-
-    Layers that no copy wants are switched off in `network` itself.
-    """
+    """Buffers with the rate of each copy of `network`, (m,) each; layers that no copy wants are switched off in it."""
     rates = {}
     for name, layer in network.named_modules():
         if isinstance(layer, _Noise) and not layer.fixed:

@@ -31,22 +31,17 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
 from ..inputs import Inputs, Tokens
-from ..vectors import Choice
+from ..selection import Choice
 from .layers import Linear, stacked_rates
 
 __all__ = [
     "SGD",
     "AdamW",
-    "Batch",
     "Configuration",
-    "Metric",
-    "Optimizer",
     "Outcome",
     "Part",
     "Plan",
-    "Progress",
     "Rows",
-    "Schedule",
     "blocks",
     "limited_threads",
     "products_in",
@@ -55,15 +50,38 @@ __all__ = [
     "train_many",
 ]
 
+#: Tensors of inputs (n, t, d) and masks (n, t), by name.
+Batch: TypeAlias = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+#: Tensors by name, each with the models in front: (m, ...).
+Stacked: TypeAlias = Mapping[str, torch.Tensor]
+Schedule: TypeAlias = Literal["cosine", "plateau", "constant"]
+#: Called after each epoch with its number, the number there will be at most, and the best dev score so far.
+Progress: TypeAlias = Callable[[int, int, float], None]
+
 # Operations of one step below which a second thread costs more in waiting than it does in work.
-_WORTH_THREADS = 5e7
+_MIN_THREADED = 5e7
+# Bytes up to which all vectors of an input are kept on the device as float32.
+_RESIDENT = 4 * 2**30
+# Numbers of one input that are gathered at a time where all rows are passed over.
+_BLOCK = 2**23
+# Rows from which the centre and scale of tokens are estimated.
+_SAMPLE = 4096
+# Weights, in numbers, up to which models are trained side by side on a CPU. Larger stacks share a step's overhead among
+# more models, until moving their weights, gradients and moments through memory takes as long.
+_STACKED = 2**23
+# Likewise where memory alone is the limit.
+_MEMORY = 2**28
+# Rows of dev that are scored at a time, times models.
+_SCORED = 2**16
+# "plateau": what the learning rate is multiplied by, and after how many epochs without a better score.
+_PLATEAU, _PLATEAU_AFTER = 0.3, 2
 
 
 @contextmanager
 def limited_threads(work: float) -> Iterator[None]:
     """One thread where a step is of few operations; as many as PyTorch has otherwise."""
     before = torch.get_num_threads()
-    if work < _WORTH_THREADS and before > 1:
+    if work < _MIN_THREADED and before > 1:
         torch.set_num_threads(1)
     try:
         yield
@@ -89,30 +107,11 @@ def products_in(precision: Literal["auto", "float32"]) -> Iterator[None]:
         products.fp32_precision = before
 
 
-# Vectors that fit are kept as one float32 tensor on the device. Tokens, and vectors that do not fit, stay where
-# they are (memory-mapped, float16): each batch is gathered and cast by itself, so features larger than memory can
-# be learned from.
-
-
-#: Tensors of inputs (n, t, d) and masks (n, t), by name.
-Batch: TypeAlias = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
-
-# Bytes up to which all vectors of an input are kept on the device as float32.
-_RESIDENT = 4 * 2**30
-# Numbers of one input that are gathered at a time where all rows are passed over.
-_BLOCK = 2**23
-# Rows from which the centre and scale of tokens are estimated.
-_SAMPLE = 4096
-
-
 class Rows:
     """Inputs, ready to be taken in batches.
 
-    Parameters
-    ----------
-    X : Inputs
-    device : str or torch.device, default "cpu"
-    dtype : torch.dtype, default float32
+    Vectors that fit are kept as one tensor on the device. Tokens, and vectors that do not fit, stay where they are
+    (memory-mapped, float16): each batch is gathered and cast by itself, so features larger than memory can be learnt from.
     """
 
     def __init__(
@@ -130,10 +129,7 @@ class Rows:
         return len(self.X)
 
     def take(self, rows: np.ndarray | slice) -> Batch:
-        """Some rows, in the order of `rows`.
-
-        An array of shape (m, n) gives tensors with m in front: a batch for each of m models.
-        """
+        """Some rows, in the order of `rows`; an array (m, n) gives a batch for each of m models, m in front."""
         if isinstance(rows, np.ndarray) and rows.ndim > 1:
             inputs, masks = self.take(rows.reshape(-1))
             shape = rows.shape
@@ -168,10 +164,7 @@ def blocks(X: Inputs, rows: int) -> Iterator[slice]:
 
 
 def statistics(X: Inputs, weight: np.ndarray) -> dict[str, tuple[np.ndarray, float]]:
-    """Centre (d,) and scale of each input, over the rows that have it.
-
-    A centred input is multiplied by its scale, which brings the mean square of its entries to one.
-    """
+    """Centre (d,) of each input, over the rows that have it, and the factor that brings its mean square to one."""
     found = {}
     for name, array in X.items():
         rows: Any = np.flatnonzero(X.present(name))
@@ -205,16 +198,10 @@ def statistics(X: Inputs, weight: np.ndarray) -> dict[str, tuple[np.ndarray, flo
     return found
 
 
-#: Tensors by name, each with the models in front: (m, ...).
-Stacked: TypeAlias = Mapping[str, torch.Tensor]
-Schedule: TypeAlias = Literal["cosine", "plateau", "constant"]
-
-
 def schedule_factor(schedule: Schedule, epoch: float, epochs: float, warmup: float) -> float:
-    """What the learning rate is multiplied by, `epoch` (a fraction too) into training.
+    """What the learning rate is multiplied by, `epoch` (a fraction too) into training: warm-up, then half a cosine wave.
 
-    It rises in a straight line over the first `warmup` epochs; "cosine" then falls along half a wave, to zero
-    after `epochs`. "plateau" falls by the trainer's hand, and here is constant.
+    "plateau" is lowered by the trainer, and here constant.
     """
     if epoch < warmup:
         return epoch / warmup
@@ -224,16 +211,11 @@ def schedule_factor(schedule: Schedule, epoch: float, epochs: float, warmup: flo
 
 
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), as `torch.optim.AdamW` computes it.
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), as `torch.optim.AdamW` computes it, in place.
 
     PyTorch's own kernel passes over a parameter once, where the formula written out in tensor operations would
     pass over it some twenty times; but it takes one rate for all it is given. So it is given runs of
     neighbouring models that share their rates: sort configurations, and there are few.
-
-    Parameters
-    ----------
-    parameters : mapping of str to Tensor, (m, ...) each
-        Updated in place.
     """
 
     def __init__(
@@ -296,9 +278,6 @@ class SGD:
         self.velocity = {name: state[models] for name, state in self.velocity.items()}
 
 
-Optimizer: TypeAlias = AdamW | SGD
-
-
 def _runs(lrs: Sequence[float], decays: Sequence[float]) -> list[tuple[tuple[float, float], slice]]:
     """Neighbours that share both rates, and where they are."""
     runs, start = [], 0
@@ -307,21 +286,6 @@ def _runs(lrs: Sequence[float], decays: Sequence[float]) -> list[tuple[tuple[flo
         runs.append((rates, slice(start, stop)))
         start = stop
     return runs
-
-
-Metric: TypeAlias = Literal["log_loss", "macro_f1", "accuracy"]
-#: Called after each epoch with its number, the number there will be at most, and the best dev score so far.
-Progress: TypeAlias = Callable[[int, int, float], None]
-
-# Weights, in numbers, up to which models are trained side by side on a CPU. Larger stacks share a step's overhead among
-# more models, until moving their weights, gradients and moments through memory takes as long.
-_STACKED = 2**23
-# Likewise where memory alone is the limit.
-_MEMORY = 2**28
-# Rows of dev that are scored at a time, times models.
-_SCORED = 2**16
-# "plateau": what the learning rate is multiplied by, and after how many epochs without a better score.
-_PLATEAU, _PLATEAU_AFTER = 0.3, 2
 
 
 @dataclass(frozen=True)
@@ -349,7 +313,7 @@ class Plan:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = 0.9
     label_smoothing: float = 0.0
-    metric: Metric = "log_loss"
+    metric: Literal["log_loss", "macro_f1", "accuracy"] = "log_loss"
     precision: Literal["auto", "float32"] = "auto"
 
 
@@ -366,21 +330,9 @@ class Part:
 class Outcome:
     """What became of one configuration.
 
-    Attributes
-    ----------
-    configuration : Configuration
-    state : dict of str to Tensor
-        State of the network after its best epoch (after the last, without dev), on the CPU.
-    epochs : int
-        Number of that epoch, from 1; 0 if the loss was never finite.
-    score : float
-        The dev metric then, the larger the better; minus infinity without dev.
-    log_loss : float
-        On dev then: among equal scores it decides.
-    curve : list of dict
-        Epoch, learning rate, training loss and dev scores of every epoch.
-    drops : list of int
-        Epochs after which "plateau" lowered the learning rate.
+    `state` is the network's after its best epoch (the last, without dev), on the CPU; `epochs` the number of that epoch
+    from 1, or 0 if the loss was never finite; `score` the dev metric then, the larger the better; `curve` has a row for
+    every epoch, and `drops` the epochs after which "plateau" lowered the learning rate.
     """
 
     configuration: Configuration
@@ -408,26 +360,10 @@ def train_many(
     at_once: int | None = None,
     progress: Progress | None = None,
 ) -> list[Outcome]:
-    """Train a network once for each configuration.
+    """Train a network once for each configuration; the outcomes are in their order.
 
-    Parameters
-    ----------
-    build : callable
-        Makes the network; called with PyTorch's random numbers seeded by the configuration's seed.
-    configurations : sequence of Configuration
-    train, val : Part
-        Rows to learn from; rows to score after each epoch (None: train for all epochs).
-    plan : Plan
-    batched : bool, default True
-        False trains one after the other, without `vmap`.
-    at_once : int, optional
-        Most models in one stack; by default as many as are worth it.
-    progress : callable, optional
-
-    Returns
-    -------
-    list of Outcome
-        In the order of `configurations`.
+    `build` makes the network and is called with PyTorch's random numbers seeded by the configuration's seed. Without `val`
+    all epochs are trained. `batched=False` trains one after the other, without `vmap`; `at_once` bounds a stack's models.
     """
     with torch.random.fork_rng(devices=[]):
         size = sum(p.numel() for p in build().parameters())
@@ -479,11 +415,9 @@ def _train_stack(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         stack = Stack(build, configurations, device, batched)
         torch.manual_seed(0)
-        optimizer: Optimizer = (
-            AdamW(stack.parameters)
-            if plan.optimizer == "adamw"
-            else SGD(stack.parameters, momentum=plan.momentum)
-        )
+        optimizer: AdamW | SGD = AdamW(stack.parameters)
+        if plan.optimizer == "sgd":
+            optimizer = SGD(stack.parameters, momentum=plan.momentum)
         alive = list(outcomes)
         reduced = [1.0] * len(alive)
         choices = [Choice(plan.metric, plan.patience) for _ in alive]
@@ -543,14 +477,8 @@ def _train_stack(
 class Stack:
     """Weights of m copies of a network, and how to run them all.
 
-    Attributes
-    ----------
-    network : Module
-        The copy that lends its structure; its own weights are not used.
-    parameters : dict of str to Tensor
-        Weights, (m, ...) each.
-    buffers : dict of str to Tensor
-        The network's other tensors: (m, ...) for the names in `own`, the same for all models otherwise.
+    `network` lends its structure, its own weights are not used; `parameters` are (m, ...) each, and so are the `buffers`
+    that are named in `own`, the others being the same for all models.
     """
 
     def __init__(
@@ -600,13 +528,7 @@ class Stack:
         return [c.seed for c in self.configurations]
 
     def logits(self, batch: Batch, *, own: bool = False) -> torch.Tensor:
-        """Logits of every model: shape (m, n, k).
-
-        Parameters
-        ----------
-        batch : Batch
-            Inputs and masks of n rows; with `own`, (m, n, ...) with other rows for each model.
-        """
+        """Logits of every model, (m, n, k), for n rows; with `own`, a batch (m, n, ...) has other rows for each model."""
         for p in self.parameters.values():
             p.requires_grad_(torch.is_grad_enabled())
         if not self.batched:
@@ -668,10 +590,7 @@ class Stack:
 
 
 def _batches(seeds: Sequence[int], epoch: int, n: int, size: int) -> list[np.ndarray]:
-    """Rows of each step of an epoch: (b,) where all models share a seed, else (m, b).
-
-    Every row once; batches differ in size by one at most, so that none is left with a row or two.
-    """
+    """Rows of each step of an epoch, (b,) where all models share a seed, else (m, b); batch sizes differ by one at most."""
     orders = {seed: np.random.default_rng((seed, epoch)).permutation(n) for seed in set(seeds)}
     rows = orders[seeds[0]] if len(orders) == 1 else np.stack([orders[seed] for seed in seeds])
     return np.array_split(rows, math.ceil(n / size), axis=-1)

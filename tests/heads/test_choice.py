@@ -10,7 +10,7 @@ from icehouse.heads.families.knn import Knn
 from icehouse.heads.families.late_fusion import LateFusion
 from icehouse.heads.families.linear import LogReg, Svm
 from icehouse.heads.families.zero_shot import TipAdapter
-from icehouse.heads.vectors import Choice
+from icehouse.heads.selection import Choice
 
 
 def rows(*pairs: tuple[float, float]) -> list[dict[str, float]]:

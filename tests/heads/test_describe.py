@@ -6,8 +6,7 @@ from importlib.metadata import EntryPoint
 import pytest
 from icehouse.cli import app
 from icehouse.heads import registry
-from icehouse.heads.describe import describe, families
-from icehouse.heads.registry import available, head_class
+from icehouse.heads.registry import available, describe, families, head_class
 from typer.testing import CliRunner
 
 

@@ -131,7 +131,7 @@ def test_a_grid_trains_as_one_and_the_best_is_kept() -> None:
 
 def test_wrong_parameters_are_named() -> None:
     X, y = equal_or_different(20)
-    with pytest.raises(UsageError, match="version must be v1 or v2, not 'v3'"):
+    with pytest.raises(UsageError, match="version must be 'v1' or 'v2', not 'v3'"):
         DiffAttn(version="v3").fit(X, y)  # type: ignore[arg-type]  # on purpose
     with pytest.raises(UsageError, match="depth must be"):
         DiffAttn(depth=0).fit(X, y)

@@ -142,7 +142,7 @@ def test_wrong_shapes_are_named(make: Make) -> None:
 
 def test_wrong_stacks_are_named() -> None:
     X, y = equal_or_different(20)
-    with pytest.raises(UsageError, match="version must be v1 or v2, not 'v3'"):
+    with pytest.raises(UsageError, match="version must be 'v1' or 'v2', not 'v3'"):
         GuidedDiff(version="v3").fit(X, y)  # type: ignore[arg-type]  # on purpose
     with pytest.raises(UsageError, match="depth must be"):
         GuidedDiff(depth=0).fit(X, y)

@@ -10,8 +10,8 @@ from icehouse.heads.families.late_fusion import LateFusion
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.families.zero_shot import ZeroShot
 from icehouse.heads.head import Head
-from icehouse.heads.holdout import held_out
 from icehouse.heads.inputs import Inputs
+from icehouse.heads.selection import held_out
 from icehouse.heads.sweeps.record import trials
 
 Data = Callable[..., tuple[Inputs, np.ndarray]]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.heads.holdout import folds, held_out, same_rows
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.registry import create
+from icehouse.heads.selection import folds, held_out, same_rows
 from quick import quick
 
 Data = Callable[..., tuple[Inputs, np.ndarray]]
