@@ -70,8 +70,9 @@ def heads(
         return
     lines = []
     for row in rows:
-        about = [row["error"], "", "", ""]
-        if "error" not in row:
+        if "error" in row:
+            about = [row["error"], "", "", ""]
+        else:
             about = [row["summary"], _tick(row["tokens"]), _tick(row["missing"]), _PROMPTS[row["prompts"]]]
         lines.append([row["family"], *about])
     print_table(["head", "what it is", "tokens", "missing inputs", "class prompts"], lines)
