@@ -30,6 +30,7 @@ __all__ = [
     "Shown",
     "caption_stats",
     "list_captions",
+    "moving_ratio",
     "sample_captions",
     "show_captions",
     "view_of",
@@ -445,11 +446,11 @@ def _vocabulary(told: Sequence[Sequence[str]]) -> dict[str, Any]:
         "types": len(counts),
         "once": sum(count == 1 for count in counts.values()),
         "type_token_ratio": len(counts) / total if total else None,
-        "moving_ratio": _moving_ratio(word for words in told for word in words),
+        "moving_ratio": moving_ratio(word for words in told for word in words),
     }
 
 
-def _moving_ratio(words: Iterable[str], window: int = WINDOW) -> float | None:
+def moving_ratio(words: Iterable[str], window: int = WINDOW) -> float | None:
     """Mean share of distinct words in every window; None where there is not one."""
     held: deque[str] = deque()
     counts: Counter[str] = Counter()

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 from caption_stores import Lab
-from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.progress import EVERY_S, Log, Pace, PaceLine, duration, progress
-from icehouse.embed.captions.settings import CaptionSettings
 from ollama_server import OllamaServer
 from rich.console import Console
 
@@ -36,17 +34,11 @@ def screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         yield shown
 
 
-def test_a_terminal_shows_rate_and_estimate(
-    lab: Lab, server: OllamaServer, screen: Callable[[], str]
-) -> None:
+def test_a_terminal_shows_rate_and_estimate(lab: Lab, screen: Callable[[], str]) -> None:
     with progress() as (tell, remark):
-        caption_images(
-            lab.store(7), CaptionSettings("llava:7b", hosts=[server.url]), progress=tell, say=remark
-        )
-    assert "captioning" in screen()
-    assert "7/7" in screen()
-    assert "tokens/s" in screen()
-    assert "all 7 will take about" in screen()
+        lab.caption(lab.store(7), progress=tell, say=remark)
+    for told in ("captioning", "7/7", "tokens/s", "all 7 will take about"):
+        assert told in screen()
     assert "pulling" not in screen()
 
 
@@ -57,13 +49,11 @@ def test_a_terminal_shows_a_pull_in_megabytes(
         tell(2_500_000_000, 4_733_363_377, "pulling [bold]8934\x1b[2J")
         assert "captioning" not in screen().partition("pulling")[2]
     assert "2,500.0 of 4,733.4 MB" in screen()
-    assert (
-        "pulling [bold]8934\N{REPLACEMENT CHARACTER}[2J" in screen()
-    )  # shown as it was sent, and not obeyed
+    # Shown as it was sent, and not obeyed.
+    assert "pulling [bold]8934\N{REPLACEMENT CHARACTER}[2J" in screen()
     server.pullable, server.models = {"llava:7b": "d" * 64}, {}
     with progress() as (tell, remark):
-        asking = CaptionSettings("llava:7b", hosts=[server.url], pull=True)
-        caption_images(lab.store(2), asking, progress=tell, say=remark)
+        lab.caption(lab.store(2), pull=True, progress=tell, say=remark)
     assert "2/2" in screen()
 
 
@@ -114,11 +104,8 @@ def test_the_estimate_comes_once_and_leaves_loading_out() -> None:
 
 def test_a_small_set_needs_no_estimate() -> None:
     pace = Pace(5, Clock())
+    assert pace.line(1) == "waiting for the first answer"
     assert [pace.answered(None) for _ in range(5)] == [None] * 5
-
-
-def test_before_the_first_answer() -> None:
-    assert Pace(3, Clock()).line(1) == "waiting for the first answer"
 
 
 @pytest.mark.parametrize(

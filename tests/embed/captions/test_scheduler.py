@@ -24,7 +24,7 @@ from icehouse.embed.captions.scheduler import (
     backoff_s,
     circuit_breaker,
 )
-from icehouse.embed.captions.transport import MAX_WAIT_S, BusyError, UnreachableError
+from icehouse.embed.captions.transport import MAX_WAIT_S, UnreachableError
 from icehouse.errors import CaptionError, ImageError, LockedError
 
 
@@ -316,17 +316,3 @@ def test_a_host_that_answers_to_its_name_only_does_not_spin(monkeypatch: pytest.
         run([server()], 2, 0.05, ask=ask)
     # Each wait is 0.01 to 0.02 s, and the end comes after 0.5 s.
     assert 1 < asked <= 52
-
-
-def test_one_down_and_one_busy_end_the_run() -> None:
-    down, busy = server(), server()
-
-    async def verify(server: ServerState) -> None:
-        if server is down:
-            raise UnreachableError("a does not answer")
-
-    async def ask(job: Job, picture: bytes, server: ServerState) -> None:
-        raise BusyError("b is busy")
-
-    with pytest.raises(CaptionError, match="a does not answer; b is busy"):
-        run([down, busy], 2, 0.02, verify=verify, ask=ask)

@@ -17,9 +17,9 @@ from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.pictures import prepare
 from icehouse.embed.captions.settings import CaptionSettings, Prompt
 from icehouse.embed.captions.stats import (
-    _moving_ratio,
     caption_stats,
     list_captions,
+    moving_ratio,
     sample_captions,
     show_captions,
     words_of,
@@ -378,10 +378,10 @@ def test_nothing_but_empty_answers(lab: Lab) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from("abcde"), max_size=40), st.integers(1, 12))
-def test_moving_ratio_is_the_mean_over_all_windows(words: list[str], window: int) -> None:
+def testmoving_ratio_is_the_mean_over_all_windows(words: list[str], window: int) -> None:
     windows = [words[i : i + window] for i in range(len(words) - window + 1)]
     expected = sum(len(set(one)) / window for one in windows) / len(windows) if windows else None
-    found = _moving_ratio(words, window)
+    found = moving_ratio(words, window)
     assert found is None if expected is None else found == pytest.approx(expected)
 
 
