@@ -28,7 +28,7 @@ from PIL import Image
 
 from ..data.images import image_size
 from ..data.text import DEFAULT_CLEANING, clean, text_sha256
-from ..embed.encoder import Encoder, Modality, fingerprint, load_named
+from ..embed.encoder import Encoder, Modality, load_named
 from ..embed.extract import (
     LOOK_AT,
     SAMPLE,
@@ -43,6 +43,7 @@ from ..embed.extract import (
 )
 from ..embed.tables import feature_provenance, load_checked
 from ..errors import SourceError, UsageError
+from ..store.schema import fingerprint
 from ..store.store import Store
 from .calibration import Calibration, in_words
 from .find import DEFAULT_COSINE, DEFAULT_HAMMING, default_feature

@@ -10,14 +10,13 @@ in this package or in yours.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -41,7 +40,6 @@ __all__ = [
     "Tokens",
     "available",
     "encodable",
-    "fingerprint",
     "folder_name",
     "is_trusted",
     "load_encoder",
@@ -201,12 +199,6 @@ class Encoder(ABC):
                 return output
         offered = ", ".join(f"{o.modality}/{o.name}" for o in self.outputs)
         raise EncoderError(f"{self.id} has no output {modality}/{name}; it offers {offered}")
-
-
-def fingerprint(provenance: Mapping[str, Any]) -> str:
-    """Digest of a provenance: vectors may share a table, a search or a head only where it agrees."""
-    canonical = json.dumps(provenance, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 @cache

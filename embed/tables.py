@@ -22,11 +22,11 @@ from PIL import Image
 from ..data.images import DECODER_VERSION, decode
 from ..data.text import DEFAULT_CLEANING, clean, text_sha256
 from ..errors import EncoderError, ImageError, SpaceError, UsageError
-from ..store.schema import check_space, check_spec, features_schema, tower_of
+from ..store.schema import check_space, check_spec, features_schema, fingerprint, tower_of
 from ..store.store import Store
 from ..store.table import Table
 from ..store.vectors import tokens_to_arrow, vectors_to_arrow
-from .encoder import Encoder, Modality, Tokens, fingerprint, load_encoder, require_trusted
+from .encoder import Encoder, Modality, Tokens, load_encoder, require_trusted
 from .extract import Work, read_file
 
 __all__ = [

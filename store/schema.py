@@ -5,6 +5,8 @@ Content is known by its digest, so a feature table has no item ids: `items` says
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -22,6 +24,7 @@ __all__ = [
     "check_spec",
     "differences",
     "features_schema",
+    "fingerprint",
     "items_schema",
     "label_columns",
     "tokens_type",
@@ -137,7 +140,7 @@ def features_schema(
 
 
 # The spec of a feature table carries the provenance of its vectors and its fingerprint. The fingerprint decides; the
-# provenance explains. It is computed where encoders live, so here it is only compared.
+# provenance explains.
 
 
 _SHOWN = 4
@@ -152,6 +155,12 @@ _ENTRIES: dict[str, type] = {
 _NEEDED = ("encoder", "name", "modality", "output", "key", "dim", "dtype", "provenance")
 #: What there is of one that was repaired from parts of an older version, which carry no spec: it has no fingerprint either.
 _REPAIRED = ("encoder", "modality", "output", "key", "dim", "dtype")
+
+
+def fingerprint(provenance: Mapping[str, Any]) -> str:
+    """Digest of a provenance: vectors may share a table, a search or a head only where it agrees."""
+    canonical = json.dumps(provenance, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def check_spec(spec: Any, what: str, needed: tuple[str, ...] = _NEEDED) -> None:

@@ -16,10 +16,9 @@ import pyarrow as pa
 
 from ...errors import CaptionError, SpaceError, unknown_name
 from ...store.files import is_name
-from ...store.schema import differences
+from ...store.schema import differences, fingerprint
 from ...store.store import Store
 from ...store.table import Table
-from ..encoder import fingerprint
 from .answers import COLUMNS
 
 __all__ = [

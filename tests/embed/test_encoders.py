@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import CONFIGS
-from icehouse.embed.encoder import Encoder, Tokens, fingerprint, folder_name, load_encoder
+from icehouse.embed.encoder import Encoder, Tokens, folder_name, load_encoder
 from icehouse.errors import EncoderError, IcehouseError
+from icehouse.store.schema import fingerprint
 from PIL import Image
 
 Load = Callable[..., Encoder]
