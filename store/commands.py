@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,32 +30,6 @@ _PANEL = "Store"
 
 #: Ids that `icehouse remove` names.
 _NAMED = 10
-
-
-class SqlFormat(StrEnum):
-    """How `icehouse sql` prints."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
-
-
-class ExportFormat(StrEnum):
-    """What `icehouse export` writes."""
-
-    npy = "npy"
-    csv = "csv"
-    parquet = "parquet"
-    safetensors = "safetensors"
-
-
-class QuoteStyle(StrEnum):
-    """What quotes mean in CSV and TSV."""
-
-    auto = "auto"
-    csv = "csv"
-    literal = "literal"
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -98,7 +71,8 @@ def sql(
     query: Annotated[str, typer.Argument(help="SQL, or - to read it from stdin.", show_default=False)],
     store: StoreOption = DEFAULT_STORE,
     format: Annotated[
-        SqlFormat | None, typer.Option("--format", "-f", help="Default: table, or what FILE's suffix says.")
+        Literal["table", "csv", "json", "parquet"] | None,
+        typer.Option("--format", "-f", help="Default: table, or what FILE's suffix says."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the result to FILE.")
@@ -110,7 +84,7 @@ def sql(
     from . import sql as results
     from .store import Store
 
-    kind = "json" if as_json else format.value if format else None
+    kind = "json" if as_json else format
     if kind == "parquet" and out is None:
         raise UsageError("Parquet needs a file: add -o FILE")
     if kind == "table" and out is not None:
@@ -141,8 +115,9 @@ def join(
         str | None, typer.Option(metavar="A,B", help="Columns to bring.", show_default="all but the key")
     ] = None,
     quotes: Annotated[
-        QuoteStyle, typer.Option(help="Whether quotes in a CSV or TSV enclose fields or are meant.")
-    ] = QuoteStyle.auto,
+        Literal["auto", "csv", "literal"],
+        typer.Option(help="Whether quotes in a CSV or TSV enclose fields or are meant."),
+    ] = "auto",
     na_values: NaValuesOption = None,
     encoding: Annotated[str | None, typer.Option(help="Character encoding of CSV, TSV and JSONL.")] = None,
     as_json: JsonOption = False,
@@ -158,7 +133,7 @@ def join(
         on=key,
         file_key=column or None,
         columns=_names(columns),
-        quotes=quotes.value,
+        quotes=quotes,
         na_values=None if na_values is None else na_values.split(","),
         encoding=encoding,
     )
@@ -194,7 +169,10 @@ def export(
         ),
     ],
     store: StoreOption = DEFAULT_STORE,
-    format: Annotated[ExportFormat | None, typer.Option(help="Default: what FILE's suffix says.")] = None,
+    format: Annotated[
+        Literal["npy", "csv", "parquet", "safetensors"] | None,
+        typer.Option(help="Default: what FILE's suffix says."),
+    ] = None,
     columns: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Columns of items to write too, such as split and labels."),
@@ -215,7 +193,7 @@ def export(
         Store.open(store),
         feature,
         out,
-        format=format.value if format else None,
+        format=format,
         columns=_names(columns) or (),
         split=split or None,
         where=where,
@@ -367,14 +345,6 @@ def _size(size: float) -> str:
 index_app = typer.Typer(no_args_is_help=True)
 
 
-class IndexKind(StrEnum):
-    """Kinds of index."""
-
-    flat = "flat"
-    ivf = "ivf"
-    hnsw = "hnsw"
-
-
 @index_app.command()
 def build(
     features: Annotated[
@@ -383,7 +353,7 @@ def build(
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     kind: Annotated[
-        IndexKind | None,
+        Literal["flat", "ivf", "hnsw"] | None,
         typer.Option(help="Kind of index.", show_default="as before, else by size and recall"),
     ] = None,
     recall: Annotated[
@@ -410,7 +380,7 @@ def build(
         built = build_index(
             opened,
             feature,
-            kind=kind.value if kind else None,
+            kind=kind,
             recall=recall,
             threads=threads,
             rebuild=rebuild,
