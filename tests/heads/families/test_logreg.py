@@ -168,9 +168,9 @@ def test_a_c_that_makes_no_sense_is_refused(data: Data, C: object) -> None:
 
 
 def test_other_parameters_that_make_no_sense_are_refused(data: Data) -> None:
-    with pytest.raises(UsageError, match="log_loss, accuracy, macro_f1"):
+    with pytest.raises(UsageError, match="'log_loss', 'accuracy' or 'macro_f1', not 'auc'"):
         LogReg(select="auc").fit(*data(30))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="input or feature"):
+    with pytest.raises(UsageError, match="'input' or 'feature', not 'row'"):
         LogReg(scale="row").fit(*data(30))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="balanced"):
         LogReg(class_weight="even").fit(*data(30))  # type: ignore[arg-type]
