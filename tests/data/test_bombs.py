@@ -351,12 +351,6 @@ def test_an_icon_is_no_image() -> None:
         decode(icon[:20] + b"\xff" * 4 + icon[24:])
 
 
-def test_every_format_is_mutated(tmp_path: Path) -> None:
-    from icehouse.data.images import _formats
-
-    assert {name.split(",")[0] for name in FILES} >= set(_formats()) - {"DIB", "HEIF"}
-
-
 def test_what_follows_the_only_scan_of_a_jpeg_is_not_read() -> None:
     data = encoded(scene(48, 32), "JPEG")
     more = data + data[data.index(b"\xff\xda") :] * 500

@@ -221,7 +221,6 @@ def test_ids_without_an_id_column(tmp_path: Path) -> None:
         ({"label_columns": ["Label"]}, r"did you mean 'label'"),
         ({"label_columns": ["x=nothing"]}, "no column 'nothing'"),
         ({"label_columns": ["=label"]}, "name is missing"),
-        ({"label_columns": ["Path=label"]}, "cannot be called 'Path'"),
         ({"label_columns": ["label", "LABEL=text"]}, "two columns"),
         ({"label_columns": "label"}, "sequence of names"),
         ({"split": "train", "split_column": "label"}, "give one of them"),
@@ -239,18 +238,15 @@ def test_wrong_usage(tmp_path: Path, options: dict[str, Any], match: str) -> Non
         read(path, **options)
 
 
-def test_column_options_need_an_annotation_file(photos: Path) -> None:
+def test_columns_that_nobody_has(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(UsageError, match="--text-column needs an annotation file"):
         read(photos, text_column="text")
-
-
-def test_no_known_column(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"'foo', 'bar'; give --image-column or --text-column"):
         read(write(tmp_path / "p.csv", "foo,bar\n1,2\n"))
 
 
 def test_labels_cannot_shadow_the_items_table(tmp_path: Path) -> None:
-    for name in RESERVED:
+    for name in (*RESERVED, "Path"):
         with pytest.raises(UsageError, match="cannot be called"):
             read(write(tmp_path / "p.csv", f"caption,{name}_\n1,2\n"), meta_columns=[f"{name}={name}_"])
 
