@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from icehouse.data.columns import PRESETS, get_preset
-from icehouse.data.manifest import SourceOptions, read_sources
 from icehouse.errors import SourceError, UsageError
+from sources import by_id, column, notes, read, write_rows
 
 CRISISMMD = Path(__file__).resolve().parents[3] / "shared" / "data" / "crisismmd"
 real = pytest.mark.skipif(not CRISISMMD.is_dir(), reason="CrisisMMD is not there")
@@ -29,9 +28,9 @@ def row(number: int, text: str, label: str, *more: str) -> str:
 def test_quotes_in_tweets_are_literal(tmp_path: Path) -> None:
     texts = ['"opened and never closed', 'she said "go"', '"whole"', 'doubled ""', "plain"]
     path = crisis(tmp_path, "damage", "dev", *(row(i, text, "mild_damage") for i, text in enumerate(texts)))
-    manifest = read_sources(path, options=SourceOptions(preset="crisismmd"))
-    assert manifest.table["text"].to_pylist() == texts
-    assert set(manifest.table["split"].to_pylist()) == {"dev"}
+    manifest = read(path, preset="crisismmd")
+    assert column(manifest, "text") == texts
+    assert set(column(manifest, "split")) == {"dev"}
     assert manifest.labels == ("label", "event_name", "tweet_id")
     assert manifest.table["item_id"][0].as_py() == "0_0"
     assert manifest.rejected.num_rows == 0
@@ -42,7 +41,7 @@ def test_one_task_has_label_and_split(tmp_path: Path) -> None:
         tmp_path, "humanitarian", "train", row(1, "a", "vehicle_damage"), row(2, "b", "not_humanitarian")
     )
     test = crisis(tmp_path, "humanitarian", "test", row(3, "c", "missing_or_found_people"))
-    table = read_sources([train, test], options=SourceOptions(preset="crisismmd")).table
+    table = read(train, test, preset="crisismmd").table
     assert table["split"].to_pylist() == ["train", "train", "test"]
     assert table["label"].to_pylist() == ["vehicle_damage", "not_humanitarian", "missing_or_found_people"]
     assert table["label5"].to_pylist() == [
@@ -62,7 +61,7 @@ def test_several_tasks_are_one_item_each(tmp_path: Path) -> None:
         header=AGREED,
     )
     crisis(tmp_path, "informative", "test", row(1, '"said" no', "informative"), row(2, "b", "informative"))
-    manifest = read_sources(tmp_path, options=SourceOptions(preset="crisismmd"))
+    manifest = read(tmp_path, preset="crisismmd")
     first, second = manifest.table.to_pylist()
     assert first["item_id"] == "1_0"
     assert first["text"] == '"said" no'
@@ -81,14 +80,14 @@ def test_several_tasks_are_one_item_each(tmp_path: Path) -> None:
     assert {name: first[name] for name in expected} == expected
     assert second["damage"] is None
     assert "label" not in manifest.labels
-    assert any("the longer kept" in note for note in manifest.notes)
+    assert "the longer kept" in notes(manifest)
 
 
 def test_contradicting_labels_of_one_task_are_not_merged(tmp_path: Path) -> None:
     crisis(tmp_path, "damage", "dev", row(1, "a", "mild_damage"))
     crisis(tmp_path, "damage", "test", row(1, "a", "severe_damage"))
-    manifest = read_sources(tmp_path, options=SourceOptions(preset="crisismmd"))
-    assert manifest.table["label"].to_pylist() == ["mild_damage"]
+    manifest = read(tmp_path, preset="crisismmd")
+    assert column(manifest, "label") == ["mild_damage"]
     assert "differs in" in manifest.rejected["message"][0].as_py()
 
 
@@ -97,17 +96,15 @@ def test_a_task_that_cannot_be_told(tmp_path: Path) -> None:
     other = tmp_path / "mine.tsv"
     other.write_bytes(known.read_bytes())
     with pytest.raises(SourceError, match=r"mine\.tsv"):
-        read_sources([known, other], options=SourceOptions(preset="crisismmd"))
-    manifest = read_sources(other, options=SourceOptions(preset="crisismmd", split="holdout"))
-    assert manifest.table["split"].to_pylist() == ["holdout"]
+        read(known, other, preset="crisismmd")
+    manifest = read(other, preset="crisismmd", split="holdout")
+    assert column(manifest, "split") == ["holdout"]
 
 
 def test_options_override_the_preset(tmp_path: Path) -> None:
     path = crisis(tmp_path, "damage", "dev", row(1, "a", "mild_damage"))
-    options = SourceOptions(
-        preset="crisismmd", split="test", label_columns=("severity=label",), id_column="tweet_id"
-    )
-    item = read_sources(path, options=options).table.to_pylist()[0]
+    given = {"split": "test", "label_columns": ("severity=label",), "id_column": "tweet_id"}
+    (item,) = read(path, preset="crisismmd", **given).table.to_pylist()
     assert (item["item_id"], item["split"], item["severity"]) == ("1", "test", "mild_damage")
     assert "label" not in item
 
@@ -122,10 +119,8 @@ def test_options_override_the_preset(tmp_path: Path) -> None:
     ],
 )
 def test_crisismmd_has_exactly_its_rows(task: str, expected: dict[str, int]) -> None:
-    manifest = read_sources(
-        sorted(CRISISMMD.glob(f"task_{task}_*.tsv")), options=SourceOptions(preset="crisismmd")
-    )
-    assert Counter(manifest.table["split"].to_pylist()) == expected
+    manifest = read(*sorted(CRISISMMD.glob(f"task_{task}_*.tsv")), preset="crisismmd")
+    assert Counter(column(manifest, "split")) == expected
     assert manifest.rejected.num_rows == 0
     assert manifest.table["text"].null_count == 0
     if task == "humanitarian":
@@ -147,30 +142,22 @@ def test_crisismmd_has_exactly_its_rows(task: str, expected: dict[str, int]) -> 
 
 @real
 def test_crisismmd_whole() -> None:
-    manifest = read_sources(CRISISMMD, options=SourceOptions(preset="crisismmd"))
+    manifest = read(CRISISMMD, preset="crisismmd")
     assert manifest.table.num_rows == 13108
     assert manifest.rejected.num_rows == 0
     splits = manifest.table.select(["split_informative", "split_humanitarian", "split_damage"]).to_pylist()
     assert sum(len({s for s in item.values() if s}) > 1 for item in splits) == 4260
-    again = read_sources(
-        sorted(CRISISMMD.glob("*.tsv"), reverse=True), options=SourceOptions(preset="crisismmd")
-    )
-    texts = dict(zip(*(manifest.table[c].to_pylist() for c in ("item_id", "text")), strict=True))
-    assert texts == dict(zip(*(again.table[c].to_pylist() for c in ("item_id", "text")), strict=True))
+    again = read(*sorted(CRISISMMD.glob("*.tsv"), reverse=True), preset="crisismmd")
+    assert by_id(manifest, "text") == by_id(again, "text")
 
 
 def test_hateful_memes(tmp_path: Path) -> None:
-    def write(name: str, *records: dict[str, object]) -> Path:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        return path
-
     meme = {"id": 8291, "img": "img/08291.png", "label": 1, "text": 'a "b"\nc'}
-    write("train.jsonl", {"id": "01235", "img": "img/01235.png", "label": 0, "text": "t"})
-    write("dev_seen.jsonl", meme)
-    write("dev_unseen.jsonl", meme, {"id": 7, "img": "img/07.png", "label": 0, "text": "u"})
-    write("test_seen.jsonl", {"id": 9, "img": "img/09.png", "text": "no label"})
-    manifest = read_sources(tmp_path, options=SourceOptions(preset="hateful-memes"))
+    write_rows(tmp_path / "train.jsonl", [{"id": "01235", "img": "img/01235.png", "label": 0, "text": "t"}])
+    write_rows(tmp_path / "dev_seen.jsonl", [meme])
+    write_rows(tmp_path / "dev_unseen.jsonl", [meme, {"id": 7, "img": "img/07.png", "label": 0, "text": "u"}])
+    write_rows(tmp_path / "test_seen.jsonl", [{"id": 9, "img": "img/09.png", "text": "no label"}])
+    manifest = read(tmp_path, preset="hateful-memes")
     items = {item["item_id"]: item for item in manifest.table.to_pylist()}
     assert {key: item["split"] for key, item in items.items()} == {
         "01235": "train",
@@ -182,20 +169,16 @@ def test_hateful_memes(tmp_path: Path) -> None:
     assert items["8291"]["text"] == 'a "b"\nc'
     assert items["9"]["label"] is None
     assert manifest.rejected.num_rows == 0
-    assert any("in several splits" in note for note in manifest.notes)
+    assert "in several splits" in notes(manifest)
 
 
 def test_multioff(tmp_path: Path) -> None:
     for name, image in (("Training", "a.png"), ("Validation", "b.png"), ("Testing", "c.png")):
         text = f'image_name,sentence,label\n{image},"YOU, ""SIR""",Non-offensiv\n'
         (tmp_path / f"{name}_meme_dataset.csv").write_text(text, encoding="utf-8")
-    table = read_sources(tmp_path, options=SourceOptions(preset="multioff")).table
-    assert dict(zip(table["item_id"].to_pylist(), table["split"].to_pylist(), strict=True)) == {
-        "a.png": "train",
-        "b.png": "dev",
-        "c.png": "test",
-    }
-    assert set(table["text"].to_pylist()) == {'YOU, "SIR"'}
+    manifest = read(tmp_path, preset="multioff")
+    assert by_id(manifest, "split") == {"a.png": "train", "b.png": "dev", "c.png": "test"}
+    assert set(column(manifest, "text")) == {'YOU, "SIR"'}
 
 
 def test_memotion(tmp_path: Path) -> None:
@@ -209,11 +192,11 @@ def test_memotion(tmp_path: Path) -> None:
         "Image_name,Image_URL,OCR_extracted_text,corrected_text\n10.jpg,http://x/10.jpg,ocr,fixed\n",
         encoding="utf-8",
     )
-    manifest = read_sources(tmp_path / "labels.csv", options=SourceOptions(preset="memotion"))
-    assert manifest.table["text"].to_pylist() == ["corrected 1", "OCR 2"]
+    manifest = read(tmp_path / "labels.csv", preset="memotion")
+    assert column(manifest, "text") == ["corrected 1", "OCR 2"]
     assert manifest.labels == ("humour", "sarcasm", "offensive", "motivational", "overall_sentiment")
-    assert manifest.table["motivational"].to_pylist() == ["not_motivational", "motivational"]
-    test = read_sources(tmp_path / "2000_testdata.csv", options=SourceOptions(preset="memotion")).table
+    assert column(manifest, "motivational") == ["not_motivational", "motivational"]
+    test = read(tmp_path / "2000_testdata.csv", preset="memotion").table
     assert (test["text"].to_pylist(), test["split"].to_pylist()) == (["fixed"], ["test"])
 
 
@@ -221,9 +204,9 @@ def test_a_file_of_another_data_set_is_told(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("picture,words\na.jpg,b\n", encoding="utf-8")
     with pytest.raises(SourceError, match=r"no column image_name.*'picture', 'words'"):
-        read_sources(path, options=SourceOptions(preset="multioff"))
+        read(path, preset="multioff")
     with pytest.raises(SourceError, match=r"no annotation file of crisismmd"):
-        read_sources(tmp_path, options=SourceOptions(preset="crisismmd"))
+        read(tmp_path, preset="crisismmd")
 
 
 def test_unknown_preset() -> None:
