@@ -44,6 +44,12 @@ class IcehouseError(Exception):
     exit_code = 1
 
 
+def brief(error: BaseException, most: int = 300) -> str:
+    """Another library's message in one short line: the system's words where it has them, else the error's type."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split())[:most] or type(error).__name__
+
+
 E = TypeVar("E", bound=IcehouseError)
 
 

@@ -20,10 +20,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import ImageError, SourceError
+from ..errors import ImageError, SourceError, brief
 from .bombs import check_parquet
 from .labels import trim
-from .rows import one_line
 
 __all__ = [
     "MAX_BYTES",
@@ -197,9 +196,7 @@ class _Column:
                 cell = self._cell(row - 1)
             except (pa.ArrowException, OSError, StopIteration) as error:
                 self._next = -1
-                raise ImageError(
-                    f"row {row} of {self._column!r} cannot be read: {one_line(error)}"
-                ) from error
+                raise ImageError(f"row {row} of {self._column!r} cannot be read: {brief(error)}") from error
         if isinstance(cell, list) or place is not None:
             cell = cell[place - 1] if isinstance(cell, list) and place and place <= len(cell) else None
         data = cell.get("bytes") if isinstance(cell, dict) else cell

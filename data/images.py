@@ -19,10 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ImageError
+from ..errors import ImageError, brief
 from .bombs import MAX_FRAMES, MAX_SCANNED, Container, Memory, TimedFile, exif_orientation, open_container
 from .pixels import BACKGROUND, flatten, has_low_bytes, is_blank, low_bytes
-from .rows import one_line
 
 __all__ = [
     "BACKGROUND",
@@ -232,7 +231,7 @@ def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) ->
     except ImageError:
         raise
     except Exception as error:  # whatever a decoder raises of damaged bytes
-        raise ImageError(f"damaged {kind}: {one_line(error)}") from None
+        raise ImageError(f"damaged {kind}: {brief(error)}") from None
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -259,7 +258,7 @@ def _open(data: bytes) -> tuple[Container, Image.Image]:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(f"unreadable header: {one_line(error)}") from None
+        raise ImageError(f"unreadable header: {brief(error)}") from None
     _check_size(raw)
     return container, raw
 

@@ -16,7 +16,7 @@ from io import StringIO
 from itertools import islice
 from pathlib import Path
 
-from ..errors import SourceError, UsageError
+from ..errors import SourceError, UsageError, brief
 from .folders import first_bytes
 from .images import SNIFFED, lfs_pointer
 from .labels import trim
@@ -32,7 +32,6 @@ from .rows import (
     StringColumns,
     count,
     not_text,
-    one_line,
     start_of,
 )
 
@@ -262,7 +261,7 @@ def read_rows(path: Path, choose: Choose, *, encoding: str | None = None, quotes
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeError as error:  # no byte order mark where the encoding wants one
-        raise SourceError(f"{path} cannot be read as {encoding}: {one_line(error)}") from error
+        raise SourceError(f"{path} cannot be read as {encoding}: {brief(error)}") from error
 
 
 def _encoding(path: Path, asked: str | None) -> str:

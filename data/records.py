@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import SourceError
+from ..errors import SourceError, brief
 from .bombs import check_parquet, read_column
 from .image_files import address, holds_pictures, is_list
 from .images import SNIFFED, image_format
@@ -27,7 +27,6 @@ from .rows import (
     Rows,
     StringColumns,
     not_text,
-    one_line,
     show,
     start_of,
 )
@@ -240,7 +239,7 @@ def read_parquet(path: Path, choose: Choose) -> Rows:
             check_parquet(path, file.metadata)
             return _read_parquet(path, file, choose)
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path} is not a Parquet file that can be read: {one_line(error)}") from error
+        raise SourceError(f"{path} is not a Parquet file that can be read: {brief(error)}") from error
 
 
 def _read_parquet(path: Path, file: pq.ParquetFile, choose: Choose) -> Rows:

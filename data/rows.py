@@ -34,7 +34,6 @@ __all__ = [
     "count",
     "items_table",
     "not_text",
-    "one_line",
     "path_below",
     "rejected_table",
     "short",
@@ -270,8 +269,3 @@ def start_of(path: Path, encoding: str) -> str:
     """The first 64 Ki characters, line ends as they are."""
     with path.open(encoding=encoding, errors=MARKING, newline="") as file:
         return file.read(1 << 16)
-
-
-def one_line(error: BaseException) -> str:
-    """Message of another library's error, fit for one of ours; its type where it has none."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -37,12 +37,11 @@ from ..embed.extract import (
     Work,
     choose_shortest,
     encode_contents,
-    one_line,
     read_file,
     read_image,
 )
 from ..embed.tables import feature_provenance, load_checked
-from ..errors import SourceError, UsageError
+from ..errors import SourceError, UsageError, brief
 from ..store.schema import fingerprint
 from ..store.store import Store
 from .calibration import Calibration, in_words
@@ -218,14 +217,14 @@ class Reader:
             )
             content.key, content.blank, content.prepared = read.sha256, read.blank, read.pixels
             content.phash = None if read.facts is None else read.facts.phash
-            content.error = None if read.error is None else one_line(read.error)
+            content.error = None if read.error is None else brief(read.error)
             return content
         try:
             if item.text is None:
                 raise SourceError("no text")
             content.key, content.prepared = text_sha256(item.text), clean(item.text, self.cleaning)
         except Exception as error:  # of a text that is no Unicode: it costs only this item
-            content.error = one_line(error)
+            content.error = brief(error)
         return content
 
     def encode(self, contents: list[Content]) -> None:

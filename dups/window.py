@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import CorruptError, SpaceError, StoreError, UsageError
+from ..errors import CorruptError, SpaceError, StoreError, UsageError, brief
 from ..store.files import publish, remove_leftovers, temp_name
 from ..store.schema import vector_type
 from ..store.vectors import to_array
@@ -609,7 +609,7 @@ def load_window(
         if isinstance(error, OSError) and error.errno is not None:
             raise StoreError(f"cannot read the state {path}: {error.strerror}") from error
         raise CorruptError(
-            f"the state {path} is damaged ({_brief(error)}); move it away to begin with an empty window"
+            f"the state {path} is damaged ({brief(error, 120)}); move it away to begin with an empty window"
         ) from error
     return window, meta["notes"]
 
@@ -704,7 +704,3 @@ def _named(space: dict[str, Any]) -> str:
     if space.get("fingerprint") is None:
         return "no vectors"
     return f"vectors of {space.get('vectors', 'some encoder')} (fingerprint {space['fingerprint']})"
-
-
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -29,7 +29,7 @@ from ..data.images import Picture, decode, load_hashing
 from ..data.manifest import Manifest
 from ..data.paths import why_missing
 from ..data.text import clean, text_sha256
-from ..errors import ImageError
+from ..errors import ImageError, brief
 from ..store.vectors import finite_rows
 from .encoder import Encoder, Modality, Tokens
 
@@ -283,7 +283,7 @@ def encode_contents(
             yield from encode_contents(encode, contents[:middle], dtype, first)
             yield from encode_contents(encode, contents[middle:], dtype, first + middle)
         else:
-            yield np.array([first]), Unencodable(type(error).__name__, one_line(error))
+            yield np.array([first]), Unencodable(type(error).__name__, brief(error))
         return
     sound = np.ones(len(contents), dtype=bool)
     for values in outputs.values():
@@ -424,7 +424,7 @@ class Extractor:
     def _take(self, work: Work, read: Read) -> Iterator[Loaded | Failure]:
         """Sort what a thread brought into the waiting batches."""
         if read.error is not None:
-            kind, message = type(read.error).__name__, one_line(read.error)
+            kind, message = type(read.error).__name__, brief(read.error)
             if work.file is not None and isinstance(read.error, (FileNotFoundError, NotADirectoryError)):
                 message = "; ".join(filter(None, (message, why_missing(work.file))))
             yield Failure(work.item_id, work.file, read.stage, kind, message, read.facts)
@@ -501,13 +501,6 @@ def _rows(values: np.ndarray | Tokens, chosen: np.ndarray) -> np.ndarray | Token
     if isinstance(values, Tokens):
         return Tokens(values.values[chosen], values.mask[chosen])
     return values[chosen]
-
-
-def one_line(error: BaseException) -> str:
-    """Message of an error, in one line of no great length."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 # libjpeg decodes at 1/2, 1/4 or 1/8 for a fraction of the time. Whether that leaves the vectors alone depends on the model
