@@ -174,12 +174,12 @@ class TorchHead(Head):
     @classmethod
     def parameters(cls) -> dict[str, Any]:
         """Names of the parameters, the family's own first, with their defaults."""
-        shared = _defaults(TorchHead)
-        given = _defaults(cls)
-        own = {name: default for name, default in given.items() if name not in shared}
-        return own | {
-            name: given.get(name, cls.defaults.get(name, default)) for name, default in shared.items()
-        }
+        own, shared = _defaults(cls), _defaults(TorchHead)
+        given = {**shared}
+        for base in cls.__mro__[-1:0:-1]:
+            given |= _defaults(base) if "__init__" in vars(base) and issubclass(base, TorchHead) else {}
+        given |= cls.defaults | own
+        return {name: given[name] for name in [*(name for name in own if name not in shared), *shared]}
 
     # ------------------------------------------------------------------ fitting
 
