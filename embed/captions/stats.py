@@ -155,21 +155,15 @@ def show_captions(store: Store | str | Path, wanted: Sequence[str], names: Seque
                 f"{one!r} is neither an item's id nor a path or sha256 of a picture in {store.path}"
             )
         chosen += found
-    shas = pa.array({row["image_sha256"] for row in chosen} - {None}, pa.string())
-    copies = items.filter(pc.is_in(items["image_sha256"], value_set=shas)).to_pylist()
     failures = _failures(store)
     shown: dict[tuple[int, str], Shown] = {}
     for name, table in tables.items():
         texts = with_texts(table)
-        keys = {_key(row, texts) for row in chosen} - {None}
-        rows = {row["caption_key"]: row for row in _rows(table, keys)}
-        told: set[str] = set()
-        for at, row in enumerate(chosen):
-            key = _key(row, texts)
-            if (key or row["item_id"]) in told:
-                continue
-            told.add(key or row["item_id"])
-            mates = [row] if key is None else [mate for mate in copies if _key(mate, texts) == key]
+        by_key = {_key(row, texts) or row["item_id"]: (at, row) for at, row in reversed([*enumerate(chosen)])}
+        rows = {row["caption_key"]: row for row in _rows(table, by_key)}
+        copies = _copies(items, {row["image_sha256"] for row in chosen} - {None}, texts)
+        for key, (at, row) in by_key.items():
+            mates = copies.get(key, [row])
             if key in rows:
                 shown[at, name] = _shown(name, rows[key], mates, texts)
             else:
@@ -203,12 +197,9 @@ def sample_captions(
     chosen = [ordered[i] for i in drawn]
     rows = {row["caption_key"]: row for row in _rows(table, chosen)}
     texts = with_texts(table)
-    shas = pa.array({row["image_sha256"] for row in rows.values()}, pa.string())
     items = store.items.read([*_ITEM, *(("text", "text_sha256") if texts else ())])
-    mates: dict[str | None, list[dict[str, Any]]] = {}
-    for item in items.filter(pc.is_in(items["image_sha256"], value_set=shas)).to_pylist():
-        mates.setdefault(_key(item, texts), []).append(item)
-    return [_shown(name, rows[key], mates.get(key, []), texts) for key in chosen]
+    copies = _copies(items, {row["image_sha256"] for row in rows.values()}, texts)
+    return [_shown(name, rows[key], copies.get(key, []), texts) for key in chosen]
 
 
 def _about(name: str, table: Table) -> CaptionSet:
@@ -279,6 +270,16 @@ def _key(item: dict[str, Any], texts: bool) -> str | None:
     if item["image_sha256"] is None:
         return None
     return caption_key(item["image_sha256"], item["text_sha256"] if texts else None)
+
+
+def _copies(items: pa.Table, shas: set[str], texts: bool) -> dict[str | None, list[dict[str, Any]]]:
+    """Items with one of these pictures, by the key of their caption."""
+    copies: dict[str | None, list[dict[str, Any]]] = {}
+    for item in items.filter(
+        pc.is_in(items["image_sha256"], value_set=pa.array(shas, pa.string()))
+    ).to_pylist():
+        copies.setdefault(_key(item, texts), []).append(item)
+    return copies
 
 
 def _rows(table: Table, keys: Iterable[str | None]) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from ...errors import CaptionError, UsageError
+from ...errors import UsageError
 
 if TYPE_CHECKING:
     import ssl
@@ -268,11 +268,9 @@ class Transport:
         key_variable: str,
         example: str,
     ) -> None:
-        try:
-            import httpx
-        except ImportError as error:
-            raise CaptionError(f"captions need the httpx package: pip install httpx ({error})") from error
-        _settle_imports()
+        import httpx
+
+        _skip_sniffio()
         self.url = shown(url)
         self.secrets = secrets_of(url, key)
         self.timeout = timeout
@@ -419,7 +417,7 @@ def _bound(content: bytes | bytearray) -> None:
 
 
 @functools.cache
-def _settle_imports() -> None:
+def _skip_sniffio() -> None:
     """Have the HTTP library's vain imports fail quickly.
 
     httpcore asks for `sniffio` some seven times a request, and where that is not installed, each time looks through all of

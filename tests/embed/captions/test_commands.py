@@ -29,6 +29,10 @@ def run(store: Store, command: str, *arguments: str) -> Result:
     return CliRunner().invoke(app, [command, "-s", str(store.path), *arguments])
 
 
+def ask(lab: Lab, store: Store, *arguments: str) -> Result:
+    return run(store, "caption", "-m", "llava:7b", "--host", lab.server.url, *arguments)
+
+
 def test_caption_and_embed(lab: Lab, server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     store = lab.store(6)
     monkeypatch.setenv("OLLAMA_HOST", server.url)
@@ -49,9 +53,9 @@ def test_caption_and_embed(lab: Lab, server: OllamaServer, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_sources_and_captions_in_one_go(lab: Lab, server: OllamaServer, tmp_path: Path) -> None:
+def test_sources_and_captions_in_one_go(lab: Lab, tmp_path: Path) -> None:
     store = lab.store(3)
-    run(store, "caption", "-m", "llava:7b", "--host", server.url)
+    ask(lab, store)
     result = run(store, "embed", str(tmp_path / "pictures"), "--captions", "default", "-e", "toy:a")
     assert result.exit_code == 0, result.output
     assert "toy-a/image/pooled" in result.stdout
@@ -61,7 +65,7 @@ def test_sources_and_captions_in_one_go(lab: Lab, server: OllamaServer, tmp_path
 def test_reports_as_json(lab: Lab, server: OllamaServer) -> None:
     store = lab.store(3)
     server.behave("length", times=2)
-    result = run(store, "caption", "-m", "llava:7b", "--host", server.url, "--limit", "2", "--json")
+    result = ask(lab, store, "--limit", "2", "--json")
     report = json.loads(result.stdout)
     assert (report["captioned"], report["flagged"], report["retried"]) == (2, {"cut": 1}, 1)
     assert report["hosts"] == {server.url: 2}
@@ -73,14 +77,11 @@ def test_reports_as_json(lab: Lab, server: OllamaServer) -> None:
 def test_flags_and_failures_are_told(lab: Lab, server: OllamaServer) -> None:
     store = lab.store(4, files={"broken.png": b"none"})
     server.behave("refuse", times=2)
-    result = run(store, "caption", "-m", "llava:7b", "--host", server.url)
+    result = ask(lab, store)
     assert "flagged: 1 refusal; see: icehouse sql" in result.stdout
     assert "failed: 1; see: icehouse sql" in result.stdout
     assert run(store, "sql", "select * from failures where stage = 'caption'").exit_code == 0
-    assert (
-        "1 failed before and were left alone"
-        in run(store, "caption", "-m", "llava:7b", "--host", server.url).stdout
-    )
+    assert "1 failed before and were left alone" in ask(lab, store).stdout
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_mistakes_are_one_line(arguments: tuple[str, ...], status: int, words: s
 
 
 def test_a_name_that_is_none(lab: Lab, server: OllamaServer) -> None:
-    result = run(lab.store(1), "caption", "-m", "llava:7b", "--host", server.url, "--name", "../x")
+    result = ask(lab, lab.store(1), "--name", "../x")
     assert result.exit_code == 1
     assert "is no name for captions" in result.stderr
     assert not server.questions
@@ -124,28 +125,12 @@ def test_a_name_that_is_none(lab: Lab, server: OllamaServer) -> None:
 
 def test_options_and_prompt_file_reach_the_model(lab: Lab, server: OllamaServer, tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text("What is here?\n")
-    run(
-        lab.store(1), "caption", "-m", "llava:7b", "--host", server.url, "--prompt-file", str(tmp_path / "prompt.txt"),
-        "--option", "num_ctx=8192", "--option", "stop=END", "--max-tokens", "50", "--seed", "9",
-    )  # fmt: skip
+    options = ["--option", "num_ctx=8192", "--option", "stop=END", "--max-tokens", "50", "--seed", "9"]
+    ask(lab, lab.store(1), "--prompt-file", str(tmp_path / "prompt.txt"), *options)
     (question,) = server.questions
     assert question.prompt == "What is here?"
-    assert question.body["options"] == {
-        "temperature": 0.0, "seed": 9, "num_predict": 50, "num_ctx": 8192, "stop": "END",
-    }  # fmt: skip
-
-
-def test_import(lab: Lab, tmp_path: Path) -> None:
-    store = lab.store(2)
-    (tmp_path / "made.csv").write_text("image,caption\n0000.png,a house\nnone.png,nothing\n")
-    result = run(store, "caption", "--import", str(tmp_path / "made.csv"), "--name", "made")
-    assert result.exit_code == 0, result.output
-    assert "1 captions imported from 2 rows of" in result.stdout
-    assert "rows that fit no item: 1; none.png" in result.stdout
-    report = json.loads(
-        run(store, "caption", "--import", str(tmp_path / "made.csv"), "--name", "made", "--json").stdout
-    )
-    assert (report["imported"], report["known"], report["matched_by"]) == (0, 1, "image (path)")
+    told = {"temperature": 0.0, "seed": 9, "num_predict": 50, "num_ctx": 8192, "stop": "END"}
+    assert question.body["options"] == told
 
 
 def test_embed_needs_something(lab: Lab) -> None:
@@ -155,16 +140,16 @@ def test_embed_needs_something(lab: Lab) -> None:
 
 
 def test_an_interrupt_is_one_line(lab: Lab, server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(n: int) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("icehouse.embed.captions.captioner.caption_images", lambda *_, **__: interrupt(0))
+    monkeypatch.setattr("icehouse.embed.captions.captioner.caption_images", interrupt)
     result = run(lab.store(1), "caption", "-m", "llava:7b", "--host", server.url)
     assert result.exit_code == 130
     assert "run the same command again to go on" in result.stderr
 
 
-def test_a_dry_run_of_an_import_writes_nothing(lab: Lab, tmp_path: Path) -> None:
+def test_import_and_its_dry_run(lab: Lab, tmp_path: Path) -> None:
     store = lab.store(3)
     file = tmp_path / "made.csv"
     file.write_text("image,caption\n0000.png,a house\n0001.png,a tree\nnone.png,nothing\n")
@@ -172,10 +157,13 @@ def test_a_dry_run_of_an_import_writes_nothing(lab: Lab, tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert "2 captions would be imported from 3 rows of" in result.stdout
     assert "captions/default" not in store.table_names()
-    assert run(store, "caption", "--import", str(file)).exit_code == 0
+    result = run(store, "caption", "--import", str(file))
+    assert "2 captions imported from 3 rows of" in result.stdout
+    assert "rows that fit no item: 1; none.png" in result.stdout
     before = store.table("captions/default").snapshot().parts
     report = json.loads(run(store, "caption", "--import", str(file), "--dry-run", "--json").stdout)
     assert (report["dry_run"], report["imported"], report["known"]) == (True, 0, 2)
+    assert report["matched_by"] == "image (path)"
     assert store.table("captions/default").snapshot().parts == before
     file.write_text("image,caption\n0002.png,a sea\n")
     result = run(store, "caption", "--import", str(file), "--dry-run")
@@ -200,7 +188,7 @@ def test_rows_without_an_item_are_listed_as_far_as_they_can_be_read(lab: Lab, tm
 def test_the_hint_names_the_view(lab: Lab, server: OllamaServer) -> None:
     store = lab.store(1)
     server.behave("refuse", times=None)
-    result = run(store, "caption", "-m", "llava:7b", "--host", server.url, "--name", "my-run")
+    result = ask(lab, store, "--name", "my-run")
     assert 'see: icehouse sql "select * from captions_my_run where' in result.stdout
     result = run(store, "embed", "--captions", "my-run", "-e", "toy:a")
     query = result.stderr.partition('icehouse sql "')[2].partition('"')[0]
@@ -210,9 +198,9 @@ def test_the_hint_names_the_view(lab: Lab, server: OllamaServer) -> None:
 def test_pulling_is_told(lab: Lab, server: OllamaServer) -> None:
     server.pullable, server.models = {"llava:7b": "d" * 64}, {}
     store = lab.store(2)
-    result = run(store, "caption", "-m", "llava:7b", "--host", server.url)
+    result = ask(lab, store)
     assert "or add --pull" in result.stderr
-    result = run(store, "caption", "-m", "llava:7b", "--host", server.url, "--pull")
+    result = ask(lab, store, "--pull")
     assert result.exit_code == 0, result.output
     assert "pulling: pulling manifest\n" in result.stderr
     assert "pulling: pulling dddddddddddd, 0.0 of 0.0 MB" in result.stderr

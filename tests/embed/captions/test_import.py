@@ -112,13 +112,6 @@ def test_what_fits_several_pictures_tells_none(lab: Lab, tmp_path: Path) -> None
     assert import_captions(store, tmp_path / "made.jsonl").known == 1
 
 
-def test_every_row_without_an_item_is_kept(lab: Lab, tmp_path: Path) -> None:
-    rows: list[dict[str, str | None]] = [{"item_id": f"none{n}", "caption": "x"} for n in range(50)]
-    rows.append({"item_id": "0000", "caption": "a house"})
-    report = import_captions(lab.store(1), write(tmp_path / "made.jsonl", rows))
-    assert report.unmatched_rows == [f"none{n}" for n in range(50)]
-
-
 def test_what_cannot_be_imported(lab: Lab, tmp_path: Path) -> None:
     store = lab.store(1)
     with pytest.raises(CaptionError, match="no column of captions"):
