@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pytest
-from icehouse.cli import app
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.overlap import DuplicateExclusion, DuplicateSearches
 from icehouse.errors import HeadError, UsageError
@@ -19,7 +18,7 @@ from icehouse.heads.inputs import Inputs
 from icehouse.heads.metrics import METRICS
 from icehouse.heads.sweeps.shots import draw_items, shots
 from icehouse.store.store import Store
-from typer.testing import CliRunner
+from shell import ran, told
 
 Make = Callable[..., Store]
 NONE = DuplicateSearches([])
@@ -32,14 +31,8 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     real = LogReg._fit
 
     def noting(self: LogReg, X: Inputs, y: np.ndarray, val: Any, weight: Any) -> Mapping[str, Any] | None:
-        seen.append(
-            {
-                "y": Counter(y.tolist()),
-                "val": val,
-                "rows": {row.tobytes() for row in X["image"]},
-                "seed": self.seed,
-            }
-        )
+        rows = {row.tobytes() for row in X["image"]}
+        seen.append({"y": Counter(y.tolist()), "val": val, "rows": rows, "seed": self.seed})
         return real(self, X, y, val, weight)
 
     monkeypatch.setattr(LogReg, "_fit", noting)
@@ -118,19 +111,12 @@ def test_near_duplicates_by_a_search(make_store: Make) -> None:
 def test_heads_see_the_shots_and_nothing_else(make_store: Make, fits: list[dict[str, Any]]) -> None:
     store = make_store(240)
     curves = shots(store, ["logreg"], inputs="image+text,image", counts=[2, 1], draws=3)
-    assert [(p.trial.inputs, p.shots, p.rows) for p in curves.points] == [
-        ("image+text", 1, 3.0),
-        ("image+text", 2, 6.0),
-        ("image", 1, 3.0),
-        ("image", 2, 6.0),
-    ]
+    found = [(p.trial.inputs, p.shots, p.rows) for p in curves.points]
+    assert found == [(name, k, 3.0 * k) for name in ("image+text", "image") for k in (1, 2)]
     assert curves.test_rows == 60
     assert all(fit["val"] is None for fit in fits)
     assert [fit["seed"] for fit in fits] == [0, 1, 2] * 4
-    assert all(
-        set(fit["y"].values()) == {count}
-        for fit, count in zip(fits, [1] * 3 + [2] * 3 + [1] * 3 + [2] * 3, strict=True)
-    )
+    assert [set(fit["y"].values()) for fit in fits] == 2 * ([{1}] * 3 + [{2}] * 3)
     # The same items for every combination, and more of them for more shots.
     for draw in range(3):
         assert fits[draw]["rows"] == fits[6 + draw]["rows"] < fits[3 + draw]["rows"]
@@ -147,8 +133,8 @@ def test_more_labels_are_better_and_the_interval_holds_the_mean(make_store: Make
         for value in point.values.values():
             assert value["low"] <= value["mean"] <= value["high"]
             assert value["high"] - value["low"] > 0.01
-        told = point.as_json()
-        assert told["scores"]["accuracy"]["mean"] == pytest.approx(np.mean(told["by_draw"]["accuracy"]))
+        found = point.as_json()
+        assert found["scores"]["accuracy"]["mean"] == pytest.approx(np.mean(found["by_draw"]["accuracy"]))
 
 
 def test_a_class_with_few_items_gives_all_it_has(make_store: Make, fits: list[dict[str, Any]]) -> None:
@@ -182,10 +168,10 @@ def test_nothing_is_done_twice(
             raise KeyboardInterrupt
         return noting(self, *args)
 
-    monkeypatch.setattr(LogReg, "_fit", dies)
-    with pytest.raises(KeyboardInterrupt):
-        shots(store, ["logreg"], inputs="image", counts=[1, 4], draws=3, name="cut")
-    monkeypatch.setattr(LogReg, "_fit", noting)
+    with monkeypatch.context() as patch:
+        patch.setattr(LogReg, "_fit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            shots(store, ["logreg"], inputs="image", counts=[1, 4], draws=3, name="cut")
     rest = shots(store, ["logreg"], inputs="image", counts=[1, 4], draws=3, name="cut")
     assert len(fits) == 12
     assert [p.values for p in rest.points] == [p.values for p in whole.points]
@@ -210,11 +196,8 @@ def test_zero_shots_are_zero_shot(make_store: Make, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("icehouse.heads.sweeps.shots.with_prompts", prompted)
     curves = shots(make_store(120), ["logreg", "tip-adapter"], inputs="image", counts=[0, 2], draws=3)
-    assert [(p.trial.family, p.shots, len(p.draws)) for p in curves.points] == [
-        ("logreg", 2, 3),
-        ("tip-adapter", 2, 3),
-        ("zero-shot", 0, 1),
-    ]
+    found = [(p.trial.family, p.shots, len(p.draws)) for p in curves.points]
+    assert found == [("logreg", 2, 3), ("tip-adapter", 2, 3), ("zero-shot", 0, 1)]
     zero = curves.points[2]
     assert zero.rows == 0
     assert zero.values["accuracy"]["sd"] is None
@@ -239,60 +222,49 @@ def test_a_head_that_refuses_costs_the_others_nothing(
 ) -> None:
     monkeypatch.setattr("icehouse.heads.families.linear.LogReg", Refusing)
     curves = shots(make_store(120), ["logreg", "knn"], inputs="image", counts=[1, 4], draws=2)
-    assert [(p.error, len(p.draws)) for p in curves.points] == [
-        ("too few of a class", 0),
-        (None, 2),
-        (None, 2),
-        (None, 2),
-    ]
+    assert [(p.error, len(p.draws)) for p in curves.points] == [("too few of a class", 0), *[(None, 2)] * 3]
     assert Refusing.refused == 1
     assert "logreg on image: too few of a class" in curves.notes
 
 
-def test_what_makes_no_sense_is_said(make_store: Make) -> None:
-    store = make_store(60)
-    with pytest.raises(UsageError, match="from 0 on"):
-        shots(store, ["logreg"], counts=[-1])
-    with pytest.raises(UsageError, match="did you mean 'logreg'"):
-        shots(store, ["logrge"])
-    with pytest.raises(UsageError, match="no name for a sweep"):
-        shots(store, ["logreg"], name="../out")
-    with pytest.raises(HeadError, match="no test split"):
-        shots(make_store(60, split=lambda i: "train", name="no-test"), ["logreg"])
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"counts": [-1]}, UsageError, "from 0 on"),
+        ({"heads": ["logrge"]}, UsageError, "did you mean 'logreg'"),
+        ({"name": "../out"}, UsageError, "no name for a sweep"),
+        ({"positive": "x"}, UsageError, "no class 'x' to take as positive"),
+        ({"where": "split <> 'test'"}, HeadError, "no test split"),
+    ],
+)
+def test_what_makes_no_sense_is_said(
+    make_store: Make, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        shots(make_store(60), **{"heads": ["logreg"], "counts": [4], "draws": 2, **options})
 
 
 def test_the_command(make_store: Make) -> None:
-    store = str(make_store(120).path)
-    arguments = ["shots", "-s", store, "--heads", "logreg", "-i", "image", "--shots", "1,2", "--draws", "2"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
+    store = make_store(120)
+    arguments = ("shots", "--heads", "logreg", "-i", "image", "--shots", "1,2", "--draws", "2")
+    out = ran(store, *arguments).stdout
+    lines = out.splitlines()
     assert lines[0] == "macro_f1 on 30 test rows, by labelled items a class"
     assert "1 shot " in lines[1]
     assert lines[2].count("±") == 2
-    assert "choose nothing by it" in result.stdout
-    told = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
-    assert [point["shots"] for point in told["points"]] == [1, 2]
-    assert len(told["points"][0]["by_draw"]["macro_f1"]) == 2
-    wrong = CliRunner().invoke(app, [*arguments[:-4], "--shots", "few"])
-    assert wrong.exit_code == 2
-    assert "1,2,4,8,16" in wrong.stderr
+    assert "choose nothing by it" in out
+    found = told(store, *arguments)
+    assert [point["shots"] for point in found["points"]] == [1, 2]
+    assert len(found["points"][0]["by_draw"]["macro_f1"]) == 2
+    assert ran(store, *arguments, "--metric", "auroc").stdout.startswith("auroc on 30 test rows")
 
 
 def test_any_metric_with_intervals_that_are_no_points(make_store: Make) -> None:
-    store = make_store(120)
-    done = shots(store, ["logreg"], inputs="image+text", counts=[4], draws=2)
-    (point,) = done.points
+    (point,) = shots(make_store(120), ["logreg"], inputs="image+text", counts=[4], draws=2).points
     for metric in METRICS:
         value = point.values[metric]
         assert value["low"] <= value["mean"] <= value["high"]
         assert value["high"] - value["low"] > 0.001, metric
-    arguments = ["shots", "-s", str(store.path), "--heads", "logreg", "-i", "image+text", "--shots", "4"]
-    result = CliRunner().invoke(app, [*arguments, "--draws", "2", "--metric", "auroc"])
-    assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("auroc on 30 test rows")
-    with pytest.raises(UsageError, match="no class 'x' to take as positive"):
-        shots(store, ["logreg"], inputs="image+text", counts=[4], draws=2, positive="x")
 
 
 def test_what_an_earlier_version_left_is_fitted_again(make_store: Make) -> None:
