@@ -98,9 +98,8 @@ def test_a_damaged_count_is_said_and_costs_no_training(make_store: Make, damage:
 
 def test_a_sentence_says_how_often() -> None:
     assert "first time" in scoring_text({"total": 1, "by": {"train": 1}})
-    assert "scored 7 times (evaluate 3, train 4)" in scoring_text(
-        {"total": 7, "by": {"train": 4, "evaluate": 3}}
-    )
+    several = scoring_text({"total": 7, "by": {"train": 4, "evaluate": 3}})
+    assert "scored 7 times (evaluate 3, train 4)" in several
 
 
 def test_any_name_of_an_item_counts(make_store: Make) -> None:

@@ -3,11 +3,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from icehouse.cli import app
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SpaceError, UsageError
 from icehouse.heads import prompts
@@ -24,8 +23,19 @@ from icehouse.heads.registry import create, head_class
 from icehouse.heads.runs import list_runs
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
+from shell import ran, refused
 from toys import ToyEncoder, make_pictures
-from typer.testing import CliRunner
+
+
+class Point:
+    """The entry point of the toy encoder."""
+
+    loaded: ClassVar[int] = 0
+
+    @classmethod
+    def load(cls) -> type[ToyEncoder]:
+        cls.loaded += 1
+        return ToyEncoder
 
 
 @pytest.fixture
@@ -44,8 +54,7 @@ def toy_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, splits: Sequence[
         )
     (tmp_path / "pictures" / "posts.csv").write_text("\n".join(lines) + "\n")
     embed_sources([tmp_path / "pictures" / "posts.csv"], tmp_path / "store", encoder=ToyEncoder())
-    monkeypatch.setattr("icehouse.embed.pipeline.load_encoder", lambda name, device="auto": ToyEncoder())
-    prompts._loaded.cache_clear()
+    monkeypatch.setattr("icehouse.embed.encoder.available", lambda: {"toy": Point})
     return Store.open(tmp_path / "store")
 
 
@@ -152,43 +161,24 @@ def test_a_run_without_the_zero_shot_half_says_so(store: Store) -> None:
     assert note not in train(store, "tip-adapter", inputs="image", params={"prompts": False}).notes
     assert note not in train(store, "tip-adapter", inputs="image/joint").notes
     for command in (
-        ["train", "tip-adapter", "-i", "image"],
-        ["shots", "--heads", "tip-adapter", "-i", "image"],
+        ("train", "tip-adapter", "-i", "image"),
+        ("shots", "--heads", "tip-adapter", "-i", "image", "--shots", "1", "--draws", "1"),
     ):
-        extra = ["--shots", "1", "--draws", "1"] if command[0] == "shots" else []
-        result = CliRunner().invoke(app, [*command, *extra, "-s", str(store.path)])
-        assert result.exit_code == 0, result.output
-        assert note in " ".join(result.output.split())
+        assert note in " ".join(ran(store, *command).output.split())
 
 
 def test_zero_shot_from_the_command_line(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.write_text('{"big_flood": ["water", "a flooded street"]}')
-    result = CliRunner().invoke(
-        app,
-        [
-            "train",
-            "zero-shot",
-            "-s",
-            str(store.path),
-            "-i",
-            "image/joint",
-            "--prompts",
-            str(path),
-            "-p",
-            "template=no {class}",
-        ],
-    )
-    assert result.exit_code == 0, result.output
+    given = ("--prompts", str(path))
+    ran(store, "train", "zero-shot", "-i", "image/joint", *given, "-p", "template=no {class}")
     run = list_runs(store)[0]
     assert run.record["head"]["params"]["prompts"] == {"big_flood": ["water", "a flooded street"]}
     assert "vectors" not in json.dumps(run.record["head"]["params"]).replace('"class_vectors": null', "")
     again = Head.load(run.path / "head")
     assert again.get_params()["class_vectors"]["image"].keys() == {"big_flood", "notCalm"}
     assert "parameters.json" in {path.name for path in (run.path / "head").iterdir()}
-    result = CliRunner().invoke(app, ["train", "logreg", "-s", str(store.path), "--prompts", str(path)])
-    assert result.exit_code == 2
-    assert "'prompts'" in result.stderr
+    assert "'prompts'" in refused(store, "train", "logreg", *given)
 
 
 @pytest.mark.parametrize(
@@ -207,13 +197,9 @@ def test_no_training_rows_are_needed(
         assert run.metrics["chosen"]["factor"] == 100.0
 
 
-def test_the_encoder_is_loaded_once_for_a_sweep(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = []
-    monkeypatch.setattr(
-        "icehouse.embed.pipeline.load_encoder",
-        lambda name, device="auto": loaded.append(name) or ToyEncoder(),
-    )
+def test_the_encoder_is_loaded_once_for_a_sweep(store: Store) -> None:
     prompts._loaded.cache_clear()
+    Point.loaded = 0
     for template in ("a {class}", "the {class}"):
         train(store, "zero-shot", params={"template": template}, inputs="image/joint")
-    assert len(loaded) == 1
+    assert Point.loaded == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,6 @@ def test_names_of_inputs(make_store: Make, inputs: Any, expected: dict[str, str]
     assert list(parse_inputs(inputs, store)) == list(expected)
 
 
-def test_joint_stands_in_where_there_is_no_pooled(make_store: Make) -> None:
-    assert parse_inputs("image", make_store(12, outputs=("joint",))) == {"image": "toy/image/joint"}
-
-
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -71,6 +68,12 @@ def test_inputs_that_are_not_there(make_store: Make, inputs: str, message: str) 
         parse_inputs(inputs, make_store(12))
 
 
+def test_the_features_that_there_are(make_store: Make, tmp_path: Path) -> None:
+    assert parse_inputs("image", make_store(12, outputs=("joint",))) == {"image": "toy/image/joint"}
+    with pytest.raises(UsageError, match="icehouse embed"):
+        parse_inputs("image", Store.create(tmp_path / "empty"))
+
+
 def test_several_encoders_have_to_be_told_apart(
     make_store: Make, spec: Callable[..., dict[str, Any]]
 ) -> None:
@@ -83,11 +86,9 @@ def test_several_encoders_have_to_be_told_apart(
         "toy/image/pooled": "toy/image/pooled",
     }
     assert parse_inputs("text", store) == {"text": "toy/text/pooled"}
-
-
-def test_an_empty_store_says_what_to_do(tmp_path: Any) -> None:
-    with pytest.raises(UsageError, match="icehouse embed"):
-        parse_inputs("image", Store.create(tmp_path / "empty"))
+    nothing = r"none of 12 items has all of the features other/image/pooled \(of 0\)"
+    with pytest.raises(HeadError, match=nothing):
+        load_samples(store, {"image": "other/image/pooled"}, label="label")
 
 
 def test_rows_are_aligned_by_item(make_store: Make) -> None:
@@ -129,13 +130,8 @@ def test_take_keeps_rows_together(make_store: Make) -> None:
     np.testing.assert_array_equal(part.X["text"], samples.X["text"][[5, 2]])
     assert part.labels.tolist() == samples.labels[[5, 2]].tolist()
     assert part.content["image"].tolist() == samples.content["image"][[5, 2]].tolist()
-
-
-def test_without_a_label(make_store: Make) -> None:
-    samples = load_samples(make_store(12), BOTH)
-    assert samples.y is None
     with pytest.raises(HeadError, match="without a label"):
-        _ = samples.labels
+        _ = load_samples(make_store(12, name="other"), BOTH).labels
 
 
 @pytest.mark.parametrize(
@@ -155,15 +151,6 @@ def test_without_a_label(make_store: Make) -> None:
 def test_rows_that_are_not_there(make_store: Make, options: dict[str, str], message: str) -> None:
     with pytest.raises(HeadError, match=message):
         load_samples(make_store(12), BOTH, **options)  # type: ignore[arg-type]
-
-
-def test_no_item_has_the_feature(make_store: Make, spec: Callable[..., dict[str, Any]]) -> None:
-    store = make_store(12)
-    add_encoder(store, spec, "other")
-    with pytest.raises(
-        HeadError, match=r"none of 12 items has all of the features other/image/pooled \(of 0\)"
-    ):
-        load_samples(store, {"image": "other/image/pooled"}, label="label")
 
 
 def test_tokens_come_with_their_mask(make_store: Make, spec: Callable[..., dict[str, Any]]) -> None:

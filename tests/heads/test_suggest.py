@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from icehouse.cli import app
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.overlap import DuplicateExclusion, DuplicateSearches
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads import active as picking
+from icehouse.heads import active
 from icehouse.heads.active import select_batch, suggest, uncertainty, unit_rows
 from icehouse.heads.evaluate import predict_items
 from icehouse.heads.families.linear import LogReg
@@ -24,7 +22,7 @@ from icehouse.heads.trainer import train
 from icehouse.store.schema import features_schema, items_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import vectors_to_arrow
-from typer.testing import CliRunner
+from shell import ran, refused, told
 
 DIM = 12
 SPEC: dict[str, Any] = {
@@ -131,6 +129,9 @@ def test_suggested_labels_beat_random_ones_at_the_same_price(tmp_path: Path) -> 
 
 def test_it_says_why(store: Store) -> None:
     run = train(store, "logreg", params={"C": 1.0}, draws=2)
+    with pytest.raises(UsageError, match="inputs of its own"):
+        suggest(store, run=run, inputs="image")
+    assert suggest(store, 3, inputs="image").about["run"] is None
     made = suggest(store, 10)
     assert made.about["run"] == run.run_id
     assert (made.about["unlabelled"], made.about["labelled"]) == (180, 20)
@@ -161,10 +162,7 @@ def test_the_order_of_the_items_plays_no_part(tmp_path: Path) -> None:
         found.append((ids_of(store, 15), ids_of(store, 15, run=None), ids_of(store, 15)))
     assert found[0] == found[1] == found[2]
     assert found[0][0] == found[0][2] != found[0][1]
-
-
-def test_a_smaller_batch_is_the_beginning_of_a_larger_one(store: Store) -> None:
-    assert ids_of(store, 20)[:5] == ids_of(store, 5)
+    assert ids_of(store, 5, run=None) == found[2][1][:5]  # a smaller batch is the beginning of a larger one
 
 
 def test_no_copies_and_none_of_a_labelled_item(tmp_path: Path) -> None:
@@ -234,18 +232,16 @@ def test_what_is_to_choose_from(tmp_path: Path) -> None:
     assert {splits[i] for i in rows(pool="split=validation")} == {"dev"}
     assert suggest(store, 1, run=None, pool="split=pool").about["labelled"] == 48
     assert {i % 2 for i in rows(where="event = 'event 1'")} == {1}
-    with pytest.raises(UsageError, match="no item has split = 'none'"):
-        suggest(store, pool="split=none")
-    with pytest.raises(UsageError, match="column=value"):
-        suggest(store, pool="split")
-    with pytest.raises(UsageError, match=r"no column 'labell'.*did you mean 'label'"):
-        suggest(store, label="labell")
-    with pytest.raises(HeadError, match="no item with these features is without a 'event'"):
-        suggest(store, label="event")
-    with pytest.raises(UsageError, match="did you mean 'entropy'"):
-        suggest(store, by="entropie")  # type: ignore[arg-type]  # what a caller without types may write
-    with pytest.raises(UsageError, match="at least one"):
-        suggest(store, 0)
+    for given, error, message in (
+        ({"pool": "split=none"}, UsageError, "no item has split = 'none'"),
+        ({"pool": "split"}, UsageError, "column=value"),
+        ({"label": "labell"}, UsageError, r"no column 'labell'.*did you mean 'label'"),
+        ({"label": "event"}, HeadError, "no item with these features is without a 'event'"),
+        ({"by": "entropie"}, UsageError, "did you mean 'entropy'"),
+        ({"n": 0}, UsageError, "at least one"),
+    ):
+        with pytest.raises(error, match=message):
+            suggest(store, **given)  # type: ignore[arg-type]
 
 
 def test_a_store_without_labels(tmp_path: Path) -> None:
@@ -260,11 +256,10 @@ def test_a_store_without_labels(tmp_path: Path) -> None:
     assert suggest(store, 80).about["notes"][-1].endswith("there are no more unlabelled items")
 
 
-def test_a_run_has_inputs_of_its_own(store: Store) -> None:
-    run = train(store, "logreg", params={"C": 1.0}, draws=2)
-    with pytest.raises(UsageError, match="inputs of its own"):
-        suggest(store, run=run, inputs="image")
-    assert suggest(store, 3, inputs="image").about["run"] is None
+def unlike(n: int) -> DuplicateExclusion:
+    """Items of which none resembles another."""
+    ids = np.array([f"{i:03d}" for i in range(n)], object)
+    return DuplicateExclusion(ids, {"x": np.array([None] * n, object)}, DuplicateSearches([]))
 
 
 def test_uncertainty() -> None:
@@ -281,52 +276,34 @@ def test_picks_are_the_greedy_ones() -> None:
     at = unit_rows(Inputs({"x": X}))
     rng = np.random.default_rng(0)
     u, candidates, labelled = rng.random(80), np.arange(10, 80), np.arange(10)
-    ids, content = np.array([f"{i:03d}" for i in range(80)], object), {"x": np.array([None] * 80, object)}
-    found = select_batch(
-        at,
-        candidates,
-        12,
-        alike=DuplicateExclusion(ids, content, DuplicateSearches([])),
-        weight=u,
-        labelled=labelled,
-        cap=2.0,
-    )
+    # Without content each item is its own: none resembles another.
+    found = select_batch(at, candidates, 12, alike=unlike(80), weight=u, labelled=labelled, cap=2.0)
     chosen: list[int] = []
+
+    def score(pick: int) -> float:
+        near = at[candidates] @ at[[*labelled, *chosen, pick]].T
+        return float((u[candidates] ** 2 * np.maximum(near, 0).max(axis=1)).sum())
+
     for _ in range(12):
-        best, worth = -1, -1.0
-        for i in candidates.tolist():
-            if i in chosen:
-                continue
-            total = 0.0
-            for j in candidates.tolist():
-                total += u[j] ** 2 * max(
-                    0.0, max(float(at[j] @ at[k]) for k in [*labelled.tolist(), *chosen, i])
-                )
-            if total > worth:
-                best, worth = i, total
-        chosen.append(best)
-    # What resembles nobody is taken by nobody: without content each item is its own.
+        chosen.append(max((i for i in candidates.tolist() if i not in chosen), key=score))
     assert found.rows.tolist() == chosen
 
 
 def test_very_many_candidates_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     X, _ = task(1, 600)
     at = unit_rows(Inputs({"x": X}))
-    ids, content = np.array([f"{i:03d}" for i in range(600)], object), {"x": np.array([None] * 600, object)}
 
-    def picked(**given: Any) -> picking.Batch:
-        return select_batch(
-            at, np.arange(600), 10, alike=DuplicateExclusion(ids, content, DuplicateSearches([])), **given
-        )
+    def picked(**given: Any) -> active.Batch:
+        return select_batch(at, np.arange(600), 10, alike=unlike(600), **given)
 
-    def worth(rows: np.ndarray) -> float:
+    def score(rows: np.ndarray) -> float:
         return float(np.maximum(at @ at[rows].T, 0).max(axis=1).sum())
 
     whole = picked()
-    monkeypatch.setattr(picking, "_PICKABLE", 200)
-    monkeypatch.setattr(picking, "_WANTING", 150)
+    monkeypatch.setattr(active, "_PICKABLE", 200)
+    monkeypatch.setattr(active, "_WANTING", 150)
     some = picked()
-    assert worth(some.rows) > 0.9 * worth(whole.rows)
+    assert score(some.rows) > 0.9 * score(whole.rows)
     assert some.rows.tolist() == picked().rows.tolist() != picked(seed=1).rows.tolist()
     assert 500 < some.stands_for.sum() < 700
     u = np.zeros(600)
@@ -350,27 +327,18 @@ def test_places() -> None:
 
 
 def test_the_command(store: Store, tmp_path: Path) -> None:
-    def call(*arguments: str) -> Any:
-        return CliRunner().invoke(app, ["suggest", "-s", str(store.path), *arguments])
-
-    result = call("-n", "4")
-    assert result.exit_code == 0, result.output
+    result = ran(store, "suggest", "-n", "4")
     assert len(result.stdout.splitlines()) == 5
     assert "by coverage alone" in result.stderr
     assert "hint" in result.stderr
     train(store, "logreg", params={"C": 1.0}, draws=2)
-    told = json.loads(call("-n", "4", "--by", "entropy", "--json").stdout)
-    assert told["by"] == "entropy"
-    assert len(told["items"]) == 4
+    found = told(store, "suggest", "-n", "4", "--by", "entropy")
+    assert (found["by"], len(found["items"])) == ("entropy", 4)
     target = tmp_path / "label-these.csv"
-    result = call("-n", "6", "--out", str(target))
-    assert result.exit_code == 0, result.output
-    assert result.stdout == ""
+    assert ran(store, "suggest", "-n", "6", "--out", str(target)).stdout == ""
     with target.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6
     assert list(rows[0]) == ["item_id", "path", "text", "uncertainty", "predicted", "why"]
-    assert json.loads(call("-n", "2", "--run", "none", "--json").stdout)["run"] is None
-    wrong = call("--pool", "split")
-    assert wrong.exit_code == 2
-    assert len(wrong.stderr.strip().splitlines()) == 1
+    assert told(store, "suggest", "-n", "2", "--run", "none")["run"] is None
+    refused(store, "suggest", "--pool", "split")
