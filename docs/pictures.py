@@ -28,10 +28,10 @@ def pages(folder: Path) -> dict[str, Path]:
     store = folder / "store"
     if not store.exists():
         _icehouse("demo", folder)
-        _icehouse("dups", "calibrate", "-s", store)
+        _icehouse("dups", "calibrate", "--sample", 60, "-s", store)
         _icehouse("dups", "find", "--gallery", "-s", store)
     reports = sorted((store / "runs").glob("*/report.html"))
-    gallery = next((store / "dups").glob("*/gallery/index.html"))
+    gallery = next((store / "dups").glob("*/gallery/page-0001.html"))
     return {"search": folder / "fire.html", "gallery": gallery, "report": reports[0]}
 
 

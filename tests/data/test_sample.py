@@ -49,6 +49,7 @@ def test_same_seed_same_bytes_in_every_process(feed: Feed, tmp_path: Path) -> No
     assert digests(tmp_path) == digests(feed.folder)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_feed_and_replaces_what_was_there(feed: Feed, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "post-9999.png").touch()

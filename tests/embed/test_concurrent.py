@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
@@ -16,6 +17,7 @@ from toys import ToyEncoder, make_pictures
 SCRIPT = Path(__file__).parents[1] / "helpers" / "embed_toy.py"
 
 
+@pytest.mark.slow
 def test_two_writers(tmp_path: Path) -> None:
     make_pictures(tmp_path / "shared", 150, width=16, height=16)
     writers = [

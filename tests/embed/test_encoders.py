@@ -80,6 +80,7 @@ def check(encoder: Encoder, modality: str, encoded: dict[str, Any], n: int) -> N
     np.testing.assert_allclose(np.linalg.norm(encoded["joint"], axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_says_what_it_is(encoder: Encoder) -> None:
     assert isinstance(encoder, Encoder)
     pairs = [(output.modality, output.name) for output in encoder.outputs]
@@ -92,6 +93,7 @@ def test_it_says_what_it_is(encoder: Encoder) -> None:
     assert encoder.name == folder_name(encoder.id)
 
 
+@pytest.mark.slow
 def test_its_id_makes_it_again(encoder: Encoder) -> None:
     again = load_encoder(encoder.id, device="cpu", precision="float32")
     assert (again.id, again.name, again.outputs) == (encoder.id, encoder.name, encoder.outputs)
@@ -198,6 +200,7 @@ def test_provenance_says_what_decides_a_vector(encoder: Encoder) -> None:
     assert fingerprint(image) != fingerprint(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_is_close_and_of_the_same_space(encoders: Load, name: str) -> None:
     exact, fast = encoders(name), encoders(name, "bfloat16")

@@ -109,6 +109,7 @@ def test_a_machine_without_fused_kernels_gets_the_same(mini: Mini, monkeypatch: 
     assert cosines(a, b).min() > 0.99999
 
 
+@pytest.mark.slow
 def test_texts_are_encoded_as_sentence_transformers_does(mini: Mini) -> None:
     library = pytest.importorskip("sentence_transformers")
     _, folder = module._weights()
@@ -169,6 +170,7 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPa
         load_encoder("mini")
 
 
+@pytest.mark.slow
 def test_it_starts_without_the_large_libraries() -> None:
     import subprocess
 

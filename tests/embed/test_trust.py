@@ -195,6 +195,7 @@ def test_built_in_encoders_need_no_trust_and_cannot_be_replaced() -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_only_data_name_is_loaded_once_the_user_has_named_it(
     tmp_path: Path, stranger: Callable[[], None]
 ) -> None:
@@ -277,6 +278,7 @@ def test_encoder_ids_of_a_store_or_a_package_are_one_line(
     assert loaded == []
 
 
+@pytest.mark.slow
 def test_specs_that_are_none_are_one_line(tmp_path: Path, stranger: Callable[[], None]) -> None:
     (tmp_path / "p.csv").write_text("text,label\na cat,x\na dog,y\n")
     embed_sources([tmp_path / "p.csv"], tmp_path / "store", encoder=ToyEncoder())

@@ -108,6 +108,7 @@ def test_near_identical_labels_are_told_before_training(make_store: Make) -> Non
     ran(store, "train", "logreg", "--strict-labels", "--where", where)
 
 
+@pytest.mark.slow
 def test_the_positive_class_is_the_rarer_one_and_said(make_store: Make) -> None:
     store = make_store(120, label=lambda i: "yes" if i % 5 == 0 else "no")
     shown = ran(store, "train", "logreg", "--draws", "50")

@@ -79,6 +79,7 @@ def test_a_prediction_never_depends_on_the_other_rows(family: str, data: Data) -
     np.testing.assert_allclose(shuffled, whole, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_head_that_was_saved_says_the_same(family: str, data: Data, tmp_path: Path) -> None:
     head = quick(family).fit(*data(90))
     head.save(tmp_path / "head")
@@ -115,6 +116,7 @@ def test_labels_keep_their_kind(family: str, data: Data, tmp_path: Path, names: 
     assert again.predict(X).tolist() == head.predict(X).tolist()
 
 
+@pytest.mark.slow
 def test_fitting_twice_gives_the_same(family: str, data: Data) -> None:
     X, y = data(60)
     head = quick(family).fit(X, y)
@@ -343,6 +345,7 @@ def test_tokens_and_missing_inputs_are_taken_or_refused(family: str, data: Data)
             quick(family).fit(some, y)
 
 
+@pytest.mark.slow
 def test_seeds_that_are_fitted_together_are_as_each_alone(family: str, data: Data) -> None:
     if "seed" not in head_class(family).parameters():
         pytest.skip("draws nothing")

@@ -198,6 +198,7 @@ def test_a_failure_leaves_what_was_there(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(available()))
 def test_every_family(family: str, make_store: Make, tmp_path: Path) -> None:
     store = make_store(60)

@@ -35,6 +35,7 @@ MUTATIONS = 200
 FUZZER = Path(__file__).parents[1] / "helpers" / "mutate.py"
 
 
+@pytest.mark.slow
 def test_damage_is_refused_or_harmless(tmp_path: Path) -> None:
     """Seeded mutations of a store and a package, in a process of their own: a signal would be seen as one."""
     done = subprocess.run(
@@ -143,6 +144,7 @@ def test_a_calibration_of_zeros_is_refused(store: Store, calibration: Calibratio
         Calibration.open(store, "../../../etc")
 
 
+@pytest.mark.slow
 def test_heads_are_compared_before_a_library_parses_them(tmp_path: Path) -> None:
     X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     y = (X[:, 0] > 0).astype(int)

@@ -174,6 +174,7 @@ def test_never_fewer_hits_than_there_are(store: Store, kind: str) -> None:
     assert everything.engine == ("flat" if kind == "flat" else "exact")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", ["cut", "empty", "garbage", "flipped", "gone", "sidecar", "json", "future"]
 )
