@@ -17,7 +17,6 @@ from PIL import Image
 
 from ..data import image_files
 from ..data.images import decode
-from ..data.transforms import encode
 from ..errors import ImageError
 from .extract import read_file
 
@@ -177,7 +176,9 @@ def shrink(picture: Thumbnail, side: int) -> str | None:
 
 
 def _uri(image: Image.Image, quality: int) -> str:
-    return "data:image/webp;base64," + base64.b64encode(encode(image, "webp", quality)).decode()
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=2)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _problem(error: Exception) -> str:
