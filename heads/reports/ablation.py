@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,11 @@ def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -
     predicted: dict[tuple[str, ...], np.ndarray] = {}
     undefined: dict[tuple[str, ...], str] = {}
     for names in subsets(list(run.features)):
-        if names == tuple(run.features) and on == "dev" and (whole := _own(run, scored)) is not None:
+        if (
+            names == tuple(run.features)
+            and on == "dev"
+            and (whole := _predicted_by_run(run, scored)) is not None
+        ):
             predicted[names] = whole
             continue
         try:
@@ -158,22 +162,12 @@ def _predict(rows: Rows, run: Run) -> np.ndarray:
     return predicted.astype(str)
 
 
-def _own(run: Run, scored: Samples) -> np.ndarray | None:
-    """What the run itself predicted for the rows of dev."""
-    table = run.predictions()
-    place = {
-        item: label
-        for item, split, label in zip(
-            table["item_id"].to_pylist(),
-            table["split"].to_pylist(),
-            table["predicted"].to_pylist(),
-            strict=True,
-        )
-        if split == "dev"
-    }
-    if not all(item in place for item in scored.ids.tolist()):
-        return None
-    return np.array([place[item] for item in scored.ids.tolist()], dtype=str)
+def _predicted_by_run(run: Run, scored: Samples) -> np.ndarray | None:
+    """What the run itself predicted for the rows of dev; None if it has not all of them."""
+    rows = run.predictions().select(["item_id", "split", "predicted"]).to_pylist()
+    label_of = {row["item_id"]: row["predicted"] for row in rows if row["split"] == "dev"}
+    ids = scored.ids.tolist()
+    return np.array([label_of[item] for item in ids], dtype=str) if label_of.keys() >= set(ids) else None
 
 
 def _compare(
@@ -202,12 +196,7 @@ def _compare(
                 entry["drop"] = {}
                 for score, resampling in resampled.items():
                     difference = resampling.difference([predicted[everything]], [predicted[names]])
-                    entry["drop"][score] = {
-                        "value": difference.value,
-                        "low": difference.low,
-                        "high": difference.high,
-                        "p": difference.p,
-                    }
+                    entry["drop"][score] = asdict(difference)
         listed.append(entry)
     by_names = {tuple(entry["inputs"]): entry for entry in listed}
     adds = {}

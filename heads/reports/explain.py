@@ -74,10 +74,6 @@ class TokenEffects:
         """Whether attention hardly tells one token from another."""
         return not self.times or (max(self.times) < 1.25 and min(self.times) > 0.8)
 
-    def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Explanation:
@@ -138,8 +134,8 @@ class Explanation:
             "proba": self.proba,
             "base": self.base,
             "contributions": self.contributions,
-            "tokens": {name: view.as_json() for name, view in self.tokens.items()},
-            "nearest": [near.as_json() for near in self.nearest],
+            "tokens": {name: asdict(effects) for name, effects in self.tokens.items()},
+            "nearest": [asdict(near) for near in self.nearest],
         }
 
 
@@ -183,9 +179,8 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
     roles = {item: role for role, ids in run.training_items().items() for item in ids}
     learned = {"train", "dev"} if run.record["protocol"]["refit"] else {"train"}
     known = [item for item, role in roles.items() if role in learned]
-    if (
-        not known
-    ):  # a head that learned from no rows has no neighbours there, and the mean of all rows is its mean
+    if not known:
+        # A head that learned from no rows has no neighbours there, and the mean of all rows is its mean.
         known, k = list(roles), 0
     train = _rows_of_run(store, run, known, run.label)
     if train is None:

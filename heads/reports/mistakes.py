@@ -7,7 +7,7 @@ topic are alike); over several inputs the mean of their cosines. Of tokens, the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,10 +90,6 @@ class Near:
     by_input: dict[str, float]
     copy: list[str]
     near_duplicate: bool | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

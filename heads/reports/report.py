@@ -10,7 +10,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -233,7 +233,7 @@ def _neighbours(store: Store, run: Run, scored: Scored, seed: int, notes: list[s
         notes.append(f"the nearest training items could not be told: {' '.join(str(error).split())}")
         return []
     return [
-        {**row, "nearest": [one.as_json() for one in near[row["item_id"]]]}
+        {**row, "nearest": [asdict(one) for one in near[row["item_id"]]]}
         for row in picked
         if row["item_id"] in near
     ]
