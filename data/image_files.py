@@ -24,18 +24,7 @@ from ..errors import ImageError, SourceError, brief
 from .bombs import check_parquet
 from .labels import trim
 
-__all__ = [
-    "MAX_BYTES",
-    "FileStatus",
-    "address",
-    "container",
-    "exists",
-    "holds_pictures",
-    "is_bytes",
-    "is_list",
-    "read",
-    "status",
-]
+__all__ = ["FileStatus", "address", "container", "exists", "holds_pictures", "is_list", "read", "status"]
 
 #: Files beyond this size are refused: nothing that is an image for an encoder weighs so much.
 MAX_BYTES = 512 * 1024 * 1024

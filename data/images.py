@@ -27,7 +27,6 @@ __all__ = [
     "BACKGROUND",
     "BLANK_HASH",
     "DECODER_VERSION",
-    "HASH_SIDE",
     "MAX_PIXELS",
     "SNIFFED",
     "Picture",
@@ -40,7 +39,6 @@ __all__ = [
     "load_hashing",
     "perceptual_hash",
     "set_max_pixels",
-    "why_not_an_image",
 ]
 
 #: First bytes of a file that `image_format` wants to see.

@@ -28,7 +28,7 @@ from .folders import is_image_name
 from .labels import trim
 from .rows import count, path_below, show
 
-__all__ = ["Located", "locate_images", "why_missing"]
+__all__ = ["locate_images", "why_missing"]
 
 _MAX_PATH = 4096
 # Pictures as text: long, in the alphabet of base64, and beginning as JPEG, PNG, GIF or WebP do.

@@ -18,7 +18,6 @@ from ..errors import UsageError
 __all__ = [
     "DEFAULT_RATIOS",
     "canonical_split",
-    "check_lengths",
     "grouped_split",
     "is_split_name",
     "shares_of",

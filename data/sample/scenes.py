@@ -335,7 +335,7 @@ def paint(rng: np.random.Generator, name: str, *, long_side: int) -> tuple[Image
     across, down = SHAPES[int(rng.choice(len(SHAPES), p=[0.3, 0.2, 0.14, 0.12, 0.12, 0.07, 0.05]))]
     longer = max(across, down)
     canvas = SceneCanvas(rng, round(across * 544 / longer), round(down * 544 / longer))
-    facts = {"scene": name, "light": None, "severity": None, "caption": scene.paint(canvas)}
+    facts: dict[str, Any] = {"scene": name, "light": None, "severity": None, "caption": scene.paint(canvas)}
     size = (round(across * long_side / longer), round(down * long_side / longer))
     if scene.kind == "irrelevant":
         return canvas.image.resize(size, Image.Resampling.LANCZOS), facts
