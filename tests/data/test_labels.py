@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from icehouse.data.labels import as_known, near_identical, normalise, normalised
 from icehouse.errors import SourceError
-from sources import ids, messages, read
+from sources import ids, messages, parquet, read, write_rows
 
 
 @pytest.mark.parametrize(
@@ -48,9 +46,9 @@ def files_of(folder: Path, labels: list[Any], kind: pa.DataType) -> list[Path]:
     (folder / "p.csv").write_text("id,text,label\n" + csv)
     (folder / "p.tsv").write_text("id\ttext\tlabel\n" + csv.replace(",", "\t"))
     rows = [{"id": i, "text": f"text {i}", "label": label} for i, label in zip(ids, labels, strict=True)]
-    (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "p.jsonl", rows)
     table = {"id": pa.array(ids, pa.float64()), "text": [row["text"] for row in rows]}
-    pq.write_table(pa.table({**table, "label": pa.array(labels, kind)}), folder / "p.parquet")
+    parquet(folder / "p.parquet", **table, label=pa.array(labels, kind))
     return [folder / f"p.{suffix}" for suffix in ("csv", "tsv", "jsonl", "parquet")]
 
 
@@ -85,9 +83,10 @@ def test_respelling_is_said(tmp_path: Path) -> None:
 
 def test_ids_that_lost_digits_are_refused(tmp_path: Path) -> None:
     big = [917791044158185473, 917791044158185472, 12]
-    pq.write_table(
-        pa.table({"id": pa.array(big, pa.int64()).cast(pa.float64(), safe=False), "text": ["a", "b", "c"]}),
+    parquet(
         tmp_path / "t.parquet",
+        id=pa.array(big, pa.int64()).cast(pa.float64(), safe=False),
+        text=["a", "b", "c"],
     )
     (tmp_path / "t.csv").write_text(
         "id,text\n9.177910441581855e+17,a\n917791044158185472.0,b\n12.0,c\n1.5E+09,d\n"
@@ -102,17 +101,12 @@ def test_ids_that_lost_digits_are_refused(tmp_path: Path) -> None:
             for m in messages(manifest)
         )
     # What is exact stays: integers of any size, text, and hashes that only look like numbers.
-    pq.write_table(
-        pa.table({"id": pa.array(big[:2], pa.int64()), "text": ["a", "b"]}), tmp_path / "i.parquet"
-    )
+    parquet(tmp_path / "i.parquet", id=pa.array(big[:2], pa.int64()), text=["a", "b"])
     assert ids(read(tmp_path / "i.parquet")) == [str(n) for n in big[:2]]
     (tmp_path / "h.csv").write_text("id,text\n1e5,a\n9177e10,b\n917791044158185473,c\n")
     assert ids(read(tmp_path / "h.csv")) == ["1e5", "9177e10", "917791044158185473"]
     # A narrower float is exact for fewer numbers.
-    pq.write_table(
-        pa.table({"id": pa.array([16777217.0, 7.0], pa.float32()), "text": ["a", "b"]}),
-        tmp_path / "f.parquet",
-    )
+    parquet(tmp_path / "f.parquet", id=pa.array([16777217.0, 7.0], pa.float32()), text=["a", "b"])
     manifest = read(tmp_path / "f.parquet")
     assert ids(manifest) == ["7"]
     assert "lost digits" in manifest.rejected["message"][0].as_py()
@@ -154,14 +148,14 @@ def test_headers_with_blanks_around_names(tmp_path: Path) -> None:
         {"id": 1, " image": "a.jpg", "text ": "hello, you", "label": "x"},
         {"id": 2, "image": "b.jpg", "text": "ho", "label ": "y"},
     ]
-    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "r.jsonl", rows)
     table = {
         "id": [1, 2],
         " image": ["a.jpg", "b.jpg"],
         "text ": ["hello, you", "ho"],
         "label\u00a0": ["x", "y"],
     }
-    pq.write_table(pa.table(table), tmp_path / "s.parquet")
+    parquet(tmp_path / "s.parquet", **table)
     (tmp_path / "quoted.csv").write_text(
         '"id", "image", "text", "label"\n1, "a.jpg", "hello, you", "x"\n2, b.jpg, ho, y\n'
     )
@@ -193,16 +187,6 @@ def test_windows_encoding_is_recognised(tmp_path: Path) -> None:
 
 def test_ids_in_a_stores_own_spelling() -> None:
     known = pa.chunked_array([["12", "1.0", "cafe\u0301.jpg", "caf\u00e9", "007"]])
-    ids = pa.chunked_array(
-        [["12.0", "1.0", "caf\u00e9.jpg", " caf\u00e9", "007", "7", "NA", None]], pa.string()
-    )
-    assert as_known(ids, known).to_pylist() == [
-        "12",
-        "1.0",
-        "cafe\u0301.jpg",
-        "caf\u00e9",
-        "007",
-        "7",
-        None,
-        None,
-    ]
+    given = ["12.0", "1.0", "caf\u00e9.jpg", " caf\u00e9", "007", "7", "NA", None]
+    found = as_known(pa.chunked_array([given], pa.string()), known).to_pylist()
+    assert found == ["12", "1.0", "cafe\u0301.jpg", "caf\u00e9", "007", "7", None, None]

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from icehouse.data.manifest import REJECTED_SCHEMA, RESERVED, read_sources
 from icehouse.errors import IcehouseError, SourceError, UsageError
-from sources import by_id, column, ids, messages, notes, read, write, write_rows
+from sources import by_id, column, ids, messages, notes, parquet, read, write, write_rows
 
 
 @pytest.fixture
@@ -142,6 +141,28 @@ def test_image_files(photos: Path) -> None:
     assert ids(read(photos / "cat" / "b.jpg", root=photos)) == ["cat/b.jpg"]
 
 
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("empty.csv", "", "is empty"),
+        ("header.csv", "text\n", "a header and no rows"),
+        ("x.csv.gz", "x", "unpack it first"),
+        ("film.mp4", b"\0\0\0\x18ftypmp42" + b"\0" * 20, r"film\.mp4 is a video"),
+        *(
+            (name, LFS, "is a Git LFS pointer, not the file: run `git lfs pull`")
+            for name in ("l.csv", "l.parquet", "l.jsonl")
+        ),
+        ("lfs.bin", LFS, "is a Git LFS pointer, not the picture: run `git lfs pull`"),
+    ],
+)
+def test_files_that_are_no_source(tmp_path: Path, name: str, content: str | bytes, says: str) -> None:
+    with pytest.raises(SourceError, match=says):
+        read(write(tmp_path / name, content))
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no images found in .*\.avif, .*\.webp"):
         read(tmp_path)
@@ -149,29 +170,13 @@ def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no images found in .*; a\.jxl is JPEG XL"):
         read(tmp_path / "jxl")
     write(tmp_path / "posts.csv", "text\nx\n")
-    with pytest.raises(SourceError, match=r"it holds posts\.csv"):
-        read(tmp_path)
-    with pytest.raises(SourceError, match="does not exist"):
-        read(tmp_path / "nope")
-    with pytest.raises(
-        SourceError, match=r"POSTS\.csv does not exist: 'posts\.csv' would fit, by another case"
+    for name, says in (
+        ("", r"it holds posts\.csv"),
+        ("nope", "does not exist"),
+        ("POSTS.csv", r"'posts\.csv' would fit, by another case"),
     ):
-        read(tmp_path / "POSTS.csv")
-    with pytest.raises(SourceError, match="is empty"):
-        read(write(tmp_path / "empty.csv"))
-    with pytest.raises(SourceError, match="a header and no rows"):
-        read(write(tmp_path / "header.csv", "text\n"))
-    with pytest.raises(SourceError, match="unpack it first"):
-        read(write(tmp_path / "x.csv.gz", "x"))
-    with pytest.raises(SourceError, match=r"film\.mp4 is a video"):
-        read(write(tmp_path / "film.mp4", b"\0\0\0\x18ftypmp42" + b"\0" * 20))
-    for name in ("lfs.csv", "lfs.parquet", "lfs.jsonl", "lfs.bin"):
-        with pytest.raises(
-            SourceError, match=r"is a Git LFS pointer, not the (file|picture): run `git lfs pull`"
-        ):
-            read(
-                write(tmp_path / name, "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n")
-            )
+        with pytest.raises(SourceError, match=says):
+            read(tmp_path / name)
     with pytest.raises(UsageError, match="no source"):
         read()
 
@@ -430,26 +435,13 @@ def test_jsonl(tmp_path: Path) -> None:
 
 
 def test_parquet(tmp_path: Path) -> None:
-    table = pa.table(
-        {
-            "id": [1.0, 2.0, None],
-            "text": pa.array(["a", "b", "c"]).dictionary_encode(),
-            "n": [1, 2, 3],
-            "share": [0.5, 1.0, float("nan")],
-            "flag": [True, None, False],
-            "raw": [b"\xff"] * 3,
-            "deep": [{"x": {"y": 1}}] * 3,
-        }
-    )
-    path = tmp_path / "p.parquet"
-    pq.write_table(table, path)
-    manifest = read(path, label_columns=["n", "share", "flag"])
+    words = pa.array(["a", "b", "c"]).dictionary_encode()
+    odd = {"raw": [b"\xff"] * 3, "deep": [{"x": {"y": 1}}] * 3}
+    numbers = {"n": [1, 2, 3], "share": [0.5, 1.0, float("nan")], "flag": [True, None, False]}
+    path = parquet(tmp_path / "p.parquet", id=[1.0, 2.0, None], text=words, **numbers, **odd)
+    manifest = read(path, label_columns=list(numbers))
     assert ids(manifest) == ["1", "2"]
-    assert [column(manifest, name) for name in ("n", "share", "flag")] == [
-        ["1", "2"],
-        ["0.5", "1"],
-        ["true", None],
-    ]
+    assert [column(manifest, name) for name in numbers] == [["1", "2"], ["0.5", "1"], ["true", None]]
     assert "no id" in messages(manifest)[0]
     for name in ("raw", "deep"):
         with pytest.raises(UsageError, match="holds"):
@@ -460,10 +452,8 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_parquet_with_broken_strings(tmp_path: Path) -> None:
     raw = pa.array([b"a", b"\xff", b"c"], pa.binary())
-    pq.write_table(
-        pa.table({"text": pa.Array.from_buffers(pa.string(), 3, raw.buffers())}), tmp_path / "p.parquet"
-    )
-    manifest = read(tmp_path / "p.parquet")
+    text = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    manifest = read(parquet(tmp_path / "p.parquet", text=text))
     assert by_id(manifest, "text") == {"p:1": "a", "p:3": "c"}
     assert "row 2: holds bytes" in messages(manifest)[0]
 

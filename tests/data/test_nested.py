@@ -6,7 +6,6 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from icehouse.data import image_files
 from icehouse.data.manifest import Manifest
 from icehouse.errors import ImageError, SourceError, UsageError
 from PIL import Image
-from sources import column, messages, notes, read, write_rows
+from sources import column, messages, notes, parquet, read, write_rows
 
 
 def png(value: int, side: int = 8) -> bytes:
@@ -27,11 +26,6 @@ def png(value: int, side: int = 8) -> bytes:
 
 
 PICTURES = [png(i) for i in range(40)]
-
-
-def parquet(file: Path, row_group_size: int | None = None, **columns: Any) -> Path:
-    pq.write_table(pa.table(columns), file, row_group_size=row_group_size)
-    return file
 
 
 def pictures(manifest: Manifest) -> list[bytes]:

@@ -39,6 +39,11 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def parquet(file: Path, row_group_size: int | None = None, **columns: Any) -> Path:
+    pq.write_table(pa.table(columns), file, row_group_size=row_group_size)
+    return file
+
+
 def column(manifest: Manifest, name: str) -> list[Any]:
     return manifest.table[name].to_pylist()
 
