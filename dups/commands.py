@@ -21,50 +21,29 @@ from ..console import (
     say,
 )
 from ..errors import UsageError
+from .options import (
+    DeviceOption,
+    EmbeddingOption,
+    FalsePairsOption,
+    FeatureOption,
+    HammingOption,
+    PerceptualOption,
+    SearchOption,
+    ThresholdOption,
+    say_which,
+)
 from .stream_command import stream
 
 if TYPE_CHECKING:
-    from .find import Duplicates
     from .leakage import Leakage
     from .split import SplitReport
 
 __all__ = ["app", "calibrate", "gallery", "leakage", "split"]
 
 
-SearchOption = Annotated[
-    str | None,
-    typer.Option(
-        "--name",
-        "-n",
-        help="Name of a search by `icehouse dups find`.",
-        show_default="that by the only encoder's images, else the newest",
-    ),
-]
-
-
-def say_which(store: Path, found: Duplicates, name: str | None) -> None:
-    """Say which search was opened, where it was not named and there are several."""
-    from ..store.store import Store
-    from .find import HASHES, list_duplicates, search_name
-
-    if name is None and found.name == HASHES and found.feature is not None:
-        say(
-            f"note: by the search {HASHES!r}, made before searches were named after their feature; `icehouse dups find` "
-            f"makes {search_name(found.feature)!r} beside it"
-        )
-    others = [other for other in list_duplicates(Store.open(store)) if other != found.name]
-    if name is None and others:
-        say(f"note: by the search {found.name!r}; --name takes another: {', '.join(others)}")
-
-
 def calibrate(
     store: StoreOption = DEFAULT_STORE,
-    feature: Annotated[
-        str | None,
-        typer.Option(
-            "--feature", "-f", help="Image or text feature.", show_default="the only encoder's images"
-        ),
-    ] = None,
+    feature: FeatureOption = None,
     expected_false_pairs: Annotated[
         float, typer.Option("--expected-false-pairs", help="Among all pairs of the store's contents.")
     ] = 1.0,
@@ -74,7 +53,7 @@ def calibrate(
     ] = None,
     sample: Annotated[int, typer.Option("--sample", help="Contents to make changed copies of.")] = 200,
     seed: Annotated[int, typer.Option("--seed")] = 0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Choose the cosine of near-duplicates by changed copies of your own images or texts. `find` uses it from then on."""
@@ -279,21 +258,6 @@ def _leakage_report(found: Leakage) -> None:
 app = typer.Typer(no_args_is_help=True)
 
 
-class Engine(StrEnum):
-    """What compares embeddings in `icehouse dups find`."""
-
-    exact = "exact"
-    faiss = "faiss"
-
-
-class GroupBy(StrEnum):
-    """How `icehouse dups find` makes groups of pairs."""
-
-    star = "star"
-    components = "components"
-    cliques = "cliques"
-
-
 @app.command()
 def find(
     store: StoreOption = DEFAULT_STORE,
@@ -306,47 +270,22 @@ def find(
             show_default="the feature's, as mini-image-pooled",
         ),
     ] = None,
-    feature: Annotated[
-        str | None,
-        typer.Option(
-            "--feature",
-            "-f",
-            help="Image or text feature to compare by.",
-            show_default="the only encoder's images",
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", "-t", help="Least cosine.", show_default="by the calibration, else 0.95"),
-    ] = None,
-    expected_false_pairs: Annotated[
-        float | None,
-        typer.Option(
-            "--expected-false-pairs", help="Choose the cosine so, by the calibration.", show_default="1"
-        ),
-    ] = None,
+    feature: FeatureOption = None,
+    threshold: ThresholdOption = None,
+    expected_false_pairs: FalsePairsOption = None,
     views: Annotated[
         bool | None,
         typer.Option(
             "--views/--no-views", help="Hash parts of images too.", show_default="up to 50,000 images"
         ),
     ] = None,
-    hamming: Annotated[
-        int | None,
-        typer.Option(
-            "--hamming",
-            help="Bits of 64 in which perceptual hashes may differ.",
-            show_default="6, or fewer by the calibration",
-        ),
-    ] = None,
-    perceptual: Annotated[
-        bool, typer.Option("--perceptual/--no-perceptual", help="Compare perceptual hashes.")
-    ] = True,
-    embedding: Annotated[bool, typer.Option("--embedding/--no-embedding", help="Compare embeddings.")] = True,
+    hamming: HammingOption = None,
+    perceptual: PerceptualOption = True,
+    embedding: EmbeddingOption = True,
     group: Annotated[
-        GroupBy,
+        Literal["star", "components", "cliques"],
         typer.Option("--group", "-g", help="star: every member is like its keeper; components: chains."),
-    ] = GroupBy.star,
+    ] = "star",
     keeper: Annotated[
         str,
         typer.Option(
@@ -356,9 +295,9 @@ def find(
     where: Annotated[str | None, typer.Option("--where", help="SQL condition over items to compare.")] = None,
     max_pairs: Annotated[int, typer.Option("--max-pairs", help="Stop after that many pairs.")] = 5_000_000,
     engine: Annotated[
-        Engine,
+        Literal["exact", "faiss"],
         typer.Option("--engine", help="exact: no pair is missed; faiss: an index, its recall measured."),
-    ] = Engine.exact,
+    ] = "exact",
     threads: Annotated[
         int | None, typer.Option("--threads", help="Threads for the join.", show_default="one a processor")
     ] = None,
@@ -372,7 +311,7 @@ def find(
     """Find near-duplicates by bytes, perceptual hash and embedding; group them; list what to keep. Deletes nothing."""
     from .find import find_duplicates
 
-    asked = feature or threshold is not None or expected_false_pairs is not None or engine is Engine.faiss
+    asked = feature or threshold is not None or expected_false_pairs is not None or engine == "faiss"
     if not embedding and asked:
         raise UsageError(
             "--no-embedding leaves nothing for --feature, --threshold, --expected-false-pairs and --engine to do"
@@ -386,13 +325,13 @@ def find(
             feature=(feature or "auto") if embedding else None,
             hamming=("auto" if hamming is None else hamming) if perceptual else None,
             rule=threshold,
-            grouping_by=group.value,
+            grouping_by=group,
             keeper=keeper,
             where=where,
             max_pairs=max_pairs,
             expected_false_pairs=expected_false_pairs,
             views=views,
-            engine=engine.value,
+            engine=engine,
             threads=threads,
             device=device,
             progress=progress,
@@ -478,15 +417,6 @@ class MemberKind(StrEnum):
     indirect = "indirect"
 
 
-class GroupOrder(StrEnum):
-    """Orders of groups."""
-
-    chained = "chained"
-    score = "score"
-    size = "size"
-    group = "group"
-
-
 def gallery(
     store: StoreOption = DEFAULT_STORE,
     name: SearchOption = None,
@@ -506,11 +436,11 @@ def gallery(
     ] = None,
     chained: Annotated[bool, typer.Option("--chained", help="Only chained groups.")] = False,
     sort: Annotated[
-        GroupOrder,
+        Literal["chained", "score", "size", "group"],
         typer.Option(
             "--sort", help="chained: these first, then the least alike; score: the least alike; size; group."
         ),
-    ] = GroupOrder.chained,
+    ] = "chained",
     max_groups: Annotated[int, typer.Option("--max-groups", help="Most groups to show.")] = 1000,
     members: Annotated[int, typer.Option("--members", help="Most members of a group to show.")] = 48,
     per_page: Annotated[int, typer.Option("--per-page", help="Most groups on a page.")] = 24,
@@ -529,7 +459,7 @@ def gallery(
         min_cosine=min_cosine,
         max_cosine=max_cosine,
         chained=chained,
-        sort=sort.value,
+        sort=sort,
         max_groups=max_groups,
         members=members,
     )

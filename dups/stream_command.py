@@ -10,6 +10,14 @@ import typer
 
 from ..console import CLOSED, DEFAULT_STORE, StoreOption, json_text, mute_stdout, say
 from ..errors import UsageError
+from .options import (
+    DeviceOption,
+    EmbeddingOption,
+    FalsePairsOption,
+    HammingOption,
+    PerceptualOption,
+    ThresholdOption,
+)
 
 if TYPE_CHECKING:
     from .stream import DuplicateStream, Verdict
@@ -32,32 +40,11 @@ def stream(
         str | None,
         typer.Option("--encoder", "-e", help="Judge by this encoder's images; no store is needed."),
     ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold", "-t", help="Least cosine.", show_default="the store's calibration, else 0.95"
-        ),
-    ] = None,
-    expected_false_pairs: Annotated[
-        float | None,
-        typer.Option(
-            "--expected-false-pairs",
-            help="False pairs to expect in a window, by the calibration.",
-            show_default="1",
-        ),
-    ] = None,
-    hamming: Annotated[
-        int | None,
-        typer.Option(
-            "--hamming",
-            help="Bits of 64 in which perceptual hashes may differ.",
-            show_default="6, or fewer by the store's calibration",
-        ),
-    ] = None,
-    perceptual: Annotated[
-        bool, typer.Option("--perceptual/--no-perceptual", help="Compare perceptual hashes.")
-    ] = True,
-    embedding: Annotated[bool, typer.Option("--embedding/--no-embedding", help="Compare embeddings.")] = True,
+    threshold: ThresholdOption = None,
+    expected_false_pairs: FalsePairsOption = None,
+    hamming: HammingOption = None,
+    perceptual: PerceptualOption = True,
+    embedding: EmbeddingOption = True,
     window: Annotated[int, typer.Option("--window", "-w", help="Contents to remember.")] = 100_000,
     state: Annotated[
         Path | None, typer.Option("--state", help="File to go on from, and to leave the window in.")
@@ -72,7 +59,7 @@ def stream(
         float, typer.Option("--latency", help="Seconds to wait for a batch to fill while nothing comes.")
     ] = 0.05,
     exact: Annotated[bool, typer.Option("--exact", help="Decode images whole, however large.")] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cuda, mps, cpu.")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Judge images as they come: new, or like one of the most recent ones. One line of JSON for each line of stdin.
 
