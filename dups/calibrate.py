@@ -36,20 +36,20 @@ from ..store.files import publish_folder
 from ..store.store import Store
 from ..web.figures import Chart, Series, draw
 from .calibration import (
-    LEAST_ROWS,
+    MIN_ROWS,
     Calibration,
-    Tail,
+    TailFit,
+    apply_map,
     check_expected,
     fit_bits,
     fit_map,
     fit_tail,
     largest_cosines,
-    mapped,
     tail_size,
 )
 from .evaluate import Truth, read_truth
 from .find import DEFAULT_HAMMING, default_feature
-from .hashing import MOST_VIEWED, ViewHashes, blank_hashes, informative, load_views, view_hashes, view_radius
+from .hashing import MAX_VIEWED, ViewHashes, blank_hashes, informative, load_views, view_hashes, view_radius
 
 __all__ = [
     "LABELLED",
@@ -65,8 +65,8 @@ __all__ = [
 ]
 
 #: Of unrelated pictures none has a hash so near; those that do are not counted as unrelated.
-_SURELY = 10
-_MOST_PAIRS = 200_000
+_RELATED_BITS = 10
+_MAX_PAIRS = 200_000
 
 #: Whether two contents are duplicates, by their numbers in ascending order, as a user has labelled them.
 Known = dict[tuple[int, int], bool]
@@ -77,7 +77,7 @@ class Hashes:
     """Perceptual hashes of some contents."""
 
     whole: np.ndarray  # uint64 (n,): Of the pictures as they are
-    telling: np.ndarray  # bool (n,): Which of them say something
+    useful: np.ndarray  # bool (n,): Which of them say something
     #: Of their parts; None where there are so many contents that `find` would not make them
     views: ViewHashes | None
 
@@ -87,18 +87,18 @@ class Hashes:
         whole = pc.fill_null(contents["phash"], 0).to_numpy().astype(np.uint64)
         radius = view_radius(len(contents), hamming, expected)
         views = None
-        if len(contents) <= MOST_VIEWED:
+        if len(contents) <= MAX_VIEWED:
             views = ViewHashes(*load_views(store, contents), radius)
         return cls(whole, informative(whole), views)
 
     def apart(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Bits in which the whole pictures' hashes differ; 65 where one says nothing."""
         bits = np.bitwise_count(self.whole[i] ^ self.whole[j]).astype(np.int64)
-        return np.where(self.telling[i] & self.telling[j], bits, 65)
+        return np.where(self.useful[i] & self.useful[j], bits, 65)
 
     def related(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Tell which pairs are too near for unrelated ones."""
-        near = self.apart(i, j) <= _SURELY
+        near = self.apart(i, j) <= _RELATED_BITS
         return near if self.views is None else near | (self.views.distance(i, j) <= self.views.radius)
 
     def fit_bits(
@@ -125,7 +125,7 @@ class Hashes:
 
     def fit_agreement(
         self, compared: np.ndarray, units: np.ndarray, cosine: float, known: Known
-    ) -> Tail | None:
+    ) -> TailFit | None:
         """Fit how far all views of unrelated pictures agree; None if there is too little to tell by.
 
         Parameters as those of `fit_bits`.
@@ -158,11 +158,11 @@ def labels_of(i: np.ndarray, j: np.ndarray, known: Known, otherwise: np.ndarray)
 def _pairs(m: int) -> tuple[np.ndarray, np.ndarray]:
     """All pairs ``a < b`` of m things, or many of them at random."""
     rng = np.random.default_rng(1)
-    if m * (m - 1) // 2 <= 4 * _MOST_PAIRS:
+    if m * (m - 1) // 2 <= 4 * _MAX_PAIRS:
         a, b = np.triu_indices(m, 1)
-        pick = rng.permutation(len(a))[:_MOST_PAIRS]
+        pick = rng.permutation(len(a))[:_MAX_PAIRS]
         return a[pick], b[pick]
-    drawn = rng.integers(0, m, (_MOST_PAIRS, 2))
+    drawn = rng.integers(0, m, (_MAX_PAIRS, 2))
     drawn = np.unique(np.sort(drawn[drawn[:, 0] != drawn[:, 1]], axis=1), axis=0)
     return drawn[:, 0], drawn[:, 1]
 
@@ -312,10 +312,10 @@ def _format(kind: str, original: str) -> str:
 #: Shares of the identity in the covariance that are tried; 1 only centres.
 SHRINKAGES = (1.0, 0.4)
 
-_MOST_FITTED = 20_000
-_MOST_COMPARED = 6000
+_MAX_FITTED = 20_000
+_MAX_COMPARED = 6000
 #: Recall that a map must gain to be worth having.
-_WORTH = 0.005
+_MIN_GAIN = 0.005
 #: Labelled duplicates that count like the copies of one transform.
 _AS_A_TRANSFORM = 20
 # Cosines that a curve is counted at.
@@ -381,9 +381,9 @@ def calibrate(
         raise UsageError(f"{feature} cannot be calibrated: that takes one vector an image or a text")
     contents, X = _contents(store, feature, spec["key"])
     n = len(contents)
-    if n < LEAST_ROWS:
+    if n < MIN_ROWS:
         raise UsageError(
-            f"{feature} has {n} different contents, and a calibration needs at least {LEAST_ROWS} to know what unrelated "
+            f"{feature} has {n} different contents, and a calibration needs at least {MIN_ROWS} to know what unrelated "
             "ones look like; give `icehouse dups find` a --threshold instead"
         )
     known = (
@@ -400,20 +400,22 @@ def calibrate(
     if same := [pair for pair, label in known.items() if label]:
         i, j = np.array(same).T
         copies = copies.with_labelled(i, j, X, hashes)
-    fitted = np.sort(rng.permutation(n)[:_MOST_FITTED])
-    compared = np.sort(rng.permutation(n)[:_MOST_COMPARED])
-    tried: list[_Tried] = []
+    fitted = np.sort(rng.permutation(n)[:_MAX_FITTED])
+    compared = np.sort(rng.permutation(n)[:_MAX_COMPARED])
+    tried: list[_Candidate] = []
     for shrinkage in SHRINKAGES:
-        tried.append(_try(shrinkage, X, fitted, compared, copies, hashes, known, n, expected_false_pairs))
+        tried.append(
+            _fit_candidate(shrinkage, X, fitted, compared, copies, hashes, known, n, expected_false_pairs)
+        )
     best = tried[0]
     for other in tried[1:]:
-        if other.mean_recall > best.mean_recall + _WORTH:
+        if other.mean_recall > best.mean_recall + _MIN_GAIN:
             best = other
     lowest_first = tuple(np.sort(best.positives[np.isfinite(best.positives)]).tolist())
     fitting = (best.mean, best.matrix, best.tail, len(fitted))
     made = Calibration(feature, spec["fingerprint"], *fitting, copies=lowest_first)
     if hashes is not None:
-        units = mapped(X[compared], best.mean, best.matrix)
+        units = apply_map(X[compared], best.mean, best.matrix)
         made = replace(made, bits=hashes.fit_bits(compared, units, best.cosine, known))
         if made.radius("whole", n, hamming, expected_false_pairs) < hamming:
             # Otherwise hashes of 64 bits suffice.
@@ -440,13 +442,13 @@ def calibrate(
 
 
 @dataclass
-class _Tried:
+class _Candidate:
     """A map that was tried, and how it did."""
 
     shrinkage: float
     mean: np.ndarray
     matrix: np.ndarray | None
-    tail: Tail
+    tail: TailFit
     excluded: int
     positives: np.ndarray
     negatives: np.ndarray
@@ -455,7 +457,7 @@ class _Tried:
     mean_recall: float
 
 
-def _try(
+def _fit_candidate(
     shrinkage: float,
     X: np.ndarray,
     fitted: np.ndarray,
@@ -465,13 +467,13 @@ def _try(
     known: Known,
     n: int,
     expected: float,
-) -> _Tried:
+) -> _Candidate:
     base = X[fitted].astype(np.float32)
     mean, matrix = fit_map(base, shrinkage)
-    units = mapped(X[compared], mean, matrix)
+    units = apply_map(X[compared], mean, matrix)
     usable = np.flatnonzero(np.abs(units).sum(axis=1) > 0)
     units, compared = units[usable], compared[usable]
-    if len(units) < LEAST_ROWS:
+    if len(units) < MIN_ROWS:
         raise UsageError("all contents are equally alike: their vectors tell nothing apart")
     total = len(units) * (len(units) - 1) // 2
     # As many again, for those that turn out to be duplicates.
@@ -488,7 +490,7 @@ def _try(
     weights = [min(1.0, (copies.kinds == kind).sum() / _AS_A_TRANSFORM) for kind in kinds]
     pick = np.random.default_rng(0).integers(0, len(units), (2, 100_000))
     random = np.einsum("ij,ij->i", units[pick[0]], units[pick[1]])[pick[0] != pick[1]]
-    return _Tried(
+    return _Candidate(
         shrinkage, mean, matrix, tail, int(related.sum()), positives, cosine[~related], random, threshold,
         float(np.average(recalls, weights=weights)),
     )  # fmt: skip
@@ -510,7 +512,9 @@ def _positives(
         # Labelled copies are in the store, and the map has seen them.
         if turn >= 0 and matrix is not None and len(base) < 5 * base.shape[1]:
             by = fit_map(np.concatenate([base, copies.vectors[now].astype(np.float32)]), shrinkage)
-        cosines[now] = np.einsum("ij,ij->i", mapped(X[copies.of[now]], *by), mapped(copies.vectors[now], *by))
+        cosines[now] = np.einsum(
+            "ij,ij->i", apply_map(X[copies.of[now]], *by), apply_map(copies.vectors[now], *by)
+        )
     return cosines
 
 
@@ -550,8 +554,8 @@ def _known(store: Store, truth: Truth, key: str, contents: pa.Table) -> Known:
 
 def _report(
     made: Calibration,
-    best: _Tried,
-    tried: list[_Tried],
+    best: _Candidate,
+    tried: list[_Candidate],
     copies: Copies,
     hashes: Hashes | None,
     hamming: int,
@@ -608,9 +612,9 @@ def _report(
     return report
 
 
-def _labelled(best: _Tried, known: Known, X: np.ndarray) -> dict[str, int]:
+def _labelled(best: _Candidate, known: Known, X: np.ndarray) -> dict[str, int]:
     i, j = np.array(list(known)).T
-    left, right = mapped(X[i], best.mean, best.matrix), mapped(X[j], best.mean, best.matrix)
+    left, right = apply_map(X[i], best.mean, best.matrix), apply_map(X[j], best.mean, best.matrix)
     found = np.einsum("ij,ij->i", left, right) >= best.cosine
     label = np.array(list(known.values()))
     return {

@@ -31,19 +31,19 @@ from ..store.store import Store
 from .join.cosines import RowSet
 
 __all__ = [
-    "LEAST_COSINE",
-    "LEAST_ROWS",
+    "MIN_COSINE",
+    "MIN_ROWS",
     "Calibration",
     "HashRule",
-    "Tail",
+    "TailFit",
+    "apply_map",
     "check_expected",
+    "false_pairs_text",
     "fit_bits",
     "fit_map",
     "fit_tail",
-    "in_words",
     "largest_cosines",
     "list_calibrations",
-    "mapped",
     "tail_size",
 ]
 
@@ -55,11 +55,11 @@ __all__ = [
 
 
 #: No threshold is lower, whatever the tail says: the join needs a positive one.
-LEAST_COSINE = 0.05
+MIN_COSINE = 0.05
 
-_TAIL, _LEAST_TAIL, _MOST_TAIL = 0.02, 40, 20_000
+_TAIL, _MIN_TAIL, _MAX_TAIL = 0.02, 40, 20_000
 #: Of the tail may be duplicates.
-_HIDDEN = 0.1
+_DUPLICATE_SHARE = 0.1
 #: On this scale the tail of cosines ends as an exponential does (shape 0) and begins lighter, from which an end would be
 #: guessed that is too near. Heavier ones let a few duplicates pull the threshold up.
 _SHAPES = np.linspace(0, 0.1, 11)
@@ -68,14 +68,14 @@ _NEAR_SHARE = 0.04
 #: Of all pairs are at most copies: 25 pictures with any number of copies of each have 4%.
 _COPIES = 0.05
 #: arctanh of 1 is infinite.
-_SANE = 1 - 1e-9
+_MAX_COSINE = 1 - 1e-9
 #: A pair so far out that among as many unrelated ones so few would be expected is a duplicate.
-_SUSPECT = 0.02
+_SUSPECT_PAIRS = 0.02
 _KEPT = 500
 
 
 @dataclass(frozen=True)
-class Tail:
+class TailFit:
     """The upper tail of the cosines of unrelated pairs."""
 
     pairs: int  # That were judged
@@ -90,19 +90,19 @@ class Tail:
     def threshold(self, n: int, expected: float = 1.0) -> float:
         """Least cosine at which at most `expected` false pairs are to be expected among `n` contents.
 
-        Higher for more contents, lower for more false pairs; at least `LEAST_COSINE`, at most 1.
+        Higher for more contents, lower for more false pairs; at least `MIN_COSINE`, at most 1.
         """
         check_expected(expected)
         every = n * (n - 1) / 2
         if every <= 0:
-            return LEAST_COSINE
+            return MIN_COSINE
         share = expected / every
         cosine = self._quantile(share)
         rank = int(min(share * self.pairs, len(self.top)))
         if rank < len(self.top):
             # Just above the first that would be one too many.
             cosine = max(cosine, float(np.nextafter(self.top[rank], 2)))
-        return float(min(max(cosine, LEAST_COSINE), 1.0))
+        return float(min(max(cosine, MIN_COSINE), 1.0))
 
     def expected(self, n: int, cosine: float) -> float:
         """False pairs to expect among `n` contents at a cosine, by the fitted tail; inf below its start."""
@@ -133,12 +133,12 @@ def check_expected(expected: float) -> None:
         raise UsageError(f"the number of false pairs to expect must be above 0 and finite, not {expected}")
 
 
-def in_words(expected: float) -> str:
+def false_pairs_text(expected: float) -> str:
     """Name a number of false pairs: "1 expected false pair", "0.5 expected false pairs"."""
     return f"{expected:g} expected false pair{'' if expected == 1 else 's'}"
 
 
-def fit_tail(top: np.ndarray, pairs: int) -> Tail:
+def fit_tail(top: np.ndarray, pairs: int) -> TailFit:
     """Fit the tail of the cosines of unrelated pairs, some of which may be duplicates after all."""
     values = np.sort(top[np.isfinite(top)].astype(np.float64))[::-1]
     above = tail_size(pairs)
@@ -146,15 +146,15 @@ def fit_tail(top: np.ndarray, pairs: int) -> Tail:
         raise UsageError(
             f"too few pairs to calibrate by: {len(values)} unrelated ones, and {above + 1} are needed"
         )
-    start = float(np.clip(values[above], -_SANE, _SANE))
-    excess = np.arctanh(np.clip(values[:above], -_SANE, _SANE)) - np.arctanh(start)
-    hidden = max(2, int(above * _HIDDEN))
+    start = float(np.clip(values[above], -_MAX_COSINE, _MAX_COSINE))
+    excess = np.arctanh(np.clip(values[:above], -_MAX_COSINE, _MAX_COSINE)) - np.arctanh(start)
+    hidden = max(2, int(above * _DUPLICATE_SHARE))
     if not excess[hidden] > 1e-9:
         raise UsageError("all contents are equally alike: their vectors tell nothing apart")
     shape, scale, seen = _fit_pareto(excess[hidden:], float(excess[hidden]))
     share = (above - hidden) / seen / pairs
-    rough = Tail(pairs, start, share, shape, scale, ())
-    limit = rough._quantile(_SUSPECT / pairs)
+    rough = TailFit(pairs, start, share, shape, scale, ())
+    limit = rough._quantile(_SUSPECT_PAIRS / pairs)
     suspects = int((values > limit).sum())
     rest = excess[suspects:]
     if len(rest) > hidden:
@@ -162,7 +162,7 @@ def fit_tail(top: np.ndarray, pairs: int) -> Tail:
         shape, scale, _ = _fit_pareto(rest, float(rest[0]), truncated=False)
         share = len(rest) / pairs
     kept = tuple(values[suspects : suspects + _KEPT].tolist())
-    return Tail(pairs, start, share, shape, scale, kept, suspects)
+    return TailFit(pairs, start, share, shape, scale, kept, suspects)
 
 
 def fit_bits(distances: np.ndarray) -> tuple[float, float] | None:
@@ -171,7 +171,7 @@ def fit_bits(distances: np.ndarray) -> tuple[float, float] | None:
     ``start + slope * bits`` is the normal quantile of the share of pairs within `bits`; None if there are too few pairs, or
     none is near.
     """
-    if len(distances) < _LEAST_TAIL:
+    if len(distances) < _MIN_TAIL:
         return None
     distances = _beyond_copies(distances)
     shares = np.array([(distances <= bits).mean() for bits in range(0, 65, 2)])
@@ -197,7 +197,7 @@ def _beyond_copies(distances: np.ndarray) -> np.ndarray:
 
 def tail_size(pairs: int) -> int:
     """How many of the largest cosines of so many pairs are their tail."""
-    return int(np.clip(pairs * _TAIL, _LEAST_TAIL, _MOST_TAIL))
+    return int(np.clip(pairs * _TAIL, _MIN_TAIL, _MAX_TAIL))
 
 
 def _fit_pareto(excess: np.ndarray, limit: float, *, truncated: bool = True) -> tuple[float, float, float]:
@@ -221,7 +221,7 @@ def _fit_pareto(excess: np.ndarray, limit: float, *, truncated: bool = True) -> 
 
 
 #: With fewer contents there are too few pairs to learn from.
-LEAST_ROWS = 16
+MIN_ROWS = 16
 
 
 #: Of the way from the strangers to the first copy above them.
@@ -258,7 +258,7 @@ def fit_map(X: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray | N
     return mean, matrix.astype(np.float32)
 
 
-def mapped(
+def apply_map(
     X: np.ndarray, mean: np.ndarray, matrix: np.ndarray | None, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Take rows through a map: unit length, or 0 where a row has no direction; float32, shape (n, d).
@@ -320,7 +320,7 @@ class Calibration:
     fingerprint: str
     mean: np.ndarray  # float64 (d,)
     matrix: np.ndarray | None  # float32 (d, d), or None
-    tail: Tail
+    tail: TailFit
     rows: int  # Contents that the map was fitted to
     #: Recall for each transform, and all else that was measured
     report: dict[str, Any] = field(default_factory=dict)
@@ -328,7 +328,7 @@ class Calibration:
     #: For the hashes of "whole" pictures and of "views", as `fit_bits` gives it
     bits: dict[str, tuple[float, float]] = field(default_factory=dict)
     #: Of `ViewHashes.agreement` between unrelated pictures; None where bits tell enough
-    agreement: Tail | None = None
+    agreement: TailFit | None = None
 
     def hashes(self, n: int, most: int, expected: float = 1.0, viewed: bool = True) -> HashRule:
         """Choose what hashes must have in common, where each kind of evidence may make `expected` false pairs.
@@ -352,7 +352,7 @@ class Calibration:
         return next(fitting, -1)
 
     def threshold(self, n: int, expected: float = 1.0) -> float:
-        """Least cosine that makes a pair, with at most `expected` false ones among `n` contents; see `Tail.threshold`.
+        """Least cosine that makes a pair, with at most `expected` false ones among `n` contents; see `TailFit.threshold`.
 
         Higher by a third of the way to the lowest of `copies` that it finds.
         """
@@ -413,7 +413,7 @@ class Calibration:
             if mean.ndim != 1 or len(set(shapes)) > 1 or not np.isfinite(mean).all():
                 raise ValueError("arrays do not fit")
             tail, agreement = (
-                told and Tail(**{**told, "top": tuple(told["top"])})
+                told and TailFit(**{**told, "top": tuple(told["top"])})
                 for told in (about["tail"], about["agreement"])
             )
             bits = {what: (float(start), float(slope)) for what, (start, slope) in about["bits"].items()}

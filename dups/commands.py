@@ -59,7 +59,7 @@ def calibrate(
     """Choose the cosine of near-duplicates by changed copies of your own images or texts. `find` uses it from then on."""
     from ..store.store import Store
     from .calibrate import calibrate as run
-    from .calibration import Calibration, in_words
+    from .calibration import Calibration, false_pairs_text
 
     opened = Store.open(store)
     with progress_bar("changing copies") as progress:
@@ -88,7 +88,7 @@ def calibrate(
     print_table(["transform", "copies", *stages], rows, title="Recall")
     how = "centred" if made.matrix is None else "centred and whitened"
     echo(
-        f"\n{made.feature}, {how}: cosine {report['cosine']:.4f} at {in_words(expected_false_pairs)} among "
+        f"\n{made.feature}, {how}: cosine {report['cosine']:.4f} at {false_pairs_text(expected_false_pairs)} among "
         f"{report['contents']:,} contents, judged on {report['pairs_judged']:,} unrelated pairs"
     )
     if "hash" in stages:

@@ -89,13 +89,13 @@ ENGINES = ("exact", "faiss")
 _SAMPLE = 2000
 
 #: Recall that a temporary index is tuned to.
-_WANTED = 0.99
+_TARGET_RECALL = 0.99
 
 #: Known pairs from which tuning by them means something.
-_ENOUGH = 20
+_MIN_KNOWN = 20
 
 #: Pairs a block of queries may bring before blocks get smaller.
-_MOST_FOUND = 2_000_000
+_MAX_FOUND = 2_000_000
 
 
 Progress = Callable[[int, int], None]
@@ -233,7 +233,7 @@ class Faiss:
     @property
     def notes(self) -> list[str]:
         """How pairs were looked for, and the share that was found."""
-        return [*self.remarks, *([_told(self.last)] if self.last is not None else [])]
+        return [*self.remarks, *([_recall_note(self.last)] if self.last is not None else [])]
 
     def join(
         self,
@@ -327,7 +327,7 @@ class FaissJoin:
             start += len(asked)
             if self.progress is not None:
                 self.progress(start, len(usable))
-            size = max(size // 2, 1) if len(codes) > _MOST_FOUND else min(2 * size, 1024)
+            size = max(size // 2, 1) if len(codes) > _MAX_FOUND else min(2 * size, 1024)
             if held > self.max_pairs:
                 codes, cosine = _united(parts)
                 # Rows up to here have told all they know, so that what comes later would rank behind.
@@ -372,7 +372,7 @@ class FaissJoin:
         first, second = sample[::2], sample[1::2]
         i, j = np.divmod(known, n)
         tuning = known[np.isin(i, first) | np.isin(j, first)]
-        enough = len(tuning) >= _ENOUGH
+        enough = len(tuning) >= _MIN_KNOWN
         for effort in index.ladder:
             index.effort = self.stats.effort = effort
             if not enough and effort >= max(index.ladder) / 16:
@@ -380,7 +380,7 @@ class FaissJoin:
             if enough:
                 a, b = self._ask(np.sort(first))
                 found = distinct(np.minimum(a, b) * n + np.maximum(a, b))
-                if np.isin(tuning, found).mean() >= _WANTED:
+                if np.isin(tuning, found).mean() >= _TARGET_RECALL:
                     break
         return second, known[np.isin(i, second) | np.isin(j, second)]
 
@@ -430,7 +430,7 @@ def _united(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
     return codes, np.concatenate([cosine for _, cosine in parts])[first]
 
 
-def _told(stats: FaissStats) -> str:
+def _recall_note(stats: FaissStats) -> str:
     how = "temporary index" if stats.temporary else "index"
     if stats.recall is None or stats.recall["recall"] is None:
         rows = stats.recall["rows"] if stats.recall else 0

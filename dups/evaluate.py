@@ -27,7 +27,7 @@ _YES = frozenset({"1", "1.0", "true", "yes", "y", "duplicate", "same"})
 _NO = frozenset({"0", "0.0", "false", "no", "n", "different", "other"})
 
 #: Most pairs that may follow from those listed: each is held in memory.
-_MOST_KNOWN = 5_000_000
+_MAX_KNOWN = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,9 @@ def _closed(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
     groups: dict[int, list[str]] = {}
     for item, keeper in zip(ids, group_pairs(len(ids), i, j, "components").tolist(), strict=True):
         groups.setdefault(keeper, []).append(item)
-    if (known := sum(len(group) * (len(group) - 1) // 2 for group in groups.values())) > _MOST_KNOWN:
+    if (known := sum(len(group) * (len(group) - 1) // 2 for group in groups.values())) > _MAX_KNOWN:
         raise SourceError(
-            f"{known:,} pairs follow from those listed, more than {_MOST_KNOWN:,}; add a label column, and only the "
+            f"{known:,} pairs follow from those listed, more than {_MAX_KNOWN:,}; add a label column, and only the "
             "listed ones are judged"
         )
     return {(a, b) for group in groups.values() for k, b in enumerate(group) for a in group[:k]}

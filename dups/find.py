@@ -26,23 +26,23 @@ from ..errors import CorruptError, IcehouseError, StoreError, UsageError, unknow
 from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
 from ..store.vectors import Vectors
-from .calibration import mapped
+from .calibration import apply_map
 from .engines import ENGINES, choose_engine
 from .groups import Files, Star, columns_for, criteria, grouping, item_files, preference, ranks
-from .hashing import MOST_VIEWED, ViewHashes, blank_hashes, content_shares, load_views, view_radius
+from .hashing import MAX_VIEWED, ViewHashes, blank_hashes, content_shares, load_views, view_radius
 from .pairs import (
     DEFAULT_COSINE,
     DEFAULT_HAMMING,
-    Cascade,
     Contents,
+    PairSearch,
     Rule,
     check_rule,
     choose_hamming,
     choose_rule,
-    claim_rest,
+    complete_stars,
     in_order,
 )
-from .results import Ledger, PairWriter, cluster_table, write_items, write_lists
+from .results import PairWriter, RankedItems, cluster_table, write_items, write_lists
 
 __all__ = [
     "DEFAULT_COSINE",
@@ -297,7 +297,7 @@ def find_duplicates(
         How many false pairs a calibration's threshold may let one expect among all pairs; 1 unless given.
     views : bool, optional
         Hash parts of the images too, so that crops, frames and bands are found; their files are read once, and the hashes
-        kept. By default where there are at most `icehouse.dups.hashing.MOST_VIEWED` contents.
+        kept. By default where there are at most `icehouse.dups.hashing.MAX_VIEWED` contents.
     threads, device : optional
         As `icehouse.dups.join.selfjoin.self_join` takes them.
     progress : callable, optional
@@ -328,7 +328,7 @@ def find_duplicates(
     automatic = hamming == "auto"
     hamming = DEFAULT_HAMMING if hamming == "auto" else hamming
     n = pc.count_distinct(items[key]).as_py()
-    viewed = hamming is not None and n > 1 and (n <= MOST_VIEWED if views is None else views)
+    viewed = hamming is not None and n > 1 and (n <= MAX_VIEWED if views is None else views)
     made, remarks = choose_rule(store, rule, feature, hamming, automatic, n, expected_false_pairs, viewed)
     check_rule(made, threads, device)
     vectors = None if feature is None else store.vectors(feature)
@@ -339,43 +339,43 @@ def find_duplicates(
             if viewed:
                 load_views(store, items, progress=progress, threads=threads)
                 inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
-            ledger, items = _ledger(items, key, keeper, inside)
-            contents, rows = _contents(ledger, items, key, made, vectors, scratch)
+            ranked, items = _ranked_items(items, key, keeper, inside)
+            contents, rows = _contents(ranked, items, key, made, vectors, scratch)
             remarks += _lacking(contents, items, key, feature)
             if viewed:
-                contents.views, unseen = _views(store, ledger, items, made, expected_false_pairs or 1.0)
+                contents.views, unseen = _views(store, ranked, items, made, expected_false_pairs or 1.0)
                 remarks += unseen
             elif hamming is not None and n > 1 and views is None:
                 remarks.append(
                     f"crops and frames are left to the embedding: hashing parts of {n} images takes long; ask with --views"
                 )
-            write_items(temp, ledger, items[key], contents)
+            write_items(temp, ranked, items[key], contents)
             del items
             chosen = choose_engine(engine, store, feature, contents.rows, rows, vectors, threads=threads)
             groups = grouping(grouping_by, len(contents))
-            cascade = Cascade(contents, max_pairs, threads, device, progress, chosen)
-            cascade.settle()
+            cascade = PairSearch(contents, max_pairs, threads, device, progress, chosen)
+            cascade.find_view_pairs()
             made = replace(made, hamming=contents.rule.hamming, agreement=contents.rule.agreement)
-            with PairWriter.to(temp / "pairs.parquet", ledger) as writer:
+            with PairWriter.to(temp / "pairs.parquet", ranked) as writer:
                 writer.copies(contents)
                 for found in cascade:
                     writer.add(found)
                     groups.add(found.i, found.j)
             whole = not cascade.capped
             if isinstance(groups, Star) and cascade.capped:
-                whole = claim_rest(groups, cascade, temp / "rest.npy")
+                whole = complete_stars(groups, cascade, temp / "rest.npy")
             # Looked at again, since hours may have gone by.
-            files = _look_again(ledger, groups.keepers(), temp)
-            clusters = cluster_table(ledger, groups.keepers(), contents, files.first())
+            files = _inspect_again(ranked, groups.keepers(), temp)
+            clusters = cluster_table(ranked, groups.keepers(), contents, files.first())
             pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
-            kept, dropped, kept_for = write_lists(temp, ledger, clusters, files)
+            kept, dropped, kept_for = write_lists(temp, ranked, clusters, files)
             leads = clusters.filter(clusters["keeper"])
             summary = {
                 "name": folder.name,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "looked_at": looked_at.isoformat(),
                 "created_by": f"icehouse {__version__}",
-                "items": len(ledger.ids),
+                "items": len(ranked.ids),
                 "contents": len(contents),
                 "without_vector": 0 if feature is None else len(contents) - len(contents.with_vector),
                 "parameters": {
@@ -400,7 +400,7 @@ def find_duplicates(
                     "total": sum(writer.kinds.values()),
                     "by_kind": dict(writer.kinds),
                     "found_by": dict(writer.stages),
-                    "between_copies": _between_copies(ledger),
+                    "between_copies": _between_copies(ranked),
                 },
                 "groups": {
                     "total": leads.num_rows,
@@ -431,17 +431,17 @@ def find_duplicates(
 
 def _views(
     store: Store,
-    ledger: Ledger,
+    ranked: RankedItems,
     items: pa.Table,
     rule: Rule,
     expected: float,
 ) -> tuple[ViewHashes | None, list[str]]:
     """Hashes of the views of the contents, where they can tell something."""
-    n = len(ledger.best)
+    n = len(ranked.best)
     radius = view_radius(n, (rule.hamming or 0) if rule.view_bits is None else rule.view_bits, expected)
     if radius < 0 and rule.agreement is None:
         return None, [f"among {n} images parts resemble each other by chance, so that none were compared"]
-    hashes, usable = load_views(store, items.take(pa.array(ledger.best)), make=False)
+    hashes, usable = load_views(store, items.take(pa.array(ranked.best)), make=False)
     blind = n - int(usable.any(axis=1).sum())
     if blind == n:
         return None, ["no image file could be read again, so crops and frames are left to the embedding"]
@@ -470,11 +470,13 @@ def _file_facts(items: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return size, time_ns
 
 
-def _ledger(items: pa.Table, key: str, keeper: str, inside: np.ndarray | None) -> tuple[Ledger, pa.Table]:
+def _ranked_items(
+    items: pa.Table, key: str, keeper: str, inside: np.ndarray | None
+) -> tuple[RankedItems, pa.Table]:
     """Items in order of preference."""
     # A picture is no duplicate because its text is one: no file is listed then.
     listed = key == "image_sha256"
-    files = Files.look(item_files(items), *_file_facts(items)) if listed else None
+    files = Files.inspect(item_files(items), *_file_facts(items)) if listed else None
     items = items.take(pa.array(preference(items, keeper, inside, files)))
     ids = items["item_id"].cast(pa.string()).combine_chunks()
     content = items[key].cast(pa.string()).combine_chunks().dictionary_encode().indices
@@ -482,31 +484,31 @@ def _ledger(items: pa.Table, key: str, keeper: str, inside: np.ndarray | None) -
     numbers, first = np.unique(content, return_index=True)
     best = first[numbers >= 0].astype(np.int64)
     paths = item_files(items) if listed else pa.nulls(len(items), pa.string())
-    return Ledger(ids, paths, *_file_facts(items), ranks(items["item_id"]), content, best), items
+    return RankedItems(ids, paths, *_file_facts(items), ranks(items["item_id"]), content, best), items
 
 
-def _look_again(ledger: Ledger, keeper: np.ndarray, folder: Path) -> Files:
+def _inspect_again(ranked: RankedItems, keeper: np.ndarray, folder: Path) -> Files:
     """What lies at the items' paths now; of files in groups whose time alone has changed the bytes are compared."""
     digests: list[pa.ChunkedArray] = []
-    sizes = np.bincount(keeper[ledger.content[ledger.content >= 0]], minlength=len(keeper))
+    sizes = np.bincount(keeper[ranked.content[ranked.content >= 0]], minlength=len(keeper))
 
     def digest(row: int) -> str | None:
-        if ledger.content[row] < 0 or sizes[keeper[ledger.content[row]]] < 2:
+        if ranked.content[row] < 0 or sizes[keeper[ranked.content[row]]] < 2:
             return None
         if not digests:
             written = pq.read_table(folder / "items.parquet", columns=["content"])
             digests.append(written["content"])
-        found = digests[0][int(ledger.alphabet[row])].as_py()
+        found = digests[0][int(ranked.alphabet[row])].as_py()
         return None if found is None else str(found)
 
-    return Files.look(ledger.files, ledger.sizes, ledger.times, digest)
+    return Files.inspect(ranked.files, ranked.sizes, ranked.times, digest)
 
 
 def _contents(
-    ledger: Ledger, items: pa.Table, key: str, rule: Rule, vectors: Vectors | None, scratch: Path
+    ranked: RankedItems, items: pa.Table, key: str, rule: Rule, vectors: Vectors | None, scratch: Path
 ) -> tuple[Contents, np.ndarray]:
     """Contents, and for those with a vector its row in the feature's table."""
-    best = pa.array(ledger.best)
+    best = pa.array(ranked.best)
     hashes = items["phash"].take(best)
     hashed = pc.is_valid(hashes).to_numpy()
     values = pc.fill_null(hashes, 0).to_numpy().astype(np.uint64)
@@ -524,7 +526,7 @@ def _contents(
     if rule.matrix is not None and rule.mean is not None and len(X):
         file = scratch.with_name("mapped.npy")
         room = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=X.shape)
-        X = mapped(X, rule.mean, rule.matrix, room)
+        X = apply_map(X, rule.mean, rule.matrix, room)
         # A mean of nothing tells an engine that these are no longer the vectors as they are stored.
         rule = replace(rule, mean=np.zeros(X.shape[1]), matrix=None)
     return Contents(values, hashed, rule, X, with_vector), found
@@ -556,7 +558,7 @@ def _lacking(contents: Contents, items: pa.Table, key: str, feature: str | None)
     return told
 
 
-def _notes(rule: Rule, feature: str | None, cascade: Cascade, whole: bool) -> list[str]:
+def _notes(rule: Rule, feature: str | None, cascade: PairSearch, whole: bool) -> list[str]:
     """Tell how the stages went, once all pairs are read; `whole` says whether the groups are."""
     told = []
     if feature is None:
@@ -579,9 +581,9 @@ def _notes(rule: Rule, feature: str | None, cascade: Cascade, whole: bool) -> li
     return told
 
 
-def _between_copies(ledger: Ledger) -> int:
+def _between_copies(ranked: RankedItems) -> int:
     """Pairs that there are among copies of one content, of which those with the best copy are written."""
-    counts = np.bincount(ledger.content[ledger.content >= 0])
+    counts = np.bincount(ranked.content[ranked.content >= 0])
     return int((counts * (counts - 1) // 2).sum())
 
 

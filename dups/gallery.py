@@ -30,10 +30,10 @@ from .gallery_groups import (
     Item,
     Member,
     Selection,
-    likeness,
     pages,
     read_groups,
     select,
+    similarity,
 )
 from .results import KINDS
 
@@ -273,7 +273,7 @@ def _group_data(group: Group, pictures: Iterator[Thumbnail | None], least: float
     facts = ("number", "size", "min_cosine", "max_hamming", "chained", "sampled", "why")
     return {
         **{name: getattr(group, name) for name in facts},
-        "score": likeness(group.min_cosine, group.max_hamming),
+        "score": similarity(group.min_cosine, group.max_hamming),
         "members": [
             _member_data(member, group.members[0], next(pictures), least) for member in group.members
         ],

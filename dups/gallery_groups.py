@@ -26,10 +26,10 @@ __all__ = [
     "Item",
     "Member",
     "Selection",
-    "likeness",
     "pages",
     "read_groups",
     "select",
+    "similarity",
 ]
 
 #: The kind of a member that no stage pairs with its keeper.
@@ -196,7 +196,7 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
     counts = np.bincount(of[wanted], minlength=len(first))
     matching = np.flatnonzero(counts)
     leads = clusters.take(pa.array(first[matching]))
-    score = _likeness(_floats(leads["min_cosine"]), _floats(leads["max_hamming"]))
+    score = _similarity(_floats(leads["min_cosine"]), _floats(leads["max_hamming"]))
     keys = {
         "chained": [~leads["chained"].to_numpy(), score],
         "score": [score],
@@ -206,7 +206,7 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
     # The last key counts first; groups that tie stand as in clusters.parquet.
     order = np.lexsort([matching, *keys[::-1]])[: choice.max_groups]
     shown = matching[order]
-    likeness = _likeness(cosine, hamming)
+    similarity = _similarity(cosine, hamming)
     copy = pc.is_valid(clusters["copy_of"]).to_numpy()
     rows, second, capped = [], [], []
     for group in shown.tolist():
@@ -216,9 +216,9 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
         members = members[wanted[members]]
         capped.append(max(0, len(members) + 1 - choice.members))
         if capped[-1]:
-            by = np.lexsort([members, likeness[members], -kind[members], copy[members]])
+            by = np.lexsort([members, similarity[members], -kind[members], copy[members]])
             members = members[by[: choice.members - 1]]
-        members = members[np.lexsort([members, likeness[members], -kind[members]])]
+        members = members[np.lexsort([members, similarity[members], -kind[members]])]
         rows.append(np.append(first[group], members))
     sizes = stop[shown] - first[shown]
     return Selection(
@@ -321,7 +321,7 @@ def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str, margins: bool, i
     files = None
     if images:
         nothing = np.full(len(items), np.nan)
-        files = Files.look(item_files(items), nothing, nothing)
+        files = Files.inspect(item_files(items), nothing, nothing)
     compared = criteria(items, policy, inside, files)
     framed = dict(compared).get("framed", np.zeros(len(items)))
     at = pc.index_in(pairs, value_set=items["item_id"].combine_chunks())
@@ -363,15 +363,15 @@ def _words(name: str, policy: str, image: bool, size: float, other: float) -> st
     }.get(name, name)
 
 
-def likeness(cosine: float | None, hamming: int | None) -> float:
+def similarity(cosine: float | None, hamming: int | None) -> float:
     """One number to order groups by, as `select` does: the cosine, or what the hashes say where there is none."""
     if cosine is not None:
         return cosine
     return 1.0 if hamming is None else 1 - hamming / 64
 
 
-def _likeness(cosine: np.ndarray, hamming: np.ndarray) -> np.ndarray:
-    """`likeness` of many; NaN is None."""
+def _similarity(cosine: np.ndarray, hamming: np.ndarray) -> np.ndarray:
+    """`similarity` of many; NaN is None."""
     return np.nan_to_num(np.where(np.isnan(cosine), 1 - hamming / 64, cosine), nan=1.0)
 
 

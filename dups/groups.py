@@ -4,12 +4,12 @@ Rows are numbered by preference: of two rows the lower one is the better keeper,
 groups do not depend on the order in which items came. Pairs ``i < j`` are added in ascending order of (i, j).
 
 `star`
-    The best row that nobody has claimed becomes a keeper and claims its unclaimed neighbours: every member is a neighbour
+    The best row that nobody has claimed becomes a keeper and claims its unassigned neighbours: every member is a neighbour
     of its keeper, and no keeper is a neighbour of another.
 `components`
     Whatever hangs together. Chains unlike rows where there are many.
 `cliques`
-    The best unclaimed row gathers its unclaimed neighbours, best first, each of which must be a neighbour of all before:
+    The best unassigned row gathers its unassigned neighbours, best first, each of which must be a neighbour of all before:
     every two members are neighbours.
 """
 
@@ -49,13 +49,13 @@ __all__ = [
     "columns_for",
     "connected",
     "criteria",
+    "deletable_files",
     "group_pairs",
     "grouping",
     "groups_of",
     "item_files",
     "preference",
     "ranks",
-    "whole_files",
 ]
 
 #: States of an item's file: the item has none of its own, it is there, it is another one than was embedded, it is gone.
@@ -78,10 +78,10 @@ class Files:
     link: np.ndarray  # int8 (n,): 0 for a real path, 1 for one through a linked folder, 2 for a symbolic link
     #: Whether any file, or folder of one, is there; where none is, the store lies on another machine than
     #: its pictures
-    seen: bool
+    any_found: bool
 
     @classmethod
-    def look(
+    def inspect(
         cls,
         files: pa.Array | pa.ChunkedArray,
         sizes: np.ndarray,
@@ -157,7 +157,7 @@ def item_files(items: pa.Table) -> pa.Array:
     return pc.binary_join_element_wise(*names, "/")
 
 
-def whole_files(files: pa.Array) -> pa.Array:
+def deletable_files(files: pa.Array) -> pa.Array:
     """`files` without the pictures inside Parquet files: those cannot be deleted one by one."""
     inside = [file is not None and image_files.container(file) is not None for file in files.to_pylist()]
     return pc.if_else(pa.array(inside, pa.bool_()), pa.scalar(None, pa.string()), files)
@@ -218,7 +218,7 @@ class Star:
             near = j[start:stop]
             keeper[near[keeper[near] < 0]] = row
 
-    def unclaimed(self) -> np.ndarray:
+    def unassigned(self) -> np.ndarray:
         """Rows that no other has claimed so far, ascending."""
         return np.flatnonzero((self._keeper < 0) | (self._keeper == np.arange(len(self._keeper))))
 
@@ -272,7 +272,7 @@ class Cliques:
         for row in np.unique(i).tolist():
             if claimed[row]:
                 continue
-            # Only later rows are left unclaimed, so each row's later neighbours are all that is asked for.
+            # Only later rows are left unassigned, so each row's later neighbours are all that is asked for.
             left = j[starts[row] : starts[row + 1]]
             left = left[~claimed[left]]
             claimed[row] = True
@@ -432,7 +432,7 @@ def criteria(
     elif policy == "oldest":
         first = [("age", age), ("added", _numbers(items, "added"))]
     elif policy == "best":
-        quality = _vouched(items, size, pixels, weight)
+        quality = _quality(items, size, pixels, weight)
         first = [("quality", -quality)]
         if inside is not None:
             framed = inside < 1
@@ -455,7 +455,7 @@ def ranks(column: pa.ChunkedArray) -> np.ndarray:
     return rank
 
 
-def _vouched(items: pa.Table, size: np.ndarray, pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _quality(items: pa.Table, size: np.ndarray, pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
     formats = items["format"].cast(pa.string()).combine_chunks().dictionary_encode()
     names = [str(name).upper() for name in formats.dictionary.to_pylist()]
     factor = np.array([np.inf if n in _LOSSLESS else _CODEC.get(n, 1.0) for n in names] + [1.0])

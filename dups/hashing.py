@@ -30,7 +30,7 @@ from ..errors import ImageError, UsageError
 from ..store.store import Store
 
 __all__ = [
-    "MOST_VIEWED",
+    "MAX_VIEWED",
     "VIEWS",
     "VIEWS_VERSION",
     "WHOLE_VIEWS",
@@ -56,7 +56,7 @@ BITS = 64
 MAX_RADIUS = 20
 
 #: A pHash has half of its bits set, unless most coefficients are zero: flat images, plain gradients.
-_LEAST_SET = 12
+_MIN_BITS = 12
 
 _CANDIDATES = 2_000_000
 _SORT_COST = 60  # comparisons that cost as much as sorting one hash in
@@ -79,7 +79,7 @@ def informative(hashes: np.ndarray) -> np.ndarray:
     would all be taken for one another.
     """
     ones = np.bitwise_count(hashes)
-    return (ones >= _LEAST_SET) & (ones <= BITS - _LEAST_SET)
+    return (ones >= _MIN_BITS) & (ones <= BITS - _MIN_BITS)
 
 
 def blank_hashes(hashes: np.ndarray) -> np.ndarray:
@@ -328,14 +328,14 @@ _SIDE = 32  # of the picture that a pHash is taken of
 _LOW = 8  # coefficients a side that it keeps
 _FINE = 128  # side of the picture that crops are made of
 _GRID = 256  # of the picture in which margins are looked for
-_MOST = 0.4  # of a side may be margin
-_ALIKE = 12  # levels that JPEG may change a ground by
+_MAX_MARGIN = 0.4  # of a side may be margin
+_GROUND_LEVELS = 12  # levels that JPEG may change a ground by
 _GROUND = 0.9  # of a row that is margin is ground
 _FADING = 4  # rows of the grid in which a margin ends
 _WITH_WORDS = 0.3  # of a row with words on it is
 
 #: A coefficient below it is rounding: one level of one pixel makes hundreds of times as much.
-_NOTHING = 1e-7
+_ROUNDING = 1e-7
 
 
 def content_box(image: Image.Image) -> tuple[float, float, float, float]:
@@ -378,17 +378,19 @@ def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | Non
 def _margins(rows: np.ndarray) -> tuple[int, int]:
     """Rows of margin at the start and at the end of a picture (height, width, 3)."""
     first, last = _margin(rows), _margin(rows[::-1])
-    return (first, last) if first + last <= _GRID * _MOST * 1.2 else (0, 0)
+    return (first, last) if first + last <= _GRID * _MAX_MARGIN * 1.2 else (0, 0)
 
 
 def _margin(rows: np.ndarray) -> int:
     ground = np.median(rows[0], axis=0)
-    if (np.abs(rows[0] - ground).max(axis=1) < _ALIKE).mean() < 0.95:
+    if (np.abs(rows[0] - ground).max(axis=1) < _GROUND_LEVELS).mean() < 0.95:
         return 0
-    share = (np.abs(rows - ground).max(axis=2) < _ALIKE).mean(axis=1)
-    found = int(np.argmax(share[: int(_GRID * _MOST)] < _WITH_WORDS)) if share.min() < _WITH_WORDS else 0
-    if not found and (share[: int(_GRID * _MOST)] >= _WITH_WORDS).all():
-        found = int(_GRID * _MOST)
+    share = (np.abs(rows - ground).max(axis=2) < _GROUND_LEVELS).mean(axis=1)
+    found = (
+        int(np.argmax(share[: int(_GRID * _MAX_MARGIN)] < _WITH_WORDS)) if share.min() < _WITH_WORDS else 0
+    )
+    if not found and (share[: int(_GRID * _MAX_MARGIN)] >= _WITH_WORDS).all():
+        found = int(_GRID * _MAX_MARGIN)
     end = found
     # Words end before the band does, and a band ends at once: what fades out is the picture's own sky.
     while end and share[end - 1] < _GROUND:
@@ -420,16 +422,16 @@ def _means(start: float, length: float) -> np.ndarray:
 def _hashes(low: np.ndarray) -> np.ndarray:
     low = low.reshape(len(low), _LOW * _LOW)
     # Of a flat picture all but one coefficient are 0. As rounding leaves them they would make a hash like any other.
-    low[np.abs(low) < _NOTHING] = 0
+    low[np.abs(low) < _ROUNDING] = 0
     bits = low > np.median(low, axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
 
 
 #: Beyond so many contents, views are made only if asked for: they take some milliseconds an image, and every file is read.
-MOST_VIEWED = 50_000
+MAX_VIEWED = 50_000
 
 #: Near views after which the search is given up: as many come of 20,000 frames of one film in no time.
-_MOST_NEAR = 100_000_000
+_MAX_NEAR = 100_000_000
 
 _TABLE = f"hashes/views{VIEWS_VERSION}"
 _SCHEMA = pa.schema(
@@ -448,10 +450,10 @@ _BATCH = 512
 _UNEVEN = 500
 
 #: Bits in which the whole or the trimmed hashes may differ where the agreement of all views decides.
-_AGREEING = 10
+_AGREEMENT_BITS = 10
 
 #: A picture has dozens of views, and with 6 bits one feed in seven had a false pair among its hundreds of pictures.
-_MOST_BITS = 4
+_MAX_VIEW_BITS = 4
 
 
 @dataclass
@@ -486,7 +488,7 @@ class ViewHashes:
             most = self.usable[a].sum(axis=1) * self.usable[b].sum(axis=1)
             cosine = common / 64 / np.sqrt(np.maximum(most, 1))
             if near:
-                close = (both[:, :WHOLE_VIEWS] & (apart[:, :WHOLE_VIEWS] <= _AGREEING)).any(axis=1)
+                close = (both[:, :WHOLE_VIEWS] & (apart[:, :WHOLE_VIEWS] <= _AGREEMENT_BITS)).any(axis=1)
                 cosine = np.where(close, cosine, -1.0)
             agreed[start : start + 16384] = cosine
         return agreed
@@ -528,7 +530,7 @@ class ViewHashes:
         waiting = near = 0
         for i, j, looked_at in self._candidates():
             near += looked_at
-            if near > _MOST_NEAR:
+            if near > _MAX_NEAR:
                 return np.empty(0, np.int64), False
             held.append(np.minimum(i, j) * n + np.maximum(i, j))
             waiting += len(i)
@@ -550,7 +552,7 @@ class ViewHashes:
         for view in range(WHOLE_VIEWS):
             rows = np.flatnonzero(self.usable[:, view])
             hashes = self.hashes[rows, view]
-            for a, b in cross_pairs(hashes, hashes, _AGREEING):
+            for a, b in cross_pairs(hashes, hashes, _AGREEMENT_BITS):
                 i, j = rows[a[a < b]], rows[b[a < b]]
                 agreed = self.agreement(i, j) >= self.least
                 yield i[agreed], j[agreed], len(i)
@@ -562,7 +564,7 @@ def view_radius(n: int, hamming: int, expected: float = 1.0) -> int:
     -1 if not even equal hashes would do.
     """
     comparisons = n * (n - 1) / 2 * 2 * WHOLE_VIEWS * VIEWS * _UNEVEN
-    for radius in range(min(hamming, _MOST_BITS), -1, -1):
+    for radius in range(min(hamming, _MAX_VIEW_BITS), -1, -1):
         near = sum(comb(32, k) ** 2 for k in range(radius // 2 + 1))
         if comparisons * near / comb(64, 32) <= expected:
             return radius

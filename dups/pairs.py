@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import CorruptError, StoreError, UsageError
 from ..store.store import Store
-from .calibration import Calibration, in_words
+from .calibration import Calibration, false_pairs_text
 from .engines import Engine, Exact, FaissStats
 from .groups import Star
 from .hashing import HashJoin, ViewHashes, blank_hashes, informative, random_pairs_expected
@@ -29,15 +29,15 @@ from .join.selfjoin import JoinStats, self_join
 __all__ = [
     "DEFAULT_COSINE",
     "DEFAULT_HAMMING",
-    "Cascade",
     "Contents",
-    "Found",
+    "FoundPairs",
+    "PairSearch",
     "Rule",
     "Spread",
     "check_rule",
     "choose_hamming",
     "choose_rule",
-    "claim_rest",
+    "complete_stars",
     "in_order",
 ]
 
@@ -45,7 +45,7 @@ __all__ = [
 SPREAD_MEMBERS = 512
 
 #: Pairs handed out at once where there are as many: each block costs a pass over the groups, and a row group of its own.
-_AT_ONCE = 65_536
+_MIN_BLOCK = 65_536
 
 #: Pairs of a group whose cosines are within rounding of the least, and are computed to the last bit.
 _RESCORED = 8192
@@ -174,13 +174,15 @@ def _calibrated(
         return None, [f"the calibration of {feature} is of fingerprint {made.fingerprint}, not {now}"]
     wanted = 1.0 if expected is None else expected
     cosine = made.threshold(n, wanted)
-    notes = [f"cosine {cosine:.4f} by the calibration of {feature}, at {in_words(wanted)} among {n} contents"]
+    notes = [
+        f"cosine {cosine:.4f} by the calibration of {feature}, at {false_pairs_text(wanted)} among {n} contents"
+    ]
     if made.grown(n):
         notes.append(
             f"the calibration has seen {made.rows} contents, and there are {n}: newer ones may make more false pairs; "
             "run `icehouse dups calibrate` again"
         )
-    source = f"calibration {feature} {made.fingerprint}, {in_words(wanted)}"
+    source = f"calibration {feature} {made.fingerprint}, {false_pairs_text(wanted)}"
     rule = Rule(None, cosine, made.mean, source, made.matrix)
     if most is None:
         return rule, notes
@@ -196,7 +198,7 @@ def _calibrated(
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPairs:
     """Pairs of contents, ``i < j``."""
 
     i: np.ndarray  # int64 (m,)
@@ -239,7 +241,7 @@ class Contents:
         self.views = views
         self.hashes, self.hashed = hashes, hashed
         #: Hashes that say something; the others match nothing, though their distances are reported.
-        self.telling = hashed & informative(hashes)
+        self.useful = hashed & informative(hashes)
         #: Pictures all of one colour, which prove nothing by any stage and have no vector here.
         self.blank = hashed & blank_hashes(hashes)
         self.with_vector = np.empty(0, np.int64) if with_vector is None else with_vector
@@ -289,7 +291,7 @@ class Contents:
             cosine[both] = pair_cosines(self.rows, self.rows, a[both], b[both])
         return cosine
 
-    def judge(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray | None = None) -> Found:
+    def judge(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray | None = None) -> FoundPairs:
         """Measure pairs, whichever stage found them, and tell which stages find them."""
         whole = hamming = self._whole_hamming(i, j)
         if cosine is None:
@@ -298,13 +300,13 @@ class Contents:
         # Both stages are exact, so that a measure within the limit is the same as having been found.
         perceptual = np.zeros(len(i), bool)
         if radius is not None:
-            perceptual = (whole >= 0) & (whole <= radius) & self.telling[i] & self.telling[j]
+            perceptual = (whole >= 0) & (whole <= radius) & self.useful[i] & self.useful[j]
         if self.views is not None:
             nearest = self.views.distance(i, j)
             hamming = np.where(whole < 0, whole, np.minimum(whole, nearest))
             perceptual |= self.views.found(i, j, nearest)
         embedding = np.zeros(len(i), bool) if least is None else cosine >= least
-        return Found(i, j, hamming, cosine, perceptual, embedding)
+        return FoundPairs(i, j, hamming, cosine, perceptual, embedding)
 
     def spread(self, members: np.ndarray) -> Spread:
         """Compare the members of a group with one another, the first of which is its keeper.
@@ -327,7 +329,7 @@ class Contents:
         if least is not None:
             apart &= ~(cosine >= 2 * least**2 - 1)
         if radius is not None:
-            close = (hamming >= 0) & (hamming <= 2 * radius) & self.telling[i] & self.telling[j]
+            close = (hamming >= 0) & (hamming <= 2 * radius) & self.useful[i] & self.useful[j]
             apart &= ~close
             if self.views is not None:
                 apart &= ~self.views.linked(i, j, nearest)
@@ -335,7 +337,7 @@ class Contents:
         if least is not None:
             known |= ~np.isnan(cosine)
         if radius is not None:
-            known |= self.telling[i] & self.telling[j]
+            known |= self.useful[i] & self.useful[j]
         return Spread(
             float(np.nanmin(cosine)) if not np.isnan(cosine).all() else None,
             int(hamming.max()) if (hamming >= 0).any() else None,
@@ -362,7 +364,7 @@ class Contents:
 
 
 @dataclass
-class Cascade:
+class PairSearch:
     """Iterate over it once for all pairs of `contents` by its rule, in ascending order of (i, j)."""
 
     contents: Contents
@@ -378,7 +380,7 @@ class Cascade:
     stats: dict[str, Any] = field(default_factory=dict)
     _by_views: np.ndarray | None = field(default=None, init=False)
 
-    def settle(self) -> None:
+    def find_view_pairs(self) -> None:
         """Find the pairs of views, or give them up where everything resembles everything, before any pair is judged.
 
         A stage that looked at a part would make results depend on which. Without views nothing can confirm what hashes
@@ -403,12 +405,12 @@ class Cascade:
             contents.views = None
             contents.rule = contents.rule.unconfirmed()
 
-    def __iter__(self) -> Iterator[Found]:
-        self.settle()
+    def __iter__(self) -> Iterator[FoundPairs]:
+        self.find_view_pairs()
         n = len(self.contents)
         self.complete = n
         hashes = _merge(self._by_hash(), self._by_view())
-        least = min(_AT_ONCE, self.max_pairs + 1)
+        least = min(_MIN_BLOCK, self.max_pairs + 1)
         for codes, cosine in _gathered(_merge(hashes, self._by_embedding()), least):
             room = self.max_pairs - self.pairs
             if len(codes) > room:
@@ -430,12 +432,12 @@ class Cascade:
             return
         begun = time.perf_counter()
         # One more than asked for, so that the cap is noticed.
-        join = HashJoin(self.contents.hashes, self.contents.telling, radius, max_pairs=self.max_pairs + 1)
-        telling = int(self.contents.telling.sum())
+        join = HashJoin(self.contents.hashes, self.contents.useful, radius, max_pairs=self.max_pairs + 1)
+        useful = int(self.contents.useful.sum())
         self.stats["perceptual"] = {
             "hashes": int(self.contents.hashed.sum()),
-            "uninformative": int(self.contents.hashed.sum()) - telling,
-            "expected_if_random": random_pairs_expected(telling, radius),
+            "uninformative": int(self.contents.hashed.sum()) - useful,
+            "expected_if_random": random_pairs_expected(useful, radius),
             "seconds": time.perf_counter() - begun,
         }
         for block in join:
@@ -481,10 +483,10 @@ class Cascade:
         return report
 
 
-def claim_rest(star: Star, cascade: Cascade, scratch: Path) -> bool:
+def complete_stars(star: Star, cascade: PairSearch, scratch: Path) -> bool:
     """Finish the stars of a search that stopped at its cap, as if it had not.
 
-    Contents before `Cascade.complete` have had their say, and who is claimed has none; so a search among the others finds
+    Contents before `PairSearch.complete` have had their say, and who is claimed has none; so a search among the others finds
     all that is missing, or stops at the same cap again, and so on. Every round settles some.
 
     False if it was given up after many rounds.
@@ -492,12 +494,12 @@ def claim_rest(star: Star, cascade: Cascade, scratch: Path) -> bool:
     contents, complete = cascade.contents, cascade.complete
     capped = cascade.capped
     for _ in range(_ROUNDS):
-        left = star.unclaimed()
+        left = star.unassigned()
         left = left[left >= complete]
         if not capped or len(left) < 2:
             return True
         held = np.flatnonzero(np.isin(contents.with_vector, left, assume_unique=True))
-        rest = Cascade(
+        rest = PairSearch(
             contents.subset(left, scratch),
             cascade.max_pairs,
             cascade.threads,

@@ -20,10 +20,10 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from ..store.sql import csv_table
-from .groups import GONE, NONE, THERE, Files, whole_files
-from .pairs import Contents, Found, Spread
+from .groups import GONE, NONE, THERE, Files, deletable_files
+from .pairs import Contents, FoundPairs, Spread
 
-__all__ = ["CLUSTERS", "KINDS", "PAIRS", "Ledger", "PairWriter", "cluster_table", "write_lists"]
+__all__ = ["CLUSTERS", "KINDS", "PAIRS", "PairWriter", "RankedItems", "cluster_table", "write_lists"]
 
 #: Kinds of pairs, the strongest evidence first.
 KINDS = ("exact", "perceptual", "embedding")
@@ -65,7 +65,7 @@ _ROWS = 500_000
 
 
 @dataclass(frozen=True)
-class Ledger:
+class RankedItems:
     """Items in order of preference, and what content each has."""
 
     ids: pa.Array
@@ -88,7 +88,7 @@ class Ledger:
 class PairWriter:
     """Writes ``pairs.parquet`` and counts."""
 
-    ledger: Ledger
+    ranked: RankedItems
     writer: pq.ParquetWriter
     #: Pairs by their kind; pairs that each stage found, counting those that several found for each
     kinds: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
@@ -96,35 +96,35 @@ class PairWriter:
 
     @classmethod
     @contextlib.contextmanager
-    def to(cls, path: Path, ledger: Ledger) -> Iterator[PairWriter]:
+    def to(cls, path: Path, ranked: RankedItems) -> Iterator[PairWriter]:
         """Open `path` for writing."""
         with pq.ParquetWriter(path, PAIRS, compression="zstd") as writer:
-            yield cls(ledger, writer)
+            yield cls(ranked, writer)
 
     def copies(self, contents: Contents) -> None:
         """Write the pairs of each copy with the best of its content."""
-        copies = self.ledger.copies()
+        copies = self.ranked.copies()
         for start in range(0, len(copies), _ROWS):
             items = copies[start : start + _ROWS]
-            content = self.ledger.content[items]
-            self._write(self.ledger.best[content], items, contents.judge(content, content), exact=True)
+            content = self.ranked.content[items]
+            self._write(self.ranked.best[content], items, contents.judge(content, content), exact=True)
 
-    def add(self, found: Found) -> None:
+    def add(self, found: FoundPairs) -> None:
         """Write pairs of different contents."""
-        best = self.ledger.best
+        best = self.ranked.best
         for start in range(0, len(found), _ROWS):
             part = slice(start, start + _ROWS)
-            piece = Found(*(getattr(found, name)[part] for name in Found.__dataclass_fields__))
+            piece = FoundPairs(*(getattr(found, name)[part] for name in FoundPairs.__dataclass_fields__))
             self._write(best[piece.i], best[piece.j], piece, exact=False)
 
-    def _write(self, a: np.ndarray, b: np.ndarray, found: Found, *, exact: bool) -> None:
-        ledger = self.ledger
-        turned = ledger.alphabet[a] > ledger.alphabet[b]
+    def _write(self, a: np.ndarray, b: np.ndarray, found: FoundPairs, *, exact: bool) -> None:
+        ranked = self.ranked
+        turned = ranked.alphabet[a] > ranked.alphabet[b]
         a, b = np.where(turned, b, a), np.where(turned, a, b)
         kind = kinds(found, exact=exact)
         columns = [
-            ledger.ids.take(pa.array(a)),
-            ledger.ids.take(pa.array(b)),
+            ranked.ids.take(pa.array(a)),
+            ranked.ids.take(pa.array(b)),
             pa.array(np.array(KINDS, object)[kind], pa.string()),
             pa.array(np.full(len(a), exact)),
             pa.array(found.perceptual),
@@ -139,38 +139,40 @@ class PairWriter:
         self.stages["embedding"] += int(found.embedding.sum())
 
 
-def kinds(found: Found, *, exact: bool = False) -> np.ndarray:
+def kinds(found: FoundPairs, *, exact: bool = False) -> np.ndarray:
     """Strongest kind of each pair, as its place in `KINDS`; ``len(KINDS)`` if no stage finds it."""
     if exact:
         return np.zeros(len(found), np.int64)
     return np.where(found.perceptual, 1, np.where(found.embedding, 2, 3))
 
 
-def cluster_table(ledger: Ledger, keeper: np.ndarray, contents: Contents, same_file: np.ndarray) -> pa.Table:
+def cluster_table(
+    ranked: RankedItems, keeper: np.ndarray, contents: Contents, same_file: np.ndarray
+) -> pa.Table:
     """Make ``clusters.parquet``: the items of every group of at least two, best group first, keeper first."""
-    items = np.flatnonzero(ledger.content >= 0)
-    leader = keeper[ledger.content[items]]
+    items = np.flatnonzero(ranked.content >= 0)
+    leader = keeper[ranked.content[items]]
     sizes = np.bincount(leader, minlength=len(keeper))
     grouped = sizes[leader] > 1
     items, leader = items[grouped], leader[grouped]
     order = np.lexsort((items, leader))
     items, leader = items[order], leader[order]
     leaders, group = np.unique(leader, return_inverse=True)
-    content = ledger.content[items]
-    is_keeper = ledger.best[leader] == items
+    content = ranked.content[items]
+    is_keeper = ranked.best[leader] == items
     found = contents.judge(leader, content)
     same = content == leader
     kind = np.where(same, 0, kinds(found))
     names = pa.array([*KINDS, None], pa.string()).take(pa.array(kind))
     spreads = _spreads(keeper, leaders, contents)
-    copied, first = ledger.best[content], same_file[items]
+    copied, first = ranked.best[content], same_file[items]
     hamming, cosine = _measures(found)
     columns = [
-        ledger.ids.take(pa.array(items)),
+        ranked.ids.take(pa.array(items)),
         pa.array(group),
         pa.array(is_keeper),
         pa.array(sizes[leader]),
-        ledger.ids.take(pa.array(copied, mask=copied == items)),
+        ranked.ids.take(pa.array(copied, mask=copied == items)),
         pc.if_else(pa.array(is_keeper), pa.scalar(None, pa.string()), names),
         hamming,
         cosine,
@@ -178,25 +180,27 @@ def cluster_table(ledger: Ledger, keeper: np.ndarray, contents: Contents, same_f
         pa.array([spreads[g].max_hamming for g in range(len(leaders))], pa.uint8()).take(pa.array(group)),
         pa.array([spreads[g].sampled for g in range(len(leaders))], pa.bool_()).take(pa.array(group)),
         pa.array([spreads[g].chained for g in range(len(leaders))], pa.bool_()).take(pa.array(group)),
-        ledger.ids.take(pa.array(first, mask=first == items)),
+        ranked.ids.take(pa.array(first, mask=first == items)),
     ]
     return pa.table(columns, schema=CLUSTERS)
 
 
-def write_items(folder: Path, ledger: Ledger, digests: pa.ChunkedArray, contents: Contents) -> None:
+def write_items(folder: Path, ranked: RankedItems, digests: pa.ChunkedArray, contents: Contents) -> None:
     """Write ``items.parquet``: what was looked at, by id, and whether there was a vector to compare it by."""
-    held = np.zeros(len(ledger.best), bool)
+    held = np.zeros(len(ranked.best), bool)
     held[contents.with_vector] = True
-    there = ledger.content >= 0
-    vector = np.zeros(len(ledger.ids), bool)
-    vector[there] = held[ledger.content[there]]
-    table = pa.table({"item_id": ledger.ids, "content": digests.cast(pa.string()), "vector": vector})
+    there = ranked.content >= 0
+    vector = np.zeros(len(ranked.ids), bool)
+    vector[there] = held[ranked.content[there]]
+    table = pa.table({"item_id": ranked.ids, "content": digests.cast(pa.string()), "vector": vector})
     pq.write_table(
-        table.take(pa.array(np.argsort(ledger.alphabet))), folder / "items.parquet", compression="zstd"
+        table.take(pa.array(np.argsort(ranked.alphabet))), folder / "items.parquet", compression="zstd"
     )
 
 
-def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) -> tuple[int, int, list[str]]:
+def write_lists(
+    folder: Path, ranked: RankedItems, clusters: pa.Table, files: Files
+) -> tuple[int, int, list[str]]:
     """Write ``keep.csv`` and ``drop.csv``, which share out all items between them, but those whose file is gone.
 
     A member of a group is dropped if its file and its keeper's are there as they were embedded, and no item that is kept has
@@ -209,11 +213,11 @@ def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) 
     leads = clusters.filter(clusters["keeper"])
     leads = leads.take(pc.index_in(member["group"], value_set=leads["group"]))
     rows, keepers = (
-        pc.index_in(part["item_id"], value_set=ledger.ids).to_numpy() for part in (member, leads)
+        pc.index_in(part["item_id"], value_set=ranked.ids).to_numpy() for part in (member, leads)
     )
     state, goes = files.state, np.ones(len(rows), bool)
-    listed = np.ones(len(ledger.ids), bool)
-    if files.seen:
+    listed = np.ones(len(ranked.ids), bool)
+    if files.any_found:
         listed = state != GONE
         sound = np.isin(state, (THERE, NONE))
         goes = sound[rows] & sound[keepers]
@@ -241,10 +245,10 @@ def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) 
         notes.append(
             f"{several} items are a further name of, or a link to, another item's file: see same_file_as in clusters.parquet"
         )
-    listed_files = whole_files(ledger.files)
+    listed_files = deletable_files(ranked.files)
     staying = np.flatnonzero(stays)
-    ids = ledger.ids.take(pa.array(staying))
-    same = ledger.ids.take(pa.array(first, mask=first == np.arange(len(first))))
+    ids = ranked.ids.take(pa.array(staying))
+    same = ranked.ids.take(pa.array(first, mask=first == np.arange(len(first))))
     at = pc.index_in(ids, value_set=clusters["item_id"])
     kept = pa.table(
         {
@@ -270,7 +274,7 @@ def write_lists(folder: Path, ledger: Ledger, clusters: pa.Table, files: Files) 
     return kept.num_rows, dropped.num_rows, notes
 
 
-def _measures(found: Found) -> tuple[pa.Array, pa.Array]:
+def _measures(found: FoundPairs) -> tuple[pa.Array, pa.Array]:
     hamming = pa.array(found.hamming.clip(0).astype(np.uint8), mask=found.hamming < 0)
     return hamming, pa.array(found.cosine, mask=np.isnan(found.cosine))
 

@@ -54,7 +54,7 @@ _UNNAMED = {2: ("train", "test"), 3: ("train", "dev", "test")}
 _FACTS = ("image_sha256", "text_sha256")
 
 #: Share of all items by which a split may miss its own before a note says so.
-_OFF = 0.02
+_SIZE_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def _on_sizes(splits: Mapping[str, int], ratios: Mapping[str, float], sizes: np.
     for name, share in ratios.items():
         if share > 0 and not splits[name]:
             notes.append(f"{name!r} has no items: there are {len(sizes)} groups for {len(ratios)} splits")
-        elif abs(splits[name] - share * n) > max(1, _OFF * n):
+        elif abs(splits[name] - share * n) > max(1, _SIZE_TOLERANCE * n):
             notes.append(f"{name!r} has {splits[name] / n:.1%} of the items instead of {share:.1%}")
     return notes
 

@@ -44,7 +44,7 @@ from ..embed.tables import feature_provenance, load_checked
 from ..errors import SourceError, UsageError, brief
 from ..store.schema import fingerprint
 from ..store.store import Store
-from .calibration import Calibration, in_words
+from .calibration import Calibration, false_pairs_text
 from .find import DEFAULT_COSINE, DEFAULT_HAMMING, default_feature
 from .pairs import Rule
 from .window import (
@@ -52,14 +52,24 @@ from .window import (
     DEFAULT_WINDOW,
     Arrival,
     Match,
-    Recent,
-    Verdict,
+    SlidingWindow,
+    StreamResult,
     check_place,
     load_window,
     save_window,
 )
 
-__all__ = ["Content", "DuplicateStream", "Item", "Match", "Pipeline", "Reader", "Trial", "Verdict", "item_of"]
+__all__ = [
+    "Content",
+    "DecodingTrial",
+    "DuplicateStream",
+    "Item",
+    "Match",
+    "Pipeline",
+    "Reader",
+    "StreamResult",
+    "item_of",
+]
 
 # The outcome travels with the items, in their order, and what has been looked at so far is part of a stream's state. So
 # neither threads nor a restart change with how many pixels a picture is encoded, as long as the first pictures' files stay
@@ -67,7 +77,7 @@ __all__ = ["Content", "DuplicateStream", "Item", "Match", "Pipeline", "Reader", 
 
 
 @dataclass(frozen=True)
-class Trial:
+class DecodingTrial:
     """What the pictures up to some place in the stream have told."""
 
     settled: bool = False  # Whether it is decided
@@ -89,7 +99,7 @@ class Trial:
         """Give it as JSON values."""
         return asdict(self)
 
-    def after(self, path: Path, encoder: Encoder, output: str) -> Trial:
+    def after(self, path: Path, encoder: Encoder, output: str) -> DecodingTrial:
         """Tell how things stand once `path` has come, too."""
         looked_at, sample = self.looked_at + 1, self.sample
         if _is_large(path, 2 * encoder.image_side):
@@ -100,7 +110,7 @@ class Trial:
             shortest = choose_shortest(encoder, [Work(name, Path(name), None) for name in sample], output)
         except Exception:  # of the model, of a device: the stream goes on with whole pictures
             shortest = None
-        return Trial(True, shortest, looked_at)
+        return DecodingTrial(True, shortest, looked_at)
 
 
 def _is_large(path: Path, side: int) -> bool:
@@ -135,7 +145,7 @@ class Item:
     image: Image.Image | None = None
     text: str | None = None
     error: str | None = None
-    trial: Trial | None = None
+    trial: DecodingTrial | None = None
 
 
 @dataclass(slots=True)
@@ -327,7 +337,7 @@ class Pipeline:
         since, end, patience = 0.0, None, 0.0
         while True:
             # All that has happened, so that what is already on its way is not taken for silence.
-            for event in self._happened(patience):
+            for event in self._wait_for_events(patience):
                 if isinstance(event, _End):
                     end = event
                 elif event is not None:
@@ -374,7 +384,7 @@ class Pipeline:
     def _full(self, batch: list[Content], wanted: list[Content]) -> bool:
         return len(wanted) >= self.batch_size or len(batch) >= 2 * self.batch_size
 
-    def _happened(self, patience: float) -> Iterator[Future[Content] | _End | None]:
+    def _wait_for_events(self, patience: float) -> Iterator[Future[Content] | _End | None]:
         """Everything since last time; wait so many seconds for it, if need be."""
         try:
             if patience > 0:
@@ -434,7 +444,7 @@ class DuplicateStream:
 
     Attributes
     ----------
-    window : Recent
+    window : SlidingWindow
     rule : Rule
     counts : Counter of str
         Verdicts by kind, since the stream began, restarts included.
@@ -495,11 +505,11 @@ class DuplicateStream:
         if self.state is not None and self.state.exists():
             self.window, notes = load_window(self.state, rule=self.rule, capacity=window, space=self._space)
         else:
-            self.window = Recent(window, rule=self.rule, dim=dim)
+            self.window = SlidingWindow(window, rule=self.rule, dim=dim)
         self.counts: Counter[str] = Counter(notes.get("counts", {}))
         self._pending: Counter[str] = Counter()
         self._reader = Reader(loaded, modality, output, cleaning, str(self.window.dtype), self.window.knows)
-        self._trial = Trial.of(notes)
+        self._trial = DecodingTrial.of(notes)
         self._shrinks = shrink and loaded is not None and modality == "image"
         self._saved_at = time.monotonic()
         self._running: Pipeline | None = None
@@ -582,7 +592,7 @@ class DuplicateStream:
     ) -> None:
         self.save()
 
-    def judge(self, item: str | Path | bytes | Image.Image | dict[str, Any] | Item) -> Verdict:
+    def judge(self, item: str | Path | bytes | Image.Image | dict[str, Any] | Item) -> StreamResult:
         """Judge one item, and remember it.
 
         Parameters
@@ -593,15 +603,15 @@ class DuplicateStream:
 
         Returns
         -------
-        Verdict
+        StreamResult
             Of kind "error" if it cannot be read; the window is then as it was.
         """
         content = self._reader.read(next(self._prepared([item])))
         if self._admit(content):
             self._reader.encode([content])
-        return next(self._verdicts([content]))
+        return next(self._results([content]))
 
-    def judge_many(self, items: Iterable[Any], *, latency: float | None = None) -> Iterator[Verdict]:
+    def judge_many(self, items: Iterable[Any], *, latency: float | None = None) -> Iterator[StreamResult]:
         """Judge items as they come, reading, decoding and encoding several at once.
 
         Parameters
@@ -614,7 +624,7 @@ class DuplicateStream:
 
         Yields
         ------
-        Verdict
+        StreamResult
             In the order of the items. Whatever was not yet yielded when the caller stops is not remembered either.
         """
         encoder = self.encoder
@@ -635,7 +645,7 @@ class DuplicateStream:
             if self._stopped:
                 return
             for contents in pipeline:
-                for verdict in self._verdicts(contents):
+                for verdict in self._results(contents):
                     yield verdict
                     if self._stopped:
                         return
@@ -652,8 +662,8 @@ class DuplicateStream:
                 f"cosine {self.rule.cosine} is a guess: no threshold suits every encoder and every set; calibrate a store "
                 "of such images (`icehouse dups calibrate`) and give it with --store, or give another with --threshold"
             )
-        if self.window.seen:
-            notes.append(f"going on after {self.window.seen:,}, with {len(self.window):,} in the window")
+        if self.window.count:
+            notes.append(f"going on after {self.window.count:,}, with {len(self.window):,} in the window")
         return notes
 
     def stop(self) -> None:
@@ -697,7 +707,7 @@ class DuplicateStream:
         self._pending[content.key] += 1
         return not known and self.encoder is not None and content.prepared is not None
 
-    def _verdicts(self, contents: list[Content]) -> Iterator[Verdict]:
+    def _results(self, contents: list[Content]) -> Iterator[StreamResult]:
         for start in range(0, len(contents), BATCH):
             batch = contents[start : start + BATCH]
             self._complete(batch)
@@ -713,7 +723,7 @@ class DuplicateStream:
                 if content.error is None:
                     verdict = next(judged)
                 else:
-                    verdict = Verdict(content.item.id, None, error=content.error)
+                    verdict = StreamResult(content.item.id, None, error=content.error)
                 self.counts[verdict.kind] += 1
                 self._trial = content.item.trial or self._trial
                 yield verdict
@@ -749,9 +759,9 @@ def _calibrated(
             wanted = 1.0 if expected is None else expected
             cosine = made.threshold(window, wanted)
             bits = made.hashes(window, DEFAULT_HAMMING, wanted, viewed=False).whole
-            source = f"calibration {feature} {made.fingerprint}, {in_words(wanted)}"
+            source = f"calibration {feature} {made.fingerprint}, {false_pairs_text(wanted)}"
             hashes = "" if feature.split("/")[-2] == "text" else f" and hashes within {bits} bits"
-            note = f"cosine {cosine:.4f}{hashes} by the calibration of {feature}, at {in_words(wanted)} among"
+            note = f"cosine {cosine:.4f}{hashes} by the calibration of {feature}, at {false_pairs_text(wanted)} among"
             return Rule(bits, cosine, made.mean, source, made.matrix), [f"{note} {window:,} contents"]
     if expected is not None:
         raise UsageError(f"{why}; calibrate first: icehouse dups calibrate --feature {feature}")

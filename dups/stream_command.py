@@ -20,7 +20,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from .stream import DuplicateStream, Verdict
+    from .stream import DuplicateStream, StreamResult
 
 __all__ = ["stream"]
 
@@ -134,7 +134,7 @@ def _run(judge: DuplicateStream, latency: float, all_matches: int) -> None:
         raise typer.Exit(128 + caught[0])
 
 
-def as_dict(verdict: Verdict, all_matches: int = 0) -> dict[str, Any]:
+def as_dict(verdict: StreamResult, all_matches: int = 0) -> dict[str, Any]:
     """Give a verdict as JSON values, always with the same keys."""
     best = verdict.match
     told: dict[str, Any] = {

@@ -47,8 +47,8 @@ __all__ = [
     "DEFAULT_WINDOW",
     "Arrival",
     "Match",
-    "Recent",
-    "Verdict",
+    "SlidingWindow",
+    "StreamResult",
     "check_place",
     "load_window",
     "save_window",
@@ -59,7 +59,7 @@ __all__ = [
 class Arrival:
     """What comes: `id` for people, `key` (sha256) for its content, its hash, and its vector (dim,).
 
-    `vector` and `phash` may be left out where `Recent.knows` the key, or an earlier arrival of the same batch has it.
+    `vector` and `phash` may be left out where `SlidingWindow.knows` the key, or an earlier arrival of the same batch has it.
     """
 
     id: str
@@ -88,7 +88,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StreamResult:
     """What became of an arrival."""
 
     id: str
@@ -116,16 +116,16 @@ class Verdict:
 DEFAULT_WINDOW = 100_000
 
 #: Matches of one arrival that a stage looks for, the most recent first; the best of them is told.
-MOST_MATCHES = 256
+MAX_MATCHES = 256
 
 #: Arrivals that go through one product of matrices.
 BATCH = 64
 
 #: Contents from which principal axes pay, and after how many they are found anew while the window fills.
-_LEARN_AT = (8192, 32_768)
+_REFIT_SIZES = (8192, 32_768)
 
 #: Candidates an arrival, on average, from which axes are found anew, and after what part of a window at the soonest.
-_TOO_MANY, _AT_THE_SOONEST = 200, 0.125
+_TOO_MANY, _MIN_INTERVAL = 200, 0.125
 
 #: The most recent contents stand for those to come when axes are chosen.
 _LATEST = 1024
@@ -139,7 +139,7 @@ _LOOK_UP = 20_000
 _COLUMNS = 8192
 
 
-class Recent:
+class SlidingWindow:
     """A window over the most recent distinct contents of a stream.
 
     Memory does not grow once the window is full (`bytes`): a content takes ``2 * dim`` bytes for its float16 vector, as much
@@ -162,7 +162,7 @@ class Recent:
         if rule.cosine is not None and dim is None:
             raise UsageError("a cosine needs vectors to be taken of")
         self.capacity, self.rule, self.dim = capacity, rule, dim
-        self.seen = 0
+        self.count = 0
         try:
             self._ids: list[str] = [""] * capacity
             self._X = np.zeros((capacity, dim or 0), dtype)
@@ -176,14 +176,14 @@ class Recent:
         self._rows = self._row_set(self._Y)
         self._hashes = np.zeros(capacity, np.uint64)
         self._hashed = np.zeros(capacity, bool)
-        self._telling = np.zeros(capacity, bool)
+        self._useful = np.zeros(capacity, bool)
         self._serials = np.full(capacity, -1, np.int64)
         #: Slot of each key, the one seen longest ago first.
         self._slots: OrderedDict[str, int] = OrderedDict()
         self._plan = Plan(dim or 0, dim or 0)
         self._lead = np.zeros((0, 0), np.float32)
         self._middle: np.ndarray | None = None
-        self._learnt_at = 0
+        self._fitted_at = 0
         self._candidates = self._asked = 0
         self._scratch = np.empty(BATCH * _COLUMNS, np.float32)
 
@@ -203,21 +203,21 @@ class Recent:
     @property
     def bytes(self) -> int:
         """Bytes of the arrays, once the window is full; keys and ids come on top."""
-        arrays = [self._X, self._rows.squares, self._hashes, self._hashed, self._telling, self._serials]
+        arrays = [self._X, self._rows.squares, self._hashes, self._hashed, self._useful, self._serials]
         arrays += [] if self._matrix is None else [self._Y]
         coordinates = self._plan.lead + 1 + (self._plan.middle + 1 if self._middle is not None else 0)
         return sum(array.nbytes for array in arrays) + 4 * coordinates * self.capacity * (
             self.dim is not None
         )
 
-    def judge(self, arrivals: Sequence[Arrival]) -> Iterator[Verdict]:
+    def judge(self, arrivals: Sequence[Arrival]) -> Iterator[StreamResult]:
         """Judge and remember arrivals, one at a time as the verdicts are read; what is not read has not arrived."""
         for start in range(0, len(arrivals), BATCH):
             batch = _Batch(self, arrivals[start : start + BATCH])
             for j in range(len(batch)):
-                if self.seen != batch.first + j:
+                if self.count != batch.first + j:
                     raise UsageError("the window was given other arrivals before all of these were judged")
-                verdict = self._verdict(batch, j)
+                verdict = self._result(batch, j)
                 self._remember(batch, j)
                 yield verdict
 
@@ -231,13 +231,13 @@ class Recent:
     def restored(self, seen: int) -> None:
         """Finish what `icehouse.dups.window.load_window` put in: `seen` arrivals have been judged so far."""
         n = len(self)
-        self.seen = seen
-        self._telling[:n] = self._hashed[:n] & informative(self._hashes[:n])
+        self.count = seen
+        self._useful[:n] = self._hashed[:n] & informative(self._hashes[:n])
         if self._matrix is not None:
             for start in range(0, n, 1024):
                 part = slice(start, min(start + 1024, n))
                 self._Y[part] = self._mapped(self._X[part])
-        self._learn()
+        self._fit_axes()
 
     def _row_set(self, X: np.ndarray) -> RowSet:
         """Rows to be compared, of `_Y` or alike."""
@@ -254,7 +254,7 @@ class Recent:
         # BLAS sums a row in an order that depends on where it stands; rounded, it is the same wherever that is.
         return np.round(units, 7).astype(X.dtype)
 
-    def _verdict(self, batch: _Batch, j: int) -> Verdict:
+    def _result(self, batch: _Batch, j: int) -> StreamResult:
         own = self._slots.get(batch.keys[j])
         by_hash, many = self._by_hash(batch, j)
         by_vector, more = self._by_vector(batch, j)
@@ -262,7 +262,7 @@ class Recent:
         if own is not None:
             slots = np.union1d(slots, [own])
         if not len(slots):
-            return Verdict(batch.ids[j], self.seen)
+            return StreamResult(batch.ids[j], self.count)
         hamming = np.bitwise_count(self._hashes[slots] ^ batch.hashes[j]).astype(np.int16)
         hamming[~(self._hashed[slots] & batch.hashed[j])] = -1
         cosine = self._cosines(batch, j, slots)
@@ -273,7 +273,7 @@ class Recent:
             embedding |= cosine >= self.rule.cosine
         if self.rule.hamming is not None:
             perceptual |= (
-                (hamming >= 0) & (hamming <= self.rule.hamming) & self._telling[slots] & batch.telling[j]
+                (hamming >= 0) & (hamming <= self.rule.hamming) & self._useful[slots] & batch.useful[j]
             )
         rank = np.where(exact, 0, np.where(perceptual, 1, 2))
         bits = np.where(rank == 1, hamming, 0)
@@ -286,7 +286,7 @@ class Recent:
                 Match(
                     self._ids[slot],
                     position,
-                    self.seen - position,
+                    self.count - position,
                     bool(exact[k]),
                     bool(perceptual[k]),
                     bool(embedding[k]),
@@ -294,21 +294,21 @@ class Recent:
                     None if np.isnan(cosine[k]) else float(cosine[k]),
                 )
             )
-        return Verdict(batch.ids[j], self.seen, tuple(matches), many or more)
+        return StreamResult(batch.ids[j], self.count, tuple(matches), many or more)
 
     def _by_hash(self, batch: _Batch, j: int) -> tuple[np.ndarray, bool]:
         """Slots within the radius, the most recent ones, and whether there are more."""
         slots = batch.alive(self, j, batch.hash_hits, batch.hash_pairs)
-        if len(slots) <= MOST_MATCHES:
+        if len(slots) <= MAX_MATCHES:
             return slots, False
-        return slots[np.argpartition(self._serials[slots], -MOST_MATCHES)[-MOST_MATCHES:]], True
+        return slots[np.argpartition(self._serials[slots], -MAX_MATCHES)[-MAX_MATCHES:]], True
 
     def _by_vector(self, batch: _Batch, j: int) -> tuple[np.ndarray, bool]:
         """Slots whose cosine reaches the threshold, the most recent ones, and whether there are more."""
         slots = batch.alive(self, j, batch.lead_hits, batch.lead_pairs)
         self._asked += 1
         self._candidates += len(slots)
-        found, size = np.empty(0, np.int64), 2 * MOST_MATCHES
+        found, size = np.empty(0, np.int64), 2 * MAX_MATCHES
         while len(slots):
             # The most recent first, in blocks that double: where everything resembles everything the first one suffices.
             if len(slots) > size:
@@ -322,8 +322,8 @@ class Recent:
                 block = block[bound >= batch.middle_floor]
             block = block[self._cosines(batch, j, block) >= self.rule.cosine]
             found = np.concatenate([found, block])
-            if len(found) > MOST_MATCHES:
-                return found[np.argsort(self._serials[found])[-MOST_MATCHES:]], True
+            if len(found) > MAX_MATCHES:
+                return found[np.argsort(self._serials[found])[-MAX_MATCHES:]], True
         return found, False
 
     def _cosines(self, batch: _Batch, j: int, slots: np.ndarray) -> np.ndarray:
@@ -338,7 +338,7 @@ class Recent:
         key, slot = batch.keys[j], self._slots.get(batch.keys[j])
         if slot is not None:
             self._slots.move_to_end(key)
-            self.seen += 1
+            self.count += 1
             return
         if len(self._slots) < self.capacity:
             slot = len(self._slots)
@@ -347,35 +347,35 @@ class Recent:
         self._X[slot], self._Y[slot] = batch.X[j], batch.rows.X[j]
         self._rows.squares[slot] = batch.rows.squares[j]
         self._hashes[slot], self._hashed[slot] = batch.hashes[j], batch.hashed[j]
-        self._telling[slot] = batch.telling[j]
+        self._useful[slot] = batch.useful[j]
         if self.dim is not None:
             self._lead[slot] = batch.lead[j]
             if self._middle is not None and batch.middle is not None:
                 self._middle[slot] = batch.middle[j]
         self._ids[slot] = batch.ids[j]
         self._slots[key] = slot
-        self._serials[slot] = batch.serials[j] = self.seen
+        self._serials[slot] = batch.serials[j] = self.count
         batch.slots[j] = slot
-        self.seen += 1
+        self.count += 1
 
-    def _learn(self) -> None:
+    def _fit_axes(self) -> None:
         """Find principal axes of what is held, when it is time: at the first arrivals, as the window fills, as it drifts."""
         if self.dim is None:
             return
         n = len(self)
         if n + BATCH <= len(self._lead) or len(self._lead) == self.capacity:
             drifted = self._candidates > _TOO_MANY * max(self._asked, 1)
-            if not (drifted and self.seen - self._learnt_at >= _AT_THE_SOONEST * self.capacity):
+            if not (drifted and self.count - self._fitted_at >= _MIN_INTERVAL * self.capacity):
                 return
         held = self._row_set(self._Y[:n])
-        if n > _LEARN_AT[0] - BATCH and self.rule.cosine is not None:
+        if n > _REFIT_SIZES[0] - BATCH and self.rule.cosine is not None:
             latest = np.sort(np.argpartition(self._serials[:n], -min(_LATEST, n))[-_LATEST:])
             coming = self._row_set(self._Y[latest])
             budget = 4.0 * _COORDINATES * (n + len(latest))
             plan = choose_plan(coming, held, self.rule.cosine, NumpyTiles(), budget)
             self._plan = plan if _pays(plan, coming, held, self.rule.cosine) else Plan(held.dim, held.dim)
         # Room up to the next time; what is never touched is never taken from the system.
-        room = next((size for size in _LEARN_AT if size >= n + BATCH), self.capacity)
+        room = next((size for size in _REFIT_SIZES if size >= n + BATCH), self.capacity)
         room = min(room, self.capacity)
         plan = self._plan
         self._lead = np.zeros((room, plan.lead + 1), np.float32)
@@ -386,16 +386,16 @@ class Recent:
             if self._middle is not None:
                 self._middle[part] = middle
         self._rows.squares[:n] = held.squares
-        self._learnt_at, self._candidates, self._asked = self.seen, 0, 0
+        self._fitted_at, self._candidates, self._asked = self.count, 0, 0
 
 
 class _Batch:
     """Arrivals, compared with the window as it was before them and with one another."""
 
-    def __init__(self, window: Recent, arrivals: Sequence[Arrival], *, compare: bool = True) -> None:
-        window._learn()
+    def __init__(self, window: SlidingWindow, arrivals: Sequence[Arrival], *, compare: bool = True) -> None:
+        window._fit_axes()
         b = len(arrivals)
-        self.first = window.seen
+        self.first = window.count
         self.ids = [arrival.id for arrival in arrivals]
         self.keys = [arrival.key for arrival in arrivals]
         self.hashes = np.zeros(b, np.uint64)
@@ -405,7 +405,7 @@ class _Batch:
         # No vector is a vector of NaN: wherever the mean lies, it has no direction.
         X = np.full((b, window.dim or 0), np.nan, window._X.dtype)
         self._fill(window, arrivals, X)
-        self.telling = self.hashed & informative(self.hashes)
+        self.useful = self.hashed & informative(self.hashes)
         self.X = X
         self.rows = window._row_set(window._mapped(X))
         nothing: list[np.ndarray] = [np.empty(0, np.int64)] * b
@@ -427,7 +427,7 @@ class _Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def alive(self, window: Recent, j: int, hits: list[np.ndarray], pairs: np.ndarray) -> np.ndarray:
+    def alive(self, window: SlidingWindow, j: int, hits: list[np.ndarray], pairs: np.ndarray) -> np.ndarray:
         """Slots that arrival j hit, of the window and of the arrivals before it, that still hold what they held."""
         slots = hits[j]
         slots = slots[window._serials[slots] == self.held[slots]]
@@ -435,7 +435,7 @@ class _Batch:
         earlier = earlier[window._serials[self.slots[earlier]] == self.serials[earlier]]
         return np.concatenate([slots, self.slots[earlier]])
 
-    def _fill(self, window: Recent, arrivals: Sequence[Arrival], X: np.ndarray) -> None:
+    def _fill(self, window: SlidingWindow, arrivals: Sequence[Arrival], X: np.ndarray) -> None:
         """Put hashes and vectors where they belong; a copy has those of its content."""
         first: dict[str, int] = {}
         for j, arrival in enumerate(arrivals):
@@ -456,20 +456,20 @@ class _Batch:
                     with np.errstate(over="ignore"):
                         X[j] = arrival.vector
 
-    def _compare_hashes(self, window: Recent) -> None:
+    def _compare_hashes(self, window: SlidingWindow) -> None:
         radius = window.rule.hamming
-        if radius is None or not self.telling.any():
+        if radius is None or not self.useful.any():
             return
         n = len(window)
-        hashes, telling = window._hashes[:n], window._telling[:n]
+        hashes, useful = window._hashes[:n], window._useful[:n]
         self.hash_hits = [
-            np.flatnonzero((np.bitwise_count(hashes ^ value) <= radius) & telling) if tells else empty
-            for value, tells, empty in zip(self.hashes, self.telling, self.hash_hits, strict=True)
+            np.flatnonzero((np.bitwise_count(hashes ^ value) <= radius) & useful) if tells else empty
+            for value, tells, empty in zip(self.hashes, self.useful, self.hash_hits, strict=True)
         ]
         near = np.bitwise_count(self.hashes[:, None] ^ self.hashes) <= radius
-        self.hash_pairs = near & self.telling[:, None] & self.telling
+        self.hash_pairs = near & self.useful[:, None] & self.useful
 
-    def _compare_vectors(self, window: Recent) -> None:
+    def _compare_vectors(self, window: SlidingWindow) -> None:
         if window.rule.cosine is None or window.dim is None:
             return
         floor = window.rule.cosine - coordinate_slack(window.dim)
@@ -531,7 +531,7 @@ def check_place(path: Path) -> None:
 
 
 def save_window(
-    window: Recent,
+    window: SlidingWindow,
     path: Path,
     *,
     space: Mapping[str, Any] | None = None,
@@ -576,7 +576,7 @@ def save_window(
             meta = {
                 "format": FORMAT,
                 "rows": len(slots),
-                "seen": window.seen,
+                "seen": window.count,
                 "dim": window.dim,
                 "dtype": str(window._X.dtype),
                 "ids": odd,
@@ -592,7 +592,7 @@ def save_window(
 
 def load_window(
     path: Path, *, rule: Rule, capacity: int, space: Mapping[str, Any] | None = None
-) -> tuple[Recent, dict[str, Any]]:
+) -> tuple[SlidingWindow, dict[str, Any]]:
     """Read a window.
 
     If `capacity` is less than was saved, what was seen longest ago is left out.
@@ -601,7 +601,7 @@ def load_window(
         with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
             meta = _meta(path, file)
             _check_space(path, meta, dict(space or {}))
-            window = Recent(capacity, rule=rule, dim=meta["dim"], dtype=meta["dtype"])
+            window = SlidingWindow(capacity, rule=rule, dim=meta["dim"], dtype=meta["dtype"])
             _fill(window, file, meta)
     except (
         OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError
@@ -614,7 +614,7 @@ def load_window(
     return window, meta["notes"]
 
 
-def _fill(window: Recent, file: pq.ParquetFile, meta: dict[str, Any]) -> None:
+def _fill(window: SlidingWindow, file: pq.ParquetFile, meta: dict[str, Any]) -> None:
     digest, done, skipped = hashlib.sha256(), 0, max(meta["rows"] - window.capacity, 0)
     for batch in file.iter_batches(batch_size=_ROWS):
         rows = pa.Table.from_batches([batch])

@@ -213,7 +213,7 @@ class NumpyTiles:
         A, B = left[rows], right[columns]
         tile = scratch[: len(A) * len(B)].reshape(len(A), len(B))
         np.matmul(A, B.T, out=tile)
-        return _reaching(tile, floor)
+        return _entries_from(tile, floor)
 
     def single_threaded(self) -> Any:
         """Limit BLAS to one thread."""
@@ -293,7 +293,7 @@ class TorchTiles:
                 return torch.nonzero(tile >= floor).flatten().cpu().numpy()
             tile = scratch[: len(A) * len(B)].view(len(A), len(B))
             torch.mm(A, B.T, out=tile)
-        return _reaching(tile.view(torch.int16).numpy(), floor)
+        return _entries_from(tile.view(torch.int16).numpy(), floor)
 
     @contextmanager
     def single_threaded(self) -> Iterator[None]:
@@ -339,7 +339,7 @@ def summation_slack(terms: int) -> float:
     return 1.001 * u / (1 - u)
 
 
-def _reaching(tile: np.ndarray, floor: Any) -> np.ndarray:
+def _entries_from(tile: np.ndarray, floor: Any) -> np.ndarray:
     """Positions of the entries of a tile (m, w) that are at least `floor`, in the flattened tile, in no order."""
     # Few are. The maxima of every 32nd of the tile's entries are found at the speed of memory, several times that of listing
     # what is true in a mask; only where a maximum reaches the floor are the 32 looked at.

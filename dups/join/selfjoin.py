@@ -42,7 +42,7 @@ from .cosines import (
     summation_slack,
 )
 
-__all__ = ["Join", "JoinStats", "PairBlock", "Stripe", "StripeJoin", "cross_join", "self_join"]
+__all__ = ["BlockJoin", "Join", "JoinStats", "PairBlock", "RowBlock", "cross_join", "self_join"]
 
 # Stripes know nothing of one another, so threads work on several; each gives its pairs in order.
 
@@ -76,7 +76,7 @@ class PairBlock:
 
 
 @dataclass
-class Stripe:
+class RowBlock:
     """What came of the rows ``start:stop`` of the left side; `pairs` is None if there were too many to hold."""
 
     start: int
@@ -87,7 +87,7 @@ class Stripe:
     after_middle: int = 0
 
 
-class StripeJoin:
+class BlockJoin:
     """Both sides' coordinates, and what to do with a stripe of them; one side where rows are joined with themselves."""
 
     def __init__(
@@ -107,23 +107,23 @@ class StripeJoin:
         self.middle_floor = floor - summation_slack(plan.middle + 1)
         self.full_floor = floor - summation_slack(left.dim)
 
-    def __call__(self, start: int, stop: int) -> Stripe:
+    def __call__(self, start: int, stop: int) -> RowBlock:
         """Compare rows ``start:stop`` of the left side with all of the right, or with those after them."""
-        done = Stripe(start, stop)
+        done = RowBlock(start, stop)
         candidates: list[tuple[np.ndarray, np.ndarray]] = []
         held = 0
         for i, j in self._candidates(done):
             candidates.append((i, j))
             held += len(i)
             if (held > _TOO_MANY and stop - start > 1) or self.stop.is_set():
-                return Stripe(start, stop)
+                return RowBlock(start, stop)
         nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
         i, j = (np.concatenate(parts) for parts in zip(nothing, *candidates, strict=True))
         order = np.argsort(i * len(self.right) + j)
         done.pairs = self._score(i[order], j[order])
         return done
 
-    def _candidates(self, done: Stripe) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _candidates(self, done: RowBlock) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Apply the bounds, a tile at a time; yields at every tile, if only nothing, so that its caller can give up."""
         start, stop, width = done.start, done.stop, len(self.right)
         nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
@@ -160,7 +160,7 @@ class StripeJoin:
         return i[keep], j[keep]
 
     def _look_up(
-        self, waiting: list[tuple[np.ndarray, np.ndarray]], done: Stripe
+        self, waiting: list[tuple[np.ndarray, np.ndarray]], done: RowBlock
     ) -> tuple[np.ndarray, np.ndarray]:
         """Apply the second bound to pairs one by one."""
         i, j = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
@@ -385,13 +385,13 @@ class Join:
         tiles = self.tiles or choose_tiles(device, total, stats.threads)
         with tiles.single_threaded(), ThreadPoolExecutor(stats.threads, "icehouse-join") as pool:
             plan = self.plan or choose_plan(self.left, self.right, self.threshold, tiles, _BUDGET)
-            join = StripeJoin(self.left, self.right, self.threshold, plan, tiles, pool)
+            join = BlockJoin(self.left, self.right, self.threshold, plan, tiles, pool)
             stats.engine, stats.lead, stats.middle = tiles.name, plan.lead, plan.middle
             stats.explained = plan.explained
             stats.unusable = sum(len(side) for side in (self.unusable[:1] if within else self.unusable))
             stats.prepare_seconds = time.perf_counter() - begun
             try:
-                for stripe in self._stripes(join, pool, _cuts(0, n, tiles.rows, 4 * stats.threads)):
+                for stripe in self._row_blocks(join, pool, _cuts(0, n, tiles.rows, 4 * stats.threads)):
                     self._count(stripe)
                     if self.progress is not None:
                         self.progress(stats.comparisons, total)
@@ -405,11 +405,11 @@ class Join:
                 pool.shutdown(cancel_futures=True)
                 stats.join_seconds = time.perf_counter() - begun - stats.prepare_seconds
 
-    def _stripes(
-        self, join: StripeJoin, pool: ThreadPoolExecutor, ranges: Iterable[tuple[int, int]]
-    ) -> Iterator[Stripe]:
+    def _row_blocks(
+        self, join: BlockJoin, pool: ThreadPoolExecutor, ranges: Iterable[tuple[int, int]]
+    ) -> Iterator[RowBlock]:
         """Work through stripes in order, a few ahead of the reader."""
-        ahead: deque[Future[Stripe]] = deque()
+        ahead: deque[Future[RowBlock]] = deque()
         todo = iter(ranges)
         while True:
             while len(ahead) <= self.stats.threads and (following := next(todo, None)) is not None:
@@ -420,9 +420,9 @@ class Join:
             if done.pairs is not None:
                 yield done
             else:
-                yield from self._stripes(join, pool, _cuts(done.start, done.stop, done.stop, _CUTS))
+                yield from self._row_blocks(join, pool, _cuts(done.start, done.stop, done.stop, _CUTS))
 
-    def _count(self, stripe: Stripe) -> None:
+    def _count(self, stripe: RowBlock) -> None:
         self.stats.comparisons += stripe.comparisons
         self.stats.after_lead += stripe.after_lead
         self.stats.after_middle += stripe.after_middle

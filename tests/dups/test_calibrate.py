@@ -14,7 +14,7 @@ from icehouse.cli import app
 from icehouse.data.transforms import GRADED, TEXT_EDITS, TRANSFORMS
 from icehouse.dups import commands as calibrate_command
 from icehouse.dups.calibrate import Curves, Hashes, calibrate, write_curves
-from icehouse.dups.calibration import Calibration, mapped
+from icehouse.dups.calibration import Calibration, apply_map
 from icehouse.dups.find import find_duplicates
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SourceError, SpaceError, UsageError
@@ -123,7 +123,7 @@ def test_one_of_an_earlier_format_is_left_alone(store: Store) -> None:
 def test_hashes_are_judged_without_views_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are too many contents for views, unrelated ones have near hashes just the same."""
     usual = made(store)
-    monkeypatch.setattr("icehouse.dups.calibrate.MOST_VIEWED", 10)
+    monkeypatch.setattr("icehouse.dups.calibrate.MAX_VIEWED", 10)
     bare = made(store)
     assert set(usual.bits) >= {"whole"}
     assert bare.bits == {"whole": usual.bits["whole"]}
@@ -205,7 +205,7 @@ def test_labelled_pairs_are_counted(store: Store, tmp_path: Path) -> None:
     items = store.items.read(["item_id", "image_sha256"]).to_pylist()
     digest = {item["item_id"]: item["image_sha256"] for item in items}
     rows = [vectors.keys.to_pylist().index(digest[one]) for one in ids[:2]]
-    units = mapped(vectors.X[rows], calibration.mean, calibration.matrix)
+    units = apply_map(vectors.X[rows], calibration.mean, calibration.matrix)
     assert last["median_cosine"] == pytest.approx(float(units[0] @ units[1]), abs=1e-6)
     file.write_text("a,b\nx,y\n")
     with pytest.raises(SourceError, match="none of the labelled pairs"):

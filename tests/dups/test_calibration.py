@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.dups.calibration import (
-    LEAST_COSINE,
+    MIN_COSINE,
     Calibration,
     HashRule,
-    Tail,
+    TailFit,
+    apply_map,
     fit_bits,
     fit_map,
     fit_tail,
     largest_cosines,
     list_calibrations,
-    mapped,
     tail_size,
 )
 from icehouse.errors import CorruptError, StoreError, UsageError
@@ -37,7 +37,7 @@ def cosines(rows: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def tail() -> Tail:
+def tail() -> TailFit:
     values = cosines(unrelated())
     return fit_tail(values, len(values))
 
@@ -50,29 +50,29 @@ def tail() -> Tail:
 )
 @settings(deadline=None, max_examples=200)
 def test_more_contents_never_lower_it_and_more_false_pairs_never_raise_it(
-    tail: Tail, n: int, more: int, expected: float, factor: float
+    tail: TailFit, n: int, more: int, expected: float, factor: float
 ) -> None:
     cosine = tail.threshold(n, expected)
-    assert LEAST_COSINE <= cosine <= 1
+    assert MIN_COSINE <= cosine <= 1
     assert tail.threshold(n + more, expected) >= cosine
     assert tail.threshold(n, expected * factor) <= cosine
 
 
-def test_of_all_pairs_no_more_are_above_it_than_asked(tail: Tail) -> None:
+def test_of_all_pairs_no_more_are_above_it_than_asked(tail: TailFit) -> None:
     values = cosines(unrelated())
     for expected in (1, 10, 100):
         assert (values >= tail.threshold(400, expected)).sum() <= expected
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_it_holds_for_a_set_fifty_times_the_pairs_it_was_fitted_to(tail: Tail, seed: int) -> None:
+def test_it_holds_for_a_set_fifty_times_the_pairs_it_was_fitted_to(tail: TailFit, seed: int) -> None:
     values, threshold = cosines(unrelated(2800, seed=seed)), tail.threshold(2800, 20)
     # Extrapolated on the careful side, and not beyond reason.
     assert (values >= threshold).sum() <= 30
     assert threshold < values.max() + 0.1
 
 
-def test_the_fit_agrees_with_its_own_threshold(tail: Tail) -> None:
+def test_the_fit_agrees_with_its_own_threshold(tail: TailFit) -> None:
     for n in (10_000, 1_000_000):
         assert tail.expected(n, tail.threshold(n, 5)) == pytest.approx(5, rel=1e-6)
     assert tail.expected(1000, tail.start - 0.1) == float("inf")
@@ -80,7 +80,7 @@ def test_the_fit_agrees_with_its_own_threshold(tail: Tail) -> None:
 
 
 @pytest.mark.parametrize("share", [1e-4, 5e-4])
-def test_duplicates_among_the_negatives_do_not_drag_it_up(tail: Tail, share: float) -> None:
+def test_duplicates_among_the_negatives_do_not_drag_it_up(tail: TailFit, share: float) -> None:
     values = cosines(unrelated())
     hidden = np.random.default_rng(0).uniform(0.93, 1, round(share * len(values)))
     mixed = fit_tail(np.concatenate([values, hidden]), len(values) + len(hidden))
@@ -89,8 +89,8 @@ def test_duplicates_among_the_negatives_do_not_drag_it_up(tail: Tail, share: flo
     assert mixed.threshold(400) < hidden.min()
 
 
-def test_sets_of_hardly_anything(tail: Tail) -> None:
-    assert tail.threshold(0) == tail.threshold(1) == LEAST_COSINE
+def test_sets_of_hardly_anything(tail: TailFit) -> None:
+    assert tail.threshold(0) == tail.threshold(1) == MIN_COSINE
     assert tail.threshold(2) <= tail.threshold(3)
     for n in (1, 2, 3):
         values = cosines(unrelated(n))
@@ -98,14 +98,14 @@ def test_sets_of_hardly_anything(tail: Tail) -> None:
             fit_tail(values, len(values))
 
 
-def test_all_alike_is_said(tail: Tail) -> None:
+def test_all_alike_is_said(tail: TailFit) -> None:
     with pytest.raises(UsageError, match="equally alike"):
         fit_tail(np.ones(500), 500)
     with pytest.raises(UsageError, match="above 0"):
         tail.threshold(10, 0)
 
 
-def test_nan_cosines_are_left_out(tail: Tail) -> None:
+def test_nan_cosines_are_left_out(tail: TailFit) -> None:
     values = cosines(unrelated())
     assert fit_tail(np.append(values, [np.nan] * 9), len(values)) == tail
 
@@ -117,12 +117,12 @@ def test_constant_rows_and_nan_rows_have_no_direction() -> None:
     mean, matrix = fit_map(rows, 0.4)
     assert np.isfinite(mean).all()
     assert matrix is not None
-    units = mapped(rows, mean, matrix)
+    units = apply_map(rows, mean, matrix)
     assert not units[3].any()
     assert np.linalg.norm(np.delete(units, 3, axis=0), axis=1) == pytest.approx(1, abs=1e-5)
     same = np.full((20, 4), 0.3, np.float32)
     mean, matrix = fit_map(same, 0.4)
-    assert not mapped(same, mean, matrix).any()
+    assert not apply_map(same, mean, matrix).any()
     with pytest.raises(UsageError, match="usable"):
         fit_map(np.full((3, 4), np.nan, np.float32), 0.4)
 
@@ -136,7 +136,7 @@ def test_whitening_takes_away_what_all_share() -> None:
     gaps = []
     for shrinkage in (1.0, 0.1):
         mean, matrix = fit_map(rows, shrinkage)
-        a, b = mapped(rows, mean, matrix), mapped(copies, mean, matrix)
+        a, b = apply_map(rows, mean, matrix), apply_map(copies, mean, matrix)
         gaps.append(np.quantile((a * b).sum(axis=1), 0.05) - cosines(a).max())
     assert gaps[0] < 0.02 < 0.2 < gaps[1]
 
@@ -156,7 +156,7 @@ def test_a_row_is_mapped_alike_wherever_it_stands() -> None:
     rows = unrelated(700, 30)
     mean, matrix = fit_map(rows, 0.4)
     order = np.random.default_rng(0).permutation(700)
-    assert np.array_equal(mapped(rows, mean, matrix)[order], mapped(rows[order], mean, matrix))
+    assert np.array_equal(apply_map(rows, mean, matrix)[order], apply_map(rows[order], mean, matrix))
 
 
 @given(n=st.integers(2, 60), keep=st.integers(1, 300), seed=st.integers(0, 5))
@@ -169,7 +169,7 @@ def test_largest_cosines_are_the_largest(n: int, keep: int, seed: int) -> None:
     assert found == pytest.approx(np.sort(cosines(rows))[::-1][:keep], abs=1e-6)
 
 
-def made(tail: Tail, matrix: bool = True) -> Calibration:
+def made(tail: TailFit, matrix: bool = True) -> Calibration:
     mean, wide = fit_map(unrelated(), 0.4 if matrix else 1.0)
     return Calibration(
         "toy/image/pooled",
@@ -186,7 +186,7 @@ def made(tail: Tail, matrix: bool = True) -> Calibration:
 
 
 @pytest.mark.parametrize("matrix", [True, False])
-def test_it_is_read_as_it_was_written(tmp_path: Path, tail: Tail, matrix: bool) -> None:
+def test_it_is_read_as_it_was_written(tmp_path: Path, tail: TailFit, matrix: bool) -> None:
     store = Store.create(tmp_path / "s")
     saved = made(tail, matrix)
     saved.save(store)
@@ -202,7 +202,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, tail: Tail, matrix: bool) 
     assert list_calibrations(store) == ["toy/image/pooled"]
 
 
-def test_what_is_missing_or_damaged_is_said(tmp_path: Path, tail: Tail) -> None:
+def test_what_is_missing_or_damaged_is_said(tmp_path: Path, tail: TailFit) -> None:
     store = Store.create(tmp_path / "s")
     with pytest.raises(StoreError, match="icehouse dups calibrate"):
         Calibration.open(store, "toy/image/pooled")
@@ -219,7 +219,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path: Path, tail: Tail) -> None:
         Calibration.open(store, "toy/image/pooled")
 
 
-def test_a_set_that_outgrew_its_map_is_told(tail: Tail) -> None:
+def test_a_set_that_outgrew_its_map_is_told(tail: TailFit) -> None:
     calibration = made(tail)
     assert not calibration.grown(470)
     assert not calibration.grown(10**6)  # 400 rows are plenty for 24 dimensions
@@ -227,7 +227,7 @@ def test_a_set_that_outgrew_its_map_is_told(tail: Tail) -> None:
     assert wide.grown(500)
 
 
-def test_the_threshold_keeps_its_distance_from_strangers_and_loses_no_copy(tail: Tail) -> None:
+def test_the_threshold_keeps_its_distance_from_strangers_and_loses_no_copy(tail: TailFit) -> None:
     def chosen(*copies: float) -> float:
         return replace(made(tail), copies=copies).threshold(400, 1)
 
@@ -245,7 +245,7 @@ def test_the_threshold_keeps_its_distance_from_strangers_and_loses_no_copy(tail:
         assert (copies >= cosine).sum() == (copies >= tail.threshold(400, e)).sum()
 
 
-def test_where_strangers_have_near_hashes_all_views_are_asked(tail: Tail) -> None:
+def test_where_strangers_have_near_hashes_all_views_are_asked(tail: TailFit) -> None:
     far, near = {"whole": (-9.0, 0.2), "views": (-9.0, 0.2)}, {"whole": (-2.0, 0.2), "views": (-2.0, 0.2)}
     for bits, agreement, viewed, expected in (
         (far, tail, True, HashRule(6, 6, tail.threshold(500, 1))),
@@ -279,7 +279,7 @@ def test_hashes_of_lookalikes_get_fewer_bits() -> None:
         start, slope = fit_bits(distances) or (0.0, 0.0)
         assert -start / slope == pytest.approx(32, abs=3)
         made = Calibration(
-            "a", "b", np.zeros(3), None, Tail(1, 0.1, 0.1, 0, 1, ()), 9, bits={"whole": (start, slope)}
+            "a", "b", np.zeros(3), None, TailFit(1, 0.1, 0.1, 0, 1, ()), 9, bits={"whole": (start, slope)}
         )
         assert made.radius("whole", 20_000, 6, 1) <= made.radius("whole", 500, 6, 1)
         assert made.radius("whole", 500, 6, 0.1) <= made.radius("whole", 500, 6, 100)
@@ -296,7 +296,7 @@ def test_hashes_of_lookalikes_get_fewer_bits() -> None:
         fitted = fit_bits(equal)
         assert fitted is not None
         made = Calibration(
-            "a", "b", np.zeros(3), None, Tail(1, 0.1, 0.1, 0, 1, ()), 9, bits={"whole": fitted}
+            "a", "b", np.zeros(3), None, TailFit(1, 0.1, 0.1, 0, 1, ()), 9, bits={"whole": fitted}
         )
         assert made.radius("whole", 500, 6, 1) == -1
     assert fit_bits(far) is None

@@ -235,7 +235,7 @@ def test_a_truth_of_another_store_is_told_so(embedded: Store, truth: Path, tmp_p
 def test_a_truth_so_large_that_its_pairs_fill_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate_module, "_MOST_KNOWN", 5)
+    monkeypatch.setattr(evaluate_module, "_MAX_KNOWN", 5)
     with pytest.raises(SourceError, match="6 pairs follow"):
         read_truth(known(tmp_path / "t.csv", "a,b\n1,2\n2,3\n3,4\n"))
 

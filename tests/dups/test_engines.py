@@ -122,7 +122,7 @@ def test_what_cells_miss_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert recall_of(tuned)["recall"] > 0.95
     assert tuned.summary["stages"]["embedding"]["effort"] >= 1
 
-    monkeypatch.setattr(engines, "_WANTED", 0.0)
+    monkeypatch.setattr(engines, "_TARGET_RECALL", 0.0)
     blind = find_duplicates(store, name="blind", rule=0.9, hamming=None, engine="faiss", threads=1)
     share = blind.summary["pairs"]["found_by"]["embedding"] / total
     assert share < 0.95
@@ -160,7 +160,7 @@ def test_a_cap_stops_both_alike(tmp_path: Path, max_pairs: int) -> None:
 def test_a_block_with_too_much_is_followed_by_smaller_ones(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "_MOST_FOUND", 1)
+    monkeypatch.setattr(engines, "_MAX_FOUND", 1)
     exact = find_duplicates(store, name="exact", rule=0.97)
     assert told(find_duplicates(store, name="faiss", rule=0.97, engine="faiss", threads=1)) == told(exact)
 

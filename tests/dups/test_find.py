@@ -16,7 +16,7 @@ from icehouse.dups import find as find_module
 from icehouse.dups import pairs as cascade_module
 from icehouse.dups.find import Duplicates, default_feature, find_duplicates, list_duplicates
 from icehouse.dups.join.cosines import RowSet, pair_cosines
-from icehouse.dups.pairs import Cascade, Contents, Rule
+from icehouse.dups.pairs import Contents, PairSearch, Rule
 from icehouse.dups.results import KINDS
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.schema import features_schema
@@ -316,10 +316,10 @@ def test_texts_are_compared_by_their_own_content(tmp_path: Path) -> None:
 def test_a_mean_moves_the_cosine() -> None:
     X = on_an_arc([0, 60]) + 10
     alike = Contents(np.zeros(2, np.uint64), np.zeros(2, bool), Rule(cosine=0.9), X, np.arange(2))
-    assert sum(map(len, Cascade(alike, 10))) == 1
+    assert sum(map(len, PairSearch(alike, 10))) == 1
     centred = Rule(cosine=0.9, mean=np.array([10.0, 10.0]))
     apart = Contents(np.zeros(2, np.uint64), np.zeros(2, bool), centred, X, np.arange(2))
-    assert sum(map(len, Cascade(apart, 10))) == 0
+    assert sum(map(len, PairSearch(apart, 10))) == 0
 
 
 def test_where_and_a_second_search_of_the_same_name(tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ def test_few_pairs_make_one_row_group(tmp_path: Path, monkeypatch: pytest.Monkey
     whole = find_duplicates(store, rule=0.8, threads=2)
     with pq.ParquetFile(whole.path / "pairs.parquet") as file:
         assert file.num_row_groups <= 2  # copies, and the others
-    monkeypatch.setattr(cascade_module, "_AT_ONCE", 7)
+    monkeypatch.setattr(cascade_module, "_MIN_BLOCK", 7)
     pieces = find_duplicates(store, name="pieces", rule=0.8, threads=2)
     assert pieces.pairs() == whole.pairs()
     assert pieces.clusters() == whole.clusters()

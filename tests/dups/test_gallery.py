@@ -20,7 +20,7 @@ from icehouse.cli import app
 from icehouse.dups import gallery as gallery_module
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import gallery_page, write_gallery
-from icehouse.dups.gallery_groups import Choice, Group, Item, Member, likeness, pages
+from icehouse.dups.gallery_groups import Choice, Group, Item, Member, pages, similarity
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.store import Store
 from toys import picture
@@ -195,7 +195,7 @@ def test_large_sets_are_shared_out_over_pages(tmp_path: Path) -> None:
 
 
 def test_groups_without_a_cosine_have_their_place() -> None:
-    assert [likeness(0.9, 3), likeness(None, 16), likeness(None, None)] == [0.9, 0.75, 1.0]
+    assert [similarity(0.9, 3), similarity(None, 16), similarity(None, None)] == [0.9, 0.75, 1.0]
 
 
 @settings(deadline=None, max_examples=60)

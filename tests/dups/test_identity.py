@@ -179,7 +179,7 @@ def test_without_inodes_the_real_path_tells(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "lstat", lambda path: nowhere([*look(path)[:1], 0, *look(path)[2:]]))
     other = photo(tmp_path / "b.png")
     paths = pa.array([str(tmp_path / "link" / "a.png"), str(file), str(other)])
-    found = Files.look(paths, np.full(3, np.nan), np.full(3, np.nan))
+    found = Files.inspect(paths, np.full(3, np.nan), np.full(3, np.nan))
     assert found.first().tolist() == [0, 0, 2]
     assert found.link.tolist() == [1, 0, 0]
 
@@ -211,6 +211,6 @@ def test_looking(tmp_path: Path) -> None:
         f"{tmp_path}/no\0thing",
         str(file),
     ]
-    found = Files.look(pa.array(paths), np.array([size] * 5 + [size + 1]), np.full(6, unknown))
+    found = Files.inspect(pa.array(paths), np.array([size] * 5 + [size + 1]), np.full(6, unknown))
     assert found.state.tolist() == [THERE, NONE, GONE, GONE, GONE, CHANGED]
     assert found.first().tolist() == [0, 1, 2, 3, 4, 0]

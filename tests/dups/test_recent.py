@@ -20,7 +20,7 @@ from icehouse.dups import window as recent
 from icehouse.dups.hashing import informative
 from icehouse.dups.join.cosines import RowSet, pair_cosines
 from icehouse.dups.pairs import Rule
-from icehouse.dups.window import Arrival, Recent, Verdict, load_window, save_window
+from icehouse.dups.window import Arrival, SlidingWindow, StreamResult, load_window, save_window
 from icehouse.errors import CorruptError, SpaceError, StoreError, UsageError
 
 DIM = 8
@@ -86,15 +86,15 @@ def by_hand(stream: list[Arrival], capacity: int, rule: Rule, dtype: str = "floa
     return out
 
 
-def told(verdicts: list[Verdict]) -> list[dict[int, Any]]:
+def told(verdicts: list[StreamResult]) -> list[dict[int, Any]]:
     return [
         {m.position: (m.exact, m.perceptual, m.embedding, m.hamming, m.cosine) for m in v.matches}
         for v in verdicts
     ]
 
 
-def judged(window: Recent, stream: list[Arrival], sizes: list[int]) -> list[Verdict]:
-    out: list[Verdict] = []
+def judged(window: SlidingWindow, stream: list[Arrival], sizes: list[int]) -> list[StreamResult]:
+    out: list[StreamResult] = []
     while len(out) < len(stream):
         out += window.judge(stream[len(out) : len(out) + sizes[len(out) % len(sizes)]])
     return out
@@ -103,7 +103,7 @@ def judged(window: Recent, stream: list[Arrival], sizes: list[int]) -> list[Verd
 @pytest.fixture
 def small_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a small window find axes as a large one does, with two bounds."""
-    monkeypatch.setattr(recent, "_LEARN_AT", (100, 300))
+    monkeypatch.setattr(recent, "_REFIT_SIZES", (100, 300))
     monkeypatch.setattr(recent, "_pays", lambda *_: True)
     monkeypatch.setattr(
         recent, "choose_plan", lambda latest, *_: recent.Plan(2, 4, None, _some_axes(latest.dim, 4))
@@ -116,8 +116,8 @@ def test_a_rule_with_a_matrix(dtype: str, tmp_path: Path) -> None:
     matrix = rng.standard_normal((DIM, DIM)).astype(np.float32)
     rule = Rule(6, 0.9, np.full(DIM, 0.1), matrix=matrix @ matrix.T)
     stream = arrivals(120, 9, contents=100)
-    verdicts = judged(Recent(60, rule=rule, dim=DIM, dtype=dtype), stream, [1])
-    assert judged(Recent(60, rule=rule, dim=DIM, dtype=dtype), stream, [33, 2]) == verdicts
+    verdicts = judged(SlidingWindow(60, rule=rule, dim=DIM, dtype=dtype), stream, [1])
+    assert judged(SlidingWindow(60, rule=rule, dim=DIM, dtype=dtype), stream, [33, 2]) == verdicts
     assert {v.kind for v in verdicts} == {"new", "exact", "perceptual", "embedding"}
     # The cosine is that of the vectors after the map.
     compared = 0
@@ -129,7 +129,7 @@ def test_a_rule_with_a_matrix(dtype: str, tmp_path: Path) -> None:
                 assert match.cosine == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)), abs=2e-3)
                 compared += 1
     assert compared > 10
-    half = Recent(60, rule=rule, dim=DIM, dtype=dtype)
+    half = SlidingWindow(60, rule=rule, dim=DIM, dtype=dtype)
     first = judged(half, stream[:70], [9])
     save_window(half, tmp_path / "w")
     after, _ = load_window(tmp_path / "w", rule=rule, capacity=60)
@@ -138,12 +138,12 @@ def test_a_rule_with_a_matrix(dtype: str, tmp_path: Path) -> None:
 
 def test_bounds_that_tell_nothing_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the spectrum is flat and the threshold low, products of whole vectors are cheaper."""
-    monkeypatch.setattr(recent, "_LEARN_AT", (128, 300))
+    monkeypatch.setattr(recent, "_REFIT_SIZES", (128, 300))
     monkeypatch.setattr(
         recent, "choose_plan", lambda latest, *_: recent.Plan(1, 1, None, _some_axes(latest.dim, 1))
     )
     rng = np.random.default_rng(0)
-    window = Recent(200, rule=Rule(None, 0.5), dim=32)
+    window = SlidingWindow(200, rule=Rule(None, 0.5), dim=32)
     window.remember([Arrival(str(k), str(k), None, rng.standard_normal(32)) for k in range(190)])
     assert window._plan.lead == 32
 
@@ -169,7 +169,7 @@ def test_verdicts_are_those_of_comparing_with_everything(
     mean = np.random.default_rng(seed).standard_normal(DIM) / 4 if centred else None
     rule = Rule(6, 0.9, mean)
     stream = arrivals(90, seed, contents=70)
-    window = Recent(capacity, rule=rule, dim=DIM, dtype=dtype)
+    window = SlidingWindow(capacity, rule=rule, dim=DIM, dtype=dtype)
     verdicts = judged(window, stream, sizes)
     assert told(verdicts) == by_hand(stream, capacity, rule, dtype)
     assert [v.position for v in verdicts] == list(range(90))
@@ -179,7 +179,7 @@ def test_verdicts_are_those_of_comparing_with_everything(
 @pytest.mark.slow
 def test_nor_do_axes_change_them(small_axes: None) -> None:
     stream = arrivals(700, 3, contents=600)
-    window = Recent(400, rule=RULE, dim=DIM)
+    window = SlidingWindow(400, rule=RULE, dim=DIM)
     assert told(judged(window, stream, [64, 1, 9])) == by_hand(stream, 400, RULE)
     assert (window._plan.lead, window._plan.middle) == (2, 4)
 
@@ -187,10 +187,10 @@ def test_nor_do_axes_change_them(small_axes: None) -> None:
 @pytest.mark.slow
 def test_a_drifted_window_learns_anew(small_axes: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "_TOO_MANY", 0)
-    window = Recent(150, rule=RULE, dim=DIM)
+    window = SlidingWindow(150, rule=RULE, dim=DIM)
     stream = arrivals(500, 4, contents=450)
     assert told(judged(window, stream, [10])) == by_hand(stream, 150, RULE)
-    assert window._learnt_at >= 300
+    assert window._fitted_at >= 300
 
 
 @pytest.mark.slow
@@ -206,8 +206,8 @@ def test_a_restart_changes_nothing(
 ) -> None:
     path = tmp_path_factory.mktemp("state") / "window"
     stream = arrivals(90, seed, contents=60)
-    whole = Recent(capacity, rule=RULE, dim=DIM, dtype=dtype)
-    before = Recent(capacity, rule=RULE, dim=DIM, dtype=dtype)
+    whole = SlidingWindow(capacity, rule=RULE, dim=DIM, dtype=dtype)
+    before = SlidingWindow(capacity, rule=RULE, dim=DIM, dtype=dtype)
     expected = judged(whole, stream, [13])
     first = judged(before, stream[:cut], [7])
     save_window(before, path, space={"fingerprint": "f"}, notes={"n": 1})
@@ -219,17 +219,17 @@ def test_a_restart_changes_nothing(
 
 def test_what_is_not_read_has_not_arrived() -> None:
     stream = arrivals(40, contents=30)
-    window = Recent(100, rule=RULE, dim=DIM)
+    window = SlidingWindow(100, rule=RULE, dim=DIM)
     verdicts = window.judge(stream)
     got = [next(verdicts) for _ in range(17)]
     verdicts.close()
-    assert window.seen == 17
+    assert window.count == 17
     assert told(got + list(window.judge(stream[17:]))) == by_hand(stream, 100, RULE)
 
 
 def test_two_batches_at_once_are_refused() -> None:
     stream = arrivals(6)
-    window = Recent(10, rule=RULE, dim=DIM)
+    window = SlidingWindow(10, rule=RULE, dim=DIM)
     one, two = window.judge(stream[:3]), window.judge(stream[3:])
     next(one)
     next(two)
@@ -241,12 +241,12 @@ def test_a_copy_needs_no_vector() -> None:
     stream = arrivals(60, 5, contents=20)
     bare = {a.key for a in stream[:10]}
     cheap = [*stream[:10], *(Arrival(a.id, a.key) if a.key in bare else a for a in stream[10:])]
-    runs = [told(judged(Recent(50, rule=RULE, dim=DIM), run, [30])) for run in (stream, cheap)]
+    runs = [told(judged(SlidingWindow(50, rule=RULE, dim=DIM), run, [30])) for run in (stream, cheap)]
     assert runs[0] == runs[1]
 
 
 def test_a_copy_makes_its_content_the_most_recent() -> None:
-    window = Recent(2, rule=Rule(), dim=None)
+    window = SlidingWindow(2, rule=Rule(), dim=None)
     kinds = [v.kind for v in window.judge([Arrival(str(k), key) for k, key in enumerate("abacab")])]
     assert kinds == ["new", "new", "exact", "new", "exact", "new"]
     (again,) = window.judge([Arrival("z", "a")])
@@ -255,7 +255,7 @@ def test_a_copy_makes_its_content_the_most_recent() -> None:
 
 def test_the_best_match_comes_first() -> None:
     base = np.array([1.0, 0, 0])
-    window = Recent(10, rule=Rule(6, 0.9), dim=3)
+    window = SlidingWindow(10, rule=Rule(6, 0.9), dim=3)
     half = int("01" * 32, 2)
     window.remember(
         [
@@ -273,26 +273,28 @@ def test_the_best_match_comes_first() -> None:
 
 
 def test_where_all_resemble_all_the_most_recent_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent, "MOST_MATCHES", 5)
+    monkeypatch.setattr(recent, "MAX_MATCHES", 5)
     same = [Arrival(str(k), str(k), None, np.array([1.0, k / 1000])) for k in range(40)]
-    window = Recent(30, rule=Rule(None, 0.9), dim=2)
+    window = SlidingWindow(30, rule=Rule(None, 0.9), dim=2)
     last = list(window.judge(same))[-1]
     assert last.capped
     assert sorted(m.position for m in last.matches) == [34, 35, 36, 37, 38]
-    assert [v.capped for v in Recent(30, rule=Rule(None, 0.9), dim=2).judge(same[:7])] == [False] * 6 + [True]
+    assert [v.capped for v in SlidingWindow(30, rule=Rule(None, 0.9), dim=2).judge(same[:7])] == [
+        False
+    ] * 6 + [True]
 
 
 def test_hashes_alone_and_vectors_alone() -> None:
     stream = arrivals(80, 6, contents=60)
     for rule, dim in ((Rule(6), None), (Rule(None, 0.9), DIM), (Rule(6), DIM)):
         bare = [Arrival(a.id, a.key, a.phash, a.vector if dim else None) for a in stream]
-        window = Recent(50, rule=rule, dim=dim)
+        window = SlidingWindow(50, rule=rule, dim=dim)
         assert told(judged(window, bare, [9])) == by_hand(bare, 50, rule)
 
 
 def test_a_smaller_window_keeps_the_most_recent(tmp_path: Path) -> None:
     stream = arrivals(60, 7, contents=10**9)
-    small, large = (Recent(size, rule=RULE, dim=DIM) for size in (10, 50))
+    small, large = (SlidingWindow(size, rule=RULE, dim=DIM) for size in (10, 50))
     judged(small, stream[:40], [8])
     judged(large, stream[:40], [8])
     save_window(large, tmp_path / "w")
@@ -302,7 +304,7 @@ def test_a_smaller_window_keeps_the_most_recent(tmp_path: Path) -> None:
 
 def test_a_window_goes_on_with_another_threshold(tmp_path: Path) -> None:
     stream = arrivals(60, 8, contents=50)
-    window = Recent(50, rule=Rule(6, 0.99), dim=DIM)
+    window = SlidingWindow(50, rule=Rule(6, 0.99), dim=DIM)
     judged(window, stream[:40], [8])
     save_window(window, tmp_path / "w")
     other, _ = load_window(tmp_path / "w", rule=RULE, capacity=50)
@@ -311,13 +313,13 @@ def test_a_window_goes_on_with_another_threshold(tmp_path: Path) -> None:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    window = Recent(50, rule=RULE, dim=DIM)
+    window = SlidingWindow(50, rule=RULE, dim=DIM)
     window.remember(arrivals(40))
     save_window(window, tmp_path / "w", space={"fingerprint": "aaaa"})
     return tmp_path / "w"
 
 
-def load(path: Path) -> Recent:
+def load(path: Path) -> SlidingWindow:
     return load_window(path, rule=RULE, capacity=50)[0]
 
 
@@ -360,7 +362,7 @@ def test_other_files_are_no_windows(saved: Path, tmp_path: Path) -> None:
 
 def test_names_that_are_not_text_are_kept(tmp_path: Path) -> None:
     names = ["a", "caf\udce9.jpg", "\ud800", "d", "ü"]
-    window = Recent(5, rule=RULE, dim=DIM)
+    window = SlidingWindow(5, rule=RULE, dim=DIM)
     window.remember([Arrival(name, name, None, np.ones(DIM)) for name in "01234"])
     window._ids[:] = names
     save_window(window, tmp_path / "w")
@@ -373,7 +375,7 @@ def test_names_that_are_not_text_are_kept(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="links")
 def test_a_link_stays_one(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(saved)
-    save_window(Recent(5, rule=RULE, dim=DIM), tmp_path / "link")
+    save_window(SlidingWindow(5, rule=RULE, dim=DIM), tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert len(load(saved)) == 0
 
@@ -392,10 +394,10 @@ import sys
 from pathlib import Path
 import numpy as np
 from icehouse.dups.pairs import Rule
-from icehouse.dups.window import Recent
+from icehouse.dups.window import SlidingWindow
 from icehouse.dups.window import save_window
 from icehouse.dups.window import Arrival
-window = Recent(3000, rule=Rule(None, 0.9), dim=64)
+window = SlidingWindow(3000, rule=Rule(None, 0.9), dim=64)
 k = 0
 while True:
     window.remember([Arrival(str(k + i), str(k + i), None, np.full(64, k)) for i in range(500)])
@@ -412,7 +414,7 @@ while True:
         child.send_signal(signal.SIGKILL)
         reported = [500, *(int(line) for line in child.communicate()[0].split())]
         window = load_window(path, rule=Rule(None, 0.9), capacity=3000)[0]
-        assert window.seen in (reported[-1], reported[-1] + 500)
+        assert window.count in (reported[-1], reported[-1] + 500)
     save_window(window, path)
     assert [p.name for p in tmp_path.iterdir()] == ["window"], "what killed processes left is cleared away"
 
@@ -429,9 +431,9 @@ while True:
 )
 def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Recent(**{"rule": Rule(6), **arguments})
+        SlidingWindow(**{"rule": Rule(6), **arguments})
 
 
 def test_a_vector_of_another_length() -> None:
     with pytest.raises(UsageError, match="a vector of"):
-        list(Recent(5, rule=RULE, dim=DIM).judge([Arrival("a", "a", None, np.zeros(3))]))
+        list(SlidingWindow(5, rule=RULE, dim=DIM).judge([Arrival("a", "a", None, np.zeros(3))]))

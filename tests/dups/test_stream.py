@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from icehouse.dups import stream as stream_module
-from icehouse.dups.calibration import Calibration, Tail, fit_map
+from icehouse.dups.calibration import Calibration, TailFit, fit_map
 from icehouse.dups.pairs import Rule
-from icehouse.dups.stream import DuplicateStream, Verdict
+from icehouse.dups.stream import DuplicateStream, StreamResult
 from icehouse.embed import extract
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SpaceError, UsageError
@@ -163,7 +163,7 @@ def test_an_iterable_that_fails_fails_after_what_it_gave(photos: list[Path]) -> 
         yield from photos[:6]
         raise OSError("the camera is gone")
 
-    got: list[Verdict] = []
+    got: list[StreamResult] = []
     with pytest.raises(OSError, match="camera"):
         got.extend(make().judge_many(broken()))
     assert len(got) == 6
@@ -200,7 +200,7 @@ def test_pictures_that_differ_in_their_palette_alone_are_two() -> None:
     other.putpalette(bytes(reversed(range(256))) * 3)
     stream = make()
     assert [stream.judge(image).kind for image in (one, other, one.copy())][::2] == ["new", "exact"]
-    assert stream.window.seen == 3
+    assert stream.window.count == 3
     assert len(stream.window) == 2
 
 
@@ -223,7 +223,7 @@ def test_pictures_of_any_mode(mode: str) -> None:
 def test_what_cannot_be_judged(thing: Any, message: str) -> None:
     stream = make()
     assert message in str(stream.judge(thing).error)
-    assert stream.window.seen == 0
+    assert stream.window.count == 0
 
 
 def test_texts() -> None:
@@ -252,7 +252,7 @@ def test_with_the_encoder_and_the_rule_of_a_store(photos: list[Path], tmp_path: 
         verdicts = list(stream.judge_many(photos))
     assert verdicts == list(make().judge_many(photos))
     # A state goes on without the store, as long as the vectors are the same ones.
-    assert make(state=tmp_path / "s").window.seen == stream.window.seen
+    assert make(state=tmp_path / "s").window.count == stream.window.count
     with pytest.raises(SpaceError, match="toy:a/image/pooled"):
         make(ToyEncoder("b"), state=tmp_path / "s")
     with pytest.raises(SpaceError, match="no vectors"):
@@ -267,7 +267,7 @@ def test_with_the_calibration_of_a_store(photos: list[Path], tmp_path: Path) -> 
     feature = "toy-a/image/pooled"
     X = store.vectors(feature).X
     mean, matrix = fit_map(X, 0.5)
-    tail = Tail(1000, 0.5, 0.02, -0.1, 0.1, (0.7, 0.6))
+    tail = TailFit(1000, 0.5, 0.02, -0.1, 0.1, (0.7, 0.6))
     fingerprint = store.feature_table(feature).spec["fingerprint"]
     made = Calibration(feature, fingerprint, mean, matrix, tail, len(X), bits={"whole": (-4.0, 0.3)})
     with pytest.raises(UsageError, match="no calibration"):

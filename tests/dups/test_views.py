@@ -24,7 +24,7 @@ from icehouse.dups.hashing import (
     load_views,
     view_radius,
 )
-from icehouse.dups.pairs import Cascade, Contents, Rule
+from icehouse.dups.pairs import Contents, PairSearch, Rule
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from toys import ToyEncoder, picture
@@ -130,7 +130,7 @@ def test_among_lookalikes_the_cascade_finds_those_whose_views_agree(radius: int)
     contents = Contents(hashes[:, 0], np.ones(60, bool), Rule(radius, agreement=0.8), views=views)
     found = [
         pair
-        for block in Cascade(contents, 10**6)
+        for block in PairSearch(contents, 10**6)
         for pair in zip(block.i, block.j, block.perceptual, strict=True)
     ]
     assert all(perceptual for _, _, perceptual in found)
@@ -219,7 +219,7 @@ def test_a_set_of_lookalikes_is_left_to_the_other_stages(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    monkeypatch.setattr(views_module, "_MOST_NEAR", 2)
+    monkeypatch.setattr(views_module, "_MAX_NEAR", 2)
     found = find_duplicates(tmp_path / "s", feature=FEATURE, rule=1.0)
     assert any("too many of them resemble each other" in note for note in found.summary["notes"])
     assert found.summary["parameters"]["views"] is None
