@@ -214,7 +214,7 @@ def test_a_restart_changes_nothing(
     after, notes = load_window(path, rule=RULE, capacity=capacity, space={"fingerprint": "f"})
     assert first + judged(after, stream[cut:], [11]) == expected
     assert notes == {"n": 1}
-    assert (after.seen, len(after)) == (whole.seen, len(whole))
+    assert (after.count, len(after)) == (whole.count, len(whole))
 
 
 def test_what_is_not_read_has_not_arrived() -> None:
