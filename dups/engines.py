@@ -27,7 +27,16 @@ from .hashing import distinct
 from .join.cosines import RowSet, pair_cosines
 from .join.selfjoin import Join, PairBlock, cross_join, self_join
 
-__all__ = ["ENGINES", "Engine", "Exact", "Faiss", "FaissStats", "TemporaryIndex", "choose_engine"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Exact",
+    "Faiss",
+    "FaissStats",
+    "JoinOptions",
+    "TemporaryIndex",
+    "choose_engine",
+]
 
 # A store's index is of vectors as they are. Their cosines say nothing of the cosines after a mean was subtracted, and no
 # radius would be wide enough; so the centred vectors are indexed, for as long as it takes.
@@ -98,7 +107,14 @@ _MIN_KNOWN = 20
 _MAX_FOUND = 2_000_000
 
 
-Progress = Callable[[int, int], None]
+@dataclass(frozen=True)
+class JoinOptions:
+    """How a join runs, as `icehouse.dups.join.selfjoin.self_join` takes it."""
+
+    max_pairs: int
+    threads: int | None = None
+    device: str = "auto"
+    progress: Callable[[int, int], None] | None = None
 
 
 class Near(Protocol):
@@ -126,16 +142,7 @@ class Engine(Protocol):
     def notes(self) -> list[str]:
         """What a user should know of how pairs were found."""
 
-    def join(
-        self,
-        rows: RowSet,
-        threshold: float,
-        *,
-        max_pairs: int,
-        threads: int | None,
-        device: str,
-        progress: Progress | None,
-    ) -> PairJoin:
+    def join(self, rows: RowSet, threshold: float, options: JoinOptions) -> PairJoin:
         """Find pairs ``i < j`` of `rows`, which have been measured, with a cosine of at least `threshold`."""
 
     def subset(self, held: np.ndarray) -> Engine:
@@ -153,26 +160,9 @@ class Exact:
         """Nothing: there is no doubt."""
         return []
 
-    def join(
-        self,
-        rows: RowSet,
-        threshold: float,
-        *,
-        max_pairs: int,
-        threads: int | None,
-        device: str,
-        progress: Progress | None,
-    ) -> Join:
+    def join(self, rows: RowSet, threshold: float, options: JoinOptions) -> Join:
         """See `Engine.join`."""
-        return self_join(
-            rows.X,
-            threshold,
-            mean=rows.mean,
-            max_pairs=max_pairs,
-            threads=threads,
-            device=device,
-            progress=progress,
-        )
+        return self_join(rows.X, threshold, mean=rows.mean, **vars(options))
 
     def subset(self, held: np.ndarray) -> Exact:
         """See `Engine.subset`."""
@@ -235,20 +225,11 @@ class Faiss:
         """How pairs were looked for, and the share that was found."""
         return [*self.remarks, *([_recall_note(self.last)] if self.last is not None else [])]
 
-    def join(
-        self,
-        rows: RowSet,
-        threshold: float,
-        *,
-        max_pairs: int,
-        threads: int | None,
-        device: str,
-        progress: Progress | None,
-    ) -> FaissJoin:
+    def join(self, rows: RowSet, threshold: float, options: JoinOptions) -> FaissJoin:
         """See `Engine.join`."""
         if not 0 < threshold <= 1:
             raise UsageError(f"a cosine threshold lies above 0 and is at most 1, not {threshold}")
-        made = FaissJoin(self, rows, threshold, max_pairs, threads, device, progress)
+        made = FaissJoin(self, rows, threshold, options)
         if self.measured:
             self.last = made.stats
         return made
@@ -264,20 +245,12 @@ class Faiss:
 class FaissJoin:
     """Pairs of one set of rows, by an index; see `Faiss`."""
 
-    def __init__(
-        self,
-        engine: Faiss,
-        rows: RowSet,
-        threshold: float,
-        max_pairs: int,
-        threads: int | None,
-        device: str,
-        progress: Progress | None,
-    ) -> None:
-        self.engine, self.rows, self.threshold = engine, rows, threshold
-        self.max_pairs, self.threads, self.device, self.progress = max_pairs, threads, device, progress
+    def __init__(self, engine: Faiss, rows: RowSet, threshold: float, options: JoinOptions) -> None:
+        self.engine, self.rows, self.threshold, self.options = engine, rows, threshold, options
         temporary = isinstance(engine.index, TemporaryIndex)
-        self.stats = FaissStats(engine.kind, temporary, engine.effort, threads, unusable=len(rows.unusable))
+        self.stats = FaissStats(
+            engine.kind, temporary, engine.effort, options.threads, unusable=len(rows.unusable)
+        )
         self.stats.build_seconds = engine.build_seconds
 
     def __iter__(self) -> Iterator[PairBlock]:
@@ -290,8 +263,8 @@ class FaissJoin:
         stats.recall_seconds = time.perf_counter() - begun
         begun = time.perf_counter()
         codes, cosine = self._search(n)
-        stats.capped = len(codes) > self.max_pairs
-        codes, cosine = codes[: self.max_pairs], cosine[: self.max_pairs]
+        stats.capped = len(codes) > self.options.max_pairs
+        codes, cosine = codes[: self.options.max_pairs], cosine[: self.options.max_pairs]
         stats.pairs = len(codes)
         if self.engine.measured:
             if stats.capped:  # what lies beyond was not asked for
@@ -325,13 +298,13 @@ class FaissJoin:
             parts.append((codes[kept], cosine[kept]))
             held += int(kept.sum())
             start += len(asked)
-            if self.progress is not None:
-                self.progress(start, len(usable))
+            if self.options.progress is not None:
+                self.options.progress(start, len(usable))
             size = max(size // 2, 1) if len(codes) > _MAX_FOUND else min(2 * size, 1024)
-            if held > self.max_pairs:
+            if held > self.options.max_pairs:
                 codes, cosine = _united(parts)
                 # Rows up to here have told all they know, so that what comes later would rank behind.
-                if np.count_nonzero(codes < (int(asked[-1]) + 1) * n) > self.max_pairs:
+                if np.count_nonzero(codes < (int(asked[-1]) + 1) * n) > self.options.max_pairs:
                     return codes, cosine
                 parts, held = [(codes, cosine)], len(codes)
         return _united(parts)
@@ -339,7 +312,7 @@ class FaissJoin:
     def _ask(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of each of `rows` with what the index finds near it."""
         units, _ = self.rows.directions(rows)
-        limits, _, found = self.engine.index.range_search(units, self.threshold, threads=self.threads)
+        limits, _, found = self.engine.index.range_search(units, self.threshold, threads=self.options.threads)
         i, j = np.repeat(rows, np.diff(limits)), self.engine.number[found]
         other = (j >= 0) & (i != j)
         i, j = i[other], j[other]
@@ -355,9 +328,7 @@ class FaissJoin:
             self.rows.X,
             self.threshold,
             mean=self.rows.mean,
-            max_pairs=self.max_pairs,
-            threads=self.threads,
-            device=self.device,
+            **{**vars(self.options), "progress": None},
         )
         block = join.collect()
         i, j = np.sort(sample)[block.i], block.j

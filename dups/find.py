@@ -27,7 +27,7 @@ from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import apply_map
-from .engines import ENGINES, choose_engine
+from .engines import ENGINES, JoinOptions, choose_engine
 from .groups import Files, Star, columns_for, criteria, grouping, item_files, preference, ranks
 from .hashing import MAX_VIEWED, ViewHashes, blank_hashes, content_shares, load_views, view_radius
 from .pairs import (
@@ -353,17 +353,17 @@ def find_duplicates(
             del items
             chosen = choose_engine(engine, store, feature, contents.rows, rows, vectors, threads=threads)
             groups = grouping(grouping_by, len(contents))
-            cascade = PairSearch(contents, max_pairs, threads, device, progress, chosen)
-            cascade.find_view_pairs()
+            search = PairSearch(contents, JoinOptions(max_pairs, threads, device, progress), chosen)
+            search.find_view_pairs()
             made = replace(made, hamming=contents.rule.hamming, agreement=contents.rule.agreement)
             with PairWriter.to(temp / "pairs.parquet", ranked) as writer:
                 writer.copies(contents)
-                for found in cascade:
+                for found in search:
                     writer.add(found)
                     groups.add(found.i, found.j)
-            whole = not cascade.capped
-            if isinstance(groups, Star) and cascade.capped:
-                whole = complete_stars(groups, cascade, temp / "rest.npy")
+            whole = not search.capped
+            if isinstance(groups, Star) and search.capped:
+                whole = complete_stars(groups, search, temp / "rest.npy")
             # Looked at again, since hours may have gone by.
             files = _inspect_again(ranked, groups.keepers(), temp)
             clusters = cluster_table(ranked, groups.keepers(), contents, files.first())
@@ -412,14 +412,14 @@ def find_duplicates(
                 },
                 "kept": kept,
                 "dropped": dropped,
-                "capped": cascade.capped,
-                "complete_contents": cascade.complete,
-                "stages": cascade.report(),
+                "capped": search.capped,
+                "complete_contents": search.complete,
+                "stages": search.report(),
                 "seconds": round(time.perf_counter() - begun, 3),
-                "notes": remarks + _notes(made, feature, cascade, whole) + kept_for,
+                "notes": remarks + _notes(made, feature, search, whole) + kept_for,
             }
             contents.rows = None
-            del contents, cascade, chosen
+            del contents, search, chosen
             scratch.unlink(missing_ok=True)
             scratch.with_name("mapped.npy").unlink(missing_ok=True)
             text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
@@ -558,21 +558,21 @@ def _lacking(contents: Contents, items: pa.Table, key: str, feature: str | None)
     return told
 
 
-def _notes(rule: Rule, feature: str | None, cascade: PairSearch, whole: bool) -> list[str]:
+def _notes(rule: Rule, feature: str | None, search: PairSearch, whole: bool) -> list[str]:
     """Tell how the stages went, once all pairs are read; `whole` says whether the groups are."""
     told = []
     if feature is None:
         told.append("no embedding stage: no feature")
-    told += cascade.engine.notes
-    if cascade.stats.get("views", {}).get("left_out"):
+    told += search.engine.notes
+    if search.stats.get("views", {}).get("left_out"):
         told.append("parts of images were not compared: too many of them resemble each other")
-    if cascade.capped:
+    if search.capped:
         groups = "the groups are whole all the same" if whole else "groups led by the others may lack members"
         told.append(
-            f"stopped at {cascade.max_pairs} pairs: {cascade.complete} of {len(cascade.contents)} contents, those preferred "
+            f"stopped at {search.max_pairs} pairs: {search.complete} of {len(search.contents)} contents, those preferred "
             f"as keepers, have all theirs, and {groups}; raise --max-pairs or the threshold for the rest"
         )
-    perceptual: Mapping[str, Any] = cascade.stats.get("perceptual", {})
+    perceptual: Mapping[str, Any] = search.stats.get("perceptual", {})
     if mute := perceptual.get("uninformative"):
         told.append(
             f"{mute} of {perceptual['hashes']} perceptual hashes say nothing (flat or almost empty images) and were left to "

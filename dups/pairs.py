@@ -10,7 +10,7 @@ content ranks first, and these contents have all their pairs. Groups led by them
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import CorruptError, StoreError, UsageError
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
-from .engines import Engine, Exact, FaissStats
+from .engines import Engine, Exact, FaissStats, JoinOptions
 from .groups import Star
 from .hashing import HashJoin, ViewHashes, blank_hashes, informative, random_pairs_expected
 from .join.cosines import RowSet, choose_tiles, pair_cosines
@@ -368,10 +368,7 @@ class PairSearch:
     """Iterate over it once for all pairs of `contents` by its rule, in ascending order of (i, j)."""
 
     contents: Contents
-    max_pairs: int
-    threads: int | None = None
-    device: str = "auto"
-    progress: Callable[[int, int], None] | None = None
+    options: JoinOptions
     engine: Engine = field(default_factory=Exact)
     pairs: int = 0
     capped: bool = False
@@ -379,6 +376,11 @@ class PairSearch:
     complete: int = 0
     stats: dict[str, Any] = field(default_factory=dict)
     _by_views: np.ndarray | None = field(default=None, init=False)
+
+    @property
+    def max_pairs(self) -> int:
+        """Pairs after which it stops; `capped` then tells that there are more."""
+        return self.options.max_pairs
 
     def find_view_pairs(self) -> None:
         """Find the pairs of views, or give them up where everything resembles everything, before any pair is judged.
@@ -452,14 +454,9 @@ class PairSearch:
         contents, rule = self.contents, self.contents.rule
         if rule.cosine is None or contents.rows is None:
             return
-        join = self.engine.join(
-            contents.rows,
-            rule.cosine,
-            max_pairs=self.max_pairs + 1,
-            threads=self.threads,
-            device=self.device,
-            progress=self.progress,
-        )
+        # One more than asked for, so that the cap is noticed.
+        options = replace(self.options, max_pairs=self.max_pairs + 1)
+        join = self.engine.join(contents.rows, rule.cosine, options)
         self.stats["embedding"] = join.stats
         at = contents.with_vector
         for block in join:
@@ -483,7 +480,7 @@ class PairSearch:
         return report
 
 
-def complete_stars(star: Star, cascade: PairSearch, scratch: Path) -> bool:
+def complete_stars(star: Star, search: PairSearch, scratch: Path) -> bool:
     """Finish the stars of a search that stopped at its cap, as if it had not.
 
     Contents before `PairSearch.complete` have had their say, and who is claimed has none; so a search among the others finds
@@ -491,8 +488,8 @@ def complete_stars(star: Star, cascade: PairSearch, scratch: Path) -> bool:
 
     False if it was given up after many rounds.
     """
-    contents, complete = cascade.contents, cascade.complete
-    capped = cascade.capped
+    contents, complete = search.contents, search.complete
+    capped = search.capped
     for _ in range(_ROUNDS):
         left = star.unassigned()
         left = left[left >= complete]
@@ -501,10 +498,8 @@ def complete_stars(star: Star, cascade: PairSearch, scratch: Path) -> bool:
         held = np.flatnonzero(np.isin(contents.with_vector, left, assume_unique=True))
         rest = PairSearch(
             contents.subset(left, scratch),
-            cascade.max_pairs,
-            cascade.threads,
-            cascade.device,
-            engine=cascade.engine.subset(held),
+            replace(search.options, progress=None),
+            engine=search.engine.subset(held),
         )
         for found in rest:
             star.add(left[found.i], left[found.j])

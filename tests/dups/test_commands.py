@@ -130,15 +130,6 @@ def test_errors_are_one_line(embedded: Store, arguments: list[str], says: str, s
         assert len(result.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["find", "evaluate"])
-def test_every_option_has_help(command: str) -> None:
-    from typer.main import get_command
-
-    entry = get_command(app).commands["dups"].commands[command]  # type: ignore[attr-defined]
-    assert entry.help
-    assert all(option.help for option in entry.params)
-
-
 def known(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path

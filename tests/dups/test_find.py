@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from icehouse.dups import find as find_module
 from icehouse.dups import pairs as cascade_module
+from icehouse.dups.engines import JoinOptions
 from icehouse.dups.find import Duplicates, default_feature, find_duplicates, list_duplicates
 from icehouse.dups.join.cosines import RowSet, pair_cosines
 from icehouse.dups.pairs import Contents, PairSearch, Rule
@@ -316,10 +317,10 @@ def test_texts_are_compared_by_their_own_content(tmp_path: Path) -> None:
 def test_a_mean_moves_the_cosine() -> None:
     X = on_an_arc([0, 60]) + 10
     alike = Contents(np.zeros(2, np.uint64), np.zeros(2, bool), Rule(cosine=0.9), X, np.arange(2))
-    assert sum(map(len, PairSearch(alike, 10))) == 1
+    assert sum(map(len, PairSearch(alike, JoinOptions(10)))) == 1
     centred = Rule(cosine=0.9, mean=np.array([10.0, 10.0]))
     apart = Contents(np.zeros(2, np.uint64), np.zeros(2, bool), centred, X, np.arange(2))
-    assert sum(map(len, PairSearch(apart, 10))) == 0
+    assert sum(map(len, PairSearch(apart, JoinOptions(10)))) == 0
 
 
 def test_where_and_a_second_search_of_the_same_name(tmp_path: Path) -> None:

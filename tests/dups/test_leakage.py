@@ -14,7 +14,6 @@ import pytest
 from dup_stores import IMAGES, family_rows, family_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.cli import app
 from icehouse.data.manifest import SourceOptions
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.leakage import LEAKED, Affected, Leakage, find_leakage, write_cleaned
@@ -379,15 +378,6 @@ def test_damaged_results_are_said(store: Store) -> None:
     (store.path / "dups" / "default" / "items.parquet").unlink()
     with pytest.raises(StoreError, match="dups find --name default"):
         find_leakage(store)
-
-
-def test_every_option_has_help() -> None:
-    from typer.main import get_command
-
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    for command in (commands["split"], commands["dups"].commands["leakage"]):
-        assert command.help
-        assert all(option.help for option in command.params)
 
 
 @pytest.mark.skipif(not CRISISMMD.is_dir(), reason="no annotation files of CrisisMMD")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.transforms import GRADED
 from icehouse.dups import hashing as views_module
+from icehouse.dups.engines import JoinOptions
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
 from icehouse.dups.hashing import (
@@ -130,7 +131,7 @@ def test_among_lookalikes_the_cascade_finds_those_whose_views_agree(radius: int)
     contents = Contents(hashes[:, 0], np.ones(60, bool), Rule(radius, agreement=0.8), views=views)
     found = [
         pair
-        for block in PairSearch(contents, 10**6)
+        for block in PairSearch(contents, JoinOptions(10**6))
         for pair in zip(block.i, block.j, block.perceptual, strict=True)
     ]
     assert all(perceptual for _, _, perceptual in found)
