@@ -336,38 +336,10 @@ def calibrate(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Calibration:
-    """Calibrate a feature and keep the result in the store, where `find_duplicates` finds it.
+    """Calibrate an image or text feature and keep the result in the store, where `find_duplicates` finds it.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    feature : str, optional
-        An image or text feature; as `icehouse.dups.find.default_feature` chooses unless given.
-    expected_false_pairs : float, default 1
-        Among all pairs of the store's contents, for the report; another may be asked of `find_duplicates`.
-    pairs : path, optional
-        CSV of known pairs: `a`, `b`, and perhaps `label`. Positives count like another transform, "labelled", and not
-        as unrelated; negatives count as unrelated, however near their hashes.
-    sample : int, default 200
-        Contents to change.
-    seed : int, default 0
-    hamming : int, default 6
-        Bits, for the hash's part of the report.
-    encoder : Encoder, optional
-        Loaded already; held against the feature like any other.
-
-    Returns
-    -------
-    Calibration
-
-    Raises
-    ------
-    UsageError
-        If there are too few contents, or they are all alike.
-    SourceError
-        If none of the sampled contents can be read again.
-    SpaceError
-        If the encoder is no longer the one the feature was made with.
+    Known `pairs` (CSV of `a`, `b`, and perhaps `label`): positives count like another transform, "labelled", and not as
+    unrelated; negatives count as unrelated, however near their hashes.
     """
     store = Store.of(store)
     if sample < 1:

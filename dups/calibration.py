@@ -394,6 +394,21 @@ class Calibration:
         return folder
 
     @classmethod
+    def current(cls, store: Store, feature: str) -> tuple[Calibration | None, str]:
+        """The calibration of a feature as it is now, or None and why there is none that holds."""
+        if not cls.folder(store, feature).exists():
+            return None, f"{feature} has no calibration"
+        made = cls.open(store, feature)
+        now = store.feature_table(feature).spec.get("fingerprint")
+        if made.fingerprint != now:
+            return None, f"the calibration of {feature} is of fingerprint {made.fingerprint}, not {now}"
+        return made, ""
+
+    def origin(self, expected: float) -> str:
+        """Where a rule says that its cosine is from."""
+        return f"calibration {self.feature} {self.fingerprint}, {false_pairs_text(expected)}"
+
+    @classmethod
     def open(cls, store: Store, feature: str) -> Calibration:
         """Open the calibration of a feature."""
         folder = cls.folder(store, feature)

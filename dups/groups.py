@@ -384,35 +384,15 @@ def columns_for(policy: str) -> list[str]:
 def preference(
     items: pa.Table, policy: str = "best", inside: np.ndarray | None = None, files: Files | None = None
 ) -> np.ndarray:
-    """Rank items, the best keeper first.
+    """Row numbers of `items`, int64 (n,), the best keeper first.
 
-    Parameters
-    ----------
-    items : pyarrow.Table
-        With the columns that `columns_for` names.
-    policy : str
-        ``"largest"``: most pixels, then bytes; for a text without an image, most characters.
-        ``"oldest"``: by the file's time, then when it was added.
-        ``"best"``: most pixels that the file's bytes can vouch for: a lossy file with less than 2 bits a pixel counts in
-        proportion, so that a blown-up or often recompressed copy loses against a clean one. With `inside` an image without
-        margins is better than one with them, unless that has clearly more within.
-        Otherwise a column, lowest value first, or highest first with ``:desc`` after its name; compared as numbers where
-        all values are numbers; items without a value last.
-    inside : ndarray of float64, shape (n,), optional
-        How much of each image is within margins and caption bands, 0 to 1; NaN where it is not known.
-    files : Files, optional
-        What lies at the items' paths. Whatever the policy, a file that is there as it was embedded goes before one that is
-        not, and a real file before a symbolic link.
-
-    Returns
-    -------
-    ndarray of int64, shape (n,)
-        Row numbers of `items` in order of preference.
-
-    Raises
-    ------
-    UsageError
-        If there is no such column.
+    "largest": most pixels, then bytes; of texts, most characters. "oldest": by the file's time, then when it was
+    added. "best": most pixels that the file's bytes can vouch for (a lossy file with less than 2 bits a pixel counts
+    in proportion, so that a blown-up or often recompressed copy loses against a clean one); with `inside`, how much
+    of each image (0 to 1) is within margins and bands, one without margins is better, unless the other has clearly
+    more within. Otherwise a column, lowest value first, or highest first with ``:desc`` after its name. Whatever the
+    policy, with `files` one that is there as it was embedded goes before one that is not, and a real file before a
+    symbolic link.
     """
     keys = [values for _, values in criteria(items, policy, inside, files)]
     # lexsort takes the last key first, and puts NaN, which is what null became, at the end.

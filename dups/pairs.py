@@ -161,17 +161,14 @@ def _calibrated(
     store: Store, feature: str, most: int | None, n: int, expected: float | None, viewed: bool
 ) -> tuple[Rule | None, list[str]]:
     """The rule that the feature's calibration makes, with at most `most` bits; None if there is none that holds, and why."""
-    if not Calibration.folder(store, feature).exists():
-        return None, [f"{feature} has no calibration"]
     try:
-        made = Calibration.open(store, feature)
+        made, why = Calibration.current(store, feature)
     except CorruptError:
         raise
     except StoreError as error:
-        return None, [str(error)]
-    now = store.feature_table(feature).spec.get("fingerprint")
-    if made.fingerprint != now:
-        return None, [f"the calibration of {feature} is of fingerprint {made.fingerprint}, not {now}"]
+        made, why = None, str(error)
+    if made is None:
+        return None, [why]
     wanted = 1.0 if expected is None else expected
     cosine = made.threshold(n, wanted)
     notes = [
@@ -182,8 +179,7 @@ def _calibrated(
             f"the calibration has seen {made.rows} contents, and there are {n}: newer ones may make more false pairs; "
             "run `icehouse dups calibrate` again"
         )
-    source = f"calibration {feature} {made.fingerprint}, {false_pairs_text(wanted)}"
-    rule = Rule(None, cosine, made.mean, source, made.matrix)
+    rule = Rule(None, cosine, made.mean, made.origin(wanted), made.matrix)
     if most is None:
         return rule, notes
     hashes = made.hashes(n, most, wanted, viewed)

@@ -568,7 +568,7 @@ class DuplicateStream:
         if rule is not None and expected_false_pairs is not None:
             raise UsageError("give a cosine, or the number of false pairs to choose it by, not both")
         if rule is None:
-            rule, remarks = _calibrated(store, feature, spec.get("fingerprint"), window, expected_false_pairs)
+            rule, remarks = _calibrated(store, feature, window, expected_false_pairs)
         loaded = load_checked(spec, encoder, device=device)
         cleaning = spec["provenance"].get("cleaning", DEFAULT_CLEANING)
         made = cls(
@@ -747,25 +747,21 @@ class DuplicateStream:
 
 
 def _calibrated(
-    store: Store, feature: str, now: str | None, window: int, expected: float | None
+    store: Store, feature: str, window: int, expected: float | None
 ) -> tuple[Rule | None, list[str]]:
     """The rule that a feature's calibration makes for a window; None if there is none that holds."""
-    if not Calibration.folder(store, feature).exists():
-        why = f"{feature} has no calibration"
-    else:
-        made = Calibration.open(store, feature)
-        why = f"the calibration of {feature} is of fingerprint {made.fingerprint}, not {now}"
-        if made.fingerprint == now:
-            wanted = 1.0 if expected is None else expected
-            cosine = made.threshold(window, wanted)
-            bits = made.hashes(window, DEFAULT_HAMMING, wanted, viewed=False).whole
-            source = f"calibration {feature} {made.fingerprint}, {false_pairs_text(wanted)}"
-            hashes = "" if feature.split("/")[-2] == "text" else f" and hashes within {bits} bits"
-            note = f"cosine {cosine:.4f}{hashes} by the calibration of {feature}, at {false_pairs_text(wanted)} among"
-            return Rule(bits, cosine, made.mean, source, made.matrix), [f"{note} {window:,} contents"]
-    if expected is not None:
-        raise UsageError(f"{why}; calibrate first: icehouse dups calibrate --feature {feature}")
-    return None, [why]
+    made, why = Calibration.current(store, feature)
+    if made is None:
+        if expected is not None:
+            raise UsageError(f"{why}; calibrate first: icehouse dups calibrate --feature {feature}")
+        return None, [why]
+    wanted = 1.0 if expected is None else expected
+    cosine = made.threshold(window, wanted)
+    bits = made.hashes(window, DEFAULT_HAMMING, wanted, viewed=False).whole
+    hashes = "" if feature.split("/")[-2] == "text" else f" and hashes within {bits} bits"
+    note = f"cosine {cosine:.4f}{hashes} by the calibration of {feature}, at {false_pairs_text(wanted)} among"
+    rule = Rule(bits, cosine, made.mean, made.origin(wanted), made.matrix)
+    return rule, [f"{note} {window:,} contents"]
 
 
 def _rule(rule: Rule | float | None, hamming: int | Literal["auto"] | None, encoder: Encoder | None) -> Rule:

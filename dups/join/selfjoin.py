@@ -263,38 +263,10 @@ def self_join(
 ) -> Join:
     """Find all pairs of rows ``i < j`` of `X` whose cosine is at least `threshold`.
 
-    Parameters
-    ----------
-    X : ndarray of float16 or float32, shape (n, d)
-        Of any length; may be mapped from disk, and is then read once in order, and again only for the rows of survivors.
-        A row that is zero, NaN or infinite matches nothing.
-    threshold : float
-        Above 0, at most 1.
-    mean : ndarray, shape (d,), optional
-        Subtracted from every row first; `X` itself is not copied.
-    max_pairs : int, optional
-        Stop after that many; `JoinStats.capped` then tells that there are more.
-    threads : int, optional
-        By default one for each processor this process may use.
-    device : str, default "auto"
-        ``"auto"``, ``"numpy"``, ``"cpu"`` (torch, bfloat16 where the processor has it), ``"cuda"``, ``"cuda:1"``.
-    progress : callable, optional
-        Called with the number of pairs compared so far and in all.
-    plan, tiles : optional
-        In place of those that are chosen by measuring; for tests and experiments.
+    Rows may be mapped from disk, and are then read once in order, and again only for those of survivors. One that is
+    zero, NaN or infinite matches nothing. Without `device` torch is used where it pays; `plan` and `tiles` are for
+    experiments.
 
-    Returns
-    -------
-    Join
-        To be iterated over once.
-
-    Raises
-    ------
-    UsageError
-        If an argument is out of its range.
-
-    Examples
-    --------
     >>> X = np.array([[1, 0], [0, 1], [2, 0.1]], np.float32)
     >>> join = self_join(X, 0.95)
     >>> [(int(i), int(j)) for block in join for i, j in zip(block.i, block.j)]
