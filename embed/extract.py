@@ -97,47 +97,27 @@ class StageClock:
 
 @dataclass
 class EmbedReport:
-    """Outcome of one `embed_sources` call.
-
-    Attributes
-    ----------
-    items : int
-        Rows of the sources that were looked at.
-    new, changed, unchanged : int
-        Items the store did not have, had with other content or columns, had as they are.
-    moved : int
-        Items among the changed ones whose content is at another place now, the old one gone.
-    vanished : int
-        Items of an earlier run whose file is gone, or whose row is no longer in its source; they stay in the store, marked
-        ``missing``.
-    failed, known_failures : int
-        Failures recorded now; failures of an earlier run left alone because the file is as it was.
-    rejected : int
-        Rows of the sources that could not be taken at all; they are among the failures.
-    images, texts : int
-        Distinct contents encoded.
-    cut_texts : int
-        Texts among them that are longer than the encoder reads.
-    columns_changed : dict
-        For each label or metadata column and ``split``: how many existing values this run replaced by others.
-    stages : list of dict
-        See `StageClock.table`.
-    """
+    """Outcome of one `embed_sources` call."""
 
     store: str
     encoder: str
-    items: int = 0
-    new: int = 0
+    items: int = 0  # Rows of the sources that were looked at
+    new: int = 0  # Items the store did not have, had with other content or columns, had as they are
     changed: int = 0
     unchanged: int = 0
-    moved: int = 0
+    moved: int = 0  # Items among the changed ones whose content is at another place now, the old one gone
+    #: Items of an earlier run whose file is gone, or whose row is no longer in its source; they stay in
+    #: the store, marked ``missing``
     vanished: int = 0
+    #: Failures recorded now; failures of an earlier run left alone because the file is as it was
     failed: int = 0
     known_failures: int = 0
-    rejected: int = 0
-    images: int = 0
+    rejected: int = 0  # Rows of the sources that could not be taken at all; they are among the failures
+    images: int = 0  # Distinct contents encoded
     texts: int = 0
-    cut_texts: int = 0
+    cut_texts: int = 0  # Texts among them that are longer than the encoder reads
+    #: For each label or metadata column and ``split``: how many existing values this run replaced by
+    #: others
     columns_changed: dict[str, int] = field(default_factory=dict)
     features: list[str] = field(default_factory=list)
     device: str | None = None
@@ -146,7 +126,7 @@ class EmbedReport:
     workers: int = 0
     decoding: str | None = None
     seconds: float = 0.0
-    stages: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)  # See `StageClock.table`
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -335,23 +315,8 @@ class _Pending:
 class Extractor:
     """Reads and encodes work with one encoder.
 
-    Parameters
-    ----------
-    encoder : Encoder
-    image_outputs, text_outputs : sequence of str
-        Outputs to compute for each modality.
-    cleaning : str
-        Name of the text cleaning; see `icehouse.data.text`.
-    image_done, text_done : set of str
-        sha256 of contents that need no encoding; grows as batches are encoded.
-    shortest : int or None
-        What decoding may shrink to; see `icehouse.data.images.decode`.
-    workers : int
-        Threads that read and decode.
-    batch_size : int
-    dtype : {"float16", "float32"}
-        What the vectors have to fit into; one that does not is a failure, not an infinity.
-    clock : StageClock
+    What `image_done` and `text_done` hold (sha256) needs no encoding; they grow as batches are encoded. A vector that does
+    not fit `dtype` is a failure, not an infinity.
     """
 
     def __init__(
@@ -519,20 +484,9 @@ LOOK_AT = 48
 
 
 def choose_shortest(encoder: Encoder, works: Iterable[Work], output: str) -> int | None:
-    """Choose what `icehouse.data.images.decode` may shrink to.
+    """Choose the shortest side in pixels that `icehouse.data.images.decode` may shrink to.
 
-    Parameters
-    ----------
-    works : iterable of Work
-        The first items of the run; only pictures large enough to be shrunk tell anything.
-    output : str
-        Image output that is compared.
-
-    Returns
-    -------
-    int or None
-        Shortest side in pixels; None if only whole decoding keeps cosine `MIN_COSINE`, or no picture among the
-        first `LOOK_AT` is large enough to tell.
+    None if only whole decoding keeps cosine `MIN_COSINE`, or no picture among the first `LOOK_AT` is large enough to tell.
     """
     sample: list[bytes] = []
     whole: list[np.ndarray] = []
@@ -573,18 +527,12 @@ def _vectors(encoder: Encoder, pixels: list[np.ndarray], output: str) -> np.ndar
 
 @dataclass(frozen=True)
 class RawFeatures:
-    """Vectors of a source's rows.
+    """Vectors of a source's rows."""
 
-    Attributes
-    ----------
-    arrays : dict
-        (modality, output) -> (n, dim) float32 array or `Tokens`, row by row with the manifest; NaN where a row has none.
-    failures : list of Failure
-        What could not be read or encoded.
-    """
-
+    #: (modality, output) -> (n, dim) float32 array or `Tokens`, row by row with the manifest; NaN where a
+    #: row has none
     arrays: dict[tuple[Modality, str], np.ndarray | Tokens]
-    failures: list[Failure]
+    failures: list[Failure]  # What could not be read or encoded
 
 
 def encode_manifest(
@@ -595,15 +543,7 @@ def encode_manifest(
     cleaning: str,
     workers: int | None = None,
 ) -> RawFeatures:
-    """Encode a manifest's rows in memory, images decoded whole.
-
-    Parameters
-    ----------
-    outputs : mapping
-        Modality -> names of the outputs wanted.
-    cleaning : str
-        Name of the text cleaning.
-    """
+    """Encode a manifest's rows in memory, images decoded whole."""
     rows = manifest.table
     image_outputs, text_outputs = outputs.get("image", ()), outputs.get("text", ())
     extractor = Extractor(

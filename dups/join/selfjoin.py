@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -279,26 +280,16 @@ def self_join(
 
 
 def cross_join(
-    X: np.ndarray,
-    Y: np.ndarray,
-    threshold: float,
-    *,
-    mean: np.ndarray | None = None,
-    max_pairs: int | None = None,
-    threads: int | None = None,
-    device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
-    plan: Plan | None = None,
-    tiles: Tiles | None = None,
+    X: np.ndarray, Y: np.ndarray, threshold: float, *, mean: np.ndarray | None = None, **options: Any
 ) -> Join:
     """Find all pairs of row i of `X` (n, d) and row j of `Y` (m, d) whose cosine is at least `threshold`.
 
-    Parameters, result and errors are those of `self_join`.
+    Options, result and errors are those of `self_join`.
     """
     left, right = RowSet.of(X, mean), RowSet.of(Y, mean)
     if left.dim != right.dim:
         raise UsageError(f"vectors of {left.dim} and of {right.dim} dimensions cannot be compared")
-    return Join(left, right, threshold, max_pairs, threads, device, progress, plan, tiles)
+    return Join(left, right, threshold, **options)
 
 
 @dataclass
