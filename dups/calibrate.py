@@ -374,11 +374,8 @@ def calibrate(
         copies = copies.with_labelled(i, j, X, hashes)
     fitted = np.sort(rng.permutation(n)[:_MAX_FITTED])
     compared = np.sort(rng.permutation(n)[:_MAX_COMPARED])
-    tried: list[_Candidate] = []
-    for shrinkage in SHRINKAGES:
-        tried.append(
-            _fit_candidate(shrinkage, X, fitted, compared, copies, hashes, known, n, expected_false_pairs)
-        )
+    evidence = _Evidence(X, copies, hashes, known, expected_false_pairs, sample, seed)
+    tried = [_fit_candidate(shrinkage, evidence, fitted, compared) for shrinkage in SHRINKAGES]
     best = tried[0]
     for other in tried[1:]:
         if other.mean_recall > best.mean_recall + _MIN_GAIN:
@@ -393,9 +390,7 @@ def calibrate(
             # Otherwise hashes of 64 bits suffice.
             made = replace(made, agreement=hashes.fit_agreement(compared, units, best.cosine, known))
     best.cosine = made.threshold(n, expected_false_pairs)
-    report = _report(
-        made, best, tried, copies, hashes, hamming, n, expected_false_pairs, sample, seed, known, X
-    )
+    report = _report(made, best, tried, evidence, hamming)
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES if name != "icehouse"}
     report |= {
         "versions": {"icehouse": __version__, **versions},
@@ -411,6 +406,19 @@ def calibrate(
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
     return made
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What a map is judged by: vectors, changed copies and hashes of the contents, and what is known of them."""
+
+    X: np.ndarray
+    copies: Copies
+    hashes: Hashes | None
+    known: Known
+    expected: float
+    sample: int
+    seed: int
 
 
 @dataclass
@@ -430,16 +438,9 @@ class _Candidate:
 
 
 def _fit_candidate(
-    shrinkage: float,
-    X: np.ndarray,
-    fitted: np.ndarray,
-    compared: np.ndarray,
-    copies: Copies,
-    hashes: Hashes | None,
-    known: Known,
-    n: int,
-    expected: float,
+    shrinkage: float, evidence: _Evidence, fitted: np.ndarray, compared: np.ndarray
 ) -> _Candidate:
+    X, copies, hashes, known = evidence.X, evidence.copies, evidence.hashes, evidence.known
     base = X[fitted].astype(np.float32)
     mean, matrix = fit_map(base, shrinkage)
     units = apply_map(X[compared], mean, matrix)
@@ -454,7 +455,7 @@ def _fit_candidate(
     related = labels_of(i, j, known, np.zeros(len(i), bool) if hashes is None else hashes.related(i, j))
     tail = fit_tail(cosine[~related], total - int(related.sum()))
     positives = _positives(shrinkage, base, mean, matrix, X, copies)
-    threshold = tail.threshold(n, expected)
+    threshold = tail.threshold(len(X), evidence.expected)
     found = positives >= threshold
     kinds = list(dict.fromkeys(copies.kinds.tolist()))
     recalls = [found[copies.kinds == kind].mean() for kind in kinds]
@@ -525,19 +526,9 @@ def _known(store: Store, truth: Truth, key: str, contents: pa.Table) -> Known:
 
 
 def _report(
-    made: Calibration,
-    best: _Candidate,
-    tried: list[_Candidate],
-    copies: Copies,
-    hashes: Hashes | None,
-    hamming: int,
-    n: int,
-    expected: float,
-    sample: int,
-    seed: int,
-    known: Known,
-    X: np.ndarray,
+    made: Calibration, best: _Candidate, tried: list[_Candidate], evidence: _Evidence, hamming: int
 ) -> dict[str, Any]:
+    copies, hashes, expected, n = evidence.copies, evidence.hashes, evidence.expected, len(evidence.X)
     views = None if hashes is None else hashes.views
     by_embedding = best.positives >= best.cosine
     rule = made.hashes(n, hamming, expected, views is not None)
@@ -574,13 +565,13 @@ def _report(
         "pairs_left_out": best.excluded,
         "suspected_duplicates": best.tail.suspects,
         "sampled": len(set(copies.of[copies.rounds >= 0].tolist())),
-        "sample": sample,
-        "seed": seed,
+        "sample": evidence.sample,
+        "seed": evidence.seed,
         "transforms": rows,
         "thresholds": {f"{e:g}": made.threshold(n, e) for e in (0.1, 1, 10, 100)},
     }
-    if known:
-        report["labelled"] = _labelled(best, known, X)
+    if evidence.known:
+        report["labelled"] = _labelled(best, evidence.known, evidence.X)
     return report
 
 
