@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,24 +100,21 @@ def test_without_one_the_guess_is_told(store: Store) -> None:
         find_duplicates(store, feature=FEATURE, expected_false_pairs=1)
 
 
-def test_one_of_another_fingerprint_is_left_alone(store: Store) -> None:
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"fingerprint": "0" * 16}, f"of fingerprint {'0' * 16}"),
+        ({"format": 1}, "has format 1; make one with"),
+    ],
+)
+def test_one_of_another_fingerprint_or_format_is_left_alone(store: Store, changed: Any, says: str) -> None:
     made(store)
     file = Calibration.folder(store, FEATURE) / "calibration.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "0" * 16}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     write_sums(file.parent)
     summary = find_duplicates(store, feature=FEATURE).summary
     assert summary["parameters"]["cosine_from"] == "default"
-    assert any(f"of fingerprint {'0' * 16}" in note for note in summary["notes"])
-
-
-def test_one_of_an_earlier_format_is_left_alone(store: Store) -> None:
-    made(store)
-    file = Calibration.folder(store, FEATURE) / "calibration.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 1}))
-    write_sums(file.parent)
-    summary = find_duplicates(store, feature=FEATURE).summary
-    assert summary["parameters"]["cosine_from"] == "default"
-    assert any("has format 1; make one with" in note for note in summary["notes"])
+    assert any(says in note for note in summary["notes"])
 
 
 @pytest.mark.slow

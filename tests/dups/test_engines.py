@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from dup_stores import IMAGES, TEXTS, family_rows, family_store
-from icehouse.cli import app
 from icehouse.dups import engines
 from icehouse.dups import engines as temporary
 from icehouse.dups.engines import Faiss, TemporaryIndex, choose_engine
@@ -19,7 +18,6 @@ from icehouse.dups.pairs import Rule
 from icehouse.errors import UsageError
 from icehouse.store.index.build import build_index
 from icehouse.store.store import Store
-from typer.testing import CliRunner
 
 N = 240
 MEAN = np.full(16, 1.0)
@@ -188,14 +186,6 @@ def test_a_gpu_is_said_to_be_of_no_use(store: Store, monkeypatch: pytest.MonkeyP
 def test_an_engine_there_is_not(store: Store) -> None:
     with pytest.raises(UsageError, match="exact, faiss"):
         find_duplicates(store, engine="annoy")
-
-
-def test_the_command_tells_recall(store: Store) -> None:
-    result = CliRunner().invoke(
-        app, ["dups", "find", "-s", str(store.path), "-t", "0.97", "--engine", "faiss", "--threads", "1"]
-    )
-    assert result.exit_code == 0, result.output
-    assert "recall 1.0000" in result.stderr
 
 
 @pytest.fixture(scope="module", params=["image", "text"])

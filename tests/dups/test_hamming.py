@@ -87,13 +87,6 @@ def test_many_equal_hashes_stream_without_holding_all_pairs() -> None:
     assert len(first.i) < hashing._BLOCK + n
 
 
-def test_plans_for_a_million_hashes_compare_far_fewer_than_all() -> None:
-    pieces, k = hashing._plan(1_000_000, 6)
-    assert k >= 2
-    assert pieces == 6 + k
-    assert hashing._plan(50, 6)[1] == 0
-
-
 def test_flat_images_say_nothing() -> None:
     assert informative(np.array([0, 1 << 63, 2**64 - 1, 0xB2CDCD3232CDCD30], np.uint64)).tolist() == [
         False,

@@ -325,11 +325,6 @@ def test_files_are_such_as_join_takes(
     assert not (tmp_path / file).exists()
 
 
-def test_a_column_without_a_name_would_end_all_sql(store: Store) -> None:
-    assert run("split", "-s", store.path, "--column", "").exit_code == 2
-    assert store.query("select count(*) as n from items")["n"][0].as_py() == 8
-
-
 def test_the_command(store: Store, tmp_path: Path) -> None:
     shown = run("dups", "leakage", "-s", store.path, "--max-leakage", "0.75")
     assert shown.exit_code == 0, shown.output

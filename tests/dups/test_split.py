@@ -89,6 +89,7 @@ def test_a_column_keeps_together_and_joins_with_duplicates(store: Store) -> None
         (["--column", "phash"], "choose another name"),
         (["--where", "label = 'storm'"], "no items to split that meet"),
         (["--dups", "default"], "--keep-together duplicates"),
+        (["--keep-together", "duplicates", "--dups", "never"], "there are: default"),
     ],
 )
 def test_what_cannot_be_split_is_said(store: Store, arguments: list[str], says: str) -> None:
@@ -96,12 +97,6 @@ def test_what_cannot_be_split_is_said(store: Store, arguments: list[str], says: 
     assert result.exit_code == 2, result.output
     assert says in result.stderr
     assert find_leakage(store).splits == {"train": 2, "dev": 1, "test": 4, "": 1}
-
-
-def test_a_split_without_a_search(store: Store) -> None:
-    result = run("split", "-s", store.path, "--keep-together", "duplicates", "--dups", "never", "--overwrite")
-    assert result.exit_code == 2
-    assert "there are: default" in result.stderr
 
 
 def test_many_ratios_with_names() -> None:

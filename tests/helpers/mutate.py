@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from icehouse.dups.calibration import Calibration, Tail, fit_map
+from icehouse.dups.calibration import Calibration, TailFit, fit_map
 from icehouse.dups.find import Duplicates, find_duplicates
 from icehouse.errors import IcehouseError
 from icehouse.heads.evaluate import evaluate
@@ -84,7 +84,7 @@ def build(path: Path) -> Store:
     columns = {"text_sha256": rows["text_sha256"], "truncated": [False] * ROWS, "tokens": states}
     words.append(pa.table(columns).select(schema.names).cast(schema))
     mean, matrix = fit_map(X, 0.5)
-    tail = Tail(1000, 0.5, 0.01, -0.1, 0.1, (0.7, 0.6))
+    tail = TailFit(1000, 0.5, 0.01, -0.1, 0.1, (0.7, 0.6))
     made = Calibration(PICTURES, spec("image", "pooled")["fingerprint"], mean, matrix, tail, ROWS)
     made.save(store)
     find_duplicates(store, feature=PICTURES, hamming=None, views=False)

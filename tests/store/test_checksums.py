@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from icehouse.dups.calibration import Calibration, Tail, fit_map
+from icehouse.dups.calibration import Calibration, TailFit, fit_map
 from icehouse.errors import CorruptError, HeadError, StoreError
 from icehouse.heads.head import Head
 from icehouse.heads.registry import head_class
@@ -124,7 +124,7 @@ def calibration(store: Store) -> Calibration:
     X = np.random.default_rng(0).normal(size=(40, 4)) + 3
     fingerprint = store.feature_table("toy/image/pooled").spec["fingerprint"]
     made = Calibration(
-        "toy/image/pooled", fingerprint, *fit_map(X, 0.5), Tail(100, 0.5, 0.1, -0.1, 0.1, (0.7,)), 40
+        "toy/image/pooled", fingerprint, *fit_map(X, 0.5), TailFit(100, 0.5, 0.1, -0.1, 0.1, (0.7,)), 40
     )
     made.save(store)
     return made
