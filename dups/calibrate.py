@@ -76,9 +76,9 @@ Known = dict[tuple[int, int], bool]
 class Hashes:
     """Perceptual hashes of some contents."""
 
-    whole: np.ndarray  # uint64 (n,): Of the pictures as they are
-    useful: np.ndarray  # bool (n,): Which of them say something
-    #: Of their parts; None where there are so many contents that `find` would not make them
+    whole: np.ndarray  # uint64 (n,): hashes of the whole pictures
+    useful: np.ndarray  # bool (n,): those that are informative
+    #: hashes of their parts; None where there are so many contents that `find` would not make them
     views: ViewHashes | None
 
     @classmethod
@@ -182,16 +182,15 @@ Progress = Callable[[int, int], None]
 class Copies:
     """Copies of contents."""
 
-    of: np.ndarray  # int64 (m,): Number of the content that each is a copy of
-    kinds: np.ndarray  # str (m,): Transform, or `LABELLED`
-    #: int64 (m,): In one round no content has two copies; -1 for those that are contents of the store
-    #: themselves
+    of: np.ndarray  # int64 (m,): number of the content that each is a copy of
+    kinds: np.ndarray  # str (m,): transform, or `LABELLED`
+    #: int64 (m,): in one round no content has two copies; -1 for contents of the store themselves
     rounds: np.ndarray
     vectors: np.ndarray  # (m, d)
-    #: int64 (m,): Bits between the nearest views of copy and content; 65 where there is no hash
+    #: int64 (m,): bits between the nearest views of copy and content; 65 where there is no hash
     apart: np.ndarray
-    whole: np.ndarray  # int64 (m,): Bits between the pictures as they are
-    agreed: np.ndarray  # float64 (m,): Agreement of all views of copy and content
+    whole: np.ndarray  # int64 (m,): bits between the pictures as they are
+    agreed: np.ndarray  # float64 (m,): agreement of all views of copy and content
 
     def with_labelled(self, i: np.ndarray, j: np.ndarray, X: np.ndarray, hashes: Hashes | None) -> Copies:
         """Add the pairs of contents ``i[k]`` and ``j[k]`` that are known to be duplicates."""

@@ -8,9 +8,9 @@ that is fixed is the number of false pairs expected among *all* pairs of a set, 
 (whitening; Jégou and Chum 2012, doi 10.1007/978-3-642-33709-3_55). Scenes of one kind stop resembling each other, copies of
 one picture do not.
 
-**Margin.** False pairs that are allowed need not be made. Where copies lie well above strangers, the threshold moves a third
-of the way towards the lowest copy that was measured: it finds as many of them, and strangers that were not seen have farther
-to go. Not farther, since copies of other kinds may lie lower, while of strangers the worst have been seen.
+**Margin.** False pairs that are allowed need not be made. Where copies lie well above unrelated contents, the threshold
+moves a third of the way towards the lowest copy that was measured: it finds as many of them, and is safer against
+unrelated pairs that were not measured. Not farther, since copies of other kinds may lie lower.
 """
 
 from __future__ import annotations
@@ -78,14 +78,14 @@ _KEPT = 500
 class TailFit:
     """The upper tail of the cosines of unrelated pairs."""
 
-    pairs: int  # That were judged
-    start: float  # Cosine where the tail begins
-    share: float  # Of the pairs that lie beyond it, duplicates left out
-    #: Of the generalised Pareto distribution of what ``arctanh(cosine)`` exceeds ``arctanh(start)`` by
+    pairs: int  # pairs that were judged
+    start: float  # cosine where the tail begins
+    share: float  # share of the pairs beyond it, duplicates left out
+    #: generalised Pareto distribution of what ``arctanh(cosine)`` exceeds ``arctanh(start)`` by
     shape: float
     scale: float
-    top: tuple[float, ...]  # Largest cosines, descending, suspects left out
-    suspects: int = 0  # Pairs taken for duplicates, for lying where no unrelated pair should
+    top: tuple[float, ...]  # largest cosines, descending, suspects left out
+    suspects: int = 0  # pairs taken for duplicates, for lying where no unrelated pair should
 
     def threshold(self, n: int, expected: float = 1.0) -> float:
         """Least cosine at which at most `expected` false pairs are to be expected among `n` contents.
@@ -224,7 +224,7 @@ def _fit_pareto(excess: np.ndarray, limit: float, *, truncated: bool = True) -> 
 MIN_ROWS = 16
 
 
-#: Of the way from the strangers to the first copy above them.
+#: Share of the way from the unrelated pairs to the first copy above them.
 _MARGIN = 1 / 3
 _BLOCK = 256
 _FORMAT = 2
@@ -307,33 +307,33 @@ def largest_cosines(units: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarra
 class HashRule:
     """What perceptual hashes must have in common to prove something."""
 
-    whole: int  # Bits in which they may differ; -1 where they prove nothing
+    whole: int  # bits in which they may differ; -1 where they prove nothing
     views: int
-    agreement: float | None  # Of all views, from which on two pictures are one; None where the others suffice
+    agreement: float | None  # least agreement of all views; None where the others suffice
 
 
 @dataclass(frozen=True)
 class Calibration:
     """A feature's map and tail, and how well transforms of the user's own contents were recognised by them."""
 
-    feature: str  # What it was made for; with another fingerprint it says nothing
+    feature: str  # what it was made for; of another fingerprint it says nothing
     fingerprint: str
     mean: np.ndarray  # float64 (d,)
     matrix: np.ndarray | None  # float32 (d, d), or None
     tail: TailFit
-    rows: int  # Contents that the map was fitted to
-    #: Recall for each transform, and all else that was measured
+    rows: int  # contents that the map was fitted to
+    #: recall for each transform, and all else that was measured
     report: dict[str, Any] = field(default_factory=dict)
-    copies: tuple[float, ...] = ()  # Cosines of changed copies with their contents, found or not, ascending
-    #: For the hashes of "whole" pictures and of "views", as `fit_bits` gives it
+    copies: tuple[float, ...] = ()  # cosines of changed copies with their contents, found or not, ascending
+    #: of the hashes of "whole" pictures and of "views", as `fit_bits` gives them
     bits: dict[str, tuple[float, float]] = field(default_factory=dict)
-    #: Of `ViewHashes.agreement` between unrelated pictures; None where bits tell enough
+    #: `ViewHashes.agreement` between unrelated pictures; None where bits tell enough
     agreement: TailFit | None = None
 
     def hashes(self, n: int, most: int, expected: float = 1.0, viewed: bool = True) -> HashRule:
         """Choose what hashes must have in common, where each kind of evidence may make `expected` false pairs.
 
-        At most `most` bits. Where strangers had nearer ones the agreement of all views is asked as well, if there are
+        At most `most` bits. Where unrelated pairs had nearer ones the agreement of all views is asked as well, if there are
         views; otherwise equal hashes count even there.
         """
         whole, views = (self.radius(what, n, most, expected) for what in ("whole", "views"))

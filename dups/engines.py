@@ -173,13 +173,13 @@ class Exact:
 class FaissStats:
     """What a search by an index did; complete when its last block has been read."""
 
-    index: str  # Kind: "flat", "ivf", "hnsw"
-    temporary: bool  # Whether it was made for this search alone
-    effort: int | None  # How hard it looks: nprobe or efSearch
+    index: str  # kind: "flat", "ivf", "hnsw"
+    temporary: bool  # whether it was made for this search alone
+    effort: int | None  # how hard it looks: nprobe or efSearch
     threads: int | None
-    candidates: int = 0  # Pairs it proposed, counted once for each side that did; pairs handed out
+    candidates: int = 0  # pairs that it proposed, once for each side that did
     pairs: int = 0
-    unusable: int = 0  # Rows that match nothing
+    unusable: int = 0  # rows that match nothing
     #: ``rows`` sampled, ``pairs`` that they have, ``found`` among them, and ``recall``, None where there
     #: are no pairs
     recall: dict[str, Any] | None = None

@@ -34,7 +34,7 @@ _MAX_KNOWN = 5_000_000
 class Truth:
     """Known pairs."""
 
-    #: Ids in ascending order. `negative` is None where everything that is not positive is negative.
+    #: ids in ascending order. `negative` is None where everything that is not positive is negative.
     positive: frozenset[tuple[str, str]]
     negative: frozenset[tuple[str, str]] | None
 
@@ -134,11 +134,11 @@ def evaluate_duplicates(found: Duplicates, truth: Truth) -> dict[str, Any]:
 class _Pairs:
     """Found pairs of contents, each known by the best item that has it."""
 
-    number: dict[str, int]  # The number of each item's content, for items with a pair
-    #: int64 (m,): Pairs of such numbers, ascending and each once; of a number with itself for copies
+    number: dict[str, int]  # the number of each item's content, for items with a pair
+    #: int64 (m,): pairs of such numbers, ascending and each once; of a number with itself for copies
     codes: np.ndarray
-    stages: np.ndarray  # bool (m, 4): Which stages found them, and at last that any did
-    weights: np.ndarray  # int64 (m,): How many pairs of items each stands for
+    stages: np.ndarray  # bool (m, 4): which stages found them, and at last that any did
+    weights: np.ndarray  # int64 (m,): how many pairs of items each stands for
 
     @classmethod
     def of(cls, found: Duplicates) -> _Pairs:

@@ -4,12 +4,12 @@ Rows are numbered by preference: of two rows the lower one is the better keeper,
 groups do not depend on the order in which items came. Pairs ``i < j`` are added in ascending order of (i, j).
 
 `star`
-    The best row that nobody has claimed becomes a keeper and claims its unassigned neighbours: every member is a neighbour
-    of its keeper, and no keeper is a neighbour of another.
+    The best unassigned row becomes a keeper, and its unassigned neighbours its members: every member is a neighbour of its
+    keeper, and no keeper is a neighbour of another.
 `components`
-    Whatever hangs together. Chains unlike rows where there are many.
+    Connected components. They chain unlike rows where there are many.
 `cliques`
-    The best unassigned row gathers its unassigned neighbours, best first, each of which must be a neighbour of all before:
+    The best unassigned row takes its unassigned neighbours, best first, each of which must be a neighbour of all before:
     every two members are neighbours.
 """
 
@@ -72,11 +72,11 @@ class Files:
     """What lies at the paths of some items."""
 
     state: np.ndarray  # int8 (n,): `NONE`, `THERE`, `CHANGED` or `GONE`
-    #: int64 (n,): Equal for paths that lead to one file, or to one picture in a Parquet file; -1 where
+    #: int64 (n,): equal for paths that lead to one file, or to one picture in a Parquet file; -1 where
     #: there is none
     number: np.ndarray
     link: np.ndarray  # int8 (n,): 0 for a real path, 1 for one through a linked folder, 2 for a symbolic link
-    #: Whether any file, or folder of one, is there; where none is, the store lies on another machine than
+    #: whether any file, or folder of one, is there; where none is, the store lies on another machine than
     #: its pictures
     any_found: bool
 
@@ -204,7 +204,7 @@ class Star:
 
     def add(self, i: np.ndarray, j: np.ndarray) -> None:
         """Take in pairs; see `Grouping`."""
-        # Who is claimed already claims nobody, and a claimed row stays where it is.
+        # Assigned rows cannot become keepers, and stay where they are.
         keeper = self._keeper
         open_ = (keeper[i] < 0) | (keeper[i] == i)
         i, j = i[open_], j[open_]
@@ -219,7 +219,7 @@ class Star:
             keeper[near[keeper[near] < 0]] = row
 
     def unassigned(self) -> np.ndarray:
-        """Rows that no other has claimed so far, ascending."""
+        """Rows that are no member of another's group so far, ascending."""
         return np.flatnonzero((self._keeper < 0) | (self._keeper == np.arange(len(self._keeper))))
 
     def keepers(self) -> np.ndarray:
@@ -268,18 +268,18 @@ class Cliques:
             return keeper
         i, j = (np.concatenate(side) for side in zip(*self._pairs, strict=True))
         starts = np.searchsorted(i, np.arange(self._n + 1))
-        claimed = np.zeros(self._n, bool)
+        assigned = np.zeros(self._n, bool)
         for row in np.unique(i).tolist():
-            if claimed[row]:
+            if assigned[row]:
                 continue
             # Only later rows are left unassigned, so each row's later neighbours are all that is asked for.
             left = j[starts[row] : starts[row + 1]]
-            left = left[~claimed[left]]
-            claimed[row] = True
+            left = left[~assigned[left]]
+            assigned[row] = True
             while len(left):
                 member = int(left[0])
                 keeper[member] = row
-                claimed[member] = True
+                assigned[member] = True
                 near = j[starts[member] : starts[member + 1]]
                 left = np.intersect1d(left[1:], near, assume_unique=True)
         return keeper

@@ -461,9 +461,9 @@ class ViewHashes:
     """Hashes of the views of some contents."""
 
     hashes: np.ndarray  # uint64 (n, VIEWS)
-    usable: np.ndarray  # bool (n, VIEWS): Which say something; none of a content whose file could not be read
-    radius: int  # Bits in which two views of one picture may differ; -1 where near views prove nothing
-    least: float | None = None  # Agreement from which on two pictures are one; None where it is not asked
+    usable: np.ndarray  # bool (n, VIEWS): informative ones; none where the file could not be read
+    radius: int  # bits in which two views of one picture may differ; -1 where near views prove nothing
+    least: float | None = None  # agreement from which on two pictures are one; None where it is not asked
 
     def subset(self, numbers: np.ndarray) -> ViewHashes:
         """Those of the contents `numbers`."""

@@ -52,30 +52,30 @@ class Affected:
     """Items of one split that have a near-duplicate where they must not."""
 
     split: str
-    against: list[str]  # Splits that it is judged against
-    items: int  # Items of the split
-    covered: int  # Those that the search looked at and that have what it compared: an image, or a text
-    ids: list[str]  # Those that leak, ascending
-    by_split: dict[str, int]  # Items that leak from each split of `against`; one may leak from both
-    share: float | None  # Of the covered items; None if there are none
+    against: list[str]  # splits that it is judged against
+    items: int  # items of the split
+    covered: int  # those that the search looked at and that have what it compared: an image, or a text
+    ids: list[str]  # those that leak, ascending
+    by_split: dict[str, int]  # items that leak from each split of `against`; one may leak from both
+    share: float | None  # share of the covered items that leak; None if there are none
 
 
 @dataclass(frozen=True)
 class Leakage:
     """What `find_leakage` found."""
 
-    search: dict[str, Any]  # Name of the search, when it was made, its feature and thresholds
+    search: dict[str, Any]  # name of the search, when it was made, its feature and thresholds
     split_column: str
-    splits: dict[str, int]  # Items of each split; "" stands for items that have none
-    #: Each two splits (`split_a`, `split_b`; the same one for pairs within it) with pairs of items between
+    splits: dict[str, int]  # items of each split; "" stands for items that have none
+    #: each two splits (`split_a`, `split_b`; the same one for pairs within it) with pairs of items between
     #: them: `pairs`, and of each kind
     pairs: list[dict[str, Any]]
     affected: list[Affected]
-    #: Of the leaks with a label on both sides: `column`, `pairs`, `differing`, the `items` with such a
+    #: of the leaks with a label on both sides: `column`, `pairs`, `differing`, the `items` with such a
     #: pair and those `disagreeing` with one at least, and `examples`. None without a column of labels.
     labels: dict[str, Any] | None
-    lower_bound: bool  # Whether there may be more pairs than these
-    #: Whether the search stopped at its cap on pairs; whether items have come or changed since. Then
+    lower_bound: bool  # whether there may be more pairs than these
+    #: whether the search stopped at its cap on pairs; whether items have come or changed since. Then
     #: another search would tell more, and a share that is small proves nothing.
     capped: bool
     outdated: bool

@@ -200,8 +200,8 @@ class FoundPairs:
     i: np.ndarray  # int64 (m,)
     j: np.ndarray
     hamming: np.ndarray  # int16 (m,): -1 where one has no hash
-    cosine: np.ndarray  # float64 (m,): NaN where one has no vector
-    perceptual: np.ndarray  # bool (m,): Which stages found the pair
+    cosine: np.ndarray  # float64 (m,): naN where one has no vector
+    perceptual: np.ndarray  # bool (m,): stages that found the pair
     embedding: np.ndarray
 
     def __len__(self) -> int:
@@ -368,7 +368,7 @@ class PairSearch:
     engine: Engine = field(default_factory=Exact)
     pairs: int = 0
     capped: bool = False
-    #: Contents before this one have all their pairs.
+    #: contents before this one have all their pairs.
     complete: int = 0
     stats: dict[str, Any] = field(default_factory=dict)
     _by_views: np.ndarray | None = field(default=None, init=False)
@@ -479,10 +479,8 @@ class PairSearch:
 def complete_stars(star: Star, search: PairSearch, scratch: Path) -> bool:
     """Finish the stars of a search that stopped at its cap, as if it had not.
 
-    Contents before `PairSearch.complete` have had their say, and who is claimed has none; so a search among the others finds
-    all that is missing, or stops at the same cap again, and so on. Every round settles some.
-
-    False if it was given up after many rounds.
+    Contents before `PairSearch.complete` have all their pairs, and assigned ones cannot become keepers; so a search among
+    the others finds all that is missing, or stops at the cap again. False if it was given up after many rounds.
     """
     contents, complete = search.contents, search.complete
     capped = search.capped

@@ -69,14 +69,14 @@ class RankedItems:
     """Items in order of preference, and what content each has."""
 
     ids: pa.Array
-    files: pa.Array  # Absolute paths; null for an item without a file of its own, or whose text was compared
-    #: float64 (n,): Bytes and time of each file when it was embedded; NaN where they are not known
+    files: pa.Array  # absolute paths; null for an item without a file of its own, or whose text was compared
+    #: float64 (n,): bytes and time of each file when it was embedded; NaN where they are not known
     sizes: np.ndarray
     times: np.ndarray
-    alphabet: np.ndarray  # int64 (n,): Rank of each id among all ids
-    #: int64 (n,): Number of the item's content, -1 if it has none; numbered as they first appear
+    alphabet: np.ndarray  # int64 (n,): rank of each id among all ids
+    #: int64 (n,): number of the item's content, -1 if it has none; numbered as they first appear
     content: np.ndarray
-    best: np.ndarray  # int64 (contents,): First item of each content
+    best: np.ndarray  # int64 (contents,): first item of each content
 
     def copies(self) -> np.ndarray:
         """Items that are a copy of one that is preferred to them."""
@@ -90,7 +90,7 @@ class PairWriter:
 
     ranked: RankedItems
     writer: pq.ParquetWriter
-    #: Pairs by their kind; pairs that each stage found, counting those that several found for each
+    #: pairs by their kind; pairs that each stage found, counting those that several found for each
     kinds: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
     stages: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
 
@@ -234,7 +234,7 @@ def write_lists(
         notes.append(
             f"none of {files.paths} files can be seen here: the lists go by what was embedded, and do not know of links"
         )
-    # Who shares a file with one that is kept is kept: the file is one and the same.
+    # An item that shares its file with one that is kept is kept.
     stays = listed.copy()
     stays[rows[goes]] = False
     held = np.isin(files.number, files.number[stays & (files.number >= 0)])

@@ -62,17 +62,17 @@ class SplitReport:
     """A split that was made."""
 
     column: str
-    path: Path | None  # File that it was written to; None if it is in the store
+    path: Path | None  # file that it was written to; None if it is in the store
     seed: int
-    ratios: dict[str, float]  # As asked for
-    splits: dict[str, int]  # Items of each split
-    #: Each class (``label``; None for items without one) with its ``items`` in each split; most frequent
+    ratios: dict[str, float]  # as asked for
+    splits: dict[str, int]  # items of each split
+    #: each class (``label``; None for items without one) with its ``items`` in each split; most frequent
     #: first
     balance: list[dict[str, Any]]
     #: ``kept`` (what was kept together), ``of_several`` (groups of two items and more), ``items`` (in
     #: these), ``largest``
     groups: dict[str, Any]
-    replaced: int  # Items that had another value in the column, or have none now
+    replaced: int  # items that had another value in the column, or have none now
     notes: list[str]
 
 

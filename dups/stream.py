@@ -80,10 +80,10 @@ __all__ = [
 class DecodingTrial:
     """What the pictures up to some place in the stream have told."""
 
-    settled: bool = False  # Whether it is decided
-    shortest: int | None = None  # What decoding may shrink to; see `icehouse.data.images.decode`
-    looked_at: int = 0  # Files that were looked at
-    sample: tuple[str, ...] = ()  # Paths of those large enough to tell, until it is decided
+    settled: bool = False  # whether it is decided
+    shortest: int | None = None  # what decoding may shrink to; see `icehouse.data.images.decode`
+    looked_at: int = 0  # files that were looked at
+    sample: tuple[str, ...] = ()  # paths of those large enough to tell, until it is decided
 
     @classmethod
     def of(cls, notes: Mapping[str, Any]) -> Self:
@@ -155,11 +155,11 @@ class Content:
     item: Item
     key: str = ""  # sha256 of its content; empty if it could not be read
     phash: int | None = None
-    #: Whether a picture is all of one colour: it has no vector then, since that would prove nothing
+    #: whether a picture is all of one colour: it has no vector then, since that would prove nothing
     blank: bool = False
-    #: What the encoder takes: pixels, or a cleaned text. None for a content that is known already.
+    #: what the encoder takes: pixels, or a cleaned text. None for a content that is known already.
     prepared: np.ndarray | str | None = None
-    wanted: bool = False  # Whether it has to be encoded
+    wanted: bool = False  # whether it has to be encoded
     vector: np.ndarray | None = None  # (dim,), or None
     error: str | None = None
 

@@ -112,7 +112,7 @@ def _run(judge: DuplicateStream, latency: float, all_matches: int) -> None:
     def stop(number: int, _: Any) -> None:
         caught.append(number)
         judge.stop()
-        # Whoever asks twice does not want to wait for the batch in hand.
+        # A second signal does not wait for the batch in hand.
         signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -190,7 +190,7 @@ def _lines() -> Any:
         except (ValueError, RecursionError) as error:
             thing = Item("", error=f"not JSON: {error}")
         if isinstance(thing, dict):
-            # What a file says must not pass for bytes or a picture.
+            # A line of text cannot stand for bytes or a picture.
             thing = {name: thing[name] for name in ("id", "path", "text") if name in thing}
         yield thing
 

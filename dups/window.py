@@ -72,14 +72,14 @@ class Arrival:
 class Match:
     """A content of the window that an arrival resembles."""
 
-    id: str  # Of the arrival that brought the content
-    position: int  # Of that arrival in the stream, from 0
-    age: int  # How many arrivals ago that was
-    exact: bool  # Which stages find it
+    id: str  # id of the arrival that brought the content
+    position: int  # number of that arrival in the stream, from 0
+    age: int  # how many arrivals ago that was
+    exact: bool  # stages that find it
     perceptual: bool
     embedding: bool
-    hamming: int | None  # Bits in which the hashes differ; None where one is missing
-    cosine: float | None  # None where a vector is missing or has no direction
+    hamming: int | None  # bits in which the hashes differ; None where one is missing
+    cosine: float | None  # none where a vector is missing or has no direction
 
     @property
     def kind(self) -> str:
@@ -92,13 +92,13 @@ class StreamResult:
     """What became of an arrival."""
 
     id: str
-    position: int | None  # In the stream, from 0; None where it could not be judged
-    #: Best first: exact, then perceptual by fewest bits, then by highest cosine; of equals the oldest
+    position: int | None  # number in the stream, from 0; None where it could not be judged
+    #: best first: exact, then perceptual by fewest bits, then by highest cosine; of equals the oldest
     matches: tuple[Match, ...] = ()
-    #: Whether more resemble it than a stage looks for (256): `matches` are then the best of the most
+    #: whether more resemble it than a stage looks for (256): `matches` are then the best of the most
     #: recent
     capped: bool = False
-    error: str | None = None  # Why it could not be judged
+    error: str | None = None  # why it could not be judged
 
     @property
     def match(self) -> Match | None:

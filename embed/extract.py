@@ -101,22 +101,22 @@ class EmbedReport:
 
     store: str
     encoder: str
-    items: int = 0  # Rows of the sources that were looked at
-    new: int = 0  # Items the store did not have, had with other content or columns, had as they are
+    items: int = 0  # rows of the sources that were looked at
+    new: int = 0  # items the store did not have, had with other content or columns, had as they are
     changed: int = 0
     unchanged: int = 0
-    moved: int = 0  # Items among the changed ones whose content is at another place now, the old one gone
-    #: Items of an earlier run whose file is gone, or whose row is no longer in its source; they stay in
+    moved: int = 0  # items among the changed ones whose content is at another place now, the old one gone
+    #: items of an earlier run whose file is gone, or whose row is no longer in its source; they stay in
     #: the store, marked ``missing``
     vanished: int = 0
-    #: Failures recorded now; failures of an earlier run left alone because the file is as it was
+    #: failures recorded now; failures of an earlier run left alone because the file is as it was
     failed: int = 0
     known_failures: int = 0
-    rejected: int = 0  # Rows of the sources that could not be taken at all; they are among the failures
-    images: int = 0  # Distinct contents encoded
+    rejected: int = 0  # rows of the sources that could not be taken at all; they are among the failures
+    images: int = 0  # distinct contents encoded
     texts: int = 0
-    cut_texts: int = 0  # Texts among them that are longer than the encoder reads
-    #: For each label or metadata column and ``split``: how many existing values this run replaced by
+    cut_texts: int = 0  # texts among them that are longer than the encoder reads
+    #: for each label or metadata column and ``split``: how many existing values this run replaced by
     #: others
     columns_changed: dict[str, int] = field(default_factory=dict)
     features: list[str] = field(default_factory=list)
@@ -126,7 +126,7 @@ class EmbedReport:
     workers: int = 0
     decoding: str | None = None
     seconds: float = 0.0
-    stages: list[dict[str, Any]] = field(default_factory=list)  # See `StageClock.table`
+    stages: list[dict[str, Any]] = field(default_factory=list)  # see `StageClock.table`
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -532,7 +532,7 @@ class RawFeatures:
     #: (modality, output) -> (n, dim) float32 array or `Tokens`, row by row with the manifest; NaN where a
     #: row has none
     arrays: dict[tuple[Modality, str], np.ndarray | Tokens]
-    failures: list[Failure]  # What could not be read or encoded
+    failures: list[Failure]  # what could not be read or encoded
 
 
 def encode_manifest(

@@ -50,9 +50,9 @@ class RowSet:
     """Rows to be compared, left where they are: in memory or mapped from disk."""
 
     X: np.ndarray  # float16 or float32 (n, d)
-    #: float64 (d,), optional: Subtracted from each row before its direction is taken
+    #: float64 (d,), optional: subtracted from each row before its direction is taken
     mean: np.ndarray | None = None
-    #: float64 (n,): Squared length of each row, after centring; 0 where a row has no direction
+    #: float64 (n,): squared length of each row, after centring; 0 where a row has no direction
     squares: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @classmethod
@@ -146,13 +146,13 @@ class Tiles(Protocol):
     """An engine that finds the large entries of products of matrices."""
 
     name: str
-    rows: int  # Of a tile
+    rows: int  # of a tile
     columns: int
-    #: Nanoseconds for an entry: ``pass_cost + dim_cost * dims``. Only their ratio to each other and to the
+    #: nanoseconds for an entry: ``pass_cost + dim_cost * dims``. Only their ratio to each other and to the
     #: cost of rescoring a pair matters, and only to speed.
     pass_cost: float
     dim_cost: float
-    usual_slack: float  # About what `slack` will say, for planning
+    usual_slack: float  # about what `slack` will say, for planning
 
     def load(self, V: np.ndarray) -> Any:
         """Take `V` (n, k) of float32, rows at most of unit length (up to rounding), in the engine's own form."""
@@ -414,13 +414,13 @@ _PLAN_FROM = 2e10
 class Plan:
     """How a join goes about it; the result does not depend on it."""
 
-    lead: int  # Leading coordinates in the first bound, which every pair meets
-    #: Leading coordinates in the second bound, which the first one's survivors meet; equal to `lead` for
+    lead: int  # leading coordinates in the first bound, which every pair meets
+    #: leading coordinates in the second bound, which the first one's survivors meet; equal to `lead` for
     #: no second bound
     middle: int
-    #: Share of the rows' squared length in the first `lead` coordinates, on a sample
+    #: share of the rows' squared length in the first `lead` coordinates, on a sample
     explained: float | None = None
-    #: float64 (d, middle), optional: Orthonormal; by default the coordinates as they are
+    #: float64 (d, middle), optional: orthonormal; by default the coordinates as they are
     axes: np.ndarray | None = None
 
 

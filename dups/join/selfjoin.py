@@ -65,9 +65,9 @@ _BLOCK = 1024
 class PairBlock:
     """Pairs in ascending order of (i, j)."""
 
-    i: np.ndarray  # int64 (m,): Row numbers; ``i < j`` where rows were joined with themselves
+    i: np.ndarray  # int64 (m,): row numbers; ``i < j`` where rows were joined with themselves
     j: np.ndarray
-    cosine: np.ndarray  # float64 (m,): Never below the threshold
+    cosine: np.ndarray  # float64 (m,): never below the threshold
 
     def __len__(self) -> int:
         return len(self.i)
@@ -233,20 +233,20 @@ class JoinStats:
     right_rows: int
     dim: int
     threads: int
-    engine: str = ""  # What computed the first bound
-    #: Coordinates in the first and the second bound; `dim` means no bound, equal ones no second bound
+    engine: str = ""  # what computed the first bound
+    #: coordinates in the first and the second bound; `dim` means no bound, equal ones no second bound
     lead: int = 0
     middle: int = 0
-    #: Share of the rows' squared length in the leading coordinates, on a sample
+    #: share of the rows' squared length in the leading coordinates, on a sample
     explained: float | None = None
-    #: Pairs that met the first bound, survived it, survived the second, and were handed out
+    #: pairs that met the first bound, survived it, survived the second, and were handed out
     comparisons: int = 0
     after_lead: int = 0
     after_middle: int = 0
     pairs: int = 0
-    unusable: int = 0  # Rows that match nothing: zero, NaN, infinite
-    capped: bool = False  # Whether there are more pairs than were asked for
-    prepare_seconds: float = 0.0  # Planning and rotating; everything after, the reader's own time included
+    unusable: int = 0  # rows that match nothing: zero, NaN, infinite
+    capped: bool = False  # whether there are more pairs than were asked for
+    prepare_seconds: float = 0.0  # planning and rotating; everything after, the reader's own time included
     join_seconds: float = 0.0
 
 
