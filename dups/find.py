@@ -27,13 +27,17 @@ from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import apply_map
-from .engines import ENGINES, JoinOptions, choose_engine
+from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, grouping, item_files, preference, ranks
 from .hashing import MAX_VIEWED, ViewHashes, blank_hashes, content_shares, load_views, view_radius
 from .pairs import (
     DEFAULT_COSINE,
     DEFAULT_HAMMING,
+    ENGINES,
     Contents,
+    Engine,
+    Exact,
+    JoinOptions,
     PairSearch,
     Rule,
     check_rule,
@@ -351,7 +355,9 @@ def find_duplicates(
                 )
             write_items(temp, ranked, items[key], contents)
             del items
-            chosen = choose_engine(engine, store, feature, contents.rows, rows, vectors, threads=threads)
+            chosen: Engine = Exact()
+            if engine == "faiss":
+                chosen = choose_engine(store, feature, contents.rows, rows, vectors, threads=threads)
             groups = grouping(grouping_by, len(contents))
             search = PairSearch(contents, JoinOptions(max_pairs, threads, device, progress), chosen)
             search.find_view_pairs()

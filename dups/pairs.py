@@ -10,27 +10,30 @@ content ranks first, and these contents have all their pairs. Groups led by them
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from ..errors import CorruptError, StoreError, UsageError
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
-from .engines import Engine, Exact, FaissStats, JoinOptions
 from .groups import Star
 from .hashing import HashJoin, ViewHashes, blank_hashes, informative, random_pairs_expected
 from .join.cosines import RowSet, choose_tiles, pair_cosines
-from .join.selfjoin import JoinStats, self_join
+from .join.selfjoin import Join, PairBlock, self_join
 
 __all__ = [
     "DEFAULT_COSINE",
     "DEFAULT_HAMMING",
+    "ENGINES",
     "Contents",
+    "Engine",
+    "Exact",
     "FoundPairs",
+    "JoinOptions",
     "PairSearch",
     "Rule",
     "Spread",
@@ -59,6 +62,9 @@ DEFAULT_HAMMING = 6
 
 #: In want of a calibration. No cosine suits every encoder and every set of images.
 DEFAULT_COSINE = 0.95
+
+#: What compares embeddings: the join that misses no pair, or a FAISS index.
+ENGINES = ("exact", "faiss")
 
 
 @dataclass(frozen=True)
@@ -359,6 +365,60 @@ class Contents:
         return cosines
 
 
+@dataclass(frozen=True)
+class JoinOptions:
+    """How a join runs, as `icehouse.dups.join.selfjoin.self_join` takes it."""
+
+    max_pairs: int
+    threads: int | None = None
+    device: str = "auto"
+    progress: Callable[[int, int], None] | None = None
+
+
+class PairJoin(Protocol):
+    """Pairs under way: iterate once, then read `stats`."""
+
+    stats: Any
+
+    def __iter__(self) -> Iterator[PairBlock]: ...
+
+
+class Engine(Protocol):
+    """Something that finds pairs of rows."""
+
+    name: str
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of how pairs were found."""
+
+    def join(self, rows: RowSet, threshold: float, options: JoinOptions) -> PairJoin:
+        """Find pairs ``i < j`` of `rows`, which have been measured, with a cosine of at least `threshold`."""
+
+    def subset(self, held: np.ndarray) -> Engine:
+        """Get the engine for the rows `held` (m,) of those it was made for, renumbered from 0."""
+
+
+@dataclass
+class Exact:
+    """All pairs, none missed; see `icehouse.dups.join.selfjoin`."""
+
+    name: str = "exact"
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing: there is no doubt."""
+        return []
+
+    def join(self, rows: RowSet, threshold: float, options: JoinOptions) -> Join:
+        """See `Engine.join`."""
+        return self_join(rows.X, threshold, mean=rows.mean, **vars(options))
+
+    def subset(self, held: np.ndarray) -> Exact:
+        """See `Engine.subset`."""
+        return self
+
+
 @dataclass
 class PairSearch:
     """Iterate over it once for all pairs of `contents` by its rule, in ascending order of (i, j)."""
@@ -461,18 +521,8 @@ class PairSearch:
     def report(self) -> dict[str, Any]:
         """Say what the stages did, once all has been read."""
         report = dict(self.stats)
-        if isinstance(stats := report.get("embedding"), JoinStats):
-            report["embedding"] = {
-                "engine": stats.engine,
-                "threads": stats.threads,
-                "lead": stats.lead,
-                "comparisons": stats.comparisons,
-                "scored": stats.after_middle,
-                "unusable": stats.unusable,
-                "seconds": stats.prepare_seconds + stats.join_seconds,
-            }
-        elif isinstance(stats, FaissStats):
-            report["embedding"] = stats.as_dict()
+        if "embedding" in report:
+            report["embedding"] = report["embedding"].as_dict()
         return report
 
 

@@ -249,6 +249,18 @@ class JoinStats:
     prepare_seconds: float = 0.0  # planning and rotating; everything after, the reader's own time included
     join_seconds: float = 0.0
 
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values, for a summary."""
+        return {
+            "engine": self.engine,
+            "threads": self.threads,
+            "lead": self.lead,
+            "comparisons": self.comparisons,
+            "scored": self.after_middle,
+            "unusable": self.unusable,
+            "seconds": self.prepare_seconds + self.join_seconds,
+        }
+
 
 def self_join(
     X: np.ndarray,

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from dup_stores import IMAGES, TEXTS, family_rows, family_store
-from icehouse.dups import engines
-from icehouse.dups import engines as temporary
-from icehouse.dups.engines import Faiss, TemporaryIndex, choose_engine
+from icehouse.dups import faiss_engine as engines
+from icehouse.dups.faiss_engine import Faiss, TemporaryIndex, choose_engine
 from icehouse.dups.find import Duplicates, find_duplicates
 from icehouse.dups.join import selfjoin
 from icehouse.dups.join.cosines import NumpyTiles, Plan, RowSet
@@ -113,7 +112,7 @@ def test_a_stale_index_is_not_used(store: Store, rows: list[dict[str, Any]]) -> 
 def test_what_cells_miss_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index that may not look far is told to have missed what it missed."""
     store = family_store(tmp_path / "store", family_rows(600, families=3, spread=0.5))
-    monkeypatch.setattr(temporary, "choose_kind", lambda *_: "ivf")
+    monkeypatch.setattr(engines, "choose_kind", lambda *_: "ivf")
     tuned = find_duplicates(store, name="tuned", rule=0.9, hamming=None, engine="faiss", threads=1)
     exact = find_duplicates(store, name="exact", rule=0.9, hamming=None)
     total = exact.summary["pairs"]["found_by"]["embedding"]
@@ -175,10 +174,10 @@ def test_a_gpu_is_said_to_be_of_no_use(store: Store, monkeypatch: pytest.MonkeyP
     import faiss
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr(temporary, "to_gpu", lambda *_: None)
+    monkeypatch.setattr(engines, "to_gpu", lambda *_: None)
     vectors = store.vectors(IMAGES)
     measured = RowSet.of(vectors.X).measure()
-    engine = choose_engine("faiss", store, IMAGES, measured, np.arange(len(measured)), vectors, threads=1)
+    engine = choose_engine(store, IMAGES, measured, np.arange(len(measured)), vectors, threads=1)
     assert isinstance(engine, Faiss)
     assert any("GPU" in note for note in engine.notes)
 

@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from icehouse.dups import find as find_module
 from icehouse.dups import pairs as cascade_module
-from icehouse.dups.engines import JoinOptions
 from icehouse.dups.find import Duplicates, default_feature, find_duplicates, list_duplicates
 from icehouse.dups.join.cosines import RowSet, pair_cosines
-from icehouse.dups.pairs import Contents, PairSearch, Rule
+from icehouse.dups.pairs import Contents, JoinOptions, PairSearch, Rule
 from icehouse.dups.results import KINDS
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.schema import features_schema

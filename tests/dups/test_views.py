@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.transforms import GRADED
 from icehouse.dups import hashing as views_module
-from icehouse.dups.engines import JoinOptions
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
 from icehouse.dups.hashing import (
@@ -25,7 +24,7 @@ from icehouse.dups.hashing import (
     load_views,
     view_radius,
 )
-from icehouse.dups.pairs import Contents, PairSearch, Rule
+from icehouse.dups.pairs import Contents, JoinOptions, PairSearch, Rule
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from toys import ToyEncoder, picture

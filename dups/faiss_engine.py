@@ -1,8 +1,7 @@
-"""Ways to find the pairs whose cosine reaches a threshold: the exact join, and a FAISS index with its recall measured.
+"""FAISS engine of the pair search: pairs as far as an index finds them, with its recall measured.
 
-Both score by the one definition of a cosine, from the stored vectors, and give pairs in the order of (i, j). They differ in
-what they look at: the join misses nothing, an index looks where it expects something. How much an index misses is measured
-every time, on a sample of rows that the exact join compares with all others.
+Pairs are scored by the one definition of a cosine, from the stored vectors, and come in the order of (i, j). How much an
+index misses is measured every time, on a sample of rows that the exact join compares with all others.
 
 FAISS is asked for what lies within a radius. A store's own index is of vectors as they are; for a rule that subtracts a
 mean, or where the store has no fresh index, a temporary one is made of the vectors that the rule compares.
@@ -11,7 +10,7 @@ mean, or where the store has no fresh index, a temporary one is made of the vect
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -25,18 +24,10 @@ from ..store.store import Store
 from ..store.vectors import Vectors
 from .hashing import distinct
 from .join.cosines import RowSet, pair_cosines
-from .join.selfjoin import Join, PairBlock, cross_join, self_join
+from .join.selfjoin import PairBlock, cross_join
+from .pairs import Engine, Exact, JoinOptions
 
-__all__ = [
-    "ENGINES",
-    "Engine",
-    "Exact",
-    "Faiss",
-    "FaissStats",
-    "JoinOptions",
-    "TemporaryIndex",
-    "choose_engine",
-]
+__all__ = ["Faiss", "FaissStats", "TemporaryIndex", "choose_engine"]
 
 # A store's index is of vectors as they are. Their cosines say nothing of the cosines after a mean was subtracted, and no
 # radius would be wide enough; so the centred vectors are indexed, for as long as it takes.
@@ -92,8 +83,6 @@ def _units(rows: RowSet, numbers: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rows.directions(numbers)[0].astype(np.float32))
 
 
-ENGINES = ("exact", "faiss")
-
 #: Rows that are compared with all others to see what an index misses; where it can be tuned, half of them for that.
 _SAMPLE = 2000
 
@@ -107,66 +96,12 @@ _MIN_KNOWN = 20
 _MAX_FOUND = 2_000_000
 
 
-@dataclass(frozen=True)
-class JoinOptions:
-    """How a join runs, as `icehouse.dups.join.selfjoin.self_join` takes it."""
-
-    max_pairs: int
-    threads: int | None = None
-    device: str = "auto"
-    progress: Callable[[int, int], None] | None = None
-
-
 class Near(Protocol):
     """An index: what lies within a radius; see `icehouse.store.index.index.Index.range_search`."""
 
     def range_search(
         self, queries: np.ndarray, threshold: float, *, threads: int | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
-
-
-class PairJoin(Protocol):
-    """Pairs under way: iterate once, then read `stats`."""
-
-    stats: Any
-
-    def __iter__(self) -> Iterator[PairBlock]: ...
-
-
-class Engine(Protocol):
-    """Something that finds pairs of rows."""
-
-    name: str
-
-    @property
-    def notes(self) -> list[str]:
-        """What a user should know of how pairs were found."""
-
-    def join(self, rows: RowSet, threshold: float, options: JoinOptions) -> PairJoin:
-        """Find pairs ``i < j`` of `rows`, which have been measured, with a cosine of at least `threshold`."""
-
-    def subset(self, held: np.ndarray) -> Engine:
-        """Get the engine for the rows `held` (m,) of those it was made for, renumbered from 0."""
-
-
-@dataclass
-class Exact:
-    """All pairs, none missed; see `icehouse.dups.join.selfjoin`."""
-
-    name: str = "exact"
-
-    @property
-    def notes(self) -> list[str]:
-        """Nothing: there is no doubt."""
-        return []
-
-    def join(self, rows: RowSet, threshold: float, options: JoinOptions) -> Join:
-        """See `Engine.join`."""
-        return self_join(rows.X, threshold, mean=rows.mean, **vars(options))
-
-    def subset(self, held: np.ndarray) -> Exact:
-        """See `Engine.subset`."""
-        return self
 
 
 @dataclass
@@ -357,7 +292,6 @@ class FaissJoin:
 
 
 def choose_engine(
-    name: str,
     store: Store,
     feature: str | None,
     rows: RowSet | None,
@@ -368,11 +302,10 @@ def choose_engine(
 ) -> Engine:
     """Make an engine ready for `rows`, which stand at `table_rows` of the feature's table.
 
-    With "faiss" over the store's index if it is fresh and the rule compares vectors as they are, else over a temporary one.
+    Over the store's index if it is fresh and the rule compares vectors as they are, else over a temporary one; the exact
+    join where there is nothing to compare.
     """
-    if name not in ENGINES:
-        raise UsageError(f"no engine {name!r}; there are: {', '.join(ENGINES)}")
-    if name == "exact" or feature is None or rows is None or vectors is None:
+    if feature is None or rows is None or vectors is None:
         return Exact()
     faiss = load_faiss()
     remarks = []
