@@ -18,7 +18,7 @@ from ..dups.overlap import AUTO, DuplicateSearches, Overlap
 from ..errors import HeadError, IcehouseError, UsageError
 from ..store.files import hold, publish, seal, unseal
 from .metrics import DRAWS, METRICS, majority_class, score
-from .runs import Prediction, Run, prediction_table, publish_folder, write_json
+from .runs import Prediction, Run, prediction_table, write_folder, write_json
 from .samples import Samples, load_samples
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def evaluate(
         write_json(folder / "metrics.json", metrics)
 
     stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{'-'.join(splits) if splits else 'all'}"
-    return Evaluation(metrics, publish_folder(run.path / "evaluations", _safe(stem), write))
+    return Evaluation(metrics, write_folder(run.path / "evaluations", _safe(stem), write))
 
 
 def predict_items(store: Store, run: Run | str, *, where: str | None = None) -> pa.Table:

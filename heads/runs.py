@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,17 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CorruptError, HeadError, IcehouseError, SpaceError, unknown_name
-from ..store.files import (
-    SUMS,
-    fsync_dir,
-    fsync_file,
-    hold,
-    read_json,
-    read_parquet,
-    refuse_outside,
-    temp_name,
-    write_sums,
-)
+from ..store.files import SUMS, hold, publish_folder, read_json, read_parquet
 from ..store.schema import check_space, check_spec
 from .head import Head
 
@@ -47,7 +36,7 @@ if TYPE_CHECKING:
 
     from ..store.store import Store
 
-__all__ = ["Prediction", "Run", "list_runs", "prediction_table", "publish_folder", "write_run"]
+__all__ = ["Prediction", "Run", "list_runs", "prediction_table", "write_folder", "write_run"]
 
 FORMAT = 1
 
@@ -341,34 +330,19 @@ def write_run(
         raise HeadError(f"cannot write under {folder}: {error.strerror or error}") from error
     with hold(folder):
         about["number"] = 1 + max((_started(folder / name)[1] for name in _ids(folder)), default=0)
-        return Run(publish_folder(folder, f"{started:%Y%m%d-%H%M%S}-{head.family}", write))
+        return Run(write_folder(folder, f"{started:%Y%m%d-%H%M%S}-{head.family}", write))
 
 
-def publish_folder(parent: Path, stem: str, write: Callable[[Path], None]) -> Path:
-    """Make ``parent/<stem>-<4 hex digits>`` by `write`, which fills a temporary folder that is then renamed."""
-    refuse_outside(parent)
+def write_folder(parent: Path, stem: str, write: Callable[[Path], None]) -> Path:
+    """Make a new folder ``parent/<stem>-<4 hex digits>``, whole or not at all; `write` fills it."""
+    while (path := parent / f"{stem}-{secrets.token_hex(2)}").exists():
+        pass
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        temp = parent / temp_name("")
-        temp.mkdir()
-        try:
-            write(temp)
-            write_sums(temp)
-            for path in sorted(temp.rglob("*")):
-                sync = fsync_dir if path.is_dir() else fsync_file
-                sync(path)
-            fsync_dir(temp)
-            while True:
-                final = parent / f"{stem}-{secrets.token_hex(2)}"
-                if not final.exists():
-                    break
-            temp.rename(final)
-            fsync_dir(parent)
-        finally:
-            shutil.rmtree(temp, ignore_errors=True)
+        with publish_folder(path) as folder:
+            write(folder)
     except OSError as error:
         raise HeadError(f"cannot write under {parent}: {error.strerror or error}") from error
-    return final
+    return path
 
 
 def prediction_table(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from icehouse.errors import HeadError, SpaceError, UsageError
 from icehouse.heads.evaluate import evaluate, predict_items
-from icehouse.heads.runs import Run, list_runs, publish_folder
+from icehouse.heads.runs import Run, list_runs, write_folder
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import RunSettings, fit_on, make_head, prepare, save_run, train
 from icehouse.store.files import write_sums
@@ -145,7 +145,7 @@ def test_a_run_is_whole_or_not_there(make_store: Make, monkeypatch: pytest.Monke
 def test_names_of_folders_are_not_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draws = iter(["aaaa", "aaaa", "bbbb"])
     monkeypatch.setattr("icehouse.heads.runs.secrets.token_hex", lambda n: next(draws))
-    paths = [publish_folder(tmp_path, "x", lambda folder: None) for _ in range(2)]
+    paths = [write_folder(tmp_path, "x", lambda folder: None) for _ in range(2)]
     assert [path.name for path in paths] == ["x-aaaa", "x-bbbb"]
 
 
