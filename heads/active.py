@@ -48,7 +48,7 @@ __all__ = [
 # middle of uncertain items, not at their rim as those of farthest-first and k-means++ do (k-center, BADGE), and takes away
 # the reason for another beside it. Without a head all u are one, and the batch covers what no label covers yet.
 
-#: How uncertainty is told from probabilities.
+#: Measures of uncertainty.
 By: TypeAlias = Literal["margin", "entropy", "least-confidence"]
 
 # Most candidates that may be picked, and most that a batch is to stand for: their cosines are held at once.
@@ -98,7 +98,7 @@ def select_batch(
     candidates: np.ndarray,
     n: int,
     *,
-    alike: DuplicateExclusion,
+    exclusion: DuplicateExclusion,
     weight: np.ndarray | None = None,
     labelled: np.ndarray | None = None,
     cap: float = 0.95,
@@ -106,10 +106,11 @@ def select_batch(
 ) -> Batch:
     """Select up to `n` of the `candidates` (row numbers, ascending), greedily.
 
-    `at` (m, d) comes from `unit_rows`, in an order that means nothing; `weight` (m,) is each row's uncertainty. What `alike`
-    has taken, and what resembles a pick, is not picked, nor are two that no search compared nearer than the cosine `cap`.
+    `at` (m, d) comes from `unit_rows`, in an order that means nothing; `weight` (m,) is each row's uncertainty. What
+    `exclusion` excludes, and what resembles a pick, is not picked, nor are two that no search compared nearer than the
+    cosine `cap`.
     """
-    free = candidates[~alike.excluded(candidates)]
+    free = candidates[~exclusion.excluded(candidates)]
     u = np.ones(len(at)) if weight is None else weight
     labelled = np.zeros(0, np.intp) if labelled is None else labelled
     rng = np.random.default_rng(seed)
@@ -136,29 +137,29 @@ def select_batch(
     while heap and len(picked) < n:
         _, sure, i, stamp = heapq.heappop(heap)
         row = int(free[i])
-        if alike.excluded(free[[i]])[0] or _too_near(at, row, picked, alike, cap):
+        if exclusion.excluded(free[[i]])[0] or _too_near(at, row, picked, exclusion, cap):
             continue
         if stamp < len(picked):
             heapq.heappush(heap, (-gain(i), sure, i, len(picked)))
             continue
         picked.append(row)
-        alike.mark(row)
+        exclusion.mark(row)
         covered = np.maximum(covered, near[i])
     return _described(at, np.array(picked, np.intp), wanting, labelled, len(candidates))
 
 
-def _too_near(at: np.ndarray, row: int, picked: list[int], alike: DuplicateExclusion, cap: float) -> bool:
+def _too_near(at: np.ndarray, row: int, picked: list[int], exclusion: DuplicateExclusion, cap: float) -> bool:
     """Whether a pick that no search has compared with `row` stands too near to it."""
     others = np.array(picked, np.intp)
-    if alike.covered[row]:
-        others = others[~alike.covered[others]]
+    if exclusion.covered[row]:
+        others = others[~exclusion.covered[others]]
     return bool(len(others) and (at[others] @ at[row]).max() >= cap)
 
 
 def _described(
     at: np.ndarray, rows: np.ndarray, wanting: np.ndarray, labelled: np.ndarray, total: int
 ) -> Batch:
-    """What there is to say of the picks."""
+    """What there is to say of the batch."""
     nothing = np.full(len(rows), np.nan)
     if not len(rows):
         return Batch(rows, np.zeros(0, np.int64), nothing, None)
@@ -253,45 +254,45 @@ def suggest(
     samples = samples.take(np.argsort(samples.ids.astype(str), kind="stable"))
     samples.require_finite()
     searches = DuplicateSearches.of(store, samples.specs, dups)
-    items = _Items(
+    items = _ItemPool(
         store, samples, label, label or (found.label if found else "label"), pool, where, split_column
     )
-    everyone = DuplicateExclusion(items.ids, items.content, searches)
+    every_item = DuplicateExclusion(items.ids, items.content, searches)
     for row in np.flatnonzero(items.labelled).tolist():
-        everyone.mark(row)
+        every_item.mark(row)
     # Of all items, those that have the features.
     rows = np.searchsorted(items.ids.astype(str), samples.ids.astype(str))
-    alike, choose, labelled = everyone.subset(rows), items.choose[rows], items.labelled[rows]
-    like_labelled = choose & alike.excluded()
+    exclusion, choose, labelled = every_item.subset(rows), items.choose[rows], items.labelled[rows]
+    like_labelled = choose & exclusion.excluded()
     candidates = np.flatnonzero(choose & ~like_labelled)
     held_out = int(items.held_out[rows].sum())
     if not len(candidates):
-        raise HeadError(_nothing(items.label, int(like_labelled.sum()), held_out))
+        raise HeadError(_why_nothing(items.label, int(like_labelled.sum()), held_out))
 
     prediction = None if found is None else found.predict_features(samples.X[candidates])
     weight = None
     if prediction is not None:
         weight = np.zeros(len(samples))
         weight[candidates] = uncertainty(prediction.proba, by)
-    picks = select_batch(
+    batch = select_batch(
         unit_rows(samples.X),
         candidates,
         n,
-        alike=alike,
+        exclusion=exclusion,
         weight=weight,
         labelled=np.flatnonzero(labelled),
         seed=seed,
     )
     notes = list(items.notes)
-    if len(picks.rows) < n:
+    if len(batch.rows) < n:
         notes.append(
-            f"{len(picks.rows)} of {n}: the other {len(candidates) - len(picks.rows)} items resemble one that is suggested"
-            if len(candidates) > len(picks.rows)
-            else f"{len(picks.rows)} of {n}: there are no more unlabelled items"
+            f"{len(batch.rows)} of {n}: the other {len(candidates) - len(batch.rows)} items resemble one that is suggested"
+            if len(candidates) > len(batch.rows)
+            else f"{len(batch.rows)} of {n}: there are no more unlabelled items"
         )
-    if alike.names and not alike.covered[candidates].all():
+    if exclusion.names and not exclusion.covered[candidates].all():
         notes.append(
-            f"{int((~alike.covered[candidates]).sum())} items are unknown to the search {', '.join(alike.names)}; "
+            f"{int((~exclusion.covered[candidates]).sum())} items are unknown to the search {', '.join(exclusion.names)}; "
             "run `icehouse dups find` again to cover them"
         )
     about = {
@@ -303,15 +304,15 @@ def suggest(
         "labelled": int(items.labelled.sum()),
         "like_labelled": int(like_labelled.sum()),
         "held_out": held_out,
-        "searches": alike.names,
-        "closest": picks.closest,
+        "searches": exclusion.names,
+        "closest": batch.closest,
         "notes": notes,
     }
-    table = _table(items.table.take(pa.array(rows[picks.rows])), picks, candidates, weight, prediction, by)
+    table = _table(items.table.take(pa.array(rows[batch.rows])), batch, candidates, weight, prediction, by)
     return Suggestions(table, about)
 
 
-class _Items:
+class _ItemPool:
     """All items in the order of their ids: which are labelled, and which may be chosen."""
 
     def __init__(
@@ -367,33 +368,33 @@ class _Items:
 
 def _table(
     items: pa.Table,
-    picks: Batch,
+    batch: Batch,
     candidates: np.ndarray,
     weight: np.ndarray | None,
     prediction: Prediction | None,
     by: By,
 ) -> pa.Table:
     """The table of `Suggestions`, from the rows of `items` that were picked."""
-    n = len(picks.rows)
-    sure = pa.nulls(n, pa.float64()) if weight is None else pa.array(weight[picks.rows])
+    n = len(batch.rows)
+    sure = pa.nulls(n, pa.float64()) if weight is None else pa.array(weight[batch.rows])
     predicted: list[str | None] = [None] * n
     why = []
-    for place, row in enumerate(picks.rows.tolist()):
-        said = []
+    for place, row in enumerate(batch.rows.tolist()):
+        reasons = []
         if prediction is not None and weight is not None:
             of = int(np.searchsorted(candidates, row))
             proba = prediction.proba[of]
             first, second = np.argsort(-proba, kind="stable")[:2].tolist()
             names = prediction.classes
             predicted[place] = str(names[first])
-            said.append(
+            reasons.append(
                 f"{names[first]} {proba[first]:.2f} or {names[second]} {proba[second]:.2f} ({by} {weight[row]:.2f})"
             )
-        count = int(picks.stands_for[place])
-        said.append(f"stands for {count} item{'' if count == 1 else 's'}")
-        if np.isfinite(picks.labelled[place]):
-            said.append(f"nearest label at cosine {picks.labelled[place]:.2f}")
-        why.append("; ".join(said))
+        count = int(batch.stands_for[place])
+        reasons.append(f"stands for {count} item{'' if count == 1 else 's'}")
+        if np.isfinite(batch.labelled[place]):
+            reasons.append(f"nearest label at cosine {batch.labelled[place]:.2f}")
+        why.append("; ".join(reasons))
     return pa.table(
         {
             "item_id": items["item_id"],
@@ -434,11 +435,9 @@ def _mask(values: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(values.to_numpy(), bool)
 
 
-def _nothing(label: str, alike: int, held_out: int) -> str:
-    if alike:
-        return (
-            f"all {alike} items to choose from resemble a labelled one: labels for them would say nothing new"
-        )
+def _why_nothing(label: str, similar: int, held_out: int) -> str:
+    if similar:
+        return f"all {similar} items to choose from resemble a labelled one: labels for them would say nothing new"
     held = f" but {held_out} of dev and test splits" if held_out else ""
     return (
         f"no item with these features is without a {label!r}{held}; --pool column=value chooses from others"

@@ -183,20 +183,20 @@ class Evaluation:
 def score_rows(
     prediction: Prediction,
     samples: Samples,
-    seen: Mapping[str, set[str]],
+    training_hashes: Mapping[str, set[str]],
     *,
     near: Overlap | None = None,
     majority: str | None = None,
     positive: str | None = None,
-    asked: bool = True,
+    positive_given: bool = True,
     groups: np.ndarray | None = None,
     draws: int = DRAWS,
 ) -> dict[str, Any]:
     """Score rows, and score again those without a copy, and without a near-duplicate, in training.
 
-    `seen` has the content hashes of training by input, `near` the rows with a near-duplicate there, `majority` the commonest
-    label of training (the baseline), `asked` whether somebody named the class `positive`. Returns what `score` does, with
-    ``without_copies`` and ``without_near_duplicates``.
+    `training_hashes` has the content hashes of training by input, `near` the rows with a near-duplicate there, `majority`
+    the commonest label of training (the baseline), `positive_given` whether somebody named the class `positive`. Returns
+    what `score` does, with ``without_copies`` and ``without_near_duplicates``.
     """
 
     def scores(rows: np.ndarray) -> dict[str, Any]:
@@ -213,10 +213,10 @@ def score_rows(
     majority = majority_class(samples.labels.tolist()) if majority is None else majority
     result = scores(np.arange(len(samples)))
     if result["positive"] is not None:
-        result["positive"]["given"] = positive is not None and asked
+        result["positive"]["given"] = positive is not None and positive_given
     copy = np.zeros(len(samples), bool)
     for name, column in samples.content.items():
-        hashes = seen.get(name, set())
+        hashes = training_hashes.get(name, set())
         copy |= np.fromiter((value is not None and value in hashes for value in column), bool, len(column))
     without: dict[str, Any] = {"copies": int(copy.sum())}
     if copy.any() and not copy.all():
@@ -292,7 +292,7 @@ def evaluate(
         near=near,
         majority=run.majority,
         positive=run.positive if positive is None else positive,
-        asked=positive is not None or bool(run.record.get("positive_given")),
+        positive_given=positive is not None or bool(run.record.get("positive_given")),
         groups=searches.groups(samples),
         draws=draws,
     )

@@ -129,20 +129,20 @@ def score(
     true = np.array([code_of[label] for label in y.tolist()], np.intp)
     predicted = proba.argmax(axis=1)
     n, k = len(y), len(labels)
-    alike = Groups(groups, n)
+    duplicates = Groups(groups, n)
     support, found = np.bincount(true, minlength=k), np.bincount(predicted, minlength=k)
     right = np.bincount(true[true == predicted], minlength=k)
     chosen = _positive(positive, labels, len(classes), support)
     known = majority if majority is not None else majority_class(y.tolist())
 
     values = _of_counts(right, support, found)
-    spread = confusion_intervals(true, predicted, k, alike, level) if intervals else None
+    spread = confusion_intervals(true, predicted, k, duplicates, level) if intervals else None
     result: dict[str, Any] = {"n": n}
     for name in ("accuracy", "macro_f1", "weighted_f1"):
-        result[name] = _told(float(values[name]), getattr(spread, name, None))
+        result[name] = _interval_dict(float(values[name]), getattr(spread, name, None))
     if only in ("accuracy", "macro_f1", "weighted_f1"):
         return result
-    ranked = _ranked(true, proba, k, chosen, alike, level if intervals else None)
+    ranked = _ranked(true, proba, k, chosen, duplicates, level if intervals else None)
     result |= {name: ranked[name] for name in ("auroc", "average_precision", "log_loss")}
     result["majority"] = _majority(support, code_of.get(known, k), known, ranked["prevalence"])
     result["per_class"] = [
@@ -151,7 +151,7 @@ def score(
             "support": int(support[i]),
             "predicted": int(found[i]),
             **{
-                name: _told(
+                name: _interval_dict(
                     float(values[name][i]),
                     None if spread is None else tuple(float(end[i]) for end in getattr(spread, name)),
                 )
@@ -177,9 +177,11 @@ def score(
     given = labels[int(predicted[0])]
     result["one_class"] = given if found.max() == n and support.max() < n else None
     result["intervals"] = {
-        "method": "closed form, by groups of duplicates" if alike.count < n else "closed form, over rows",
+        "method": "closed form, by groups of duplicates"
+        if duplicates.count < n
+        else "closed form, over rows",
         "level": level,
-        "groups": alike.count,
+        "groups": duplicates.count,
     }
     result["notes"] = _notes(result, support, labels, intervals)
     return result
@@ -260,8 +262,8 @@ def majority_note(support: Mapping[str, int], metric: str | None = None) -> list
         if metric == "macro_f1"
         else "accuracy and weighted F1 say little here; look at macro-F1,"
     )
-    told = f"{share:.0%} of the rows are {common!r}: {look} AUROC and average precision"
-    return [f"{told}, choose by them (--metric auroc), or weigh classes alike (--class-weight balanced)"]
+    note = f"{share:.0%} of the rows are {common!r}: {look} AUROC and average precision"
+    return [f"{note}, choose by them (--metric auroc), or weigh classes alike (--class-weight balanced)"]
 
 
 def _positive(positive: Any, labels: Sequence[Any], k: int, support: np.ndarray) -> int | None:
@@ -276,7 +278,9 @@ def _positive(positive: Any, labels: Sequence[Any], k: int, support: np.ndarray)
     return 0 if support[0] < support[1] else 1
 
 
-def _told(value: float | None, interval: Interval | tuple[float, ...] | None) -> dict[str, float | None]:
+def _interval_dict(
+    value: float | None, interval: Interval | tuple[float, ...] | None
+) -> dict[str, float | None]:
     if interval is None or value is None:
         return {"value": value, "low": None, "high": None}
     return {
@@ -328,8 +332,8 @@ def _ranked(
                 else precision_interval(precision, influence, int(support[c]), groups, level)
             )
             average.add(precision, interval, influence)
-    told = {
-        name: _told(value, None if level is None else interval)
+    means = {
+        name: _interval_dict(value, None if level is None else interval)
         for name, (value, interval) in (("auroc", auroc.mean()), ("average_precision", average.mean()))
     }
     loss = row_losses(true, proba)
@@ -341,8 +345,8 @@ def _ranked(
     )
     counted = defined if chosen is None else np.array([chosen])
     return {
-        **told,
-        "log_loss": _told(mean, of_loss),
+        **means,
+        "log_loss": _interval_dict(mean, of_loss),
         "auroc_per_class": areas,
         "average_precision_per_class": precisions,
         "prevalence": float(support[counted].mean() / n) if len(counted) else None,
@@ -450,8 +454,8 @@ def _notes(result: dict[str, Any], support: np.ndarray, labels: Sequence[Any], i
 def title(name: str, metrics: Mapping[str, Any] | None = None) -> str:
     """A score's name for readers; with `metrics` it says of which class the average precision is."""
     chosen = (metrics or {}).get("positive")
-    told = _TITLES.get(name, name)
-    return f"{told} of {str(chosen['label'])!r}" if chosen and name == "average_precision" else told
+    plain = _TITLES.get(name, name)
+    return f"{plain} of {str(chosen['label'])!r}" if chosen and name == "average_precision" else plain
 
 
 def value_text(value: float | None, name: str, digits: int = 1) -> str:

@@ -185,7 +185,7 @@ def load_samples(
         items = items.filter(labelled)
     if len(items) == 0:
         gone = f"; {vanished} vanished items count only where a condition names `missing`" if vanished else ""
-        raise HeadError(_nothing(label, where) + gone)
+        raise HeadError(_why_nothing(label, where) + gone)
 
     found: dict[str, Vectors | TokenStates] = {}
     rows: dict[str, np.ndarray] = {}
@@ -195,7 +195,7 @@ def load_samples(
         specs[name] = table.spec
         tokens = "tokens" in table.snapshot().schema.names
         found[name] = store.tokens(feature) if tokens else store.vectors(feature)
-        rows[name] = _rows_of(items[keys[name]], found[name].keys)
+        rows[name] = _row_numbers(items[keys[name]], found[name].keys)
     have = {name: index >= 0 for name, index in rows.items()}
     together = np.logical_and if missing == "drop" else np.logical_or
     kept = together.reduce(list(have.values()))
@@ -236,12 +236,12 @@ def check_labels(store: Store, label: str, *, where: str | None = None, strict: 
 
 def label_notes(label: str, values: Sequence[str]) -> list[str]:
     """A line on labels that are nearly the same, or nothing."""
-    alike = near_identical(Counter(values))
-    if not alike:
+    similar = near_identical(Counter(values))
+    if not similar:
         return []
-    more = f" and {len(alike) - 5} more" if len(alike) > 5 else ""
+    more = f" and {len(similar) - 5} more" if len(similar) > 5 else ""
     line = f"{label!r} has classes that are nearly the same, and heads learn them as different ones: "
-    line += "; ".join(alike[:5]) + more
+    line += "; ".join(similar[:5]) + more
     return [f"{line}; make them one in the source, or bring corrected ones with `icehouse join`"]
 
 
@@ -262,7 +262,7 @@ def _items(store: Store, columns: Sequence[str], where: str | None) -> tuple[pa.
     return present_items(store, columns, where)
 
 
-def _rows_of(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> np.ndarray:
+def _row_numbers(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> np.ndarray:
     """Row of each of `wanted` among `keys`, -1 where it is not there."""
     import pyarrow.compute as pc
 
@@ -288,7 +288,7 @@ def _column(table: pa.Table, name: str) -> np.ndarray:
     return np.array(table[name].to_pylist(), dtype=object)
 
 
-def _nothing(label: str | None, where: str | None) -> str:
+def _why_nothing(label: str | None, where: str | None) -> str:
     what = "the store has no items" if label is None and where is None else "no item"
     if label is not None:
         what += f" has a label {label!r}"

@@ -400,7 +400,7 @@ def save_run(
             near=searches.near(rows, {name: part.ids for name, part in known.items()}),
             majority=majority,
             positive=positive,
-            asked=settings.positive is not None,
+            positive_given=settings.positive is not None,
             groups=searches.groups(rows),
             draws=settings.draws,
         )

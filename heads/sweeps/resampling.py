@@ -55,7 +55,7 @@ class Predicted:
 
 
 #: Predicted labels alone are enough for `SCORES`.
-Said: TypeAlias = Predicted | np.ndarray
+PredictedOrLabels: TypeAlias = Predicted | np.ndarray
 
 
 class Resampling:
@@ -80,12 +80,12 @@ class Resampling:
         self._true = self._coded(self.y)
         self._kept: np.ndarray | None = None
 
-    def value(self, predicted: Sequence[Said]) -> float:
+    def value(self, predicted: Sequence[PredictedOrLabels]) -> float:
         """Mean score of several predictions (one a seed) on the rows as they are; NaN where it is not defined."""
         once = np.ones((1, len(self.y)), np.float32)
         return float(np.mean([self._scores(once, self._prepared(one))[0] for one in predicted]))
 
-    def with_interval(self, predicted: Sequence[Said]) -> tuple[float, float, float]:
+    def with_interval(self, predicted: Sequence[PredictedOrLabels]) -> tuple[float, float, float]:
         """The same with its interval: value, low, high; of several predictions the mean of the intervals.
 
         Errors of several seeds on the same rows go together, and do not cancel.
@@ -110,7 +110,7 @@ class Resampling:
         value, low, high = np.mean(found, axis=0).tolist()
         return value, low, high
 
-    def samples(self, heads: Iterable[Sequence[Said]]) -> np.ndarray:
+    def samples(self, heads: Iterable[Sequence[PredictedOrLabels]]) -> np.ndarray:
         """Score of every draw, for several heads: shape (heads, draws). All heads see the same draws."""
         ready = [[self._prepared(one) for one in predicted] for predicted in heads]
         parts = [
@@ -119,7 +119,7 @@ class Resampling:
         ]
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(ready), 0))
 
-    def sample(self, predicted: Sequence[Said]) -> np.ndarray:
+    def sample(self, predicted: Sequence[PredictedOrLabels]) -> np.ndarray:
         """The same for one head: shape (draws,)."""
         return np.asarray(self.samples([predicted])[0])
 
@@ -129,7 +129,9 @@ class Resampling:
         low, high = np.quantile(sample, [tail, 1 - tail])
         return float(low), float(high)
 
-    def difference(self, first: Sequence[Said], second: Sequence[Said]) -> Difference:
+    def difference(
+        self, first: Sequence[PredictedOrLabels], second: Sequence[PredictedOrLabels]
+    ) -> Difference:
         """`first` minus `second`, on the same draws."""
         one, other = self.samples([first, second])
         return self.between(self.value(first) - self.value(second), one - other)
@@ -166,7 +168,7 @@ class Resampling:
         numbers = [self._numbers.setdefault(label, len(self._numbers)) for label in known.tolist()]
         return np.array(numbers, np.int32)[place.reshape(-1)]
 
-    def _prepared(self, one: Said) -> np.ndarray | tuple[float, np.ndarray]:
+    def _prepared(self, one: PredictedOrLabels) -> np.ndarray | tuple[float, np.ndarray]:
         """Predicted labels as numbers, or a value with what each row adds to it where the score is linear in weights."""
         if self.score in ("macro_f1", "weighted_f1", "accuracy"):
             coded = self._coded(one.labels if isinstance(one, Predicted) else one)

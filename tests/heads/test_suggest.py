@@ -277,7 +277,7 @@ def test_picks_are_the_greedy_ones() -> None:
     rng = np.random.default_rng(0)
     u, candidates, labelled = rng.random(80), np.arange(10, 80), np.arange(10)
     # Without content each item is its own: none resembles another.
-    found = select_batch(at, candidates, 12, alike=unlike(80), weight=u, labelled=labelled, cap=2.0)
+    found = select_batch(at, candidates, 12, exclusion=unlike(80), weight=u, labelled=labelled, cap=2.0)
     chosen: list[int] = []
 
     def score(pick: int) -> float:
@@ -294,7 +294,7 @@ def test_very_many_candidates_are_sampled(monkeypatch: pytest.MonkeyPatch) -> No
     at = unit_rows(Inputs({"x": X}))
 
     def picked(**given: Any) -> active.Batch:
-        return select_batch(at, np.arange(600), 10, alike=unlike(600), **given)
+        return select_batch(at, np.arange(600), 10, exclusion=unlike(600), **given)
 
     def score(rows: np.ndarray) -> float:
         return float(np.maximum(at @ at[rows].T, 0).max(axis=1).sum())
