@@ -19,7 +19,6 @@ __all__ = [
     "COLUMNS",
     "DAMAGE",
     "FLAGS",
-    "MAX_CHARS",
     "SCHEMA",
     "SENTIMENT",
     "USELESS",

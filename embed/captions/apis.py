@@ -23,7 +23,6 @@ from .transport import (
 
 __all__ = [
     "KEY_VARIABLE",
-    "PORT",
     "Answer",
     "Api",
     "Identity",

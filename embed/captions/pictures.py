@@ -34,7 +34,6 @@ __all__ = [
     "QUALITY",
     "Job",
     "Plan",
-    "Sent",
     "load",
     "plain_picture",
     "plan",

@@ -20,18 +20,12 @@ from .answers import CLEANING, SCHEMA
 from .apis import KEY_VARIABLE, Api, Identity, OllamaApi, OpenAiApi, Question, default_hosts
 
 __all__ = [
-    "PATIENCE_S",
-    "PLACEHOLDER",
     "PRESETS",
-    "QUOTING",
     "TEXT_BUDGET",
     "CaptionSettings",
     "Prompt",
     "quote",
 ]
-
-#: Seconds to go on when no host answers.
-PATIENCE_S = 120.0
 
 #: The second question about a picture: with temperature 0 another seed alone would bring the same answer.
 _RETRY_TEMPERATURE = 0.4
@@ -242,7 +236,7 @@ class CaptionSettings:
     max_side: int = pictures.MAX_SIDE
     concurrency: int | None = None
     timeout: float = 300.0
-    patience: float = PATIENCE_S
+    patience: float = 120.0
     pull: bool = False
     key_variable: str = KEY_VARIABLE
 

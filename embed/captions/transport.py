@@ -50,7 +50,6 @@ __all__ = [
     "error_of_status",
     "hide",
     "parse_retry_after",
-    "secrets_of",
     "shown",
     "split_host",
 ]
