@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import SourceError, UsageError
-from .folders import is_image_name
+from .image_files import is_image_name
 from .labels import trim
 from .rows import RESERVED, show
 

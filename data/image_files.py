@@ -1,9 +1,8 @@
-"""Image files by path, on disk or inside a Parquet file: their bytes, size and time.
+"""Image files: what a file is by its name and first bytes, and its bytes, on disk or inside a Parquet file.
 
 A picture in a Parquet file (raw bytes, or `struct{bytes, path}` as Hugging Face writes it) has the address
-``FILE.parquet#COLUMN:ROW``, or ``FILE.parquet#COLUMN:ROW:PLACE`` in a list of pictures, rows and places counted from 1. It
-stands wherever a path does, in the items' column `path` above all. Every reader of a picture's bytes goes through this
-module, so that nothing else has to know. Nothing is copied out of the file, which is read a few pictures at a time.
+``FILE.parquet#COLUMN:ROW``, or ``FILE.parquet#COLUMN:ROW:PLACE`` in a list of pictures, counted from 1, which stands
+wherever a path does. Every reader of a picture's bytes goes through this module; nothing is copied out of the file.
 """
 
 from __future__ import annotations
@@ -24,7 +23,173 @@ from ..errors import ImageError, SourceError, brief
 from .bombs import check_parquet
 from .labels import trim
 
-__all__ = ["FileStatus", "address", "container", "exists", "holds_pictures", "is_list", "read", "status"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "SNIFFED",
+    "FileStatus",
+    "address",
+    "container",
+    "describe_non_image",
+    "exists",
+    "first_bytes",
+    "holds_image",
+    "holds_pictures",
+    "image_file",
+    "image_format",
+    "is_image_name",
+    "is_list",
+    "lfs_pointer",
+    "read",
+    "status",
+    "suffix_of",
+    "why_not_an_image",
+]
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".gif",
+    ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".heics", ".heifs", ".hif",
+    ".avif", ".avifs",
+})
+# fmt: on
+
+#: First bytes of a file that `image_format` wants to see.
+SNIFFED = 64
+
+_START = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0\x08\0\0\0", "TIFF"),
+    (b"MM\0+\0\x08\0\0", "TIFF"),
+)
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
+_BMP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})
+_PPM = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d+\s")
+
+#: What stands in a file's place in a repository whose contents were not fetched.
+_POINTERS = (
+    (rb"version https://git-lfs", "a Git LFS pointer, not the {}: run `git lfs pull` in its repository"),
+    (
+        rb"(\.\./)*\.git/annex/|/annex/objects/",
+        "a git-annex pointer, not the {}: run `git annex get` in its repository",
+    ),
+)
+_MARKUP = "the file holds markup: {}"
+# What is saved under an image's name and is none; the first that fits is told.
+_OTHERS: tuple[tuple[bytes, str], ...] = (
+    *((pattern, says.format("picture")) for pattern, says in _POINTERS),
+    (
+        rb"\s*<\?xml[^>]*>\s*(<!--.*?-->\s*)*(<!doctype svg[^>]*>\s*)?<svg|\s*<svg",
+        "an SVG drawing: export it as PNG",
+    ),
+    (
+        rb"\s*<!doctype html|\s*<html|\s*<head|\s*<body",
+        _MARKUP.format("a web page saved in the picture's place"),
+    ),
+    (rb"\s*<(\?xml|!doctype|error|!--|\w+[ >/])", _MARKUP.format("XML, perhaps a server's error")),
+    (rb"\s*[{\[]\s*[\"{\[\]}]", "JSON text, perhaps a server's error saved in the picture's place"),
+    (rb"data:image/|/9j/4|iVBORw0KGgo|R0lGODlh|UklGR", "an image in base64: decode it to bytes first"),
+    (rb"%PDF-", "a PDF document: export its pages as images"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript: export it as PNG"),
+    (rb"....ftypcrx ", "a camera's raw file: export it as JPEG or PNG"),
+    (rb"....(ftyp|moov|mdat|wide|free)", "a video (MP4 or QuickTime): take a frame of it"),
+    (rb"\x1aE\xdf\xa3", "a video (WebM or Matroska): take a frame of it"),
+    (rb"RIFF....AVI ", "a video (AVI): take a frame of it"),
+    (rb"FLV\x01|0&\xb2u\x8ef\xcf\x11|\0\0\x01[\xb3\xba]", "a video: take a frame of it"),
+    (rb"ID3|OggS|fLaC|RIFF....WAVE|\xff[\xf2\xf3\xfb]", "a sound file"),
+    (rb"\0\0\0\x0cJXL |\xff\x0a", "JPEG XL, which is not read here: convert it to PNG or JPEG"),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000, which is not read here: convert it to PNG or JPEG"),
+    (rb"\0\0[\x01\x02]\0", "a Windows icon: convert it to PNG"),
+    (rb"8BPS", "a Photoshop document: export it as PNG or JPEG"),
+    (rb"gimp xcf", "a GIMP document: export it as PNG or JPEG"),
+    (rb"\0\x05\x16[\0\x07]", "the Mac's metadata of another file (._name), not the picture"),
+    (
+        rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd",
+        "a packed archive: unpack it first",
+    ),
+    (rb"\x93NUMPY", "a NumPy array: save it as PNG"),
+    (rb"\x89HDF", "an HDF5 file"),
+    (rb"PAR1", "a Parquet file"),
+    (rb"SQLite format 3", "an SQLite database"),
+    (rb"\[InternetShortcut\]", "a link to a web page, not the picture"),
+    (rb"https?://\S+\s*$", "a URL, not the picture: download it"),
+    (rb"\0{64}", "nothing but zero bytes: the file was never written, or lost on the disk"),
+)
+_COMPILED = tuple((re.compile(pattern, re.DOTALL | re.IGNORECASE), says) for pattern, says in _OTHERS)
+_KNOWN = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF, HEIC"
+
+
+def image_format(head: bytes) -> str | None:
+    """Format of an image that icehouse decodes, in Pillow's terms, by its first `SNIFFED` bytes; None for the rest."""
+    for start, name in _START:
+        if head.startswith(start):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        brands = {head[i : i + 4] for i in range(8, min(len(head), int.from_bytes(head[:4], "big")), 4)}
+        return "AVIF" if brands & _AVIF_BRANDS else "HEIF" if brands & _HEIF_BRANDS else None
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    return "PPM" if _PPM.match(head) else None
+
+
+def why_not_an_image(data: bytes) -> str:
+    """Reason why bytes that no decoder takes are no image: what they are instead, and what to do."""
+    head = data[:1024].removeprefix(b"\xef\xbb\xbf")
+    if image_format(head) == "HEIF":
+        return "HEIC needs one more package: pip install 'icehouse[heic]'"
+    says = describe_non_image(head)
+    return f"not an image: {says}" if says else f"not an image of a known format ({_KNOWN})"
+
+
+def describe_non_image(head: bytes) -> str | None:
+    """What else than an image a file is, by its first bytes, and what to do; None where that is not known."""
+    return next((says for pattern, says in _COMPILED if pattern.match(head)), None)
+
+
+def lfs_pointer(head: bytes) -> str | None:
+    """Which pointer stands in the place of a file that was not fetched; None where it is the file."""
+    return next((says.format("file") for pattern, says in _POINTERS if re.match(pattern, head)), None)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether the name ends like an image's, in any case."""
+    return suffix_of(name) in IMAGE_SUFFIXES
+
+
+def image_file(path: Path) -> bool:
+    """Whether the file is an image by its name or by its first bytes."""
+    return is_image_name(path.name) or (path.is_file() and holds_image(path))
+
+
+def first_bytes(path: str | Path, size: int = 1024) -> bytes:
+    """Beginning of a file; nothing where it cannot be read."""
+    try:
+        # Without blocking, as it might be a pipe by now.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            return os.read(descriptor, size)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return b""
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a file name, in lower case."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  (100,000 times a call)
+
+
+def holds_image(path: str | Path) -> bool:
+    """Whether a file is an image by its first bytes."""
+    return image_format(first_bytes(path, SNIFFED)) is not None
+
 
 #: Files beyond this size are refused: nothing that is an image for an encoder weighs so much.
 MAX_BYTES = 512 * 1024 * 1024

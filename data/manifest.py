@@ -20,9 +20,16 @@ import pyarrow.compute as pc
 from ..errors import SourceError, UsageError
 from .annotations import combine, read_annotations
 from .columns import Preset, check_label_name, get_preset
-from .folders import METADATA_NAMES, first_bytes, image_file, scan_images
-from .imagefolder import inside_root, metadata_of, metadata_root, read_folder, read_metadata
-from .images import describe_non_image
+from .folders import (
+    METADATA_NAMES,
+    inside_root,
+    metadata_of,
+    metadata_root,
+    read_folder,
+    read_metadata,
+    scan_images,
+)
+from .image_files import describe_non_image, first_bytes, image_file
 from .paths import why_missing
 from .readers import Quotes
 from .rows import (

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .folders import is_image_name
+from .image_files import is_image_name
 from .labels import trim
 from .rows import count, path_below, show
 

@@ -17,8 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..errors import SourceError, UsageError, brief
-from .folders import first_bytes
-from .images import SNIFFED, lfs_pointer
+from .image_files import SNIFFED, first_bytes, lfs_pointer
 from .labels import trim
 from .records import read_json_lines, read_parquet
 from .rows import (

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 
 from ..errors import SourceError, brief
 from .bombs import check_parquet, read_column
-from .image_files import address, holds_pictures, is_list
-from .images import SNIFFED, image_format
+from .image_files import SNIFFED, address, holds_pictures, image_format, is_list
 from .labels import LIST, trim
 from .rows import (
     CHUNK_CHARS,

@@ -23,7 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.folders import is_image_name, scan_images
+from ..data.folders import scan_images
+from ..data.image_files import is_image_name
 from ..data.manifest import Manifest, SourceOptions, read_sources
 from ..data.rows import absolute, items_table, rejected_table
 from ..data.text import CLEANERS, DEFAULT_CLEANING, text_sha256

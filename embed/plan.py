@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data import image_files
-from ..data.folders import is_image_name
-from ..data.image_files import FileStatus
+from ..data.image_files import FileStatus, is_image_name
 from ..data.labels import as_lists, counted, near_identical
 from ..data.manifest import Manifest
 from ..data.text import text_sha256

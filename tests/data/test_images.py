@@ -8,7 +8,9 @@ import imagehash
 import numpy as np
 import pytest
 from icehouse.data import images
-from icehouse.data.images import BACKGROUND, SNIFFED, decode, image_format
+from icehouse.data.image_files import SNIFFED, image_format
+from icehouse.data.images import decode
+from icehouse.data.pixels import BACKGROUND
 from icehouse.errors import ImageError
 from image_bytes import encoded, png, scene
 from PIL import Image, ImageOps
