@@ -46,9 +46,8 @@ from ..options import (
 if TYPE_CHECKING:
     from ...store.store import Store
     from .compare import Leaderboard, Score
-    from .record import Trial
     from .shots import Curves
-    from .sweep import TrialResult
+    from .sweep import Trial, TrialResult
 
 __all__ = ["compare", "shots", "sweep"]
 
@@ -91,7 +90,7 @@ def sweep(
     """Try many heads and inputs, choose on dev, score each family's winner on test once; goes on where it stopped."""
     from ...store.store import Store
     from .compare import compare as compare_runs
-    from .record import parse_grid
+    from .sweep import parse_grid
     from .sweep import sweep as run_sweep
 
     opened = Store.open(store)
@@ -202,7 +201,7 @@ def compare(
     from ...store.store import Store
     from .compare import compare as compare_runs
     from .compare import find_runs
-    from .record import SweepRecord, list_sweeps
+    from .sweep import SweepRecord, list_sweeps
 
     opened = Store.open(store)
     if name is None and not runs and "default" in list_sweeps(opened):
@@ -460,8 +459,8 @@ def shots(
 ) -> None:
     """Learning curves: heads fitted on a few labelled items a class, drawn again and again, scored on test."""
     from ...store.store import Store
-    from .record import parse_grid
     from .shots import shots as draw_and_fit
+    from .sweep import parse_grid
 
     opened = Store.open(store)
     _warn_of_labels(opened, label, where, strict_labels)

@@ -25,8 +25,8 @@ from ..evaluate import ScoringCount, load_run_samples, scoring_count
 from ..metrics import METRICS, majority_class, majority_note, minority_class, require_positive, score, title
 from ..registry import head_class
 from ..runs import Run, list_runs
-from .record import SweepRecord
 from .resampling import Difference, Predicted, Resampling
+from .sweep import SweepRecord
 
 if TYPE_CHECKING:
     from ...store.store import Store

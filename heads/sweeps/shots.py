@@ -37,7 +37,7 @@ from ..prompts import prompt_notes, with_prompts
 from ..registry import head_class
 from ..samples import Missing, Samples
 from ..trainer import Rows, Selection, make_head, prepare
-from .record import Trial, begin_record, combinations, read_record, sweep_folder, trials, write_record
+from .sweep import Trial, begin_record, combinations, read_record, sweep_folder, trials, write_record
 
 if TYPE_CHECKING:
     from ...store.store import Store

@@ -12,7 +12,7 @@ from icehouse.heads.families.zero_shot import ZeroShot
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.selection import held_out
-from icehouse.heads.sweeps.record import trials
+from icehouse.heads.sweeps.sweep import trials
 
 Data = Callable[..., tuple[Inputs, np.ndarray]]
 PROBE = {"C": 1.0, "unit": False}

@@ -13,8 +13,7 @@ from icehouse.heads.head import Head
 from icehouse.heads.inputs import InputError, Inputs
 from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.compare import compare, find_runs
-from icehouse.heads.sweeps.record import combinations, parse_grid, trials
-from icehouse.heads.sweeps.sweep import sweep
+from icehouse.heads.sweeps.sweep import combinations, parse_grid, sweep, trials
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
 
@@ -56,7 +55,7 @@ def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
     def head_class(family: str) -> type[Head]:
         return Noisy if family == "noisy" else real(family)
 
-    for module in ("registry", "head", "sweeps.record", "sweeps.compare"):
+    for module in ("registry", "head", "sweeps.sweep", "sweeps.compare"):
         monkeypatch.setattr(f"icehouse.heads.{module}.head_class", head_class)
 
 
