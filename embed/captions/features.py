@@ -1,13 +1,8 @@
 """Captions as features: what a model said about a picture, through the text tower of an encoder.
 
-The modality is ``caption`` for the captions named "default" and ``caption-NAME`` for others: ``mini/caption/pooled``,
-``mini/caption-crisis/joint``. A vector belongs to a picture (``image_sha256``), as the caption does; where posts' texts
-went into the prompt, a caption belongs to a picture and a text, and its vectors are kept by item. Structured captions also
-give the feature ``fields/caption-fields/numbers``, see `icehouse.embed.captions.fields`.
-
-A caption of a hundred words and more is longer than CLIP's 77 tokens. Cut there, its vector knows the beginning only. So
-it is split into sentences, neighbouring ones are packed as long as they fit, and the pieces' vectors are averaged, each
-weighted by its tokens (Zhang et al. 2024, arXiv 2403.15378, find that CLIP makes little of more than some 20 at a time).
+The modality is ``caption`` for the captions named "default", ``caption-NAME`` for others. A vector belongs to a picture,
+as the caption does; where posts' texts went into the prompt, a caption belongs to a picture and a text, and its vectors
+are kept by item. A caption longer than the encoder's context is pooled over its sentences.
 """
 
 from __future__ import annotations
@@ -356,7 +351,8 @@ def _pool(vectors: Sequence[np.ndarray], weights: np.ndarray, *, unit: bool) -> 
     return mean.astype(np.float32)
 
 
-# Long captions
+# Long captions: cut at the context's end, a vector would know the beginning only. The pieces' vectors are averaged, each
+# weighted by its tokens (Zhang et al. 2024, arXiv 2403.15378, find that CLIP makes little of more than some 20 at a time).
 
 # A sentence ends with its mark and whatever quotes or brackets close after it; in scripts without spaces, with its mark.
 _END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])")

@@ -1,10 +1,7 @@
-"""Structured captions as features: their columns as numbers, and what the features of captions are kept by.
+"""Structured captions as features: damage, sentiment, people, text and objects as numbers in one vector.
 
-``tables/captions/<name>`` has the columns as SQL likes them: words, a count, a list. Here each row becomes one vector of the
-feature ``fields/caption-fields/numbers`` (``fields/caption-NAME-fields/numbers``): damage and sentiment one place a value
-and one for "unknown", people and lengths as logarithms, and one place for each of the commonest objects. No encoder has a
-part in it. Which objects these are is settled when the feature is first written, and kept in its provenance: a number means
-the same for rows that come later.
+The feature is ``fields/caption-fields/numbers`` (``fields/caption-NAME-fields/numbers``), and no encoder has a part in it.
+Which objects have a place is settled when it is first written, and kept in its provenance: a number means the same later.
 """
 
 from __future__ import annotations

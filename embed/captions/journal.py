@@ -1,13 +1,8 @@
 """Journal of answers, and log of failures: what a captioning run has on disk before, and beside, its table.
 
-An answer costs seconds to minutes, a commit of a table some milliseconds and a file. So each answer is first written as one
-line to a journal beside the table, which costs microseconds and survives any death of this process; every few seconds the
-lines so far become a part of the table and their journal goes. A run that finds journals of a dead one begins by bringing
-them into the table. Only the answers under way when a process dies are asked for again.
-
-A flagged answer is written too, as a *first* one: it is no row of the table yet, but the next run asks only the second
-question. A line tells which digest the model had when its host was last verified, and ends with its checksum. Lines that
-cannot become rows, that are by another model, or not what was written, are set aside in a file and never in the way.
+An answer costs seconds to minutes, so it is written at once, as one line of a journal beside the table; every few seconds
+the lines become a part of the table, and their journal goes. A run that finds journals of a dead one brings them into the
+table first. A flagged answer is written as a *first* one, no row yet, so that the next run asks only the second question.
 """
 
 from __future__ import annotations
@@ -37,6 +32,8 @@ from .table import STAGE, Columns, Row, append_rows, columns_of, fit, folder_of,
 
 __all__ = ["Batch", "Journal", "forget_failures", "record_failures"]
 
+# A line tells which digest the model had when its host was last verified, and ends with its checksum. Lines that cannot
+# become rows, that are by another model, or not what was written, are set aside in a file and never in the way.
 _FOLDER = "journal"
 _SET_ASIDE = "set-aside.txt"
 # Keys of a line that are no columns.

@@ -1,8 +1,7 @@
 """Pictures to be captioned: those of a store that have no caption yet, and the JPEGs that are sent of them.
 
-Servers cut a picture into patches and crash on one that is smaller than a patch (Qwen2.5-VL: 28 pixels). So a short side is
-enlarged to `MIN_SIDE`, and a picture longer than `MAX_RATIO` times its short side (a scrolled screenshot, a panorama) is cut
-into strips that lie side by side in one picture, since shrunk as it is nothing in it could be read.
+Servers crash on a picture that is smaller than a patch (Qwen2.5-VL: 28 pixels), and make nothing of a scrolled screenshot: a
+short side is enlarged to `MIN_SIDE`, and a picture longer than `MAX_RATIO` times its short side is sent as strips.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
 """Question scheduler: one task group that spreads questions over servers, and decides what follows from each failure.
 
-A question that was not heard or came at a bad time is asked again, elsewhere if another server is free; one that brings no
-answer three times, nor any from another server, is given up, so that a picture that crashes the model costs its neighbours
-nothing. A server that fails is verified again before it gets more; one that fails again and again, beside others, must first
-answer a plain test picture, and what it failed at until then does not count. Two rules end a run that could only waste time:
-the `circuit_breaker`, and picture after picture without an answer where a picture that is known to be good gets none either.
-
-Everything here runs in one thread, in an event loop; pictures are prepared in two others.
+A question is asked three times in all and of every server before it is given up. A server that fails is verified again
+before it gets more, and one that fails again and again must first answer a plain test picture. The `circuit_breaker` ends
+a run that could only waste time. All of it runs in one event loop; pictures are prepared in two threads.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Settings of a captioning run: model, prompt, hosts, options, and the provenance that they make.
 
-A post's text in a prompt is data. It is brought to one line; every character that could end its quotation, spell a control
-token of a chat template (``<|im_end|>``, ``[INST]``, ``</s>``, ``<image>``, ``[img-0]``) or a placeholder is replaced by a
-harmless look-alike, and so are the colon after a word that a template calls a speaker by (``USER:``) and runs of ``#``. What
-a post *says* still reaches the model, and a model may believe it: no format can keep it from that.
+A post's text in a prompt is data: `quote` leaves in it no spelling of a turn, a role, a picture or a placeholder that chat
+templates know. What a post *says* still reaches the model, which may believe it: no format can keep it from that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Captions table: its columns and key, rows that fit them, and who may add to it.
 
-``tables/captions/<name>/`` has one row a distinct picture; with posts' texts in the prompt, one row a distinct pair of
-picture and text. The spec tells everything that decides about an answer (model and digest, prompt, options, how the picture
-was sent), and its fingerprint decides whether an answer may join. The server's software and version are noted beside it.
+One row a distinct picture, or a distinct pair of picture and text. The spec tells everything that decides about an answer
+(model and digest, prompt, options, how the picture was sent), and its fingerprint decides whether an answer may join.
 """
 
 from __future__ import annotations
