@@ -249,7 +249,7 @@ def test_a_feature_of_tokens_is_refused(images: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icehouse.embed.pipeline.load_encoder", lambda *_, **__: ToyEncoder())
+    monkeypatch.setattr("icehouse.embed.tables.load_encoder", lambda *_, **__: ToyEncoder())
     arguments = ["dups", "calibrate", "-s", str(store.path), "-f", FEATURE, "--sample", "10"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
