@@ -115,7 +115,7 @@ class Resampling:
         ready = [[self._prepared(one) for one in predicted] for predicted in heads]
         parts = [
             np.stack([np.mean([self._scores(weights, one) for one in head], axis=0) for head in ready])
-            for weights in self._blocks()
+            for weights in self.weights()
         ]
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(ready), 0))
 
@@ -143,7 +143,7 @@ class Resampling:
         p = min(1.0, 2 * (k + 1) / (len(sample) + 1))
         return Difference(value, low, high, p)
 
-    def _blocks(self) -> Iterator[np.ndarray]:
+    def weights(self) -> Iterator[np.ndarray]:
         """Weight of each row in each draw, of mean one, float32 (some draws, n): always the same draws."""
         n = len(self.y)
         if self._kept is not None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from icehouse.cli import app
 from icehouse.embed import encoder as encoders
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import HeadError, SpaceError
@@ -23,8 +22,8 @@ from icehouse.store.files import write_sums
 from icehouse.store.store import Store
 from PIL import Image
 from quick import quick
+from shell import ran, refused, told
 from toys import ToyEncoder
-from typer.testing import CliRunner
 
 Make = Callable[..., Store]
 
@@ -229,34 +228,17 @@ def test_the_commands(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             return ToyEncoder
 
     monkeypatch.setattr(encoders, "available", lambda: {"toy": Point()})
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        result = CliRunner().invoke(app, list(arguments))
-        return result.exit_code, result.stdout, result.stderr
-
-    store, out = str(work / "moved"), str(tmp_path / "out")
-    code, shown, err = call("package", "latest", out, "-s", store, "--onnx")
-    assert code == 0, err
-    assert "toy:a" in shown
-    assert "probe kept" in shown
-    assert "compared on 48 rows" in shown
+    store, out, posts = Store.open(work / "moved"), str(tmp_path / "out"), str(work / "posts.csv")
+    shown = ran(store, "package", "latest", out, "--onnx").stdout
+    for said in ("toy:a", "probe kept", "compared on 48 rows"):
+        assert said in shown
     assert Package.load(out).model is not None
-    code, shown, err = call("predict", out, str(work / "posts.csv"), "-s", str(tmp_path / "none"), "--json")
-    assert code == 0, err
-    assert len(json.loads(shown)) == 48
-    code, shown, err = call("predict", out, str(work / "posts.csv"), "--encoder", "toy:b")
-    assert code == 1
-    assert "toy:b" in err
-    assert len(err.strip().splitlines()) == 1
-    code, shown, err = call("export-onnx", out, str(tmp_path / "again.onnx"))
-    assert code == 0, err
+    assert len(told(store, "predict", out, posts)) == 48
+    assert "toy:b" in refused(store, "predict", out, posts, "--encoder", "toy:b", status=1)
+    ran(store, "export-onnx", out, str(tmp_path / "again.onnx"))
     assert (tmp_path / "again.onnx").exists()
-    code, shown, err = call("package", "latest", str(work / "images"), "-s", store)
-    assert code == 1
-    assert "is left as it is" in err
-    code, shown, _ = call("package", "latest", out, "-s", store, "--json")
-    assert code == 0
-    assert json.loads(shown)["onnx"] is None
+    assert "is left as it is" in refused(store, "package", "latest", str(work / "images"), status=1)
+    assert told(store, "package", "latest", out)["onnx"] is None
 
 
 @pytest.mark.parametrize(

@@ -311,7 +311,7 @@ def test_very_many_candidates_are_sampled(monkeypatch: pytest.MonkeyPatch) -> No
     assert picked(weight=u).rows.max() < 250
 
 
-def test_places() -> None:
+def test_unit_rows() -> None:
     rng = np.random.default_rng(0)
     X, mask = rng.normal(size=(6, 4)) + 100, np.ones((6, 3), bool)
     mask[:, 2] = False

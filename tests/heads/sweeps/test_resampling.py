@@ -32,7 +32,7 @@ def test_every_draw_is_the_score_of_weighted_rows(score: str) -> None:
     rng = np.random.default_rng(1)
     y, predicted = rng.choice(list("abc"), 12), rng.choice(list("abc"), 12)
     resampling = Resampling(y, score, draws=40, seed=5)
-    weights = np.concatenate(list(resampling._blocks()))
+    weights = np.concatenate(list(resampling.weights()))
     assert weights.mean(axis=1) == pytest.approx(np.ones(40))
     expected = [
         accuracy_score(y, predicted, sample_weight=row)
@@ -53,7 +53,7 @@ def test_scores_of_probabilities_are_compared_by_their_influence(score: str) -> 
     if score in known:
         assert resampling.value([good]) == pytest.approx(known[score](y == "b", good.proba[:, 1]))
     samples = resampling.sample([good])
-    weights = np.concatenate(list(resampling._blocks()))[:200]
+    weights = np.concatenate(list(resampling.weights()))[:200]
     if score in known:
         exact = [known[score](y == "b", good.proba[:, 1], sample_weight=row) for row in weights]
         assert np.corrcoef(samples[:200], exact)[0, 1] > 0.98
@@ -118,7 +118,7 @@ def test_a_better_head_is_told_from_luck() -> None:
 def test_many_rows_are_drawn_in_blocks_that_are_not_kept() -> None:
     y = np.array(["a", "b"] * 20_000)
     resampling = Resampling(y, "accuracy", draws=500)
-    sizes = [counts.shape for counts in resampling._blocks()]
+    sizes = [counts.shape for counts in resampling.weights()]
     assert sizes == [(200, 40_000), (200, 40_000), (100, 40_000)]
     assert not any(
         isinstance(value, np.ndarray) and value.size > 40_000 for value in vars(resampling).values()
