@@ -32,13 +32,13 @@ from pathlib import Path
 
 import numpy as np
 from icehouse.data.images import decode
-from icehouse.data.photographs import photographs
 from icehouse.data.sample.feed import make_feed
 from icehouse.data.transforms import GRADED, encode
 from icehouse.dups.calibrate import calibrate
 from icehouse.dups.find import find_duplicates
 from icehouse.embed.encoder import Encoder, load_encoder
 from icehouse.embed.pipeline import embed_sources
+from icehouse.serve.demo import photographs
 from machine import machine
 
 THEIRS = """

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 from icehouse.data.images import decode
-from icehouse.data.photographs import photographs
 from icehouse.data.sample.feed import CLASSES, Feed, make_feed
 from icehouse.data.sample.scenes import SCENES, paint
 from icehouse.data.sample.texts import EVENTS, LANGUAGES, compose, edited
@@ -181,16 +180,3 @@ def test_too_small_or_unwritable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SourceError, match="cannot write"):
         make_feed(tmp_path / "file", n=40)
-
-
-def test_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("skimage")
-    found = photographs(tmp_path)
-    assert {"astronaut", "cat", "coffee", "rocket"} <= {photo.id for photo in found}
-    for photo in found:
-        assert decode(photo.path.read_bytes()).width > 100
-        assert photo.title[0].isupper()
-    assert {path.stem for path in tmp_path.iterdir()} == {photo.id for photo in found}
-    monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(SourceError, match=r"icehouse\[demo\]"):
-        photographs(tmp_path)

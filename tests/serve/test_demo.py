@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from icehouse.cli import app
+from icehouse.data.images import decode
+from icehouse.errors import SourceError
 from icehouse.heads.runs import list_runs
+from icehouse.serve.demo import photographs
 from icehouse.serve.doctor import examine
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
@@ -59,3 +63,15 @@ def test_the_doctor_tells_what_works(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "no store" in found["store"]["detail"]
     assert any("ollama serve" in line for line in found["advice"])
     json.dumps(found)
+
+
+def test_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = photographs(tmp_path)
+    assert {"astronaut", "cat", "coffee", "rocket"} <= {photo.id for photo in found}
+    for photo in found:
+        assert decode(photo.path.read_bytes()).width > 100
+        assert photo.title[0].isupper()
+    assert {path.stem for path in tmp_path.iterdir()} == {photo.id for photo in found}
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(SourceError, match=r"icehouse\[demo\]"):
+        photographs(tmp_path)
