@@ -46,6 +46,11 @@ def test_diagrams_are_drawn_as_they_are_written() -> None:
         assert hashlib.sha256(source.encode()).hexdigest() in picture, "python docs/pictures.py --diagrams"
 
 
+def test_pictures_are_small() -> None:
+    large = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()}
+    assert {name: size for name, size in large.items() if size > 150_000} == {}
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
 
