@@ -277,6 +277,7 @@ entry.main()
     assert result.stderr == "icehouse: interrupted; what was finished is kept\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX shells")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-"])
 def test_a_command_runs_with_its_streams_closed(closed: str, here: Path) -> None:
@@ -288,6 +289,7 @@ def test_a_command_runs_with_its_streams_closed(closed: str, here: Path) -> None
     assert (">&-" in closed.split()) == (result.stdout == "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
 def test_csv_is_sanitised_on_a_terminal_and_as_it_is_in_a_pipe(here: Path) -> None:
     assert run("embed", "photos", "-s", "st", "-e", "toy").exit_code == 0

@@ -123,6 +123,7 @@ def test_a_file_in_another_encoding_names_the_remedy(here: Path) -> None:
     assert embed("posts.csv", "--encoding", "latin-1")["texts"] == 2
 
 
+@pytest.mark.slow
 def test_hostile_names_are_shown_and_never_obeyed(here: Path) -> None:
     names = ["[/neg]", "[red]x\x1b[31m", "a\x9b2J\u202eb", "[link=file:///etc/passwd]y[/link]"]
     column = "[/col]\x1b]0;title\x07\u202e"

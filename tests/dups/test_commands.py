@@ -72,6 +72,7 @@ def test_planted_reposts_are_found(feed: Feed, embedded: Store, truth: Path) -> 
     assert scores["positives"] >= len(planted)
 
 
+@pytest.mark.slow
 def test_find_and_evaluate(embedded: Store, truth: Path) -> None:
     arguments = ["-s", str(embedded.path), "--name", "cli", "--no-embedding"]
     result = run("find", *arguments)
