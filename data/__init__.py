@@ -1,1 +1,1 @@
-"""What the user has: manifests, images, texts, splits, and the generated sample feed."""
+"""Sources of items: annotation files, images, texts, splits, and the generated sample feed."""

@@ -1,1 +1,1 @@
-"""Near-duplicates: found by bytes, by hash and by embedding, grouped, and told what to keep."""
+"""Near-duplicates: found by bytes, by hash and by embedding, grouped, with a keeper for each group."""

@@ -1,4 +1,4 @@
-"""How good found duplicates are, against pairs that are known.
+"""Evaluation of found duplicates against known pairs: precision, recall, F1.
 
 A truth without a `label` column is taken to be whole: what it lists are duplicates, so are pairs that follow from it (a is a
 copy of b, b of c), and everything else is not. With a `label` column only the listed pairs are judged.

@@ -1,1 +1,1 @@
-"""What frozen models make of the data: the `Encoder` contract, its families, the pipeline."""
+"""Embedding: the `Encoder` contract, its families, the extraction pipeline."""

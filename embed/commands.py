@@ -1,4 +1,4 @@
-"""The commands of this room: `icehouse embed`."""
+"""CLI: embed."""
 
 from __future__ import annotations
 

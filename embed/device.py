@@ -1,4 +1,4 @@
-"""Where a model runs and in what arithmetic: device, precision, batch size.
+"""Device selection: where a model runs, in what precision, in batches of what size.
 
 float32 is always right. A lower precision is chosen only where the hardware computes in it, since emulating one is
 slower than float32.

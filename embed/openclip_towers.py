@@ -1,4 +1,4 @@
-"""The towers of an open_clip model, opened up: joint, pooled and token states from one forward pass.
+"""Towers of an open_clip model: joint, pooled and token states from one forward pass.
 
 open_clip's towers end in a projection to the joint space and return only what lies behind it. Here the projection is taken
 off and applied by hand, so that `pooled`, the state before it, comes for free. What a tower calls its pooled state:

@@ -1,4 +1,4 @@
-"""Where an open_clip model's weights come from: a tag, a local checkpoint, a folder, or a hub's cache.
+"""Weights of open_clip models: from a tag, a local checkpoint, a folder, or a hub's cache.
 
 The cache is asked first, with the network shut off; the network only for what is missing there, and only after it has
 answered within seconds. So a machine behind a firewall never waits for retries, and a cached model never goes out at all.

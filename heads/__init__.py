@@ -1,4 +1,4 @@
-"""What is learned on top of frozen features: the `Head` contract, families, training, runs."""
+"""Heads, classifiers on frozen features: the `Head` contract, families, training, runs."""
 
 from __future__ import annotations
 

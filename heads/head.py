@@ -1,4 +1,4 @@
-"""The contract that every head keeps.
+"""`Head`: the contract of every head.
 
 A head learns classes from frozen features. It speaks scikit-learn: keyword parameters stored unchanged,
 fitted state that ends in ``_``, `fit`, `predict_proba`, `predict`, `classes_`; `clone` and `GridSearchCV`

@@ -1,1 +1,1 @@
-"""What others call: questions in words or pictures, predictions on raw rows, the demo."""
+"""Services on a store: search by text or image, predictions on raw rows, doctor, demo."""

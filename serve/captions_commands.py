@@ -1,4 +1,4 @@
-"""The commands `icehouse captions list`, `show`, `sample` and `stats`."""
+"""CLI: captions list, show, sample, stats."""
 
 from __future__ import annotations
 

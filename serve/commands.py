@@ -1,4 +1,4 @@
-"""The commands of this room: `icehouse search`, `predict`, `doctor`, `demo`."""
+"""CLI: search, predict, doctor, demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo: the commands a newcomer would type, typed for them, on a feed that is made on the spot."""
+"""Demo: a newcomer's commands, run one after the other on a generated feed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What works on this machine, before somebody finds out the long way."""
+"""Environment check: encoders, packages, device, Ollama and store of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions in words or pictures: the query is encoded as the store's features were, then searched.
+"""Search by text, image or item: the query is encoded as the store's features were.
 
 The store alone cannot answer "a cat": it holds vectors, not models. Here the encoder that made a feature is loaded again
 from the spec of the feature, held against fingerprint and probe, and asked for one vector more.

@@ -1,1 +1,1 @@
-"""Where features rest: tables of Parquet parts, SQL views, search, export."""
+"""Feature store: tables of Parquet parts, SQL views, search, export."""

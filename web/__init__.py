@@ -1,1 +1,1 @@
-"""How pages look: Jinja2 templates, one stylesheet, scripts, and the function that renders a page."""
+"""Web pages: Jinja2 templates, one stylesheet, scripts, and the function that renders a page."""

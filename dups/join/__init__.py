@@ -1,1 +1,1 @@
-"""All pairs of vectors whose cosine reaches a threshold, exactly, and in memory that does not grow with their square."""
+"""Exact join: all pairs of vectors whose cosine reaches a threshold, in memory that does not grow with their square."""

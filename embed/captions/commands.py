@@ -1,4 +1,4 @@
-"""The command `icehouse caption`."""
+"""CLI: caption."""
 
 from __future__ import annotations
 

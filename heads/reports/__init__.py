@@ -1,1 +1,1 @@
-"""What a run leaves for people: pages, plots, explanations."""
+"""Reports of runs: pages, plots, explanations."""

@@ -1,4 +1,4 @@
-"""What each input adds: the run's head fitted again on every subset of its inputs that matters, by the same protocol.
+"""Input ablation: the run's head fitted again on every subset of its inputs that matters, by the same protocol.
 
 All subsets learn from the same rows (those of the run) with the same seed, choose on dev, and are scored there; where
 there is no dev, on the rows of train out of fold. Test is not looked at. Dev scores flatter every subset a little,

@@ -1,4 +1,4 @@
-"""The commands `icehouse report` and `icehouse explain`."""
+"""CLI: report, explain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a head answers as it does: what each input contributes, what the answer rests on, what lies nearest in training.
+"""Explanations of predictions: contribution of each input and token, attention, nearest training items.
 
 Contributions are Shapley values over the inputs (Shapley 1953; Lundberg, Lee 2017), exact, since inputs are few: an
 input's mean effect over all orders in which inputs can become known. An input that is not known is replaced by its mean

@@ -1,4 +1,4 @@
-"""The page of explained items: prediction, contributions, attention drawn where it belongs, neighbours."""
+"""Page of explained items: prediction, contributions, attention maps, neighbours."""
 
 from __future__ import annotations
 

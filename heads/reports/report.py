@@ -1,4 +1,4 @@
-"""The report of a run: ``report.html``, the same as ``report.json``, and its figures as PNG files, in the run's folder.
+"""Report of a run: ``report.html``, the same as ``report.json``, and its figures as PNG files, in the run's folder.
 
 A run is whole without it. It is made from what the run left (predictions, metrics) and from the store (texts, pictures,
 features); where something is gone, the report says so in its place and goes on.

@@ -1,1 +1,1 @@
-"""Many runs: sweeps over heads and inputs, leaderboards, few labels."""
+"""Sweeps over heads and inputs, leaderboards, learning curves over few labels."""

@@ -1,4 +1,4 @@
-"""Many heads on many combinations of inputs, chosen on dev; each family's winner is scored on test, once.
+"""Sweep: many heads on many combinations of inputs, chosen on dev; each family's winner is scored on test, once.
 
 1. Rows are those that have every input of any combination, so that all trials learn from the same rows and are
    scored on the same ones.

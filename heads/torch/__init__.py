@@ -1,1 +1,1 @@
-"""What the torch heads share: layers, and a trainer that fits many configurations as one program."""
+"""Torch heads: layers, and a trainer that fits many configurations as one program."""

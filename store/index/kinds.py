@@ -1,4 +1,4 @@
-"""The kinds of index: flat, IVF and HNSW, and which of them suits how many vectors.
+"""Index kinds: flat, IVF and HNSW, and which of them suits how many vectors.
 
 All hold unit vectors and compare by inner product, which is the cosine. A flat index keeps float32 and finds exactly what
 exact search finds. IVF and HNSW keep float16, as the store does, half the size: what they find is scored again from the
