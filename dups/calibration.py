@@ -43,7 +43,6 @@ __all__ = [
     "fit_map",
     "fit_tail",
     "largest_cosines",
-    "list_calibrations",
     "tail_size",
 ]
 
@@ -443,11 +442,3 @@ class Calibration:
             raise CorruptError(f"{folder} is incomplete; {remedy}") from error
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise CorruptError(f"{folder} is damaged; {remedy}") from error
-
-
-def list_calibrations(store: Store) -> list[str]:
-    """Features that have a calibration."""
-    root = store.path / "calibrations"
-    return sorted(
-        path.parent.relative_to(root).as_posix() for path in root.glob("[!.]*/*/[!.]*/calibration.json")
-    )

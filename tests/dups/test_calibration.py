@@ -20,7 +20,6 @@ from icehouse.dups.calibration import (
     fit_map,
     fit_tail,
     largest_cosines,
-    list_calibrations,
     tail_size,
 )
 from icehouse.errors import CorruptError, StoreError, UsageError
@@ -199,7 +198,6 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, tail: TailFit, matrix: boo
     assert read.bits == saved.bits == {"whole": (-6.5, 0.25)}
     assert read.agreement == saved.agreement == (tail if matrix else None)
     assert read.threshold(5000, 2) == saved.threshold(5000, 2)
-    assert list_calibrations(store) == ["toy/image/pooled"]
 
 
 def test_what_is_missing_or_damaged_is_said(tmp_path: Path, tail: TailFit) -> None:
