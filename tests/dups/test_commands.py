@@ -12,7 +12,6 @@ import pytest
 from dup_stores import family_rows, family_store
 from icehouse.cli import app
 from icehouse.data.sample.feed import Feed, make_feed
-from icehouse.dups import evaluate as evaluate_module
 from icehouse.dups.evaluate import Score, Truth, evaluate_duplicates, read_truth
 from icehouse.dups.find import Duplicates, find_duplicates
 from icehouse.dups.results import KINDS
@@ -224,12 +223,10 @@ def test_a_truth_of_another_store_is_told_so(embedded: Store, truth: Path, tmp_p
     assert "none of the truth's ids, such as 'x.jpg'" in result.stderr
 
 
-def test_a_truth_so_large_that_its_pairs_fill_memory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluate_module, "_MAX_KNOWN", 5)
-    with pytest.raises(SourceError, match="6 pairs follow"):
-        read_truth(known(tmp_path / "t.csv", "a,b\n1,2\n2,3\n3,4\n"))
+def test_a_truth_so_large_that_its_pairs_fill_memory_is_refused(tmp_path: Path) -> None:
+    chain = "".join(f"{k},{k + 1}\n" for k in range(3200))
+    with pytest.raises(SourceError, match="5,121,600 pairs follow"):
+        read_truth(known(tmp_path / "t.csv", "a,b\n" + chain))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from icehouse.dups import find as find_module
-from icehouse.dups import pairs as cascade_module
+from icehouse.dups import pairs as pairs_module
 from icehouse.dups.find import Duplicates, default_feature, find_duplicates, list_duplicates
 from icehouse.dups.join.cosines import RowSet, pair_cosines
 from icehouse.dups.pairs import Contents, JoinOptions, PairSearch, Rule
@@ -225,7 +225,7 @@ def test_a_chain_is_flagged_and_a_star_is_not() -> None:
 
 
 def test_of_a_giant_group_the_least_alike_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cascade_module, "SPREAD_MEMBERS", 8)
+    monkeypatch.setattr(pairs_module, "SPREAD_MEMBERS", 8)
     contents = contents_on_an_arc([0, *np.linspace(-1, 1, 50), 40, -40], 0.99)
     spread = contents.spread(np.arange(len(contents)))
     assert spread.sampled
@@ -424,7 +424,7 @@ def test_few_pairs_make_one_row_group(tmp_path: Path, monkeypatch: pytest.Monkey
     whole = find_duplicates(store, rule=0.8, threads=2)
     with pq.ParquetFile(whole.path / "pairs.parquet") as file:
         assert file.num_row_groups <= 2  # copies, and the others
-    monkeypatch.setattr(cascade_module, "_MIN_BLOCK", 7)
+    monkeypatch.setattr(pairs_module, "_MIN_BLOCK", 7)
     pieces = find_duplicates(store, name="pieces", rule=0.8, threads=2)
     assert pieces.pairs() == whole.pairs()
     assert pieces.clusters() == whole.clusters()

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.dups.join import cosines as rotation
-from icehouse.dups.join import selfjoin as stripes
+from icehouse.dups.join import cosines, selfjoin
 from icehouse.dups.join.cosines import NumpyTiles, Plan, RowSet, TorchTiles, choose_tiles, pair_cosines
 from icehouse.dups.join.selfjoin import cross_join, self_join
 from icehouse.errors import UsageError
@@ -80,7 +79,7 @@ def test_adversarial_rows_give_the_pairs_of_brute_force(name, case, threads):
 def test_chosen_plan_gives_the_pairs_of_brute_force(seed, threshold):
     X = spectral(300, 48, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rotation, "_PLAN_FROM", -20.0 * 48**3)
+        patch.setattr(cosines, "_PLAN_FROM", -20.0 * 48**3)
         join = self_join(X, threshold, threads=2, device="numpy")
         assert_same(join.collect(), brute_force(X, None, threshold))
     assert join.stats.explained is not None
@@ -101,7 +100,7 @@ def test_definition_agrees_with_a_plain_matrix_product():
 
 @pytest.mark.slow
 def test_bounds_leave_little_to_score(monkeypatch):
-    monkeypatch.setattr(rotation, "_PLAN_FROM", -20.0 * 128**3)
+    monkeypatch.setattr(cosines, "_PLAN_FROM", -20.0 * 128**3)
     X = spectral(3000, 128, copies=0.02)
     join = self_join(X, 0.95, device="numpy")
     assert_same(join.collect(), brute_force(X, None, 0.95))
@@ -113,7 +112,7 @@ def test_bounds_leave_little_to_score(monkeypatch):
 
 
 def test_white_noise_falls_back_to_whole_vectors(monkeypatch):
-    monkeypatch.setattr(rotation, "_PLAN_FROM", -20.0 * 64**3)
+    monkeypatch.setattr(cosines, "_PLAN_FROM", -20.0 * 64**3)
     X = np.random.default_rng(0).standard_normal((1500, 64)).astype(np.float32)
     join = self_join(X, 0.5, device="numpy")
     assert_same(join.collect(), brute_force(X, None, 0.5))
@@ -177,9 +176,9 @@ def test_crowded_stripes_are_cut_and_tiles_multiplied(monkeypatch):
     X[::7] = rng.standard_normal((58, 16))
     expected = brute_force(X, None, 0.98)
     assert 0.2 < len(expected[0]) / (400 * 399 / 2) < 0.9
-    monkeypatch.setattr(stripes, "_GATHER", 16)
+    monkeypatch.setattr(selfjoin, "_GATHER", 16)
     for limit in (10**9, 3000, 50):
-        monkeypatch.setattr(stripes, "_TOO_MANY", limit)
+        monkeypatch.setattr(selfjoin, "_TOO_MANY", limit)
         for plan in (Plan(4, 4), Plan(4, 8), Plan(16, 16)):
             join = self_join(X, 0.98, threads=2, plan=plan, tiles=NumpyTiles(64, 128))
             assert_same(join.collect(), expected)

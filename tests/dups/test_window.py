@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.dups import window as recent
+from icehouse.dups import window as window_module
 from icehouse.dups.hashing import informative
 from icehouse.dups.join.cosines import RowSet, pair_cosines
 from icehouse.dups.pairs import Rule
@@ -103,10 +103,12 @@ def judged(window: SlidingWindow, stream: list[Arrival], sizes: list[int]) -> li
 @pytest.fixture
 def small_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a small window find axes as a large one does, with two bounds."""
-    monkeypatch.setattr(recent, "_REFIT_SIZES", (100, 300))
-    monkeypatch.setattr(recent, "_pays", lambda *_: True)
+    monkeypatch.setattr(window_module, "_REFIT_SIZES", (100, 300))
+    monkeypatch.setattr(window_module, "_pays", lambda *_: True)
     monkeypatch.setattr(
-        recent, "choose_plan", lambda latest, *_: recent.Plan(2, 4, None, _some_axes(latest.dim, 4))
+        window_module,
+        "choose_plan",
+        lambda latest, *_: window_module.Plan(2, 4, None, _some_axes(latest.dim, 4)),
     )
 
 
@@ -138,9 +140,11 @@ def test_a_rule_with_a_matrix(dtype: str, tmp_path: Path) -> None:
 
 def test_bounds_that_tell_nothing_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the spectrum is flat and the threshold low, products of whole vectors are cheaper."""
-    monkeypatch.setattr(recent, "_REFIT_SIZES", (128, 300))
+    monkeypatch.setattr(window_module, "_REFIT_SIZES", (128, 300))
     monkeypatch.setattr(
-        recent, "choose_plan", lambda latest, *_: recent.Plan(1, 1, None, _some_axes(latest.dim, 1))
+        window_module,
+        "choose_plan",
+        lambda latest, *_: window_module.Plan(1, 1, None, _some_axes(latest.dim, 1)),
     )
     rng = np.random.default_rng(0)
     window = SlidingWindow(200, rule=Rule(None, 0.5), dim=32)
@@ -186,7 +190,7 @@ def test_nor_do_axes_change_them(small_axes: None) -> None:
 
 @pytest.mark.slow
 def test_a_drifted_window_learns_anew(small_axes: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent, "_TOO_MANY", 0)
+    monkeypatch.setattr(window_module, "_TOO_MANY", 0)
     window = SlidingWindow(150, rule=RULE, dim=DIM)
     stream = arrivals(500, 4, contents=450)
     assert told(judged(window, stream, [10])) == by_hand(stream, 150, RULE)
@@ -273,7 +277,7 @@ def test_the_best_match_comes_first() -> None:
 
 
 def test_where_all_resemble_all_the_most_recent_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent, "MAX_MATCHES", 5)
+    monkeypatch.setattr(window_module, "MAX_MATCHES", 5)
     same = [Arrival(str(k), str(k), None, np.array([1.0, k / 1000])) for k in range(40)]
     window = SlidingWindow(30, rule=Rule(None, 0.9), dim=2)
     last = list(window.judge(same))[-1]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dup_stores import IMAGES, TEXTS, family_rows, family_store
-from icehouse.dups import faiss_engine as engines
+from icehouse.dups import faiss_engine
 from icehouse.dups.faiss_engine import Faiss, TemporaryIndex, choose_engine
 from icehouse.dups.find import Duplicates, find_duplicates
 from icehouse.dups.join import selfjoin
@@ -112,14 +112,14 @@ def test_a_stale_index_is_not_used(store: Store, rows: list[dict[str, Any]]) -> 
 def test_what_cells_miss_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index that may not look far is told to have missed what it missed."""
     store = family_store(tmp_path / "store", family_rows(600, families=3, spread=0.5))
-    monkeypatch.setattr(engines, "choose_kind", lambda *_: "ivf")
+    monkeypatch.setattr(faiss_engine, "choose_kind", lambda *_: "ivf")
     tuned = find_duplicates(store, name="tuned", rule=0.9, hamming=None, engine="faiss", threads=1)
     exact = find_duplicates(store, name="exact", rule=0.9, hamming=None)
     total = exact.summary["pairs"]["found_by"]["embedding"]
     assert recall_of(tuned)["recall"] > 0.95
     assert tuned.summary["stages"]["embedding"]["effort"] >= 1
 
-    monkeypatch.setattr(engines, "_TARGET_RECALL", 0.0)
+    monkeypatch.setattr(faiss_engine, "_TARGET_RECALL", 0.0)
     blind = find_duplicates(store, name="blind", rule=0.9, hamming=None, engine="faiss", threads=1)
     share = blind.summary["pairs"]["found_by"]["embedding"] / total
     assert share < 0.95
@@ -134,7 +134,7 @@ def test_where_no_row_has_a_pair_recall_is_unknown(store: Store) -> None:
 
 
 def test_a_sample_is_enough(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_SAMPLE", 20)
+    monkeypatch.setattr(faiss_engine, "_SAMPLE", 20)
     faiss = find_duplicates(store, rule=0.97, engine="faiss", threads=1)
     assert recall_of(faiss)["rows"] == 20
     assert recall_of(faiss)["recall"] == 1
@@ -157,7 +157,7 @@ def test_a_cap_stops_both_alike(tmp_path: Path, max_pairs: int) -> None:
 def test_a_block_with_too_much_is_followed_by_smaller_ones(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "_MAX_FOUND", 1)
+    monkeypatch.setattr(faiss_engine, "_MAX_FOUND", 1)
     exact = find_duplicates(store, name="exact", rule=0.97)
     assert told(find_duplicates(store, name="faiss", rule=0.97, engine="faiss", threads=1)) == told(exact)
 
@@ -174,7 +174,7 @@ def test_a_gpu_is_said_to_be_of_no_use(store: Store, monkeypatch: pytest.MonkeyP
     import faiss
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr(engines, "to_gpu", lambda *_: None)
+    monkeypatch.setattr(faiss_engine, "to_gpu", lambda *_: None)
     vectors = store.vectors(IMAGES)
     measured = RowSet.of(vectors.X).measure()
     engine = choose_engine(store, IMAGES, measured, np.arange(len(measured)), vectors, threads=1)
