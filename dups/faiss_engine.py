@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import UsageError
-from ..store.index.index import fresh_index
-from ..store.index.kinds import KINDS, choose_kind, load_faiss, thread_limit, to_gpu
+from ..store.index.index import KINDS, choose_kind, fresh_index, load_faiss, thread_limit, to_gpu
 from ..store.search import float32_margin
 from ..store.store import Store
 from ..store.vectors import Vectors

@@ -23,8 +23,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import EncoderError
-from . import device as devices
-from .encoder import Encoder, Modality, Output, Tokens, readable_prefix
+from .encoder import (
+    Encoder,
+    Modality,
+    Output,
+    StreamPool,
+    Tokens,
+    autocast,
+    batch_size,
+    choose_device,
+    choose_precision,
+    readable_prefix,
+    streams,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -65,10 +76,10 @@ class Mini(Encoder):
         if model:
             raise EncoderError(f"there is one mini, and it is called mini, not mini:{model}")
         image_file, text_folder = _weights()
-        self.device = devices.choose_device(device)
-        self.precision = devices.choose_precision(precision, self.device)
-        self.batch_size = devices.batch_size(self.device, 0)
-        self.streams = devices.streams(self.device)
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.batch_size = batch_size(self.device, 0)
+        self.streams = streams(self.device)
 
         import torch
         from safetensors.torch import load
@@ -140,7 +151,7 @@ class Mini(Encoder):
 
     def stream_pool(self) -> ThreadPoolExecutor:
         """See `Encoder.stream_pool`."""
-        return devices.StreamPool(self.streams)
+        return StreamPool(self.streams)
 
     def encode_images(self, pixels: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray | Tokens]:
         """See `Encoder.encode_images`."""
@@ -223,7 +234,7 @@ class Mini(Encoder):
     def _read(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Word states (n, t, 384) and their mean (n, 384) in float32, and which words are real (n, t)."""
         ids, mask = self._ids(texts)
-        with devices.autocast(self.device, self.precision):
+        with autocast(self.device, self.precision):
             states = self._words(ids, mask).float()
         return states, self._words.pool(states, mask), mask
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
-from .device import autocast
+from .encoder import autocast
 
 __all__ = ["EfficientNetLite0", "MiniLM", "pack"]
 

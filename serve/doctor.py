@@ -80,7 +80,7 @@ def _version(package: str) -> str | None:
 
 def _device() -> dict[str, Any]:
     try:
-        from ..embed.device import choose_device, choose_precision, describe
+        from ..embed.encoder import choose_device, choose_precision, describe
 
         device = choose_device("auto")
         return {"device": device, "precision": choose_precision("auto", device), "detail": describe(device)}

@@ -26,8 +26,22 @@ from ..schema import tower_of
 from ..search import nearest, score_rows, unit_rows
 from ..store import Store
 from ..vectors import Vectors
-from .index import OVERSAMPLE, Index, IndexInfo, index_folder, read_info, read_rows, read_vectors, write_index
-from .kinds import KINDS, Kind, choose_kind, load_faiss, thread_limit, to_gpu
+from .index import (
+    KINDS,
+    OVERSAMPLE,
+    Index,
+    IndexInfo,
+    Kind,
+    choose_kind,
+    index_folder,
+    load_faiss,
+    read_info,
+    read_rows,
+    read_vectors,
+    thread_limit,
+    to_gpu,
+    write_index,
+)
 
 __all__ = [
     "RECALL",

@@ -15,7 +15,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from icehouse.embed import networks as packed
-from icehouse.embed import openclip_weights as weights
+from icehouse.embed import openclip as weights
 from icehouse.embed.encoder import Encoder, Tokens, load_encoder
 from icehouse.embed.openclip import OpenClip
 from icehouse.errors import EncoderError, UsageError
@@ -366,7 +366,7 @@ def test_packing_fuses_the_exact_gelu_only() -> None:
 
 
 def test_device_and_precision_are_checked() -> None:
-    from icehouse.embed import device
+    from icehouse.embed import encoder as device
 
     assert device.choose_device("cpu") == "cpu"
     assert device.choose_precision("auto", "cpu") in ("float32", "bfloat16")
@@ -386,7 +386,7 @@ def test_device_and_precision_are_checked() -> None:
 
 
 def test_older_gpus_get_float16(monkeypatch: pytest.MonkeyPatch) -> None:
-    from icehouse.embed import device
+    from icehouse.embed import encoder as device
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     for capability, expected in (((9, 0), "bfloat16"), ((7, 5), "float16"), ((6, 1), "float32")):

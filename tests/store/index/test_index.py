@@ -19,10 +19,12 @@ pytest.importorskip("faiss")
 import faiss
 from icehouse.cli import app
 from icehouse.errors import IcehouseError, StoreError, UsageError
+from icehouse.store.index import index as index_kinds
 from icehouse.store.index import index as read
-from icehouse.store.index import kinds as index_kinds
 from icehouse.store.index.build import build_index
 from icehouse.store.index.index import (
+    KINDS,
+    choose_kind,
     find_item,
     find_vectors,
     index_folder,
@@ -30,8 +32,8 @@ from icehouse.store.index.index import (
     open_index,
     read_info,
     read_vectors,
+    thread_limit,
 )
-from icehouse.store.index.kinds import KINDS, choose_kind, thread_limit
 from icehouse.store.search import search_item, search_vectors
 from icehouse.store.store import Store
 from index_stores import IMAGES, TEXTS, add, content, like_embeddings, make
