@@ -203,14 +203,13 @@ class Canvas:
         self, x0: float, x1: float, foot: float, height: float, pieces: int, size: float, *colours: Colour
     ) -> None:
         """Heap broken pieces between `x0` and `x1`: highest in the middle, `foot` is the lower edge."""
-        rng = self.rng
-        xs = rng.uniform(x0, x1, pieces)
+        xs = self.rng.uniform(x0, x1, pieces)
         hump = np.clip(1 - ((xs - (x0 + x1) / 2) / (0.62 * (x1 - x0))) ** 2, 0.05, 1)
-        ys = foot - rng.random(pieces) ** 1.3 * height * hump
+        ys = foot - self.rng.random(pieces) ** 1.3 * height * hump
         for x, y in sorted(zip(xs.tolist(), ys.tolist(), strict=True), key=lambda at: at[1]):
-            radius = size * (0.55 + 0.75 * (y - foot + height) / max(height, 1)) * rng.lognormal(0, 0.5)
-            angles = np.sort(rng.uniform(0, 2 * np.pi, self.count(4, 6)))
-            tilt, flat = rng.uniform(0, np.pi), rng.uniform(0.35, 0.8)
+            radius = size * (0.55 + 0.75 * (y - foot + height) / max(height, 1)) * self.rng.lognormal(0, 0.5)
+            angles = np.sort(self.rng.uniform(0, 2 * np.pi, self.count(4, 6)))
+            tilt, flat = self.between(0, np.pi), self.between(0.35, 0.8)
             turned = np.exp(1j * tilt) * (np.cos(angles) + 1j * flat * np.sin(angles))
             points = [(z.real, z.imag * 0.8) for z in turned.tolist()]
             pen, face = self.pen(x, y, radius), self.pick(*colours)
@@ -218,7 +217,7 @@ class Canvas:
             pen.shape(face, *points)
             pen.shape(mix(face, (0, 0, 0), 0.35), points[0], points[1], (0, 0))
             pen.shape(mix(face, (255, 250, 240), 0.3), points[2], points[3], (0, 0))
-        for _ in range(int(rng.poisson(pieces / 40))):  # beams and bars sticking out
+        for _ in range(int(self.rng.poisson(pieces / 40))):  # beams and bars sticking out
             pen = self.pen(self.between(x0, x1), foot - self.between(0, height * 0.8), size)
             end = (self.between(-6, 6), self.between(0, 6))
             pen.line(self.pick((70, 52, 38), (58, 54, 52), (120, 95, 70)), 0.35, (0, 0), end)
@@ -245,8 +244,7 @@ class Canvas:
         image = self.image.resize(size, Image.Resampling.BICUBIC)
         if self.chance(0.3):
             image = image.filter(ImageFilter.GaussianBlur(self.between(0.3, 1.1)))
-        x = np.linspace(-1, 1, size[0], dtype=np.float32)
-        y = np.linspace(-1, 1, size[1], dtype=np.float32)[:, None]
+        x, y = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in size))
         tilt, vignette = self.rng.uniform(-0.12, 0.12, 2), self.between(0, 0.14)
         falloff = 1 - vignette * (x**2 + y**2) + tilt[0] * x + tilt[1] * y
         balance = self.rng.normal(1, 0.045, 3) * light * self.between(0.85, 1.12)

@@ -152,12 +152,14 @@ def _plan(n: int, seed: int) -> list[_Post]:
         kinds[i] = "irrelevant"
     # Positions are shuffled once: a repost may come long before or after, as feeds are read.
     numbers = (rng.permutation(n) + 1).tolist()
-    posts = []
-    for row in zip(numbers, labels, splits, events, languages, kinds, strict=False):
-        scene = _choose_scene(rng, row[-1], EVENTS[row[3]].hazard)
+    posts: list[_Post] = []
+    rows = zip(numbers[:fresh], labels, splits, events, languages, kinds, strict=True)
+    for number, label, split, event, language, kind in rows:
+        scene = _choose_scene(rng, kind, EVENTS[event].hazard)
         width = int(rng.choice([360, 420, 480, 560, 640, 720], p=[0.1, 0.15, 0.3, 0.2, 0.15, 0.1]))
         extension = str(rng.choice(["jpg", "png", "webp"], p=[0.78, 0.1, 0.12]))
-        posts.append(_Post(*row, scene, width, extension, int(rng.integers(72, 95))))
+        quality = int(rng.integers(72, 95))
+        posts.append(_Post(number, label, split, event, language, kind, scene, width, extension, quality))
     order = rng.permutation(fresh).tolist()
     for k, i in enumerate(order[:corrupt]):
         posts[i].broken = CORRUPTIONS[k % len(CORRUPTIONS)]
