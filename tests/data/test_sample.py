@@ -42,6 +42,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_in_every_process(feed: Feed, tmp_path: Path) -> None:
     code = "import sys; from icehouse.data.sample.feed import make_feed; make_feed(sys.argv[1], n=50, seed=3)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

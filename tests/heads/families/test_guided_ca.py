@@ -116,6 +116,7 @@ def test_attention_by_token() -> None:
         GuidedCA().attention(X)
 
 
+@pytest.mark.slow
 @both
 def test_saved_cloned_searched_and_fitted_twice(make: Make, tmp_path: Path) -> None:
     X, y = equal_or_different(80)

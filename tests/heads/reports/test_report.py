@@ -57,6 +57,7 @@ def change(store: Store, rows: list[dict[str, Any]]) -> None:
     store.items.upsert(pa.Table.from_pylist(rows, schema=some), key="item_id")
 
 
+@pytest.mark.slow
 def test_the_command_leaves_a_report_with_every_run(make_store: Make) -> None:
     store = make_store(120)
     assert not (train(store, params=GIVEN).path / "report.html").exists(), "that is for the caller to make"
