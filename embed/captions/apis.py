@@ -123,6 +123,9 @@ class OllamaApi(Api):
             example=f"http://gpu1:{PORT}",
         )
         self.url = self._http.url
+        import ollama
+
+        self._ollama = ollama.AsyncClient(transport=self._http)
         # Questions about the server itself need no model to be loaded.
         self._brief_s = min(timeout, CONNECT_S)
 
@@ -150,18 +153,18 @@ class OllamaApi(Api):
     async def models(self) -> dict[str, str | None]:
         """Digest of each model that the server has."""
         async with self._http.errors(self._brief_s):
-            entries = (await self._http.json("GET", "/api/tags"))["models"] or ()
-            names = [hide(str(entry["model"]), self._http.secrets) for entry in entries]
-            digests = (entry.get("digest") for entry in entries)
             return {
-                name: None if digest is None else self._http.clip(digest, _MOST_NAME)
-                for name, digest in zip(names, digests, strict=True)
+                hide(str(entry.model), self._http.secrets): None
+                if entry.digest is None
+                else self._http.clip(entry.digest, _MOST_NAME)
+                for entry in (await self._ollama.list()).models
             }
 
     async def capabilities(self, model: str) -> list[str] | None:
         """What a model can do; None where the server does not tell, as old ones do not."""
         async with self._http.errors(self._brief_s):
             try:
+                # The package asks more of this answer than old servers tell.
                 told = (await self._http.json("POST", "/api/show", {"model": model})).get("capabilities")
             except MissingModelError:
                 raise self._missing([]) from None
@@ -169,35 +172,32 @@ class OllamaApi(Api):
 
     async def ask(self, question: Question) -> Answer:
         """Ask `/api/chat`, not streamed: one answer, one JSON object, or none."""
-        image = base64.b64encode(question.image).decode()
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": question.prompt, "images": [image]}],
-            "stream": False,
-            # A model that can think would otherwise think about every picture.
-            "think": False,
-            "options": dict(question.options),
-            **({"format": dict(question.schema)} if question.schema else {}),
-        }
         async with self._http.errors(self._http.timeout):
             try:
-                told = await self._http.json("POST", "/api/chat", body)
+                told = await self._ollama.chat(
+                    self.model,
+                    [{"role": "user", "content": question.prompt, "images": [question.image]}],
+                    stream=False,
+                    # A model that can think would otherwise think about every picture.
+                    think=False,
+                    format=dict(question.schema) if question.schema else None,
+                    options=dict(question.options),
+                )
             except MissingModelError:
                 raise self._missing([]) from None
-            if not told["done"]:
+            if not told.done:
                 raise BadAnswerError(f"{self.url}: an answer without its end")
-            message = told["message"]
             return Answer(
-                _text(self._http, message.get("content")),
-                told.get("done_reason") == "length",
-                _count(told.get("eval_count")),
-                (told.get("load_duration") or 0) / 1e9,
-                _text(self._http, message.get("thinking")),
+                _text(self._http, told.message.content),
+                told.done_reason == "length",
+                _count(told.eval_count),
+                (told.load_duration or 0) / 1e9,
+                _text(self._http, told.message.thinking),
             )
 
     async def pull(self, progress: Callable[[str, int, int], None]) -> None:
         """Have the server fetch the model."""
-        # Takes as long as it takes: only each read has a limit.
+        # Takes as long as it takes: only each read has a limit, and each line a length, which the package would not bound.
         async with self._http.errors(None):
             lines = self._http.lines("/api/pull", {"model": self.model, "stream": True})
             async with aclosing(lines):
@@ -218,7 +218,7 @@ class OllamaApi(Api):
 
     async def close(self) -> None:
         """Let go of the connections."""
-        await self._http.close()
+        await self._http.aclose()
 
 
 class OpenAiApi(Api):
@@ -295,7 +295,7 @@ class OpenAiApi(Api):
 
     async def close(self) -> None:
         """Let go of the connections."""
-        await self._http.close()
+        await self._http.aclose()
 
 
 def _text(http: Transport, value: Any) -> str:

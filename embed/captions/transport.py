@@ -286,16 +286,24 @@ class Transport:
             verify=_certificates(),
         )
 
-    async def request(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        """Send a request to `path` below the server's address; the status is not looked at."""
+    async def request(
+        self, method: str, path: str, body: Any = None, content: bytes | None = None
+    ) -> httpx.Response:
+        """Send `body` as JSON, or `content` that is JSON, to `path` below the server's address, whatever the status."""
         import httpx
 
-        async with self._open(method, path, body) as response:
-            content = bytearray()
+        async with self._open(method, path, body, content) as response:
+            answer = bytearray()
             async for chunk in response.aiter_raw():
-                content += chunk
-                _bound(content)
-            return httpx.Response(response.status_code, headers=response.headers, content=bytes(content))
+                answer += chunk
+                _bound(answer)
+            return httpx.Response(response.status_code, headers=response.headers, content=bytes(answer))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Be the transport of another httpx client, such as the `ollama` package's: its requests get the same guards."""
+        async with self.errors(None):
+            path, content = request.url.raw_path.decode(), await request.aread()
+            return self.checked(await self.request(request.method, path, content=content or None))
 
     async def json(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request and read the answer, which has to be JSON and a success."""
@@ -314,9 +322,14 @@ class Transport:
                 yield rest
 
     @contextlib.asynccontextmanager
-    async def _open(self, method: str, path: str, body: Any) -> AsyncIterator[httpx.Response]:
+    async def _open(
+        self, method: str, path: str, body: Any, content: bytes | None = None
+    ) -> AsyncIterator[httpx.Response]:
         """Response to a request, before its body; redirects are followed within the host, or from http to https."""
-        request = self._client.build_request(method, self.url + path, json=body)
+        kind = {"Content-Type": "application/json"} if content else None
+        request = self._client.build_request(
+            method, self.url + path, json=body, content=content, headers=kind
+        )
         home = request.url
         # httpx leaves out a port that is the scheme's own.
         allowed = {(home.scheme, home.host, home.port), ("https", home.host, None)}
@@ -386,7 +399,7 @@ class Transport:
             found.args = (hide(str(found), self.secrets),)
             raise found from None
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Let go of the connections."""
         await self._client.aclose()
 
@@ -455,4 +468,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _words(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # pydantic quotes pieces of the answer after this.
+    return " ".join(str(error).partition(" [type=")[0].split()) or type(error).__name__
