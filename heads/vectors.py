@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,9 @@ __all__ = [
     "directions",
     "filled",
     "log_softmax",
+    "mean_over_inputs",
     "pieces",
+    "present_directions",
     "softmax",
     "standardised",
     "statistics",
@@ -45,6 +47,24 @@ def directions(array: np.ndarray) -> np.ndarray:
     """Rows of unit length; a row of zeros stays as it is."""
     lengths = np.linalg.norm(array, axis=1, keepdims=True)
     return array / np.where(lengths > 0, lengths, 1)
+
+
+def present_directions(X: Inputs, name: str, mean: np.ndarray | float = 0.0) -> np.ndarray:
+    """Unit vectors of an input less `mean`, zeros where a row lacks it: float64, (n, d)."""
+    return directions(X.vectors(name).astype(np.float64) - mean) * X.present(name)[:, None]
+
+
+def mean_over_inputs(
+    X: Inputs, values: Mapping[str, np.ndarray], shares: Sequence[float] | np.ndarray | None = None
+) -> np.ndarray:
+    """Mean of the values (n, m) of some inputs, weighted by `shares`, over those that a row has; zeros if it has none."""
+    total, held = np.zeros(()), np.zeros(len(X))
+    for name, share in zip(values, np.ones(len(values)) if shares is None else shares, strict=True):
+        counted = share * X.present(name)
+        total = total + counted[:, None] * values[name]
+        held += counted
+    mean: np.ndarray = total / np.where(held > 0, held, 1)[:, None]
+    return mean
 
 
 def statistics(

@@ -142,11 +142,10 @@ class AttentionHead(TorchHead):
             )
         return {"width": self.width, "heads": self.heads}
 
-    def _differential(self) -> dict[str, Any]:
+    def _differential(self, version: str, depth: int) -> dict[str, Any]:
         """The same of a network with differential blocks, and their version and number."""
-        own: Any = self
-        heads = 2 * self.heads if own.version == "v1" else self.heads
-        return {**self._shape(heads), "depth": own.depth, "version": own.version}
+        heads = 2 * self.heads if version == "v1" else self.heads
+        return {**self._shape(heads), "depth": depth, "version": version}
 
 
 class _UnlessPublished:
@@ -273,7 +272,7 @@ class DiffAttn(PublishableHead):
 
         if self.as_published:
             return self._published(widths, classes, differential=True)
-        return DiffNet(widths, classes, **self._differential())
+        return DiffNet(widths, classes, **self._differential(self.version, self.depth))
 
 
 class GuidedCA(PublishableHead):
@@ -361,4 +360,4 @@ class GuidedDiff(AttentionHead):
         """The network."""
         from ..torch.attention import GuidedDiffNet
 
-        return GuidedDiffNet(widths, classes, **self._differential())
+        return GuidedDiffNet(widths, classes, **self._differential(self.version, self.depth))

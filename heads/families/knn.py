@@ -23,7 +23,7 @@ from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid
 from ..head import Chosen, Head, Validation
 from ..inputs import Inputs
 from ..selection import Choice, criteria_of
-from ..vectors import directions, pieces
+from ..vectors import mean_over_inputs, pieces, present_directions
 
 __all__ = ["NEIGHBOURS", "TEMPERATURES", "Knn"]
 
@@ -132,24 +132,20 @@ class Knn(Head):
         for name in X.names:
             share = weight * X.present(name)
             array = X.vectors(name)
-            mean = (
-                share @ array / share.sum() if self.centre_ and share.sum() > 0 else np.zeros(array.shape[1])
-            )
+            centred = self.centre_ and share.sum() > 0
+            mean = share @ array / share.sum() if centred else np.zeros(array.shape[1])
             self.means_[name] = mean.astype(np.float64)
-        self.bank_ = {name: self._directions(X, name).astype(np.float32) for name in X.names}
+        self.bank_ = {
+            name: present_directions(X, name, mean).astype(np.float32) for name, mean in self.means_.items()
+        }
         self.codes_ = y.astype(np.int64)
         self.votes_ = weight / weight.mean()
         counts = np.bincount(y, weights=weight, minlength=len(self.classes_))
         self.prior_ = counts / counts.sum()
 
-    def _directions(self, X: Inputs, name: str) -> np.ndarray:
-        """Unit vectors of an input, zeros where a row lacks it: float64."""
-        centred = X.vectors(name).astype(np.float64) - self.means_[name]
-        return directions(centred) * X.present(name)[:, None]
-
     def _cosines(self, X: Inputs, name: str) -> np.ndarray:
         # In float64: in float32 the rounding of a product shows in the votes, and differs with the batch.
-        rows, bank = self._directions(X, name), self.bank_[name]
+        rows, bank = present_directions(X, name, self.means_[name]), self.bank_[name]
         cosines = np.empty((len(rows), len(bank)))
         step = max(1, _HELD // bank.shape[1])
         for start in range(0, len(bank), step):
@@ -189,7 +185,7 @@ class Knn(Head):
                 start += len(part)
                 cosines = {name: self._cosines(part, name) for name in part.names}
                 for share in shares:
-                    near = self._combined(part, cosines, share)
+                    near = mean_over_inputs(part, cosines, share)
                     for (k, temperature), votes in self._votes(near, ks, temperatures):
                         key = share, k, temperature
                         at.setdefault(key, np.empty(len(v)))[rows] = votes[np.arange(len(rows)), v[rows]]
@@ -207,15 +203,6 @@ class Knn(Head):
                 if choice.offer(row):
                     best = {name: row[name] for name in ("k", "temperature", "input_weights", "centre")}
         return best
-
-    def _combined(
-        self, X: Inputs, cosines: Mapping[str, np.ndarray], shares: Sequence[float] | np.ndarray
-    ) -> np.ndarray:
-        """Mean cosine to each row of the bank, over the inputs that a row has: float64, (n, bank)."""
-        total = sum(share * cosines[name] for name, share in zip(X.names, shares, strict=True))
-        weight = sum(share * X.present(name) for name, share in zip(X.names, shares, strict=True))
-        combined: np.ndarray = total / np.where(weight > 0, weight, 1)[:, None]
-        return combined
 
     def _votes(
         self, near: np.ndarray, ks: Sequence[int], temperatures: Sequence[float]
@@ -240,7 +227,7 @@ class Knn(Head):
         parts = []
         for part in self._pieces(X):
             cosines = {name: self._cosines(part, name) for name in part.names}
-            near = self._combined(part, cosines, self.input_weights_)
+            near = mean_over_inputs(part, cosines, self.input_weights_)
             parts += [votes for _, votes in self._votes(near, [self.k_], [self.temperature_])]
         return np.concatenate(parts)
 

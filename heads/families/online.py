@@ -26,7 +26,7 @@ import numpy as np
 from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of
 from ..head import Chosen, Head, Validation
 from ..inputs import InputError, Inputs, labels_of, weights_of
-from ..selection import criteria
+from ..selection import Choice, criteria
 from ..vectors import filled, pieces, softmax, unit_length
 
 __all__ = ["PENALTIES", "RATES", "Online"]
@@ -146,31 +146,29 @@ class Online(Head):
         by_class: np.ndarray,
     ) -> dict[str, Any]:
         """Passes with each setting until `val` gets no better; keep the best state of all."""
-        best: tuple[float, dict[str, Any], tuple[dict[str, np.ndarray], dict[str, Any]]] | None = None
+        best = Choice("log_loss")
+        chosen: Chosen = {}
+        state: tuple[dict[str, np.ndarray], dict[str, Any]] = {}, {}
         for rate, penalty in settings:
             self._start(X, rate, penalty)
             rng = np.random.default_rng(self.seed)
-            lowest, since = np.inf, 0
+            along = Choice("log_loss", self.patience)
             for number in range(1, (self.max_passes if self.passes == "auto" else int(self.passes)) + 1):
                 self._pass(X, y, weight, by_class, rng.permutation(len(y)), first=number == 1)
                 if self.passes != "auto" and number < self.passes:
                     continue
-                row = {"rate": rate, "penalty": penalty, "passes": number}
-                row |= criteria(val[1], self._predict_proba(val[0]), by_class)
+                setting = {"rate": rate, "penalty": penalty, "passes": number}
+                row = {**setting, **criteria(val[1], self._predict_proba(val[0]), by_class)}
                 self.curve_.append(row)
-                if best is None or row["log_loss"] < best[0]:
-                    best = (
-                        row["log_loss"],
-                        {"rate": rate, "penalty": penalty, "passes": number},
-                        self._snapshot(),
-                    )
-                lowest, since = (row["log_loss"], 0) if row["log_loss"] < lowest else (lowest, since + 1)
-                if since == self.patience:
+                if best.offer(row):
+                    chosen, (arrays, values) = setting, self._state()
+                    state = {name: array.copy() for name, array in arrays.items()}, values
+                along.offer(row)
+                if along.exhausted:
                     break
-        assert best is not None
-        self._restore(*best[2])
+        self._restore(*state)
         self._forget_passes(len(y))
-        return best[1]
+        return chosen
 
     def _forget_passes(self, n: int) -> None:
         """Count the rows of `fit` once, however many passes there were: a later row shall weigh as much as one of them."""
@@ -368,10 +366,6 @@ class Online(Head):
         return np.concatenate([softmax(Z @ self.coef_.T + self.intercept_) for Z in parts])
 
     # ------------------------------------------------------------------ storage
-
-    def _snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        arrays, values = self._state()
-        return {name: array.copy() for name, array in arrays.items()}, values
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         means = {f"mean/{name}": mean for name, mean in self.means_.items()}

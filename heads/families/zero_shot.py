@@ -22,7 +22,7 @@ from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid
 from ..head import Chosen, Head, Validation
 from ..inputs import Inputs
 from ..selection import Choice, criteria
-from ..vectors import directions, pieces, softmax
+from ..vectors import directions, mean_over_inputs, pieces, present_directions, softmax
 
 __all__ = ["BETAS", "TipAdapter", "ZeroShot", "class_matrices"]
 
@@ -109,23 +109,20 @@ class ZeroShot(Head):
             self.vectors_ = class_matrices(self.class_vectors, X.widths, self.classes_)
         else:
             self.vectors_ = self._means(X, y, np.ones(len(y)) if sample_weight is None else sample_weight)
-        best: tuple[float, float, tuple[float, ...]] | None = None
-        for share in shares:
+        factor = _FACTOR if self.factor == "auto" else float(self.factor)
+        best: Chosen = {"factor": factor, "input_weights": list(shares[0])}
+        choice = Choice("log_loss")
+        for share in shares if val is not None else ():
             self.input_weights_ = np.array(share)
-            self.factor_ = _FACTOR if self.factor == "auto" else float(self.factor)
-            if val is None:
-                return {"factor": self.factor_, "input_weights": list(share)}
             cosines = np.concatenate([self._cosines(part) for part in pieces(val[0])])
-            if self.factor == "auto":
-                self.factor_ = best_factor(cosines, val[1])
-            row: dict[str, Any] = {"factor": self.factor_, "input_weights": list(share)}
-            row |= criteria(val[1], softmax(self.factor_ * cosines))
+            factor = best_factor(cosines, val[1]) if self.factor == "auto" else factor
+            chosen = {"factor": factor, "input_weights": list(share)}
+            row = {**chosen, **criteria(val[1], softmax(factor * cosines))}
             self.curve_.append(row)
-            if best is None or row["log_loss"] < best[0]:
-                best = row["log_loss"], self.factor_, share
-        assert best is not None
-        self.factor_, self.input_weights_ = best[1], np.array(best[2])
-        return {"factor": self.factor_, "input_weights": list(best[2])}
+            if choice.offer(row):
+                best = chosen
+        self.factor_, self.input_weights_ = best["factor"], np.array(best["input_weights"])
+        return best
 
     def _means(self, X: Inputs, y: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
         """Mean direction of each class's rows, by input; zero where no row of a class has the input."""
@@ -139,12 +136,8 @@ class ZeroShot(Head):
 
     def _cosines(self, X: Inputs) -> np.ndarray:
         """Mean cosine to each class, over the inputs that a row has: float64, (n, k)."""
-        total, weight = np.zeros((len(X), len(self.classes_))), np.zeros(len(X))
-        for name, share in zip(X.names, self.input_weights_, strict=True):
-            held = share * X.present(name)
-            total += held[:, None] * (directions(X.vectors(name).astype(np.float64)) @ self.vectors_[name].T)
-            weight += held
-        return total / np.where(weight > 0, weight, 1)[:, None]
+        cosines = {name: present_directions(X, name) @ self.vectors_[name].T for name in X.names}
+        return mean_over_inputs(X, cosines, self.input_weights_)
 
     def _predict_proba(self, X: Inputs) -> np.ndarray:
         return np.concatenate([softmax(self.factor_ * self._cosines(part)) for part in pieces(X)])
@@ -356,30 +349,23 @@ class TipAdapter(Head):
             if centre and held.sum() > 0:
                 self.means_[name] = held @ X.vectors(name).astype(np.float64) / held.sum()
         self.keys_ = {
-            name: self._directions(X, name, self.means_[name]).astype(np.float32) for name in X.names
+            name: present_directions(X, name, self.means_[name]).astype(np.float32) for name in X.names
         }
         self.codes_ = y.astype(np.int64)
         self.values_ = weight / np.bincount(y, weights=weight, minlength=k)[y]
 
-    def _directions(self, X: Inputs, name: str, mean: np.ndarray | float = 0.0) -> np.ndarray:
-        """Unit vectors of an input, zeros where a row lacks it: float64."""
-        return directions(X.vectors(name).astype(np.float64) - mean) * X.present(name)[:, None]
-
     def _base(self, X: Inputs) -> np.ndarray:
         """Mean cosine to the class prompts, over the inputs that have prompts and that a row has: (n, k)."""
-        total, held = np.zeros((len(X), len(self.classes_))), np.zeros(len(X))
-        for name, vectors in self.vectors_.items():
-            total += self._directions(X, name) @ vectors.T
-            held += X.present(name)
-        return total / np.where(held > 0, held, 1)[:, None]
+        return mean_over_inputs(
+            X, {name: present_directions(X, name) @ vectors.T for name, vectors in self.vectors_.items()}
+        )
 
     def _near(self, X: Inputs) -> np.ndarray:
         """Mean cosine to each key, over the inputs that a row has: float64, (n, m)."""
-        total, held = np.zeros((len(X), len(self.codes_))), np.zeros(len(X))
+        cosines = {}
         for name, keys in self.keys_.items():
-            total += self._directions(X, name, self.means_[name]) @ keys.astype(np.float64).T
-            held += X.present(name)
-        return total / np.where(held > 0, held, 1)[:, None]
+            cosines[name] = present_directions(X, name, self.means_[name]) @ keys.astype(np.float64).T
+        return mean_over_inputs(X, cosines)
 
     def _affinity(self, near: np.ndarray, beta: float) -> np.ndarray:
         """What the cache says of each class: (n, k)."""

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from icehouse.errors import UsageError
 from icehouse.heads.families.gbm import Gbm
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
@@ -21,17 +20,6 @@ def test_boosting_stops_early_and_the_round_is_the_choice(data: Data) -> None:
     row = head.curve_[0]
     assert row["log_loss"] == pytest.approx(-np.log(head.predict_proba(V)[np.arange(90), v]).mean())
     assert head.refit(V, v).booster_.current_iteration() == head.chosen_["rounds"]
-
-
-def test_settings_are_compared_on_val(data: Data) -> None:
-    head = Gbm(**SMALL | {"num_leaves": (3, 15), "learning_rate": (0.05, 0.3)}).fit(
-        *data(150, noise=2.0), val=data(90, seed=1, noise=2.0)
-    )
-    assert len(head.curve_) == 4
-    best = min(head.curve_, key=lambda row: row["log_loss"])
-    assert head.chosen_ == {
-        name: best[name] for name in ("num_leaves", "min_data", "learning_rate", "rounds")
-    }
 
 
 @pytest.mark.slow
@@ -77,21 +65,6 @@ def test_it_is_saved_in_lightgbms_own_format(data: Data, tmp_path: Path) -> None
 
     with pytest.raises(HeadError, match="damaged"):
         Head.load(tmp_path)
-
-
-def test_values_that_make_no_sense_are_refused(data: Data) -> None:
-    for params in (
-        {"num_leaves": 1},
-        {"feature_fraction": 0},
-        {"rounds": 0},
-        {"rounds": "many"},
-        {"components": 0},
-        {"patience": 0},
-        {"select": "auc"},
-        {"learning_rate": "auto"},
-    ):
-        with pytest.raises(UsageError):
-            Gbm(**params).fit(*data(30))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("n", [12, 24, 40])

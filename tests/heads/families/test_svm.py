@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from icehouse.errors import UsageError
-from icehouse.heads.families.linear import SVM_GRID as GRID
 from icehouse.heads.families.linear import Svm
 from icehouse.heads.inputs import Inputs
 from sklearn.svm import LinearSVC
@@ -43,27 +41,8 @@ def test_calibration_is_fitted_on_rows_the_weights_never_saw(data: Data) -> None
     assert held.predict_proba(X).max() < 0.85
 
 
-def test_c_and_unit_length_are_chosen_on_val(data: Data) -> None:
-    head = Svm().fit(*data(120, noise=3.0), val=data(90, seed=1, noise=3.0))
-    assert 6 <= len(head.curve_) <= 2 * len(GRID)
-    best = min(head.curve_, key=lambda row: row["log_loss"])
-    assert head.chosen_ == {"C": best["C"], "unit": best["unit"]}
-
-
 def test_refitting_learns_from_all_rows(data: Data) -> None:
     X, y = data(90, noise=2.0)
     head = Svm().fit(X, y)
     again = head.refit(X, y)
     np.testing.assert_allclose(again.coef_, head.coef_, atol=1e-3)
-
-
-def test_values_that_make_no_sense_are_refused(data: Data) -> None:
-    for params in (
-        {"C": 0},
-        {"scale": "row"},
-        {"select": "auc"},
-        {"unit": "maybe"},
-        {"class_weight": "even"},
-    ):
-        with pytest.raises(UsageError):
-            Svm(**params).fit(*data(30))  # type: ignore[arg-type]

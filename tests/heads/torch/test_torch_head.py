@@ -94,12 +94,6 @@ def test_the_scale_of_an_encoder_does_not_matter(data: Data) -> None:
     assert abs(raw.fit(scaled, y).predict_proba(scaled) - proba).max() > 0.05
 
 
-def test_another_seed_another_head(data: Data) -> None:
-    X, y = data(60)
-    first, other = (MLP(**FAST, seed=seed).fit(X, y).predict_proba(X) for seed in (0, 1))
-    assert abs(first - other).max() > 1e-4
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["mlp", "two-token", "align", "cross"])
 def test_a_row_that_lacks_an_input_is_predicted_from_the_others(family: str, data: Data) -> None:
@@ -181,19 +175,6 @@ def test_progress_is_told(data: Data) -> None:
     assert [best for *_, best in told] == sorted(best for *_, best in told)
 
 
-def test_a_head_loads_as_the_network_it_was(data: Data, tmp_path: Path) -> None:
-    X, y = data(60)
-    head = MLP(**{**FAST, "lr": (1e-3, 1e-2)}).fit(X, y)
-    head.save(tmp_path)
-    again = Head.load(tmp_path)
-    assert isinstance(again, MLP)
-    assert again.lr == (1e-3, 1e-2)
-    inputs = {name: torch.from_numpy(X[name])[:, None] for name in X.names}
-    masks = {name: torch.ones(60, 1, dtype=torch.bool) for name in X.names}
-    proba = again.network_(inputs, masks).softmax(dim=1).numpy()
-    np.testing.assert_allclose(proba, head.predict_proba(X), atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -225,23 +206,6 @@ def test_heads_that_cannot_share_a_width(data: Data) -> None:
 def test_a_rate_beyond_reason_is_one_line(data: Data) -> None:
     with pytest.raises(HeadError, match="training mlp diverged"):
         MLP(**{**FAST, "lr": 1e38}).fit(*data(60), val=data(30, seed=1))
-
-
-#: Why a check cannot hold: training goes through rows in an order, a batch at a time.
-@pytest.mark.slow
-def test_seeds_train_together_as_they_would_alone(data: Data) -> None:
-    X, y = data(90)
-    dev = data(30, seed=1)
-    head = MLP(hidden=8, lr=(1e-2, 3e-2), dropout=(0.0, 0.3), epochs=4, batch_size=16)
-    together = head.fit_seeds([0, 3], X, y, val=dev)
-    assert [one.seed for one in together] == [0, 3]
-    for one in together:
-        alone = head.unfitted(seed=one.seed).fit(X, y, val=dev)
-        assert one.chosen_ == alone.chosen_
-        np.testing.assert_allclose(one.predict_proba(dev[0]), alone.predict_proba(dev[0]), atol=1e-4)
-        assert [sorted(row) for row in one.curve_] == [sorted(row) for row in alone.curve_]
-    first, second = (one.predict_proba(dev[0]) for one in together)
-    assert abs(first - second).max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ["guided-ca", "diff-attn", "guided-ca+diff-attn"])
