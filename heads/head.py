@@ -25,6 +25,7 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias
@@ -38,6 +39,7 @@ from .checks import (
     ParameterError,
     check_kinds,
     check_memory,
+    class_weights,
     did_you_mean,
     plain,
     same,
@@ -47,7 +49,7 @@ from .inputs import SINGLE, InputError, Inputs, Tokens, concatenate, labels_of, 
 from .registry import head_class
 from .selection import held_out, same_rows
 
-__all__ = ["Chosen", "Head", "Validation"]
+__all__ = ["Chosen", "Examples", "Head", "Validation"]
 
 FORMAT = 1
 
@@ -55,6 +57,21 @@ FORMAT = 1
 Validation: TypeAlias = tuple[Inputs, np.ndarray]
 #: Parameters that were chosen, by name.
 Chosen: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows to learn from: class codes, weights, the weight of each class, and the rows' groups where they are known."""
+
+    X: Inputs
+    y: np.ndarray
+    weight: np.ndarray
+    by_class: np.ndarray
+    groups: np.ndarray | None = None
+
+    def __getitem__(self, rows: Any) -> Examples:
+        groups = None if self.groups is None else self.groups[rows]
+        return Examples(self.X[rows], self.y[rows], self.weight[rows], self.by_class, groups)
 
 
 class Head(ABC):
@@ -377,14 +394,18 @@ class Head(ABC):
         """Group of each row that `_fit` was given: as given, else rows with equal features are one group."""
         return same_rows(X) if self._groups is None else self._groups
 
+    def _examples(self, X: Inputs, y: np.ndarray, sample_weight: np.ndarray | None) -> Examples:
+        """What `_fit` was given, with the weights of the classes by `class_weight`, where the family has it."""
+        by_class = class_weights(getattr(self, "class_weight", None), self.classes_, y, sample_weight)
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight
+        return Examples(X, y, weight, by_class, self._groups)
+
     def _select(
         self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
+        examples: Examples,
         val: Validation | None,
-        choose: Callable[[Inputs, np.ndarray, np.ndarray, Validation], Chosen],
-        fit: Callable[[Inputs, np.ndarray, np.ndarray, Chosen], Chosen | None],
+        choose: Callable[[Examples, Validation], Chosen],
+        fit: Callable[[Examples, Chosen], Chosen | None],
         default: Chosen,
         *,
         undecided: bool = True,
@@ -395,16 +416,15 @@ class Head(ABC):
         fitted. `choose` leaves the head fitted on the rows that it was given; what `fit` returns is chosen too.
         """
         if val is not None:
-            return choose(X, y, weight, val)
+            return choose(examples, val)
         chosen = default
         if undecided:
-            groups = self._groups = self._row_groups(X)
-            part = held_out(y, groups=groups, seed=self._seed)
+            groups = same_rows(examples.X) if examples.groups is None else examples.groups
+            examples = replace(examples, groups=groups)
+            part = held_out(examples.y, groups=groups, seed=self._seed)
             if part is not None:
-                self._groups = groups[~part]
-                chosen = choose(X[~part], y[~part], weight[~part], (X[part], y[part]))
-                self._groups = groups
-        return {**chosen, **(fit(X, y, weight, chosen) or {})}
+                chosen = choose(examples[~part], (examples.X[part], examples.y[part]))
+        return {**chosen, **(fit(examples, chosen) or {})}
 
     def refit(
         self,

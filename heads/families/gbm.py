@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from ...errors import HeadError
-from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of
-from ..head import Chosen, Head, Validation
+from ..checks import ClassWeight, Footprint, ParameterError, grid_of
+from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
 from ..selection import Choice, criteria
 from ..vectors import CHUNK, pieces, statistics
@@ -120,27 +120,24 @@ class Gbm(Head):
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
     ) -> Mapping[str, Any]:
         settings = self._settings(len(y))
-        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
-        plain = np.ones(len(y)) if sample_weight is None else sample_weight
-        weight = by_class[y] * plain
-        self._reduce(X, plain)
+        examples = self._examples(X, y, sample_weight)
+        self._reduce(X, examples.weight)
 
-        def choose(Z: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
-            return self._choose(Z[_SEEN], y, weight, settings, val[0][_SEEN], val[1], by_class)
+        def choose(examples: Examples, val: Validation) -> Chosen:
+            return self._choose(examples, val, settings)
 
-        def fit(Z: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> None:
-            self.booster_ = self._boosted(Z[_SEEN], y, weight, chosen, chosen["rounds"])
+        def fit(examples: Examples, chosen: Chosen) -> None:
+            self.booster_ = self._boosted(examples, chosen, chosen["rounds"])
 
         setting = settings[0] if len(settings) == 1 else {**settings[0], "num_leaves": _DEFAULT_LEAVES}
         rounds = _DEFAULT_ROUNDS if self.rounds == "auto" else int(self.rounds)
         undecided = len(settings) > 1 or self.rounds == "auto"
         # What the trees see is made once for all rows.
-        self._groups = self._row_groups(X)
-        Z = Inputs({_SEEN: self._features(X)})
+        weight = examples.by_class[y] * examples.weight
+        Z, groups = Inputs({_SEEN: self._features(X)}), self._row_groups(X)
+        examples = replace(examples, X=Z, weight=weight, groups=groups)
         dev = None if val is None else (Inputs({_SEEN: self._features(val[0])}), val[1])
-        return self._select(
-            Z, y, weight, dev, choose, fit, {**setting, "rounds": rounds}, undecided=undecided
-        )
+        return self._select(examples, dev, choose, fit, {**setting, "rounds": rounds}, undecided=undecided)
 
     def _settings(self, n: int) -> list[dict[str, Any]]:
         """What is to be compared, for `n` rows."""
@@ -161,24 +158,16 @@ class Gbm(Head):
             for rate in rates
         ]
 
-    def _choose(
-        self,
-        Z: np.ndarray,
-        y: np.ndarray,
-        weight: np.ndarray,
-        settings: Sequence[Mapping[str, Any]],
-        V: np.ndarray,
-        v: np.ndarray,
-        by_class: np.ndarray,
-    ) -> dict[str, Any]:
+    def _choose(self, examples: Examples, val: Validation, settings: Sequence[Mapping[str, Any]]) -> Chosen:
         """Boost with each setting, stopped early; keep the best."""
         best: tuple[dict[str, Any], lightgbm.Booster] | None = None
-        choice = Choice(self.select)
+        choice, by_class = Choice(self.select), examples.by_class
+        V, v = val[0][_SEEN], val[1]
         for setting in settings:
             if self.rounds == "auto":
-                booster = self._boosted(Z, y, weight, setting, self.max_rounds, (V, v, by_class[v]))
+                booster = self._boosted(examples, setting, self.max_rounds, (V, v, by_class[v]))
             else:
-                booster = self._boosted(Z, y, weight, setting, int(self.rounds))
+                booster = self._boosted(examples, setting, int(self.rounds))
             best_round = booster.best_iteration
             rounds = int(best_round if best_round > 0 else booster.current_iteration())
             row = {**setting, "rounds": rounds, **criteria(v, self._voted(booster, V), by_class)}
@@ -191,16 +180,14 @@ class Gbm(Head):
 
     def _boosted(
         self,
-        Z: np.ndarray,
-        y: np.ndarray,
-        weight: np.ndarray,
+        examples: Examples,
         setting: Mapping[str, Any],
         rounds: int,
         stop: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
     ) -> lightgbm.Booster:
         import lightgbm
 
-        k = len(self.classes_)
+        k, Z = len(self.classes_), examples.X[_SEEN]
         params = {
             "objective": "binary" if k == 2 else "multiclass",
             "num_class": 1 if k == 2 else k,
@@ -221,7 +208,7 @@ class Gbm(Head):
             "verbosity": -1,
             "num_threads": _threads(Z),
         }
-        data = lightgbm.Dataset(Z, y, weight=weight, params=params)
+        data = lightgbm.Dataset(Z, examples.y, weight=examples.weight, params=params)
         if stop is None:
             return lightgbm.train(params, data, rounds)
         V, v, importance = stop

@@ -14,13 +14,13 @@ a product, and so on the other rows of the batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of, shares_of
-from ..head import Chosen, Head, Validation
+from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
+from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
 from ..selection import Choice, criteria_of
 from ..vectors import mean_over_inputs, pieces, present_directions
@@ -102,12 +102,12 @@ class Knn(Head):
             raise ParameterError(f"prior must be positive, not {self.prior!r}")
         shares = shares_of("input_weights", self.input_weights, X.names, _STEPS)
         centres = [True, False] if self.centre == "auto" else [bool(self.centre)]
-        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
-        weight = by_class[y] * (1.0 if sample_weight is None else sample_weight)
+        examples = self._examples(X, y, sample_weight)
+        examples = replace(examples, weight=examples.by_class[y] * examples.weight)
 
-        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
-            chosen = self._choose(X, y, weight, val, ks, temperatures, shares, centres, by_class)
-            self._keep(X, y, weight, chosen)
+        def choose(examples: Examples, val: Validation) -> Chosen:
+            chosen = self._choose(examples, val, ks, temperatures, shares, centres)
+            self._keep(examples, chosen)
             return chosen
 
         default = {
@@ -118,16 +118,17 @@ class Knn(Head):
         }
         undecided = max(len(ks), len(temperatures), len(shares), len(centres)) > 1
         val = val if undecided else None
-        return self._select(X, y, weight, val, choose, self._keep, default, undecided=undecided)
+        return self._select(examples, val, choose, self._keep, default, undecided=undecided)
 
-    def _keep(self, X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> None:
+    def _keep(self, examples: Examples, chosen: Chosen) -> None:
         """Take what was chosen, and fill the bank."""
         self.k_, self.temperature_ = chosen["k"], chosen["temperature"]
         self.input_weights_, self.centre_ = np.array(chosen["input_weights"]), chosen["centre"]
-        self._remember(X, y, weight)
+        self._remember(examples)
 
-    def _remember(self, X: Inputs, y: np.ndarray, weight: np.ndarray) -> None:
+    def _remember(self, examples: Examples) -> None:
         """Fill the bank."""
+        X, y, weight = examples.X, examples.y, examples.weight
         self.means_ = {}
         for name in X.names:
             share = weight * X.present(name)
@@ -159,15 +160,12 @@ class Knn(Head):
 
     def _choose(
         self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
+        examples: Examples,
         val: Validation,
         ks: list[int],
         temperatures: list[float],
         shares: list[tuple[float, ...]],
         centres: list[bool],
-        by_class: np.ndarray,
     ) -> dict[str, Any]:
         """Everything with everything: the similarities are computed once for each centring, and shared."""
         V, v = val
@@ -175,7 +173,7 @@ class Knn(Head):
         choice = Choice(self.select)
         for centre in centres:
             self.centre_ = centre
-            self._remember(X, y, weight)
+            self._remember(examples)
             # Of each setting two numbers a row are kept: probabilities of many classes would not fit in memory.
             at: dict[tuple[Any, ...], np.ndarray] = {}
             predicted: dict[tuple[Any, ...], np.ndarray] = {}
@@ -197,7 +195,7 @@ class Knn(Head):
                     "temperature": temperature,
                     "input_weights": list(share),
                     "centre": centre,
-                    **criteria_of(v, at[key], predicted[key], len(self.classes_), by_class),
+                    **criteria_of(v, at[key], predicted[key], len(self.classes_), examples.by_class),
                 }
                 self.curve_.append(row)
                 if choice.offer(row):

@@ -15,14 +15,14 @@ stack is told the classes' frequencies in its place.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of, shares_of
-from ..head import Chosen, Head, Validation
+from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
+from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
 from ..registry import create, head_class
 from ..selection import Choice, criteria, folds
@@ -98,26 +98,24 @@ class LateFusion(Head):
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
     ) -> Mapping[str, Any]:
         shares, penalties = self._checked_parameters(X)
-        weight = np.ones(len(y)) if sample_weight is None else sample_weight
-        self._by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
-        counts = np.bincount(y, weights=weight, minlength=len(self.classes_)) * self._by_class
+        examples = self._examples(X, y, sample_weight)
+        self._by_class = examples.by_class
+        counts = np.bincount(y, weights=examples.weight, minlength=len(self.classes_)) * self._by_class
         self.prior_ = counts / counts.sum()
-        self._groups = self._row_groups(X)
+        examples = replace(examples, groups=self._row_groups(X))
         each = {name: dict((self.each or {}).get(name, {})) for name in X.names}
 
-        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
-            return self._choose(X, y, weight, val, shares, penalties)
+        def choose(examples: Examples, val: Validation) -> Chosen:
+            return self._choose(examples, val, shares, penalties)
 
-        def fit(X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> Chosen:
+        def fit(examples: Examples, chosen: Chosen) -> Chosen:
             # An input that showed one class in the part that the choice learnt from may show more in all rows.
             given = {**each, **chosen["each"]}
-            groups = self._row_groups(X)
-            self.heads_ = self._probes(X, y, weight, groups, None, given)
+            self.heads_ = self._probes(examples, None, given)
             probes = {name: {**given[name], **probe.chosen_} for name, probe in self.heads_.items()}
             self.combine_, self.weights_, self.stack_ = chosen["combine"], np.array(chosen["weights"]), None
             if self.combine_ == "stack":
-                crossed = self._crossed(X, y, weight, groups, probes)
-                self.stack_ = self._stacked(crossed, y, weight, chosen["stack_C"])
+                self.stack_ = self._stacked(examples, probes, chosen["stack_C"])
             return {"each": probes}
 
         default = {
@@ -127,7 +125,7 @@ class LateFusion(Head):
             "each": each,
         }
         ways = {"mean": len(shares), "stack": len(penalties)}.get(self.combine, 2)
-        return self._select(X, y, weight, val, choose, fit, default, undecided=ways > 1)
+        return self._select(examples, val, choose, fit, default, undecided=ways > 1)
 
     def memory_needed(self, rows: int, dev: int) -> int:
         """As `Head.memory_needed`: the probes' probabilities, and a logistic regression on all of them."""
@@ -148,35 +146,31 @@ class LateFusion(Head):
     # ------------------------------------------------------------------ the probes
 
     def _probes(
-        self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
-        groups: np.ndarray,
-        val: Validation | None,
-        each: Mapping[str, Mapping[str, Any]],
+        self, examples: Examples, val: Validation | None, each: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, Head]:
         """A fitted probe for each input that shows more than one class."""
-        found = {}
+        X, found = examples.X, {}
         for name in X.names:
             rows = np.flatnonzero(X.present(name))
-            if len(np.unique(y[rows])) < 2:
+            having = examples[rows]
+            y, rows_weight = having.y, having.weight
+            if len(np.unique(y)) < 2:
                 continue
             given = {**(self.head_params or {}), **each.get(name, {})}
-            probe, rows_weight = create(self.head, **given), weight[rows]
+            probe = create(self.head, **given)
             if self.class_weight is not None and "class_weight" not in given:
                 if "class_weight" in probe.parameters():
                     probe.set_params(class_weight=self._weight_of_codes())
                 else:
-                    rows_weight = rows_weight * self._by_class[y[rows]]
+                    rows_weight = rows_weight * self._by_class[y]
             if "seed" in probe.parameters() and "seed" not in given:
                 probe.set_params(seed=self.seed)
             held = None
             if val is not None:
-                dev = np.flatnonzero(val[0].present(name) & np.isin(val[1], y[rows]))
+                dev = np.flatnonzero(val[0].present(name) & np.isin(val[1], y))
                 if len(dev):
                     held = _alone(val[0][dev], name), val[1][dev]
-            found[name] = probe.fit(_alone(X[rows], name), y[rows], held, rows_weight, groups[rows])
+            found[name] = probe.fit(_alone(having.X, name), y, held, rows_weight, having.groups)
         return found
 
     def _weight_of_codes(self) -> dict[int, float] | None:
@@ -209,52 +203,39 @@ class LateFusion(Head):
 
     # ------------------------------------------------------------------ the stack
 
-    def _crossed(
-        self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
-        groups: np.ndarray,
-        each: Mapping[str, Mapping[str, Any]],
-    ) -> np.ndarray:
+    def _crossed(self, examples: Examples, each: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
         """Logarithms of the probabilities of every row by probes that saw neither it nor a row of its group."""
-        fold = folds(y, _FOLDS, groups=groups, seed=self.seed)
-        crossed = np.empty((len(y), len(self.classes_) * len(X.names)))
+        fold = folds(examples.y, _FOLDS, groups=examples.groups, seed=self.seed)
+        crossed = np.empty((len(fold), len(self.classes_) * len(examples.X.names)))
         for number in range(_FOLDS):
             inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-            if not len(inside):
-                continue
-            heads = {}
-            if len(outside):
-                heads = self._probes(X[outside], y[outside], weight[outside], groups[outside], None, each)
-            crossed[inside] = _logarithms(self._said(heads, X[inside]))
+            if len(inside):
+                heads = self._probes(examples[outside], None, each) if len(outside) else {}
+                crossed[inside] = _logarithms(self._said(heads, examples.X[inside]))
         return crossed
 
     def _stacked(
         self,
-        crossed: np.ndarray,
-        y: np.ndarray,
-        weight: np.ndarray,
+        examples: Examples,
+        each: Mapping[str, Mapping[str, Any]],
         C: float | Sequence[float],
         val: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> LogReg:
         stack = LogReg(C=C, unit=False, select=self.select, class_weight=self._weight_of_codes())
-        return stack.fit(crossed, y, val=val, sample_weight=weight)
+        return stack.fit(self._crossed(examples, each), examples.y, val=val, sample_weight=examples.weight)
 
     # ------------------------------------------------------------------ the choice
 
     def _choose(
         self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
+        examples: Examples,
         val: Validation,
         shares: list[tuple[float, ...]],
         penalties: list[float],
     ) -> dict[str, Any]:
         """Fit the probes, compare the means and the stack on `val`, and keep the best."""
-        (V, v), by, groups = val, self._by_class, self._row_groups(X)
-        self.heads_ = self._probes(X, y, weight, groups, val, self.each or {})
+        (V, v), by = val, self._by_class
+        self.heads_ = self._probes(examples, val, self.each or {})
         each = {
             name: {**(self.each or {}).get(name, {}), **probe.chosen_} for name, probe in self.heads_.items()
         }
@@ -268,8 +249,7 @@ class LateFusion(Head):
             if choice.offer(row):
                 best["weights"] = list(share)
         if self.combine != "mean" and self.heads_:
-            crossed = self._crossed(X, y, weight, groups, each)
-            stack = self._stacked(crossed, y, weight, penalties, (_logarithms(said), v))
+            stack = self._stacked(examples, each, penalties, (_logarithms(said), v))
             C = float(stack.chosen_["C"])
             scores = criteria(v, stack.predict_proba(_logarithms(said)), by)
             row = {"combine": "stack", "stack_C": C, **scores}

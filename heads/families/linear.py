@@ -36,8 +36,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ..calibration import platt
-from ..checks import ClassWeight, Footprint, class_weights, grid_of
-from ..head import Chosen, Head, Validation
+from ..checks import ClassWeight, Footprint, grid_of
+from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
 from ..selection import Choice, criteria
 from ..vectors import filled, pieces, softmax, standardised, statistics, unit_length
@@ -399,18 +399,16 @@ class LinearHead(Head):
 
         grid = grid_of("C", self.C, self.grid)
         units = [False, True] if self.unit == "auto" else [bool(self.unit)]
-        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
-        weight = np.ones(len(y)) if sample_weight is None else sample_weight
 
-        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
-            return self._choose(X, y, weight, val, grid, units, by_class)
+        def choose(examples: Examples, val: Validation) -> Chosen:
+            return self._choose(examples, val, grid, units)
 
-        def fit(X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> None:
+        def fit(examples: Examples, chosen: Chosen) -> None:
             if self.calibrated and not self.curve_:  # nothing to spare: the rows of training have to do
-                self._choose(X, y, weight, (X, y), [chosen["C"]], [chosen["unit"]], by_class)
+                self._choose(examples, (examples.X, examples.y), [chosen["C"]], [chosen["unit"]])
                 return
             self.unit_ = chosen["unit"]
-            for _ in self._path(unit_length(X, self.unit_), y, weight, [chosen["C"]], by_class):
+            for _ in self._path(examples, [chosen["C"]]):
                 pass
 
         default = {"C": grid[0] if len(grid) == 1 else self.fallback, "unit": units[0]}
@@ -419,25 +417,18 @@ class LinearHead(Head):
         undecided = len(grid) > 1 or self.calibrated
         threads = 1 if len(self.classes_) < _MANY_CLASSES else None
         with threadpool_limits(limits=threads, user_api="blas"):
-            return self._select(X, y, weight, val, choose, fit, default, undecided=undecided)
+            examples = self._examples(X, y, sample_weight)
+            return self._select(examples, val, choose, fit, default, undecided=undecided)
 
-    def _choose(
-        self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
-        val: Validation,
-        grid: list[float],
-        units: list[bool],
-        by_class: np.ndarray,
-    ) -> Chosen:
+    def _choose(self, examples: Examples, val: Validation, grid: list[float], units: list[bool]) -> Chosen:
         """Walk the path once for each treatment of lengths, and keep the fit that is best on `val`."""
         best, chosen, state = Choice(self.select), {}, {}
+        by_class = examples.by_class
         for unit in units:
             self.unit_ = unit
             V, v = unit_length(val[0], unit), val[1]
             along = Choice(self.select, self.patience * (1 if self.select == "log_loss" else 2))
-            for C in self._path(unit_length(X, unit), y, weight, grid, by_class):
+            for C in self._path(examples, grid):
                 logits = self._logits(V)
                 self._calibrate(logits, v, by_class)
                 row = {"C": C, "unit": unit, **criteria(v, self._probabilities(logits), by_class)}
@@ -453,11 +444,10 @@ class LinearHead(Head):
         vars(self).update(state)
         return chosen
 
-    def _path(
-        self, X: Inputs, y: np.ndarray, weight: np.ndarray, grid: list[float], by_class: np.ndarray
-    ) -> Iterator[float]:
+    def _path(self, examples: Examples, grid: list[float]) -> Iterator[float]:
         """Each value of C, while the head has the weights for it: on raw features, centring and scaling folded in."""
-        total = weight * by_class[y]
+        X, y, weight = unit_length(examples.X, self.unit_), examples.y, examples.weight
+        total = weight * examples.by_class[y]
         # `svm` centres with the weights of the classes.
         centred_by = total if self.calibrated else weight
         self.means_, scales = statistics(X, centred_by, by_feature=self.scale == "feature")

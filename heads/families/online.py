@@ -18,13 +18,13 @@ The same batches in the same order give the same head.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of
-from ..head import Chosen, Head, Validation
+from ..head import Chosen, Examples, Head, Validation
 from ..inputs import InputError, Inputs, labels_of, weights_of
 from ..selection import Choice, criteria
 from ..vectors import filled, pieces, softmax, unit_length
@@ -101,6 +101,7 @@ class Online(Head):
     unit: bool = True
     class_weight: ClassWeight = None
     seed: int = 0
+    intercept_: np.ndarray = field(init=False)
 
     # ------------------------------------------------------------------ all rows at once
 
@@ -108,20 +109,21 @@ class Online(Head):
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
     ) -> Mapping[str, Any]:
         rates, penalties = self._grids()
-        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
-        weight = np.ones(len(y)) if sample_weight is None else sample_weight / sample_weight.mean()
+        examples = self._examples(X, y, sample_weight)
+        if sample_weight is not None:
+            examples = replace(examples, weight=sample_weight / sample_weight.mean())
         settings = [(rate, penalty) for rate in rates for penalty in penalties]
         rate, penalty = settings[0]
 
-        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
-            return self._choose(X, y, weight, settings, val, by_class)
+        def choose(examples: Examples, val: Validation) -> Chosen:
+            return self._choose(examples, settings, val)
 
-        def fit(X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> None:
-            self._start(X, chosen["rate"], chosen["penalty"])
+        def fit(examples: Examples, chosen: Chosen) -> None:
+            self._start(examples.X, chosen["rate"], chosen["penalty"])
             rng = np.random.default_rng(self.seed)
             for number in range(chosen["passes"]):
-                self._pass(X, y, weight, by_class, rng.permutation(len(y)), first=number == 0)
-            self._forget_passes(len(y))
+                self._pass(examples, rng.permutation(len(examples.y)), first=number == 0)
+            self._forget_passes(len(examples.y))
 
         default = {
             "rate": rate if len(rates) == 1 else _DEFAULT_RATE,
@@ -129,36 +131,28 @@ class Online(Head):
             "passes": _DEFAULT_PASSES if self.passes == "auto" else int(self.passes),
         }
         undecided = len(settings) > 1 or self.passes == "auto"
-        return self._select(X, y, weight, val, choose, fit, default, undecided=undecided)
+        return self._select(examples, val, choose, fit, default, undecided=undecided)
 
     def _grids(self) -> tuple[list[float], list[float]]:
         if self.passes != "auto" and (isinstance(self.passes, str) or self.passes < 1):
             raise ParameterError(f"passes must be 'auto' or at least 1, not {self.passes!r}")
         return grid_of("rate", self.rate, RATES), grid_of("penalty", self.penalty, PENALTIES)
 
-    def _choose(
-        self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
-        settings: Sequence[tuple[float, float]],
-        val: Validation,
-        by_class: np.ndarray,
-    ) -> dict[str, Any]:
+    def _choose(self, examples: Examples, settings: Sequence[tuple[float, float]], val: Validation) -> Chosen:
         """Passes with each setting until `val` gets no better; keep the best state of all."""
         best = Choice("log_loss")
         chosen: Chosen = {}
         state: tuple[dict[str, np.ndarray], dict[str, Any]] = {}, {}
         for rate, penalty in settings:
-            self._start(X, rate, penalty)
+            self._start(examples.X, rate, penalty)
             rng = np.random.default_rng(self.seed)
             along = Choice("log_loss", self.patience)
             for number in range(1, (self.max_passes if self.passes == "auto" else int(self.passes)) + 1):
-                self._pass(X, y, weight, by_class, rng.permutation(len(y)), first=number == 1)
+                self._pass(examples, rng.permutation(len(examples.y)), first=number == 1)
                 if self.passes != "auto" and number < self.passes:
                     continue
                 setting = {"rate": rate, "penalty": penalty, "passes": number}
-                row = {**setting, **criteria(val[1], self._predict_proba(val[0]), by_class)}
+                row = {**setting, **criteria(val[1], self._predict_proba(val[0]), examples.by_class)}
                 self.curve_.append(row)
                 if best.offer(row):
                     chosen, (arrays, values) = setting, self._state()
@@ -167,7 +161,7 @@ class Online(Head):
                 if along.exhausted:
                     break
         self._restore(*state)
-        self._forget_passes(len(y))
+        self._forget_passes(len(examples.y))
         return chosen
 
     def _forget_passes(self, n: int) -> None:
@@ -242,7 +236,7 @@ class Online(Head):
         codes = np.searchsorted(self.classes_, labels)
         by_class = class_weights(self.class_weight, self.classes_, codes)
         if len(labels):
-            self._pass(inputs, codes, weight, by_class, np.arange(len(labels)))
+            self._pass(Examples(inputs, codes, weight, by_class), np.arange(len(labels)))
         return self
 
     def _meet(self, known: np.ndarray) -> None:
@@ -288,22 +282,13 @@ class Online(Head):
         self.steps_, self.rows_ = 0, 0.0
         self.rate_, self.penalty_ = rate, penalty
 
-    def _pass(
-        self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
-        by_class: np.ndarray,
-        order: np.ndarray,
-        *,
-        first: bool = True,
-    ) -> None:
+    def _pass(self, examples: Examples, order: np.ndarray, *, first: bool = True) -> None:
         """Steps over all rows once, in `order`; on their first pass they move the statistics too."""
-        part = unit_length(X, self.unit)
+        X, y = unit_length(examples.X, self.unit), examples.y
         if first:
-            self._observe(part, weight)
-        arrays = self._standardised(part)
-        importance = weight * by_class[y]
+            self._observe(X, examples.weight)
+        arrays = self._standardised(X)
+        importance = examples.weight * examples.by_class[y]
         mean_weights, mean_intercepts = self.coef_, self.intercept_
         for start in range(0, len(order), self.batch):
             rows = order[start : start + self.batch]

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from ..calibration import temperature as best_factor
-from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of, shares_of
-from ..head import Chosen, Head, Validation
+from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
+from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
 from ..selection import Choice, criteria
 from ..vectors import directions, mean_over_inputs, pieces, present_directions, softmax
@@ -112,7 +112,9 @@ class ZeroShot(Head):
         factor = _FACTOR if self.factor == "auto" else float(self.factor)
         best: Chosen = {"factor": factor, "input_weights": list(shares[0])}
         choice = Choice("log_loss")
-        for share in shares if val is not None else ():
+        for share in shares:
+            if val is None:
+                break
             self.input_weights_ = np.array(share)
             cosines = np.concatenate([self._cosines(part) for part in pieces(val[0])])
             factor = best_factor(cosines, val[1]) if self.factor == "auto" else factor
@@ -286,24 +288,23 @@ class TipAdapter(Head):
             if value != "auto" and (isinstance(value, str) or not 0 < value < np.inf):
                 raise ParameterError(f"{name} must be 'auto' or positive and finite, not {value!r}")
         self.vectors_ = self._described(X)
-        weight = np.ones(len(y)) if sample_weight is None else sample_weight
-        by_class = class_weights(self.class_weight, self.classes_, y, sample_weight)
-        if not (by_class > 0).all():
+        examples = self._examples(X, y, sample_weight)
+        if not (examples.by_class > 0).all():
             raise ParameterError(f"class_weight of every class must be above zero, not {self.class_weight!r}")
-        counts = np.bincount(y, weights=weight, minlength=len(self.classes_)) * by_class
+        counts = np.bincount(y, weights=examples.weight, minlength=len(self.classes_)) * examples.by_class
         self.prior_ = np.log(counts / counts.sum())
         undecided = (
             len(betas) > 1 or "auto" in (self.alpha, self.centre) or (self.factor == "auto" and self.vectors_)
         )
 
-        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
-            chosen = self._choose(X, y, weight, val, betas, by_class)
-            fit(X, y, weight, chosen)
+        def choose(examples: Examples, val: Validation) -> Chosen:
+            chosen = self._choose(examples, val, betas)
+            fit(examples, chosen)
             return chosen
 
-        def fit(X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> None:
+        def fit(examples: Examples, chosen: Chosen) -> None:
             self.beta_, self.alpha_, self.factor_ = chosen["beta"], chosen["alpha"], chosen["factor"]
-            self._remember(X, y, weight, chosen["centre"])
+            self._remember(examples, chosen["centre"])
 
         default = {
             "beta": betas[0] if len(betas) == 1 else _DEFAULT_BETA,
@@ -311,7 +312,7 @@ class TipAdapter(Head):
             "factor": _CACHE_FACTOR if self.factor == "auto" else float(self.factor),
             "centre": self.centre is not False,
         }
-        return self._select(X, y, weight, val, choose, fit, default, undecided=bool(undecided))
+        return self._select(examples, val, choose, fit, default, undecided=bool(undecided))
 
     def memory_needed(self, rows: int, dev: int) -> int:
         """As `Head.memory_needed`: the cache holds no more than `cache` rows."""
@@ -334,9 +335,9 @@ class TipAdapter(Head):
             )
         return class_matrices(self.class_vectors, widths, self.classes_)
 
-    def _remember(self, X: Inputs, y: np.ndarray, weight: np.ndarray, centre: bool) -> None:
+    def _remember(self, examples: Examples, centre: bool) -> None:
         """Fill the cache."""
-        k = len(self.classes_)
+        X, y, weight, k = examples.X, examples.y, examples.weight, len(self.classes_)
         if len(y) > self.cache:
             rng = np.random.default_rng(self.seed)
             share = self.cache / len(y)
@@ -374,17 +375,9 @@ class TipAdapter(Head):
         affinity: np.ndarray = np.exp(-beta * (1 - near)) @ values
         return affinity
 
-    def _choose(
-        self,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
-        val: Validation,
-        betas: list[float],
-        by_class: np.ndarray,
-    ) -> dict[str, Any]:
+    def _choose(self, examples: Examples, val: Validation, betas: list[float]) -> Chosen:
         """For each beta, keys centred and not, the alpha that fits best; the best of those."""
-        V, v = val
+        (V, v), by_class = val, examples.by_class
         base = np.tile(self.prior_, (len(v), 1))
         factor = _CACHE_FACTOR if self.factor == "auto" else float(self.factor)
         if self.vectors_:
@@ -394,7 +387,7 @@ class TipAdapter(Head):
         best: dict[str, Any] = {}
         choice = Choice(self.select)
         for centre in (False, True) if self.centre == "auto" else (bool(self.centre),):
-            self._remember(X, y, weight, centre)
+            self._remember(examples, centre)
             said: dict[float, list[np.ndarray]] = {beta: [] for beta in betas}
             for part in pieces(V, _ROWS):
                 near = self._near(part)

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 
 from ...errors import CorruptError, HeadError
-from ..checks import ClassWeight, Footprint, ParameterError, class_weights
-from ..head import Chosen, Head, Validation
+from ..checks import ClassWeight, Footprint, ParameterError
+from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
 
 if TYPE_CHECKING:
@@ -191,20 +191,18 @@ class TorchHead(Head):
         self._refuse(X)
         grids, plan = self._grids(), self._plan(len(y))
         configurations = self._configurations()
-        weight = np.ones(len(y)) if sample_weight is None else sample_weight
-        by_class = class_weights(self.class_weight, self.classes_, y, weight)
 
-        def choose(X: Inputs, y: np.ndarray, weight: np.ndarray, val: Validation) -> Chosen:
-            best = self._note(self._train(configurations, plan, X, y, weight, val, by_class), True)
+        def choose(examples: Examples, val: Validation) -> Chosen:
+            best = self._note(self._train(configurations, plan, examples, val), True)
             self._keep(best.state)
             return self._chosen(best)
 
-        def fit(X: Inputs, y: np.ndarray, weight: np.ndarray, chosen: Chosen) -> Chosen:
+        def fit(examples: Examples, chosen: Chosen) -> Chosen:
             curve = self.curve_
             final = replace(plan, stop=chosen.get("stop", plan.stop), drops=chosen.get("drops", plan.drops))
             values = {name: chosen[name] for name in GRIDS}
             only = Configuration(**values, seed=int(self.seed))
-            best = self._note(self._train([only], final, X, y, weight, None, by_class), False)
+            best = self._note(self._train([only], final, examples, None), False)
             self._keep(best.state)
             self.curve_ = curve or self.curve_
             return {**self._chosen(best), **chosen}
@@ -213,7 +211,8 @@ class TorchHead(Head):
         default = {name: values[(len(values) - 1) // 2] for name, values in grids.items()}
         undecided = plan.stop is None and (len(configurations) > 1 or plan.patience is not None)
         val = None if plan.stop is not None else val
-        return self._select(X, y, weight, val, choose, fit, default, undecided=undecided)
+        examples = self._examples(X, y, sample_weight)
+        return self._select(examples, val, choose, fit, default, undecided=undecided)
 
     def _grids(self) -> dict[str, list[float]]:
         """Values of each parameter that may have several, checked."""
@@ -262,16 +261,13 @@ class TorchHead(Head):
         self,
         configurations: Sequence[Configuration],
         plan: Plan,
-        X: Inputs,
-        y: np.ndarray,
-        weight: np.ndarray,
+        examples: Examples,
         val: Validation | None,
-        by_class: np.ndarray,
     ) -> list[Outcome]:
         from .training import Rows, statistics, train_many
 
-        device = self._device()
-        centred = statistics(X, weight) if self.standardize else {}
+        device, by_class = self._device(), examples.by_class
+        centred = statistics(examples.X, examples.weight) if self.standardize else {}
 
         def network() -> nn.Module:
             return self._network(centred)
@@ -279,7 +275,7 @@ class TorchHead(Head):
         return train_many(
             network,
             configurations,
-            _part(Rows(X, device), y, weight * by_class[y]),
+            _part(Rows(examples.X, device), examples.y, examples.weight * by_class[examples.y]),
             None if val is None else _part(Rows(val[0], device), val[1], by_class[val[1]]),
             plan,
             batched=self.batched,
@@ -325,16 +321,9 @@ class TorchHead(Head):
         if dev is None or len(first._absent(dev)):
             return super().fit_seeds(seeds, X, y, val, sample_weight, groups)
         first._check_memory(len(codes), len(dev[1]) * len(heads))
-        weight = np.ones(len(codes)) if given is None else given
-        outcomes = first._train(
-            [configuration for head in heads for configuration in head._configurations()],
-            first._plan(len(codes)),
-            inputs,
-            codes,
-            weight,
-            dev,
-            class_weights(first.class_weight, first.classes_, codes, weight),
-        )
+        configurations = [configuration for head in heads for configuration in head._configurations()]
+        examples = first._examples(inputs, codes, given)
+        outcomes = first._train(configurations, first._plan(len(codes)), examples, dev)
         for head in heads:
             best = head._note([o for o in outcomes if o.configuration.seed == head.seed], True)
             head._keep(best.state)
@@ -426,7 +415,7 @@ class TorchHead(Head):
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _defaults(kind: type[TorchHead]) -> dict[str, Any]:
+def _defaults(kind: Any) -> dict[str, Any]:
     """Parameters of a class's ``__init__``, without those it only passes on."""
     parameters = inspect.signature(kind.__init__).parameters
     return {n: p.default for n, p in parameters.items() if n != "self" and p.kind is not p.VAR_KEYWORD}
