@@ -245,6 +245,7 @@ class _Problem:
         gradient[:-1] += penalty * theta[:-1]
         return value + penalty / 2 * float(np.square(theta[:-1]).sum()), gradient
 
+    @np.errstate(invalid="ignore")  # BLAS raises the flag for the padding of a product
     def minimum(
         self, theta: np.ndarray, penalty: float, tol: float, max_iter: int
     ) -> tuple[np.ndarray, float, int, int]:
