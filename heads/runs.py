@@ -335,9 +335,9 @@ def write_run(
 
 def write_folder(parent: Path, stem: str, write: Callable[[Path], None]) -> Path:
     """Make a new folder ``parent/<stem>-<4 hex digits>``, whole or not at all; `write` fills it."""
-    while (path := parent / f"{stem}-{secrets.token_hex(2)}").exists():
-        pass
     try:
+        while (path := parent / f"{stem}-{secrets.token_hex(2)}").exists():
+            pass
         with publish_folder(path) as folder:
             write(folder)
     except OSError as error:

@@ -456,10 +456,7 @@ class _Fits:
 def _best(
     rows: Rows, record: SweepRecord, metric: str, planned: set[str]
 ) -> tuple[dict[str, TrialResult], list[str]]:
-    """The best trial of every family, whatever session it is from, and notes of those that cannot be compared.
-
-    The first in the order of names where some are equal.
-    """
+    """The best trial of every family (the first by name of equal ones), and notes of those that cannot be compared."""
     families: dict[str, list[TrialResult]] = {}
     for found in record.all_trials():
         seeds = tuple(int(seed) for seed in found["seeds"])
