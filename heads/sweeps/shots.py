@@ -161,7 +161,7 @@ def shots(
     families = list(dict.fromkeys(heads))
     if not counts or min(counts) < 0 or draws < 1:
         raise UsageError("--shots takes numbers from 0 on, and --draws at least 1")
-    if 0 in counts and not any(_without_labels(family) for family in families):
+    if 0 in counts and not any(_learns_from_no_labels(family) for family in families):
         families.append("zero-shot")
     positive_counts = sorted({count for count in counts if count})
     tried = combinations(inputs, store)
@@ -191,10 +191,10 @@ def shots(
 
     points: list[Point] = []
     for trial in planned:
-        wanted = [0] if _without_labels(trial.family) else positive_counts
-        points += [_known_point(folder, Point(trial, count), scored_class) for count in wanted]
+        wanted = [0] if _learns_from_no_labels(trial.family) else positive_counts
+        points += [_stored_point(folder, Point(trial, count), scored_class) for count in wanted]
     source = rows.samples.take(pool)
-    drawn = _draws(source, rows, max(positive_counts, default=0), draws, seed)
+    drawn = _draw_all(source, rows, max(positive_counts, default=0), draws, seed)
     _fit_all(
         rows, source, scored, points, drawn, folder, scored_class, watch or (lambda done, total, what: None)
     )
@@ -209,14 +209,14 @@ def shots(
                 f"{same} of {len(point.draws)} draws"
             )
     for point in points:
-        said = [f"{point.trial}: {point.error}"] if point.error else _unprompted(rows, point.trial)
-        notes += [note for note in said if note not in notes]
+        lines = [f"{point.trial}: {point.error}"] if point.error else _notes_on_prompts(rows, point.trial)
+        notes += [note for note in lines if note not in notes]
     looks = scoring_count(store, label, scored.ids).as_json() if test else None
     return Curves(folder, points, len(scored), on, looks, notes)
 
 
 def draw_items(
-    ids: np.ndarray, labels: np.ndarray, alike: DuplicateExclusion, most: int, rng: np.random.Generator
+    ids: np.ndarray, labels: np.ndarray, exclusion: DuplicateExclusion, most: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """Draw items of every class in turn, none that resembles another: the rows that each of at most `most` rounds took.
 
@@ -232,8 +232,8 @@ def draw_items(
         took = []
         for queue in queues:
             for row in queue:
-                if not alike.excluded(np.array([row]))[0]:
-                    alike.mark(row)
+                if not exclusion.excluded(np.array([row]))[0]:
+                    exclusion.mark(row)
                     took.append(row)
                     break
         if not took:
@@ -242,12 +242,12 @@ def draw_items(
     return rounds
 
 
-def _draws(source: Samples, rows: Rows, most: int, draws: int, seed: int) -> list[list[np.ndarray]]:
+def _draw_all(source: Samples, rows: Rows, most: int, draws: int, seed: int) -> list[list[np.ndarray]]:
     if not most:
         return []
-    alike = DuplicateExclusion(source.ids, source.content, rows.searches)
+    exclusion = DuplicateExclusion(source.ids, source.content, rows.searches)
     return [
-        draw_items(source.ids, source.labels, alike.fresh(), most, np.random.default_rng([seed, draw]))
+        draw_items(source.ids, source.labels, exclusion.fresh(), most, np.random.default_rng([seed, draw]))
         for draw in range(draws)
     ]
 
@@ -294,16 +294,18 @@ def _fit_all(
                 head.fit(X[some], source.labels[some])
                 seconds = time.perf_counter() - started
                 known = positive if positive in head.classes_.tolist() else None
-                told = score(test.labels, head.predict_proba(T), head.classes_, positive=known, groups=groups)
+                scores = score(
+                    test.labels, head.predict_proba(T), head.classes_, positive=known, groups=groups
+                )
             except IcehouseError as error:
                 point.error = " ".join(str(error).split())
                 continue
             point.draws[draw] = {
                 "rows": len(some) if point.shots else 0,
-                "scores": {metric: told[metric]["value"] for metric in METRICS},
-                "intervals": {metric: [told[metric]["low"], told[metric]["high"]] for metric in METRICS},
+                "scores": {metric: scores[metric]["value"] for metric in METRICS},
+                "intervals": {metric: [scores[metric]["low"], scores[metric]["high"]] for metric in METRICS},
                 "positive": positive,
-                "one_class": told["one_class"],
+                "one_class": scores["one_class"],
                 "chosen": plain(head.chosen_),
                 "seconds": seconds,
             }
@@ -342,21 +344,21 @@ def _notes(source: Samples, drawn: Sequence[Sequence[np.ndarray]], counts: Seque
     classes, totals = np.unique(source.labels, return_counts=True)
     for label, total in zip(classes.tolist(), totals.tolist(), strict=True):
         had = [sum(int((source.labels[took] == label).sum()) for took in rounds) for rounds in drawn]
-        least = min(had)
-        if least < max(counts):
-            alike = f", {total} with those that resemble another" if total > least else ""
+        fewest = min(had)
+        if fewest < max(counts):
+            similar = f", {total} with those that resemble another" if total > fewest else ""
             notes.append(
-                f"class {label!r} has only {least} items to draw{alike}: it has all of them in every draw for more shots"
+                f"class {label!r} has only {fewest} items to draw{similar}: it has all of them in every draw for more shots"
             )
     return notes
 
 
-def _unprompted(rows: Rows, trial: Trial) -> list[str]:
+def _notes_on_prompts(rows: Rows, trial: Trial) -> list[str]:
     specs = rows.samples.select(list(trial.features)).specs
     return prompt_notes(head_class(trial.family), trial.params, specs)
 
 
-def _without_labels(family: str) -> bool:
+def _learns_from_no_labels(family: str) -> bool:
     return head_class(family).takes_prompts == "required"
 
 
@@ -374,7 +376,7 @@ def _save(folder: Path, point: Point) -> None:
     write_record(_path(folder, point), {**about, "shots": point.shots, "draws": draws})
 
 
-def _known_point(folder: Path, point: Point, positive: str | None) -> Point:
+def _stored_point(folder: Path, point: Point, positive: str | None) -> Point:
     path = _path(folder, point)
     if path.exists():
         draws = read_record(path)["draws"]
