@@ -277,7 +277,7 @@ def _now(n: int) -> pa.Array:
 DEFAULT_OUTPUTS = ("joint", "pooled")
 DEFAULT_ENCODER = "clip-b32"
 
-#: "Encoder" of features that none made: the columns of structured captions, see `icehouse.embed.captions.fields`.
+#: "Encoder" of features that none made: the columns of structured captions, see `icehouse.embed.captions.features`.
 FIELDS = "fields"
 
 Progress = Callable[[int, int, str], None]

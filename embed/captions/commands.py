@@ -23,8 +23,8 @@ from ...console import (
 from ...errors import UsageError
 
 if TYPE_CHECKING:
+    from .captioner import CaptionReport
     from .importing import ImportReport
-    from .progress import CaptionReport
 
 __all__ = ["caption", "register"]
 
@@ -125,9 +125,8 @@ def caption(
         _print_import(import_captions(store, import_from, name=name, dry_run=dry_run), as_json)
         return
 
-    from .captioner import caption_images
+    from .captioner import caption_images, progress
     from .pictures import plan
-    from .progress import progress
     from .settings import CaptionSettings, Prompt
 
     asked = Prompt.of(_read_prompt(prompt, prompt_file), preset, with_text=with_text, structured=structured)

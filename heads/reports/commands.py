@@ -71,7 +71,7 @@ def explain(
     from ...store.store import Store
     from ..runs import Run
     from .explain import explain as explain_items
-    from .explain_page import write_explanation
+    from .explain import write_explanation
 
     opened = Store.open(store)
     found = Run.load(opened, run)

@@ -17,7 +17,6 @@ from icehouse.cli import app
 from icehouse.embed.captions import transport
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.settings import CaptionSettings
-from icehouse.embed.captions.status import ollama_status
 from icehouse.embed.captions.transport import (
     MAX_WAIT_S,
     BadAnswerError,
@@ -33,6 +32,7 @@ from icehouse.embed.captions.transport import (
     split_host,
 )
 from icehouse.errors import CaptionError, UsageError
+from icehouse.serve.doctor import ollama_status
 from icehouse.store import files as lock
 from ollama._client import _parse_host
 from ollama_server import OllamaServer

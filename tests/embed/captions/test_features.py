@@ -17,8 +17,15 @@ from icehouse.cli import app
 from icehouse.data.text import text_sha256
 from icehouse.embed import encoder as registry
 from icehouse.embed.captions.answers import DAMAGE, SENTIMENT, USELESS
-from icehouse.embed.captions.features import embed_captions, pack, split_sentences
-from icehouse.embed.captions.fields import field_names, fields_of, vocabulary_of, write_fields
+from icehouse.embed.captions.features import (
+    embed_captions,
+    field_names,
+    fields_of,
+    pack,
+    split_sentences,
+    vocabulary_of,
+    write_fields,
+)
 from icehouse.embed.captions.settings import Prompt
 from icehouse.embed.captions.table import captions_of
 from icehouse.embed.pipeline import choose_encoder
@@ -435,10 +442,10 @@ def test_numbers_of_other_captions_or_objects_are_refused(lab: Lab, monkeypatch:
     caption(lab, store)
     write_fields(store, captions_of(store))
     first = store.feature_table(NUMBERS).spec["fingerprint"]
-    monkeypatch.setattr("icehouse.embed.captions.fields.vocabulary_of", lambda _: ["sea"])
+    monkeypatch.setattr("icehouse.embed.captions.features.vocabulary_of", lambda _: ["sea"])
     write_fields(store, captions_of(store), name="other")
     assert store.feature_table("other/caption-fields/numbers").spec["fingerprint"] != first
-    monkeypatch.setattr("icehouse.embed.captions.fields.VERSION", "fields-v0")
+    monkeypatch.setattr("icehouse.embed.captions.features.VERSION", "fields-v0")
     with pytest.raises(SpaceError, match="version"):
         write_fields(store, captions_of(store))
 

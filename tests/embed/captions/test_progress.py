@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from caption_stores import Lab
-from icehouse.embed.captions.progress import EVERY_S, Log, Pace, PaceLine, duration, progress
+from icehouse.embed.captions.captioner import EVERY_S, Log, Pace, PaceLine, duration, progress
 from ollama_server import OllamaServer
 from rich.console import Console
 

@@ -14,8 +14,15 @@ from icehouse.cli import app
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads.inputs import Inputs, Tokens
 from icehouse.heads.registry import create
-from icehouse.heads.reports.explain import explain, patch_grid, shapley, training_means
-from icehouse.heads.reports.explain_page import explain_page, heat_level, seen_box
+from icehouse.heads.reports.explain import (
+    explain,
+    explain_page,
+    heat_level,
+    patch_grid,
+    seen_box,
+    shapley,
+    training_means,
+)
 from icehouse.heads.trainer import train
 from icehouse.store.schema import features_schema, items_schema
 from icehouse.store.store import Store

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from icehouse.embed.captions import status
-from icehouse.embed.captions.status import ollama_status
-from icehouse.serve.doctor import examine
+from icehouse.serve import doctor
+from icehouse.serve.doctor import examine, ollama_status
 from ollama_server import OllamaServer
 
 
@@ -42,7 +41,7 @@ def test_a_model_that_cannot_be_shown_costs_only_itself(server: OllamaServer) ->
 def test_a_server_that_falls_silent_is_not_waited_for_again(
     server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status, "WAIT_S", 1.0)
+    monkeypatch.setattr(doctor, "WAIT_S", 1.0)
     server.models = {f"m:{n}b": "b" * 64 for n in range(9)}
     server.wrong = {f"/api/show {name}": None for name in server.models}
     monkeypatch.setenv("OLLAMA_HOST", server.url)
