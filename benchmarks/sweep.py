@@ -164,7 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.both_threads:
-        threads._WORTH_THREADS = 0
+        threads._MIN_THREADED = 0
     print(machine("torch", "numpy"))
     if options.heads:
         default_heads(10_000)

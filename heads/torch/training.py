@@ -9,7 +9,7 @@ on which others are in the stack:
 - models of one seed see the same batches, so the features of a batch are read and multiplied once for all;
 - dropout noise is drawn once for all, and moved by each model's own seed (`layers.Dropout`).
 
-After each epoch dev is scored. A model that has not improved for `patience` epochs (see `vectors.Choice`) leaves the
+After each epoch dev is scored. A model that has not improved for `patience` epochs (see `selection.Choice`) leaves the
 stack, and costs nothing from then on. The weights of each model's best epoch are what is returned.
 
 Networks that cannot be stacked (batch norm) take `batched=False`: the same loop over one model at a time.
