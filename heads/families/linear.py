@@ -384,7 +384,6 @@ class LinearHead(Head):
     select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss"
     tol: float = 1e-5
     seed: int = 0
-    max_iter = 200  # a parameter of `LogReg` only
 
     @abstractmethod
     def _probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -456,7 +455,9 @@ class LinearHead(Head):
         scale = np.concatenate([scales[name] for name in X.names])
         mean = np.concatenate([self.means_[name] for name in X.names])
         k = len(self.classes_)
-        for fit in path(Z, y, k, total, grid, self.loss, tol=self.tol, max_iter=self.max_iter):
+        # A parameter of `logreg` only; scikit-learn sets it wherever it finds an attribute of that name.
+        max_iter = getattr(self, "max_iter", 200)
+        for fit in path(Z, y, k, total, grid, self.loss, tol=self.tol, max_iter=max_iter):
             self.coef_ = fit.coef / scale
             self.intercept_ = fit.intercept - self.coef_ @ mean
             self.n_iter_ = np.array([fit.iterations])
