@@ -150,6 +150,7 @@ def choking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(Image.OPEN, "PPM", (Choking, lambda prefix: prefix[:2] == b"P6"))
 
 
+@pytest.mark.slow
 def test_whatever_a_decoder_raises_costs_that_file(
     store: Store, tmp_path: Path, choking: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_find_and_evaluate(embedded: Store, truth: Path) -> None:
     assert scores["cascade"]["right"] + scores["cascade"]["missed"] == scores["positives"]
 
 
+@pytest.mark.slow
 def test_a_threshold_that_nobody_gave_is_told_to_be_a_guess(embedded: Store) -> None:
     result = run("find", "-s", str(embedded.path), "--name", "guess", "--json")
     assert result.exit_code == 0
@@ -103,6 +104,7 @@ def test_a_threshold_that_nobody_gave_is_told_to_be_a_guess(embedded: Store) -> 
     assert json.loads(result.stdout)["parameters"]["cosine_from"] == "given"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says", "status"),
     [
@@ -152,6 +154,7 @@ def test_scores() -> None:
     assert Score.of(0, 0, 0).f1 is None
 
 
+@pytest.mark.slow
 def test_copies_count_with_all_their_pairs(embedded: Store, tmp_path: Path) -> None:
     """Three copies are two rows of pairs.parquet, and three pairs to be right about."""
     store = Store.create(tmp_path / "s")
@@ -209,6 +212,7 @@ def test_a_pair_by_pair_count_says_the_same(tmp_path: Path) -> None:
     assert scores["unknown"] == ["nobody"]
 
 
+@pytest.mark.slow
 def test_a_truth_of_another_store_is_told_so(embedded: Store, truth: Path, tmp_path: Path) -> None:
     find_duplicates(embedded, name="some", feature=None, where="item_id < 'post-0060'")
     named = known(tmp_path / "t.csv", truth.read_text() + "post-0001,images/post-0002.jpg\n")

@@ -120,6 +120,7 @@ def test_any_text_becomes_vectors(encoder: Encoder) -> None:
     check(encoder, "text", encoded, len(HOSTILE))
 
 
+@pytest.mark.slow
 def test_a_megabyte_of_text_costs_no_more_than_its_beginning(encoder: Encoder) -> None:
     texts = ["x" * 1_000_000, "word " * 200_000, "a " + "é" * 500_000]
     check(encoder, "text", encoder.encode_texts(texts, ["joint"]), len(texts))

@@ -157,6 +157,7 @@ def test_the_tokenizers_memory_does_not_grow_for_ever(
     assert torch.equal(encoder._ids(["<end_of_text> ice"]), before)
 
 
+@pytest.mark.slow
 def test_the_digest_is_of_the_weights_not_of_the_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
     model, encoder_id = checkpoint("tiny-vit")
     other_file = checkpoints.save(model, tmp_path / "same.safetensors")

@@ -70,6 +70,7 @@ def test_every_network_on_tokens_and_vectors(family: str, data: Data, tmp_path: 
     assert [opset.version for opset in model.opset_import if not opset.domain] == [OPSET]
 
 
+@pytest.mark.slow
 def test_a_network_on_vectors_alone(data: Data, tmp_path: Path) -> None:
     X, y = data(60)
     head = quick("mlp").fit(X, y)

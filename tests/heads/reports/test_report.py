@@ -180,6 +180,7 @@ def test_of_many_classes_the_commonest_confusions_are_listed(make_store: Make) -
     assert f"of the true {true} {said} {count} {100 * share:.0f}%" in page.text
 
 
+@pytest.mark.slow
 def test_a_costly_ablation_waits_to_be_asked_for(make_store: Make) -> None:
     store = make_store(60)
     run = train(store, params=GIVEN)
