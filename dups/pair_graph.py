@@ -1,4 +1,4 @@
-"""Pair graph: which items are near-duplicates of which, as questions over a search's results.
+"""Pair graph: which items are near-duplicates of which, and which rows of one split overlap another.
 
 Two items are neighbours if they have one content (equal sha256) or a pair joins their contents. `pairs.parquet` pairs a
 content's best copy only, and `clusters.parquet` says whose copy the others are; here every copy has the pairs of its content
@@ -7,23 +7,35 @@ again, as counts over contents, so that k copies cost k and not k squared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import StoreError
-from .find import Duplicates
-from .groups import connected
+from ..store.store import Store
+from .find import Duplicates, current_searches
+from .groups import connected, groups_of
 from .results import KINDS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["PairGraph"]
+__all__ = [
+    "AUTO",
+    "DuplicateExclusion",
+    "DuplicateSearches",
+    "Overlap",
+    "PairGraph",
+    "contents_of",
+    "duplicate_groups",
+    "searches_for",
+]
 
 _ROWS = 1_000_000
 
@@ -179,3 +191,250 @@ class PairGraph:
 def _places(items: pa.Array | pa.ChunkedArray, ids: pa.Array) -> np.ndarray:
     places = pc.index_in(items.cast(pa.string()), value_set=ids, skip_nulls=True)
     return pc.fill_null(places, -1).to_numpy().astype(np.int64)
+
+
+# A row counts if a search for duplicates pairs it, or a copy of it, directly with an item of training, through the
+# content of one of its inputs: a text that is like a text of train, where the head reads texts. Whether pictures
+# resemble each other does not matter to a head that sees none, unless the search is asked for by name.
+
+
+#: Searches that fit the inputs; as opposed to "none", and names.
+AUTO = "auto"
+
+Specs = Mapping[str, Mapping[str, Any]]
+
+
+class Rows(Protocol):
+    """Rows by id (n,), with the spec of each input's feature and the hashes (n,) of each input's contents."""
+
+    @property
+    def ids(self) -> np.ndarray: ...
+    @property
+    def specs(self) -> Specs: ...
+    @property
+    def content(self) -> Mapping[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Rows with a near-duplicate in training."""
+
+    rows: np.ndarray  # bool (n,)
+    #: ``against``: the parts that they were compared with; ``searches``: name, feature, thresholds and date of each, with
+    #: the rows and training items that it did not look at, and how many of both have ``changed`` since; ``complete``:
+    #: whether every search looked at all of both, as they are, without stopping at its cap.
+    about: dict[str, Any]
+
+
+class DuplicateSearches:
+    """Searches for duplicates by which rows are compared with training; if `named`, they count for every input.
+
+    The store's items tell what has changed since a search; without one nothing is known to have changed.
+    """
+
+    def __init__(
+        self, found: Sequence[Duplicates], *, named: bool = False, store: Store | None = None
+    ) -> None:
+        self.found = list(found)
+        self.named = named
+        self._store = store
+        self._graphs: dict[str, PairGraph] = {}
+        self._changed: dict[str, set[str]] = {}
+
+    @classmethod
+    def of(cls, store: Store, specs: Specs, dups: str | Sequence[str] | None = AUTO) -> DuplicateSearches:
+        """Find the searches to compare by, for inputs by the specs of their features.
+
+        Names, or None or "none" for none; "auto" takes, for the content of each input (its pictures, its texts), the newest
+        search by a feature that still is what it was then.
+        """
+        names = [dups] if isinstance(dups, str) else list(dups or ())
+        if names in ([], ["none"]):
+            return cls([])
+        if names != [AUTO]:
+            found = {search.path: search for search in (Duplicates.open(store, name) for name in names)}
+            return cls(list(found.values()), named=True, store=store)
+        return cls(current_searches(store, _keys(specs)), store=store)
+
+    def near(self, rows: Rows, parts: Mapping[str, Iterable[str]]) -> Overlap | None:
+        """Find the rows that have a near-duplicate in training; see `among`."""
+        return self.among(rows.ids, _keys(rows.specs), parts)
+
+    def among(
+        self, ids: np.ndarray, keys: Collection[str], parts: Mapping[str, Iterable[str]]
+    ) -> Overlap | None:
+        """Find the items that have a near-duplicate in one of the `parts` of training; None if no search is about them.
+
+        `keys` are the columns of content hashes that a head goes by, such as ``text_sha256``.
+        """
+        fitting = self._fitting(keys)
+        if not fitting:
+            return None
+        learned = list(dict.fromkeys(item for part in parts.values() for item in part))
+        rows = np.zeros(len(ids), bool)
+        searches = []
+        for found in fitting:
+            graph = self.graph(found)
+            rows |= graph.near(ids, learned)
+            missed = [
+                int((graph.numbers(pa.array(list(some), pa.string())) < 0).sum()) for some in (ids, learned)
+            ]
+            parameters = found.summary["parameters"]
+            searches.append(
+                {
+                    "name": found.name,
+                    "created_at": found.summary["created_at"],
+                    **{
+                        key: parameters.get(key)
+                        for key in ("feature", "fingerprint", "content", "cosine", "hamming")
+                    },
+                    "capped": graph.capped,
+                    "rows_not_covered": missed[0],
+                    "training_not_covered": missed[1],
+                    "changed": len(self._changed_since(graph).intersection([*ids.tolist(), *learned])),
+                }
+            )
+        doubts = ("capped", "rows_not_covered", "training_not_covered", "changed")
+        complete = not any(search[doubt] for search in searches for doubt in doubts)
+        return Overlap(rows, {"against": list(parts), "searches": searches, "complete": complete})
+
+    def groups(self, rows: Rows) -> np.ndarray:
+        """Group of each row, int (n,): rows that share the content of an input, or that a search holds together, are one."""
+        return self.groups_among(rows.ids, list(rows.content.values()), _keys(rows.specs))
+
+    def groups_among(
+        self, ids: np.ndarray, contents: Sequence[np.ndarray], keys: Collection[str]
+    ) -> np.ndarray:
+        """The same of items by their ids and content hashes, a column an input; `keys` are as `among` takes them."""
+        columns = [np.asarray(column, object) for column in contents]
+        for found in self._fitting(keys):
+            columns.append(self.graph(found).groups_of(pa.array(ids.tolist(), pa.string())))
+        return groups_of(columns)
+
+    def graph(self, found: Duplicates) -> PairGraph:
+        """Pairs of one of the searches, read when first needed."""
+        if found.name not in self._graphs:
+            self._graphs[found.name] = PairGraph(found)
+        return self._graphs[found.name]
+
+    def _fitting(self, keys: Collection[str]) -> list[Duplicates]:
+        return [found for found in self.found if self.named or found.content in keys]
+
+    def _changed_since(self, graph: PairGraph) -> set[str]:
+        """Items that have another content than the search compared, as far as that can be told."""
+        name = graph.found.name
+        if name not in self._changed:
+            changed: set[str] = set()
+            if self._store is not None:
+                items = self._store.items.read(["item_id", graph.key])
+                rows = np.flatnonzero(graph.changed(items))
+                changed.update(items["item_id"].take(rows).to_pylist())
+            self._changed[name] = changed
+        return self._changed[name]
+
+
+def duplicate_groups(
+    store: Store, specs: Specs, ids: Sequence[str] | np.ndarray, dups: str | Sequence[str] | None = AUTO
+) -> np.ndarray:
+    """Group of each item (n,), as `DuplicateSearches.groups` has them of rows: by the contents that the store has now."""
+    keys = _keys(specs)
+    columns = [
+        np.array([of.get(item) for item in list(ids)], object) for of in contents_of(store, keys).values()
+    ]
+    searches = DuplicateSearches.of(store, specs, dups)
+    return searches.groups_among(np.array(list(ids), object), columns, keys)
+
+
+def contents_of(store: Store, keys: Collection[str]) -> dict[str, dict[str, str | None]]:
+    """Column of content hashes to item to hash."""
+    there = sorted(set(keys) & set(store.items.snapshot().schema.names))
+    items = store.items.read(["item_id", *there])
+    ids = items["item_id"].to_pylist()
+    return {key: dict(zip(ids, items[key].to_pylist(), strict=True)) for key in there}
+
+
+def searches_for(features: Mapping[str, str]) -> str:
+    """Commands that search for the near-duplicates of a head's inputs, one for each modality.
+
+    >>> searches_for({"image": "mini/image/joint", "text": "mini/text/tokens"})
+    '`icehouse dups find --feature mini/image/joint` and `icehouse dups find --feature mini/text/pooled`'
+    """
+    named = {name.split("/")[1]: name for name in reversed(list(features.values()))}
+    pooled = [re.sub("/tokens$", "/pooled", named[modality]) for modality in sorted(named)]
+    return " and ".join(f"`icehouse dups find --feature {name}`" for name in pooled)
+
+
+class DuplicateExclusion:
+    """Excludes the items (n,) that resemble one that was marked.
+
+    Copies (equal content of an input, where it is known) always count, near-duplicates where a search found them.
+    """
+
+    def __init__(
+        self, ids: np.ndarray, content: Mapping[str, np.ndarray], searches: DuplicateSearches
+    ) -> None:
+        n = len(ids)
+        # Number of each row's content, -1 for none, and for each number which others its rows resemble.
+        self._codes: list[np.ndarray] = []
+        self._graphs: list[tuple[np.ndarray, np.ndarray] | None] = []
+        self._excluded: list[np.ndarray] = []
+        for column in content.values():
+            there = np.flatnonzero([value is not None for value in column.tolist()])
+            codes = np.full(n, -1, np.int64)
+            known, codes[there] = np.unique(column[there].astype(str), return_inverse=True)
+            self._add(codes, None, len(known))
+        self.names = [found.name for found in searches.found]  # The searches that count
+        #: Whether every search that counts looked at the item, bool (n,); all False without one.
+        self.covered = np.full(n, bool(searches.found))
+        wanted = pa.array(ids.tolist(), pa.string())
+        for found in searches.found:
+            pairs = searches.graph(found)
+            numbers = pairs.numbers(wanted)
+            self.covered &= numbers >= 0
+            codes = np.where(numbers >= 0, pairs.content[numbers], -1)
+            graph = pairs.graph
+            self._add(codes, (graph.indptr, graph.indices), graph.shape[0])
+
+    def _add(self, codes: np.ndarray, graph: tuple[np.ndarray, np.ndarray] | None, size: int) -> None:
+        self._codes.append(codes)
+        self._graphs.append(graph)
+        self._excluded.append(np.zeros(size, bool))
+
+    def mark(self, row: int) -> None:
+        """Exclude what resembles an item, and the item itself."""
+        for codes, graph, excluded in zip(self._codes, self._graphs, self._excluded, strict=True):
+            code = codes[row]
+            if code < 0:
+                continue
+            if graph is None:
+                excluded[code] = True
+            else:
+                starts, others = graph
+                excluded[others[starts[code] : starts[code + 1]]] = True
+
+    def excluded(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Whether each of `rows`, or every item, resembles one that was marked: bool."""
+        chosen = slice(None) if rows is None else rows
+        marks: list[np.ndarray] = []
+        for codes, excluded in zip(self._codes, self._excluded, strict=True):
+            some = codes[chosen]
+            marks.append((some >= 0) & excluded[some] if len(excluded) else np.zeros(len(some), bool))
+        found: np.ndarray = np.logical_or.reduce(marks)
+        return found
+
+    def subset(self, rows: np.ndarray) -> DuplicateExclusion:
+        """Some of the items; what is marked here is marked there."""
+        return self._copy(_codes=[codes[rows] for codes in self._codes], covered=self.covered[rows])
+
+    def fresh(self) -> DuplicateExclusion:
+        """The same items, with nothing marked."""
+        return self._copy(_excluded=[np.zeros_like(excluded) for excluded in self._excluded])
+
+    def _copy(self, **changed: Any) -> DuplicateExclusion:
+        other = object.__new__(DuplicateExclusion)
+        other.__dict__ = {**self.__dict__, **changed}
+        return other
+
+
+def _keys(specs: Specs) -> set[str]:
+    return {str(spec["key"]) for spec in specs.values()}

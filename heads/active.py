@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data.splits import canonical_split
-from ..dups.overlap import AUTO, DuplicateExclusion, DuplicateSearches
+from ..dups.pair_graph import AUTO, DuplicateExclusion, DuplicateSearches
 from ..errors import HeadError, UsageError
 from .checks import did_you_mean
 from .evaluate import load_run_samples
@@ -229,7 +229,7 @@ def suggest(
         SQL condition that items to choose from must meet.
     split_column : str, default "split"
     dups : str, sequence of str, or None, default "auto"
-        Searches for duplicates; see `icehouse.dups.overlap.DuplicateSearches.of`.
+        Searches for duplicates; see `icehouse.dups.pair_graph.DuplicateSearches.of`.
     seed : int, default 0
         Matters only for more than several thousand items to choose from.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.splits import canonical_split
-from ..dups.overlap import AUTO, DuplicateSearches, Overlap
+from ..dups.pair_graph import AUTO, DuplicateSearches, Overlap
 from ..errors import HeadError, IcehouseError, UsageError
 from ..store.files import hold, publish, seal, unseal
 from .metrics import DRAWS, METRICS, majority_class, score

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..dups.overlap import AUTO, DuplicateSearches
+from ..dups.pair_graph import AUTO, DuplicateSearches
 from ..errors import HeadError
 from .checks import check_memory, plain, scoring_bytes
 from .evaluate import content_hashes, log_scoring, score_rows
@@ -105,7 +105,7 @@ def train(
         train.
     dups : str, sequence of str, or None, default "auto"
         Searches for duplicates, to score the rows without a near-duplicate in training by themselves too; see
-        `icehouse.dups.overlap.DuplicateSearches.of`.
+        `icehouse.dups.pair_graph.DuplicateSearches.of`.
     positive : str, optional
         Class of the average precision; of two the rarer one in train by default.
     test : bool, default True

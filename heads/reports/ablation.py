@@ -19,12 +19,11 @@ import numpy as np
 
 from ...errors import HeadError, IcehouseError
 from ...store.files import publish, seal, unseal
-from ..metrics import DRAWS
+from ..metrics import DRAWS, Resampling
 from ..registry import head_class
 from ..runs import Run, write_json
 from ..samples import Samples
 from ..selection import folds
-from ..sweeps.resampling import Resampling
 from ..trainer import Rows, Selection, Splits, fit_on, make_head, prepare
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...data.text import clean
-from ...dups.overlap import AUTO, DuplicateSearches
+from ...dups.pair_graph import AUTO, DuplicateSearches
 from ...embed.thumbnails import thumbnails
 from ...errors import HeadError, IcehouseError, UsageError
 from ...store.files import publish_text

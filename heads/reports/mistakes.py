@@ -20,7 +20,7 @@ from ..runs import Run
 from ..samples import Samples
 
 if TYPE_CHECKING:
-    from ...dups.overlap import DuplicateSearches
+    from ...dups.pair_graph import DuplicateSearches
     from ...store.store import Store
 
 __all__ = [

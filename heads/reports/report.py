@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...dups.overlap import AUTO, DuplicateSearches, duplicate_groups
+from ...dups.pair_graph import AUTO, DuplicateSearches, duplicate_groups
 from ...errors import HeadError, IcehouseError
 from ...store.files import publish, publish_folder
 from ...web.figures import (

@@ -17,15 +17,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ...dups.overlap import AUTO, DuplicateSearches, contents_of
+from ...dups.pair_graph import AUTO, DuplicateSearches, contents_of
 from ...errors import CorruptError, HeadError, IcehouseError, SpaceError, UsageError
 from ...store.files import check_sums
 from ..checks import check_memory, scoring_bytes
 from ..evaluate import ScoringCount, load_run_samples, scoring_count
-from ..metrics import METRICS, majority_class, majority_note, minority_class, require_positive, score, title
+from ..metrics import (
+    METRICS,
+    Difference,
+    Predicted,
+    Resampling,
+    majority_class,
+    majority_note,
+    minority_class,
+    require_positive,
+    score,
+    title,
+)
 from ..registry import head_class
 from ..runs import Run, list_runs
-from .resampling import Difference, Predicted, Resampling
 from .sweep import SweepRecord
 
 if TYPE_CHECKING:
@@ -220,7 +230,7 @@ def compare(
         Column of `items`: scores are also given for each of its values.
     dups : str, sequence of str, or None, default "auto"
         Searches for duplicates that tell which rows are like training, and which are groups; see
-        `icehouse.dups.overlap.DuplicateSearches.of`.
+        `icehouse.dups.pair_graph.DuplicateSearches.of`.
     positive : str, optional
         Class of the average precision; by default the runs', or the rarer one of two.
     draws, seed

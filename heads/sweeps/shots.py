@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ...dups.overlap import AUTO, DuplicateExclusion
+from ...dups.pair_graph import AUTO, DuplicateExclusion
 from ...errors import HeadError, IcehouseError, UsageError
 from ..checks import plain
 from ..evaluate import log_scoring, scoring_count

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import __version__
-from ...dups.overlap import AUTO
+from ...dups.pair_graph import AUTO
 from ...errors import HeadError, IcehouseError, UsageError, unknown_name
 from ...store.files import publish, refuse_outside, seal, unseal
 from ..checks import plain

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.overlap import DuplicateSearches
+from icehouse.dups.pair_graph import DuplicateSearches
 from icehouse.errors import StoreError
 from icehouse.heads.evaluate import evaluate
 from icehouse.heads.runs import Run

@@ -14,10 +14,10 @@ import onnxruntime
 import pytest
 from icehouse.cli import app
 from icehouse.errors import HeadError
-from icehouse.heads import export_onnx as module
-from icehouse.heads.export_onnx import OPSET, TOLERANCE, export_onnx, write_onnx
+from icehouse.heads import package as module
 from icehouse.heads.families.attention import GuidedCA
 from icehouse.heads.inputs import Inputs, Tokens
+from icehouse.heads.package import OPSET, TOLERANCE, export_onnx, write_onnx
 from icehouse.heads.registry import FAMILIES, head_class
 from icehouse.heads.torch.head import TorchHead
 from icehouse.heads.trainer import train

@@ -20,9 +20,9 @@ from icehouse.embed.captions.features import embed_captions
 from icehouse.embed.captions.settings import CaptionSettings
 from icehouse.embed.captions.stats import show_captions, words_of
 from icehouse.embed.pipeline import embed_sources
+from icehouse.heads.metrics import Resampling
 from icehouse.heads.reports.ablation import known_ablation
 from icehouse.heads.runs import Run
-from icehouse.heads.sweeps.resampling import Resampling
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
 from ollama_server import OllamaServer

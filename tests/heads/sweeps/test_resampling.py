@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from icehouse.heads.sweeps.resampling import SCORES, Predicted, Resampling
+from icehouse.heads.metrics import SCORES, Predicted, Resampling
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.overlap import DuplicateExclusion, DuplicateSearches
+from icehouse.dups.pair_graph import DuplicateExclusion, DuplicateSearches
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.inputs import Inputs
