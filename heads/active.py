@@ -19,12 +19,12 @@ import pyarrow.compute as pc
 from ..data.splits import canonical_split
 from ..dups.pair_graph import AUTO, DuplicateExclusion, DuplicateSearches
 from ..errors import HeadError, UsageError
+from .arithmetic import directions
 from .checks import did_you_mean
 from .evaluate import load_run_samples
 from .inputs import Inputs, Tokens
 from .runs import Prediction, Run, list_runs
 from .samples import Samples, load_samples, parse_inputs
-from .vectors import directions
 
 if TYPE_CHECKING:
     from ..store.store import Store

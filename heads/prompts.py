@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ..errors import UsageError
+from .arithmetic import directions
 from .checks import did_you_mean
-from .vectors import directions
 
 if TYPE_CHECKING:
     from ..embed.encoder import Encoder

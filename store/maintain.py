@@ -25,7 +25,7 @@ from .files import (
     sweep_tree,
     unseal,
 )
-from .manifest import MANIFEST, Manifest, Part, read_part, write_part
+from .parts import MANIFEST, Manifest, Part, read_part, write_part
 from .schema import label_columns
 from .sql import select_items
 from .table import Snapshot, Table, later_parts, older_than, part_files, sweep

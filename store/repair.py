@@ -1,7 +1,7 @@
 """Manifests made anew from the parts of a table: what `icehouse verify --repair` does.
 
 Every part says what its table is, which parts it replaced and where its rows stand
-(`icehouse.store.manifest.lineage`). So of all parts in the folder those are live that no other one replaced. Parts of
+(`icehouse.store.parts.lineage`). So of all parts in the folder those are live that no other one replaced. Parts of
 an icehouse that did not write this down are told by the table's key: no two live parts hold the same key, and the
 later one counts. Nothing is deleted: a damaged manifest and parts that cannot be used are set aside under another
 name.
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
 from .files import STORE_FILE, file_sha256, fsync_dir, hold, publish
-from .manifest import MANIFEST, PART_NAME, Manifest, Part, check_part, footer_sha256, lineage
+from .parts import MANIFEST, PART_NAME, Manifest, Part, check_part, footer_sha256, lineage
 from .schema import CONTENT_KEYS
 from .store import FORMAT_VERSION, LEDGERS, Store
 from .table import Table, emptied_parts, later_parts, older_than, part_files

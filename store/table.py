@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from ..errors import CorruptError, SpaceError, StoreError, unknown_name
 from . import files as locks
 from .files import fsync_dir, publish, remove_leftovers, seal, unseal
-from .manifest import (
+from .parts import (
     MANIFEST,
     PART_NAME,
     ROW_GROUP,

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
 from .files import check_stamp, publish, remove_leftovers, seal, stamp, unseal
-from .manifest import check_part, read_part
+from .parts import check_part, read_part
 from .schema import tokens_type, vector_type
 from .table import Snapshot
 

@@ -34,11 +34,11 @@ from ...store.store import Store
 from . import pictures
 from .answers import better, join_flags, judge, split_flags
 from .apis import Identity
+from .caption_table import DEFAULT_NAME, Row, captions_of, ensure_captions, make_spec, names_of, note_server
 from .journal import Batch, Journal, forget_failures, record_failures
 from .pictures import Job, Plan, plain_picture, plan
 from .scheduler import AdaptiveConcurrency, Scheduler, ServerState, may_pass, run_async, wait_with_backoff
 from .settings import CaptionSettings
-from .table import DEFAULT_NAME, Row, captions_of, ensure_captions, make_spec, names_of, note_server
 from .transport import MissingModelError, ServerError, SetupError, UnreachableError
 
 __all__ = [

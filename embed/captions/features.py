@@ -32,8 +32,8 @@ from ..extract import Encoded, Extractor, Failure, StageClock, Work
 from ..pipeline import DEFAULT_OUTPUTS, FIELDS, choose_encoder
 from ..tables import OWN_CONTENTS, FeatureTables, append_features, feature_spec
 from .answers import COLUMNS, DAMAGE, SENTIMENT, USELESS, split_flags
+from .caption_table import DEFAULT_NAME, STAGE, caption_key, captions_of, with_texts
 from .stats import view_of
-from .table import DEFAULT_NAME, STAGE, caption_key, captions_of, with_texts
 
 __all__ = [
     "CaptionFeatures",

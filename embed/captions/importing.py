@@ -20,8 +20,8 @@ from ...data.readers import read_rows
 from ...errors import CaptionError
 from ...store.store import Store
 from .answers import join_flags, judge
+from .caption_table import DEFAULT_NAME, append_rows, ensure_captions, keys_of, make_spec, names_of
 from .journal import Journal
-from .table import DEFAULT_NAME, append_rows, ensure_captions, keys_of, make_spec, names_of
 
 __all__ = ["ImportReport", "import_captions"]
 

@@ -23,12 +23,22 @@ import pyarrow.compute as pc
 
 from ...errors import LockedError, StoreError
 from ...store import files as locks
-from ...store.manifest import write_part
+from ...store.parts import write_part
 from ...store.schema import FAILURES
 from ...store.store import Store
 from ...store.table import Table
+from .caption_table import (
+    STAGE,
+    Columns,
+    Row,
+    append_rows,
+    columns_of,
+    fit,
+    folder_of,
+    keys_of,
+    writable_schema,
+)
 from .pictures import Job
-from .table import STAGE, Columns, Row, append_rows, columns_of, fit, folder_of, keys_of, writable_schema
 
 __all__ = ["Batch", "Journal", "forget_failures", "record_failures"]
 

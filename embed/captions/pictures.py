@@ -24,7 +24,7 @@ from ...data.images import decode
 from ...errors import ImageError, UsageError
 from ...store.sql import select_items
 from ...store.store import Store
-from .table import STAGE, caption_key, captions_of, folder_of, keys_of, names_of
+from .caption_table import STAGE, caption_key, captions_of, folder_of, keys_of, names_of
 
 __all__ = [
     "MAX_RATIO",

@@ -21,8 +21,8 @@ from ...store.sql import view_names
 from ...store.store import Store
 from ...store.table import Table
 from .answers import COLUMNS, DAMAGE, FLAGS, SENTIMENT, USELESS, split_flags
+from .caption_table import DEFAULT_NAME, STAGE, caption_key, captions_of, folder_of, names_of, with_texts
 from .pictures import plan
-from .table import DEFAULT_NAME, STAGE, caption_key, captions_of, folder_of, names_of, with_texts
 
 __all__ = [
     "CaptionSet",

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ...errors import HeadError
+from ..arithmetic import CHUNK, pieces, statistics
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of
 from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
 from ..selection import Choice, criteria
-from ..vectors import CHUNK, pieces, statistics
 
 if TYPE_CHECKING:
     import lightgbm

@@ -19,11 +19,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from ..arithmetic import mean_over_inputs, pieces, present_directions
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
 from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
 from ..selection import Choice, criteria_of
-from ..vectors import mean_over_inputs, pieces, present_directions
 
 __all__ = ["NEIGHBOURS", "TEMPERATURES", "Knn"]
 

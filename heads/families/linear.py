@@ -35,12 +35,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..calibration import platt
+from ..arithmetic import filled, pieces, softmax, standardised, statistics, unit_length
 from ..checks import ClassWeight, Footprint, grid_of
 from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
+from ..probabilities import platt
 from ..selection import Choice, criteria
-from ..vectors import filled, pieces, softmax, standardised, statistics, unit_length
 
 __all__ = [
     "GRID",

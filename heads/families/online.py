@@ -23,11 +23,11 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from ..arithmetic import filled, pieces, softmax, unit_length
 from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of
 from ..head import Chosen, Examples, Head, Validation
 from ..inputs import InputError, Inputs, labels_of, weights_of
 from ..selection import Choice, criteria
-from ..vectors import filled, pieces, softmax, unit_length
 
 __all__ = ["PENALTIES", "RATES", "Online"]
 

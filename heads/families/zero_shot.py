@@ -17,12 +17,12 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ..calibration import temperature as best_factor
+from ..arithmetic import directions, mean_over_inputs, pieces, present_directions, softmax
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
 from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
+from ..probabilities import temperature as best_factor
 from ..selection import Choice, criteria
-from ..vectors import directions, mean_over_inputs, pieces, present_directions, softmax
 
 __all__ = ["BETAS", "TipAdapter", "ZeroShot", "class_matrices"]
 

@@ -29,10 +29,10 @@ from ...web.figures import (
     reliability_chart,
 )
 from ...web.render import Card, percent, render
-from ..calibration import measure_calibration
 from ..checks import plain
 from ..evaluate import load_run_samples, scoring_text
 from ..metrics import DRAWS, METRICS, interval_text, intervals_text, title
+from ..probabilities import measure_calibration
 from ..registry import head_class
 from ..runs import Run, write_json
 from .ablation import SCORES, ablate, ablation_seconds, known_ablation

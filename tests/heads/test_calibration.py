@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.heads.calibration import measure_calibration, platt, reliability, temperature
-from icehouse.heads.vectors import softmax
+from icehouse.heads.arithmetic import softmax
+from icehouse.heads.probabilities import measure_calibration, platt, reliability, temperature
 
 
 def drawn(n: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

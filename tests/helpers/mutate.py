@@ -27,8 +27,7 @@ from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.compare import compare, find_runs
 from icehouse.heads.trainer import train
 from icehouse.store import files as checksums
-from icehouse.store import manifest as parts
-from icehouse.store import vectors
+from icehouse.store import parts, vectors
 from icehouse.store import vectors as tokens
 from icehouse.store.index.build import build_index
 from icehouse.store.index.index import find_vectors

@@ -14,7 +14,7 @@ from icehouse.cli import app
 from icehouse.errors import CorruptError, IcehouseError, StoreError
 from icehouse.store.files import hold
 from icehouse.store.maintain import compact, describe, verify
-from icehouse.store.manifest import MANIFEST, write_part
+from icehouse.store.parts import MANIFEST, write_part
 from icehouse.store.repair import repair
 from icehouse.store.store import Store
 from icehouse.store.table import sweep

@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from icehouse.errors import CorruptError, StoreError
-from icehouse.store import manifest as parts
-from icehouse.store import vectors
+from icehouse.store import parts, vectors
 from icehouse.store.files import file_sha256
 from icehouse.store.schema import features_schema, vector_type
 from icehouse.store.table import Table

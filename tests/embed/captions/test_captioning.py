@@ -20,9 +20,9 @@ from caption_stores import Lab, captions, sent, truth
 from icehouse.embed.captions import captioner, journal
 from icehouse.embed.captions.answers import COLUMNS
 from icehouse.embed.captions.apis import Identity
+from icehouse.embed.captions.caption_table import caption_key, make_spec, schema_of
 from icehouse.embed.captions.pictures import plain_picture
 from icehouse.embed.captions.settings import Prompt
-from icehouse.embed.captions.table import caption_key, make_spec, schema_of
 from icehouse.errors import CaptionError, IcehouseError, LockedError, SpaceError, UsageError
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store

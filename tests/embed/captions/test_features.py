@@ -17,6 +17,7 @@ from icehouse.cli import app
 from icehouse.data.text import text_sha256
 from icehouse.embed import encoder as registry
 from icehouse.embed.captions.answers import DAMAGE, SENTIMENT, USELESS
+from icehouse.embed.captions.caption_table import captions_of
 from icehouse.embed.captions.features import (
     embed_captions,
     field_names,
@@ -27,7 +28,6 @@ from icehouse.embed.captions.features import (
     write_fields,
 )
 from icehouse.embed.captions.settings import Prompt
-from icehouse.embed.captions.table import captions_of
 from icehouse.embed.pipeline import choose_encoder
 from icehouse.embed.tables import load_checked
 from icehouse.errors import CaptionError, EncoderError, HeadError, SpaceError

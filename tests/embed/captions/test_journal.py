@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.text import text_sha256
 from icehouse.embed.captions import journal as journals
+from icehouse.embed.captions.caption_table import columns_of, ensure_captions, fit, make_spec, schema_of
 from icehouse.embed.captions.journal import Journal, forget_failures, record_failures
 from icehouse.embed.captions.pictures import Job
 from icehouse.embed.captions.settings import Prompt
-from icehouse.embed.captions.table import columns_of, ensure_captions, fit, make_spec, schema_of
 from icehouse.errors import StoreError
 from icehouse.store.maintain import verify
 from icehouse.store.schema import FAILURES

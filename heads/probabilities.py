@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from .arithmetic import log_softmax, softmax
 from .intervals import Groups, log_loss_interval, wilson
 from .metrics import DRAWS, LEVEL, implied_variance, row_losses, worst_loss
-from .vectors import log_softmax, softmax
 
 __all__ = ["measure_calibration", "platt", "reliability", "temperature"]
 
