@@ -24,9 +24,6 @@ from .serve import captions_commands
 from .serve import commands as serve_commands
 from .store import commands as store_commands
 
-__all__ = ["app", "main"]
-
-
 #: Exit status of a command that was interrupted, as shells have it.
 INTERRUPTED = 130
 

@@ -23,29 +23,6 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = [
-    "CLOSED",
-    "EXCEL_SAFE",
-    "ExcelSafeOption",
-    "JsonOption",
-    "MaxPixelsOption",
-    "NaValuesOption",
-    "Screen",
-    "StoreOption",
-    "StrictLabelsOption",
-    "echo",
-    "fill_closed",
-    "json_text",
-    "mute_stdout",
-    "one_line",
-    "print_json",
-    "print_table",
-    "printable",
-    "progress_bar",
-    "rich_table",
-    "say",
-]
-
 StoreOption = Annotated[
     Path,
     typer.Option(

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from .columns import Preset
     from .manifest import SourceOptions
 
-__all__ = ["canonical_splits", "combine", "read_annotations"]
-
 _NULL = pa.scalar(None, pa.string())
 
 

@@ -24,19 +24,6 @@ from ..errors import ImageError, SourceError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "MAX_FRAMES",
-    "MAX_SCANS",
-    "MAX_SECONDS",
-    "Container",
-    "Memory",
-    "TimedFile",
-    "check_parquet",
-    "exif_orientation",
-    "open_container",
-    "read_column",
-]
-
 #: Scans of a JPEG; encoders make about ten, and libjpeg's own scripts at most a few dozen.
 MAX_SCANS = 100
 

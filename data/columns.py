@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .manifest import SourceOptions
     from .rows import Header
 
-__all__ = ["PRESETS", "Columns", "Preset", "check_label_name", "choose_columns", "get_preset"]
-
 # Tried in this order, without regard to case, where a column is not given.
 _KNOWN_IMAGE = ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_name")
 # Of these, what may be the name of a picture that another column holds.

@@ -35,17 +35,6 @@ from .splits import canonical_split, is_split_name
 if TYPE_CHECKING:
     from .manifest import SourceOptions
 
-__all__ = [
-    "METADATA_NAMES",
-    "Scan",
-    "inside_root",
-    "metadata_of",
-    "metadata_root",
-    "read_folder",
-    "read_metadata",
-    "scan_images",
-]
-
 # fmt: off
 # Cameras' raw files look like TIFF, and what a decoder finds in them is a thumbnail.
 _RAW_SUFFIXES = frozenset({

@@ -23,28 +23,6 @@ from ..errors import ImageError, SourceError, brief
 from .bombs import check_parquet
 from .labels import trim
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "SNIFFED",
-    "FileStatus",
-    "address",
-    "container",
-    "describe_non_image",
-    "exists",
-    "first_bytes",
-    "holds_image",
-    "holds_pictures",
-    "image_file",
-    "image_format",
-    "is_image_name",
-    "is_list",
-    "lfs_pointer",
-    "read",
-    "status",
-    "suffix_of",
-    "why_not_an_image",
-]
-
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".gif",

@@ -23,19 +23,6 @@ from .bombs import MAX_FRAMES, MAX_SCANNED, Container, Memory, TimedFile, exif_o
 from .image_files import SNIFFED, image_format, why_not_an_image
 from .pixels import flatten, has_low_bytes, is_blank, low_bytes
 
-__all__ = [
-    "BLANK_HASH",
-    "DECODER_VERSION",
-    "MAX_PIXELS",
-    "Picture",
-    "available_memory",
-    "decode",
-    "image_size",
-    "load_hashing",
-    "perceptual_hash",
-    "set_max_pixels",
-]
-
 #: More pixels than this are refused unless `set_max_pixels` says otherwise: 268 megapixels; phones take 200.
 MAX_PIXELS = 1 << 28
 

@@ -17,21 +17,6 @@ import pyarrow.compute as pc
 
 from .rows import count, show
 
-__all__ = [
-    "LIST",
-    "MISSING_VALUES",
-    "as_known",
-    "as_lists",
-    "counted",
-    "lost_digits",
-    "near_identical",
-    "normalise",
-    "normalised",
-    "spelling_changes",
-    "strings",
-    "trim",
-]
-
 #: What programs write for "no value" (pandas, R, SQL, spreadsheets), in exactly these cases.
 MISSING_VALUES = ("nan", "NaN", "NAN", "-nan", "NaT", "<NA>", "#N/A", "NA", "null", "NULL")
 

@@ -34,8 +34,6 @@ from .paths import why_missing
 from .readers import Quotes
 from .rows import (
     FIXED,
-    REJECTED_SCHEMA,
-    RESERVED,
     SourceResult,
     absolute,
     count,
@@ -44,8 +42,6 @@ from .rows import (
     show,
 )
 from .splits import canonical_split
-
-__all__ = ["REJECTED_SCHEMA", "RESERVED", "Manifest", "SourceOptions", "read_sources"]
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz")

@@ -28,8 +28,6 @@ from .image_files import is_image_name
 from .labels import trim
 from .rows import count, path_below, show
 
-__all__ = ["locate_images", "why_missing"]
-
 _MAX_PATH = 4096
 # Pictures as text: long, in the alphabet of base64, and beginning as JPEG, PNG, GIF or WebP do.
 _BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=_\s-]+")

@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
-__all__ = ["BACKGROUND", "flatten", "has_low_bytes", "is_blank", "low_bytes"]
-
 #: What shows through transparent pixels, and what where the visible ones are light.
 BACKGROUND = (255, 255, 255)
 DARK_BACKGROUND = (0, 0, 0)

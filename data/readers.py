@@ -34,8 +34,6 @@ from .rows import (
     start_of,
 )
 
-__all__ = ["BadRow", "Choose", "Header", "Quotes", "Rows", "read_csv", "read_rows"]
-
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "upright bars"}
 # Excel's own first line.
 _SEP_LINE = re.compile(r'\ufeff?"?sep=(.)"?\r?\n', re.IGNORECASE)

@@ -30,8 +30,6 @@ from .rows import (
     start_of,
 )
 
-__all__ = ["read_json_lines", "read_parquet"]
-
 _MAX_COLUMNS = 1000
 # Keys of an object, or fields of a struct, that tell the path of a picture.
 _PATH_KEYS = ("path", "file_name", "filename", "file", "image_path")

@@ -14,33 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-__all__ = [
-    "CHUNK_CHARS",
-    "CHUNK_ROWS",
-    "FIXED",
-    "MARKING",
-    "REJECTED_SCHEMA",
-    "RESERVED",
-    "SAMPLE",
-    "BadRow",
-    "Choose",
-    "Header",
-    "Quotes",
-    "Rejected",
-    "Rows",
-    "SourceResult",
-    "StringColumns",
-    "absolute",
-    "count",
-    "items_table",
-    "not_text",
-    "path_below",
-    "rejected_table",
-    "short",
-    "show",
-    "start_of",
-]
-
 #: Columns of the items table that a label or metadata column cannot be called.
 RESERVED = (
     "item_id", "path", "root", "source", "text", "image_sha256", "text_sha256", "width", "height", "format", "bytes",

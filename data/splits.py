@@ -15,15 +15,6 @@ import numpy as np
 
 from ..errors import UsageError
 
-__all__ = [
-    "DEFAULT_RATIOS",
-    "canonical_split",
-    "grouped_split",
-    "is_split_name",
-    "shares_of",
-    "stratified_split",
-]
-
 #: 80% to learn from, 10% to choose on, 10% to report.
 DEFAULT_RATIOS: Mapping[str, float] = MappingProxyType({"train": 0.8, "dev": 0.1, "test": 0.1})
 

@@ -16,8 +16,6 @@ from types import MappingProxyType
 
 from ..errors import UsageError
 
-__all__ = ["CLEANERS", "DEFAULT_CLEANING", "clean", "text_sha256"]
-
 # Only with the semicolon: HTML's old short forms would turn "black&paranoid" into "black¶noid". The bounds keep
 # the work at each "&" constant.
 _REFERENCE = re.compile(r"#[0-9]{1,7};|#[xX][0-9a-fA-F]{1,6};|[A-Za-z][A-Za-z0-9]{1,31};")

@@ -12,8 +12,6 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
-__all__ = ["GRADED", "TEXT_EDITS", "TRANSFORMS", "Transform", "encode"]
-
 Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
 TextEdit = Callable[[str, np.random.Generator], str]
 

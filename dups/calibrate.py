@@ -51,19 +51,6 @@ from .evaluate import Truth, read_truth
 from .find import DEFAULT_HAMMING, default_feature
 from .hashing import MAX_VIEWED, ViewHashes, blank_hashes, informative, load_views, view_hashes, view_radius
 
-__all__ = [
-    "LABELLED",
-    "ROUNDS",
-    "Copies",
-    "Curves",
-    "Hashes",
-    "Known",
-    "calibrate",
-    "labels_of",
-    "make_copies",
-    "write_curves",
-]
-
 #: Of unrelated pictures none has a hash so near; those that do are not counted as unrelated.
 _RELATED_BITS = 10
 _MAX_PAIRS = 200_000

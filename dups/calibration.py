@@ -30,22 +30,6 @@ from ..store.files import check_sums, checked_name, publish_folder
 from ..store.store import Store
 from .join.cosines import RowSet
 
-__all__ = [
-    "MIN_COSINE",
-    "MIN_ROWS",
-    "Calibration",
-    "HashRule",
-    "TailFit",
-    "apply_map",
-    "check_expected",
-    "false_pairs_text",
-    "fit_bits",
-    "fit_map",
-    "fit_tail",
-    "largest_cosines",
-    "tail_size",
-]
-
 # What the area tangents of the cosines of unrelated pairs exceed a high quantile by follows a generalised Pareto
 # distribution (Pickands 1975). True duplicates hide among the largest, so a first fit does not look at the largest tenth
 # (truncated maximum likelihood); what lies where by that fit no unrelated pair should be is taken for a duplicate, and the

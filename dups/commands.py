@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from .leakage import Leakage
     from .split import SplitReport
 
-__all__ = ["app", "calibrate", "gallery", "leakage", "split"]
-
 
 def calibrate(
     store: StoreOption = DEFAULT_STORE,

@@ -21,8 +21,6 @@ from ..store.store import Store
 from .find import Duplicates
 from .results import KINDS
 
-__all__ = ["Score", "Truth", "evaluate_duplicates", "read_truth"]
-
 _YES = frozenset({"1", "1.0", "true", "yes", "y", "duplicate", "same"})
 _NO = frozenset({"0", "0.0", "false", "no", "n", "different", "other"})
 

@@ -26,8 +26,6 @@ from .join.cosines import RowSet, pair_cosines
 from .join.selfjoin import PairBlock, cross_join
 from .pairs import Engine, Exact, JoinOptions
 
-__all__ = ["Faiss", "FaissStats", "TemporaryIndex", "choose_engine"]
-
 # A store's index is of vectors as they are. Their cosines say nothing of the cosines after a mean was subtracted, and no
 # radius would be wide enough; so the centred vectors are indexed, for as long as it takes.
 
@@ -100,7 +98,9 @@ class Near(Protocol):
 
     def range_search(
         self, queries: np.ndarray, threshold: float, *, threads: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Limits of each query in what was found (n + 1,), then the cosines and rows found."""
+        ...
 
 
 @dataclass

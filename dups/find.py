@@ -31,7 +31,6 @@ from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, grouping, item_files, preference, ranks
 from .hashing import MAX_VIEWED, ViewHashes, blank_hashes, content_shares, load_views, view_radius
 from .pairs import (
-    DEFAULT_COSINE,
     DEFAULT_HAMMING,
     ENGINES,
     Contents,
@@ -47,19 +46,6 @@ from .pairs import (
     in_order,
 )
 from .results import PairWriter, RankedItems, cluster_table, write_items, write_lists
-
-__all__ = [
-    "DEFAULT_COSINE",
-    "DEFAULT_HAMMING",
-    "DEFAULT_MAX_PAIRS",
-    "HASHES",
-    "Duplicates",
-    "current_searches",
-    "default_feature",
-    "find_duplicates",
-    "list_duplicates",
-    "search_name",
-]
 
 DEFAULT_MAX_PAIRS = 5_000_000
 

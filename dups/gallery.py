@@ -37,8 +37,6 @@ from .gallery_groups import (
 )
 from .results import KINDS
 
-__all__ = ["Gallery", "gallery_page", "write_gallery"]
-
 #: Members on a page, unless a single group has more; at the usual 320 pixels a side some 3 MB.
 PAGE_MEMBERS = 160
 

@@ -18,20 +18,6 @@ from .groups import Files, columns_for, criteria, item_files
 from .hashing import content_shares
 from .results import KINDS
 
-__all__ = [
-    "INDIRECT",
-    "SORTS",
-    "Choice",
-    "Group",
-    "Item",
-    "Member",
-    "Selection",
-    "pages",
-    "read_groups",
-    "select",
-    "similarity",
-]
-
 #: The kind of a member that no stage pairs with its keeper.
 INDIRECT = "indirect"
 

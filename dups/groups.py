@@ -33,31 +33,6 @@ from ..errors import ImageError, UsageError
 from ..store.schema import check_single
 from .hashing import distinct
 
-__all__ = [
-    "CHANGED",
-    "GONE",
-    "GROUPINGS",
-    "LINK",
-    "NONE",
-    "POLICIES",
-    "THERE",
-    "Cliques",
-    "Components",
-    "Files",
-    "Grouping",
-    "Star",
-    "columns_for",
-    "connected",
-    "criteria",
-    "deletable_files",
-    "group_pairs",
-    "grouping",
-    "groups_of",
-    "item_files",
-    "preference",
-    "ranks",
-]
-
 #: States of an item's file: the item has none of its own, it is there, it is another one than was embedded, it is gone.
 NONE, THERE, CHANGED, GONE = range(4)
 

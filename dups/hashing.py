@@ -29,27 +29,6 @@ from ..data.images import BLANK_HASH, decode
 from ..errors import ImageError, UsageError
 from ..store.store import Store
 
-__all__ = [
-    "MAX_VIEWED",
-    "VIEWS",
-    "VIEWS_VERSION",
-    "WHOLE_VIEWS",
-    "HammingBlock",
-    "HashJoin",
-    "ViewHashes",
-    "blank_hashes",
-    "content_box",
-    "content_shares",
-    "cross_pairs",
-    "distinct",
-    "informative",
-    "load_views",
-    "random_pairs_expected",
-    "value_pairs",
-    "view_hashes",
-    "view_radius",
-]
-
 BITS = 64
 
 #: Beyond it a 64-bit pHash tells nothing: unrelated images differ in 32 bits, with a deviation of 4.

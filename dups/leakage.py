@@ -29,8 +29,6 @@ from .pair_graph import PairGraph
 from .results import KINDS
 from .split import check_target, write_splits
 
-__all__ = ["LEAKED", "Affected", "Drop", "Leakage", "find_leakage", "write_cleaned"]
-
 #: What a cleaned file has in place of the split of an item that leaves it. No training takes such rows.
 LEAKED = "leaked"
 

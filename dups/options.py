@@ -12,18 +12,6 @@ from ..console import say
 if TYPE_CHECKING:
     from .find import Duplicates
 
-__all__ = [
-    "DeviceOption",
-    "EmbeddingOption",
-    "FalsePairsOption",
-    "FeatureOption",
-    "HammingOption",
-    "PerceptualOption",
-    "SearchOption",
-    "ThresholdOption",
-    "say_which",
-]
-
 SearchOption = Annotated[
     str | None,
     typer.Option(

@@ -26,17 +26,6 @@ from .results import KINDS
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = [
-    "AUTO",
-    "DuplicateExclusion",
-    "DuplicateSearches",
-    "Overlap",
-    "PairGraph",
-    "contents_of",
-    "duplicate_groups",
-    "searches_for",
-]
-
 _ROWS = 1_000_000
 
 
@@ -208,11 +197,19 @@ class Rows(Protocol):
     """Rows by id (n,), with the spec of each input's feature and the hashes (n,) of each input's contents."""
 
     @property
-    def ids(self) -> np.ndarray: ...
+    def ids(self) -> np.ndarray:
+        """Ids of the items."""
+        ...
+
     @property
-    def specs(self) -> Specs: ...
+    def specs(self) -> Specs:
+        """Spec of each input's feature."""
+        ...
+
     @property
-    def content(self) -> Mapping[str, np.ndarray]: ...
+    def content(self) -> Mapping[str, np.ndarray]:
+        """Hashes of each input's contents."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -25,25 +25,6 @@ from .hashing import HashJoin, ViewHashes, blank_hashes, informative, random_pai
 from .join.cosines import RowSet, choose_tiles, pair_cosines
 from .join.selfjoin import Join, PairBlock, self_join
 
-__all__ = [
-    "DEFAULT_COSINE",
-    "DEFAULT_HAMMING",
-    "ENGINES",
-    "Contents",
-    "Engine",
-    "Exact",
-    "FoundPairs",
-    "JoinOptions",
-    "PairSearch",
-    "Rule",
-    "Spread",
-    "check_rule",
-    "choose_hamming",
-    "choose_rule",
-    "complete_stars",
-    "in_order",
-]
-
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
 SPREAD_MEMBERS = 512
 

@@ -23,8 +23,6 @@ from ..store.sql import csv_table
 from .groups import GONE, NONE, THERE, Files, deletable_files
 from .pairs import Contents, FoundPairs, Spread
 
-__all__ = ["CLUSTERS", "KINDS", "PAIRS", "PairWriter", "RankedItems", "cluster_table", "write_lists"]
-
 #: Kinds of pairs, the strongest evidence first.
 KINDS = ("exact", "perceptual", "embedding")
 

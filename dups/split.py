@@ -21,8 +21,6 @@ from .find import Duplicates, current_searches
 from .groups import groups_of
 from .pair_graph import PairGraph
 
-__all__ = ["DUPLICATES", "SplitReport", "check_target", "parse_ratios", "split_items", "write_splits"]
-
 #: What `icehouse join` reads, of what can be written.
 _SUFFIXES = (".csv", ".parquet", ".pq")
 

@@ -45,31 +45,18 @@ from ..errors import SourceError, UsageError, brief
 from ..store.schema import fingerprint
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
-from .find import DEFAULT_COSINE, DEFAULT_HAMMING, default_feature
-from .pairs import Rule
+from .find import DEFAULT_HAMMING, default_feature
+from .pairs import DEFAULT_COSINE, Rule
 from .window import (
     BATCH,
     DEFAULT_WINDOW,
     Arrival,
-    Match,
     SlidingWindow,
     StreamResult,
     check_place,
     load_window,
     save_window,
 )
-
-__all__ = [
-    "Content",
-    "DecodingTrial",
-    "DuplicateStream",
-    "Item",
-    "Match",
-    "Pipeline",
-    "Reader",
-    "StreamResult",
-    "item_of",
-]
 
 # The outcome travels with the items, in their order, and what has been looked at so far is part of a stream's state. So
 # neither threads nor a restart change with how many pixels a picture is encoded, as long as the first pictures' files stay

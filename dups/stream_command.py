@@ -22,8 +22,6 @@ from .options import (
 if TYPE_CHECKING:
     from .stream import DuplicateStream, StreamResult
 
-__all__ = ["stream"]
-
 
 def stream(
     store: StoreOption = DEFAULT_STORE,

@@ -42,18 +42,6 @@ from .join.cosines import (
 )
 from .pairs import Rule
 
-__all__ = [
-    "BATCH",
-    "DEFAULT_WINDOW",
-    "Arrival",
-    "Match",
-    "SlidingWindow",
-    "StreamResult",
-    "check_place",
-    "load_window",
-    "save_window",
-]
-
 
 @dataclass(frozen=True)
 class Arrival:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from .captions.features import CaptionFeatures
     from .extract import EmbedReport
 
-__all__ = ["app", "print_captions", "print_report"]
-
 app = typer.Typer()
 
 _SOURCES = "What the sources hold"

@@ -32,33 +32,6 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-__all__ = [
-    "ALIASES",
-    "BUILT_IN",
-    "PRECISIONS",
-    "Encoder",
-    "Modality",
-    "Output",
-    "StreamPool",
-    "Tokens",
-    "autocast",
-    "available",
-    "batch_size",
-    "choose_device",
-    "choose_precision",
-    "describe",
-    "encodable",
-    "folder_name",
-    "is_trusted",
-    "load_encoder",
-    "load_named",
-    "readable_prefix",
-    "require_trusted",
-    "streams",
-    "trust",
-    "trusted_file",
-]
-
 # float32 is always right. A lower precision is chosen only where the hardware computes in it, since emulating one is
 # slower than float32.
 

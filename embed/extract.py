@@ -33,20 +33,6 @@ from ..errors import ImageError, brief
 from ..store.vectors import finite_rows
 from .encoder import Encoder, Modality, Tokens
 
-__all__ = [
-    "EmbedReport",
-    "Encoded",
-    "Extractor",
-    "Failure",
-    "FileFacts",
-    "Loaded",
-    "RawFeatures",
-    "StageClock",
-    "Work",
-    "choose_shortest",
-    "encode_manifest",
-]
-
 #: Stages in the order that an image goes through them.
 STAGES = ("read", "decode", "encode image", "encode text", "write")
 

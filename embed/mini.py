@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-__all__ = ["Mini"]
-
 #: What the packages' files must be: weights decide what a stored vector means.
 SHA256 = {
     "efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",

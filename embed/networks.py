@@ -15,8 +15,6 @@ from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from .encoder import autocast
 
-__all__ = ["EfficientNetLite0", "MiniLM", "pack"]
-
 #: Blocks of lite0 that halve the resolution; all others keep it.
 _HALVING_BLOCKS = {1, 3, 5, 11}
 _NORM_EPSILON = 1e-3

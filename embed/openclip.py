@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
     from .openclip_towers import States, Tower
 
-__all__ = ["Loaded", "OpenClip", "Source", "find", "is_cached", "load", "state_sha256"]
-
 # The cache is asked first, with the network shut off; the network only for what is missing there, and only after it has
 # answered within seconds. So a machine behind a firewall never waits for retries, and a cached model never goes out at all.
 #

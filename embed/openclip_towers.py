@@ -26,8 +26,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
-__all__ = ["States", "open_image_tower", "open_text_tower"]
-
 
 @dataclass(frozen=True)
 class States:

@@ -57,8 +57,6 @@ from .plan import (
 )
 from .tables import FeatureTables, append_features
 
-__all__ = ["DEFAULT_OUTPUTS", "FIELDS", "Committer", "choose_encoder", "embed_sources"]
-
 # In this order a kill between two commits leaves nothing that a rerun would not notice: an item whose features are missing
 # is read again, features whose item is missing are found by their content.
 

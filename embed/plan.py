@@ -30,18 +30,6 @@ from ..store.schema import RESERVED
 from ..store.store import Store
 from .extract import EmbedReport, FileFacts, Work
 
-__all__ = [
-    "ItemPlan",
-    "Known",
-    "Moves",
-    "Planner",
-    "annotation_sources",
-    "beneath_any",
-    "fit_labels",
-    "follow",
-    "near_identical_labels",
-]
-
 #: What an item does not take along: its new place tells.
 _OF_PLACE = frozenset({"item_id", "path", "root", "source", "missing"})
 

@@ -29,24 +29,6 @@ from ..store.vectors import tokens_to_arrow, vectors_to_arrow
 from .encoder import Encoder, Modality, Tokens, load_encoder, require_trusted
 from .extract import Work, read_file
 
-__all__ = [
-    "MIN_COSINE",
-    "MODALITIES",
-    "OWN_CONTENTS",
-    "FeatureTables",
-    "append_features",
-    "builtin_contents",
-    "check_probe",
-    "cleaning_beside",
-    "feature_provenance",
-    "feature_spec",
-    "library_versions",
-    "load_checked",
-    "make_probe",
-    "probe_vectors",
-    "provenance_now",
-]
-
 # Metadata says what a writer believes of itself; the probe says what it does. It catches what metadata cannot: another
 # resize, a quick-GELU mismatch, a library that changed underneath. Two built-in contents need no file, so a store that was
 # copied without its images is still guarded; up to four of the user's own join them while their files or texts are there.

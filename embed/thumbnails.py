@@ -20,8 +20,6 @@ from ..data.images import decode
 from ..errors import ImageError
 from .extract import read_file
 
-__all__ = ["ImageFile", "Thumbnail", "ThumbnailPool", "shrink", "thumbnail", "thumbnails"]
-
 #: Characters of embedded pictures kept in memory for contents that come again.
 _KEEP = 64 * 2**20
 

@@ -29,16 +29,6 @@ from .samples import Samples, load_samples, parse_inputs
 if TYPE_CHECKING:
     from ..store.store import Store
 
-__all__ = [
-    "Batch",
-    "By",
-    "Suggestions",
-    "select_batch",
-    "suggest",
-    "uncertainty",
-    "unit_rows",
-]
-
 # Facility location: the score of a batch B, beside the labelled items L, is
 #
 #     sum over candidates j of  u_j ** 2 * max over i in B and L of max(cosine(i, j), 0),   u the uncertainty.

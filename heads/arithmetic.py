@@ -8,20 +8,6 @@ import numpy as np
 
 from .inputs import Inputs
 
-__all__ = [
-    "CHUNK",
-    "directions",
-    "filled",
-    "log_softmax",
-    "mean_over_inputs",
-    "pieces",
-    "present_directions",
-    "softmax",
-    "standardised",
-    "statistics",
-    "unit_length",
-]
-
 #: Rows handled at a time, which bounds the memory of float64 copies.
 CHUNK = 16_384
 

@@ -15,21 +15,6 @@ import numpy as np
 from ..data.images import available_memory
 from ..errors import HeadError, UsageError
 
-__all__ = [
-    "ClassWeight",
-    "Footprint",
-    "ParameterError",
-    "check_kinds",
-    "check_memory",
-    "class_weights",
-    "did_you_mean",
-    "grid_of",
-    "plain",
-    "same",
-    "scoring_bytes",
-    "shares_of",
-]
-
 #: How classes are weighed: alike, by the inverse of their frequency, or as given.
 ClassWeight: TypeAlias = Mapping[Any, float] | Literal["balanced"] | None
 

@@ -14,6 +14,7 @@ from ..console import (
     ExcelSafeOption,
     JsonOption,
     StoreOption,
+    StrictLabelsOption,
     echo,
     print_json,
     print_table,
@@ -31,7 +32,6 @@ from .options import (
     RefitOption,
     RunArgument,
     SplitColumnOption,
-    StrictLabelsOption,
     TestOption,
     WhereOption,
     dups_option,
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from .package import Exported
     from .reports.explain import Explanation, TokenEffects
     from .runs import Run
-
-__all__ = ["app", "explain", "export_onnx", "heads", "package", "report", "suggest"]
 
 # Tokens that are named in a terminal.
 _TOKENS = 6

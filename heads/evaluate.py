@@ -26,19 +26,6 @@ if TYPE_CHECKING:
 
     from ..store.store import Store
 
-__all__ = [
-    "Evaluation",
-    "ScoringCount",
-    "content_hashes",
-    "evaluate",
-    "load_run_samples",
-    "log_scoring",
-    "predict_items",
-    "score_rows",
-    "scoring_count",
-    "scoring_text",
-]
-
 # A score on test is an honest estimate the first time. Each further head that is scored on the same rows, and compared,
 # makes the best of them look better than it is. So every scoring of rows is counted, by whatever command: a run and a
 # leaderboard say how many there were.

@@ -49,8 +49,6 @@ from .inputs import SINGLE, InputError, Inputs, Tokens, concatenate, labels_of, 
 from .registry import head_class
 from .selection import held_out, same_rows
 
-__all__ = ["Chosen", "Examples", "Head", "Validation"]
-
 FORMAT = 1
 
 #: What `_fit` receives to choose on: inputs and class codes.

@@ -15,18 +15,6 @@ import numpy as np
 from ..errors import HeadError
 from ..store.vectors import pad_tokens
 
-__all__ = [
-    "SINGLE",
-    "Array",
-    "InputError",
-    "Inputs",
-    "StoredTokens",
-    "Tokens",
-    "concatenate",
-    "labels_of",
-    "weights_of",
-]
-
 #: Name of the only input where a plain array is given instead of a mapping.
 SINGLE = "x"
 

@@ -32,17 +32,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-__all__ = [
-    "Arms",
-    "Groups",
-    "auroc_interval",
-    "confusion_intervals",
-    "joined_interval",
-    "log_loss_interval",
-    "precision_interval",
-    "wilson",
-]
-
 Interval: TypeAlias = tuple[float, float]
 
 # Positives (rows, for log loss) among which the variance of the sample counts as much as the one that a model implies.

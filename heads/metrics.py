@@ -35,31 +35,6 @@ from .intervals import (
     precision_interval,
 )
 
-__all__ = [
-    "DRAWS",
-    "FEW",
-    "LEVEL",
-    "METRICS",
-    "SCORES",
-    "Difference",
-    "Predicted",
-    "Resampling",
-    "implied_variance",
-    "influence_of",
-    "interval_text",
-    "intervals_text",
-    "majority_class",
-    "majority_note",
-    "minority_class",
-    "ranking",
-    "require_positive",
-    "row_losses",
-    "score",
-    "title",
-    "value_text",
-    "worst_loss",
-]
-
 #: Scores of a whole set of rows, and whether more is better.
 METRICS = {
     "macro_f1": True,

@@ -7,30 +7,6 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from ..console import StrictLabelsOption
-
-__all__ = [
-    "ROWS",
-    "ClassWeightOption",
-    "CombinationsOption",
-    "DrawsOption",
-    "DupsOption",
-    "GridOption",
-    "LabelOption",
-    "Metric",
-    "MetricOption",
-    "MissingOption",
-    "PositiveOption",
-    "RefitOption",
-    "RunArgument",
-    "SplitColumnOption",
-    "StrictLabelsOption",
-    "TestOption",
-    "WhereOption",
-    "dups_option",
-    "rows_option",
-]
-
 #: Panel of `--help` for options that choose rows.
 ROWS = "Which rows"
 

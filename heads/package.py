@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from .head import Head
     from .runs import Run
 
-__all__ = ["OPSET", "TOLERANCE", "Exported", "Package", "export_onnx", "is_package", "package", "write_onnx"]
-
 FORMAT = 1
 
 _MARK, _MODEL = "package.json", "model.onnx"

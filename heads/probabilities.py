@@ -24,8 +24,6 @@ from .arithmetic import log_softmax, softmax
 from .intervals import Groups, log_loss_interval, wilson
 from .metrics import DRAWS, LEVEL, implied_variance, row_losses, worst_loss
 
-__all__ = ["measure_calibration", "platt", "reliability", "temperature"]
-
 # Fewest rows of a bin, and most bins.
 _BIN_ROWS, _BINS = 15, 10
 # Below this a probability is rounding, and its logarithm noise.

@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from ..store.store import Store
     from .head import Head
 
-__all__ = [
-    "TEMPLATES",
-    "ClassVectors",
-    "class_vectors",
-    "prompt_notes",
-    "read_prompts",
-    "readable_label",
-    "text_comparable",
-    "texts_of",
-    "with_prompts",
-]
-
 #: What a class's name becomes, by the modality that it is compared with.
 TEMPLATES = {"image": ("a photo of {class}",), "text": ("a post about {class}",)}
 

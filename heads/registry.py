@@ -14,8 +14,6 @@ from .checks import did_you_mean, plain
 if TYPE_CHECKING:
     from .head import Head
 
-__all__ = ["FAMILIES", "available", "create", "describe", "families", "head_class"]
-
 #: Families that come with icehouse, by name: module in this package, and class. Nothing is imported until asked for.
 FAMILIES = {
     "align": "families.fusion:AlignFusion",

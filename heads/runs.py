@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from ..store.store import Store
 
-__all__ = ["Prediction", "Run", "list_runs", "prediction_table", "write_folder", "write_run"]
-
 FORMAT = 1
 
 _AGAIN = "restore it from a backup, or remove its folder and train it again"

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ..store.store import Store
     from ..store.vectors import TokenStates, Vectors
 
-__all__ = ["Missing", "Samples", "check_labels", "label_notes", "load_samples", "parse_inputs"]
-
 #: What to do with an item that lacks an input: leave it out, or keep it (for heads that can take it).
 Missing: TypeAlias = Literal["drop", "keep"]
 

@@ -10,8 +10,6 @@ import numpy as np
 from ..data.splits import stratified_split
 from .inputs import Inputs, Tokens
 
-__all__ = ["SHARE", "Choice", "criteria", "criteria_of", "folds", "held_out", "same_rows"]
-
 #: Share of each class that is held out.
 SHARE = 0.2
 

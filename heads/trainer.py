@@ -46,22 +46,6 @@ if TYPE_CHECKING:
 
     from ..store.store import Store
 
-__all__ = [
-    "Fitted",
-    "Rows",
-    "RunSettings",
-    "Selection",
-    "Splits",
-    "assign_splits",
-    "fit_on",
-    "fit_seeds_on",
-    "make_head",
-    "prepare",
-    "refit_on",
-    "save_run",
-    "train",
-]
-
 
 def train(
     store: Store,

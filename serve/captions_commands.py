@@ -12,8 +12,6 @@ from ..console import DEFAULT_STORE, JsonOption, StoreOption, echo, one_line, pr
 if TYPE_CHECKING:
     from ..embed.captions.stats import CaptionSet, CaptionStats, Shown
 
-__all__ = ["app"]
-
 app = typer.Typer(no_args_is_help=True)
 
 NameOption = Annotated[str, typer.Option("--name", help="Name of the captions.")]

@@ -19,8 +19,6 @@ from ..console import (
     say,
 )
 
-__all__ = ["app"]
-
 app = typer.Typer()
 
 

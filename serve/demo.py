@@ -12,9 +12,6 @@ from pathlib import Path
 from ..data.sample.feed import Feed, make_feed
 from ..errors import SourceError, UsageError
 
-__all__ = ["Demo", "Photograph", "Step", "photographs", "prepare", "steps"]
-
-
 QUERY = (
     "select label, split, count(*) as posts, count(distinct image_sha256) as pictures "
     "from items where label is not null group by all order by all"

@@ -15,8 +15,6 @@ from ..embed.captions.transport import ServerError
 from ..embed.encoder import ALIASES, available, load_encoder
 from ..errors import EncoderError, IcehouseError
 
-__all__ = ["WAIT_S", "examine", "ollama_status"]
-
 #: Seconds that each answer may take.
 WAIT_S = 3.0
 

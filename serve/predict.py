@@ -27,8 +27,6 @@ from ..heads.runs import Prediction, Run
 from ..store.sql import present_items
 from ..store.store import Store
 
-__all__ = ["Predictions", "predict"]
-
 #: Column of a manifest that holds what a modality needs.
 _COLUMNS = {"image": "path", "text": "text"}
 _A = {"image": "an image", "text": "a text"}

@@ -24,8 +24,6 @@ from ..store.search import Hit
 from ..store.sql import left_out_note, names_missing
 from ..store.store import Store
 
-__all__ = ["SearchResult", "search"]
-
 
 @dataclass(frozen=True)
 class SearchResult:

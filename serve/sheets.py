@@ -15,8 +15,6 @@ from ..store.files import publish_text
 from ..store.search import Hit
 from ..web.render import Card, count_of, labels_of, render
 
-__all__ = ["caption_sheet", "contact_sheet", "write_caption_sheet", "write_sheet"]
-
 
 def contact_sheet(hits: Sequence[Hit], *, query: str, feature: str, side: int = 320) -> str:
     """Page of search hits that needs no other file and no network; a picture that cannot be read becomes its reason."""

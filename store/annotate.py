@@ -23,8 +23,6 @@ from .schema import RESERVED
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["JOIN_KEYS", "JoinReport", "join"]
-
 #: Columns of `items` that a file may be joined on.
 JOIN_KEYS = ("item_id", "path", "image_sha256", "text_sha256")
 

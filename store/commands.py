@@ -22,8 +22,6 @@ from ..console import (
 )
 from ..errors import UsageError
 
-__all__ = ["app", "index_app"]
-
 app = typer.Typer()
 
 _PANEL = "Store"

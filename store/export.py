@@ -21,8 +21,6 @@ from .vectors import tokens_to_arrow, vectors_to_arrow
 if TYPE_CHECKING:
     from .store import Features, Store
 
-__all__ = ["FORMATS", "export"]
-
 #: File suffix of each format.
 FORMATS = {"npy": ".npy", "csv": ".csv", "parquet": ".parquet", "safetensors": ".safetensors"}
 

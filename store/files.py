@@ -30,39 +30,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = [
-    "ALWAYS_BYTES",
-    "LOCK_WAIT_S",
-    "STORE_FILE",
-    "SUMS",
-    "changed_files",
-    "check_stamp",
-    "check_sums",
-    "checked_name",
-    "file_sha256",
-    "follow_umask",
-    "fsync_dir",
-    "fsync_file",
-    "hold",
-    "is_name",
-    "leftovers_below",
-    "open_parquet",
-    "publish",
-    "publish_folder",
-    "publish_text",
-    "read_checked",
-    "read_json",
-    "read_parquet",
-    "refuse_outside",
-    "remove_leftovers",
-    "seal",
-    "stamp",
-    "sweep_tree",
-    "temp_name",
-    "unseal",
-    "write_sums",
-]
-
 # - A JSON file is *sealed*: it holds the SHA-256 of its own content under ``sha256`` (`seal`, `unseal`).
 # - A folder that appears whole holds ``SHA256SUMS``, the list that ``sha256sum -c`` reads (`write_sums`, `check_sums`).
 # - A large disposable file (a vector index, a memory-mapped copy) has a `stamp`: size, times and CRC-32. Up to

@@ -33,19 +33,6 @@ from .table import Snapshot, Table, later_parts, older_than, part_files, sweep
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = [
-    "Compaction",
-    "Coverage",
-    "Finding",
-    "Report",
-    "compact",
-    "coverage",
-    "describe",
-    "items_to_remove",
-    "remove_items",
-    "verify",
-]
-
 #: Size, in bytes, from which a part is left alone by `compact`.
 PART_BYTES = 128 << 20
 

@@ -18,23 +18,6 @@ import pyarrow.parquet as pq
 from ..errors import CorruptError, StoreError
 from .files import file_sha256, fsync_file, publish, refuse_outside, seal, temp_name, unseal
 
-__all__ = [
-    "FORMAT",
-    "MANIFEST",
-    "PART_NAME",
-    "ROW_GROUP",
-    "Manifest",
-    "Part",
-    "Staged",
-    "check_part",
-    "conform",
-    "footer_sha256",
-    "iter_part",
-    "lineage",
-    "read_part",
-    "write_part",
-]
-
 #: Version of the table format that this code writes, and the newest that it reads.
 FORMAT = 1
 MANIFEST = "_manifest.json"

@@ -29,8 +29,6 @@ from .schema import CONTENT_KEYS
 from .store import FORMAT_VERSION, LEDGERS, Store
 from .table import Table, emptied_parts, later_parts, older_than, part_files
 
-__all__ = ["Repair", "repair", "repair_store_file"]
-
 _ASIDE = "set-aside-"
 
 

@@ -14,24 +14,6 @@ import pyarrow as pa
 
 from ..errors import CorruptError, SpaceError, StoreError, UsageError
 
-__all__ = [
-    "CONTENT_KEYS",
-    "FAILURES",
-    "ITEMS",
-    "RESERVED",
-    "check_single",
-    "check_space",
-    "check_spec",
-    "differences",
-    "features_schema",
-    "fingerprint",
-    "items_schema",
-    "label_columns",
-    "tokens_type",
-    "tower_of",
-    "vector_type",
-]
-
 #: One row an item. Labels and metadata follow as further columns of strings, or of lists of strings.
 ITEMS = pa.schema(
     [

@@ -27,19 +27,6 @@ from .store import Store
 from .table import Snapshot
 from .vectors import Vectors
 
-__all__ = [
-    "Candidates",
-    "Hit",
-    "exact_candidates",
-    "float32_margin",
-    "nearest",
-    "score_rows",
-    "search_item",
-    "search_vectors",
-    "unit_query",
-    "unit_rows",
-]
-
 # At 512 dimensions a block is 16 MB of float32: small beside the features, large enough for the matrix product.
 _BLOCK = 8192
 

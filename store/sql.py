@@ -29,23 +29,6 @@ from .table import Snapshot
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = [
-    "FORMATS",
-    "connect",
-    "csv_cells",
-    "csv_table",
-    "json_values",
-    "left_out_note",
-    "names_missing",
-    "present_items",
-    "print_csv",
-    "query",
-    "save",
-    "screen_rows",
-    "select_items",
-    "view_names",
-]
-
 
 def view_names(tables: Iterable[str]) -> dict[str, list[str]]:
     """Names of the views of each table.

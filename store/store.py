@@ -23,8 +23,6 @@ from .schema import FAILURES, ITEMS, check_single, check_space, check_spec, labe
 from .table import Snapshot, Table
 from .vectors import TokenStates, Vectors, load_tokens, load_vectors, pad_tokens, take_float32
 
-__all__ = ["FORMAT_VERSION", "Features", "Store"]
-
 #: Version of the store's layout that this code writes, and the newest that it reads.
 FORMAT_VERSION = 1
 

@@ -37,8 +37,6 @@ from .parts import (
     write_part,
 )
 
-__all__ = ["GRACE_S", "Snapshot", "Table", "sweep"]
-
 
 @dataclass(frozen=True)
 class Snapshot:

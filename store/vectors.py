@@ -26,23 +26,6 @@ from .parts import check_part, read_part
 from .schema import tokens_type, vector_type
 from .table import Snapshot
 
-__all__ = [
-    "TokenStates",
-    "Vectors",
-    "check_copy",
-    "finish_copy",
-    "finite_rows",
-    "load_tokens",
-    "load_vectors",
-    "pad_tokens",
-    "read_into",
-    "read_vectors",
-    "take_float32",
-    "to_array",
-    "tokens_to_arrow",
-    "vectors_to_arrow",
-]
-
 # Parts hold vectors plain and uncompressed, so a page is levels followed by the numbers themselves, and reading is a copy.
 # Parquet readers do not know that every list is as long as the next: they decode a level for each number, which takes ten
 # times as long as the numbers. Anything unexpected in the file, a wrong checksum of

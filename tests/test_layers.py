@@ -1,4 +1,4 @@
-"""The order of the rooms, what `icehouse --help` may load, and the size of files."""
+"""The order of the rooms, what `icehouse --help` may load, names that occur once, and the size of the house."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +35,13 @@ HEAVY = [
     "torch",
     "transformers",
 ]
+
+#: Names of modules that occur in two rooms and mean the same in both.
+SAME_MEANING = {
+    "commands": "the commands of a room",
+    "options": "options that commands of a room share",
+    "evaluate": "results against known answers",
+}
 
 
 def room(path: Path) -> str:
@@ -79,6 +87,33 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.split() == []
 
 
-def test_no_file_is_long() -> None:
+def test_a_module_name_occurs_in_one_room() -> None:
+    rooms = defaultdict(set)
+    for path in FILES:
+        if path.name not in ("__init__.py", "__main__.py") and path.stem not in SAME_MEANING:
+            rooms[path.stem].add(room(path))
+    twice = [f"{name}: {', '.join(sorted(where))}" for name, where in sorted(rooms.items()) if len(where) > 1]
+    assert not twice, "\n".join(twice)
+
+
+def test_the_house_is_small() -> None:
     lines = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert [f"{path}: {n}" for path, n in lines.items() if n > 900] == []
+    assert len(lines) <= 150
+
+
+def test_the_public_names_are_those_that_others_rely_on() -> None:
+    import icehouse
+    import icehouse.heads
+
+    assert icehouse.__all__ == [
+        "IcehouseError",
+        "Store",
+        "__version__",
+        "embed_sources",
+        "open",
+        "predict",
+        "search",
+    ]
+    for module in (icehouse, icehouse.heads):
+        assert all(hasattr(module, name) for name in module.__all__)

@@ -22,18 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "CLASSES",
-    "Chart",
-    "Drawing",
-    "Series",
-    "confusion_png",
-    "curve_charts",
-    "draw",
-    "ranking_charts",
-    "reliability_chart",
-]
-
 #: Classes that get a line of their own: no more hues can be told apart by everyone.
 CLASSES = 6
 _DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3), (5, 2, 1, 2, 1, 2), (12, 4))

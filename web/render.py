@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["Card", "Label", "clean", "count_of", "labels_of", "percent", "render"]
-
 _HERE = Path(__file__).parent
 
 # What turns the direction of everything after it: a file "gpj.exe" dressed up as "exe.jpg", a page read backwards. Marks

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-__all__ = ["Box", "Canvas", "Colour", "Pen", "Point", "jitter", "mix", "noise", "ridge"]
-
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 Box = tuple[int, int, int, int]

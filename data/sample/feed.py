@@ -23,8 +23,6 @@ from ..transforms import TRANSFORMS, encode
 from .scenes import SCENES, paint
 from .texts import EVENTS, LANGUAGES, compose, edited
 
-__all__ = ["CLASSES", "Feed", "make_feed"]
-
 #: (Picture shows damage, text calls for help) to class.
 CLASSES: dict[tuple[bool, bool], str] = {
     (True, True): "rescue_needed",

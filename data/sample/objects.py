@@ -7,8 +7,6 @@ from PIL import Image
 
 from .canvas import Canvas, Colour, Pen, jitter, mix, noise
 
-__all__ = ["box", "car", "facade", "fallen_tree", "person", "tent", "tree"]
-
 BLACK: Colour = (0, 0, 0)
 WALLS: tuple[Colour, ...] = (
     (178, 92, 70), (206, 190, 160), (226, 220, 206), (150, 148, 142), (196, 158, 110), (168, 186, 190), (214, 178, 150),

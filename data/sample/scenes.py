@@ -15,8 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 from . import objects
 from .canvas import Canvas, Colour, mix, ridge
 
-__all__ = ["LIGHTS", "SCENES", "Scene", "paint"]
-
 #: Sky above, sky at the horizon, clouds, least and most cover, exposure, and what a caption says of it.
 LIGHTS: dict[str, tuple[Colour, Colour, Colour, tuple[float, float], float, str]] = {
     "sun": ((84, 140, 205), (186, 212, 232), (246, 246, 244), (0, 0.5), 1.05, "in sunshine"),

@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["EVENTS", "LANGUAGES", "Event", "compose", "edited"]
-
 
 class Event(NamedTuple):
     """A made-up disaster: what it is, where, and the tags it goes by."""

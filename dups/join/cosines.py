@@ -25,19 +25,6 @@ import numpy as np
 
 from ...errors import UsageError
 
-__all__ = [
-    "NumpyTiles",
-    "Plan",
-    "RowSet",
-    "Tiles",
-    "TorchTiles",
-    "choose_plan",
-    "choose_tiles",
-    "coordinate_slack",
-    "pair_cosines",
-    "project",
-]
-
 #: Pairs scored at once: two blocks of 512 dimensions in float64 that stay in a core's L2 cache.
 _PAIRS = 128
 

@@ -43,8 +43,6 @@ from .cosines import (
     summation_slack,
 )
 
-__all__ = ["BlockJoin", "Join", "JoinStats", "PairBlock", "RowBlock", "cross_join", "self_join"]
-
 # Stripes know nothing of one another, so threads work on several; each gives its pairs in order.
 
 

@@ -14,24 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = [
-    "CLEANING",
-    "COLUMNS",
-    "DAMAGE",
-    "FLAGS",
-    "SCHEMA",
-    "SENTIMENT",
-    "USELESS",
-    "better",
-    "clean_answer",
-    "flags_of",
-    "join_flags",
-    "judge",
-    "parse",
-    "repeats",
-    "split_flags",
-]
-
 # Cleaning
 
 #: Version of the rules, part of a table's provenance.

@@ -21,17 +21,6 @@ from .transport import (
     split_host,
 )
 
-__all__ = [
-    "KEY_VARIABLE",
-    "Answer",
-    "Api",
-    "Identity",
-    "OllamaApi",
-    "OpenAiApi",
-    "Question",
-    "default_hosts",
-]
-
 #: Where Ollama listens by default.
 PORT = 11434
 

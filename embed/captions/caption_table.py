@@ -20,27 +20,6 @@ from ...store.store import Store
 from ...store.table import Table
 from .answers import COLUMNS
 
-__all__ = [
-    "DEFAULT_NAME",
-    "STAGE",
-    "Columns",
-    "Row",
-    "append_rows",
-    "caption_key",
-    "captions_of",
-    "columns_of",
-    "ensure_captions",
-    "fit",
-    "folder_of",
-    "keys_of",
-    "make_spec",
-    "names_of",
-    "note_server",
-    "schema_of",
-    "with_texts",
-    "writable_schema",
-]
-
 #: Name of the captions that need none: ``tables/captions/default``, the modality ``caption``.
 DEFAULT_NAME = "default"
 

@@ -41,20 +41,6 @@ from .scheduler import AdaptiveConcurrency, Scheduler, ServerState, may_pass, ru
 from .settings import CaptionSettings
 from .transport import MissingModelError, ServerError, SetupError, UnreachableError
 
-__all__ = [
-    "COMMIT_S",
-    "EVERY_S",
-    "CaptionReport",
-    "Log",
-    "Pace",
-    "PaceLine",
-    "Progress",
-    "Say",
-    "caption_images",
-    "duration",
-    "progress",
-]
-
 # A run reports two things through one callback: pictures done, with a `PaceLine`, and the bytes of a model that a server is
 # fetching, with the server's own words. What a server says is shown, never obeyed.
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .captioner import CaptionReport
     from .importing import ImportReport
 
-__all__ = ["caption", "register"]
-
 _asked = partial(typer.Option, rich_help_panel="What is asked")
 _server = partial(typer.Option, rich_help_panel="Model and server")
 _run = partial(typer.Option, rich_help_panel="This run")

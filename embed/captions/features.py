@@ -35,20 +35,6 @@ from .answers import COLUMNS, DAMAGE, SENTIMENT, USELESS, split_flags
 from .caption_table import DEFAULT_NAME, STAGE, caption_key, captions_of, with_texts
 from .stats import view_of
 
-__all__ = [
-    "CaptionFeatures",
-    "FieldsReport",
-    "Keys",
-    "embed_captions",
-    "field_names",
-    "fields_of",
-    "modality_of",
-    "pack",
-    "split_sentences",
-    "vocabulary_of",
-    "write_fields",
-]
-
 # The feature is ``fields/caption-fields/numbers`` (``fields/caption-NAME-fields/numbers``), and no encoder has a part in it.
 # Which objects have a place is settled when it is first written, and kept in its provenance: a number means the same later.
 

@@ -23,8 +23,6 @@ from .answers import join_flags, judge
 from .caption_table import DEFAULT_NAME, append_rows, ensure_captions, keys_of, make_spec, names_of
 from .journal import Journal
 
-__all__ = ["ImportReport", "import_captions"]
-
 _CAPTIONS = (
     "caption",
     "captions",

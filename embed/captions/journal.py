@@ -40,8 +40,6 @@ from .caption_table import (
 )
 from .pictures import Job
 
-__all__ = ["Batch", "Journal", "forget_failures", "record_failures"]
-
 # A line tells which digest the model had when its host was last verified, and ends with its checksum. Lines that cannot
 # become rows, that are by another model, or not what was written, are set aside in a file and never in the way.
 _FOLDER = "journal"

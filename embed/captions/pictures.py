@@ -26,19 +26,6 @@ from ...store.sql import select_items
 from ...store.store import Store
 from .caption_table import STAGE, caption_key, captions_of, folder_of, keys_of, names_of
 
-__all__ = [
-    "MAX_RATIO",
-    "MAX_SIDE",
-    "MIN_SIDE",
-    "QUALITY",
-    "Job",
-    "Plan",
-    "load",
-    "plain_picture",
-    "plan",
-    "prepare",
-]
-
 #: Longest side sent, by default: two of the tiles that LLaVA 1.6 cuts a picture into.
 MAX_SIDE = 672
 

@@ -33,18 +33,6 @@ from .transport import (
     UnreachableError,
 )
 
-__all__ = [
-    "AdaptiveConcurrency",
-    "Scheduler",
-    "ServerState",
-    "Worker",
-    "backoff_s",
-    "circuit_breaker",
-    "may_pass",
-    "run_async",
-    "wait_with_backoff",
-]
-
 #: A question is given up after so many failures that may be its own.
 TRIES = 3
 

@@ -17,14 +17,6 @@ from . import pictures
 from .answers import CLEANING, SCHEMA
 from .apis import KEY_VARIABLE, Api, Identity, OllamaApi, OpenAiApi, Question, default_hosts
 
-__all__ = [
-    "PRESETS",
-    "TEXT_BUDGET",
-    "CaptionSettings",
-    "Prompt",
-    "quote",
-]
-
 #: The second question about a picture: with temperature 0 another seed alone would bring the same answer.
 _RETRY_TEMPERATURE = 0.4
 

@@ -24,19 +24,6 @@ from .answers import COLUMNS, DAMAGE, FLAGS, SENTIMENT, USELESS, split_flags
 from .caption_table import DEFAULT_NAME, STAGE, caption_key, captions_of, folder_of, names_of, with_texts
 from .pictures import plan
 
-__all__ = [
-    "CaptionSet",
-    "CaptionStats",
-    "Shown",
-    "caption_stats",
-    "list_captions",
-    "moving_ratio",
-    "sample_captions",
-    "show_captions",
-    "view_of",
-    "words_of",
-]
-
 _SHA = re.compile(r"[0-9a-f]{6,64}", re.IGNORECASE)
 _ITEM = ["item_id", "path", "root", "image_sha256", "missing"]
 

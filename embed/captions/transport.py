@@ -34,26 +34,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = [
-    "CONNECT_S",
-    "MAX_ANSWER",
-    "MAX_WAIT_S",
-    "BadAnswerError",
-    "BusyError",
-    "MissingModelError",
-    "RejectedError",
-    "ServerError",
-    "SetupError",
-    "Transport",
-    "UnreachableError",
-    "credentials",
-    "error_of_status",
-    "hide",
-    "parse_retry_after",
-    "shown",
-    "split_host",
-]
-
 #: Most bytes of an answer; of a pull, which reports for hours, most bytes of a line.
 MAX_ANSWER = 4 << 20
 

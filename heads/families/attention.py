@@ -17,8 +17,6 @@ from ..torch.head import TorchHead
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PUBLISHED", "AttentionHead", "DiffAttn", "GuidedCA", "GuidedDiff", "PublishableHead"]
-
 #: Training as in arXiv 2507.05165 and its code.
 PUBLISHED: dict[str, Any] = {
     "lr": 1e-3,

@@ -17,8 +17,6 @@ from ..torch.head import Grid, TorchHead
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MLP", "AlignFusion", "CrossFusion", "TwoTokenTransformer"]
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class MLP(TorchHead):

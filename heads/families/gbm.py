@@ -31,8 +31,6 @@ from ..selection import Choice, criteria
 if TYPE_CHECKING:
     import lightgbm
 
-__all__ = ["LEAVES", "Gbm"]
-
 #: Numbers of leaves that "auto" tries.
 LEAVES = (7, 15, 31)
 

@@ -25,8 +25,6 @@ from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
 from ..selection import Choice, criteria_of
 
-__all__ = ["NEIGHBOURS", "TEMPERATURES", "Knn"]
-
 #: Numbers of neighbours and temperatures that "auto" tries.
 NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100, 200)
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5)

@@ -28,8 +28,6 @@ from ..registry import create, head_class
 from ..selection import Choice, criteria, folds
 from .linear import LogReg
 
-__all__ = ["LateFusion"]
-
 #: Values of C that the stack tries.
 STACK_GRID = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 

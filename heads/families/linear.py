@@ -42,19 +42,6 @@ from ..inputs import Inputs
 from ..probabilities import platt
 from ..selection import Choice, criteria
 
-__all__ = [
-    "GRID",
-    "SVM_GRID",
-    "Fit",
-    "LinearHead",
-    "LogReg",
-    "Logistic",
-    "Loss",
-    "SquaredHinge",
-    "Svm",
-    "path",
-]
-
 # Products with few columns are bound by memory: below so many classes a second thread gains little, and on a busy
 # machine costs much.
 _MANY_CLASSES = 32

@@ -29,8 +29,6 @@ from ..head import Chosen, Examples, Head, Validation
 from ..inputs import InputError, Inputs, labels_of, weights_of
 from ..selection import Choice, criteria
 
-__all__ = ["PENALTIES", "RATES", "Online"]
-
 #: Learning rates and penalties that "auto" tries.
 RATES = (4.0, 16.0)
 PENALTIES = (1e-5, 1e-4, 1e-3)

@@ -24,8 +24,6 @@ from ..inputs import Inputs
 from ..probabilities import temperature as best_factor
 from ..selection import Choice, criteria
 
-__all__ = ["BETAS", "TipAdapter", "ZeroShot", "class_matrices"]
-
 # CLIP's logit scale after training, where it is clipped.
 _FACTOR = 100.0
 # Ways to share the weight between inputs, in steps of 1 / _STEPS.

@@ -29,8 +29,6 @@ from ..trainer import Rows, Selection, Splits, fit_on, make_head, prepare
 if TYPE_CHECKING:
     from ...store.store import Store
 
-__all__ = ["SCORES", "ablate", "ablation_seconds", "known_ablation", "subsets"]
-
 FORMAT = 2
 _FILE = "ablation.json"
 

@@ -43,19 +43,6 @@ if TYPE_CHECKING:
     from ...store.store import Store
     from ..runs import Run
 
-__all__ = [
-    "Explanation",
-    "TokenEffects",
-    "explain",
-    "explain_page",
-    "heat_level",
-    "patch_grid",
-    "seen_box",
-    "shapley",
-    "training_means",
-    "write_explanation",
-]
-
 # A probability below this is taken for it, so that a head that is certain has finite log-odds.
 _MIN_PROBABILITY = 1e-6
 # Inputs beyond which all coalitions are too many.

@@ -23,19 +23,6 @@ if TYPE_CHECKING:
     from ...dups.pair_graph import DuplicateSearches
     from ...store.store import Store
 
-__all__ = [
-    "Item",
-    "Near",
-    "Scored",
-    "TrainingRows",
-    "item_cards",
-    "mistakes",
-    "neighbours",
-    "pick_rows",
-    "read_items",
-    "rows_of",
-]
-
 # Rows of training compared at a time.
 _BLOCK = 16_384
 

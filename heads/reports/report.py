@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
     from ...store.store import Store
 
-__all__ = ["AFFORDABLE", "command_line", "leave_report", "write_report"]
-
 FORMAT = 1
 
 #: Seconds of fitting up to which an ablation is made without being asked for.

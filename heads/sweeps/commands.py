@@ -14,6 +14,7 @@ from ...console import (
     DEFAULT_STORE,
     JsonOption,
     StoreOption,
+    StrictLabelsOption,
     echo,
     one_line,
     print_json,
@@ -36,7 +37,6 @@ from ..options import (
     PositiveOption,
     RefitOption,
     SplitColumnOption,
-    StrictLabelsOption,
     TestOption,
     WhereOption,
     dups_option,
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from .compare import Leaderboard, Score
     from .shots import Curves
     from .sweep import Trial, TrialResult
-
-__all__ = ["compare", "shots", "sweep"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 

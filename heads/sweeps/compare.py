@@ -41,8 +41,6 @@ from .sweep import SweepRecord
 if TYPE_CHECKING:
     from ...store.store import Store
 
-__all__ = ["Deduplicated", "Entry", "Leaderboard", "Score", "compare", "find_runs"]
-
 # Predictions of one row that the latency is the median of, after some to warm up.
 _TIMED, _WARM = 30, 3
 # Scores of a group beside the metric of the leaderboard.

@@ -42,8 +42,6 @@ from .sweep import Trial, begin_record, combinations, read_record, sweep_folder,
 if TYPE_CHECKING:
     from ...store.store import Store
 
-__all__ = ["SHOTS", "Curves", "Point", "draw_items", "shots"]
-
 #: Labelled items a class.
 SHOTS = (1, 2, 4, 8, 16)
 

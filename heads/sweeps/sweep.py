@@ -47,22 +47,6 @@ from ..trainer import Fitted, Rows, RunSettings, Selection, fit_on, fit_seeds_on
 if TYPE_CHECKING:
     from ...store.store import Store
 
-__all__ = [
-    "Sweep",
-    "SweepRecord",
-    "Trial",
-    "TrialResult",
-    "begin_record",
-    "combinations",
-    "list_sweeps",
-    "parse_grid",
-    "read_record",
-    "sweep",
-    "sweep_folder",
-    "trials",
-    "write_record",
-]
-
 FORMAT = 1
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")

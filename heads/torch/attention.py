@@ -20,16 +20,6 @@ from torch import Tensor, nn
 
 from .layers import Dropout
 
-__all__ = [
-    "DiffNet",
-    "GuidedDiffNet",
-    "GuidedNet",
-    "PublishedNet",
-    "Reader",
-    "batch_attention",
-    "masked_softmax",
-]
-
 #: Weights of the tokens of one input over those of another: (n, t, t') by the two names.
 Between = dict[tuple[str, str], Tensor]
 #: Tensors by input.

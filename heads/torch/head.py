@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from .training import Configuration, Outcome, Part, Plan
 
-__all__ = ["GRIDS", "Grid", "TorchHead"]
-
 #: A number, or several to choose from on dev.
 Grid: TypeAlias = float | Sequence[float]
 

@@ -19,21 +19,6 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = [
-    "Align",
-    "Cross",
-    "Dropout",
-    "Linear",
-    "ModalityDropout",
-    "Perceptron",
-    "Prepared",
-    "TwoToken",
-    "masked_mean",
-    "perceptron",
-    "pooled",
-    "stacked_rates",
-]
-
 
 class _Noise(nn.Module):
     """A rate, and uniform noise that copies of the layer can share.

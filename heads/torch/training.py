@@ -34,22 +34,6 @@ from ..inputs import Inputs, Tokens
 from ..selection import Choice
 from .layers import Linear, stacked_rates
 
-__all__ = [
-    "SGD",
-    "AdamW",
-    "Configuration",
-    "Outcome",
-    "Part",
-    "Plan",
-    "Rows",
-    "blocks",
-    "limited_threads",
-    "products_in",
-    "schedule_factor",
-    "statistics",
-    "train_many",
-]
-
 #: Tensors of inputs (n, t, d) and masks (n, t), by name.
 Batch: TypeAlias = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 #: Tensors by name, each with the models in front: (m, ...).

@@ -43,18 +43,6 @@ from .index import (
     write_index,
 )
 
-__all__ = [
-    "RECALL",
-    "Built",
-    "Question",
-    "ask",
-    "build_index",
-    "joint_features",
-    "measure",
-    "sister_of",
-    "tune",
-]
-
 # The two kinds of question differ. A picture's neighbours lie around it; a text's vector lies apart from all pictures', in a
 # region that an index built of pictures knows less of, and there it misses more (Jaiswal et al., OOD-DiskANN, 2022). So the
 # knob is turned until both reach what was asked, on one half of the questions, and the other half is what is reported.

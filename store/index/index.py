@@ -40,32 +40,6 @@ from ..search import (
 from ..store import Store
 from ..vectors import Vectors
 
-__all__ = [
-    "FORMAT",
-    "KINDS",
-    "OVERSAMPLE",
-    "Found",
-    "Index",
-    "IndexInfo",
-    "Kind",
-    "check_files",
-    "choose_kind",
-    "find_item",
-    "find_vectors",
-    "fresh_index",
-    "index_folder",
-    "list_indexes",
-    "load_faiss",
-    "open_index",
-    "read_info",
-    "read_rows",
-    "read_vectors",
-    "stale_because",
-    "thread_limit",
-    "to_gpu",
-    "write_index",
-]
-
 # All hold unit vectors and compare by inner product, which is the cosine. A flat index keeps float32 and finds exactly what
 # exact search finds. IVF and HNSW keep float16, as the store does, half the size: what they find is scored again from the
 # stored vectors, so that only their choice of candidates is approximate.

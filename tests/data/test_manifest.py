@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from icehouse.data.manifest import REJECTED_SCHEMA, RESERVED, read_sources
+from icehouse.data.manifest import read_sources
+from icehouse.data.rows import REJECTED_SCHEMA, RESERVED
 from icehouse.errors import IcehouseError, SourceError, UsageError
 from sources import by_id, column, ids, messages, notes, parquet, read, write, write_rows
 
