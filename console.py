@@ -121,6 +121,12 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def shorten(text: str | None, most: int = 80) -> str:
+    """`one_line` text of at most `most` characters."""
+    line = one_line(text or "")
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
 def echo(text: object = "", *, err: bool = False, lines: bool = False, **style: Any) -> None:
     """Print a line on stdout: every other way to print would let names of the user's data reach the terminal raw."""
     text = str(text)

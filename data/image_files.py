@@ -7,6 +7,7 @@ wherever a path does. Every reader of a picture's bytes goes through this module
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -203,6 +204,14 @@ def container(path: str | Path) -> Path | None:
     """The Parquet file of a picture's address; None where the path is a file's own."""
     found = _parse(path)
     return None if found is None else found[0]
+
+
+def sha256(path: str | Path) -> str | None:
+    """Digest of an image file's bytes; None where they cannot be read."""
+    try:
+        return hashlib.sha256(read(path)[0]).hexdigest()
+    except (ImageError, OSError, ValueError):
+        return None
 
 
 def status(path: str | Path) -> FileStatus:

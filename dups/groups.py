@@ -39,8 +39,6 @@ NONE, THERE, CHANGED, GONE = range(4)
 #: Kinds of paths besides real ones (0): through a linked folder, and a symbolic link itself.
 _THROUGH, LINK = 1, 2
 
-_CHUNK = 1 << 20
-
 
 @dataclass(frozen=True)
 class Files:
@@ -105,7 +103,7 @@ class Files:
                 and not np.isnan(times[i])
                 and float(status.st_mtime_ns) != times[i]
             ):
-                same = digest(i) in (None, _sha256(Path(file)))
+                same = digest(i) in (None, image_files.sha256(file))
             state[i] = THERE if same else CHANGED
         seen = bool(np.isin(state, (THERE, CHANGED)).any())
         folders = {Path(file).parent for file in files.to_pylist() if file is not None and not seen}
@@ -147,18 +145,6 @@ def _inside(file: str, time_ns: float, digest: Callable[[], str | None] | None) 
         return THERE if digest() in (None, hashlib.sha256(image_files.read(file)[0]).hexdigest()) else CHANGED
     except (ImageError, OSError, ValueError):
         return GONE
-
-
-def _sha256(file: Path) -> str | None:
-    """Digest of a file's bytes; "" if it cannot be read."""
-    found = hashlib.sha256()
-    try:
-        with file.open("rb") as handle:
-            while chunk := handle.read(_CHUNK):
-                found.update(chunk)
-    except OSError:
-        return ""
-    return found.hexdigest()
 
 
 class Grouping(Protocol):

@@ -6,7 +6,6 @@ its content's features, whoever's item they came from.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
 import re
@@ -495,7 +494,7 @@ class Planner:
     def _altered(self, file: Path, sha256: str) -> bool:
         """Whether the file's bytes are not those that the store knows."""
         self.compared += 1
-        altered = _digest(file) != sha256
+        altered = image_files.sha256(file) != sha256
         self.altered += altered
         return altered
 
@@ -508,13 +507,6 @@ class Planner:
             self.report.known_failures += 1
             return None
         return text
-
-
-def _digest(file: Path) -> str | None:
-    try:
-        return hashlib.sha256(image_files.read(file)[0]).hexdigest()
-    except (ImageError, OSError, ValueError):
-        return None
 
 
 def _remedy(item_id: str, path: str | None, root: str | None, other: str | None) -> str:
@@ -554,7 +546,8 @@ def _owner(
             return None
         try:
             before_now = (image_files.status(old).size, now.size)
-            differs = (None not in before_now and len(set(before_now)) > 1) or _digest(old) != _digest(file)
+            sized_otherwise = None not in before_now and len(set(before_now)) > 1
+            differs = sized_otherwise or image_files.sha256(old) != image_files.sha256(file)
         except (ImageError, OSError, ValueError):
             return None
         return str(old) if differs else None

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..console import DEFAULT_STORE, JsonOption, StoreOption, echo, one_line, print_json, print_table, say
+from ..console import (
+    DEFAULT_STORE,
+    JsonOption,
+    StoreOption,
+    echo,
+    one_line,
+    print_json,
+    print_table,
+    say,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from ..embed.captions.stats import CaptionSet, CaptionStats, Shown
@@ -176,7 +186,7 @@ def _print_words(found: CaptionStats) -> None:
     if distinct["repeated"]:
         echo(
             f"\nword for word the same as another: {distinct['repeated']:,}{_share(distinct['share'])}; "
-            f"{distinct['times']:,} times {_brief(distinct['commonest'])!r}"
+            f"{distinct['times']:,} times {shorten(distinct['commonest'])!r}"
         )
     else:
         echo("\nword for word the same as another: none")
@@ -236,11 +246,6 @@ def _provenance(one: Shown, about: CaptionSet) -> str:
     if one.attempts is not None:
         parts.append(f"{one.attempts} questions, seed {one.seed}" if one.attempts > 1 else f"seed {one.seed}")
     return "; ".join(parts)
-
-
-def _brief(text: str | None) -> str:
-    line = one_line(text or "")
-    return line if len(line) <= 80 else line[:77] + "..."
 
 
 def _count(n: int) -> str:

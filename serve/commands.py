@@ -17,6 +17,7 @@ from ..console import (
     print_json,
     print_table,
     say,
+    shorten,
 )
 
 app = typer.Typer()
@@ -78,7 +79,7 @@ def search(
     if as_json:
         print_json([hit.as_dict() for hit in result.hits])
     elif html is None:
-        rows = [[f"{hit.score:.4f}", hit.item_id, hit.path, _brief(hit.text)] for hit in result.hits]
+        rows = [[f"{hit.score:.4f}", hit.item_id, hit.path, shorten(hit.text)] for hit in result.hits]
         print_table(["score", "item", "path", "text"], rows)
         engine = "exact search" if result.engine == "exact" else f"by the {result.engine} index"
         say(f"{len(rows)} {'hit' if len(rows) == 1 else 'hits'} in {result.feature}, {engine}")
@@ -251,11 +252,6 @@ def demo(
     echo("$ icehouse embed your-photos/")
     echo('$ icehouse search --text "a cat"')
     echo("$ icehouse embed your-posts.csv --label-column label && icehouse train logreg --label label")
-
-
-def _brief(text: str | None) -> str:
-    line = " ".join((text or "").split())
-    return line if len(line) <= 80 else line[:77] + "..."
 
 
 def _yes(usable: bool | None) -> str:

@@ -6,7 +6,6 @@ is, and which holds the captions, is found by their names and by what they match
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import pyarrow as pa
 from ...data.labels import as_known
 from ...data.readers import read_rows
 from ...errors import CaptionError
+from ...store.files import file_sha256
 from ...store.store import Store
 from .answers import join_flags, judge
 from .caption_table import DEFAULT_NAME, append_rows, ensure_captions, keys_of, make_spec, names_of
@@ -96,7 +96,7 @@ def import_captions(
     report.unmatched, report.unmatched_rows = len(bad), bad
     report.matched_by = f"{key_column} ({kind})"
     provenance = {
-        "imported": {"file": file.name, "sha256": _sha256(file)},
+        "imported": {"file": file.name, "sha256": file_sha256(file)},
         "columns": {"caption": captions_column, kind: key_column},
     }
     chosen: dict[str, str] = {}
@@ -216,8 +216,3 @@ def _row(image: str, caption: str, now: datetime) -> dict[str, Any]:
         "flags": join_flags(flags),
         "created": now,
     }
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...errors import LockedError, StoreError
+from ...errors import LockedError, StoreError, brief
 from ...store import files as locks
 from ...store.parts import write_part
 from ...store.schema import FAILURES
@@ -278,7 +278,7 @@ def record_failures(store: Store, name: str, failed: Sequence[tuple[Job, Excepti
             "path": str(job.files[0]) if job.files else None,
             "stage": STAGE,
             "error": type(error).__name__,
-            "message": " ".join(str(error).split())[:300],
+            "message": brief(error),
             "bytes": job.bytes,
             "mtime_ns": job.mtime_ns,
             "encoder": folder_of(name),

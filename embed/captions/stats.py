@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...data import image_files
-from ...errors import ImageError, UsageError
+from ...errors import UsageError
 from ...store.sql import view_names
 from ...store.store import Store
 from ...store.table import Table
@@ -227,7 +226,7 @@ def _find(items: pa.Table, wanted: str) -> list[dict[str, Any]]:
         ]
         if exact:
             return exact
-        same = items.filter(pc.equal(items["image_sha256"], _sha256(file)))
+        same = items.filter(pc.equal(items["image_sha256"], image_files.sha256(file) or ""))
         if same.num_rows:
             return same.to_pylist()
     if by_path.num_rows:
@@ -244,13 +243,6 @@ def _file(wanted: str) -> Path | None:
         return path.resolve() if image_files.exists(path) and not path.is_dir() else None
     except (OSError, ValueError):  # a name too long for the system, or with a NUL in it
         return None
-
-
-def _sha256(file: Path) -> str:
-    try:
-        return hashlib.sha256(image_files.read(file)[0]).hexdigest()
-    except (ImageError, OSError):
-        return ""
 
 
 def _key(item: dict[str, Any], texts: bool) -> str | None:
