@@ -19,8 +19,8 @@ from .columns import Columns, choose_columns
 from .image_files import address
 from .labels import as_lists, lost_digits, normalise, spelling_changes, strings
 from .paths import locate_images
-from .readers import Header, Rows, read_rows
-from .rows import Rejected, SourceResult, absolute, count, items_table, path_below, short, show
+from .readers import read_rows
+from .rows import Header, Rejected, Rows, SourceResult, absolute, count, items_table, path_below, short, show
 from .splits import canonical_split
 
 if TYPE_CHECKING:

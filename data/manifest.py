@@ -31,9 +31,9 @@ from .folders import (
 )
 from .image_files import describe_non_image, first_bytes, image_file
 from .paths import why_missing
-from .readers import Quotes
 from .rows import (
     FIXED,
+    Quotes,
     SourceResult,
     absolute,
     count,

@@ -45,8 +45,8 @@ from ..errors import SourceError, UsageError, brief
 from ..store.schema import fingerprint
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
-from .find import DEFAULT_HAMMING, default_feature
-from .pairs import DEFAULT_COSINE, Rule
+from .find import default_feature
+from .pairs import DEFAULT_COSINE, DEFAULT_HAMMING, Rule
 from .window import (
     BATCH,
     DEFAULT_WINDOW,

@@ -20,7 +20,8 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from .stream import DuplicateStream, StreamResult
+    from .stream import DuplicateStream
+    from .window import StreamResult
 
 
 def stream(

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from ..data.annotations import canonical_splits
 from ..data.labels import as_lists, counted, lost_digits, near_identical, normalise, spelling_changes
-from ..data.readers import Header, Quotes, Rows, read_rows
-from ..data.rows import count, show
+from ..data.readers import read_rows
+from ..data.rows import Header, Quotes, Rows, count, show
 from ..errors import SourceError, UsageError
 from .schema import RESERVED
 
