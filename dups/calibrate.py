@@ -24,8 +24,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from .. import __version__
-from ..data.images import decode
-from ..data.pixels import is_blank
+from ..data.images import decode, is_blank
 from ..data.text import clean
 from ..data.transforms import GRADED, TEXT_EDITS, encode
 from ..embed.encoder import Encoder

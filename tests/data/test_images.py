@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from icehouse.data import images
 from icehouse.data.image_files import SNIFFED, image_format
-from icehouse.data.images import decode
-from icehouse.data.pixels import BACKGROUND
+from icehouse.data.images import BACKGROUND, decode
 from icehouse.errors import ImageError
 from image_bytes import encoded, png, scene
 from PIL import Image, ImageOps
