@@ -3,8 +3,9 @@
 Both stages are exact and give their pairs in the order of (i, j), so they are merged as they come: a pair that both find is
 one pair, with both facts. What only the hashes found gets its cosine, and the other way round.
 
-Contents are numbered by preference (`keepers`): when there are more pairs than asked for, those are kept whose better
-content ranks first, and these contents have all their pairs. Groups led by them are then whole all the same.
+Contents are numbered by the keep policy (`icehouse.dups.groups.preference`): when there are more pairs than asked for,
+those are kept whose better content ranks first, and these contents have all their pairs. Groups led by them are then
+whole all the same.
 """
 
 from __future__ import annotations

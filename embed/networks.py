@@ -1,7 +1,7 @@
 """Networks of `mini` (EfficientNet-lite0, MiniLM) in plain torch, and linear layers in oneDNN's layout.
 
 Both are small enough to write down, which spares the seconds that importing `transformers` takes, and lets a CPU run them
-on fused kernels (`packed`). The weights are those of the packages, unchanged; the tests compare with the original code.
+on fused kernels (`pack`). The weights are those of the packages, unchanged; the tests compare with the original code.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class EfficientNetLite0(nn.Module):
         return F.linear(pooled, self.classes, self.class_bias).softmax(-1)
 
     def fuse(self, sample: torch.Tensor) -> bool:
-        """Let oneDNN apply ReLU6 inside the convolution, if this torch can and the result stays; see `packed`."""
+        """Let oneDNN apply ReLU6 inside the convolution, if this torch can and the result stays; see `pack`."""
         plain = self(sample).flatten(1)
         convolutions = [module for module in self.modules() if isinstance(module, _Convolution)]
         try:

@@ -1,8 +1,8 @@
 """The `openclip` family: any open_clip model, by tag, local checkpoint, folder or hub id, and its weights.
 
-Vectors are open_clip's own: its preprocessing, its tokenizer, its forward pass. What is added is that one pass gives joint,
-pooled and token states (`towers`), that a CPU runs it on prepacked weights (`packed`), and that a batch of texts is cut to
-its longest.
+Vectors are open_clip's own: its preprocessing, its tokenizer, its forward pass. What is added is that one pass gives
+joint, pooled and token states (`openclip_towers`), that a CPU runs it on prepacked weights (`networks`), and that a
+batch of texts is cut to its longest.
 """
 
 from __future__ import annotations

@@ -57,8 +57,9 @@ from .plan import (
 )
 from .tables import FeatureTables, append_features
 
-# In this order a kill between two commits leaves nothing that a rerun would not notice: an item whose features are missing
-# is read again, features whose item is missing are found by their content.
+# Features are committed first, then items, then failures. In this order a kill between two commits leaves nothing
+# that a rerun would not notice: an item whose features are missing is read again, features whose item is missing are
+# found by their content.
 
 
 #: Commit after this long, or this many encoded rows, or this many bytes of vectors, whichever comes first.

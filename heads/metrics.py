@@ -465,6 +465,8 @@ def intervals_text(metrics: Mapping[str, Any]) -> str:
     return "in closed form, over the rows"
 
 
+# Paired differences between runs, by resampling the rows:
+#
 # - **Classes are fixed.** A mean runs over the same classes in every draw: those that occur among the true or predicted
 #   labels of all rows, whether the draw holds them or not.
 # - **By groups.** Rows of one group, duplicates of one another, are drawn together: they are no independent evidence.
@@ -473,7 +475,7 @@ def intervals_text(metrics: Mapping[str, Any]) -> str:
 # - Draws are made block by block, from the seed and alike every time, and never held all at once: 2,000 draws of
 #   100,000 rows are 800 MB.
 #
-# A score by itself has the interval of `icehouse.heads.metrics`, in closed form.
+# A score by itself has its interval in closed form (`icehouse.heads.intervals`).
 
 
 #: Scores that are taken of predicted classes, by name; the others of `METRICS` need probabilities.

@@ -1,4 +1,4 @@
-"""CLI: info, sql, join, export, remove, compact, verify, repair; index build, index info."""
+"""CLI: info, sql, join, export, remove, compact, verify; index build, index info."""
 
 from __future__ import annotations
 

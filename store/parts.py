@@ -132,9 +132,8 @@ def _count(value: Any) -> int:
 # reading them back ten times as slow.
 #
 # A part says in its own metadata what it is (the table's spec), where its rows stand and which parts it replaced
-# (`lineage`),
-# so that a lost manifest can be made anew. Its pages have checksums, which are verified whenever it is read; small parts,
-# and the footers of large ones, are first compared with what the manifest has.
+# (`lineage`), so that a lost manifest can be made anew. Its pages have checksums, which are verified whenever it is read;
+# small parts, and the footers of large ones, are first compared with what the manifest has.
 
 
 #: Rows of a row group in parts that hold vectors.

@@ -28,8 +28,8 @@ from .table import Snapshot
 
 # Parts hold vectors plain and uncompressed, so a page is levels followed by the numbers themselves, and reading is a copy.
 # Parquet readers do not know that every list is as long as the next: they decode a level for each number, which takes ten
-# times as long as the numbers. Anything unexpected in the file, a wrong checksum of
-# a page among it, makes `read_into` decline, and pyarrow reads it instead.
+# times as long as the numbers. Anything unexpected in the file, a wrong checksum of a page among it, makes `read_into`
+# decline, and pyarrow reads it instead.
 
 
 # Thrift's compact protocol, which page headers are written in.
@@ -339,10 +339,9 @@ def finish_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
                 path.unlink()
 
 
-# Padded to the longest, the states of a hundred thousand posts would fill any memory. So a table's states lie in
-# one array as
-# they are stored, (tokens, dim), and each content is a range of it. The copy lies in
-# ``STORE/cache/<table>/<digest>.states`` beside the keys, as that of vectors does (`icehouse.store.vectors`).
+# Padded to the longest, the states of a hundred thousand posts would fill any memory. So a table's states lie in one
+# array as they are stored, (tokens, dim), and each content is a range of it. The copy lies in
+# ``STORE/cache/<table>/<digest>.states`` beside the keys, as that of vectors does.
 
 
 @dataclass(frozen=True)

@@ -367,11 +367,11 @@ def _has_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-# Rotating all rows by one orthogonal matrix changes no cosine. Along the principal axes the leading p coordinates
-# hold most of
-# a row's length, and by Cauchy and Schwarz the rest of two unit rows x and y adds at most the product of its lengths::
+# The bound. Rotating all rows by one orthogonal matrix changes no cosine. Along the principal axes the leading p coordinates
+# hold most of a row's length, and by Cauchy and Schwarz the rest of two unit rows x and y adds at most the product of its
+# lengths:
 #
-# <x, y>  <=  <x_p, y_p> + r_x r_y ,      r = sqrt(1 - |x_p|^2)
+#     <x, y>  <=  <x_p, y_p> + r_x r_y ,      r = sqrt(1 - |x_p|^2)
 #
 # That is one dot product of p + 1 numbers, the last being r (the same as |x - y|^2 >= |x_p - y_p|^2 + (r_x - r_y)^2).
 #

@@ -1,12 +1,12 @@
 """All pairs of vectors whose cosine reaches a threshold, none missed and none compared in full that need not be.
 
-Every pair meets a bound on its cosine from a few leading principal coordinates (`rotation`), computed a cache-sized tile of
-the upper triangle at a time (`tiles`); what survives meets the same bound from some more coordinates; what survives that
-is scored on the whole vectors by the one definition of a cosine (`cosine`). The bounds err on one side only, so the pairs
-are exactly those that scoring every pair would find, whatever the tiles, threads and device.
+Every pair meets a bound on its cosine from a few leading principal coordinates (`Plan`), computed a cache-sized tile of
+the upper triangle at a time (`Tiles`); what survives meets the same bound from some more coordinates; what survives
+that is scored on the whole vectors by the one definition of a cosine (`pair_cosines`). The bounds err on one side only,
+so the pairs are exactly those that scoring every pair would find, whatever the tiles, threads and device.
 
-Pairs come in the order of (i, j), a stripe of rows at a time (`stripes`). Threads work on the stripes, since BLAS, NumPy's
-comparisons and torch release the interpreter; few of them are ahead of the reader, and a stripe with too many pairs to hold
+Pairs come in the order of (i, j), a block of rows at a time (`BlockJoin`). Threads work on the blocks, since BLAS, NumPy's
+comparisons and torch release the interpreter; few of them are ahead of the reader, and a block with too many pairs to hold
 is done again as several lower ones, so that memory stays flat however many pairs there are.
 
 Partial distances are due to Bei and Gray (1985), after a principal component transform to McNames (2000); a product

@@ -115,8 +115,6 @@ def with_texts(table: Table) -> bool:
     return bool((table.spec.get("provenance") or {}).get("text"))
 
 
-# Rows
-#
 # A model's JSON may hold half of a surrogate pair, a server any number as its count of tokens. Arrow refuses both, and then
 # the whole commit; so every value is brought to its column's type when it comes in, where it concerns one answer.
 

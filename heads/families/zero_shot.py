@@ -188,15 +188,15 @@ def _by_input(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Mappi
 # "Tip-Adapter: training-free adaption of CLIP for few-shot classification", ECCV 2022. The training rows are keys,
 # their labels values, and a row's logits are
 #
-# factor * cosines to the class prompts  +  alpha * sum over keys of exp(-beta * (1 - cosine to the key)) * one-hot label.
+#     factor * cosines to the class prompts
+#         +  alpha * sum over keys of exp(-beta * (1 - cosine to the key)) * one-hot label.
 #
-# The paper has equal shots and CLIP; on label sets as they come four things had to differ. The sum over a class's keys is a
-# mean, so that a common class does not outshout a rare one, and alpha means the same for one shot and for a thousand; the
-# frequencies of the classes enter as the logarithms they are (nothing changes where shots are equal). Keys may be centred by
-# their mean first, chosen on dev. And for each beta the alpha (and before it the factor) that fits dev best is
-# found exactly,
-# since log loss is convex in it, instead of on a grid. On CrisisMMD's texts this takes the cache's log loss on dev from
-# 0.50 to 0.40 (task 1) and from 0.98 to 0.71 (task 2, five classes).
+# The paper has equal shots and CLIP; on label sets as they come four things had to differ. The sum over a class's
+# keys is a mean, so that a common class does not outshout a rare one, and alpha means the same for one shot and for a
+# thousand; the frequencies of the classes enter as the logarithms they are (nothing changes where shots are equal).
+# Keys may be centred by their mean first, chosen on dev. And for each beta the alpha (and before it the factor) that
+# fits dev best is found exactly, since log loss is convex in it, instead of on a grid. On CrisisMMD's texts this
+# takes the cache's log loss on dev from 0.50 to 0.40 (task 1) and from 0.98 to 0.71 (task 2, five classes).
 #
 # Without class vectors the cache works alone. It holds at most `cache` rows, drawn by class in proportion; Tip-Adapter-F,
 # which trains the keys, is not offered: `mlp` and `logreg` learn from the same rows.

@@ -406,10 +406,10 @@ class DiffNet(_Network):
         return *self.pool(x, mask), a  # n w, n t, n h i j
 
 
-# From the code to arXiv 2507.05165 (after CrisisKAN): SA(x) = softmax(x xᵀ) x over the (n, d) matrix of a batch, so
-# that **a prediction depends on its batch-mates**; batch norm; and differential attention over one token, whose
-# softmax over one element is 1, so that W_q and W_k have no effect. It takes two inputs of one vector each, and none
-# may be missing. Nothing here runs under vmap.
+# The published forms, from the code to arXiv 2507.05165 (after CrisisKAN): SA(x) = softmax(x xᵀ) x over the (n, d)
+# matrix of a batch, so that **a prediction depends on its batch-mates**; batch norm; and differential attention over
+# one token, whose softmax over one element is 1, so that W_q and W_k have no effect. It takes two inputs of one
+# vector each, and none may be missing. Nothing here runs under vmap.
 
 # Widths in the published code: of CLIP's joint space, of what is mapped from there, of the projections.
 _JOINT, _MAPPED, _PROJECTED = 512, 768, 128

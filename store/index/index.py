@@ -375,9 +375,9 @@ def _remove_others(folder: Path, keep: set[str]) -> None:
 # An index is a shortcut and never an authority. It covers one snapshot of its feature and says which, so that a stale one is
 # noticed; it finds candidates, which are scored from the stored vectors; whatever is wrong with it, it can be built anew.
 #
-# Vectors are normalised, so that inner products are cosines; one without a direction (all zeros) is not in the
-# index and never
-# found. A position in the index stands for a row of the feature table, and so for a content; a sidecar file keeps both.
+# Vectors are normalised, so that inner products are cosines; one without a direction (all zeros) is not in the index
+# and never found. A position in the index stands for a row of the feature table, and so for a content; a sidecar file
+# keeps both.
 
 
 #: So many times as many candidates are asked for as are wanted, since float16 may shuffle those that lie close together.
