@@ -401,15 +401,21 @@ def readable_prefix(text: str, limit: int, count: Callable[[str], int]) -> tuple
 # or as an argument in Python. What was named is remembered in the user's configuration folder.
 
 
+def user_folder(kind: Literal["config", "cache"]) -> Path:
+    """Where this system keeps a user's settings, or disposable files, for icehouse."""
+    if os.name == "nt":
+        variable, usual = ("APPDATA", "Roaming") if kind == "config" else ("LOCALAPPDATA", "Local")
+        base = os.environ.get(variable) or Path.home() / "AppData" / usual
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / ("Application Support" if kind == "config" else "Caches")
+    else:
+        base = os.environ.get(f"XDG_{kind.upper()}_HOME") or Path.home() / f".{kind}"
+    return Path(base) / "icehouse"
+
+
 def trusted_file() -> Path:
     """File with the encoder ids that this user has named: JSON, ``{"encoders": [id, ...]}``."""
-    if os.name == "nt":
-        base = os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "icehouse" / "trusted-encoders.json"
+    return user_folder("config") / "trusted-encoders.json"
 
 
 def is_trusted(encoder_id: str) -> bool:

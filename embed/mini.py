@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +33,7 @@ from .encoder import (
     choose_precision,
     readable_prefix,
     streams,
+    user_folder,
 )
 
 if TYPE_CHECKING:
@@ -248,7 +247,7 @@ class Mini(Encoder):
         from torch.nn.functional import normalize
 
         file = (
-            _cache_folder()
+            user_folder("cache")
             / f"mini-classes-{SHA256['model.safetensors'][:8]}-{_names_sha256()[:8]}-{self.precision}.npy"
         )
         names = _class_names()
@@ -306,17 +305,6 @@ def _class_names() -> list[str]:
 
 def _names_sha256() -> str:
     return hashlib.sha256("\n".join(_class_names()).encode()).hexdigest()
-
-
-def _cache_folder() -> Path:
-    """Where this system keeps a user's disposable files, for icehouse."""
-    if os.name == "nt":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "icehouse"
 
 
 def _kept(file: Path) -> np.ndarray:

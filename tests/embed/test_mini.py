@@ -131,7 +131,7 @@ def test_the_shorter_side_decides_what_is_seen(mini: Mini) -> None:
 def test_class_vectors_are_kept_and_a_broken_file_replaced(
     mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_cache_folder", lambda: tmp_path / "icehouse")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module, "_class_names", lambda: ["cat", "dog", "espresso"])
     expected = mini.encode_texts(["a photo of cat", "a photo of dog", "a photo of espresso"], ["pooled"])[
         "pooled"
@@ -149,12 +149,12 @@ def test_class_vectors_are_kept_and_a_broken_file_replaced(
     monkeypatch.setattr(Mini, "_read", None)  # from here on only the file can answer
     np.testing.assert_allclose(vectors(), expected, atol=1e-5)
     monkeypatch.undo()
-    monkeypatch.setattr(module, "_cache_folder", lambda: tmp_path / "icehouse")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module, "_class_names", lambda: ["cat", "dog", "espresso"])
     file.write_bytes(content[:100])
     np.testing.assert_allclose(vectors(), expected, atol=1e-5)
     assert file.read_bytes() == content
-    monkeypatch.setattr(module, "_cache_folder", lambda: file / "not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file / "not a folder"))
     np.testing.assert_allclose(vectors(), expected, atol=1e-5)
 
 
