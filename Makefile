@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := cpu,mini,heic,demo,dev,docs
+EXTRAS := cpu,mini,heic,serve,watch,kafka,mcp,map,demo,dev,docs
 
 .PHONY: help demo test quick lint types docs bench wheel clean
 
