@@ -48,8 +48,9 @@ from .calibration import (
 )
 from .evaluate import Truth, read_truth
 from .find import default_feature
-from .hashing import MAX_VIEWED, ViewHashes, blank_hashes, informative, load_views, view_hashes, view_radius
+from .hashing import ViewHashes, blank_hashes, informative, view_hashes, view_radius
 from .pairs import DEFAULT_HAMMING
+from .view_table import MAX_VIEWED, load_views
 
 #: Of unrelated pictures none has a hash so near; those that do are not counted as unrelated.
 _RELATED_BITS = 10

@@ -29,7 +29,7 @@ from ..store.vectors import Vectors
 from .calibration import apply_map
 from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, grouping, item_files, preference, ranks
-from .hashing import MAX_VIEWED, ViewHashes, blank_hashes, content_shares, load_views, view_radius
+from .hashing import ViewHashes, blank_hashes, view_radius
 from .pairs import (
     DEFAULT_HAMMING,
     ENGINES,
@@ -46,6 +46,7 @@ from .pairs import (
     in_order,
 )
 from .results import PairWriter, RankedItems, cluster_table, write_items, write_lists
+from .view_table import MAX_VIEWED, content_shares, load_views
 
 DEFAULT_MAX_PAIRS = 5_000_000
 
@@ -287,7 +288,7 @@ def find_duplicates(
         How many false pairs a calibration's threshold may let one expect among all pairs; 1 unless given.
     views : bool, optional
         Hash parts of the images too, so that crops, frames and bands are found; their files are read once, and the hashes
-        kept. By default where there are at most `icehouse.dups.hashing.MAX_VIEWED` contents.
+        kept. By default where there are at most `icehouse.dups.view_table.MAX_VIEWED` contents.
     threads, device : optional
         As `icehouse.dups.join.selfjoin.self_join` takes them.
     progress : callable, optional

@@ -15,8 +15,8 @@ from ..store.schema import label_columns
 from ..store.store import Store
 from ..store.table import Snapshot
 from .groups import Files, columns_for, criteria, item_files
-from .hashing import content_shares
 from .results import KINDS
+from .view_table import content_shares
 
 #: The kind of a member that no stage pairs with its keeper.
 INDIRECT = "indirect"

@@ -8,26 +8,17 @@ enough keys. k is chosen by counting; k = 0 compares everything, which is best f
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, pairwise
 from math import comb
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
-from ..data.image_files import read as read_image
-from ..data.images import BLANK_HASH, decode
-from ..errors import ImageError, UsageError
-from ..store.store import Store
+from ..data.images import BLANK_HASH
+from ..errors import UsageError
 
 BITS = 64
 
@@ -292,10 +283,25 @@ def _lowest(found: list[np.ndarray], count: int) -> np.ndarray:
 
 
 #: Changes whenever another hash, or another box, would come of the same picture.
-VIEWS_VERSION = 4
+VIEWS_VERSION = 5
 
 #: The first views, which are held against all: the whole picture, and it without margins.
 WHOLE_VIEWS = 2
+
+#: Ways to lay a picture, upright first, degrees clockwise; in the order of EXIF's values 1 to 8.
+ORIENTATIONS = (
+    "upright",
+    "mirror",
+    "rotate_180",
+    "flip",
+    "transpose",
+    "rotate_90",
+    "transverse",
+    "rotate_270",
+)
+
+#: Side of the thumbnail that is kept of a picture.
+THUMB = 64
 
 _CUTS = (0.04, 0.08, 0.12, 0.16)
 _PLACES = (0.0, 1 / 3, 2 / 3, 1.0)
@@ -335,8 +341,22 @@ def content_box(image: Image.Image) -> tuple[float, float, float, float]:
     )
 
 
+@dataclass(frozen=True)
+class PictureViews:
+    """What one reading of a picture leaves of its pixels."""
+
+    hashes: np.ndarray  # uint64 (VIEWS,): whole, trimmed, mirrored, and crops
+    turned: np.ndarray  # uint64 (2, 8): whole and trimmed, in each of the `ORIENTATIONS`
+    thumb: np.ndarray  # uint8 (64, 64): the whole picture in grey
+
+
 def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
     """Hash a picture and its parts, uint64 (VIEWS,)."""
+    return picture_views(image, box).hashes
+
+
+def picture_views(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> PictureViews:
+    """Hash a picture and its parts, turned ones too, and make its thumbnail; `box` is its `content_box`."""
     grey = image.convert("L")
     everything, box = (0.0, 0.0, float(image.width), float(image.height)), box or content_box(image)
     whole = _square(grey, everything)
@@ -350,8 +370,25 @@ def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | Non
         0, 2, 1
     )
     parts = parts.reshape(cuts, places, _LOW, places, _LOW).transpose(0, 1, 3, 2, 4)
-    low = [full @ whole @ full.T, full @ trimmed @ full.T, full @ trimmed[:, ::-1] @ full.T]
-    return _hashes(np.concatenate([np.stack(low), parts.reshape(-1, _LOW, _LOW)]))
+    low = np.stack([full @ whole @ full.T, full @ trimmed @ full.T])
+    turned = _hashes(oriented(low).reshape(-1, _LOW, _LOW)).reshape(WHOLE_VIEWS, len(ORIENTATIONS))
+    mirrored = turned[1, ORIENTATIONS.index("mirror")]
+    hashes = np.concatenate([turned[:, 0], [mirrored], _hashes(parts.reshape(-1, _LOW, _LOW))])
+    step = _FINE // THUMB
+    thumb = np.rint(whole.reshape(THUMB, step, THUMB, step).mean(axis=(1, 3))).astype(np.uint8)
+    return PictureViews(hashes, turned, thumb)
+
+
+def oriented(low: np.ndarray) -> np.ndarray:
+    """Cosine coefficients (..., 8, 8) of pictures, as they are of the picture in each of the `ORIENTATIONS`, (..., 8, 8, 8).
+
+    Mirroring a picture turns the signs of every other coefficient, and transposing it transposes them.
+    """
+    signs = np.where(np.arange(low.shape[-1]) % 2, -1.0, 1.0)
+    across, down, swapped = signs, signs[:, None], np.swapaxes(low, -1, -2)
+    made = [low, low * across, low * across * down, low * down]
+    made += [swapped, swapped * across, swapped * across * down, swapped * down]
+    return np.stack(made, axis=-3)
 
 
 def _margins(rows: np.ndarray) -> tuple[int, int]:
@@ -406,25 +443,9 @@ def _hashes(low: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
 
 
-#: Beyond so many contents, views are made only if asked for: they take some milliseconds an image, and every file is read.
-MAX_VIEWED = 50_000
-
 #: Near views after which the search is given up: as many come of 20,000 frames of one film in no time.
 _MAX_NEAR = 100_000_000
 
-_TABLE = f"hashes/views{VIEWS_VERSION}"
-_SCHEMA = pa.schema(
-    [
-        pa.field("image_sha256", pa.string(), False),
-        pa.field("hashes", pa.list_(pa.uint64(), VIEWS)),
-        # Share of the picture that is inside margins and caption bands.
-        pa.field("inside", pa.float32()),
-    ]
-)
-_Made = tuple[np.ndarray, float]
-
-_SHORTEST = 256
-_BATCH = 512
 #: Unrelated pictures of one set are near so much more often than random hashes would be (measured on sample feeds).
 _UNEVEN = 500
 
@@ -548,98 +569,3 @@ def view_radius(n: int, hamming: int, expected: float = 1.0) -> int:
         if comparisons * near / comb(64, 32) <= expected:
             return radius
     return -1
-
-
-def load_views(
-    store: Store,
-    items: pa.Table,
-    *,
-    make: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-    threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Get the hashes of the views of each row's image, making those that the store has not yet unless `make` is false.
-
-    Gives `hashes` uint64 and `usable` bool, both (n, VIEWS). An image of which every file is gone, unreadable, or
-    not what it was has none.
-    """
-    table = store.ensure_table(_TABLE, _SCHEMA, {"kind": "hashes", "key": "image_sha256"})
-    keys = items["image_sha256"].cast(pa.string()).combine_chunks()
-    known = table.snapshot().read(["image_sha256"])["image_sha256"]
-    new = pc.and_(pc.is_valid(keys), pc.invert(pc.is_in(keys, value_set=known.combine_chunks())))
-    todo: dict[str, list[Path]] = {}
-    lacking = items.filter(new).select(["image_sha256", "root", "path"]).to_pylist() if make else []
-    for row in lacking:
-        files = todo.setdefault(row["image_sha256"], [])
-        if row["path"]:
-            files.append(Path(row["root"] or "") / row["path"])
-    rows: list[tuple[str, np.ndarray, float]] = []
-
-    def keep() -> None:
-        if rows:
-            shas, hashes, inside = zip(*rows, strict=True)
-            lists = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(hashes)), VIEWS)
-            columns = [pa.array(shas, pa.string()), lists, pa.array(inside, pa.float32())]
-            table.append(pa.table(columns, schema=_SCHEMA), unique="image_sha256")
-            rows.clear()
-
-    for done, (sha, made) in enumerate(_make(todo, threads), 1):
-        if made is not None:
-            rows.append((sha, *made))
-        if len(rows) == _BATCH:
-            keep()
-        if progress:
-            progress(done, len(todo))
-    keep()
-    read = table.snapshot().read()
-    at = pc.index_in(keys, value_set=read["image_sha256"].combine_chunks(), skip_nulls=True)
-    there = pc.is_valid(at).to_numpy(zero_copy_only=False)
-    hashes = np.zeros((len(keys), VIEWS), np.uint64)
-    if there.any():
-        values = read["hashes"].combine_chunks().flatten().to_numpy().reshape(-1, VIEWS)
-        hashes[there] = values[at.drop_null().to_numpy()]
-    return hashes, informative(hashes) & there[:, None]
-
-
-def content_shares(store: Store, digests: pa.Array) -> np.ndarray:
-    """How much of each image is inside its margins and caption bands, as far as it is known; NaN elsewhere."""
-    if _TABLE not in store.table_names():
-        return np.full(len(digests), np.nan)
-    read = store.table(_TABLE).snapshot().read(["image_sha256", "inside"])
-    at = pc.index_in(digests, value_set=read["image_sha256"].combine_chunks(), skip_nulls=True)
-    shares: np.ndarray = (
-        read["inside"].combine_chunks().take(at).cast(pa.float64()).to_numpy(zero_copy_only=False)
-    )
-    return shares
-
-
-def _make(todo: dict[str, list[Path]], threads: int | None) -> Iterator[tuple[str, _Made | None]]:
-    workers = threads or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[tuple[str, Future[_Made | None]]] = deque()
-        for digest, files in todo.items():
-            ahead.append((digest, pool.submit(_read, digest, files)))
-            if len(ahead) > 4 * workers:
-                sha, made = ahead.popleft()
-                yield sha, made.result()
-        for sha, made in ahead:
-            yield sha, made.result()
-
-
-def _read(digest: str, files: list[Path]) -> _Made | None:
-    """Hashes of the views, and how much is inside; None if none of the files is the image any more."""
-    for path in files:
-        try:
-            data, _ = read_image(path)
-            # Another file of that name has other views.
-            if hashlib.sha256(data).hexdigest() != digest:
-                continue
-            picture = decode(data, shortest=_SHORTEST)
-        except (ImageError, OSError, ValueError):
-            continue
-        if picture.blank:
-            return np.zeros(VIEWS, np.uint64), 1.0
-        image = picture.image
-        left, top, right, bottom = box = content_box(image)
-        return view_hashes(image, box), (right - left) * (bottom - top) / (image.width * image.height)
-    return None

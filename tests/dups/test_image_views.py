@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from icehouse.data.images import perceptual_hash
 from icehouse.data.transforms import GRADED
-from icehouse.dups.hashing import VIEWS, WHOLE_VIEWS, content_box, informative, view_hashes
+from icehouse.dups import hashing
+from icehouse.dups.hashing import (
+    ORIENTATIONS,
+    VIEWS,
+    WHOLE_VIEWS,
+    content_box,
+    informative,
+    oriented,
+    picture_views,
+    view_hashes,
+)
 from PIL import Image, ImageDraw
 from toys import picture
 
@@ -69,3 +79,53 @@ def test_a_flat_picture_has_no_hash_that_says_something(level: int) -> None:
     stripes = Image.new("RGB", (200, 150), (level, level, level))
     stripes.paste((255 - level, 90, 90), (0, 0, 90, 150))
     assert not informative(view_hashes(stripes)).any()
+
+
+TURNS: dict[str, list[Image.Transpose]] = {
+    "upright": [],
+    "mirror": [Image.Transpose.FLIP_LEFT_RIGHT],
+    "rotate_180": [Image.Transpose.ROTATE_180],
+    "flip": [Image.Transpose.FLIP_TOP_BOTTOM],
+    "transpose": [Image.Transpose.TRANSPOSE],
+    "rotate_90": [Image.Transpose.ROTATE_270],  # Pillow turns to the left
+    "transverse": [Image.Transpose.TRANSVERSE],
+    "rotate_270": [Image.Transpose.ROTATE_90],
+}
+
+
+def turn(image: Image.Image, name: str) -> Image.Image:
+    for step in TURNS[name]:
+        image = image.transpose(step)
+    return image
+
+
+def test_turned_coefficients_are_those_of_the_turned_picture() -> None:
+    assert tuple(TURNS) == ORIENTATIONS
+    full, _ = hashing._transforms()
+    pixels = np.random.default_rng(1).uniform(0, 255, (128, 128))
+    made = oriented(full @ pixels @ full.T)
+    for name, low in zip(ORIENTATIONS, made, strict=True):
+        turned = np.asarray(turn(Image.fromarray(pixels), name))
+        assert np.allclose(low, full @ turned @ full.T), name
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_turned_hashes_are_those_of_the_turned_picture(name: str) -> None:
+    """Up to a bit or two: Pillow rounds between its passes over rows and over columns."""
+    k = ORIENTATIONS.index(name)
+    for seed in range(8):
+        image = picture(seed, 200, 150)
+        other = picture_views(turn(image, name))
+        views = picture_views(image)
+        assert np.bitwise_count(views.turned[0, k] ^ other.hashes[0]) <= 2
+        assert np.abs(np.asarray(turn(Image.fromarray(views.thumb), name), int) - other.thumb).max() <= 2
+        back = {"rotate_90": "rotate_270", "rotate_270": "rotate_90"}.get(name, name)
+        assert np.bitwise_count(other.turned[0, ORIENTATIONS.index(back)] ^ views.hashes[0]) <= 2
+
+
+def test_a_thumbnail_is_the_picture_in_grey() -> None:
+    image = picture(3, 320, 240)
+    thumb = picture_views(image).thumb
+    wanted = np.asarray(image.convert("L").resize((64, 64), Image.Resampling.BOX), int)
+    assert thumb.shape == (64, 64)
+    assert np.abs(thumb - wanted).mean() < 4

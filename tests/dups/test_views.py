@@ -16,17 +16,17 @@ from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
 from icehouse.dups.hashing import (
     VIEWS,
-    VIEWS_VERSION,
     WHOLE_VIEWS,
     ViewHashes,
-    content_shares,
     cross_pairs,
-    load_views,
+    picture_views,
     view_radius,
 )
 from icehouse.dups.pairs import Contents, JoinOptions, PairSearch, Rule
+from icehouse.dups.view_table import TABLE, content_shares, load_thumbs, load_views, read_views
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
+from PIL import Image
 from toys import ToyEncoder, picture
 
 FEATURE = "toy-a/image/joint"
@@ -178,7 +178,7 @@ def test_find_compares_views_and_keeps_them(folder: Path, tmp_path: Path) -> Non
     assert found.summary["parameters"]["views"] == 4
     assert {frozenset(("p3", name)) for name in ("crop_10", "pad", "mirror")} <= pairs(found)
     assert all({"p3", "crop_10", "pad", "mirror"} >= pair for pair in pairs(found))
-    assert store.table(f"hashes/views{VIEWS_VERSION}").snapshot().rows == 13
+    assert store.table(TABLE).snapshot().rows == 13
     # With the files gone, the kept hashes answer.
     for file in folder.iterdir():
         file.unlink()
@@ -200,6 +200,25 @@ def test_a_framed_copy_does_not_win_by_its_frame(folder: Path, tmp_path: Path) -
     shares = content_shares(store, pa.array(["f" * 64, *digests]))
     assert np.isnan(shares[0])
     assert sorted(shares[1:] < 1) == [False, True]
+
+
+def test_readers_get_the_columns_and_rows_that_they_ask_for(folder: Path, tmp_path: Path) -> None:
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    store = Store.open(tmp_path / "s")
+    items = store.items.read(["item_id", "image_sha256", "root", "path"])
+    unknown = pa.array(["f" * 64, None], pa.string())
+    assert read_views(store, unknown, ["thumb"])["thumb"].null_count == 2  # no table yet
+    load_views(store, items)
+    digests = pa.concat_arrays([unknown, items["image_sha256"].combine_chunks(), unknown])
+    thumbs, there = load_thumbs(store, digests)
+    assert there.tolist() == [False, False, *[True] * 13, False, False]
+    found = read_views(store, digests, ["turned", "inside", "facts"])
+    assert set(found) == {"turned", "inside", "facts"}
+    assert not thumbs[:2].any()
+    for k, name in enumerate(items["item_id"].to_pylist()):
+        views = picture_views(Image.open(folder / Path(name).name).convert("RGB"))
+        assert (thumbs[2 + k] == views.thumb).all()
+        assert found["turned"][2 + k].as_py() == views.turned.ravel().tolist()
 
 
 def test_a_file_that_is_no_longer_the_one_has_no_views(folder: Path, tmp_path: Path) -> None:

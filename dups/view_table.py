@@ -1,0 +1,211 @@
+"""Table of picture views: hashes, turned hashes and a thumbnail of every content, made in one reading of its file.
+
+The table is disposable: it is named after `VIEWS_VERSION`, and one of an older version is made again. Readers ask for the
+columns that they need, of the contents that they need, so that tens of thousands of thumbnails are never held at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..data.image_files import read as read_image
+from ..data.images import decode
+from ..errors import ImageError
+from ..store.store import Store
+from .hashing import (
+    ORIENTATIONS,
+    THUMB,
+    VIEWS,
+    VIEWS_VERSION,
+    WHOLE_VIEWS,
+    content_box,
+    informative,
+    picture_views,
+)
+
+#: Beyond so many contents, views are made only if asked for: they take some milliseconds an image, and every file is read.
+MAX_VIEWED = 50_000
+
+TABLE = f"hashes/views{VIEWS_VERSION}"
+_TURNED = WHOLE_VIEWS * len(ORIENTATIONS)
+_SCHEMA = pa.schema(
+    [
+        pa.field("image_sha256", pa.string(), False),
+        pa.field("hashes", pa.list_(pa.uint64(), VIEWS)),
+        # Share of the picture that is inside margins and caption bands.
+        pa.field("inside", pa.float32()),
+        # The whole picture in each of the orientations, then the trimmed one.
+        pa.field("turned", pa.list_(pa.uint64(), _TURNED)),
+        # The whole picture in grey, row by row.
+        pa.field("thumb", pa.binary(THUMB * THUMB)),
+        # What tells how good a picture is; null where nothing was measured.
+        pa.field("facts", pa.list_(pa.float32())),
+    ]
+)
+_Row = dict[str, Any]
+
+_SHORTEST = 256
+_BATCH = 512
+
+
+def make_views(
+    store: Store,
+    items: pa.Table,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int | None = None,
+) -> None:
+    """Make the views of each row's image that the store has not yet.
+
+    An image of which every file is gone, unreadable, or not what it was has none.
+    """
+    table = _table(store)
+    keys = items["image_sha256"].cast(pa.string()).combine_chunks()
+    known = table.snapshot().read(["image_sha256"])["image_sha256"]
+    new = pc.and_(pc.is_valid(keys), pc.invert(pc.is_in(keys, value_set=known.combine_chunks())))
+    todo: dict[str, list[Path]] = {}
+    for row in items.filter(new).select(["image_sha256", "root", "path"]).to_pylist():
+        files = todo.setdefault(row["image_sha256"], [])
+        if row["path"]:
+            files.append(Path(row["root"] or "") / row["path"])
+    rows: list[_Row] = []
+
+    def keep() -> None:
+        if rows:
+            table.append(pa.Table.from_pylist(rows, schema=_SCHEMA), unique="image_sha256")
+            rows.clear()
+
+    for done, made in enumerate(_make(todo, threads), 1):
+        if made is not None:
+            rows.append(made)
+        if len(rows) == _BATCH:
+            keep()
+        if progress:
+            progress(done, len(todo))
+    keep()
+
+
+def read_views(
+    store: Store, digests: pa.Array | pa.ChunkedArray, columns: Sequence[str]
+) -> dict[str, pa.Array]:
+    """Get some columns of the table of views for each of `digests`; null where a content has none.
+
+    Rows are read a part at a time, and of the others nothing is kept.
+    """
+    keys = pa.chunked_array([digests.cast(pa.string())]) if isinstance(digests, pa.Array) else digests
+    keys = keys.cast(pa.string()).combine_chunks()
+    if TABLE not in store.table_names():
+        return {name: pa.nulls(len(keys), _SCHEMA.field(name).type) for name in columns}
+    wanted = keys.unique().drop_null()
+    held = []
+    for batch in _table(store).snapshot().batches(["image_sha256", *columns], _BATCH):
+        held.append(batch.filter(pc.is_in(batch["image_sha256"], value_set=wanted)))
+    read = pa.Table.from_batches(held, _SCHEMA.empty_table().select(["image_sha256", *columns]).schema)
+    at = pc.index_in(keys, value_set=read["image_sha256"].combine_chunks(), skip_nulls=True)
+    return {name: read[name].combine_chunks().take(at) for name in columns}
+
+
+def load_views(
+    store: Store,
+    items: pa.Table,
+    *,
+    make: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Get the hashes of the views of each row's image, making those that the store has not yet unless `make` is false.
+
+    Gives `hashes` uint64 and `usable` bool, both (n, VIEWS); of what has none, none is usable.
+    """
+    if make:
+        make_views(store, items, progress=progress, threads=threads)
+    hashes, there = hash_column(store, items["image_sha256"], "hashes")
+    return hashes, informative(hashes) & there[:, None]
+
+
+def hash_column(
+    store: Store, digests: pa.Array | pa.ChunkedArray, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Get a column of hashes, uint64 (n, size), and which contents have them, bool (n,)."""
+    size = _SCHEMA.field(name).type.list_size
+    column = read_views(store, digests, [name])[name]
+    there = pc.is_valid(column).to_numpy(zero_copy_only=False)
+    hashes = np.zeros((len(column), size), np.uint64)
+    hashes[there] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
+    return hashes, there
+
+
+def load_thumbs(store: Store, digests: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Get the thumbnails of some contents, uint8 (n, 64, 64), and which there are, bool (n,).
+
+    They take 4 KB each: ask for those that are to be looked at, a block at a time.
+    """
+    column = read_views(store, digests, ["thumb"])["thumb"]
+    there = pc.is_valid(column).to_numpy(zero_copy_only=False)
+    thumbs = np.zeros((len(column), THUMB, THUMB), np.uint8)
+    pixels = b"".join(column.drop_null().to_pylist())
+    thumbs[there] = np.frombuffer(pixels, np.uint8).reshape(-1, THUMB, THUMB)
+    return thumbs, there
+
+
+def content_shares(store: Store, digests: pa.Array) -> np.ndarray:
+    """How much of each image is inside its margins and caption bands, as far as it is known; NaN elsewhere."""
+    shares = read_views(store, digests, ["inside"])["inside"]
+    made: np.ndarray = shares.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return made
+
+
+def _table(store: Store) -> Any:
+    return store.ensure_table(TABLE, _SCHEMA, {"kind": "hashes", "key": "image_sha256"})
+
+
+def _make(todo: dict[str, list[Path]], threads: int | None) -> Iterator[_Row | None]:
+    workers = threads or min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[Future[_Row | None]] = deque()
+        for digest, files in todo.items():
+            ahead.append(pool.submit(_read, digest, files))
+            if len(ahead) > 4 * workers:
+                yield ahead.popleft().result()
+        for made in ahead:
+            yield made.result()
+
+
+def _read(digest: str, files: list[Path]) -> _Row | None:
+    """A row of the table; None if none of the files is the image any more."""
+    for path in files:
+        try:
+            data, _ = read_image(path)
+            # Another file of that name has other views.
+            if hashlib.sha256(data).hexdigest() != digest:
+                continue
+            picture = decode(data, shortest=_SHORTEST)
+        except (ImageError, OSError, ValueError):
+            continue
+        image = picture.image
+        left, top, right, bottom = box = content_box(image)
+        views = picture_views(image, box)
+        inside = (right - left) * (bottom - top) / (image.width * image.height)
+        hashes, turned = views.hashes, views.turned.ravel()
+        if picture.blank:
+            hashes, turned, inside = np.zeros_like(hashes), np.zeros_like(turned), 1.0
+        return {
+            "image_sha256": digest,
+            "hashes": hashes,
+            "inside": inside,
+            "turned": turned,
+            "thumb": views.thumb.tobytes(),
+            # A place for what `dups.quality` measures of `data` and `picture`.
+            "facts": None,
+        }
+    return None
