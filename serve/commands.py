@@ -1,4 +1,4 @@
-"""CLI: search, predict, doctor, demo."""
+"""CLI: search, predict, serve, doctor, demo."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..console import (
     say,
     shorten,
 )
+from ..errors import UsageError
 
 app = typer.Typer()
 
@@ -166,6 +167,70 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command(rich_help_panel="Serve")
+def serve(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="STORE",
+            help="A store, or a folder that `icehouse package` made.",
+            show_default="--store",
+        ),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run",
+            "-r",
+            help="Head that answers: id of a run, a part of it, or the folder of a package; repeatable, the first is the "
+            "default.",
+            show_default="the latest run",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one that this machine has.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes one that is free.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ICEHOUSE_TOKEN",
+            show_envvar=True,
+            show_default=False,
+            help="What every request but those for health has to bring: as a bearer token, by the login form, or once as "
+            "?token= in the address.",
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name by which clients may call the server, beside addresses and this machine's own; repeatable, * is any."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    max_pixels: MaxPixelsOption = None,
+) -> None:
+    """Serve a store over HTTP: an application in the browser and a JSON API."""
+    from .app.server import serve as run_server
+
+    if token is not None and not token.strip():
+        raise UsageError("the token is empty: leave --token out, or give one")
+    if token is None and not _loopback(host):
+        say("note: anybody who reaches this machine can ask the server and label; --token guards it")
+    named = str(path or store)
+    run_server(
+        path or store,
+        run or (),
+        host=host,
+        port=port,
+        ready=lambda url: say(f"{named} is served at {url} (Ctrl-C stops)"),
+        token=token,
+        hosts=tuple(allow_host or ()),
+        device=device,
+    )
+
+
 @app.command(rich_help_panel="Help")
 def doctor(
     store: StoreOption = DEFAULT_STORE,
@@ -256,3 +321,12 @@ def demo(
 
 def _yes(usable: bool | None) -> str:
     return "?" if usable is None else "yes" if usable else "no"
+
+
+def _loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

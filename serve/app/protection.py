@@ -1,0 +1,226 @@
+"""Protection of the server: hosts, cross-site requests, token, limits on bodies, headers of every answer.
+
+A page that anybody visits can send requests to ``127.0.0.1`` from the visitor's browser. Three checks keep such pages out.
+The Host header has to be an address or a known name, since a name that an attacker points to this machine (DNS rebinding)
+would make the attacker's page same-origin. A browser says of each request from where it comes (``Sec-Fetch-Site``,
+``Origin``): other sites may follow a link here, and nothing else. And no answer permits other origins to read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from fastapi import HTTPException
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+COOKIE = "icehouse-session"
+
+#: What answers without a token: an orchestrator asks for these, and they tell nothing of the data. `LOGIN` takes one.
+HEALTH = ("/healthz", "/readyz")
+LOGIN = "/login"
+
+#: Nothing from elsewhere, no inline script. Templates set widths and colours in `style` attributes, which run nothing.
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+#: Reports were written with their script and figures inside, and are known by their own policy; see `web.render`.
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "cache-control": "no-store",
+}
+
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+class BodyError(HTTPException):
+    """A body that is too large (413) or too slow (408); the rest is not read, so the connection is of no further use."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(status, detail, {"connection": "close"})
+
+
+def session(token: str) -> str:
+    """What the cookie holds: a browser that gives its cookies away does not give the token away."""
+    return hmac.new(token.encode(), b"icehouse session", hashlib.sha256).hexdigest()
+
+
+def same(given: str, known: str) -> bool:
+    """Compare in a time that does not tell how much of it is right."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), known.encode())
+
+
+class Protection:
+    """ASGI middleware around the whole application.
+
+    Parameters
+    ----------
+    app : ASGI application
+    token : str, optional
+        What a client has to know: as ``Authorization: Bearer``, by the login form, or once as ``?token=``.
+    hosts : sequence of str
+        Names that the Host header may have beside addresses and this machine's own; "*" allows any.
+    max_body, body_seconds : int, float
+        Bytes of a body, and seconds that it may take to come.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        token: str | None = None,
+        hosts: tuple[str, ...] = (),
+        max_body: int,
+        body_seconds: float,
+    ) -> None:
+        self.app, self.token = app, token
+        self.max_body, self.body_seconds = max_body, body_seconds
+        own = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower()}
+        self.hosts = {*own, *(name.lower() for name in hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check a request, limit its body, and add headers to the answer."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+        }
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                there = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *((k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in there),
+                ]
+            await send(message)
+
+        refused = self._refuse(scope, headers) or self._without_token(scope, headers)
+        length = headers.get("content-length", "0")
+        if refused is None and (not length.isdecimal() or int(length) > self.max_body):
+            refused = self._too_large()
+        if refused is not None:
+            await refused(scope, receive, answer)
+            return
+        await self.app(scope, self._limited(receive), answer)
+
+    def _refuse(self, scope: Scope, headers: dict[str, str]) -> Response | None:
+        """Refuse a host that is not known, and what a page of another site sends."""
+        host = headers.get("host", "")
+        if not self._known(host):
+            return refusal(421, "this server is not known by that name; --allow-host NAME allows it")
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+        unsafe = scope["method"] not in _SAFE
+        follows = headers.get("sec-fetch-mode") == "navigate" and not unsafe
+        elsewhere = site in ("cross-site", "same-site") and not follows
+        foreign = unsafe and origin is not None and origin.partition("://")[2].lower() != host.lower()
+        return (
+            refusal(403, "requests from pages of other sites are refused") if elsewhere or foreign else None
+        )
+
+    def _known(self, host: str) -> bool:
+        name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+        name = name.rstrip(".").lower()
+        if "*" in self.hosts or name in self.hosts or name.endswith(".localhost"):
+            return True
+        try:
+            ipaddress.ip_address(name)  # an address cannot be made to mean another machine
+        except ValueError:
+            return False
+        return True
+
+    def _without_token(self, scope: Scope, headers: dict[str, str]) -> Response | None:
+        """Ask for the token where one is needed; one that came in the address moves into the cookie."""
+        path = scope["path"]
+        if self.token is None or path in HEALTH or path == LOGIN:
+            return None
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and same(given.strip(), self.token):
+            return None
+        try:
+            cookies: SimpleCookie = SimpleCookie(headers.get("cookie", ""))
+        except CookieError:
+            cookies = SimpleCookie()
+        if COOKIE in cookies and same(cookies[COOKIE].value, session(self.token)):
+            return None
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        tokens = [value for name, value in query if name == "token"]
+        if scope["method"] == "GET" and tokens and same(tokens[0], self.token):
+            rest = urlencode([pair for pair in query if pair[0] != "token"])
+            there = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
+            return with_cookie(there, self.token, secure=scope.get("scheme") == "https")
+        if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+            return RedirectResponse(LOGIN, 303)
+        return refusal(401, "a token is needed: Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
+
+    def _too_large(self) -> Response:
+        return refusal(413, self._too_large_text(), {"connection": "close"})
+
+    def _too_large_text(self) -> str:
+        return f"the body is larger than {self.max_body / 2**20:g} MB"
+
+    def _limited(self, receive: Receive) -> Receive:
+        """`receive` that fails for a body that is too large or too slow."""
+        taken, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self.body_seconds
+
+        async def limited() -> Message:
+            nonlocal taken, whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyError(408, f"the body did not come within {self.body_seconds:g} seconds") from None
+            if message["type"] == "http.request":
+                taken += len(message.get("body", b""))
+                whole = not message.get("more_body", False)
+                if taken > self.max_body:
+                    raise BodyError(413, self._too_large_text())
+            return message
+
+        return limited
+
+
+def with_cookie(response: Response, token: str, *, secure: bool) -> Response:
+    """Let a browser in from now on."""
+    response.set_cookie(
+        COOKIE, session(token), max_age=30 * 86_400, httponly=True, samesite="strict", secure=secure
+    )
+    return response
+
+
+def refusal(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """Say in one line why a request is not answered."""
+    return JSONResponse({"detail": detail}, status, headers)

@@ -1,0 +1,66 @@
+"""Answers of the application: pages from templates, JSON that any parser reads, errors as one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from ...console import one_line
+from ...web.render import render
+
+
+class Json(JSONResponse):
+    """JSON of ASCII alone: a text that is no Unicode (half a surrogate pair) is escaped and costs nobody an answer."""
+
+    def render(self, content: Any) -> bytes:
+        """Encode; numbers that JSON has not become null."""
+        return json.dumps(_plain(content), separators=(",", ":")).encode("ascii")
+
+
+def page(request: Request, template: str, /, *, status: int = 200, **data: Any) -> HTMLResponse:
+    """Render a template that extends ``app_base.html``; `title` is what the page is called."""
+    html = render(
+        template,
+        sections=request.app.state.sections,
+        here=request.url.path,
+        guarded=request.app.state.guarded,
+        **data,
+    )
+    return HTMLResponse(html, status)
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a browser asks, in its address bar or by a link, rather than a script."""
+    return request.method in ("GET", "HEAD") and "text/html" in request.headers.get("accept", "")
+
+
+def problem(request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Any:
+    """Say in one line what was wrong: as a page to a browser that asked for one, else as JSON."""
+    detail = one_line(detail)
+    if wants_page(request):
+        answer = page(request, "app_problem.html", status=status, title=_title(status), detail=detail)
+        answer.headers.update(headers or {})
+        return answer
+    return Json({"detail": detail}, status, dict(headers or {}))
+
+
+def _title(status: int) -> str:
+    return {404: "Not found", 503: "Busy"}.get(status, "That did not work")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        return _plain(value.tolist())
+    return str(value)

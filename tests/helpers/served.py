@@ -1,0 +1,51 @@
+"""A served store: bright and dark pictures with words, a head on both, and a client of the application."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from icehouse.embed.pipeline import embed_sources
+from icehouse.heads.trainer import train
+from icehouse.store.store import Store
+from PIL import Image
+from toys import ToyEncoder
+
+#: Host by which the tests call the server; that of starlette's client is none of its names.
+HOST = "http://127.0.0.1:8000"
+
+
+def make_store(folder: Path, rows: int = 60) -> Store:
+    """Posts ``i0`` to ``i59``, bright ones labelled day, dark ones dark; the last two are copies of the first two."""
+    rng = np.random.default_rng(0)
+    lines = ["id,image,text,label,split"]
+    (folder / "images").mkdir(parents=True)
+    for i in range(rows):
+        bright = i % 2 == 0
+        if i < rows - 2:
+            pixels = rng.integers(140, 256, (24, 24, 3)) if bright else rng.integers(0, 116, (24, 24, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / f"{i:02d}.png")
+        file = f"{i if i < rows - 2 else i - rows + 2:02d}.png"
+        split = ("train", "train", "dev", "test")[i // 2 % 4]
+        label = "day" if bright else "dark"
+        lines.append(f"i{i},images/{file},{'sun' if bright else 'night'} number{i},{label},{split}")
+    (folder / "posts.csv").write_text("\n".join(lines) + "\n")
+    embed_sources([folder / "posts.csv"], folder / "store", encoder=ToyEncoder(), dtype="float32")
+    store = Store.open(folder / "store")
+    train(store, "logreg", inputs="image/joint,text", label="label")
+    return store
+
+
+@contextlib.contextmanager
+def client(path: Path, *runs: str, headers: dict[str, str] | None = None, **settings: Any) -> Iterator[Any]:
+    """A client of the application on a store or a package, which runs as long as the context."""
+    from fastapi.testclient import TestClient
+    from icehouse.serve.app.application import create_app
+    from icehouse.serve.app.state import Settings, State
+
+    app = create_app(State.open(path, runs, Settings(**settings)))
+    with TestClient(app, base_url=HOST, headers=headers) as made:
+        yield made
