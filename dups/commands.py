@@ -30,6 +30,7 @@ from .options import (
     PerceptualOption,
     SearchOption,
     ThresholdOption,
+    VariantsOption,
     say_which,
 )
 from .stream_command import stream
@@ -277,6 +278,7 @@ def find(
             "--views/--no-views", help="Hash parts of images too.", show_default="up to 50,000 images"
         ),
     ] = None,
+    variants: VariantsOption = "keep",
     hamming: HammingOption = None,
     perceptual: PerceptualOption = True,
     embedding: EmbeddingOption = True,
@@ -329,6 +331,7 @@ def find(
             max_pairs=max_pairs,
             expected_false_pairs=expected_false_pairs,
             views=views,
+            variants=variants,
             engine=engine,
             threads=threads,
             device=device,
@@ -347,7 +350,7 @@ def find(
         print_json({"path": found.path, **summary, **({"gallery": pages} if pages else {})})
         return
     pairs, groups = summary["pairs"], summary["groups"]
-    rows = [[kind, count, pairs["found_by"][kind]] for kind, count in pairs["by_kind"].items()]
+    rows = [[kind, count, pairs["found_by"].get(kind)] for kind, count in pairs["by_kind"].items()]
     print_table(["kind", "pairs", "found by this stage"], rows)
     print_table(
         ["items", "groups", "in groups", "largest", "chained", "keep", "drop"],
@@ -361,7 +364,8 @@ def find(
         ],
         title="\nGroups",
     )
-    echo(f"\n{found.path}: pairs.parquet, clusters.parquet, items.parquet, keep.csv, drop.csv, summary.json")
+    files = "pairs.parquet, clusters.parquet, items.parquet, keep.csv, drop.csv, variants.csv, summary.json"
+    echo(f"\n{found.path}: {files}")
     if pages:
         echo(pages)
 
@@ -412,6 +416,7 @@ class MemberKind(StrEnum):
     exact = "exact"
     perceptual = "perceptual"
     embedding = "embedding"
+    variant = "variant"
     indirect = "indirect"
 
 

@@ -19,7 +19,7 @@ from ..data.readers import read_rows
 from ..errors import SourceError
 from ..store.store import Store
 from .find import Duplicates
-from .results import KINDS
+from .results import STAGES
 
 _YES = frozenset({"1", "1.0", "true", "yes", "y", "duplicate", "same"})
 _NO = frozenset({"0", "0.0", "false", "no", "n", "different", "other"})
@@ -117,7 +117,7 @@ def evaluate_duplicates(found: Duplicates, truth: Truth) -> dict[str, Any]:
     right = positive.sum(axis=0)
     scores = {
         name: asdict(Score.of(int(counts[k]), int(right[k]), len(truth.positive)))
-        for k, name in enumerate((*KINDS, "cascade"))
+        for k, name in enumerate((*STAGES, "cascade", "variant"))
     }
     negatives = None if truth.negative is None else len(truth.negative)
     return {
@@ -135,7 +135,8 @@ class _Pairs:
     number: dict[str, int]  # the number of each item's content, for items with a pair
     #: int64 (m,): pairs of such numbers, ascending and each once; of a number with itself for copies
     codes: np.ndarray
-    stages: np.ndarray  # bool (m, 4): which stages found them, and at last that any did
+    #: bool (m, 5): which stages found them, whether any did and they count as duplicates, whether they are variants
+    stages: np.ndarray
     weights: np.ndarray  # int64 (m,): how many pairs of items each stands for
 
     @classmethod
@@ -153,23 +154,29 @@ class _Pairs:
         at, best = (pc.index_in(copies[name], value_set=ids).to_numpy() for name in ("item_id", "copy_of"))
         content[at] = best
         size = np.bincount(content, minlength=len(ids))
-        codes, stages = [np.empty(0, np.int64)], [np.empty((0, len(KINDS)), bool)]
-        for batch in found.pair_batches(["id_a", "id_b", *KINDS]):
+        codes, stages = [np.empty(0, np.int64)], [np.empty((0, len(STAGES) + 1), bool)]
+        for batch in found.pair_batches(["id_a", "id_b", "kind", *STAGES]):
             a, b = (content[pc.index_in(batch[name], value_set=ids).to_numpy()] for name in ("id_a", "id_b"))
             codes.append(np.minimum(a, b) * len(ids) + np.maximum(a, b))
-            stages.append(np.stack([batch[name].to_numpy(zero_copy_only=False) for name in KINDS], axis=1))
+            variant = pc.equal(batch["kind"], "variant")
+            flags = [
+                column.to_numpy(zero_copy_only=False) for column in (*map(batch.column, STAGES), variant)
+            ]
+            stages.append(np.stack(flags, axis=1))
         every, first = np.unique(np.concatenate(codes), return_index=True)
         i, j = np.divmod(every, max(len(ids), 1))
-        flags = np.concatenate(stages)[first]
+        told = np.concatenate(stages)[first]
+        counted = found.summary["parameters"].get("variants") == "drop"
+        flags, variant = told[:, :-1], told[:, -1]
         return cls(
             dict(zip(ids.to_pylist(), content.tolist(), strict=True)),
             every,
-            np.column_stack([flags, np.ones(len(flags), bool)]),
+            np.column_stack([flags, ~variant | counted, variant]),
             np.where(i == j, size[i] * (size[i] - 1) // 2, size[i] * size[j]),
         )
 
     def look_up(self, pairs: frozenset[tuple[str, str]]) -> np.ndarray:
-        """Which stages found each pair of items, bool (len(pairs), 4), in no order."""
+        """Which stages found each pair of items, bool (len(pairs), 5), in no order."""
         n = len(self.number)
         ends = [(self.number.get(a, -1), self.number.get(b, -1)) for a, b in pairs]
         a, b = np.array(ends, np.int64).reshape(-1, 2).T
@@ -177,7 +184,7 @@ class _Pairs:
         at = np.searchsorted(self.codes, wanted)
         there = at < len(self.codes)
         there[there] = self.codes[at[there]] == wanted[there]
-        flags = np.zeros((len(wanted), len(KINDS) + 1), bool)
+        flags = np.zeros((len(wanted), self.stages.shape[1]), bool)
         flags[there] = self.stages[at[there]]
         return flags
 

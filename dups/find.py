@@ -28,7 +28,7 @@ from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import apply_map
 from .faiss_engine import choose_engine
-from .groups import Files, Star, columns_for, criteria, grouping, item_files, preference, ranks
+from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
 from .hashing import ViewHashes, blank_hashes, view_radius
 from .pairs import (
     DEFAULT_HAMMING,
@@ -45,7 +45,8 @@ from .pairs import (
     complete_stars,
     in_order,
 )
-from .results import PairWriter, RankedItems, cluster_table, write_items, write_lists
+from .results import PairWriter, RankedItems, cluster_table, write_items, write_lists, write_variants
+from .variants import POLICIES, Policy, Variants, part_variants, texts_of, variant_notes
 from .view_table import MAX_VIEWED, content_shares, load_views
 
 DEFAULT_MAX_PAIRS = 5_000_000
@@ -255,6 +256,7 @@ def find_duplicates(
     engine: str = "exact",
     expected_false_pairs: float | None = None,
     views: bool | None = None,
+    variants: Policy = "keep",
     threads: int | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -289,6 +291,9 @@ def find_duplicates(
     views : bool, optional
         Hash parts of the images too, so that crops, frames and bands are found; their files are read once, and the hashes
         kept. By default where there are at most `icehouse.dups.view_table.MAX_VIEWED` contents.
+    variants : {"keep", "drop"}, default "keep"
+        What becomes of pictures that agree while their texts, or the words inside them, do not: they are listed in
+        ``variants.csv`` and kept, or they count as duplicates; see `icehouse.dups.variants`.
     threads, device : optional
         As `icehouse.dups.join.selfjoin.self_join` takes them.
     progress : callable, optional
@@ -307,6 +312,8 @@ def find_duplicates(
     grouping(grouping_by, 0)
     if engine not in ENGINES:
         raise UsageError(f"no engine {engine!r}; there are: {', '.join(ENGINES)}")
+    if variants not in POLICIES:
+        raise UsageError(f"variants are one of {', '.join(POLICIES)}, not {variants!r}")
     feature = default_feature(store) if feature == "auto" else feature
     folder = _free_folder(store, name, feature)
     spec = None if feature is None else store.feature_table(feature).spec
@@ -341,7 +348,12 @@ def find_duplicates(
                     f"crops and frames are left to the embedding: hashing parts of {n} images takes long; ask with --views"
                 )
             write_items(temp, ranked, items[key], contents)
-            del items
+            texts = texts_of(store, items) if key == "image_sha256" else []
+            contents.variants = Variants.gather(
+                texts, ranked.content, len(contents), dropped=variants == "drop"
+            )
+            said = next((one.values for one in texts[::-1]), None)
+            del items, texts
             chosen: Engine = Exact()
             if engine == "faiss":
                 chosen = choose_engine(store, feature, contents.rows, rows, vectors, threads=threads)
@@ -353,13 +365,21 @@ def find_duplicates(
                 writer.copies(contents)
                 for found in search:
                     writer.add(found)
-                    groups.add(found.i, found.j)
+                    groups.add(*contents.joined(found))
             whole = not search.capped
             if isinstance(groups, Star) and search.capped:
                 whole = complete_stars(groups, search, temp / "rest.npy")
+            keepers, parted = groups.keepers(), 0
+            if variants == "keep":
+                keepers, parted = part_variants(
+                    keepers,
+                    contents.variants,
+                    lambda left: _regrouped(left, ranked, temp / "pairs.parquet", grouping_by),
+                )
+            family, listed = write_variants(temp, ranked, keepers, contents, writer.variants, said)
             # Looked at again, since hours may have gone by.
-            files = _inspect_again(ranked, groups.keepers(), temp)
-            clusters = cluster_table(ranked, groups.keepers(), contents, files.first())
+            files = _inspect_again(ranked, keepers, temp)
+            clusters = cluster_table(ranked, keepers, contents, files.first(), family)
             pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
             kept, dropped, kept_for = write_lists(temp, ranked, clusters, files)
             leads = clusters.filter(clusters["keeper"])
@@ -385,6 +405,7 @@ def find_duplicates(
                     "agreement": made.agreement,
                     "margins": viewed,
                     "grouping": grouping_by,
+                    "variants": variants,
                     "keeper": keeper,
                     "where": where,
                     "max_pairs": max_pairs,
@@ -403,13 +424,22 @@ def find_duplicates(
                     "complete": whole,
                     "sampled": int(pc.sum(leads["sampled"]).as_py() or 0),
                 },
+                "variants": {
+                    "sets": int(family.max(initial=-1)) + 1,
+                    "items": listed,
+                    "pairs": dict(writer.differing),
+                    "left_groups": parted,
+                },
                 "kept": kept,
                 "dropped": dropped,
                 "capped": search.capped,
                 "complete_contents": search.complete,
                 "stages": search.report(),
                 "seconds": round(time.perf_counter() - begun, 3),
-                "notes": remarks + _notes(made, feature, search, whole) + kept_for,
+                "notes": remarks
+                + _notes(made, feature, search, whole)
+                + variant_notes(contents.variants, writer.differing, variants)
+                + kept_for,
             }
             contents.rows = None
             del contents, search, chosen
@@ -443,7 +473,8 @@ def _views(
 
 def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
     """What is known of the items to compare."""
-    names = list(dict.fromkeys([*columns_for(keeper), "path", "root", "missing", "phash", key]))
+    names = ["path", "root", "missing", "phash", "image_sha256", "text", key]
+    names = list(dict.fromkeys([*columns_for(keeper), *names]))
     known = store.items.snapshot().schema.names
     items = store.items.read([name for name in names if name in known])
     items = items.filter(pc.invert(pc.fill_null(items["missing"], False)))
@@ -455,6 +486,20 @@ def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
             raise UsageError(f"no item to compare where {where}; earlier results stay as they are")
     criteria(items, keeper)  # a column that is not there is refused before minutes of hashing
     return items
+
+
+def _regrouped(left: np.ndarray, ranked: RankedItems, pairs: Path, grouping_by: str) -> np.ndarray:
+    """Groups of the contents `left`, ascending, by their pairs that were written: the place of each one's keeper."""
+    ids = ranked.ids.take(pa.array(ranked.best[left]))
+    sides = [np.empty((0, 2), np.int64)]
+    with pq.ParquetFile(pairs) as file:
+        for batch in file.iter_batches(columns=["id_a", "id_b", "kind"]):
+            ends = [pc.fill_null(pc.index_in(batch[name], value_set=ids), -1) for name in ("id_a", "id_b")]
+            found = np.stack([column.to_numpy().astype(np.int64) for column in ends], axis=1)
+            same = pc.not_equal(batch["kind"], "variant").to_numpy(zero_copy_only=False)
+            sides.append(found[(found >= 0).all(axis=1) & same])
+    i, j = np.concatenate(sides).T
+    return group_pairs(len(left), i, j, grouping_by)
 
 
 def _file_facts(items: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -254,6 +254,7 @@ def gallery_page(
             "exact": "equal text" if texts else "equal bytes",
             "perceptual": "perceptual hash",
             "embedding": "embedding",
+            "variant": "other words",
             INDIRECT: "by way of others",
         },
         groups=[_group_data(group, taken, rule["cosine"]) for group in groups],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -54,6 +54,12 @@ PerceptualOption = Annotated[
     bool, typer.Option("--perceptual/--no-perceptual", help="Compare perceptual hashes.")
 ]
 EmbeddingOption = Annotated[bool, typer.Option("--embedding/--no-embedding", help="Compare embeddings.")]
+VariantsOption = Annotated[
+    Literal["keep", "drop"],
+    typer.Option(
+        "--variants", help="Pictures that agree while their words do not: keep, or drop as duplicates."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
 
 

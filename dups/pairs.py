@@ -25,6 +25,7 @@ from .groups import Star
 from .hashing import HashJoin, ViewHashes, blank_hashes, informative, random_pairs_expected
 from .join.cosines import RowSet, choose_tiles, pair_cosines
 from .join.selfjoin import Join, PairBlock, self_join
+from .variants import Variants
 
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
 SPREAD_MEMBERS = 512
@@ -191,6 +192,8 @@ class FoundPairs:
     cosine: np.ndarray  # float64 (m,): naN where one has no vector
     perceptual: np.ndarray  # bool (m,): stages that found the pair
     embedding: np.ndarray
+    #: int8 (m,): what tells that the two say something else, see `icehouse.dups.variants.EVIDENCE`; 0 where nothing does
+    differs: np.ndarray
 
     def __len__(self) -> int:
         return len(self.i)
@@ -220,9 +223,11 @@ class Contents:
         X: np.ndarray | None = None,
         with_vector: np.ndarray | None = None,
         views: ViewHashes | None = None,
+        variants: Variants | None = None,
     ) -> None:
         self.rule = rule
         self.views = views
+        self.variants = variants
         self.hashes, self.hashed = hashes, hashed
         #: Hashes that say something; the others match nothing, though their distances are reported.
         self.useful = hashed & informative(hashes)
@@ -240,12 +245,15 @@ class Contents:
     def subset(self, numbers: np.ndarray, scratch: Path) -> Contents:
         """Get the contents `numbers`, ascending, renumbered from 0; `scratch` is a file for their vectors."""
         views = None if self.views is None else self.views.subset(numbers)
+        variants = None if self.variants is None else self.variants.subset(numbers)
         if self.rows is None:
-            return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, views=views)
+            return Contents(
+                self.hashes[numbers], self.hashed[numbers], self.rule, views=views, variants=variants
+            )
         held = np.isin(self.with_vector, numbers, assume_unique=True)
         X = in_order(self.rows.X, np.flatnonzero(held), scratch)
         at = np.searchsorted(numbers, self.with_vector[held])
-        return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, X, at, views)
+        return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, X, at, views, variants)
 
     def hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Bits in which the hashes of ``i[k]`` and ``j[k]`` differ, int16; -1 where one has none.
@@ -290,7 +298,15 @@ class Contents:
             hamming = np.where(whole < 0, whole, np.minimum(whole, nearest))
             perceptual |= self.views.found(i, j, nearest)
         embedding = np.zeros(len(i), bool) if least is None else cosine >= least
-        return FoundPairs(i, j, hamming, cosine, perceptual, embedding)
+        differs = np.zeros(len(i), np.int8) if self.variants is None else self.variants.of(i, j)
+        return FoundPairs(i, j, hamming, cosine, perceptual, embedding, differs)
+
+    def joined(self, found: FoundPairs) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs that groups are made of: all but variants, unless these count as duplicates."""
+        if self.variants is None or self.variants.dropped:
+            return found.i, found.j
+        same = found.differs == 0
+        return found.i[same], found.j[same]
 
     def spread(self, members: np.ndarray) -> Spread:
         """Compare the members of a group with one another, the first of which is its keeper.
@@ -528,7 +544,8 @@ def complete_stars(star: Star, search: PairSearch, scratch: Path) -> bool:
             engine=search.engine.subset(held),
         )
         for found in rest:
-            star.add(left[found.i], left[found.j])
+            i, j = contents.joined(found)
+            star.add(left[i], left[j])
         capped = rest.capped
         complete = int(left[rest.complete]) if capped else len(contents)
         del rest

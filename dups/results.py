@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +20,16 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from ..store.sql import csv_table
-from .groups import GONE, NONE, THERE, Files, deletable_files
+from .groups import GONE, NONE, THERE, Files, connected, deletable_files
+from .hashing import distinct
 from .pairs import Contents, FoundPairs, Spread
+from .variants import EVIDENCE
 
-#: Kinds of pairs, the strongest evidence first.
-KINDS = ("exact", "perceptual", "embedding")
+#: Stages that find pairs, the strongest evidence first.
+STAGES = ("exact", "perceptual", "embedding")
+
+#: Kinds of pairs: those of the stages, and pictures that agree while their words do not; see `icehouse.dups.variants`.
+KINDS = (*STAGES, "variant")
 
 #: One row a pair.
 PAIRS = pa.schema(
@@ -37,6 +42,7 @@ PAIRS = pa.schema(
         pa.field("embedding", pa.bool_(), nullable=False),
         pa.field("hamming", pa.uint8()),
         pa.field("cosine", pa.float64()),
+        pa.field("differs", pa.string()),  # what of a variant differs: its "text" or its "picture"
     ]
 )
 
@@ -56,10 +62,14 @@ CLUSTERS = pa.schema(
         pa.field("sampled", pa.bool_(), nullable=False),
         pa.field("chained", pa.bool_(), nullable=False),
         pa.field("same_file_as", pa.string()),
+        pa.field("variants", pa.int64()),  # number of the group's set of variants in ``variants.csv``
     ]
 )
 
 _ROWS = 500_000
+
+#: Characters of a text in ``variants.csv``.
+_TEXT_CHARS = 500
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,10 @@ class PairWriter:
     writer: pq.ParquetWriter
     #: pairs by their kind; pairs that each stage found, counting those that several found for each
     kinds: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
-    stages: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
+    stages: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(STAGES, 0)))
+    #: variants by what differs
+    differing: Counter[str] = field(default_factory=Counter)
+    variants: list[np.ndarray] = field(default_factory=list)  # int64 (m, 2): pairs of contents
 
     @classmethod
     @contextlib.contextmanager
@@ -114,6 +127,12 @@ class PairWriter:
             part = slice(start, start + _ROWS)
             piece = FoundPairs(*(getattr(found, name)[part] for name in FoundPairs.__dataclass_fields__))
             self._write(best[piece.i], best[piece.j], piece, exact=False)
+        differs = found.differs > 0
+        if differs.any():
+            self.variants.append(np.stack([found.i[differs], found.j[differs]], axis=1))
+            for place, name in enumerate(EVIDENCE):
+                if name is not None and (count := int((found.differs == place).sum())):
+                    self.differing[name] += count
 
     def _write(self, a: np.ndarray, b: np.ndarray, found: FoundPairs, *, exact: bool) -> None:
         ranked = self.ranked
@@ -128,6 +147,7 @@ class PairWriter:
             pa.array(found.perceptual),
             pa.array(found.embedding),
             *_measures(found),
+            pa.array(np.array(EVIDENCE, object)[found.differs], pa.string()),
         ]
         self.writer.write_table(pa.table(columns, schema=PAIRS))
         for k, name in enumerate(KINDS):
@@ -138,16 +158,27 @@ class PairWriter:
 
 
 def kinds(found: FoundPairs, *, exact: bool = False) -> np.ndarray:
-    """Strongest kind of each pair, as its place in `KINDS`; ``len(KINDS)`` if no stage finds it."""
+    """Kind of each pair, as its place in `KINDS`; ``len(KINDS)`` if no stage finds it.
+
+    It is the strongest stage's, unless the pair is of variants.
+    """
     if exact:
         return np.zeros(len(found), np.int64)
-    return np.where(found.perceptual, 1, np.where(found.embedding, 2, 3))
+    stage = np.where(found.perceptual, 1, np.where(found.embedding, 2, len(KINDS)))
+    return np.where((stage < len(KINDS)) & (found.differs > 0), KINDS.index("variant"), stage)
 
 
 def cluster_table(
-    ranked: RankedItems, keeper: np.ndarray, contents: Contents, same_file: np.ndarray
+    ranked: RankedItems,
+    keeper: np.ndarray,
+    contents: Contents,
+    same_file: np.ndarray,
+    family: np.ndarray | None = None,
 ) -> pa.Table:
-    """Make ``clusters.parquet``: the items of every group of at least two, best group first, keeper first."""
+    """Make ``clusters.parquet``: the items of every group of at least two, best group first, keeper first.
+
+    `family` is the number of each content's set of variants, -1 for none.
+    """
     items = np.flatnonzero(ranked.content >= 0)
     leader = keeper[ranked.content[items]]
     sizes = np.bincount(leader, minlength=len(keeper))
@@ -179,6 +210,9 @@ def cluster_table(
         pa.array([spreads[g].sampled for g in range(len(leaders))], pa.bool_()).take(pa.array(group)),
         pa.array([spreads[g].chained for g in range(len(leaders))], pa.bool_()).take(pa.array(group)),
         ranked.ids.take(pa.array(first, mask=first == items)),
+        pa.nulls(len(items), pa.int64())
+        if family is None
+        else pa.array(family[leader], mask=family[leader] < 0),
     ]
     return pa.table(columns, schema=CLUSTERS)
 
@@ -270,6 +304,61 @@ def write_lists(
     )
     pcsv.write_csv(csv_table(dropped), folder / "drop.csv")
     return kept.num_rows, dropped.num_rows, notes
+
+
+def write_variants(
+    folder: Path,
+    ranked: RankedItems,
+    keeper: np.ndarray,
+    contents: Contents,
+    pairs: Sequence[np.ndarray],
+    texts: pa.Array | None,
+) -> tuple[np.ndarray, int]:
+    """Write ``variants.csv``: what is kept though its picture is that of another, since it says something else.
+
+    One row for each keeper, or item without a group, that variants link; a set of them begins with its best, and the others
+    are told beside the best of those that they are linked to. `pairs` are those of contents, `texts` of the items. Gives
+    the number of each content's set, int64 (n,), -1 for none, and how many items are listed.
+    """
+    n = len(keeper)
+    family = np.full(n, -1, np.int64)
+    linked = np.concatenate([np.empty((0, 2), np.int64), *pairs])
+    ends = np.sort(keeper[linked], axis=1)
+    codes = distinct(ends[ends[:, 0] != ends[:, 1]] @ np.array([n, 1]))
+    i, j = np.divmod(codes, max(n, 1))
+    held = np.unique(np.concatenate([i, j]))
+    if len(held):
+        number = connected(len(held), np.searchsorted(held, i), np.searchsorted(held, j))
+        # Sets in the order of their best members.
+        _, first, back = np.unique(number, return_index=True, return_inverse=True)
+        family[held] = np.argsort(np.argsort(first))[back]
+    family = np.where(family[keeper] >= 0, family[keeper], -1)
+    order = held[np.lexsort((held, family[held]))]
+    # Codes ascend, so that the first pair of each second one is with the best that it is linked to.
+    second, at = np.unique(j, return_index=True)
+    beside = np.full(n, -1, np.int64)
+    beside[second] = i[at]
+    there = beside[order] >= 0
+    found = contents.judge(np.where(there, beside[order], order), order)
+    items = ranked.best[order]
+    hamming, cosine = _measures(found)
+    none = pa.array(~there)
+    table = pa.table(
+        {
+            "variants": family[order],
+            "item_id": ranked.ids.take(pa.array(items)),
+            "file": ranked.files.take(pa.array(items)),
+            "variant_of": ranked.ids.take(pa.array(ranked.best[beside[order]], mask=~there)),
+            "differs": pa.array(np.array(EVIDENCE, object)[found.differs], pa.string()),
+            "hamming": pc.if_else(none, pa.scalar(None, hamming.type), hamming),
+            "cosine": pc.if_else(none, pa.scalar(None, cosine.type), cosine),
+            "text": pa.nulls(len(items), pa.string())
+            if texts is None
+            else pc.utf8_slice_codeunits(texts.take(pa.array(items)), 0, _TEXT_CHARS),
+        }
+    )
+    pcsv.write_csv(csv_table(table), folder / "variants.csv")
+    return family, len(order)
 
 
 def _measures(found: FoundPairs) -> tuple[pa.Array, pa.Array]:

@@ -14,7 +14,7 @@ from icehouse.cli import app
 from icehouse.data.sample.feed import Feed, make_feed
 from icehouse.dups.evaluate import Score, Truth, evaluate_duplicates, read_truth
 from icehouse.dups.find import Duplicates, find_duplicates
-from icehouse.dups.results import KINDS
+from icehouse.dups.results import STAGES
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SourceError
 from icehouse.store.store import Store
@@ -188,7 +188,7 @@ def test_a_pair_by_pair_count_says_the_same(tmp_path: Path) -> None:
     flags = {}
     for row in found.pairs().to_pylist():
         ends = [best.get(row[side], row[side]) for side in ("id_a", "id_b")]
-        flags[frozenset(ends)] = {kind for kind in KINDS if row[kind]} | {"cascade"}
+        flags[frozenset(ends)] = {kind for kind in STAGES if row[kind]} | {"cascade"}
     ids = [row["item_id"] for row in rows]
     every = {
         pair: flags.get(frozenset(best.get(item, item) for item in pair), set())
@@ -205,7 +205,7 @@ def test_a_pair_by_pair_count_says_the_same(tmp_path: Path) -> None:
     for truth in (whole, listed):
         scores = evaluate_duplicates(found, truth)
         judged = every if truth.negative is None else {p: every[p] for p in some}
-        for name in (*KINDS, "cascade"):
+        for name in (*STAGES, "cascade"):
             hits = {pair for pair, stages in judged.items() if name in stages}
             assert scores[name]["found"] == len(hits) > 0
             assert scores[name]["right"] == len(hits & truth.positive)

@@ -17,7 +17,7 @@ from icehouse.dups import pairs as pairs_module
 from icehouse.dups.find import Duplicates, default_feature, find_duplicates, list_duplicates
 from icehouse.dups.join.cosines import RowSet, pair_cosines
 from icehouse.dups.pairs import Contents, JoinOptions, PairSearch, Rule
-from icehouse.dups.results import KINDS
+from icehouse.dups.results import KINDS, STAGES
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
@@ -151,7 +151,7 @@ def test_pairs_are_those_of_comparing_everything(
             assert row["cosine"] == pytest.approx(cosine(*ends))  # type: ignore[arg-type]
     summary = found.summary["pairs"]
     assert summary["by_kind"] == {k: found.pairs()["kind"].to_pylist().count(k) for k in KINDS}
-    assert summary["found_by"] == {k: sum(found.pairs()[k].to_pylist()) for k in KINDS}
+    assert summary["found_by"] == {k: sum(found.pairs()[k].to_pylist()) for k in STAGES}
 
 
 @pytest.mark.parametrize("grouping", ["star", "components", "cliques"])
@@ -280,7 +280,7 @@ def test_copies_make_a_star_of_pairs(tmp_path: Path) -> None:
         {"item_id": f"{k:03d}", "image_sha256": "a" * 64, "phash": 5, "missing": False} for k in range(50)
     ]
     found = find_duplicates(make_store(tmp_path / "s", items, {}))
-    assert found.summary["pairs"]["by_kind"] == {"exact": 49, "perceptual": 0, "embedding": 0}
+    assert found.summary["pairs"]["by_kind"] == {"exact": 49, "perceptual": 0, "embedding": 0, "variant": 0}
     assert found.summary["pairs"]["between_copies"] == 1225
     assert found.summary["groups"]["largest"] == 50
     assert set(found.pairs()["id_a"].to_pylist()) == {"000"}
@@ -378,7 +378,8 @@ def test_what_could_not_be_compared_is_told(tmp_path: Path) -> None:
     assert Duplicates.open(store).summary == before
     nothing = find_duplicates(Store.create(tmp_path / "empty")).summary
     assert "there is no item to compare" in nothing["notes"]
-    assert nothing["pairs"]["by_kind"] == nothing["pairs"]["found_by"] == dict.fromkeys(KINDS, 0)
+    assert nothing["pairs"]["by_kind"] == dict.fromkeys(KINDS, 0)
+    assert nothing["pairs"]["found_by"] == dict.fromkeys(STAGES, 0)
 
 
 def test_what_a_stage_would_refuse_is_refused_before_any_begins(
