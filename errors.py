@@ -11,7 +11,8 @@ IcehouseError
 │   └── SpaceError      vectors of different provenance would be mixed
 ├── EncoderError        an unknown encoder, weights that cannot be found
 ├── CaptionError        a model or a server that cannot caption, captions that cannot be imported
-└── HeadError           a head, a run or labels that cannot be used
+├── HeadError           a head, a run or labels that cannot be used
+└── WatchError          a stream, a broker or a database that cannot be reached or used
 
 A message names the item and the remedy, in one line.
 """
@@ -34,6 +35,7 @@ __all__ = [
     "SpaceError",
     "StoreError",
     "UsageError",
+    "WatchError",
     "unknown_name",
 ]
 
@@ -111,3 +113,7 @@ class CaptionError(IcehouseError):
 
 class HeadError(IcehouseError):
     """A head, a run or labels that cannot be used."""
+
+
+class WatchError(IcehouseError):
+    """A stream, a broker or a database that cannot be reached or used."""

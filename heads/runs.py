@@ -110,6 +110,8 @@ class Run:
     def load(cls, store: Store | str | Path, run_id: str) -> Run:
         """Open a run by its id, by an unambiguous part of it, or the one started last as "latest".
 
+        The label that runs have learned stands for the one of them that was started last.
+
         Parameters
         ----------
         store : Store or path
@@ -130,6 +132,8 @@ class Run:
         fitting = [name for name in ids if name == run_id] or [
             name for name in ids if run_id and run_id in name
         ]
+        if not fitting:
+            fitting = [name for name in ids if _label_of(folder / name) == run_id][-1:]
         if len(fitting) != 1:
             what = "fits several runs" if fitting else "is no run"
             shown = ", ".join((fitting or ids)[-5:])
@@ -380,6 +384,14 @@ def _ids(folder: Path) -> list[str]:
     # One that lost its record is a damaged run, not none.
     found = {path.parent for name in ("run.json", SUMS) for path in folder.glob(f"[!.]*/{name}")}
     return [path.name for path in sorted(found, key=lambda path: (*_started(path), path.name))]
+
+
+def _label_of(path: Path) -> str | None:
+    """The label that a run learned, as far as its record can be read."""
+    try:
+        return str(json.loads((path / "run.json").read_text(encoding="utf-8"))["label"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _started(path: Path) -> tuple[datetime, int]:

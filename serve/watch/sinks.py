@@ -1,0 +1,324 @@
+"""Where decisions go: lines of JSON, Redis Streams, Kafka, PostgreSQL, the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from ...console import json_text
+from ...errors import UsageError, WatchError, brief
+from . import require
+from .messages import Decision
+from .sources import _quiet, hidden, kafka_settings, redis_client
+
+if TYPE_CHECKING:
+    import psycopg
+
+#: Seconds that a database which is away is waited for.
+PATIENCE_S = 60.0
+
+
+class Sink(ABC):
+    """A place for decisions. What `write` was given is out once `pending` is false, after `flush` at the latest."""
+
+    name = ""
+    #: Whether `write` keeps decisions back until `flush`.
+    pending = False
+    #: Whether lines of statistics go here, too.
+    takes_stats = False
+
+    @abstractmethod
+    def write(self, decisions: Sequence[Decision]) -> None:
+        """Write some decisions."""
+
+    def flush(self) -> None:  # noqa: B027
+        """Write what was kept back."""
+
+    def due(self) -> bool:
+        """Whether `flush` shall be called now."""
+        return self.pending
+
+    def stats(self, told: Mapping[str, Any]) -> None:  # noqa: B027
+        """Write a line of statistics, where the sink takes them."""
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of connections."""
+
+
+class LinesOut(Sink):
+    """Lines of JSON on stdout or in a file, which is appended to."""
+
+    takes_stats = True
+
+    def __init__(self, path: str) -> None:
+        self.name = "stdout" if path == "-" else path
+        try:
+            self._file: IO[str] | None = None if path == "-" else Path(path).open("a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {brief(error)}") from error
+
+    def write(self, decisions: Sequence[Decision]) -> None:
+        """See `Sink.write`."""
+        self._lines(json_text(decision.as_dict()) for decision in decisions)
+
+    def stats(self, told: Mapping[str, Any]) -> None:
+        """See `Sink.stats`."""
+        self._lines([json_text({"stats": told})])
+
+    def _lines(self, lines: Any) -> None:
+        file = sys.stdout if self._file is None else self._file
+        try:
+            file.writelines(line + "\n" for line in lines)
+            file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise WatchError(f"cannot write {self.name}: {brief(error)}") from error
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        if self._file is not None:
+            self._file.close()
+
+
+class RedisOut(Sink):
+    """Entries of a Redis stream, with the fields id, decision and json."""
+
+    def __init__(self, url: str) -> None:
+        self.client, self.stream, given = redis_client(url, socket_timeout=30)
+        self.name = hidden(url)
+        try:
+            self.maxlen = int(given.pop("maxlen")) if "maxlen" in given else None
+        except ValueError:
+            raise UsageError(f"{self.name}: maxlen is a number of entries") from None
+        if given:
+            raise UsageError(f"{self.name}: no parameter {next(iter(given))!r}; there is maxlen")
+        self._try(self.client.ping)
+
+    def _try(self, call: Any) -> Any:
+        import redis
+
+        try:
+            return call()
+        except redis.RedisError as error:
+            raise WatchError(f"cannot write to {self.name}: {brief(error)}") from error
+
+    def write(self, decisions: Sequence[Decision]) -> None:
+        """See `Sink.write`."""
+        pipe = self.client.pipeline(transaction=False)
+        for decision in decisions:
+            told = json.dumps(decision.as_dict())
+            fields = {"id": decision.post.id, "decision": decision.decision, "json": told}
+            pipe.xadd(self.stream, fields, maxlen=self.maxlen, approximate=True)
+        self._try(pipe.execute)
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self.client.close()
+
+
+class KafkaOut(Sink):
+    """Messages of a Kafka topic, each under the id of its post."""
+
+    def __init__(self, url: str) -> None:
+        settings, self.topic = kafka_settings(url, "watch-out")
+        self.name = hidden(url)
+        from confluent_kafka import KafkaException, Producer
+
+        try:
+            self.producer = Producer({"enable.idempotence": True, **settings}, logger=_quiet())
+        except (KafkaException, ValueError, TypeError) as error:
+            raise UsageError(f"--out {self.name}: {brief(error)}") from error
+
+    def write(self, decisions: Sequence[Decision]) -> None:
+        """See `Sink.write`."""
+        failed: list[str] = []
+
+        def told(error: Any, _: Any) -> None:
+            if error is not None:
+                failed.append(error.str())
+
+        for decision in decisions:
+            data = json.dumps(decision.as_dict()).encode()
+            while True:
+                try:
+                    self.producer.produce(self.topic, data, decision.post.id.encode(), on_delivery=told)
+                    break
+                except BufferError:  # as much as its queue holds is on its way
+                    self.producer.poll(0.1)
+        left = self.producer.flush(PATIENCE_S)
+        if failed or left:
+            raise WatchError(f"cannot write to {self.name}: {failed[0] if failed else 'no answer'}")
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self.producer.flush(5)
+
+
+_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}(?:\.[A-Za-z_][A-Za-z0-9_]{0,62})?")
+
+_COLUMNS = (
+    "id text PRIMARY KEY",
+    "decision text NOT NULL",
+    "stage text NOT NULL",
+    "repeat_of text",
+    "runs jsonb NOT NULL",
+    "collections text[] NOT NULL",
+    "error text",
+    "text text",
+    "image_path text",
+    "image_url text",
+    "image_sha256 text",
+    "ms jsonb NOT NULL",
+    "worker text",
+    "decided_at timestamptz NOT NULL",
+)
+_NAMES = tuple(column.split()[0] for column in _COLUMNS)
+
+
+class Postgres(Sink):
+    """Rows of a table of PostgreSQL, one a post: what comes again replaces what was there."""
+
+    def __init__(self, url: str, worker: str = "", *, init: bool = False) -> None:
+        require("psycopg", "watch", "PostgreSQL is written")
+        self.worker, self.name = worker, hidden(url)
+        parts = urlsplit(url)
+        given = dict(parse_qsl(parts.query))
+        self.table = given.pop("table", "icehouse_watch")
+        if not _TABLE.fullmatch(self.table):
+            raise UsageError(f"{self.name}: {self.table!r} is no name of a table (letters, digits, _)")
+        self.url = urlunsplit(parts._replace(query=urlencode(given)))
+        self._connection: psycopg.Connection[Any] | None = None
+        names = ", ".join(_NAMES)
+        values = ", ".join(f"%({name})s" for name in _NAMES)
+        changed = ", ".join(f"{name} = excluded.{name}" for name in _NAMES[1:])
+        self._insert = f"INSERT INTO {self._quoted()} ({names}) VALUES ({values}) ON CONFLICT (id) DO UPDATE SET {changed}"
+        if init:
+            self._retry(self._create)
+        else:
+            self._retry(self._check)
+
+    def _quoted(self) -> str:
+        return ".".join(f'"{piece}"' for piece in self.table.split("."))
+
+    def _create(self, connection: psycopg.Connection[Any]) -> None:
+        index = f"{self.table.rpartition('.')[2][:40]}_decided_at"
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {self._quoted()} ({', '.join(_COLUMNS)})")
+        connection.execute(f'CREATE INDEX IF NOT EXISTS "{index}" ON {self._quoted()} (decided_at)')
+
+    def _check(self, connection: psycopg.Connection[Any]) -> None:
+        import psycopg
+
+        try:
+            connection.execute(f"SELECT {', '.join(_NAMES)} FROM {self._quoted()} LIMIT 0")
+        except psycopg.errors.UndefinedTable:
+            raise WatchError(
+                f"{self.name} has no table {self.table}: make it with `icehouse watch --init {self.name}`"
+            ) from None
+        except psycopg.errors.UndefinedColumn as error:
+            raise WatchError(
+                f"the table {self.table} is none of `icehouse watch --init` ({brief(error, 100)}); name another one "
+                "with ?table=NAME"
+            ) from None
+
+    def write(self, decisions: Sequence[Decision]) -> None:
+        """See `Sink.write`."""
+        rows = [self._row(decision) for decision in decisions]
+
+        def insert(connection: psycopg.Connection[Any]) -> None:
+            with connection.cursor() as cursor:
+                cursor.executemany(self._insert, rows)
+
+        if rows:
+            self._retry(insert)
+
+    def _row(self, decision: Decision) -> dict[str, Any]:
+        from psycopg.types.json import Jsonb
+
+        told, post = decision.as_dict(), decision.post
+        row = {
+            **{name: told[name] for name in ("id", "decision", "stage", "collections", "error")},
+            "repeat_of": (decision.repeat_of or {}).get("id"),
+            "runs": told["runs"],
+            "ms": told["ms"],
+            "text": post.text,
+            "image_path": post.image_path,
+            "image_url": post.image_url,
+            "image_sha256": decision.sha256,
+            "worker": self.worker,
+            "decided_at": datetime.now(UTC),
+        }
+        row = {name: _without_nul(value) for name, value in row.items()}
+        return {**row, "runs": Jsonb(row["runs"]), "ms": Jsonb(row["ms"])}
+
+    def _retry(self, act: Any) -> None:
+        """Do something in a transaction; where the server goes away, wait for it, and do it again."""
+        import psycopg
+
+        begun, wait = time.monotonic(), 0.2
+        while True:
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = psycopg.connect(self.url, connect_timeout=5)
+                with self._connection.transaction():
+                    act(self._connection)
+                return
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if self._connection is None or time.monotonic() - begun > PATIENCE_S:
+                    raise WatchError(f"cannot write to {self.name}: {brief(error)}") from None
+                self.close()
+                time.sleep(wait)
+                wait = min(2 * wait, 5.0)
+            except psycopg.Error as error:
+                raise WatchError(f"cannot write to {self.name}: {brief(error)}") from None
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _without_nul(value: Any) -> Any:
+    """A value whose texts PostgreSQL takes: it knows no NUL, and no halves of surrogate pairs."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {_without_nul(key): _without_nul(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nul(item) for item in value]
+    return value
+
+
+def open_sink(where: str, *, worker: str, store: Any = None) -> Sink:
+    """Open what ``--out`` or ``--errors`` names.
+
+    Raises
+    ------
+    UsageError
+        If it names nothing that decisions can go to.
+    """
+    scheme = where.partition("://")[0] if "://" in where else ""
+    if scheme in ("redis", "rediss"):
+        return RedisOut(where)
+    if scheme == "kafka":
+        return KafkaOut(where)
+    if scheme in ("postgresql", "postgres"):
+        return Postgres(where, worker)
+    if scheme:
+        raise UsageError(f"{where}: decisions go to -, a file, store, redis://, kafka:// or postgresql://")
+    if where == "store":
+        if store is None:
+            raise UsageError("--out store: there is no store; name it with --store")
+        from .kept import StoreOut
+
+        return StoreOut(store, os.fspath(store.path))
+    return LinesOut(where)

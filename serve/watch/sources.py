@@ -1,0 +1,543 @@
+"""Where posts come from: lines of stdin or a file, a watched folder, Redis Streams, Kafka.
+
+A source yields messages as they come, and is told which of them are done once their results are out. What was read and
+not told comes again: to this worker when it starts anew, or to another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ...data.image_files import holds_image, is_image_name
+from ...errors import UsageError, WatchError, brief
+from . import require
+from .messages import MAX_BYTES, Message
+
+#: Times that an entry is taken over from dead workers before it is taken for what killed them.
+MAX_DELIVERIES = 5
+
+
+class Source(ABC):
+    """Messages as they come."""
+
+    #: Whether posts come from others, who shall not name any file of this machine.
+    strangers = True
+    #: How it is called in the status.
+    name = ""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Message]:
+        """Yield messages until `stop`, or the end."""
+
+    def done(self, tokens: Sequence[Any]) -> None:  # noqa: B027
+        """Take note that the results of these messages are out."""
+
+    def stop(self) -> None:
+        """Read nothing more; what was read is still to be done."""
+        self.stopped.set()
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of connections."""
+
+    def lag(self) -> int | None:
+        """Messages that wait to be read, as far as is known."""
+        return None
+
+
+class Lines(Source):
+    """Lines of stdin, a pipe or a file, as soon as they are there."""
+
+    def __init__(self, path: str, first: int = 0) -> None:
+        super().__init__()
+        self.name, self.strangers = "stdin" if path == "-" else path, False
+        self._number = first
+        try:
+            self._file: IO[bytes] | None = None if path == "-" else Path(path).open("rb")  # noqa: SIM115
+        except OSError as error:
+            raise UsageError(f"--in {path}: {brief(error)}") from error
+        self._awake, self._wake = os.pipe()
+
+    def stop(self) -> None:
+        """See `Source.stop`."""
+        super().stop()
+        with contextlib.suppress(OSError):
+            os.write(self._wake, b"x")
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        if self._file is not None:
+            self._file.close()
+        for handle in (self._awake, self._wake):
+            with contextlib.suppress(OSError):
+                os.close(handle)
+
+    def __iter__(self) -> Iterator[Message]:
+        begun = bytearray()
+        too_long = False
+        for data in self._blocks():
+            *lines, rest = data.split(b"\n")
+            for line in lines:
+                yield from self._message(bytes(begun) + line, too_long)
+                begun, too_long = bytearray(), False
+            begun += rest
+            if len(begun) > MAX_BYTES:  # what goes on for ever is not kept until it ends
+                begun, too_long = begun[:200], True
+        if begun and not self.stopped.is_set():
+            yield from self._message(bytes(begun), too_long)
+
+    def _blocks(self) -> Iterator[bytes]:
+        try:
+            handle = sys.stdin.fileno() if self._file is None else self._file.fileno()
+        except (OSError, ValueError):  # not a file: a test's
+            for line in sys.stdin:
+                if self.stopped.is_set():
+                    return
+                yield os.fsencode(line)
+            return
+        while not self.stopped.is_set():
+            # Past Python's buffer, so that what can be read is known; Windows waits for sockets only.
+            if os.name != "nt" and self._awake in select.select([handle, self._awake], [], [])[0]:
+                return
+            data = os.read(handle, 1 << 16)
+            if not data:
+                return
+            yield data
+
+    def _message(self, line: bytes, too_long: bool) -> Iterator[Message]:
+        line = line.rstrip(b"\r").removeprefix(b"\xef\xbb\xbf")
+        if not line.strip():
+            return
+        problem = f"a line of more than {MAX_BYTES:,} bytes" if too_long else None
+        yield Message(line, f"#{self._number}", problem=problem)
+        self._number += 1
+
+
+class Folder(Source):
+    """Pictures of a folder, each once it is whole; a text beside it (``a.jpg`` and ``a.txt``) is its text.
+
+    A picture is whole when its size and time have not changed for `settle` seconds; what is being written under another
+    name (``.part``, ``.tmp``, hidden) is not looked at until it has its own. A journal says which are done, so that a
+    restart goes on with the others.
+    """
+
+    def __init__(self, folder: Path, journal: Path | None, settle: float = 0.5) -> None:
+        super().__init__()
+        require("watchfiles", "watch", "folders are watched")
+        self.folder, self.journal, self.settle = folder, journal, settle
+        self.name = str(folder)
+        self._done: set[tuple[str, int, int]] = set()
+        if journal is not None and journal.exists():
+            for line in journal.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+                with contextlib.suppress(ValueError, TypeError):  # a line that a crash has cut
+                    name, size, mtime = json.loads(line)
+                    self._done.add((name, size, mtime))
+
+    def __iter__(self) -> Iterator[Message]:
+        from watchfiles import watch
+
+        # Since when each file is as it is.
+        waiting: dict[Path, tuple[int, int, float]] = {}
+        known: set[tuple[str, int, int]] = set(self._done)
+        changes = watch(
+            self.folder,
+            stop_event=self.stopped,
+            rust_timeout=200,
+            yield_on_timeout=True,
+            debounce=100,
+            step=50,
+            raise_interrupt=False,
+        )
+        # What is there already was perhaps never seen by a watch.
+        for path in sorted(self.folder.rglob("*")):
+            self._look(path, waiting, known)
+        for found in changes:
+            for _, name in found:
+                self._look(Path(name), waiting, known)
+            for path in list(waiting):
+                self._look(path, waiting, known)
+                if path in waiting and time.monotonic() - waiting[path][2] >= self.settle:
+                    size, mtime, _ = waiting.pop(path)
+                    name = path.relative_to(self.folder).as_posix()
+                    known.add((name, size, mtime))
+                    yield self._message(path, name, (name, size, mtime))
+                    if self.stopped.is_set():
+                        return
+
+    def _look(
+        self, path: Path, waiting: dict[Path, tuple[int, int, float]], known: set[tuple[str, int, int]]
+    ) -> None:
+        """Note how a file stands."""
+        try:
+            status = path.stat()
+            name = path.relative_to(self.folder).as_posix()
+            wanted = is_image_name(path.name) and path.is_file() and not path.name.startswith((".", "~"))
+        except (OSError, ValueError):  # gone, or led elsewhere
+            waiting.pop(path, None)
+            return
+        now = (status.st_size, status.st_mtime_ns)
+        if not wanted or (name, *now) in known:
+            waiting.pop(path, None)
+        elif waiting.get(path, (None, None, 0))[:2] != now:
+            waiting[path] = (*now, time.monotonic())
+
+    def _message(self, path: Path, name: str, token: tuple[str, int, int]) -> Message:
+        post: dict[str, Any] = {"id": name, "image_path": name}
+        beside = path.with_suffix(".txt")
+        problem = None
+        try:
+            if beside.is_file():
+                post["text"] = beside.read_text(encoding="utf-8", errors="replace")[:MAX_BYTES]
+            if not holds_image(path):
+                problem = "no picture in it"
+        except OSError as error:
+            problem = brief(error)
+        return Message(json.dumps(post).encode(), name, token, problem)
+
+    def done(self, tokens: Sequence[Any]) -> None:
+        """See `Source.done`."""
+        if self.journal is not None and tokens:
+            with self.journal.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                file.writelines(json.dumps(token) + "\n" for token in tokens)
+
+
+def redis_client(url: str, **options: Any) -> tuple[Any, str, dict[str, str]]:
+    """A client, the name of the stream, and further parameters of ``redis://host:port[/db]/stream?name=value``."""
+    require("redis", "watch", "Redis is read")
+    import redis
+    from redis.backoff import ExponentialBackoff
+    from redis.retry import Retry
+
+    parts = urlsplit(url)
+    pieces = [unquote(piece) for piece in parts.path.split("/") if piece]
+    db = int(pieces.pop(0)) if len(pieces) > 1 and pieces[0].isdigit() else 0
+    if len(pieces) != 1 or not parts.hostname:
+        raise UsageError(f"{hidden(url)}: name a stream, such as redis://localhost:6379/posts")
+    parameters = dict(parse_qsl(parts.query))
+    client = redis.Redis(
+        host=parts.hostname,
+        port=parts.port or 6379,
+        db=db,
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        ssl=parts.scheme == "rediss",
+        retry=Retry(ExponentialBackoff(cap=5, base=0.1), 8),
+        retry_on_error=[redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
+        health_check_interval=30,
+        socket_connect_timeout=5,
+        **options,
+    )
+    return client, pieces[0], parameters
+
+
+def hidden(url: str) -> str:
+    """A URL without its password."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    return url.replace(f":{parts.password}@", ":***@", 1)
+
+
+class RedisStream(Source):
+    """A stream of Redis, read by a consumer group: each entry by one worker, and by another one if that dies.
+
+    An entry holds the post as JSON in its field ``json``, or in fields of its own (id, text, image_url, ...).
+    """
+
+    def __init__(self, url: str, consumer: str, *, group: str = "icehouse", claim_s: float = 60.0) -> None:
+        super().__init__()
+        # Reading waits a second at most, so that an end is noticed.
+        self.client, self.stream, given = redis_client(url, socket_timeout=30)
+        self.name = hidden(url)
+        self.group, self.consumer = given.pop("group", group), given.pop("consumer", consumer)
+        try:
+            self.claim_ms = int(1000 * float(given.pop("claim", claim_s)))
+            self.count = int(given.pop("count", 32))
+        except ValueError:
+            raise UsageError(f"{self.name}: claim is seconds, count is a number of entries") from None
+        start = given.pop("start", "0")
+        if given:
+            raise UsageError(
+                f"{self.name}: no parameter {next(iter(given))!r}; there are group, consumer, claim, count, start"
+            )
+        self._claimed_at = -1e9
+        self._open(start)
+
+    def _open(self, start: str) -> None:
+        import redis
+
+        try:
+            self.client.xgroup_create(self.stream, self.group, id=start, mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise WatchError(f"{self.name}: {brief(error)}") from error
+        except redis.RedisError as error:
+            raise WatchError(f"no Redis at {self.name}: {brief(error)}") from error
+
+    def __iter__(self) -> Iterator[Message]:
+        import redis
+
+        try:
+            yield from self._own()
+            while not self.stopped.is_set():
+                yield from self._claimed()
+                if self.stopped.is_set():
+                    return
+                found = self.client.xreadgroup(
+                    self.group, self.consumer, {self.stream: ">"}, count=self.count, block=500
+                )
+                for entry, fields in _entries(found):
+                    yield self._message(entry, fields)
+        except redis.RedisError as error:
+            raise WatchError(f"{self.name} cannot be read any more: {brief(error)}") from error
+
+    def _own(self) -> Iterator[Message]:
+        """What this consumer was given before it was started anew."""
+        last = "0"
+        while True:
+            found = self.client.xreadgroup(self.group, self.consumer, {self.stream: last}, count=self.count)
+            entries = list(_entries(found))
+            if not entries:
+                return
+            for entry, fields in entries:
+                last = entry
+                if not self.stopped.is_set():
+                    yield self._message(entry, fields, again=True)
+            if self.stopped.is_set():
+                return
+
+    def _claimed(self) -> Iterator[Message]:
+        """What other workers were given, and have not done for so long that they must be dead."""
+        if time.monotonic() - self._claimed_at < self.claim_ms / 3000:
+            return
+        self._claimed_at = time.monotonic()
+        start = "0-0"
+        while not self.stopped.is_set():
+            start, found, *_ = self.client.xautoclaim(
+                self.stream, self.group, self.consumer, self.claim_ms, start_id=start, count=self.count
+            )
+            start = _text(start)
+            for entry, fields in found:
+                if fields is not None:  # else it was trimmed from the stream meanwhile
+                    yield self._message(_text(entry), fields, again=True)
+            if start == "0-0":
+                return
+
+    def _message(self, entry: str, fields: Mapping[Any, Any], *, again: bool = False) -> Message:
+        problem = None
+        if again:
+            pending = self.client.xpending_range(self.stream, self.group, entry, entry, 1)
+            times = pending[0]["times_delivered"] if pending else 0
+            if times > MAX_DELIVERIES:
+                problem = f"given to workers {times} times, and done by none of them"
+        return Message(_json_of(fields), entry, entry, problem)
+
+    def done(self, tokens: Sequence[Any]) -> None:
+        """See `Source.done`."""
+        import redis
+
+        try:
+            if tokens:
+                self.client.xack(self.stream, self.group, *tokens)
+        except redis.RedisError as error:
+            raise WatchError(
+                f"{self.name}: results are out, but could not be acknowledged: {brief(error)}"
+            ) from error
+
+    def lag(self) -> int | None:
+        """See `Source.lag`."""
+        import redis
+
+        try:
+            for group in self.client.xinfo_groups(self.stream):
+                if _text(group["name"]) == self.group and group.get("lag") is not None:
+                    return int(group["lag"])
+        except redis.RedisError:  # an old server, or none just now: reading tells
+            pass
+        return None
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self.client.close()
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _entries(found: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Entries of one stream in an answer, whichever of its two forms the client gives."""
+    streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or ()]
+    for entries in streams:
+        # The newer form wraps them once more.
+        flat = entries[0] if entries and isinstance(entries[0], list) else entries
+        for entry, fields in flat:
+            if fields is not None:
+                yield _text(entry), fields
+
+
+def _json_of(fields: Mapping[Any, Any]) -> bytes:
+    for name in (b"json", "json"):
+        if name in fields:
+            value = fields[name]
+            return value if isinstance(value, bytes) else str(value).encode()
+    told: dict[str, Any] = {_text(name): _text(value) for name, value in fields.items()}
+    return json.dumps(told).encode()
+
+
+def kafka_settings(url: str, role: str) -> tuple[dict[str, Any], str]:
+    """Settings of librdkafka and the topic of ``kafka://host:port[,host:port]/topic?group=NAME&setting=value``."""
+    require("confluent_kafka", "kafka", "Kafka is read")
+    rest = url.partition("://")[2]
+    place, _, query = rest.partition("?")
+    hosts, _, topic = place.partition("/")
+    if not hosts or not topic or "/" in topic:
+        raise UsageError(f"{hidden(url)}: name a topic, such as kafka://localhost:9092/posts")
+    settings: dict[str, Any] = {"bootstrap.servers": hosts, "client.id": f"icehouse-{role}"}
+    for name, value in parse_qsl(query):
+        settings["group.id" if name == "group" else name] = value
+    return settings, unquote(topic)
+
+
+class Kafka(Source):
+    """A topic of Kafka, read by a consumer group; offsets are committed once results are out.
+
+    Results may come out in another order than messages went in, so that of each partition the offset below which all is
+    done is committed.
+    """
+
+    def __init__(self, url: str, *, group: str = "icehouse") -> None:
+        super().__init__()
+        settings, self.topic = kafka_settings(url, "watch")
+        self.name = hidden(url)
+        from confluent_kafka import Consumer, KafkaException
+
+        settings = {
+            "group.id": group,
+            "auto.offset.reset": "earliest",
+            **settings,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+        }
+        #: Offsets by partition that were read, in order, and those of them that are done.
+        self._read: dict[int, list[int]] = defaultdict(list)
+        self._finished: dict[int, set[int]] = defaultdict(set)
+        self._lock = threading.Lock()
+        try:
+            self.consumer = Consumer(settings, logger=_quiet())
+            self.consumer.subscribe([self.topic], on_revoke=self._revoked)
+        except (KafkaException, ValueError, TypeError) as error:
+            raise UsageError(f"--in {self.name}: {brief(error)}") from error
+
+    def __iter__(self) -> Iterator[Message]:
+        from confluent_kafka import KafkaError
+
+        while not self.stopped.is_set():
+            message = self.consumer.poll(0.5)
+            if message is None:
+                continue
+            error = message.error()
+            if error is not None:
+                if error.code() in (KafkaError._PARTITION_EOF, KafkaError.UNKNOWN_TOPIC_OR_PART) or (
+                    error.retriable() or not error.fatal()
+                ):
+                    continue
+                raise WatchError(f"{self.name} cannot be read any more: {brief(Exception(error.str()))}")
+            partition, offset = message.partition(), message.offset()
+            with self._lock:
+                self._read[partition].append(offset)
+            yield Message(message.value() or b"", f"{self.topic}-{partition}-{offset}", (partition, offset))
+
+    def _revoked(self, _: Any, partitions: Any) -> None:
+        """Partitions went to another worker, which begins at what was committed."""
+        with self._lock:
+            for partition in partitions:
+                self._read.pop(partition.partition, None)
+                self._finished.pop(partition.partition, None)
+
+    def done(self, tokens: Sequence[Any]) -> None:
+        """See `Source.done`."""
+        from confluent_kafka import KafkaException, TopicPartition
+
+        commits = []
+        with self._lock:
+            for partition, offset in tokens:
+                self._finished[partition].add(offset)
+            for partition in {partition for partition, _ in tokens}:
+                read, finished = self._read[partition], self._finished[partition]
+                upto = None
+                while read and read[0] in finished:
+                    upto = read.pop(0)
+                    finished.discard(upto)
+                if upto is not None:
+                    commits.append(TopicPartition(self.topic, partition, upto + 1))
+        if commits:
+            try:
+                self.consumer.commit(offsets=commits, asynchronous=False)
+            except KafkaException as error:
+                code = error.args[0].code() if error.args else None
+                from confluent_kafka import KafkaError
+
+                # Given to others meanwhile: they do it again, which doubles nothing where results are kept by id.
+                if code not in (
+                    KafkaError.ILLEGAL_GENERATION,
+                    KafkaError.UNKNOWN_MEMBER_ID,
+                    KafkaError.REBALANCE_IN_PROGRESS,
+                ):
+                    raise WatchError(
+                        f"{self.name}: offsets could not be committed: {brief(error)}"
+                    ) from error
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self.consumer.close()
+
+
+def _quiet() -> Any:
+    """Messages of librdkafka go to a logger that shows none: what matters comes as an error."""
+    import logging
+
+    logger = logging.getLogger("icehouse.kafka")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
+
+
+def open_source(where: str, *, consumer: str, journal: Path | None, first: int = 0) -> Source:
+    """Open what ``--in`` names.
+
+    Raises
+    ------
+    UsageError
+        If it names nothing that posts can come from.
+    """
+    scheme = where.partition("://")[0] if "://" in where else ""
+    if scheme in ("redis", "rediss"):
+        return RedisStream(where, consumer)
+    if scheme == "kafka":
+        return Kafka(where)
+    if scheme:
+        raise UsageError(f"--in {where}: posts come from -, a file, a folder, redis:// or kafka://")
+    if where != "-" and Path(where).is_dir():
+        return Folder(Path(where).resolve(), journal)
+    return Lines(where, first)
+
+
+def default_name() -> str:
+    """Name of this machine, which tells workers apart where none is given."""
+    return socket.gethostname().split(".")[0] or "watch"

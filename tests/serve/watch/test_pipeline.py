@@ -1,0 +1,186 @@
+"""Watching lines: repeats, gates, heads; bad lines cost only themselves; what was seen outlives a restart."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from icehouse.errors import HeadError, LockedError, UsageError
+from icehouse.serve.watch.opening import Settings, open_watch
+from PIL import Image
+
+Run = Callable[..., list[dict[str, Any]]]
+Posts = Callable[..., dict[str, Any]]
+
+
+def test_repeats_then_gates_then_heads(run_lines: Run, posts: Posts) -> None:
+    severe, none, off = posts(), posts(bright=False), posts(about=False)
+    again = {**posts(), "image_path": severe["image_path"]}
+    told = run_lines([severe, none, off, again])
+    assert [(line["id"], line["decision"], line["stage"]) for line in told] == [
+        (severe["id"], "classified", "heads"),
+        (none["id"], "classified", "heads"),
+        (off["id"], "irrelevant", "relevancy"),
+        (again["id"], "repeat", "repeats"),
+    ]
+    assert told[0]["runs"]["relevancy"]["predicted"] == "informative"
+    assert told[0]["runs"]["damage"]["predicted"] == "severe"
+    assert told[1]["runs"]["damage"]["predicted"] == "none"
+    # The heads behind a gate are not asked about what it stops.
+    assert list(told[2]["runs"]) == ["relevancy"]
+    assert told[2]["runs"]["relevancy"]["passes"] is False
+    assert told[3]["repeat_of"]["id"] == severe["id"]
+    assert told[3]["repeat_of"]["kind"] == "exact"
+    assert told[3]["runs"] == {}
+    assert {"read", "decode", "embed", "repeats", "relevancy", "damage", "total"} <= told[0]["ms"].keys()
+    assert "damage" not in told[2]["ms"]
+
+
+def test_gates_as_they_are_given(run_lines: Run, posts: Posts) -> None:
+    off = posts(about=False)
+    assert run_lines([off], automatic=False)[0]["decision"] == "classified"
+    only = run_lines([off, posts()], gates=("relevancy=not_informative",), state=None, name="g1")
+    assert [line["decision"] for line in only] == ["classified", "irrelevant"]
+    sure = run_lines([posts()], gates=("relevancy=informative@1.0",), name="g2")
+    assert sure[0]["decision"] == "irrelevant"
+    with pytest.raises(UsageError, match="has no class 'flood'"):
+        run_lines([off], gates=("relevancy=flood",))
+    with pytest.raises(UsageError, match="RUN=CLASS"):
+        run_lines([off], gates=("relevancy",))
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (b"not json", "not JSON"),
+        (b"[1, 2]", "a JSON list"),
+        (b"7", "a JSON number"),
+        (b'{"id": "a"}', "nothing to judge"),
+        (b'{"id": {"a": 1}, "text": "x"}', "id is a object"),
+        (b'{"id": "a", "text": 5}', "text is a number"),
+        (b'{"id": "a", "text": "\\ud800"}', "surrogates"),
+        (b'{"id": "a", "image_path": "a\\u0000b"}', "NUL"),
+        (b'{"id": "a", "text": "x", "coordinates": [200, 0]}', "nowhere on Earth"),
+        (b'{"id": "a", "text": "x", "hashtags": 5}', "hashtags"),
+        (b'{"id": "a", "image_base64": "???"}', "not base64"),
+        (b"[" * 100_000, "JSON"),
+        (b'{"id": ' + b"9" * 10_000 + b"}", "not JSON|Exceeds"),
+        (b"\xff\xfe{}", "not UTF-8|not JSON"),
+        (b'{"id": "a", "image_path": "/nowhere/at/all.png"}', "all.png"),
+    ],
+)
+def test_a_bad_line_costs_only_itself(run_lines: Run, posts: Posts, line: bytes, what: str) -> None:
+    good, other = posts(), posts()
+    told = run_lines([good, line, other])
+    assert [entry["decision"] for entry in told] == ["classified", "error", "classified"]
+    assert re.search(what, told[1]["error"])
+    assert "\n" not in told[1]["error"]
+
+
+def test_bad_lines_go_elsewhere(run_lines: Run, posts: Posts, tmp_path: Path) -> None:
+    told = run_lines([posts(), b"not json"], errors=str(tmp_path / "bad.jsonl"))
+    assert [entry["decision"] for entry in told] == ["classified"]
+    (bad,) = (json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines())
+    assert (bad["id"], bad["message"]) == ("#1", "not json")
+
+
+def test_a_damaged_picture_leaves_the_text(run_lines: Run, posts: Posts, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
+    post = {**posts(), "image_path": str(tmp_path / "bad.png")}
+    (told,) = run_lines([post], automatic=False)
+    assert told["decision"] == "classified"
+    assert told["runs"]["relevancy"]["predicted"] == "informative"
+    assert "error" in told["runs"]["damage"]
+    assert told["error"]
+
+
+def test_ids_of_lines_without_one_go_on_after_a_restart(run_lines: Run, posts: Posts) -> None:
+    without = [{key: value for key, value in posts().items() if key != "id"} for _ in range(3)]
+    assert [line["id"] for line in run_lines(without[:2])] == ["#0", "#1"]
+    assert [line["id"] for line in run_lines(without[2:])] == ["#2"]
+
+
+def test_the_window_outlives_a_restart_and_a_post_is_no_repeat_of_itself(
+    run_lines: Run, posts: Posts
+) -> None:
+    first = posts()
+    again = {**posts(), "image_path": first["image_path"]}
+    assert run_lines([first])[0]["decision"] == "classified"
+    told = run_lines([again, first])
+    assert [line["decision"] for line in told] == ["repeat", "classified"]
+    assert told[0]["repeat_of"]["id"] == first["id"]
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("image", ["classified", "repeat", "classified"]),
+        ("text", ["classified", "classified", "repeat"]),
+        ("post", ["classified", "classified", "classified"]),
+        ("off", ["classified", "classified", "classified"]),
+    ],
+)
+def test_what_is_repeated_in_a_repeat(run_lines: Run, posts: Posts, part: str, expected: list[str]) -> None:
+    first, other = posts(), posts()
+    same_picture = {**posts(), "text": "storm storm storm", "image_path": first["image_path"]}
+    same_text = {**other, "text": first["text"]}
+    told = run_lines([first, same_picture, same_text], repeats=part)
+    assert [line["decision"] for line in told] == expected
+
+
+def test_a_recompressed_picture_is_a_repeat(run_lines: Run, posts: Posts, tmp_path: Path) -> None:
+    first = posts()
+    Image.open(first["image_path"]).save(tmp_path / "again.jpg", quality=80)
+    told = run_lines([first, {**posts(), "image_path": str(tmp_path / "again.jpg")}])
+    assert told[1]["decision"] == "repeat"
+    assert told[1]["repeat_of"]["kind"] in ("perceptual", "embedding")
+
+
+def test_many_copies_at_once_are_encoded_once(run_lines: Run, posts: Posts) -> None:
+    first = posts()
+    told = run_lines([first, *({**first, "id": f"c{i}"} for i in range(200))])
+    assert [line["decision"] for line in told] == ["classified", *["repeat"] * 200]
+
+
+def test_what_is_wrong_is_told_before_anything_is_read(run_lines: Run) -> None:
+    with pytest.raises(HeadError, match="'weather' is no run"):
+        run_lines([], runs=("weather",))
+    with pytest.raises(UsageError, match="no run to ask"):
+        run_lines([], runs=())
+    with pytest.raises(UsageError, match="posts come from"):
+        run_lines([], source="ftp://a/b")
+    with pytest.raises(UsageError, match="decisions go to"):
+        run_lines([], outs=("ftp://a/b",))
+    with pytest.raises(UsageError, match="--repeats"):
+        run_lines([], repeats="sound")
+
+
+def test_two_of_one_name_do_not_write_over_each_other(run_lines: Run, home: Path, tmp_path: Path) -> None:
+    first = Settings(
+        runs=("damage",), store=home / "store", state=tmp_path / "state", source=os.devnull, drift=False
+    )
+    with open_watch(first), ThreadPoolExecutor(1) as other, pytest.raises(LockedError, match="another name"):
+        other.submit(run_lines, []).result()
+
+
+def test_the_status_says_what_was_done(run_lines: Run, posts: Posts, tmp_path: Path) -> None:
+    from icehouse.serve.watch.status import read_status
+
+    run_lines([posts(), posts(about=False), b"x"])
+    run_lines([posts()])
+    told = read_status(tmp_path / "state" / "status.json")
+    assert told is not None
+    assert told["counts"] == {"classified": 2, "irrelevant": 1, "error": 1}
+    assert told["stages"] == {"heads": 2, "relevancy": 1, "read": 1}
+    assert told["classes"]["damage"] == {"severe": 2}
+    assert told["runs"]["relevancy"]["gate"] == ["not_informative"]
+    assert told["alive"] is False
+    assert told["window"]["images"] == 3
+    (tmp_path / "state" / "status.json").write_text("{")
+    assert read_status(tmp_path / "state" / "status.json") is None
