@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
@@ -315,10 +314,4 @@ def open_sink(where: str, *, worker: str, store: Any = None) -> Sink:
         return Postgres(where, worker)
     if scheme:
         raise UsageError(f"{where}: decisions go to -, a file, store, redis://, kafka:// or postgresql://")
-    if where == "store":
-        if store is None:
-            raise UsageError("--out store: there is no store; name it with --store")
-        from .kept import StoreOut
-
-        return StoreOut(store, os.fspath(store.path))
     return LinesOut(where)
