@@ -1,4 +1,4 @@
-"""CLI: dups find, evaluate, calibrate, leakage, gallery, stream; split."""
+"""CLI: dups find, evaluate, calibrate, leakage, gallery, apply, stream; split."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from .options import (
     VariantsOption,
     say_which,
 )
+from .review_commands import apply
 from .stream_command import stream
 
 if TYPE_CHECKING:
@@ -487,6 +488,7 @@ def gallery(
 app.command()(calibrate)
 app.command()(leakage)
 app.command()(gallery)
+app.command()(apply)
 app.command("stream")(stream)
 
 

@@ -19,10 +19,8 @@ from ..data.readers import read_rows
 from ..errors import SourceError
 from ..store.store import Store
 from .find import Duplicates
+from .judgements import is_duplicate
 from .results import STAGES
-
-_YES = frozenset({"1", "1.0", "true", "yes", "y", "duplicate", "same"})
-_NO = frozenset({"0", "0.0", "false", "no", "n", "different", "other"})
 
 #: Most pairs that may follow from those listed: each is held in memory.
 _MAX_KNOWN = 5_000_000
@@ -81,11 +79,11 @@ def read_truth(path: str | Path, known: pa.ChunkedArray | None = None) -> Truth:
     positive: set[tuple[str, str]] = set()
     negative: set[tuple[str, str]] = set()
     for number, a, b, label in zip(rows.numbers + 1, cells["a"], cells["b"], labels, strict=True):
-        label = (label or "").lower()
-        if not a or not b or label not in _YES | _NO:
+        same = is_duplicate(label or "")
+        if not a or not b or same is None:
             raise SourceError(f"{path}, row {number}: needs two ids, and as a label 1 or 0, not {label!r}")
         if a != b:
-            (positive if label in _YES else negative).add((min(a, b), max(a, b)))
+            (positive if same else negative).add((min(a, b), max(a, b)))
     if both := positive & negative:
         a, b = min(both)
         raise SourceError(f"{path} labels {a!r} and {b!r} as duplicates and as none; leave one of the rows")
@@ -146,7 +144,7 @@ class _Pairs:
         ids = pa.chunked_array(
             [
                 pa.array([], pa.string()),
-                *(column for batch in found.pair_batches(["id_a", "id_b"]) for column in batch),
+                *(column for batch in found.found_batches(["id_a", "id_b"]) for column in batch),
             ]
         ).unique()
         # A copy goes by the number of the best item with its content; both are in a pair with each other.
@@ -155,7 +153,7 @@ class _Pairs:
         content[at] = best
         size = np.bincount(content, minlength=len(ids))
         codes, stages = [np.empty(0, np.int64)], [np.empty((0, len(STAGES) + 1), bool)]
-        for batch in found.pair_batches(["id_a", "id_b", "kind", *STAGES]):
+        for batch in found.found_batches(["id_a", "id_b", "kind", *STAGES]):
             a, b = (content[pc.index_in(batch[name], value_set=ids).to_numpy()] for name in ("id_a", "id_b"))
             codes.append(np.minimum(a, b) * len(ids) + np.maximum(a, b))
             variant = pc.equal(batch["kind"], "variant")

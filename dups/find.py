@@ -30,6 +30,7 @@ from .calibration import apply_map
 from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
 from .hashing import ViewHashes, blank_hashes, view_radius
+from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
 from .pairs import (
     DEFAULT_HAMMING,
     ENGINES,
@@ -140,6 +141,11 @@ class Duplicates:
         """Read ``pairs.parquet`` a batch at a time, in memory that does not grow."""
         with _whole(self.path), open_parquet(self.path, "pairs.parquet") as file:
             yield from file.iter_batches(columns=columns)
+
+    def found_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Read the pairs as they were found, whatever people judged of them since."""
+        with _whole(self.path):
+            yield from found_pairs(self.path, columns)
 
     def items(self, columns: list[str] | None = None) -> pa.Table:
         """Read ``items.parquet``; see `icehouse.dups.results.write_items`."""
@@ -376,10 +382,19 @@ def find_duplicates(
                     contents.variants,
                     lambda left: _regrouped(left, ranked, temp / "pairs.parquet", grouping_by),
                 )
+            changed = None
+            if judged := active_judgements(store, key):
+                changed, ranked = judge_groups(
+                    temp, ranked, keepers, contents, _digests(temp, ranked), judged, grouping_by, variants
+                )
+                keepers = changed.keeper
+                remarks += [changed.note(), *changed.conflicts]
             family, listed = write_variants(temp, ranked, keepers, contents, writer.variants, said)
             # Looked at again, since hours may have gone by.
-            files = _inspect_again(ranked, keepers, temp)
+            files = inspect_again(ranked, keepers, temp)
             clusters = cluster_table(ranked, keepers, contents, files.first(), family)
+            if changed is not None:
+                clusters = mark_judged(clusters, ranked, changed)
             pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
             kept, dropped, kept_for = write_lists(temp, ranked, clusters, files)
             leads = clusters.filter(clusters["keeper"])
@@ -432,6 +447,7 @@ def find_duplicates(
                 },
                 "kept": kept,
                 "dropped": dropped,
+                **({"judged": changed.summary()} if changed is not None else {}),
                 "capped": search.capped,
                 "complete_contents": search.complete,
                 "stages": search.report(),
@@ -440,6 +456,7 @@ def find_duplicates(
                 + _notes(made, feature, search, whole)
                 + variant_notes(contents.variants, writer.differing, variants)
                 + kept_for,
+                "notes_on_lists": kept_for,
             }
             contents.rows = None
             del contents, search, chosen
@@ -525,7 +542,7 @@ def _ranked_items(
     return RankedItems(ids, paths, *_file_facts(items), ranks(items["item_id"]), content, best), items
 
 
-def _inspect_again(ranked: RankedItems, keeper: np.ndarray, folder: Path) -> Files:
+def inspect_again(ranked: RankedItems, keeper: np.ndarray, folder: Path) -> Files:
     """What lies at the items' paths now; of files in groups whose time alone has changed the bytes are compared."""
     digests: list[pa.ChunkedArray] = []
     sizes = np.bincount(keeper[ranked.content[ranked.content >= 0]], minlength=len(keeper))
@@ -540,6 +557,13 @@ def _inspect_again(ranked: RankedItems, keeper: np.ndarray, folder: Path) -> Fil
         return None if found is None else str(found)
 
     return Files.inspect(ranked.files, ranked.sizes, ranked.times, digest)
+
+
+def _digests(folder: Path, ranked: RankedItems) -> list[str]:
+    """SHA-256 of each content, as ``items.parquet`` in `folder` has them."""
+    digests = pq.read_table(folder / "items.parquet", columns=["content"])["content"]
+    found: list[str] = digests.take(pa.array(ranked.alphabet[ranked.best])).to_pylist()
+    return found
 
 
 def _contents(

@@ -35,6 +35,7 @@ from .gallery_groups import (
     select,
     similarity,
 )
+from .judgements import JUDGED
 from .results import KINDS
 
 #: Members on a page, unless a single group has more; at the usual 320 pixels a side some 3 MB.
@@ -256,6 +257,7 @@ def gallery_page(
             "embedding": "embedding",
             "variant": "other words",
             INDIRECT: "by way of others",
+            **({JUDGED: "judged by people"} if search.get("judged") else {}),
         },
         groups=[_group_data(group, taken, rule["cosine"]) for group in groups],
     )

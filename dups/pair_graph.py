@@ -21,6 +21,7 @@ from ..errors import StoreError
 from ..store.store import Store
 from .find import Duplicates, current_searches
 from .groups import connected, groups_of
+from .judgements import JUDGED
 from .results import KINDS
 
 if TYPE_CHECKING:
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
 
 _ROWS = 1_000_000
 
+#: Kinds of pairs: those that stages found, and those that only people call duplicates.
+PAIR_KINDS = (*KINDS, JUDGED)
+
 
 class PairGraph:
     """Near-duplicates among the items that a search looked at; a `StoreError` tells of damaged results.
 
     Of the ``n`` items, ascending: `ids`, and `content`, the number of the best copy of each. Pairs of contents
-    ``i < j``, each once, with `kind`, the place in `icehouse.dups.results.KINDS`; copies are no pairs here.
+    ``i < j``, each once, with `kind`, the place in `PAIR_KINDS`; copies are no pairs here.
     """
 
     def __init__(self, found: Duplicates) -> None:
@@ -121,7 +125,7 @@ class PairGraph:
         copies = counts.T @ counts
         copies[np.diag_indices(k)] -= counts.sum(axis=0)
         matrices = {KINDS[0]: copies}
-        for place, name in enumerate(KINDS[1:], 1):
+        for place, name in enumerate(PAIR_KINDS[1:], 1):
             held = self.kind == place
             once = counts[self.i[held]].T @ counts[self.j[held]]
             matrices[name] = once + once.T
@@ -160,7 +164,7 @@ class PairGraph:
         def add(a: Any, b: Any, kind: Any) -> None:
             p, q = (self.content[self._known(side)] for side in (a, b))
             codes.append(np.minimum(p, q) * n + np.maximum(p, q))
-            kinds.append(pc.index_in(kind, value_set=pa.array(KINDS)).to_numpy(zero_copy_only=False))
+            kinds.append(pc.index_in(kind, value_set=pa.array(PAIR_KINDS)).to_numpy(zero_copy_only=False))
 
         for table in self._large_batches(["id_a", "id_b", "kind"]):
             add(*(column.combine_chunks() for column in table.columns))

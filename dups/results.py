@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -168,10 +169,20 @@ def kinds(found: FoundPairs, *, exact: bool = False) -> np.ndarray:
     return np.where((stage < len(KINDS)) & (found.differs > 0), KINDS.index("variant"), stage)
 
 
+class Measured(Protocol):
+    """What measures contents: those of a search, or what a search has written of them."""
+
+    def judge(self, i: np.ndarray, j: np.ndarray) -> FoundPairs:
+        """Measure pairs, whichever stage found them."""
+
+    def spread(self, members: np.ndarray) -> Spread:
+        """Tell how far the members of a group are apart, the first of which is its keeper."""
+
+
 def cluster_table(
     ranked: RankedItems,
     keeper: np.ndarray,
-    contents: Contents,
+    contents: Measured,
     same_file: np.ndarray,
     family: np.ndarray | None = None,
 ) -> pa.Table:
@@ -184,7 +195,8 @@ def cluster_table(
     sizes = np.bincount(leader, minlength=len(keeper))
     grouped = sizes[leader] > 1
     items, leader = items[grouped], leader[grouped]
-    order = np.lexsort((items, leader))
+    # A keeper that people chose is not the best by preference.
+    order = np.lexsort((items, ranked.best[leader] != items, leader))
     items, leader = items[order], leader[order]
     leaders, group = np.unique(leader, return_inverse=True)
     content = ranked.content[items]
@@ -218,13 +230,23 @@ def cluster_table(
 
 
 def write_items(folder: Path, ranked: RankedItems, digests: pa.ChunkedArray, contents: Contents) -> None:
-    """Write ``items.parquet``: what was looked at, by id, and whether there was a vector to compare it by."""
+    """Write ``items.parquet``: what was looked at, by id, whether there was a vector to compare it by, and its rank.
+
+    Items are ranked by preference, from 0: the lower of two is the better keeper.
+    """
     held = np.zeros(len(ranked.best), bool)
     held[contents.with_vector] = True
     there = ranked.content >= 0
     vector = np.zeros(len(ranked.ids), bool)
     vector[there] = held[ranked.content[there]]
-    table = pa.table({"item_id": ranked.ids, "content": digests.cast(pa.string()), "vector": vector})
+    table = pa.table(
+        {
+            "item_id": ranked.ids,
+            "content": digests.cast(pa.string()),
+            "vector": vector,
+            "rank": np.arange(len(ranked.ids)),
+        }
+    )
     pq.write_table(
         table.take(pa.array(np.argsort(ranked.alphabet))), folder / "items.parquet", compression="zstd"
     )
@@ -366,7 +388,7 @@ def _measures(found: FoundPairs) -> tuple[pa.Array, pa.Array]:
     return hamming, pa.array(found.cosine, mask=np.isnan(found.cosine))
 
 
-def _spreads(keeper: np.ndarray, leaders: np.ndarray, contents: Contents) -> list[Spread]:
+def _spreads(keeper: np.ndarray, leaders: np.ndarray, contents: Measured) -> list[Spread]:
     """How far the contents of each group are apart."""
     order = np.argsort(keeper, kind="stable")
     starts = np.searchsorted(keeper[order], leaders)
@@ -375,6 +397,12 @@ def _spreads(keeper: np.ndarray, leaders: np.ndarray, contents: Contents) -> lis
     ends = contents.judge(order[starts], order[stops - 1])
     hamming, cosine = (measure.to_pylist() for measure in _measures(ends))
     return [
-        contents.spread(order[start:stop]) if stop - start > 2 else Spread(cosine[k], hamming[k])
+        contents.spread(_keeper_first(order[start:stop], leaders[k]))
+        if stop - start > 2
+        else Spread(cosine[k], hamming[k])
         for k, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True))
     ]
+
+
+def _keeper_first(members: np.ndarray, keeper: int) -> np.ndarray:
+    return members if members[0] == keeper else np.append(keeper, members[members != keeper])

@@ -321,7 +321,7 @@ def _unreadable(path: Path) -> str | None:
 
 def _verify_files(store: Store, report: Report) -> None:
     """Compare everything beside the tables with its checksums."""
-    for root in ("runs", "sweeps", "looks", "dups", "calibrations", "indexes", "cache"):
+    for root in ("runs", "sweeps", "looks", "dups", "judgements", "calibrations", "indexes", "cache"):
 
         def refused(error: OSError, root: str = root) -> None:
             if not isinstance(error, FileNotFoundError):
@@ -354,9 +354,9 @@ def _verify_folder(folder: Path, files: set[str], place: str, report: Report) ->
     for name in sorted(files):
         # Runs and searches list theirs; these hold their checksum themselves.
         if name.endswith(".json") and (
-            root in ("sweeps", "looks", "indexes", "cache") or name == "ablation.json"
+            root in ("sweeps", "looks", "judgements", "indexes", "cache") or name == "ablation.json"
         ):
-            _verify_json(folder / name, found, disposable=root not in ("sweeps", "looks"))
+            _verify_json(folder / name, found, disposable=root not in ("sweeps", "looks", "judgements"))
 
 
 def _verify_json(path: Path, found: Callable[[str, str, bool], None], *, disposable: bool) -> None:
