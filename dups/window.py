@@ -209,6 +209,10 @@ class SlidingWindow:
                 self._remember(batch, j)
                 yield verdict
 
+    def compare(self, arrivals: Sequence[Arrival]) -> list[StreamResult]:
+        """Judge arrivals by what is held, each as if it came next, and remember none of them."""
+        return [self._result(_Batch(self, [arrival]), 0) for arrival in arrivals]
+
     def remember(self, arrivals: Sequence[Arrival]) -> None:
         """Take arrivals into the window without judging them."""
         for start in range(0, len(arrivals), BATCH):

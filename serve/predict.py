@@ -101,7 +101,7 @@ def predict(
     inputs: dict[str, np.ndarray | Tokens] = {}
     failures: list[Failure] = []
     for cleaning, specs in _by_encoder(run.specs):
-        model = _own_encoder(store, run, specs, encoder, device)
+        model = own_encoder(store, run, specs, encoder, device)
         outputs: dict[Modality, list[str]] = {}
         for spec in specs.values():
             outputs.setdefault(spec["modality"], []).append(spec["output"])
@@ -117,8 +117,8 @@ def _modalities(run: Run) -> list[str]:
     return sorted({spec["modality"] for spec in run.specs.values()})
 
 
-def _keeps(run: Run) -> bool:
-    """Whether one of the run's inputs is enough."""
+def keeps_rows(run: Run) -> bool:
+    """Whether one of the run's inputs is enough: it was trained on rows that lack some, by a head that bears it."""
     return run.missing == "keep" and run.head.handles_missing
 
 
@@ -126,18 +126,22 @@ def _check_needs(run: Run, manifest: Manifest) -> None:
     """Refuse sources of which no row has what the run needs."""
     table, needed = manifest.table, _modalities(run)
     have = {name: pc.is_valid(table[_COLUMNS[name]]).to_numpy() for name in needed}
-    enough = (np.logical_or if _keeps(run) else np.logical_and).reduce(list(have.values()))
-    inputs = (" or " if _keeps(run) else " and ").join(_A[name] for name in needed)
+    enough = (np.logical_or if keeps_rows(run) else np.logical_and).reduce(list(have.values()))
+    inputs = (" or " if keeps_rows(run) else " and ").join(_A[name] for name in needed)
     if not enough.any():
         lacking = [name for name in needed if not have[name].any()] or needed
-        both = "both" if len(lacking) > 1 and not _keeps(run) else " or ".join(_A[name] for name in lacking)
+        both = (
+            "both" if len(lacking) > 1 and not keeps_rows(run) else " or ".join(_A[name] for name in lacking)
+        )
         flags = " and ".join(f"--{name}-column" for name in lacking)
         unread = "".join(f"; {note}" for note in manifest.notes if "not read" in note)
         raise HeadError(
             f"run {run.run_id} needs {inputs}, and none of the {count(len(table), 'row')} has {both}: {flags} names the "
             f"column of an annotation file{unread}"
         )
-    if "image" not in needed or (_keeps(run) and any(have[name].any() for name in needed if name != "image")):
+    if "image" not in needed or (
+        keeps_rows(run) and any(have[name].any() for name in needed if name != "image")
+    ):
         return
     files = [
         Path(root) / path
@@ -187,18 +191,19 @@ def _with_the_rest(store: Store, run: Run, where: str | None, predicted: pa.Tabl
 def _by_encoder(specs: Mapping[str, dict[str, Any]]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
     """Group inputs that one pass over the rows can serve: same encoder, and the cleaning they agree on."""
     groups: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    cleanings = {spec["encoder"]: _cleaning(spec) for spec in specs.values() if spec["modality"] == "text"}
+    cleanings = {spec["encoder"]: cleaning_of(spec) for spec in specs.values() if spec["modality"] == "text"}
     for name, spec in specs.items():
-        cleaning = _cleaning(spec) if spec["modality"] == "text" else cleanings.get(spec["encoder"], "none")
+        cleaning = cleaning_of(spec) if spec["modality"] == "text" else cleanings.get(spec["encoder"], "none")
         groups.setdefault((spec["encoder"], cleaning), {})[name] = spec
     return [(cleaning, group) for (_, cleaning), group in groups.items()]
 
 
-def _cleaning(spec: Mapping[str, Any]) -> str:
+def cleaning_of(spec: Mapping[str, Any]) -> str:
+    """Cleaning of the texts of a feature."""
     return str(spec["provenance"].get("cleaning") or DEFAULT_CLEANING)
 
 
-def _own_encoder(
+def own_encoder(
     store: Store | str | Path | None,
     run: Run,
     specs: Mapping[str, dict[str, Any]],
@@ -234,7 +239,7 @@ def _table(
     ids = manifest.table["item_id"]
     present = {name: _there(values) for name, values in inputs.items()}
     # As with the items of a store: see `icehouse.heads.samples.load_samples`.
-    together = np.logical_or if _keeps(run) else np.logical_and
+    together = np.logical_or if keeps_rows(run) else np.logical_and
     judged = np.asarray(together.reduce(list(present.values())), bool)
     rows = np.flatnonzero(judged)
     if len(rows):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -61,6 +62,82 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
 def query(store: Store, sql: str) -> pa.Table:
     """Run SQL (one statement or several) and return the last one's result."""
     return _run(store, sql, store.table_names())
+
+
+#: Seconds that a stranger's statement may take, and memory.
+CONFINED_SECONDS, CONFINED_MEMORY = 10.0, "1GB"
+
+
+def query_confined(store: Store, sql: str, *, seconds: float = CONFINED_SECONDS) -> pa.Table:
+    """Run one SELECT of somebody who may read the store and nothing else: no file, no network, a limit on time and memory.
+
+    Raises
+    ------
+    UsageError
+        If it is not one SELECT, reaches for anything else, or takes too long.
+    """
+    tables = store.table_names()
+
+    def make(con: duckdb.DuckDBPyConnection) -> list[Path]:
+        _make_views(con, store, tables, sql.lower())
+        return [path for table in tables for path in _files(store, table)]
+
+    return _confined(make, sql, seconds)
+
+
+def select_confined(
+    tables: Mapping[str, pa.Table], sql: str, *, seconds: float = CONFINED_SECONDS
+) -> pa.Table:
+    """Run one SELECT over tables in memory, confined as by `query_confined`."""
+
+    def make(con: duckdb.DuckDBPyConnection) -> list[Path]:
+        con.execute("SET python_enable_replacements = false")
+        for name, table in tables.items():
+            con.register(name, table)
+        return []
+
+    return _confined(make, sql, seconds)
+
+
+def _confined(make: Callable[[duckdb.DuckDBPyConnection], list[Path]], sql: str, seconds: float) -> pa.Table:
+    with duckdb.connect(":memory:") as con:
+        try:
+            sql.encode()  # half a surrogate pair
+            # Comments, or a parenthesis too many, must not let a second statement in.
+            statements = con.extract_statements(sql)
+            if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+                raise UsageError("SQL: one SELECT statement is taken here, and nothing else")
+            files = make(con)
+            listed = ", ".join("'" + str(path.resolve()).replace("'", "''") + "'" for path in files)
+            for setting in (
+                f"allowed_paths = [{listed}]",
+                "autoload_known_extensions = false",
+                f"memory_limit = '{CONFINED_MEMORY}'",
+                "temp_directory = ''",
+                "enable_external_access = false",
+                "lock_configuration = true",
+            ):
+                con.execute(f"SET {setting}")
+            clock = threading.Timer(seconds, con.interrupt)
+            clock.start()
+            try:
+                result = con.sql(sql)
+                return pa.table({}) if result is None else result.to_arrow_table()
+            finally:
+                clock.cancel()
+        except (duckdb.InterruptException, RuntimeError) as error:
+            if "interrupted" in str(error).lower():
+                raise UsageError(f"SQL: it takes longer than {seconds:g} seconds") from None
+            raise
+        except (duckdb.Error, pa.ArrowException, UnicodeError) as error:
+            raise UsageError(_one_line(error)) from error
+
+
+def _files(store: Store, table: str) -> list[Path]:
+    try:
+        return store.table(table).snapshot().files
+    except StoreError:
+        return []  # a damaged table has no view
 
 
 def select_items(store: Store, where: str) -> pa.ChunkedArray:

@@ -293,6 +293,16 @@ def training_means(X: Inputs) -> dict[str, Array]:
     return means
 
 
+def means_of_training(store: Store, run: Run) -> dict[str, Array] | None:
+    """`training_means` over the rows of a store that a run learned from; None if none of them is left."""
+    roles = run.training_items()
+    learned = roles.get("train", set()) | (
+        roles.get("dev", set()) if run.record["protocol"]["refit"] else set()
+    )
+    train = _rows_of_run(store, run, sorted(learned or set().union(*roles.values())), run.label)
+    return None if train is None else training_means(train.X)
+
+
 def _masked(X: Inputs, known: Sequence[str], means: Mapping[str, Array]) -> Inputs:
     """`X` with the inputs that are not `known` at their means, in the rows that have them."""
     arrays: dict[str, Array] = {}

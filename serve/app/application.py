@@ -25,9 +25,11 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from ... import __version__
 from ...errors import CorruptError, IcehouseError, LockedError
 from . import api, pages
+from .batching import OverloadedError
+from .monitoring import Measured
 from .protection import Protection
 from .rendering import Json, problem
-from .state import Settings, State
+from .state import NotReadyError, Settings, State
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,16 @@ def create_app(state: State) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(IcehouseError, _failed)
     settings: Settings = state.settings
+    # The last one added is the outermost: what is refused is counted, too.
     app.add_middleware(
         Protection,
         token=settings.token,
         hosts=settings.hosts,
         max_body=settings.max_body,
+        max_bodies=settings.max_bodies,
         body_seconds=settings.body_seconds,
     )
+    app.add_middleware(Measured, monitor=state.monitor)
     return app
 
 
@@ -102,6 +107,7 @@ def _invalid(request: Request, error: Any) -> Any:
 
 
 def _failed(request: Request, error: Any) -> Any:
-    """Errors of the library: the request's fault unless the store is damaged or held by a writer."""
-    status = 503 if isinstance(error, LockedError) else 500 if isinstance(error, CorruptError) else 422
-    return problem(request, status, str(error), {"retry-after": "1"} if status == 503 else None)
+    """Errors of the library: the request's fault unless the store is damaged, held by a writer, or all is busy."""
+    again = isinstance(error, (LockedError, OverloadedError, NotReadyError))
+    status = 503 if again else 500 if isinstance(error, CorruptError) else 422
+    return problem(request, status, str(error), {"retry-after": "1"} if again else None)

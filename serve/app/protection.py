@@ -62,10 +62,14 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class BodyError(HTTPException):
-    """A body that is too large (413) or too slow (408); the rest is not read, so the connection is of no further use."""
+    """A body that is too large (413), too slow (408), or one too many (503).
+
+    The rest is not read, so the connection is of no further use.
+    """
 
     def __init__(self, status: int, detail: str) -> None:
-        super().__init__(status, detail, {"connection": "close"})
+        retry = {"retry-after": "1"} if status == 503 else {}
+        super().__init__(status, detail, {"connection": "close", **retry})
 
 
 def session(token: str) -> str:
@@ -88,8 +92,8 @@ class Protection:
         What a client has to know: as ``Authorization: Bearer``, by the login form, or once as ``?token=``.
     hosts : sequence of str
         Names that the Host header may have beside addresses and this machine's own; "*" allows any.
-    max_body, body_seconds : int, float
-        Bytes of a body, and seconds that it may take to come.
+    max_body, max_bodies, body_seconds : int, int, float
+        Bytes of a body, bytes of all that are being answered, and seconds that a body may take to come.
     """
 
     def __init__(
@@ -99,10 +103,12 @@ class Protection:
         token: str | None = None,
         hosts: tuple[str, ...] = (),
         max_body: int,
+        max_bodies: int,
         body_seconds: float,
     ) -> None:
         self.app, self.token = app, token
-        self.max_body, self.body_seconds = max_body, body_seconds
+        self.max_body, self.max_bodies, self.body_seconds = max_body, max_bodies, body_seconds
+        self._held = 0
         own = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower()}
         self.hosts = {*own, *(name.lower() for name in hosts)}
 
@@ -132,7 +138,11 @@ class Protection:
         if refused is not None:
             await refused(scope, receive, answer)
             return
-        await self.app(scope, self._limited(receive), answer)
+        body = _Body(self, receive)
+        try:
+            await self.app(scope, body.receive, answer)
+        finally:
+            self._held -= body.taken
 
     def _refuse(self, scope: Scope, headers: dict[str, str]) -> Response | None:
         """Refuse a host that is not known, and what a page of another site sends."""
@@ -184,33 +194,42 @@ class Protection:
         return refusal(401, "a token is needed: Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
 
     def _too_large(self) -> Response:
-        return refusal(413, self._too_large_text(), {"connection": "close"})
+        return refusal(413, self.too_large, {"connection": "close"})
 
-    def _too_large_text(self) -> str:
+    @property
+    def too_large(self) -> str:
+        """What to say of a body that is."""
         return f"the body is larger than {self.max_body / 2**20:g} MB"
 
-    def _limited(self, receive: Receive) -> Receive:
-        """`receive` that fails for a body that is too large or too slow."""
-        taken, whole = 0, False
-        deadline = asyncio.get_running_loop().time() + self.body_seconds
 
-        async def limited() -> Message:
-            nonlocal taken, whole
-            if whole:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise BodyError(408, f"the body did not come within {self.body_seconds:g} seconds") from None
-            if message["type"] == "http.request":
-                taken += len(message.get("body", b""))
-                whole = not message.get("more_body", False)
-                if taken > self.max_body:
-                    raise BodyError(413, self._too_large_text())
-            return message
+class _Body:
+    """The body of one request, as it comes: bounded in size and in time."""
 
-        return limited
+    def __init__(self, limits: Protection, receive: Receive) -> None:
+        self.limits, self._receive = limits, receive
+        self.taken, self._whole = 0, False
+        self._deadline = asyncio.get_running_loop().time() + limits.body_seconds
+
+    async def receive(self) -> Message:
+        """What comes next; BodyError if it is too much or too late."""
+        if self._whole:
+            return await self._receive()
+        limits = self.limits
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyError(408, f"the body did not come within {limits.body_seconds:g} seconds") from None
+        if message["type"] == "http.request":
+            size = len(message.get("body", b""))
+            self.taken += size
+            limits._held += size
+            self._whole = not message.get("more_body", False)
+            if self.taken > limits.max_body:
+                raise BodyError(413, limits.too_large)
+            if limits._held > limits.max_bodies:
+                raise BodyError(503, "the server is busy with large bodies: ask again in a moment")
+        return message
 
 
 def with_cookie(response: Response, token: str, *, secure: bool) -> Response:

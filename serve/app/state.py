@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import HeadError, StoreError, UsageError
+from ...embed.encoder import Encoder
+from ...errors import HeadError, IcehouseError, StoreError, UsageError, brief
 from ...heads.package import Package, is_package
 from ...heads.runs import Run, list_runs
 from ...store.store import Store
+from .catalog import Catalog, Pictures
+from .inference import Inference
+from .monitoring import Monitor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,16 +22,22 @@ class Settings:
     """How the server is run; the defaults suit a laptop.
 
     `token` guards every route but health. `hosts` are further names by which the server may be called. A body has at most
-    `max_body` bytes and takes at most `body_seconds` to come; at most `queue` inputs wait for a model.
+    `max_body` bytes, all that are being read at most `max_bodies`, and each takes at most `body_seconds` to come. At most
+    `queue` inputs are worked on or wait.
     """
 
     token: str | None = None
     hosts: tuple[str, ...] = ()
     max_body: int = 64 * 2**20
+    max_bodies: int = 512 * 2**20
     body_seconds: float = 30.0
     queue: int = 256
     device: str = "auto"
     workers: int | None = None
+
+
+class NotReadyError(IcehouseError):
+    """The model is still being loaded, or cannot be."""
 
 
 class State:
@@ -39,16 +50,36 @@ class State:
     runs : dict of str to Run
         Heads that answer, by id; the first is the one that is meant where none is named.
     settings : Settings
+    monitor : Monitor
+        Metrics; `icehouse watch` feeds its gauge of drift.
+    pictures : Pictures
     """
 
-    def __init__(self, store: Store | None, runs: Sequence[Run], settings: Settings) -> None:
+    def __init__(
+        self,
+        store: Store | None,
+        runs: Sequence[Run],
+        settings: Settings,
+        encoders: Sequence[Encoder] = (),
+    ) -> None:
         self.store = store
         self.runs = {run.run_id: run for run in runs}
         self.settings = settings
+        self.monitor = Monitor()
+        self.pictures = Pictures()
+        self._inference = Inference(store, list(self.runs.values()), settings, self.monitor, encoders)
+        self._catalog: Catalog | None = None
+        self._making = threading.Lock()
+        self._loaded = threading.Event()
+        self._problem: str | None = None
 
     @classmethod
     def open(
-        cls, path: str | Path | None, runs: Sequence[str] = (), settings: Settings | None = None
+        cls,
+        path: str | Path | None,
+        runs: Sequence[str] = (),
+        settings: Settings | None = None,
+        encoders: Sequence[Encoder] = (),
     ) -> State:
         """Open a store, or a package in its place, and the heads to answer with.
 
@@ -58,17 +89,23 @@ class State:
             A store, or a folder that `icehouse package` made.
         runs : sequence of str
             Ids of runs, parts of them, "latest", or folders of packages; by default the store's latest, if it has any.
+        encoders : sequence of Encoder
+            Some that are loaded already.
         """
         if path is not None and is_package(path):
-            return cls(None, [Package.load(path), *map(_package, runs)], settings or Settings())
+            return cls(None, [Package.load(path), *map(_package, runs)], settings or Settings(), encoders)
         store = None if path is None else Store.open(path)
         if runs:
             heads = [_head(store, name) for name in dict.fromkeys(runs)]
         else:
-            heads = [] if store is None else list_runs(store, damaged=[])[-1:]
+            heads = (
+                []
+                if store is None
+                else [run for run in list_runs(store, damaged=[]) if _takes_uploads(run)][-1:]
+            )
         if store is None and not heads:
             raise StoreError("there is nothing to serve: name a store or a package")
-        return cls(store, heads, settings or Settings())
+        return cls(store, heads, settings or Settings(), encoders)
 
     @property
     def name(self) -> str:
@@ -91,11 +128,56 @@ class State:
             raise UsageError(f"no run {name!r} answers here; there are: {', '.join(self.runs)}")
         return fitting[0]
 
+    @property
+    def inference(self) -> Inference:
+        """Encoders and heads; NotReadyError until they are loaded."""
+        if not self._loaded.is_set():
+            raise NotReadyError("the model is still being loaded: ask again in a moment")
+        if self._problem is not None:
+            raise NotReadyError(self._problem)
+        return self._inference
+
+    @property
+    def catalog(self) -> Catalog:
+        """The store's items as they are now."""
+        if self.store is None:
+            raise UsageError("there is no store here: a package is served by itself")
+        made = self._catalog
+        if made is not None and made.version == self.store.items.snapshot().version:
+            return made
+        with self._making:
+            if self._catalog is None or self._catalog.version != self.store.items.snapshot().version:
+                self._catalog = Catalog(self.store)
+            return self._catalog
+
     def start(self) -> None:
-        """Load what takes time; called once before the first request."""
+        """Begin to load what takes time; pages that need no model answer meanwhile."""
+        threading.Thread(target=self._load, name="icehouse-load", daemon=True).start()
+
+    def wait(self, seconds: float | None = None) -> str | None:
+        """Wait until everything is loaded; why it cannot be, or None."""
+        self._loaded.wait(seconds)
+        return self._problem
+
+    def _load(self) -> None:
+        try:
+            self._inference.load()
+            if self.store is not None:
+                _ = self.catalog.duplicates
+        except Exception as error:  # told to everybody who asks for a prediction, and by /readyz
+            self._problem = str(error) if isinstance(error, IcehouseError) else brief(error)
+        finally:
+            self._loaded.set()
 
     def close(self) -> None:
-        """Give back threads and files."""
+        """Give back threads."""
+        self._loaded.wait(60)
+        self._inference.close()
+
+
+def _takes_uploads(run: Run) -> bool:
+    """Whether a run's inputs are images and texts, which a client can send; captions it cannot."""
+    return all(spec["modality"] in ("image", "text") for spec in run.specs.values())
 
 
 def _head(store: Store | None, name: str) -> Run:

@@ -46,6 +46,8 @@ def client(path: Path, *runs: str, headers: dict[str, str] | None = None, **sett
     from icehouse.serve.app.application import create_app
     from icehouse.serve.app.state import Settings, State
 
-    app = create_app(State.open(path, runs, Settings(**settings)))
+    state = State.open(path, runs, Settings(**settings), [ToyEncoder()])
+    app = create_app(state)
     with TestClient(app, base_url=HOST, headers=headers) as made:
+        made.problem = state.wait(60)  # why there is no model, if there is none
         yield made

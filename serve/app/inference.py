@@ -1,0 +1,387 @@
+"""Inference on uploaded inputs: decoded in threads, embedded once for all heads, judged, compared with the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ...data.images import decode, load_hashing
+from ...data.text import clean, text_sha256
+from ...embed.encoder import Encoder, Tokens
+from ...embed.tables import cleaning_beside, load_checked
+from ...errors import HeadError, IcehouseError, ImageError, SourceError, UsageError
+from ...heads.inputs import Inputs
+from ...heads.reports.explain import means_of_training, shapley
+from ...heads.runs import Run
+from ...store.schema import tower_of
+from ..predict import cleaning_of, keeps_rows, own_encoder
+from .batching import Batcher, OverloadedError
+from .catalog import Catalog
+
+if TYPE_CHECKING:
+    from ...store.store import Store
+    from .monitoring import Monitor
+    from .state import Settings
+
+Kind = Literal["image", "text"]
+
+#: Characters of a text beyond which it is refused; a post has a few hundred, and models read about as many.
+MAX_TEXT = 200_000
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a client sends: the bytes of an image, a text, or both."""
+
+    image: bytes | None = None
+    text: str | None = None
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What of it is there."""
+        given: list[tuple[Kind, Any]] = [("image", self.image), ("text", self.text)]
+        return tuple(kind for kind, value in given if value is not None)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Outputs that an input is needed in: of an encoder, for one kind of input, texts under one cleaning."""
+
+    encoder: str
+    kind: Kind
+    cleaning: str
+    outputs: frozenset[str]
+
+
+@dataclass
+class Embedded:
+    """An input's vectors by feature (encoder, kind, cleaning, output), and what its bytes are known by."""
+
+    rows: dict[tuple[str, str, str, str], np.ndarray | Tokens] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+    phash: int | None = None
+    blank: bool = False
+
+    def of(self, spec: Mapping[str, Any]) -> np.ndarray | Tokens | None:
+        """Row (1, dim) of a feature by its spec; None where the input lacks it."""
+        return self.rows.get(_key(spec))
+
+    def vector(self, spec: Mapping[str, Any]) -> np.ndarray | None:
+        """Vector (dim,) of a feature; None where the input lacks it, or it is tokens."""
+        found = self.of(spec)
+        return found[0] if isinstance(found, np.ndarray) else None
+
+
+def _key(spec: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    kind = tower_of(spec["modality"])
+    return spec["encoder"], kind, cleaning_of(spec) if kind == "text" else "", spec["output"]
+
+
+class Inference:
+    """Encoders, their threads, and the heads over them.
+
+    Parameters
+    ----------
+    store : Store or None
+    runs : sequence of Run
+    settings : Settings
+    monitor : Monitor
+    encoders : sequence of Encoder
+        Some that are loaded already, held against the features like any other.
+    """
+
+    def __init__(
+        self,
+        store: Store | None,
+        runs: Sequence[Run],
+        settings: Settings,
+        monitor: Monitor,
+        encoders: Sequence[Encoder] = (),
+    ) -> None:
+        self.store, self.runs, self.settings, self.monitor = store, runs, settings, monitor
+        self.encoders: dict[str, Encoder] = {encoder.id: encoder for encoder in encoders}
+        self.batchers: dict[str, Batcher] = {}
+        #: Spec of every feature that an input may be embedded in, by its name.
+        self.specs: dict[str, dict[str, Any]] = {}
+        self.readers = ThreadPoolExecutor(
+            settings.workers or max(2, min(8, os.cpu_count() or 2)), "icehouse-serve"
+        )
+        self._means: dict[str, Any] = {}
+        self._busy = 0
+        self._coming = 0
+
+    def load(self) -> None:
+        """Load the encoders and hold them against fingerprint and probe of every feature that is served."""
+        load_hashing()
+        for run in self.runs:
+            captions = [name for name, spec in run.specs.items() if spec["modality"].startswith("caption")]
+            if captions:
+                raise HeadError(
+                    f"run {run.run_id} takes captions (input {', '.join(captions)}), which uploads have not: serve another"
+                )
+            for name, spec in run.specs.items():
+                known = self.encoders.get(spec["encoder"])
+                model = own_encoder(self.store, run, {name: spec}, known, self.settings.device)
+                self._add(run.features[name], spec, model)
+            _ = run.head
+        if self.store is not None:
+            for name in self.store.feature_names():
+                spec = self.store.feature_table(name).spec
+                if spec["modality"] not in ("image", "text") or spec["output"] == "tokens":
+                    continue
+                # Only encoders that a head needs anyway; the first one where no head is served.
+                if self.batchers and spec["encoder"] not in self.batchers:
+                    continue
+                model = load_checked(spec, self.encoders.get(spec["encoder"]), device=self.settings.device)
+                self._add(name, spec, model)
+        for run in self.runs:  # what is slow the first time
+            run.head.predict_proba(Inputs({n: _zero(spec) for n, spec in run.specs.items()}))
+
+    def _add(self, feature: str, spec: dict[str, Any], model: Encoder) -> None:
+        self.specs.setdefault(feature, spec)
+        self.encoders.setdefault(model.id, model)
+        if model.id not in self.batchers:
+            self.batchers[model.id] = Batcher(model, self.monitor, coming=lambda: self._coming)
+
+    def close(self) -> None:
+        """End the threads."""
+        for batcher in self.batchers.values():
+            batcher.close()
+        self.readers.shutdown(cancel_futures=True)
+
+    @contextlib.asynccontextmanager
+    async def admission(self, inputs: int = 1) -> AsyncIterator[None]:
+        """Take inputs in as long as there is room.
+
+        Raises
+        ------
+        OverloadedError
+            If more inputs would be in work than the queue holds.
+        """
+        if self._busy + inputs > self.settings.queue:
+            self.monitor.overloaded.inc()
+            raise OverloadedError(f"the server is busy with {self._busy} inputs: ask again in a moment")
+        self._busy += inputs
+        self.monitor.waiting.set(self._busy)
+        try:
+            yield
+        finally:
+            self._busy -= inputs
+            self.monitor.waiting.set(self._busy)
+
+    async def in_thread(self, function: Any, *args: Any) -> Any:
+        """Call a function that takes a while in a thread for such."""
+        return await asyncio.get_running_loop().run_in_executor(self.readers, function, *args)
+
+    def wanted(self, features: Iterable[Mapping[str, Any]], kinds: Sequence[str]) -> list[Wanted]:
+        """Group features by what is encoded at once."""
+        groups: dict[tuple[str, Kind, str], set[str]] = {}
+        for spec in features:
+            encoder, kind, cleaning, output = _key(spec)
+            if kind in kinds:
+                groups.setdefault((encoder, kind, cleaning), set()).add(output)  # type: ignore[arg-type]
+        return [Wanted(*key, frozenset(outputs)) for key, outputs in groups.items()]
+
+    async def embed(self, query: Query, features: Iterable[Mapping[str, Any]]) -> Embedded:
+        """Embed an input in some features, each encoder seeing it once.
+
+        Raises
+        ------
+        ImageError, SourceError
+            If the image cannot be read, or the text is none.
+        """
+        self._coming += 1
+        try:
+            made, jobs = await self.in_thread(self._prepare, query, self.wanted(features, query.kinds))
+            futures = [
+                (wanted, self.batchers[wanted.encoder].submit(wanted.kind, content, sorted(wanted.outputs)))
+                for wanted, content in jobs
+            ]
+        finally:
+            self._coming -= 1
+        for wanted, future in futures:
+            rows = await asyncio.wrap_future(_typed(future))
+            for output, row in rows.items():
+                made.rows[wanted.encoder, wanted.kind, wanted.cleaning, output] = row
+        return made
+
+    def _prepare(self, query: Query, groups: list[Wanted]) -> tuple[Embedded, list[tuple[Wanted, Any]]]:
+        """Decode and clean: what each group's encoder takes. Runs in a thread."""
+        made, jobs = Embedded(), []
+        if query.text is not None:
+            check_text(query.text)
+            made.sha256["text"] = text_sha256(query.text)
+            jobs += [(group, clean(query.text, group.cleaning)) for group in groups if group.kind == "text"]
+        if query.image is not None:
+            made.sha256["image"] = hashlib.sha256(query.image).hexdigest()
+            try:
+                picture = decode(query.image, hashed=True)
+                made.phash, made.blank = picture.phash, picture.blank
+                for group in groups:
+                    if group.kind == "image":
+                        jobs.append((group, self.encoders[group.encoder].prepare_image(picture.image)))
+            except IcehouseError:
+                raise
+            except Exception as error:  # of an encoder's own preprocessing
+                raise ImageError(f"the image cannot be prepared: {type(error).__name__}") from None
+        return made, jobs
+
+    def judge(self, run: Run, inputs: Sequence[Embedded]) -> list[Judgement]:
+        """What a head says of each input, in one pass."""
+        names = list(run.specs)
+        rows = {name: [made.of(run.specs[name]) for made in inputs] for name in names}
+        present = {name: np.array([row is not None for row in rows[name]], bool) for name in names}
+        together = np.logical_or if keeps_rows(run) else np.logical_and
+        able = np.flatnonzero(together.reduce(list(present.values())))
+        found = [Judgement(run, reason=_lacking(run)) for i in range(len(inputs))]
+        if len(able):
+            arrays = {name: _stack([rows[name][i] for i in able], run.specs[name]) for name in names}
+            lacking = {name: here[able] for name, here in present.items() if not here[able].all()}
+            X = Inputs(arrays, lacking)
+            proba = np.asarray(run.predict_features(X).proba, np.float64)
+            for place, i in enumerate(able.tolist()):
+                found[i] = Judgement(run, proba[place], X[[place]])
+                self.monitor.answers.labels(run.run_id, found[i].prediction).inc()
+        return found
+
+    def contributions(self, judgement: Judgement) -> dict[str, Any] | None:
+        """What each input adds to the prediction; see `icehouse.heads.reports.explain`. None without training rows."""
+        run = judgement.run
+        if judgement.X is None or not run.head.batch_independent or len(judgement.run.classes) < 2:
+            return None
+        if run.run_id not in self._means:
+            means = None
+            if self.store is not None:
+                with contextlib.suppress(IcehouseError):
+                    means = means_of_training(self.store, run)
+            self._means[run.run_id] = means
+        means = self._means[run.run_id]
+        if means is None:
+            return None
+        added = shapley(run.head, judgement.X, means)[0]
+        return {"base": added["base"], "inputs": added["contributions"]}
+
+    def query_features(self, catalog: Catalog, query: Query) -> dict[str, dict[str, Any]]:
+        """Features by which the neighbours and the duplicates of an input are looked for, of those that are loaded."""
+        found: dict[str, dict[str, Any]] = {}
+        for kind in query.kinds:
+            compared = catalog.duplicates.feature(kind)
+            looks = catalog.default_features(images=kind == "image", joint=False)
+            for name in [*looks[:1], *([compared] if compared else [])]:
+                if name in self.specs:
+                    found[name] = self.specs[name]
+        return found
+
+    def search_feature(self, catalog: Catalog, kind: Kind, *, joint: bool) -> str:
+        """Feature in which an input of a kind is searched: the images first, by looks or in the `joint` space."""
+        candidates = catalog.default_features(images=True, joint=joint or kind == "text")
+        candidates += catalog.default_features(images=False, joint=joint or kind == "image")
+        known = [name for name in candidates if name in self.specs]
+        if not known:
+            raise UsageError(
+                f"the store has no features that {'an image' if kind == 'image' else 'words'} can search"
+            )
+        return known[0]
+
+    def asking_spec(self, feature: str, kind: Kind) -> dict[str, Any]:
+        """Spec of what an input has to be embedded in to search a feature."""
+        spec = dict(self.specs[feature])
+        if tower_of(spec["modality"]) == kind:
+            return spec
+        beside = feature.rsplit("/", 2)[0] + f"/{kind}/{spec['output']}"
+        if beside in self.specs:
+            return self.specs[beside]
+        assert self.store is not None
+        cleaning = cleaning_beside(self.store, spec)
+        return {**spec, "modality": kind, "provenance": {**spec["provenance"], "cleaning": cleaning}}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a head says of an input, or the reason why it cannot."""
+
+    run: Run
+    proba: np.ndarray | None = None  # (classes,)
+    X: Inputs | None = None
+    reason: str | None = None
+
+    @property
+    def prediction(self) -> str:
+        """The likeliest class."""
+        assert self.proba is not None
+        return str(self.run.head.classes_[int(self.proba.argmax())])
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values: run, prediction, probability, probabilities by class, likeliest first, threshold."""
+        about = {"run": self.run.run_id, "label": self.run.label}
+        if self.proba is None:
+            return {
+                **about,
+                "prediction": None,
+                "probability": None,
+                "probabilities": {},
+                "threshold": None,
+                "reason": self.reason,
+            }
+        order = np.argsort(-self.proba, kind="stable").tolist()
+        classes = self.run.head.classes_.tolist()
+        return {
+            **about,
+            "prediction": self.prediction,
+            "probability": float(self.proba.max()),
+            "probabilities": {str(classes[i]): float(self.proba[i]) for i in order},
+            # The likeliest class answers: of two classes the one from a half on.
+            "threshold": 0.5 if len(classes) == 2 else None,
+        }
+
+
+def check_text(text: str) -> None:
+    """Refuse what is no text, or longer than any reader's patience."""
+    if len(text) > MAX_TEXT:
+        raise SourceError(f"the text has {len(text):,} characters; at most {MAX_TEXT:,} are taken")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SourceError("the text is no Unicode: it has half of a surrogate pair") from None
+
+
+def _typed(future: Future[Any]) -> Future[dict[str, np.ndarray | Tokens]]:
+    return future
+
+
+def _lacking(run: Run) -> str:
+    names = [
+        f"{'an' if n[0] in 'aeio' else 'a'} {n}"
+        for n in sorted({tower_of(s["modality"]) for s in run.specs.values()})
+    ]
+    both = " or " if keeps_rows(run) else " and "
+    return f"run {run.run_id} needs {both.join(names)}"
+
+
+def _zero(spec: Mapping[str, Any]) -> Any:
+    dim = int(spec["dim"])
+    if spec["output"] == "tokens":
+        return Tokens(np.zeros((1, 1, dim), np.float32), np.ones((1, 1), bool))
+    return np.zeros((1, dim), np.float32)
+
+
+def _stack(rows: Sequence[np.ndarray | Tokens | None], spec: Mapping[str, Any]) -> Any:
+    """Rows of one input together, zero where one lacks it, as heads expect it."""
+    dim = int(spec["dim"])
+    if spec["output"] != "tokens":
+        return np.concatenate([np.zeros((1, dim), np.float32) if row is None else row for row in rows])
+    longest = max((row.values.shape[1] for row in rows if isinstance(row, Tokens)), default=1)
+    values = np.zeros((len(rows), longest, dim), np.float32)
+    mask = np.zeros((len(rows), longest), bool)
+    for i, row in enumerate(rows):
+        if isinstance(row, Tokens):
+            values[i, : row.values.shape[1]], mask[i, : row.mask.shape[1]] = row.values[0], row.mask[0]
+    return Tokens(values, mask)
