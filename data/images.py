@@ -306,6 +306,18 @@ DECODER_VERSION = 2
 #: everything else whole. A constant, so that one file has one hash whatever encoder reads it.
 HASH_SIDE = 224
 
+#: Ways to lay a picture, upright first, degrees clockwise; in the order of EXIF's values 1 to 8.
+ORIENTATIONS = (
+    "upright",
+    "mirror",
+    "rotate_180",
+    "flip",
+    "transpose",
+    "rotate_90",
+    "transverse",
+    "rotate_270",
+)
+
 # A closed list: Pillow would also run Ghostscript on an EPS somebody named cat.jpg.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF")
 _JPEG = ("JPEG", "MPO")
@@ -342,7 +354,8 @@ class Picture:
     """A decoded image: upright RGB, smaller than `width` x `height` where `decode` was allowed to shrink it.
 
     `format` is what the bytes are, in Pillow's terms; `phash` is None unless asked for, and `BLANK_HASH` of a
-    `blank` picture, all of one colour, which is no evidence for anything.
+    `blank` picture, all of one colour, which is no evidence for anything. `turned` has the hash that the picture would have
+    in each of the `ORIENTATIONS`; None unless asked for, and of a blank picture.
     """
 
     image: Image.Image
@@ -351,25 +364,29 @@ class Picture:
     format: str
     phash: int | None
     blank: bool = False
+    turned: tuple[int, ...] | None = None
 
 
-def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) -> Picture:
+def decode(
+    data: bytes, *, shortest: int | None = None, hashed: bool = False, turned: bool = False
+) -> Picture:
     """Decode an image file; ImageError where it is no image, damaged, or costs more than is allowed or free.
 
     `shortest` allows a faster, smaller decoding that keeps this many pixels on the shortest side. `hashed` adds
     the perceptual hash: the same whatever `shortest` is, at the price of a second decoding where the first has
-    another size.
+    another size, and `turned` those of the picture in all orientations.
     """
     container, raw = _open(data)
     kind = "MPO" if container.several else raw.format or "?"
     try:
-        turned = container.orientation or _orientation(raw)
+        way = container.orientation or _orientation(raw)
+        hashes = len(ORIENTATIONS) if turned else int(hashed)
         least = _least_reduction(raw)
         needed = _check_memory(raw, least) + 2 * len(data)
         with _memory().hold(needed):
             if raw.format in _JPEG:
-                return _decode_jpeg(container.data, raw, kind, turned, least, shortest, hashed)
-            return _decode_frames(container.data, raw, kind, turned, shortest, hashed)
+                return _decode_jpeg(container.data, raw, kind, way, least, shortest, hashes)
+            return _decode_frames(container.data, raw, kind, way, shortest, hashes)
     except ImageError:
         raise
     except Exception as error:  # whatever a decoder raises of damaged bytes
@@ -412,15 +429,15 @@ def _check_size(raw: Image.Image) -> None:
 
 
 def _decode_jpeg(
-    data: bytes, raw: Image.Image, kind: str, turned: int, least: int, shortest: int | None, hashed: bool
+    data: bytes, raw: Image.Image, kind: str, way: int, least: int, shortest: int | None, hashes: int
 ) -> Picture:
     """Decode a JPEG, for the hash a second time where its scale is another."""
     size = raw.size
     hash_scale = max(least, _jpeg_scale(raw, HASH_SIDE))
     scale = max(least, _jpeg_scale(raw, shortest)) if shortest else least
     image = _at_scale(raw, scale)
-    to_hash = _at_scale(_open(data)[1], hash_scale) if hashed and scale != hash_scale else image
-    return _picture(image, to_hash if hashed else None, size, kind, turned)
+    to_hash = _at_scale(_open(data)[1], hash_scale) if hashes and scale != hash_scale else image
+    return _picture(image, to_hash, size, kind, way, hashes)
 
 
 def _at_scale(raw: Image.Image, scale: int) -> Image.Image:
@@ -431,7 +448,7 @@ def _at_scale(raw: Image.Image, scale: int) -> Image.Image:
 
 
 def _decode_frames(
-    data: bytes, raw: Image.Image, kind: str, turned: int, shortest: int | None, hashed: bool
+    data: bytes, raw: Image.Image, kind: str, way: int, shortest: int | None, hashes: int
 ) -> Picture:
     """Decode the first frame or page that is not blank, the first of all if every one is."""
     size, image = raw.size, _frame(data, raw, 0)
@@ -441,7 +458,7 @@ def _decode_frames(
     whole = image.reduce(least) if least > 1 else image
     factor = max(least, min(size) // shortest if shortest else 1)
     image = image.reduce(factor) if factor > least else whole
-    return _picture(image, whole if hashed else None, size, kind, turned)
+    return _picture(image, whole, size, kind, way, hashes)
 
 
 def _frame(data: bytes, raw: Image.Image, number: int) -> Image.Image:
@@ -473,20 +490,18 @@ def _later_frames(data: bytes, raw: Image.Image) -> Iterator[tuple[tuple[int, in
 
 
 def _picture(
-    image: Image.Image, to_hash: Image.Image | None, size: tuple[int, int], kind: str, turned: int
+    image: Image.Image, to_hash: Image.Image, size: tuple[int, int], kind: str, way: int, hashes: int
 ) -> Picture:
-    """Turn a decoded picture as EXIF says, and hash it."""
-    blank = is_blank(image if to_hash is None else to_hash)
-    upright = _upright(image, turned)
-    phash = None
-    if to_hash is not None:
-        phash = (
-            BLANK_HASH
-            if blank
-            else perceptual_hash(upright if to_hash is image else _upright(to_hash, turned))
-        )
-    width, height = reversed(size) if turned >= 5 else size
-    return Picture(upright, width, height, kind, phash, blank)
+    """Turn a decoded picture as EXIF says, and make so many `hashes`: none, that of the picture, or one each orientation."""
+    blank = is_blank(to_hash if hashes else image)
+    upright = _upright(image, way)
+    phash = turned = None
+    if hashes:
+        seen = upright if to_hash is image else _upright(to_hash, way)
+        phash = BLANK_HASH if blank else perceptual_hash(seen)
+        turned = None if blank or hashes == 1 else perceptual_hashes(seen)
+    width, height = reversed(size) if way >= 5 else size
+    return Picture(upright, width, height, kind, phash, blank, turned)
 
 
 def _upright(image: Image.Image, turned: int) -> Image.Image:
@@ -505,6 +520,30 @@ def perceptual_hash(image: Image.Image) -> int:
 
     bits = imagehash.phash(image).hash.ravel()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def perceptual_hashes(image: Image.Image) -> tuple[int, ...]:
+    """`perceptual_hash` of an image in each of the `ORIENTATIONS`, up to a bit or two by which resizing rounds."""
+    import scipy.fftpack
+
+    pixels = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS))
+    low = scipy.fftpack.dct(scipy.fftpack.dct(pixels, axis=0), axis=1)[:8, :8]
+    every = oriented(low)
+    bits = every > np.median(every, axis=(1, 2), keepdims=True)
+    packed = np.packbits(bits.reshape(len(every), 64), axis=1)
+    return tuple(int.from_bytes(row.tobytes(), "big") for row in packed)
+
+
+def oriented(low: np.ndarray) -> np.ndarray:
+    """Cosine coefficients (..., 8, 8) of pictures, as they are of the picture in each of the `ORIENTATIONS`, (..., 8, 8, 8).
+
+    Mirroring a picture turns the signs of every other coefficient, and transposing it transposes them.
+    """
+    signs = np.where(np.arange(low.shape[-1]) % 2, -1.0, 1.0)
+    across, down, swapped = signs, signs[:, None], np.swapaxes(low, -1, -2)
+    made = [low, low * across, low * across * down, low * down]
+    made += [swapped, swapped * across, swapped * across * down, swapped * down]
+    return np.stack(made, axis=-3)
 
 
 def _jpeg_scale(image: Image.Image, shortest: int) -> int:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..data.images import ORIENTATIONS
 from ..errors import CorruptError, StoreError
 from ..store.files import SUMS, publish_folder, temp_name
 from ..store.store import Store
@@ -29,7 +30,7 @@ from .judgements import (
     DIFFERENT,
     JUDGED,
     active_judgements,
-    content_pairs,
+    content_ends,
     found_pairs,
     judge_groups,
     mark_judged,
@@ -37,6 +38,7 @@ from .judgements import (
     record_judgements,
     undo_judgements,
 )
+from .orientation import INVERSE
 from .pairs import FoundPairs, Spread
 from .results import STAGES, RankedItems, cluster_table, write_lists, write_variants
 from .variants import EVIDENCE, texts_of
@@ -287,14 +289,12 @@ class _Written:
         leader = of_group[group] if len(group) else np.empty(0, np.int64)
         keeper = np.arange(n)
         keeper[content] = leader
-        parts = [
-            _measured(clusters, np.minimum(leader, content), np.maximum(leader, content), n, clusters["kind"])
-        ]
+        parts = [_measured(clusters, leader, content, n, clusters["kind"])]
         for batch in found_pairs(
-            search.path, ["id_a", "id_b", "perceptual", "embedding", "hamming", "cosine", "differs"]
+            search.path,
+            ["id_a", "id_b", "perceptual", "embedding", "hamming", "cosine", "differs", "orientation"],
         ):
-            i, j = content_pairs(batch, ranked)
-            parts.append(_measured(pa.table(batch), i, j, n, None))
+            parts.append(_measured(pa.table(batch), *content_ends(batch, ranked), n, None))
         codes = np.concatenate([part[0] for part in parts])
         # What pairs.parquet says comes first: it has every stage.
         order = np.lexsort((-np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts]), codes))
@@ -336,6 +336,7 @@ class _Written:
             return out
 
         found = self.found
+        orientation = take(found.orientation, 0)
         return FoundPairs(
             i,
             j,
@@ -344,6 +345,7 @@ class _Written:
             take(found.perceptual, False),
             take(found.embedding, False),
             take(found.differs, 0),
+            np.where(i > j, INVERSE[orientation], orientation),
         )
 
     def variant_pairs(self) -> list[np.ndarray]:
@@ -373,9 +375,9 @@ class _Written:
 
 
 def _measured(
-    table: pa.Table, i: np.ndarray, j: np.ndarray, n: int, kind: pa.ChunkedArray | None
+    table: pa.Table, a: np.ndarray, b: np.ndarray, n: int, kind: pa.ChunkedArray | None
 ) -> tuple[np.ndarray, ...]:
-    """Codes of pairs, and what `FoundPairs` has of them."""
+    """Codes of pairs of contents in any order, and what `FoundPairs` has of them."""
     hamming = pc.fill_null(table["hamming"].cast(pa.int16()), -1).to_numpy().astype(np.int16)
     cosine = table["cosine"].cast(pa.float64()).to_numpy().astype(np.float64)
     if kind is None:
@@ -388,7 +390,13 @@ def _measured(
     if "differs" in table.column_names:
         places = pc.index_in(table["differs"].cast(pa.string()), value_set=pa.array(EVIDENCE, pa.string()))
         differs = pc.fill_null(places, 0).to_numpy().astype(np.int8)
-    return i * n + j, hamming, cosine, perceptual, embedding, differs
+    orientation = np.zeros(len(table), np.int8)
+    if "orientation" in table.column_names:
+        places = pc.index_in(table["orientation"].cast(pa.string()), value_set=pa.array(ORIENTATIONS))
+        orientation = pc.fill_null(places, 0).to_numpy().astype(np.int8)
+    orientation = np.where(a > b, INVERSE[orientation], orientation)
+    codes = np.minimum(a, b) * n + np.maximum(a, b)
+    return codes, hamming, cosine, perceptual, embedding, differs, orientation
 
 
 def _summary(

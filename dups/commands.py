@@ -353,6 +353,9 @@ def find(
     pairs, groups = summary["pairs"], summary["groups"]
     rows = [[kind, count, pairs["found_by"].get(kind)] for kind, count in pairs["by_kind"].items()]
     print_table(["kind", "pairs", "found by this stage"], rows)
+    if turned := pairs.get("by_orientation"):
+        how = ", ".join(f"{name} {count:,}" for name, count in turned.items())
+        echo(f"\nturned copies: {how} (see orientation in pairs.parquet)")
     print_table(
         ["items", "groups", "in groups", "largest", "chained", "keep", "drop"],
         [

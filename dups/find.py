@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .. import __version__
+from ..data.images import ORIENTATIONS
 from ..errors import CorruptError, IcehouseError, StoreError, UsageError, unknown_name
 from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
@@ -31,6 +32,7 @@ from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
 from .hashing import ViewHashes, blank_hashes, view_radius
 from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
+from .orientation import TurnedPairs, turned_pairs
 from .pairs import (
     DEFAULT_HAMMING,
     ENGINES,
@@ -48,7 +50,7 @@ from .pairs import (
 )
 from .results import PairWriter, RankedItems, cluster_table, write_items, write_lists, write_variants
 from .variants import POLICIES, Policy, Variants, part_variants, texts_of, variant_notes
-from .view_table import MAX_VIEWED, content_shares, load_views
+from .view_table import MAX_VIEWED, content_shares, hash_column, load_thumbs, load_views
 
 DEFAULT_MAX_PAIRS = 5_000_000
 
@@ -349,9 +351,12 @@ def find_duplicates(
             if viewed:
                 contents.views, unseen = _views(store, ranked, items, made, expected_false_pairs or 1.0)
                 remarks += unseen
+                contents.turned, unseen = _turned(store, ranked, items)
+                remarks += unseen
             elif hamming is not None and n > 1 and views is None:
                 remarks.append(
-                    f"crops and frames are left to the embedding: hashing parts of {n} images takes long; ask with --views"
+                    f"crops, frames and turned copies are left to the embedding: hashing parts of {n} images takes long; "
+                    "ask with --views"
                 )
             write_items(temp, ranked, items[key], contents)
             texts = texts_of(store, items) if key == "image_sha256" else []
@@ -429,6 +434,7 @@ def find_duplicates(
                     "total": sum(writer.kinds.values()),
                     "by_kind": dict(writer.kinds),
                     "found_by": dict(writer.stages),
+                    "by_orientation": dict(sorted(writer.orientations.items())),
                     "between_copies": _between_copies(ranked),
                 },
                 "groups": {
@@ -484,8 +490,23 @@ def _views(
     hashes, usable = load_views(store, items.take(pa.array(ranked.best)), make=False)
     blind = n - int(usable.any(axis=1).sum())
     if blind == n:
-        return None, ["no image file could be read again, so crops and frames are left to the embedding"]
+        return None, [
+            "no image file could be read again, so crops, frames and turned copies are left to the embedding"
+        ]
     return ViewHashes(hashes, usable, radius, rule.agreement), []
+
+
+def _turned(store: Store, ranked: RankedItems, items: pa.Table) -> tuple[TurnedPairs | None, list[str]]:
+    """Pairs of contents of which one is the other turned or mirrored."""
+    digests = items["image_sha256"].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
+    hashes, there = hash_column(store, digests, "turned")
+    turned = hashes[:, : len(ORIENTATIONS)]
+    found = turned_pairs(turned, there, lambda rows: load_thumbs(store, digests.take(pa.array(rows))))
+    if found is None:
+        return None, [
+            "too many pictures are near one another once turned, so that turned copies were not looked for"
+        ]
+    return found, []
 
 
 def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:

@@ -44,6 +44,17 @@ PAGE_MEMBERS = 160
 #: Pixels of a thumbnail's longest side unless asked for; larger ones make for fewer on a page.
 _SIDE = 320
 
+#: Orientations, as a page tells them.
+TURNED = {
+    "mirror": "mirrored",
+    "rotate_180": "turned by 180°",
+    "flip": "upside down, mirrored",
+    "transpose": "turned by 90° left, mirrored",
+    "rotate_90": "turned by 90° right",
+    "transverse": "turned by 90° right, mirrored",
+    "rotate_270": "turned by 90° left",
+}
+
 #: Groups whose items are looked up at once.
 _LOOKUP = 2000
 
@@ -307,6 +318,7 @@ def _member_data(
         "kind": "keeper" if member.keeper else member.kind,
         "cosine": member.cosine,
         "hamming": member.hamming,
+        "turned": None if member.orientation is None else TURNED.get(member.orientation, member.orientation),
         "copied": copied,
         "properties": [] if item is None else list(_properties(item, base, taken)),
         "text": ComparedText(remark="no longer in the store") if item is None else _text(item, base),

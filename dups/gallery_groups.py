@@ -143,6 +143,7 @@ class Member:
     copy_of: str | None
     item: Item | None
     same_file_as: str | None = None
+    orientation: str | None = None  # how the keeper's picture has to be turned to be this one
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,7 @@ def read_groups(
                     kind=None if row["keeper"] else row["kind"] or INDIRECT,
                     item=items.get(row["item_id"]),
                     same_file_as=row.get("same_file_as"),
+                    orientation=row.get("orientation"),
                 )
                 for row in found
             ],

@@ -17,7 +17,7 @@ from math import comb
 import numpy as np
 from PIL import Image
 
-from ..data.images import BLANK_HASH
+from ..data.images import BLANK_HASH, ORIENTATIONS, oriented
 from ..errors import UsageError
 
 BITS = 64
@@ -288,18 +288,6 @@ VIEWS_VERSION = 5
 #: The first views, which are held against all: the whole picture, and it without margins.
 WHOLE_VIEWS = 2
 
-#: Ways to lay a picture, upright first, degrees clockwise; in the order of EXIF's values 1 to 8.
-ORIENTATIONS = (
-    "upright",
-    "mirror",
-    "rotate_180",
-    "flip",
-    "transpose",
-    "rotate_90",
-    "transverse",
-    "rotate_270",
-)
-
 #: Side of the thumbnail that is kept of a picture.
 THUMB = 64
 
@@ -377,18 +365,6 @@ def picture_views(image: Image.Image, box: tuple[float, float, float, float] | N
     step = _FINE // THUMB
     thumb = np.rint(whole.reshape(THUMB, step, THUMB, step).mean(axis=(1, 3))).astype(np.uint8)
     return PictureViews(hashes, turned, thumb)
-
-
-def oriented(low: np.ndarray) -> np.ndarray:
-    """Cosine coefficients (..., 8, 8) of pictures, as they are of the picture in each of the `ORIENTATIONS`, (..., 8, 8, 8).
-
-    Mirroring a picture turns the signs of every other coefficient, and transposing it transposes them.
-    """
-    signs = np.where(np.arange(low.shape[-1]) % 2, -1.0, 1.0)
-    across, down, swapped = signs, signs[:, None], np.swapaxes(low, -1, -2)
-    made = [low, low * across, low * across * down, low * down]
-    made += [swapped, swapped * across, swapped * across * down, swapped * down]
-    return np.stack(made, axis=-3)
 
 
 def _margins(rows: np.ndarray) -> tuple[int, int]:

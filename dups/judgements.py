@@ -582,11 +582,17 @@ DIFFERENT, AS_FOUND = "different.parquet", "as-found.parquet"
 
 def content_pairs(table: pa.Table | pa.RecordBatch, ranked: RankedItems) -> tuple[np.ndarray, np.ndarray]:
     """Numbers ``i <= j`` of the contents of pairs of items."""
+    a, b = content_ends(table, ranked)
+    return np.minimum(a, b), np.maximum(a, b)
+
+
+def content_ends(table: pa.Table | pa.RecordBatch, ranked: RankedItems) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the contents of `id_a` and of `id_b`."""
     a, b = (
         ranked.content[pc.index_in(table[name], value_set=ranked.ids).to_numpy(zero_copy_only=False)]
         for name in ("id_a", "id_b")
     )
-    return np.minimum(a, b), np.maximum(a, b)
+    return a, b
 
 
 def judge_groups(

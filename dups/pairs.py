@@ -25,6 +25,7 @@ from .groups import Star
 from .hashing import HashJoin, ViewHashes, blank_hashes, informative, random_pairs_expected
 from .join.cosines import RowSet, choose_tiles, pair_cosines
 from .join.selfjoin import Join, PairBlock, self_join
+from .orientation import TurnedPairs
 from .variants import Variants
 
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
@@ -194,6 +195,7 @@ class FoundPairs:
     embedding: np.ndarray
     #: int8 (m,): what tells that the two say something else, see `icehouse.dups.variants.EVIDENCE`; 0 where nothing does
     differs: np.ndarray
+    orientation: np.ndarray  # int8 (m,): of `ORIENTATIONS`, in which j is i; 0 is upright
 
     def __len__(self) -> int:
         return len(self.i)
@@ -224,9 +226,10 @@ class Contents:
         with_vector: np.ndarray | None = None,
         views: ViewHashes | None = None,
         variants: Variants | None = None,
+        turned: TurnedPairs | None = None,
     ) -> None:
         self.rule = rule
-        self.views = views
+        self.views, self.turned = views, turned
         self.variants = variants
         self.hashes, self.hashed = hashes, hashed
         #: Hashes that say something; the others match nothing, though their distances are reported.
@@ -246,25 +249,33 @@ class Contents:
         """Get the contents `numbers`, ascending, renumbered from 0; `scratch` is a file for their vectors."""
         views = None if self.views is None else self.views.subset(numbers)
         variants = None if self.variants is None else self.variants.subset(numbers)
+        turned = None if self.turned is None else self.turned.subset(numbers)
         if self.rows is None:
             return Contents(
-                self.hashes[numbers], self.hashed[numbers], self.rule, views=views, variants=variants
+                self.hashes[numbers],
+                self.hashed[numbers],
+                self.rule,
+                views=views,
+                variants=variants,
+                turned=turned,
             )
         held = np.isin(self.with_vector, numbers, assume_unique=True)
         X = in_order(self.rows.X, np.flatnonzero(held), scratch)
         at = np.searchsorted(numbers, self.with_vector[held])
-        return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, X, at, views, variants)
+        return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, X, at, views, variants, turned)
 
     def hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Bits in which the hashes of ``i[k]`` and ``j[k]`` differ, int16; -1 where one has none.
 
-        With views, those of the two views that are nearest.
+        With views, those of the two views that are nearest; of turned copies, those of the turned hash.
         """
         return self._hammings(i, j)[0]
 
     def _hammings(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `hamming` tells, and of the views alone; 65 where there are none."""
         whole = self._whole_hamming(i, j)
+        if self.turned is not None:
+            whole = np.minimum(whole, self.turned.of(i, j)[1])
         if self.views is None:
             return whole, np.full(len(i), 65, np.int16)
         nearest = self.views.distance(i, j)
@@ -297,9 +308,14 @@ class Contents:
             nearest = self.views.distance(i, j)
             hamming = np.where(whole < 0, whole, np.minimum(whole, nearest))
             perceptual |= self.views.found(i, j, nearest)
+        orientation = np.zeros(len(i), np.int8)
+        if self.turned is not None:
+            orientation, bits = self.turned.of(i, j)
+            perceptual |= orientation > 0
+            hamming = np.minimum(hamming, bits)
         embedding = np.zeros(len(i), bool) if least is None else cosine >= least
         differs = np.zeros(len(i), np.int8) if self.variants is None else self.variants.of(i, j)
-        return FoundPairs(i, j, hamming, cosine, perceptual, embedding, differs)
+        return FoundPairs(i, j, hamming, cosine, perceptual, embedding, differs, orientation)
 
     def joined(self, found: FoundPairs) -> tuple[np.ndarray, np.ndarray]:
         """The pairs that groups are made of: all but variants, unless these count as duplicates."""
@@ -333,6 +349,8 @@ class Contents:
             apart &= ~close
             if self.views is not None:
                 apart &= ~self.views.linked(i, j, nearest)
+            if self.turned is not None:
+                apart &= self.turned.of(i, j)[0] == 0
         known = np.zeros(len(i), bool)
         if least is not None:
             known |= ~np.isnan(cosine)
@@ -465,7 +483,7 @@ class PairSearch:
         self.find_view_pairs()
         n = len(self.contents)
         self.complete = n
-        hashes = _merge(self._by_hash(), self._by_view())
+        hashes = _merge(_merge(self._by_hash(), self._by_view()), self._by_turn())
         least = min(_MIN_BLOCK, self.max_pairs + 1)
         for codes, cosine in _gathered(_merge(hashes, self._by_embedding()), least):
             room = self.max_pairs - self.pairs
@@ -503,6 +521,12 @@ class PairSearch:
         codes = self._by_views
         if codes is not None and len(codes):
             yield codes, np.full(len(codes), np.nan)
+
+    def _by_turn(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        turned = self.contents.turned
+        if turned is not None and len(turned):
+            self.stats["turned"] = {"pairs": len(turned)}
+            yield turned.codes, np.full(len(turned), np.nan)
 
     def _by_embedding(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         contents, rule = self.contents, self.contents.rule

@@ -20,9 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from ..data.images import ORIENTATIONS
 from ..store.sql import csv_table
 from .groups import GONE, NONE, THERE, Files, connected, deletable_files
 from .hashing import distinct
+from .orientation import INVERSE
 from .pairs import Contents, FoundPairs, Spread
 from .variants import EVIDENCE
 
@@ -44,6 +46,8 @@ PAIRS = pa.schema(
         pa.field("hamming", pa.uint8()),
         pa.field("cosine", pa.float64()),
         pa.field("differs", pa.string()),  # what of a variant differs: its "text" or its "picture"
+        # How the picture of `id_a` has to be turned to be that of `id_b`; null where it has not.
+        pa.field("orientation", pa.string()),
     ]
 )
 
@@ -58,6 +62,8 @@ CLUSTERS = pa.schema(
         pa.field("kind", pa.string()),
         pa.field("hamming", pa.uint8()),
         pa.field("cosine", pa.float64()),
+        # How the keeper's picture has to be turned to be the item's.
+        pa.field("orientation", pa.string()),
         pa.field("min_cosine", pa.float64()),
         pa.field("max_hamming", pa.uint8()),
         pa.field("sampled", pa.bool_(), nullable=False),
@@ -105,6 +111,8 @@ class PairWriter:
     #: variants by what differs
     differing: Counter[str] = field(default_factory=Counter)
     variants: list[np.ndarray] = field(default_factory=list)  # int64 (m, 2): pairs of contents
+    #: pairs of which one is the other turned, by how
+    orientations: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     @contextlib.contextmanager
@@ -137,8 +145,9 @@ class PairWriter:
 
     def _write(self, a: np.ndarray, b: np.ndarray, found: FoundPairs, *, exact: bool) -> None:
         ranked = self.ranked
-        turned = ranked.alphabet[a] > ranked.alphabet[b]
-        a, b = np.where(turned, b, a), np.where(turned, a, b)
+        swapped = ranked.alphabet[a] > ranked.alphabet[b]
+        a, b = np.where(swapped, b, a), np.where(swapped, a, b)
+        orientation = np.where(swapped, INVERSE[found.orientation], found.orientation)
         kind = kinds(found, exact=exact)
         columns = [
             ranked.ids.take(pa.array(a)),
@@ -149,10 +158,13 @@ class PairWriter:
             pa.array(found.embedding),
             *_measures(found),
             pa.array(np.array(EVIDENCE, object)[found.differs], pa.string()),
+            _orientations(orientation),
         ]
         self.writer.write_table(pa.table(columns, schema=PAIRS))
         for k, name in enumerate(KINDS):
             self.kinds[name] += int((kind == k).sum())
+        for k in orientation[orientation > 0].tolist():
+            self.orientations[ORIENTATIONS[k]] += 1
         self.stages["exact"] += len(a) if exact else 0
         self.stages["perceptual"] += int(found.perceptual.sum())
         self.stages["embedding"] += int(found.embedding.sum())
@@ -217,6 +229,7 @@ def cluster_table(
         pc.if_else(pa.array(is_keeper), pa.scalar(None, pa.string()), names),
         hamming,
         cosine,
+        _orientations(found.orientation),
         pa.array([spreads[g].min_cosine for g in range(len(leaders))], pa.float64()).take(pa.array(group)),
         pa.array([spreads[g].max_hamming for g in range(len(leaders))], pa.uint8()).take(pa.array(group)),
         pa.array([spreads[g].sampled for g in range(len(leaders))], pa.bool_()).take(pa.array(group)),
@@ -386,6 +399,11 @@ def write_variants(
 def _measures(found: FoundPairs) -> tuple[pa.Array, pa.Array]:
     hamming = pa.array(found.hamming.clip(0).astype(np.uint8), mask=found.hamming < 0)
     return hamming, pa.array(found.cosine, mask=np.isnan(found.cosine))
+
+
+def _orientations(orientation: np.ndarray) -> pa.Array:
+    """Names of orientations, null for upright."""
+    return pa.array([None, *ORIENTATIONS[1:]], pa.string()).take(pa.array(orientation))
 
 
 def _spreads(keeper: np.ndarray, leaders: np.ndarray, contents: Measured) -> list[Spread]:

@@ -142,6 +142,8 @@ class Content:
     item: Item
     key: str = ""  # sha256 of its content; empty if it could not be read
     phash: int | None = None
+    #: hashes of the picture in all orientations
+    turned: tuple[int, ...] | None = None
     #: whether a picture is all of one colour: it has no vector then, since that would prove nothing
     blank: bool = False
     #: what the encoder takes: pixels, or a cleaned text. None for a content that is known already.
@@ -211,9 +213,11 @@ class Reader:
                 shortest=None if item.trial is None else item.trial.shortest,
                 decoded=lambda sha: whole or not self.knows(sha),
                 blanks=False,
+                turned=True,
             )
             content.key, content.blank, content.prepared = read.sha256, read.blank, read.pixels
             content.phash = None if read.facts is None else read.facts.phash
+            content.turned = read.turned
             content.error = None if read.error is None else brief(read.error)
             return content
         try:
@@ -700,7 +704,7 @@ class DuplicateStream:
             self._complete(batch)
             sound = [content for content in batch if content.error is None]
             judged = self.window.judge(
-                [Arrival(c.item.id, c.key, c.phash, c.vector) for c in sound],
+                [Arrival(c.item.id, c.key, c.phash, c.vector, c.turned) for c in sound],
             )
             for content in batch:
                 if content.key:
@@ -727,6 +731,7 @@ class DuplicateStream:
                 whole = self._reader.read(content.item, whole=True)
                 self._reader.encode([whole] if whole.prepared is not None else [])
                 content.error, content.phash, content.vector = whole.error, whole.phash, whole.vector
+                content.turned = whole.turned
                 if whole.error is None and whole.key != content.key:
                     content.error = "the file was changed while it was being read"
             if content.error is None:

@@ -19,11 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data.image_files import read as read_image
-from ..data.images import decode
+from ..data.images import ORIENTATIONS, decode
 from ..errors import ImageError
 from ..store.store import Store
 from .hashing import (
-    ORIENTATIONS,
     THUMB,
     VIEWS,
     VIEWS_VERSION,

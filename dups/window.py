@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..data.images import ORIENTATIONS
 from ..errors import CorruptError, SpaceError, StoreError, UsageError, brief
 from ..store.files import publish, remove_leftovers, temp_name
 from ..store.schema import vector_type
@@ -40,6 +41,7 @@ from .join.cosines import (
     project,
     summation_slack,
 )
+from .orientation import INVERSE
 from .pairs import Rule
 
 
@@ -54,6 +56,7 @@ class Arrival:
     key: str
     phash: int | None = None
     vector: np.ndarray | None = None
+    turned: tuple[int, ...] | None = None  # hashes of the picture in each of the `ORIENTATIONS`
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Match:
     embedding: bool
     hamming: int | None  # bits in which the hashes differ; None where one is missing
     cosine: float | None  # none where a vector is missing or has no direction
+    orientation: str | None = None  # how the content's picture has to be turned to be the arrival's
 
     @property
     def kind(self) -> str:
@@ -106,6 +110,11 @@ DEFAULT_WINDOW = 100_000
 #: Matches of one arrival that a stage looks for, the most recent first; the best of them is told.
 MAX_MATCHES = 256
 
+#: Bits fewer that may differ where hashes of the turned picture are compared: eight times as many comparisons are made, and
+#: random hashes are near twenty times as often with every two bits.
+_TURNED_BITS, _MAX_TURNED = 2, 4
+_TURNS = len(ORIENTATIONS) - 1
+
 #: Arrivals that go through one product of matrices.
 BATCH = 64
 
@@ -131,7 +140,7 @@ class SlidingWindow:
     """A window over the most recent distinct contents of a stream.
 
     Memory does not grow once the window is full (`bytes`): a content takes ``2 * dim`` bytes for its float16 vector, as much
-    again under a rule with a matrix, up to 1,280 for coordinates, and about 300 for the rest, its id's length aside. 100,000
+    again under a rule with a matrix, up to 1,280 for coordinates, and about 360 for the rest, its id's length aside. 100,000
     contents of 1280 dimensions take 256 MB and, all in all, about 400. Where leading coordinates tell too little to rule
     anything out, all of them are kept in float32: 512 MB more. Vectors are compared as they are held, in `dtype`.
     """
@@ -165,6 +174,9 @@ class SlidingWindow:
         self._hashes = np.zeros(capacity, np.uint64)
         self._hashed = np.zeros(capacity, bool)
         self._useful = np.zeros(capacity, bool)
+        #: Hashes of the turned pictures; 0 where they are not known.
+        self._turned = np.zeros((capacity, _TURNS), np.uint64)
+        self.turned_radius = _turned_radius(rule.hamming)
         self._serials = np.full(capacity, -1, np.int64)
         #: Slot of each key, the one seen longest ago first.
         self._slots: OrderedDict[str, int] = OrderedDict()
@@ -191,7 +203,15 @@ class SlidingWindow:
     @property
     def bytes(self) -> int:
         """Bytes of the arrays, once the window is full; keys and ids come on top."""
-        arrays = [self._X, self._rows.squares, self._hashes, self._hashed, self._useful, self._serials]
+        arrays = [
+            self._X,
+            self._rows.squares,
+            self._hashes,
+            self._hashed,
+            self._useful,
+            self._turned,
+            self._serials,
+        ]
         arrays += [] if self._matrix is None else [self._Y]
         coordinates = self._plan.lead + 1 + (self._plan.middle + 1 if self._middle is not None else 0)
         return sum(array.nbytes for array in arrays) + 4 * coordinates * self.capacity * (
@@ -267,6 +287,9 @@ class SlidingWindow:
             perceptual |= (
                 (hamming >= 0) & (hamming <= self.rule.hamming) & self._useful[slots] & batch.useful[j]
             )
+        turned, bits = batch.turned_from(self, j, slots)
+        perceptual |= turned > 0
+        hamming = np.where(turned > 0, bits, hamming)
         rank = np.where(exact, 0, np.where(perceptual, 1, 2))
         bits = np.where(rank == 1, hamming, 0)
         order = np.lexsort((self._serials[slots], -np.nan_to_num(cosine, nan=-2.0), bits, rank))
@@ -284,6 +307,7 @@ class SlidingWindow:
                     bool(embedding[k]),
                     None if hamming[k] < 0 else int(hamming[k]),
                     None if np.isnan(cosine[k]) else float(cosine[k]),
+                    ORIENTATIONS[INVERSE[turned[k]]] if turned[k] else None,
                 )
             )
         return StreamResult(batch.ids[j], self.count, tuple(matches), many or more)
@@ -340,6 +364,7 @@ class SlidingWindow:
         self._rows.squares[slot] = batch.rows.squares[j]
         self._hashes[slot], self._hashed[slot] = batch.hashes[j], batch.hashed[j]
         self._useful[slot] = batch.useful[j]
+        self._turned[slot] = batch.turned[j]
         if self.dim is not None:
             self._lead[slot] = batch.lead[j]
             if self._middle is not None and batch.middle is not None:
@@ -392,6 +417,7 @@ class _Batch:
         self.keys = [arrival.key for arrival in arrivals]
         self.hashes = np.zeros(b, np.uint64)
         self.hashed = np.zeros(b, bool)
+        self.turned = np.zeros((b, _TURNS), np.uint64)
         self.slots = np.full(b, -1, np.int64)
         self.serials = np.full(b, -2, np.int64)
         # No vector is a vector of NaN: wherever the mean lies, it has no direction.
@@ -434,12 +460,16 @@ class _Batch:
             if (slot := window._slots.get(arrival.key)) is not None:
                 X[j] = window._X[slot]
                 self.hashes[j], self.hashed[j] = window._hashes[slot], window._hashed[slot]
+                self.turned[j] = window._turned[slot]
             elif (k := first.setdefault(arrival.key, j)) < j:
                 X[j] = X[k]
                 self.hashes[j], self.hashed[j] = self.hashes[k], self.hashed[k]
+                self.turned[j] = self.turned[k]
             else:
                 if arrival.phash is not None:
                     self.hashes[j], self.hashed[j] = arrival.phash, True
+                if arrival.turned is not None:
+                    self.turned[j] = arrival.turned[1:]
                 if arrival.vector is not None:
                     if arrival.vector.shape != X[j].shape:
                         raise UsageError(
@@ -460,6 +490,33 @@ class _Batch:
         ]
         near = np.bitwise_count(self.hashes[:, None] ^ self.hashes) <= radius
         self.hash_pairs = near & self.useful[:, None] & self.useful
+        if window.turned_radius < 0:
+            return
+        for j in np.flatnonzero(self.useful & self.turned.any(axis=1)):
+            found = np.flatnonzero(self._laid(window, j, hashes)[0])
+            found = found[useful[found]]
+            if len(found):
+                self.hash_hits[j] = np.union1d(self.hash_hits[j], found)
+            self.hash_pairs[j] |= (self._laid(window, j, self.hashes)[0] > 0) & self.useful
+
+    def turned_from(self, window: SlidingWindow, j: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """In which orientation arrival j is what each slot holds, int (m,), 0 for none; and the bits between them."""
+        if window.turned_radius < 0 or not self.useful[j] or not self.turned[j].any():
+            return np.zeros(len(slots), np.int64), np.full(len(slots), 65, np.int16)
+        laid, bits = self._laid(window, j, window._hashes[slots])
+        return np.where(window._useful[slots], laid, 0), bits
+
+    def _laid(self, window: SlidingWindow, j: int, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `turned_from`, of hashes. One that is as near upright is not turned."""
+        laid, least = (
+            np.zeros(len(hashes), np.int64),
+            np.bitwise_count(hashes ^ self.hashes[j]).astype(np.int16),
+        )
+        for k, value in enumerate(self.turned[j], 1):
+            bits = np.bitwise_count(hashes ^ value).astype(np.int16)
+            nearer = (bits <= window.turned_radius) & (bits < least)
+            laid[nearer], least[nearer] = k, bits[nearer]
+        return laid, least
 
     def _compare_vectors(self, window: SlidingWindow) -> None:
         if window.rule.cosine is None or window.dim is None:
@@ -484,6 +541,13 @@ class _Batch:
         self.lead_hits = np.split(slots[order], cuts)
 
 
+def _turned_radius(hamming: int | None) -> int:
+    """Bits in which hashes of turned pictures may differ; -1 where they prove nothing."""
+    if hamming is None or hamming < _TURNED_BITS:
+        return -1
+    return min(hamming - _TURNED_BITS, _MAX_TURNED)
+
+
 def _pays(plan: Plan, coming: RowSet, held: RowSet, threshold: float) -> bool:
     """Whether a plan's bounds rule out enough, on a sample, to be worth more than products of whole vectors."""
     asked, _ = project(coming, slice(0, _LATEST), plan)
@@ -502,7 +566,7 @@ def _blas() -> Any:
 
 
 #: Raised when an older icehouse could no longer read the file rightly.
-FORMAT = 1
+FORMAT = 2
 
 _ROWS = 4096
 _META, _DIGEST = b"icehouse.window", b"icehouse.sha256"
@@ -556,6 +620,9 @@ def save_window(
                     "sha256": pa.array(keys[start : start + _ROWS], pa.string()),
                     "position": pa.array(window._serials[part]),
                     "phash": pa.array(window._hashes[part], mask=~window._hashed[part]),
+                    "turned": pa.FixedSizeListArray.from_arrays(
+                        pa.array(window._turned[part].ravel()), _TURNS
+                    ),
                 }
                 if window.dim is not None:
                     flat = pa.array(np.ascontiguousarray(window._X[part]).reshape(-1))
@@ -620,6 +687,9 @@ def _fill(window: SlidingWindow, file: pq.ParquetFile, meta: dict[str, Any]) -> 
             window._X[slots] = to_array(rows["vector"])
         window._hashed[slots] = rows["phash"].is_valid().to_numpy()
         window._hashes[slots] = rows["phash"].fill_null(0).to_numpy()
+        if "turned" in rows.column_names:  # states of format 1 have none
+            flat = rows["turned"].combine_chunks().flatten().to_numpy()
+            window._turned[slots] = flat.reshape(-1, _TURNS)
         window._serials[slots] = rows["position"].to_numpy()
         window._ids[slots] = rows["id"].to_pylist()
         window._slots.update(zip(rows["sha256"].to_pylist(), range(first, first + count), strict=True))
@@ -656,6 +726,7 @@ def _schema(dim: int | None, dtype: str) -> pa.Schema:
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("position", pa.int64(), nullable=False),
         pa.field("phash", pa.uint64()),
+        pa.field("turned", pa.list_(pa.uint64(), _TURNS), nullable=False),
     ]
     if dim is not None:
         fields.append(pa.field("vector", vector_type(dim, dtype), nullable=False))
@@ -667,6 +738,8 @@ def _update(digest: Any, rows: pa.Table) -> None:
     digest.update(rows["position"].to_numpy().astype("<i8").tobytes())
     digest.update(rows["phash"].fill_null(0).to_numpy().astype("<u8").tobytes())
     digest.update(rows["phash"].is_valid().to_numpy().tobytes())
+    if "turned" in rows.column_names:
+        digest.update(rows["turned"].combine_chunks().flatten().to_numpy().astype("<u8").tobytes())
     if "vector" in rows.column_names:
         digest.update(np.ascontiguousarray(to_array(rows["vector"])))
 

@@ -184,6 +184,7 @@ class Read:
     facts: FileFacts | None = None
     sha256: str = ""
     blank: bool = False
+    turned: tuple[int, ...] | None = None  # perceptual hashes in all orientations, where asked for
     pixels: np.ndarray | None = None
     stage: str = ""
     error: Exception | None = None
@@ -197,12 +198,13 @@ def read_image(
     decoded: Callable[[str], bool] = lambda sha: True,
     wanted: Callable[[str], bool] = lambda sha: True,
     blanks: bool = True,
+    turned: bool = False,
     clock: StageClock | None = None,
 ) -> Read:
     """Read, hash, decode and prepare one image; errors end in what is returned, and cost this image only.
 
     Its sha256 tells whether it is to be `decoded` at all, and whether the encoder's pixels are `wanted`; of blank pictures
-    they are only if `blanks`.
+    they are only if `blanks`. Perceptual hashes of the `turned` picture come along where asked for.
     """
     read, clock = Read(stage="read"), clock or StageClock()
     try:
@@ -214,8 +216,9 @@ def read_image(
         read.stage = "decode"
         with clock.measure("decode"):
             prepared = encoder is not None and wanted(read.sha256)
-            picture = decode(data, shortest=shortest, hashed=True)
+            picture = decode(data, shortest=shortest, hashed=True, turned=turned)
             read.facts, read.blank = facts_of(read.facts, read.sha256, picture), picture.blank
+            read.turned = picture.turned
             if encoder is not None and prepared and (blanks or not picture.blank):
                 read.pixels = encoder.prepare_image(picture.image)
     except Exception as error:  # of a file, a disk, an encoder's own preprocessing

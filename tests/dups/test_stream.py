@@ -309,10 +309,12 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[str]], dict[str, 
         happened.set()
         return 64
 
-    def decode(data: bytes, *, shortest: int | None = None, hashed: bool = False) -> Any:
+    def decode(
+        data: bytes, *, shortest: int | None = None, hashed: bool = False, turned: bool = False
+    ) -> Any:
         key = hashlib.sha256(data).hexdigest()
         assert decoded.setdefault(key, shortest) == shortest
-        return real(data, shortest=shortest, hashed=hashed)
+        return real(data, shortest=shortest, hashed=hashed, turned=turned)
 
     real = extract.decode
     monkeypatch.setattr(stream_module, "choose_shortest", choose)

@@ -250,7 +250,9 @@ def test_a_set_of_lookalikes_is_left_to_the_other_stages(
     )
     for summary in (given_up, without):
         assert (summary["parameters"]["hamming"], summary["parameters"]["agreement"]) == (0, None)
-    assert given_up["pairs"] == without["pairs"]
+    # Turned copies are confirmed pixel by pixel, whatever else is near.
+    assert given_up["pairs"]["by_orientation"] == {"mirror": 1}
+    assert given_up["pairs"]["total"] == without["pairs"]["total"] + 1
 
 
 def test_a_column_called_inside_is_a_column_like_any_other(folder: Path, tmp_path: Path) -> None:

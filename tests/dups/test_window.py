@@ -386,7 +386,7 @@ def test_a_link_stays_one(saved: Path, tmp_path: Path) -> None:
 
 def test_anything_can_read_a_window(saved: Path) -> None:
     rows = pq.read_table(saved)
-    assert rows.column_names == ["id", "sha256", "position", "phash", "vector"]
+    assert rows.column_names == ["id", "sha256", "position", "phash", "turned", "vector"]
     assert len(rows) == len(load(saved))
 
 
