@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.images import ORIENTATIONS, decode, perceptual_hash, perceptual_hashes
 from icehouse.dups import orientation as orientation_module
+from icehouse.dups.apply import apply_judgements
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import TURNED, write_gallery
 from icehouse.dups.hashing import informative
@@ -166,6 +167,25 @@ def test_find_tells_every_orientation(folder: Path, tmp_path: Path) -> None:
     assert all(row["orientation"] is None for row in members if row["keeper"])
     page = write_gallery(Store.open(tmp_path / "s")).path.read_text()
     assert "turned by 90° right" in page
+
+
+def test_judgements_leave_orientations_as_they_are(folder: Path, tmp_path: Path) -> None:
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    found = find_duplicates(tmp_path / "s", feature=None)
+    columns = ["item_id", "orientation"]
+    before = {row["item_id"]: row["orientation"] for row in found.clusters(columns).to_pylist()}
+    gone = next(item for item in before if Path(item).name == "turned_flip.png")
+    other = next(item for item in before if Path(item).name == "p03.png")
+    judged = tmp_path / "judged.csv"
+    judged.write_text(f"a,b,label\n{other},{gone},0\n")
+    pairs = {(row["id_a"], row["id_b"]): row["orientation"] for row in found.pairs().to_pylist()}
+    done = apply_judgements(tmp_path / "s", judged)
+    assert done.problems == []
+    after = {row["item_id"]: row["orientation"] for row in done.search.clusters(columns).to_pylist()}
+    assert sum(name is not None for name in after.values()) >= 12
+    assert after.items() <= before.items()
+    left = {(row["id_a"], row["id_b"]): row["orientation"] for row in done.search.pairs().to_pylist()}
+    assert left.items() <= pairs.items()
 
 
 def test_search_without_files_read_has_no_turned_copies(folder: Path, tmp_path: Path) -> None:
