@@ -395,11 +395,22 @@ class Calibration:
     def open(cls, store: Store, feature: str) -> Calibration:
         """Open the calibration of a feature."""
         folder = cls.folder(store, feature)
+        if not folder.exists():
+            raise StoreError(
+                f"no calibration of {feature} in {store.path}; make one with `icehouse dups calibrate`"
+            )
+        return cls.read(folder)
+
+    @classmethod
+    def read(cls, folder: Path) -> Calibration:
+        """Read what `write` has written."""
         remedy = "make one with `icehouse dups calibrate`"
         try:
             about: Mapping[str, Any] = json.loads((folder / "calibration.json").read_bytes())
             if about["format"] != _FORMAT:
-                raise StoreError(f"the calibration of {feature} has format {about['format']}; {remedy}")
+                raise StoreError(
+                    f"the calibration of {about.get('feature')} has format {about['format']}; {remedy}"
+                )
             arrays = ["mean.npy", *(["matrix.npy"] if about["whitened"] else [])]
             if lacking := [name for name in arrays if not (folder / name).exists()]:
                 raise FileNotFoundError(lacking[0])
@@ -421,8 +432,6 @@ class Calibration:
         except CorruptError as error:
             raise CorruptError(f"{folder} is damaged: {error}; {remedy}") from error
         except FileNotFoundError as error:
-            if not folder.exists():
-                raise StoreError(f"no calibration of {feature} in {store.path}; {remedy}") from None
             raise CorruptError(f"{folder} is incomplete; {remedy}") from error
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise CorruptError(f"{folder} is damaged; {remedy}") from error

@@ -37,6 +37,7 @@ from .review_commands import apply
 from .stream_command import stream
 
 if TYPE_CHECKING:
+    from ..store.store import Store
     from .leakage import Leakage
     from .split import SplitReport
 
@@ -54,6 +55,20 @@ def calibrate(
     sample: Annotated[int, typer.Option("--sample", help="Contents to make changed copies of.")] = 200,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     device: DeviceOption = "auto",
+    to_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--export", metavar="FILE", help="Write the calibration that there is to a file, and make none."
+        ),
+    ] = None,
+    from_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            metavar="FILE",
+            help="Take the calibration of another store of the same encoder, and make none.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose the cosine of near-duplicates by changed copies of your own images or texts. `find` uses it from then on."""
@@ -62,6 +77,11 @@ def calibrate(
     from .calibration import Calibration, false_pairs_text
 
     opened = Store.open(store)
+    if to_file is not None or from_file is not None:
+        if pairs is not None or (to_file is not None and from_file is not None):
+            raise UsageError("--export, --import and --pairs each ask for something else; give one of them")
+        _carry(opened, feature, to_file, from_file, as_json)
+        return
     with progress_bar("changing copies") as progress:
         made = run(
             opened,
@@ -110,6 +130,26 @@ def calibrate(
             f"{known['negatives_found']} of {known['negatives']} others taken for duplicates"
         )
     echo(f"{folder}: calibration.json, curves.csv, roc.png, precision-recall.png")
+
+
+def _carry(
+    store: Store, feature: str | None, to_file: Path | None, from_file: Path | None, as_json: bool
+) -> None:
+    """Write a calibration to a file, or take one from it."""
+    from .calibration_file import export_calibration, import_calibration
+
+    if to_file is not None:
+        written = export_calibration(store, to_file, feature=feature)
+        print_json({"path": written}) if as_json else echo(f"{written}")
+    elif from_file is not None:
+        made = import_calibration(store, from_file, feature=feature)
+        folder = made.folder(store, made.feature)
+        if as_json:
+            print_json(
+                {"path": folder, "feature": made.feature, "fingerprint": made.fingerprint, **made.report}
+            )
+        else:
+            echo(f"{folder}: the calibration of {made.feature} from {from_file}")
 
 
 def _of_hashes(report: dict[str, Any]) -> str:
