@@ -1,4 +1,4 @@
-"""CLI: dups find, evaluate, calibrate, leakage, gallery, apply, stream; split."""
+"""CLI: dups find, evaluate, calibrate, leakage, gallery, apply, act, stream; split."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .options import (
     VariantsOption,
     say_which,
 )
-from .review_commands import apply
+from .review_commands import act, apply
 from .stream_command import stream
 
 if TYPE_CHECKING:
@@ -532,6 +532,7 @@ app.command()(calibrate)
 app.command()(leakage)
 app.command()(gallery)
 app.command()(apply)
+app.command()(act)
 app.command("stream")(stream)
 
 

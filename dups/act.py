@@ -1,0 +1,735 @@
+"""Actions on found duplicates: moving what ``drop.csv`` names, replacing exact copies by hard links, or a script that does.
+
+A plan looks at every file and touches none. Carrying it out writes each step to a log before it is taken, so that whatever
+interrupts it, the log is enough to undo what was done. A step is taken only if the file and its keeper have, at that moment,
+the SHA-256 that they were compared by. Nothing is ever overwritten, and nothing is deleted but a name whose file has
+another one, or whose bytes were written elsewhere and read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from .. import __version__
+from ..data import image_files
+from ..data.readers import read_rows
+from ..errors import SourceError, StoreError, UsageError
+from ..store.files import check_sums, fsync_dir, remove_leftovers, temp_name
+from ..store.store import Store
+from .find import Duplicates
+
+Mode = Literal["move", "hardlink", "script"]
+
+#: Kinds of members that are never acted upon: they say or hold something that their keeper does not.
+_NEVER = ("variant", "container")
+
+_LOG = "icehouse dups act"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A file to act upon, and the keeper that stands for it; `target` is where it is moved to."""
+
+    item_id: str
+    file: str
+    sha256: str
+    keeper_id: str
+    keeper: str
+    keeper_sha256: str
+    bytes: int
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done, and what would not, with the reason."""
+
+    mode: Mode
+    store: Path
+    search: str
+    steps: list[Step]
+    skipped: list[tuple[str, str]]  # item, reason
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files to act upon."""
+        return sum(step.bytes for step in self.steps)
+
+
+@dataclass
+class Outcome:
+    """What was done: items, items left alone with the reason, and the log that undoes it."""
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    log: Path | None = None
+
+
+class _Digests:
+    """SHA-256 of files, computed again whenever a file's status says that it may have changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def of(self, file: str) -> str | None:
+        """Digest of a regular file, or of a picture in a Parquet file; None where it cannot be read."""
+        if image_files.container(file) is not None:
+            return image_files.sha256(file)
+        try:
+            about = os.stat(file)
+            if not stat.S_ISREG(about.st_mode):
+                return None
+            key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+            known = self._known.get(file)
+            if known is None or known[0] != key:
+                self._known[file] = known = (key, _digest(file))
+            return known[1]
+        except (OSError, ValueError):
+            return None
+
+
+def _digest(file: str) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def plan_actions(
+    store: Store | str | Path,
+    mode: Mode,
+    name: str | None = None,
+    *,
+    move_to: str | Path | None = None,
+    drop: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """Plan what to do with the files of ``drop.csv``; nothing is changed.
+
+    Parameters
+    ----------
+    store : Store, str or Path
+    mode : {"move", "hardlink", "script"}
+        Move the files to a folder; replace those that are byte for byte their keeper by a hard link to it; or neither, for a
+        script by `write_script`.
+    name : str, optional
+        Of the search; see `icehouse.dups.find.Duplicates.open`.
+    move_to : str or Path, optional
+        Folder to move to, where files keep their paths below the folder that was embedded.
+    drop : str or Path, optional
+        A list in place of the search's ``drop.csv``: a part of it, with `item_id` and `keeper`.
+    progress : callable, optional
+        Called with files looked at and in all.
+
+    Raises
+    ------
+    StoreError
+        If there is no such search.
+    SourceError
+        If the list cannot be read.
+    UsageError
+        If files would be moved into the store, or to where they would be embedded again.
+    """
+    store = Store.of(store)
+    search = Duplicates.open(store, name)
+    if search.content != "image_sha256":
+        raise UsageError(f"the search {search.name!r} compared texts, and names no files to act upon")
+    rows = _listed(search, drop)
+    facts, sources = _facts(store, rows)
+    target = None if move_to is None else _target_folder(store, Path(move_to), sources)
+    steps: list[Step] = []
+    skipped: list[tuple[str, str]] = []
+    digests = _Digests()
+    taken: set[str | None] = set()
+    seen: set[str] = set()
+    below = _folders({facts[row["item_id"]]["root"] for row in rows if row["item_id"] in facts})
+    keepers = {row["keeper"] for row in rows}
+    for number, row in enumerate(rows, 1):
+        item, keeper = facts.get(row["item_id"]), facts.get(row["keeper"])
+        reason = "it is listed twice" if row["item_id"] in seen else _why_not(row, item, keeper, keepers)
+        seen.add(row["item_id"])
+        step = None
+        if reason is None and item is not None and keeper is not None:
+            place = None
+            if target is not None:
+                place = os.path.join(target, below[item["root"]], *_inside(item["path"]))
+                if place in taken or os.path.lexists(place):
+                    reason = f"{place} is there already"
+            step = Step(
+                row["item_id"],
+                item["file"],
+                item["sha256"],
+                row["keeper"],
+                keeper["file"],
+                keeper["sha256"],
+                0,
+                place,
+            )
+            reason = reason or _why_not_now(step, mode, digests)
+        if reason is not None or step is None:
+            skipped.append((row["item_id"], reason or "nothing is known of it"))
+        else:
+            taken.add(step.target)
+            steps.append(Step(**{**vars(step), "bytes": os.path.getsize(step.file)}))
+        if progress is not None:
+            progress(number, len(rows))
+    return Plan(mode, store.path, search.name, steps, skipped)
+
+
+def _listed(search: Duplicates, drop: str | Path | None) -> list[dict[str, str]]:
+    """Rows of the list of what to drop."""
+    path = search.path / "drop.csv" if drop is None else Path(drop)
+    if drop is None:
+        check_sums(search.path, ["drop.csv"])
+    wanted = ("item_id", "keeper", "kind", "same_file_as")
+    rows = read_rows(path, lambda header: [column for column in wanted if column in header.columns])
+    lacking = [column for column in wanted[:2] if column not in rows.table.column_names]
+    if lacking:
+        raise SourceError(f"{path} needs the columns item_id and keeper, as drop.csv has them")
+    if rows.bad:
+        raise SourceError(f"{path}, {rows.bad[0].where}: {rows.bad[0].message}; nothing was done")
+    return [{key: value or "" for key, value in row.items()} for row in rows.table.to_pylist()]
+
+
+def _facts(store: Store, rows: list[dict[str, str]]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Path, root, file and SHA-256 of the items that are named, and all sources that were embedded."""
+    names = {row[key] for row in rows for key in ("item_id", "keeper")}
+    items = store.items.read(["item_id", "path", "root", "image_sha256", "source"])
+    found: dict[str, dict[str, str]] = {}
+    sources = {source for source in items["source"].cast(pa.string()).unique().to_pylist() if source}
+    for batch in items.to_batches():
+        for item in batch.to_pylist():
+            # With --excel-safe the list has ' before what a spreadsheet would take for a formula.
+            for item_id in {item["item_id"], f"'{item['item_id']}"} & names:
+                if None not in (item["path"], item["root"], item["image_sha256"]):
+                    file = f"{item['root']}/{item['path']}"
+                    found.setdefault(
+                        item_id,
+                        {
+                            "path": item["path"],
+                            "root": item["root"],
+                            "file": file,
+                            "sha256": item["image_sha256"],
+                        },
+                    )
+    return found, sorted(sources)
+
+
+def _target_folder(store: Store, folder: Path, sources: list[str]) -> str:
+    """Folder to move to, if nothing that is moved there is in the store's way or embedded again."""
+    target = Path(os.path.realpath(folder))
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{folder} is a file; give a folder to move to")
+    if target.is_relative_to(store.path.resolve()):
+        raise UsageError(f"{folder} is inside the store, which is no place for pictures; give another folder")
+    for source in sources:
+        if os.path.isdir(source) and target.is_relative_to(os.path.realpath(source)):
+            raise UsageError(
+                f"{folder} is inside {source}, where `icehouse embed` would find the moved files again; give a folder "
+                "elsewhere"
+            )
+    return str(target)
+
+
+def _folders(roots: set[str]) -> dict[str, str]:
+    """Folder below the target for each root: none where there is one root alone, else its name, each once."""
+    if len(roots) < 2:
+        return dict.fromkeys(roots, "")
+    found: dict[str, str] = {}
+    for root in sorted(roots):
+        name = os.path.basename(root.rstrip("/")) or "root"
+        number = 1
+        while (named := name if number == 1 else f"{name}-{number}") in found.values():
+            number += 1
+        found[root] = named
+    return found
+
+
+def _inside(path: str) -> list[str]:
+    """Parts of a path that lead nowhere but down."""
+    return [part for part in path.split("/") if part not in ("", ".", "..")]
+
+
+def _why_not(
+    row: dict[str, str], item: dict[str, str] | None, keeper: dict[str, str] | None, keepers: set[str]
+) -> str | None:
+    """Why an item is left alone whatever its file is like; None if nothing speaks against it."""
+    if item is None:
+        return "it is no longer in the store, or has no file"
+    if keeper is None:
+        return f"its keeper {row['keeper']!r} is no longer in the store, or has no file"
+    if row.get("kind") in _NEVER:
+        return f"it is a {row['kind']} of its keeper, which is never acted upon"
+    if row["item_id"] in keepers:
+        return "it is the keeper of another item of the list"
+    if image_files.container(item["file"]) is not None:
+        return "it is a picture inside a Parquet file, which cannot be taken out alone"
+    if row.get("same_file_as"):
+        return f"its file is that of {row['same_file_as']!r} too"
+    return None
+
+
+def _why_not_now(step: Step, mode: Mode, digests: _Digests) -> str | None:
+    """Why a step cannot be taken as the files are; None if it can."""
+    try:
+        about = os.lstat(step.file)
+    except (OSError, ValueError):
+        return "its file is gone"
+    if stat.S_ISLNK(about.st_mode):
+        return "it is a symbolic link"
+    if not stat.S_ISREG(about.st_mode):
+        return "it is no regular file"
+    folder = os.path.dirname(step.file)
+    if os.path.realpath(folder) != os.path.normpath(folder):
+        return "its file is reached through a linked folder"
+    if mode != "move" and image_files.container(step.keeper) is not None:
+        return "its keeper is inside a Parquet file"
+    if mode == "hardlink":
+        if step.sha256 != step.keeper_sha256:
+            return "it is not byte for byte its keeper"
+        if os.path.islink(step.keeper):
+            return "its keeper is a symbolic link"
+    try:
+        kept = None if image_files.container(step.keeper) is not None else os.stat(step.keeper)
+    except (OSError, ValueError):
+        return f"its keeper {step.keeper_id!r} is gone"
+    if kept is not None:
+        if (about.st_dev, about.st_ino) == (kept.st_dev, kept.st_ino):
+            return "it is its keeper's file already, by another name"
+        if mode == "hardlink" and about.st_dev != kept.st_dev:
+            return "its keeper is on another file system"
+    if about.st_nlink > 1:
+        return "its file has another name, by a hard link"
+    if digests.of(step.keeper) != step.keeper_sha256:
+        return f"its keeper {step.keeper_id!r} is no longer what was embedded"
+    if digests.of(step.file) != step.sha256:
+        return "its file is no longer what was embedded"
+    return None
+
+
+class _Log:
+    """Lines of JSON, each on the medium before what it announces is done."""
+
+    def __init__(self, path: Path, *, new: bool) -> None:
+        self.path = path
+        try:
+            self._file = path.open("xb" if new else "ab")
+        except FileExistsError:
+            raise UsageError(f"{path} is there already; give another --log") from None
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        if new:
+            fsync_dir(path.absolute().parent)
+        elif _ends_within_a_line(path):
+            self._file.write(b"\n")
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    data = path.read_bytes()
+    return bool(data) and not data.endswith(b"\n")
+
+
+def carry_out(
+    plan: Plan, log: str | Path | None = None, *, progress: Callable[[int, int], None] | None = None
+) -> Outcome:
+    """Take the steps of a plan that moves files or makes hard links; gives what was done, and the log to undo it by.
+
+    `log` is a new file, ``STORE/acts/<when>-<mode>.jsonl`` unless given. Every file and keeper is looked at again before its
+    step; what is no longer as it was planned is left alone.
+    """
+    if plan.mode == "script":
+        raise UsageError("a script is written, not carried out")
+    path = _log_path(plan) if log is None else Path(log)
+    outcome, digests = Outcome(log=path), _Digests()
+    if not plan.steps:
+        return Outcome()
+    journal = _Log(path, new=True)
+    try:
+        journal.write(
+            {
+                "log": _LOG,
+                "format": 1,
+                "icehouse": __version__,
+                "mode": plan.mode,
+                "store": str(plan.store.absolute()),
+                "search": plan.search,
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
+        for number, step in enumerate(plan.steps, 1):
+            reason = _why_not_now(step, plan.mode, digests)
+            if reason is None:
+                try:
+                    take = _move if plan.mode == "move" else _hardlink
+                    reason = take(step, number, journal)
+                except OSError as error:
+                    reason = f"{error.strerror or error} ({error.filename or step.file})"
+            if reason is None:
+                journal.write({"step": number, "state": "done"})
+                outcome.done.append(step.item_id)
+            else:
+                journal.write({"step": number, "state": "skipped", "item_id": step.item_id, "reason": reason})
+                outcome.skipped.append((step.item_id, reason))
+            if progress is not None:
+                progress(number, len(plan.steps))
+    finally:
+        journal.close()
+    return outcome
+
+
+def _log_path(plan: Plan) -> Path:
+    folder = plan.store / "acts"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
+    when = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    return folder / f"{when}-{plan.mode}.jsonl"
+
+
+def _move(step: Step, number: int, journal: _Log) -> str | None:
+    assert step.target is not None
+    target = step.target
+    if os.path.lexists(target):
+        return f"{target} is there already"
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    journal.write({"step": number, "state": "begun", **_facts_of(step), "to": target})
+    _relocate(step.file, target, step.sha256)
+    return None
+
+
+def _facts_of(step: Step) -> dict[str, Any]:
+    about = os.lstat(step.file)
+    return {
+        "item_id": step.item_id,
+        "file": step.file,
+        "sha256": step.sha256,
+        "keeper": step.keeper,
+        "mode": stat.S_IMODE(about.st_mode),
+        "mtime_ns": about.st_mtime_ns,
+        "uid": about.st_uid,
+        "gid": about.st_gid,
+    }
+
+
+def _relocate(source: str, target: str, sha256: str) -> None:
+    """Move a file to a name that is free, which another process may take meanwhile: then FileExistsError."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Another file system, or one without hard links: copied, read again, and only then removed here.
+        temp = os.path.join(os.path.dirname(target), temp_name(""))
+        try:
+            shutil.copy2(source, temp, follow_symlinks=False)
+            _sync(temp)
+            if _digest(temp) != sha256:
+                raise OSError(None, "the copy differs from the file", source) from None
+            _give_name(temp, target)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temp)
+        if _digest(source) != sha256:
+            raise OSError(None, "the file changed while it was copied", source) from None
+    fsync_dir(Path(target).parent)
+    os.unlink(source)
+
+
+def _give_name(temp: str, target: str) -> None:
+    """Give a file of ours its name, unless that is taken."""
+    try:
+        os.link(temp, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        handle = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        os.close(handle)
+        os.replace(temp, target)
+
+
+def _sync(file: str) -> None:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _hardlink(step: Step, number: int, journal: _Log) -> str | None:
+    journal.write({"step": number, "state": "begun", **_facts_of(step), "link_to": step.keeper})
+    temp = os.path.join(os.path.dirname(step.file), temp_name(""))
+    try:
+        os.link(step.keeper, temp, follow_symlinks=False)
+        os.replace(temp, step.file)
+    finally:
+        # Replacing a name by another name of the same file leaves both.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temp)
+    return None
+
+
+def read_log(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
+    """Header of a log, its begun steps without those that were undone, and lines that cannot be read.
+
+    A last line without an end was cut off before its step began, and is none of these.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
+    records, damaged = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError
+        except ValueError:
+            if number < len(lines):
+                damaged.append(f"line {number} of {path} cannot be read: what it told is not undone")
+            continue
+        records.append(record)
+    if not records or records[0].get("log") != _LOG:
+        raise SourceError(f"{path} is no log of `icehouse dups act`")
+    if records[0].get("format", 0) > 1:
+        raise SourceError(f"{path} is of a later icehouse: update it")
+    gone = {record.get("step") for record in records if record.get("state") == "undone"}
+    begun = [
+        record for record in records if record.get("state") == "begun" and record.get("step") not in gone
+    ]
+    return records[0], begun, damaged
+
+
+def undo_actions(
+    log: str | Path, *, dry_run: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Outcome:
+    """Undo what a log tells, the last step first: files go back to where they were, hard links become files again.
+
+    What lies on the disk decides, whatever the log had no time to say. A file that was changed since, or whose old name is
+    taken, is left alone and told. Undoing twice, or again after an interruption, does no harm.
+    """
+    _, begun, damaged = read_log(log)
+    path = Path(log)
+    outcome = Outcome(log=path, skipped=[(path.name, line) for line in damaged])
+    folders: set[str] = set()
+    journal = None if dry_run else _Log(path, new=False)
+    try:
+        for number, record in enumerate(reversed(begun), 1):
+            item, reason, act = str(record.get("item_id")), None, None
+            try:
+                folders |= {
+                    os.path.dirname(record["file"]),
+                    os.path.dirname(record.get("to", record["file"])),
+                }
+                reason, act = _undoing(record)
+                if act is not None and journal is not None:
+                    act()
+            except (OSError, KeyError, TypeError) as error:
+                reason = getattr(error, "strerror", None) or f"the log is damaged here ({error})"
+            if reason is not None:
+                outcome.skipped.append((item, reason))
+            else:
+                if act is not None:
+                    outcome.done.append(item)
+                if journal is not None:
+                    journal.write({"step": record["step"], "state": "undone"})
+            if progress is not None:
+                progress(number, len(begun))
+        if journal is not None:
+            # Copies in the making, where a kill interrupted one.
+            for folder in filter(os.path.isdir, sorted(folders)):
+                remove_leftovers(Path(folder))
+    finally:
+        if journal is not None:
+            journal.close()
+    return outcome
+
+
+def _undoing(record: dict[str, Any]) -> tuple[str | None, Callable[[], None] | None]:
+    """Why a step cannot be undone, or what undoes it; neither where it was never taken."""
+    file, sha256 = record["file"], record["sha256"]
+    if "to" in record:
+        target = record["to"]
+        if not os.path.lexists(target):
+            return (None, None) if os.path.lexists(file) else (f"neither {file} nor {target} is there", None)
+        if os.path.islink(target) or not os.path.isfile(target) or _digest(target) != sha256:
+            return f"{target} is no longer the file that was moved", None
+        if os.path.lexists(file):
+            # Interrupted between the new name and the end of the old one: the old one has the bytes too.
+            if os.path.isfile(file) and not os.path.islink(file) and _digest(file) == sha256:
+                return None, lambda: os.unlink(target)
+            return f"{file} is taken by another file", None
+
+        def back() -> None:
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            _relocate(target, file, sha256)
+
+        return None, back
+    keeper = record["link_to"]
+    if not os.path.lexists(file):
+        return f"{file} is gone", None
+    if os.path.islink(file) or not os.path.isfile(file):
+        return f"{file} is no longer a regular file", None
+    if not os.path.exists(keeper) or not os.path.samefile(file, keeper):
+        return None, None  # never linked, or a file of its own again
+    if _digest(file) != sha256:
+        return f"{file} is no longer what it was", None
+    return None, lambda: _unlink_from(file, record)
+
+
+def _unlink_from(file: str, record: dict[str, Any]) -> None:
+    """Make a hard link a file of its own again, with the rights and times that it had."""
+    temp = os.path.join(os.path.dirname(file), temp_name(""))
+    try:
+        shutil.copyfile(file, temp)
+        if _digest(temp) != record["sha256"]:
+            raise OSError(None, "the copy differs from the file", file)
+        with contextlib.suppress(OSError):  # only the superuser gives files away
+            os.chown(temp, record["uid"], record["gid"])
+        os.chmod(temp, record["mode"])
+        os.utime(temp, ns=(record["mtime_ns"], record["mtime_ns"]))
+        _sync(temp)
+        os.replace(temp, file)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temp)
+
+
+_SCRIPT = """#!/bin/sh
+# {what} {count} duplicates found by the search {search} of icehouse {version}, {at}.
+# Without --yes it only says what it would do. Each file and its keeper must have, at that moment, the SHA-256
+# that they were compared by; whatever has not is left alone and told.
+set -u
+LC_ALL=C; export LC_ALL
+yes=no
+case "${{1-}}" in
+  --yes) yes=yes ;;
+  '') ;;
+  *) echo "usage: sh $0 [--yes]" >&2; exit 2 ;;
+esac
+if command -v sha256sum >/dev/null 2>&1; then digest() {{ sha256sum <"$1"; }}
+elif command -v shasum >/dev/null 2>&1; then digest() {{ shasum -a 256 <"$1"; }}
+else echo "neither sha256sum nor shasum is installed" >&2; exit 2
+fi
+done_=0 left=0
+is() {{
+  [ -f "$1" ] || return 1
+  sum=$(digest "$1") || return 1
+  [ "${{sum%% *}}" = "$2" ]
+}}
+leave() {{ left=$((left + 1)); printf '%s: %s\\n' "$1" "$2" >&2; }}
+drop() {{
+  if [ -L "$1" ] || ! is "$1" "$2"; then leave "$1" "no longer what was compared"; return; fi
+  if ! is "$3" "$4"; then leave "$1" "its keeper is no longer what was compared"; return; fi
+  if [ "$1" -ef "$3" ]; then leave "$1" "its keeper's own file"; return; fi
+{act}
+  done_=$((done_ + 1))
+}}
+"""
+_REMOVE = """  if [ "$yes" = yes ]; then rm -f -- "$1" || { leave "$1" "cannot be removed"; return; }
+  else printf 'rm %s\\n' "$1"
+  fi"""
+_MOVE = """  if [ -e "$5" ] || [ -L "$5" ]; then leave "$1" "$5 is there already"; return; fi
+  if [ "$yes" = yes ]; then
+    mkdir -p -- "${5%/*}" && mv -- "$1" "$5" || { leave "$1" "cannot be moved"; return; }
+  else printf 'mv %s %s\\n' "$1" "$5"
+  fi"""
+
+
+def script_text(plan: Plan) -> bytes:
+    """POSIX shell script that removes the files of a plan, or moves those with a target; without ``--yes`` it only tells.
+
+    Names are quoted byte for byte, so that line ends, quotes, leading dashes and bytes that are no text are safe.
+    """
+    moving = any(step.target is not None for step in plan.steps)
+    head = _SCRIPT.format(
+        what="Moves" if moving else "Removes",
+        count=len(plan.steps),
+        search=plan.search,
+        version=__version__,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        act=_MOVE if moving else _REMOVE,
+    )
+    lines = [head.encode()]
+    for step in plan.steps:
+        parts = [step.file, step.sha256, step.keeper, step.keeper_sha256]
+        if step.target is not None:
+            parts.append(step.target)
+        lines.append(b"drop " + b" ".join(shell_quoted(part) for part in parts) + b"\n")
+    lines.append(b'printf \'%s files, %s left alone\\n\' "$done_" "$left" >&2\n')
+    return b"".join(lines)
+
+
+def shell_quoted(name: str) -> bytes:
+    """A file name as one word of a POSIX shell, in the bytes that it has on disk; never an option.
+
+    >>> shell_quoted("a b"), shell_quoted("-rf")
+    (b"'a b'", b'./-rf')
+    """
+    return os.fsencode(shlex.quote(f"./{name}" if name.startswith("-") else name))
+
+
+def write_script(plan: Plan, path: str | Path) -> Path:
+    """Write `script_text` to a new file; one that is there is not replaced."""
+    path = Path(path)
+    try:
+        with path.open("xb") as file:
+            file.write(script_text(plan))
+        path.chmod(0o755 & ~_umask())
+    except FileExistsError:
+        raise UsageError(f"{path} is there already; give another name") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def reasons(skipped: list[tuple[str, str]]) -> Iterator[tuple[str, int, str]]:
+    """Reasons with how many items each keeps back, and the first of them; those that name something else are one each."""
+    counted: dict[str, list[str]] = {}
+    for item, reason in skipped:
+        counted.setdefault(reason, []).append(item)
+    for reason, items in sorted(counted.items(), key=lambda one: -len(one[1])):
+        yield reason, len(items), items[0]
+
+
+__all__ = [
+    "Outcome",
+    "Plan",
+    "Step",
+    "carry_out",
+    "plan_actions",
+    "read_log",
+    "reasons",
+    "script_text",
+    "shell_quoted",
+    "undo_actions",
+    "write_script",
+]
