@@ -115,6 +115,43 @@ def pair_cosines(left: RowSet, right: RowSet, i: np.ndarray, j: np.ndarray) -> n
     return np.minimum(dots / np.sqrt(left.squares[i] * right.squares[j]), 1.0)
 
 
+#: No row asks for more than this, or less than its negative: the bounds are as tight as such columns are short.
+MAX_ASKED = 3
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Least cosine of each pair, where every row asks for one of its own: the mean of what its two rows ask for."""
+
+    left: np.ndarray  # float64 (n,)
+    right: np.ndarray  # float64 (m,)
+
+    def of(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Least cosine of the pairs of rows ``i[k]`` and ``j[k]``; the one definition, float64."""
+        return (self.left[i] + self.right[j]) / 2
+
+    @property
+    def reach(self) -> float:
+        """Bound of the product of two rows' lengths, with the columns that `asking_columns` adds to them."""
+        lengths = (
+            np.sqrt(2.01 + np.square(0.5 - side / 2).max(initial=0)) for side in (self.left, self.right)
+        )
+        return float(math.prod(lengths))
+
+
+def asking_columns(coordinates: np.ndarray, asked: np.ndarray, *, right: bool = False) -> np.ndarray:
+    """Add columns to rows, float32 (m, k) to (m, k + 2), so that products are larger by 1 less the cosine that is asked for.
+
+    So a pair's own threshold becomes 1 for all. What is asked for is rounded down, and costs no pair.
+    """
+    own = np.nextafter((0.5 - asked / 2).astype(np.float32), np.float32(np.inf))
+    out = np.empty((len(coordinates), coordinates.shape[1] + 2), np.float32)
+    out[:, :-2] = coordinates
+    out[:, -2 if right else -1] = 1
+    out[:, -1 if right else -2] = own
+    return out
+
+
 def _row_dots(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     # Not by BLAS, whose order of summation may depend on where in memory a row lies.
     return np.multiply(A, B).sum(axis=1)
@@ -413,7 +450,7 @@ class Plan:
     axes: np.ndarray | None = None
 
 
-def choose_plan(left: RowSet, right: RowSet, threshold: float, tiles: Tiles, budget: float) -> Plan:
+def choose_plan(left: RowSet, right: RowSet, threshold: float | Asked, tiles: Tiles, budget: float) -> Plan:
     """Measure on a sample what survives each bound, and take the cheapest."""
     dim = left.dim
     rows = len(left) + (0 if right is left else len(right))
@@ -421,9 +458,10 @@ def choose_plan(left: RowSet, right: RowSet, threshold: float, tiles: Tiles, bud
     if work < _PLAN_FROM + 20.0 * dim**3 and rows * dim * 4 < budget:
         return Plan(dim, dim)
     axes, lengths = _principal_axes(left, right)
-    a, b = _sample_pairs(left, right, axes)
+    a, b, least = _sample_pairs(left, right, axes, threshold)
     choices = [p for p in _CHOICES if p < dim and rows * p * 4 < budget] or [min(dim, _CHOICES[0])]
-    survive = _survivors(a, b, choices, threshold - tiles.usual_slack, right is left)
+    slack = tiles.usual_slack * (threshold.reach if isinstance(threshold, Asked) else 1.0)
+    survive = _survivors(a, b, choices, least - slack, right is left)
     choices = list(survive)
     options = []
     if rows * dim * 4 < budget:
@@ -468,13 +506,14 @@ def _with_rest(coordinates: np.ndarray, usable: np.ndarray) -> np.ndarray:
     return out
 
 
-def _draw(rows: RowSet, count: int) -> np.ndarray:
+def _draw(rows: RowSet, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Directions of some rows, and their numbers."""
     if len(rows) <= count:
         picked = np.arange(len(rows))
     else:
         picked = np.sort(np.random.default_rng(0).choice(len(rows), count, replace=False))
     units, squares = rows.directions(picked)
-    return units[squares > 0]
+    return units[squares > 0], picked[squares > 0]
 
 
 def _principal_axes(left: RowSet, right: RowSet) -> tuple[np.ndarray, np.ndarray]:
@@ -482,24 +521,33 @@ def _principal_axes(left: RowSet, right: RowSet) -> tuple[np.ndarray, np.ndarray
     sides = (left,) if right is left else (left, right)
     moment = np.zeros((left.dim, left.dim))
     for side in sides:
-        units = _draw(side, _AXES_SAMPLE // len(sides)).astype(np.float32)
+        units = _draw(side, _AXES_SAMPLE // len(sides))[0].astype(np.float32)
         moment += units.T @ units
     lengths, axes = np.linalg.eigh(moment)
     lengths = np.maximum(lengths[::-1], 0)
     return axes[:, ::-1], lengths / max(lengths.sum(), np.finfo(float).tiny)
 
 
-def _sample_pairs(left: RowSet, right: RowSet, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    a = (_draw(left, _PAIRS_SAMPLE) @ axes).astype(np.float32)
-    return a, a if right is left else (_draw(right, _PAIRS_SAMPLE) @ axes).astype(np.float32)
+def _sample_pairs(
+    left: RowSet, right: RowSet, axes: np.ndarray, threshold: float | Asked
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coordinates of some rows of each side, and the least cosines of their pairs; one number where all ask for the same."""
+    drawn, i = _draw(left, _PAIRS_SAMPLE)
+    a = (drawn @ axes).astype(np.float32)
+    b, j = a, i
+    if right is not left:
+        drawn, j = _draw(right, _PAIRS_SAMPLE)
+        b = (drawn @ axes).astype(np.float32)
+    least = threshold.of(i[:, None], j[None]) if isinstance(threshold, Asked) else np.array(threshold)
+    return a, b, least
 
 
 def _survivors(
-    a: np.ndarray, b: np.ndarray, choices: list[int], threshold: float, same: bool
+    a: np.ndarray, b: np.ndarray, choices: list[int], threshold: np.ndarray, same: bool
 ) -> dict[int, float]:
     """Share of the sample's pairs that the bound from the first p coordinates lets through, for each p worth a thought."""
     pairs = max(len(a) * (len(b) - 1 if same else len(b)), 1)
-    floor = np.float32(threshold - summation_slack(a.shape[1]))
+    floor = (threshold - summation_slack(a.shape[1])).astype(np.float32)
     dots, bound = np.zeros((2, len(a), len(b)), np.float32)
     before = 0
     shares: dict[int, float] = {}

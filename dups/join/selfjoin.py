@@ -31,10 +31,13 @@ import numpy as np
 
 from ...errors import UsageError
 from .cosines import (
+    MAX_ASKED,
+    Asked,
     NumpyTiles,
     Plan,
     RowSet,
     Tiles,
+    asking_columns,
     choose_plan,
     choose_tiles,
     coordinate_slack,
@@ -65,7 +68,7 @@ class PairBlock:
 
     i: np.ndarray  # int64 (m,): row numbers; ``i < j`` where rows were joined with themselves
     j: np.ndarray
-    cosine: np.ndarray  # float64 (m,): never below the threshold
+    cosine: np.ndarray  # float64 (m,): never below what the pair needs
 
     def __len__(self) -> int:
         return len(self.i)
@@ -90,21 +93,37 @@ class BlockJoin:
     """Both sides' coordinates, and what to do with a stripe of them; one side where rows are joined with themselves."""
 
     def __init__(
-        self, left: RowSet, right: RowSet, threshold: float, plan: Plan, tiles: Tiles, pool: Executor
+        self,
+        left: RowSet,
+        right: RowSet,
+        threshold: float | Asked,
+        plan: Plan,
+        tiles: Tiles,
+        pool: Executor,
     ) -> None:
         self.left, self.right, self.threshold, self.tiles = left, right, threshold, tiles
         self.within = left is right
         self.stop = threading.Event()
-        lead, self.left_middle = _coordinates(left, plan, pool)
-        self.left_lead = self.right_lead = tiles.load(lead)
-        self.right_middle = self.left_middle
-        if not self.within:
-            lead, self.right_middle = _coordinates(right, plan, pool)
-            self.right_lead = tiles.load(lead)
-        floor = threshold - coordinate_slack(left.dim)
-        self.lead_floor = tiles.floor(floor - tiles.slack(self.left_lead, self.right_lead))
-        self.middle_floor = floor - summation_slack(plan.middle + 1)
-        self.full_floor = floor - summation_slack(left.dim)
+        lead, middle = _coordinates(left, plan, pool)
+        other, other_middle = (lead, middle) if self.within else _coordinates(right, plan, pool)
+        floor, reach, added = 1.0, 1.0, 0
+        if not isinstance(threshold, Asked):
+            floor = threshold
+        else:
+            # What each row asks for stands in two more columns, so that all pairs have one floor.
+            reach, added = threshold.reach, 2
+            other = asking_columns(other, threshold.right, right=True)
+            lead = asking_columns(lead, threshold.left)
+            if middle is not None and other_middle is not None:
+                other_middle = asking_columns(other_middle, threshold.right, right=True)
+                middle = asking_columns(middle, threshold.left)
+        self.left_middle, self.right_middle = middle, other_middle
+        self.left_lead = tiles.load(lead)
+        self.right_lead = self.left_lead if other is lead else tiles.load(other)
+        floor -= coordinate_slack(left.dim)
+        self.lead_floor = tiles.floor(floor - reach * tiles.slack(self.left_lead, self.right_lead))
+        self.middle_floor = floor - reach * summation_slack(plan.middle + 1 + added)
+        self.full_floor = floor - reach * summation_slack(left.dim + added)
 
     def __call__(self, start: int, stop: int) -> RowBlock:
         """Compare rows ``start:stop`` of the left side with all of the right, or with those after them."""
@@ -186,6 +205,9 @@ class BlockJoin:
         if flat is None or len(flat) > _DENSE * height * width:
             left = self.left.directions(rows)[0].astype(np.float32)
             right = self.right.directions(columns)[0].astype(np.float32)
+            if isinstance(self.threshold, Asked):
+                left = asking_columns(left, self.threshold.left[rows])
+                right = asking_columns(right, self.threshold.right[columns], right=True)
             everything = slice(None)
             flat = blas.scan(left, everything, right, everything, blas.floor(self.full_floor), scratch)
         i, j = np.divmod(flat, width)
@@ -197,7 +219,8 @@ class BlockJoin:
         usable = (self.left.squares[i] > 0) & (self.right.squares[j] > 0)
         i, j = i[usable], j[usable]
         cosine = pair_cosines(self.left, self.right, i, j)
-        keep = cosine >= self.threshold
+        least = self.threshold.of(i, j) if isinstance(self.threshold, Asked) else self.threshold
+        keep = cosine >= least
         return PairBlock(i[keep], j[keep], cosine[keep])
 
 
@@ -262,7 +285,7 @@ class JoinStats:
 
 def self_join(
     X: np.ndarray,
-    threshold: float,
+    threshold: float | np.ndarray,
     *,
     mean: np.ndarray | None = None,
     max_pairs: int | None = None,
@@ -274,9 +297,9 @@ def self_join(
 ) -> Join:
     """Find all pairs of rows ``i < j`` of `X` whose cosine is at least `threshold`.
 
-    Rows may be mapped from disk, and are then read once in order, and again only for those of survivors. One that is
-    zero, NaN or infinite matches nothing. Without `device` torch is used where it pays; `plan` and `tiles` are for
-    experiments.
+    A `threshold` for each row, float64 (n,), asks of a pair the mean of what its two rows ask for. Rows may be mapped
+    from disk, and are then read once in order, and again only for those of survivors. One that is zero, NaN or infinite
+    matches nothing. Without `device` torch is used where it pays; `plan` and `tiles` are for experiments.
 
     >>> X = np.array([[1, 0], [0, 1], [2, 0.1]], np.float32)
     >>> join = self_join(X, 0.95)
@@ -286,15 +309,17 @@ def self_join(
     3
     """
     rows = RowSet.of(X, mean)
+    if isinstance(threshold, np.ndarray):
+        threshold = Asked(threshold, threshold)
     return Join(rows, rows, threshold, max_pairs, threads, device, progress, plan, tiles)
 
 
 def cross_join(
-    X: np.ndarray, Y: np.ndarray, threshold: float, *, mean: np.ndarray | None = None, **options: Any
+    X: np.ndarray, Y: np.ndarray, threshold: float | Asked, *, mean: np.ndarray | None = None, **options: Any
 ) -> Join:
     """Find all pairs of row i of `X` (n, d) and row j of `Y` (m, d) whose cosine is at least `threshold`.
 
-    Options, result and errors are those of `self_join`.
+    `Asked` has a threshold for each row of both. Options, result and errors are those of `self_join`.
     """
     left, right = RowSet.of(X, mean), RowSet.of(Y, mean)
     if left.dim != right.dim:
@@ -308,7 +333,7 @@ class Join:
 
     left: RowSet
     right: RowSet
-    threshold: float
+    threshold: float | Asked
     max_pairs: int | None = None
     threads: int | None = None
     device: str = "auto"
@@ -318,7 +343,13 @@ class Join:
     stats: JoinStats = field(init=False)
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
+        if isinstance(self.threshold, Asked):
+            for rows, asked in ((self.left, self.threshold.left), (self.right, self.threshold.right)):
+                if asked.shape != (len(rows),) or not (np.abs(asked) <= MAX_ASKED).all():
+                    raise UsageError(
+                        f"{len(rows)} rows need as many thresholds from -{MAX_ASKED} to {MAX_ASKED}"
+                    )
+        elif not 0 < self.threshold <= 1:
             raise UsageError(f"a cosine threshold lies above 0 and is at most 1, not {self.threshold}")
         if self.max_pairs is not None and self.max_pairs < 1:
             raise UsageError(f"the cap on pairs must be at least 1, not {self.max_pairs}")
@@ -354,7 +385,8 @@ class Join:
         within = self.left is self.right
         total = n * (n - 1) // 2 if within else n * m
         # From so low a threshold the floor could fall to 0, where bfloat16's comparison of bits ends.
-        device = self.device if self.threshold >= 0.05 else "numpy"
+        low = not isinstance(self.threshold, Asked) and self.threshold < 0.05
+        device = "numpy" if low else self.device
         tiles = self.tiles or choose_tiles(device, total, stats.threads)
         with tiles.single_threaded(), ThreadPoolExecutor(stats.threads, "icehouse-join") as pool:
             plan = self.plan or choose_plan(self.left, self.right, self.threshold, tiles, _BUDGET)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.dups.join import cosines, selfjoin
-from icehouse.dups.join.cosines import NumpyTiles, Plan, RowSet, TorchTiles, choose_tiles, pair_cosines
+from icehouse.dups.join.cosines import Asked, NumpyTiles, Plan, RowSet, TorchTiles, choose_tiles, pair_cosines
 from icehouse.dups.join.selfjoin import cross_join, self_join
 from icehouse.errors import UsageError
 
@@ -19,7 +19,7 @@ def brute_force(X, Y, threshold, mean=None):
     usable = np.outer(left.squares > 0, right.squares > 0)
     i, j = np.nonzero(np.triu(usable, 1) if Y is None else usable)
     cosine = pair_cosines(left, right, i, j)
-    keep = cosine >= threshold
+    keep = cosine >= (threshold.of(i, j) if isinstance(threshold, Asked) else threshold)
     return i[keep], j[keep], cosine[keep]
 
 
@@ -72,6 +72,50 @@ def test_adversarial_rows_give_the_pairs_of_brute_force(name, case, threads):
     options = {"threads": threads, "plan": plan, "tiles": tiles}
     assert_same(self_join(X, threshold, **options).collect(), brute_force(X, None, threshold))
     assert_same(cross_join(X, Y, threshold, **options).collect(), brute_force(X, Y, threshold))
+
+
+@st.composite
+def asking(draw, X, Y):
+    """A threshold for each row; some are such that a pair has exactly what its two rows ask for."""
+    scores = [float(s) for s in brute_force(X, None, -1)[2]]
+    values = st.sampled_from([*scores, 0.0, 0.3, 0.5, 0.9, 1.0, 1.5, -0.5, -1.0, 3.0, -3.0])
+    return Asked(*(np.array([draw(values) for _ in rows], np.float64) for rows in (X, Y)))
+
+
+@pytest.mark.parametrize("name", ["numpy", "bfloat16", "float32"])
+@given(data=st.data(), case=cases(), threads=st.integers(1, 2))
+@settings(deadline=None, max_examples=40)
+def test_rows_that_ask_for_cosines_of_their_own_get_the_pairs_of_brute_force(name, data, case, threads):
+    X, Y, _, plan, rows, columns = case
+    asked = data.draw(asking(X, Y))
+    options = {"threads": threads, "plan": plan, "tiles": engine(name, rows, columns)}
+    within = Asked(asked.left, asked.left)
+    assert_same(self_join(X, asked.left, **options).collect(), brute_force(X, None, within))
+    assert_same(cross_join(X, Y, asked, **options).collect(), brute_force(X, Y, asked))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_chosen_plan_serves_rows_that_ask_for_cosines_of_their_own(seed, monkeypatch):
+    monkeypatch.setattr(cosines, "_PLAN_FROM", -20.0 * 48**3)
+    X = spectral(400, 48, seed)
+    asked = np.random.default_rng(seed).uniform(0.7, 1.0, len(X))
+    join = self_join(X, asked, threads=2)
+    assert_same(join.collect(), brute_force(X, None, Asked(asked, asked)))
+    assert join.stats.explained is not None
+    assert join.stats.after_lead < join.stats.comparisons
+    assert 0 < join.stats.pairs < len(self_join(X, 0.7).collect())
+
+
+def test_one_threshold_for_all_rows_is_that_threshold():
+    X = spectral(300, 24, 5)
+    assert_same(self_join(X, np.full(300, 0.8)).collect(), brute_force(X, None, 0.8))
+
+
+def test_thresholds_that_are_not_one_a_row_are_refused():
+    X = spectral(10, 4)
+    for asked in (np.full(9, 0.5), np.full(10, np.nan), np.full(10, 4.0)):
+        with pytest.raises(UsageError, match="10 rows need as many thresholds"):
+            self_join(X, asked)
 
 
 @given(seed=st.integers(0, 10**6), threshold=st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99]))
