@@ -519,7 +519,7 @@ def _explained(one: Explanation, picture: Thumbnail | None) -> dict[str, Any]:
         "right": one.label is None or one.label == one.predicted,
         "probabilities": list(one.proba.items())[:_CLASSES],
         "less_likely": max(len(one.proba) - _CLASSES, 0),
-        "steps": list(_steps(one)),
+        "steps": list(contribution_steps(one.base, one.contributions)),
         "problem": None if picture is None else picture.problem,
         "photos": list(_photos(one, picture)),
         "tokens": [_token_texts(name, effects) for name, effects in one.tokens.items()],
@@ -527,11 +527,13 @@ def _explained(one: Explanation, picture: Thumbnail | None) -> dict[str, Any]:
     }
 
 
-def _steps(one: Explanation) -> Iterator[dict[str, Any]]:
+def contribution_steps(
+    base: Mapping[str, float], contributions: Mapping[str, Mapping[str, float]]
+) -> Iterator[dict[str, Any]]:
     """From what all means would have to the prediction, one input after the other, on the axis of probability."""
-    at = one.base["probability"]
-    yield _step("all at their means", 0.0, at, percent(at, 1), one.base["log_odds"], "rest")
-    for name, added in one.contributions.items():
+    at = base["probability"]
+    yield _step("all at their means", 0.0, at, percent(at, 1), base["log_odds"], "rest")
+    for name, added in contributions.items():
         value = added["probability"]
         css = "less" if value < 0 else "more"
         yield _step(name, at, at + value, f"{100 * value:+.1f}", added["log_odds"], css)

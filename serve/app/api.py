@@ -423,10 +423,12 @@ def duplicate_json(catalog: Catalog, found: Duplicate) -> dict[str, Any]:
 @router.get("/runs", tags=["runs"])
 def runs(request: Request) -> Any:
     """List the heads that answer, the default first; a browser gets the page."""
-    found = [describe_run(run) for run in served(request).runs.values()]
+    state = served(request)
     if wants_page(request):
-        return page(request, "app_runs.html", title="Runs", runs=found)
-    return Json({"runs": found})
+        from .pages import leaderboard  # which stands on this module
+
+        return page(request, "app_runs.html", title="Runs", runs=leaderboard(state))
+    return Json({"runs": [describe_run(run) for run in state.runs.values()]})
 
 
 def describe_run(run: Run) -> dict[str, Any]:

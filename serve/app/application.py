@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ... import __version__
 from ...errors import CorruptError, IcehouseError, LockedError
-from . import api, pages
+from . import api, browse, pages
 from .batching import OverloadedError
 from .monitoring import Measured
 from .protection import Protection
@@ -45,7 +45,10 @@ class Section:
 #: Every group of routes, in the order of the navigation.
 SECTIONS: tuple[Section, ...] = (
     Section(pages.shared, needs_store=False),
+    Section(pages.trying, "/", "Try it", needs_store=False),
+    Section(browse.router, "/browse", "Browse"),
     Section(api.router, "/runs", "Runs", needs_store=False),
+    Section(pages.reports),
 )
 
 

@@ -46,7 +46,10 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-#: Reports were written with their script and figures inside, and are known by their own policy; see `web.render`.
+#: Reports bring their style and figures, and lie in the store, which may be a stranger's: no script, no origin.
+POLICY_OF_REPORTS = (
+    "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
+)
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from icehouse.data.manifest import SourceOptions
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
@@ -21,7 +22,7 @@ HOST = "http://127.0.0.1:8000"
 def make_store(folder: Path, rows: int = 60) -> Store:
     """Posts ``i0`` to ``i59``, bright ones labelled day, dark ones dark; the last two are copies of the first two."""
     rng = np.random.default_rng(0)
-    lines = ["id,image,text,label,split"]
+    lines = ["id,image,text,label,third,split"]
     (folder / "images").mkdir(parents=True)
     for i in range(rows):
         bright = i % 2 == 0
@@ -31,9 +32,14 @@ def make_store(folder: Path, rows: int = 60) -> Store:
         file = f"{i if i < rows - 2 else i - rows + 2:02d}.png"
         split = ("train", "train", "dev", "test")[i // 2 % 4]
         label = "day" if bright else "dark"
-        lines.append(f"i{i},images/{file},{'sun' if bright else 'night'} number{i},{label},{split}")
+        lines.append(
+            f"i{i},images/{file},{'sun' if bright else 'night'} number{i},{label},{'abc'[i % 3]},{split}"
+        )
     (folder / "posts.csv").write_text("\n".join(lines) + "\n")
-    embed_sources([folder / "posts.csv"], folder / "store", encoder=ToyEncoder(), dtype="float32")
+    options = SourceOptions(label_columns=("label", "third"))
+    embed_sources(
+        [folder / "posts.csv"], folder / "store", encoder=ToyEncoder(), dtype="float32", options=options
+    )
     store = Store.open(folder / "store")
     train(store, "logreg", inputs="image/joint,text", label="label")
     return store

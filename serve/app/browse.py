@@ -1,0 +1,290 @@
+"""Browse and search pages: items as a grid, by words, picture, item, condition, label, a run's mistakes; one item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import numpy as np
+from fastapi import APIRouter, HTTPException, Query, Request
+
+from ...errors import IcehouseError, UsageError
+from ...heads.runs import Run, list_runs
+from ...web.render import Card, percent
+from .api import find_row, read_input, served
+from .catalog import Catalog, Neighbour
+from .inference import Query as Asked
+from .rendering import page
+from .state import State
+
+router = APIRouter(include_in_schema=False)
+
+#: Items of a page, and pages of a ranking.
+PER_PAGE, MAX_PAGE = 48, 200
+
+#: A label with more values than this is searched by a condition, not chosen from a list.
+MAX_CHOICES = 60
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is asked of the grid, as it stands in the address.
+
+    `q` are words to search by meaning, `like` an item and `by` in which respect ("looks" or "meaning"), `contains` a part of
+    the text or id, `where` a SQL condition, `equal` labels and split, `run` a run and `outcome` what it did to the item.
+    """
+
+    q: str = ""
+    like: str = ""
+    by: str = "looks"
+    contains: str = ""
+    where: str = ""
+    run: str = ""
+    outcome: str = "wrong"
+    page: int = 1
+    equal: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Mapping[str, str]) -> Choice:
+        """Read the parameters of an address; those that are not known are left alone."""
+        texts = {
+            name: given.get(name, "").strip()[:10_000] for name in ("q", "like", "contains", "where", "run")
+        }
+        number = given.get("page", "1")
+        return cls(
+            **texts,
+            by="meaning" if given.get("by") == "meaning" else "looks",
+            outcome="right" if given.get("outcome") == "right" else "wrong",
+            page=min(max(int(number), 1), MAX_PAGE) if number.isascii() and number.isdigit() else 1,
+            equal={name[3:]: value for name, value in given.items() if name.startswith("is.") and value},
+        )
+
+    def address(self, **changes: Any) -> str:
+        """Address of the page with some of it changed."""
+        other = replace(self, **{"page": 1, **changes})
+        given = {name: getattr(other, name) for name in ("q", "like", "contains", "where", "run")}
+        given |= {f"is.{name}": value for name, value in other.equal.items()}
+        given |= {"by": other.by} if other.like else {}
+        given |= {"outcome": other.outcome} if other.run else {}
+        given |= {"page": str(other.page)} if other.page > 1 else {}
+        return "/browse?" + urlencode({name: value for name, value in given.items() if value})
+
+    @property
+    def title(self) -> str:
+        """What the page is called."""
+        if self.q:
+            return self.q
+        if self.like:
+            return f"{'Means' if self.by == 'meaning' else 'Looks'} like {self.like}"
+        return (
+            f"{'Mistakes' if self.outcome == 'wrong' else 'Right answers'} of {self.run}"
+            if self.run
+            else "Browse"
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """Rows of a page of the grid, the scores of a ranking, remarks on items, how many there are in all (None: a ranking)."""
+
+    rows: list[int]
+    total: int | None
+    more: bool
+    scores: Mapping[int, float] = field(default_factory=dict)
+    remarks: Mapping[int, str] = field(default_factory=dict)
+    feature: str | None = None
+
+
+async def find(state: State, catalog: Catalog, choice: Choice, image: bytes | None = None) -> Found:
+    """One page of what is asked for."""
+    inference = state.inference if choice.q or image else None
+    if inference is not None:
+        asked = Asked(image, None if image else choice.q)
+        kind = asked.kinds[0]
+        feature = inference.search_feature(catalog, kind, joint=False)
+        spec = inference.asking_spec(feature, kind)
+        async with inference.admission():
+            embedded = await inference.embed(asked, [spec])
+            vector = embedded.vector(spec)
+            return await inference.in_thread(lambda: _ranked(catalog, choice, feature, vector))
+    return _listed(state, catalog, choice)
+
+
+def _listed(state: State, catalog: Catalog, choice: Choice) -> Found:
+    """A page of the items that meet the conditions, in the order of the store, of a run, or of a ranking by an item."""
+    if choice.like:
+        row = catalog.row(choice.like)
+        if row is None:
+            raise HTTPException(404, "there is no such item")
+        feature, vector = like_vector(catalog, row, meaning=choice.by == "meaning")
+        return _ranked(catalog, choice, feature, vector, without=row)
+    rows = _filtered(catalog, choice)
+    remarks: dict[int, str] = {}
+    if choice.run:
+        ordered, remarks = _outcomes(catalog, _stored_run(state, choice.run), wrong=choice.outcome == "wrong")
+        rows = ordered[np.isin(ordered, rows)]
+    start = (choice.page - 1) * PER_PAGE
+    shown = rows[start : start + PER_PAGE].tolist()
+    return Found(shown, len(rows), len(rows) > start + PER_PAGE, remarks=remarks)
+
+
+def _filtered(catalog: Catalog, choice: Choice) -> np.ndarray:
+    return catalog.select(where=choice.where or None, equal=choice.equal, words=choice.contains or None)
+
+
+def _ranked(catalog: Catalog, choice: Choice, feature: str, vector: Any, without: int | None = None) -> Found:
+    filtered = choice.where or choice.equal or choice.contains or choice.run
+    rows = _filtered(catalog, choice) if filtered else None
+    start = (choice.page - 1) * PER_PAGE
+    near: list[Neighbour] = catalog.feature(feature).nearest(vector, start + PER_PAGE + 1, rows, without)
+    shown = near[start : start + PER_PAGE]
+    scores = {each.row: each.score for each in shown}
+    return Found(list(scores), None, len(near) > start + PER_PAGE, scores, feature=feature)
+
+
+def like_vector(catalog: Catalog, row: int, *, meaning: bool) -> tuple[str, np.ndarray]:
+    """Feature and vector by which items like this one are found: `pooled` tells how it looks, `joint` what it means."""
+    for images in (True, False):
+        for name in catalog.default_features(images=images, joint=meaning):
+            vector = catalog.feature(name).vector(row)
+            if vector is not None:
+                return name, vector
+    raise UsageError("the item has no features to compare it by: embed it with `icehouse embed`")
+
+
+def _stored_run(state: State, name: str) -> Run:
+    assert state.store is not None
+    return Run.load(state.store, name)
+
+
+def _outcomes(catalog: Catalog, run: Run, *, wrong: bool) -> tuple[np.ndarray, dict[int, str]]:
+    """Rows that a run predicted wrongly (or rightly) when it was scored, surest first, with what it said."""
+    table = run.predictions()
+    proba = np.stack([table[f"p_{label}"].to_numpy() for label in run.classes], axis=1)
+    found: list[tuple[float, int, str]] = []
+    for item, y, said, sure in zip(
+        table["item_id"].to_pylist(),
+        table["y"].to_pylist(),
+        table["predicted"].to_pylist(),
+        proba.max(axis=1).tolist(),
+        strict=True,
+    ):
+        row = catalog.row(item)
+        if row is not None and (said != y) == wrong:
+            found.append((-sure, row, f"predicted {said} {percent(sure)}, is {y}"))
+    found.sort()
+    return np.array([row for _, row, _ in found], np.int64), {row: told for _, row, told in found}
+
+
+def cards(catalog: Catalog, found: Found) -> list[dict[str, Any]]:
+    """Cards of a page, each with its score and remark."""
+    return [
+        {
+            "card": item_card(catalog, row, found.scores.get(row)),
+            "score": found.scores.get(row),
+            "remark": found.remarks.get(row),
+        }
+        for row in found.rows
+    ]
+
+
+def item_card(catalog: Catalog, row: int, score: float | None = None, side: int = 320) -> Card:
+    """Card of an item that leads to its page."""
+    meter = None if score is None else min(max(score, 0.0), 1.0)
+    card = catalog.card(row, side=side, meter=meter)
+    return replace(card, href=item_url(card.item_id))
+
+
+def item_url(item_id: str) -> str:
+    """Address of an item's page."""
+    return f"/item?{urlencode({'id': item_id})}"
+
+
+@router.get("/browse")
+async def browse(request: Request) -> Any:
+    """The grid."""
+    return await _grid(request, Choice.of(dict(request.query_params)))
+
+
+@router.post("/browse")
+async def browse_by_picture(request: Request) -> Any:
+    """The grid, ranked by a picture that is uploaded."""
+    asked = await read_input(request)
+    if asked.image is None:
+        return await _grid(request, Choice(q=asked.text or ""))
+    return await _grid(request, Choice(), asked.image)
+
+
+async def _grid(request: Request, choice: Choice, image: bytes | None = None) -> Any:
+    state = served(request)
+    catalog = state.catalog
+    problem, found = None, Found([], 0, False)
+    try:
+        found = await find(state, catalog, choice, image)
+    except UsageError as error:
+        problem = str(error)  # of the condition: the form stays, to be corrected
+    return page(
+        request,
+        "app_browse.html",
+        status=422 if problem else 200,
+        title="Like the picture" if image else choice.title,
+        choice=choice,
+        problem=problem,
+        found=found,
+        uploaded=image is not None,
+        cards=cards(catalog, found),
+        pages=1 if found.total is None else max(1, -(-found.total // PER_PAGE)),
+        choices=label_choices(catalog),
+        runs=[run.run_id for run in reversed(list_runs(catalog.store, damaged=[]))][:50],
+        size=len(catalog),
+    )
+
+
+def label_choices(catalog: Catalog) -> dict[str, list[str]]:
+    """Values to choose from of every label that has few."""
+    names = [name for name in ("split", *catalog.labels) if name in catalog.table.column_names]
+    values = {name: catalog.values_of(name, MAX_CHOICES + 1) for name in names}
+    return {name: found for name, found in values.items() if 0 < len(found) <= MAX_CHOICES}
+
+
+@router.get("/item")
+def item(request: Request, id: Annotated[str, Query(max_length=4000)]) -> Any:
+    """Everything about one item, and what is like it."""
+    state = served(request)
+    catalog = state.catalog
+    row = find_row(catalog, id)
+    like: dict[str, list[dict[str, Any]]] = {}
+    for by in ("looks", "meaning"):
+        try:
+            feature, vector = like_vector(catalog, row, meaning=by == "meaning")
+        except IcehouseError:
+            continue
+        near = catalog.feature(feature).nearest(vector, 6, without=row)
+        scores = {each.row: each.score for each in near}
+        like[by] = cards(catalog, Found(list(scores), None, True, scores, feature=feature))
+    return page(
+        request,
+        "app_item.html",
+        title=id,
+        card=catalog.card(row, side=720),
+        values={name: value for name, value in catalog.values(row).items() if value is not None},
+        like=like,
+        said=[told for run in state.runs.values() if (told := _said(run, id)) is not None],
+        browse=Choice(like=id),
+    )
+
+
+def _said(run: Run, item_id: str) -> dict[str, Any] | None:
+    """What a run said of an item when it was scored, or that it learned from it."""
+    table = run.predictions()
+    at = np.flatnonzero(np.array(table["item_id"].to_pylist(), object) == item_id)
+    if not len(at):
+        roles = run.training_items() if (run.path / "training.parquet").exists() else {}
+        role = next((role for role, ids in roles.items() if item_id in ids), None)
+        return None if role is None else {"run": run.run_id, "role": role, "proba": {}}
+    values = table.slice(int(at[0]), 1).to_pylist()[0]
+    proba = {label: values[f"p_{label}"] for label in run.classes}
+    ordered = dict(sorted(proba.items(), key=lambda pair: -pair[1]))
+    return {"run": run.run_id, "role": values["split"], "true": values["y"], "proba": ordered}
