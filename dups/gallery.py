@@ -193,6 +193,7 @@ def _write(
                 taken,
                 number=number,
                 total=len(parts),
+                all_groups=len(selection),
                 overview=overview if len(parts) == 1 else None,
             )
             weight += _put(temp / _page_name(number, len(parts)), text)
@@ -212,7 +213,12 @@ def _write(
             )
         if len(parts) > 1:
             text = render(
-                "gallery_index.html", title=_title(search), search=search, overview=overview, pages=index
+                "gallery_index.html",
+                title=_title(search),
+                search=search,
+                overview=overview,
+                pages=index,
+                all_groups=len(selection),
             )
             weight += _put(temp / "index.html", text)
         made = pictures.made
@@ -240,12 +246,13 @@ def gallery_page(
     *,
     number: int = 1,
     total: int = 1,
+    all_groups: int | None = None,
     overview: dict[str, Any] | None = None,
 ) -> str:
     """Page `number` of `total` of a gallery.
 
     `search` is the ``summary.json`` of the search, `pictures` has one for each member of `groups` (None without an image),
-    and `overview` is what the only page tells of the search as a whole.
+    `all_groups` is how many groups all pages have, and `overview` is what the only page tells of the search as a whole.
     """
     rule = search["parameters"]
     texts = rule["content"] == "text_sha256"
@@ -262,11 +269,13 @@ def gallery_page(
         search=search,
         overview=overview,
         links=links if total > 1 else None,
+        page=f"{_page_name(number, total)}/{total}",
+        all_groups=len(groups) if all_groups is None else all_groups,
         kinds={
             "exact": "equal text" if texts else "equal bytes",
             "perceptual": "perceptual hash",
             "embedding": "embedding",
-            "variant": "other words",
+            **({"variant": "other words"} if rule.get("variants") == "drop" or search.get("judged") else {}),
             INDIRECT: "by way of others",
             **({JUDGED: "judged by people"} if search.get("judged") else {}),
         },

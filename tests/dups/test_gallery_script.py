@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from galleries import entry, filled, near
 from html_page import HtmlPage
+from icehouse.dups.apply import apply_judgements
 from icehouse.dups.commands import gallery
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
@@ -68,10 +69,10 @@ def test_the_command_makes_what_the_library_makes() -> None:
     assert ours["per_page"].default == library["per_page"].default
 
 
-def ask(page: Path, folder: Path, script: str, address: str = "") -> Any:
+def ask(page: Path, folder: Path, script: str, address: str = "", *, tools: bool = True) -> Any:
     """What `script` returns, run in the browser after the page's own one; the policy would forbid it and is left out."""
     text = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text(encoding="utf-8"))
-    run = f"document.title = JSON.stringify((() => {{ {SETUP} {script} }})())"
+    run = f"document.title = JSON.stringify((() => {{ {SETUP if tools else ''} {script} }})())"
     copy = folder / "page.html"
     copy.write_text(text.replace("</body>", f"<script>{run}</script></body>"), encoding="utf-8")
     command = [
@@ -157,4 +158,152 @@ def test_judgements_in_a_browser(page: Path, tmp_path: Path) -> None:
     path.write_text(text, encoding="utf-8", newline="")
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [tuple(row.values()) for row in rows] == [(kept, near_one, "1"), (kept, far, "0")]
+    assert [tuple(row.values()) for row in rows] == [(kept, near_one, "1", ""), (kept, far, "0", "")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no browser")
+def test_keys_bulk_actions_and_undo_in_a_browser(page: Path, tmp_path: Path) -> None:
+    kept, near_one, far, farthest, copy = IDS
+    told = ask(
+        page,
+        tmp_path,
+        f"const [kept, near, far, farthest, copy] = {json.dumps(IDS)};"
+        """
+        const of = (id) => Array.from(document.querySelectorAll(".member")).find((m) => JSON.parse(m.dataset.id) === id);
+        const at = () => document.activeElement.dataset.id && JSON.parse(document.activeElement.dataset.id);
+        const key = (name, shiftKey = false) => document.activeElement.dispatchEvent(
+          new KeyboardEvent("keydown", { key: name, shiftKey, bubbles: true, cancelable: true }));
+        const rows = () => {
+          saved = "";
+          if (!field("save").disabled) field("save").click();
+          return saved.split("\\r\\n").slice(1, -1).length;
+        };
+        const progress = () => tools.querySelector(".progress-told").textContent;
+        const out = { walk: [], start: progress() };
+        key("j"); out.walk.push(at()); key("j"); out.walk.push(at()); key("h"); out.walk.push(at());
+        key("ArrowDown"); out.walk.push(at()); key("ArrowUp"); out.walk.push(at());
+        const first = of(out.walk[0]), image = first.querySelector("img"), src = image.src;
+        key(" "); out.flipped = image.src !== src; key(" "); out.back = image.src === src;
+        key("y"); out.next = at(); key("n"); out.third = at();
+        out.pressed = [out.walk[0], out.walk[1]].map((id) => [".yes", ".no"].map(
+          (css) => of(id).querySelector(css).getAttribute("aria-pressed")));
+        out.two = rows();
+        key("u"); out.one = rows();
+        key("u"); key("u"); out.none = field("save").disabled;
+        key("a"); out.exact = rows(); out.exactText = saved;
+        of(far).focus(); key("g"); out.group = rows(); out.after = progress();
+        of(far).focus(); key("k"); field("save").click(); out.keep = saved;
+        out.chosen = [of(far).className, of(kept).className];
+        key("u"); field("save").click(); out.unkept = saved;
+        of(far).focus(); key("G", true); field("save").click(); out.all = saved;
+        field("q").focus(); key("u"); field("save").click(); out.typed = saved === out.all;
+        document.activeElement.blur();
+        key("?"); const help = document.querySelector("dialog.keys"); out.help = help.open;
+        help.querySelector("button").click(); out.closed = !help.open;
+        return out;
+        """,
+    )
+    assert told["start"] == "0 of 2 groups judged"
+    first, second = told["walk"][:2]
+    assert told["walk"] == [first, second, first, second, first]
+    assert first != second
+    assert told["flipped"]
+    assert told["back"]
+    assert (told["next"], told["third"] not in (first, second)) == (second, True)
+    assert told["pressed"] == [["true", "false"], ["false", "true"]]
+    assert (told["two"], told["one"], told["none"]) == (2, 1, True)
+    assert told["exact"] == 1
+    assert list(csv.reader(told["exactText"].splitlines()))[-1][:3] == [kept, copy, "1"]
+    assert told["group"] == 4
+    assert told["after"] == "1 of 2 groups judged"
+
+    def judged(text: str) -> dict[str, tuple[str, str]]:
+        path = tmp_path / "read.csv"
+        path.write_text(text, encoding="utf-8", newline="")
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["b"]: (row["label"], row["keep"]) for row in csv.DictReader(file)}
+
+    assert judged(told["keep"])[far] == ("1", far)
+    assert "chosen" in told["chosen"][0]
+    assert "replaced" in told["chosen"][1]
+    assert judged(told["unkept"])[far] == ("1", "")
+    # Equal bytes are no different pictures.
+    assert judged(told["all"]) == {
+        near_one: ("0", ""), far: ("0", ""), farthest: ("0", ""), copy: ("1", ""),
+    }  # fmt: skip
+    assert told["typed"]
+    assert told["help"]
+    assert told["closed"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no browser")
+def test_judgements_are_loaded_and_applied(page: Path, tmp_path: Path) -> None:
+    """What a page saves, `apply` takes; and a page goes on from a file, the odd ids and all."""
+    kept, near_one, far, _, _ = IDS
+    quoted = [value.replace('"', '""') for value in (kept, near_one, far)]
+    saved = (
+        f'a,b,label,keep\r\n"{quoted[0]}","{quoted[1]}",0,\r\n"{quoted[0]}","{quoted[2]}",1,"{quoted[2]}"\r\n'
+    )
+    text, progress = ask(
+        page,
+        tmp_path,
+        f"const text = {json.dumps(saved)};"
+        """
+        const transfer = new DataTransfer();
+        const file = new File([text], "judged.csv");
+        file.text = () => ({ then: (use) => use(text) });  // at once, since this script does not wait
+        Object.defineProperty(field("file"), "files", { value: [file] });
+        field("file").dispatchEvent(new Event("change"));
+        field("save").click();
+        return [saved, tools.querySelector(".progress-told").textContent];
+        """,
+    )
+    assert text == saved
+    assert progress == "0 of 2 groups judged"
+    path = tmp_path / "judged.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    store = page.parents[3]
+    try:
+        done = apply_judgements(store, path)
+        assert done.problems == []
+        rows = {row["item_id"]: row for row in done.search.clusters().to_pylist()}
+        assert rows[far]["keeper"]
+        assert near_one not in rows or rows[near_one]["group"] != rows[far]["group"]
+    finally:
+        apply_judgements(store, undo=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no browser")
+def test_progress_over_pages(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    items = []
+    for k in range(6):
+        picture(k // 2, 200 - 60 * (k % 2), 150 - 45 * (k % 2)).save(root / f"{k}.png")
+        items.append(entry(root / f"{k}.png", f"item {k}"))
+    store = filled(tmp_path / "store", items, near([0, 3, 40, 43, 80, 83]))
+    find_duplicates(store, rule=0.95, views=False)
+    index = write_gallery(store, per_page=1).path
+    first = index.with_name("page-0001.html")
+    yes = 'document.querySelector(".member:not(.kept) .yes").click(); field("save").click();'
+    told = 'tools.querySelector(".progress-told").textContent'
+    # One file stands for all pages: the address of a page decides what a browser keeps for it.
+    (tmp_path / "browser").mkdir()
+    assert ask(first, tmp_path / "browser", f"{yes} return {told}") == "1 of 3 groups judged"
+    second = index.with_name("page-0002.html")
+    saved, progress = ask(second, tmp_path / "browser", f"{yes} return [saved, {told}]")
+    assert progress == "2 of 3 groups judged"
+    assert len(saved.splitlines()) == 3
+    shown = ask(
+        index,
+        tmp_path / "browser",
+        """
+        return [document.querySelector(".progress-told").textContent,
+          Array.from(document.querySelectorAll(".album .judged"), (one) => one.hidden ? "" : one.textContent)];
+        """,
+        tools=False,
+    )
+    assert shown == ["2 of 3 groups judged", ["1 of 1 judged", "1 of 1 judged", ""]]

@@ -23,12 +23,12 @@ HOSTILE = [
 TAGS = (
     "html|head|meta|title|style|script|body|header|main|footer|section|nav|div|span|p|b|i|small|br|code|pre|mark|bdi|h[123]|a|"
     "ul|ol|li|dl|dt|dd|table|thead|tbody|tr|th|td|figure|figcaption|details|summary|img|svg|g|defs|use|text|path|rect|circle|"
-    "label|fieldset|legend|select|option|button|input|output"
+    "label|fieldset|legend|select|option|button|input|output|progress|dialog|kbd"
 )
 ATTRIBUTES = (
     "class|id|style|lang|charset|name|content|http-equiv|dir|href|rel|role|title|hidden|aria-[a-z]+|src|alt|loading|decoding|"
     "width|height|viewbox|x|y|cx|cy|r|rx|d|transform|stroke|stroke-width|stroke-dasharray|fill|scope|colspan|type|value|"
-    "checked|disabled|autocomplete|min|max|step|placeholder|data-[a-z]+"
+    "checked|disabled|autocomplete|autofocus|min|max|step|placeholder|data-[a-z]+"
 )
 VOID = {"meta", "br", "img", "input"}
 VALUES = {

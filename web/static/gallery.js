@@ -1,5 +1,5 @@
 // The gallery of near-duplicates: hides, shows and reorders what the page has already, and takes down what whoever looks at
-// it judges. The state of the controls travels in the address after "#?", so that it goes along to the next page and into a
+// it judges, by mouse or keys. The state of the controls travels in the address after "#?", so that it goes along to the next page and into a
 // bookmark.
 (() => {
   "use strict";
@@ -35,16 +35,73 @@
   let sorted = "page";
 
   // Judgements are kept by the browser for all pages of this search, if it keeps anything for files; else by the page.
+  // `pairs`: pair to 1 (duplicates) or 0 (different); `keep`: id of a kept one to that of the one to keep in its place;
+  // `undo`: what changes had been; `pages`: how many groups of each page are judged, of how many.
   const place = "icehouse-dups " + list.dataset.search;
-  let judged = {};
+  const slots = { pairs: "", keep: " keep", undo: " undo", pages: " pages" };
+  const state = { pairs: {}, keep: {}, undo: [], pages: {} };
+  const page = list.dataset.page, total = Number(list.dataset.total) || groups.length;
   function reread() {
-    try { judged = JSON.parse(localStorage.getItem(place)) || judged; } catch { /* nothing kept */ }
+    for (const [name, slot] of Object.entries(slots)) {
+      try { state[name] = JSON.parse(localStorage.getItem(place + slot)) || state[name]; } catch { /* nothing kept */ }
+    }
   }
-  function judge(pair, label) {
+  function store() {
+    try {
+      for (const [name, slot] of Object.entries(slots)) localStorage.setItem(place + slot, JSON.stringify(state[name]));
+    } catch { /* then for this page only */ }
+  }
+  const own = (record, key) => Object.prototype.hasOwnProperty.call(record, key) ? record[key] : undefined;
+  function put(record, key, value) {
+    const before = own(record, key);
+    if (value === undefined || value === null) delete record[key]; else record[key] = value;
+    return before === undefined ? null : before;
+  }
+  // Edits are [pairs or keep, key, value]; all of one call are undone at once.
+  function change(edits) {
     reread();
-    if (judged[pair] === label) delete judged[pair]; else judged[pair] = label;
-    try { localStorage.setItem(place, JSON.stringify(judged)); } catch { /* then for this page only */ }
+    const before = edits.map(([where, key, value]) => [where, key, put(state[where], key, value)]).reverse();
+    if (edits.length) state.undo = [...state.undo, before].slice(-500);
+    tell();
+    store();
   }
+  function undo() {
+    reread();
+    const last = state.undo.pop();
+    for (const [where, key, value] of last || []) put(state[where], key, value);
+    tell();
+    store();
+    return last;
+  }
+  const label = (member) => own(state.pairs, member.pair);
+  const chosen = (group) => own(state.keep, group.keeper.id);
+  function judging(group, member, value) {
+    const edits = member.kind === "exact" && value === 0 ? [] : [["pairs", member.pair, value]];
+    if (value !== 1 && chosen(group) === member.id) edits.push(["keep", group.keeper.id, undefined]);
+    return edits;
+  }
+  function judge(group, member, value) {
+    change(judging(group, member, label(member) === value ? undefined : value));
+  }
+  function keep(group, member) {
+    const again = chosen(group) === member.id;
+    const edits = [["keep", group.keeper.id, again ? undefined : member.id]];
+    if (!again && label(member) !== 1) edits.push(["pairs", member.pair, 1]);
+    change(edits);
+  }
+  function all(group, value) {
+    change(group.others.filter((member) => !member.element.hidden).flatMap((member) => judging(group, member, value)));
+  }
+  function allExact() {
+    change(groups.flatMap((group) => group.others.filter((member) => member.kind === "exact")
+      .map((member) => ["pairs", member.pair, 1])));
+  }
+  // Equal bytes need no judgement, but where there is nothing else they stand for the group.
+  function done(group) {
+    const open = group.others.filter((member) => member.kind !== "exact");
+    return (open.length ? open : group.others).every((member) => label(member) !== undefined);
+  }
+
   function button(css, words, title, press) {
     const made = document.createElement("button");
     made.type = "button"; made.className = css; made.textContent = words; made.title = title;
@@ -53,54 +110,112 @@
   }
   const press = (element, on) => element.setAttribute("aria-pressed", String(on));
   for (const group of groups) {
-    const keeper = group.members.find((member) => member.kind === "keeper");
-    for (const member of group.members) {
-      if (member.kind === "keeper") continue;
+    group.keeper = group.members.find((member) => member.kind === "keeper");
+    group.others = group.members.filter((member) => member !== group.keeper);
+    const bulk = document.createElement("span");
+    bulk.className = "bulk";
+    bulk.append(
+      button("yes", "\u2713 whole group", "All of this group are duplicates of the kept one (g)", () => all(group, 1)),
+      button("no", "\u2717 whole group", "None of this group is one, equal bytes aside (Shift+G)", () => all(group, 0)),
+    );
+    group.element.querySelector("header").append(bulk);
+    for (const member of group.others) {
+      member.pair = JSON.stringify([group.keeper.id, member.id]);
+      member.element.tabIndex = 0;
       const box = document.createElement("div");
       box.className = "judge";
       if (member.kind !== "exact") {
-        member.pair = JSON.stringify([keeper.id, member.id]);
-        member.yes = button("yes", "\u2713 duplicate", "It is a duplicate of the kept one",
-          () => { judge(member.pair, 1); tell(); });
-        member.no = button("no", "\u2717 different", "It is something else",
-          () => { judge(member.pair, 0); tell(); });
+        member.yes = button("yes", "\u2713 duplicate", "It is a duplicate of the kept one (y)", () => judge(group, member, 1));
+        member.no = button("no", "\u2717 different", "It is something else (n)", () => judge(group, member, 0));
         box.append(member.yes, member.no);
       }
-      const own = member.element.querySelector(".frame img"), kept = keeper.element.querySelector(".frame img");
-      if (own && kept) {
-        const src = own.src;
-        const flip = button("flip", "\u21c4 flip", "Show the kept one in this one's place, to see what differs", () => {
-          const on = own.src === src;
-          own.src = on ? kept.src : src;
-          press(flip, on);
+      member.keep = button("keep", "\u2605 keep this", "Keep this one instead (k)", () => keep(group, member));
+      box.append(member.keep);
+      const image = member.element.querySelector(".frame img");
+      const kept = group.keeper.element.querySelector(".frame img");
+      if (image && kept) {
+        const src = image.src;
+        const title = "Show the kept one in this one's place, to see what differs (space)";
+        member.flip = button("flip", "\u21c4 flip", title, () => {
+          const on = image.src === src;
+          image.src = on ? kept.src : src;
+          press(member.flip, on);
         });
-        press(flip, false);
-        box.append(flip);
+        press(member.flip, false);
+        box.append(member.flip);
       }
-      if (box.firstChild) member.element.querySelector(".facts .head").after(box);
+      member.element.querySelector(".facts .head").after(box);
     }
   }
   function tell() {
+    let ready = 0;
     for (const group of groups) {
-      for (const member of group.members) {
-        if (member.pair === null) continue;
-        press(member.yes, judged[member.pair] === 1);
-        press(member.no, judged[member.pair] === 0);
+      const instead = chosen(group);
+      group.keeper.element.classList.toggle("replaced", instead !== undefined);
+      const whole = done(group);
+      group.element.classList.toggle("is-done", whole);
+      ready += whole;
+      for (const member of group.others) {
+        const value = label(member);
+        if (member.yes) { press(member.yes, value === 1); press(member.no, value === 0); }
+        press(member.keep, instead === member.id);
+        member.element.classList.toggle("is-duplicate", value === 1);
+        member.element.classList.toggle("is-different", value === 0);
+        member.element.classList.toggle("chosen", instead === member.id);
       }
     }
-    const count = Object.keys(judged).length;
+    state.pages[page] = { done: ready, of: groups.length };
+    // Of another gallery of the same search, with other pages, nothing is counted.
+    const mine = (name) => name.split("/")[1] === page.split("/")[1];
+    const judged = Object.entries(state.pages).reduce((sum, [name, one]) => sum + (mine(name) ? one.done : 0), 0);
+    const bar = field("progress");
+    bar.max = total; bar.value = Math.min(judged, total);
+    tools.querySelector(".progress-told").textContent = `${Math.min(judged, total)} of ${total} groups judged`;
+    const count = Object.keys(state.pairs).length;
     field("save").textContent = count ? `Save ${count} judged` : "Save pairs";
     field("save").disabled = count === 0;
+    field("undo").disabled = state.undo.length === 0;
   }
   function save() {
     reread();
     const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
-    const rows = Object.entries(judged).map(([pair, label]) => [...JSON.parse(pair).map(quoted), label].join(","));
+    const rows = Object.entries(state.pairs).map(([pair, value]) => {
+      const [a, b] = JSON.parse(pair);
+      return [quoted(a), quoted(b), value, own(state.keep, a) === b ? quoted(b) : ""].join(",");
+    });
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([["a,b,label", ...rows, ""].join("\r\n")], { type: "text/csv" }));
+    link.href = URL.createObjectURL(new Blob([["a,b,label,keep", ...rows, ""].join("\r\n")], { type: "text/csv" }));
     link.download = "judged.csv";
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  }
+  // What was saved before, or by somebody else, goes on here.
+  function cellsOf(text) {
+    const rows = [[]];
+    const cell = /(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/gy;
+    for (let found; cell.lastIndex < text.length && (found = cell.exec(text));) {
+      rows.at(-1).push(found[1] === undefined ? found[2] : found[1].replaceAll('""', '"'));
+      if (found[3] !== ",") rows.push([]);
+      if (!found[0]) break;
+    }
+    return rows.filter((row) => row.length > 1);
+  }
+  function load(text) {
+    const [header, ...rows] = cellsOf(text.replace(/^\ufeff/, ""));
+    const at = Object.fromEntries((header || []).map((name, k) => [name.trim(), k]));
+    if (at.a === undefined || at.b === undefined || at.label === undefined) {
+      told.textContent = "That file has no columns a, b and label: nothing was loaded";
+      return;
+    }
+    const edits = [];
+    for (const row of rows) {
+      const [a, b, value] = [row[at.a], row[at.b], row[at.label]];
+      if (a === undefined || b === undefined || !["0", "1"].includes(value)) continue;
+      edits.push(["pairs", JSON.stringify([a, b]), Number(value)]);
+      if (at.keep !== undefined && row[at.keep] === b) edits.push(["keep", a, b]);
+    }
+    change(edits);
+    told.textContent = `${rows.length} judgements loaded`;
   }
 
   function apply() {
@@ -109,7 +224,7 @@
     const least = fields.min.value === "" ? -Infinity : Number(fields.min.value);
     const most = fields.max.value === "" ? Infinity : Number(fields.max.value);
     const bounded = least > -Infinity || most < Infinity;
-    const all = kinds.every((box) => box.checked);
+    const every = kinds.every((box) => box.checked);
     let shownGroups = 0, shownMembers = 0;
     for (const group of groups) {
       let left = 0, hit = words.length === 0;
@@ -122,9 +237,10 @@
         }
         if (member.kind === "keeper") continue;
         const inside = !bounded || (member.cosine >= least && member.cosine <= most);
-        const known = member.pair !== null && member.pair in judged;
-        const asked = fields.judged.value === "" || (fields.judged.value === "yes" ? known : !known && member.pair !== null);
-        const stays = inside && asked && (all || on.has(member.kind));
+        const known = label(member) !== undefined;
+        const asked = fields.judged.value === ""
+          || (fields.judged.value === "yes" ? known : !known && member.kind !== "exact");
+        const stays = inside && asked && (every || on.has(member.kind));
         member.element.hidden = !stays;
         left += stays;
       }
@@ -139,17 +255,17 @@
     const s = (count) => count === 1 ? "" : "s";
     told.textContent = `${shownGroups} of ${groups.length} group${s(groups.length)}, `
       + `${shownMembers} duplicate${s(shownMembers)} on this page`;
-    remember(all);
+    remember(every);
   }
 
-  function remember(all) {
-    const state = new URLSearchParams();
+  function remember(every) {
+    const address = new URLSearchParams();
     for (const [name, input] of Object.entries(fields)) {
-      if (input.value !== "" && !(name === "sort" && input.value === "page")) state.set(name, input.value);
+      if (input.value !== "" && !(name === "sort" && input.value === "page")) address.set(name, input.value);
     }
-    if (!all) state.set("kind", kinds.filter((box) => box.checked).map((box) => box.value).join("."));
-    if (chained.checked) state.set("chained", "1");
-    const hash = state.toString() ? "#?" + state : "";
+    if (!every) address.set("kind", kinds.filter((box) => box.checked).map((box) => box.value).join("."));
+    if (chained.checked) address.set("chained", "1");
+    const hash = address.toString() ? "#?" + address : "";
     for (const link of document.querySelectorAll(".pages a")) {
       link.setAttribute("href", link.getAttribute("href").split("#")[0] + hash);
     }
@@ -159,19 +275,74 @@
 
   function recall() {
     if (!location.hash.startsWith("#?")) return;
-    const state = new URLSearchParams(location.hash.slice(2));
+    const address = new URLSearchParams(location.hash.slice(2));
     for (const [name, input] of Object.entries(fields)) {
-      if (state.has(name)) input.value = state.get(name);
+      if (address.has(name)) input.value = address.get(name);
     }
     if (!(fields.sort.value in orders)) fields.sort.value = "page";
-    const on = state.has("kind") ? state.get("kind").split(".") : null;
+    const on = address.has("kind") ? address.get("kind").split(".") : null;
     if (on) for (const box of kinds) box.checked = on.includes(box.value);
-    chained.checked = state.get("chained") === "1";
+    chained.checked = address.get("chained") === "1";
   }
+
+  // Keys: the card that has the focus is the one that is judged.
+  const help = document.querySelector("dialog.keys");
+  help.querySelector("button").addEventListener("click", () => help.close());
+  const shown = () => Array.from(list.querySelectorAll(".group:not([hidden]) .member:not([hidden])"), (element) => {
+    const group = groups.find((one) => one.element.contains(element));
+    return { group, member: group.members.find((one) => one.element === element) };
+  }).filter((one) => one.member !== one.group.keeper);
+  const focused = () => {
+    const element = document.activeElement && document.activeElement.closest(".member");
+    return element ? shown().find((one) => one.member.element === element) : undefined;
+  };
+  function step(by, open) {
+    const cards = shown(), here = focused();
+    let at = here ? cards.findIndex((one) => one.member === here.member) + by : by > 0 ? 0 : cards.length - 1;
+    while (open && cards[at] && (cards[at].member.kind === "exact" || label(cards[at].member) !== undefined)) at += by;
+    if (cards[at]) cards[at].member.element.focus();
+    else if (open) told.textContent = "Nothing more to judge below, on this page";
+  }
+  const keys = {
+    y: (one) => { if (label(one.member) !== 1) judge(one.group, one.member, 1); step(1, true); },
+    n: (one) => { if (one.member.kind !== "exact" && label(one.member) !== 0) judge(one.group, one.member, 0); step(1, true); },
+    k: (one) => keep(one.group, one.member),
+    " ": (one) => { if (one.member.flip) one.member.flip.click(); },
+    g: (one) => all(one.group, 1),
+    G: (one) => all(one.group, 0),
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey || help.open) return;
+    const target = event.target;
+    if (target.closest("input, select, textarea")) return;
+    const card = target.classList.contains("member");
+    const arrow = card || target === document.body;
+    if (event.key === "j" || (arrow && ["ArrowDown", "ArrowRight"].includes(event.key))) step(1, false);
+    else if (event.key === "h" || (arrow && ["ArrowUp", "ArrowLeft"].includes(event.key) && card)) step(-1, false);
+    else if (event.key === "u") undo();
+    else if (event.key === "a") allExact();
+    else if (event.key === "?") help.showModal();
+    else if (event.key in keys && focused() && !(event.key === " " && !card)) keys[event.key](focused());
+    else return;
+    event.preventDefault();
+  });
 
   tools.addEventListener("input", apply);
   tools.addEventListener("change", apply);
   field("save").addEventListener("click", save);
+  field("undo").addEventListener("click", undo);
+  field("exact").addEventListener("click", allExact);
+  field("exact").hidden = !groups.some((group) => group.others.some((member) => member.kind === "exact"));
+  field("keys").addEventListener("click", () => help.showModal());
+  const picker = document.createElement("input");
+  picker.type = "file"; picker.accept = ".csv,text/csv"; picker.hidden = true; picker.name = "file";
+  picker.addEventListener("change", () => {
+    const [file] = picker.files;
+    if (file) file.text().then(load);
+    picker.value = "";
+  });
+  field("load").after(picker);
+  field("load").addEventListener("click", () => picker.click());
   window.addEventListener("storage", () => { reread(); tell(); });
   field("reset").addEventListener("click", () => {
     for (const [name, input] of Object.entries(fields)) input.value = name === "sort" ? "page" : "";
