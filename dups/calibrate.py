@@ -158,10 +158,16 @@ def _pairs(m: int) -> tuple[np.ndarray, np.ndarray]:
 #: Changed copies of each sampled content; the transforms take turns.
 ROUNDS = 6
 
+#: Of so many contents one is changed by default, at least and at most so many: to make, hash and encode its copies takes
+#: about as long as to embed the others.
+_SAMPLED_OF, _FEWEST_SAMPLED, _MOST_SAMPLED = 12, 20, 200
+
 #: Kind of the copies that a user has labelled.
 LABELLED = "labelled"
 
 _LARGEST = 800
+#: Copies that are encoded at once: larger batches are no faster on a processor, and take hundreds of megabytes more.
+_BATCH = 16
 
 Progress = Callable[[int, int], None]
 
@@ -240,7 +246,7 @@ def make_copies(
             kinds.append(kind)
             turns.append(turn)
             alike.append(hashes)
-            if len(waiting) >= encoder.batch_size:
+            if len(waiting) >= min(encoder.batch_size, _BATCH):
                 flush()
         if progress:
             progress(taken, min(sample, len(contents)))
@@ -316,7 +322,7 @@ def calibrate(
     feature: str | None = None,
     expected_false_pairs: float = 1.0,
     pairs: str | Path | None = None,
-    sample: int = 200,
+    sample: int | None = None,
     seed: int = 0,
     hamming: int = DEFAULT_HAMMING,
     encoder: Encoder | None = None,
@@ -329,7 +335,7 @@ def calibrate(
     unrelated; negatives count as unrelated, however near their hashes.
     """
     store = Store.of(store)
-    if sample < 1:
+    if sample is not None and sample < 1:
         raise UsageError(f"the sample must be at least 1 content, not {sample}")
     check_expected(expected_false_pairs)
     feature = feature or default_feature(store)
@@ -340,6 +346,8 @@ def calibrate(
         raise UsageError(f"{feature} cannot be calibrated: that takes one vector an image or a text")
     contents, X = _contents(store, feature, spec["key"])
     n = len(contents)
+    if sample is None:
+        sample = min(max(n // _SAMPLED_OF, _FEWEST_SAMPLED), _MOST_SAMPLED)
     if n < MIN_ROWS:
         raise UsageError(
             f"{feature} has {n} different contents, and a calibration needs at least {MIN_ROWS} to know what unrelated "
@@ -449,7 +457,14 @@ def _fit_candidate(
     # A handful of labelled pairs is not to outweigh what dozens of copies say.
     weights = [min(1.0, (copies.kinds == kind).sum() / _AS_A_TRANSFORM) for kind in kinds]
     pick = np.random.default_rng(0).integers(0, len(units), (2, 100_000))
-    random = np.einsum("ij,ij->i", units[pick[0]], units[pick[1]])[pick[0] != pick[1]]
+    pick = pick[:, pick[0] != pick[1]]
+    # In parts: of 1,280 dimensions these rows are a gigabyte.
+    random = np.concatenate(
+        [
+            np.einsum("ij,ij->i", units[a], units[b])
+            for a, b in zip(*(np.array_split(p, 50) for p in pick), strict=True)
+        ]
+    )
     return _Candidate(
         shrinkage, mean, matrix, tail, int(related.sum()), positives, cosine[~related], random, threshold,
         float(np.average(recalls, weights=weights)),

@@ -210,6 +210,9 @@ MIN_ROWS = 16
 #: Share of the way from the unrelated pairs to the first copy above them.
 _MARGIN = 1 / 3
 _BLOCK = 256
+
+#: Transforms that leave a picture what it is, and the recall of them below which a calibration is of little use.
+_SAVED_AGAIN, _MIN_RECALL = ("recompress", "format"), 0.9
 _FORMAT = 2
 
 
@@ -342,6 +345,20 @@ class Calibration:
         cosine = self.tail.threshold(n, expected)
         first = bisect_left(self.copies, cosine)
         return cosine if first == len(self.copies) else cosine + _MARGIN * (self.copies[first] - cosine)
+
+    def weakness(self) -> str:
+        """Say that even copies that were only saved again are missed, with the remedies; empty where they are found."""
+        rows = [row for row in self.report.get("transforms", ()) if row["transform"] in _SAVED_AGAIN]
+        copies = sum(row["copies"] for row in rows)
+        share = sum(row["copies"] * row["cascade"] for row in rows) / copies if copies else 1.0
+        if share >= _MIN_RECALL:
+            return ""
+        return (
+            f"by this calibration only {share:.0%} of the pictures that were merely saved again as another file are found "
+            f"(of {copies} copies), so that most duplicates of this set will be missed: the set looks alike to "
+            f"{self.feature}. Allow more false pairs (--expected-false-pairs), label pairs (--pairs), take a calibration of "
+            "another set (--import), or use another encoder"
+        )
 
     def grown(self, n: int) -> bool:
         """Whether there are now so many contents that the map has not seen that the tail no longer holds for them."""

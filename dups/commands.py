@@ -52,7 +52,12 @@ def calibrate(
         Path | None,
         typer.Option("--pairs", metavar="FILE", help="CSV of known pairs: a, b, and perhaps label."),
     ] = None,
-    sample: Annotated[int, typer.Option("--sample", help="Contents to make changed copies of.")] = 200,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            "--sample", help="Contents to make changed copies of.", show_default="a twelfth, from 20 to 200"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     device: DeviceOption = "auto",
     to_file: Annotated[
@@ -113,11 +118,13 @@ def calibrate(
     )
     if "hash" in stages:
         echo(_of_hashes(report))
-    if report["sampled"] < min(sample, report["contents"]):
+    if report["sampled"] < min(report["sample"], report["contents"]):
         say(
             f"note: copies were made of only {report['sampled']:,} of {report['contents']:,} contents: "
             "the other files could not be read again, or hold blank pictures"
         )
+    if weakness := made.weakness():
+        say(f"warning: {weakness}")
     if report["suspected_duplicates"] or report["pairs_left_out"]:
         say(
             f"note: {report['pairs_left_out']} pairs were left out for near hashes or labels, "

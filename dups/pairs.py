@@ -164,6 +164,8 @@ def _calibrated(
     notes = [
         f"cosine {cosine:.4f} by the calibration of {feature}, at {false_pairs_text(wanted)} among {n} contents"
     ]
+    if weakness := made.weakness():
+        notes.append(weakness)
     if made.grown(n):
         notes.append(
             f"the calibration has seen {made.rows} contents, and there are {n}: newer ones may make more false pairs; "

@@ -317,3 +317,25 @@ def test_mini_finds_the_copies_of_photographs(tmp_path: Path) -> None:
     assert planted <= pairs
     assert len(pairs - planted) <= 1
     assert isinstance(found.pairs(), pa.Table)
+
+
+@pytest.mark.parametrize(("contents", "sampled"), [(16, 16), (40, 20), (600, 50), (100_000, 200)])
+def test_few_copies_are_made_of_few_contents(
+    contents: int, sampled: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To calibrate is not to take longer than to embed."""
+    import icehouse.dups.calibrate as module
+
+    table = pa.table({name: pa.nulls(contents) for name in ("item_id", "phash")})
+    monkeypatch.setattr(module, "_contents", lambda *_: (table, np.ones((contents, 4), np.float16)))
+    monkeypatch.setattr(module.Hashes, "of", classmethod(lambda *_: None))
+    asked = []
+
+    def stop(*arguments: Any) -> None:
+        asked.append(min(arguments[5], contents))
+        raise UsageError("enough")
+
+    monkeypatch.setattr(module, "make_copies", stop)
+    with pytest.raises(UsageError, match="enough"):
+        made(store, sample=None)
+    assert asked == [sampled]

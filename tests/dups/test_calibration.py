@@ -301,3 +301,18 @@ def test_hashes_of_lookalikes_get_fewer_bits() -> None:
     # A few that lie apart from all others are copies that nothing else has found.
     usual = np.clip(np.round(rng.normal(32, 4, 20_000) / 2) * 2, 12, 64)
     assert fit_bits(np.append(usual, np.repeat([0, 2, 4], 200))) == fit_bits(usual)
+
+
+@pytest.mark.parametrize(
+    ("recompressed", "reformatted", "share"), [(1.0, 0.85, ""), (0.9, 0.88, "89%"), (0.2, 0.4, "30%")]
+)
+def test_recall_of_plain_saving_is_warned_of_below_nine_tenths(
+    tail: TailFit, recompressed: float, reformatted: float, share: str
+) -> None:
+    rows = [
+        {"transform": "recompress", "copies": 20, "cascade": recompressed},
+        {"transform": "format", "copies": 20, "cascade": reformatted},
+        {"transform": "crop_20", "copies": 500, "cascade": 0.0},
+    ]
+    told = replace(made(tail), report={"transforms": rows}).weakness()
+    assert (share in told and "will be missed" in told) if share else told == ""
