@@ -33,6 +33,7 @@ from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, i
 from .hashing import ViewHashes, blank_hashes, view_radius
 from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
 from .orientation import TurnedPairs, turned_pairs
+from .overlays import Overlays
 from .pairs import (
     DEFAULT_HAMMING,
     ENGINES,
@@ -360,8 +361,15 @@ def find_duplicates(
                 )
             write_items(temp, ranked, items[key], contents)
             texts = texts_of(store, items) if key == "image_sha256" else []
+            pictures = None
+            if viewed:
+                digests = items[key].take(pa.array(ranked.best)).cast(pa.string()).combine_chunks()
+                pictures = Overlays(
+                    lambda numbers, of=digests: load_thumbs(store, of.take(pa.array(numbers))),
+                    np.arange(len(contents)),
+                )
             contents.variants = Variants.gather(
-                texts, ranked.content, len(contents), dropped=variants == "drop"
+                texts, ranked.content, len(contents), pictures, dropped=variants == "drop"
             )
             said = next((one.values for one in texts[::-1]), None)
             del items, texts

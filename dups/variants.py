@@ -5,7 +5,7 @@ the benign confounders of hateful memes (Kiela et al. 2020). Such a pair is told
 
 What texts can say is said by their words, without addresses, user names, closing hashtags and emoji. A missing text, or one
 of hardly a letter, says nothing. Where texts say nothing, or the same, thumbnails of the two pictures are laid over each
-other (`icehouse.dups.words_in_pictures`).
+other (`icehouse.dups.overlays`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +23,7 @@ import pyarrow.compute as pc
 
 from ..data.text import clean
 from ..store.store import Store
-
-if TYPE_CHECKING:
-    from .captions_apart import Captions
+from .overlays import Overlays
 
 #: What becomes of variants: both are kept, or they count as duplicates.
 Policy: TypeAlias = Literal["keep", "drop"]
@@ -43,6 +41,10 @@ _LEAST_LETTERS = 3
 
 #: Different texts of copies of one picture that are compared, and characters of each.
 _TEXTS, _CHARS = 8, 5000
+
+#: Pairs whose pictures are laid over each other, at a tenth of a millisecond each. Beyond them only those are that groups
+#: are made of.
+MAX_OVERLAYS = 300_000
 
 #: What told a pair as a variant, as `Variants.of` numbers it.
 EVIDENCE = (None, "text", "picture")
@@ -228,8 +230,9 @@ class Variants:
     """What tells variants among contents: their texts, the strongest evidence first, and their pictures."""
 
     texts: list[TextSets]
-    pictures: Captions | None = None
+    pictures: Overlays | None = None
     dropped: bool = False  # whether variants count as duplicates all the same
+    looked_at: int = 0  # pairs whose pictures were to be laid over each other
 
     @classmethod
     def gather(
@@ -237,7 +240,7 @@ class Variants:
         texts: Sequence[Texts],
         content: np.ndarray,
         contents: int,
-        pictures: Captions | None = None,
+        pictures: Overlays | None = None,
         *,
         dropped: bool = False,
     ) -> Variants:
@@ -247,12 +250,12 @@ class Variants:
     def subset(self, numbers: np.ndarray) -> Variants:
         """Those of the contents `numbers`, renumbered from 0."""
         pictures = None if self.pictures is None else self.pictures.subset(numbers)
-        return Variants([one.subset(numbers) for one in self.texts], pictures, self.dropped)
+        return Variants([one.subset(numbers) for one in self.texts], pictures, self.dropped, self.looked_at)
 
-    def of(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    def of(self, i: np.ndarray, j: np.ndarray, *, whole: bool = False) -> np.ndarray:
         """Which evidence tells each pair as a variant, int8 (m,): a place in `EVIDENCE`, 0 if none does.
 
-        A content is none of itself.
+        A content is none of itself. Unless `whole`, pictures are laid over each other only up to `MAX_OVERLAYS` times.
         """
         told = np.zeros(len(i), np.int8)
         open_ = np.flatnonzero(i != j)
@@ -261,7 +264,11 @@ class Variants:
             told[open_[agree < AGREEING]] = 1
         if self.pictures is not None:
             rest = open_[told[open_] == 0]
-            told[rest[self.pictures.differ(i[rest], j[rest])]] = 2
+            if not whole:
+                held = rest[: max(MAX_OVERLAYS - self.looked_at, 0)]
+                self.looked_at += len(rest)
+                rest = held
+            told[rest[self.pictures.of(i[rest], j[rest]).differ]] = 2
         return told
 
     def beyond(self, keeper: np.ndarray, member: np.ndarray) -> Iterator[np.ndarray]:
@@ -273,7 +280,7 @@ class Variants:
             told = texts.known(member) & ~texts.known(keeper)
             yield told.astype(np.float64)
         if self.pictures is not None:
-            yield self.pictures.beyond(keeper, member)
+            yield np.maximum(self.pictures.of(keeper, member).added, 0)
 
 
 def part_variants(
@@ -305,7 +312,8 @@ def _strangers(keeper: np.ndarray, members: np.ndarray, variants: Variants) -> n
     """Members that are variants of their keeper or of one another, ascending."""
     if not len(members):
         return members
-    out = variants.of(keeper[members], members) > 0
+    # Before anything is dropped its picture is looked at, however many pairs there are.
+    out = variants.of(keeper[members], members, whole=True) > 0
     for said in variants.beyond(keeper[members], members):
         says = np.flatnonzero((said > 0) & ~out)
         if not len(says):
@@ -314,7 +322,7 @@ def _strangers(keeper: np.ndarray, members: np.ndarray, variants: Variants) -> n
         order = says[np.lexsort((members[says], -said[says], keeper[members[says]]))]
         groups, start, back = np.unique(keeper[members[order]], return_index=True, return_inverse=True)
         first = order[start][back]
-        apart = variants.of(members[first], members[order]) > 0
+        apart = variants.of(members[first], members[order], whole=True) > 0
         torn = np.zeros(len(groups), bool)
         torn[back[apart]] = True
         out[order[torn[back]]] = True
@@ -333,6 +341,11 @@ def variant_notes(variants: Variants, differing: Mapping[str, int], policy: Poli
             else "they count as duplicates, as asked for by --variants drop"
         )
         told.append(f"{total} pairs of pictures agree and say something else ({by}): {what}")
+    if (left := variants.looked_at - MAX_OVERLAYS) > 0:
+        told.append(
+            f"the words in the pictures of {left} pairs were not compared, after {MAX_OVERLAYS} pairs; those of a "
+            "keeper and its members were"
+        )
     if torn := max((one.torn() for one in variants.texts), default=0):
         told.append(
             f"{torn} pictures are there as byte copies with different texts: copies are duplicates of the picture all the "

@@ -1,0 +1,148 @@
+"""Pictures laid over each other: other words on both are told, and nothing that happens to a picture on its way is."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from icehouse.data.transforms import GRADED, encode
+from icehouse.dups.find import find_duplicates
+from icehouse.dups.hashing import picture_views
+from icehouse.dups.overlays import Overlays, overlay
+from icehouse.embed.pipeline import embed_sources
+from icehouse.store.store import Store
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from toys import ToyEncoder
+
+CAPTIONS = [
+    ("WHEN MONDAY", "HEARS THE HOMEWORK"),
+    ("NOBODY AT ALL", "MY CAT AT 3 AM"),
+    ("ONE DOES NOT SIMPLY", "FIND BISCUITS"),
+    ("THE LAST TRAIN", "SAYS WE NEED TO TALK"),
+    ("I TOOK A DIET", "AND LOST TWO WEEKS"),
+]
+
+
+def scene(seed: int, size: tuple[int, int] = (480, 400)) -> Image.Image:
+    """A picture with soft colours, shapes with edges, and some texture."""
+    rng = np.random.default_rng(seed)
+    small = rng.uniform(40, 215, (6, 8, 3))
+    image = Image.fromarray(small.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(image)
+    for _ in range(12):
+        x, y = rng.uniform(0, 0.9, 2) * size
+        w, h = rng.uniform(20, 130, 2)
+        colour = tuple(int(c) for c in rng.integers(20, 236, 3))
+        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)((x, y, x + w, y + h), fill=colour)
+    noise = rng.normal(0, 8, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+
+
+def written(image: Image.Image, words: tuple[str, str]) -> Image.Image:
+    """Put words above and below, white with a black outline."""
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    for text, low in zip(words, (False, True), strict=True):
+        font = ImageFont.load_default(44)
+        font = ImageFont.load_default(44 * min(1.0, 0.94 * image.width / draw.textlength(text, font=font)))
+        x = (image.width - draw.textlength(text, font=font)) / 2
+        y = image.height * 0.86 if low else image.height * 0.03
+        draw.text((x, y), text, font=font, fill=(255, 255, 255), stroke_width=3, stroke_fill=(0, 0, 0))
+    return image
+
+
+def thumb(image: Image.Image) -> np.ndarray:
+    return picture_views(image.convert("RGB")).thumb
+
+
+def laid(a: Image.Image, b: Image.Image) -> tuple[bool, float]:
+    """Whether words differ, and what the second adds; told alike whichever comes first."""
+    p, q = thumb(a)[None], thumb(b)[None]
+    there, back = overlay(p, q), overlay(q, p)
+    assert there.differ[0] == back.differ[0]
+    assert there.added[0] == -back.added[0]
+    return bool(there.differ[0]), float(there.added[0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_other_words_on_one_template_are_told(seed: int) -> None:
+    base = scene(seed)
+    memes = [written(base, words) for words in CAPTIONS]
+    told = [laid(memes[i], memes[j])[0] for i in range(5) for j in range(i)]
+    assert all(told)
+    # One line of the two is another, and the other meme has been saved again, smaller and darker.
+    half = written(base, (CAPTIONS[0][0], CAPTIONS[1][1]))
+    again = GRADED["brightness"](half.resize((330, 275)), np.random.default_rng(seed))
+    assert laid(memes[0], half)[0]
+    assert laid(memes[0], again)[0]
+
+
+@pytest.mark.parametrize("name", [*GRADED, "grey", "sharpen", "palette", "squashed"])
+@pytest.mark.parametrize("captioned", [False, True])
+def test_what_happens_to_a_picture_is_no_other_words(name: str, captioned: bool) -> None:
+    rng = np.random.default_rng(3)
+    extra = {
+        "grey": lambda image: image.convert("L"),
+        "sharpen": lambda image: image.filter(ImageFilter.SHARPEN),
+        "palette": lambda image: image.quantize(64, Image.Quantize.FASTOCTREE),
+        "squashed": lambda image: image.resize((300, 400)),
+    }
+    for seed in range(4):
+        base = written(scene(seed), CAPTIONS[seed]) if captioned else scene(seed)
+        if captioned and name == "rotate":
+            continue  # turned words lie beside the straight ones, on soft ground as other words would
+        edited = extra[name](base) if name in extra else GRADED[name](base, rng)
+        assert not laid(base, edited)[0], seed
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_words_on_a_bare_picture_are_an_addition(seed: int) -> None:
+    base = scene(seed)
+    differ, added = laid(base, written(base, CAPTIONS[0]))
+    assert not differ
+    assert 0.02 < added < 0.4
+    sticker = base.copy()
+    ImageDraw.Draw(sticker).ellipse((180, 120, 300, 240), fill=(250, 220, 40))
+    assert not laid(base, sticker)[0]
+    assert laid(base, scene(seed + 50)) == (False, 0.0)
+
+
+def test_what_has_no_thumbnail_tells_nothing() -> None:
+    thumbs = np.stack([thumb(written(scene(0), words)) for words in CAPTIONS[:3]])
+    asked: list[list[int]] = []
+
+    def load(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(numbers.tolist())
+        return thumbs[numbers], numbers != 2
+
+    whole = Overlays(load, np.arange(3))
+    i, j = np.array([0, 0, 1]), np.array([1, 2, 2])
+    assert whole.of(i, j).differ.tolist() == [True, False, False]
+    part = whole.subset(np.array([1, 2, 0]))
+    assert part.of(np.array([0, 1]), np.array([2, 2])).differ.tolist() == [True, False]
+    assert asked == [[0, 1, 2]]
+
+
+def test_memes_on_one_template_are_kept_and_their_copies_are_not(tmp_path: Path) -> None:
+    """From files to drop.csv: nothing is known of any text."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for seed in range(3):
+        base = scene(seed)
+        for k, words in enumerate(CAPTIONS):
+            (folder / f"t{seed}-{k}.jpg").write_bytes(encode(written(base, words), "jpg", 90))
+        again = written(base, CAPTIONS[0]).resize((360, 300), Image.Resampling.LANCZOS)
+        (folder / f"t{seed}-0-again.jpg").write_bytes(encode(again, "jpg", 70))
+    (folder / "bare.png").write_bytes(encode(scene(0), "png"))
+    store = Store.create(tmp_path / "store")
+    embed_sources([folder], store, encoder=ToyEncoder("toy-a"))
+    found = find_duplicates(store, feature=None)
+    with (found.path / "drop.csv").open(encoding="utf-8") as file:
+        dropped = {row["item_id"]: row["keeper"] for row in csv.DictReader(file)}
+    assert dropped == {f"t{seed}-0-again.jpg": f"t{seed}-0.jpg" for seed in range(3)}
+    assert found.summary["variants"]["pairs"].keys() == {"picture"}
+    assert found.summary["variants"]["sets"] == 3
+    found = find_duplicates(store, feature=None, variants="drop")
+    assert found.summary["dropped"] >= 12
