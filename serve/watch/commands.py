@@ -224,6 +224,8 @@ def _run(watch: Watch) -> None:
             with contextlib.suppress(ValueError):
                 signal.signal(number, handler)
         say(_summary(watch.figures()))
+    if caught:
+        raise typer.Exit(128 + caught[0])
 
 
 def _summary(figures: dict[str, Any]) -> str:

@@ -61,8 +61,6 @@ def parse(message: Message) -> Post:
     """Read a message; what is wrong with it ends in the post's `error`, and costs this post only."""
     post = Post(message.default_id, token=message.token)
     try:
-        if message.problem is not None:
-            raise ValueError(message.problem)
         if len(message.data) > MAX_BYTES:
             raise ValueError(f"a message of {len(message.data):,} bytes; at most {MAX_BYTES:,} are read")
         thing = json.loads(message.data)
@@ -79,6 +77,7 @@ def parse(message: Message) -> Post:
         post.error = f"not JSON: {brief(error, 120)}"
     except ValueError as error:
         post.error = brief(error)
+    post.error = message.problem or post.error
     if post.error is not None:
         post.start = message.data[:200].decode("utf-8", "replace")
     return post

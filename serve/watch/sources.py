@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +25,9 @@ from ...data.image_files import holds_image, is_image_name
 from ...errors import UsageError, WatchError, brief
 from . import require
 from .messages import MAX_BYTES, Message
+
+#: Times that a server of Redis is asked again, over half a minute in all.
+RETRIES = 8
 
 #: Times that an entry is taken over from dead workers before it is taken for what killed them.
 MAX_DELIVERIES = 5
@@ -47,6 +50,9 @@ class Source(ABC):
 
     def done(self, tokens: Sequence[Any]) -> None:  # noqa: B027
         """Take note that the results of these messages are out."""
+
+    def beat(self) -> None:  # noqa: B027
+        """Tell, each second, that what was read is still being worked on."""
 
     def stop(self) -> None:
         """Read nothing more; what was read is still to be done."""
@@ -236,7 +242,7 @@ def redis_client(url: str, **options: Any) -> tuple[Any, str, dict[str, str]]:
         username=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
         ssl=parts.scheme == "rediss",
-        retry=Retry(ExponentialBackoff(cap=5, base=0.1), 8),
+        retry=Retry(ExponentialBackoff(cap=5, base=0.1), RETRIES),
         retry_on_error=[redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
         health_check_interval=30,
         socket_connect_timeout=5,
@@ -276,6 +282,10 @@ class RedisStream(Source):
                 f"{self.name}: no parameter {next(iter(given))!r}; there are group, consumer, claim, count, start"
             )
         self._claimed_at = -1e9
+        #: Entries that were given and are not done, and when others were last told so.
+        self._held: set[str] = set()
+        self._beat_at = time.monotonic()
+        self._lock = threading.Lock()
         self._open(start)
 
     def _open(self, start: str) -> None:
@@ -345,12 +355,16 @@ class RedisStream(Source):
             times = pending[0]["times_delivered"] if pending else 0
             if times > MAX_DELIVERIES:
                 problem = f"given to workers {times} times, and done by none of them"
+        with self._lock:
+            self._held.add(entry)
         return Message(_json_of(fields), entry, entry, problem)
 
     def done(self, tokens: Sequence[Any]) -> None:
         """See `Source.done`."""
         import redis
 
+        with self._lock:
+            self._held.difference_update(tokens)
         try:
             if tokens:
                 self.client.xack(self.stream, self.group, *tokens)
@@ -358,6 +372,22 @@ class RedisStream(Source):
             raise WatchError(
                 f"{self.name}: results are out, but could not be acknowledged: {brief(error)}"
             ) from error
+
+    def beat(self) -> None:
+        """Start the time anew after which what this worker holds would be taken over."""
+        import redis
+
+        if time.monotonic() - self._beat_at < self.claim_ms / 3000:
+            return
+        self._beat_at = time.monotonic()
+        with self._lock:
+            held = sorted(self._held)
+        # Reading and writing tell of a server that is gone.
+        with contextlib.suppress(redis.RedisError):
+            for start in range(0, len(held), 256):
+                self.client.xclaim(
+                    self.stream, self.group, self.consumer, 0, held[start : start + 256], justid=True
+                )
 
     def lag(self) -> int | None:
         """See `Source.lag`."""
@@ -431,11 +461,12 @@ class Kafka(Source):
             "group.id": group,
             "auto.offset.reset": "earliest",
             **settings,
-            "enable.auto.commit": False,
+            "enable.auto.commit": True,
+            "auto.commit.interval.ms": 1000,
             "enable.auto.offset.store": False,
         }
         #: Offsets by partition that were read, in order, and those of them that are done.
-        self._read: dict[int, list[int]] = defaultdict(list)
+        self._read: dict[int, deque[int]] = defaultdict(deque)
         self._finished: dict[int, set[int]] = defaultdict(set)
         self._lock = threading.Lock()
         try:
@@ -448,7 +479,8 @@ class Kafka(Source):
         from confluent_kafka import KafkaError
 
         while not self.stopped.is_set():
-            message = self.consumer.poll(0.5)
+            message = self.consumer.poll(0.2)
+            self._store()
             if message is None:
                 continue
             error = message.error()
@@ -471,40 +503,39 @@ class Kafka(Source):
                 self._finished.pop(partition.partition, None)
 
     def done(self, tokens: Sequence[Any]) -> None:
-        """See `Source.done`."""
-        from confluent_kafka import KafkaException, TopicPartition
-
-        commits = []
+        """See `Source.done`; the thread that reads tells the broker, since the client bears no second one."""
         with self._lock:
             for partition, offset in tokens:
                 self._finished[partition].add(offset)
-            for partition in {partition for partition, _ in tokens}:
-                read, finished = self._read[partition], self._finished[partition]
+
+    def _store(self) -> None:
+        """Store the offsets below which all is done."""
+        from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+        stored = []
+        with self._lock:
+            for partition, finished in self._finished.items():
+                read = self._read[partition]
                 upto = None
                 while read and read[0] in finished:
-                    upto = read.pop(0)
+                    upto = read.popleft()
                     finished.discard(upto)
                 if upto is not None:
-                    commits.append(TopicPartition(self.topic, partition, upto + 1))
-        if commits:
-            try:
-                self.consumer.commit(offsets=commits, asynchronous=False)
-            except KafkaException as error:
-                code = error.args[0].code() if error.args else None
-                from confluent_kafka import KafkaError
-
-                # Given to others meanwhile: they do it again, which doubles nothing where results are kept by id.
-                if code not in (
-                    KafkaError.ILLEGAL_GENERATION,
-                    KafkaError.UNKNOWN_MEMBER_ID,
-                    KafkaError.REBALANCE_IN_PROGRESS,
-                ):
-                    raise WatchError(
-                        f"{self.name}: offsets could not be committed: {brief(error)}"
-                    ) from error
+                    stored.append(TopicPartition(self.topic, partition, upto + 1))
+        if not stored:
+            return
+        try:
+            # librdkafka commits what is stored each second, when partitions go to others, and at the end.
+            self.consumer.store_offsets(offsets=stored)
+        except KafkaException as error:
+            # Of partitions that others have meanwhile: they do it again, which doubles nothing where results are kept by id.
+            if error.args[0].code() not in (KafkaError._STATE, KafkaError._UNKNOWN_PARTITION):
+                raise WatchError(f"{self.name}: offsets could not be stored: {brief(error)}") from error
 
     def close(self) -> None:
         """See `Source.close`."""
+        with contextlib.suppress(WatchError):  # what is not stored is done again
+            self._store()
         self.consumer.close()
 
 

@@ -196,7 +196,8 @@ class Watch:
         self._saved_at = time.monotonic()
         self.workers = workers or 2 * (os.cpu_count() or 1)
         self.fetcher = fetcher
-        self.intake = Intake(source, fetcher, root, in_flight)
+        # A few batches: what one worker reads ahead, those beside it cannot take.
+        self.intake = Intake(source, fetcher, root, min(in_flight, 4 * scorer.batch_size))
         self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._pending: Counter[str] = Counter()
         self._out = threading.Lock()  # of sinks and acknowledgements
@@ -267,6 +268,7 @@ class Watch:
             try:
                 if time.monotonic() - self._flushed_at >= FLUSH_S:
                     self._flush(only_due=True)
+                self.source.beat()
                 self._write_status()
                 if self.stats_s is not None and time.monotonic() - told_at >= self.stats_s:
                     told_at = time.monotonic()
