@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -76,7 +77,8 @@ def serve(
     )
     if ready is not None:
         ready(f"http://{named}:{bound.getsockname()[1]}/")
-    with bound:
+    # Ctrl-C is how one stops it: whoever is being answered gets the answer, and that is all.
+    with bound, contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[bound])
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,3 +60,28 @@ def client(path: Path, *runs: str, headers: dict[str, str] | None = None, **sett
     with TestClient(app, base_url=HOST, headers=headers) as made:
         made.problem = state.wait(60)  # why there is no model, if there is none
         yield made
+
+
+@contextlib.contextmanager
+def running(
+    path: Path, *runs: str, encoder: Any = None, mini: bool = False, **settings: Any
+) -> Iterator[str]:
+    """A server in a thread of this process, as `icehouse serve` runs it; its address."""
+    import uvicorn
+    from icehouse.serve.app.application import create_app
+    from icehouse.serve.app.state import Settings, State
+
+    state = State.open(path, runs, Settings(**settings), [] if mini else [encoder or ToyEncoder()])
+    config = uvicorn.Config(create_app(state), log_level="error", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
+        thread.start()
+        assert state.wait(120) is None
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
