@@ -121,6 +121,7 @@ class FaissStats:
     join_seconds: float = 0.0
     recall_seconds: float = 0.0
     capped: bool = False
+    wanted: float = _TARGET_RECALL  # recall that was asked of the index
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values, for a summary."""
@@ -133,6 +134,7 @@ class FaissStats:
             "scored": self.candidates,
             "unusable": self.unusable,
             "recall": self.recall,
+            "wanted": self.wanted,
             "seconds": self.build_seconds + self.join_seconds + self.recall_seconds,
         }
 
@@ -152,6 +154,7 @@ class Faiss:
     remarks: list[str] = field(default_factory=list)
     build_seconds: float = 0.0
     name: str = "faiss"
+    wanted: float = _TARGET_RECALL  # recall that was asked of the index
     last: FaissStats | None = None
 
     @property
@@ -186,6 +189,7 @@ class FaissJoin:
             engine.kind, temporary, engine.effort, options.threads, unusable=len(rows.unusable)
         )
         self.stats.build_seconds = engine.build_seconds
+        self.stats.wanted = engine.wanted
 
     def __iter__(self) -> Iterator[PairBlock]:
         n, stats = len(self.rows), self.stats
@@ -315,7 +319,8 @@ def choose_engine(
         if index is not None and index.info.digest == vectors.digest:
             number = np.full(len(vectors.X), -1, np.int64)
             number[table_rows] = np.arange(len(table_rows))
-            return Faiss(index, index.info.kind, index.info.effort, number, remarks=remarks)
+            made_for = index.info.wanted
+            return Faiss(index, index.info.kind, index.info.effort, number, remarks=remarks, wanted=made_for)
         why = stale or f"there is no index of {feature}; `icehouse index build {feature}` makes one to keep"
     else:
         why = "the vectors are centred, and a store's index is of vectors as they are"
@@ -339,7 +344,10 @@ def _recall_note(stats: FaissStats) -> str:
         rows = stats.recall["rows"] if stats.recall else 0
         return f"faiss, {stats.index} {how}: its recall is unknown, since {rows:,} sampled rows have no pairs"
     known = stats.recall
-    return (
+    told = (
         f"faiss, {stats.index} {how}: recall {known['recall']:.4f}, {known['found']:,} of the {known['pairs']:,} pairs that "
         f"the exact join finds for {known['rows']:,} sampled rows"
     )
+    if known["recall"] < stats.wanted:
+        told += f"; that is less than the {stats.wanted:g} asked for: --engine exact misses none"
+    return told

@@ -133,6 +133,15 @@ class Item:
     text: str | None = None
     error: str | None = None
     trial: DecodingTrial | None = None
+    line: int | None = None  # place in the input, from 0
+
+
+@dataclass(frozen=True, slots=True)
+class InputLine:
+    """A line of input with its number, from 0: those that are left out, blank ones, count too."""
+
+    number: int
+    thing: Any
 
 
 @dataclass(slots=True)
@@ -439,6 +448,8 @@ class DuplicateStream:
     rule : Rule
     counts : Counter of str
         Verdicts by kind, since the stream began, restarts included.
+    lines : int
+        Items, or lines of input, that were answered, those that could not be read among them: what follows is the next.
 
     Raises
     ------
@@ -498,6 +509,7 @@ class DuplicateStream:
         else:
             self.window = SlidingWindow(window, rule=self.rule, dim=dim)
         self.counts: Counter[str] = Counter(notes.get("counts", {}))
+        self.lines: int = notes.get("lines", self.counts.total())
         self._pending: Counter[str] = Counter()
         self._reader = Reader(loaded, modality, output, cleaning, str(self.window.dtype), self.window.knows)
         self._trial = DecodingTrial.of(notes)
@@ -653,8 +665,13 @@ class DuplicateStream:
                 f"cosine {self.rule.cosine} is a guess: no threshold suits every encoder and every set; calibrate a store "
                 "of such images (`icehouse dups calibrate`) and give it with --store, or give another with --threshold"
             )
-        if self.window.count:
-            notes.append(f"going on after {self.window.count:,}, with {len(self.window):,} in the window")
+        if self.lines:
+            unread = self.counts["error"]
+            aside = f" ({unread:,} of them could not be read)" if unread else ""
+            notes.append(
+                f"going on after {self.lines:,} lines{aside}: feed what follows them; {len(self.window):,} contents are in "
+                "the window"
+            )
         return notes
 
     def stop(self) -> None:
@@ -669,6 +686,7 @@ class DuplicateStream:
             return None
         notes = {
             "counts": dict(self.counts),
+            "lines": max(self.lines, self.counts.total()),
             **self._trial.as_notes(),
         }
         save_window(self.window, self.state, space=self._space, notes=notes)
@@ -682,8 +700,13 @@ class DuplicateStream:
 
     def _prepared(self, items: Iterable[Any]) -> Iterator[Item]:
         trial, encoder = self._trial, self.encoder
-        for number, thing in enumerate(items, self.counts.total()):
-            item = item_of(thing, f"#{number}", texts=self.modality == "text")
+        first = self.lines
+        for place, thing in enumerate(items):
+            line = first + place
+            if isinstance(thing, InputLine):
+                line, thing = first + thing.number, thing.thing
+            item = item_of(thing, f"#{line}", texts=self.modality == "text")
+            item = replace(item, line=line)
             if self._shrinks and encoder is not None:
                 if item.path is not None and not trial.settled:
                     trial = trial.after(item.path, encoder, self._reader.output)
@@ -717,7 +740,9 @@ class DuplicateStream:
                     verdict = StreamResult(content.item.id, None, error=content.error)
                 self.counts[verdict.kind] += 1
                 self._trial = content.item.trial or self._trial
-                yield verdict
+                if content.item.line is not None:
+                    self.lines = content.item.line + 1
+                yield replace(verdict, line=content.item.line)
 
     def _complete(self, batch: list[Content]) -> None:
         """Encode what was thought to be known, and has been forgotten since, or could not be encoded then."""

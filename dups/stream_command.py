@@ -146,6 +146,7 @@ def as_dict(verdict: StreamResult, all_matches: int = 0) -> dict[str, Any]:
         "exact": bool(best and best.exact),
         "perceptual": bool(best and best.perceptual),
         "embedding": bool(best and best.embedding),
+        "line": verdict.line,
         "position": verdict.position,
         "match_position": best.position if best else None,
         "age": best.age if best else None,
@@ -177,14 +178,14 @@ def _lines() -> Any:
     import json
     import os
 
-    from .stream import Item
+    from .stream import InputLine, Item
 
-    for raw in _raw_lines():
+    for number, raw in enumerate(_raw_lines()):
         line = raw.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
         if not line.lstrip().startswith(b"{"):
-            yield os.fsdecode(line)
+            yield InputLine(number, os.fsdecode(line))
             continue
         try:
             thing = json.loads(line)
@@ -193,7 +194,7 @@ def _lines() -> Any:
         if isinstance(thing, dict):
             # A line of text cannot stand for bytes or a picture.
             thing = {name: thing[name] for name in ("id", "path", "text") if name in thing}
-        yield thing
+        yield InputLine(number, thing)
 
 
 def _raw_lines() -> Any:

@@ -91,6 +91,8 @@ class StreamResult:
     #: recent
     capped: bool = False
     error: str | None = None  # why it could not be judged
+    #: place in the input, from 0, of whatever came: lines that cannot be read count, and those left out between
+    line: int | None = None
 
     @property
     def match(self) -> Match | None:

@@ -35,7 +35,12 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="Most hits.")] = 10,
     feature: Annotated[
         str | None,
-        typer.Option(help="Feature to search.", show_default="the images, joint for words, else pooled"),
+        typer.Option(
+            "--feature",
+            "-f",
+            help="Feature to search.",
+            show_default="the images, joint for words, else pooled",
+        ),
     ] = None,
     where: Annotated[
         str | None, typer.Option(help="SQL condition over items, such as \"split = 'train'\".")

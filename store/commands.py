@@ -383,15 +383,19 @@ def build(
             threads=threads,
             rebuild=rebuild,
         )
-        made.append({**built.info.as_dict(), "action": built.action, "reason": built.reason})
+        made.append(
+            {
+                **built.info.as_dict(),
+                "missed": built.info.missed,
+                "action": built.action,
+                "reason": built.reason,
+            }
+        )
         say(
             f"{feature}: {built.action} ({built.reason}): {built.info.kind} of {built.info.vectors:,} vectors"
         )
-        if built.short:
-            asked = " and ".join(built.short)
-            say(
-                f"{feature}: recall with {asked} queries is below the {built.info.wanted:g} asked for; try another --kind"
-            )
+        if built.info.missed is not None:
+            say(f"{feature}: {built.info.missed}; try another --kind, or search with --exact")
     if as_json:
         print_json(made)
     else:
@@ -410,6 +414,8 @@ def index_info(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) 
         return
     _show([entry for entry in found if "kind" in entry])
     for entry in found:
+        if entry.get("missed") is not None:
+            say(f"{entry['feature']}: {entry['missed']}")
         if entry["state"] != "fresh":
             say(
                 f"{entry['feature']}: {entry['state']}: {entry['reason']}; `icehouse index build {entry['feature']}`"

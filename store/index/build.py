@@ -175,15 +175,6 @@ class Built:
     action: str
     reason: str
 
-    @property
-    def short(self) -> list[str]:
-        """Modalities whose questions miss more than was asked for, by more than a sample of this size may."""
-        return [
-            modality
-            for modality, found in self.info.recall.items()
-            if found is not None and found["recall@10"] < self.info.wanted - 0.02
-        ]
-
 
 @dataclass(frozen=True)
 class _Covered:

@@ -245,6 +245,20 @@ class IndexInfo:
         """Size of its files."""
         return sum(entry["bytes"] for entry in self.files.values())
 
+    @property
+    def missed(self) -> str | None:
+        """Sentence on the queries that find less than was asked for; None where none do, a sample's error aside."""
+        short = []
+        for modality, found in self.recall.items():
+            if found is None:
+                continue
+            error = math.sqrt(self.wanted * (1 - self.wanted) / max(found["queries"], 1))
+            if found["recall@10"] < self.wanted - min(error, 0.02):
+                short.append(f"{found['recall@10']:.3f} with {modality} queries")
+        if not short:
+            return None
+        return f"the index missed the recall of {self.wanted:g} that was asked for: {', '.join(short)}"
+
 
 def index_folder(store: Path, feature: str) -> Path:
     """Where the index of a feature lies."""
@@ -531,7 +545,9 @@ def list_indexes(store: Store) -> list[dict[str, Any]]:
             state = "fresh" if reason is None else "stale"
         except StoreError as error:
             state, reason = "unused", str(error)
-        found.append({**info.as_dict(), "bytes": info.bytes, "state": state, "reason": reason})
+        found.append(
+            {**info.as_dict(), "bytes": info.bytes, "missed": info.missed, "state": state, "reason": reason}
+        )
     return found
 
 
@@ -646,6 +662,8 @@ class _Chooser:
             found = _from_index(self._index, vectors.X, query, k, rows)
             if found is not None:
                 self.engine = self._index.info.kind
+                if (missed := self._index.info.missed) is not None:
+                    self.remark = f"{missed}; --exact compares every vector"
                 return found
             self.remark = "the index found too few: every vector was compared"
         return exact_candidates(vectors, query, k, rows)

@@ -125,6 +125,9 @@ def test_what_cells_miss_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert share < 0.95
     assert recall_of(blind)["recall"] == pytest.approx(share, abs=0.05)
     assert recall_of(blind)["rows"] < 600
+    (told,) = [note for note in blind.summary["notes"] if "recall" in note]
+    assert "less than the 0.99 asked for: --engine exact" in told
+    assert blind.summary["stages"]["embedding"]["wanted"] == 0.99
 
 
 def test_where_no_row_has_a_pair_recall_is_unknown(store: Store) -> None:

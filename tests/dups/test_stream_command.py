@@ -42,6 +42,27 @@ def command(*arguments: str, lines: str) -> tuple[list[dict[str, Any]], str]:
     return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
 
 
+def test_the_place_to_go_on_counts_every_line(photos: list[Path], tmp_path: Path, toys: None) -> None:
+    """Whatever cannot be read, and what is blank, moves the place: fed from there, nothing is judged twice or left out."""
+    lines = [str(path) for path in photos[:8]]
+    lines[2:2] = ["/no/such/file", "", "{broken"]
+    lines[6:6] = ["   "]
+    options = ("--encoder", "toy:a", "-t", str(COSINE))
+    whole, _ = command(*options, lines="\n".join(lines))
+    for cut in range(1, len(lines)):
+        state = tmp_path / f"{cut}.state"
+        first, _ = command(*options, "--state", str(state), lines="\n".join(lines[:cut]))
+        place = first[-1]["line"] + 1
+        more, said = command(*options, "--state", str(state), lines="\n".join(lines[place:]))
+        assert f"going on after {place} lines" in said
+        assert [{**told, "matches": None} for told in first + more] == [
+            {**told, "matches": None} for told in whole
+        ]
+    assert [told["line"] for told in whole] == [k for k, line in enumerate(lines) if line.strip()]
+    assert "2 of them could not be read" in said
+    assert whole[-1]["position"] == 7
+
+
 def test_the_command(photos: list[Path], tmp_path: Path, toys: None) -> None:
     lines = [
         str(path) if k % 2 else json.dumps({"id": k, "path": str(path)}) for k, path in enumerate(photos)

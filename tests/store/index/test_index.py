@@ -19,6 +19,7 @@ pytest.importorskip("faiss")
 import faiss
 from icehouse.cli import app
 from icehouse.errors import IcehouseError, StoreError, UsageError
+from icehouse.store.index import build as build_module
 from icehouse.store.index import index as index_kinds
 from icehouse.store.index import index as read
 from icehouse.store.index.build import build_index
@@ -329,3 +330,25 @@ def test_every_option_has_help(command: str) -> None:
     entry = get_command(app).commands["index"].commands[command]  # type: ignore[attr-defined]
     assert entry.help
     assert all(getattr(option, "help", None) for option in entry.params)
+
+
+def test_an_index_that_missed_the_asked_recall_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is built, in info and with every search that goes by it; --exact says nothing, since nothing is missed."""
+    rng = np.random.default_rng(0)
+    store = make(tmp_path / "noise", rng.standard_normal((3000, 48)).astype(np.float32))
+    at = ["-s", str(store.path)]
+    monkeypatch.setattr(build_module, "tune", lambda *_: 1)
+    command = ["index", "build", IMAGES, "--kind", "ivf", "--recall", "0.9", "--threads", "1", *at]
+    built = run(*command)
+    assert "the index missed the recall of 0.9 that was asked for: 0." in built.stderr
+    (info,) = json.loads(run("index", "info", "--json", *at).stdout)
+    assert info["recall"]["image"]["recall@10"] < 0.9
+    assert "missed the recall" in info["missed"]
+    assert "missed the recall" in run("index", "info", *at).stderr
+    find = ["search", "--item", "i00003", "-k", "2", "-f", IMAGES, *at]
+    assert "missed the recall" in run(*find).stderr
+    assert "missed" not in run(*find, "--exact").stderr
+    monkeypatch.undo()
+    assert "missed" not in run(*command, "--rebuild").stderr
