@@ -150,10 +150,11 @@ class Used:
     cpu: float
     peak: float  # MB
     notes: list[str]
+    refused: str = ""
 
 
-def run(*arguments: str | Path) -> Used:
-    """Run `icehouse`; its notes are on stderr."""
+def run(*arguments: str | Path, must: bool = True) -> Used:
+    """Run `icehouse`; its notes are on stderr. What it refuses ends all, unless it need not succeed."""
     with tempfile.TemporaryFile("w+") as said:
         begun = time.perf_counter()
         command = [sys.executable, "-m", "icehouse", *map(str, arguments)]
@@ -163,11 +164,12 @@ def run(*arguments: str | Path) -> Used:
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
         text = said.read()
-    if process.returncode:
+    if process.returncode and must:
         raise SystemExit(f"{' '.join(command[2:])}: {text[-600:]}")
     peak = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     notes = [line for line in text.splitlines() if line.startswith(("note", "warning"))]
-    return Used(seconds, usage.ru_utime + usage.ru_stime, peak, notes)
+    refused = text.strip().splitlines()[-1] if process.returncode else ""
+    return Used(seconds, usage.ru_utime + usage.ru_stime, peak, notes, refused)
 
 
 def embed(folder: Path, store: Path) -> Used:
@@ -311,13 +313,15 @@ def judge(
     spent = embed(folder, store)
     store = fresh(store)
     default = run("dups", "find", "-s", store, "-n", "default")
-    calibrated = run("dups", "calibrate", "-s", store)
+    calibrated = run("dups", "calibrate", "-s", store, must=False)
     found = run("dups", "find", "-s", store, "-n", "calibrated")
     scores = {which: results(truth, store, which) for which in ("default", "calibrated")}
     line = {"set": name, "items": f"{len(truth.ids):,}"} | {
         which: score.shown() for which, score in scores.items()
     }
     line |= peers(truth, work, python)
+    if calibrated.refused:
+        line["calibrated"] = calibrated.refused
     ours, n = scores["calibrated"], len(truth.ids)
     line["dropped"] = f"{scores['default'].dropped / n:.1%} / {ours.dropped / n:.1%}"
     cost = {"set": name, "embed CPU s": f"{spent.cpu:.0f}", "calibrate CPU s": f"{calibrated.cpu:.0f}",
