@@ -185,14 +185,18 @@ def fetch(
                 httpcore.ConnectionPool(_tls(), network_backend=backend, max_connections=1) as pool,
                 pool.stream("GET", target, headers=headers) as response,
             ):
+                told = {name.lower(): value for name, value in response.headers}
                 if response.status in _REDIRECTS:
-                    where = {name.lower(): value for name, value in response.headers}.get(b"location")
+                    where = told.get(b"location")
                     if where is None:
                         raise FetchError(f"{_shown(url)} redirects to nowhere")
                     url = str(parsed.join(where.decode("latin-1")))
                     continue
                 if response.status != 200:
                     raise FetchError(f"{_shown(url)}: status {response.status}")
+                length = told.get(b"content-length", b"0")
+                if length.isdigit() and int(length) > max_bytes:
+                    raise FetchError(f"{_shown(url)} has more than {max_bytes:,} bytes")
                 return _body(response, url, max_bytes)
         except FetchError:
             raise
