@@ -12,8 +12,10 @@ from ...dups.find import default_feature
 from ...dups.stream import DuplicateStream
 from ...embed.encoder import Encoder
 from ...errors import LockedError, StoreError, UsageError, unknown_name
+from ...heads.package import Package
 from ...store.files import hold, is_name
 from ...store.store import Store
+from ..drift import DriftMonitor, Reference
 from .fetch import Fetcher
 from .rules import Collections
 from .scoring import Feature, Model, Scorer, feature_of, load_models
@@ -135,12 +137,24 @@ def open_watch(settings: Settings) -> Iterator[Watch]:
             fetcher=fetcher,
             root=root,
             collections=collections,
+            drift=_drift(settings, store, models[0], notes),
             latency=settings.latency,
             stats_s=settings.stats_s,
             save_every=settings.save_every,
         )
         made.notes = notes
         yield made
+
+
+def _drift(settings: Settings, store: Store | None, model: Model, notes: list[str]) -> DriftMonitor | None:
+    """What compares the stream with the training set of the first run; None where that is not at hand."""
+    if not settings.drift:
+        return None
+    reference = None if store is None or isinstance(model.run, Package) else Reference.of(store, model.run)
+    if reference is None:
+        notes.append(f"no drift is told: the rows that {model.name} learned from are not in a store")
+        return None
+    return DriftMonitor(reference, model.features(), model.name)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,6 @@ class Status:
         self.counts: Counter[str] = Counter()
         self.stages: Counter[str] = Counter()
         self.classes: dict[str, Counter[str]] = {}
-        self.drift: dict[str, Any] = {}
         self.learning: dict[str, Any] = {}
         self.state = "running"
         self._recent: deque[tuple[float, str]] = deque()
@@ -102,7 +101,6 @@ class Status:
                     for stage, values in self._ms.items()
                 },
                 "classes": {run: dict(counts) for run, counts in self.classes.items()},
-                **({"drift": self.drift} if self.drift else {}),
                 **({"learning": self.learning} if self.learning else {}),
             }
 

@@ -299,6 +299,8 @@ class Watch:
             }
             if self.collections.languages:
                 told["languages"] = dict(self.collections.languages.most_common(20))
+        if self.drift is not None and self.drift.latest:
+            told["drift"] = self.drift.latest
         if self.fetcher is not None:
             told["fetched"] = {
                 "fetched": self.fetcher.fetched,
@@ -314,6 +316,8 @@ class Watch:
 
     def _leave_state(self) -> None:
         self._save()
+        if self.drift is not None:
+            self.drift.finish()
         if self.learner is not None:
             self.learner.close()
             self.status.learning = self.learner.figures()
