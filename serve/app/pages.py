@@ -147,6 +147,7 @@ def leaderboard(state: State) -> list[dict[str, Any]]:
         {
             **describe_run(run),
             "served": run.run_id in state.runs,
+            "stored": state.store is not None,
             "report": (run.path / "report.html").is_file() and state.store is not None,
         }
         for run in found
