@@ -461,6 +461,62 @@ def evaluate(
     print_table(["stage", *columns], rows, title=f"{scores['positives']} known pairs")
 
 
+@app.command()
+def conflicts(
+    store: StoreOption = DEFAULT_STORE,
+    name: SearchOption = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="COLUMN", help="Column of labels.", show_default="label")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Write the list: .csv, .json or .parquet.", show_default=False
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", metavar="FILE", help="Write a page (HTML) to look at.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", help="Most pairs on the screen and on the page.", min=1)
+    ] = 200,
+    as_json: JsonOption = False,
+    excel_safe: ExcelSafeOption = False,
+) -> None:
+    """List near-duplicates and byte copies with different labels. Variants, which say something else, come last."""
+    from ..store.sql import save
+    from ..store.store import Store
+    from .conflicts import find_conflicts, write_conflicts_page
+    from .find import Duplicates
+
+    made = find_conflicts(store, name, label=label)
+    say_which(store, Duplicates.open(store, name), name)
+    if made.found.summary["capped"]:
+        say("note: the search stopped at its cap on pairs: what lies beyond is not here")
+    if out is not None:
+        save(made.pairs, out)
+    if page is not None:
+        with progress_bar("pictures") as progress:
+            write_conflicts_page(page, Store.open(store), made, limit=limit, progress=progress)
+    if as_json:
+        print_json(made.as_dict())
+        return
+    columns = ["id_a", "id_b", "label_a", "label_b", "kind", "hamming", "cosine"]
+    shown = made.pairs.slice(0, limit)
+    if len(shown) and out is None and page is None:
+        print_table(columns, [[row[c] for c in columns] for row in shown.to_pylist()])
+    if len(shown) < made.pairs.num_rows and page is None and out is None:
+        echo(f"and {made.pairs.num_rows - len(shown)} more; --out FILE writes all")
+    told = [f"{made.counts[kind]} of {count} {kind}" for kind, count in made.compared.items() if count]
+    echo(
+        f"\n{made.pairs.num_rows} pairs with different {made.label}"
+        + (f": {', '.join(told)}" if told else "")
+    )
+    for path in filter(None, (out, page)):
+        echo(path)
+
+
 class MemberKind(StrEnum):
     """Kinds of members."""
 

@@ -33,7 +33,6 @@ from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, i
 from .hashing import ViewHashes, blank_hashes, view_radius
 from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
 from .orientation import TurnedPairs, turned_pairs
-from .overlays import Overlays
 from .pairs import (
     DEFAULT_HAMMING,
     ENGINES,
@@ -49,8 +48,26 @@ from .pairs import (
     complete_stars,
     in_order,
 )
-from .results import PairWriter, RankedItems, cluster_table, write_items, write_lists, write_variants
-from .variants import POLICIES, Policy, Variants, part_variants, texts_of, variant_notes
+from .results import (
+    LABEL,
+    PairWriter,
+    RankedItems,
+    cluster_table,
+    label_codes,
+    write_items,
+    write_lists,
+    write_variants,
+)
+from .variants import (
+    POLICIES,
+    Overlays,
+    Policy,
+    Variants,
+    label_notes,
+    part_variants,
+    texts_of,
+    variant_notes,
+)
 from .view_table import MAX_VIEWED, content_shares, hash_column, load_thumbs, load_views
 
 DEFAULT_MAX_PAIRS = 5_000_000
@@ -372,6 +389,7 @@ def find_duplicates(
                 texts, ranked.content, len(contents), pictures, dropped=variants == "drop"
             )
             said = next((one.values for one in texts[::-1]), None)
+            labels = label_codes(items[LABEL]) if LABEL in items.column_names else None
             del items, texts
             chosen: Engine = Exact()
             if engine == "faiss":
@@ -380,7 +398,7 @@ def find_duplicates(
             search = PairSearch(contents, JoinOptions(max_pairs, threads, device, progress), chosen)
             search.find_view_pairs()
             made = replace(made, hamming=contents.rule.hamming, agreement=contents.rule.agreement)
-            with PairWriter.to(temp / "pairs.parquet", ranked) as writer:
+            with PairWriter.to(temp / "pairs.parquet", ranked, labels) as writer:
                 writer.copies(contents)
                 for found in search:
                     writer.add(found)
@@ -459,6 +477,13 @@ def find_duplicates(
                     "pairs": dict(writer.differing),
                     "left_groups": parted,
                 },
+                "labels": None
+                if labels is None
+                else {
+                    "column": LABEL,
+                    "compared": dict(writer.labelled),
+                    "conflicting": dict(writer.conflicting),
+                },
                 "kept": kept,
                 "dropped": dropped,
                 **({"judged": changed.summary()} if changed is not None else {}),
@@ -469,6 +494,7 @@ def find_duplicates(
                 "notes": remarks
                 + _notes(made, feature, search, whole)
                 + variant_notes(contents.variants, writer.differing, variants)
+                + label_notes(writer.labelled, writer.conflicting)
                 + kept_for,
                 "notes_on_lists": kept_for,
             }
@@ -519,10 +545,12 @@ def _turned(store: Store, ranked: RankedItems, items: pa.Table) -> tuple[TurnedP
 
 def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
     """What is known of the items to compare."""
-    names = ["path", "root", "missing", "phash", "image_sha256", "text", key]
+    names = ["path", "root", "missing", "phash", "image_sha256", "text", LABEL, key]
     names = list(dict.fromkeys([*columns_for(keeper), *names]))
     known = store.items.snapshot().schema.names
     items = store.items.read([name for name in names if name in known])
+    if LABEL in items.column_names and pa.types.is_list(items[LABEL].type) and LABEL not in keeper:
+        items = items.drop_columns([LABEL])
     items = items.filter(pc.invert(pc.fill_null(items["missing"], False)))
     if where is not None:
         from ..store.sql import select_items

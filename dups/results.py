@@ -34,6 +34,9 @@ STAGES = ("exact", "perceptual", "embedding")
 #: Kinds of pairs: those of the stages, and pictures that agree while their words do not; see `icehouse.dups.variants`.
 KINDS = (*STAGES, "variant")
 
+#: Column of labels unless another is named.
+LABEL = "label"
+
 #: One row a pair.
 PAIRS = pa.schema(
     [
@@ -113,13 +116,17 @@ class PairWriter:
     variants: list[np.ndarray] = field(default_factory=list)  # int64 (m, 2): pairs of contents
     #: pairs of which one is the other turned, by how
     orientations: Counter[str] = field(default_factory=Counter)
+    labels: np.ndarray | None = None  # int64 (items,): `label_codes` of the items, if they have labels
+    #: pairs with two labels, and with different ones, by kind
+    labelled: Counter[str] = field(default_factory=Counter)
+    conflicting: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     @contextlib.contextmanager
-    def to(cls, path: Path, ranked: RankedItems) -> Iterator[PairWriter]:
+    def to(cls, path: Path, ranked: RankedItems, labels: np.ndarray | None = None) -> Iterator[PairWriter]:
         """Open `path` for writing."""
         with pq.ParquetWriter(path, PAIRS, compression="zstd") as writer:
-            yield cls(ranked, writer)
+            yield cls(ranked, writer, labels=labels)
 
     def copies(self, contents: Contents) -> None:
         """Write the pairs of each copy with the best of its content."""
@@ -163,11 +170,26 @@ class PairWriter:
         self.writer.write_table(pa.table(columns, schema=PAIRS))
         for k, name in enumerate(KINDS):
             self.kinds[name] += int((kind == k).sum())
+        if self.labels is not None:
+            left, right = self.labels[a], self.labels[b]
+            told = (left >= 0) & (right >= 0)
+            for k, name in enumerate(KINDS):
+                self.labelled[name] += int((told & (kind == k)).sum())
+                self.conflicting[name] += int((told & (left != right) & (kind == k)).sum())
         for k in orientation[orientation > 0].tolist():
             self.orientations[ORIENTATIONS[k]] += 1
         self.stages["exact"] += len(a) if exact else 0
         self.stages["perceptual"] += int(found.perceptual.sum())
         self.stages["embedding"] += int(found.embedding.sum())
+
+
+def label_codes(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Number of each label, int64 (n,), -1 for none; letter case and blanks around a value make no other label."""
+    plain = pc.utf8_lower(pc.utf8_trim_whitespace(values.cast(pa.string())))
+    plain = pc.if_else(pc.equal(plain, ""), pa.scalar(None, pa.string()), plain)
+    plain = plain.combine_chunks() if isinstance(plain, pa.ChunkedArray) else plain
+    codes: np.ndarray = pc.fill_null(plain.dictionary_encode().indices.cast(pa.int64()), -1).to_numpy()
+    return codes
 
 
 def kinds(found: FoundPairs, *, exact: bool = False) -> np.ndarray:

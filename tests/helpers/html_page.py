@@ -35,7 +35,7 @@ VALUES = {
     "src": r"data:image/(webp|png);base64,[A-Za-z0-9+/=]+",
     "href": r"#[a-z0-9-]+|(index|page-\d{4,})\.html",
     "id": r"[\w.-]+",
-    "data-kind": "keeper|exact|perceptual|embedding|indirect",
+    "data-kind": "keeper|exact|perceptual|embedding|variant|indirect",
     "data-cosine": r"(-?\d\.\d{6})?",
     "data-score": r"-?\d\.\d{6}",
     "data-id": r'"[ -~]*"',

@@ -1,0 +1,196 @@
+"""Label conflicts: duplicates with different labels are listed once, and shown side by side."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from html_page import HOSTILE, HtmlPage
+from icehouse.cli import app
+from icehouse.dups.conflicts import CONFLICTS, conflicts_page, find_conflicts
+from icehouse.dups.find import find_duplicates
+from icehouse.errors import StoreError, UsageError
+from icehouse.store.schema import features_schema
+from icehouse.store.store import Store
+from icehouse.store.vectors import vectors_to_arrow
+from typer.testing import CliRunner
+
+FEATURE = {
+    "encoder": "toy", "name": "toy", "modality": "image", "output": "pooled", "dim": 16, "dtype": "float32",
+    "key": "image_sha256", "provenance": {"family": "toy"}, "fingerprint": "0123456789abcdef",
+}  # fmt: skip
+
+#: id, which picture it looks like, content, text, label
+Row = tuple[str, int, int, str | None, str | None]
+
+ROWS: list[Row] = [
+    ("a", 0, 0, None, "hateful"),
+    ("a-copy", 0, 0, None, "fine"),
+    ("a-copy2", 0, 0, None, "fine"),
+    ("a-near", 0, 1, None, "Hateful "),  # another spelling of the same label
+    ("b", 1, 2, None, "fine"),
+    ("b-near", 1, 3, None, "hateful"),
+    ("b-bare", 1, 4, None, None),
+    ("c", 2, 5, None, None),
+    ("c-copy", 2, 5, None, "fine"),  # stands for its content, whose best has no label
+    ("c-near", 2, 6, None, "hateful"),
+    ("m1", 3, 7, "when monday hears homework", "fine"),
+    ("m2", 3, 8, "cats are liquid and that is fine", "hateful"),
+    ("alone", 4, 9, None, "fine"),
+]
+
+
+def made_store(path: Path, rows: list[Row], labels: str = "label") -> Store:
+    store = Store.create(path)
+    rng = np.random.default_rng(0)
+    looks = rng.standard_normal((30, 16)).astype(np.float32)
+    vectors = {}
+    for _, look, content, _, _ in rows:
+        vectors.setdefault(f"{content:064d}", looks[look] + 0.01 * rng.standard_normal(16).astype(np.float32))
+    schema = store.items.snapshot().schema.append(pa.field(labels, pa.string()))
+    table = {
+        "item_id": [row[0] for row in rows],
+        "path": [f"{row[0]}.jpg" for row in rows],
+        "root": ["/data"] * len(rows),
+        "image_sha256": [f"{row[2]:064d}" for row in rows],
+        "text": [row[3] for row in rows],
+        "width": [1000 - k for k in range(len(rows))],
+        "height": [100] * len(rows),
+        "missing": [False] * len(rows),
+        labels: [row[4] for row in rows],
+    }
+    fields = pa.schema([schema.field(name) for name in table])
+    store.items.append(pa.table(table, schema=fields), unique="item_id")
+    columns = {
+        "image_sha256": list(vectors),
+        "vector": vectors_to_arrow(np.stack(list(vectors.values())), "float32"),
+    }
+    features = features_schema("image", "pooled", 16, "float32")
+    store.ensure_feature_table("toy/image/pooled", FEATURE, features).append(
+        pa.table(columns), unique="image_sha256"
+    )
+    return store
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Store:
+    store = made_store(tmp_path / "s", ROWS)
+    find_duplicates(store, hamming=None, rule=0.9)
+    return store
+
+
+def test_each_contradiction_is_listed_once(labelled: Store) -> None:
+    made = find_conflicts(labelled)
+    told = [(r["id_a"], r["id_b"], r["label_a"], r["label_b"], r["kind"]) for r in made.pairs.to_pylist()]
+    assert sorted(told) == [
+        ("a", "a-copy", "hateful", "fine", "exact"),
+        ("b", "b-near", "fine", "hateful", "embedding"),
+        ("c-copy", "c-near", "fine", "hateful", "embedding"),
+        ("m1", "m2", "fine", "hateful", "variant"),
+    ]
+    assert [row[4] for row in told] == ["exact", "embedding", "embedding", "variant"]
+    assert made.pairs.schema == CONFLICTS
+    assert made.counts == {"exact": 1, "perceptual": 0, "embedding": 2, "variant": 1}
+    assert made.compared == {"exact": 2, "perceptual": 0, "embedding": 3, "variant": 1}
+    assert made.unlabelled == 2
+    variant = made.pairs.to_pylist()[-1]
+    assert (variant["text_a"], variant["text_b"]) == (ROWS[10][3], ROWS[11][3])
+    assert variant["cosine"] > 0.9
+
+
+def test_find_tells_how_many_there_are(labelled: Store) -> None:
+    summary = find_duplicates(labelled, hamming=None, rule=0.9).summary
+    assert summary["labels"]["column"] == "label"
+    assert summary["labels"]["conflicting"] == {"exact": 2, "perceptual": 0, "embedding": 1, "variant": 1}
+    assert any("3 of 4 pairs of duplicates have different labels (75%)" in note for note in summary["notes"])
+    bare = made_store(labelled.path.parent / "bare", ROWS, labels="likes")
+    assert find_duplicates(bare, hamming=None, rule=0.9).summary["labels"] is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_conflicts_are_those_of_comparing_everything(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows: list[Row] = []
+    for k in range(40):
+        content = int(rng.integers(25))
+        label = [None, "x", "y", "z"][rng.integers(4)]
+        rows.append((f"i{k:02d}", content // 3, content, None, label))
+    store = made_store(tmp_path / "s", rows)
+    find_duplicates(store, hamming=None, rule=0.9)
+    made = find_conflicts(store)
+    told = {(row["id_a"], row["id_b"]) for row in made.pairs.to_pylist()}
+    assert len(told) == made.pairs.num_rows
+    look, content, label = ({row[0]: row[k] for row in rows} for k in (1, 2, 4))
+    for a, b in told:
+        assert look[a] == look[b] and None not in (label[a], label[b]) and label[a] != label[b]  # noqa: PT018
+    # Whatever contradicts is told by some pair of the same contents with one of these labels.
+    pairs = {frozenset((content[a], content[b])) for a, b in told}
+    first = {}
+    for item, _, number, _, value in rows:
+        if value is not None:
+            first.setdefault(number, (item, value))
+    for p, q in itertools.combinations(sorted(first), 2):
+        if p // 3 == q // 3:
+            assert (frozenset((p, q)) in pairs) == (first[p][1] != first[q][1])
+    for number, (_, value) in first.items():
+        others = {row[4] for row in rows if row[2] == number} - {None, value}
+        assert sum(content[a] == content[b] == number for a, b in told) == len(others)
+
+
+def test_the_page_shows_both_sides(labelled: Store) -> None:
+    made = find_conflicts(labelled)
+    page = HtmlPage(conflicts_page(labelled, made))
+    assert page.policy.startswith("default-src 'none'")
+    text = page.text
+    for word in ("a-copy", "c-near", "same picture and other words", "when monday hears homework", "hateful"):
+        assert word in text
+    short = conflicts_page(labelled, made, limit=1)
+    assert "the first 1 are shown" in short
+    assert "c-near" not in short
+
+
+def test_the_command_lists_writes_and_shows(labelled: Store, tmp_path: Path) -> None:
+    ask = ["dups", "conflicts", "-s", str(labelled.path)]
+    done = CliRunner().invoke(app, ask)
+    assert done.exit_code == 0, done.output
+    assert "4 pairs with different label: 1 of 2 exact, 2 of 3 embedding, 1 of 1 variant" in done.output
+    done = CliRunner().invoke(app, [*ask, "-o", str(tmp_path / "c.csv"), "--page", str(tmp_path / "c.html")])
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "c.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id_a"] for row in rows] == ["a", "c-copy", "b", "m1"]
+    assert "<html" in (tmp_path / "c.html").read_text(encoding="utf-8")
+    done = CliRunner().invoke(app, [*ask, "--json"])
+    told = json.loads(done.stdout)
+    assert told["conflicts"] == len(told["pairs"]) == 4
+    assert told["by_kind"]["variant"] == 1
+
+
+def test_what_cannot_be_compared_is_refused(labelled: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no column 'labell' of labels"):
+        find_conflicts(labelled, label="labell")
+    with pytest.raises(StoreError, match="no duplicates 'other'"):
+        find_conflicts(labelled, "other")
+    bare = made_store(tmp_path / "bare", ROWS, labels="verdict")
+    find_duplicates(bare, hamming=None, rule=0.9)
+    with pytest.raises(UsageError, match="no column 'label'; name one with --label: split, verdict"):
+        find_conflicts(bare)
+    assert find_conflicts(bare, label="verdict").pairs.num_rows == 4
+
+
+def test_what_strangers_wrote_stays_text(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        (f"{word}-{k}", number, 2 * number + k, word, f"{word}{k}")
+        for number, word in enumerate(HOSTILE)
+        for k in (0, 1)
+    ]
+    store = made_store(tmp_path / "s", rows)
+    find_duplicates(store, hamming=None, rule=0.9)
+    made = find_conflicts(store)
+    assert made.pairs.num_rows == len(HOSTILE)
+    HtmlPage(conflicts_page(store, made))  # whatever is no markup of ours fails there
