@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ... import __version__
 from ...errors import CorruptError, IcehouseError, LockedError
-from . import api, browse, pages
+from . import api, browse, live, pages
 from .batching import OverloadedError
 from .monitoring import Measured
 from .protection import Protection
@@ -47,6 +47,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(pages.shared, needs_store=False),
     Section(pages.trying, "/", "Try it", needs_store=False),
     Section(browse.router, "/browse", "Browse"),
+    Section(live.router, "/live", "Live"),
     Section(api.router, "/runs", "Runs", needs_store=False),
     Section(pages.reports),
 )
@@ -75,6 +76,8 @@ def create_app(state: State) -> FastAPI:
     )
     there = [section for section in SECTIONS if state.store is not None or not section.needs_store]
     app.state.served = state
+    if state.store is not None:
+        state.monitor.registry.register(live.WatchCollector(state.store.path))
     app.state.guarded = state.settings.token is not None
     app.state.sections = [(section.path, section.title) for section in there if section.path is not None]
     for section in there:

@@ -1,4 +1,4 @@
-"""Metrics of the server for Prometheus: requests, latency, batches, queue, answers by class, drift."""
+"""Metrics of the server for Prometheus: requests, latency, batches, queue, answers by class."""
 
 from __future__ import annotations
 
@@ -31,10 +31,6 @@ class Monitor:
             "icehouse_overloaded", "Requests refused because the queue was full", **made
         )
         self.answers = Counter("icehouse_answers", "Predictions by class", ("run", "label"), **made)
-        #: What `icehouse watch` tells of the stream against the training set; see `serve.watch`.
-        self.drift = Gauge(
-            "icehouse_drift", "Latest inputs against the training set", ("run", "measure"), **made
-        )
 
     def text(self) -> bytes:
         """All of them, in Prometheus' text format."""

@@ -173,6 +173,7 @@ class Decision:
     learned: dict[str, Any] | None = None
     error: str | None = None
     sha256: str | None = None
+    path: str | None = None  # of the picture, on this machine
     #: What a sink for a store needs: features by (encoder, modality, output), and facts of the picture.
     work: Any = None
 

@@ -73,6 +73,7 @@ class Status:
                         "text": (post.text or "")[:_SHOWN],
                         "image_url": post.image_url,
                         "image_sha256": decision.sha256,
+                        "path": decision.path,
                         "probability": told.get("probability"),
                         "decision": decision.decision,
                         "at": now,
@@ -126,12 +127,62 @@ def read_status(path: Path) -> dict[str, Any] | None:
     """Read what `Status.write` wrote; None where there is nothing, or nothing whole."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(told, dict) or not isinstance(told.get("updated"), (int, float)):
+        if not _is_sound(told):
             return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    told["alive"] = told.get("state") == "running" and time.time() - told["updated"] < SILENT_S
-    return told
+    told["alive"] = told["state"] == "running" and time.time() - told["updated"] < SILENT_S
+    return dict(told)
+
+
+def _is_sound(told: Any) -> bool:
+    """Whether a status is of the form that `Status.write` gives it: a store may be a stranger's."""
+
+    def numbers(value: Any) -> bool:
+        return isinstance(value, dict) and all(isinstance(n, (int, float)) for n in value.values())
+
+    def each(value: Any, check: Any) -> bool:
+        return isinstance(value, dict) and all(map(check, value.values()))
+
+    def posts(value: Any) -> bool:
+        return isinstance(value, list) and all(
+            isinstance(post, dict)
+            and isinstance(post.get("id"), str)
+            and isinstance(post.get("text", ""), str)
+            and isinstance(post.get("probability"), (int, float))
+            for post in value
+        )
+
+    try:
+        drift, learning = told.get("drift", {}), told.get("learning", {})
+        return (
+            all(isinstance(told[name], (int, float)) for name in ("updated", "posts_per_second"))
+            and all(isinstance(told[name], str) for name in ("name", "state", "source"))
+            and isinstance(told["outs"], list)
+            and numbers(told["counts"])
+            and numbers(told.get("collections", {}))
+            and each(told["ms"], lambda ms: numbers(ms) and {"p50", "p95"} <= ms.keys())
+            and each(told["classes"], numbers)
+            and all(run in told["classes"] for run in told["latest"])
+            and each(told["latest"], lambda labels: each(labels, posts))
+            and all(label in told["classes"][run] for run in told["latest"] for label in told["latest"][run])
+            and isinstance(told.get("lag"), (int, type(None)))
+            and (not drift or _is_drift(drift))
+            and (not learning or numbers({k: v for k, v in learning.items() if k in ("labels", "judged")}))
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+_DRIFT = ("inputs", "auroc", "auroc_low", "auroc_high", "unlike", "unlike_low", "unlike_high", "expected")
+
+
+def _is_drift(drift: Any) -> bool:
+    return (
+        all(isinstance(drift[name], (int, float)) for name in _DRIFT)
+        and isinstance(drift["run"], str)
+        and all(isinstance(point["auroc"], (int, float)) for point in drift.get("history", []))
+    )
 
 
 def watches(store: Path) -> list[dict[str, Any]]:

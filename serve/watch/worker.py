@@ -467,6 +467,7 @@ class Watch:
             assert decision is not None
             decision.collections = work.collections
             decision.sha256, decision.work = work.image_key, work
+            decision.path = None if work.path is None else str(work.path.absolute())
             work.post.ms["total"] = 1000 * (time.perf_counter() - work.post.received)
             final.append(decision)
         self._write(final)

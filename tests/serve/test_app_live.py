@@ -1,0 +1,113 @@
+"""The Live page and the metrics of watches: what the status says, and nothing that it should not."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from served import client, make_store
+
+pytest.importorskip("fastapi")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("live")).path
+
+
+@pytest.fixture
+def status(store: Path) -> dict[str, Any]:
+    """A watch that runs, whose post tries what texts can try."""
+    folder = store / "watch" / "w1"
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = folder / "a.png"
+    Image.new("RGB", (300, 200), (200, 30, 30)).save(picture)
+    post = {
+        "id": "<script>alert(1)</script>",
+        "text": "<img src=x onerror=alert(1)>",
+        "image_sha256": "ab",
+        "path": str(picture),
+        "probability": 0.75,
+        "decision": "classified",
+    }
+    told = {
+        "name": "w1", "state": "running", "updated": time.time(), "source": "redis://host/posts", "outs": ["stdout"],
+        "counts": {"classified": 60, "repeat": 30, "irrelevant": 10}, "posts_per_second": 12.5, "lag": 7,
+        "ms": {"embed": {"p50": 20.0, "p95": 40.0}}, "classes": {"damage": {"severe": 60}},
+        "latest": {"damage": {"severe": [post]}}, "collections": {"kerala": 4},
+        "drift": {"run": "damage", "inputs": 200, "reference": 100, "auroc": 0.61, "auroc_low": 0.55, "auroc_high": 0.67,
+                  "unlike": 0.1, "unlike_low": 0.05, "unlike_high": 0.15, "expected": 0.01, "drifted": True,
+                  "history": [{"at": 1, "auroc": 0.5, "unlike": 0}, {"at": 2, "auroc": 0.61, "unlike": 0.1}]},
+    }  # fmt: skip
+    (folder / "status.json").write_text(json.dumps(told))
+    return told
+
+
+def test_the_page_shows_what_the_watch_does(store: Path, status: dict[str, Any]) -> None:
+    with client(store, headers={"accept": "text/html"}) as app:
+        html = app.get("/live").text
+        assert "12.5" in html
+        assert "running" in html
+        assert "no repeats" in html
+        assert "70 · 70%" in html
+        assert "60 · 60%" in html
+        assert "0.61" in html
+        assert "<script>alert" not in html
+        assert "<img src=x" not in html
+        found = app.get("/live/picture?watch=w1&sha256=ab")
+        assert found.headers["content-type"] == "image/webp"
+        assert app.get("/live/picture?watch=w1&sha256=zz").status_code == 404
+        assert app.get("/live/picture?watch=../w1&sha256=ab").status_code == 404
+
+
+def test_other_programs_get_json_without_paths(store: Path, status: dict[str, Any]) -> None:
+    with client(store) as app:
+        (told,) = app.get("/live").json()["watches"]
+    assert (told["name"], told["alive"], told["counts"]["repeat"]) == ("w1", True, 30)
+    assert "path" not in told["latest"]["damage"]["severe"][0]
+
+
+def test_metrics(store: Path, status: dict[str, Any]) -> None:
+    with client(store) as app:
+        lines = app.get("/metrics").text.splitlines()
+    assert 'icehouse_watch_up{watch="w1"} 1.0' in lines
+    assert 'icehouse_watch_posts_total{decision="repeat",watch="w1"} 30.0' in lines
+    assert 'icehouse_watch_lag{watch="w1"} 7.0' in lines
+    assert 'icehouse_watch_stage_seconds{quantile="0.95",stage="embed",watch="w1"} 0.04' in lines
+    assert 'icehouse_drift{measure="auroc_low",run="damage",watch="w1"} 0.55' in lines
+
+
+def test_a_watch_that_says_nothing_any_more(store: Path, status: dict[str, Any]) -> None:
+    (store / "watch" / "w1" / "status.json").write_text(json.dumps({**status, "updated": time.time() - 60}))
+    with client(store) as app:
+        assert "silent" in app.get("/live", headers={"accept": "text/html"}).text
+        assert 'icehouse_watch_up{watch="w1"} 0.0' in app.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": {"a": "b"}}, {"counts": []}, {"ms": {"a": 1}}, {"ms": {"a": {"p50": 1}}}, {"classes": {}}, {"latest": 5},
+        {"latest": {"damage": {"severe": [5]}}}, {"latest": {"damage": {"other": []}}}, {"drift": {"auroc": "x"}},
+        {"name": 5}, {"outs": None}, {"updated": None}, {"lag": "x"}, {"collections": [1]},
+    ],
+)  # fmt: skip
+def test_a_status_of_another_form_is_left_out(
+    store: Path, status: dict[str, Any], change: dict[str, Any]
+) -> None:
+    (store / "watch" / "w1" / "status.json").write_text(json.dumps({**status, **change}))
+    with client(store) as app:
+        assert app.get("/live").json() == {"watches": []}
+        assert app.get("/live", headers={"accept": "text/html"}).status_code == 200
+        assert app.get("/metrics").status_code == 200
+
+
+def test_a_store_without_watches(tmp_path: Path, store: Path) -> None:
+    for path in (store / "watch").glob("*/status.json"):
+        path.unlink()
+    with client(store) as app:
+        assert "No watch has run" in app.get("/live", headers={"accept": "text/html"}).text
