@@ -50,6 +50,7 @@ _WRITTEN = {
     "keep.csv",
     "drop.csv",
     "variants.csv",
+    "variants.parquet",
     "summary.json",
     DIFFERENT,
     AS_FOUND,

@@ -50,6 +50,7 @@ from .pairs import (
 )
 from .results import (
     LABEL,
+    VARIANTS,
     PairWriter,
     RankedItems,
     cluster_table,
@@ -174,6 +175,12 @@ class Duplicates:
     def clusters(self, columns: list[str] | None = None) -> pa.Table:
         """Read ``clusters.parquet``; see `icehouse.dups.results.CLUSTERS`."""
         return self._read("clusters.parquet", columns)
+
+    def variants(self) -> pa.Table:
+        """Read ``variants.parquet``, empty for an older search; see `icehouse.dups.results.VARIANTS`."""
+        if not (self.path / "variants.parquet").exists():
+            return VARIANTS.empty_table()
+        return self._read("variants.parquet", None)
 
     def _read(self, name: str, columns: list[str] | None) -> pa.Table:
         with _whole(self.path):

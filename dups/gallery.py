@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from .. import __version__
 from ..embed.thumbnails import ImageFile, Thumbnail, ThumbnailPool, shrink
 from ..errors import StoreError, UsageError
@@ -32,6 +34,7 @@ from .gallery_groups import (
     Selection,
     pages,
     read_groups,
+    read_items,
     select,
     similarity,
 )
@@ -65,6 +68,9 @@ _STRIPS, _STRIP, _STRIP_SIDE = 100, 5, 64
 _TEXT_LIMIT = 600
 
 _MARKER = "gallery.json"
+
+#: Page of the variants: its file, and how many sets and members of each it shows.
+_VARIANTS, _SETS, _SET_MEMBERS = "variants.html", 100, 24
 
 
 @dataclass(frozen=True)
@@ -146,9 +152,12 @@ def write_gallery(
         with publish_folder(folder, parents=out is not None, sums=False) as temp:
             found = Duplicates.open(store, name)
             selection = select(found.clusters(), choice)
+            variants = found.variants()
             if Duplicates.open(store, name).summary != found.summary:
                 raise FileNotFoundError
-            summary = _write(temp, store, found.summary, selection, per_page, side, threads, progress)
+            summary = _write(
+                temp, store, found.summary, selection, variants, per_page, side, threads, progress
+            )
     except FileNotFoundError as error:
         if out is not None and error.filename and Path(error.filename).is_relative_to(folder.parent):
             raise StoreError(f"cannot write {folder}: {error.strerror}") from error
@@ -165,6 +174,7 @@ def _write(
     store: Store,
     search: dict[str, Any],
     selection: Selection,
+    variants: pa.Table,
     per_page: int,
     side: int,
     threads: int | None,
@@ -221,6 +231,8 @@ def _write(
                 all_groups=len(selection),
             )
             weight += _put(temp / "index.html", text)
+        if len(variants):
+            weight += _put(temp / _VARIANTS, _variants_page(store, search, variants, pictures))
         made = pictures.made
     summary = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -237,6 +249,33 @@ def _write(
     }
     (temp / _MARKER).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return summary
+
+
+def _variants_page(store: Store, search: dict[str, Any], variants: pa.Table, pictures: ThumbnailPool) -> str:
+    """Page of the sets of variants, the first of them and of their members."""
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for row in variants.to_pylist():
+        rows.setdefault(row["variants"], []).append(row)
+    shown = {number: rows[number][:_SET_MEMBERS] for number in list(rows)[:_SETS]}
+    items = read_items(store, pa.array([row["item_id"] for found in shown.values() for row in found]))
+    sets = []
+    for number, found in shown.items():
+        known = [items.get(row["item_id"]) for row in found]
+        taken = pictures.take([_source(item) for item in known])
+        cards = []
+        for row, item, picture in zip(found, known, taken, strict=True):
+            labels: dict[str, object] = {} if item is None else {"split": item.split, **item.labels}
+            card = Card(
+                row["item_id"],
+                picture,
+                text=None if item is None else item.text,
+                labels=labels_of(labels),
+                path=None if item is None else item.path,
+            )
+            cards.append({**row, "card": card})
+        sets.append({"number": number, "size": len(rows[number]), "cards": cards})
+    title = f"{_title(search)}: variants"
+    return render("variants.html", title=title, search=search, overview=None, sets=sets, total=len(rows))
 
 
 def gallery_page(
@@ -430,7 +469,8 @@ def _overview(search: dict[str, Any], selection: Selection) -> dict[str, Any]:
         "chained groups": groups["chained"],
         **{f"{kind} pairs": search["pairs"]["by_kind"].get(kind, 0) for kind in KINDS},
     }
-    return {"figures": figures, "notes": notes}
+    sets = search.get("variants", {}).get("sets", 0)
+    return {"figures": figures, "notes": notes, "variants": sets}
 
 
 def _title(search: dict[str, Any]) -> str:
@@ -467,7 +507,9 @@ def _outside(out: str | Path) -> Path:
     folder = Path(out).resolve()
     if folder.is_dir():
         names = {entry.name for entry in folder.iterdir()}
-        strange = sorted(n for n in names if n not in ("index.html", _MARKER) and not n.startswith("page-"))
+        strange = sorted(
+            n for n in names if n not in ("index.html", _MARKER, _VARIANTS) and not n.startswith("page-")
+        )
         if names and (strange or _MARKER not in names):
             what = f" ({strange[0]})" if strange else ""
             raise UsageError(f"{folder} holds other things{what} and would be replaced; give a new folder")

@@ -232,7 +232,7 @@ def read_groups(
         return
     table = selection.clusters.take(pa.array(np.concatenate(rows)))
     members = iter(table.to_pylist())
-    items = _read_items(store, table["item_id"])
+    items = read_items(store, table["item_id"])
     rivals = np.stack([selection.first[part], selection.second[part]], axis=1)
     reasons = _reasons(
         store, selection.clusters["item_id"].take(pa.array(rivals.ravel())), policy, margins, images
@@ -260,7 +260,8 @@ def read_groups(
         )
 
 
-def _read_items(store: Store, ids: pa.ChunkedArray) -> dict[str, Item]:
+def read_items(store: Store, ids: pa.Array | pa.ChunkedArray) -> dict[str, Item]:
+    """What the store knows of items, by id."""
     wanted = ids.unique()
 
     def read(snapshot: Snapshot) -> dict[str, Item]:

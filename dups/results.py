@@ -76,6 +76,18 @@ CLUSTERS = pa.schema(
     ]
 )
 
+#: One row an item that is kept though its picture is like another's, as in ``variants.csv``.
+VARIANTS = pa.schema(
+    [
+        pa.field("variants", pa.int64(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("variant_of", pa.string()),
+        pa.field("differs", pa.string()),
+        pa.field("hamming", pa.uint8()),
+        pa.field("cosine", pa.float64()),
+    ]
+)
+
 _ROWS = 500_000
 
 #: Characters of a text in ``variants.csv``.
@@ -371,7 +383,7 @@ def write_variants(
     pairs: Sequence[np.ndarray],
     texts: pa.Array | None,
 ) -> tuple[np.ndarray, int]:
-    """Write ``variants.csv``: what is kept though its picture is that of another, since it says something else.
+    """Write ``variants.csv`` and ``variants.parquet``: what is kept since it says something else than another like it.
 
     One row for each keeper, or item without a group, that variants link; a set of them begins with its best, and the others
     are told beside the best of those that they are linked to. `pairs` are those of contents, `texts` of the items. Gives
@@ -415,6 +427,9 @@ def write_variants(
         }
     )
     pcsv.write_csv(csv_table(table), folder / "variants.csv")
+    pq.write_table(
+        table.drop_columns(["file", "text"]).cast(VARIANTS), folder / "variants.parquet", compression="zstd"
+    )
     return family, len(order)
 
 

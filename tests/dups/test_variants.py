@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from html_page import HOSTILE, HtmlPage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
 from icehouse.dups.evaluate import Truth, evaluate_duplicates
 from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.gallery import write_gallery
 from icehouse.dups.groups import group_pairs
 from icehouse.dups.variants import AGREEING, TextSets, Variants, agreement, part_variants, texts_of, words_of
 from icehouse.errors import UsageError
@@ -307,3 +309,24 @@ def test_all_pairs_are_judged_alike_by_themselves_and_together() -> None:
             (agreement(words_of(x), words_of(y)) for x, y in itertools.product(own[a], own[b])), default=None
         )
         assert np.isnan(score) if best is None else score == pytest.approx(best)
+
+
+def test_the_gallery_shows_variants_on_a_page_of_their_own(tmp_path: Path) -> None:
+    rows: list[Row] = [(word, number, f"{word} alpha beta") for number, word in enumerate(HOSTILE)]
+    rows += [(f"{word}2", number, f"gamma delta {number}") for number, word in enumerate(HOSTILE)]
+    store = made_store(tmp_path / "s", [*rows, ("a", 12, "one two three"), ("a2", 12, "one two three")])
+    find_duplicates(store, hamming=None, rule=0.9)
+    made = write_gallery(store)
+    index = HtmlPage(made.path)
+    assert f"{len(HOSTILE)} sets of variants" in index.text
+    assert {"href": "variants.html"} in index.all("a")
+    page = HtmlPage(made.path.with_name("variants.html"))
+    assert len(page.all("section", "group")) == len(HOSTILE)
+    assert len(page.all("li", "member")) == 2 * len(HOSTILE)
+    assert "other text" in page.text
+    assert "a2" not in page.text.split()
+    found = find_duplicates(store, hamming=None, rule=0.9, variants="drop")
+    assert found.variants().num_rows == 0
+    assert not write_gallery(store).path.with_name("variants.html").exists()
+    (found.path / "variants.parquet").unlink()
+    assert Duplicates.open(store).variants().num_rows == 0

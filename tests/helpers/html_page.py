@@ -33,7 +33,7 @@ ATTRIBUTES = (
 VOID = {"meta", "br", "img", "input"}
 VALUES = {
     "src": r"data:image/(webp|png);base64,[A-Za-z0-9+/=]+",
-    "href": r"#[a-z0-9-]+|(index|page-\d{4,})\.html",
+    "href": r"#[a-z0-9-]+|(index|variants|page-\d{4,})\.html",
     "id": r"[\w.-]+",
     "data-kind": "keeper|exact|perceptual|embedding|variant|indirect",
     "data-cosine": r"(-?\d\.\d{6})?",
