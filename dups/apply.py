@@ -23,6 +23,7 @@ from ..data.images import ORIENTATIONS
 from ..errors import CorruptError, StoreError
 from ..store.files import SUMS, publish_folder, temp_name
 from ..store.store import Store
+from .confirm import INVERSE
 from .find import Duplicates, inspect_again
 from .groups import item_files
 from .judgements import (
@@ -38,7 +39,6 @@ from .judgements import (
     record_judgements,
     undo_judgements,
 )
-from .orientation import INVERSE
 from .pairs import FoundPairs, Spread
 from .results import STAGES, RankedItems, cluster_table, write_lists, write_variants
 from .variants import EVIDENCE, texts_of

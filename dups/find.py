@@ -28,11 +28,12 @@ from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import apply_map
+from .confirm import PixelPairs, confirm, view_candidates
 from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
 from .hashing import ViewHashes, blank_hashes, view_radius
 from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
-from .orientation import TurnedPairs, turned_pairs
+from .orientation import turned_pairs
 from .pairs import (
     DEFAULT_HAMMING,
     ENGINES,
@@ -69,7 +70,7 @@ from .variants import (
     texts_of,
     variant_notes,
 )
-from .view_table import MAX_VIEWED, content_shares, hash_column, load_thumbs, load_views
+from .view_table import MAX_VIEWED, box_column, content_shares, hash_column, load_thumbs, load_views
 
 DEFAULT_MAX_PAIRS = 5_000_000
 
@@ -376,7 +377,7 @@ def find_duplicates(
             if viewed:
                 contents.views, unseen = _views(store, ranked, items, made, expected_false_pairs or 1.0)
                 remarks += unseen
-                contents.turned, unseen = _turned(store, ranked, items)
+                contents.confirmed, unseen = _confirmed(store, ranked, items, contents.views)
                 remarks += unseen
             elif hamming is not None and n > 1 and views is None:
                 remarks.append(
@@ -537,17 +538,36 @@ def _views(
     return ViewHashes(hashes, usable, radius, rule.agreement), []
 
 
-def _turned(store: Store, ranked: RankedItems, items: pa.Table) -> tuple[TurnedPairs | None, list[str]]:
-    """Pairs of contents of which one is the other turned or mirrored."""
+def _confirmed(
+    store: Store, ranked: RankedItems, items: pa.Table, views: ViewHashes | None
+) -> tuple[PixelPairs | None, list[str]]:
+    """Pairs that near hashes of turned pictures, or of their parts, suggest and their thumbnails confirm."""
     digests = items["image_sha256"].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
+
+    def thumbs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return load_thumbs(store, digests.take(pa.array(rows)))
+
     hashes, there = hash_column(store, digests, "turned")
     turned = hashes[:, : len(ORIENTATIONS)]
-    found = turned_pairs(turned, there, lambda rows: load_thumbs(store, digests.take(pa.array(rows))))
+    found = turned_pairs(turned, there, thumbs)
+    notes = []
     if found is None:
-        return None, [
+        found = PixelPairs.none(len(digests))
+        notes = [
             "too many pictures are near one another once turned, so that turned copies were not looked for"
         ]
-    return found, []
+    if views is None:
+        return found, notes
+    regions, bits = view_candidates(views, box_column(store, digests))
+
+    def apart(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        return np.bitwise_count(turned[i, 0] ^ turned[j, 0])
+
+    same = confirm(regions, thumbs, len(digests), np.flatnonzero(there), apart)
+    i, j = regions.i[same], regions.j[same]
+    codes = np.minimum(i, j) * len(digests) + np.maximum(i, j)
+    by_parts = PixelPairs.of_any(len(digests), codes, regions.mirrored[same].astype(np.int8), bits[same])
+    return found | by_parts, notes
 
 
 def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:

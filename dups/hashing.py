@@ -283,7 +283,7 @@ def _lowest(found: list[np.ndarray], count: int) -> np.ndarray:
 
 
 #: Changes whenever another hash, or another box, would come of the same picture.
-VIEWS_VERSION = 5
+VIEWS_VERSION = 6
 
 #: The first views, which are held against all: the whole picture, and it without margins.
 WHOLE_VIEWS = 2
@@ -365,6 +365,21 @@ def picture_views(image: Image.Image, box: tuple[float, float, float, float] | N
     step = _FINE // THUMB
     thumb = np.rint(whole.reshape(THUMB, step, THUMB, step).mean(axis=(1, 3))).astype(np.uint8)
     return PictureViews(hashes, turned, thumb)
+
+
+def view_boxes(boxes: np.ndarray, views: np.ndarray) -> np.ndarray:
+    """Where views lie in their pictures: left, top, right, bottom in parts of the sides, float64 (m, 4).
+
+    `boxes` (m, 4) are what is inside the margins, `views` (m,) numbers of views; the mirrored one lies where the trimmed
+    one does.
+    """
+    inside = [(0.0, 0.0, 1.0, 1.0)] * (WHOLE_VIEWS + 1)
+    inside += [(x * cut, y * cut, 1 - cut, 1 - cut) for cut in _CUTS for y in _PLACES for x in _PLACES]
+    left, top, width, height = np.array(inside)[views].T
+    outer = np.where((views == 0)[:, None], np.array([0.0, 0.0, 1.0, 1.0]), boxes)
+    start, size = outer[:, :2], outer[:, 2:] - outer[:, :2]
+    first = start + np.stack([left, top], axis=1) * size
+    return np.concatenate([first, first + np.stack([width, height], axis=1) * size], axis=1)
 
 
 def _margins(rows: np.ndarray) -> tuple[int, int]:

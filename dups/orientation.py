@@ -8,12 +8,12 @@ agree is measured on pairs drawn at random.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
 from ..data.images import ORIENTATIONS
+from .confirm import INVERSE, Pictures, PixelPairs, Thumbs
 from .hashing import THUMB, cross_pairs, informative
 
 #: Bits in which the hashes of a picture and of its turned copy may differ; saved as JPEG and halved they differ in up to 4.
@@ -33,68 +33,27 @@ _TAIL = 0.05  # share of them that the tail is fitted to
 _BLOCK = 1024
 _SEED = 20_240
 
-#: What undoes each orientation.
-INVERSE = np.array([0, 1, 2, 3, 4, 7, 6, 5], np.int8)
 
-#: Gives the thumbnails of contents (m,), uint8 (m, 64, 64), and which there are.
-Thumbs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class TurnedPairs:
-    """Pairs ``i < j`` of `n` contents, of which j is i laid in another of the `ORIENTATIONS`."""
-
-    n: int
-    codes: np.ndarray  # int64 (m,): ``i * n + j``, ascending
-    orientation: np.ndarray  # int8 (m,): place in `ORIENTATIONS`, never 0
-    distance: np.ndarray  # int16 (m,): bits in which the hash of j and that of the turned i differ
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def of(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Orientation, 0 for pairs that are none of these, and distance, 65 for those; of pairs in any order."""
-        orientation, distance = np.zeros(len(i), np.int8), np.full(len(i), 65, np.int16)
-        if not len(self):
-            return orientation, distance
-        codes = np.minimum(i, j) * self.n + np.maximum(i, j)
-        at = np.minimum(np.searchsorted(self.codes, codes), len(self) - 1)
-        found = self.codes[at] == codes
-        orientation[found], distance[found] = self.orientation[at[found]], self.distance[at[found]]
-        backwards = i > j
-        orientation[backwards] = INVERSE[orientation[backwards]]
-        return orientation, distance
-
-    def subset(self, numbers: np.ndarray) -> TurnedPairs:
-        """Those among the contents `numbers`, ascending, which are numbered from 0."""
-        i, j = np.divmod(self.codes, self.n)
-        held = np.isin(i, numbers) & np.isin(j, numbers)
-        i, j = (np.searchsorted(numbers, side[held]) for side in (i, j))
-        size = len(numbers)
-        return TurnedPairs(size, i * size + j, self.orientation[held], self.distance[held])
-
-
-def turned_pairs(turned: np.ndarray, there: np.ndarray, thumbs: Thumbs) -> TurnedPairs | None:
+def turned_pairs(turned: np.ndarray, there: np.ndarray, thumbs: Thumbs) -> PixelPairs | None:
     """Find the turned copies among n contents; None where so many are near by chance that nothing can be told.
 
     Takes the hashes of each content in the `ORIENTATIONS`, uint64 (n, 8), and which there are, bool (n,).
     """
     found = _candidates(turned, there & informative(turned[:, 0]))
-    if found is None or not len(found):
-        return found
-    i, j = np.divmod(found.codes, found.n)
+    if found is None:
+        return None
+    if not len(found[0]):
+        return PixelPairs.none(len(turned))
+    codes, orientation, distance = found
+    i, j = np.divmod(codes, len(turned))
     sample = _sample(there)
-    needed = np.unique(np.concatenate([sample, i, j]))
-    pictures = _Pictures(needed, *thumbs(needed))
+    pictures = Pictures.load(thumbs, sample, i, j)
     least = _least_correlations(turned, sample, int(there.sum()), pictures)
-    kept = np.zeros(len(found), bool)
-    for start in range(0, len(found), _BLOCK):
+    kept = np.zeros(len(codes), bool)
+    for start in range(0, len(codes), _BLOCK):
         part = slice(start, start + _BLOCK)
-        kept[part] = _confirmed(pictures, i[part], j[part], found.orientation[part], least)
-    # Of several orientations of one pair the nearest comes first.
-    found = TurnedPairs(found.n, found.codes[kept], found.orientation[kept], found.distance[kept])
-    _, first = np.unique(found.codes, return_index=True)
-    return TurnedPairs(found.n, found.codes[first], found.orientation[first], found.distance[first])
+        kept[part] = _confirmed(pictures, i[part], j[part], orientation[part], least)
+    return PixelPairs.of_any(len(turned), codes[kept], orientation[kept], distance[kept])
 
 
 def turn(pictures: np.ndarray, orientation: int) -> np.ndarray:
@@ -108,8 +67,8 @@ def turn(pictures: np.ndarray, orientation: int) -> np.ndarray:
     return pictures
 
 
-def _candidates(turned: np.ndarray, usable: np.ndarray) -> TurnedPairs | None:
-    """Pairs with a near turned hash, nearer than upright ones; by code, then by distance."""
+def _candidates(turned: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Pairs with a near turned hash, nearer than upright ones: codes, orientations and distances."""
     n, rows = len(turned), np.flatnonzero(usable)
     upright = turned[rows, 0]
     for radius in range(RADIUS, -1, -2):
@@ -130,27 +89,13 @@ def _candidates(turned: np.ndarray, usable: np.ndarray) -> TurnedPairs | None:
                 break
         else:
             if not held:
-                return TurnedPairs(n, np.empty(0, np.int64), np.empty(0, np.int8), np.empty(0, np.int16))
-            codes, how, distance = (np.concatenate(parts) for parts in zip(*held, strict=True))
-            order = np.lexsort((distance, how, codes))
+                return np.empty(0, np.int64), np.empty(0, np.int8), np.empty(0, np.int16)
+            codes, how, bits = (np.concatenate(parts) for parts in zip(*held, strict=True))
+            order = np.lexsort((bits, how, codes))
             pairs = codes[order] * len(ORIENTATIONS) + how[order]
             order = order[np.append(True, pairs[1:] != pairs[:-1])] if len(order) else order
-            order = order[np.lexsort((distance[order], codes[order]))]
-            return TurnedPairs(n, codes[order], how[order].astype(np.int8), distance[order].astype(np.int16))
+            return codes[order], how[order].astype(np.int8), bits[order].astype(np.int16)
     return None
-
-
-@dataclass(frozen=True)
-class _Pictures:
-    """Thumbnails of some contents."""
-
-    numbers: np.ndarray  # int64 (m,), ascending
-    thumbs: np.ndarray  # uint8 (m, 64, 64)
-    known: np.ndarray  # bool (m,)
-
-    def of(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        at = np.searchsorted(self.numbers, numbers)
-        return self.thumbs[at], self.known[at]
 
 
 def _sample(there: np.ndarray) -> np.ndarray:
@@ -160,7 +105,7 @@ def _sample(there: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _least_correlations(turned: np.ndarray, rows: np.ndarray, count: int, pictures: _Pictures) -> np.ndarray:
+def _least_correlations(turned: np.ndarray, rows: np.ndarray, count: int, pictures: Pictures) -> np.ndarray:
     """Correlations, of each of the `_forms`, that less than one turned pair of `count` unrelated contents would reach."""
     rng = np.random.default_rng(_SEED)
     thumbs, known = pictures.of(rows)
@@ -186,7 +131,7 @@ def _least_correlations(turned: np.ndarray, rows: np.ndarray, count: int, pictur
 
 
 def _confirmed(
-    pictures: _Pictures, i: np.ndarray, j: np.ndarray, orientation: np.ndarray, least: np.ndarray
+    pictures: Pictures, i: np.ndarray, j: np.ndarray, orientation: np.ndarray, least: np.ndarray
 ) -> np.ndarray:
     """Tell which candidates have the same pixels, turned, and would not have them upright as well."""
     numbers, at = np.unique(np.concatenate([i, j]), return_inverse=True)

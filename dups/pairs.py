@@ -21,11 +21,11 @@ import numpy as np
 from ..errors import CorruptError, StoreError, UsageError
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
+from .confirm import PixelPairs
 from .groups import Star
 from .hashing import HashJoin, ViewHashes, blank_hashes, informative, random_pairs_expected
 from .join.cosines import RowSet, choose_tiles, pair_cosines
 from .join.selfjoin import Join, PairBlock, self_join
-from .orientation import TurnedPairs
 from .variants import Variants
 
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
@@ -228,10 +228,10 @@ class Contents:
         with_vector: np.ndarray | None = None,
         views: ViewHashes | None = None,
         variants: Variants | None = None,
-        turned: TurnedPairs | None = None,
+        confirmed: PixelPairs | None = None,
     ) -> None:
         self.rule = rule
-        self.views, self.turned = views, turned
+        self.views, self.confirmed = views, confirmed
         self.variants = variants
         self.hashes, self.hashed = hashes, hashed
         #: Hashes that say something; the others match nothing, though their distances are reported.
@@ -251,7 +251,7 @@ class Contents:
         """Get the contents `numbers`, ascending, renumbered from 0; `scratch` is a file for their vectors."""
         views = None if self.views is None else self.views.subset(numbers)
         variants = None if self.variants is None else self.variants.subset(numbers)
-        turned = None if self.turned is None else self.turned.subset(numbers)
+        confirmed = None if self.confirmed is None else self.confirmed.subset(numbers)
         if self.rows is None:
             return Contents(
                 self.hashes[numbers],
@@ -259,25 +259,27 @@ class Contents:
                 self.rule,
                 views=views,
                 variants=variants,
-                turned=turned,
+                confirmed=confirmed,
             )
         held = np.isin(self.with_vector, numbers, assume_unique=True)
         X = in_order(self.rows.X, np.flatnonzero(held), scratch)
         at = np.searchsorted(numbers, self.with_vector[held])
-        return Contents(self.hashes[numbers], self.hashed[numbers], self.rule, X, at, views, variants, turned)
+        return Contents(
+            self.hashes[numbers], self.hashed[numbers], self.rule, X, at, views, variants, confirmed
+        )
 
     def hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Bits in which the hashes of ``i[k]`` and ``j[k]`` differ, int16; -1 where one has none.
 
-        With views, those of the two views that are nearest; of turned copies, those of the turned hash.
+        With views, those of the two views that are nearest; of confirmed pairs, those that made them candidates.
         """
         return self._hammings(i, j)[0]
 
     def _hammings(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `hamming` tells, and of the views alone; 65 where there are none."""
         whole = self._whole_hamming(i, j)
-        if self.turned is not None:
-            whole = np.minimum(whole, self.turned.of(i, j)[1])
+        if self.confirmed is not None:
+            whole = np.minimum(whole, self.confirmed.find(i, j)[2])
         if self.views is None:
             return whole, np.full(len(i), 65, np.int16)
         nearest = self.views.distance(i, j)
@@ -311,9 +313,9 @@ class Contents:
             hamming = np.where(whole < 0, whole, np.minimum(whole, nearest))
             perceptual |= self.views.found(i, j, nearest)
         orientation = np.zeros(len(i), np.int8)
-        if self.turned is not None:
-            orientation, bits = self.turned.of(i, j)
-            perceptual |= orientation > 0
+        if self.confirmed is not None:
+            found, orientation, bits = self.confirmed.find(i, j)
+            perceptual |= found
             hamming = np.minimum(hamming, bits)
         embedding = np.zeros(len(i), bool) if least is None else cosine >= least
         differs = np.zeros(len(i), np.int8) if self.variants is None else self.variants.of(i, j)
@@ -351,8 +353,8 @@ class Contents:
             apart &= ~close
             if self.views is not None:
                 apart &= ~self.views.linked(i, j, nearest)
-            if self.turned is not None:
-                apart &= self.turned.of(i, j)[0] == 0
+            if self.confirmed is not None:
+                apart &= ~self.confirmed.find(i, j)[0]
         known = np.zeros(len(i), bool)
         if least is not None:
             known |= ~np.isnan(cosine)
@@ -485,7 +487,7 @@ class PairSearch:
         self.find_view_pairs()
         n = len(self.contents)
         self.complete = n
-        hashes = _merge(_merge(self._by_hash(), self._by_view()), self._by_turn())
+        hashes = _merge(_merge(self._by_hash(), self._by_view()), self._by_pixels())
         least = min(_MIN_BLOCK, self.max_pairs + 1)
         for codes, cosine in _gathered(_merge(hashes, self._by_embedding()), least):
             room = self.max_pairs - self.pairs
@@ -524,11 +526,11 @@ class PairSearch:
         if codes is not None and len(codes):
             yield codes, np.full(len(codes), np.nan)
 
-    def _by_turn(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        turned = self.contents.turned
-        if turned is not None and len(turned):
-            self.stats["turned"] = {"pairs": len(turned)}
-            yield turned.codes, np.full(len(turned), np.nan)
+    def _by_pixels(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        confirmed = self.contents.confirmed
+        if confirmed is not None and len(confirmed):
+            self.stats["confirmed"] = {"pairs": len(confirmed)}
+            yield confirmed.codes, np.full(len(confirmed), np.nan)
 
     def _by_embedding(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         contents, rule = self.contents, self.contents.rule

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from ..data.images import ORIENTATIONS
 from ..store.sql import csv_table
+from .confirm import INVERSE
 from .groups import GONE, NONE, THERE, Files, connected, deletable_files
 from .hashing import distinct
-from .orientation import INVERSE
 from .pairs import Contents, FoundPairs, Spread
 from .variants import EVIDENCE
 

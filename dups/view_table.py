@@ -47,6 +47,8 @@ _SCHEMA = pa.schema(
         pa.field("turned", pa.list_(pa.uint64(), _TURNED)),
         # The whole picture in grey, row by row.
         pa.field("thumb", pa.binary(THUMB * THUMB)),
+        # What is inside margins and bands: left, top, right, bottom in parts of the sides.
+        pa.field("box", pa.list_(pa.float32(), 4)),
         # What tells how good a picture is; null where nothing was measured.
         pa.field("facts", pa.list_(pa.float32())),
     ]
@@ -144,6 +146,15 @@ def hash_column(
     return hashes, there
 
 
+def box_column(store: Store, digests: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Get what is inside the margins of each picture, in parts of its sides, float64 (n, 4); NaN where it is not known."""
+    column = read_views(store, digests, ["box"])["box"]
+    boxes = np.full((len(column), 4), np.nan)
+    there = pc.is_valid(column).to_numpy(zero_copy_only=False)
+    boxes[there] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
+    return boxes
+
+
 def load_thumbs(store: Store, digests: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Get the thumbnails of some contents, uint8 (n, 64, 64), and which there are, bool (n,).
 
@@ -202,6 +213,7 @@ def _read(digest: str, files: list[Path]) -> _Row | None:
             "image_sha256": digest,
             "hashes": hashes,
             "inside": inside,
+            "box": [left / image.width, top / image.height, right / image.width, bottom / image.height],
             "turned": turned,
             "thumb": views.thumb.tobytes(),
             # A place for what `dups.quality` measures of `data` and `picture`.

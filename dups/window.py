@@ -30,6 +30,7 @@ from ..errors import CorruptError, SpaceError, StoreError, UsageError, brief
 from ..store.files import publish, remove_leftovers, temp_name
 from ..store.schema import vector_type
 from ..store.vectors import to_array
+from .confirm import INVERSE
 from .hashing import BITS, MAX_RADIUS, informative
 from .join.cosines import (
     NumpyTiles,
@@ -41,7 +42,6 @@ from .join.cosines import (
     project,
     summation_slack,
 )
-from .orientation import INVERSE
 from .pairs import Rule
 
 

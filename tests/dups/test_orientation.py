@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from icehouse.data.images import ORIENTATIONS, decode, perceptual_hash, perceptual_hashes
 from icehouse.dups import orientation as orientation_module
 from icehouse.dups.apply import apply_judgements
+from icehouse.dups.confirm import INVERSE, PixelPairs
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import TURNED, write_gallery
 from icehouse.dups.hashing import informative
-from icehouse.dups.orientation import INVERSE, RADIUS, TurnedPairs, turn, turned_pairs
+from icehouse.dups.orientation import RADIUS, turn, turned_pairs
 from icehouse.dups.pairs import Rule
 from icehouse.dups.stream import DuplicateStream
 from icehouse.dups.window import Arrival, SlidingWindow, load_window, save_window
@@ -108,15 +109,16 @@ def test_pairs_are_those_of_comparing_everything(n: int, seed: int) -> None:
     )
     assert got == wanted
     i, j = np.divmod(found.codes, n)
-    forwards, bits = found.of(i, j)
+    there, forwards, bits = found.find(i, j)
+    assert there.all()
     assert (forwards == found.orientation).all()
     assert (bits == found.distance).all()
-    assert (found.of(j, i)[0] == INVERSE[found.orientation]).all()
-    assert found.of(np.arange(n), np.arange(n))[0].tolist() == [0] * n
+    assert (found.find(j, i)[1] == INVERSE[found.orientation]).all()
+    assert not found.find(np.arange(n), np.arange(n))[0].any()
     numbers = np.flatnonzero(np.random.default_rng(seed + 1).random(n) < 0.7)
     part = found.subset(numbers)
     a, b = (side.ravel() for side in np.triu_indices(len(numbers), 1))
-    assert (part.of(a, b)[0] == found.of(numbers[a], numbers[b])[0]).all()
+    assert (part.find(a, b)[1] == found.find(numbers[a], numbers[b])[1]).all()
     assert (np.diff(part.codes) > 0).all()
 
 
@@ -299,8 +301,9 @@ def test_a_decoder_hashes_orientations_only_when_asked(folder: Path) -> None:
 
 
 def test_no_pairs_are_no_trouble() -> None:
-    empty = TurnedPairs(5, np.empty(0, np.int64), np.empty(0, np.int8), np.empty(0, np.int16))
-    orientation, bits = empty.of(np.arange(3), np.arange(3) + 1)
+    empty = PixelPairs.none(5)
+    found, orientation, bits = empty.find(np.arange(3), np.arange(3) + 1)
+    assert not found.any()
     assert orientation.tolist() == [0] * 3
     assert bits.tolist() == [65] * 3
     assert len(empty.subset(np.array([1, 3]))) == 0

@@ -1,0 +1,281 @@
+"""Pixel confirmation: candidate pairs whose thumbnails agree block by block, where hashes alone would prove nothing.
+
+A crop, a caption over the picture, a turn by two degrees leave a hash some ten bits away, and so are unrelated pictures. So
+near views only make candidates here. The region that one view shows of its picture is laid over that of the other, and each
+of its blocks may move by a few pixels: copies agree in fine detail wherever nothing was drawn over them, and how far
+unrelated pictures of the set agree is measured on pairs drawn at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from .hashing import THUMB, ViewHashes, cross_pairs, view_boxes
+
+#: What undoes each of `icehouse.data.images.ORIENTATIONS`.
+INVERSE = np.array([0, 1, 2, 3, 4, 7, 6, 5], np.int8)
+
+#: Bits in which two views may differ to be a candidate, and up to how many contents: the search takes seconds beyond.
+_RADII = ((10, 2_000), (8, 4_000), (6, 8_000))
+
+#: Candidates a content, on average, beyond which fewer bits are asked for; each takes about a millisecond.
+_MAX_CANDIDATES = 4
+
+_SIDE, _BLOCKS, _MOVE = 48, 4, 3  # pixels a side of a region, blocks a side, pixels that each may move
+_DETAIL = 5  # pixels; what is coarser does not count
+_ROWS = 128  # pairs at once
+
+#: Near views after which fewer bits are asked for, since everything resembles everything.
+_MAX_NEAR = 1_000_000
+
+#: Agreement that a copy is asked to reach at least, whatever the set, and beyond which unrelated pictures are as good.
+_LEAST, _MOST = 0.6, 0.95
+_SAMPLE, _TAIL, _SEED = 600, 0.1, 20_241
+_UNRELATED_BITS = 14
+_SAFETY = 10
+
+#: Gives the thumbnails of contents (m,), uint8 (m, 64, 64), and which there are.
+Thumbs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class PixelPairs:
+    """Pairs ``i < j`` of `n` contents that are confirmed pixel by pixel."""
+
+    n: int
+    codes: np.ndarray  # int64 (m,): ``i * n + j``, ascending, each once
+    orientation: (
+        np.ndarray
+    )  # int8 (m,): place in `ORIENTATIONS` of how i has to be turned to be j; 0 is upright
+    distance: np.ndarray  # int16 (m,): bits in which the hashes differ that made the candidate
+
+    @classmethod
+    def of_any(cls, n: int, codes: np.ndarray, orientation: np.ndarray, distance: np.ndarray) -> PixelPairs:
+        """Take pairs in any order; of several of one pair the one with the least distance, then upright, counts."""
+        order = np.lexsort((orientation, distance, codes))
+        _, first = np.unique(codes[order], return_index=True)
+        order = order[first]
+        return cls(n, codes[order], orientation[order].astype(np.int8), distance[order].astype(np.int16))
+
+    @classmethod
+    def none(cls, n: int) -> PixelPairs:
+        """No pair at all."""
+        return cls(n, np.empty(0, np.int64), np.empty(0, np.int8), np.empty(0, np.int16))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __or__(self, other: PixelPairs) -> PixelPairs:
+        columns = (
+            np.concatenate([getattr(side, name) for side in (self, other)])
+            for name in ("codes", "orientation", "distance")
+        )
+        return PixelPairs.of_any(self.n, *columns)
+
+    def find(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which pairs, in any order, are among these, bool; their orientation; and distance, 65 for the others."""
+        codes = np.minimum(i, j) * self.n + np.maximum(i, j)
+        found = np.zeros(len(codes), bool)
+        orientation, distance = np.zeros(len(codes), np.int8), np.full(len(codes), 65, np.int16)
+        if len(self):
+            at = np.minimum(np.searchsorted(self.codes, codes), len(self) - 1)
+            found = self.codes[at] == codes
+            orientation[found], distance[found] = self.orientation[at[found]], self.distance[at[found]]
+            orientation = np.where(i > j, INVERSE[orientation], orientation)
+        return found, orientation, distance
+
+    def subset(self, numbers: np.ndarray) -> PixelPairs:
+        """Those among the contents `numbers`, ascending, which are numbered from 0."""
+        i, j = np.divmod(self.codes, self.n)
+        held = np.isin(i, numbers) & np.isin(j, numbers)
+        i, j = (np.searchsorted(numbers, side[held]) for side in (i, j))
+        size = len(numbers)
+        return PixelPairs(size, i * size + j, self.orientation[held], self.distance[held])
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Thumbnails of some contents."""
+
+    numbers: np.ndarray  # int64 (m,), ascending
+    thumbs: np.ndarray  # uint8 (m, 64, 64)
+    known: np.ndarray  # bool (m,)
+
+    @classmethod
+    def load(cls, thumbs: Thumbs, *numbers: np.ndarray) -> Pictures:
+        """Load those of all that is asked for, once."""
+        every = np.unique(np.concatenate(numbers))
+        return cls(every, *thumbs(every))
+
+    def of(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Thumbnails of contents, and which there are."""
+        at = np.searchsorted(self.numbers, numbers)
+        return self.thumbs[at], self.known[at]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Regions of pictures that may show the same, pair by pair."""
+
+    i: np.ndarray  # int64 (m,): contents
+    j: np.ndarray
+    box_i: np.ndarray  # float64 (m, 4): left, top, right, bottom in parts of the side
+    box_j: np.ndarray
+    mirrored: np.ndarray  # bool (m,)
+
+    def __len__(self) -> int:
+        return len(self.i)
+
+    def take(self, rows: np.ndarray | slice) -> Regions:
+        """Some of them."""
+        return Regions(*(getattr(self, name)[rows] for name in Regions.__dataclass_fields__))
+
+
+def view_candidates(views: ViewHashes, boxes: np.ndarray) -> tuple[Regions, np.ndarray]:
+    """Pairs that views beyond their radius may make: the regions of the nearest two views, and their distance.
+
+    `boxes`, float (n, 4), are what is inside the margins of each picture, in parts of its sides.
+    """
+    n, usable = len(views.hashes), views.usable & ~np.isnan(boxes[:, :1])
+    radii = [radius for radius, most in _RADII if n <= most and radius > views.radius]
+    for radius in radii:
+        best = _nearest(views.hashes, usable, radius, n)
+        if best is None:
+            continue
+        near = best[best[:, 1] <= views.radius, 0]
+        best = best[~np.isin(best[:, 0], near)]
+        if len(best) <= _MAX_CANDIDATES * n:
+            i, whole, j, view = best[:, 2:].T
+            regions = Regions(
+                i, j, view_boxes(boxes[i], whole), view_boxes(boxes[j], view), np.asarray(view == 2)
+            )
+            return regions, best[:, 1]
+    nothing = np.empty(0, np.int64)
+    return Regions(nothing, nothing, np.empty((0, 4)), np.empty((0, 4)), np.empty(0, bool)), nothing
+
+
+def _nearest(hashes: np.ndarray, usable: np.ndarray, radius: int, n: int) -> np.ndarray | None:
+    """For each pair within the radius: code, distance, content and whole view of one, content and view of the other.
+
+    None if there are far too many.
+    """
+    rows, wholes = np.nonzero(usable[:, :2])
+    all_rows, all_views = np.nonzero(usable)
+    held, near = [np.empty((0, 6), np.int64)], 0
+    for a, b in cross_pairs(hashes[rows, wholes], hashes[all_rows, all_views], radius):
+        i, j = rows[a], all_rows[b]
+        other = i != j
+        a, b, i, j = a[other], b[other], i[other], j[other]
+        bits = np.bitwise_count(hashes[i, wholes[a]] ^ hashes[j, all_views[b]]).astype(np.int64)
+        code = np.minimum(i, j) * n + np.maximum(i, j)
+        held.append(np.stack([code, bits, i, wholes[a], j, all_views[b]], axis=1))
+        near += len(code)
+        if near > _MAX_NEAR:
+            return None
+    return _least(np.concatenate(held))
+
+
+def _least(found: np.ndarray) -> np.ndarray:
+    """Of the rows of each code, the first by distance, then by views and contents."""
+    found = found[np.lexsort(found.T[::-1])]
+    return found[np.append(True, found[1:, 0] != found[:-1, 0])] if len(found) else found
+
+
+def confirm(
+    regions: Regions,
+    thumbs: Thumbs,
+    n: int,
+    known: np.ndarray,
+    near: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Tell which regions show the same, bool (m,).
+
+    `n` is the number of contents, `known` those that have thumbnails, and `near` the distance of pairs of contents, by
+    which pairs drawn at random are told to be unrelated.
+    """
+    if not len(regions):
+        return np.empty(0, bool)
+    rng = np.random.default_rng(_SEED)
+    a, b = known[rng.integers(0, len(known), (2, _SAMPLE))]
+    like = rng.integers(0, len(regions), _SAMPLE)
+    random = Regions(a, b, regions.box_i[like], regions.box_j[like], regions.mirrored[like])
+    random = random.take(np.flatnonzero((a != b) & (near(a, b) > _UNRELATED_BITS)))
+    pictures = Pictures.load(thumbs, regions.i, regions.j, random.i, random.j)
+    least = _LEAST
+    if len(random) >= 5 / _TAIL:
+        z = np.arctanh(np.clip(agreement(random, pictures), -0.999, 0.999))
+        start = np.quantile(z, 1 - _TAIL)
+        scale = float((z[z > start] - start).mean()) if (z > start).any() else 0.0
+        # Candidates are more alike than pairs drawn at random: as if there were more of these.
+        pairs = max(_SAFETY * n * (n - 1) / 2, 1 / _TAIL)
+        least = max(float(np.tanh(start + scale * np.log(pairs * _TAIL))), _LEAST)
+    if least > _MOST:
+        return np.zeros(len(regions), bool)
+    return np.asarray(agreement(regions, pictures) >= least)
+
+
+def agreement(regions: Regions, pictures: Pictures) -> np.ndarray:
+    """Mean correlation of the blocks of two regions, each moved to where it fits best, float64 (m,).
+
+    -1 where a thumbnail is not there.
+    """
+    return np.concatenate([_agreement(part, pictures) for part in _parts(regions)] or [np.empty(0)])
+
+
+def _parts(regions: Regions) -> Iterator[Regions]:
+    for start in range(0, len(regions), _ROWS):
+        yield regions.take(slice(start, start + _ROWS))
+
+
+def _agreement(regions: Regions, pictures: Pictures) -> np.ndarray:
+    (left, there), (right, known) = pictures.of(regions.i), pictures.of(regions.j)
+    m, side, reach = len(regions), _SIDE // _BLOCKS, 2 * _MOVE + 1
+    plain = np.zeros(m, bool)
+    one = _fine(_region(left, regions.box_i, plain, 0))
+    two = _fine(_region(right, regions.box_j, regions.mirrored, _MOVE))
+    blocks = one.reshape(m, _BLOCKS, side, _BLOCKS, side).transpose(0, 1, 3, 2, 4)
+    blocks = blocks.reshape(m, _BLOCKS, _BLOCKS, side * side)
+    blocks = blocks - blocks.mean(axis=3, keepdims=True)
+    around = sliding_window_view(two, (side + 2 * _MOVE, side + 2 * _MOVE), axis=(1, 2))[:, ::side, ::side]
+    moved = sliding_window_view(around, (side, side), axis=(3, 4))
+    moved = moved.reshape(m, _BLOCKS, _BLOCKS, reach * reach, side * side)
+    # What a block has of detail, here and there; a plain one says little, and counts as little.
+    here = np.square(blocks).sum(axis=3)
+    sums = moved.sum(axis=4)
+    there_ = np.maximum(np.einsum("...i,...i->...", moved, moved) - sums * sums / (side * side), 0)
+    product = np.maximum(here[..., None] * there_, 1e-6)
+    cosine = (moved @ blocks[..., None])[..., 0] / np.sqrt(product)
+    best = cosine.argmax(axis=3)[..., None]
+    weight = np.take_along_axis(product, best, 3)[..., 0] ** 0.25
+    cosine = np.take_along_axis(cosine, best, 3)[..., 0]
+    agreed = (cosine * weight).sum(axis=(1, 2)) / weight.sum(axis=(1, 2))
+    return np.where(there & known, agreed.astype(np.float64), -1.0)
+
+
+def _region(thumbs: np.ndarray, boxes: np.ndarray, mirrored: np.ndarray, around: int) -> np.ndarray:
+    """Cut regions out of thumbnails, scaled to `_SIDE` pixels with `around` more on each side, float32 (m, s, s)."""
+    across = _weights(boxes[:, 0], boxes[:, 2], around)
+    across = np.where(mirrored[:, None, None], across[:, ::-1], across)
+    down = _weights(boxes[:, 1], boxes[:, 3], around)
+    return down @ thumbs.astype(np.float32) @ across.transpose(0, 2, 1)
+
+
+def _weights(start: np.ndarray, stop: np.ndarray, around: int) -> np.ndarray:
+    """How much of each pixel of a thumbnail is in each of a region, float32 (m, s, 64); beyond the edge it goes on."""
+    step = (stop - start) / _SIDE * THUMB
+    places = start[:, None] * THUMB - 0.5 + (np.arange(-around, _SIDE + around) + 0.5) * step[:, None]
+    places = np.clip(places, 0, THUMB - 1)
+    width = np.maximum(step, 1)[:, None, None]
+    weights = np.maximum(1 - np.abs(places[:, :, None] - np.arange(THUMB)) / width, 0)
+    weights /= weights.sum(axis=2, keepdims=True)
+    return weights.astype(np.float32)
+
+
+def _fine(regions: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import uniform_filter
+
+    return np.asarray(regions - uniform_filter(regions, (0, _DETAIL, _DETAIL), mode="nearest"))
