@@ -17,8 +17,9 @@ from ...store.files import hold, is_name
 from ...store.store import Store
 from ..drift import DriftMonitor, Reference
 from .fetch import Fetcher
+from .learning import Learner
 from .rules import Collections
-from .scoring import Feature, Model, Scorer, feature_of, load_models
+from .scoring import Feature, Model, Scorer, feature_of, load_models, short_name
 from .sinks import Sink, open_sink
 from .sources import default_name, open_source
 from .status import Status, read_status
@@ -138,12 +139,23 @@ def open_watch(settings: Settings) -> Iterator[Watch]:
             root=root,
             collections=collections,
             drift=_drift(settings, store, models[0], notes),
+            learner=_learner(settings, store, models, scorer),
             latency=settings.latency,
             stats_s=settings.stats_s,
             save_every=settings.save_every,
         )
         made.notes = notes
         yield made
+
+
+def _learner(settings: Settings, store: Store | None, models: list[Model], scorer: Scorer) -> Learner | None:
+    """What learns from labels of the stream, where a run was named for it."""
+    if settings.learn is None:
+        return None
+    if store is None:
+        raise UsageError("--learn keeps versions of a run in a store: name it with --store")
+    model = next(model for model in models if model.name == short_name(settings.learn))
+    return Learner(store, model, scorer, every=settings.learn_every)
 
 
 def _drift(settings: Settings, store: Store | None, model: Model, notes: list[str]) -> DriftMonitor | None:

@@ -86,7 +86,7 @@ def load_models(
     order = list(dict.fromkeys([*(gate[0] for gate in asked.values()), *names]))
     if not order:
         raise UsageError("no run to ask: name one with --run")
-    models = [Model(_short_name(name), _load(store, name)) for name in order]
+    models = [Model(short_name(name), _load(store, name)) for name in order]
     twice = [name for name, n in Counter(model.name for model in models).items() if n > 1]
     if twice:
         raise UsageError(f"two runs would both be called {twice[0]!r}: name each by its id")
@@ -140,7 +140,8 @@ def _parse_gate(text: str) -> tuple[str, bool, frozenset[str], float | None]:
     return name.rstrip("!"), negated, classes, threshold
 
 
-def _short_name(name: str) -> str:
+def short_name(name: str) -> str:
+    """What a run is called in decisions: as it was named, of a package its folder."""
     return Path(name).name if "/" in name or is_package(name) else name
 
 

@@ -575,7 +575,9 @@ class Watch:
                 self.learner.remember(work.post.id, work.contents)
             if work.post.label is not None and decision.decision not in ("error", "filtered"):
                 begun = time.perf_counter()
-                decision.learned = self.learner.learn(work.post.id, work.contents, work.post.label)
+                # What a repeat was not looked at for, the post that it repeats was.
+                known = work.post.id if decision.repeat_of is None else str(decision.repeat_of["id"])
+                decision.learned = self.learner.learn(known, work.contents, work.post.label)
                 if decision.decision == "label" and "error" in decision.learned:
                     decision.decision, decision.error = "error", decision.learned["error"]
                 work.post.ms["learn"] = 1000 * (time.perf_counter() - begun)

@@ -33,23 +33,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with pictures and a store: run `relevancy` reads texts, run `damage` pictures and texts."""
     folder = tmp_path_factory.mktemp("watch")
     (folder / "images").mkdir()
-    rows = ["id,image,text,relevancy,damage,split"]
+    rows = ["id,image,text,relevancy,damage,kind,split"]
     for i in range(80):
         bright, about = i % 2 == 0, i // 2 % 2 == 0
         make_picture(folder / "images" / f"{i:02d}.png", bright, i)
         words = WORDS[about].split()
         text = f"{words[i % 5]} {words[(i + 1) % 5]} {words[(i + 3) % 5]}"
         split = ("train", "train", "dev")[i // 4 % 3]
+        label = "severe" if bright else "none"
         relevancy = "informative" if about else "not_informative"
-        rows.append(f"i{i},images/{i:02d}.png,{text},{relevancy},{'severe' if bright else 'none'},{split}")
+        rows.append(f"i{i},images/{i:02d}.png,{text},{relevancy},{label},{label},{split}")
     (folder / "posts.csv").write_text("\n".join(rows) + "\n")
-    options = SourceOptions(label_columns=("relevancy", "damage"))
+    options = SourceOptions(label_columns=("relevancy", "damage", "kind"))
     embed_sources(
         [folder / "posts.csv"], folder / "store", encoder=ToyEncoder(), options=options, dtype="float32"
     )
     store = Store.open(folder / "store")
     train(store, "logreg", inputs="text", label="relevancy")
     train(store, "logreg", inputs="image,text", label="damage")
+    train(store, "online", inputs="image,text", label="kind")
     return folder
 
 
