@@ -448,3 +448,43 @@ def test_read_judged_takes_ids_in_their_usual_spelling(tmp_path: Path) -> None:
     path = save(tmp_path / "j.csv", [(" 7", "8.0", "yes", "")])
     read = read_judged(path, pa.chunked_array([["7", "8"]]))
     assert read.pairs == {("7", "8"): True}
+
+
+def test_variants_stay_apart_unless_people_say_otherwise(tmp_path: Path) -> None:
+    """Pictures that say something else are no duplicates; a judgement makes them one, and no other judgement does."""
+    rows = family_rows(12, families=1, spread=0.02, seed=4)
+    store = family_store(tmp_path / "s", rows)
+    items = store.items.read()
+    words = ["the river is rising fast tonight", "free kittens in the park on sunday"]
+    texts = pa.array([words[int(sha[0], 16) % 2] for sha in items["image_sha256"].to_pylist()])
+    store.items.delete("item_id", items["item_id"].to_pylist())
+    place = items.schema.get_field_index("text")
+    store.items.append(items.set_column(place, items.schema.field(place), texts), unique="item_id")
+    found = search(store)
+    listed_before = (found.path / "variants.csv").read_text()
+    assert len(listed_before.splitlines()) > 1
+    at = {row["item_id"]: row["group"] for row in found.clusters().to_pylist()}
+    sha = contents(found)
+    kept, members = max(groups(found).items(), key=lambda group: len(group[1]))
+    other = next(
+        row
+        for row in found.pairs().to_pylist()
+        if row["kind"] == "variant"
+        and sha[row["id_a"]] != sha[row["id_b"]]
+        and kept in (row["id_a"], row["id_b"])
+    )
+    stranger = other["id_b"] if other["id_a"] == kept else other["id_a"]
+    gone = apart(found, kept, members)[0]
+    assert at.get(stranger) != at[kept]
+    done = apply_judgements(store, save(tmp_path / "one.csv", [(kept, gone, "0", "")])).search
+    again = search(store)
+    assert files(done)["clusters"] == files(again)["clusters"]
+    assert (again.path / "variants.csv").read_text() == (done.path / "variants.csv").read_text()
+    done = apply_judgements(store, save(tmp_path / "two.csv", [(kept, stranger, "1", "")])).search
+    rows_now = {row["item_id"]: row for row in done.clusters().to_pylist()}
+    assert rows_now[stranger]["group"] == rows_now[kept]["group"]
+    assert rows_now[stranger if not rows_now[stranger]["keeper"] else kept]["kind"] == "judged"
+    assert files(search(store))["clusters"] == files(done)["clusters"]
+    apply_judgements(store, undo=True)
+    undone = apply_judgements(store, undo=True).search
+    assert (undone.path / "variants.csv").read_text() == listed_before
