@@ -48,7 +48,8 @@ _START = (
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
 _BMP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})
-_PPM = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d+\s")
+_BETWEEN = rb"(?:\s|#[^\n]*\n)+"  # comments may stand wherever blanks may
+_PPM = re.compile(rb"P[1-6]" + _BETWEEN + rb"\d+" + _BETWEEN + rb"\d+[\s#]")
 
 #: What stands in a file's place in a repository whose contents were not fetched.
 _POINTERS = (

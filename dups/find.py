@@ -529,9 +529,9 @@ def _views(
     radius = view_radius(n, (rule.hamming or 0) if rule.view_bits is None else rule.view_bits, expected)
     if radius < 0 and rule.agreement is None:
         return None, [f"among {n} images parts resemble each other by chance, so that none were compared"]
-    hashes, usable = load_views(store, items.take(pa.array(ranked.best)), make=False)
-    blind = n - int(usable.any(axis=1).sum())
-    if blind == n:
+    items = items.take(pa.array(ranked.best))
+    hashes, usable = load_views(store, items, make=False)
+    if np.isnan(content_shares(store, items["image_sha256"].cast(pa.string()).combine_chunks())).all():
         return None, [
             "no image file could be read again, so crops, frames and turned copies are left to the embedding"
         ]

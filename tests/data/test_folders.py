@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
+from icehouse.data.images import decode
 from icehouse.data.manifest import Manifest
 from icehouse.errors import SourceError, UsageError
 from sources import by_id, column, notes, read, write, write_rows
@@ -170,3 +171,17 @@ def test_metadata_that_cannot_be_used_costs_no_image(tmp_path: Path) -> None:
     manifest = read(tmp_path)
     assert list(rows(manifest)) == ["1.jpg", "metadata:3"]
     assert "leads out of" in manifest.rejected["message"][0].as_py()
+
+
+def test_netpbm_files_are_images_with_or_without_a_suffix(tmp_path: Path) -> None:
+    pixels = bytes(range(48))
+    names = ["a.ppm", "b.pgm", "c.pbm", "d.pnm", "E.PGM", "no_suffix"]
+    for name in names:
+        kind = {"a.ppm": b"P6 # c\n4\n#d\n4\n255\n", "c.pbm": b"P4\n8 6\n"}.get(
+            name, b"P5 # c\n8\n#d\n6\n255\n"
+        )
+        (tmp_path / name).write_bytes(kind + pixels)
+    manifest = read(tmp_path)
+    assert sorted(column(manifest, "item_id")) == sorted(names)
+    for name in names:
+        assert decode((tmp_path / name).read_bytes()).format == "PPM"

@@ -180,3 +180,39 @@ def test_memory_is_looked_at_before_a_large_picture(monkeypatch: pytest.MonkeyPa
         decode(png_of_promises(12_000, 9_000))
     with pytest.raises(ImageError, match="damaged PNG"):
         decode(png_of_promises(4_000, 3_000))
+
+
+def netpbm() -> dict[str, tuple[bytes, np.ndarray]]:
+    """Files of the Netpbm formats, as scanners and cameras write them, and the grey that they hold."""
+    y, x = np.mgrid[:48, :72]
+    grey = ((3 * x + 2 * y) % 256).astype(np.uint8)
+    colour = np.dstack([grey, grey, grey])
+    ink = (grey < 100).astype(int)
+
+    def ascii_of(values: np.ndarray, between: str = " ") -> bytes:
+        return "\n".join(between.join(map(str, row)) for row in values.reshape(48, -1).tolist()).encode()
+
+    return {
+        "ascii.pbm": (b"P1\n# ink is 1\n72 48\n" + ascii_of(ink), 255 - 255 * ink),
+        "tight.pbm": (b"P1 72 48\n" + ascii_of(ink, ""), 255 - 255 * ink),
+        "packed.pbm": (b"P4\n72 48\n" + np.packbits(ink, axis=1).tobytes(), 255 - 255 * ink),
+        "ascii.pgm": (b"P2\n72 48\n255\n" + ascii_of(grey), grey),
+        "eight.PGM": (b"P5 72 48 255\n" + grey.tobytes(), grey),
+        "comments.pgm": (b"P5 # a\n72\n# b\n48\n#c\n255\n" + grey.tobytes(), grey),
+        "twelve.pgm": (b"P5\n72 48\n4095\n" + (grey.astype(np.uint16) * 16).astype(">u2").tobytes(), grey),
+        "four.pgm": (b"P5\n72 48\n15\n" + (grey // 16).tobytes(), grey // 16 * 17),
+        "ascii.pnm": (b"P3\n72 48\n255\n" + ascii_of(colour), grey),
+        "raw.ppm": (b"P6\n72 48\n255\n" + colour.tobytes(), grey),
+        "deep.ppm": (b"P6\n72 48\n65535\n" + (colour.astype(np.uint16) * 257).astype(">u2").tobytes(), grey),
+    }
+
+
+@pytest.mark.parametrize("name", netpbm())
+def test_netpbm(name: str) -> None:
+    data, grey = netpbm()[name]
+    assert image_format(data[:SNIFFED]) == "PPM"
+    picture = decode(data, hashed=True)
+    assert (picture.width, picture.height) == (72, 48)
+    assert np.abs(np.asarray(picture.image, int) - np.asarray(grey, int)[..., None]).max() <= 2
+    with pytest.raises(ImageError, match="damaged"):
+        decode(data[: len(data) // 2])

@@ -189,3 +189,26 @@ def test_a_picture_that_an_encoder_cannot_prepare_costs_only_itself(tmp_path: Pa
         picture(seed, 50 if seed < 2 else 60).save(tmp_path / "photos" / f"{seed}.png")
     report = embed_sources([tmp_path / "photos"], tmp_path / "store", encoder=Picky())
     assert (report.items, report.images, report.failed) == (6, 4, 2)
+
+
+def test_flat_pictures_could_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for level in range(0, 200, 20):
+        Image.new("RGB", (90, 70), (level, level, 90)).save(folder / f"{level}.png")
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    notes = find_duplicates(tmp_path / "s", feature=None).summary["notes"]
+    assert any("10 of 10 images are blank" in note for note in notes)
+    assert not any("could be read" in note for note in notes)
+
+
+def test_files_that_are_gone_could_not_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    for level in (20, 90):
+        Image.new("RGB", (90, 70), (level, level, 90)).save(folder / f"{level}.png")
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    for file in folder.iterdir():
+        file.unlink()
+    notes = find_duplicates(tmp_path / "s", feature=None).summary["notes"]
+    assert any("no image file could be read again" in note for note in notes)
