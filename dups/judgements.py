@@ -373,9 +373,11 @@ def regroup(
     """
     n = len(keeper)
     number = {sha: k for k, sha in enumerate(contents)}
-    same, different, missing = [], [], 0
-    for (a, b), duplicate in judged.pairs.items():
-        x, y = number.get(a), number.get(b)
+    same: list[tuple[int, int]] = []
+    different: list[tuple[int, int]] = []
+    missing = 0
+    for (one, other), duplicate in judged.pairs.items():
+        x, y = number.get(one), number.get(other)
         if x is None or y is None:
             missing += 1
         else:
@@ -391,9 +393,9 @@ def regroup(
 
     apart = _Apart(different)
     linked = _Linked(same, apart)
-    for a, b, x, y in linked.contradictions:
+    for a, b, p, q in linked.contradictions:
         result.conflicts.append(
-            f"{name(a)} and {name(b)} are judged duplicates, which makes {name(x)} and {name(y)} duplicates, judged "
+            f"{name(a)} and {name(b)} are judged duplicates, which makes {name(p)} and {name(q)} duplicates, judged "
             "different: these stay apart"
         )
     for place, members in enumerate(linked.parts()):

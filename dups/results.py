@@ -379,7 +379,7 @@ def write_variants(
     folder: Path,
     ranked: RankedItems,
     keeper: np.ndarray,
-    contents: Contents,
+    contents: Measured,
     pairs: Sequence[np.ndarray],
     texts: pa.Array | None,
 ) -> tuple[np.ndarray, int]:

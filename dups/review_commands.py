@@ -123,7 +123,7 @@ def act(
     as_json: JsonOption = False,
 ) -> None:
     """Move the files of drop.csv, or hard-link exact copies, with a log that undoes it; or write a script. Dry run first."""
-    from .act import carry_out, plan_actions, undo_actions, write_script
+    from .act import Mode, carry_out, plan_actions, undo_actions, write_script
     from .find import Duplicates
 
     if undo is not None:
@@ -140,7 +140,7 @@ def act(
     if log is not None and script is not None:
         raise UsageError("a script has no log; --log goes with --move-to and --hardlink")
     search = Duplicates.open(store, name)
-    mode = "hardlink" if hardlink else "script" if script is not None else "move"
+    mode: Mode = "hardlink" if hardlink else "script" if script is not None else "move"
     with progress_bar("comparing") as progress:
         plan = plan_actions(store, mode, search.name, move_to=move_to, drop=drop, progress=progress)
     say_which(store, search, name)
