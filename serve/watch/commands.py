@@ -42,7 +42,7 @@ def watch(
             "--out",
             "-o",
             metavar="WHERE",
-            help="Decisions: - for stdout, a file, redis://, kafka://, postgresql://; repeatable.",
+            help="Decisions: - for stdout, a file, store, redis://, kafka://, postgresql://; repeatable.",
             show_default="-",
         ),
     ] = None,

@@ -294,7 +294,7 @@ class Fetcher:
             self.known += 1
             return waiting.result()
         try:
-            path = self._store(fetch(url, **self.options))
+            path = self.store(fetch(url, **self.options))
         except FetchError as error:
             self._settle(url, str(error))
             mine.set_exception(error)
@@ -319,7 +319,8 @@ class Fetcher:
             while len(self._urls) > _URLS:
                 self._urls.popitem(last=False)
 
-    def _store(self, data: bytes) -> Path:
+    def store(self, data: bytes) -> Path:
+        """Keep a content; the file that it is in."""
         sha = hashlib.sha256(data).hexdigest()
         path = self.folder / sha[:2] / sha
         if not path.exists():

@@ -20,7 +20,7 @@ from .fetch import Fetcher
 from .learning import Learner
 from .rules import Collections
 from .scoring import Feature, Model, Scorer, feature_of, load_models, short_name
-from .sinks import Sink, open_sink
+from .sinks import Sink, StoreOut, open_sink
 from .sources import default_name, open_source
 from .status import Status, read_status
 from .worker import REPEATS, Watch, watch_models
@@ -87,24 +87,30 @@ def open_watch(settings: Settings) -> Iterator[Watch]:
         journal = None if folder is None else folder / "journal.jsonl"
         sinks: list[Sink] = []
         errors = None
+        to_store = "store" in settings.outs
+        if to_store and store is None:
+            raise UsageError("--out store: there is no store; name it with --store")
         for where in dict.fromkeys(settings.outs):
-            sinks.append(open_sink(where, worker=worker, store=store))
-            stack.callback(sinks[-1].close)
+            if where != "store":
+                sinks.append(open_sink(where, worker=worker))
+                stack.callback(sinks[-1].close)
         if settings.errors is not None:
-            errors = open_sink(settings.errors, worker=worker, store=store)
+            errors = open_sink(settings.errors, worker=worker)
             stack.callback(errors.close)
         source = open_source(settings.source, consumer=worker, journal=journal, first=first)
         stack.callback(source.close)
         windows = _Windows(settings, store, models, folder)
         scorer = Scorer(store, models, further=windows.further, device=settings.device)
         images, texts = windows.open(scorer)
+        if to_store and store is not None:
+            sinks.append(StoreOut(store, scorer, _tables(store, models), settings.name))
         notes += windows.notes
         root = settings.root
         if root is None and source.strangers:
             root = getattr(source, "folder", None) or Path.cwd()
         fetcher = None
-        if settings.fetch:
-            keep = None if "store" in settings.outs else KEEP
+        if settings.fetch or to_store:
+            keep = None if to_store else KEEP
             place = folder or Path(stack.enter_context(_temporary()))
             fetcher = Fetcher(
                 place / "images",
@@ -138,6 +144,8 @@ def open_watch(settings: Settings) -> Iterator[Watch]:
             fetcher=fetcher,
             root=root,
             collections=collections,
+            fetches=settings.fetch,
+            keeps=to_store,
             drift=_drift(settings, store, models[0], notes),
             learner=_learner(settings, store, models, scorer),
             latency=settings.latency,
@@ -146,6 +154,19 @@ def open_watch(settings: Settings) -> Iterator[Watch]:
         )
         made.notes = notes
         yield made
+
+
+def _tables(store: Store, models: list[Model]) -> dict[Feature, str]:
+    """The store's table of each feature that runs ask for, where it is of the same space."""
+    found = {}
+    for model in models:
+        for name, spec in model.run.specs.items():
+            table = model.run.features[name]
+            if table in store.feature_names():
+                there = store.feature_table(table).snapshot().spec
+                if there.get("fingerprint") == spec.get("fingerprint"):
+                    found[feature_of(spec)] = table
+    return found
 
 
 def _learner(settings: Settings, store: Store | None, models: list[Model], scorer: Scorer) -> Learner | None:

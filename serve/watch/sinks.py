@@ -13,14 +13,24 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import pyarrow as pa
+
 from ...console import json_text
+from ...data.text import clean
+from ...embed.encoder import Tokens
+from ...embed.tables import append_features
 from ...errors import UsageError, WatchError, brief
+from ...store.schema import ITEMS
+from ...store.store import Store
 from . import require
 from .messages import Decision
-from .sources import _quiet, hidden, kafka_settings, redis_client
+from .scoring import Feature, Scorer
+from .sources import hidden, kafka_settings, quiet_logger, redis_client
 
 if TYPE_CHECKING:
     import psycopg
+
+    from .worker import Work
 
 #: Seconds that a database which is away is waited for.
 PATIENCE_S = 60.0
@@ -134,7 +144,7 @@ class KafkaOut(Sink):
         from confluent_kafka import KafkaException, Producer
 
         try:
-            self.producer = Producer({"enable.idempotence": True, **settings}, logger=_quiet())
+            self.producer = Producer({"enable.idempotence": True, **settings}, logger=quiet_logger())
         except (KafkaException, ValueError, TypeError) as error:
             raise UsageError(f"--out {self.name}: {brief(error)}") from error
 
@@ -297,7 +307,124 @@ def _without_nul(value: Any) -> Any:
     return value
 
 
-def open_sink(where: str, *, worker: str, store: Any = None) -> Sink:
+#: Rows that are committed together at most, and the table of what was decided.
+ROWS, DECISIONS = 512, "decisions"
+
+_DECISIONS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("watch", pa.string()),
+        pa.field("decision", pa.string()),
+        pa.field("stage", pa.string()),
+        pa.field("repeat_of", pa.string()),
+        pa.field("runs", pa.string()),  # JSON
+        pa.field("collections", pa.list_(pa.string())),
+        pa.field("error", pa.string()),
+        pa.field("at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
+class StoreOut(Sink):
+    """The store itself: posts become items, with the features that were made of them and a row in the table `decisions`.
+
+    Commits are few and large, so that decisions are kept back for some seconds; they are acknowledged after that.
+    `features` names the store's table of each feature.
+    """
+
+    def __init__(self, store: Store, scorer: Scorer, features: Mapping[Feature, str], watch: str) -> None:
+        self.store, self.scorer, self.features, self.watch = store, scorer, dict(features), watch
+        self.name = f"store {store.path}"
+        self._held: list[tuple[Decision, Work]] = []
+
+    @property
+    def pending(self) -> bool:  # type: ignore[override]
+        """See `Sink.pending`."""
+        return bool(self._held)
+
+    def due(self) -> bool:
+        """See `Sink.due`."""
+        return len(self._held) >= ROWS
+
+    def write(self, decisions: Sequence[Decision]) -> None:
+        """See `Sink.write`."""
+        self._held += [(one, one.work) for one in decisions if one.decision not in ("filtered", "label")]
+
+    def flush(self) -> None:
+        """See `Sink.flush`; features first, then items, so that a crash in between leaves no item without them."""
+        held, self._held = self._held, []
+        sound = [(one, work) for one, work in held if one.decision != "error"]
+        for feature, name in self.features.items():
+            self._append(feature, name, [work for _, work in sound])
+        if sound:
+            self.store.items.upsert(self._items(sound), key="item_id")
+        if held:
+            table = self.store.ensure_table(DECISIONS, _DECISIONS, {"kind": "decisions", "key": "item_id"})
+            table.upsert(self._decisions([one for one, _ in held]), key="item_id")
+
+    def _append(self, feature: Feature, name: str, works: Sequence[Work]) -> None:
+        encoder, modality, _, cleaning = feature
+        keys: list[str] = []
+        values: list[Any] = []
+        texts: list[str] = []
+        for work in works:
+            key = work.image_key if modality == "image" else work.text_key
+            if key is not None and feature in work.contents.features:
+                keys.append(key)
+                values.append(work.contents.features[feature])
+                texts.append(clean(work.post.text or "", cleaning) if modality == "text" else "")
+        if not keys:
+            return
+        columns = {}
+        if modality == "text":
+            model = self.scorer.encoders[encoder]
+            columns["truncated"] = pa.array(model.count_tokens(texts) > model.context_length)
+        vectors = [value if isinstance(value, Tokens) else value[None] for value in values]
+        append_features(self.store.feature_table(name), keys, vectors, columns)
+
+    def _items(self, held: Sequence[tuple[Decision, Work]]) -> pa.Table:
+        rows: dict[str, dict[str, Any]] = {}
+        for one, work in held:
+            facts = work.facts
+            has = facts is not None and work.image_key is not None
+            rows[one.post.id] = {
+                "item_id": one.post.id,
+                "path": None if one.path is None else Path(one.path).name,
+                "root": None if one.path is None else str(Path(one.path).parent),
+                "source": f"watch/{self.watch}",
+                "text": one.post.text,
+                "image_sha256": work.image_key,
+                "text_sha256": work.text_key,
+                **{name: getattr(facts, name) if has else None for name in _FACTS},
+                "missing": False,
+                "added": datetime.now(UTC),
+            }
+        return pa.Table.from_pylist(
+            list(rows.values()), schema=pa.schema([ITEMS.field(name) for name in next(iter(rows.values()))])
+        )
+
+    def _decisions(self, decisions: Sequence[Decision]) -> pa.Table:
+        rows = {
+            one.post.id: {
+                "item_id": one.post.id,
+                "watch": self.watch,
+                "decision": one.decision,
+                "stage": one.stage,
+                "repeat_of": (one.repeat_of or {}).get("id"),
+                "runs": json.dumps(one.runs),
+                "collections": one.collections,
+                "error": one.error,
+                "at": datetime.now(UTC),
+            }
+            for one in decisions
+        }
+        return pa.Table.from_pylist(list(rows.values()), schema=_DECISIONS)
+
+
+_FACTS = ("width", "height", "format", "bytes", "mtime_ns", "phash")
+
+
+def open_sink(where: str, *, worker: str) -> Sink:
     """Open what ``--out`` or ``--errors`` names.
 
     Raises

@@ -99,9 +99,9 @@ class Lines(Source):
         for data in self._blocks():
             *lines, rest = data.split(b"\n")
             for line in lines:
-                yield from self._message(bytes(begun) + line, too_long)
+                yield from self._message(bytes(begun) + (b"" if too_long else line), too_long)
                 begun, too_long = bytearray(), False
-            begun += rest
+            begun += b"" if too_long else rest
             if len(begun) > MAX_BYTES:  # what goes on for ever is not kept until it ends
                 begun, too_long = begun[:200], True
         if begun and not self.stopped.is_set():
@@ -470,7 +470,7 @@ class Kafka(Source):
         self._finished: dict[int, set[int]] = defaultdict(set)
         self._lock = threading.Lock()
         try:
-            self.consumer = Consumer(settings, logger=_quiet())
+            self.consumer = Consumer(settings, logger=quiet_logger())
             self.consumer.subscribe([self.topic], on_revoke=self._revoked)
         except (KafkaException, ValueError, TypeError) as error:
             raise UsageError(f"--in {self.name}: {brief(error)}") from error
@@ -539,7 +539,7 @@ class Kafka(Source):
         self.consumer.close()
 
 
-def _quiet() -> Any:
+def quiet_logger() -> Any:
     """Messages of librdkafka go to a logger that shows none: what matters comes as an error."""
     import logging
 

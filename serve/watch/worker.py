@@ -176,6 +176,8 @@ class Watch:
         folder: Path | None,
         errors: Sink | None = None,
         fetcher: Fetcher | None = None,
+        fetches: bool = True,
+        keeps: bool = False,
         root: Path | None = None,
         collections: Collections | None = None,
         learner: Any = None,
@@ -195,9 +197,12 @@ class Watch:
         self.latency, self.stats_s, self.save_every = latency, stats_s, save_every
         self._saved_at = time.monotonic()
         self.workers = workers or 2 * (os.cpu_count() or 1)
-        self.fetcher = fetcher
+        #: Where pictures are kept; those without a file only where `keeps` says that one is needed.
+        self.fetcher, self.keeps = fetcher, keeps
         # A few batches: what one worker reads ahead, those beside it cannot take.
-        self.intake = Intake(source, fetcher, root, min(in_flight, 4 * scorer.batch_size))
+        self.intake = Intake(
+            source, fetcher if fetches else None, root, min(in_flight, 4 * scorer.batch_size)
+        )
         self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._pending: Counter[str] = Counter()
         self._out = threading.Lock()  # of sinks and acknowledgements
@@ -364,9 +369,11 @@ class Watch:
         """Bytes of the picture, or None; why there are none ends in the contents."""
         begun = time.perf_counter()
         try:
-            if work.post.image is not None:
+            if work.post.image is not None and work.path is None:
                 data = work.post.image
                 work.facts = FileFacts(len(data), 0)
+                if self.keeps and self.fetcher is not None:
+                    work.path = self.fetcher.store(data)
             elif work.path is not None:
                 data, work.facts = read_file(work.path)
             else:
