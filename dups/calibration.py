@@ -16,6 +16,7 @@ unrelated pairs that were not measured. Not farther, since copies of other kinds
 from __future__ import annotations
 
 import json
+import zipfile
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ from ..errors import CorruptError, StoreError, UsageError
 from ..store.files import check_sums, checked_name, publish_folder
 from ..store.store import Store
 from .join.cosines import RowSet
+from .local_scaling import LocalMeasure
 
 # What the area tangents of the cosines of unrelated pairs exceed a high quantile by follows a generalised Pareto
 # distribution (Pickands 1975). True duplicates hide among the largest, so a first fit does not look at the largest tenth
@@ -213,7 +215,11 @@ _BLOCK = 256
 
 #: Transforms that leave a picture what it is, and the recall of them below which a calibration is of little use.
 _SAVED_AGAIN, _MIN_RECALL = ("recompress", "format"), 0.9
-_FORMAT = 2
+#: File of a calibration with what each content is held against.
+_LOCAL = "local.npz"
+
+#: 2 has one threshold for all pairs, and is read.
+_FORMAT, _READABLE = 3, (2, 3)
 
 
 def fit_map(X: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray | None]:
@@ -315,6 +321,8 @@ class Calibration:
     bits: dict[str, tuple[float, float]] = field(default_factory=dict)
     #: `ViewHashes.agreement` between unrelated pictures; None where bits tell enough
     agreement: TailFit | None = None
+    #: what each content is held against; None in calibrations of before, and where there are few contents
+    local: LocalMeasure | None = None
 
     def hashes(self, n: int, most: int, expected: float = 1.0, viewed: bool = True) -> HashRule:
         """Choose what hashes must have in common, where each kind of evidence may make `expected` false pairs.
@@ -326,7 +334,8 @@ class Calibration:
         agreement = None
         if viewed and self.agreement is not None:
             agreement = self.agreement.threshold(n, expected)
-        return HashRule(whole if agreement is not None else max(whole, 0), views, agreement)
+        confirmed = agreement is not None or (viewed and self.local is not None)
+        return HashRule(whole if confirmed else max(whole, 0), views, agreement)
 
     def radius(self, what: str, n: int, most: int, expected: float = 1.0) -> int:
         """Bits, at most `most`, within which at most `expected` false pairs of hashes are to be expected; -1 for none."""
@@ -345,6 +354,11 @@ class Calibration:
         cosine = self.tail.threshold(n, expected)
         first = bisect_left(self.copies, cosine)
         return cosine if first == len(self.copies) else cosine + _MARGIN * (self.copies[first] - cosine)
+
+    def local_threshold(self, n: int, expected: float = 1.0) -> float:
+        """Least evidence that makes a pair by the local measure, with at most `expected` false ones among `n` contents."""
+        assert self.local is not None
+        return self.local.threshold(n, expected)
 
     def weakness(self) -> str:
         """Say that even copies that were only saved again are missed, with the remedies; empty where they are found."""
@@ -374,11 +388,13 @@ class Calibration:
         arrays = {"mean": self.mean, **({} if self.matrix is None else {"matrix": self.matrix})}
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array)
+        if self.local is not None:
+            self.local.write(folder / _LOCAL)
         about = {
             "format": _FORMAT, "feature": self.feature, "fingerprint": self.fingerprint, "rows": self.rows,
             "whitened": self.matrix is not None, "copies": self.copies, "bits": self.bits,
             "tail": asdict(self.tail), "agreement": None if self.agreement is None else asdict(self.agreement),
-            "report": self.report,
+            "report": self.report, "local": self.local is not None,
         }  # fmt: skip
         text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "calibration.json").write_text(text + "\n", encoding="utf-8")
@@ -424,11 +440,16 @@ class Calibration:
         remedy = "make one with `icehouse dups calibrate`"
         try:
             about: Mapping[str, Any] = json.loads((folder / "calibration.json").read_bytes())
-            if about["format"] != _FORMAT:
+            if about["format"] not in _READABLE:
                 raise StoreError(
                     f"the calibration of {about.get('feature')} has format {about['format']}; {remedy}"
                 )
-            arrays = ["mean.npy", *(["matrix.npy"] if about["whitened"] else [])]
+            local = about.get("local", False)
+            arrays = [
+                "mean.npy",
+                *(["matrix.npy"] if about["whitened"] else []),
+                *([_LOCAL] if local else []),
+            ]
             if lacking := [name for name in arrays if not (folder / name).exists()]:
                 raise FileNotFoundError(lacking[0])
             # Before the arrays are parsed: a mean of zeros makes every content a duplicate.
@@ -445,10 +466,14 @@ class Calibration:
             bits = {what: (float(start), float(slope)) for what, (start, slope) in about["bits"].items()}
             of = (about["feature"], about["fingerprint"])
             copies = tuple(map(float, about["copies"]))
-            return cls(*of, mean, matrix, tail, about["rows"], about["report"], copies, bits, agreement)
+            measure = LocalMeasure.read(folder / _LOCAL) if local else None
+            if measure is not None and measure.units.shape[1:] != mean.shape:
+                raise ValueError("arrays do not fit")
+            known = (mean, matrix, tail, about["rows"], about["report"], copies, bits, agreement, measure)
+            return cls(*of, *known)
         except CorruptError as error:
             raise CorruptError(f"{folder} is damaged: {error}; {remedy}") from error
         except FileNotFoundError as error:
             raise CorruptError(f"{folder} is incomplete; {remedy}") from error
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise CorruptError(f"{folder} is damaged; {remedy}") from error

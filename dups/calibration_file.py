@@ -20,7 +20,7 @@ from .calibration import Calibration
 from .find import default_feature
 
 #: Files of a calibration that are not needed to use it are left where it was made.
-_NEEDED = frozenset({"calibration.json", "mean.npy", "matrix.npy", SUMS})
+_NEEDED = frozenset({"calibration.json", "mean.npy", "matrix.npy", "local.npz", SUMS})
 #: A matrix of 8,192 dimensions in float32 has as many bytes.
 _MAX_BYTES = 2**28
 

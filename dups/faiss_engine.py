@@ -22,7 +22,7 @@ from ..store.search import float32_margin
 from ..store.store import Store
 from ..store.vectors import Vectors
 from .hashing import distinct
-from .join.cosines import RowSet, pair_cosines
+from .join.cosines import Asked, RowSet, pair_cosines
 from .join.selfjoin import PairBlock, cross_join
 from .pairs import Engine, Exact, JoinOptions
 
@@ -162,9 +162,9 @@ class Faiss:
         """How pairs were looked for, and the share that was found."""
         return [*self.remarks, *([_recall_note(self.last)] if self.last is not None else [])]
 
-    def join(self, rows: RowSet, threshold: float, options: JoinOptions) -> FaissJoin:
+    def join(self, rows: RowSet, threshold: float | np.ndarray, options: JoinOptions) -> FaissJoin:
         """See `Engine.join`."""
-        if not 0 < threshold <= 1:
+        if not isinstance(threshold, np.ndarray) and not 0 < threshold <= 1:
             raise UsageError(f"a cosine threshold lies above 0 and is at most 1, not {threshold}")
         made = FaissJoin(self, rows, threshold, options)
         if self.measured:
@@ -182,8 +182,13 @@ class Faiss:
 class FaissJoin:
     """Pairs of one set of rows, by an index; see `Faiss`."""
 
-    def __init__(self, engine: Faiss, rows: RowSet, threshold: float, options: JoinOptions) -> None:
-        self.engine, self.rows, self.threshold, self.options = engine, rows, threshold, options
+    def __init__(
+        self, engine: Faiss, rows: RowSet, threshold: float | np.ndarray, options: JoinOptions
+    ) -> None:
+        self.engine, self.rows, self.options = engine, rows, options
+        asked = threshold if isinstance(threshold, np.ndarray) else np.full(len(rows), threshold)
+        #: what each pair needs, and what the join of a sample is asked for
+        self.asked, self.threshold = Asked(asked, asked), threshold
         temporary = isinstance(engine.index, TemporaryIndex)
         self.stats = FaissStats(
             engine.kind, temporary, engine.effort, options.threads, unusable=len(rows.unusable)
@@ -232,7 +237,7 @@ class FaissJoin:
             codes = distinct(np.minimum(i, j) * n + np.maximum(i, j))
             i, j = np.divmod(codes, n)
             cosine = pair_cosines(self.rows, self.rows, i, j)
-            kept = cosine >= self.threshold
+            kept = cosine >= self.asked.of(i, j)
             parts.append((codes[kept], cosine[kept]))
             held += int(kept.sum())
             start += len(asked)
@@ -250,7 +255,9 @@ class FaissJoin:
     def _ask(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of each of `rows` with what the index finds near it."""
         units, _ = self.rows.directions(rows)
-        limits, _, found = self.engine.index.range_search(units, self.threshold, threads=self.options.threads)
+        # An index has one radius for all queries: the least that any pair of these needs.
+        least = float(self.asked.left[rows].min(initial=3) + self.asked.right.min(initial=3)) / 2
+        limits, _, found = self.engine.index.range_search(units, least, threads=self.options.threads)
         i, j = np.repeat(rows, np.diff(limits)), self.engine.number[found]
         other = (j >= 0) & (i != j)
         i, j = i[other], j[other]
@@ -261,10 +268,12 @@ class FaissJoin:
         """Draw a sample of rows, and find all their pairs: the rows, and codes, ascending."""
         n, usable = len(self.rows), np.flatnonzero(self.rows.squares > 0)
         sample = np.random.default_rng(0).permutation(usable)[:_SAMPLE]
+        rows = np.sort(sample)
+        own = isinstance(self.threshold, np.ndarray)
         join = cross_join(
-            self.rows.X[np.sort(sample)],
+            self.rows.X[rows],
             self.rows.X,
-            self.threshold,
+            Asked(self.asked.left[rows], self.asked.right) if own else self.threshold,
             mean=self.rows.mean,
             **{**vars(self.options), "progress": None},
         )

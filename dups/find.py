@@ -27,16 +27,17 @@ from ..errors import CorruptError, IcehouseError, StoreError, UsageError, unknow
 from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
 from ..store.vectors import Vectors
-from .calibration import apply_map
+from .calibration import apply_map, check_expected
 from .confirm import PixelPairs, confirm, view_candidates
+from .default_calibration import default_calibration, held_neighbourhoods, near_certain_cosine
 from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
-from .hashing import ViewHashes, blank_hashes, view_radius
+from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
-from .keeper_choice import choose_keepers
 from .orientation import turned_pairs
 from .pairs import (
     DEFAULT_HAMMING,
+    DEFAULT_SOURCE,
     ENGINES,
     Contents,
     Engine,
@@ -44,6 +45,7 @@ from .pairs import (
     JoinOptions,
     PairSearch,
     Rule,
+    calibrated_rule,
     check_rule,
     choose_hamming,
     choose_rule,
@@ -372,11 +374,21 @@ def find_duplicates(
             if viewed:
                 load_views(store, items, progress=progress, threads=threads)
                 inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
-            ranked, items, standing = _ranked_items(items, key, keeper, inside)
-            contents, rows = _contents(ranked, items, key, made, vectors, scratch)
+            ranked, items = _ranked_items(items, key, keeper, inside)
+            drawn = _Drawn.of(ranked, items, key, vectors, scratch)
+            hashed_views = _view_hashes(store, ranked, items) if viewed else None
+            if made.source == DEFAULT_SOURCE and feature is not None:
+                kept = where is None
+                made, told = _default_rule(
+                    store, feature, drawn, hashed_views, made, automatic, expected_false_pairs or 1.0, kept
+                )
+                remarks += told
+            contents, rows = _contents(drawn, made, scratch), drawn.rows
             remarks += _lacking(contents, items, key, feature)
             if viewed:
-                contents.views, unseen = _views(store, ranked, items, made, expected_false_pairs or 1.0)
+                contents.views, unseen = _views(
+                    hashed_views, len(contents), made, expected_false_pairs or 1.0
+                )
                 remarks += unseen
                 contents.confirmed, unseen = _confirmed(store, ranked, items, contents.views)
                 remarks += unseen
@@ -384,6 +396,15 @@ def find_duplicates(
                 remarks.append(
                     f"crops, frames and turned copies are left to the embedding: hashing parts of {n} images takes long; "
                     "ask with --views"
+                )
+            if contents.rule.local is not None and feature is not None and contents.rows is not None:
+                contents.beside = held_neighbourhoods(
+                    store,
+                    feature,
+                    contents.rule.local,
+                    drawn.digests,
+                    contents.rows.X,
+                    None if contents.views is None else contents.views.subset(contents.with_vector),
                 )
             write_items(temp, ranked, items[key], contents)
             texts = texts_of(store, items) if key == "image_sha256" else []
@@ -422,39 +443,17 @@ def find_duplicates(
                     contents.variants,
                     lambda left: _regrouped(left, ranked, temp / "pairs.parquet", grouping_by),
                 )
-            why: dict[int, str] = {}
-            if keeper == "best" and key == "image_sha256":
-                best = choose_keepers(
-                    store,
-                    ranked,
-                    lambda: _digests(temp, ranked),
-                    keepers,
-                    contents,
-                    standing,
-                    star=grouping_by == "star",
-                    progress=progress,
-                    threads=threads,
-                )
-                keepers, why = best.keeper, best.why
             changed = None
             if judged := active_judgements(store, key):
                 changed, ranked = judge_groups(
-                    temp,
-                    ranked,
-                    keepers,
-                    contents,
-                    _digests(temp, ranked),
-                    judged,
-                    grouping_by,
-                    variants,
-                    why,
+                    temp, ranked, keepers, contents, _digests(temp, ranked), judged, grouping_by, variants
                 )
                 keepers = changed.keeper
                 remarks += [changed.note(), *changed.conflicts]
             family, listed = write_variants(temp, ranked, keepers, contents, writer.variants, said)
             # Looked at again, since hours may have gone by.
             files = inspect_again(ranked, keepers, temp)
-            clusters = cluster_table(ranked, keepers, contents, files.first(), family, why)
+            clusters = cluster_table(ranked, keepers, contents, files.first(), family)
             if changed is not None:
                 clusters = mark_judged(clusters, ranked, changed)
             pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
@@ -475,6 +474,8 @@ def find_duplicates(
                     "engine": engine,
                     "hamming": made.hamming,
                     "cosine": made.cosine,
+                    "evidence": made.evidence,
+                    "measure": "cosine" if made.local is None else "local",
                     "cosine_from": made.source,
                     "centred": made.mean is not None,
                     "whitened": made.matrix is not None,
@@ -540,25 +541,26 @@ def find_duplicates(
     return Duplicates(folder, summary)
 
 
-def _views(
-    store: Store,
-    ranked: RankedItems,
-    items: pa.Table,
-    rule: Rule,
-    expected: float,
-) -> tuple[ViewHashes | None, list[str]]:
-    """Hashes of the views of the contents, where they can tell something."""
-    n = len(ranked.best)
-    radius = view_radius(n, (rule.hamming or 0) if rule.view_bits is None else rule.view_bits, expected)
-    if radius < 0 and rule.agreement is None:
-        return None, [f"among {n} images parts resemble each other by chance, so that none were compared"]
+def _view_hashes(store: Store, ranked: RankedItems, items: pa.Table) -> tuple[np.ndarray, np.ndarray] | None:
+    """Hashes of the views of the contents, and which there are; None if there are none."""
     items = items.take(pa.array(ranked.best))
-    hashes, usable = load_views(store, items, make=False)
-    if np.isnan(content_shares(store, items["image_sha256"].cast(pa.string()).combine_chunks())).all():
+    made = load_views(store, items, make=False)
+    unread = np.isnan(content_shares(store, items["image_sha256"].cast(pa.string()).combine_chunks())).all()
+    return None if unread else made
+
+
+def _views(
+    made: tuple[np.ndarray, np.ndarray] | None, n: int, rule: Rule, expected: float
+) -> tuple[ViewHashes | None, list[str]]:
+    """The views of the contents, where they can tell something."""
+    radius = view_radius(n, (rule.hamming or 0) if rule.view_bits is None else rule.view_bits, expected)
+    if radius < 0 and rule.agreement is None and rule.local is None:
+        return None, [f"among {n} images parts resemble each other by chance, so that none were compared"]
+    if made is None:
         return None, [
             "no image file could be read again, so crops, frames and turned copies are left to the embedding"
         ]
-    return ViewHashes(hashes, usable, radius, rule.agreement), []
+    return ViewHashes(*made, radius, rule.agreement), []
 
 
 def _confirmed(
@@ -634,25 +636,19 @@ def _file_facts(items: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def _ranked_items(
     items: pa.Table, key: str, keeper: str, inside: np.ndarray | None
-) -> tuple[RankedItems, pa.Table, np.ndarray]:
-    """Items in order of preference, and for each content what goes before quality: whether its file is there, and a link."""
+) -> tuple[RankedItems, pa.Table]:
+    """Items in order of preference."""
     # A picture is no duplicate because its text is one: no file is listed then.
     listed = key == "image_sha256"
     files = Files.inspect(item_files(items), *_file_facts(items)) if listed else None
-    order = preference(items, keeper, inside, files)
-    standing = np.zeros(len(items), np.int64)
-    if files is not None:
-        told = dict(criteria(items, keeper, inside, files))
-        standing = (2 * told["there"] + told["link"])[order]
-    items = items.take(pa.array(order))
+    items = items.take(pa.array(preference(items, keeper, inside, files)))
     ids = items["item_id"].cast(pa.string()).combine_chunks()
     content = items[key].cast(pa.string()).combine_chunks().dictionary_encode().indices
     content = pc.fill_null(content.cast(pa.int64()), -1).to_numpy()
     numbers, first = np.unique(content, return_index=True)
     best = first[numbers >= 0].astype(np.int64)
     paths = item_files(items) if listed else pa.nulls(len(items), pa.string())
-    ranked = RankedItems(ids, paths, *_file_facts(items), ranks(items["item_id"]), content, best)
-    return ranked, items, standing[best]
+    return RankedItems(ids, paths, *_file_facts(items), ranks(items["item_id"]), content, best), items
 
 
 def inspect_again(ranked: RankedItems, keeper: np.ndarray, folder: Path) -> Files:
@@ -679,32 +675,88 @@ def _digests(folder: Path, ranked: RankedItems) -> list[str]:
     return found
 
 
-def _contents(
-    ranked: RankedItems, items: pa.Table, key: str, rule: Rule, vectors: Vectors | None, scratch: Path
-) -> tuple[Contents, np.ndarray]:
-    """Contents, and for those with a vector its row in the feature's table."""
-    best = pa.array(ranked.best)
-    hashes = items["phash"].take(best)
-    hashed = pc.is_valid(hashes).to_numpy()
-    values = pc.fill_null(hashes, 0).to_numpy().astype(np.uint64)
-    if key != "image_sha256":
-        # One text may stand beside several images.
-        hashed = np.zeros(len(best), bool)
-    if vectors is None:
-        return Contents(values, hashed, rule), np.empty(0, np.int64)
-    rows = pc.index_in(items[key].cast(pa.string()).take(best), value_set=vectors.keys, skip_nulls=True)
-    # Blank pictures have the same vector whatever they are of.
-    rows = pc.if_else(pa.array(hashed & blank_hashes(values)), pa.scalar(None, rows.type), rows)
-    with_vector = np.flatnonzero(pc.is_valid(rows).to_numpy())
-    found = rows.drop_null().to_numpy().astype(np.int64)
-    X = in_order(vectors.X, found, scratch)
-    if rule.matrix is not None and rule.mean is not None and len(X):
+@dataclass(frozen=True)
+class _Drawn:
+    """What is known of the contents: hashes, and vectors as they are stored of those that have one."""
+
+    hashes: np.ndarray  # uint64 (n,)
+    hashed: np.ndarray  # bool (n,)
+    X: np.ndarray | None  # (m, d)
+    with_vector: np.ndarray  # int64 (m,): their numbers
+    rows: np.ndarray  # int64 (m,): their rows in the feature's table
+    digests: np.ndarray  # str (m,): sha256
+
+    @classmethod
+    def of(
+        cls, ranked: RankedItems, items: pa.Table, key: str, vectors: Vectors | None, scratch: Path
+    ) -> _Drawn:
+        """Gather them, in the order of preference."""
+        best = pa.array(ranked.best)
+        hashes = items["phash"].take(best)
+        hashed = pc.is_valid(hashes).to_numpy()
+        values = pc.fill_null(hashes, 0).to_numpy().astype(np.uint64)
+        if key != "image_sha256":
+            # One text may stand beside several images.
+            hashed = np.zeros(len(best), bool)
+        none = np.empty(0, np.int64)
+        if vectors is None:
+            return cls(values, hashed, None, none, none, np.empty(0, "U64"))
+        keys = items[key].cast(pa.string()).take(best)
+        rows = pc.index_in(keys, value_set=vectors.keys, skip_nulls=True)
+        # Blank pictures have the same vector whatever they are of.
+        rows = pc.if_else(pa.array(hashed & blank_hashes(values)), pa.scalar(None, rows.type), rows)
+        with_vector = np.flatnonzero(pc.is_valid(rows).to_numpy())
+        found = rows.drop_null().to_numpy().astype(np.int64)
+        digests = np.array(keys.take(pa.array(with_vector)).to_pylist(), "U64")
+        return cls(values, hashed, in_order(vectors.X, found, scratch), with_vector, found, digests)
+
+
+def _contents(drawn: _Drawn, rule: Rule, scratch: Path) -> Contents:
+    """Contents, their vectors taken to where the rule compares them."""
+    X = drawn.X
+    if X is None:
+        return Contents(drawn.hashes, drawn.hashed, rule)
+    if (rule.matrix is not None or rule.local is not None) and rule.mean is not None and len(X):
         file = scratch.with_name("mapped.npy")
         room = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=X.shape)
         X = apply_map(X, rule.mean, rule.matrix, room)
         # A mean of nothing tells an engine that these are no longer the vectors as they are stored.
         rule = replace(rule, mean=np.zeros(X.shape[1]), matrix=None)
-    return Contents(values, hashed, rule, X, with_vector), found
+    return Contents(drawn.hashes, drawn.hashed, rule, X, drawn.with_vector)
+
+
+def _default_rule(
+    store: Store,
+    feature: str,
+    drawn: _Drawn,
+    views: tuple[np.ndarray, np.ndarray] | None,
+    rule: Rule,
+    automatic: bool,
+    expected: float,
+    keep: bool,
+) -> tuple[Rule, list[str]]:
+    """The rule where there is no calibration: one of the set's own neighbourhoods, or of near certainty in small sets."""
+    check_expected(expected)
+    n, at = len(drawn.hashes), drawn.with_vector
+    if drawn.X is None or not len(drawn.X):
+        return replace(rule, cosine=1.0), []
+    hashes = drawn.hashes[at] * (drawn.hashed[at] & informative(drawn.hashes[at]))
+    seen = None if views is None else ViewHashes(views[0][at], views[1][at], 0)
+    told = None if rule.hamming is None else hashes
+    calibration = default_calibration(store, feature, drawn.X, drawn.digests, told, seen, keep=keep)
+    if calibration is None:
+        cosine = near_certain_cosine(drawn.X)
+        note = (
+            f"{len(drawn.X)} contents are too few, or too much alike, to tell what unrelated ones look like: only near "
+            f"hashes and cosines of at least {cosine:.4f} count"
+        )
+        return replace(rule, cosine=cosine), [note]
+    most = DEFAULT_HAMMING if automatic and rule.hamming is not None else None
+    by = "what this search sees of the neighbours in"
+    made, notes = calibrated_rule(calibration, n, expected, most, views is not None, by)
+    made = replace(made, source=DEFAULT_SOURCE)
+    notes.append("`icehouse dups calibrate` tells which copies that finds")
+    return (made if most is not None else replace(made, hamming=rule.hamming)), notes
 
 
 def _lacking(contents: Contents, items: pa.Table, key: str, feature: str | None) -> list[str]:

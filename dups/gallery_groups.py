@@ -256,7 +256,7 @@ def read_groups(
             ],
             filtered=filtered,
             capped=capped,
-            why=head.get("why") or why,
+            why=why,
         )
 
 

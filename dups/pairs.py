@@ -26,6 +26,7 @@ from .groups import Star
 from .hashing import HashJoin, ViewHashes, blank_hashes, informative, random_pairs_expected
 from .join.cosines import RowSet, choose_tiles, pair_cosines
 from .join.selfjoin import Join, PairBlock, self_join
+from .local_scaling import RADIUS, LocalMeasure, Neighbourhoods
 from .variants import Variants
 
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
@@ -37,6 +38,9 @@ _MIN_BLOCK = 65_536
 #: Pairs of a group whose cosines are within rounding of the least, and are computed to the last bit.
 _RESCORED = 8192
 
+#: Near views of which each is asked whether its pair stands out; of more, those count that prove it by themselves.
+_MAX_CANDIDATES = 20_000_000
+
 #: Searches among what is left, after the first, before stars are given up as they are.
 _ROUNDS = 50
 
@@ -46,6 +50,9 @@ DEFAULT_HAMMING = 6
 
 #: In want of a calibration. No cosine suits every encoder and every set of images.
 DEFAULT_COSINE = 0.95
+
+#: Where a rule is from that the search has made for itself, or is yet to make.
+DEFAULT_SOURCE = "default"
 
 #: What compares embeddings: the join that misses no pair, or a FAISS index.
 ENGINES = ("exact", "faiss")
@@ -71,6 +78,10 @@ class Rule:
         Most bits in which views may differ, where a calibration knows.
     agreement : float or None
         Of all views, from which on images are near-duplicates whose hashes alone would not prove it.
+    local : LocalMeasure or None
+        What each content is held against, see `icehouse.dups.local_scaling`; `cosine` is left out then.
+    evidence : float or None
+        Least evidence of a pair by `local`.
     """
 
     hamming: int | None = None
@@ -80,6 +91,8 @@ class Rule:
     matrix: np.ndarray | None = None
     view_bits: int | None = None
     agreement: float | None = None
+    local: LocalMeasure | None = None
+    evidence: float | None = None
 
     def unconfirmed(self) -> Rule:
         """The rule where there are no views that could agree: equal hashes count after all."""
@@ -106,7 +119,8 @@ def choose_hamming(
 def check_rule(rule: Rule, threads: int | None, device: str) -> None:
     """Refuse at once what the stages would refuse, since it may take minutes until they begin."""
     if rule.hamming is not None:
-        by_itself = rule.hamming if rule.agreement is None else max(rule.hamming, 0)
+        alone = rule.agreement is None and rule.local is None
+        by_itself = rule.hamming if alone else max(rule.hamming, 0)
         HashJoin(np.empty(0, np.uint64), np.empty(0, bool), by_itself)
     nothing = np.empty((0, 1), np.float32)
     self_join(nothing, 1.0 if rule.cosine is None else rule.cosine, threads=threads, device=device)
@@ -133,18 +147,22 @@ def choose_rule(
         raise UsageError("give a cosine, or the number of false pairs to choose it by, not both")
     if isinstance(rule, Rule):
         return replace(rule, hamming=hamming), []
-    if rule is not None:
-        return Rule(hamming, rule), []
     made, why = _calibrated(store, feature, hamming if automatic else None, n, expected, viewed)
+    if rule is not None:
+        said = [] if made is None else [by_hand(rule, feature)]
+        return Rule(hamming, rule), said
     if made is not None:
         return made if automatic else replace(made, hamming=hamming), why
-    if expected is not None:
-        raise UsageError(f"{why[0]}; calibrate first: icehouse dups calibrate --feature {feature}")
-    guess = (
-        f"{why[0]}, and cosine {DEFAULT_COSINE} is a guess: no threshold suits every encoder and every set; "
-        "run `icehouse dups calibrate`, or give another with --threshold"
+    # The search makes one of what it reads anyway.
+    return Rule(hamming, source=DEFAULT_SOURCE), [] if why[0].endswith("has no calibration") else why
+
+
+def by_hand(cosine: float, feature: str) -> str:
+    """Say what a cosine given by hand is of, where there is a calibration."""
+    return (
+        f"cosine {cosine:g} was given: it is of the vectors of {feature} as they are, not as the calibration maps them, "
+        "and the same for all pairs; leave --threshold out to use the calibration"
     )
-    return Rule(hamming, DEFAULT_COSINE, source="default"), [guess]
 
 
 def _calibrated(
@@ -160,21 +178,35 @@ def _calibrated(
     if made is None:
         return None, [why]
     wanted = 1.0 if expected is None else expected
-    cosine = made.threshold(n, wanted)
-    notes = [
-        f"cosine {cosine:.4f} by the calibration of {feature}, at {false_pairs_text(wanted)} among {n} contents"
-    ]
-    if weakness := made.weakness():
-        notes.append(weakness)
+    rule, notes = calibrated_rule(made, n, wanted, most, viewed)
     if made.grown(n):
         notes.append(
             f"the calibration has seen {made.rows} contents, and there are {n}: newer ones may make more false pairs; "
             "run `icehouse dups calibrate` again"
         )
-    rule = Rule(None, cosine, made.mean, made.origin(wanted), made.matrix)
+    return rule, notes
+
+
+def calibrated_rule(
+    made: Calibration, n: int, expected: float, most: int | None, viewed: bool, by: str = "the calibration"
+) -> tuple[Rule, list[str]]:
+    """The rule that a calibration makes for `n` contents, with at most `most` bits, and what to say of it."""
+    at = f"at {false_pairs_text(expected)} among {n} contents"
+    if made.local is not None:
+        evidence = made.local_threshold(n, expected)
+        notes = [
+            f"pairs that stand out among their own neighbours by {evidence:.1f} or more, {at}, by {by} of {made.feature}"
+        ]
+        rule = Rule(
+            None, None, made.mean, made.origin(expected), made.matrix, local=made.local, evidence=evidence
+        )
+    else:
+        cosine = made.threshold(n, expected)
+        notes = [f"cosine {cosine:.4f} by {by} of {made.feature}, {at}"]
+        rule = Rule(None, cosine, made.mean, made.origin(expected), made.matrix)
     if most is None:
         return rule, notes
-    hashes = made.hashes(n, most, wanted, viewed)
+    hashes = made.hashes(n, most, expected, viewed)
     if hashes.whole < most:
         bits = f"{hashes.whole} bits" if hashes.whole >= 0 else "no hash by itself counts"
         beyond = "" if hashes.agreement is None else "; near ones whose parts agree do"
@@ -198,6 +230,8 @@ class FoundPairs:
     #: int8 (m,): what tells that the two say something else, see `icehouse.dups.variants.EVIDENCE`; 0 where nothing does
     differs: np.ndarray
     orientation: np.ndarray  # int8 (m,): of `ORIENTATIONS`, in which j is i; 0 is upright
+    #: float64 (m,): how much the pair stands out among its neighbours; NaN where that was not asked, or one has no vector
+    evidence: np.ndarray
 
     def __len__(self) -> int:
         return len(self.i)
@@ -243,6 +277,27 @@ class Contents:
         self._row = np.full(len(hashes), -1, np.int64)
         if self.rows is not None:
             self._row[self.with_vector] = np.where(self.rows.squares > 0, np.arange(len(self.rows)), -1)
+        #: What each row is held against, under a rule with a local measure.
+        self.beside: Neighbourhoods | None = None
+
+    @property
+    def asked(self) -> np.ndarray | float | None:
+        """Least cosine of pairs whose hashes say nothing: one for all, or one for each row; None without that stage."""
+        if self.rule.local is None or self.rule.evidence is None or self.beside is None:
+            return self.rule.cosine
+        return self.beside.asked(self.rule.evidence)
+
+    def evidence(
+        self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray, apart: np.ndarray | None
+    ) -> np.ndarray:
+        """How much pairs stand out among their neighbours, by cosines and by the bits `apart` of their views; else NaN."""
+        told = np.full(len(i), np.nan)
+        if self.rule.local is not None and self.beside is not None:
+            known = np.flatnonzero(~np.isnan(cosine))
+            bits = None if apart is None else apart[known]
+            rows = self._row[i[known]], self._row[j[known]]
+            told[known] = self.beside.evidence(*rows, cosine[known], bits, self.rule.local.quantile)
+        return told
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -264,9 +319,11 @@ class Contents:
         held = np.isin(self.with_vector, numbers, assume_unique=True)
         X = in_order(self.rows.X, np.flatnonzero(held), scratch)
         at = np.searchsorted(numbers, self.with_vector[held])
-        return Contents(
+        made = Contents(
             self.hashes[numbers], self.hashed[numbers], self.rule, X, at, views, variants, confirmed
         )
+        made.beside = None if self.beside is None else self.beside.subset(np.flatnonzero(held))
+        return made
 
     def hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Bits in which the hashes of ``i[k]`` and ``j[k]`` differ, int16; -1 where one has none.
@@ -303,7 +360,7 @@ class Contents:
         whole = hamming = self._whole_hamming(i, j)
         if cosine is None:
             cosine = self.cosine(i, j)
-        radius, least = self.rule.hamming, self.rule.cosine
+        radius, least, nearest = self.rule.hamming, self.rule.cosine, None
         # Both stages are exact, so that a measure within the limit is the same as having been found.
         perceptual = np.zeros(len(i), bool)
         if radius is not None:
@@ -318,8 +375,20 @@ class Contents:
             perceptual |= found
             hamming = np.minimum(hamming, bits)
         embedding = np.zeros(len(i), bool) if least is None else cosine >= least
+        evidence = self.evidence(i, j, cosine, nearest)
+        if self.beside is not None and self.rule.evidence is not None:
+            # The join asks by cosines; whichever way it is rounded, a pair that it finds is found.
+            embedding = (evidence >= self.rule.evidence) | self._reaches(i, j, cosine)
         differs = np.zeros(len(i), np.int8) if self.variants is None else self.variants.of(i, j)
-        return FoundPairs(i, j, hamming, cosine, perceptual, embedding, differs, orientation)
+        return FoundPairs(i, j, hamming, cosine, perceptual, embedding, differs, orientation, evidence)
+
+    def _reaches(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray) -> np.ndarray:
+        """Tell which pairs have the cosine that their contents ask for where hashes say nothing."""
+        asked = self.asked
+        if not isinstance(asked, np.ndarray):
+            return np.zeros(len(i), bool)
+        reached: np.ndarray = cosine >= (asked[self._row[i]] + asked[self._row[j]]) / 2
+        return reached
 
     def joined(self, found: FoundPairs) -> tuple[np.ndarray, np.ndarray]:
         """The pairs that groups are made of: all but variants, unless these count as duplicates."""
@@ -346,6 +415,11 @@ class Contents:
         cosine = self._cosines_within(members)
         radius, least = self.rule.hamming, self.rule.cosine
         apart = np.ones(len(i), bool)
+        asked = self.asked
+        if isinstance(asked, np.ndarray):
+            # Angles add up, and each content has one that it allows.
+            i_asks, j_asks = (asked[np.maximum(self._row[side], 0)] for side in (i, j))
+            least = np.clip((i_asks + j_asks) / 2, 0, 1)
         if least is not None:
             apart &= ~(cosine >= 2 * least**2 - 1)
         if radius is not None:
@@ -412,8 +486,11 @@ class Engine(Protocol):
     def notes(self) -> list[str]:
         """What a user should know of how pairs were found."""
 
-    def join(self, rows: RowSet, threshold: float, options: JoinOptions) -> PairJoin:
-        """Find pairs ``i < j`` of `rows`, which have been measured, with a cosine of at least `threshold`."""
+    def join(self, rows: RowSet, threshold: float | np.ndarray, options: JoinOptions) -> PairJoin:
+        """Find pairs ``i < j`` of `rows`, which have been measured, with a cosine of at least `threshold`.
+
+        Of thresholds of their own, one for each row, a pair needs the mean.
+        """
 
     def subset(self, held: np.ndarray) -> Engine:
         """Get the engine for the rows `held` (m,) of those it was made for, renumbered from 0."""
@@ -430,7 +507,7 @@ class Exact:
         """Nothing: there is no doubt."""
         return []
 
-    def join(self, rows: RowSet, threshold: float, options: JoinOptions) -> Join:
+    def join(self, rows: RowSet, threshold: float | np.ndarray, options: JoinOptions) -> Join:
         """See `Engine.join`."""
         return self_join(rows.X, threshold, mean=rows.mean, **vars(options))
 
@@ -471,7 +548,7 @@ class PairSearch:
             contents.rule = contents.rule.unconfirmed()
             return
         begun = time.perf_counter()
-        codes, whole = contents.views.pairs(self.max_pairs + 1)
+        codes, whole = self._near_views(contents.views)
         self.stats["views"] = {
             "contents": int(contents.views.usable.any(axis=1).sum()),
             "radius": contents.views.radius,
@@ -482,6 +559,25 @@ class PairSearch:
         if not whole:
             contents.views = None
             contents.rule = contents.rule.unconfirmed()
+
+    def _near_views(self, views: ViewHashes) -> tuple[np.ndarray, bool]:
+        """Pairs that views find, by themselves or with the cosine; see `ViewHashes.pairs`."""
+        contents = self.contents
+        if contents.beside is None or contents.rule.evidence is None:
+            return views.pairs(self.max_pairs + 1)
+        wide = replace(views, radius=max(views.radius, RADIUS))
+        codes, whole = wide.pairs(_MAX_CANDIDATES)
+        if whole and len(codes) == _MAX_CANDIDATES:
+            return views.pairs(self.max_pairs + 1)
+        kept = [np.empty(0, np.int64)]
+        for start in range(0, len(codes), _MIN_BLOCK):
+            part = codes[start : start + _MIN_BLOCK]
+            i, j = np.divmod(part, len(contents))
+            nearest = views.distance(i, j)
+            found = views.found(i, j, nearest)
+            evidence = contents.evidence(i, j, contents.cosine(i, j), nearest)
+            kept.append(part[found | (evidence >= contents.rule.evidence)])
+        return np.concatenate(kept)[: self.max_pairs + 1], whole
 
     def __iter__(self) -> Iterator[FoundPairs]:
         self.find_view_pairs()
@@ -533,12 +629,12 @@ class PairSearch:
             yield confirmed.codes, np.full(len(confirmed), np.nan)
 
     def _by_embedding(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        contents, rule = self.contents, self.contents.rule
-        if rule.cosine is None or contents.rows is None:
+        contents, asked = self.contents, self.contents.asked
+        if asked is None or contents.rows is None:
             return
         # One more than asked for, so that the cap is noticed.
         options = replace(self.options, max_pairs=self.max_pairs + 1)
-        join = self.engine.join(contents.rows, rule.cosine, options)
+        join = self.engine.join(contents.rows, asked, options)
         self.stats["embedding"] = join.stats
         at = contents.with_vector
         for block in join:

@@ -92,11 +92,14 @@ def test_the_same_seed_makes_the_same_calibration(store: Store) -> None:
     assert first.report["transforms"] != other.report["transforms"]
 
 
-def test_without_one_the_guess_is_told(store: Store) -> None:
-    notes = find_duplicates(store, feature=FEATURE).summary["notes"]
-    assert any("is a guess" in note and "icehouse dups calibrate" in note for note in notes)
-    with pytest.raises(UsageError, match="calibrate first"):
-        find_duplicates(store, feature=FEATURE, expected_false_pairs=1)
+def test_without_one_few_contents_are_told_by_near_certainty(store: Store) -> None:
+    found = find_duplicates(store, feature=FEATURE)
+    notes = found.summary["notes"]
+    assert any("too few" in note and "near hashes" in note for note in notes)
+    assert found.summary["parameters"]["cosine"] >= 0.9
+    assert found.summary["parameters"]["measure"] == "cosine"
+    with pytest.raises(UsageError, match="above 0"):
+        find_duplicates(store, feature=FEATURE, expected_false_pairs=0)
 
 
 @pytest.mark.parametrize(

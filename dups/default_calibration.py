@@ -1,0 +1,207 @@
+"""Calibration that a search makes for itself, of the vectors and hashes that are there: no changed copy is encoded.
+
+It has the map, the local measure and the bits of hashes that prove something; `icehouse dups calibrate` has these too, and
+knows how many copies they find. It is kept in the store's cache, as is what each content was held against, so that a search
+after some more contents have come costs little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import IcehouseError, UsageError
+from ..store.files import checked_name, publish_folder
+from ..store.store import Store
+from .calibration import Calibration, apply_map, fit_bits, fit_map, fit_tail, largest_cosines, tail_size
+from .hashing import ViewHashes
+from .local_scaling import MIN_REFERENCE, LocalMeasure, Neighbourhoods, fit_local, reference_rows
+
+#: Of the identity in the covariance, see `icehouse.dups.calibration.fit_map`; few vectors have no use for less.
+_SHRINKAGE = 0.4
+
+#: Contents that the map is fitted to.
+_MAX_FITTED = 20_000
+
+#: Pairs that the bits of hashes are judged by.
+_PAIRS = 100_000
+
+#: With more contents than the calibration has seen, or fewer, by this share it is made anew.
+_GROWTH = 0.2
+
+#: Where neighbourhoods cannot be told, copies are so many times nearer than the nearest tenth of all pairs.
+_NEARER = 4.0
+_LEAST_COSINE = 0.9
+
+_FILE = "neighbourhoods.npz"
+
+
+def default_calibration(
+    store: Store,
+    feature: str,
+    X: np.ndarray,
+    digests: np.ndarray,
+    hashes: np.ndarray | None,
+    views: ViewHashes | None,
+    *,
+    keep: bool = True,
+) -> Calibration | None:
+    """Make the calibration of some contents, or take the one of an earlier search if it still holds.
+
+    `X` (n, d) are their vectors, `digests` their contents, `hashes` uint64 (n,) those that say something and 0 elsewhere,
+    None where texts are compared. None where there are too few contents, or their vectors tell nothing apart.
+    """
+    n = len(X)
+    if n < MIN_REFERENCE:
+        return None
+    fingerprint = str(store.feature_table(feature).spec.get("fingerprint"))
+    folder = _folder(store, feature)
+    if keep:
+        with contextlib.suppress(IcehouseError):
+            held = Calibration.read(folder)
+            if (
+                held.fingerprint == fingerprint
+                and held.local is not None
+                and (held.local.hashes is None) == (views is None)
+                and abs(n - held.local.rows) <= _GROWTH * held.local.rows
+            ):
+                return held
+    # By digest, so that it does not depend on how the contents are ranked.
+    order = np.argsort(digests)
+    try:
+        made = fit_calibration(feature, fingerprint, X, order, hashes, views)
+    except UsageError:
+        return None
+    if keep:
+        with contextlib.suppress(OSError), publish_folder(folder) as temp:
+            made.write(temp)
+    return made
+
+
+def fit_calibration(
+    feature: str,
+    fingerprint: str,
+    X: np.ndarray,
+    order: np.ndarray,
+    hashes: np.ndarray | None,
+    views: ViewHashes | None,
+) -> Calibration:
+    """Fit the map, the local measure, and the bits of hashes to contents taken in some order."""
+    n = len(X)
+    rng = np.random.default_rng(7)
+    fitted = order[np.sort(rng.permutation(n)[:_MAX_FITTED])]
+    mean, matrix = fit_map(X[np.sort(fitted)].astype(np.float32), _SHRINKAGE)
+    rows = order[reference_rows(n)]
+    units = apply_map(X[rows], mean, matrix)
+    rows, units = rows[np.abs(units).sum(axis=1) > 0], units[np.abs(units).sum(axis=1) > 0]
+    seen = None if views is None else views.subset(rows)
+    local = fit_local(units, seen, n)
+    total = len(units) * (len(units) - 1) // 2
+    i, j, cosine = largest_cosines(units, 2 * tail_size(total) + 1000)
+    beside = local.neighbourhoods(units, seen)
+    related = related_pairs(local, beside, units, seen, i, j)
+    tail = fit_tail(cosine[~related], total - int(related.sum()))
+    made = Calibration(feature, fingerprint, mean, matrix, tail, len(fitted), local=local)
+    if hashes is None:
+        return made
+    a, b = rng.integers(0, len(rows), (2, _PAIRS))
+    a, b = a[a != b], b[a != b]
+    unrelated = ~related_pairs(local, beside, units, seen, a, b)
+    a, b = a[unrelated], b[unrelated]
+    one, two = hashes[rows[a]], hashes[rows[b]]
+    fits = {"whole": fit_bits(np.bitwise_count(one ^ two)[(one > 0) & (two > 0)].astype(np.int64))}
+    if seen is not None:
+        nearest = seen.distance(a, b)
+        fits["views"] = fit_bits(nearest[nearest <= 64].astype(np.int64))
+    return replace(made, bits={what: fit for what, fit in fits.items() if fit is not None})
+
+
+def related_pairs(
+    local: LocalMeasure,
+    beside: Neighbourhoods,
+    units: np.ndarray,
+    views: ViewHashes | None,
+    i: np.ndarray,
+    j: np.ndarray,
+) -> np.ndarray:
+    """Tell which pairs of the reference are too near for unrelated ones."""
+    told = np.empty(len(i), bool)
+    for start in range(0, len(i), 8192):
+        a, b = i[start : start + 8192], j[start : start + 8192]
+        apart = None if views is None else views.distance(a, b)
+        cosine = np.einsum("ij,ij->i", units[a], units[b])
+        told[start : start + 8192] = beside.evidence(a, b, cosine, apart, local.quantile) >= local.least
+    return told
+
+
+def near_certain_cosine(X: np.ndarray) -> float:
+    """Cosine that hardly any set has among its unrelated pairs: for sets too small to tell what theirs have."""
+    rows = np.random.default_rng(7).permutation(len(X))[:1000]
+    units = apply_map(X[np.sort(rows)], np.zeros(X.shape[1]), None)
+    units = units[np.abs(units).sum(axis=1) > 0]
+    if len(units) < 2:
+        return _LEAST_COSINE
+    cosines = (units @ units.T)[np.triu_indices(len(units), 1)]
+    cosine = 1 - (1 - float(np.quantile(cosines, 0.9))) / _NEARER
+    return min(max(cosine, _LEAST_COSINE), 1 - 1e-6)
+
+
+def held_neighbourhoods(
+    store: Store,
+    feature: str,
+    measure: LocalMeasure,
+    digests: np.ndarray,
+    X: np.ndarray,
+    views: ViewHashes | None,
+) -> Neighbourhoods:
+    """Hold contents against the reference, those that were not held against it before; see `LocalMeasure.neighbourhoods`."""
+    # Whether there are views is part of what a content is.
+    sighted = np.zeros(len(X), bool) if views is None else views.usable.any(axis=1)
+    keys = np.char.add(digests.astype("U64"), np.where(sighted, "v", "-"))
+    name = measure_digest(measure)
+    file = _folder(store, feature).with_name(checked_name(feature).replace("/", "-") + "." + _FILE)
+    known_keys, known = np.empty(0, "U65"), np.empty((4, 0))
+    with contextlib.suppress(OSError, ValueError, KeyError), np.load(file, allow_pickle=False) as held:
+        if str(held["measure"]) == name and held["numbers"].shape == (4, len(held["keys"])):
+            known_keys, known = held["keys"], held["numbers"]
+    at = np.searchsorted(known_keys, keys)
+    there = np.zeros(len(keys), bool)
+    if len(known_keys):
+        at = np.minimum(at, len(known_keys) - 1)
+        there = known_keys[at] == keys
+    numbers = np.empty((4, len(keys)))
+    numbers[:, there] = known[:, at[there]]
+    new = np.flatnonzero(~there)
+    if len(new):
+        made = measure.neighbourhoods(X[new], None if views is None else views.subset(new))
+        numbers[:, new] = [getattr(made, field) for field in Neighbourhoods.__dataclass_fields__]
+        order = np.argsort(keys)
+        with contextlib.suppress(OSError):
+            _keep(file, name, keys[order], numbers[:, order])
+    return Neighbourhoods(*numbers)
+
+
+def _keep(file: Path, measure: str, keys: np.ndarray, numbers: np.ndarray) -> None:
+    from ..store.files import publish
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with publish(file) as temp, temp.open("wb") as opened:
+        np.savez(opened, measure=np.array(measure), keys=keys, numbers=numbers)
+
+
+def _folder(store: Store, feature: str) -> Path:
+    return store.path / "cache" / "calibrations" / checked_name(feature)
+
+
+def measure_digest(measure: LocalMeasure) -> str:
+    """Name that a measure has by what it is made of."""
+    digest = hashlib.sha256()
+    for part in (measure.units, measure.hashes, measure.usable, *vars(measure.own).values()):
+        if part is not None:
+            digest.update(np.ascontiguousarray(part).tobytes())
+    digest.update(repr(measure.least).encode())
+    return digest.hexdigest()
