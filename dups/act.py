@@ -190,6 +190,11 @@ def plan_actions(
 def _listed(search: Duplicates, drop: str | Path | None) -> list[dict[str, str]]:
     """Rows of the list of what to drop."""
     path = search.path / "drop.csv" if drop is None else Path(drop)
+    if drop is None and search.summary.get("lists_withheld"):
+        raise UsageError(
+            f"the search {search.name} has no drop.csv, since the set looks alike; look at its pairs, and search again with "
+            "`icehouse dups find --yes-drop` if they are duplicates"
+        )
     if drop is None:
         check_sums(search.path, ["drop.csv"])
     wanted = ("item_id", "keeper", "kind", "same_file_as")

@@ -40,7 +40,7 @@ from .judgements import (
     undo_judgements,
 )
 from .pairs import FoundPairs, Spread
-from .results import STAGES, RankedItems, cluster_table, write_lists, write_variants
+from .results import STAGES, RankedItems, cluster_table, withhold_lists, write_lists, write_variants
 from .variants import EVIDENCE, texts_of
 
 #: What is written anew; everything else of a search is taken along as it is.
@@ -160,6 +160,8 @@ def rewrite(store: Store, search: Duplicates) -> Duplicates:
                 clusters = mark_judged(clusters, ranked, changed)
             pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
             counts = write_lists(temp, ranked, clusters, files)
+            if search.summary.get("lists_withheld"):
+                withhold_lists(temp)
             summary = _summary(search.summary, clusters, temp, counts, notes)
             summary.pop("judged", None)
             told = summary.get("variants", {})

@@ -327,6 +327,10 @@ def find(
         ),
     ] = None,
     variants: VariantsOption = "keep",
+    yes_drop: Annotated[
+        bool,
+        typer.Option("--yes-drop", help="Write drop.csv even where hardly all that is found are duplicates."),
+    ] = False,
     hamming: HammingOption = None,
     perceptual: PerceptualOption = True,
     embedding: EmbeddingOption = True,
@@ -380,6 +384,7 @@ def find(
             expected_false_pairs=expected_false_pairs,
             views=views,
             variants=variants,
+            yes_drop=yes_drop,
             engine=engine,
             threads=threads,
             device=device,
@@ -415,7 +420,8 @@ def find(
         ],
         title="\nGroups",
     )
-    files = "pairs.parquet, clusters.parquet, items.parquet, keep.csv, drop.csv, variants.csv, summary.json"
+    lists = "" if summary["lists_withheld"] else "keep.csv, drop.csv, "
+    files = f"pairs.parquet, clusters.parquet, items.parquet, {lists}variants.csv, summary.json"
     echo(f"\n{found.path}: {files}")
     if pages:
         echo(pages)

@@ -58,7 +58,9 @@ from .results import (
     PairWriter,
     RankedItems,
     cluster_table,
+    implausible,
     label_codes,
+    withhold_lists,
     write_items,
     write_lists,
     write_variants,
@@ -294,6 +296,7 @@ def find_duplicates(
     expected_false_pairs: float | None = None,
     views: bool | None = None,
     variants: Policy = "keep",
+    yes_drop: bool = False,
     threads: int | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -331,6 +334,9 @@ def find_duplicates(
     variants : {"keep", "drop"}, default "keep"
         What becomes of pictures that agree while their texts, or the words inside them, do not: they are listed in
         ``variants.csv`` and kept, or they count as duplicates; see `icehouse.dups.variants`.
+    yes_drop : bool, default False
+        Write ``keep.csv`` and ``drop.csv`` even where so many contents are alike that hardly all are duplicates; see
+        `icehouse.dups.results.implausible`.
     threads, device : optional
         As `icehouse.dups.join.selfjoin.self_join` takes them.
     progress : callable, optional
@@ -458,6 +464,13 @@ def find_duplicates(
                 clusters = mark_judged(clusters, ranked, changed)
             pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
             kept, dropped, kept_for = write_lists(temp, ranked, clusters, files)
+            largest = int(np.bincount(keepers, minlength=1).max()) if len(keepers) else 0
+            doubt = implausible(
+                writer.kinds["perceptual"] + writer.kinds["embedding"], len(contents), largest
+            )
+            if doubt and not yes_drop:
+                withhold_lists(temp)
+                kept_for = [doubt, *kept_for]
             leads = clusters.filter(clusters["keeper"])
             summary = {
                 "name": folder.name,
@@ -518,6 +531,7 @@ def find_duplicates(
                 },
                 "kept": kept,
                 "dropped": dropped,
+                "lists_withheld": bool(doubt) and not yes_drop,
                 **({"judged": changed.summary()} if changed is not None else {}),
                 "capped": search.capped,
                 "complete_contents": search.complete,

@@ -302,6 +302,39 @@ def write_items(folder: Path, ranked: RankedItems, digests: pa.ChunkedArray, con
     )
 
 
+#: Where more of all pairs of contents are near-duplicates, or one group holds more of all contents, and more than so many,
+#: the set looks alike to the measure. 60 pictures with 23 copies of each have 1.5% of all pairs.
+_PLAUSIBLE_PAIRS, _PLAUSIBLE_GROUP, _SMALL = 0.02, 0.2, 100
+
+
+def implausible(pairs: int, contents: int, largest: int) -> str:
+    """Say that so many contents are alike that hardly all of them are duplicates, and what to do; empty where they are not.
+
+    `pairs` were found among `contents`, without byte copies and variants, and the largest group has `largest` contents.
+    """
+    share = pairs / max(contents * (contents - 1) / 2, 1)
+    if contents <= _SMALL or (
+        share <= _PLAUSIBLE_PAIRS and largest <= max(_PLAUSIBLE_GROUP * contents, _SMALL)
+    ):
+        return ""
+    what = (
+        f"{share:.1%} of all pairs"
+        if share > _PLAUSIBLE_PAIRS
+        else f"{largest} of {contents} contents in one group"
+    )
+    return (
+        f"{what} would be near-duplicates: this set looks alike, and hardly all of them are. So there is no keep.csv and no "
+        "drop.csv: look at the pairs with `icehouse dups gallery`, run `icehouse dups calibrate` or ask for fewer "
+        "(--expected-false-pairs 0.1, a higher --threshold); --yes-drop writes the lists all the same"
+    )
+
+
+def withhold_lists(folder: Path) -> None:
+    """Take back what `write_lists` wrote."""
+    for name in ("keep.csv", "drop.csv"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def write_lists(
     folder: Path, ranked: RankedItems, clusters: pa.Table, files: Files
 ) -> tuple[int, int, list[str]]:

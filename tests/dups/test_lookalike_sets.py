@@ -1,0 +1,71 @@
+"""A set of which an implausible share would be duplicates gets no list of what to drop, unless that is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from icehouse.cli import app
+from icehouse.dups.act import plan_actions
+from icehouse.dups.find import find_duplicates
+from icehouse.dups.results import implausible
+from icehouse.embed.pipeline import embed_sources
+from icehouse.errors import UsageError
+from icehouse.store.store import Store
+from PIL import Image
+from toys import ToyEncoder
+from typer.testing import CliRunner
+
+LISTS = {"keep.csv", "drop.csv"}
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of 110 different pictures that are all alike to the encoder."""
+    folder = tmp_path_factory.mktemp("alike")
+    (folder / "i").mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(110):
+        pixels = 128 + rng.normal(0, 12, (24, 24, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "i" / f"p{k:03d}.png")
+    embed_sources([folder / "i"], folder / "s", encoder=ToyEncoder(), workers=1)
+    return Store.open(folder / "s")
+
+
+def test_no_lists_without_a_word(alike: Store) -> None:
+    found = find_duplicates(alike, rule=0.5, hamming=None, views=None)
+    assert found.summary["pairs"]["total"] > 0.02 * 110 * 109 / 2
+    assert found.summary["lists_withheld"] is True
+    assert not LISTS & {file.name for file in found.path.iterdir()}
+    assert any("this set looks alike" in note and "--yes-drop" in note for note in found.summary["notes"])
+    with pytest.raises(UsageError, match=r"no drop\.csv, since the set looks alike"):
+        plan_actions(alike, "script")
+    asked = find_duplicates(alike, rule=0.5, hamming=None, views=None, yes_drop=True)
+    assert asked.summary["lists_withheld"] is False
+    assert {file.name for file in asked.path.iterdir()} >= LISTS
+    assert asked.summary["dropped"] == found.summary["dropped"] > 0
+
+
+def test_command(alike: Store) -> None:
+    command = ["dups", "find", "-s", str(alike.path), "--threshold", "0.5", "--no-perceptual"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "drop.csv, variants.csv" not in done.output
+    assert "drop.csv, variants.csv" in CliRunner().invoke(app, [*command, "--yes-drop"]).output
+
+
+@pytest.mark.parametrize(
+    ("pairs", "contents", "largest", "says"),
+    [
+        (63 * 276, 63 * 24, 24, ""),  # every picture with 23 copies
+        (4000, 100, 100, ""),  # a small set is looked at as a whole
+        (0, 700, 1, ""),
+        (110_000, 700, 300, "45.0% of all pairs"),
+        (1546, 333, 40, "2.8% of all pairs"),
+        (5000, 3000, 700, "700 of 3000 contents in one group"),
+        (5000, 3000, 600, ""),
+    ],
+)
+def test_what_is_plausible(pairs: int, contents: int, largest: int, says: str) -> None:
+    told = implausible(pairs, contents, largest)
+    assert says in told
+    assert bool(told) == bool(says)
