@@ -1,14 +1,14 @@
-"""Micro-batching: inputs that come together are encoded together, by one thread a model.
+"""Micro-batching: inputs that come together are encoded together, in the encoder's own threads.
 
-While a batch is encoded the next one gathers, so a busy server pays for full batches and a single request waits for nobody.
+While batches are encoded the next ones gather, so a busy server pays for full batches and a single request waits for nobody.
 Only where other inputs are known to be on their way (being read or decoded) does a batch wait for them, a few milliseconds.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -39,11 +39,14 @@ class _Job:
     modality: Modality
     content: Any
     outputs: frozenset[str]
+    since: float
     future: Future[Row] = field(default_factory=Future)
 
 
 class Batcher:
-    """One thread that encodes what is submitted, in batches.
+    """Encodes what is submitted, in batches of one modality.
+
+    One thread gathers batches as long as a thread of the encoder's is free. On a CPU these are one a core, on a GPU one.
 
     Parameters
     ----------
@@ -66,76 +69,79 @@ class Batcher:
     ) -> None:
         self.encoder, self.monitor, self.coming = encoder, monitor, coming
         self.size = size or encoder.batch_size
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(
-            target=self._work, name=f"icehouse-encode-{encoder.name}", daemon=True
-        )
+        self._waiting: dict[Modality, deque[_Job]] = {"image": deque(), "text": deque()}
+        self._changed = threading.Condition()
+        self._free, self._over = encoder.streams, False
+        self._pool = encoder.stream_pool()
+        self._thread = threading.Thread(target=self._work, name=f"icehouse-batch-{encoder.name}", daemon=True)
         self._thread.start()
 
     def submit(self, modality: Modality, content: Any, outputs: Sequence[str]) -> Future[Row]:
         """Have one content encoded: pixels as the encoder prepared them, or a cleaned text."""
-        job = _Job(modality, content, frozenset(outputs))
-        self._jobs.put(job)
+        job = _Job(modality, content, frozenset(outputs), time.monotonic())
+        with self._changed:
+            self._waiting[modality].append(job)
+            self._changed.notify_all()
         return job.future
 
     def close(self) -> None:
-        """Encode what was submitted, and end the thread."""
-        self._jobs.put(None)
+        """Encode what was submitted, and end the threads."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
         self._thread.join(timeout=30)
+        self._pool.shutdown()
 
     def _work(self) -> None:
-        over = False
-        while not over:
-            batch, over = self._gather()
-            for modality in ("image", "text"):
-                jobs = [job for job in batch if job.modality == modality]
-                jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-                if jobs:
-                    self._encode(modality, jobs)
+        while (batch := self._gather()) is not None:
+            jobs = [job for job in batch if job.future.set_running_or_notify_cancel()]
+            if jobs:
+                self._pool.submit(self._encode, jobs).add_done_callback(self._freed)
+            else:
+                self._freed(None)
 
-    def _gather(self) -> tuple[list[_Job], bool]:
-        """Wait for a job, and take what has come by then; tell whether it is over."""
-        first = self._jobs.get()
-        if first is None:
-            return [], True
-        batch, until = [first], time.monotonic() + PATIENCE
-        # Images and texts go through different towers: a batch is full when one of them is.
-        while len(batch) < 2 * self.size:
-            try:
-                left = until - time.monotonic()
-                job = self._jobs.get(timeout=left) if left > 0 and self.coming() else self._jobs.get_nowait()
-            except queue.Empty:
-                break
-            if job is None:
-                return batch, True
-            batch.append(job)
-        return batch, False
+    def _freed(self, _: Any) -> None:
+        with self._changed:
+            self._free += 1
+            self._changed.notify_all()
 
-    def _encode(self, modality: Modality, jobs: list[_Job]) -> None:
-        for start in range(0, len(jobs), self.size):
-            part = jobs[start : start + self.size]
-            if self.monitor is not None:
-                self.monitor.batches.labels(modality).observe(len(part))
-            outputs = sorted(frozenset[str]().union(*(job.outputs for job in part)))
+    def _gather(self) -> list[_Job] | None:
+        """Wait for a free thread and a job, and take what has come by then of its kind; None once it is over."""
+        with self._changed:
+            while not (self._free and any(self._waiting.values())):
+                if self._over and not any(self._waiting.values()):
+                    return None
+                self._changed.wait()
+            queue = min(filter(None, self._waiting.values()), key=lambda jobs: jobs[0].since)
+            until = queue[0].since + PATIENCE
+            while len(queue) < self.size and self.coming() and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+            self._free -= 1
+            return [queue.popleft() for _ in range(min(len(queue), self.size))]
 
-            def encode(contents: list[Any], outputs: list[str] = outputs) -> Any:
-                if modality == "image":
-                    return self.encoder.encode_images(np.stack(contents), outputs)
-                return self.encoder.encode_texts(contents, outputs)
+    def _encode(self, jobs: list[_Job]) -> None:
+        modality = jobs[0].modality
+        if self.monitor is not None:
+            self.monitor.batches.labels(modality).observe(len(jobs))
+        outputs = sorted(frozenset[str]().union(*(job.outputs for job in jobs)))
 
-            try:
-                contents = [job.content for job in part]
-                for rows, made in encode_contents(encode, contents, "float32"):
-                    for place, row in enumerate(rows.tolist()):
-                        if isinstance(made, Unencodable):
-                            error = ImageError(f"the {modality} cannot be encoded: {made.message}")
-                            part[row].future.set_exception(error)
-                        else:
-                            part[row].future.set_result(_row(made, place, part[row].outputs))
-            except BaseException as error:  # whatever it is, nobody waits for ever
-                for job in part:
-                    if not job.future.done():
-                        job.future.set_exception(error)
+        def encode(contents: list[Any]) -> Any:
+            if modality == "image":
+                return self.encoder.encode_images(np.stack(contents), outputs)
+            return self.encoder.encode_texts(contents, outputs)
+
+        try:
+            for rows, made in encode_contents(encode, [job.content for job in jobs], "float32"):
+                for place, row in enumerate(rows.tolist()):
+                    if isinstance(made, Unencodable):
+                        error = ImageError(f"the {modality} cannot be encoded: {made.message}")
+                        jobs[row].future.set_exception(error)
+                    else:
+                        jobs[row].future.set_result(_row(made, place, jobs[row].outputs))
+        except BaseException as error:  # whatever it is, nobody waits for ever
+            for job in jobs:
+                if not job.future.done():
+                    job.future.set_exception(error)
 
 
 def _row(made: Row, place: int, outputs: frozenset[str]) -> Row:

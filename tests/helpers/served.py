@@ -49,13 +49,15 @@ def make_store(folder: Path, rows: int = 60) -> Store:
 
 
 @contextlib.contextmanager
-def client(path: Path, *runs: str, headers: dict[str, str] | None = None, **settings: Any) -> Iterator[Any]:
+def client(
+    path: Path, *runs: str, headers: dict[str, str] | None = None, encoder: Any = None, **settings: Any
+) -> Iterator[Any]:
     """A client of the application on a store or a package, which runs as long as the context."""
     from fastapi.testclient import TestClient
     from icehouse.serve.app.application import create_app
     from icehouse.serve.app.state import Settings, State
 
-    state = State.open(path, runs, Settings(**settings), [ToyEncoder()])
+    state = State.open(path, runs, Settings(**settings), [encoder or ToyEncoder()])
     app = create_app(state)
     with TestClient(app, base_url=HOST, headers=headers) as made:
         made.problem = state.wait(60)  # why there is no model, if there is none
@@ -63,15 +65,13 @@ def client(path: Path, *runs: str, headers: dict[str, str] | None = None, **sett
 
 
 @contextlib.contextmanager
-def running(
-    path: Path, *runs: str, encoder: Any = None, mini: bool = False, **settings: Any
-) -> Iterator[str]:
+def running(path: Path, *runs: str, encoder: Any = None, **settings: Any) -> Iterator[str]:
     """A server in a thread of this process, as `icehouse serve` runs it; its address."""
     import uvicorn
     from icehouse.serve.app.application import create_app
     from icehouse.serve.app.state import Settings, State
 
-    state = State.open(path, runs, Settings(**settings), [] if mini else [encoder or ToyEncoder()])
+    state = State.open(path, runs, Settings(**settings), [encoder or ToyEncoder()])
     config = uvicorn.Config(create_app(state), log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as bound:

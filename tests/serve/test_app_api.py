@@ -14,6 +14,7 @@ import jsonschema
 import numpy as np
 import pytest
 from icehouse.heads.package import package
+from icehouse.heads.runs import Run
 from icehouse.heads.trainer import train
 from icehouse.serve.predict import predict
 from icehouse.serve.query import search
@@ -107,17 +108,10 @@ def test_search_is_that_of_the_library(work: Path, api: Any) -> None:
 def test_heads_share_one_embedding(work: Path) -> None:
     folder = work / "two"
     made = make_store(folder)
+    first = Run.load(made, "latest")
     second = train(made, "logreg", inputs="image/joint", label="label")
-    encoder = ToyEncoder()
-    from fastapi.testclient import TestClient
-    from icehouse.serve.app.application import create_app
-    from icehouse.serve.app.state import Settings, State
-
-    state = State.open(made.path, [second.run_id, "logreg"][:1], Settings(), [encoder])
-    runs = [run.name for run in sorted((made.path / "runs").iterdir()) if run.is_dir()]
-    state = State.open(made.path, runs, Settings(), [encoder])
-    with TestClient(create_app(state), base_url="http://127.0.0.1") as both:
-        state.wait()
+    runs, encoder = [first.run_id, second.run_id], ToyEncoder()
+    with client(made.path, *runs, encoder=encoder) as both:
         encoder.batches.clear()
         said = both.post("/predict", **upload(folder, 2, text="sun")).json()
         assert encoder.batches == [1, 1], "one image and one text, whatever number of heads"
