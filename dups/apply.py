@@ -147,7 +147,7 @@ def rewrite(store: Store, search: Duplicates) -> Duplicates:
             notes = []
             if judged:
                 changed, ranked = judge_groups(
-                    temp, ranked, keeper, evidence, shas, judged, method, evidence.variants
+                    temp, ranked, keeper, evidence, shas, judged, method, evidence.variants, evidence.why
                 )
                 keeper = changed.keeper
                 notes = [changed.note(), *changed.conflicts]
@@ -155,7 +155,7 @@ def rewrite(store: Store, search: Duplicates) -> Duplicates:
             family, listed = write_variants(
                 temp, ranked, keeper, evidence, evidence.variant_pairs(), _texts(store, ranked)
             )
-            clusters = cluster_table(ranked, keeper, evidence, files.first(), family)
+            clusters = cluster_table(ranked, keeper, evidence, files.first(), family, evidence.why)
             if changed is not None:
                 clusters = mark_judged(clusters, ranked, changed)
             pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
@@ -277,6 +277,7 @@ class _Written:
     codes: np.ndarray  # int64 (m,), ascending: pairs of contents
     found: FoundPairs  # of these
     spreads: dict[int, tuple[frozenset[int], Spread]]  # groups as found, by keeper
+    why: dict[int, str]  # why a content was kept, as found
 
     @classmethod
     def of(cls, search: Duplicates, ranked: RankedItems) -> _Written:
@@ -286,6 +287,12 @@ class _Written:
         rows = pc.index_in(clusters["item_id"], value_set=ranked.ids).to_numpy().astype(np.int64)
         content = ranked.content[rows]
         leads = clusters["keeper"].to_numpy()
+        # Results of before reasons were written have none.
+        reasons = (
+            clusters["why"]
+            if "why" in clusters.column_names
+            else pa.chunked_array([pa.nulls(len(clusters), pa.string())])
+        )
         group = clusters["group"].to_numpy()
         of_group = np.zeros(int(group.max(initial=-1)) + 1, np.int64)
         of_group[group[leads]] = content[leads]
@@ -323,6 +330,13 @@ class _Written:
             codes,
             FoundPairs(i, j, *columns, np.full(len(i), np.nan)),
             {lead: (frozenset(held), spread[lead]) for lead, held in members.items()},
+            {
+                lead: said
+                for lead, said in zip(
+                    content[leads].tolist(), reasons.filter(pa.array(leads)).to_pylist(), strict=True
+                )
+                if said is not None
+            },
         )
 
     def judge(self, i: np.ndarray, j: np.ndarray) -> FoundPairs:

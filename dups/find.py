@@ -34,6 +34,7 @@ from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
 from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
+from .keeper_choice import choose_keepers
 from .orientation import turned_pairs
 from .pairs import (
     DEFAULT_HAMMING,
@@ -380,7 +381,7 @@ def find_duplicates(
             if viewed:
                 load_views(store, items, progress=progress, threads=threads)
                 inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
-            ranked, items = _ranked_items(items, key, keeper, inside)
+            ranked, items, standing = _ranked_items(items, key, keeper, inside)
             drawn = _Drawn.of(ranked, items, key, vectors, scratch)
             hashed_views = _view_hashes(store, ranked, items) if viewed else None
             if made.source == DEFAULT_SOURCE and feature is not None:
@@ -449,17 +450,39 @@ def find_duplicates(
                     contents.variants,
                     lambda left: _regrouped(left, ranked, temp / "pairs.parquet", grouping_by),
                 )
+            why: dict[int, str] = {}
+            if keeper == "best" and key == "image_sha256":
+                best = choose_keepers(
+                    store,
+                    ranked,
+                    lambda: _digests(temp, ranked),
+                    keepers,
+                    contents,
+                    standing,
+                    star=grouping_by == "star",
+                    progress=progress,
+                    threads=threads,
+                )
+                keepers, why = best.keeper, best.why
             changed = None
             if judged := active_judgements(store, key):
                 changed, ranked = judge_groups(
-                    temp, ranked, keepers, contents, _digests(temp, ranked), judged, grouping_by, variants
+                    temp,
+                    ranked,
+                    keepers,
+                    contents,
+                    _digests(temp, ranked),
+                    judged,
+                    grouping_by,
+                    variants,
+                    why,
                 )
                 keepers = changed.keeper
                 remarks += [changed.note(), *changed.conflicts]
             family, listed = write_variants(temp, ranked, keepers, contents, writer.variants, said)
             # Looked at again, since hours may have gone by.
             files = inspect_again(ranked, keepers, temp)
-            clusters = cluster_table(ranked, keepers, contents, files.first(), family)
+            clusters = cluster_table(ranked, keepers, contents, files.first(), family, why)
             if changed is not None:
                 clusters = mark_judged(clusters, ranked, changed)
             pq.write_table(clusters, temp / "clusters.parquet", compression="zstd")
@@ -650,19 +673,25 @@ def _file_facts(items: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def _ranked_items(
     items: pa.Table, key: str, keeper: str, inside: np.ndarray | None
-) -> tuple[RankedItems, pa.Table]:
-    """Items in order of preference."""
+) -> tuple[RankedItems, pa.Table, np.ndarray]:
+    """Items in order of preference, and for each content what goes before quality: whether its file is there, and a link."""
     # A picture is no duplicate because its text is one: no file is listed then.
     listed = key == "image_sha256"
     files = Files.inspect(item_files(items), *_file_facts(items)) if listed else None
-    items = items.take(pa.array(preference(items, keeper, inside, files)))
+    order = preference(items, keeper, inside, files)
+    standing = np.zeros(len(items), np.int64)
+    if files is not None:
+        told = dict(criteria(items, keeper, inside, files))
+        standing = (2 * told["there"] + told["link"])[order]
+    items = items.take(pa.array(order))
     ids = items["item_id"].cast(pa.string()).combine_chunks()
     content = items[key].cast(pa.string()).combine_chunks().dictionary_encode().indices
     content = pc.fill_null(content.cast(pa.int64()), -1).to_numpy()
     numbers, first = np.unique(content, return_index=True)
     best = first[numbers >= 0].astype(np.int64)
     paths = item_files(items) if listed else pa.nulls(len(items), pa.string())
-    return RankedItems(ids, paths, *_file_facts(items), ranks(items["item_id"]), content, best), items
+    ranked = RankedItems(ids, paths, *_file_facts(items), ranks(items["item_id"]), content, best)
+    return ranked, items, standing[best]
 
 
 def inspect_again(ranked: RankedItems, keeper: np.ndarray, folder: Path) -> Files:

@@ -183,7 +183,7 @@ def _write(
     counts = [len(rows) for rows in selection.rows]
     parts = pages(counts, per_page, max(2, PAGE_MEMBERS * _SIDE**2 // max(side, _SIDE) ** 2))
     groups = _lookup(store, selection, search["parameters"])
-    overview = _overview(search, selection)
+    overview = search_overview(search, selection)
     done, weight, index = 0, 0, []
 
     def step(count: int) -> None:
@@ -224,7 +224,7 @@ def _write(
         if len(parts) > 1:
             text = render(
                 "gallery_index.html",
-                title=_title(search),
+                title=gallery_title(search),
                 search=search,
                 overview=overview,
                 pages=index,
@@ -274,7 +274,7 @@ def _variants_page(store: Store, search: dict[str, Any], variants: pa.Table, pic
             )
             cards.append({**row, "card": card})
         sets.append({"number": number, "size": len(rows[number]), "cards": cards})
-    title = f"{_title(search)}: variants"
+    title = f"{gallery_title(search)}: variants"
     return render("variants.html", title=title, search=search, overview=None, sets=sets, total=len(rows))
 
 
@@ -293,24 +293,34 @@ def gallery_page(
     `search` is the ``summary.json`` of the search, `pictures` has one for each member of `groups` (None without an image),
     `all_groups` is how many groups all pages have, and `overview` is what the only page tells of the search as a whole.
     """
-    rule = search["parameters"]
-    texts = rule["content"] == "text_sha256"
     links = {
         "number": number,
         "total": total,
+        "index": "index.html",
         "previous": _page_name(number - 1, total) if number > 1 else None,
         "next": _page_name(number + 1, total) if number < total else None,
     }
-    taken = iter(pictures)
     return render(
         "gallery.html",
-        title=_title(search) + (f", page {number}" if total > 1 else ""),
-        search=search,
+        title=gallery_title(search) + (f", page {number}" if total > 1 else ""),
         overview=overview,
         links=links if total > 1 else None,
         page=f"{_page_name(number, total)}/{total}",
         all_groups=len(groups) if all_groups is None else all_groups,
-        kinds={
+        **gallery_data(search, groups, pictures),
+    )
+
+
+def gallery_data(
+    search: dict[str, Any], groups: Sequence[Group], pictures: Sequence[Thumbnail | None]
+) -> dict[str, Any]:
+    """What a page shows of some groups: how members were found, by `kinds`, and `groups` with a card for each member."""
+    rule = search["parameters"]
+    texts = rule["content"] == "text_sha256"
+    taken = iter(pictures)
+    return {
+        "search": search,
+        "kinds": {
             "exact": "equal text" if texts else "equal bytes",
             "perceptual": "perceptual hash",
             "embedding": "embedding",
@@ -318,8 +328,8 @@ def gallery_page(
             INDIRECT: "by way of others",
             **({JUDGED: "judged by people"} if search.get("judged") else {}),
         },
-        groups=[_group_data(group, taken, rule["cosine"]) for group in groups],
-    )
+        "groups": [_group_data(group, taken, rule["cosine"]) for group in groups],
+    }
 
 
 def _group_data(group: Group, pictures: Iterator[Thumbnail | None], least: float | None) -> dict[str, Any]:
@@ -451,7 +461,7 @@ def _change(ratio: float) -> str:
     return f"{'+' if change > 0 else '−'}{abs(change):.0f}%" if abs(change) >= 0.5 else "±0%"
 
 
-def _overview(search: dict[str, Any], selection: Selection) -> dict[str, Any]:
+def search_overview(search: dict[str, Any], selection: Selection) -> dict[str, Any]:
     """What is told of the search as a whole."""
     groups, matching, shown = search["groups"], selection.matching, len(selection)
     notes = list(search.get("notes", ()))
@@ -473,7 +483,8 @@ def _overview(search: dict[str, Any], selection: Selection) -> dict[str, Any]:
     return {"figures": figures, "notes": notes, "variants": sets}
 
 
-def _title(search: dict[str, Any]) -> str:
+def gallery_title(search: dict[str, Any]) -> str:
+    """What a page about a search is called."""
     name = search.get("name", HASHES)
     usual = (HASHES, search_name(search["parameters"]["feature"]))
     return "Near-duplicates" if name in usual else f"Near-duplicates: {name}"

@@ -256,7 +256,7 @@ def read_groups(
             ],
             filtered=filtered,
             capped=capped,
-            why=why,
+            why=head.get("why") or why,
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import getpass
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -606,12 +606,13 @@ def judge_groups(
     judged: Judged,
     method: str,
     variants: str,
+    why: Mapping[int, str] | None = None,
 ) -> tuple[Regrouped, RankedItems]:
     """Apply judgements to the results in `folder`: ``pairs.parquet`` is there as found, and `keeper` as found.
 
     Writes what was found beside it, and gives the groups, and the items with those to keep as the best of their contents.
     """
-    as_found = cluster_table(ranked, keeper, contents, np.arange(len(ranked.ids)))
+    as_found = cluster_table(ranked, keeper, contents, np.arange(len(ranked.ids)), why=why)
     pq.write_table(as_found, folder / AS_FOUND, compression="zstd")
     n = len(keeper)
     pairs = pq.read_table(folder / "pairs.parquet", columns=["id_a", "id_b", "kind"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -75,6 +75,7 @@ CLUSTERS = pa.schema(
         pa.field("chained", pa.bool_(), nullable=False),
         pa.field("same_file_as", pa.string()),
         pa.field("variants", pa.int64()),  # number of the group's set of variants in ``variants.csv``
+        pa.field("why", pa.string()),  # of a keeper: in what its picture is better than the others
     ]
 )
 
@@ -234,10 +235,11 @@ def cluster_table(
     contents: Measured,
     same_file: np.ndarray,
     family: np.ndarray | None = None,
+    why: Mapping[int, str] | None = None,
 ) -> pa.Table:
     """Make ``clusters.parquet``: the items of every group of at least two, best group first, keeper first.
 
-    `family` is the number of each content's set of variants, -1 for none.
+    `family` is the number of each content's set of variants, -1 for none; `why` tells of contents why they are kept.
     """
     items = np.flatnonzero(ranked.content >= 0)
     leader = keeper[ranked.content[items]]
@@ -275,6 +277,13 @@ def cluster_table(
         pa.nulls(len(items), pa.int64())
         if family is None
         else pa.array(family[leader], mask=family[leader] < 0),
+        pa.array(
+            [
+                (why or {}).get(number) if leads else None
+                for number, leads in zip(content.tolist(), is_keeper.tolist(), strict=True)
+            ],
+            pa.string(),
+        ),
     ]
     return pa.table(columns, schema=CLUSTERS)
 

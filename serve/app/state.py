@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...embed.encoder import Encoder
 from ...errors import HeadError, IcehouseError, StoreError, UsageError, brief
@@ -149,6 +150,10 @@ class State:
             if self._catalog is None or self._catalog.version != self.store.items.snapshot().version:
                 self._catalog = Catalog(self.store)
             return self._catalog
+
+    async def in_thread(self, function: Callable[[], Any]) -> Any:
+        """Call a function that takes a while in a thread for such, whether or not there is a model."""
+        return await self._inference.in_thread(function)
 
     def start(self) -> None:
         """Begin to load what takes time; pages that need no model answer meanwhile."""

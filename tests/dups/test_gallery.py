@@ -69,7 +69,7 @@ def test_groups_are_told_as_they_were_found(feed: Store) -> None:
     text = made.path.read_text(encoding="utf-8")
     page = HtmlPage(text)
     assert [a["data-kind"] for a in page.all("li", "member")] == ["keeper", *["embedding"] * 3]
-    for said in ("Group 0", "4 items", "Kept: larger"):
+    for said in ("Group 0", "4 items", "Kept: 1.6× the detail, less compressed"):
         assert said in page.text
     # The least alike stands beside the keeper.
     assert page.text.index("far") < page.text.index("small")

@@ -68,3 +68,11 @@ document.addEventListener("keydown", (event) => {
     if (field) { event.preventDefault(); field.focus(); }
   }
 });
+
+for (const button of document.querySelectorAll("[data-undo]"))
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    const answer = await fetch(button.dataset.undo, { method: "POST" });
+    if (answer.ok) location.reload();
+    else button.textContent = (await answer.json()).detail;
+  });

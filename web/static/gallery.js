@@ -3,7 +3,7 @@
 // bookmark.
 (() => {
   "use strict";
-  const tools = document.querySelector(".tools");
+  const tools = document.querySelector(".tools[role=search]");
   if (!tools) return;
   const list = document.querySelector(".groups");
   const number = (value) => value === "" || value === undefined ? NaN : Number(value);
@@ -174,20 +174,43 @@
     const count = Object.keys(state.pairs).length;
     field("save").textContent = count ? `Save ${count} judged` : "Save pairs";
     field("save").disabled = count === 0;
+    if (field("apply")) {
+      field("apply").textContent = count ? `Apply ${count} judged` : "Apply";
+      field("apply").disabled = count === 0;
+    }
     field("undo").disabled = state.undo.length === 0;
   }
-  function save() {
+  function csv() {
     reread();
     const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
     const rows = Object.entries(state.pairs).map(([pair, value]) => {
       const [a, b] = JSON.parse(pair);
       return [quoted(a), quoted(b), value, own(state.keep, a) === b ? quoted(b) : ""].join(",");
     });
+    return new Blob([["a,b,label,keep", ...rows, ""].join("\r\n")], { type: "text/csv" });
+  }
+  function save() {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([["a,b,label,keep", ...rows, ""].join("\r\n")], { type: "text/csv" }));
+    link.href = URL.createObjectURL(csv());
     link.download = "judged.csv";
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  }
+  // A server applies what was judged to the store at once; it is in the store's record then, not in the browser's.
+  async function send(to) {
+    field("apply").disabled = true;
+    told.textContent = "applying\u2026";
+    try {
+      const answer = await fetch(to, { method: "POST", body: csv(), headers: { "Content-Type": "text/csv" } });
+      const said = await answer.json();
+      if (!answer.ok) throw new Error(said.detail);
+      Object.assign(state, { pairs: {}, keep: {}, undo: [], pages: {} });
+      store();
+      location.reload();
+    } catch (error) {
+      tell();
+      told.textContent = error.message;
+    }
   }
   // What was saved before, or by somebody else, goes on here.
   function cellsOf(text) {
@@ -351,6 +374,11 @@
     apply();
   });
   window.addEventListener("hashchange", () => { recall(); apply(); });
+  if (list.dataset.apply) {
+    const made = button("main", "Apply", "Apply what was judged to the store", () => send(list.dataset.apply));
+    made.name = "apply";
+    field("save").before(made);
+  }
   tools.hidden = false;
   reread();
   tell();

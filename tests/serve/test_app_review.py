@@ -1,0 +1,140 @@
+"""The page of duplicates: contradicting labels first, judgements applied to the store and undone, as on the command line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.judgements import read_records
+from icehouse.embed.pipeline import embed_sources
+from icehouse.store.store import Store
+from page_audit import audit, browser_page
+from PIL import Image
+from served import client, running
+from toys import ToyEncoder
+
+HTML = {"accept": "text/html"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Eight pictures, of which 0 to 3 come again as BMP; that of 2 has another label than 2."""
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(3)
+    lines = ["id,image,text,label"]
+    for i in range(8):
+        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8))
+        picture = small.resize((96, 96), Image.Resampling.BICUBIC)
+        picture.save(tmp_path / "images" / f"{i}.png")
+        lines.append(f"p{i},images/{i}.png,words {i},calm")
+        if i < 4:
+            picture.save(tmp_path / "images" / f"{i}.bmp")
+            lines.append(f"q{i},images/{i}.bmp,words {i},{'fire' if i == 2 else ' Calm'}")
+    (tmp_path / "posts.csv").write_text("\n".join(lines) + "\n")
+    embed_sources([tmp_path / "posts.csv"], tmp_path / "store", encoder=ToyEncoder(), dtype="float32")
+    made = Store.open(tmp_path / "store")
+    find_duplicates(made, feature=None)
+    return made
+
+
+def groups(html: str) -> list[set[str]]:
+    """Ids of each group of a page, in its order."""
+    parts = html.split('<section class="group')[1:]
+    return [set(re.findall(r'href="/item\?id=(\w+)"', part)) for part in parts]
+
+
+def test_contradicting_labels_come_first(store: Store) -> None:
+    with client(store.path, headers=HTML) as web:
+        page = web.get("/duplicates").text
+        assert sorted(map(sorted, groups(page))) == [[f"p{i}", f"q{i}"] for i in range(4)]
+        assert groups(page)[0] == {"p2", "q2"}
+        assert page.count("labels differ: ") == 1
+        assert "1 group has different values" in page
+        for first in ("chained", "score", "size", "group", "nonsense"):
+            assert len(groups(web.get(f"/duplicates?first={first}").text)) == 4
+        assert web.get("/duplicates?search=nothing").status_code == 404
+        assert web.get("/duplicates?page=99").status_code == 200
+
+
+def test_judgements_are_applied_and_undone(store: Store) -> None:
+    csv = "a,b,label,keep\r\np2,q2,0,\r\np1,q1,1,q1\r\n"
+    with client(store.path, headers=HTML) as web:
+        before = set(Duplicates.open(store).clusters(["item_id"])["item_id"].to_pylist())
+        answer = web.post("/duplicates/apply?by=Ada", content=csv, headers={"content-type": "text/csv"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["judged"]["applied"] == 3
+        found = Duplicates.open(store)
+        clusters = {row["item_id"]: row for row in found.clusters().to_pylist()}
+        assert {"p2", "q2"}.isdisjoint(clusters)
+        assert clusters["q1"]["keeper"]
+        assert [record["by"] for record in read_records(store)] == ["Ada"]
+        page = web.get("/duplicates").text
+        assert {"p2", "q2"} not in groups(page)
+        assert "Undo last applied" in page
+        assert "Ada" in page
+        assert web.post("/duplicates/undo").status_code == 200
+        assert set(Duplicates.open(store).clusters(["item_id"])["item_id"].to_pylist()) == before
+        assert web.post("/duplicates/undo").status_code == 422
+        assert "Undo last applied" not in web.get("/duplicates").text
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"a,b\n", b"\xff\xfe\x00", b"a,b,label\nx,y,1\n", b"a,b,label\np1,q1,perhaps\n"]
+)
+def test_judgements_that_say_nothing_are_refused(store: Store, body: bytes) -> None:
+    with client(store.path) as web:
+        answer = web.post("/duplicates/apply", content=body, headers={"content-type": "text/csv"})
+        assert answer.status_code == 422
+        assert "\n" not in answer.json()["detail"]
+        assert web.post("/duplicates/apply", content=body).status_code == 415
+        elsewhere = {"content-type": "text/csv", "origin": "http://evil.example"}
+        assert web.post("/duplicates/apply", content=body, headers=elsewhere).status_code == 403
+        assert web.post("/duplicates/undo", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+        assert read_records(store) == []
+
+
+def test_lists_are_taken_away_by_name_alone(store: Store) -> None:
+    with client(store.path) as web:
+        path = Duplicates.open(store).path
+        assert web.get("/duplicates/file?name=drop.csv").content == (path / "drop.csv").read_bytes()
+        for name in ("summary.json", "../../icehouse.json", "..", "pairs.parquet"):
+            assert web.get("/duplicates/file", params={"name": name}).status_code == 404
+
+
+def test_without_a_search_the_page_says_what_to_do(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "a.png")
+    embed_sources([tmp_path / "a.png"], tmp_path / "store", encoder=ToyEncoder())
+    with client(tmp_path / "store", headers=HTML) as web:
+        assert "icehouse dups find" in web.get("/duplicates").text
+        assert web.post("/duplicates/undo").status_code == 422
+
+
+@pytest.mark.slow
+def test_groups_are_judged_in_a_browser(store: Store) -> None:
+    with running(store.path) as url:
+        for screen in ("dark", "phone"):
+            with browser_page(url, screen) as page:
+                page.goto(f"{url}/duplicates")
+                audit(page)
+        with browser_page(url) as page:
+            page.goto(f"{url}/duplicates")
+            page.keyboard.press("j")
+            page.keyboard.press("n")
+            page.keyboard.press("y")
+            page.keyboard.press("u")
+            page.keyboard.press("k")
+            audit(page)
+            flip = page.get_by_role("button", name="flip").first
+            before = page.locator(".member img").nth(1).get_attribute("src")
+            flip.click()
+            assert page.locator(".member img").nth(1).get_attribute("src") != before
+            with page.expect_navigation():
+                page.get_by_role("button", name="Apply").click()
+            assert page.locator(".group").count() == 3
+            assert page.get_by_role("button", name="Apply").is_disabled()
+            with page.expect_navigation():
+                page.get_by_role("button", name="Undo last applied").click()
+            assert page.locator(".group").count() == 4
