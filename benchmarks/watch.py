@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,11 @@ class Running:
                 self.answers[told["id"]] = time.perf_counter(), told
                 self._more.notify_all()
 
+    def cpu(self) -> float:
+        """Seconds of processor time so far, all threads."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def send(self, post: dict[str, Any]) -> None:
         assert self.process.stdin is not None
         self.sent[post["id"]] = time.perf_counter()
@@ -100,14 +106,18 @@ def kinds(answers: list[dict[str, Any]]) -> str:
 
 
 def full_speed(watch: Running, posts: list[dict[str, Any]]) -> None:
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), watch.cpu()
     for post in posts:
         watch.send(post)
     watch.wait(WARM + len(posts))
+    used = (watch.cpu() - used) / len(posts)
     seconds = max(at for at, _ in watch.answers.values()) - begun
     told = [watch.answers[post["id"]][1] for post in posts]
+    cores = os.cpu_count() or 1
     print(
-        f"\nfull speed: {len(posts):,} posts in {seconds:.1f} s, {len(posts) / seconds:.1f} posts/s; {kinds(told)}"
+        f"\nfull speed: {len(posts):,} posts in {seconds:.1f} s, {len(posts) / seconds:.1f} posts/s; {kinds(told)}\n"
+        f"{1000 * used:.1f} ms of processor time a post, which {cores} cores by themselves do {cores / used:.0f} times a "
+        f"second; load average {os.getloadavg()[0]:.1f}"
     )
 
 

@@ -169,7 +169,11 @@ def fetch(
     import httpx
 
     deadline = time.monotonic() + seconds
-    headers = {"User-Agent": "icehouse-watch", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
+    headers: list[tuple[bytes | str, bytes | str]] = [
+        ("User-Agent", "icehouse-watch"),
+        ("Accept", "image/*,*/*;q=0.5"),
+        ("Accept-Encoding", "identity"),
+    ]
     for _ in range(redirects + 1):
         try:
             parsed = httpx.URL(url)

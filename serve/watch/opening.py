@@ -137,6 +137,7 @@ def open_watch(settings: Settings) -> Iterator[Watch]:
             images=images,
             texts=texts,
             compared=windows.compared,
+            spaces=windows.spaces,
             repeats=windows.mode,
             status=status,
             folder=folder,
@@ -227,6 +228,7 @@ class _Windows:
         self.further: list[Any] = []
         self.notes: list[str] = []
         self.compared: dict[str, Feature] = {}
+        self.spaces: dict[str, str] = {}
         self._specs: dict[str, tuple[str | None, Any]] = {}
         for modality in () if self.mode == "off" else ("image", "text"):
             found = _input(models, modality)
@@ -235,6 +237,7 @@ class _Windows:
             if found is not None:
                 self._specs[modality] = found
                 self.compared[modality] = feature_of(found[1])
+                self.spaces[modality] = str(found[1].get("fingerprint"))
 
     def _of_store(self, store: Store, modality: str) -> tuple[str | None, Any] | None:
         """A feature of the store that no run asks for, to compare by."""

@@ -128,9 +128,10 @@ class Collections:
             made._load()
             known = set(made._identifier.nb_classes)
             for rule in rules:
-                if odd := sorted(rule.languages - known):
+                if unknown := sorted(rule.languages - known):
                     raise UsageError(
-                        f"--collect {path}: no language {odd[0]!r} in {rule.name!r}; there are {', '.join(sorted(known))}"
+                        f"--collect {path}: no language {unknown[0]!r} in {rule.name!r}; there are "
+                        f"{', '.join(sorted(known))}"
                     )
         return made
 

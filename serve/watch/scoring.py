@@ -284,7 +284,7 @@ class Scorer:
             return None, judged
         arrays: dict[str, Any] = {}
         for name, feature in features.items():
-            values = [batch[row].features.get(feature) for row in rows]
+            values = [batch[row].features.get(feature) for row in rows.tolist()]
             arrays[name] = _stacked(values, self.wanted[feature])
         lacking = {name: here[rows] for name, here in have.items() if not here[rows].all()}
         return Inputs(arrays, lacking), judged

@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import numpy as np
+
 from ...data.image_files import holds_image, is_image_name
+from ...dups.window import Arrival
 from ...errors import UsageError, WatchError, brief
 from . import require
 from .messages import MAX_BYTES, Message
@@ -64,6 +67,13 @@ class Source(ABC):
     def lag(self) -> int | None:
         """Messages that wait to be read, as far as is known."""
         return None
+
+    def tell_seen(self, modality: str, space: str, arrivals: Sequence[Arrival], window: int) -> None:  # noqa: B027
+        """Tell workers beside this one which contents are new, where they share what they have seen."""
+
+    def seen_by_others(self, modality: str, space: str, dim: int | None) -> list[Arrival]:
+        """What workers beside this one have seen since this was asked last, and at first all that is known."""
+        return []
 
 
 class Lines(Source):
@@ -274,13 +284,18 @@ class RedisStream(Source):
         try:
             self.claim_ms = int(1000 * float(given.pop("claim", claim_s)))
             self.count = int(given.pop("count", 32))
+            self.shares = bool(int(given.pop("share", 0)))
         except ValueError:
-            raise UsageError(f"{self.name}: claim is seconds, count is a number of entries") from None
+            raise UsageError(
+                f"{self.name}: claim is seconds, count a number of entries, share 0 or 1"
+            ) from None
         start = given.pop("start", "0")
         if given:
             raise UsageError(
-                f"{self.name}: no parameter {next(iter(given))!r}; there are group, consumer, claim, count, start"
+                f"{self.name}: no parameter {next(iter(given))!r}; there are group, consumer, claim, count, share, start"
             )
+        #: Last entry that was read of each stream of what others have seen.
+        self._seen_upto: dict[str, str] = {}
         self._claimed_at = -1e9
         #: Entries that were given and are not done, and when others were last told so.
         self._held: set[str] = set()
@@ -373,6 +388,55 @@ class RedisStream(Source):
                 f"{self.name}: results are out, but could not be acknowledged: {brief(error)}"
             ) from error
 
+    def tell_seen(self, modality: str, space: str, arrivals: Sequence[Arrival], window: int) -> None:
+        """See `Source.tell_seen`."""
+        import redis
+
+        if not self.shares or not arrivals:
+            return
+        pipe = self.client.pipeline(transaction=False)
+        for arrival in arrivals:
+            fields: dict[Any, Any] = {
+                "by": self.consumer,
+                "id": arrival.id.encode("utf-8", "surrogatepass"),
+                "key": arrival.key,
+                "phash": "" if arrival.phash is None else str(arrival.phash),
+                "vector": b"" if arrival.vector is None else arrival.vector.astype("<f2").tobytes(),
+            }
+            pipe.xadd(self._seen(modality, space), fields, maxlen=window, approximate=True)
+        try:
+            pipe.execute()
+        except redis.RedisError as error:
+            raise WatchError(f"{self.name}: what was seen could not be shared: {brief(error)}") from error
+
+    def seen_by_others(self, modality: str, space: str, dim: int | None) -> list[Arrival]:
+        """See `Source.seen_by_others`."""
+        import redis
+
+        if not self.shares:
+            return []
+        name = self._seen(modality, space)
+        first = name not in self._seen_upto
+        found: list[Arrival] = []
+        try:
+            while entries := self.client.xrange(name, min=f"({self._seen_upto.get(name, '0-0')}", count=1000):
+                self._seen_upto[name] = _text(entries[-1][0])
+                # At first also what this worker has told before it was killed.
+                found += [
+                    arrival
+                    for _, fields in entries
+                    if (first or _text(fields.get(b"by")) != self.consumer)
+                    and (arrival := _arrival(fields, dim)) is not None
+                ]
+        except redis.RedisError as error:
+            raise WatchError(f"{self.name}: what others have seen cannot be read: {brief(error)}") from error
+        self._seen_upto.setdefault(name, "0-0")
+        return found
+
+    def _seen(self, modality: str, space: str) -> str:
+        # Vectors of another encoder have a stream of their own.
+        return f"{self.stream}:seen:{modality}:{space}"
+
     def beat(self) -> None:
         """Start the time anew after which what this worker holds would be taken over."""
         import redis
@@ -404,6 +468,22 @@ class RedisStream(Source):
     def close(self) -> None:
         """See `Source.close`."""
         self.client.close()
+
+
+def _arrival(fields: Mapping[Any, Any], dim: int | None) -> Arrival | None:
+    """What another worker has told of a content; None where it is not of the form that workers use."""
+    try:
+        phash, vector = _text(fields[b"phash"]), np.frombuffer(fields[b"vector"], "<f2")
+        if len(vector) not in (0, dim) or not np.isfinite(vector).all():
+            return None
+        return Arrival(
+            fields[b"id"].decode("utf-8", "surrogatepass"),
+            _text(fields[b"key"]),
+            int(phash) if phash else None,
+            vector if len(vector) else None,
+        )
+    except (KeyError, ValueError):
+        return None
 
 
 def _text(value: Any) -> str:
@@ -491,6 +571,8 @@ class Kafka(Source):
                     continue
                 raise WatchError(f"{self.name} cannot be read any more: {brief(Exception(error.str()))}")
             partition, offset = message.partition(), message.offset()
+            assert partition is not None
+            assert offset is not None
             with self._lock:
                 self._read[partition].append(offset)
             yield Message(message.value() or b"", f"{self.topic}-{partition}-{offset}", (partition, offset))

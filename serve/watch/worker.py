@@ -171,6 +171,7 @@ class Watch:
         images: DuplicateStream | None,
         texts: DuplicateStream | None,
         compared: Mapping[str, Feature],
+        spaces: Mapping[str, str],
         repeats: str,
         status: Status,
         folder: Path | None,
@@ -192,8 +193,8 @@ class Watch:
         self.scorer, self.images, self.texts, self.repeats = scorer, images, texts, repeats
         self.status, self.folder, self.collections = status, folder, collections
         self.learner, self.drift = learner, drift
-        #: Feature that each window compares by, by modality.
-        self.compared = dict(compared)
+        #: Feature that each window compares by, by modality, and the fingerprint of its space.
+        self.compared, self.spaces = dict(compared), dict(spaces)
         self.latency, self.stats_s, self.save_every = latency, stats_s, save_every
         self._saved_at = time.monotonic()
         self.workers = workers or 2 * (os.cpu_count() or 1)
@@ -513,6 +514,7 @@ class Watch:
 
     def _repeats(self, works: list[Work]) -> list[dict[str, Any] | None]:
         """What of the latest each post repeats, or None; all are remembered."""
+        self._hear()
         here: set[str] = set()
         for work in works:
             parts = self._parts(work)
@@ -531,11 +533,21 @@ class Watch:
             if judge is None or not mine:
                 continue
             arrivals = [self._arrival(judge, works[row], key) for row, key in mine]
+            new = {one.key: one for one in reversed(arrivals) if not judge.window.knows(one.key)}
             for (row, _), result in zip(mine, judge.window.judge(arrivals), strict=True):
                 judge.counts[result.kind] += 1
                 match = _of_another(result, works[row].post.id)
                 found[row].append(None if match is None else _told(match, judge.modality))
+            space = self.spaces[judge.modality]
+            self.source.tell_seen(judge.modality, space, list(new.values()), judge.window.capacity)
         return [rows[0] if rows and all(rows) else None for rows in found]
+
+    def _hear(self) -> None:
+        """Remember what workers beside this one have seen."""
+        for judge in (self.images, self.texts):
+            if judge is not None:
+                space, window = self.spaces[judge.modality], judge.window
+                window.remember(self.source.seen_by_others(judge.modality, space, window.dim))
 
     def _arrival(self, judge: DuplicateStream, work: Work, key: str) -> Arrival:
         if judge.modality == "text":

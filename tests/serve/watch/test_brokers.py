@@ -160,6 +160,31 @@ def test_what_a_dead_worker_left_is_taken_over(
     assert broker.xpending("posts", "icehouse")["pending"] == 0
 
 
+def test_workers_share_what_they_have_seen(
+    broker: Any, redis_server: str, watch: Watching, posts: Posts, tmp_path: Path
+) -> None:
+    """A repeat is found by another worker, one without any state, and bad entries harm nobody."""
+    first, second = posts(), posts()
+    again = [{**posts(), "image_path": post["image_path"]} for post in (first, second)]
+    source = f"{redis_server}/posts?share=1"
+    send(broker, [first, second])
+    watch(source, f"{redis_server}/results", until=2, name="a", state=tmp_path / "a")
+    (seen,) = broker.keys("posts:seen:image:*")
+    assert broker.xlen(seen) == 2
+    broker.xadd(seen, {"by": "x", "id": "i", "key": "k", "phash": "no number", "vector": "abc"})
+    broker.xadd(seen, {"odd": "fields"})
+    send(broker, again)
+    watch(source, f"{redis_server}/results", until=2, name="b", state=tmp_path / "b")
+    told = decisions(broker)
+    assert [told[post["id"]]["decision"] for post in again] == ["repeat", "repeat"]
+    assert [told[post["id"]]["repeat_of"]["id"] for post in again] == [first["id"], second["id"]]
+    # Alone, a worker does not see it.
+    broker.delete("posts")
+    send(broker, again)
+    watch(f"{redis_server}/posts", f"{redis_server}/alone", until=2, name="c", state=tmp_path / "c")
+    assert {line["decision"] for line in decisions(broker, "alone").values()} == {"classified"}
+
+
 def test_what_kills_every_worker_is_given_up(
     broker: Any, redis_server: str, watch: Watching, posts: Posts
 ) -> None:
