@@ -318,6 +318,8 @@ def demo(
     ]
     for path, what in left:
         echo(f"{path}    {what}")
+    echo("\n# The application on it, at http://127.0.0.1:8000/", fg="green")
+    echo(f"$ icehouse serve {made.store}")
     echo("\n# Your own data", fg="green")
     echo("$ icehouse embed your-photos/")
     echo('$ icehouse search --text "a cat"')

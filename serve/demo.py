@@ -87,11 +87,11 @@ def steps(demo: Demo) -> Iterator[Step]:
         ["search", "--item", original, "-k", "3", *store],
     )
     yield Step(
-        "Train a head on picture and text. Neither alone tells the four classes apart.",
-        ["train", "logreg", "--inputs", "image,text", "--label", "label", *store],
+        "Train a head on the text alone.", ["train", "logreg", "--inputs", "text", "--label", "label", *store]
     )
     yield Step(
-        "The same with the text alone.", ["train", "logreg", "--inputs", "text", "--label", "label", *store]
+        "The same on picture and text. Neither alone tells the four classes apart.",
+        ["train", "logreg", "--inputs", "image,text", "--label", "label", *store],
     )
     yield Step("Every run is kept.", ["runs", *store])
     yield Step("Is the store whole?", ["verify", *store])

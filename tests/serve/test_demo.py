@@ -28,6 +28,7 @@ def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for command in ("embed", "info", "sql", "search", "train", "runs", "verify"):
         assert f"$ icehouse {command}" in result.stdout
+    assert f"$ icehouse serve {folder / 'store'}\n" in result.stdout
     store = Store.open(folder / "store")
     assert verify(store).ok
     assert len(list_runs(store)) == 2
