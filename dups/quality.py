@@ -420,9 +420,7 @@ def _even(
     for one, other, faults in ((0, 1, ours), (1, 0, theirs)):
         added = noise[one] ** 2 - noise[other] ** 2
         # Strong compression takes noise away, and detail with it.
-        light = step[other] <= 1.2 * step[one] + 1.5 or (
-            noise[one] > 3 * noise[other] and noise[one] > 5 and step[other] < 9
-        )
+        light = step[other] <= 1.2 * step[one] + 1.5
         if light and noise[one] > 1.3 * noise[other] and added > _ADDED**2:
             faults["noise"] = _NOISE * float(np.log2(noise[one] / max(noise[other], 1.0)))
         if level[one] > 1.5 and level[one] - level[other] > 2.2 and level[other] > -1.5:
