@@ -157,10 +157,8 @@ class _Pairs:
             a, b = (content[pc.index_in(batch[name], value_set=ids).to_numpy()] for name in ("id_a", "id_b"))
             codes.append(np.minimum(a, b) * len(ids) + np.maximum(a, b))
             variant = pc.equal(batch["kind"], "variant")
-            flags = [
-                column.to_numpy(zero_copy_only=False) for column in (*map(batch.column, STAGES), variant)
-            ]
-            stages.append(np.stack(flags, axis=1))
+            columns = (*map(batch.column, STAGES), variant)
+            stages.append(np.stack([one.to_numpy(zero_copy_only=False) for one in columns], axis=1))
         every, first = np.unique(np.concatenate(codes), return_index=True)
         i, j = np.divmod(every, max(len(ids), 1))
         told = np.concatenate(stages)[first]

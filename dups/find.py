@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -418,10 +419,7 @@ def find_duplicates(
             pictures = None
             if viewed:
                 digests = items[key].take(pa.array(ranked.best)).cast(pa.string()).combine_chunks()
-                pictures = Overlays(
-                    lambda numbers, of=digests: load_thumbs(store, of.take(pa.array(numbers))),
-                    np.arange(len(contents)),
-                )
+                pictures = Overlays(partial(_thumbs, store, digests), np.arange(len(contents)))
             contents.variants = Variants.gather(
                 texts, ranked.content, len(contents), pictures, dropped=variants == "drop"
             )
@@ -649,6 +647,11 @@ def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
             raise UsageError(f"no item to compare where {where}; earlier results stay as they are")
     criteria(items, keeper)  # a column that is not there is refused before minutes of hashing
     return items
+
+
+def _thumbs(store: Store, digests: pa.Array, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Thumbnails of some contents, by their places among `digests`."""
+    return load_thumbs(store, digests.take(pa.array(numbers)))
 
 
 def _regrouped(left: np.ndarray, ranked: RankedItems, pairs: Path, grouping_by: str) -> np.ndarray:

@@ -234,6 +234,9 @@ class TextSets:
 # - it changes from letter to letter, which a patch of another colour, a sticker or a thing that moved does not;
 # - both pictures depart in it from what surrounds it. A caption or a watermark that was added to a bare picture departs in
 #   one alone, so that these stay duplicates.
+#
+# Words in a band above or below are too small for that, and a band of another height shifts all the rest. So of two pictures
+# that both have one, the rest is compared first, and then the bands.
 
 #: Gives thumbnails, uint8 (m, 64, 64), of some contents by number, and which there are, bool (m,).
 Thumbnails = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -265,6 +268,16 @@ _AROUND = (5, 9, 17, 45)
 
 #: Most that one picture's levels are stretched to match the other's, and levels that count as noise in doing so.
 _STRETCH, _NOISE = 4.0, 4.0
+
+#: A band: rows, most of them of one ground, so many at least and at most of 64, and levels from which a pixel is no ground.
+_BAND_ROWS, _GROUND_LEVELS = (4, 28), 12.0
+
+#: Shares of ground in a row of the band's edge, in one with words at most, and in the first row below the band at most.
+_EDGE, _WORDS, _BELOW = 0.95, 0.9, 0.1
+
+#: Rows of 64 by which heights of one band may differ, since either is seen to within a row; correlation from which its words
+#: are the same; levels within which most of what lies beside the bands agrees, as a row more or less leaves it.
+_SAME_ROWS, _SAME_WORDS, _BESIDE = 2.0, 0.85, 12.0
 
 #: Every so many pixels tell the levels as well as all: no divisor of the side, so that they lie in all columns.
 _FEW = 13
@@ -384,6 +397,68 @@ def _departing(p: np.ndarray, q: np.ndarray, size: np.ndarray) -> np.ndarray:
     return share
 
 
+def word_bands(thumbs: np.ndarray) -> np.ndarray:
+    """Rows of the bands with words above and below pictures, int64 (m, 2), by thumbnails (m, 64, 64); 0 for none."""
+    found = np.zeros((len(thumbs), 2), np.int64)
+    least, most = _BAND_ROWS
+    for side, turned in enumerate((thumbs, thumbs[:, ::-1])):
+        levels = turned[:, : most + 1].astype(np.float32)
+        ground = np.median(levels[:, 0], axis=1)
+        share = (np.abs(levels - ground[:, None, None]) < _GROUND_LEVELS).mean(axis=2)
+        below = share < _BELOW
+        end = below.argmax(axis=1)
+        for k in np.flatnonzero(below.any(axis=1) & (share[:, 0] >= _EDGE) & (end >= least)).tolist():
+            # A band ends at once, but for the row that it shares with the picture.
+            height = int(end[k]) if share[k, end[k] - 1] >= _WORDS else int(end[k]) - 1
+            rows = share[k, :height]
+            if height >= least and rows[-1] >= _WORDS and (rows < _WORDS).any():
+                found[k, side] = height
+    return found
+
+
+def _band_differs(a: np.ndarray, b: np.ndarray, rows: tuple[int, int]) -> bool:
+    """Whether two pictures agree below their upper bands, of so many `rows`, and the bands have other words."""
+    p, q = a.astype(np.float32), b.astype(np.float32)
+    side = len(p)
+    rest = [
+        np.repeat(_resampled(one, top, side, side // 2), 2, axis=0)[None]
+        for one, top in zip((p, q), rows, strict=True)
+    ]
+    if _levels(*rest)[-1][0] > _BESIDE:
+        return False
+    # What lies below is as high in both, so it tells the second band's height in rows of the first.
+    scale = (side - rows[0]) / (side - rows[1])
+    height = min(rows[0], rows[1] * scale)
+    if abs(rows[0] - rows[1] * scale) > _SAME_ROWS:
+        return True
+    first = _words_in(p, rows[0], height)
+    # Which of them the row at the band's edge belongs to is seen to within a row.
+    return all(
+        float((first * _words_in(q, rows[1] + shift, height / scale)).sum()) < _SAME_WORDS
+        for shift in (0, -0.5, 0.5, -1, 1)
+    )
+
+
+def _words_in(picture: np.ndarray, stop: float, height: float) -> np.ndarray:
+    """What stands out in a band that ends at a row, (12, side) of unit length; its lines alone say nothing."""
+    start = max(stop - height, 0.0)
+    band = np.abs(_resampled(picture, start, start + height, 12) - np.median(picture[0]))
+    band -= band.mean(axis=1, keepdims=True)
+    norm = max(float(np.sqrt(np.square(band).sum())), 1e-6)
+    unit: np.ndarray = band / norm
+    return unit
+
+
+def _resampled(picture: np.ndarray, start: float, stop: float, count: int) -> np.ndarray:
+    """Means of `count` equal parts of the rows from `start` to `stop`."""
+    edges = np.linspace(start, stop, count + 1)
+    whole = np.minimum(edges.astype(np.int64), len(picture) - 1)
+    below = np.concatenate([np.zeros((1, picture.shape[1])), np.cumsum(picture, axis=0)])[whole]
+    sums = below + (edges - whole)[:, None] * picture[whole]
+    means: np.ndarray = np.diff(sums, axis=0) * count / (stop - start)
+    return means
+
+
 @dataclass
 class Overlays:
     """Thumbnails of contents, loaded as they are needed, 4 KB each."""
@@ -391,10 +466,11 @@ class Overlays:
     load: Thumbnails
     numbers: np.ndarray  # int64 (n,): numbers by which `load` knows the contents
     _held: dict[int, np.ndarray | None] = field(default_factory=dict, repr=False)
+    _bands: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # `word_bands` of each
 
     def subset(self, numbers: np.ndarray) -> Overlays:
         """Those of the contents `numbers`."""
-        return Overlays(self.load, self.numbers[numbers], self._held)
+        return Overlays(self.load, self.numbers[numbers], self._held, self._bands)
 
     def of(self, i: np.ndarray, j: np.ndarray) -> Overlay:
         """Lay the pictures ``i[k]`` and ``j[k]`` over each other; nothing is told of pairs of which one has no thumbnail."""
@@ -410,14 +486,32 @@ class Overlays:
             at, first, second = zip(*pairs[start : start + 16 * _BLOCK], strict=True)
             made = overlay(np.stack(first), np.stack(second))
             told.differ[list(at)], told.added[list(at)] = made.differ, made.added
+        self._compare_bands(told, a, b)
         return told
+
+    def _compare_bands(self, told: Overlay, a: np.ndarray, b: np.ndarray) -> None:
+        """Tell what bands with words say, of pairs of contents by their numbers for `load`."""
+        bands = [
+            np.array([self._bands[number] for number in ends.tolist()]).reshape(-1, 2) for ends in (a, b)
+        ]
+        for side in (0, 1):
+            first, second = (ends[:, side] for ends in bands)
+            for k in np.flatnonzero((first > 0) & (second > 0) & ~told.differ).tolist():
+                pair = [self._held[int(ends[k])] for ends in (a, b)]
+                p, q = (one if side == 0 else one[::-1] for one in pair if one is not None)
+                told.differ[k] = _band_differs(p, q, (int(first[k]), int(second[k])))
+            alone = (first > 0) != (second > 0)
+            share = np.where(second > 0, second, -first) / 64
+            told.added[:] = np.where(alone & (told.added == 0), share, told.added)
 
     def _fetch(self, numbers: np.ndarray) -> None:
         new = np.array([number for number in numbers.tolist() if number not in self._held], np.int64)
         if len(new):
             thumbs, there = self.load(new)
-            for number, thumb, known in zip(new.tolist(), thumbs, there.tolist(), strict=True):
+            bands = word_bands(thumbs) * there[:, None]
+            for number, thumb, rows, known in zip(new.tolist(), thumbs, bands, there.tolist(), strict=True):
                 self._held[number] = thumb if known else None
+                self._bands[number] = rows
 
 
 @dataclass

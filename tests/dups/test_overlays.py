@@ -146,3 +146,57 @@ def test_memes_on_one_template_are_kept_and_their_copies_are_not(tmp_path: Path)
     assert found.summary["variants"]["sets"] == 3
     found = find_duplicates(store, feature=None, variants="drop")
     assert found.summary["dropped"] >= 12
+
+
+BANDS = [
+    ["when monday comes", "and nobody is ready"],
+    ["my cat at three in the morning"],
+    ["one does not simply find", "the very last biscuit", "in the office"],
+    ["I took a diet and lost", "two weeks of my life"],
+    ["the group chat at night"],
+]
+
+
+def banded(image: Image.Image, lines: list[str], *, dark: bool = False, below: bool = False) -> Image.Image:
+    """Put lines of small words in a band above or below a picture."""
+    height = 33 * len(lines) + 16
+    framed = Image.new("RGB", (image.width, image.height + height), (0, 0, 0) if dark else (255, 255, 255))
+    framed.paste(image, (0, 0 if below else height))
+    draw = ImageDraw.Draw(framed)
+    for k, line in enumerate(lines):
+        y = 8 + 33 * k + (image.height if below else 0)
+        draw.text((10, y), line, font=ImageFont.load_default(26), fill=(255, 255, 255) if dark else (0, 0, 0))
+    return framed
+
+
+def pairs_of(pictures: list[Image.Image]) -> tuple[list[bool], list[float]]:
+    """Whether the first picture and each other one have different words, and what the other adds."""
+    thumbs = np.stack([thumb(one) for one in pictures])
+    overlays = Overlays(
+        lambda numbers: (thumbs[numbers], np.ones(len(numbers), bool)), np.arange(len(thumbs))
+    )
+    others = np.arange(1, len(pictures))
+    there, back = overlays.of(0 * others, others), overlays.of(others, 0 * others)
+    assert there.differ.tolist() == back.differ.tolist()
+    assert there.added.tolist() == (-back.added).tolist()
+    return there.differ.tolist(), there.added.tolist()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("below", [False, True])
+def test_words_in_bands_are_not_trimmed_away(dark: bool, below: bool) -> None:
+    rng = np.random.default_rng(5)
+    for seed in range(3):
+        base = scene(seed)
+        memes = [banded(base, lines, dark=dark, below=below) for lines in BANDS]
+        assert pairs_of(memes)[0] == [True] * 4
+        again = [
+            GRADED[name](memes[0], rng) for name in ("recompress", "resize", "brightness", "blur", "format")
+        ]
+        assert pairs_of([memes[0], *again])[0] == [False] * 5
+        # A band is an addition to the bare picture, and no band, or one without words, says nothing.
+        differ, added = pairs_of([base, memes[0], memes[2], GRADED["pad"](base, rng)])
+        assert differ == [False] * 3
+        assert added[0] > 0.05
+        assert added[1] > added[0]
+        assert added[2] == 0
