@@ -46,9 +46,11 @@ from .calibration import (
     largest_cosines,
     tail_size,
 )
+from .default_calibration import fit_measure, hash_bits
 from .evaluate import Truth, read_truth
 from .find import default_feature
 from .hashing import ViewHashes, blank_hashes, informative, view_hashes, view_radius
+from .local_scaling import LocalMeasure
 from .pairs import DEFAULT_HAMMING
 from .view_table import MAX_VIEWED, load_views
 
@@ -378,7 +380,14 @@ def calibrate(
     lowest_first = tuple(np.sort(best.positives[np.isfinite(best.positives)]).tolist())
     fitting = (best.mean, best.matrix, best.tail, len(fitted))
     made = Calibration(feature, spec["fingerprint"], *fitting, copies=lowest_first)
-    if hashes is not None:
+    if best.local is not None:
+        seen = best.evidence[np.isfinite(best.evidence)]
+        made = replace(made, local=best.local, evidence=tuple(np.sort(seen).tolist()))
+    if hashes is not None and best.local is not None:
+        views = None if hashes.views is None else hashes.views.subset(best.reference)
+        whole = np.where(hashes.useful, hashes.whole, 0)[best.reference]
+        made = replace(made, bits=hash_bits(best.local, whole, views))
+    elif hashes is not None:
         units = apply_map(X[compared], best.mean, best.matrix)
         made = replace(made, bits=hashes.fit_bits(compared, units, best.cosine, known))
         if made.radius("whole", n, hamming, expected_false_pairs) < hamming:
@@ -430,6 +439,10 @@ class _Candidate:
     random: np.ndarray
     cosine: float
     mean_recall: float
+    #: what each content is held against, where there are enough, and the contents that are its reference
+    local: LocalMeasure | None
+    reference: np.ndarray
+    evidence: np.ndarray  # of each copy with its content; NaN without a local measure
 
 
 def _fit_candidate(
@@ -452,6 +465,9 @@ def _fit_candidate(
     positives = _positives(shrinkage, base, mean, matrix, X, copies)
     threshold = tail.threshold(len(X), evidence.expected)
     found = positives >= threshold
+    local, reference, standing = _hold_against_neighbours(mean, matrix, positives, evidence)
+    if local is not None:
+        found = standing >= local.threshold(len(X), evidence.expected)
     kinds = list(dict.fromkeys(copies.kinds.tolist()))
     recalls = [found[copies.kinds == kind].mean() for kind in kinds]
     # A handful of labelled pairs is not to outweigh what dozens of copies say.
@@ -467,8 +483,28 @@ def _fit_candidate(
     )
     return _Candidate(
         shrinkage, mean, matrix, tail, int(related.sum()), positives, cosine[~related], random, threshold,
-        float(np.average(recalls, weights=weights)),
+        float(np.average(recalls, weights=weights)), local, reference, standing,
     )  # fmt: skip
+
+
+def _hold_against_neighbours(
+    mean: np.ndarray, matrix: np.ndarray | None, positives: np.ndarray, evidence: _Evidence
+) -> tuple[LocalMeasure | None, np.ndarray, np.ndarray]:
+    """The local measure under a map, its reference, and the evidence of each copy with its content."""
+    X, copies, hashes = evidence.X, evidence.copies, evidence.hashes
+    views = None if hashes is None else hashes.views
+    none = np.full(len(positives), np.nan)
+    try:
+        local, reference = fit_measure(X, np.arange(len(X)), mean, matrix, views, evidence.known)
+    except UsageError:
+        return None, np.empty(0, np.int64), none
+    numbers, at = np.unique(copies.of, return_inverse=True)
+    beside = local.neighbourhoods(
+        apply_map(X[numbers], mean, matrix), None if views is None else views.subset(numbers)
+    )
+    # A copy has the neighbours of its content.
+    apart = None if views is None else copies.apart
+    return local, reference, beside.evidence(at, at, positives, apart, local.quantile)
 
 
 def _positives(
@@ -532,7 +568,8 @@ def _report(
 ) -> dict[str, Any]:
     copies, hashes, expected, n = evidence.copies, evidence.hashes, evidence.expected, len(evidence.X)
     views = None if hashes is None else hashes.views
-    by_embedding = best.positives >= best.cosine
+    least = None if made.local is None else made.local_threshold(n, expected)
+    by_embedding = best.positives >= best.cosine if least is None else best.evidence >= least
     rule = made.hashes(n, hamming, expected, views is not None)
     by_hash = copies.whole <= rule.whole
     if views is not None:
@@ -556,6 +593,7 @@ def _report(
         "contents": n,
         "expected_false_pairs": expected,
         "cosine": best.cosine,
+        "evidence": least,
         "shrinkage": best.shrinkage,
         "tried": [
             {"shrinkage": t.shrinkage, "cosine": t.cosine, "mean_recall": t.mean_recall} for t in tried
@@ -573,14 +611,25 @@ def _report(
         "thresholds": {f"{e:g}": made.threshold(n, e) for e in (0.1, 1, 10, 100)},
     }
     if evidence.known:
-        report["labelled"] = _labelled(best, evidence.known, evidence.X)
+        report["labelled"] = _labelled(made, best, evidence)
     return report
 
 
-def _labelled(best: _Candidate, known: Known, X: np.ndarray) -> dict[str, int]:
+def _labelled(made: Calibration, best: _Candidate, evidence: _Evidence) -> dict[str, int]:
+    X, known, hashes = evidence.X, evidence.known, evidence.hashes
     i, j = np.array(list(known)).T
     left, right = apply_map(X[i], best.mean, best.matrix), apply_map(X[j], best.mean, best.matrix)
-    found = np.einsum("ij,ij->i", left, right) >= best.cosine
+    cosine = np.einsum("ij,ij->i", left, right)
+    found = cosine >= best.cosine
+    if made.local is not None:
+        views = None if hashes is None else hashes.views
+        numbers = np.concatenate([i, j])
+        seen = None if views is None else views.subset(numbers)
+        beside = made.local.neighbourhoods(np.concatenate([left, right]), seen)
+        apart = None if views is None else views.distance(i, j)
+        at = np.arange(len(i))
+        standing = beside.evidence(at, at + len(i), cosine, apart, made.local.quantile)
+        found = standing >= made.local_threshold(len(X), evidence.expected)
     label = np.array(list(known.values()))
     return {
         "positives": int(label.sum()),

@@ -323,6 +323,7 @@ class Calibration:
     agreement: TailFit | None = None
     #: what each content is held against; None in calibrations of before, and where there are few contents
     local: LocalMeasure | None = None
+    evidence: tuple[float, ...] = ()  # of changed copies with their contents, found or not, ascending
 
     def hashes(self, n: int, most: int, expected: float = 1.0, viewed: bool = True) -> HashRule:
         """Choose what hashes must have in common, where each kind of evidence may make `expected` false pairs.
@@ -358,7 +359,11 @@ class Calibration:
     def local_threshold(self, n: int, expected: float = 1.0) -> float:
         """Least evidence that makes a pair by the local measure, with at most `expected` false ones among `n` contents."""
         assert self.local is not None
-        return self.local.threshold(n, expected)
+        least = self.local.threshold(n, expected)
+        first = bisect_left(self.evidence, least)
+        # False pairs that are allowed need not be made, see above; not farther than half as many would bring it.
+        room = self.evidence[first] - least if first < len(self.evidence) else 0.0
+        return least + min(_MARGIN * room, self.local.scale * 0.7)
 
     def weakness(self) -> str:
         """Say that even copies that were only saved again are missed, with the remedies; empty where they are found."""
@@ -395,6 +400,7 @@ class Calibration:
             "whitened": self.matrix is not None, "copies": self.copies, "bits": self.bits,
             "tail": asdict(self.tail), "agreement": None if self.agreement is None else asdict(self.agreement),
             "report": self.report, "local": self.local is not None,
+            "evidence": self.evidence,
         }  # fmt: skip
         text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "calibration.json").write_text(text + "\n", encoding="utf-8")
@@ -470,7 +476,8 @@ class Calibration:
             if measure is not None and measure.units.shape[1:] != mean.shape:
                 raise ValueError("arrays do not fit")
             known = (mean, matrix, tail, about["rows"], about["report"], copies, bits, agreement, measure)
-            return cls(*of, *known)
+            evidence = tuple(map(float, about.get("evidence", ())))
+            return cls(*of, *known, evidence)
         except CorruptError as error:
             raise CorruptError(f"{folder} is damaged: {error}; {remedy}") from error
         except FileNotFoundError as error:

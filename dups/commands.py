@@ -112,9 +112,13 @@ def calibrate(
     ]
     print_table(["transform", "copies", *stages], rows, title="Recall")
     how = "centred" if made.matrix is None else "centred and whitened"
+    among = f"{false_pairs_text(expected_false_pairs)} among {report['contents']:,} contents"
+    if report["evidence"] is None:
+        least = f"cosine {report['cosine']:.4f}"
+    else:
+        least = f"pairs that stand out among their own neighbours by {report['evidence']:.1f} or more"
     echo(
-        f"\n{made.feature}, {how}: cosine {report['cosine']:.4f} at {false_pairs_text(expected_false_pairs)} among "
-        f"{report['contents']:,} contents, judged on {report['pairs_judged']:,} unrelated pairs"
+        f"\n{made.feature}, {how}: {least}, at {among}, judged on {report['pairs_judged']:,} unrelated pairs"
     )
     if "hash" in stages:
         echo(_of_hashes(report))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,33 +92,61 @@ def fit_calibration(
     views: ViewHashes | None,
 ) -> Calibration:
     """Fit the map, the local measure, and the bits of hashes to contents taken in some order."""
-    n = len(X)
     rng = np.random.default_rng(7)
-    fitted = order[np.sort(rng.permutation(n)[:_MAX_FITTED])]
+    fitted = order[np.sort(rng.permutation(len(X))[:_MAX_FITTED])]
     mean, matrix = fit_map(X[np.sort(fitted)].astype(np.float32), _SHRINKAGE)
-    rows = order[reference_rows(n)]
-    units = apply_map(X[rows], mean, matrix)
-    rows, units = rows[np.abs(units).sum(axis=1) > 0], units[np.abs(units).sum(axis=1) > 0]
-    seen = None if views is None else views.subset(rows)
-    local = fit_local(units, seen, n)
+    local, rows = fit_measure(X, order, mean, matrix, views)
+    units, seen = local.units, None if views is None else views.subset(rows)
     total = len(units) * (len(units) - 1) // 2
     i, j, cosine = largest_cosines(units, 2 * tail_size(total) + 1000)
     beside = local.neighbourhoods(units, seen)
     related = related_pairs(local, beside, units, seen, i, j)
     tail = fit_tail(cosine[~related], total - int(related.sum()))
     made = Calibration(feature, fingerprint, mean, matrix, tail, len(fitted), local=local)
-    if hashes is None:
-        return made
-    a, b = rng.integers(0, len(rows), (2, _PAIRS))
+    return made if hashes is None else replace(made, bits=hash_bits(local, hashes[rows], seen))
+
+
+def fit_measure(
+    X: np.ndarray,
+    order: np.ndarray,
+    mean: np.ndarray,
+    matrix: np.ndarray | None,
+    views: ViewHashes | None,
+    labels: Mapping[tuple[int, int], bool] | None = None,
+) -> tuple[LocalMeasure, np.ndarray]:
+    """Fit the local measure under a map, and give the contents that are its reference.
+
+    `labels` tell of pairs ``i < j`` of contents whether they are copies; these are never taken for anything else.
+    """
+    rows = order[reference_rows(len(X))]
+    units = apply_map(X[rows], mean, matrix)
+    rows, units = rows[np.abs(units).sum(axis=1) > 0], units[np.abs(units).sum(axis=1) > 0]
+    labelled = None
+    if labels:
+        at = {row: k for k, row in enumerate(rows.tolist())}
+        labelled = np.zeros((len(rows), len(rows)), np.int8)
+        for (a, b), same in labels.items():
+            if a in at and b in at:
+                labelled[at[a], at[b]] = labelled[at[b], at[a]] = 1 if same else -1
+    return fit_local(units, None if views is None else views.subset(rows), len(X), labelled), rows
+
+
+def hash_bits(
+    local: LocalMeasure, hashes: np.ndarray, seen: ViewHashes | None
+) -> dict[str, tuple[float, float]]:
+    """Fit how often hashes of unrelated pictures of the reference are near; see `Calibration.bits`."""
+    units, rng = local.units, np.random.default_rng(7)
+    beside = local.neighbourhoods(units, seen)
+    a, b = rng.integers(0, len(units), (2, _PAIRS))
     a, b = a[a != b], b[a != b]
     unrelated = ~related_pairs(local, beside, units, seen, a, b)
     a, b = a[unrelated], b[unrelated]
-    one, two = hashes[rows[a]], hashes[rows[b]]
+    one, two = hashes[a], hashes[b]
     fits = {"whole": fit_bits(np.bitwise_count(one ^ two)[(one > 0) & (two > 0)].astype(np.int64))}
     if seen is not None:
         nearest = seen.distance(a, b)
         fits["views"] = fit_bits(nearest[nearest <= 64].astype(np.int64))
-    return replace(made, bits={what: fit for what, fit in fits.items() if fit is not None})
+    return {what: fit for what, fit in fits.items() if fit is not None}
 
 
 def related_pairs(

@@ -388,7 +388,14 @@ def find_duplicates(
             if made.source == DEFAULT_SOURCE and feature is not None:
                 kept = where is None
                 made, told = _default_rule(
-                    store, feature, drawn, hashed_views, made, automatic, expected_false_pairs or 1.0, kept
+                    store,
+                    feature,
+                    drawn,
+                    hashed_views,
+                    made,
+                    automatic,
+                    1.0 if expected_false_pairs is None else expected_false_pairs,
+                    kept,
                 )
                 remarks += told
             contents, rows = _contents(drawn, made, scratch), drawn.rows

@@ -270,8 +270,8 @@ def fit_local(
     beside = np.argpartition(-cosines, around, axis=1)[:, :around]
     for more in _MORE_UNKNOWN:
         made, found = _fit_rounds(made, cosines, apart, certain, labelled, beside, more)
-        # Where certain copies do not stand out, what hides in the tail are others of them.
-        if not certain.any() or found[certain].mean() >= _STANDING_OUT:
+        # Where most contents have certain copies that do not stand out, what hides in the tail are others of them.
+        if int(certain.sum()) < m or found[certain].mean() >= _STANDING_OUT:
             return made
     if found[certain].mean() < _BLIND:
         raise UsageError(
