@@ -20,7 +20,7 @@ from .dups import commands as dups_commands
 from .embed import commands as embed_commands
 from .errors import IcehouseError
 from .heads import commands as heads_commands
-from .serve import captions_commands
+from .serve import captions_commands, label_commands
 from .serve import commands as serve_commands
 from .serve.watch import commands as watch_commands
 from .store import commands as store_commands
@@ -121,7 +121,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Frozen-embedding feature store with lightweight heads: embed once, experiment for ever.",
 )
-for room in (embed_commands, store_commands, heads_commands, serve_commands, watch_commands):
+for room in (
+    embed_commands,
+    store_commands,
+    heads_commands,
+    serve_commands,
+    label_commands,
+    watch_commands,
+):
     app.add_typer(room.app)
 app.command(rich_help_panel="Store")(dups_commands.split)
 app.add_typer(

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ... import __version__
 from ...errors import CorruptError, IcehouseError, LockedError
-from . import api, browse, live, pages, review
+from . import api, browse, label_pages, live, pages, review
 from .batching import OverloadedError
 from .monitoring import Measured
 from .protection import Protection
@@ -48,6 +48,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(pages.trying, "/", "Try it", needs_store=False),
     Section(browse.router, "/browse", "Browse"),
     Section(review.router, "/duplicates", "Duplicates"),
+    Section(label_pages.router, "/label", "Label"),
     Section(live.router, "/live", "Live"),
     Section(api.router, "/runs", "Runs", needs_store=False),
     Section(pages.reports),

@@ -53,6 +53,14 @@ class Model:
         """Whether one of its inputs is enough."""
         return self.run.missing == "keep" and self.run.head.handles_missing
 
+    def passes(self, proba: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+        """Which rows (n,) go further, by their probabilities (n, k)."""
+        going = np.array([label not in self.stops for label in classes], bool)
+        if self.threshold is None:
+            return going[proba.argmax(axis=1)]
+        found: np.ndarray = proba[:, going].sum(axis=1) >= self.threshold
+        return found
+
     def features(self) -> dict[str, Feature]:
         """Input to feature."""
         return {name: feature_of(spec) for name, spec in self.run.specs.items()}
@@ -318,12 +326,7 @@ class Scorer:
                 "probabilities": {label: round(float(p), 4) for label, p in zip(classes, mine, strict=True)},
             }
             if model.stops:
-                going = float(
-                    sum(p for label, p in zip(classes, mine, strict=True) if label not in model.stops)
-                )
-                entry["passes"] = (
-                    classes[best] not in model.stops if model.threshold is None else going >= model.threshold
-                )
+                entry["passes"] = bool(model.passes(mine[None], classes)[0])
             told.append(entry)
         seconds = time.perf_counter() - begun
         for entry in told:

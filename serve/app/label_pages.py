@@ -1,0 +1,226 @@
+"""Label page: the next item of a task, what is said of it, undo, disagreements for the adjudicator, agreement, progress."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...errors import UsageError
+from ..label_table import checked_annotator, load_task, task_names
+from ..labelling import Desk
+from .api import served
+from .rendering import Json, page, wants_page
+
+router = APIRouter(include_in_schema=False)
+
+#: Size of the drawn learning curve.
+_WIDTH, _HEIGHT = 320, 120
+
+#: Most bytes of what is said.
+_MAX_BODY = 20_000
+
+#: Views of the page: of an annotator, of the adjudicator.
+_QUEUE, _ADJUDICATE = "queue", "adjudicate"
+
+_making = threading.Lock()
+
+
+class Said(BaseModel):
+    """What an annotator says of an item: a class, or null to skip it."""
+
+    model_config = ConfigDict(extra="forbid")
+    task: str = Field(max_length=100)
+    annotator: str = Field(max_length=400)
+    item_id: str = Field(max_length=4000)
+    label: str | None = Field(None, max_length=400)
+    entry_id: str = Field(max_length=80)
+    view: str = Field(_QUEUE, pattern="^(queue|adjudicate)$")
+
+
+class Undone(BaseModel):
+    """Take back the annotator's last word."""
+
+    model_config = ConfigDict(extra="forbid")
+    task: str = Field(max_length=100)
+    annotator: str = Field(max_length=400)
+    entry_id: str = Field(max_length=80)
+    view: str = Field(_QUEUE, pattern="^(queue|adjudicate)$")
+
+
+Name = Annotated[str, Query(max_length=400)]
+View = Annotated[str, Query(pattern="^(queue|adjudicate)$")]
+
+
+def desk_of(request: Request, task: str | None) -> Desk:
+    """The desk of a task, made when it is first asked for."""
+    store = served(request).store
+    assert store is not None
+    try:
+        name = load_task(store, task or None).name
+    except UsageError as error:
+        raise HTTPException(404, str(error)) from None
+    with _making:
+        desks: dict[str, Desk] | None = getattr(request.app.state, "label_desks", None)
+        if desks is None:
+            desks = request.app.state.label_desks = {}
+        if name not in desks:
+            desks[name] = Desk(store, name)
+        return desks[name]
+
+
+@router.get("/label")
+def label(request: Request, task: Name = "", view: View = _QUEUE) -> Any:
+    """The page; its script asks for the annotator's name and then for the first item."""
+    store = served(request).store
+    assert store is not None
+    names = task_names(store)
+    if not wants_page(request):
+        return Json({"tasks": names})
+    desk = desk_of(request, task) if task or len(names) == 1 else None
+    return page(
+        request,
+        "app_label.html",
+        title=f"Label: {desk.name}" if desk else "Label",
+        desk=desk,
+        names=names,
+        view=view,
+        told=None if desk is None else shown(desk),
+    )
+
+
+@router.get("/label/item")
+def item(
+    request: Request,
+    annotator: Name,
+    task: Name = "",
+    view: View = _QUEUE,
+    id: Annotated[str | None, Query(max_length=4000)] = None,
+) -> Any:
+    """What is to be labelled next, or a certain item."""
+    desk = desk_of(request, task)
+    if id is not None and id not in desk.units.of:
+        raise HTTPException(404, "there is no such item to label")
+    return _answer(request, desk, annotator, view, id)
+
+
+@router.post("/label")
+async def say(request: Request) -> Any:
+    """Keep a label or a skip; the answer, which has the next item, is sent once it is on the medium."""
+    said = await _body(request, Said)
+    return await _in_thread(_say, request, said)
+
+
+@router.post("/label/undo")
+async def undo(request: Request) -> Any:
+    """Take back the last word, and show its item again."""
+    undone = await _body(request, Undone)
+    return await _in_thread(_undo, request, undone)
+
+
+@router.get("/label/status")
+def status(request: Request, task: Name = "") -> Any:
+    """Agreement, progress and the learning curve, as `icehouse label --status --json` has them."""
+    return Json(desk_of(request, task).status())
+
+
+def _say(request: Request, said: Said) -> Any:
+    desk = desk_of(request, said.task)
+    view = said.view
+    new = desk.say(said.annotator, said.item_id, said.label, said.entry_id, adjudicate=view == _ADJUDICATE)
+    return _answer(request, desk, said.annotator, view, kept=new)
+
+
+def _undo(request: Request, undone: Undone) -> Any:
+    desk = desk_of(request, undone.task)
+    item_id = desk.undo(undone.annotator, undone.entry_id, adjudicate=undone.view == _ADJUDICATE)
+    return _answer(request, desk, undone.annotator, undone.view, item_id, kept=item_id is not None)
+
+
+async def _body(request: Request, kind: Any) -> Any:
+    """JSON of a body: only that, which no form of another site can send."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "send JSON, with content-type application/json")
+    data = await request.body()
+    if len(data) > _MAX_BODY:
+        raise HTTPException(413, "the body is too large for a label")
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise HTTPException(422, f"{where}: {first['msg']}" if where else str(first["msg"])) from None
+
+
+async def _in_thread(work: Any, *arguments: Any) -> Any:
+    from starlette.concurrency import run_in_threadpool
+
+    return await run_in_threadpool(work, *arguments)
+
+
+def _answer(
+    request: Request,
+    desk: Desk,
+    annotator: str,
+    view: str,
+    item_id: str | None = None,
+    kept: bool | None = None,
+) -> Any:
+    """What is shown next, as JSON or as a part of the page."""
+    name = checked_annotator(annotator)
+    adjudicate = view == _ADJUDICATE
+    chosen = item_id or desk.next_item(name, adjudicate=adjudicate)
+    progress = desk.progress(name)
+    catalog = served(request).catalog
+    row = None if chosen is None else catalog.row(chosen)
+    votes = desk.votes_on(chosen) if adjudicate and chosen is not None else []
+    members = [] if chosen is None else desk.units.members.get(desk.units.of.get(chosen, ""), [])
+    if request.headers.get("x-fragment") != "desk":
+        return Json(
+            {
+                "item": None
+                if chosen is None or row is None
+                else {
+                    "item_id": chosen,
+                    "text": catalog.table["text"][row].as_py(),
+                    "stands_for": len(members),
+                },
+                "votes": [{"annotator": vote.annotator, "label": vote.label} for vote in votes],
+                "progress": progress,
+                **({} if kept is None else {"kept": kept}),
+            }
+        )
+    return page(
+        request,
+        "app_label_item.html",
+        title=desk.name,
+        desk=desk,
+        card=None if row is None else catalog.card(row, side=720),
+        members=len(members),
+        votes=votes,
+        progress=progress,
+        annotator=name,
+        view=view,
+    )
+
+
+def shown(desk: Desk) -> dict[str, Any]:
+    """The status as the page draws it: with points of the learning curve."""
+    told = desk.status()
+    curve = told["learning"]["curve"]
+    told["line"] = None
+    if len(curve) > 1:
+        first, last = curve[0]["labels"], curve[-1]["labels"]
+
+        def points(key: str) -> list[str]:
+            return [
+                f"{_WIDTH * (p['labels'] - first) / max(last - first, 1):.1f},{_HEIGHT * (1 - p[key]):.1f}"
+                for p in curve
+            ]
+
+        told["line"] = " ".join(points("accuracy"))
+        told["band"] = " ".join([*points("high"), *reversed(points("low"))])
+        told["from"], told["to"] = first, last
+    return told

@@ -1,0 +1,232 @@
+"""CLI: label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..console import (
+    DEFAULT_STORE,
+    ExcelSafeOption,
+    JsonOption,
+    MaxPixelsOption,
+    StoreOption,
+    echo,
+    print_json,
+    print_table,
+    say,
+)
+from ..errors import SourceError, UsageError
+
+app = typer.Typer()
+
+#: What `--name` is where no task has been named.
+_DEFAULT = "label"
+
+
+@app.command(rich_help_panel="Serve")
+def label(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="STORE", help="A store.", show_default="--store")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes", "-c", metavar="A,B,C", help="Classes to choose from; they make or change the task."
+        ),
+    ] = None,
+    instructions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text that annotators read, shown above the item.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", "-n", help="Name of the task.", show_default="the only one, else label"),
+    ] = None,
+    votes: Annotated[
+        int | None, typer.Option("--votes", min=1, help="Annotators that each item needs.", show_default="3")
+    ] = None,
+    gates: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate",
+            metavar="RUN=CLASS",
+            help="What these classes of a run do not take comes last (RUN!=CLASS, @P: as in `icehouse watch`); repeatable.",
+        ),
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="SQL condition over the items to label.")] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs", "-i", help="Features that the head learns from.", show_default="one of each modality"
+        ),
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", "-r", help="Head of the other pages, as `icehouse serve` takes it."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes one that is free.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ICEHOUSE_TOKEN",
+            show_envvar=True,
+            show_default=False,
+            help="As `icehouse serve` takes it.",
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Name by which clients may call the server; repeatable.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    max_pixels: MaxPixelsOption = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Tell how far it is, kappa and each annotator's agreement.")
+    ] = False,
+    apply: Annotated[
+        str | None,
+        typer.Option("--apply", metavar="COLUMN", help="Write what is decided as a column of items."),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="FILE", help="Write every entry to FILE: .csv, .json or .parquet."),
+    ] = None,
+    export_label_studio: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write tasks and annotations as Label Studio's JSON.")
+    ] = None,
+    import_label_studio: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Add the annotations of a JSON export of Label Studio."),
+    ] = None,
+    as_json: JsonOption = False,
+    excel_safe: ExcelSafeOption = False,
+) -> None:
+    """Label items in the browser, several people at once, while a head learns and chooses what comes next.
+
+    --classes makes a task. With --status, --apply, --export or an option of Label Studio nothing is served.
+    """
+    from ..store.store import Store
+
+    place = path or store
+    opened = Store.open(place)
+    from . import label_exchange
+    from .label_table import load_task, set_task, task_names
+    from .labelling import Desk, check_settings
+
+    known = task_names(opened)
+    named = name or (known[0] if len(known) == 1 and classes is None else None)
+    given: dict[str, Any] = {
+        "classes": None if classes is None else [part.strip() for part in classes.split(",")],
+        "instructions": None if instructions is None else _read(instructions),
+        "votes": votes,
+        "gates": None if gates is None else tuple(gates),
+        "where": where,
+        "inputs": inputs,
+    }
+    if any(value is not None for value in given.values()):
+        if named is None and classes is None:
+            load_task(opened)  # says which there are
+        check_settings(opened, given)
+        task = set_task(opened, named or _DEFAULT, **given)
+    else:
+        task = load_task(opened, named)
+    quiet = status or as_json or apply or export or export_label_studio or import_label_studio
+    if quiet:
+        desk = Desk(opened, task.name)
+        if import_label_studio is not None:
+            told = label_exchange.import_label_studio(desk, import_label_studio)
+            say(
+                f"{told['new']} new labels of {told['labels']} in {told['tasks']} tasks of {import_label_studio}"
+            )
+            for line in told["first_problems"]:
+                say(f"note: {line}")
+            if told["problems"] > len(told["first_problems"]):
+                say(f"note: {told['problems'] - len(told['first_problems'])} more")
+            if told["tasks"] and not told["labels"] and told["problems"]:
+                raise typer.Exit(1)
+        if export is not None:
+            say(f"{label_exchange.export_labels(desk, export)} entries in {export}")
+        if export_label_studio is not None:
+            count = label_exchange.export_label_studio(desk, export_label_studio)
+            say(f"{count} tasks in {export_label_studio}; the labelling interface for them:")
+            say(label_exchange.label_studio_config(desk).replace("\n", " "))
+        if apply is not None:
+            import tempfile
+
+            with tempfile.TemporaryDirectory() as scratch:
+                report = label_exchange.apply_labels(desk, apply, Path(scratch))
+            say(f"{report.matched} items have a {apply} now: icehouse train logreg --label {apply}")
+        if status or as_json:
+            _tell(desk.status(wait=True), as_json=as_json)
+        return
+    from .app.server import serve as run_server
+
+    Desk(opened, task.name)  # what is wrong with a gate or a condition is said before anybody waits
+    run_server(
+        place,
+        run or (),
+        host=host,
+        port=port,
+        ready=lambda url: say(f"label {task.name} at {url}label?task={task.name} (Ctrl-C stops)"),
+        token=token,
+        hosts=tuple(allow_host or ()),
+        device=device,
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: {getattr(error, 'strerror', None) or 'is no text in UTF-8'}") from error
+    if len(text) > 20_000:
+        raise UsageError(f"{path}: instructions have at most 20,000 characters")
+    return text.strip()
+
+
+def _tell(told: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(told)
+        return
+    echo(
+        f"{told['task']}: {told['decided']} of {told['units']} units decided ({told['items']} items), "
+        f"{told['labels']} labels, {told['disputed']} disagreements wait, {told['adjudicated']} adjudicated"
+    )
+    kappa = told["kappa"]
+    if kappa["value"] is not None:
+        ends = "" if kappa["low"] is None else f" ({kappa['low']:.3f} to {kappa['high']:.3f})"
+        echo(f"Fleiss' kappa {kappa['value']:.3f}{ends} over {kappa['items']} items with two votes or more")
+    print_table(
+        ["annotator", "labels", "skipped", "agreement", "95%", "of"],
+        [
+            [
+                one["annotator"],
+                one["labels"],
+                one["skips"],
+                one["agreement"]["value"],
+                _ends(one["agreement"]),
+                one["agreement"]["of"],
+            ]
+            for one in told["annotators"]
+        ],
+    )
+    learning = told["learning"]
+    if learning["accuracy"] is not None:
+        said = learning["accuracy"]
+        echo(
+            f"the head, before it learned a label: {said['value']:.1%} right ({_ends(said)}) of {said['of']}; "
+            f"always {learning['commonest']['label']}: {learning['commonest']['share']:.1%}"
+        )
+    for name, n in told["left_aside"].items():
+        if n:
+            why = {"gone": "items that are not there", "changed": "items with another content since"}
+            echo(f"left aside: {n} labels of {why.get(name, 'classes that the task has not')}")
+    for note in told["notes"]:
+        say(f"note: {note}")
+
+
+def _ends(value: dict[str, Any]) -> str:
+    return "" if value["low"] is None else f"{value['low']:.1%} to {value['high']:.1%}"

@@ -1,0 +1,262 @@
+"""Labels for other programs and from them: Label Studio's JSON, CSV, and a column of items.
+
+Label Studio knows annotators by accounts of its own, and refuses those that it does not have. So the name goes into the
+``meta`` of each result, which it keeps as it is; on the way back the name is read from there, else from ``completed_by``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..data.labels import normalised
+from ..errors import IcehouseError, SourceError, UsageError
+from ..store.annotate import JoinReport, join
+from ..store.files import publish, publish_text
+from ..store.schema import RESERVED
+from ..store.sql import save
+from .label_table import LABEL, LABELS, Entry, checked_annotator
+from .labelling import Desk
+
+#: Most bytes of a file that is read whole, and problems that are told one by one.
+_MAX_BYTES, _TOLD = 1 << 30, 10
+
+_FROM, _IMAGE, _TEXT = "label", "image", "text"
+
+
+def label_studio_config(desk: Desk) -> str:
+    """Labelling interface of a project in Label Studio that fits what `export_label_studio` writes."""
+    from xml.sax.saxutils import quoteattr
+
+    choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in desk.task.classes)
+    return (
+        '<View>\n  <Image name="image" value="$image"/>\n  <Text name="text" value="$text"/>\n'
+        f'  <Choices name="{_FROM}" toName="{_IMAGE}" choice="single">\n{choices}\n  </Choices>\n</View>\n'
+    )
+
+
+def export_label_studio(desk: Desk, path: Path) -> int:
+    """Write tasks with their annotations, and the majority as ground truth, as Label Studio imports them. How many."""
+    decided, found = desk.decided(), desk.found
+    rows = {
+        row["item_id"]: row
+        for row in desk.store.items.read(["item_id", "path", "text", "image_sha256"]).to_pylist()
+    }
+    tasks = []
+    for unit in desk.units.members:
+        row = rows[unit]
+        data = {"item_id": unit, "text": row["text"] or ""}
+        if row["path"] is not None:
+            data["image"] = f"/data/local-files/?d={row['path']}"
+            data["image_sha256"] = row["image_sha256"]
+        target = _IMAGE if row["path"] is not None else _TEXT
+        annotations = [
+            {
+                "result": [_result(str(vote.label), target, vote.annotator, vote.entry_id)],
+                "created_at": vote.at.isoformat(),
+                "was_cancelled": False,
+                "ground_truth": False,
+            }
+            for vote in sorted(found.votes.get(unit, {}).values(), key=lambda vote: vote.order)
+        ]
+        if (word := found.words.get(unit)) is not None:
+            annotations.append(
+                {
+                    "result": [
+                        _result(str(word.label), target, word.annotator, word.entry_id, role="adjudicator")
+                    ],
+                    "created_at": word.at.isoformat(),
+                    "was_cancelled": False,
+                    "ground_truth": True,
+                }
+            )
+        task: dict[str, Any] = {"data": data, "annotations": annotations}
+        if unit in decided:
+            data["majority"] = decided[unit].label
+        tasks.append(task)
+    publish_text(path, json.dumps(tasks, indent=1, ensure_ascii=False) + "\n")
+    return len(tasks)
+
+
+def _result(
+    label: str, target: str, annotator: str, entry_id: str, role: str = "annotator"
+) -> dict[str, Any]:
+    return {
+        "id": hashlib.sha256(entry_id.encode()).hexdigest()[:10],
+        "from_name": _FROM,
+        "to_name": target,
+        "type": "choices",
+        "value": {"choices": [label]},
+        "meta": {"annotator": annotator, "role": role, "entry_id": entry_id},
+    }
+
+
+def import_label_studio(desk: Desk, path: Path) -> dict[str, Any]:
+    """Add the annotations of an export of Label Studio. What cannot be used is told, and costs nothing else.
+
+    A task is the item that its ``item_id`` names, else the one with its ``image_sha256``, else the one whose path its
+    ``image`` ends with.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise SourceError(f"{path} is larger than {_MAX_BYTES >> 30} GB: split it")
+        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path} is no JSON: {error}; export as JSON, not as JSON_MIN or CSV") from error
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise SourceError(
+            f"{path} is no list of Label Studio's tasks; export as JSON, not as JSON_MIN or CSV"
+        )
+    items = _Items(desk)
+    entries: list[Entry] = []
+    problems: list[str] = []
+    for number, task in enumerate(tasks, 1):
+        item = items.find(task.get("data"))
+        if item is None:
+            problems.append(f"task {task.get('id', number)}: no item of the store")
+            continue
+        for annotation in task.get("annotations") or task.get("completions") or ():
+            try:
+                entry = _entry(desk, item, task.get("id", number), annotation)
+            except IcehouseError as error:
+                problems.append(f"task {task.get('id', number)}: {error}")
+                continue
+            if entry is not None:
+                entries.append(entry)
+    new = desk.bring(entries)
+    return {
+        "tasks": len(tasks),
+        "labels": len(entries),
+        "new": new,
+        "problems": len(problems),
+        "first_problems": problems[:_TOLD],
+    }
+
+
+class _Items:
+    """Items by what a task says of them."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.ids = {*desk.units.of}
+        rows = desk.store.items.read(["item_id", "path", "image_sha256"]).to_pylist()
+        rows = [row for row in rows if row["item_id"] in self.ids]
+        self.by_digest = {row["image_sha256"]: row["item_id"] for row in reversed(rows)}
+        self.by_path = {row["path"]: row["item_id"] for row in reversed(rows) if row["path"]}
+
+    def find(self, data: Any) -> str | None:
+        if not isinstance(data, dict):
+            return None
+        for key in ("item_id", "id"):
+            if isinstance(data.get(key), (str, int)) and str(data[key]) in self.ids:
+                return str(data[key])
+        digest, image = data.get("image_sha256"), data.get("image")
+        if isinstance(digest, str) and digest in self.by_digest:
+            return self.by_digest[digest]
+        if not isinstance(image, str):
+            return None
+        from urllib.parse import unquote
+
+        pieces = unquote(image.rpartition("?d=")[2]).split("/")
+        endings = ("/".join(pieces[start:]) for start in range(len(pieces)))
+        return next((self.by_path[end] for end in endings if end in self.by_path), None)
+
+
+def _entry(desk: Desk, item: str, task: Any, annotation: Any) -> Entry | None:
+    """A label of an annotation; None for one that was cancelled or says nothing."""
+    if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
+        return None
+    results = annotation.get("result")
+    for result in results if isinstance(results, list) else ():
+        value = result.get("value") if isinstance(result, dict) else None
+        choices = value.get("choices") if isinstance(value, dict) else None
+        if not isinstance(choices, list) or not choices:
+            continue
+        if len(choices) > 1 or not isinstance(choices[0], str):
+            raise UsageError(f"{len(choices)} choices at once: an item gets one label")
+        label = normalised(choices[0])
+        if label not in desk.task.classes:
+            raise UsageError(f"{str(choices[0])[:40]!r} is no class of {desk.name}")
+        meta = result.get("meta") if isinstance(result.get("meta"), dict) else {}
+        annotator = checked_annotator(_name(meta, annotation))
+        at = _time(annotation.get("updated_at") or annotation.get("created_at"))
+        image, text = desk.units.contents[item]
+        known = str(meta.get("entry_id") or "")
+        # The same annotation, brought twice, is one entry; changed in Label Studio since, it is another.
+        made = json.dumps([str(task), annotation.get("id"), item, annotator, label, at.isoformat()])
+        same = known in desk.labels_by_id() and desk.labels_by_id()[known].label == label
+        return Entry(
+            known if same else "ls:" + hashlib.sha256(made.encode("utf-8", "replace")).hexdigest()[:32],
+            item,
+            annotator,
+            at,
+            action=LABEL,
+            label=label,
+            role="adjudicator" if meta.get("role") == "adjudicator" else "annotator",
+            image_sha256=image,
+            text_sha256=text,
+            task_version=desk.task.version,
+            source="label-studio",
+        )
+    return None
+
+
+def _name(meta: dict[str, Any], annotation: dict[str, Any]) -> str:
+    """Who labelled: our name, else Label Studio's account, as e-mail or number."""
+    if isinstance(meta.get("annotator"), str):
+        return str(meta["annotator"])
+    by = annotation.get("completed_by")
+    if isinstance(by, dict):
+        by = by.get("email") or by.get("id")
+    return "label-studio" if by is None else by if isinstance(by, str) else f"label-studio-{by}"
+
+
+def _time(said: Any) -> datetime:
+    try:
+        found = datetime.fromisoformat(str(said).replace("Z", "+00:00"))
+        found = found if found.tzinfo else found.replace(tzinfo=UTC)
+        return min(found.astimezone(UTC), datetime.now(UTC))
+    except (ValueError, OverflowError):
+        return datetime.now(UTC)
+
+
+def export_labels(desk: Desk, path: Path) -> int:
+    """Write every entry, taken back ones included, as .csv, .json or .parquet. How many."""
+    rows = desk.labels.table.read(LABELS.names).sort_by([("at", "ascending"), ("entry_id", "ascending")])
+    save(rows, path)
+    return len(rows)
+
+
+def decided_rows(desk: Desk, column: str) -> Iterator[dict[str, str]]:
+    """Item and label of all that is decided, members of groups included."""
+    for item, decision in sorted(desk.decided().items()):
+        yield {"item_id": item, column: decision.label}
+
+
+def apply_labels(desk: Desk, column: str, scratch: Path) -> JoinReport:
+    """Write what is decided as a column of items, as `icehouse join` would; items without a decision keep what they have."""
+    if column in RESERVED:
+        raise UsageError(f"{column!r} is a column of icehouse's own: give another name")
+    rows = list(decided_rows(desk, column))
+    if not rows:
+        raise UsageError(
+            f"nothing of {desk.name} is decided yet: an item needs {desk.task.votes} votes and a majority"
+        )
+    file = scratch / "decided.parquet"
+    with publish(file) as temp:
+        import pyarrow.parquet as pq
+
+        pq.write_table(
+            pa.table(
+                {name: pa.array([row[name] for row in rows], pa.string()) for name in ("item_id", column)}
+            ),
+            temp,
+        )
+    return join(desk.store, file, columns=[column])

@@ -1,0 +1,470 @@
+"""Labelling: the table of labels, votes, kappa, the queue, Label Studio's JSON, the command."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from icehouse.dups.find import find_duplicates
+from icehouse.errors import IcehouseError, UsageError
+from icehouse.serve import label_exchange
+from icehouse.serve.label_table import (
+    ADJUDICATOR,
+    SKIP,
+    UNDO,
+    Entry,
+    load_task,
+    set_task,
+    standing,
+    task_names,
+)
+from icehouse.serve.labelling import (
+    Desk,
+    annotators,
+    decisions,
+    disputed,
+    find_units,
+    fleiss_kappa,
+    kappa_with_interval,
+    majority,
+)
+from icehouse.store.maintain import verify
+from icehouse.store.sql import query
+from icehouse.store.store import Store
+from served import make_store
+from shell import ran, refused, told
+
+CLASSES = ("day", "dark", "none")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_store(tmp_path, rows=24)
+
+
+@pytest.fixture
+def desk(store: Store) -> Desk:
+    set_task(store, "light", classes=CLASSES, votes=2)
+    return Desk(store, "light")
+
+
+def entry(number: int, item: str, who: str, label: str | None, **more: Any) -> Entry:
+    given = {"action": SKIP if label is None else "label", "label": label, **more}
+    return Entry(f"e{number}", item, who, START + timedelta(seconds=number), **given)
+
+
+def vote(desk: Desk, who: str, item: str, label: str | None, **more: Any) -> bool:
+    vote.count += 1  # type: ignore[attr-defined]
+    return desk.say(who, item, label, f"v{vote.count}", **more)  # type: ignore[attr-defined]
+
+
+vote.count = 0  # type: ignore[attr-defined]
+
+
+# Kappa
+
+
+#: Table 1 of many textbooks on Fleiss (1971): 10 subjects, 14 raters, 5 classes.
+FLEISS = [
+    [0, 0, 0, 0, 14],
+    [0, 2, 6, 4, 2],
+    [0, 0, 3, 5, 6],
+    [0, 3, 9, 2, 0],
+    [2, 2, 8, 1, 1],
+    [7, 7, 0, 0, 0],
+    [3, 2, 6, 3, 0],
+    [2, 5, 3, 2, 2],
+    [6, 5, 2, 1, 0],
+    [0, 2, 2, 3, 7],
+]
+
+
+def test_kappa_is_the_published_one() -> None:
+    assert fleiss_kappa(np.array(FLEISS)) == pytest.approx(0.210, abs=5e-4)
+    kappa = kappa_with_interval(np.array(FLEISS))
+    assert kappa["low"] < 0.210 < kappa["high"]
+    assert kappa["items"] == 10
+
+
+def test_kappa_by_hand_and_where_there_is_none() -> None:
+    # Two items of two votes: one agreed (1), one not (0); shares 3/4 and 1/4: expected 10/16.
+    assert fleiss_kappa(np.array([[2, 0], [1, 1]])) == pytest.approx((0.5 - 0.625) / 0.375)
+    assert fleiss_kappa(np.array([[2, 0], [0, 2], [0, 1]])) == 1  # one vote says nothing of agreement
+    assert fleiss_kappa(np.array([[2, 0], [3, 0]])) is None
+    assert fleiss_kappa(np.zeros((0, 2))) is None
+    assert kappa_with_interval(np.zeros((0, 2)))["value"] is None
+    assert kappa_with_interval(np.array([[1, 0]]))["items"] == 0
+
+
+# What holds
+
+
+ITEMS = {"a": "a", "a2": "a", "b": "b", "c": "c"}
+CONTENTS = {item: (f"{item}-image", None) for item in ITEMS}
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Entry]:
+    """Labels, skips and undos of a few people on a few items."""
+    made: list[Entry] = []
+    for number in range(draw(st.integers(0, 14))):
+        who, item = draw(st.sampled_from(["ann", "bob", "cem"])), draw(st.sampled_from([*ITEMS]))
+        role = draw(st.sampled_from(["annotator", "annotator", ADJUDICATOR]))
+        mine = [e for e in made if e.annotator == who and e.role == role]
+        if mine and draw(st.integers(0, 3)) == 0:
+            last = mine[-1]
+            made.append(entry(number, last.item_id, who, None, action=UNDO, undoes=last.entry_id, role=role))
+        else:
+            label = draw(st.sampled_from([*CLASSES, None]))
+            made.append(entry(number, item, who, label, role=role, image_sha256=f"{item}-image"))
+    return made
+
+
+@given(histories(), st.randoms(use_true_random=False))
+def test_the_order_of_arrivals_does_not_matter(history: list[Entry], random: Any) -> None:
+    want = standing(history, ITEMS, CONTENTS, CLASSES)
+    shuffled = [*history, *history[:3]]  # and what comes twice counts once
+    random.shuffle(shuffled)
+    got = standing(shuffled, ITEMS, CONTENTS, CLASSES)
+    assert got == want
+    assert [*got.votes] == [*want.votes]  # in the order in which they were begun
+    assert decisions(got, 2) == decisions(want, 2)
+
+
+@given(histories(), st.sampled_from(["ann", "bob"]), st.sampled_from([*ITEMS]), st.sampled_from(CLASSES))
+def test_undo_gives_what_was_before(history: list[Entry], who: str, item: str, label: str) -> None:
+    before = standing(history, ITEMS, CONTENTS, CLASSES)
+    said = entry(100, item, who, label, image_sha256=f"{item}-image")
+    undo = entry(101, item, who, None, action=UNDO, undoes=said.entry_id)
+    assert standing([*history, said, undo], ITEMS, CONTENTS, CLASSES) == before
+    after = standing([*history, said], ITEMS, CONTENTS, CLASSES)
+    assert after.votes[ITEMS[item]][who].label == label
+
+
+def test_the_latest_word_of_each_holds_and_members_share_it() -> None:
+    found = standing(
+        [
+            entry(1, "a", "ann", "day"),
+            entry(2, "a2", "ann", "dark"),  # the same unit
+            entry(3, "a", "bob", "dark"),
+            entry(4, "gone", "bob", "dark"),
+            entry(5, "b", "bob", "dark", image_sha256="another"),
+            entry(6, "b", "ann", "purple"),
+        ],
+        ITEMS,
+        CONTENTS,
+        CLASSES,
+    )
+    assert {who: e.label for who, e in found.votes["a"].items()} == {"ann": "dark", "bob": "dark"}
+    assert (found.gone, found.changed, found.foreign) == (1, 1, 1)
+    assert "b" not in found.votes
+
+
+def test_majority_disagreement_and_the_adjudicator() -> None:
+    def of(*labels: str) -> dict[str, Entry]:
+        return {f"p{i}": entry(i, "a", f"p{i}", label) for i, label in enumerate(labels)}
+
+    assert majority(of("day", "day"), 3) is None
+    assert majority(of("day", "day", "dark"), 3) == "day"
+    assert majority(of("day", "dark", "none"), 3) is None
+    assert majority(of("day", "dark"), 2) is None
+    history = [entry(1, "a", "ann", "day"), entry(2, "a", "bob", "dark")]
+    found = standing(history, ITEMS, CONTENTS, CLASSES)
+    assert disputed(found, 2) == ["a"]
+    found = standing([*history, entry(3, "a", "eve", "none", role=ADJUDICATOR)], ITEMS, CONTENTS, CLASSES)
+    assert disputed(found, 2) == []
+    assert decisions(found, 2)["a"] == decisions(found, 9)["a"]
+    assert (decisions(found, 2)["a"].label, decisions(found, 2)["a"].by) == ("none", "adjudicator")
+
+
+def test_agreement_is_with_the_majority_of_the_others() -> None:
+    history = [
+        *(entry(i, "a", who, label) for i, (who, label) in enumerate([("ann", "day"), ("bob", "day"), ("cem", "dark")])),
+        *(entry(9 + i, "b", who, "dark") for i, who in enumerate(["ann", "bob", "cem"])),
+        entry(20, "c", "ann", None),
+    ]  # fmt: skip
+    by_name = {one["annotator"]: one for one in annotators(standing(history, ITEMS, CONTENTS, CLASSES))}
+    # On a: ann's others are split, so nothing is said of her; so are bob's; cem's agree on day.
+    assert (by_name["ann"]["agreement"]["value"], by_name["ann"]["agreement"]["of"]) == (1.0, 1)
+    assert (by_name["cem"]["agreement"]["value"], by_name["cem"]["agreement"]["of"]) == (0.5, 2)
+    assert (by_name["ann"]["labels"], by_name["ann"]["skips"]) == (2, 1)
+
+
+# The table
+
+
+def test_a_task_is_made_once_and_changed_by_version(store: Store) -> None:
+    assert task_names(store) == []
+    with pytest.raises(UsageError, match="no labelling task yet"):
+        load_task(store)
+    with pytest.raises(UsageError, match="is new: name its classes"):
+        set_task(store, "light", votes=2)
+    for odd in (["a"], ["a", "A"], ["a", "nan"], ["a", "x" * 200], ["a", ""]):
+        with pytest.raises(UsageError):
+            set_task(store, "light", classes=odd)
+    with pytest.raises(UsageError):
+        set_task(store, "../x", classes=CLASSES)
+    assert set_task(store, "light", classes=[" day ", "dark"]).version == 1
+    assert set_task(store, "light", classes=["day", "dark"]).version == 1
+    changed = set_task(store, "light", votes=1, instructions="Look well.")
+    assert (changed.version, changed.votes, changed.classes) == (2, 1, ("day", "dark"))
+    assert load_task(Store.open(store.path)) == changed
+
+
+def test_many_labels_stay_few_files_and_sound(desk: Desk, store: Store) -> None:
+    for number in range(80):
+        assert vote(desk, f"p{number % 4}", f"i{number % 20}", CLASSES[number % 3])
+    assert len(desk.labels.table.snapshot().parts) < 40
+    assert len(desk.labels.read()) == 80
+    assert query(store, "select count(distinct entry_id) as n from labels_light").to_pylist() == [{"n": 80}]
+    report = verify(store)
+    assert [finding for finding in report.findings if finding.problem] == []
+    again = Desk(Store.open(store.path), "light")
+    assert again.found == desk.found
+
+
+def test_the_same_click_twice_and_two_at_once(desk: Desk) -> None:
+    assert desk.say("ann", "i3", "day", "click-1")
+    assert not desk.say("ann", "i3", "day", "click-1")
+    assert len(desk.labels.read()) == 1
+    other = Desk(Store.open(desk.store.path), "light")  # another process
+    assert not other.say("ann", "i3", "day", "click-1")
+    errors: list[Exception] = []
+
+    def work(at: Desk, who: str) -> None:
+        try:
+            for number in range(6):
+                at.say(who, f"i{number}", "dark", f"{who}-{number}")
+        except Exception as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=work, args=(at, who))
+        for at, who in [(desk, "bob"), (desk, "cem"), (other, "dan"), (other, "eve")]
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(desk.labels.read()) == 25
+    assert desk.progress("eve")["mine"] == 6
+    assert {*desk.found.votes["i3"]} == {"ann", "bob", "cem", "dan", "eve"}
+
+
+def test_words_that_are_refused(desk: Desk) -> None:
+    for who, item, label, entry_id in [
+        ("", "i3", "day", "x"),
+        ("a" * 61, "i3", "day", "x"),
+        ("a\ud800", "i3", "day", "x"),
+        ("a\x1b[31m", "i3", "day", "x"),
+        ("ann", "nobody", "day", "x"),
+        ("ann", "i3", "purple", "x"),
+        ("ann", "i3", "day", ""),
+        ("ann", "i3", "day", "x" * 81),
+        ("ann", "i3", "day", "x/../y"),
+    ]:
+        with pytest.raises(UsageError):
+            desk.say(who, item, label, entry_id)
+    assert desk.labels.read() == []
+
+
+# Units and the queue
+
+
+def test_one_label_serves_copies_and_near_duplicates(store: Store) -> None:
+    units = find_units(store)
+    # i22 and i23 have the pictures of i0 and i1, and other texts: without a search they are their own.
+    assert len(units.members) == 24
+    find_duplicates(store, name="dups")
+    units = find_units(store)
+    clusters = Store.open(store.path)
+    assert units.searches == ("dups",)
+    assert set(units.of.values()) == set(units.members)
+    assert sum(map(len, units.members.values())) == 24
+    assert clusters.items.rows == 24
+
+
+def test_variants_are_not_members(store: Store) -> None:
+    found = find_duplicates(store, name="dups")
+    apart = {*found.variants()["item_id"].to_pylist()}
+    clusters = found.clusters(["item_id", "group", "keeper"]).to_pylist()
+    units = find_units(store)
+    grouped = {frozenset(m) for m in units.members.values() if len(m) > 1}
+    by_group: dict[int, set[str]] = {}
+    for row in clusters:
+        by_group.setdefault(row["group"], set()).add(row["item_id"])
+    assert grouped == {frozenset(each) for each in by_group.values()}
+    for item in apart - {row["item_id"] for row in clusters}:
+        assert units.of[item] == item
+
+
+def test_a_queue_gives_everybody_each_unit_once(desk: Desk) -> None:
+    seen: dict[str, list[str]] = {"ann": [], "bob": [], "cem": []}
+    for _ in range(40):
+        for who, mine in seen.items():
+            item = desk.next_item(who)
+            if item is not None:
+                mine.append(item)
+                vote(desk, who, item, "day")
+    units = len(desk.units.members)
+    assert all(len(set(mine)) == len(mine) for mine in seen.values())
+    votes = [len(of) for of in desk.found.votes.values()]
+    assert votes == [2] * units  # none has more than it needs, none less
+    assert desk.status()["decided"] == units
+    assert desk.next_item("dan") is None
+
+
+def test_skipped_items_come_to_others_and_undo_brings_them_back(desk: Desk) -> None:
+    first = desk.next_item("ann")
+    assert first is not None
+    vote(desk, "ann", first, None)
+    assert desk.next_item("ann") != first
+    assert desk.next_item("bob") == first
+    assert desk.undo("ann", "u1") == first
+    assert desk.undo("ann", "u1") == first  # the same click
+    assert desk.undo("ann", "u2") is None  # nothing is left to take back
+    assert desk.next_item("ann") == first
+
+
+def test_begun_items_are_finished_first(desk: Desk) -> None:
+    first = desk.next_item("ann")
+    assert first is not None
+    vote(desk, "ann", first, "day")
+    assert desk.next_item("bob") == first
+
+
+def test_the_head_learns_and_what_it_is_sure_of_comes_late(store: Store) -> None:
+    set_task(store, "light", classes=("day", "dark"), votes=1, inputs="image/pooled")
+    desk = Desk(store, "light")
+    for _ in range(12):
+        item = desk.next_item("ann")
+        assert item is not None
+        vote(desk, "ann", item, "day" if int(item[1:]) % 2 == 0 else "dark")
+    learned = desk.status(wait=True)["learning"]
+    assert learned["labels"] == 12
+    assert learned["accuracy"]["of"] == 4  # the first eight were learned before there was a head
+    assert learned["accuracy"]["low"] <= learned["accuracy"]["value"] <= learned["accuracy"]["high"]
+    assert learned["curve"][-1]["labels"] == 12
+    again = Desk(Store.open(store.path), "light").status(wait=True)["learning"]
+    assert again["labels"] == 12
+
+
+def test_a_gate_puts_what_it_rejects_last(store: Store) -> None:
+    set_task(store, "light", classes=CLASSES, votes=1, gates=("label=day",))
+    desk = Desk(store, "light")
+    order = []
+    while (item := desk.next_item("ann")) is not None:
+        order.append(item)
+        vote(desk, "ann", item, "none")
+    bright = [int(item[1:]) % 2 == 0 for item in order]
+    assert bright == sorted(bright, reverse=True)
+    assert desk.queue.rejected == 12
+
+
+def test_without_features_items_come_in_the_order_of_the_store(store: Store) -> None:
+    set_task(store, "light", classes=CLASSES, inputs="video")
+    desk = Desk(store, "light")
+    assert desk.next_item("ann") == "i0"
+    assert "no head learns" in desk.status()["notes"][0]
+
+
+# Elsewhere
+
+
+def test_label_studio_and_back(desk: Desk, store: Store, tmp_path: Path) -> None:
+    vote(desk, "ann", "i2", "day")
+    vote(desk, "bob", "i2", "day")
+    vote(desk, "ann", "i5", "day")
+    vote(desk, "bob", "i5", "dark")
+    vote(desk, "eve", "i5", "none", adjudicate=True)
+    out = tmp_path / "tasks.json"
+    assert label_exchange.export_label_studio(desk, out) == len(desk.units.members)
+    tasks = {task["data"]["item_id"]: task for task in json.loads(out.read_text())}
+    result = tasks["i2"]["annotations"][0]["result"][0]
+    assert (result["type"], result["value"], result["from_name"], result["to_name"]) == (
+        "choices", {"choices": ["day"]}, "label", "image",
+    )  # fmt: skip
+    assert tasks["i2"]["data"]["majority"] == "day"
+    assert [a["ground_truth"] for a in tasks["i5"]["annotations"]] == [False, False, True]
+    assert label_exchange.import_label_studio(desk, out)["new"] == 0  # all of it is known
+    set_task(store, "other", classes=CLASSES, votes=2)
+    other = Desk(store, "other")
+    assert label_exchange.import_label_studio(other, out)["new"] == 5
+    assert other.decided() == desk.decided()
+    assert label_exchange.import_label_studio(other, out)["new"] == 0
+
+
+def test_an_export_of_label_studios_own(desk: Desk, tmp_path: Path) -> None:
+    def task(number: int, data: Any, choice: Any, **more: Any) -> dict[str, Any]:
+        result = [{"from_name": "x", "to_name": "y", "type": "choices", "value": {"choices": choice}}]
+        annotation = {"id": number, "result": result, "created_at": "2026-03-09T22:16:08.728353Z", **more}
+        return {"id": number, "data": data, "annotations": [annotation]}
+
+    file = tmp_path / "export.json"
+    path = "/data/local-files/?d=some%20folder/images/03.png"
+    file.write_text(
+        json.dumps(
+            [
+                task(1, {"item_id": "i2"}, ["day"], completed_by={"id": 4, "email": "ann@example.org"}),
+                task(2, {"image": path}, ["dark"], completed_by=10),
+                task(3, {"item_id": "i4"}, ["day"], was_cancelled=True),
+                task(4, {"item_id": "i4"}, ["purple"]),
+                task(5, {"item_id": "i4"}, ["day", "dark"]),
+                task(6, {"item_id": "nobody"}, ["day"]),
+                {"id": 7, "data": None, "annotations": None},
+                {"id": 8, "data": {"item_id": "i6"}, "annotations": [None, {"result": [{"value": 3}]}]},
+            ]
+        )
+    )
+    brought = label_exchange.import_label_studio(desk, file)
+    assert (brought["tasks"], brought["labels"], brought["new"], brought["problems"]) == (8, 2, 2, 4)
+    assert {unit: [*votes] for unit, votes in desk.found.votes.items()} == {
+        "i2": ["ann@example.org"],
+        "i3": ["label-studio-10"],
+    }
+    for odd in ("{", '{"a": 1}', "[1]", "[" * 100_000):
+        file.write_text(odd)
+        with pytest.raises(IcehouseError, match="export as JSON"):
+            label_exchange.import_label_studio(desk, file)
+
+
+def test_the_command_tells_applies_and_exports(store: Store, tmp_path: Path) -> None:
+    assert "no labelling task yet" in refused(store, "label", "--status")
+    (tmp_path / "words.txt").write_text("Bright or dark?")
+    words = ["--instructions", str(tmp_path / "words.txt")]
+    ran(store, "label", "--classes", "day,dark", "--votes", "1", *words, "--name", "light", "--status")
+    desk = Desk(store, "light")
+    assert desk.task.instructions == "Bright or dark?"
+    for item in ("i0", "i1", "i2"):
+        vote(desk, "ann", item, "day" if item != "i1" else "dark")
+    status = told(store, "label", "--status")
+    assert (status["decided"], status["labels"], status["kappa"]["value"]) == (3, 3, None)
+    assert status["annotators"][0]["annotator"] == "ann"
+    assert "3 of " in ran(store, "label", "--status").stdout
+    ran(store, "label", "--apply", "light", "--export", str(tmp_path / "labels.csv"))
+    sql = "select item_id, light from items where light is not null"
+    assert {row["item_id"]: row["light"] for row in query(store, sql).to_pylist()} == {
+        "i0": "day",
+        "i1": "dark",
+        "i2": "day",
+    }
+    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 4
+    assert "column of icehouse's own" in refused(store, "label", "--apply", "split")
+    before = load_task(store)
+    for option, value, why in [
+        ("--gate", "label=purple", "has no class 'purple'"),
+        ("--gate", "nothing", "write RUN=CLASS"),
+        ("--inputs", "video", "no feature fits"),
+        ("--where", "nonsense =", "nonsense"),
+    ]:
+        assert why in refused(store, "label", option, value, "--status")
+    assert load_task(store) == before
