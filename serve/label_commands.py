@@ -170,7 +170,7 @@ def label(
         run or (),
         host=host,
         port=port,
-        ready=lambda url: say(f"label {task.name} at {url}label?task={task.name} (Ctrl-C stops)"),
+        ready=lambda url: say(f"{task.name}: the page is at {url}label?task={task.name} (Ctrl-C stops)"),
         token=token,
         hosts=tuple(allow_host or ()),
         device=device,
