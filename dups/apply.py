@@ -302,7 +302,17 @@ class _Written:
         parts = [_measured(clusters, leader, content, n, clusters["kind"])]
         for batch in found_pairs(
             search.path,
-            ["id_a", "id_b", "perceptual", "embedding", "hamming", "cosine", "differs", "orientation"],
+            [
+                "id_a",
+                "id_b",
+                "perceptual",
+                "embedding",
+                "hamming",
+                "cosine",
+                "differs",
+                "orientation",
+                "container",
+            ],
         ):
             parts.append(_measured(pa.table(batch), *content_ends(batch, ranked), n, None))
         codes = np.concatenate([part[0] for part in parts])
@@ -353,7 +363,7 @@ class _Written:
             return out
 
         found = self.found
-        orientation = take(found.orientation, 0)
+        orientation, container = take(found.orientation, 0), take(found.container, 0)
         return FoundPairs(
             i,
             j,
@@ -363,6 +373,7 @@ class _Written:
             take(found.embedding, False),
             take(found.differs, 0),
             np.where(i > j, INVERSE[orientation], orientation),
+            np.where((i > j) & (container > 0), np.int8(3) - container, container),
             np.full(len(wanted), np.nan),
         )
 
@@ -413,8 +424,14 @@ def _measured(
         places = pc.index_in(table["orientation"].cast(pa.string()), value_set=pa.array(ORIENTATIONS))
         orientation = pc.fill_null(places, 0).to_numpy().astype(np.int8)
     orientation = np.where(a > b, INVERSE[orientation], orientation)
+    container = np.zeros(len(table), np.int8)
+    if "container" in table.column_names:
+        outer = table["container"]
+        inside = pc.equal(outer, table["id_a"])
+        container = pc.fill_null(pc.if_else(inside, 1, 2), 0).to_numpy().astype(np.int8)
+        container = np.where((a > b) & (container > 0), np.int8(3) - container, container)
     codes = np.minimum(a, b) * n + np.maximum(a, b)
-    return codes, hamming, cosine, perceptual, embedding, differs, orientation
+    return codes, hamming, cosine, perceptual, embedding, differs, orientation, container
 
 
 def _summary(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .hashing import THUMB, ViewHashes, cross_pairs, view_boxes
+from .hashing import THUMB, ViewHashes, cross_pairs, informative, view_boxes
 
 #: What undoes each of `icehouse.data.images.ORIENTATIONS`.
 INVERSE = np.array([0, 1, 2, 3, 4, 7, 6, 5], np.int8)
@@ -52,19 +52,32 @@ class PixelPairs:
         np.ndarray
     )  # int8 (m,): place in `ORIENTATIONS` of how i has to be turned to be j; 0 is upright
     distance: np.ndarray  # int16 (m,): bits in which the hashes differ that made the candidate
+    #: int8 (m,): 0 for duplicates, 1 where i is a collage with j in it, 2 where j is one with i in it
+    container: np.ndarray
 
     @classmethod
-    def of_any(cls, n: int, codes: np.ndarray, orientation: np.ndarray, distance: np.ndarray) -> PixelPairs:
-        """Take pairs in any order; of several of one pair the one with the least distance, then upright, counts."""
-        order = np.lexsort((orientation, distance, codes))
+    def of_any(
+        cls,
+        n: int,
+        codes: np.ndarray,
+        orientation: np.ndarray,
+        distance: np.ndarray,
+        container: np.ndarray | None = None,
+    ) -> PixelPairs:
+        """Take pairs in any order; of one pair duplicates count first, then the least distance, then upright."""
+        if container is None:
+            container = np.zeros(len(codes), np.int8)
+        order = np.lexsort((orientation, distance, container, codes))
         _, first = np.unique(codes[order], return_index=True)
         order = order[first]
-        return cls(n, codes[order], orientation[order].astype(np.int8), distance[order].astype(np.int16))
+        columns = (orientation[order].astype(np.int8), distance[order].astype(np.int16))
+        return cls(n, codes[order], *columns, container[order].astype(np.int8))
 
     @classmethod
     def none(cls, n: int) -> PixelPairs:
         """No pair at all."""
-        return cls(n, np.empty(0, np.int64), np.empty(0, np.int8), np.empty(0, np.int16))
+        nothing = np.empty(0, np.int64)
+        return cls.of_any(n, nothing, nothing, nothing)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -72,29 +85,45 @@ class PixelPairs:
     def __or__(self, other: PixelPairs) -> PixelPairs:
         columns = (
             np.concatenate([getattr(side, name) for side in (self, other)])
-            for name in ("codes", "orientation", "distance")
+            for name in ("codes", "orientation", "distance", "container")
         )
         return PixelPairs.of_any(self.n, *columns)
 
-    def find(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Which pairs, in any order, are among these, bool; their orientation; and distance, 65 for the others."""
+    def find(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Which pairs, in any order, are duplicates among these, bool; orientation; distance, 65 for others; container."""
         codes = np.minimum(i, j) * self.n + np.maximum(i, j)
-        found = np.zeros(len(codes), bool)
         orientation, distance = np.zeros(len(codes), np.int8), np.full(len(codes), 65, np.int16)
+        container, found = np.zeros(len(codes), np.int8), np.zeros(len(codes), bool)
         if len(self):
             at = np.minimum(np.searchsorted(self.codes, codes), len(self) - 1)
             found = self.codes[at] == codes
+            container[found] = self.container[at[found]]
             orientation[found], distance[found] = self.orientation[at[found]], self.distance[at[found]]
             orientation = np.where(i > j, INVERSE[orientation], orientation)
-        return found, orientation, distance
+            container = np.where((i > j) & (container > 0), np.int8(3) - container, container)
+        return found & (container == 0), orientation, distance, container
 
     def subset(self, numbers: np.ndarray) -> PixelPairs:
         """Those among the contents `numbers`, ascending, which are numbered from 0."""
         i, j = np.divmod(self.codes, self.n)
         held = np.isin(i, numbers) & np.isin(j, numbers)
         i, j = (np.searchsorted(numbers, side[held]) for side in (i, j))
-        size = len(numbers)
-        return PixelPairs(size, i * size + j, self.orientation[held], self.distance[held])
+        columns = (getattr(self, name)[held] for name in ("orientation", "distance", "container"))
+        return PixelPairs(len(numbers), i * len(numbers) + j, *columns)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of pictures that may be pictures themselves; see `icehouse.dups.parts`."""
+
+    owner: np.ndarray  # int64 (p,): content
+    hashes: np.ndarray  # uint64 (p,)
+    boxes: np.ndarray  # float64 (p, 4)
+    cell: np.ndarray  # bool (p,): of a collage, or else the picture in a screen
+
+    def take(self, rows: np.ndarray) -> Parts:
+        """Some of them."""
+        return Parts(*(getattr(self, name)[rows] for name in Parts.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
@@ -135,6 +164,11 @@ class Regions:
         return Regions(*(getattr(self, name)[rows] for name in Regions.__dataclass_fields__))
 
 
+_NO_REGIONS = Regions(
+    np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)), np.empty((0, 4)), np.empty(0, bool)
+)
+
+
 def view_candidates(views: ViewHashes, boxes: np.ndarray) -> tuple[Regions, np.ndarray]:
     """Pairs that views beyond their radius may make: the regions of the nearest two views, and their distance.
 
@@ -154,8 +188,44 @@ def view_candidates(views: ViewHashes, boxes: np.ndarray) -> tuple[Regions, np.n
                 i, j, view_boxes(boxes[i], whole), view_boxes(boxes[j], view), np.asarray(view == 2)
             )
             return regions, best[:, 1]
+    return _NO_REGIONS, np.empty(0, np.int64)
+
+
+def part_candidates(
+    views: ViewHashes, boxes: np.ndarray, parts: Parts
+) -> tuple[Regions, np.ndarray, np.ndarray]:
+    """Pairs of a picture with a part and what the part may show: regions, distances, and whether the part is a cell."""
+    n, usable = len(views.hashes), views.usable & ~np.isnan(boxes[:, :1])
+    parts = parts.take(np.flatnonzero(informative(parts.hashes)))
+    rows, shown = np.nonzero(usable)
+    screens = parts.take(np.flatnonzero(~parts.cell))
+    for radius in (radius for radius, most in _RADII if n <= most):
+        found, near = [np.empty((0, 6), np.int64)], 0
+        # A part against all views; and what two screens show.
+        for left, right, owner in (
+            (parts, views.hashes[rows, shown], rows),
+            (screens, screens.hashes, screens.owner),
+        ):
+            for a, b in cross_pairs(left.hashes, right, radius):
+                other = left.owner[a] != owner[b]
+                a, b = a[other], b[other]
+                i, j = left.owner[a], owner[b]
+                codes = (np.minimum(i, j) * n + np.maximum(i, j)) * 2 + left.cell[a]
+                bits = np.bitwise_count(left.hashes[a] ^ right[b]).astype(np.int64)
+                number = a if left is parts else np.flatnonzero(~parts.cell)[a]
+                view = shown[b] if left is parts else -1 - np.flatnonzero(~parts.cell)[b]
+                found.append(np.stack([codes, bits, i, number, j, view], axis=1))
+                near += len(a)
+                if near > _MAX_NEAR:
+                    break
+        best = _least(np.concatenate(found))
+        if near <= _MAX_NEAR and len(best) <= _MAX_CANDIDATES * n:
+            _, bits, i, number, j, view = best.T
+            within = view_boxes(boxes[j], np.maximum(view, 0))
+            within[view < 0] = parts.boxes[-1 - view[view < 0]]
+            return Regions(i, j, parts.boxes[number], within, np.asarray(view == 2)), bits, parts.cell[number]
     nothing = np.empty(0, np.int64)
-    return Regions(nothing, nothing, np.empty((0, 4)), np.empty((0, 4)), np.empty(0, bool)), nothing
+    return _NO_REGIONS, nothing, nothing.astype(bool)
 
 
 def _nearest(hashes: np.ndarray, usable: np.ndarray, radius: int, n: int) -> np.ndarray | None:

@@ -114,7 +114,7 @@ def find_conflicts(
     for batch in found.pair_batches(["id_a", "id_b", "kind", "hamming", "cosine"]):
         kinds = pc.index_in(batch["kind"], value_set=pa.array(KINDS)).to_numpy()
         a, b = (reps[pc.index_in(batch[side], value_set=ids).to_numpy()] for side in ("id_a", "id_b"))
-        there = (a >= 0) & (b >= 0) & (kinds > 0)
+        there = (a >= 0) & (b >= 0) & (kinds > 0) & (kinds != KINDS.index("container"))
         for kind, count in zip(*np.unique(kinds[there], return_counts=True), strict=True):
             compared[KINDS[kind]] += int(count)
         held = np.flatnonzero(there & (labels[a] != labels[b]))

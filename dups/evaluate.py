@@ -154,6 +154,8 @@ class _Pairs:
         size = np.bincount(content, minlength=len(ids))
         codes, stages = [np.empty(0, np.int64)], [np.empty((0, len(STAGES) + 1), bool)]
         for batch in found.found_batches(["id_a", "id_b", "kind", *STAGES]):
+            # A collage is no duplicate of what is in it, and no mistake.
+            batch = batch.filter(pc.not_equal(batch["kind"], "container"))
             a, b = (content[pc.index_in(batch[name], value_set=ids).to_numpy()] for name in ("id_a", "id_b"))
             codes.append(np.minimum(a, b) * len(ids) + np.maximum(a, b))
             variant = pc.equal(batch["kind"], "variant")

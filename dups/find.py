@@ -29,7 +29,7 @@ from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import apply_map, check_expected
-from .confirm import PixelPairs, confirm, view_candidates
+from .confirm import PixelPairs, confirm, part_candidates, view_candidates
 from .default_calibration import default_calibration, held_neighbourhoods, near_certain_cosine
 from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
@@ -77,7 +77,15 @@ from .variants import (
     texts_of,
     variant_notes,
 )
-from .view_table import MAX_VIEWED, box_column, content_shares, hash_column, load_thumbs, load_views
+from .view_table import (
+    MAX_VIEWED,
+    box_column,
+    content_shares,
+    hash_column,
+    load_parts,
+    load_thumbs,
+    load_views,
+)
 
 DEFAULT_MAX_PAIRS = 5_000_000
 
@@ -625,7 +633,8 @@ def _confirmed(
         ]
     if views is None:
         return found, notes
-    regions, bits = view_candidates(views, box_column(store, digests))
+    boxes = box_column(store, digests)
+    regions, bits = view_candidates(views, boxes)
 
     def apart(i: np.ndarray, j: np.ndarray) -> np.ndarray:
         return np.bitwise_count(turned[i, 0] ^ turned[j, 0])
@@ -634,7 +643,14 @@ def _confirmed(
     i, j = regions.i[same], regions.j[same]
     codes = np.minimum(i, j) * len(digests) + np.maximum(i, j)
     by_parts = PixelPairs.of_any(len(digests), codes, regions.mirrored[same].astype(np.int8), bits[same])
-    return found | by_parts, notes
+    found |= by_parts
+    regions, bits, cell = part_candidates(views, boxes, load_parts(store, digests))
+    same = confirm(regions, thumbs, len(digests), np.flatnonzero(there), apart)
+    i, j = regions.i[same], regions.j[same]
+    codes = np.minimum(i, j) * len(digests) + np.maximum(i, j)
+    container = np.where(cell[same], np.where(i < j, 1, 2), 0)
+    mirrored = regions.mirrored[same].astype(np.int8)
+    return found | PixelPairs.of_any(len(digests), codes, mirrored, bits[same], container), notes
 
 
 def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
@@ -669,7 +685,8 @@ def _regrouped(left: np.ndarray, ranked: RankedItems, pairs: Path, grouping_by: 
         for batch in file.iter_batches(columns=["id_a", "id_b", "kind"]):
             ends = [pc.fill_null(pc.index_in(batch[name], value_set=ids), -1) for name in ("id_a", "id_b")]
             found = np.stack([column.to_numpy().astype(np.int64) for column in ends], axis=1)
-            same = pc.not_equal(batch["kind"], "variant").to_numpy(zero_copy_only=False)
+            other = pc.is_in(batch["kind"], value_set=pa.array(["variant", "container"]))
+            same = pc.invert(other).to_numpy(zero_copy_only=False)
             sides.append(found[(found >= 0).all(axis=1) & same])
     i, j = np.concatenate(sides).T
     return group_pairs(len(left), i, j, grouping_by)

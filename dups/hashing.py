@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..data.images import BLANK_HASH, ORIENTATIONS, oriented
 from ..errors import UsageError
+from .parts import part_boxes
 
 BITS = 64
 
@@ -283,7 +284,7 @@ def _lowest(found: list[np.ndarray], count: int) -> np.ndarray:
 
 
 #: Changes whenever another hash, or another box, would come of the same picture.
-VIEWS_VERSION = 6
+VIEWS_VERSION = 7
 
 #: The first views, which are held against all: the whole picture, and it without margins.
 WHOLE_VIEWS = 2
@@ -316,7 +317,14 @@ def content_box(image: Image.Image) -> tuple[float, float, float, float]:
 
     The whole picture where there are none, or where they would leave too little.
     """
-    small = np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BOX), np.int16)
+    return _content_box(image, _grid(image))
+
+
+def _grid(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BOX), np.int16)
+
+
+def _content_box(image: Image.Image, small: np.ndarray) -> tuple[float, float, float, float]:
     top, bottom = _margins(small)
     # Sideways only what is between the bands: their ground may be the margin's.
     left, right = _margins(small[top : _GRID - bottom].transpose(1, 0, 2))
@@ -336,6 +344,12 @@ class PictureViews:
     hashes: np.ndarray  # uint64 (VIEWS,): whole, trimmed, mirrored, and crops
     turned: np.ndarray  # uint64 (2, 8): whole and trimmed, in each of the `ORIENTATIONS`
     thumb: np.ndarray  # uint8 (64, 64): the whole picture in grey
+    #: left, top, right, bottom in parts of the sides: of what is inside margins and bands
+    box: tuple[float, float, float, float]
+    #: uint64 (p,), float64 (p, 4): hashes and boxes of the picture in a screen, if there is one, and of a collage's cells
+    part_hashes: np.ndarray
+    part_boxes: np.ndarray
+    cells: int  # of these; they come last
 
 
 def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
@@ -346,7 +360,8 @@ def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | Non
 def picture_views(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> PictureViews:
     """Hash a picture and its parts, turned ones too, and make its thumbnail; `box` is its `content_box`."""
     grey = image.convert("L")
-    everything, box = (0.0, 0.0, float(image.width), float(image.height)), box or content_box(image)
+    grid = _grid(image)
+    everything, box = (0.0, 0.0, float(image.width), float(image.height)), box or _content_box(image, grid)
     whole = _square(grey, everything)
     trimmed = whole if box == everything else _square(grey, box)
     full, crops = _transforms()
@@ -364,7 +379,13 @@ def picture_views(image: Image.Image, box: tuple[float, float, float, float] | N
     hashes = np.concatenate([turned[:, 0], [mirrored], _hashes(parts.reshape(-1, _LOW, _LOW))])
     step = _FINE // THUMB
     thumb = np.rint(whole.reshape(THUMB, step, THUMB, step).mean(axis=(1, 3))).astype(np.uint8)
-    return PictureViews(hashes, turned, thumb)
+    sides = np.array([image.width, image.height] * 2, float)
+    inside = tuple((np.array(box) / sides).tolist())
+    inner, cells = part_boxes(grid, inside)
+    boxes = np.array([*([inner] if inner else []), *cells], float).reshape(-1, 4)
+    squares = [_square(grey, tuple(part)) for part in (boxes * sides).tolist()]
+    low = np.array([full @ square @ full.T for square in squares]).reshape(-1, _LOW, _LOW)
+    return PictureViews(hashes, turned, thumb, inside, _hashes(low), boxes, len(cells))
 
 
 def view_boxes(boxes: np.ndarray, views: np.ndarray) -> np.ndarray:

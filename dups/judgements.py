@@ -617,7 +617,8 @@ def judge_groups(
     n = len(keeper)
     pairs = pq.read_table(folder / "pairs.parquet", columns=["id_a", "id_b", "kind"])
     i, j = content_pairs(pairs, ranked)
-    variant = pc.equal(pairs["kind"], "variant").to_numpy() & (variants == "keep") & (i < j)
+    variant = pc.equal(pairs["kind"], "variant").to_numpy() & (variants == "keep")
+    variant = (variant | pc.equal(pairs["kind"], "container").to_numpy()) & (i < j)
     plain = (i < j) & ~variant
     del pairs
     changed = regroup(

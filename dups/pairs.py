@@ -230,6 +230,7 @@ class FoundPairs:
     #: int8 (m,): what tells that the two say something else, see `icehouse.dups.variants.EVIDENCE`; 0 where nothing does
     differs: np.ndarray
     orientation: np.ndarray  # int8 (m,): of `ORIENTATIONS`, in which j is i; 0 is upright
+    container: np.ndarray  # int8 (m,): 1 where i is a collage with j in it, 2 the other way round, else 0
     #: float64 (m,): how much the pair stands out among its neighbours; NaN where that was not asked, or one has no vector
     evidence: np.ndarray
 
@@ -369,18 +370,23 @@ class Contents:
             nearest = self.views.distance(i, j)
             hamming = np.where(whole < 0, whole, np.minimum(whole, nearest))
             perceptual |= self.views.found(i, j, nearest)
-        orientation = np.zeros(len(i), np.int8)
+        orientation = container = np.zeros(len(i), np.int8)
         if self.confirmed is not None:
-            found, orientation, bits = self.confirmed.find(i, j)
+            found, orientation, bits, container = self.confirmed.find(i, j)
             perceptual |= found
             hamming = np.minimum(hamming, bits)
+            # What the hashes of the whole pictures say comes first.
+            container = np.where(perceptual, np.int8(0), container)
         embedding = np.zeros(len(i), bool) if least is None else cosine >= least
         evidence = self.evidence(i, j, cosine, nearest)
         if self.beside is not None and self.rule.evidence is not None:
             # The join asks by cosines; whichever way it is rounded, a pair that it finds is found.
             embedding = (evidence >= self.rule.evidence) | self._reaches(i, j, cosine)
         differs = np.zeros(len(i), np.int8) if self.variants is None else self.variants.of(i, j)
-        return FoundPairs(i, j, hamming, cosine, perceptual, embedding, differs, orientation, evidence)
+        differs = np.where(container > 0, np.int8(0), differs)
+        return FoundPairs(
+            i, j, hamming, cosine, perceptual, embedding, differs, orientation, container, evidence
+        )
 
     def _reaches(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray) -> np.ndarray:
         """Tell which pairs have the cosine that their contents ask for where hashes say nothing."""
@@ -391,10 +397,10 @@ class Contents:
         return reached
 
     def joined(self, found: FoundPairs) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs that groups are made of: all but variants, unless these count as duplicates."""
-        if self.variants is None or self.variants.dropped:
-            return found.i, found.j
-        same = found.differs == 0
+        """The pairs that groups are made of: all but containers, and variants unless these count as duplicates."""
+        same = found.container == 0
+        if self.variants is not None and not self.variants.dropped:
+            same &= found.differs == 0
         return found.i[same], found.j[same]
 
     def spread(self, members: np.ndarray) -> Spread:

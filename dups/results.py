@@ -32,7 +32,7 @@ from .variants import EVIDENCE
 STAGES = ("exact", "perceptual", "embedding")
 
 #: Kinds of pairs: those of the stages, and pictures that agree while their words do not; see `icehouse.dups.variants`.
-KINDS = (*STAGES, "variant")
+KINDS = (*STAGES, "variant", "container")
 
 #: Column of labels unless another is named.
 LABEL = "label"
@@ -51,6 +51,8 @@ PAIRS = pa.schema(
         pa.field("differs", pa.string()),  # what of a variant differs: its "text" or its "picture"
         # How the picture of `id_a` has to be turned to be that of `id_b`; null where it has not.
         pa.field("orientation", pa.string()),
+        # Of a collage and a picture in it the id of the collage.
+        pa.field("container", pa.string()),
         # How much the pair stands out among its neighbours; see `icehouse.dups.local_scaling`.
         pa.field("evidence", pa.float64()),
     ]
@@ -167,6 +169,7 @@ class PairWriter:
 
     def _write(self, a: np.ndarray, b: np.ndarray, found: FoundPairs, *, exact: bool) -> None:
         ranked = self.ranked
+        outer = ranked.ids.take(pa.array(np.where(found.container == 2, b, a), mask=found.container == 0))
         swapped = ranked.alphabet[a] > ranked.alphabet[b]
         a, b = np.where(swapped, b, a), np.where(swapped, a, b)
         orientation = np.where(swapped, INVERSE[found.orientation], found.orientation)
@@ -181,6 +184,7 @@ class PairWriter:
             *_measures(found),
             pa.array(np.array(EVIDENCE, object)[found.differs], pa.string()),
             _orientations(orientation),
+            outer,
             pa.array(found.evidence, mask=np.isnan(found.evidence)),
         ]
         self.writer.write_table(pa.table(columns, schema=PAIRS))
@@ -211,12 +215,13 @@ def label_codes(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
 def kinds(found: FoundPairs, *, exact: bool = False) -> np.ndarray:
     """Kind of each pair, as its place in `KINDS`; ``len(KINDS)`` if no stage finds it.
 
-    It is the strongest stage's, unless the pair is of variants.
+    It is the strongest stage's, unless the pair is of variants, or of a collage and a picture in it.
     """
     if exact:
         return np.zeros(len(found), np.int64)
     stage = np.where(found.perceptual, 1, np.where(found.embedding, 2, len(KINDS)))
-    return np.where((stage < len(KINDS)) & (found.differs > 0), KINDS.index("variant"), stage)
+    stage = np.where(found.container > 0, KINDS.index("container"), stage)
+    return np.where((stage < len(STAGES)) & (found.differs > 0), KINDS.index("variant"), stage)
 
 
 class Measured(Protocol):

@@ -22,12 +22,12 @@ from ..data.image_files import read as read_image
 from ..data.images import ORIENTATIONS, decode
 from ..errors import ImageError
 from ..store.store import Store
+from .confirm import Parts
 from .hashing import (
     THUMB,
     VIEWS,
     VIEWS_VERSION,
     WHOLE_VIEWS,
-    content_box,
     informative,
     picture_views,
 )
@@ -49,6 +49,10 @@ _SCHEMA = pa.schema(
         pa.field("thumb", pa.binary(THUMB * THUMB)),
         # What is inside margins and bands: left, top, right, bottom in parts of the sides.
         pa.field("box", pa.list_(pa.float32(), 4)),
+        # The picture in a screen, and the cells of a collage: hashes, boxes as above, and how many of them, last, are cells.
+        pa.field("part_hashes", pa.list_(pa.uint64())),
+        pa.field("part_boxes", pa.list_(pa.float32())),
+        pa.field("cells", pa.int32()),
         # What tells how good a picture is; null where nothing was measured.
         pa.field("facts", pa.list_(pa.float32())),
     ]
@@ -155,6 +159,19 @@ def box_column(store: Store, digests: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return boxes
 
 
+def load_parts(store: Store, digests: pa.Array | pa.ChunkedArray) -> Parts:
+    """Get the parts of contents that may be pictures themselves."""
+    columns = read_views(store, digests, ["part_hashes", "part_boxes", "cells"])
+    hashes = columns["part_hashes"]
+    counts = pc.fill_null(pc.list_value_length(hashes), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    cells = pc.fill_null(columns["cells"], 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    boxes = pc.list_flatten(columns["part_boxes"]).to_numpy(zero_copy_only=False).reshape(-1, 4)
+    flat = pc.list_flatten(hashes).to_numpy(zero_copy_only=False)
+    return Parts(owner, flat, boxes.astype(np.float64), place >= (counts - cells)[owner])
+
+
 def load_thumbs(store: Store, digests: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Get the thumbnails of some contents, uint8 (n, 64, 64), and which there are, bool (n,).
 
@@ -203,9 +220,9 @@ def _read(digest: str, files: list[Path]) -> _Row | None:
         except (ImageError, OSError, ValueError):
             continue
         image = picture.image
-        left, top, right, bottom = box = content_box(image)
-        views = picture_views(image, box)
-        inside = (right - left) * (bottom - top) / (image.width * image.height)
+        views = picture_views(image)
+        left, top, right, bottom = views.box
+        inside = (right - left) * (bottom - top)
         hashes, turned = views.hashes, views.turned.ravel()
         if picture.blank:
             hashes, turned, inside = np.zeros_like(hashes), np.zeros_like(turned), 1.0
@@ -213,7 +230,10 @@ def _read(digest: str, files: list[Path]) -> _Row | None:
             "image_sha256": digest,
             "hashes": hashes,
             "inside": inside,
-            "box": [left / image.width, top / image.height, right / image.width, bottom / image.height],
+            "box": views.box,
+            "part_hashes": [] if picture.blank else views.part_hashes,
+            "part_boxes": [] if picture.blank else views.part_boxes.ravel(),
+            "cells": 0 if picture.blank else views.cells,
             "turned": turned,
             "thumb": views.thumb.tobytes(),
             # A place for what `dups.quality` measures of `data` and `picture`.

@@ -15,26 +15,9 @@ from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import VIEWS, WHOLE_VIEWS, ViewHashes, picture_views, view_boxes
 from icehouse.embed.pipeline import embed_sources
 from PIL import Image
-from toys import ToyEncoder
+from toys import ToyEncoder, shapes
 
 WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
-
-
-def scene(seed: int, width: int = 240, height: int = 200) -> Image.Image:
-    """Shapes on a ground: another seed, another picture, with detail of all sizes."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    pixels = np.full((height, width, 3), rng.integers(60, 200, 3), float) + (x / width * 40)[..., None]
-    for _ in range(60):
-        cx, cy = rng.uniform(0, width), rng.uniform(0, height)
-        wide, high = rng.uniform(4, 45, 2)
-        inside = (
-            (np.abs(x - cx) < wide) & (np.abs(y - cy) < high)
-            if rng.random() < 0.5
-            else (((x - cx) / wide) ** 2 + ((y - cy) / high) ** 2 < 1)
-        )
-        pixels[inside] = rng.integers(0, 255, 3)
-    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def thumbs_of(images: list[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
@@ -48,11 +31,11 @@ def regions(pairs: list[tuple[int, int]], box_i: np.ndarray = WHOLE, box_j: np.n
 
 
 def test_copies_agree_and_others_do_not() -> None:
-    image = scene(1)
+    image = shapes(1)
     turned = image.rotate(3, Image.Resampling.BICUBIC)
     drawn = image.copy()
     drawn.paste((255, 255, 255), (0, 0, 240, 40))
-    every = [image, turned, drawn, image.resize((120, 90)), scene(2), scene(3), image.transpose(0)]
+    every = [image, turned, drawn, image.resize((120, 90)), shapes(2), shapes(3), image.transpose(0)]
     pictures = Pictures(np.arange(len(every)), *thumbs_of(every))
     agreed = agreement(regions([(0, k) for k in range(1, len(every))]), pictures)
     assert (agreed[:3] > 0.7).all()
@@ -66,7 +49,7 @@ def test_copies_agree_and_others_do_not() -> None:
 @pytest.mark.parametrize("view", [1, 2, 3, 20, 40, VIEWS - 1])
 def test_views_lie_where_their_hashes_were_taken(view: int) -> None:
     """The region of a view, cut out and hashed as a whole, has the hash of the view."""
-    image = scene(4, 640, 640)
+    image = shapes(4, 640, 640)
     framed = Image.new("RGB", (800, 800))
     framed.paste(image, (100, 100))
     box = np.array([[0.125, 0.125, 0.925, 0.925]])
@@ -109,7 +92,7 @@ def test_candidates_are_those_of_comparing_everything(n: int, seed: int, radius:
 
 def test_a_set_of_lookalikes_confirms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    ground = np.asarray(scene(5).convert("L").resize((64, 64)), float)
+    ground = np.asarray(shapes(5).convert("L").resize((64, 64)), float)
     thumbs = np.clip(ground + rng.normal(0, 2, (40, 64, 64)), 0, 255).astype(np.uint8)
     pairs = regions([(k, k + 1) for k in range(39)])
     same = confirm(
@@ -140,14 +123,14 @@ def test_find_confirms_what_hashes_leave_open(tmp_path: Path, monkeypatch: pytes
     made = tmp_path / "images"
     made.mkdir()
     for seed in range(30):
-        (made / f"p{seed:02d}.jpg").write_bytes(encode(scene(seed), "jpg", 92))
+        (made / f"p{seed:02d}.jpg").write_bytes(encode(shapes(seed), "jpg", 92))
     copies = {
         "crop": lambda image: image.crop((20, 10, 222, 176)),
         "turned": lambda image: image.rotate(3.5, Image.Resampling.BICUBIC),
     }
     for k, (name, edit) in enumerate(copies.items()):
         for seed in (3 + k, 13 + k, 23 + k):
-            (made / f"p{seed:02d}_{name}.jpg").write_bytes(encode(edit(scene(seed)), "jpg", 80))
+            (made / f"p{seed:02d}_{name}.jpg").write_bytes(encode(edit(shapes(seed)), "jpg", 80))
     embed_sources([made], tmp_path / "s", encoder=ToyEncoder(), workers=1)
 
     def pairs() -> set[tuple[str, str]]:

@@ -109,7 +109,7 @@ def test_pairs_are_those_of_comparing_everything(n: int, seed: int) -> None:
     )
     assert got == wanted
     i, j = np.divmod(found.codes, n)
-    there, forwards, bits = found.find(i, j)
+    there, forwards, bits, _ = found.find(i, j)
     assert there.all()
     assert (forwards == found.orientation).all()
     assert (bits == found.distance).all()
@@ -302,7 +302,7 @@ def test_a_decoder_hashes_orientations_only_when_asked(folder: Path) -> None:
 
 def test_no_pairs_are_no_trouble() -> None:
     empty = PixelPairs.none(5)
-    found, orientation, bits = empty.find(np.arange(3), np.arange(3) + 1)
+    found, orientation, bits, _ = empty.find(np.arange(3), np.arange(3) + 1)
     assert not found.any()
     assert orientation.tolist() == [0] * 3
     assert bits.tolist() == [65] * 3

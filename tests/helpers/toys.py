@@ -110,6 +110,23 @@ def picture(seed: int, width: int = 64, height: int = 48) -> Image.Image:
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
+def shapes(seed: int, width: int = 240, height: int = 200) -> Image.Image:
+    """Shapes on a ground: another seed, another picture, with detail of all sizes."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    pixels = np.full((height, width, 3), rng.integers(60, 200, 3), float) + (x / width * 40)[..., None]
+    for _ in range(60):
+        cx, cy = rng.uniform(0, width), rng.uniform(0, height)
+        wide, high = rng.uniform(4, 45, 2)
+        inside = (
+            (np.abs(x - cx) < wide) & (np.abs(y - cy) < high)
+            if rng.random() < 0.5
+            else (((x - cx) / wide) ** 2 + ((y - cy) / high) ** 2 < 1)
+        )
+        pixels[inside] = rng.integers(0, 255, 3)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
 def make_pictures(folder: Path, n: int, *, seed: int = 0, suffix: str = ".png", **size: int) -> list[Path]:
     """Write `n` different pictures, named in order."""
     folder.mkdir(parents=True, exist_ok=True)
