@@ -23,20 +23,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .. import __version__
-from ..data.images import ORIENTATIONS
 from ..errors import CorruptError, IcehouseError, StoreError, UsageError, unknown_name
 from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import apply_map, check_expected
-from .confirm import PixelPairs, confirm, part_candidates, view_candidates
 from .default_calibration import default_calibration, held_neighbourhoods, near_certain_cosine
 from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
 from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
 from .keeper_choice import choose_keepers
-from .orientation import turned_pairs
 from .pairs import (
     DEFAULT_HAMMING,
     DEFAULT_SOURCE,
@@ -79,10 +76,8 @@ from .variants import (
 )
 from .view_table import (
     MAX_VIEWED,
-    box_column,
+    confirmed_pairs,
     content_shares,
-    hash_column,
-    load_parts,
     load_thumbs,
     load_views,
 )
@@ -413,7 +408,8 @@ def find_duplicates(
                     hashed_views, len(contents), made, expected_false_pairs or 1.0
                 )
                 remarks += unseen
-                contents.confirmed, unseen = _confirmed(store, ranked, items, contents.views)
+                seen = items[key].take(pa.array(ranked.best))
+                contents.confirmed, unseen = confirmed_pairs(store, seen, contents.views)
                 remarks += unseen
             elif hamming is not None and n > 1 and views is None:
                 remarks.append(
@@ -611,46 +607,6 @@ def _views(
             "no image file could be read again, so crops, frames and turned copies are left to the embedding"
         ]
     return ViewHashes(*made, radius, rule.agreement), []
-
-
-def _confirmed(
-    store: Store, ranked: RankedItems, items: pa.Table, views: ViewHashes | None
-) -> tuple[PixelPairs | None, list[str]]:
-    """Pairs that near hashes of turned pictures, or of their parts, suggest and their thumbnails confirm."""
-    digests = items["image_sha256"].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
-
-    def thumbs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return load_thumbs(store, digests.take(pa.array(rows)))
-
-    hashes, there = hash_column(store, digests, "turned")
-    turned = hashes[:, : len(ORIENTATIONS)]
-    found = turned_pairs(turned, there, thumbs)
-    notes = []
-    if found is None:
-        found = PixelPairs.none(len(digests))
-        notes = [
-            "too many pictures are near one another once turned, so that turned copies were not looked for"
-        ]
-    if views is None:
-        return found, notes
-    boxes = box_column(store, digests)
-    regions, bits = view_candidates(views, boxes)
-
-    def apart(i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        return np.bitwise_count(turned[i, 0] ^ turned[j, 0])
-
-    same = confirm(regions, thumbs, len(digests), np.flatnonzero(there), apart)
-    i, j = regions.i[same], regions.j[same]
-    codes = np.minimum(i, j) * len(digests) + np.maximum(i, j)
-    by_parts = PixelPairs.of_any(len(digests), codes, regions.mirrored[same].astype(np.int8), bits[same])
-    found |= by_parts
-    regions, bits, cell = part_candidates(views, boxes, load_parts(store, digests))
-    same = confirm(regions, thumbs, len(digests), np.flatnonzero(there), apart)
-    i, j = regions.i[same], regions.j[same]
-    codes = np.minimum(i, j) * len(digests) + np.maximum(i, j)
-    container = np.where(cell[same], np.where(i < j, 1, 2), 0)
-    mirrored = regions.mirrored[same].astype(np.int8)
-    return found | PixelPairs.of_any(len(digests), codes, mirrored, bits[same], container), notes
 
 
 def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:

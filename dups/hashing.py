@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..data.images import BLANK_HASH, ORIENTATIONS, oriented
 from ..errors import UsageError
-from .parts import part_boxes
+from .inner_pictures import part_boxes
 
 BITS = 64
 

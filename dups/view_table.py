@@ -22,15 +22,17 @@ from ..data.image_files import read as read_image
 from ..data.images import ORIENTATIONS, decode
 from ..errors import ImageError
 from ..store.store import Store
-from .confirm import Parts
+from .confirm import Parts, PixelPairs, confirm, part_candidates, view_candidates
 from .hashing import (
     THUMB,
     VIEWS,
     VIEWS_VERSION,
     WHOLE_VIEWS,
+    ViewHashes,
     informative,
     picture_views,
 )
+from .orientation import turned_pairs
 
 #: Beyond so many contents, views are made only if asked for: they take some milliseconds an image, and every file is read.
 MAX_VIEWED = 50_000
@@ -183,6 +185,45 @@ def load_thumbs(store: Store, digests: pa.Array | pa.ChunkedArray) -> tuple[np.n
     pixels = b"".join(column.drop_null().to_pylist())
     thumbs[there] = np.frombuffer(pixels, np.uint8).reshape(-1, THUMB, THUMB)
     return thumbs, there
+
+
+def confirmed_pairs(
+    store: Store, contents: pa.Array | pa.ChunkedArray, views: ViewHashes | None
+) -> tuple[PixelPairs, list[str]]:
+    """Pairs of contents that near hashes of turned pictures, or of parts, suggest and thumbnails confirm; with remarks."""
+    digests = pa.chunked_array([contents]) if isinstance(contents, pa.Array) else contents
+    digests = digests.cast(pa.string()).combine_chunks()
+    hashes, there = hash_column(store, digests, "turned")
+    turned, n = hashes[:, : len(ORIENTATIONS)], len(digests)
+
+    def thumbs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return load_thumbs(store, digests.take(pa.array(rows)))
+
+    def apart(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        return np.asarray(np.bitwise_count(turned[i, 0] ^ turned[j, 0]))
+
+    found, notes = turned_pairs(turned, there, thumbs), []
+    if found is None:
+        found = PixelPairs.none(n)
+        notes = [
+            "too many pictures are near one another once turned, so that turned copies were not looked for"
+        ]
+    if views is None:
+        return found, notes
+    boxes = box_column(store, digests)
+    by_views, by_parts = (
+        view_candidates(views, boxes),
+        part_candidates(views, boxes, load_parts(store, digests)),
+    )
+    no_cell = np.zeros(len(by_views[1]), bool)
+    for regions, bits, cell in ((*by_views, no_cell), by_parts):
+        same = confirm(regions, thumbs, n, np.flatnonzero(there), apart)
+        i, j = regions.i[same], regions.j[same]
+        container = np.where(cell[same], np.where(i < j, 1, 2), 0)
+        mirrored = regions.mirrored[same].astype(np.int8)
+        codes = np.minimum(i, j) * n + np.maximum(i, j)
+        found |= PixelPairs.of_any(n, codes, mirrored, bits[same], container)
+    return found, notes
 
 
 def content_shares(store: Store, digests: pa.Array) -> np.ndarray:

@@ -95,8 +95,8 @@ def test_each_contradiction_is_listed_once(labelled: Store) -> None:
     ]
     assert [row[4] for row in told] == ["exact", "embedding", "embedding", "variant"]
     assert made.pairs.schema == CONFLICTS
-    assert made.counts == {"exact": 1, "perceptual": 0, "embedding": 2, "variant": 1}
-    assert made.compared == {"exact": 2, "perceptual": 0, "embedding": 3, "variant": 1}
+    assert made.counts == {"exact": 1, "perceptual": 0, "embedding": 2, "variant": 1, "container": 0}
+    assert made.compared == {"exact": 2, "perceptual": 0, "embedding": 3, "variant": 1, "container": 0}
     assert made.unlabelled == 2
     variant = made.pairs.to_pylist()[-1]
     assert (variant["text_a"], variant["text_b"]) == (ROWS[10][3], ROWS[11][3])
@@ -106,7 +106,13 @@ def test_each_contradiction_is_listed_once(labelled: Store) -> None:
 def test_find_tells_how_many_there_are(labelled: Store) -> None:
     summary = find_duplicates(labelled, hamming=None, rule=0.9).summary
     assert summary["labels"]["column"] == "label"
-    assert summary["labels"]["conflicting"] == {"exact": 2, "perceptual": 0, "embedding": 1, "variant": 1}
+    assert summary["labels"]["conflicting"] == {
+        "exact": 2,
+        "perceptual": 0,
+        "embedding": 1,
+        "variant": 1,
+        "container": 0,
+    }
     assert any("3 of 4 pairs of duplicates have different labels (75%)" in note for note in summary["notes"])
     bare = made_store(labelled.path.parent / "bare", ROWS, labels="likes")
     assert find_duplicates(bare, hamming=None, rule=0.9).summary["labels"] is None

@@ -280,7 +280,13 @@ def test_copies_make_a_star_of_pairs(tmp_path: Path) -> None:
         {"item_id": f"{k:03d}", "image_sha256": "a" * 64, "phash": 5, "missing": False} for k in range(50)
     ]
     found = find_duplicates(make_store(tmp_path / "s", items, {}))
-    assert found.summary["pairs"]["by_kind"] == {"exact": 49, "perceptual": 0, "embedding": 0, "variant": 0}
+    assert found.summary["pairs"]["by_kind"] == {
+        "exact": 49,
+        "perceptual": 0,
+        "embedding": 0,
+        "variant": 0,
+        "container": 0,
+    }
     assert found.summary["pairs"]["between_copies"] == 1225
     assert found.summary["groups"]["largest"] == 50
     assert set(found.pairs()["id_a"].to_pylist()) == {"000"}

@@ -157,7 +157,13 @@ def test_variants_are_listed_and_kept(tmp_path: Path) -> None:
     assert clusters == {"a": 0, "a2": 0, "bare": None, "bare2": None}
     summary = found.summary
     assert summary["variants"] == {"sets": 1, "items": 2, "pairs": {"text": 2}, "left_groups": 0}
-    assert summary["pairs"]["by_kind"] == {"exact": 0, "perceptual": 0, "embedding": 2, "variant": 2}
+    assert summary["pairs"]["by_kind"] == {
+        "exact": 0,
+        "perceptual": 0,
+        "embedding": 2,
+        "variant": 2,
+        "container": 0,
+    }
     assert summary["pairs"]["found_by"]["embedding"] == 4
     assert summary["kept"] + summary["dropped"] == 6
     assert any(

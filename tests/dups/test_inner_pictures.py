@@ -12,7 +12,7 @@ from icehouse.dups.confirm import PixelPairs
 from icehouse.dups.evaluate import evaluate_duplicates, read_truth
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import picture_views
-from icehouse.dups.parts import part_boxes
+from icehouse.dups.inner_pictures import part_boxes
 from icehouse.dups.view_table import load_parts
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
