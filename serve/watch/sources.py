@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import socket
 import sys
@@ -262,11 +263,11 @@ def redis_client(url: str, **options: Any) -> tuple[Any, str, dict[str, str]]:
 
 
 def hidden(url: str) -> str:
-    """A URL without its password."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    """A URL without its secrets: the password of the user, and parameters such as ``sasl.password``."""
+    url = re.sub(r"(?<=://)([^/?#@]*?):[^/?#]*@", r"\1:***@", url, count=1)
+    return re.sub(
+        r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&#]*", r"\1***", url, flags=re.IGNORECASE
+    )
 
 
 class RedisStream(Source):

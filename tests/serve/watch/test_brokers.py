@@ -19,6 +19,7 @@ import pytest
 from icehouse.errors import UsageError, WatchError
 from icehouse.serve.watch.opening import Settings, open_watch
 from icehouse.serve.watch.sinks import Postgres
+from icehouse.serve.watch.sources import hidden
 
 redis = pytest.importorskip("redis")
 psycopg = pytest.importorskip("psycopg")
@@ -271,12 +272,30 @@ def test_servers_that_are_not_there_are_told_in_one_line(watch: Watching, url: s
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:secret@host:1/posts", "redis://:***@host:1/posts"),
+        ("postgresql://me:sec@ret@host/x?table=a", "postgresql://me:***@host/x?table=a"),
+        ("postgresql://host/x?password=secret&table=a", "postgresql://host/x?password=***&table=a"),
+        (
+            "kafka://a:1,b:2/t?sasl.username=me&sasl.password=secret",
+            "kafka://a:1,b:2/t?sasl.username=me&sasl.password=***",
+        ),
+        ("redis://host:1/a@b", "redis://host:1/a@b"),
+    ],
+)
+def test_secrets_of_urls_are_hidden(url: str, shown: str) -> None:
+    assert hidden(url) == shown
+
+
 def test_a_password_is_not_shown() -> None:
     with pytest.raises(WatchError) as told:
         Postgres("postgresql://me:secret@127.0.0.1:1/x")
     assert "secret" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_kafka_commits_what_is_out(watch: Watching, posts: Posts) -> None:
     kafka = pytest.importorskip("confluent_kafka")
     # The mock cluster lives as long as this producer.

@@ -96,6 +96,7 @@ def test_a_line_without_end_is_not_kept(tmp_path: Path) -> None:
     assert "more than" in str(found[1].error)
 
 
+@pytest.mark.slow
 def test_lines_are_answered_while_the_pipe_stays_open_and_sigterm_ends_well(
     home: Path, posts: Posts, tmp_path: Path
 ) -> None:
