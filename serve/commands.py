@@ -1,4 +1,4 @@
-"""CLI: search, predict, serve, doctor, demo."""
+"""CLI: search, predict, serve, mcp, doctor, demo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..console import (
     say,
     shorten,
 )
-from ..errors import UsageError
+from ..errors import IcehouseError, UsageError
 
 app = typer.Typer()
 
@@ -234,6 +234,33 @@ def serve(
         hosts=tuple(allow_host or ()),
         device=device,
     )
+
+
+@app.command(rich_help_panel="Serve")
+def mcp(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="STORE", help="A store.", show_default="--store")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run",
+            "-r",
+            help="Head that predicts: id of a run, or a part of it; repeatable, the first is the default.",
+            show_default="the latest run",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+) -> None:
+    """Offer agents read-only tools over a store: the Model Context Protocol on standard input and output."""
+    try:
+        from .agents import serve_agents
+    except ImportError as error:
+        raise IcehouseError(
+            f'icehouse mcp needs {error.name or "more packages"}: pip install "icehouse[mcp]"'
+        ) from None
+    serve_agents(path or store, run or (), device=device)
 
 
 @app.command(rich_help_panel="Help")

@@ -18,7 +18,7 @@ class Json(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """Encode; numbers that JSON has not become null."""
-        return json.dumps(_plain(content), separators=(",", ":")).encode("ascii")
+        return json.dumps(plain(content), separators=(",", ":")).encode("ascii")
 
 
 def page(request: Request, template: str, /, *, status: int = 200, **data: Any) -> HTMLResponse:
@@ -52,15 +52,16 @@ def _title(status: int) -> str:
     return {404: "Not found", 503: "Busy"}.get(status, "That did not work")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it: keys are texts, numbers that JSON has not are null, what it has not is told as a text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if value - value == 0 else None
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return str(value)
