@@ -188,8 +188,8 @@ def serve(
         typer.Option(
             "--run",
             "-r",
-            help="Head that answers: id of a run, a part of it, or the folder of a package; repeatable, the first is the "
-            "default.",
+            help="Head that answers: id of a run, a part of it, the label it learned, or the folder of a package; "
+            "repeatable, the first is the default.",
             show_default="the latest run",
         ),
     ] = None,

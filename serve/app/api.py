@@ -398,15 +398,8 @@ def find_row(catalog: Catalog, item_id: str) -> int:
 
 def item_json(catalog: Catalog, row: int) -> dict[str, Any]:
     """An item as JSON values; see `ItemAnswer`."""
-    values = catalog.values(row)
-    return {
-        "item_id": values["item_id"],
-        "text": values["text"],
-        "path": values["path"],
-        "split": values.get("split"),
-        "labels": {name: values[name] for name in catalog.labels if values[name] is not None},
-        "picture": None if values["path"] is None else picture_url(values["item_id"]),
-    }
+    told = catalog.described(row)
+    return {**told, "picture": None if told["path"] is None else picture_url(told["item_id"])}
 
 
 def neighbour_json(catalog: Catalog, near: Neighbour) -> dict[str, Any]:

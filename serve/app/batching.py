@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Seconds that a batch waits, at most, for inputs that are on their way.
 PATIENCE = 0.004
 
+#: Rows of a batch on a CPU: what a core encodes together beyond that no longer fits into its cache.
+CPU_ROWS = 16
+
 #: Rows of outputs by name: (1, dim) float32, or `Tokens` of one row.
 Row = dict[str, "np.ndarray | Tokens"]
 
@@ -56,7 +59,7 @@ class Batcher:
     coming : callable, optional
         How many inputs are on their way here.
     size : int, optional
-        Most rows of a batch; the encoder's own unless given.
+        Most rows of a batch; the encoder's own unless given, on a CPU at most `CPU_ROWS`.
     """
 
     def __init__(
@@ -68,7 +71,8 @@ class Batcher:
         size: int | None = None,
     ) -> None:
         self.encoder, self.monitor, self.coming = encoder, monitor, coming
-        self.size = size or encoder.batch_size
+        most = CPU_ROWS if encoder.device.partition(":")[0] == "cpu" else encoder.batch_size
+        self.size = size or min(encoder.batch_size, most)
         self._waiting: dict[Modality, deque[_Job]] = {"image": deque(), "text": deque()}
         self._changed = threading.Condition()
         self._free, self._over = encoder.streams, False

@@ -102,6 +102,13 @@ class Catalog:
         found: dict[str, Any] = self.table.slice(row, 1).to_pylist()[0]
         return found
 
+    def described(self, row: int) -> dict[str, Any]:
+        """What answers tell of an item: item_id, text, path, split, labels."""
+        table = self.table
+        texts = {name: table[name][row].as_py() for name in ("item_id", "text", "path")}
+        labels = self.label_values(row)
+        return {**texts, "split": labels.pop("split", None), "labels": labels}
+
     def label_values(self, row: int) -> dict[str, Any]:
         """Split and labels of an item that it has."""
         names = [name for name in ("split", *self.labels) if name in self.table.column_names]
@@ -229,8 +236,12 @@ class Feature:
         self.vectors = catalog.store.vectors(name)
         keys = catalog.table[self.spec["key"]]
         content = pc.index_in(keys, value_set=self.vectors.keys, skip_nulls=True)
+        present = catalog.present
         #: Row of `vectors` of each item; -1 where it has none.
         self.content: np.ndarray = pc.fill_null(content, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        #: Items that are present and have a vector, and their contents.
+        self._rows: np.ndarray = present[self.content[present] >= 0]
+        self._sought: np.ndarray = np.unique(self.content[self._rows])
         X = self.vectors.X
         self._units = None
         if 4 * X.size <= _READY:
@@ -252,12 +263,14 @@ class Feature:
             hits = find_vectors(self.catalog.store, self.name, vector, k=k + 1).hits
             found = [(self.catalog.row(hit.item_id), hit.score) for hit in hits]
             return [Neighbour(row, score) for row, score in found if row is not None and row != without][:k]
-        rows = self.catalog.present if rows is None else rows
-        rows = rows[self.content[rows] >= 0]
-        rows = rows if without is None else rows[rows != without]
+        if rows is None and without is None:
+            rows, sought = self._rows, self._sought
+        else:
+            rows = self._rows if rows is None else rows[self.content[rows] >= 0]
+            rows = rows if without is None else rows[rows != without]
+            sought = np.unique(self.content[rows])
         if not len(rows):
             return []
-        sought = np.unique(self.content[rows])
         query = np.asarray(vector, np.float64).reshape(1, -1)
         found, cosines = exact_candidates(self.vectors, query, k, self._promising(query, k, sought))
         score = np.full(len(self.vectors.X), np.nan)
