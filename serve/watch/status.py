@@ -186,6 +186,8 @@ def _is_drift(drift: Any) -> bool:
 
 
 def watches(store: Path) -> list[dict[str, Any]]:
-    """The watches of a store, as far as they can be read, those that run first."""
+    """The watches of a store, as far as they can be read: those that run first, of the others the latest."""
     found = [read_status(path) for path in sorted((store / "watch").glob("*/status.json"))]
-    return sorted((told for told in found if told is not None), key=lambda told: not told["alive"])
+    return sorted(
+        (told for told in found if told is not None), key=lambda told: (not told["alive"], -told["updated"])
+    )
