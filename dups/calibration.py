@@ -170,6 +170,14 @@ def fit_bits(distances: np.ndarray) -> tuple[float, float] | None:
     return quantiles[1] - slope * 2 * far, slope
 
 
+def bits_radius(fit: tuple[float, float], n: int, most: int, expected: float = 1.0) -> int:
+    """Bits, at most `most`, within which at most `expected` pairs of `n` unrelated hashes are, by `fit_bits`; else -1."""
+    start, slope = fit
+    every = n * (n - 1) / 2
+    fitting = (r for r in range(most, -1, -1) if every * NormalDist().cdf(start + slope * r) <= expected)
+    return next(fitting, -1)
+
+
 def _beyond_copies(distances: np.ndarray) -> np.ndarray:
     """Leave out what lies before a hole in the distances: copies that nothing else has found, if they are few."""
     counts = np.histogram(distances, np.arange(0, 67, 2))[0]
@@ -340,12 +348,7 @@ class Calibration:
 
     def radius(self, what: str, n: int, most: int, expected: float = 1.0) -> int:
         """Bits, at most `most`, within which at most `expected` false pairs of hashes are to be expected; -1 for none."""
-        if what not in self.bits:
-            return most
-        start, slope = self.bits[what]
-        every = n * (n - 1) / 2
-        fitting = (r for r in range(most, -1, -1) if every * NormalDist().cdf(start + slope * r) <= expected)
-        return next(fitting, -1)
+        return most if what not in self.bits else bits_radius(self.bits[what], n, most, expected)
 
     def threshold(self, n: int, expected: float = 1.0) -> float:
         """Least cosine that makes a pair, with at most `expected` false ones among `n` contents; see `TailFit.threshold`.

@@ -18,7 +18,16 @@ import numpy as np
 from ..errors import IcehouseError, UsageError
 from ..store.files import checked_name, publish_folder
 from ..store.store import Store
-from .calibration import Calibration, apply_map, fit_bits, fit_map, fit_tail, largest_cosines, tail_size
+from .calibration import (
+    Calibration,
+    apply_map,
+    bits_radius,
+    fit_bits,
+    fit_map,
+    fit_tail,
+    largest_cosines,
+    tail_size,
+)
 from .hashing import ViewHashes
 from .local_scaling import MIN_REFERENCE, LocalMeasure, Neighbourhoods, fit_local, reference_rows
 
@@ -175,8 +184,28 @@ def near_certain_cosine(X: np.ndarray) -> float:
     if len(units) < 2:
         return _LEAST_COSINE
     cosines = (units @ units.T)[np.triu_indices(len(units), 1)]
-    cosine = 1 - (1 - float(np.quantile(cosines, 0.9))) / _NEARER
+    # Of many that are all too much alike most pairs are unrelated; of few a tenth may be copies.
+    share = 0.9 if len(X) < MIN_REFERENCE else 0.999
+    cosine = 1 - (1 - float(np.quantile(cosines, share))) / _NEARER
     return min(max(cosine, _LEAST_COSINE), 1 - 1e-6)
+
+
+def chance_bits(hashes: np.ndarray, views: ViewHashes | None, most: int, expected: float) -> tuple[int, int]:
+    """Bits within which hashes of whole pictures and of views prove something where all pictures look alike.
+
+    Flags, charts and drawings share near hashes by the thousand; what they have is measured on random pairs.
+    """
+    n = len(hashes)
+    a, b = np.random.default_rng(7).integers(0, max(n, 1), (2, _PAIRS))
+    a, b = a[a != b], b[a != b]
+    one, two = hashes[a], hashes[b]
+    whole = fit_bits(np.bitwise_count(one ^ two)[(one > 0) & (two > 0)].astype(np.int64))
+    nearest = None
+    if views is not None:
+        apart = views.distance(a[:20_000], b[:20_000])
+        nearest = fit_bits(apart[apart <= 64].astype(np.int64))
+    found = [most if fit is None else bits_radius(fit, n, most, expected) for fit in (whole, nearest)]
+    return max(found[0], 0), found[1]
 
 
 def held_neighbourhoods(

@@ -28,12 +28,13 @@ from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import apply_map, check_expected
-from .default_calibration import default_calibration, held_neighbourhoods, near_certain_cosine
+from .default_calibration import chance_bits, default_calibration, held_neighbourhoods, near_certain_cosine
 from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
 from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
 from .keeper_choice import choose_keepers
+from .local_scaling import MIN_REFERENCE
 from .pairs import (
     DEFAULT_HAMMING,
     DEFAULT_SOURCE,
@@ -776,7 +777,11 @@ def _default_rule(
             f"{len(drawn.X)} contents are too few, or too much alike, to tell what unrelated ones look like: only near "
             f"hashes and cosines of at least {cosine:.4f} count"
         )
-        return replace(rule, cosine=cosine), [note]
+        rule = replace(rule, cosine=cosine)
+        if automatic and rule.hamming is not None and n >= MIN_REFERENCE:
+            whole, parts = chance_bits(hashes, seen, rule.hamming, expected)
+            rule = replace(rule, hamming=whole, view_bits=parts)
+        return rule, [note]
     most = DEFAULT_HAMMING if automatic and rule.hamming is not None else None
     by = "what this search sees of the neighbours in"
     made, notes = calibrated_rule(calibration, n, expected, most, views is not None, by)

@@ -125,7 +125,18 @@ class LocalMeasure:
     def threshold(self, n: int, expected: float = 1.0) -> float:
         """Evidence from which on at most `expected` false pairs are to be expected among `n` contents."""
         every = max(n * (n - 1) / 2, 1.0)
-        return max(self.start + self.scale * float(np.log(max(self.share * every / expected, 1e-12))), 1.0)
+        fitted = self.start + self.scale * float(np.log(max(self.share * every / expected, 1e-12)))
+        return max(fitted, self._independent(every / expected), 1.0)
+
+    def _independent(self, pairs: float) -> float:
+        """Evidence that one of so many pairs has whose neighbours are as near as chance has it; no tail is lighter."""
+        # Beyond the nearest neighbours cosines have exponential tails; a sum of two such has a gamma distribution.
+        beyond = float(np.log(max(pairs * _NEAREST / len(self.units), 1.0)))
+        least = beyond
+        if self.hashes is not None:
+            for _ in range(20):
+                least = beyond + float(np.log1p(least))
+        return least
 
     def write(self, file: Path) -> None:
         """Write it to a file, ``.npz``."""

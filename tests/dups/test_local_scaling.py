@@ -47,7 +47,7 @@ def planted(seed: int = 0, n: int = 150, copies: int = 30) -> tuple[np.ndarray, 
     changed = hashes[of] ^ flips[..., 0] ^ flips[..., 1]
     unseen = rng.random(len(of)) < 0.5
     changed[unseen] = rng.integers(0, 2**64, (int(unseen.sum()), VIEWS), dtype=np.uint64)
-    noise = np.where(of < n, 0.3, 0.06)[:, None] * rng.standard_normal((len(of), DIM))
+    noise = np.where(of < n, 0.25, 0.04)[:, None] * rng.standard_normal((len(of), DIM))
     X = np.concatenate([X, X[of] + noise])
     hashes = np.concatenate([hashes, changed])
     source = np.concatenate([np.arange(2 * n), of])
@@ -122,10 +122,10 @@ def test_copies_stand_out_in_a_loose_set_and_among_look_alikes(seed: int) -> Non
     cosine = np.einsum("ij,ij->i", X[i], X[j])
     same = source[i] == source[j]
     found = beside.evidence(i, j, cosine, views.distance(i, j), measure.quantile) >= least
-    assert (found & ~same).sum() <= 8
+    assert (found & ~same).sum() <= 4
     loose = source[i] < 150
     for part in (loose, ~loose):
-        assert found[same & part].mean() >= 0.7
+        assert found[same & part].mean() >= 0.55
     # No single cosine does that: the look-alikes' unrelated pairs lie above copies of the loose set.
     assert cosine[~same].max() > np.quantile(cosine[same & loose], 0.05)
 
