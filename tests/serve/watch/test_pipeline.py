@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from icehouse.errors import HeadError, LockedError, UsageError
 from icehouse.serve.watch.opening import Settings, open_watch
+from icehouse.serve.watch.status import read_status
+from icehouse.serve.watch.worker import Watch
 from PIL import Image
 
 Run = Callable[..., list[dict[str, Any]]]
@@ -170,8 +172,6 @@ def test_two_of_one_name_do_not_write_over_each_other(run_lines: Run, home: Path
 
 
 def test_the_status_says_what_was_done(run_lines: Run, posts: Posts, tmp_path: Path) -> None:
-    from icehouse.serve.watch.status import read_status
-
     run_lines([posts(), posts(about=False), b"x"])
     run_lines([posts()])
     told = read_status(tmp_path / "state" / "status.json")
@@ -184,3 +184,65 @@ def test_the_status_says_what_was_done(run_lines: Run, posts: Posts, tmp_path: P
     assert told["window"]["images"] == 3
     (tmp_path / "state" / "status.json").write_text("{")
     assert read_status(tmp_path / "state" / "status.json") is None
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "extra"),
+    [
+        ("redis", {"source": "redis://localhost/posts"}, "watch"),
+        ("psycopg", {"outs": ("postgresql://localhost/x",)}, "watch"),
+        ("confluent_kafka", {"source": "kafka://localhost:9092/posts"}, "kafka"),
+        ("watchfiles", {"source": "."}, "watch"),
+        ("py3langid", {"collect": "rules.toml"}, "watch"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named(
+    run_lines: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, options: Any, extra: str
+) -> None:
+    from icehouse.serve import watch
+
+    find = watch.find_spec
+    monkeypatch.setattr(watch, "find_spec", lambda name: None if name == module else find(name))
+    if "collect" in options:
+        options = {"collect": tmp_path / "rules.toml"}
+        options["collect"].write_text('[[collection]]\nname="a"\nlanguages=["en"]')
+    with pytest.raises(
+        UsageError, match=rf'{module}, which is not installed: pip install "icehouse\[{extra}\]"'
+    ):
+        run_lines([], **options)
+
+
+def test_lines_of_statistics(run_lines: Run, posts: Posts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stand among the decisions, and have no id."""
+    write = Watch._write
+
+    def told(self: Watch, decisions: Any) -> None:
+        write(self, decisions)
+        self._tell_stats()
+
+    monkeypatch.setattr(Watch, "_write", told)
+    lines = run_lines([posts(), posts(about=False)])
+    stats = [line["stats"] for line in lines if "stats" in line]
+    assert [line["decision"] for line in lines if "stats" not in line] == ["classified", "irrelevant"]
+    assert stats[-1]["counts"] == {"classified": 1, "irrelevant": 1}
+    assert stats[-1]["ms"]["embed"]["p95"] > 0
+    assert stats[-1]["classes"]["relevancy"] == {"informative": 1, "not_informative": 1}
+
+
+def test_drift_of_a_stream(run_lines: Run, posts: Posts, tmp_path: Path) -> None:
+    """Pictures as in training are like them; those of one kind alone are another mixture."""
+    both = [posts(bright=number % 2 == 0) for number in range(80)]
+    run_lines(both, runs=("damage",), drift=True)
+    same = read_status(tmp_path / "state" / "status.json")
+    run_lines(
+        [posts(text="quite other words") for _ in range(80)],
+        runs=("damage",),
+        drift=True,
+        state=tmp_path / "b",
+    )
+    other = read_status(tmp_path / "b" / "status.json")
+    assert same is not None
+    assert other is not None
+    assert same["drift"]["inputs"] >= 50
+    assert other["drift"]["drifted"] is True
+    assert other["drift"]["auroc"] > same["drift"]["auroc"]
