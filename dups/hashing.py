@@ -380,10 +380,11 @@ def picture_views(image: Image.Image, box: tuple[float, float, float, float] | N
     step = _FINE // THUMB
     thumb = np.rint(whole.reshape(THUMB, step, THUMB, step).mean(axis=(1, 3))).astype(np.uint8)
     sides = np.array([image.width, image.height] * 2, float)
-    inside = tuple((np.array(box) / sides).tolist())
+    x0, y0, x1, y1 = (np.array(box) / sides).tolist()
+    inside = (x0, y0, x1, y1)
     inner, cells = part_boxes(grid, inside)
     boxes = np.array([*([inner] if inner else []), *cells], float).reshape(-1, 4)
-    squares = [_square(grey, tuple(part)) for part in (boxes * sides).tolist()]
+    squares = [_square(grey, (a, b, c, d)) for a, b, c, d in (boxes * sides).tolist()]
     low = np.array([full @ square @ full.T for square in squares]).reshape(-1, _LOW, _LOW)
     return PictureViews(hashes, turned, thumb, inside, _hashes(low), boxes, len(cells))
 

@@ -50,11 +50,11 @@ def _inner(grid: np.ndarray) -> Box | None:
     if right - left < _LEAST_SIDE * len(grid):
         return None
     top, bottom = _longest(shown[:, left:right].mean(axis=1) >= _SHOWN)
-    left, top, right, bottom = (place / len(grid) for place in (left, top, right, bottom))
-    wide, high = right - left, bottom - top
+    side = len(grid)
+    wide, high = (right - left) / side, (bottom - top) / side
     if min(wide, high) < _LEAST_SIDE or not _LEAST_AREA <= wide * high <= _MOST_AREA:
         return None
-    return left, top, right, bottom
+    return left / side, top / side, right / side, bottom / side
 
 
 def _collage(grid: np.ndarray, inside: Box) -> list[Box]:

@@ -127,7 +127,7 @@ def _least_correlations(turned: np.ndarray, rows: np.ndarray, count: int, pictur
         start = np.quantile(z, 1 - _TAIL)
         scale = float((z[z > start] - start).mean()) if (z > start).any() else 0.0
         least.append(np.tanh(start + scale * np.log(pairs * _TAIL)))
-    return np.clip(least, _LEAST, _MOST)
+    return np.asarray(np.clip(least, _LEAST, _MOST))
 
 
 def _confirmed(

@@ -202,7 +202,8 @@ def confirmed_pairs(
     def apart(i: np.ndarray, j: np.ndarray) -> np.ndarray:
         return np.asarray(np.bitwise_count(turned[i, 0] ^ turned[j, 0]))
 
-    found, notes = turned_pairs(turned, there, thumbs), []
+    notes: list[str] = []
+    found = turned_pairs(turned, there, thumbs)
     if found is None:
         found = PixelPairs.none(n)
         notes = [
