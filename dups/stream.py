@@ -763,6 +763,14 @@ class DuplicateStream:
                 here.add(content.key)
 
 
+def window_rule(store: Store, feature: str | None, size: int) -> tuple[Rule, list[str]]:
+    """What makes near-duplicates in a window of `size` contents: by the feature's calibration, else the default's guess."""
+    if feature is None:
+        return Rule(DEFAULT_HAMMING), []
+    made, notes = _calibrated(store, feature, size, None)
+    return made or Rule(DEFAULT_HAMMING, DEFAULT_COSINE, source="default"), notes
+
+
 def _calibrated(
     store: Store, feature: str, window: int, expected: float | None
 ) -> tuple[Rule | None, list[str]]:

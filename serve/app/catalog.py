@@ -10,7 +10,7 @@ import base64
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...dups.find import default_feature
-from ...dups.pairs import DEFAULT_HAMMING, choose_rule
+from ...dups.stream import window_rule
 from ...dups.window import Arrival, SlidingWindow
 from ...embed.thumbnails import Thumbnail, thumbnail
 from ...errors import UsageError
@@ -261,8 +261,8 @@ class Feature:
             return []
         if self._units is None and rows is None:
             hits = find_vectors(self.catalog.store, self.name, vector, k=k + 1).hits
-            found = [(self.catalog.row(hit.item_id), hit.score) for hit in hits]
-            return [Neighbour(row, score) for row, score in found if row is not None and row != without][:k]
+            placed = [(self.catalog.row(hit.item_id), hit.score) for hit in hits]
+            return [Neighbour(row, score) for row, score in placed if row is not None and row != without][:k]
         if rows is None and without is None:
             rows, sought = self._rows, self._sought
         else:
@@ -305,7 +305,7 @@ class Duplicates:
         self._windows = {modality: self._window(modality) for modality in ("image", "text")}
 
     def _window(self, modality: str) -> tuple[str | None, SlidingWindow | None, str]:
-        """Feature that is compared, the window of all contents, and what is to be said of it."""
+        """Feature that is compared, the window of all contents, and where its rule is from."""
         catalog, store = self.catalog, self.catalog.store
         key = f"{modality}_sha256"
         rows = catalog.present
@@ -323,9 +323,9 @@ class Duplicates:
         if feature is None or f"/{modality}/" not in feature:
             found = catalog.default_features(images=modality == "image", joint=False)
             feature = found[0] if found else None
-        hamming = DEFAULT_HAMMING if modality == "image" else None
-        n = max(len(set(known)), 2)
-        rule, notes = choose_rule(store, None, feature, hamming, modality == "image", n, None, False)
+        rule, notes = window_rule(store, feature, max(len(set(known)), 2))
+        if modality == "text" or (rule.hamming or 0) < 0:
+            rule = replace(rule, hamming=None)
         vectors = None if feature is None else catalog.feature(feature)
         dim = None if vectors is None else int(vectors.vectors.X.shape[1])
         window = SlidingWindow(max(len(set(known)), 1), rule=rule, dim=dim)
