@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from icehouse.console import json_text
 from icehouse.serve.watch.messages import MAX_NAME, Decision, Message, Post, parse
@@ -48,7 +48,6 @@ def test_any_bytes(data: bytes) -> None:
     check(parse(Message(data, "#0")))
 
 
-@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES))
 def test_any_object(thing: dict[str, Any]) -> None:
     check(parse(Message(json.dumps(thing).encode(), "#0", token=7)))
