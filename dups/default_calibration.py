@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -223,7 +224,8 @@ def held_neighbourhoods(
     name = measure_digest(measure)
     file = _folder(store, feature).with_name(checked_name(feature).replace("/", "-") + "." + _FILE)
     known_keys, known = np.empty(0, "U65"), np.empty((4, 0))
-    with contextlib.suppress(OSError, ValueError, KeyError), np.load(file, allow_pickle=False) as held:
+    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*unreadable), np.load(file, allow_pickle=False) as held:
         if str(held["measure"]) == name and held["numbers"].shape == (4, len(held["keys"])):
             known_keys, known = held["keys"], held["numbers"]
     at = np.searchsorted(known_keys, keys)
