@@ -121,7 +121,7 @@ def test_this_machine_is_refused_in_each_of_its_spellings(site: str, host: str) 
     port = site.rpartition(":")[2]
     before = asked.total()
     with pytest.raises(FetchError):
-        fetch(f"http://{host}:{port}/secret", seconds=3)
+        fetch(f"http://{host}:{port}/secret", seconds=10)
     assert asked.total() == before
 
 
@@ -201,8 +201,9 @@ def test_what_is_allowed_is_fetched_under_its_own_name(site: str, monkeypatch: p
     ],
 )
 def test_bad_servers_cost_no_more_than_allowed(site: str, path: str, what: str) -> None:
+    seconds = 0.7 if "0.7" in what else 20
     with pytest.raises(FetchError, match=what) as told:
-        fetch(f"{site}{path}", allow_private=True, max_bytes=1_000_000, seconds=0.7)
+        fetch(f"{site}{path}", allow_private=True, max_bytes=1_000_000, seconds=seconds)
     assert "\n" not in str(told.value)
 
 
