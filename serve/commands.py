@@ -1,4 +1,4 @@
-"""CLI: search, predict, serve, mcp, doctor, demo."""
+"""CLI: search, predict, map, serve, mcp, doctor, demo."""
 
 from __future__ import annotations
 
@@ -170,6 +170,75 @@ def predict(
     nothing = empty == len(made.table) > 0
     if nothing or (strict and (empty or made.failures or (made.rejected is not None and len(made.rejected)))):
         raise typer.Exit(1)
+
+
+@app.command("map", rich_help_panel="Serve")
+def make_map(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="STORE", help="A store.", show_default="--store")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    feature: Annotated[
+        str | None,
+        typer.Option("--feature", "-f", help="Feature to draw.", show_default="the images, pooled"),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="pca or umap.", show_default="as before, else umap where umap-learn is installed"),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=2**32 - 1, help="Seed of UMAP and of the clusters.", show_default="as before, else 0"
+        ),
+    ] = None,
+    clusters: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=1000,
+            help="Clusters to look for by k-means; 0 for none.",
+            show_default="as before, else 8",
+        ),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Compute the map even if it is up to date.")] = False,
+    export: Annotated[
+        Path | None, typer.Option(metavar="FILE.parquet", help="Write the map for embedding-atlas.")
+    ] = None,
+    neighbors: Annotated[
+        int, typer.Option(min=0, max=1000, help="Neighbours of each item in the export; 0 for none.")
+    ] = 15,
+    vectors: Annotated[
+        bool, typer.Option("--vectors/--no-vectors", help="Whether the export has the vectors.")
+    ] = True,
+    where: Annotated[str | None, typer.Option(help="SQL condition over the items of the export.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute where every item lies on a map, once, for the application's page Map and for embedding-atlas."""
+    from .projection import export_map
+    from .projection import make_map as compute
+
+    named = path or store
+    if export is not None and export.suffix.lower() != ".parquet":
+        raise UsageError(f"--export {export}: the file's name has to end in .parquet")
+    made = compute(named, feature, method=method, seed=seed, clusters=clusters, again=again, say=say)  # type: ignore[arg-type]
+    for note in made.notes:
+        say(f"note: {note}")
+    drawn = made.map
+    rows = None
+    if export is not None:
+        rows = export_map(named, drawn.feature, export, neighbours=neighbors, vectors=vectors, where=where)
+    if as_json:
+        print_json({**drawn.spec, "points": len(drawn.xy), "computed": made.computed, "exported": rows})
+        return
+    state = "computed" if made.computed else "is up to date"
+    say(f"map of {drawn.feature} {state}: {len(drawn.xy):,} contents by {drawn.spec['method']}")
+    if export is not None:
+        flags = "--text text --x x --y y"
+        flags += " --neighbors neighbors" if neighbors and rows and rows > 1 else ""
+        say(f"{rows:,} items in {export}; open it: embedding-atlas {export} {flags}")
+    else:
+        say(f"see it: icehouse serve {named}, page Map")
 
 
 @app.command(rich_help_panel="Serve")

@@ -330,6 +330,19 @@ class Table:
                 )
             self._commit(manifest, list(manifest.parts), spec={**manifest.spec, **changes})
 
+    def replace(self, rows: pa.Table, spec: Mapping[str, Any]) -> None:
+        """Put rows in the place of all others, under another spec, in one commit: readers see the old or the new."""
+        if not rows.num_rows:
+            raise StoreError(f"nothing to put in the place of the rows of {self.path}")
+        with self.lock():
+            manifest = self._manifest()
+            rows = conform(rows, manifest.schema)
+            staged = write_part(rows, self.path, dict(spec), replaces=[part.name for part in manifest.parts])
+            try:
+                self._commit(manifest, [staged], spec=dict(spec))
+            finally:
+                staged.path.unlink(missing_ok=True)
+
     def replace_parts(self, old: Sequence[str], new: Staged) -> bool:
         """Put one part in the place of neighbouring ones that hold the same rows.
 

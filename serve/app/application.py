@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ... import __version__
 from ...errors import CorruptError, IcehouseError, LockedError
-from . import api, browse, label_pages, live, pages, review
+from . import api, browse, label_pages, live, map_page, pages, review
 from .batching import OverloadedError
 from .monitoring import Measured
 from .protection import Protection
@@ -47,6 +47,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(pages.shared, needs_store=False),
     Section(pages.trying, "/", "Try it", needs_store=False),
     Section(browse.router, "/browse", "Browse"),
+    Section(map_page.router, "/map", "Map"),
     Section(review.router, "/duplicates", "Duplicates"),
     Section(label_pages.router, "/label", "Label"),
     Section(live.router, "/live", "Live"),
