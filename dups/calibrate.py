@@ -457,10 +457,15 @@ def _fit_candidate(
     if len(units) < MIN_ROWS:
         raise UsageError("all contents are equally alike: their vectors tell nothing apart")
     total = len(units) * (len(units) - 1) // 2
-    # As many again, for those that turn out to be duplicates.
-    i, j, cosine = largest_cosines(units, 2 * tail_size(total) + 1000)
-    i, j = compared[i], compared[j]
-    related = labels_of(i, j, known, np.zeros(len(i), bool) if hashes is None else hashes.related(i, j))
+    # As many again, for those that turn out to be duplicates, and more where nearly all do: memes on a few templates.
+    keep = 2 * tail_size(total) + 1000
+    while True:
+        i, j, cosine = largest_cosines(units, keep)
+        i, j = compared[i], compared[j]
+        related = labels_of(i, j, known, np.zeros(len(i), bool) if hashes is None else hashes.related(i, j))
+        if keep >= total or (~related).sum() > tail_size(total - int(related.sum())):
+            break
+        keep = min(4 * keep, total)
     tail = fit_tail(cosine[~related], total - int(related.sum()))
     positives = _positives(shrinkage, base, mean, matrix, X, copies)
     threshold = tail.threshold(len(X), evidence.expected)

@@ -342,3 +342,18 @@ def test_few_copies_are_made_of_few_contents(
     with pytest.raises(UsageError, match="enough"):
         made(store, sample=None)
     assert asked == [sampled]
+
+
+def test_a_set_of_hardly_anything_but_copies_is_calibrated(tmp_path: Path) -> None:
+    """Of the largest cosines all but a few are of copies, and the unrelated pairs that are needed come after them."""
+    folder = tmp_path / "i"
+    folder.mkdir()
+    for seed in range(5):
+        for k in range(24):
+            image = picture(seed, 96, 72)
+            image.putpixel((k, 0), (k, 0, 0))
+            image.save(folder / f"p{seed}-{k:02d}.png")
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    report = made(Store.open(tmp_path / "s"), sample=5).report
+    assert report["contents"] == 120
+    assert report["pairs_left_out"] >= 1000
