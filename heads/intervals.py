@@ -346,6 +346,12 @@ def joined_interval(values: np.ndarray, lows: np.ndarray, highs: np.ndarray, lev
     return max(low, 0.0), min(high, top)
 
 
+def mean_interval(values: np.ndarray, level: float) -> Interval:
+    """Student's interval of a mean over at least two draws."""
+    half = _student(len(values) - 1, level) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
 def _student(degrees: float, level: float) -> float:
     """Quantile of Student's distribution, by Cornish and Fisher's expansion: within 1% from 4 degrees of freedom on."""
     z, v = quantile(level), degrees

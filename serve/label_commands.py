@@ -16,6 +16,7 @@ from ..console import (
     echo,
     print_json,
     print_table,
+    progress_bar,
     say,
 )
 from ..errors import SourceError, UsageError
@@ -101,17 +102,45 @@ def label(
         Path | None,
         typer.Option(metavar="FILE", help="Add the annotations of a JSON export of Label Studio."),
     ] = None,
+    simulate: Annotated[
+        str | None,
+        typer.Option(
+            "--simulate",
+            metavar="COLUMN",
+            help="Replay on the labels of COLUMN what de-duplication and filtering save of a --budget, and what they do to "
+            "the score.",
+        ),
+    ] = None,
+    budget: Annotated[int, typer.Option("--budget", min=8, help="Labels that a simulation spends.")] = 500,
+    draws: Annotated[
+        int, typer.Option("--draws", min=2, help="Orders of the items that a simulation goes through.")
+    ] = 10,
+    irrelevant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--irrelevant",
+            metavar="CLASS",
+            help="Class of no interest, in a simulation; repeatable.",
+            show_default="not_relevant and the like",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw a simulation as FILE.png.")
+    ] = None,
     as_json: JsonOption = False,
     excel_safe: ExcelSafeOption = False,
 ) -> None:
     """Label items in the browser, several people at once, while a head learns and chooses what comes next.
 
-    --classes makes a task. With --status, --apply, --export or an option of Label Studio nothing is served.
+    --classes makes a task. With --status, --apply, --export, --simulate or an option of Label Studio nothing is served.
     """
     from ..store.store import Store
 
     place = path or store
     opened = Store.open(place)
+    if simulate is not None:
+        _simulate(opened, simulate, budget, draws, irrelevant, inputs, plot, as_json=as_json)
+        return
     from . import label_exchange
     from .label_table import load_task, set_task, task_names
     from .labelling import Desk, check_settings
@@ -175,6 +204,73 @@ def label(
         hosts=tuple(allow_host or ()),
         device=device,
     )
+
+
+def _simulate(
+    store: Any,
+    column: str,
+    budget: int,
+    draws: int,
+    irrelevant: list[str] | None,
+    inputs: str | None,
+    plot: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from .simulate import simulate, write_plot
+
+    with progress_bar("fits") as shown:
+        told = simulate(
+            store, column, budget=budget, draws=draws, irrelevant=irrelevant, inputs=inputs, watch=shown
+        )
+    for note in told["notes"]:
+        say(f"note: {note}")
+    if plot is not None:
+        write_plot(told, plot)
+        say(f"the scores as a plot: {plot}")
+    if as_json:
+        print_json(told)
+        return
+    rows = []
+    for one in told["strategies"]:
+        last = one["scores"][-1]
+        rows.append(
+            [
+                f"{one['strategy']} {one['title']}",
+                *(f"{one[name]['value']:.0f}" for name in ("labels", "useful", "repeats", "irrelevant")),
+                "" if one["saving"] is None else _spread(one["saving"], percent=True),
+                *(_spread(last[test]) for test in ("with", "without")),
+                "" if one["saving"] is None else _spread(last["gain_without"]),
+            ]
+        )
+    print_table(
+        [
+            "strategy",
+            "labels",
+            "useful",
+            "repeats",
+            "irrelevant",
+            "saving",
+            "F1 with duplicates",
+            "F1 without",
+            "gain over S1",
+        ],
+        rows,
+    )
+    if told["filter"] is not None:
+        precision, recall = (_spread(told["filter"][name], percent=True) for name in ("precision", "recall"))
+        say(f"the filter: precision {precision}, recall {recall}")
+    say(
+        f"{told['budget']} labels of {told['pool']} items to choose from, {told['draws']} draws, macro-F1 of "
+        f"{told['head']} on {told['test']['with']} test items, {told['test']['without']} without duplicates; 95% intervals"
+    )
+
+
+def _spread(value: dict[str, float | None], *, percent: bool = False) -> str:
+    if value["value"] is None:
+        return "never"
+    shown = [f"{v:.0%}" if percent else f"{v:.3f}" for v in value.values() if v is not None]
+    return shown[0] if len(shown) < 3 else f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
 def _read(path: Path) -> str:

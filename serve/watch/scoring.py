@@ -112,7 +112,7 @@ def load_models(
         model.stops = classes if negated else frozenset(model.run.classes) - classes
         model.threshold = threshold
     for place, model in enumerate(models):
-        found = [label for label in model.run.classes if _plain(label) in IRRELEVANT]
+        found = [label for label in model.run.classes if is_irrelevant(label)]
         if automatic and not model.stops and found and place < len(models) - 1:
             model.stops = frozenset(found)
             remarks.append(
@@ -120,6 +120,11 @@ def load_models(
                 "(--gate says otherwise, --no-gates lets everything through)"
             )
     return sorted(models, key=lambda model: not model.stops), remarks
+
+
+def is_irrelevant(label: str) -> bool:
+    """Whether a class says that a post is of no interest."""
+    return _plain(label) in IRRELEVANT
 
 
 def _plain(label: str) -> str:
