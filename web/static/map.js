@@ -264,6 +264,7 @@ if (canvas) {
     const mine = (request += 1), count = chosen.length, pages = Math.max(1, Math.ceil(count / PER_PAGE)), items = find("items");
     find("count").textContent = count === 1 ? "1 item" : count ? `${count.toLocaleString("en")} items` : "Nothing chosen";
     find("hint").hidden = count > 0;
+    find("clear").hidden = count === 0;
     find("pages").hidden = pages < 2;
     find("here").textContent = `page ${pageShown + 1} of ${pages.toLocaleString("en")}`;
     find("turn='-1'").disabled = pageShown === 0;
@@ -391,10 +392,14 @@ if (canvas) {
       ArrowLeft: () => move(step, 0), ArrowRight: () => move(-step, 0), ArrowUp: () => move(0, step),
       ArrowDown: () => move(0, -step), "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: () => fit(),
       Enter: () => event.shiftKey ? chooseBox(0, 0, w, h) : chooseRing(w / 2, h / 2, RING),
-      Escape: () => { path = box = drawing = null; choose(new Int32Array(0)); },
     };
     if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
   });
+  const chooseNone = () => { path = box = drawing = null; choose(new Int32Array(0)); };
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && (chosen.length || drawing)) chooseNone();
+  });
+  find("clear").addEventListener("click", () => { chooseNone(); canvas.focus(); });
   canvas.addEventListener("focus", redraw);
   canvas.addEventListener("blur", redraw);
 
