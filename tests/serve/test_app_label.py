@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,3 +170,33 @@ def test_without_a_task_the_page_says_how_to_begin(tmp_path: Path) -> None:
         html = web.get("/label").text
         assert "/label?task=two" in html
         assert web.get("/label?task=two").text.count("data-desk") == 1
+
+
+@pytest.mark.slow
+def test_a_killed_server_loses_no_label(store: Store) -> None:
+    command = [sys.executable, "-m", "icehouse", "label", str(store.path), "--port", "0"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr is not None
+        lines = iter(server.stderr.readline, "")
+        line = next(line for line in lines if "the page is at" in line)
+        url = line.split("the page is at ")[1].split("label?")[0]
+        for number in range(40):  # enough for parts to be merged
+            body = {
+                "task": "light",
+                "annotator": f"p{number % 4}",
+                "item_id": f"i{number % 12}",
+                "label": "day",
+                "entry_id": f"e{number}",
+            }
+            sent = urllib.request.Request(
+                f"{url}label", json.dumps(body).encode(), {"content-type": "application/json"}
+            )
+            with urllib.request.urlopen(sent, timeout=60) as answer:
+                assert json.load(answer)["kept"] is True
+    finally:
+        server.kill()
+        server.wait()
+        server.stderr.close()
+    kept = Desk(Store.open(store.path), "light").labels.read()
+    assert sorted(entry.entry_id for entry in kept) == sorted(f"e{number}" for number in range(40))
