@@ -143,7 +143,7 @@ if (canvas) {
     }
     words.fill(0);
     const shown = Math.sqrt((w * h) / Math.max(n, 1)), zoom = scale / (fitScale() || 1);
-    const radius = Math.max(0.5, Math.min(6, 0.22 * shown * Math.sqrt(zoom))) * ratio;
+    const radius = Math.max(0.85, Math.min(6, 0.25 * shown * Math.sqrt(zoom))) * ratio;
     const stamp = disc(radius, width), edge = Math.ceil(radius) + 1, dim = chosen.length > 0;
     const paint = (i, colours) => {
       const px = Math.round((left + xy[2 * i] * scale) * ratio), py = Math.round((top - xy[2 * i + 1] * scale) * ratio);
