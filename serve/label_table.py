@@ -81,8 +81,10 @@ class Task:
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> Task:
         """Read the spec of a table."""
-        known = {f.name: spec[f.name] for f in fields(cls) if f.name in spec}
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})
+        known: dict[str, Any] = {f.name: spec[f.name] for f in fields(cls) if f.name in spec}
+        for name, value in known.items():
+            known[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**known)
 
 
 @dataclass(frozen=True)
