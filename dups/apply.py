@@ -338,7 +338,7 @@ class _Written:
             search.summary["parameters"].get("variants", "drop"),
             keeper,
             codes,
-            FoundPairs(i, j, *columns, np.full(len(i), np.nan)),
+            FoundPairs(*(i, j, *columns, np.full(len(i), np.nan))),
             {lead: (frozenset(held), spread[lead]) for lead, held in members.items()},
             {
                 lead: said

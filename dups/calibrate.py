@@ -594,7 +594,7 @@ def _report(
                 "median_cosine": float(np.median(best.positives[of])),
             }
         )
-    report = {
+    report: dict[str, Any] = {
         "contents": n,
         "expected_false_pairs": expected,
         "cosine": best.cosine,

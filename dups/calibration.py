@@ -478,9 +478,20 @@ class Calibration:
             measure = LocalMeasure.read(folder / _LOCAL) if local else None
             if measure is not None and measure.units.shape[1:] != mean.shape:
                 raise ValueError("arrays do not fit")
-            known = (mean, matrix, tail, about["rows"], about["report"], copies, bits, agreement, measure)
             evidence = tuple(map(float, about.get("evidence", ())))
-            return cls(*of, *known, evidence)
+            return cls(
+                *of,
+                mean,
+                matrix,
+                tail,
+                about["rows"],
+                about["report"],
+                copies,
+                bits,
+                agreement,
+                measure,
+                evidence,
+            )
         except CorruptError as error:
             raise CorruptError(f"{folder} is damaged: {error}; {remedy}") from error
         except FileNotFoundError as error:

@@ -269,11 +269,11 @@ class FaissJoin:
         n, usable = len(self.rows), np.flatnonzero(self.rows.squares > 0)
         sample = np.random.default_rng(0).permutation(usable)[:_SAMPLE]
         rows = np.sort(sample)
-        own = isinstance(self.threshold, np.ndarray)
+        alone = self.threshold if isinstance(self.threshold, float | int) else None
         join = cross_join(
             self.rows.X[rows],
             self.rows.X,
-            Asked(self.asked.left[rows], self.asked.right) if own else self.threshold,
+            Asked(self.asked.left[rows], self.asked.right) if alone is None else alone,
             mean=self.rows.mean,
             **{**vars(self.options), "progress": None},
         )

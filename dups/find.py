@@ -390,7 +390,7 @@ def find_duplicates(
             drawn = _Drawn.of(ranked, items, key, vectors, scratch)
             hashed_views = _view_hashes(store, ranked, items) if viewed else None
             if made.source == DEFAULT_SOURCE and feature is not None:
-                kept = where is None
+                cacheable = where is None
                 made, told = _default_rule(
                     store,
                     feature,
@@ -399,7 +399,7 @@ def find_duplicates(
                     made,
                     automatic,
                     1.0 if expected_false_pairs is None else expected_false_pairs,
-                    kept,
+                    cacheable,
                 )
                 remarks += told
             contents, rows = _contents(drawn, made, scratch), drawn.rows

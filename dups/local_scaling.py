@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -140,11 +141,13 @@ class LocalMeasure:
 
     def write(self, file: Path) -> None:
         """Write it to a file, ``.npz``."""
-        hashes = {} if self.hashes is None else {"hashes": self.hashes, "usable": self.usable}
+        arrays: dict[str, Any] = {"units": self.units}
+        if self.hashes is not None:
+            arrays |= {"hashes": self.hashes, "usable": self.usable}
         numbers = np.array([self.start, self.scale, self.share, self.least, self.rows], np.float64)
         own = np.stack([getattr(self.own, name) for name in Neighbourhoods.__dataclass_fields__])
         with file.open("wb") as opened:
-            np.savez(opened, units=self.units, own=own, numbers=numbers, **hashes)
+            np.savez(opened, own=own, numbers=numbers, **arrays)
 
     @classmethod
     def read(cls, file: Path) -> LocalMeasure:
@@ -275,8 +278,8 @@ def fit_local(
         certain |= apart <= _COPY_BITS
     if labelled is not None:
         certain = (certain | (labelled > 0)) & ~(labelled < 0)
-    hashes = (None, None) if views is None else (views.hashes, views.usable)
-    made = LocalMeasure(units, *hashes, _own(cosines, apart, certain), 0.0, 1.0, 1.0, np.inf, rows)
+    hashes, usable = (None, None) if views is None else (views.hashes, views.usable)
+    made = LocalMeasure(units, hashes, usable, _own(cosines, apart, certain), 0.0, 1.0, 1.0, np.inf, rows)
     around = min(_AROUND, m - 2)
     beside = np.argpartition(-cosines, around, axis=1)[:, :around]
     for more in _MORE_UNKNOWN:

@@ -494,7 +494,7 @@ class _Batch:
         self.hash_pairs = near & self.useful[:, None] & self.useful
         if window.turned_radius < 0:
             return
-        for j in np.flatnonzero(self.useful & self.turned.any(axis=1)):
+        for j in np.flatnonzero(self.useful & self.turned.any(axis=1)).tolist():
             found = np.flatnonzero(self._laid(window, j, hashes)[0])
             found = found[useful[found]]
             if len(found):

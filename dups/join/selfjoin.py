@@ -309,9 +309,8 @@ def self_join(
     3
     """
     rows = RowSet.of(X, mean)
-    if isinstance(threshold, np.ndarray):
-        threshold = Asked(threshold, threshold)
-    return Join(rows, rows, threshold, max_pairs, threads, device, progress, plan, tiles)
+    asked = Asked(threshold, threshold) if isinstance(threshold, np.ndarray) else threshold
+    return Join(rows, rows, asked, max_pairs, threads, device, progress, plan, tiles)
 
 
 def cross_join(

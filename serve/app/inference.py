@@ -215,7 +215,8 @@ class Inference:
 
     def _prepare(self, query: Query, groups: list[Wanted]) -> tuple[Embedded, list[tuple[Wanted, Any]]]:
         """Decode and clean: what each group's encoder takes. Runs in a thread."""
-        made, jobs = Embedded(), []
+        made = Embedded()
+        jobs: list[tuple[Wanted, Any]] = []
         if query.text is not None:
             check_text(query.text)
             made.sha256["text"] = text_sha256(query.text)
