@@ -311,6 +311,8 @@ _MAX_FITTED = 20_000
 _MAX_COMPARED = 6000
 #: Recall that a map must gain to be worth having.
 _MIN_GAIN = 0.005
+#: Cosine of the vectors of one picture that was saved twice, to within rounding.
+_EQUAL = 0.9999
 #: Labelled duplicates that count like the copies of one transform.
 _AS_A_TRANSFORM = 20
 # Cosines that a curve is counted at.
@@ -466,6 +468,9 @@ def _fit_candidate(
         if keep >= total or (~related).sum() > tail_size(total - int(related.sum())):
             break
         keep = min(4 * keep, total)
+    if (~related).sum() <= tail_size(total - int(related.sum())):
+        # Near hashes tell nothing apart where all pictures share them: equal vectors alone are copies then.
+        related = labels_of(i, j, known, cosine >= _EQUAL)
     tail = fit_tail(cosine[~related], total - int(related.sum()))
     positives = _positives(shrinkage, base, mean, matrix, X, copies)
     threshold = tail.threshold(len(X), evidence.expected)

@@ -48,7 +48,22 @@ _GROWTH = 0.2
 _NEARER = 4.0
 _LEAST_COSINE = 0.9
 
+#: Levels of 256 by which thumbnails of one picture that was saved or scaled again differ on average, at most.
+SAME_LEVELS = 3.0
+
+#: Contents for each false pair that may be expected where nobody has looked at what is found.
+_CONTENTS_A_FALSE_PAIR = 1000
+
 _FILE = "neighbourhoods.npz"
+
+
+def careful_expected(n: int) -> float:
+    """False pairs, at most 1, that a search without a calibration lets be expected among `n` contents.
+
+    >>> careful_expected(250), careful_expected(100_000)
+    (0.25, 1.0)
+    """
+    return min(max(n, 1) / _CONTENTS_A_FALSE_PAIR, 1.0)
 
 
 def default_calibration(
@@ -189,6 +204,11 @@ def near_certain_cosine(X: np.ndarray) -> float:
     share = 0.9 if len(X) < MIN_REFERENCE else 0.999
     cosine = 1 - (1 - float(np.quantile(cosines, share))) / _NEARER
     return min(max(cosine, _LEAST_COSINE), 1 - 1e-6)
+
+
+def alike_cosine(near_certain: float) -> float:
+    """Cosine that the nearest of all pairs have, by what `near_certain_cosine` made of it."""
+    return 1 - _NEARER * (1 - near_certain)
 
 
 def chance_bits(hashes: np.ndarray, views: ViewHashes | None, most: int, expected: float) -> tuple[int, int]:

@@ -28,7 +28,15 @@ from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import apply_map, check_expected
-from .default_calibration import chance_bits, default_calibration, held_neighbourhoods, near_certain_cosine
+from .default_calibration import (
+    SAME_LEVELS,
+    alike_cosine,
+    careful_expected,
+    chance_bits,
+    default_calibration,
+    held_neighbourhoods,
+    near_certain_cosine,
+)
 from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
 from .hashing import ViewHashes, blank_hashes, informative, view_radius
@@ -333,7 +341,8 @@ def find_duplicates(
     engine : {"exact", "faiss"}, default "exact"
         What compares embeddings: the join that misses none, or a FAISS index whose recall is measured and told.
     expected_false_pairs : float, optional
-        How many false pairs a calibration's threshold may let one expect among all pairs; 1 unless given.
+        How many false pairs a threshold may let one expect among all pairs. Unless given, 1 by a calibration, and
+        without one a thousandth of the contents, at most 1.
     views : bool, optional
         Hash parts of the images too, so that crops, frames and bands are found; their files are read once, and the hashes
         kept. By default where there are at most `icehouse.dups.view_table.MAX_VIEWED` contents.
@@ -398,7 +407,7 @@ def find_duplicates(
                     hashed_views,
                     made,
                     automatic,
-                    1.0 if expected_false_pairs is None else expected_false_pairs,
+                    careful_expected(n) if expected_false_pairs is None else expected_false_pairs,
                     cacheable,
                 )
                 remarks += told
@@ -780,7 +789,12 @@ def _default_rule(
         rule = replace(rule, cosine=cosine)
         if automatic and rule.hamming is not None and n >= MIN_REFERENCE:
             whole, parts = chance_bits(hashes, seen, rule.hamming, expected)
-            rule = replace(rule, hamming=whole, view_bits=parts)
+            # Vectors tell nothing here, and hashes may be equal by chance: what is left is to look.
+            levels = None if seen is None else SAME_LEVELS
+            rule = replace(rule, hamming=whole, view_bits=parts, levels=levels)
+            if levels is not None:
+                rule = replace(rule, alike=alike_cosine(cosine))
+                note += ", where the thumbnails hardly differ"
         return rule, [note]
     most = DEFAULT_HAMMING if automatic and rule.hamming is not None else None
     by = "what this search sees of the neighbours in"

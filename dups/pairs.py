@@ -82,6 +82,11 @@ class Rule:
         What each content is held against, see `icehouse.dups.local_scaling`; `cosine` is left out then.
     evidence : float or None
         Least evidence of a pair by `local`.
+    levels : float or None
+        Mean difference of the levels of two thumbnails beyond which neither hash nor cosine proves anything: for sets of
+        which unrelated pictures have equal hashes. None asks for nothing.
+    alike : float or None
+        With `levels`, the cosine below which it is not the same picture either: thumbnails are grey.
     """
 
     hamming: int | None = None
@@ -93,6 +98,8 @@ class Rule:
     agreement: float | None = None
     local: LocalMeasure | None = None
     evidence: float | None = None
+    levels: float | None = None
+    alike: float | None = None
 
     def unconfirmed(self) -> Rule:
         """The rule where there are no views that could agree: equal hashes count after all."""
@@ -237,6 +244,10 @@ class FoundPairs:
     def __len__(self) -> int:
         return len(self.i)
 
+    def take(self, kept: np.ndarray) -> FoundPairs:
+        """Some of them."""
+        return FoundPairs(*(getattr(self, name)[kept] for name in self.__dataclass_fields__))
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -371,6 +382,7 @@ class Contents:
             hamming = np.where(whole < 0, whole, np.minimum(whole, nearest))
             perceptual |= self.views.found(i, j, nearest)
         orientation = container = np.zeros(len(i), np.int8)
+        found = np.zeros(len(i), bool)
         if self.confirmed is not None:
             found, orientation, bits, container = self.confirmed.find(i, j)
             perceptual |= found
@@ -384,9 +396,22 @@ class Contents:
             embedding = (evidence >= self.rule.evidence) | self._reaches(i, j, cosine)
         differs = np.zeros(len(i), np.int8) if self.variants is None else self.variants.of(i, j)
         differs = np.where(container > 0, np.int8(0), differs)
+        refuted = self._refuted(i, j, cosine, (perceptual | embedding) & ~found & (differs == 0))
+        perceptual, embedding = perceptual & ~refuted, embedding & ~refuted
         return FoundPairs(
             i, j, hamming, cosine, perceptual, embedding, differs, orientation, container, evidence
         )
+
+    def _refuted(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        """Tell which of the pairs `asked` for have levels, or vectors, too far apart for a rule on levels."""
+        refuted = np.zeros(len(i), bool)
+        if self.rule.levels is None or self.variants is None or self.variants.pictures is None:
+            return refuted
+        at = np.flatnonzero(asked & (i != j))
+        refuted[at] = self.variants.pictures.levels_apart(i[at], j[at]) > self.rule.levels
+        if self.rule.alike is not None:
+            refuted |= asked & (i != j) & (cosine < self.rule.alike)
+        return refuted
 
     def _reaches(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray) -> np.ndarray:
         """Tell which pairs have the cosine that their contents ask for where hashes say nothing."""
@@ -602,9 +627,17 @@ class PairSearch:
             cosine[unknown] = self.contents.cosine(i[unknown], j[unknown])
             self.pairs += len(codes)
             if len(codes):
-                yield self.contents.judge(i, j, cosine)
+                yield self._standing(self.contents.judge(i, j, cosine))
             if self.capped:
                 return
+
+    def _standing(self, found: FoundPairs) -> FoundPairs:
+        """The pairs that their thumbnails do not refute; without a rule on levels, all."""
+        if self.contents.rule.levels is None:
+            return found
+        kept = found.perceptual | found.embedding | (found.container > 0)
+        self.stats["refuted"] = self.stats.get("refuted", 0) + int((~kept).sum())
+        return found.take(np.flatnonzero(kept))
 
     def _by_hash(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         radius = self.contents.rule.hamming

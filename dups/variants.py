@@ -489,6 +489,17 @@ class Overlays:
         self._compare_bands(told, a, b)
         return told
 
+    def levels_apart(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Mean difference of the levels of the thumbnails of ``i[k]`` and ``j[k]``, float64; NaN where one has none."""
+        apart = np.full(len(i), np.nan)
+        a, b = self.numbers[i].tolist(), self.numbers[j].tolist()
+        self._fetch(np.unique(np.array(a + b, np.int64)))
+        for k, (x, y) in enumerate(zip(a, b, strict=True)):
+            first, second = self._held[x], self._held[y]
+            if first is not None and second is not None:
+                apart[k] = np.abs(first.astype(np.int16) - second).mean()
+        return apart
+
     def _compare_bands(self, told: Overlay, a: np.ndarray, b: np.ndarray) -> None:
         """Tell what bands with words say, of pairs of contents by their numbers for `load`."""
         bands = [

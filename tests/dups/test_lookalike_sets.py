@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from icehouse.cli import app
 from icehouse.dups.act import plan_actions
+from icehouse.dups.default_calibration import careful_expected
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.results import implausible
 from icehouse.embed.pipeline import embed_sources
@@ -69,3 +72,45 @@ def test_what_is_plausible(pairs: int, contents: int, largest: int, says: str) -
     told = implausible(pairs, contents, largest)
     assert says in told
     assert bool(told) == bool(says)
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of 112 flags of 4 patterns in 28 pairs of colours, many with equal hashes, and a smaller copy of 3."""
+    folder = tmp_path_factory.mktemp("flags")
+    (folder / "i").mkdir()
+    rng = np.random.default_rng(3)
+    for pattern in range(4):
+        shape = np.random.default_rng(pattern).random((6, 6)) < 0.5
+        for k in range(28):
+            # The light colour is always lighter, as a hash has it.
+            dark, light = rng.integers(0, 110, 3), rng.integers(140, 256, 3)
+            pixels = np.where(shape.repeat(20, 0).repeat(20, 1)[..., None], light, dark).astype(np.uint8)
+            image = Image.fromarray(pixels)
+            image.save(folder / "i" / f"flag{pattern}-{k:02d}.png")
+            if not k and pattern:
+                image.resize((90, 90)).save(folder / "i" / f"flag{pattern}-{k:02d}-copy.png")
+    embed_sources([folder / "i"], folder / "s", encoder=ToyEncoder(), workers=1)
+    return Store.open(folder / "s")
+
+
+def test_equal_hashes_prove_nothing_where_all_have_them(
+    flags: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icehouse.dups.find.default_calibration", lambda *_, **__: None)
+    found = find_duplicates(flags)
+    pairs = found.pairs(["id_a", "id_b", "kind"]).to_pylist()
+    stems = {tuple(sorted(Path(row[side]).stem for side in ("id_a", "id_b"))) for row in pairs}
+    assert stems == {(f"flag{k}-00", f"flag{k}-00-copy") for k in (1, 2, 3)}
+    assert found.summary["dropped"] == 3
+    assert found.summary["stages"]["refuted"] > 30
+    assert any("where the thumbnails hardly differ" in note for note in found.summary["notes"])
+    # What is asked for by hand is what comes.
+    by_hand = find_duplicates(flags, name="by-hand", hamming=0)
+    assert by_hand.summary["pairs"]["by_kind"]["perceptual"] > 30
+
+
+def test_fewer_false_pairs_are_expected_of_small_sets() -> None:
+    assert careful_expected(0) > 0
+    assert careful_expected(250) == 0.25
+    assert careful_expected(1000) == careful_expected(10**6) == 1
