@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from dup_stores import IMAGES, TEXTS, family_rows, family_store
 from icehouse.dups import faiss_engine
 from icehouse.dups.faiss_engine import Faiss, TemporaryIndex, choose_engine
-from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.find import Duplicates
+from icehouse.dups.find import find_duplicates as find
 from icehouse.dups.join import selfjoin
 from icehouse.dups.join.cosines import NumpyTiles, Plan, RowSet
 from icehouse.dups.pairs import Rule
@@ -20,6 +22,8 @@ from icehouse.store.store import Store
 
 N = 240
 MEAN = np.full(16, 1.0)
+#: The families of the store are so large that its lists would be withheld.
+find_duplicates = partial(find, yes_drop=True)
 
 
 @pytest.fixture(scope="module")
