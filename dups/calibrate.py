@@ -169,7 +169,7 @@ LABELLED = "labelled"
 
 _LARGEST = 800
 #: Copies that are encoded at once: larger batches are no faster on a processor, and take hundreds of megabytes more.
-_BATCH = 16
+_BATCH = 8
 
 Progress = Callable[[int, int], None]
 
@@ -368,6 +368,7 @@ def calibrate(
     if spec["modality"] == "image":
         hashes = Hashes.of(store, contents, hamming, expected_false_pairs)
     copies = make_copies(encoder, spec, contents, X.dtype, rng, sample, seed, progress)
+    del encoder  # hundreds of megabytes that the fits below have a use for
     if same := [pair for pair, label in known.items() if label]:
         i, j = np.array(same).T
         copies = copies.with_labelled(i, j, X, hashes)
