@@ -52,7 +52,7 @@ _LEAST_COSINE = 0.9
 SAME_LEVELS = 3.0
 
 #: Contents for each false pair that may be expected where nobody has looked at what is found.
-_CONTENTS_A_FALSE_PAIR = 1000
+_CONTENTS_A_FALSE_PAIR = 500
 
 _FILE = "neighbourhoods.npz"
 
@@ -61,7 +61,7 @@ def careful_expected(n: int) -> float:
     """False pairs, at most 1, that a search without a calibration lets be expected among `n` contents.
 
     >>> careful_expected(250), careful_expected(100_000)
-    (0.25, 1.0)
+    (0.5, 1.0)
     """
     return min(max(n, 1) / _CONTENTS_A_FALSE_PAIR, 1.0)
 

@@ -342,7 +342,7 @@ def find_duplicates(
         What compares embeddings: the join that misses none, or a FAISS index whose recall is measured and told.
     expected_false_pairs : float, optional
         How many false pairs a threshold may let one expect among all pairs. Unless given, 1 by a calibration, and
-        without one a thousandth of the contents, at most 1.
+        without one a five-hundredth of the contents, at most 1.
     views : bool, optional
         Hash parts of the images too, so that crops, frames and bands are found; their files are read once, and the hashes
         kept. By default where there are at most `icehouse.dups.view_table.MAX_VIEWED` contents.

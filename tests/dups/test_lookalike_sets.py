@@ -112,5 +112,5 @@ def test_equal_hashes_prove_nothing_where_all_have_them(
 
 def test_fewer_false_pairs_are_expected_of_small_sets() -> None:
     assert careful_expected(0) > 0
-    assert careful_expected(250) == 0.25
-    assert careful_expected(1000) == careful_expected(10**6) == 1
+    assert careful_expected(250) == 0.5
+    assert careful_expected(500) == careful_expected(10**6) == 1
