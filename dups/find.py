@@ -43,6 +43,7 @@ from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
 from .keeper_choice import choose_keepers
 from .local_scaling import MIN_REFERENCE
+from .near_cache import NearCache
 from .pairs import (
     DEFAULT_HAMMING,
     DEFAULT_SOURCE,
@@ -419,6 +420,16 @@ def find_duplicates(
                 )
                 remarks += unseen
                 seen = items[key].take(pa.array(ranked.best))
+                if contents.views is not None:
+                    digests = np.array(seen.cast(pa.string()).to_pylist(), "S64")
+                    sighted = contents.views.usable.any(axis=1)
+                    contents.known = NearCache.of(
+                        store.path / "cache" / "near" / search_name(feature),
+                        digests,
+                        sighted,
+                        contents.with_vector,
+                        where is None,
+                    )
                 contents.confirmed, unseen = confirmed_pairs(store, seen, contents.views)
                 remarks += unseen
             elif hamming is not None and n > 1 and views is None:

@@ -532,8 +532,8 @@ class ViewHashes:
             near = near | (self.agreement(i, j, near=False) >= 2 * self.least**2 - 1)
         return near
 
-    def pairs(self, most: int) -> tuple[np.ndarray, bool]:
-        """Find all pairs ``i < j`` within the radius.
+    def pairs(self, most: int, new: np.ndarray | None = None) -> tuple[np.ndarray, bool]:
+        """Find all pairs ``i < j`` within the radius, or those of which one at least is `new`, bool (n,).
 
         Codes ``i * n + j``, ascending, the lowest `most` if there are more; or none and False, because everything resembles
         everything.
@@ -541,7 +541,7 @@ class ViewHashes:
         n = len(self.hashes)
         codes, held = np.empty(0, np.int64), [np.empty(0, np.int64)]
         waiting = near = 0
-        for i, j, looked_at in self._candidates():
+        for i, j, looked_at in self._candidates(new):
             near += looked_at
             if near > _MAX_NEAR:
                 return np.empty(0, np.int64), False
@@ -551,22 +551,28 @@ class ViewHashes:
                 codes, held, waiting = distinct(np.concatenate([codes, *held]))[:most], [], 0
         return distinct(np.concatenate([codes, *held]))[:most], True
 
-    def _candidates(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    def _candidates(self, new: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         """Pairs that are found, in no order and perhaps more than once, and how many were looked at for them."""
+        every = np.ones(len(self.hashes), bool)
+        sides = [(every, every)] if new is None else [(new, every), (~new, new)]
         if self.radius >= 0:
-            rows, views = np.nonzero(self.usable[:, :WHOLE_VIEWS])
-            all_rows, all_views = np.nonzero(self.usable)
-            for a, b in cross_pairs(self.hashes[rows, views], self.hashes[all_rows, all_views], self.radius):
-                i, j = rows[a], all_rows[b]
-                i, j = i[i != j], j[i != j]
-                yield i, j, len(i)
+            for one, other in sides:
+                rows, views = np.nonzero(self.usable[:, :WHOLE_VIEWS] & one[:, None])
+                all_rows, all_views = np.nonzero(self.usable & other[:, None])
+                left, right = self.hashes[rows, views], self.hashes[all_rows, all_views]
+                for a, b in cross_pairs(left, right, self.radius):
+                    i, j = rows[a], all_rows[b]
+                    i, j = i[i != j], j[i != j]
+                    yield i, j, len(i)
         if self.least is None:
             return
         for view in range(WHOLE_VIEWS):
             rows = np.flatnonzero(self.usable[:, view])
-            hashes = self.hashes[rows, view]
-            for a, b in cross_pairs(hashes, hashes, _AGREEMENT_BITS):
-                i, j = rows[a[a < b]], rows[b[a < b]]
+            lead = rows if new is None else rows[new[rows]]
+            for a, b in cross_pairs(self.hashes[lead, view], self.hashes[rows, view], _AGREEMENT_BITS):
+                i, j = lead[a], rows[b]
+                kept = i < j if new is None else i != j
+                i, j = i[kept], j[kept]
                 agreed = self.agreement(i, j) >= self.least
                 yield i[agreed], j[agreed], len(i)
 

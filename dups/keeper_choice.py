@@ -9,7 +9,9 @@ pairs: every member is a near-duplicate of its keeper still, and what is not lea
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +23,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .. import __version__
 from ..data.image_files import read as read_image
 from ..errors import ImageError
+from ..store.files import publish
 from ..store.store import Store
 from .pairs import Contents
-from .quality import BINS, FACTS, FACTS_VERSION, SMALL, Facts, compare, measure
+from .quality import (
+    BINS,
+    FACTS,
+    FACTS_VERSION,
+    RELATIONS_VERSION,
+    SMALL,
+    Facts,
+    Relation,
+    compare,
+    measure,
+)
 from .results import RankedItems
 
 #: Members of a group, those preferred, that are measured: frames of a film by the thousand are as good as one another.
@@ -58,6 +72,53 @@ _WORDS = {
 
 #: Octaves from which on a difference is told, and how many are.
 _TOLD, _MOST = 0.15, 3
+
+
+#: Comparisons of two pictures that are kept; those of a new search go before those of earlier ones.
+_MOST_RELATIONS = 200_000
+
+
+class _Relations:
+    """What pictures that were compared say of each other, by their digests; kept in the store's disposable cache."""
+
+    def __init__(self, store: Store) -> None:
+        self.file = store.path / "cache" / "relations.json"
+        self.version = f"{__version__}, {FACTS_VERSION}, {RELATIONS_VERSION}"
+        self.held: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
+        self.used: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
+        self.new = False
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            read = json.loads(self.file.read_bytes())
+            if read["version"] == self.version:
+                self.held = {str(key): _checked(*said) for key, said in read["relations"].items()}
+
+    def of(self, facts: Facts, a: int, b: int, digests: list[str]) -> Relation:
+        """Compare two pictures by their places among the facts and the digests, unless they were compared before."""
+        key = f"{digests[a]} {digests[b]}"
+        said = self.held.get(key) or self.used.get(key)
+        if said is None:
+            made = compare(facts, a, b)
+            said = _checked(made.first, made.second)
+            self.new = True
+        self.used[key] = said
+        return Relation(*said)
+
+    def keep(self) -> None:
+        """Write them, if any is new."""
+        if not self.new:
+            return
+        known = {**self.used, **{key: said for key, said in self.held.items() if key not in self.used}}
+        kept = dict(list(known.items())[:_MOST_RELATIONS])
+        text = json.dumps({"version": self.version, "relations": kept})
+        with contextlib.suppress(OSError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with publish(self.file) as temp:
+                temp.write_text(text, encoding="utf-8")
+
+
+def _checked(*said: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    first, second = ({str(name): float(cost) for name, cost in one.items()} for one in said)
+    return first, second
 
 
 @dataclass
@@ -101,21 +162,26 @@ def choose_keepers(
     _make(store, sources, progress, threads)
     ages = ranked.times[ranked.best]
     held: list[np.ndarray] = []
+    relations = _Relations(store)
     for place, group in enumerate(groups, 1):
         held.append(group)
         if sum(map(len, held)) < _HELD and place < len(groups):
             continue
         read = _read_facts(store, [known[i] for one in held for i in one[:MAX_MEASURED].tolist()])
         for one in held:
-            facts = _facts(read, [known[i] for i in one[:MAX_MEASURED].tolist()])
-            _choose(one, facts, contents, standing, ages, star, chosen)
+            measured = [known[i] for i in one[:MAX_MEASURED].tolist()]
+            facts = _facts(read, measured)
+            _choose(one, facts, measured, relations, contents, standing, ages, star, chosen)
         held = []
+    relations.keep()
     return chosen
 
 
 def _choose(
     group: np.ndarray,
     facts: Facts,
+    digests: list[str],
+    relations: _Relations,
     contents: Contents,
     standing: np.ndarray,
     ages: np.ndarray,
@@ -151,7 +217,7 @@ def _choose(
             if pair in compared or not np.isfinite(base[[first, other]]).all():
                 continue
             compared.add(pair)
-            relation = compare(facts, *pair)
+            relation = relations.of(facts, *pair, digests)
             for place, told in zip(pair, (relation.first, relation.second), strict=True):
                 for name, cost in told.items():
                     faults[place][name] = max(faults[place].get(name, 0.0), cost)

@@ -22,11 +22,20 @@ from ..errors import CorruptError, StoreError, UsageError
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
 from .confirm import PixelPairs
+from .default_calibration import measure_digest
 from .groups import Star
-from .hashing import HashJoin, ViewHashes, blank_hashes, informative, random_pairs_expected
-from .join.cosines import RowSet, choose_tiles, pair_cosines
-from .join.selfjoin import Join, PairBlock, self_join
+from .hashing import (
+    VIEWS_VERSION,
+    HashJoin,
+    ViewHashes,
+    blank_hashes,
+    informative,
+    random_pairs_expected,
+)
+from .join.cosines import Asked, RowSet, choose_tiles, pair_cosines
+from .join.selfjoin import Join, PairBlock, cross_join, self_join
 from .local_scaling import RADIUS, LocalMeasure, Neighbourhoods
+from .near_cache import MAX_KEPT, NearCache
 from .variants import Variants
 
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
@@ -291,6 +300,8 @@ class Contents:
             self._row[self.with_vector] = np.where(self.rows.squares > 0, np.arange(len(self.rows)), -1)
         #: What each row is held against, under a rule with a local measure.
         self.beside: Neighbourhoods | None = None
+        #: Near pairs that earlier searches found.
+        self.known: NearCache | None = None
 
     @property
     def asked(self) -> np.ndarray | float | None:
@@ -597,7 +608,7 @@ class PairSearch:
         if contents.beside is None or contents.rule.evidence is None:
             return views.pairs(self.max_pairs + 1)
         wide = replace(views, radius=max(views.radius, RADIUS))
-        codes, whole = wide.pairs(_MAX_CANDIDATES)
+        codes, whole = self._wide_pairs(wide)
         if whole and len(codes) == _MAX_CANDIDATES:
             return views.pairs(self.max_pairs + 1)
         kept = [np.empty(0, np.int64)]
@@ -609,6 +620,15 @@ class PairSearch:
             evidence = contents.evidence(i, j, contents.cosine(i, j), nearest)
             kept.append(part[found | (evidence >= contents.rule.evidence)])
         return np.concatenate(kept)[: self.max_pairs + 1], whole
+
+    def _wide_pairs(self, wide: ViewHashes) -> tuple[np.ndarray, bool]:
+        """Pairs with near views, of which those of contents that were compared before are known."""
+        if self.contents.known is None:
+            return wide.pairs(_MAX_CANDIDATES)
+        of = f"version {VIEWS_VERSION}, radius {wide.radius}, agreement {wide.least}"
+        return self.contents.known.pairs(
+            "views", of, _MAX_CANDIDATES, lambda new: wide.pairs(_MAX_CANDIDATES, new)
+        )
 
     def __iter__(self) -> Iterator[FoundPairs]:
         self.find_view_pairs()
@@ -673,11 +693,62 @@ class PairSearch:
             return
         # One more than asked for, so that the cap is noticed.
         options = replace(self.options, max_pairs=self.max_pairs + 1)
-        join = self.engine.join(contents.rows, asked, options)
-        self.stats["embedding"] = join.stats
-        at = contents.with_vector
-        for block in join:
-            yield at[block.i] * len(contents) + at[block.j], block.cosine.copy()
+        at, n, least = contents.with_vector, len(contents), contents.rule.evidence or 0.0
+        of: str | None = None
+        if (
+            contents.rule.local is not None
+            and isinstance(asked, np.ndarray)
+            and isinstance(self.engine, Exact)
+        ):
+            of = measure_digest(contents.rule.local)
+        held = None
+        if of is not None and contents.known is not None:
+            held = contents.known.recall("cosines", of, least)
+        if held is None:
+            join = self.engine.join(contents.rows, asked, options)
+            self.stats["embedding"] = join.stats
+            kept, count = [np.empty(0, np.int64)], 0
+            for block in join:
+                codes = at[block.i] * n + at[block.j]
+                count += len(codes)
+                if of is not None and count <= MAX_KEPT:
+                    kept.append(codes)
+                yield codes, block.cosine.copy()
+            if of is not None and contents.known is not None and count <= min(MAX_KEPT, self.max_pairs):
+                contents.known.remember("cosines", of, np.concatenate(kept), least)
+            return
+        codes, cosine, stats = self._with_new(*held, asked, options)
+        self.stats["embedding"] = stats
+        if held[1].any() and len(codes) <= self.max_pairs and of is not None and contents.known is not None:
+            contents.known.remember("cosines", of, codes, least)
+        for start in range(0, len(codes), _MIN_BLOCK):
+            yield codes[start : start + _MIN_BLOCK], cosine[start : start + _MIN_BLOCK]
+
+    def _with_new(
+        self, codes: np.ndarray, new: np.ndarray, asked: np.ndarray, options: JoinOptions
+    ) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Pairs of contents that were compared before, by their codes, and pairs with new ones; see `NearCache.recall`."""
+        contents, n, at = self.contents, len(self.contents), self.contents.with_vector
+        rows = contents.rows
+        assert rows is not None
+        i, j = np.divmod(codes, n)
+        cosine = contents.cosine(i, j)
+        a, b = (np.maximum(contents._row[side], 0) for side in (i, j))
+        # Of more contents, more is asked.
+        found = cosine >= (asked[a] + asked[b]) / 2
+        codes, cosine = codes[found], cosine[found]
+        fresh = np.flatnonzero(new[at])
+        X = np.ascontiguousarray(rows.X[fresh])
+        join = cross_join(X, rows.X, Asked(asked[fresh], asked), mean=rows.mean, **vars(options))
+        made = join.collect()
+        i, j = at[fresh[made.i]], at[made.j]
+        # Of two new contents one is told twice, and each with itself.
+        kept = np.flatnonzero((i != j) & ~(new[j] & (i > j)))
+        i, j = i[kept], j[kept]
+        codes = np.concatenate([codes, np.minimum(i, j) * n + np.maximum(i, j)])
+        cosine = np.concatenate([cosine, made.cosine[kept]])
+        order = np.argsort(codes)
+        return codes[order], cosine[order], join.stats
 
     def report(self) -> dict[str, Any]:
         """Say what the stages did, once all has been read."""

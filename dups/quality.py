@@ -25,6 +25,9 @@ from .hashing import content_box
 #: Changes whenever other facts would come of the same file.
 FACTS_VERSION = 1
 
+#: Changes whenever two files would say something else of each other with the same facts, see `compare`.
+RELATIONS_VERSION = 1
+
 #: What is measured, in the order of the columns; two spectra follow.
 FACTS = (
     "width",
@@ -556,7 +559,8 @@ def _place(facts: Facts, outer: int, inner: int) -> tuple[float, tuple[float, fl
     wide = facts["width"][inner] / facts["width"][outer]
     high = facts["height"][inner] / facts["height"][outer]
     largest = 1 / max(wide, high)
-    n = 2 * SMALL
+    # What would wrap around is beyond the places that are looked at.
+    n = SMALL
     spectrum_of = fft.rfft2(ground, (n, n))
     sums = [np.pad(ground**k, ((1, 0), (1, 0))).cumsum(0).cumsum(1) for k in (1, 2)]
     best = (0.0, (0.0, 0.0, 1.0, 1.0))
