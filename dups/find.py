@@ -420,16 +420,8 @@ def find_duplicates(
                 )
                 remarks += unseen
                 seen = items[key].take(pa.array(ranked.best))
-                if contents.views is not None:
-                    digests = np.array(seen.cast(pa.string()).to_pylist(), "S64")
-                    sighted = contents.views.usable.any(axis=1)
-                    contents.known = NearCache.of(
-                        store.path / "cache" / "near" / search_name(feature),
-                        digests,
-                        sighted,
-                        contents.with_vector,
-                        where is None,
-                    )
+                near = store.path / "cache" / "near" / search_name(feature)
+                contents.known = NearCache.of(near, seen, contents.views, contents.with_vector, where is None)
                 contents.confirmed, unseen = confirmed_pairs(store, seen, contents.views)
                 remarks += unseen
             elif hamming is not None and n > 1 and views is None:

@@ -31,6 +31,9 @@ _MIN_BITS = 12
 
 _CANDIDATES = 2_000_000
 _SORT_COST = 60  # comparisons that cost as much as sorting one hash in
+
+#: Comparisons that take as long as sorting one hash of many, and hashes that are compared at once.
+_SORTED_EACH, _TOGETHER = 20, 65_536
 _BLOCK = 500_000
 
 
@@ -113,6 +116,9 @@ def value_pairs(
 def cross_pairs(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Find the pairs of a hash of `left` and one of `right` within `radius` bits; in no order, perhaps more than once."""
     pieces, k = _plan(max(len(left), len(right)), radius)
+    if len(left) * len(right) <= comb(pieces, k) * _SORTED_EACH * max(len(left), len(right)):
+        yield from _every_pair(left, right, radius)
+        return
     masks = _masks(pieces)
     for chosen in combinations(range(pieces), k):
         mask = np.bitwise_or.reduce(masks[list(chosen)]) if chosen else np.uint64(0)
@@ -133,6 +139,18 @@ def cross_pairs(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tu
             if len(near):
                 yield rows[np.searchsorted(np.cumsum(counts[rows]), near, side="right")], order[places[near]]
             first = last
+
+
+def _every_pair(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `cross_pairs`, where few hashes are compared with many: each with each."""
+    for start in range(0, len(right), _TOGETHER):
+        part = right[start : start + _TOGETHER]
+        step = max(_TOGETHER // max(len(part), 1), 1)
+        for first in range(0, len(left), step):
+            near = np.bitwise_count(left[first : first + step, None] ^ part) <= radius
+            a, b = np.nonzero(near)
+            if len(a):
+                yield a + first, b + start
 
 
 class HashJoin:

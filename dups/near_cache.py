@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ..store.files import publish
+from .hashing import ViewHashes
 
 #: Pairs beyond which nothing is kept: 8 bytes each.
 MAX_KEPT = 5_000_000
@@ -34,12 +36,18 @@ class NearCache:
 
     @classmethod
     def of(
-        cls, folder: Path, digests: np.ndarray, sighted: np.ndarray, vectors: np.ndarray, keep: bool
+        cls,
+        folder: Path,
+        digests: pa.Array | pa.ChunkedArray,
+        views: ViewHashes | None,
+        vectors: np.ndarray,
+        keep: bool,
     ) -> NearCache:
-        """Of contents by their digests, which of them have views, and the numbers of those with vectors."""
+        """Of contents by their digests, with their views, and the numbers of those with vectors."""
         there = np.zeros(len(digests), bool)
         there[vectors] = True
-        keys = np.char.add(digests.astype("S64"), np.where(sighted, b"v", b"-"))
+        sighted = np.zeros(len(digests), bool) if views is None else views.usable.any(axis=1)
+        keys = np.char.add(np.array(digests.to_pylist(), "S64"), np.where(sighted, b"v", b"-"))
         return cls(folder, np.char.add(keys, np.where(there, b"x", b"-")), keep)
 
     def pairs(self, name: str, of: str, most: int, find: Find) -> tuple[np.ndarray, bool]:

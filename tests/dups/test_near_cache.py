@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from icehouse.dups import keeper_choice
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.hashing import VIEWS, ViewHashes, informative
+from icehouse.dups.hashing import VIEWS, ViewHashes, cross_pairs, informative
 from icehouse.dups.local_scaling import LocalMeasure, fit_local
 from icehouse.dups.near_cache import NearCache
 from icehouse.dups.pairs import Contents, JoinOptions, PairSearch, Rule
@@ -46,8 +46,8 @@ def search_of(
     made = Contents(np.zeros(n, np.uint64), np.zeros(n, bool), rule, X[numbers], np.arange(n), seen)
     made.beside = measure.neighbourhoods(X[numbers], seen)
     if cache is not None:
-        digests = np.array([f"{k:064x}" for k in numbers])
-        made.known = NearCache.of(cache, digests, seen.usable.any(axis=1), np.arange(n), True)
+        digests = pa.array([f"{k:064x}" for k in numbers])
+        made.known = NearCache.of(cache, digests, seen, np.arange(n), True)
     return PairSearch(made, JoinOptions(100_000, 1))
 
 
@@ -152,3 +152,14 @@ def test_a_second_search_compares_no_pair_of_files_again(
     for path in kept:
         path.unlink()
     assert tables() == grown
+
+
+def test_few_hashes_are_compared_with_many_as_many_are() -> None:
+    rng = np.random.default_rng(0)
+    left, right = rng.integers(0, 2**64, (2, 20_000), dtype=np.uint64)
+    right[:300] = left[-300:] ^ (np.uint64(1) << rng.integers(0, 64, 300).astype(np.uint64))
+    few, many = left[-300:], right
+    found = {pair for a, b in cross_pairs(few, many, 6) for pair in zip(a.tolist(), b.tolist(), strict=True)}
+    every = {pair for a, b in cross_pairs(left, many, 6) for pair in zip(a.tolist(), b.tolist(), strict=True)}
+    assert found >= {(k, k) for k in range(300)}
+    assert found == {(a - len(left) + 300, b) for a, b in every if a >= len(left) - 300}
