@@ -30,6 +30,7 @@ from ..store.vectors import Vectors
 from .calibration import apply_map, check_expected
 from .default_calibration import (
     SAME_LEVELS,
+    NearCache,
     alike_cosine,
     careful_expected,
     chance_bits,
@@ -43,7 +44,6 @@ from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
 from .keeper_choice import choose_keepers
 from .local_scaling import MIN_REFERENCE
-from .near_cache import NearCache
 from .pairs import (
     DEFAULT_HAMMING,
     DEFAULT_SOURCE,

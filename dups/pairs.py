@@ -22,7 +22,7 @@ from ..errors import CorruptError, StoreError, UsageError
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
 from .confirm import PixelPairs
-from .default_calibration import measure_digest
+from .default_calibration import MAX_KEPT, NearCache, measure_digest
 from .groups import Star
 from .hashing import (
     VIEWS_VERSION,
@@ -35,7 +35,6 @@ from .hashing import (
 from .join.cosines import Asked, RowSet, choose_tiles, pair_cosines
 from .join.selfjoin import Join, PairBlock, cross_join, self_join
 from .local_scaling import RADIUS, LocalMeasure, Neighbourhoods
-from .near_cache import MAX_KEPT, NearCache
 from .variants import Variants
 
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.dups import keeper_choice
+from icehouse.dups.default_calibration import NearCache
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import VIEWS, ViewHashes, cross_pairs, informative
 from icehouse.dups.local_scaling import LocalMeasure, fit_local
-from icehouse.dups.near_cache import NearCache
 from icehouse.dups.pairs import Contents, JoinOptions, PairSearch, Rule
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
