@@ -213,10 +213,6 @@ def confirmed_pairs(
         return found, notes
     boxes, parts = box_column(store, digests), load_parts(store, digests)
     by_views, by_parts = view_candidates(views, boxes), part_candidates(views, boxes, parts)
-    # Two screens of one app agree in all but what they show, and that is compared by itself.
-    screens = np.isin(np.arange(n), parts.owner[~parts.cell])
-    rows = np.flatnonzero(~(screens[by_views[0].i] & screens[by_views[0].j]))
-    by_views = by_views[0].take(rows), by_views[1][rows]
     no_cell = np.zeros(len(by_views[1]), bool)
     for regions, bits, cell in ((*by_views, no_cell), by_parts):
         same = confirm(regions, thumbs, n, np.flatnonzero(there), apart)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from icehouse.data.transforms import encode
-from icehouse.dups.confirm import PixelPairs, Regions
+from icehouse.dups.confirm import PixelPairs
 from icehouse.dups.evaluate import evaluate_duplicates, read_truth
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.hashing import VIEWS, ViewHashes, picture_views
+from icehouse.dups.hashing import picture_views
 from icehouse.dups.inner_pictures import part_boxes
-from icehouse.dups.view_table import confirmed_pairs, load_parts
+from icehouse.dups.view_table import load_parts
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from PIL import Image, ImageDraw, ImageFont
@@ -123,31 +123,6 @@ def test_screens_are_copies_and_a_collage_is_none(store: Store, tmp_path: Path) 
     truth.write_text(f"a,b\n{ids['p03']},{ids['screen']}\n{ids['p03']},{ids['dark']}\n")
     scores = evaluate_duplicates(found, read_truth(truth, store.items.read(["item_id"])["item_id"]))
     assert scores["cascade"]["precision"] == 1
-
-
-def test_two_screens_are_told_by_what_they_show(store: Store) -> None:
-    """A frame that two screens share is no evidence: the views of the whole screens make no candidates."""
-    digests = store.items.read(["item_id", "image_sha256"])
-    name = {digest: Path(item).stem for item, digest in zip(*digests.to_pydict().values(), strict=True)}
-    find_duplicates(store, feature=None)
-    keys = digests["image_sha256"]
-    names = [name[digest] for digest in keys.to_pylist()]
-    hashes = np.random.default_rng(0).integers(0, 2**63, (len(keys), VIEWS)).astype(np.uint64)
-    # As if all views of these three were near.
-    hashes[[names.index(one) for one in ("p03", "screen", "dark")]] = 7
-    views = ViewHashes(hashes, np.ones(hashes.shape, bool), -1)
-    asked: list[Regions] = []
-
-    def confirm(regions: Regions, *_: object) -> np.ndarray:
-        asked.append(regions)
-        return np.zeros(len(regions), bool)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("icehouse.dups.view_table.confirm", confirm)
-        confirmed_pairs(store, keys, views)
-    pairs = {frozenset((names[i], names[j])) for i, j in zip(asked[0].i, asked[0].j, strict=True)}
-    assert frozenset(("p03", "screen")) in pairs
-    assert frozenset(("dark", "screen")) not in pairs
 
 
 def test_parts_are_read_back(store: Store) -> None:
