@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -369,7 +370,7 @@ class NearCache:
         with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             with publish(file) as temp, temp.open("wb") as opened:
-                sides = {"keys": self.keys, "i": i.astype(np.int32), "j": j.astype(np.int32)}
+                sides: dict[str, Any] = {"keys": self.keys, "i": i.astype(np.int32), "j": j.astype(np.int32)}
                 np.savez(opened, **sides, least=np.array(least), of=np.array(of))
 
 

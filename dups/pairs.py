@@ -716,6 +716,7 @@ class PairSearch:
             if of is not None and contents.known is not None and count <= min(MAX_KEPT, self.max_pairs):
                 contents.known.remember("cosines", of, np.concatenate(kept), least)
             return
+        assert isinstance(asked, np.ndarray), "of one threshold for all nothing is held"
         codes, cosine, stats = self._with_new(*held, asked, options)
         self.stats["embedding"] = stats
         if held[1].any() and len(codes) <= self.max_pairs and of is not None and contents.known is not None:
