@@ -145,6 +145,10 @@ class Lines(Source):
         self._number += 1
 
 
+#: Seconds after which a watched folder is looked through as a whole.
+RESCAN_SECONDS = 60.0
+
+
 class Folder(Source):
     """Pictures of a folder, each once it is whole; a text beside it (``a.jpg`` and ``a.txt``) is its text.
 
@@ -181,11 +185,19 @@ class Folder(Source):
             raise_interrupt=False,
         )
         # What is there already was perhaps never seen by a watch.
-        for path in sorted(self.folder.rglob("*")):
-            self._look(path, waiting, known)
+        again = 0.0
         for found in changes:
+            # Some file systems tell of nothing, and a queue of changes may run over.
+            if time.monotonic() >= again:
+                for path in sorted(self.folder.rglob("*")):
+                    self._look(path, waiting, known)
+                again = time.monotonic() + RESCAN_SECONDS
             for _, name in found:
                 self._look(Path(name), waiting, known)
+                # A folder may have been filled before it was watched.
+                if Path(name).is_dir():
+                    for path in sorted(Path(name).rglob("*")):
+                        self._look(path, waiting, known)
             for path in list(waiting):
                 self._look(path, waiting, known)
                 if path in waiting and time.monotonic() - waiting[path][2] >= self.settle:

@@ -94,13 +94,14 @@ def test_find_and_evaluate(embedded: Store, truth: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_threshold_that_nobody_gave_is_told_to_be_a_guess(embedded: Store) -> None:
-    result = run("find", "-s", str(embedded.path), "--name", "guess", "--json")
+def test_what_decides_is_told(embedded: Store) -> None:
+    result = run("find", "-s", str(embedded.path), "--name", "own", "--json")
     assert result.exit_code == 0
-    assert "0.95 is a guess" in result.stderr
+    assert "stand out among their own neighbours" in result.stderr
+    assert "dups calibrate" in result.stderr
     assert json.loads(result.stdout)["parameters"]["feature"] == "toy-a/image/pooled"
     result = run("find", "-s", str(embedded.path), "--name", "given", "-t", "0.99", "--json")
-    assert "guess" not in result.stderr
+    assert "neighbours" not in result.stderr
     assert json.loads(result.stdout)["parameters"]["cosine_from"] == "given"
 
 

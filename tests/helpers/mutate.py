@@ -155,6 +155,7 @@ def answers(path: Path, packed: Path) -> dict[str, Answers]:
         "tables/items": everywhere,
         "tables/failures": {"failures": lambda: store().failures.read(), **everywhere},
         "tables/features": features,
+        "tables/hashes": everywhere,
         "cache": features,
         "indexes": features,
         "runs": runs,
@@ -302,6 +303,8 @@ def check(number: int, inside: str, place: str, done: str, path: Path, refused: 
         return
     if place.startswith("looks/") and done.startswith("gone"):
         return  # nothing else says how many there were
+    if place == "tables/hashes/facts1/_manifest.json" and done.startswith("gone"):
+        return  # a table without rows that is gone is like one that was never made
     if refused or place != "icehouse.json":
         print(f"WRONG {number}: {inside}: {done}: verify finds nothing", flush=True)
 

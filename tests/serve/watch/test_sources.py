@@ -82,6 +82,34 @@ def test_a_folder_whose_files_come_in_parts(posts: Posts, tmp_path: Path) -> Non
     assert names == {"new.png", "slow.png"}
 
 
+def test_pictures_that_come_with_their_folder_are_seen(posts: Posts, tmp_path: Path) -> None:
+    """A folder that is made and filled at once is full before anybody can watch it."""
+    pytest.importorskip("watchfiles")
+    pictures = [Path(posts()["image_path"]) for _ in range(12)]
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    source = Folder(inbox, None, settle=0.2)
+    seen: list[str] = []
+
+    def read() -> None:
+        seen.extend(message.default_id for message in source)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    time.sleep(0.5)
+    wanted = set()
+    for number, picture in enumerate(pictures):
+        deep = inbox / f"day{number}" / "phone"
+        deep.mkdir(parents=True)
+        shutil.copy(picture, deep / "a.png")
+        wanted.add(f"day{number}/phone/a.png")
+        time.sleep(0.05 * (number % 3))
+    until(lambda: wanted <= set(seen))
+    source.stop()
+    thread.join(timeout=10)
+    assert sorted(seen) == sorted(wanted)
+
+
 def test_a_line_without_end_is_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     with path.open("wb") as file:
@@ -120,7 +148,10 @@ def test_lines_are_answered_while_the_pipe_stays_open_and_sigterm_ends_well(
         "0.999999",
         "--no-drift",
     ]
-    running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # Without a buffer, whose lines `communicate` would not see.
+    running = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    )
     assert running.stdin
     assert running.stdout
     try:
