@@ -8,6 +8,7 @@ one of several lines, or damage that `verify` does not tell of.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -198,6 +199,16 @@ def _board(store: Store) -> Any:
     return [{k: v for k, v in entry.as_json().items() if k != "head_bytes"} for entry in board.entries]
 
 
+def _same_json(path: Path, data: bytes, changed: bytes | None) -> bool:
+    """Whether a change of a JSON file is one of blanks alone, which is no damage."""
+    if path.suffix != ".json" or changed is None:
+        return False
+    try:
+        return bool(json.loads(changed) == json.loads(data))
+    except ValueError:
+        return False
+
+
 def damage(rng: random.Random, path: Path, others: list[Path]) -> str | None:
     """Do something to a file; what it was, or None if it changed nothing."""
     data = path.read_bytes()
@@ -228,7 +239,7 @@ def damage(rng: random.Random, path: Path, others: list[Path]) -> str | None:
     elif kind == "swap":
         same = [other for other in others if other.suffix == path.suffix and other != path]
         changed = rng.choice(same).read_bytes() if same else data
-    if changed == data:
+    if changed == data or _same_json(path, data, changed):
         return None
     status = path.stat()
     path.unlink()
