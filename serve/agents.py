@@ -116,7 +116,7 @@ def create_server(state: State) -> MCPServer:
         await loaded()
         if item_id is None:
             asked = api.Input(text=text, image=image_base64).asked()
-            return await api.search(state, asked, k, where)
+            return _shortened(await api.search(state, asked, k, where))
 
         def like() -> dict[str, Any]:
             catalog = state.catalog

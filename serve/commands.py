@@ -20,6 +20,15 @@ from ..console import (
     shorten,
 )
 from ..errors import IcehouseError, UsageError
+from .options import (
+    AllowHostOption,
+    DeviceOption,
+    HostOption,
+    PortOption,
+    RunsOption,
+    StorePath,
+    TokenOption,
+)
 
 app = typer.Typer()
 
@@ -55,7 +64,7 @@ def search(
             "--encoder", "-e", help="Where to find the feature's encoder now; another one is refused."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    device: DeviceOption = "auto",
     max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -121,7 +130,7 @@ def predict(
         str | None,
         typer.Option("--encoder", "-e", help="Where to find the run's encoder now; another one is refused."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    device: DeviceOption = "auto",
     max_pixels: MaxPixelsOption = None,
     strict: Annotated[
         bool,
@@ -174,9 +183,7 @@ def predict(
 
 @app.command("map", rich_help_panel="Serve")
 def make_map(
-    path: Annotated[
-        Path | None, typer.Argument(metavar="STORE", help="A store.", show_default="--store")
-    ] = None,
+    path: StorePath = None,
     store: StoreOption = DEFAULT_STORE,
     feature: Annotated[
         str | None,
@@ -252,46 +259,17 @@ def serve(
         ),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
-    run: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--run",
-            "-r",
-            help="Head that answers: id of a run, a part of it, the label it learned, or the folder of a package; "
-            "repeatable, the first is the default.",
-            show_default="the latest run",
-        ),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one that this machine has.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes one that is free.")] = 8000,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="ICEHOUSE_TOKEN",
-            show_envvar=True,
-            show_default=False,
-            help="What every request but those for health has to bring: as a bearer token, by the login form, or once as "
-            "?token= in the address.",
-        ),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Name by which clients may call the server, beside addresses and this machine's own; repeatable, * is any."
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    run: RunsOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    token: TokenOption = None,
+    allow_host: AllowHostOption = None,
+    device: DeviceOption = "auto",
     max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Serve a store over HTTP: an application in the browser and a JSON API."""
     from .app.server import serve as run_server
 
-    if token is not None and not token.strip():
-        raise UsageError("the token is empty: leave --token out, or give one")
-    if token is None and not _loopback(host):
-        say("note: anybody who reaches this machine can ask the server and label; --token guards it")
     named = str(path or store)
     run_server(
         path or store,
@@ -307,20 +285,10 @@ def serve(
 
 @app.command(rich_help_panel="Serve")
 def mcp(
-    path: Annotated[
-        Path | None, typer.Argument(metavar="STORE", help="A store.", show_default="--store")
-    ] = None,
+    path: StorePath = None,
     store: StoreOption = DEFAULT_STORE,
-    run: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--run",
-            "-r",
-            help="Head that predicts: id of a run, or a part of it; repeatable, the first is the default.",
-            show_default="the latest run",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    run: RunsOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Offer agents read-only tools over a store: the Model Context Protocol on standard input and output."""
     try:
@@ -424,12 +392,3 @@ def demo(
 
 def _yes(usable: bool | None) -> str:
     return "?" if usable is None else "yes" if usable else "no"
-
-
-def _loopback(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -20,6 +20,7 @@ from ..console import (
     say,
 )
 from ..errors import SourceError, UsageError
+from .options import AllowHostOption, DeviceOption, HostOption, PortOption, RunsOption, StorePath, TokenOption
 
 app = typer.Typer()
 
@@ -29,9 +30,7 @@ _DEFAULT = "label"
 
 @app.command(rich_help_panel="Serve")
 def label(
-    path: Annotated[
-        Path | None, typer.Argument(metavar="STORE", help="A store.", show_default="--store")
-    ] = None,
+    path: StorePath = None,
     store: StoreOption = DEFAULT_STORE,
     classes: Annotated[
         str | None,
@@ -64,25 +63,12 @@ def label(
             "--inputs", "-i", help="Features that the head learns from.", show_default="one of each modality"
         ),
     ] = None,
-    run: Annotated[
-        list[str] | None,
-        typer.Option("--run", "-r", help="Head of the other pages, as `icehouse serve` takes it."),
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes one that is free.")] = 8000,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="ICEHOUSE_TOKEN",
-            show_envvar=True,
-            show_default=False,
-            help="As `icehouse serve` takes it.",
-        ),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="Name by which clients may call the server; repeatable.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    run: RunsOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    token: TokenOption = None,
+    allow_host: AllowHostOption = None,
+    device: DeviceOption = "auto",
     max_pixels: MaxPixelsOption = None,
     status: Annotated[
         bool, typer.Option("--status", help="Tell how far it is, kappa and each annotator's agreement.")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ...errors import IcehouseError
+from ...console import say
+from ...errors import IcehouseError, UsageError
 
 #: Connections at once; more are answered 503 without a look at what they ask.
 MAX_CONNECTIONS = 1000
@@ -58,6 +60,11 @@ def serve(
         If the extra is not installed, or the port cannot be had.
     """
     require_extra()
+    token = settings.get("token")
+    if token is not None and not token.strip():
+        raise UsageError("the token is empty: leave --token out, or give one")
+    if token is None and not _is_loopback(host):
+        say("note: anybody who reaches this machine can ask the server and label; --token guards it")
     import uvicorn
 
     from .application import create_app
@@ -89,3 +96,11 @@ def _bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError, UnicodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise IcehouseError(f"cannot listen on {host}:{port}: {reason}; --port 0 takes a free port") from None
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

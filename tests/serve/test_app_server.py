@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +18,10 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import pytest
+from icehouse.cli import app
 from served import make_store, running
 from toys import ToyEncoder
+from typer.testing import CliRunner
 
 
 class SlowEncoder(ToyEncoder):
@@ -156,3 +159,25 @@ def _until(true: Any, seconds: float = 20) -> None:
     while not true():
         assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("command", [["serve"], ["label", "--classes", "a,b"]])
+def test_whoever_serves_guards_the_door(
+    command: list[str], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    runner, given = CliRunner(), [command[0], str(copy), *command[1:], "--port", "0"]
+    refused = runner.invoke(app, [*given, "--token", " "])
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "token is empty" in refused.stderr
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    for more, warned in (
+        ([], False),
+        (["--host", "localhost"], False),
+        (["--host", "0.0.0.0"], True),
+        (["--host", "0.0.0.0", "--token", "secret"], False),
+    ):
+        done = runner.invoke(app, [*given, *more])
+        assert done.exit_code == 0, done.stderr
+        assert ("--token guards it" in done.stderr) == warned, (more, done.stderr)
