@@ -1,15 +1,16 @@
 """The command line: each command parses, calls one library function, and prints.
 
 The commands live beside what they call, in each room's `commands.py`; this module puts them on one table and turns every
-error into one line. Nothing heavy is imported before a command runs.
+error into one line. Nothing heavy is imported before a command runs. Modules of commands go without
+`from __future__ import annotations`: Typer would evaluate the text of every option twice, at each start.
 """
-
-from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -32,15 +33,35 @@ INTERRUPTED = 130
 class OneLineErrors(TyperGroup):
     """A group whose commands never show a traceback."""
 
-    def make_context(self, *args: Any, **extra: Any) -> Any:
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         """Parse the arguments."""
+        if not args or {"-h", "--help"} & {*args}:
+            _load_help_pages()
         with _one_line_errors(), _sanitised():
-            return super().make_context(*args, **extra)
+            return super().make_context(info_name, args, *rest, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an error becomes one line on stderr and an exit status."""
         with _one_line_errors(), _sanitised():
             return super().invoke(ctx)
+
+
+def _load_help_pages() -> None:
+    """Import what Typer draws help with, without its Markdown, tracebacks and attrs: slow to load, and not in our help."""
+    absent = {
+        "attr": None,
+        "rich.markdown": ModuleType("Markdown"),
+        "rich.traceback": ModuleType("Traceback"),
+    }
+    absent = {name: module for name, module in absent.items() if name not in sys.modules}
+    for module in filter(None, absent.values()):
+        setattr(module, module.__name__, None)
+    sys.modules.update(absent)  # type: ignore[arg-type]
+    try:
+        importlib.import_module("typer.rich_utils")
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
 """CLI: dups find, evaluate, calibrate, leakage, gallery, apply, act, stream; split."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -144,7 +142,7 @@ def calibrate(
 
 
 def _carry(
-    store: Store, feature: str | None, to_file: Path | None, from_file: Path | None, as_json: bool
+    store: "Store", feature: str | None, to_file: Path | None, from_file: Path | None, as_json: bool
 ) -> None:
     """Write a calibration to a file, or take one from it."""
     from .calibration_file import export_calibration, import_calibration
@@ -256,7 +254,7 @@ def leakage(
         raise typer.Exit(1)
 
 
-def _leakage_report(found: Leakage) -> None:
+def _leakage_report(found: "Leakage") -> None:
     names = [name or "(none)" for name in found.splits]
     cells = {(pair["split_a"], pair["split_b"]): pair for pair in found.pairs}
     rows = [
@@ -687,7 +685,7 @@ def split(
     _split_report(report, stratify)
 
 
-def _split_report(report: SplitReport, stratify: str | None) -> None:
+def _split_report(report: "SplitReport", stratify: str | None) -> None:
     total = sum(report.splits.values())
     rows = [["all", total, *(f"{n} ({n / total:.1%})" for n in report.splits.values())]]
     classes = report.balance if stratify else []

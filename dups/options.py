@@ -1,7 +1,5 @@
 """Options that several commands of near-duplicates share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -63,7 +61,7 @@ VariantsOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
 
 
-def say_which(store: Path, found: Duplicates, name: str | None) -> None:
+def say_which(store: Path, found: "Duplicates", name: str | None) -> None:
     """Say which search was opened, where it was not named and there are several."""
     from ..store.store import Store
     from .find import HASHES, list_duplicates, search_name

@@ -1,7 +1,5 @@
 """CLI: dups apply, act."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`icehouse dups stream`: paths or JSON lines in, verdicts out, as they come."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,7 +99,7 @@ def stream(
     _run(judge, latency, all_matches)
 
 
-def _run(judge: DuplicateStream, latency: float, all_matches: int) -> None:
+def _run(judge: "DuplicateStream", latency: float, all_matches: int) -> None:
     import contextlib
     import signal
     import time
@@ -133,7 +131,7 @@ def _run(judge: DuplicateStream, latency: float, all_matches: int) -> None:
         raise typer.Exit(128 + caught[0])
 
 
-def as_dict(verdict: StreamResult, all_matches: int = 0) -> dict[str, Any]:
+def as_dict(verdict: "StreamResult", all_matches: int = 0) -> dict[str, Any]:
     """Give a verdict as JSON values, always with the same keys."""
     best = verdict.match
     told: dict[str, Any] = {
@@ -224,7 +222,7 @@ def _write(told: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _summary(judge: DuplicateStream, counts: Any, seconds: float, saved: Path | None) -> str:
+def _summary(judge: "DuplicateStream", counts: Any, seconds: float, saved: Path | None) -> str:
     total = sum(counts.values())
     sound = total - counts["error"]
     what = "texts" if judge.modality == "text" else "images"

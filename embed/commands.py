@@ -1,7 +1,5 @@
 """CLI: embed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -293,7 +291,7 @@ def embed(
         raise typer.Exit(1)
 
 
-def print_captions(report: CaptionFeatures) -> None:
+def print_captions(report: "CaptionFeatures") -> None:
     """Print what became of captions."""
     echo(
         f"embedded {report.embedded} captions {report.name!r} with {report.encoder} in {report.seconds:.1f} s; "
@@ -314,7 +312,7 @@ def print_captions(report: CaptionFeatures) -> None:
     echo(f"store: {report.store}  features: {', '.join(report.features) or 'none'}")
 
 
-def print_report(report: EmbedReport) -> None:
+def print_report(report: "EmbedReport") -> None:
     """Print what a run did, what it left, and what bounded it."""
     for note in report.notes:
         say(f"note: {note}")

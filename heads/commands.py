@@ -1,7 +1,5 @@
 """CLI: train, evaluate, runs, heads, package, export-onnx, suggest, report, explain."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,7 +116,7 @@ def explain(
         say(f"left in {out}")
 
 
-def _print(one: Explanation) -> None:
+def _print(one: "Explanation") -> None:
     label = "" if one.label is None else f"; the store says {one.label!r}"
     role = f" ({one.role})" if one.role else ""
     echo(
@@ -171,7 +169,7 @@ def _print(one: Explanation) -> None:
         )
 
 
-def _place(view: TokenEffects, i: int) -> str:
+def _place(view: "TokenEffects", i: int) -> str:
     if view.grid is not None:
         return f"row {i // view.grid[1] + 1} column {i % view.grid[1] + 1}"
     return repr(view.words[i].strip()) if view.words is not None else f"token {i + 1}"
@@ -298,7 +296,7 @@ def export_onnx(
     say(f"left in {exported.path}")
 
 
-def _print_onnx(exported: Exported) -> None:
+def _print_onnx(exported: "Exported") -> None:
     given = ", ".join(
         f"{name} [{', '.join(str(size) for size in shape)}]" for name, shape in exported.inputs.items()
     )
@@ -308,7 +306,7 @@ def _print_onnx(exported: Exported) -> None:
     )
 
 
-def _onnx_json(exported: Exported) -> dict[str, object]:
+def _onnx_json(exported: "Exported") -> dict[str, object]:
     keys = ("opset", "inputs", "classes", "difference", "rows")
     return {"path": str(exported.path), **{key: getattr(exported, key) for key in keys}}
 
@@ -643,7 +641,7 @@ def _params(given: Sequence[str]) -> dict[str, Any]:
     return params
 
 
-def _run_json(run: Run) -> dict[str, Any]:
+def _run_json(run: "Run") -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "path": str(run.path),
@@ -653,7 +651,7 @@ def _run_json(run: Run) -> dict[str, Any]:
     }
 
 
-def _print_run(run: Run, features: Mapping[str, str] | None = None) -> None:
+def _print_run(run: "Run", features: Mapping[str, str] | None = None) -> None:
     """Print what a run is, how it was made, and its scores."""
     from .evaluate import scoring_text
 
@@ -682,7 +680,7 @@ def _print_run(run: Run, features: Mapping[str, str] | None = None) -> None:
     say(f"left in {run.path}")
 
 
-def _title(run: Run) -> str:
+def _title(run: "Run") -> str:
     inputs = " + ".join(f"{name} ({feature})" for name, feature in run.features.items())
     return f"{run.run_id}: {run.family} on {inputs}, label {run.label!r}, {len(run.classes)} classes"
 

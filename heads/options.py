@@ -1,7 +1,5 @@
 """Options that several commands of heads share, each declared once."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Annotated, Literal, TypeAlias
 

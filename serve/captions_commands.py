@@ -1,7 +1,5 @@
 """CLI: captions list, show, sample, stats."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -131,7 +129,7 @@ def stats(
     _print_stats(found)
 
 
-def _print_stats(found: CaptionStats) -> None:
+def _print_stats(found: "CaptionStats") -> None:
     coverage, total = found.coverage, max(found.captions, 1)
     echo(f"{_count(found.captions)} {found.name!r}, {found.useful:,} of them of use")
     left = [f"{coverage['left']:,} to ask", f"{coverage['failed']:,} failed"]
@@ -163,7 +161,7 @@ def _print_stats(found: CaptionStats) -> None:
         _print_structured(found.structured)
 
 
-def _print_words(found: CaptionStats) -> None:
+def _print_words(found: "CaptionStats") -> None:
     words, distinct = found.vocabulary, found.distinct
     if words["tokens"]:
         moving = words["moving_ratio"]
@@ -202,12 +200,12 @@ def _print_structured(found: dict[str, Any]) -> None:
         echo("objects: " + ", ".join(f"{one_line(e['object'])} {e['captions']:,}" for e in found["objects"]))
 
 
-def _asked(one: CaptionSet) -> str:
+def _asked(one: "CaptionSet") -> str:
     more = [what for what, is_so in (("with text", one.with_text), ("structured", one.structured)) if is_so]
     return ", ".join([one.asked, *more])
 
 
-def _heading(one: Shown) -> str:
+def _heading(one: "Shown") -> str:
     if not one.items:
         return f"{(one.image_sha256 or '')[:12]} (no item has this picture any more)"
     first, others = one.items[0], len(one.items) - 1
@@ -220,11 +218,11 @@ def _heading(one: Shown) -> str:
     return "  ".join(parts)
 
 
-def _flags(one: Shown) -> str:
+def _flags(one: "Shown") -> str:
     return f" [{', '.join(one.flags)}]" if one.flags else ""
 
 
-def _echo_caption(one: Shown, indent: str) -> None:
+def _echo_caption(one: "Shown", indent: str) -> None:
     said = one_line(one.caption or "") or f"({one.problem or 'an empty answer'})"
     echo(indent + said)
     for column, value in one.structured.items():
@@ -233,7 +231,7 @@ def _echo_caption(one: Shown, indent: str) -> None:
             echo(f"{indent}{column}: {one_line(shown)}")
 
 
-def _provenance(one: Shown, about: CaptionSet) -> str:
+def _provenance(one: "Shown", about: "CaptionSet") -> str:
     if about.model is None:
         return about.maker
     parts = [about.maker, f"asked: {_asked(about)}"]

@@ -1,7 +1,5 @@
 """CLI: search, predict, map, serve, mcp, doctor, demo."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

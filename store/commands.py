@@ -1,7 +1,5 @@
 """CLI: info, sql, join, export, remove, compact, verify; index build, index info."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """CLI: caption."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -239,7 +237,7 @@ def _print_plan(todo: Any, name: str, as_json: bool) -> None:
     )
 
 
-def _print_report(report: CaptionReport) -> None:
+def _print_report(report: "CaptionReport") -> None:
     rate = f" ({report.captioned / report.seconds:.2g}/s)" if report.seconds and report.captioned else ""
     echo(
         f"{report.captioned} captions by {report.model} in {report.seconds:.1f} s{rate}; "
@@ -274,7 +272,7 @@ def _print_report(report: CaptionReport) -> None:
         echo(f"{host}: {answers} answers, {report.concurrency[host]} at once")
 
 
-def _print_import(report: ImportReport, as_json: bool) -> None:
+def _print_import(report: "ImportReport", as_json: bool) -> None:
     if as_json:
         print_json(report.as_dict())
         return

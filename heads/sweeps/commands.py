@@ -1,7 +1,5 @@
 """CLI: sweep, compare, shots."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sys
@@ -225,14 +223,14 @@ def compare(
     _print_board(board, group_by)
 
 
-def _warn_of_labels(store: Store, label: str, where: str | None, strict: bool) -> None:
+def _warn_of_labels(store: "Store", label: str, where: str | None, strict: bool) -> None:
     from ..samples import check_labels
 
     for line in check_labels(store, label, where=where, strict=strict):
         say(f"WARNING: {line}")
 
 
-def _notes(store: Store, trials: Sequence[Trial], class_weight: str | None) -> list[str]:
+def _notes(store: "Store", trials: "Sequence[Trial]", class_weight: str | None) -> list[str]:
     """Options that some of the heads could make nothing of."""
     from ..prompts import prompt_notes
     from ..registry import head_class
@@ -249,7 +247,7 @@ def _notes(store: Store, trials: Sequence[Trial], class_weight: str | None) -> l
     return list(dict.fromkeys(notes))
 
 
-def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
+def _print_board(board: "Leaderboard", group_by: str | None = None) -> None:
     from ..evaluate import scoring_text
     from ..metrics import interval_text, title, value_text
 
@@ -333,7 +331,7 @@ def _print_board(board: Leaderboard, group_by: str | None = None) -> None:
 
 
 def _trial_rows(
-    results: Sequence[TrialResult], metric: str, chosen: Mapping[str, str] | None = None
+    results: "Sequence[TrialResult]", metric: str, chosen: Mapping[str, str] | None = None
 ) -> tuple[list[str], list[list[Any]]]:
     """Table of trials, the best of each family marked: those `chosen` (family to key), else the best so far."""
     best: dict[str, tuple[float, float]] = {}
@@ -372,7 +370,7 @@ def _live(metric: str) -> Iterator[Any]:
 
     with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
 
-        def watch(results: Sequence[TrialResult], trial: Trial | None) -> None:
+        def watch(results: "Sequence[TrialResult]", trial: "Trial | None") -> None:
             table = rich_table(*_trial_rows(results, metric))
             table.caption = Text(one_line(f"fitting {trial}") if trial else "scoring")
             live.update(table)
@@ -402,7 +400,7 @@ def _signed(value: float, metric: str) -> str:
     return f"{value:+.3f}" if metric == "log_loss" else f"{100 * value:+.1f}"
 
 
-def _with_interval(score: Score | None, metric: str) -> str:
+def _with_interval(score: "Score | None", metric: str) -> str:
     from ..metrics import interval_text, value_text
 
     if score is None:
@@ -500,7 +498,7 @@ def shots(
     say(f"left in {done.path}")
 
 
-def _print_curves(done: Curves, metric: str, draws: int) -> None:
+def _print_curves(done: "Curves", metric: str, draws: int) -> None:
     from ..evaluate import scoring_text
     from ..metrics import interval_text, value_text
 

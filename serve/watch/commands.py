@@ -1,7 +1,5 @@
 """CLI: watch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -202,7 +200,7 @@ def watch(
         _run(made_watch)
 
 
-def _run(watch: Watch) -> None:
+def _run(watch: "Watch") -> None:
     import contextlib
     import signal
 
