@@ -23,8 +23,8 @@ class Settings:
     """How the server is run; the defaults suit a laptop.
 
     `token` guards every route but health. `hosts` are further names by which the server may be called. A body has at most
-    `max_body` bytes, all that are being read at most `max_bodies`, and each takes at most `body_seconds` to come. At most
-    `queue` inputs are worked on or wait.
+    `max_body` bytes, all that are being read at most `max_bodies`, and each takes at most `body_seconds` to come, the head
+    of a request at most `head_seconds`. At most `queue` inputs are worked on or wait.
     """
 
     token: str | None = None
@@ -32,6 +32,7 @@ class Settings:
     max_body: int = 64 * 2**20
     max_bodies: int = 512 * 2**20
     body_seconds: float = 30.0
+    head_seconds: float = 10.0
     queue: int = 256
     device: str = "auto"
     workers: int | None = None

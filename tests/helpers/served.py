@@ -68,12 +68,11 @@ def client(
 def running(path: Path, *runs: str, encoder: Any = None, **settings: Any) -> Iterator[str]:
     """A server in a thread of this process, as `icehouse serve` runs it; its address."""
     import uvicorn
-    from icehouse.serve.app.application import create_app
+    from icehouse.serve.app.server import configured
     from icehouse.serve.app.state import Settings, State
 
     state = State.open(path, runs, Settings(**settings), [encoder or ToyEncoder()])
-    config = uvicorn.Config(create_app(state), log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configured(state, log_level="error", timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as bound:
         thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
         thread.start()

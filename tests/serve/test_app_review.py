@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.gallery import write_gallery
 from icehouse.dups.judgements import read_records
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
@@ -38,6 +39,28 @@ def store(tmp_path: Path) -> Store:
     made = Store.open(tmp_path / "store")
     find_duplicates(made, feature=None)
     return made
+
+
+def test_a_search_by_evidence_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(3)
+    for i in range(120):
+        picture = Image.fromarray(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)).resize((64, 64))
+        picture.save(tmp_path / "images" / f"{i}.png")
+        if i < 2:
+            picture.save(tmp_path / "images" / f"{i}.bmp")
+    embed_sources([tmp_path / "images"], tmp_path / "store", encoder=ToyEncoder())
+    found = find_duplicates(tmp_path / "store")
+    rule = found.summary["parameters"]
+    assert rule["cosine"] is None
+    assert rule["evidence"] > 0
+    write_gallery(tmp_path / "store", out=tmp_path / "gallery")
+    offline = (tmp_path / "gallery" / "index.html").read_text()
+    with client(tmp_path / "store", headers=HTML) as web:
+        answer = web.get("/duplicates")
+    assert answer.status_code == 200
+    for html in (answer.text, offline):
+        assert f"at evidence ≥ {rule['evidence']:.1f} (default)" in html
 
 
 def groups(html: str) -> list[set[str]]:

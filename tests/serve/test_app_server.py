@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ import httpx
 import numpy as np
 import pytest
 from icehouse.cli import app
+from icehouse.serve.app import server
 from served import make_store, running
 from toys import ToyEncoder
 from typer.testing import CliRunner
@@ -45,7 +47,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def slow(store: Path) -> Iterator[tuple[str, SlowEncoder]]:
     encoder = SlowEncoder()
-    with running(store, encoder=encoder, queue=8, body_seconds=1.0) as url:
+    with running(store, encoder=encoder, queue=8, body_seconds=1.0, head_seconds=1.0) as url:
         yield url, encoder
         encoder.gate.set()
 
@@ -70,6 +72,54 @@ def test_slow_bodies_hold_nobody_up_and_end(slow: tuple[str, SlowEncoder]) -> No
         assert answer.startswith(b"HTTP/1.1 408")
         assert b"did not come within 1 seconds" in answer + client.recv(4000)
         client.close()
+
+
+def test_heads_that_come_too_slowly_end(slow: tuple[str, SlowEncoder]) -> None:
+    url, _ = slow
+    to = urlsplit(url)
+    address = (str(to.hostname), int(to.port or 0))
+    dripping, silent, idle = (socket.create_connection(address) for _ in range(3))
+    # A connection that has been answered once has as long for its next head.
+    idle.sendall(f"GET /healthz HTTP/1.1\r\nHost: {to.netloc}\r\n\r\n".encode())
+    assert idle.recv(4000).startswith(b"HTTP/1.1 200")
+    idle.sendall(b"GET /he")
+    head, answer = iter(f"GET /healthz HTTP/1.1\r\nHost: {to.netloc}\r\nX-Slow: {'x' * 1000}"), b""
+    dripping.settimeout(0.1)
+    for _ in range(200):
+        dripping.sendall(next(head).encode())
+        with contextlib.suppress(TimeoutError):
+            answer = dripping.recv(4000)
+            break
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert answer.endswith(b'{"detail":"the head of the request did not come within 1 seconds"}')
+    for client in (silent, idle):
+        client.settimeout(20)
+    assert idle.recv(4000).startswith(b"HTTP/1.1 408")
+    assert silent.recv(4000) == b"", "what never asked is closed without a word"
+    # A request whose head is there has its own time, and one after the other may come on a connection.
+    with httpx.Client() as client:
+        for _ in range(3):
+            assert client.get(f"{url}/healthz").status_code == 200
+            time.sleep(0.5)
+    for each in (dripping, silent, idle):
+        each.close()
+
+
+def test_an_answer_that_nobody_reads_ends(
+    slow: tuple[str, SlowEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "UNREAD_S", 0.5)
+    url, _ = slow
+    to = urlsplit(url)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((str(to.hostname), int(to.port or 0)))
+        # More answers than the system holds for a client that reads none.
+        ask = f"GET /openapi.json HTTP/1.1\r\nHost: {to.netloc}\r\n\r\n".encode()
+        client.settimeout(20)
+        with pytest.raises(ConnectionError):
+            client.sendall(ask * 100_000)
+    assert httpx.get(f"{url}/healthz").status_code == 200
 
 
 def test_a_client_that_goes_away_leaves_no_trace(slow: tuple[str, SlowEncoder]) -> None:
