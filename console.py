@@ -228,7 +228,7 @@ def _is_number(cell: str) -> bool:
 
 
 def mute_stdout() -> None:
-    """Let nothing more be written to a pipe that nobody reads, not even when the interpreter goes."""
+    """Point stdout at the null device, so that nothing more goes to a closed pipe, not even at interpreter exit."""
     with contextlib.suppress(OSError, ValueError):  # not a file: a test's, or a notebook's
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -238,7 +238,7 @@ CLOSED: set[str] = set()
 
 
 def fill_closed() -> None:
-    """Let a closed stdin, stdout or stderr lead nowhere: the next file opened would take its place, and be written into."""
+    """Open the null device for a closed stdin, stdout or stderr: the next file opened would take its descriptor."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             CLOSED.add(name)

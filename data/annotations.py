@@ -386,7 +386,7 @@ class _IdConflicts:
         return pa.concat_tables([table.filter(pa.array(keep)), filled]).take(pa.array(order))
 
     def notes(self) -> list[str]:
-        """What was done, for the user."""
+        """Remarks for the user on what was done."""
         tally = self._tally
         said = {
             "same": f"{count(tally['same'], 'identical row')} read twice and kept once",

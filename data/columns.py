@@ -32,7 +32,7 @@ _KNOWN_ID = ("id", "item_id", "image_id")
 
 @dataclass
 class Columns:
-    """Which column of one file is what."""
+    """Roles of one file's columns."""
 
     id: str | None = None
     image: str | None = None
@@ -223,7 +223,7 @@ def _choose(finder: _Finder, options: SourceOptions, metadata: bool) -> Columns:
 
 
 def _hint(header: Header) -> str:
-    """Which columns look like images, for an error."""
+    """Names of the columns that look like images, for an error."""
     found = [
         (name, why)
         for name in header.columns

@@ -49,7 +49,7 @@ METADATA_NAMES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"
 
 @dataclass
 class Scan:
-    """What a folder holds; paths are relative to it and sorted.
+    """Contents of a folder; paths are relative to it and sorted.
 
     Broken links are among `paths` (reading them says so); `by_bytes` of them are images only by their first
     bytes. `others` are no images, or cameras' raw files; `hidden` includes what a Mac adds to archives.
@@ -278,7 +278,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _scan_notes(scan: Scan) -> Iterator[str]:
-    """What a folder holds besides images with an image's suffix."""
+    """Remarks on a folder's files other than images."""
     metadata = set(metadata_of(scan))
     others = [path for path in scan.others if path not in metadata]
     if scan.by_bytes:

@@ -129,12 +129,12 @@ def why_not_an_image(data: bytes) -> str:
 
 
 def describe_non_image(head: bytes) -> str | None:
-    """What else than an image a file is, by its first bytes, and what to do; None where that is not known."""
+    """Kind of a file that is no image, by its first bytes, with the remedy; None if unknown."""
     return next((says for pattern, says in _COMPILED if pattern.match(head)), None)
 
 
 def lfs_pointer(head: bytes) -> str | None:
-    """Which pointer stands in the place of a file that was not fetched; None where it is the file."""
+    """Kind of pointer (Git LFS, git-annex) in place of a file that was not fetched; None for a real file."""
     return next((says.format("file") for pattern, says in _POINTERS if re.match(pattern, head)), None)
 
 

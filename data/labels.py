@@ -92,7 +92,7 @@ def as_known(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def spelling_changes(before: pa.ChunkedArray, after: pa.ChunkedArray) -> str | None:
-    """What `normalise` changed, with a few examples, for a note; None where it changed nothing."""
+    """Note on the changes made by `normalise`, with a few examples; None if there were none."""
     if pa.types.is_list(before.type):
         return None
     differ = pc.fill_null(pc.not_equal(before, pc.fill_null(after, "")), False)
@@ -149,7 +149,7 @@ def near_identical(counts: Mapping[str, int]) -> list[str]:
 
 
 def counted(column: pa.ChunkedArray) -> Counter[str]:
-    """How many rows have each value of a column; of a list each value counts."""
+    """Rows per value of a column; each value of a list counts."""
     column = pc.list_flatten(column) if pa.types.is_list(column.type) else column
     return Counter(
         {str(row["values"]): row["counts"] for row in column.drop_null().value_counts().to_pylist()}
@@ -157,7 +157,7 @@ def counted(column: pa.ChunkedArray) -> Counter[str]:
 
 
 def _key(label: str) -> str:
-    """What near-identical labels have in common: no case, blanks or hyphens, one way to write a number or a truth value."""
+    """Key shared by near-identical labels: no case, blanks or hyphens, one spelling of numbers and truth values."""
     key = unicodedata.normalize("NFKC", trim(label)).casefold()
     try:
         number = Decimal({"true": "1", "false": "0"}.get(key, key))

@@ -49,7 +49,7 @@ _PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz")
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to read sources. What is not given comes from the preset, else from well-known column names.
+    """Options for reading sources; those not given come from the preset, else from well-known column names.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the sources hold.
+    """Items of the sources, as one table, with rejected rows and notes.
 
     Attributes
     ----------
@@ -241,7 +241,7 @@ def _not_told(results: Sequence[SourceResult], table: pa.Table) -> dict[str, pa.
 
 
 def _kind(path: Path) -> str:
-    """What a source is: "folder", "image" or "file" (of annotations)."""
+    """Kind of a source: "folder", "image" or "file" (of annotations)."""
     if "\0" in str(path):
         raise UsageError(f"{show(str(path))} is not a path")
     try:

@@ -206,7 +206,7 @@ class _Finder:
         return self._unfound(raw)
 
     def _unfound(self, raw: str, several: tuple[str, ...] = ()) -> _Found:
-        """What remains of a path that names no file: it may come later, unless it cannot be below the root."""
+        """Path kept for a file that does not exist yet; an error if it cannot be below the root."""
         text = _written(raw)
         places = [posixpath.normpath(posixpath.join(start, text)) for start in self.starts]
         if text.endswith("/") or posixpath.normpath(text) == "." or os.path.isdir(places[0]):  # noqa: PTH112
@@ -259,7 +259,7 @@ class _Finder:
             yield (_DOUBLED,), [full for way in ways if _is_file(full := posixpath.join(start, *way))]
 
     def advice(self, values: Sequence[str]) -> str:
-        """What to say where none of the first images is there: the folder in which they are, if that is near."""
+        """Advice if none of the first images exists: the nearby folder that has them, if any."""
         start = self.starts[0]
         names = [text for value in values[:20] if not (text := _written(value)).startswith("/")]
         near = [folder for folder in self._disk.near(start) if folder != start]
@@ -285,7 +285,7 @@ def _refused(raw: str) -> str | None:
 
 
 def why_missing(file: Path) -> str:
-    """What is in the place of a file that is not there: one line, empty if there is nothing to say."""
+    """Reason why a file is missing, as one line; empty if none is known."""
     global _recent
     if time.monotonic() - _recent[0] > 2:
         _recent = (time.monotonic(), _DirectoryCache())
@@ -334,7 +334,7 @@ class _Listing:
 
 
 class _DirectoryCache:
-    """What lies where, each folder looked at once: for one reading of the sources."""
+    """Directory listings, each read once per reading of the sources."""
 
     def __init__(self) -> None:
         self._listings: dict[str, _Listing] = {}

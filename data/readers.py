@@ -162,7 +162,7 @@ def read_csv(path: Path, choose: Choose, encoding: str, quotes: Quotes, separato
 
 
 def _separator(content: str, head: str) -> str:
-    """What parts the fields of a CSV: whatever gives the header and the first rows the same number of them."""
+    """Separator of a CSV: the character that splits the header and the first rows into equally many fields."""
     for separator in _SEPARATORS:
         try:
             rows = csv.reader(StringIO(content, newline=""), delimiter=separator)

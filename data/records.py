@@ -333,7 +333,7 @@ def _named(column: pa.ChunkedArray, names: list[str]) -> tuple[pa.ChunkedArray, 
 
 
 def _kind(kind: pa.DataType) -> str:
-    """What a column holds: "text", "texts", "bytes", "picture", "pictures", "paths", or why it cannot be used."""
+    """Kind of a column: "text", "texts", "bytes", "picture", "pictures", "paths", or why it cannot be used."""
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     if is_list(kind):
         inner = _kind(kind.value_type)
@@ -362,7 +362,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _sniff_column(file: pq.ParquetFile, name: str, kind: str) -> tuple[str, list[str]]:
-    """What a column of text or bytes holds, and its first values: bytes may be pictures, text, or neither."""
+    """Kind of a column of text or bytes, and its first values: bytes may be pictures, text, or neither."""
     cells: list[bytes] = []
     for rows, batch in enumerate(file.iter_batches(SAMPLE, columns=[name], use_threads=False), 1):
         found = batch.column(0)

@@ -31,7 +31,7 @@ Rejected = tuple[str, str | None, str]
 
 @dataclass
 class SourceResult:
-    """What one source gave: a table of `FIXED`, labels and metadata, all strings.
+    """Result of reading one source: a table of `FIXED`, labels and metadata, all strings.
 
     `numbers` are the rows' numbers in an annotation file, None for images found on disk. Columns in
     `from_folders` are told by folders' names only: another source's value goes before.
@@ -106,7 +106,7 @@ Quotes = Literal["auto", "csv", "literal"]
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its columns before they are read.
+    """Columns of a file, known before its rows are read.
 
     Their names, and those that cannot be used with the reason.
 

@@ -402,7 +402,7 @@ def readable_prefix(text: str, limit: int, count: Callable[[str], int]) -> tuple
 
 
 def user_folder(kind: Literal["config", "cache"]) -> Path:
-    """Where this system keeps a user's settings, or disposable files, for icehouse."""
+    """Folder of icehouse's settings or caches for this user, by the system's convention."""
     if os.name == "nt":
         variable, usual = ("APPDATA", "Roaming") if kind == "config" else ("LOCALAPPDATA", "Local")
         base = os.environ.get(variable) or Path.home() / "AppData" / usual

@@ -136,7 +136,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What is known of an image file after it was read; the picture's facts are None where it could not be decoded."""
+    """Facts of an image file that was read; the picture's are None if it could not be decoded."""
 
     bytes: int
     mtime_ns: int

@@ -105,7 +105,7 @@ class EfficientNetLite0(nn.Module):
         return F.linear(pooled, self.classes, self.class_bias).softmax(-1)
 
     def fuse(self, sample: torch.Tensor) -> bool:
-        """Let oneDNN apply ReLU6 inside the convolution, if this torch can and the result stays; see `pack`."""
+        """Fuse ReLU6 into the convolution by oneDNN, if this torch can and the result is unchanged; see `pack`."""
         plain = self(sample).flatten(1)
         convolutions = [module for module in self.modules() if isinstance(module, _Convolution)]
         try:
@@ -265,7 +265,7 @@ class _PackedSelfAttention(nn.Module):
         return self._joined(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)), None
 
     def first(self, x: torch.Tensor) -> torch.Tensor:
-        """What the first of the tokens x (b, t, d) gathers from all: (b, 1, d)."""
+        """Attention output for the first of the tokens x (b, t, d): (b, 1, d)."""
         q, k, v = self._split(x)
         return self._joined(F.scaled_dot_product_attention(q[:, :, :1], k, v))
 

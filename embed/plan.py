@@ -202,7 +202,7 @@ _FACTS = (
 
 @dataclass(frozen=True, slots=True)
 class ItemPlan:
-    """What becomes of one row."""
+    """Plan for one row."""
 
     row: int
     known: bool
@@ -215,7 +215,7 @@ class ItemPlan:
 
 @dataclass
 class Known:
-    """What the store held when the run began."""
+    """Contents of the store when the run began."""
 
     items: pa.Table
     image_done: set[str]
@@ -510,7 +510,7 @@ class Planner:
 
 
 def _remedy(item_id: str, path: str | None, root: str | None, other: str | None) -> str:
-    """How to keep two items apart that claim one id."""
+    """Advice for two items that claim one id."""
     if path is not None and item_id == path and root and other and root != other:
         above = posixpath.commonpath([root, other])
         return f"--root {above} tells them apart, or use another store"

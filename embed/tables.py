@@ -299,7 +299,7 @@ class FeatureTables:
         return all(spec["encoder"] == self.encoder_id for spec in self._specs.values())
 
     def admit(self, encoder: Encoder, first: list[Work]) -> None:
-        """Let an encoder write, if it encodes as those before it did."""
+        """Permit an encoder to write, if it encodes as those before it did."""
         self._encoder, self._first = encoder, first
         if not any(self.outputs(modality) for modality in self.modalities):
             raise EncoderError(f"{encoder.id} offers none of {', '.join(self.asked)}")

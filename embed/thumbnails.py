@@ -142,7 +142,7 @@ class ThumbnailPool:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What the status of a file tells: under what `key` its thumbnail is known, or why there is none."""
+    """Lookup of a file by its status: the `key` of its thumbnail, or why there is none."""
 
     key: str | None = None
     problem: str | None = None

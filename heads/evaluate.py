@@ -43,7 +43,7 @@ _DIGITS = 16
 
 @dataclass(frozen=True)
 class ScoringCount:
-    """How often some rows were scored against a label: by command, and log files that could not be read."""
+    """Count of scorings of some rows against a label, by command, and log files that could not be read."""
 
     by: dict[str, int] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)  # so that there may have been more
@@ -54,7 +54,7 @@ class ScoringCount:
         return sum(self.by.values())
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return plain JSON values."""
         return {"total": self.total, "by": self.by, **({"damaged": self.damaged} if self.damaged else {})}
 
 
@@ -77,7 +77,7 @@ def log_scoring(store: Store, label: str, ids: Iterable[str], by: str, times: in
 def scoring_count(
     store: Store, label: str, ids: Iterable[str], *, _items: set[str] | None = None
 ) -> ScoringCount:
-    """How often any of the rows `ids` was scored against `label`."""
+    """Count of scorings of any of the rows `ids` against `label`."""
     items = _item_digests(ids) if _items is None else _items
     by: Counter[str] = Counter()
     damaged = []

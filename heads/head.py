@@ -393,7 +393,7 @@ class Head(ABC):
         return same_rows(X) if self._groups is None else self._groups
 
     def _examples(self, X: Inputs, y: np.ndarray, sample_weight: np.ndarray | None) -> Examples:
-        """What `_fit` was given, with the weights of the classes by `class_weight`, where the family has it."""
+        """Training rows as given to `_fit`, weighted by `class_weight` where the family has it."""
         by_class = class_weights(getattr(self, "class_weight", None), self.classes_, y, sample_weight)
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
         return Examples(X, y, weight, by_class, self._groups)

@@ -406,7 +406,7 @@ def _majority(support: np.ndarray, code: int, label: Any, prevalence: float | No
 
 
 def _notes(result: dict[str, Any], support: np.ndarray, labels: Sequence[Any], intervals: bool) -> list[str]:
-    """What a reader of the scores has to know."""
+    """Remarks for a reader of the scores."""
     n, notes = result["n"], []
     if result["one_class"] is not None:
         notes.append(
@@ -456,7 +456,7 @@ def interval_text(low: float | None, high: float | None, name: str, joint: str =
 
 
 def intervals_text(metrics: Mapping[str, Any]) -> str:
-    """How the intervals of some scores were made."""
+    """Description of how the intervals of some scores were made."""
     about = metrics["intervals"]
     if "groups" not in about:  # by an earlier version
         return f"bootstrap over the rows, {about['draws']:,} draws"
@@ -487,7 +487,7 @@ _BLOCK = 8_000_000
 
 @dataclass(frozen=True)
 class Difference:
-    """How much one head is better than another, and how sure that is."""
+    """Paired difference between two heads' scores, with its interval and p-value."""
 
     value: float
     low: float
@@ -499,7 +499,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one fit predicted of some rows."""
+    """Predictions of one fit for some rows."""
 
     labels: np.ndarray  # (n,) str
     classes: np.ndarray  # (k,) str

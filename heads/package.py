@@ -89,7 +89,7 @@ class Package(Run):
         return path if path.exists() else None
 
     def probe(self, feature: str) -> dict[str, str] | None:
-        """What the encoder of a feature made of the probe's contents; None for a feature that the package does not use."""
+        """Vectors of the probe's contents by a feature's encoder; None for a feature that the package does not use."""
         for name, used in self.features.items():
             if used == feature:
                 return dict(self.encoders[name]["probe"])
@@ -189,7 +189,7 @@ def _require_free(out: Path) -> None:
 
 
 def _encoder(store: Store, run: Run, name: str) -> dict[str, Any]:
-    """Who made an input, and how it encodes what anybody can encode."""
+    """Encoder of an input: its provenance, and its vectors of the probe contents."""
     feature, spec = run.features[name], run.specs[name]
     probe: dict[str, str] = {}
     if isinstance(run, Package):

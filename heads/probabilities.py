@@ -298,7 +298,7 @@ def _mean(values: np.ndarray, weights: list[np.ndarray], level: float) -> dict[s
 
 
 def _resamples(groups: Groups, draws: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """How often each of the n rows occurs in each draw of whole groups, in blocks of (size, n)."""
+    """Count of each of the n rows in each draw of whole groups, in blocks of (size, n)."""
     # What is held is bounded: with very many rows, fewer draws tell as much.
     n, count = groups.n, groups.count
     draws = min(draws, max(200, 50 * _BLOCK // max(n, 1)))

@@ -176,7 +176,7 @@ class Run:
 
     @property
     def missing(self) -> str:
-        """What became of rows that lack an input: "drop" or "keep"."""
+        """Treatment of rows that lack an input: "drop" or "keep"."""
         return str(self.record["data"]["missing"])
 
     @property
@@ -201,7 +201,7 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the scores has to know: of the protocol, and of class prompts that could not be compared."""
+        """Remarks for a reader of the scores: on the protocol, and of class prompts that could not be compared."""
         from .registry import head_class
 
         notes = [*self.metrics["protocol"]["notes"]]
@@ -395,7 +395,7 @@ def _label_of(path: Path) -> str | None:
 
 
 def _started(path: Path) -> tuple[datetime, int]:
-    """When a run was started, and its number: 0 in runs that have none; by its name where its record cannot be read."""
+    """Start time and number of a run: 0 in runs that have none; by its name if its record cannot be read."""
     try:
         record = json.loads((path / "run.json").read_text(encoding="utf-8"))
         started = datetime.fromisoformat(record.get("started_at") or record["created_at"])

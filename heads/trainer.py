@@ -126,7 +126,7 @@ def train(
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows of a store an experiment is about, and how they are split; see `train` for each."""
+    """Rows of an experiment, and how they are split; see `train` for each."""
 
     label: str = "label"
     split_column: str = "split"
@@ -138,7 +138,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a fitted head is refitted, scored and saved; see `train` for each."""
+    """Settings of refitting, scoring and saving a head; see `train` for each."""
 
     refit: bool | None = None
     positive: str | None = None
@@ -191,7 +191,7 @@ class Rows:
         return found.hexdigest()[:16]
 
     def about(self) -> dict[str, Any]:
-        """What figures on these rows depend on, for the records of sweeps and learning curves."""
+        """Description of the rows that figures depend on, for the records of sweeps and learning curves."""
         samples, chosen = self.samples, self.selection
         return {
             "features": {

@@ -33,7 +33,7 @@ _COMPARED = 10_000
 
 @dataclass(frozen=True)
 class JoinReport:
-    """What a join did."""
+    """Result of a join."""
 
     columns: list[str]
     rows: int
@@ -152,7 +152,7 @@ def _nothing_matched(path: Path, on: str, keys: list[str], items: list[str]) -> 
 
 
 def _near_miss(keys: list[str], items: list[str]) -> str | None:
-    """How a key of the file differs from an item's that is probably meant, with the pair; None where none is near."""
+    """Difference between a key of the file and a similar item's key, with the pair; None if none is near."""
     ways: list[tuple[str, Callable[[str], str]]] = [
         ("letter case differs", str.lower),
         ("paths are written in another way", lambda key: posixpath.normpath(key.replace("\\", "/"))),

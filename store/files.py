@@ -407,7 +407,7 @@ def sweep_tree(root: Path) -> int:
 
 
 def leftovers_below(root: Path) -> list[Path]:
-    """What `leftovers` finds in `root` and every folder below it."""
+    """Results of `leftovers` in `root` and every folder below it."""
     found: list[Path] = []
     for folder, names, _ in os.walk(root):
         dead = leftovers(Path(folder))

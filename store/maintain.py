@@ -54,7 +54,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """What `verify` looked at and found."""
+    """Result of `verify`."""
 
     tables: int = 0
     parts: int = 0
@@ -70,7 +70,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How far a feature covers the items."""
+    """Coverage of the items by a feature."""
 
     feature: str
     missing: list[str]
@@ -79,7 +79,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Compaction:
-    """What `compact` did to one table."""
+    """Result of `compact` for one table."""
 
     table: str
     before: int
@@ -384,7 +384,7 @@ def _verify_json(path: Path, found: Callable[[str, str, bool], None], *, disposa
 
 
 def _place(store: Store, line: str) -> str:
-    """What a line about a folder or file of the store is about, in short."""
+    """Short name of a folder or file of the store, for a line about it."""
     path = Path(line.split(" ")[0])
     return path.relative_to(store.path).as_posix() if path.is_relative_to(store.path) else "store"
 

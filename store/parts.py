@@ -202,7 +202,7 @@ def write_part(
 
 
 def lineage(metadata: Mapping[bytes, bytes] | None) -> tuple[dict[str, Any] | None, str | None, list[str]]:
-    """What a part's Parquet metadata says of its table."""
+    """Table that a part belongs to, by its Parquet metadata."""
     metadata = metadata or {}
     try:
         spec = json.loads(metadata[_SPEC]) if _SPEC in metadata else None

@@ -34,7 +34,7 @@ _ASIDE = "set-aside-"
 
 @dataclass(frozen=True)
 class Repair:
-    """What was done to one table."""
+    """Repair of one table."""
 
     table: str
     problem: str

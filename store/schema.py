@@ -62,7 +62,7 @@ _FLOATS = {"float16": pa.float16(), "float32": pa.float32()}
 
 
 def tower_of(modality: str) -> Literal["image", "text"]:
-    """Which tower of an encoder made the features of a modality; captions (``caption``, ``caption-NAME``) are texts."""
+    """Tower of an encoder that makes the features of a modality; captions (``caption``, ``caption-NAME``) are texts."""
     return "image" if modality == "image" else "text"
 
 

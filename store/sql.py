@@ -181,7 +181,7 @@ def names_missing(where: str | None) -> bool:
 
 
 def left_out_note(left_out: int) -> str:
-    """What to say of items that `present_items` leaves out."""
+    """Note on items that `present_items` leaves out."""
     who = "1 item that has" if left_out == 1 else f"{left_out} items that have"
     return f'{who} vanished are left out (icehouse sql "select item_id from items where missing")'
 
@@ -283,7 +283,7 @@ def _file(path: Path) -> str:
 
 
 def _sql_type(con: duckdb.DuckDBPyConnection, kind: pa.DataType) -> str:
-    """What DuckDB makes of an Arrow type when it reads it from Parquet."""
+    """DuckDB's type for an Arrow type read from Parquet."""
     if is_vectors(kind):  # DuckDB has no half floats, and Parquet no fixed sizes
         return "FLOAT[][]" if pa.types.is_list(kind) else "FLOAT[]"
     empty = pa.table({"x": pa.array([], kind)})

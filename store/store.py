@@ -417,7 +417,7 @@ class Store:
 
 
 def _align(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `wanted` are among `keys` (bool), and the rows of those."""
+    """Membership of `wanted` in `keys` (bool), and the rows of those found."""
     index = pc.index_in(wanted, value_set=keys, skip_nulls=True)
     return pc.is_valid(index).to_numpy(), index.drop_null().to_numpy()
 

@@ -56,7 +56,7 @@ class Snapshot:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What the table holds, as JSON values."""
+        """Spec of the table's contents, as JSON values."""
         return self.manifest.spec
 
     @property
@@ -173,7 +173,7 @@ class Table:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What the table holds now, as JSON values."""
+        """Current spec of the table, as JSON values."""
         return self._manifest().spec
 
     @property
@@ -478,7 +478,7 @@ def later_parts(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def older_than(folder: Path, later: Sequence[str]) -> str:
-    """What is to be said of a manifest that is older than some parts."""
+    """Note on a manifest that is older than some parts."""
     return (
         f"{folder / MANIFEST} is older than {later[0]}, which it does not name: put the last one back, or "
         "`icehouse verify --repair` makes it anew from the parts"

@@ -359,7 +359,7 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _setting(row: dict[str, Any], axis: str, rows: Sequence[dict[str, Any]]) -> str:
-    """What else differs between rows, said of this one."""
+    """Description of a row by the settings that differ between rows."""
     told = []
     for name, value in row.items():
         if name in (axis, "iterations", "rounds", "loss", *_SCORES) or not isinstance(

@@ -46,7 +46,7 @@ class SceneCanvas(Canvas):
 
     @property
     def when(self) -> str:
-        """What a caption says of the light."""
+        """Words for the light in a caption."""
         return LIGHTS[self.light][5]
 
     def sky(self, horizon: float | None = None) -> None:

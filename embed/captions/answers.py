@@ -244,7 +244,7 @@ _REFUSAL = re.compile(
 
 
 def flags_of(text: str, *, cut: bool = False) -> tuple[str, ...]:
-    """What is wrong with an answer: any of "empty", "refusal", "repeating", "cut", in that order; () where nothing is.
+    """Flags of an answer: any of "empty", "refusal", "repeating", "cut", in that order; () for a good one.
 
     `cut`: the server says that it stopped at the most tokens allowed.
 

@@ -34,7 +34,7 @@ _MOST_NAME = 300
 
 @dataclass(frozen=True)
 class Identity:
-    """Who answers: `model` by its full name, `digest` of its weights and template (None where the protocol has none).
+    """Identity of a server's model: `model`, its full name, `digest` of its weights and template (None if not told).
 
     `server` is software and version, for the record.
     """
@@ -56,7 +56,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """Answer of a server.
 
     `cut`: it ended because no more tokens were allowed; `load_s`: seconds of the wait that went into loading the model;
     `reasoning`: what the server told apart from the answer as the model's reasoning.
@@ -89,11 +89,11 @@ class Api(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
 
 
 def default_hosts() -> list[str]:
-    """Where Ollama is: ``OLLAMA_HOST``, else this machine."""
+    """Address of Ollama: ``OLLAMA_HOST``, else this machine."""
     return [os.environ.get("OLLAMA_HOST") or "127.0.0.1"]
 
 
@@ -150,7 +150,7 @@ class OllamaApi(Api):
             }
 
     async def capabilities(self, model: str) -> list[str] | None:
-        """What a model can do; None where the server does not tell, as old ones do not."""
+        """Capabilities of a model; None from old servers, which do not list them."""
         async with self._http.errors(self._brief_s):
             try:
                 # The package asks more of this answer than old servers tell.
@@ -206,7 +206,7 @@ class OllamaApi(Api):
         )
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
 
@@ -283,7 +283,7 @@ class OpenAiApi(Api):
             )
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
 

@@ -75,7 +75,7 @@ def writable_schema(table: Table) -> pa.Schema:
 
 
 def caption_key(image_sha256: str, text_sha256: str | None = None) -> str:
-    """What a caption is known by: its picture's sha256, or the sha256 of that and the text's, one after the other.
+    """Key of a caption: its picture's sha256, or the sha256 of that and the text's, one after the other.
 
     >>> caption_key("ab")
     'ab'
@@ -120,7 +120,7 @@ def with_texts(table: Table) -> bool:
 
 
 def columns_of(schema: pa.Schema) -> Columns:
-    """What `fit` needs of a schema; looking at Arrow's own types takes longer than all the rest."""
+    """Columns of a schema in the form `fit` needs; cached, since looking at Arrow's own types is slow."""
     return [(field.name, field.nullable, _kind(field.type)) for field in schema]
 
 
@@ -226,7 +226,7 @@ def ensure_captions(store: Store, spec: Mapping[str, Any]) -> Table:
 
 
 def _earlier_fingerprint(spec: Mapping[str, Any]) -> str:
-    """What the spec's fingerprint was before it told how answers are cleaned, and how small pictures are sent.
+    """Fingerprint of a spec in its earlier form, without answer cleaning and the sending of small pictures.
 
     Tables from then go on: servers refused such pictures, and what cleaning changes is in ``raw``.
     """

@@ -54,7 +54,7 @@ EVERY_S = 30.0
 
 @contextmanager
 def progress() -> Iterator[tuple[Progress, Say]]:
-    """Where a run reports how far it is, and where it makes its remarks; both end on stderr."""
+    """Progress and remark callbacks of a run; both write to stderr."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -134,7 +134,7 @@ def _bar(console: Any) -> Iterator[tuple[Progress, Say]]:
 
 
 def _bytes(done: int, total: int, before: str = "") -> str:
-    """How much of a file has come: "0.8 of 4,733.4 MB"; nothing where the server does not tell."""
+    """Bytes received of a download, "0.8 of 4,733.4 MB"; empty if the server does not tell the size."""
     return f"{before}{done / 1e6:,.1f} of {total / 1e6:,.1f} MB" if total else ""
 
 
@@ -183,7 +183,7 @@ class CaptionReport:
 
 
 class PaceLine(str):
-    """What stands beside the bar, with the seconds that are left at the rate so far; None where that is not known."""
+    """Text beside the progress bar, with the estimated seconds left; None if unknown."""
 
     left_s: float | None
 
@@ -237,7 +237,7 @@ class Pace:
         return self.tokens / self.elapsed
 
     def line(self, level: int) -> PaceLine:
-        """What stands beside the bar: rate, tokens a second, questions at once."""
+        """Text beside the progress bar: rate, tokens a second, questions at once."""
         if not self.done:
             return PaceLine("waiting for the first answer")
         rate = f"{self.rate:.1f}/s" if self.rate >= 1 else f"{1 / self.rate:.1f} s each"
@@ -445,7 +445,7 @@ class _Run:
         return found[0][1]
 
     async def _identify_all(self) -> list[Identity | ServerError]:
-        """Who answers; a server that is there and in trouble gets the run's patience, one that is not there gets none."""
+        """Identities or errors of all servers; failing ones are retried as long as `patience`, unreachable ones are not."""
 
         async def attempt() -> list[Identity | ServerError]:
             met = await asyncio.gather(*map(self._identify, self.servers), return_exceptions=True)
@@ -530,7 +530,7 @@ class _Run:
         return picture
 
     async def verify(self, server: ServerState) -> None:
-        """See that a server has the model that these captions are by."""
+        """Check that a server still has the model of these captions."""
         self._check(server, await self._identify(server))
 
     async def probe(self, server: ServerState) -> None:

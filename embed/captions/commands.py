@@ -178,7 +178,7 @@ def _refuse_beside_import(context: typer.Context) -> None:
 
 
 def _source(context: typer.Context, parameter: str) -> str | None:
-    """Where a parameter's value is from; by name, since typer may bring a click of its own."""
+    """Source of a parameter's value (command line, environment, default); by name, since Typer vendors Click."""
     source = context.get_parameter_source(parameter)
     return None if source is None else source.name
 

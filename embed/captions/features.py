@@ -51,7 +51,7 @@ _OUTPUT = "numbers"
 
 @dataclass(frozen=True)
 class Keys:
-    """What a vector of these captions is kept by: `column`, and for each caption's key its values there, `owners`.
+    """Keys of caption vectors: the `column`, and for each caption's key its values there, `owners`.
 
     The column is ``image_sha256``; ``item_id`` where a caption belongs to a picture and a text, since no column of `items`
     names that pair.
@@ -102,7 +102,7 @@ class Keys:
 
 @dataclass
 class FieldsReport:
-    """What became of the structured columns of captions: `written` now, `known` before.
+    """Counts of vectors from structured caption columns: `written` now, `known` before.
 
     `numbers`: width of a vector; `objects` that have a place; `covered`: share of the objects named, over all captions, that
     have one, None if no object is named.
@@ -141,7 +141,7 @@ def vocabulary_of(objects: Iterable[Sequence[str] | None], most: int = MOST_OBJE
 
 
 def field_names(vocabulary: Sequence[str]) -> list[str]:
-    """What each number of a vector is."""
+    """Name of each number of a vector."""
     return [
         *(f"damage={level}" for level in (*DAMAGE, "unknown")),
         *(f"sentiment={level}" for level in (*SENTIMENT, "unknown")),
@@ -424,7 +424,7 @@ class _CaptionTables(FeatureTables):
         return self._key
 
     def provenance(self, modality: str, output: str) -> dict[str, Any]:
-        """What the text tower's vectors mean, how long captions are pooled, and which captions these are."""
+        """Provenance of caption vectors: the text tower's, the pooling of long captions, and the captions' own."""
         return super().provenance(modality, output) | self._about
 
     def schema(self, modality: str, output: str) -> pa.Schema:

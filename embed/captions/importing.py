@@ -146,7 +146,7 @@ def _caption_column(file: Path, columns: Mapping[str, Sequence[str | None]]) -> 
 
 
 def _pictures(store: Store) -> dict[str, dict[str, str]]:
-    """How a row may name a picture: kind of name -> name -> the picture's sha256, or `_SEVERAL`."""
+    """Names by which a row may refer to a picture: kind of name -> name -> the picture's sha256, or `_SEVERAL`."""
     items = store.items.read(["item_id", "path", "root", "image_sha256"]).to_pylist()
     by: dict[str, dict[str, str]] = {kind: {} for kind in ("sha256", "item_id", "path", "file name")}
 

@@ -133,7 +133,7 @@ class Journal:
         return taken
 
     def put_back(self, batch: Batch, rows: Sequence[Row]) -> None:
-        """Let some rows of a batch wait for the next one, and their journals with them."""
+        """Put rows of a batch back for the next one, with their journal files."""
         self.rows = [*rows, *self.rows]
         self._numbers = [*batch.numbers, *self._numbers]
         batch.numbers = []

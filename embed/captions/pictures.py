@@ -69,7 +69,7 @@ class Job:
 
 @dataclass
 class Plan:
-    """What there is to do.
+    """Pictures to caption, and counts of the rest.
 
     `distinct`: pictures (with texts: pairs) of the items chosen; `done`: those that have a caption under this name;
     `failed`: those that failed in an earlier run and are left alone; `stale`: those that have a caption, and a failure from

@@ -78,7 +78,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 class AdaptiveConcurrency:
-    """How many questions a server gets at once: one to begin with, and more only while that pays.
+    """Adaptive concurrency of one server: one question at first, more while the rate rises.
 
     Hill climbing with hysteresis. The rate of answers is measured at the present level; twice as many are tried; if the rate
     does not grow by `gain`, the level falls back and stays for a while, each time longer. A server that works on one
@@ -228,7 +228,7 @@ def _longer(since: float | None, now: float, limit: float) -> bool:
 
 
 class Worker(Protocol):
-    """What a `Scheduler` is given to do."""
+    """Interface of the work that a `Scheduler` runs."""
 
     def prepare(self, job: Job) -> bytes:
         """Make the picture to send, in a thread; an `ImageError` is a failure of that job alone."""

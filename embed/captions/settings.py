@@ -126,7 +126,7 @@ def _is_control(char: str) -> bool:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What every picture is asked.
+    """Question asked about every picture.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class CaptionSettings:
-    """What is asked, of whom, and how.
+    """Settings of a captioning run: model, prompt, servers, limits.
 
     Parameters
     ----------
@@ -265,7 +265,7 @@ class CaptionSettings:
         return list(clients.values())
 
     def question(self, image: bytes, text: str | None, attempt: int) -> Question:
-        """What is asked about a picture, the first time (0) or the second (1)."""
+        """Question about a picture, for the first attempt (0) or the second (1)."""
         schema = SCHEMA if self.prompt.structured else None
         return Question(self.prompt.fill(text), image, self.sampling(attempt), schema)
 

@@ -323,7 +323,7 @@ def _without(
 
 @dataclass(frozen=True)
 class CaptionStats:
-    """What a set of captions is like.
+    """Statistics of a set of captions.
 
     `useful` ones are neither empty nor refusing nor invalid; of `coverage`, ``orphans`` are captions whose picture is no
     item's any more. `words`, `characters`, `tokens` and `seconds` are quantiles and mean, {} of nothing;

@@ -175,7 +175,7 @@ def credentials(url: str) -> tuple[str, str] | None:
 
 
 def secrets_of(url: str, *keys: str | None) -> tuple[str, ...]:
-    """What must never be told: credentials of `url` and `keys`, as they are written, as they are meant, and in base64.
+    """Strings to redact from messages: credentials in `url` and `keys`, as written, decoded, and in base64.
 
     Of a few letters or digits only, nothing is a secret that could be hidden.
     """
@@ -350,7 +350,7 @@ class Transport:
         )
 
     def said(self, response: httpx.Response) -> str:
-        """What the server gives as its reason."""
+        """Reason given by the server."""
         try:
             reason = response.json()["error"]
             message = reason["message"] if isinstance(reason, dict) else str(reason)
@@ -380,11 +380,11 @@ class Transport:
             raise found from None
 
     async def aclose(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     def _error_of(self, error: Exception, limit: float) -> ServerError | None:
-        """What an exception of the HTTP client, or of reading an answer, stands for; None where it is none of these."""
+        """`ServerError` for an exception of the HTTP client or of reading an answer; None for any other."""
         import httpx
 
         url, brief = self.url, self.clip(_words(error), 100)

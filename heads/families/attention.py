@@ -82,7 +82,7 @@ class AttentionHead(TorchHead):
         return found
 
     def cross_attention(self, X: Any) -> dict[tuple[str, str], np.ndarray]:
-        """How much each token of one input looks at each token of another; for a few rows, since it is large.
+        """Attention weights from each token of one input to each of another; for a few rows, since it is large.
 
         Parameters
         ----------

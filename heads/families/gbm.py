@@ -138,7 +138,7 @@ class Gbm(Head):
         return self._select(examples, dev, choose, fit, {**setting, "rounds": rounds}, undecided=undecided)
 
     def _settings(self, n: int) -> list[dict[str, Any]]:
-        """What is to be compared, for `n` rows."""
+        """Settings to compare, for `n` rows."""
         leaves = [int(most) for most in grid_of("num_leaves", self.num_leaves, LEAVES)]
         fewest = [int(few) for few in grid_of("min_data", self.min_data, (min(max(n // 20, 1), _MIN_DATA),))]
         rates = grid_of("learning_rate", self.learning_rate, ())
@@ -233,7 +233,7 @@ class Gbm(Head):
                 self.axes_[name] = axes[:, ::-1][:, : int(wanted)].astype(np.float64)
 
     def _features(self, X: Inputs) -> np.ndarray:
-        """What the trees see, NaN where a row lacks an input: float64."""
+        """Feature matrix for the trees, NaN where a row lacks an input: float64."""
         parts = []
         for name in X.names:
             array = X.vectors(name).astype(np.float64)

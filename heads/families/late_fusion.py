@@ -295,5 +295,5 @@ def _alone(X: Inputs, name: str) -> Inputs:
 
 
 def _logarithms(said: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What the stack sees: (n, inputs × k)."""
+    """Log probabilities, the input of the stack: (n, inputs × k)."""
     return np.log(np.maximum(np.concatenate(list(said.values()), axis=1), _SMALLEST))

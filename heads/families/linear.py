@@ -221,7 +221,7 @@ class _Problem:
         return logits
 
     def back(self, slope: np.ndarray) -> np.ndarray:
-        """What a slope by the logits means for weights and intercepts: float64, (d + 1, columns)."""
+        """Gradient by weights and intercepts from the gradient by logits: float64, (d + 1, columns)."""
         slope = slope.astype(self.R.dtype, copy=False)
         return np.vstack([self.R.T @ slope, slope.sum(axis=0, dtype=np.float64)[None]]).astype(np.float64)
 

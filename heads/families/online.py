@@ -305,7 +305,7 @@ class Online(Head):
             mean_intercepts += share * (self.last_[:, -1] - mean_intercepts)
 
     def _observe(self, X: Inputs, weight: np.ndarray) -> None:
-        """Let rows move the statistics, and rewrite weights and intercepts so that no logit moves with them."""
+        """Update the running statistics by rows, and rescale weights and intercepts so that no logit changes."""
         start = 0
         for name, width in X.widths.items():
             share = weight * X.present(name)
@@ -373,5 +373,5 @@ class Online(Head):
 
 
 def _kind(labels: np.ndarray) -> str:
-    """What labels are; numbers are one kind, however they are kept."""
+    """Kind of the labels; all numbers are one kind."""
     return "numbers" if labels.dtype.kind in "iubf" else "strings"

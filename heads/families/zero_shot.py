@@ -367,7 +367,7 @@ class TipAdapter(Head):
         return mean_over_inputs(X, cosines)
 
     def _affinity(self, near: np.ndarray, beta: float) -> np.ndarray:
-        """What the cache says of each class: (n, k)."""
+        """Logits of the classes by the cache: (n, k)."""
         values = np.zeros((len(self.codes_), len(self.classes_)))
         values[np.arange(len(self.codes_)), self.codes_] = self.values_
         affinity: np.ndarray = np.exp(-beta * (1 - near)) @ values

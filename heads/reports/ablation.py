@@ -54,7 +54,7 @@ def ablation_seconds(run: Run) -> float:
 
 
 def known_ablation(run: Run) -> dict[str, Any] | None:
-    """What an earlier `ablate` left in the run's folder."""
+    """Result of an earlier `ablate` in the run's folder."""
     try:
         found = unseal(json.loads((run.path / _FILE).read_text(encoding="utf-8")), _FILE)
     except (OSError, ValueError):
@@ -160,7 +160,7 @@ def _predict(rows: Rows, run: Run) -> np.ndarray:
 
 
 def _predicted_by_run(run: Run, scored: Samples) -> np.ndarray | None:
-    """What the run itself predicted for the rows of dev; None if it has not all of them."""
+    """Predictions of the run itself for the rows of dev; None if some are missing."""
     rows = run.predictions().select(["item_id", "split", "predicted"]).to_pylist()
     label_of = {row["item_id"]: row["predicted"] for row in rows if row["split"] == "dev"}
     ids = scored.ids.tolist()

@@ -53,7 +53,7 @@ _TOKEN_ROWS = 64
 
 @dataclass(frozen=True)
 class TokenEffects:
-    """What the answer owes to each real token of an input: patches of an image, pieces of a text.
+    """Contribution of each real token of an input to the answer: patches of an image, pieces of a text.
 
     `effect` is how much the log-odds of the predicted class against the runner-up fall when the head does not see the
     token: positive for what speaks for the prediction. `attention` is its weight in the vector that the classifier sees
@@ -130,7 +130,7 @@ class Explanation:
         return list(self.proba)[1]
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return plain JSON values."""
         return {
             "item_id": self.item.item_id,
             "predicted": self.predicted,
@@ -228,7 +228,7 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
 
 
 def shapley(head: Head, X: Inputs, means: Mapping[str, Array]) -> list[dict[str, Any]]:
-    """What each input adds to each row's prediction, where `means` stands for an input that is not known.
+    """Shapley value of each input for each row's prediction; `means` replace inputs that are left out.
 
     For each row ``base`` and ``contributions`` (by input), each with ``probability`` of the predicted class and
     ``log_odds`` of it against the runner-up. An input that a row lacks contributes nothing.
@@ -328,7 +328,7 @@ def _masked(X: Inputs, known: Sequence[str], means: Mapping[str, Array]) -> Inpu
 def _views(
     head: Head, asked: Samples, shown: Mapping[str, Item], proba: np.ndarray
 ) -> list[dict[str, TokenEffects]]:
-    """What the head makes of the tokens of each row, for the inputs that are tokens."""
+    """Token scores of each row, for the inputs that are tokens."""
     tokens = [name for name, array in asked.X.items() if isinstance(array, Tokens)]
     read = getattr(head, "attention", None)
     weights = read(asked.X) if read is not None and tokens else {}
@@ -437,7 +437,7 @@ def _require(store: Store, run: Run, wanted: Sequence[str], asked: Samples | Non
 
 
 def _labels(store: Store, run: Run, ids: Sequence[str]) -> dict[str, str]:
-    """What the store says that items are."""
+    """Labels of items, as the store has them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -666,7 +666,7 @@ def _colour(at: float) -> tuple[int, int, int, int]:
 def seen_box(
     preprocessing: Mapping[str, Any], width: int, height: int
 ) -> tuple[float, float, float, float] | None:
-    """What a model sees of an upright picture: left, top, right and bottom as shares of its width and height.
+    """Region of an upright picture that a model sees: left, top, right and bottom as shares of its width and height.
 
     They are below 0 or above 1 where there is a border; None for a mode of preprocessing that is not known.
     """

@@ -29,7 +29,7 @@ _BLOCK = 16_384
 
 @dataclass(frozen=True)
 class Item:
-    """What the store tells of an item; None for what it lacks, or where the item is gone."""
+    """Item of a store, for display; None for what it lacks, or if the item is gone."""
 
     item_id: str
     text: str | None = None
@@ -81,7 +81,7 @@ class Near:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a run predicted for the n rows of a split: arrays of str (n,), probabilities (n, k) in float64, k classes."""
+    """Predictions of a run for the n rows of a split: arrays of str (n,), probabilities (n, k) in float64, k classes."""
 
     ids: np.ndarray
     y: np.ndarray

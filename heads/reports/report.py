@@ -58,7 +58,7 @@ _LONGEST = 300
 
 @dataclass
 class _Report:
-    """What a report says, before it is a page; `data` is ``report.json``."""
+    """Content of a report, before it is a page; `data` is ``report.json``."""
 
     run: Run
     data: dict[str, Any]
@@ -412,7 +412,7 @@ def _calibration(told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _tried(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was tried, as a table, best first: for choices that are no curve."""
+    """Table of the configurations tried, best first: for choices that are no curve."""
     rows = [row for row in curve if "log_loss" in row]
     if not rows:
         return {"rows": []}
@@ -461,7 +461,7 @@ def command_line(run: Run) -> str:
 
 
 def _remarks(run: Run) -> Iterator[str]:
-    """What the command line cannot say."""
+    """Remarks that the command line has no room for."""
     data = run.record["data"]
     others = sorted(set(data.get("required", {})) - set(run.features))
     if others:

@@ -109,7 +109,7 @@ class Entry:
         return bool(self.runs[0].record["protocol"]["refit"])
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return plain JSON values."""
         return {
             "head": self.family,
             "inputs": self.runs[0].features,
@@ -152,7 +152,7 @@ class Leaderboard:
     )
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return plain JSON values."""
         return {
             "metric": self.metric,
             "dev_comparable": self.dev_comparable,
@@ -399,7 +399,7 @@ class _ScoredRows:
         return np.array([self.labels[item] for item in ids], str)
 
     def predicted(self, ids: Iterable[str]) -> Predicted:
-        """What was predicted of some items."""
+        """Predictions for some items."""
         at = np.array([self.place[item] for item in ids], np.intp)
         columns = [self.table[f"p_{name}"].to_numpy()[self.rows[at]] for name in self.classes]
         proba = np.stack(columns, axis=1).astype(np.float64)
@@ -629,7 +629,7 @@ def _dev_scores(entries: Sequence[Sequence[Run]], metric: str, positive: str | N
 
 
 def _own_dev_score(run: Run, metric: str, positive: str | None) -> float | None:
-    """What a run says of its own dev rows."""
+    """Dev score in a run's own record."""
     if "dev" not in run.metrics:
         return None
     dev = run.metrics["dev"]

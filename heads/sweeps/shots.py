@@ -73,7 +73,7 @@ class Point:
         return float(sum(one["seconds"] for one in self.draws.values()))
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return plain JSON values."""
         return {
             "head": self.trial.family,
             "inputs": self.trial.inputs,

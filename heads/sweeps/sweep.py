@@ -160,7 +160,7 @@ def trials(
 
 @dataclass
 class TrialResult:
-    """How a trial went."""
+    """Result of a trial."""
 
     trial: Trial
     # For each seed: `dev` (metric to value), `one_class` (label that every row of dev was given), `chosen`, `seconds`.
@@ -179,7 +179,7 @@ class TrialResult:
         return float(np.std(found, ddof=1)) if len(found) > 1 and None not in found else None
 
     def rank(self, metric: str, among: Iterable[int] | None = None) -> tuple[float, float]:
-        """What the best of several trials is told by: the metric (the larger the better), among equals log loss."""
+        """Sort key of trials, larger is better: the metric (the larger the better), among equals log loss."""
         seeds = None if among is None else list(among)
         value, loss = self.value(metric, seeds), self.value("log_loss", seeds)
         if value is None:
@@ -341,7 +341,7 @@ def sweep(
 
 @dataclass(frozen=True)
 class _Fits:
-    """What fitting trials and scoring winners needs."""
+    """Data for fitting trials and scoring winners."""
 
     rows: Rows
     record: SweepRecord
@@ -503,7 +503,7 @@ def _report_problems(store: Store, winners: Mapping[str, Sequence[Run]]) -> list
 
 
 def _known_result(trial: Trial, found: Mapping[str, Any] | None) -> TrialResult:
-    """What is on disk of a trial; one that failed is tried again."""
+    """Result of a trial on disk; one that failed is tried again."""
     if found is None or found["error"]:
         return TrialResult(trial)
     return TrialResult(trial, {int(seed): one for seed, one in found["seeds"].items()})
@@ -552,11 +552,11 @@ class SweepRecord:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What it is about."""
+        """Description of the data of the sweep."""
         return dict(read_record(self.path / "sweep.json")["data"])
 
     def trial(self, trial: Trial) -> dict[str, Any] | None:
-        """What is known of a trial; None if nothing is, or it cannot be read: the sweep does it again."""
+        """Record of a trial; None if there is none or it cannot be read: the sweep runs it again."""
         path = self._trial(trial)
         if path.exists():
             with contextlib.suppress(HeadError):

@@ -89,7 +89,7 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, others: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What tokens `x` (n, i, w) read from `others` (n, j, w) under `mask` (n, j), and the weights (n, h, i, j)."""
+        """Attention of tokens `x` (n, i, w) over `others` (n, j, w) under `mask` (n, j), and the weights (n, h, i, j)."""
         v = _split(self.value(others), self.heads)  # n h j d
         if others.shape[1] == 1:
             # A softmax over one key is one, whatever the query: its products can be spared.

@@ -238,7 +238,7 @@ class TorchHead(Head):
         ]
 
     def _plan(self, n: int) -> Plan:
-        """How all configurations are trained on about `n` rows."""
+        """Training plan of all configurations on about `n` rows."""
         from .training import Plan
 
         for name in ("label_smoothing", "momentum"):
@@ -430,7 +430,7 @@ def _part(rows: Any, y: np.ndarray, weight: np.ndarray) -> Part:
 
 
 def _drops(best: Outcome) -> tuple[int, ...]:
-    """When the learning rate fell on the way to the best epoch."""
+    """Epochs at which the learning rate fell before the best epoch."""
     return tuple(epoch for epoch in best.drops if epoch < best.epochs)
 
 

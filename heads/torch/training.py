@@ -183,7 +183,7 @@ def statistics(X: Inputs, weight: np.ndarray) -> dict[str, tuple[np.ndarray, flo
 
 
 def schedule_factor(schedule: Schedule, epoch: float, epochs: float, warmup: float) -> float:
-    """What the learning rate is multiplied by, `epoch` (a fraction too) into training: warm-up, then half a cosine wave.
+    """Factor of the learning rate, `epoch` (a fraction too) into training: warm-up, then half a cosine wave.
 
     "plateau" is lowered by the trainer, and here constant.
     """
@@ -274,7 +274,7 @@ def _runs(lrs: Sequence[float], decays: Sequence[float]) -> list[tuple[tuple[flo
 
 @dataclass(frozen=True)
 class Configuration:
-    """What differs between the models of a stack."""
+    """Settings that differ between the models of a stack."""
 
     lr: float = 1e-3
     weight_decay: float = 0.01
@@ -285,7 +285,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the models of a stack share; see `TorchHead` for each."""
+    """Settings that the models of a stack share; see `TorchHead` for each."""
 
     epochs: int = 40
     batch_size: int = 64
@@ -312,7 +312,7 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What became of one configuration.
+    """Result of one configuration.
 
     `state` is the network's after its best epoch (the last, without dev), on the CPU; `epochs` the number of that epoch
     from 1, or 0 if the loss was never finite; `score` the dev metric then, the larger the better; `curve` has a row for
@@ -329,7 +329,7 @@ class Outcome:
 
     @property
     def rank(self) -> tuple[float, float, int]:
-        """What the best of several is told by."""
+        """Sort key of results."""
         return self.score, -self.log_loss, self.epochs
 
 

@@ -169,7 +169,7 @@ _BLOCK = 16_384
 
 @dataclass(frozen=True)
 class Built:
-    """What `build_index` did."""
+    """Result of `build_index`."""
 
     info: IndexInfo
     action: str
@@ -178,7 +178,7 @@ class Built:
 
 @dataclass(frozen=True)
 class _Covered:
-    """What an old index already has."""
+    """Contents that an old index covers."""
 
     info: IndexInfo
     index: Any

@@ -57,7 +57,7 @@ HNSW_ABOVE = 0.98
 
 
 class Kind:
-    """How one kind of index is made, and the knob that trades its speed for recall."""
+    """One kind of index: how it is made, and the parameter that trades speed for recall."""
 
     name: ClassVar[str]
     effort: ClassVar[str | None] = None
@@ -68,7 +68,7 @@ class Kind:
         raise UsageError(f"{type(self).__name__} makes no index")
 
     def training_rows(self, rows: int) -> int:
-        """How many of `rows` vectors it learns from before it takes any."""
+        """Number of vectors, of `rows`, that it is trained on."""
         return 0
 
     def outgrown(self, trained: int, rows: int) -> bool:
@@ -191,7 +191,7 @@ def to_gpu(kind: Kind, index: Any) -> Any:
 
 @contextlib.contextmanager
 def thread_limit(threads: int | None) -> Iterator[None]:
-    """Let FAISS use this many threads for a while; None leaves it what OpenMP gives it (``OMP_NUM_THREADS``)."""
+    """Limit FAISS to this many threads inside the block; None leaves what OpenMP gives it (``OMP_NUM_THREADS``)."""
     if threads is None:
         yield
         return
@@ -214,7 +214,7 @@ _INFO = "index.json"
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What is known of an index without opening it."""
+    """Facts of an index, read without opening it."""
 
     feature: str
     key: str
@@ -261,7 +261,7 @@ class IndexInfo:
 
 
 def index_folder(store: Path, feature: str) -> Path:
-    """Where the index of a feature lies."""
+    """Folder of a feature's index."""
     return store / "indexes" / checked_name(feature)
 
 
