@@ -48,10 +48,10 @@ class ImageFile:
     mtime_ns: int | None = None
 
 
-def thumbnail(path: Path, *, side: int = 320) -> Thumbnail:
-    """Shrink an image file to at most `side` pixels a side, upright."""
+def thumbnail(source: Path | bytes, *, side: int = 320) -> Thumbnail:
+    """Shrink an image file, or what is in one, to at most `side` pixels a side, upright."""
     try:
-        data, _ = read_file(path)
+        data = source if isinstance(source, bytes) else read_file(source)[0]
         image = decode(data, shortest=side).image
     except (ImageError, OSError, ValueError) as error:
         return Thumbnail(None, problem=_problem(error))
@@ -161,6 +161,14 @@ def _look(source: ImageFile | None) -> _Look:
     if status.fits(source.bytes, source.mtime_ns):
         return _Look(f"content {source.content}")
     return _Look(f"file {source.file}", changed=status.size not in (None, source.bytes))
+
+
+def small_picture(source: Path | bytes, *, side: int = 320) -> bytes:
+    """A thumbnail as WebP; ImageError says why there is none."""
+    made = thumbnail(source, side=side)
+    if made.uri is None:
+        raise ImageError(made.problem or "no picture")
+    return base64.b64decode(made.uri.partition(",")[2])
 
 
 def shrink(picture: Thumbnail, side: int) -> str | None:

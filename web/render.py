@@ -44,7 +44,8 @@ class Card:
     """An item as every page shows it, drawn by the macro `card` of ``templates/ui.html``.
 
     `picture` is a `Thumbnail`, or None where the item has no image, and `alt` its text, the path or id unless given; `text`
-    is cut; `meter` is a score from 0 to 1; `href` is where more is told of the item.
+    is cut; `caption` is what a model said of the picture; `meter` is a score from 0 to 1; `href` is where more is told of
+    the item.
     """
 
     item_id: str
@@ -55,6 +56,7 @@ class Card:
     path: str | None = None
     meter: float | None = None
     href: str | None = None
+    caption: str | None = None
 
 
 def render(template: str, /, **data: Any) -> str:

@@ -71,6 +71,9 @@ class ItemAnswer(BaseModel):
     path: str | None
     split: str | None
     labels: dict[str, Any]
+    captions: dict[str, str] = Field(
+        description="What models said of the picture, by the name of the captions."
+    )
     picture: str | None = Field(description="Address of a small picture, if the item has an image.")
 
 

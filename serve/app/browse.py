@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import numpy as np
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.responses import RedirectResponse
 
-from ...errors import IcehouseError, UsageError
+from ...embed.thumbnails import small_picture
+from ...errors import IcehouseError, ImageError, UsageError
 from ...heads.runs import Run, list_runs
 from ...web.render import Card, percent
 from .api import find_row, read_input, served
 from .catalog import Catalog, Neighbour
+from .inference import Embedded, Kind
 from .inference import Query as Asked
 from .rendering import page
 from .state import State
@@ -24,6 +30,12 @@ router = APIRouter(include_in_schema=False)
 #: Items of a page, and pages of a ranking.
 PER_PAGE, MAX_PAGE = 48, 200
 
+#: Pictures to search by that are kept.
+MAX_UPLOADS = 200
+
+#: Parameters of an address that are texts.
+_TEXTS = ("q", "picture", "like", "contains", "where", "run")
+
 #: A label with more values than this is searched by a condition, not chosen from a list.
 MAX_CHOICES = 60
 
@@ -32,11 +44,13 @@ MAX_CHOICES = 60
 class Choice:
     """What is asked of the grid, as it stands in the address.
 
-    `q` are words to search by meaning, `like` an item and `by` in which respect ("looks" or "meaning"), `contains` a part of
-    the text or id, `where` a SQL condition, `equal` labels and split, `run` a run and `outcome` what it did to the item.
+    `q` are words to search by meaning, `picture` the name of one that was uploaded, `like` an item and `by` in which
+    respect ("looks" or "meaning"), `contains` a part of the text or id, `where` a SQL condition, `equal` labels and split,
+    `run` a run and `outcome` what it did to the item.
     """
 
     q: str = ""
+    picture: str = ""
     like: str = ""
     by: str = "looks"
     contains: str = ""
@@ -49,9 +63,7 @@ class Choice:
     @classmethod
     def of(cls, given: Mapping[str, str]) -> Choice:
         """Read the parameters of an address; those that are not known are left alone."""
-        texts = {
-            name: given.get(name, "").strip()[:10_000] for name in ("q", "like", "contains", "where", "run")
-        }
+        texts = {name: given.get(name, "").strip()[:10_000] for name in _TEXTS}
         number = given.get("page", "1")
         return cls(
             **texts,
@@ -64,9 +76,9 @@ class Choice:
     def address(self, **changes: Any) -> str:
         """Address of the page with some of it changed."""
         other = replace(self, **{"page": 1, **changes})
-        given = {name: getattr(other, name) for name in ("q", "like", "contains", "where", "run")}
+        given = {name: getattr(other, name) for name in _TEXTS}
         given |= {f"is.{name}": value for name, value in other.equal.items()}
-        given |= {"by": other.by} if other.like else {}
+        given |= {"by": other.by} if other.like or other.picture else {}
         given |= {"outcome": other.outcome} if other.run else {}
         given |= {"page": str(other.page)} if other.page > 1 else {}
         return "/browse?" + urlencode({name: value for name, value in given.items() if value})
@@ -76,6 +88,8 @@ class Choice:
         """What the page is called."""
         if self.q:
             return self.q
+        if self.picture:
+            return f"{'Means' if self.by == 'meaning' else 'Looks'} like the picture"
         if self.like:
             return f"{'Means' if self.by == 'meaning' else 'Looks'} like {self.like}"
         return (
@@ -97,17 +111,72 @@ class Found:
     feature: str | None = None
 
 
-async def find(state: State, catalog: Catalog, choice: Choice, image: bytes | None = None) -> Found:
+@dataclass(frozen=True)
+class Upload:
+    """A picture that was searched by: its vectors, and itself as a small WebP."""
+
+    embedded: Embedded
+    picture: bytes
+
+
+class Uploads:
+    """The latest pictures that were searched by, in memory, so that their pages can be turned and reloaded."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Upload] = OrderedDict()
+
+    def add(self, upload: Upload) -> str:
+        """Keep a picture; the name by which it is found."""
+        name = secrets.token_urlsafe(16)
+        self._kept[name] = upload
+        while len(self._kept) > MAX_UPLOADS:
+            self._kept.popitem(last=False)
+        return name
+
+    def get(self, name: str) -> Upload:
+        """The picture of that name; UsageError once it is gone."""
+        if name not in self._kept:
+            raise UsageError("that picture is not kept any more: choose it again")
+        self._kept.move_to_end(name)
+        return self._kept[name]
+
+
+def uploads_of(request: Request) -> Uploads:
+    """The pictures that were uploaded to this server."""
+    found: Uploads | None = getattr(request.app.state, "uploads", None)
+    if found is None:
+        found = request.app.state.uploads = Uploads()
+    return found
+
+
+async def upload(state: State, image: bytes) -> Upload:
+    """Embed a picture to search by, for how it looks and for what it means."""
+    inference, catalog = state.inference, state.catalog
+    features = {inference.search_feature(catalog, "image", joint=False)}
+    with contextlib.suppress(UsageError):  # there may be none that tells what it means
+        features.add(inference.search_feature(catalog, "image", joint=True))
+    specs = [inference.asking_spec(feature, "image") for feature in features]
+    async with inference.admission():
+        embedded = await inference.embed(Asked(image), specs)
+        return Upload(embedded, await inference.in_thread(small_picture, image))
+
+
+async def find(state: State, catalog: Catalog, choice: Choice, uploads: Uploads) -> Found:
     """One page of what is asked for."""
-    inference = state.inference if choice.q or image else None
-    if inference is not None:
-        asked = Asked(image, None if image else choice.q)
-        kind = asked.kinds[0]
-        feature = inference.search_feature(catalog, kind, joint=False)
+    if choice.q or choice.picture:
+        inference = state.inference
+        kind: Kind = "text" if choice.q else "image"
+        joint = not choice.q and choice.by == "meaning"
+        feature = inference.search_feature(catalog, kind, joint=joint)
         spec = inference.asking_spec(feature, kind)
         async with inference.admission():
-            embedded = await inference.embed(asked, [spec])
+            if choice.q:
+                embedded = await inference.embed(Asked(text=choice.q), [spec])
+            else:
+                embedded = uploads.get(choice.picture).embedded
             vector = embedded.vector(spec)
+            if vector is None:
+                raise UsageError("the store's features are other ones meanwhile: choose the picture again")
             return await inference.in_thread(lambda: _ranked(catalog, choice, feature, vector))
     return _listed(state, catalog, choice)
 
@@ -210,30 +279,43 @@ async def browse(request: Request) -> Any:
 
 @router.post("/browse")
 async def browse_by_picture(request: Request) -> Any:
-    """The grid, ranked by a picture that is uploaded."""
+    """Take a picture to search by, and lead to the grid that is ranked by it, whose pages can be turned."""
     asked = await read_input(request)
     if asked.image is None:
-        return await _grid(request, Choice(q=asked.text or ""))
-    return await _grid(request, Choice(), asked.image)
+        return RedirectResponse(Choice(q=asked.text or "").address(), 303)
+    try:
+        name = uploads_of(request).add(await upload(served(request), asked.image))
+    except (ImageError, UsageError) as error:
+        return await _grid(request, Choice(), problem=str(error))
+    return RedirectResponse(Choice(picture=name).address(), 303)
 
 
-async def _grid(request: Request, choice: Choice, image: bytes | None = None) -> Any:
+@router.get("/browse/picture")
+def uploaded_picture(request: Request, name: Annotated[str, Query(max_length=40)]) -> Response:
+    """A picture that was searched by."""
+    try:
+        return Response(uploads_of(request).get(name).picture, media_type="image/webp")
+    except UsageError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+async def _grid(request: Request, choice: Choice, problem: str | None = None) -> Any:
     state = served(request)
     catalog = state.catalog
-    problem, found = None, Found([], 0, False)
+    found = Found([], 0, False)
     try:
-        found = await find(state, catalog, choice, image)
+        if problem is None:
+            found = await find(state, catalog, choice, uploads_of(request))
     except UsageError as error:
-        problem = str(error)  # of the condition: the form stays, to be corrected
+        problem = str(error)  # of the condition, the picture: the form stays, to be corrected
     return page(
         request,
         "app_browse.html",
         status=422 if problem else 200,
-        title="Like the picture" if image else choice.title,
+        title=choice.title,
         choice=choice,
         problem=problem,
         found=found,
-        uploaded=image is not None,
         cards=cards(catalog, found),
         pages=1 if found.total is None else max(1, -(-found.total // PER_PAGE)),
         choices=label_choices(catalog),
@@ -269,6 +351,7 @@ def item(request: Request, id: Annotated[str, Query(max_length=4000)]) -> Any:
         "app_item.html",
         title=id,
         card=catalog.card(row, side=720),
+        captions=catalog.captions(row),
         values={name: value for name, value in catalog.values(row).items() if value is not None},
         like=like,
         said=[told for run in state.runs.values() if (told := _said(run, id)) is not None],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ import pyarrow.compute as pc
 from ...dups.find import default_feature
 from ...dups.stream import window_rule
 from ...dups.window import Arrival, SlidingWindow
+from ...embed.captions.caption_table import caption_key, captions_of, names_of, with_texts
 from ...embed.thumbnails import Thumbnail, thumbnail
 from ...errors import UsageError
 from ...store.index.index import find_vectors
@@ -38,6 +40,9 @@ _READY = 512 * 2**20
 
 #: Contents up to which an input is compared with all of them by the rule of `icehouse dups find`.
 MAX_COMPARED = 200_000
+
+#: Seconds for which the captions that are known are taken for all there are.
+_LOOK_S = 1.0
 
 #: Sides in pixels that a picture is shown in, and bytes of pictures that are kept.
 SIDES = (160, 320, 720, 1440)
@@ -84,6 +89,8 @@ class Catalog:
         #: Rows that are not marked as vanished, in the order of the table.
         self.present: np.ndarray = np.flatnonzero(~missing.to_numpy(zero_copy_only=False))
         self._features: dict[str, Feature] = {}
+        self._captions: dict[str, tuple[int, bool, dict[str, str]]] = {}
+        self._looked = -_LOOK_S
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -103,17 +110,51 @@ class Catalog:
         return found
 
     def described(self, row: int) -> dict[str, Any]:
-        """What answers tell of an item: item_id, text, path, split, labels."""
+        """What answers tell of an item: item_id, text, path, split, labels, captions."""
         table = self.table
         texts = {name: table[name][row].as_py() for name in ("item_id", "text", "path")}
         labels = self.label_values(row)
-        return {**texts, "split": labels.pop("split", None), "labels": labels}
+        split = labels.pop("split", None)
+        return {**texts, "split": split, "labels": labels, "captions": self.captions(row)}
 
     def label_values(self, row: int) -> dict[str, Any]:
         """Split and labels of an item that it has."""
         names = [name for name in ("split", *self.labels) if name in self.table.column_names]
         found = {name: self.table[name][row].as_py() for name in names}
         return {name: value for name, value in found.items() if value is not None}
+
+    def captions(self, row: int) -> dict[str, str]:
+        """What models said of an item's picture, by the name of the captions."""
+        image, text = (self.table[name][row].as_py() for name in ("image_sha256", "text_sha256"))
+        if image is None:
+            return {}
+        found = {
+            name: by_key.get(caption_key(image, text if texts else None))
+            for name, (_, texts, by_key) in self._all_captions().items()
+        }
+        return {name: said for name, said in found.items() if said}
+
+    def _all_captions(self) -> dict[str, tuple[int, bool, dict[str, str]]]:
+        """All captions: they come without a new version of the items."""
+        with self._lock:
+            if time.monotonic() - self._looked >= _LOOK_S:
+                kept = self._captions
+                self._captions = {
+                    name: self._read_captions(name, kept.get(name)) for name in names_of(self.store)
+                }
+                self._looked = time.monotonic()
+            return self._captions
+
+    def _read_captions(
+        self, name: str, kept: tuple[int, bool, dict[str, str]] | None
+    ) -> tuple[int, bool, dict[str, str]]:
+        table = captions_of(self.store, name)
+        version = table.snapshot().version
+        if kept is not None and kept[0] == version:
+            return kept
+        rows = table.read(["caption_key", "caption"])
+        said = dict(zip(rows["caption_key"].to_pylist(), rows["caption"].to_pylist(), strict=True))
+        return version, with_texts(table), said
 
     def file(self, row: int) -> Path | None:
         """The image's file, if the item has one."""
@@ -132,6 +173,7 @@ class Catalog:
             labels=labels_of(self.label_values(row)),
             path=path,
             meter=meter,
+            caption=next(iter(self.captions(row).values()), None),
         )
 
     def _shown_size(self, row: int, side: int) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from ...embed.thumbnails import thumbnail
+from ...embed.thumbnails import small_picture
+from ...errors import ImageError
 from ..watch.status import watches
 from .api import served
 from .rendering import Json, page, wants_page
@@ -53,8 +53,10 @@ def live_picture(
 
 @lru_cache(maxsize=256)
 def _thumbnail(path: str, sha256: str) -> bytes | None:
-    made = thumbnail(Path(path), side=_SIDE)
-    return None if made.uri is None else base64.b64decode(made.uri.partition(",")[2])
+    try:
+        return small_picture(Path(path), side=_SIDE)
+    except ImageError:
+        return None
 
 
 def _watches(request: Request) -> list[dict[str, Any]]:

@@ -18,8 +18,10 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from fastapi import HTTPException
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from fastapi import HTTPException, Request
+from starlette.responses import RedirectResponse, Response
+
+from .rendering import problem
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -135,10 +137,11 @@ class Protection:
                 ]
             await send(message)
 
-        refused = self._refuse(scope, headers) or self._without_token(scope, headers)
+        asked = Request(scope)
+        refused = self._refuse(asked, headers) or self._without_token(asked, headers)
         length = headers.get("content-length", "0")
         if refused is None and (not length.isdecimal() or int(length) > self.max_body):
-            refused = self._too_large()
+            refused = problem(asked, 413, self.too_large, {"connection": "close"})
         if refused is not None:
             await refused(scope, receive, answer)
             return
@@ -148,19 +151,19 @@ class Protection:
         finally:
             self._held -= body.taken
 
-    def _refuse(self, scope: Scope, headers: dict[str, str]) -> Response | None:
+    def _refuse(self, asked: Request, headers: dict[str, str]) -> Response | None:
         """Refuse a host that is not known, and what a page of another site sends."""
         host = headers.get("host", "")
         if not self._known(host):
-            return refusal(421, "this server is not known by that name; --allow-host NAME allows it")
+            return problem(asked, 421, "this server is not known by that name; --allow-host NAME allows it")
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-        unsafe = scope["method"] not in _SAFE
+        unsafe = asked.method not in _SAFE
         follows = headers.get("sec-fetch-mode") == "navigate" and not unsafe
         elsewhere = site in ("cross-site", "same-site") and not follows
         foreign = unsafe and origin is not None and origin.partition("://")[2].lower() != host.lower()
-        return (
-            refusal(403, "requests from pages of other sites are refused") if elsewhere or foreign else None
-        )
+        if elsewhere or foreign:
+            return problem(asked, 403, "requests from pages of other sites are refused")
+        return None
 
     def _known(self, host: str) -> bool:
         name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
@@ -173,9 +176,9 @@ class Protection:
             return False
         return True
 
-    def _without_token(self, scope: Scope, headers: dict[str, str]) -> Response | None:
+    def _without_token(self, asked: Request, headers: dict[str, str]) -> Response | None:
         """Ask for the token where one is needed; one that came in the address moves into the cookie."""
-        path = scope["path"]
+        scope, path = asked.scope, asked.scope["path"]
         if self.token is None or path in HEALTH or path == LOGIN:
             return None
         kind, _, given = headers.get("authorization", "").partition(" ")
@@ -195,10 +198,8 @@ class Protection:
             return with_cookie(there, self.token, secure=scope.get("scheme") == "https")
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
             return RedirectResponse(LOGIN, 303)
-        return refusal(401, "a token is needed: Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
-
-    def _too_large(self) -> Response:
-        return refusal(413, self.too_large, {"connection": "close"})
+        detail, headers = "a token is needed: Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"}
+        return problem(asked, 401, detail, headers)
 
     @property
     def too_large(self) -> str:
@@ -242,8 +243,3 @@ def with_cookie(response: Response, token: str, *, secure: bool) -> Response:
         COOKIE, session(token), max_age=30 * 86_400, httponly=True, samesite="strict", secure=secure
     )
     return response
-
-
-def refusal(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """Say in one line why a request is not answered."""
-    return JSONResponse({"detail": detail}, status, headers)

@@ -34,8 +34,9 @@ def page(request: Request, template: str, /, *, status: int = 200, **data: Any) 
 
 
 def wants_page(request: Request) -> bool:
-    """Whether a browser asks, in its address bar or by a link, rather than a script."""
-    return request.method in ("GET", "HEAD") and "text/html" in request.headers.get("accept", "")
+    """Whether a browser asks, in its address bar, by a link or a form, rather than a script."""
+    navigates = request.method in ("GET", "HEAD") or request.headers.get("sec-fetch-mode") == "navigate"
+    return navigates and "text/html" in request.headers.get("accept", "")
 
 
 def problem(request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from html_page import HOSTILE
+from icehouse.embed.captions.importing import import_captions
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.runs import Run
 from icehouse.heads.trainer import train
@@ -102,9 +104,69 @@ def test_searches_rank_as_the_library_does(work: Path, web: Any) -> None:
     assert items_of(web.get("/browse?like=i5&by=meaning")) == [hit.item_id for hit in means]
     dark = search(work / "store", item="i5", feature="toy-a/image/pooled", k=48, where="label = 'dark'").hits
     assert items_of(web.get("/browse?like=i5&is.label=dark")) == [hit.item_id for hit in dark]
-    picture = (work / "images" / "11.png").read_bytes()
-    assert items_of(web.post("/browse", files={"image": picture}))[0] == "i11"
     assert web.get("/browse?like=nobody").status_code == 404
+
+
+def test_a_picture_that_is_uploaded_ranks_page_after_page(work: Path, web: Any) -> None:
+    file = work / "images" / "11.png"
+    sent = web.post("/browse", files={"image": file.read_bytes()}, follow_redirects=False)
+    assert sent.status_code == 303  # so that the page can be turned, reloaded and gone back to
+    there = sent.headers["location"]
+    want = search(work / "store", image=file, feature="toy-a/image/pooled", k=60, encoder=ToyEncoder()).hits
+    assert want[0].item_id == "i11"
+    first, second = items_of(web.get(there)), items_of(web.get(f"{there}&page=2"))
+    assert first + second == [hit.item_id for hit in want]
+    assert items_of(web.get(f"{there}&is.label=day")) == [
+        hit.item_id for hit in want if int(hit.item_id[1:]) % 2 == 0
+    ]
+    means = search(work / "store", image=file, feature="toy-a/image/joint", k=48, encoder=ToyEncoder()).hits
+    page = Elements(web.get(there).text)
+    meaning = next(link for link in page.links("/browse?") if "by=meaning" in link and "picture=" in link)
+    assert items_of(web.get(meaning)) == [hit.item_id for hit in means]
+    shown = next(a["src"] for tag, a in page.found if a.get("src", "").startswith("/browse/picture"))
+    assert web.get(shown).content.startswith(b"RIFF")
+    words = web.post("/browse", data={"text": "sun number8"}, follow_redirects=False)
+    assert words.headers["location"] == "/browse?q=sun+number8"
+    for gone in ("/browse?picture=other", "/browse/picture?name=other"):
+        assert "choose it again" in web.get(gone).text
+    assert web.get("/browse?picture=other").status_code == 422
+
+
+def test_a_form_that_cannot_be_answered_is_told_on_a_page(work: Path, web: Any) -> None:
+    broken = (work / "images" / "11.png").read_bytes()[:200]
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>'
+    sends = {"accept": "text/html", "sec-fetch-mode": "navigate", "sec-fetch-site": "same-origin"}
+    for data, why in ((broken, "damaged PNG"), (svg, "SVG"), (b"", "empty")):
+        answer = web.post("/browse", files={"image": ("meme.png", data, "image/png")}, headers=sends)
+        assert answer.status_code == 422
+        assert re.search(f'role="alert">.*{why}', answer.text), answer.text[-800:]
+        assert 'name="where"' in answer.text
+    answer = web.post("/browse", files={"other": b"x"}, headers=sends)
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "text/html; charset=utf-8")
+    large = {**sends, "content-length": str(2**40), "content-type": "multipart/form-data; boundary=x"}
+    answer = web.post("/browse", content=b"x", headers=large)
+    assert (answer.status_code, answer.headers["content-type"]) == (413, "text/html; charset=utf-8")
+    assert "larger than 64 MB" in answer.text
+
+
+def test_captions_stand_beside_their_pictures(tmp_path: Path) -> None:
+    store = make_store(tmp_path, 8)
+    sha = store.items.read(["image_sha256"])["image_sha256"].to_pylist()
+    with client(store.path, headers=HTML) as web:
+        assert 'class="caption"' not in web.get("/item?id=i1").text
+        for name, said in (("default", "a <script>alert(1)</script> cat"), ("other", "no cat")):
+            rows = [{"image_sha256": each, "caption": f"{said} {i}"} for i, each in enumerate(sha[:3])]
+            (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+            import_captions(store, tmp_path / "captions.jsonl", name=name)
+        time.sleep(1.1)  # what came meanwhile is looked for once a second
+        item = web.get("/item?id=i1").text
+        assert "a &lt;script&gt;alert(1)&lt;/script&gt; cat 1" in item
+        assert "no cat 1" in item
+        assert "a &lt;script&gt;alert(1)&lt;/script&gt; cat 2" in web.get("/browse").text
+        assert "no cat" not in web.get("/browse").text  # a card has room for one
+        told = web.get("/items/i2").json()["captions"]
+        assert told == {"default": "a <script>alert(1)</script> cat 2", "other": "no cat 2"}
+        assert web.get("/items/i5").json()["captions"] == {}
 
 
 def test_a_wrong_condition_stays_in_the_form(web: Any) -> None:

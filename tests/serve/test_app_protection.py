@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 from icehouse.cli import app
+from icehouse.serve.app import protection
+from icehouse.serve.app.application import SECTIONS
 from icehouse.serve.app.protection import COOKIE, session
 from served import HOST, client, make_store
 from typer.testing import CliRunner
 
 TOKEN = "a token of some length"
+
+#: Every route that the application has.
+ROUTES: list[Any] = [route for section in SECTIONS for route in section.router.routes]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +74,38 @@ def test_pages_of_other_sites_change_nothing(open_client: Any, headers: dict[str
     assert open_client.post("/login", data={"token": "x"}, headers=headers).status_code == 403
 
 
+def test_no_route_that_changes_anything_takes_what_another_site_sends(open_client: Any) -> None:
+    changing = [
+        (method, route.path.replace("{item_id:path}", "i1"))
+        for route in ROUTES
+        for method in route.methods
+        if method not in ("GET", "HEAD", "OPTIONS")
+    ]
+    assert {
+        ("POST", "/label"),
+        ("POST", "/label/undo"),
+        ("POST", "/duplicates/apply"),
+        ("POST", "/predict"),
+    } <= {*changing}
+    for method, path in changing:
+        for headers in ({"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}):
+            assert open_client.request(method, path, headers=headers).status_code == 403, path
+
+
+def test_the_token_is_compared_in_constant_time(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[Any, Any]] = []
+    real = protection.hmac.compare_digest
+    monkeypatch.setattr(
+        protection.hmac, "compare_digest", lambda a, b: (compared.append((a, b)), real(a, b))[1]
+    )
+    asked = {"authorization": f"Bearer {TOKEN}x"}
+    assert guarded.get("/runs", headers=asked).status_code == 401
+    assert guarded.get("/runs?token=guess").status_code == 401
+    assert guarded.get("/runs", headers={"cookie": f"{protection.COOKIE}=guess"}).status_code == 401
+    assert guarded.post("/login", data={"token": "guess"}).status_code == 401
+    assert [given for given, _ in compared] == [f"{TOKEN}x".encode(), b"guess", b"guess", b"guess"]
+
+
 def test_own_pages_and_scripts_may_post(open_client: Any) -> None:
     for headers in ({}, {"origin": HOST}, {"origin": HOST, "sec-fetch-site": "same-origin"}):
         answer = open_client.post("/login", data={"token": "x"}, headers=headers, follow_redirects=False)
@@ -94,7 +131,9 @@ def test_every_answer_carries_the_policy(open_client: Any) -> None:
 
 def test_the_token_guards_every_route_but_health(guarded: Any) -> None:
     assert guarded.get("/healthz").status_code == 200
-    paths = ["/", "/runs", "/openapi.json", "/static/style.css", "/metrics", "/nothing"]
+    known = [route.path for route in ROUTES if route.path not in ("/healthz", "/readyz", "/login")]
+    paths = ["/nothing", "/openapi.json", *known]
+    assert len(paths) > 25
     for path in paths:
         answer = guarded.get(path)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path

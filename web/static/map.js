@@ -38,6 +38,7 @@ if (canvas) {
     xy = new Float32Array(bytes, at + 4 * n, 2 * n);
     marked = new Uint8Array(n);
     chosen = new Int32Array(0);
+    cards.clear();
     sort();
   };
   const loadColours = async () => {
@@ -327,7 +328,7 @@ if (canvas) {
     if (event.button) return;
     canvas.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, at(event));
-    tip.hidden = true;
+    leave();
     if (pointers.size === 2) {
       pinch = spread();
       drawing = path = box = null;
@@ -372,18 +373,48 @@ if (canvas) {
   canvas.addEventListener("pointercancel", release);
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
+    leave();
     zoom(Math.exp(-Math.max(-100, Math.min(100, event.deltaY)) / 250), ...at(event));
   }, { passive: false });
-  canvas.addEventListener("pointermove", (event) => { // the category under the pointer
+  // The category under the pointer, and once it rests there the item's card.
+  const cards = new Map();
+  let under = -1, resting = 0;
+  const leave = () => {
+    clearTimeout(resting);
+    under = -1;
+    tip.hidden = true;
+  };
+  const showCard = async (point) => {
+    let card = cards.get(rows[point]);
+    if (!card) {
+      const answer = await fetch(address("items", { version, rows: rows[point] })).catch(() => null);
+      if (!answer || !answer.ok) return;
+      // Scripts of a document that is only parsed never run; every text in it was escaped on the server besides.
+      card = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector(".card");
+      if (!card) return;
+      if (cards.size > 200) cards.clear();
+      cards.set(rows[point], card);
+    }
+    if (under !== point) return;
+    tip.append(card.cloneNode(true));
+    // Where there is no room below the pointer the card lies above it.
+    const room = canvas.clientHeight - tip.offsetTop - tip.offsetHeight;
+    if (room < 0) tip.style.top = `${Math.max(0, tip.offsetTop + room)}px`;
+  };
+  canvas.addEventListener("pointermove", (event) => {
     const point = pointers.size || event.pointerType === "touch" ? -1 : nearest(...at(event), 7);
-    tip.hidden = point < 0;
-    if (point < 0) return;
+    if (point < 0) return leave();
+    if (point === under) return;
+    clearTimeout(resting);
+    under = point;
     const code = codes[point], [x, y] = at(event);
     tip.textContent = code === NONE ? "none" : categories[code].name;
-    tip.style.left = `${Math.min(x + 12, canvas.clientWidth - 90)}px`;
+    tip.hidden = false;
+    tip.style.left = `${x + 12 + 240 < canvas.clientWidth ? x + 12 : Math.max(0, x - 240)}px`;
     tip.style.top = `${y + 14}px`;
+    resting = setTimeout(() => showCard(point), 150);
   });
-  canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
+  canvas.addEventListener("pointerleave", leave);
 
   canvas.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
