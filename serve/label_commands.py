@@ -82,9 +82,14 @@ def label(
     export_label_studio: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write tasks and annotations as Label Studio's JSON.")
     ] = None,
-    import_label_studio: Annotated[
+    import_from: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Add the annotations of a JSON export of Label Studio."),
+        typer.Option(
+            "--import",
+            metavar="FILE",
+            help="Add the votes of FILE: a JSON export of Label Studio, or rows with item_id, label and annotator "
+            "(.csv, .tsv, .jsonl, .json, .parquet), such as --export writes.",
+        ),
     ] = None,
     simulate: Annotated[
         str | None,
@@ -116,7 +121,7 @@ def label(
 ) -> None:
     """Label items in the browser, several people at once, while a head learns and chooses what comes next.
 
-    --classes makes a task. With --status, --apply, --export, --simulate or an option of Label Studio nothing is served.
+    --classes makes a task. With --status, --apply, --import, --simulate or an --export nothing is served.
     """
     from ..store.store import Store
 
@@ -146,19 +151,17 @@ def label(
         task = set_task(opened, named or _DEFAULT, **given)
     else:
         task = load_task(opened, named)
-    quiet = status or as_json or apply or export or export_label_studio or import_label_studio
+    quiet = status or as_json or apply or export or export_label_studio or import_from
     if quiet:
         desk = Desk(opened, task.name)
-        if import_label_studio is not None:
-            told = label_exchange.import_label_studio(desk, import_label_studio)
-            say(
-                f"{told['new']} new labels of {told['labels']} in {told['tasks']} tasks of {import_label_studio}"
-            )
+        if import_from is not None:
+            told = label_exchange.import_labels(desk, import_from)
+            say(f"{told['new']} new labels of {told['labels']} in {told['rows']} rows of {import_from}")
             for line in told["first_problems"]:
                 say(f"note: {line}")
             if told["problems"] > len(told["first_problems"]):
                 say(f"note: {told['problems'] - len(told['first_problems'])} more")
-            if told["tasks"] and not told["labels"] and told["problems"]:
+            if told["rows"] and not told["labels"] and told["problems"]:
                 raise typer.Exit(1)
         if export is not None:
             say(f"{label_exchange.export_labels(desk, export)} entries in {export}")

@@ -1,4 +1,4 @@
-"""Labels for other programs and from them: Label Studio's JSON, CSV, and a column of items.
+"""Labels for other programs and from them: Label Studio's JSON, tables of votes, and a column of items.
 
 Label Studio knows annotators by accounts of its own, and refuses those that it does not have. So the name goes into the
 ``meta`` of each result, which it keeps as it is; on the way back the name is read from there, else from ``completed_by``.
@@ -8,26 +8,41 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ..data.labels import normalised
+from ..data.readers import read_rows
 from ..errors import IcehouseError, SourceError, UsageError
 from ..store.annotate import JoinReport, join
 from ..store.files import publish, publish_text
 from ..store.schema import RESERVED
 from ..store.sql import save
-from .label_table import LABEL, LABELS, Entry, checked_annotator
+from .label_table import (
+    ADJUDICATOR,
+    ANNOTATOR,
+    LABEL,
+    LABELS,
+    SKIP,
+    UNDO,
+    Entry,
+    checked_annotator,
+    checked_entry_id,
+)
 from .labelling import Desk
 
 #: Most bytes of a file that is read whole, and problems that are told one by one.
 _MAX_BYTES, _TOLD = 1 << 30, 10
 
 _FROM, _IMAGE, _TEXT = "label", "image", "text"
+
+#: Columns of a file of votes.
+_VOTE = (*LABELS.names, "id", "image", "path", "created_at", "updated_at", "annotation_id")
 
 
 def label_studio_config(desk: Desk) -> str:
@@ -97,24 +112,106 @@ def _result(
     }
 
 
-def import_label_studio(desk: Desk, path: Path) -> dict[str, Any]:
-    """Add the annotations of an export of Label Studio. What cannot be used is told, and costs nothing else.
+def import_labels(desk: Desk, path: Path) -> dict[str, Any]:
+    """Add the labels of a file: a JSON export of Label Studio, or rows of votes as .csv, .tsv, .jsonl, .json or .parquet.
 
-    A task is the item that its ``item_id`` names, else the one with its ``image_sha256``, else the one whose path its
-    ``image`` ends with.
+    A row is a vote: ``item_id`` (or ``id``, ``image_sha256``, or the end of a path in ``image`` or ``path``), ``label`` and
+    ``annotator``; the other columns of `export_labels` count where they are there, so that an export of another store's task
+    comes whole. What cannot be used is told, and costs nothing else; what is known already is left out.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise SourceError(f"{path} is larger than {_MAX_BYTES >> 30} GB: split it")
-        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
+        if path.suffix.lower() == ".json":
+            rows = json.loads(path.read_text(encoding="utf-8-sig"))
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise SourceError(f"{path} is neither a list of Label Studio's tasks nor one of votes")
+            if any(isinstance(row.get("data"), dict) or "annotations" in row for row in rows):
+                return _import_tasks(desk, rows)
+            return _import_votes(desk, list(enumerate(rows, 1)), [])
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path} is no JSON: {error}; export as JSON, not as JSON_MIN or CSV") from error
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise SourceError(
-            f"{path} is no list of Label Studio's tasks; export as JSON, not as JSON_MIN or CSV"
-        )
+        raise SourceError(f"{path} is no JSON: {error}") from error
+    wanted = {*_VOTE, desk.name}
+    read = read_rows(path, lambda header: [name for name in header.columns if name in wanted])
+    if not {"label", desk.name} & {*read.table.column_names} or "annotator" not in read.table.column_names:
+        raise SourceError(f"{path} has no votes: the columns item_id, label and annotator are needed")
+    problems = [f"{bad.where}: {bad.message}" for bad in read.bad]
+    numbered = zip(read.numbers.tolist(), read.table.to_pylist(), strict=True)
+    return _import_votes(desk, list(numbered), problems)
+
+
+def _told(rows: int, labels: int, new: int, problems: list[str]) -> dict[str, Any]:
+    return {
+        "rows": rows,
+        "labels": labels,
+        "new": new,
+        "problems": len(problems),
+        "first_problems": problems[:_TOLD],
+    }
+
+
+def _import_votes(desk: Desk, rows: list[tuple[int, dict[str, Any]]], problems: list[str]) -> dict[str, Any]:
+    items, entries = _Items(desk), list[Entry]()
+    seen: Counter[str] = Counter()
+    now = datetime.now(UTC)
+    for number, row in rows:
+        given = {key: value for key, value in row.items() if value not in (None, "")}
+        try:
+            # Rows without a time count in their order.
+            entries.append(_vote(desk, items, given, seen, now + timedelta(microseconds=len(entries))))
+        except IcehouseError as error:
+            problems.append(f"row {number}: {error}")
+    return _told(len(entries) + len(problems), len(entries), desk.bring(entries), problems)
+
+
+def _vote(desk: Desk, items: _Items, row: dict[str, Any], seen: Counter[str], now: datetime) -> Entry:
+    """The entry of a row; UsageError says what it lacks."""
+    # Label Studio's own tables number their tasks in `id`.
+    data = {key: value for key, value in row.items() if key != "id" or "annotation_id" not in row}
+    item = items.find({**data, "image": row.get("image", row.get("path"))})
+    if item is None:
+        raise UsageError("no item of the store")
+    action, role = str(row.get("action", LABEL)), str(row.get("role", ANNOTATOR))
+    if action not in (LABEL, SKIP, UNDO) or role not in (ANNOTATOR, ADJUDICATOR):
+        raise UsageError(f"{action[:20]!r} by {role[:20]!r} is no entry of a label table")
+    if "annotator" not in row:
+        raise UsageError("no annotator")
+    label, annotator = None, checked_annotator(str(row["annotator"]))
+    if action == LABEL:
+        told = str(row.get("label", row.get(desk.name, "")))
+        label = normalised(told)
+        if label not in desk.task.classes:
+            raise UsageError(f"{told[:40]!r} is no class of {desk.name}" if told else "no label")
+    undoes = checked_entry_id(str(row.get("undoes", ""))) if action == UNDO else None
+    at = row.get("at", row.get("updated_at", row.get("created_at")))
+    made = json.dumps([item, annotator, role, action, label, undoes, None if at is None else str(at)])
+    seen[made] += 1
+    digest = hashlib.sha256(f"{made} {seen[made]}".encode("utf-8", "replace")).hexdigest()[:32]
+    image, text = desk.units.contents[item]
+    return Entry(
+        checked_entry_id(str(row["entry_id"])) if "entry_id" in row else f"file:{digest}",
+        item,
+        annotator,
+        now if at is None else _time(at),
+        action=action,
+        label=label,
+        role=role,
+        undoes=undoes,
+        image_sha256=row.get("image_sha256", image),
+        text_sha256=row.get("text_sha256", text),
+        task_version=desk.task.version,
+        source="file",
+    )
+
+
+def _import_tasks(desk: Desk, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add the annotations of Label Studio's tasks.
+
+    A task is the item that its ``item_id`` names, else the one with its ``image_sha256``, else the one whose path its
+    ``image`` ends with.
+    """
     items = _Items(desk)
     entries: list[Entry] = []
     problems: list[str] = []
@@ -131,14 +228,7 @@ def import_label_studio(desk: Desk, path: Path) -> dict[str, Any]:
                 continue
             if entry is not None:
                 entries.append(entry)
-    new = desk.bring(entries)
-    return {
-        "tasks": len(tasks),
-        "labels": len(entries),
-        "new": new,
-        "problems": len(problems),
-        "first_problems": problems[:_TOLD],
-    }
+    return _told(len(tasks), len(entries), desk.bring(entries), problems)
 
 
 class _Items:

@@ -89,3 +89,28 @@ def test_two_annotators_by_keyboard(tmp_path: Path) -> None:
                 page.keyboard.press("Tab")
                 press(page, "2")
                 audit(page)
+
+
+def test_double_clicks_reloads_and_names_of_strangers(tmp_path: Path) -> None:
+    store = make_store(tmp_path, rows=24)
+    set_task(store, "light", classes=("day", "dark", "<b onclick=alert(1)>"), votes=2)
+    name = "<script>alert(1)</script>"
+    with running(store.path) as url, browser_page(url) as page:
+        begin(page, url, name)
+        first = shown(page)
+        page.locator("[data-class=day]").dblclick(delay=120)
+        page.wait_for_selector(f"[data-item]:not([data-item='{first}'])")
+        page.wait_for_timeout(300)
+        votes = Desk(store, "light").found.votes
+        assert {unit: [*who] for unit, who in votes.items()} == {first: [name]}
+        second = shown(page)
+        page.reload()
+        page.wait_for_selector("[data-item]")
+        assert shown(page) == second  # nothing was said of it yet
+        press(page, "2")
+        page.goto(f"{url}/runs")
+        page.go_back()
+        page.wait_for_selector("[data-item]")
+        assert shown(page) not in (first, second)
+        assert name in page.locator("[data-status] table").inner_text()
+        assert len(Desk(store, "light").found.votes) == 2

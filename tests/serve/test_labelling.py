@@ -395,12 +395,12 @@ def test_label_studio_and_back(desk: Desk, store: Store, tmp_path: Path) -> None
     )  # fmt: skip
     assert tasks["i2"]["data"]["majority"] == "day"
     assert [a["ground_truth"] for a in tasks["i5"]["annotations"]] == [False, False, True]
-    assert label_exchange.import_label_studio(desk, out)["new"] == 0  # all of it is known
+    assert label_exchange.import_labels(desk, out)["new"] == 0  # all of it is known
     set_task(store, "other", classes=CLASSES, votes=2)
     other = Desk(store, "other")
-    assert label_exchange.import_label_studio(other, out)["new"] == 5
+    assert label_exchange.import_labels(other, out)["new"] == 5
     assert other.decided() == desk.decided()
-    assert label_exchange.import_label_studio(other, out)["new"] == 0
+    assert label_exchange.import_labels(other, out)["new"] == 0
 
 
 def test_an_export_of_label_studios_own(desk: Desk, tmp_path: Path) -> None:
@@ -425,16 +425,83 @@ def test_an_export_of_label_studios_own(desk: Desk, tmp_path: Path) -> None:
             ]
         )
     )
-    brought = label_exchange.import_label_studio(desk, file)
-    assert (brought["tasks"], brought["labels"], brought["new"], brought["problems"]) == (8, 2, 2, 4)
+    brought = label_exchange.import_labels(desk, file)
+    assert (brought["rows"], brought["labels"], brought["new"], brought["problems"]) == (8, 2, 2, 4)
     assert {unit: [*votes] for unit, votes in desk.found.votes.items()} == {
         "i2": ["ann@example.org"],
         "i3": ["label-studio-10"],
     }
-    for odd in ("{", '{"a": 1}', "[1]", "[" * 100_000):
+    for odd, why in (
+        ("{", "no JSON"),
+        ('{"a": 1}', "neither"),
+        ("[1]", "neither"),
+        ("[" * 100_000, "no JSON"),
+    ):
         file.write_text(odd)
-        with pytest.raises(IcehouseError, match="export as JSON"):
-            label_exchange.import_label_studio(desk, file)
+        with pytest.raises(IcehouseError, match=why):
+            label_exchange.import_labels(desk, file)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
+def test_what_is_exported_comes_whole_into_another_task(
+    desk: Desk, store: Store, tmp_path: Path, suffix: str
+) -> None:
+    vote(desk, "ann", "i2", "day")
+    vote(desk, "bob", "i2", "day")
+    desk.say("ann", "i3", None, "skipped")
+    vote(desk, "ann", "i5", "day")
+    desk.undo("ann", "undone")
+    vote(desk, "bob", "i5", "dark")
+    vote(desk, "eve", "i5", "none", adjudicate=True)
+    file = tmp_path / f"labels{suffix}"
+    assert label_exchange.export_labels(desk, file) == 7
+    set_task(store, "other", classes=CLASSES, votes=2)
+    other = Desk(store, "other")
+    assert label_exchange.import_labels(other, file) == {
+        "rows": 7, "labels": 7, "new": 7, "problems": 0, "first_problems": [],
+    }  # fmt: skip
+    assert other.decided() == desk.decided()
+    assert other.status()["annotators"] == desk.status()["annotators"]
+    assert [each.at for each in other.labels.read()] == [each.at for each in desk.labels.read()]
+    assert label_exchange.import_labels(other, file)["new"] == 0
+
+
+def test_votes_of_a_spreadsheet(desk: Desk, store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "votes.csv"
+    lines = [
+        "item_id;image;label;annotator;colour",
+        "i2;;day;ann;red",
+        "i2;;dark;<script>alert(1)</script>;",
+        "i4;;day;ann;",
+        "i4;;dark;ann;",  # a change of mind
+        "i4;;day;ann;",  # and back
+        ";C:/data/images/03.png;dark;ann;",
+        "nobody;;day;ann;",
+        "i6;;purple;ann;",
+        "i6;;;ann;",
+        "i6;;day;;",
+    ]
+    file.write_text("\n".join(lines) + "\n")
+    told_of = label_exchange.import_labels(desk, file)
+    assert (told_of["rows"], told_of["labels"], told_of["new"]) == (10, 6, 6)
+    assert [line.partition(": ")[2] for line in told_of["first_problems"]] == [
+        "no item of the store", "'purple' is no class of light", "no label", "no annotator",
+    ]  # fmt: skip
+    assert {
+        unit: {who: each.label for who, each in votes.items()} for unit, votes in desk.found.votes.items()
+    } == {
+        "i2": {"ann": "day", "<script>alert(1)</script>": "dark"},
+        "i3": {"ann": "dark"},
+        "i4": {"ann": "day"},
+    }
+    assert label_exchange.import_labels(desk, file)["new"] == 0
+    said = ran(store, "label", "--name", "light", "--import", str(file)).output
+    assert "0 new labels of 6 in 10 rows" in said
+    assert "note: row 7: no item of the store" in said
+    file.write_text("item_id,label\ni2,day\n")
+    assert "item_id, label and annotator are needed" in refused(
+        store, "label", "--import", str(file), status=1
+    )
 
 
 def test_the_command_tells_applies_and_exports(store: Store, tmp_path: Path) -> None:

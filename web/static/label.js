@@ -6,8 +6,8 @@ const desk = document.querySelector("[data-desk]");
 if (desk) {
   const asked = document.querySelector("[data-name]"), told = document.querySelector("[data-told]");
   const who = document.querySelector("[data-who]"), task = desk.dataset.task, view = desk.dataset.view;
-  const KEPT = "icehouse-annotator";
-  let annotator = null, busy = false, said = 0;
+  const KEPT = "icehouse-annotator", DOUBLE_MS = 500;
+  let annotator = null, busy = false, said = 0, shownAt = 0;
 
   const remembered = () => { try { return localStorage.getItem(KEPT); } catch { return null; } };
   const parsed = (html) => new DOMParser().parseFromString(html, "text/html"); // its scripts never run
@@ -40,6 +40,7 @@ if (desk) {
         const html = await answer.text();
         if (answer.ok) {
           desk.replaceChildren(...parsed(html).body.childNodes);
+          shownAt = performance.now();
           told.textContent = "";
         } else {
           let why = html;
@@ -87,7 +88,8 @@ if (desk) {
 
   desk.addEventListener("click", (event) => {
     const button = event.target.closest("button");
-    if (!button) return;
+    // The second half of a double click is no word on the item that has come in between.
+    if (!button || (event.detail > 1 && performance.now() - shownAt < DOUBLE_MS)) return;
     const item = desk.querySelector("[data-item]");
     if (button.hasAttribute("data-undo")) ask("/label/undo", {});
     else if (item) ask("/label", { item_id: item.dataset.item, label: button.dataset.class ?? null });
