@@ -40,11 +40,8 @@ CLIENTS, ROUNDS = 32, 4
 
 
 def serve_one_at_a_time(store: str, port: int) -> None:
-    """Run the server with a lock around each answer; batches are of one."""
-    import uvicorn
-    from icehouse.serve.app import api
-    from icehouse.serve.app.application import create_app
-    from icehouse.serve.app.state import State
+    """Run the very same server with a lock around each answer; batches are of one."""
+    from icehouse.serve.app import api, server
 
     lock, answer = asyncio.Lock(), api.answer
 
@@ -53,7 +50,7 @@ def serve_one_at_a_time(store: str, port: int) -> None:
             return await answer(*given, **options)  # type: ignore[arg-type]
 
     api.answer = alone  # type: ignore[assignment]
-    uvicorn.run(create_app(State.open(store)), port=port, log_level="error")
+    server.serve(store, port=port)
 
 
 @contextlib.contextmanager

@@ -123,6 +123,9 @@ _EMPTIED = "_emptied.json"
 
 T = TypeVar("T")
 
+#: Inode, time of change in nanoseconds and size of a manifest: to be compared, not to be interpreted.
+Stamp = tuple[int, int, int]
+
 
 class Table:
     """Rows in Parquet parts, with atomic commits; see `icehouse.store.schema` for the kinds there are.
@@ -184,6 +187,14 @@ class Table:
     def snapshot(self) -> Snapshot:
         """Take the table as it is now; later commits do not touch what is returned."""
         return Snapshot(self.path, self._manifest())
+
+    def stamp(self) -> Stamp | None:
+        """What every commit changes, for the price of one look at the manifest's file; None where there is none."""
+        try:
+            found = (self.path / MANIFEST).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def reading(self, read: Callable[[Snapshot], T]) -> T:
         """Call `read` on a snapshot, and again on a newer one if its files went away meanwhile."""

@@ -226,7 +226,7 @@ async def answer(
     _require_input(asked)
     inference = state.inference
     heads = [head] if alone else [head, *(run for run in state.runs.values() if run is not head)]
-    catalog = None if state.store is None else await inference.in_thread(lambda: state.catalog)
+    catalog = None if state.store is None else await state.catalog_now()
     near = {} if catalog is None else inference.query_features(catalog, asked)
     embedded = await inference.embed(
         asked, [*near.values(), *(s for run in heads for s in run.specs.values())]
@@ -286,7 +286,7 @@ async def search(state: State, asked: Asked, k: int, where: str | None) -> dict[
     _require_input(asked)
     inference, kind = state.inference, asked.kinds[0]
     async with inference.admission():
-        catalog = await inference.in_thread(lambda: state.catalog)
+        catalog = await state.catalog_now()
         feature = inference.search_feature(catalog, kind, joint=False)
         spec = inference.asking_spec(feature, kind)
         embedded = await inference.embed(asked, [spec])
@@ -314,7 +314,7 @@ async def duplicates(request: Request) -> Any:
     _require_input(asked)
     inference = state.inference
     async with inference.admission():
-        catalog = await inference.in_thread(lambda: state.catalog)
+        catalog = await state.catalog_now()
         embedded = await inference.embed(asked, inference.query_features(catalog, asked).values())
         kind = asked.kinds[0]
 

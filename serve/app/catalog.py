@@ -91,6 +91,7 @@ class Catalog:
         self._features: dict[str, Feature] = {}
         self._captions: dict[str, tuple[int, bool, dict[str, str]]] = {}
         self._looked = -_LOOK_S
+        self._known_features: tuple[float, list[str]] = (-_LOOK_S, [])
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -254,13 +255,20 @@ class Catalog:
     def default_features(self, *, images: bool, joint: bool) -> list[str]:
         """Features by which a query is searched, best first: among images or texts, in the joint space or as they look."""
         modality, outputs = ("image" if images else "text"), (["joint"] if joint else ["pooled", "joint"])
-        known = self.store.feature_names()
         return [
             name
             for output in outputs
-            for name in known
+            for name in self._feature_names()
             if name.count("/") == 2 and name.endswith(f"/{modality}/{output}")
         ]
+
+    def _feature_names(self) -> list[str]:
+        """Features there are; the store's folders are not walked more than once a second for it."""
+        asked, known = self._known_features
+        if time.monotonic() - asked >= _LOOK_S:
+            known = self.store.feature_names()
+            self._known_features = time.monotonic(), known
+        return known
 
     @cached_property
     def duplicates(self) -> Duplicates:

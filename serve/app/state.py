@@ -13,6 +13,7 @@ from ...errors import HeadError, IcehouseError, StoreError, UsageError, brief
 from ...heads.package import Package, is_package
 from ...heads.runs import Run, list_runs
 from ...store.store import Store
+from ...store.table import Stamp
 from .catalog import Catalog, Pictures
 from .inference import Inference
 from .monitoring import Monitor
@@ -71,6 +72,7 @@ class State:
         self.pictures = Pictures()
         self._inference = Inference(store, list(self.runs.values()), settings, self.monitor, encoders)
         self._catalog: Catalog | None = None
+        self._stamp: Stamp | None = None
         self._making = threading.Lock()
         self._loaded = threading.Event()
         self._problem: str | None = None
@@ -144,13 +146,27 @@ class State:
         """The store's items as they are now."""
         if self.store is None:
             raise UsageError("there is no store here: a package is served by itself")
-        made = self._catalog
-        if made is not None and made.version == self.store.items.snapshot().version:
+        made = self._current()
+        if made is not None:
             return made
         with self._making:
+            stamp = self.store.items.stamp()
             if self._catalog is None or self._catalog.version != self.store.items.snapshot().version:
                 self._catalog = Catalog(self.store)
+            # Of before the reading: what was committed meanwhile is noticed the next time.
+            self._stamp = stamp
             return self._catalog
+
+    def _current(self) -> Catalog | None:
+        """The catalogue that was made, if nothing was committed since."""
+        assert self.store is not None
+        made, stamp = self._catalog, self._stamp
+        return made if made is not None and stamp == self.store.items.stamp() else None
+
+    async def catalog_now(self) -> Catalog:
+        """The same as `catalog`, for a coroutine: only what takes a while goes to a thread."""
+        made = None if self.store is None else self._current()
+        return made if made is not None else await self._inference.in_thread(lambda: self.catalog)
 
     async def in_thread(self, function: Callable[[], Any]) -> Any:
         """Call a function that takes a while in a thread for such, whether or not there is a model."""

@@ -204,6 +204,8 @@ def _run(watch: "Watch") -> None:
     import contextlib
     import signal
 
+    from ..app.server import one_blas_thread, short_turns
+
     caught: list[int] = []
 
     def stop(number: int, _: Any) -> None:
@@ -214,7 +216,8 @@ def _run(watch: "Watch") -> None:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        watch.run()
+        with one_blas_thread(), short_turns():
+            watch.run()
     except BrokenPipeError:
         mute_stdout()
     finally:

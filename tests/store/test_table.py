@@ -95,6 +95,17 @@ def test_any_sequence_of_commits_equals_a_dict(
 # ------------------------------------------------------------------------------------------------ commits
 
 
+def test_every_commit_and_nothing_else_changes_the_stamp(table: Table, tmp_path: Path) -> None:
+    stamps = [table.stamp()]
+    for k in range(3):
+        table.append(rows([f"new{k}"], [k]))
+        assert table.stamp() == table.stamp()
+        table.read()
+        stamps.append(table.stamp())
+    assert len(set(stamps)) == 4
+    assert Table(tmp_path / "none").stamp() is None
+
+
 def test_a_snapshot_does_not_see_later_commits(table: Table) -> None:
     table.append(rows(["a", "b"], [1, 2]))
     before = table.snapshot()
