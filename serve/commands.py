@@ -206,6 +206,13 @@ def make_map(
             show_default="as before, else 8",
         ),
     ] = None,
+    cluster_by: Annotated[
+        str | None,
+        typer.Option(
+            help="kmeans, or hdbscan on the drawn points, which finds how many clusters there are.",
+            show_default="as before, else kmeans",
+        ),
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Compute the map even if it is up to date.")] = False,
     export: Annotated[
         Path | None, typer.Option(metavar="FILE.parquet", help="Write the map for embedding-atlas.")
@@ -226,7 +233,16 @@ def make_map(
     named = path or store
     if export is not None and export.suffix.lower() != ".parquet":
         raise UsageError(f"--export {export}: the file's name has to end in .parquet")
-    made = compute(named, feature, method=method, seed=seed, clusters=clusters, again=again, say=say)  # type: ignore[arg-type]
+    made = compute(
+        named,
+        feature,
+        method=method,  # type: ignore[arg-type]
+        seed=seed,
+        clusters=clusters,
+        cluster_by=cluster_by,  # type: ignore[arg-type]
+        again=again,
+        say=say,
+    )
     for note in made.notes:
         say(f"note: {note}")
     drawn = made.map

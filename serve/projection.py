@@ -33,6 +33,7 @@ from ..store.vectors import Vectors
 
 PREFIX = "maps/"
 METHODS = ("pca", "umap")
+CLUSTERINGS = ("kmeans", "hdbscan")
 
 #: Principal components that UMAP and k-means work on: neighbours hardly change, memory and time do.
 COMPONENTS = 50
@@ -145,6 +146,7 @@ def make_map(
     method: Literal["pca", "umap"] | None = None,
     seed: int | None = None,
     clusters: int | None = None,
+    cluster_by: Literal["kmeans", "hdbscan"] | None = None,
     again: bool = False,
     say: Said = lambda _: None,
 ) -> Made:
@@ -161,6 +163,9 @@ def make_map(
         Of UMAP and k-means; that of the map there is, else 0.
     clusters : int, optional
         Clusters of k-means, 0 for none; as many as the map has that is there, else 8.
+    cluster_by : {"kmeans", "hdbscan"}, optional
+        k-means on the principal components, or HDBSCAN (Campello, Moulavi and Sander 2013) on the coordinates, which finds
+        how many there are and leaves out what is between them; that of the map there is, else k-means.
     again : bool, default False
         Compute it even if it is fresh.
     say : callable, optional
@@ -190,6 +195,9 @@ def make_map(
         )
     if method not in METHODS:
         raise UsageError(f"no method {method!r}; there are: {', '.join(METHODS)}")
+    cluster_by = cluster_by or ("hdbscan" if before.get("cluster_by") == "hdbscan" else "kmeans")
+    if cluster_by not in CLUSTERINGS:
+        raise UsageError(f"no clusters by {cluster_by!r}; there are: {', '.join(CLUSTERINGS)}")
     if method == "umap" and not _installed():
         raise UsageError(
             'UMAP needs umap-learn, which is not installed: pip install "icehouse[map]", or --method pca'
@@ -209,6 +217,8 @@ def make_map(
     }
     if method == "umap":
         provenance |= {"n_neighbors": NEIGHBOURS, "min_dist": MIN_DIST}
+    if cluster_by == "hdbscan":
+        provenance |= {"cluster_by": cluster_by, "min_cluster_size": _least(len(rows))}
     spec = {
         "kind": "map",
         "key": key,
@@ -225,7 +235,7 @@ def make_map(
     if there is not None:
         notes.append(_why(there, spec, keys))
     say(f"{len(rows):,} contents of {feature}, by {method.upper()}")
-    xy, cluster, usable = _compute(vectors.X, rows, method, seed, clusters, notes)
+    xy, cluster, usable = _compute(vectors.X, rows, method, seed, clusters, cluster_by, notes)
     lost = len(rows) - int(usable.sum())
     if lost:
         notes.append(
@@ -298,7 +308,7 @@ def _why(there: Map, spec: dict[str, Any], keys: pa.Array) -> str:
     if there.spec.get("feature_fingerprint") != spec["feature_fingerprint"]:
         return "made anew: the feature is of another encoder now"
     if there.spec.get("fingerprint") != spec["fingerprint"]:
-        names = ("method", "seed", "clusters", "components", "n_neighbors", "min_dist")
+        names = ("method", "seed", "clusters", "cluster_by", "components", "n_neighbors", "min_dist")
         differing = [name for name in names if there.spec.get(name) != spec.get(name)]
         return f"made anew: another {', '.join(differing) or 'provenance'}"
     new = len(keys) - (pc.sum(pc.is_in(keys, value_set=there.keys)).as_py() or 0)
@@ -312,7 +322,13 @@ def _libraries(method: str) -> dict[str, str]:
 
 
 def _compute(
-    X: np.ndarray, rows: np.ndarray, method: str, seed: int, clusters: int, notes: list[str]
+    X: np.ndarray,
+    rows: np.ndarray,
+    method: str,
+    seed: int,
+    clusters: int,
+    cluster_by: str,
+    notes: list[str],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coordinates and clusters of the usable rows, and which of `rows` are usable."""
     mean, axes, usable = _principal(X, rows)
@@ -329,7 +345,10 @@ def _compute(
         raise SpaceError(
             "the map came out with coordinates that are not finite; --method pca draws it by PCA"
         )
-    return xy, _clusters(reduced, clusters, seed), usable
+    if not clusters:
+        return xy, np.full(len(xy), -1, np.int32), usable
+    found = _density(xy) if cluster_by == "hdbscan" else _means(reduced, clusters, seed)
+    return xy, _numbered(found), usable
 
 
 def _principal(X: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -382,23 +401,43 @@ def _umap(reduced: np.ndarray, seed: int) -> np.ndarray:
     return xy - xy.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def _clusters(reduced: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """Clusters of k-means, numbered from the largest on; -1 where none are asked for."""
-    n = len(reduced)
-    if not clusters:
-        return np.full(n, -1, np.int32)
+def _means(reduced: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """Clusters of k-means."""
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
     with warnings.catch_warnings(), threadpool_limits(1):  # sums of several threads are not repeatable
         warnings.simplefilter("ignore")  # fewer distinct contents than clusters
-        found = MiniBatchKMeans(min(clusters, n), random_state=seed, n_init=5, batch_size=4096).fit_predict(
-            reduced
-        )
-    _, first, of, counts = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
+        k = min(clusters, len(reduced))
+        found = MiniBatchKMeans(k, random_state=seed, n_init=5, batch_size=4096).fit_predict(reduced)
+    return np.asarray(found)
+
+
+def _least(n: int) -> int:
+    """Points of the smallest cluster that HDBSCAN looks for."""
+    return max(5, n // 200)
+
+
+def _density(xy: np.ndarray) -> np.ndarray:
+    """Clusters of HDBSCAN; -1 for points between them."""
+    from sklearn.cluster import HDBSCAN
+
+    size = _least(len(xy))
+    if len(xy) < 2 * size:
+        return np.full(len(xy), -1)
+    # Few neighbours tell how dense it is around a point, however large a cluster has to be.
+    return np.asarray(HDBSCAN(min_cluster_size=size, min_samples=5, copy=True).fit_predict(xy))
+
+
+def _numbered(found: np.ndarray) -> np.ndarray:
+    """Clusters numbered from the largest on; -1 stays."""
+    numbers = np.full(len(found), -1, np.int32)
+    there = np.flatnonzero(found >= 0)
+    _, first, of, counts = np.unique(found[there], return_index=True, return_inverse=True, return_counts=True)
     rank = np.empty(len(first), np.int32)
     rank[np.lexsort([first, -counts])] = np.arange(len(first))
-    return rank[of].astype(np.int32)
+    numbers[there] = rank[of]
+    return numbers
 
 
 # Export for embedding-atlas.

@@ -327,6 +327,7 @@ def write_plot(told: dict[str, Any], path: Path) -> None:
         series,
         x_range=(0, 1.05 * told["budget"]),
         y_range=(max(0.0, min(ends) - 0.03), min(1.0, max(ends) + 0.03)),
+        legend="lower right",  # curves of learning rise
     )
     with publish(path) as temp:
         temp.write_bytes(draw(chart).png)

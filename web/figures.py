@@ -105,6 +105,7 @@ class Chart:
     diagonal: bool = False
     mark: float | None = None
     note: str = ""
+    legend: str = "best"  # a place of matplotlib's, which does not look at intervals
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -163,7 +164,7 @@ def draw(chart: Chart) -> Drawing:
             _plot(ax, series)
         picture = _svg(figure)
         ax.set_title(chart.title, loc="left", fontsize=11, fontweight="bold")
-        ax.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=8.5, loc="best")
+        ax.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=8.5, loc=chart.legend)
         return Drawing(picture, _png(figure))
 
 

@@ -23,7 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ... import __version__
-from ...errors import CorruptError, IcehouseError, LockedError
+from ...errors import CorruptError, IcehouseError, LockedError, StoreError
 from . import api, browse, label_pages, live, map_page, pages, review
 from .batching import OverloadedError
 from .monitoring import Measured
@@ -116,7 +116,8 @@ def _invalid(request: Request, error: Any) -> Any:
 
 
 def _failed(request: Request, error: Any) -> Any:
-    """Errors of the library: the request's fault unless the store is damaged, held by a writer, or all is busy."""
-    again = isinstance(error, (LockedError, OverloadedError, NotReadyError))
+    """Errors of the library: the request's fault unless the store is damaged or held, the disk full, or all busy."""
+    unwritten = isinstance(error, StoreError) and isinstance(error.__cause__, OSError)
+    again = unwritten or isinstance(error, (LockedError, OverloadedError, NotReadyError))
     status = 503 if again else 500 if isinstance(error, CorruptError) else 422
     return problem(request, status, str(error), {"retry-after": "1"} if again else None)

@@ -360,7 +360,14 @@ def item(request: Request, id: Annotated[str, Query(max_length=4000)]) -> Any:
 
 
 def _said(run: Run, item_id: str) -> dict[str, Any] | None:
-    """What a run said of an item when it was scored, or that it learned from it."""
+    """What a run said of an item when it was scored, or that it learned from it; where its folder is gone, that it is."""
+    try:
+        return _recorded(run, item_id)
+    except IcehouseError as error:  # it answers from memory, and costs the item's page nothing
+        return {"run": run.run_id, "problem": str(error), "proba": {}}
+
+
+def _recorded(run: Run, item_id: str) -> dict[str, Any] | None:
     table = run.predictions()
     at = np.flatnonzero(np.array(table["item_id"].to_pylist(), object) == item_id)
     if not len(at):

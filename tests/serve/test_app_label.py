@@ -16,6 +16,7 @@ from icehouse.data.manifest import SourceOptions
 from icehouse.embed.pipeline import embed_sources
 from icehouse.serve.label_table import set_task
 from icehouse.serve.labelling import Desk
+from icehouse.store.maintain import verify
 from icehouse.store.store import Store
 from PIL import Image
 from served import HOST, client, make_store
@@ -72,6 +73,23 @@ def test_a_click_sent_again_is_kept_once(web: Any, store: Store) -> None:
         assert web.post("/label/undo", json=undo).json()["item"]["item_id"] == "i3"
     assert len(Desk(store, "light").labels.read()) == 2
     assert web.get("/label/status").json()["labels"] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the sizes of files")
+def test_a_full_disk_keeps_nobodys_word_and_says_so(web: Any, store: Store) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))  # as if nothing more fitted
+    try:
+        full = said(web, "ann", "i3", "day", "one")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (full.status_code, full.headers["retry-after"]) == (503, "1")
+    assert "cannot write" in full.json()["detail"]
+    assert web.get("/label/status").json()["labels"] == 0
+    assert said(web, "ann", "i3", "day", "one").json()["kept"] is True  # the page sends it again
+    assert verify(store).findings == []
 
 
 def test_what_is_wrong_is_refused(web: Any, store: Store) -> None:

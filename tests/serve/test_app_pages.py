@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import time
@@ -229,6 +230,25 @@ def test_runs_and_their_reports(work: Path, web: Any) -> None:
     assert web.get(f"/runs/{run.run_id}/explain?id=i7").status_code == 200
     for name in ("..", "%2e%2e", "../../tables", f"{run.run_id}/../{run.run_id}", "latest"):
         assert web.get(f"/runs/{name}/report").status_code == 404, name
+
+
+def test_a_run_that_is_deleted_while_it_answers_costs_no_page(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    picture = base64.b64encode((tmp_path / "images" / "03.png").read_bytes()).decode()
+    with client(store.path, headers=HTML) as web:
+        (run,) = web.app.state.served.runs
+        before = web.post("/predict", json={"text": "night number3", "image": picture}).json()
+        (store.path / "runs" / run).rename(tmp_path / "gone")
+        after = web.post("/predict?explain=true", json={"text": "night number3", "image": picture}).json()
+        assert after["probabilities"] == before["probabilities"]
+        item = web.get("/item?id=i3")
+        assert item.status_code == 200
+        assert run in item.text
+        for path in ("/", "/runs", "/browse", "/map"):
+            assert web.get(path).status_code == 200, path
+        for path in (f"/runs/{run}/report", f"/runs/{run}/explain?id=i3"):
+            assert web.get(path).status_code == 404, path
+        assert web.get(f"/browse?run={run}").status_code == 422
 
 
 def test_strangers_words_are_never_markup(tmp_path: Path) -> None:

@@ -84,6 +84,27 @@ def test_clusters_are_the_clouds_the_largest_first(store: Store) -> None:
     assert store.table(f"maps/{FEATURE}").read(["cluster"])["cluster"].null_count == 90
 
 
+def test_density_finds_the_clouds_by_itself(store: Store) -> None:
+    made = make_map(store, method="pca", cluster_by="hdbscan")
+    plain = make_map(store, method="pca", cluster_by="kmeans", clusters=3)
+    assert plain.computed
+    assert "cluster_by" not in plain.map.spec  # as maps of before have it, which stay fresh
+    assert (made.map.spec["cluster_by"], made.map.spec["min_cluster_size"]) == ("hdbscan", 5)
+    kind = {key_of(i): i % 6 // 3 + (i % 6 == 5) for i in range(90)}
+    truth = np.array([kind[key] for key in made.map.keys.to_pylist()])
+    for number in range(made.map.cluster.max() + 1):
+        assert len({*truth[made.map.cluster == number].tolist()}) == 1, "no cluster holds two clouds"
+    assert made.map.cluster.max() >= 2
+    sizes = np.bincount(made.map.cluster[made.map.cluster >= 0])
+    assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
+    again = make_map(store, method="pca", cluster_by="hdbscan")
+    assert again.notes == ("made anew: another cluster_by",)
+    assert make_map(store).computed is False  # what is not given stays as it was
+    assert make_map(store, clusters=0).map.cluster.tolist() == [-1] * 90
+    with pytest.raises(UsageError, match="no clusters by 'dbscan'"):
+        make_map(store, cluster_by="dbscan")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("method", ["pca", pytest.param("umap", marks=pytest.mark.slow)])
 def test_the_same_contents_in_any_order_make_the_same_map(store: Store, tmp_path: Path, method: str) -> None:
     if method == "umap":

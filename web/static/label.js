@@ -36,21 +36,21 @@ if (desk) {
     for (let tries = 0; ; tries += 1) {
       let answer = null;
       try { answer = await fetch(path, how); } catch { /* the server is away */ }
-      if (answer && answer.status !== 503) {
-        const html = await answer.text();
-        if (answer.ok) {
-          desk.replaceChildren(...parsed(html).body.childNodes);
-          shownAt = performance.now();
-          told.textContent = "";
-        } else {
-          let why = html;
-          try { why = JSON.parse(html).detail; } catch { /* not JSON */ }
-          told.textContent = String(why).slice(0, 300);
-          if (!body) rename();
-        }
+      const text = answer ? await answer.text().catch(() => "") : "";
+      if (answer && answer.ok) {
+        desk.replaceChildren(...parsed(text).body.childNodes);
+        shownAt = performance.now();
+        told.textContent = "";
         break;
       }
-      told.textContent = "The server does not answer; what you chose is sent again until it does.";
+      let why = text || "The server does not answer";
+      try { why = JSON.parse(text).detail; } catch { /* not JSON */ }
+      told.textContent = String(why).slice(0, 300);
+      if (answer && answer.status !== 503) {
+        if (!body) rename();
+        break;
+      }
+      told.textContent += body ? "; what you chose is sent again until it is kept." : "; it is asked again.";
       await wait(Math.min(500 * 2 ** tries, 10000));
     }
     desk.removeAttribute("aria-busy");
