@@ -162,7 +162,7 @@ ROUNDS = 6
 
 #: Of so many contents one is changed by default, at least and at most so many: to make, hash and encode its copies takes
 #: about as long as to embed the others.
-_SAMPLED_OF, _FEWEST_SAMPLED, _MOST_SAMPLED = 12, 20, 200
+_SAMPLED_OF, _FEWEST_SAMPLED, _MOST_SAMPLED = 12, 10, 200
 
 #: Kind of the copies that a user has labelled.
 LABELLED = "labelled"

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..data.images import BLANK_HASH, ORIENTATIONS, oriented
 from ..errors import UsageError
-from .inner_pictures import part_boxes
+from .inner_pictures import near_ground, part_boxes
 
 BITS = 64
 
@@ -32,8 +32,13 @@ _MIN_BITS = 12
 _CANDIDATES = 2_000_000
 _SORT_COST = 60  # comparisons that cost as much as sorting one hash in
 
-#: Comparisons that take as long as sorting one hash of many, and hashes that are compared at once.
-_SORTED_EACH, _TOGETHER = 20, 65_536
+#: What it takes to compare two hashes of a table's place, in units of looking one up; to begin with a table; and how much
+#: more often hashes of pictures agree in a piece than random ones.
+_COMPARED, _LOOK_UP, _COMMON = 2.0, 50_000, 4
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+#: Hashes that are looked up at once.
+_TOGETHER = 65_536
 _BLOCK = 500_000
 
 
@@ -114,43 +119,109 @@ def value_pairs(
 
 
 def cross_pairs(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Find the pairs of a hash of `left` and one of `right` within `radius` bits; in no order, perhaps more than once."""
-    pieces, k = _plan(max(len(left), len(right)), radius)
-    if len(left) * len(right) <= comb(pieces, k) * _SORTED_EACH * max(len(left), len(right)):
-        yield from _every_pair(left, right, radius)
+    """Find the pairs of a hash of `left` and one of `right` within `radius` bits; in no order, each once.
+
+    The fewer of them are put into a table by those of their bits that are to agree, and the others are looked up in it a
+    block at a time: as many are soon read as fit into the processor's cache, while sorting millions takes seconds.
+    """
+    few, many = (left, right) if len(left) <= len(right) else (right, left)
+    if not len(few):
+        return
+    # A picture without margins has one hash twice.
+    values, of = np.unique(few, return_inverse=True)
+    rows, counts = np.argsort(of, kind="stable"), np.bincount(of)
+    starts = np.cumsum(counts) - counts
+    for a, b in _near_values(values, many, radius):
+        equal = counts[a]
+        a, b = rows[_ranges(starts[a], equal)], np.repeat(b, equal)
+        yield (a, b) if few is left else (b, a)
+
+
+def _near_values(few: np.ndarray, many: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `cross_pairs`, of two sides the first of which has fewer."""
+    pieces, k = _cross_plan(len(few), len(many), radius)
+    if not k:
+        yield from _every_pair(few, many, radius)
         return
     masks = _masks(pieces)
     for chosen in combinations(range(pieces), k):
-        mask = np.bitwise_or.reduce(masks[list(chosen)]) if chosen else np.uint64(0)
-        order = np.argsort(right & mask)
-        ranked = right[order]
-        keys, key = ranked & mask, left & mask
-        starts = np.searchsorted(keys, key)
-        counts = np.searchsorted(keys, key, side="right") - starts
-        total, first = np.cumsum(counts), 0
-        while first < len(left):
-            limit = (total[first - 1] if first else 0) + _CANDIDATES
-            last = max(int(np.searchsorted(total, limit, side="right")), first + 1)
-            rows = np.arange(first, min(last, len(left)))
-            places = _ranges(starts[rows], counts[rows])
-            difference = np.repeat(left[rows], counts[rows])
-            difference ^= ranked[places]
-            near = np.flatnonzero(np.bitwise_count(difference) <= radius)
-            if len(near):
-                yield rows[np.searchsorted(np.cumsum(counts[rows]), near, side="right")], order[places[near]]
-            first = last
+        mask = np.bitwise_or.reduce(masks[list(chosen)])
+        earlier = [masks[p] for p in range(chosen[-1]) if p not in chosen]
+        for a, b in _agreeing_across(few, many, mask, radius):
+            difference = few[a] ^ many[b]
+            # What a table's place has in common is not all, and pairs that agree on an earlier piece were found there.
+            new = (difference & mask) == 0
+            for piece in earlier:
+                new &= (difference & piece) != 0
+            if new.any():
+                yield a[new], b[new]
 
 
-def _every_pair(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """As `cross_pairs`, where few hashes are compared with many: each with each."""
-    for start in range(0, len(right), _TOGETHER):
-        part = right[start : start + _TOGETHER]
-        step = max(_TOGETHER // max(len(part), 1), 1)
-        for first in range(0, len(left), step):
-            near = np.bitwise_count(left[first : first + step, None] ^ part) <= radius
+def _every_pair(few: np.ndarray, many: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `cross_pairs`, comparing each with each."""
+    for start in range(0, len(many), _TOGETHER):
+        part = many[start : start + _TOGETHER]
+        step = max(_TOGETHER // len(part), 1)
+        for first in range(0, len(few), step):
+            near = np.bitwise_count(few[first : first + step, None] ^ part) <= radius
             a, b = np.nonzero(near)
             if len(a):
                 yield a + first, b + start
+
+
+def _agreeing_across(
+    few: np.ndarray, many: np.ndarray, mask: np.uint64, radius: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs within the radius of hashes that agree in the bits of a mask, and of some others; a block at a time."""
+    bits = _table_bits(len(few))
+    shift = np.uint64(BITS - bits)
+    keys = _places(few, mask, shift)
+    counts = np.bincount(keys, minlength=1 << bits)
+    starts, order = np.cumsum(counts) - counts, np.argsort(keys, kind="stable")
+    ranked, there = few[order], counts > 0
+    for begin in range(0, len(many), _TOGETHER):
+        block = many[begin : begin + _TOGETHER]
+        keys = _places(block, mask, shift)
+        rows = np.flatnonzero(there.take(keys))
+        keys = keys[rows]
+        total, first = np.cumsum(counts[keys]), 0
+        while first < len(rows):
+            limit = (total[first - 1] if first else 0) + _CANDIDATES
+            last = max(int(np.searchsorted(total, limit, side="right")), first + 1)
+            part = slice(first, last)
+            held = counts[keys[part]]
+            places = _ranges(starts[keys[part]], held)
+            difference = np.repeat(block[rows[part]], held)
+            difference ^= ranked[places]
+            near = np.flatnonzero(np.bitwise_count(difference) <= radius)
+            if len(near):
+                ends = np.cumsum(held)
+                yield order[places[near]], rows[part][np.searchsorted(ends, near, side="right")] + begin
+            first = last
+
+
+def _places(hashes: np.ndarray, mask: np.uint64, shift: np.uint64) -> np.ndarray:
+    """Places of hashes in a table by the bits of a mask, int64 (n,): multiplicative hashing."""
+    keys = hashes & mask
+    keys *= _MULTIPLIER
+    keys >>= shift
+    return keys.view(np.int64)
+
+
+def _table_bits(few: int) -> int:
+    return min(max(few.bit_length() + 2, 8), 20)
+
+
+def _cross_plan(few: int, many: int, radius: int) -> tuple[int, int]:
+    """How many pieces to cut the bits into, and how many of them make a key; none where comparing everything is as fast."""
+    table = _table_bits(few)
+    costs = {(max(radius, 1), 0): _LOOK_UP + few * many * _COMPARED}
+    for k in range(1, 5):
+        pieces = radius + k
+        if pieces <= BITS:
+            candidates = few * many * (_COMMON / 2 ** (BITS * k // pieces) + 1 / 2**table)
+            costs[(pieces, k)] = comb(pieces, k) * (_LOOK_UP + 4 * (few + 2**table) + many + candidates)
+    return min(costs, key=lambda plan: costs[plan])
 
 
 class HashJoin:
@@ -335,17 +406,25 @@ def content_box(image: Image.Image) -> tuple[float, float, float, float]:
 
     The whole picture where there are none, or where they would leave too little.
     """
-    return _content_box(image, _grid(image))
+    return _content_box(image, colour_planes(image))
 
 
-def _grid(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BOX), np.int16)
+def colour_planes(image: Image.Image) -> np.ndarray:
+    """The colours of a picture scaled to 256 x 256 by means of areas, uint8 (3, 256, 256)."""
+    size = min(image.width, _GRID), min(image.height, _GRID)
+    small = image.resize(size, Image.Resampling.BOX) if size != image.size else image
+    planes = np.stack([np.asarray(plane) for plane in small.split()])
+    # What is enlarged has no pixel but those that are there: each is repeated, as Pillow would, in a fifth of the time.
+    for axis, length in ((1, image.height), (2, image.width)):
+        if length < _GRID:
+            planes = planes.take(((np.arange(_GRID) + 0.5) * (length / _GRID)).astype(np.intp), axis=axis)
+    return planes
 
 
-def _content_box(image: Image.Image, small: np.ndarray) -> tuple[float, float, float, float]:
-    top, bottom = _margins(small)
+def _content_box(image: Image.Image, planes: np.ndarray) -> tuple[float, float, float, float]:
+    top, bottom = _margins(planes)
     # Sideways only what is between the bands: their ground may be the margin's.
-    left, right = _margins(small[top : _GRID - bottom].transpose(1, 0, 2))
+    left, right = _margins(planes[:, top : _GRID - bottom].transpose(0, 2, 1))
     width, height = image.size
     return (
         left * width / _GRID,
@@ -378,8 +457,8 @@ def view_hashes(image: Image.Image, box: tuple[float, float, float, float] | Non
 def picture_views(image: Image.Image, box: tuple[float, float, float, float] | None = None) -> PictureViews:
     """Hash a picture and its parts, turned ones too, and make its thumbnail; `box` is its `content_box`."""
     grey = image.convert("L")
-    grid = _grid(image)
-    everything, box = (0.0, 0.0, float(image.width), float(image.height)), box or _content_box(image, grid)
+    planes = colour_planes(image)
+    everything, box = (0.0, 0.0, float(image.width), float(image.height)), box or _content_box(image, planes)
     whole = _square(grey, everything)
     trimmed = whole if box == everything else _square(grey, box)
     full, crops = _transforms()
@@ -392,15 +471,16 @@ def picture_views(image: Image.Image, box: tuple[float, float, float, float] | N
     )
     parts = parts.reshape(cuts, places, _LOW, places, _LOW).transpose(0, 1, 3, 2, 4)
     low = np.stack([full @ whole @ full.T, full @ trimmed @ full.T])
-    turned = _hashes(oriented(low).reshape(-1, _LOW, _LOW)).reshape(WHOLE_VIEWS, len(ORIENTATIONS))
+    every = _hashes(np.concatenate([oriented(low).reshape(-1, _LOW, _LOW), parts.reshape(-1, _LOW, _LOW)]))
+    turned = every[: WHOLE_VIEWS * len(ORIENTATIONS)].reshape(WHOLE_VIEWS, len(ORIENTATIONS))
     mirrored = turned[1, ORIENTATIONS.index("mirror")]
-    hashes = np.concatenate([turned[:, 0], [mirrored], _hashes(parts.reshape(-1, _LOW, _LOW))])
+    hashes = np.concatenate([turned[:, 0], [mirrored], every[turned.size :]])
     step = _FINE // THUMB
     thumb = np.rint(whole.reshape(THUMB, step, THUMB, step).mean(axis=(1, 3))).astype(np.uint8)
     sides = np.array([image.width, image.height] * 2, float)
     x0, y0, x1, y1 = (np.array(box) / sides).tolist()
     inside = (x0, y0, x1, y1)
-    inner, cells = part_boxes(grid, inside)
+    inner, cells = part_boxes(planes, inside)
     boxes = np.array([*([inner] if inner else []), *cells], float).reshape(-1, 4)
     squares = [_square(grey, (a, b, c, d)) for a, b, c, d in (boxes * sides).tolist()]
     low = np.array([full @ square @ full.T for square in squares]).reshape(-1, _LOW, _LOW)
@@ -422,17 +502,20 @@ def view_boxes(boxes: np.ndarray, views: np.ndarray) -> np.ndarray:
     return np.concatenate([first, first + np.stack([width, height], axis=1) * size], axis=1)
 
 
-def _margins(rows: np.ndarray) -> tuple[int, int]:
-    """Rows of margin at the start and at the end of a picture (height, width, 3)."""
-    first, last = _margin(rows), _margin(rows[::-1])
+def _margins(planes: np.ndarray) -> tuple[int, int]:
+    """Rows of margin at the start and at the end of a picture, uint8 (3, height, width)."""
+    first, last = _margin(planes), _margin(planes[:, ::-1])
     return (first, last) if first + last <= _GRID * _MAX_MARGIN * 1.2 else (0, 0)
 
 
-def _margin(rows: np.ndarray) -> int:
-    ground = np.median(rows[0], axis=0)
-    if (np.abs(rows[0] - ground).max(axis=1) < _GROUND_LEVELS).mean() < 0.95:
+def _margin(planes: np.ndarray) -> int:
+    edge = planes[:, 0]
+    middle = edge.shape[1] // 2
+    # The median, which numpy takes long for.
+    ground = np.sort(edge, axis=1)[:, [(edge.shape[1] - 1) // 2, middle]].mean(axis=1)
+    if near_ground(edge, ground, _GROUND_LEVELS).mean() < 0.95:
         return 0
-    share = (np.abs(rows - ground).max(axis=2) < _GROUND_LEVELS).mean(axis=1)
+    share = near_ground(planes, ground, _GROUND_LEVELS).mean(axis=1)
     found = (
         int(np.argmax(share[: int(_GRID * _MAX_MARGIN)] < _WITH_WORDS)) if share.min() < _WITH_WORDS else 0
     )
@@ -470,7 +553,9 @@ def _hashes(low: np.ndarray) -> np.ndarray:
     low = low.reshape(len(low), _LOW * _LOW)
     # Of a flat picture all but one coefficient are 0. As rounding leaves them they would make a hash like any other.
     low[np.abs(low) < _ROUNDING] = 0
-    bits = low > np.median(low, axis=1, keepdims=True)
+    half = low.shape[1] // 2
+    middle = np.partition(low, (half - 1, half), axis=1)[:, half - 1 : half + 1].mean(axis=1, keepdims=True)
+    bits = low > middle
     return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
 
 

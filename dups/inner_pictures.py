@@ -6,6 +6,8 @@ collage has seams: lines from side to side, at the half or at the thirds, at whi
 
 from __future__ import annotations
 
+from math import ceil, floor
+
 import numpy as np
 
 #: Side of the picture that parts are looked for in.
@@ -25,41 +27,57 @@ _SPLITS = ((1 / 2,), (1 / 3, 2 / 3))
 Box = tuple[float, float, float, float]
 
 
-def part_boxes(grid: np.ndarray, inside: Box) -> tuple[Box | None, list[Box]]:
+def part_boxes(planes: np.ndarray, inside: Box) -> tuple[Box | None, list[Box]]:
     """Find the picture in a screen, None where there is none, and the cells of a collage, none where it is none.
 
-    `grid` is the picture at 256 x 256, int16 RGB; boxes are left, top, right, bottom in parts of the sides, and `inside`
-    what is within margins.
+    `planes` are the colours of the picture at 256 x 256, uint8 (3, 256, 256); boxes are left, top, right, bottom in parts
+    of the sides, and `inside` what is within margins.
     """
-    return _inner(grid), _collage(grid, inside)
+    return _inner(planes), _collage(planes, inside)
 
 
-def _inner(grid: np.ndarray) -> Box | None:
-    grid = grid[1::2, 1::2]  # that is fine enough
-    codes = grid[:, :, 0] // 16 * 256 + grid[:, :, 1] // 16 * 16 + grid[:, :, 2] // 16
-    counts = np.bincount(codes.ravel(), minlength=4096)
+def near_ground(planes: np.ndarray, ground: np.ndarray, levels: int) -> np.ndarray:
+    """Tell where all colours of uint8 `planes` (3, ...) are less than so many levels from those of a ground."""
+    near: np.ndarray | None = None
+    for plane, level in zip(planes, ground.tolist(), strict=True):
+        low, high = max(floor(level - levels) + 1, 0), min(ceil(level + levels) - 1, 255)
+        # What is below wraps around, and is too much as well.
+        one = plane - np.uint8(low) <= np.uint8(high - low)
+        near = one if near is None else np.logical_and(near, one, out=near)
+    assert near is not None, "pictures have three colours"
+    return near
+
+
+def _inner(planes: np.ndarray) -> Box | None:
+    planes = np.ascontiguousarray(planes[:, 1::2, 1::2])  # that is fine enough
+    side = planes.shape[1]
+    red, green, blue = planes & np.uint8(0xF0)
+    codes = (red.astype(np.uint16) << 4 | green | blue >> 4).ravel()
+    counts = np.bincount(codes, minlength=4096)
     most = int(counts.argmax())
-    if counts[most] < _GROUND * grid.shape[0] * grid.shape[1]:
+    if counts[most] < _GROUND * side * side:
         return None
-    ground = np.median(grid[codes == most], axis=0)
-    shown = np.abs(grid - ground).max(axis=2) >= _GROUND_LEVELS
+    ground = np.median(planes.reshape(3, -1)[:, codes == most], axis=1)
+    shown = ~near_ground(planes, ground, _GROUND_LEVELS)
     top, bottom = _longest(shown.mean(axis=1) >= _SHOWN)
-    if bottom - top < _LEAST_SIDE * len(grid):
+    if bottom - top < _LEAST_SIDE * side:
         return None
     left, right = _longest(shown[top:bottom].mean(axis=0) >= _SHOWN)
-    if right - left < _LEAST_SIDE * len(grid):
+    if right - left < _LEAST_SIDE * side:
         return None
     top, bottom = _longest(shown[:, left:right].mean(axis=1) >= _SHOWN)
-    side = len(grid)
     wide, high = (right - left) / side, (bottom - top) / side
     if min(wide, high) < _LEAST_SIDE or not _LEAST_AREA <= wide * high <= _MOST_AREA:
         return None
     return left / side, top / side, right / side, bottom / side
 
 
-def _collage(grid: np.ndarray, inside: Box) -> list[Box]:
+def _collage(planes: np.ndarray, inside: Box) -> list[Box]:
     left, top, right, bottom = (round(place * _GRID) for place in inside)
-    grey = grid[top:bottom, left:right].sum(axis=2, dtype=np.int16)
+    red, green, blue = planes[:, top:bottom, left:right]
+    grey = red.astype(np.int16)
+    grey += green
+    grey += blue
     across, down = _cells(grey[::2]), _cells(grey.T[::2])
     if len(across) * len(down) == 1:
         return []
@@ -86,13 +104,13 @@ def _longest(shown: np.ndarray) -> tuple[int, int]:
 def _cells(grey: np.ndarray) -> list[tuple[int, int]]:
     """Columns at which cells begin and end from left to right; of the sums of three colours."""
     wide = grey.shape[1]
-    broken = (np.abs(np.diff(grey, axis=1)) >= 3 * _GROUND_LEVELS).mean(axis=0)
     around = round(_AROUND * wide)
     for places in _SPLITS:
         edges = [0]
         for place in places:
             start = round(place * wide) - around
-            window = broken[start : start + 2 * around]
+            lines = grey[:, start : start + 2 * around + 1]
+            window = (np.abs(np.diff(lines, axis=1)) >= 3 * _GROUND_LEVELS).mean(axis=0)
             at = np.flatnonzero(window >= _SEAM)
             # Lines all over are texture.
             if not len(at) or len(at) > _LINES or np.median(window) > _SEAM / 2:

@@ -29,7 +29,7 @@ from ..data.images import Picture, decode, load_hashing
 from ..data.manifest import Manifest
 from ..data.paths import why_missing
 from ..data.text import clean, text_sha256
-from ..errors import ImageError, brief
+from ..errors import EncoderError, ImageError, brief
 from ..store.vectors import finite_rows
 from .encoder import Encoder, Modality, Tokens
 
@@ -242,10 +242,12 @@ def encode_contents(
     """Encode a batch; if it fails as a whole, in halves, so that one content costs only itself.
 
     Yields places in the batch, counted from `first`, with the outputs' rows or with why they have none; values that do not
-    fit `dtype` count as failures.
+    fit `dtype` count as failures. An EncoderError is of no content, but of the encoder: its weights cannot be had.
     """
     try:
         outputs = encode(contents)
+    except EncoderError:
+        raise
     except Exception as error:  # whatever a model, a driver or a full device raises
         if len(contents) > 1:
             middle = len(contents) // 2

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -39,6 +40,9 @@ from .encoder import (
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+    from tokenizers import Tokenizer
+
+    from .networks import EfficientNetLite0, MiniLM
 
 #: What the packages' files must be: weights decide what a stored vector means.
 SHA256 = {
@@ -72,40 +76,73 @@ class Mini(Encoder):
     def __init__(self, model: str = "", *, device: str = "auto", precision: str = "auto") -> None:
         if model:
             raise EncoderError(f"there is one mini, and it is called mini, not mini:{model}")
-        image_file, text_folder = _weights()
+        self._files = _weights()
         self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device)
+        self._precision = choose_precision(precision, self.device)
         self.batch_size = batch_size(self.device, 0)
         self.streams = streams(self.device)
+        # Whoever encodes pictures alone needs no text tower, which is most of the memory and of the time to load.
+        self._loading = threading.RLock()
 
+    @property
+    def precision(self) -> str:  # type: ignore[override]
+        """Arithmetic of the text tower, as far as it is known before that is loaded; pictures are encoded in float32."""
+        return self._precision
+
+    @cached_property
+    def _net(self) -> EfficientNetLite0:
+        import torch
+
+        from .networks import EfficientNetLite0
+
+        with self._loading, torch.inference_mode():
+            if (loaded := self.__dict__.get("_net")) is not None:
+                return loaded  # type: ignore[no-any-return]
+            pixels = _checked(self._files[0])
+            state = torch.load(pixels, weights_only=True, map_location="cpu")
+            net = EfficientNetLite0(state).to(self.device)
+            net.eval().requires_grad_(False)
+            if self._on_cpu:
+                noise = np.random.default_rng(0).integers(0, 256, (1, _SIDE, _SIDE, 3), dtype=np.uint8)
+                net.fuse(self._normalised(noise))
+            self.__dict__["_net"] = net
+            return net
+
+    @cached_property
+    def _words(self) -> MiniLM:
         import torch
         from safetensors.torch import load
+
+        from .networks import MiniLM, pack
+
+        with self._loading, torch.inference_mode():
+            if (loaded := self.__dict__.get("_words")) is not None:
+                return loaded  # type: ignore[no-any-return]
+            words = MiniLM(load(_checked(self._files[1] / "model.safetensors").read())).to(self.device)
+            words.eval().requires_grad_(False)
+            if self._on_cpu:
+                ids, mask = self._ids(["a photo of a cat", "ice"])
+                if not pack(words, self._precision, lambda: words.pool(words(ids, mask), mask)):
+                    self._precision = "float32"
+            self.__dict__["_words"] = words
+            return words
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
-        from .networks import EfficientNetLite0, MiniLM
+        with self._loading:
+            if (loaded := self.__dict__.get("_tokenizer")) is not None:
+                return loaded  # type: ignore[no-any-return]
+            tokenizer = Tokenizer.from_str(_checked(self._files[1] / "tokenizer.json").read().decode())
+            tokenizer.no_truncation()  # the file cuts at 128 and pads to it, whatever the text
+            tokenizer.no_padding()
+            self.__dict__["_tokenizer"] = tokenizer
+            return tokenizer
 
-        with torch.inference_mode():
-            pixels = _checked(image_file)
-            self._net = EfficientNetLite0(torch.load(pixels, weights_only=True, map_location="cpu")).to(
-                self.device
-            )
-            self._words = MiniLM(load(_checked(text_folder / "model.safetensors").read())).to(self.device)
-            self._tokenizer = Tokenizer.from_str(_checked(text_folder / "tokenizer.json").read().decode())
-            self._tokenizer.no_truncation()  # the file cuts at 128 and pads to it, whatever the text
-            self._tokenizer.no_padding()
-            for tower in (self._net, self._words):
-                tower.eval().requires_grad_(False)
-            if self.device.partition(":")[0] == "cpu":
-                self._accelerate()
-
-    def _accelerate(self) -> None:
-        from .networks import pack
-
-        noise = np.random.default_rng(0).integers(0, 256, (1, _SIDE, _SIDE, 3), dtype=np.uint8)
-        self._net.fuse(self._normalised(noise))
-        ids, mask = self._ids(["a photo of a cat", "ice"])
-        if not pack(self._words, self.precision, lambda: self._words.pool(self._words(ids, mask), mask)):
-            self.precision = "float32"
+    @property
+    def _on_cpu(self) -> bool:
+        return self.device.partition(":")[0] == "cpu"
 
     @staticmethod
     def installed() -> bool:
@@ -230,10 +267,11 @@ class Mini(Encoder):
 
     def _read(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Word states (n, t, 384) and their mean (n, 384) in float32, and which words are real (n, t)."""
+        words = self._words  # before its precision is asked for
         ids, mask = self._ids(texts)
-        with autocast(self.device, self.precision):
-            states = self._words(ids, mask).float()
-        return states, self._words.pool(states, mask), mask
+        with autocast(self.device, self._precision):
+            states = words(ids, mask).float()
+        return states, words.pool(states, mask), mask
 
     def _centred(self, vectors: torch.Tensor) -> np.ndarray:
         from torch.nn.functional import normalize
@@ -246,18 +284,28 @@ class Mini(Encoder):
         import torch
         from torch.nn.functional import normalize
 
-        file = (
-            user_folder("cache")
-            / f"mini-classes-{SHA256['model.safetensors'][:8]}-{_names_sha256()[:8]}-{self.precision}.npy"
-        )
         names = _class_names()
-        vectors = _kept(file)
-        if vectors.shape != (len(names), 384) or vectors.dtype != np.float32:
+
+        def kept() -> np.ndarray:
+            vectors = _kept(self._class_file)
+            fits = vectors.shape == (len(names), 384) and vectors.dtype == np.float32
+            return vectors if fits else np.empty(0)
+
+        vectors = kept()
+        if not len(vectors):
+            _ = self._words  # which settles its precision, and the file with it
+            vectors = kept()
+        if not len(vectors):
             texts = [f"a photo of {name}" for name in names]
             batches = [self._read(texts[i : i + 100])[1] for i in range(0, len(texts), 100)]
             vectors = normalize(torch.cat(batches), dim=-1).cpu().numpy()
-            _keep(file, vectors)
+            _keep(self._class_file, vectors)
         return torch.from_numpy(vectors).to(self.device)
+
+    @property
+    def _class_file(self) -> Path:
+        of = f"{SHA256['model.safetensors'][:8]}-{_names_sha256()[:8]}-{self._precision}"
+        return user_folder("cache") / f"mini-classes-{of}.npy"
 
 
 def _weights() -> tuple[Path, Path]:

@@ -12,7 +12,7 @@ from ..console import one_line
 from ..embed.captions.apis import OllamaApi, default_hosts
 from ..embed.captions.scheduler import run_async
 from ..embed.captions.transport import ServerError
-from ..embed.encoder import ALIASES, available, load_encoder
+from ..embed.encoder import ALIASES, Encoder, available, load_encoder
 from ..errors import EncoderError, IcehouseError
 
 #: Seconds that each answer may take.
@@ -163,10 +163,23 @@ def _encoder(name: str, load: bool) -> dict[str, Any]:
         return {"encoder": name, "usable": None, "detail": "not tried"}
     try:
         encoder = load_encoder(name)
+        _try(encoder)
     except EncoderError as error:
         return {"encoder": name, "usable": False, "detail": str(error)}
     outputs = ", ".join(f"{o.modality}/{o.name} ({o.dim})" for o in encoder.outputs)
     return {"encoder": name, "usable": True, "detail": outputs}
+
+
+def _try(encoder: Encoder) -> None:
+    """Encode a picture and a text, whichever the encoder takes: a tower may be loaded only then."""
+    first = {output.modality: output.name for output in encoder.outputs[::-1]}
+    if "image" in first:
+        from PIL import Image
+
+        picture = encoder.prepare_image(Image.new("RGB", (64, 64), (90, 120, 150)))
+        encoder.encode_images(picture[None], [first["image"]])
+    if "text" in first:
+        encoder.encode_texts(["ice"], [first["text"]])
 
 
 def _store(path: Path | None) -> dict[str, Any] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from icehouse.data.images import perceptual_hash
 from icehouse.data.transforms import GRADED
 from icehouse.dups import hashing
@@ -11,12 +13,14 @@ from icehouse.dups.hashing import (
     ORIENTATIONS,
     VIEWS,
     WHOLE_VIEWS,
+    colour_planes,
     content_box,
     informative,
     oriented,
     picture_views,
     view_hashes,
 )
+from icehouse.dups.inner_pictures import near_ground
 from PIL import Image, ImageDraw
 from toys import picture
 
@@ -51,6 +55,23 @@ def test_changed_copies_are_near(name: str) -> None:
 def test_other_pictures_are_far() -> None:
     hashes = [view_hashes(picture(seed, 240, 180)) for seed in range(12)]
     assert min(apart(a, b) for k, a in enumerate(hashes) for b in hashes[:k]) > 4
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (160, 160), (256, 256), (300, 77), (77, 300), (255, 257), (700, 500)]
+)
+def test_planes_are_what_pillow_scales_to(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    scaled = np.asarray(image.resize((256, 256), Image.Resampling.BOX))
+    assert np.array_equal(colour_planes(image), scaled.transpose(2, 0, 1))
+
+
+@given(ground=st.floats(0, 255).map(lambda level: round(level * 2) / 2), levels=st.integers(1, 40))
+def test_levels_near_a_ground(ground: float, levels: int) -> None:
+    plane = np.arange(256, dtype=np.uint8)
+    near = near_ground(np.stack([plane] * 3), np.array([ground] * 3), levels)
+    assert np.array_equal(near, np.abs(plane - ground) < levels)
 
 
 def test_margins_and_bands_are_seen() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from icehouse.embed import mini as module
 from icehouse.embed.encoder import Encoder, load_encoder
 from icehouse.embed.mini import Mini
+from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import EncoderError
 from PIL import Image
 
@@ -101,12 +103,49 @@ def test_a_machine_without_fused_kernels_gets_the_same(mini: Mini, monkeypatch: 
     monkeypatch.setattr("icehouse.embed.networks.EfficientNetLite0.fuse", lambda *_: False)
     monkeypatch.setattr("icehouse.embed.networks.pack", lambda *_: False)
     plain = load_encoder("mini", precision="bfloat16")
-    assert plain.precision == "float32"  # emulated bfloat16 would be slower
     pixels = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
     a, b = (each.encode_images(pixels, ["pooled"])["pooled"] for each in (mini, plain))
     assert cosines(a, b).min() > 0.99999
     a, b = (each.encode_texts(["ice", "a cat"], ["pooled"])["pooled"] for each in (mini, plain))
     assert cosines(a, b).min() > 0.99999
+    assert plain.precision == "float32"  # emulated bfloat16 would be slower
+
+
+def test_a_tower_is_loaded_when_it_is_needed(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    checked = module._checked
+
+    def noted(file: Path) -> Any:
+        opened.append(file.name)
+        return checked(file)
+
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    first = mini.encode_images(
+        pixels, ["joint", "pooled"]
+    )  # keeps the vectors of the classes on this machine
+    monkeypatch.setattr(module, "_checked", noted)
+    pictures, words = (load_encoder("mini", precision=mini.precision) for _ in range(2))
+    assert opened == []
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(pictures.encode_images, pixels, ["joint", "pooled"]) for _ in range(4)]
+        for made in asked:
+            for name, values in made.result().items():
+                assert np.array_equal(values, first[name])  # type: ignore[arg-type]
+    assert opened == ["efficientnet-lite0-57934424.pth"]
+    opened.clear()
+    made = words.encode_texts(["ice", "a cat"], ["pooled", "joint"])
+    again = mini.encode_texts(["ice", "a cat"], ["pooled", "joint"])
+    assert sorted(opened) == ["model.safetensors", "tokenizer.json"]
+    assert all(np.array_equal(made[name], again[name]) for name in made)  # type: ignore[arg-type]
+
+
+def test_damaged_weights_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tmp_path / "efficientnet-lite0-57934424.pth"
+    damaged.write_bytes(b"damaged")
+    monkeypatch.setattr(module, "_weights", lambda: (damaged, tmp_path))
+    Image.new("RGB", (40, 30), (200, 10, 10)).save(tmp_path / "a.png")
+    with pytest.raises(EncoderError, match="is not the file that mini knows"):
+        embed_sources([tmp_path / "a.png"], tmp_path / "store", encoder="mini")
 
 
 @pytest.mark.slow
@@ -161,7 +200,7 @@ def test_class_vectors_are_kept_and_a_broken_file_replaced(
 def test_changed_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.SHA256, "tokenizer.json", "0" * 64)
     with pytest.raises(EncoderError, match=r"tokenizer\.json is not the file that mini knows"):
-        load_encoder("mini")
+        load_encoder("mini").encode_texts(["ice"], ["pooled"])
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
