@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,6 +35,10 @@ for name in list(os.environ):
 # Workers share the cores among themselves: threads in each of them would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Typer would build all commands again at every `CliRunner().invoke(app)`, thousands of times.
+typer_testing: Any = importlib.import_module("typer.testing")
+typer_testing._get_command = functools.cache(typer_testing._get_command)
 
 # Property tests draw the same examples each time, leave nothing in the working folder and mind no busy machine;
 # `--hypothesis-profile default` explores.
