@@ -40,6 +40,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 typer_testing: Any = importlib.import_module("typer.testing")
 typer_testing._get_command = functools.cache(typer_testing._get_command)
 
+
+def _not_waiting(descriptor: int) -> None:
+    os.fstat(descriptor)  # fails as `os.fsync` does on what is not open
+
+
+# No test pulls the plug, and waiting for the disk took a fifth of the time; processes that tests start, and kill, do wait.
+os.fsync = _not_waiting
+
 # Property tests draw the same examples each time, leave nothing in the working folder and mind no busy machine;
 # `--hypothesis-profile default` explores.
 settings.register_profile(
