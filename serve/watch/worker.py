@@ -408,6 +408,8 @@ class Watch:
         text = [] if self.texts is None or work.text_key is None else [(self.texts, work.text_key)]
         if self.repeats == "off":
             return []
+        if "image" in work.contents.errors and self.repeats != "text":
+            return []  # of two posts that say the same, one of which shows who knows what, none is known to repeat the other
         if self.repeats == "post":
             return image + text
         return (image or text) if self.repeats == "image" else (text or image)
@@ -459,7 +461,9 @@ class Watch:
             work = batch[row]
             work.post.ms["repeats"] = ms
             if original is not None:
-                decisions[row] = Decision(work.post, "repeat", "repeats", repeat_of=original)
+                decisions[row] = Decision(
+                    work.post, "repeat", "repeats", repeat_of=original, error=_broken(work)
+                )
             else:
                 self._complete(work)
                 going.append(row)
@@ -572,7 +576,9 @@ class Watch:
                     batch[row].post.ms[model.name] = entry.pop("ms")
                 runs[row][model.name] = entry
                 if entry.get("passes") is False:
-                    decisions[row] = Decision(batch[row].post, "irrelevant", model.name, runs=runs[row])
+                    decisions[row] = Decision(
+                        batch[row].post, "irrelevant", model.name, runs=runs[row], error=_broken(batch[row])
+                    )
                 else:
                     left.append(row)
             going = left
@@ -580,8 +586,7 @@ class Watch:
             decisions[row] = self._classified(batch[row], runs[row])
 
     def _classified(self, work: Work, runs: dict[str, Any]) -> Decision:
-        errors = work.contents.errors
-        broken = "; ".join(dict.fromkeys(errors.values())) or None
+        broken = _broken(work)
         if not any("predicted" in entry for entry in runs.values()):
             reasons = dict.fromkeys(str(entry["error"]) for entry in runs.values() if "error" in entry)
             return Decision(work.post, "error", "heads", runs=runs, error=broken or "; ".join(reasons))
@@ -641,6 +646,11 @@ class Watch:
         tokens, self._unacknowledged = self._unacknowledged, []
         if tokens:
             self.source.done(tokens)
+
+
+def _broken(work: Work) -> str | None:
+    """What is wrong with a post's picture or text, if anything is."""
+    return "; ".join(dict.fromkeys(work.contents.errors.values())) or None
 
 
 def _of_another(result: StreamResult, post_id: str) -> Match | None:

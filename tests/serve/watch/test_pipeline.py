@@ -102,6 +102,22 @@ def test_a_damaged_picture_leaves_the_text(run_lines: Run, posts: Posts, tmp_pat
     assert told["error"]
 
 
+def test_a_picture_that_nobody_has_seen_is_no_repeat(run_lines: Run, posts: Posts, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    first = {**posts(), "text": "fire"}
+    bad = [{**posts(), "text": "fire", "image_path": str(tmp_path / "bad.png")} for _ in range(2)]
+    bare = {**posts(), "text": "fire"}
+    del bare["image_path"]
+    for repeats in ("image", "post"):
+        told = run_lines([first, *bad], repeats=repeats, automatic=False, name=repeats)
+        assert [line["decision"] for line in told] == ["classified"] * 3
+        assert all("SVG" in line["error"] for line in told[1:])
+    told = run_lines([first, bare, *bad], repeats="text", automatic=False, name="text")
+    assert [line["decision"] for line in told] == ["classified", "repeat", "repeat", "repeat"]
+    stopped = run_lines([{**bad[0], "text": "lunch cake"}], name="gate")
+    assert (stopped[0]["decision"], "SVG" in stopped[0]["error"]) == ("irrelevant", True)
+
+
 def test_ids_of_lines_without_one_go_on_after_a_restart(run_lines: Run, posts: Posts) -> None:
     without = [{key: value for key, value in posts().items() if key != "id"} for _ in range(3)]
     assert [line["id"] for line in run_lines(without[:2])] == ["#0", "#1"]
