@@ -23,12 +23,12 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("kill")
-    make_pictures(folder / "pictures", 160, suffix=".jpg", width=96, height=80)
+    make_pictures(folder / "pictures", 80, suffix=".jpg", width=96, height=80)
     (folder / "pictures" / "bad.jpg").write_bytes(b"not an image")
     words = ["flood", "help", "street", "water", "rescue", "food", "night", "roof", "calm", "sun"]
     rng = np.random.default_rng(3)
     rows = ["id,text,label"]
-    for i in range(120):
+    for i in range(60):
         text = " ".join(rng.choice(words, rng.integers(1, 14)))
         rows.append(f"t{i},{text} {i},{'a' if i % 3 else 'b'}")
     (folder / "texts.csv").write_text("\n".join(rows) + "\n")

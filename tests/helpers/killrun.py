@@ -27,7 +27,7 @@ from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 
 # Many small commits: the more of them, the more places a kill can land in.
-commit.ROWS = 24
+commit.ROWS = 12
 
 
 def attempt(sources: list[str], store: Path, encoder: Encoder) -> dict[str, int]:
