@@ -206,7 +206,7 @@ class _Finder:
         return self._unfound(raw)
 
     def _unfound(self, raw: str, several: tuple[str, ...] = ()) -> _Found:
-        """Path kept for a file that does not exist yet; an error if it cannot be below the root."""
+        """Result for a path that names no file: kept, since the file may come later, unless it cannot be below the root."""
         text = _written(raw)
         places = [posixpath.normpath(posixpath.join(start, text)) for start in self.starts]
         if text.endswith("/") or posixpath.normpath(text) == "." or os.path.isdir(places[0]):  # noqa: PTH112

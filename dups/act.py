@@ -55,7 +55,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be done, and what would not, with the reason."""
+    """Planned actions, and items left alone with the reason."""
 
     mode: Mode
     store: Path
@@ -71,7 +71,7 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What was done: items, items left alone with the reason, and the log that undoes it."""
+    """Result of the actions: items, items left alone with the reason, and the log that undoes it."""
 
     done: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)

@@ -61,7 +61,7 @@ _WRITTEN = {
 
 @dataclass(frozen=True)
 class Applied:
-    """What `apply_judgements` did."""
+    """Result of `apply_judgements`."""
 
     search: Duplicates
     record: dict[str, Any] | None  # the record that was added, found again or undone

@@ -417,7 +417,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What a map is judged by: vectors, changed copies and hashes of the contents, and what is known of them."""
+    """Data by which a map is judged: vectors, changed copies and hashes of the contents, and facts of them."""
 
     X: np.ndarray
     copies: Copies

@@ -189,7 +189,7 @@ def _beyond_copies(distances: np.ndarray) -> np.ndarray:
 
 
 def tail_size(pairs: int) -> int:
-    """How many of the largest cosines of so many pairs are their tail."""
+    """Number of the largest cosines, of so many pairs, to which the tail is fitted."""
     return int(np.clip(pairs * _TAIL, _MIN_TAIL, _MAX_TAIL))
 
 
@@ -305,7 +305,7 @@ def largest_cosines(units: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarra
 
 @dataclass(frozen=True)
 class HashRule:
-    """What perceptual hashes must have in common to prove something."""
+    """Bits within which perceptual hashes count as evidence."""
 
     whole: int  # bits in which they may differ; -1 where they prove nothing
     views: int
@@ -430,7 +430,7 @@ class Calibration:
         return made, ""
 
     def origin(self, expected: float) -> str:
-        """Where a rule says that its cosine is from."""
+        """Origin of a rule's cosine, in words."""
         return f"calibration {self.feature} {self.fingerprint}, {false_pairs_text(expected)}"
 
     @classmethod

@@ -162,7 +162,7 @@ def _carry(
 
 
 def _of_hashes(report: dict[str, Any]) -> str:
-    """What perceptual hashes must have in common."""
+    """Bits within which perceptual hashes count as evidence, in words."""
     told = [
         f"{what} within {bits} bits"
         for what, bits in (("pictures", report["hamming"]), ("their parts", report["view_radius"]))

@@ -90,7 +90,7 @@ class PixelPairs:
         return PixelPairs.of_any(self.n, *columns)
 
     def find(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Which pairs, in any order, are duplicates among these, bool; orientation; distance, 65 for others; container."""
+        """Duplicates among these pairs, in any order, bool; orientation; distance, 65 for others; container."""
         codes = np.minimum(i, j) * self.n + np.maximum(i, j)
         orientation, distance = np.zeros(len(codes), np.int8), np.full(len(codes), 65, np.int16)
         container, found = np.zeros(len(codes), np.int8), np.zeros(len(codes), bool)
@@ -335,7 +335,7 @@ def _region(thumbs: np.ndarray, boxes: np.ndarray, mirrored: np.ndarray, around:
 
 
 def _weights(start: np.ndarray, stop: np.ndarray, around: int) -> np.ndarray:
-    """How much of each pixel of a thumbnail is in each of a region, float32 (m, s, 64); beyond the edge it goes on."""
+    """Share of each pixel of a thumbnail in each of a region, float32 (m, s, 64); beyond the edge it goes on."""
     step = (stop - start) / _SIDE * THUMB
     places = start[:, None] * THUMB - 0.5 + (np.arange(-around, _SIDE + around) + 0.5) * step[:, None]
     places = np.clip(places, 0, THUMB - 1)

@@ -174,7 +174,7 @@ class _Pairs:
         )
 
     def look_up(self, pairs: frozenset[tuple[str, str]]) -> np.ndarray:
-        """Which stages found each pair of items, bool (len(pairs), 5), in no order."""
+        """Stages that found each pair of items, bool (len(pairs), 5), in no order."""
         n = len(self.number)
         ends = [(self.number.get(a, -1), self.number.get(b, -1)) for a, b in pairs]
         a, b = np.array(ends, np.int64).reshape(-1, 2).T

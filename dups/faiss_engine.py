@@ -105,7 +105,7 @@ class Near(Protocol):
 
 @dataclass
 class FaissStats:
-    """What a search by an index did; complete when its last block has been read."""
+    """Statistics of a search by an index; complete when its last block has been read."""
 
     index: str  # kind: "flat", "ivf", "hnsw"
     temporary: bool  # whether it was made for this search alone
@@ -159,7 +159,7 @@ class Faiss:
 
     @property
     def notes(self) -> list[str]:
-        """How pairs were looked for, and the share that was found."""
+        """Remarks on how pairs were searched for, and the share that was found."""
         return [*self.remarks, *([_recall_note(self.last)] if self.last is not None else [])]
 
     def join(self, rows: RowSet, threshold: float | np.ndarray, options: JoinOptions) -> FaissJoin:
@@ -283,7 +283,7 @@ class FaissJoin:
         return sample, distinct(np.minimum(i, j) * n + np.maximum(i, j))
 
     def _tune(self, sample: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Let a temporary index look no harder than it must; give what is left of the sample to measure it with."""
+        """Tune a temporary index to the recall asked for; return the rest of the sample, to measure it with."""
         index, n = self.engine.index, len(self.rows)
         if not isinstance(index, TemporaryIndex) or not index.ladder:
             return sample, known

@@ -105,7 +105,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What a search found; see `find_duplicates` and `Duplicates.open`."""
+    """Result of a search; see `find_duplicates` and `Duplicates.open`."""
 
     path: Path  # ``STORE/dups/<name>``
     summary: dict[str, Any]  # ``summary.json``
@@ -117,7 +117,7 @@ class Duplicates:
 
     @property
     def looked_at(self) -> datetime:
-        """When the items were read; what came or was written since has not been compared."""
+        """Time at which the items were read; later ones have not been compared."""
         return datetime.fromisoformat(self.summary["looked_at"])
 
     @property
@@ -259,7 +259,7 @@ def _searches(store: Store) -> list[Duplicates]:
 
 
 def _age(found: Duplicates) -> tuple[str, str]:
-    """When a search was made: the later, the larger."""
+    """Sort key of a search by its time: the later, the larger."""
     return str(found.summary["created_at"]), str(found.summary.get("looked_at"))
 
 
@@ -623,7 +623,7 @@ def _views(
 
 
 def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
-    """What is known of the items to compare."""
+    """Items to compare, with their facts."""
     names = ["path", "root", "missing", "phash", "image_sha256", "text", LABEL, key]
     names = list(dict.fromkeys([*columns_for(keeper), *names]))
     known = store.items.snapshot().schema.names
@@ -691,7 +691,7 @@ def _ranked_items(
 
 
 def inspect_again(ranked: RankedItems, keeper: np.ndarray, folder: Path) -> Files:
-    """What lies at the items' paths now; of files in groups whose time alone has changed the bytes are compared."""
+    """State of the files at the items' paths; if only the time of a grouped file has changed, its bytes are compared."""
     digests: list[pa.ChunkedArray] = []
     sizes = np.bincount(keeper[ranked.content[ranked.content >= 0]], minlength=len(keeper))
 
@@ -716,7 +716,7 @@ def _digests(folder: Path, ranked: RankedItems) -> list[str]:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is known of the contents: hashes, and vectors as they are stored of those that have one."""
+    """Contents to compare: their hashes, and their stored vectors, of those that have one."""
 
     hashes: np.ndarray  # uint64 (n,)
     hashed: np.ndarray  # bool (n,)

@@ -314,7 +314,7 @@ def gallery_page(
 def gallery_data(
     search: dict[str, Any], groups: Sequence[Group], pictures: Sequence[Thumbnail | None]
 ) -> dict[str, Any]:
-    """What a page shows of some groups: how members were found, by `kinds`, and `groups` with a card for each member."""
+    """Content of a page about some groups: how members were found, by `kinds`, and `groups` with a card for each member."""
     rule = search["parameters"]
     texts = rule["content"] == "text_sha256"
     taken = iter(pictures)
@@ -354,7 +354,7 @@ def _group_data(group: Group, pictures: Iterator[Thumbnail | None], least: float
 def _member_data(
     member: Member, keeper: Member, taken: Thumbnail | None, least: float | None
 ) -> dict[str, Any]:
-    """What the page shows of a member; `least` is the threshold of the search."""
+    """Card of a member, as data; `least` is the threshold of the search."""
     item, base = member.item, None if member.keeper else keeper.item
     copied = None
     if member.same_file_as is not None:
@@ -462,7 +462,7 @@ def _change(ratio: float) -> str:
 
 
 def search_overview(search: dict[str, Any], selection: Selection) -> dict[str, Any]:
-    """What is told of the search as a whole."""
+    """Summary of the search as a whole."""
     groups, matching, shown = search["groups"], selection.matching, len(selection)
     notes = list(search.get("notes", ()))
     if matching < groups["total"]:
@@ -484,7 +484,7 @@ def search_overview(search: dict[str, Any], selection: Selection) -> dict[str, A
 
 
 def gallery_title(search: dict[str, Any]) -> str:
-    """What a page about a search is called."""
+    """Title of a page about a search."""
     name = search.get("name", HASHES)
     usual = (HASHES, search_name(search["parameters"]["feature"]))
     return "Near-duplicates" if name in usual else f"Near-duplicates: {name}"

@@ -47,7 +47,7 @@ _FACTS = (
 
 @dataclass(frozen=True)
 class Choice:
-    """What of the found groups to show.
+    """Choice of the found groups to show.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Item:
-    """What the store knows of an item; `text` and labels are cut."""
+    """Facts of an item in the store; `text` and labels are cut."""
 
     path: str | None
     root: str | None
@@ -261,7 +261,7 @@ def read_groups(
 
 
 def read_items(store: Store, ids: pa.Array | pa.ChunkedArray) -> dict[str, Item]:
-    """What the store knows of items, by id."""
+    """Facts of items in the store, by id."""
     wanted = ids.unique()
 
     def read(snapshot: Snapshot) -> dict[str, Item]:

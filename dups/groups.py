@@ -42,7 +42,7 @@ _THROUGH, LINK = 1, 2
 
 @dataclass(frozen=True)
 class Files:
-    """What lies at the paths of some items."""
+    """Files at the paths of some items."""
 
     state: np.ndarray  # int8 (n,): `NONE`, `THERE`, `CHANGED` or `GONE`
     #: int64 (n,): equal for paths that lead to one file, or to one picture in a Parquet file; -1 where
@@ -111,7 +111,7 @@ class Files:
 
     @property
     def paths(self) -> int:
-        """How many items have a file of their own, there or not."""
+        """Number of items that name a file of their own, there or not."""
         return int((self.state != NONE).sum())
 
     def first(self) -> np.ndarray:
@@ -148,7 +148,7 @@ def _inside(file: str, time_ns: float, digest: Callable[[], str | None] | None) 
 
 
 class Grouping(Protocol):
-    """What turns pairs into groups."""
+    """Interface of an algorithm that turns pairs into groups."""
 
     def add(self, i: np.ndarray, j: np.ndarray) -> None:
         """Take in pairs ``i < j``, int64 (m,), none of which comes before an earlier one."""
@@ -363,7 +363,7 @@ def preference(
 def criteria(
     items: pa.Table, policy: str = "best", inside: np.ndarray | None = None, files: Files | None = None
 ) -> list[tuple[str, np.ndarray]]:
-    """What `preference` compares, in turn: names with a value an item, (n,), of which the lowest is preferred, NaN last."""
+    """Criteria of `preference`, in turn: names with a value an item, (n,), of which the lowest is preferred, NaN last."""
     pixels = _numbers(items, "width") * _numbers(items, "height")
     length = pc.utf8_length(items["text"].cast(pa.string())).to_numpy().astype(np.float64)
     size = np.where(np.isnan(pixels), length, pixels)

@@ -306,7 +306,7 @@ class HashJoin:
 
 
 def _plan(m: int, radius: int) -> tuple[int, int]:
-    """How many pieces to cut the bits into, and how many of them make a key."""
+    """Number of pieces into which the bits are cut, and number of pieces in a key."""
     costs = {}
     for k in range(5):
         pieces = radius + k
@@ -436,7 +436,7 @@ def _content_box(image: Image.Image, planes: np.ndarray) -> tuple[float, float, 
 
 @dataclass(frozen=True)
 class PictureViews:
-    """What one reading of a picture leaves of its pixels."""
+    """Hashes and thumbnail made in one reading of a picture."""
 
     hashes: np.ndarray  # uint64 (VIEWS,): whole, trimmed, mirrored, and crops
     turned: np.ndarray  # uint64 (2, 8): whole and trimmed, in each of the `ORIENTATIONS`
@@ -488,7 +488,7 @@ def picture_views(image: Image.Image, box: tuple[float, float, float, float] | N
 
 
 def view_boxes(boxes: np.ndarray, views: np.ndarray) -> np.ndarray:
-    """Where views lie in their pictures: left, top, right, bottom in parts of the sides, float64 (m, 4).
+    """Boxes of views in their pictures: left, top, right, bottom in parts of the sides, float64 (m, 4).
 
     `boxes` (m, 4) are what is inside the margins, `views` (m,) numbers of views; the mirrored one lies where the trimmed
     one does.
@@ -534,7 +534,7 @@ def _square(grey: Image.Image, box: tuple[float, float, float, float]) -> np.nda
 
 @cache
 def _transforms() -> tuple[np.ndarray, np.ndarray]:
-    """What takes `_FINE` pixels to the first cosines of 32: of all (8, fine), of crops (cuts, places, 8, fine)."""
+    """Matrices from `_FINE` pixels to the first cosines of 32: of all (8, fine), of crops (cuts, places, 8, fine)."""
     k, x = np.arange(_LOW)[:, None], np.arange(_SIDE)[None]
     cosines = np.cos(np.pi * k * (2 * x + 1) / (2 * _SIDE))
     crops = [[cosines @ _means(place * cut, 1 - cut) for place in _PLACES] for cut in _CUTS]

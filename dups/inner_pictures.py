@@ -89,7 +89,7 @@ def _collage(planes: np.ndarray, inside: Box) -> list[Box]:
 
 
 def _longest(shown: np.ndarray) -> tuple[int, int]:
-    """Where the longest run of rows begins and ends, small gaps in it not counted."""
+    """Start and end of the longest run of rows, small gaps ignored."""
     best = start = last = 0
     found = (0, 0)
     for row in np.flatnonzero(shown).tolist():

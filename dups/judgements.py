@@ -38,7 +38,7 @@ _NO = frozenset({"0", "0.0", "false", "no", "n", "different", "other"})
 
 @dataclass(frozen=True)
 class JudgedFile:
-    """What a file of judgements says, by item; nothing of it has been looked up but the ids."""
+    """Judgements of a file, by item; only the ids have been looked up."""
 
     path: Path
     pairs: dict[tuple[str, str], bool]  # whether two items, the lower id first, are duplicates
@@ -75,7 +75,7 @@ class Regrouped:
 
     @property
     def applied(self) -> int:
-        """How many judgements counted."""
+        """Number of judgements that counted."""
         return len(self.same) + len(self.different) + len(self.kept)
 
     def summary(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Regrouped:
 
 
 def is_duplicate(label: str) -> bool | None:
-    """What a label says of a pair; None if it says nothing.
+    """Judgement of a pair by a label; None if it is none.
 
     >>> is_duplicate("1"), is_duplicate("No"), is_duplicate("perhaps")
     (True, False, None)

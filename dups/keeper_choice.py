@@ -79,7 +79,7 @@ _MOST_RELATIONS = 200_000
 
 
 class _Relations:
-    """What pictures that were compared say of each other, by their digests; kept in the store's disposable cache."""
+    """Relations of pictures that were compared, by their digests; kept in the store's disposable cache."""
 
     def __init__(self, store: Store) -> None:
         self.file = store.path / "cache" / "relations.json"

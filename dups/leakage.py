@@ -60,7 +60,7 @@ class Affected:
 
 @dataclass(frozen=True)
 class Leakage:
-    """What `find_leakage` found."""
+    """Result of `find_leakage`."""
 
     search: dict[str, Any]  # name of the search, when it was made, its feature and thresholds
     split_column: str
@@ -203,7 +203,7 @@ class _Work:
         return [name for name in _LEARNED[: 1 if _begins(split, *_CHOSEN) else 2] if name in self.order]
 
     def leaking(self, items: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Which of all items are among `items` and have a neighbour among `others`; all are masks over the items."""
+        """Mask of those `items` that have a neighbour among `others`; all are masks over the items."""
         result = np.zeros(len(items), bool)
         result[items] = self.near.near_numbers(self.rows[items], self.rows[others])
         return result
@@ -332,7 +332,7 @@ class _Work:
         return examples
 
     def _coverage(self) -> _Coverage:
-        """What the search has not seen of the splits that are compared."""
+        """Remarks on items of the splits that the search has not compared."""
         name, notes = self.found.name, [left_out_note(self.left_out)] if self.left_out else []
         parts = [split for split in self.order if split in _LEARNED or split in self.judged]
         compared = np.isin(self.split, parts)

@@ -62,7 +62,7 @@ _DECIMALS = 5
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """What each content is held against; arrays (n,) of float64."""
+    """Neighbourhood of each content, by which its cosines are scaled; arrays (n,) of float64."""
 
     near: np.ndarray  # cosine of the last of its nearest neighbours
     spread: np.ndarray  # by how much these exceed it on average

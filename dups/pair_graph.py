@@ -79,7 +79,7 @@ class PairGraph:
         return coo_array((ones, (rows, columns)), shape=(len(n), len(n))).tocsr()
 
     def changed(self, items: pa.Table) -> np.ndarray:
-        """Which items have another content than the search compared, or one now and none then."""
+        """Items whose content is not the one that the search compared, or is new."""
         places = self.numbers(items["item_id"])
         was = self._digests.take(pa.array(places, mask=places < 0))
         now = items[self.key].cast(pa.string()).combine_chunks()
@@ -87,7 +87,7 @@ class PairGraph:
         return (places >= 0) & ~same.to_numpy(zero_copy_only=False)
 
     def bare(self, rows: np.ndarray) -> int:
-        """How many of the items at `rows` had a content but no vector to compare it by."""
+        """Number of the items at `rows` that had a content but no vector to compare it by."""
         some = pa.array(rows)
         lacking = pc.and_(pc.is_valid(self._digests.take(some)), pc.invert(self._vector.take(some)))
         return int(pc.sum(lacking).as_py() or 0)

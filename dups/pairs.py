@@ -68,7 +68,7 @@ ENGINES = ("exact", "faiss")
 
 @dataclass(frozen=True)
 class Rule:
-    """What makes two contents near-duplicates.
+    """Rule by which two contents are near-duplicates.
 
     Attributes
     ----------
@@ -153,7 +153,7 @@ def choose_rule(
     expected: float | None,
     viewed: bool,
 ) -> tuple[Rule, list[str]]:
-    """What makes a pair among `n` contents, whose parts are hashed if `viewed`, and what a user should know of it."""
+    """Rule of pairs among `n` contents, whose parts are hashed if `viewed`, and remarks for the user."""
     if feature is None:
         if rule is not None or expected is not None:
             raise UsageError("a cosine needs a feature to be taken of; give one, or leave the cosine out")
@@ -259,7 +259,7 @@ class FoundPairs:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far the members of a group are apart; ``None`` where it is unknown."""
+    """Spread of a group: its lowest cosine and largest Hamming distance; ``None`` if unknown."""
 
     min_cosine: float | None
     max_hamming: int | None
@@ -312,7 +312,7 @@ class Contents:
     def evidence(
         self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray, apart: np.ndarray | None
     ) -> np.ndarray:
-        """How much pairs stand out among their neighbours, by cosines and by the bits `apart` of their views; else NaN."""
+        """Scores of pairs above their neighbours, by cosines and by the bits `apart` of their views; else NaN."""
         told = np.full(len(i), np.nan)
         if self.rule.local is not None and self.beside is not None:
             known = np.flatnonzero(~np.isnan(cosine))
@@ -355,7 +355,7 @@ class Contents:
         return self._hammings(i, j)[0]
 
     def _hammings(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `hamming` tells, and of the views alone; 65 where there are none."""
+        """Distances as of `hamming`, and those of the views alone; 65 where there are none."""
         whole = self._whole_hamming(i, j)
         if self.confirmed is not None:
             whole = np.minimum(whole, self.confirmed.find(i, j)[2])
@@ -502,7 +502,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class JoinOptions:
-    """How a join runs, as `icehouse.dups.join.selfjoin.self_join` takes it."""
+    """Options of a join, as `icehouse.dups.join.selfjoin.self_join` takes it."""
 
     max_pairs: int
     threads: int | None = None
@@ -525,7 +525,7 @@ class Engine(Protocol):
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of how pairs were found."""
+        """Remarks for the user on how pairs were found."""
 
     def join(self, rows: RowSet, threshold: float | np.ndarray, options: JoinOptions) -> PairJoin:
         """Find pairs ``i < j`` of `rows`, which have been measured, with a cosine of at least `threshold`.

@@ -101,7 +101,7 @@ class Facts:
         return values
 
     def losses(self) -> dict[str, np.ndarray]:
-        """What each kind of fault takes off the score, octaves (n,) by its name."""
+        """Loss of score by each kind of fault, octaves (n,) by its name."""
         return {
             "compressed": np.where(
                 self["step"] > 0, _LOSSY + _COMPRESSED * np.log2(1 + self["step"] / _STEP), 0.0
@@ -335,7 +335,7 @@ def _turned(pixels: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Relation:
-    """What two copies say of each other: faults of the first and of the second, and how many octaves each costs."""
+    """Relation of two copies: faults of the first and of the second, and how many octaves each costs."""
 
     first: dict[str, float]
     second: dict[str, float]
@@ -397,7 +397,7 @@ def compare(facts: Facts, a: int, b: int) -> Relation:
 
 
 def _less(score: np.ndarray, one: int, other: int) -> float:
-    """What makes the score of one no more than that of another."""
+    """Loss that brings the score of one down to that of another."""
     return max(float(score[one] - score[other]), 0.0)
 
 
@@ -549,7 +549,7 @@ def _edges(square: np.ndarray) -> np.ndarray:
 
 
 def _place(facts: Facts, outer: int, inner: int) -> tuple[float, tuple[float, float, float, float]]:
-    """Where in one picture another one lies, as shares of its sides, and how well it fits there: a correlation."""
+    """Box of one picture inside another, as shares of its sides, and how well it fits there: a correlation."""
     from scipy import fft
 
     # Smoothed, since what was photographed off a screen is a little slanted.

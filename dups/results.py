@@ -225,7 +225,7 @@ def kinds(found: FoundPairs, *, exact: bool = False) -> np.ndarray:
 
 
 class Measured(Protocol):
-    """What measures contents: those of a search, or what a search has written of them."""
+    """Distances between contents: of a search as it runs, or as it has written them."""
 
     def judge(self, i: np.ndarray, j: np.ndarray) -> FoundPairs:
         """Measure pairs, whichever stage found them."""
@@ -494,7 +494,7 @@ def _orientations(orientation: np.ndarray) -> pa.Array:
 
 
 def _spreads(keeper: np.ndarray, leaders: np.ndarray, contents: Measured) -> list[Spread]:
-    """How far the contents of each group are apart."""
+    """Largest distances between the contents of each group."""
     order = np.argsort(keeper, kind="stable")
     starts = np.searchsorted(keeper[order], leaders)
     stops = np.searchsorted(keeper[order], leaders, side="right")

@@ -286,7 +286,7 @@ def _groups(
 
 
 def _on_sizes(splits: Mapping[str, int], ratios: Mapping[str, float], sizes: np.ndarray) -> list[str]:
-    """What a reader should know of splits that are not as large as asked for, and of groups that are too large."""
+    """Remarks on splits that are not as large as asked for, and on groups that are too large."""
     notes, n = [], int(sizes.sum())
     lead = max(ratios, key=lambda name: ratios[name])
     smallest = min(share for share in ratios.values() if share > 0) * n

@@ -65,7 +65,7 @@ from .window import (
 
 @dataclass(frozen=True)
 class DecodingTrial:
-    """What the pictures up to some place in the stream have told."""
+    """Trial of how far decoding may shrink pictures, up to some place in the stream."""
 
     settled: bool = False  # whether it is decided
     shortest: int | None = None  # what decoding may shrink to; see `icehouse.data.images.decode`
@@ -658,7 +658,7 @@ class DuplicateStream:
 
     @property
     def notes(self) -> list[str]:
-        """What is worth knowing before relying on the verdicts."""
+        """Remarks to read before relying on the verdicts."""
         notes = list(self.remarks)
         if self.rule.source == "default":
             notes.append(
@@ -764,7 +764,7 @@ class DuplicateStream:
 
 
 def window_rule(store: Store, feature: str | None, size: int) -> tuple[Rule, list[str]]:
-    """What makes near-duplicates in a window of `size` contents: by the feature's calibration, else the default's guess."""
+    """Rule of near-duplicates in a window of `size` contents: by the feature's calibration, else the default's guess."""
     if feature is None:
         return Rule(DEFAULT_HAMMING), []
     made, notes = _calibrated(store, feature, size, None)

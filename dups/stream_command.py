@@ -171,7 +171,7 @@ def as_dict(verdict: "StreamResult", all_matches: int = 0) -> dict[str, Any]:
 
 
 def _lines() -> Any:
-    """What each line of stdin says to judge."""
+    """Contents to judge, one per line of stdin."""
     import codecs
     import json
     import os

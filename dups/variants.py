@@ -58,7 +58,7 @@ _SPACELESS = re.compile(
 
 
 class _Separators(dict[int, str]):
-    """What `str.translate` makes of each character: letters, marks and digits stay, apostrophes go, the rest is a space."""
+    """Table for `str.translate`: letters, marks and digits stay, apostrophes go, the rest is a space."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
@@ -101,7 +101,7 @@ def words_of(text: str | None) -> frozenset[str]:
 
 
 def agreement(a: frozenset[str], b: frozenset[str]) -> float:
-    """How far two texts agree, 0 to 1, by their `words_of`; 1 where one says nothing.
+    """Agreement of two texts, 0 to 1, by their `words_of`; 1 if one has no words.
 
     The Jaccard index of their words, or of their words' groups of three letters, which misspellings and misread letters
     leave more of; 1 where one text quotes the other.
@@ -133,7 +133,7 @@ class Texts:
 
 
 def texts_of(store: Store, items: pa.Table) -> list[Texts]:
-    """What the store has of texts for `items`, by their columns `text` and `image_sha256`; the strongest evidence first.
+    """Texts of `items` in the store, by their columns `text` and `image_sha256`; the strongest evidence first.
 
     Text read off the pictures is in ``visible_text`` of the tables of captions. Another kind is one more `Texts`.
     """
@@ -206,7 +206,7 @@ class TextSets:
         return np.array([any(says.get(code, False) for code in row) for row in codes.tolist()], bool)
 
     def agreements(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """How far the texts of ``i[k]`` and ``j[k]`` agree, float64 (m,); NaN where one has none that says something."""
+        """Agreement of the texts of ``i[k]`` and ``j[k]``, float64 (m,); NaN where one has none that says something."""
         best = np.full(len(i), np.nan)
         for p in range(self.of.shape[1]):
             for q in range(self.of.shape[1]):
@@ -287,7 +287,7 @@ _BLOCK = 128
 
 @dataclass(frozen=True)
 class Overlay:
-    """What the thumbnails of pairs tell."""
+    """Evidence of overlaid words from the thumbnails of pairs."""
 
     differ: np.ndarray  # bool (m,): both have words, and other ones
     #: float64 (m,): share of the picture in which one has words that the other lacks, negative if the first has
@@ -354,7 +354,7 @@ def _in_lines(size: np.ndarray) -> np.ndarray:
 
 
 def _alternation(change: np.ndarray) -> np.ndarray:
-    """How much of a difference changes from one pixel to the next in a row: 1 where neighbours are independent."""
+    """Share of a difference that changes from one pixel to the next in a row: 1 if neighbours are independent."""
     energy = np.square(change).sum(axis=(1, 2))
     steps: np.ndarray = np.square(np.diff(change, axis=2)).sum(axis=(1, 2))
     return steps / np.maximum(2 * energy, 1e-9)
@@ -440,7 +440,7 @@ def _band_differs(a: np.ndarray, b: np.ndarray, rows: tuple[int, int]) -> bool:
 
 
 def _words_in(picture: np.ndarray, stop: float, height: float) -> np.ndarray:
-    """What stands out in a band that ends at a row, (12, side) of unit length; its lines alone say nothing."""
+    """Detail of a band that ends at a row, (12, side) of unit length, without the mean of its lines."""
     start = max(stop - height, 0.0)
     band = np.abs(_resampled(picture, start, start + height, 12) - np.median(picture[0]))
     band -= band.mean(axis=1, keepdims=True)
@@ -527,7 +527,7 @@ class Overlays:
 
 @dataclass
 class Variants:
-    """What tells variants among contents: their texts, the strongest evidence first, and their pictures."""
+    """Evidence of variants among contents: their texts, the strongest evidence first, and their pictures."""
 
     texts: list[TextSets]
     pictures: Overlays | None = None
@@ -553,7 +553,7 @@ class Variants:
         return Variants([one.subset(numbers) for one in self.texts], pictures, self.dropped, self.looked_at)
 
     def of(self, i: np.ndarray, j: np.ndarray, *, whole: bool = False) -> np.ndarray:
-        """Which evidence tells each pair as a variant, int8 (m,): a place in `EVIDENCE`, 0 if none does.
+        """Evidence by which each pair is a variant, int8 (m,): a place in `EVIDENCE`, 0 if none does.
 
         A content is none of itself. Unless `whole`, pictures are laid over each other only up to `MAX_OVERLAYS` times.
         """
@@ -572,7 +572,7 @@ class Variants:
         return told
 
     def beyond(self, keeper: np.ndarray, member: np.ndarray) -> Iterator[np.ndarray]:
-        """How much each member says that its keeper does not, by each kind of evidence, float64 (m,); 0 where nothing.
+        """Score of what each member has beyond its keeper, by each kind of evidence, float64 (m,); 0 where nothing.
 
         Only what it says beyond the keeper can set two members of one keeper apart.
         """

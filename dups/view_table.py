@@ -225,7 +225,7 @@ def confirmed_pairs(
 
 
 def content_shares(store: Store, digests: pa.Array) -> np.ndarray:
-    """How much of each image is inside its margins and caption bands, as far as it is known; NaN elsewhere."""
+    """Share of each image inside its margins and caption bands; NaN if unknown."""
     shares = read_views(store, digests, ["inside"])["inside"]
     made: np.ndarray = shares.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return made

@@ -47,7 +47,7 @@ from .pairs import Rule
 
 @dataclass(frozen=True)
 class Arrival:
-    """What comes: `id` for people, `key` (sha256) for its content, its hash, and its vector (dim,).
+    """Arrival in a stream: `id` for people, `key` (sha256) for its content, its hash, and its vector (dim,).
 
     `vector` and `phash` may be left out where `SlidingWindow.knows` the key, or an earlier arrival of the same batch has it.
     """
@@ -81,7 +81,7 @@ class Match:
 
 @dataclass(frozen=True)
 class StreamResult:
-    """What became of an arrival."""
+    """Result for an arrival."""
 
     id: str
     position: int | None  # number in the stream, from 0; None where it could not be judged
@@ -575,7 +575,7 @@ _META, _DIGEST = b"icehouse.window", b"icehouse.sha256"
 
 
 def check_place(path: Path) -> None:
-    """See that a state can be written to `path`, before there is one to be lost."""
+    """Check that a state can be written to `path`, before there is one to be lost."""
     try:
         if path.is_dir():
             raise StoreError(f"the state {path} is a folder; give a file")

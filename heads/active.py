@@ -149,7 +149,7 @@ def _too_near(at: np.ndarray, row: int, picked: list[int], exclusion: DuplicateE
 def _described(
     at: np.ndarray, rows: np.ndarray, wanting: np.ndarray, labelled: np.ndarray, total: int
 ) -> Batch:
-    """Remarks on the batch."""
+    """Batch of the chosen rows: the items each stands for, and its nearest labelled item."""
     nothing = np.full(len(rows), np.nan)
     if not len(rows):
         return Batch(rows, np.zeros(0, np.int64), nothing, None)

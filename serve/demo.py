@@ -20,7 +20,7 @@ QUERY = (
 
 @dataclass(frozen=True)
 class Demo:
-    """Where the demo works."""
+    """Folders of the demo."""
 
     folder: Path
     feed: Feed

@@ -1,4 +1,4 @@
-"""What of the machine, the encoders, Ollama and the store works: `icehouse doctor`."""
+"""Diagnosis of the machine, the encoders, Ollama and the store: `icehouse doctor`."""
 
 from __future__ import annotations
 

@@ -299,7 +299,7 @@ def _entry(desk: Desk, item: str, task: Any, annotation: Any) -> Entry | None:
 
 
 def _name(meta: dict[str, Any], annotation: dict[str, Any]) -> str:
-    """Who labelled: our name, else Label Studio's account, as e-mail or number."""
+    """Name of the annotator: ours, else Label Studio's account, as e-mail or number."""
     if isinstance(meta.get("annotator"), str):
         return str(meta["annotator"])
     by = annotation.get("completed_by")

@@ -59,7 +59,7 @@ _ENTRY_ID = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of the annotators.
+    """Task of the annotators.
 
     `gates` are ``RUN=CLASS`` as `icehouse watch` takes them, `inputs` the features that the head reads, `where` a SQL
     condition on the items. The version counts changes of any of these.
@@ -219,7 +219,7 @@ class LabelTable:
 
 @dataclass
 class Standing:
-    """What holds of all entries: by unit (an item and its near-duplicates) the last word of each annotator.
+    """Current labels of all entries: by unit (an item and its near-duplicates) the last word of each annotator.
 
     `votes` are labels of annotators, `skips` their skips, `words` the adjudicators' last word; `gone` counts labels of items
     that are not there any more, `changed` those of items with another content since, `foreign` those of no class of the

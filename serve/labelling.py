@@ -122,7 +122,7 @@ def majority(votes: Mapping[str, Entry], needed: int) -> str | None:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a unit is: by "majority" or the "adjudicator"."""
+    """Label of a unit: by "majority" or the "adjudicator"."""
 
     label: str
     by: str
@@ -248,7 +248,7 @@ class Desk:
 
     @property
     def found(self) -> Standing:
-        """What holds now."""
+        """Current labels and votes."""
         assert self._found is not None
         return self._found
 
@@ -284,7 +284,7 @@ class Desk:
         return not done and unit not in found.words
 
     def _teach(self, *, wait: bool) -> None:
-        """Let the head learn from what holds, and order the rest anew."""
+        """Train the head on the current labels, and order the rest anew."""
         votes = self.found.votes
         decided = decisions(self.found, self.task.votes)
         known = {}
@@ -395,7 +395,7 @@ class Desk:
             return {item: by_unit[unit] for item, unit in self.units.of.items() if unit in by_unit}
 
     def progress(self, annotator: str | None = None) -> dict[str, Any]:
-        """How far all are, and one annotator."""
+        """Progress of all annotators, and of one."""
         with self._lock:
             self._refresh()
             found = self.found

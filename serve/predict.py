@@ -34,7 +34,7 @@ _A = {"image": "an image", "text": "a text"}
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run says of some rows."""
+    """Predictions of a run for some rows."""
 
     table: pa.Table
     failures: list[Failure]
@@ -225,7 +225,7 @@ def own_encoder(
 
 
 def _probe(store: Store | str | Path | None, run: Run, feature: str) -> dict[str, str]:
-    """What the encoder made of the probe's contents: as the package says, else as the store does."""
+    """Vectors of the probe's contents by the encoder: as the package says, else as the store does."""
     if isinstance(run, Package):
         return run.probe(feature) or {}
     assert isinstance(store, Store)

@@ -81,7 +81,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Made:
-    """What `make_map` did: the map, whether it was computed now, and what is to be said of it."""
+    """Result of `make_map`: the map, whether it was computed now, and what is to be said of it."""
 
     map: Map
     computed: bool

@@ -211,7 +211,7 @@ def _chosen(key: str, drawn: _Pool, unit: np.ndarray) -> np.ndarray:
 
 
 def _useful(rows: np.ndarray, unit: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """Which labels say something new of a relevant item."""
+    """Mask of labels that add information on a relevant item."""
     first = np.zeros(len(rows), bool)
     first[np.unique(unit[rows], return_index=True)[1]] = True
     return first & relevant[rows]

@@ -438,7 +438,7 @@ _PLAN_FROM = 2e10
 
 @dataclass(frozen=True)
 class Plan:
-    """How a join goes about it; the result does not depend on it."""
+    """Plan of a join; the result does not depend on it."""
 
     lead: int  # leading coordinates in the first bound, which every pair meets
     #: leading coordinates in the second bound, which the first one's survivors meet; equal to `lead` for

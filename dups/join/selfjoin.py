@@ -79,7 +79,7 @@ class PairBlock:
 
 @dataclass
 class RowBlock:
-    """What came of the rows ``start:stop`` of the left side; `pairs` is None if there were too many to hold."""
+    """Pairs of the rows ``start:stop`` of the left side; `pairs` is None if there were too many to hold."""
 
     start: int
     stop: int
@@ -248,7 +248,7 @@ _CUTS = 8
 
 @dataclass
 class JoinStats:
-    """What a join did; complete when its last block has been read."""
+    """Statistics of a join; complete when its last block has been read."""
 
     left_rows: int
     right_rows: int

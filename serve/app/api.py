@@ -92,7 +92,7 @@ class DuplicateAnswer(ItemAnswer):
 
 
 class Said(BaseModel):
-    """What one head says."""
+    """Answer of one head."""
 
     run: str
     label: str = Field(description="Column of labels that the run learned.")
@@ -106,7 +106,7 @@ class Said(BaseModel):
 
 
 class PredictAnswer(Said):
-    """What the head says, and what in the store is like the input. `heads` are the other heads that are served."""
+    """Answer of the head, and the store's items most like the input. `heads` are the other heads that are served."""
 
     duplicates: list[DuplicateAnswer]
     neighbours: list[NeighbourAnswer]
@@ -222,7 +222,7 @@ async def predict_batch(request: Request, batch: Batch, run: RunName = None, k: 
 async def answer(
     state: State, head: Run, asked: Asked, *, k: int, explain: bool, alone: bool
 ) -> dict[str, Any]:
-    """What `/predict` says of one input: each encoder sees it once, whatever number of heads there is."""
+    """Answer of `/predict` for one input: each encoder sees it once, whatever number of heads there is."""
     _require_input(asked)
     inference = state.inference
     heads = [head] if alone else [head, *(run for run in state.runs.values() if run is not head)]
@@ -282,7 +282,7 @@ async def search_input(
 
 
 async def search(state: State, asked: Asked, k: int, where: str | None) -> dict[str, Any]:
-    """What `/search` answers."""
+    """Answer of `/search`."""
     _require_input(asked)
     inference, kind = state.inference, asked.kinds[0]
     async with inference.admission():
@@ -373,7 +373,7 @@ def _checked(inference: Inference, catalog: Catalog, feature: str) -> Any:
 
 @router.get("/items/{item_id:path}", tags=["items"], response_model=ItemAnswer, responses=_PROBLEMS)
 def item(request: Request, item_id: str) -> Any:
-    """What the store tells of an item."""
+    """Facts of an item in the store."""
     catalog = served(request).catalog
     return Json(item_json(catalog, find_row(catalog, item_id)))
 
@@ -428,7 +428,7 @@ def runs(request: Request) -> Any:
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    """What `/runs` tells of a run."""
+    """Entry of `/runs` for a run."""
     needs = sorted({tower_of(spec["modality"]) for spec in run.specs.values()})
     return {**run.summary(), "run_id": run.run_id, "labels": run.classes, "needs": needs, "notes": run.notes}
 

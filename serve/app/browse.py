@@ -42,7 +42,7 @@ MAX_CHOICES = 60
 
 @dataclass(frozen=True)
 class Choice:
-    """What is asked of the grid, as it stands in the address.
+    """Choice of items for the grid, as in the query string.
 
     `q` are words to search by meaning, `picture` the name of one that was uploaded, `like` an item and `by` in which
     respect ("looks" or "meaning"), `contains` a part of the text or id, `where` a SQL condition, `equal` labels and split,
@@ -85,7 +85,7 @@ class Choice:
 
     @property
     def title(self) -> str:
-        """What the page is called."""
+        """Title of the page."""
         if self.q:
             return self.q
         if self.picture:

@@ -111,7 +111,7 @@ class Catalog:
         return found
 
     def described(self, row: int) -> dict[str, Any]:
-        """What answers tell of an item: item_id, text, path, split, labels, captions."""
+        """Facts of an item for answers: item_id, text, path, split, labels, captions."""
         table = self.table
         texts = {name: table[name][row].as_py() for name in ("item_id", "text", "path")}
         labels = self.label_values(row)
@@ -396,7 +396,7 @@ class Duplicates:
         return self._windows[modality][0]
 
     def note(self, modality: str) -> str:
-        """Where the rule is from."""
+        """Origin of the rule."""
         return self._windows[modality][2]
 
     def of(

@@ -39,14 +39,14 @@ MAX_TEXT = 200_000
 
 @dataclass(frozen=True)
 class Query:
-    """What a client sends: the bytes of an image, a text, or both."""
+    """Input of a client: the bytes of an image, a text, or both."""
 
     image: bytes | None = None
     text: str | None = None
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """What of it is there."""
+        """Modalities that are present."""
         given: list[tuple[Kind, Any]] = [("image", self.image), ("text", self.text)]
         return tuple(kind for kind, value in given if value is not None)
 
@@ -236,7 +236,7 @@ class Inference:
         return made, jobs
 
     def judge(self, run: Run, inputs: Sequence[Embedded]) -> list[Judgement]:
-        """What a head says of each input, in one pass."""
+        """Predictions of a head for all inputs, in one pass."""
         names = list(run.specs)
         rows = {name: [made.of(run.specs[name]) for made in inputs] for name in names}
         present = {name: np.array([row is not None for row in rows[name]], bool) for name in names}
@@ -254,7 +254,7 @@ class Inference:
         return found
 
     def contributions(self, judgement: Judgement) -> dict[str, Any] | None:
-        """What each input adds to the prediction; see `icehouse.heads.reports.explain`. None without training rows."""
+        """Contribution of each input to the prediction; see `icehouse.heads.reports.explain`. None without training rows."""
         run = judgement.run
         if judgement.X is None or not run.head.batch_independent or len(judgement.run.classes) < 2:
             return None
@@ -307,7 +307,7 @@ class Inference:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a head says of an input, or the reason why it cannot."""
+    """Prediction of a head for an input, or the reason why there is none."""
 
     run: Run
     proba: np.ndarray | None = None  # (classes,)
@@ -321,7 +321,7 @@ class Judgement:
         return str(self.run.head.classes_[int(self.proba.argmax())])
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values: run, prediction, probability, probabilities by class, likeliest first, threshold."""
+        """Return plain JSON values: run, prediction, probability, probabilities by class, likeliest first, threshold."""
         about = {"run": self.run.run_id, "label": self.run.label}
         if self.proba is None:
             return {

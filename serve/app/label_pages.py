@@ -29,7 +29,7 @@ _making = threading.Lock()
 
 
 class Said(BaseModel):
-    """What an annotator says of an item: a class, or null to skip it."""
+    """Answer of an annotator for an item: a class, or null to skip it."""
 
     model_config = ConfigDict(extra="forbid")
     task: str = Field(max_length=100)
@@ -99,7 +99,7 @@ def item(
     view: View = _QUEUE,
     id: Annotated[str | None, Query(max_length=4000)] = None,
 ) -> Any:
-    """What is to be labelled next, or a certain item."""
+    """Page of the next item to label, or of a certain one."""
     desk = desk_of(request, task)
     if id is not None and id not in desk.units.of:
         raise HTTPException(404, "there is no such item to label")
@@ -168,7 +168,7 @@ def _answer(
     item_id: str | None = None,
     kept: bool | None = None,
 ) -> Any:
-    """What is shown next, as JSON or as a part of the page."""
+    """Next item to show, as JSON or as a part of the page."""
     name = checked_annotator(annotator)
     adjudicate = view == _ADJUDICATE
     chosen = item_id or desk.next_item(name, adjudicate=adjudicate)

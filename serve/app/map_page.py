@@ -159,7 +159,7 @@ def _known(name: str | None, names: list[str]) -> str:
 
 
 def _keep(catalog: Catalog, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """What was made for this snapshot of the store before, or is made now."""
+    """Value cached for this snapshot of the store, made if missing."""
     with _lock:
         kept = _made.setdefault(catalog, OrderedDict())
         if key in kept:
@@ -220,7 +220,7 @@ def _runs_digest(state: State) -> str:
 
 
 def colourings(state: State, catalog: Catalog, drawn: Map) -> list[tuple[str, str]]:
-    """What points can be coloured by: the name in an address, and the words for it."""
+    """Colourings of the points: the name in an address, and the words for it."""
     names = [name for name in (*catalog.labels, "split") if name in catalog.table.column_names]
     found = [
         (f"is.{name}", "Split" if name == "split" else f"Label: {name}")

@@ -46,7 +46,7 @@ def login_form(request: Request) -> Any:
 
 @shared.post(LOGIN)
 def login(request: Request, token: Annotated[str, Form(max_length=1000)]) -> Any:
-    """Let a browser in that knows the token."""
+    """Log in a browser that knows the token."""
     known = served(request).settings.token
     if known is None:
         return RedirectResponse("/", 303)

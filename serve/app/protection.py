@@ -79,7 +79,7 @@ class BodyError(HTTPException):
 
 
 def session(token: str) -> str:
-    """What the cookie holds: a browser that gives its cookies away does not give the token away."""
+    """Value of the cookie: a browser that gives its cookies away does not give the token away."""
     return hmac.new(token.encode(), b"icehouse session", hashlib.sha256).hexdigest()
 
 
@@ -203,7 +203,7 @@ class Protection:
 
     @property
     def too_large(self) -> str:
-        """What to say of a body that is."""
+        """Error for a body that is too large."""
         return f"the body is larger than {self.max_body / 2**20:g} MB"
 
 
@@ -216,7 +216,7 @@ class _Body:
         self._deadline = asyncio.get_running_loop().time() + limits.body_seconds
 
     async def receive(self) -> Message:
-        """What comes next; BodyError if it is too much or too late."""
+        """Next message of the body; BodyError if it is too much or too late."""
         if self._whole:
             return await self._receive()
         limits = self.limits
@@ -238,7 +238,7 @@ class _Body:
 
 
 def with_cookie(response: Response, token: str, *, secure: bool) -> Response:
-    """Let a browser in from now on."""
+    """Set the cookie that keeps a browser logged in."""
     response.set_cookie(
         COOKIE, session(token), max_age=30 * 86_400, httponly=True, samesite="strict", secure=secure
     )

@@ -169,7 +169,7 @@ def _links(asked: dict[str, str], number: int, pages: int) -> dict[str, Any]:
 
 
 def _records(store: Store) -> list[dict[str, Any]]:
-    """What was applied and still counts, oldest first."""
+    """Judgements that were applied and still count, oldest first."""
     records = read_records(store)
     gone = {record["undoes"] for record in records if record["kind"] == "undo"}
     return [
@@ -203,7 +203,7 @@ async def apply(
 
 @router.post("/duplicates/undo")
 async def undo(request: Request, search: SearchName = None) -> Any:
-    """Let the latest judgements that were applied no longer count."""
+    """Undo the judgements that were applied last."""
     state = served(request)
     store, name = state.catalog.store, _known(search, list_duplicates(state.catalog.store))
     return Json(await state.in_thread(lambda: apply_judgements(store, None, name, undo=True).as_dict()))

@@ -21,7 +21,7 @@ from .monitoring import Monitor
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How the server is run; the defaults suit a laptop.
+    """Settings of the server; the defaults suit a laptop.
 
     `token` guards every route but health. `hosts` are further names by which the server may be called. A body has at most
     `max_body` bytes, all that are being read at most `max_bodies`, and each takes at most `body_seconds` to come, the head
@@ -44,7 +44,7 @@ class NotReadyError(IcehouseError):
 
 
 class State:
-    """What the routes share; made by `open`, carried by the application as ``app.state.served``.
+    """State that the routes share; made by `open`, carried by the application as ``app.state.served``.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class State:
 
     @property
     def name(self) -> str:
-        """What is served, for the pages' titles: the name of the store's or the package's folder."""
+        """Name for the pages' titles: the name of the store's or the package's folder."""
         path = self.store.path if self.store is not None else next(iter(self.runs.values())).path
         return path.resolve().name
 

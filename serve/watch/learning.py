@@ -103,7 +103,7 @@ class Learner:
         return {"label": label, "predicted": predicted, "labels": self.labels}
 
     def _teach(self) -> None:
-        """Let the head learn what has come together."""
+        """Train the head on the labels that have come together."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
@@ -129,7 +129,7 @@ class Learner:
         return run
 
     def _record(self) -> dict[str, Any]:
-        """What the version is, of what its parent was."""
+        """Record of a version, made from its parent's."""
         dropped = ("format", "created_at", "started_at", "created_by", "number", "looks", "sweep", "seconds")
         record = {key: value for key, value in self.parent.record.items() if key not in dropped}
         record["classes"] = [str(label) for label in self.head.classes_.tolist()]
@@ -161,7 +161,7 @@ class Learner:
         }
 
     def _predictions(self) -> Any:
-        """What was predicted of each post before its label was learned."""
+        """Predictions for each post made before its label was learned."""
         classes = np.array([str(label) for label in self.head.classes_.tolist()])
         proba = np.zeros((len(self._rows), len(classes)))
         for row, (_, _, values, names) in enumerate(self._rows):
@@ -186,7 +186,7 @@ class Learner:
         )
 
     def figures(self) -> dict[str, Any]:
-        """How it stands, as JSON values."""
+        """Figures of the learning so far, as JSON values."""
         return {
             "run": self.parent.run_id,
             "labels": self.labels,

@@ -24,7 +24,7 @@ _TEXTS = ("text", "image_path", "image_url", "label", "author")
 
 @dataclass(slots=True)
 class Message:
-    """What a source gave: bytes, and what it needs to be told once the decision is out."""
+    """Message of a source: bytes, and what it needs to be told once the decision is out."""
 
     data: bytes
     default_id: str
@@ -158,7 +158,7 @@ def _kind(value: Any) -> str:
 
 @dataclass(slots=True)
 class Decision:
-    """What became of a post.
+    """Decision on a post.
 
     `decision` is "classified", "repeat" (of one of the latest), "irrelevant" (stopped by a gate), "filtered" (of no
     collection), "label" (a label for an earlier post) or "error"; `stage` is where that was decided.

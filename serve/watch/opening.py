@@ -171,7 +171,7 @@ def _tables(store: Store, models: list[Model]) -> dict[Feature, str]:
 
 
 def _learner(settings: Settings, store: Store | None, models: list[Model], scorer: Scorer) -> Learner | None:
-    """What learns from labels of the stream, where a run was named for it."""
+    """Learner from labels of the stream, if a run was named for it."""
     if settings.learn is None:
         return None
     if store is None:
@@ -181,7 +181,7 @@ def _learner(settings: Settings, store: Store | None, models: list[Model], score
 
 
 def _drift(settings: Settings, store: Store | None, model: Model, notes: list[str]) -> DriftMonitor | None:
-    """What compares the stream with the training set of the first run; None where that is not at hand."""
+    """Monitor of drift from the training set of the first run; None if that is not at hand."""
     if not settings.drift:
         return None
     reference = None if store is None or isinstance(model.run, Package) else Reference.of(store, model.run)
@@ -214,7 +214,7 @@ def _temporary() -> Iterator[str]:
 
 
 class _Windows:
-    """What posts are compared by, and the windows of the latest ones."""
+    """Windows of the latest posts, and the features by which they are compared."""
 
     def __init__(
         self, settings: Settings, store: Store | None, models: list[Model], folder: Path | None

@@ -25,7 +25,7 @@ _LISTS = ("keywords", "not_keywords", "hashtags", "authors", "languages")
 
 @dataclass(frozen=True)
 class CollectionRule:
-    """What belongs to one collection.
+    """Rule of one collection.
 
     A post belongs if one of `keywords`, `hashtags`, `authors` and `box` finds it (with ``match = "all"`` each that is
     given), it is in one of `languages`, where some are given, and has none of `not_keywords`.

@@ -45,7 +45,7 @@ class Model:
 
     @property
     def modalities(self) -> set[str]:
-        """What it reads of a post."""
+        """Modalities that it reads of a post."""
         return {str(spec["modality"]) for spec in self.run.specs.values()}
 
     @property
@@ -54,7 +54,7 @@ class Model:
         return self.run.missing == "keep" and self.run.head.handles_missing
 
     def passes(self, proba: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-        """Which rows (n,) go further, by their probabilities (n, k)."""
+        """Mask of the rows (n,) that go further, by their probabilities (n, k)."""
         going = np.array([label not in self.stops for label in classes], bool)
         if self.threshold is None:
             return going[proba.argmax(axis=1)]
@@ -154,7 +154,7 @@ def _parse_gate(text: str) -> tuple[str, bool, frozenset[str], float | None]:
 
 
 def short_name(name: str) -> str:
-    """What a run is called in decisions: as it was named, of a package its folder."""
+    """Name of a run in decisions: as it was named, of a package its folder."""
     return Path(name).name if "/" in name or is_package(name) else name
 
 
@@ -168,7 +168,7 @@ def _load(store: Store | None, name: str) -> Run:
 
 @dataclass(slots=True)
 class Contents:
-    """What a post has of each modality, ready for the encoders, and the features that were made of it."""
+    """Contents of a post by modality, ready for the encoders, and the features that were made of it."""
 
     pixels: dict[str, np.ndarray] = field(default_factory=dict)  # by encoder
     text: str | None = None
@@ -303,7 +303,7 @@ class Scorer:
         return Inputs(arrays, lacking), judged
 
     def score(self, model: Model, batch: Sequence[Contents]) -> list[dict[str, Any]]:
-        """What a model says of each row, as JSON values; ``{"error": ...}`` where it lacks an input."""
+        """Prediction of a model for each row, as JSON values; ``{"error": ...}`` where it lacks an input."""
         begun = time.perf_counter()
         inputs, judged = self.inputs(model, batch)
         told: list[dict[str, Any]] = []
@@ -359,7 +359,7 @@ def _stacked(values: Sequence[Any], dim: int) -> Any:
 
 
 def _probe(store: Store | None, run: Run, feature: str) -> dict[str, str]:
-    """What the encoder made of the probe's contents: as the package says, else as the store does."""
+    """Vectors of the probe's contents by the encoder: as the package says, else as the store does."""
     if isinstance(run, Package):
         return run.probe(feature) or {}
     if store is None or feature not in store.feature_names():

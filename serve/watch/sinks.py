@@ -1,4 +1,4 @@
-"""Where decisions go: lines of JSON, Redis Streams, Kafka, PostgreSQL, the store."""
+"""Sinks of decisions: lines of JSON, Redis Streams, Kafka, PostgreSQL, the store."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Sink(ABC):
         """Write a line of statistics, where the sink takes them."""
 
     def close(self) -> None:  # noqa: B027
-        """Let go of connections."""
+        """Close connections."""
 
 
 class LinesOut(Sink):

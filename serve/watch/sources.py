@@ -1,4 +1,4 @@
-"""Where posts come from: lines of stdin or a file, a watched folder, Redis Streams, Kafka.
+"""Sources of posts: lines of stdin or a file, a watched folder, Redis Streams, Kafka.
 
 A source yields messages as they come, and is told which of them are done once their results are out. What was read and
 not told comes again: to this worker when it starts anew, or to another one.
@@ -63,7 +63,7 @@ class Source(ABC):
         self.stopped.set()
 
     def close(self) -> None:  # noqa: B027
-        """Let go of connections."""
+        """Close connections."""
 
     def lag(self) -> int | None:
         """Messages that wait to be read, as far as is known."""
@@ -73,7 +73,7 @@ class Source(ABC):
         """Tell workers beside this one which contents are new, where they share what they have seen."""
 
     def seen_by_others(self, modality: str, space: str, dim: int | None) -> list[Arrival]:
-        """What workers beside this one have seen since this was asked last, and at first all that is known."""
+        """Arrivals at other workers since the last call; at the first, all that are known."""
         return []
 
 
@@ -345,7 +345,7 @@ class RedisStream(Source):
             raise WatchError(f"{self.name} cannot be read any more: {brief(error)}") from error
 
     def _own(self) -> Iterator[Message]:
-        """What this consumer was given before it was started anew."""
+        """Messages given to this consumer before it was restarted."""
         last = "0"
         while True:
             found = self.client.xreadgroup(self.group, self.consumer, {self.stream: last}, count=self.count)
@@ -360,7 +360,7 @@ class RedisStream(Source):
                 return
 
     def _claimed(self) -> Iterator[Message]:
-        """What other workers were given, and have not done for so long that they must be dead."""
+        """Messages that other workers have held for so long that these must be dead."""
         if time.monotonic() - self._claimed_at < self.claim_ms / 3000:
             return
         self._claimed_at = time.monotonic()
@@ -484,7 +484,7 @@ class RedisStream(Source):
 
 
 def _arrival(fields: Mapping[Any, Any], dim: int | None) -> Arrival | None:
-    """What another worker has told of a content; None where it is not of the form that workers use."""
+    """Arrival as told by another worker; None if it is not of the form that workers use."""
     try:
         phash, vector = _text(fields[b"phash"]), np.frombuffer(fields[b"vector"], "<f2")
         if len(vector) not in (0, dim) or not np.isfinite(vector).all():

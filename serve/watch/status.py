@@ -27,7 +27,7 @@ _SHOWN = 240
 
 
 class Status:
-    """What a watch has done so far; threads may add to it while another reads."""
+    """Counts of a watch so far; threads may add to it while another reads."""
 
     def __init__(self, name: str, about: Mapping[str, Any]) -> None:
         self.name, self.about = name, dict(about)

@@ -517,7 +517,7 @@ class Watch:
                 del self._pending[work.pending]
 
     def _repeats(self, works: list[Work]) -> list[dict[str, Any] | None]:
-        """What of the latest each post repeats, or None; all are remembered."""
+        """Earlier post that each post repeats, or None; all are remembered."""
         self._hear()
         here: set[str] = set()
         for work in works:
@@ -677,7 +677,7 @@ def _told(match: Match, modality: str) -> dict[str, Any]:
 
 
 def watch_models(models: Sequence[Model]) -> dict[str, Any]:
-    """What the status says of the runs."""
+    """Runs, as the status names them."""
     return {
         model.name: {
             "run": model.run.run_id,
