@@ -234,6 +234,7 @@ async def answer(
 
     def conclude() -> dict[str, Any]:
         said = [inference.judge(run, [embedded])[0] for run in heads]
+        state.drift.add(embedded)
         if said[0].proba is None:
             raise UsageError(f"{said[0].reason}, and the request has {' and '.join(asked.kinds)} alone")
         return {

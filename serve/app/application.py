@@ -80,7 +80,7 @@ def create_app(state: State) -> FastAPI:
     there = [section for section in SECTIONS if state.store is not None or not section.needs_store]
     app.state.served = state
     if state.store is not None:
-        state.monitor.registry.register(live.WatchCollector(state.store.path))
+        state.monitor.registry.register(live.WatchCollector(state.store.path, state.drift))
     app.state.guarded = state.settings.token is not None
     app.state.sections = [(section.path, section.title) for section in there if section.path is not None]
     for section in there:

@@ -14,6 +14,7 @@ from ...embed.thumbnails import small_picture
 from ...errors import ImageError
 from ..watch.status import watches
 from .api import served
+from .monitoring import InputDrift
 from .rendering import Json, page, wants_page
 
 router = APIRouter(include_in_schema=False)
@@ -122,10 +123,10 @@ def _curve(values: list[float]) -> str:
 
 
 class WatchCollector:
-    """Metrics of a store's watches, read from their status whenever Prometheus asks."""
+    """Metrics of a store's watches, read from their status whenever Prometheus asks, and drift of the server's inputs."""
 
-    def __init__(self, store: Path) -> None:
-        self.store = store
+    def __init__(self, store: Path, inputs: InputDrift) -> None:
+        self.store, self.inputs = store, inputs
 
     def collect(self) -> Iterator[Any]:
         """Yield the metrics as they stand."""
@@ -156,7 +157,12 @@ class WatchCollector:
             for run, labels in told.get("classes", {}).items():
                 for label, n in labels.items():
                     answers.add_metric([name, run, label], n)
-            for measure in ("auroc", "auroc_low", "auroc_high", "unlike", "unlike_low", "unlike_high"):
-                if measure in (told.get("drift") or {}):
-                    drift.add_metric([name, str(told["drift"]["run"]), measure], told["drift"][measure])
+            _add_drift(drift, name, told.get("drift") or {})
+        _add_drift(drift, "serve", self.inputs.latest)
         yield from (up, posts, rate, lag, seconds, answers, drift)
+
+
+def _add_drift(family: Any, name: str, told: dict[str, Any]) -> None:
+    for measure in ("auroc", "auroc_low", "auroc_high", "unlike", "unlike_low", "unlike_high"):
+        if measure in told:
+            family.add_metric([name, str(told["run"]), measure], told[measure])

@@ -1,13 +1,22 @@
-"""Metrics of the server for Prometheus: requests, latency, batches, queue, answers by class."""
+"""Metrics of the server for Prometheus: requests, latency, batches, queue, answers by class, drift of the inputs."""
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from ..drift import DriftMonitor, Reference
 from .protection import Application, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from ...heads.runs import Run
+    from ...store.store import Store
+    from .inference import Embedded
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -35,6 +44,37 @@ class Monitor:
     def text(self) -> bytes:
         """All of them, in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class InputDrift:
+    """Drift of what a head is asked about here, against what it learned from, as a watch has it of its stream."""
+
+    def __init__(self) -> None:
+        self._run: Run | None = None
+        self._monitor: DriftMonitor | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, store: Store, run: Run) -> None:
+        """Read what the head learned from; inputs that come before that are not counted."""
+        reference = Reference.of(store, run)
+        if reference is not None:
+            monitor = DriftMonitor(reference, {name: name for name in run.specs}, run.run_id)
+            self._run, self._monitor = run, monitor
+
+    def add(self, embedded: Embedded) -> None:
+        """Take in an input, if it has all that the head reads, as vectors."""
+        if self._monitor is None or self._run is None:
+            return
+        rows = {name: embedded.of(spec) for name, spec in self._run.specs.items()}
+        vectors = {name: row[0] for name, row in rows.items() if isinstance(row, np.ndarray)}
+        if len(vectors) == len(rows):
+            with self._lock:
+                self._monitor.add([SimpleNamespace(features=vectors)])
+
+    @property
+    def latest(self) -> dict[str, Any]:
+        """The last comparison as JSON values; empty until there is one."""
+        return {} if self._monitor is None else self._monitor.latest
 
 
 class Measured:

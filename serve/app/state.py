@@ -16,7 +16,7 @@ from ...store.store import Store
 from ...store.table import Stamp
 from .catalog import Catalog, Pictures
 from .inference import Inference
-from .monitoring import Monitor
+from .monitoring import InputDrift, Monitor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,8 @@ class State:
         Heads that answer, by id; the first is the one that is meant where none is named.
     settings : Settings
     monitor : Monitor
-        Metrics; `icehouse watch` feeds its gauge of drift.
+    drift : InputDrift
+        Of the first head's inputs.
     pictures : Pictures
     """
 
@@ -69,6 +70,7 @@ class State:
         self.runs = {run.run_id: run for run in runs}
         self.settings = settings
         self.monitor = Monitor()
+        self.drift = InputDrift()
         self.pictures = Pictures()
         self._inference = Inference(store, list(self.runs.values()), settings, self.monitor, encoders)
         self._catalog: Catalog | None = None
@@ -190,6 +192,8 @@ class State:
             self._problem = str(error) if isinstance(error, IcehouseError) else brief(error)
         finally:
             self._loaded.set()
+        if self._problem is None and self.store is not None and self.runs:
+            self.drift.begin(self.store, next(iter(self.runs.values())))
 
     def close(self) -> None:
         """Give back threads."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from served import client, make_store
@@ -111,3 +115,27 @@ def test_a_store_without_watches(tmp_path: Path, store: Path) -> None:
         path.unlink()
     with client(store) as app:
         assert "No watch has run" in app.get("/live", headers={"accept": "text/html"}).text
+
+
+def test_drift_of_what_is_asked_here(tmp_path: Path) -> None:
+    store = make_store(tmp_path, 120)
+    with client(store.path) as web:
+        (run,) = web.app.state.served.runs
+        until = time.monotonic() + 30
+        while web.app.state.served.drift._monitor is None and time.monotonic() < until:
+            time.sleep(0.05)
+        assert "icehouse_drift{" not in web.get("/metrics").text
+        rng = np.random.default_rng(0)
+        for start in range(0, 100, 50):
+            items = []
+            for i in range(start, start + 50):  # pictures as bright as none of the store
+                buffer = io.BytesIO()
+                Image.fromarray(rng.integers(250, 256, (24, 24, 3)).astype(np.uint8)).save(buffer, "PNG")
+                items.append({"image": base64.b64encode(buffer.getvalue()).decode(), "text": f"word{i}"})
+            assert web.post("/predict/batch", json={"items": items}).status_code == 200
+        told = ""
+        while "icehouse_drift{" not in told and time.monotonic() < until:
+            time.sleep(0.05)
+            told = web.get("/metrics").text
+        found = dict(re.findall(rf'icehouse_drift{{measure="(\w+)",run="{run}",watch="serve"}} (\S+)', told))
+        assert float(found["auroc_low"]) > 0.9
