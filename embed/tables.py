@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -48,9 +48,11 @@ def builtin_contents(modality: Modality) -> dict[str, Any]:
             "builtin:flood": "flooded streets after the storm, families wait for help on their roofs",
             "builtin:lunch": "a photo of my lunch: rice, beans and a cup of coffee",
         }
-    return {"builtin:wide": _pattern(640, 427, seed=1), "builtin:tall": _pattern(375, 520, seed=2)}
+    wide, tall = _pattern(640, 427, seed=1), _pattern(375, 520, seed=2)
+    return {"builtin:wide": wide.copy(), "builtin:tall": tall.copy()}
 
 
+@cache
 def _pattern(width: int, height: int, seed: int) -> Image.Image:
     """Picture with detail at every scale, so that each way to resize it leaves its own trace."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
