@@ -188,7 +188,7 @@ def feature_spec(*, provenance: Mapping[str, Any], **entries: Any) -> dict[str, 
         **entries,
         "provenance": dict(provenance),
         "fingerprint": fingerprint(provenance),
-        "versions": library_versions(),
+        "versions": {**_library_versions()},
     }
 
 
@@ -412,7 +412,8 @@ def _read_image(path: Path) -> tuple[str, Any] | None:
         return None
 
 
-def library_versions() -> dict[str, str]:
+@cache
+def _library_versions() -> Mapping[str, str]:
     """Versions of what has a part in a vector, as far as it is installed."""
     found = {}
     for library in _LIBRARIES:
