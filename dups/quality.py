@@ -15,12 +15,13 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
 
 from ..data.images import decode
-from .hashing import content_box
+from .hashing import content_box, distinct
 
 #: Changes whenever other facts would come of the same file.
 FACTS_VERSION = 1
@@ -86,6 +87,11 @@ _RINGED = 0.85
 #: Frequencies of 8 x 8 blocks whose steps are looked for, and the steps.
 _LOW = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2))
 _STEPS = np.concatenate([np.arange(2, 12, 0.5), np.arange(12, 48, 1.0)])
+
+#: The steps, largest first; from what coefficient on each is looked for, and what makes a whole turn of it.
+_STEP_LIST = _STEPS[::-1].tolist()
+_FROM = 0.3 * _STEPS[::-1]
+_FACTORS = [np.float32(2 * np.pi / step) for step in _STEP_LIST]
 
 
 @dataclass(frozen=True)
@@ -201,14 +207,16 @@ def spectrum(grey: np.ndarray) -> np.ndarray:
     steps = np.diff(windows.astype(np.float32), axis=2)
     steepest = np.abs(steps).max(axis=2)
     weights = np.hanning(n - 1).astype(np.float32)
-    spectra = []
+    pieces, ends = [], [0]
     for down in np.array_split(np.arange(len(rows)), min(_TILES, len(rows))):
         for across in np.array_split(np.arange(steps.shape[1]), min(_TILES, steps.shape[1])):
             tile = slice(down[0], down[-1] + 1), slice(across[0], across[-1] + 1)
-            pieces, edge = steps[tile].reshape(-1, n - 1), steepest[tile].ravel()
-            top = min(len(pieces), max(8, len(pieces) // 8))
-            pieces = pieces[np.argpartition(-edge, top - 1)[:top]] * weights
-            spectra.append((np.abs(np.fft.rfft(pieces, axis=1)) ** 2).mean(axis=0))
+            every, edge = steps[tile].reshape(-1, n - 1), steepest[tile].ravel()
+            top = min(len(every), max(8, len(every) // 8))
+            pieces.append(every[np.argpartition(-edge, top - 1)[:top]])
+            ends.append(ends[-1] + top)
+    power = np.abs(np.fft.rfft(np.concatenate(pieces) * weights, axis=1)) ** 2
+    spectra = [power[start:end].mean(axis=0) for start, end in pairwise(ends)]
     frequency = np.arange((n - 1) // 2 + 1) / (n - 1)
     # Differences of neighbours fall short of the slope at high frequencies.
     power = np.stack(spectra) / np.sinc(frequency) ** 2
@@ -265,11 +273,14 @@ def _lattice(grey: np.ndarray) -> list[float]:
     found = []
     for row, column in _LOW:
         values = np.sort(coefficients[:, row, column])
-        for step in _STEPS[::-1]:
-            kept = values[np.searchsorted(values, 0.3 * step) :]
-            if len(kept) >= 48 and np.cos(np.float32(2 * np.pi / step) * kept).mean() > 0.5:
-                found.append(float(step))
-                break
+        starts = values.searchsorted(_FROM)
+        # A step that needs more than there are values is none.
+        for step, factor, start in zip(_STEP_LIST, _FACTORS, starts.tolist(), strict=True):
+            if len(values) - start >= 48:
+                kept = np.cos(factor * values[start:])
+                if np.add.reduce(kept) / np.float32(len(kept)) > 0.5:
+                    found.append(step)
+                    break
     return found
 
 
@@ -284,8 +295,6 @@ def _colours(image: Image.Image) -> tuple[bool, float]:
     pixels = np.asarray(image)
     height, width = pixels.shape[:2]
     rows, columns = (np.linspace(0, n - 1, min(n, _SAMPLES)).astype(int) for n in (height, width))
-    few = pixels[np.ix_(rows, columns)].reshape(-1, 3).astype(np.int32)
-    count = len(np.unique(few @ np.array([65536, 256, 1])))
     small = image.resize((min(32, width), min(32, height)), Image.Resampling.BOX)
     values = np.asarray(small).reshape(-1, 3).astype(np.float64)
     luma = values @ [0.299, 0.587, 0.114]
@@ -297,12 +306,18 @@ def _colours(image: Image.Image) -> tuple[bool, float]:
     rest = chroma - means[level]
     rest = np.abs(rest).max(axis=1)
     colour = float(np.percentile(rest, 85))
-    most = 256 if colour >= _GREY else 0.7 * np.ptp(few[:, 1])
-    # Drawn art has few colours too, but next to each other they are mostly the same.
     if min(width, height) < 128:
         return False, colour
+    few = pixels[rows[:, None], columns].reshape(-1, 3)
+    red, green, blue = few.T.astype(np.int32)
+    codes = red << 16 | green << 8 | blue
+    most = 256 if colour >= _GREY else 0.7 * int(np.ptp(green))
+    # Of most pictures some of the pixels have more colours than that already.
+    if len(distinct(codes[::16].copy())) > most or len(distinct(codes)) > most:
+        return False, colour
+    # Drawn art has few colours too, but next to each other they are mostly the same.
     alike = (pixels[rows[::4], 1:] == pixels[rows[::4], :-1]).all(axis=2).mean()
-    return bool(count <= most and alike < _DRAWN), colour
+    return bool(alike < _DRAWN), colour
 
 
 def _noise(grey: np.ndarray) -> float:
@@ -561,23 +576,35 @@ def _place(facts: Facts, outer: int, inner: int) -> tuple[float, tuple[float, fl
     largest = 1 / max(wide, high)
     # What would wrap around is beyond the places that are looked at.
     n = SMALL
-    spectrum_of = fft.rfft2(ground, (n, n))
-    sums = [np.pad(ground**k, ((1, 0), (1, 0))).cumsum(0).cumsum(1) for k in (1, 2)]
-    best = (0.0, (0.0, 0.0, 1.0, 1.0))
+    sizes: dict[tuple[int, int], None] = {}
     for step in range(26):
         scale = largest * 0.95**step
         w, h = round(wide * scale * SMALL), round(high * scale * SMALL)
         if min(w, h) < 12 or w * h < 0.08 * SMALL**2:
             break
-        part = np.asarray(picture.resize((w, h), Image.Resampling.BOX), np.float32)
-        part = _normal(part)
-        products = fft.irfft2(spectrum_of * np.conj(fft.rfft2(part, (n, n))), (n, n))
-        products = products[: SMALL - h + 1, : SMALL - w + 1]
-        total, squares = (s[h:, w:] - s[:-h, w:] - s[h:, :-w] + s[:-h, :-w] for s in sums)
-        spread = np.sqrt(np.maximum(squares - total**2 / (w * h), 1.0))
+        sizes[w, h] = None
+    best = (0.0, (0.0, 0.0, 1.0, 1.0))
+    if not sizes:
+        return best
+    # All sizes at once: of single transforms as small as these the calls are most of the time.
+    parts = np.zeros((len(sizes), n, n), np.float32)
+    for row, (w, h) in enumerate(sizes):
+        scaled = np.asarray(picture.resize((w, h), Image.Resampling.BOX), np.float32)
+        parts[row, :h, :w] = _normal(scaled)
+    spectra = fft.rfft2(parts)
+    np.conj(spectra, out=spectra)
+    spectra *= fft.rfft2(ground)
+    every = fft.irfft2(spectra, (n, n))
+    sums, squares = (np.pad(ground**k, ((1, 0), (1, 0))).cumsum(0).cumsum(1) for k in (1, 2))
+    for (w, h), products in zip(sizes, every, strict=True):
+        total, square = (s[h:, w:] - s[:-h, w:] - s[h:, :-w] + s[:-h, :-w] for s in (sums, squares))
+        total *= total
+        square -= total / (w * h)
+        spread = np.sqrt(np.maximum(square, 1.0, out=square), out=square)
         # Where the ground is flat any rounding would correlate.
-        correlation = np.where(spread > 2 * np.sqrt(w * h), products / spread, 0)
-        at = int(np.argmax(correlation))
+        correlation = products[: n - h + 1, : n - w + 1] / spread
+        correlation[spread <= 2 * np.sqrt(w * h)] = 0
+        at = int(correlation.argmax())
         y, x = divmod(at, correlation.shape[1])
         if correlation[y, x] > best[0] + 0.005:
             best = float(correlation[y, x]), (x / SMALL, y / SMALL, (x + w) / SMALL, (y + h) / SMALL)
