@@ -56,7 +56,10 @@ SAME_LEVELS = 3.0
 #: Contents for each false pair that may be expected where nobody has looked at what is found.
 _CONTENTS_A_FALSE_PAIR = 500
 
-_FILE = "neighbourhoods.npz"
+_FILE, _MAPPED = "neighbourhoods.npz", "mapped.npz"
+
+#: Bytes of mapped vectors beyond which none are kept.
+_MOST_MAPPED = 1 << 28
 
 
 def careful_expected(n: int) -> float:
@@ -265,6 +268,47 @@ def held_neighbourhoods(
         with contextlib.suppress(OSError):
             _keep(file, name, keys[order], numbers[:, order])
     return Neighbourhoods(*numbers)
+
+
+def mapped_vectors(
+    store: Store,
+    feature: str,
+    X: np.ndarray,
+    digests: np.ndarray,
+    mean: np.ndarray,
+    matrix: np.ndarray | None,
+    out: np.ndarray,
+    keep: bool,
+) -> None:
+    """Fill `out` with what `apply_map` makes of the vectors of contents; what an earlier search has mapped is read."""
+    own = hashlib.sha256(str(store.feature_table(feature).spec.get("fingerprint")).encode())
+    for part in (mean, matrix):
+        own.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
+    of, name = f"{own.hexdigest()} {X.dtype}", checked_name(feature).replace("/", "-")
+    file = _folder(store, feature).with_name(f"{name}.{_MAPPED}")
+    keys, known = np.empty(0, "U64"), np.empty((0, X.shape[1]), np.float32)
+    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*unreadable), np.load(file, allow_pickle=False) as held:
+        if str(held["of"]) == of and held["units"].shape == (len(held["keys"]), X.shape[1]):
+            keys, known = held["keys"], held["units"]
+    if not len(keys):
+        apply_map(X, mean, matrix, out)
+    else:
+        order = np.argsort(keys)
+        at = order[np.minimum(np.searchsorted(keys, digests, sorter=order), len(keys) - 1)]
+        there = keys[at] == digests
+        for start in range(0, len(out), 8192):
+            out[start : start + 8192] = known[at[start : start + 8192]]
+        new = np.flatnonzero(~there)
+        if len(new):
+            out[new] = apply_map(X[new], mean, matrix)
+        elif len(keys) < 2 * len(digests):
+            return
+    if keep and out.nbytes <= _MOST_MAPPED:
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with publish(file) as temp, temp.open("wb") as opened:
+                np.savez(opened, of=np.array(of), keys=digests, units=out)
 
 
 def _keep(file: Path, measure: str, keys: np.ndarray, numbers: np.ndarray) -> None:

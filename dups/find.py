@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +27,7 @@ from ..errors import CorruptError, IcehouseError, StoreError, UsageError, unknow
 from ..store.files import open_parquet, publish_folder, read_json, read_parquet
 from ..store.store import Store
 from ..store.vectors import Vectors
-from .calibration import apply_map, check_expected
+from .calibration import check_expected
 from .default_calibration import (
     SAME_LEVELS,
     NearCache,
@@ -36,6 +36,7 @@ from .default_calibration import (
     chance_bits,
     default_calibration,
     held_neighbourhoods,
+    mapped_vectors,
     near_certain_cosine,
 )
 from .faiss_engine import choose_engine
@@ -66,9 +67,12 @@ from .results import (
     VARIANTS,
     PairWriter,
     RankedItems,
+    between_copies,
     cluster_table,
     implausible,
     label_codes,
+    lacking,
+    search_notes,
     withhold_lists,
     write_items,
     write_lists,
@@ -400,7 +404,6 @@ def find_duplicates(
             drawn = _Drawn.of(ranked, items, key, vectors, scratch)
             hashed_views = _view_hashes(store, ranked, items) if viewed else None
             if made.source == DEFAULT_SOURCE and feature is not None:
-                cacheable = where is None
                 made, told = _default_rule(
                     store,
                     feature,
@@ -409,11 +412,11 @@ def find_duplicates(
                     made,
                     automatic,
                     careful_expected(n) if expected_false_pairs is None else expected_false_pairs,
-                    cacheable,
+                    where is None,
                 )
                 remarks += told
-            contents, rows = _contents(drawn, made, scratch), drawn.rows
-            remarks += _lacking(contents, items, key, feature)
+            contents, rows = _contents(store, feature, drawn, made, scratch, where is None), drawn.rows
+            remarks += lacking(contents, items, key, feature)
             if viewed:
                 contents.views, unseen = _views(
                     hashed_views, len(contents), made, expected_false_pairs or 1.0
@@ -551,7 +554,7 @@ def find_duplicates(
                     "by_kind": dict(writer.kinds),
                     "found_by": dict(writer.stages),
                     "by_orientation": dict(sorted(writer.orientations.items())),
-                    "between_copies": _between_copies(ranked),
+                    "between_copies": between_copies(ranked),
                 },
                 "groups": {
                     "total": leads.num_rows,
@@ -583,7 +586,7 @@ def find_duplicates(
                 "stages": search.report(),
                 "seconds": round(time.perf_counter() - begun, 3),
                 "notes": remarks
-                + _notes(made, feature, search, whole)
+                + search_notes(made, feature, search, whole)
                 + variant_notes(contents.variants, writer.differing, variants)
                 + label_notes(writer.labelled, writer.conflicting)
                 + kept_for,
@@ -750,17 +753,19 @@ class _Drawn:
         return cls(values, hashed, in_order(vectors.X, found, scratch), with_vector, found, digests)
 
 
-def _contents(drawn: _Drawn, rule: Rule, scratch: Path) -> Contents:
+def _contents(
+    store: Store, feature: str | None, drawn: _Drawn, rule: Rule, scratch: Path, keep: bool
+) -> Contents:
     """Contents, their vectors taken to where the rule compares them."""
     X = drawn.X
-    if X is None:
+    if X is None or feature is None:
         return Contents(drawn.hashes, drawn.hashed, rule)
     if (rule.matrix is not None or rule.local is not None) and rule.mean is not None and len(X):
         file = scratch.with_name("mapped.npy")
         room = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=X.shape)
-        X = apply_map(X, rule.mean, rule.matrix, room)
+        mapped_vectors(store, feature, X, drawn.digests, rule.mean, rule.matrix, room, keep)
         # A mean of nothing tells an engine that these are no longer the vectors as they are stored.
-        rule = replace(rule, mean=np.zeros(X.shape[1]), matrix=None)
+        X, rule = room, replace(rule, mean=np.zeros(X.shape[1]), matrix=None)
     return Contents(drawn.hashes, drawn.hashed, rule, X, drawn.with_vector)
 
 
@@ -805,61 +810,6 @@ def _default_rule(
     made = replace(made, source=DEFAULT_SOURCE)
     notes.append("`icehouse dups calibrate` tells which copies that finds")
     return (made if most is not None else replace(made, hamming=rule.hamming)), notes
-
-
-def _lacking(contents: Contents, items: pa.Table, key: str, feature: str | None) -> list[str]:
-    """Tell what cannot be compared, for want of content or of a vector."""
-    if not len(items):
-        return ["there is no item to compare"]
-    told, what = [], key.removesuffix("_sha256")
-    if blank := items[key].null_count:
-        told.append(f"{blank} of {len(items)} items without {what}: not compared, and kept")
-    same = int(contents.blank.sum())
-    if same:
-        told.append(
-            f"{same} of {len(contents)} images are blank, all of one colour: they match only their exact copies"
-        )
-    if feature is None:
-        return told
-    if bare := len(contents) - len(contents.with_vector) - same:
-        told.append(
-            f"{bare} of {len(contents)} contents without a vector of {feature}: not compared by it; "
-            "`icehouse embed` makes the missing ones"
-        )
-    if contents.rows is not None and (useless := len(contents.rows.unusable)):
-        told.append(
-            f"{useless} of {len(contents.rows)} vectors of {feature} zero or not finite: they match nothing"
-        )
-    return told
-
-
-def _notes(rule: Rule, feature: str | None, search: PairSearch, whole: bool) -> list[str]:
-    """Tell how the stages went, once all pairs are read; `whole` says whether the groups are."""
-    told = []
-    if feature is None:
-        told.append("no embedding stage: no feature")
-    told += search.engine.notes
-    if search.stats.get("views", {}).get("left_out"):
-        told.append("parts of images were not compared: too many of them resemble each other")
-    if search.capped:
-        groups = "the groups are whole all the same" if whole else "groups led by the others may lack members"
-        told.append(
-            f"stopped at {search.max_pairs} pairs: {search.complete} of {len(search.contents)} contents, those preferred "
-            f"as keepers, have all theirs, and {groups}; raise --max-pairs or the threshold for the rest"
-        )
-    perceptual: Mapping[str, Any] = search.stats.get("perceptual", {})
-    if mute := perceptual.get("uninformative"):
-        told.append(
-            f"{mute} of {perceptual['hashes']} perceptual hashes say nothing (flat or almost empty images) and were left to "
-            "the other stages"
-        )
-    return told
-
-
-def _between_copies(ranked: RankedItems) -> int:
-    """Pairs that there are among copies of one content, of which those with the best copy are written."""
-    counts = np.bincount(ranked.content[ranked.content >= 0])
-    return int((counts * (counts - 1) // 2).sum())
 
 
 def _folder(store: Store, name: str) -> Path:

@@ -739,7 +739,10 @@ class PairSearch:
         codes, cosine = codes[found], cosine[found]
         fresh = np.flatnonzero(new[at])
         X = np.ascontiguousarray(rows.X[fresh])
-        join = cross_join(X, rows.X, Asked(asked[fresh], asked), mean=rows.mean, **vars(options))
+        # Where nothing is new, nothing is looked through for it.
+        others = slice(None) if len(fresh) else slice(0)
+        both = Asked(asked[fresh], asked[others])
+        join = cross_join(X, rows.X[others], both, mean=rows.mean, **vars(options))
         made = join.collect()
         i, j = at[fresh[made.i]], at[made.j]
         # Of two new contents one is told twice, and each with itself.

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from ..store.sql import csv_table
 from .confirm import INVERSE
 from .groups import GONE, NONE, THERE, Files, connected, deletable_files
 from .hashing import distinct
-from .pairs import Contents, FoundPairs, Spread
+from .pairs import Contents, FoundPairs, PairSearch, Rule, Spread
 from .variants import EVIDENCE
 
 #: Stages that find pairs, the strongest evidence first.
@@ -511,3 +511,58 @@ def _spreads(keeper: np.ndarray, leaders: np.ndarray, contents: Measured) -> lis
 
 def _keeper_first(members: np.ndarray, keeper: int) -> np.ndarray:
     return members if members[0] == keeper else np.append(keeper, members[members != keeper])
+
+
+def lacking(contents: Contents, items: pa.Table, key: str, feature: str | None) -> list[str]:
+    """Tell what cannot be compared, for want of content or of a vector."""
+    if not len(items):
+        return ["there is no item to compare"]
+    told, what = [], key.removesuffix("_sha256")
+    if blank := items[key].null_count:
+        told.append(f"{blank} of {len(items)} items without {what}: not compared, and kept")
+    same = int(contents.blank.sum())
+    if same:
+        told.append(
+            f"{same} of {len(contents)} images are blank, all of one colour: they match only their exact copies"
+        )
+    if feature is None:
+        return told
+    if bare := len(contents) - len(contents.with_vector) - same:
+        told.append(
+            f"{bare} of {len(contents)} contents without a vector of {feature}: not compared by it; "
+            "`icehouse embed` makes the missing ones"
+        )
+    if contents.rows is not None and (useless := len(contents.rows.unusable)):
+        told.append(
+            f"{useless} of {len(contents.rows)} vectors of {feature} zero or not finite: they match nothing"
+        )
+    return told
+
+
+def search_notes(rule: Rule, feature: str | None, search: PairSearch, whole: bool) -> list[str]:
+    """Tell how the stages went, once all pairs are read; `whole` says whether the groups are."""
+    told = []
+    if feature is None:
+        told.append("no embedding stage: no feature")
+    told += search.engine.notes
+    if search.stats.get("views", {}).get("left_out"):
+        told.append("parts of images were not compared: too many of them resemble each other")
+    if search.capped:
+        groups = "the groups are whole all the same" if whole else "groups led by the others may lack members"
+        told.append(
+            f"stopped at {search.max_pairs} pairs: {search.complete} of {len(search.contents)} contents, those preferred "
+            f"as keepers, have all theirs, and {groups}; raise --max-pairs or the threshold for the rest"
+        )
+    perceptual: Mapping[str, Any] = search.stats.get("perceptual", {})
+    if mute := perceptual.get("uninformative"):
+        told.append(
+            f"{mute} of {perceptual['hashes']} perceptual hashes say nothing (flat or almost empty images) and were left to "
+            "the other stages"
+        )
+    return told
+
+
+def between_copies(ranked: RankedItems) -> int:
+    """Pairs that there are among copies of one content, of which those with the best copy are written."""
+    counts = np.bincount(ranked.content[ranked.content >= 0])
+    return int((counts * (counts - 1) // 2).sum())

@@ -122,8 +122,8 @@ def test_a_second_search_compares_no_pair_of_files_again(
     store = Store.open(tmp_path / "s")
     feature = "toy-a/image/joint"
 
-    def tables() -> tuple[pa.Table, pa.Table]:
-        found = find_duplicates(store, feature=feature)
+    def tables(**options: float) -> tuple[pa.Table, pa.Table]:
+        found = find_duplicates(store, feature=feature, **options)  # type: ignore[arg-type]
         return found.pairs(), found.clusters()
 
     first = tables()
@@ -144,14 +144,30 @@ def test_a_second_search_compares_no_pair_of_files_again(
     assert len(grown[0]) >= len(first[0]) + 4
     assert compared
     # Whatever is kept is disposable, and what is damaged is made anew.
-    kept = [*(store.path / "cache" / "near").rglob("*.npz"), store.path / "cache" / "relations.json"]
-    assert len(kept) == 3
+    cache = store.path / "cache"
+    kept = [
+        *(cache / "near").rglob("*.npz"),
+        *(cache / "calibrations" / "toy-a" / "image").glob("*.npz"),
+        cache / "relations.json",
+    ]
+    names = ["cosines", "relations", "toy-a-image-joint.mapped", "toy-a-image-joint.neighbourhoods", "views"]
+    assert sorted(path.stem for path in kept) == names
     for path in kept:
         path.write_bytes(b"damaged")
     assert tables() == grown
     for path in kept:
         path.unlink()
     assert tables() == grown
+    # A picture that is gone, another that is changed, and a stricter search: as if nothing had been kept.
+    (folder / "p000__copy.jpg").unlink()
+    picture(3, 48, 48).save(folder / "p060.png")
+    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    for expected in (1.0, 0.01):
+        found = tables(expected_false_pairs=expected)
+        for path in kept:
+            path.unlink()
+        assert tables(expected_false_pairs=expected) == found
+    assert "p060.png" in tables()[1]["item_id"].to_pylist()
 
 
 def test_few_hashes_are_compared_with_many_as_many_are() -> None:
