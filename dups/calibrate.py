@@ -51,7 +51,7 @@ from .evaluate import Truth, read_truth
 from .find import default_feature
 from .hashing import ViewHashes, blank_hashes, informative, view_hashes, view_radius
 from .local_scaling import LocalMeasure
-from .pairs import DEFAULT_HAMMING
+from .rule import DEFAULT_HAMMING
 from .view_table import MAX_VIEWED, load_views
 
 #: Of unrelated pictures none has a hash so near; those that do are not counted as unrelated.

@@ -46,22 +46,16 @@ from .judgements import active_judgements, found_pairs, judge_groups, mark_judge
 from .keeper_choice import choose_keepers
 from .local_scaling import MIN_REFERENCE
 from .pairs import (
-    DEFAULT_HAMMING,
-    DEFAULT_SOURCE,
     ENGINES,
     Contents,
     Engine,
     Exact,
     JoinOptions,
     PairSearch,
-    Rule,
-    calibrated_rule,
-    check_rule,
-    choose_hamming,
-    choose_rule,
     complete_stars,
     in_order,
 )
+from .registration import Agreements
 from .results import (
     LABEL,
     VARIANTS,
@@ -77,6 +71,15 @@ from .results import (
     write_items,
     write_lists,
     write_variants,
+)
+from .rule import (
+    DEFAULT_HAMMING,
+    DEFAULT_SOURCE,
+    Rule,
+    calibrated_rule,
+    check_rule,
+    choose_hamming,
+    choose_rule,
 )
 from .variants import (
     POLICIES,
@@ -427,6 +430,7 @@ def find_duplicates(
                 contents.known = NearCache.of(near, seen, contents.views, contents.with_vector, where is None)
                 contents.confirmed, unseen = confirmed_pairs(store, seen, contents.views)
                 remarks += unseen
+                contents.agreements = Agreements.of_store(store, seen, ranked.files_of, threads)
             elif hamming is not None and n > 1 and views is None:
                 remarks.append(
                     f"crops, frames and turned copies are left to the embedding: hashing parts of {n} images takes long; "
@@ -504,6 +508,8 @@ def find_duplicates(
                 )
                 keepers = changed.keeper
                 remarks += [changed.note(), *changed.conflicts]
+            if contents.agreements is not None:
+                contents.agreements.keep()
             family, listed = write_variants(temp, ranked, keepers, contents, writer.variants, said)
             # Looked at again, since hours may have gone by.
             files = inspect_again(ranked, keepers, temp)

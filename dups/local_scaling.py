@@ -56,6 +56,8 @@ _TAIL, _COPIES = 2, (0.5, 0.3, 0.15, 0.15, 0.15, 0.15)
 _UNKNOWN = (0.4, 0.2, 0.1, 0.05, 0.0, 0.0)
 #: Times as many, where fewer than this share of the certain ones stands out; where hardly any does, nothing is told.
 _MORE_UNKNOWN, _STANDING_OUT, _BLIND = (1.0, 2.5, 5.0), 0.5, 0.1
+#: Copies of copies that are of one group, at most: as a share of all contents, and where these are few.
+_LARGEST_CHAIN, _CHAIN = 0.03, 30
 _BLOCK = 256
 _DECIMALS = 5
 
@@ -372,8 +374,17 @@ def _own(cosines: np.ndarray, apart: np.ndarray | None, copies: np.ndarray) -> N
 
 
 def _closed(copies: np.ndarray) -> np.ndarray:
-    """Pairs that are copies of one another or of one third, each content being of one group."""
+    """Pairs that are copies of one another or of a third, each content being of one group.
+
+    Copies of copies are of one group too, as long as that brings few together: among look-alikes chains have no end.
+    """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
     m = len(copies)
+    _, lead = connected_components(csr_array(copies), directed=False)
+    if np.bincount(lead).max() <= max(_LARGEST_CHAIN * m, _CHAIN):
+        return copies | (lead[:, None] == lead[None])
     lead = np.arange(m)
     free = np.ones(m, bool)
     for row in range(m):

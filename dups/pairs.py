@@ -14,13 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import CorruptError, StoreError, UsageError
-from ..store.store import Store
-from .calibration import Calibration, false_pairs_text
 from .confirm import PixelPairs
 from .default_calibration import MAX_KEPT, NearCache, measure_digest
 from .groups import Star
@@ -32,10 +29,15 @@ from .hashing import (
     informative,
     random_pairs_expected,
 )
-from .join.cosines import Asked, RowSet, choose_tiles, pair_cosines
+from .join.cosines import Asked, RowSet, pair_cosines
 from .join.selfjoin import Join, PairBlock, cross_join, self_join
-from .local_scaling import RADIUS, LocalMeasure, Neighbourhoods
-from .variants import Variants
+from .local_scaling import RADIUS, Neighbourhoods
+from .registration import Agreements, least_agreement
+from .rule import Rule, suspects
+from .variants import DETAIL, Variants
+
+#: What compares embeddings: the join that misses no pair, or a FAISS index.
+ENGINES = ("exact", "faiss")
 
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
 SPREAD_MEMBERS = 512
@@ -49,187 +51,18 @@ _RESCORED = 8192
 #: Near views of which each is asked whether its pair stands out; of more, those count that prove it by themselves.
 _MAX_CANDIDATES = 20_000_000
 
+#: Times as many pairs in doubt as are expected, beyond which more evidence is asked for, and pairs by cosine beyond which
+#: none is.
+_DOUBTS, _MAX_SUSPECTS = 6, 1_000_000
+#: Times the evidence of a pair that is one whatever its pixels say: a slant may keep pictures from being registered.
+_BEYOND_DOUBT = 2.0
+#: Agreement from which on pictures that do not agree enough are told as variants all the same.
+_VAGUE = 0.35
+#: Where copies are asked for less, as much evidence as a pair needs by itself lets them agree less.
+_TELLING = 0.6
+
 #: Searches among what is left, after the first, before stars are given up as they are.
 _ROUNDS = 50
-
-
-#: Bits of 64. Of a million images whose hashes were random, 7 pairs would be as near, and 11,000 within 10 bits.
-DEFAULT_HAMMING = 6
-
-#: In want of a calibration. No cosine suits every encoder and every set of images.
-DEFAULT_COSINE = 0.95
-
-#: Where a rule is from that the search has made for itself, or is yet to make.
-DEFAULT_SOURCE = "default"
-
-#: What compares embeddings: the join that misses no pair, or a FAISS index.
-ENGINES = ("exact", "faiss")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Rule by which two contents are near-duplicates.
-
-    Attributes
-    ----------
-    hamming : int or None
-        Bits of 64 in which perceptual hashes may differ, -1 where one by itself proves nothing; None leaves the stage out.
-    cosine : float or None
-        Least cosine; None leaves that stage out.
-    mean : ndarray, shape (dim,), or None
-        Subtracted from the vectors before their cosine is taken.
-    source : str
-        Where the cosine is from: "given", "default", or the name of a calibration.
-    matrix : ndarray, shape (dim, dim), or None
-        What the centred vectors are multiplied by; see `icehouse.dups.calibration`.
-    view_bits : int or None
-        Most bits in which views may differ, where a calibration knows.
-    agreement : float or None
-        Of all views, from which on images are near-duplicates whose hashes alone would not prove it.
-    local : LocalMeasure or None
-        What each content is held against, see `icehouse.dups.local_scaling`; `cosine` is left out then.
-    evidence : float or None
-        Least evidence of a pair by `local`.
-    levels : float or None
-        Mean difference of the levels of two thumbnails beyond which neither hash nor cosine proves anything: for sets of
-        which unrelated pictures have equal hashes. None asks for nothing.
-    alike : float or None
-        With `levels`, the cosine below which it is not the same picture either: thumbnails are grey.
-    """
-
-    hamming: int | None = None
-    cosine: float | None = None
-    mean: np.ndarray | None = None
-    source: str = "given"
-    matrix: np.ndarray | None = None
-    view_bits: int | None = None
-    agreement: float | None = None
-    local: LocalMeasure | None = None
-    evidence: float | None = None
-    levels: float | None = None
-    alike: float | None = None
-
-    def unconfirmed(self) -> Rule:
-        """The rule where there are no views that could agree: equal hashes count after all."""
-        if self.agreement is None:
-            return self
-        return replace(self, hamming=None if self.hamming is None else max(self.hamming, 0), agreement=None)
-
-
-def choose_hamming(
-    asked: int | Literal["auto"] | None, views: bool | None, feature: str | None, key: str
-) -> int | Literal["auto"] | None:
-    """Bits that may differ, None for a feature that is not of images; what could do nothing is refused."""
-    if key != "image_sha256":
-        if views or isinstance(asked, int):
-            raise UsageError(
-                f"perceptual hashes and views are of images, and {feature} is not; leave them out"
-            )
-        return None
-    if views and asked is None:
-        raise UsageError("views are compared by perceptual hashes, and these are left out")
-    return asked
-
-
-def check_rule(rule: Rule, threads: int | None, device: str) -> None:
-    """Refuse at once what the stages would refuse, since it may take minutes until they begin."""
-    if rule.hamming is not None:
-        alone = rule.agreement is None and rule.local is None
-        by_itself = rule.hamming if alone else max(rule.hamming, 0)
-        HashJoin(np.empty(0, np.uint64), np.empty(0, bool), by_itself)
-    nothing = np.empty((0, 1), np.float32)
-    self_join(nothing, 1.0 if rule.cosine is None else rule.cosine, threads=threads, device=device)
-    if device != "auto":
-        choose_tiles(device, 0, 1)
-
-
-def choose_rule(
-    store: Store,
-    rule: Rule | float | None,
-    feature: str | None,
-    hamming: int | None,
-    automatic: bool,
-    n: int,
-    expected: float | None,
-    viewed: bool,
-) -> tuple[Rule, list[str]]:
-    """Rule of pairs among `n` contents, whose parts are hashed if `viewed`, and remarks for the user."""
-    if feature is None:
-        if rule is not None or expected is not None:
-            raise UsageError("a cosine needs a feature to be taken of; give one, or leave the cosine out")
-        return Rule(hamming), []
-    if rule is not None and expected is not None:
-        raise UsageError("give a cosine, or the number of false pairs to choose it by, not both")
-    if isinstance(rule, Rule):
-        return replace(rule, hamming=hamming), []
-    made, why = _calibrated(store, feature, hamming if automatic else None, n, expected, viewed)
-    if rule is not None:
-        said = [] if made is None else [by_hand(rule, feature)]
-        return Rule(hamming, rule), said
-    if made is not None:
-        return made if automatic else replace(made, hamming=hamming), why
-    # The search makes one of what it reads anyway.
-    return Rule(hamming, source=DEFAULT_SOURCE), [] if why[0].endswith("has no calibration") else why
-
-
-def by_hand(cosine: float, feature: str) -> str:
-    """Say what a cosine given by hand is of, where there is a calibration."""
-    return (
-        f"cosine {cosine:g} was given: it is of the vectors of {feature} as they are, not as the calibration maps them, "
-        "and the same for all pairs; leave --threshold out to use the calibration"
-    )
-
-
-def _calibrated(
-    store: Store, feature: str, most: int | None, n: int, expected: float | None, viewed: bool
-) -> tuple[Rule | None, list[str]]:
-    """The rule that the feature's calibration makes, with at most `most` bits; None if there is none that holds, and why."""
-    try:
-        made, why = Calibration.current(store, feature)
-    except CorruptError:
-        raise
-    except StoreError as error:
-        made, why = None, str(error)
-    if made is None:
-        return None, [why]
-    wanted = 1.0 if expected is None else expected
-    rule, notes = calibrated_rule(made, n, wanted, most, viewed)
-    if made.grown(n):
-        notes.append(
-            f"the calibration has seen {made.rows} contents, and there are {n}: newer ones may make more false pairs; "
-            "run `icehouse dups calibrate` again"
-        )
-    return rule, notes
-
-
-def calibrated_rule(
-    made: Calibration, n: int, expected: float, most: int | None, viewed: bool, by: str = "the calibration"
-) -> tuple[Rule, list[str]]:
-    """The rule that a calibration makes for `n` contents, with at most `most` bits, and what to say of it."""
-    at = f"at {false_pairs_text(expected)} among {n} contents"
-    if made.local is not None:
-        evidence = made.local_threshold(n, expected)
-        notes = [
-            f"pairs that stand out among their own neighbours by {evidence:.1f} or more, {at}, by {by} of {made.feature}"
-        ]
-        rule = Rule(
-            None, None, made.mean, made.origin(expected), made.matrix, local=made.local, evidence=evidence
-        )
-    else:
-        cosine = made.threshold(n, expected)
-        notes = [f"cosine {cosine:.4f} by {by} of {made.feature}, {at}"]
-        rule = Rule(None, cosine, made.mean, made.origin(expected), made.matrix)
-    if most is None:
-        return rule, notes
-    hashes = made.hashes(n, most, expected, viewed)
-    if hashes.whole < most:
-        bits = f"{hashes.whole} bits" if hashes.whole >= 0 else "no hash by itself counts"
-        beyond = "" if hashes.agreement is None else "; near ones whose parts agree do"
-        notes.append(
-            f"unrelated images of this set have near hashes: {bits} instead of {most}{beyond}; "
-            f"--hamming {most} asks for them all the same"
-        )
-    return replace(rule, hamming=hashes.whole, view_bits=hashes.views, agreement=hashes.agreement), notes
 
 
 @dataclass(frozen=True)
@@ -301,13 +134,16 @@ class Contents:
         self.beside: Neighbourhoods | None = None
         #: Near pairs that earlier searches found.
         self.known: NearCache | None = None
+        #: How far pictures agree pixel by pixel; None where there are none.
+        self.agreements: Agreements | None = None
 
     @property
     def asked(self) -> np.ndarray | float | None:
         """Least cosine of pairs whose hashes say nothing: one for all, or one for each row; None without that stage."""
-        if self.rule.local is None or self.rule.evidence is None or self.beside is None:
+        least = self.rule.least_evidence
+        if self.rule.local is None or least is None or self.beside is None:
             return self.rule.cosine
-        return self.beside.asked(self.rule.evidence)
+        return self.beside.asked(least)
 
     def evidence(
         self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray, apart: np.ndarray | None
@@ -345,6 +181,7 @@ class Contents:
             self.hashes[numbers], self.hashed[numbers], self.rule, X, at, views, variants, confirmed
         )
         made.beside = None if self.beside is None else self.beside.subset(np.flatnonzero(held))
+        made.agreements = None if self.agreements is None else self.agreements.subset(numbers)
         return made
 
     def hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
@@ -379,6 +216,19 @@ class Contents:
 
     def judge(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray | None = None) -> FoundPairs:
         """Measure pairs, whichever stage found them, and tell which stages find them."""
+        found = self.measure(i, j, cosine)
+        differs = np.zeros(len(i), np.int8) if self.variants is None else self.variants.of(i, j)
+        differs = np.where(found.container > 0, np.int8(0), differs)
+        embedding, vague = self._agreed(found)
+        differs = np.where(vague & (differs == 0), np.int8(DETAIL), differs)
+        by_pixels = np.zeros(len(i), bool) if self.confirmed is None else self.confirmed.find(i, j)[0]
+        asked = (found.perceptual | embedding) & ~by_pixels & (differs == 0)
+        refuted = self._refuted(i, j, found.cosine, asked)
+        perceptual, embedding = found.perceptual & ~refuted, embedding & ~refuted
+        return replace(found, perceptual=perceptual, embedding=embedding, differs=differs)
+
+    def measure(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray | None = None) -> FoundPairs:
+        """Measure pairs, and tell which the hashes find and which have evidence enough to be looked at."""
         whole = hamming = self._whole_hamming(i, j)
         if cosine is None:
             cosine = self.cosine(i, j)
@@ -392,7 +242,6 @@ class Contents:
             hamming = np.where(whole < 0, whole, np.minimum(whole, nearest))
             perceptual |= self.views.found(i, j, nearest)
         orientation = container = np.zeros(len(i), np.int8)
-        found = np.zeros(len(i), bool)
         if self.confirmed is not None:
             found, orientation, bits, container = self.confirmed.find(i, j)
             perceptual |= found
@@ -401,16 +250,39 @@ class Contents:
             container = np.where(perceptual, np.int8(0), container)
         embedding = np.zeros(len(i), bool) if least is None else cosine >= least
         evidence = self.evidence(i, j, cosine, nearest)
-        if self.beside is not None and self.rule.evidence is not None:
+        if self.beside is not None and self.rule.least_evidence is not None:
             # The join asks by cosines; whichever way it is rounded, a pair that it finds is found.
-            embedding = (evidence >= self.rule.evidence) | self._reaches(i, j, cosine)
-        differs = np.zeros(len(i), np.int8) if self.variants is None else self.variants.of(i, j)
-        differs = np.where(container > 0, np.int8(0), differs)
-        refuted = self._refuted(i, j, cosine, (perceptual | embedding) & ~found & (differs == 0))
-        perceptual, embedding = perceptual & ~refuted, embedding & ~refuted
+            embedding = (evidence >= self.rule.least_evidence) | self._reaches(i, j, cosine)
+        differs = np.zeros(len(i), np.int8)
         return FoundPairs(
             i, j, hamming, cosine, perceptual, embedding, differs, orientation, container, evidence
         )
+
+    def in_doubt(self, found: FoundPairs) -> np.ndarray:
+        """Tell which measured pairs are pairs only if their pictures agree pixel by pixel."""
+        rule = self.rule
+        if rule.suspected is None or rule.evidence is None:
+            return np.zeros(len(found), bool)
+        unsure = found.embedding & ~found.perceptual & (found.container == 0) & (found.i != found.j)
+        return unsure & ~(found.evidence >= _BEYOND_DOUBT * rule.evidence)
+
+    def _agreed(self, found: FoundPairs) -> tuple[np.ndarray, np.ndarray]:
+        """Tell which pairs embeddings find, those in doubt by their pixels, and for which these decide nothing."""
+        embedding, vague = found.embedding.copy(), np.zeros(len(found), bool)
+        rule = self.rule
+        if rule.agreeing is None or rule.evidence is None or self.agreements is None:
+            return embedding, vague
+        at = np.flatnonzero(self.in_doubt(found))
+        agreed, evidence = self.agreements.of(found.i[at], found.j[at]), found.evidence[at]
+        least = np.full(len(at), rule.agreeing)
+        if rule.agreeing < _TELLING:
+            # Where unrelated pictures hardly agree, what stands out as a pair does may do so with much drawn over it.
+            least *= np.clip(_BEYOND_DOUBT - evidence / rule.evidence, 0, 1)
+        # What cannot be read again is told by its evidence, and nobody's duplicate.
+        told = np.isnan(agreed) | (agreed >= _VAGUE)
+        vague[at] = told & ~(agreed >= least) & (evidence >= rule.evidence)
+        embedding[at] = (agreed >= least) | vague[at]
+        return embedding, vague
 
     def _refuted(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """Tell which of the pairs `asked` for have levels, or vectors, too far apart for a rule on levels."""
@@ -570,6 +442,7 @@ class PairSearch:
     complete: int = 0
     stats: dict[str, Any] = field(default_factory=dict)
     _by_views: np.ndarray | None = field(default=None, init=False)
+    _by_cosine: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False)
 
     @property
     def max_pairs(self) -> int:
@@ -583,10 +456,11 @@ class PairSearch:
         say, and equal ones count again.
         """
         contents = self.contents
-        if self._by_views is not None:
+        if self._by_views is not None or self._by_cosine is not None:
             return
         if contents.views is None:
             contents.rule = contents.rule.unconfirmed()
+            self._settle_doubts()
             return
         begun = time.perf_counter()
         codes, whole = self._near_views(contents.views)
@@ -600,11 +474,65 @@ class PairSearch:
         if not whole:
             contents.views = None
             contents.rule = contents.rule.unconfirmed()
+        self._settle_doubts()
+
+    def _settle_doubts(self) -> None:
+        """Register the pictures of all pairs in doubt, and choose how far copies have to agree.
+
+        Where too many are in doubt more evidence is asked for, and where all that has enough is in doubt, pixels are not.
+        """
+        contents = self.contents
+        if contents.rule.suspected is None or contents.rule.agreeing is not None:
+            return
+        alone = replace(contents.rule, suspected=None)
+        if contents.agreements is None or contents.beside is None or contents.rows is None:
+            contents.rule = alone
+            return
+        begun, count = time.perf_counter(), 0
+        blocks: list[tuple[np.ndarray, np.ndarray]] = []
+        for block in self._by_embedding():
+            blocks.append(block)
+            count += len(block[0])
+            if count > min(_MAX_SUSPECTS, self.max_pairs):
+                contents.rule = alone
+                return
+        none = (np.empty(0, np.int64), np.empty(0))
+        self._by_cosine = codes, cosine = _one([none, *blocks])
+        seen = self._by_views if self._by_views is not None and contents.views is not None else none[0]
+        seen = np.setdiff1d(seen, codes)
+        pairs = [np.empty((3, 0))]
+        for part, known in ((codes, cosine), (seen, None)):
+            for start in range(0, len(part), _MIN_BLOCK):
+                rows = slice(start, start + _MIN_BLOCK)
+                i, j = np.divmod(part[rows], len(contents))
+                found = contents.measure(i, j, None if known is None else known[rows])
+                at = contents.in_doubt(found)
+                pairs.append(np.stack([i[at], j[at], found.evidence[at]]))
+        i, j, evidence = np.concatenate(pairs, axis=1)
+        most = int(_DOUBTS * suspects(len(contents)))
+        if len(evidence) > most:
+            least = float(np.nextafter(np.partition(evidence, -most - 1)[-most - 1], np.inf))
+            if least >= (contents.rule.evidence or 0.0):
+                contents.rule = alone
+                return
+            contents.rule = replace(contents.rule, suspected=least)
+            i, j, evidence = (column[evidence >= least] for column in (i, j, evidence))
+        agreed = contents.agreements.of(i.astype(np.int64), j.astype(np.int64))
+        agreeing = least_agreement(agreed[~np.isnan(agreed)], evidence[~np.isnan(agreed)])
+        contents.rule = replace(contents.rule, agreeing=agreeing)
+        self.stats["registered"] = {
+            "pairs": len(agreed),
+            "agreeing": int((agreed >= agreeing).sum()),
+            "least": agreeing,
+            "evidence": contents.rule.suspected,
+            "seconds": time.perf_counter() - begun,
+        }
 
     def _near_views(self, views: ViewHashes) -> tuple[np.ndarray, bool]:
         """Pairs that views find, by themselves or with the cosine; see `ViewHashes.pairs`."""
         contents = self.contents
-        if contents.beside is None or contents.rule.evidence is None:
+        least = contents.rule.least_evidence
+        if contents.beside is None or least is None:
             return views.pairs(self.max_pairs + 1)
         wide = replace(views, radius=max(views.radius, RADIUS))
         codes, whole = self._wide_pairs(wide)
@@ -617,7 +545,7 @@ class PairSearch:
             nearest = views.distance(i, j)
             found = views.found(i, j, nearest)
             evidence = contents.evidence(i, j, contents.cosine(i, j), nearest)
-            kept.append(part[found | (evidence >= contents.rule.evidence)])
+            kept.append(part[found | (evidence >= least)])
         return np.concatenate(kept)[: self.max_pairs + 1], whole
 
     def _wide_pairs(self, wide: ViewHashes) -> tuple[np.ndarray, bool]:
@@ -651,8 +579,8 @@ class PairSearch:
                 return
 
     def _standing(self, found: FoundPairs) -> FoundPairs:
-        """The pairs that their thumbnails do not refute; without a rule on levels, all."""
-        if self.contents.rule.levels is None:
+        """The pairs that their pictures do not refute; without a rule on levels or pixels, all."""
+        if self.contents.rule.levels is None and self.contents.rule.agreeing is None:
             return found
         kept = found.perceptual | found.embedding | (found.container > 0)
         self.stats["refuted"] = self.stats.get("refuted", 0) + int((~kept).sum())
@@ -692,7 +620,12 @@ class PairSearch:
             return
         # One more than asked for, so that the cap is noticed.
         options = replace(self.options, max_pairs=self.max_pairs + 1)
-        at, n, least = contents.with_vector, len(contents), contents.rule.evidence or 0.0
+        at, n, least = contents.with_vector, len(contents), contents.rule.least_evidence or 0.0
+        if self._by_cosine is not None:
+            codes, cosine = self._by_cosine
+            for start in range(0, len(codes), _MIN_BLOCK):
+                yield codes[start : start + _MIN_BLOCK], cosine[start : start + _MIN_BLOCK].copy()
+            return
         of: str | None = None
         if (
             contents.rule.local is not None

@@ -48,7 +48,9 @@ PAIRS = pa.schema(
         pa.field("embedding", pa.bool_(), nullable=False),
         pa.field("hamming", pa.uint8()),
         pa.field("cosine", pa.float64()),
-        pa.field("differs", pa.string()),  # what of a variant differs: its "text" or its "picture"
+        pa.field(
+            "differs", pa.string()
+        ),  # what of a variant differs: its "text", its "picture", or "detail" of it
         # How the picture of `id_a` has to be turned to be that of `id_b`; null where it has not.
         pa.field("orientation", pa.string()),
         # Of a collage and a picture in it the id of the collage.
@@ -112,6 +114,10 @@ class RankedItems:
     #: int64 (n,): number of the item's content, -1 if it has none; numbered as they first appear
     content: np.ndarray
     best: np.ndarray  # int64 (contents,): first item of each content
+
+    def files_of(self, contents: np.ndarray) -> pa.Array:
+        """Files of the best items of some contents."""
+        return self.files.take(pa.array(self.best[contents]))
 
     def copies(self) -> np.ndarray:
         """Items that are a copy of one that is preferred to them."""

@@ -46,7 +46,7 @@ from ..store.schema import fingerprint
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
 from .find import default_feature
-from .pairs import DEFAULT_COSINE, DEFAULT_HAMMING, Rule
+from .rule import DEFAULT_COSINE, DEFAULT_HAMMING, Rule
 from .window import (
     BATCH,
     DEFAULT_WINDOW,

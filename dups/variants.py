@@ -45,7 +45,10 @@ _TEXTS, _CHARS = 8, 5000
 MAX_OVERLAYS = 300_000
 
 #: What told a pair as a variant, as `Variants.of` numbers it.
-EVIDENCE = (None, "text", "picture")
+EVIDENCE = (None, "text", "picture", "detail")
+
+#: Place of pictures that agree, but not in their detail: two photographs of one thing.
+DETAIL = EVIDENCE.index("detail")
 
 _TAGS = ("#", "＃", "@")
 _MENTION = re.compile(r"(?<!\w)@\w+(?:@[\w.-]+)?")
@@ -633,7 +636,7 @@ def variant_notes(variants: Variants, differing: Mapping[str, int], policy: Poli
     """Tell of variants by what differs, and of byte copies of one picture with other texts."""
     told = []
     if total := sum(differing.values()):
-        words = {"text": "texts", "picture": "words in the pictures"}
+        words = {"text": "texts", "picture": "words in the pictures", "detail": "pictures' detail"}
         by = ", ".join(f"{count} by their {words[name]}" for name, count in differing.items())
         what = (
             "both are kept and told in variants.csv; --variants drop counts them as duplicates"

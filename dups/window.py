@@ -42,7 +42,7 @@ from .join.cosines import (
     project,
     summation_slack,
 )
-from .pairs import Rule
+from .rule import Rule
 
 
 @dataclass(frozen=True)

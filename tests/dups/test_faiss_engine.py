@@ -15,7 +15,7 @@ from icehouse.dups.find import Duplicates
 from icehouse.dups.find import find_duplicates as find
 from icehouse.dups.join import selfjoin
 from icehouse.dups.join.cosines import NumpyTiles, Plan, RowSet
-from icehouse.dups.pairs import Rule
+from icehouse.dups.rule import Rule
 from icehouse.errors import UsageError
 from icehouse.store.index.build import build_index
 from icehouse.store.store import Store

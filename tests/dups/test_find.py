@@ -16,8 +16,9 @@ from icehouse.dups import find as find_module
 from icehouse.dups import pairs as pairs_module
 from icehouse.dups.find import Duplicates, default_feature, find_duplicates, list_duplicates
 from icehouse.dups.join.cosines import RowSet, pair_cosines
-from icehouse.dups.pairs import Contents, JoinOptions, PairSearch, Rule
+from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
 from icehouse.dups.results import KINDS, STAGES
+from icehouse.dups.rule import Rule
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store

@@ -22,7 +22,8 @@ from icehouse.dups.local_scaling import (
     cross_distances,
     fit_local,
 )
-from icehouse.dups.pairs import Contents, Exact, JoinOptions, PairSearch, Rule
+from icehouse.dups.pairs import Contents, Exact, JoinOptions, PairSearch
+from icehouse.dups.rule import Rule
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import UsageError
 from icehouse.store.files import write_sums

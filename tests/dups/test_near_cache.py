@@ -12,7 +12,8 @@ from icehouse.dups.default_calibration import NearCache
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import VIEWS, ViewHashes, cross_pairs, informative
 from icehouse.dups.local_scaling import LocalMeasure, fit_local
-from icehouse.dups.pairs import Contents, JoinOptions, PairSearch, Rule
+from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
+from icehouse.dups.rule import Rule
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from toys import ToyEncoder, picture

@@ -18,7 +18,7 @@ from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import TURNED, write_gallery
 from icehouse.dups.hashing import informative
 from icehouse.dups.orientation import RADIUS, turn, turned_pairs
-from icehouse.dups.pairs import Rule
+from icehouse.dups.rule import Rule
 from icehouse.dups.stream import DuplicateStream
 from icehouse.dups.window import Arrival, SlidingWindow, load_window, save_window
 from icehouse.embed.pipeline import embed_sources

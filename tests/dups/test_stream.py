@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from icehouse.dups import stream as stream_module
 from icehouse.dups.calibration import Calibration, TailFit, fit_map
-from icehouse.dups.pairs import Rule
+from icehouse.dups.rule import Rule
 from icehouse.dups.stream import DuplicateStream, StreamResult
 from icehouse.embed import extract
 from icehouse.embed.pipeline import embed_sources

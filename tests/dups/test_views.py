@@ -22,7 +22,8 @@ from icehouse.dups.hashing import (
     picture_views,
     view_radius,
 )
-from icehouse.dups.pairs import Contents, JoinOptions, PairSearch, Rule
+from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
+from icehouse.dups.rule import Rule
 from icehouse.dups.view_table import TABLE, content_shares, load_thumbs, load_views, read_views
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store

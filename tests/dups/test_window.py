@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from icehouse.dups import window as window_module
 from icehouse.dups.hashing import informative
 from icehouse.dups.join.cosines import RowSet, pair_cosines
-from icehouse.dups.pairs import Rule
+from icehouse.dups.rule import Rule
 from icehouse.dups.window import Arrival, SlidingWindow, StreamResult, load_window, save_window
 from icehouse.errors import CorruptError, SpaceError, StoreError, UsageError
 
@@ -397,7 +397,7 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 import numpy as np
-from icehouse.dups.pairs import Rule
+from icehouse.dups.rule import Rule
 from icehouse.dups.window import SlidingWindow
 from icehouse.dups.window import save_window
 from icehouse.dups.window import Arrival

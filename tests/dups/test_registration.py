@@ -1,0 +1,214 @@
+"""Tests of icehouse.dups.registration."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from icehouse.data.sample.scenes import paint
+from icehouse.data.transforms import GRADED, encode
+from icehouse.dups.hashing import VIEWS, ViewHashes, informative
+from icehouse.dups.local_scaling import fit_local
+from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
+from icehouse.dups.registration import (
+    LOOSE,
+    STRICT,
+    Agreements,
+    Picture,
+    agreement,
+    least_agreement,
+)
+from icehouse.dups.rule import Rule
+from icehouse.dups.variants import DETAIL
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def scene() -> Image.Image:
+    return paint(np.random.default_rng(3), "houses", long_side=480)[0].convert("RGB")
+
+
+def saved(image: Image.Image, quality: int = 80) -> Picture:
+    return Picture.of(Image.open(io.BytesIO(encode(image, "jpg", quality))))
+
+
+def grain(seed: int) -> Image.Image:
+    """A plate with one pattern that all have, and a grain of its own."""
+    y, x = np.mgrid[:300, :300]
+    lines = 40.0 * ((x % 60) < 4) + 25.0 * ((y % 12) < 2)
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.normal(0, 1, (60, 60)).astype(np.float32)).resize(
+        (300, 300), Image.Resampling.BICUBIC
+    )
+    own = 14 * np.asarray(coarse) + rng.normal(0, 2, (300, 300))
+    return Image.fromarray(np.clip(120 + lines + own, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", sorted(GRADED))
+def test_copies_agree_with_their_picture(scene: Image.Image, kind: str) -> None:
+    copy = saved(GRADED[kind](scene, np.random.default_rng(1)), 75)
+    assert agreement(Picture.of(scene), copy) > 0.6
+    assert agreement(copy, Picture.of(scene)) > 0.6
+
+
+@pytest.mark.parametrize("orientation", list(Image.Transpose))
+def test_turned_and_mirrored_copies_agree(scene: Image.Image, orientation: Image.Transpose) -> None:
+    assert agreement(Picture.of(scene), saved(scene.transpose(orientation))) > 0.8
+
+
+def test_a_squashed_copy_agrees(scene: Image.Image) -> None:
+    assert agreement(Picture.of(scene), saved(scene.resize((scene.width * 7 // 10, scene.height)))) > 0.8
+
+
+def test_other_pictures_do_not_agree(scene: Image.Image) -> None:
+    others = [paint(np.random.default_rng(k), "lake", long_side=480)[0] for k in range(4)]
+    assert max(agreement(Picture.of(scene), saved(other.convert("RGB"))) for other in others) < 0.4
+
+
+def test_a_pattern_that_all_share_is_no_agreement() -> None:
+    plates = [grain(k) for k in range(4)]
+    same = [agreement(Picture.of(plate), saved(plate, 60)) for plate in plates]
+    apart = [agreement(Picture.of(plates[0]), Picture.of(plate)) for plate in plates[1:]]
+    assert min(same) > STRICT
+    assert max(apart) < 0.7
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3)])
+def test_of_tiny_and_flat_pictures_nothing_is_told(size: tuple[int, int], scene: Image.Image) -> None:
+    small, flat = Picture.of(scene.resize(size)), Picture.of(Image.new("RGB", (200, 100), "red"))
+    for one, two in ((small, Picture.of(scene)), (small, small), (flat, flat), (flat, Picture.of(scene))):
+        assert agreement(one, two) < LOOSE
+
+
+def test_copies_are_asked_for_more_where_others_agree_too() -> None:
+    assert least_agreement(np.array([]), np.array([])) == LOOSE
+    high, low = np.full(100, 9.0), np.full(300, 2.0)
+    evidence = np.concatenate([high, low])
+    assert least_agreement(np.concatenate([np.full(100, 0.7), np.full(300, -0.5)]), evidence) == LOOSE
+    assert least_agreement(np.concatenate([high * 0.1, np.linspace(0.3, 0.8, 300)]), evidence) == STRICT
+
+
+class Files:
+    """Pictures in files, by number; how often they were asked for."""
+
+    def __init__(self, folder: Path, images: list[Image.Image]) -> None:
+        self.files = [folder / f"{k}.jpg" for k in range(len(images))]
+        for file, image in zip(self.files, images, strict=True):
+            file.write_bytes(encode(image, "jpg", 85))
+        self.digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files]
+
+    def sources(self, numbers: np.ndarray) -> tuple[list[str], list[str | None]]:
+        chosen = numbers.tolist()
+        return [self.digests[k] for k in chosen], [str(self.files[k]) for k in chosen]
+
+
+def test_answers_are_those_of_the_pictures_whatever_the_order_and_kept(
+    scene: Image.Image, tmp_path: Path
+) -> None:
+    held = Files(tmp_path, [scene, GRADED["crop_10"](scene, np.random.default_rng(0)), grain(1), grain(2)])
+    i, j = np.triu_indices(4, 1)
+    made = Agreements(held.sources, tmp_path / "cache" / "answers.npz", threads=2)
+    found = made.of(i, j)
+    pictures = [Picture.of(Image.open(file)) for file in held.files]
+    low = [min((a, b), key=lambda k: held.digests[k]) for a, b in zip(i.tolist(), j.tolist(), strict=True)]
+    other = [a + b - c for a, b, c in zip(i.tolist(), j.tolist(), low, strict=True)]
+    brute = [agreement(pictures[a], pictures[b]) for a, b in zip(low, other, strict=True)]
+    assert np.allclose(found, brute, atol=1e-3)
+    assert np.array_equal(made.of(j[::-1], i[::-1]), found[::-1])
+    numbers = np.array([1, 3])
+    assert made.subset(numbers).of(np.array([0]), np.array([1]))[0] == found[4]
+    made.keep()
+    for file in held.files:
+        file.unlink()
+    again = Agreements(held.sources, tmp_path / "cache" / "answers.npz")
+    assert np.array_equal(again.of(i, j), found)
+
+
+def test_what_cannot_be_read_as_it_was_is_unknown_and_asked_again(scene: Image.Image, tmp_path: Path) -> None:
+    held = Files(tmp_path, [scene, scene.resize((300, 200)), grain(1)])
+    kept = held.files[1].read_bytes()
+    held.files[1].write_bytes(held.files[2].read_bytes())
+    held.files[2].write_bytes(b"no picture")
+    file = tmp_path / "answers.npz"
+    made = Agreements(held.sources, file)
+    assert np.isnan(made.of(np.array([0, 0]), np.array([1, 2]))).all()
+    made.keep()
+    held.files[1].write_bytes(kept)
+    assert Agreements(held.sources, file).of(np.array([0]), np.array([1]))[0] > 0.8
+    file.write_bytes(b"PK\x03\x04 damaged")
+    assert Agreements(held.sources, file).of(np.array([0]), np.array([1]))[0] > 0.8
+
+
+class Told(Agreements):
+    """Agreements that are known beforehand."""
+
+    def __init__(self, table: np.ndarray) -> None:
+        self.table, self.asked = table, 0
+
+    def of(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        self.asked += len(i)
+        return self.table[i, j]
+
+    def subset(self, numbers: np.ndarray) -> Told:
+        return Told(self.table[np.ix_(numbers, numbers)])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pairs_are_those_of_brute_force_over_evidence_and_pixels(seed: int) -> None:
+    """Candidates by evidence first, and of those in doubt the ones whose pictures agree: no other pair, and none missed."""
+    rng = np.random.default_rng(seed)
+    n, dim = 220, 16
+    X, hashes = rng.standard_normal((n, dim)), rng.integers(0, 2**64, (n, VIEWS), dtype=np.uint64)
+    of = rng.integers(0, n - 60, 60)
+    X[n - 60 :] = X[of] + rng.uniform(0.05, 0.6, (60, 1)) * rng.standard_normal((60, dim))
+    flips = np.uint64(1) << rng.integers(0, 64, (60, VIEWS, 5)).astype(np.uint64)
+    hashes[n - 60 :] = hashes[of] ^ np.bitwise_xor.reduce(flips, axis=2)
+    X = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+    views = ViewHashes(hashes, informative(hashes), 1)
+    measure = fit_local(X, views, n)
+    table = np.round(rng.choice([-1.0, 0.1, 0.5, 0.95, np.nan], (n, n)) * rng.uniform(0.8, 1, (n, n)), 4)
+    table = np.triu(table) + np.triu(table, 1).T
+    rule = Rule(None, None, np.zeros(dim), local=measure, evidence=5.0, suspected=1.5 if seed % 2 else 2.5)
+    contents = Contents(np.zeros(n, np.uint64), np.zeros(n, bool), rule, X, np.arange(n), views)
+    contents.beside, contents.agreements = measure.neighbourhoods(X, views), Told(table)
+    i, j = np.triu_indices(n, 1)
+    measured = contents.measure(i, j)
+    strength, by_view = measured.evidence, measured.perceptual
+    doubt = (strength >= rule.suspected) & (strength < 10) & ~by_view
+    search = PairSearch(contents, JoinOptions(100_000, 1))
+    blocks = list(search)
+    found = {pair for block in blocks for pair in zip(block.i.tolist(), block.j.tolist(), strict=True)}
+    agreed = table[i, j]
+    known = doubt & ~np.isnan(agreed)
+    least = least_agreement(agreed[known], strength[known])
+    assert search.stats["registered"]["least"] == least
+    asked = np.where(least < 0.6, least * np.clip(2 - strength / 5, 0, 1), least)
+    unsure = doubt & (strength >= 5) & ~(agreed >= asked) & (np.isnan(agreed) | (agreed >= 0.35))
+    wanted = by_view | (strength >= 10) | (doubt & (agreed >= asked)) | unsure
+    assert found == set(zip(i[wanted].tolist(), j[wanted].tolist(), strict=True))
+    vague = {
+        (a, b)
+        for block in blocks
+        for a, b, what in zip(block.i.tolist(), block.j.tolist(), block.differs.tolist(), strict=True)
+        if what == DETAIL
+    }
+    assert vague == set(zip(i[unsure].tolist(), j[unsure].tolist(), strict=True))
+    assert doubt.sum() > 20
+
+
+def test_where_too_much_is_in_doubt_more_evidence_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((200, 8))
+    X = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+    measure = fit_local(X, None, 200)
+    monkeypatch.setattr("icehouse.dups.pairs._DOUBTS", 0.2)
+    rule = Rule(None, None, np.zeros(8), local=measure, evidence=8.0, suspected=0.1)
+    contents = Contents(np.zeros(200, np.uint64), np.zeros(200, bool), rule, X, np.arange(200))
+    contents.beside, contents.agreements = measure.neighbourhoods(X, None), Told(np.full((200, 200), 0.0))
+    search = PairSearch(contents, JoinOptions(100_000, 1))
+    assert not sum(len(block) for block in search)
+    assert 0 < contents.agreements.asked < 100
+    assert contents.rule.suspected > 0.1
