@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from ..data import image_files
 from ..data.images import DECODER_VERSION, decode
 from ..data.text import DEFAULT_CLEANING, clean, text_sha256
 from ..errors import EncoderError, ImageError, SpaceError, UsageError
@@ -27,7 +28,7 @@ from ..store.store import Store
 from ..store.table import Table
 from ..store.vectors import tokens_to_arrow, vectors_to_arrow
 from .encoder import Encoder, Modality, Tokens, load_encoder, require_trusted
-from .extract import Work, read_file
+from .extract import Work
 
 # Metadata says what a writer believes of itself; the probe says what it does. It catches what metadata cannot: another
 # resize, a quick-GELU mismatch, a library that changed underneath. Two built-in contents need no file, so a store that was
@@ -406,7 +407,7 @@ class FeatureTables:
 def _read_image(path: Path) -> tuple[str, Any] | None:
     """sha256 and whole upright picture of a file, or None if it cannot be had."""
     try:
-        data, _ = read_file(path)
+        data, _ = image_files.read(path)
         return hashlib.sha256(data).hexdigest(), decode(data).image
     except (OSError, ValueError, ImageError):
         return None

@@ -18,7 +18,6 @@ from PIL import Image
 from ..data import image_files
 from ..data.images import decode
 from ..errors import ImageError
-from .extract import read_file
 
 #: Characters of embedded pictures kept in memory for contents that come again.
 _KEEP = 64 * 2**20
@@ -51,7 +50,7 @@ class ImageFile:
 def thumbnail(source: Path | bytes, *, side: int = 320) -> Thumbnail:
     """Shrink an image file, or what is in one, to at most `side` pixels a side, upright."""
     try:
-        data = source if isinstance(source, bytes) else read_file(source)[0]
+        data = source if isinstance(source, bytes) else image_files.read(source)[0]
         image = decode(data, shortest=side).image
     except (ImageError, OSError, ValueError) as error:
         return Thumbnail(None, problem=_problem(error))

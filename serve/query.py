@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
+from ..data import image_files
 from ..data.images import decode
 from ..data.text import clean
 from ..embed.encoder import Encoder, Modality
-from ..embed.extract import read_file
 from ..embed.tables import cleaning_beside, load_checked
 from ..errors import SourceError, UsageError
 from ..store.index.index import Found, find_item, find_vectors
@@ -147,7 +147,7 @@ def _has_image(store: Store, item: str) -> bool:
 
 def _pixels(encoder: Encoder, path: Path) -> np.ndarray:
     try:
-        data, _ = read_file(path)
+        data, _ = image_files.read(path)
         return encoder.prepare_image(decode(data).image)[None]
     except Exception as error:  # of the file, or of the encoder's own preprocessing
         reason = (error.strerror if isinstance(error, OSError) else error) or type(error).__name__

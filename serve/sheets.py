@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..data import image_files
 from ..embed.captions.stats import CaptionSet, Shown, words_of
-from ..embed.extract import read_file
 from ..embed.thumbnails import Thumbnail, thumbnail, thumbnails
 from ..errors import ImageError
 from ..store.files import publish_text
@@ -91,7 +91,7 @@ def _described(one: Shown, side: int) -> Thumbnail:
     problem = "no item of the store has this picture any more"
     for file in one.files:
         try:
-            data, _ = read_file(file)
+            data, _ = image_files.read(file)
         except (ImageError, OSError) as error:
             gone = isinstance(error, FileNotFoundError)
             problem = "the file is gone" if gone else getattr(error, "strerror", None) or str(error)
