@@ -428,7 +428,7 @@ class Desk:
                 for entry in votes.values():
                     counts[row, place[str(entry.label)]] += 1
             decided = decisions(found, task.votes)
-            return {
+            told = {
                 "task": task.name,
                 "version": task.version,
                 "classes": list(task.classes),
@@ -439,7 +439,6 @@ class Desk:
                     name: sum(each.label == name for each in decided.values()) for name in task.classes
                 },
                 "adjudicated": sum(each.by == "adjudicator" for each in decided.values()),
-                "kappa": kappa_with_interval(counts),
                 "annotators": annotators(found),
                 "searches": list(self.units.searches),
                 "rejected": self.queue.rejected,
@@ -447,3 +446,5 @@ class Desk:
                 "learning": self.queue.figures(),
                 "notes": self.queue.notes,
             }
+        # A thousand resamplings, which nobody who labels has to wait for.
+        return {**told, "kappa": kappa_with_interval(counts)}

@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -105,7 +105,9 @@ class Chart:
     diagonal: bool = False
     mark: float | None = None
     note: str = ""
-    legend: str = "best"  # a place of matplotlib's, which does not look at intervals
+    legend: Literal["best", "lower right"] = (
+        "best"  # a place of matplotlib's, which does not look at intervals
+    )
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON values."""

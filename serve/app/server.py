@@ -120,7 +120,7 @@ def _impatient(head_seconds: float) -> type[asyncio.Protocol]:
 
     base: Any = H11Protocol
 
-    class Impatient(base):  # type: ignore[misc]
+    class Impatient(base):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._begun = False

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.dups.find import find_duplicates
+from icehouse.embed.captions.importing import import_captions
 from icehouse.heads.evaluate import predict_items
 from icehouse.heads.runs import Run
 from icehouse.serve.app.map_page import NONE, categories, packed
@@ -369,4 +370,33 @@ def test_fingers_move_and_pinch(big: tuple[str, np.ndarray, Path]) -> None:
             ],
         )  # fmt: skip
         assert np.isclose(float(pinched.split()[0]), 2 * scale)
+        assert page.evaluate("window.got.length") == 0
+
+
+@pytest.mark.slow
+def test_a_mouse_that_rests_on_a_point_sees_its_item(tmp_path: Path) -> None:
+    store = make_store(tmp_path, 8)
+    make_map(store, method="pca", clusters=0)
+    sha = store.items.read(["image_sha256"])["image_sha256"].to_pylist()
+    said = "a cat <script>alert(1)</script>"
+    rows = [json.dumps({"image_sha256": each, "caption": said}) for each in sha]
+    (tmp_path / "captions.jsonl").write_text("\n".join(rows))
+    import_captions(store, tmp_path / "captions.jsonl")
+    with running(store.path) as url, browser_page(url) as page:
+        canvas, frame = opened(page, url)
+        _, numbers, xy = points_of(page.request.get(f"{url}/map/points").body())
+        scale, left, top = map(float, canvas.get_attribute("data-view").split())
+        at = (
+            frame["x"] + 1 + left + float(xy[3, 0]) * scale,
+            frame["y"] + 1 + top - float(xy[3, 1]) * scale,
+        )
+        page.mouse.move(*at)
+        tip = page.locator("[data-tip]")
+        page.wait_for_selector("[data-tip] .card")
+        assert f"i{numbers[3]}" in tip.inner_text()
+        assert said in tip.inner_text()
+        assert tab_through(page) >= 10  # nothing in it takes the focus
+        audit(page)
+        page.mouse.move(frame["x"] + 3, frame["y"] + 3)
+        assert not tip.is_visible()
         assert page.evaluate("window.got.length") == 0
