@@ -67,9 +67,9 @@ _TELLING = 0.08  # share of the frequencies of a window that tell something, at 
 _QUANTILES = (0.15, 0.5)
 
 #: Agreement that copies have at least, in sets where unrelated pictures hardly agree, and where they agree as neighbouring
-#: wafers do. Which it is, is told by this share of the pairs that are no copies.
-LOOSE, STRICT = 0.4, 0.845
-_MOST_UNRELATED, _BETWEEN, _FEWEST_PAIRS = 0.9, 0.35, 20
+#: wafers do. Which it is, is told by a quantile of pairs that are no copies, and how far it lies above chance.
+LOOSE, STRICT = 0.5, 0.845
+_UNRELATED, _CHANCE, _STEEPER, _FEWEST_PAIRS = 0.6, 0.05, 1.5, 20
 
 _FILE = "agreements.npz"
 
@@ -448,12 +448,14 @@ def _coherence(frame: np.ndarray, laid: np.ndarray, there: np.ndarray) -> float:
 def least_agreement(values: np.ndarray, evidence: np.ndarray) -> float:
     """Agreement that copies are asked for, by what pairs in doubt have, and their evidence; `LOOSE` to `STRICT`.
 
-    Those of less evidence than most, that agree less than copies do, are taken for unrelated; copies have to lie well above.
+    Those of less evidence than most that agree less than copies do are mostly unrelated: the more these agree, the more
+    copies are asked for. Copies that were changed much are among them, so that it is not their highest values that tell.
     """
     unrelated = values[(values < STRICT) & (evidence <= np.median(evidence))] if len(values) else values
     if len(unrelated) < _FEWEST_PAIRS:
         return LOOSE
-    return float(np.clip(np.quantile(unrelated, _MOST_UNRELATED) + _BETWEEN, LOOSE, STRICT))
+    beyond = max(float(np.quantile(unrelated, _UNRELATED)) - _CHANCE, 0.0)
+    return min(LOOSE + _STEEPER * beyond, STRICT)
 
 
 #: Gives the digests of some contents, and the files that they are in; None where there is none.
