@@ -415,7 +415,7 @@ def colour_planes(image: Image.Image) -> np.ndarray:
     small = image.resize(size, Image.Resampling.BOX) if size != image.size else image
     planes = np.stack([np.asarray(plane) for plane in small.split()])
     # What is enlarged has no pixel but those that are there: each is repeated, as Pillow would, in a fifth of the time.
-    for axis, length in ((1, image.height), (2, image.width)):
+    for axis, length in ((2, image.width), (1, image.height)):
         if length < _GRID:
             planes = planes.take(((np.arange(_GRID) + 0.5) * (length / _GRID)).astype(np.intp), axis=axis)
     return planes
