@@ -8,6 +8,7 @@ by itself too, one image at a time and in batches.
     python benchmarks/stream.py                     2,000 pictures, empty and full
     python benchmarks/stream.py --images 20000      so many on a full window: memory at 5k, 10k, 15k, 20k
     python benchmarks/stream.py --n 300 --window 20000
+    python benchmarks/stream.py --threshold 0.95 --no-views     one cosine for all pairs
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from icehouse.data.images import decode
+from icehouse.dups.hashing import VIEWS
 from icehouse.dups.stream import DuplicateStream
 from icehouse.dups.window import Arrival
 from icehouse.embed.encoder import Encoder, load_encoder
@@ -64,7 +67,8 @@ def resembling(like: np.ndarray, n: int, seed: int) -> Iterator[list[Arrival]]:
         X = mean + (rng.standard_normal((count, dim), dtype=np.float32) * scale) @ rotation
         hashes = rng.integers(0, 2**63, count, dtype=np.uint64)
         names = [f"{seed}-{start + k}" for k in range(count)]
-        yield [Arrival(name, name, int(hashes[k]), X[k]) for k, name in enumerate(names)]
+        views = rng.integers(0, 2**63, (count, VIEWS), dtype=np.uint64)
+        yield [Arrival(name, name, int(hashes[k]), X[k], views=views[k]) for k, name in enumerate(names)]
 
 
 def run(
@@ -100,7 +104,10 @@ def main() -> None:
     )
     parser.add_argument("--n", type=int, default=2000, help="different pictures")
     parser.add_argument("--window", type=int, default=100_000)
-    parser.add_argument("--threshold", type=float, default=0.95)
+    parser.add_argument(
+        "--threshold", type=float, help="one cosine for all, instead of what the contents tell"
+    )
+    parser.add_argument("--no-views", action="store_true")
     parser.add_argument("--exact", action="store_true", help="decode whole, never at a smaller scale")
     parser.add_argument(
         "--images", type=int, help="the pictures again and again, in new bytes; full window only"
@@ -110,7 +117,8 @@ def main() -> None:
     print(machine("numpy", "torch", "pillow"))
     paths = with_copies(make_jpegs(args.folder / "jpegs", args.n), args.folder / "again")
     encoder: Encoder = load_encoder("mini", device="cpu")
-    options = {"rule": args.threshold, "window": args.window, "shrink": not args.exact}
+    options: dict[str, Any] = {"rule": args.threshold, "window": args.window, "shrink": not args.exact}
+    options["views"] = False if args.no_views else None
 
     # Also what the first images pay for: kernels, plug-ins.
     list(DuplicateStream(encoder, **options).judge_many(paths[:64]))

@@ -80,17 +80,19 @@ def default_calibration(
     views: ViewHashes | None,
     *,
     keep: bool = True,
+    unseen: bool = False,
 ) -> Calibration | None:
     """Make the calibration of some contents, or take the one of an earlier search if it still holds.
 
     `X` (n, d) are their vectors, `digests` their contents, `hashes` uint64 (n,) those that say something and 0 elsewhere,
-    None where texts are compared. None where there are too few contents, or their vectors tell nothing apart.
+    None where texts are compared. `unseen` as `fit_calibration` takes it. None where there are too few contents, or their
+    vectors tell nothing apart.
     """
     n = len(X)
     if n < MIN_REFERENCE:
         return None
     fingerprint = str(store.feature_table(feature).spec.get("fingerprint"))
-    folder = _folder(store, feature)
+    folder = _folder(store, feature, unseen=unseen)
     if keep:
         with contextlib.suppress(IcehouseError):
             held = Calibration.read(folder)
@@ -104,7 +106,7 @@ def default_calibration(
     # By digest, so that it does not depend on how the contents are ranked.
     order = np.argsort(digests)
     try:
-        made = fit_calibration(feature, fingerprint, X, order, hashes, views)
+        made = fit_calibration(feature, fingerprint, X, order, hashes, views, unseen=unseen)
     except UsageError:
         return None
     if keep:
@@ -120,10 +122,17 @@ def fit_calibration(
     order: np.ndarray,
     hashes: np.ndarray | None,
     views: ViewHashes | None,
+    *,
+    unseen: bool = False,
 ) -> Calibration:
-    """Fit the map, the local measure, and the bits of hashes to contents taken in some order."""
+    """Fit the map, the local measure, and the bits of hashes to contents taken in some order.
+
+    A map holds the contents that it was fitted to farther apart than others. For contents that are `unseen` yet, it is
+    fitted to every other one, and what is left tells what they will look like.
+    """
     rng = np.random.default_rng(7)
-    fitted = order[np.sort(rng.permutation(len(X))[:_MAX_FITTED])]
+    mapped, order = (order[::2], order[1::2]) if unseen else (order, order)
+    fitted = mapped[np.sort(rng.permutation(len(mapped))[:_MAX_FITTED])]
     mean, matrix = fit_map(X[np.sort(fitted)].astype(np.float32), _SHRINKAGE)
     local, rows = fit_measure(X, order, mean, matrix, views)
     units, seen = local.units, None if views is None else views.subset(rows)
@@ -148,7 +157,7 @@ def fit_measure(
 
     `labels` tell of pairs ``i < j`` of contents whether they are copies; these are never taken for anything else.
     """
-    rows = order[reference_rows(len(X))]
+    rows = order[reference_rows(len(order))]
     units = apply_map(X[rows], mean, matrix)
     rows, units = rows[np.abs(units).sum(axis=1) > 0], units[np.abs(units).sum(axis=1) > 0]
     labelled = None
@@ -317,8 +326,9 @@ def _keep(file: Path, measure: str, keys: np.ndarray, numbers: np.ndarray) -> No
         np.savez(opened, measure=np.array(measure), keys=keys, numbers=numbers)
 
 
-def _folder(store: Store, feature: str) -> Path:
-    return store.path / "cache" / "calibrations" / checked_name(feature)
+def _folder(store: Store, feature: str, *, unseen: bool = False) -> Path:
+    kind = "unseen" if unseen else "calibrations"
+    return store.path / "cache" / kind / checked_name(feature)
 
 
 def measure_digest(measure: LocalMeasure) -> str:

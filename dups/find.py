@@ -29,22 +29,17 @@ from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import check_expected
 from .default_calibration import (
-    SAME_LEVELS,
     NearCache,
-    alike_cosine,
     careful_expected,
-    chance_bits,
     default_calibration,
     held_neighbourhoods,
     mapped_vectors,
-    near_certain_cosine,
 )
 from .faiss_engine import choose_engine
 from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
 from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .judgements import active_judgements, found_pairs, judge_groups, mark_judged
 from .keeper_choice import choose_keepers
-from .local_scaling import MIN_REFERENCE
 from .pairs import (
     ENGINES,
     Contents,
@@ -80,6 +75,7 @@ from .rule import (
     check_rule,
     choose_hamming,
     choose_rule,
+    near_certain_rule,
 )
 from .variants import (
     POLICIES,
@@ -795,20 +791,7 @@ def _default_rule(
     told = None if rule.hamming is None else hashes
     calibration = default_calibration(store, feature, drawn.X, drawn.digests, told, seen, keep=keep)
     if calibration is None:
-        cosine = near_certain_cosine(drawn.X)
-        note = (
-            f"{len(drawn.X)} contents are too few, or too much alike, to tell what unrelated ones look like: only near "
-            f"hashes and cosines of at least {cosine:.4f} count"
-        )
-        rule = replace(rule, cosine=cosine)
-        if automatic and rule.hamming is not None and n >= MIN_REFERENCE:
-            whole, parts = chance_bits(hashes, seen, rule.hamming, expected)
-            # Vectors tell nothing here, and hashes may be equal by chance: what is left is to look.
-            levels = None if seen is None else SAME_LEVELS
-            rule = replace(rule, hamming=whole, view_bits=parts, levels=levels)
-            if levels is not None:
-                rule = replace(rule, alike=alike_cosine(cosine))
-                note += ", where the thumbnails hardly differ"
+        rule, note = near_certain_rule(drawn.X, hashes, seen, rule, n, automatic, expected)
         return rule, [note]
     most = DEFAULT_HAMMING if automatic and rule.hamming is not None else None
     by = "what this search sees of the neighbours in"

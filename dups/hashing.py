@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, pairwise
 from math import comb
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -691,3 +692,79 @@ def view_radius(n: int, hamming: int, expected: float = 1.0) -> int:
         if comparisons * near / comb(64, 32) <= expected:
             return radius
     return -1
+
+
+#: Contents whose views are compared with those of one at once.
+_VIEWED = 256
+
+
+class RecentViews:
+    """Views and thumbnails of the latest `size` arrivals that were new; those before give way to them."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._views = np.zeros((size, VIEWS), np.uint64)
+        self._thumbs = np.zeros((size, THUMB, THUMB), np.uint8)
+        self._pictured = np.zeros(size, bool)
+        self._slots = np.full(size, -1, np.int64)
+        self._serials = np.full(size, -1, np.int64)
+        self._upto = 0  # rows that were ever used
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """All arrays."""
+        return [self._views, self._thumbs, self._pictured, self._slots, self._serials]
+
+    def put(self, serial: int, slot: int, views: np.ndarray, thumb: np.ndarray | None) -> None:
+        """Remember the views of the arrival `serial`, whose content is at `slot`; 0 for none."""
+        row = serial % self.size
+        self._views[row], self._slots[row], self._serials[row] = views, slot, serial
+        self._pictured[row] = thumb is not None
+        if thumb is not None:
+            self._thumbs[row] = thumb
+        self._upto = max(self._upto, row + 1)
+
+    def holds(self, serials: Any, count: int) -> Any:
+        """Whether the views of arrivals are among the latest, when `count` have come."""
+        return (self._serials[serials % self.size] == serials) & (count - serials <= self.size)
+
+    def of(self, serials: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Views of arrivals, uint64 (n, VIEWS), and which have any; 0 for the others."""
+        there = self.holds(serials, count)
+        views = self._views[serials % self.size] * there[:, None]
+        return views, there & views.any(axis=1)
+
+    def pictured(self, serials: np.ndarray) -> np.ndarray:
+        """Which of the arrivals, all of them held, have a thumbnail."""
+        return self._pictured[serials % self.size]
+
+    def thumbs_of(self, serials: np.ndarray) -> np.ndarray:
+        """Thumbnails of arrivals that are held."""
+        return self._thumbs[serials % self.size]
+
+    def near(self, views: np.ndarray, radius: int, agreement: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Slots with a view within the radius of one of `views` (VIEWS,), and the arrivals that had them, perhaps gone."""
+        rows = np.flatnonzero(near_views(views, self._views[: self._upto], radius, agreement))
+        return self._slots[rows], self._serials[rows]
+
+
+def near_views(one: np.ndarray, many: np.ndarray, radius: int, agreement: bool) -> np.ndarray:
+    """Tell which of `many` (n, VIEWS) have a view within the radius of one of `one` (VIEWS,), or may agree with it.
+
+    What says nothing may count as near.
+    """
+    near = np.zeros(len(many), bool)
+    useful = informative(one)
+    wholes = {int(value) for value, tells in zip(one[:WHOLE_VIEWS], useful, strict=False) if tells}
+    every = np.unique(one[useful])
+    for start in range(0, len(many), _VIEWED):
+        block = many[start : start + _VIEWED]
+        for bits in (
+            *(np.bitwise_count(block ^ np.uint64(value)) for value in wholes),
+            *(np.bitwise_count(block[:, [view]] ^ every) for view in range(WHOLE_VIEWS) if len(every)),
+        ):
+            if bits.size and bits.min() <= radius:
+                near[start : start + _VIEWED] |= (bits <= radius).any(axis=1)
+    if agreement:
+        near |= (np.bitwise_count(many[:, :WHOLE_VIEWS] ^ one[:WHOLE_VIEWS]) <= _AGREEMENT_BITS).any(axis=1)
+    return near

@@ -59,6 +59,8 @@ _MORE_UNKNOWN, _STANDING_OUT, _BLIND = (1.0, 2.5, 5.0), 0.5, 0.1
 #: Copies of copies that are of one group, at most: as a share of all contents, and where these are few.
 _LARGEST_CHAIN, _CHAIN = 0.03, 30
 _BLOCK = 256
+#: Pairs whose views are compared at once.
+_COMPARED = 512
 _DECIMALS = 5
 
 
@@ -164,14 +166,19 @@ class LocalMeasure:
         start, scale, share, least, rows = numbers.tolist()
         return cls(units, hashes, usable, Neighbourhoods(*own), start, scale, share, least, int(rows))
 
-    def neighbourhoods(self, X: np.ndarray, views: ViewHashes | None) -> Neighbourhoods:
-        """Hold contents, float32 (n, d) of unit length after the map, against the reference, with their views."""
+    def neighbourhoods(
+        self, X: np.ndarray, views: ViewHashes | None, *, block: int = _BLOCK
+    ) -> Neighbourhoods:
+        """Hold contents, float32 (n, d) of unit length after the map, against the reference, with their views.
+
+        `block` of them at once: few where they come one by one.
+        """
         m, n = len(self.units), len(X)
         made = np.empty((4, n))
-        padded = np.zeros((_BLOCK, self.units.shape[1]), np.float32)
+        padded = np.zeros((block, self.units.shape[1]), np.float32)
         looked_at, around = min(_LOOKED_AT, m - 1), min(_AROUND, m - 1)
-        for start in range(0, n, _BLOCK):
-            stop = min(start + _BLOCK, n)
+        for start in range(0, n, block):
+            stop = min(start + block, n)
             # Blocks of one shape: a row's products must not depend on how many others there are.
             padded[: stop - start] = X[start:stop]
             cosine = np.round((padded @ self.units.T)[: stop - start], _DECIMALS)
@@ -225,18 +232,23 @@ def cross_distances(
     hashes: np.ndarray, usable: np.ndarray, others: np.ndarray, others_usable: np.ndarray, of: np.ndarray
 ) -> np.ndarray:
     """Bits between the nearest views of content i and each of the others ``of[i]``, int16 (n, k); 65 for none."""
+    n, k = of.shape
     least = np.full(of.shape, 65, np.int16)
-    for column in range(of.shape[1]):
-        other = of[:, column]
+    # Many columns at once where there are few rows, and one where there are many.
+    step = max(_COMPARED // max(n, 1), 1)
+    mine, my_usable = hashes[:, None], usable[:, None]
+    for start in range(0, k, step):
+        part = slice(start, start + step)
+        other = of[:, part]
         H, there = others[other], others_usable[other]
         for view in range(WHOLE_VIEWS):
             for a, one, b, two in (
-                (hashes[:, view], usable[:, view], H, there),
-                (H[:, view], there[:, view], hashes, usable),
+                (mine[..., view], my_usable[..., view], H, there),
+                (H[..., view], there[..., view], mine, my_usable),
             ):
-                bits = np.bitwise_count(a[:, None] ^ b).astype(np.int16)
-                bits[~(one[:, None] & two)] = 65
-                np.minimum(least[:, column], bits.min(axis=1), out=least[:, column])
+                bits = np.bitwise_count(a[..., None] ^ b).astype(np.int16)
+                bits[~(one[..., None] & two)] = 65
+                np.minimum(least[:, part], bits.min(axis=2), out=least[:, part])
     return least
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from ..errors import CorruptError, StoreError, UsageError
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
-from .hashing import HashJoin
+from .default_calibration import SAME_LEVELS, alike_cosine, chance_bits, near_certain_cosine
+from .hashing import HashJoin, ViewHashes
 from .join.cosines import choose_tiles
 from .join.selfjoin import self_join
-from .local_scaling import LocalMeasure
+from .local_scaling import MIN_REFERENCE, LocalMeasure
 
 #: False pairs, at most, that are expected among those whose pictures are registered.
 _SUSPECTS = 500
@@ -209,3 +210,35 @@ def calibrated_rule(
 def suspects(n: int) -> float:
     """False pairs to be expected among `n` contents that are looked at pixel by pixel: each takes some 60 milliseconds."""
     return float(np.clip(n / 2, 1, _SUSPECTS))
+
+
+def near_certain_rule(
+    X: np.ndarray,
+    hashes: np.ndarray,
+    views: ViewHashes | None,
+    rule: Rule,
+    n: int,
+    automatic: bool,
+    expected: float,
+) -> tuple[Rule, str]:
+    """The rule for `n` contents that are too few, or too much alike, to tell unrelated ones apart; and a note of it.
+
+    Of the vectors `X`, and the hashes as `icehouse.dups.default_calibration.default_calibration` takes them.
+    """
+    cosine = near_certain_cosine(X)
+    note = (
+        f"{len(X)} contents are too few, or too much alike, to tell what unrelated ones look like: only near "
+        f"hashes and cosines of at least {cosine:.4f} count"
+    )
+    rule = replace(rule, cosine=cosine)
+    if not automatic or rule.hamming is None or n < MIN_REFERENCE:
+        return rule, note
+    whole, parts = chance_bits(hashes, views, rule.hamming, expected)
+    rule = replace(rule, hamming=whole, view_bits=parts)
+    if views is None:
+        return rule, note
+    # Vectors tell nothing here, and hashes may be equal by chance: what is left is to look.
+    return (
+        replace(rule, levels=SAME_LEVELS, alike=alike_cosine(cosine)),
+        f"{note}, where the thumbnails hardly differ",
+    )

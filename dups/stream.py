@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from PIL import Image
@@ -44,19 +44,13 @@ from ..embed.tables import feature_provenance, load_checked
 from ..errors import SourceError, UsageError, brief
 from ..store.schema import fingerprint
 from ..store.store import Store
-from .calibration import Calibration, false_pairs_text
 from .find import default_feature
-from .rule import DEFAULT_COSINE, DEFAULT_HAMMING, Rule
-from .window import (
-    BATCH,
-    DEFAULT_WINDOW,
-    Arrival,
-    SlidingWindow,
-    StreamResult,
-    check_place,
-    load_window,
-    save_window,
-)
+from .hashing import picture_views
+from .rule import DEFAULT_HAMMING, Rule
+from .variants import POLICIES, Policy
+from .window import BATCH, DEFAULT_WINDOW, Arrival, SlidingWindow, StreamResult
+from .window_rules import FittedRules, Rules, fixed_rules, store_rules
+from .window_state import check_place, load_window, save_window
 
 # The outcome travels with the items, in their order, and what has been looked at so far is part of a stream's state. So
 # neither threads nor a restart change with how many pixels a picture is encoded, as long as the first pictures' files stay
@@ -115,6 +109,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "text": (str,),
 }
 
+#: Pixels on the shortest side that are enough for views.
+_SHORTEST = 256
+
 #: Seconds that what was read waits, at least, for what is being read.
 _READING = 0.5
 
@@ -153,6 +150,8 @@ class Content:
     phash: int | None = None
     #: hashes of the picture in all orientations
     turned: tuple[int, ...] | None = None
+    #: hashes of its views, and a thumbnail; None where they are not asked for
+    seen: Seen | None = None
     #: whether a picture is all of one colour: it has no vector then, since that would prove nothing
     blank: bool = False
     #: what the encoder takes: pixels, or a cleaned text. None for a content that is known already.
@@ -160,6 +159,20 @@ class Content:
     wanted: bool = False  # whether it has to be encoded
     vector: np.ndarray | None = None  # (dim,), or None
     error: str | None = None
+
+
+class Seen(NamedTuple):
+    """What the window compares of a picture beside its hash and vector."""
+
+    views: np.ndarray  # uint64 (VIEWS,)
+    thumb: np.ndarray  # uint8 (64, 64)
+
+
+def look(image: Image.Image) -> Seen:
+    """Hash the views of a decoded picture, and make its thumbnail; of a large one by an exact reduction."""
+    factor = min(image.size) // _SHORTEST
+    made = picture_views(image.reduce(factor) if factor > 1 else image)
+    return Seen(made.hashes, made.thumb)
 
 
 def item_of(thing: Any, default_id: str, *, texts: bool = False) -> Item:
@@ -206,9 +219,11 @@ class Reader:
         cleaning: str,
         dtype: str,
         knows: Callable[[str], bool],
+        looks: bool = False,
     ) -> None:
         self.encoder, self.modality, self.output = encoder, modality, output
         self.cleaning, self.dtype, self.knows = cleaning, dtype, knows
+        self.looks = looks  # whether views of pictures are made
 
     def read(self, item: Item, *, whole: bool = False) -> Content:
         """Read, hash and decode; of a content that is known only the hash, unless `whole`. Errors end in the content."""
@@ -223,10 +238,11 @@ class Reader:
                 decoded=lambda sha: whole or not self.knows(sha),
                 blanks=False,
                 turned=True,
+                look=look if self.looks else None,
             )
             content.key, content.blank, content.prepared = read.sha256, read.blank, read.pixels
             content.phash = None if read.facts is None else read.facts.phash
-            content.turned = read.turned
+            content.turned, content.seen = read.turned, read.seen
             content.error = None if read.error is None else brief(read.error)
             return content
         try:
@@ -423,17 +439,24 @@ class DuplicateStream:
         What of an item is judged.
     output : str, default "pooled"
         Output of the encoder to compare.
-    rule : Rule or float, optional
-        Least cosine, or with it the mean of a calibration; 0.95 unless given, which is a guess.
+    rule : Rule, float or Rules, optional
+        Least cosine of the vectors as they are, or more than that. Unless given, each pair is held against its own
+        neighbourhood, as `find_duplicates` does: what neighbourhoods look like is told from the first contents, and until
+        there are enough of them only near-certain pairs count. See `icehouse.dups.window_rules`.
     hamming : int, "auto" or None, default "auto"
-        Bits of 64 in which perceptual hashes may differ: 6, or what a store's calibration leaves of it; None leaves the
-        stage out.
+        Bits of 64 in which perceptual hashes may differ: 6, or what the set leaves of it; None leaves the stage out.
     window : int, default 100,000
         Contents remembered.
     state : str or Path, optional
         File to go on from, if it is there, and to `save` to.
     save_every : float, optional
         Seconds after which `judge_many` saves by itself; by default only `save` and leaving a ``with`` block do.
+    views : bool, optional
+        Hash parts of the images too, so that crops, frames and bands are found among the latest
+        `icehouse.dups.window.RECENT` arrivals, and keep their thumbnails; by default where there are an encoder and hashes.
+    variants : {"keep", "drop"}, default "keep"
+        Whether pictures that agree while their texts, or the words inside them, do not are told as variants, or as
+        duplicates; see `icehouse.dups.variants`.
     shrink : bool, default True
         Decode large pictures smaller where a trial on the first ones leaves the vectors alone, as `icehouse embed` does.
     cleaning : str
@@ -473,11 +496,13 @@ class DuplicateStream:
         *,
         modality: Modality = "image",
         output: str = "pooled",
-        rule: Rule | float | None = None,
+        rule: Rule | float | Rules | None = None,
         hamming: int | Literal["auto"] | None = "auto",
         window: int = DEFAULT_WINDOW,
         state: str | Path | None = None,
         save_every: float | None = None,
+        views: bool | None = None,
+        variants: Policy = "keep",
         shrink: bool = True,
         cleaning: str = DEFAULT_CLEANING,
         device: str = "auto",
@@ -490,7 +515,11 @@ class DuplicateStream:
             raise UsageError("tokens are not one vector an image; compare by pooled or joint")
         loaded = load_named(encoder, device=device) if isinstance(encoder, str) else encoder
         self.modality, self.encoder = modality, loaded
-        self.rule = _rule(rule, hamming if modality == "image" else None, loaded)
+        if variants not in POLICIES:
+            raise UsageError(f"variants are one of {', '.join(POLICIES)}, not {variants!r}")
+        if modality == "text":
+            hamming = None
+        self.viewed = looks_at_views(views, hamming, loaded is not None)
         self.state = None if state is None else Path(state)
         self.save_every = save_every
         self.workers = workers or os.cpu_count() or 1
@@ -501,17 +530,21 @@ class DuplicateStream:
             dim = loaded.output(modality, output).dim
             known = feature_provenance(loaded, modality, output, cleaning)
             self._space = {"fingerprint": fingerprint(known), "vectors": f"{loaded.id}/{modality}/{output}"}
+        rules = rule if isinstance(rule, Rules) else self._rules(rule, hamming, window)
         notes: dict[str, Any] = {}
         if self.state is not None:
             check_place(self.state)
         if self.state is not None and self.state.exists():
-            self.window, notes = load_window(self.state, rule=self.rule, capacity=window, space=self._space)
+            self.window, notes = load_window(
+                self.state, rule=rules, capacity=window, space=self._space, variants=variants
+            )
         else:
-            self.window = SlidingWindow(window, rule=self.rule, dim=dim)
+            self.window = SlidingWindow(window, rule=rules, dim=dim, variants=variants)
         self.counts: Counter[str] = Counter(notes.get("counts", {}))
         self.lines: int = notes.get("lines", self.counts.total())
         self._pending: Counter[str] = Counter()
-        self._reader = Reader(loaded, modality, output, cleaning, str(self.window.dtype), self.window.knows)
+        dtype = str(self.window.dtype)
+        self._reader = Reader(loaded, modality, output, cleaning, dtype, self.window.knows, self.viewed)
         self._trial = DecodingTrial.of(notes)
         self._shrinks = shrink and loaded is not None and modality == "image"
         self._saved_at = time.monotonic()
@@ -520,6 +553,26 @@ class DuplicateStream:
         #: Where the rule is from.
         self.remarks: list[str] = []
 
+    @property
+    def rule(self) -> Rule:
+        """What makes near-duplicates now."""
+        return self.window.rule
+
+    def _rules(self, rule: Rule | float | None, hamming: int | Literal["auto"] | None, window: int) -> Rules:
+        """Rules by a rule or a cosine; without one, by what comes."""
+        automatic = hamming == "auto"
+        bits: int | None = DEFAULT_HAMMING if hamming == "auto" else hamming
+        if rule is None and self.encoder is not None:
+            name, known = str(self._space["vectors"]), str(self._space["fingerprint"])
+            return FittedRules(name, known, window, hamming=bits, automatic=automatic, viewed=self.viewed)
+        if isinstance(rule, Rule):
+            if automatic and rule.hamming is not None:
+                bits = rule.hamming
+            rule = replace(rule, hamming=bits)
+        else:
+            rule = Rule(bits, rule)
+        return fixed_rules(rule, window, viewed=self.viewed)
+
     @classmethod
     def from_store(
         cls,
@@ -527,7 +580,7 @@ class DuplicateStream:
         *,
         feature: str | None = None,
         encoder: Encoder | None = None,
-        rule: Rule | float | None = None,
+        rule: Rule | float | Rules | None = None,
         expected_false_pairs: float | None = None,
         window: int = DEFAULT_WINDOW,
         device: str = "auto",
@@ -535,7 +588,8 @@ class DuplicateStream:
     ) -> Self:
         """Judge with the encoder of a store's feature, by default the one `icehouse dups find` would compare by.
 
-        Unless a rule is given, the feature's calibration makes it, if there is one of the same fingerprint.
+        Unless a rule is given, the feature's calibration makes it, if there is one of the same fingerprint; else what the
+        store's contents have for neighbours, where there are two hundred of them.
 
         Parameters
         ----------
@@ -543,11 +597,11 @@ class DuplicateStream:
         feature : str, optional
         encoder : Encoder, optional
             One that is loaded already, held against the feature like any other.
-        rule : Rule or float, optional
+        rule : Rule, float or Rules, optional
         expected_false_pairs : float, optional
-            False pairs that a calibration's threshold may let one expect among all pairs of a window's contents; 1 unless
-            given. While as many contents come as a window holds, each is compared with all others, so that these are twice
-            as many false matches.
+            False pairs that a calibration's threshold may let one expect among all pairs of what the window holds, rounded
+            up to a power of two; 1 unless given. While as many contents come as a full window holds, each is compared with
+            all others, so that these are twice as many false matches; while it fills, about as many with each doubling.
         window : int, default 100,000
         device : str, default "auto"
         **options
@@ -571,7 +625,16 @@ class DuplicateStream:
         if rule is not None and expected_false_pairs is not None:
             raise UsageError("give a cosine, or the number of false pairs to choose it by, not both")
         if rule is None:
-            rule, remarks = _calibrated(store, feature, window, expected_false_pairs)
+            hamming = None if spec["modality"] == "text" else options.get("hamming", "auto")
+            rule, remarks = store_rules(
+                store,
+                feature,
+                window,
+                expected_false_pairs,
+                hamming=DEFAULT_HAMMING if hamming == "auto" else hamming,
+                automatic=hamming == "auto",
+                viewed=looks_at_views(options.get("views"), hamming, True),
+            )
         loaded = load_checked(spec, encoder, device=device)
         cleaning = spec["provenance"].get("cleaning", DEFAULT_CLEANING)
         made = cls(
@@ -659,12 +722,7 @@ class DuplicateStream:
     @property
     def notes(self) -> list[str]:
         """Remarks to read before relying on the verdicts."""
-        notes = list(self.remarks)
-        if self.rule.source == "default":
-            notes.append(
-                f"cosine {self.rule.cosine} is a guess: no threshold suits every encoder and every set; calibrate a store "
-                "of such images (`icehouse dups calibrate`) and give it with --store, or give another with --threshold"
-            )
+        notes = [*self.remarks, *self.window.rules.notes]
         if self.lines:
             unread = self.counts["error"]
             aside = f" ({unread:,} of them could not be read)" if unread else ""
@@ -726,9 +784,7 @@ class DuplicateStream:
             batch = contents[start : start + BATCH]
             self._complete(batch)
             sound = [content for content in batch if content.error is None]
-            judged = self.window.judge(
-                [Arrival(c.item.id, c.key, c.phash, c.vector, c.turned) for c in sound],
-            )
+            judged = self.window.judge([self._arrival(content) for content in sound])
             for content in batch:
                 if content.key:
                     self._pending[content.key] -= 1
@@ -744,6 +800,13 @@ class DuplicateStream:
                     self.lines = content.item.line + 1
                 yield replace(verdict, line=content.item.line)
 
+    def _arrival(self, content: Content) -> Arrival:
+        views, thumb = (None, None) if content.seen is None else content.seen
+        text = content.item.text if self.modality == "image" else None
+        return Arrival(
+            content.item.id, content.key, content.phash, content.vector, content.turned, views, thumb, text
+        )
+
     def _complete(self, batch: list[Content]) -> None:
         """Encode what was thought to be known, and has been forgotten since, or could not be encoded then."""
         here: set[str] = set()
@@ -756,47 +819,15 @@ class DuplicateStream:
                 whole = self._reader.read(content.item, whole=True)
                 self._reader.encode([whole] if whole.prepared is not None else [])
                 content.error, content.phash, content.vector = whole.error, whole.phash, whole.vector
-                content.turned = whole.turned
+                content.turned, content.seen = whole.turned, whole.seen
                 if whole.error is None and whole.key != content.key:
                     content.error = "the file was changed while it was being read"
             if content.error is None:
                 here.add(content.key)
 
 
-def window_rule(store: Store, feature: str | None, size: int) -> tuple[Rule, list[str]]:
-    """Rule of near-duplicates in a window of `size` contents: by the feature's calibration, else the default's guess."""
-    if feature is None:
-        return Rule(DEFAULT_HAMMING), []
-    made, notes = _calibrated(store, feature, size, None)
-    return made or Rule(DEFAULT_HAMMING, DEFAULT_COSINE, source="default"), notes
-
-
-def _calibrated(
-    store: Store, feature: str, window: int, expected: float | None
-) -> tuple[Rule | None, list[str]]:
-    """The rule that a feature's calibration makes for a window; None if there is none that holds."""
-    made, why = Calibration.current(store, feature)
-    if made is None:
-        if expected is not None:
-            raise UsageError(f"{why}; calibrate first: icehouse dups calibrate --feature {feature}")
-        return None, [why]
-    wanted = 1.0 if expected is None else expected
-    cosine = made.threshold(window, wanted)
-    bits = made.hashes(window, DEFAULT_HAMMING, wanted, viewed=False).whole
-    hashes = "" if feature.split("/")[-2] == "text" else f" and hashes within {bits} bits"
-    note = f"cosine {cosine:.4f}{hashes} by the calibration of {feature}, at {false_pairs_text(wanted)} among"
-    rule = Rule(bits, cosine, made.mean, made.origin(wanted), made.matrix)
-    return rule, [f"{note} {window:,} contents"]
-
-
-def _rule(rule: Rule | float | None, hamming: int | Literal["auto"] | None, encoder: Encoder | None) -> Rule:
-    if hamming == "auto":
-        known = rule.hamming if isinstance(rule, Rule) else None
-        hamming = DEFAULT_HAMMING if known is None else known
-    if encoder is None:
-        return Rule(hamming)
-    if isinstance(rule, Rule):
-        return replace(rule, hamming=hamming)
-    if rule is None:
-        return Rule(hamming, DEFAULT_COSINE, source="default")
-    return Rule(hamming, rule)
+def looks_at_views(views: bool | None, hamming: int | Literal["auto"] | None, encoded: bool) -> bool:
+    """Whether views of pictures are made, by what was asked for: by default where they are encoded and hashed."""
+    if views and hamming is None:
+        raise UsageError("views are compared by perceptual hashes, and these are left out")
+    return hamming is not None and (encoded if views is None else views)

@@ -15,11 +15,15 @@ from .options import (
     HammingOption,
     PerceptualOption,
     ThresholdOption,
+    VariantsOption,
 )
 
 if TYPE_CHECKING:
     from .stream import DuplicateStream
     from .window import StreamResult
+
+#: Verdicts of what is like something, in the order in which they are told.
+KINDS = ("exact", "perceptual", "embedding", "variant")
 
 
 def stream(
@@ -42,6 +46,15 @@ def stream(
     hamming: HammingOption = None,
     perceptual: PerceptualOption = True,
     embedding: EmbeddingOption = True,
+    views: Annotated[
+        bool | None,
+        typer.Option(
+            "--views/--no-views",
+            help="Hash parts of the images too: crops, frames and bands are found among the latest 8,192.",
+            show_default="where images are embedded",
+        ),
+    ] = None,
+    variants: VariantsOption = "keep",
     window: Annotated[int, typer.Option("--window", "-w", help="Contents to remember.")] = 100_000,
     state: Annotated[
         Path | None, typer.Option("--state", help="File to go on from, and to leave the window in.")
@@ -60,7 +73,8 @@ def stream(
 ) -> None:
     """Judge images as they come: new, or like one of the most recent ones. One line of JSON for each line of stdin.
 
-    A line is a path, or JSON: {"id": ..., "path": ..., "text": ...}. End of input, Ctrl-C and SIGTERM save the state.
+    A line is a path, or JSON: {"id": ..., "path": ..., "text": ...}, whose text tells variants. End of input, Ctrl-C and
+    SIGTERM save the state.
     """
     if not embedding and (feature or encoder or threshold is not None or expected_false_pairs is not None):
         raise UsageError("--no-embedding leaves nothing for options of the embedding to do")
@@ -82,6 +96,8 @@ def stream(
         "window": window,
         "state": state,
         "save_every": save_every or None,
+        "views": views,
+        "variants": variants,
         "shrink": not exact,
         "rule": threshold,
         "device": device,
@@ -144,6 +160,8 @@ def as_dict(verdict: "StreamResult", all_matches: int = 0) -> dict[str, Any]:
         "exact": bool(best and best.exact),
         "perceptual": bool(best and best.perceptual),
         "embedding": bool(best and best.embedding),
+        "evidence": best.evidence if best else None,
+        "differs": best.differs if best else None,
         "line": verdict.line,
         "position": verdict.position,
         "match_position": best.position if best else None,
@@ -162,6 +180,8 @@ def as_dict(verdict: "StreamResult", all_matches: int = 0) -> dict[str, Any]:
                 "exact": match.exact,
                 "perceptual": match.perceptual,
                 "embedding": match.embedding,
+                "evidence": match.evidence,
+                "differs": match.differs,
                 "position": match.position,
                 "age": match.age,
             }
@@ -228,7 +248,7 @@ def _summary(judge: "DuplicateStream", counts: Any, seconds: float, saved: Path 
     what = "texts" if judge.modality == "text" else "images"
     told = [f"{total:,} {what} in {seconds:.1f} s ({total / max(seconds, 1e-9):.1f}/s)"]
     if sound:
-        kinds = [f"{kind} {counts[kind]:,}" for kind in ("exact", "perceptual", "embedding") if counts[kind]]
+        kinds = [f"{kind} {counts[kind]:,}" for kind in KINDS if counts[kind]]
         told.append(f"{counts['new'] / sound:.1%} new" + "".join(f", {kind}" for kind in kinds))
     if counts["error"]:
         told.append(f"{counts['error']:,} unreadable")

@@ -121,6 +121,22 @@ def agreement(a: frozenset[str], b: frozenset[str]) -> float:
     return max(jaccard, len(p & q) / len(p | q))
 
 
+def texts_differ(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Tell whether no text of one content agrees with one of another, of those that say something.
+
+    >>> texts_differ(["free hugs"], ["", "closed on Sunday"]), texts_differ(["free hugs"], [""])
+    (True, False)
+    """
+    words = [[found for text in texts if (found := _words(text))] for texts in (one, other)]
+    scores = [agreement(a, b) for a in words[0] for b in words[1]]
+    return bool(scores) and max(scores) < AGREEING
+
+
+@lru_cache(10_000)
+def _words(text: str) -> frozenset[str]:
+    return words_of(text)
+
+
 @lru_cache(10_000)
 def _trigrams(words: frozenset[str]) -> frozenset[str]:
     padded = [f" {word} " for word in words]

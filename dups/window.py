@@ -1,8 +1,12 @@
 """Sliding window of a stream: the most recent contents, and what of them a new one resembles.
 
-A window holds the last `capacity` distinct contents: of each its sha256, perceptual hash and vector. A content that comes
-again takes no second place; it becomes the most recent one. Every arrival is judged against the window as it is at that
-moment, then remembered, and what was seen longest ago is forgotten.
+A window holds the last `capacity` distinct contents: of each its sha256, perceptual hash, vector and texts, and of those
+that came among the last `RECENT` arrivals the hashes of their views and a thumbnail. A content that comes again takes no
+second place; it becomes the most recent one. Every arrival is judged against the window as it is at that moment, then
+remembered, and what was seen longest ago is forgotten.
+
+Under a rule with a local measure (`icehouse.dups.local_scaling`) each content is held against the measure's reference as it
+comes, and asks for a cosine of its own.
 
 Arrivals may come in batches, so that one product of matrices serves all of them; each is then judged as if it had come
 alone, after those before it. The vectors are compared as in `icehouse.dups.join`: a bound on the cosine from the leading
@@ -12,37 +16,45 @@ of a cosine. So no match is missed, and verdicts depend neither on batches, nor 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..data.images import ORIENTATIONS
-from ..errors import CorruptError, SpaceError, StoreError, UsageError, brief
-from ..store.files import publish, remove_leftovers, temp_name
-from ..store.schema import vector_type
-from ..store.vectors import to_array
+from ..errors import UsageError
 from .confirm import INVERSE
-from .hashing import BITS, MAX_RADIUS, informative
+from .default_calibration import measure_digest
+from .hashing import (
+    BITS,
+    MAX_RADIUS,
+    THUMB,
+    VIEWS,
+    RecentViews,
+    ViewHashes,
+    informative,
+    near_views,
+)
 from .join.cosines import (
+    MAX_ASKED,
+    Asked,
     NumpyTiles,
     Plan,
     RowSet,
+    asking_columns,
     choose_plan,
     coordinate_slack,
     pair_cosines,
     project,
     summation_slack,
 )
+from .local_scaling import RADIUS, Neighbourhoods
 from .rule import Rule
+from .variants import EVIDENCE, Overlays, Policy, texts_differ
+from .window_rules import Held, Rules
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,9 @@ class Arrival:
     phash: int | None = None
     vector: np.ndarray | None = None
     turned: tuple[int, ...] | None = None  # hashes of the picture in each of the `ORIENTATIONS`
+    views: np.ndarray | None = None  # uint64 (VIEWS,): hashes of its views
+    thumb: np.ndarray | None = None  # uint8 (64, 64)
+    text: str | None = None  # what comes with the picture
 
 
 @dataclass(frozen=True)
@@ -72,10 +87,16 @@ class Match:
     hamming: int | None  # bits in which the hashes differ; None where one is missing
     cosine: float | None  # none where a vector is missing or has no direction
     orientation: str | None = None  # how the content's picture has to be turned to be the arrival's
+    #: how much the pair stands out among its neighbours; None under a rule without a local measure
+    evidence: float | None = None
+    differs: str | None = None  # what the two say differently: their "text", or words in the "picture"
+    variant: bool = False  # whether they are no duplicates for that
 
     @property
     def kind(self) -> str:
-        """Strongest evidence: "exact", "perceptual" or "embedding"."""
+        """Strongest evidence: "exact", "perceptual" or "embedding"; or "variant"."""
+        if self.variant:
+            return "variant"
         return "exact" if self.exact else "perceptual" if self.perceptual else "embedding"
 
 
@@ -85,7 +106,7 @@ class StreamResult:
 
     id: str
     position: int | None  # number in the stream, from 0; None where it could not be judged
-    #: best first: exact, then perceptual by fewest bits, then by highest cosine; of equals the oldest
+    #: best first: exact, then perceptual by fewest bits, then by highest cosine, then variants; of equals the oldest
     matches: tuple[Match, ...] = ()
     #: whether more resemble it than a stage looks for (256): `matches` are then the best of the most
     #: recent
@@ -101,7 +122,7 @@ class StreamResult:
 
     @property
     def kind(self) -> str:
-        """Tell in one word: "new", "exact", "perceptual", "embedding", or "error"."""
+        """Tell in one word: "new", "exact", "perceptual", "embedding", "variant", or "error"."""
         if self.error is not None:
             return "error"
         return self.matches[0].kind if self.matches else "new"
@@ -109,13 +130,22 @@ class StreamResult:
 
 DEFAULT_WINDOW = 100_000
 
+#: Arrivals back to which views and thumbnails are compared: a millisecond for each new one, and 5 KB for each held.
+RECENT = 8192
+
+#: Contents that are held against a reference at once.
+_HELD_AGAINST = 8
+
+#: Characters that are kept of a text, and texts of copies of one content.
+TEXT_CHARS, _TEXTS = 5000, 8
+
 #: Matches of one arrival that a stage looks for, the most recent first; the best of them is told.
 MAX_MATCHES = 256
 
 #: Bits fewer that may differ where hashes of the turned picture are compared: eight times as many comparisons are made, and
 #: random hashes are near twenty times as often with every two bits.
 _TURNED_BITS, _MAX_TURNED = 2, 4
-_TURNS = len(ORIENTATIONS) - 1
+TURNS = len(ORIENTATIONS) - 1
 
 #: Arrivals that go through one product of matrices.
 BATCH = 64
@@ -135,6 +165,9 @@ _COORDINATES = 320
 #: Looking a candidate up costs as much as so many coordinates in a product.
 _LOOK_UP = 20_000
 
+#: Bound of the product of two rows' lengths, with the columns that `asking_columns` adds to them.
+_REACH = Asked(np.array([-1.0 * MAX_ASKED]), np.array([-1.0 * MAX_ASKED])).reach
+
 _COLUMNS = 8192
 
 
@@ -148,38 +181,43 @@ class SlidingWindow:
     """
 
     def __init__(
-        self, capacity: int = DEFAULT_WINDOW, *, rule: Rule, dim: int | None = None, dtype: str = "float16"
+        self,
+        capacity: int = DEFAULT_WINDOW,
+        *,
+        rule: Rule | Rules,
+        dim: int | None = None,
+        dtype: str = "float16",
+        variants: Policy = "keep",
     ) -> None:
         if capacity < 1:
             raise UsageError(f"a window holds at least 1 content, not {capacity}")
-        if rule.hamming is not None and not 0 <= rule.hamming <= MAX_RADIUS:
-            raise UsageError(
-                f"a Hamming distance lies between 0 and {MAX_RADIUS} of {BITS} bits, not {rule.hamming}"
-            )
-        if rule.cosine is not None and not 0 < rule.cosine <= 1:
-            raise UsageError(f"a cosine threshold lies above 0 and is at most 1, not {rule.cosine}")
-        if rule.cosine is not None and dim is None:
-            raise UsageError("a cosine needs vectors to be taken of")
-        self.capacity, self.rule, self.dim = capacity, rule, dim
+        self.capacity, self.dim, self.variants = capacity, dim, variants
+        self.rules = rule if isinstance(rule, Rules) else Rules(rule)
+        self.rule = Rule()
         self.count = 0
         try:
             self._ids: list[str] = [""] * capacity
+            self._texts: list[tuple[str, ...]] = [()] * capacity
             self._X = np.zeros((capacity, dim or 0), dtype)
         except (MemoryError, OverflowError, ValueError) as error:
             raise UsageError(
                 f"no memory for a window of {capacity:,} contents; give a smaller one"
             ) from error
-        self._matrix = None if rule.matrix is None or dim is None else rule.matrix.astype(np.float64)
-        #: The vectors as the rule compares them: `_X`, or what its matrix makes of them.
-        self._Y = self._X if self._matrix is None else np.zeros_like(self._X)
+        self._matrix: np.ndarray | None = None
+        self._maps = False
+        #: The vectors as the rule compares them: `_X`, or what its map makes of them.
+        self._Y = self._X
         self._rows = self._row_set(self._Y)
+        #: `Neighbourhoods` of each content, and the least cosine that it asks for.
+        self._around = np.zeros((4, capacity))
+        self._asks = np.zeros(capacity)
         self._hashes = np.zeros(capacity, np.uint64)
         self._hashed = np.zeros(capacity, bool)
         self._useful = np.zeros(capacity, bool)
         #: Hashes of the turned pictures; 0 where they are not known.
-        self._turned = np.zeros((capacity, _TURNS), np.uint64)
-        self.turned_radius = _turned_radius(rule.hamming)
+        self._turned = np.zeros((capacity, TURNS), np.uint64)
         self._serials = np.full(capacity, -1, np.int64)
+        self.recent = RecentViews(RECENT)
         #: Slot of each key, the one seen longest ago first.
         self._slots: OrderedDict[str, int] = OrderedDict()
         self._plan = Plan(dim or 0, dim or 0)
@@ -188,6 +226,8 @@ class SlidingWindow:
         self._fitted_at = 0
         self._candidates = self._asked = 0
         self._scratch = np.empty(BATCH * _COLUMNS, np.float32)
+        self._until: int | None = None
+        self._review(first=True)
 
     def __len__(self) -> int:
         """Contents held."""
@@ -213,17 +253,23 @@ class SlidingWindow:
             self._useful,
             self._turned,
             self._serials,
+            self._around,
+            self._asks,
+            *self.recent.arrays,
         ]
-        arrays += [] if self._matrix is None else [self._Y]
+        arrays += [self._Y] if self._maps else []
         coordinates = self._plan.lead + 1 + (self._plan.middle + 1 if self._middle is not None else 0)
+        coordinates += 2 * self.local * (1 + (self._middle is not None))
         return sum(array.nbytes for array in arrays) + 4 * coordinates * self.capacity * (
             self.dim is not None
         )
 
     def judge(self, arrivals: Sequence[Arrival]) -> Iterator[StreamResult]:
         """Judge and remember arrivals, one at a time as the verdicts are read; what is not read has not arrived."""
-        for start in range(0, len(arrivals), BATCH):
-            batch = _Batch(self, arrivals[start : start + BATCH])
+        start = 0
+        while start < len(arrivals):
+            batch = _Batch(self, arrivals[start : start + self._review()])
+            start += len(batch)
             for j in range(len(batch)):
                 if self.count != batch.first + j:
                     raise UsageError("the window was given other arrivals before all of these were judged")
@@ -233,46 +279,154 @@ class SlidingWindow:
 
     def compare(self, arrivals: Sequence[Arrival]) -> list[StreamResult]:
         """Judge arrivals by what is held, each as if it came next, and remember none of them."""
+        self._review()
         return [self._result(_Batch(self, [arrival]), 0) for arrival in arrivals]
 
     def remember(self, arrivals: Sequence[Arrival]) -> None:
         """Take arrivals into the window without judging them."""
-        for start in range(0, len(arrivals), BATCH):
-            batch = _Batch(self, arrivals[start : start + BATCH], compare=False)
+        start = 0
+        while start < len(arrivals):
+            batch = _Batch(self, arrivals[start : start + self._review()], compare=False)
+            start += len(batch)
             for j in range(len(batch)):
                 self._remember(batch, j)
 
-    def restored(self, seen: int) -> None:
-        """Finish what `icehouse.dups.window.load_window` put in: `seen` arrivals have been judged so far."""
+    def restored(self, seen: int, measure: str | None = None) -> None:
+        """Finish what `icehouse.dups.window_state.load_window` put in: `seen` arrivals have been judged so far.
+
+        `measure` is the digest of the local measure whose neighbourhoods were put in, too.
+        """
         n = len(self)
         self.count = seen
         self._useful[:n] = self._hashed[:n] & informative(self._hashes[:n])
-        if self._matrix is not None:
-            for start in range(0, n, 1024):
-                part = slice(start, min(start + 1024, n))
-                self._Y[part] = self._mapped(self._X[part])
-        self._fit_axes()
+        self._review(first=True, measure=measure)
+
+    def held(self) -> Held:
+        """What is held and has a vector."""
+        n = len(self)
+        slots = np.flatnonzero(RowSet.of(self._X[:n]).measure().squares > 0)
+        keys = np.empty(n, "U64")
+        keys[list(self._slots.values())] = list(self._slots)
+        views, _ = self.recent.of(self._serials[slots], self.count)
+        hashes = self._hashes[slots] * self._useful[slots]
+        return Held(keys[slots], self._X[slots], hashes, ViewHashes(views, informative(views), 0))
+
+    @property
+    def local(self) -> bool:
+        """Whether contents are compared with their own neighbourhoods."""
+        return self.rule.local is not None and self.rule.evidence is not None and self.dim is not None
+
+    @property
+    def looks_at_views(self) -> bool:
+        """Whether views tell anything by the rule in force."""
+        rule = self.rule
+        by_evidence = self.local and rule.local is not None and rule.local.hashes is not None
+        return rule.hamming is not None and (
+            by_evidence or (rule.view_bits or 0) > -1 or rule.agreement is not None
+        )
+
+    def _review(self, *, first: bool = False, measure: str | None = None) -> int:
+        """Go by another rule if it is time; how many arrivals may come before that is to be asked again."""
+        held = len(self)
+        if first or (self._until is not None and held >= self._until):
+            self._adopt(self.rules.at(self), first=first, measure=measure)
+            self._until = self.rules.until(held)
+        return BATCH if self._until is None else max(min(BATCH, self._until - held), 1)
+
+    def _adopt(self, rule: Rule, *, first: bool, measure: str | None) -> None:
+        self._check(rule)
+        before, self.rule = self.rule, rule
+        self.turned_radius = _turned_radius(rule.hamming)
+        maps = self.dim is not None and (rule.matrix is not None or rule.local is not None)
+        same = before.mean is rule.mean and before.matrix is rule.matrix and before.local is rule.local
+        if first or not same:
+            self._maps = maps
+            self._matrix = None if rule.matrix is None or not maps else rule.matrix.astype(np.float64)
+            self._Y = np.zeros_like(self._X) if maps else self._X
+            self._rows = self._row_set(self._Y)
+            self._map_held(measure)
+            # What was known of the axes is of other vectors.
+            self._plan = Plan(self.dim or 0, self.dim or 0)
+            self._lead, self._middle = np.zeros((0, 0), np.float32), None
+            if len(self):
+                self._fit_axes()
+        elif self.local and len(self):
+            self._ask()
+
+    def _check(self, rule: Rule) -> None:
+        least = 0 if rule.local is None and rule.agreement is None else -1
+        if rule.hamming is not None and not least <= rule.hamming <= MAX_RADIUS:
+            raise UsageError(
+                f"a Hamming distance lies between 0 and {MAX_RADIUS} of {BITS} bits, not {rule.hamming}"
+            )
+        if rule.cosine is not None and not 0 < rule.cosine <= 1:
+            raise UsageError(f"a cosine threshold lies above 0 and is at most 1, not {rule.cosine}")
+        if (rule.cosine is not None or rule.evidence is not None) and self.dim is None:
+            raise UsageError("a cosine needs vectors to be taken of")
+
+    def _map_held(self, measure: str | None) -> None:
+        """Take what is held to where the rule compares it, and hold it against its reference unless that was done."""
+        if not self._maps:
+            return
+        known = (
+            measure is not None and self.rule.local is not None and measure == measure_digest(self.rule.local)
+        )
+        for start in range(0, len(self), 1024):
+            part = slice(start, min(start + 1024, len(self)))
+            units = self._units(self._X[part])
+            self._Y[part] = units
+            if self.local and not known:
+                views = self.recent.of(self._serials[part], self.count)[0]
+                self._around[:, part] = self._neighbourhoods(units, views)
+
+    def _neighbourhoods(self, units: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Numbers of `Neighbourhoods`, (4, n), of vectors as the rule compares them and views (n, VIEWS), 0 for none."""
+        assert self.rule.local is not None
+        seen = None if self.rule.local.hashes is None else ViewHashes(views, informative(views), 0)
+        with _blas().limit(limits=1, user_api="blas"):
+            made = self.rule.local.neighbourhoods(units.astype(np.float32), seen, block=_HELD_AGAINST)
+        return np.stack([made.near, made.spread, made.bits, made.sigma])
+
+    def _asking(self, around: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Least cosine that contents ask for, by their neighbourhoods (4, n); of what has no direction, too much."""
+        assert self.rule.evidence is not None
+        asked = np.maximum(Neighbourhoods(*around).asked(self.rule.evidence), -MAX_ASKED)
+        return np.where(squares > 0, asked, MAX_ASKED)
+
+    def _ask(self) -> None:
+        """Write down what each content asks for, beside its coordinates too."""
+        n = min(len(self), len(self._lead))
+        self._asks[:n] = self._asking(self._around[:, :n], self._rows.squares[:n])
+        for coordinates in (self._lead, self._middle):
+            if coordinates is not None:
+                coordinates[:n] = asking_columns(coordinates[:n, :-2], self._asks[:n], right=True)
 
     def _row_set(self, X: np.ndarray) -> RowSet:
         """Rows to be compared, of `_Y` or alike."""
-        return RowSet.of(X, None if self.dim is None or self._matrix is not None else self.rule.mean)
+        return RowSet.of(X, None if self.dim is None or self._maps else self.rule.mean)
 
-    def _mapped(self, X: np.ndarray) -> np.ndarray:
-        """Take vectors to where the rule compares them."""
-        if self._matrix is None:
+    def _units(self, X: np.ndarray) -> np.ndarray:
+        """Take vectors to where the rule compares them: as they are, or float32 of unit length or 0."""
+        if not self._maps:
             return X
         units, _ = RowSet.of(X, self.rule.mean).directions(slice(None))
-        units = units @ self._matrix
-        lengths = np.sqrt(np.square(units).sum(axis=1, keepdims=True))
-        units /= np.where(lengths > 0, lengths, 1)
+        if self._matrix is not None:
+            units = units @ self._matrix
+            lengths = np.sqrt(np.square(units).sum(axis=1, keepdims=True))
+            units /= np.where(lengths > 0, lengths, 1)
         # BLAS sums a row in an order that depends on where it stands; rounded, it is the same wherever that is.
-        return np.round(units, 7).astype(X.dtype)
+        return np.round(units, 7).astype(np.float32)
 
     def _result(self, batch: _Batch, j: int) -> StreamResult:
         own = self._slots.get(batch.keys[j])
         by_hash, many = self._by_hash(batch, j)
         by_vector, more = self._by_vector(batch, j)
-        slots = np.union1d(by_hash, by_vector)
+        seen = bool(batch.views[j].any()) and (
+            own is None or self.recent.holds(self._serials[own], self.count)
+        )
+        by_view = batch.alive(self, j, batch.view_hits, batch.view_pairs) if seen else np.empty(0, np.int64)
+        by_view = by_view[self.recent.holds(self._serials[by_view], self.count)]
+        slots = np.union1d(np.union1d(by_hash, by_vector), by_view)
         if own is not None:
             slots = np.union1d(slots, [own])
         if not len(slots):
@@ -281,22 +435,38 @@ class SlidingWindow:
         hamming[~(self._hashed[slots] & batch.hashed[j])] = -1
         cosine = self._cosines(batch, j, slots)
         exact = slots == (-1 if own is None else own)
-        perceptual, embedding = np.isin(slots, by_hash), np.isin(slots, by_vector)
-        if self.rule.cosine is not None:
-            # What the hashes brought, or the bytes, may lie beyond the most recent that the vectors brought.
-            embedding |= cosine >= self.rule.cosine
+        perceptual = np.zeros(len(slots), bool)
         if self.rule.hamming is not None:
-            perceptual |= (
-                (hamming >= 0) & (hamming <= self.rule.hamming) & self._useful[slots] & batch.useful[j]
-            )
+            perceptual = (hamming >= 0) & (hamming <= self.rule.hamming)
+            perceptual &= self._useful[slots] & batch.useful[j]
+        nearest, parts, thumbs = self._seen_apart(batch, j, slots, seen)
+        perceptual |= parts
+        evidence = self._evidence(batch, j, slots, cosine, nearest)
+        embedding = np.zeros(len(slots), bool) if self.rule.cosine is None else cosine >= self.rule.cosine
+        if self.local:
+            # The bounds ask by cosines; whichever way that is rounded, a pair that they find is found.
+            embedding = (evidence >= (self.rule.evidence or 0)) | (cosine >= self._least(batch, j, slots))
         turned, bits = batch.turned_from(self, j, slots)
         perceptual |= turned > 0
-        hamming = np.where(turned > 0, bits, hamming)
-        rank = np.where(exact, 0, np.where(perceptual, 1, 2))
+        hamming = np.where(turned > 0, bits, np.where(hamming < 0, hamming, np.minimum(hamming, nearest)))
+        differs = np.zeros(len(slots), np.int8)
+        found = np.flatnonzero((perceptual | embedding) & ~exact)
+        differs[found], apart = self._differences(batch, j, slots[found], thumbs[found])
+        refuted = np.zeros(len(slots), bool)
+        if self.rule.levels is not None:
+            refuted[found] = (apart > self.rule.levels) & (differs[found] == 0)
+            if self.rule.alike is not None:
+                refuted[found] |= (cosine[found] < self.rule.alike) & (differs[found] == 0)
+        kept = np.flatnonzero(exact | ((perceptual | embedding) & ~refuted))
+        if len(kept) > 2 * MAX_MATCHES + 1:
+            age = np.where(exact[kept], -1, self.count - self._serials[slots[kept]])
+            kept, many = kept[np.argsort(age)[: 2 * MAX_MATCHES + 1]], True
+        variant = (differs > 0) & (self.variants == "keep")
+        rank = np.where(exact, 0, np.where(variant, 3, np.where(perceptual, 1, 2)))
         bits = np.where(rank == 1, hamming, 0)
         order = np.lexsort((self._serials[slots], -np.nan_to_num(cosine, nan=-2.0), bits, rank))
         matches = []
-        for k in order:
+        for k in order[np.isin(order, kept)].tolist():
             slot = int(slots[k])
             position = int(self._serials[slot])
             matches.append(
@@ -310,9 +480,72 @@ class SlidingWindow:
                     None if hamming[k] < 0 else int(hamming[k]),
                     None if np.isnan(cosine[k]) else float(cosine[k]),
                     ORIENTATIONS[INVERSE[turned[k]]] if turned[k] else None,
+                    None if np.isnan(evidence[k]) else float(evidence[k]),
+                    EVIDENCE[differs[k]],
+                    bool(variant[k]),
                 )
             )
         return StreamResult(batch.ids[j], self.count, tuple(matches), many or more)
+
+    def _seen_apart(
+        self, batch: _Batch, j: int, slots: np.ndarray, seen: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """By views: bits between the nearest, int16, 65 for none; whether that proves it; and which have a thumbnail."""
+        nearest, found = np.full(len(slots), 65, np.int16), np.zeros(len(slots), bool)
+        views, there = self.recent.of(self._serials[slots], self.count)
+        thumbs = there & seen & batch.pictured[j]
+        thumbs[thumbs] = self.recent.pictured(self._serials[slots[thumbs]])
+        at = np.flatnonzero(there & seen)
+        if self.rule.hamming is None or not len(at):
+            return nearest, found, thumbs
+        hashes = np.concatenate([batch.views[j][None], views[at]])
+        radius = -1 if self.rule.view_bits is None else self.rule.view_bits
+        pairs = ViewHashes(hashes, informative(hashes), radius, self.rule.agreement)
+        one, other = np.zeros(len(at), np.int64), np.arange(1, len(at) + 1)
+        nearest[at] = pairs.distance(one, other)
+        found[at] = pairs.found(one, other, nearest[at])
+        return nearest, found, thumbs
+
+    def _evidence(
+        self, batch: _Batch, j: int, slots: np.ndarray, cosine: np.ndarray, nearest: np.ndarray
+    ) -> np.ndarray:
+        """How much arrival j stands out with each slot, float64; NaN where that is not asked, or a vector is missing."""
+        told = np.full(len(slots), np.nan)
+        known = np.flatnonzero(~np.isnan(cosine))
+        if self.local and len(known):
+            assert self.rule.local is not None
+            both = np.concatenate([batch.around[:, [j]], self._around[:, slots[known]]], axis=1)
+            one, other = np.zeros(len(known), np.int64), np.arange(1, len(known) + 1)
+            told[known] = Neighbourhoods(*both).evidence(
+                one, other, cosine[known], nearest[known], self.rule.local.quantile
+            )
+        return told
+
+    def _differences(
+        self, batch: _Batch, j: int, slots: np.ndarray, thumbs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What arrival j says otherwise than each slot, int8, a place in `EVIDENCE`; and how far their levels are apart.
+
+        `thumbs` says with which of them it can be laid over each other; of the others the levels are NaN.
+        """
+        told, apart = np.zeros(len(slots), np.int8), np.full(len(slots), np.nan)
+        own = self._slots.get(batch.keys[j])
+        texts = batch.texts[j] or (() if own is None else self._texts[own])
+        if texts:
+            told[[texts_differ(texts, self._texts[slot]) for slot in slots.tolist()]] = 1
+        at = np.flatnonzero(thumbs & (told == 0))
+        if len(at):
+            pictures = np.concatenate(
+                [batch.thumbs[j][None], self.recent.thumbs_of(self._serials[slots[at]])]
+            )
+            overlays = Overlays(
+                lambda numbers: (pictures[numbers], np.ones(len(numbers), bool)), np.arange(len(pictures))
+            )
+            one, other = np.zeros(len(at), np.int64), np.arange(1, len(at) + 1)
+            told[at[overlays.of(one, other).differ]] = 2
+            if self.rule.levels is not None:
+                apart[at] = overlays.levels_apart(one, other)
+        return told, apart
 
     def _by_hash(self, batch: _Batch, j: int) -> tuple[np.ndarray, bool]:
         """Slots within the radius, the most recent ones, and whether there are more."""
@@ -338,11 +571,19 @@ class SlidingWindow:
             if self._middle is not None and batch.middle is not None:
                 bound = np.vecdot(self._middle[block], batch.middle[j])
                 block = block[bound >= batch.middle_floor]
-            block = block[self._cosines(batch, j, block) >= self.rule.cosine]
+            block = block[self._cosines(batch, j, block) >= self._least(batch, j, block)]
             found = np.concatenate([found, block])
             if len(found) > MAX_MATCHES:
                 return found[np.argsort(self._serials[found])[-MAX_MATCHES:]], True
         return found, False
+
+    def _least(self, batch: _Batch, j: int, slots: np.ndarray) -> np.ndarray | float:
+        """Least cosine of arrival j with each slot where hashes say nothing."""
+        if not self.local:
+            assert self.rule.cosine is not None
+            return self.rule.cosine
+        # As `Asked.of` has it.
+        return (batch.asks[j] + self._asks[slots]) / 2
 
     def _cosines(self, batch: _Batch, j: int, slots: np.ndarray) -> np.ndarray:
         """Cosine of arrival j and each slot, float64; NaN where there is none."""
@@ -355,6 +596,8 @@ class SlidingWindow:
     def _remember(self, batch: _Batch, j: int) -> None:
         key, slot = batch.keys[j], self._slots.get(batch.keys[j])
         if slot is not None:
+            texts = [text for text in batch.texts[j] if text not in self._texts[slot]]
+            self._texts[slot] = (*self._texts[slot], *texts)[:_TEXTS]
             self._slots.move_to_end(key)
             self.count += 1
             return
@@ -368,10 +611,12 @@ class SlidingWindow:
         self._useful[slot] = batch.useful[j]
         self._turned[slot] = batch.turned[j]
         if self.dim is not None:
-            self._lead[slot] = batch.lead[j]
-            if self._middle is not None and batch.middle is not None:
-                self._middle[slot] = batch.middle[j]
-        self._ids[slot] = batch.ids[j]
+            self._lead[slot] = batch.right_lead[j]
+            if self._middle is not None and batch.right_middle is not None:
+                self._middle[slot] = batch.right_middle[j]
+            self._around[:, slot], self._asks[slot] = batch.around[:, j], batch.asks[j]
+        self.recent.put(self.count, slot, batch.views[j], batch.thumbs[j] if batch.pictured[j] else None)
+        self._ids[slot], self._texts[slot] = batch.ids[j], batch.texts[j]
         self._slots[key] = slot
         self._serials[slot] = batch.serials[j] = self.count
         batch.slots[j] = slot
@@ -387,25 +632,36 @@ class SlidingWindow:
             if not (drifted and self.count - self._fitted_at >= _MIN_INTERVAL * self.capacity):
                 return
         held = self._row_set(self._Y[:n])
-        if n > _REFIT_SIZES[0] - BATCH and self.rule.cosine is not None:
+        if self.local:
+            self._asks[:n] = self._asking(self._around[:, :n], held.measure().squares)
+        if n > _REFIT_SIZES[0] - BATCH and (self.rule.cosine is not None or self.local):
             latest = np.sort(np.argpartition(self._serials[:n], -min(_LATEST, n))[-_LATEST:])
             coming = self._row_set(self._Y[latest])
             budget = 4.0 * _COORDINATES * (n + len(latest))
-            plan = choose_plan(coming, held, self.rule.cosine, NumpyTiles(), budget)
-            self._plan = plan if _pays(plan, coming, held, self.rule.cosine) else Plan(held.dim, held.dim)
+            least: float | Asked = self.rule.cosine or 0.0
+            if self.local:
+                least = Asked(self._asks[latest], self._asks[:n])
+            plan = choose_plan(coming, held, least, NumpyTiles(), budget)
+            self._plan = plan if _pays(plan, coming, held, least) else Plan(held.dim, held.dim)
         # Room up to the next time; what is never touched is never taken from the system.
         room = next((size for size in _REFIT_SIZES if size >= n + BATCH), self.capacity)
         room = min(room, self.capacity)
         plan = self._plan
-        self._lead = np.zeros((room, plan.lead + 1), np.float32)
-        self._middle = np.zeros((room, plan.middle + 1), np.float32) if plan.middle > plan.lead else None
+        more = 1 + 2 * self.local
+        self._lead = np.zeros((room, plan.lead + more), np.float32)
+        self._middle = np.zeros((room, plan.middle + more), np.float32) if plan.middle > plan.lead else None
         for start in range(0, n, 1024):
             part = slice(start, min(start + 1024, n))
-            self._lead[part], middle = project(held, part, plan)
-            if self._middle is not None:
-                self._middle[part] = middle
+            lead, middle = project(held, part, plan)
+            self._lead[part] = self.asking(lead, self._asks[part], right=True)
+            if self._middle is not None and middle is not None:
+                self._middle[part] = self.asking(middle, self._asks[part], right=True)
         self._rows.squares[:n] = held.squares
         self._fitted_at, self._candidates, self._asked = self.count, 0, 0
+
+    def asking(self, coordinates: np.ndarray, asked: np.ndarray, *, right: bool) -> np.ndarray:
+        """Coordinates, with what their contents ask for beside them where each asks for something of its own."""
+        return asking_columns(coordinates, asked, right=right) if self.local else coordinates
 
 
 class _Batch:
@@ -419,29 +675,51 @@ class _Batch:
         self.keys = [arrival.key for arrival in arrivals]
         self.hashes = np.zeros(b, np.uint64)
         self.hashed = np.zeros(b, bool)
-        self.turned = np.zeros((b, _TURNS), np.uint64)
+        self.turned = np.zeros((b, TURNS), np.uint64)
         self.slots = np.full(b, -1, np.int64)
         self.serials = np.full(b, -2, np.int64)
         # No vector is a vector of NaN: wherever the mean lies, it has no direction.
         X = np.full((b, window.dim or 0), np.nan, window._X.dtype)
-        self._fill(window, arrivals, X)
+        self.around = np.zeros((4, b))
+        self.views = np.zeros((b, VIEWS), np.uint64)
+        self.thumbs = np.zeros((b, THUMB, THUMB), np.uint8)
+        self.pictured = np.zeros(b, bool)
+        self.texts = [_kept_text(arrival.text) for arrival in arrivals]
+        own = self._fill(window, arrivals, X)
         self.useful = self.hashed & informative(self.hashes)
         self.X = X
-        self.rows = window._row_set(window._mapped(X))
+        units = window._units(X)
+        self.rows = window._row_set(units.astype(X.dtype, copy=False))
+        self.asks = np.zeros(b)
+        if window.local:
+            fresh = np.flatnonzero(own == np.arange(b))
+            self.around[:, fresh] = window._neighbourhoods(units[fresh], self.views[fresh])
+            copies = np.flatnonzero((own >= 0) & (own != np.arange(b)))
+            self.around[:, copies] = self.around[:, own[copies]]
         nothing: list[np.ndarray] = [np.empty(0, np.int64)] * b
         none = np.zeros((b, b), bool)
         self.hash_hits, self.hash_pairs = nothing, none
         self.lead_hits, self.lead_pairs = nothing, none
+        self.view_hits, self.view_pairs = list(nothing), none.copy()
         self.lead, self.middle = np.empty((b, 0), np.float32), None
         self.middle_floor = -1.0
         #: Which content a slot held when it was compared.
         self.held = window._serials.copy() if compare else window._serials
         # One thread of BLAS: the products are small, and the other cores have pictures to decode and encode.
         with _blas().limit(limits=1, user_api="blas"):
+            self.right_lead, self.right_middle = self.lead, self.middle
             if window.dim is not None:
-                self.lead, self.middle = project(self.rows, slice(0, b), window._plan)
+                lead, middle = project(self.rows, slice(0, b), window._plan)
+                if window.local:
+                    self.asks = window._asking(self.around, self.rows.squares)
+                self.lead, self.right_lead = (window.asking(lead, self.asks, right=r) for r in (False, True))
+                if middle is not None:
+                    self.middle, self.right_middle = (
+                        window.asking(middle, self.asks, right=r) for r in (False, True)
+                    )
             if compare:
                 self._compare_hashes(window)
+                self._compare_views(window)
                 self._compare_vectors(window)
 
     def __len__(self) -> int:
@@ -455,19 +733,35 @@ class _Batch:
         earlier = earlier[window._serials[self.slots[earlier]] == self.serials[earlier]]
         return np.concatenate([slots, self.slots[earlier]])
 
-    def _fill(self, window: SlidingWindow, arrivals: Sequence[Arrival], X: np.ndarray) -> None:
-        """Put hashes and vectors where they belong; a copy has those of its content."""
+    def _fill(self, window: SlidingWindow, arrivals: Sequence[Arrival], X: np.ndarray) -> np.ndarray:
+        """Put hashes and vectors where they belong; a copy has those of its content.
+
+        Gives the place of the first of each content in the batch, -1 for what is in the window.
+        """
         first: dict[str, int] = {}
+        own = np.full(len(arrivals), -1, np.int64)
         for j, arrival in enumerate(arrivals):
             if (slot := window._slots.get(arrival.key)) is not None:
                 X[j] = window._X[slot]
                 self.hashes[j], self.hashed[j] = window._hashes[slot], window._hashed[slot]
                 self.turned[j] = window._turned[slot]
+                self.around[:, j] = window._around[:, slot]
+                serial = window._serials[slot]
+                if arrival.views is None and window.recent.holds(serial, window.count):
+                    self.views[j] = window.recent.of(serial[None], window.count)[0][0]
+                    self.pictured[j] = window.recent.pictured(serial[None])[0]
+                    self.thumbs[j] = window.recent.thumbs_of(serial[None])[0]
+                else:
+                    self._see(j, arrival)
             elif (k := first.setdefault(arrival.key, j)) < j:
-                X[j] = X[k]
+                X[j], own[j] = X[k], k
                 self.hashes[j], self.hashed[j] = self.hashes[k], self.hashed[k]
                 self.turned[j] = self.turned[k]
+                self.views[j], self.thumbs[j] = self.views[k], self.thumbs[k]
+                self.pictured[j] = self.pictured[k]
             else:
+                own[j] = j
+                self._see(j, arrival)
                 if arrival.phash is not None:
                     self.hashes[j], self.hashed[j] = arrival.phash, True
                 if arrival.turned is not None:
@@ -479,10 +773,28 @@ class _Batch:
                         )
                     with np.errstate(over="ignore"):
                         X[j] = arrival.vector
+        return own
+
+    def _see(self, j: int, arrival: Arrival) -> None:
+        """Take over what an arrival brings of its views."""
+        if arrival.views is not None:
+            self.views[j] = arrival.views
+        if arrival.thumb is not None:
+            self.thumbs[j], self.pictured[j] = arrival.thumb, True
+
+    def _compare_views(self, window: SlidingWindow) -> None:
+        if not window.looks_at_views:
+            return
+        agreement = window.rule.agreement is not None
+        for j in np.flatnonzero(self.views.any(axis=1)).tolist():
+            slots, serials = window.recent.near(self.views[j], RADIUS, agreement)
+            # A slot may have been given to another content since.
+            self.view_hits[j] = slots[window._serials[slots] == serials]
+            self.view_pairs[j, :j] = near_views(self.views[j], self.views[:j], RADIUS, agreement)
 
     def _compare_hashes(self, window: SlidingWindow) -> None:
         radius = window.rule.hamming
-        if radius is None or not self.useful.any():
+        if radius is None or radius < 0 or not self.useful.any():
             return
         n = len(window)
         hashes, useful = window._hashes[:n], window._useful[:n]
@@ -521,14 +833,16 @@ class _Batch:
         return laid, least
 
     def _compare_vectors(self, window: SlidingWindow) -> None:
-        if window.rule.cosine is None or window.dim is None:
+        if (window.rule.cosine is None and not window.local) or window.dim is None:
             return
-        floor = window.rule.cosine - coordinate_slack(window.dim)
+        # What each content asks for stands in two more columns, so that all pairs have one floor.
+        least, reach = (1.0, _REACH) if window.local else (window.rule.cosine or 0.0, 1.0)
+        floor = least - coordinate_slack(window.dim)
         tiles = NumpyTiles()
-        lead_floor = tiles.floor(floor - summation_slack(self.lead.shape[1]))
+        lead_floor = tiles.floor(floor - reach * summation_slack(self.lead.shape[1]))
         if self.middle is not None:
-            self.middle_floor = float(tiles.floor(floor - summation_slack(self.middle.shape[1])))
-        self.lead_pairs = self.lead @ self.lead.T >= lead_floor
+            self.middle_floor = float(tiles.floor(floor - reach * summation_slack(self.middle.shape[1])))
+        self.lead_pairs = self.lead @ self.right_lead.T >= lead_floor
         n, everything = len(window), slice(None)
         i_parts, slot_parts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for start in range(0, n, _COLUMNS):
@@ -550,12 +864,20 @@ def _turned_radius(hamming: int | None) -> int:
     return min(hamming - _TURNED_BITS, _MAX_TURNED)
 
 
-def _pays(plan: Plan, coming: RowSet, held: RowSet, threshold: float) -> bool:
+def _kept_text(text: str | None) -> tuple[str, ...]:
+    """A text as it is held; halves of surrogate pairs cannot be saved."""
+    return () if not text else (text[:TEXT_CHARS].encode("utf-8", "replace").decode(),)
+
+
+def _pays(plan: Plan, coming: RowSet, held: RowSet, threshold: float | Asked) -> bool:
     """Whether a plan's bounds rule out enough, on a sample, to be worth more than products of whole vectors."""
     asked, _ = project(coming, slice(0, _LATEST), plan)
     sample = np.linspace(0, len(held) - 1, min(4 * _LATEST, len(held))).astype(np.int64)
     some, _ = project(RowSet.of(held.X[sample], held.mean), slice(0, len(sample)), plan)
-    share = np.count_nonzero(asked @ some.T >= threshold) / (len(asked) * len(some))
+    least: Any = threshold
+    if isinstance(threshold, Asked):
+        least = threshold.of(np.arange(len(asked))[:, None], sample[None])
+    share = np.count_nonzero(asked @ some.T >= least) / (len(asked) * len(some))
     return bool(share * _LOOK_UP + plan.lead < held.dim)
 
 
@@ -565,209 +887,3 @@ def _blas() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
-
-
-#: Raised when an older icehouse could no longer read the file rightly.
-FORMAT = 2
-
-_ROWS = 4096
-_META, _DIGEST = b"icehouse.window", b"icehouse.sha256"
-
-
-def check_place(path: Path) -> None:
-    """Check that a state can be written to `path`, before there is one to be lost."""
-    try:
-        if path.is_dir():
-            raise StoreError(f"the state {path} is a folder; give a file")
-        place = path.resolve().parent
-        place.mkdir(parents=True, exist_ok=True)
-        temp = place / temp_name(path.suffix)
-        temp.touch()
-        temp.unlink()
-    except OSError as error:
-        raise StoreError(f"cannot write the state {path}: {error.strerror or error}") from error
-
-
-def save_window(
-    window: SlidingWindow,
-    path: Path,
-    *,
-    space: Mapping[str, Any] | None = None,
-    notes: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a window to `path`, in place of what is there; a link stays one."""
-    slots = np.fromiter(window._slots.values(), np.int64, len(window))
-    keys = list(window._slots)
-    ids = [window._ids[slot] for slot in slots]
-    # A file's name need not be text, and a column of texts takes nothing else: such ids are kept beside it as they are.
-    odd = {row: name for row, name in enumerate(ids) if not _is_text(name)}
-    schema = _schema(window.dim, str(window._X.dtype))
-    digest = hashlib.sha256()
-    try:
-        target = path.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target.parent)
-        with (
-            publish(target) as temp,
-            # Vectors do not compress, and their statistics say nothing.
-            pq.ParquetWriter(
-                temp, schema, compression="none", write_statistics=False, write_page_checksum=True
-            ) as writer,
-        ):
-            for start in range(0, len(slots), _ROWS):
-                part = slots[start : start + _ROWS]
-                names = [name if _is_text(name) else _as_text(name) for name in ids[start : start + _ROWS]]
-                columns = {
-                    "id": pa.array(names, pa.string()),
-                    "sha256": pa.array(keys[start : start + _ROWS], pa.string()),
-                    "position": pa.array(window._serials[part]),
-                    "phash": pa.array(window._hashes[part], mask=~window._hashed[part]),
-                    "turned": pa.FixedSizeListArray.from_arrays(
-                        pa.array(window._turned[part].ravel()), _TURNS
-                    ),
-                }
-                if window.dim is not None:
-                    flat = pa.array(np.ascontiguousarray(window._X[part]).reshape(-1))
-                    columns["vector"] = pa.FixedSizeListArray.from_arrays(
-                        flat, type=schema.field("vector").type
-                    )
-                rows = pa.table(columns, schema=schema)
-                _update(digest, rows)
-                writer.write_table(rows)
-            meta = {
-                "format": FORMAT,
-                "rows": len(slots),
-                "seen": window.count,
-                "dim": window.dim,
-                "dtype": str(window._X.dtype),
-                "ids": odd,
-                "space": dict(space or {}),
-                "notes": dict(notes or {}),
-            }
-            text = json.dumps(meta, sort_keys=True).encode()
-            digest.update(text)
-            writer.add_key_value_metadata({_META: text, _DIGEST: digest.hexdigest().encode()})
-    except OSError as error:
-        raise StoreError(f"cannot write the state {path}: {error.strerror or error}") from error
-
-
-def load_window(
-    path: Path, *, rule: Rule, capacity: int, space: Mapping[str, Any] | None = None
-) -> tuple[SlidingWindow, dict[str, Any]]:
-    """Read a window.
-
-    If `capacity` is less than was saved, what was seen longest ago is left out.
-    """
-    try:
-        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
-            meta = _meta(path, file)
-            _check_space(path, meta, dict(space or {}))
-            window = SlidingWindow(capacity, rule=rule, dim=meta["dim"], dtype=meta["dtype"])
-            _fill(window, file, meta)
-    except (
-        OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError
-    ) as error:  # fmt: skip
-        if isinstance(error, OSError) and error.errno is not None:
-            raise StoreError(f"cannot read the state {path}: {error.strerror}") from error
-        raise CorruptError(
-            f"the state {path} is damaged ({brief(error, 120)}); move it away to begin with an empty window"
-        ) from error
-    return window, meta["notes"]
-
-
-def _fill(window: SlidingWindow, file: pq.ParquetFile, meta: dict[str, Any]) -> None:
-    digest, done, skipped = hashlib.sha256(), 0, max(meta["rows"] - window.capacity, 0)
-    for batch in file.iter_batches(batch_size=_ROWS):
-        rows = pa.Table.from_batches([batch])
-        _update(digest, rows)
-        leave = min(max(skipped - done, 0), len(rows))
-        done += len(rows)
-        rows = rows.slice(leave)
-        first, count = len(window), len(rows)
-        slots = slice(first, first + count)
-        if window.dim is not None:
-            window._X[slots] = to_array(rows["vector"])
-        window._hashed[slots] = rows["phash"].is_valid().to_numpy()
-        window._hashes[slots] = rows["phash"].fill_null(0).to_numpy()
-        if "turned" in rows.column_names:  # states of format 1 have none
-            flat = rows["turned"].combine_chunks().flatten().to_numpy()
-            window._turned[slots] = flat.reshape(-1, _TURNS)
-        window._serials[slots] = rows["position"].to_numpy()
-        window._ids[slots] = rows["id"].to_pylist()
-        window._slots.update(zip(rows["sha256"].to_pylist(), range(first, first + count), strict=True))
-    written = file.metadata.metadata
-    digest.update(written[_META])
-    if (
-        digest.hexdigest().encode() != written[_DIGEST]
-        or done != meta["rows"]
-        or len(window) != done - skipped
-    ):
-        raise ValueError("its digest is another")
-    # What is left out was seen longest ago: the first rows.
-    for row, name in meta.get("ids", {}).items():
-        if int(row) >= skipped:
-            window._ids[int(row) - skipped] = str(name)
-    window.restored(meta["seen"])
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _as_text(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()
-
-
-def _schema(dim: int | None, dtype: str) -> pa.Schema:
-    fields = [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("phash", pa.uint64()),
-        pa.field("turned", pa.list_(pa.uint64(), _TURNS), nullable=False),
-    ]
-    if dim is not None:
-        fields.append(pa.field("vector", vector_type(dim, dtype), nullable=False))
-    return pa.schema(fields)
-
-
-def _update(digest: Any, rows: pa.Table) -> None:
-    digest.update(json.dumps([rows["id"].to_pylist(), rows["sha256"].to_pylist()]).encode())
-    digest.update(rows["position"].to_numpy().astype("<i8").tobytes())
-    digest.update(rows["phash"].fill_null(0).to_numpy().astype("<u8").tobytes())
-    digest.update(rows["phash"].is_valid().to_numpy().tobytes())
-    if "turned" in rows.column_names:
-        digest.update(rows["turned"].combine_chunks().flatten().to_numpy().astype("<u8").tobytes())
-    if "vector" in rows.column_names:
-        digest.update(np.ascontiguousarray(to_array(rows["vector"])))
-
-
-def _meta(path: Path, file: pq.ParquetFile) -> dict[str, Any]:
-    found = (file.metadata.metadata or {}).get(_META)
-    if found is None:
-        raise StoreError(f"{path} is no state of a stream")
-    meta: dict[str, Any] = json.loads(found)
-    if meta["format"] > FORMAT:
-        raise StoreError(
-            f"the state {path} is of format {meta['format']}, and this icehouse knows {FORMAT}; upgrade"
-        )
-    return meta
-
-
-def _check_space(path: Path, meta: dict[str, Any], space: dict[str, Any]) -> None:
-    then = meta["space"]
-    if "fingerprint" in space and then.get("fingerprint") != space["fingerprint"]:
-        raise SpaceError(
-            f"the state {path} was made with {_named(then)}, not {_named(space)}: they cannot be compared; go on as before, "
-            "or begin another state"
-        )
-
-
-def _named(space: dict[str, Any]) -> str:
-    if space.get("fingerprint") is None:
-        return "no vectors"
-    return f"vectors of {space.get('vectors', 'some encoder')} (fingerprint {space['fingerprint']})"

@@ -186,6 +186,7 @@ class Read:
     blank: bool = False
     turned: tuple[int, ...] | None = None  # perceptual hashes in all orientations, where asked for
     pixels: np.ndarray | None = None
+    seen: Any = None  # what `look` made of the picture
     stage: str = ""
     error: Exception | None = None
 
@@ -199,12 +200,14 @@ def read_image(
     wanted: Callable[[str], bool] = lambda sha: True,
     blanks: bool = True,
     turned: bool = False,
+    look: Callable[[Any], Any] | None = None,
     clock: StageClock | None = None,
 ) -> Read:
     """Read, hash, decode and prepare one image; errors end in what is returned, and cost this image only.
 
     Its sha256 tells whether it is to be `decoded` at all, and whether the encoder's pixels are `wanted`; of blank pictures
-    they are only if `blanks`. Perceptual hashes of the `turned` picture come along where asked for.
+    they are only if `blanks`. Perceptual hashes of the `turned` picture come along where asked for, and what `look` makes
+    of a picture that is not blank.
     """
     read, clock = Read(stage="read"), clock or StageClock()
     try:
@@ -219,6 +222,8 @@ def read_image(
             picture = decode(data, shortest=shortest, hashed=True, turned=turned)
             read.facts, read.blank = facts_of(read.facts, read.sha256, picture), picture.blank
             read.turned = picture.turned
+            if look is not None and not picture.blank:
+                read.seen = look(picture.image)
             if encoder is not None and prepared and (blanks or not picture.blank):
                 read.pixels = encoder.prepare_image(picture.image)
     except Exception as error:  # of a file, a disk, an encoder's own preprocessing

@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...dups.find import default_feature
-from ...dups.stream import window_rule
 from ...dups.window import Arrival, SlidingWindow
+from ...dups.window_rules import window_rule
 from ...embed.captions.caption_table import caption_key, captions_of, names_of, with_texts
 from ...embed.thumbnails import Thumbnail, thumbnail
 from ...errors import UsageError

@@ -168,6 +168,7 @@ class Decision:
     decision: str
     stage: str
     repeat_of: dict[str, Any] | None = None
+    variant_of: dict[str, Any] | None = None  # the post whose picture it has, with other words: no repeat
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     collections: list[str] = field(default_factory=list)
     learned: dict[str, Any] | None = None
@@ -184,6 +185,7 @@ class Decision:
             "decision": self.decision,
             "stage": self.stage,
             "repeat_of": self.repeat_of,
+            "variant_of": self.variant_of,
             "runs": self.runs,
             "collections": self.collections,
             "error": self.error,

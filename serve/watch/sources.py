@@ -25,7 +25,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import numpy as np
 
 from ...data.image_files import holds_image, is_image_name
-from ...dups.window import Arrival
+from ...dups.hashing import VIEWS
+from ...dups.window import TEXT_CHARS, TURNS, Arrival
 from ...errors import UsageError, WatchError, brief
 from . import require
 from .messages import MAX_BYTES, Message
@@ -415,6 +416,9 @@ class RedisStream(Source):
                 "key": arrival.key,
                 "phash": "" if arrival.phash is None else str(arrival.phash),
                 "vector": b"" if arrival.vector is None else arrival.vector.astype("<f2").tobytes(),
+                "turned": np.array(arrival.turned or (), "<u8").tobytes(),
+                "views": b"" if arrival.views is None else arrival.views.astype("<u8").tobytes(),
+                "text": (arrival.text or "")[:TEXT_CHARS].encode("utf-8", "replace"),
             }
             pipe.xadd(self._seen(modality, space), fields, maxlen=window, approximate=True)
         try:
@@ -489,11 +493,16 @@ def _arrival(fields: Mapping[Any, Any], dim: int | None) -> Arrival | None:
         phash, vector = _text(fields[b"phash"]), np.frombuffer(fields[b"vector"], "<f2")
         if len(vector) not in (0, dim) or not np.isfinite(vector).all():
             return None
+        # Workers of before tell neither of these.
+        turned, views = (np.frombuffer(fields.get(name, b""), "<u8") for name in (b"turned", b"views"))
         return Arrival(
             fields[b"id"].decode("utf-8", "surrogatepass"),
             _text(fields[b"key"]),
             int(phash) if phash else None,
             vector if len(vector) else None,
+            tuple(turned.tolist()) if len(turned) == TURNS + 1 else None,
+            views if len(views) == VIEWS else None,
+            text=_text(fields.get(b"text", b"")) or None,
         )
     except (KeyError, ValueError):
         return None

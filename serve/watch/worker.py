@@ -24,7 +24,7 @@ import numpy as np
 
 from ...data.images import decode, load_hashing
 from ...data.text import text_sha256
-from ...dups.stream import DecodingTrial, DuplicateStream, Pipeline
+from ...dups.stream import DecodingTrial, DuplicateStream, Pipeline, Seen, look
 from ...dups.window import Arrival, Match, StreamResult
 from ...embed.extract import FileFacts, facts_of, read_file
 from ...errors import ImageError, brief
@@ -60,6 +60,8 @@ class Work:
     text_key: str | None = None
     facts: FileFacts | None = None
     phash: int | None = None
+    turned: tuple[int, ...] | None = None  # hashes of the picture in all orientations
+    seen: Seen | None = None
     blank: bool = False
     wanted: bool = False
     error: str | None = None  # why nothing of it can be judged
@@ -69,6 +71,7 @@ class Work:
     contents: Contents = field(default_factory=Contents)
     ready: bool = False  # whether the contents hold all that heads may ask for
     pending: str = ""  # what copies of it on their way are known by
+    variant_of: dict[str, Any] | None = None  # the post whose picture it has, with other words
 
 
 class Intake:
@@ -390,11 +393,14 @@ class Watch:
             with self._decoding:
                 begun = time.perf_counter()
                 shortest = None if work.trial is None else work.trial.shortest
-                picture = decode(data, shortest=shortest, hashed=True)
+                compared = self.images is not None
+                picture = decode(data, shortest=shortest, hashed=True, turned=compared)
                 assert work.facts is not None
                 assert work.image_key is not None
                 work.facts = facts_of(work.facts, work.image_key, picture)
-                work.phash, work.blank = work.facts.phash, picture.blank
+                work.phash, work.blank, work.turned = work.facts.phash, picture.blank, picture.turned
+                if self.images is not None and self.images.viewed and not picture.blank:
+                    work.seen = look(picture.image)
                 work.contents.pixels = self.scorer.prepare(picture.image)
                 work.post.ms["decode"] = 1000 * (time.perf_counter() - begun)
         except ImageError as error:
@@ -460,11 +466,12 @@ class Watch:
         for row, original in zip(open_rows, repeats, strict=True):
             work = batch[row]
             work.post.ms["repeats"] = ms
-            if original is not None:
+            if original is not None and "differs" not in original:
                 decisions[row] = Decision(
                     work.post, "repeat", "repeats", repeat_of=original, error=_broken(work)
                 )
             else:
+                work.variant_of = original
                 self._complete(work)
                 going.append(row)
         for work in batch:
@@ -477,7 +484,7 @@ class Watch:
         final = []
         for work, decision in zip(batch, decisions, strict=True):
             assert decision is not None
-            decision.collections = work.collections
+            decision.collections, decision.variant_of = work.collections, work.variant_of
             decision.sha256, decision.work = work.image_key, work
             decision.path = None if work.path is None else str(work.path.absolute())
             work.post.ms["total"] = 1000 * (time.perf_counter() - work.post.received)
@@ -517,7 +524,7 @@ class Watch:
                 del self._pending[work.pending]
 
     def _repeats(self, works: list[Work]) -> list[dict[str, Any] | None]:
-        """Earlier post that each post repeats, or None; all are remembered."""
+        """Earlier post that each post repeats or, with what `differs`, is a variant of; or None. All are remembered."""
         self._hear()
         here: set[str] = set()
         for work in works:
@@ -544,7 +551,7 @@ class Watch:
                 found[row].append(None if match is None else _told(match, judge.modality))
             space = self.spaces[judge.modality]
             self.source.tell_seen(judge.modality, space, list(new.values()), judge.window.capacity)
-        return [rows[0] if rows and all(rows) else None for rows in found]
+        return [_original(rows) for rows in found]
 
     def _hear(self) -> None:
         """Remember what workers beside this one have seen."""
@@ -557,7 +564,9 @@ class Watch:
         if judge.modality == "text":
             return Arrival(work.post.id, key, None, self._vector("text", work))
         # A picture of one colour has no vector, since that would prove nothing.
-        return Arrival(work.post.id, key, work.phash, None if work.blank else self._vector("image", work))
+        vector = None if work.blank else self._vector("image", work)
+        views, thumb = (None, None) if work.seen is None else work.seen
+        return Arrival(work.post.id, key, work.phash, vector, work.turned, views, thumb, work.post.text)
 
     def _vector(self, modality: str, work: Work) -> np.ndarray | None:
         feature = self.compared.get(modality)
@@ -665,13 +674,23 @@ def _of_another(result: StreamResult, post_id: str) -> Match | None:
     return earlier[0] if earlier else None
 
 
+def _original(rows: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """What a post repeats, by what each of its parts does; where one is a variant the post is one, too."""
+    told = [row for row in rows if row is not None]
+    if len(told) < len(rows) or not told:
+        return next((row for row in told if "differs" in row), None)
+    return next((row for row in told if "differs" in row), told[0])
+
+
 def _told(match: Match, modality: str) -> dict[str, Any]:
-    return {
+    differs = {"differs": match.differs} if match.variant else {}
+    return differs | {
         "id": match.id,
         "by": modality,
         "kind": match.kind,
         "hamming": match.hamming,
         "cosine": None if match.cosine is None else round(match.cosine, 4),
+        "orientation": match.orientation,
         "age": match.age,
     }
 

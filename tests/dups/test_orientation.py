@@ -20,7 +20,8 @@ from icehouse.dups.hashing import informative
 from icehouse.dups.orientation import RADIUS, turn, turned_pairs
 from icehouse.dups.rule import Rule
 from icehouse.dups.stream import DuplicateStream
-from icehouse.dups.window import Arrival, SlidingWindow, load_window, save_window
+from icehouse.dups.window import Arrival, SlidingWindow
+from icehouse.dups.window_state import load_window, save_window
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from PIL import Image
@@ -310,13 +311,13 @@ def test_no_pairs_are_no_trouble() -> None:
 
 
 def test_a_state_of_before_has_no_turned_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import icehouse.dups.window as window_module
+    import icehouse.dups.window_state as state_module
 
     hashes = perceptual_hashes(picture(3, 160, 120))
     window = SlidingWindow(10, rule=Rule(hamming=6))
     window.remember([Arrival("old", "k", hashes[0], None, hashes)])
     monkeypatch.setattr(
-        window_module,
+        state_module,
         "_schema",
         lambda *_: pa.schema(
             [("id", pa.string()), ("sha256", pa.string()), ("position", pa.int64()), ("phash", pa.uint64())]
@@ -324,7 +325,7 @@ def test_a_state_of_before_has_no_turned_hashes(tmp_path: Path, monkeypatch: pyt
     )
     real = pa.table
     monkeypatch.setattr(
-        window_module.pa,
+        state_module.pa,
         "table",
         lambda columns, schema: real({name: columns[name] for name in schema.names}, schema=schema),
     )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from icehouse.dups import stream as stream_module
+from icehouse.dups import stream as pipeline_module
 from icehouse.dups.calibration import Calibration, TailFit, fit_map
 from icehouse.dups.rule import Rule
 from icehouse.dups.stream import DuplicateStream, StreamResult
@@ -279,10 +279,10 @@ def test_with_the_calibration_of_a_store(photos: list[Path], tmp_path: Path) -> 
     plain = make(rule=rule, hamming=4, window=60)
     assert list(stream.judge_many(photos)) == list(plain.judge_many(photos))
     assert stream.rule.cosine == tail.threshold(60)
-    assert any("and hashes within 2 bits by the calibration" in note for note in stream.notes)
+    assert any("and hashes within 4 bits in toy-a/image/pooled" in note for note in stream.notes)
     assert (
         DuplicateStream.from_store(store, **options).rule.hamming
-        == made.hashes(60, 6, viewed=False).whole
+        == made.hashes(60, 6, viewed=True).whole
         == 2
     )
     assert DuplicateStream.from_store(store, hamming=None, **options).rule.hamming is None
@@ -293,8 +293,36 @@ def test_with_the_calibration_of_a_store(photos: list[Path], tmp_path: Path) -> 
         DuplicateStream.from_store(store, rule=0.9, expected_false_pairs=1, **options)
     replace(made, fingerprint="0" * 16).save(store)
     stale = DuplicateStream.from_store(store, **options)
-    assert (stale.rule.source, stale.rule.hamming) == ("default", 6)
+    assert (stale.rule.source, stale.rule.hamming, stale.rule.cosine) == ("default", 2, 0.999)
     assert "fingerprint" in stale.notes[0]
+
+
+def test_a_store_tells_what_its_contents_look_like(tmp_path: Path) -> None:
+    paths = make_pictures(tmp_path / "pictures", 215, width=48, height=36)
+    embed_sources([tmp_path / "pictures"], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    store, options = Store.open(tmp_path / "s"), {"feature": "toy-a/image/joint", "window": 400}
+    stream = DuplicateStream.from_store(store, encoder=ToyEncoder(), **options)
+    assert stream.rule.local is not None
+    assert stream.rule.local.hashes is not None
+    assert stream.rule.evidence is not None
+    assert any("what the contents of" in note for note in stream.notes)
+    # What is allowed grows with what is held: fewer pairs of fewer contents can be false.
+    assert stream.window.rules.until(0) == 256
+    kept = sorted((store.path / "cache" / "unseen").rglob("*.npz"))
+    assert kept
+    written = [path.stat().st_mtime_ns for path in kept]
+    Image.open(paths[3]).save(tmp_path / "again.jpg", quality=90)
+    verdicts = list(stream.judge_many([*paths[:20], tmp_path / "again.jpg"]))
+    assert verdicts[-1].match is not None
+    assert verdicts[-1].match.id == str(paths[3])
+    assert verdicts[-1].match.evidence is not None
+    again = DuplicateStream.from_store(store, encoder=ToyEncoder(), **options)
+    assert list(again.judge_many([*paths[:20], tmp_path / "again.jpg"])) == verdicts
+    assert [path.stat().st_mtime_ns for path in kept] == written
+    # Without views nothing is looked for in parts of pictures.
+    plain = DuplicateStream.from_store(store, encoder=ToyEncoder(), views=False, **options)
+    assert not plain.viewed
+    assert plain.window.rule.view_bits == -1
 
 
 @pytest.fixture
@@ -317,7 +345,7 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[str]], dict[str, 
         return real(data, shortest=shortest, hashed=hashed, turned=turned)
 
     real = extract.decode
-    monkeypatch.setattr(stream_module, "choose_shortest", choose)
+    monkeypatch.setattr(pipeline_module, "choose_shortest", choose)
     monkeypatch.setattr(extract, "decode", decode)
     return tried, decoded, happened
 
@@ -351,7 +379,7 @@ def test_neither_threads_nor_restarts_change_how_far(tmp_path: Path, trials: Any
     assert sorted(map(str, expected.values())) == ["64"] * 7 + ["None"] * 5
     # The first one is still being read when the trial ends.
     happened.clear()
-    read = stream_module.read_file
+    read = pipeline_module.read_file
 
     def slowly(path: Path) -> Any:
         if path == paths[0] and threading.current_thread().name.startswith("icehouse-read"):
@@ -359,7 +387,7 @@ def test_neither_threads_nor_restarts_change_how_far(tmp_path: Path, trials: Any
         return read(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream_module, "read_file", slowly)
+        patch.setattr(pipeline_module, "read_file", slowly)
         assert list(make(workers=2, batch_size=50).judge_many(paths)) == alone
     for cut in range(len(paths) + 1):
         state = tmp_path / f"state-{cut}"
@@ -376,7 +404,7 @@ def test_a_trial_that_fails_leaves_pictures_whole(tmp_path: Path, monkeypatch: p
     def choose(*_: Any) -> int:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(stream_module, "choose_shortest", choose)
+    monkeypatch.setattr(pipeline_module, "choose_shortest", choose)
     paths = make_pictures(tmp_path, 8, width=160, height=128)
     assert [v.kind for v in make().judge_many(paths)] == ["new"] * 8
 
@@ -393,7 +421,7 @@ def test_what_was_read_does_not_wait_for_what_takes_long(
 ) -> None:
     """The second file can be read only once the first was judged."""
     paths = make_pictures(tmp_path, 3)
-    judged, read = threading.Event(), stream_module.read_file
+    judged, read = threading.Event(), pipeline_module.read_file
     waited = []
 
     def slowly(path: Path) -> Any:
@@ -401,7 +429,7 @@ def test_what_was_read_does_not_wait_for_what_takes_long(
             waited.append(judged.wait(60))
         return read(path)
 
-    monkeypatch.setattr(stream_module, "read_file", slowly)
+    monkeypatch.setattr(pipeline_module, "read_file", slowly)
     for verdict in make(workers=2, shrink=False).judge_many(paths, latency=0):
         assert verdict.kind == "new"
         judged.set()

@@ -92,12 +92,14 @@ def test_the_command(photos: list[Path], tmp_path: Path, toys: None) -> None:
             assert line["position"] - line["match_position"] == line["age"]
     assert "20 images in" in said
     assert "going on after" in said_later
-    assert "guess" not in said
+    assert "no calibration" not in said
 
 
-def test_without_a_threshold_it_says_that_it_guesses(toys: None) -> None:
+def test_without_a_threshold_it_says_what_it_goes_by(toys: None) -> None:
     _, said = command("--encoder", "toy:a", lines="")
-    assert "0.95 is a guess" in said
+    assert "no calibration: what unrelated contents look like is told from those that come" in said
+    _, said = command("--encoder", "toy:a", "--threshold", "0.9", lines="")
+    assert "note:" not in said
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from icehouse.dups import window as window_module
 from icehouse.dups.hashing import informative
 from icehouse.dups.join.cosines import RowSet, pair_cosines
 from icehouse.dups.rule import Rule
-from icehouse.dups.window import Arrival, SlidingWindow, StreamResult, load_window, save_window
+from icehouse.dups.window import Arrival, SlidingWindow, StreamResult
+from icehouse.dups.window_state import load_window, save_window
 from icehouse.errors import CorruptError, SpaceError, StoreError, UsageError
 
 DIM = 8
@@ -386,7 +387,18 @@ def test_a_link_stays_one(saved: Path, tmp_path: Path) -> None:
 
 def test_anything_can_read_a_window(saved: Path) -> None:
     rows = pq.read_table(saved)
-    assert rows.column_names == ["id", "sha256", "position", "phash", "turned", "vector"]
+    assert rows.column_names == [
+        "id",
+        "sha256",
+        "position",
+        "phash",
+        "turned",
+        "texts",
+        "views",
+        "thumb",
+        "vector",
+        "around",
+    ]
     assert len(rows) == len(load(saved))
 
 
@@ -399,7 +411,7 @@ from pathlib import Path
 import numpy as np
 from icehouse.dups.rule import Rule
 from icehouse.dups.window import SlidingWindow
-from icehouse.dups.window import save_window
+from icehouse.dups.window_state import save_window
 from icehouse.dups.window import Arrival
 window = SlidingWindow(3000, rule=Rule(None, 0.9), dim=64)
 k = 0

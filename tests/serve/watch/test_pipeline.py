@@ -160,6 +160,35 @@ def test_a_recompressed_picture_is_a_repeat(run_lines: Run, posts: Posts, tmp_pa
     assert told[1]["repeat_of"]["kind"] in ("perceptual", "embedding")
 
 
+def test_a_variant_goes_on_to_the_heads(run_lines: Run, posts: Posts, tmp_path: Path) -> None:
+    first = posts(text="storm flood water roof rescue")
+    Image.open(first["image_path"]).save(tmp_path / "again.jpg", quality=80)
+    again = str(tmp_path / "again.jpg")
+    other = posts(text="holiday cake for all my friends", image_path=again)
+    same = posts(text="storm flood water roof rescue today", image_path=again, id="same")
+    told = run_lines([first, other, same])
+    assert [line["decision"] for line in told] == ["classified", "irrelevant", "repeat"]
+    assert told[0]["variant_of"] is None
+    variant = told[1]["variant_of"]
+    assert (variant["id"], variant["kind"], variant["differs"]) == (first["id"], "variant", "text")
+    assert told[1]["repeat_of"] is None
+    assert told[1]["runs"]["relevancy"]["predicted"] == "not_informative"
+    # The picture of `again` is there byte by byte: an exact copy is a repeat whatever its text.
+    assert told[2]["repeat_of"]["kind"] == "exact"
+    # Without texts the pictures decide; of two parts of a post that must both be repeated one may be a variant.
+    told = run_lines([{**other, "id": "late"}], repeats="post", state=tmp_path / "other")
+    assert [line["decision"] for line in told] == ["irrelevant"]
+
+
+def test_a_turned_picture_is_a_repeat(run_lines: Run, posts: Posts, tmp_path: Path) -> None:
+    first = posts()
+    turned = Image.open(first["image_path"]).transpose(Image.Transpose.ROTATE_270)
+    turned.save(tmp_path / "turned.png")
+    told = run_lines([first, {**first, "id": "turned", "image_path": str(tmp_path / "turned.png")}])
+    assert told[1]["decision"] == "repeat"
+    assert told[1]["repeat_of"]["orientation"] == "rotate_90"
+
+
 def test_many_copies_at_once_are_encoded_once(run_lines: Run, posts: Posts) -> None:
     first = posts()
     told = run_lines([first, *({**first, "id": f"c{i}"} for i in range(200))])

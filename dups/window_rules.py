@@ -1,0 +1,372 @@
+"""Rules of a sliding window: thresholds by a calibration, or by what has come so far, for as many contents as are held.
+
+An arrival is compared with what is held, so that false matches are counted among the pairs of so many contents, rounded up
+to a power of two. Where there is no calibration, a stream makes one of its own first contents, at the sizes `FITTED_AT`;
+before the first of these only near-certain pairs count.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import UsageError
+from ..store.files import write_sums
+from ..store.store import Store
+from .calibration import Calibration, false_pairs_text
+from .default_calibration import careful_expected, default_calibration, fit_calibration
+from .hashing import ViewHashes, blank_hashes, informative, view_radius
+from .local_scaling import MIN_REFERENCE
+from .rule import DEFAULT_COSINE, DEFAULT_HAMMING, DEFAULT_SOURCE, Rule, calibrated_rule, near_certain_rule
+from .view_table import hash_column, make_views
+
+if TYPE_CHECKING:
+    from .window import SlidingWindow
+
+#: Contents of a stream that its own calibration is made of; it is made anew at each of these. The first tell what hardly any
+#: pair has, since neighbourhoods need a hundred, and a map as many again.
+FITTED_AT = (32, 250, 1000, 3000)
+
+#: Contents of a store that a stream's calibration is made of, at most.
+_MOST = 6000
+
+#: Contents that are held against a reference where all of them come at once, at a quarter of a millisecond each.
+_HELD_AT_ONCE = 20_000
+
+#: Contents for which false pairs are counted at least.
+_LEAST = 256
+
+#: Before the first fit: bits of hashes, and a cosine, of what was saved again.
+_FIRST_BITS, _FIRST_COSINE = 2, 0.999
+
+#: Files of a calibration, in the archive that a state has of it.
+_ABOUT, _FOLDER = "stream.json", "calibration"
+_FIELDS = ("cosine", "hamming", "view_bits", "levels", "alike")
+
+
+class Held(NamedTuple):
+    """Contents of a window that have a vector, as a calibration is made of them."""
+
+    digests: np.ndarray  # str (n,)
+    X: np.ndarray  # (n, dim)
+    hashes: np.ndarray  # uint64 (n,): those that say something, 0 elsewhere
+    views: ViewHashes
+
+
+class Rules:
+    """The rule that a window goes by; this one is the same however many contents are held."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+
+    def at(self, window: SlidingWindow) -> Rule:
+        """Get the rule for a window that holds what it does; its `view_bits` are those in which views may differ."""
+        return self.rule
+
+    def until(self, held: int) -> int | None:
+        """Contents held from which on another rule may come, if `held` are; None for never."""
+        return None
+
+    def saved(self) -> bytes | None:
+        """What has to be kept in a state so that `at` tells the same after a restart."""
+        return None
+
+    def restore(self, saved: bytes | None) -> None:
+        """Take what `saved` gave; ValueError or KeyError if it is something else."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Where the rule is from, where a user should know."""
+        return []
+
+
+def fixed_rules(rule: Rule, capacity: int, *, viewed: bool) -> Rules:
+    """One rule for all sizes, by which views are compared too if they are made."""
+    return Rules(_with_views(rule, capacity, 1.0, viewed))
+
+
+def _with_views(rule: Rule, n: int, expected: float, viewed: bool) -> Rule:
+    """Choose the bits in which views of `n` contents may differ, as `find` does."""
+    if rule.hamming is None or not viewed:
+        return replace(rule, view_bits=-1, agreement=None)
+    most = rule.hamming if rule.view_bits is None else rule.view_bits
+    return replace(rule, view_bits=view_radius(n, most, expected))
+
+
+class CalibratedRules(Rules):
+    """The rules that a calibration makes."""
+
+    def __init__(
+        self,
+        made: Calibration,
+        capacity: int,
+        *,
+        expected: float | None = 1.0,
+        hamming: int | None = DEFAULT_HAMMING,
+        automatic: bool = True,
+        viewed: bool = False,
+        source: str | None = None,
+    ) -> None:
+        """Bits are chosen up to `hamming` if `automatic`; `expected` False pairs, None for a careful number."""
+        self.made, self.capacity, self.expected = made, capacity, expected
+        self.hamming, self.automatic, self.viewed, self.source = hamming, automatic, viewed, source
+
+    def at(self, window: SlidingWindow) -> Rule:
+        """See `Rules.at`."""
+        return self.of(len(window))
+
+    def of(self, held: int) -> Rule:
+        """The rule where so many contents are held."""
+        n = self._size(held)
+        expected = careful_expected(n) if self.expected is None else self.expected
+        most = self.hamming if self.automatic else None
+        rule = calibrated_rule(self.made, n, expected, most, self.viewed)[0]
+        if not self.automatic or self.hamming is None:
+            rule = replace(rule, hamming=self.hamming)
+        if self.hamming is None:
+            rule = replace(rule, agreement=None)
+        rule = _with_views(rule, n, expected, self.viewed)
+        return rule if self.source is None else replace(rule, source=self.source)
+
+    def until(self, held: int) -> int | None:
+        """See `Rules.until`."""
+        size = self._size(held)
+        return size if size < self.capacity else None
+
+    def _size(self, held: int) -> int:
+        return min(self.capacity, max(_LEAST, 1 << held.bit_length()))
+
+
+class FittedRules(Rules):
+    """Rules by what a stream's own contents look like."""
+
+    def __init__(
+        self,
+        feature: str,
+        fingerprint: str,
+        capacity: int,
+        *,
+        hamming: int | None = DEFAULT_HAMMING,
+        automatic: bool = True,
+        viewed: bool = False,
+    ) -> None:
+        self.feature, self.fingerprint, self.capacity = feature, fingerprint, capacity
+        self.hamming, self.automatic, self.viewed = hamming, automatic, viewed
+        self._fitted_at = 0
+        self._calibrated: CalibratedRules | None = None
+        self._rule = self._first()
+
+    def _first(self) -> Rule:
+        bits = self.hamming
+        if bits is not None and self.automatic:
+            bits = min(bits, _FIRST_BITS)
+        return Rule(bits, _FIRST_COSINE, source=DEFAULT_SOURCE)
+
+    def at(self, window: SlidingWindow) -> Rule:
+        """See `Rules.at`."""
+        held = len(window)
+        due = max((size for size in FITTED_AT if size <= held), default=0)
+        if due != self._fitted_at:
+            self._fitted_at = due
+            self._fit(window.held())
+        if self._calibrated is not None:
+            return self._calibrated.of(held)
+        return _with_views(self._rule, max(held, _LEAST), careful_expected(held), self.viewed)
+
+    def until(self, held: int) -> int | None:
+        """See `Rules.until`."""
+        more = [size for size in FITTED_AT if held < size <= self.capacity]
+        if self._calibrated is not None and (size := self._calibrated.until(held)) is not None:
+            more.append(size)
+        return min(more, default=None)
+
+    def _fit(self, held: Held) -> None:
+        seen = held.views if self.viewed else None
+        hashes = None if self.hamming is None else held.hashes
+        self._calibrated = None
+        if self._fitted_at >= FITTED_AT[1]:
+            try:
+                order = np.argsort(held.digests)
+                made = fit_calibration(
+                    self.feature, self.fingerprint, held.X, order, hashes, seen, unseen=True
+                )
+                self._calibrate(made)
+                return
+            except UsageError:  # too few, or too much alike
+                pass
+        n = len(held.X)
+        if n < 2:
+            self._rule = self._first()
+            return
+        rule = Rule(self.hamming, source=DEFAULT_SOURCE)
+        expected = careful_expected(self._fitted_at)
+        self._rule, _ = near_certain_rule(held.X, held.hashes, seen, rule, n, self.automatic, expected)
+        if n < MIN_REFERENCE:
+            self._rule = replace(self._rule, hamming=self._first().hamming)
+
+    def _calibrate(self, made: Calibration) -> None:
+        self._calibrated = CalibratedRules(
+            made,
+            self.capacity,
+            expected=None,
+            hamming=self.hamming,
+            automatic=self.automatic,
+            viewed=self.viewed,
+            source=DEFAULT_SOURCE,
+        )
+
+    def saved(self) -> bytes | None:
+        """See `Rules.saved`: an archive of the calibration, or of the rule where there is none."""
+        if not self._fitted_at:
+            return None
+        buffer = io.BytesIO()
+        about: dict[str, Any] = {"fitted_at": self._fitted_at, "viewed": self.viewed}
+        with zipfile.ZipFile(buffer, "w") as archive, tempfile.TemporaryDirectory() as scratch:
+            if self._calibrated is None:
+                about["rule"] = {name: getattr(self._rule, name) for name in _FIELDS}
+            else:
+                self._calibrated.made.write(Path(scratch))
+                write_sums(Path(scratch))
+                for file in sorted(Path(scratch).iterdir()):
+                    archive.writestr(zipfile.ZipInfo(f"{_FOLDER}/{file.name}"), file.read_bytes())
+            archive.writestr(zipfile.ZipInfo(_ABOUT), json.dumps(about))
+        return buffer.getvalue()
+
+    def restore(self, saved: bytes | None) -> None:
+        """See `Rules.restore`."""
+        if saved is None:
+            return
+        with zipfile.ZipFile(io.BytesIO(saved)) as archive, tempfile.TemporaryDirectory() as scratch:
+            about = json.loads(archive.read(_ABOUT))
+            if about["viewed"] != self.viewed:
+                return  # of other evidence: made anew
+            if "rule" in about:
+                self._rule = replace(self._first(), **{name: about["rule"][name] for name in _FIELDS})
+            else:
+                names = [name for name in archive.namelist() if name.startswith(f"{_FOLDER}/")]
+                for name in names:
+                    (Path(scratch) / Path(name).name).write_bytes(archive.read(name))
+                self._calibrate(Calibration.read(Path(scratch)))
+        self._fitted_at = int(about["fitted_at"])
+
+    @property
+    def notes(self) -> list[str]:
+        """See `Rules.notes`."""
+        first = FITTED_AT[1]
+        note = (
+            f"no calibration: what unrelated contents look like is told from those that come, {first:,} and more of them; "
+            "until then only near-certain pairs count. `icehouse dups calibrate` of a store of such contents, given with "
+            "--store, knows from the start"
+        )
+        return [note]
+
+
+def stored_calibration(store: Store, feature: str, *, viewed: bool) -> Calibration | None:
+    """The calibration that a store's contents make for others that are to come; None if there are too few of them.
+
+    It is taken from the store's cache, and made where that has none that holds; with views, if `viewed`, of those contents
+    that others are held against. Their files are read once.
+    """
+    vectors = store.vectors(feature)
+    digests = vectors.keys.cast(pa.string())
+    digests = digests.combine_chunks() if isinstance(digests, pa.ChunkedArray) else digests
+    rows = np.arange(len(digests))
+    if len(rows) > _MOST:
+        rows = np.sort(np.random.default_rng(7).permutation(len(rows))[:_MOST])
+    hashes, views = None, None
+    if feature.split("/")[-2] == "image":
+        items = store.items.read(["image_sha256", "phash", "root", "path"])
+        keys = items["image_sha256"].cast(pa.string()).combine_chunks()
+        at = pc.index_in(digests.take(pa.array(rows)), value_set=keys, skip_nulls=True)
+        known = pc.fill_null(items["phash"].combine_chunks().take(at), 0).to_numpy(zero_copy_only=False)
+        known = known.astype(np.uint64)
+        kept = np.flatnonzero(~blank_hashes(known))
+        rows, hashes = rows[kept], known[kept] * informative(known[kept])
+        if viewed:
+            views = _views_of(store, items, digests.take(pa.array(rows)))
+    names = np.array(digests.take(pa.array(rows)).to_pylist(), "U64")
+    X = vectors.X if len(rows) == len(vectors.X) else vectors.X[rows]
+    return default_calibration(store, feature, X, names, hashes, views, unseen=True)
+
+
+def _views_of(store: Store, items: pa.Table, digests: pa.Array) -> ViewHashes | None:
+    """Views of contents, made for every other one, as `fit_calibration` takes them; None where no file can be read."""
+    order = pc.array_sort_indices(digests)
+    wanted = digests.take(order).take(pa.array(np.arange(1, len(digests), 2)))
+    make_views(store, items.filter(pc.is_in(items["image_sha256"].cast(pa.string()), value_set=wanted)))
+    hashes, there = hash_column(store, digests, "hashes")
+    return ViewHashes(hashes, informative(hashes) & there[:, None], 0) if there.any() else None
+
+
+def store_rules(
+    store: Store,
+    feature: str,
+    capacity: int,
+    expected: float | None,
+    *,
+    hamming: int | None = DEFAULT_HAMMING,
+    automatic: bool = True,
+    viewed: bool = False,
+) -> tuple[Rules, list[str]]:
+    """Rules by a feature's calibration, by what its contents look like, or else by what will come; and what to say of it."""
+    made, why = Calibration.current(store, feature)
+    options: dict[str, Any] = {"hamming": hamming, "automatic": automatic, "viewed": viewed}
+    if made is not None:
+        rules = CalibratedRules(made, capacity, expected=1.0 if expected is None else expected, **options)
+        return rules, [_told(rules, feature, 1.0 if expected is None else expected)]
+    if expected is not None:
+        raise UsageError(f"{why}; calibrate first: icehouse dups calibrate --feature {feature}")
+    made = stored_calibration(store, feature, viewed=viewed)
+    if made is not None:
+        rules = CalibratedRules(made, capacity, expected=None, source=DEFAULT_SOURCE, **options)
+        told = f"{why}: by what the contents of {store.path} have for neighbours in it"
+        return rules, [told, _told(rules, feature, careful_expected(capacity))]
+    spec = store.feature_table(feature).spec
+    fitted = FittedRules(feature, str(spec.get("fingerprint")), capacity, **options)
+    return fitted, [why]
+
+
+def _told(rules: CalibratedRules, feature: str, expected: float) -> str:
+    full = rules.of(rules.capacity)
+    what = (
+        f"pairs that stand out among their own neighbours by {full.evidence:.1f} or more"
+        if full.evidence is not None
+        else f"cosine {full.cosine:.4f}"
+    )
+    bits = (
+        ""
+        if full.hamming is None
+        else f" and hashes within {full.hamming} bits"
+        if full.hamming >= 0
+        else " and no hash by itself"
+    )
+    return (
+        f"{what}{bits} in {feature}, at {false_pairs_text(expected)} among {rules.capacity:,} contents; less while the "
+        "window holds fewer"
+    )
+
+
+def window_rule(store: Store, feature: str | None, size: int) -> tuple[Rule, list[str]]:
+    """What makes near-duplicates in a window of `size` contents whose views are not compared.
+
+    By the feature's calibration, with one cosine for all where there are many contents, else by a cosine that is a guess.
+    """
+    if feature is None:
+        return Rule(DEFAULT_HAMMING), []
+    made, why = Calibration.current(store, feature)
+    if made is None:
+        return Rule(DEFAULT_HAMMING, DEFAULT_COSINE, source="default"), [why]
+    if size > _HELD_AT_ONCE:
+        made = replace(made, local=None)
+    hamming = None if feature.split("/")[-2] == "text" else DEFAULT_HAMMING
+    rules = CalibratedRules(made, size, hamming=hamming)
+    return rules.of(size), [_told(rules, feature, 1.0)]

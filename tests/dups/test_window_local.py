@@ -1,0 +1,356 @@
+"""A window under a local measure: pairs are those of brute force over it, with views, variants, sizes and restarts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from icehouse.dups import window as window_module
+from icehouse.dups import window_state as state_module
+from icehouse.dups.hashing import VIEWS, ViewHashes, informative
+from icehouse.dups.join.cosines import RowSet, pair_cosines
+from icehouse.dups.local_scaling import LocalMeasure, Neighbourhoods, fit_local
+from icehouse.dups.rule import Rule
+from icehouse.dups.variants import texts_differ
+from icehouse.dups.window import Arrival, SlidingWindow, StreamResult
+from icehouse.dups.window_rules import FITTED_AT, FittedRules, Rules
+from icehouse.dups.window_state import load_window, save_window
+
+DIM, WIDE, RECENT = 12, 64, 40
+TEXTS = (None, "", "free hugs for everybody", "closed on sunday", "free hugs for everybody here")
+
+
+def planted(seed: int, n: int = 110) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors and views of a loose and of a dense corner, and of copies of some of both."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, DIM))
+    X[n // 2 :] += 6 * rng.standard_normal(DIM)
+    views = rng.integers(0, 2**64, (n, VIEWS), dtype=np.uint64)
+    of = rng.permutation(n)[: n // 3]
+    near = X[of] + np.where(of < n // 2, 0.3, 0.1)[:, None] * rng.standard_normal((len(of), DIM))
+    flips = np.uint64(1) << rng.integers(0, 64, (len(of), VIEWS, 5)).astype(np.uint64)
+    changed = views[of] ^ np.bitwise_xor.reduce(flips, axis=2)
+    return np.concatenate([X, near]), np.concatenate([views, changed])
+
+
+def measure_of(seed: int, mean: np.ndarray, matrix: np.ndarray, seen: bool = True) -> LocalMeasure:
+    X, views = planted(seed + 100, 130)
+    units = (X - mean) @ matrix
+    units = (units / np.linalg.norm(units, axis=1, keepdims=True)).astype(np.float32)
+    return fit_local(units, ViewHashes(views, informative(views), 2) if seen else None, len(X))
+
+
+def arrivals(seed: int, n: int) -> list[Arrival]:
+    """Contents in a random order, some again, some without a vector, views or a hash."""
+    X, views = planted(seed)
+    rng = np.random.default_rng(seed)
+    stream = []
+    for k in range(n):
+        c = int(rng.integers(len(X)))
+        odd = np.random.default_rng(c).random()
+        vector = None if odd < 0.04 else np.zeros(DIM) if odd < 0.08 else X[c]
+        stream.append(
+            Arrival(
+                f"a{k}",
+                f"{c:064x}",
+                None if odd > 0.9 else int(views[c, 0]),
+                vector,
+                None,
+                None if 0.3 < odd < 0.4 else views[c],
+                None,
+                TEXTS[int(rng.integers(len(TEXTS)))],
+            )
+        )
+    return stream
+
+
+@cache
+def rule_of(seed: int, least: float = 5.0, seen: bool = True) -> Rule:
+    rng = np.random.default_rng(seed)
+    mean, root = rng.standard_normal(DIM) / 5, rng.standard_normal((DIM, DIM)) / 3 + np.eye(DIM)
+    matrix = (root @ root.T).astype(np.float32)
+    measure = measure_of(seed, mean, matrix.astype(float), seen)
+    return Rule(2, None, mean, matrix=matrix, local=measure, evidence=least, view_bits=3)
+
+
+def by_hand(stream: list[Arrival], capacity: int, rule: Rule) -> list[dict[int, Any]]:
+    """What each arrival resembles, one comparison at a time, with views only of the latest arrivals."""
+    measure, mean, matrix = rule.local, rule.mean, rule.matrix
+    assert measure is not None
+    assert mean is not None
+    assert matrix is not None
+    held: OrderedDict[str, Any] = OrderedDict()
+    out = []
+    for now, new in enumerate(stream):
+        row = held[new.key]["row"] if new.key in held else _row(new, rule)
+        position = held[new.key]["position"] if new.key in held else now
+        texts = [new.text] if new.text else held[new.key]["texts"] if new.key in held else []
+        found = {}
+        for key, old in held.items():
+            views = np.stack([row["views"], old["row"]["views"]])
+            seen = now - old["position"] <= RECENT and now - position <= RECENT
+            pair = ViewHashes(views * seen, informative(views * seen), rule.view_bits or 0)
+            bits = int(pair.distance(np.array([0]), np.array([1]))[0])
+            tell = None not in (row["phash"], old["row"]["phash"])
+            tell = tell and informative(np.array([row["phash"], old["row"]["phash"]], np.uint64)).all()
+            apart = (row["phash"] ^ old["row"]["phash"]).bit_count() if tell else 65
+            cosine = evidence = None
+            rows = RowSet.of(np.stack([row["Y"], old["row"]["Y"]])).measure()
+            embedding = False
+            if (rows.squares > 0).all():
+                cosine = pair_cosines(rows, rows, np.array([0]), np.array([1]))
+                both = Neighbourhoods(*np.stack([row["around"], old["row"]["around"]], axis=1))
+                zero = np.array([0])
+                evidence = both.evidence(zero, zero + 1, cosine, np.array([bits], np.int16), measure.quantile)
+                asked = both.asked(rule.evidence or 0)
+                embedding = bool(evidence[0] >= rule.evidence or cosine[0] >= asked.mean())
+            flags = (key == new.key, apart <= 2 or bits <= 3, embedding)
+            if any(flags):
+                differs = key != new.key and texts_differ(texts, old["texts"])
+                found[old["position"]] = (*flags, differs, None if evidence is None else float(evidence[0]))
+        out.append(found)
+        if new.key in held:
+            held.move_to_end(new.key)
+        else:
+            if len(held) == capacity:
+                held.popitem(last=False)
+            held[new.key] = {"row": row, "position": now, "texts": []}
+        if new.text and new.text not in held[new.key]["texts"]:
+            held[new.key]["texts"].append(new.text)
+    return out
+
+
+def _row(new: Arrival, rule: Rule) -> dict[str, Any]:
+    """A content's vector where it is compared, its neighbourhood, and its views."""
+    assert rule.local is not None
+    assert rule.mean is not None
+    assert rule.matrix is not None
+    X = np.full((1, DIM), np.nan, np.float16) if new.vector is None else new.vector[None].astype(np.float16)
+    units = RowSet.of(X, rule.mean).directions(slice(None))[0] @ rule.matrix.astype(float)
+    length = np.sqrt(np.square(units).sum())
+    units = np.round(units / (length if length > 0 else 1), 7).astype(np.float32)
+    views = np.zeros((1, VIEWS), np.uint64) if new.views is None else new.views[None]
+    seen = None if rule.local.hashes is None else ViewHashes(views, informative(views), 0)
+    made = rule.local.neighbourhoods(units, seen)
+    around = np.array([made.near[0], made.spread[0], made.bits[0], made.sigma[0]])
+    return {"Y": units[0].astype(np.float16), "around": around, "views": views[0], "phash": new.phash}
+
+
+def told(verdicts: list[StreamResult]) -> list[dict[int, Any]]:
+    return [
+        {m.position: (m.exact, m.perceptual, m.embedding, m.variant, m.evidence) for m in v.matches}
+        for v in verdicts
+    ]
+
+
+def judged(window: SlidingWindow, stream: list[Arrival], sizes: list[int]) -> list[StreamResult]:
+    out: list[StreamResult] = []
+    while len(out) < len(stream):
+        out += window.judge(stream[len(out) : len(out) + sizes[len(out) % len(sizes)]])
+    return out
+
+
+@pytest.fixture(autouse=True)
+def few_are_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_module, "RECENT", RECENT)
+
+
+def matched(found: list[dict[int, Any]], wanted: list[dict[int, Any]]) -> int:
+    """See that pairs, stages and variants are the same, and evidence to within rounding; how many pairs there are."""
+    count = 0
+    for one, other in zip(found, wanted, strict=True):
+        assert {k: v[:4] for k, v in one.items()} == {k: v[:4] for k, v in other.items()}
+        for k, values in one.items():
+            assert values[4] == pytest.approx(other[k][4], abs=1e-6)
+            count += 1
+    return count
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    seed=st.integers(0, 4),
+    capacity=st.sampled_from([3, 30, 200]),
+    sizes=st.lists(st.integers(1, 70), min_size=1, max_size=3),
+    seen=st.booleans(),
+)
+def test_pairs_are_those_of_brute_force(seed: int, capacity: int, sizes: list[int], seen: bool) -> None:
+    rule = rule_of(seed, seen=seen)
+    stream = arrivals(seed, 90)
+    window = SlidingWindow(capacity, rule=rule, dim=DIM)
+    assert matched(told(judged(window, stream, sizes)), by_hand(stream, capacity, rule)) > (
+        5 if capacity > 3 else 0
+    )
+
+
+def test_nor_do_axes_or_restarts_change_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(window_module, "_REFIT_SIZES", (70, 90))
+    monkeypatch.setattr(window_module, "_pays", lambda *_: True)
+    axes = np.ascontiguousarray(np.linalg.qr(np.random.default_rng(0).standard_normal((DIM, DIM)))[0][:, :6])
+    monkeypatch.setattr(window_module, "choose_plan", lambda *_: window_module.Plan(3, 6, None, axes))
+    rule, stream = rule_of(7), arrivals(7, 180)
+    wanted = by_hand(stream, 100, rule)
+    whole = SlidingWindow(100, rule=rule, dim=DIM)
+    everything = judged(whole, stream, [13, 64])
+    assert (whole._plan.lead, whole._plan.middle) == (3, 6)
+    matched(told(everything), wanted)
+    for cut in (5, 90, 150):
+        half = SlidingWindow(100, rule=rule, dim=DIM)
+        first = judged(half, stream[:cut], [17])
+        save_window(half, tmp_path / "w")
+        # Another measure of the same numbers, as a restart reads it.
+        after, _ = load_window(tmp_path / "w", rule=rule, capacity=100)
+        assert first + judged(after, stream[cut:], [9]) == everything
+    # Under another rule what is held is held against its reference.
+    other = rule_of(8)
+    changed, _ = load_window(tmp_path / "w", rule=other, capacity=100)
+    fresh = SlidingWindow(100, rule=other, dim=DIM)
+    fresh.remember(stream[:150])
+    # The neighbours of what is no longer recent are told without its views.
+    numbers = [fresh._around[:, fresh._slots[key]] for key in changed._slots]
+    again = [changed._around[:, changed._slots[key]] for key in changed._slots]
+    recent = changed.recent.holds(changed._serials[list(changed._slots.values())], changed.count)
+    assert np.array_equal(np.array(numbers)[recent], np.array(again)[recent])
+
+
+class ByTens(Rules):
+    """More is asked for with every ten contents."""
+
+    def at(self, window: SlidingWindow) -> Rule:
+        return Rule(
+            2, None, self.rule.mean, matrix=self.rule.matrix, local=self.rule.local, view_bits=3,
+            evidence=1.0 + len(window) // 10,
+        )  # fmt: skip
+
+    def until(self, held: int) -> int:
+        return held // 10 * 10 + 10
+
+
+def test_a_rule_changes_at_its_size_whatever_the_batches() -> None:
+    base, stream = rule_of(3), arrivals(3, 150)
+    runs = [judged(SlidingWindow(200, rule=ByTens(base), dim=DIM), stream, s) for s in ([1], [64], [7, 30])]
+    assert runs[0] == runs[1] == runs[2]
+    for verdict in runs[0]:
+        for match in verdict.matches:
+            if match.embedding and not match.exact:
+                assert match.evidence is not None
+    fixed = judged(SlidingWindow(200, rule=base, dim=DIM), stream, [64])
+    assert sum(len(v.matches) for v in fixed) != sum(len(v.matches) for v in runs[0])
+
+
+def flat(seed: int, n: int) -> list[Arrival]:
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, WIDE)) + 3
+    of = rng.integers(0, n, n)
+    again = rng.random(n) < 0.15
+    X[again] = X[of[again]] + 0.02 * rng.standard_normal((int(again.sum()), WIDE))
+    return [Arrival(f"a{k}", f"{k:064x}", None, X[k]) for k in range(n)]
+
+
+def test_a_stream_calibrates_itself_and_goes_on_after_a_restart(tmp_path: Path) -> None:
+    stream = flat(1, 420)
+
+    def rules() -> FittedRules:
+        return FittedRules("toy/image/pooled", "f", 1000, hamming=None)
+
+    whole = SlidingWindow(1000, rule=rules(), dim=WIDE)
+    assert (whole.rule.cosine, whole.rule.hamming) == (0.999, None)
+    expected = judged(whole, stream, [64])
+    assert whole.rule.local is not None
+    assert whole.rule.local.rows == max(size for size in FITTED_AT if size <= 420)
+    assert judged(SlidingWindow(1000, rule=rules(), dim=WIDE), stream, [1, 50]) == expected
+    late = [v for v in expected if v.position is not None and v.position > 100]
+    assert sum(v.kind == "embedding" for v in late) > 20
+    for cut in (10, 40, 250):
+        half = SlidingWindow(1000, rule=rules(), dim=WIDE)
+        first = judged(half, stream[:cut], [31])
+        save_window(half, tmp_path / "w")
+        after, _ = load_window(tmp_path / "w", rule=rules(), capacity=1000)
+        assert first + judged(after, stream[cut:], [31]) == expected
+
+
+def test_a_state_of_before_is_read_and_calibrated_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = flat(2, 320)
+    window = SlidingWindow(500, rule=Rule(None, 0.95), dim=WIDE)
+    window.remember(stream[:260])
+    new = state_module._schema
+    old = ("id", "sha256", "position", "phash", "turned", "vector")
+    monkeypatch.setattr(
+        state_module, "_schema", lambda *given: pa.schema([new(*given).field(name) for name in old])
+    )
+    real = pa.table
+    monkeypatch.setattr(
+        state_module.pa, "table", lambda columns, schema: real({k: columns[k] for k in old}, schema=schema)
+    )
+    monkeypatch.setattr(state_module, "FORMAT", 2)
+    save_window(window, tmp_path / "w")
+    monkeypatch.undo()
+    rules = FittedRules("toy/image/pooled", "f", 500, hamming=None)
+    after, _ = load_window(tmp_path / "w", rule=rules, capacity=500)
+    assert after.rule.local is not None
+    assert after.rule.local.rows == 260
+    assert any(v.kind == "embedding" for v in after.judge(stream[260:]))
+
+
+def test_variants_are_told_and_kept_after_duplicates() -> None:
+    views = np.random.default_rng(0).integers(0, 2**64, VIEWS, dtype=np.uint64)
+
+    def came(name: str, text: str | None, key: str | None = None) -> Arrival:
+        return Arrival(name, key or name, int(views[0]), None, None, views, None, text)
+
+    stream = [
+        came("a", "when the code compiles"),
+        came("b", "my face on monday mornings"),
+        came("c", None),
+        came("again", "when the code compiles at last", "b"),  # a copy: the picture is the same file
+        came("d", "when the code compiles"),
+    ]
+    window = SlidingWindow(10, rule=Rule(hamming=6))
+    verdicts = list(window.judge(stream))
+    assert [v.kind for v in verdicts] == ["new", "variant", "perceptual", "exact", "perceptual"]
+    variant = verdicts[1].match
+    assert variant is not None
+    assert (variant.id, variant.differs, variant.perceptual) == ("a", "text", True)
+    # Of all texts that a content came with, one that agrees is enough.
+    assert {m.id: m.kind for m in verdicts[4].matches} == dict.fromkeys("abc", "perceptual")
+    assert [m.kind for m in verdicts[3].matches] == ["exact", "perceptual", "perceptual"]
+    dropped = list(SlidingWindow(10, rule=Rule(hamming=6), variants="drop").judge(stream))
+    assert [v.kind for v in dropped] == ["new", "perceptual", "perceptual", "exact", "perceptual"]
+    assert dropped[1].match is not None
+    assert dropped[1].match.differs == "text"
+
+
+def test_words_in_thumbnails_make_variants_among_the_latest() -> None:
+    views = np.random.default_rng(0).integers(0, 2**64, VIEWS, dtype=np.uint64)
+    rng = np.random.default_rng(3)
+    ground = np.kron(rng.integers(60, 190, (8, 8)), np.ones((8, 8))).astype(np.uint8)
+    pictures = []
+    for seed in (1, 2):
+        lines = np.random.default_rng(seed).random((14, 56)) < 0.5
+        picture = ground.copy()
+        picture[46:60, 4:60][lines] = 255
+        pictures.append(picture)
+    stream = [
+        Arrival("a", "a", int(views[0]), None, None, views, pictures[0]),
+        Arrival("b", "b", int(views[0]), None, None, views, pictures[1]),
+        Arrival("c", "c", int(views[0]), None, None, views, pictures[0]),
+    ]
+    window = SlidingWindow(200, rule=Rule(hamming=6))
+    verdicts = list(window.judge(stream))
+    assert [v.kind for v in verdicts] == ["new", "variant", "perceptual"]
+    assert verdicts[1].match is not None
+    assert verdicts[1].match.differs == "picture"
+    assert [m.differs for m in verdicts[2].matches] == [None, "picture"]
+    # What came too long ago has no thumbnail any more, and hashes decide.
+    window.remember([Arrival(str(k), str(k)) for k in range(RECENT)])
+    assert [
+        v.kind for v in window.judge([Arrival("d", "d", int(views[0]), None, None, views, pictures[1])])
+    ] == ["perceptual"]
