@@ -513,7 +513,9 @@ class Agreements:
             read = lru_cache(_HELD)(lambda digest: _read(digest, of[digest]))
             workers = min(self.threads or os.cpu_count() or 1, 8)
             with ThreadPoolExecutor(workers) as pool:
-                for one, others, found in pool.map(lambda work: _compared(*work, read), todo.items()):
+                for one, others, found in pool.map(
+                    lambda work: _compared(work[0], work[1], read), todo.items()
+                ):
                     known.update((_key(one, two), value) for two, value in zip(others, found, strict=True))
         return np.array([known[_key(*key)] for key in keys])
 
