@@ -97,7 +97,7 @@ class Mini(Encoder):
 
         with self._loading, torch.inference_mode():
             if (loaded := self.__dict__.get("_net")) is not None:
-                return loaded  # type: ignore[no-any-return]
+                return loaded
             pixels = _checked(self._files[0])
             state = torch.load(pixels, weights_only=True, map_location="cpu")
             net = EfficientNetLite0(state).to(self.device)
@@ -117,7 +117,7 @@ class Mini(Encoder):
 
         with self._loading, torch.inference_mode():
             if (loaded := self.__dict__.get("_words")) is not None:
-                return loaded  # type: ignore[no-any-return]
+                return loaded
             words = MiniLM(load(_checked(self._files[1] / "model.safetensors").read())).to(self.device)
             words.eval().requires_grad_(False)
             if self._on_cpu:
@@ -133,7 +133,7 @@ class Mini(Encoder):
 
         with self._loading:
             if (loaded := self.__dict__.get("_tokenizer")) is not None:
-                return loaded  # type: ignore[no-any-return]
+                return loaded
             tokenizer = Tokenizer.from_str(_checked(self._files[1] / "tokenizer.json").read().decode())
             tokenizer.no_truncation()  # the file cuts at 128 and pads to it, whatever the text
             tokenizer.no_padding()
