@@ -794,7 +794,7 @@ def _default_rule(
         rule, note = near_certain_rule(drawn.X, hashes, seen, rule, n, automatic, expected)
         return rule, [note]
     most = DEFAULT_HAMMING if automatic and rule.hamming is not None else None
-    by = "what this search sees of the neighbours in"
+    by = "the neighbours that contents of this set have in"
     made, notes = calibrated_rule(calibration, n, expected, most, views is not None, by)
     made = replace(made, source=DEFAULT_SOURCE)
     notes.append("`icehouse dups calibrate` tells which copies that finds")

@@ -177,14 +177,14 @@ def _calibrated(
 
 
 def calibrated_rule(
-    made: Calibration, n: int, expected: float, most: int | None, viewed: bool, by: str = "the calibration"
+    made: Calibration, n: int, expected: float, most: int | None, viewed: bool, by: str = "the calibration of"
 ) -> tuple[Rule, list[str]]:
     """The rule that a calibration makes for `n` contents, with at most `most` bits, and what to say of it."""
     at = f"at {false_pairs_text(expected)} among {n} contents"
     if made.local is not None:
         evidence = made.local_threshold(n, expected)
         notes = [
-            f"pairs that stand out among their own neighbours by {evidence:.1f} or more, {at}, by {by} of {made.feature}"
+            f"pairs that stand out among their own neighbours by {evidence:.1f} or more, {at}, by {by} {made.feature}"
         ]
         rule = Rule(
             None, None, made.mean, made.origin(expected), made.matrix, local=made.local, evidence=evidence,
@@ -192,7 +192,7 @@ def calibrated_rule(
         )  # fmt: skip
     else:
         cosine = made.threshold(n, expected)
-        notes = [f"cosine {cosine:.4f} by {by} of {made.feature}, {at}"]
+        notes = [f"cosine {cosine:.4f} by {by} {made.feature}, {at}"]
         rule = Rule(None, cosine, made.mean, made.origin(expected), made.matrix)
     if most is None:
         return rule, notes

@@ -328,7 +328,7 @@ def store_rules(
     made = stored_calibration(store, feature, viewed=viewed)
     if made is not None:
         rules = CalibratedRules(made, capacity, expected=None, source=DEFAULT_SOURCE, **options)
-        told = f"{why}: by what the contents of {store.path} have for neighbours in it"
+        told = f"{why}: the rule is made from the neighbours that contents of {store.path} have in {feature}"
         return rules, [told, _told(rules, feature, careful_expected(capacity))]
     spec = store.feature_table(feature).spec
     fitted = FittedRules(feature, str(spec.get("fingerprint")), capacity, **options)

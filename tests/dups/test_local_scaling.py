@@ -213,7 +213,8 @@ def test_a_search_makes_the_measure_and_keeps_it(pictures: Path, tmp_path: Path)
     assert parameters["measure"] == "local"
     assert parameters["cosine"] is None
     assert parameters["evidence"] > 1
-    assert any("stand out among their own neighbours" in note for note in found.summary["notes"])
+    told = next(note for note in found.summary["notes"] if "stand out among their own neighbours" in note)
+    assert told.endswith(", by the neighbours that contents of this set have in toy-a/image/joint")
     pairs = found.pairs().to_pylist()
     assert {(row["id_a"], row["id_b"]) for row in pairs} >= {
         (f"p{k:03d}.png", f"p{k:03d}__copy.jpg") for k in range(5)
