@@ -25,7 +25,8 @@ from ..store.sql import csv_table
 from .confirm import INVERSE
 from .groups import GONE, NONE, THERE, Files, connected, deletable_files
 from .hashing import distinct
-from .pairs import Contents, FoundPairs, PairSearch, Rule, Spread
+from .pairs import Contents, FoundPairs, PairSearch, Spread
+from .rule import Rule
 from .variants import EVIDENCE
 
 #: Stages that find pairs, the strongest evidence first.
