@@ -15,6 +15,7 @@ help:
 	@echo "make wheel  build dist/*.whl     make clean  remove what these made"
 
 $(VENV)/ready: pyproject.toml constraints.txt
+	@echo "installing icehouse and what it needs into $(VENV): a few minutes the first time"
 	@command -v uv >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --user uv 2>/dev/null || true
 	@if command -v uv >/dev/null 2>&1; then \
 	    uv venv --quiet --clear --python $(PYTHON) $(VENV) && \

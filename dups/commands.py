@@ -12,6 +12,7 @@ from ..console import (
     ExcelSafeOption,
     JsonOption,
     StoreOption,
+    count_of,
     echo,
     print_json,
     print_table,
@@ -517,8 +518,12 @@ def conflicts(
     if len(shown) < made.pairs.num_rows and page is None and out is None:
         echo(f"and {made.pairs.num_rows - len(shown)} more; --out FILE writes all")
     told = [f"{made.counts[kind]} of {count} {kind}" for kind, count in made.compared.items() if count]
+    if not told:
+        say(
+            f"note: no pair of the search {made.found.name!r} has a {made.label!r} on both sides: nothing was compared"
+        )
     echo(
-        f"\n{made.pairs.num_rows} pairs with different {made.label}"
+        f"\n{count_of(made.pairs.num_rows, 'pair')} with different {made.label}"
         + (f": {', '.join(told)}" if told else "")
     )
     for path in filter(None, (out, page)):
@@ -594,7 +599,8 @@ def gallery(
     if told["groups_left_out"]:
         say(f"note: {told['groups_left_out']} groups are left out; see --max-groups and the filters")
     say(
-        f"{told['groups']} groups, {told['members']} items, {told['pages']} pages, {told['bytes'] / 1e6:.1f} MB"
+        f"{count_of(told['groups'], 'group')}, {count_of(told['members'], 'item')}, "
+        f"{count_of(told['pages'], 'page')}, {told['bytes'] / 1e6:.1f} MB"
     )
     echo(made.path.resolve())
 

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..console import count_of
 from ..data.splits import canonical_split
 from ..errors import UsageError
 from ..store.schema import check_single, label_columns
@@ -344,13 +345,13 @@ class _Work:
         if blank := int((compared & self.blank).sum()):
             what = self.near.key.removesuffix("_sha256")
             notes.append(
-                f"{blank} items of {', '.join(parts)} have no {what}, by which the search {name!r} compares"
+                f"{count_of(blank, 'item')} of {', '.join(parts)} without {what}, by which the search {name!r} compares"
             )
         feature, bare = self.found.summary["parameters"]["feature"], 0
         if feature is not None and (bare := self.near.bare(self.rows[compared & (self.rows >= 0)])):
             notes.append(
-                f"{bare} items of {', '.join(parts)} had no vector of {feature} when the search {name!r} was made, and were "
-                "not compared by it; run `icehouse embed` and `icehouse dups find` again"
+                f"{count_of(bare, 'item')} of {', '.join(parts)} without a vector of {feature} when the search {name!r} was "
+                "made: not compared by it; run `icehouse embed` and `icehouse dups find` again"
             )
         outside = self.items.filter(pa.array(compared & (self.rows < 0) & ~self.blank))
         made = pa.scalar(self.found.looked_at)
@@ -358,14 +359,14 @@ class _Work:
         if len(outside):
             why = f" ({later} added since)" if later else ""
             notes.append(
-                f"the search {name!r} did not look at {len(outside)} items of {', '.join(parts)}{why}: they count as not "
-                "leaking; run `icehouse dups find` again to cover them"
+                f"the search {name!r} did not look at {count_of(len(outside), 'item')} of {', '.join(parts)}{why}: "
+                "counted as not leaking; run `icehouse dups find` again to cover them"
             )
         changed = int((compared & ~self.blank & self.near.changed(self.items)).sum())
         if changed:
             notes.append(
-                f"{changed} items of {', '.join(parts)} have another content than the search {name!r} compared: they count "
-                "by what they were; run `icehouse dups find` again"
+                f"{count_of(changed, 'item')} of {', '.join(parts)} with another content than the search {name!r} compared: "
+                "counted by what they were; run `icehouse dups find` again"
             )
         return _Coverage(len(outside) + changed + bare > 0, later + changed > 0, notes)
 

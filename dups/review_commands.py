@@ -10,6 +10,7 @@ from ..console import (
     ExcelSafeOption,
     JsonOption,
     StoreOption,
+    count_of,
     echo,
     print_json,
     print_table,
@@ -174,7 +175,7 @@ def _outcome(
         }
         print_json({**told, "path": path})
         return
-    echo(f"{len(done):,} files {words}")
+    echo(f"{count_of(len(done), 'file')} {words}")
     for reason, count, first in reasons(skipped):
         say(f"left alone: {count:,} ({first}{', …' if count > 1 else ''}): {reason}")
     if path is not None and acted:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..console import count_of
 from ..errors import CorruptError, StoreError, UsageError
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
@@ -180,7 +181,7 @@ def calibrated_rule(
     made: Calibration, n: int, expected: float, most: int | None, viewed: bool, by: str = "the calibration of"
 ) -> tuple[Rule, list[str]]:
     """The rule that a calibration makes for `n` contents, with at most `most` bits, and what to say of it."""
-    at = f"at {false_pairs_text(expected)} among {n} contents"
+    at = f"at {false_pairs_text(expected)} among {count_of(n, 'content')}"
     if made.local is not None:
         evidence = made.local_threshold(n, expected)
         notes = [

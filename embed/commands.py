@@ -12,6 +12,7 @@ from ..console import (
     NaValuesOption,
     StoreOption,
     StrictLabelsOption,
+    count_of,
     echo,
     print_json,
     print_table,
@@ -294,7 +295,7 @@ def embed(
 def print_captions(report: "CaptionFeatures") -> None:
     """Print what became of captions."""
     echo(
-        f"embedded {report.embedded} captions {report.name!r} with {report.encoder} in {report.seconds:.1f} s; "
+        f"embedded {count_of(report.embedded, 'caption')} {report.name!r} with {report.encoder} in {report.seconds:.1f} s; "
         f"{report.known} were, {report.useless} say nothing (empty, refused, invalid)"
     )
     if report.embedded:
@@ -326,11 +327,12 @@ def print_report(report: "EmbedReport") -> None:
         )
     if report.rejected:
         counts.append(f"{report.rejected} refused")
-    echo(f"{report.items} items in {report.seconds:.1f} s: {', '.join(counts)}")
+    echo(f"{count_of(report.items, 'item')} in {report.seconds:.1f} s: {', '.join(counts)}")
     if report.images or report.texts:
         how = f"{report.encoder} on {report.device} in {report.precision}, batches of {report.batch_size}"
         echo(
-            f"encoded {report.images} images and {report.texts} texts with {how}; decoding: {report.decoding}"
+            f"encoded {count_of(report.images, 'image')} and {count_of(report.texts, 'text')} with {how}; "
+            f"decoding: {report.decoding}"
         )
     if report.texts:
         share = report.cut_texts / report.texts

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..console import count_of
 from ..data.folders import scan_images
 from ..data.image_files import is_image_name
 from ..data.manifest import Manifest, SourceOptions, read_sources
@@ -572,7 +573,7 @@ def _read_sources(
             quoted = shlex.quote(where) if set('"$`\\!') & set(where) else f'"{where}"'
             command = f"icehouse remove -s {shlex.quote(str(path))} --where {quoted}"
             raise SourceError(
-                f"{error}; the store keeps its {of[absolute(lost[0])]} items as they are: `{command}` removes them"
+                f"{error}; the store keeps {count_of(of[absolute(lost[0])], 'item')} of it unchanged; to remove: `{command}`"
             ) from error
         rest = [path for path in paths if path not in emptied]
         found = (

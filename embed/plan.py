@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..console import count_of
 from ..data import image_files
 from ..data.image_files import FileStatus, is_image_name
 from ..data.labels import as_lists, counted, near_identical
@@ -283,7 +284,8 @@ def fit_labels(manifest: Manifest, items: pa.Table, *, replace_labels: bool, not
         if n:
             both = "--folder-label-column NAME keeps both, " if name in manifest.labels else ""
             notes.append(
-                f"{n} items have another {name!r} from another source and keep it: {both}--replace-labels replaces it"
+                f"{count_of(n, 'item')} with another {name!r} from another source, which is kept: "
+                f"{both}--replace-labels replaces it"
             )
     for name, without in manifest.not_told.items():
         fill = pc.and_(without, pc.is_null(table[name]))

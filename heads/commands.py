@@ -13,6 +13,7 @@ from ..console import (
     JsonOption,
     StoreOption,
     StrictLabelsOption,
+    count_of,
     echo,
     print_json,
     print_table,
@@ -662,9 +663,9 @@ def _print_run(run: "Run", features: Mapping[str, str] | None = None) -> None:
     if protocol["chosen_on"] is None:
         how = f"{chosen or 'nothing'} taken as given" if chosen else "nothing to choose"
     else:
-        how = f"{chosen or 'nothing'} chosen on {protocol['chosen_on']} ({rows['dev']} rows)"
+        how = f"{chosen or 'nothing'} chosen on {protocol['chosen_on']} ({count_of(rows['dev'], 'row')})"
     again = ", then fitted again with them" if protocol["refit"] else ""
-    echo(f"{how}{again}; learned from {protocol['trained_on']} rows")
+    echo(f"{how}{again}; learned from {count_of(protocol['trained_on'], 'row')}")
     for note in run.notes:
         echo(f"note: {note}")
     if "test" in run.metrics:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from ..console import count_of
 from ..data.labels import near_identical
 from ..data.splits import canonical_split
 from ..errors import HeadError, UsageError, unknown_name
@@ -77,7 +78,7 @@ class Samples:
         """Name the item whose features cannot be used, where a head could only give its row."""
         for name, rows in self.X.bad_rows().items():
             raise HeadError(
-                f"{self.features[name]} has NaN or infinity for {len(rows)} items, "
+                f"{self.features[name]} has NaN or infinity for {count_of(len(rows), 'item')}, "
                 f"first {self.ids[rows[0]]!r}: embed them again"
             )
 

@@ -11,6 +11,7 @@ from ..console import (
     JsonOption,
     MaxPixelsOption,
     StoreOption,
+    count_of,
     echo,
     print_json,
     print_table,
@@ -88,7 +89,7 @@ def search(
         from .sheets import write_sheet
 
         write_sheet(html, result.hits, query=result.query, feature=result.feature)
-        say(f"{len(result.hits)} hits in {html}")
+        say(f"{count_of(len(result.hits), 'hit')} in {html}")
     if as_json:
         print_json([hit.as_dict() for hit in result.hits])
     elif html is None:
@@ -173,7 +174,10 @@ def predict(
         print_json(results.json_values(made.table))
     elif out is None:
         print_table(made.table.column_names, results.screen_rows(made.table))
-    say(f"{len(made.table) - empty} of {len(made.table)} rows predicted" + (f" in {out}" if out else ""))
+    say(
+        f"{len(made.table) - empty} of {count_of(len(made.table), 'row')} predicted"
+        + (f" in {out}" if out else "")
+    )
     nothing = empty == len(made.table) > 0
     if nothing or (strict and (empty or made.failures or (made.rejected is not None and len(made.rejected)))):
         raise typer.Exit(1)
@@ -253,11 +257,11 @@ def make_map(
         print_json({**drawn.spec, "points": len(drawn.xy), "computed": made.computed, "exported": rows})
         return
     state = "computed" if made.computed else "is up to date"
-    say(f"map of {drawn.feature} {state}: {len(drawn.xy):,} contents by {drawn.spec['method']}")
+    say(f"map of {drawn.feature} {state}: {count_of(len(drawn.xy), 'content')} by {drawn.spec['method']}")
     if export is not None:
         flags = "--text text --x x --y y"
         flags += " --neighbors neighbors" if neighbors and rows and rows > 1 else ""
-        say(f"{rows:,} items in {export}; open it: embedding-atlas {export} {flags}")
+        say(f"{count_of(rows, 'item')} in {export}; open it: embedding-atlas {export} {flags}")
     else:
         say(f"see it: icehouse serve {named}, page Map")
 
@@ -361,7 +365,8 @@ def doctor(
         echo(f"    {', '.join(ollama['models'])}")
     about = found["store"]
     detail = (
-        about.get("detail") or f"{about['items']} items, features: {', '.join(about['features']) or 'none'}"
+        about.get("detail")
+        or f"{count_of(about['items'], 'item')}, features: {', '.join(about['features']) or 'none'}"
     )
     echo(f"store {about['path']}: {detail}")
     for line in found["advice"]:
@@ -378,7 +383,7 @@ def demo(
     """Make a sample feed and go through the main job on it."""
     from .demo import prepare, steps
 
-    echo(f"making a sample feed of {posts} posts in {folder}")
+    echo(f"making a sample feed of {count_of(posts, 'post')} in {folder}")
     made = prepare(folder, posts=posts, seed=seed)
     root: Any = ctx.find_root().command
     for step in steps(made):

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..console import count_of
 from ..errors import CorruptError, SpaceError, StoreError, UsageError
 from ..store.files import publish
 from ..store.schema import fingerprint, label_columns
@@ -234,12 +235,12 @@ def make_map(
         return Made(there, False)
     if there is not None:
         notes.append(_why(there, spec, keys))
-    say(f"{len(rows):,} contents of {feature}, by {method.upper()}")
+    say(f"{count_of(len(rows), 'content')} of {feature}, by {method.upper()}")
     xy, cluster, usable = _compute(vectors.X, rows, method, seed, clusters, cluster_by, notes)
     lost = len(rows) - int(usable.sum())
     if lost:
         notes.append(
-            f"{lost:,} contents have a vector without a direction (zero or not finite), and no point"
+            f"{count_of(lost, 'content')} with a vector that has no direction (zero or not finite): no point on the map"
         )
     schema = pa.schema(
         [

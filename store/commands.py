@@ -13,6 +13,7 @@ from ..console import (
     NaValuesOption,
     Screen,
     StoreOption,
+    count_of,
     echo,
     print_json,
     print_table,
@@ -88,7 +89,7 @@ def sql(
     rows = Store.open(store).query(sys.stdin.read() if query == "-" else query)
     if out is not None:
         results.save(rows, out, kind)
-        say(f"{rows.num_rows} rows in {out}")
+        say(f"{count_of(rows.num_rows, 'row')} in {out}")
     elif kind == "json":
         print_json(results.json_values(rows))
     elif kind == "csv":
@@ -139,7 +140,7 @@ def join(
     for note in report.notes:
         say(note)
     echo(
-        f"{', '.join(report.columns) or 'nothing'}: {report.matched} items matched, {report.changed} changed"
+        f"{', '.join(report.columns) or 'nothing'}: {count_of(report.matched, 'item')} matched, {report.changed} changed"
     )
     if report.unmatched_rows:
         echo(
@@ -228,7 +229,7 @@ def remove(
     chosen = items_to_remove(opened, where, missing=missing)
     shown = ", ".join(chosen[:_NAMED]) + (f" and {len(chosen) - _NAMED} more" if len(chosen) > _NAMED else "")
     if chosen:
-        say(f"{len(chosen)} of {opened.items.rows} items: {shown}")
+        say(f"{len(chosen)} of {count_of(opened.items.rows, 'item')}: {shown}")
     if chosen and not dry_run and not yes:
         try:
             yes = typer.confirm("Remove them from the store?", err=True)
@@ -243,7 +244,9 @@ def remove(
     elif dry_run or not chosen:
         echo("nothing was removed" if chosen else "no item to remove")
     else:
-        echo(f"{len(gone)} items removed; their features stay, as `icehouse info` counts them (unused)")
+        echo(
+            f"{count_of(len(gone), 'item')} removed; their features stay, as `icehouse info` counts them (unused)"
+        )
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -305,7 +308,9 @@ def verify(
         )
     else:
         for one in repairs:
-            echo(f"repaired {one.table}: {one.problem}; now {one.parts} parts, {one.rows} rows")
+            echo(
+                f"repaired {one.table}: {one.problem}; now {count_of(one.parts, 'part')}, {count_of(one.rows, 'row')}"
+            )
             for remark in one.remarks:
                 echo(f"  {remark}")
         if report.findings:
@@ -315,7 +320,8 @@ def verify(
             )
         state = "sound" if report.ok else "NOT sound"
         echo(
-            f"{report.tables} tables, {report.parts} parts, {report.files} other files, {_size(report.bytes)}: {state}"
+            f"{count_of(report.tables, 'table')}, {count_of(report.parts, 'part')}, "
+            f"{count_of(report.files, 'other file')}, {_size(report.bytes)}: {state}"
         )
     if not report.ok:
         raise typer.Exit(1)
@@ -390,7 +396,7 @@ def build(
             }
         )
         say(
-            f"{feature}: {built.action} ({built.reason}): {built.info.kind} of {built.info.vectors:,} vectors"
+            f"{feature}: {built.action} ({built.reason}): {built.info.kind} of {count_of(built.info.vectors, 'vector')}"
         )
         if built.info.missed is not None:
             say(f"{feature}: {built.info.missed}; try another --kind, or search with --exact")

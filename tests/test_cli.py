@@ -12,7 +12,7 @@ from pathlib import Path
 import icehouse
 import pytest
 from icehouse.cli import app
-from icehouse.console import json_text, printable
+from icehouse.console import count_of, json_text, printable
 from icehouse.embed import encoder as registry
 from icehouse.store.store import Store
 from toys import ToyEncoder, make_pictures
@@ -33,6 +33,10 @@ HEAVY = (
 )
 
 ROOMS = ("data", "store", "embed", "heads", "serve")
+
+
+def test_one_is_not_told_as_several() -> None:
+    assert [count_of(n, "item") for n in (0, 1, 2, 1200)] == ["0 items", "1 item", "2 items", "1,200 items"]
 
 
 class ToyPoint:

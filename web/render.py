@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..console import count_of
+
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
@@ -72,11 +74,6 @@ def render(template: str, /, **data: Any) -> str:
 def clean(text: str) -> str:
     """`text` with a visible sign for each character that would reorder, hide or break what stands around it."""
     return _HARMFUL.sub(_sign, text)
-
-
-def count_of(number: int, what: str) -> str:
-    """Say how many: "1 item", "2 items"."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def percent(value: float | None, digits: int = 0) -> str:

@@ -13,6 +13,7 @@ from ...console import (
     JsonOption,
     MaxPixelsOption,
     StoreOption,
+    count_of,
     echo,
     one_line,
     print_json,
@@ -240,7 +241,7 @@ def _print_plan(todo: Any, name: str, as_json: bool) -> None:
 def _print_report(report: "CaptionReport") -> None:
     rate = f" ({report.captioned / report.seconds:.2g}/s)" if report.seconds and report.captioned else ""
     echo(
-        f"{report.captioned} captions by {report.model} in {report.seconds:.1f} s{rate}; "
+        f"{count_of(report.captioned, 'caption')} by {report.model} in {report.seconds:.1f} s{rate}; "
         f"{report.known} of {report.distinct} pictures had one"
     )
     if report.flagged:
@@ -269,7 +270,7 @@ def _print_report(report: "CaptionReport") -> None:
         query = "select * from failures where stage = 'caption'"
         echo(f'failed: {report.failed}{again}; see: icehouse sql "{query}"')
     for host, answers in report.hosts.items():
-        echo(f"{host}: {answers} answers, {report.concurrency[host]} at once")
+        echo(f"{host}: {count_of(answers, 'answer')}, {report.concurrency[host]} at once")
 
 
 def _print_import(report: "ImportReport", as_json: bool) -> None:
@@ -278,7 +279,7 @@ def _print_import(report: "ImportReport", as_json: bool) -> None:
         return
     would = "would be imported" if report.dry_run else "imported"
     echo(
-        f"{report.imported} captions {would} from {report.rows} rows of {report.file}, found by "
+        f"{count_of(report.imported, 'caption')} {would} from {count_of(report.rows, 'row')} of {report.file}, found by "
         f"{one_line(report.matched_by)}; {report.known} pictures had one already"
     )
     if report.conflicting:

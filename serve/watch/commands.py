@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...console import CLOSED, DEFAULT_STORE, MaxPixelsOption, StoreOption, mute_stdout, say
+from ...console import CLOSED, DEFAULT_STORE, MaxPixelsOption, StoreOption, count_of, mute_stdout, say
 from ...errors import UsageError
 
 if TYPE_CHECKING:
@@ -233,4 +233,4 @@ def _summary(figures: dict[str, Any]) -> str:
     counts = figures["counts"]
     kinds = ", ".join(f"{kind} {n:,}" for kind, n in sorted(counts.items(), key=lambda entry: -entry[1]))
     seconds = figures["seconds"]
-    return f"{sum(counts.values()):,} posts in {seconds:.1f} s: {kinds or 'none'}"
+    return f"{count_of(sum(counts.values()), 'post')} in {seconds:.1f} s: {kinds or 'none'}"

@@ -160,6 +160,14 @@ def test_the_page_shows_both_sides(labelled: Store) -> None:
     assert "c-near" not in short
 
 
+def test_pairs_without_labels_are_no_agreement(tmp_path: Path) -> None:
+    bare = made_store(tmp_path / "bare", [(*row[:4], None) for row in ROWS])
+    find_duplicates(bare, hamming=None, rule=0.9)
+    done = CliRunner().invoke(app, ["dups", "conflicts", "-s", str(bare.path)])
+    assert done.exit_code == 0, done.output
+    assert "has a 'label' on both sides: nothing was compared" in done.stderr
+
+
 def test_the_command_lists_writes_and_shows(labelled: Store, tmp_path: Path) -> None:
     ask = ["dups", "conflicts", "-s", str(labelled.path)]
     done = CliRunner().invoke(app, ask)

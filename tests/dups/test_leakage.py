@@ -209,7 +209,7 @@ def test_items_that_the_search_did_not_see_are_counted(store: Store) -> None:
     store.items.delete("item_id", ["i00"])
     found = find_leakage(store)
     assert found.lower_bound
-    assert "did not look at 1 items of train, dev, test (1 added since)" in found.notes[0]
+    assert "did not look at 1 item of train, dev, test (1 added since)" in found.notes[0]
     test = affected(found)["test"]
     assert (test.items, test.covered, test.share) == (5, 4, 0.75)
     assert found.splits["train"] == 1
@@ -236,8 +236,7 @@ def test_a_limit_is_not_met_by_a_search_that_cannot_tell(store: Store) -> None:
     report = split_items(store, keep_together=["duplicates"], column="fresh")
     assert "1 of 8 items have another content" in report.notes[0]
     assert (
-        "1 items of train, dev, test have another content than the search 'default' compared"
-        in changed.stderr
+        "1 item of train, dev, test with another content than the search 'default' compared" in changed.stderr
     )
     assert "is older than some items\n" in changed.stderr
     find_duplicates(store, feature=None)
@@ -264,7 +263,7 @@ def test_items_without_what_is_compared_are_not_covered(store: Store) -> None:
     found = find_leakage(store)
     test = affected(found)["test"]
     assert (test.items, test.covered, test.share) == (5, 4, 0.75)
-    assert "1 items of train, dev, test have no image" in found.notes[0]
+    assert "1 item of train, dev, test without image" in found.notes[0]
     assert not found.lower_bound
 
 
@@ -280,7 +279,7 @@ def test_contents_that_had_no_vector_are_told(tmp_path: Path) -> None:
     store.items.append(pa.Table.from_pylist([new], schema=items_schema()))
     find_duplicates(store, rule=0.9)
     found = find_leakage(store)
-    assert any(f"1 items of train, test had no vector of {IMAGES}" in note for note in found.notes)
+    assert any(f"1 item of train, test without a vector of {IMAGES}" in note for note in found.notes)
     assert found.lower_bound
 
 

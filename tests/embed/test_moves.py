@@ -318,7 +318,7 @@ def test_a_source_that_is_not_there_keeps_its_items(tmp_path: Path, store: Path)
     shutil.rmtree(tmp_path / "photos")
     table.write_text("")
     for source, left in ((tmp_path / "photos", ["c"]), (table, [])):
-        with pytest.raises(SourceError, match="keeps its 1 items as they are") as told:
+        with pytest.raises(SourceError, match="keeps 1 item of it unchanged") as told:
             embed(store, source)
         assert missing(store) == []
         command = shlex.split(str(told.value).split("`")[1])

@@ -69,7 +69,7 @@ def test_folders_never_replace_another_sources_labels(photos: Path, store: Path)
             "top.png": "cat",
         }
         (note,) = [note for note in report.notes if "another source" in note]
-        assert note.startswith("1 items have another 'label'")
+        assert note.startswith("1 item with another 'label'")
         assert report.columns_changed == {}
     embed(store, photos, folder_label_column="animal")
     assert values(store)["cat/1.png"] == "tabby"

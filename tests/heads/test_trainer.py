@@ -231,5 +231,5 @@ def test_an_item_with_bad_features_is_named(make_store: Make, monkeypatch: pytes
         return replace(found, X=X)
 
     monkeypatch.setattr(Store, "vectors", broken)
-    with pytest.raises(HeadError, match="NaN or infinity for 1 items, first 'p004'"):
+    with pytest.raises(HeadError, match="NaN or infinity for 1 item, first 'p004'"):
         train(store)

@@ -167,7 +167,10 @@ def test_vectors_without_a_direction_are_told(store: Store) -> None:
     made = make_map(store, method="pca")
     assert key_of(90) not in made.map.keys.to_pylist()
     assert len(made.map.xy) == 90
-    assert "1 contents have a vector without a direction (zero or not finite), and no point" in made.notes
+    assert (
+        "1 content with a vector that has no direction (zero or not finite): no point on the map"
+        in made.notes
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -87,7 +87,7 @@ def test_join_and_export(shell: Any, tmp_path: Path) -> None:
     (tmp_path / "more.csv").write_text("post,event\na,flood\nq,fire\n")
     report = json.loads(shell("join", str(tmp_path / "more.csv"), "--on", "item_id=post", "--json"))
     assert (report["matched"], report["first_unmatched_rows"]) == (1, ["q"])
-    assert "event: 1 items matched, 0 changed" in shell(
+    assert "event: 1 item matched, 0 changed" in shell(
         "join", str(tmp_path / "more.csv"), "--on", "item_id=post"
     )
     out = tmp_path / "x.csv"
@@ -124,7 +124,7 @@ def test_remove(shell: Any, store: Store) -> None:
     shell("remove", "--missing", exit_code=1, stdin="n\n")
     assert "no item to remove" in shell("remove", "--where", "width > 10000", "--yes")
     assert (left(), store.items.snapshot().version) == (list("abcde"), version)
-    assert "1 items removed" in shell("remove", "--missing", "--where", "item_id = 'a'", stdin="y\n")
+    assert "1 item removed" in shell("remove", "--missing", "--where", "item_id = 'a'", stdin="y\n")
     assert (left(), store.items.snapshot().version) == (list("bcde"), version + 1)
     assert store.failures.read(["item_id"])["item_id"].to_pylist() == ["b"]
     assert (
