@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..console import count_of
 from ..dups.pair_graph import AUTO, DuplicateSearches
 from ..errors import HeadError
 from .checks import check_memory, plain, scoring_bytes
@@ -271,7 +272,9 @@ def assign_splits(
         learn = everything
         notes.append(f"the column {split_column!r} names no splits: every row is train")
     elif outside := len(samples) - len(learn) - len(dev) - len(test):
-        notes.append(f"{outside} labelled items are in none of train, dev, test, and took no part")
+        notes.append(
+            f"{count_of(outside, 'labelled item')} in none of train, dev, test: without part in this run"
+        )
     if not len(test):
         notes.append(
             "no test split: the scores are on dev, where the head was chosen, and flatter it a little"
@@ -291,7 +294,7 @@ def assign_splits(
         notes.append(f"train never has {', '.join(map(repr, unseen))}: rows with that label count as errors")
     for name, missing in samples.left_out.items():
         if missing:
-            notes.append(f"{missing} labelled items have no {samples.features[name]}")
+            notes.append(f"{count_of(missing, 'labelled item')} without {samples.features[name]}")
     if samples.vanished:
         from ..store.sql import left_out_note
 

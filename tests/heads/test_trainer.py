@@ -117,7 +117,7 @@ def test_what_takes_no_part_and_what_train_does_not_know_is_noted(make_store: Ma
     assert sum(roles(run).values()) == 90
     assert run.metrics["test"]["unseen"] == {"storm": 1}
     notes = run.metrics["protocol"]["notes"]
-    assert any(note.startswith("30 labelled items are in none") for note in notes)
+    assert any(note.startswith("30 labelled items in none") for note in notes)
     assert any("'storm'" in note for note in notes)
 
 
@@ -172,7 +172,7 @@ def test_the_record_says_how_it_was_made(make_store: Make) -> None:
     assert text["fingerprint"] == store.feature_table("toy/text/pooled").spec["fingerprint"]
     assert "probe" not in text["spec"]
     assert record["majority"] in run.classes
-    assert any("2 labelled items have no toy/text/pooled" in note for note in record["protocol"]["notes"])
+    assert any("2 labelled items without toy/text/pooled" in note for note in record["protocol"]["notes"])
     assert (run.path / "head" / "head.json").exists()
 
 
