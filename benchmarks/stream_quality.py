@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.csv as pcsv
 from dups_quality import Score, Truth, results, run
+from icehouse.dups.registration import StreamPictures
 from icehouse.dups.rule import Rule
 from icehouse.dups.stream import DuplicateStream, Item
 from icehouse.dups.window import Arrival, SlidingWindow
@@ -50,7 +51,7 @@ def arrivals(folder: Path, stream: DuplicateStream) -> list[Arrival]:
 
 def play(truth: Truth, stream: list[Arrival], rules: Rules, dim: int) -> tuple[Score, int, int, float]:
     """Score of all matches but variants, false repeats, variants, and milliseconds of processor time an arrival."""
-    window = SlidingWindow(WINDOW, rule=rules, dim=dim)
+    window = SlidingWindow(WINDOW, rule=rules, dim=dim, pictures=StreamPictures())
     pairs, repeats, variants, used = [], [], 0, time.process_time()
     for result in window.judge(stream):
         pairs += [(result.id, match.id) for match in result.matches if not match.variant]

@@ -32,7 +32,7 @@ from .hashing import (
 from .join.cosines import Asked, RowSet, pair_cosines
 from .join.selfjoin import Join, PairBlock, cross_join, self_join
 from .local_scaling import RADIUS, Neighbourhoods
-from .registration import Agreements, least_agreement
+from .registration import BEYOND_DOUBT, TELLING, VAGUE, Agreements, least_agreement
 from .rule import Rule, suspects
 from .variants import DETAIL, Variants
 
@@ -54,12 +54,6 @@ _MAX_CANDIDATES = 20_000_000
 #: Times as many pairs in doubt as are expected, beyond which more evidence is asked for, and pairs by cosine beyond which
 #: none is.
 _DOUBTS, _MAX_SUSPECTS = 6, 1_000_000
-#: Times the evidence of a pair that is one whatever its pixels say: a slant may keep pictures from being registered.
-_BEYOND_DOUBT = 2.0
-#: Agreement from which on pictures that do not agree enough are told as variants all the same.
-_VAGUE = 0.35
-#: Where copies are asked for less, as much evidence as a pair needs by itself lets them agree less.
-_TELLING = 0.6
 
 #: Searches among what is left, after the first, before stars are given up as they are.
 _ROUNDS = 50
@@ -264,7 +258,7 @@ class Contents:
         if rule.suspected is None or rule.evidence is None:
             return np.zeros(len(found), bool)
         unsure = found.embedding & ~found.perceptual & (found.container == 0) & (found.i != found.j)
-        return unsure & ~(found.evidence >= _BEYOND_DOUBT * rule.evidence)
+        return unsure & ~(found.evidence >= BEYOND_DOUBT * rule.evidence)
 
     def _agreed(self, found: FoundPairs) -> tuple[np.ndarray, np.ndarray]:
         """Tell which pairs embeddings find, those in doubt by their pixels, and for which these decide nothing."""
@@ -275,11 +269,11 @@ class Contents:
         at = np.flatnonzero(self.in_doubt(found))
         agreed, evidence = self.agreements.of(found.i[at], found.j[at]), found.evidence[at]
         least = np.full(len(at), rule.agreeing)
-        if rule.agreeing < _TELLING:
+        if rule.agreeing < TELLING:
             # Where unrelated pictures hardly agree, what stands out as a pair does may do so with much drawn over it.
-            least *= np.clip(_BEYOND_DOUBT - evidence / rule.evidence, 0, 1)
+            least *= np.clip(BEYOND_DOUBT - evidence / rule.evidence, 0, 1)
         # What cannot be read again is told by its evidence, and nobody's duplicate.
-        told = np.isnan(agreed) | (agreed >= _VAGUE)
+        told = np.isnan(agreed) | (agreed >= VAGUE)
         vague[at] = told & ~(agreed >= least) & (evidence >= rule.evidence)
         embedding[at] = (agreed >= least) | vague[at]
         return embedding, vague

@@ -14,7 +14,8 @@ import contextlib
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -71,10 +72,24 @@ _QUANTILES = (0.15, 0.5)
 LOOSE, STRICT = 0.5, 0.845
 _UNRELATED, _CHANCE, _STEEPER, _FEWEST_PAIRS = 0.6, 0.05, 1.5, 20
 
+#: Times the evidence of a pair that is one whatever its pixels say: a slant may keep pictures from being registered.
+BEYOND_DOUBT = 2.0
+#: Agreement from which on pictures that do not agree enough are told as variants all the same.
+VAGUE = 0.35
+#: Where copies are asked for less, as much evidence as a pair needs by itself lets them agree less.
+TELLING = 0.6
+
 _FILE = "agreements.npz"
 
 #: Pairs whose agreement is kept, and pictures that are held at once.
 _KEPT, _HELD = 500_000, 128
+
+#: Of a stream: pictures that are held, at 200 KB at most; pairs whose agreement is known; and how many of these tell how far
+#: its unrelated pictures agree.
+_LATEST, _PAIRS, _RECORD = 256, 8192, 300
+
+#: Agreement that copies in a stream are asked for before its pairs tell how far unrelated ones agree.
+_UNTOLD = 0.75
 
 
 @dataclass
@@ -124,6 +139,11 @@ class Picture:
     def forget(self) -> None:
         """Let go of its blocks, which take megabytes."""
         self._blocks.clear()
+
+    def strip(self) -> None:
+        """Let go of all but its pixels."""
+        self._blocks.clear()
+        self._fields.clear()
 
 
 def _turned(picture: np.ndarray, orientation: int) -> np.ndarray:
@@ -574,3 +594,63 @@ def _read(digest: str, file: str | None) -> Picture | None:
         return Picture.of(decode(data, shortest=_FRAME).image)
     except (ImageError, OSError, ValueError):
         return None
+
+
+class StreamPictures:
+    """Pictures of a stream's contents: read from their files, or of the latest those that came without one."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[str, Picture] = OrderedDict()
+        self._known: OrderedDict[str, float] = OrderedDict()
+        #: Agreements of the latest pairs, and their evidence.
+        self.record: deque[tuple[float, float]] = deque(maxlen=_RECORD)
+
+    def keep(self, digest: str, grey: np.ndarray) -> None:
+        """Hold the picture of a content, uint8 as `Picture` has it, for a while."""
+        self._hold(digest, Picture(grey))
+
+    def agreement(self, one: tuple[str, str | None], two: tuple[str, str | None], evidence: float) -> float:
+        """The `agreement` of two contents, each a digest and its file; NaN where one cannot be read as it was."""
+        # One order, so that it does not matter which came first.
+        one, two = sorted((one, two), key=lambda side: side[0])
+        key = _key(one[0], two[0])
+        if key not in self._known:
+            first, second = self._picture(*one), self._picture(*two)
+            if first is None or second is None:
+                return float("nan")
+            value = round(agreement(first, second), 4)
+            first.strip()
+            second.strip()
+            self.record.append((value, round(evidence, 4)))
+            self._known[key] = value
+            while len(self._known) > _PAIRS:
+                self._known.popitem(last=False)
+        return self._known[key]
+
+    @property
+    def least(self) -> float:
+        """Agreement that copies are asked for, see `least_agreement`; what few pairs tell is not enough to ask for less."""
+        if not self.record:
+            return _UNTOLD
+        values, evidence = np.array(self.record).T
+        told = least_agreement(values, evidence)
+        return told if len(self.record) >= 4 * _FEWEST_PAIRS else max(told, _UNTOLD)
+
+    def restore(self, record: Iterable[tuple[float, float]]) -> None:
+        """Take the `record` of an earlier run."""
+        self.record.extend((float(value), float(evidence)) for value, evidence in record)
+
+    def _picture(self, digest: str, file: str | None) -> Picture | None:
+        if digest not in self._held:
+            found = _read(digest, file)
+            if found is None:
+                return None
+            self._hold(digest, found)
+        self._held.move_to_end(digest)
+        return self._held[digest]
+
+    def _hold(self, digest: str, picture: Picture) -> None:
+        self._held[digest] = picture
+        self._held.move_to_end(digest)
+        while len(self._held) > _LATEST:
+            self._held.popitem(last=False)

@@ -46,6 +46,7 @@ from ..store.schema import fingerprint
 from ..store.store import Store
 from .find import default_feature
 from .hashing import picture_views
+from .registration import Picture, StreamPictures
 from .rule import DEFAULT_HAMMING, Rule
 from .variants import POLICIES, Policy
 from .window import BATCH, DEFAULT_WINDOW, Arrival, SlidingWindow, StreamResult
@@ -166,13 +167,17 @@ class Seen(NamedTuple):
 
     views: np.ndarray  # uint64 (VIEWS,)
     thumb: np.ndarray  # uint8 (64, 64)
+    grey: np.ndarray | None = None  # the picture, as it is registered, where it cannot be read again
 
 
-def look(image: Image.Image) -> Seen:
-    """Hash the views of a decoded picture, and make its thumbnail; of a large one by an exact reduction."""
+def look(image: Image.Image, *, keep: bool = False) -> Seen:
+    """Hash the views of a decoded picture, and make its thumbnail; of a large one by an exact reduction.
+
+    `keep` is for what has no file from which it could be read again.
+    """
     factor = min(image.size) // _SHORTEST
     made = picture_views(image.reduce(factor) if factor > 1 else image)
-    return Seen(made.hashes, made.thumb)
+    return Seen(made.hashes, made.thumb, Picture.of(image).grey if keep else None)
 
 
 def item_of(thing: Any, default_id: str, *, texts: bool = False) -> Item:
@@ -208,6 +213,11 @@ def _item_of_mapping(thing: Mapping[str, Any], default_id: str) -> Item:
     )
 
 
+def path_of(file: Path | None) -> str | None:
+    """A file by which a content can be read again, wherever the next run is started."""
+    return None if file is None else str(file.absolute())
+
+
 class Reader:
     """Reads items, and encodes what was read, for one output of one encoder."""
 
@@ -238,7 +248,7 @@ class Reader:
                 decoded=lambda sha: whole or not self.knows(sha),
                 blanks=False,
                 turned=True,
-                look=look if self.looks else None,
+                look=partial(look, keep=item.path is None) if self.looks else None,
             )
             content.key, content.blank, content.prepared = read.sha256, read.blank, read.pixels
             content.phash = None if read.facts is None else read.facts.phash
@@ -531,15 +541,21 @@ class DuplicateStream:
             known = feature_provenance(loaded, modality, output, cleaning)
             self._space = {"fingerprint": fingerprint(known), "vectors": f"{loaded.id}/{modality}/{output}"}
         rules = rule if isinstance(rule, Rules) else self._rules(rule, hamming, window)
+        pictures = StreamPictures() if modality == "image" else None
         notes: dict[str, Any] = {}
         if self.state is not None:
             check_place(self.state)
         if self.state is not None and self.state.exists():
             self.window, notes = load_window(
-                self.state, rule=rules, capacity=window, space=self._space, variants=variants
+                self.state,
+                rule=rules,
+                capacity=window,
+                space=self._space,
+                variants=variants,
+                pictures=pictures,
             )
         else:
-            self.window = SlidingWindow(window, rule=rules, dim=dim, variants=variants)
+            self.window = SlidingWindow(window, rule=rules, dim=dim, variants=variants, pictures=pictures)
         self.counts: Counter[str] = Counter(notes.get("counts", {}))
         self.lines: int = notes.get("lines", self.counts.total())
         self._pending: Counter[str] = Counter()
@@ -801,11 +817,12 @@ class DuplicateStream:
                 yield replace(verdict, line=content.item.line)
 
     def _arrival(self, content: Content) -> Arrival:
-        views, thumb = (None, None) if content.seen is None else content.seen
+        views, thumb, grey = (None, None, None) if content.seen is None else content.seen
         text = content.item.text if self.modality == "image" else None
         return Arrival(
-            content.item.id, content.key, content.phash, content.vector, content.turned, views, thumb, text
-        )
+            content.item.id, content.key, content.phash, content.vector, content.turned, views, thumb, text,
+            path_of(content.item.path), grey,
+        )  # fmt: skip
 
     def _complete(self, batch: list[Content]) -> None:
         """Encode what was thought to be known, and has been forgotten since, or could not be encoded then."""

@@ -48,13 +48,15 @@ from .join.cosines import (
     choose_plan,
     coordinate_slack,
     pair_cosines,
+    pays,
     project,
     summation_slack,
 )
 from .local_scaling import RADIUS, Neighbourhoods
+from .registration import StreamPictures
 from .rule import Rule
-from .variants import EVIDENCE, Overlays, Policy, texts_differ
-from .window_rules import Held, Rules
+from .variants import DETAIL, EVIDENCE, Overlays, Policy, texts_differ
+from .window_rules import Held, Rules, settle, turned_radius
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Arrival:
     views: np.ndarray | None = None  # uint64 (VIEWS,): hashes of its views
     thumb: np.ndarray | None = None  # uint8 (64, 64)
     text: str | None = None  # what comes with the picture
+    path: str | None = None  # its file
+    grey: np.ndarray | None = None  # of what has no file: the picture, as `StreamPictures` keeps it
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ class Match:
     orientation: str | None = None  # how the content's picture has to be turned to be the arrival's
     #: how much the pair stands out among its neighbours; None under a rule without a local measure
     evidence: float | None = None
-    differs: str | None = None  # what the two say differently: their "text", or words in the "picture"
+    #: what the two say differently: their "text", or words in the "picture"; or "detail", which shows no one picture
+    differs: str | None = None
     variant: bool = False  # whether they are no duplicates for that
 
     @property
@@ -142,9 +147,6 @@ TEXT_CHARS, _TEXTS = 5000, 8
 #: Matches of one arrival that a stage looks for, the most recent first; the best of them is told.
 MAX_MATCHES = 256
 
-#: Bits fewer that may differ where hashes of the turned picture are compared: eight times as many comparisons are made, and
-#: random hashes are near twenty times as often with every two bits.
-_TURNED_BITS, _MAX_TURNED = 2, 4
 TURNS = len(ORIENTATIONS) - 1
 
 #: Arrivals that go through one product of matrices.
@@ -161,9 +163,6 @@ _LATEST = 1024
 
 #: Coordinates of a content, at most, beside its vector; where so few rule out little, all of them.
 _COORDINATES = 320
-
-#: Looking a candidate up costs as much as so many coordinates in a product.
-_LOOK_UP = 20_000
 
 #: Bound of the product of two rows' lengths, with the columns that `asking_columns` adds to them.
 _REACH = Asked(np.array([-1.0 * MAX_ASKED]), np.array([-1.0 * MAX_ASKED])).reach
@@ -188,16 +187,21 @@ class SlidingWindow:
         dim: int | None = None,
         dtype: str = "float16",
         variants: Policy = "keep",
+        pictures: StreamPictures | None = None,
     ) -> None:
+        """Pairs in doubt are settled by `pictures`, where the rules ask for that."""
         if capacity < 1:
             raise UsageError(f"a window holds at least 1 content, not {capacity}")
         self.capacity, self.dim, self.variants = capacity, dim, variants
         self.rules = rule if isinstance(rule, Rules) else Rules(rule)
+        self.pictures = pictures if self.rules.registers else None
         self.rule = Rule()
         self.count = 0
         try:
             self._ids: list[str] = [""] * capacity
+            self._keys: list[str] = [""] * capacity
             self._texts: list[tuple[str, ...]] = [()] * capacity
+            self._paths: list[str | None] = [None] * capacity
             self._X = np.zeros((capacity, dim or 0), dtype)
         except (MemoryError, OverflowError, ValueError) as error:
             raise UsageError(
@@ -336,7 +340,7 @@ class SlidingWindow:
     def _adopt(self, rule: Rule, *, first: bool, measure: str | None) -> None:
         self._check(rule)
         before, self.rule = self.rule, rule
-        self.turned_radius = _turned_radius(rule.hamming)
+        self.turned_radius = turned_radius(rule.hamming)
         maps = self.dim is not None and (rule.matrix is not None or rule.local is not None)
         same = before.mean is rule.mean and before.matrix is rule.matrix and before.local is rule.local
         if first or not same:
@@ -418,6 +422,8 @@ class SlidingWindow:
         return np.round(units, 7).astype(np.float32)
 
     def _result(self, batch: _Batch, j: int) -> StreamResult:
+        if self.pictures is not None and (grey := batch.greys[j]) is not None:
+            self.pictures.keep(batch.keys[j], grey)
         own = self._slots.get(batch.keys[j])
         by_hash, many = self._by_hash(batch, j)
         by_vector, more = self._by_vector(batch, j)
@@ -458,10 +464,15 @@ class SlidingWindow:
             if self.rule.alike is not None:
                 refuted[found] |= (cosine[found] < self.rule.alike) & (differs[found] == 0)
         kept = np.flatnonzero(exact | ((perceptual | embedding) & ~refuted))
+        if self.pictures is not None:
+            asked = kept[~exact[kept] & (differs[kept] == 0)]
+            held, vague = self._settled(batch, j, slots[asked], evidence[asked])
+            differs[asked[vague]] = DETAIL
+            kept = np.setdiff1d(kept, asked[~held])
         if len(kept) > 2 * MAX_MATCHES + 1:
             age = np.where(exact[kept], -1, self.count - self._serials[slots[kept]])
             kept, many = kept[np.argsort(age)[: 2 * MAX_MATCHES + 1]], True
-        variant = (differs > 0) & (self.variants == "keep")
+        variant = (differs > 0) & ((self.variants == "keep") | (differs == DETAIL))
         rank = np.where(exact, 0, np.where(variant, 3, np.where(perceptual, 1, 2)))
         bits = np.where(rank == 1, hamming, 0)
         order = np.lexsort((self._serials[slots], -np.nan_to_num(cosine, nan=-2.0), bits, rank))
@@ -486,6 +497,16 @@ class SlidingWindow:
                 )
             )
         return StreamResult(batch.ids[j], self.count, tuple(matches), many or more)
+
+    def _settled(
+        self, batch: _Batch, j: int, slots: np.ndarray, evidence: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which matches of arrival j hold, by their pixels where they are in doubt, and which of these are variants."""
+        assert self.pictures is not None
+        by_hash = np.bitwise_count(self._hashes[slots] ^ batch.hashes[j]) <= max(self.rule.hamming or 0, 0)
+        by_hash &= self._useful[slots] & batch.useful[j] & ((self.rule.hamming or 0) >= 0)
+        others = [(self._keys[slot], self._paths[slot]) for slot in slots.tolist()]
+        return settle(self.pictures, self.rule, (batch.keys[j], batch.paths[j]), others, evidence, by_hash)
 
     def _seen_apart(
         self, batch: _Batch, j: int, slots: np.ndarray, seen: bool
@@ -599,6 +620,7 @@ class SlidingWindow:
             texts = [text for text in batch.texts[j] if text not in self._texts[slot]]
             self._texts[slot] = (*self._texts[slot], *texts)[:_TEXTS]
             self._slots.move_to_end(key)
+            self._paths[slot] = batch.paths[j] or self._paths[slot]
             self.count += 1
             return
         if len(self._slots) < self.capacity:
@@ -617,6 +639,7 @@ class SlidingWindow:
             self._around[:, slot], self._asks[slot] = batch.around[:, j], batch.asks[j]
         self.recent.put(self.count, slot, batch.views[j], batch.thumbs[j] if batch.pictured[j] else None)
         self._ids[slot], self._texts[slot] = batch.ids[j], batch.texts[j]
+        self._keys[slot], self._paths[slot] = key, batch.paths[j]
         self._slots[key] = slot
         self._serials[slot] = batch.serials[j] = self.count
         batch.slots[j] = slot
@@ -642,7 +665,7 @@ class SlidingWindow:
             if self.local:
                 least = Asked(self._asks[latest], self._asks[:n])
             plan = choose_plan(coming, held, least, NumpyTiles(), budget)
-            self._plan = plan if _pays(plan, coming, held, least) else Plan(held.dim, held.dim)
+            self._plan = plan if pays(plan, coming, held, least) else Plan(held.dim, held.dim)
         # Room up to the next time; what is never touched is never taken from the system.
         room = next((size for size in _REFIT_SIZES if size >= n + BATCH), self.capacity)
         room = min(room, self.capacity)
@@ -685,6 +708,8 @@ class _Batch:
         self.thumbs = np.zeros((b, THUMB, THUMB), np.uint8)
         self.pictured = np.zeros(b, bool)
         self.texts = [_kept_text(arrival.text) for arrival in arrivals]
+        self.paths = [arrival.path for arrival in arrivals]
+        self.greys = [arrival.grey for arrival in arrivals]
         own = self._fill(window, arrivals, X)
         self.useful = self.hashed & informative(self.hashes)
         self.X = X
@@ -857,28 +882,9 @@ class _Batch:
         self.lead_hits = np.split(slots[order], cuts)
 
 
-def _turned_radius(hamming: int | None) -> int:
-    """Bits in which hashes of turned pictures may differ; -1 where they prove nothing."""
-    if hamming is None or hamming < _TURNED_BITS:
-        return -1
-    return min(hamming - _TURNED_BITS, _MAX_TURNED)
-
-
 def _kept_text(text: str | None) -> tuple[str, ...]:
     """A text as it is held; halves of surrogate pairs cannot be saved."""
     return () if not text else (text[:TEXT_CHARS].encode("utf-8", "replace").decode(),)
-
-
-def _pays(plan: Plan, coming: RowSet, held: RowSet, threshold: float | Asked) -> bool:
-    """Whether a plan's bounds rule out enough, on a sample, to be worth more than products of whole vectors."""
-    asked, _ = project(coming, slice(0, _LATEST), plan)
-    sample = np.linspace(0, len(held) - 1, min(4 * _LATEST, len(held))).astype(np.int64)
-    some, _ = project(RowSet.of(held.X[sample], held.mean), slice(0, len(sample)), plan)
-    least: Any = threshold
-    if isinstance(threshold, Asked):
-        least = threshold.of(np.arange(len(asked))[:, None], sample[None])
-    share = np.count_nonzero(asked @ some.T >= least) / (len(asked) * len(some))
-    return bool(share * _LOOK_UP + plan.lead < held.dim)
 
 
 @cache

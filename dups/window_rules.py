@@ -11,6 +11,7 @@ import io
 import json
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,7 @@ from .calibration import Calibration, false_pairs_text
 from .default_calibration import careful_expected, default_calibration, fit_calibration
 from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .local_scaling import MIN_REFERENCE
+from .registration import BEYOND_DOUBT, TELLING, VAGUE, StreamPictures
 from .rule import DEFAULT_COSINE, DEFAULT_HAMMING, DEFAULT_SOURCE, Rule, calibrated_rule, near_certain_rule
 from .view_table import hash_column, make_views
 
@@ -52,6 +54,13 @@ _FIRST_BITS, _FIRST_COSINE = 2, 0.999
 _ABOUT, _FOLDER = "stream.json", "calibration"
 _FIELDS = ("cosine", "hamming", "view_bits", "levels", "alike")
 
+#: Bits fewer that may differ where hashes of the turned picture are compared: eight times as many comparisons are made, and
+#: random hashes are near twenty times as often with every two bits.
+_TURNED_BITS, _MAX_TURNED = 2, 4
+
+#: Pairs of one arrival whose pictures are registered, the most evident ones: each takes up to a tenth of a second.
+_REGISTERED = 4
+
 
 class Held(NamedTuple):
     """Contents of a window that have a vector, as a calibration is made of them."""
@@ -64,6 +73,9 @@ class Held(NamedTuple):
 
 class Rules:
     """The rule that a window goes by; this one is the same however many contents are held."""
+
+    #: Whether pairs that are not beyond doubt are settled by their pixels.
+    registers = False
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -89,6 +101,42 @@ class Rules:
         return []
 
 
+def turned_radius(hamming: int | None) -> int:
+    """Bits in which hashes of turned pictures may differ; -1 where they prove nothing."""
+    if hamming is None or hamming < _TURNED_BITS:
+        return -1
+    return min(hamming - _TURNED_BITS, _MAX_TURNED)
+
+
+def settle(
+    pictures: StreamPictures,
+    rule: Rule,
+    own: tuple[str, str | None],
+    others: Sequence[tuple[str, str | None]],
+    evidence: np.ndarray,
+    by_hash: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tell which matches of an arrival hold, and which are variants: alike, with nothing that makes them one picture.
+
+    Each is a digest and a file, best first by what has been measured. The `evidence` of some may be NaN; hashes of whole
+    pictures, which a rule allows few bits, are believed `by_hash` where pixels cannot be had.
+    """
+    held, vague = np.ones(len(others), bool), np.zeros(len(others), bool)
+    asked = 1.0 if rule.evidence is None else rule.evidence
+    # A rule without neighbourhoods knows no evidence that is beyond doubt.
+    doubted = np.flatnonzero(~(evidence >= BEYOND_DOUBT * asked) | (rule.evidence is None))
+    doubted = doubted[np.argsort(-np.nan_to_num(evidence[doubted]), kind="stable")]
+    for place, k in enumerate(doubted.tolist()):
+        told = float(np.nan_to_num(evidence[k]))
+        agreed = pictures.agreement(own, others[k], told) if place < _REGISTERED else np.nan
+        least = pictures.least
+        if least < TELLING and rule.evidence is not None:
+            least *= float(np.clip(BEYOND_DOUBT - told / asked, 0, 1))
+        held[k] = bool(by_hash[k]) if np.isnan(agreed) else agreed >= least
+        vague[k] = not held[k] and (np.isnan(agreed) or (agreed >= VAGUE and told >= asked))
+    return held | vague, vague
+
+
 def fixed_rules(rule: Rule, capacity: int, *, viewed: bool) -> Rules:
     """One rule for all sizes, by which views are compared too if they are made."""
     return Rules(_with_views(rule, capacity, 1.0, viewed))
@@ -104,6 +152,8 @@ def _with_views(rule: Rule, n: int, expected: float, viewed: bool) -> Rule:
 
 class CalibratedRules(Rules):
     """The rules that a calibration makes."""
+
+    registers = True
 
     def __init__(
         self,
@@ -148,6 +198,8 @@ class CalibratedRules(Rules):
 
 class FittedRules(Rules):
     """Rules by what a stream's own contents look like."""
+
+    registers = True
 
     def __init__(
         self,

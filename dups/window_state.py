@@ -23,6 +23,7 @@ from ..store.schema import vector_type
 from ..store.vectors import to_array
 from .default_calibration import measure_digest
 from .hashing import THUMB, VIEWS
+from .registration import StreamPictures
 from .rule import Rule
 from .variants import Policy
 from .window import TURNS, SlidingWindow
@@ -81,6 +82,7 @@ def save_window(
                 names = [name if _is_text(name) else _as_text(name) for name in ids[start : start + _ROWS]]
                 columns = {
                     "id": pa.array(names, pa.string()),
+                    "path": pa.array([_text_or_none(window._paths[slot]) for slot in part], pa.string()),
                     "sha256": pa.array(keys[start : start + _ROWS], pa.string()),
                     "position": pa.array(window._serials[part]),
                     "phash": pa.array(window._hashes[part], mask=~window._hashed[part]),
@@ -106,6 +108,7 @@ def save_window(
                 "dim": window.dim,
                 "dtype": str(window._X.dtype),
                 "ids": odd,
+                "agreements": list(window.pictures.record) if window.pictures is not None else [],
                 "measure": measure_digest(window.rule.local)
                 if window.local and window.rule.local is not None
                 else None,
@@ -130,6 +133,7 @@ def load_window(
     capacity: int,
     space: Mapping[str, Any] | None = None,
     variants: Policy = "keep",
+    pictures: StreamPictures | None = None,
 ) -> tuple[SlidingWindow, dict[str, Any]]:
     """Read a window.
 
@@ -140,7 +144,12 @@ def load_window(
             meta = _meta(path, file)
             _check_space(path, meta, dict(space or {}))
             window = SlidingWindow(
-                capacity, rule=rule, dim=meta["dim"], dtype=meta["dtype"], variants=variants
+                capacity,
+                rule=rule,
+                dim=meta["dim"],
+                dtype=meta["dtype"],
+                variants=variants,
+                pictures=pictures,
             )
             _fill(window, file, meta)
     except (
@@ -174,6 +183,9 @@ def _fill(window: SlidingWindow, file: pq.ParquetFile, meta: dict[str, Any]) -> 
         window._serials[slots] = rows["position"].to_numpy()
         window._ids[slots] = rows["id"].to_pylist()
         _see(window, rows, slots)
+        if "path" in rows.column_names:  # not those of format 2
+            window._paths[slots] = rows["path"].to_pylist()
+        window._keys[slots] = rows["sha256"].to_pylist()
         window._slots.update(zip(rows["sha256"].to_pylist(), range(first, first + count), strict=True))
     written = file.metadata.metadata
     digest.update(written[_META])
@@ -190,6 +202,8 @@ def _fill(window: SlidingWindow, file: pq.ParquetFile, meta: dict[str, Any]) -> 
         if int(row) >= skipped:
             window._ids[int(row) - skipped] = str(name)
     window.rules.restore(rules or None)
+    if window.pictures is not None:
+        window.pictures.restore(meta.get("agreements", []))
     window.restored(meta["seen"], meta.get("measure"))
 
 
@@ -240,6 +254,10 @@ def _is_text(name: str) -> bool:
     return True
 
 
+def _text_or_none(path: str | None) -> str | None:
+    return path if path is not None and _is_text(path) else None
+
+
 def _as_text(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
@@ -247,6 +265,7 @@ def _as_text(name: str) -> str:
 def _schema(dim: int | None, dtype: str) -> pa.Schema:
     fields = [
         pa.field("id", pa.string(), nullable=False),
+        pa.field("path", pa.string()),
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("position", pa.int64(), nullable=False),
         pa.field("phash", pa.uint64()),
@@ -266,6 +285,8 @@ def _update(digest: Any, rows: pa.Table) -> None:
     digest.update(rows["position"].to_numpy().astype("<i8").tobytes())
     digest.update(rows["phash"].fill_null(0).to_numpy().astype("<u8").tobytes())
     digest.update(rows["phash"].is_valid().to_numpy().tobytes())
+    if "path" in rows.column_names:
+        digest.update(json.dumps(rows["path"].to_pylist()).encode())
     if "turned" in rows.column_names:
         digest.update(rows["turned"].combine_chunks().flatten().to_numpy().astype("<u8").tobytes())
     if "texts" in rows.column_names:

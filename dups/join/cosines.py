@@ -563,3 +563,19 @@ def _survivors(
         if through <= 1:
             break
     return shares
+
+
+#: Looking a candidate up costs as much as so many coordinates in a product; and rows that a plan is tried on.
+_LOOK_UP, _SAMPLED = 20_000, 1024
+
+
+def pays(plan: Plan, coming: RowSet, held: RowSet, threshold: float | Asked) -> bool:
+    """Whether a plan's bounds rule out enough, on a sample, to be worth more than products of whole vectors."""
+    asked, _ = project(coming, slice(0, _SAMPLED), plan)
+    sample = np.linspace(0, len(held) - 1, min(4 * _SAMPLED, len(held))).astype(np.int64)
+    some, _ = project(RowSet.of(held.X[sample], held.mean), slice(0, len(sample)), plan)
+    least: Any = threshold
+    if isinstance(threshold, Asked):
+        least = threshold.of(np.arange(len(asked))[:, None], sample[None])
+    share = np.count_nonzero(asked @ some.T >= least) / (len(asked) * len(some))
+    return bool(share * _LOOK_UP + plan.lead < held.dim)

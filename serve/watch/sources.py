@@ -419,6 +419,7 @@ class RedisStream(Source):
                 "turned": np.array(arrival.turned or (), "<u8").tobytes(),
                 "views": b"" if arrival.views is None else arrival.views.astype("<u8").tobytes(),
                 "text": (arrival.text or "")[:TEXT_CHARS].encode("utf-8", "replace"),
+                "path": (arrival.path or "").encode("utf-8", "surrogatepass"),
             }
             pipe.xadd(self._seen(modality, space), fields, maxlen=window, approximate=True)
         try:
@@ -503,6 +504,7 @@ def _arrival(fields: Mapping[Any, Any], dim: int | None) -> Arrival | None:
             tuple(turned.tolist()) if len(turned) == TURNS + 1 else None,
             views if len(views) == VIEWS else None,
             text=_text(fields.get(b"text", b"")) or None,
+            path=fields.get(b"path", b"").decode("utf-8", "surrogatepass") or None,
         )
     except (KeyError, ValueError):
         return None

@@ -24,7 +24,7 @@ import numpy as np
 
 from ...data.images import decode, load_hashing
 from ...data.text import text_sha256
-from ...dups.stream import DecodingTrial, DuplicateStream, Pipeline, Seen, look
+from ...dups.stream import DecodingTrial, DuplicateStream, Pipeline, Seen, look, path_of
 from ...dups.window import Arrival, Match, StreamResult
 from ...embed.extract import FileFacts, facts_of, read_file
 from ...errors import ImageError, brief
@@ -400,7 +400,7 @@ class Watch:
                 work.facts = facts_of(work.facts, work.image_key, picture)
                 work.phash, work.blank, work.turned = work.facts.phash, picture.blank, picture.turned
                 if self.images is not None and self.images.viewed and not picture.blank:
-                    work.seen = look(picture.image)
+                    work.seen = look(picture.image, keep=work.path is None)
                 work.contents.pixels = self.scorer.prepare(picture.image)
                 work.post.ms["decode"] = 1000 * (time.perf_counter() - begun)
         except ImageError as error:
@@ -565,8 +565,11 @@ class Watch:
             return Arrival(work.post.id, key, None, self._vector("text", work))
         # A picture of one colour has no vector, since that would prove nothing.
         vector = None if work.blank else self._vector("image", work)
-        views, thumb = (None, None) if work.seen is None else work.seen
-        return Arrival(work.post.id, key, work.phash, vector, work.turned, views, thumb, work.post.text)
+        views, thumb, grey = (None, None, None) if work.seen is None else work.seen
+        return Arrival(
+            work.post.id, key, work.phash, vector, work.turned, views, thumb, work.post.text,
+            path_of(work.path), grey,
+        )  # fmt: skip
 
     def _vector(self, modality: str, work: Work) -> np.ndarray | None:
         feature = self.compared.get(modality)

@@ -105,7 +105,7 @@ def judged(window: SlidingWindow, stream: list[Arrival], sizes: list[int]) -> li
 def small_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a small window find axes as a large one does, with two bounds."""
     monkeypatch.setattr(window_module, "_REFIT_SIZES", (100, 300))
-    monkeypatch.setattr(window_module, "_pays", lambda *_: True)
+    monkeypatch.setattr(window_module, "pays", lambda *_: True)
     monkeypatch.setattr(
         window_module,
         "choose_plan",
@@ -389,6 +389,7 @@ def test_anything_can_read_a_window(saved: Path) -> None:
     rows = pq.read_table(saved)
     assert rows.column_names == [
         "id",
+        "path",
         "sha256",
         "position",
         "phash",

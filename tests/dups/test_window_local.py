@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from functools import cache
 from pathlib import Path
@@ -12,16 +13,19 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from icehouse.data.images import decode
 from icehouse.dups import window as window_module
 from icehouse.dups import window_state as state_module
 from icehouse.dups.hashing import VIEWS, ViewHashes, informative
 from icehouse.dups.join.cosines import RowSet, pair_cosines
 from icehouse.dups.local_scaling import LocalMeasure, Neighbourhoods, fit_local
+from icehouse.dups.registration import Picture, StreamPictures
 from icehouse.dups.rule import Rule
 from icehouse.dups.variants import texts_differ
 from icehouse.dups.window import Arrival, SlidingWindow, StreamResult
-from icehouse.dups.window_rules import FITTED_AT, FittedRules, Rules
+from icehouse.dups.window_rules import FITTED_AT, FittedRules, Rules, settle
 from icehouse.dups.window_state import load_window, save_window
+from PIL import Image
 
 DIM, WIDE, RECENT = 12, 64, 40
 TEXTS = (None, "", "free hugs for everybody", "closed on sunday", "free hugs for everybody here")
@@ -191,7 +195,7 @@ def test_pairs_are_those_of_brute_force(seed: int, capacity: int, sizes: list[in
 
 def test_nor_do_axes_or_restarts_change_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(window_module, "_REFIT_SIZES", (70, 90))
-    monkeypatch.setattr(window_module, "_pays", lambda *_: True)
+    monkeypatch.setattr(window_module, "pays", lambda *_: True)
     axes = np.ascontiguousarray(np.linalg.qr(np.random.default_rng(0).standard_normal((DIM, DIM)))[0][:, :6])
     monkeypatch.setattr(window_module, "choose_plan", lambda *_: window_module.Plan(3, 6, None, axes))
     rule, stream = rule_of(7), arrivals(7, 180)
@@ -354,3 +358,108 @@ def test_words_in_thumbnails_make_variants_among_the_latest() -> None:
     assert [
         v.kind for v in window.judge([Arrival("d", "d", int(views[0]), None, None, views, pictures[1])])
     ] == ["perceptual"]
+
+
+class Doubted(Rules):
+    """A cosine that proves nothing by itself."""
+
+    registers = True
+
+
+def photographs(folder: Path) -> dict[str, bytes]:
+    """Two surfaces of one kind, and a smaller copy of the first with other levels."""
+    rng = np.random.default_rng(3)
+    made = {}
+    for name in ("one", "two"):
+        grain = sum(
+            np.asarray(
+                Image.fromarray(rng.uniform(0, 255, (size, size)).astype(np.float32)).resize((320, 320))
+            )
+            for size in (10, 40, 160)
+        )
+        pixels = (40 + grain / 765 * 170).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+        if name == "one":
+            Image.fromarray((pixels * 0.8 + 20).astype(np.uint8)).resize((250, 250)).save(
+                folder / "copy.jpg", quality=80
+            )
+    for file in sorted(folder.iterdir()):
+        made[file.name] = file.read_bytes()
+    return made
+
+
+def seen(name: str, data: bytes, path: Path | None, grey: bool = False) -> Arrival:
+    pixels = Picture.of(decode(data).image).grey if grey else None
+    return Arrival(
+        name,
+        hashlib.sha256(data).hexdigest(),
+        vector=np.ones(DIM) + 0.01 * np.arange(DIM) * len(name),
+        path=None if path is None else str(path / name),
+        grey=pixels,
+    )
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_pictures_that_vectors_take_for_one_are_settled_by_their_pixels(tmp_path: Path, grey: bool) -> None:
+    (tmp_path / "in").mkdir()
+    files = photographs(tmp_path / "in")
+    stream = [
+        seen(name, files[name], None if grey else tmp_path / "in", grey)
+        for name in ("one.png", "two.png", "copy.jpg")
+    ]
+    rules = Doubted(Rule(None, 0.9))
+    window = SlidingWindow(9, rule=rules, dim=DIM, pictures=StreamPictures())
+    one, two, copy = window.judge(stream)
+    assert (one.kind, two.kind, copy.kind) == ("new", "new", "embedding")
+    assert copy.match is not None
+    assert [match.id for match in copy.matches] == ["one.png"]
+    # Without pixels the cosine takes all three for one picture.
+    alone = SlidingWindow(9, rule=Rule(None, 0.9), dim=DIM, pictures=StreamPictures())
+    assert [result.kind for result in alone.judge(stream)] == ["new", "embedding", "embedding"]
+
+
+def test_what_cannot_be_registered_is_a_variant_after_a_restart_too(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    files = photographs(tmp_path / "in")
+    rules = Doubted(Rule(None, 0.9))
+    window = SlidingWindow(9, rule=rules, dim=DIM, variants="drop", pictures=StreamPictures())
+    stream = [seen(name, files[name], tmp_path / "in") for name in ("one.png", "two.png", "copy.jpg")]
+    list(window.judge(stream[:2]))
+    save_window(window, tmp_path / "state")
+    assert window.pictures is not None
+    assert len(window.pictures.record) == 1
+    again, _ = load_window(
+        tmp_path / "state", rule=rules, capacity=9, variants="drop", pictures=StreamPictures()
+    )
+    assert again.pictures is not None
+    assert list(again.pictures.record) == list(window.pictures.record)
+    assert again.compare(stream[2:]) == window.compare(stream[2:])
+    assert again.compare(stream[2:])[0].kind == "embedding"
+    # Another picture lies where the first one was: it is not taken for it.
+    (tmp_path / "in" / "one.png").write_bytes(files["two.png"])
+    (tmp_path / "in" / "two.png").unlink()
+    fresh, _ = load_window(
+        tmp_path / "state", rule=rules, capacity=9, variants="drop", pictures=StreamPictures()
+    )
+    (told,) = fresh.compare(stream[2:])
+    assert told.kind == "variant"
+    assert {match.differs for match in told.matches} == {"detail"}
+
+
+def test_evidence_beyond_doubt_needs_no_pixels_and_few_pairs_of_one_arrival_are_registered() -> None:
+    class Counted(StreamPictures):
+        asked = 0
+
+        def agreement(self, one: Any, two: Any, evidence: float) -> float:
+            self.asked += 1
+            return float(two[0])
+
+    pictures, rule = Counted(), Rule(4, evidence=3.0)
+    evidence = np.array([6.0, 5.0, 3.5, 3.2, 2.9, 2.0, 1.0, np.nan])
+    by_hash = np.arange(8) >= 6
+    others = [(str(value), None) for value in (0.0, 0.9, 0.1, 0.5, 0.9, 0.9, 0.9, 0.9)]
+    held, vague = settle(pictures, rule, ("", None), others, evidence, by_hash)
+    assert pictures.asked == 4
+    assert held.tolist() == [True, True, False, True, True, True, True, True]
+    # Half of the detail agrees; the one after the fourth cannot be told; the last two have near hashes.
+    assert np.flatnonzero(vague).tolist() == [3, 5]
