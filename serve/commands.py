@@ -381,7 +381,9 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another feed.")] = 0,
 ) -> None:
     """Make a sample feed and go through the main job on it."""
-    from .demo import prepare, steps
+    import shlex
+
+    from .demo import prepare, program, steps
 
     echo(f"making a sample feed of {count_of(posts, 'post')} in {folder}")
     made = prepare(folder, posts=posts, seed=seed)
@@ -401,12 +403,13 @@ def demo(
     ]
     for path, what in left:
         echo(f"{path}    {what}")
+    typed = program()
     echo("\n# The application on it, at http://127.0.0.1:8000/", fg="green")
-    echo(f"$ icehouse serve {made.store}")
+    echo(f"$ {typed} serve {shlex.quote(str(made.store))}")
     echo("\n# Your own data", fg="green")
-    echo("$ icehouse embed your-photos/")
-    echo('$ icehouse search --text "a cat"')
-    echo("$ icehouse embed your-posts.csv --label-column label && icehouse train logreg --label label")
+    echo(f"$ {typed} embed your-photos/")
+    echo(f'$ {typed} search --text "a cat"')
+    echo(f"$ {typed} embed your-posts.csv --label-column label && {typed} train logreg --label label")
 
 
 def _yes(usable: bool | None) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,17 @@ def prepare(folder: Path, *, posts: int = 400, seed: int = 0) -> Demo:
         folder / "store",
         folder / "fire.html",
     )
+
+
+def program() -> str:
+    """What to type for `icehouse` in this shell: the name alone, where it finds this installation, else its path."""
+    own = Path(sys.executable).with_name("icehouse")
+    found = shutil.which("icehouse")
+    if not own.exists() or (found is not None and Path(found).resolve() == own.resolve()):
+        return "icehouse"
+    with contextlib.suppress(ValueError):
+        own = own.relative_to(Path.cwd())
+    return shlex.quote(str(own))
 
 
 def steps(demo: Demo) -> Iterator[Step]:

@@ -11,7 +11,7 @@ from icehouse.cli import app
 from icehouse.data.images import decode
 from icehouse.errors import SourceError
 from icehouse.heads.runs import list_runs
-from icehouse.serve.demo import photographs
+from icehouse.serve.demo import photographs, program
 from icehouse.serve.doctor import examine
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
@@ -28,7 +28,7 @@ def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for command in ("embed", "info", "sql", "search", "train", "runs", "verify"):
         assert f"$ icehouse {command}" in result.stdout
-    assert f"$ icehouse serve {folder / 'store'}\n" in result.stdout
+    assert f"$ {program()} serve {folder / 'store'}\n" in result.stdout
     store = Store.open(folder / "store")
     assert verify(store).ok
     assert len(list_runs(store)) == 2
@@ -42,6 +42,22 @@ def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
         .stdout
     )
     assert best[0]["item_id"].startswith("cat"), "a real pretrained model knows a cat"
+
+
+def test_commands_to_type_find_this_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / ".venv" / "bin"
+    made.mkdir(parents=True)
+    for name in ("python", "icehouse"):
+        (made / name).touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(made / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program() == ".venv/bin/icehouse"  # after `make demo`, which activates nothing
+    (tmp_path / "icehouse").symlink_to(made / "icehouse")
+    assert program() == "icehouse"
+    (tmp_path / "icehouse").unlink()
+    (tmp_path / "icehouse").touch(mode=0o755)  # another installation
+    assert program() == ".venv/bin/icehouse"
 
 
 def test_the_demo_leaves_other_folders_alone(tmp_path: Path) -> None:
