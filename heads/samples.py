@@ -150,6 +150,8 @@ def _find(asked: str, known: Sequence[str]) -> str:
     words = {part for name in known for part in (name, name.split("/")[1])}
     near = get_close_matches(asked, sorted(words), n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
+    if asked == "caption":
+        hint += " (`icehouse caption`, then `icehouse embed --captions default`, make some)"
     raise UsageError(f"no feature fits the input {asked!r}{hint}; there are: {', '.join(known)}")
 
 

@@ -57,6 +57,7 @@ def test_names_of_inputs(make_store: Make, inputs: Any, expected: dict[str, str]
     [
         ("imgae", "did you mean 'image'"),
         ("toy", "no feature fits"),
+        ("image,caption", "`icehouse embed --captions default`"),
         ("mini/image/pooled", "there are: toy/image/pooled, toy/text/pooled"),
         ("", "name nothing"),
         ("image,", "name nothing"),
