@@ -73,7 +73,7 @@ class Truth:
     source: np.ndarray  # int64 (n,)
     sequence: np.ndarray  # int64 (n,); -1 for none
     original: np.ndarray  # int64 (n,): row of the picture that a copy was made of; -1 for originals
-    inside: np.ndarray  # int64: row * n + source of each picture in a collage
+    inside: np.ndarray  # int64: row * n + source of each picture in a collage, or that words were written on
     collage: np.ndarray  # bool (n,)
 
     @classmethod
@@ -92,7 +92,7 @@ class Truth:
             np.array([number[row["source"]] for row in rows]),
             np.array([film.get(row["sequence"], -1) for row in rows]),
             np.array([first[row["source"]] if row["edit"] else -1 for row in rows]),
-            np.array(inside, np.int64), np.array([bool(row["also"]) for row in rows]),
+            np.array(inside, np.int64), np.array([row["edit"] == "collage" for row in rows]),
         )  # fmt: skip
 
     def rows(self, names: Iterable[str]) -> np.ndarray:
@@ -101,7 +101,7 @@ class Truth:
         return np.array([at[name] for name in names], np.int64)
 
     def false(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Tell which pairs are wrong: of two pictures, not frames of one film, nor a collage and what is in it."""
+        """Tell which pairs are wrong: of two pictures, not frames of one film, nor a collage or meme and what is in it."""
         n = len(self.ids)
         held = np.isin(i * n + self.source[j], self.inside) | np.isin(j * n + self.source[i], self.inside)
         frames = (self.sequence[i] == self.sequence[j]) & (self.sequence[i] >= 0)

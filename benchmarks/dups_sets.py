@@ -2,8 +2,8 @@
 
 A set is a folder: `pictures/`, `items.csv` (id, image, and text where the pictures have words) and `truth.csv`, which says
 of each file the picture that it is a copy of, the edit, and the sequence of frames that it belongs to. Two files are
-duplicates if they come from one picture. Pairs within one sequence, and a collage with the pictures in it, are neither
-right nor wrong.
+duplicates if they come from one picture. Pairs within one sequence, a collage with the pictures in it, and a meme with the
+bare picture that its words were written on, are neither right nor wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -420,15 +420,25 @@ def mixture(n: int, seed: int) -> list[Original]:
     return (real + scenes(max(0, n - len(real)), seed))[:n]
 
 
-def add_templates(made: Made, prefix: str = "", backgrounds: int = 25, each: int = 16) -> None:
-    """Add `each` memes on every background, with different words: no two are duplicates."""
+def add_templates(
+    made: Made,
+    prefix: str = "",
+    backgrounds: int = 25,
+    each: int = 16,
+    plain: Mapping[str, str] | None = None,
+) -> None:
+    """Add `each` memes on every background, with different words: no two are duplicates.
+
+    `plain` are the backgrounds that the set has without words, by name. A picture with words written on it is planted as
+    a copy elsewhere (the edit "words"), so that here the two are neither right nor wrong.
+    """
     rng = np.random.default_rng(11)
     for ground in mixture(backgrounds, 21):
-        image = ground.image
+        image, also = ground.image, (plain or {}).get(ground.name, "")
         for k, words in enumerate(captions(rng, each)):
             drawn = encode(write_words(image, words), "jpg", int(rng.integers(78, 93)))
             name = f"{prefix}{ground.name}-{k:02d}"
-            made.add(f"{name}.jpg", drawn, name, text=" ".join(words))
+            made.add(f"{name}.jpg", drawn, name, text=" ".join(words), also=also)
 
 
 def add_film(made: Made, name: str, frames: int, seed: int, *, lapse: bool) -> None:
@@ -517,7 +527,8 @@ def _mixed(made: Made, part: int) -> None:
     ):  # fmt: skip
         counts = {"feed-": 280, "textile-": 196, "cells-": 196, "mixture-": 70}
         plant(made, originals_of(made, collected, prefix), counts[prefix] // part, 5, prefix)
-    add_templates(made, "template-", 25 // part)
+    plain = {one.name: f"mixture-{one.name}" for one in mixture(80 // part, 31)}
+    add_templates(made, "template-", 25 // part, plain=plain)
     add_film(made, "lapse", 400 // part, 41, lapse=True)
     add_film(made, "film", 200 // part, 42, lapse=False)
 

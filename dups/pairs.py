@@ -54,6 +54,9 @@ _MAX_CANDIDATES = 20_000_000
 #: Times as many pairs in doubt as are expected, beyond which more evidence is asked for, and pairs by cosine beyond which
 #: none is.
 _DOUBTS, _MAX_SUSPECTS = 6, 1_000_000
+#: Hashes as near as a content's own of others, at most, of contents whose pairs by hash are looked at: frames of a film have
+#: hundreds.
+_CROWD = 12
 
 #: Searches among what is left, after the first, before stars are given up as they are.
 _ROUNDS = 50
@@ -130,6 +133,8 @@ class Contents:
         self.known: NearCache | None = None
         #: How far pictures agree pixel by pixel; None where there are none.
         self.agreements: Agreements | None = None
+        #: Codes, ascending, of pairs that the hashes find and whose pictures have to agree, too: see `PairSearch`.
+        self.looked_at = np.empty(0, np.int64)
 
     @property
     def asked(self) -> np.ndarray | float | None:
@@ -176,6 +181,10 @@ class Contents:
         )
         made.beside = None if self.beside is None else self.beside.subset(np.flatnonzero(held))
         made.agreements = None if self.agreements is None else self.agreements.subset(numbers)
+        i, j = np.divmod(self.looked_at, max(len(self), 1))
+        within = np.isin(i, numbers) & np.isin(j, numbers)
+        i, j = (np.searchsorted(numbers, side[within]) for side in (i, j))
+        made.looked_at = i * len(numbers) + j
         return made
 
     def hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
@@ -216,8 +225,10 @@ class Contents:
         embedding, vague = self._agreed(found)
         differs = np.where(vague & (differs == 0), np.int8(DETAIL), differs)
         by_pixels = np.zeros(len(i), bool) if self.confirmed is None else self.confirmed.find(i, j)[0]
+        unlike, vague = self._unlike(found, by_pixels)
+        differs = np.where(vague & (differs == 0), np.int8(DETAIL), differs)
         asked = (found.perceptual | embedding) & ~by_pixels & (differs == 0)
-        refuted = self._refuted(i, j, found.cosine, asked)
+        refuted = self._refuted(i, j, found.cosine, asked) | unlike
         perceptual, embedding = found.perceptual & ~refuted, embedding & ~refuted
         return replace(found, perceptual=perceptual, embedding=embedding, differs=differs)
 
@@ -277,6 +288,19 @@ class Contents:
         vague[at] = told & ~(agreed >= least) & (evidence >= rule.evidence)
         embedding[at] = (agreed >= least) | vague[at]
         return embedding, vague
+
+    def _unlike(self, found: FoundPairs, by_pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tell which pairs of hashes that prove little their pixels refute, and of which these decide nothing."""
+        unlike, vague = np.zeros(len(found), bool), np.zeros(len(found), bool)
+        if self.rule.agreeing is None or self.agreements is None or not len(self.looked_at):
+            return unlike, vague
+        codes = np.minimum(found.i, found.j) * len(self) + np.maximum(found.i, found.j)
+        at = np.flatnonzero(np.isin(codes, self.looked_at) & found.perceptual & ~by_pixels)
+        agreed = self.agreements.of(found.i[at], found.j[at])
+        # Where a picture has too little detail, or cannot be read again, its hash is all there is.
+        short = (agreed > -1) & (agreed < self.rule.agreeing)
+        vague[at], unlike[at] = short & (agreed >= VAGUE), short & (agreed < VAGUE)
+        return unlike, vague
 
     def _refuted(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """Tell which of the pairs `asked` for have levels, or vectors, too far apart for a rule on levels."""
@@ -514,13 +538,48 @@ class PairSearch:
         agreed = contents.agreements.of(i.astype(np.int64), j.astype(np.int64))
         agreeing = least_agreement(agreed[~np.isnan(agreed)], evidence[~np.isnan(agreed)])
         contents.rule = replace(contents.rule, agreeing=agreeing)
+        contents.looked_at = self._near_by_chance()
+        contents.agreements.of(*np.divmod(contents.looked_at, max(len(contents), 1)))
         self.stats["registered"] = {
             "pairs": len(agreed),
+            "by_hashes": len(contents.looked_at),
             "agreeing": int((agreed >= agreeing).sum()),
             "least": agreeing,
             "evidence": contents.rule.suspected,
             "seconds": time.perf_counter() - begun,
         }
+
+    def _near_by_chance(self) -> np.ndarray:
+        """Codes of pairs that the hashes find, and the cosine does not, where unrelated pictures have near hashes.
+
+        How near is asked of all pairs alike, and a corner of look-alikes has equal ones. Those of contents with fewer near
+        ones come first, `icehouse.dups.rule.suspects` of them at most.
+        """
+        contents, rule, n = self.contents, self.contents.rule, len(self.contents)
+        none = np.empty(0, np.int64)
+        if not rule.hashes_prove_little or rule.evidence is None:
+            return none
+        held, count = [none if self._by_views is None or contents.views is None else self._by_views], 0
+        for codes, _ in self._by_hash():
+            held.append(codes)
+            count += len(codes)
+            if count > min(_MAX_SUSPECTS, self.max_pairs):
+                return none
+        every, crowd, kept = np.unique(np.concatenate(held)), np.zeros(n, np.int64), [none]
+        for start in range(0, len(every), _MIN_BLOCK):
+            codes = every[start : start + _MIN_BLOCK]
+            found = contents.measure(*np.divmod(codes, n))
+            near = found.perceptual & (found.i != found.j)
+            if contents.confirmed is not None:
+                near &= ~contents.confirmed.find(found.i, found.j)[0]
+            crowd += np.bincount(np.concatenate([found.i[near], found.j[near]]), minlength=n)
+            # By the cosine alone: that a hash is rare says nothing where many are equal.
+            alone = contents.evidence(found.i, found.j, found.cosine, None)
+            kept.append(codes[near & (alone < rule.evidence)])
+        codes = np.concatenate(kept)
+        around = crowd[np.stack(np.divmod(codes, n))].max(axis=0) if len(codes) else none
+        codes, around = codes[around <= _CROWD], around[around <= _CROWD]
+        return np.sort(codes[np.lexsort((codes, around))[: int(suspects(n))]])
 
     def _near_views(self, views: ViewHashes) -> tuple[np.ndarray, bool]:
         """Pairs that views find, by themselves or with the cosine; see `ViewHashes.pairs`."""

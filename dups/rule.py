@@ -84,6 +84,12 @@ class Rule:
         """Evidence from which on a pair is looked at."""
         return self.evidence if self.suspected is None else self.suspected
 
+    @property
+    def hashes_prove_little(self) -> bool:
+        """Whether a calibration has seen unrelated pictures with hashes as near as those that prove something elsewhere."""
+        # Bits that were given by hand are taken at their word.
+        return self.view_bits is not None and self.hamming is not None and self.hamming < DEFAULT_HAMMING
+
     def unconfirmed(self) -> Rule:
         """The rule where there are no views that could agree: equal hashes count after all."""
         if self.agreement is None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from icehouse.data.sample.scenes import paint
 from icehouse.data.transforms import GRADED, encode
+from icehouse.dups.calibration import apply_map
+from icehouse.dups.default_calibration import careful_expected, fit_calibration
 from icehouse.dups.hashing import VIEWS, ViewHashes, informative
 from icehouse.dups.local_scaling import fit_local
 from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
@@ -21,7 +24,7 @@ from icehouse.dups.registration import (
     agreement,
     least_agreement,
 )
-from icehouse.dups.rule import Rule
+from icehouse.dups.rule import Rule, calibrated_rule
 from icehouse.dups.variants import DETAIL
 from PIL import Image
 
@@ -212,3 +215,81 @@ def test_where_too_much_is_in_doubt_more_evidence_is_asked_for(monkeypatch: pyte
     assert not sum(len(block) for block in search)
     assert 0 < contents.agreements.asked < 100
     assert contents.rule.suspected > 0.1
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_equal_hashes_of_look_alikes_are_looked_at(by_hand: bool) -> None:
+    """Where a calibration found near hashes by chance, pairs by hash whose vectors say nothing have to agree, too."""
+    rng = np.random.default_rng(4)
+    n, dim = 240, 16
+    X, hashes = rng.standard_normal((n, dim)), rng.integers(1, 2**64, n, dtype=np.uint64)
+    hashes[40:80] = hashes[:40]  # pairs k, k + 40; of the first ten the vectors are alike as well
+    X[40:50] = X[:10] + 0.01 * rng.standard_normal((10, dim))
+    hashes[200:220] = hashes[200]  # a crowd, of which there are too many to look at
+    X = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+    measure = fit_local(X, None, n)
+    table = np.tile(np.array([0.95, 0.4, 0.1, -1.0, np.nan])[np.arange(n) % 5], (n, 1))
+    rule = Rule(
+        3, None, np.zeros(dim), local=measure, evidence=6.0, suspected=3.0, view_bits=None if by_hand else -1
+    )
+    contents = Contents(hashes, np.ones(n, bool), rule, X, np.arange(n))
+    contents.beside, contents.agreements = measure.neighbourhoods(X, None), Told(table)
+    search = PairSearch(contents, JoinOptions(100_000, 1))
+    found = [block.take(np.flatnonzero(block.perceptual | block.embedding)) for block in search]
+    told = {
+        (int(a), int(b)): int(d)
+        for block in found
+        for a, b, d in zip(block.i, block.j, block.differs, strict=True)
+    }
+    evidence = contents.evidence(
+        np.arange(40), np.arange(40, 80), contents.cosine(np.arange(40), np.arange(40, 80)), None
+    )
+    assert (evidence[:10] >= 6).all()
+    looked_at = {(k, k + 40) for k in range(40) if not by_hand and evidence[k] < 6}
+    assert set(zip(*(side.tolist() for side in np.divmod(contents.looked_at, n)), strict=True)) == looked_at
+    for k in range(40):
+        pair = (k, k + 40)
+        unlike, vague = (pair in looked_at and k % 5 == place for place in (2, 1))
+        assert (pair in told) != unlike
+        assert told.get(pair, 0) == (DETAIL if vague else 0)
+    assert {(a, b) for a, b in told if a >= 200} == {
+        (a, b) for a in range(200, 220) for b in range(a + 1, 220)
+    }
+    # Of a part of the contents the same pairs are looked at.
+    part = np.arange(0, n, 2)
+    i, j = np.divmod(contents.subset(part, Path("unused")).looked_at, len(part))
+    assert {(2 * a, 2 * b) for a, b in zip(i.tolist(), j.tolist(), strict=True)} == {
+        pair for pair in looked_at if pair[0] % 2 == 0
+    }
+
+
+def test_a_calibrated_search_finds_what_the_default_one_does() -> None:
+    """A calibration that has measured copies asks for more evidence, and what it then doubts is settled by pixels."""
+    rng = np.random.default_rng(5)
+    n, dim = 220, 16
+    X = rng.standard_normal((n, dim))
+    of = rng.permutation(n - 60)[:60]
+    X[n - 60 :] = X[of] + rng.uniform(0.05, 0.6, (60, 1)) * rng.standard_normal((60, dim))
+    X = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+    planted = set(zip(of.tolist(), range(n - 60, n), strict=True))
+    table = np.full((n, n), 0.1)
+    for i, j in planted:
+        table[i, j] = 0.95
+    fitted = fit_calibration("f", "p", X, np.arange(n), None, None)
+    assert fitted.local is not None
+    least = fitted.local.threshold(n, careful_expected(n))
+    found = []
+    for made, expected in ((fitted, careful_expected(n)), (replace(fitted, evidence=(2 * least,)), 1.0)):
+        rule, _ = calibrated_rule(made, n, expected, None, viewed=False)
+        mapped = apply_map(X, made.mean, made.matrix)
+        plain = replace(rule, mean=np.zeros(dim), matrix=None)
+        contents = Contents(np.zeros(n, np.uint64), np.zeros(n, bool), plain, mapped, np.arange(n))
+        contents.beside, contents.agreements = fitted.local.neighbourhoods(mapped, None), Told(table)
+        search = PairSearch(contents, JoinOptions(100_000, 1))
+        blocks = list(search)
+        assert search.stats["registered"]["agreeing"] > 0
+        found.append({pair for one in blocks for pair in zip(one.i.tolist(), one.j.tolist(), strict=True)})
+    default, calibrated = found
+    assert len(default & planted) > 10
+    assert default & planted <= calibrated
+    assert len(calibrated - planted) <= len(default - planted)
