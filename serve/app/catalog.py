@@ -41,7 +41,7 @@ _READY = 512 * 2**20
 #: Contents up to which an input is compared with all of them by the rule of `icehouse dups find`.
 MAX_COMPARED = 200_000
 
-#: Seconds for which the captions that are known are taken for all there are.
+#: Seconds for which the captions and features that are known are taken for all there are.
 _LOOK_S = 1.0
 
 #: Sides in pixels that a picture is shown in, and bytes of pictures that are kept.
