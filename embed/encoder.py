@@ -10,6 +10,7 @@ in this package or in yours.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -113,6 +114,22 @@ def batch_size(device: str, parameters: int) -> int:
     if parameters < 250_000_000:  # up to ViT-B
         return small
     return medium if parameters < 700_000_000 else large  # up to ViT-L, and beyond
+
+
+def keep_freed_blocks() -> None:
+    """Let the C library keep blocks of a network's size for the next layer, where it is glibc.
+
+    It gives what is larger than some megabytes back to the system at once, which fills every page with noughts when the next
+    layer asks again: a tenth of a small network's time on a CPU.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        c_library = ctypes.CDLL(None)
+        c_library.mallopt(_MMAP_THRESHOLD, 64 * 2**20)
+        c_library.mallopt(_TRIM_THRESHOLD, 128 * 2**20)
+
+
+#: Parameters of glibc's ``mallopt``.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 
 class StreamPool(ThreadPoolExecutor):

@@ -32,6 +32,7 @@ from .encoder import (
     batch_size,
     choose_device,
     choose_precision,
+    keep_freed_blocks,
     readable_prefix,
     streams,
     user_folder,
@@ -105,6 +106,7 @@ class Mini(Encoder):
             if self._on_cpu:
                 noise = np.random.default_rng(0).integers(0, 256, (1, _SIDE, _SIDE, 3), dtype=np.uint8)
                 net.fuse(self._normalised(noise))
+                keep_freed_blocks()
             self.__dict__["_net"] = net
             return net
 

@@ -18,6 +18,8 @@ from .encoder import autocast
 #: Blocks of lite0 that halve the resolution; all others keep it.
 _HALVING_BLOCKS = {1, 3, 5, 11}
 _NORM_EPSILON = 1e-3
+#: Images that pass a CPU's layers together; 48 take a third longer each.
+_AT_ONCE = 8
 
 
 class _Convolution(nn.Module):
@@ -100,8 +102,11 @@ class EfficientNetLite0(nn.Module):
         """Normalised images (n, 3, 224, 224) to feature maps (n, 1280, 7, 7)."""
         if not self.stem.fused:
             return self.head(self.blocks(self.stem(images)))
-        # Feature maps stay in oneDNN's own layout from the first convolution to the last: a fifth less time.
-        return self.head(self.blocks(self.stem(images.to_mkldnn()))).to_dense()
+        # Feature maps stay in oneDNN's own layout from the first convolution to the last, and few images in the caches.
+        parts = [
+            self.head(self.blocks(self.stem(few.to_mkldnn()))).to_dense() for few in images.split(_AT_ONCE)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
         """Mean features (n, 1280) to probabilities of the 1000 classes of ImageNet."""

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 #: Seconds that a batch waits, at most, for inputs that are on their way.
 PATIENCE = 0.004
 
-#: Rows of a batch on a CPU: what a core encodes together beyond that no longer fits into its cache.
-CPU_ROWS = 16
+#: Rows of a batch on a CPU: more at once are no faster there, and whoever asked first waits for all of them.
+CPU_ROWS = 8
 
 #: Rows of outputs by name: (1, dim) float32, or `Tokens` of one row.
 Row = dict[str, "np.ndarray | Tokens"]
