@@ -375,9 +375,15 @@ class Calibration:
         share = sum(row["copies"] * row["cascade"] for row in rows) / copies if copies else 1.0
         if share >= _MIN_RECALL:
             return ""
+        # What pixels settle is measured by no calibration, and is much where everything looks alike.
+        pixels = (
+            ""
+            if self.local is None
+            else ", but for those whose pixels `dups find` compares, which is not counted here"
+        )
         return (
             f"by this calibration only {share:.0%} of the pictures that were merely saved again as another file are found "
-            f"(of {copies} copies), so that most duplicates of this set will be missed: the set looks alike to "
+            f"(of {copies} copies), so that most duplicates of this set will be missed{pixels}: the set looks alike to "
             f"{self.feature}. Allow more false pairs (--expected-false-pairs), label pairs (--pairs), take a calibration of "
             "another set (--import), or use another encoder"
         )

@@ -22,6 +22,7 @@ from icehouse.dups.calibration import (
     largest_cosines,
     tail_size,
 )
+from icehouse.dups.local_scaling import fit_local
 from icehouse.errors import CorruptError, StoreError, UsageError
 from icehouse.store.store import Store
 
@@ -316,3 +317,7 @@ def test_recall_of_plain_saving_is_warned_of_below_nine_tenths(
     ]
     told = replace(made(tail), report={"transforms": rows}).weakness()
     assert (share in told and "will be missed" in told) if share else told == ""
+    units = np.random.default_rng(0).standard_normal((120, 8)).astype(np.float32)
+    local = fit_local(units / np.linalg.norm(units, axis=1, keepdims=True), None, 120)
+    told = replace(made(tail), report={"transforms": rows}, local=local).weakness()
+    assert ("not counted here" in told) == bool(share)
