@@ -376,10 +376,7 @@ def calibrate(
     compared = np.sort(rng.permutation(n)[:_MAX_COMPARED])
     evidence = _Evidence(X, copies, hashes, known, expected_false_pairs, sample, seed)
     tried = [_fit_candidate(shrinkage, evidence, fitted, compared) for shrinkage in SHRINKAGES]
-    best = tried[0]
-    for other in tried[1:]:
-        if other.mean_recall > best.mean_recall + _MIN_GAIN:
-            best = other
+    best = _chosen(tried)
     lowest_first = tuple(np.sort(best.positives[np.isfinite(best.positives)]).tolist())
     fitting = (best.mean, best.matrix, best.tail, len(fitted))
     made = Calibration(feature, spec["fingerprint"], *fitting, copies=lowest_first)
@@ -426,6 +423,19 @@ class _Evidence:
     expected: float
     sample: int
     seed: int
+
+
+def _chosen(tried: Sequence[_Candidate]) -> _Candidate:
+    """The map that finds most; where none gains, that of a search without a calibration, which is to be no better.
+
+    With few contents such a search maps nothing, and what only centres comes first.
+    """
+    order = tried[::-1] if all(one.local is not None for one in tried) else tried
+    best = order[0]
+    for other in order[1:]:
+        if other.mean_recall > best.mean_recall + _MIN_GAIN:
+            best = other
+    return best
 
 
 @dataclass

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 from statistics import NormalDist
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 from icehouse.cli import app
 from icehouse.data.transforms import GRADED, TEXT_EDITS, TRANSFORMS
-from icehouse.dups.calibrate import Curves, Hashes, calibrate, write_curves
+from icehouse.dups.calibrate import SHRINKAGES, Curves, Hashes, _chosen, calibrate, write_curves
 from icehouse.dups.calibration import Calibration, apply_map
 from icehouse.dups.find import find_duplicates
 from icehouse.embed.pipeline import embed_sources
@@ -365,3 +366,26 @@ def test_near_hashes_of_all_are_no_reason_to_refuse(store: Store, monkeypatch: p
     calibration = made(store)
     assert calibration.tail.pairs == 40 * 39 // 2
     assert calibration.report["pairs_left_out"] == 0
+
+
+@pytest.mark.parametrize(
+    ("recalls", "local", "shrinkage"),
+    [
+        ((0.954, 0.957), True, 0.4),
+        ((0.793, 0.79), True, 0.4),
+        ((0.7, 0.6), True, 1.0),
+        ((0.954, 0.957), False, 1.0),
+    ],
+)
+def test_a_map_that_gains_nothing_is_that_of_the_default_search(
+    recalls: tuple[float, float], local: bool, shrinkage: float
+) -> None:
+    """Else a calibrated search finds less than the default one does, since what it doubts depends on the map."""
+    from icehouse.dups.default_calibration import _SHRINKAGE
+
+    tried = [
+        SimpleNamespace(shrinkage=one, mean_recall=recall, local=object() if local else None)
+        for one, recall in zip(SHRINKAGES, recalls, strict=True)
+    ]
+    assert _chosen(tried).shrinkage == shrinkage  # type: ignore[arg-type]
+    assert SHRINKAGES[-1] == _SHRINKAGE
