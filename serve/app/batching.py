@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PATIENCE = 0.004
 
 #: Rows of a batch on a CPU: more at once are no faster there, and whoever asked first waits for all of them.
-CPU_ROWS = 8
+CPU_ROWS = 16
 
 #: Rows of outputs by name: (1, dim) float32, or `Tokens` of one row.
 Row = dict[str, "np.ndarray | Tokens"]
