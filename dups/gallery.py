@@ -19,11 +19,12 @@ from typing import Any
 import pyarrow as pa
 
 from .. import __version__
+from ..console import count_of
 from ..embed.thumbnails import ImageFile, Thumbnail, ThumbnailPool, shrink
 from ..errors import StoreError, UsageError
 from ..store.files import publish_folder
 from ..store.store import Store
-from ..web.render import Card, count_of, labels_of, render
+from ..web.render import Card, labels_of, render
 from .find import HASHES, Duplicates, search_name
 from .gallery_groups import (
     INDIRECT,

@@ -465,7 +465,9 @@ class SlidingWindow:
                 refuted[found] |= (cosine[found] < self.rule.alike) & (differs[found] == 0)
         kept = np.flatnonzero(exact | ((perceptual | embedding) & ~refuted))
         if self.pictures is not None:
-            asked = kept[~exact[kept] & (differs[kept] == 0)]
+            # A hash and one cosine for all pairs, both of which find a pair, are two that say so.
+            twice = perceptual & embedding if not self.local else exact
+            asked = kept[~exact[kept] & ~twice[kept] & (differs[kept] == 0)]
             held, vague = self._settled(batch, j, slots[asked], evidence[asked])
             differs[asked[vague]] = DETAIL
             kept = np.setdiff1d(kept, asked[~held])

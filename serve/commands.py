@@ -261,7 +261,7 @@ def make_map(
     if export is not None:
         flags = "--text text --x x --y y"
         flags += " --neighbors neighbors" if neighbors and rows and rows > 1 else ""
-        say(f"{count_of(rows, 'item')} in {export}; open it: embedding-atlas {export} {flags}")
+        say(f"{count_of(rows or 0, 'item')} in {export}; open it: embedding-atlas {export} {flags}")
     else:
         say(f"see it: icehouse serve {named}, page Map")
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..console import count_of
 from ..data import image_files
 from ..embed.captions.stats import CaptionSet, Shown, words_of
 from ..embed.thumbnails import Thumbnail, thumbnail, thumbnails
 from ..errors import ImageError
 from ..store.files import publish_text
 from ..store.search import Hit
-from ..web.render import Card, count_of, labels_of, render
+from ..web.render import Card, labels_of, render
 
 
 def contact_sheet(hits: Sequence[Hit], *, query: str, feature: str, side: int = 320) -> str:

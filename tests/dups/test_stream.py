@@ -305,7 +305,7 @@ def test_a_store_tells_what_its_contents_look_like(tmp_path: Path) -> None:
     assert stream.rule.local is not None
     assert stream.rule.local.hashes is not None
     assert stream.rule.evidence is not None
-    assert any("what the contents of" in note for note in stream.notes)
+    assert any("the neighbours that contents of" in note for note in stream.notes)
     # What is allowed grows with what is held: fewer pairs of fewer contents can be false.
     assert stream.window.rules.until(0) == 256
     kept = sorted((store.path / "cache" / "unseen").rglob("*.npz"))
