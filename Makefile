@@ -1,4 +1,5 @@
-# Everything runs in .venv, which the first target that needs it makes. uv is used where it is there, else pip.
+# Everything runs in .venv, which the first target that needs it makes. Installed by uv, which pip puts there where the
+# machine has none, or by pip where that cannot be; nothing is installed outside .venv.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -16,13 +17,16 @@ help:
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "installing icehouse and what it needs into $(VENV): a few minutes the first time"
-	@command -v uv >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --user uv 2>/dev/null || true
 	@if command -v uv >/dev/null 2>&1; then \
 	    uv venv --quiet --clear --python $(PYTHON) $(VENV) && \
 	    uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'; \
 	else \
 	    $(PYTHON) -m venv --clear $(VENV) && \
-	    $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'; \
+	    if $(BIN)/python -m pip install --quiet -c constraints.txt uv 2>/dev/null; then \
+	        $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'; \
+	    else \
+	        $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'; \
+	    fi; \
 	fi
 	@touch $@
 
