@@ -32,7 +32,7 @@ from .hashing import (
 from .join.cosines import Asked, RowSet, pair_cosines
 from .join.selfjoin import Join, PairBlock, cross_join, self_join
 from .local_scaling import RADIUS, Neighbourhoods
-from .registration import BEYOND_DOUBT, TELLING, VAGUE, Agreements, least_agreement
+from .registration import BEYOND_DOUBT, VAGUE, Agreements, decide, least_agreement
 from .rule import Rule, suspects
 from .variants import DETAIL, Variants
 
@@ -279,14 +279,9 @@ class Contents:
             return embedding, vague
         at = np.flatnonzero(self.in_doubt(found))
         agreed, evidence = self.agreements.of(found.i[at], found.j[at]), found.evidence[at]
-        least = np.full(len(at), rule.agreeing)
-        if rule.agreeing < TELLING:
-            # Where unrelated pictures hardly agree, what stands out as a pair does may do so with much drawn over it.
-            least *= np.clip(BEYOND_DOUBT - evidence / rule.evidence, 0, 1)
         # What cannot be read again is told by its evidence, and nobody's duplicate.
-        told = np.isnan(agreed) | (agreed >= VAGUE)
-        vague[at] = told & ~(agreed >= least) & (evidence >= rule.evidence)
-        embedding[at] = (agreed >= least) | vague[at]
+        same, vague[at] = decide(agreed, evidence, rule.evidence, rule.agreeing)
+        embedding[at] = same | vague[at]
         return embedding, vague
 
     def _unlike(self, found: FoundPairs, by_pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

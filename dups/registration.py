@@ -478,6 +478,24 @@ def least_agreement(values: np.ndarray, evidence: np.ndarray) -> float:
     return min(LOOSE + _STEEPER * beyond, STRICT)
 
 
+def decide(
+    agreed: np.ndarray, evidence: np.ndarray, asked: float | None, agreeing: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tell which pairs in doubt are one picture by how far they `agreed`, and which are alike with nothing to decide it.
+
+    NaN is what could not be read. `agreeing` is asked of copies, and `asked` is the evidence of a pair; None where a rule
+    knows none.
+    """
+    least, enough = np.full(len(agreed), agreeing), np.ones(len(agreed), bool)
+    if asked is not None:
+        enough = evidence >= asked
+        if agreeing < TELLING:
+            # Where unrelated pictures hardly agree, what stands out as a pair does may do so with much drawn over it.
+            least *= np.clip(BEYOND_DOUBT - evidence / asked, 0, 1)
+    same = agreed >= least
+    return same, ~same & enough & (np.isnan(agreed) | (agreed >= VAGUE))
+
+
 #: Gives the digests of some contents, and the files that they are in; None where there is none.
 Sources = Callable[[np.ndarray], tuple[list[str], list[str | None]]]
 

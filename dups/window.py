@@ -56,7 +56,7 @@ from .local_scaling import RADIUS, Neighbourhoods
 from .registration import StreamPictures
 from .rule import Rule
 from .variants import DETAIL, EVIDENCE, Overlays, Policy, texts_differ
-from .window_rules import Held, Rules, settle, turned_radius
+from .window_rules import Held, Rules, beyond_doubt, settle, turned_radius
 
 
 @dataclass(frozen=True)
@@ -465,9 +465,8 @@ class SlidingWindow:
                 refuted[found] |= (cosine[found] < self.rule.alike) & (differs[found] == 0)
         kept = np.flatnonzero(exact | ((perceptual | embedding) & ~refuted))
         if self.pictures is not None:
-            # A hash and one cosine for all pairs, both of which find a pair, are two that say so.
-            twice = perceptual & embedding if not self.local else exact
-            asked = kept[~exact[kept] & ~twice[kept] & (differs[kept] == 0)]
+            sure = exact | beyond_doubt(self.rule, evidence, perceptual, embedding)
+            asked = kept[~sure[kept] & (differs[kept] == 0)]
             held, vague = self._settled(batch, j, slots[asked], evidence[asked])
             differs[asked[vague]] = DETAIL
             kept = np.setdiff1d(kept, asked[~held])
@@ -503,7 +502,7 @@ class SlidingWindow:
     def _settled(
         self, batch: _Batch, j: int, slots: np.ndarray, evidence: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Which matches of arrival j hold, by their pixels where they are in doubt, and which of these are variants."""
+        """Which matches of arrival j that are in doubt hold, by their pixels, and which of these are variants."""
         assert self.pictures is not None
         by_hash = np.bitwise_count(self._hashes[slots] ^ batch.hashes[j]) <= max(self.rule.hamming or 0, 0)
         by_hash &= self._useful[slots] & batch.useful[j] & ((self.rule.hamming or 0) >= 0)

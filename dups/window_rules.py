@@ -27,7 +27,7 @@ from .calibration import Calibration, false_pairs_text
 from .default_calibration import careful_expected, default_calibration, fit_calibration
 from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .local_scaling import MIN_REFERENCE
-from .registration import BEYOND_DOUBT, TELLING, VAGUE, StreamPictures
+from .registration import BEYOND_DOUBT, StreamPictures, decide
 from .rule import DEFAULT_COSINE, DEFAULT_HAMMING, DEFAULT_SOURCE, Rule, calibrated_rule, near_certain_rule
 from .view_table import hash_column, make_views
 
@@ -108,6 +108,13 @@ def turned_radius(hamming: int | None) -> int:
     return min(hamming - _TURNED_BITS, _MAX_TURNED)
 
 
+def beyond_doubt(
+    rule: Rule, evidence: np.ndarray, perceptual: np.ndarray, embedding: np.ndarray
+) -> np.ndarray:
+    """Tell which matches need no look at their pixels: by much evidence, or, where a rule knows none, by hash and cosine."""
+    return perceptual & embedding if rule.evidence is None else evidence >= BEYOND_DOUBT * rule.evidence
+
+
 def settle(
     pictures: StreamPictures,
     rule: Rule,
@@ -116,24 +123,21 @@ def settle(
     evidence: np.ndarray,
     by_hash: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tell which matches of an arrival hold, and which are variants: alike, with nothing that makes them one picture.
+    """Tell which matches in doubt hold, and which of these are variants: alike, with nothing that makes them one picture.
 
-    Each is a digest and a file, best first by what has been measured. The `evidence` of some may be NaN; hashes of whole
-    pictures, which a rule allows few bits, are believed `by_hash` where pixels cannot be had.
+    Each is a digest and a file. The `evidence` of some may be NaN; the pictures of those with most of it are registered.
+    Hashes of whole pictures, which a rule allows few bits, are believed `by_hash` where pixels cannot be had.
     """
-    held, vague = np.ones(len(others), bool), np.zeros(len(others), bool)
-    asked = 1.0 if rule.evidence is None else rule.evidence
-    # A rule without neighbourhoods knows no evidence that is beyond doubt.
-    doubted = np.flatnonzero(~(evidence >= BEYOND_DOUBT * asked) | (rule.evidence is None))
-    doubted = doubted[np.argsort(-np.nan_to_num(evidence[doubted]), kind="stable")]
-    for place, k in enumerate(doubted.tolist()):
-        told = float(np.nan_to_num(evidence[k]))
-        agreed = pictures.agreement(own, others[k], told) if place < _REGISTERED else np.nan
-        least = pictures.least
-        if least < TELLING and rule.evidence is not None:
-            least *= float(np.clip(BEYOND_DOUBT - told / asked, 0, 1))
-        held[k] = bool(by_hash[k]) if np.isnan(agreed) else agreed >= least
-        vague[k] = not held[k] and (np.isnan(agreed) or (agreed >= VAGUE and told >= asked))
+    held, vague = np.zeros(len(others), bool), np.zeros(len(others), bool)
+    known = np.nan_to_num(evidence)
+    for place, k in enumerate(np.argsort(-known, kind="stable").tolist()):
+        agreed = np.array([np.nan])
+        if place < _REGISTERED:
+            agreed[0] = pictures.agreement(own, others[k], float(known[k]))
+        same, unsure = decide(agreed, known[[k]], rule.evidence, pictures.least)
+        # A stream has no second look: what was not seen is a variant whatever its evidence.
+        held[k] = by_hash[k] if np.isnan(agreed[0]) else same[0]
+        vague[k] = not held[k] and (np.isnan(agreed[0]) or unsure[0])
     return held | vague, vague
 
 

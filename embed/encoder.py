@@ -17,7 +17,7 @@ import re
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -126,6 +126,26 @@ def keep_freed_blocks() -> None:
         c_library = ctypes.CDLL(None)
         c_library.mallopt(_MMAP_THRESHOLD, 64 * 2**20)
         c_library.mallopt(_TRIM_THRESHOLD, 128 * 2**20)
+
+
+@contextlib.contextmanager
+def shared_cores() -> Iterator[None]:
+    """Let a process that has many inputs in work at once share the cores among them.
+
+    Threads of NumPy's and SciPy's BLAS that wait for the next small product spin meanwhile, which took a third of a server's
+    processor time: a product keeps to the thread that asks. And an encoder's thread asks for its turn of Python after each
+    of a network's hundred operators: turns are of half a millisecond, not of five, in which a core would stand still.
+    """
+    import scipy.linalg  # noqa: F401 (it brings a BLAS of its own, which has to be there to be told)
+    from threadpoolctl import threadpool_limits
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 #: Parameters of glibc's ``mallopt``.

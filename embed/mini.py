@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib import import_module, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -58,6 +58,19 @@ _LIKELIEST = 10
 _PAD, _END = 0, 102  # MiniLM's tokens
 
 
+_T = TypeVar("_T")
+
+
+class _LoadedOnce(cached_property[_T]):
+    """Part of an encoder that is loaded when first asked for, once, whichever of the encoder's threads asks."""
+
+    def __get__(self, encoder: Any, owner: type | None = None) -> Any:
+        if encoder is None:
+            return self
+        with encoder._loading:
+            return super().__get__(encoder, owner)
+
+
 class Mini(Encoder):
     """EfficientNet-lite0 and MiniLM, joined by ConSE."""
 
@@ -90,15 +103,13 @@ class Mini(Encoder):
         """Arithmetic of the text tower, as far as it is known before that is loaded; pictures are encoded in float32."""
         return self._precision
 
-    @cached_property
+    @_LoadedOnce
     def _net(self) -> EfficientNetLite0:
         import torch
 
         from .networks import EfficientNetLite0
 
-        with self._loading, torch.inference_mode():
-            if (loaded := self.__dict__.get("_net")) is not None:
-                return loaded
+        with torch.inference_mode():
             pixels = _checked(self._files[0])
             state = torch.load(pixels, weights_only=True, map_location="cpu")
             net = EfficientNetLite0(state).to(self.device)
@@ -107,40 +118,32 @@ class Mini(Encoder):
                 noise = np.random.default_rng(0).integers(0, 256, (1, _SIDE, _SIDE, 3), dtype=np.uint8)
                 net.fuse(self._normalised(noise))
                 keep_freed_blocks()
-            self.__dict__["_net"] = net
             return net
 
-    @cached_property
+    @_LoadedOnce
     def _words(self) -> MiniLM:
         import torch
         from safetensors.torch import load
 
         from .networks import MiniLM, pack
 
-        with self._loading, torch.inference_mode():
-            if (loaded := self.__dict__.get("_words")) is not None:
-                return loaded
+        with torch.inference_mode():
             words = MiniLM(load(_checked(self._files[1] / "model.safetensors").read())).to(self.device)
             words.eval().requires_grad_(False)
             if self._on_cpu:
                 ids, mask = self._ids(["a photo of a cat", "ice"])
                 if not pack(words, self._precision, lambda: words.pool(words(ids, mask), mask)):
                     self._precision = "float32"
-            self.__dict__["_words"] = words
             return words
 
-    @cached_property
+    @_LoadedOnce
     def _tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
-        with self._loading:
-            if (loaded := self.__dict__.get("_tokenizer")) is not None:
-                return loaded
-            tokenizer = Tokenizer.from_str(_checked(self._files[1] / "tokenizer.json").read().decode())
-            tokenizer.no_truncation()  # the file cuts at 128 and pads to it, whatever the text
-            tokenizer.no_padding()
-            self.__dict__["_tokenizer"] = tokenizer
-            return tokenizer
+        tokenizer = Tokenizer.from_str(_checked(self._files[1] / "tokenizer.json").read().decode())
+        tokenizer.no_truncation()  # the file cuts at 128 and pads to it, whatever the text
+        tokenizer.no_padding()
+        return tokenizer
 
     @property
     def _on_cpu(self) -> bool:

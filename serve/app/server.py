@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...console import say
+from ...embed.encoder import shared_cores
 from ...errors import IcehouseError, UsageError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def serve(
     if ready is not None:
         ready(f"http://{named}:{bound.getsockname()[1]}/")
     # Ctrl-C is how one stops it: whoever is being answered gets the answer, and that is all.
-    with bound, one_blas_thread(), short_turns(), contextlib.suppress(KeyboardInterrupt):
+    with bound, shared_cores(), contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[bound])
 
 
@@ -168,33 +168,6 @@ def _impatient(head_seconds: float) -> type[asyncio.Protocol]:
             self.transport.close()
 
     return Impatient
-
-
-def one_blas_thread() -> contextlib.AbstractContextManager[Any]:
-    """Keep NumPy's and SciPy's products to the thread that asks.
-
-    The cores have other requests to answer. Threads of a BLAS that wait for the next small product spin meanwhile, which
-    took a third of the processor time of an answer.
-    """
-    import scipy.linalg  # noqa: F401 (it brings a BLAS of its own, which has to be there to be told)
-    from threadpoolctl import threadpool_limits
-
-    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
-    return limits
-
-
-@contextlib.contextmanager
-def short_turns() -> Iterator[None]:
-    """Let Python's threads take turns every half millisecond, not every five.
-
-    An encoder's thread asks for its turn after each of a network's hundred operators, and a core stands still meanwhile.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(0.0005)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -153,10 +153,9 @@ class State:
             return made
         with self._making:
             stamp = self.store.items.stamp()
-            if self._catalog is None or self._catalog.version != self.store.items.snapshot().version:
-                self._catalog = Catalog(self.store)
-            # Of before the reading: what was committed meanwhile is noticed the next time.
-            self._stamp = stamp
+            if self._catalog is None or self._stamp != stamp:
+                # The stamp is of before the reading: what was committed meanwhile is noticed the next time.
+                self._catalog, self._stamp = Catalog(self.store), stamp
             return self._catalog
 
     def _current(self) -> Catalog | None:

@@ -204,7 +204,7 @@ def _run(watch: "Watch") -> None:
     import contextlib
     import signal
 
-    from ..app.server import one_blas_thread, short_turns
+    from ...embed.encoder import shared_cores
 
     caught: list[int] = []
 
@@ -216,7 +216,7 @@ def _run(watch: "Watch") -> None:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with one_blas_thread(), short_turns():
+        with shared_cores():
             watch.run()
     except BrokenPipeError:
         mute_stdout()

@@ -23,6 +23,7 @@ from icehouse.dups.rule import Rule
 from icehouse.dups.window import Arrival, SlidingWindow, StreamResult
 from icehouse.dups.window_state import load_window, save_window
 from icehouse.errors import CorruptError, SpaceError, StoreError, UsageError
+from streams import judged
 
 DIM = 8
 RULE = Rule(hamming=6, cosine=0.9)
@@ -92,13 +93,6 @@ def told(verdicts: list[StreamResult]) -> list[dict[int, Any]]:
         {m.position: (m.exact, m.perceptual, m.embedding, m.hamming, m.cosine) for m in v.matches}
         for v in verdicts
     ]
-
-
-def judged(window: SlidingWindow, stream: list[Arrival], sizes: list[int]) -> list[StreamResult]:
-    out: list[StreamResult] = []
-    while len(out) < len(stream):
-        out += window.judge(stream[len(out) : len(out) + sizes[len(out) % len(sizes)]])
-    return out
 
 
 @pytest.fixture

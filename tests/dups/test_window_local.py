@@ -23,9 +23,10 @@ from icehouse.dups.registration import Picture, StreamPictures
 from icehouse.dups.rule import Rule
 from icehouse.dups.variants import texts_differ
 from icehouse.dups.window import Arrival, SlidingWindow, StreamResult
-from icehouse.dups.window_rules import FITTED_AT, FittedRules, Rules, settle
+from icehouse.dups.window_rules import FITTED_AT, FittedRules, Rules, beyond_doubt, settle
 from icehouse.dups.window_state import load_window, save_window
 from PIL import Image
+from streams import judged
 
 DIM, WIDE, RECENT = 12, 64, 40
 TEXTS = (None, "", "free hugs for everybody", "closed on sunday", "free hugs for everybody here")
@@ -152,13 +153,6 @@ def told(verdicts: list[StreamResult]) -> list[dict[int, Any]]:
         {m.position: (m.exact, m.perceptual, m.embedding, m.variant, m.evidence) for m in v.matches}
         for v in verdicts
     ]
-
-
-def judged(window: SlidingWindow, stream: list[Arrival], sizes: list[int]) -> list[StreamResult]:
-    out: list[StreamResult] = []
-    while len(out) < len(stream):
-        out += window.judge(stream[len(out) : len(out) + sizes[len(out) % len(sizes)]])
-    return out
 
 
 @pytest.fixture(autouse=True)
@@ -458,8 +452,19 @@ def test_evidence_beyond_doubt_needs_no_pixels_and_few_pairs_of_one_arrival_are_
     evidence = np.array([6.0, 5.0, 3.5, 3.2, 2.9, 2.0, 1.0, np.nan])
     by_hash = np.arange(8) >= 6
     others = [(str(value), None) for value in (0.0, 0.9, 0.1, 0.5, 0.9, 0.9, 0.9, 0.9)]
-    held, vague = settle(pictures, rule, ("", None), others, evidence, by_hash)
+    doubted = np.flatnonzero(~beyond_doubt(rule, evidence, by_hash, ~by_hash))
+    held, vague = np.ones(8, bool), np.zeros(8, bool)
+    held[doubted], vague[doubted] = settle(
+        pictures, rule, ("", None), [others[k] for k in doubted], evidence[doubted], by_hash[doubted]
+    )
     assert pictures.asked == 4
     assert held.tolist() == [True, True, False, True, True, True, True, True]
     # Half of the detail agrees; the one after the fourth cannot be told; the last two have near hashes.
     assert np.flatnonzero(vague).tolist() == [3, 5]
+
+
+def test_a_rule_without_neighbourhoods_asks_for_pixels_unless_hash_and_cosine_agree() -> None:
+    by_hash, by_cosine = np.array([True, True, False]), np.array([True, False, True])
+    nothing = np.full(3, np.nan)
+    assert beyond_doubt(Rule(4, 0.9), nothing, by_hash, by_cosine).tolist() == [True, False, False]
+    assert beyond_doubt(Rule(4, evidence=3.0), nothing, by_hash, by_cosine).tolist() == [False] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import CONFIGS
-from icehouse.embed.encoder import Encoder, Tokens, folder_name, load_encoder
+from icehouse.embed.encoder import Encoder, Tokens, folder_name, load_encoder, shared_cores
 from icehouse.errors import EncoderError, IcehouseError
 from icehouse.store.schema import fingerprint
 from PIL import Image
+from threadpoolctl import threadpool_info
 
 Load = Callable[..., Encoder]
 
@@ -239,3 +241,14 @@ def test_the_documented_example_keeps_the_contract() -> None:
     check(encoder, "text", texts, 3)
     assert (texts["joint"] @ images["joint"].T).argmax(1).tolist() == [0, 1, 2]
     assert fingerprint(encoder.provenance("image")) != fingerprint(encoder.provenance("text"))
+
+
+def test_shared_cores_take_one_thread_a_product_and_short_turns_of_threads() -> None:
+    def blas() -> set[int]:
+        return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
+    before = blas(), sys.getswitchinterval()
+    with shared_cores():
+        assert blas() == {1}
+        assert sys.getswitchinterval() == pytest.approx(0.0005)
+    assert (blas(), sys.getswitchinterval()) == before

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from icehouse.dups.stream import DuplicateStream
+from icehouse.dups.window import Arrival, SlidingWindow, StreamResult
 from PIL import Image
 from toys import ToyEncoder, make_pictures
 
@@ -34,3 +35,11 @@ def make_photos(folder: Path) -> list[Path]:
     everything = [*paths, *again, *copies, *odd, *copies]
     order = np.random.default_rng(0).permutation(len(everything))
     return [everything[k] for k in order]
+
+
+def judged(window: SlidingWindow, stream: list[Arrival], sizes: list[int]) -> list[StreamResult]:
+    """Judge a stream in batches of such sizes, in turns."""
+    out: list[StreamResult] = []
+    while len(out) < len(stream):
+        out += window.judge(stream[len(out) : len(out) + sizes[len(out) % len(sizes)]])
+    return out

@@ -21,9 +21,7 @@ import numpy as np
 import pytest
 from icehouse.cli import app
 from icehouse.serve.app import server
-from icehouse.serve.app.server import one_blas_thread, short_turns
 from served import make_store, running
-from threadpoolctl import threadpool_info
 from toys import ToyEncoder
 from typer.testing import CliRunner
 
@@ -236,14 +234,3 @@ def test_whoever_serves_guards_the_door(
         done = runner.invoke(app, [*given, *more])
         assert done.exit_code == 0, done.stderr
         assert ("--token guards it" in done.stderr) == warned, (more, done.stderr)
-
-
-def test_products_of_a_server_take_one_thread_and_threads_take_short_turns() -> None:
-    def blas() -> set[int]:
-        return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
-
-    before = blas(), sys.getswitchinterval()
-    with one_blas_thread(), short_turns():
-        assert blas() == {1}
-        assert sys.getswitchinterval() == pytest.approx(0.0005)
-    assert (blas(), sys.getswitchinterval()) == before

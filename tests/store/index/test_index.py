@@ -194,9 +194,11 @@ def test_an_index_that_is_replaced_while_it_is_listed_is_not_damaged(
     assert [(entry["kind"], entry["state"]) for entry in list_indexes(store)] == [("hnsw", "fresh")]
 
 
+@pytest.mark.slow
 def test_opening_maps_and_does_not_read(tmp_path: Path) -> None:
     """In a process of its own, since what counts is the memory of the whole process."""
-    store = make(tmp_path / "store", like_embeddings(12_000, dim=256), texts=like_embeddings(40, dim=256))
+    # Checksums are taken of four blocks of 8 MiB at once, and how much of that is given back is chance.
+    store = make(tmp_path / "store", like_embeddings(6_000, dim=4096), texts=like_embeddings(40, dim=4096))
     build_index(store, TEXTS, kind="flat", threads=1)
     info = build_index(store, IMAGES, kind="flat", threads=1).info
     code = f"""
@@ -215,7 +217,7 @@ print(anonymous() - before)
     if not Path("/proc/self/status").exists() or not hasattr(faiss, "IO_FLAG_MMAP_IFC"):
         pytest.skip("needs Linux and a FAISS that maps flat indexes")
     output = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
-    assert int(output.stdout) * 1024 < info.bytes / 2
+    assert int(output.stdout) * 1024 < 40 * 2**20 < info.bytes / 2
 
 
 def test_an_index_may_be_replaced_while_it_is_open(store: Store) -> None:
