@@ -334,7 +334,7 @@ def find_duplicates(
         pairs of them; None leaves the stage out.
     rule : Rule or float, optional
         Least cosine, or with it a mean to subtract and where both are from. Unless given, the feature's calibration, if it
-        is of the same fingerprint, chooses; without one it is 0.95.
+        is of the same fingerprint, chooses; without one, what the set itself looks like.
     grouping_by : {"star", "components", "cliques"}
     keeper : str, default "best"
         Policy, or a column; see `icehouse.dups.groups.preference`.

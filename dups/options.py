@@ -30,7 +30,12 @@ FeatureOption = Annotated[
 ]
 ThresholdOption = Annotated[
     float | None,
-    typer.Option("--threshold", "-t", help="Least cosine.", show_default="by the calibration, else 0.95"),
+    typer.Option(
+        "--threshold",
+        "-t",
+        help="Least cosine.",
+        show_default="none: the calibration, or what the set looks like, decides",
+    ),
 ]
 FalsePairsOption = Annotated[
     float | None,

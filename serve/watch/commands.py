@@ -92,7 +92,7 @@ def watch(
         typer.Option(
             "--threshold",
             help="Least cosine of a repeat.",
-            show_default="by the store's calibration, else 0.95",
+            show_default="none: the store's calibration, or what its contents look like, decides",
         ),
     ] = None,
     collect: Annotated[
