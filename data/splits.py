@@ -1,4 +1,4 @@
-"""Split names, splits made from a seed, and splits that keep whole groups together.
+"""Split names, splits made from a seed, splits that keep whole groups together, and such groups.
 
 A split never depends on the order of the rows: units are put in the order of a keyed hash of their ids.
 """
@@ -295,3 +295,28 @@ def _fill_empty(
                 f"can be spared has {size}; choose other ratios, or keep less together"
             )
         assigned[split].append(donor.pop())
+
+
+def connected(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Number of each row's connected component, int (n,), where edges join ``i[k]`` and ``j[k]``."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(n, n))
+    return np.asarray(connected_components(graph, directed=False)[1])
+
+
+def groups_of(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Number of each row's group, int (n,): rows that share a value in any column are in one group.
+
+    Columns are of objects, of which None joins nothing, or of int, of which -1 joins nothing.
+    """
+    sources, targets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for column in columns:
+        objects = column.dtype == object
+        there = np.flatnonzero([value is not None for value in column.tolist()] if objects else column >= 0)
+        values = column[there].astype(str) if objects else column[there]
+        _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+        sources.append(there)
+        targets.append(there[first][inverse])
+    return connected(len(columns[0]), np.concatenate(sources), np.concatenate(targets))

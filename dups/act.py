@@ -29,7 +29,7 @@ from ..data.readers import read_rows
 from ..errors import SourceError, StoreError, UsageError
 from ..store.files import check_sums, fsync_dir, remove_leftovers, temp_name
 from ..store.store import Store
-from .find import Duplicates
+from .pair_graph import Duplicates
 
 Mode = Literal["move", "hardlink", "script"]
 
@@ -124,7 +124,7 @@ def plan_actions(
         Move the files to a folder; replace those that are byte for byte their keeper by a hard link to it; or neither, for a
         script by `write_script`.
     name : str, optional
-        Of the search; see `icehouse.dups.find.Duplicates.open`.
+        Of the search; see `icehouse.dups.pair_graph.Duplicates.open`.
     move_to : str or Path, optional
         Folder to move to, where files keep their paths below the folder that was embedded.
     drop : str or Path, optional

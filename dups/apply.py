@@ -24,7 +24,7 @@ from ..errors import CorruptError, StoreError
 from ..store.files import SUMS, publish_folder, temp_name
 from ..store.store import Store
 from .confirm import INVERSE
-from .find import Duplicates, inspect_again
+from .find import inspect_again
 from .groups import item_files
 from .judgements import (
     AS_FOUND,
@@ -39,6 +39,7 @@ from .judgements import (
     record_judgements,
     undo_judgements,
 )
+from .pair_graph import Duplicates
 from .pairs import FoundPairs, Spread
 from .results import STAGES, RankedItems, cluster_table, withhold_lists, write_lists, write_variants
 from .variants import EVIDENCE, texts_of
@@ -99,7 +100,7 @@ def apply_judgements(
         Table with the columns `a`, `b`, `label` (1: duplicates, 0: different) and perhaps `keep` (the one of the two that is
         to be the keeper), as the gallery saves it. Without one the judgements that the store has are applied again.
     name : str, optional
-        Of the search; see `icehouse.dups.find.Duplicates.open`.
+        Of the search; see `icehouse.dups.pair_graph.Duplicates.open`.
     by : str, optional
         Who judged; the user's name unless given.
     undo : bool, default False

@@ -48,9 +48,9 @@ from .calibration import (
 )
 from .default_calibration import fit_measure, hash_bits
 from .evaluate import Truth, read_truth
-from .find import default_feature
 from .hashing import ViewHashes, blank_hashes, informative, view_hashes, view_radius
 from .local_scaling import LocalMeasure
+from .pair_graph import default_feature
 from .rule import DEFAULT_HAMMING
 from .view_table import MAX_VIEWED, load_views
 

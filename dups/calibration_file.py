@@ -17,7 +17,7 @@ from ..errors import CorruptError, IcehouseError, SourceError, SpaceError, Store
 from ..store.files import SUMS, publish
 from ..store.store import Store
 from .calibration import Calibration
-from .find import default_feature
+from .pair_graph import default_feature
 
 #: Files of a calibration that are not needed to use it are left where it was made.
 _NEEDED = frozenset({"calibration.json", "mean.npy", "matrix.npy", "local.npz", SUMS})

@@ -213,8 +213,8 @@ def leakage(
 ) -> None:
     """Count near-duplicates between splits, name the test and dev items that leak, and write splits without them."""
     from ..store.store import Store
-    from .find import Duplicates
     from .leakage import find_leakage, write_cleaned
+    from .pair_graph import Duplicates
 
     if max_leakage is not None and not 0 <= max_leakage <= 1:
         raise UsageError(f"--max-leakage is a share of the test items, 0 to 1, not {max_leakage}")
@@ -445,7 +445,7 @@ def evaluate(
     """Measure found duplicates against known pairs: precision, recall and F1 of each stage and of all together."""
     from ..store.store import Store
     from .evaluate import evaluate_duplicates, read_truth
-    from .find import Duplicates
+    from .pair_graph import Duplicates
 
     found = Duplicates.open(store, name)
     scores = evaluate_duplicates(
@@ -497,7 +497,7 @@ def conflicts(
     from ..store.sql import save
     from ..store.store import Store
     from .conflicts import find_conflicts, write_conflicts_page
-    from .find import Duplicates
+    from .pair_graph import Duplicates
 
     made = find_conflicts(store, name, label=label)
     say_which(store, Duplicates.open(store, name), name)
@@ -573,9 +573,9 @@ def gallery(
     as_json: JsonOption = False,
 ) -> None:
     """Write found duplicates as pages to look at: groups side by side, keepers marked. They work offline."""
-    from .find import Duplicates
     from .gallery import write_gallery
     from .gallery_groups import Choice
+    from .pair_graph import Duplicates
 
     choice = Choice(
         kinds=frozenset(k.value for k in kind) if kind else None,

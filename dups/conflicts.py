@@ -22,7 +22,7 @@ from ..store.files import publish_text
 from ..store.schema import check_single, label_columns
 from ..store.store import Store
 from ..web.render import Card, Label, render
-from .find import Duplicates
+from .pair_graph import Duplicates
 from .results import KINDS, LABEL, label_codes
 
 #: Columns of the list.
@@ -83,7 +83,7 @@ def find_conflicts(
     ----------
     store : Store, str or Path
     name : str, optional
-        Of the search; see `icehouse.dups.find.Duplicates.open`.
+        Of the search; see `icehouse.dups.pair_graph.Duplicates.open`.
     label : str, optional
         Column of `items`; ``label`` unless given. Letter case and blanks around a value make no other label.
 

@@ -18,8 +18,8 @@ from ..data.labels import as_known, lost_digits, normalise
 from ..data.readers import read_rows
 from ..errors import SourceError
 from ..store.store import Store
-from .find import Duplicates
 from .judgements import is_duplicate
+from .pair_graph import Duplicates
 from .results import STAGES
 
 #: Most pairs that may follow from those listed: each is held in memory.

@@ -25,7 +25,6 @@ from ..errors import StoreError, UsageError
 from ..store.files import publish_folder
 from ..store.store import Store
 from ..web.render import Card, labels_of, render
-from .find import HASHES, Duplicates, search_name
 from .gallery_groups import (
     INDIRECT,
     Choice,
@@ -40,6 +39,7 @@ from .gallery_groups import (
     similarity,
 )
 from .judgements import JUDGED
+from .pair_graph import HASHES, Duplicates, search_name
 from .results import KINDS
 
 #: Members on a page, unless a single group has more; at the usual 320 pixels a side some 3 MB.
@@ -118,7 +118,7 @@ def write_gallery(
     ----------
     store : Store, str or Path
     name : str, optional
-        Of the search; see `icehouse.dups.find.Duplicates.open`.
+        Of the search; see `icehouse.dups.pair_graph.Duplicates.open`.
     out : str or Path, optional
         Folder; ``STORE/dups/<name>/gallery`` unless given. An earlier gallery there is replaced.
     choice : Choice, optional

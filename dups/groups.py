@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data import image_files
+from ..data.splits import connected
 from ..errors import ImageError, UsageError
 from ..store.schema import check_single
 from .hashing import distinct
@@ -244,31 +245,6 @@ class Cliques:
                 near = j[starts[member] : starts[member + 1]]
                 left = np.intersect1d(left[1:], near, assume_unique=True)
         return keeper
-
-
-def connected(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Number of each row's connected component, int (n,), where edges join ``i[k]`` and ``j[k]``."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(n, n))
-    return np.asarray(connected_components(graph, directed=False)[1])
-
-
-def groups_of(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Number of each row's group, int (n,): rows that share a value in any column are in one group.
-
-    Columns are of objects, of which None joins nothing, or of int, of which -1 joins nothing.
-    """
-    sources, targets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for column in columns:
-        objects = column.dtype == object
-        there = np.flatnonzero([value is not None for value in column.tolist()] if objects else column >= 0)
-        values = column[there].astype(str) if objects else column[there]
-        _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-        sources.append(there)
-        targets.append(there[first][inverse])
-    return connected(len(columns[0]), np.concatenate(sources), np.concatenate(targets))
 
 
 #: Ways to group, by name.

@@ -25,8 +25,7 @@ from ..errors import UsageError
 from ..store.schema import check_single, label_columns
 from ..store.sql import left_out_note, present_items
 from ..store.store import Store
-from .find import Duplicates
-from .pair_graph import PairGraph
+from .pair_graph import Duplicates, PairGraph
 from .results import KINDS
 from .split import check_target, write_splits
 
@@ -100,7 +99,7 @@ def find_leakage(
     ----------
     store : Store, str or Path
     name : str, optional
-        Search for duplicates; see `icehouse.dups.find.Duplicates.open`.
+        Search for duplicates; see `icehouse.dups.pair_graph.Duplicates.open`.
     split_column : str, default "split"
         Column of `items`. "val" and "Validation" count as dev.
     label : str, optional

@@ -8,7 +8,7 @@ import typer
 from ..console import say
 
 if TYPE_CHECKING:
-    from .find import Duplicates
+    from .pair_graph import Duplicates
 
 SearchOption = Annotated[
     str | None,
@@ -69,7 +69,7 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mp
 def say_which(store: Path, found: "Duplicates", name: str | None) -> None:
     """Say which search was opened, where it was not named and there are several."""
     from ..store.store import Store
-    from .find import HASHES, list_duplicates, search_name
+    from .pair_graph import HASHES, list_duplicates, search_name
 
     if name is None and found.name == HASHES and found.feature is not None:
         say(

@@ -1,4 +1,4 @@
-"""Pair graph: which items are near-duplicates of which, and which rows of one split overlap another.
+"""Results of searches, read: which items are near-duplicates of which, and which rows of one split overlap another.
 
 Two items are neighbours if they have one content (equal sha256) or a pair joins their contents. `pairs.parquet` pairs a
 content's best copy only, and `clusters.parquet` says whose copy the others are; here every copy has the pairs of its content
@@ -7,30 +7,241 @@ again, as counts over contents, so that k copies cost k and not k squared.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import StoreError
+from ..data.splits import connected, groups_of
+from ..errors import CorruptError, IcehouseError, StoreError, UsageError, unknown_name
+from ..store.files import open_parquet, read_json, read_parquet
 from ..store.store import Store
-from .find import Duplicates, current_searches
-from .groups import connected, groups_of
-from .judgements import JUDGED
-from .results import KINDS
+from .judgements import JUDGED, found_pairs
+from .results import KINDS, VARIANTS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 _ROWS = 1_000_000
 
+#: What makes the better feature for finding copies, best first: `joint` keeps what an image means, not how it looks.
+_OUTPUTS = ("pooled", "joint")
+
+#: Name of a search by bytes and hashes alone, and of any search before these were named after their feature.
+HASHES = "default"
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
 #: Kinds of pairs: those that stages found, and those that only people call duplicates.
 PAIR_KINDS = (*KINDS, JUDGED)
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Result of a search; see `find_duplicates` and `Duplicates.open`."""
+
+    path: Path  # ``STORE/dups/<name>``
+    summary: dict[str, Any]  # ``summary.json``
+
+    @property
+    def name(self) -> str:
+        """Name it was given."""
+        return self.path.name
+
+    @property
+    def looked_at(self) -> datetime:
+        """Time at which the items were read; later ones have not been compared."""
+        return datetime.fromisoformat(self.summary["looked_at"])
+
+    @property
+    def feature(self) -> str | None:
+        """Feature that was compared; None where bytes and hashes alone were."""
+        name: str | None = self.summary["parameters"].get("feature")
+        return name
+
+    @property
+    def content(self) -> str:
+        """Column of `items` with the contents that were compared: ``image_sha256`` or ``text_sha256``."""
+        return str(self.summary["parameters"].get("content"))
+
+    def is_current(self, store: Store) -> bool:
+        """Whether the feature is still the one of that name; a search by hashes alone does not age."""
+        if self.feature is None:
+            return True
+        if self.feature not in store.feature_names():
+            return False
+        spec = store.feature_table(self.feature).spec
+        return bool(spec.get("fingerprint") == self.summary["parameters"].get("fingerprint"))
+
+    @classmethod
+    def open(cls, store: Store | str | Path, name: str | None = None) -> Duplicates:
+        """Open what an earlier search found.
+
+        Parameters
+        ----------
+        store : Store, str or Path
+        name : str, optional
+            By default that by `default_feature`, else the newest; those that were given no name come first. So with
+            "default" where there is none of that name, which searches had before they were named after their feature.
+
+        Raises
+        ------
+        StoreError
+            If there is none of that name; the message lists those there are.
+        """
+        store = Store.of(store)
+        if name is None or (name == HASHES and not search_folder(store, name).exists()):
+            name = _usual(store) or next(iter(list_duplicates(store)), HASHES)
+        path = search_folder(store, name)
+        try:
+            summary = read_json(path, "summary.json")
+            summary["parameters"]["feature"], datetime.fromisoformat(summary["looked_at"])
+            return cls(path, summary)
+        except FileNotFoundError:
+            known = ", ".join(list_duplicates(store))
+            remedy = f"there are: {known}" if known else "find some with `icehouse dups find`"
+            which = "" if name == HASHES else f" {name!r}"
+            missing = StoreError(f"no duplicates{which} in {store.path}; {remedy}")
+            raise (unknown_name(missing) if which else missing) from None
+        except CorruptError as error:
+            raise CorruptError(f"{error}; {_again(path)}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptError(f"{path / 'summary.json'} is damaged; {_again(path)}") from error
+
+    def pairs(self, columns: list[str] | None = None) -> pa.Table:
+        """Read ``pairs.parquet``; see `icehouse.dups.results.PAIRS`."""
+        return self._read("pairs.parquet", columns)
+
+    def pair_batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read ``pairs.parquet`` a batch at a time, in memory that does not grow."""
+        with _whole(self.path), open_parquet(self.path, "pairs.parquet") as file:
+            yield from file.iter_batches(columns=columns)
+
+    def found_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Read the pairs as they were found, whatever people judged of them since."""
+        with _whole(self.path):
+            yield from found_pairs(self.path, columns)
+
+    def items(self, columns: list[str] | None = None) -> pa.Table:
+        """Read ``items.parquet``; see `icehouse.dups.results.write_items`."""
+        return self._read("items.parquet", columns)
+
+    def clusters(self, columns: list[str] | None = None) -> pa.Table:
+        """Read ``clusters.parquet``; see `icehouse.dups.results.CLUSTERS`."""
+        return self._read("clusters.parquet", columns)
+
+    def variants(self) -> pa.Table:
+        """Read ``variants.parquet``, empty for an older search; see `icehouse.dups.results.VARIANTS`."""
+        if not (self.path / "variants.parquet").exists():
+            return VARIANTS.empty_table()
+        return self._read("variants.parquet", None)
+
+    def _read(self, name: str, columns: list[str] | None) -> pa.Table:
+        with _whole(self.path):
+            return read_parquet(self.path, name, columns)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say of damaged results what to do."""
+    try:
+        yield
+    except CorruptError as error:
+        raise CorruptError(f"{error}; {_again(path)}") from error
+
+
+def _again(path: Path) -> str:
+    return f"run `icehouse dups find --name {path.name}` again"
+
+
+def list_duplicates(store: Store) -> list[str]:
+    """Names of the searches whose results the store has."""
+    return sorted(path.parent.name for path in (store.path / "dups").glob("[!.]*/summary.json"))
+
+
+def search_name(feature: str | None) -> str:
+    """Name that a search has unless it is given one.
+
+    >>> search_name("mini/text/pooled"), search_name(None)
+    ('mini-text-pooled', 'default')
+    """
+    return HASHES if feature is None else feature.replace("/", "-")[:100]
+
+
+def current_searches(store: Store, contents: Collection[str] | None = None) -> list[Duplicates]:
+    """Newest search for each kind of content by a feature that still is what it was then."""
+    newest: dict[str, Duplicates] = {}
+    for found in _searches(store):
+        key = found.content
+        if (contents is not None and key not in contents) or not found.is_current(store):
+            continue
+        if key not in newest or _age(found) > _age(newest[key]):
+            newest[key] = found
+    return [newest[key] for key in sorted(newest)]
+
+
+def _searches(store: Store) -> list[Duplicates]:
+    """Searches that can be read."""
+    found = []
+    for name in list_duplicates(store):
+        with contextlib.suppress(IcehouseError, KeyError):
+            search = Duplicates.open(store, name)
+            if search.summary["created_at"] and search.summary["parameters"]:
+                found.append(search)
+    return found
+
+
+def _age(found: Duplicates) -> tuple[str, str]:
+    """Sort key of a search by its time: the later, the larger."""
+    return str(found.summary["created_at"]), str(found.summary.get("looked_at"))
+
+
+def _usual(store: Store) -> str | None:
+    """Name of the search that is meant where none is named."""
+    try:
+        feature = default_feature(store)
+    except UsageError:
+        feature = None
+    # One that was given a name is meant by its name only.
+    best = max(
+        _searches(store),
+        key=lambda found: (
+            found.is_current(store),
+            found.feature == feature,
+            found.name in (HASHES, search_name(found.feature)),
+            _age(found),
+        ),
+        default=None,
+    )
+    return None if best is None else best.name
+
+
+def default_feature(store: Store) -> str | None:
+    """Feature to find near-duplicates by: the only encoder's images, `pooled` before `joint`; else its texts."""
+    names = store.feature_names()
+    for modality in ("image", "text"):
+        for output in _OUTPUTS:
+            found = [name for name in names if name.endswith(f"/{modality}/{output}")]
+            if len(found) > 1:
+                raise UsageError(f"several encoders have features; choose one of {', '.join(found)}")
+            if found:
+                return found[0]
+    return None
+
+
+def search_folder(store: Store, name: str) -> Path:
+    """Folder of a search's results, there or not; UsageError for what is no name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name for results: letters, digits, '.', '_' and '-'")
+    return store.path / "dups" / name
 
 
 class PairGraph:

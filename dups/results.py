@@ -21,9 +21,10 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from ..data.images import ORIENTATIONS
+from ..data.splits import connected
 from ..store.sql import csv_table
 from .confirm import INVERSE
-from .groups import GONE, NONE, THERE, Files, connected, deletable_files
+from .groups import GONE, NONE, THERE, Files, deletable_files
 from .hashing import distinct
 from .pairs import Contents, FoundPairs, PairSearch, Spread
 from .rule import Rule

@@ -47,7 +47,7 @@ def apply(
 ) -> None:
     """Apply judgements to found duplicates: groups, keepers, keep.csv and drop.csv are written anew. Deletes nothing."""
     from .apply import apply_judgements
-    from .find import Duplicates
+    from .pair_graph import Duplicates
 
     search = Duplicates.open(store, name)
     done = apply_judgements(store, judged, search.name, by=by, undo=undo)
@@ -123,7 +123,7 @@ def act(
 ) -> None:
     """Move the files of drop.csv, or hard-link exact copies, with a log that undoes it; or write a script. Dry run first."""
     from .act import Mode, carry_out, plan_actions, undo_actions, write_script
-    from .find import Duplicates
+    from .pair_graph import Duplicates
 
     if undo is not None:
         if move_to or hardlink or script or log or drop:

@@ -12,14 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.splits import DEFAULT_RATIOS, canonical_split, grouped_split, shares_of, stratified_split
+from ..data.splits import (
+    DEFAULT_RATIOS,
+    canonical_split,
+    grouped_split,
+    groups_of,
+    shares_of,
+    stratified_split,
+)
 from ..errors import StoreError, UsageError
 from ..store.schema import RESERVED, check_single, label_columns
 from ..store.sql import left_out_note, names_missing, save, select_items
 from ..store.store import Store
-from .find import Duplicates, current_searches
-from .groups import groups_of
-from .pair_graph import PairGraph
+from .pair_graph import Duplicates, PairGraph, current_searches
 
 #: What `icehouse join` reads, of what can be written.
 _SUFFIXES = (".csv", ".parquet", ".pq")
@@ -133,7 +138,7 @@ def split_items(
         Columns whose equal values never part, and "duplicates" for the pairs of `dups`. Groups that share an item are one.
     dups : sequence of str, optional
         Searches for duplicates; by default the newest for pictures and the newest for texts, by features that still are what
-        they were (`icehouse.dups.find.current_searches`). Whatever their pairs connect stays together, however long
+        they were (`icehouse.dups.pair_graph.current_searches`). Whatever their pairs connect stays together, however long
         the chain, so that no pair straddles.
     column : str, default "split"
         Column of `items` to write.

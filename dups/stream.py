@@ -44,8 +44,8 @@ from ..embed.tables import feature_provenance, load_checked
 from ..errors import SourceError, UsageError, brief
 from ..store.schema import fingerprint
 from ..store.store import Store
-from .find import default_feature
 from .hashing import picture_views
+from .pair_graph import default_feature
 from .registration import Picture, StreamPictures
 from .rule import DEFAULT_HAMMING, Rule
 from .variants import POLICIES, Policy

@@ -19,7 +19,7 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from .. import __version__
-from ..dups.find import Duplicates, list_duplicates
+from ..dups.pair_graph import Duplicates, list_duplicates
 from ..errors import IcehouseError, UsageError
 from ..heads.active import suggest as suggest_items
 from ..heads.reports.explain import explain as explain_items

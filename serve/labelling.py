@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dups.find import current_searches
+from ..dups.pair_graph import current_searches
 from ..errors import UsageError
 from ..heads.evaluate import load_run_samples
 from ..heads.intervals import wilson

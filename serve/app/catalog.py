@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...dups.find import default_feature
+from ...dups.pair_graph import default_feature
 from ...dups.window import Arrival, SlidingWindow
 from ...dups.window_rules import window_rule
 from ...embed.captions.caption_table import caption_key, captions_of, names_of, with_texts

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from ...console import one_line
-from ...dups.find import Duplicates, list_duplicates
+from ...dups.pair_graph import Duplicates, list_duplicates
 from ...errors import IcehouseError
 from ...heads.evaluate import predict_items
 from ...heads.runs import Run, list_runs

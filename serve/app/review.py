@@ -15,10 +15,10 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse
 
 from ...dups.apply import apply_judgements
-from ...dups.find import Duplicates, list_duplicates
 from ...dups.gallery import gallery_data, gallery_title, search_overview
 from ...dups.gallery_groups import Choice, Selection, read_groups, select
 from ...dups.judgements import read_records
+from ...dups.pair_graph import Duplicates, list_duplicates
 from ...dups.results import LABEL, label_codes
 from ...embed.thumbnails import Thumbnail
 from ...store.store import Store

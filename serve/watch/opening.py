@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...dups.find import default_feature
+from ...dups.pair_graph import default_feature
 from ...dups.stream import DuplicateStream
 from ...embed.encoder import Encoder
 from ...errors import LockedError, StoreError, UsageError, unknown_name

@@ -25,7 +25,8 @@ from icehouse.dups.act import (
     undo_actions,
     write_script,
 )
-from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.find import find_duplicates
+from icehouse.dups.pair_graph import Duplicates
 from icehouse.errors import SourceError, UsageError
 from icehouse.store.store import Store
 from toys import picture

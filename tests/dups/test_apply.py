@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from icehouse.cli import app
 from icehouse.dups.apply import apply_judgements
 from icehouse.dups.evaluate import evaluate_duplicates, read_truth
-from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
 from icehouse.dups.groups import group_pairs
 from icehouse.dups.judgements import Judged, read_judged, read_records, regroup
-from icehouse.dups.pair_graph import PairGraph
+from icehouse.dups.pair_graph import Duplicates, PairGraph
 from icehouse.errors import CorruptError, SourceError, UsageError
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store

@@ -13,7 +13,8 @@ from dup_stores import family_rows, family_store
 from icehouse.cli import app
 from icehouse.data.sample.feed import Feed, make_feed
 from icehouse.dups.evaluate import Score, Truth, evaluate_duplicates, read_truth
-from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.find import find_duplicates
+from icehouse.dups.pair_graph import Duplicates
 from icehouse.dups.results import STAGES
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SourceError

@@ -11,10 +11,10 @@ import pytest
 from dup_stores import IMAGES, TEXTS, family_rows, family_store
 from icehouse.dups import faiss_engine
 from icehouse.dups.faiss_engine import Faiss, TemporaryIndex, choose_engine
-from icehouse.dups.find import Duplicates
 from icehouse.dups.find import find_duplicates as find
 from icehouse.dups.join import selfjoin
 from icehouse.dups.join.cosines import NumpyTiles, Plan, RowSet
+from icehouse.dups.pair_graph import Duplicates
 from icehouse.dups.rule import Rule
 from icehouse.errors import UsageError
 from icehouse.store.index.build import build_index

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
 from icehouse.dups.groups import CHANGED, GONE, NONE, THERE, Files
+from icehouse.dups.pair_graph import Duplicates
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from toys import ToyEncoder, picture

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from icehouse.dups import find as find_module
 from icehouse.dups import pairs as pairs_module
-from icehouse.dups.find import Duplicates, default_feature, find_duplicates, list_duplicates
+from icehouse.dups.find import find_duplicates
 from icehouse.dups.join.cosines import RowSet, pair_cosines
+from icehouse.dups.pair_graph import Duplicates, default_feature, list_duplicates
 from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
 from icehouse.dups.results import KINDS, STAGES
 from icehouse.dups.rule import Rule

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.dups.groups import GROUPINGS, columns_for, group_pairs, grouping, groups_of, preference
+from icehouse.data.splits import groups_of
+from icehouse.dups.groups import GROUPINGS, columns_for, group_pairs, grouping, preference
 from icehouse.errors import UsageError
 
 graphs = st.integers(1, 25).flatmap(

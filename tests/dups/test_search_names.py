@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from icehouse.cli import app
-from icehouse.dups.find import Duplicates, current_searches, find_duplicates, list_duplicates
-from icehouse.dups.pair_graph import searches_for
+from icehouse.dups.find import find_duplicates
+from icehouse.dups.pair_graph import Duplicates, current_searches, list_duplicates, searches_for
 from icehouse.dups.split import split_items
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import StoreError, UsageError

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
 from icehouse.dups.evaluate import Truth, evaluate_duplicates
-from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
 from icehouse.dups.groups import group_pairs
+from icehouse.dups.pair_graph import Duplicates
 from icehouse.dups.variants import AGREEING, TextSets, Variants, agreement, part_variants, texts_of, words_of
 from icehouse.errors import UsageError
 from icehouse.store.schema import features_schema

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from icehouse.dups.calibration import Calibration, TailFit, fit_map
-from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.find import find_duplicates
+from icehouse.dups.pair_graph import Duplicates
 from icehouse.errors import IcehouseError
 from icehouse.heads.evaluate import evaluate
 from icehouse.heads.package import Package, package

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from icehouse.dups.find import Duplicates, find_duplicates
+from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
 from icehouse.dups.judgements import read_records
+from icehouse.dups.pair_graph import Duplicates
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from page_audit import audit, browser_page
