@@ -7,7 +7,7 @@ confounders of a data set are meant to have another label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..embed.thumbnails import ImageFile, ThumbnailPool
+from ..embed.thumbnails import ThumbnailPool
 from ..errors import UsageError, unknown_name
 from ..store.files import publish_text
 from ..store.schema import check_single, label_columns
 from ..store.store import Store
 from ..web.render import Card, Label, render
+from .gallery_groups import TEXT_CHARS, read_items
 from .pair_graph import Duplicates
 from .results import KINDS, LABEL, label_codes
 
@@ -40,8 +41,8 @@ CONFLICTS = pa.schema(
     ]
 )
 
-#: Characters of a text in the list, and of one on the page; pairs on a page whose thumbnails are made at once.
-_TEXT_CHARS, _SHOWN_CHARS, _AT_ONCE = 2000, 600, 64
+#: Characters of a text on the page; pairs on it whose thumbnails are made at once.
+_SHOWN_CHARS, _AT_ONCE = 600, 64
 
 
 @dataclass(frozen=True)
@@ -108,39 +109,32 @@ def find_conflicts(
     values, texts = (known[name].combine_chunks().take(at).cast(pa.string()) for name in (column, "text"))
     labels = label_codes(values)
     reps, copies, compared_copies = _representatives(found, ids, labels)
-    rows: list[dict[str, np.ndarray]] = [_rows(copies, "exact")]
-    compared = dict.fromkeys(KINDS, 0)
-    compared["exact"] = compared_copies
+    compared = {**dict.fromkeys(KINDS, 0), "exact": compared_copies}
+    #: both items, the kind's place, the bits and the cosine of each pair
+    rows = [np.array([(*pair, KINDS.index("exact"), np.nan, np.nan) for pair in copies]).reshape(-1, 5)]
     for batch in found.pair_batches(["id_a", "id_b", "kind", "hamming", "cosine"]):
         kinds = pc.index_in(batch["kind"], value_set=pa.array(KINDS)).to_numpy()
         a, b = (reps[pc.index_in(batch[side], value_set=ids).to_numpy()] for side in ("id_a", "id_b"))
         there = (a >= 0) & (b >= 0) & (kinds > 0) & (kinds != KINDS.index("container"))
         for kind, count in zip(*np.unique(kinds[there], return_counts=True), strict=True):
             compared[KINDS[kind]] += int(count)
-        held = np.flatnonzero(there & (labels[a] != labels[b]))
-        rows.append(
-            {
-                "a": a[held],
-                "b": b[held],
-                "kind": kinds[held],
-                **{
-                    k: batch[k].cast(pa.float64()).to_numpy(zero_copy_only=False)[held]
-                    for k in ("hamming", "cosine")
-                },
-            }
+        bits, cosines = (
+            batch[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in ("hamming", "cosine")
         )
-    told = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
-    order = np.lexsort((told["b"], told["a"], told["hamming"], -np.nan_to_num(told["cosine"]), told["kind"]))
-    a, b = (pa.array(told[side][order].astype(np.int64)) for side in ("a", "b"))
-    short = pc.utf8_slice_codeunits(texts, 0, _TEXT_CHARS)
-    hamming, cosine = (told[name][order] for name in ("hamming", "cosine"))
+        held = there & (labels[a] != labels[b])
+        rows.append(np.stack([a, b, kinds, bits, cosines], axis=1)[held])
+    a, b, kind, bits, cosine = np.concatenate(rows).T
+    order = np.lexsort((b, a, bits, -np.nan_to_num(cosine), kind))
+    bits, cosine = bits[order], cosine[order]
+    sides = [pa.array(side[order].astype(np.int64)) for side in (a, b)]
+    short = pc.utf8_slice_codeunits(texts, 0, TEXT_CHARS)
     columns = [
-        *(ids.take(side) for side in (a, b)),
-        *(values.take(side) for side in (a, b)),
-        pa.array(np.array(KINDS)[told["kind"][order].astype(np.int64)], pa.string()),
-        pa.array(np.nan_to_num(hamming).astype(np.uint8), mask=np.isnan(hamming)),
+        *(ids.take(side) for side in sides),
+        *(values.take(side) for side in sides),
+        pa.array(np.array(KINDS)[kind[order].astype(np.int64)], pa.string()),
+        pa.array(np.nan_to_num(bits).astype(np.uint8), mask=np.isnan(bits)),
         pa.array(cosine, mask=np.isnan(cosine)),
-        *(short.take(side) for side in (a, b)),
+        *(short.take(side) for side in sides),
     ]
     return Conflicts(found, column, pa.table(columns, schema=CONFLICTS), compared, int((labels < 0).sum()))
 
@@ -186,18 +180,6 @@ def _representatives(
     return reps, contradictions, compared
 
 
-def _rows(pairs: list[tuple[int, int]], kind: str) -> dict[str, np.ndarray]:
-    ends = np.array(pairs, np.int64).reshape(-1, 2)
-    nothing = np.full(len(ends), np.nan)
-    return {
-        "a": ends[:, 0],
-        "b": ends[:, 1],
-        "kind": np.full(len(ends), KINDS.index(kind)),
-        "hamming": nothing,
-        "cosine": nothing,
-    }
-
-
 def conflicts_page(
     store: Store,
     conflicts: Conflicts,
@@ -208,12 +190,22 @@ def conflicts_page(
 ) -> str:
     """Page of the first `limit` contradictions, the items of each side by side; it needs no other file and no network."""
     shown = conflicts.pairs.slice(0, limit)
-    wanted = pa.chunked_array([*shown["id_a"].chunks, *shown["id_b"].chunks], pa.string()).unique()
-    columns = ["item_id", "path", "root", "image_sha256", "bytes", "mtime_ns", "split"]
-    items = store.items.read(columns)
-    items = items.filter(pc.is_in(items["item_id"], value_set=wanted))
-    known = {row["item_id"]: row for row in items.to_pylist()}
-    pairs = list(_page_pairs(shown.to_pylist(), known, conflicts.label, side, progress))
+    items = read_items(store, pa.chunked_array([*shown["id_a"].chunks, *shown["id_b"].chunks], pa.string()))
+    pairs = shown.to_pylist()
+    with ThumbnailPool(side) as pictures:
+        for start in range(0, len(pairs), _AT_ONCE):
+            part = pairs[start : start + _AT_ONCE]
+            ends = [(pair, end, items.get(pair[f"id_{end}"])) for pair in part for end in ("a", "b")]
+            taken = pictures.take([item and item.image for _, _, item in ends])
+            for (pair, end, item), picture in zip(ends, taken, strict=True):
+                labels = [Label(conflicts.label, pair[f"label_{end}"], differs=True)]
+                if item and item.split and conflicts.label != "split":
+                    labels.append(Label("split", item.split))
+                text = (pair[f"text_{end}"] or "")[:_SHOWN_CHARS] or None
+                card = Card(pair[f"id_{end}"], picture, text=text, labels=labels, path=item and item.path)
+                pair.setdefault("cards", []).append(card)
+            if progress is not None:
+                progress(start + len(part), len(pairs))
     return render(
         "conflicts.html",
         title=f"Near-duplicates with different {conflicts.label}",
@@ -229,45 +221,3 @@ def conflicts_page(
 def write_conflicts_page(path: str | Path, store: Store, conflicts: Conflicts, **how: Any) -> Path:
     """Write a `conflicts_page` to a file; a `UsageError` if that cannot be written."""
     return publish_text(path, conflicts_page(store, conflicts, **how))
-
-
-def _page_pairs(
-    pairs: list[dict[str, Any]],
-    known: dict[str, dict[str, Any]],
-    label: str,
-    side: int,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[dict[str, Any]]:
-    done = 0
-    with ThumbnailPool(side) as pictures:
-        for start in range(0, len(pairs), _AT_ONCE):
-            part = pairs[start : start + _AT_ONCE]
-            ends = [(pair, pair[f"id_{end}"], end) for pair in part for end in ("a", "b")]
-            taken = pictures.take([_file(known.get(item)) for _, item, _ in ends])
-            cards = []
-            for (pair, item, end), picture in zip(ends, taken, strict=True):
-                row = known.get(item, {})
-                labels = [Label(label, pair[f"label_{end}"], differs=True)]
-                if row.get("split") and label != "split":
-                    labels.append(Label("split", row["split"]))
-                text = pair[f"text_{end}"]
-                cards.append(
-                    Card(
-                        item,
-                        picture,
-                        text=None if text is None else text[:_SHOWN_CHARS],
-                        labels=labels,
-                        path=row.get("path"),
-                    )
-                )
-            for place, pair in enumerate(part):
-                yield {**pair, "cards": cards[2 * place : 2 * place + 2]}
-            done += len(part)
-            if progress is not None:
-                progress(done, len(pairs))
-
-
-def _file(row: dict[str, Any] | None) -> ImageFile | None:
-    if row is None or row["path"] is None or row["root"] is None:
-        return None
-    return ImageFile(Path(row["root"]) / row["path"], row["image_sha256"], row["bytes"], row["mtime_ns"])

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from .. import __version__
 from ..console import count_of
-from ..embed.thumbnails import ImageFile, Thumbnail, ThumbnailPool, shrink
+from ..embed.thumbnails import Thumbnail, ThumbnailPool, shrink
 from ..errors import StoreError, UsageError
 from ..store.files import publish_folder
 from ..store.store import Store
@@ -183,7 +183,10 @@ def _write(
 ) -> dict[str, Any]:
     counts = [len(rows) for rows in selection.rows]
     parts = pages(counts, per_page, max(2, PAGE_MEMBERS * _SIDE**2 // max(side, _SIDE) ** 2))
-    groups = _lookup(store, selection, search["parameters"])
+    looked_up = (slice(start, start + _LOOKUP) for start in range(0, len(selection), _LOOKUP))
+    groups = itertools.chain.from_iterable(
+        read_groups(store, selection, part, search["parameters"]) for part in looked_up
+    )
     overview = search_overview(search, selection)
     done, weight, index = 0, 0, []
 
@@ -197,7 +200,7 @@ def _write(
         for number, part in enumerate(parts, 1):
             shown = [next(groups) for _ in range(part.stop - part.start)]
             members = [member for group in shown for member in group.members]
-            taken = pictures.take([_source(member.item) for member in members], step)
+            taken = pictures.take([member.item and member.item.image for member in members], step)
             text = gallery_page(
                 search,
                 shown,
@@ -207,7 +210,7 @@ def _write(
                 all_groups=len(selection),
                 overview=overview if len(parts) == 1 else None,
             )
-            weight += _put(temp / _page_name(number, len(parts)), text)
+            weight += (temp / _page_name(number, len(parts))).write_bytes(text.encode())
             if len(parts) == 1:
                 continue
             keepers = [one for one, member in zip(taken, members, strict=True) if member.keeper and one]
@@ -231,9 +234,10 @@ def _write(
                 pages=index,
                 all_groups=len(selection),
             )
-            weight += _put(temp / "index.html", text)
+            weight += (temp / "index.html").write_bytes(text.encode())
         if len(variants):
-            weight += _put(temp / _VARIANTS, _variants_page(store, search, variants, pictures))
+            text = _variants_page(store, search, variants, pictures)
+            weight += (temp / _VARIANTS).write_bytes(text.encode())
         made = pictures.made
     summary = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -262,18 +266,20 @@ def _variants_page(store: Store, search: dict[str, Any], variants: pa.Table, pic
     sets = []
     for number, found in shown.items():
         known = [items.get(row["item_id"]) for row in found]
-        taken = pictures.take([_source(item) for item in known])
-        cards = []
-        for row, item, picture in zip(found, known, taken, strict=True):
-            labels: dict[str, object] = {} if item is None else {"split": item.split, **item.labels}
-            card = Card(
-                row["item_id"],
-                picture,
-                text=None if item is None else item.text,
-                labels=labels_of(labels),
-                path=None if item is None else item.path,
-            )
-            cards.append({**row, "card": card})
+        taken = pictures.take([item and item.image for item in known])
+        cards = [
+            {
+                **row,
+                "card": Card(
+                    row["item_id"],
+                    picture,
+                    text=item and item.text,
+                    labels=labels_of(_labels(item)),
+                    path=item and item.path,
+                ),
+            }
+            for row, item, picture in zip(found, known, taken, strict=True)
+        ]
         sets.append({"number": number, "size": len(rows[number]), "cards": cards})
     title = f"{gallery_title(search)}: variants"
     return render("variants.html", title=title, search=search, overview=None, sets=sets, total=len(rows))
@@ -344,7 +350,7 @@ def _group_data(group: Group, pictures: Iterator[Thumbnail | None], least: float
     facts = ("number", "size", "min_cosine", "max_hamming", "chained", "sampled", "why")
     return {
         **{name: getattr(group, name) for name in facts},
-        "score": similarity(group.min_cosine, group.max_hamming),
+        "score": float(similarity(group.min_cosine, group.max_hamming)),
         "members": [
             _member_data(member, group.members[0], next(pictures), least) for member in group.members
         ],
@@ -363,15 +369,13 @@ def _member_data(
     elif member.copy_of is not None and member.copy_of != keeper.item_id:
         copied = ("copy of", member.copy_of)
     name = str(item.path if item is not None and item.path else member.item_id)
-    labels: dict[str, object] = {} if item is None else {"split": item.split, **item.labels}
-    others = None if base is None else {"split": base.split, **base.labels}
     return {
         "card": Card(
             member.item_id,
             taken,
             alt=f"{'Kept' if member.keeper else 'Duplicate'}: {name}",
-            labels=labels_of(labels, others),
-            path=None if item is None else item.path,
+            labels=labels_of(_labels(item), base and _labels(base)),
+            path=item and item.path,
             meter=None if member.keeper else _meter(member.cosine, least),
         ),
         "kind": "keeper" if member.keeper else member.kind,
@@ -382,6 +386,10 @@ def _member_data(
         "properties": [] if item is None else list(_properties(item, base, taken)),
         "text": ComparedText(remark="no longer in the store") if item is None else _text(item, base),
     }
+
+
+def _labels(item: Item | None) -> dict[str, object]:
+    return {} if item is None else {"split": item.split, **item.labels}
 
 
 def _meter(cosine: float | None, least: float | None) -> float | None:
@@ -494,24 +502,6 @@ def gallery_title(search: dict[str, Any]) -> str:
 def _page_name(number: int, total: int) -> str:
     """File name of a page, numbered from 1; where there is only one it is the index."""
     return "index.html" if total == 1 else f"page-{number:04d}.html"
-
-
-def _lookup(store: Store, selection: Selection, rule: dict[str, Any]) -> Iterator[Group]:
-    images = rule["content"] == "image_sha256"
-    for start in range(0, len(selection), _LOOKUP):
-        part = slice(start, start + _LOOKUP)
-        yield from read_groups(store, selection, part, rule["keeper"], rule.get("margins", False), images)
-
-
-def _put(path: Path, text: str) -> int:
-    return path.write_bytes(text.encode())
-
-
-def _source(item: Item | None) -> ImageFile | None:
-    file = None if item is None else item.file
-    if item is None or file is None:
-        return None
-    return ImageFile(file, item.image_sha256, item.bytes, item.mtime_ns)
 
 
 def _outside(out: str | Path) -> Path:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..embed.thumbnails import ImageFile
 from ..errors import UsageError
 from ..store.schema import label_columns
 from ..store.store import Store
@@ -29,20 +31,6 @@ TEXT_CHARS, _LABEL_CHARS = 2000, 200
 
 #: Characters of a text that count where the longest decides what is kept.
 _WEIGHED_CHARS = 20_000
-
-_FACTS = (
-    "path",
-    "root",
-    "text",
-    "image_sha256",
-    "text_sha256",
-    "width",
-    "height",
-    "format",
-    "bytes",
-    "mtime_ns",
-    "split",
-)
 
 
 @dataclass(frozen=True)
@@ -123,9 +111,15 @@ class Item:
     labels: dict[str, str] = field(default_factory=dict)
 
     @property
-    def file(self) -> Path | None:
-        """The image's file, if there is one."""
-        return None if self.path is None or self.root is None else Path(self.root) / self.path
+    def image(self) -> ImageFile | None:
+        """The image's file as it was embedded, if there is one."""
+        if self.path is None or self.root is None:
+            return None
+        return ImageFile(Path(self.root) / self.path, self.image_sha256, self.bytes, self.mtime_ns)
+
+
+#: Columns of an `Item` besides its labels.
+_FACTS = [name for name in Item.__annotations__ if name != "labels"]
 
 
 @dataclass(frozen=True)
@@ -169,11 +163,11 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
     stop = np.append(first, len(keeper))[1:]
     of = np.repeat(np.arange(len(first)), stop - first)
     kind = pc.index_in(clusters["kind"], value_set=pa.array(KINDS)).fill_null(len(KINDS)).to_numpy()
-    cosine, hamming = _floats(clusters["cosine"]), _floats(clusters["hamming"])
+    cosine = _floats(clusters["cosine"])
+    alike = similarity(cosine, _floats(clusters["hamming"]))
     wanted = ~keeper
     if choice.kinds is not None:
-        names = np.array([*KINDS, INDIRECT])
-        wanted &= np.isin(names[kind], list(choice.kinds))
+        wanted &= np.isin(np.array([*KINDS, INDIRECT])[kind], list(choice.kinds))
     if choice.min_cosine is not None:
         wanted &= cosine >= choice.min_cosine
     if choice.max_cosine is not None:
@@ -183,7 +177,7 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
     counts = np.bincount(of[wanted], minlength=len(first))
     matching = np.flatnonzero(counts)
     leads = clusters.take(pa.array(first[matching]))
-    score = _similarity(_floats(leads["min_cosine"]), _floats(leads["max_hamming"]))
+    score = similarity(_floats(leads["min_cosine"]), _floats(leads["max_hamming"]))
     keys = {
         "chained": [~leads["chained"].to_numpy(), score],
         "score": [score],
@@ -193,7 +187,6 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
     # The last key counts first; groups that tie stand as in clusters.parquet.
     order = np.lexsort([matching, *keys[::-1]])[: choice.max_groups]
     shown = matching[order]
-    similarity = _similarity(cosine, hamming)
     copy = pc.is_valid(clusters["copy_of"]).to_numpy()
     rows, second, capped = [], [], []
     for group in shown.tolist():
@@ -203,9 +196,9 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
         members = members[wanted[members]]
         capped.append(max(0, len(members) + 1 - choice.members))
         if capped[-1]:
-            by = np.lexsort([members, similarity[members], -kind[members], copy[members]])
+            by = np.lexsort([members, alike[members], -kind[members], copy[members]])
             members = members[by[: choice.members - 1]]
-        members = members[np.lexsort([members, similarity[members], -kind[members]])]
+        members = members[np.lexsort([members, alike[members], -kind[members]])]
         rows.append(np.append(first[group], members))
     sizes = stop[shown] - first[shown]
     return Selection(
@@ -220,13 +213,9 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
 
 
 def read_groups(
-    store: Store, selection: Selection, part: slice, policy: str, margins: bool = False, images: bool = True
+    store: Store, selection: Selection, part: slice, parameters: Mapping[str, Any]
 ) -> Iterator[Group]:
-    """Look up the groups of `part` of a selection.
-
-    `policy` is that by which keepers were chosen, `margins` tells whether what is within margins was weighed, and `images`
-    whether images were compared, or else texts.
-    """
+    """Look up the groups of `part` of a selection, of a search with such `parameters`."""
     rows = selection.rows[part]
     if not rows:
         return
@@ -234,9 +223,7 @@ def read_groups(
     members = iter(table.to_pylist())
     items = read_items(store, table["item_id"])
     rivals = np.stack([selection.first[part], selection.second[part]], axis=1)
-    reasons = _reasons(
-        store, selection.clusters["item_id"].take(pa.array(rivals.ravel())), policy, margins, images
-    )
+    reasons = _reasons(store, selection.clusters["item_id"].take(pa.array(rivals.ravel())), parameters)
     left = zip(selection.filtered[part].tolist(), selection.capped[part].tolist(), strict=True)
     for chosen, why, (filtered, capped) in zip(rows, reasons, left, strict=True):
         found = [next(members) for _ in range(len(chosen))]
@@ -283,10 +270,10 @@ def read_items(store: Store, ids: pa.Array | pa.ChunkedArray) -> dict[str, Item]
     return store.items.reading(read)
 
 
-def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str, margins: bool, images: bool) -> list[str]:
-    """In what each keeper is better than the next best; `pairs` has the ids of both in turn, the rest is as above."""
-    columns = [*columns_for(policy), "path", "root", *(["image_sha256"] if margins else [])]
-    columns = list(dict.fromkeys(columns))
+def _reasons(store: Store, pairs: pa.ChunkedArray, parameters: Mapping[str, Any]) -> list[str]:
+    """In what each keeper is better than the next best; `pairs` has the ids of both in turn."""
+    policy = parameters["keeper"]
+    columns = list(dict.fromkeys([*columns_for(policy), "path", "root", "image_sha256"]))
 
     def read(snapshot: Snapshot) -> pa.Table | None:
         if set(columns) - set(snapshot.schema.names):
@@ -304,11 +291,10 @@ def _reasons(store: Store, pairs: pa.ChunkedArray, policy: str, margins: bool, i
     items = store.items.reading(read)
     if items is None or not len(items):
         return [""] * (len(pairs) // 2)
-    inside = None
-    if margins:
+    inside = files = None
+    if parameters.get("margins"):
         inside = content_shares(store, items["image_sha256"].cast(pa.string()).combine_chunks())
-    files = None
-    if images:
+    if parameters["content"] == "image_sha256":
         nothing = np.full(len(items), np.nan)
         files = Files.inspect(item_files(items), nothing, nothing)
     compared = criteria(items, policy, inside, files)
@@ -352,16 +338,10 @@ def _words(name: str, policy: str, image: bool, size: float, other: float) -> st
     }.get(name, name)
 
 
-def similarity(cosine: float | None, hamming: int | None) -> float:
-    """One number to order groups by, as `select` does: the cosine, or what the hashes say where there is none."""
-    if cosine is not None:
-        return cosine
-    return 1.0 if hamming is None else 1 - hamming / 64
-
-
-def _similarity(cosine: np.ndarray, hamming: np.ndarray) -> np.ndarray:
-    """`similarity` of many; NaN is None."""
-    return np.nan_to_num(np.where(np.isnan(cosine), 1 - hamming / 64, cosine), nan=1.0)
+def similarity(cosine: np.ndarray | float | None, hamming: np.ndarray | float | None) -> np.ndarray:
+    """Numbers to order groups by, NaN or None where one is not known: the cosine, or else what the hashes say."""
+    known, bits = np.asarray(cosine, np.float64), np.asarray(hamming, np.float64)
+    return np.nan_to_num(np.where(np.isnan(known), 1 - bits / 64, known), nan=1.0)
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:

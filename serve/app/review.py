@@ -135,11 +135,7 @@ def _shown(
     catalog: Catalog, found: Duplicates, selection: Selection, part: slice, labels: list[list[str]]
 ) -> dict[str, Any]:
     """Groups of a page as the gallery shows them, with the pictures that this server makes."""
-    rule = found.summary["parameters"]
-    images = rule["content"] == "image_sha256"
-    groups = list(
-        read_groups(catalog.store, selection, part, rule["keeper"], rule.get("margins", False), images)
-    )
+    groups = list(read_groups(catalog.store, selection, part, found.summary["parameters"]))
     pictures: list[Thumbnail | None] = []
     for group in groups:
         for member in group.members:
