@@ -10,11 +10,8 @@ pairs: every member is a near-duplicate of its keeper still, and what is not lea
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .. import __version__
-from ..data.image_files import read as read_image
-from ..errors import ImageError
 from ..store.files import publish
 from ..store.store import Store
+from ..store.table import Table
 from .pairs import Contents
 from .quality import (
     BINS,
@@ -41,6 +37,7 @@ from .quality import (
     measure,
 )
 from .results import RankedItems
+from .view_table import append_measured
 
 #: Members of a group, those preferred, that are measured: frames of a film by the thousand are as good as one another.
 MAX_MEASURED = 64
@@ -157,9 +154,12 @@ def choose_keepers(
         return chosen
     wanted = np.concatenate([group[:MAX_MEASURED] for group in groups])
     known = digests()
-    files = ranked.files.take(pa.array(ranked.best[wanted])).to_pylist()
-    sources = dict(zip((known[number] for number in wanted.tolist()), files, strict=True))
-    _make(store, sources, progress, threads)
+    files = ranked.files_of(wanted).to_pylist()
+    table = _table(store)
+    measured = set(table.snapshot().read(["image_sha256"])["image_sha256"].to_pylist())
+    named = zip((known[number] for number in wanted.tolist()), files, strict=True)
+    todo = {digest: [Path(file)] for digest, file in named if file and digest not in measured}
+    append_measured(table, _SCHEMA, todo, _facts_of, progress, threads)
     ages = ranked.times[ranked.best]
     held: list[np.ndarray] = []
     relations = _Relations(store)
@@ -169,9 +169,9 @@ def choose_keepers(
             continue
         read = _read_facts(store, [known[i] for one in held for i in one[:MAX_MEASURED].tolist()])
         for one in held:
-            measured = [known[i] for i in one[:MAX_MEASURED].tolist()]
-            facts = _facts(read, measured)
-            _choose(one, facts, measured, relations, contents, standing, ages, star, chosen)
+            compared = [known[i] for i in one[:MAX_MEASURED].tolist()]
+            facts = Facts(*map(np.stack, zip(*(read.get(each, _UNKNOWN) for each in compared), strict=True)))
+            _choose(one, facts, compared, relations, contents, standing, ages, star, chosen)
         held = []
     relations.keep()
     return chosen
@@ -268,87 +268,37 @@ def _reason(facts: Facts, faults: list[dict[str, float]], by: np.ndarray) -> str
     return ", ".join(sorted(told, key=lambda words: -told[words])[:_MOST])
 
 
-def _read_facts(store: Store, digests: list[str]) -> dict[str, tuple[Any, ...]]:
+#: What is known of a picture that could not be measured, as the arrays of `Facts` have it.
+_UNKNOWN = (
+    np.full(len(FACTS), np.nan),
+    np.zeros((2, BINS), np.float32),
+    np.zeros((SMALL, SMALL), np.uint8),
+)
+
+
+def _read_facts(store: Store, digests: list[str]) -> dict[str, tuple[np.ndarray, ...]]:
     """Facts, spectra and small pictures of some contents, of those that have them."""
     wanted = pa.array(digests, pa.string())
-    names = _SCHEMA.names
-    found: dict[str, tuple[Any, ...]] = {}
-    for batch in _table(store).snapshot().batches(names, _BATCH):
+    found: dict[str, tuple[np.ndarray, ...]] = {}
+    for batch in _table(store).snapshot().batches(_SCHEMA.names, _BATCH):
         part = batch.filter(pc.is_in(batch["image_sha256"], value_set=wanted))
-        part = part.filter(pc.is_valid(part["facts"]))
-        if not len(part):
-            continue
-        facts, spectra = (
-            part[name].flatten().to_numpy().reshape(len(part), -1) for name in ("facts", "spectra")
-        )
-        for row, (digest, small) in enumerate(
-            zip(part["image_sha256"].to_pylist(), part["small"].to_pylist(), strict=True)
-        ):
-            found[digest] = facts[row], spectra[row], small
+        for row in part.filter(pc.is_valid(part["facts"])).to_pylist():
+            found[row["image_sha256"]] = (
+                np.array(row["facts"]),
+                np.array(row["spectra"], np.float32).reshape(2, BINS),
+                np.frombuffer(row["small"], np.uint8).reshape(SMALL, SMALL),
+            )
     return found
 
 
-def _facts(read: Mapping[str, tuple[Any, ...]], digests: list[str]) -> Facts:
-    table = np.full((len(digests), len(FACTS)), np.nan)
-    spectra = np.zeros((len(digests), 2, BINS), np.float32)
-    small = np.zeros((len(digests), SMALL, SMALL), np.uint8)
-    for row, digest in enumerate(digests):
-        if digest in read:
-            facts, levels, pixels = read[digest]
-            table[row] = facts
-            spectra[row] = levels.reshape(2, BINS)
-            small[row] = np.frombuffer(pixels, np.uint8).reshape(SMALL, SMALL)
-    return Facts(table, spectra, small)
-
-
-def _table(store: Store) -> Any:
+def _table(store: Store) -> Table:
     return store.ensure_table(_TABLE, _SCHEMA, {"kind": "facts", "key": "image_sha256"})
 
 
-def _make(
-    store: Store,
-    sources: Mapping[str, str | None],
-    progress: Callable[[int, int], None] | None,
-    threads: int | None,
-) -> None:
-    """Measure what the store has no facts of yet; a file that is gone, or another one by now, has none."""
-    table = _table(store)
-    known = set(table.snapshot().read(["image_sha256"])["image_sha256"].to_pylist())
-    todo = [(digest, file) for digest, file in sorted(sources.items()) if file and digest not in known]
-    rows: list[dict[str, Any]] = []
-    for done, row in enumerate(_measured(todo, threads), 1):
-        if row is not None:
-            rows.append(row)
-        if len(rows) == _BATCH or done == len(todo):
-            if rows:
-                table.append(pa.Table.from_pylist(rows, schema=_SCHEMA), unique="image_sha256")
-            rows = []
-        if progress:
-            progress(done, len(todo))
-
-
-def _measured(todo: list[tuple[str, str]], threads: int | None) -> Iterator[dict[str, Any] | None]:
-    workers = threads or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(todo), _BATCH):
-            yield from pool.map(_row, todo[start : start + _BATCH])
-
-
-def _row(source: tuple[str, str]) -> dict[str, Any] | None:
-    digest, file = source
-    try:
-        data, _ = read_image(Path(file))
-        if hashlib.sha256(data).hexdigest() != digest:
-            return None
-        found = measure(data)
-    except (ImageError, OSError, ValueError):
-        return None
+def _facts_of(data: bytes) -> dict[str, Any]:
+    """A row of the table, of an image file; nothing of a picture all of one colour."""
+    found = measure(data)
     if found is None:
-        return {"image_sha256": digest, "facts": None, "spectra": None, "small": None}
+        return {}
     facts, spectra, small = found
-    return {
-        "image_sha256": digest,
-        "facts": facts.astype(np.float32),
-        "spectra": spectra.ravel(),
-        "small": small.tobytes(),
-    }
+    return {"facts": facts.astype(np.float32), "spectra": spectra.ravel(), "small": small.tobytes()}

@@ -6,11 +6,11 @@ columns that they need, of the contents that they need, so that tens of thousand
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..data.image_files import read as read_image
 from ..data.images import ORIENTATIONS, decode
 from ..errors import ImageError
 from ..store.store import Store
+from ..store.table import Table
 from .confirm import Parts, PixelPairs, confirm, part_candidates, view_candidates
 from .hashing import (
     THUMB,
@@ -55,11 +56,10 @@ _SCHEMA = pa.schema(
         pa.field("part_hashes", pa.list_(pa.uint64())),
         pa.field("part_boxes", pa.list_(pa.float32())),
         pa.field("cells", pa.int32()),
-        # What tells how good a picture is; null where nothing was measured.
+        # Of earlier tables; the facts of pictures have a table of their own, see `icehouse.dups.keeper_choice`.
         pa.field("facts", pa.list_(pa.float32())),
     ]
 )
-_Row = dict[str, Any]
 
 _SHORTEST = 256
 _BATCH = 512
@@ -72,10 +72,7 @@ def make_views(
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> None:
-    """Make the views of each row's image that the store has not yet.
-
-    An image of which every file is gone, unreadable, or not what it was has none.
-    """
+    """Make the views of each row's image that the store has not yet."""
     table = _table(store)
     keys = items["image_sha256"].cast(pa.string()).combine_chunks()
     known = table.snapshot().read(["image_sha256"])["image_sha256"]
@@ -85,21 +82,42 @@ def make_views(
         files = todo.setdefault(row["image_sha256"], [])
         if row["path"]:
             files.append(Path(row["root"] or "") / row["path"])
-    rows: list[_Row] = []
+    append_measured(table, _SCHEMA, todo, _views_of, progress, threads)
 
-    def keep() -> None:
-        if rows:
-            table.append(pa.Table.from_pylist(rows, schema=_SCHEMA), unique="image_sha256")
-            rows.clear()
 
-    for done, made in enumerate(_make(todo, threads), 1):
-        if made is not None:
-            rows.append(made)
-        if len(rows) == _BATCH:
-            keep()
-        if progress:
-            progress(done, len(todo))
-    keep()
+def append_measured(
+    table: Table,
+    schema: pa.Schema,
+    todo: Mapping[str, Sequence[Path]],
+    measure: Callable[[bytes], dict[str, Any]],
+    progress: Callable[[int, int], None] | None,
+    threads: int | None,
+) -> None:
+    """Append to a table of contents what `measure` makes of each in `todo`, from the first file that still holds it.
+
+    A content of which every file is gone, unreadable, or not what it was has no row.
+    """
+
+    def read(source: tuple[str, Sequence[Path]]) -> dict[str, Any] | None:
+        digest, files = source
+        for file in files:
+            with contextlib.suppress(ImageError, OSError, ValueError):
+                data, _ = read_image(file)
+                if hashlib.sha256(data).hexdigest() == digest:
+                    return {"image_sha256": digest, **measure(data)}
+        return None
+
+    sources = list(todo.items())
+    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(sources), _BATCH):
+            rows = []
+            for done, row in enumerate(pool.map(read, sources[start : start + _BATCH]), start + 1):
+                if row is not None:
+                    rows.append(row)
+                if progress:
+                    progress(done, len(sources))
+            if rows:
+                table.append(pa.Table.from_pylist(rows, schema=schema), unique="image_sha256")
 
 
 def read_views(
@@ -144,21 +162,15 @@ def hash_column(
     store: Store, digests: pa.Array | pa.ChunkedArray, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Get a column of hashes, uint64 (n, size), and which contents have them, bool (n,)."""
-    size = _SCHEMA.field(name).type.list_size
-    column = read_views(store, digests, [name])[name]
-    there = pc.is_valid(column).to_numpy(zero_copy_only=False)
-    hashes = np.zeros((len(column), size), np.uint64)
-    hashes[there] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
-    return hashes, there
+    return _rows_of(read_views(store, digests, [name])[name], np.uint64(0))
 
 
-def box_column(store: Store, digests: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Get what is inside the margins of each picture, in parts of its sides, float64 (n, 4); NaN where it is not known."""
-    column = read_views(store, digests, ["box"])["box"]
-    boxes = np.full((len(column), 4), np.nan)
+def _rows_of(column: pa.Array, nothing: np.generic) -> tuple[np.ndarray, np.ndarray]:
+    """Values of a column of lists of one size (n, size), `nothing` where there is no list, and where there is one."""
     there = pc.is_valid(column).to_numpy(zero_copy_only=False)
-    boxes[there] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
-    return boxes
+    values = np.full((len(column), column.type.list_size), nothing)
+    values[there] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, values.shape[1])
+    return values, there
 
 
 def load_parts(store: Store, digests: pa.Array | pa.ChunkedArray) -> Parts:
@@ -211,7 +223,9 @@ def confirmed_pairs(
         ]
     if views is None:
         return found, notes
-    boxes, parts = box_column(store, digests), load_parts(store, digests)
+    # What is inside the margins of each picture, in parts of its sides; NaN where it is not known.
+    boxes, _ = _rows_of(read_views(store, digests, ["box"])["box"], np.float64(np.nan))
+    parts = load_parts(store, digests)
     by_views, by_parts = view_candidates(views, boxes), part_candidates(views, boxes, parts)
     no_cell = np.zeros(len(by_views[1]), bool)
     for regions, bits, cell in ((*by_views, no_cell), by_parts):
@@ -231,51 +245,25 @@ def content_shares(store: Store, digests: pa.Array) -> np.ndarray:
     return made
 
 
-def _table(store: Store) -> Any:
+def _table(store: Store) -> Table:
     return store.ensure_table(TABLE, _SCHEMA, {"kind": "hashes", "key": "image_sha256"})
 
 
-def _make(todo: dict[str, list[Path]], threads: int | None) -> Iterator[_Row | None]:
-    workers = threads or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[_Row | None]] = deque()
-        for digest, files in todo.items():
-            ahead.append(pool.submit(_read, digest, files))
-            if len(ahead) > 4 * workers:
-                yield ahead.popleft().result()
-        for made in ahead:
-            yield made.result()
-
-
-def _read(digest: str, files: list[Path]) -> _Row | None:
-    """A row of the table; None if none of the files is the image any more."""
-    for path in files:
-        try:
-            data, _ = read_image(path)
-            # Another file of that name has other views.
-            if hashlib.sha256(data).hexdigest() != digest:
-                continue
-            picture = decode(data, shortest=_SHORTEST)
-        except (ImageError, OSError, ValueError):
-            continue
-        image = picture.image
-        views = picture_views(image)
-        left, top, right, bottom = views.box
-        inside = (right - left) * (bottom - top)
-        hashes, turned = views.hashes, views.turned.ravel()
-        if picture.blank:
-            hashes, turned, inside = np.zeros_like(hashes), np.zeros_like(turned), 1.0
-        return {
-            "image_sha256": digest,
-            "hashes": hashes,
-            "inside": inside,
-            "box": views.box,
-            "part_hashes": [] if picture.blank else views.part_hashes,
-            "part_boxes": [] if picture.blank else views.part_boxes.ravel(),
-            "cells": 0 if picture.blank else views.cells,
-            "turned": turned,
-            "thumb": views.thumb.tobytes(),
-            # A place for what `dups.quality` measures of `data` and `picture`.
-            "facts": None,
-        }
-    return None
+def _views_of(data: bytes) -> dict[str, Any]:
+    """A row of the table, of an image file."""
+    picture = decode(data, shortest=_SHORTEST)
+    views = picture_views(picture.image)
+    left, top, right, bottom = views.box
+    row = {"box": views.box, "thumb": views.thumb.tobytes()}
+    if picture.blank:
+        nothing = {"hashes": np.zeros_like(views.hashes), "turned": np.zeros(_TURNED, np.uint64)}
+        return {**row, **nothing, "inside": 1.0, "part_hashes": [], "part_boxes": [], "cells": 0}
+    return {
+        **row,
+        "hashes": views.hashes,
+        "turned": views.turned.ravel(),
+        "inside": (right - left) * (bottom - top),
+        "part_hashes": views.part_hashes,
+        "part_boxes": views.part_boxes.ravel(),
+        "cells": views.cells,
+    }
