@@ -146,7 +146,7 @@ def _carry(
     store: "Store", feature: str | None, to_file: Path | None, from_file: Path | None, as_json: bool
 ) -> None:
     """Write a calibration to a file, or take one from it."""
-    from .calibration_file import export_calibration, import_calibration
+    from .calibration import export_calibration, import_calibration
 
     if to_file is not None:
         written = export_calibration(store, to_file, feature=feature)

@@ -23,7 +23,7 @@ from ..data.images import ORIENTATIONS, decode
 from ..errors import ImageError
 from ..store.store import Store
 from ..store.table import Table
-from .confirm import Parts, PixelPairs, confirm, part_candidates, view_candidates
+from .confirm import Parts, PixelPairs, confirm, part_candidates, turned_pairs, view_candidates
 from .hashing import (
     THUMB,
     VIEWS,
@@ -33,7 +33,6 @@ from .hashing import (
     informative,
     picture_views,
 )
-from .orientation import turned_pairs
 
 #: Beyond so many contents, views are made only if asked for: they take some milliseconds an image, and every file is read.
 MAX_VIEWED = 50_000

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.cli import app
-from icehouse.dups.calibration import Calibration, fit_tail
-from icehouse.dups.calibration_file import export_calibration, import_calibration
+from icehouse.dups.calibration import Calibration, export_calibration, fit_tail, import_calibration
 from icehouse.errors import CorruptError, SourceError, SpaceError, StoreError, UsageError
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store

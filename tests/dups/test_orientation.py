@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from icehouse.data.images import ORIENTATIONS, decode, perceptual_hash, perceptual_hashes
 from icehouse.dups import orientation as orientation_module
 from icehouse.dups.apply import apply_judgements
-from icehouse.dups.confirm import INVERSE, PixelPairs
+from icehouse.dups.confirm import INVERSE, RADIUS, PixelPairs, turn, turned_pairs
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import TURNED, write_gallery
 from icehouse.dups.hashing import informative
-from icehouse.dups.orientation import RADIUS, turn, turned_pairs
 from icehouse.dups.rule import Rule
 from icehouse.dups.stream import DuplicateStream
 from icehouse.dups.window import Arrival, SlidingWindow
