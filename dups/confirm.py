@@ -353,9 +353,9 @@ def _fine(regions: np.ndarray) -> np.ndarray:
 
 
 # Eight orientations are eight times as many comparisons, and among pictures of one kind (solar cells, cloth) some are near a
-# mirrored neighbour by chance. So a near hash only makes a candidate. It is a pair if the thumbnails agree once one of them is
-# turned: the fine detail of a copy correlates at .98 and more where there is any, and how far unrelated pictures of the set
-# agree is measured on pairs drawn at random.
+# mirrored neighbour by chance. So a near hash only makes a candidate. It is a pair if the thumbnails agree once one of them
+# is turned: the fine detail of a copy correlates at .98 and more where there is any, and how far unrelated pictures of the
+# set agree is measured on pairs drawn at random.
 
 #: Bits in which the hashes of a picture and of its turned copy may differ; saved as JPEG and halved they differ in up to 4.
 RADIUS = 6

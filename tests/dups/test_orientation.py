@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.images import ORIENTATIONS, decode, perceptual_hash, perceptual_hashes
-from icehouse.dups import orientation as orientation_module
+from icehouse.dups import confirm as confirm_module
 from icehouse.dups.apply import apply_judgements
 from icehouse.dups.confirm import INVERSE, RADIUS, PixelPairs, turn, turned_pairs
 from icehouse.dups.find import find_duplicates
@@ -123,7 +123,7 @@ def test_pairs_are_those_of_comparing_everything(n: int, seed: int) -> None:
 
 
 def test_what_is_near_everywhere_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orientation_module, "_MAX_CANDIDATES", 3)
+    monkeypatch.setattr(confirm_module, "_MOST_CANDIDATES", 3)
     hashes = np.tile(np.arange(1, 9, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15), (40, 1))
     hashes[:20, 0] = hashes[20:, 3]
     assert turned_pairs(hashes, np.ones(40, bool), lambda rows: pytest.fail("no thumbnail is needed")) is None
