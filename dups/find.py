@@ -34,10 +34,20 @@ from .default_calibration import (
     mapped_vectors,
 )
 from .faiss_engine import choose_engine
-from .groups import Files, Star, columns_for, criteria, group_pairs, grouping, item_files, preference, ranks
+from .groups import (
+    Files,
+    Star,
+    choose_keepers,
+    columns_for,
+    criteria,
+    group_pairs,
+    grouping,
+    item_files,
+    preference,
+    ranks,
+)
 from .hashing import ViewHashes, blank_hashes, informative, view_radius
 from .judgements import active_judgements, judge_groups, mark_judged
-from .keeper_choice import choose_keepers
 from .pair_graph import Duplicates, default_feature, search_folder, search_name
 from .pairs import (
     ENGINES,
@@ -274,7 +284,7 @@ def find_duplicates(
                 )
             why: dict[int, str] = {}
             if keeper == "best" and key == "image_sha256":
-                best = choose_keepers(
+                keepers, why = choose_keepers(
                     store,
                     ranked,
                     lambda: _digests(temp, ranked),
@@ -285,7 +295,7 @@ def find_duplicates(
                     progress=progress,
                     threads=threads,
                 )
-                keepers, why = best.keeper, best.why
+
             changed = None
             if judged := active_judgements(store, key):
                 changed, ranked = judge_groups(

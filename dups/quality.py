@@ -16,6 +16,7 @@ import io
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -348,8 +349,7 @@ def _turned(pixels: np.ndarray) -> bool:
     return all((np.abs(one - ground).max(axis=1) <= 24).mean() < 0.5 for one in sides)
 
 
-@dataclass(frozen=True)
-class Relation:
+class Relation(NamedTuple):
     """Relation of two copies: faults of the first and of the second, and how many octaves each costs."""
 
     first: dict[str, float]

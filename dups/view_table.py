@@ -55,7 +55,7 @@ _SCHEMA = pa.schema(
         pa.field("part_hashes", pa.list_(pa.uint64())),
         pa.field("part_boxes", pa.list_(pa.float32())),
         pa.field("cells", pa.int32()),
-        # Of earlier tables; the facts of pictures have a table of their own, see `icehouse.dups.keeper_choice`.
+        # Of earlier tables; the facts of pictures have a table of their own, see `icehouse.dups.groups`.
         pa.field("facts", pa.list_(pa.float32())),
     ]
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from icehouse.dups import keeper_choice
+from icehouse.dups import groups as groups_module
 from icehouse.dups.default_calibration import NearCache
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import VIEWS, ViewHashes, cross_pairs, informative
@@ -129,13 +129,13 @@ def test_a_second_search_compares_no_pair_of_files_again(
 
     first = tables()
     compared = []
-    original = keeper_choice.compare
+    original = groups_module.compare
 
-    def counted(facts: keeper_choice.Facts, a: int, b: int) -> keeper_choice.Relation:
+    def counted(facts: groups_module.Facts, a: int, b: int) -> groups_module.Relation:
         compared.append((a, b))
         return original(facts, a, b)
 
-    monkeypatch.setattr(keeper_choice, "compare", counted)
+    monkeypatch.setattr(groups_module, "compare", counted)
     assert tables() == first
     assert not compared
     for seed in range(5, 9):
