@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .store.store import Store
 
-    __version__: str
+__version__ = "0.1.0"
 
 __all__ = ["IcehouseError", "Store", "__version__", "embed_sources", "open", "predict", "search"]
 
@@ -53,19 +53,8 @@ def open(path: str | Path = "icehouse-store") -> Store:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return _version()
     from importlib import import_module
 
     if name in _LAZY:
         return getattr(import_module("." + _LAZY[name], __name__), name)
     raise AttributeError(f"module 'icehouse' has no attribute {name!r}")
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("icehouse")
-    except PackageNotFoundError:  # a source tree put on the path without being installed
-        return "0.0.0"

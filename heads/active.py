@@ -21,7 +21,6 @@ from ..dups.pair_graph import AUTO, DuplicateExclusion, DuplicateSearches
 from ..errors import HeadError, UsageError
 from .arithmetic import directions
 from .checks import did_you_mean
-from .evaluate import load_run_samples
 from .inputs import Inputs, Tokens
 from .runs import Prediction, Run, list_runs
 from .samples import Samples, load_samples, parse_inputs
@@ -237,9 +236,7 @@ def suggest(
     if by not in _BY:
         raise UsageError(f"no uncertainty {by!r};{did_you_mean(by, _BY)} there are: {', '.join(_BY)}")
     found = _run(store, run, inputs)
-    samples = (
-        load_samples(store, parse_inputs(inputs, store)) if found is None else load_run_samples(store, found)
-    )
+    samples = load_samples(store, parse_inputs(inputs, store)) if found is None else found.samples(store)
     # Sorted, so that the order in which items came into the store plays no part.
     samples = samples.take(np.argsort(samples.ids.astype(str), kind="stable"))
     samples.require_finite()

@@ -546,8 +546,7 @@ def evaluate(
     """Score a run on other rows or labels; leaves the predictions."""
     from ..store.store import Store
     from .evaluate import evaluate as evaluate_run
-    from .evaluate import scoring_text
-    from .runs import Run
+    from .runs import Run, scoring_text
 
     found = Run.load(store, run)
     splits = None if split == ["all"] else split or ["test"]
@@ -654,7 +653,7 @@ def _run_json(run: "Run") -> dict[str, Any]:
 
 def _print_run(run: "Run", features: Mapping[str, str] | None = None) -> None:
     """Print what a run is, how it was made, and its scores."""
-    from .evaluate import scoring_text
+    from .runs import scoring_text
 
     protocol = run.metrics["protocol"]
     rows = protocol["rows"]

@@ -168,12 +168,10 @@ def _encoders(path: Path, inputs: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def stored_rows(store: Store, run: Run) -> Inputs | None:
     """The run's inputs as the store has them, to compare an export on; None where it no longer has them."""
-    from .evaluate import load_run_samples
-
     if any(feature not in store.feature_names() for feature in run.features.values()):
         return None
     try:
-        samples = load_run_samples(store, run)
+        samples = run.samples(store)
     except SpaceError:
         return None  # embedded again by another encoder: of that name, but no longer the run's
     return samples.X if samples.X.complete().any() else None

@@ -1,4 +1,4 @@
-"""Runs: the folder that training leaves, and how one is written, found, loaded and used.
+"""Runs: the folder that training leaves, how one is written, found, loaded and used, and how often test rows were scored.
 
 ======================  ==================================================================================
 ``run.json``            what was trained, on which features (spec and fingerprint), by which protocol
@@ -14,10 +14,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import secrets
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -27,9 +30,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CorruptError, HeadError, IcehouseError, SpaceError, unknown_name
-from ..store.files import SUMS, hold, publish_folder, read_json, read_parquet
+from ..store.files import SUMS, hold, publish, publish_folder, read_json, read_parquet, seal, unseal
 from ..store.schema import check_space, check_spec
 from .head import Head
+from .samples import Samples, load_samples
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -250,6 +254,38 @@ class Run:
             roles.setdefault(role, set()).add(item)
         return roles
 
+    def learned_items(self) -> set[str]:
+        """Ids of the items that the head learned from."""
+        roles = self.training_items()
+        learned = ("train", "dev") if self.record["protocol"]["refit"] else ("train",)
+        return set().union(*(roles.get(role, set()) for role in learned))
+
+    def samples(
+        self,
+        store: Store,
+        *,
+        label: str | None = None,
+        where: str | None = None,
+        split_column: str | None = None,
+    ) -> Samples:
+        """Rows of the run's features in a store, once their spaces are known to be its own."""
+        for name, feature in self.features.items():
+            if feature not in store.feature_names():
+                known = ", ".join(store.feature_names()) or "none"
+                raise HeadError(
+                    f"run {self.run_id} needs {feature} for its input {name!r}; this store has: {known}"
+                )
+        self.check_space({name: store.feature_table(feature).spec for name, feature in self.features.items()})
+        data = self.record["data"]
+        return load_samples(
+            store,
+            self.features,
+            label=label,
+            where=where,
+            split_column=split_column or (data["split_column"] if label is not None else "split"),
+            missing=data["missing"],
+        )
+
     def _table(self, name: str, columns: Sequence[str]) -> pa.Table:
         """Read a Parquet file of the run, which must have `columns`."""
         try:
@@ -373,6 +409,17 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def read_sealed(path: Path) -> dict[str, Any]:
+    """JSON that `write_sealed` wrote; OSError or ValueError if it is not there or another."""
+    return unseal(json.loads(path.read_text(encoding="utf-8")), path.name)
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON with a checksum of it inside, whole or not at all."""
+    with publish(path) as temp:
+        write_json(temp, seal(value, path.name))
+
+
 def _folder(store: Store | str | Path) -> Path:
     return Path(store) / "runs" if isinstance(store, (str, Path)) else store.path / "runs"
 
@@ -419,3 +466,114 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
 
 def _described(spec: Mapping[str, Any]) -> str:
     return f"{spec.get('encoder')} {spec.get('modality')}/{spec.get('output')} of width {spec.get('dim')}"
+
+
+# A score on test is an honest estimate the first time. Each further head that is scored on the same rows, and compared,
+# makes the best of them look better than it is. So every scoring of rows is counted, by whatever command: a run and a
+# leaderboard say how many there were.
+#
+# ``STORE/looks/<digest>.json`` is about one set of rows and one label: ``label``, ``rows``, ``items`` (a digest of 16 hex
+# digits for each item id, in one string) and ``looks`` (by what, and how often). Sets that share a row count for each other:
+# rows left out for want of an input, or by ``--where``, make no new test set.
+
+# Hexadecimal digits of an item's digest.
+_DIGITS = 16
+
+
+def log_scoring(store: Store, label: str, ids: Iterable[str], by: str, times: int = 1) -> dict[str, Any]:
+    """Log that rows were scored by a command ("train", "sweep", "evaluate", "shots"), and return their count so far."""
+    folder = store.path / "looks"
+    items = _item_digests(ids)
+    try:
+        folder.mkdir(exist_ok=True)
+        with hold(folder):
+            if not any(folder.glob("[!.]*")):
+                for of, theirs in _scorings_by_runs(store):
+                    _add_scorings(folder, of, theirs, {"train": 1})
+            _add_scorings(folder, label, items, {by: times})
+    except OSError as error:
+        raise HeadError(f"cannot write to {folder}: {error.strerror or error}") from error
+    return _count_of(store, label, items)
+
+
+def scoring_count(store: Store, label: str, ids: Iterable[str]) -> dict[str, Any]:
+    """Count of scorings of any of the rows `ids` against `label`.
+
+    ``total``, ``by`` command, and the files that could not be read as ``damaged``, so that there may have been more.
+    """
+    return _count_of(store, label, _item_digests(ids))
+
+
+def _count_of(store: Store, label: str, items: set[str]) -> dict[str, Any]:
+    by: Counter[str] = Counter()
+    damaged = []
+    files = sorted((store.path / "looks").glob("[!.]*"))
+    if not files:  # nothing was counted yet, but runs may have been scored
+        found = sum(not items.isdisjoint(theirs) for of, theirs in _scorings_by_runs(store) if of == label)
+        by.update({"train": found} if found else {})
+    for path in files:
+        try:
+            known = _read_scorings(path)
+        except (OSError, ValueError):  # those set aside as damaged too
+            damaged.append(path.name)
+            continue
+        if known["label"] == label and not items.isdisjoint(known["items"]):
+            by.update(known["looks"])
+    return {"total": by.total(), "by": dict(by), **({"damaged": damaged} if damaged else {})}
+
+
+def scoring_text(looks: Mapping[str, Any]) -> str:
+    """Say in a sentence what `scoring_count` returns."""
+    total, damaged = looks["total"], looks.get("damaged")
+    least = f"at least, {', '.join(damaged)} cannot be read" if damaged else ""
+    if total <= 1 and not damaged:
+        return "looks: these rows were scored for the first time, as far as this store knows"
+    listed = ", ".join(f"{what} {n}" for what, n in sorted(looks["by"].items()))
+    detail = "; ".join(part for part in (listed, least) if part)
+    return f"looks: these rows, or some of them, have been scored {total} times ({detail}); the best of several flatters"
+
+
+def _item_digests(ids: Iterable[str]) -> set[str]:
+    return {
+        hashlib.blake2b(str(item).encode("utf-8", "surrogatepass"), digest_size=_DIGITS // 2).hexdigest()
+        for item in ids
+    }
+
+
+def _read_scorings(path: Path) -> dict[str, Any]:
+    """Counts of one file, `items` as a set; ValueError where it is damaged."""
+    value = read_sealed(path)
+    try:
+        items = value["items"]
+        found = {items[start : start + _DIGITS] for start in range(0, len(items), _DIGITS)}
+        looks = {str(by): int(times) for by, times in value["looks"].items()}
+        return {"label": str(value["label"]), "items": found, "looks": looks}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged") from error
+
+
+def _add_scorings(folder: Path, label: str, items: set[str], looks: dict[str, int]) -> None:
+    name = hashlib.sha256(json.dumps([label, sorted(items)]).encode()).hexdigest()[:16]
+    path = folder / f"{name}.json"
+    before: dict[str, int] = {}
+    if path.exists():
+        try:
+            before = _read_scorings(path)["looks"]
+        except ValueError:
+            path.rename(folder / f"{name}.damaged")
+    value = {
+        "format": FORMAT,
+        "label": label,
+        "rows": len(items),
+        "looks": dict(Counter(before) + Counter(looks)),
+    }
+    write_sealed(path, {**value, "items": "".join(sorted(items))})
+
+
+def _scorings_by_runs(store: Store) -> Iterator[tuple[str, set[str]]]:
+    """Label and rows of the test scores of runs, for a store in which no looks are kept."""
+    for path in sorted((store.path / "runs").glob("[!.]*/run.json")):
+        with contextlib.suppress(IcehouseError, OSError, ValueError):  # a damaged run is its own affair
+            run = Run(path.parent)
+            if "test" in run.metrics:
+                yield run.label, _item_digests(run.training_items().get("test", set()))

@@ -14,7 +14,7 @@ The protocol, the same for every head:
    refits.
 5. Dev scores come from the head of step 3, which never learned from dev but was chosen there: they flatter a
    little, and are called dev everywhere. Test is scored once a run, at the very end, by the head that is kept, or
-   not at all (`test=False`); the store counts how often the same rows were scored before (`icehouse.heads.evaluate`).
+   not at all (`test=False`); the store counts how often the same rows were scored before (`icehouse.heads.runs`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..console import count_of
-from ..dups.pair_graph import AUTO, DuplicateSearches
+from ..dups.pair_graph import AUTO, DuplicateSearches, Overlap
 from ..errors import HeadError
 from .checks import check_memory, plain, scoring_bytes
-from .evaluate import content_hashes, log_scoring, score_rows
 from .head import Head
-from .metrics import DRAWS, majority_class, minority_class, require_positive
+from .metrics import DRAWS, METRICS, majority_class, minority_class, require_positive, score
 from .registry import create
-from .runs import Prediction, Run, prediction_table, write_run
+from .runs import Prediction, Run, log_scoring, prediction_table, write_run
 from .samples import Missing, Samples, label_notes, load_samples, parse_inputs
 from .selection import SHARE, held_out
 
@@ -409,7 +408,7 @@ def save_run(
         by = "sweep" if "sweep" in (about or {}) else "train"
         about = {
             **(about or {}),
-            "looks": log_scoring(store, rows.selection.label, held.ids, by).as_json(),
+            "looks": log_scoring(store, rows.selection.label, held.ids, by),
         }
 
     notes = [*parts.notes]
@@ -467,6 +466,70 @@ def save_run(
     }
     training = _roles({"train": learn, "dev": dev, "test": held})
     return write_run(store, kept, record, metrics, _stacked(tables, kept), training, started)
+
+
+def score_rows(
+    prediction: Prediction,
+    samples: Samples,
+    training_hashes: Mapping[str, set[str | None]],
+    *,
+    near: Overlap | None = None,
+    majority: str | None = None,
+    positive: str | None = None,
+    positive_given: bool = True,
+    groups: np.ndarray | None = None,
+    draws: int = DRAWS,
+) -> dict[str, Any]:
+    """Score rows, and score again those without a copy, and without a near-duplicate, in training.
+
+    `training_hashes` has the content hashes of training by input, `near` the rows with a near-duplicate there, `majority`
+    the commonest label of training (the baseline), `positive_given` whether somebody named the class `positive`. Returns
+    what `score` does, with ``without_copies`` and ``without_near_duplicates``.
+    """
+
+    def scores(rows: np.ndarray) -> dict[str, Any]:
+        return score(
+            samples.labels[rows],
+            prediction.proba[rows],
+            prediction.classes,
+            majority=majority,
+            positive=positive,
+            groups=None if groups is None else groups[rows],
+            draws=draws,
+        )
+
+    majority = majority_class(samples.labels.tolist()) if majority is None else majority
+    result = scores(np.arange(len(samples)))
+    if result["positive"] is not None:
+        result["positive"]["given"] = positive is not None and positive_given
+    copy = np.zeros(len(samples), bool)
+    for name, column in samples.content.items():
+        hashes = training_hashes.get(name, set())
+        copy |= np.fromiter((value is not None and value in hashes for value in column), bool, len(column))
+    without: dict[str, Any] = {"copies": int(copy.sum())}
+    if copy.any() and not copy.all():
+        others = scores(np.flatnonzero(~copy))
+        without |= {"n": others["n"], **{name: others[name] for name in METRICS}}
+    result["without_copies"] = without
+    if near is not None:
+        duplicate = copy | near.rows
+        rest = np.flatnonzero(~duplicate)
+        result["without_near_duplicates"] = {
+            "near_duplicates": int(duplicate.sum()),
+            "n": len(rest),
+            **near.about,
+            **(scores(rest) if 0 < len(rest) < len(samples) else {}),
+        }
+    return result
+
+
+def content_hashes(*several: Samples) -> dict[str, set[str | None]]:
+    """Content hashes of the rows by input, those of several sets of rows together."""
+    found: dict[str, set[str | None]] = {}
+    for samples in several:
+        for name, column in samples.content.items():
+            found.setdefault(name, set()).update(value for value in column if value is not None)
+    return found
 
 
 def make_head(head: str | Head, params: Mapping[str, Any] | None = None, seed: int = 0) -> Head:

@@ -20,7 +20,6 @@ import numpy as np
 
 from ..errors import IcehouseError
 from ..heads.arithmetic import directions
-from ..heads.evaluate import load_run_samples
 from ..heads.families.linear import LogReg
 from ..heads.inputs import Inputs
 from ..heads.intervals import Groups, auroc_interval, wilson
@@ -104,7 +103,7 @@ class Reference:
                 learned = [learned[place] for place in np.sort(chosen)]
             # Of a large store no more is read than is compared with.
             listed = ", ".join("'" + name.replace("'", "''") + "'" for name in learned)
-            samples = load_run_samples(store, run, where=f"item_id in ({listed})")
+            samples = run.samples(store, where=f"item_id in ({listed})")
         except IcehouseError:
             return None  # of another encoder meanwhile, or gone
         rows = np.flatnonzero(samples.X.complete())

@@ -19,7 +19,6 @@ import numpy as np
 from ..dups.pair_graph import DuplicateExclusion, DuplicateSearches
 from ..errors import IcehouseError, brief
 from ..heads.active import select_batch, uncertainty, unit_rows
-from ..heads.evaluate import load_run_samples
 from ..heads.families.online import Online
 from ..heads.intervals import wilson
 from ..heads.metrics import LEVEL
@@ -94,7 +93,7 @@ class Queue:
             return found
         wanted = {*self.units}
         for model in load_models(store, [], self.task.gates)[0]:
-            samples = load_run_samples(store, model.run)
+            samples = model.run.samples(store)
             said = model.run.predict_features(samples.X)
             passes = model.passes(said.proba, [str(name) for name in said.classes.tolist()])
             found |= {item for item in samples.ids[~passes].tolist() if item in wanted}

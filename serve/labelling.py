@@ -16,7 +16,6 @@ import numpy as np
 
 from ..dups.pair_graph import current_searches
 from ..errors import UsageError
-from ..heads.evaluate import load_run_samples
 from ..heads.intervals import wilson
 from ..heads.metrics import LEVEL
 from ..heads.samples import parse_inputs
@@ -105,7 +104,7 @@ def check_settings(store: Store, given: Mapping[str, Any]) -> None:
 
     if given.get("gates"):
         for model in load_models(store, [], given["gates"])[0]:
-            load_run_samples(store, model.run)
+            model.run.samples(store)
     if given.get("inputs") is not None:
         parse_inputs(given["inputs"], store)
     if given.get("where") is not None:

@@ -8,7 +8,6 @@ since each chose there; what is compared flatters alike. A difference is taken o
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import HeadError, IcehouseError
-from ...store.files import publish, seal, unseal
 from ..metrics import DRAWS, Resampling
 from ..registry import head_class
-from ..runs import Run, write_json
+from ..runs import Run, read_sealed, write_sealed
 from ..samples import Samples
 from ..selection import folds
 from ..trainer import Rows, Selection, Splits, fit_on, make_head, prepare
@@ -56,7 +54,7 @@ def ablation_seconds(run: Run) -> float:
 def known_ablation(run: Run) -> dict[str, Any] | None:
     """Result of an earlier `ablate` in the run's folder."""
     try:
-        found = unseal(json.loads((run.path / _FILE).read_text(encoding="utf-8")), _FILE)
+        found = read_sealed(run.path / _FILE)
     except (OSError, ValueError):
         return None
     return found if found.get("format") == FORMAT else None
@@ -107,8 +105,7 @@ def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -
         },
         "seconds": round(time.perf_counter() - started, 3),
     }
-    with publish(run.path / _FILE) as temp:
-        write_json(temp, seal(result, _FILE))
+    write_sealed(run.path / _FILE, result)
     return result
 
 

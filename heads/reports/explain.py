@@ -31,7 +31,6 @@ from ...embed.thumbnails import thumbnails
 from ...errors import HeadError, IcehouseError, UsageError
 from ...store.files import publish_text
 from ...web.render import percent, render
-from ..evaluate import load_run_samples
 from ..head import Head
 from ..inputs import Array, Inputs, Tokens
 from ..runs import Run
@@ -183,8 +182,7 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
     if len(run.features) > _MAX_INPUTS:
         raise HeadError(f"run {run.run_id} has {len(run.features)} inputs; explain bears {_MAX_INPUTS}")
     roles = {item: role for role, ids in run.training_items().items() for item in ids}
-    learned = {"train", "dev"} if run.record["protocol"]["refit"] else {"train"}
-    known = [item for item, role in roles.items() if role in learned]
+    known = sorted(run.learned_items())
     if not known:
         # A head that learned from no rows has no neighbours there, and the mean of all rows is its mean.
         known, k = list(roles), 0
@@ -295,11 +293,8 @@ def training_means(X: Inputs) -> dict[str, Array]:
 
 def means_of_training(store: Store, run: Run) -> dict[str, Array] | None:
     """`training_means` over the rows of a store that a run learned from; None if none of them is left."""
-    roles = run.training_items()
-    learned = roles.get("train", set()) | (
-        roles.get("dev", set()) if run.record["protocol"]["refit"] else set()
-    )
-    train = _rows_of_run(store, run, sorted(learned or set().union(*roles.values())), run.label)
+    learned = run.learned_items() or set().union(*run.training_items().values())
+    train = _rows_of_run(store, run, sorted(learned), run.label)
     return None if train is None else training_means(train.X)
 
 
@@ -399,7 +394,7 @@ def _rows_of_run(store: Store, run: Run, ids: Sequence[str], label: str | None =
         f"({where}) and (missing or true)"  # what is asked for, or was learned from, may have vanished since
     )
     try:
-        samples = load_run_samples(store, run, label=label, where=where)
+        samples = run.samples(store, label=label, where=where)
     except HeadError:
         if len(ids) <= 500:
             return None  # it says that there is nothing, which the caller says better

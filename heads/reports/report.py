@@ -30,11 +30,10 @@ from ...web.figures import (
 )
 from ...web.render import Card, percent, render
 from ..checks import plain
-from ..evaluate import load_run_samples, scoring_text
 from ..metrics import DRAWS, METRICS, interval_text, intervals_text, title
 from ..probabilities import measure_calibration
 from ..registry import head_class
-from ..runs import Run, write_json
+from ..runs import Run, scoring_text, write_json
 from .ablation import SCORES, ablate, ablation_seconds, known_ablation
 from .mistakes import Scored, TrainingRows, item_cards, mistakes, neighbours, pick_rows, read_items, rows_of
 
@@ -217,11 +216,8 @@ def _neighbours(store: Store, run: Run, scored: Scored, seed: int, notes: list[s
     """A few rows of the split with the nearest of what the head learned from."""
     picked = pick_rows(scored, seed=seed)
     try:
-        samples = load_run_samples(store, run, label=run.label, where=run.record["data"]["where"])
-        roles = run.training_items()
-        learned = roles.get("train", set()) | (
-            roles.get("dev", set()) if run.record["protocol"]["refit"] else set()
-        )
+        samples = run.samples(store, label=run.label, where=run.record["data"]["where"])
+        learned = run.learned_items()
         train = samples.take(np.array([item in learned for item in samples.ids.tolist()], bool))
         if not len(train):
             return []

@@ -248,8 +248,8 @@ def _notes(store: "Store", trials: "Sequence[Trial]", class_weight: str | None) 
 
 
 def _print_board(board: "Leaderboard", group_by: str | None = None) -> None:
-    from ..evaluate import scoring_text
     from ..metrics import interval_text, title, value_text
+    from ..runs import scoring_text
 
     metric = board.metric
     heading = title(metric, {"positive": board.positive and {"label": board.positive}})
@@ -307,7 +307,7 @@ def _print_board(board: "Leaderboard", group_by: str | None = None) -> None:
         f"\nOrdered by {heading} on {order}. {unit}± over the seeds, intervals over {over}, "
         "p of a paired bootstrap over the same."
     )
-    echo(scoring_text(board.looks.as_json()))
+    echo(scoring_text(board.looks))
     if board.left_out:
         echo(f"note: {board.left_out} test rows are left out: not every run was scored on them")
     for note in board.notes:
@@ -499,8 +499,8 @@ def shots(
 
 
 def _print_curves(done: "Curves", metric: str, draws: int) -> None:
-    from ..evaluate import scoring_text
     from ..metrics import interval_text, value_text
+    from ..runs import scoring_text
 
     counts = sorted({point.shots for point in done.points})
     rows: dict[str, list[str]] = {}

@@ -21,7 +21,6 @@ from ...dups.pair_graph import AUTO, DuplicateSearches, contents_of
 from ...errors import CorruptError, HeadError, IcehouseError, SpaceError, UsageError
 from ...store.files import check_sums
 from ..checks import check_memory, scoring_bytes
-from ..evaluate import ScoringCount, load_run_samples, scoring_count
 from ..metrics import (
     METRICS,
     Difference,
@@ -35,7 +34,7 @@ from ..metrics import (
     title,
 )
 from ..registry import head_class
-from ..runs import Run, list_runs
+from ..runs import Run, list_runs, scoring_count
 from .sweep import SweepRecord
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ class Leaderboard:
     majority_label: str  # commonest in training; where the runs were trained on other rows, that of most runs
     positive: str | None  # class whose average precision is meant
     deduplicated: Deduplicated
-    looks: ScoringCount  # how often these rows have been scored so far, by any run of the store
+    looks: dict[str, Any]  # how often these rows have been scored so far, by any run of the store
     notes: list[str]  # what a reader has to know, such as runs that are not shown
     dev_comparable: bool = (
         True  # whether the dev scores are of common rows; if not, the order is that of test
@@ -167,7 +166,7 @@ class Leaderboard:
                 "searches": self.deduplicated.searches,
                 "complete": self.deduplicated.complete,
             },
-            "looks": self.looks.as_json(),
+            "looks": self.looks,
             "notes": self.notes,
             "leaderboard": [entry.as_json() for entry in self.entries],
         }
@@ -547,7 +546,7 @@ def _latency(store: Store, run: Run, item: str) -> float | None:
     """Median time of predicting one row, in seconds; None where the store no longer has the run's features."""
     try:
         quoted = item.replace("'", "''")
-        row = load_run_samples(store, run, where=f"item_id = '{quoted}' and (missing or true)").X
+        row = run.samples(store, where=f"item_id = '{quoted}' and (missing or true)").X
         run.head.predict_proba(row)
     except (HeadError, UsageError, SpaceError):
         return None

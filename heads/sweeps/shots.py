@@ -7,7 +7,7 @@
    draw for k shots, so that a draw for four shots holds that for two. All heads get the same draws.
 3. **A head is fitted on these items alone.** What it has to choose it chooses on a part of them that it holds out itself;
    where they are too few for that (one or two of a class), it takes its defaults.
-4. **Test is scored for every draw**, whole, and every time counts as a look (`icehouse.heads.evaluate`). That is a report of
+4. **Test is scored for every draw**, whole, and every time counts as a look (`icehouse.heads.runs`). That is a report of
    a curve. Nothing is chosen by it, and nothing should be; with `test=False` a dev split is scored in its place.
 
 The interval of a point is about draws and test rows at once: the mean of the draws' own intervals, whose arms are joined
@@ -29,15 +29,15 @@ import numpy as np
 from ...dups.pair_graph import AUTO, DuplicateExclusion
 from ...errors import HeadError, IcehouseError, UsageError
 from ..checks import plain
-from ..evaluate import log_scoring, scoring_count
 from ..head import Head
 from ..intervals import joined_interval
 from ..metrics import LEVEL, METRICS, majority_note, minority_class, require_positive, score
 from ..prompts import prompt_notes, with_prompts
 from ..registry import head_class
+from ..runs import log_scoring, scoring_count, write_sealed
 from ..samples import Missing, Samples
 from ..trainer import Rows, Selection, make_head, prepare
-from .sweep import Trial, begin_record, combinations, read_record, sweep_folder, trials, write_record
+from .sweep import Trial, begin_record, combinations, read_record, sweep_folder, trials
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -98,7 +98,7 @@ class Curves:
     points: list[Point]  # by trial, then by shots
     test_rows: int  # that were scored
     on: str  # what they are: "test" or "dev"
-    looks: dict[str, Any] | None  # how often these test rows were scored by now: `ScoringCount.as_json`
+    looks: dict[str, Any] | None  # how often these test rows were scored by now: `scoring_count`
     notes: list[str]  # such as classes that had too few items
 
 
@@ -209,7 +209,7 @@ def shots(
     for point in points:
         lines = [f"{point.trial}: {point.error}"] if point.error else _notes_on_prompts(rows, point.trial)
         notes += [note for note in lines if note not in notes]
-    looks = scoring_count(store, label, scored.ids).as_json() if test else None
+    looks = scoring_count(store, label, scored.ids) if test else None
     return Curves(folder, points, len(scored), on, looks, notes)
 
 
@@ -371,7 +371,7 @@ def _save(folder: Path, point: Point) -> None:
         "features": point.trial.features,
         "params": plain(point.trial.params),
     }
-    write_record(_path(folder, point), {**about, "shots": point.shots, "draws": draws})
+    write_sealed(_path(folder, point), {**about, "shots": point.shots, "draws": draws})
 
 
 def _stored_point(folder: Path, point: Point, positive: str | None) -> Point:

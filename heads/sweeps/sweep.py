@@ -35,12 +35,12 @@ import numpy as np
 from ... import __version__
 from ...dups.pair_graph import AUTO
 from ...errors import HeadError, IcehouseError, UsageError, unknown_name
-from ...store.files import publish, refuse_outside, seal, unseal
+from ...store.files import refuse_outside
 from ..checks import plain
 from ..head import Head
 from ..metrics import DRAWS, METRICS, minority_class, require_positive, score
 from ..registry import FAMILIES, head_class
-from ..runs import Run
+from ..runs import Run, read_sealed, write_sealed
 from ..samples import Missing, parse_inputs
 from ..trainer import Fitted, Rows, RunSettings, Selection, fit_on, fit_seeds_on, make_head, prepare, save_run
 
@@ -573,7 +573,7 @@ class SweepRecord:
 
     def save_trial(self, trial: Trial, result: Mapping[str, Any]) -> None:
         """Write what became of a trial."""
-        write_record(self._trial(trial), dict(result))
+        write_sealed(self._trial(trial), dict(result))
 
     def save_head(self, trial: Trial, seed: int, head: Head) -> None:
         """Keep a fitted head until the winners are known."""
@@ -600,7 +600,7 @@ class SweepRecord:
 
     def save_winners(self, winners: Mapping[str, Any]) -> None:
         """Write who won."""
-        write_record(self.path / "winners.json", dict(winners))
+        write_sealed(self.path / "winners.json", dict(winners))
 
     def _trial(self, trial: Trial) -> Path:
         return self.path / "trials" / f"{trial.key}.json"
@@ -634,7 +634,7 @@ def begin_record(
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "created_by": f"icehouse {__version__}",
         }
-        write_record(path, {"format": FORMAT, **about, **created, "data": dict(data)})
+        write_sealed(path, {"format": FORMAT, **about, **created, "data": dict(data)})
         return
     whole = read_record(path)
     before, now = dict(whole["data"]), dict(data)
@@ -648,20 +648,12 @@ def begin_record(
             f"give another --name, or --fresh to begin {them} anew"
         )
     if grows:
-        write_record(path, {**whole, "data": before})
+        write_sealed(path, {**whole, "data": before})
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what `write_record` wrote."""
+    """Read a sealed file of a sweep; HeadError if it cannot be."""
     try:
-        value = unseal(json.loads(path.read_text(encoding="utf-8")), path.name)
+        return read_sealed(path)
     except (OSError, ValueError, RecursionError) as error:
         raise HeadError(f"{path} cannot be read ({error}); remove it, and the sweep does it again") from error
-    return value
-
-
-def write_record(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
-    text = json.dumps(seal(value, path.name), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    with publish(path) as temp:
-        temp.write_text(text, encoding="utf-8")

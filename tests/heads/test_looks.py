@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable
 
 import pytest
-from icehouse.heads.evaluate import evaluate, log_scoring, scoring_count, scoring_text
-from icehouse.heads.runs import Run
+from icehouse.heads.evaluate import evaluate
+from icehouse.heads.runs import Run, log_scoring, scoring_count, scoring_text
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.sweeps.shots import shots
 from icehouse.heads.sweeps.sweep import sweep
@@ -21,7 +21,7 @@ FIXED = {"C": 1.0, "unit": False}
 
 
 def looks(store: Store, run: Run, label: str = "label") -> dict[str, int]:
-    return scoring_count(store, label, run.training_items()["test"]).by
+    return scoring_count(store, label, run.training_items()["test"])["by"]
 
 
 def test_every_scoring_of_the_rows_counts_and_nothing_else(make_store: Make) -> None:
@@ -39,7 +39,7 @@ def test_every_scoring_of_the_rows_counts_and_nothing_else(make_store: Make) -> 
     evaluate(store, run, split="dev")
     assert looks(store, run) == {"train": 2, "evaluate": 1}
     board = compare(store, [run], latency=False)
-    assert board.looks.total == board.as_json()["looks"]["total"] == 3
+    assert board.looks["total"] == board.as_json()["looks"]["total"] == 3
     assert looks(store, run) == {"train": 2, "evaluate": 1}
     assert looks(store, run, "event") == {}
 
@@ -78,7 +78,7 @@ def test_runs_of_before_are_counted(make_store: Make) -> None:
         write_sums(run.path)
     (runs[2].path / "run.json").write_text("{")  # a damaged run is passed over
     shutil.rmtree(store.path / "looks")
-    assert compare(store, runs[:2], latency=False).looks.by == {"train": 2}
+    assert compare(store, runs[:2], latency=False).looks["by"] == {"train": 2}
     assert not (store.path / "looks").exists()  # who reads writes nothing
     assert evaluate(store, runs[0]).metrics["looks"]["by"] == {"train": 2, "evaluate": 1}
 
@@ -104,6 +104,6 @@ def test_a_sentence_says_how_often() -> None:
 
 def test_any_name_of_an_item_counts(make_store: Make) -> None:
     store = make_store(12)
-    assert log_scoring(store, "label", ["a\ud800", "é", ""], "train", times=2).total == 2
-    assert scoring_count(store, "label", ["é"]).total == 2
-    assert scoring_count(store, "label", ["e"]).total == 0
+    assert log_scoring(store, "label", ["a\ud800", "é", ""], "train", times=2)["total"] == 2
+    assert scoring_count(store, "label", ["é"])["total"] == 2
+    assert scoring_count(store, "label", ["e"])["total"] == 0

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from icehouse.errors import HeadError
-from icehouse.heads.evaluate import scoring_count
 from icehouse.heads.reports.ablation import ablate, known_ablation, subsets
+from icehouse.heads.runs import scoring_count
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
 from icehouse.store.files import unseal
@@ -50,10 +50,10 @@ def test_a_head_that_needs_two_inputs_is_not_defined_on_one(make_store: Make) ->
 def test_test_is_not_looked_at(make_store: Make) -> None:
     store = make_store(120)
     run = train(store, params=GIVEN)
-    assert scoring_count(store, "label", run.training_items()["test"]).total == 1
+    assert scoring_count(store, "label", run.training_items()["test"])["total"] == 1
     for kept in (run, train(store, params=GIVEN, test=False)):
         assert ablate(store, kept, draws=20)["on"] == "dev"
-    assert scoring_count(store, "label", run.training_items()["test"]).total == 1
+    assert scoring_count(store, "label", run.training_items()["test"])["total"] == 1
 
 
 def test_without_splits_the_held_out_part_is_compared(make_store: Make) -> None:
