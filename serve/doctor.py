@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..console import one_line
-from ..embed.captions.apis import OllamaApi, default_hosts
+from ..embed.captions.apis import OllamaApi, ServerError, default_hosts
 from ..embed.captions.scheduler import run_async
-from ..embed.captions.transport import ServerError
 from ..embed.encoder import ALIASES, Encoder, available, load_encoder
 from ..errors import EncoderError, IcehouseError
 

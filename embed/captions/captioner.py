@@ -31,15 +31,26 @@ from tenacity import (
 from ...console import one_line, say
 from ...errors import CaptionError, LockedError, SpaceError
 from ...store.store import Store
-from . import pictures
 from .answers import better, join_flags, judge, split_flags
-from .apis import Identity
-from .caption_table import DEFAULT_NAME, Row, captions_of, ensure_captions, make_spec, names_of, note_server
-from .journal import Batch, Journal, forget_failures, record_failures
-from .pictures import Job, Plan, plain_picture, plan
+from .apis import Identity, MissingModelError, ServerError, SetupError, UnreachableError
+from .caption_table import (
+    DEFAULT_NAME,
+    Batch,
+    Job,
+    Journal,
+    Plan,
+    Row,
+    captions_of,
+    ensure_captions,
+    forget_failures,
+    make_spec,
+    names_of,
+    note_server,
+    plan,
+    record_failures,
+)
 from .scheduler import AdaptiveConcurrency, Scheduler, ServerState, may_pass, run_async, wait_with_backoff
-from .settings import CaptionSettings
-from .transport import MissingModelError, ServerError, SetupError, UnreachableError
+from .settings import CaptionSettings, load, plain_picture
 
 # A run reports two things through one callback: pictures done, with a `PaceLine`, and the bytes of a model that a server is
 # fetching, with the server's own words. What a server says is shown, never obeyed.
@@ -525,7 +536,7 @@ class _Run:
 
     def prepare(self, job: Job) -> bytes:
         """Make the picture to send."""
-        picture = pictures.load(job.files, job.image_sha256, self.settings.max_side)
+        picture = load(job.files, job.image_sha256, self.settings.max_side)
         job.sent_as = picture.changed
         return picture
 

@@ -122,8 +122,8 @@ def caption(
         _print_import(import_captions(store, import_from, name=name, dry_run=dry_run), as_json)
         return
 
+    from .caption_table import plan
     from .captioner import caption_images, progress
-    from .pictures import plan
     from .settings import CaptionSettings, Prompt
 
     asked = Prompt.of(_read_prompt(prompt, prompt_file), preset, with_text=with_text, structured=structured)

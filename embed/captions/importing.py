@@ -20,8 +20,7 @@ from ...errors import CaptionError
 from ...store.files import file_sha256
 from ...store.store import Store
 from .answers import join_flags, judge
-from .caption_table import DEFAULT_NAME, append_rows, ensure_captions, keys_of, make_spec, names_of
-from .journal import Journal
+from .caption_table import DEFAULT_NAME, Journal, append_rows, ensure_captions, keys_of, make_spec, names_of
 
 _CAPTIONS = (
     "caption",

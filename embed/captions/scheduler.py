@@ -21,10 +21,9 @@ from typing import Any, Protocol
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from ...errors import CaptionError, IcehouseError, ImageError
-from .apis import Api
-from .pictures import Job
-from .transport import (
+from .apis import (
     MAX_WAIT_S,
+    Api,
     BusyError,
     MissingModelError,
     RejectedError,
@@ -32,6 +31,7 @@ from .transport import (
     SetupError,
     UnreachableError,
 )
+from .caption_table import Job
 
 #: A question is given up after so many failures that may be its own.
 TRIES = 3

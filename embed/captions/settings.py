@@ -1,19 +1,30 @@
-"""Settings of a captioning run: model, prompt, hosts, options, and the provenance that they make.
+"""Questions of a captioning run: prompt and settings, the picture as it is sent, and the provenance that they make.
 
 A post's text in a prompt is data: `quote` leaves in it no spelling of a turn, a role, a picture or a placeholder that chat
 templates know. What a post *says* still reaches the model, which may believe it: no format can keep it from that.
+
+Servers crash on a picture that is smaller than a patch (Qwen2.5-VL: 28 pixels), and make nothing of a scrolled screenshot: a
+short side is enlarged to `MIN_SIDE`, and a picture longer than `MAX_RATIO` times its short side is sent as strips.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import UsageError
-from . import pictures
+from PIL import Image, ImageOps
+
+from ...data import image_files
+from ...data.images import decode
+from ...errors import ImageError, UsageError
 from .answers import CLEANING, SCHEMA
 from .apis import KEY_VARIABLE, Api, Identity, OllamaApi, OpenAiApi, Question, default_hosts
 
@@ -185,6 +196,109 @@ class Prompt:
         return quote(text).join(self.full_template.split(PLACEHOLDER))
 
 
+# Pictures
+
+#: Longest side sent, by default: two of the tiles that LLaVA 1.6 cuts a picture into.
+MAX_SIDE = 672
+
+#: Shortest side sent.
+MIN_SIDE = 32
+
+#: Longest side by the shortest, beyond which a picture is sent in strips.
+MAX_RATIO = 20.0
+
+# Ground of what strips and padding leave empty.
+_GROUND = (127, 127, 127)
+
+#: JPEG quality.
+QUALITY = 90
+
+
+class Sent(bytes):
+    """The JPEG that is sent.
+
+    `changed`: "" where the picture was at most made smaller; else "enlarged", "padded" or "in strips", joined by commas.
+    """
+
+    changed: str = ""
+
+
+def prepare(data: bytes, max_side: int = MAX_SIDE) -> Sent:
+    """Make the JPEG that is sent from an image file: RGB, upright, its longest side at most `max_side` pixels.
+
+    A smaller picture keeps its size, but for a side under `MIN_SIDE`; of the file's metadata (place, camera) nothing is
+    left. Raises `ImageError` if the file is no image that can be decoded.
+    """
+    # A shortest side of that length is always enough for the longest.
+    picture = decode(data, shortest=max_side)
+    image = picture.image
+    # The file's own size: decoding may have shrunk the picture already, and rounded.
+    size = (picture.width, picture.height)
+    changed = []
+    if max(size) > MAX_RATIO * min(size):
+        image = _in_strips(image)
+        size = image.size
+        changed.append("in strips")
+    scale = min(1.0, max_side / max(size))
+    if min(size) * scale < MIN_SIDE:
+        scale = min(MIN_SIDE / min(size), max_side / max(size))
+    if scale > 1:
+        changed.append("enlarged")
+    wanted = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    if image.size != wanted and scale != 1:
+        image = image.resize(wanted, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    if min(image.size) < MIN_SIDE:
+        image = ImageOps.pad(image, (max(image.width, MIN_SIDE), max(image.height, MIN_SIDE)), color=_GROUND)
+        changed.append("padded")
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=QUALITY)
+    sent = Sent(out.getvalue())
+    sent.changed = ", ".join(changed)
+    return sent
+
+
+def _in_strips(image: Image.Image) -> Image.Image:
+    """Cut a very long picture into about as many strips as make a square: side by side, or one below the other."""
+    tall = image.height > image.width
+    longer, shorter = max(image.size), min(image.size)
+    count = math.ceil(math.sqrt(longer / shorter))
+    length = math.ceil(longer / count)
+    sheet = Image.new("RGB", (count * shorter, length) if tall else (length, count * shorter), _GROUND)
+    for i in range(count):
+        start, stop = i * length, min((i + 1) * length, longer)
+        box = (0, start, shorter, stop) if tall else (start, 0, stop, shorter)
+        sheet.paste(image.crop(box), (i * shorter, 0) if tall else (0, i * shorter))
+    return sheet
+
+
+def load(files: Sequence[Path], sha256: str, max_side: int = MAX_SIDE) -> Sent:
+    """Read and prepare the picture with that digest from the first of `files` that still holds it; else `ImageError`."""
+    why = "no file is known for it"
+    for path in files:
+        try:
+            data, _ = image_files.read(path)
+        except (ImageError, OSError) as error:
+            why = f"{path}: {getattr(error, 'strerror', None) or error}"
+            continue
+        if hashlib.sha256(data).hexdigest() == sha256:
+            try:
+                return prepare(data, max_side)
+            except ImageError:
+                raise
+            except Exception as error:  # of Pillow: it costs this picture only
+                raise ImageError(f"cannot be prepared: {error}") from None
+        why = f"{path} has changed since it was embedded; run `icehouse embed` on it again"
+    raise ImageError(why)
+
+
+@cache
+def plain_picture() -> bytes:
+    """A shade from black to white, as it is sent: nothing is wrong with it, so it tells a server in trouble."""
+    out = io.BytesIO()
+    Image.linear_gradient("L").resize((224, 224)).save(out, "PNG")
+    return prepare(out.getvalue())
+
+
 # Settings
 
 
@@ -223,7 +337,7 @@ class CaptionSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     max_tokens: int = 200
-    max_side: int = pictures.MAX_SIDE
+    max_side: int = MAX_SIDE
     concurrency: int | None = None
     timeout: float = 300.0
     patience: float = 120.0
@@ -296,10 +410,10 @@ class CaptionSettings:
             "retry": self.sampling(1),
             "image": {
                 "max_side": self.max_side,
-                "min_side": pictures.MIN_SIDE,
-                "max_ratio": pictures.MAX_RATIO,
+                "min_side": MIN_SIDE,
+                "max_ratio": MAX_RATIO,
                 "format": "JPEG",
-                "quality": pictures.QUALITY,
+                "quality": QUALITY,
             },
             "cleaning": CLEANING,
         }

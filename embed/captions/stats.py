@@ -20,8 +20,16 @@ from ...store.sql import view_names
 from ...store.store import Store
 from ...store.table import Table
 from .answers import COLUMNS, DAMAGE, FLAGS, SENTIMENT, USELESS, split_flags
-from .caption_table import DEFAULT_NAME, STAGE, caption_key, captions_of, folder_of, names_of, with_texts
-from .pictures import plan
+from .caption_table import (
+    DEFAULT_NAME,
+    STAGE,
+    caption_key,
+    captions_of,
+    folder_of,
+    names_of,
+    plan,
+    with_texts,
+)
 
 _SHA = re.compile(r"[0-9a-f]{6,64}", re.IGNORECASE)
 _ITEM = ["item_id", "path", "root", "image_sha256", "missing"]

@@ -16,10 +16,9 @@ from typing import Any
 import anyio._backends._asyncio  # noqa: F401
 import httpx  # noqa: F401
 import pyarrow.parquet  # noqa: F401
-from icehouse.embed.captions import captioner, journal
+from icehouse.embed.captions import caption_table, captioner
 from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.pictures import prepare
-from icehouse.embed.captions.settings import CaptionSettings, Prompt
+from icehouse.embed.captions.settings import CaptionSettings, Prompt, prepare
 from PIL import Image
 
 # Many commits, so that kills land in them too.
@@ -27,14 +26,14 @@ captioner.COMMIT_S = 0.05
 
 
 def die_in_recovery() -> None:
-    append = journal.append_rows
+    append = caption_table.append_rows
 
     def append_and_die(*args: Any) -> int:
         append(*args)
         os.kill(os.getpid(), signal.SIGKILL)
         return 0
 
-    journal.append_rows = append_and_die
+    caption_table.append_rows = append_and_die
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 from caption_stores import Lab, captions, truth
 from icehouse.cli import app
-from icehouse.embed.captions import transport
-from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.settings import CaptionSettings
-from icehouse.embed.captions.transport import (
+from icehouse.embed.captions import apis
+from icehouse.embed.captions.apis import (
     MAX_WAIT_S,
     BadAnswerError,
     BusyError,
@@ -31,6 +29,8 @@ from icehouse.embed.captions.transport import (
     shown,
     split_host,
 )
+from icehouse.embed.captions.captioner import caption_images
+from icehouse.embed.captions.settings import CaptionSettings
 from icehouse.errors import CaptionError, UsageError
 from icehouse.serve.doctor import ollama_status
 from icehouse.store import files as lock
@@ -356,7 +356,7 @@ def test_a_lock_tells_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_an_endless_answer_is_cut_off(
     kind: str, lab: Lab, hostile: Callable[..., Hostile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "MAX_ANSWER", 1 << 20)
+    monkeypatch.setattr(apis, "MAX_ANSWER", 1 << 20)
     sent = 0
 
     def flood(it: Any) -> None:

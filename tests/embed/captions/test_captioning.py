@@ -17,12 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from caption_stores import Lab, captions, sent, truth
-from icehouse.embed.captions import captioner, journal
+from icehouse.embed.captions import caption_table, captioner
 from icehouse.embed.captions.answers import COLUMNS
 from icehouse.embed.captions.apis import Identity
 from icehouse.embed.captions.caption_table import caption_key, make_spec, schema_of
-from icehouse.embed.captions.pictures import plain_picture
-from icehouse.embed.captions.settings import Prompt
+from icehouse.embed.captions.settings import Prompt, plain_picture
 from icehouse.errors import CaptionError, IcehouseError, LockedError, SpaceError, UsageError
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
@@ -460,7 +459,7 @@ def test_two_runs_under_one_name(lab: Lab, server: OllamaServer) -> None:
 
     # In a thread, as another process would: the lock lets the thread that holds it in twice.
     thread = threading.Thread(target=second)
-    with journal.Journal.open(store.table("captions/default")):
+    with caption_table.Journal.open(store.table("captions/default")):
         thread.start()
         thread.join()
     assert isinstance(failure[0], LockedError)

@@ -14,10 +14,17 @@ from caption_stores import Lab, captions, sent, truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.text import text_sha256
-from icehouse.embed.captions import journal as journals
-from icehouse.embed.captions.caption_table import columns_of, ensure_captions, fit, make_spec, schema_of
-from icehouse.embed.captions.journal import Journal, forget_failures, record_failures
-from icehouse.embed.captions.pictures import Job
+from icehouse.embed.captions import caption_table
+from icehouse.embed.captions.caption_table import (
+    Job,
+    Journal,
+    ensure_captions,
+    fit,
+    forget_failures,
+    make_spec,
+    record_failures,
+    schema_of,
+)
 from icehouse.embed.captions.settings import Prompt
 from icehouse.errors import StoreError
 from icehouse.store.maintain import verify
@@ -169,7 +176,7 @@ def test_rows_that_are_put_back_keep_their_journal(table: Table) -> None:
 def test_a_write_that_falls_short_is_continued(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     with Journal.open(table) as journal:
-        monkeypatch.setattr(journals.os, "write", lambda file, data: write(file, bytes(data)[:7]))
+        monkeypatch.setattr(caption_table.os, "write", lambda file, data: write(file, bytes(data)[:7]))
         journal.add(row("x"))
         journal.add(row("y"))
         monkeypatch.undo()
@@ -255,7 +262,6 @@ def test_a_model_that_changed_while_the_run_was_dead(lab: Lab, server: OllamaSer
 # Rows: whatever a server says becomes one that the table can have
 
 SCHEMA = schema_of(structured=True)
-ROW_COLUMNS = columns_of(SCHEMA)
 GOOD = {
     "caption_key": "k",
     "image_sha256": "i",
@@ -279,28 +285,28 @@ anything: st.SearchStrategy[Any] = st.one_of(
 @settings(deadline=None)
 def test_what_fits_can_be_had(values: dict[str, Any]) -> None:
     row = {**GOOD, **{k: v for k, v in values.items() if k not in ("caption_key", "image_sha256")}}
-    fitted = fit({**row, "_more": 1}, ROW_COLUMNS)
+    fitted = fit({**row, "_more": 1}, SCHEMA)
     assert list(fitted) == SCHEMA.names
     (back,) = pa.Table.from_pylist([fitted], schema=SCHEMA).to_pylist()
     assert back["caption_key"] == "k"
-    assert fit(fitted, ROW_COLUMNS) == fitted
+    assert fit(fitted, SCHEMA) == fitted
 
 
 def test_surrogates() -> None:
-    fitted = fit({**GOOD, "caption": "a \ud83d b \ud83d\ude00", "objects": ["\udc00", 3, "car"]}, ROW_COLUMNS)
+    fitted = fit({**GOOD, "caption": "a \ud83d b \ud83d\ude00", "objects": ["\udc00", 3, "car"]}, SCHEMA)
     assert fitted["caption"] == "a \ufffd b \U0001f600"
     assert fitted["objects"] == ["\ufffd", "car"]
 
 
 def test_numbers_out_of_range_are_null() -> None:
-    fitted = fit({**GOOD, "seed": 2**63, "tokens": 2**31, "attempts": True, "seconds": 1e300}, ROW_COLUMNS)
+    fitted = fit({**GOOD, "seed": 2**63, "tokens": 2**31, "attempts": True, "seconds": 1e300}, SCHEMA)
     assert [fitted[name] for name in ("seed", "tokens", "attempts", "seconds")] == [None] * 4
-    assert fit({**GOOD, "seed": 2**63 - 1}, ROW_COLUMNS)["seed"] == 2**63 - 1
+    assert fit({**GOOD, "seed": 2**63 - 1}, SCHEMA)["seed"] == 2**63 - 1
 
 
 def test_a_row_without_its_key_is_none() -> None:
     with pytest.raises(ValueError, match="no caption_key"):
-        fit({**GOOD, "caption_key": 7}, ROW_COLUMNS)
+        fit({**GOOD, "caption_key": 7}, SCHEMA)
 
 
 # Failures: replaced, settled, and never those of another stage

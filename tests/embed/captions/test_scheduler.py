@@ -14,8 +14,8 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.embed.captions.apis import Api
-from icehouse.embed.captions.pictures import Job
+from icehouse.embed.captions.apis import MAX_WAIT_S, Api, UnreachableError
+from icehouse.embed.captions.caption_table import Job
 from icehouse.embed.captions.scheduler import (
     BUSY_FACTOR,
     AdaptiveConcurrency,
@@ -24,7 +24,6 @@ from icehouse.embed.captions.scheduler import (
     backoff_s,
     circuit_breaker,
 )
-from icehouse.embed.captions.transport import MAX_WAIT_S, UnreachableError
 from icehouse.errors import CaptionError, ImageError, LockedError
 
 

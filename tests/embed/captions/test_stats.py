@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
 from icehouse.embed.captions.answers import FLAGS
-from icehouse.embed.captions.pictures import prepare
-from icehouse.embed.captions.settings import Prompt
+from icehouse.embed.captions.settings import Prompt, prepare
 from icehouse.embed.captions.stats import (
     caption_stats,
     list_captions,
