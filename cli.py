@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from .console import Replacements, debugging, echo, fill_closed, mute_stdout, one_line, printable, say
 from .dups import commands as dups_commands
 from .embed import commands as embed_commands
-from .errors import IcehouseError
+from .errors import IcehouseError, count_of
 from .heads import commands as heads_commands
 from .serve import captions_commands, label_commands
 from .serve import commands as serve_commands
@@ -196,7 +196,8 @@ def main() -> None:
     finally:
         if replacements.count and not sys.stdout.isatty():
             say(
-                f"note: {replacements.count} characters that the output's encoding ({sys.stdout.encoding}) lacks are '?'; "
+                f"note: '?' stands for {count_of(replacements.count, 'character')} that the output's "
+                f"encoding ({sys.stdout.encoding}) lacks; "
                 "PYTHONUTF8=1 keeps them"
             )
 

@@ -127,11 +127,6 @@ def shorten(text: str | None, most: int = 80) -> str:
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
-def count_of(number: int, what: str) -> str:
-    """Say how many: "1 item", "2 items"."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def echo(text: object = "", *, err: bool = False, lines: bool = False, **style: Any) -> None:
     """Print a line on stdout: every other way to print would let names of the user's data reach the terminal raw."""
     text = str(text)

@@ -52,6 +52,20 @@ def brief(error: BaseException, most: int = 300) -> str:
     return " ".join(said.split())[:most] or type(error).__name__
 
 
+def one_or_many(number: int, one: str, many: str) -> str:
+    """Words that agree with a number: `one` for 1, else `many`."""
+    return one if number == 1 else many
+
+
+def count_of(number: int, one: str, many: str | None = None) -> str:
+    """Count in words, with whatever has to agree with it: the plural of `one` adds an s where `many` is not given.
+
+    >>> count_of(1, "item"), count_of(1200, "item"), count_of(1, "row has", "rows have")
+    ('1 item', '1,200 items', '1 row has')
+    """
+    return f"{number:,} {one_or_many(number, one, many or f'{one}s')}"
+
+
 E = TypeVar("E", bound=IcehouseError)
 
 

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import NoRowsError, UsageError
+from ..errors import NoRowsError, UsageError, count_of
 from .columns import Columns, choose_columns
 from .image_files import address
 from .labels import as_lists, lost_digits, normalise, spelling_changes, strings
 from .paths import locate_images
 from .readers import read_rows
-from .rows import Header, Rejected, Rows, SourceResult, absolute, count, items_table, path_below, short, show
+from .rows import Header, Rejected, Rows, SourceResult, absolute, items_table, path_below, short, show
 from .splits import canonical_split
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _number(
     n = len(set(rows.numbers[np.asarray(several)].tolist()))
     ids = "ID#1, ID#2, ..." if given is not None else "called by its path"
     notes.append(
-        f"{path.name}: {count(n, 'row')} with several pictures: each picture is an item ({ids}) with the row's text and "
+        f"{path.name}: {count_of(n, 'row')} with several pictures: each picture is an item ({ids}) with the row's text and "
         f"labels; column {column} holds the row's id (icehouse split --keep-together {column})"
     )
     if given is None:
@@ -389,12 +389,14 @@ class _IdConflicts:
         """Remarks for the user on what was done."""
         tally = self._tally
         said = {
-            "same": f"{count(tally['same'], 'identical row')} read twice and kept once",
-            "merged": f"{count(tally['merged'], 'row')} merged into {count(len(self._changed), 'item')} of the same id",
-            "text": f"{count(tally['text'], 'text')} differing between files: the longer kept",
-            "folders": f"{count(tally['folders'], 'label or split')} of folders differing from an annotation file's: the "
+            "same": f"{count_of(tally['same'], 'identical row')} read twice and kept once",
+            "merged": f"{count_of(tally['merged'], 'row')} merged into {count_of(len(self._changed), 'item')} of the "
+            "same id",
+            "text": f"{count_of(tally['text'], 'text')} differing between files: the longer kept",
+            "folders": f"{count_of(tally['folders'], 'label or split', 'labels or splits')} of folders differing from "
+            "an annotation file's: the "
             "file's kept (--folder-label-column NAME keeps both)",
-            "split": f"{count(tally['split'], 'item')} in several splits: kept in that of the file named first",
+            "split": f"{count_of(tally['split'], 'item')} in several splits: kept in that of the file named first",
         }
         return [text for key, text in said.items() if tally[key]]
 

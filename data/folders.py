@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import SourceError, UsageError
+from ..errors import SourceError, UsageError, count_of
 from .annotations import read_annotations
 from .image_files import (
     IMAGE_SUFFIXES,
@@ -29,7 +29,7 @@ from .image_files import (
     suffix_of,
 )
 from .labels import normalise, spelling_changes, strings
-from .rows import Rejected, SourceResult, absolute, count, items_table, path_below, show
+from .rows import Rejected, SourceResult, absolute, items_table, path_below, show
 from .splits import canonical_split, is_split_name
 
 if TYPE_CHECKING:
@@ -233,7 +233,9 @@ def read_folder(folder: Path, scan: Scan, root: str | None, options: SourceOptio
     named = {path for result in described for path in result.table["path"].to_pylist()}
     rest = [path for path in scan.paths if prefix + path not in named]
     if described and rest:
-        notes.append(f"{folder}: {count(len(rest), 'image')} that no metadata file names, such as {rest[0]}")
+        notes.append(
+            f"{folder}: {count_of(len(rest), 'image')} that no metadata file names, such as {rest[0]}"
+        )
     ids = pa.array([prefix + path for path in rest], pa.string())
     split = None if options.split is None else canonical_split(options.split)
     table = items_table(ids, ids, root or base, base, None, split, {})
@@ -282,9 +284,9 @@ def _scan_notes(scan: Scan) -> Iterator[str]:
     metadata = set(metadata_of(scan))
     others = [path for path in scan.others if path not in metadata]
     if scan.by_bytes:
-        yield f"{count(len(scan.by_bytes), 'image')} known by their bytes ({kinds_of(scan.by_bytes)})"
+        yield f"{count_of(len(scan.by_bytes), 'image')} known by their bytes ({kinds_of(scan.by_bytes)})"
     if others:
-        yield f"{count(len(others), 'file')} without an image's suffix or bytes left out ({kinds_of(others)})"
+        yield f"{count_of(len(others), 'file')} without an image's suffix or bytes left out ({kinds_of(others)})"
     tables = [path for path in scan.annotations if path not in metadata]
     if tables:
         yield f"{_listed(tables)} not read: an annotation file is a source of its own"
@@ -292,7 +294,7 @@ def _scan_notes(scan: Scan) -> Iterator[str]:
         shown = ", ".join(scan.hidden[:3]) + (", ..." if len(scan.hidden) > 3 else "")
         yield f"{len(scan.hidden)} hidden or of a Mac's archive left out ({shown})"
     if scan.skipped_links:
-        yield f"{count(scan.skipped_links, 'link')} to folders already read left out"
+        yield f"{count_of(scan.skipped_links, 'link')} to folders already read left out"
 
 
 def _split_depth(paths: Sequence[str]) -> int | None:

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .rows import count, show
+from ..errors import count_of
+from .rows import show
 
 #: What programs write for "no value" (pandas, R, SQL, spreadsheets), in exactly these cases.
 MISSING_VALUES = ("nan", "NaN", "NAN", "-nan", "NaT", "<NA>", "#N/A", "NA", "null", "NULL")
@@ -134,14 +135,14 @@ def near_identical(counts: Mapping[str, int]) -> list[str]:
         groups.setdefault(_key(label), []).append(label)
     alike = [
         " and ".join(
-            f"{show(label)} ({count(counts[label], 'row')})"
+            f"{show(label)} ({count_of(counts[label], 'row')})"
             for label in sorted(group, key=lambda x: -counts[x])
         )
         for group in groups.values()
         if len(group) > 1
     ]
     return alike + [
-        f"{show(label)} ({count(rows, 'row')}), which may mean that there is none"
+        f"{show(label)} ({count_of(rows, 'row')}), which may mean that there is none"
         for label, rows in counts.items()
         if trim(label) in _NO_WORD - ({"-"} if "+" in counts else set())
         or trim(label).casefold() in _MAYBE_MISSING

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import SourceError, UsageError
+from ..errors import SourceError, UsageError, count_of
 from .annotations import combine, read_annotations
 from .columns import Preset, check_label_name, get_preset
 from .folders import (
@@ -36,7 +36,6 @@ from .rows import (
     Quotes,
     SourceResult,
     absolute,
-    count,
     items_table,
     rejected_table,
     show,
@@ -196,7 +195,7 @@ def read_sources(
         if not result.table.num_rows:
             first = result.rejected[0][2]
             raise SourceError(
-                f"{result.source}: not one of its {count(len(result.rejected), 'row')} could be taken; {first}"
+                f"{result.source}: not one of its {count_of(len(result.rejected), 'row')} could be taken; {first}"
             )
     table, rejected, said = combine(results, merge=preset is not None and preset.merge)
     said += _under_two_ids(results, table)
@@ -223,7 +222,7 @@ def _under_two_ids(results: Sequence[SourceResult], table: pa.Table) -> list[str
     if one["item_id"] == one["path"] and other["item_id"] == other["path"]:
         remedy = f"; --root {posixpath.commonpath([one['root'], other['root']])} makes them one item each"
     ids = f"{show(one['item_id'])} and {show(other['item_id'])}"
-    return [f"{count(len(rows), 'file')} under two ids each, such as {ids}{remedy}"]
+    return [f"{count_of(len(rows), 'file')} under two ids each, such as {ids}{remedy}"]
 
 
 def _not_told(results: Sequence[SourceResult], table: pa.Table) -> dict[str, pa.ChunkedArray]:

@@ -24,9 +24,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..errors import count_of
 from .image_files import is_image_name
 from .labels import trim
-from .rows import count, path_below, show
+from .rows import path_below, show
 
 _MAX_PATH = 4096
 # Pictures as text: long, in the alphabet of base64, and beginning as JPEG, PNG, GIF or WebP do.
@@ -128,11 +129,12 @@ def _notes(values: list[str], found: list[_Found]) -> Iterator[str]:
         first = places[0]
         if kinds != (_OWN_FOLDER,):
             shown = f"{show(values[first])} is {show(found[first].path or '')}"
-            yield f"{count(len(places), 'image path')} understood by {' and '.join(kinds)}: {shown}"
+            yield f"{count_of(len(places), 'image path')} understood by {' and '.join(kinds)}: {shown}"
     several = [i for i, one in enumerate(found) if one.several]
     if several:
         fits = " or ".join(show(path) for path in found[several[0]].several[:3])
-        yield f"{count(len(several), 'image path')} fit several files: {show(values[several[0]])} may be {fits}"
+        many = count_of(len(several), "image path fits", "image paths fit")
+        yield f"{many} several files: {show(values[several[0]])} may be {fits}"
 
 
 def _spellings(raw: str) -> list[tuple[tuple[str, ...], str]]:

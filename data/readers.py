@@ -16,7 +16,7 @@ from io import StringIO
 from itertools import islice
 from pathlib import Path
 
-from ..errors import SourceError, UsageError, brief
+from ..errors import SourceError, UsageError, brief, count_of
 from .image_files import SNIFFED, first_bytes, lfs_pointer
 from .labels import trim
 from .records import read_json_lines, read_parquet
@@ -29,7 +29,6 @@ from .rows import (
     Quotes,
     Rows,
     StringColumns,
-    count,
     not_text,
     start_of,
 )
@@ -155,7 +154,7 @@ def read_csv(path: Path, choose: Choose, encoding: str, quotes: Quotes, separato
                 columns.add(number, f"line {start}", [cells[i] for i in places])
                 continue
             if isinstance(cells, list):
-                cells = f"{count(len(cells), 'field')} where the header has {width}"
+                cells = f"{count_of(len(cells), 'field')} where the header has {width}"
             lines.put_back()
             bad.append(BadRow(number, f"line {start}", cells))
     return columns.rows(bad, notes)

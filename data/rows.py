@@ -96,11 +96,6 @@ def show(value: str) -> str:
     return repr(short(value, 80))
 
 
-def count(n: int, noun: str) -> str:
-    """Number and noun, in the plural where due."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 Quotes = Literal["auto", "csv", "literal"]
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import UsageError, count_of
 
 #: 80% to learn from, 10% to choose on, 10% to report.
 DEFAULT_RATIOS: Mapping[str, float] = MappingProxyType({"train": 0.8, "dev": 0.1, "test": 0.1})
@@ -115,9 +115,9 @@ def check_lengths(
     groups: Sequence[Hashable | None] | None,
 ) -> None:
     """Refuse ids that repeat, and labels or groups that are not one an id."""
-    for what, values in (("labels", labels), ("groups", groups)):
+    for what, values in (("label", labels), ("group", groups)):
         if values is not None and len(values) != n:
-            raise UsageError(f"{len(values)} {what} for {n} ids: give one for each item")
+            raise UsageError(f"{count_of(len(values), what)} for {count_of(n, 'id')}: give one for each item")
     if len(set(ids)) != n:
         twice, times = Counter(ids).most_common(1)[0]
         raise UsageError(f"id {twice!r} is there {times} times: a split needs unique ids")
@@ -291,7 +291,8 @@ def _fill_empty(
         size = len(units[donor[-1]])
         if size > room[split]:
             raise UsageError(
-                f"no group is small enough for {names[split]!r}, which is to have {room[split]} items: the smallest that "
+                f"no group is small enough for {names[split]!r}, which is to have "
+                f"{count_of(room[split], 'item')}: the smallest that "
                 f"can be spared has {size}; choose other ratios, or keep less together"
             )
         assigned[split].append(donor.pop())

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CorruptError, IcehouseError, SourceError, SpaceError, StoreError, UsageError
+from ..errors import CorruptError, IcehouseError, SourceError, SpaceError, StoreError, UsageError, count_of
 from ..store.files import SUMS, check_sums, checked_name, publish, publish_folder
 from ..store.store import Store
 from .join.cosines import RowSet
@@ -131,7 +131,7 @@ def fit_tail(top: np.ndarray, pairs: int) -> TailFit:
     above = tail_size(pairs)
     if len(values) <= above:
         raise UsageError(
-            f"too few pairs to calibrate by: {len(values)} unrelated ones, and {above + 1} are needed"
+            f"too few pairs to calibrate by: {count_of(len(values), 'unrelated one')}, and {above + 1} are needed"
         )
     start = float(np.clip(values[above], -_MAX_COSINE, _MAX_COSINE))
     excess = np.arctanh(np.clip(values[:above], -_MAX_COSINE, _MAX_COSINE)) - np.arctanh(start)

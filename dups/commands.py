@@ -12,14 +12,13 @@ from ..console import (
     ExcelSafeOption,
     JsonOption,
     StoreOption,
-    count_of,
     echo,
     print_json,
     print_table,
     progress_bar,
     say,
 )
-from ..errors import UsageError
+from ..errors import UsageError, count_of, one_or_many
 from .options import (
     DeviceOption,
     EmbeddingOption,
@@ -117,27 +116,27 @@ def calibrate(
     else:
         least = f"pairs that stand out among their own neighbours by {report['evidence']:.1f} or more"
     echo(
-        f"\n{made.feature}, {how}: {least}, at {among}, judged on {report['pairs_judged']:,} unrelated pairs"
+        f"\n{made.feature}, {how}: {least}, at {among}, judged on {count_of(report['pairs_judged'], 'unrelated pair')}"
     )
     if "hash" in stages:
         echo(_of_hashes(report))
     if report["sampled"] < min(report["sample"], report["contents"]):
         say(
-            f"note: copies were made of only {report['sampled']:,} of {report['contents']:,} contents: "
+            f"note: copies were made of only {report['sampled']:,} of {count_of(report['contents'], 'content')}: "
             "the other files could not be read again, or hold blank pictures"
         )
     if weakness := made.weakness():
         say(f"warning: {weakness}")
     if report["suspected_duplicates"] or report["pairs_left_out"]:
         say(
-            f"note: {report['pairs_left_out']} pairs were left out for near hashes or labels, "
+            f"note: {count_of(report['pairs_left_out'], 'pair was', 'pairs were')} left out for near hashes or labels, "
             f"{report['suspected_duplicates']} for lying where no unrelated pair should"
         )
     if "labelled" in report:
         known = report["labelled"]
         echo(
-            f"labelled: {known['positives_found']} of {known['positives']} duplicates found, "
-            f"{known['negatives_found']} of {known['negatives']} others taken for duplicates"
+            f"labelled: {known['positives_found']} of {count_of(known['positives'], 'duplicate')} found, "
+            f"{known['negatives_found']} of {count_of(known['negatives'], 'other')} taken for duplicates"
         )
     echo(f"{folder}: calibration.json, curves.csv, roc.png, precision-recall.png")
 
@@ -165,7 +164,7 @@ def _carry(
 def _of_hashes(report: dict[str, Any]) -> str:
     """Bits within which perceptual hashes count as evidence, in words."""
     told = [
-        f"{what} within {bits} bits"
+        f"{what} within {count_of(bits, 'bit')}"
         for what, bits in (("pictures", report["hamming"]), ("their parts", report["view_radius"]))
         if bits is not None and bits >= 0
     ]
@@ -294,8 +293,9 @@ def _leakage_report(found: "Leakage") -> None:
     labels = found.labels
     if labels and labels["pairs"]:
         echo(
-            f"\n{labels['column']}: {labels['differing']} of {labels['pairs']} labelled pairs across splits have two "
-            f"different labels, which concerns {labels['disagreeing']} of {labels['items']} items"
+            f"\n{labels['column']}: {labels['differing']} of {count_of(labels['pairs'], 'labelled pair')} "
+            f"across splits {one_or_many(labels['differing'], 'has', 'have')} two "
+            f"different labels, which concerns {labels['disagreeing']} of {count_of(labels['items'], 'item')}"
         )
         rows = [
             [e["item"], e["item_split"], e["item_label"], e["of"], e["of_split"], e["of_label"]]
@@ -454,7 +454,9 @@ def evaluate(
     say_which(store, found, name)
     if unknown := scores["unknown"]:
         say(
-            f"note: {len(unknown)} ids of {truth} are not in the store, such as {unknown[0]!r}: their pairs count as missed"
+            f"note: {count_of(len(unknown), f'id of {truth} is', f'ids of {truth} are')} not in the store, "
+            f"such as {unknown[0]!r}: "
+            "pairs with them count as missed"
         )
     if where := found.summary["parameters"]["where"]:
         say(f"note: only items where {where} were looked at: pairs with others count as missed")
@@ -467,7 +469,7 @@ def evaluate(
     rows = [
         [stage, *(score[c] for c in columns)] for stage, score in scores.items() if isinstance(score, dict)
     ]
-    print_table(["stage", *columns], rows, title=f"{scores['positives']} known pairs")
+    print_table(["stage", *columns], rows, title=f"{count_of(scores['positives'], 'known pair')}")
 
 
 @app.command()
@@ -597,7 +599,9 @@ def gallery(
         return
     told = made.summary
     if told["groups_left_out"]:
-        say(f"note: {told['groups_left_out']} groups are left out; see --max-groups and the filters")
+        say(
+            f"note: {count_of(told['groups_left_out'], 'group is', 'groups are')} left out; see --max-groups and the filters"
+        )
     say(
         f"{count_of(told['groups'], 'group')}, {count_of(told['members'], 'item')}, "
         f"{count_of(told['pages'], 'page')}, {told['bytes'] / 1e6:.1f} MB"
@@ -702,15 +706,16 @@ def _split_report(report: "SplitReport", stratify: str | None) -> None:
     asked = [f"{name} ({report.ratios[name]:.1%})" for name in report.splits]
     print_table([stratify or "", "items", *asked], rows)
     if len(classes) > _SPLIT_CLASSES_SHOWN:
-        echo(f"and {len(classes) - _SPLIT_CLASSES_SHOWN} rarer classes")
+        echo(f"and {count_of(len(classes) - _SPLIT_CLASSES_SHOWN, 'rarer class', 'rarer classes')}")
     groups = report.groups
     if groups["kept"]:
         echo(
-            f"\nkept together ({', '.join(groups['kept'])}): {groups['of_several']} groups of two items or more, "
-            f"{groups['items']} items in them, {groups['largest']} in the largest"
+            f"\nkept together ({', '.join(groups['kept'])}): {count_of(groups['of_several'], 'group')} of "
+            "two items or more, "
+            f"{count_of(groups['items'], 'item')} in them, {groups['largest']} in the largest"
         )
     if report.path is not None:
         echo(f"\n{report.path}: bring it with `icehouse join {report.path}`")
     else:
         replaced = f", {report.replaced} of which had another value" if report.replaced else ""
-        echo(f"\ncolumn {report.column!r} of {total} items{replaced}; seed {report.seed}")
+        echo(f"\ncolumn {report.column!r} of {count_of(total, 'item')}{replaced}; seed {report.seed}")

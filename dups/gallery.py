@@ -19,9 +19,8 @@ from typing import Any
 import pyarrow as pa
 
 from .. import __version__
-from ..console import count_of
 from ..embed.thumbnails import Thumbnail, ThumbnailPool, shrink
-from ..errors import StoreError, UsageError
+from ..errors import StoreError, UsageError, count_of
 from ..store.files import publish_folder
 from ..store.store import Store
 from ..web.render import Card, labels_of, render
@@ -475,11 +474,9 @@ def search_overview(search: dict[str, Any], selection: Selection) -> dict[str, A
     groups, matching, shown = search["groups"], selection.matching, len(selection)
     notes = list(search.get("notes", ()))
     if matching < groups["total"]:
-        notes.append(
-            f"Shown are {matching:,} of {groups['total']:,} groups: those that match what was asked for."
-        )
+        notes.append(f"{matching:,} of {count_of(groups['total'], 'group')} shown: only what was asked for.")
     if shown < matching:
-        notes.append(f"Shown are the first {shown:,} of {matching:,} groups; clusters.parquet has all.")
+        notes.append(f"The first {shown:,} of {count_of(matching, 'group')} shown; clusters.parquet has all.")
     figures = {
         "items compared": search["items"],
         "groups": groups["total"],

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from ..data.labels import as_known, lost_digits, normalise
 from ..data.readers import read_rows
-from ..errors import CorruptError, SourceError, StoreError, UsageError
+from ..errors import CorruptError, SourceError, StoreError, UsageError, count_of
 from ..store.files import file_sha256, hold, publish, read_json, seal, unseal
 from ..store.store import Store
 from .groups import group_pairs
@@ -93,10 +93,12 @@ class Regrouped:
     def note(self) -> str:
         """One sentence for a user."""
         told = (
-            f"{self.applied} judgements applied: {len(self.same)} duplicate, {len(self.different)} different, "
+            f"{count_of(self.applied, 'judgement')} applied: {len(self.same)} duplicate, {len(self.different)} different, "
             f"{len(self.kept)} to keep"
         )
-        return told + (f"; {self.missing} are of contents that are not here" if self.missing else "")
+        return told + (
+            f"; {count_of(self.missing, 'is', 'are')} of contents that are not here" if self.missing else ""
+        )
 
 
 def is_duplicate(label: str) -> bool | None:

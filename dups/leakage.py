@@ -19,9 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..console import count_of
 from ..data.splits import canonical_split
-from ..errors import UsageError
+from ..errors import UsageError, count_of
 from ..store.schema import check_single, label_columns
 from ..store.sql import left_out_note, present_items
 from ..store.store import Store
@@ -365,7 +364,7 @@ class _Work:
         if changed:
             notes.append(
                 f"{count_of(changed, 'item')} of {', '.join(parts)} with another content than the search {name!r} compared: "
-                "counted by what they were; run `icehouse dups find` again"
+                "counted by what was compared; run `icehouse dups find` again"
             )
         return _Coverage(len(outside) + changed + bare > 0, later + changed > 0, notes)
 

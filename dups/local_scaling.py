@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import UsageError, count_of
 from .hashing import WHOLE_VIEWS, ViewHashes
 from .join.cosines import MAX_ASKED
 
@@ -282,7 +282,7 @@ def fit_local(
     """
     m = len(units)
     if m < MIN_REFERENCE:
-        raise UsageError(f"{m} contents are too few to tell neighbourhoods apart")
+        raise UsageError(f"{count_of(m, 'content is', 'contents are')} too few to tell neighbourhoods apart")
     cosines = units @ units.T
     np.fill_diagonal(cosines, -1)
     apart = None if views is None else all_distances(views.hashes, views.usable)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from ..data.images import ORIENTATIONS
 from ..data.splits import connected
+from ..errors import count_of, one_or_many
 from ..store.sql import csv_table
 from .confirm import INVERSE
 from .groups import GONE, NONE, THERE, Files, deletable_files
@@ -382,16 +383,19 @@ def write_lists(
         goes = sound[rows] & sound[keepers]
         if gone := int((~listed).sum()):
             notes.append(
-                f"{gone} items are in neither list, since their files are gone; `icehouse embed` marks them"
+                f"{count_of(gone, 'item is', 'items are')} in neither list, with no file any more; "
+                "`icehouse embed` marks such items"
             )
         if unsure := int((~goes & listed[rows]).sum()):
             notes.append(
-                f"{unsure} duplicates are kept, since their file or their keeper's is no longer the one that was embedded; "
+                f"{count_of(unsure, 'duplicate is', 'duplicates are')} kept: the file, or the keeper's, is "
+                "no longer the one that was embedded; "
                 "run `icehouse embed`, and this search again"
             )
     elif files.paths:
         notes.append(
-            f"none of {files.paths} files can be seen here: the lists go by what was embedded, and do not know of links"
+            f"none of {count_of(files.paths, 'file')} can be seen here: the lists go by what was embedded, "
+            "and do not know of links"
         )
     # An item that shares its file with one that is kept is kept.
     stays = listed.copy()
@@ -402,7 +406,8 @@ def write_lists(
     first = files.first()
     if several := int((first != np.arange(len(first))).sum()):
         notes.append(
-            f"{several} items are a further name of, or a link to, another item's file: see same_file_as in clusters.parquet"
+            f"{count_of(several, 'item is', 'items are')} a further name of, or a link to, another item's "
+            "file: see same_file_as in clusters.parquet"
         )
     listed_files = deletable_files(ranked.files)
     staying = np.flatnonzero(stays)
@@ -527,22 +532,23 @@ def lacking(contents: Contents, items: pa.Table, key: str, feature: str | None) 
         return ["there is no item to compare"]
     told, what = [], key.removesuffix("_sha256")
     if blank := items[key].null_count:
-        told.append(f"{blank} of {len(items)} items without {what}: not compared, and kept")
+        told.append(f"{blank} of {count_of(len(items), 'item')} without {what}: not compared, and kept")
     same = int(contents.blank.sum())
     if same:
         told.append(
-            f"{same} of {len(contents)} images are blank, all of one colour: they match only their exact copies"
+            f"{same} of {count_of(len(contents), 'image')} {one_or_many(same, 'is', 'are')} blank, all of one "
+            "colour: only exact copies match"
         )
     if feature is None:
         return told
     if bare := len(contents) - len(contents.with_vector) - same:
         told.append(
-            f"{bare} of {len(contents)} contents without a vector of {feature}: not compared by it; "
+            f"{bare} of {count_of(len(contents), 'content')} without a vector of {feature}: not compared by it; "
             "`icehouse embed` makes the missing ones"
         )
     if contents.rows is not None and (useless := len(contents.rows.unusable)):
         told.append(
-            f"{useless} of {len(contents.rows)} vectors of {feature} zero or not finite: they match nothing"
+            f"{useless} of {count_of(len(contents.rows), 'vector')} of {feature} zero or not finite: no match for anything"
         )
     return told
 
@@ -558,14 +564,15 @@ def search_notes(rule: Rule, feature: str | None, search: PairSearch, whole: boo
     if search.capped:
         groups = "the groups are whole all the same" if whole else "groups led by the others may lack members"
         told.append(
-            f"stopped at {search.max_pairs} pairs: {search.complete} of {len(search.contents)} contents, those preferred "
+            f"stopped at {count_of(search.max_pairs, 'pair')}: {search.complete} of "
+            f"{count_of(len(search.contents), 'content')}, those preferred "
             f"as keepers, have all theirs, and {groups}; raise --max-pairs or the threshold for the rest"
         )
     perceptual: Mapping[str, Any] = search.stats.get("perceptual", {})
     if mute := perceptual.get("uninformative"):
         told.append(
-            f"{mute} of {perceptual['hashes']} perceptual hashes say nothing (flat or almost empty images) and were left to "
-            "the other stages"
+            f"{mute} of {count_of(perceptual['hashes'], 'perceptual hash', 'perceptual hashes')} "
+            f"{one_or_many(mute, 'says', 'say')} nothing (flat or almost empty images): left to the other stages"
         )
     return told
 

@@ -10,14 +10,13 @@ from ..console import (
     ExcelSafeOption,
     JsonOption,
     StoreOption,
-    count_of,
     echo,
     print_json,
     print_table,
     progress_bar,
     say,
 )
-from ..errors import UsageError
+from ..errors import UsageError, count_of
 from .options import SearchOption, say_which
 
 
@@ -72,7 +71,8 @@ def apply(
     if done.search.summary.get("judged"):
         counts = done.search.summary["judged"]
         echo(
-            f"{counts['applied']} judgements count: {counts['duplicate']} duplicate, {counts['different']} different, "
+            f"{count_of(counts['applied'], 'judgement counts', 'judgements count')}: {counts['duplicate']} "
+            f"duplicate, {counts['different']} different, "
             f"{counts['keep']} to keep; {counts['not_here']} of contents that are not here"
         )
     else:

@@ -7,8 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..console import count_of
-from ..errors import CorruptError, StoreError, UsageError
+from ..errors import CorruptError, StoreError, UsageError, count_of
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
 from .default_calibration import SAME_LEVELS, alike_cosine, chance_bits, near_certain_cosine
@@ -205,7 +204,7 @@ def calibrated_rule(
         return rule, notes
     hashes = made.hashes(n, most, expected, viewed)
     if hashes.whole < most:
-        bits = f"{hashes.whole} bits" if hashes.whole >= 0 else "no hash by itself counts"
+        bits = f"{count_of(hashes.whole, 'bit')}" if hashes.whole >= 0 else "no hash by itself counts"
         beyond = "" if hashes.agreement is None else "; near ones whose parts agree do"
         notes.append(
             f"unrelated images of this set have near hashes: {bits} instead of {most}{beyond}; "

@@ -20,7 +20,7 @@ from ..data.splits import (
     shares_of,
     stratified_split,
 )
-from ..errors import StoreError, UsageError
+from ..errors import StoreError, UsageError, count_of, one_or_many
 from ..store.schema import RESERVED, check_single, label_columns
 from ..store.sql import left_out_note, names_missing, save, select_items
 from ..store.store import Store
@@ -188,7 +188,8 @@ def split_items(
         )
         if out is None and not overwrite and (full := len(before) - before.null_count):
             raise UsageError(
-                f"{full} items have a {column!r} already; --overwrite replaces it, --column NAME makes another, "
+                f"{count_of(full, 'item has', 'items have')} a {column!r} already; --overwrite replaces it, "
+                "--column NAME makes another, "
                 "--out FILE writes a file instead"
             )
         notes: list[str] = []
@@ -279,12 +280,14 @@ def _groups(
         equal(rows[near.key])
         if missed := int(((places < 0) & rows[near.key].is_valid().to_numpy()).sum()):
             notes.append(
-                f"the search {name!r} did not look at {missed} of {n} items, of which only copies are kept together; "
+                f"the search {name!r} did not look at {missed} of {count_of(n, 'item')}, of which only "
+                "copies are kept together; "
                 "run `icehouse dups find` again to cover them"
             )
         if changed := int(near.changed(rows).sum()):
             notes.append(
-                f"{changed} of {n} items have another content than the search {name!r} compared: their near-duplicates may "
+                f"{changed} of {count_of(n, 'item')} with another content than the search {name!r} "
+                "compared: near-duplicates of it may "
                 "straddle; run `icehouse dups find` again"
             )
     return groups_of(codes) if codes else np.arange(n)
@@ -298,12 +301,17 @@ def _on_sizes(splits: Mapping[str, int], ratios: Mapping[str, float], sizes: np.
     giants = sizes[(sizes > 1) & (sizes > max(smallest, 1))]
     if len(giants):
         notes.append(
-            f"{len(giants)} groups are larger than the smallest split is to be ({smallest:.0f} items; the largest group has "
-            f"{giants.max()}): they go where they fit, {lead!r} if nowhere else"
+            f"{count_of(len(giants), 'group is', 'groups are')} larger than the smallest split is to be "
+            f"({count_of(round(smallest), 'item')}; "
+            f"the largest group has "
+            f"{giants.max()}): such a group goes where it fits, {lead!r} if nowhere else"
         )
     for name, share in ratios.items():
         if share > 0 and not splits[name]:
-            notes.append(f"{name!r} has no items: there are {len(sizes)} groups for {len(ratios)} splits")
+            notes.append(
+                f"{name!r} has no items: there {one_or_many(len(sizes), 'is', 'are')} "
+                f"{count_of(len(sizes), 'group')} for {count_of(len(ratios), 'split')}"
+            )
         elif abs(splits[name] - share * n) > max(1, _SIZE_TOLERANCE * n):
             notes.append(f"{name!r} has {splits[name] / n:.1%} of the items instead of {share:.1%}")
     return notes

@@ -41,7 +41,7 @@ from ..embed.extract import (
     read_image,
 )
 from ..embed.tables import feature_provenance, load_checked
-from ..errors import SourceError, UsageError, brief
+from ..errors import SourceError, UsageError, brief, count_of
 from ..store.schema import fingerprint
 from ..store.store import Store
 from .hashing import picture_views
@@ -743,7 +743,8 @@ class DuplicateStream:
             unread = self.counts["error"]
             aside = f" ({unread:,} of them could not be read)" if unread else ""
             notes.append(
-                f"going on after {self.lines:,} lines{aside}: feed what follows them; {len(self.window):,} contents are in "
+                f"going on after {count_of(self.lines, 'line')}{aside}: feed what follows; "
+                f"{count_of(len(self.window), 'content is', 'contents are')} in "
                 "the window"
             )
         return notes

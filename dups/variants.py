@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data.text import clean
+from ..errors import count_of, one_or_many
 from ..store.store import Store
 
 #: What becomes of variants: both are kept, or they count as duplicates.
@@ -659,15 +660,17 @@ def variant_notes(variants: Variants, differing: Mapping[str, int], policy: Poli
             if policy == "keep"
             else "they count as duplicates, as asked for by --variants drop"
         )
-        told.append(f"{total} pairs of pictures agree and say something else ({by}): {what}")
+        told.append(f"{count_of(total, 'pair')} of pictures that agree and say something else ({by}): {what}")
     if (left := variants.looked_at - MAX_OVERLAYS) > 0:
         told.append(
-            f"the words in the pictures of {left} pairs were not compared, after {MAX_OVERLAYS} pairs; those of a "
+            f"the words in the pictures of {count_of(left, 'pair')} were not compared, after {MAX_OVERLAYS} "
+            "pairs; those of a "
             "keeper and its members were"
         )
     if torn := max((one.torn() for one in variants.texts), default=0):
         told.append(
-            f"{torn} pictures are there as byte copies with different texts: copies are duplicates of the picture all the "
+            f"{count_of(torn, 'picture is', 'pictures are')} there as byte copies with different texts: "
+            "copies are duplicates of the picture all the "
             "same, and dropping one loses its text"
         )
     return told
@@ -679,5 +682,8 @@ def label_notes(labelled: Mapping[str, int], conflicting: Mapping[str, int]) -> 
     total = sum(count for kind, count in labelled.items() if kind != "variant")
     if not (many := sum(apart.values())):
         return []
-    share = f"{many} of {total} pairs of duplicates have different labels ({many / total:.0%})"
+    share = (
+        f"{many} of {count_of(total, 'pair')} of duplicates {one_or_many(many, 'has', 'have')} different labels "
+        f"({many / total:.0%})"
+    )
     return [f"{share}: see `icehouse dups conflicts` before anything is dropped"]

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import UsageError
+from ..errors import UsageError, count_of
 from ..store.files import write_sums
 from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
@@ -401,7 +401,7 @@ def _told(rules: CalibratedRules, feature: str, expected: float) -> str:
     bits = (
         ""
         if full.hamming is None
-        else f" and hashes within {full.hamming} bits"
+        else f" and hashes within {count_of(full.hamming, 'bit')}"
         if full.hamming >= 0
         else " and no hash by itself"
     )

@@ -12,14 +12,13 @@ from ..console import (
     NaValuesOption,
     StoreOption,
     StrictLabelsOption,
-    count_of,
     echo,
     print_json,
     print_table,
     progress_bar,
     say,
 )
-from ..errors import UsageError
+from ..errors import UsageError, count_of, one_or_many
 from .captions.commands import register as register_captions
 
 if TYPE_CHECKING:
@@ -305,7 +304,8 @@ def print_captions(report: "CaptionFeatures") -> None:
         fields = report.fields
         covered = "" if fields.covered is None else f" ({fields.covered:.1%} of those named)"
         echo(
-            f"columns as {fields.numbers} numbers, {fields.objects} of them objects{covered}: {fields.written} written, "
+            f"columns as {count_of(fields.numbers, 'number')}, {fields.objects} of them "
+            f"{one_or_many(fields.objects, 'an object', 'objects')}{covered}: {fields.written} written, "
             f"{fields.known} were"
         )
     if report.failed:
@@ -322,7 +322,7 @@ def print_report(report: "EmbedReport") -> None:
     if report.vanished:
         counts.append(f"{report.vanished} vanished")
         say(
-            f"note: {report.vanished} items vanished (their file is gone, or their row has left its source): they are "
+            f"note: {count_of(report.vanished, 'item')} vanished (no file any more, or no row in the source): "
             "left out of search, training and export; `icehouse remove --missing` takes them out of the store"
         )
     if report.rejected:
@@ -336,9 +336,11 @@ def print_report(report: "EmbedReport") -> None:
         )
     if report.texts:
         share = report.cut_texts / report.texts
-        echo(f"cut at the context length: {report.cut_texts} of {report.texts} texts ({share:.1%})")
+        echo(
+            f"cut at the context length: {report.cut_texts} of {count_of(report.texts, 'text')} ({share:.1%})"
+        )
     for column, count in report.columns_changed.items():
-        echo(f"{column}: {count} values replaced by others")
+        echo(f"{column}: {count_of(count, 'value')} replaced by others")
     if report.stages:
         print_table(
             ["stage", "rows", "busy s", "threads", "could do /s"],

@@ -23,13 +23,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..console import count_of
 from ..data.folders import scan_images
 from ..data.image_files import is_image_name
 from ..data.manifest import Manifest, SourceOptions, read_sources
 from ..data.rows import absolute, items_table, rejected_table
 from ..data.text import CLEANERS, DEFAULT_CLEANING, text_sha256
-from ..errors import EncoderError, NoRowsError, SourceError, UsageError
+from ..errors import EncoderError, NoRowsError, SourceError, UsageError, count_of
 from ..store.schema import FAILURES
 from ..store.store import Store
 from ..store.table import Table
@@ -456,7 +455,8 @@ def embed_sources(
     _record_rejections(store, collisions, known, report)
     if check_content:
         altered = f"{planner.altered} had changed with size and time kept"
-        notes.append(f"{planner.compared} files compared by their bytes: {altered}")
+        compared = count_of(planner.compared, "file compared by its bytes", "files compared by their bytes")
+        notes.append(f"{compared}: {altered}")
     if limit is None:
         given = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
         folders = [absolute(source) for source in given if source.is_dir()]
@@ -466,7 +466,8 @@ def embed_sources(
     if taken := moves.taken:
         examples = ", ".join(taken[:3]) + (", ..." if len(taken) > 3 else "")
         notes.append(
-            f"{len(taken)} known items hold the picture of another item now, whose file is gone or another ({examples}): "
+            f"{count_of(len(taken), 'known item holds', 'known items hold')} the picture of another item "
+            f"now, whose file is gone or another ({examples}): "
             "labels stay with the ids, so look whether they still fit"
         )
     if progress:

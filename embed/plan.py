@@ -19,13 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..console import count_of
 from ..data import image_files
 from ..data.image_files import FileStatus, is_image_name
 from ..data.labels import as_lists, counted, near_identical
 from ..data.manifest import Manifest
 from ..data.text import text_sha256
-from ..errors import ImageError, UsageError
+from ..errors import ImageError, UsageError, count_of
 from ..store.schema import RESERVED
 from ..store.store import Store
 from .extract import EmbedReport, FileFacts, Work

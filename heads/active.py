@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from ..data.splits import canonical_split
 from ..dups.pair_graph import AUTO, DuplicateExclusion, DuplicateSearches
-from ..errors import HeadError, UsageError
+from ..errors import HeadError, UsageError, count_of
 from .arithmetic import directions
 from .checks import did_you_mean
 from .inputs import Inputs, Tokens
@@ -273,13 +273,16 @@ def suggest(
     notes = list(items.notes)
     if len(batch.rows) < n:
         notes.append(
-            f"{len(batch.rows)} of {n}: the other {len(candidates) - len(batch.rows)} items resemble one that is suggested"
+            f"{len(batch.rows)} of {n}: "
+            f"{count_of(len(candidates) - len(batch.rows), 'other item resembles', 'other items resemble')} "
+            "one that is suggested"
             if len(candidates) > len(batch.rows)
             else f"{len(batch.rows)} of {n}: there are no more unlabelled items"
         )
     if exclusion.names and not exclusion.covered[candidates].all():
         notes.append(
-            f"{int((~exclusion.covered[candidates]).sum())} items are unknown to the search {', '.join(exclusion.names)}; "
+            f"{count_of(int((~exclusion.covered[candidates]).sum()), 'item is', 'items are')} unknown to "
+            f"the search {', '.join(exclusion.names)}; "
             "run `icehouse dups find` again to cover them"
         )
     about = {
@@ -424,7 +427,10 @@ def _mask(values: pa.ChunkedArray) -> np.ndarray:
 
 def _why_nothing(label: str, similar: int, held_out: int) -> str:
     if similar:
-        return f"all {similar} items to choose from resemble a labelled one: labels for them would say nothing new"
+        return (
+            f"{count_of(similar, 'item')} to choose from, and none that does not resemble a labelled one: more "
+            "labels would say nothing new"
+        )
     held = f" but {held_out} of dev and test splits" if held_out else ""
     return (
         f"no item with these features is without a {label!r}{held}; --pool column=value chooses from others"

@@ -13,14 +13,13 @@ from ..console import (
     JsonOption,
     StoreOption,
     StrictLabelsOption,
-    count_of,
     echo,
     print_json,
     print_table,
     progress_bar,
     say,
 )
-from ..errors import UsageError
+from ..errors import UsageError, count_of, one_or_many
 from .options import (
     ClassWeightOption,
     DrawsOption,
@@ -303,7 +302,8 @@ def _print_onnx(exported: "Exported") -> None:
     )
     echo(f"ONNX, opset {exported.opset}: {given} to probabilities [rows, {len(exported.classes)}]")
     echo(
-        f"compared on {exported.rows} rows: probabilities differ by {exported.difference:.1e} at most from the head's"
+        f"compared on {count_of(exported.rows, 'row')}: probabilities differ by {exported.difference:.1e} "
+        "at most from the head's"
     )
 
 
@@ -406,7 +406,10 @@ def suggest(
 
 def _say_how_chosen(about: dict[str, Any], n: int, out: Path | None) -> None:
     how = f"by {about['by']} of run {about['run']}" if about["run"] else "by coverage alone, without a run"
-    say(f"{n} of {about['unlabelled']} items to choose from, {how}" + (f", in {out}" if out else ""))
+    say(
+        f"{n} of {count_of(about['unlabelled'], 'item')} to choose from, {how}"
+        + (f", in {out}" if out else "")
+    )
     if about["searches"]:
         alike = f"no near-duplicates among them, by the search {', '.join(about['searches'])}"
     else:
@@ -692,17 +695,20 @@ def _print_scores(what: str, metrics: Mapping[str, Any], features: Mapping[str, 
     base, level = metrics["majority"], metrics["intervals"]["level"]
     near = metrics.get("without_near_duplicates")
     without = metrics["without_copies"] if near is None else near
-    columns = [f"{what}, {metrics['n']} rows", "", f"{level:.0%} interval", "majority"]
+    columns = [f"{what}, {count_of(metrics['n'], 'row')}", "", f"{level:.0%} interval", "majority"]
     shown = [name for name in METRICS if metrics[name]["value"] is not None]
     lines = [
         [title(name, metrics), *_with_interval(metrics[name], name), value_text(base.get(name), name)]
         for name in shown
     ]
     if "accuracy" in without and near is None:
-        columns.append(f"without {without['copies']} copies of train")
+        columns.append(f"without {count_of(without['copies'], 'copy', 'copies')} of train")
         lines = [[*line, _value(without[name], name)] for line, name in zip(lines, shown, strict=True)]
     elif "accuracy" in without:
-        columns += [f"without {without['near_duplicates']} near-duplicates of train", f"{level:.0%} interval"]
+        columns += [
+            f"without {count_of(without['near_duplicates'], 'near-duplicate')} of train",
+            f"{level:.0%} interval",
+        ]
         lines = [
             [*line, *_with_interval(without[name], name)] for line, name in zip(lines, shown, strict=True)
         ]
@@ -736,7 +742,9 @@ def _print_scores(what: str, metrics: Mapping[str, Any], features: Mapping[str, 
     for note in metrics.get("notes", []):
         echo(f"note: {note}")
     for name, n in metrics["unseen"].items():
-        echo(f"note: {n} rows are {name!r}, which the head never saw in training; they count as errors")
+        echo(
+            f"note: {count_of(n, 'row is', 'rows are')} {name!r}, which the head never saw in training: counted as errors"
+        )
     if near is not None:
         _print_near(near, metrics["n"])
     if near is None and features:
@@ -755,7 +763,8 @@ def _print_near(near: Mapping[str, Any], rows: int) -> None:
     )
     against = " and ".join(near["against"])
     echo(
-        f"near-duplicates: {near['near_duplicates']} of {rows} rows have one in {against}, by the search {names}"
+        f"near-duplicates: {near['near_duplicates']} of {count_of(rows, 'row')} "
+        f"{one_or_many(near['near_duplicates'], 'has', 'have')} one in {against}, by the search {names}"
     )
     for search in near["searches"]:
         missed, name = search["rows_not_covered"], search["name"]
@@ -766,7 +775,8 @@ def _print_near(near: Mapping[str, Any], rows: int) -> None:
             )
         if search.get("changed"):
             echo(
-                f"note: {search['changed']} of these and of training's have changed since the search {name!r}, or their "
+                f"note: {search['changed']} of these and of training's "
+                f"{one_or_many(search['changed'], 'has', 'have')} changed since the search {name!r}, or the "
                 "files were written since; run `icehouse dups find` again"
             )
         if search["capped"]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.splits import canonical_split
 from ..dups.pair_graph import AUTO, DuplicateSearches, contents_of
-from ..errors import HeadError, UsageError
+from ..errors import HeadError, UsageError, count_of
 from .metrics import DRAWS
 from .runs import Run, log_scoring, prediction_table, write_folder, write_json
 from .trainer import score_rows
@@ -117,8 +117,10 @@ def _check_task(run: Run, label: str, y: np.ndarray) -> None:
         return
     theirs, ours = (_listed(names) for names in (sorted(set(y.tolist())), run.classes))
     raise HeadError(
-        f"the column {label!r} is about another task than run {run.run_id} learned from {run.label!r}: of {len(y)} rows "
-        f"{int(known.sum())} have a label that it knows; it knows {ours}, and they have {theirs}: give --label a column "
+        f"the column {label!r} is about another task than run {run.run_id} learned from {run.label!r}: of "
+        f"{count_of(len(y), 'row')} "
+        f"{count_of(int(known.sum()), 'has', 'have')} a label that it knows; it knows {ours}, and they have "
+        f"{theirs}: give --label a column "
         "with the same classes, or train a run on this one"
     )
 

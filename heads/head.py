@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
-from ..errors import CorruptError, HeadError, IcehouseError
+from ..errors import CorruptError, HeadError, IcehouseError, count_of, one_or_many
 from ..store.files import check_sums, follow_umask, read_json, write_sums
 from .checks import (
     Footprint,
@@ -308,7 +308,9 @@ class Head(ABC):
         weight = weights_of(sample_weight, len(inputs))
         self._groups = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
         if self._groups is not None and self._groups.shape != (len(inputs),):
-            raise InputError(f"there are {len(inputs)} rows of features and {len(self._groups)} groups")
+            raise InputError(
+                f"{count_of(len(inputs), 'row')} of features and {count_of(len(self._groups), 'group')}"
+            )
         if weight is not None and not weight.any():
             raise InputError("all sample weights are zero: no row is left to learn from")
         if weight is not None and not weight.all():
@@ -319,7 +321,8 @@ class Head(ABC):
         if len(classes) < 2:
             only = f"one class, {classes.tolist()[0]!r}"
             raise InputError(
-                f"a head needs at least two classes to tell apart; the {len(labels)} training rows hold {only}"
+                "a head needs at least two classes to tell apart; "
+                f"{count_of(len(labels), 'training row holds', 'training rows hold')} {only}"
             )
         self.classes_ = classes
         self.widths_ = inputs.widths
@@ -382,7 +385,9 @@ class Head(ABC):
     def _named(self, codes: np.ndarray) -> str:
         """Labels for a message, the first few."""
         shown = ", ".join(repr(label) for label in self.classes_[codes[:5]].tolist())
-        return shown + (f" and {len(codes) - 5} other classes" if len(codes) > 5 else "")
+        return shown + (
+            f" and {count_of(len(codes) - 5, 'other class', 'other classes')}" if len(codes) > 5 else ""
+        )
 
     @property
     def _seed(self) -> int:
@@ -619,13 +624,15 @@ class Head(ABC):
                 )
         for name, rows in X.bad_rows().items():
             raise InputError(
-                f"input {name!r} has NaN or infinity (inf) in {len(rows)} of {len(X)} rows, first in row {rows[0]}: "
+                f"input {name!r} has NaN or infinity (inf) in {len(rows)} of {count_of(len(X), 'row')}, "
+                f"first in row {rows[0]}: "
                 "embed them again"
             )
         if X.has_missing and not self.handles_missing:
             n = int((~X.complete()).sum())
             raise InputError(
-                f"{n} of {len(X)} rows lack an input, which {self.family} cannot take: leave them out (missing='drop')"
+                f"{n} of {count_of(len(X), 'row')} {one_or_many(n, 'lacks', 'lack')} an input, which "
+                f"{self.family} cannot take: leave them out (missing='drop')"
             )
         return X
 
@@ -651,7 +658,7 @@ class Head(ABC):
         known = np.isin(labels, self.classes_)
         if not known.any():
             raise InputError(
-                f"none of the {len(labels)} rows to choose on has a label that occurs in training"
+                f"none of {count_of(len(labels), 'row')} to choose on has a label that occurs in training"
             )
         if not known.all():
             X, labels = X[known], labels[known]

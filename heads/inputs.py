@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..errors import HeadError
+from ..errors import HeadError, count_of
 from ..store.vectors import pad_tokens
 
 #: Name of the only input where a plain array is given instead of a mapping.
@@ -381,7 +381,7 @@ def labels_of(y: Any, n: int) -> np.ndarray:
     if labels.ndim != 1:
         raise InputError(f"labels have shape {labels.shape}; expected ({n},)")
     if len(labels) != n:
-        raise InputError(f"there are {n} rows of features and {len(labels)} labels")
+        raise InputError(f"{count_of(n, 'row')} of features and {count_of(len(labels), 'label')}")
     if labels.dtype.kind == "O":
         kinds = {type(label) for label in labels.tolist()}
         if not kinds <= {str} and not kinds <= {int} and not kinds <= {bool}:
@@ -408,7 +408,7 @@ def weights_of(sample_weight: Any, n: int) -> np.ndarray | None:
     if weight.ndim != 1:
         raise InputError("Sample weights must be 1D array or scalar")
     if len(weight) != n:
-        raise InputError(f"there are {n} rows of features and {len(weight)} sample weights")
+        raise InputError(f"{count_of(n, 'row')} of features and {count_of(len(weight), 'sample weight')}")
     if not np.isfinite(weight).all() or (weight < 0).any():
         raise InputError("sample weights must be finite and not negative")
     return weight

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..errors import HeadError, UsageError
+from ..errors import HeadError, UsageError, count_of
 from .intervals import (
     Arms,
     Groups,
@@ -100,7 +100,7 @@ def score(
         raise UsageError(f"seed and draws must be whole numbers from 0 on, not {seed} and {draws}")
     intervals = draws > 0
     if groups is not None and len(groups) != len(y):
-        raise HeadError(f"{len(groups)} groups for {len(y)} rows")
+        raise HeadError(f"{count_of(len(groups), 'group')} for {count_of(len(y), 'row')}")
 
     # Labels: the head's classes first, then what only the evaluated rows have.
     extra = sorted(set(y.tolist()) - set(classes.tolist()), key=str)
@@ -417,11 +417,12 @@ def _notes(result: dict[str, Any], support: np.ndarray, labels: Sequence[Any], i
     groups = result["intervals"]["groups"]
     if n < FEW:
         notes.append(
-            f"only {n} rows were scored: below {FEW}, a score says little, and its interval is rough"
+            f"only {count_of(n, 'row was', 'rows were')} scored: below {FEW}, a score says little, and its interval is rough"
         )
     elif groups < FEW:
         notes.append(
-            f"the {n} rows are {groups} groups of duplicates: below {FEW}, a score says little, and its interval is rough"
+            f"the {n:,} rows are {count_of(groups, 'group')} of duplicates: below {FEW}, a score says little, "
+            "and its interval is rough"
         )
     elif intervals and len(labels) > 2 and groups < 5 * int((support > 0).sum()):
         notes.append(

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import count_of
 from .arithmetic import log_softmax, softmax
 from .intervals import Groups, log_loss_interval, wilson
 from .metrics import DRAWS, LEVEL, implied_variance, row_losses, worst_loss
@@ -226,7 +227,7 @@ def _measure_temperature(
     known = (codes >= 0) & (codes < given.shape[1])
     given, codes = given[known], codes[known]
     if len(codes) < _MIN_DEV_ROWS:
-        return {"value": None, "why": f"dev has {len(codes)} rows, which is too few to fit it on"}
+        return {"value": None, "why": f"dev has {count_of(len(codes), 'row')}, which is too few to fit it on"}
     factor = temperature(_logits(given), codes, low=_MIN_FACTOR, high=_MAX_FACTOR)
     if factor in (_MIN_FACTOR, _MAX_FACTOR):
         why = "every row of dev is right" if factor == _MAX_FACTOR else "on dev the probabilities say nothing"

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CorruptError, HeadError, IcehouseError, SpaceError, unknown_name
+from ..errors import CorruptError, HeadError, IcehouseError, SpaceError, count_of, unknown_name
 from ..store.files import SUMS, hold, publish, publish_folder, read_json, read_parquet, seal, unseal
 from ..store.schema import check_space, check_spec
 from .head import Head
@@ -530,7 +530,10 @@ def scoring_text(looks: Mapping[str, Any]) -> str:
         return "looks: these rows were scored for the first time, as far as this store knows"
     listed = ", ".join(f"{what} {n}" for what, n in sorted(looks["by"].items()))
     detail = "; ".join(part for part in (listed, least) if part)
-    return f"looks: these rows, or some of them, have been scored {total} times ({detail}); the best of several flatters"
+    return (
+        f"looks: these rows, or some of them, have been scored {count_of(total, 'time')} ({detail}); the best "
+        "of several flatters"
+    )
 
 
 def _item_digests(ids: Iterable[str]) -> set[str]:

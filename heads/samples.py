@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from ..console import count_of
 from ..data.labels import near_identical
 from ..data.splits import canonical_split
-from ..errors import HeadError, UsageError, unknown_name
+from ..errors import HeadError, UsageError, count_of, unknown_name
 from .inputs import Inputs, StoredTokens, Tokens
 
 if TYPE_CHECKING:
@@ -185,7 +184,11 @@ def load_samples(
         labelled = pc.is_valid(items[label])
         items = items.filter(labelled)
     if len(items) == 0:
-        gone = f"; {vanished} vanished items count only where a condition names `missing`" if vanished else ""
+        gone = (
+            f"; {count_of(vanished, 'vanished item counts', 'vanished items count')} only where a condition names `missing`"
+            if vanished
+            else ""
+        )
         raise HeadError(_why_nothing(label, where) + gone)
 
     found: dict[str, Vectors | TokenStates] = {}

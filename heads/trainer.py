@@ -30,9 +30,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..console import count_of
 from ..dups.pair_graph import AUTO, DuplicateSearches, Overlap
-from ..errors import HeadError
+from ..errors import HeadError, count_of
 from .checks import check_memory, plain, scoring_bytes
 from .head import Head
 from .metrics import DRAWS, METRICS, majority_class, minority_class, require_positive, score
@@ -418,7 +417,9 @@ def save_run(
         notes += prompt_notes(type(chosen), estimator.get_params(), samples.specs)
     notes += dict.fromkeys([*chosen.notes_, *kept.notes_])
     if len(held) and not settings.test:
-        notes.append(f"the {len(held)} test rows were not scored (--no-test); `icehouse evaluate` does so")
+        notes.append(
+            f"{count_of(len(held), 'test row was', 'test rows were')} not scored (--no-test); `icehouse evaluate` does so"
+        )
     held_out_of = f"{SHARE:.0%} of train, held out by class, duplicates together"
     protocol = {
         "chosen_on": None if not len(dev) else "the dev split" if parts.dev_is_split else held_out_of,

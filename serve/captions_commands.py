@@ -16,6 +16,7 @@ from ..console import (
     say,
     shorten,
 )
+from ..errors import count_of
 
 if TYPE_CHECKING:
     from ..embed.captions.stats import CaptionSet, CaptionStats, Shown
@@ -101,7 +102,7 @@ def sample(
 
         how = f"drawn at random{' from those that are flagged' if flagged else ''} with seed {seed}"
         write_caption_sheet(out, drawn, about, how=how)
-        say(f"{_count(len(drawn))} in {out}")
+        say(f"{count_of(len(drawn), 'caption')} in {out}")
     if as_json:
         print_json([one.as_dict() for one in drawn])
     elif out is None:
@@ -109,7 +110,11 @@ def sample(
             echo(f"{_heading(one)}{_flags(one)}")
             _echo_caption(one, "    ")
         what = "flagged captions" if flagged else "captions"
-        say(f"{_count(len(drawn))}, drawn from {about.rows:,} {name!r}" if drawn else f"no {what} {name!r}")
+        say(
+            f"{count_of(len(drawn), 'caption')}, drawn from {about.rows:,} {name!r}"
+            if drawn
+            else f"no {what} {name!r}"
+        )
 
 
 @app.command()
@@ -131,10 +136,10 @@ def stats(
 
 def _print_stats(found: "CaptionStats") -> None:
     coverage, total = found.coverage, max(found.captions, 1)
-    echo(f"{_count(found.captions)} {found.name!r}, {found.useful:,} of them of use")
+    echo(f"{count_of(found.captions, 'caption')} {found.name!r}, {found.useful:,} of them of use")
     left = [f"{coverage['left']:,} to ask", f"{coverage['failed']:,} failed"]
     echo(
-        f"coverage: {coverage['captioned']:,} of {coverage['distinct']:,} distinct pictures"
+        f"coverage: {coverage['captioned']:,} of {count_of(coverage['distinct'], 'distinct picture')}"
         f"{_share(coverage['share'])}; {', '.join(left)}"
     )
     if coverage["orphans"]:
@@ -167,8 +172,8 @@ def _print_words(found: "CaptionStats") -> None:
         moving = words["moving_ratio"]
         even = "" if moving is None else f", {moving:.3f} in windows of 500"
         echo(
-            f"\nvocabulary: {words['types']:,} distinct of {words['tokens']:,} words (ratio "
-            f"{words['type_token_ratio']:.3f}{even}), {words['once']:,} occur once"
+            f"\nvocabulary: {words['types']:,} distinct of {count_of(words['tokens'], 'word')} (ratio "
+            f"{words['type_token_ratio']:.3f}{even}), {count_of(words['once'], 'occurs', 'occur')} once"
         )
     if found.common:
         echo(
@@ -184,7 +189,7 @@ def _print_words(found: "CaptionStats") -> None:
     if distinct["repeated"]:
         echo(
             f"\nword for word the same as another: {distinct['repeated']:,}{_share(distinct['share'])}; "
-            f"{distinct['times']:,} times {shorten(distinct['commonest'])!r}"
+            f"{count_of(distinct['times'], 'time')} {shorten(distinct['commonest'])!r}"
         )
     else:
         echo("\nword for word the same as another: none")
@@ -240,14 +245,10 @@ def _provenance(one: "Shown", about: "CaptionSet") -> str:
     if one.created is not None:
         parts.append(f"{one.created:%Y-%m-%d %H:%M} UTC")
     if one.tokens is not None and one.seconds is not None:
-        parts.append(f"{one.tokens} tokens in {one.seconds:.2g} s")
+        parts.append(f"{count_of(one.tokens, 'token')} in {one.seconds:.2g} s")
     if one.attempts is not None:
         parts.append(f"{one.attempts} questions, seed {one.seed}" if one.attempts > 1 else f"seed {one.seed}")
     return "; ".join(parts)
-
-
-def _count(n: int) -> str:
-    return "1 caption" if n == 1 else f"{n:,} captions"
 
 
 def _share(share: float | None) -> str:

@@ -11,14 +11,13 @@ from ..console import (
     JsonOption,
     MaxPixelsOption,
     StoreOption,
-    count_of,
     echo,
     print_json,
     print_table,
     say,
     shorten,
 )
-from ..errors import IcehouseError, UsageError
+from ..errors import IcehouseError, UsageError, count_of
 from .options import (
     AllowHostOption,
     DeviceOption,
@@ -96,7 +95,7 @@ def search(
         rows = [[f"{hit.score:.4f}", hit.item_id, hit.path, shorten(hit.text)] for hit in result.hits]
         print_table(["score", "item", "path", "text"], rows)
         engine = "exact search" if result.engine == "exact" else f"by the {result.engine} index"
-        say(f"{len(rows)} {'hit' if len(rows) == 1 else 'hits'} in {result.feature}, {engine}")
+        say(f"{count_of(len(rows), 'hit')} in {result.feature}, {engine}")
 
 
 @app.command(rich_help_panel="Learn")
@@ -346,7 +345,7 @@ def doctor(
         print_json(found)
         return
     system, device = found["system"], found["device"]
-    echo(f"Python {system['python']} on {system['platform']}, {system['cores']} cores")
+    echo(f"Python {system['python']} on {system['platform']}, {count_of(system['cores'], 'core')}")
     if device["device"]:
         echo(f"device: {device['device']} in {device['precision']} ({device['detail']})")
     else:

@@ -12,7 +12,7 @@ from ..console import one_line
 from ..embed.captions.apis import OllamaApi, ServerError, default_hosts
 from ..embed.captions.scheduler import run_async
 from ..embed.encoder import ALIASES, Encoder, available, load_encoder
-from ..errors import EncoderError, IcehouseError
+from ..errors import EncoderError, IcehouseError, count_of
 
 #: Seconds that each answer may take.
 WAIT_S = 3.0
@@ -80,7 +80,7 @@ async def _look(api: OllamaApi, found: dict[str, Any]) -> str:
     if untold:
         can = can if seeing or len(untold) < len(models) else "it does not tell what they can do"
         can += f"; it cannot show {', '.join(untold)} ({why})"
-    return f"version {version}, {len(models)} models, {can}"
+    return f"version {version}, {count_of(len(models), 'model')}, {can}"
 
 
 _PACKAGES = (

@@ -17,7 +17,7 @@ from ..console import (
     progress_bar,
     say,
 )
-from ..errors import SourceError, UsageError
+from ..errors import SourceError, UsageError, count_of
 from .options import AllowHostOption, DeviceOption, HostOption, PortOption, RunsOption, StorePath, TokenOption
 
 app = typer.Typer()
@@ -156,7 +156,10 @@ def label(
         desk = Desk(opened, task.name)
         if import_from is not None:
             told = label_exchange.import_labels(desk, import_from)
-            say(f"{told['new']} new labels of {told['labels']} in {told['rows']} rows of {import_from}")
+            say(
+                f"{count_of(told['new'], 'new label')} of {told['labels']} in "
+                f"{count_of(told['rows'], 'row')} of {import_from}"
+            )
             for line in told["first_problems"]:
                 say(f"note: {line}")
             if told["problems"] > len(told["first_problems"]):
@@ -164,17 +167,19 @@ def label(
             if told["rows"] and not told["labels"] and told["problems"]:
                 raise typer.Exit(1)
         if export is not None:
-            say(f"{label_exchange.export_labels(desk, export)} entries in {export}")
+            say(f"{count_of(label_exchange.export_labels(desk, export), 'entry', 'entries')} in {export}")
         if export_label_studio is not None:
             count = label_exchange.export_label_studio(desk, export_label_studio)
-            say(f"{count} tasks in {export_label_studio}; the labelling interface for them:")
+            say(f"{count_of(count, 'task')} in {export_label_studio}; the labelling interface:")
             say(label_exchange.label_studio_config(desk).replace("\n", " "))
         if apply is not None:
             import tempfile
 
             with tempfile.TemporaryDirectory() as scratch:
                 report = label_exchange.apply_labels(desk, apply, Path(scratch))
-            say(f"{report.matched} items have a {apply} now: icehouse train logreg --label {apply}")
+            say(
+                f"{count_of(report.matched, 'item has', 'items have')} a {apply} now: icehouse train logreg --label {apply}"
+            )
         if status or as_json:
             _tell(desk.status(wait=True), as_json=as_json)
         return
@@ -248,8 +253,10 @@ def _simulate(
         precision, recall = (_spread(told["filter"][name], percent=True) for name in ("precision", "recall"))
         say(f"the filter: precision {precision}, recall {recall}")
     say(
-        f"{told['budget']} labels of {told['pool']} items to choose from, {told['draws']} draws, macro-F1 of "
-        f"{told['head']} on {told['test']['with']} test items, {told['test']['without']} without duplicates; 95% intervals"
+        f"{count_of(told['budget'], 'label')} of {count_of(told['pool'], 'item')} to choose from, "
+        f"{count_of(told['draws'], 'draw')}, macro-F1 of "
+        f"{told['head']} on {count_of(told['test']['with'], 'test item')}, {told['test']['without']} "
+        "without duplicates; 95% intervals"
     )
 
 
@@ -275,13 +282,17 @@ def _tell(told: dict[str, Any], *, as_json: bool) -> None:
         print_json(told)
         return
     echo(
-        f"{told['task']}: {told['decided']} of {told['units']} units decided ({told['items']} items), "
-        f"{told['labels']} labels, {told['disputed']} disagreements wait, {told['adjudicated']} adjudicated"
+        f"{told['task']}: {told['decided']} of {count_of(told['units'], 'unit')} decided "
+        f"({count_of(told['items'], 'item')}), "
+        f"{count_of(told['labels'], 'label')}, "
+        f"{count_of(told['disputed'], 'disagreement waits', 'disagreements wait')}, {told['adjudicated']} adjudicated"
     )
     kappa = told["kappa"]
     if kappa["value"] is not None:
         ends = "" if kappa["low"] is None else f" ({kappa['low']:.3f} to {kappa['high']:.3f})"
-        echo(f"Fleiss' kappa {kappa['value']:.3f}{ends} over {kappa['items']} items with two votes or more")
+        echo(
+            f"Fleiss' kappa {kappa['value']:.3f}{ends} over {count_of(kappa['items'], 'item')} with two votes or more"
+        )
     print_table(
         ["annotator", "labels", "skipped", "agreement", "95%", "of"],
         [
@@ -306,7 +317,7 @@ def _tell(told: dict[str, Any], *, as_json: bool) -> None:
     for name, n in told["left_aside"].items():
         if n:
             why = {"gone": "items that are not there", "changed": "items with another content since"}
-            echo(f"left aside: {n} labels of {why.get(name, 'classes that the task has not')}")
+            echo(f"left aside: {count_of(n, 'label')} of {why.get(name, 'classes that the task has not')}")
     for note in told["notes"]:
         say(f"note: {note}")
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..dups.pair_graph import DuplicateExclusion, DuplicateSearches
-from ..errors import IcehouseError, brief
+from ..errors import IcehouseError, brief, count_of, one_or_many
 from ..heads.active import select_batch, uncertainty, unit_rows
 from ..heads.families.online import Online
 from ..heads.intervals import wilson
@@ -76,7 +76,8 @@ class Queue:
         bad = sorted({int(row) for rows in samples.X.bad_rows().values() for row in rows})
         if bad:
             self.notes.append(
-                f"{len(bad)} items have NaN or infinity for features, and come after the others"
+                f"{count_of(len(bad), 'item has', 'items have')} NaN or infinity for features, "
+                f"{one_or_many(len(bad), 'comes', 'come')} after the others"
             )
             samples = samples.take(np.setdiff1d(np.arange(len(samples)), bad))
         if not len(samples):

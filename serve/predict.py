@@ -14,12 +14,11 @@ import pyarrow.compute as pc
 from ..data import image_files
 from ..data.manifest import Manifest, SourceOptions, read_sources
 from ..data.paths import why_missing
-from ..data.rows import count
 from ..data.text import DEFAULT_CLEANING
 from ..embed.encoder import Encoder, Modality, Tokens
 from ..embed.extract import Failure, encode_manifest
 from ..embed.tables import load_checked
-from ..errors import HeadError, SpaceError
+from ..errors import HeadError, SpaceError, count_of
 from ..heads.evaluate import predict_items
 from ..heads.inputs import Inputs
 from ..heads.package import Package, is_package
@@ -136,7 +135,7 @@ def _check_needs(run: Run, manifest: Manifest) -> None:
         flags = " and ".join(f"--{name}-column" for name in lacking)
         unread = "".join(f"; {note}" for note in manifest.notes if "not read" in note)
         raise HeadError(
-            f"run {run.run_id} needs {inputs}, and none of the {count(len(table), 'row')} has {both}: {flags} names the "
+            f"run {run.run_id} needs {inputs}, and none of the {count_of(len(table), 'row')} has {both}: {flags} names the "
             f"column of an annotation file{unread}"
         )
     if "image" not in needed or (
@@ -151,7 +150,7 @@ def _check_needs(run: Run, manifest: Manifest) -> None:
     if not any(map(image_files.exists, files)):
         why = why_missing(files[0])
         raise HeadError(
-            f"run {run.run_id} needs {inputs}, and none of {count(len(files), 'image file')} is there, such as {files[0]}"
+            f"run {run.run_id} needs {inputs}, and none of {count_of(len(files), 'image file')} is there, such as {files[0]}"
             f"{f' ({why})' if why else ''}: --root names the folder that paths start from"
         )
 

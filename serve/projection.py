@@ -23,8 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..console import count_of
-from ..errors import CorruptError, SpaceError, StoreError, UsageError
+from ..errors import CorruptError, SpaceError, StoreError, UsageError, count_of
 from ..store.files import publish
 from ..store.schema import fingerprint, label_columns
 from ..store.search import unit_rows
@@ -314,7 +313,7 @@ def _why(there: Map, spec: dict[str, Any], keys: pa.Array) -> str:
         return f"made anew: another {', '.join(differing) or 'provenance'}"
     new = len(keys) - (pc.sum(pc.is_in(keys, value_set=there.keys)).as_py() or 0)
     gone = len(there.keys) - (pc.sum(pc.is_in(there.keys, value_set=keys)).as_py() or 0)
-    return f"made anew: {new:,} contents came since, {gone:,} went" if new or gone else "made anew"
+    return f"made anew: {count_of(new, 'content')} came since, {gone:,} went" if new or gone else "made anew"
 
 
 def _libraries(method: str) -> dict[str, str]:
@@ -339,7 +338,7 @@ def _compute(
         block = unit_rows(np.asarray(X[rows[start : start + _BLOCK]]))
         reduced[start : start + _BLOCK] = (block - mean) @ axes.T
     if method == "umap" and len(rows) < _LEAST_FOR_UMAP:
-        notes.append(f"{len(rows)} contents are too few for UMAP: drawn by PCA")
+        notes.append(f"{count_of(len(rows), 'content is', 'contents are')} too few for UMAP: drawn by PCA")
         method = "pca"
     xy = _umap(reduced, seed) if method == "umap" else reduced[:, :2].copy()
     if not np.isfinite(xy).all():

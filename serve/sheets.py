@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..console import count_of
 from ..data import image_files
 from ..embed.captions.stats import CaptionSet, Shown, words_of
 from ..embed.thumbnails import Thumbnail, thumbnail, thumbnails
-from ..errors import ImageError
+from ..errors import ImageError, count_of
 from ..store.files import publish_text
 from ..store.search import Hit
 from ..web.render import Card, labels_of, render
@@ -106,7 +105,7 @@ def _described(one: Shown, side: int) -> Thumbnail:
 def _numbers(one: Shown) -> Iterator[str]:
     yield count_of(len(words_of(one.caption or "")), "word")
     if one.tokens is not None:
-        yield f"{one.tokens} tokens"
+        yield count_of(one.tokens, "token")
     if one.seconds is not None:
         yield f"{one.seconds:.2g} s"
     if one.attempts is not None and one.attempts > 1:

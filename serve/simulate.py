@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import HeadError, UsageError
+from ..errors import HeadError, UsageError, count_of
 from ..heads.intervals import joined_interval, mean_interval
 from ..heads.metrics import LEVEL, score
 from ..heads.samples import Samples, load_samples, parse_inputs
@@ -114,7 +114,8 @@ def simulate(
     learns = int(len(pool) * (1 - (FILTER if odd else 0)))
     if budget > learns // 2:
         notes.append(
-            f"{budget} labels are more than half of the {learns} items to choose from: the strategies meet as these run out"
+            f"{count_of(budget, 'label is', 'labels are')} more than half of {count_of(learns, 'item')} to "
+            "choose from: the strategies meet as these run out"
         )
     spent = min(budget, learns)
     at = sorted({max(4, int(spent * part)) for part in POINTS})
@@ -321,7 +322,7 @@ def write_plot(told: dict[str, Any], path: Path) -> None:
     ends = [value for one in series for value in (*one.low, *one.high)]
     chart = Chart(
         "budget",
-        f"Labels of {told['label']}, {told['draws']} draws",
+        f"Labels of {told['label']}, {count_of(told['draws'], 'draw')}",
         "labels spent",
         "macro-F1 on test, without duplicates",
         series,

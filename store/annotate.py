@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from ..data.annotations import canonical_splits
 from ..data.labels import as_lists, counted, lost_digits, near_identical, normalise, spelling_changes
 from ..data.readers import read_rows
-from ..data.rows import Header, Quotes, Rows, count, show
-from ..errors import SourceError, UsageError
+from ..data.rows import Header, Quotes, Rows, show
+from ..errors import SourceError, UsageError, count_of
 from .schema import RESERVED
 
 if TYPE_CHECKING:
@@ -82,11 +82,12 @@ def join(
     read = read_rows(path, choose, encoding=encoding, quotes=quotes)
     if not len(read.numbers) and read.bad:
         raise SourceError(
-            f"{path}: not one of its {count(len(read.bad), 'row')} could be read; {read.bad[0].where}: {read.bad[0].message}"
+            f"{path}: not one of its {count_of(len(read.bad), 'row')} could be read; {read.bad[0].where}: "
+            f"{read.bad[0].message}"
         )
     notes = [*read.notes, *(f"{path.name}, {bad.where}: {bad.message}" for bad in read.bad[:_SHOWN])]
     if len(read.bad) > _SHOWN:
-        notes.append(f"{path.name}: {len(read.bad) - _SHOWN} more rows could not be read")
+        notes.append(f"{path.name}: {count_of(len(read.bad) - _SHOWN, 'more row')} could not be read")
     rows, said = _normalised(path, read, key, na_values)
     notes += [*(f"{path.name}: {text}" for text in unread), *said]
     rows = _one_row_a_key(path, rows, key)
@@ -139,7 +140,7 @@ def join(
 
 def _nothing_matched(path: Path, on: str, keys: list[str], items: list[str]) -> str:
     """Why none of the keys is an item's, as far as can be told."""
-    base = f"{path}: none of its {len(keys)} keys is the {on} of an item"
+    base = f"{path}: none of its {count_of(len(keys), 'key')} is the {on} of an item"
     if not keys or not items:
         return f"{base}; {'the file has no keys' if not keys else f'no item has a {on}'}"
     if near := _near_miss(keys, items):

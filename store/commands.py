@@ -13,13 +13,12 @@ from ..console import (
     NaValuesOption,
     Screen,
     StoreOption,
-    count_of,
     echo,
     print_json,
     print_table,
     say,
 )
-from ..errors import UsageError
+from ..errors import UsageError, count_of, one_or_many
 
 app = typer.Typer()
 
@@ -144,10 +143,14 @@ def join(
     )
     if report.unmatched_rows:
         echo(
-            f"{report.unmatched_rows} of {report.rows} rows match no item: {', '.join(report.first_unmatched_rows)}"
+            f"{report.unmatched_rows} of {count_of(report.rows, 'row')} "
+            f"{one_or_many(report.unmatched_rows, 'matches', 'match')} no item: {', '.join(report.first_unmatched_rows)}"
         )
     if report.unmatched_items:
-        echo(f"{report.unmatched_items} items are not in the file: {', '.join(report.first_unmatched_items)}")
+        echo(
+            f"{count_of(report.unmatched_items, 'item is', 'items are')} not in the file: "
+            f"{', '.join(report.first_unmatched_items)}"
+        )
 
 
 @app.command(rich_help_panel=_PANEL)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import CorruptError, StoreError, UsageError
+from ..errors import CorruptError, StoreError, UsageError, count_of
 from .files import (
     changed_files,
     check_stamp,
@@ -111,11 +111,12 @@ def verify(store: Store, progress: Callable[[Part], None] | None = None) -> Repo
             table = f"features/{cover.feature}"
             if cover.missing:
                 detail = (
-                    f"{len(cover.missing)} items lack it: {_some(cover.missing)}; `icehouse embed` makes it"
+                    f"{count_of(len(cover.missing), 'item lacks', 'items lack')} it: {_some(cover.missing)}; "
+                    "`icehouse embed` makes it"
                 )
                 report.findings.append(Finding(table, "missing features", detail))
             if cover.unused:
-                detail = f"{cover.unused} rows belong to no item"
+                detail = f"{count_of(cover.unused, 'row belongs', 'rows belong')} to no item"
                 report.findings.append(Finding(table, "unused features", detail, problem=False))
     return report
 
@@ -228,7 +229,11 @@ def _verify_table(table: Table, name: str, report: Report, progress: Callable[[P
         counts = pc.value_counts(keys)
         repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
         if repeated:
-            found("duplicates", f"{len(repeated)} values of {key} occur more than once: {_some(repeated)}")
+            found(
+                "duplicates",
+                f"{count_of(len(repeated), f'value of {key} occurs', f'values of {key} occur')} more than "
+                f"once: {_some(repeated)}",
+            )
     named = {part.name for part in manifest.parts} | {retired for retired, _ in manifest.retired}
     later = later_parts(table.path, manifest)
     if later and later_parts(table.path, table.snapshot().manifest):

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import CorruptError, StoreError
+from ..errors import CorruptError, StoreError, count_of
 from .files import STORE_FILE, file_sha256, fsync_dir, hold, publish
 from .parts import MANIFEST, PART_NAME, Manifest, Part, check_part, footer_sha256, lineage
 from .schema import CONTENT_KEYS
@@ -122,7 +122,8 @@ def _repair_table(folder: Path, name: str) -> Repair | None:
     if gone and not later and manifest is not None:
         lost = sum(part.rows for part in gone)
         remarks.append(
-            f"{lost} rows were in {len(gone)} parts that are gone ({gone[0].name}, ...): a backup may have them, "
+            f"{count_of(lost, 'row was', 'rows were')} in {count_of(len(gone), 'part')} now gone "
+            f"({gone[0].name}, ...): a backup may have them, "
             "`icehouse embed` makes features again"
         )
         made = manifest.next(parts=tuple(part for part in manifest.parts if part not in gone))
@@ -253,7 +254,7 @@ def _of_one_kind(found: list[_Found], spec: dict[str, Any], remarks: list[str]) 
         if print_ != spec.get("fingerprint") or unlike:
             what = f"column {unlike[0]!r}" if unlike else "its fingerprint"
             remarks.append(
-                f"{_set_aside(one.path)} ({one.rows} rows) is of another kind than the others: {what} differs"
+                f"{_set_aside(one.path)} ({count_of(one.rows, 'row')}) is of another kind than the others: {what} differs"
             )
             continue
         types.update({column.name: column.type for column in one.schema})
@@ -270,7 +271,8 @@ def _without_repeated(live: list[_Found], key: str | None, remarks: list[str]) -
         keys = pq.read_table(one.path, columns=[key])[key]
         if any(pc.any(pc.is_in(keys, value_set=have)).as_py() for _, have in kept):
             remarks.append(
-                f"{_set_aside(one.path)} ({one.rows} rows) is left out: later parts hold values of {key} that it has"
+                f"{_set_aside(one.path)} ({count_of(one.rows, 'row')}) is left out: later parts hold values "
+                f"of {key} that it has"
             )
         else:
             kept.append((one, keys))

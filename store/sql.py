@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..console import EXCEL_SAFE, Screen
-from ..errors import StoreError, UsageError
+from ..errors import StoreError, UsageError, count_of, one_or_many
 from .files import publish
 from .parts import check_part, is_vectors
 from .table import Snapshot
@@ -182,8 +182,8 @@ def names_missing(where: str | None) -> bool:
 
 def left_out_note(left_out: int) -> str:
     """Note on items that `present_items` leaves out."""
-    who = "1 item that has" if left_out == 1 else f"{left_out} items that have"
-    return f'{who} vanished are left out (icehouse sql "select item_id from items where missing")'
+    who = f"{count_of(left_out, 'item that has', 'items that have')} vanished {one_or_many(left_out, 'is', 'are')}"
+    return f'{who} left out (icehouse sql "select item_id from items where missing")'
 
 
 def _run(store: Store, sql: str, tables: list[str]) -> pa.Table:

@@ -12,8 +12,9 @@ from pathlib import Path
 import icehouse
 import pytest
 from icehouse.cli import app
-from icehouse.console import count_of, json_text, printable
+from icehouse.console import json_text, printable
 from icehouse.embed import encoder as registry
+from icehouse.errors import count_of, one_or_many
 from icehouse.store.store import Store
 from toys import ToyEncoder, make_pictures
 from typer.main import get_command
@@ -37,6 +38,13 @@ ROOMS = ("data", "store", "embed", "heads", "serve")
 
 def test_one_is_not_told_as_several() -> None:
     assert [count_of(n, "item") for n in (0, 1, 2, 1200)] == ["0 items", "1 item", "2 items", "1,200 items"]
+    assert [count_of(n, "copy", "copies") for n in (1, 3)] == ["1 copy", "3 copies"]
+    assert [count_of(n, "row has", "rows have") for n in (0, 1, 2)] == [
+        "0 rows have",
+        "1 row has",
+        "2 rows have",
+    ]
+    assert [one_or_many(n, "is", "are") for n in (0, 1, 2)] == ["are", "is", "are"]
 
 
 class ToyPoint:

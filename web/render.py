@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console import count_of
+from ..errors import count_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import UsageError, count_of
 from .cosines import (
     MAX_ASKED,
     Asked,
@@ -346,7 +346,8 @@ class Join:
             for rows, asked in ((self.left, self.threshold.left), (self.right, self.threshold.right)):
                 if asked.shape != (len(rows),) or not (np.abs(asked) <= MAX_ASKED).all():
                     raise UsageError(
-                        f"{len(rows)} rows need as many thresholds from -{MAX_ASKED} to {MAX_ASKED}"
+                        f"{count_of(len(rows), 'row needs', 'rows need')} as many thresholds from "
+                        f"-{MAX_ASKED} to {MAX_ASKED}"
                     )
         elif not 0 < self.threshold <= 1:
             raise UsageError(f"a cosine threshold lies above 0 and is at most 1, not {self.threshold}")

@@ -29,7 +29,7 @@ from tenacity import (
 )
 
 from ...console import one_line, say
-from ...errors import CaptionError, LockedError, SpaceError
+from ...errors import CaptionError, LockedError, SpaceError, count_of
 from ...store.store import Store
 from .answers import better, join_flags, judge, split_flags
 from .apis import Identity, MissingModelError, ServerError, SetupError, UnreachableError
@@ -335,7 +335,11 @@ def caption_images(
         run_async(run.main())
     except (CaptionError, SpaceError) as error:
         kept = run.report.captioned
-        told = f"; {kept} captions of this run are kept, run the same command again to go on" if kept else ""
+        told = (
+            f"; {count_of(kept, 'caption')} of this run kept, run the same command again to go on"
+            if kept
+            else ""
+        )
         raise type(error)(f"{error}{told}") from None
     run.report.seconds = round(time.monotonic() - begun, 3)
     return run.report

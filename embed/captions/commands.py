@@ -13,13 +13,12 @@ from ...console import (
     JsonOption,
     MaxPixelsOption,
     StoreOption,
-    count_of,
     echo,
     one_line,
     print_json,
     say,
 )
-from ...errors import UsageError
+from ...errors import UsageError, count_of
 
 if TYPE_CHECKING:
     from .captioner import CaptionReport
@@ -233,7 +232,7 @@ def _print_plan(todo: Any, name: str, as_json: bool) -> None:
         return
     failed = f", {todo.failed} failed before (--retry-failures)" if todo.failed else ""
     echo(
-        f"{todo.distinct} distinct pictures: {todo.done} have a caption {name!r}{failed}, "
+        f"{count_of(todo.distinct, 'distinct picture')}: {count_of(todo.done, 'has', 'have')} a caption {name!r}{failed}, "
         f"{len(todo.jobs)} would be asked about"
     )
 
@@ -242,7 +241,7 @@ def _print_report(report: "CaptionReport") -> None:
     rate = f" ({report.captioned / report.seconds:.2g}/s)" if report.seconds and report.captioned else ""
     echo(
         f"{count_of(report.captioned, 'caption')} by {report.model} in {report.seconds:.1f} s{rate}; "
-        f"{report.known} of {report.distinct} pictures had one"
+        f"{report.known} of {count_of(report.distinct, 'picture')} had one"
     )
     if report.flagged:
         kinds = ", ".join(f"{count} {flag}" for flag, count in sorted(report.flagged.items()))
@@ -280,7 +279,7 @@ def _print_import(report: "ImportReport", as_json: bool) -> None:
     would = "would be imported" if report.dry_run else "imported"
     echo(
         f"{count_of(report.imported, 'caption')} {would} from {count_of(report.rows, 'row')} of {report.file}, found by "
-        f"{one_line(report.matched_by)}; {report.known} pictures had one already"
+        f"{one_line(report.matched_by)}; {count_of(report.known, 'picture')} had one already"
     )
     if report.conflicting:
         echo(f"second captions of a picture, left out: {report.conflicting}")

@@ -21,7 +21,7 @@ from ...console import (
     rich_table,
     say,
 )
-from ...errors import UsageError
+from ...errors import UsageError, count_of
 from ..options import (
     ClassWeightOption,
     CombinationsOption,
@@ -119,7 +119,7 @@ def sweep(
     notes += done.notes
     if done.left:
         notes.append(
-            f"the budget left {len(done.left)} of {len(done.results)} trials unfinished; "
+            f"the budget left {len(done.left)} of {count_of(len(done.results), 'trial')} unfinished; "
             "the same command goes on with them"
         )
     for note in notes:
@@ -290,18 +290,18 @@ def _print_board(board: "Leaderboard", group_by: str | None = None) -> None:
             f"test {heading}",
             "95% interval",
             "to the leader",
-            f"no {board.deduplicated.kind} ({len(board.deduplicated.rows)} rows)",
+            f"no {board.deduplicated.kind} ({count_of(len(board.deduplicated.rows), 'row')})",
             "seeds",
             "fit",
             "size",
             "one row",
         ],
         rows,
-        title=f"{board.rows} test rows{base}",
+        title=f"{count_of(board.rows, 'test row')}{base}",
     )
     unit = "" if metric == "log_loss" else "In percent; "
     groups = len(set(board.deduplicated.groups.tolist()))
-    over = "test rows" if groups == board.rows else f"{groups:,} groups of duplicates"
+    over = "test rows" if groups == board.rows else f"{count_of(groups, 'group')} of duplicates"
     order = "dev" if board.dev_comparable else "test, since dev scores are not comparable"
     echo(
         f"\nOrdered by {heading} on {order}. {unit}± over the seeds, intervals over {over}, "
@@ -309,7 +309,9 @@ def _print_board(board: "Leaderboard", group_by: str | None = None) -> None:
     )
     echo(scoring_text(board.looks))
     if board.left_out:
-        echo(f"note: {board.left_out} test rows are left out: not every run was scored on them")
+        echo(
+            f"note: {count_of(board.left_out, 'test row is', 'test rows are')} left out: not every run was scored on them"
+        )
     for note in board.notes:
         echo(f"note: {note}")
     if group_by is not None and board.entries:
@@ -519,13 +521,13 @@ def _print_curves(done: "Curves", metric: str, draws: int) -> None:
             said = f"{value_text(value['mean'], metric)}{spread} ({between})"
         row[2 + counts.index(point.shots)] = said
     print_table(
-        ["head", "inputs", *(f"{count} shot{'' if count == 1 else 's'}" for count in counts)],
+        ["head", "inputs", *(count_of(count, "shot") for count in counts)],
         rows.values(),
-        title=f"{metric} on {done.test_rows} {done.on} rows, by labelled items a class",
+        title=f"{metric} on {count_of(done.test_rows, f'{done.on} row')}, by labelled items a class",
     )
     unit = "M" if metric == "log_loss" else "In percent: m"
     echo(
-        f"\n{unit}ean ± standard deviation over {draws} draws (95% interval of the mean, over draws and rows)."
+        f"\n{unit}ean ± standard deviation over {count_of(draws, 'draw')} (95% interval of the mean, over draws and rows)."
     )
     if done.looks is not None:
         echo("Test was scored for every draw, to show the curve: choose nothing by it.")

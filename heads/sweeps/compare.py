@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ...dups.pair_graph import AUTO, DuplicateSearches, contents_of
-from ...errors import CorruptError, HeadError, IcehouseError, SpaceError, UsageError
+from ...errors import CorruptError, HeadError, IcehouseError, SpaceError, UsageError, count_of
 from ...store.files import check_sums
 from ..checks import check_memory, scoring_bytes
 from ..metrics import (
@@ -255,7 +255,7 @@ def compare(
     if not tested:
         raise HeadError("none of these runs has test scores: a leaderboard needs a test split")
     if untested := [run.run_id for run in runs if run not in tested]:
-        counted = "1 run has" if len(untested) == 1 else f"{len(untested)} runs have"
+        counted = count_of(len(untested), "run has", "runs have")
         notes.append(f"{counted} no scores on test, and cannot be compared: {', '.join(untested)}")
     labels = Counter(run.label for run in tested)
     if len(labels) > 1:
@@ -463,7 +463,9 @@ def _about_duplicates(found: Deduplicated, rows: int) -> list[str]:
     notes = []
     if not len(found.rows):
         what = "a near-duplicate" if found.searches else "a copy"
-        notes.append(f"every one of the {rows} rows has {what} in training: there is no score without")
+        notes.append(
+            f"every one of {count_of(rows, 'row')} has {what} in training: there is no score without"
+        )
     if not found.complete:
         notes.append(
             f"the search {', '.join(found.searches)} did not look at every row and all of training, or stopped at its cap: "
@@ -614,7 +616,7 @@ def _dev_scores(entries: Sequence[Sequence[Run]], metric: str, positive: str | N
     elif everywhere:
         fill({e: [(run, everywhere) for run in entries[e]] for e in having})
         found.notes.append(
-            f"dev scores are of the {len(everywhere)} dev rows that all runs share, over different seeds; {has}"
+            f"dev scores are of {count_of(len(everywhere), 'dev row')} that all runs share, over different seeds; {has}"
         )
     else:
         fill({e: [(run, None) for run in entries[e]] for e in having})

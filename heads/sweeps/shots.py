@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ...dups.pair_graph import AUTO, DuplicateExclusion
-from ...errors import HeadError, IcehouseError, UsageError
+from ...errors import HeadError, IcehouseError, UsageError, count_of
 from ..checks import plain
 from ..head import Head
 from ..intervals import joined_interval
@@ -203,8 +203,9 @@ def shots(
         same = sum(one["one_class"] is not None for one in point.draws.values())
         if same:
             notes.append(
-                f"{point.trial} with {point.shots} shots gave every row one class ({', '.join(map(repr, sorted(only)))}) in "
-                f"{same} of {len(point.draws)} draws"
+                f"{point.trial} with {count_of(point.shots, 'shot')} gave every row one class "
+                f"({', '.join(map(repr, sorted(only)))}) in "
+                f"{same} of {count_of(len(point.draws), 'draw')}"
             )
     for point in points:
         lines = [f"{point.trial}: {point.error}"] if point.error else _notes_on_prompts(rows, point.trial)
@@ -269,7 +270,7 @@ def _fit_all(
         trial, names = point.trial, list(point.trial.features)
         X, T = source.X.select(names), test.X.select(names)
         for draw in due[id(point)]:
-            watch(done, total, f"{trial}, {point.shots} shots, draw {draw + 1}")
+            watch(done, total, f"{trial}, {count_of(point.shots, 'shot')}, draw {draw + 1}")
             done += 1
             if point.error:
                 continue

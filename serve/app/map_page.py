@@ -21,7 +21,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from ...console import one_line
 from ...dups.pair_graph import Duplicates, list_duplicates
-from ...errors import IcehouseError
+from ...errors import IcehouseError, count_of
 from ...heads.evaluate import predict_items
 from ...heads.runs import Run, list_runs
 from ...web.render import clean
@@ -276,7 +276,7 @@ def categories(values: list[str | None]) -> _Colouring:
     if rest:
         others = len(counted) - COLOURS
         codes = pc.if_else(pc.is_valid(array), pc.fill_null(codes, COLOURS), codes)
-        names.append(f"{others:,} others")
+        names.append(count_of(others, "other"))
     found: np.ndarray = pc.fill_null(codes, NONE).to_numpy(zero_copy_only=False).astype(np.uint16)
     return names, found
 

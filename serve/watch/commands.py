@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...console import CLOSED, DEFAULT_STORE, MaxPixelsOption, StoreOption, count_of, mute_stdout, say
-from ...errors import UsageError
+from ...console import CLOSED, DEFAULT_STORE, MaxPixelsOption, StoreOption, mute_stdout, say
+from ...errors import UsageError, count_of
 
 if TYPE_CHECKING:
     from .worker import Watch

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...data.labels import normalised
-from ...errors import UsageError
+from ...errors import UsageError, count_of
 from ...heads.runs import Prediction, Run, prediction_table, write_run
 from ...store.store import Store
 from .scoring import Contents, Feature, Model, Scorer
@@ -146,8 +146,8 @@ class Learner:
         before = self.parent.metrics["protocol"]
         right = [label == names[int(proba.argmax())] for _, label, proba, names in self._rows]
         note = (
-            f"learned from {len(self._rows)} labels of a stream since run {self.parent.run_id}; "
-            f"{np.mean(right):.1%} of them were predicted before they were learned"
+            f"learned from {count_of(len(self._rows), 'label')} of a stream since run {self.parent.run_id}; "
+            f"{np.mean(right):.1%} predicted before learned"
         )
         return {
             "chosen": self.head.chosen_,

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from ... import __version__
-from ...errors import CorruptError, StoreError, UsageError
+from ...errors import CorruptError, StoreError, UsageError, count_of
 from .. import files as locks
 from ..schema import tower_of
 from ..search import nearest, score_rows, unit_rows
@@ -295,7 +295,11 @@ def _build(
     if covered is not None:
         index = covered.index
         _add(index, X, rows)
-        reason = f"{len(rows):,} vectors added" if len(rows) else "the same vectors, tuned and measured anew"
+        reason = (
+            f"{count_of(len(rows), 'vector')} added"
+            if len(rows)
+            else "the same vectors, tuned and measured anew"
+        )
         rows = np.concatenate([covered.rows, rows])
     elif len(rows):
         index = _filled(chosen, X, rows)

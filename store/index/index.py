@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...errors import CorruptError, IcehouseError, StoreError, UsageError
+from ...errors import CorruptError, IcehouseError, StoreError, UsageError, count_of
 from ..files import check_stamp, checked_name, file_sha256, publish, remove_leftovers, seal, stamp, unseal
 from ..search import (
     Hit,
@@ -524,7 +524,7 @@ def stale_because(store: Store, info: IndexInfo) -> str | None:
     if snapshot.digest == info.digest:
         return None
     new = snapshot.rows - info.rows
-    return f"the feature has {new:,} new rows" if new > 0 else "the feature has changed"
+    return f"the feature has {count_of(new, 'new row')}" if new > 0 else "the feature has changed"
 
 
 def list_indexes(store: Store) -> list[dict[str, Any]]:
