@@ -286,9 +286,8 @@ def _groups(
             )
         if changed := int(near.changed(rows).sum()):
             notes.append(
-                f"{changed} of {count_of(n, 'item')} with another content than the search {name!r} "
-                "compared: near-duplicates of it may "
-                "straddle; run `icehouse dups find` again"
+                f"{changed} of {count_of(n, 'item')} {one_or_many(changed, 'has', 'have')} another content than the "
+                f"search {name!r} compared: near-duplicates of it may straddle; run `icehouse dups find` again"
             )
     return groups_of(codes) if codes else np.arange(n)
 

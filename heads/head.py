@@ -658,7 +658,7 @@ class Head(ABC):
         known = np.isin(labels, self.classes_)
         if not known.any():
             raise InputError(
-                f"none of {count_of(len(labels), 'row')} to choose on has a label that occurs in training"
+                f"none of the {count_of(len(labels), 'row')} to choose on has a label that occurs in training"
             )
         if not known.all():
             X, labels = X[known], labels[known]

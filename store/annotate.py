@@ -140,7 +140,7 @@ def join(
 
 def _nothing_matched(path: Path, on: str, keys: list[str], items: list[str]) -> str:
     """Why none of the keys is an item's, as far as can be told."""
-    base = f"{path}: none of its {count_of(len(keys), 'key')} is the {on} of an item"
+    base = f"{path}: of its {count_of(len(keys), 'key')} none is the {on} of an item"
     if not keys or not items:
         return f"{base}; {'the file has no keys' if not keys else f'no item has a {on}'}"
     if near := _near_miss(keys, items):

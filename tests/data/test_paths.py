@@ -109,7 +109,7 @@ def test_what_fits_no_file_stays_and_says_why(folder: Path, raw: str, why: str) 
     assert bool(why) == bool(why_missing(folder / raw))
     if raw == "images/b":
         assert any(
-            "fit several files: 'images/b' may be 'images/b.jpg' or 'images/b.png'" in n
+            "1 image path fits several files: 'images/b' may be 'images/b.jpg' or 'images/b.png'" in n
             for n in manifest.notes
         )
 

@@ -99,7 +99,7 @@ def test_bad_ratios(ratios: dict[str, float]) -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(UsageError, match="'a' is there 2 times"):
         stratified_split(["a", "b", "a"])
-    with pytest.raises(UsageError, match="1 labels for 2 ids"):
+    with pytest.raises(UsageError, match="1 label for 2 ids"):
         stratified_split(["a", "b"], ["x"])
     with pytest.raises(UsageError, match="3 groups for 2 ids"):
         stratified_split(["a", "b"], groups=[1, 2, 3])

@@ -219,7 +219,7 @@ def test_a_truth_of_another_store_is_told_so(embedded: Store, truth: Path, tmp_p
     find_duplicates(embedded, name="some", feature=None, where="item_id < 'post-0060'")
     named = known(tmp_path / "t.csv", truth.read_text() + "post-0001,images/post-0002.jpg\n")
     result = run("evaluate", "-s", str(embedded.path), "-n", "some", "--truth", str(named), "--json")
-    assert "1 ids of" in result.stderr
+    assert "1 id of" in result.stderr
     assert "'images/post-0002.jpg'" in result.stderr
     assert "only items where item_id < 'post-0060'" in result.stderr
     assert json.loads(result.stdout)["unknown"] == ["images/post-0002.jpg"]

@@ -234,7 +234,7 @@ def test_a_limit_is_not_met_by_a_search_that_cannot_tell(store: Store) -> None:
     changed = run(*asked)
     assert changed.exit_code == 1
     report = split_items(store, keep_together=["duplicates"], column="fresh")
-    assert "1 of 8 items have another content" in report.notes[0]
+    assert "1 of 8 items has another content" in report.notes[0]
     assert (
         "1 item of train, dev, test with another content than the search 'default' compared" in changed.stderr
     )

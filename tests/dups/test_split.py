@@ -73,7 +73,7 @@ def test_a_column_keeps_together_and_joins_with_duplicates(store: Store) -> None
     assert giant.groups["largest"] == 8
     assert giant.splits == {"train": 8, "test": 0}
     assert any("larger than the smallest split" in note for note in giant.notes)
-    assert any("'test' has no items: there are 1 groups" in note for note in giant.notes)
+    assert any("'test' has no items: there is 1 group for" in note for note in giant.notes)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,10 @@ def test_a_taken_id_keeps_its_labels_and_it_is_said(tmp_path: Path, store: Path)
     report = embed(store, tmp_path / "photos")
     assert (report.changed, report.moved, report.vanished) == (1, 0, 1)
     assert items(store) == [("b.png", "two")]
-    assert any("hold the picture of another item now" in note and "b.png" in note for note in report.notes)
+    assert any(
+        "1 known item holds the picture of another item now" in note and "b.png" in note
+        for note in report.notes
+    )
 
 
 def test_a_copy_that_stays_is_no_move(tmp_path: Path, store: Path) -> None:

@@ -122,7 +122,9 @@ def test_nothing_matched_is_an_error_with_a_hint(
     path.write_text("item_id,label\n" + "".join(f"{key},new\n" for key in keys))
     with pytest.raises(SourceError) as caught:
         join(store, path)
-    assert f"none of its {len(keys)} keys is the item_id of an item" in str(caught.value)
+    assert f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} none is the item_id of an item" in str(
+        caught.value
+    )
     assert told in str(caught.value)
     assert labels(store)["a"] == "cat"
 

@@ -200,7 +200,7 @@ def test_a_manifest_without_the_parts_that_are_gone(busy: Store) -> None:
     (busy.items.path / part.name).unlink()
     assert not verify(again(busy)).ok
     (done,) = repair(again(busy))
-    assert f"{part.rows} rows were in 1 parts that are gone" in done.remarks[0]
+    assert f"{part.rows} row was in 1 part now gone" in done.remarks[0]
     assert verify(again(busy)).ok
 
 
