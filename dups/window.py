@@ -284,7 +284,12 @@ class SlidingWindow:
     def compare(self, arrivals: Sequence[Arrival]) -> list[StreamResult]:
         """Judge arrivals by what is held, each as if it came next, and remember none of them."""
         self._review()
-        return [self._result(_Batch(self, [arrival]), 0) for arrival in arrivals]
+        found = []
+        for start in range(0, len(arrivals), BATCH):
+            # What is not remembered has no slot, and is no match of those after it.
+            batch = _Batch(self, arrivals[start : start + BATCH])
+            found += [self._result(batch, j) for j in range(len(batch))]
+        return found
 
     def remember(self, arrivals: Sequence[Arrival]) -> None:
         """Take arrivals into the window without judging them."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
+from ...dups.window import Arrival
 from ...errors import IcehouseError, SourceError, UsageError
 from ...heads.runs import Run
 from ...store.schema import tower_of
 from .catalog import Catalog, Duplicate, Neighbour, picture_url
-from .inference import MAX_TEXT, Embedded, Inference
+from .inference import MAX_TEXT, Embedded, Inference, Kind
 from .inference import Query as Asked
 from .rendering import Json, page, wants_page
 from .state import NotReadyError, State
@@ -178,6 +181,10 @@ K = Annotated[int, Query(ge=0, le=MAX_LISTED, description="Most neighbours or hi
 RunName = Annotated[str | None, Query(max_length=200, description="Head to ask; the first by default.")]
 
 
+#: An input, and its vectors.
+Given = tuple[Asked, Embedded]
+
+
 def served(request: Request) -> State:
     """The state that the application carries."""
     state: State = request.app.state.served
@@ -232,20 +239,28 @@ async def answer(
         asked, [*near.values(), *(s for run in heads for s in run.specs.values())]
     )
 
-    def conclude() -> dict[str, Any]:
-        said = [inference.judge(run, [embedded])[0] for run in heads]
-        state.drift.add(embedded)
-        if said[0].proba is None:
-            raise UsageError(f"{said[0].reason}, and the request has {' and '.join(asked.kinds)} alone")
-        return {
-            **said[0].as_json(),
-            "duplicates": [] if catalog is None else duplicates_of(inference, catalog, asked, embedded),
-            "neighbours": [] if catalog is None else neighbours_of(inference, catalog, asked, embedded, k),
-            "heads": [other.as_json() for other in said[1:]],
-            **({"contributions": inference.contributions(said[0])} if explain else {}),
-        }
+    def conclude(inputs: list[Given]) -> list[dict[str, Any] | IcehouseError]:
+        same: list[list[dict[str, Any]]] = [[] for _ in inputs]
+        near = same
+        if catalog is not None:
+            same = duplicates_of(inference, catalog, inputs)
+            near = neighbours_of(inference, catalog, inputs, k)
+        said = [inference.judge(run, [embedded for _, embedded in inputs]) for run in heads]
+        answers: list[dict[str, Any] | IcehouseError] = []
+        for i, (asked, embedded) in enumerate(inputs):
+            first, *others = (judgements[i] for judgements in said)
+            state.drift.add(embedded)
+            if first.proba is None:
+                kinds = " and ".join(asked.kinds)
+                answers.append(UsageError(f"{first.reason}, and the request has {kinds} alone"))
+                continue
+            told = {"duplicates": same[i], "neighbours": near[i], "heads": [o.as_json() for o in others]}
+            explained = {"contributions": inference.contributions(first)} if explain else {}
+            answers.append({**first.as_json(), **told, **explained})
+        return answers
 
-    found: dict[str, Any] = await inference.in_thread(conclude)
+    key = (id(catalog), tuple(run.run_id for run in heads), k, explain)
+    found: dict[str, Any] = await inference.together(key, conclude, (asked, embedded))
     return found
 
 
@@ -321,7 +336,7 @@ async def duplicates(request: Request) -> Any:
 
         def find() -> dict[str, Any]:
             return {
-                "duplicates": duplicates_of(inference, catalog, asked, embedded),
+                "duplicates": duplicates_of(inference, catalog, [(asked, embedded)])[0],
                 "feature": catalog.duplicates.feature(kind),
                 "note": catalog.duplicates.note(kind),
             }
@@ -330,34 +345,48 @@ async def duplicates(request: Request) -> Any:
 
 
 def duplicates_of(
-    inference: Inference, catalog: Catalog, asked: Asked, embedded: Embedded
-) -> list[dict[str, Any]]:
-    """Near-duplicates of an input's image, or of its text where it has no image."""
-    kind = asked.kinds[0]
-    feature = catalog.duplicates.feature(kind)
-    vector = None
-    if feature in inference.specs and not embedded.blank:
-        assert feature is not None
-        _checked(inference, catalog, feature)
-        vector = embedded.vector(inference.specs[feature])
-    found = catalog.duplicates.of(kind, embedded.sha256[kind], embedded.phash, vector)
-    return [duplicate_json(catalog, each) for each in found]
+    inference: Inference, catalog: Catalog, inputs: Sequence[Given]
+) -> list[list[dict[str, Any]]]:
+    """Near-duplicates of each input's image, or of its text where it has no image."""
+    found: list[list[dict[str, Any]]] = [[] for _ in inputs]
+    for kind, places in _by_kind(inputs):
+        feature = catalog.duplicates.feature(kind)
+        spec = None if feature is None else inference.specs.get(feature)
+        if feature is not None and spec is not None:
+            _checked(inference, catalog, feature)
+        arrivals = []
+        for place in places:
+            embedded = inputs[place][1]
+            vector = None if spec is None or embedded.blank else embedded.vector(spec)
+            arrivals.append(Arrival("", embedded.sha256[kind], embedded.phash, vector))
+        for place, same in zip(places, catalog.duplicates.of(kind, arrivals), strict=True):
+            found[place] = [duplicate_json(catalog, each) for each in same]
+    return found
 
 
 def neighbours_of(
-    inference: Inference, catalog: Catalog, asked: Asked, embedded: Embedded, k: int
-) -> list[dict[str, Any]]:
-    """Items nearest to an input's image, or to its text where it has no image."""
-    known = [
-        f
-        for f in catalog.default_features(images=asked.kinds[0] == "image", joint=False)
-        if f in inference.specs
-    ]
-    vector = embedded.vector(inference.specs[known[0]]) if known else None
-    if vector is None:
-        return []
-    near = _checked(inference, catalog, known[0]).nearest(vector, k)
-    return [neighbour_json(catalog, each) for each in near]
+    inference: Inference, catalog: Catalog, inputs: Sequence[Given], k: int
+) -> list[list[dict[str, Any]]]:
+    """Items nearest to each input's image, or to its text where it has no image."""
+    found: list[list[dict[str, Any]]] = [[] for _ in inputs]
+    for kind, places in _by_kind(inputs):
+        looks = catalog.default_features(images=kind == "image", joint=False)
+        feature = next((name for name in looks if name in inference.specs), None)
+        if feature is None:
+            continue
+        vectors = {place: inputs[place][1].vector(inference.specs[feature]) for place in places}
+        known = {place: vector for place, vector in vectors.items() if vector is not None}
+        if known:
+            nearest = _checked(inference, catalog, feature).nearest_each(np.stack(list(known.values())), k)
+            for place, near in zip(known, nearest, strict=True):
+                found[place] = [neighbour_json(catalog, each) for each in near]
+    return found
+
+
+def _by_kind(inputs: Sequence[Given]) -> list[tuple[Kind, list[int]]]:
+    """Places of the inputs by what of them is compared: the image, or the text where there is none."""
+    kinds = [asked.kinds[0] for asked, _ in inputs]
+    return [(kind, [i for i, each in enumerate(kinds) if each == kind]) for kind in dict.fromkeys(kinds)]
 
 
 def _checked(inference: Inference, catalog: Catalog, feature: str) -> Any:

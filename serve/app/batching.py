@@ -1,7 +1,8 @@
 """Micro-batching: inputs that come together are encoded together, in the encoder's own threads.
 
 While batches are encoded the next ones gather, so a busy server pays for full batches and a single request waits for nobody.
-Only where other inputs are known to be on their way (being read or decoded) does a batch wait for them, a few milliseconds.
+Only where other inputs are known to be on their way (being read or decoded) does a batch wait for them: the cores are with
+those that decode, and a batch of one would take them away.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from ...errors import IcehouseError, ImageError
 if TYPE_CHECKING:
     from .monitoring import Monitor
 
-#: Seconds that a batch waits, at most, for inputs that are on their way.
-PATIENCE = 0.004
+#: Seconds that a batch waits for the next of the inputs that are on their way, and for all of them together.
+NEXT_S, PATIENCE = 0.01, 0.1
 
 #: Rows of a batch on a CPU: more at once are no faster there, and whoever asked first waits for all of them.
 CPU_ROWS = 16
@@ -49,7 +50,7 @@ class _Job:
 class Batcher:
     """Encodes what is submitted, in batches of one modality.
 
-    One thread gathers batches as long as a thread of the encoder's is free. On a CPU these are one a core, on a GPU one.
+    Each of the encoder's threads gathers a batch and encodes it. On a CPU these are one a core, on a GPU one.
 
     Parameters
     ----------
@@ -75,53 +76,48 @@ class Batcher:
         self.size = size or min(encoder.batch_size, most)
         self._waiting: dict[Modality, deque[_Job]] = {"image": deque(), "text": deque()}
         self._changed = threading.Condition()
-        self._free, self._over = encoder.streams, False
-        self._pool = encoder.stream_pool()
-        self._thread = threading.Thread(target=self._work, name=f"icehouse-batch-{encoder.name}", daemon=True)
-        self._thread.start()
+        self._pool, self._working = encoder.stream_pool(), 0
 
     def submit(self, modality: Modality, content: Any, outputs: Sequence[str]) -> Future[Row]:
         """Have one content encoded: pixels as the encoder prepared them, or a cleaned text."""
         job = _Job(modality, content, frozenset(outputs), time.monotonic())
         with self._changed:
-            self._waiting[modality].append(job)
-            self._changed.notify_all()
+            queue = self._waiting[modality]
+            queue.append(job)
+            if self._working < self.encoder.streams:
+                self._pool.submit(self._work)
+                self._working += 1
+            elif len(queue) >= self.size or not self.coming():
+                # Otherwise the thread that waits for the next input looks again by itself.
+                self._changed.notify()
         return job.future
 
     def close(self) -> None:
         """Encode what was submitted, and end the threads."""
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
-        self._thread.join(timeout=30)
         self._pool.shutdown()
 
     def _work(self) -> None:
-        while (batch := self._gather()) is not None:
-            jobs = [job for job in batch if job.future.set_running_or_notify_cancel()]
-            if jobs:
-                self._pool.submit(self._encode, jobs).add_done_callback(self._freed)
-            else:
-                self._freed(None)
+        while batch := self._gather():
+            if jobs := [job for job in batch if job.future.set_running_or_notify_cancel()]:
+                self._encode(jobs)
 
-    def _freed(self, _: Any) -> None:
+    def _gather(self) -> list[_Job]:
+        """Wait for a batch that is full, or has waited for others long enough; empty if there is nothing to do."""
         with self._changed:
-            self._free += 1
-            self._changed.notify_all()
+            while queues := sorted(filter(None, self._waiting.values()), key=lambda jobs: jobs[0].since):
+                left = [self._patience(queue) for queue in queues]
+                for queue, seconds in zip(queues, left, strict=True):
+                    if seconds <= 0:
+                        return [queue.popleft() for _ in range(min(len(queue), self.size))]
+                self._changed.wait(min(left))
+            self._working -= 1
+            return []
 
-    def _gather(self) -> list[_Job] | None:
-        """Wait for a free thread and a job, and take what has come by then of its kind; None once it is over."""
-        with self._changed:
-            while not (self._free and any(self._waiting.values())):
-                if self._over and not any(self._waiting.values()):
-                    return None
-                self._changed.wait()
-            queue = min(filter(None, self._waiting.values()), key=lambda jobs: jobs[0].since)
-            until = queue[0].since + PATIENCE
-            while len(queue) < self.size and self.coming() and (left := until - time.monotonic()) > 0:
-                self._changed.wait(left)
-            self._free -= 1
-            return [queue.popleft() for _ in range(min(len(queue), self.size))]
+    def _patience(self, queue: deque[_Job]) -> float:
+        """Seconds that a batch may still wait for others; none if it is full, or no others are on their way."""
+        if len(queue) >= self.size or not self.coming():
+            return 0.0
+        return min(queue[-1].since + NEXT_S, queue[0].since + PATIENCE) - time.monotonic()
 
     def _encode(self, jobs: list[_Job]) -> None:
         modality = jobs[0].modality

@@ -303,10 +303,28 @@ class Feature:
         at = int(self.content[row])
         return None if at < 0 else np.asarray(self.vectors.X[at], np.float32)
 
+    def nearest_each(self, vectors: np.ndarray, k: int) -> list[list[Neighbour]]:
+        """`nearest` of each of some vectors (n, dim): what is kept ready is read once for all of them."""
+        rough: list[np.ndarray | None] = [None] * len(vectors)
+        if self._units is not None and vectors.shape[1] == self._units.shape[1]:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                rough = list(unit_rows(vectors, np.float32) @ self._units.T)
+        return [
+            self.nearest(vector, k, rough=cosines) for vector, cosines in zip(vectors, rough, strict=True)
+        ]
+
     def nearest(
-        self, vector: np.ndarray, k: int, rows: np.ndarray | None = None, without: int | None = None
+        self,
+        vector: np.ndarray,
+        k: int,
+        rows: np.ndarray | None = None,
+        without: int | None = None,
+        rough: np.ndarray | None = None,
     ) -> list[Neighbour]:
-        """The `k` items among `rows` (all that are present, unless given) nearest to a vector by cosine, best first."""
+        """The `k` items among `rows` (all that are present, unless given) nearest to a vector by cosine, best first.
+
+        `rough` are the cosines of all contents as a product in float32 has them, if they are known.
+        """
         if k < 1:
             return []
         if self._units is None and rows is None:
@@ -322,7 +340,7 @@ class Feature:
         if not len(rows):
             return []
         query = np.asarray(vector, np.float64).reshape(1, -1)
-        found, cosines = exact_candidates(self.vectors, query, k, self._promising(query, k, sought))
+        found, cosines = exact_candidates(self.vectors, query, k, self._promising(query, k, sought, rough))
         score = np.full(len(self.vectors.X), np.nan)
         score[found] = cosines
         scores = score[self.content[rows]]
@@ -331,17 +349,19 @@ class Feature:
         best = sorted(zip((-scores[there]).tolist(), ids, rows[there].tolist(), strict=True))[:k]
         return [Neighbour(row, -value) for value, _, row in best]
 
-    def _promising(self, query: np.ndarray, k: int, sought: np.ndarray) -> np.ndarray:
+    def _promising(
+        self, query: np.ndarray, k: int, sought: np.ndarray, rough: np.ndarray | None
+    ) -> np.ndarray:
         """Contents among which the k best certainly are, by one product with the vectors that are kept ready."""
         units = self._units
         norm = float(np.linalg.norm(query))
         if units is None or len(sought) <= 4 * k or not 0 < norm < np.inf or query.shape[1] != units.shape[1]:
             return sought
-        rough = (
-            units[sought] @ (query[0] / norm).astype(np.float32)
-            if len(sought) < len(units)
-            else (units @ (query[0] / norm).astype(np.float32))
-        )
+        if rough is None:
+            chosen = units[sought] if len(sought) < len(units) else units
+            rough = chosen @ (query[0] / norm).astype(np.float32)
+        elif len(sought) < len(units):
+            rough = rough[sought]
         floor = np.partition(rough, -k)[-k] - 2 * float32_margin(units.shape[1])
         return sought[rough >= floor]
 
@@ -399,20 +419,24 @@ class Duplicates:
         """Origin of the rule."""
         return self._windows[modality][2]
 
-    def of(
-        self, modality: str, sha256: str, phash: int | None, vector: np.ndarray | None, most: int = 20
-    ) -> list[Duplicate]:
-        """Items that are near-duplicates of a content, the surest first."""
+    def of(self, modality: str, arrivals: Sequence[Arrival], most: int = 20) -> list[list[Duplicate]]:
+        """Items that are near-duplicates of each of some contents, known by their sha256; the surest first."""
         _, window, _ = self._windows[modality]
         if window is None:
-            return [Duplicate(row, "exact", None, None) for row in self._items(modality, sha256)][:most]
+            return [
+                [Duplicate(row, "exact", None, None) for row in self._items(modality, arrival.key)][:most]
+                for arrival in arrivals
+            ]
         with self._lock:
-            judged = window.compare([Arrival("", sha256, phash, vector)])[0]
+            judged = window.compare(arrivals)
         return [
-            Duplicate(row, match.kind, match.hamming, match.cosine)
-            for match in judged.matches
-            for row in self._items(modality, match.id)
-        ][:most]
+            [
+                Duplicate(row, match.kind, match.hamming, match.cosine)
+                for match in result.matches
+                for row in self._items(modality, match.id)
+            ][:most]
+            for result in judged
+        ]
 
     def _items(self, modality: str, sha256: str) -> list[int]:
         return self._by_content[modality].get(sha256, [])

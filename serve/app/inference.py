@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,6 +116,8 @@ class Inference:
             settings.workers or max(2, min(8, os.cpu_count() or 2)), "icehouse-serve"
         )
         self._means: dict[str, Any] = {}
+        self._gathered: dict[Hashable, list[tuple[Any, Future[Any]]]] = {}
+        self._lock = threading.Lock()
         self._busy = 0
         self._coming = 0
 
@@ -181,6 +184,40 @@ class Inference:
         """Call a function that takes a while in a thread for such."""
         return await asyncio.get_running_loop().run_in_executor(self.readers, function, *args)
 
+    async def together(
+        self, key: Hashable, function: Callable[[list[Any]], Sequence[Any]], given: Any
+    ) -> Any:
+        """Call a function with what is given and whatever else comes under a key meanwhile; the result for this one.
+
+        The function is that of the first who comes, and is called in a thread. An exception in a result is raised here.
+        """
+        future: Future[Any] = Future()
+        with self._lock:
+            gathered = self._gathered.setdefault(key, [])
+            gathered.append((given, future))
+        if len(gathered) == 1:
+            # A batch's other inputs come in the same turn of the loop.
+            asyncio.get_running_loop().call_soon(self.readers.submit, self._call, key, function)
+        return await asyncio.wrap_future(future)
+
+    def _call(self, key: Hashable, function: Callable[[list[Any]], Sequence[Any]]) -> None:
+        with self._lock:
+            gathered = self._gathered.pop(key)
+        gathered = [(given, future) for given, future in gathered if future.set_running_or_notify_cancel()]
+
+        def call(some: list[Any]) -> Sequence[Any]:
+            try:
+                return function(some)
+            except Exception as error:
+                # One that cannot be answered costs only itself.
+                return [error] if len(some) == 1 else [call([each])[0] for each in some]
+
+        for (_, future), result in zip(gathered, call([given for given, _ in gathered]), strict=True):
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
     def wanted(self, features: Iterable[Mapping[str, Any]], kinds: Sequence[str]) -> list[Wanted]:
         """Group features by what is encoded at once."""
         groups: dict[tuple[str, Kind, str], set[str]] = {}
@@ -201,12 +238,12 @@ class Inference:
         self._coming += 1
         try:
             made, jobs = await self.in_thread(self._prepare, query, self.wanted(features, query.kinds))
-            futures = [
-                (wanted, self.batchers[wanted.encoder].submit(wanted.kind, content, sorted(wanted.outputs)))
-                for wanted, content in jobs
-            ]
         finally:
             self._coming -= 1
+        futures = [
+            (wanted, self.batchers[wanted.encoder].submit(wanted.kind, content, sorted(wanted.outputs)))
+            for wanted, content in jobs
+        ]
         for wanted, future in futures:
             rows = await asyncio.wrap_future(_typed(future))
             for output, row in rows.items():
@@ -236,7 +273,9 @@ class Inference:
         return made, jobs
 
     def judge(self, run: Run, inputs: Sequence[Embedded]) -> list[Judgement]:
-        """Predictions of a head for all inputs, in one pass."""
+        """Predictions of a head for all inputs, in one pass unless they would touch each other."""
+        if len(inputs) > 1 and not run.head.batch_independent:
+            return [self.judge(run, [each])[0] for each in inputs]
         names = list(run.specs)
         rows = {name: [made.of(run.specs[name]) for made in inputs] for name in names}
         present = {name: np.array([row is not None for row in rows[name]], bool) for name in names}

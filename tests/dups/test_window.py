@@ -226,6 +226,17 @@ def test_what_is_not_read_has_not_arrived() -> None:
     assert told(got + list(window.judge(stream[17:]))) == by_hand(stream, 100, RULE)
 
 
+def test_what_is_only_compared_is_compared_with_what_is_held_alone() -> None:
+    stream = arrivals(90, 5, contents=60)
+    window = SlidingWindow(40, rule=RULE, dim=DIM)
+    window.remember(stream[:40])
+    asked = [*stream[30:], *stream[30:]]
+    together, alone = window.compare(asked), [window.compare([arrival])[0] for arrival in asked]
+    assert together == alone
+    assert together[: len(asked) // 2] == together[len(asked) // 2 :], "no arrival is a match of another"
+    assert (window.count, any(result.matches for result in together)) == (40, True)
+
+
 def test_two_batches_at_once_are_refused() -> None:
     stream = arrivals(6)
     window = SlidingWindow(10, rule=RULE, dim=DIM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +21,11 @@ import httpx
 import numpy as np
 import pytest
 from icehouse.cli import app
-from icehouse.serve.app import server
+from icehouse.errors import IcehouseError
+from icehouse.serve.app import batching, server
+from icehouse.serve.app.inference import Inference
+from icehouse.serve.app.monitoring import Monitor
+from icehouse.serve.app.state import Settings
 from served import make_store, running
 from toys import ToyEncoder
 from typer.testing import CliRunner
@@ -169,6 +174,50 @@ def test_many_at_once_share_batches(store: Path) -> None:
         assert encoder.batches[0] == 1
         assert sum(encoder.batches) == 16
         assert len(encoder.batches) <= 4, "eight rows fit into a batch of this encoder"
+
+
+def test_a_batch_waits_for_what_is_on_its_way_until_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "NEXT_S", 60.0)
+    monkeypatch.setattr(batching, "PATIENCE", 60.0)
+    encoder, coming = ToyEncoder(), 5
+    batcher = batching.Batcher(encoder, coming=lambda: coming, size=4)
+    waiting = [batcher.submit("text", f"sun {i}", ["pooled"]) for i in range(3)]
+    assert not wait(waiting, timeout=0.1).done
+    full = [*waiting, batcher.submit("text", "sun 3", ["pooled"])]
+    rows = [future.result(30)["pooled"] for future in full]
+    alone = encoder.encode_texts([f"sun {i}" for i in range(4)], ["pooled"])["pooled"]
+    np.testing.assert_allclose(np.concatenate(rows), alone)  # type: ignore[arg-type]
+    coming = 0
+    batcher.submit("text", "nobody else", ["pooled"]).result(30)
+    batcher.close()
+    assert encoder.batches == [4, 4, 1], "the second by hand"
+
+
+def test_a_batch_does_not_wait_for_ever_for_what_never_comes() -> None:
+    encoder = ToyEncoder()
+    batcher = batching.Batcher(encoder, coming=lambda: 1, size=4)
+    assert batcher.submit("text", "sun", ["pooled"]).result(30)["pooled"].shape[0] == 1  # type: ignore[union-attr]
+    batcher.close()
+
+
+def test_what_comes_together_is_answered_together_and_one_failure_costs_only_itself() -> None:
+    inference, calls = Inference(None, [], Settings(), Monitor()), []
+
+    def halves(numbers: list[int]) -> list[Any]:
+        calls.append(numbers)
+        if 3 in numbers:
+            raise IcehouseError("three")
+        return [number / 2 if number else IcehouseError("nothing") for number in numbers]
+
+    async def all_of(*numbers: int) -> list[Any]:
+        asked = (inference.together("halves", halves, number) for number in numbers)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    assert asyncio.run(all_of(1, 2, 4)) == [0.5, 1, 2]
+    assert calls == [[1, 2, 4]]
+    one, nothing, three = asyncio.run(all_of(1, 0, 3))
+    assert (one, str(nothing), str(three)) == (0.5, "nothing", "three")
+    inference.close()
 
 
 def test_an_encoder_that_fails_costs_one_input(store: Path) -> None:
