@@ -9,6 +9,7 @@ another one, or whose bytes were written elsewhere and read again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -78,27 +79,27 @@ class Outcome:
     log: Path | None = None
 
 
-class _Digests:
-    """SHA-256 of files, computed again whenever a file's status says that it may have changed."""
+#: SHA-256 of a regular file, or of a picture in a Parquet file; None where it cannot be read.
+_Digests = Callable[[str], str | None]
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[tuple[int, ...], str]] = {}
 
-    def of(self, file: str) -> str | None:
-        """Digest of a regular file, or of a picture in a Parquet file; None where it cannot be read."""
+def _digests() -> _Digests:
+    """Give digests that are computed again whenever a file's status says that it may have changed."""
+    computed = functools.cache(lambda file, *_status: _digest(file))
+
+    def digest(file: str) -> str | None:
         if image_files.container(file) is not None:
             return image_files.sha256(file)
         try:
             about = os.stat(file)
             if not stat.S_ISREG(about.st_mode):
                 return None
-            key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
-            known = self._known.get(file)
-            if known is None or known[0] != key:
-                self._known[file] = known = (key, _digest(file))
-            return known[1]
+            status = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+            return str(computed(file, *status))
         except (OSError, ValueError):
             return None
+
+    return digest
 
 
 def _digest(file: str) -> str:
@@ -148,43 +149,33 @@ def plan_actions(
     rows = _listed(search, drop)
     facts, sources = _facts(store, rows)
     target = None if move_to is None else _target_folder(store, Path(move_to), sources)
-    steps: list[Step] = []
-    skipped: list[tuple[str, str]] = []
-    digests = _Digests()
+    plan = Plan(mode, store.path, search.name, [], [])
+    digests = _digests()
     taken: set[str | None] = set()
     seen: set[str] = set()
     below = _folders({facts[row["item_id"]]["root"] for row in rows if row["item_id"] in facts})
     keepers = {row["keeper"] for row in rows}
     for number, row in enumerate(rows, 1):
-        item, keeper = facts.get(row["item_id"]), facts.get(row["keeper"])
-        reason = "it is listed twice" if row["item_id"] in seen else _why_not(row, item, keeper, keepers)
-        seen.add(row["item_id"])
-        step = None
-        if reason is None and item is not None and keeper is not None:
-            place = None
+        item_id, keeper_id = row["item_id"], row["keeper"]
+        reason = "it is listed twice" if item_id in seen else _why_not(row, facts, keepers)
+        seen.add(item_id)
+        if reason is None:
+            item, keeper = facts[item_id], facts[keeper_id]
+            step = Step(item_id, item["file"], item["sha256"], keeper_id, keeper["file"], keeper["sha256"], 0)
             if target is not None:
                 place = os.path.join(target, below[item["root"]], *_inside(item["path"]))
+                step = replace(step, target=place)
                 if place in taken or os.path.lexists(place):
                     reason = f"{place} is there already"
-            step = Step(
-                row["item_id"],
-                item["file"],
-                item["sha256"],
-                row["keeper"],
-                keeper["file"],
-                keeper["sha256"],
-                0,
-                place,
-            )
             reason = reason or _why_not_now(step, mode, digests)
-        if reason is not None or step is None:
-            skipped.append((row["item_id"], reason or "nothing is known of it"))
-        else:
+        if reason is None:
             taken.add(step.target)
-            steps.append(Step(**{**vars(step), "bytes": os.path.getsize(step.file)}))
+            plan.steps.append(replace(step, bytes=os.path.getsize(step.file)))
+        else:
+            plan.skipped.append((item_id, reason))
         if progress is not None:
             progress(number, len(rows))
-    return Plan(mode, store.path, search.name, steps, skipped)
+    return plan
 
 
 def _listed(search: Duplicates, drop: str | Path | None) -> list[dict[str, str]]:
@@ -213,21 +204,13 @@ def _facts(store: Store, rows: list[dict[str, str]]) -> tuple[dict[str, dict[str
     items = store.items.read(["item_id", "path", "root", "image_sha256", "source"])
     found: dict[str, dict[str, str]] = {}
     sources = {source for source in items["source"].cast(pa.string()).unique().to_pylist() if source}
-    for batch in items.to_batches():
+    for batch in items.drop_columns(["source"]).to_batches():
         for item in batch.to_pylist():
             # With --excel-safe the list has ' before what a spreadsheet would take for a formula.
             for item_id in {item["item_id"], f"'{item['item_id']}"} & names:
-                if None not in (item["path"], item["root"], item["image_sha256"]):
-                    file = f"{item['root']}/{item['path']}"
-                    found.setdefault(
-                        item_id,
-                        {
-                            "path": item["path"],
-                            "root": item["root"],
-                            "file": file,
-                            "sha256": item["image_sha256"],
-                        },
-                    )
+                if None not in item.values():
+                    known = {"file": f"{item['root']}/{item['path']}", "sha256": item["image_sha256"]}
+                    found.setdefault(item_id, item | known)
     return found, sorted(sources)
 
 
@@ -266,19 +249,17 @@ def _inside(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".", "..")]
 
 
-def _why_not(
-    row: dict[str, str], item: dict[str, str] | None, keeper: dict[str, str] | None, keepers: set[str]
-) -> str | None:
+def _why_not(row: dict[str, str], facts: dict[str, dict[str, str]], keepers: set[str]) -> str | None:
     """Why an item is left alone whatever its file is like; None if nothing speaks against it."""
-    if item is None:
+    if row["item_id"] not in facts:
         return "it is no longer in the store, or has no file"
-    if keeper is None:
+    if row["keeper"] not in facts:
         return f"its keeper {row['keeper']!r} is no longer in the store, or has no file"
     if row.get("kind") in _NEVER:
         return f"it is a {row['kind']} of its keeper, which is never acted upon"
     if row["item_id"] in keepers:
         return "it is the keeper of another item of the list"
-    if image_files.container(item["file"]) is not None:
+    if image_files.container(facts[row["item_id"]]["file"]) is not None:
         return "it is a picture inside a Parquet file, which cannot be taken out alone"
     if row.get("same_file_as"):
         return f"its file is that of {row['same_file_as']!r} too"
@@ -316,9 +297,9 @@ def _why_not_now(step: Step, mode: Mode, digests: _Digests) -> str | None:
             return "its keeper is on another file system"
     if about.st_nlink > 1:
         return "its file has another name, by a hard link"
-    if digests.of(step.keeper) != step.keeper_sha256:
+    if digests(step.keeper) != step.keeper_sha256:
         return f"its keeper {step.keeper_id!r} is no longer what was embedded"
-    if digests.of(step.file) != step.sha256:
+    if digests(step.file) != step.sha256:
         return "its file is no longer what was embedded"
     return None
 
@@ -336,7 +317,7 @@ class _Log:
             raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
         if new:
             fsync_dir(path.absolute().parent)
-        elif _ends_within_a_line(path):
+        elif (written := path.read_bytes()) and not written.endswith(b"\n"):
             self._file.write(b"\n")
 
     def write(self, record: dict[str, Any]) -> None:
@@ -344,13 +325,11 @@ class _Log:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-def _ends_within_a_line(path: Path) -> bool:
-    data = path.read_bytes()
-    return bool(data) and not data.endswith(b"\n")
 
 
 def carry_out(
@@ -364,11 +343,10 @@ def carry_out(
     if plan.mode == "script":
         raise UsageError("a script is written, not carried out")
     path = _log_path(plan) if log is None else Path(log)
-    outcome, digests = Outcome(log=path), _Digests()
+    outcome, digests = Outcome(log=path), _digests()
     if not plan.steps:
         return Outcome()
-    journal = _Log(path, new=True)
-    try:
+    with _Log(path, new=True) as journal:
         journal.write(
             {
                 "log": _LOG,
@@ -396,8 +374,6 @@ def carry_out(
                 outcome.skipped.append((step.item_id, reason))
             if progress is not None:
                 progress(number, len(plan.steps))
-    finally:
-        journal.close()
     return outcome
 
 
@@ -444,20 +420,27 @@ def _relocate(source: str, target: str, sha256: str) -> None:
         raise
     except OSError:
         # Another file system, or one without hard links: copied, read again, and only then removed here.
-        temp = os.path.join(os.path.dirname(target), temp_name(""))
-        try:
+        with _temporary_beside(target) as temp:
             shutil.copy2(source, temp, follow_symlinks=False)
             _sync(temp)
             if _digest(temp) != sha256:
                 raise OSError(None, "the copy differs from the file", source) from None
             _give_name(temp, target)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temp)
         if _digest(source) != sha256:
             raise OSError(None, "the file changed while it was copied", source) from None
     fsync_dir(Path(target).parent)
     os.unlink(source)
+
+
+@contextlib.contextmanager
+def _temporary_beside(file: str) -> Iterator[str]:
+    """A free name in the folder of a file; what is there afterwards is removed."""
+    temp = os.path.join(os.path.dirname(file), temp_name(""))
+    try:
+        yield temp
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temp)
 
 
 def _give_name(temp: str, target: str) -> None:
@@ -482,14 +465,9 @@ def _sync(file: str) -> None:
 
 def _hardlink(step: Step, number: int, journal: _Log) -> str | None:
     journal.write({"step": number, "state": "begun", **_facts_of(step), "link_to": step.keeper})
-    temp = os.path.join(os.path.dirname(step.file), temp_name(""))
-    try:
+    with _temporary_beside(step.file) as temp:
         os.link(step.keeper, temp, follow_symlinks=False)
-        os.replace(temp, step.file)
-    finally:
-        # Replacing a name by another name of the same file leaves both.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temp)
+        os.replace(temp, step.file)  # by another name of the same file, which leaves both
     return None
 
 
@@ -539,8 +517,7 @@ def undo_actions(
     path = Path(log)
     outcome = Outcome(log=path, skipped=[(path.name, line) for line in damaged])
     folders: set[str] = set()
-    journal = None if dry_run else _Log(path, new=False)
-    try:
+    with contextlib.nullcontext() if dry_run else _Log(path, new=False) as journal:
         for number, record in enumerate(reversed(begun), 1):
             item, reason, act = str(record.get("item_id")), None, None
             try:
@@ -566,9 +543,6 @@ def undo_actions(
             # Copies in the making, where a kill interrupted one.
             for folder in filter(os.path.isdir, sorted(folders)):
                 remove_leftovers(Path(folder))
-    finally:
-        if journal is not None:
-            journal.close()
     return outcome
 
 
@@ -606,8 +580,7 @@ def _undoing(record: dict[str, Any]) -> tuple[str | None, Callable[[], None] | N
 
 def _unlink_from(file: str, record: dict[str, Any]) -> None:
     """Make a hard link a file of its own again, with the rights and times that it had."""
-    temp = os.path.join(os.path.dirname(file), temp_name(""))
-    try:
+    with _temporary_beside(file) as temp:
         shutil.copyfile(file, temp)
         if _digest(temp) != record["sha256"]:
             raise OSError(None, "the copy differs from the file", file)
@@ -617,9 +590,6 @@ def _unlink_from(file: str, record: dict[str, Any]) -> None:
         os.utime(temp, ns=(record["mtime_ns"], record["mtime_ns"]))
         _sync(temp)
         os.replace(temp, file)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temp)
 
 
 _SCRIPT = """#!/bin/sh
@@ -700,20 +670,13 @@ def write_script(plan: Plan, path: str | Path) -> Path:
     """Write `script_text` to a new file; one that is there is not replaced."""
     path = Path(path)
     try:
-        with path.open("xb") as file:
+        with open(path, "xb", opener=functools.partial(os.open, mode=0o755)) as file:
             file.write(script_text(plan))
-        path.chmod(0o755 & ~_umask())
     except FileExistsError:
         raise UsageError(f"{path} is there already; give another name") from None
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def reasons(skipped: list[tuple[str, str]]) -> Iterator[tuple[str, int, str]]:
@@ -723,18 +686,3 @@ def reasons(skipped: list[tuple[str, str]]) -> Iterator[tuple[str, int, str]]:
         counted.setdefault(reason, []).append(item)
     for reason, items in sorted(counted.items(), key=lambda one: -len(one[1])):
         yield reason, len(items), items[0]
-
-
-__all__ = [
-    "Outcome",
-    "Plan",
-    "Step",
-    "carry_out",
-    "plan_actions",
-    "read_log",
-    "reasons",
-    "script_text",
-    "shell_quoted",
-    "undo_actions",
-    "write_script",
-]
