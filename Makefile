@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Bytecode is kept, whatever the environment says: every process would compile torch and all the rest again, ten seconds each.
+export PYTHONDONTWRITEBYTECODE :=
 EXTRAS := cpu,mini,heic,serve,watch,kafka,mcp,map,demo,dev,docs
 
 .PHONY: help demo test quick lint types docs bench wheel clean
