@@ -270,7 +270,10 @@ class _Finder:
         if hits.get(best):
             return f"none of the first images named is below {start}, but below {best}: give --root {best}"
         # Without the file's name: said once for a root, not once a file.
-        return f"none of the first images named is below {start}; --root tells where they are"
+        return (
+            f"none of the first images named is below {start}; --root tells where they are, --only text takes "
+            "the texts alone"
+        )
 
 
 def _refused(raw: str) -> str | None:

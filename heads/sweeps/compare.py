@@ -464,7 +464,7 @@ def _about_duplicates(found: Deduplicated, rows: int) -> list[str]:
     if not len(found.rows):
         what = "a near-duplicate" if found.searches else "a copy"
         notes.append(
-            f"every one of {count_of(rows, 'row')} has {what} in training: there is no score without"
+            f"every one of the {count_of(rows, 'row')} has {what} in training: there is no score without"
         )
     if not found.complete:
         notes.append(
@@ -616,7 +616,7 @@ def _dev_scores(entries: Sequence[Sequence[Run]], metric: str, positive: str | N
     elif everywhere:
         fill({e: [(run, everywhere) for run in entries[e]] for e in having})
         found.notes.append(
-            f"dev scores are of {count_of(len(everywhere), 'dev row')} that all runs share, over different seeds; {has}"
+            f"dev scores are of the {count_of(len(everywhere), 'dev row')} that all runs share, over different seeds; {has}"
         )
     else:
         fill({e: [(run, None) for run in entries[e]] for e in having})

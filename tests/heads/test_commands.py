@@ -22,7 +22,7 @@ def test_train_reports_the_scores(make_store: Make) -> None:
         "test (touched once), 30 rows",
         "macro-F1",
         "majority",
-        "without 1 copies of train",
+        "without 1 copy of train",
         "flood",
         f"{100 * run.metrics['test']['accuracy']['value']:.1f}",
     ):

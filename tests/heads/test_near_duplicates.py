@@ -150,7 +150,7 @@ def test_what_has_changed_since_the_search_is_said(store: Store) -> None:
     block = apart(train(store))
     assert (block["complete"], block["searches"][0]["changed"]) == (False, 1)
     assert block["near_duplicates"] == 5
-    changed = "note: 1 of these and of training's have changed since the search 'default'"
+    changed = "note: 1 of these and of training's has changed since the search 'default'"
     assert changed in ran(store, "evaluate").stdout
 
 
@@ -165,7 +165,7 @@ def test_everything_or_nothing_is_near(make_store: Make) -> None:
 
 def test_the_commands_say_it(store: Store) -> None:
     first = ran(store, "train")
-    assert "without 1 copies of train" in first.stdout
+    assert "without 1 copy of train" in first.stdout
     assert "hint: only exact copies" in first.stderr
     find_duplicates(store, feature=None, where="item_id <> 'p000'")
     shown = ran(store, "evaluate")
@@ -179,6 +179,6 @@ def test_the_commands_say_it(store: Store) -> None:
     assert "without 3 near-duplicates" in ran(store, "train", "--dups", "default").stdout
     off = ran(store, "train", "--dups", "none")
     assert "near-duplicates" not in off.output
-    assert "without 1 copies of train" in off.stdout
+    assert "without 1 copy of train" in off.stdout
     assert told(store, "evaluate", "--dups", "default")["without_near_duplicates"]["n"] == 27
     refused(store, "evaluate", "--dups", "never")
