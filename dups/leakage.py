@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from ..data.splits import canonical_split
 from ..errors import UsageError, count_of
 from ..store.schema import check_single, label_columns
-from ..store.sql import left_out_note, present_items
+from ..store.sql import left_out_note
 from ..store.store import Store
 from .pair_graph import Duplicates, PairGraph
 from .results import KINDS
@@ -179,7 +179,7 @@ class _Work:
         self.label = label or ("label" if single and split_column != "label" else None)
         self.near = PairGraph(found)
         asked = [split_column, "added", self.near.key, *([self.label] if self.label else [])]
-        self.items, self.left_out = present_items(store, asked)
+        self.items, self.left_out = store.present_items(asked)
         self.column, self.found = split_column, found
         self.raw = np.array(self.items[split_column].cast(pa.string()).to_pylist(), object)
         split = [canonical_split(value) if value and value.strip() else "" for value in self.raw.tolist()]

@@ -252,7 +252,6 @@ def label_notes(label: str, values: Sequence[str]) -> list[str]:
 def _items(store: Store, columns: Sequence[str], where: str | None) -> tuple[pa.Table, int]:
     """`item_id` and `columns` of the items that meet `where`, in the table's order; how many vanished ones are left out."""
     from ..store.schema import check_single, label_columns
-    from ..store.sql import present_items
 
     schema = store.items.snapshot().schema
     for column in columns:
@@ -263,7 +262,7 @@ def _items(store: Store, columns: Sequence[str], where: str | None) -> tuple[pa.
             remedy = f"there are: {there}" if there else "there are none yet; add some with `icehouse join`"
             raise unknown_name(HeadError(f"no label column {column!r} in items{hint}; {remedy}"))
         check_single(schema, column)
-    return present_items(store, columns, where)
+    return store.present_items(columns, where)
 
 
 def _row_numbers(wanted: pa.ChunkedArray, keys: pa.ChunkedArray) -> np.ndarray:

@@ -19,7 +19,6 @@ from ..errors import UsageError
 from ..heads.intervals import wilson
 from ..heads.metrics import LEVEL
 from ..heads.samples import parse_inputs
-from ..store.sql import present_items
 from ..store.store import Store
 from .label_queue import Queue
 from .label_table import (
@@ -59,7 +58,7 @@ def find_units(store: Store, where: str | None = None) -> Units:
     not the same.
     """
     columns = ["item_id", "image_sha256", "text_sha256"]
-    rows, _ = present_items(store, columns, where)
+    rows, _ = store.present_items(columns, where)
     ids, images, texts = (rows[name].to_pylist() for name in columns)
     contents = dict(zip(ids, zip(images, texts, strict=True), strict=True))
     keeper: dict[str, str] = {}
@@ -108,7 +107,7 @@ def check_settings(store: Store, given: Mapping[str, Any]) -> None:
     if given.get("inputs") is not None:
         parse_inputs(given["inputs"], store)
     if given.get("where") is not None:
-        present_items(store, ["item_id"], given["where"])
+        store.present_items(["item_id"], given["where"])
 
 
 def majority(votes: Mapping[str, Entry], needed: int) -> str | None:

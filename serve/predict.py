@@ -23,7 +23,6 @@ from ..heads.evaluate import predict_items
 from ..heads.inputs import Inputs
 from ..heads.package import Package, is_package
 from ..heads.runs import Prediction, Run
-from ..store.sql import present_items
 from ..store.store import Store
 
 #: Column of a manifest that holds what a modality needs.
@@ -158,7 +157,7 @@ def _check_needs(run: Run, manifest: Manifest) -> None:
 def _with_the_rest(store: Store, run: Run, where: str | None, predicted: pa.Table) -> pa.Table:
     """Predictions, and the items that have none, each with the reason, in the order of the table `items`."""
     keys = {name: str(store.feature_table(feature).spec["key"]) for name, feature in run.features.items()}
-    items, _ = present_items(store, ["path", *keys.values()], where)
+    items, _ = store.present_items(["path", *keys.values()], where)
     place = pc.index_in(items["item_id"], value_set=predicted["item_id"].combine_chunks())
     rest = items.filter(pc.is_null(place)).to_pylist()
     told: dict[str, str] = {}

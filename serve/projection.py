@@ -27,7 +27,6 @@ from ..errors import CorruptError, SpaceError, StoreError, UsageError, count_of
 from ..store.files import publish
 from ..store.schema import fingerprint, label_columns
 from ..store.search import unit_rows
-from ..store.sql import present_items
 from ..store.store import Store
 from ..store.vectors import Vectors
 
@@ -480,7 +479,7 @@ def export_map(
     key = drawn.spec["key"]
     labels = label_columns(store.items.snapshot().schema)
     names = ["item_id", "text", "root", "path", "split", *labels]
-    items, _ = present_items(store, [*dict.fromkeys([*names, key])], where)
+    items, _ = store.present_items([*dict.fromkeys([*names, key])], where)
     at = pc.index_in(items[key], value_set=drawn.keys, skip_nulls=True)
     items, at = items.filter(pc.is_valid(at)), at.drop_null().to_numpy()
     if not len(items):

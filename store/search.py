@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 
 from ..errors import UsageError
 from .schema import label_columns
-from .sql import present_items
 from .store import Store
 from .table import Snapshot
 from .vectors import Vectors
@@ -149,7 +148,7 @@ def search_vectors(
     """
     vectors = store.vectors(feature)
     key = store.feature_table(feature).spec["key"]
-    items, _ = present_items(store, [key], where)
+    items, _ = store.present_items([key], where)
     if without is not None:
         items = items.filter(pc.not_equal(items["item_id"], without))
     content = pc.index_in(items[key], value_set=vectors.keys, skip_nulls=True)

@@ -10,7 +10,7 @@ import csv
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..console import EXCEL_SAFE, Screen
@@ -151,23 +150,6 @@ def select_items(store: Store, where: str) -> pa.ChunkedArray:
     return rows["item_id"].cast(pa.string())
 
 
-def present_items(store: Store, columns: Sequence[str], where: str | None = None) -> tuple[pa.Table, int]:
-    """Read items that meet a condition and are not marked ``missing``.
-
-    Vanished items are left out of whatever is made of a store, unless the condition names the column ``missing`` and so
-    decides by itself.
-    """
-    items = store.items.read(list(dict.fromkeys(["item_id", *columns, "missing"])))
-    if where is not None:
-        items = items.filter(pc.is_in(items["item_id"], value_set=select_items(store, where)))
-    left_out = 0
-    if not names_missing(where):
-        marked = pc.fill_null(items["missing"], False)
-        left_out = int(pc.sum(marked).as_py() or 0)
-        items = items.filter(pc.invert(marked)) if left_out else items
-    return (items if "missing" in columns else items.drop_columns("missing")), left_out
-
-
 def names_missing(where: str | None) -> bool:
     """Whether a condition speaks of the column ``missing``.
 
@@ -181,7 +163,7 @@ def names_missing(where: str | None) -> bool:
 
 
 def left_out_note(left_out: int) -> str:
-    """Note on items that `present_items` leaves out."""
+    """Note on items that `Store.present_items` leaves out."""
     who = f"{count_of(left_out, 'item that has', 'items that have')} vanished {one_or_many(left_out, 'is', 'are')}"
     return f'{who} left out (icehouse sql "select item_id from items where missing")'
 

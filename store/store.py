@@ -369,9 +369,7 @@ class Store:
             if column not in schema.names:
                 raise UsageError(_no_column(column, schema))
             check_single(schema, column)
-        from .sql import present_items
-
-        items, left_out = present_items(self, [key, *asked], where)
+        items, left_out = self.present_items([key, *asked], where)
         if split is not None:
             items = items.filter(
                 _in_splits(items[split_column], [split] if isinstance(split, str) else split)
@@ -396,6 +394,25 @@ class Store:
             mask=mask,
             left_out=left_out,
         )
+
+    def present_items(self, columns: Sequence[str], where: str | None = None) -> tuple[pa.Table, int]:
+        """Get items that meet a condition and are not marked ``missing``, and how many were left out for being so.
+
+        Vanished items are left out of whatever is made of a store, unless the condition names the column ``missing`` and
+        so decides by itself.
+        """
+        items = self.items.read(list(dict.fromkeys(["item_id", *columns, "missing"])))
+        left_out, told = 0, False
+        if where is not None:
+            from .sql import names_missing, select_items
+
+            items = items.filter(pc.is_in(items["item_id"], value_set=select_items(self, where)))
+            told = names_missing(where)
+        if not told:
+            marked = pc.fill_null(items["missing"], False)
+            left_out = int(pc.sum(marked).as_py() or 0)
+            items = items.filter(pc.invert(marked)) if left_out else items
+        return (items if "missing" in columns else items.drop_columns("missing")), left_out
 
     def query(self, sql: str) -> pa.Table:
         """Run SQL over views of all tables; see `icehouse.store.sql`.
