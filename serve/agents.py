@@ -47,15 +47,7 @@ Count = Annotated[int, Field(ge=1, le=MAX_ROWS)]
 
 
 def serve_agents(path: str | Path, runs: Sequence[str] = (), *, device: str = "auto") -> None:
-    """Answer a client on standard input and output until it goes.
-
-    Parameters
-    ----------
-    path : str or Path
-        A store.
-    runs : sequence of str
-        Heads that predict and explain; by default the store's latest.
-    """
+    """Answer a client on standard input and output until it goes; `runs` predict and explain, else the store's latest."""
     state = State.open(path, runs, Settings(device=device))
     if state.store is None:
         raise UsageError(f"{path} is a package, and agents need a store")

@@ -72,15 +72,7 @@ def _rounded(value: float | int) -> float | int:
 
 
 class Reference:
-    """Rows of a run's training set, as unit vectors by input, and how far apart they are.
-
-    Parameters
-    ----------
-    arrays : mapping of str to ndarray, shape (n, d)
-        Vectors by input.
-    most : int
-        Rows that are kept, drawn with `seed`.
-    """
+    """Rows of a run's training set, as unit vectors (n, d) by input, at most `most` of them, and how far apart they are."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], *, most: int = REFERENCE, seed: int = 0) -> None:
         self.names = tuple(arrays)

@@ -37,14 +37,9 @@ _CHANGED = 0.05
 
 
 class Queue:
-    """Order of the units of a task. `learn` may be called from several threads; the work is done by one at a time.
+    """Order of the `units` of a task: items that stand for others, in the order of the store.
 
-    Parameters
-    ----------
-    store : Store
-    task : Task
-    units : sequence of str
-        Items that stand for the units, in the order of the store.
+    `learn` may be called from several threads; the work is done by one at a time.
     """
 
     def __init__(self, store: Store, task: Task, units: Sequence[str]) -> None:

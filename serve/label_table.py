@@ -245,14 +245,8 @@ def standing(
 ) -> Standing:
     """Fold entries, in whatever order they come.
 
-    Parameters
-    ----------
-    entries : iterable of Entry
-    units : mapping of str to str
-        Item to the item that stands for it and its near-duplicates.
-    contents : mapping of str to tuple
-        Item to the digests of its picture and its text now.
-    classes : sequence of str
+    `units` says of each item which one stands for it and its near-duplicates, `contents` has the digests of its
+    picture and its text now.
     """
     entries = list({entry.entry_id: entry for entry in entries}.values())
     undone = {entry.undoes for entry in entries if entry.action == UNDO}

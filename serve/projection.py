@@ -56,18 +56,8 @@ Said = Callable[[str], None]
 class Map:
     """Coordinates of a feature's contents as they were when the map was made.
 
-    Attributes
-    ----------
-    feature : str
-    spec : dict
-        Provenance: method, parameters, fingerprint of the feature, contents, library versions, when it was made.
-    keys : pyarrow.Array
-        Digest of each content.
-    xy : ndarray of float32, shape (n, 2)
-    cluster : ndarray of int32, shape (n,)
-        From 0, the largest first; -1 where none was looked for.
-    version : int
-        Of the table.
+    `spec` is their provenance: method, parameters, fingerprint of the feature, contents, library versions, when.
+    `cluster` counts from 0, the largest first; -1 where none was looked for.
     """
 
     feature: str
@@ -93,15 +83,7 @@ def list_maps(store: Store) -> list[str]:
 
 
 def read_map(store: Store, feature: str) -> Map:
-    """Read the map of a feature.
-
-    Raises
-    ------
-    StoreError
-        If there is none.
-    CorruptError
-        If the table is no map, or has coordinates that are no numbers.
-    """
+    """Read the map of a feature; StoreError if there is none, CorruptError if it is damaged."""
     if feature not in list_maps(store):
         raise StoreError(f"no map of {feature} in {store.path}: make it with `icehouse map -f {feature}`")
     table = store.table(PREFIX + feature)
@@ -149,37 +131,13 @@ def make_map(
     again: bool = False,
     say: Said = lambda _: None,
 ) -> Made:
-    """Compute the map of a feature, unless the store has it as it would become.
+    """Compute the map of a feature (of the images, unless given), unless the store has it as it would become, or `again`.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    feature : str, optional
-        ``<encoder>/<modality>/<output>``; the images unless given.
-    method : {"pca", "umap"}, optional
-        That of the map there is; else UMAP where umap-learn is installed, else PCA.
-    seed : int, optional
-        Of UMAP and k-means; that of the map there is, else 0.
-    clusters : int, optional
-        Clusters of k-means, 0 for none; as many as the map has that is there, else 8.
-    cluster_by : {"kmeans", "hdbscan"}, optional
-        k-means on the principal components, or HDBSCAN (Campello, Moulavi and Sander 2013) on the coordinates, which finds
-        how many there are and leaves out what is between them; that of the map there is, else k-means.
-    again : bool, default False
-        Compute it even if it is fresh.
-    say : callable, optional
-        Told, in a line, what takes long.
-
-    Returns
-    -------
-    Made
-
-    Raises
-    ------
-    StoreError
-        If there is no such feature.
-    UsageError
-        If no content has a direction, or umap-learn is asked for and missing.
+    `method`, `seed`, `clusters` (of k-means; 0 for none) and `cluster_by` are those of the map there is, else UMAP
+    where umap-learn is installed and PCA where it is not, 0, 8, and k-means on the principal components. HDBSCAN
+    (Campello, Moulavi and Sander 2013) on the coordinates finds how many clusters there are and leaves out what is
+    between them. `say` is told, in a line, what takes long. UsageError if no content has a direction, or umap-learn is
+    asked for and missing.
     """
     store = Store.of(store)
     feature = feature or default_feature(store)
@@ -451,24 +409,11 @@ def export_map(
     vectors: bool = True,
     where: str | None = None,
 ) -> int:
-    """Write the items of a map as a Parquet file that embedding-atlas opens. Rows written.
+    """Write the items of a map, or those that meet `where`, as a Parquet file that embedding-atlas opens. Rows written.
 
-    Columns: ``item_id``, ``text``, ``image`` (path), ``split``, labels, ``cluster``, ``x``, ``y``; ``neighbors``, that is
-    ``ids`` (row numbers of the file from 0, nearest first) and ``distances`` (1 - cosine); and ``vector``.
-
-    Parameters
-    ----------
-    store : Store, str or Path
-    feature : str
-        That has a map.
-    out : Path
-        Ends in ``.parquet``.
-    neighbours : int, default 15
-        Of each item; 0 leaves the column out.
-    vectors : bool, default True
-        Whether the vectors are written.
-    where : str, optional
-        SQL condition over the items.
+    Columns: ``item_id``, ``text``, ``image`` (path), ``split``, labels, ``cluster``, ``x``, ``y``; ``neighbors`` of
+    each item, unless their number is 0, that is ``ids`` (row numbers of the file from 0, nearest first) and
+    ``distances`` (1 - cosine); and with `vectors` also ``vector``.
     """
     store = Store.of(store)
     if out.suffix.lower() != ".parquet":

@@ -58,29 +58,11 @@ def simulate(
     seed: int = 0,
     watch: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
-    """Replay a budget on the items that have a label.
+    """Replay a budget on the items of a store that have a label; the store has results of a search for duplicates.
 
-    Parameters
-    ----------
-    store : Store
-        With results of a search for duplicates.
-    label : str
-        Column of labels.
-    budget : int, default 500
-    draws : int, default 10
-    head : str, default "logreg"
-    inputs : str, optional
-    irrelevant : sequence of str, optional
-        Classes that are of no interest, by default those with a name such as ``not_relevant``.
-    seed : int, default 0
-    watch : callable, optional
-        Told of (fits done, fits in all).
-
-    Returns
-    -------
-    dict
-        JSON values: for each strategy ``useful``, ``repeats``, ``irrelevant`` and ``saving`` at the budget, and
-        ``scores`` at some budgets, with and without duplicates in the test.
+    Classes with a name such as ``not_relevant`` are of no interest, unless `irrelevant` names others; `watch` is told
+    of (fits done, fits in all). As JSON values: for each strategy ``useful``, ``repeats``, ``irrelevant`` and
+    ``saving`` at the budget, and ``scores`` at some budgets, with and without duplicates in the test.
     """
     if budget < 8 or draws < 2:
         raise UsageError("a simulation needs a budget of at least 8 labels, and 2 draws")

@@ -51,16 +51,8 @@ class Batcher:
     """Encodes what is submitted, in batches of one modality.
 
     Each of the encoder's threads gathers a batch and encodes it. On a CPU these are one a core, on a GPU one.
-
-    Parameters
-    ----------
-    encoder : Encoder
-    monitor : Monitor, optional
-        Told the size of each batch.
-    coming : callable, optional
-        How many inputs are on their way here.
-    size : int, optional
-        Most rows of a batch; the encoder's own unless given, on a CPU at most `CPU_ROWS`.
+    `monitor` is told the size of each batch, `coming` says how many inputs are on their way here, and `size` is the
+    most rows of a batch: the encoder's own unless given, on a CPU at most `CPU_ROWS`.
     """
 
     def __init__(

@@ -68,16 +68,7 @@ class Duplicate:
 
 
 class Catalog:
-    """Items of one snapshot of a store.
-
-    Attributes
-    ----------
-    store : Store
-    version : int
-        Of the table `items`.
-    table : pyarrow.Table
-        All columns of `items`, vanished ones included.
-    """
+    """Items of one snapshot of a store; `table` has all columns of `items`, vanished ones included."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -192,16 +183,8 @@ class Catalog:
     ) -> np.ndarray:
         """Rows, in the order of the table, that meet all conditions; vanished ones are left out unless `where` names them.
 
-        Parameters
-        ----------
-        where : str, optional
-            SQL condition of a client, which sees the items and nothing else; see `icehouse.store.sql.select_confined`.
-        equal : mapping of str to str, optional
-            Column to the value that it has.
-        words : str, optional
-            What the text or the id contains, in any case.
-        items : sequence of str, optional
-            Ids to choose from.
+        `where` is the SQL condition of a client, which sees the items and nothing else; `equal` are values by column,
+        `words` what the text or the id contains, in any case, `items` ids to choose from.
         """
         rows = np.arange(len(self.table)) if names_missing(where) else self.present
         if items is not None:

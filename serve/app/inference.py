@@ -87,17 +87,7 @@ def _key(spec: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 
 class Inference:
-    """Encoders, their threads, and the heads over them.
-
-    Parameters
-    ----------
-    store : Store or None
-    runs : sequence of Run
-    settings : Settings
-    monitor : Monitor
-    encoders : sequence of Encoder
-        Some that are loaded already, held against the features like any other.
-    """
+    """Encoders, their threads, and the heads over them; given encoders are held against the features, too."""
 
     def __init__(
         self,
@@ -162,13 +152,7 @@ class Inference:
 
     @contextlib.asynccontextmanager
     async def admission(self, inputs: int = 1) -> AsyncIterator[None]:
-        """Take inputs in as long as there is room.
-
-        Raises
-        ------
-        OverloadedError
-            If more inputs would be in work than the queue holds.
-        """
+        """Take inputs in as long as the queue has room; else OverloadedError."""
         if self._busy + inputs > self.settings.queue:
             self.monitor.overloaded.inc()
             raise OverloadedError(f"the server is busy with {self._busy} inputs: ask again in a moment")
@@ -228,13 +212,7 @@ class Inference:
         return [Wanted(*key, frozenset(outputs)) for key, outputs in groups.items()]
 
     async def embed(self, query: Query, features: Iterable[Mapping[str, Any]]) -> Embedded:
-        """Embed an input in some features, each encoder seeing it once.
-
-        Raises
-        ------
-        ImageError, SourceError
-            If the image cannot be read, or the text is none.
-        """
+        """Embed an input in some features, each encoder seeing it once; ImageError or SourceError if it cannot be read."""
         self._coming += 1
         try:
             made, jobs = await self.in_thread(self._prepare, query, self.wanted(features, query.kinds))

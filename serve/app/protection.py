@@ -91,15 +91,10 @@ def same(given: str, known: str) -> bool:
 class Protection:
     """ASGI middleware around the whole application.
 
-    Parameters
-    ----------
-    app : ASGI application
-    token : str, optional
-        What a client has to know: as ``Authorization: Bearer``, by the login form, or once as ``?token=``.
-    hosts : sequence of str
-        Names that the Host header may have beside addresses and this machine's own; "*" allows any.
-    max_body, max_bodies, body_seconds : int, int, float
-        Bytes of a body, bytes of all that are being answered, and seconds that a body may take to come.
+    A client that knows the `token` brings it as ``Authorization: Bearer``, by the login form, or once as ``?token=``.
+    `hosts` are names that the Host header may have beside addresses and this machine's own; "*" allows any. `max_body`
+    are bytes of a body, `max_bodies` of all that are being answered, `body_seconds` the time that a body may take to
+    come.
     """
 
     def __init__(

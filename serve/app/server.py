@@ -51,23 +51,8 @@ def serve(
 ) -> None:
     """Serve a store or a package until the process is asked to stop.
 
-    Parameters
-    ----------
-    path : str or Path or None
-        A store, or a folder that `icehouse package` made.
-    runs : sequence of str
-        Heads that answer; see `icehouse.serve.app.state.State.open`.
-    host, port : str, int
-        Where to listen; port 0 is any that is free.
-    ready : callable, optional
-        Called with the address once the port is bound.
-    **settings
-        See `icehouse.serve.app.state.Settings`.
-
-    Raises
-    ------
-    IcehouseError
-        If the extra is not installed, or the port cannot be had.
+    `ready` is called with the address once the port is bound (port 0: any that is free), `runs` are as `State.open`
+    takes them, `settings` those of `Settings`. IcehouseError if the extra is not installed, or the port cannot be had.
     """
     require_extra()
     token = settings.get("token")

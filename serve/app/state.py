@@ -46,17 +46,8 @@ class NotReadyError(IcehouseError):
 class State:
     """State that the routes share; made by `open`, carried by the application as ``app.state.served``.
 
-    Attributes
-    ----------
-    store : Store or None
-        None where a package is served by itself.
-    runs : dict of str to Run
-        Heads that answer, by id; the first is the one that is meant where none is named.
-    settings : Settings
-    monitor : Monitor
-    drift : InputDrift
-        Of the first head's inputs.
-    pictures : Pictures
+    `store` is None where a package is served by itself. `runs` are the heads that answer, by id; the first is meant
+    where none is named, and `drift` is of its inputs.
     """
 
     def __init__(
@@ -89,14 +80,8 @@ class State:
     ) -> State:
         """Open a store, or a package in its place, and the heads to answer with.
 
-        Parameters
-        ----------
-        path : str or Path or None
-            A store, or a folder that `icehouse package` made.
-        runs : sequence of str
-            Ids of runs, parts of them, "latest", or folders of packages; by default the store's latest, if it has any.
-        encoders : sequence of Encoder
-            Some that are loaded already.
+        `runs` are ids of runs, parts of them, "latest", or folders of packages; by default the store's latest, if it
+        has any. `encoders` are some that are loaded already.
         """
         if path is not None and is_package(path):
             return cls(None, [Package.load(path), *map(_package, runs)], settings or Settings(), encoders)

@@ -158,13 +158,7 @@ def fetch(
     seconds: float = MAX_SECONDS,
     redirects: int = MAX_REDIRECTS,
 ) -> bytes:
-    """Fetch the bytes behind a URL.
-
-    Raises
-    ------
-    FetchError
-        If the address is private, the answer is no success, too large or too slow, or redirects do not end.
-    """
+    """Fetch the bytes behind a URL; FetchError if the address is private, or the answer no success or too large."""
     import httpcore
     import httpx
 

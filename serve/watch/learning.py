@@ -31,17 +31,9 @@ MAX_CLASSES = 100
 
 
 class Learner:
-    """Teaches the head of a run what comes, and keeps a version of it as a run now and then.
+    """Teaches the head of a run what comes, and keeps a version of it as a run of the store after `every` so many labels.
 
-    Parameters
-    ----------
-    store : Store
-        Where versions go.
-    model : Model
-        Of family `online`; from now on its `head` is the one that learns.
-    scorer : Scorer
-    every : int
-        Labels after which a version is kept.
+    The model is of family `online`; from now on its `head` is the one that learns.
     """
 
     def __init__(self, store: Store, model: Model, scorer: Scorer, *, every: int = 100) -> None:

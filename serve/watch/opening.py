@@ -62,13 +62,7 @@ class Settings:
 
 @contextlib.contextmanager
 def open_watch(settings: Settings) -> Iterator[Watch]:
-    """Open all that a watch needs; on leaving, connections are closed and its name is free again.
-
-    Raises
-    ------
-    IcehouseError
-        Whatever is wrong with a run, a source, a sink or the state, in one line, before anything is read.
-    """
+    """Open all that a watch needs; on leaving, connections are closed and its name is free again."""
     if not is_name(settings.name) or "/" in settings.name:
         raise unknown_name(UsageError(f"--name {settings.name!r}: letters, digits, '.', '_' and '-'"))
     store = Store.open(settings.store) if Store.exists(settings.store) else None

@@ -100,13 +100,7 @@ class Collections:
 
     @classmethod
     def read(cls, path: Path) -> Collections:
-        """Read rules from TOML.
-
-        Raises
-        ------
-        UsageError
-            If the file cannot be read, or a rule has a key or a value that none has.
-        """
+        """Read rules from TOML; UsageError if the file cannot be read, or a rule has a key or a value that none has."""
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:

@@ -81,14 +81,8 @@ def load_models(
 
     A gate is ``RUN=CLASS,...`` (these go on), ``RUN!=CLASS,...`` (all but these) or either with ``@P``: the least
     probability of the classes that go on. With `automatic`, a run that knows a class such as ``not_relevant`` and has
-    others behind it is one, too.
-
-    Raises
-    ------
-    HeadError
-        If there is no such run, or it takes captions.
-    UsageError
-        If a gate names a class that its run has not.
+    others behind it is one, too. HeadError if there is no such run, or it takes captions; UsageError if a gate names a
+    class that its run has not.
     """
     asked = {name: _parse_gate(name) for name in gates}
     order = list(dict.fromkeys([*(gate[0] for gate in asked.values()), *names]))

@@ -425,13 +425,7 @@ _FACTS = ("width", "height", "format", "bytes", "mtime_ns", "phash")
 
 
 def open_sink(where: str, *, worker: str) -> Sink:
-    """Open what ``--out`` or ``--errors`` names.
-
-    Raises
-    ------
-    UsageError
-        If it names nothing that decisions can go to.
-    """
+    """Open what ``--out`` or ``--errors`` names; UsageError if decisions cannot go there."""
     scheme = where.partition("://")[0] if "://" in where else ""
     if scheme in ("redis", "rediss"):
         return RedisOut(where)

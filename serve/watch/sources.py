@@ -656,13 +656,7 @@ def quiet_logger() -> Any:
 
 
 def open_source(where: str, *, consumer: str, journal: Path | None, first: int = 0) -> Source:
-    """Open what ``--in`` names.
-
-    Raises
-    ------
-    UsageError
-        If it names nothing that posts can come from.
-    """
+    """Open what ``--in`` names; UsageError if posts cannot come from there."""
     scheme = where.partition("://")[0] if "://" in where else ""
     if scheme in ("redis", "rediss"):
         return RedisStream(where, consumer)
