@@ -15,32 +15,35 @@ import hashlib
 import os
 import zipfile
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from PIL import Image
 
 from ..data.image_files import read as read_image
-from ..data.images import decode
+from ..data.images import decode, oriented
 from ..errors import ImageError
 from ..store.files import publish
 from ..store.store import Store
 
 #: Changes whenever other agreements would come of the same files.
-REGISTRATION_VERSION = 1
+REGISTRATION_VERSION = 2
 
 #: Pixels of the longest side: as a picture is kept, as it is compared, and as its blocks are looked for.
 _SOURCE, _FRAME, _COARSE = 448, 224, 64
 
 #: Pixels a side of a block that is looked for, most blocks a side, and levels of detail that one needs at least.
 _BLOCK, _GRID, _PLAIN = 16, 5, 1.5
+#: Cosines a side that such a block is looked for by.
+_KEPT_COSINES = 10
 #: Times that one picture shows things larger than the other.
 _SCALES = (1.0, 1.2, 0.83, 1.45, 0.69, 1.75, 0.57)
 #: Of these, and of a turn in radians, a vote may differ; votes that are nearer than so many pixels agree.
@@ -50,10 +53,21 @@ _STRETCHED = 0.04  # difference of the sides' proportions from which on one may 
 #: Share of blocks that agree from which on other scales are tried only if pixels do not.
 _CLEAR = 0.6
 _CERTAIN = 0.8
-_TRIED = 2  # similarities that are refined, at most
+#: Of similarities with less support nothing came; of the others so many are refined, at most.
+_LEAST_SUPPORT, _TRIED = 0.15, 3
+#: Share of the longest side by which the corners of two similarities that are refined to one differ, at most.
+_SAME = 0.025
 
 #: Rounds of refinement: pixels of the longest side, of a block's, and by how many each may move.
-_ROUNDS = ((112, 14, 3), (224, 20, 2), (224, 20, 1))
+_ROUNDS = ((112, 14, 3), (224, 20, 1), (224, 20, 1))
+#: Mean correlation of blocks, and share of them that fit, below which the first round has found another picture.
+_LEAST_MATCH, _LEAST_KEPT = 0.4, 0.2
+#: Agreement after the first round below which no copy was seen, and what is told of such a pair at most; pixels by which a
+#: later round has to move a picture for another one to follow.
+_HOPELESS, _NO_COPY, _SETTLED = 0.25, 0.2, 0.5
+#: Sizes that a picture is reduced to, for each halving; and what is sampled more coarsely than that.
+_LEVELS, _ALIASED = 4, 1.06
+_OUTSIDE = 128  # level of what lies beside a picture
 _FEWEST = 6  # blocks, and windows, that anything is told by
 
 #: Pixels a side of a window, and from one to the next; frequencies in cycles a window that are compared, in two bands.
@@ -82,7 +96,7 @@ TELLING = 0.6
 _FILE = "agreements.npz"
 
 #: Pairs whose agreement is kept, and pictures that are held at once.
-_KEPT, _HELD = 500_000, 128
+_KEPT, _HELD = 500_000, 48
 
 #: Of a stream: pictures that are held, at 200 KB at most; pairs whose agreement is known; and how many of these tell how far
 #: its unrelated pictures agree.
@@ -94,11 +108,13 @@ _UNTOLD = 0.75
 
 @dataclass
 class Picture:
-    """A picture in grey, uint8, of at most `_SOURCE` pixels a side."""
+    """A picture in grey, uint8, of at most `_SOURCE` pixels a side, and what comparing it with others needs again."""
 
     grey: np.ndarray
-    _blocks: dict[tuple[int, int], _Blocks | None] = field(default_factory=dict, repr=False)
-    _fields: dict[int, _Field] = field(default_factory=dict, repr=False)
+    _blocks: dict[tuple[_Trial, ...], _Blocks] = field(default_factory=dict, repr=False)
+    _field: _Field | None = field(default=None, repr=False)
+    _frames: dict[int, _Frame] = field(default_factory=dict, repr=False)
+    _reduced: dict[int, Image.Image] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, image: Image.Image) -> Picture:
@@ -114,72 +130,138 @@ class Picture:
         """The picture at another size, height and width."""
         grows = size[0] * size[1] > self.grey.size
         how = Image.Resampling.BICUBIC if grows else Image.Resampling.LANCZOS
-        return np.asarray(Image.fromarray(self.grey.astype(np.float32)).resize(size[::-1], how))
+        return np.asarray(self._image().resize(size[::-1], how, reducing_gap=2.0))
 
     def size(self, longest: float) -> tuple[int, int]:
         """Height and width at which its longest side has so many pixels."""
         high, wide = self.grey.shape
-        return max(round(high * longest / max(high, wide)), 8), max(
-            round(wide * longest / max(high, wide)), 8
-        )
+        times = longest / max(high, wide)
+        return max(round(high * times), 8), max(round(wide * times), 8)
 
-    def blocks(self, size: tuple[int, int]) -> _Blocks | None:
-        """Its blocks at a size."""
-        if size not in self._blocks:
-            self._blocks[size] = _Blocks.of(_detail(self.scaled(size), 9))
-        return self._blocks[size]
+    def blocks(self, trials: tuple[_Trial, ...]) -> _Blocks:
+        """Its blocks at each of some sizes, turned."""
+        if trials not in self._blocks:
+            self._blocks[trials] = _Blocks.of(self, trials)
+        return self._blocks[trials]
 
-    def searched(self, orientation: int) -> _Field:
-        """The picture in one of its orientations, see `_turned`, in which blocks of others are looked for."""
-        if orientation not in self._fields:
-            small = _detail(self.scaled(self.size(_COARSE)), 9)
-            self._fields[orientation] = _Field.of(_turned(small, orientation))
-        return self._fields[orientation]
+    def searched(self) -> _Field:
+        """The picture as blocks of others are looked for in it."""
+        if self._field is None:
+            self._field = _Field.of(_detail(self.scaled(self.size(_COARSE)), 9))
+        return self._field
 
-    def forget(self) -> None:
-        """Let go of its blocks, which take megabytes."""
-        self._blocks.clear()
+    def frame(self, longest: int, side: int) -> _Frame:
+        """The picture at a size, as others are laid over it."""
+        if longest not in self._frames:
+            self._frames[longest] = _Frame.of(self.scaled(self.size(longest)), side)
+        return self._frames[longest]
+
+    def reduced(self, times: float) -> Image.Image:
+        """The picture to be sampled at every so many pixels, smaller by about as much."""
+        step = max(int(np.floor(_LEVELS * np.log2(times * _ALIASED))), 0)
+        if not step:
+            return self._image()
+        if step not in self._reduced:
+            size = [max(round(side / 2 ** (step / _LEVELS)), 1) for side in self.grey.shape]
+            self._reduced[step] = self._image().resize((size[1], size[0]), Image.Resampling.LANCZOS)
+        return self._reduced[step]
 
     def strip(self) -> None:
         """Let go of all but its pixels."""
         self._blocks.clear()
-        self._fields.clear()
+        self._frames.clear()
+        self._reduced.clear()
+        self._field = None
+
+    def _image(self) -> Image.Image:
+        return Image.fromarray(self.grey.astype(np.float32))
 
 
-def _turned(picture: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn a picture by so many quarters; from 4 on mirror it first."""
-    return np.rot90(picture[:, ::-1] if orientation > 3 else picture, orientation % 4)
+@cache
+def _cosines() -> np.ndarray:
+    """The lowest cosines of a block's side, orthonormal, float32 (`_BLOCK`, `_KEPT_COSINES`)."""
+    k, x = np.arange(_KEPT_COSINES), np.arange(_BLOCK)[:, None]
+    cosines = np.cos(np.pi * k * (2 * x + 1) / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
+    cosines[:, 0] /= np.sqrt(2)
+    return cosines.astype(np.float32)
+
+
+#: Height and width of a picture in which its blocks are looked for, and one of the orientations of `oriented`.
+_Trial = tuple[tuple[int, int], int]
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Blocks of a picture, to be looked for."""
+    """Blocks of a picture at some sizes and turns, with 0 in place of those that there are fewer of.
 
-    centres: np.ndarray  # complex (m,): x + iy
-    spectra: np.ndarray  # complex64 (m, side, side // 2 + 1), conjugate, of unit norm
+    They are looked for by their lowest cosines, which tell them apart as well as their pixels do.
+    """
+
+    centres: np.ndarray  # complex64 (trials, most): x + iy
+    cosines: np.ndarray  # float32 (trials, most, k * k), of unit norm; the first is 0
+    count: np.ndarray  # int64 (trials,)
+    #: float64 (trials, 2, 3): places (y, x) of the whole picture to places among these blocks
+    placed: np.ndarray
+    #: complex64 (trials, pairs): one over the way from the first to the second of two blocks, 0 where they overlap much
+    apart: np.ndarray
 
     @classmethod
-    def of(cls, small: np.ndarray) -> _Blocks | None:
-        from scipy import fft
+    def of(cls, picture: Picture, trials: tuple[_Trial, ...]) -> _Blocks:
+        most, k = _GRID**2, _KEPT_COSINES
+        shape = len(trials), most
+        centres, cosines = np.zeros(shape, np.complex64), np.zeros((*shape, k, k), np.float32)
+        count, placed = np.zeros(len(trials), np.int64), np.zeros((len(trials), 2, 3))
+        cut: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        for row, (size, orientation) in enumerate(trials):
+            if size not in cut:
+                cut[size] = _cut_blocks(_detail(picture.scaled(size), 9))
+            middle, told = cut[size]
+            count[row] = len(middle)
+            turn = _turn(orientation, size)
+            y, x = turn[:, :2] @ [middle.imag, middle.real] + turn[:, 2:]
+            centres[row, : len(middle)] = x + 1j * y
+            cosines[row, : len(middle)] = oriented(told)[:, orientation] if orientation else told
+            placed[row] = turn
+            placed[row, :, :2] *= np.array(size) / picture.grey.shape
+        i, j = _pairs_of(most)
+        way = centres[:, j] - centres[:, i]
+        far = (np.abs(way) > _BLOCK * 0.9) & (j < count[:, None])
+        apart = np.where(far, 1 / np.where(far, way, 1), 0).astype(np.complex64)
+        return cls(centres, cosines.reshape(*shape, k * k), count, placed, apart)
 
-        high, wide = small.shape
-        if min(high, wide) < _BLOCK:
-            return None
-        down, across = (
-            np.linspace(0, side - _BLOCK, min(max(int((side - _BLOCK) / (_BLOCK * 0.6)) + 1, 1), _GRID))
-            .round()
-            .astype(int)
-            for side in (high, wide)
-        )
-        cut = np.stack([small[y : y + _BLOCK, x : x + _BLOCK] for y in down for x in across])
-        centres = np.array([x + 1j * y for y in down for x in across]) + (1 + 1j) * _BLOCK / 2
-        cut = cut - cut.mean(axis=(1, 2), keepdims=True)
-        norm = np.sqrt(np.square(cut).sum(axis=(1, 2)))
-        kept = norm > _BLOCK * _PLAIN
-        if kept.sum() < 3:
-            return None
-        cut = cut[kept] / norm[kept, None, None]
-        return cls(centres[kept], np.conj(fft.rfft2(cut, (_COARSE, _COARSE))))
+
+@cache
+def _pairs_of(count: int) -> tuple[np.ndarray, ...]:
+    return np.triu_indices(count, 1)
+
+
+def _cut_blocks(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks of a small picture that show something: centres, complex (m,), and cosines; none where there are few."""
+    if min(small.shape) < _BLOCK:
+        return np.empty(0, complex), np.empty((0, _KEPT_COSINES, _KEPT_COSINES), np.float32)
+    room = [side - _BLOCK for side in small.shape]
+    counts = [min(int(most / (_BLOCK * 0.6)) + 1, _GRID) for most in room]
+    down, across = (np.linspace(0, *each).round().astype(int) for each in zip(room, counts, strict=True))
+    cut = sliding_window_view(small, (_BLOCK, _BLOCK))[down[:, None], across].reshape(-1, _BLOCK, _BLOCK)
+    centres = (across + 1j * down[:, None]).ravel() + (1 + 1j) * _BLOCK / 2
+    kept = cut.std(axis=(1, 2)) > _PLAIN
+    kept &= kept.sum() >= 3
+    cosines = _cosines().T @ cut[kept] @ _cosines()
+    cosines[:, 0, 0] = 0
+    cosines /= np.maximum(np.sqrt(np.square(cosines).sum(axis=(1, 2), keepdims=True)), 1e-6)
+    return centres[kept], cosines
+
+
+def _turn(orientation: int, shape: tuple[int, int]) -> np.ndarray:
+    """Places (y, x) of a picture to those in one of its orientations, see `oriented`; float64 (2, 3)."""
+    swapped, way = divmod(orientation, 4)
+    high, wide = shape[::-1] if swapped else shape
+    turn = np.array([[0.0, 1, 0], [1, 0, 0]] if swapped else [[1.0, 0, 0], [0, 1, 0]])
+    for axis, side, flipped in ((0, high, way in (2, 3)), (1, wide, way in (1, 2))):
+        if flipped:
+            turn[axis] = -turn[axis]
+            turn[axis, 2] += side
+    return turn
 
 
 @dataclass(frozen=True)
@@ -187,44 +269,41 @@ class _Field:
     """A small picture in which blocks are looked for."""
 
     shape: tuple[int, int]
-    spectrum: np.ndarray
-    weight: np.ndarray  # one over the norm of each block that there is
+    #: float32 (k * k, places): of the block at each place; None if there is no room for any
+    cosines: np.ndarray | None
 
     @classmethod
     def of(cls, small: np.ndarray) -> _Field:
-        from scipy import fft
-
-        sums = []
-        for values in (small, np.square(small, dtype=np.float64)):
-            added = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-            added[1:, 1:] = values.cumsum(0, dtype=np.float64).cumsum(1)
-            b = min(_BLOCK, *values.shape)
-            sums.append(added[b:, b:] - added[:-b, b:] - added[b:, :-b] + added[:-b, :-b])
-        energy = sums[1] - np.square(sums[0]) / _BLOCK**2
-        weight = 1 / np.sqrt(np.maximum(energy, (_BLOCK * _PLAIN) ** 2))
-        return cls(
-            (small.shape[0], small.shape[1]), fft.rfft2(small, (_COARSE, _COARSE)), weight.astype(np.float32)
-        )
+        shape, k = (small.shape[0], small.shape[1]), _KEPT_COSINES
+        if min(shape) < _BLOCK:
+            return cls(shape, None)
+        rows = sliding_window_view(small, _BLOCK, axis=1) @ _cosines()
+        made = np.ascontiguousarray(sliding_window_view(rows, _BLOCK, axis=0)) @ _cosines()
+        cosines = made.transpose(3, 2, 0, 1).reshape(k * k, -1)
+        cosines[0] = 0
+        cosines /= np.maximum(np.sqrt(np.square(cosines).sum(axis=0)), _BLOCK * _PLAIN)
+        return cls(shape, cosines)
 
     def find(self, blocks: _Blocks) -> tuple[np.ndarray, np.ndarray]:
-        """The two best places of each block, complex (m, 2), and their correlations."""
-        from scipy import fft
-
-        m = len(blocks.centres)
-        high, wide = self.weight.shape
-        seen = fft.irfft2(self.spectrum * blocks.spectra, (_COARSE, _COARSE))[:, :high, :wide] * self.weight
-        places, values = np.empty((m, 2), complex), np.empty((m, 2))
-        rows = np.arange(m)
+        """The two best places of each block, complex64 (trials, 2, most), and their correlations."""
+        assert self.cosines is not None
+        trials, most = blocks.centres.shape
+        high, wide = (side - _BLOCK + 1 for side in self.shape)
+        seen = blocks.cosines.reshape(trials * most, -1) @ self.cosines
+        places = np.empty((2, trials * most), np.complex64)
+        values = np.empty((2, trials * most), np.float32)
+        rows = np.arange(trials * most)
         for turn in range(2):
-            best = seen.reshape(m, -1).argmax(axis=1)
+            best = seen.argmax(axis=1)
             y, x = np.divmod(best, wide)
-            places[:, turn] = x + 1j * y + (1 + 1j) * _BLOCK / 2
-            values[:, turn] = seen[rows, y, x]
+            places[turn] = x + 1j * y + (1 + 1j) * _BLOCK / 2
+            values[turn] = seen[rows, best]
             if not turn:
                 down = np.clip(y[:, None] + np.arange(-2, 3), 0, high - 1)
                 across = np.clip(x[:, None] + np.arange(-2, 3), 0, wide - 1)
-                seen[rows[:, None, None], down[:, :, None], across[:, None, :]] = -1
-        return places, values
+                seen[rows[:, None, None], down[:, :, None] * wide + across[:, None, :]] = -1
+        places, values = (each.reshape(2, trials, most).transpose(1, 0, 2) for each in (places, values))
+        return np.ascontiguousarray(places), np.ascontiguousarray(values)
 
 
 def _detail(picture: np.ndarray, size: int) -> np.ndarray:
@@ -233,180 +312,275 @@ def _detail(picture: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(picture - uniform_filter(picture, size, mode="nearest"))
 
 
-def _vote(
-    centres: np.ndarray, places: np.ndarray, values: np.ndarray
-) -> tuple[float, complex, complex, float]:
-    """The similarity ``z -> a z + b`` for which most blocks vote: its support, a, b, and their share."""
-    i, j = np.triu_indices(len(centres), 1)
-    apart = centres[j] - centres[i]
-    found = []
-    for p in (0, 1):
-        for q in (0, 1):
-            a = (places[j, q] - places[i, p]) / apart
-            fits = (np.abs(np.abs(a) - 1) < _SCALE_OFF) & (np.abs(np.angle(a)) < _TURN)
-            fits &= (
-                (values[i, p] > _LEAST_VOTE) & (values[j, q] > _LEAST_VOTE) & (np.abs(apart) > _BLOCK * 0.9)
-            )
-            found.append(np.stack([a[fits], places[i[fits], p] - a[fits] * centres[i[fits]]]))
-    a, b = np.concatenate(found, axis=1)
-    if not len(a):
-        return 0.0, 1 + 0j, 0j, 0.0
-    away = np.abs((a[:, None] * centres + b[:, None])[:, :, None] - places)
-    votes = np.where(away < _NEAR, np.maximum(values, 0) ** 2, 0)
-    support = votes.max(axis=2)
-    best = int(support.sum(axis=1).argmax())
-    weight = support[best]
-    there = weight > 0
-    target = np.where(votes[best, :, 0] > 0, places[:, 0], places[:, 1])[there]
-    root = np.sqrt(weight[there])
-    table = np.stack([centres[there], np.ones(int(there.sum()))], axis=1) * root[:, None]
-    (slope, shift), *_ = np.linalg.lstsq(table, target * root, rcond=None)
-    return float(weight.sum()), complex(slope), complex(shift), float(there.mean())
+def _votes(blocks: _Blocks, field: _Field) -> Iterator[tuple[float, float, np.ndarray]]:
+    """For each trial the similarity that most of its blocks vote for.
+
+    Support, the share of blocks, and float64 (2, 3): places of the picture of the blocks to those of the small one.
+    """
+    places, values = field.find(blocks)
+    i, j = _pairs_of(places.shape[2])
+    telling = values > _LEAST_VOTE
+    # z -> a z + b takes two blocks where they are seen.
+    a = (places[:, None, :, j] - places[:, :, None, i]) * blocks.apart[:, None, None]
+    size = np.square(a.real) + np.square(a.imag)
+    fits = (size > (1 - _SCALE_OFF) ** 2) & (size < (1 + _SCALE_OFF) ** 2)
+    fits &= np.abs(a.imag) < np.float32(np.tan(_TURN)) * a.real
+    fits &= telling[:, :, None, i]
+    fits &= telling[:, None, :, j]
+    trial, p, q, pair = np.nonzero(fits)
+    if not len(trial):
+        return
+    a = a[trial, p, q, pair]
+    b = places[trial, p, i[pair]] - a * blocks.centres[trial, i[pair]]
+    away = (a[:, None] * blocks.centres[trial] + b[:, None])[:, None] - places[trial]
+    near = np.square(away.real) + np.square(away.imag) < _NEAR**2
+    support = np.where(near, np.square(values)[trial], 0).max(axis=1)
+    total = support.sum(axis=1)
+    starts = np.flatnonzero(np.diff(trial, prepend=-1))
+    for start, stop in pairwise([*starts.tolist(), len(trial)]):
+        best, row = start + int(total[start:stop].argmax()), int(trial[start])
+        there = support[best] > 0
+        weight = support[best][there].astype(float)
+        centres = blocks.centres[row][there].astype(complex)
+        targets = np.where(near[best, 0], *places[row])[there].astype(complex)
+        whole = weight.sum()
+        middle, aim = weight @ centres / whole, weight @ targets / whole
+        around = centres - middle
+        slope = (weight * around.conj()) @ (targets - aim) / max((weight * around.conj()) @ around, 1e-6)
+        shift = aim - slope * middle
+        turn = np.array([[slope.real, slope.imag], [-slope.imag, slope.real]])
+        placed = turn @ blocks.placed[row]
+        placed[:, 2] += [shift.imag, shift.real]
+        yield float(whole / np.sqrt(blocks.count[row])), float(there.sum() / blocks.count[row]), placed
+
+
+def _trials(one: Picture, two: Picture) -> Iterator[tuple[_Trial, ...]]:
+    """Sizes and orientations of `one` in which its blocks are looked for, the likeliest first."""
+    plain = one.size(_COARSE)
+    yield ((plain, 0),)
+    proportions = [side[0] / side[1] for side in (one.grey.shape, two.grey.shape)]
+    if abs(np.log(proportions[0] / proportions[1])) > _STRETCHED:
+        yield ((two.size(_COARSE), 0),)
+    yield (
+        (plain, 1),
+        *((one.size(_COARSE * scale), 0) for scale in _SCALES[1:]),
+        *((plain, orientation) for orientation in range(2, 8)),
+    )
 
 
 def agreement(one: Picture, two: Picture) -> float:
     """Agreement of two pictures where they show the same, at most 1; about 0 for unrelated ones, -1 for nothing told."""
-    plain = one.size(_COARSE)
-    trials: list[tuple[tuple[int, int], int]] = [(plain, 0)]
-    proportions = [side[0] / side[1] for side in (one.grey.shape, two.grey.shape)]
-    if abs(np.log(proportions[0] / proportions[1])) > _STRETCHED:
-        trials.append((two.size(_COARSE), 0))
-    trials.append((plain, 4))
-    trials += [(one.size(_COARSE * scale), 0) for scale in _SCALES[1:]]
-    trials += [(plain, orientation) for orientation in (1, 2, 3, 5, 6, 7)]
-    tried: list[tuple[float, int, np.ndarray]] = []
+    where = two.searched()
+    if where.cosines is None:
+        return -1.0
+    back = np.array([[side / small] for side, small in zip(two.grey.shape, where.shape, strict=True)])
+    corners = _corners(one.grey.shape)
+    tried: list[tuple[float, np.ndarray]] = []
+    seen: list[np.ndarray] = []
     best = -1.0
-    for size, orientation in trials:
-        blocks = one.blocks(size)
-        if blocks is None:
-            continue
-        where = two.searched(orientation)
-        support, slope, shift, share = _vote(blocks.centres, *where.find(blocks))
-        if not share:
-            continue
-        # Places (y, x) of the one to places of the other.
-        shape = _turned(two.grey, orientation).shape
-        turn = np.array([[slope.real, slope.imag], [-slope.imag, slope.real]])
-        there = np.diag([size[0] / one.grey.shape[0], size[1] / one.grey.shape[1]])
-        back = np.diag([shape[0] / where.shape[0], shape[1] / where.shape[1]])
-        placed = np.column_stack([back @ turn @ there, back @ np.array([shift.imag, shift.real])])
-        if share >= _CLEAR:
-            best = max(best, _refined(one.grey, _turned(two.grey, orientation), placed))
-            if best >= _CERTAIN:
-                return best
-        else:
-            tried.append((support / np.sqrt(len(blocks.centres)), orientation, placed))
+
+    def look(placed: np.ndarray) -> float:
+        # Most sizes find what one of them has found.
+        ends = placed @ corners
+        if any(np.abs(ends - other).max() < _SAME * max(two.grey.shape) for other in seen):
+            return -1.0
+        agreed, placed = _refined(one, two, placed)
+        seen.extend([ends, placed @ corners])
+        return agreed
+
+    for trials in _trials(one, two):
+        for support, share, placed in _votes(one.blocks(trials), where):
+            if share >= _CLEAR:
+                best = max(best, look(back * placed))
+                if best >= _CERTAIN:
+                    return best
+            elif support >= _LEAST_SUPPORT:
+                tried.append((support, back * placed))
     tried.sort(key=lambda trial: -trial[0])
-    for _, orientation, placed in tried[:_TRIED]:
-        best = max(best, _refined(one.grey, _turned(two.grey, orientation), placed))
+    for _, placed in tried[:_TRIED]:
+        best = max(best, look(placed))
         if best >= _CERTAIN:
             break
     return best
 
 
-def _refined(one: np.ndarray, two: np.ndarray, placed: np.ndarray) -> float:
+@dataclass(frozen=True)
+class _Frame:
+    """A picture that another one is laid over."""
+
+    shape: tuple[int, int]
+    side: int  # of a block
+    blocks: np.ndarray  # float32 (down * side, across * side): detail, without the mean of each block
+    energy: np.ndarray  # float32 (down, across)
+    centres: np.ndarray  # float64 (down * across, 2)
+    spectra: _Spectra | None  # None where there is no room for a window
+
+    @classmethod
+    def of(cls, shown: np.ndarray, side: int) -> _Frame:
+        high, wide = shown.shape
+        down, across = high // side, wide // side
+        blocks = _detail(shown, 9)[: down * side, : across * side].reshape(down, side, across, side)
+        blocks = blocks - blocks.mean(axis=(1, 3), keepdims=True)
+        grid = np.stack(np.meshgrid(np.arange(down), np.arange(across), indexing="ij"), axis=2)
+        centres = (grid.reshape(-1, 2) + 0.5) * side
+        energy = np.square(blocks).sum(axis=(1, 3))
+        blocks = blocks.reshape(down * side, across * side)
+        return cls((high, wide), side, blocks, energy, centres, _Spectra.of(shown))
+
+
+def _refined(one: Picture, two: Picture, placed: np.ndarray) -> tuple[float, np.ndarray]:
     """Refine ``placed``, float64 (2, 3), which takes places (y, x) of `one` to those of `two`, and compare them."""
     # The picture that shows less is compared whole, and the other one is sampled: it is not stretched then.
     times = _times(placed)
     if not np.isfinite(placed).all() or times <= _FLAT:
-        return -1.0
-    if times * max(one.shape) / max(two.shape) >= 1:
-        inverse = np.linalg.inv(placed[:, :2])
-        one, two, placed = two, one, np.column_stack([inverse, -inverse @ placed[:, 2]])
-    frame, two = Picture(one), two.astype(np.float32)
-    shown: np.ndarray | None = None
-    for longest, side, reach in _ROUNDS:
-        size = frame.size(longest)
-        shown = frame.scaled(size)
-        step = np.array([one.shape[0] / size[0], one.shape[1] / size[1]])
-        laid, there = _sampled(two, placed, step, size)
-        moved = _moved(shown, laid, there, side, reach)
-        if moved is None:
-            return -1.0
-        centres, targets, weight = moved
-        # From places in the frame to where the other one was sampled.
-        table = np.column_stack([centres * step, np.ones(len(centres))])
-        found = (targets * step) @ placed[:, :2].T + placed[:, 2]
-        kept = weight > 0
-        for _ in range(3):
-            root = np.sqrt(np.where(kept, weight, 0))[:, None]
-            solved, *_ = np.linalg.lstsq(table * root, found * root, rcond=None)
-            off = np.abs(table @ solved - found).max(axis=1) / _times(placed)
-            limit = 1.5 * step.max() * max(1.0, float(np.median(off[kept])) / step.max())
-            kept = (weight > 0) & (off < limit)
-            if kept.sum() < _FEWEST:
-                return -1.0
-        placed = solved.T
-    laid, there = _sampled(two, placed, step, size)
-    assert shown is not None
-    return _coherence(shown, laid, there)
+        return -1.0, placed
+    if times * max(one.grey.shape) / max(two.grey.shape) >= 1:
+        agreed, inverse = _laid_over(two, one, _inverse(placed))
+        return agreed, _inverse(inverse)
+    return _laid_over(one, two, placed)
+
+
+def _inverse(placed: np.ndarray) -> np.ndarray:
+    inverse = np.linalg.inv(placed[:, :2])
+    return np.column_stack([inverse, -inverse @ placed[:, 2]])
+
+
+def _laid_over(one: Picture, two: Picture, placed: np.ndarray) -> tuple[float, np.ndarray]:
+    """Refine where places of the frame `one` are in `two`, and compare what is there."""
+    corners, agreed = _corners(one.grey.shape), -1.0
+    for turn, (longest, side, reach) in enumerate(_ROUNDS):
+        frame = one.frame(longest, side)
+        step = np.array(one.grey.shape) / frame.shape
+        if turn < 2:
+            laid, there = _sampled(two, placed, step, frame.shape)
+        moves = _moved(frame, laid, there, reach)
+        found = None if moves is None else _fitted(moves, frame, placed, step)
+        if moves is None or found is None or _times(found[0]) <= _FLAT:
+            return -1.0, placed
+        if not turn and (moves[2] < _LEAST_MATCH or found[1] < _LEAST_KEPT):
+            return 0.0, placed
+        moved = np.abs((found[0] - placed) @ corners).max() / (_times(found[0]) * step.max())
+        placed = found[0]
+        laid, there = _sampled(two, placed, step, frame.shape)
+        agreed = _coherence(frame, laid, there)
+        if not turn and agreed < _HOPELESS:
+            # Finer detail agrees less.
+            return min(agreed, _NO_COPY), placed
+        if turn and moved < _SETTLED:
+            break
+    return agreed, placed
+
+
+def _corners(shape: tuple[int, ...]) -> np.ndarray:
+    return np.array([[0, 0, shape[0], shape[0]], [0, shape[1], 0, shape[1]], [1, 1, 1, 1]])
+
+
+def _fitted(
+    moved: tuple[np.ndarray, np.ndarray, float], frame: _Frame, placed: np.ndarray, step: np.ndarray
+) -> tuple[np.ndarray, float] | None:
+    """What `placed` should be, by where the blocks of the frame are found; None if too few are, and the share of those."""
+    targets, weight, _ = moved
+    # From places in the frame to where the other one was sampled.
+    table = np.column_stack([frame.centres * step, np.ones(len(targets))])
+    found = (targets * step) @ placed[:, :2].T + placed[:, 2]
+    kept = weight > 0
+    solved = placed.T
+    for _ in range(3):
+        weighted = (table * np.where(kept, weight, 0)[:, None]).T
+        try:
+            solved = np.linalg.solve(weighted @ table, weighted @ found)
+        except np.linalg.LinAlgError:  # all in one line
+            return None
+        off = np.abs(table @ solved - found).max(axis=1) / _times(placed)
+        middle = float(_quantiles(off[kept], (0.5,))[0])
+        kept = (weight > 0) & (off < 1.5 * max(middle, step.max()))
+        if kept.sum() < _FEWEST:
+            return None
+    return (np.asarray(solved.T), float(kept.mean())) if np.isfinite(solved).all() else None
+
+
+def _quantiles(values: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
+    """As `numpy.quantile`, which takes a hundred times as long for as few values as these."""
+    ranked = np.sort(values)
+    return np.interp(np.array(shares) * (len(ranked) - 1), np.arange(len(ranked)), ranked)
 
 
 def _times(placed: np.ndarray) -> float:
     """Factor by which a map enlarges."""
-    return max(float(np.sqrt(abs(np.linalg.det(placed[:, :2])))), _FLAT)
+    return max(float(np.sqrt(abs(placed[0, 0] * placed[1, 1] - placed[0, 1] * placed[1, 0]))), _FLAT)
 
 
 def _sampled(
-    picture: np.ndarray, placed: np.ndarray, step: np.ndarray, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sample a picture at ``placed`` of the places of a frame, and tell where it has any."""
-    from scipy.ndimage import affine_transform, gaussian_filter
-
+    picture: Picture, placed: np.ndarray, step: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Sample a picture at ``placed`` of the places of a frame, and tell where it has any; None for everywhere."""
     matrix = placed[:, :2] * step
-    # Places are of edges, and pixels are sampled at their middle.
-    shift = placed[:, 2] + matrix @ np.array([0.5, 0.5]) - 0.5
-    shrink = _times(matrix)
-    if shrink > 1.1:
-        picture = gaussian_filter(picture, (shrink - 1) * 0.5)
-    laid = affine_transform(picture, matrix, shift, output_shape=size, order=1, mode="nearest")
-    y, x = np.arange(size[0])[:, None], np.arange(size[1])[None]
+    level = picture.reduced(_times(matrix))
+    sides = np.array([level.height, level.width])
+    smaller = sides / picture.grey.shape
+    matrix = np.column_stack([matrix * smaller[:, None], placed[:, 2] * smaller])
+    (a, b, y), (c, d, x) = matrix.tolist()
+    how = Image.Transform.AFFINE, (d, c, x, b, a, y), Image.Resampling.BILINEAR
+    laid = np.asarray(level.transform(size[::-1], *how, fillcolor=_OUTSIDE))
+    ends = matrix @ _corners(size)
+    if (ends >= 0).all() and (ends <= sides[:, None]).all():
+        return laid, None
+    down, across = np.arange(size[0])[:, None] + 0.5, np.arange(size[1]) + 0.5
     there = np.ones(size, bool)
-    for axis in (0, 1):
-        at = matrix[axis, 0] * y + matrix[axis, 1] * x + shift[axis]
-        there &= (at >= -0.5) & (at <= picture.shape[axis] - 0.5)
+    for at, most in ((a * down + (b * across + y), sides[0]), (c * down + (d * across + x), sides[1])):
+        there &= (at >= 0) & (at <= most)
     return laid, there
 
 
 def _moved(
-    frame: np.ndarray, laid: np.ndarray, there: np.ndarray, side: int, reach: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Best places of blocks of the frame in what is laid over it: centres, places, both (m, 2), and weights."""
-    down, across = frame.shape[0] // side, frame.shape[1] // side
+    frame: _Frame, laid: np.ndarray, there: np.ndarray | None, reach: int
+) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Best places of blocks of the frame in what is laid over it, (m, 2), weights, and their mean correlation."""
+    side, (down, across) = frame.side, frame.energy.shape
     if down * across < _FEWEST:
         return None
-
-    def cut(picture: np.ndarray) -> np.ndarray:
-        parts = (
-            picture[: down * side, : across * side].reshape(down, side, across, side).transpose(0, 2, 1, 3)
-        )
-        return parts.reshape(down * across, side * side)
-
-    whole = cut(there).mean(axis=1) > 0.9
-    blocks = cut(_detail(frame, 9))
-    blocks = blocks - blocks.mean(axis=1, keepdims=True)
-    energy = np.square(blocks).sum(axis=1)
+    high, wide = down * side, across * side
+    whole: np.ndarray | bool = True
+    if there is not None:
+        whole = (there[:high, :wide].reshape(down, side, across, side).mean(axis=(1, 3)) > 0.9).ravel()
     around = np.pad(_detail(laid, 9), reach, mode="edge")
     moves = 2 * reach + 1
-    seen = np.empty((moves, moves, len(blocks)))
-    least = np.empty(len(blocks))
+    seen = np.empty((moves, moves, down, across), np.float32)
     for y in range(moves):
         for x in range(moves):
-            part = cut(around[y : y + frame.shape[0], x : x + frame.shape[1]])
-            own = np.square(part).sum(axis=1) - np.square(part.sum(axis=1)) / side**2
-            seen[y, x] = (blocks * part).sum(axis=1) / np.sqrt(np.maximum(energy * own, 1e-3))
-            if (y, x) == (reach, reach):
-                least = np.sqrt(np.minimum(energy, np.maximum(own, 0))) / side
-    rows = np.arange(len(blocks))
-    y, x = np.divmod(seen.reshape(-1, len(blocks)).argmax(axis=0), moves)
+            products = around[y : y + high, x : x + wide] * frame.blocks
+            seen[y, x] = _sums(products, side, side, (down, across))
+    sums, squares = (
+        _sums(values, side, side, (down, across), moves) for values in (around, np.square(around))
+    )
+    own = (squares - np.square(sums) / side**2).reshape(moves, down, moves, across).transpose(0, 2, 1, 3)
+    seen = (seen / np.sqrt(np.maximum(frame.energy * own, 1e-3))).reshape(moves, moves, -1)
+    least = np.sqrt(np.minimum(frame.energy, np.maximum(own[reach, reach], 0))).ravel() / side
+    rows = np.arange(down * across)
+    y, x = np.divmod(seen.reshape(moves * moves, -1).argmax(axis=0), moves)
     value = seen[y, x, rows]
     place = np.stack([_peak(seen[:, x, rows], y, rows), _peak(seen[y, :, rows].T, x, rows)], axis=1) - reach
-    weight = np.where(whole & (value > 0.35), np.maximum(value, 0) ** 2 * np.sqrt(least), 0)
+    weight = np.where(whole & (value > 0.35), np.square(np.maximum(value, 0)) * np.sqrt(least), 0)
     if (weight > 0).sum() < _FEWEST:
         return None
-    grid = np.stack(np.meshgrid(np.arange(down), np.arange(across), indexing="ij"), axis=2).reshape(-1, 2)
-    centres = (grid + 0.5) * side
-    return centres, centres + place, weight
+    return frame.centres + place, weight.astype(float), float(np.mean(value, where=whole))
+
+
+def _sums(values: np.ndarray, side: int, step: int, counts: tuple[int, ...], moves: int = 1) -> np.ndarray:
+    """Sums over squares of `side` pixels, `step` from one to the next, in each of some moves."""
+    first, second = (
+        _stretches(length, side, step, count, moves)
+        for length, count in zip(values.shape, counts, strict=True)
+    )
+    return np.asarray(first @ values @ second.T)
+
+
+@lru_cache(64)
+def _stretches(length: int, side: int, step: int, count: int, moves: int) -> np.ndarray:
+    """Which of `length` pixels are in each of `count` stretches, for each move, float32."""
+    first = (np.arange(moves)[:, None] + np.arange(count) * step).reshape(-1, 1)
+    pixels = np.arange(length)
+    return ((pixels >= first) & (pixels < first + side)).astype(np.float32)
 
 
 def _peak(seen: np.ndarray, at: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -419,49 +593,87 @@ def _peak(seen: np.ndarray, at: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _frequencies() -> tuple[np.ndarray, list[np.ndarray]]:
-    """The window function, of unit norm, and which frequencies are in each band."""
-    edge = np.hanning(_WINDOW + 2)[1:-1]
-    window = edge[:, None] * edge
-    down, across = np.meshgrid(np.fft.fftfreq(_WINDOW), np.fft.rfftfreq(_WINDOW), indexing="ij")
-    radius = np.hypot(down, across) * _WINDOW
-    bands = [(radius >= low) & (radius < high) for low, high in _BANDS]
-    return (window / np.sqrt(np.square(window).sum())).astype(np.float32), bands
+def _waves() -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray], np.ndarray]:
+    """Fourier transform of a tapered window, of the frequencies that are compared.
+
+    Matrices of rows, float32 (window, 2 k), real parts and then imaginary ones, and of columns, complex64 (m, window); which
+    of the frequencies m x k are in a band; of these, those in each band; and the transform of a window that is 1 all over.
+    """
+    taper = np.hanning(_WINDOW + 2)[1:-1]
+    taper /= np.sqrt(np.square(taper).sum())
+    x, most = np.arange(_WINDOW), int(np.ceil(_BANDS[-1][1])) - 1
+    across, down = np.arange(most + 1), np.arange(-most, most + 1)[:, None]
+    one = taper[:, None] * np.exp(-2j * np.pi * x[:, None] * across / _WINDOW)
+    two = taper * np.exp(-2j * np.pi * down * x / _WINDOW)
+    radius = np.hypot(down, across).ravel()
+    within = [(radius >= low) & (radius < high) for low, high in _BANDS]
+    kept = np.flatnonzero(np.any(within, axis=0))
+    even = np.outer(two.sum(axis=1), one.sum(axis=0)).ravel()[kept].astype(np.complex64)
+    rows = np.concatenate([one.real, one.imag], axis=1).astype(np.float32)
+    return rows, two.astype(np.complex64), kept, [np.flatnonzero(band[kept]) for band in within], even
 
 
-def _coherence(frame: np.ndarray, laid: np.ndarray, there: np.ndarray) -> float:
+@dataclass(frozen=True)
+class _Spectra:
+    """Overlapping windows of a picture, each without its mean."""
+
+    values: np.ndarray  # complex64 (windows, frequencies)
+    energy: np.ndarray  # float32 (windows,)
+
+    @classmethod
+    def of(cls, picture: np.ndarray) -> _Spectra | None:
+        if min(picture.shape) < _WINDOW:
+            return None
+        across, columns, kept, _, even = _waves()
+        # First each row of pixels, which several windows have in common.
+        rows = sliding_window_view(picture, _WINDOW, axis=1)[:, ::_STEP] @ across
+        half = rows.shape[2] // 2
+        rows = rows[..., :half] + np.complex64(1j) * rows[..., half:]
+        high, wide = rows.shape[0], rows.shape[1]
+        down = (high - _WINDOW) // _STEP + 1
+        rows = np.ascontiguousarray(rows.reshape(high, wide * half))
+        parts = as_strided(rows, (down, _WINDOW, wide * half), (rows.strides[0] * _STEP, *rows.strides))
+        values = (columns @ parts).reshape(down, -1, wide, half).transpose(0, 2, 1, 3)
+        values = values.reshape(down * wide, -1)[:, kept]
+        sums, squares = (_window_sums(each) for each in (picture, np.square(picture)))
+        mean = sums / _WINDOW**2
+        return cls(values - mean[:, None] * even, np.maximum(squares - mean * sums, 0))
+
+
+def _window_sums(values: np.ndarray) -> np.ndarray:
+    counts = tuple((length - _WINDOW) // _STEP + 1 for length in values.shape)
+    return _sums(values.astype(np.float32), _WINDOW, _STEP, counts).ravel()
+
+
+def _coherence(frame: _Frame, laid: np.ndarray, there: np.ndarray | None) -> float:
     """Mean over two bands of how far the phases of windows agree, of half of them and of nearly all."""
-    from scipy import fft
-
-    if min(frame.shape) < _WINDOW:
+    two = _Spectra.of(laid)
+    if frame.spectra is None or two is None:
         return -1.0
-    window, bands = _frequencies()
-    one, two, both = (
-        sliding_window_view(picture, (_WINDOW, _WINDOW))[::_STEP, ::_STEP] for picture in (frame, laid, there)
-    )
-    whole = both.mean(axis=(2, 3)) > 0.97
+    whole = np.ones(len(two.energy), bool)
+    if there is not None:
+        whole = _window_sums(there) > 0.97 * _WINDOW**2
     if whole.sum() < _FEWEST:
         return -1.0
-    parts = [part[whole] - part[whole].mean(axis=(1, 2), keepdims=True) for part in (one, two)]
     # Of two contrasts the mean.
-    energies = [max(float(np.square(part).sum()), 1e-6) for part in parts]
+    energies = [max(float(side.energy[whole].sum()), 1e-6) for side in (frame.spectra, two)]
     middle = np.sqrt(energies[0] * energies[1])
     a, b = (
-        fft.rfft2(part * window) * np.float32(np.sqrt(middle / energy))
-        for part, energy in zip(parts, energies, strict=True)
+        side.values[whole] * np.float32(np.sqrt(middle / energy))
+        for side, energy in zip((frame.spectra, two), energies, strict=True)
     )
     sizes = np.abs(a), np.abs(b)
     agreed = (a * np.conj(b)).real / np.maximum(sizes[0] * sizes[1], 1e-6)
     larger = np.square(np.maximum(*sizes))
-    weight = larger / (larger + _NOISE**2)
+    weight = larger / (larger + np.float32(_NOISE**2))
     told = []
-    for band in bands:
+    for band in _waves()[3]:
         heavy = weight[:, band].sum(axis=1)
-        telling = heavy > _TELLING * band.sum()
+        telling = heavy > _TELLING * len(band)
         if telling.sum() < _FEWEST:
             return -1.0
         value = (weight[:, band] * agreed[:, band]).sum(axis=1)[telling] / heavy[telling]
-        told.append(float(np.quantile(value, _QUANTILES).mean()))
+        told.append(float(_quantiles(value, _QUANTILES).mean()))
     return float(np.mean(told))
 
 
@@ -543,18 +755,15 @@ class Agreements:
             (min(digests[a], digests[b]), max(digests[a], digests[b]))
             for a, b in zip(left.tolist(), right.tolist(), strict=True)
         ]
-        todo: dict[str, list[str]] = {}
-        for one, two in sorted({key for key in keys if _key(*key) not in known}):
-            todo.setdefault(one, []).append(two)
-        if todo:
+        if todo := sorted({key for key in keys if _key(*key) not in known}):
             self._new = True
             read = lru_cache(_HELD)(lambda digest: _read(digest, of[digest]))
             workers = min(self.threads or os.cpu_count() or 1, 8)
             with ThreadPoolExecutor(workers) as pool:
-                for one, others, found in pool.map(
-                    lambda work: _compared(work[0], work[1], read), todo.items()
+                for pairs, found in pool.map(
+                    lambda part: (part, _compared(part, read)), _near_together(todo)
                 ):
-                    known.update((_key(one, two), value) for two, value in zip(others, found, strict=True))
+                    known.update((_key(*pair), value) for pair, value in zip(pairs, found, strict=True))
         return np.array([known[_key(*key)] for key in keys])
 
     def _answers(self) -> dict[str, float]:
@@ -588,17 +797,34 @@ def _key(one: str, two: str) -> str:
     return one[:32] + two[:32]
 
 
-def _compared(
-    one: str, others: list[str], read: Callable[[str], Picture | None]
-) -> tuple[str, list[str], list[float]]:
-    first = read(one)
+def _near_together(pairs: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Pairs in such an order, in parts, that those of one picture come soon after one another, and it is read once."""
+    beside: dict[str, list[str]] = {}
+    for one, two in pairs:
+        beside.setdefault(one, []).append(two)
+        beside.setdefault(two, []).append(one)
+    # Breadth first, from each picture that none before it led to.
+    rank: dict[str, int] = {}
+    waiting: deque[str] = deque()
+    for start in beside:
+        waiting.append(start)
+        while waiting:
+            name = waiting.popleft()
+            if name not in rank:
+                rank[name] = len(rank)
+                waiting.extend(other for other in beside[name] if other not in rank)
+    parts: dict[int, list[tuple[str, str]]] = {}
+    for pair in sorted(pairs, key=lambda pair: sorted(rank[name] for name in pair)[::-1]):
+        parts.setdefault(max(rank[name] for name in pair), []).append(pair)
+    return list(parts.values())
+
+
+def _compared(pairs: list[tuple[str, str]], read: Callable[[str], Picture | None]) -> list[float]:
     found = []
-    for other in others:
-        second = read(other)
-        found.append(float("nan") if first is None or second is None else round(agreement(first, second), 4))
-    if first is not None:
-        first.forget()
-    return one, others, found
+    for pair in pairs:
+        one, two = (read(digest) for digest in pair)
+        found.append(float("nan") if one is None or two is None else round(agreement(one, two), 4))
+    return found
 
 
 def _read(digest: str, file: str | None) -> Picture | None:

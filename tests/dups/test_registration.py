@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from icehouse.data.images import oriented
 from icehouse.data.sample.scenes import paint
 from icehouse.data.transforms import GRADED, encode
 from icehouse.dups.calibration import apply_map
@@ -21,6 +24,8 @@ from icehouse.dups.registration import (
     STRICT,
     Agreements,
     Picture,
+    _near_together,
+    _turn,
     agreement,
     least_agreement,
 )
@@ -92,6 +97,59 @@ def test_copies_are_asked_for_more_where_others_agree_too() -> None:
     evidence = np.concatenate([high, low])
     assert least_agreement(np.concatenate([np.full(100, 0.7), np.full(300, -0.5)]), evidence) == LOOSE
     assert least_agreement(np.concatenate([high * 0.1, np.linspace(0.3, 0.8, 300)]), evidence) == STRICT
+
+
+@pytest.mark.parametrize("orientation", range(8))
+def test_places_of_turned_pictures_are_where_their_pixels_go(orientation: int) -> None:
+    picture = np.random.default_rng(orientation).random((8, 8))
+    waves = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(8) + 1) / 16) * np.sqrt(2 / 8)
+    waves[0] /= np.sqrt(2)
+    turned = waves.T @ oriented(waves @ picture @ waves.T)[orientation] @ waves
+    turn = _turn(orientation, (8, 8))
+    y, x = np.indices((8, 8)).reshape(2, -1)
+    down, across = (turn[:, :2] @ [y + 0.5, x + 0.5] + turn[:, 2:] - 0.5).round().astype(int)
+    assert np.allclose(turned[down, across], picture[y, x])
+    corner = _turn(orientation, (30, 70)) @ [30, 70, 1]
+    assert set(np.abs(corner)) <= {0, 30, 70}
+
+
+def test_a_crop_of_a_turned_picture_agrees(scene: Image.Image) -> None:
+    part = scene.transpose(Image.Transpose.ROTATE_90).crop((40, 60, scene.height - 30, scene.width - 50))
+    assert agreement(Picture.of(scene), saved(part)) > 0.8
+
+
+def test_a_picture_with_a_sticker_agrees(scene: Image.Image) -> None:
+    covered = scene.copy()
+    covered.paste(Image.new("RGB", (scene.width // 4, scene.height // 3), "white"))
+    assert agreement(Picture.of(scene), saved(covered)) > 0.6
+
+
+@given(
+    st.sets(
+        st.tuples(st.integers(0, 30), st.integers(0, 30)).filter(lambda pair: pair[0] < pair[1]), min_size=1
+    )
+)
+def test_each_pair_is_compared_once(numbers: set[tuple[int, int]]) -> None:
+    pairs = sorted((f"{a:02d}", f"{b:02d}") for a, b in numbers)
+    parts = _near_together(pairs)
+    assert sorted(pair for part in parts for pair in part) == pairs
+    assert all(set.intersection(*map(set, part)) for part in parts)
+
+
+def test_pictures_that_belong_together_are_read_one_after_the_other() -> None:
+    names = [f"{k:03d}" for k in np.random.default_rng(0).permutation(200)]
+    pairs = sorted(
+        (min(a, b), max(a, b))
+        for k in range(0, 200, 4)
+        for a in names[k : k + 4]
+        for b in names[k : k + 4]
+        if a != b
+    )
+    order = [name for part in _near_together(sorted(set(pairs))) for pair in part for name in pair]
+    first, last = (
+        {name: k for k, name in pairs_} for pairs_ in (reversed(list(enumerate(order))), enumerate(order))
+    )
+    assert max(last[name] - first[name] for name in names) < 12 * 2
 
 
 class Files:
