@@ -336,7 +336,8 @@ def caption_images(
     except (CaptionError, SpaceError) as error:
         kept = run.report.captioned
         told = (
-            f"; {count_of(kept, 'caption')} of this run kept, run the same command again to go on"
+            f"; {count_of(kept, 'caption of this run is', 'captions of this run are')} kept, "
+            "run the same command again to go on"
             if kept
             else ""
         )
