@@ -306,8 +306,8 @@ def _agreement(regions: Regions, pictures: Pictures) -> np.ndarray:
     (left, there), (right, known) = pictures.of(regions.i), pictures.of(regions.j)
     m, side, reach = len(regions), _SIDE // _BLOCKS, 2 * _MOVE + 1
     plain = np.zeros(m, bool)
-    one = _fine(_region(left, regions.box_i, plain, 0))
-    two = _fine(_region(right, regions.box_j, regions.mirrored, _MOVE))
+    one = detail(_region(left, regions.box_i, plain, 0), _DETAIL)
+    two = detail(_region(right, regions.box_j, regions.mirrored, _MOVE), _DETAIL)
     blocks = one.reshape(m, _BLOCKS, side, _BLOCKS, side).transpose(0, 1, 3, 2, 4)
     blocks = blocks.reshape(m, _BLOCKS, _BLOCKS, side * side)
     blocks = blocks - blocks.mean(axis=3, keepdims=True)
@@ -346,10 +346,26 @@ def _weights(start: np.ndarray, stop: np.ndarray, around: int) -> np.ndarray:
     return weights.astype(np.float32)
 
 
-def _fine(regions: np.ndarray) -> np.ndarray:
-    from scipy.ndimage import uniform_filter
-
-    return np.asarray(regions - uniform_filter(regions, (0, _DETAIL, _DETAIL), mode="nearest"))
+def detail(pictures: np.ndarray, size: int) -> np.ndarray:
+    """Pictures (..., s, s) without the mean of so many pixels around each, an odd number; their edges go on beyond them."""
+    mean = pictures
+    for axis in (-1, -2):
+        mean = np.swapaxes(mean, axis, -2)
+        before, after = (np.repeat(mean[..., end, :], size // 2, axis=-2) for end in ([0], [-1]))
+        mean = np.concatenate([before, mean, after], axis=-2)
+        # Sums of 1, 2, 4, ... pixels, of which those of any number are made.
+        total, held, doubled = None, 0, 1
+        length = mean.shape[-2] - size + 1
+        while True:
+            if size & doubled:
+                part = mean[..., held : held + length, :]
+                total, held = part if total is None else total + part, held + doubled
+            if 2 * doubled > size:
+                break
+            mean = mean[..., :-doubled, :] + mean[..., doubled:, :]
+            doubled *= 2
+        mean = np.swapaxes(total, axis, -2)
+    return np.asarray(pictures - mean / np.float32(size * size))
 
 
 # Eight orientations are eight times as many comparisons, and among pictures of one kind (solar cells, cloth) some are near a
@@ -458,12 +474,19 @@ def _least_correlations(turned: np.ndarray, rows: np.ndarray, count: int, pictur
     if len(a) < 2 / _TURNED_TAIL:
         return _TURNED_LEAST
     pairs = max(count * (count - 1) / 2 * (len(ORIENTATIONS) - 1), 1 / _TURNED_TAIL)
+    # Few at once, as many as the processor's cache holds.
+    parts = {
+        k: list(
+            zip(*(np.array_split(side[how == k], (how == k).sum() // 32 + 1) for side in (a, b)), strict=True)
+        )
+        for k in set(how.tolist())
+    }
     least = []
     for forms in _forms(thumbs):
-        values = [
-            np.vecdot(_flat(turn(forms[a[how == k]], k)), _flat(forms[b[how == k]]))
-            for k in set(how.tolist())
-        ]
+        values = []
+        for k in set(how.tolist()):
+            each = np.ascontiguousarray(turn(forms, k))
+            values.extend(np.vecdot(_flat(each[one]), _flat(forms[two])) for one, two in parts[k])
         z = np.arctanh(np.clip(np.concatenate(values), -0.9999, 0.9999))
         start = np.quantile(z, 1 - _TURNED_TAIL)
         scale = float((z[z > start] - start).mean()) if (z > start).any() else 0.0
@@ -491,10 +514,8 @@ def _confirmed(
 
 def _forms(thumbs: np.ndarray) -> Iterator[np.ndarray]:
     """Pictures (m, 64, 64) without what is coarser than 5 pixels, then as they are; centred, of unit length, float32."""
-    from scipy.ndimage import uniform_filter
-
     whole = thumbs.astype(np.float32)
-    for form in (whole - uniform_filter(whole, (0, 5, 5), mode="nearest"), whole):
+    for form in (detail(whole, _DETAIL), whole):
         form -= form.mean(axis=(1, 2), keepdims=True)
         length = np.sqrt(np.square(form).sum(axis=(1, 2), keepdims=True))
         form /= np.where(length > 0, length, 1)

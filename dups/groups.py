@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -84,17 +85,18 @@ class Files:
         `digest` gives the sha256 that a file had, where its time alone differs; without it such a file counts as there.
         """
         n = len(files)
-        state, link = np.full(n, NONE, np.int8), np.zeros(n, np.int8)
-        number = np.full(n, -1, np.int64)
+        # Lists, since single values of an array take several times as long.
+        state, link, number = [NONE] * n, [0] * n, [-1] * n
         known: dict[tuple[int, int] | str, int] = {}
         linked: dict[str, bool] = {}
-        for i, file in enumerate(files.to_pylist()):
+        paths, bytes_then, times_then = files.to_pylist(), sizes.tolist(), times.tolist()
+        for i, (file, size, time_ns) in enumerate(zip(paths, bytes_then, times_then, strict=True)):
             if file is None:
                 continue
             if image_files.container(file) is not None:
                 # A picture in a Parquet file is a file of its own, which no link can be.
                 number[i] = known.setdefault(os.path.realpath(file), len(known))
-                state[i] = _inside(file, times[i], digest and partial(digest, i))
+                state[i] = _inside(file, time_ns, digest and partial(digest, i))
                 continue
             try:
                 status = os.lstat(file)
@@ -106,26 +108,23 @@ class Files:
             if not stat.S_ISREG(status.st_mode):
                 state[i] = GONE
                 continue
-            folder = os.path.dirname(file)  # noqa: PTH120
+            folder = file[: file.rfind(os.sep) + 1]
             if folder not in linked:
                 linked[folder] = os.path.realpath(folder) != os.path.normpath(folder)
             if linked[folder] and link[i] != LINK:
                 link[i] = _THROUGH
             key = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(file)
             number[i] = known.setdefault(key, len(known))
-            same = np.isnan(sizes[i]) or status.st_size == sizes[i]
+            same = math.isnan(size) or status.st_size == size
             # Through float64 a time in nanoseconds loses its last digits, and so does what it is compared with.
-            if (
-                same
-                and digest is not None
-                and not np.isnan(times[i])
-                and float(status.st_mtime_ns) != times[i]
-            ):
+            changed = not math.isnan(time_ns) and float(status.st_mtime_ns) != time_ns
+            if same and digest is not None and changed:
                 same = digest(i) in (None, image_files.sha256(file))
             state[i] = THERE if same else CHANGED
         seen = bool(np.isin(state, (THERE, CHANGED)).any())
-        folders = {Path(file).parent for file in files.to_pylist() if file is not None and not seen}
-        return cls(state, number, link, seen or any(folder.is_dir() for folder in folders))
+        folders = {Path(file).parent for file in paths if file is not None and not seen}
+        columns = np.array(state, np.int8), np.array(number, np.int64), np.array(link, np.int8)
+        return cls(*columns, seen or any(folder.is_dir() for folder in folders))
 
     @property
     def paths(self) -> int:
@@ -551,6 +550,7 @@ def choose_keepers(
     append_measured(table, _SCHEMA, todo, _facts_of, progress, threads)
     ages = ranked.times[ranked.best]
     held: list[np.ndarray] = []
+    again: list[np.ndarray] = []
     relations = _Relations(store)
     for place, group in enumerate(groups, 1):
         held.append(group)
@@ -565,8 +565,9 @@ def choose_keepers(
             order, reason = _in_order(one, facts, compared, relations, standing, ages)
             if reason:
                 why[int(order[0])] = reason
-            _group_again(order, keeper, contents if star else None)
+            again.append(order)
         held = []
+    _group_again(again, keeper, contents if star else None)
     relations.keep()
     return keeper, why
 
@@ -618,18 +619,23 @@ def _in_order(
     return left, _reason(facts, faults, by) if np.isfinite(base[by[0]]) else ""
 
 
-def _group_again(left: np.ndarray, keeper: np.ndarray, contents: Contents | None) -> None:
-    """Let the first lead the others, those near it where `contents` are given; of the rest the first leads again."""
-    while len(left):
-        lead, others = left[0], left[1:]
+def _group_again(groups: list[np.ndarray], keeper: np.ndarray, contents: Contents | None) -> None:
+    """Let the first of each group lead the others, those near it where `contents` are given; of the rest the first again."""
+    # All groups at once: to measure a pair alone takes as long as to measure hundreds.
+    while groups:
+        lead = np.repeat([group[0] for group in groups], [len(group) - 1 for group in groups])
+        others = np.concatenate([group[1:] for group in groups])
         near = np.ones(len(others), bool)
         if contents is not None and len(others):
             i, j = np.minimum(lead, others), np.maximum(lead, others)
             found, n = contents.judge(i, j), len(contents)
             joined = contents.joined(found)
             near = (found.perceptual | found.embedding) & np.isin(i * n + j, joined[0] * n + joined[1])
-        keeper[lead] = keeper[others[near]] = lead
-        left = others[~near]
+        keeper[others[near]] = lead[near]
+        ends = np.cumsum([len(group) - 1 for group in groups])[:-1]
+        keeper[[group[0] for group in groups]] = [group[0] for group in groups]
+        left = zip(np.split(others, ends), np.split(near, ends), strict=True)
+        groups = [rest for part, led in left if len(rest := part[~led])]
 
 
 def _reason(facts: Facts, faults: list[dict[str, float]], by: np.ndarray) -> str:

@@ -33,6 +33,7 @@ from ..data.images import decode, oriented
 from ..errors import ImageError
 from ..store.files import publish
 from ..store.store import Store
+from .confirm import detail
 
 #: Changes whenever other agreements would come of the same files.
 REGISTRATION_VERSION = 2
@@ -147,7 +148,7 @@ class Picture:
     def searched(self) -> _Field:
         """The picture as blocks of others are looked for in it."""
         if self._field is None:
-            self._field = _Field.of(_detail(self.scaled(self.size(_COARSE)), 9))
+            self._field = _Field.of(detail(self.scaled(self.size(_COARSE)), 9))
         return self._field
 
     def frame(self, longest: int, side: int) -> _Frame:
@@ -214,7 +215,7 @@ class _Blocks:
         cut: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
         for row, (size, orientation) in enumerate(trials):
             if size not in cut:
-                cut[size] = _cut_blocks(_detail(picture.scaled(size), 9))
+                cut[size] = _cut_blocks(detail(picture.scaled(size), 9))
             middle, told = cut[size]
             count[row] = len(middle)
             turn = _turn(orientation, size)
@@ -304,12 +305,6 @@ class _Field:
                 seen[rows[:, None, None], down[:, :, None] * wide + across[:, None, :]] = -1
         places, values = (each.reshape(2, trials, most).transpose(1, 0, 2) for each in (places, values))
         return np.ascontiguousarray(places), np.ascontiguousarray(values)
-
-
-def _detail(picture: np.ndarray, size: int) -> np.ndarray:
-    from scipy.ndimage import uniform_filter
-
-    return np.asarray(picture - uniform_filter(picture, size, mode="nearest"))
 
 
 def _votes(blocks: _Blocks, field: _Field) -> Iterator[tuple[float, float, np.ndarray]]:
@@ -419,7 +414,7 @@ class _Frame:
     def of(cls, shown: np.ndarray, side: int) -> _Frame:
         high, wide = shown.shape
         down, across = high // side, wide // side
-        blocks = _detail(shown, 9)[: down * side, : across * side].reshape(down, side, across, side)
+        blocks = detail(shown, 9)[: down * side, : across * side].reshape(down, side, across, side)
         blocks = blocks - blocks.mean(axis=(1, 3), keepdims=True)
         grid = np.stack(np.meshgrid(np.arange(down), np.arange(across), indexing="ij"), axis=2)
         centres = (grid.reshape(-1, 2) + 0.5) * side
@@ -543,7 +538,7 @@ def _moved(
     whole: np.ndarray | bool = True
     if there is not None:
         whole = (there[:high, :wide].reshape(down, side, across, side).mean(axis=(1, 3)) > 0.9).ravel()
-    around = np.pad(_detail(laid, 9), reach, mode="edge")
+    around = np.pad(detail(laid, 9), reach, mode="edge")
     moves = 2 * reach + 1
     seen = np.empty((moves, moves, down, across), np.float32)
     for y in range(moves):

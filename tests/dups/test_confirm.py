@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.transforms import encode
 from icehouse.dups import confirm as confirm_module
-from icehouse.dups.confirm import Pictures, PixelPairs, Regions, agreement, confirm, view_candidates
+from icehouse.dups.confirm import Pictures, PixelPairs, Regions, agreement, confirm, detail, view_candidates
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import VIEWS, WHOLE_VIEWS, ViewHashes, picture_views, view_boxes
 from icehouse.embed.pipeline import embed_sources
 from PIL import Image
+from scipy.ndimage import uniform_filter
 from toys import ToyEncoder, shapes
 
 WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
@@ -144,3 +145,12 @@ def test_find_confirms_what_hashes_leave_open(tmp_path: Path, monkeypatch: pytes
     assert before < found
     assert all(a.split("_")[0] == b.split("_")[0] for a, b in found)
     assert len(found) == 6
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 9])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (2, 17, 8)])
+def test_detail_is_what_differs_from_the_mean_around(size: int, shape: tuple[int, ...]) -> None:
+    pictures = np.random.default_rng(size).random(shape).astype(np.float32)
+    sizes = (0,) * (len(shape) - 2) + (size, size)
+    around = uniform_filter(pictures, sizes, mode="nearest")
+    assert np.allclose(detail(pictures, size), pictures - around, atol=1e-6)
