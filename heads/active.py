@@ -197,39 +197,15 @@ def suggest(
     dups: str | Sequence[str] | None = AUTO,
     seed: int = 0,
 ) -> Suggestions:
-    """Suggest items to label.
+    """Suggest `n` items to label.
 
-    Parameters
-    ----------
-    store : Store
-    n : int, default 50
-    run : Run, str or None, default "auto"
-        Whose uncertainty counts: a run, its id or "latest". "auto" takes the latest if there is one and no `inputs` are
-        given. None goes by coverage alone: items that stand for many that no label is near.
-    by : {"margin", "entropy", "least-confidence"}, default "margin"
-    inputs : str, sequence or mapping, optional
-        Without a run, the features that tell where items stand; see `icehouse.heads.samples.parse_inputs`.
-    label : str, optional
-        Column of labels, by default the run's, or "label". An item without a value there is unlabelled; if there is no such
-        column, all are.
-    pool : str, optional
-        ``column=value``: these items are to choose from instead, whether or not they have a label.
-    where : str, optional
-        SQL condition that items to choose from must meet.
-    split_column : str, default "split"
-    dups : str, sequence of str, or None, default "auto"
-        Searches for duplicates; see `icehouse.dups.pair_graph.DuplicateSearches.of`.
-    seed : int, default 0
-        Matters only for more than several thousand items to choose from.
-
-    Raises
-    ------
-    HeadError
-        If there is nothing to choose from, or no such run.
-    UsageError
-        If there is no such column or feature.
-    SpaceError
-        If the store's features are not those of the run.
+    `run` is a run, its id or "latest" whose uncertainty counts, measured `by` margin, entropy or least confidence;
+    "auto" takes the latest if there is one and no `inputs` are given, None goes by coverage alone: items that stand
+    for many that no label is near. `inputs` are then the features that tell where items stand. `label` is by default
+    the run's column, or "label": an item without a value there is unlabelled. `pool` (``column=value``) names other
+    items to choose from, labelled or not, and `where` a condition that these must meet. `seed` matters only for more
+    than several thousand items. HeadError if there is nothing to choose from, or no such run; UsageError if there is
+    no such column or feature; SpaceError if the store's features are not those of the run.
     """
     if n < 1:
         raise UsageError(f"at least one item has to be suggested, not {n}")

@@ -50,20 +50,10 @@ _MARK, _MODEL = "package.json", "model.onnx"
 
 
 class Package(Run):
-    """A packaged run; it predicts as the run does.
+    """A packaged run, which predicts as the run does.
 
-    Attributes
-    ----------
-    path : Path
-    record, metrics : dict
-        As the run's.
-    about : dict
-        ``package.json``.
-    encoders : dict of str to dict
-        Input to what ``encoders.json`` says of its encoder.
+    `about` is ``package.json``, `encoders` what ``encoders.json`` says of each input's encoder.
 
-    Examples
-    --------
     >>> Package.load("flood-head").predict_features({"text": X}).labels               # doctest: +SKIP
     """
 
@@ -264,21 +254,10 @@ class Exported:
 
 
 def export_onnx(run: Run, path: str | Path, *, rows: Inputs | None = None) -> Exported:
-    """Write the head of a run or a package as ONNX, checked against the head itself.
+    """Write the head of a run or a package as ONNX, checked against the head itself on `rows` (random ones by default).
 
-    Parameters
-    ----------
-    run : Run
-    path : str or Path
-        Takes the file's place if there is one.
-    rows : Inputs, optional
-        Features to compare on; by default random ones around those of training.
-
-    Raises
-    ------
-    HeadError
-        If the family cannot be exported, the extra is not installed, or ONNX Runtime's probabilities differ by more
-        than `TOLERANCE`.
+    HeadError if the family cannot be exported, the extra is not installed, or ONNX Runtime's probabilities differ by
+    more than `TOLERANCE`.
     """
     tokens = [name for name, spec in run.specs.items() if spec.get("output") == "tokens"]
     about = {

@@ -104,30 +104,11 @@ def class_vectors(
     template: str | Sequence[str] | None = None,
     encoder: Encoder | None = None,
 ) -> ClassVectors:
-    """Encode the classes into the space of each input.
+    """Encode the classes into the space of each input: input to class to a vector of unit length.
 
-    Parameters
-    ----------
-    store : Store
-        Where the features are; its texts' cleaning is applied to the prompts.
-    specs : mapping of str to spec
-        Input to the spec of its feature.
-    labels, prompts, template
-        See `texts_of`.
-    encoder : Encoder, optional
-        One that is loaded already, held against the features like any other.
-
-    Returns
-    -------
-    dict of str to dict of str to list of float
-        Input to class to a vector of unit length.
-
-    Raises
-    ------
-    UsageError
-        If a feature is in no space that texts share.
-    SpaceError
-        If the encoder is no longer the one that a feature was made with.
+    `specs` are those of the inputs' features, whose texts' cleaning is applied to the prompts; see `texts_of` for the
+    others. An `encoder` that is loaded already is held against the features like any other. UsageError if a feature
+    is in no space that texts share, SpaceError if the encoder is no longer the one that a feature was made with.
     """
     from ..data.text import clean
     from ..embed.tables import cleaning_beside, load_checked

@@ -33,6 +33,7 @@ from ..errors import CorruptError, HeadError, IcehouseError, SpaceError, count_o
 from ..store.files import SUMS, hold, publish, publish_folder, read_json, read_parquet, seal, unseal
 from ..store.schema import check_space, check_spec
 from .head import Head
+from .metrics import Predicted
 from .samples import Samples, load_samples
 
 if TYPE_CHECKING:
@@ -63,6 +64,44 @@ class Prediction:
     def to_arrow(self, ids: Sequence[str] | np.ndarray) -> pa.Table:
         """Table of `item_id`, `predicted` and ``p_<class>`` for each class."""
         return prediction_table(ids, self)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rows of a split that a run was scored on, as its ``predictions.parquet`` has them."""
+
+    table: pa.Table
+    classes: list[str]
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """Items: str, shape (n,)."""
+        return np.array(self.table["item_id"].to_pylist(), str)
+
+    @cached_property
+    def y(self) -> np.ndarray:
+        """True labels: str, shape (n,)."""
+        return np.array(self.table["y"].to_pylist(), str)
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """Place of each true label among `classes`; -1 for one that the head does not know: int, shape (n,)."""
+        place = {label: i for i, label in enumerate(self.classes)}
+        return np.array([place.get(label, -1) for label in self.y.tolist()], np.intp)
+
+    @cached_property
+    def predicted(self) -> Predicted:
+        """Labels and probabilities by the head."""
+        columns = [self.table[f"p_{label}"].to_numpy() for label in self.classes]
+        proba = np.stack(columns, axis=1).astype(np.float64)
+        return Predicted(
+            np.array(self.table["predicted"].to_pylist(), str), np.array(self.classes, str), proba
+        )
+
+    def of(self, ids: Iterable[str]) -> Scored:
+        """The rows of some items, in their order."""
+        place = {item: i for i, item in enumerate(self.ids.tolist())}
+        return Scored(self.table.take(np.array([place[item] for item in ids], np.int64)), self.classes)
 
 
 class Run:
@@ -245,6 +284,13 @@ class Run:
     def predictions(self) -> pa.Table:
         """``predictions.parquet``: dev and test rows with their label, prediction and probabilities."""
         return self._table("predictions.parquet", ("item_id", "split", "y", "predicted"))
+
+    def scored(self, split: str) -> Scored:
+        """Rows of a split with their label, prediction and probabilities."""
+        import pyarrow.compute as pc
+
+        table = self.predictions()
+        return Scored(table.filter(pc.equal(table["split"], split)), self.classes)
 
     def training_items(self) -> dict[str, set[str]]:
         """Role (train, dev, test) to the ids of the items that had it."""

@@ -79,13 +79,11 @@ def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -
     predicted: dict[tuple[str, ...], np.ndarray] = {}
     undefined: dict[tuple[str, ...], str] = {}
     for names in subsets(list(run.features)):
-        if (
-            names == tuple(run.features)
-            and on == "dev"
-            and (whole := _predicted_by_run(run, scored)) is not None
-        ):
-            predicted[names] = whole
-            continue
+        if names == tuple(run.features) and on == "dev":
+            own = run.scored("dev")
+            if set(own.ids.tolist()) >= set(scored.ids.tolist()):
+                predicted[names] = own.of(scored.ids.tolist()).predicted.labels
+                continue
         try:
             predicted[names] = _predict(rows.select(list(names)), run)
         except IcehouseError as error:
@@ -154,14 +152,6 @@ def _predict(rows: Rows, run: Run) -> np.ndarray:
         head = fit_on(replace(rows, parts=parts), estimator).head
         predicted[fold == number] = head.predict(learn.X[fold == number]).astype(str)
     return predicted.astype(str)
-
-
-def _predicted_by_run(run: Run, scored: Samples) -> np.ndarray | None:
-    """Predictions of the run itself for the rows of dev; None if some are missing."""
-    rows = run.predictions().select(["item_id", "split", "predicted"]).to_pylist()
-    label_of = {row["item_id"]: row["predicted"] for row in rows if row["split"] == "dev"}
-    ids = scored.ids.tolist()
-    return np.array([label_of[item] for item in ids], dtype=str) if label_of.keys() >= set(ids) else None
 
 
 def _compare(

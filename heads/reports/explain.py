@@ -18,7 +18,7 @@ import base64
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from ..head import Head
 from ..inputs import Array, Inputs, Tokens
 from ..runs import Run
 from ..samples import Samples
-from .mistakes import Item, Near, TrainingRows, item_cards, neighbours, read_items, rows_of
+from .report import Item, Near, TrainingRows, item_cards, neighbours, read_items
 
 if TYPE_CHECKING:
     from ...embed.thumbnails import Thumbnail
@@ -82,41 +82,19 @@ class TokenEffects:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A prediction, taken apart.
-
-    Attributes
-    ----------
-    item : Item
-    proba : dict of str to float
-        Class to probability, likeliest first.
-    label : str or None
-        What the item is, where the store knows.
-    role : str or None
-        "train", "dev" or "test", if it took part in the run.
-    base : dict of str to float
-        ``probability`` of the predicted class and ``log_odds`` against the runner-up if all inputs were at their means.
-    contributions : dict of str to dict
-        Input to what it adds: ``probability``, ``log_odds``.
-    tokens : dict of str to TokenEffects
-        Of the inputs that are tokens.
-    nearest : list of Near
-        Training items.
-    features : dict of str to str
-        Input to feature.
-    preprocessing : dict of str to dict
-        Of the inputs that are images: what the model sees of them.
-    """
+    """A prediction, taken apart."""
 
     item: Item
-    proba: dict[str, float]
-    label: str | None
-    role: str | None
-    base: dict[str, float]
-    contributions: dict[str, dict[str, float]]
-    tokens: dict[str, TokenEffects]
-    nearest: list[Near]
-    features: dict[str, str] = field(default_factory=dict)
-    preprocessing: dict[str, dict[str, Any]] = field(default_factory=dict)
+    proba: dict[str, float]  # class to probability, likeliest first
+    label: str | None  # what the item is, where the store knows
+    role: str | None  # "train", "dev" or "test", if it took part in the run
+    base: dict[
+        str, float
+    ]  # `probability` of the predicted class and `log_odds` if all inputs were at their means
+    contributions: dict[str, dict[str, float]]  # input to what it adds to both
+    tokens: dict[str, TokenEffects]  # of the inputs that are tokens
+    nearest: list[Near]  # training items
+    preprocessing: dict[str, dict[str, Any]]  # of the inputs that are images: what the model sees of them
 
     @property
     def predicted(self) -> str:
@@ -145,29 +123,10 @@ class Explanation:
 
 
 def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -> list[Explanation]:
-    """Explain what a run says of items of a store.
+    """Explain what a run says of items of a store, labelled or not, one explanation an item.
 
-    Parameters
-    ----------
-    store : Store
-    run : Run or str
-        A run, its id, or "latest".
-    items : sequence of str
-        Ids; labelled or not.
-    k : int, default 5
-        Training neighbours.
-
-    Returns
-    -------
-    list of Explanation
-        One an item, in their order.
-
-    Raises
-    ------
-    UsageError
-        If there is no such item, or it lacks an input.
-    HeadError
-        If the head's answer for a row depends on other rows, or none of the training items is left.
+    Each has `k` training neighbours. UsageError if there is no such item, or it lacks an input; HeadError if the head's
+    answer for a row depends on other rows, or none of the training items is left.
     """
     run = run if isinstance(run, Run) else Run.load(store, run)
     wanted = list(dict.fromkeys(items))
@@ -192,7 +151,7 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
     asked = _rows_of_run(store, run, wanted)
     _require(store, run, wanted, asked)
     assert asked is not None
-    asked = rows_of(asked, wanted)
+    asked = asked.of(wanted)
     proba = np.asarray(head.predict_proba(asked.X), np.float64)
     added = shapley(head, asked.X, training_means(train.X))
     near = neighbours(TrainingRows(train), asked, DuplicateSearches.of(store, asked.specs, AUTO), k)
@@ -218,7 +177,6 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
                 contributions=added[row]["contributions"],
                 tokens=views[row],
                 nearest=near[item],
-                features=run.features,
                 preprocessing=preprocessing,
             )
         )

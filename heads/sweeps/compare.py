@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,6 @@ from ..checks import check_memory, scoring_bytes
 from ..metrics import (
     METRICS,
     Difference,
-    Predicted,
     Resampling,
     majority_class,
     majority_note,
@@ -34,7 +33,7 @@ from ..metrics import (
     title,
 )
 from ..registry import head_class
-from ..runs import Run, list_runs, scoring_count
+from ..runs import Run, Scored, list_runs, scoring_count
 from .sweep import SweepRecord
 
 if TYPE_CHECKING:
@@ -213,38 +212,13 @@ def compare(
     seed: int = 0,
     latency: bool = True,
 ) -> Leaderboard:
-    """Compare runs on the test rows that they share.
+    """Compare runs, all of one label, on the test rows that they share.
 
-    Parameters
-    ----------
-    store : Store
-    runs : sequence of Run
-        All of one label. Those without scores on test are left out with a note, and so are all but the last of several that
-        differ in nothing.
-    metric : str, default "macro_f1"
-        What ranks them, on dev, and is compared on test: a key of `icehouse.heads.metrics.METRICS`.
-    group_by : str, optional
-        Column of `items`: scores are also given for each of its values.
-    dups : str, sequence of str, or None, default "auto"
-        Searches for duplicates that tell which rows are like training, and which are groups; see
-        `icehouse.dups.pair_graph.DuplicateSearches.of`.
-    positive : str, optional
-        Class of the average precision; by default the runs', or the rarer one of two.
-    draws, seed
-        Of the bootstrap.
-    latency : bool, default True
-        Measure how long one row takes.
-
-    Returns
-    -------
-    Leaderboard
-
-    Raises
-    ------
-    UsageError
-        If there is no such metric or column.
-    HeadError
-        If the runs have different labels, no test scores, or no test row in common.
+    Those without scores on test are left out with a note, and so are all but the last of several that differ in
+    nothing. `metric` ranks them on dev and is compared on test; with `group_by`, a column of `items`, scores are also
+    given for each of its values. `dups` are the searches that tell which rows are like training, and which are
+    groups; `positive` is by default the runs', or the rarer one of two. UsageError if there is no such metric or
+    column; HeadError if the runs have different labels, no test scores, or no test row in common.
     """
     if metric not in METRICS:
         raise UsageError(f"no metric {metric!r} to compare by; there are: {', '.join(METRICS)}")
@@ -266,14 +240,15 @@ def compare(
         f"comparing {len(tested)} runs on test",
         "name fewer of them",
     )
-    tables = {run.run_id: _ScoredRows(run, "test") for run in tested}
-    ids = sorted(set.intersection(*(set(table.labels) for table in tables.values())))
-    every = set.union(*(set(table.labels) for table in tables.values()))
+    tables = {run.run_id: run.scored("test") for run in tested}
+    known_ids = [set(table.ids.tolist()) for table in tables.values()]
+    ids, every = sorted(set.intersection(*known_ids)), set.union(*known_ids)
     if not ids:
         raise HeadError("these runs share no test row: compare runs on the same splits")
-    y = tables[tested[0].run_id].labels_of(ids)
+    tables = {run_id: table.of(ids) for run_id, table in tables.items()}
+    y = tables[tested[0].run_id].y
     for run_id, table in tables.items():
-        if (table.labels_of(ids) != y).any():
+        if (table.y != y).any():
             raise HeadError(f"run {run_id} was scored against other labels; train it again")
     deduplicated = _deduplicate(store, tested, ids, dups)
     positive = _positive(tested, y, positive)
@@ -282,7 +257,7 @@ def compare(
 
     entries, repeated = _entries(tested)
     notes += repeated
-    predicted = [[tables[run.run_id].predicted(ids) for run in one] for one in entries]
+    predicted = [[tables[run.run_id].predicted for run in one] for one in entries]
     if np.isnan(resampling.value(predicted[0])):
         raise HeadError(
             f"{title(metric)} is not defined on these {len(ids)} test rows: they hold one class only"
@@ -371,7 +346,7 @@ def _whole(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     whole, damaged = [], []
     for run in runs:
         try:
-            _ScoredRows(run, "test")
+            run.predictions()
             run.training_items()
             check_sums(run.path / "head")
             whole.append(run)
@@ -380,38 +355,11 @@ def _whole(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return whole, damaged
 
 
-class _ScoredRows:
-    """Rows of a run's split: labels by item, and what was predicted."""
-
-    def __init__(self, run: Run, split: str) -> None:
-        self.table, self.classes = run.predictions(), run.classes
-        rows = np.flatnonzero(np.array(self.table["split"].to_pylist(), object) == split)
-        ids, labels, self.predictions = (
-            np.array(self.table[name].to_pylist(), object)[rows] for name in ("item_id", "y", "predicted")
-        )
-        self.labels: dict[str, str] = dict(zip(ids.tolist(), labels.tolist(), strict=True))
-        self.place = {item: i for i, item in enumerate(ids.tolist())}
-        self.rows = rows
-
-    def labels_of(self, ids: Iterable[str]) -> np.ndarray:
-        """True labels of some items."""
-        return np.array([self.labels[item] for item in ids], str)
-
-    def predicted(self, ids: Iterable[str]) -> Predicted:
-        """Predictions for some items."""
-        at = np.array([self.place[item] for item in ids], np.intp)
-        columns = [self.table[f"p_{name}"].to_numpy()[self.rows[at]] for name in self.classes]
-        proba = np.stack(columns, axis=1).astype(np.float64)
-        return Predicted(self.predictions[at].astype(str), np.array(self.classes), proba)
-
-    def score(self, ids: set[str], metric: str, positive: str | None) -> float | None:
-        """A score on some of the rows."""
-        listed = sorted(ids)
-        known = positive if positive in self.classes else None
-        proba = self.predicted(listed).proba
-        scores = score(self.labels_of(listed), proba, self.classes, draws=0, positive=known)
-        value: float | None = scores[metric]["value"]
-        return value
+def _score_of(rows: Scored, metric: str, positive: str | None) -> float | None:
+    known = positive if positive in rows.classes else None
+    scores = score(rows.y, rows.predicted.proba, rows.classes, draws=0, positive=known)
+    value: float | None = scores[metric]["value"]
+    return value
 
 
 def _deduplicate(
@@ -579,7 +527,9 @@ class _DevScores:
 def _dev_scores(entries: Sequence[Sequence[Run]], metric: str, positive: str | None) -> _DevScores:
     """Score entries (runs, one a seed) on common dev rows and seeds."""
     having = [e for e, runs in enumerate(entries) if all("dev" in run.metrics for run in runs)]
-    rows = {run.run_id: _ScoredRows(run, "dev") for e in having for run in entries[e]}
+    rows = {run.run_id: run.scored("dev") for e in having for run in entries[e]}
+    # Items with their label: a row is the same only if it was scored against the same.
+    pairs = {run: set(zip(some.ids.tolist(), some.y.tolist(), strict=True)) for run, some in rows.items()}
     found = _DevScores([None] * len(entries), [None] * len(entries))
 
     def fill(chosen: dict[int, list[tuple[Run, set[str] | None]]]) -> None:
@@ -588,14 +538,14 @@ def _dev_scores(entries: Sequence[Sequence[Run]], metric: str, positive: str | N
                 scores = [
                     _own_dev_score(run, name, positive)
                     if ids is None
-                    else rows[run.run_id].score(ids, name, positive)
+                    else _score_of(rows[run.run_id].of(sorted(ids)), name, positive)
                     for run, ids in parts
                 ]
                 known = [one for one in scores if one is not None]
                 into[e] = float(np.mean(known)) if len(known) == len(scores) else None
 
     seeds = {e: {run.record["seed"]: run for run in entries[e]} for e in having}
-    if len({frozenset(some.labels.items()) for some in rows.values()}) <= 1:
+    if len(set(map(frozenset, pairs.values()))) <= 1:
         drawing = [e for e in having if _draws(entries[e])]
         common = set.intersection(*(set(seeds[e]) for e in drawing)) if drawing else set()
         some = {e: common if e in drawing and common else set(seeds[e]) for e in having}
@@ -604,10 +554,10 @@ def _dev_scores(entries: Sequence[Sequence[Run]], metric: str, positive: str | N
         return found
 
     common = set.intersection(*(set(of) for of in seeds.values()))
-    shared = {seed: _shared([rows[seeds[e][seed].run_id] for e in having]) for seed in sorted(common)}
+    shared = {seed: _shared([pairs[seeds[e][seed].run_id] for e in having]) for seed in sorted(common)}
     shared = {seed: ids for seed, ids in shared.items() if ids}
-    everywhere = _shared(list(rows.values()))
-    own = sorted(len(some.labels) for some in rows.values())
+    everywhere = _shared(list(pairs.values()))
+    own = sorted(map(len, pairs.values()))
     has = f"the runs have {own[0]} to {own[-1]} dev rows, not the same ones"
     if shared:
         fill({e: [(seeds[e][seed], ids) for seed, ids in shared.items()] for e in having})
@@ -641,10 +591,9 @@ def _own_dev_score(run: Run, metric: str, positive: str | None) -> float | None:
     return value
 
 
-def _shared(several: Sequence[_ScoredRows]) -> set[str]:
+def _shared(several: Sequence[set[tuple[str, str]]]) -> set[str]:
     """Items that are rows of all, with the same label."""
-    pairs = set.intersection(*(set(some.labels.items()) for some in several))
-    return {item for item, _ in pairs}
+    return {item for item, _ in set.intersection(*several)}
 
 
 def _draws(runs: Sequence[Run]) -> bool:

@@ -122,39 +122,15 @@ def shots(
     fresh: bool = False,
     watch: Watcher | None = None,
 ) -> Curves:
-    """Fit heads on few labelled items, many times, and score each on the whole of test.
+    """Fit heads on few labelled items, many times, and score each on the whole of test (without `test`, of a dev split).
 
-    Parameters
-    ----------
-    store : Store
-    heads : sequence of str
-        Families. Those that learn from no labels (`zero-shot`) are scored once, as 0 shots.
-    inputs, grid
-        As `icehouse.heads.sweeps.sweep.sweep` takes them.
-    counts : sequence of int, default (1, 2, 4, 8, 16)
-        Labelled items a class; 0 adds `zero-shot`.
-    draws : int, default 10
-    label, split_column, where, missing, dups
-        As `icehouse.heads.trainer.prepare` takes them; `dups` are the searches by which no two items of a draw are
-        near-duplicates.
-    test : bool, default True
-        Whether test is scored; a dev split if not.
-    positive : str, optional
-        Class of the average precision; of two the rarer one of those that are scored by default.
-    seed : int, default 0
-        Of the draws; draw i is also the seed of the heads that take one.
-    name : str, default "shots"
-        What is done under a name is not done again.
-    fresh : bool, default False
-        Forget what was done under that name.
-    watch : callable, optional
-
-    Raises
-    ------
-    HeadError
-        If there is no test split (or, without `test`, no dev split), or what was done under that name is about other data.
-    UsageError
-        If there is no such head or feature, or a number makes no sense.
+    `heads` are families; those that learn from no labels (`zero-shot`) are scored once, as 0 shots. `inputs` and
+    `grid` are as a sweep takes them; `counts` labelled items a class, of which 0 adds `zero-shot`; `label` to `dups`
+    as `icehouse.heads.trainer.prepare` takes them, and by the searches `dups` no two items of a draw are near-
+    duplicates. `positive` is by default the rarer of two classes of those that are scored; draw i is also the seed of
+    the heads that take one. What is done under a `name` is not done again unless `fresh`. HeadError if there is no
+    split to score, or what was done under that name is about other data; UsageError if there is no such head or
+    feature, or a number makes no sense.
     """
     families = list(dict.fromkeys(heads))
     if not counts or min(counts) < 0 or draws < 1:

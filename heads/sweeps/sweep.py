@@ -255,50 +255,16 @@ def sweep(
     report: bool = True,
     watch: Watcher | None = None,
 ) -> Sweep:
-    """Try heads and inputs, choose on dev, and score each family's winner on test.
+    """Try heads and inputs, choose on dev by `metric`, and score each family's winner on test.
 
-    Parameters
-    ----------
-    store : Store
-    heads : sequence of str, optional
-        Families; all that come with icehouse unless given.
-    inputs : str or sequence of str, optional
-        See `combinations`.
-    seeds : int or sequence of int, default 5
-        How many, from 0, or which.
-    grid : mapping, optional
-        Family to parameter to values: every combination is a trial of its own.
-    metric : str, default "macro_f1"
-        What decides on dev; a key of `METRICS`.
-    label, split_column, where, missing, dups, refit, test
-        As `icehouse.heads.trainer.train` takes them.
-    positive : str, optional
-        Class of the average precision; of two the rarer one in train by default.
-    class_weight : "balanced", optional
-        For every family that has such a parameter.
-    budget : float, optional
-        Seconds after which no further fit is begun. Every trial then gets its first seed before any gets its second.
-    name : str, default "default"
-        The sweep is kept in ``STORE/sweeps/<name>``, and goes on if it is there already.
-    fresh : bool, default False
-        Forget what that sweep has done.
-    draws : int, default 1000
-        Bootstrap resamples behind the winners' intervals.
-    report : bool, default True
-        Whether the first seed of every winner gets a ``report.html``.
-    watch : callable, optional
-        Told of progress.
-
-    Returns
-    -------
-    Sweep
-
-    Raises
-    ------
-    UsageError
-        If there is no such head, feature, parameter or metric.
-    HeadError
-        If there is nothing to learn from, nothing to choose on, or the sweep of that name is about other data.
+    `heads` are families, all that come with icehouse unless given; `inputs` as `combinations` takes them; `seeds` how
+    many, from 0, or which; `grid` is family to parameter to values, every combination a trial of its own. `label` to
+    `test` are as `icehouse.heads.trainer.train` takes them, `class_weight` is for every family that has such a
+    parameter. After `budget` seconds no further fit is begun, and every trial gets its first seed before any gets its
+    second. The sweep is kept in ``STORE/sweeps/<name>`` and goes on if it is there already, unless `fresh`. With
+    `report` the first seed of every winner gets a ``report.html``. UsageError if there is no such head, feature,
+    parameter or metric; HeadError if there is nothing to learn from or to choose on, or the sweep of that name is
+    about other data.
     """
     if metric not in METRICS:
         raise UsageError(f"no metric {metric!r} to choose by; there are: {', '.join(METRICS)}")
