@@ -660,7 +660,10 @@ def variant_notes(variants: Variants, differing: Mapping[str, int], policy: Poli
             if policy == "keep"
             else "they count as duplicates, as asked for by --variants drop"
         )
-        told.append(f"{count_of(total, 'pair')} of pictures that agree and say something else ({by}): {what}")
+        told.append(
+            f"{count_of(total, 'pair of pictures agrees and says', 'pairs of pictures agree and say')} "
+            f"something else ({by}): {what}"
+        )
     if (left := variants.looked_at - MAX_OVERLAYS) > 0:
         told.append(
             f"the words in the pictures of {count_of(left, 'pair')} were not compared, after {MAX_OVERLAYS} "

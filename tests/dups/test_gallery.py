@@ -383,7 +383,7 @@ def test_two_thousand_frames_hit_the_cap_and_open(tmp_path: Path) -> None:
     made = write_gallery(tmp_path / "store")
     page = HtmlPage(made.path)
     assert len(page.all("li", "member")) == 48
-    for said in ("and 1,952 more, see clusters.parquet", "stopped at 5000 pairs", "sampled"):
+    for said in ("and 1,952 more, see clusters.parquet", "stopped at 5,000 pairs", "sampled"):
         assert said in page.text
     assert made.summary["pages"] == 1
     assert made.summary["bytes"] < 500_000

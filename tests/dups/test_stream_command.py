@@ -54,7 +54,7 @@ def test_the_place_to_go_on_counts_every_line(photos: list[Path], tmp_path: Path
         first, _ = command(*options, "--state", str(state), lines="\n".join(lines[:cut]))
         place = first[-1]["line"] + 1
         more, said = command(*options, "--state", str(state), lines="\n".join(lines[place:]))
-        assert f"going on after {place} lines" in said
+        assert f"going on after {place} {'line' if place == 1 else 'lines'}" in said
         assert [{**told, "matches": None} for told in first + more] == [
             {**told, "matches": None} for told in whole
         ]

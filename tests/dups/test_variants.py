@@ -219,9 +219,7 @@ def test_copies_stay_duplicates_whatever_their_texts(tmp_path: Path) -> None:
     # The picture was posted with both texts, one of which is b's.
     assert kinds == {("a", "copy"): "exact", ("a", "b"): "embedding"}
     assert found.summary["dropped"] == 2
-    assert any(
-        "1 pictures are there as byte copies with different texts" in n for n in found.summary["notes"]
-    )
+    assert any("1 picture is there as byte copies with different texts" in n for n in found.summary["notes"])
 
 
 def test_text_read_off_pictures_counts(tmp_path: Path) -> None:
