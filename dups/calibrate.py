@@ -330,13 +330,14 @@ def calibrate(
     seed: int = 0,
     hamming: int = DEFAULT_HAMMING,
     encoder: Encoder | None = None,
+    figures: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Calibration:
     """Calibrate an image or text feature and keep the result in the store, where `find_duplicates` finds it.
 
     Known `pairs` (CSV of `a`, `b`, and perhaps `label`): positives count like another transform, "labelled", and not as
-    unrelated; negatives count as unrelated, however near their hashes.
+    unrelated; negatives count as unrelated, however near their hashes. With `figures` the curves are drawn, too.
     """
     store = Store.of(store)
     if sample is not None and sample < 1:
@@ -406,7 +407,9 @@ def calibrate(
     try:
         with publish_folder(folder) as temp:
             made.write(temp)
-            write_curves(temp, curves, f"{feature}, {n:,} contents")
+            write_curves(temp, curves)
+            if figures:
+                draw_curves(temp, curves, f"{feature}, {n:,} contents")
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
     return made
@@ -699,13 +702,17 @@ def _share(values: np.ndarray, least: np.ndarray) -> np.ndarray:
     return 1 - np.searchsorted(np.sort(values), least, side="left") / len(values)
 
 
-def write_curves(folder: Path, curves: Curves, subject: str) -> None:
-    """Write ``curves.csv``, ``roc.png`` and ``precision-recall.png``."""
+def write_curves(folder: Path, curves: Curves) -> None:
+    """Write ``curves.csv``."""
     names = ("cosine", "recall", "false_rate", "false_pairs", "precision")
     with (folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(names)
         writer.writerows(zip(*(getattr(curves, name).tolist() for name in names), strict=True))
+
+
+def draw_curves(folder: Path, curves: Curves, subject: str) -> None:
+    """Write ``roc.png`` and ``precision-recall.png``."""
     at = int(np.argmin(np.abs(curves.cosine - curves.chosen)))
     recall, precision = curves.recall[at], curves.precision[at]
     # A rate of nothing has no place on a logarithmic axis: such points sit at its left end.

@@ -53,10 +53,13 @@ def calibrate(
     sample: Annotated[
         int | None,
         typer.Option(
-            "--sample", help="Contents to make changed copies of.", show_default="a twelfth, from 20 to 200"
+            "--sample", help="Contents to make changed copies of.", show_default="a twelfth, from 10 to 200"
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw curves.csv as roc.png and precision-recall.png, too.")
+    ] = False,
     device: DeviceOption = "auto",
     to_file: Annotated[
         Path | None,
@@ -93,6 +96,7 @@ def calibrate(
             pairs=pairs,
             sample=sample,
             seed=seed,
+            figures=figures,
             device=device,
             progress=progress,
         )
@@ -138,7 +142,8 @@ def calibrate(
             f"labelled: {known['positives_found']} of {count_of(known['positives'], 'duplicate')} found, "
             f"{known['negatives_found']} of {count_of(known['negatives'], 'other')} taken for duplicates"
         )
-    echo(f"{folder}: calibration.json, curves.csv, roc.png, precision-recall.png")
+    drawn = ", roc.png, precision-recall.png" if figures else ""
+    echo(f"{folder}: calibration.json, curves.csv{drawn}")
 
 
 def _carry(
