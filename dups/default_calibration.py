@@ -206,7 +206,7 @@ def related_pairs(
     return told
 
 
-def near_certain_cosine(X: np.ndarray) -> float:
+def near_certain_cosine(X: np.ndarray, *, careful: bool = False) -> float:
     """Cosine that hardly any set has among its unrelated pairs: for sets too small to tell what theirs have."""
     rows = np.random.default_rng(7).permutation(len(X))[:1000]
     units = apply_map(X[np.sort(rows)], np.zeros(X.shape[1]), None)
@@ -215,7 +215,7 @@ def near_certain_cosine(X: np.ndarray) -> float:
         return _LEAST_COSINE
     cosines = (units @ units.T)[np.triu_indices(len(units), 1)]
     # Of many that are all too much alike most pairs are unrelated; of few a tenth may be copies.
-    share = 0.9 if len(X) < MIN_REFERENCE else 0.999
+    share = 0.999 if careful or len(X) >= MIN_REFERENCE else 0.9
     cosine = 1 - (1 - float(np.quantile(cosines, share))) / _NEARER
     return min(max(cosine, _LEAST_COSINE), 1 - 1e-6)
 

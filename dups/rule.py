@@ -57,9 +57,10 @@ class Rule:
         Mean difference of the levels of two thumbnails beyond which neither hash nor cosine proves anything: for sets of
         which unrelated pictures have equal hashes. None asks for nothing.
     alike : float or None
-        With `levels`, the cosine below which it is not the same picture either: thumbnails are grey.
+        Cosine below which it is not the same picture either: hashes and thumbnails are grey.
     suspected : float or None
-        Less evidence, from which on a pair is one if its pictures agree pixel by pixel, see `icehouse.dups.registration`.
+        Less evidence, from which on a pair is one if its pictures agree pixel by pixel, see `icehouse.dups.registration`;
+        of a stream's first contents, of which no neighbourhoods are known, a lower cosine.
     agreeing : float or None
         How far they have to; None until the search has seen how far those of its pairs do.
     """
@@ -82,6 +83,11 @@ class Rule:
     def least_evidence(self) -> float | None:
         """Evidence from which on a pair is looked at."""
         return self.evidence if self.suspected is None else self.suspected
+
+    @property
+    def least_cosine(self) -> float:
+        """Cosine from which on a pair is looked at, under a rule without a local measure."""
+        return (self.cosine or 0.0) if self.suspected is None else self.suspected
 
     @property
     def hashes_prove_little(self) -> bool:
@@ -226,18 +232,21 @@ def near_certain_rule(
     n: int,
     automatic: bool,
     expected: float,
+    careful: bool | None = None,
 ) -> tuple[Rule, str]:
     """The rule for `n` contents that are too few, or too much alike, to tell unrelated ones apart; and a note of it.
 
+    If it is to be `careful`, as where there are many, bits of hashes are told by random pairs, and thumbnails have to agree.
     Of the vectors `X`, and the hashes as `icehouse.dups.default_calibration.default_calibration` takes them.
     """
-    cosine = near_certain_cosine(X)
+    careful = n >= MIN_REFERENCE if careful is None else careful
+    cosine = near_certain_cosine(X, careful=careful)
     note = (
         f"{len(X)} contents are too few, or too much alike, to tell what unrelated ones look like: only near "
         f"hashes and cosines of at least {cosine:.4f} count"
     )
     rule = replace(rule, cosine=cosine)
-    if not automatic or rule.hamming is None or n < MIN_REFERENCE:
+    if not automatic or rule.hamming is None or not careful:
         return rule, note
     whole, parts = chance_bits(hashes, views, rule.hamming, expected)
     rule = replace(rule, hamming=whole, view_bits=parts)

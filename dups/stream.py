@@ -113,6 +113,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
 #: Pixels on the shortest side that are enough for views.
 _SHORTEST = 256
 
+#: Share of what comes that may be near-duplicates before that is told, and of how many at least.
+_PLAUSIBLE, _SOME = 0.6, 100
+
 #: Seconds that what was read waits, at least, for what is being read.
 _READING = 0.5
 
@@ -748,6 +751,19 @@ class DuplicateStream:
                 "the window"
             )
         return notes
+
+    @property
+    def warnings(self) -> list[str]:
+        """What came that casts doubt on the verdicts, or makes the rule a careful one."""
+        told = list(self.window.rules.warnings)
+        near = self.counts["perceptual"] + self.counts["embedding"]
+        compared = self.counts.total() - self.counts["error"] - self.counts["exact"]
+        if compared >= _SOME and near > _PLAUSIBLE * compared:
+            told.append(
+                f"{near / compared:.0%} of what came are near-duplicates of what was there, byte copies aside: hardly all "
+                "of them are, unless everything comes several times; look at some with --all-matches, or calibrate"
+            )
+        return told
 
     def stop(self) -> None:
         """End `judge_many` after the verdict in hand, for good; may be called from a signal handler or another thread."""

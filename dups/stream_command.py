@@ -143,6 +143,8 @@ def _run(judge: "DuplicateStream", latency: float, all_matches: int) -> None:
                 signal.signal(number, handler)
         saved = judge.save()
         say(_summary(judge, judge.counts - counts, seconds, saved))
+        for warning in judge.warnings:
+            say(f"note: {warning}")
     if caught:
         raise typer.Exit(128 + caught[0])
 

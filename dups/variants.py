@@ -48,8 +48,8 @@ MAX_OVERLAYS = 300_000
 #: What told a pair as a variant, as `Variants.of` numbers it.
 EVIDENCE = (None, "text", "picture", "detail")
 
-#: Place of pictures that agree, but not in their detail: two photographs of one thing.
-DETAIL = EVIDENCE.index("detail")
+#: Places of pictures with other words on them, and of pictures that agree, but not in their detail: two of one thing.
+PICTURE, DETAIL = EVIDENCE.index("picture"), EVIDENCE.index("detail")
 
 _TAGS = ("#", "＃", "@")
 _MENTION = re.compile(r"(?<!\w)@\w+(?:@[\w.-]+)?")
@@ -417,6 +417,11 @@ def _departing(p: np.ndarray, q: np.ndarray, size: np.ndarray) -> np.ndarray:
     return share
 
 
+#: Levels by which a block of 8 x 8 pixels of a thumbnail differs on average where other words stand, at least, and elsewhere
+#: at most; a mark has fewer.
+_PLACE_LEVELS, _SAME = 15.0, 3.0
+
+
 def word_bands(thumbs: np.ndarray) -> np.ndarray:
     """Rows of the bands with words above and below pictures, int64 (m, 2), by thumbnails (m, 64, 64); 0 for none."""
     found = np.zeros((len(thumbs), 2), np.int64)
@@ -601,6 +606,14 @@ class Variants:
             yield told.astype(np.float64)
         if self.pictures is not None:
             yield np.maximum(self.pictures.of(keeper, member).added, 0)
+
+
+def differ_in_one_place(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Tell which of some thumbnails (m, 64, 64) are equal to `one` (64, 64) but in one place: memes of one template."""
+    apart = np.abs(others.astype(np.float32) - one).reshape(len(others), 8, 8, 8, 8).mean(axis=(2, 4))
+    blocks = apart.reshape(len(others), 64)
+    told: np.ndarray = (np.median(blocks, axis=1) <= _SAME) & (blocks.max(axis=1) >= _PLACE_LEVELS)
+    return told
 
 
 def part_variants(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -29,8 +29,6 @@ from ..errors import UsageError
 from .confirm import INVERSE
 from .default_calibration import measure_digest
 from .hashing import (
-    BITS,
-    MAX_RADIUS,
     THUMB,
     VIEWS,
     RecentViews,
@@ -55,8 +53,8 @@ from .join.cosines import (
 from .local_scaling import RADIUS, Neighbourhoods
 from .registration import StreamPictures
 from .rule import Rule
-from .variants import DETAIL, EVIDENCE, Overlays, Policy, texts_differ
-from .window_rules import Held, Rules, beyond_doubt, settle, turned_radius
+from .variants import DETAIL, EVIDENCE, PICTURE, Overlays, Policy, differ_in_one_place, texts_differ
+from .window_rules import Held, Rules, beyond_doubt, check_window_rule, settle, suspects_of, turned_radius
 
 
 @dataclass(frozen=True)
@@ -226,7 +224,6 @@ class SlidingWindow:
         self._slots: OrderedDict[str, int] = OrderedDict()
         self._plan = Plan(dim or 0, dim or 0)
         self._lead = np.zeros((0, 0), np.float32)
-        self._middle: np.ndarray | None = None
         self._fitted_at = 0
         self._candidates = self._asked = 0
         self._scratch = np.empty(BATCH * _COLUMNS, np.float32)
@@ -262,11 +259,8 @@ class SlidingWindow:
             *self.recent.arrays,
         ]
         arrays += [self._Y] if self._maps else []
-        coordinates = self._plan.lead + 1 + (self._plan.middle + 1 if self._middle is not None else 0)
-        coordinates += 2 * self.local * (1 + (self._middle is not None))
-        return sum(array.nbytes for array in arrays) + 4 * coordinates * self.capacity * (
-            self.dim is not None
-        )
+        coordinates = 0 if self.dim is None else self._plan.lead + 1 + 2 * self.local
+        return sum(array.nbytes for array in arrays) + 4 * coordinates * self.capacity
 
     def judge(self, arrivals: Sequence[Arrival]) -> Iterator[StreamResult]:
         """Judge and remember arrivals, one at a time as the verdicts are read; what is not read has not arrived."""
@@ -343,7 +337,9 @@ class SlidingWindow:
         return BATCH if self._until is None else max(min(BATCH, self._until - held), 1)
 
     def _adopt(self, rule: Rule, *, first: bool, measure: str | None) -> None:
-        self._check(rule)
+        check_window_rule(rule, self.dim)
+        if self.pictures is None:
+            rule = replace(rule, suspected=None)
         before, self.rule = self.rule, rule
         self.turned_radius = turned_radius(rule.hamming)
         maps = self.dim is not None and (rule.matrix is not None or rule.local is not None)
@@ -356,22 +352,11 @@ class SlidingWindow:
             self._map_held(measure)
             # What was known of the axes is of other vectors.
             self._plan = Plan(self.dim or 0, self.dim or 0)
-            self._lead, self._middle = np.zeros((0, 0), np.float32), None
+            self._lead = np.zeros((0, 0), np.float32)
             if len(self):
                 self._fit_axes()
         elif self.local and len(self):
             self._ask()
-
-    def _check(self, rule: Rule) -> None:
-        least = 0 if rule.local is None and rule.agreement is None else -1
-        if rule.hamming is not None and not least <= rule.hamming <= MAX_RADIUS:
-            raise UsageError(
-                f"a Hamming distance lies between 0 and {MAX_RADIUS} of {BITS} bits, not {rule.hamming}"
-            )
-        if rule.cosine is not None and not 0 < rule.cosine <= 1:
-            raise UsageError(f"a cosine threshold lies above 0 and is at most 1, not {rule.cosine}")
-        if (rule.cosine is not None or rule.evidence is not None) and self.dim is None:
-            raise UsageError("a cosine needs vectors to be taken of")
 
     def _map_held(self, measure: str | None) -> None:
         """Take what is held to where the rule compares it, and hold it against its reference unless that was done."""
@@ -398,17 +383,15 @@ class SlidingWindow:
 
     def _asking(self, around: np.ndarray, squares: np.ndarray) -> np.ndarray:
         """Least cosine that contents ask for, by their neighbourhoods (4, n); of what has no direction, too much."""
-        assert self.rule.evidence is not None
-        asked = np.maximum(Neighbourhoods(*around).asked(self.rule.evidence), -MAX_ASKED)
+        assert self.rule.least_evidence is not None
+        asked = np.maximum(Neighbourhoods(*around).asked(self.rule.least_evidence), -MAX_ASKED)
         return np.where(squares > 0, asked, MAX_ASKED)
 
     def _ask(self) -> None:
         """Write down what each content asks for, beside its coordinates too."""
         n = min(len(self), len(self._lead))
         self._asks[:n] = self._asking(self._around[:, :n], self._rows.squares[:n])
-        for coordinates in (self._lead, self._middle):
-            if coordinates is not None:
-                coordinates[:n] = asking_columns(coordinates[:n, :-2], self._asks[:n], right=True)
+        self._lead[:n] = asking_columns(self._lead[:n, :-2], self._asks[:n], right=True)
 
     def _row_set(self, X: np.ndarray) -> RowSet:
         """Rows to be compared, of `_Y` or alike."""
@@ -456,9 +439,13 @@ class SlidingWindow:
         embedding = np.zeros(len(slots), bool) if self.rule.cosine is None else cosine >= self.rule.cosine
         if self.local:
             # The bounds ask by cosines; whichever way that is rounded, a pair that they find is found.
-            embedding = (evidence >= (self.rule.evidence or 0)) | (cosine >= self._least(batch, j, slots))
+            least = self.rule.least_evidence or 0
+            embedding = (evidence >= least) | (cosine >= self._least(batch, j, slots))
         turned, bits = batch.turned_from(self, j, slots)
         perceptual |= turned > 0
+        suspected = suspects_of(self.rule, evidence, cosine, nearest) & ~perceptual
+        embedding |= suspected & ~(nearest <= RADIUS)
+        perceptual |= suspected & (nearest <= RADIUS) & ~embedding
         hamming = np.where(turned > 0, bits, np.where(hamming < 0, hamming, np.minimum(hamming, nearest)))
         differs = np.zeros(len(slots), np.int8)
         found = np.flatnonzero((perceptual | embedding) & ~exact)
@@ -466,13 +453,21 @@ class SlidingWindow:
         refuted = np.zeros(len(slots), bool)
         if self.rule.levels is not None:
             refuted[found] = (apart > self.rule.levels) & (differs[found] == 0)
-            if self.rule.alike is not None:
-                refuted[found] |= (cosine[found] < self.rule.alike) & (differs[found] == 0)
+        if self.rule.alike is not None:
+            refuted[found] |= (cosine[found] < self.rule.alike) & (differs[found] == 0)
         kept = np.flatnonzero(exact | ((perceptual | embedding) & ~refuted))
         if self.pictures is not None:
-            sure = exact | beyond_doubt(self.rule, evidence, perceptual, embedding)
+            # Where other words stand on the same picture, all of them have much in common.
+            template = bool((differs[kept] == PICTURE).any())
+            # Where unrelated pictures have near hashes, these leave a doubt however rare they are.
+            by_vector = evidence
+            if self.rule.hashes_prove_little:
+                by_vector = self._evidence(batch, j, slots, cosine, np.full(len(slots), 65, np.int16))
+            sure = exact | (beyond_doubt(self.rule, by_vector, perceptual, embedding) & (not template))
             asked = kept[~sure[kept] & (differs[kept] == 0)]
-            held, vague = self._settled(batch, j, slots[asked], evidence[asked])
+            asked = asked[np.argsort(nearest[asked], kind="stable")]
+            others = slots[asked], by_vector[asked], suspected[asked]
+            held, vague = self._settled(batch, j, *others, strict=template)
             differs[asked[vague]] = DETAIL
             kept = np.setdiff1d(kept, asked[~held])
         if len(kept) > 2 * MAX_MATCHES + 1:
@@ -505,14 +500,22 @@ class SlidingWindow:
         return StreamResult(batch.ids[j], self.count, tuple(matches), many or more)
 
     def _settled(
-        self, batch: _Batch, j: int, slots: np.ndarray, evidence: np.ndarray
+        self,
+        batch: _Batch,
+        j: int,
+        slots: np.ndarray,
+        evidence: np.ndarray,
+        suspected: np.ndarray,
+        *,
+        strict: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Which matches of arrival j that are in doubt hold, by their pixels, and which of these are variants."""
+        """Which matches of arrival j that are in doubt hold, and which of these are variants; see `settle`."""
         assert self.pictures is not None
         by_hash = np.bitwise_count(self._hashes[slots] ^ batch.hashes[j]) <= max(self.rule.hamming or 0, 0)
         by_hash &= self._useful[slots] & batch.useful[j] & ((self.rule.hamming or 0) >= 0)
+        own = batch.keys[j], batch.paths[j]
         others = [(self._keys[slot], self._paths[slot]) for slot in slots.tolist()]
-        return settle(self.pictures, self.rule, (batch.keys[j], batch.paths[j]), others, evidence, by_hash)
+        return settle(self.pictures, self.rule, own, others, evidence, by_hash, suspected, strict=strict)
 
     def _seen_apart(
         self, batch: _Batch, j: int, slots: np.ndarray, seen: bool
@@ -569,7 +572,11 @@ class SlidingWindow:
                 lambda numbers: (pictures[numbers], np.ones(len(numbers), bool)), np.arange(len(pictures))
             )
             one, other = np.zeros(len(at), np.int64), np.arange(1, len(at) + 1)
-            told[at[overlays.of(one, other).differ]] = 2
+            differ = overlays.of(one, other).differ
+            if differ.any():
+                # Of a template, on which other words are seen to stand.
+                differ |= differ_in_one_place(pictures[0], pictures[1:])
+            told[at[differ]] = PICTURE
             if self.rule.levels is not None:
                 apart[at] = overlays.levels_apart(one, other)
         return told, apart
@@ -595,9 +602,6 @@ class SlidingWindow:
             else:
                 block, slots = slots, slots[:0]
             size *= 2
-            if self._middle is not None and batch.middle is not None:
-                bound = np.vecdot(self._middle[block], batch.middle[j])
-                block = block[bound >= batch.middle_floor]
             block = block[self._cosines(batch, j, block) >= self._least(batch, j, block)]
             found = np.concatenate([found, block])
             if len(found) > MAX_MATCHES:
@@ -607,8 +611,7 @@ class SlidingWindow:
     def _least(self, batch: _Batch, j: int, slots: np.ndarray) -> np.ndarray | float:
         """Least cosine of arrival j with each slot where hashes say nothing."""
         if not self.local:
-            assert self.rule.cosine is not None
-            return self.rule.cosine
+            return self.rule.least_cosine
         # As `Asked.of` has it.
         return (batch.asks[j] + self._asks[slots]) / 2
 
@@ -640,8 +643,6 @@ class SlidingWindow:
         self._turned[slot] = batch.turned[j]
         if self.dim is not None:
             self._lead[slot] = batch.right_lead[j]
-            if self._middle is not None and batch.right_middle is not None:
-                self._middle[slot] = batch.right_middle[j]
             self._around[:, slot], self._asks[slot] = batch.around[:, j], batch.asks[j]
         self.recent.put(self.count, slot, batch.views[j], batch.thumbs[j] if batch.pictured[j] else None)
         self._ids[slot], self._texts[slot] = batch.ids[j], batch.texts[j]
@@ -671,20 +672,17 @@ class SlidingWindow:
             if self.local:
                 least = Asked(self._asks[latest], self._asks[:n])
             plan = choose_plan(coming, held, least, NumpyTiles(), budget)
+            # One bound: so few are compared that the finer of two costs no more than it saves.
+            plan = replace(plan, lead=plan.middle)
             self._plan = plan if pays(plan, coming, held, least) else Plan(held.dim, held.dim)
         # Room up to the next time; what is never touched is never taken from the system.
         room = next((size for size in _REFIT_SIZES if size >= n + BATCH), self.capacity)
         room = min(room, self.capacity)
         plan = self._plan
-        more = 1 + 2 * self.local
-        self._lead = np.zeros((room, plan.lead + more), np.float32)
-        self._middle = np.zeros((room, plan.middle + more), np.float32) if plan.middle > plan.lead else None
+        self._lead = np.zeros((room, plan.lead + 1 + 2 * self.local), np.float32)
         for start in range(0, n, 1024):
             part = slice(start, min(start + 1024, n))
-            lead, middle = project(held, part, plan)
-            self._lead[part] = self.asking(lead, self._asks[part], right=True)
-            if self._middle is not None and middle is not None:
-                self._middle[part] = self.asking(middle, self._asks[part], right=True)
+            self._lead[part] = self.asking(project(held, part, plan)[0], self._asks[part], right=True)
         self._rows.squares[:n] = held.squares
         self._fitted_at, self._candidates, self._asked = self.count, 0, 0
 
@@ -732,22 +730,17 @@ class _Batch:
         self.hash_hits, self.hash_pairs = nothing, none
         self.lead_hits, self.lead_pairs = nothing, none
         self.view_hits, self.view_pairs = list(nothing), none.copy()
-        self.lead, self.middle = np.empty((b, 0), np.float32), None
-        self.middle_floor = -1.0
+        self.lead = np.empty((b, 0), np.float32)
         #: Which content a slot held when it was compared.
         self.held = window._serials.copy() if compare else window._serials
         # One thread of BLAS: the products are small, and the other cores have pictures to decode and encode.
         with _blas().limit(limits=1, user_api="blas"):
-            self.right_lead, self.right_middle = self.lead, self.middle
+            self.right_lead = self.lead
             if window.dim is not None:
-                lead, middle = project(self.rows, slice(0, b), window._plan)
+                lead, _ = project(self.rows, slice(0, b), window._plan)
                 if window.local:
                     self.asks = window._asking(self.around, self.rows.squares)
                 self.lead, self.right_lead = (window.asking(lead, self.asks, right=r) for r in (False, True))
-                if middle is not None:
-                    self.middle, self.right_middle = (
-                        window.asking(middle, self.asks, right=r) for r in (False, True)
-                    )
             if compare:
                 self._compare_hashes(window)
                 self._compare_views(window)
@@ -867,12 +860,10 @@ class _Batch:
         if (window.rule.cosine is None and not window.local) or window.dim is None:
             return
         # What each content asks for stands in two more columns, so that all pairs have one floor.
-        least, reach = (1.0, _REACH) if window.local else (window.rule.cosine or 0.0, 1.0)
+        least, reach = (1.0, _REACH) if window.local else (window.rule.least_cosine, 1.0)
         floor = least - coordinate_slack(window.dim)
         tiles = NumpyTiles()
         lead_floor = tiles.floor(floor - reach * summation_slack(self.lead.shape[1]))
-        if self.middle is not None:
-            self.middle_floor = float(tiles.floor(floor - reach * summation_slack(self.middle.shape[1])))
         self.lead_pairs = self.lead @ self.right_lead.T >= lead_floor
         n, everything = len(window), slice(None)
         i_parts, slot_parts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]

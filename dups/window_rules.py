@@ -23,11 +23,11 @@ import pyarrow.compute as pc
 from ..errors import UsageError, count_of
 from ..store.files import write_sums
 from ..store.store import Store
-from .calibration import Calibration, false_pairs_text
-from .default_calibration import careful_expected, default_calibration, fit_calibration
-from .hashing import ViewHashes, blank_hashes, informative, view_radius
-from .local_scaling import MIN_REFERENCE
-from .registration import BEYOND_DOUBT, StreamPictures, decide
+from .calibration import Calibration, apply_map, false_pairs_text
+from .default_calibration import alike_cosine, careful_expected, default_calibration, fit_calibration
+from .hashing import BITS, MAX_RADIUS, ViewHashes, blank_hashes, informative, view_radius
+from .local_scaling import RADIUS
+from .registration import BEYOND_DOUBT, STRICT, StreamPictures, decide
 from .rule import DEFAULT_COSINE, DEFAULT_HAMMING, DEFAULT_SOURCE, Rule, calibrated_rule, near_certain_rule
 from .view_table import hash_column, make_views
 
@@ -36,7 +36,14 @@ if TYPE_CHECKING:
 
 #: Contents of a stream that its own calibration is made of; it is made anew at each of these. The first tell what hardly any
 #: pair has, since neighbourhoods need a hundred, and a map as many again.
-FITTED_AT = (32, 250, 1000, 3000)
+FITTED_AT = (32, 100, 250, 1000, 3000)
+
+#: From how many on neighbourhoods are told apart.
+_MEASURED_AT = FITTED_AT[2]
+
+#: Contents, on average, to which hashes are near and vectors are not, from which on neither hashes nor pixels are believed:
+#: flags and charts are alike but for their colours. Where nothing of the kind is, a crop or two of each hundred are such.
+_CROWD = 0.25
 
 #: Contents of a store that a stream's calibration is made of, at most.
 _MOST = 6000
@@ -47,19 +54,24 @@ _HELD_AT_ONCE = 20_000
 #: Contents for which false pairs are counted at least.
 _LEAST = 256
 
+#: The latest contents that tell whether hashes are near by chance.
+_SEEN = 250
+
 #: Before the first fit: bits of hashes, and a cosine, of what was saved again.
 _FIRST_BITS, _FIRST_COSINE = 2, 0.999
+#: And the least cosine of what hashes or pixels say is one picture.
+_FIRST_ALIKE = 0.9
 
 #: Files of a calibration, in the archive that a state has of it.
 _ABOUT, _FOLDER = "stream.json", "calibration"
-_FIELDS = ("cosine", "hamming", "view_bits", "levels", "alike")
+_FIELDS = ("cosine", "hamming", "view_bits", "levels", "alike", "suspected")
 
 #: Bits fewer that may differ where hashes of the turned picture are compared: eight times as many comparisons are made, and
 #: random hashes are near twenty times as often with every two bits.
 _TURNED_BITS, _MAX_TURNED = 2, 4
 
 #: Pairs of one arrival whose pictures are registered, the most evident ones: each takes up to a tenth of a second.
-_REGISTERED = 4
+_REGISTERED, _SUSPECTED = 4, 1
 
 
 class Held(NamedTuple):
@@ -100,6 +112,24 @@ class Rules:
         """Where the rule is from, where a user should know."""
         return []
 
+    @property
+    def warnings(self) -> list[str]:
+        """What came that makes the rule a careful one."""
+        return []
+
+
+def check_window_rule(rule: Rule, dim: int | None) -> None:
+    """Refuse a rule that a window of vectors of so many dimensions, or of none, cannot go by."""
+    least = 0 if rule.local is None and rule.agreement is None else -1
+    if rule.hamming is not None and not least <= rule.hamming <= MAX_RADIUS:
+        raise UsageError(
+            f"a Hamming distance lies between 0 and {MAX_RADIUS} of {BITS} bits, not {rule.hamming}"
+        )
+    if rule.cosine is not None and not 0 < rule.cosine <= 1:
+        raise UsageError(f"a cosine threshold lies above 0 and is at most 1, not {rule.cosine}")
+    if (rule.cosine is not None or rule.evidence is not None) and dim is None:
+        raise UsageError("a cosine needs vectors to be taken of")
+
 
 def turned_radius(hamming: int | None) -> int:
     """Bits in which hashes of turned pictures may differ; -1 where they prove nothing."""
@@ -115,6 +145,15 @@ def beyond_doubt(
     return perceptual & embedding if rule.evidence is None else evidence >= BEYOND_DOUBT * rule.evidence
 
 
+def suspects_of(rule: Rule, evidence: np.ndarray, cosine: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+    """Tell which of what lies near is no match unless its pixels agree: by little evidence, or by views or a high cosine."""
+    if rule.suspected is None:
+        return np.zeros(len(evidence), bool)
+    if rule.evidence is not None:
+        return evidence < rule.evidence
+    return (cosine < (rule.cosine or 0)) & ((nearest <= RADIUS) | (cosine >= rule.suspected))
+
+
 def settle(
     pictures: StreamPictures,
     rule: Rule,
@@ -122,22 +161,29 @@ def settle(
     others: Sequence[tuple[str, str | None]],
     evidence: np.ndarray,
     by_hash: np.ndarray,
+    suspected: np.ndarray,
+    *,
+    strict: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tell which matches in doubt hold, and which of these are variants: alike, with nothing that makes them one picture.
 
-    Each is a digest and a file. The `evidence` of some may be NaN; the pictures of those with most of it are registered.
-    Hashes of whole pictures, which a rule allows few bits, are believed `by_hash` where pixels cannot be had.
+    Each is a digest and a file. The `evidence` of some may be NaN; the pictures of those with most of it are registered, of
+    equal ones the first. Hashes of whole pictures, which a rule allows few bits, are believed `by_hash` where pixels cannot
+    be had. Those that are only `suspected` come last and are no variants; `strict` asks for as much agreement as ever.
     """
     held, vague = np.zeros(len(others), bool), np.zeros(len(others), bool)
     known = np.nan_to_num(evidence)
-    for place, k in enumerate(np.argsort(-known, kind="stable").tolist()):
+    looked_at = 0
+    for place, k in enumerate(np.lexsort((-known, suspected)).tolist()):
         agreed = np.array([np.nan])
-        if place < _REGISTERED:
+        looked_at += int(suspected[k])
+        if place < _REGISTERED and looked_at <= _SUSPECTED:
             agreed[0] = pictures.agreement(own, others[k], float(known[k]))
-        same, unsure = decide(agreed, known[[k]], rule.evidence, pictures.least)
+        asked, least = (None, STRICT) if strict else (rule.evidence, pictures.least)
+        same, unsure = decide(agreed, known[[k]], asked, least)
         # A stream has no second look: what was not seen is a variant whatever its evidence.
         held[k] = by_hash[k] if np.isnan(agreed[0]) else same[0]
-        vague[k] = not held[k] and (np.isnan(agreed[0]) or unsure[0])
+        vague[k] = not (held[k] or suspected[k]) and (np.isnan(agreed[0]) or unsure[0])
     return held | vague, vague
 
 
@@ -200,6 +246,20 @@ class CalibratedRules(Rules):
         return min(self.capacity, max(_LEAST, 1 << held.bit_length()))
 
 
+def _crowd(X: np.ndarray, hashes: np.ndarray, views: ViewHashes | None) -> float:
+    """How many of some contents a hash is near to, on average, whose vectors are no nearer than those of most pairs."""
+    rows = np.flatnonzero(hashes)[-_SEEN:]
+    i, j = np.triu_indices(len(rows), 1)
+    if not len(i):
+        return 0.0
+    units = apply_map(X[rows].astype(np.float32), np.zeros(X.shape[1]), None)
+    cosine = (units @ units.T)[i, j]
+    near = np.bitwise_count(hashes[rows][i] ^ hashes[rows][j]) <= _FIRST_BITS
+    if views is not None:
+        near |= views.subset(rows).distance(i, j) <= _FIRST_BITS
+    return 2 * float((near & (cosine < np.quantile(cosine, 0.9))).sum()) / len(rows)
+
+
 class FittedRules(Rules):
     """Rules by what a stream's own contents look like."""
 
@@ -217,6 +277,7 @@ class FittedRules(Rules):
     ) -> None:
         self.feature, self.fingerprint, self.capacity = feature, fingerprint, capacity
         self.hamming, self.automatic, self.viewed = hamming, automatic, viewed
+        self.crowded = False
         self._fitted_at = 0
         self._calibrated: CalibratedRules | None = None
         self._rule = self._first()
@@ -225,7 +286,7 @@ class FittedRules(Rules):
         bits = self.hamming
         if bits is not None and self.automatic:
             bits = min(bits, _FIRST_BITS)
-        return Rule(bits, _FIRST_COSINE, source=DEFAULT_SOURCE)
+        return Rule(bits, _FIRST_COSINE, source=DEFAULT_SOURCE, alike=_FIRST_ALIKE, suspected=_FIRST_ALIKE)
 
     def at(self, window: SlidingWindow) -> Rule:
         """See `Rules.at`."""
@@ -249,7 +310,8 @@ class FittedRules(Rules):
         seen = held.views if self.viewed else None
         hashes = None if self.hamming is None else held.hashes
         self._calibrated = None
-        if self._fitted_at >= FITTED_AT[1]:
+        self.crowded = _crowd(held.X, held.hashes, seen) > _CROWD
+        if self._fitted_at >= _MEASURED_AT and not self.crowded:
             try:
                 order = np.argsort(held.digests)
                 made = fit_calibration(
@@ -264,10 +326,16 @@ class FittedRules(Rules):
             self._rule = self._first()
             return
         rule = Rule(self.hamming, source=DEFAULT_SOURCE)
+        careful = self.crowded or self._fitted_at >= _MEASURED_AT
         expected = careful_expected(self._fitted_at)
-        self._rule, _ = near_certain_rule(held.X, held.hashes, seen, rule, n, self.automatic, expected)
-        if n < MIN_REFERENCE:
-            self._rule = replace(self._rule, hamming=self._first().hamming)
+        self._rule, _ = near_certain_rule(
+            held.X, held.hashes, seen, rule, n, self.automatic, expected, careful
+        )
+        if self.crowded:
+            self._rule = replace(self._rule, alike=alike_cosine(self._rule.cosine or 1.0))
+        if not careful:
+            alike = 1 - 2 * (1 - (self._rule.cosine or 1.0))
+            self._rule = replace(self._rule, hamming=self._first().hamming, suspected=alike)
 
     def _calibrate(self, made: Calibration) -> None:
         self._calibrated = CalibratedRules(
@@ -285,7 +353,7 @@ class FittedRules(Rules):
         if not self._fitted_at:
             return None
         buffer = io.BytesIO()
-        about: dict[str, Any] = {"fitted_at": self._fitted_at, "viewed": self.viewed}
+        about: dict[str, Any] = {"fitted_at": self._fitted_at, "viewed": self.viewed, "crowded": self.crowded}
         with zipfile.ZipFile(buffer, "w") as archive, tempfile.TemporaryDirectory() as scratch:
             if self._calibrated is None:
                 about["rule"] = {name: getattr(self._rule, name) for name in _FIELDS}
@@ -306,24 +374,35 @@ class FittedRules(Rules):
             if about["viewed"] != self.viewed:
                 return  # of other evidence: made anew
             if "rule" in about:
-                self._rule = replace(self._first(), **{name: about["rule"][name] for name in _FIELDS})
+                self._rule = replace(self._first(), **{name: about["rule"].get(name) for name in _FIELDS})
             else:
                 names = [name for name in archive.namelist() if name.startswith(f"{_FOLDER}/")]
                 for name in names:
                     (Path(scratch) / Path(name).name).write_bytes(archive.read(name))
                 self._calibrate(Calibration.read(Path(scratch)))
-        self._fitted_at = int(about["fitted_at"])
+        self._fitted_at, self.crowded = int(about["fitted_at"]), bool(about.get("crowded"))
 
     @property
     def notes(self) -> list[str]:
         """See `Rules.notes`."""
-        first = FITTED_AT[1]
+        first = _MEASURED_AT
         note = (
             f"no calibration: what unrelated contents look like is told from those that come, {first:,} and more of them; "
             "until then only near-certain pairs count. `icehouse dups calibrate` of a store of such contents, given with "
             "--store, knows from the start"
         )
-        return [note]
+        return [note, *self.warnings]
+
+    @property
+    def warnings(self) -> list[str]:
+        """See `Rules.warnings`."""
+        if not self.crowded:
+            return []
+        said = (
+            "what came looks alike: hashes are near where the vectors are not, as those of flags and drawings are; only "
+            "near-certain pairs whose thumbnails agree count"
+        )
+        return [said]
 
 
 def stored_calibration(store: Store, feature: str, *, viewed: bool) -> Calibration | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,7 @@ def test_nor_do_axes_or_restarts_change_them(monkeypatch: pytest.MonkeyPatch, tm
     wanted = by_hand(stream, 100, rule)
     whole = SlidingWindow(100, rule=rule, dim=DIM)
     everything = judged(whole, stream, [13, 64])
-    assert (whole._plan.lead, whole._plan.middle) == (3, 6)
+    assert whole._plan.lead == 6
     matched(told(everything), wanted)
     for cut in (5, 90, 150):
         half = SlidingWindow(100, rule=rule, dim=DIM)
@@ -455,12 +456,65 @@ def test_evidence_beyond_doubt_needs_no_pixels_and_few_pairs_of_one_arrival_are_
     doubted = np.flatnonzero(~beyond_doubt(rule, evidence, by_hash, ~by_hash))
     held, vague = np.ones(8, bool), np.zeros(8, bool)
     held[doubted], vague[doubted] = settle(
-        pictures, rule, ("", None), [others[k] for k in doubted], evidence[doubted], by_hash[doubted]
-    )
+        pictures, rule, ("", None), [others[k] for k in doubted], evidence[doubted], by_hash[doubted],
+        np.zeros(len(doubted), bool),
+    )  # fmt: skip
     assert pictures.asked == 4
     assert held.tolist() == [True, True, False, True, True, True, True, True]
     # Half of the detail agrees; the one after the fourth cannot be told; the last two have near hashes.
     assert np.flatnonzero(vague).tolist() == [3, 5]
+
+
+def test_what_is_only_suspected_is_a_match_by_its_pixels_or_nothing() -> None:
+    class Told(StreamPictures):
+        def agreement(self, one: Any, two: Any, evidence: float) -> float:
+            return float(two[0])
+
+    def settled(agreed: list[float], suspected: list[bool], *, strict: bool = False) -> list[list[int]]:
+        others = [(str(value), None) for value in agreed]
+        evidence, none = np.full(len(agreed), 2.0), np.zeros(len(agreed), bool)
+        found = settle(
+            Told(),
+            Rule(4, evidence=3.0),
+            ("", None),
+            others,
+            evidence,
+            none,
+            np.array(suspected),
+            strict=strict,
+        )
+        return [np.flatnonzero(told).tolist() for told in found]
+
+    # One suspect is looked at, after those that are a pair by themselves; the others are none, and no variants.
+    assert settled([0.9, 0.9, 0.9], [True, False, True]) == [[0, 1], []]
+    assert settled([0.5, 0.6], [True, False]) == [[], []]
+    # Among memes of one template copies agree as nothing else does.
+    assert settled([0.8, 0.9], [False, False]) == [[0, 1], []]
+    assert settled([0.8, 0.9], [False, False], strict=True) == [[0, 1], [0]]
+
+
+def test_hashes_that_are_near_where_vectors_are_not_are_not_believed() -> None:
+    """Flags and drawings: equal but for their colours, which neither hashes nor grey pixels see."""
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((60, DIM)).astype(np.float32)
+    seen = rng.integers(1 << 40, 1 << 63, 60).astype(np.uint64)
+    for shared, crowded in ((60, False), (4, True)):
+        rules = FittedRules("mini/image/pooled", "", 500)
+        window = SlidingWindow(500, rule=rules, dim=DIM)
+        window.remember(
+            [
+                Arrival(f"{k}", f"{k}", int(seen[k % shared]), row.astype(np.float16))
+                for k, row in enumerate(X)
+            ]
+        )
+        assert rules.crowded == crowded
+        assert bool(rules.warnings) == crowded
+        again = FittedRules("mini/image/pooled", "", 500)
+        again.restore(rules.saved())
+        assert (again.crowded, replace(again.at(window), suspected=None)) == (crowded, window.rule)
+        # Near, and of an unrelated vector.
+        (told,) = window.compare([Arrival("x", "x", int(seen[0]), -X[0].astype(np.float16))])
+        assert told.kind == ("new" if crowded else "perceptual")
 
 
 def test_a_rule_without_neighbourhoods_asks_for_pixels_unless_hash_and_cosine_agree() -> None:
