@@ -417,11 +417,6 @@ def _departing(p: np.ndarray, q: np.ndarray, size: np.ndarray) -> np.ndarray:
     return share
 
 
-#: Levels by which a block of 8 x 8 pixels of a thumbnail differs on average where other words stand, at least, and elsewhere
-#: at most; a mark has fewer.
-_PLACE_LEVELS, _SAME = 15.0, 3.0
-
-
 def word_bands(thumbs: np.ndarray) -> np.ndarray:
     """Rows of the bands with words above and below pictures, int64 (m, 2), by thumbnails (m, 64, 64); 0 for none."""
     found = np.zeros((len(thumbs), 2), np.int64)
@@ -606,6 +601,11 @@ class Variants:
             yield told.astype(np.float64)
         if self.pictures is not None:
             yield np.maximum(self.pictures.of(keeper, member).added, 0)
+
+
+#: Levels by which a block of 8 x 8 pixels of a thumbnail differs on average where other words stand, at least, and elsewhere
+#: at most; a mark has fewer.
+_PLACE_LEVELS, _SAME = 15.0, 3.0
 
 
 def differ_in_one_place(one: np.ndarray, others: np.ndarray) -> np.ndarray:
