@@ -21,7 +21,7 @@ from ..dups.pair_graph import AUTO, DuplicateExclusion, DuplicateSearches
 from ..errors import HeadError, UsageError, count_of
 from .arithmetic import directions
 from .checks import did_you_mean
-from .inputs import Inputs, Tokens
+from .inputs import Inputs
 from .runs import Prediction, Run, list_runs
 from .samples import Samples, load_samples, parse_inputs
 
@@ -71,11 +71,8 @@ def uncertainty(proba: np.ndarray, by: By) -> np.ndarray:
 def unit_rows(X: Inputs) -> np.ndarray:
     """Unit vector of each row (float32): all inputs side by side, centred, of equal length; tokens as their mean."""
     parts = []
-    for name, array in X.items():
-        if isinstance(array, Tokens):
-            vectors = array.means().astype(np.float64)
-        else:
-            vectors = np.asarray(array, np.float64)
+    for name in X.names:
+        vectors = X.means(name).astype(np.float64)
         present = X.present(name)
         mean = vectors[present].mean(axis=0) if present.any() else 0.0
         parts.append(directions(vectors - mean) * present[:, None])

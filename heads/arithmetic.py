@@ -23,10 +23,7 @@ def pieces(X: Inputs, rows: int = CHUNK) -> Iterator[Inputs]:
 
 def unit_length(X: Inputs, unit: bool = True) -> Inputs:
     """The same rows, with unit length in each input if `unit`; a row of zeros stays as it is."""
-    if not unit:
-        return X
-    arrays = {name: directions(X.vectors(name)) for name in X.names}
-    return Inputs(arrays, {name: X.present(name) for name in X.names})
+    return X.replaced({name: directions(X.vectors(name)) for name in X.names}) if unit else X
 
 
 def directions(array: np.ndarray) -> np.ndarray:
@@ -38,6 +35,18 @@ def directions(array: np.ndarray) -> np.ndarray:
 def present_directions(X: Inputs, name: str, mean: np.ndarray | float = 0.0) -> np.ndarray:
     """Unit vectors of an input less `mean`, zeros where a row lacks it: float64, (n, d)."""
     return directions(X.vectors(name).astype(np.float64) - mean) * X.present(name)[:, None]
+
+
+def bank_of(
+    X: Inputs, weight: np.ndarray, *, centre: bool
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Weighted mean of each input, zeros unless rows shall be centred, and directions of its rows from there (float32)."""
+    means = {}
+    for name in X.names:
+        share, array = weight * X.present(name), X.vectors(name)
+        centred = centre and share.sum() > 0
+        means[name] = share @ array.astype(np.float64) / share.sum() if centred else np.zeros(array.shape[1])
+    return means, {name: present_directions(X, name, mean).astype(np.float32) for name, mean in means.items()}
 
 
 def mean_over_inputs(

@@ -240,6 +240,15 @@ class Inputs:
         arrays = {name: self._arrays[name] for name in names}
         return Inputs(arrays, {name: mask for name, mask in self._present.items() if name in arrays})
 
+    def means(self, name: str) -> np.ndarray:
+        """One vector a row of an input, (n, d): itself, or the mean of its tokens."""
+        array = self._arrays[name]
+        return array.means() if isinstance(array, Tokens) else array
+
+    def replaced(self, arrays: Mapping[str, Any]) -> Inputs:
+        """The same rows, of which the same lack an input, with other arrays for some inputs."""
+        return Inputs({**self._arrays, **arrays}, self._present)
+
     def bad_rows(self) -> dict[str, np.ndarray]:
         """Rows with NaN or infinity, by input, for the inputs that have some: int, shape (m,)."""
         found: dict[str, np.ndarray] = {}

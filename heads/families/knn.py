@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..arithmetic import mean_over_inputs, pieces, present_directions
+from ..arithmetic import bank_of, mean_over_inputs, pieces, present_directions
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
 from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
@@ -127,16 +127,7 @@ class Knn(Head):
     def _remember(self, examples: Examples) -> None:
         """Fill the bank."""
         X, y, weight = examples.X, examples.y, examples.weight
-        self.means_ = {}
-        for name in X.names:
-            share = weight * X.present(name)
-            array = X.vectors(name)
-            centred = self.centre_ and share.sum() > 0
-            mean = share @ array / share.sum() if centred else np.zeros(array.shape[1])
-            self.means_[name] = mean.astype(np.float64)
-        self.bank_ = {
-            name: present_directions(X, name, mean).astype(np.float32) for name, mean in self.means_.items()
-        }
+        self.means_, self.bank_ = bank_of(X, weight, centre=self.centre_)
         self.codes_ = y.astype(np.int64)
         self.votes_ = weight / weight.mean()
         counts = np.bincount(y, weights=weight, minlength=len(self.classes_))

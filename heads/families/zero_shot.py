@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ..arithmetic import directions, mean_over_inputs, pieces, present_directions, softmax
+from ..arithmetic import bank_of, directions, mean_over_inputs, pieces, present_directions, softmax
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
 from ..head import Chosen, Examples, Head, Validation
 from ..inputs import Inputs
@@ -342,14 +342,7 @@ class TipAdapter(Head):
             rows = [rng.permutation(np.flatnonzero(y == c)) for c in range(k)]
             kept = np.sort(np.concatenate([of[: max(1, int(len(of) * share))] for of in rows]))
             X, y, weight = X[kept], y[kept], weight[kept]
-        self.means_ = {name: np.zeros(width) for name, width in X.widths.items()}
-        for name in X.names:
-            held = weight * X.present(name)
-            if centre and held.sum() > 0:
-                self.means_[name] = held @ X.vectors(name).astype(np.float64) / held.sum()
-        self.keys_ = {
-            name: present_directions(X, name, self.means_[name]).astype(np.float32) for name in X.names
-        }
+        self.means_, self.keys_ = bank_of(X, weight, centre=centre)
         self.codes_ = y.astype(np.int64)
         self.values_ = weight / np.bincount(y, weights=weight, minlength=k)[y]
 

@@ -152,7 +152,7 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
     _require(store, run, wanted, asked)
     assert asked is not None
     asked = asked.of(wanted)
-    proba = np.asarray(head.predict_proba(asked.X), np.float64)
+    proba = head.predict_proba(asked.X)
     added = shapley(head, asked.X, training_means(train.X))
     near = neighbours(TrainingRows(train), asked, DuplicateSearches.of(store, asked.specs, AUTO), k)
     shown = read_items(store, wanted)
@@ -191,18 +191,14 @@ def shapley(head: Head, X: Inputs, means: Mapping[str, Array]) -> list[dict[str,
     """
     names = list(head.widths_)
     X = X.select(names)
-    whole = np.asarray(head.predict_proba(X), np.float64)
+    whole = head.predict_proba(X)
     order = np.argsort(-whole, axis=1, kind="stable")
     first, second = order[:, 0], order[:, 1]
     rows = np.arange(len(X))
     value_of: dict[frozenset[str], np.ndarray] = {}
     for size in range(len(names) + 1):
         for known in combinations(names, size):
-            proba = (
-                whole
-                if size == len(names)
-                else np.asarray(head.predict_proba(_masked(X, known, means)), float)
-            )
+            proba = whole if size == len(names) else head.predict_proba(_masked(X, known, means))
             at, other = proba[rows, first], proba[rows, second]
             value_of[frozenset(known)] = np.stack([at, _log_odds(at, other)])  # 2 n
     n = len(names)
@@ -260,22 +256,18 @@ def _masked(X: Inputs, known: Sequence[str], means: Mapping[str, Array]) -> Inpu
     """`X` with the inputs that are not `known` at their means, in the rows that have them."""
     arrays: dict[str, Array] = {}
     for name, array in X.items():
-        present = X.present(name)
-        mean = means[name]
         if name in known:
-            arrays[name] = array
-        elif isinstance(array, Tokens) and isinstance(mean, Tokens):
+            continue
+        present, mean = X.present(name), means[name]
+        if isinstance(array, Tokens) and isinstance(mean, Tokens):
             values, mask = np.zeros_like(array.values), np.zeros_like(array.mask)
-            values[:, 0] = mean.values[0, 0]
-            mask[:, 0] = True
-            kept = ~present
-            values[kept], mask[kept] = array.values[kept], array.mask[kept]
+            values[:, 0], mask[:, 0] = mean.values[0, 0], True
+            values[~present], mask[~present] = array.values[~present], array.mask[~present]
             arrays[name] = Tokens(values, mask)
         else:
-            arrays[name] = np.where(
-                present[:, None], np.asarray(mean, X.vectors(name).dtype), X.vectors(name)
-            )
-    return Inputs(arrays, {name: X.present(name) for name in X.names if not X.present(name).all()})
+            own = X.vectors(name)
+            arrays[name] = np.where(present[:, None], np.asarray(mean, own.dtype), own)
+    return X.replaced(arrays)
 
 
 def _views(
@@ -334,9 +326,7 @@ def _effects(head: Head, X: Inputs, name: str, proba: np.ndarray) -> list[float]
         repeated = X[np.zeros(len(left_out), np.intp)]
         values, mask = repeated[name].values.copy(), repeated[name].mask.copy()
         values[rows, left_out], mask[rows, left_out] = 0, False
-        arrays = {**dict(repeated.items()), name: Tokens(values, mask)}
-        present = {n: repeated.present(n) for n in repeated.names if not repeated.present(n).all()}
-        without = np.asarray(head.predict_proba(Inputs(arrays, present)), np.float64)
+        without = head.predict_proba(repeated.replaced({name: Tokens(values, mask)}))
         effects += (whole - odds(without)).tolist()
     return effects
 

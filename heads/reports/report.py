@@ -32,7 +32,6 @@ from ...web.figures import (
 )
 from ...web.render import Card, percent, render
 from ..checks import plain
-from ..inputs import Inputs, Tokens
 from ..metrics import DRAWS, METRICS, interval_text, intervals_text, title
 from ..probabilities import measure_calibration
 from ..registry import head_class
@@ -316,7 +315,7 @@ class TrainingRows:
         self._means: dict[str, np.ndarray] = {}  # of each input over the rows that have it
         self._units: dict[str, np.ndarray] = {}
         for name in train.X.names:
-            rows = _vectors(train.X, name)
+            rows = train.X.means(name).astype(np.float32)
             present = train.X.present(name)
             mean = rows[present].mean(axis=0) if present.any() else np.zeros(rows.shape[1], np.float32)
             self._means[name] = mean
@@ -325,7 +324,7 @@ class TrainingRows:
     def nearest(self, samples: Samples, k: int = 5) -> list[list[Near]]:
         """The `k` nearest training rows of each row, best first; a row is no neighbour of itself."""
         queries = {
-            name: _units(_vectors(samples.X, name) - mean, samples.X.present(name))
+            name: _units(samples.X.means(name).astype(np.float32) - mean, samples.X.present(name))
             for name, mean in self._means.items()
         }
         found = []
@@ -372,12 +371,6 @@ def neighbours(
             ]
         marked[item] = near
     return marked
-
-
-def _vectors(X: Inputs, name: str) -> np.ndarray:
-    """One vector a row: float32, (n, d)."""
-    array: Any = X[name]
-    return array.means() if isinstance(array, Tokens) else np.asarray(array, np.float32)
 
 
 def _units(rows: np.ndarray, present: np.ndarray) -> np.ndarray:

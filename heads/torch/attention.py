@@ -293,6 +293,14 @@ class _Network(nn.Module):
         logits: Tensor = self.classifier(self._fused(inputs, masks)[0])
         return logits
 
+    def _add_blocks(self, width: int, classes: int, heads: int, depth: int, version: str) -> None:
+        """Differential blocks over all tokens, one pooled vector, classifier."""
+        self.blocks = nn.ModuleList(
+            Block(width, heads, version=version, layer=layer) for layer in range(1, depth + 1)
+        )
+        self.pool = AttentionPool(width)
+        self.classifier = Classifier(width, classes)
+
     @abstractmethod
     def read(self, inputs: Named, masks: Named) -> tuple[dict[str, Tensor], Between]:
         """Weights of the pool over the tokens of each input, (n, t), and those between inputs."""
@@ -328,24 +336,13 @@ class GuidedDiffNet(_Network):
     """Guided gates, then differential attention over the gated tokens of all inputs."""
 
     def __init__(
-        self,
-        widths: Mapping[str, int],
-        classes: int,
-        *,
-        width: int,
-        heads: int,
-        depth: int,
-        version: str,
+        self, widths: Mapping[str, int], classes: int, *, width: int, heads: int, depth: int, version: str
     ) -> None:
         super().__init__()
         self.gates = GuidedGates(widths, width, heads)
         # After a ReLU, tokens of one input no longer differ from those of another by where they lie.
         self.kind = nn.Parameter(0.1 * torch.randn(len(widths), width))
-        self.blocks = nn.ModuleList(
-            Block(width, heads, version=version, layer=layer) for layer in range(1, depth + 1)
-        )
-        self.pool = AttentionPool(width)
-        self.classifier = Classifier(width, classes)
+        self._add_blocks(width, classes, heads, depth, version)
 
     def read(self, inputs: Named, masks: Named) -> tuple[dict[str, Tensor], Between]:
         """See `_Network`; between inputs are the weights of the gates."""
@@ -366,23 +363,12 @@ class DiffNet(_Network):
     """Embedding of each input, a stack of differential blocks, one pooled vector, classifier."""
 
     def __init__(
-        self,
-        widths: Mapping[str, int],
-        classes: int,
-        *,
-        width: int,
-        heads: int,
-        depth: int,
-        version: str,
+        self, widths: Mapping[str, int], classes: int, *, width: int, heads: int, depth: int, version: str
     ) -> None:
         super().__init__()
         self.names = tuple(widths)
         self.embed = nn.ModuleList(Embed(features, width) for features in widths.values())
-        self.blocks = nn.ModuleList(
-            Block(width, heads, version=version, layer=layer) for layer in range(1, depth + 1)
-        )
-        self.pool = AttentionPool(width)
-        self.classifier = Classifier(width, classes)
+        self._add_blocks(width, classes, heads, depth, version)
 
     def read(self, inputs: Named, masks: Named) -> tuple[dict[str, Tensor], Between]:
         """See `_Network`; between inputs are the last block's differential maps, a mean over heads, maybe negative."""
