@@ -99,6 +99,7 @@ from .view_table import (
     MAX_VIEWED,
     confirmed_pairs,
     content_shares,
+    have_cells,
     load_thumbs,
     load_views,
 )
@@ -233,6 +234,7 @@ def find_duplicates(
                 contents.known = NearCache.of(near, seen, contents.views, contents.with_vector, where is None)
                 contents.confirmed, unseen = confirmed_pairs(store, seen, contents.views)
                 remarks += unseen
+                contents.collages = have_cells(store, seen)
                 contents.agreements = Agreements.of_store(store, seen, ranked.files_of, threads)
             elif hamming is not None and n > 1 and views is None:
                 remarks.append(

@@ -31,8 +31,9 @@ from .hashing import (
 )
 from .join.cosines import Asked, RowSet, pair_cosines
 from .join.selfjoin import Join, PairBlock, cross_join, self_join
+from .linked_pairs import pair_linked, unrelated_agreement
 from .local_scaling import RADIUS, Neighbourhoods
-from .registration import BEYOND_DOUBT, VAGUE, Agreements, decide, least_agreement
+from .registration import BEYOND_DOUBT, VAGUE, Agreements, decide
 from .rule import Rule, suspects
 from .variants import DETAIL, Variants
 
@@ -131,6 +132,8 @@ class Contents:
         self.beside: Neighbourhoods | None = None
         #: Near pairs that earlier searches found.
         self.known: NearCache | None = None
+        #: What is a collage, as far as its seams tell.
+        self.collages = np.zeros(len(hashes), bool)
         #: How far pictures agree pixel by pixel; None where there are none.
         self.agreements: Agreements | None = None
         #: Codes, ascending, of pairs that the hashes find and whose pictures have to agree, too: see `PairSearch`.
@@ -159,6 +162,11 @@ class Contents:
     def __len__(self) -> int:
         return len(self.hashes)
 
+    def row_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Rows of the vectors of contents; -1 where one has none."""
+        rows: np.ndarray = self._row[numbers]
+        return rows
+
     def subset(self, numbers: np.ndarray, scratch: Path) -> Contents:
         """Get the contents `numbers`, ascending, renumbered from 0; `scratch` is a file for their vectors."""
         views = None if self.views is None else self.views.subset(numbers)
@@ -180,6 +188,7 @@ class Contents:
             self.hashes[numbers], self.hashed[numbers], self.rule, X, at, views, variants, confirmed
         )
         made.beside = None if self.beside is None else self.beside.subset(np.flatnonzero(held))
+        made.collages = self.collages[numbers]
         made.agreements = None if self.agreements is None else self.agreements.subset(numbers)
         i, j = np.divmod(self.looked_at, max(len(self), 1))
         within = np.isin(i, numbers) & np.isin(j, numbers)
@@ -196,7 +205,7 @@ class Contents:
 
     def _hammings(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Distances as of `hamming`, and those of the views alone; 65 where there are none."""
-        whole = self._whole_hamming(i, j)
+        whole = self.whole_hamming(i, j)
         if self.confirmed is not None:
             whole = np.minimum(whole, self.confirmed.find(i, j)[2])
         if self.views is None:
@@ -204,7 +213,8 @@ class Contents:
         nearest = self.views.distance(i, j)
         return np.where(whole < 0, whole, np.minimum(whole, nearest)), nearest
 
-    def _whole_hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    def whole_hamming(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Bits in which the hashes of whole pictures differ, int16; -1 where one has none."""
         distance = np.bitwise_count(self.hashes[i] ^ self.hashes[j]).astype(np.int16)
         return np.where(self.hashed[i] & self.hashed[j], distance, np.int16(-1))
 
@@ -234,7 +244,7 @@ class Contents:
 
     def measure(self, i: np.ndarray, j: np.ndarray, cosine: np.ndarray | None = None) -> FoundPairs:
         """Measure pairs, and tell which the hashes find and which have evidence enough to be looked at."""
-        whole = hamming = self._whole_hamming(i, j)
+        whole = hamming = self.whole_hamming(i, j)
         if cosine is None:
             cosine = self.cosine(i, j)
         radius, least, nearest = self.rule.hamming, self.rule.cosine, None
@@ -513,7 +523,7 @@ class PairSearch:
         self._by_cosine = codes, cosine = _one([none, *blocks])
         seen = self._by_views if self._by_views is not None and contents.views is not None else none[0]
         seen = np.setdiff1d(seen, codes)
-        pairs = [np.empty((3, 0))]
+        pairs, sure = [np.empty((3, 0))], [np.empty((2, 0), np.int64)]
         for part, known in ((codes, cosine), (seen, None)):
             for start in range(0, len(part), _MIN_BLOCK):
                 rows = slice(start, start + _MIN_BLOCK)
@@ -521,6 +531,7 @@ class PairSearch:
                 found = contents.measure(i, j, None if known is None else known[rows])
                 at = contents.in_doubt(found)
                 pairs.append(np.stack([i[at], j[at], found.evidence[at]]))
+                sure.append(np.stack([i, j])[:, ~at & (found.perceptual | found.embedding)])
         i, j, evidence = np.concatenate(pairs, axis=1)
         most = int(_DOUBTS * suspects(len(contents)))
         if len(evidence) > most:
@@ -530,8 +541,9 @@ class PairSearch:
                 return
             contents.rule = replace(contents.rule, suspected=least)
             i, j, evidence = (column[evidence >= least] for column in (i, j, evidence))
-        agreed = contents.agreements.of(i.astype(np.int64), j.astype(np.int64))
-        agreeing = least_agreement(agreed[~np.isnan(agreed)], evidence[~np.isnan(agreed)])
+        i, j = i.astype(np.int64), j.astype(np.int64)
+        agreed = contents.agreements.of(i, j)
+        agreeing = unrelated_agreement(contents, i, j, agreed, evidence, np.concatenate(sure, axis=1))
         contents.rule = replace(contents.rule, agreeing=agreeing)
         contents.looked_at = self._near_by_chance()
         contents.agreements.of(*np.divmod(contents.looked_at, max(len(contents), 1)))
@@ -541,6 +553,7 @@ class PairSearch:
             "agreeing": int((agreed >= agreeing).sum()),
             "least": agreeing,
             "evidence": contents.rule.suspected,
+            "linked": pair_linked(contents, np.union1d(codes, seen), contents.collages),
             "seconds": time.perf_counter() - begun,
         }
 
@@ -627,9 +640,7 @@ class PairSearch:
                 return
 
     def _standing(self, found: FoundPairs) -> FoundPairs:
-        """The pairs that their pictures do not refute; without a rule on levels or pixels, all."""
-        if self.contents.rule.levels is None and self.contents.rule.agreeing is None:
-            return found
+        """The pairs that their pictures do not refute, nor what they need since they were looked for."""
         kept = found.perceptual | found.embedding | (found.container > 0)
         self.stats["refuted"] = self.stats.get("refuted", 0) + int((~kept).sum())
         return found.take(np.flatnonzero(kept))

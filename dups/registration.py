@@ -85,7 +85,7 @@ _QUANTILES = (0.15, 0.5)
 #: Agreement that copies have at least, in sets where unrelated pictures hardly agree, and where they agree as neighbouring
 #: wafers do. Which it is, is told by a quantile of pairs that are no copies, and how far it lies above chance.
 LOOSE, STRICT = 0.5, 0.845
-_UNRELATED, _CHANCE, _STEEPER, _FEWEST_PAIRS = 0.6, 0.05, 1.5, 20
+_UNRELATED, _CHANCE, _STEEPER, FEWEST_PAIRS = 0.6, 0.05, 1.65, 20
 
 #: Times the evidence of a pair that is one whatever its pixels say: a slant may keep pictures from being registered.
 BEYOND_DOUBT = 2.0
@@ -679,7 +679,7 @@ def least_agreement(values: np.ndarray, evidence: np.ndarray) -> float:
     copies are asked for. Copies that were changed much are among them, so that it is not their highest values that tell.
     """
     unrelated = values[(values < STRICT) & (evidence <= np.median(evidence))] if len(values) else values
-    if len(unrelated) < _FEWEST_PAIRS:
+    if len(unrelated) < FEWEST_PAIRS:
         return LOOSE
     beyond = max(float(np.quantile(unrelated, _UNRELATED)) - _CHANCE, 0.0)
     return min(LOOSE + _STEEPER * beyond, STRICT)
@@ -873,7 +873,7 @@ class StreamPictures:
             return _UNTOLD
         values, evidence = np.array(self.record).T
         told = least_agreement(values, evidence)
-        return told if len(self.record) >= 4 * _FEWEST_PAIRS else max(told, _UNTOLD)
+        return told if len(self.record) >= 4 * FEWEST_PAIRS else max(told, _UNTOLD)
 
     def restore(self, record: Iterable[tuple[float, float]]) -> None:
         """Take the `record` of an earlier run."""

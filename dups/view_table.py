@@ -237,6 +237,14 @@ def confirmed_pairs(
     return found, notes
 
 
+def have_cells(store: Store, contents: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Tell which contents are collages, bool (n,), as far as their seams tell."""
+    parts = load_parts(store, contents)
+    made = np.zeros(len(contents), bool)
+    made[parts.owner[parts.cell]] = True
+    return made
+
+
 def content_shares(store: Store, digests: pa.Array) -> np.ndarray:
     """Share of each image inside its margins and caption bands; NaN if unknown."""
     shares = read_views(store, digests, ["inside"])["inside"]

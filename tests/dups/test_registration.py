@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from icehouse.dups.hashing import VIEWS, ViewHashes, informative
 from icehouse.dups.local_scaling import fit_local
 from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
 from icehouse.dups.registration import (
+    FEWEST_PAIRS,
     LOOSE,
     STRICT,
     Agreements,
@@ -243,9 +245,13 @@ def test_pairs_are_those_of_brute_force_over_evidence_and_pixels(seed: int) -> N
     blocks = list(search)
     found = {pair for block in blocks for pair in zip(block.i.tolist(), block.j.tolist(), strict=True)}
     agreed = table[i, j]
-    known = doubt & ~np.isnan(agreed)
-    least = least_agreement(agreed[known], strength[known])
-    assert search.stats["registered"]["least"] == least
+    least = search.stats["registered"]["least"]
+    assert LOOSE <= least <= STRICT
+    # What other pairs link is found if it agrees.
+    linked = contents.confirmed.find(i, j)[0]
+    assert linked.sum() == search.stats["registered"]["linked"]
+    assert (agreed[linked] >= max(least, 0.75)).all()
+    by_view, doubt = by_view | linked, doubt & ~linked
     asked = np.where(least < 0.6, least * np.clip(2 - strength / 5, 0, 1), least)
     unsure = doubt & (strength >= 5) & ~(agreed >= asked) & (np.isnan(agreed) | (agreed >= 0.35))
     wanted = by_view | (strength >= 10) | (doubt & (agreed >= asked)) | unsure
@@ -271,8 +277,82 @@ def test_where_too_much_is_in_doubt_more_evidence_is_asked_for(monkeypatch: pyte
     contents.beside, contents.agreements = measure.neighbourhoods(X, None), Told(np.full((200, 200), 0.0))
     search = PairSearch(contents, JoinOptions(100_000, 1))
     assert not sum(len(block) for block in search)
-    assert 0 < contents.agreements.asked < 100
+    assert 0 < contents.agreements.asked < 100 + 2 * FEWEST_PAIRS
     assert contents.rule.suspected > 0.1
+
+
+def crowded(n_pictures: int, each: int, dim: int, n: int, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of pictures that each have `each` copies, every one an edit of the one before; and the picture of each."""
+    rng = np.random.default_rng(11)
+    X, of = rng.standard_normal((n, dim)), np.arange(n)
+    for picture in range(n_pictures):
+        for k in range(1, each):
+            row = n - 1 - picture * (each - 1) - (k - 1)
+            before = picture if k == 1 else row + 1
+            X[row] = X[before] + step * rng.standard_normal(dim)
+            of[row] = picture
+    return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32), of
+
+
+def settled(
+    X: np.ndarray, table: np.ndarray, collages: Sequence[int] = ()
+) -> tuple[PairSearch, set[tuple[int, int]]]:
+    """A search by evidence with agreements that are known, and the pairs that groups are made of."""
+    n = len(X)
+    measure = fit_local(X[:160], None, 160)  # of one copy each
+    least = measure.threshold(n, 1)
+    rule = Rule(
+        None, None, np.zeros(X.shape[1]), local=measure, evidence=least, suspected=measure.threshold(n, n / 2)
+    )
+    contents = Contents(np.zeros(n, np.uint64), np.zeros(n, bool), rule, X, np.arange(n))
+    contents.collages[list(collages)] = True
+    contents.beside, contents.agreements = measure.neighbourhoods(X, None), Told(table)
+    search = PairSearch(contents, JoinOptions(100_000, 1))
+    found = [contents.joined(block) for block in search]
+    return search, {pair for i, j in found for pair in zip(i.tolist(), j.tolist(), strict=True)}
+
+
+def test_copies_of_copies_do_not_make_agreement_look_ordinary() -> None:
+    """Where most pairs in doubt are of copies, unrelated ones tell all the same, and ask for more in a set of like ones."""
+    X, of = crowded(12, 6, 24, 240, 0.35)
+    same = of[:, None] == of
+    search, found = settled(X, np.where(same, 0.7, 0.05))
+    told = search.stats["registered"]
+    assert told["least"] == LOOSE
+    assert told["agreeing"] > 5
+    assert not [pair for pair in found if of[pair[0]] != of[pair[1]]]
+    search, _ = settled(X, np.where(same, 0.7, 0.4))
+    assert search.stats["registered"]["least"] == STRICT
+    assert (
+        not found
+        or max(
+            search.contents.evidence(
+                *np.array(list(found)).T, search.contents.cosine(*np.array(list(found)).T), None
+            )
+        )
+        > 0
+    )
+
+
+def test_what_others_link_is_a_pair_if_it_agrees() -> None:
+    X, of = crowded(10, 8, 24, 230, 0.8)
+    same = of[:, None] == of
+    every = {(int(k), row) for row, k in enumerate(of) if k != row}
+    linked, agreeing = settled(X, np.where(same, 0.9, 0.02))
+    unlinked, alone = settled(X, np.where(same, 0.6, 0.02))
+    assert linked.stats["registered"]["linked"] > 10
+    assert unlinked.stats["registered"]["linked"] == 0
+    assert every <= agreeing
+    assert len(every & alone) < 60
+    assert not [pair for pair in agreeing if of[pair[0]] != of[pair[1]]]
+
+
+def test_a_collage_is_linked_to_nothing() -> None:
+    X, of = crowded(10, 8, 24, 230, 0.8)
+    search, _ = settled(X, np.where(of[:, None] == of, 0.9, 0.02), collages=range(160, 195))
+    ends = np.divmod(search.contents.confirmed.codes, 230)
+    assert len(ends[0])
+    assert not np.isin(ends, np.arange(160, 195)).any()
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
