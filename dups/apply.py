@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,16 @@ from .judgements import (
 )
 from .pair_graph import Duplicates
 from .pairs import FoundPairs, Spread
-from .results import STAGES, RankedItems, cluster_table, withhold_lists, write_lists, write_variants
+from .results import (
+    PAIRS,
+    STAGES,
+    RankedItems,
+    cluster_table,
+    group_counts,
+    withhold_lists,
+    write_lists,
+    write_variants,
+)
 from .variants import EVIDENCE, texts_of
 
 #: What is written anew; everything else of a search is taken along as it is.
@@ -219,15 +230,13 @@ def _ranked(store: Store, search: Duplicates) -> tuple[RankedItems, list[str]]:
         clusters = pq.read_table(search.path / "clusters.parquet", columns=["item_id"])
         place = pc.index_in(ids, value_set=clusters["item_id"].combine_chunks()).fill_null(n).to_numpy()
         order = np.lexsort((np.arange(n), place))
-    alphabet = np.empty(n, np.int64)
-    alphabet[:] = np.arange(n)
-    ids, digests, alphabet = ids.take(pa.array(order)), digests.take(pa.array(order)), alphabet[order]
+    ids, digests = ids.take(pa.array(order)), digests.take(pa.array(order))
     codes = digests.dictionary_encode()
     content = pc.fill_null(codes.indices.cast(pa.int64()), -1).to_numpy()
     numbers, first = np.unique(content, return_index=True)
     best = first[numbers >= 0].astype(np.int64)
     files, sizes, times = _files(store, search, ids, digests)
-    return RankedItems(ids, files, sizes, times, alphabet, content, best), codes.dictionary.to_pylist()
+    return RankedItems(ids, files, sizes, times, order, content, best), codes.dictionary.to_pylist()
 
 
 def _files(
@@ -277,7 +286,7 @@ class _Written:
     keeper: np.ndarray  # as found, int64 (contents,)
     codes: np.ndarray  # int64 (m,), ascending: pairs of contents
     found: FoundPairs  # of these
-    spreads: dict[int, tuple[frozenset[int], Spread]]  # groups as found, by keeper
+    spreads: dict[int, Spread]  # of groups as found, by keeper
     why: dict[int, str]  # why a content was kept, as found
 
     @classmethod
@@ -285,78 +294,42 @@ class _Written:
         n = len(ranked.best)
         name = AS_FOUND if (search.path / AS_FOUND).exists() else "clusters.parquet"
         clusters = pq.read_table(search.path / name)
-        rows = pc.index_in(clusters["item_id"], value_set=ranked.ids).to_numpy().astype(np.int64)
-        content = ranked.content[rows]
-        leads = clusters["keeper"].to_numpy()
-        # Results of before reasons were written have none.
-        reasons = (
-            clusters["why"]
-            if "why" in clusters.column_names
-            else pa.chunked_array([pa.nulls(len(clusters), pa.string())])
-        )
-        group = clusters["group"].to_numpy()
-        of_group = np.zeros(int(group.max(initial=-1)) + 1, np.int64)
-        of_group[group[leads]] = content[leads]
-        leader = of_group[group] if len(group) else np.empty(0, np.int64)
+        content = ranked.content[pc.index_in(clusters["item_id"], value_set=ranked.ids).to_numpy()]
+        leads = clusters.filter(clusters["keeper"])
+        leading = content[clusters["keeper"].to_numpy()]
+        of_group = np.zeros(int(pc.max(leads["group"]).as_py() or 0) + 1, np.int64)
+        of_group[leads["group"].to_numpy()] = leading
+        leader = of_group[clusters["group"].to_numpy()]
         keeper = np.arange(n)
         keeper[content] = leader
-        parts = [_measured(clusters, leader, content, n, clusters["kind"])]
-        for batch in found_pairs(
-            search.path,
-            [
-                "id_a",
-                "id_b",
-                "perceptual",
-                "embedding",
-                "hamming",
-                "cosine",
-                "differs",
-                "orientation",
-                "container",
-            ],
-        ):
-            parts.append(_measured(pa.table(batch), *content_ends(batch, ranked), n, None))
-        codes = np.concatenate([part[0] for part in parts])
+        parts = [_measured(clusters, leader, content, n)]
+        unasked = ("exact", "kind", "evidence")
+        for batch in found_pairs(search.path, [name for name in PAIRS.names if name not in unasked]):
+            parts.append(_measured(pa.table(batch), *content_ends(batch, ranked), n))
         # What pairs.parquet says comes first: it has every stage.
-        order = np.lexsort((-np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts]), codes))
-        codes, first = np.unique(codes[order], return_index=True)
-        columns = [np.concatenate([part[k] for part in parts])[order][first] for k in range(1, len(parts[0]))]
+        codes, first = np.unique(np.concatenate([part[0] for part in parts[::-1]]), return_index=True)
+        columns = [np.concatenate(column)[first] for column in list(zip(*parts[::-1], strict=True))[1:]]
         i, j = np.divmod(codes, max(n, 1))
-        members: dict[int, set[int]] = {}
-        for lead, one in zip(leader.tolist(), content.tolist(), strict=True):
-            members.setdefault(lead, set()).add(one)
-        spread = {
-            lead: Spread(row["min_cosine"], row["max_hamming"], row["sampled"], row["chained"])
-            for lead, row in zip(
-                content[leads].tolist(),
-                clusters.filter(clusters["keeper"])
-                .select(["min_cosine", "max_hamming", "sampled", "chained"])
-                .to_pylist(),
-                strict=True,
-            )
-        }
+        spreads, why = {}, {}
+        for lead, row in zip(leading.tolist(), leads.to_pylist(), strict=True):
+            spreads[lead] = Spread(row["min_cosine"], row["max_hamming"], row["sampled"], row["chained"])
+            if row.get("why") is not None:  # results of before reasons were written have none
+                why[lead] = row["why"]
         return cls(
             search.summary["parameters"].get("variants", "drop"),
             keeper,
             codes,
-            FoundPairs(*(i, j, *columns, np.full(len(i), np.nan))),
-            {lead: (frozenset(held), spread[lead]) for lead, held in members.items()},
-            {
-                lead: said
-                for lead, said in zip(
-                    content[leads].tolist(), reasons.filter(pa.array(leads)).to_pylist(), strict=True
-                )
-                if said is not None
-            },
+            FoundPairs(i, j, *columns, np.full(len(i), np.nan)),
+            spreads,
+            why,
         )
 
     def judge(self, i: np.ndarray, j: np.ndarray) -> FoundPairs:
         """See `icehouse.dups.results.Measured`; what was never measured has neither distance nor cosine."""
         wanted = np.minimum(i, j) * len(self.keeper) + np.maximum(i, j)
-        at = np.minimum(np.searchsorted(self.codes, wanted), max(len(self.codes) - 1, 0))
-        known = np.zeros(len(wanted), bool)
-        if len(self.codes):
-            known = self.codes[at] == wanted
+        at = np.searchsorted(self.codes, wanted)
+        known = at < len(self.codes)
+        known[known] = self.codes[at[known]] == wanted[known]
 
         def take(values: np.ndarray, nothing: Any) -> np.ndarray:
             out = np.full(len(wanted), nothing, values.dtype)
@@ -364,7 +337,6 @@ class _Written:
             return out
 
         found = self.found
-        orientation, container = take(found.orientation, 0), take(found.container, 0)
         return FoundPairs(
             i,
             j,
@@ -373,10 +345,14 @@ class _Written:
             take(found.perceptual, False),
             take(found.embedding, False),
             take(found.differs, 0),
-            np.where(i > j, INVERSE[orientation], orientation),
-            np.where((i > j) & (container > 0), np.int8(3) - container, container),
+            *_turned(i > j, take(found.orientation, 0), take(found.container, 0)),
             np.full(len(wanted), np.nan),
         )
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Number of contents of each group, by its keeper."""
+        return np.bincount(self.keeper)
 
     def variant_pairs(self) -> list[np.ndarray]:
         """Pairs of contents that say something else, int64 (m, 2)."""
@@ -385,16 +361,13 @@ class _Written:
 
     def spread(self, members: np.ndarray) -> Spread:
         """See `icehouse.dups.results.Measured`: exact where all pairs are known, else a bound of the groups before."""
-        held = frozenset(members.tolist())
         leads = np.unique(self.keeper[members])
-        if len(leads) == 1:
-            before = self.spreads.get(int(leads[0]))
-            if before is not None and before[0] == held:
-                return before[1]
+        if len(leads) == 1 and self.sizes[leads[0]] == len(members) and int(leads[0]) in self.spreads:
+            return self.spreads[int(leads[0])]
         i, j = (np.asarray(members)[side] for side in np.triu_indices(min(len(members), 512), 1))
         found = self.judge(i, j)
         whole = len(members) <= 512 and bool((~np.isnan(found.cosine) | (found.hamming >= 0)).all())
-        old = [self.spreads[int(lead)][1] for lead in leads if int(lead) in self.spreads]
+        old = [self.spreads[lead] for lead in leads.tolist() if lead in self.spreads]
         cosines = [float(np.nanmin(found.cosine))] if not np.isnan(found.cosine).all() else []
         bits = [int(found.hamming.max())] if (found.hamming >= 0).any() else []
         if not whole:
@@ -404,35 +377,41 @@ class _Written:
         return Spread(min(cosines, default=None), max(bits, default=None), not whole, chained)
 
 
-def _measured(
-    table: pa.Table, a: np.ndarray, b: np.ndarray, n: int, kind: pa.ChunkedArray | None
-) -> tuple[np.ndarray, ...]:
-    """Codes of pairs of contents in any order, and what `FoundPairs` has of them."""
-    hamming = pc.fill_null(table["hamming"].cast(pa.int16()), -1).to_numpy().astype(np.int16)
-    cosine = table["cosine"].cast(pa.float64()).to_numpy().astype(np.float64)
-    if kind is None:
-        perceptual, embedding = (table[name].to_numpy().astype(bool) for name in ("perceptual", "embedding"))
-    else:
-        perceptual, embedding = (
-            pc.fill_null(pc.equal(kind, name), False).to_numpy().astype(bool) for name in STAGES[1:]
-        )
-    differs = np.zeros(len(table), np.int8)
-    if "differs" in table.column_names:
-        places = pc.index_in(table["differs"].cast(pa.string()), value_set=pa.array(EVIDENCE, pa.string()))
-        differs = pc.fill_null(places, 0).to_numpy().astype(np.int8)
-    orientation = np.zeros(len(table), np.int8)
-    if "orientation" in table.column_names:
-        places = pc.index_in(table["orientation"].cast(pa.string()), value_set=pa.array(ORIENTATIONS))
-        orientation = pc.fill_null(places, 0).to_numpy().astype(np.int8)
-    orientation = np.where(a > b, INVERSE[orientation], orientation)
+def _measured(table: pa.Table, a: np.ndarray, b: np.ndarray, n: int) -> tuple[np.ndarray, ...]:
+    """Codes of pairs of contents in any order, and what `FoundPairs` has of them; of members, by their kind alone."""
+
+    def stage(name: str) -> np.ndarray:
+        found = table[name] if name in table.column_names else pc.equal(table["kind"], name)
+        return np.asarray(pc.fill_null(found, False)).astype(bool)
+
+    def place(name: str, among: Sequence[str | None]) -> np.ndarray:
+        if name not in table.column_names:
+            return np.zeros(len(table), np.int8)
+        at = pc.index_in(table[name].cast(pa.string()), value_set=pa.array(among, pa.string()))
+        return np.asarray(pc.fill_null(at, 0)).astype(np.int8)
+
     container = np.zeros(len(table), np.int8)
     if "container" in table.column_names:
-        outer = table["container"]
-        inside = pc.equal(outer, table["id_a"])
-        container = pc.fill_null(pc.if_else(inside, 1, 2), 0).to_numpy().astype(np.int8)
-        container = np.where((a > b) & (container > 0), np.int8(3) - container, container)
-    codes = np.minimum(a, b) * n + np.maximum(a, b)
-    return codes, hamming, cosine, perceptual, embedding, differs, orientation, container
+        outer = pc.if_else(pc.equal(table["container"], table["id_a"]), 1, 2)
+        container = np.asarray(pc.fill_null(outer, 0)).astype(np.int8)
+    return (
+        np.minimum(a, b) * n + np.maximum(a, b),
+        pc.fill_null(table["hamming"].cast(pa.int16()), -1).to_numpy(),
+        table["cosine"].cast(pa.float64()).to_numpy(),
+        *(stage(name) for name in STAGES[1:]),
+        place("differs", EVIDENCE),
+        *_turned(a > b, place("orientation", ORIENTATIONS), container),
+    )
+
+
+def _turned(
+    swapped: np.ndarray, orientation: np.ndarray, container: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Orientation and container of pairs, of those that are `swapped` from the other end."""
+    return (
+        np.where(swapped, INVERSE[orientation], orientation),
+        np.where(swapped & (container > 0), np.int8(3) - container, container),
+    )
 
 
 def _summary(
@@ -443,7 +422,6 @@ def _summary(
     notes: list[str],
 ) -> dict[str, Any]:
     """``summary.json`` of the search with its counts as they are now; when and how it searched stays."""
-    leads = clusters.filter(clusters["keeper"])
     kinds = pq.read_table(folder / "pairs.parquet", columns=["kind"])["kind"]
     of_kind = {row["values"].as_py(): row["counts"].as_py() for row in pc.value_counts(kinds)}
     kept, dropped, kept_for = counts
@@ -459,14 +437,7 @@ def _summary(
             "by_kind": {kind: of_kind.get(kind, 0) for kind in old["pairs"]["by_kind"]},
             **({JUDGED: of_kind[JUDGED]} if JUDGED in of_kind else {}),
         },
-        "groups": {
-            **old["groups"],
-            "total": leads.num_rows,
-            "items": clusters.num_rows,
-            "largest": pc.max(leads["size"]).as_py() or 0,
-            "chained": int(pc.sum(leads["chained"]).as_py() or 0),
-            "sampled": int(pc.sum(leads["sampled"]).as_py() or 0),
-        },
+        "groups": {**old["groups"], **group_counts(clusters)},
         "notes": list(dict.fromkeys([*searched, *notes, *kept_for])),
         "notes_on_lists": kept_for,
     }

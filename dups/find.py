@@ -66,6 +66,7 @@ from .results import (
     RankedItems,
     between_copies,
     cluster_table,
+    group_counts,
     implausible,
     label_codes,
     lacking,
@@ -330,7 +331,6 @@ def find_duplicates(
             if doubt and not yes_drop:
                 withhold_lists(temp)
                 kept_for = [doubt, *kept_for]
-            leads = clusters.filter(clusters["keeper"])
             summary = {
                 "name": folder.name,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -367,14 +367,7 @@ def find_duplicates(
                     "by_orientation": dict(sorted(writer.orientations.items())),
                     "between_copies": between_copies(ranked),
                 },
-                "groups": {
-                    "total": leads.num_rows,
-                    "items": clusters.num_rows,
-                    "largest": pc.max(leads["size"]).as_py() or 0,
-                    "chained": int(pc.sum(leads["chained"]).as_py() or 0),
-                    "complete": whole,
-                    "sampled": int(pc.sum(leads["sampled"]).as_py() or 0),
-                },
+                "groups": {**group_counts(clusters), "complete": whole},
                 "variants": {
                     "sets": int(family.max(initial=-1)) + 1,
                     "items": listed,

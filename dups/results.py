@@ -302,6 +302,18 @@ def cluster_table(
     return pa.table(columns, schema=CLUSTERS)
 
 
+def group_counts(clusters: pa.Table) -> dict[str, int]:
+    """Counts of groups for ``summary.json``."""
+    leads = clusters.filter(clusters["keeper"])
+    return {
+        "total": leads.num_rows,
+        "items": clusters.num_rows,
+        "largest": pc.max(leads["size"]).as_py() or 0,
+        "chained": int(pc.sum(leads["chained"]).as_py() or 0),
+        "sampled": int(pc.sum(leads["sampled"]).as_py() or 0),
+    }
+
+
 def write_items(folder: Path, ranked: RankedItems, digests: pa.ChunkedArray, contents: Contents) -> None:
     """Write ``items.parquet``: what was looked at, by id, whether there was a vector to compare it by, and its rank.
 
