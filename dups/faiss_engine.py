@@ -12,12 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..errors import UsageError
-from ..store.index.index import KINDS, choose_kind, fresh_index, load_faiss, thread_limit, to_gpu
+from ..store.index.index import KINDS, Index, choose_kind, fresh_index, load_faiss, thread_limit, to_gpu
 from ..store.search import float32_margin
 from ..store.store import Store
 from ..store.vectors import Vectors
@@ -25,10 +25,6 @@ from .hashing import distinct
 from .join.cosines import Asked, RowSet, pair_cosines
 from .join.selfjoin import PairBlock, cross_join
 from .pairs import Engine, Exact, JoinOptions
-
-# A store's index is of vectors as they are. Their cosines say nothing of the cosines after a mean was subtracted, and no
-# radius would be wide enough; so the centred vectors are indexed, for as long as it takes.
-
 
 #: Recall@10 by which a kind is chosen: flat up to 50,000 rows, then IVF.
 _RECALL = 0.95
@@ -93,16 +89,6 @@ _MIN_KNOWN = 20
 _MAX_FOUND = 2_000_000
 
 
-class Near(Protocol):
-    """An index: what lies within a radius; see `icehouse.store.index.index.Index.range_search`."""
-
-    def range_search(
-        self, queries: np.ndarray, threshold: float, *, threads: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Limits of each query in what was found (n + 1,), then the cosines and rows found."""
-        ...
-
-
 @dataclass
 class FaissStats:
     """Statistics of a search by an index; complete when its last block has been read."""
@@ -146,7 +132,7 @@ class Faiss:
     `number` gives for each row that the index may name the row here, -1 for one that is not here.
     """
 
-    index: Near
+    index: Index | TemporaryIndex
     kind: str
     effort: int | None
     number: np.ndarray
@@ -290,16 +276,15 @@ class FaissJoin:
         first, second = sample[::2], sample[1::2]
         i, j = np.divmod(known, n)
         tuning = known[np.isin(i, first) | np.isin(j, first)]
-        enough = len(tuning) >= _MIN_KNOWN
         for effort in index.ladder:
             index.effort = self.stats.effort = effort
-            if not enough and effort >= max(index.ladder) / 16:
-                break
-            if enough:
-                a, b = self._ask(np.sort(first))
-                found = distinct(np.minimum(a, b) * n + np.maximum(a, b))
-                if np.isin(tuning, found).mean() >= _TARGET_RECALL:
+            if len(tuning) < _MIN_KNOWN:
+                if effort >= max(index.ladder) / 16:
                     break
+                continue
+            a, b = self._ask(np.sort(first))
+            if np.isin(tuning, np.minimum(a, b) * n + np.maximum(a, b)).mean() >= _TARGET_RECALL:
+                break
         return second, known[np.isin(i, second) | np.isin(j, second)]
 
 

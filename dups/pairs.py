@@ -83,7 +83,7 @@ class FoundPairs:
     def __len__(self) -> int:
         return len(self.i)
 
-    def take(self, kept: np.ndarray) -> FoundPairs:
+    def take(self, kept: np.ndarray | slice) -> FoundPairs:
         """Some of them."""
         return FoundPairs(*(getattr(self, name)[kept] for name in self.__dataclass_fields__))
 

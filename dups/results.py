@@ -86,6 +86,9 @@ CLUSTERS = pa.schema(
     ]
 )
 
+#: What is said of each group.
+_SPREAD = pa.schema([CLUSTERS.field(name) for name in ("min_cosine", "max_hamming", "sampled", "chained")])
+
 #: One row an item that is kept though its picture is like another's, as in ``variants.csv``.
 VARIANTS = pa.schema(
     [
@@ -167,8 +170,7 @@ class PairWriter:
         best = self.ranked.best
         for start in range(0, len(found), _ROWS):
             part = slice(start, start + _ROWS)
-            piece = FoundPairs(*(getattr(found, name)[part] for name in FoundPairs.__dataclass_fields__))
-            self._write(best[piece.i], best[piece.j], piece, exact=False)
+            self._write(best[found.i[part]], best[found.j[part]], found.take(part), exact=False)
         differs = found.differs > 0
         if differs.any():
             self.variants.append(np.stack([found.i[differs], found.j[differs]], axis=1))
@@ -270,7 +272,9 @@ def cluster_table(
     same = content == leader
     kind = np.where(same, 0, kinds(found))
     names = pa.array([*KINDS, None], pa.string()).take(pa.array(kind))
-    spreads = _spreads(keeper, leaders, contents)
+    spreads = pa.Table.from_pylist([vars(spread) for spread in _spreads(keeper, leaders, contents)], _SPREAD)
+    spreads = spreads.take(pa.array(group))
+    reasons = pa.array([(why or {}).get(number) for number in content.tolist()], pa.string())
     copied, first = ranked.best[content], same_file[items]
     hamming, cosine = _measures(found)
     columns = [
@@ -283,21 +287,12 @@ def cluster_table(
         hamming,
         cosine,
         _orientations(found.orientation),
-        pa.array([spreads[g].min_cosine for g in range(len(leaders))], pa.float64()).take(pa.array(group)),
-        pa.array([spreads[g].max_hamming for g in range(len(leaders))], pa.uint8()).take(pa.array(group)),
-        pa.array([spreads[g].sampled for g in range(len(leaders))], pa.bool_()).take(pa.array(group)),
-        pa.array([spreads[g].chained for g in range(len(leaders))], pa.bool_()).take(pa.array(group)),
+        *spreads.columns,
         ranked.ids.take(pa.array(first, mask=first == items)),
         pa.nulls(len(items), pa.int64())
         if family is None
         else pa.array(family[leader], mask=family[leader] < 0),
-        pa.array(
-            [
-                (why or {}).get(number) if leads else None
-                for number, leads in zip(content.tolist(), is_keeper.tolist(), strict=True)
-            ],
-            pa.string(),
-        ),
+        pc.if_else(pa.array(is_keeper), reasons, pa.scalar(None, pa.string())),
     ]
     return pa.table(columns, schema=CLUSTERS)
 
