@@ -8,22 +8,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from galleries import looking_alike
 from html_page import HOSTILE, HtmlPage
 from icehouse.cli import app
 from icehouse.dups.conflicts import CONFLICTS, conflicts_page, find_conflicts
 from icehouse.dups.find import find_duplicates
 from icehouse.errors import StoreError, UsageError
-from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
-from icehouse.store.vectors import vectors_to_arrow
 from typer.testing import CliRunner
-
-FEATURE = {
-    "encoder": "toy", "name": "toy", "modality": "image", "output": "pooled", "dim": 16, "dtype": "float32",
-    "key": "image_sha256", "provenance": {"family": "toy"}, "fingerprint": "0123456789abcdef",
-}  # fmt: skip
 
 #: id, which picture it looks like, content, text, label
 Row = tuple[str, int, int, str | None, str | None]
@@ -46,35 +39,8 @@ ROWS: list[Row] = [
 
 
 def made_store(path: Path, rows: list[Row], labels: str = "label") -> Store:
-    store = Store.create(path)
-    rng = np.random.default_rng(0)
-    looks = rng.standard_normal((30, 16)).astype(np.float32)
-    vectors = {}
-    for _, look, content, _, _ in rows:
-        vectors.setdefault(f"{content:064d}", looks[look] + 0.01 * rng.standard_normal(16).astype(np.float32))
-    schema = store.items.snapshot().schema.append(pa.field(labels, pa.string()))
-    table = {
-        "item_id": [row[0] for row in rows],
-        "path": [f"{row[0]}.jpg" for row in rows],
-        "root": ["/data"] * len(rows),
-        "image_sha256": [f"{row[2]:064d}" for row in rows],
-        "text": [row[3] for row in rows],
-        "width": [1000 - k for k in range(len(rows))],
-        "height": [100] * len(rows),
-        "missing": [False] * len(rows),
-        labels: [row[4] for row in rows],
-    }
-    fields = pa.schema([schema.field(name) for name in table])
-    store.items.append(pa.table(table, schema=fields), unique="item_id")
-    columns = {
-        "image_sha256": list(vectors),
-        "vector": vectors_to_arrow(np.stack(list(vectors.values())), "float32"),
-    }
-    features = features_schema("image", "pooled", 16, "float32")
-    store.ensure_feature_table("toy/image/pooled", FEATURE, features).append(
-        pa.table(columns), unique="image_sha256"
-    )
-    return store
+    names = ("item_id", "look", "content", "text", labels)
+    return looking_alike(path, [dict(zip(names, row, strict=True)) for row in rows])
 
 
 @pytest.fixture

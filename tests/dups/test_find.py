@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from galleries import filled
 from icehouse.dups import find as find_module
 from icehouse.dups import pairs as pairs_module
 from icehouse.dups.find import find_duplicates
@@ -21,18 +21,9 @@ from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
 from icehouse.dups.results import KINDS, STAGES
 from icehouse.dups.rule import Rule
 from icehouse.errors import StoreError, UsageError
-from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
-from icehouse.store.vectors import vectors_to_arrow
 
 DIM = 8
-
-
-def feature_spec(**changes: Any) -> dict[str, Any]:
-    return {
-        "encoder": "toy", "name": "toy", "modality": "image", "output": "pooled", "dim": DIM, "dtype": "float32",
-        "key": "image_sha256", "provenance": {"family": "toy"}, "fingerprint": "0123456789abcdef", **changes,
-    }  # fmt: skip
 
 
 def made_items(n: int = 60, seed: int = 0) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
@@ -65,25 +56,6 @@ def made_items(n: int = 60, seed: int = 0) -> tuple[list[dict[str, Any]], dict[s
     items[7].update(missing=True)
     del vectors[items[9]["image_sha256"]]
     return items, vectors
-
-
-def make_store(
-    path: Path, items: list[dict[str, Any]], vectors: dict[str, np.ndarray], *, key: str = "image_sha256"
-) -> Store:
-    store = Store.create(path)
-    schema = store.items.snapshot().schema
-    columns = {name: [item.get(name) for item in items] for name in items[0]}
-    extra = [name for name in columns if name not in schema.names]
-    fields = [schema.field(name) if name not in extra else pa.field(name, pa.string()) for name in columns]
-    store.items.append(pa.table(columns, schema=pa.schema(fields)), unique="item_id")
-    if vectors:
-        modality = key.removesuffix("_sha256")
-        name = f"toy/{modality}/pooled"
-        spec = feature_spec(modality=modality, key=key)
-        schema = features_schema(modality, "pooled", DIM, "float32")  # type: ignore[arg-type]
-        rows = {key: list(vectors), "vector": vectors_to_arrow(np.stack(list(vectors.values())), "float32")}
-        store.ensure_feature_table(name, spec, schema).append(pa.table(rows), unique=key)
-    return store
 
 
 def cosine(u: np.ndarray, v: np.ndarray) -> float:
@@ -136,7 +108,7 @@ def test_pairs_are_those_of_comparing_everything(
     tmp_path: Path, seed: int, radius: int, least: float
 ) -> None:
     items, vectors = made_items(seed=seed)
-    store = make_store(tmp_path / "s", items, vectors)
+    store = filled(tmp_path / "s", items, vectors)
     found = find_duplicates(store, hamming=radius, rule=least, threads=1)
     assert expanded(found) == brute_force(items, vectors, radius, least)
     by_id = {item["item_id"]: item for item in items}
@@ -166,7 +138,7 @@ def test_results_do_not_depend_on_the_order_of_items(tmp_path: Path, grouping: s
         shuffled = [items[p] for p in rng.permutation(len(items))]
         keys = list(vectors)
         mixed = {keys[p]: vectors[keys[p]] for p in rng.permutation(len(keys))}
-        store = make_store(tmp_path / f"s{k}", shuffled, mixed)
+        store = filled(tmp_path / f"s{k}", shuffled, mixed)
         found = find_duplicates(store, rule=0.9, grouping_by=grouping, keeper=keeper, threads=1 + k % 2)
         lists = [(found.path / name).read_text() for name in ("keep.csv", "drop.csv")]
         results.append((found.pairs(), found.clusters(), lists))
@@ -175,7 +147,7 @@ def test_results_do_not_depend_on_the_order_of_items(tmp_path: Path, grouping: s
 
 def test_clusters_and_lists_agree(tmp_path: Path) -> None:
     items, vectors = made_items(seed=2)
-    found = find_duplicates(make_store(tmp_path / "s", items, vectors), rule=0.9, hamming=8)
+    found = find_duplicates(filled(tmp_path / "s", items, vectors), rule=0.9, hamming=8)
     clusters = found.clusters().to_pylist()
     groups: dict[int, list[dict[str, Any]]] = {}
     for row in clusters:
@@ -246,7 +218,7 @@ def test_a_cap_keeps_the_pairs_of_the_best_and_says_so(tmp_path: Path) -> None:
     vectors = {
         f"{k:064d}": np.ones(DIM, np.float32) + rng.normal(0, 0.01, DIM).astype(np.float32) for k in range(n)
     }
-    store = make_store(tmp_path / "s", items, vectors)
+    store = filled(tmp_path / "s", items, vectors)
     whole = find_duplicates(store, rule=0.9, keeper="largest", name="whole")
     assert whole.summary["pairs"]["total"] == n * (n - 1) // 2
     assert not whole.summary["capped"]
@@ -265,7 +237,7 @@ def test_a_cap_keeps_the_pairs_of_the_best_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 6])
 def test_stars_are_whole_whatever_the_cap(tmp_path: Path, max_pairs: int, seed: int) -> None:
     items, vectors = made_items(n=80, seed=seed)
-    store = make_store(tmp_path / "s", items, vectors)
+    store = filled(tmp_path / "s", items, vectors)
     whole = find_duplicates(store, rule=0.85, name="whole")
     capped = find_duplicates(store, rule=0.85, name="capped", max_pairs=max_pairs)
     assert capped.summary["capped"]
@@ -281,7 +253,7 @@ def test_copies_make_a_star_of_pairs(tmp_path: Path) -> None:
     items = [
         {"item_id": f"{k:03d}", "image_sha256": "a" * 64, "phash": 5, "missing": False} for k in range(50)
     ]
-    found = find_duplicates(make_store(tmp_path / "s", items, {}))
+    found = find_duplicates(filled(tmp_path / "s", items, {}))
     assert found.summary["pairs"]["by_kind"] == {
         "exact": 49,
         "perceptual": 0,
@@ -298,7 +270,7 @@ def test_flat_images_are_left_to_the_other_stages(tmp_path: Path) -> None:
     flat = [
         {"item_id": f"{k}", "image_sha256": f"{k:064d}", "phash": 1 << 63, "missing": False} for k in range(6)
     ]
-    found = find_duplicates(make_store(tmp_path / "s", flat, {}))
+    found = find_duplicates(filled(tmp_path / "s", flat, {}))
     assert found.summary["pairs"]["total"] == 0
     assert any("6 of 6 perceptual hashes say nothing" in note for note in found.summary["notes"])
 
@@ -314,7 +286,7 @@ def test_texts_are_compared_by_their_own_content(tmp_path: Path) -> None:
         "2": np.full(DIM, 2, np.float32),
         "3": np.eye(DIM, dtype=np.float32)[0],
     }
-    store = make_store(tmp_path / "s", items, vectors, key="text_sha256")
+    store = filled(tmp_path / "s", items, vectors, modality="text")
     assert default_feature(store) == "toy/text/pooled"
     rows = find_duplicates(store, keeper="oldest").pairs().to_pylist()
     assert [(r["id_a"], r["id_b"], r["kind"]) for r in rows] == [("a", "c", "exact"), ("a", "b", "embedding")]
@@ -332,7 +304,7 @@ def test_a_mean_moves_the_cosine() -> None:
 
 def test_where_and_a_second_search_of_the_same_name(tmp_path: Path) -> None:
     items, vectors = made_items(seed=1)
-    store = make_store(tmp_path / "s", items, vectors)
+    store = filled(tmp_path / "s", items, vectors)
     first = find_duplicates(store, rule=0.9)
     second = find_duplicates(store, rule=0.9, where="mtime_ns < 20")
     assert second.path == first.path
@@ -346,7 +318,7 @@ def test_where_and_a_second_search_of_the_same_name(tmp_path: Path) -> None:
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     items, vectors = made_items(n=12)
-    store = make_store(tmp_path / "s", items, vectors)
+    store = filled(tmp_path / "s", items, vectors)
     for arguments, says in [
         ({"rule": 1.5}, "cosine"),
         ({"hamming": 99}, "Hamming"),
@@ -375,7 +347,7 @@ def test_an_empty_store(tmp_path: Path) -> None:
 def test_what_could_not_be_compared_is_told(tmp_path: Path) -> None:
     items, vectors = made_items()
     vectors[items[0]["image_sha256"]] = np.zeros(DIM, np.float32)
-    store = make_store(tmp_path / "s", items, vectors)
+    store = filled(tmp_path / "s", items, vectors)
     notes = "\n".join(find_duplicates(store, rule=0.9).summary["notes"])
     assert "1 of 59 items without image: not compared, and kept" in notes
     assert "1 of 50 contents without a vector of toy/image/pooled" in notes
@@ -394,14 +366,14 @@ def test_what_a_stage_would_refuse_is_refused_before_any_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items, vectors = made_items(n=12)
-    store = make_store(tmp_path / "s", items, vectors)
+    store = filled(tmp_path / "s", items, vectors)
     monkeypatch.setattr(find_module, "load_views", lambda *_, **__: pytest.fail("minutes of hashing"))
     for arguments in ({"rule": 95}, {"hamming": 99}, {"threads": 0}, {"device": "abacus"}):
         with pytest.raises(UsageError):
             find_duplicates(store, **arguments)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="left out"):
         find_duplicates(store, hamming=None, views=True)
-    words = make_store(tmp_path / "w", items, {"1": np.ones(DIM, np.float32)}, key="text_sha256")
+    words = filled(tmp_path / "w", items, {"1": np.ones(DIM, np.float32)}, modality="text")
     for arguments in ({"hamming": 4}, {"views": True}):
         with pytest.raises(UsageError, match="toy/text/pooled is not"):
             find_duplicates(words, feature="toy/text/pooled", **arguments)  # type: ignore[arg-type]
@@ -411,7 +383,7 @@ def test_what_a_stage_would_refuse_is_refused_before_any_begins(
 def test_a_diameter_is_the_cosine_of_a_pair_to_the_last_bit(tmp_path: Path, grouping: str) -> None:
     """Else it would hang on how BLAS rounds, which its threads and the machine decide."""
     items, vectors = made_items(n=80, seed=3)
-    found = find_duplicates(make_store(tmp_path / "s", items, vectors), rule=0.5, grouping_by=grouping)
+    found = find_duplicates(filled(tmp_path / "s", items, vectors), rule=0.5, grouping_by=grouping)
     content = {item["item_id"]: item["image_sha256"] for item in items}
     groups: dict[int, list[dict[str, Any]]] = {}
     for row in found.clusters().to_pylist():
@@ -429,7 +401,7 @@ def test_a_diameter_is_the_cosine_of_a_pair_to_the_last_bit(tmp_path: Path, grou
 
 def test_few_pairs_make_one_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items, vectors = made_items(n=80)
-    store = make_store(tmp_path / "s", items, vectors)
+    store = filled(tmp_path / "s", items, vectors)
     whole = find_duplicates(store, rule=0.8, threads=2)
     with pq.ParquetFile(whole.path / "pairs.parquet") as file:
         assert file.num_row_groups <= 2  # copies, and the others

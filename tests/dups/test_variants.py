@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from galleries import looking_alike
 from html_page import HOSTILE, HtmlPage
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,9 +21,7 @@ from icehouse.dups.groups import group_pairs
 from icehouse.dups.pair_graph import Duplicates
 from icehouse.dups.variants import AGREEING, TextSets, Variants, agreement, part_variants, texts_of, words_of
 from icehouse.errors import UsageError
-from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
-from icehouse.store.vectors import vectors_to_arrow
 from typer.testing import CliRunner
 
 Row = tuple[str, int, str | None]  # id, which picture it looks like, text
@@ -31,40 +29,15 @@ Row = tuple[str, int, str | None]  # id, which picture it looks like, text
 
 def made_store(path: Path, rows: list[Row], copies: dict[str, str] | None = None) -> Store:
     """Items whose vectors agree where their pictures look alike; `copies` are byte copies of other items."""
-    store = Store.create(path)
-    rng = np.random.default_rng(0)
-    looks = rng.standard_normal((20, 16)).astype(np.float32)
-    sha = {name: f"{k:064d}" for k, (name, _, _) in enumerate(rows)}
-    sha |= {name: sha[other] for name, other in (copies or {}).items()}
-    vectors = {}
-    for name, look, _ in rows:
-        vectors.setdefault(sha[name], looks[look] + 0.01 * rng.standard_normal(16).astype(np.float32))
-    schema = store.items.snapshot().schema
-    table: dict[str, list[Any]] = {
-        "item_id": [name for name, _, _ in rows],
-        "path": [f"{name}.jpg" for name, _, _ in rows],
-        "root": ["/data"] * len(rows),
-        "image_sha256": [sha[name] for name, _, _ in rows],
-        "text": [text for _, _, text in rows],
-        "width": [1000 - k for k in range(len(rows))],
-        "height": [100] * len(rows),
-        "missing": [False] * len(rows),
-    }
-    fields = pa.schema([schema.field(name) for name in table])
-    store.items.append(pa.table(table, schema=fields), unique="item_id")
-    feature = {
-        "encoder": "toy", "name": "toy", "modality": "image", "output": "pooled", "dim": 16, "dtype": "float32",
-        "key": "image_sha256", "provenance": {"family": "toy"}, "fingerprint": "0123456789abcdef",
-    }  # fmt: skip
-    columns = {
-        "image_sha256": list(vectors),
-        "vector": vectors_to_arrow(np.stack(list(vectors.values())), "float32"),
-    }
-    features = features_schema("image", "pooled", 16, "float32")
-    store.ensure_feature_table("toy/image/pooled", feature, features).append(
-        pa.table(columns), unique="image_sha256"
+    number = {name: k for k, (name, _, _) in enumerate(rows)}
+    of = copies or {}
+    return looking_alike(
+        path,
+        [
+            {"item_id": name, "look": look, "text": text, "content": number[of.get(name, name)]}
+            for name, look, text in rows
+        ],
     )
-    return store
 
 
 def read(path: Path) -> list[dict[str, str]]:

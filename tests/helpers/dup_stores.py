@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from icehouse.store.schema import features_schema
+from galleries import filled
 from icehouse.store.store import Store
-from icehouse.store.vectors import vectors_to_arrow
 
 IMAGES, TEXTS = "toy/image/pooled", "toy/text/pooled"
 
@@ -45,40 +43,14 @@ def family_store(
     path: Path, rows: list[dict[str, Any]], *, modality: str = "image", order: np.ndarray | None = None
 ) -> Store:
     """Write them to a store, in an order; features in another one."""
-    order = np.arange(len(rows)) if order is None else order
-    rows = [rows[k] for k in order]
-    store, key = Store.create(path), f"{modality}_sha256"
-    schema = store.items.snapshot().schema
-    columns: dict[str, list[Any]] = {
-        "item_id": [row["item_id"] for row in rows],
-        key: [row["content"] for row in rows],
-        "mtime_ns": [row["mtime_ns"] for row in rows],
-    }
-    if modality == "image":
-        columns |= {
-            "path": [f"{row['item_id']}.jpg" for row in rows],
-            "root": ["/pictures"] * len(rows),
-            "phash": [row["phash"] for row in rows],
-            "width": [row["side"] for row in rows],
-            "height": [row["side"] for row in rows],
-            "bytes": [row["side"] * 10 for row in rows],
-            "format": ["JPEG"] * len(rows),
-        }
-    else:
-        columns["text"] = [row["content"][:8] for row in rows]
-    store.items.append(
-        pa.table(columns, schema=pa.schema([schema.field(name) for name in columns])), unique="item_id"
-    )
-    vectors = {row["content"]: row["vector"] for row in reversed(rows)}
-    X = np.stack(list(vectors.values()))
-    spec = {
-        "encoder": "toy", "name": "toy", "modality": modality, "output": "pooled", "dim": X.shape[1], "key": key,
-        "dtype": "float16", "provenance": {"family": "toy"}, "fingerprint": "0123456789abcdef",
-    }  # fmt: skip
-    features = features_schema(modality, "pooled", X.shape[1])  # type: ignore[arg-type]
-    table: dict[str, Any] = {key: list(vectors), "vector": vectors_to_arrow(X)}
-    if modality == "text":
-        table["truncated"] = pa.nulls(len(X), pa.bool_())
-    made = store.ensure_feature_table(f"toy/{modality}/pooled", spec, features)
-    made.append(pa.table(table).select(features.names).cast(features), unique=key)
-    return store
+    items = []
+    for row in rows if order is None else [rows[k] for k in order]:
+        item = {"item_id": row["item_id"], f"{modality}_sha256": row["content"], "mtime_ns": row["mtime_ns"]}
+        if modality == "image":
+            side = {"width": row["side"], "height": row["side"], "bytes": row["side"] * 10, "format": "JPEG"}
+            item |= {"path": f"{row['item_id']}.jpg", "root": "/pictures", "phash": row["phash"], **side}
+        else:
+            item["text"] = row["content"][:8]
+        items.append(item)
+    vectors = {row["content"]: row["vector"] for row in rows}
+    return filled(path, items, vectors, modality=modality, dtype="float16")

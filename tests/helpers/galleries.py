@@ -15,9 +15,14 @@ from PIL import Image
 
 
 def filled(
-    path: Path, items: list[dict[str, Any]], X: np.ndarray | None = None, *, modality: str = "image"
+    path: Path,
+    items: list[dict[str, Any]],
+    X: np.ndarray | dict[str, np.ndarray] | None = None,
+    *,
+    modality: str = "image",
+    dtype: str = "float32",
 ) -> Store:
-    """A store of `items`, each with the vector of its row; contents are named by the caller."""
+    """A store of `items`, each with the vector of its row, or of its content; contents are named by the caller."""
     store = Store.create(path)
     schema = store.items.snapshot().schema
     names = list(dict.fromkeys(name for item in items for name in item))
@@ -29,19 +34,38 @@ def filled(
         for name in names
     }
     store.items.append(pa.table(columns), unique="item_id")
-    if X is not None:
-        key = f"{modality}_sha256"
+    key = f"{modality}_sha256"
+    vectors = X if isinstance(X, dict) else {}
+    if isinstance(X, np.ndarray):
+        for item, vector in zip(items, X, strict=True):
+            vectors.setdefault(item[key], vector)
+    if vectors:
+        made = np.stack(list(vectors.values()))
         spec = {
-            "encoder": "toy", "name": "toy", "modality": modality, "output": "pooled", "dim": X.shape[1], "dtype": "float32",
-            "key": key, "provenance": {"family": "toy"}, "fingerprint": "0" * 16,
+            "encoder": "toy", "name": "toy", "modality": modality, "output": "pooled", "dim": made.shape[1], "dtype": dtype,
+            "key": key, "provenance": {"family": "toy"}, "fingerprint": "0123456789abcdef",
         }  # fmt: skip
-        made = features_schema(modality, "pooled", X.shape[1], "float32")  # type: ignore[arg-type]
-        rows = {key: [item[key] for item in items], "vector": vectors_to_arrow(X, "float32")}
+        fields = features_schema(modality, "pooled", made.shape[1], dtype)  # type: ignore[arg-type]
+        rows = {key: list(vectors), "vector": vectors_to_arrow(made, dtype)}
         if modality == "text":
-            rows["truncated"] = pa.nulls(len(X), pa.bool_())
-        table = store.ensure_feature_table(f"toy/{modality}/pooled", spec, made)
-        table.append(pa.table(rows).select(made.names).cast(made), unique=key)
+            rows["truncated"] = pa.nulls(len(made), pa.bool_())
+        table = store.ensure_feature_table(f"toy/{modality}/pooled", spec, fields)
+        table.append(pa.table(rows).select(fields.names).cast(fields), unique=key)
     return store
+
+
+def looking_alike(path: Path, rows: list[dict[str, Any]]) -> Store:
+    """Items whose vectors agree where their pictures look alike; `look` and `content` are numbers, the rest are columns."""
+    rng = np.random.default_rng(0)
+    looks = rng.standard_normal((30, 16)).astype(np.float32)
+    items, X = [], []
+    for k, row in enumerate(rows):
+        told = {name: value for name, value in row.items() if name not in ("look", "content")}
+        file = {"path": f"{row['item_id']}.jpg", "root": "/data", "missing": False}
+        size = {"image_sha256": f"{row.get('content', k):064d}", "width": 1000 - k, "height": 100}
+        items.append({**told, **file, **size})
+        X.append(looks[row["look"]] + 0.01 * rng.standard_normal(16).astype(np.float32))
+    return filled(path, items, np.stack(X))
 
 
 def entry(file: Path, item_id: str, **changes: Any) -> dict[str, Any]:
