@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from dup_stores import family_rows, family_store
+from galleries import csv_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
@@ -65,8 +66,7 @@ def groups(found: Duplicates) -> dict[str, list[str]]:
 
 
 def listed(found: Duplicates, name: str) -> dict[str, dict[str, str]]:
-    with (found.path / name).open(newline="", encoding="utf-8") as file:
-        return {row["item_id"]: row for row in csv.DictReader(file)}
+    return {row["item_id"]: row for row in csv_rows(found.path / name)}
 
 
 def contents(found: Duplicates) -> dict[str, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from galleries import csv_rows, embedded
 from icehouse.data import images
 from icehouse.dups import calibrate as calibrate_module
 from icehouse.dups.calibrate import calibrate
@@ -43,8 +43,7 @@ def pile(folder: Path, count: int = 24) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    embed_sources([pile(tmp_path / "pile")], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    return Store.open(tmp_path / "s")
+    return embedded(pile(tmp_path / "pile"), tmp_path / "s")
 
 
 def test_blank_pictures_are_duplicates_of_their_copies_only(store: Store) -> None:
@@ -57,8 +56,8 @@ def test_blank_pictures_are_duplicates_of_their_copies_only(store: Store) -> Non
     )
     assert any("31 of 55 images are blank" in note for note in found.summary["notes"])
     assert not any("without a vector" in note for note in found.summary["notes"])
-    with (found.path / "drop.csv").open() as file:
-        dropped = [row["item_id"] for row in csv.DictReader(file) if not row["item_id"].startswith("p")]
+    dropped = [row["item_id"] for row in csv_rows(found.path / "drop.csv")]
+    dropped = [item for item in dropped if not item.startswith("p")]
     assert len(dropped) == 1
     _, usable = load_views(store, store.items.read(), make=False)
     names = store.items.read(["item_id"])["item_id"].to_pylist()

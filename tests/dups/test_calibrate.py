@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from galleries import csv_rows, embedded
 from icehouse.cli import app
 from icehouse.data.transforms import GRADED, TEXT_EDITS, TRANSFORMS
 from icehouse.dups.calibrate import SHRINKAGES, Curves, Hashes, _chosen, calibrate, draw_curves, write_curves
@@ -42,8 +43,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(images: Path, tmp_path: Path) -> Store:
-    embed_sources([images], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    return Store.open(tmp_path / "s")
+    return embedded(images, tmp_path / "s")
 
 
 def made(store: Store, **options: object) -> Calibration:
@@ -216,8 +216,7 @@ def test_texts_are_edited(tmp_path: Path) -> None:
     table = tmp_path / "posts.csv"
     with table.open("w", newline="") as file:
         csv.writer(file).writerows([["id", "text"], *([f"t{k}", text] for k, text in enumerate(texts))])
-    embed_sources([table], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    store = Store.open(tmp_path / "s")
+    store = embedded(table, tmp_path / "s")
     report = made(store, feature="toy-a/text/pooled").report
     assert {row["transform"] for row in report["transforms"]} == set(TEXT_EDITS)
     recall = {row["transform"]: row for row in report["transforms"]}
@@ -275,8 +274,7 @@ def test_curves_count_what_there_is(tmp_path: Path) -> None:
     assert curves.false_pairs[low] == pytest.approx(0.45)
     assert (np.diff(curves.recall) <= 0).all()
     write_curves(tmp_path, curves)
-    rows = list(csv.DictReader((tmp_path / "curves.csv").open()))
-    assert [float(row["cosine"]) for row in rows] == curves.cosine.tolist()
+    assert [float(row["cosine"]) for row in csv_rows(tmp_path / "curves.csv")] == curves.cosine.tolist()
     assert not list(tmp_path.glob("*.png"))
     draw_curves(tmp_path, curves, "toy")
     for name in ("roc.png", "precision-recall.png"):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from galleries import looking_alike
+from galleries import csv_rows, looking_alike
 from html_page import HOSTILE, HtmlPage
 from icehouse.cli import app
 from icehouse.dups.conflicts import CONFLICTS, conflicts_page, find_conflicts
@@ -141,9 +140,7 @@ def test_the_command_lists_writes_and_shows(labelled: Store, tmp_path: Path) -> 
     assert "4 pairs with different label: 1 of 2 exact, 2 of 3 embedding, 1 of 1 variant" in done.output
     done = CliRunner().invoke(app, [*ask, "-o", str(tmp_path / "c.csv"), "--page", str(tmp_path / "c.html")])
     assert done.exit_code == 0, done.output
-    with (tmp_path / "c.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["id_a"] for row in rows] == ["a", "c-copy", "b", "m1"]
+    assert [row["id_a"] for row in csv_rows(tmp_path / "c.csv")] == ["a", "c-copy", "b", "m1"]
     assert "<html" in (tmp_path / "c.html").read_text(encoding="utf-8")
     done = CliRunner().invoke(app, [*ask, "--json"])
     told = json.loads(done.stdout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from galleries import csv_rows
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
 from icehouse.dups.groups import CHANGED, GONE, NONE, THERE, Files
@@ -31,11 +31,9 @@ def found_in(store: Path, **options: object) -> Duplicates:
 
 
 def lists(found: Duplicates) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
-    rows = []
-    for name in ("keep.csv", "drop.csv"):
-        with (found.path / name).open() as file:
-            rows.append({row["item_id"]: row for row in csv.DictReader(file)})
-    keep, drop = rows
+    keep, drop = (
+        {row["item_id"]: row for row in csv_rows(found.path / name)} for name in ("keep.csv", "drop.csv")
+    )
     assert not set(keep) & set(drop)
     for row in drop.values():
         assert row["keeper"] in keep
@@ -192,8 +190,7 @@ def test_pictures_inside_parquet_are_never_named(tmp_path: Path) -> None:
     found = found_in(tmp_path / "store")
     assert found.summary["dropped"] == 1
     for name in ("keep.csv", "drop.csv"):
-        with (found.path / name).open() as file:
-            assert [row["file"] for row in csv.DictReader(file)] == [""]
+        assert [row["file"] for row in csv_rows(found.path / name)] == [""]
     embed_sources([tmp_path / "photos"], tmp_path / "store", encoder=ToyEncoder())
     rows = (found_in(tmp_path / "store").path / "drop.csv").read_text()
     assert ".parquet" not in rows

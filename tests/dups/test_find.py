@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from galleries import filled
+from galleries import csv_rows, filled
 from icehouse.dups import find as find_module
 from icehouse.dups import pairs as pairs_module
 from icehouse.dups.find import find_duplicates
@@ -162,10 +161,7 @@ def test_clusters_and_lists_agree(tmp_path: Path) -> None:
         known = [row["cosine"] for row in rows if row["cosine"] is not None]
         if known:
             assert rows[0]["min_cosine"] <= min(known) + 1e-9
-    with (found.path / "keep.csv").open() as file:
-        keep = list(csv.DictReader(file))
-    with (found.path / "drop.csv").open() as file:
-        drop = list(csv.DictReader(file))
+    keep, drop = (csv_rows(found.path / name) for name in ("keep.csv", "drop.csv"))
     alive = {item["item_id"] for item in items if not item["missing"]}
     assert {r["item_id"] for r in keep} | {r["item_id"] for r in drop} == alive
     assert len(keep) + len(drop) == len(alive)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from galleries import entry, filled, near
+from galleries import csv_rows, entry, filled, near
 from html_page import HtmlPage
 from icehouse.dups.apply import apply_judgements
 from icehouse.dups.commands import gallery
@@ -156,9 +156,10 @@ def test_judgements_in_a_browser(page: Path, tmp_path: Path) -> None:
     assert count == "Save 2 judged"
     path = tmp_path / "judged.csv"
     path.write_text(text, encoding="utf-8", newline="")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [tuple(row.values()) for row in rows] == [(kept, near_one, "1", ""), (kept, far, "0", "")]
+    assert [tuple(row.values()) for row in csv_rows(path)] == [
+        (kept, near_one, "1", ""),
+        (kept, far, "0", ""),
+    ]
 
 
 @pytest.mark.slow
@@ -221,8 +222,7 @@ def test_keys_bulk_actions_and_undo_in_a_browser(page: Path, tmp_path: Path) -> 
     def judged(text: str) -> dict[str, tuple[str, str]]:
         path = tmp_path / "read.csv"
         path.write_text(text, encoding="utf-8", newline="")
-        with path.open(encoding="utf-8", newline="") as file:
-            return {row["b"]: (row["label"], row["keep"]) for row in csv.DictReader(file)}
+        return {row["b"]: (row["label"], row["keep"]) for row in csv_rows(path)}
 
     assert judged(told["keep"])[far] == ("1", far)
     assert "chosen" in told["chosen"][0]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
+from galleries import csv_rows, embedded
 from icehouse.data.transforms import encode
 from icehouse.dups.confirm import PixelPairs
 from icehouse.dups.evaluate import evaluate_duplicates, read_truth
@@ -14,10 +14,9 @@ from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import colour_planes, picture_views
 from icehouse.dups.inner_pictures import part_boxes
 from icehouse.dups.view_table import load_parts
-from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from PIL import Image, ImageDraw, ImageFont
-from toys import ToyEncoder, shapes
+from toys import shapes
 
 EVERYTHING = (0.0, 0.0, 1.0, 1.0)
 
@@ -91,8 +90,7 @@ def store(tmp_path: Path) -> Store:
     (made / "screen.jpg").write_bytes(encode(screen(shapes(3)), "jpg", 85))
     (made / "dark.jpg").write_bytes(encode(screen(shapes(3), dark=True), "jpg", 85))
     (made / "collage.jpg").write_bytes(encode(collage([shapes(k) for k in (5, 6, 7, 100)]), "jpg", 90))
-    embed_sources([made], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    return Store.open(tmp_path / "s")
+    return embedded(made, tmp_path / "s")
 
 
 def test_screens_are_copies_and_a_collage_is_none(store: Store, tmp_path: Path) -> None:
@@ -112,8 +110,8 @@ def test_screens_are_copies_and_a_collage_is_none(store: Store, tmp_path: Path) 
     # Neither keeper nor member, and no reason to drop what is in it.
     grouped = {Path(name).stem for name in found.clusters()["item_id"].to_pylist()}
     assert grouped == {"p03", "screen", "dark"}
-    with (found.path / "drop.csv").open() as file:
-        assert {Path(row["item_id"]).stem for row in csv.DictReader(file)} < {"p03", "screen", "dark"}
+    dropped = {Path(row["item_id"]).stem for row in csv_rows(found.path / "drop.csv")}
+    assert dropped < {"p03", "screen", "dark"}
     truth = tmp_path / "truth.csv"
     ids = {Path(name).stem: name for name in store.items.read(["item_id"])["item_id"].to_pylist()}
     truth.write_text(f"a,b\n{ids['p03']},{ids['screen']}\n{ids['p03']},{ids['dark']}\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from galleries import embedded
 from icehouse.dups import pairs as pairs_module
 from icehouse.dups.calibration import Calibration
 from icehouse.dups.default_calibration import fit_calibration, held_neighbourhoods, near_certain_cosine
@@ -24,11 +25,9 @@ from icehouse.dups.local_scaling import (
 )
 from icehouse.dups.pairs import Contents, Exact, JoinOptions, PairSearch
 from icehouse.dups.rule import Rule
-from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import UsageError
 from icehouse.store.files import write_sums
-from icehouse.store.store import Store
-from toys import ToyEncoder, picture
+from toys import picture
 
 DIM = 24
 
@@ -206,8 +205,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_search_makes_the_measure_and_keeps_it(pictures: Path, tmp_path: Path) -> None:
-    embed_sources([pictures], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    store = Store.open(tmp_path / "s")
+    store = embedded(pictures, tmp_path / "s")
     found = find_duplicates(store, feature="toy-a/image/joint")
     parameters = found.summary["parameters"]
     assert parameters["measure"] == "local"
@@ -240,8 +238,7 @@ def test_a_search_makes_the_measure_and_keeps_it(pictures: Path, tmp_path: Path)
 def test_neighbourhoods_of_new_contents_are_added_to_those_that_are_kept(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embed_sources([pictures], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    store = Store.open(tmp_path / "s")
+    store = embedded(pictures, tmp_path / "s")
     X, views, _ = planted(0, 60, 5)
     measure = fit_local(X, views, len(X))
     digests = np.array([f"{k:064x}" for k in range(len(X))])

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from galleries import embedded
 from icehouse.cli import app
 from icehouse.dups.act import plan_actions
 from icehouse.dups.default_calibration import careful_expected
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.results import implausible
-from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import UsageError
 from icehouse.store.store import Store
 from PIL import Image
-from toys import ToyEncoder
 from typer.testing import CliRunner
 
 LISTS = {"keep.csv", "drop.csv"}
@@ -30,8 +29,7 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> Store:
     for k in range(110):
         pixels = 128 + rng.normal(0, 12, (24, 24, 3))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "i" / f"p{k:03d}.png")
-    embed_sources([folder / "i"], folder / "s", encoder=ToyEncoder(), workers=1)
-    return Store.open(folder / "s")
+    return embedded(folder / "i", folder / "s")
 
 
 def test_no_lists_without_a_word(alike: Store) -> None:
@@ -90,8 +88,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Store:
             image.save(folder / "i" / f"flag{pattern}-{k:02d}.png")
             if not k and pattern:
                 image.resize((90, 90)).save(folder / "i" / f"flag{pattern}-{k:02d}-copy.png")
-    embed_sources([folder / "i"], folder / "s", encoder=ToyEncoder(), workers=1)
-    return Store.open(folder / "s")
+    return embedded(folder / "i", folder / "s")
 
 
 def test_equal_hashes_prove_nothing_where_all_have_them(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from galleries import embedded
 from icehouse.dups import groups as groups_module
 from icehouse.dups.default_calibration import NearCache
 from icehouse.dups.find import find_duplicates
@@ -15,7 +16,6 @@ from icehouse.dups.local_scaling import LocalMeasure, fit_local
 from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
 from icehouse.dups.rule import Rule
 from icehouse.embed.pipeline import embed_sources
-from icehouse.store.store import Store
 from toys import ToyEncoder, picture
 
 DIM = 16
@@ -119,8 +119,7 @@ def test_a_second_search_compares_no_pair_of_files_again(
         picture(seed, 48, 48).save(folder / f"p{seed:03d}.png")
     for seed in range(5):
         picture(seed, 48, 48).save(folder / f"p{seed:03d}__copy.jpg", quality=90)
-    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    store = Store.open(tmp_path / "s")
+    store = embedded(folder, tmp_path / "s")
     feature = "toy-a/image/joint"
 
     def tables(**options: float) -> tuple[pa.Table, pa.Table]:

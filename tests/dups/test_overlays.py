@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
+from galleries import csv_rows
 from icehouse.data.transforms import GRADED, encode
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import picture_views
@@ -139,8 +139,7 @@ def test_memes_on_one_template_are_kept_and_their_copies_are_not(tmp_path: Path)
     store = Store.create(tmp_path / "store")
     embed_sources([folder], store, encoder=ToyEncoder("toy-a"))
     found = find_duplicates(store, feature=None)
-    with (found.path / "drop.csv").open(encoding="utf-8") as file:
-        dropped = {row["item_id"]: row["keeper"] for row in csv.DictReader(file)}
+    dropped = {row["item_id"]: row["keeper"] for row in csv_rows(found.path / "drop.csv")}
     assert dropped == {f"t{seed}-0-again.jpg": f"t{seed}-0.jpg" for seed in range(3)}
     assert found.summary["variants"]["pairs"].keys() == {"picture"}
     assert found.summary["variants"]["sets"] == 3

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from galleries import embedded
 from icehouse.cli import app
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.pair_graph import Duplicates, current_searches, list_duplicates, searches_for
 from icehouse.dups.split import split_items
-from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.store import Store
-from toys import ToyEncoder, picture
+from toys import picture
 from typer.testing import CliRunner
 
 
@@ -24,8 +24,7 @@ def store(tmp_path: Path) -> Store:
         picture(max(k, 1) * 7).save(tmp_path / f"{k}.png")
     rows = [f"{k},{k}.png,{text},{'ab'[k % 2]}" for k, text in enumerate(texts)]
     (tmp_path / "posts.csv").write_text("id,image,text,label\n" + "\n".join(rows) + "\n")
-    embed_sources([tmp_path / "posts.csv"], tmp_path / "store", encoder=ToyEncoder())
-    return Store.open(tmp_path / "store")
+    return embedded(tmp_path / "posts.csv", tmp_path / "store")
 
 
 def test_a_search_has_the_name_of_its_feature(store: Store) -> None:

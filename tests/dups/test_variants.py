@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from galleries import looking_alike
+from galleries import csv_rows, looking_alike
 from html_page import HOSTILE, HtmlPage
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,11 +37,6 @@ def made_store(path: Path, rows: list[Row], copies: dict[str, str] | None = None
             for name, look, text in rows
         ],
     )
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize(
@@ -119,9 +113,9 @@ def test_variants_are_listed_and_kept(tmp_path: Path) -> None:
         ("a2", "b"): ("variant", "text"),
         ("bare", "bare2"): ("embedding", None),  # a text on one side says nothing
     }
-    assert {row["item_id"] for row in read(found.path / "drop.csv")} == {"a2", "bare2"}
-    assert {row["item_id"] for row in read(found.path / "keep.csv")} == {"a", "b", "bare", "alone"}
-    listed = read(found.path / "variants.csv")
+    assert {row["item_id"] for row in csv_rows(found.path / "drop.csv")} == {"a2", "bare2"}
+    assert {row["item_id"] for row in csv_rows(found.path / "keep.csv")} == {"a", "b", "bare", "alone"}
+    listed = csv_rows(found.path / "variants.csv")
     assert [(row["variants"], row["item_id"], row["variant_of"], row["differs"]) for row in listed] == [
         ("0", "a", "", ""), ("0", "b", "a", "text"),
     ]  # fmt: skip
@@ -149,7 +143,7 @@ def test_variants_are_dropped_when_asked_for(tmp_path: Path) -> None:
     rows: list[Row] = [("a", 0, "when monday hears homework"), ("b", 0, "cats are liquid and that is fine")]
     store = made_store(tmp_path / "s", rows)
     found = find_duplicates(store, hamming=None, rule=0.9, variants="drop")
-    dropped = read(found.path / "drop.csv")
+    dropped = csv_rows(found.path / "drop.csv")
     assert [(row["item_id"], row["keeper"], row["kind"]) for row in dropped] == [("b", "a", "variant")]
     assert evaluate_duplicates(found, Truth(frozenset({("a", "b")}), None))["cascade"]["recall"] == 1
     found = find_duplicates(store, hamming=None, rule=0.9)
@@ -174,7 +168,7 @@ def test_a_bare_picture_does_not_stand_for_different_captions(tmp_path: Path) ->
     store = made_store(tmp_path / "s", rows)
     for grouping in ("star", "components"):
         found = find_duplicates(store, hamming=None, rule=0.9, grouping_by=grouping)
-        dropped = {row["item_id"]: row["keeper"] for row in read(found.path / "drop.csv")}
+        dropped = {row["item_id"]: row["keeper"] for row in csv_rows(found.path / "drop.csv")}
         assert dropped == {"bare-again": "bare", "m2-again": "m2"}, grouping
         assert found.summary["variants"]["sets"] == 1
         assert found.summary["variants"]["items"] == 3
@@ -225,7 +219,7 @@ def test_the_cap_on_pairs_changes_no_star(tmp_path: Path) -> None:
     capped = find_duplicates(store, name="capped", hamming=None, rule=0.9, max_pairs=20)
     assert capped.summary["capped"]
     assert whole.summary["dropped"] > 20
-    assert read(whole.path / "drop.csv") == read(capped.path / "drop.csv")
+    assert csv_rows(whole.path / "drop.csv") == csv_rows(capped.path / "drop.csv")
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["star", "components", "cliques"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from galleries import embedded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.transforms import GRADED
@@ -180,8 +181,7 @@ def pairs(found: object) -> set[frozenset[str]]:
 
 
 def test_find_compares_views_and_keeps_them(folder: Path, tmp_path: Path) -> None:
-    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    store = Store.open(tmp_path / "s")
+    store = embedded(folder, tmp_path / "s")
     plain = find_duplicates(store, feature=FEATURE, rule=1.0, views=False)
     assert plain.summary["parameters"]["views"] is None
     seen: list[tuple[int, int]] = []
@@ -201,8 +201,7 @@ def test_a_framed_copy_does_not_win_by_its_frame(folder: Path, tmp_path: Path) -
     for path in folder.iterdir():
         if path.name not in ("p3.png", "pad.png"):
             path.unlink()
-    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    store = Store.open(tmp_path / "s")
+    store = embedded(folder, tmp_path / "s")
     for keeper, kept in (("best", "p3.png"), ("largest", "pad.png")):
         found = find_duplicates(store, feature=None, keeper=keeper)
         assert found.clusters(["item_id", "keeper"]).to_pylist()[0] == {"item_id": kept, "keeper": True}
@@ -215,8 +214,7 @@ def test_a_framed_copy_does_not_win_by_its_frame(folder: Path, tmp_path: Path) -
 
 
 def test_readers_get_the_columns_and_rows_that_they_ask_for(folder: Path, tmp_path: Path) -> None:
-    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    store = Store.open(tmp_path / "s")
+    store = embedded(folder, tmp_path / "s")
     items = store.items.read(["item_id", "image_sha256", "root", "path"])
     unknown = pa.array(["f" * 64, None], pa.string())
     assert read_views(store, unknown, ["thumb"])["thumb"].null_count == 2  # no table yet
@@ -234,8 +232,7 @@ def test_readers_get_the_columns_and_rows_that_they_ask_for(folder: Path, tmp_pa
 
 
 def test_a_file_that_is_no_longer_the_one_has_no_views(folder: Path, tmp_path: Path) -> None:
-    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    store = Store.open(tmp_path / "s")
+    store = embedded(folder, tmp_path / "s")
     picture(99).save(folder / "p0.png")
     (folder / "p1.png").write_bytes(b"")
     items = store.items.read(["item_id", "image_sha256", "root", "path"])
@@ -268,8 +265,7 @@ def test_a_set_of_lookalikes_is_left_to_the_other_stages(
 
 
 def test_a_column_called_inside_is_a_column_like_any_other(folder: Path, tmp_path: Path) -> None:
-    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    store = Store.open(tmp_path / "s")
+    store = embedded(folder, tmp_path / "s")
     ids = store.items.read(["item_id"])["item_id"]
     store.items.upsert(
         pa.table({"item_id": ids, "inside": pa.array([str(k) for k in range(len(ids))])}), key="item_id"
@@ -282,8 +278,7 @@ def test_a_column_called_inside_is_a_column_like_any_other(folder: Path, tmp_pat
 def test_what_comes_while_images_are_hashed_has_not_been_looked_at(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    store = Store.open(tmp_path / "s")
+    store = embedded(folder, tmp_path / "s")
     late = tmp_path / "late"
     late.mkdir()
     picture(77, 160, 120).save(late / "late.png")

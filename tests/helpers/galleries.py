@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from icehouse.embed.pipeline import embed_sources
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import vectors_to_arrow
 from PIL import Image
+from toys import ToyEncoder
 
 
 def filled(
@@ -52,6 +55,18 @@ def filled(
         table = store.ensure_feature_table(f"toy/{modality}/pooled", spec, fields)
         table.append(pa.table(rows).select(fields.names).cast(fields), unique=key)
     return store
+
+
+def embedded(source: Path, path: Path) -> Store:
+    """A store of what is in a folder or a table, by the toy encoder."""
+    embed_sources([source], path, encoder=ToyEncoder(), workers=1)
+    return Store.open(path)
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def looking_alike(path: Path, rows: list[dict[str, Any]]) -> Store:
