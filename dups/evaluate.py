@@ -14,11 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.labels import as_known, lost_digits, normalise
-from ..data.readers import read_rows
 from ..errors import SourceError
 from ..store.store import Store
-from .judgements import is_duplicate
+from .judgements import is_duplicate, read_pairs
 from .pair_graph import Duplicates
 from .results import STAGES
 
@@ -61,24 +59,19 @@ def read_truth(path: str | Path, known: pa.ChunkedArray | None = None) -> Truth:
     `known` are the ids of the store, in whose spelling the pairs come.
     """
     path = Path(path)
-    rows = read_rows(path, lambda header: [name for name in ("a", "b", "label") if name in header.columns])
-    names = set(rows.table.column_names)
-    if not {"a", "b"} <= names or not (len(rows.numbers) or rows.bad):
+    names, unreadable, rows = read_pairs(path, ("label",), known)
+    if not {"a", "b"} <= names or not (rows or unreadable):
         raise SourceError(
             f"{path} needs the columns a and b (item ids), and may have label; it has no rows of them"
         )
-    for bad in rows.bad[:1]:
-        raise SourceError(f"{path}, {bad.where}: {bad.message}")
-    for name in ("a", "b"):
-        for row, reason in list(lost_digits(rows.table[name]).items())[:1]:
-            raise SourceError(f"{path}, row {rows.numbers[row] + 1}: {reason}")
-    cells = {name: normalise(rows.table[name]).to_pylist() for name in names}
-    if known is not None:
-        cells |= {name: as_known(rows.table[name], known).to_pylist() for name in ("a", "b")}
-    labels = cells.get("label", ["1"] * len(rows.numbers))
+    if unreadable:
+        raise SourceError(unreadable[0])
     positive: set[tuple[str, str]] = set()
     negative: set[tuple[str, str]] = set()
-    for number, a, b, label in zip(rows.numbers + 1, cells["a"], cells["b"], labels, strict=True):
+    for number, lost, a, b, label, _ in rows:
+        if lost:
+            raise SourceError(f"{path}, row {number}: {lost}")
+        label = label if "label" in names else "1"
         same = is_duplicate(label or "")
         if not a or not b or same is None:
             raise SourceError(f"{path}, row {number}: needs two ids, and as a label 1 or 0, not {label!r}")

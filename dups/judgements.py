@@ -111,38 +111,48 @@ def is_duplicate(label: str) -> bool | None:
     return True if word in _YES else False if word in _NO else None
 
 
+def read_pairs(
+    path: Path, optional: Sequence[str], known: pa.ChunkedArray | None
+) -> tuple[set[str], list[str], list[tuple[Any, ...]]]:
+    """Read a table of pairs of items, whose ids come in the spelling of those `known`.
+
+    Gives the columns that there are, lines that cannot be read, and of each row its number (the header is row 1), why its
+    ids cannot be what they were, and its `a`, `b`, `label` and `keep`, None where there is none.
+    """
+    rows = read_rows(path, lambda header: [n for n in ("a", "b", *optional) if n in header.columns])
+    names = rows.table.column_names
+    lost: dict[int, str] = {}
+    cells: dict[str, list[str | None]] = {n: [None] * len(rows.numbers) for n in ("a", "b", "label", "keep")}
+    for name in names:
+        column = rows.table[name]
+        if name != "label":
+            lost |= lost_digits(column)
+        plain = name == "label" or known is None
+        cells[name] = (normalise(column) if plain else as_known(column, known)).to_pylist()
+    numbers = [int(number) + 1 for number in rows.numbers]
+    told = zip(numbers, map(lost.get, range(len(numbers))), *cells.values(), strict=True)
+    return set(names), [f"{path}, {bad.where}: {bad.message}" for bad in rows.bad], list(told)
+
+
 def read_judged(path: str | Path, known: pa.ChunkedArray) -> JudgedFile:
     """Read a table (CSV, TSV, JSON Lines, Parquet) with `a`, `b`, `label` (1 or 0) and perhaps `keep` (a or b, to be kept).
 
     `known` are the ids of the store. A row that cannot be used costs only itself; a SourceError says that none can be.
     """
     path = Path(path)
-    rows = read_rows(path, lambda header: [n for n in ("a", "b", "label", "keep") if n in header.columns])
-    names = set(rows.table.column_names)
+    names, problems, rows = read_pairs(path, ("label", "keep"), known)
     if not {"a", "b"} <= names or not names & {"label", "keep"}:
         raise SourceError(
             f"{path} needs the columns a and b (item ids), and label (1 or 0), keep (an item id) or both; the gallery's "
             "Save writes them"
         )
-    problems = [f"{path}, {bad.where}: {bad.message}" for bad in rows.bad]
-    lost: dict[int, str] = {}
-    for name in names & {"a", "b", "keep"}:
-        lost |= lost_digits(rows.table[name])
-    cells = {name: as_known(rows.table[name], known).to_pylist() for name in names & {"a", "b", "keep"}}
-    if "label" in names:
-        cells["label"] = normalise(rows.table["label"]).to_pylist()
     ids = set(known.to_pylist())
-    count = len(rows.numbers)
-    nothing: list[str | None] = [None] * count
     pairs: dict[tuple[str, str], bool] = {}
     first: dict[tuple[str, str], int] = {}
     contradicted: set[tuple[str, str]] = set()
     keep: dict[str, None] = {}
-    for row in range(count):
-        number = int(rows.numbers[row]) + 1  # the header is row 1
-        a, b = cells["a"][row], cells["b"][row]
-        label, kept = cells.get("label", nothing)[row], cells.get("keep", nothing)[row]
-        reason = lost.get(row) or _why_not(a, b, label, kept, ids)
+    for number, lost, a, b, label, kept in rows:
+        reason = lost or _why_not(a, b, label, kept, ids)
         if reason is not None:
             problems.append(f"{path}, row {number}: {reason}")
             continue
@@ -393,7 +403,7 @@ def regroup(
     def name(content: int) -> str:
         return repr(judged.names.get(contents[content], contents[content][:12]))
 
-    apart = _Apart(different)
+    apart = _apart(sorted(different))
     linked = _Linked(same, apart)
     for a, b, p, q in linked.contradictions:
         result.conflicts.append(
@@ -423,23 +433,21 @@ def _rows(pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     return np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
 
-class _Apart:
-    """Contents that were judged different from one another."""
+#: Contents that were judged different from each one.
+_Apart = Mapping[int, set[int]]
 
-    def __init__(self, pairs: Iterable[tuple[int, int]]) -> None:
-        self.pairs = sorted(pairs)
-        self._of: dict[int, set[int]] = {}
-        for a, b in self.pairs:
-            self._of.setdefault(a, set()).add(b)
-            self._of.setdefault(b, set()).add(a)
 
-    def between(self, one: Iterable[int], other: set[int]) -> tuple[int, int] | None:
-        """A pair of the two sets that was judged different."""
-        for x in one:
-            for y in self._of.get(x, ()):
-                if y in other:
-                    return x, y
-        return None
+def _apart(pairs: Iterable[tuple[int, int]]) -> _Apart:
+    found: dict[int, set[int]] = {}
+    for a, b in pairs:
+        found.setdefault(a, set()).add(b)
+        found.setdefault(b, set()).add(a)
+    return found
+
+
+def _clash(one: Iterable[int], other: set[int], apart: _Apart) -> tuple[int, int] | None:
+    """A pair of the two sets that was judged different."""
+    return next(((x, y) for x in one for y in apart.get(x, ()) if y in other), None)
 
 
 class _Linked:
@@ -452,7 +460,7 @@ class _Linked:
             one, other = self.of(a), self.of(b)
             if one is other:
                 continue
-            if (clash := apart.between(one, other)) is not None:
+            if (clash := _clash(one, other, apart)) is not None:
                 self.contradictions.append((a, b, *clash))
                 continue
             one |= other
@@ -539,7 +547,10 @@ def _take_apart(keeper: np.ndarray, linked: _Linked, apart: _Apart, edges: _Edge
             keeper[content] = content
             leaving.add(content)
 
-    for a, b in apart.pairs:  # ascending, so that the better content's judgements come first
+    for (
+        a,
+        b,
+    ) in edges.judged.different.tolist():  # ascending, so that the better content's judgements come first
         if keeper[a] != keeper[b]:
             continue
         lead = int(keeper[a])
@@ -561,7 +572,7 @@ def _take_apart(keeper: np.ndarray, linked: _Linked, apart: _Apart, edges: _Edge
         wanted = again[best]
         wanted = best if wanted == best else int(keeper[wanted])
         held = groups.get(wanted, set())
-        if apart.between(part, held) is not None or edges.bars(part, held):
+        if _clash(part, held, apart) is not None or edges.bars(part, held):
             wanted = best
         groups.setdefault(wanted, set()).update(part)
         keeper[sorted(part)] = wanted
@@ -571,7 +582,7 @@ def _take_apart(keeper: np.ndarray, linked: _Linked, apart: _Apart, edges: _Edge
             continue
         for other in edges.found_with(lead).tolist():
             held = set(np.flatnonzero(keeper == other).tolist()) if keeper[other] == other else set()
-            free = held and other not in leaving and apart.between(members, held) is None
+            free = held and other not in leaving and _clash(members, held, apart) is None
             if free and not edges.bars(members, held):
                 keeper[sorted(members)] = other
                 break
