@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -469,25 +469,16 @@ class DuplicateSearches:
         return cls(current_searches(store, _keys(specs)), store=store)
 
     def near(self, rows: Rows, parts: Mapping[str, Iterable[str]]) -> Overlap | None:
-        """Find the rows that have a near-duplicate in training; see `among`."""
-        return self.among(rows.ids, _keys(rows.specs), parts)
-
-    def among(
-        self, ids: np.ndarray, keys: Collection[str], parts: Mapping[str, Iterable[str]]
-    ) -> Overlap | None:
-        """Find the items that have a near-duplicate in one of the `parts` of training; None if no search is about them.
-
-        `keys` are the columns of content hashes that a head goes by, such as ``text_sha256``.
-        """
-        fitting = self._fitting(keys)
+        """Find the rows that have a near-duplicate in one of the `parts` of training; None if no search is about them."""
+        ids, fitting = rows.ids, self._fitting(rows)
         if not fitting:
             return None
         learned = list(dict.fromkeys(item for part in parts.values() for item in part))
-        rows = np.zeros(len(ids), bool)
+        overlapping = np.zeros(len(ids), bool)
         searches = []
         for found in fitting:
             graph = self.graph(found)
-            rows |= graph.near(ids, learned)
+            overlapping |= graph.near(ids, learned)
             missed = [
                 int((graph.numbers(pa.array(list(some), pa.string())) < 0).sum()) for some in (ids, learned)
             ]
@@ -508,19 +499,13 @@ class DuplicateSearches:
             )
         doubts = ("capped", "rows_not_covered", "training_not_covered", "changed")
         complete = not any(search[doubt] for search in searches for doubt in doubts)
-        return Overlap(rows, {"against": list(parts), "searches": searches, "complete": complete})
+        return Overlap(overlapping, {"against": list(parts), "searches": searches, "complete": complete})
 
     def groups(self, rows: Rows) -> np.ndarray:
         """Group of each row, int (n,): rows that share the content of an input, or that a search holds together, are one."""
-        return self.groups_among(rows.ids, list(rows.content.values()), _keys(rows.specs))
-
-    def groups_among(
-        self, ids: np.ndarray, contents: Sequence[np.ndarray], keys: Collection[str]
-    ) -> np.ndarray:
-        """The same of items by their ids and content hashes, a column an input; `keys` are as `among` takes them."""
-        columns = [np.asarray(column, object) for column in contents]
-        for found in self._fitting(keys):
-            columns.append(self.graph(found).groups_of(pa.array(ids.tolist(), pa.string())))
+        columns = [np.asarray(column, object) for column in rows.content.values()]
+        for found in self._fitting(rows):
+            columns.append(self.graph(found).groups_of(pa.array(rows.ids.tolist(), pa.string())))
         return groups_of(columns)
 
     def graph(self, found: Duplicates) -> PairGraph:
@@ -529,32 +514,39 @@ class DuplicateSearches:
             self._graphs[found.name] = PairGraph(found)
         return self._graphs[found.name]
 
-    def _fitting(self, keys: Collection[str]) -> list[Duplicates]:
+    def _fitting(self, rows: Rows) -> list[Duplicates]:
+        keys = _keys(rows.specs)
         return [found for found in self.found if self.named or found.content in keys]
 
     def _changed_since(self, graph: PairGraph) -> set[str]:
         """Items that have another content than the search compared, as far as that can be told."""
         name = graph.found.name
+        if self._store is None:
+            return set()
         if name not in self._changed:
-            changed: set[str] = set()
-            if self._store is not None:
-                items = self._store.items.read(["item_id", graph.key])
-                rows = np.flatnonzero(graph.changed(items))
-                changed.update(items["item_id"].take(rows).to_pylist())
-            self._changed[name] = changed
+            items = self._store.items.read(["item_id", graph.key])
+            self._changed[name] = set(items["item_id"].filter(pa.array(graph.changed(items))).to_pylist())
         return self._changed[name]
+
+
+class _Items(NamedTuple):
+    """Items as `Rows`."""
+
+    ids: np.ndarray
+    specs: Specs
+    content: Mapping[str, np.ndarray]
 
 
 def duplicate_groups(
     store: Store, specs: Specs, ids: Sequence[str] | np.ndarray, dups: str | Sequence[str] | None = AUTO
 ) -> np.ndarray:
     """Group of each item (n,), as `DuplicateSearches.groups` has them of rows: by the contents that the store has now."""
-    keys = _keys(specs)
-    columns = [
-        np.array([of.get(item) for item in list(ids)], object) for of in contents_of(store, keys).values()
-    ]
-    searches = DuplicateSearches.of(store, specs, dups)
-    return searches.groups_among(np.array(list(ids), object), columns, keys)
+    content = {
+        key: np.array([of.get(item) for item in ids], object)
+        for key, of in contents_of(store, _keys(specs)).items()
+    }
+    rows = _Items(np.array(list(ids), object), specs, content)
+    return DuplicateSearches.of(store, specs, dups).groups(rows)
 
 
 def contents_of(store: Store, keys: Collection[str]) -> dict[str, dict[str, str | None]]:
