@@ -21,12 +21,11 @@ import pyarrow.compute as pc
 
 from ..data.splits import canonical_split
 from ..errors import UsageError, count_of
-from ..store.schema import check_single, label_columns
 from ..store.sql import left_out_note
 from ..store.store import Store
 from .pair_graph import Duplicates, PairGraph
 from .results import KINDS
-from .split import check_target, write_splits
+from .split import check_column, check_target, write_splits
 
 #: What a cleaned file has in place of the split of an item that leaves it. No training takes such rows.
 LEAKED = "leaked"
@@ -168,14 +167,9 @@ class _Work:
     def __init__(self, store: Store, name: str | None, split_column: str, label: str | None) -> None:
         schema = store.items.snapshot().schema
         found = Duplicates.open(store, name)
-        known = ["split", *label_columns(schema)]
-        for column in (split_column, label):
-            if column is not None and column not in known:
-                raise UsageError(
-                    f"no column {column!r} in items; there are: {', '.join(known)} (add some with `icehouse join`)"
-                )
-            check_single(schema, column or "")
-        single = "label" in known and not pa.types.is_list(schema.field("label").type)
+        for column in (split_column, *([label] if label is not None else [])):
+            check_column(schema, column)
+        single = "label" in schema.names and not pa.types.is_list(schema.field("label").type)
         self.label = label or ("label" if single and split_column != "label" else None)
         self.near = PairGraph(found)
         asked = [split_column, "added", self.near.key, *([self.label] if self.label else [])]
@@ -316,18 +310,10 @@ class _Work:
             learned = np.isin(self.split, self.against(self.split[row]))
             near = np.flatnonzero(labelled & learned & np.isin(content, around))
             other = min((r for r in near.tolist() if labels[r] != labels[row]), key=lambda r: str(ids[r]))
-            sides = {"item": row, "of": other}
-            examples.append(
-                {
-                    key: value
-                    for side, r in sides.items()
-                    for key, value in (
-                        (side, ids[r]),
-                        (f"{side}_split", self.split[r]),
-                        (f"{side}_label", labels[r]),
-                    )
-                }
-            )
+            told = {}
+            for side, r in (("item", row), ("of", other)):
+                told |= {side: ids[r], f"{side}_split": self.split[r], f"{side}_label": labels[r]}
+            examples.append(told)
         return examples
 
     def _coverage(self) -> _Coverage:

@@ -43,6 +43,16 @@ def check_target(column: str, schema: pa.Schema, path: Path | None = None) -> No
         raise UsageError(f"column {column!r} is already there as {there!r}, and SQL ignores letter case")
 
 
+def check_column(schema: pa.Schema, name: str) -> None:
+    """Make sure that `items` of this schema have splits or labels of this name, one an item."""
+    known = ["split", *label_columns(schema)]
+    if name not in known:
+        raise UsageError(
+            f"no column {name!r} in items; there are: {', '.join(known)} (add some with `icehouse join`)"
+        )
+    check_single(schema, name)
+
+
 def write_splits(path: Path, items: pa.Array | pa.ChunkedArray, column: str, values: np.ndarray) -> None:
     """Write a split for each of `items`; see `check_target`."""
     save(pa.table({"item_id": items.cast(pa.string()), column: pa.array(values, pa.string())}), path)
@@ -165,27 +175,15 @@ def split_items(
     with store.items.lock():
         schema = store.items.snapshot().schema
         check_target(column, schema, out)
-        known = ["split", *label_columns(schema)]
-        for name in ([stratify] if stratify else []) + [name for name in keep_together if name != DUPLICATES]:
-            if name not in known:
-                raise UsageError(
-                    f"no column {name!r} in items; there are: {', '.join(known)} (add some with `icehouse join`)"
-                )
-            check_single(schema, name)
         wanted = [name for name in keep_together if name != DUPLICATES]
+        asked = [*wanted, *([stratify] if stratify else [])]
+        for name in asked:
+            check_column(schema, name)
         there = [column] if column in schema.names else []
-        items = store.items.read(
-            list(
-                dict.fromkeys(
-                    ["item_id", "missing", *([stratify] if stratify else []), *wanted, *there, *_FACTS]
-                )
-            )
-        )
-        before = (
-            items[column].cast(pa.string())
-            if there
-            else pa.chunked_array([pa.nulls(len(items), pa.string())])
-        )
+        items = store.items.read(list(dict.fromkeys(["item_id", "missing", *asked, *there, *_FACTS])))
+        before = pa.chunked_array([pa.nulls(len(items), pa.string())])
+        if there:
+            before = items[column].cast(pa.string())
         if out is None and not overwrite and (full := len(before) - before.null_count):
             raise UsageError(
                 f"{count_of(full, 'item has', 'items have')} a {column!r} already; --overwrite replaces it, "
