@@ -394,7 +394,7 @@ _FINE = 128  # side of the picture that crops are made of
 _GRID = 256  # of the picture in which margins are looked for
 _MAX_MARGIN = 0.4  # of a side may be margin
 _GROUND_LEVELS = 12  # levels that JPEG may change a ground by
-_GROUND = 0.9  # of a row that is margin is ground
+_EDGE, _GROUND = 0.95, 0.9  # of an outermost row of a margin, and of any other one, is ground
 _FADING = 4  # rows of the grid in which a margin ends
 _WITH_WORDS = 0.3  # of a row with words on it is
 
@@ -423,6 +423,8 @@ def colour_planes(image: Image.Image) -> np.ndarray:
 
 
 def _content_box(image: Image.Image, planes: np.ndarray) -> tuple[float, float, float, float]:
+    if not _may_have_margins(planes):
+        return 0.0, 0.0, float(image.width), float(image.height)
     top, bottom = _margins(planes)
     # Sideways only what is between the bands: their ground may be the margin's.
     left, right = _margins(planes[:, top : _GRID - bottom].transpose(0, 2, 1))
@@ -433,6 +435,15 @@ def _content_box(image: Image.Image, planes: np.ndarray) -> tuple[float, float, 
         width - right * width / _GRID,
         height - bottom * height / _GRID,
     )
+
+
+def _may_have_margins(planes: np.ndarray) -> bool:
+    """Whether a picture has an edge, of four, that `_margin` might take for one of a margin: few have."""
+    edges = np.sort([planes[:, 0], planes[:, -1], planes[..., 0], planes[..., -1]], axis=2).astype(np.int16)
+    ground = (edges[..., (_GRID - 1) // 2] + edges[..., _GRID // 2]) / 2
+    other = int(_GRID * (1 - _EDGE))
+    low, high = ground - edges[..., other], edges[..., -1 - other] - ground
+    return bool((np.maximum(low, high) < _GROUND_LEVELS).all(axis=1).any())
 
 
 @dataclass(frozen=True)
@@ -476,8 +487,11 @@ def picture_views(image: Image.Image, box: tuple[float, float, float, float] | N
     turned = every[: WHOLE_VIEWS * len(ORIENTATIONS)].reshape(WHOLE_VIEWS, len(ORIENTATIONS))
     mirrored = turned[1, ORIENTATIONS.index("mirror")]
     hashes = np.concatenate([turned[:, 0], [mirrored], every[turned.size :]])
-    step = _FINE // THUMB
-    thumb = np.rint(whole.reshape(THUMB, step, THUMB, step).mean(axis=(1, 3))).astype(np.uint8)
+    # Means of four pixels; to sum along the axes of a reshaped array takes several times as long.
+    thumb = whole[::2, ::2] + whole[1::2, ::2]
+    thumb += whole[::2, 1::2]
+    thumb += whole[1::2, 1::2]
+    thumb = np.rint(thumb / 4).astype(np.uint8)
     sides = np.array([image.width, image.height] * 2, float)
     x0, y0, x1, y1 = (np.array(box) / sides).tolist()
     inside = (x0, y0, x1, y1)
@@ -514,7 +528,7 @@ def _margin(planes: np.ndarray) -> int:
     middle = edge.shape[1] // 2
     # The median, which numpy takes long for.
     ground = np.sort(edge, axis=1)[:, [(edge.shape[1] - 1) // 2, middle]].mean(axis=1)
-    if near_ground(edge, ground, _GROUND_LEVELS).mean() < 0.95:
+    if near_ground(edge, ground, _GROUND_LEVELS).mean() < _EDGE:
         return 0
     share = near_ground(planes, ground, _GROUND_LEVELS).mean(axis=1)
     found = (

@@ -49,14 +49,18 @@ def near_ground(planes: np.ndarray, ground: np.ndarray, levels: int) -> np.ndarr
 
 
 def _inner(planes: np.ndarray) -> Box | None:
-    planes = np.ascontiguousarray(planes[:, 1::2, 1::2])  # that is fine enough
+    red, green, blue = planes = planes[:, 1::2, 1::2]  # that is fine enough
     side = planes.shape[1]
-    red, green, blue = planes & np.uint8(0xF0)
-    codes = (red.astype(np.uint16) << 4 | green | blue >> 4).ravel()
+    codes = (red & np.uint8(0xF0)).astype(np.uint16)
+    codes <<= 4
+    codes |= green & np.uint8(0xF0)
+    codes |= blue >> 4
+    codes = codes.ravel()
     counts = np.bincount(codes, minlength=4096)
     most = int(counts.argmax())
     if counts[most] < _GROUND * side * side:
         return None
+    planes = np.ascontiguousarray(planes)
     ground = np.median(planes.reshape(3, -1)[:, codes == most], axis=1)
     shown = ~near_ground(planes, ground, _GROUND_LEVELS)
     top, bottom = _longest(shown.mean(axis=1) >= _SHOWN)
