@@ -53,7 +53,8 @@ _LEAST_VOTE = 0.3  # correlation of a block that has a vote
 _STRETCHED = 0.04  # difference of the sides' proportions from which on one may be squashed
 #: Share of blocks that agree from which on other scales are tried only if pixels do not.
 _CLEAR = 0.6
-_CERTAIN = 0.8
+#: Agreement from which on nothing else is tried: where most blocks voted for it, and where it was tried on chance.
+_ENOUGH, _CERTAIN = 0.5, 0.8
 #: Of similarities with less support nothing came; of the others so many are refined, at most.
 _LEAST_SUPPORT, _TRIED = 0.15, 3
 #: Share of the longest side by which the corners of two similarities that are refined to one differ, at most.
@@ -63,9 +64,9 @@ _SAME = 0.025
 _ROUNDS = ((112, 14, 3), (224, 20, 1), (224, 20, 1))
 #: Mean correlation of blocks, and share of them that fit, below which the first round has found another picture.
 _LEAST_MATCH, _LEAST_KEPT = 0.4, 0.2
-#: Agreement after the first round below which no copy was seen, and what is told of such a pair at most; pixels by which a
-#: later round has to move a picture for another one to follow.
-_HOPELESS, _NO_COPY, _SETTLED = 0.25, 0.2, 0.5
+#: Agreement after the first round below which no copy was seen, and by how much pictures agree less in finer detail; pixels
+#: by which a later round has to move a picture for another one to follow.
+_HOPELESS, _FINER, _SETTLED = 0.25, 0.12, 0.5
 #: Sizes that a picture is reduced to, for each halving; and what is sampled more coarsely than that.
 _LEVELS, _ALIASED = 4, 1.06
 _OUTSIDE = 128  # level of what lies beside a picture
@@ -387,7 +388,7 @@ def agreement(one: Picture, two: Picture) -> float:
         for support, share, placed in _votes(one.blocks(trials), where):
             if share >= _CLEAR:
                 best = max(best, look(back * placed))
-                if best >= _CERTAIN:
+                if best >= _ENOUGH:
                     return best
             elif support >= _LEAST_SUPPORT:
                 tried.append((support, back * placed))
@@ -459,8 +460,7 @@ def _laid_over(one: Picture, two: Picture, placed: np.ndarray) -> tuple[float, n
         laid, there = _sampled(two, placed, step, frame.shape)
         agreed = _coherence(frame, laid, there)
         if not turn and agreed < _HOPELESS:
-            # Finer detail agrees less.
-            return min(agreed, _NO_COPY), placed
+            return max(agreed - _FINER, -1.0), placed
         if turn and moved < _SETTLED:
             break
     return agreed, placed
@@ -541,20 +541,20 @@ def _moved(
     around = np.pad(detail(laid, 9), reach, mode="edge")
     moves = 2 * reach + 1
     seen = np.empty((moves, moves, down, across), np.float32)
+    rows, columns = _stretches(high, side, side, down, 1), _stretches(wide, side, side, across, 1).T
     for y in range(moves):
         for x in range(moves):
-            products = around[y : y + high, x : x + wide] * frame.blocks
-            seen[y, x] = _sums(products, side, side, (down, across))
+            seen[y, x] = rows @ (around[y : y + high, x : x + wide] * frame.blocks) @ columns
     sums, squares = (
         _sums(values, side, side, (down, across), moves) for values in (around, np.square(around))
     )
     own = (squares - np.square(sums) / side**2).reshape(moves, down, moves, across).transpose(0, 2, 1, 3)
     seen = (seen / np.sqrt(np.maximum(frame.energy * own, 1e-3))).reshape(moves, moves, -1)
     least = np.sqrt(np.minimum(frame.energy, np.maximum(own[reach, reach], 0))).ravel() / side
-    rows = np.arange(down * across)
+    every = np.arange(down * across)
     y, x = np.divmod(seen.reshape(moves * moves, -1).argmax(axis=0), moves)
-    value = seen[y, x, rows]
-    place = np.stack([_peak(seen[:, x, rows], y, rows), _peak(seen[y, :, rows].T, x, rows)], axis=1) - reach
+    value = seen[y, x, every]
+    place = np.stack([_peak(seen[:, x, every], y), _peak(seen[y, :, every].T, x)], axis=1) - reach
     weight = np.where(whole & (value > 0.35), np.square(np.maximum(value, 0)) * np.sqrt(least), 0)
     if (weight > 0).sum() < _FEWEST:
         return None
@@ -578,10 +578,10 @@ def _stretches(length: int, side: int, step: int, count: int, moves: int) -> np.
     return ((pixels >= first) & (pixels < first + side)).astype(np.float32)
 
 
-def _peak(seen: np.ndarray, at: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _peak(seen: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Top of a parabola through a maximum and its two neighbours; `seen` (moves, m)."""
-    inner = np.clip(at, 1, len(seen) - 2)
-    low, mid, high = (seen[inner + k, rows] for k in (-1, 0, 1))
+    inner, every = np.clip(at, 1, len(seen) - 2), np.arange(len(at))
+    low, mid, high = (seen[inner + k, every] for k in (-1, 0, 1))
     bend = 2 * mid - low - high
     off = np.where(bend > 1e-6, (high - low) / np.maximum(2 * bend, 1e-6), 0.0)
     return np.where(inner == at, at + np.clip(off, -0.5, 0.5), at.astype(float))
