@@ -18,6 +18,9 @@ from ..errors import UsageError, count_of
 #: 80% to learn from, 10% to choose on, 10% to report.
 DEFAULT_RATIOS: Mapping[str, float] = MappingProxyType({"train": 0.8, "dev": 0.1, "test": 0.1})
 
+#: Share of each class that is held out of train where there is no dev split.
+HELD_OUT = 0.2
+
 _CANONICAL = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("test", "testing"), "test")
 _CANONICAL |= dict.fromkeys(("dev", "development", "val", "valid", "validation"), "dev")
 
@@ -172,6 +175,44 @@ def _assign(sizes: list[int], shares: list[float]) -> list[int]:
 # stratification of multi-label data" (2011), and of scikit-learn's `StratifiedGroupKFold`.
 #
 # A group that is larger than a whole split should be cannot go there: it goes to the split with the largest share.
+
+
+def held_out(
+    y: np.ndarray,
+    *,
+    ids: Sequence[str] | np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    share: float = HELD_OUT,
+    seed: int = 0,
+) -> np.ndarray | None:
+    """Rows to hold out, bool (n,): about `share` of every class, whole groups only; None if a class would lose all rows.
+
+    Which rows follows from `seed` and their `ids` (their numbers by default).
+    """
+    names = [str(i) for i in range(len(y))] if ids is None else list(ids)
+    shares = {"train": 1 - share, "dev": share}
+    split = stratified_split(
+        names, [str(label) for label in y.tolist()], shares, seed, None if groups is None else groups.tolist()
+    )
+    part = split == "dev"
+    return part if part.any() and set(y[~part].tolist()) == set(y.tolist()) else None
+
+
+def folds(y: np.ndarray, count: int, *, groups: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+    """Fold of each row, 0 to `count` - 1: classes in proportion, rows of one group in one fold; a fold may be empty."""
+    groups = np.arange(len(y)) if groups is None else groups
+    _, first, unit = np.unique(groups, return_index=True, return_inverse=True)
+    # By their first row, however they are numbered.
+    unit, first = np.argsort(np.argsort(first))[unit], np.sort(first)
+    rng = np.random.default_rng(seed)
+    fold = np.empty(len(first), np.intp)
+    start = 0
+    for label in np.unique(y):
+        units = rng.permutation(np.flatnonzero(y[first] == label))
+        # Classes start at different folds, so that small ones do not all miss the same one.
+        fold[units] = (start + np.arange(len(units))) % count
+        start += len(units)
+    return fold[unit]
 
 
 def grouped_split(

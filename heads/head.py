@@ -32,6 +32,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
+from ..data.splits import held_out
 from ..errors import CorruptError, HeadError, IcehouseError, count_of, one_or_many
 from ..store.files import check_sums, follow_umask, read_json, write_sums
 from .checks import (
@@ -47,7 +48,6 @@ from .checks import (
 )
 from .inputs import SINGLE, InputError, Inputs, Tokens, concatenate, labels_of, weights_of
 from .registry import head_class
-from .selection import held_out, same_rows
 
 FORMAT = 1
 
@@ -70,6 +70,43 @@ class Examples:
     def __getitem__(self, rows: Any) -> Examples:
         groups = None if self.groups is None else self.groups[rows]
         return Examples(self.X[rows], self.y[rows], self.weight[rows], self.by_class, groups)
+
+
+class Choice:
+    """The best row of a curve by a criterion, equal scores decided by log loss, and whether to go on along the curve.
+
+    Accuracy and macro-F1 are step functions: they rest where a head still answers with one class. So a row counts against
+    `patience` only if its score is below the best and its log loss is no better than the lowest; a plateau ends nothing,
+    unless nothing can be better than it. `best` is a score (the larger the better) and a negative log loss; `waited`, the
+    rows without progress since the last one with some.
+    """
+
+    def __init__(self, select: str, patience: int | None = None) -> None:
+        self.select, self.patience = select, patience
+        self.best: tuple[float, float] | None = None
+        self.waited = 0
+        self._lowest = np.inf
+
+    def offer(self, row: Mapping[str, Any]) -> bool:
+        """Take the next row of the curve; say whether it is the best so far."""
+        loss = float(row["log_loss"])
+        score = -loss if self.select == "log_loss" else float(row[self.select])
+        better = self.best is None or (score, -loss) > self.best
+        highest = 0.0 if self.select == "log_loss" else 1.0
+        tied = self.best is not None and score == self.best[0] < highest
+        if better or loss < self._lowest:
+            self.waited = 0
+        elif not tied:
+            self.waited += 1
+        if better:
+            self.best = score, -loss
+        self._lowest = min(self._lowest, loss)
+        return better
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `patience` has run out."""
+        return self.patience is not None and self.waited >= self.patience
 
 
 class Head(ABC):
@@ -395,7 +432,7 @@ class Head(ABC):
 
     def _row_groups(self, X: Inputs) -> np.ndarray:
         """Group of each row that `_fit` was given: as given, else rows with equal features are one group."""
-        return same_rows(X) if self._groups is None else self._groups
+        return X.row_groups() if self._groups is None else self._groups
 
     def _examples(self, X: Inputs, y: np.ndarray, sample_weight: np.ndarray | None) -> Examples:
         """Training rows as given to `_fit`, weighted by `class_weight` where the family has it."""
@@ -422,7 +459,7 @@ class Head(ABC):
             return choose(examples, val)
         chosen = default
         if undecided:
-            groups = same_rows(examples.X) if examples.groups is None else examples.groups
+            groups = examples.X.row_groups() if examples.groups is None else examples.groups
             examples = replace(examples, groups=groups)
             part = held_out(examples.y, groups=groups, seed=self._seed)
             if part is not None:

@@ -264,6 +264,17 @@ class Inputs:
                 found[name] = rows
         return found
 
+    def row_groups(self) -> np.ndarray:
+        """Group of each row (n,): rows whose vectors are equal, bit for bit, are one group; rows of tokens are their own."""
+        if any(isinstance(array, Tokens) for array in self._arrays.values()):
+            return np.arange(self._n)
+        arrays = [np.ascontiguousarray(array) for array in self._arrays.values()]
+        digests = np.array(
+            [hash(b"".join(array[row].tobytes() for array in arrays)) for row in range(self._n)], np.int64
+        )
+        _, first, group = np.unique(digests, return_index=True, return_inverse=True)
+        return first[group]  # `hash` differs from process to process, the first row of a group does not
+
     def complete(self) -> np.ndarray:
         """Rows that have every input: bool, shape (n,)."""
         keep = np.ones(self._n, bool)

@@ -167,6 +167,26 @@ def score(
     return result
 
 
+def criteria(y: np.ndarray, proba: np.ndarray, by_class: np.ndarray | None = None) -> dict[str, float]:
+    """Log loss and accuracy, weighted by class (k,), and macro-F1, of codes (n,) and probabilities (n, k)."""
+    return criteria_of(y, proba[np.arange(len(y)), y], proba.argmax(axis=1), proba.shape[1], by_class)
+
+
+def criteria_of(
+    y: np.ndarray, at: np.ndarray, predicted: np.ndarray, k: int, by_class: np.ndarray | None = None
+) -> dict[str, float]:
+    """The same from each row's probability of its own class and its likeliest class, of `k` classes."""
+    weight = np.ones(len(y)) if by_class is None else by_class[y]
+    at = np.clip(at, np.finfo(np.float64).eps, 1.0)
+    hits = np.bincount(y[predicted == y], minlength=k)
+    marks = np.bincount(y, minlength=k) + np.bincount(predicted, minlength=k)
+    return {
+        "log_loss": float(np.average(-np.log(at), weights=weight)),
+        "accuracy": float(np.average(predicted == y, weights=weight)),
+        "macro_f1": float((2 * hits[marks > 0] / marks[marks > 0]).mean()),
+    }
+
+
 def influence_of(
     name: str, y: np.ndarray, proba: np.ndarray, classes: np.ndarray, positive: str | None = None
 ) -> tuple[float, np.ndarray]:

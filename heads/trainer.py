@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..data.splits import HELD_OUT, held_out
 from ..dups.pair_graph import AUTO, DuplicateSearches, Overlap
 from ..errors import HeadError, count_of
 from .checks import check_memory, plain, scoring_bytes
@@ -38,7 +39,6 @@ from .metrics import DRAWS, METRICS, majority_class, minority_class, require_pos
 from .registry import create
 from .runs import Prediction, Run, log_scoring, prediction_table, write_run
 from .samples import Missing, Samples, label_notes, load_samples, parse_inputs
-from .selection import SHARE, held_out
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -420,7 +420,7 @@ def save_run(
         notes.append(
             f"{count_of(len(held), 'test row was', 'test rows were')} not scored (--no-test); `icehouse evaluate` does so"
         )
-    held_out_of = f"{SHARE:.0%} of train, held out by class, duplicates together"
+    held_out_of = f"{HELD_OUT:.0%} of train, held out by class, duplicates together"
     protocol = {
         "chosen_on": None if not len(dev) else "the dev split" if parts.dev_is_split else held_out_of,
         "chosen": chosen.chosen_,

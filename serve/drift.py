@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.splits import folds
 from ..errors import IcehouseError
 from ..heads.arithmetic import directions
 from ..heads.families.linear import LogReg
@@ -25,7 +26,6 @@ from ..heads.inputs import Inputs
 from ..heads.intervals import Groups, auroc_interval, wilson
 from ..heads.metrics import ranking
 from ..heads.runs import Run
-from ..heads.selection import folds, same_rows
 from ..store.store import Store
 
 #: Training rows that stand for all, inputs of a window, inputs from which there is a test.
@@ -145,7 +145,7 @@ def two_sample(reference: np.ndarray, window: np.ndarray, seed: int = 0) -> tupl
     """
     X = np.concatenate([reference, window])
     y = np.repeat([0, 1], [len(reference), len(window)])
-    groups = same_rows(Inputs.of(X))
+    groups = Inputs.of(X).row_groups()
     held = folds(y, 2, groups=groups, seed=seed) == 0
     if len(np.unique(y[held])) < 2 or len(np.unique(y[~held])) < 2:
         return 0.5, 0.0, 1.0

@@ -24,9 +24,9 @@ import numpy as np
 from ...errors import HeadError
 from ..arithmetic import CHUNK, pieces, statistics
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of
-from ..head import Chosen, Examples, Head, Validation
+from ..head import Choice, Chosen, Examples, Head, Validation
 from ..inputs import Inputs
-from ..selection import Choice, criteria
+from ..metrics import criteria
 
 if TYPE_CHECKING:
     import lightgbm

@@ -21,9 +21,9 @@ import numpy as np
 
 from ..arithmetic import bank_of, mean_over_inputs, pieces, present_directions
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
-from ..head import Chosen, Examples, Head, Validation
+from ..head import Choice, Chosen, Examples, Head, Validation
 from ..inputs import Inputs
-from ..selection import Choice, criteria_of
+from ..metrics import criteria_of
 
 #: Numbers of neighbours and temperatures that "auto" tries.
 NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100, 200)

@@ -21,11 +21,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from ...data.splits import folds
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
-from ..head import Chosen, Examples, Head, Validation
+from ..head import Choice, Chosen, Examples, Head, Validation
 from ..inputs import Inputs
+from ..metrics import criteria
 from ..registry import create, head_class
-from ..selection import Choice, criteria, folds
 from .linear import LogReg
 
 #: Values of C that the stack tries.

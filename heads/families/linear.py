@@ -37,10 +37,10 @@ import numpy as np
 
 from ..arithmetic import filled, pieces, softmax, standardised, statistics, unit_length
 from ..checks import ClassWeight, Footprint, grid_of
-from ..head import Chosen, Examples, Head, Validation
+from ..head import Choice, Chosen, Examples, Head, Validation
 from ..inputs import Inputs
+from ..metrics import criteria
 from ..probabilities import platt
-from ..selection import Choice, criteria
 
 # Products with few columns are bound by memory: below so many classes a second thread gains little, and on a busy
 # machine costs much.

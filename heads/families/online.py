@@ -25,9 +25,9 @@ import numpy as np
 
 from ..arithmetic import filled, pieces, softmax, unit_length
 from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of
-from ..head import Chosen, Examples, Head, Validation
+from ..head import Choice, Chosen, Examples, Head, Validation
 from ..inputs import InputError, Inputs, labels_of, weights_of
-from ..selection import Choice, criteria
+from ..metrics import criteria
 
 #: Learning rates and penalties that "auto" tries.
 RATES = (4.0, 16.0)

@@ -19,10 +19,10 @@ import numpy as np
 
 from ..arithmetic import bank_of, directions, mean_over_inputs, pieces, present_directions, softmax
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
-from ..head import Chosen, Examples, Head, Validation
+from ..head import Choice, Chosen, Examples, Head, Validation
 from ..inputs import Inputs
+from ..metrics import criteria
 from ..probabilities import temperature as best_factor
-from ..selection import Choice, criteria
 
 # CLIP's logit scale after training, where it is clipped.
 _FACTOR = 100.0

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...data.splits import folds
 from ...errors import HeadError, IcehouseError
 from ..metrics import DRAWS, Resampling
 from ..registry import head_class
 from ..runs import Run, read_sealed, write_sealed
 from ..samples import Samples
-from ..selection import folds
 from ..trainer import Rows, Selection, Splits, fit_on, make_head, prepare
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ on which others are in the stack:
 - models of one seed see the same batches, so the features of a batch are read and multiplied once for all;
 - dropout noise is drawn once for all, and moved by each model's own seed (`layers.Dropout`).
 
-After each epoch dev is scored. A model that has not improved for `patience` epochs (see `selection.Choice`) leaves the
+After each epoch dev is scored. A model that has not improved for `patience` epochs (see `head.Choice`) leaves the
 stack, and costs nothing from then on. The weights of each model's best epoch are what is returned.
 
 Networks that cannot be stacked (batch norm) take `batched=False`: the same loop over one model at a time.
@@ -30,8 +30,8 @@ from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
+from ..head import Choice
 from ..inputs import Inputs, Tokens
-from ..selection import Choice
 from .layers import Linear, stacked_rates
 
 #: Tensors of inputs (n, t, d) and masks (n, t), by name.

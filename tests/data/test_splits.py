@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.data.splits import canonical_split, grouped_split, stratified_split
+from icehouse.data.splits import canonical_split, folds, grouped_split, held_out, stratified_split
 from icehouse.errors import UsageError
 
 IDS = [f"post-{i}" for i in range(200)]
@@ -204,3 +204,57 @@ def test_no_group_small_enough_is_said() -> None:
         grouped_split(IDS[:20], [i // 5 for i in range(20)], ratios={"train": 0.9, "test": 0.1})
     # With fewer groups than splits there is nothing to share out.
     assert set(grouped_split(IDS[:20], [0] * 20).tolist()) == {"train"}
+
+
+@given(
+    counts=st.lists(st.integers(2, 40), min_size=2, max_size=5),
+    group_size=st.integers(1, 4),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=50, deadline=None)
+def test_every_class_stays_in_training_and_groups_stay_whole(
+    counts: list[int], group_size: int, seed: int
+) -> None:
+    y = np.repeat(np.arange(len(counts)), counts)
+    groups = np.arange(len(y)) // group_size
+    part = held_out(y, groups=groups, seed=seed)
+    if part is None:
+        return
+    assert set(y[~part]) == set(y)
+    assert not set(groups[part]) & set(groups[~part])
+    assert part.any()
+
+
+def test_a_fifth_of_each_class() -> None:
+    y = np.repeat(["a", "b"], [100, 50])
+    part = held_out(y)
+    assert part is not None
+    assert (y[part] == "a").sum() == 20
+    assert (y[part] == "b").sum() == 10
+
+
+def test_does_not_depend_on_the_order_of_the_rows() -> None:
+    y = np.repeat(["a", "b"], [60, 30])
+    ids = np.array([f"i{i}" for i in range(90)])
+    order = np.random.default_rng(0).permutation(90)
+    first, second = held_out(y, ids=ids), held_out(y[order], ids=ids[order])
+    assert first is not None
+    assert second is not None
+    assert set(ids[first]) == set(ids[order][second])
+    other = held_out(y, ids=ids, seed=1)
+    assert other is not None
+    assert set(ids[first]) != set(ids[other])
+
+
+def test_nothing_to_hold_out() -> None:
+    assert held_out(np.array(["a", "b"])) is None
+
+
+def test_folds_keep_groups_whole_and_classes_in_proportion() -> None:
+    y, groups = np.repeat(["a", "a", "b", "b"], 30), np.arange(120) // 3
+    fold = folds(y, 5, groups=groups, seed=1)
+    for group in range(40):
+        assert len(set(fold[groups == group])) == 1
+    assert all((fold[y == label] == number).sum() == 12 for label in "ab" for number in range(5))
+    # The same whatever the groups are called.
+    np.testing.assert_array_equal(folds(y, 5, groups=1000 - 7 * groups, seed=1), fold)

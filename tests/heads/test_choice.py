@@ -1,6 +1,8 @@
-"""The choice along a curve: a plateau of a step metric ends nothing, and equal scores are decided by log loss."""
+"""The choice along a curve, and what it is made on: no plateau ends it, and no class is lost for want of dev."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +12,12 @@ from icehouse.heads.families.knn import Knn
 from icehouse.heads.families.late_fusion import LateFusion
 from icehouse.heads.families.linear import LogReg, Svm
 from icehouse.heads.families.zero_shot import TipAdapter
-from icehouse.heads.selection import Choice
+from icehouse.heads.head import Choice
+from icehouse.heads.inputs import Inputs
+from icehouse.heads.registry import create
+from quick import quick
+
+Data = Callable[..., tuple[Inputs, np.ndarray]]
 
 
 def rows(*pairs: tuple[float, float]) -> list[dict[str, float]]:
@@ -83,3 +90,35 @@ def test_a_network_learns_on_past_the_plateau(select: str) -> None:
     best = max(epochs, key=lambda row: (row[select], -row["log_loss"]))
     assert head.chosen_["stop"] == best["epoch"]
     assert len({row[select] for row in epochs}) > 1
+
+
+def test_rows_with_equal_features_are_one_group() -> None:
+    X = Inputs({"a": np.array([[1.0], [1.0], [1.0], [2.0]]), "b": np.array([[0.0], [0.0], [3.0], [0.0]])})
+    assert X.row_groups().tolist() == [0, 0, 2, 3]
+
+
+@pytest.mark.parametrize("family", ["svm", "tip-adapter", "late-fusion", "online", "align", "logreg"])
+def test_a_class_that_dev_lacks_is_not_lost(family: str, data: Data) -> None:
+    X, y = data(160, k=4, noise=0.5)
+    V, v = data(80, k=4, seed=1, noise=0.5)
+    T, t = data(200, k=4, seed=2, noise=0.5)
+    head = quick(family)
+    whole = quick(family).fit(X, y, val=(V, v))
+    assert whole.notes_ == []
+    head.fit(X, y, val=(V[v != 3], v[v != 3]))
+    assert ["dev has no row of 3" in note for note in head.notes_] == [True]
+    of_it = t == 3
+    assert (head.predict(T)[of_it] == 3).mean() >= (whole.predict(T)[of_it] == 3).mean() - 0.15
+    assert head.score(T, t) > 0.8
+    assert {name: getattr(head, name) for name in head.parameters()} == quick(family).get_params()
+
+
+def test_a_class_with_one_row_that_dev_lacks_is_told(data: Data) -> None:
+    X, y = data(160, k=4, noise=0.5)
+    V, v = data(80, k=4, seed=1, noise=0.5)
+    once = np.r_[np.flatnonzero(y != 3), np.flatnonzero(y == 3)[:1]]
+    head = create("svm").fit(X[once], y[once], val=(V[v != 3], v[v != 3]))
+    assert "too few to hold one out" in head.notes_[0]
+    T, t = data(200, k=4, seed=2, noise=0.5)
+    said = head.predict_proba(T)[:, 3]
+    assert said[t == 3].min() > said[t == 0].max()  # not flat: its sigmoid is that of the others

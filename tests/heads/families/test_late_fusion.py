@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from icehouse.data.splits import held_out
 from icehouse.heads.families.late_fusion import LateFusion
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.families.zero_shot import ZeroShot
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
-from icehouse.heads.selection import held_out
 from icehouse.heads.sweeps.sweep import trials
 
 Data = Callable[..., tuple[Inputs, np.ndarray]]

@@ -10,7 +10,7 @@ from icehouse.errors import UsageError
 from icehouse.heads.families.zero_shot import TipAdapter, ZeroShot
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
-from icehouse.heads.selection import criteria
+from icehouse.heads.metrics import criteria
 
 Data = Callable[..., tuple[Inputs, np.ndarray]]
 LABELS = np.array(["calm", "flood"])
