@@ -709,7 +709,7 @@ def view_radius(n: int, hamming: int, expected: float = 1.0) -> int:
 
 
 #: Contents whose views are compared with those of one at once.
-_VIEWED = 256
+_VIEWED = 1024
 
 
 class RecentViews:
@@ -773,12 +773,18 @@ def near_views(one: np.ndarray, many: np.ndarray, radius: int, agreement: bool) 
     every = np.unique(one[useful])
     for start in range(0, len(many), _VIEWED):
         block = many[start : start + _VIEWED]
-        for bits in (
-            *(np.bitwise_count(block ^ np.uint64(value)) for value in wholes),
-            *(np.bitwise_count(block[:, [view]] ^ every) for view in range(WHOLE_VIEWS) if len(every)),
-        ):
-            if bits.size and bits.min() <= radius:
+        for value in wholes:
+            bits = np.bitwise_count(block ^ np.uint64(value))
+            if bits.min() <= radius:
                 near[start : start + _VIEWED] |= (bits <= radius).any(axis=1)
+    for view in range(WHOLE_VIEWS):
+        # Most pictures have no margin, and both of these views are the same.
+        rows = np.flatnonzero((many[:, [view]] != many[:, :view]).all(axis=1))
+        whole = many[rows, view]
+        least = np.full(len(rows), BITS, np.uint8)
+        for value in every:
+            np.minimum(least, np.bitwise_count(whole ^ value), out=least)
+        near[rows] |= least <= radius
     if agreement:
         near |= (np.bitwise_count(many[:, :WHOLE_VIEWS] ^ one[:WHOLE_VIEWS]) <= _AGREEMENT_BITS).any(axis=1)
     return near

@@ -39,6 +39,7 @@ from .hashing import (
 from .join.cosines import (
     MAX_ASKED,
     Asked,
+    Coordinates,
     NumpyTiles,
     Plan,
     RowSet,
@@ -165,8 +166,6 @@ _COORDINATES = 320
 #: Bound of the product of two rows' lengths, with the columns that `asking_columns` adds to them.
 _REACH = Asked(np.array([-1.0 * MAX_ASKED]), np.array([-1.0 * MAX_ASKED])).reach
 
-_COLUMNS = 8192
-
 
 class SlidingWindow:
     """A window over the most recent distinct contents of a stream.
@@ -223,10 +222,9 @@ class SlidingWindow:
         #: Slot of each key, the one seen longest ago first.
         self._slots: OrderedDict[str, int] = OrderedDict()
         self._plan = Plan(dim or 0, dim or 0)
-        self._lead = np.zeros((0, 0), np.float32)
+        self._lead = Coordinates(0, 0, 1.0)
         self._fitted_at = 0
         self._candidates = self._asked = 0
-        self._scratch = np.empty(BATCH * _COLUMNS, np.float32)
         self._until: int | None = None
         self._review(first=True)
 
@@ -259,8 +257,8 @@ class SlidingWindow:
             *self.recent.arrays,
         ]
         arrays += [self._Y] if self._maps else []
-        coordinates = 0 if self.dim is None else self._plan.lead + 1 + 2 * self.local
-        return sum(array.nbytes for array in arrays) + 4 * coordinates * self.capacity
+        coordinates = self._lead.data.itemsize * self._lead.data.shape[1] * self.capacity
+        return sum(array.nbytes for array in arrays) + coordinates
 
     def judge(self, arrivals: Sequence[Arrival]) -> Iterator[StreamResult]:
         """Judge and remember arrivals, one at a time as the verdicts are read; what is not read has not arrived."""
@@ -320,6 +318,12 @@ class SlidingWindow:
         return self.rule.local is not None and self.rule.evidence is not None and self.dim is not None
 
     @property
+    def bound(self) -> tuple[float, float]:
+        """Floor of the products of coordinates, and what bounds the product of two lengths."""
+        # What each content asks for stands in two more columns, so that all pairs have one floor.
+        return (1.0, _REACH) if self.local else (self.rule.least_cosine, 1.0)
+
+    @property
     def looks_at_views(self) -> bool:
         """Whether views tell anything by the rule in force."""
         rule = self.rule
@@ -352,7 +356,7 @@ class SlidingWindow:
             self._map_held(measure)
             # What was known of the axes is of other vectors.
             self._plan = Plan(self.dim or 0, self.dim or 0)
-            self._lead = np.zeros((0, 0), np.float32)
+            self._lead = Coordinates(0, 0, 1.0)
             if len(self):
                 self._fit_axes()
         elif self.local and len(self):
@@ -679,7 +683,7 @@ class SlidingWindow:
         room = next((size for size in _REFIT_SIZES if size >= n + BATCH), self.capacity)
         room = min(room, self.capacity)
         plan = self._plan
-        self._lead = np.zeros((room, plan.lead + 1 + 2 * self.local), np.float32)
+        self._lead = Coordinates(room, plan.lead + 1 + 2 * self.local, self.bound[0])
         for start in range(0, n, 1024):
             part = slice(start, min(start + 1024, n))
             self._lead[part] = self.asking(project(held, part, plan)[0], self._asks[part], right=True)
@@ -859,21 +863,11 @@ class _Batch:
     def _compare_vectors(self, window: SlidingWindow) -> None:
         if (window.rule.cosine is None and not window.local) or window.dim is None:
             return
-        # What each content asks for stands in two more columns, so that all pairs have one floor.
-        least, reach = (1.0, _REACH) if window.local else (window.rule.least_cosine, 1.0)
-        floor = least - coordinate_slack(window.dim)
-        tiles = NumpyTiles()
-        lead_floor = tiles.floor(floor - reach * summation_slack(self.lead.shape[1]))
-        self.lead_pairs = self.lead @ self.right_lead.T >= lead_floor
-        n, everything = len(window), slice(None)
-        i_parts, slot_parts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for start in range(0, n, _COLUMNS):
-            columns = slice(start, min(start + _COLUMNS, n))
-            flat = tiles.scan(self.lead, everything, window._lead, columns, lead_floor, window._scratch)
-            i, slots = np.divmod(flat, columns.stop - start)
-            i_parts.append(i)
-            slot_parts.append(slots + start)
-        i, slots = np.concatenate(i_parts), np.concatenate(slot_parts)
+        least, reach = window.bound
+        least -= coordinate_slack(window.dim)
+        floor = NumpyTiles().floor(least - reach * summation_slack(self.lead.shape[1]))
+        self.lead_pairs = self.lead @ self.right_lead.T >= floor
+        i, slots = window._lead.reaching(self.lead, least, reach, len(window))
         order = np.argsort(i, kind="stable")
         cuts = np.searchsorted(i[order], np.arange(1, len(self)))
         self.lead_hits = np.split(slots[order], cuts)

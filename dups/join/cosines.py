@@ -333,6 +333,71 @@ class TorchTiles:
             self.torch.set_num_threads(threads)
 
 
+class Coordinates:
+    """Rows of float32 that are replaced one by one, and which of them have products that reach a floor.
+
+    They are held in bfloat16, which halves what one product has to read, where the processor multiplies that and torch is
+    loaded anyway; the floor is lowered by what is rounded away.
+    """
+
+    _COLUMNS = 8192
+    #: By which bfloat16, of eight bits, moves a row at most, in parts of its length.
+    _MOVED = 2.0**-9 * 1.001
+
+    def __init__(self, rows: int, width: int, least: float) -> None:
+        """`least` is the floor, about; products below it are of no interest."""
+        self._tiles: NumpyTiles | TorchTiles = NumpyTiles()
+        # Bits of negative floors are not in the order of their values.
+        if "torch" in sys.modules and _has_bfloat16() and least > 0.25:
+            self._tiles = TorchTiles()
+        self._torch = None if isinstance(self._tiles, NumpyTiles) else self._tiles.torch
+        #: Float32, or the bits of bfloat16.
+        self.data = np.zeros((rows, width), np.float32 if self._torch is None else np.int16)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __setitem__(self, at: Any, values: np.ndarray) -> None:
+        self.data[at] = values if self._torch is None else self._bits(values).view(self._torch.int16).numpy()
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        rows: np.ndarray = self.data[at]
+        return rows if self._torch is None else (rows.astype(np.uint32) << 16).view(np.float32)
+
+    def _bits(self, values: np.ndarray) -> Any:
+        assert self._torch is not None
+        return self._torch.from_numpy(np.ascontiguousarray(values)).bfloat16()
+
+    def reaching(
+        self, left: np.ndarray, floor: float, reach: float, rows: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of `left`, float32 (m, width), and of the first `rows` held whose products reach a floor, and perhaps more.
+
+        `reach` bounds the product of two rows' lengths.
+        """
+        floor -= reach * summation_slack(left.shape[1])
+        one: Any = left
+        held: Any = self.data
+        if self._torch is not None:
+            floor -= reach * (2 * self._MOVED + self._MOVED**2)
+            if floor <= 0:
+                return np.divmod(np.arange(len(left) * rows), max(rows, 1))
+            one = self._bits(left), self._MOVED
+            held = self._torch.from_numpy(self.data).view(self._torch.bfloat16), self._MOVED
+            scratch = self._torch.empty(len(left) * min(self._COLUMNS, rows), dtype=self._torch.bfloat16)
+        else:
+            scratch = np.empty(len(left) * min(self._COLUMNS, rows), np.float32)
+        least = self._tiles.floor(floor)
+        i_parts, parts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for start in range(0, rows, self._COLUMNS):
+            columns = slice(start, min(start + self._COLUMNS, rows))
+            flat = self._tiles.scan(one, slice(None), held, columns, least, scratch)
+            i, found = np.divmod(flat, columns.stop - start)
+            i_parts.append(i)
+            parts.append(found + start)
+        return np.concatenate(i_parts), np.concatenate(parts)
+
+
 def choose_tiles(device: str, comparisons: float, threads: int) -> Tiles:
     """Choose the engine: the answer is the same with every one of them, the time is not.
 

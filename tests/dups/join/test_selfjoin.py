@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.dups.join import cosines, selfjoin
-from icehouse.dups.join.cosines import Asked, NumpyTiles, Plan, RowSet, TorchTiles, choose_tiles, pair_cosines
+from icehouse.dups.join import cosines as cosines_module
+from icehouse.dups.join.cosines import (
+    Asked,
+    Coordinates,
+    NumpyTiles,
+    Plan,
+    RowSet,
+    TorchTiles,
+    choose_tiles,
+    pair_cosines,
+)
 from icehouse.dups.join.selfjoin import cross_join, self_join
 from icehouse.errors import UsageError
 
@@ -348,3 +358,30 @@ def test_wrong_usage_is_named():
     join.collect()
     with pytest.raises(UsageError, match="once"):
         iter(join)
+
+
+@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("floor", [0.3, 1.0, 1e-4])
+def test_rows_that_are_replaced_one_by_one_lose_no_product(
+    halved: bool, floor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(cosines_module, "_has_bfloat16", lambda: halved)
+    rng = np.random.default_rng(1)
+    held = Coordinates(9000, 24, floor)
+    assert held.data.itemsize == (2 if halved and floor > 0.25 else 4)
+    rows, left = (rng.standard_normal((n, 24)).astype(np.float32) for n in (8500, 5))
+    rows, left = (V / np.linalg.norm(V, axis=1, keepdims=True) * np.float32(1.5) for V in (rows, left))
+    rows[::50] = left[0]
+    held[:8500] = rows
+    held[7] = rows[7] = left[1]
+    products = left.astype(np.float64) @ rows.T.astype(np.float64)
+    floor = float(np.quantile(products, 0.99)) if floor == 1.0 else floor
+    found = set(zip(*(part.tolist() for part in held.reaching(left, floor, 2.26, 8500)), strict=True))
+    assert set(zip(*(part.tolist() for part in np.nonzero(products >= floor)), strict=True)) <= found
+    assert found <= set(zip(*(part.tolist() for part in np.nonzero(products >= floor - 0.05)), strict=True))
+    # What is read back is stored as it was.
+    again = held[:8500]
+    held[:8500] = again
+    assert np.array_equal(held[:8500], again)
+    assert np.abs(again - rows).max() <= (1.5 * 2**-8 if held.data.itemsize == 2 else 0)
