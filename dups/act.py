@@ -116,31 +116,12 @@ def plan_actions(
     drop: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
-    """Plan what to do with the files of ``drop.csv``; nothing is changed.
+    """Plan what to do with the files of ``drop.csv``, or of `drop`, a part of it; nothing is changed.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    mode : {"move", "hardlink", "script"}
-        Move the files to a folder; replace those that are byte for byte their keeper by a hard link to it; or neither, for a
-        script by `write_script`.
-    name : str, optional
-        Of the search; see `icehouse.dups.pair_graph.Duplicates.open`.
-    move_to : str or Path, optional
-        Folder to move to, where files keep their paths below the folder that was embedded.
-    drop : str or Path, optional
-        A list in place of the search's ``drop.csv``: a part of it, with `item_id` and `keeper`.
-    progress : callable, optional
-        Called with files looked at and in all.
-
-    Raises
-    ------
-    StoreError
-        If there is no such search.
-    SourceError
-        If the list cannot be read.
-    UsageError
-        If files would be moved into the store, or to where they would be embedded again.
+    "move" takes the files to the folder `move_to`, where they keep their paths below the folder that was embedded;
+    "hardlink" replaces those that are byte for byte their keeper by a hard link to it; "script" does neither, for
+    `write_script`. A UsageError says that files would be moved into the store, or to where they would be embedded
+    again.
     """
     store = Store.of(store)
     search = Duplicates.open(store, name)

@@ -104,27 +104,10 @@ def apply_judgements(
 ) -> Applied:
     """Apply judgements of duplicates to a search, and keep them for the next ones.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    judged : str or Path, optional
-        Table with the columns `a`, `b`, `label` (1: duplicates, 0: different) and perhaps `keep` (the one of the two that is
-        to be the keeper), as the gallery saves it. Without one the judgements that the store has are applied again.
-    name : str, optional
-        Of the search; see `icehouse.dups.pair_graph.Duplicates.open`.
-    by : str, optional
-        Who judged; the user's name unless given.
-    undo : bool, default False
-        Let the judgements of that file, or else the latest ones, no longer count.
-
-    Raises
-    ------
-    SourceError
-        If no row of the file can be used.
-    StoreError
-        If there is no such search, or it is replaced meanwhile.
-    UsageError
-        If there is nothing to undo.
+    `judged` is a table with the columns `a`, `b`, `label` (1: duplicates, 0: different) and perhaps `keep` (the one of
+    the two that is to be the keeper), as the gallery saves it; without one the judgements that the store has are
+    applied again. `undo` lets those of that file, or else the latest ones, no longer count. A SourceError says that no
+    row of the file can be used.
     """
     store = Store.of(store)
     search = Duplicates.open(store, name)

@@ -520,19 +520,8 @@ _MAX_BYTES = 2**28
 def export_calibration(store: Store | str | Path, file: str | Path, *, feature: str | None = None) -> Path:
     """Write the calibration of a feature to one file, in the place of an earlier one.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    file : str or Path
-    feature : str, optional
-        By default that by which `find_duplicates` compares.
-
-    Raises
-    ------
-    StoreError
-        If the feature has no calibration, or one of other vectors than the feature now has.
-    UsageError
-        If the file cannot be written, or is there and is something else.
+    By default it is the feature by which `find_duplicates` compares. A StoreError says that there is none of the
+    vectors that the feature now has, a UsageError that the file is something else.
     """
     from .pair_graph import default_feature
 
@@ -565,21 +554,8 @@ def import_calibration(
 ) -> Calibration:
     """Take a calibration from a file by `export_calibration`, in the place of the store's own one.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    file : str or Path
-    feature : str, optional
-        By default the one that has the fingerprint of the file.
-
-    Raises
-    ------
-    SourceError
-        If there is no such file, or it is no calibration.
-    CorruptError
-        If it is damaged.
-    SpaceError
-        If the feature is of another encoder or preprocessing.
+    It goes to `feature`, by default the one that has the fingerprint of the file; a SpaceError says that the feature
+    is of another encoder or preprocessing, a SourceError or CorruptError what is wrong with the file.
     """
     store, file = Store.of(store), Path(file)
     with tempfile.TemporaryDirectory() as scratch:

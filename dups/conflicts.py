@@ -78,26 +78,10 @@ class Conflicts:
 def find_conflicts(
     store: Store | str | Path, name: str | None = None, *, label: str | None = None
 ) -> Conflicts:
-    """Find near-duplicates and byte copies with different labels.
+    """Find near-duplicates and byte copies of a search with different values of the column `label`.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    name : str, optional
-        Of the search; see `icehouse.dups.pair_graph.Duplicates.open`.
-    label : str, optional
-        Column of `items`; ``label`` unless given. Letter case and blanks around a value make no other label.
-
-    Returns
-    -------
-    Conflicts
-
-    Raises
-    ------
-    UsageError
-        If there is no such column, or it holds several values an item.
-    StoreError
-        If there is no such search.
+    Letter case and blanks around a value make no other label. A UsageError says that there is no such column of one
+    value an item.
     """
     store = Store.of(store)
     found = Duplicates.open(store, name)

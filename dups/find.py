@@ -130,52 +130,25 @@ def find_duplicates(
 ) -> Duplicates:
     """Find near-duplicates, group them and choose what to keep.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    name : str, optional
-        Results go to ``STORE/dups/<name>``, in place of earlier ones by the same feature; `search_name` unless given.
-    feature : str or None, default "auto"
-        Compare by this; `default_feature` unless given. Its modality decides what counts as the item's content: its image or
-        its text. None leaves the stage out.
-    hamming : int, "auto" or None, default "auto"
-        Bits of 64 in which the perceptual hashes of two images may differ: 6, or fewer where a calibration expects false
-        pairs of them; None leaves the stage out.
-    rule : Rule or float, optional
-        Least cosine, or with it a mean to subtract and where both are from. Unless given, the feature's calibration, if it
-        is of the same fingerprint, chooses; without one, what the set itself looks like.
-    grouping_by : {"star", "components", "cliques"}
-    keeper : str, default "best"
-        Policy, or a column; see `icehouse.dups.groups.preference`.
-    where : str, optional
-        SQL condition over the columns of `items`; only these are compared. Vanished files never are.
-    max_pairs : int
-        Stop writing pairs of different contents after that many, and say so.
-    engine : {"exact", "faiss"}, default "exact"
-        What compares embeddings: the join that misses none, or a FAISS index whose recall is measured and told.
-    expected_false_pairs : float, optional
-        How many false pairs a threshold may let one expect among all pairs. Unless given, 1 by a calibration, and
-        without one a five-hundredth of the contents, at most 1.
-    views : bool, optional
-        Hash parts of the images too, so that crops, frames and bands are found; their files are read once, and the hashes
-        kept. By default where there are at most `icehouse.dups.view_table.MAX_VIEWED` contents.
-    variants : {"keep", "drop"}, default "keep"
-        What becomes of pictures that agree while their texts, or the words inside them, do not: they are listed in
-        ``variants.csv`` and kept, or they count as duplicates; see `icehouse.dups.variants`.
-    yes_drop : bool, default False
-        Write ``keep.csv`` and ``drop.csv`` even where so many contents are alike that hardly all are duplicates; see
-        `icehouse.dups.results.implausible`.
-    threads, device : optional
-        As `icehouse.dups.join.selfjoin.self_join` takes them.
-    progress : callable, optional
-        Called with how much is done and of how much: of images whose parts are hashed, then of pairs.
+    Results go to ``STORE/dups/<name>``, `search_name` unless given, in place of earlier ones by the same feature.
+    Items are compared by `feature`, `default_feature` unless given, whose modality decides what counts as an item's
+    content: its image or its text; by perceptual hashes within `hamming` bits of 64 (6, or fewer where a calibration
+    expects false pairs of them); and by `views`, hashes of parts of images, by default where there are at most
+    `MAX_VIEWED`. None leaves a stage out.
 
-    Raises
-    ------
-    UsageError
-        If an argument is out of its range, names what there is not, or could do nothing.
-    StoreError
-        If there is no such feature, or the results cannot be written.
+    `rule` is a least cosine, or with it a mean to subtract and where both are from. Unless given, the feature's
+    calibration chooses, if it is of the same fingerprint; without one, what the set itself looks like: so that no more
+    than `expected_false_pairs` are to be expected among all pairs, 1 by a calibration and else a five-hundredth of the
+    contents, at most 1. `engine` is what compares embeddings: the join that misses none, or a FAISS index whose recall
+    is measured and told.
+
+    `keeper` is a policy or a column, see `icehouse.dups.groups.preference`; only items that meet `where` are compared,
+    and vanished files never are. `variants`, pictures that agree while their texts do not, are kept and listed, or
+    count as duplicates. `yes_drop` writes ``keep.csv`` and ``drop.csv`` even where so many contents are alike that
+    hardly all are duplicates. `threads` and `device` are as `icehouse.dups.join.selfjoin.self_join` takes them;
+    `progress` is called with images whose parts are hashed, then with pairs. A UsageError says that an argument is out
+    of its range, names what there is not, or could do nothing; a StoreError that there is no such feature, or that
+    results cannot be written.
     """
     store = Store.of(store)
     if max_pairs < 1:

@@ -111,32 +111,11 @@ def write_gallery(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Gallery:
-    """Write found duplicates as pages to look at.
+    """Write the duplicates that a search found as pages to look at.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    name : str, optional
-        Of the search; see `icehouse.dups.pair_graph.Duplicates.open`.
-    out : str or Path, optional
-        Folder; ``STORE/dups/<name>/gallery`` unless given. An earlier gallery there is replaced.
-    choice : Choice, optional
-        Which groups and members, in which order.
-    per_page : int, default 24
-        Most groups on a page.
-    side : int, default 320
-        Longest side of the embedded pictures, in pixels.
-    threads : int, optional
-        That make thumbnails.
-    progress : callable, optional
-        Called with members done and in all.
-
-    Raises
-    ------
-    StoreError
-        If there are no such results, or they are replaced meanwhile, or the gallery cannot be written.
-    UsageError
-        If an argument is out of its range, or `out` holds other things.
+    They go to `out`, ``STORE/dups/<name>/gallery`` unless given, in place of an earlier gallery: at most `per_page`
+    groups a page, with pictures of `side` pixels. A UsageError says that `out` holds other things, a StoreError that
+    there are no such results, or that they were replaced meanwhile. `progress` is called with members done and in all.
     """
     store = Store.of(store)
     choice = choice or Choice()

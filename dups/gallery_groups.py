@@ -37,19 +37,10 @@ _WEIGHED_CHARS = 20_000
 class Choice:
     """Choice of the found groups to show.
 
-    Attributes
-    ----------
-    kinds : frozenset of str or None
-        Only members of these kinds beside the keeper: "exact", "perceptual", "embedding", "indirect".
-    min_cosine, max_cosine : float or None
-        Only members whose cosine to the keeper is known and within these.
-    chained : bool
-        Only chained groups.
-    sort : {"chained", "score", "size", "group"}
-        Chained groups first and then as by score; the least alike first; the largest first; the best keeper first.
-    max_groups : int
-    members : int
-        Most members of a group, the keeper included: those least like the keeper, different contents before copies.
+    Members beside the keeper are shown if they are of these `kinds` and if their cosine to it is known and within the
+    bounds. Groups are in one of the `SORTS`: chained ones first and then as by score; the least alike first; the
+    largest first; the best keeper first. A group shows so many `members`, the keeper included: those least like it,
+    different contents before copies.
     """
 
     kinds: frozenset[str] | None = None

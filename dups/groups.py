@@ -279,22 +279,8 @@ def grouping(name: str, n: int) -> Grouping:
 
 
 def group_pairs(n: int, i: np.ndarray, j: np.ndarray, method: str = "star") -> np.ndarray:
-    """Group `n` rows by pairs in any order.
+    """Keeper of each of `n` rows, int64 (n,), by pairs in any order and direction; lower rows are the better keepers.
 
-    Parameters
-    ----------
-    n : int
-    i, j : ndarray of int, shape (m,)
-        Row numbers, lower ones being the better keepers; repeats and either direction are allowed.
-    method : {"star", "components", "cliques"}
-
-    Returns
-    -------
-    ndarray of int64, shape (n,)
-        Each row's keeper.
-
-    Examples
-    --------
     >>> group_pairs(4, np.array([0, 1, 2]), np.array([1, 2, 3]))
     array([0, 0, 2, 2])
     >>> group_pairs(4, np.array([0, 1, 2]), np.array([1, 2, 3]), "components")

@@ -93,22 +93,9 @@ def find_leakage(
 ) -> Leakage:
     """Count the duplicates between splits, and name the items of dev and test that have one where a head learns.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    name : str, optional
-        Search for duplicates; see `icehouse.dups.pair_graph.Duplicates.open`.
-    split_column : str, default "split"
-        Column of `items`. "val" and "Validation" count as dev.
-    label : str, optional
-        Column of labels to compare across splits; `label` where there is one.
-
-    Raises
-    ------
-    StoreError
-        If there are no such results.
-    UsageError
-        If there is no such column, or it does not tell train from anything else.
+    "val" and "Validation" in `split_column` count as dev. Labels in `label`, by default ``label`` where there is one,
+    are compared across splits. A UsageError says that there is no such column, or that it does not tell train from
+    anything else.
     """
     store = Store.of(store)
     return _Work(store, name, split_column, label).leakage()
@@ -123,32 +110,12 @@ def write_cleaned(
     drop: Drop = "train",
     column: str | None = None,
 ) -> dict[str, int]:
-    """Write every item's split, without leaks, for `icehouse join`.
+    """Write every item's split, without leaks, for `icehouse join`; gives how many items left each split.
 
-    With ``drop="train"`` test stays as it is: what leaks leaves dev, then train. With "test" train stays: what leaks leaves
-    dev, then test. An item that leaves has `LEAKED` instead of its split, since an empty cell would change nothing.
-
-    Parameters
-    ----------
-    store, name, split_column
-        As `find_leakage` takes them.
-    path : Path
-        CSV (or Parquet) with ``item_id`` and the column; items without a split are left out.
-    drop : {"train", "test"}, default "train"
-    column : str, optional
-        Name of the column in the file, if it shall not be joined over the old one.
-
-    Returns
-    -------
-    dict of str to int
-        Items that left each split.
-
-    Raises
-    ------
-    StoreError
-        If there are no such results, or the file cannot be written.
-    UsageError
-        As `find_leakage` raises it, or if `icehouse join` could not bring such a column or file.
+    With ``drop="train"`` test stays as it is: what leaks leaves dev, then train. With "test" train stays: what leaks
+    leaves dev, then test. An item that leaves has `LEAKED` instead of its split, since an empty cell would change
+    nothing. The file, CSV or Parquet, has ``item_id`` and `column`, `split_column` unless it shall not be joined over
+    that; items without a split are left out.
     """
     store = Store.of(store)
     column = split_column if column is None else column

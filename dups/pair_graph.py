@@ -85,17 +85,9 @@ class Duplicates:
     def open(cls, store: Store | str | Path, name: str | None = None) -> Duplicates:
         """Open what an earlier search found.
 
-        Parameters
-        ----------
-        store : Store, str or Path
-        name : str, optional
-            By default that by `default_feature`, else the newest; those that were given no name come first. So with
-            "default" where there is none of that name, which searches had before they were named after their feature.
-
-        Raises
-        ------
-        StoreError
-            If there is none of that name; the message lists those there are.
+        By default it is that by `default_feature`, else the newest; those that were given no name come first. So with
+        "default" where there is none of that name, which searches had before they were named after their feature. A
+        StoreError says that there is none of that name, and lists those there are.
         """
         store = Store.of(store)
         if name is None or (name == HASHES and not search_folder(store, name).exists()):

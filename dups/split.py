@@ -138,36 +138,13 @@ def split_items(
 ) -> SplitReport:
     """Split items, class by class, with what belongs together in one split.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    ratios : mapping of str to float, default train .8, dev .1, test .1
-    stratify : str, optional
-        Column whose classes are kept in proportion, as far as groups permit; items without a value are a class of their own.
-    keep_together : sequence of str
-        Columns whose equal values never part, and "duplicates" for the pairs of `dups`. Groups that share an item are one.
-    dups : sequence of str, optional
-        Searches for duplicates; by default the newest for pictures and the newest for texts, by features that still are what
-        they were (`icehouse.dups.pair_graph.current_searches`). Whatever their pairs connect stays together, however long
-        the chain, so that no pair straddles.
-    column : str, default "split"
-        Column of `items` to write.
-    seed : int, default 0
-    where : str, optional
-        SQL condition over the columns of `items`; the others get no split, nor do those marked ``missing`` unless it names
-        that column.
-    out : Path, optional
-        Write ``item_id`` and the column to this file, for `icehouse join`, and leave the store as it is.
-    overwrite : bool, default False
-        Replace the column where there is one: all its values, those of items outside `where` too.
-
-    Raises
-    ------
-    UsageError
-        If the column has values and `overwrite` is not given, a column does not exist or cannot have its name, `out` is no
-        CSV or Parquet file, no item is left, or a split remains empty because every group is larger than it.
-    StoreError
-        If there are no such duplicates, or the file cannot be written.
+    Classes of the column `stratify` are kept in proportion, as far as groups permit; items without a value are a class
+    of their own. `keep_together` names columns whose equal values never part, and "duplicates" for the pairs of the
+    searches `dups`: by default the newest for pictures and the newest for texts
+    (`icehouse.dups.pair_graph.current_searches`). Whatever pairs connect stays together, however long the chain;
+    groups that share an item are one. Items that do not meet `where` get no split, nor do those marked ``missing``
+    unless it names that column. With `out` a file is written for `icehouse join` and the store is left as it is;
+    `overwrite` replaces all values of a column that is there. A UsageError says what cannot be done.
     """
     store = Store.of(store)
     shares_of(ratios)
