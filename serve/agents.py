@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import pyarrow.compute as pc
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
 from mcp.types import ToolAnnotations
 from pydantic import Field
 from starlette.exceptions import HTTPException
@@ -62,10 +63,9 @@ def create_server(state: State) -> MCPServer:
     """Make the server with its tools around an open state."""
     assert state.store is not None
     store = state.store
-    server = MCPServer("icehouse", version=__version__, instructions=_INSTRUCTIONS)
 
-    def tool(function: Callable[..., Awaitable[dict[str, Any]]]) -> None:
-        """Register a tool whose errors are told in icehouse's own words."""
+    def tool(function: Callable[..., Awaitable[dict[str, Any]]]) -> Tool:
+        """Make a tool whose errors are told in icehouse's own words, and which ignores no argument."""
 
         @functools.wraps(function)
         async def told(*args: Any, **given: Any) -> dict[str, Any]:
@@ -76,7 +76,14 @@ def create_server(state: State) -> MCPServer:
             except HTTPException as error:
                 raise ToolError(str(error.detail)) from None
 
-        server.add_tool(told, annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
+        made = Tool.from_function(
+            told, annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False)
+        )
+        arguments = made.fn_metadata.arg_model
+        arguments.model_config["extra"] = "forbid"
+        arguments.model_rebuild(force=True)
+        made.parameters["additionalProperties"] = False
+        return made
 
     async def loaded() -> None:
         problem = await state.in_thread(state.wait)
@@ -218,9 +225,8 @@ def create_server(state: State) -> MCPServer:
         )
         return {"items": [_short(row) for row in json_values(found.table)], **found.about}
 
-    for function in (sql, search, item, duplicates, predict, runs, explain, suggest):
-        tool(function)
-    return server
+    tools = [tool(each) for each in (sql, search, item, duplicates, predict, runs, explain, suggest)]
+    return MCPServer("icehouse", version=__version__, instructions=_INSTRUCTIONS, tools=tools)
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

@@ -251,7 +251,7 @@ async def answer(
             first, *others = (judgements[i] for judgements in said)
             state.drift.add(embedded)
             if first.proba is None:
-                kinds = " and ".join(asked.kinds)
+                kinds = " and ".join({"image": "an image", "text": "a text"}[kind] for kind in asked.kinds)
                 answers.append(UsageError(f"{first.reason}, and the request has {kinds} alone"))
                 continue
             told = {"duplicates": same[i], "neighbours": near[i], "heads": [o.as_json() for o in others]}

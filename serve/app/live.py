@@ -88,15 +88,19 @@ def shown(told: dict[str, Any]) -> dict[str, Any]:
     """A status as the page draws it: how many posts are left after each stage, the stages' times, curves of drift."""
     counts = told.get("counts", {})
     total = sum(counts.values())
+    # Errors of posts that got as far as the heads, such as one without the picture that a head needs.
+    unanswered = max(0, told.get("stages", {}).get("heads", 0) - counts.get("classified", 0))
     left, steps = total, [("came in", total)]
-    for decision, name in (
-        ("error", "could be read"),
-        ("filtered", "in a collection"),
-        ("repeat", "no repeats"),
-        ("irrelevant", "let through by gates"),
+    for gone, name in (
+        (counts.get("error", 0) - unanswered, "could be read"),
+        (counts.get("label", 0), "posts, not labels"),
+        (counts.get("filtered", 0), "in a collection"),
+        (counts.get("repeat", 0), "no repeats"),
+        (counts.get("irrelevant", 0), "let through by gates"),
+        (unanswered, "answered by a head"),
     ):
-        if counts.get(decision):
-            left -= counts[decision]
+        if gone > 0:
+            left -= gone
             steps.append((name, left))
     drift = told.get("drift") or None
     return {

@@ -161,6 +161,7 @@ def _is_sound(told: Any) -> bool:
             and isinstance(told["outs"], list)
             and numbers(told["counts"])
             and numbers(told.get("collections", {}))
+            and numbers(told.get("stages", {}))
             and each(told["ms"], lambda ms: numbers(ms) and {"p50", "p95"} <= ms.keys())
             and each(told["classes"], numbers)
             and all(run in told["classes"] for run in told["latest"])

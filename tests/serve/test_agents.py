@@ -86,6 +86,13 @@ def test_sql_reads_tables_and_nothing_else(state: State, work: Path) -> None:
     assert sorted(path.name for path in work.iterdir()) == before
 
 
+def test_an_argument_that_a_tool_lacks_is_told(state: State) -> None:
+    (result,) = ask(state, ("predict", {"image": "AAAA", "text": "sun"}))
+    assert result.is_error
+    assert "image" in result.content[0].text
+    assert "not permitted" in result.content[0].text
+
+
 def test_search_item_and_duplicates(state: State, work: Path) -> None:
     hits = answer(state, "search", text="night number7", k=3, where="label = 'dark'")["hits"]
     assert len(hits) == 3

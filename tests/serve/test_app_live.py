@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from icehouse.serve.app.live import shown
 from PIL import Image
 from served import client, make_store
 
@@ -75,6 +76,18 @@ def test_other_programs_get_json_without_paths(store: Path, status: dict[str, An
     assert "path" not in told["latest"]["damage"]["severe"][0]
 
 
+def test_posts_that_no_head_could_judge_were_read() -> None:
+    counts = {"error": 11, "filtered": 4, "label": 2, "classified": 3}
+    told = shown({"counts": counts, "stages": {"read": 1, "collections": 4, "learn": 2, "heads": 13}})
+    assert [(name, n) for name, n, _ in told["steps"]] == [
+        ("came in", 20),
+        ("could be read", 19),
+        ("posts, not labels", 17),
+        ("in a collection", 13),
+        ("answered by a head", 3),
+    ]
+
+
 def test_metrics(store: Path, status: dict[str, Any]) -> None:
     with client(store) as app:
         lines = app.get("/metrics").text.splitlines()
@@ -97,7 +110,7 @@ def test_a_watch_that_says_nothing_any_more(store: Path, status: dict[str, Any])
     [
         {"counts": {"a": "b"}}, {"counts": []}, {"ms": {"a": 1}}, {"ms": {"a": {"p50": 1}}}, {"classes": {}}, {"latest": 5},
         {"latest": {"damage": {"severe": [5]}}}, {"latest": {"damage": {"other": []}}}, {"drift": {"auroc": "x"}},
-        {"name": 5}, {"outs": None}, {"updated": None}, {"lag": "x"}, {"collections": [1]},
+        {"name": 5}, {"outs": None}, {"updated": None}, {"lag": "x"}, {"collections": [1]}, {"stages": {"heads": "x"}},
     ],
 )  # fmt: skip
 def test_a_status_of_another_form_is_left_out(
