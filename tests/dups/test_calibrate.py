@@ -51,6 +51,7 @@ def made(store: Store, **options: object) -> Calibration:
     return calibrate(store, **arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_it_is_measured_kept_and_used(store: Store) -> None:
     calibration = made(store)
     report = calibration.report

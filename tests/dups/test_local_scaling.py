@@ -204,6 +204,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_search_makes_the_measure_and_keeps_it(pictures: Path, tmp_path: Path) -> None:
     store = embedded(pictures, tmp_path / "s")
     found = find_duplicates(store, feature="toy-a/image/joint")

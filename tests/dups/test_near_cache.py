@@ -110,6 +110,7 @@ def test_pairs_with_new_contents_and_those_without_are_all_pairs(seed: int, leas
     assert 0 < len(some) < len(every)
 
 
+@pytest.mark.slow
 def test_a_second_search_compares_no_pair_of_files_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_errors_are_told_in_their_place(photos: list[Path]) -> None:
     assert len(positions) == len(set(positions))
 
 
+@pytest.mark.slow
 @settings(
     deadline=None,
     max_examples=12,
@@ -370,6 +371,7 @@ def test_decoding_shrinks_where_a_trial_allows_it(tmp_path: Path, trials: Any) -
     assert len(tried) == 1
 
 
+@pytest.mark.slow
 def test_neither_threads_nor_restarts_change_how_far(tmp_path: Path, trials: Any, monkeypatch: Any) -> None:
     tried, decoded, happened = trials
     paths = make_pictures(tmp_path / "big", 12, width=160, height=128)

@@ -132,6 +132,7 @@ def test_predict_runs_explain_and_suggest(state: State, work: Path) -> None:
     assert problem(state, "explain", item_ids=["nobody"])
 
 
+@pytest.mark.slow
 def test_over_pipes_nothing_but_the_protocol_comes_out(work: Path) -> None:
     """As an agent's client starts it: `icehouse mcp STORE`, whose encoder here cannot be loaded."""
 

@@ -79,6 +79,7 @@ def test_slow_bodies_hold_nobody_up_and_end(slow: tuple[str, SlowEncoder]) -> No
         client.close()
 
 
+@pytest.mark.slow
 def test_heads_that_come_too_slowly_end(slow: tuple[str, SlowEncoder]) -> None:
     url, _ = slow
     to = urlsplit(url)

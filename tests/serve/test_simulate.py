@@ -38,6 +38,7 @@ def test_a_search_is_needed_and_numbers_are_checked(store: Store, tmp_path: Path
         simulate(store, "label", budget=4)
 
 
+@pytest.mark.slow
 def test_the_funnel_on_a_store(store: Store, tmp_path: Path) -> None:
     find_duplicates(store, name="dups")
     with pytest.raises(UsageError, match="no item has the label 'x'"):

@@ -86,6 +86,7 @@ def charts() -> list[Chart]:
     return [*ranking_charts(proba, y, HOSTILE), reliability_chart(bins, bins), log]
 
 
+@pytest.mark.slow
 def test_drawings_fit_into_any_page_whatever_labels_say() -> None:
     ids: list[str] = []
     for chart in charts():

@@ -82,6 +82,7 @@ def test_the_command_leaves_a_report_with_every_run(make_store: Make) -> None:
         assert words in page.text
 
 
+@pytest.mark.slow
 def test_nothing_hostile_gets_through(make_store: Make, tmp_path: Path) -> None:
     store = make_store(60, label=lambda i: LABELS[i % 3])
     folder = tmp_path / "<b>pictures"

@@ -166,6 +166,7 @@ def test_what_kills_every_worker_is_given_up(
     assert "given to workers 7 times" in decisions(broker)[post["id"]]["error"]
 
 
+@pytest.mark.slow
 def test_nothing_is_acknowledged_before_its_decision_is_out(
     broker: Any, redis_server: str, watch: Watching, posts: Posts, postgres: str
 ) -> None:

@@ -71,6 +71,7 @@ def test_nobody_is_root_and_secrets_have_no_default() -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES["server"]["ports"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [instruction("CMD"), SERVICES["server"]["command"]])
 def test_the_server_and_its_health_check(command: list[str], home: Path) -> None:
     assert command[:3] == ["serve", "--host", "0.0.0.0"]

@@ -252,6 +252,7 @@ def test_paths_lie_below_the_root(tmp_path: Path) -> None:
             inside(path, tmp_path)
 
 
+@pytest.mark.slow
 def test_posts_by_url(
     site: str, run_lines: Callable[..., Any], posts: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ def until(said: Callable[[], bool], seconds: float = 30) -> None:
     assert said()
 
 
+@pytest.mark.slow
 def test_a_folder_whose_files_come_in_parts(posts: Posts, tmp_path: Path) -> None:
     pytest.importorskip("watchfiles")
     pictures = [Path(posts()["image_path"]) for _ in range(4)]
@@ -179,6 +180,7 @@ def test_lines_are_answered_while_the_pipe_stays_open_and_sigterm_ends_well(
     assert (status["state"], status["counts"]) == ("stopped", {"classified": 2 + len(answered)})
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_slow_stops_the_reading(home: Path, tmp_path: Path) -> None:
     """What is read and not written stays bounded, however much there is to read."""
     given = tmp_path / "in.jsonl"
