@@ -152,7 +152,7 @@ def say(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON on stdout; NaN becomes null, so that any parser reads it."""
-    typer.echo(json_text(_plain(value), indent=2))
+    typer.echo(json_text(plain(value), indent=2))
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
@@ -170,18 +170,18 @@ def _escaped(found: re.Match[str]) -> str:
     return char if char.isprintable() or unicodedata.category(char) == "Zs" else json.dumps(char)[1:-1]
 
 
-def _plain(value: Any) -> Any:
-    """Copy of `value` in types that JSON has."""
+def plain(value: Any) -> Any:
+    """Copy of `value` in types that JSON has: keys are texts, numbers that it lacks null, all else a text."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, (str, bool, int)) or value is None:
         return value
     if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
+        return value if value - value == 0 else None
     if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return str(value)
 
 

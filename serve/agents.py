@@ -20,6 +20,7 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from .. import __version__
+from ..console import plain
 from ..dups.pair_graph import Duplicates, list_duplicates
 from ..errors import IcehouseError, UsageError
 from ..heads.active import suggest as suggest_items
@@ -27,7 +28,6 @@ from ..heads.reports.explain import explain as explain_items
 from ..heads.runs import list_runs
 from ..store.sql import json_values, query_confined
 from .app import api
-from .app.rendering import plain
 from .app.state import Settings, State
 
 #: Rows of a result that a tool gives; the answer says how many there are.

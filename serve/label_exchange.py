@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from ..data.labels import normalised
 from ..data.readers import read_rows
 from ..errors import IcehouseError, SourceError, UsageError
 from ..store.annotate import JoinReport, join
-from ..store.files import publish, publish_text
+from ..store.files import publish_text
 from ..store.schema import RESERVED
 from ..store.sql import save
 from .label_table import (
@@ -71,26 +70,9 @@ def export_label_studio(desk: Desk, path: Path) -> int:
             data["image"] = f"/data/local-files/?d={row['path']}"
             data["image_sha256"] = row["image_sha256"]
         target = _IMAGE if row["path"] is not None else _TEXT
-        annotations = [
-            {
-                "result": [_result(str(vote.label), target, vote.annotator, vote.entry_id)],
-                "created_at": vote.at.isoformat(),
-                "was_cancelled": False,
-                "ground_truth": False,
-            }
-            for vote in sorted(found.votes.get(unit, {}).values(), key=lambda vote: vote.order)
-        ]
-        if (word := found.words.get(unit)) is not None:
-            annotations.append(
-                {
-                    "result": [
-                        _result(str(word.label), target, word.annotator, word.entry_id, role="adjudicator")
-                    ],
-                    "created_at": word.at.isoformat(),
-                    "was_cancelled": False,
-                    "ground_truth": True,
-                }
-            )
+        said = sorted(found.votes.get(unit, {}).values(), key=lambda vote: vote.order)
+        said += [found.words[unit]] if unit in found.words else []
+        annotations = [_annotation(entry, target) for entry in said]
         task: dict[str, Any] = {"data": data, "annotations": annotations}
         if unit in decided:
             data["majority"] = decided[unit].label
@@ -99,16 +81,21 @@ def export_label_studio(desk: Desk, path: Path) -> int:
     return len(tasks)
 
 
-def _result(
-    label: str, target: str, annotator: str, entry_id: str, role: str = "annotator"
-) -> dict[str, Any]:
-    return {
-        "id": hashlib.sha256(entry_id.encode()).hexdigest()[:10],
+def _annotation(entry: Entry, target: str) -> dict[str, Any]:
+    """A label as Label Studio has it; an adjudicator's is the truth."""
+    result = {
+        "id": hashlib.sha256(entry.entry_id.encode()).hexdigest()[:10],
         "from_name": _FROM,
         "to_name": target,
         "type": "choices",
-        "value": {"choices": [label]},
-        "meta": {"annotator": annotator, "role": role, "entry_id": entry_id},
+        "value": {"choices": [str(entry.label)]},
+        "meta": {"annotator": entry.annotator, "role": entry.role, "entry_id": entry.entry_id},
+    }
+    return {
+        "result": [result],
+        "created_at": entry.at.isoformat(),
+        "was_cancelled": False,
+        "ground_truth": entry.role == ADJUDICATOR,
     }
 
 
@@ -324,29 +311,18 @@ def export_labels(desk: Desk, path: Path) -> int:
     return len(rows)
 
 
-def decided_rows(desk: Desk, column: str) -> Iterator[dict[str, str]]:
-    """Item and label of all that is decided, members of groups included."""
-    for item, decision in sorted(desk.decided().items()):
-        yield {"item_id": item, column: decision.label}
-
-
 def apply_labels(desk: Desk, column: str, scratch: Path) -> JoinReport:
     """Write what is decided as a column of items, as `icehouse join` would; items without a decision keep what they have."""
+    import pyarrow.parquet as pq
+
     if column in RESERVED:
         raise UsageError(f"{column!r} is a column of icehouse's own: give another name")
-    rows = list(decided_rows(desk, column))
-    if not rows:
+    decided = sorted(desk.decided().items())
+    if not decided:
         raise UsageError(
             f"nothing of {desk.name} is decided yet: an item needs {desk.task.votes} votes and a majority"
         )
     file = scratch / "decided.parquet"
-    with publish(file) as temp:
-        import pyarrow.parquet as pq
-
-        pq.write_table(
-            pa.table(
-                {name: pa.array([row[name] for row in rows], pa.string()) for name in ("item_id", column)}
-            ),
-            temp,
-        )
+    items, labels = [item for item, _ in decided], [decision.label for _, decision in decided]
+    pq.write_table(pa.table({"item_id": items, column: labels}), file)
     return join(desk.store, file, columns=[column])

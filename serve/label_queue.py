@@ -36,6 +36,14 @@ WINDOW, POINTS = 50, 200
 _CHANGED = 0.05
 
 
+def share(right: int, n: int) -> dict[str, Any]:
+    """A share with Wilson's interval."""
+    if not n:
+        return {"value": None, "low": None, "high": None, "of": 0}
+    low, high = wilson(right / n, n, LEVEL)
+    return {"value": right / n, "low": float(low), "high": float(high), "of": n}
+
+
 class Queue:
     """Order of the `units` of a task: items that stand for others, in the order of the store.
 
@@ -156,17 +164,10 @@ class Queue:
             classes = self.head.classes_.astype(str)
             said = classes[self.head.predict_proba(X).argmax(axis=1)]
             self._right += (said == np.array(labels)).tolist()
-            n = len(self._right)
             latest = self._right[-WINDOW:]
-            low, high = wilson(float(np.mean(latest)), len(latest), LEVEL)
+            told = share(sum(latest), len(latest))
             self.curve.append(
-                {
-                    "labels": len(self._learned) + len(units),
-                    "accuracy": float(np.mean(latest)),
-                    "low": float(low),
-                    "high": float(high),
-                    "of": min(n, WINDOW),
-                }
+                {"labels": len(self._learned) + len(units), "accuracy": told.pop("value"), **told}
             )
         self.head.partial_fit(X, np.array(labels), classes=np.array(self.task.classes))
         self._learned |= {unit: known[unit] for unit in units}
@@ -217,18 +218,9 @@ class Queue:
         with self._lock:
             commonest = self._seen.most_common(1)
             n = len(self._right)
-            overall = None
-            if n:
-                low, high = wilson(float(np.mean(self._right)), n, LEVEL)
-                overall = {
-                    "value": float(np.mean(self._right)),
-                    "low": float(low),
-                    "high": float(high),
-                    "of": n,
-                }
             return {
                 "labels": len(self._learned),
-                "accuracy": overall,
+                "accuracy": share(sum(self._right), n) if n else None,
                 "commonest": None
                 if not commonest
                 else {"label": commonest[0][0], "share": commonest[0][1] / sum(self._seen.values())},

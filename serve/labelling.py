@@ -16,11 +16,10 @@ import numpy as np
 
 from ..dups.pair_graph import current_searches
 from ..errors import UsageError
-from ..heads.intervals import wilson
 from ..heads.metrics import LEVEL
 from ..heads.samples import parse_inputs
 from ..store.store import Store
-from .label_queue import Queue
+from .label_queue import Queue, share
 from .label_table import (
     ADJUDICATOR,
     ANNOTATOR,
@@ -173,14 +172,6 @@ def kappa_with_interval(counts: np.ndarray) -> dict[str, Any]:
         known = [each for each in drawn if each is not None]
         low, high = (float(end) for end in np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     return {"value": value, "low": low, "high": high, "items": len(counts)}
-
-
-def share(right: int, n: int) -> dict[str, Any]:
-    """A share with Wilson's interval."""
-    if not n:
-        return {"value": None, "low": None, "high": None, "of": 0}
-    low, high = wilson(right / n, n, LEVEL)
-    return {"value": right / n, "low": float(low), "high": float(high), "of": n}
 
 
 def annotators(found: Standing) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from ...store.schema import tower_of
 from .catalog import Catalog, Duplicate, Neighbour, picture_url
 from .inference import MAX_TEXT, Embedded, Inference, Kind
 from .inference import Query as Asked
-from .rendering import Json, page, wants_page
+from .rendering import Json, first_problem, page, wants_page
 from .state import NotReadyError, State
 
 router = APIRouter()
@@ -495,9 +495,8 @@ async def read_input(request: Request) -> Asked:
         try:
             return Input.model_validate_json(await request.body()).asked()
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise HTTPException(422, f"{where}: {first['msg']}" if where else first["msg"]) from None
+            told = first_problem(error.errors(include_input=False, include_url=False))
+            raise HTTPException(422, told) from None
     if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         raise HTTPException(415, "send a form (multipart/form-data) with image and text, or JSON")
     async with request.form(max_files=4, max_fields=16) as form:

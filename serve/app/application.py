@@ -28,7 +28,7 @@ from . import api, browse, label_pages, live, map_page, pages, review
 from .batching import OverloadedError
 from .monitoring import Measured
 from .protection import Protection
-from .rendering import Json, problem
+from .rendering import Json, first_problem, problem
 from .state import NotReadyError, Settings, State
 
 
@@ -108,11 +108,8 @@ def _refused(request: Request, error: Any) -> Any:
 
 
 def _invalid(request: Request, error: Any) -> Any:
-    """Name the first value that cannot be taken; the value itself may be anything, and is not repeated."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return problem(request, 422, f"{where}: {first['msg']}" if where else str(first["msg"]))
+    return problem(request, 422, first_problem(error.errors()))
 
 
 def _failed(request: Request, error: Any) -> Any:

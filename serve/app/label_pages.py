@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from ...errors import UsageError
 from ..label_table import checked_annotator, load_task, task_names
 from ..labelling import Desk
 from .api import served
-from .rendering import Json, page, wants_page
+from .rendering import Json, first_problem, page, wants_page
 
 router = APIRouter(include_in_schema=False)
 
@@ -28,18 +29,6 @@ _QUEUE, _ADJUDICATE = "queue", "adjudicate"
 _making = threading.Lock()
 
 
-class Said(BaseModel):
-    """Answer of an annotator for an item: a class, or null to skip it."""
-
-    model_config = ConfigDict(extra="forbid")
-    task: str = Field(max_length=100)
-    annotator: str = Field(max_length=400)
-    item_id: str = Field(max_length=4000)
-    label: str | None = Field(None, max_length=400)
-    entry_id: str = Field(max_length=80)
-    view: str = Field(_QUEUE, pattern="^(queue|adjudicate)$")
-
-
 class Undone(BaseModel):
     """Take back the annotator's last word."""
 
@@ -48,6 +37,13 @@ class Undone(BaseModel):
     annotator: str = Field(max_length=400)
     entry_id: str = Field(max_length=80)
     view: str = Field(_QUEUE, pattern="^(queue|adjudicate)$")
+
+
+class Said(Undone):
+    """Answer of an annotator for an item: a class, or null to skip it."""
+
+    item_id: str = Field(max_length=4000)
+    label: str | None = Field(None, max_length=400)
 
 
 Name = Annotated[str, Query(max_length=400)]
@@ -110,14 +106,14 @@ def item(
 async def say(request: Request) -> Any:
     """Keep a label or a skip; the answer, which has the next item, is sent once it is on the medium."""
     said = await _body(request, Said)
-    return await _in_thread(_say, request, said)
+    return await run_in_threadpool(_say, request, said)
 
 
 @router.post("/label/undo")
 async def undo(request: Request) -> Any:
     """Take back the last word, and show its item again."""
     undone = await _body(request, Undone)
-    return await _in_thread(_undo, request, undone)
+    return await run_in_threadpool(_undo, request, undone)
 
 
 @router.get("/label/status")
@@ -149,15 +145,7 @@ async def _body(request: Request, kind: Any) -> Any:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise HTTPException(422, f"{where}: {first['msg']}" if where else str(first["msg"])) from None
-
-
-async def _in_thread(work: Any, *arguments: Any) -> Any:
-    from starlette.concurrency import run_in_threadpool
-
-    return await run_in_threadpool(work, *arguments)
+        raise HTTPException(422, first_problem(error.errors())) from None
 
 
 def _answer(

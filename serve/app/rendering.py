@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from ...console import one_line
+from ...console import one_line, plain
 from ...web.render import render
 
 
@@ -39,6 +39,13 @@ def wants_page(request: Request) -> bool:
     return navigates and "text/html" in request.headers.get("accept", "")
 
 
+def first_problem(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Name the first value that cannot be taken; the value itself may be anything, and is not repeated."""
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
+
+
 def problem(request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Any:
     """Say in one line what was wrong: as a page to a browser that asked for one, else as JSON."""
     detail = one_line(detail)
@@ -51,18 +58,3 @@ def problem(request: Request, status: int, detail: str, headers: Mapping[str, st
 
 def _title(status: int) -> str:
     return {404: "Not found", 503: "Busy"}.get(status, "That did not work")
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it: keys are texts, numbers that JSON has not are null, what it has not is told as a text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return plain(value.tolist())
-    return str(value)

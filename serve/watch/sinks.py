@@ -25,7 +25,7 @@ from ...store.store import Store
 from . import require
 from .messages import Decision
 from .scoring import Feature, Scorer
-from .sources import hidden, kafka_settings, quiet_logger, redis_client
+from .sources import hidden, kafka_settings, quiet_logger, redis_client, redis_errors
 
 if TYPE_CHECKING:
     import psycopg
@@ -111,15 +111,8 @@ class RedisOut(Sink):
             raise UsageError(f"{self.name}: maxlen is a number of entries") from None
         if given:
             raise UsageError(f"{self.name}: no parameter {next(iter(given))!r}; there is maxlen")
-        self._try(self.client.ping)
-
-    def _try(self, call: Any) -> Any:
-        import redis
-
-        try:
-            return call()
-        except redis.RedisError as error:
-            raise WatchError(f"cannot write to {self.name}: {brief(error)}") from error
+        with redis_errors(f"cannot write to {self.name}"):
+            self.client.ping()
 
     def write(self, decisions: Sequence[Decision]) -> None:
         """See `Sink.write`."""
@@ -128,7 +121,8 @@ class RedisOut(Sink):
             told = json.dumps(decision.as_dict())
             fields = {"id": decision.post.id, "decision": decision.decision, "json": told}
             pipe.xadd(self.stream, fields, maxlen=self.maxlen, approximate=True)
-        self._try(pipe.execute)
+        with redis_errors(f"cannot write to {self.name}"):
+            pipe.execute()
 
     def close(self) -> None:
         """See `Sink.close`."""

@@ -20,7 +20,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import numpy as np
 
@@ -259,13 +259,8 @@ def redis_client(url: str, **options: Any) -> tuple[Any, str, dict[str, str]]:
     if len(pieces) != 1 or not parts.hostname:
         raise UsageError(f"{hidden(url)}: name a stream, such as redis://localhost:6379/posts")
     parameters = dict(parse_qsl(parts.query))
-    client = redis.Redis(
-        host=parts.hostname,
-        port=parts.port or 6379,
-        db=db,
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
-        ssl=parts.scheme == "rediss",
+    client = redis.Redis.from_url(
+        urlunsplit((parts.scheme, parts.netloc, f"/{db}", "", "")),
         retry=Retry(ExponentialBackoff(cap=5, base=0.1), RETRIES),
         retry_on_error=[redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
         health_check_interval=30,
@@ -273,6 +268,17 @@ def redis_client(url: str, **options: Any) -> tuple[Any, str, dict[str, str]]:
         **options,
     )
     return client, pieces[0], parameters
+
+
+@contextlib.contextmanager
+def redis_errors(what: str) -> Iterator[None]:
+    """Tell an error of Redis as what could not be done for it."""
+    import redis
+
+    try:
+        yield
+    except redis.RedisError as error:
+        raise WatchError(f"{what}: {brief(error)}") from error
 
 
 def hidden(url: str) -> str:
@@ -329,9 +335,7 @@ class RedisStream(Source):
             raise WatchError(f"no Redis at {self.name}: {brief(error)}") from error
 
     def __iter__(self) -> Iterator[Message]:
-        import redis
-
-        try:
+        with redis_errors(f"{self.name} cannot be read any more"):
             yield from self._own()
             while not self.stopped.is_set():
                 yield from self._claimed()
@@ -342,8 +346,6 @@ class RedisStream(Source):
                 )
                 for entry, fields in _entries(found):
                     yield self._message(entry, fields)
-        except redis.RedisError as error:
-            raise WatchError(f"{self.name} cannot be read any more: {brief(error)}") from error
 
     def _own(self) -> Iterator[Message]:
         """Messages given to this consumer before it was restarted."""
@@ -390,22 +392,14 @@ class RedisStream(Source):
 
     def done(self, tokens: Sequence[Any]) -> None:
         """See `Source.done`."""
-        import redis
-
         with self._lock:
             self._held.difference_update(tokens)
-        try:
+        with redis_errors(f"{self.name}: results are out, but could not be acknowledged"):
             if tokens:
                 self.client.xack(self.stream, self.group, *tokens)
-        except redis.RedisError as error:
-            raise WatchError(
-                f"{self.name}: results are out, but could not be acknowledged: {brief(error)}"
-            ) from error
 
     def tell_seen(self, modality: str, space: str, arrivals: Sequence[Arrival], window: int) -> None:
         """See `Source.tell_seen`."""
-        import redis
-
         if not self.shares or not arrivals:
             return
         pipe = self.client.pipeline(transaction=False)
@@ -422,21 +416,17 @@ class RedisStream(Source):
                 "path": (arrival.path or "").encode("utf-8", "surrogatepass"),
             }
             pipe.xadd(self._seen(modality, space), fields, maxlen=window, approximate=True)
-        try:
+        with redis_errors(f"{self.name}: what was seen could not be shared"):
             pipe.execute()
-        except redis.RedisError as error:
-            raise WatchError(f"{self.name}: what was seen could not be shared: {brief(error)}") from error
 
     def seen_by_others(self, modality: str, space: str, dim: int | None) -> list[Arrival]:
         """See `Source.seen_by_others`."""
-        import redis
-
         if not self.shares:
             return []
         name = self._seen(modality, space)
         first = name not in self._seen_upto
         found: list[Arrival] = []
-        try:
+        with redis_errors(f"{self.name}: what others have seen cannot be read"):
             while entries := self.client.xrange(name, min=f"({self._seen_upto.get(name, '0-0')}", count=1000):
                 self._seen_upto[name] = _text(entries[-1][0])
                 # At first also what this worker has told before it was killed.
@@ -446,8 +436,6 @@ class RedisStream(Source):
                     if (first or _text(fields.get(b"by")) != self.consumer)
                     and (arrival := _arrival(fields, dim)) is not None
                 ]
-        except redis.RedisError as error:
-            raise WatchError(f"{self.name}: what others have seen cannot be read: {brief(error)}") from error
         self._seen_upto.setdefault(name, "0-0")
         return found
 
