@@ -46,7 +46,7 @@ from .groups import (
     preference,
     ranks,
 )
-from .hashing import ViewHashes, blank_hashes, informative, view_radius
+from .hashing import MAX_VIEW_BITS, ViewHashes, blank_hashes, informative, view_radius
 from .judgements import active_judgements, judge_groups, mark_judged
 from .pair_graph import Duplicates, default_feature, search_folder, search_name
 from .pairs import (
@@ -209,6 +209,8 @@ def find_duplicates(
                 contents.confirmed, unseen = confirmed_pairs(store, seen, contents.views)
                 remarks += unseen
                 contents.collages = have_cells(store, seen)
+                if made.levels is not None and hashed_views is not None:
+                    contents.near_views = ViewHashes(*hashed_views, MAX_VIEW_BITS)
                 contents.agreements = Agreements.of_store(store, seen, ranked.files_of, threads)
             elif hamming is not None and n > 1 and views is None:
                 remarks.append(

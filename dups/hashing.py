@@ -584,7 +584,7 @@ _UNEVEN = 500
 _AGREEMENT_BITS = 10
 
 #: A picture has dozens of views, and with 6 bits one feed in seven had a false pair among its hundreds of pictures.
-_MAX_VIEW_BITS = 4
+MAX_VIEW_BITS = 4
 
 
 @dataclass
@@ -701,7 +701,7 @@ def view_radius(n: int, hamming: int, expected: float = 1.0) -> int:
     -1 if not even equal hashes would do.
     """
     comparisons = n * (n - 1) / 2 * 2 * WHOLE_VIEWS * VIEWS * _UNEVEN
-    for radius in range(min(hamming, _MAX_VIEW_BITS), -1, -1):
+    for radius in range(min(hamming, MAX_VIEW_BITS), -1, -1):
         near = sum(comb(32, k) ** 2 for k in range(radius // 2 + 1))
         if comparisons * near / comb(64, 32) <= expected:
             return radius

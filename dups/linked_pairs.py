@@ -7,14 +7,22 @@ which is a pair if the two pictures are registered and agree, and say the same.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
+from ..data.image_files import read as read_image
+from ..data.images import decode
+from ..errors import ImageError
 from .confirm import PixelPairs
 from .groups import group_pairs
-from .registration import FEWEST_PAIRS, LOOSE, least_agreement
-from .rule import suspects
+from .hashing import HashJoin, ViewHashes
+from .registration import FEWEST_PAIRS, LOOSE, STRICT, Agreements, least_agreement
+from .rule import DEFAULT_HAMMING, suspects
 
 if TYPE_CHECKING:
     from .pairs import Contents
@@ -34,6 +42,20 @@ _STRANGERS = 200
 
 #: Best contents of groups that are held against one another, and nearest ones of each that are looked at.
 _MAX_LEADS, _EACH = 4000, 3
+
+#: Contents beyond which nearest ones are not looked for where all look alike, near hashes that are looked at then, and near
+#: ones that a content has at most unless it is one of a crowd.
+_MAX_ALIKE, _MAX_NEAR, _CROWD = 10_000, 1_000_000, 12
+
+#: Bits beyond which the nearest hashes of two parts are those of other pictures; and times as many pairs whose colours are
+#: compared as are registered.
+_FAR_BITS, _COLOURED = 20, 3
+
+#: Places of a picture, in each direction, whose colours are compared, and how far off they are looked for; levels of a
+#: channel by which a colour is another one, of a plain ground and elsewhere, and those of a plain ground around it; and the
+#: shares of places that may have one, of the picture that shows less, and of that with a band or a frame.
+_PLACES, _REACH, _OTHER_GROUND, _OTHER_COLOUR, _PLAIN = 32, 5, 8.0, 24.0, 8.0
+_OTHER_PLACES = (0.015, 0.25)
 
 #: A group so many times smaller than they are on average may be a part of another.
 _SMALLER = 2
@@ -166,3 +188,125 @@ def _with_plain(n: int, i: np.ndarray, j: np.ndarray, plain: np.ndarray) -> tupl
     a, b = sides[1, start[at] + place], j[at]
     found, other = np.divmod(np.unique((np.minimum(a, b) * n + np.maximum(a, b))[a != b]), n)
     return found, other
+
+
+def pair_alike(contents: Contents, views: ViewHashes | None) -> dict[str, Any]:
+    """Confirm pairs of a set that is too much alike for vectors and hashes, the most promising ones, by their pixels.
+
+    Those are contents that are nearest to one another, by their vectors or by the hashes of `views`, and first those that
+    have few near ones: the frames of a film have hundreds. They have to agree as copies among like pictures do, and in
+    their colours, by which alone flags differ.
+    """
+    n, agreements = len(contents), contents.agreements
+    if agreements is None or contents.rows is None or not 2 < len(contents.rows) <= _MAX_ALIKE:
+        return {}
+    begun, most = time.perf_counter(), int(suspects(n))
+    hashes = _near_hashes(contents, views)
+    crowd = np.bincount(hashes.ravel(), minlength=n) > _CROWD
+    vectors = _nearest_all(contents)
+    lonely = (side[:, ~crowd[side].any(axis=0)] for side in (hashes, vectors))
+    pairs = np.concatenate([*lonely, vectors], axis=1)
+    codes = pairs[0] * n + pairs[1]
+    _, first = np.unique(codes, return_index=True)
+    i, j = np.divmod(codes[np.sort(first)], n)
+    apart = contents.whole_hamming(i, j) if views is None else views.distance(i, j)
+    possible = np.flatnonzero((apart <= _FAR_BITS) | (apart > 64) | (apart < 0))[: _COLOURED * most]
+    i, j = _same_words(contents, i[possible], j[possible])
+    alike = np.flatnonzero(_colours_agree(agreements, i, j))[:most]
+    i, j = i[alike], j[alike]
+    agreed = agreements.of(i, j)
+    i, j = i[agreed >= STRICT], j[agreed >= STRICT]
+    bits = np.maximum(contents.hamming(i, j), 0)
+    made = PixelPairs.of_any(n, np.minimum(i, j) * n + np.maximum(i, j), np.zeros(len(i), np.int8), bits)
+    contents.confirmed = made if contents.confirmed is None else contents.confirmed | made
+    return {
+        "pairs": len(agreed),
+        "agreeing": len(made),
+        "least": STRICT,
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+def _near_hashes(contents: Contents, views: ViewHashes | None) -> np.ndarray:
+    """Pairs whose hashes, or those of whose parts, are as near as copies' are elsewhere, int64 (2, m), the nearest first."""
+    n = len(contents)
+    if views is None:
+        join = HashJoin(contents.hashes, contents.useful, DEFAULT_HAMMING, max_pairs=_MAX_NEAR)
+        codes = np.concatenate([np.empty(0, np.int64), *(block.i * n + block.j for block in join)])
+        bits = contents.whole_hamming(*np.divmod(codes, n))
+    else:
+        codes, _ = views.pairs(_MAX_NEAR)
+        bits = views.distance(*np.divmod(codes, n))
+    return np.stack(np.divmod(codes[np.argsort(bits, kind="stable")], n))
+
+
+def _nearest_all(contents: Contents) -> np.ndarray:
+    """Pairs of each content with those nearest to it by their vectors, int64 (2, m): those nearest to each other first."""
+    rows, numbers = contents.rows, contents.with_vector
+    assert rows is not None, "nothing is nearest without vectors"
+    units, _ = rows.directions(slice(None))
+    units = (units - units.mean(axis=0)).astype(np.float32)
+    units /= np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1e-12)
+    each, m = min(_EACH, len(units) - 1), len(units)
+    best, cosine = np.empty((m, each), np.int64), np.empty((m, each))
+    for start in range(0, m, 256):
+        part = np.round(units[start : start + 256] @ units.T, 5)
+        own = np.arange(len(part))
+        part[own, start + own] = -2
+        best[start : start + 256] = np.argsort(-part, axis=1, kind="stable")[:, :each]
+        cosine[start : start + 256] = np.take_along_axis(part, best[start : start + 256], 1)
+    a, b, near = np.repeat(np.arange(m), each), best.ravel(), cosine.ravel()
+    mutual = best[b, 0] == a
+    mutual &= np.tile(np.arange(each), m) == 0
+    order = np.lexsort((-near, ~mutual))
+    return np.sort(numbers[np.stack([a, b])[:, order]], axis=0)
+
+
+def _colours_agree(agreements: Agreements, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Tell of pairs that agree in grey whether each colour of one is in the other as well, about where it was; bool."""
+    numbers, at = np.unique(np.concatenate([i, j]), return_inverse=True)
+    if not len(numbers):
+        return np.zeros(0, bool)
+    seen = [_colours(digest, file) for digest, file in zip(*agreements.sources(numbers), strict=True)]
+    pairs = zip(at[: len(i)].tolist(), at[len(i) :].tolist(), strict=True)
+    return np.array([_same_colours(seen[a], seen[b]) for a, b in pairs], bool)
+
+
+def _colours(digest: str, file: str | None) -> np.ndarray | None:
+    """Colours of a file's picture at a few places, float32 (side, side, 3); None if it is not what it was."""
+    if file is None:
+        return None
+    try:
+        data, _ = read_image(Path(file))
+        if hashlib.sha256(data).hexdigest() != digest:
+            return None
+        small = decode(data, shortest=_PLACES).image.convert("RGB")
+    except (ImageError, OSError, ValueError):
+        return None
+    return np.asarray(small.resize((_PLACES, _PLACES), Image.Resampling.BOX), np.float32)
+
+
+def _same_colours(one: np.ndarray | None, two: np.ndarray | None) -> bool:
+    if one is None or two is None:
+        return False
+    # As they are, or one made lighter; a band changes the mean.
+    return any(_held(one, two * gain) for gain in (1.0, one.mean() / max(float(two.mean()), 1.0)))
+
+
+def _held(one: np.ndarray, two: np.ndarray) -> bool:
+    """Whether nearly all of one picture's colours are in the other about where they are, and most of the other's in it."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    other = []
+    for a, b in ((one, two), (two, one)):
+        around = np.pad(b, ((_REACH, _REACH), (_REACH, _REACH), (0, 0)), mode="edge")
+        moves = range(2 * _REACH + 1)
+        nearest = np.full((_PLACES, _PLACES), np.inf, np.float32)
+        for y, x in ((y, x) for y in moves for x in moves):
+            apart = np.abs(a - around[y : y + _PLACES, x : x + _PLACES]).max(axis=2)
+            np.minimum(nearest, apart, out=nearest)
+        # At an edge colours mix by where it lies, and inside of a plain ground they are what they are.
+        ranges = maximum_filter(a, (3, 3, 1)) - minimum_filter(a, (3, 3, 1))
+        plain = ranges.max(axis=2) <= _PLAIN
+        other.append(float((nearest > np.where(plain, _OTHER_GROUND, _OTHER_COLOUR)).mean()))
+    return min(other) <= _OTHER_PLACES[0] and max(other) <= _OTHER_PLACES[1]

@@ -31,7 +31,7 @@ from .hashing import (
 )
 from .join.cosines import Asked, RowSet, pair_cosines
 from .join.selfjoin import Join, PairBlock, cross_join, self_join
-from .linked_pairs import pair_linked, unrelated_agreement
+from .linked_pairs import pair_alike, pair_linked, unrelated_agreement
 from .local_scaling import RADIUS, Neighbourhoods
 from .registration import BEYOND_DOUBT, VAGUE, Agreements, decide
 from .rule import Rule, suspects
@@ -132,6 +132,8 @@ class Contents:
         self.beside: Neighbourhoods | None = None
         #: Near pairs that earlier searches found.
         self.known: NearCache | None = None
+        #: Views that suggest pairs where all look alike, and near views prove nothing.
+        self.near_views: ViewHashes | None = None
         #: What is a collage, as far as its seams tell.
         self.collages = np.zeros(len(hashes), bool)
         #: How far pictures agree pixel by pixel; None where there are none.
@@ -505,6 +507,8 @@ class PairSearch:
         Where too many are in doubt more evidence is asked for, and where all that has enough is in doubt, pixels are not.
         """
         contents = self.contents
+        if contents.rule.levels is not None:
+            self.stats["registered"] = pair_alike(contents, contents.near_views)
         if contents.rule.suspected is None or contents.rule.agreeing is not None:
             return
         alone = replace(contents.rule, suspected=None)

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from galleries import embedded
 from icehouse.cli import app
+from icehouse.data.sample.scenes import SCENES, paint
+from icehouse.data.transforms import GRADED, encode
 from icehouse.dups.act import plan_actions
 from icehouse.dups.default_calibration import careful_expected
 from icehouse.dups.find import find_duplicates
+from icehouse.dups.linked_pairs import _same_colours
 from icehouse.dups.results import implausible
 from icehouse.errors import UsageError
 from icehouse.store.store import Store
@@ -111,3 +114,46 @@ def test_fewer_false_pairs_are_expected_of_small_sets() -> None:
     assert careful_expected(0) > 0
     assert careful_expected(250) == 0.5
     assert careful_expected(500) == careful_expected(10**6) == 1
+
+
+def test_copies_beside_the_frames_of_a_film_are_found_by_their_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames have hundreds of near hashes, so that these prove nothing; pixels do, of contents that have few near ones."""
+    monkeypatch.setattr("icehouse.dups.find.default_calibration", lambda *_, **__: None)
+    rng, names = np.random.default_rng(5), list(SCENES)[:4]
+    film = paint(rng, "lake", long_side=96)[0].convert("RGB")
+    (tmp_path / "i").mkdir()
+    for k in range(94):
+        noisy = np.asarray(film, np.float32) + rng.normal(0, 5, (film.height, film.width, 1))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "i" / f"frame{k:03d}.png")
+    for k, name in enumerate(names):
+        scene = paint(np.random.default_rng(k), name, long_side=240)[0].convert("RGB")
+        scene.save(tmp_path / "i" / f"scene{k}.png")
+        edit = ("recompress", "watermark", "brightness", "crop_5")[k % 4]
+        copy = GRADED[edit](scene, np.random.default_rng(k))
+        (tmp_path / "i" / f"scene{k}-copy.jpg").write_bytes(encode(copy, "jpg", 80))
+    embed_sources([tmp_path / "i"], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+    found = find_duplicates(tmp_path / "s")
+    pairs = found.pairs(["id_a", "id_b"]).to_pylist()
+    ends = {tuple(sorted(Path(row[side]).stem.split("-")[0] for side in ("id_a", "id_b"))) for row in pairs}
+    ends = {pair for pair in ends if not pair[0].startswith("frame")}
+    assert {a for a, b in ends if a != b} == set()
+    assert len(ends) == 4
+    assert found.summary["stages"]["registered"]["agreeing"] >= 2
+
+
+def test_pictures_that_agree_in_grey_are_told_apart_by_their_colours() -> None:
+    flag = np.full((32, 32, 3), (250, 250, 250), np.float32)
+    flag[:11], flag[22:] = (200, 16, 46), (0, 56, 147)
+    other = flag.copy()
+    other[13:19, 13:19] = (0, 151, 57)  # an emblem
+    another = other.copy()
+    another[13:19, 13:19] = (111, 38, 61)
+    assert _same_colours(flag, flag * 0.8)
+    assert _same_colours(flag, np.roll(flag, 3, axis=0))
+    banded = np.concatenate([np.zeros((5, 32, 3), np.float32), flag])[np.linspace(0, 36, 32).astype(int)]
+    assert _same_colours(flag, banded)
+    assert not _same_colours(other, another)
+    assert not _same_colours(flag, flag[::-1])
+    assert not _same_colours(flag, None)
