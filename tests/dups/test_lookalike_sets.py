@@ -133,8 +133,7 @@ def test_copies_beside_the_frames_of_a_film_are_found_by_their_pixels(
         edit = ("recompress", "watermark", "brightness", "crop_5")[k % 4]
         copy = GRADED[edit](scene, np.random.default_rng(k))
         (tmp_path / "i" / f"scene{k}-copy.jpg").write_bytes(encode(copy, "jpg", 80))
-    embed_sources([tmp_path / "i"], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-    found = find_duplicates(tmp_path / "s")
+    found = find_duplicates(embedded(tmp_path / "i", tmp_path / "s"))
     pairs = found.pairs(["id_a", "id_b"]).to_pylist()
     ends = {tuple(sorted(Path(row[side]).stem.split("-")[0] for side in ("id_a", "id_b"))) for row in pairs}
     ends = {pair for pair in ends if not pair[0].startswith("frame")}
