@@ -78,14 +78,13 @@ def score(
     groups: np.ndarray | None = None,
     draws: int = DRAWS,
     level: float = LEVEL,
-    seed: int = 0,
     only: str | None = None,
 ) -> dict[str, Any]:
     """Score probabilities (n, k) against labels (n,): JSON values.
 
     `majority` is the commonest label of training, whose constant prediction is the baseline; `positive` the class whose
     average precision is meant; `groups` (n,) mark duplicates, which are no independent evidence; `draws=0` leaves intervals
-    out; `only` one key of `METRICS` skips what it does not need. `seed` changes nothing, since nothing is drawn.
+    out; `only` one key of `METRICS` skips what it does not need.
     Returns each metric as ``{"value", "low", "high"}`` (None where undefined), ``per_class``, ``confusion`` (rows true),
     ``majority``, ``positive``, ``one_class``, ``unseen``, ``intervals`` and ``notes``.
     """
@@ -96,8 +95,8 @@ def score(
         )
     if len(y) == 0:
         raise HeadError("no rows to score")
-    if seed < 0 or draws < 0:
-        raise UsageError(f"seed and draws must be whole numbers from 0 on, not {seed} and {draws}")
+    if draws < 0:
+        raise UsageError(f"draws must be a whole number from 0 on, not {draws}")
     intervals = draws > 0
     if groups is not None and len(groups) != len(y):
         raise HeadError(f"{count_of(len(groups), 'group')} for {count_of(len(y), 'row')}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -9,12 +10,15 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from icehouse.cli import app
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads import registry
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
+from icehouse.heads.registry import available, describe, families, head_class
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
+from typer.testing import CliRunner
 
 DOCS = Path(__file__).parents[2] / "docs" / "heads.md"
 
@@ -86,3 +90,45 @@ def test_the_room_names_what_it_offers() -> None:
     with pytest.raises(AttributeError, match="nosuch"):
         _ = heads.nosuch
     assert "logreg" in heads.available()
+
+
+def test_every_family_has_a_line() -> None:
+    rows = {row["family"]: row for row in families()}
+    assert rows.keys() == available().keys()
+    for row in rows.values():
+        assert row["summary"].endswith("."), row
+    assert rows["zero-shot"]["prompts"] == "required"
+    assert rows["tip-adapter"]["prompts"] == "optional"
+    assert not rows["logreg"]["tokens"]
+
+
+@pytest.mark.parametrize("family", sorted(available()))
+def test_every_parameter_has_a_default_that_json_has(family: str) -> None:
+    found = describe(family)
+    assert [row["name"] for row in found["parameters"]] == list(head_class(family).parameters())
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    "family", ["knn", "late-fusion", "lightgbm", "logreg", "online", "svm", "tip-adapter", "zero-shot"]
+)
+def test_every_parameter_is_documented_with_its_type(family: str) -> None:
+    for row in describe(family)["parameters"]:
+        assert row["type"], row
+
+
+def test_the_command_lists_and_shows() -> None:
+    listed = CliRunner().invoke(app, ["heads"])
+    assert listed.exit_code == 0, listed.output
+    for family in available():
+        assert family in listed.output
+    shown = CliRunner().invoke(app, ["heads", "logreg"], env={"COLUMNS": "200"})
+    for expected in ("max_iter", "balanced", "items that lack an input: yes"):
+        assert expected in shown.output
+    assert json.loads(CliRunner().invoke(app, ["heads", "svm", "--json"]).stdout)["family"] == "svm"
+    assert len(json.loads(CliRunner().invoke(app, ["heads", "--json"]).stdout)) == len(available())
+
+
+def test_a_family_that_cannot_be_imported_is_listed_with_its_error(centroid: type[Head]) -> None:
+    assert "cannot be loaded" in next(row for row in families() if row["family"] == "broken")["error"]
+    assert "cannot be loaded" in CliRunner().invoke(app, ["heads"], env={"COLUMNS": "200"}).output

@@ -13,10 +13,9 @@ from icehouse.errors import HeadError, UsageError
 from icehouse.heads.families.attention import DiffAttn, GuidedCA, GuidedDiff
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.head import Head
-from icehouse.heads.inputs import Inputs, Tokens
+from icehouse.heads.inputs import Inputs
 from interaction import equal_or_different, hidden_token
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
 
 #: Small and quick: one configuration, no choice.
 QUICK: dict[str, Any] = {"width": 16, "heads": 2, "lr": 5e-3, "dropout": 0.0, "epochs": 12, "batch_size": 32}
@@ -31,13 +30,6 @@ KINDS: dict[str, Make] = {
 }
 every = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 published = pytest.mark.parametrize("kind", [GuidedCA, DiffAttn])
-
-
-def alone_and_shuffled(head: Any, X: Inputs, whole: np.ndarray) -> None:
-    alone = np.concatenate([head.predict_proba(X[[i]]) for i in range(len(X))])
-    np.testing.assert_allclose(alone, whole, rtol=1e-9)
-    order = np.random.default_rng(0).permutation(len(X))
-    np.testing.assert_allclose(head.predict_proba(X[order]), whole[order], rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -88,23 +80,6 @@ def test_three_inputs_and_rows_that_lack_some(make: Make) -> None:
 
 
 @every
-def test_rows_and_padding_do_not_matter(make: Make) -> None:
-    X, y = hidden_token(40)
-    head = make(**SHORT).fit(X, y)
-    whole = head.predict_proba(X)
-    alone_and_shuffled(head, X, whole)
-    padded = {
-        name: Tokens(
-            np.pad(tokens.values, ((0, 0), (0, 3), (0, 0)), constant_values=9.0),
-            np.pad(tokens.mask, ((0, 0), (0, 3))),
-        )
-        for name, tokens in X.items()
-        if isinstance(tokens, Tokens)
-    }
-    np.testing.assert_allclose(head.predict_proba(Inputs(padded)), whole, rtol=1e-9)
-
-
-@every
 def test_attention_by_token(make: Make) -> None:
     X, y = hidden_token(301)
     head = make(**SHORT).fit(X, y)
@@ -126,31 +101,6 @@ def test_attention_by_token(make: Make) -> None:
         np.testing.assert_allclose(looks.sum(axis=2), X["image"].mask[:5], rtol=1e-5)
     with pytest.raises(HeadError, match="call fit first"):
         make().attention(X)
-
-
-@pytest.mark.slow
-@every
-def test_saved_cloned_searched_and_fitted_twice(make: Make, tmp_path: Path) -> None:
-    X, y = equal_or_different(80)
-    head = make(**SHORT).fit(X, y)
-    proba = head.predict_proba(X)
-    head.save(tmp_path)
-    again: Any = Head.load(tmp_path)
-    assert again.get_params() == head.get_params()
-    np.testing.assert_array_equal(again.predict_proba(X), proba)
-    np.testing.assert_array_equal(again.attention(X)["text"], head.attention(X)["text"])
-    np.testing.assert_array_equal(clone(head).fit(X, y).predict_proba(X), proba)
-    search = GridSearchCV(make(**SHORT), {"width": [8, 16]}, cv=2).fit(X, y)
-    assert search.best_params_["width"] in (8, 16)
-
-
-@pytest.mark.slow
-def test_a_grid_trains_as_one_and_the_best_is_kept() -> None:
-    train, val = equal_or_different(300), equal_or_different(100, 1)
-    head = DiffAttn(**{**QUICK, "lr": (1e-6, 5e-3), "epochs": 8}).fit(*train, val=val)
-    assert head.chosen_["lr"] == 5e-3
-    one = DiffAttn(**{**QUICK, "epochs": 8}).fit(*train, val=val)
-    np.testing.assert_allclose(head.predict_proba(val[0]), one.predict_proba(val[0]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -221,16 +171,6 @@ def test_the_published_form_takes_two_vectors(kind: Any) -> None:
     ):
         with pytest.raises(HeadError, match=message):
             head.fit(given, y)
-
-
-def test_in_the_published_form_queries_and_keys_have_no_effect() -> None:
-    X, y = equal_or_different(64, noise=0.3)
-    head: Any = DiffAttn(as_published=True, epochs=2).fit(X, y)
-    before = head.predict_proba(X)
-    again: Any = DiffAttn(as_published=True, epochs=2).fit(X, y)
-    weight = again.network_.network.attention.qkv.weight
-    weight[: 2 * weight.shape[1]] = 0  # W_q and W_k, which come before W_v
-    np.testing.assert_allclose(again.predict_proba(X), before, rtol=1e-9)
 
 
 def test_a_published_form_that_collapsed_says_so(recwarn: pytest.WarningsRecorder) -> None:

@@ -348,22 +348,6 @@ def test_networks_are_their_equations(kind: str, names: tuple[str, ...]) -> None
     close(network(inputs, masks), expected)
 
 
-def test_one_vector_an_input_gives_the_published_gates() -> None:
-    """α_v = σ(W'_t e), f̃ = ReLU(norm(W_v f)): cross-attention to one token is a linear map of it."""
-    network = shaken(GuidedNet({"image": 5, "text": 3}, 2, width=8, heads=2))
-    gates = network.gates
-    inputs = {"image": torch.randn(4, 1, 5).double(), "text": torch.randn(4, 1, 3).double()}
-    masks = {name: torch.ones(4, 1, dtype=torch.bool) for name in inputs}
-    f, e = (embed(inputs[name]) for name, embed in zip(inputs, gates.embed, strict=True))
-    gated, _ = gates(inputs, masks)
-    close(
-        gated["image"],
-        (torch.sigmoid(gates.gate[0](gates.attend[0].value(e))) * torch.relu(f)).detach(),
-    )
-    z = torch.cat([gated["image"][:, 0], gated["text"][:, 0]], dim=1)
-    close(network(inputs, masks), network.classifier(z).detach())
-
-
 @networks
 def test_gradients_of_networks(kind: str) -> None:
     network = shaken(NETWORKS[kind]({"image": 3, "text": 2}))

@@ -155,16 +155,6 @@ def test_memory_mapped_tokens_are_gathered_batch_by_batch(
     )
 
 
-def test_tokens_of_one_input_are_enough(data: Data) -> None:
-    X, y = data(120)
-    tokens = tokens_of(X, np.random.default_rng(0))
-    head = quick("two-token").fit(Inputs({"text": tokens}), y // 2)
-    padded = Tokens(np.pad(tokens.values, ((0, 0), (0, 4), (0, 0))), np.pad(tokens.mask, ((0, 0), (0, 4))))
-    np.testing.assert_allclose(
-        head.predict_proba(Inputs({"text": padded})), head.predict_proba(Inputs({"text": tokens})), atol=1e-9
-    )
-
-
 def test_progress_is_told(data: Data) -> None:
     told: list[tuple[int, int, float]] = []
     head = MLP(**FAST)
