@@ -16,22 +16,9 @@ from icehouse.console import json_text, printable
 from icehouse.embed import encoder as registry
 from icehouse.errors import count_of, one_or_many
 from icehouse.store.store import Store
-from toys import ToyEncoder, make_pictures
+from toys import TOYS, make_pictures
 from typer.main import get_command
 from typer.testing import CliRunner, Result
-
-HEAVY = (
-    "torch",
-    "numpy",
-    "pyarrow",
-    "duckdb",
-    "sklearn",
-    "lightgbm",
-    "faiss",
-    "open_clip",
-    "transformers",
-    "PIL",
-)
 
 ROOMS = ("data", "store", "embed", "heads", "serve")
 
@@ -47,16 +34,9 @@ def test_one_is_not_told_as_several() -> None:
     assert [one_or_many(n, "is", "are") for n in (0, 1, 2)] == ["are", "is", "are"]
 
 
-class ToyPoint:
-    """Stands where an entry point of another package would."""
-
-    def load(self) -> type[ToyEncoder]:
-        return ToyEncoder
-
-
 @pytest.fixture(autouse=True)
 def toy_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "available", lambda: {"toy": ToyPoint()})
+    monkeypatch.setattr(registry, "available", lambda: TOYS)
 
 
 @pytest.fixture
@@ -94,14 +74,6 @@ def test_every_command_and_option_has_help(command: str) -> None:
     assert entry.help
     for option in entry.params:
         assert getattr(option, "help", None), f"{command} {option.name} has no help"
-
-
-def test_help_imports_nothing_heavy() -> None:
-    code = f"import sys, icehouse.cli; print([m for m in {HEAVY} if m in sys.modules])"
-    output = subprocess.run(
-        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
-    assert output.strip() == "[]"
 
 
 def test_store_by_default_option_and_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

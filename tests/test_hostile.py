@@ -12,17 +12,13 @@ import pytest
 from icehouse.cli import app
 from icehouse.embed import encoder as registry
 from icehouse.store.store import Store
-from toys import ToyEncoder, make_pictures, picture
+from toys import TOYS, make_pictures, picture
 from typer.testing import CliRunner
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    class Point:
-        def load(self) -> type[ToyEncoder]:
-            return ToyEncoder
-
-    monkeypatch.setattr(registry, "available", lambda: {"toy": Point()})
+    monkeypatch.setattr(registry, "available", lambda: TOYS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

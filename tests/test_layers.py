@@ -25,11 +25,15 @@ for user in ("dups", "heads", "serve"):
 ALLOWED["console"].add("data")
 
 HEAVY = [
+    "PIL",
+    "duckdb",
     "faiss",
     "jinja2",
     "lightgbm",
     "matplotlib",
+    "numpy",
     "open_clip",
+    "pyarrow",
     "scipy",
     "sklearn",
     "torch",

@@ -23,7 +23,7 @@ from icehouse.store.store import Store
 from PIL import Image
 from quick import quick
 from shell import ran, refused, told
-from toys import ToyEncoder
+from toys import TOYS, ToyEncoder
 
 Make = Callable[..., Store]
 
@@ -223,11 +223,7 @@ def test_every_family(family: str, make_store: Make, tmp_path: Path) -> None:
 
 
 def test_the_commands(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Point:
-        def load(self) -> type[ToyEncoder]:
-            return ToyEncoder
-
-    monkeypatch.setattr(encoders, "available", lambda: {"toy": Point()})
+    monkeypatch.setattr(encoders, "available", lambda: TOYS)
     store, out, posts = Store.open(work / "moved"), str(tmp_path / "out"), str(work / "posts.csv")
     shown = ran(store, "package", "latest", out, "--onnx").stdout
     for said in ("toy:a", "probe kept", "compared on 48 rows"):

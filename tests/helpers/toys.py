@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,10 @@ class ToyEncoder(Encoder):
 
     def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
         return np.array([len(text.split()) for text in texts], dtype=np.int32)
+
+
+#: What `icehouse.embed.encoder.available` finds where a package offers the toy as a family.
+TOYS = {"toy": SimpleNamespace(load=lambda: ToyEncoder)}
 
 
 def picture(seed: int, width: int = 64, height: int = 48) -> Image.Image:

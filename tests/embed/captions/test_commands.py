@@ -11,18 +11,13 @@ from icehouse.cli import app
 from icehouse.embed import encoder as registry
 from icehouse.store.store import Store
 from ollama_server import OllamaServer
-from toys import ToyEncoder
+from toys import TOYS
 from typer.testing import CliRunner, Result
-
-
-class ToyPoint:
-    def load(self) -> type[ToyEncoder]:
-        return ToyEncoder
 
 
 @pytest.fixture(autouse=True)
 def toy_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "available", lambda: {"toy": ToyPoint()})
+    monkeypatch.setattr(registry, "available", lambda: TOYS)
 
 
 def run(store: Store, command: str, *arguments: str) -> Result:
