@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -177,19 +177,31 @@ def detail(grey: np.ndarray) -> float:
         (one[:, -run * 16 :] ** 2).reshape(len(rows), run, 16).sum(axis=2) for one in (first, second)
     )
     energies = []
-    for down in np.array_split(np.arange(len(rows)), min(_TILES, len(rows))):
-        for across in np.array_split(np.arange(run), min(_TILES, run)):
-            tile = slice(down[0], down[-1] + 1), slice(across[0], across[-1] + 1)
-            a, b = first[tile].ravel(), second[tile].ravel()
-            top = min(len(a), max(8, len(a) // 8))
-            most = np.argpartition(-a, top - 1)[:top]
-            energies.append((a[most].mean(), b[most].mean()))
+    for tile in _tiles(len(rows), run):
+        a, b = first[tile].ravel(), second[tile].ravel()
+        top = min(len(a), max(8, len(a) // 8))
+        most = (-a).argpartition(top - 1)[:top]
+        # The means: of so few values the calls are most of the time.
+        energies.append((np.add.reduce(a[most]) / top, np.add.reduce(b[most]) / top))
     a, b = np.array(energies).T
     told = a >= max(np.median(a) / 4, 8.0)
     if not told.any():
         return 1.0
     ratio = float(np.sqrt(np.median(b[told] / a[told]) / 2))
     return min(1.0, max(ratio / _NATIVE, _SOFTEST))
+
+
+@lru_cache(256)
+def _tiles(high: int, wide: int) -> list[tuple[slice, slice]]:
+    """Tiles of a picture, as even as they can be, `_TILES` a side where there is room for as many."""
+    down, across = (
+        [
+            slice(int(part[0]), int(part[-1]) + 1)
+            for part in np.array_split(np.arange(side), min(_TILES, side))
+        ]
+        for side in (high, wide)
+    )
+    return [(rows, columns) for rows in down for columns in across]
 
 
 def spectrum(grey: np.ndarray) -> np.ndarray:
@@ -209,15 +221,13 @@ def spectrum(grey: np.ndarray) -> np.ndarray:
     steepest = np.abs(steps).max(axis=2)
     weights = np.hanning(n - 1).astype(np.float32)
     pieces, ends = [], [0]
-    for down in np.array_split(np.arange(len(rows)), min(_TILES, len(rows))):
-        for across in np.array_split(np.arange(steps.shape[1]), min(_TILES, steps.shape[1])):
-            tile = slice(down[0], down[-1] + 1), slice(across[0], across[-1] + 1)
-            every, edge = steps[tile].reshape(-1, n - 1), steepest[tile].ravel()
-            top = min(len(every), max(8, len(every) // 8))
-            pieces.append(every[np.argpartition(-edge, top - 1)[:top]])
-            ends.append(ends[-1] + top)
+    for tile in _tiles(len(rows), steps.shape[1]):
+        every, edge = steps[tile].reshape(-1, n - 1), steepest[tile].ravel()
+        top = min(len(every), max(8, len(every) // 8))
+        pieces.append(every[(-edge).argpartition(top - 1)[:top]])
+        ends.append(ends[-1] + top)
     power = np.abs(np.fft.rfft(np.concatenate(pieces) * weights, axis=1)) ** 2
-    spectra = [power[start:end].mean(axis=0) for start, end in pairwise(ends)]
+    spectra = [np.add.reduce(power[start:end], axis=0) / (end - start) for start, end in pairwise(ends)]
     frequency = np.arange((n - 1) // 2 + 1) / (n - 1)
     # Differences of neighbours fall short of the slope at high frequencies.
     power = np.stack(spectra) / np.sinc(frequency) ** 2
