@@ -169,7 +169,7 @@ LABELLED = "labelled"
 
 _LARGEST = 800
 #: Copies that are encoded at once: larger batches are no faster on a processor, and take hundreds of megabytes more.
-_BATCH = 8
+_BATCH = 4
 
 Progress = Callable[[int, int], None]
 
