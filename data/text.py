@@ -132,11 +132,14 @@ def clean(text: str, name: str = "social-v1") -> str:
     >>> clean("RT @ann: flood &amp; fire https://t.co/abc123 stay safe #Harvey")
     'flood & fire stay safe #Harvey'
     """
-    try:
-        cleaner = CLEANERS[name]
-    except KeyError:
-        raise UsageError(f"unknown text cleaning {name!r}; there are {', '.join(CLEANERS)}") from None
-    return cleaner(text)
+    check_cleaning(name)
+    return CLEANERS[name](text)
+
+
+def check_cleaning(name: str | None) -> None:
+    """Raise UsageError if there is no cleaner of that name; None leaves the choice to others."""
+    if name is not None and name not in CLEANERS:
+        raise UsageError(f"no text cleaning {name!r}; there are {', '.join(CLEANERS)}")
 
 
 def text_sha256(text: str) -> str:

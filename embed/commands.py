@@ -1,5 +1,6 @@
 """CLI: embed."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_SOURCES = "What the sources hold"
-_MODEL = "Model and arithmetic"
-_RUN = "This run"
+_source = partial(typer.Option, rich_help_panel="What the sources hold")
+_model = partial(typer.Option, rich_help_panel="Model and arithmetic")
+_run = partial(typer.Option, rich_help_panel="This run")
 
 
 @app.command(rich_help_panel="Embed")
@@ -42,166 +43,93 @@ def embed(
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns of a known data set: crisismmd, hateful-memes, multioff, memotion.",
-            rich_help_panel=_SOURCES,
-        ),
+        str | None, _source(help="Columns of a known data set: crisismmd, hateful-memes, multioff, memotion.")
     ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column of image paths.", rich_help_panel=_SOURCES)
-    ] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column of texts.", rich_help_panel=_SOURCES)
-    ] = None,
+    image_column: Annotated[str | None, _source(help="Column of image paths.")] = None,
+    text_column: Annotated[str | None, _source(help="Column of texts.")] = None,
     label_column: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Column of labels, or NAME=COLUMN to rename it; repeatable.", rich_help_panel=_SOURCES
-        ),
+        list[str] | None, _source(help="Column of labels, or NAME=COLUMN to rename it; repeatable.")
     ] = None,
     meta_column: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Further column to keep (event, language), or NAME=COLUMN; repeatable.",
-            rich_help_panel=_SOURCES,
-        ),
+        _source(help="Further column to keep (event, language), or NAME=COLUMN; repeatable."),
     ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="Column of unique item ids.", rich_help_panel=_SOURCES)
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split of every row: train, dev, test, ...", rich_help_panel=_SOURCES)
-    ] = None,
-    split_column: Annotated[
-        str | None, typer.Option(help="Column of splits.", rich_help_panel=_SOURCES)
-    ] = None,
+    id_column: Annotated[str | None, _source(help="Column of unique item ids.")] = None,
+    split: Annotated[str | None, _source(help="Split of every row: train, dev, test, ...")] = None,
+    split_column: Annotated[str | None, _source(help="Column of splits.")] = None,
     root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that image paths start from, by default the annotation file's.",
-            rich_help_panel=_SOURCES,
-        ),
+        Path | None, _source(help="Folder that image paths start from, by default the annotation file's.")
     ] = None,
     labels_from_folders: Annotated[
-        bool,
-        typer.Option(
-            "--labels-from-folders", help="Label images by their sub-folder.", rich_help_panel=_SOURCES
-        ),
+        bool, _source("--labels-from-folders", help="Label images by their sub-folder.")
     ] = False,
     folder_label_column: Annotated[
         str | None,
-        typer.Option(
+        _source(
             metavar="NAME",
             help="Column of labels from sub-folders; implies --labels-from-folders.",
             show_default="label",
-            rich_help_panel=_SOURCES,
         ),
     ] = None,
     replace_labels: Annotated[
         bool,
-        typer.Option(
-            "--replace-labels",
-            help="Let labels from sub-folders replace those from other sources.",
-            rich_help_panel=_SOURCES,
-        ),
+        _source("--replace-labels", help="Let labels from sub-folders replace those from other sources."),
     ] = False,
     strict_labels: StrictLabelsOption = False,
     encoding: Annotated[
-        str | None,
-        typer.Option(
-            help="Character encoding of CSV, TSV and JSONL, by default UTF-8.", rich_help_panel=_SOURCES
-        ),
+        str | None, _source(help="Character encoding of CSV, TSV and JSONL, by default UTF-8.")
     ] = None,
     quotes: Annotated[
         Literal["auto", "csv", "literal"],
-        typer.Option(
-            help="Whether quotes in CSV and TSV enclose fields or are text.", rich_help_panel=_SOURCES
-        ),
+        _source(help="Whether quotes in CSV and TSV enclose fields or are text."),
     ] = "auto",
     na_values: NaValuesOption = None,
     clean: Annotated[
-        str | None,
-        typer.Option(
-            help="Text cleaning: social-v1 or none; by default the store's, else social-v1.",
-            rich_help_panel=_MODEL,
-        ),
+        str | None, _model(help="Text cleaning: social-v1 or none; by default the store's, else social-v1.")
     ] = None,
     encoder: Annotated[
         str,
-        typer.Option(
+        _model(
             "--encoder",
             "-e",
             help="mini, clip-b32, openclip:<model>/<tag, checkpoint or hub id>; auto takes the store's, else clip-b32 "
             "where its weights can be had, else mini.",
-            rich_help_panel=_MODEL,
         ),
     ] = "auto",
     name: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of the features, by default the encoder's short name.", rich_help_panel=_MODEL
-        ),
+        str | None, _model(help="Name of the features, by default the encoder's short name.")
     ] = None,
     only: Annotated[
-        Literal["image", "text"] | None,
-        typer.Option(help="Embed this modality and leave the other for another run.", rich_help_panel=_RUN),
+        Literal["image", "text"] | None, _run(help="Embed this modality and leave the other for another run.")
     ] = None,
     captions: Annotated[
         list[str] | None,
-        typer.Option(
+        _run(
             help="Embed the store's captions of this name (of structured ones, the columns too), see `icehouse caption`; "
-            "repeatable, sources may be left out.",
-            rich_help_panel=_RUN,
+            "repeatable, sources may be left out."
         ),
     ] = None,
-    tokens: Annotated[
-        bool,
-        typer.Option("--tokens", help="Also keep patch and word states (large).", rich_help_panel=_MODEL),
-    ] = False,
-    exact: Annotated[
-        bool,
-        typer.Option("--exact", help="Decode images whole and compute in float32.", rich_help_panel=_MODEL),
-    ] = False,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="Stored precision: float16 (default) or float32.", rich_help_panel=_MODEL),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.", rich_help_panel=_MODEL)] = "auto",
-    precision: Annotated[
-        str | None, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=_MODEL)
-    ] = None,
+    tokens: Annotated[bool, _model("--tokens", help="Also keep patch and word states (large).")] = False,
+    exact: Annotated[bool, _model("--exact", help="Decode images whole and compute in float32.")] = False,
+    dtype: Annotated[str | None, _model(help="Stored precision: float16 (default) or float32.")] = None,
+    device: Annotated[str, _model(help="auto, cuda, mps or cpu.")] = "auto",
+    precision: Annotated[str | None, _model(help="auto, float32, bfloat16 or float16.")] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Rows a batch, by default as suits the device.", rich_help_panel=_MODEL),
+        int | None, _model(min=1, help="Rows a batch, by default as suits the device.")
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Threads that read and decode, by default one a core.", rich_help_panel=_RUN
-        ),
+        int | None, _run(min=1, help="Threads that read and decode, by default one a core.")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=0, help="Only the first so many rows.", rich_help_panel=_RUN)
-    ] = None,
+    limit: Annotated[int | None, _run(min=0, help="Only the first so many rows.")] = None,
     check_content: Annotated[
-        bool,
-        typer.Option(
-            "--check-content",
-            help="Compare the bytes of files that have kept their size and time.",
-            rich_help_panel=_RUN,
-        ),
+        bool, _run("--check-content", help="Compare the bytes of files that have kept their size and time.")
     ] = False,
     max_pixels: MaxPixelsOption = None,
     strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict", help="Exit with 1 if anything failed, not only if all did.", rich_help_panel=_RUN
-        ),
+        bool, _run("--strict", help="Exit with 1 if anything failed, not only if all did.")
     ] = False,
     retry_failures: Annotated[
-        bool,
-        typer.Option("--retry-failures", help="Try again files that failed before.", rich_help_panel=_RUN),
+        bool, _run("--retry-failures", help="Try again files that failed before.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -30,6 +30,7 @@ from ..data.manifest import Manifest
 from ..data.paths import why_missing
 from ..data.text import clean, text_sha256
 from ..errors import EncoderError, ImageError, brief
+from ..store.search import unit_rows
 from ..store.vectors import finite_rows
 from .encoder import Encoder, Modality, Tokens
 
@@ -308,6 +309,7 @@ class _Pending:
         self.owners.append(owner)
 
 
+@dataclass
 class Extractor:
     """Reads and encodes work with one encoder.
 
@@ -315,32 +317,20 @@ class Extractor:
     not fit `dtype` is a failure, not an infinity.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        image_outputs: Sequence[str],
-        text_outputs: Sequence[str],
-        cleaning: str,
-        image_done: set[str],
-        text_done: set[str],
-        shortest: int | None,
-        workers: int,
-        batch_size: int,
-        dtype: str,
-        clock: StageClock,
-    ) -> None:
-        self.encoder = encoder
-        self.image_outputs = list(image_outputs)
-        self.text_outputs = list(text_outputs)
-        self.cleaning = cleaning
-        self.image_done = image_done
-        self.text_done = text_done
-        self.shortest = shortest
-        self.workers = workers
-        self.batch_size = batch_size
-        self.dtype = dtype
-        self.clock = clock
+    encoder: Encoder
+    _: KW_ONLY
+    image_outputs: Sequence[str] = ()
+    text_outputs: Sequence[str] = ()
+    cleaning: str = "none"
+    image_done: set[str] = field(default_factory=set)
+    text_done: set[str] = field(default_factory=set)
+    shortest: int | None = None
+    workers: int = 1
+    batch_size: int
+    dtype: str = "float32"
+    clock: StageClock = field(default_factory=StageClock)
+
+    def __post_init__(self) -> None:
         self._images = _Pending()
         self._texts = _Pending()
 
@@ -516,9 +506,7 @@ def _vectors(encoder: Encoder, pixels: list[np.ndarray], output: str) -> np.ndar
     """Unit vectors of prepared pictures."""
     encoded = encoder.encode_images(np.stack(pixels), [output])[output]
     assert isinstance(encoded, np.ndarray)
-    norms = np.linalg.norm(encoded, axis=1, keepdims=True)
-    unit: np.ndarray = encoded / np.maximum(norms, 1e-12)
-    return unit
+    return unit_rows(encoded, np.float32)
 
 
 @dataclass(frozen=True)
@@ -547,15 +535,10 @@ def encode_manifest(
         image_outputs=image_outputs,
         text_outputs=text_outputs,
         cleaning=cleaning,
-        image_done=set(),
-        text_done=set(),
-        shortest=None,
         workers=workers or os.cpu_count() or 1,
         batch_size=encoder.batch_size,
-        dtype="float32",
-        clock=StageClock(),
     )
-    texts = rows["text"].to_pylist()
+    ids, roots, paths, texts = (rows[name].to_pylist() for name in ("item_id", "root", "path", "text"))
     works = (
         Work(
             item_id,
@@ -563,15 +546,7 @@ def encode_manifest(
             text if text_outputs else None,
             i,
         )
-        for i, (item_id, root, path, text) in enumerate(
-            zip(
-                rows["item_id"].to_pylist(),
-                rows["root"].to_pylist(),
-                rows["path"].to_pylist(),
-                texts,
-                strict=True,
-            )
-        )
+        for i, (item_id, root, path, text) in enumerate(zip(ids, roots, paths, texts, strict=True))
     )
     keys: dict[Modality, list[str | None]] = {
         "image": [None] * len(rows),

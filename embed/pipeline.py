@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -27,11 +27,10 @@ from ..data.folders import scan_images
 from ..data.image_files import is_image_name
 from ..data.manifest import Manifest, SourceOptions, read_sources
 from ..data.rows import absolute, items_table, rejected_table
-from ..data.text import CLEANERS, DEFAULT_CLEANING, text_sha256
+from ..data.text import check_cleaning, text_sha256
 from ..errors import EncoderError, NoRowsError, SourceError, UsageError, count_of
 from ..store.schema import FAILURES
 from ..store.store import Store
-from ..store.table import Table
 from .encoder import Encoder, Modality, Tokens, folder_name, load_encoder, require_trusted, trust
 from .extract import (
     LOOK_AT,
@@ -68,29 +67,22 @@ ROWS = 8192
 BYTES = 256 * 1024 * 1024
 
 
+@dataclass
 class Committer:
-    """Buffers results and writes them in whole batches, overlapped with the next ones' encoding."""
+    """Buffers results and writes them in whole batches, overlapped with the next ones' encoding.
 
-    def __init__(
-        self,
-        store: Store,
-        manifest: Manifest,
-        *,
-        table_of: Callable[[Modality, str], Table],
-        encoder: str,
-        retried: set[str],
-        given: list[str],
-        report: EmbedReport,
-        clock: StageClock,
-    ) -> None:
-        self.store = store
-        self.manifest = manifest
-        self.table_of = table_of
-        self.encoder = encoder
-        self.retried = retried
-        self.given = given
-        self.report = report
-        self.clock = clock
+    `retried`: items whose earlier failures are settled once they have been read; `given`: columns that the sources have.
+    """
+
+    store: Store
+    manifest: Manifest
+    tables: FeatureTables
+    retried: set[str]
+    given: list[str]
+    report: EmbedReport
+    clock: StageClock
+
+    def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="icehouse-write")
         self._writing: Future[None] | None = None
         self._last = time.monotonic()
@@ -119,11 +111,12 @@ class Committer:
         self._bytes = 0
 
     def add_encoded(self, encoded: Encoded) -> None:
-        """Take a batch of vectors.
+        """Take a batch of vectors, whose tables are made if they are not there.
 
         Nothing is committed here: texts are batched by length within a window, and only whole windows may be
         committed, or a rerun would compose other batches. `add_item` is never called amid a window.
         """
+        self.tables.open(encoded.modality)
         self._encoded.append(encoded)
         self._rows += len(encoded.keys)
         for values in encoded.outputs.values():
@@ -207,7 +200,7 @@ class Committer:
             columns["truncated"] = pa.array(np.concatenate([b.truncated for b in batches]))
         for output in batches[0].outputs:
             values = [batch.outputs[output] for batch in batches]
-            append_features(self.table_of(modality, output), keys, values, columns)
+            append_features(self.tables.table(modality, output), keys, values, columns)
 
     def _write_items(self, items: list[tuple[ItemPlan, FileFacts | None]]) -> None:
         """Upsert in up to three goes: columns that are absent from one keep their old values."""
@@ -250,7 +243,7 @@ class Committer:
                 "message": failure.message,
                 "bytes": failure.facts.bytes if failure.facts else None,
                 "mtime_ns": failure.facts.mtime_ns if failure.facts else None,
-                "encoder": self.encoder if failure.stage == "encode" else None,
+                "encoder": self.tables.name if failure.stage == "encode" else None,
                 "at": datetime.now(UTC),
             }
             for failure in failures
@@ -355,31 +348,19 @@ def embed_sources(
         If the encoder or its weights cannot be had.
     """
     begun = time.perf_counter()
-    if cleaning is not None and cleaning not in CLEANERS:
-        raise UsageError(f"no text cleaning {cleaning!r}; there are {', '.join(CLEANERS)}")
+    check_cleaning(cleaning)
     if limit is not None and limit < 0:
         raise UsageError(f"--limit {limit}: a number of rows, 0 or more")
     manifest = _read_sources(sources, options or SourceOptions(), store)
     store = store if isinstance(store, Store) else Store.open_or_create(Path(store))
-    loaded = encoder if isinstance(encoder, Encoder) else None
-    named = encoder != "auto"
     notes = list(manifest.notes)
     precision = precision or ("float32" if exact else "auto")
-    if isinstance(encoder, str):
-        encoder, loaded = choose_encoder(encoder, store, notes, device=device, precision=precision)
-    encoder_id = encoder if isinstance(encoder, str) else encoder.id
-    name = name or (loaded.name if loaded else folder_name(encoder_id))
-    tables = FeatureTables(
-        store,
-        name,
-        encoder_id,
-        outputs=(*DEFAULT_OUTPUTS, *(("tokens",) if tokens else ())),
-        cleaning=cleaning,
-        default_cleaning=DEFAULT_CLEANING,
-        dtype=dtype,
-    )
+    chosen = choose_encoder(encoder, store, notes, device=device, precision=precision)
+    name = name or chosen.name
+    outputs = (*DEFAULT_OUTPUTS, *(("tokens",) if tokens else ()))
+    tables = FeatureTables(store, name, chosen.id, outputs=outputs, cleaning=cleaning, dtype=dtype)
     clock, streams = StageClock(), 1
-    report = EmbedReport(str(store.path), encoder_id, notes=notes, workers=workers or os.cpu_count() or 1)
+    report = EmbedReport(str(store.path), chosen.id, notes=notes, workers=workers or os.cpu_count() or 1)
     kept = (*manifest.labels, *(("text",) if "text" in manifest.not_told else ()))
     known = Known.of(store, kept, name, tables.done("image"), tables.done("text"))
     manifest = fit_labels(
@@ -399,9 +380,7 @@ def embed_sources(
     first = list(islice(works, LOOK_AT))
     if first or not tables.same_encoder():
         # Loaded only now: a rerun that finds nothing to do answers at once.
-        model = loaded or load_encoder(encoder_id, device=device, precision=precision)
-        if named:
-            trust(model.id)
+        model = chosen.load(device=device, precision=precision)
         tables.admit(model, first)
         shortest = None if exact else _shortest(model, first)
         report.device, report.precision, streams = model.device, model.precision, model.streams
@@ -420,20 +399,9 @@ def embed_sources(
             dtype=tables.dtype,
             clock=clock,
         )
-        committer = Committer(
-            store,
-            manifest,
-            table_of=tables.table,
-            encoder=name,
-            retried=known.failed_ids,
-            given=planner.given,
-            report=report,
-            clock=clock,
-        )
-        with committer:
+        with Committer(store, manifest, tables, known.failed_ids, planner.given, report, clock) as committer:
             for event in extractor.run(_counted(chain(first, works), report.items, progress)):
                 if isinstance(event, Encoded):
-                    tables.open(event.modality)
                     committer.add_encoded(event)
                 elif isinstance(event, Failure):
                     committer.add_failure(event)
@@ -478,12 +446,35 @@ def embed_sources(
     return report
 
 
+@dataclass(frozen=True)
+class ChosenEncoder:
+    """Encoder of a run: its id, and itself where it is `loaded` already; one that the user has `named` becomes trusted."""
+
+    id: str
+    loaded: Encoder | None = None
+    named: bool = False
+
+    @property
+    def name(self) -> str:
+        """Short name; the folder of its features."""
+        return self.loaded.name if self.loaded else folder_name(self.id)
+
+    def load(self, *, device: str, precision: str) -> Encoder:
+        """Load it, unless that was done."""
+        model = self.loaded or load_encoder(self.id, device=device, precision=precision)
+        if self.named:
+            trust(model.id)
+        return model
+
+
 def choose_encoder(
-    encoder_id: str, store: Store | None, notes: list[str], *, device: str, precision: str
-) -> tuple[str, Encoder | None]:
-    """Resolve "auto"; an encoder that had to be loaded to know comes back with its id."""
-    if encoder_id != "auto":
-        return encoder_id, None
+    encoder: str | Encoder, store: Store | None, notes: list[str], *, device: str, precision: str
+) -> ChosenEncoder:
+    """Resolve "auto" to the store's own encoder, else to the default one, else to `mini`."""
+    if isinstance(encoder, Encoder):
+        return ChosenEncoder(encoder.id, encoder, named=True)
+    if encoder != "auto":
+        return ChosenEncoder(encoder, named=True)
     features = store.feature_names() if store else []
     there = sorted({store.feature_table(f).snapshot().spec["encoder"] for f in features if store} - {FIELDS})
     if len(there) > 1 and store:
@@ -494,18 +485,18 @@ def choose_encoder(
         there = [*seeing]
     if there:
         require_trusted(there[0])
-        return there[0], None
+        return ChosenEncoder(there[0])
     try:
-        chosen = load_encoder(DEFAULT_ENCODER, device=device, precision=precision)
+        model = load_encoder(DEFAULT_ENCODER, device=device, precision=precision)
     except EncoderError as error:
         try:
-            chosen = load_encoder("mini", device=device, precision=precision)
+            model = load_encoder("mini", device=device, precision=precision)
         except EncoderError:
             raise error from None
         notes.append(
             f"using mini, since {DEFAULT_ENCODER} cannot be had here; choose with --encoder ({error})"
         )
-    return chosen.id, chosen
+    return ChosenEncoder(model.id, model)
 
 
 def _counted(works: Iterable[Work], total: int, progress: Progress | None) -> Iterator[Work]:

@@ -232,7 +232,6 @@ class FeatureTables:
         *,
         outputs: Sequence[str],
         cleaning: str | None,
-        default_cleaning: str,
         dtype: str | None,
         modalities: Sequence[str] = MODALITIES,
     ) -> None:
@@ -248,12 +247,12 @@ class FeatureTables:
             prefix, modality, output = feature.rsplit("/", 2)
             if prefix == name and modality in modalities:
                 self._specs[modality, output] = store.feature_table(feature).snapshot().spec
-        self.cleaning = self._agree_on_cleaning(cleaning, default_cleaning)
+        self.cleaning = self._agree_on_cleaning(cleaning)
         self.dtype = self._agree_on_dtype(dtype)
 
-    def _agree_on_cleaning(self, asked: str | None, default: str) -> str:
+    def _agree_on_cleaning(self, asked: str | None) -> str:
         there = {
-            s["provenance"].get("cleaning") or default
+            s["provenance"].get("cleaning") or DEFAULT_CLEANING
             for (modality, _), s in self._specs.items()
             if tower_of(modality) == "text"
         }
@@ -262,7 +261,7 @@ class FeatureTables:
                 f"{self.name}: its texts were cleaned with {', '.join(sorted(there))}, not {asked}; "
                 "keep to that, or start another table with --name"
             )
-        return asked or (there.pop() if there else default)
+        return asked or (there.pop() if there else DEFAULT_CLEANING)
 
     def _agree_on_dtype(self, asked: str | None) -> Dtype:
         if asked not in (None, "float16", "float32"):
@@ -297,6 +296,12 @@ class FeatureTables:
             sets.append(set(snapshot.read(columns=[key])[key].to_pylist()))
         return set.intersection(*sets) if sets else set()
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that was admitted."""
+        assert self._encoder is not None
+        return self._encoder
+
     def same_encoder(self) -> bool:
         """Whether every table names the encoder that was asked for; else only loading it can tell."""
         return all(spec["encoder"] == self.encoder_id for spec in self._specs.values())
@@ -322,8 +327,7 @@ class FeatureTables:
         missing = [name for name in self.outputs(modality) if (modality, name) not in self._specs]
         if not missing:
             return
-        assert self._encoder is not None
-        probes = make_probe(self._encoder, tower_of(modality), self.own_contents(modality), missing)
+        probes = make_probe(self.encoder, tower_of(modality), self.own_contents(modality), missing)
         for output in missing:
             spec = {**self._spec(modality, output), "probe": probes[output]}
             schema = self.schema(modality, output)
@@ -342,8 +346,7 @@ class FeatureTables:
 
     def dim(self, modality: str, output: str) -> int:
         """Width of an output's vectors."""
-        assert self._encoder is not None
-        return self._encoder.output(tower_of(modality), output).dim
+        return self.encoder.output(tower_of(modality), output).dim
 
     def schema(self, modality: str, output: str) -> pa.Schema:
         """Columns of a table."""
@@ -351,14 +354,11 @@ class FeatureTables:
 
     def provenance(self, modality: str, output: str) -> dict[str, Any]:
         """Everything that decides what a vector means."""
-        assert self._encoder is not None
-        return feature_provenance(self._encoder, tower_of(modality), output, self.cleaning)
+        return feature_provenance(self.encoder, tower_of(modality), output, self.cleaning)
 
     def _spec(self, modality: str, output: str) -> dict[str, Any]:
-        encoder = self._encoder
-        assert encoder is not None
         return feature_spec(
-            encoder=encoder.id,
+            encoder=self.encoder.id,
             name=self.name,
             modality=modality,
             output=output,
@@ -366,7 +366,7 @@ class FeatureTables:
             dtype=self.dtype,
             key=self.key(modality),
             provenance=self.provenance(modality, output),
-            offers=[o.name for o in encoder.outputs if o.modality == tower_of(modality)],
+            offers=[o.name for o in self.encoder.outputs if o.modality == tower_of(modality)],
         )
 
     def own_contents(self, modality: str) -> dict[str, Any]:
@@ -384,9 +384,8 @@ class FeatureTables:
         return own
 
     def _prepares(self, image: Any) -> bool:
-        assert self._encoder is not None
         try:
-            self._encoder.prepare_image(image)
+            self.encoder.prepare_image(image)
         except Exception:  # told when the picture itself is encoded
             return False
         return True

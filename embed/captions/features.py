@@ -22,13 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...data.text import CLEANERS, DEFAULT_CLEANING, clean, text_sha256
-from ...errors import CaptionError, UsageError
+from ...data.text import check_cleaning, clean, text_sha256
+from ...errors import CaptionError
 from ...store.schema import FAILURES, vector_type
 from ...store.store import Store
 from ...store.table import Table
-from ..encoder import Encoder, folder_name, load_encoder, trust
-from ..extract import Encoded, Extractor, Failure, StageClock, Work
+from ..encoder import Encoder
+from ..extract import Encoded, Extractor, Failure, Work
 from ..pipeline import DEFAULT_OUTPUTS, FIELDS, choose_encoder
 from ..tables import OWN_CONTENTS, FeatureTables, append_features, feature_spec
 from .answers import COLUMNS, DAMAGE, SENTIMENT, USELESS, split_flags
@@ -191,7 +191,6 @@ def write_fields(
         vocabulary = list(have["provenance"].get("objects", ()))
     else:
         vocabulary = vocabulary_of(row["objects"] for row in rows.values())
-    about = table.spec
     spec = feature_spec(
         encoder=FIELDS,
         name=folder,
@@ -203,29 +202,38 @@ def write_fields(
         provenance={
             "family": FIELDS,
             "version": VERSION,
-            "captions": {"name": about["name"], "fingerprint": about["fingerprint"]},
+            "captions": _told(table),
             "numbers": field_names(()),
             "objects": vocabulary,
         },
         offers=[_OUTPUT],
     )
-    tag = [pa.field("caption_key", pa.string())] if keyed.column == "item_id" else []
-    vector = pa.field("vector", vector_type(spec["dim"], spec["dtype"]), nullable=False)
-    schema = pa.schema([pa.field(keyed.column, pa.string(), nullable=False), *tag, vector])
+    schema = _schema(keyed.column, spec["dim"], spec["dtype"])
     target = store.ensure_feature_table(feature, {**spec, "probe": {}}, schema)
 
     todo = keyed.missing(store, [feature], rows)
     if todo:
-        owners = [(owner, caption) for caption, some in todo.items() for owner in some]
-        columns = {"caption_key": pa.array([caption for _, caption in owners], pa.string())} if tag else {}
-        X = fields_of([rows[caption] for _, caption in owners], vocabulary)
-        append_features(target, [owner for owner, _ in owners], [X], columns)
+        owners, captions = zip(*((o, key) for key, some in todo.items() for o in some), strict=True)
+        X = fields_of([rows[key] for key in captions], vocabulary)
+        append_features(target, owners, [X], {"caption_key": pa.array(captions, pa.string())})
     report.written, report.known = len(todo), len(rows) - len(todo)
     report.numbers, report.objects = spec["dim"], len(vocabulary)
     placed = set(vocabulary)
     named = [word in placed for row in rows.values() for word in _words(row["objects"])]
     report.covered = float(np.mean(named)) if named else None
     return report
+
+
+def _told(captions: Table) -> dict[str, Any]:
+    """What the provenance of features tells of the captions that they are made of."""
+    return {"name": captions.spec["name"], "fingerprint": captions.spec["fingerprint"]}
+
+
+def _schema(key: str, dim: int, dtype: str, *more: pa.Field) -> pa.Schema:
+    """Columns of features of captions: what they are kept by, at items the caption's key, `more`, the vector."""
+    tag = [pa.field("caption_key", pa.string())] if key == "item_id" else []
+    vector = pa.field("vector", vector_type(dim, dtype), nullable=False)
+    return pa.schema([pa.field(key, pa.string(), nullable=False), *tag, *more, vector])
 
 
 def _one_of(x: np.ndarray, levels: Sequence[str], value: str | None) -> None:
@@ -330,17 +338,12 @@ def embed_captions(
         If there are vectors by another encoder, of other captions, or cleaned in another way.
     """
     begun = time.perf_counter()
-    if cleaning is not None and cleaning not in CLEANERS:
-        raise UsageError(f"no text cleaning {cleaning!r}; there are {', '.join(CLEANERS)}")
+    check_cleaning(cleaning)
     store = Store.of(store)
     table = captions_of(store, captions)
-    model = encoder if isinstance(encoder, Encoder) else None
-    named = encoder != "auto"
-    if isinstance(encoder, str):
-        encoder, model = choose_encoder(encoder, store, [], device=device, precision=precision)
-    encoder_id = encoder if isinstance(encoder, str) else encoder.id
-    folder, name = name, name or (model.name if model else folder_name(encoder_id))
-    report = CaptionFeatures(str(store.path), captions, encoder_id)
+    chosen = choose_encoder(encoder, store, [], device=device, precision=precision)
+    folder, name = name, name or chosen.name
+    report = CaptionFeatures(str(store.path), captions, chosen.id)
     keyed = Keys.of(store, table)
     texts = _useful(table)
     report.captions = table.rows
@@ -355,11 +358,11 @@ def embed_captions(
     # First, since no encoder is needed for them.
     report.fields = write_fields(store, table, name=folder, dtype=dtype)
     if todo:
-        model = model or load_encoder(encoder_id, device=device, precision=precision)
-        if named:
-            trust(model.id)
-        tables = _CaptionTables(store, name, modality, model, cleaning, dtype, table, keyed.column, texts)
-        _Writer(tables, model, keyed, report, batch_size or model.batch_size).write(texts, todo, progress)
+        model = chosen.load(device=device, precision=precision)
+        tables = _CaptionTables(
+            store, name, model, table, keyed.column, texts, cleaning=cleaning, dtype=dtype
+        )
+        tables.write(todo, report, batch_size or model.batch_size, progress)
     report.features = [f for f in store.feature_names() if f.startswith(f"{name}/{modality}/")]
     report.features += [report.fields.feature] if report.fields else []
     report.seconds = round(time.perf_counter() - begun, 3)
@@ -382,42 +385,37 @@ class _CaptionTables(FeatureTables):
         self,
         store: Store,
         name: str,
-        modality: str,
         encoder: Encoder,
-        cleaning: str | None,
-        dtype: str | None,
         captions: Table,
         key: str,
         texts: Mapping[str, str],
+        *,
+        cleaning: str | None,
+        dtype: str | None,
     ) -> None:
+        self.modality = modality_of(captions.spec["name"])
         super().__init__(
             store,
             name,
             encoder.id,
             outputs=DEFAULT_OUTPUTS,
             cleaning=cleaning,
-            default_cleaning=DEFAULT_CLEANING,
             dtype=dtype,
-            modalities=(modality,),
+            modalities=(self.modality,),
         )
-        self.modality = modality
+        self.texts = texts
         self._key = key
-        about = captions.spec
-        self._about = {
-            "pooling": POOLING,
-            "captions": {"name": about["name"], "fingerprint": about["fingerprint"]},
-        }
-        self._limit, self._count = encoder.context_length, encoder.count_tokens
-        self._texts = {text_sha256(text): text for text in islice(texts.values(), 4 * OWN_CONTENTS)}
+        self._about = {"pooling": POOLING, "captions": _told(captions)}
+        self._by_sha = {text_sha256(text): text for text in islice(texts.values(), 4 * OWN_CONTENTS)}
         if not any(o.modality == "text" and o.name in DEFAULT_OUTPUTS for o in encoder.outputs):
             raise CaptionError(f"{encoder.id} has no text tower, which captions need")
         self.admit(encoder, [])
-        self.open(modality)
+        self.open(self.modality)
 
     def pieces(self, text: str) -> list[str]:
         """A caption as the encoder takes it: pieces that fit its context, cleaned."""
-        cleaned = (clean(piece, self.cleaning) for piece in pack(text, self._limit, self._count))
-        return [piece for piece in cleaned if piece]
+        parts = pack(text, self.encoder.context_length, self.encoder.count_tokens)
+        return [piece for part in parts if (piece := clean(part, self.cleaning))]
 
     def key(self, modality: str) -> str:
         """Name of the column that the vectors are kept by."""
@@ -429,85 +427,69 @@ class _CaptionTables(FeatureTables):
 
     def schema(self, modality: str, output: str) -> pa.Schema:
         """Columns: key, at items the caption's key, number of pieces, vector."""
-        tag = [pa.field("caption_key", pa.string())] if self._key == "item_id" else []
-        return pa.schema(
-            [
-                pa.field(self._key, pa.string(), nullable=False),
-                *tag,
-                pa.field("pieces", pa.int16()),
-                pa.field("vector", vector_type(self.dim(modality, output), self.dtype), nullable=False),
-            ]
-        )
+        return _schema(self._key, self.dim(modality, output), self.dtype, pa.field("pieces", pa.int16()))
 
     def own_contents(self, modality: str) -> dict[str, Any]:
         """First pieces of a few captions, by the sha256 of the whole."""
-        first = {key: self.stored_content(modality, key) for key in islice(self._texts, OWN_CONTENTS)}
+        first = {key: self.stored_content(modality, key) for key in islice(self._by_sha, OWN_CONTENTS)}
         return {key: piece for key, piece in first.items() if piece}
 
     def stored_content(self, modality: str, key: str) -> Any:
         """First piece of the caption with that sha256, or None."""
-        return next(iter(self.pieces(self._texts.get(key, ""))), None)
-
-
-class _Writer:
-    """Encodes captions and appends their vectors."""
-
-    def __init__(
-        self, tables: _CaptionTables, encoder: Encoder, keyed: Keys, report: CaptionFeatures, batch_size: int
-    ) -> None:
-        self.tables = tables
-        self.encoder = encoder
-        self.keyed = keyed
-        self.report = report
-        self.batch_size = batch_size
-        self.outputs = tables.outputs(tables.modality)
+        return next(iter(self.pieces(self._by_sha.get(key, ""))), None)
 
     def write(
-        self, texts: Mapping[str, str], todo: Mapping[str, list[str]], progress: Progress | None
+        self,
+        todo: Mapping[str, list[str]],
+        report: CaptionFeatures,
+        batch_size: int,
+        progress: Progress | None,
     ) -> None:
         """Encode and commit, some thousand captions at a time; `todo`: key of a caption -> what its vector is kept by."""
+        outputs = self.outputs(self.modality)
         done = 0
         remaining = iter(todo.items())
         while chunk := dict(islice(remaining, CHUNK)):
-            pieces = {key: self.tables.pieces(texts[key]) for key in chunk}
-            vectors, failures = self._encode([piece for some in pieces.values() for piece in some])
+            pieces = {key: self.pieces(self.texts[key]) for key in chunk}
+            vectors, failures = self._encode(
+                [piece for some in pieces.values() for piece in some], batch_size
+            )
             rows: list[tuple[str, str, int]] = []
-            pooled: dict[str, list[np.ndarray]] = {output: [] for output in self.outputs}
+            pooled: dict[str, list[np.ndarray]] = {output: [] for output in outputs}
             for caption, some in pieces.items():
                 owners = chunk[caption]
                 lost = [piece for piece in some if text_sha256(piece) not in vectors]
                 if lost or not some:
-                    self.report.failed += 1
+                    report.failed += 1
                     self._record(owners[0], failures.get(lost[0]) if lost else None)
                     continue
-                self.report.embedded += 1
-                self.report.pooled += len(some) > 1
+                report.embedded += 1
+                report.pooled += len(some) > 1
                 found = [vectors[text_sha256(piece)] for piece in some]
                 weights = self.encoder.count_tokens(some).astype(np.float64)
                 rows += [(owner, caption, len(some)) for owner in owners]
-                for output in self.outputs:
+                for output in outputs:
                     vector = _pool([v[output] for v in found], weights, unit=output == "joint")
                     pooled[output] += [vector] * len(owners)
             if rows:
-                self._append(rows, pooled)
+                kept_by, captions, counts = zip(*rows, strict=True)
+                columns = {"caption_key": pa.array(captions), "pieces": pa.array(counts, pa.int16())}
+                for output in outputs:
+                    values = [np.stack(pooled[output]).astype(np.float32)]
+                    append_features(self.table(self.modality, output), kept_by, values, columns)
             done += len(chunk)
             if progress:
                 progress(done, len(todo), "captions")
 
-    def _encode(self, pieces: Iterable[str]) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Failure]]:
+    def _encode(
+        self, pieces: Iterable[str], batch_size: int
+    ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Failure]]:
         """Vectors of each distinct piece, by its sha256 and output, and by piece why there are none."""
         extractor = Extractor(
             self.encoder,
-            image_outputs=(),
-            text_outputs=self.outputs,
-            cleaning="none",
-            image_done=set(),
-            text_done=set(),
-            shortest=None,
-            workers=1,
-            batch_size=self.batch_size,
-            dtype=self.tables.dtype,
-            clock=StageClock(),
+            text_outputs=self.outputs(self.modality),
+            batch_size=batch_size,
+            dtype=self.dtype,
         )
         vectors: dict[str, dict[str, np.ndarray]] = {}
         failures: dict[str, Failure] = {}
@@ -521,25 +503,15 @@ class _Writer:
 
     def _record(self, owner: str, failure: Failure | None) -> None:
         """Put a caption that the encoder could not take into the log of failures, once."""
-        store, column = self.tables.store, self.keyed.column
-        items = store.items.read(["item_id", column])
-        item_id = items.filter(pc.equal(items[column], owner))["item_id"][0].as_py()
-        log = store.failures.read(["item_id", "stage", "encoder"])
-        row = {"item_id": item_id, "stage": STAGE, "encoder": self.tables.name}
+        items = self.store.items.read(["item_id", self._key])
+        item_id = items.filter(pc.equal(items[self._key], owner))["item_id"][0].as_py()
+        log = self.store.failures.read(["item_id", "stage", "encoder"])
+        row = {"item_id": item_id, "stage": STAGE, "encoder": self.name}
         if row in log.to_pylist():
             return
         row["error"] = failure.error if failure else "EmptyCaption"
         row["message"] = failure.message if failure else "nothing is left of the caption after cleaning"
-        store.failures.append(pa.Table.from_pylist([{**row, "at": datetime.now(UTC)}], schema=FAILURES))
-
-    def _append(self, rows: Sequence[tuple[str, str, int]], pooled: Mapping[str, list[np.ndarray]]) -> None:
-        owners, captions, counts = zip(*rows, strict=True)
-        columns: dict[str, Any] = {"pieces": pa.array(counts, pa.int16())}
-        if self.keyed.column == "item_id":
-            columns["caption_key"] = pa.array(captions, pa.string())
-        for output in self.outputs:
-            table = self.tables.table(self.tables.modality, output)
-            append_features(table, owners, [np.stack(pooled[output]).astype(np.float32)], columns)
+        self.store.failures.append(pa.Table.from_pylist([{**row, "at": datetime.now(UTC)}], schema=FAILURES))
 
 
 def _pool(vectors: Sequence[np.ndarray], weights: np.ndarray, *, unit: bool) -> np.ndarray:

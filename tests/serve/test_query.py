@@ -106,7 +106,7 @@ def test_words_stay_in_the_joint_space_and_pictures_in_pooled(store: Store, tmp_
     assert search(store, text="flood", encoder=encoder).feature == "toy-a/image/joint"
     assert search(store, image=photo, encoder=encoder).feature == "toy-a/image/pooled"
     assert search(store, item="p1").feature == "toy-a/image/pooled"
-    assert choose_encoder("auto", store, [], device="cpu", precision="auto")[0] == "toy:a"
+    assert choose_encoder("auto", store, [], device="cpu", precision="auto").id == "toy:a"
     with pytest.raises(UsageError, match=r"toy-a, toy-b; choose with --feature"):
         search(store, item="t")
     embed_sources([photo], store, encoder=ToyEncoder("b"), options=SourceOptions(root=tmp_path))

@@ -473,7 +473,7 @@ def test_no_encoder_is_taken_for_their_maker(
     store = lab.store(6)
     caption(lab, store)
     embed_captions(store, encoder=encoder)
-    assert choose_encoder("auto", store, [], device="cpu", precision="auto")[0] == "toy:a"
+    assert choose_encoder("auto", store, [], device="cpu", precision="auto").id == "toy:a"
     with pytest.raises(EncoderError, match="fields"):
         search(store, text="car", feature=NUMBERS)
 
