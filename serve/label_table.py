@@ -19,7 +19,7 @@ import pyarrow as pa
 from ..console import printable
 from ..data.labels import normalised
 from ..errors import UsageError
-from ..store.parts import read_part, write_part
+from ..store.schema import read_part, write_part
 from ..store.store import Store
 from ..store.table import Table
 

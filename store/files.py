@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import CorruptError, LockedError, StoreError, UsageError, unknown_name
+from ..errors import CorruptError, LockedError, StoreError, UsageError, brief, unknown_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,6 +65,21 @@ def unseal(value: Mapping[str, Any], name: str) -> dict[str, Any]:
     if _KEY in value and value[_KEY] != _digest(rest, name):
         raise ValueError("its checksum is another")
     return rest
+
+
+def publish_sealed(path: Path, value: Mapping[str, Any], *, indent: int | None = None) -> None:
+    """Put sealed JSON in the place of a file, in one step."""
+    with publish(path) as temp:
+        text = json.dumps(seal(value, path.name), indent=indent, ensure_ascii=False)
+        temp.write_text(text, encoding="utf-8")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder of the store and those above it, where they are not there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {path}: {error.strerror or error}") from error
 
 
 def _digest(value: Mapping[str, Any], name: str) -> str:
@@ -128,13 +143,18 @@ def check_sums(folder: Path, names: Iterable[str] | None = None, *, only: bool =
     if only and (others := sorted(_files(folder).keys() - listed.keys())):
         raise CorruptError(f"{folder} holds {others[0]}, which {SUMS} does not list")
     for name in listed if names is None else names:
-        _compare(folder, name, listed.get(name))
+        _compare(folder, name, listed)
     return True
 
 
-def _compare(folder: Path, name: str, wanted: str | None) -> None:
-    if wanted is None:
+def _wanted(folder: Path, name: str, listed: Mapping[str, str]) -> str:
+    if name not in listed:
         raise CorruptError(f"{folder / SUMS} is damaged: it does not list {name}")
+    return listed[name]
+
+
+def _compare(folder: Path, name: str, listed: Mapping[str, str]) -> None:
+    wanted = _wanted(folder, name, listed)
     if name.startswith("/") or ".." in Path(name).parts:
         raise CorruptError(f"{folder / SUMS} names {name}, outside of the folder")
     try:
@@ -154,9 +174,9 @@ def changed_files(folder: Path, expected: Iterable[str] = ()) -> tuple[bool, lis
     except CorruptError as error:
         return True, [str(error)]
     found = []
-    for name, wanted in {**dict.fromkeys(expected), **listed}.items() if listed is not None else ():
+    for name in {**dict.fromkeys(expected), **listed} if listed is not None else ():
         try:
-            _compare(folder, name, wanted)
+            _compare(folder, name, listed or {})
         except CorruptError as error:
             found.append(str(error))
     return listed is not None, found
@@ -173,11 +193,8 @@ def read_checked(folder: Path, name: str) -> bytes:
         raise
     except OSError as error:
         raise CorruptError(f"{folder / name} cannot be read: {error.strerror or error}") from error
-    if listed is not None:
-        if name not in listed:
-            raise CorruptError(f"{folder / SUMS} is damaged: it does not list {name}")
-        if hashlib.sha256(data).hexdigest() != listed[name]:
-            raise CorruptError(f"{folder / name} is not what was written")
+    if listed is not None and hashlib.sha256(data).hexdigest() != _wanted(folder, name, listed):
+        raise CorruptError(f"{folder / name} is not what was written")
     return data
 
 
@@ -209,8 +226,7 @@ def open_parquet(folder: Path, name: str) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise CorruptError(f"{folder} lacks {name}") from None
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorruptError(f"{path} cannot be read ({reason})") from error
+        raise CorruptError(f"{path} cannot be read ({brief(error)})") from error
 
 
 def read_parquet(folder: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:

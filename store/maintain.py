@@ -25,8 +25,7 @@ from .files import (
     sweep_tree,
     unseal,
 )
-from .parts import MANIFEST, Manifest, Part, read_part, write_part
-from .schema import label_columns
+from .schema import MANIFEST, Manifest, Part, label_columns, read_part, write_part
 from .sql import select_items
 from .table import Snapshot, Table, later_parts, older_than, part_files, sweep
 
@@ -234,13 +233,13 @@ def _verify_table(table: Table, name: str, report: Report, progress: Callable[[P
                 f"{count_of(len(repeated), f'value of {key} occurs', f'values of {key} occur')} more than "
                 f"once: {_some(repeated)}",
             )
-    named = {part.name for part in manifest.parts} | {retired for retired, _ in manifest.retired}
     later = later_parts(table.path, manifest)
     if later and later_parts(table.path, table.snapshot().manifest):
         found("manifest", older_than(table.path, later))
     for path in part_files(table.path):
         # A part that a writer committed after the manifest was read is named by now.
-        if path.name not in {*named, *later} and path.name not in _named_now(table):
+        known = {*manifest.named, *later}
+        if path.name not in known and path.name not in table.snapshot().manifest.named:
             found("orphan", f"{path.name} is in no manifest; `icehouse compact` removes it", problem=False)
     for path in sorted(table.path.glob("set-aside-*")):
         found(
@@ -392,11 +391,6 @@ def _place(store: Store, line: str) -> str:
     """Short name of a folder or file of the store, for a line about it."""
     path = Path(line.split(" ")[0])
     return path.relative_to(store.path).as_posix() if path.is_relative_to(store.path) else "store"
-
-
-def _named_now(table: Table) -> set[str]:
-    manifest = table.snapshot().manifest
-    return {part.name for part in manifest.parts} | {name for name, _ in manifest.retired}
 
 
 def _failed(failures: pa.Table, spec: dict[str, str]) -> pa.ChunkedArray:

@@ -1,7 +1,7 @@
 """Manifests made anew from the parts of a table: what `icehouse verify --repair` does.
 
 Every part says what its table is, which parts it replaced and where its rows stand
-(`icehouse.store.parts.lineage`). So of all parts in the folder those are live that no other one replaced. Parts of
+(`icehouse.store.schema.lineage`). So of all parts in the folder those are live that no other one replaced. Parts of
 an icehouse that did not write this down are told by the table's key: no two live parts hold the same key, and the
 later one counts. Nothing is deleted: a damaged manifest and parts that cannot be used are set aside under another
 name.
@@ -22,10 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import CorruptError, StoreError, count_of
+from ..errors import CorruptError, StoreError, brief, count_of
 from .files import STORE_FILE, file_sha256, fsync_dir, hold, publish
-from .parts import MANIFEST, PART_NAME, Manifest, Part, check_part, footer_sha256, lineage
-from .schema import CONTENT_KEYS
+from .schema import CONTENT_KEYS, MANIFEST, PART_NAME, Manifest, Part, check_part, footer_sha256, lineage
 from .store import FORMAT_VERSION, LEDGERS, Store
 from .table import Table, emptied_parts, later_parts, older_than, part_files
 
@@ -149,8 +148,7 @@ def _from_parts(folder: Path, name: str, old: Manifest | None, remarks: list[str
         try:
             found.append(_look(path, known.get(path.name)))
         except (CorruptError, pa.ArrowException, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            remarks.append(f"{_set_aside(path)} is damaged and left out ({reason})")
+            remarks.append(f"{_set_aside(path)} is damaged and left out ({brief(error)})")
     spec = _spec(name, found, old, remarks)
     found = _of_one_kind(found, spec, remarks)
     replaced = {part for one in found for part in one.replaces} | set(emptied_parts(folder))

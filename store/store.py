@@ -18,8 +18,17 @@ import pyarrow.compute as pc
 from .. import __version__
 from ..errors import CorruptError, SpaceError, StoreError, UsageError, unknown_name
 from .files import STORE_FILE, checked_name, is_name, publish
-from .parts import MANIFEST, PART_NAME, Manifest
-from .schema import FAILURES, ITEMS, check_single, check_space, check_spec, label_columns
+from .schema import (
+    FAILURES,
+    ITEMS,
+    MANIFEST,
+    PART_NAME,
+    Manifest,
+    check_single,
+    check_space,
+    check_spec,
+    label_columns,
+)
 from .table import Snapshot, Table
 from .vectors import TokenStates, Vectors, load_tokens, load_vectors, pad_tokens, take_float32
 

@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 
 from ..errors import CorruptError, SpaceError, StoreError, unknown_name
 from . import files as locks
-from .files import fsync_dir, publish, remove_leftovers, seal, unseal
-from .parts import (
+from .files import fsync_dir, make_folder, publish_sealed, remove_leftovers, unseal
+from .schema import (
     MANIFEST,
     PART_NAME,
     ROW_GROUP,
@@ -146,10 +146,7 @@ class Table:
     @classmethod
     def create(cls, path: Path, schema: pa.Schema, spec: Mapping[str, Any]) -> Table:
         """Make an empty table."""
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {path}: {error.strerror or error}") from error
+        make_folder(path)
         with locks.hold(path):
             if cls.exists(path):
                 raise StoreError(f"{path} is a table already; open it instead")
@@ -214,10 +211,10 @@ class Table:
         return self.reading(lambda snapshot: snapshot.read(columns))
 
     @contextlib.contextmanager
-    def lock(self, timeout: float | None = None) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep other writers out over several calls; see `icehouse.store.files.hold`."""
         self._make_folder()
-        with locks.hold(self.path, timeout):
+        with locks.hold(self.path):
             yield
 
     def append(self, rows: pa.Table, *, unique: str | None = None) -> int:
@@ -266,37 +263,21 @@ class Table:
             schema = _widen(manifest.schema, rows.schema)
             known = np.zeros(rows.num_rows, dtype=bool)
             unwanted = pa.array(list(remove), schema.field(key).type)
-            parts: list[Part | Staged] = []
-            emptied: list[str] = []
-            changed = 0
-            try:
-                for part in manifest.parts:
-                    keys = self._part_keys(part, manifest, key)
-                    hits, gone = pc.index_in(keys, value_set=rows[key]), pc.is_in(keys, value_set=unwanted)
-                    removed = pc.sum(gone).as_py() or 0
-                    if hits.null_count == len(hits) and not removed:
-                        parts.append(part)
-                        continue
-                    known[hits.drop_null().to_numpy()] = True
-                    old = read_part(self.path / part.name, schema, part)
-                    new = _replace(old, rows, hits)
-                    differing = _differing(old, new, hits) + removed
-                    changed += differing
-                    if removed == part.rows:
-                        emptied.append(part.name)
-                    else:
-                        new = new.filter(pc.invert(gone)) if removed else new
-                        parts.append(self._rewrite(new, manifest, part) if differing else part)
-                added = conform(rows.filter(pa.array(~known)), schema)
-                if added.num_rows:
-                    parts.append(write_part(added, self.path, manifest.spec))
-                if changed or added.num_rows:
-                    self._commit(manifest, parts, schema=schema)
-                if emptied:
-                    note_emptied(self.path, emptied)
-            finally:
-                _discard(parts)
-        return changed + added.num_rows
+
+            def replaced(part: Part) -> tuple[int, pa.Table | None]:
+                keys = self._part_keys(part, manifest, key)
+                hits, gone = pc.index_in(keys, value_set=rows[key]), pc.is_in(keys, value_set=unwanted)
+                removed = pc.sum(gone).as_py() or 0
+                if hits.null_count == len(hits) and not removed:
+                    return 0, None
+                known[hits.drop_null().to_numpy()] = True
+                old = read_part(self.path / part.name, schema, part)
+                new = _replace(old, rows, hits)
+                return _differing(old, new, hits) + removed, new.filter(pc.invert(gone)) if removed else new
+
+            return self._rewrite(
+                manifest, replaced, schema, lambda: conform(rows.filter(pa.array(~known)), schema)
+            )
 
     def delete(self, column: str, values: Iterable[Any]) -> int:
         """Remove the rows whose `column` is among `values`; return how many went."""
@@ -307,28 +288,15 @@ class Table:
                     f"no column {column!r} in {self.path.name}; there are: {', '.join(manifest.schema.names)}"
                 )
             wanted = pa.array(list(values), manifest.schema.field(column).type)
-            parts: list[Part | Staged] = []
-            removed = 0
-            emptied: list[str] = []
-            try:
-                for part in manifest.parts:
-                    hits = pc.is_in(self._part_keys(part, manifest, column), value_set=wanted)
-                    count = pc.sum(hits).as_py() or 0
-                    removed += count
-                    if not count:
-                        parts.append(part)
-                    elif count < part.rows:
-                        left = read_part(self.path / part.name, manifest.schema, part).filter(pc.invert(hits))
-                        parts.append(self._rewrite(left, manifest, part))
-                    else:
-                        emptied.append(part.name)
-                if removed:
-                    self._commit(manifest, parts)
-                if emptied:
-                    note_emptied(self.path, emptied)
-            finally:
-                _discard(parts)
-        return removed
+
+            def without(part: Part) -> tuple[int, pa.Table | None]:
+                hits = pc.is_in(self._part_keys(part, manifest, column), value_set=wanted)
+                count = pc.sum(hits).as_py() or 0
+                if count in (0, part.rows):
+                    return count, None
+                return count, read_part(self.path / part.name, manifest.schema, part).filter(pc.invert(hits))
+
+            return self._rewrite(manifest, without, manifest.schema)
 
     def update_spec(self, changes: Mapping[str, Any]) -> None:
         """Set keys of the spec, for example the probe."""
@@ -388,13 +356,44 @@ class Table:
 
     def _make_folder(self) -> None:
         if self._blank is not None:
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StoreError(f"cannot make {self.path}: {error.strerror or error}") from error
+            make_folder(self.path)
 
-    def _rewrite(self, rows: pa.Table, manifest: Manifest, part: Part) -> Staged:
-        return write_part(rows, self.path, manifest.spec, replaces=[part.name])
+    def _rewrite(
+        self,
+        manifest: Manifest,
+        change: Callable[[Part], tuple[int, pa.Table | None]],
+        schema: pa.Schema,
+        added: Callable[[], pa.Table] | None = None,
+    ) -> int:
+        """Commit what `change` makes of each part, and rows `added` at the end; returns how many rows that concerns.
+
+        It tells for a part how many of its rows change, and its rows then; None, or no rows, takes a part away that changes.
+        """
+        parts: list[Part | Staged] = []
+        emptied: list[str] = []
+        changed = 0
+        try:
+            for part in manifest.parts:
+                count, rows = change(part)
+                changed += count
+                if not count:
+                    parts.append(part)
+                elif rows is None or not rows.num_rows:
+                    emptied.append(part.name)
+                else:
+                    parts.append(write_part(rows, self.path, manifest.spec, replaces=[part.name]))
+            if added is not None and (rows := added()).num_rows:
+                parts.append(write_part(rows, self.path, manifest.spec))
+                changed += rows.num_rows
+            if changed:
+                self._commit(manifest, parts, schema=schema)
+            if emptied:
+                note_emptied(self.path, emptied)
+        finally:
+            for made in parts:
+                if isinstance(made, Staged):
+                    made.path.unlink(missing_ok=True)
+        return changed
 
     def _commit(
         self,
@@ -461,8 +460,8 @@ class Table:
 def note_emptied(folder: Path, names: Sequence[str]) -> None:
     """Keep the names of parts all of whose rows were deleted: nothing else would say so if the manifest were lost."""
     there = [name for name in {*emptied_parts(folder), *names} if (folder / name).exists()]
-    with contextlib.suppress(OSError), publish(folder / _EMPTIED) as temp:
-        temp.write_text(json.dumps(seal({"parts": sorted(there)}, _EMPTIED)), encoding="utf-8")
+    with contextlib.suppress(OSError):
+        publish_sealed(folder / _EMPTIED, {"parts": sorted(there)})
 
 
 def emptied_parts(folder: Path) -> list[str]:
@@ -483,9 +482,10 @@ def part_files(folder: Path) -> list[Path]:
 
 def later_parts(folder: Path, manifest: Manifest) -> list[str]:
     """Names of parts that only a later manifest than this one can have named: it is not the last that was written."""
-    named = {part.name for part in manifest.parts} | {name for name, _ in manifest.retired}
     found = [(path.name, PART_NAME.fullmatch(path.name)) for path in part_files(folder)]
-    return [name for name, m in found if m and int(m[1]) > manifest.version + 1 and name not in named]
+    return [
+        name for name, m in found if m and int(m[1]) > manifest.version + 1 and name not in manifest.named
+    ]
 
 
 def older_than(folder: Path, later: Sequence[str]) -> str:
@@ -505,21 +505,14 @@ def sweep(table: Table) -> int:
         return 0
     with table.lock():
         manifest = table.snapshot().manifest
-        named = {part.name for part in manifest.parts} | {name for name, _ in manifest.retired}
         if later_parts(table.path, manifest):
             return 0
         # Parts get their names under this lock, so an unnamed one is nobody's work in hand.
-        orphans = [path for path in part_files(table.path) if path.name not in named]
+        orphans = [path for path in part_files(table.path) if path.name not in manifest.named]
         for path in orphans:
             with contextlib.suppress(OSError):
                 path.unlink()
         return len(orphans) + remove_leftovers(table.path)
-
-
-def _discard(parts: Iterable[Part | Staged]) -> None:
-    for part in parts:
-        if isinstance(part, Staged):
-            part.path.unlink(missing_ok=True)
 
 
 def _widen(schema: pa.Schema, other: pa.Schema) -> pa.Schema:

@@ -21,9 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
-from .files import check_stamp, publish, remove_leftovers, seal, stamp, unseal
-from .parts import check_part, read_part
-from .schema import tokens_type, vector_type
+from .files import check_stamp, publish, publish_sealed, remove_leftovers, stamp, unseal
+from .schema import check_part, read_part, tokens_type, vector_type
 from .table import Snapshot
 
 # Parts hold vectors plain and uncompressed, so a page is levels followed by the numbers themselves, and reading is a copy.
@@ -231,26 +230,26 @@ def to_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.empty((0, dim), _dtype(column.type))
 
 
-def read_vectors(snapshot: Snapshot, column: str = "vector") -> np.ndarray:
+def read_vectors(snapshot: Snapshot) -> np.ndarray:
     """Read all vectors of a snapshot into one array (rows, dim) of their stored type."""
-    field = snapshot.schema.field(column)
+    field = snapshot.schema.field("vector")
     X = np.empty((snapshot.rows, field.type.list_size), _dtype(field.type))
     done = 0
     for part, path in zip(snapshot.parts, snapshot.files, strict=True):
         block = X[done : done + part.rows]
         check_part(path, part)
-        if not _read_directly(path, column, block):
-            block[:] = to_array(read_part(path, pa.schema([field]), part)[column])
+        if not _read_directly(path, "vector", block):
+            block[:] = to_array(read_part(path, pa.schema([field]), part)["vector"])
         done += part.rows
     return X
 
 
-def load_vectors(snapshot: Snapshot, key: str, cache: Path | None = None, column: str = "vector") -> Vectors:
+def load_vectors(snapshot: Snapshot, key: str, cache: Path | None = None) -> Vectors:
     """Get all vectors of a snapshot with their keys, from the memory-mapped copy if there is one."""
     if cache is not None and (cached := _open_copy(snapshot, cache)) is not None:
         return cached
     keys = snapshot.read([key])[key]
-    X = read_vectors(snapshot, column)
+    X = read_vectors(snapshot)
     if cache is not None and X.nbytes >= CACHE_FROM:
         # Read-only media, a full disk, a link that leads elsewhere: the copy only saves time.
         with contextlib.suppress(OSError, StoreError):
@@ -329,9 +328,7 @@ def check_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
 
 def finish_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
     """Keep the checksums of a copy's files, and remove copies of other snapshots from a table's folder of copies."""
-    name, stamps = f"{digest}.sums.json", {path.name: stamp(path) for path in paths}
-    with publish(cache / name) as temp:
-        temp.write_text(json.dumps(seal(stamps, name)), encoding="utf-8")
+    publish_sealed(cache / f"{digest}.sums.json", {path.name: stamp(path) for path in paths})
     remove_leftovers(cache)
     for path in cache.iterdir():
         if (match := _COPY.fullmatch(path.name)) and match[1] != digest:

@@ -25,8 +25,7 @@ import pyarrow.compute as pc
 from ...errors import CaptionError, LockedError, SpaceError, StoreError, UsageError, brief, unknown_name
 from ...store import files as locks
 from ...store.files import is_name
-from ...store.parts import write_part
-from ...store.schema import FAILURES, differences, fingerprint
+from ...store.schema import FAILURES, differences, fingerprint, write_part
 from ...store.sql import select_items
 from ...store.store import Store
 from ...store.table import Table
@@ -417,10 +416,7 @@ class Journal:
         under this name.
         """
         folder = table.path / _FOLDER
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {folder}: {error.strerror or error}") from error
+        locks.make_folder(folder)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locks.hold(folder, 0.5))

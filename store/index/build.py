@@ -235,10 +235,7 @@ def build_index(
     load_faiss()
     vectors = store.vectors(feature)
     folder = index_folder(store.path, feature)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {folder}: {error.strerror or error}") from error
+    locks.make_folder(folder)
     with locks.hold(folder), thread_limit(threads):
         return _build(store, feature, vectors, folder, kind, recall, rebuild)
 

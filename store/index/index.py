@@ -26,7 +26,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import CorruptError, IcehouseError, StoreError, UsageError, count_of
-from ..files import check_stamp, checked_name, file_sha256, publish, remove_leftovers, seal, stamp, unseal
+from ..files import (
+    check_stamp,
+    checked_name,
+    file_sha256,
+    publish,
+    publish_sealed,
+    remove_leftovers,
+    stamp,
+    unseal,
+)
 from ..search import (
     Hit,
     exact_candidates,
@@ -315,12 +324,6 @@ def read_rows(folder: Path, info: IndexInfo, column: str = "row") -> pa.ChunkedA
     return values
 
 
-def check_files(folder: Path, info: IndexInfo, *, always: bool = False) -> None:
-    """Make sure that both files are as they were written, reading every byte if `always`."""
-    for what in info.files:
-        _checked(folder, info, what, always=always)
-
-
 def write_index(
     folder: Path, info: IndexInfo, index: Any, rows: np.ndarray, keys: pa.ChunkedArray
 ) -> IndexInfo:
@@ -335,10 +338,7 @@ def write_index(
         with publish(paths["index"]) as temp:
             load_faiss().write_index(index, str(temp))
         info = replace(info, files={name: _described(path) for name, path in paths.items()})
-        with publish(folder / _INFO) as temp:
-            temp.write_text(
-                json.dumps(seal(info.as_dict(), _INFO), indent=1, ensure_ascii=False), encoding="utf-8"
-            )
+        publish_sealed(folder / _INFO, info.as_dict(), indent=1)
     except (OSError, RuntimeError) as error:
         for path in paths.values():
             path.unlink(missing_ok=True)
@@ -356,7 +356,7 @@ def _described(path: Path) -> dict[str, Any]:
     return {"name": path.name, "sha256": file_sha256(path), **stamp(path)}
 
 
-def _checked(folder: Path, info: IndexInfo, what: str, *, always: bool = False) -> Path:
+def _checked(folder: Path, info: IndexInfo, what: str) -> Path:
     """Path of a file that is as it was written.
 
     FAISS trusts what it reads, links of a graph among it; see `icehouse.store.files.check_stamp`.
@@ -364,7 +364,7 @@ def _checked(folder: Path, info: IndexInfo, what: str, *, always: bool = False) 
     entry = info.files[what]
     path = folder / Path(str(entry["name"])).name
     if "crc32" in entry:
-        check_stamp(path, entry, always=always)
+        check_stamp(path, entry)
         return path
     # Of an icehouse that kept none.
     try:
@@ -557,7 +557,8 @@ def _checked_info(folder: Path) -> IndexInfo | None:
         info = read_info(folder)
         try:
             if info is not None:
-                check_files(folder, info)
+                for what in info.files:
+                    _checked(folder, info, what)
             return info
         except CorruptError:
             if read_info(folder) == info:

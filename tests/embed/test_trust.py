@@ -25,7 +25,7 @@ from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import EncoderError
 from icehouse.heads.package import package
 from icehouse.heads.trainer import train
-from icehouse.store.parts import Manifest
+from icehouse.store.schema import Manifest
 from icehouse.store.store import Store
 from PIL import Image
 from toys import ToyEncoder

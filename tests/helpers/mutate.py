@@ -29,7 +29,7 @@ from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.compare import compare, find_runs
 from icehouse.heads.trainer import train
 from icehouse.store import files as checksums
-from icehouse.store import parts, vectors
+from icehouse.store import schema, vectors
 from icehouse.store import vectors as tokens
 from icehouse.store.index.build import build_index
 from icehouse.store.index.index import find_vectors
@@ -269,7 +269,7 @@ def main() -> None:
     rng = random.Random(seed)
     for number in range(count):
         # Every other time parts are taken for large ones, which are compared page by page.
-        parts.WHOLE_BYTES = 0 if number % 2 else 16 << 20
+        schema.WHOLE_BYTES = 0 if number % 2 else 16 << 20
         target = rng.choice(files)
         inside = target.relative_to(folder).as_posix()
         done = damage(rng, target, files)
@@ -297,7 +297,7 @@ def main() -> None:
         shutil.copytree(pristine / "store" / "cache", path / "cache", dirs_exist_ok=True)
         shutil.copy2(pristine / inside, target)
         checksums._known_good.clear()
-        parts._known_good.clear()
+        schema._known_good.clear()
 
 
 def check(number: int, inside: str, place: str, done: str, path: Path, refused: int) -> None:

@@ -40,7 +40,7 @@ import os, signal, sys
 from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
-from icehouse.store import files, parts, table as tables
+from icehouse.store import files, schema, table as tables
 def deadly(function):
     def call(*args, **kwargs):
         global left
@@ -51,7 +51,7 @@ def deadly(function):
     return call
 def work(path):
     tables.fsync_dir = files.fsync_dir = deadly(files.fsync_dir)
-    parts.fsync_file = files.fsync_file = deadly(files.fsync_file)
+    schema.fsync_file = files.fsync_file = deadly(files.fsync_file)
     Path.replace, Path.unlink = deadly(Path.replace), deadly(Path.unlink)
     table = tables.Table.open(Path(path))
     table.append(pa.table({"k": ["x", "y"], "n": [1, 2]}), unique="k")

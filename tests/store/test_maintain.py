@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from icehouse.store.maintain import compact, coverage, describe, verify
-from icehouse.store.parts import ROW_GROUP
-from icehouse.store.schema import features_schema
+from icehouse.store.schema import ROW_GROUP, features_schema
 from icehouse.store.store import Store
 from icehouse.store.table import Table
 from icehouse.store.vectors import vectors_to_arrow

@@ -242,7 +242,7 @@ def test_a_writer_that_was_suspended_for_days_keeps_its_part(table: Table) -> No
 
 
 def test_compaction_yields_to_a_writer_that_changed_the_parts(table: Table) -> None:
-    from icehouse.store.parts import write_part
+    from icehouse.store.schema import write_part
 
     table.append(rows(["a"], [1]))
     table.append(rows(["b"], [2]))
@@ -261,7 +261,7 @@ def test_a_failed_commit_changes_nothing(table: Table, monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("icehouse.store.parts.fsync_file", full)
+    monkeypatch.setattr("icehouse.store.schema.fsync_file", full)
     with pytest.raises(StoreError, match="No space left"):
         table.append(rows(["b"], [2]))
     with pytest.raises(StoreError, match="No space left"):

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from icehouse.errors import CorruptError, StoreError
-from icehouse.store import parts, vectors
+from icehouse.store import schema, vectors
 from icehouse.store.files import file_sha256
 from icehouse.store.schema import features_schema, vector_type
 from icehouse.store.table import Table
@@ -76,7 +76,7 @@ def test_any_finite_vectors_come_back_exactly(
 def test_the_direct_reader_takes_many_pages_and_row_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    monkeypatch.setattr(parts, "ROW_GROUP", 1000)
+    monkeypatch.setattr(schema, "ROW_GROUP", 1000)
     X = matrix(5500, 300, dtype)  # 3.3 MB or more: several pages of 1 MiB
     path = table_of(tmp_path, [X], dtype).snapshot().files[0]
     assert pq.read_metadata(path).num_row_groups == 6
