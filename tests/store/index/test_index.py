@@ -183,14 +183,14 @@ def test_an_index_that_is_replaced_while_it_is_listed_is_not_damaged(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_index(store, IMAGES, kind="flat", threads=1)
-    real, before = read.check_files, build_index(store, IMAGES, threads=1).info
+    real = read.check_stamp
 
-    def check(folder: Path, info: Any) -> None:
-        if info == before:
-            build_index(store, IMAGES, kind="hnsw", threads=1)
-        real(folder, info)
+    def check(path: Path, known: Any) -> None:
+        monkeypatch.setattr(read, "check_stamp", real)
+        build_index(store, IMAGES, kind="hnsw", threads=1)
+        real(path, known)
 
-    monkeypatch.setattr(read, "check_files", check)
+    monkeypatch.setattr(read, "check_stamp", check)
     assert [(entry["kind"], entry["state"]) for entry in list_indexes(store)] == [("hnsw", "fresh")]
 
 
