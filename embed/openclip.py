@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ from .encoder import (
     folder_name,
     readable_prefix,
     streams,
+    to_tensor,
 )
 
 if TYPE_CHECKING:
@@ -149,26 +150,6 @@ def load(source: Source) -> Loaded:
         raise EncoderError(
             f"cannot download {source.id}: {_first_line(error)}; use the encoder mini instead"
         ) from error
-
-
-def is_cached(name: str) -> bool:
-    """Whether the weights behind ``openclip:<name>`` are on this machine; nothing is loaded, nothing is asked for."""
-    import open_clip
-
-    try:
-        source = find(name)
-    except EncoderError:
-        return False
-    if source.model.startswith(_HUB):
-        return _in_cache(source.model.removeprefix(_HUB), "open_clip_config.json")
-    if source.pretrained is None or Path(source.pretrained).is_absolute():
-        return True
-    config = open_clip.get_pretrained_cfg(source.model, source.pretrained)
-    repo, _, file = str(config.get("hf_hub", "")).rpartition("/")
-    names = (
-        [file] if file else [open_clip.constants.HF_SAFE_WEIGHTS_NAME, open_clip.constants.HF_WEIGHTS_NAME]
-    )
-    return any(_in_cache(repo, name) for name in names)
 
 
 def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
@@ -332,13 +313,6 @@ def _hub_answers() -> bool:
     asking.start()
     asking.join(_SECONDS_TO_ANSWER + 1)
     return bool(answered)
-
-
-def _in_cache(repo: str, file: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    look: Callable[..., Any] = try_to_load_from_cache
-    return isinstance(look(repo, file), str)
 
 
 def _unreachable(source: Source) -> str:
@@ -512,12 +486,7 @@ class OpenClip(Encoder):
 
     def _normalised(self, pixels: np.ndarray) -> torch.Tensor:
         """Pixels (n, h, w, 3) as ToTensor and Normalize make them: the same operations in the same order."""
-        import torch
-
-        if not pixels.flags.writeable:
-            pixels = pixels.copy()  # torch warns of memory it could be asked to write to
-        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        return images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        return to_tensor(pixels, self.device).div_(255).sub_(self._mean).div_(self._std)
 
     def _ids(self, texts: Sequence[str]) -> torch.Tensor:
         limit = self.context_length

@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -310,35 +310,30 @@ def near_identical_labels(manifest: Manifest, items: pa.Table) -> list[str]:
     return found
 
 
+@dataclass
 class Planner:
     """Turns a manifest into work, and counts what needs none."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        known: Known,
-        report: EmbedReport,
-        *,
-        only: str | None,
-        retry: bool,
-        limit: int | None,
-        check_content: bool = False,
-    ) -> None:
-        self.table = manifest.table if limit is None else manifest.table.slice(0, limit)
-        self.known = known
-        self.report = report
-        self.only = only
-        self.retry = retry
-        self.check_content = check_content
+    manifest: Manifest
+    known: Known
+    report: EmbedReport
+    _: KW_ONLY
+    only: str | None = None
+    retry: bool = False
+    limit: int | None = None
+    check_content: bool = False
+
+    def __post_init__(self) -> None:
+        self.table = self.manifest.table.slice(0, self.limit)
         #: Files whose bytes were compared, and those that were others.
         self.compared = self.altered = 0
-        self.labels = manifest.labels
+        self.labels = self.manifest.labels
         #: Rows whose id belongs to another item of the store: (item_id, path, message).
         self.collisions: list[tuple[str, str | None, str]] = []
         # A column that the sources do not have leaves the store's values alone.
         self.given = [
             name
-            for name in ("path", "root", "text", "split", *manifest.labels)
+            for name in ("path", "root", "text", "split", *self.labels)
             if self.table[name].null_count < len(self.table)
         ]
 
@@ -382,16 +377,8 @@ class Planner:
         same, replaced = self._same(rows, text_keys, before)
         facts = {
             name: before[name].to_pylist() if before is not None else [None] * len(rows)
-            for name in (
-                "path",
-                "root",
-                "source",
-                "text_sha256",
-                "image_sha256",
-                "bytes",
-                "mtime_ns",
-                "missing",
-            )
+            for name in _FACTS
+            if name not in ("item_id", "split")
         }
         given = [rows[name].to_pylist() for name in ("item_id", "root", "path", "source")]
         for i, (item_id, root, path, source, position) in enumerate(

@@ -69,12 +69,15 @@ def progress() -> Iterator[tuple[Progress, Say]]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        log = Log(lambda line: say(one_line(line)))
-        yield log.progress, log.remark
-        return
-    with _bar(console) as shown:
-        yield shown
+    if console.is_terminal:
+        with _bar(console) as shown:
+            yield shown
+    else:
+        yield Log(_log).progress, _log
+
+
+def _log(line: str) -> None:
+    say(one_line(line))
 
 
 class Log:
@@ -85,10 +88,6 @@ class Log:
         self._clock = clock
         self._last = clock()
         self._pulled: set[str] = set()
-
-    def remark(self, remark: str) -> None:
-        """Write what matters to whoever reads the log: the estimate, hosts that come and go."""
-        self._write(remark)
 
     def progress(self, done: int, total: int, what: str) -> None:
         """Write how far it is, if it is time to."""
@@ -346,25 +345,19 @@ def caption_images(
     return run.report
 
 
+@dataclass
 class _Run:
     """One run with its table, servers and report; the `Worker` of its scheduler."""
 
-    def __init__(
-        self,
-        store: Store,
-        settings: CaptionSettings,
-        name: str,
-        find: partial[Plan],
-        progress: Progress | None,
-        say: Say,
-    ) -> None:
-        self.store = store
-        self.settings = settings
-        self.name = name
-        self.find = find
-        self.progress = progress
-        self.say = say
-        self.report = CaptionReport(str(store.path), name, settings.model)
+    store: Store
+    settings: CaptionSettings
+    name: str
+    find: partial[Plan]
+    progress: Progress | None
+    say: Say
+
+    def __post_init__(self) -> None:
+        self.report = CaptionReport(str(self.store.path), self.name, self.settings.model)
         self.servers: list[ServerState] = []
         self.pace = Pace(0)
         self._provenance: dict[str, Any] = {}

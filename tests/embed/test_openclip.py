@@ -209,8 +209,6 @@ def test_a_tag_brings_its_activation_and_its_preprocessing(
     model, _ = checkpoint("tiny-vit-quickgelu")
     file = checkpoints.save(model, tmp_path / "w.safetensors")
     put_in_cache(hub, "someone/tiny-quick", {"open_clip_model.safetensors": file})
-    assert weights.is_cached("tiny-vit/quick_s1")
-    assert not weights.is_cached("tiny-vit/plain_s1")
     encoder = load_encoder("openclip:tiny-vit/quick_s1", precision="float32")
     assert encoder.name == "openclip-tiny-vit-quick_s1"
     ids = open_clip.get_tokenizer("tiny-vit")(TEXTS)
@@ -255,7 +253,6 @@ def test_a_hub_repository_is_read_from_the_cache(hub: Path, checkpoint: Checkpoi
     )
     file = checkpoints.save(model, tmp_path / "w.bin")
     put_in_cache(hub, "someone/tiny", {"open_clip_config.json": config, "open_clip_pytorch_model.bin": file})
-    assert weights.is_cached("hf-hub:someone/tiny")
     encoder = load_encoder("openclip:hf-hub:someone/tiny", precision="float32")
     assert encoder.name == "openclip-hf-hub-someone-tiny"
     assert encoder.provenance("image")["preprocessing"]["mean"] == [0.4, 0.4, 0.4]
