@@ -99,24 +99,12 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Items of the sources, as one table, with rejected rows and notes.
+    """Items of the sources as one table, with rejected rows (of `REJECTED_SCHEMA`) and notes for the user, one line each.
 
-    Attributes
-    ----------
-    table : pyarrow.Table
-        One row an item, all columns strings (labels and metadata also lists of strings): item_id (unique), path (relative
-        to root, "/" between parts; null without an image), root (absolute; null without an image), source (absolute),
-        text, split, then the columns in `labels`.
-    rejected : pyarrow.Table
-        Rows that could not be taken, as `REJECTED_SCHEMA`.
-    labels : tuple of str
-        Label and metadata columns of `table`.
-    notes : tuple of str
-        Remarks for the user, one line each.
-    from_folders : mapping of str to pyarrow.ChunkedArray of bool
-        Column to the rows whose value only the name of a folder tells.
-    not_told : mapping of str to pyarrow.ChunkedArray of bool
-        Column that only some of the sources have to the rows of the others: no value there means nothing.
+    `table` has one row an item, all columns strings (labels and metadata also lists of strings): item_id (unique), path
+    (relative to root, "/" between parts; null without an image), root (absolute; null without an image), source (absolute),
+    text, split, then the columns in `labels`. `from_folders`: column -> the rows whose value only the name of a folder
+    tells; `not_told`: column that only some of the sources have -> the rows of the others, where no value means nothing.
     """
 
     table: pa.Table
@@ -130,26 +118,11 @@ class Manifest:
 def read_sources(
     sources: Sequence[str | Path] | str | Path, *, options: SourceOptions | None = None
 ) -> Manifest:
-    """Read folders of images, images and annotation files into one table of items.
+    """Read folders of images, images and annotation files (CSV, TSV, JSON Lines, Parquet) into one table of items.
 
-    Parameters
-    ----------
-    sources : sequence of str or Path
-        Folders, image files, and CSV, TSV, JSON Lines or Parquet files, in any mixture. With a preset, a folder stands for
-        the data set's annotation files in it.
-    options : SourceOptions, optional
-
-    Returns
-    -------
-    Manifest
-        Items in the order of the sources; within a folder, sorted by path.
-
-    Raises
-    ------
-    UsageError
-        Options that contradict each other or the sources; a column that does not exist.
-    SourceError
-        A source that is missing, empty, of no known kind, or of which no row could be taken.
+    Items are in the order of the sources, within a folder sorted by path; with a preset, a folder stands for the data set's
+    annotation files in it. UsageError: options that contradict each other or the sources, a column that does not exist.
+    SourceError: a source that is missing, empty, of no known kind, or of which no row could be taken.
     """
     options = options or SourceOptions()
     if options.folder_label_column is not None:

@@ -46,40 +46,13 @@ def stratified_split(
     seed: int = 0,
     groups: Sequence[Hashable | None] | None = None,
 ) -> np.ndarray:
-    """Assign every item to a split, class by class, with whole groups together.
+    """Split of each item, in the order of `ids`: class by class, with whole groups together.
 
-    Parameters
-    ----------
-    ids : sequence of str, length n
-        Unique item ids.
-    labels : sequence of str or None, length n, optional
-        Classes to keep in proportion; None is a class of its own.
-    ratios : mapping of str to float, default train .8, dev .1, test .1
-        Share of each split; not negative, together 1.
-    seed : int, default 0
-        Another seed, another split.
-    groups : sequence of hashable or None, length n, optional
-        Items of one group (near-duplicates, one author) never part; None is a group of its own. A group counts for the
-        class that most of its items have.
+    None is a class, or a group, of its own; a group counts for the class that most of its items have. A class too small for
+    its shares goes as far as it can: its first unit (item or group) is for train (the largest share), the second for test
+    (of equal shares, the later named), the third for dev; from three on, each split gets one at least. UsageError: ids
+    repeat, lengths differ, or the ratios are not shares of one.
 
-    Returns
-    -------
-    numpy.ndarray of str, shape (n,)
-        Split of each item, in the order of `ids`.
-
-    Raises
-    ------
-    UsageError
-        If ids repeat, lengths differ, or the ratios are not shares of one.
-
-    Notes
-    -----
-    A class too small for its shares still goes as far as it can: one unit (item or group) is for train (the largest
-    share), the second for test (of equal shares, the later named), the third for dev; from three on, each split
-    gets one at least.
-
-    Examples
-    --------
     >>> stratified_split(["a", "b", "c", "d"], ["x", "x", "y", "y"], {"train": 0.5, "test": 0.5}).tolist()
     ['test', 'train', 'train', 'test']
     """
@@ -222,34 +195,11 @@ def grouped_split(
     ratios: Mapping[str, float] = DEFAULT_RATIOS,
     seed: int = 0,
 ) -> np.ndarray:
-    """Assign every item to a split, whole groups together, each class as near to its shares as groups permit.
+    """Split of each item, in the order of `ids`: whole groups together, each class as near to its shares as groups permit.
 
-    Parameters
-    ----------
-    ids : sequence of str, length n
-        Unique item ids.
-    groups : sequence of hashable or None, length n
-        Items of one group never part; None is a group of its own.
-    labels : sequence of str or None, length n, optional
-        Classes to keep in proportion; None is a class of its own. A group may have items of several.
-    ratios : mapping of str to float, default train .8, dev .1, test .1
-        Share of each split; not negative, together 1.
-    seed : int, default 0
-        Another seed, another split.
+    None is a class, or a group, of its own; a group may have items of several classes. The order of the items decides
+    nothing. UsageError: as by `stratified_split`, or where a split remains empty because every group is larger than it.
 
-    Returns
-    -------
-    numpy.ndarray of str, shape (n,)
-        Split of each item, in the order of `ids`; the same whatever that order is.
-
-    Raises
-    ------
-    UsageError
-        If ids repeat, lengths differ, the ratios are not shares of one, or a split remains empty because every group is
-        larger than it.
-
-    Examples
-    --------
     >>> grouped_split(["a", "b", "c", "d"], ["x", "x", None, None], ratios={"train": 0.5, "test": 0.5}).tolist()
     ['train', 'train', 'test', 'test']
     """

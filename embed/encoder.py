@@ -220,15 +220,7 @@ BUILT_IN = ("mini", "openclip")
 
 @dataclass(frozen=True)
 class Output:
-    """One named representation of one modality.
-
-    Parameters
-    ----------
-    modality : {"image", "text"}
-    name : {"joint", "pooled", "tokens"}
-    dim : int
-        Width of a vector (of a token's vector where `name` is "tokens").
-    """
+    """One named representation of a modality: "joint", "pooled" or "tokens", with the width of a vector, or of a token's."""
 
     modality: Modality
     name: str

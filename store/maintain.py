@@ -515,19 +515,10 @@ def items_to_remove(store: Store, where: str | None = None, *, missing: bool = F
 def remove_items(
     store: Store, where: str | None = None, *, missing: bool = False, among: Collection[str] | None = None
 ) -> list[str]:
-    """Remove items, and what the ledger says of them; their features and captions stay, under their contents.
+    """Remove items, and what the ledger says of them, and return their ids; their features and captions stay.
 
-    Parameters
-    ----------
-    store, where, missing
-        As `items_to_remove` takes them.
-    among : collection of str, optional
-        Ids that were agreed to: what has come to meet the condition since is left alone.
-
-    Returns
-    -------
-    list of str
-        Ids of the items that were removed.
+    `where` and `missing` are those of `items_to_remove`; `among` are ids that were agreed to: what has come to meet the
+    condition since is left alone.
     """
     with store.items.lock():
         ids = items_to_remove(store, where, missing=missing)

@@ -67,32 +67,11 @@ class Hit:
 def nearest(
     X: np.ndarray, queries: np.ndarray, k: int, *, rows: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the `k` rows nearest to each query by cosine.
+    """Find the `k` rows of `X` (n, dim), among `rows` if given, nearest to each query: cosines (q, k) in float64, and rows.
 
-    Parameters
-    ----------
-    X : ndarray of float16 or float32, shape (n, dim)
-        May be mapped from disk; it is read a block at a time and never copied whole.
-    queries : ndarray, shape (q, dim) or (dim,)
-    k : int
-    rows : ndarray of int, optional
-        Search only among these rows of `X`.
-
-    Returns
-    -------
-    scores : ndarray of float64, shape (q, k)
-        Best first; NaN where there are fewer than `k` rows with a direction.
-    indices : ndarray of int64, shape (q, k)
-        Rows of `X`, the lower one first where scores are equal; -1 where there are too few.
-
-    Raises
-    ------
-    UsageError
-        If a query is zero, not finite, or of another width than `X`.
-
-    Notes
-    -----
-    A row of `X` that is zero or not finite has no direction and is never found.
+    Best first, the lower row where scores are equal; NaN and -1 where there are too few. `X` may be mapped from disk: it is
+    read a block at a time and never copied whole. A row that is zero or not finite has no direction and is never found.
+    UsageError: a query is zero, not finite, or of another width.
     """
     queries = np.atleast_2d(np.asarray(queries, dtype=np.float64))
     if k < 1:
@@ -116,35 +95,12 @@ def search_vectors(
     without: str | None = None,
     candidates: Candidates | None = None,
 ) -> list[Hit]:
-    """Find the items nearest to a vector.
+    """Find the `k` items nearest to a vector of a feature's space, best first, equal scores by item id.
 
-    Parameters
-    ----------
-    store : Store
-    feature : str
-        ``<encoder>/<modality>/<output>``; any output but "tokens".
-    vector : ndarray, shape (dim,)
-        Of the same space; that is the caller's to make sure.
-    k : int, default 10
-        Most hits.
-    where : str, optional
-        SQL condition over the columns of `items`; those marked ``missing`` are left out unless it names that column.
-    without : str, optional
-        Id of an item to leave out.
-    candidates : callable, optional
-        What finds the rows to choose from; `exact_candidates` unless given.
-
-    Returns
-    -------
-    list of Hit
-        Best first, equal scores by item id.
-
-    Raises
-    ------
-    StoreError
-        If there is no such feature, or it holds tokens.
-    UsageError
-        If the vector has no direction or another width, or `where` is no condition.
+    `where`: SQL condition over the columns of `items`; those marked ``missing`` are left out unless it names that column.
+    `without`: id of an item to leave out. `candidates` finds the rows to choose from, `exact_candidates` unless given.
+    StoreError: no such feature, or one of tokens. UsageError: the vector has no direction or another width, or `where` is
+    no condition.
     """
     vectors = store.vectors(feature)
     key = store.feature_table(feature).spec["key"]
@@ -179,10 +135,7 @@ def search_item(
 ) -> list[Hit]:
     """Find the items nearest to an item of the store, the item itself left out; see `search_vectors`.
 
-    Raises
-    ------
-    UsageError
-        If there is no such item, or it lacks the feature.
+    UsageError: there is no such item, or it lacks the feature.
     """
     vectors = store.vectors(feature)
     key = store.feature_table(feature).spec["key"]

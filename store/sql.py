@@ -70,10 +70,7 @@ CONFINED_SECONDS, CONFINED_MEMORY = 10.0, "1GB"
 def query_confined(store: Store, sql: str, *, seconds: float = CONFINED_SECONDS) -> pa.Table:
     """Run one SELECT of somebody who may read the store and nothing else: no file, no network, a limit on time and memory.
 
-    Raises
-    ------
-    UsageError
-        If it is not one SELECT, reaches for anything else, or takes too long.
+    UsageError: it is not one SELECT, reaches for anything else, or takes too long.
     """
     tables = store.table_names()
 

@@ -155,13 +155,7 @@ class Table:
 
     @classmethod
     def open(cls, path: Path) -> Table:
-        """Open the table at `path`.
-
-        Raises
-        ------
-        StoreError
-            If there is none.
-        """
+        """Open the table at `path`; StoreError if there is none."""
         if not cls.exists(path):
             raise StoreError(f"no table at {path}: `icehouse info` lists what the store has")
         return cls(path)

@@ -88,22 +88,10 @@ class _Post:
 
 
 def make_feed(folder: str | Path, *, n: int = 400, seed: int = 0) -> Feed:
-    """Write a sample feed: ``images/``, ``posts.csv`` and ``truth.json``.
+    """Write a sample feed of `n` posts (at least 40): ``images/``, ``posts.csv`` and ``truth.json``.
 
-    The same seed and the same versions of NumPy and Pillow give the same bytes.
-
-    Parameters
-    ----------
-    folder : path
-        Made if missing. Files of an earlier feed in it are replaced.
-    n : int, default 400
-        Posts, at least 40.
-    seed : int, default 0
-
-    Raises
-    ------
-    SourceError
-        If `n` is too small or the folder cannot be written.
+    The same seed and the same versions of NumPy and Pillow give the same bytes. Files of an earlier feed in the folder are
+    replaced. SourceError: `n` is too small, or the folder cannot be written.
     """
     if n < 40:
         raise SourceError(f"a sample feed needs at least 40 posts, not {n}")

@@ -199,34 +199,12 @@ def build_index(
     threads: int | None = None,
     rebuild: bool = False,
 ) -> Built:
-    """Build the index of a feature, or bring it up to date.
+    """Build the index of a feature (any output but "tokens"), or bring it up to date; `rebuild` begins from nothing.
 
-    Parameters
-    ----------
-    store : Store
-    feature : str
-        ``<encoder>/<modality>/<output>``; any output but "tokens".
-    kind : {"flat", "ivf", "hnsw"}, optional
-        What was asked for last time, otherwise chosen by size and recall.
-    recall : float, optional
-        Recall@10 to reach, 0 to 1; what was asked for last time, otherwise .95.
-    threads : int, optional
-        What OpenMP gives unless given.
-    rebuild : bool, default False
-        Build it from nothing even if it could be updated.
-
-    Returns
-    -------
-    Built
-
-    Raises
-    ------
-    UsageError
-        If there is no such kind, or `recall` is not above 0 and at most 1.
-    StoreError
-        If there is no such feature, it holds tokens or nothing, or the index cannot be written.
-    IcehouseError
-        If FAISS is not installed.
+    Kind ("flat", "ivf", "hnsw") and recall@10 are by default those asked for last time, else chosen by size and .95;
+    `threads` by default what OpenMP gives. UsageError: no such kind, or a recall that is not above 0 and at most 1.
+    StoreError: the feature is not there, or holds tokens or nothing, or the index cannot be written. IcehouseError: FAISS
+    is not installed.
     """
     if kind is not None and kind not in KINDS:
         raise UsageError(f"no kind of index {kind!r}; there are: {', '.join(KINDS)}")

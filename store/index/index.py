@@ -421,25 +421,10 @@ class Index:
     def search(
         self, queries: np.ndarray, k: int, *, threads: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find about the `k` rows nearest to each query.
+        """About the `k` rows nearest to each query (q, dim): cosines (q, k) as the index has them, and rows, best first.
 
-        Parameters
-        ----------
-        queries : ndarray, shape (q, dim)
-        k : int
-        threads : int, optional
-
-        Returns
-        -------
-        scores : ndarray of float32, shape (q, k)
-            Cosines as the index has them, best first; score anew from the stored vectors where the last digits matter.
-        rows : ndarray of int64, shape (q, k)
-            Rows of the feature table; -1 where no more were found, and for a query without a direction.
-
-        Raises
-        ------
-        UsageError
-            If the queries are of another width.
+        Score anew from the stored vectors where the last digits matter. A row is -1 where no more were found, and for a
+        query without a direction.
         """
         units, directed = self._units(queries)
         k = max(1, min(k, len(self.rows)))
@@ -494,14 +479,9 @@ class Index:
 
 
 def open_index(store: Store, feature: str) -> Index | None:
-    """Open the index of a feature, mapped from disk; None if there is none. It may be stale: see `state_of`.
+    """Open the index of a feature, mapped from disk; None if there is none. It may be stale: see `stale_because`.
 
-    Raises
-    ------
-    CorruptError
-        If it is damaged; `build_index` makes it anew.
-    IcehouseError
-        If FAISS is not installed.
+    CorruptError: it is damaged; `build_index` makes it anew. IcehouseError: FAISS is not installed.
     """
     folder = index_folder(store.path, feature)
     while True:
@@ -595,15 +575,7 @@ def find_vectors(
     where: str | None = None,
     exact: bool = False,
 ) -> Found:
-    """Find the items nearest to a vector, by an index if there is a fresh one.
-
-    Parameters
-    ----------
-    store, feature, vector, k, where
-        See `icehouse.store.search.search_vectors`.
-    exact : bool, default False
-        Compare every vector even if there is an index.
-    """
+    """Find the items nearest to a vector, by an index if there is a fresh one, unless `exact`; see `search_vectors`."""
     chooser = _Chooser(store, feature, k, where, exact)
     hits = search_vectors(store, feature, vector, k=k, where=where, candidates=chooser)
     return Found(hits, chooser.engine, chooser.remark)
