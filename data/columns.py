@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import SourceError, UsageError
 from .image_files import is_image_name
 from .labels import trim
-from .rows import RESERVED, show
+from .rows import RESERVED, listed, show
 
 if TYPE_CHECKING:
     from .manifest import SourceOptions
@@ -103,8 +103,7 @@ def _unread(chosen: Columns, header: Header, file: str, *, known: bool) -> list[
         else:
             rest.append(f"{show(name)} ({why})")
     if rest and not known:
-        more = f" and {len(rest) - 12} more" if len(rest) > 12 else ""
-        notes.append(f"{file}: not read: {', '.join(rest[:12])}{more}")
+        notes.append(f"{file}: not read: {listed(rest, 12)}")
     return notes
 
 
@@ -180,10 +179,9 @@ class _Finder:
         return found
 
     def listed(self) -> str:
-        shown = ", ".join(show(column) for column in self.columns[:30])
-        more = f" and {len(self.columns) - 30} more" if len(self.columns) > 30 else ""
+        shown = listed([show(column) for column in self.columns], 30)
         unusable = "".join(f"; {show(name)} {why}" for name, why in list(self._unusable.items())[:3])
-        return f"{shown or 'none that can be used'}{more}{unusable}"
+        return f"{shown or 'none that can be used'}{unusable}"
 
 
 def _choose(finder: _Finder, options: SourceOptions, metadata: bool) -> Columns:

@@ -29,7 +29,7 @@ from .image_files import (
     suffix_of,
 )
 from .labels import normalise, spelling_changes, strings
-from .rows import Rejected, SourceResult, absolute, items_table, path_below, show
+from .rows import Rejected, SourceResult, absolute, items_table, listed, path_below, show
 from .splits import canonical_split, is_split_name
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def _no_images(folder: Path, scan: Scan) -> str:
         path, reason = scan.bad[0]
         return f"{folder}: no image could be taken; {path}: {reason}"
     files = "that file" if len(scan.annotations) == 1 else "those files"
-    hint = f"; it holds {_listed(scan.annotations)}: give {files}" if scan.annotations else ""
+    hint = f"; it holds {listed(scan.annotations, 3)}: give {files}" if scan.annotations else ""
     for name in [] if hint else scan.others[:20]:
         told = describe_non_image(first_bytes(folder / name))
         if told is not None:
@@ -273,10 +273,6 @@ def _no_images(folder: Path, scan: Scan) -> str:
         f"no images found in {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}, and at the first bytes of "
         f"other files){hint}"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _scan_notes(scan: Scan) -> Iterator[str]:
@@ -289,7 +285,7 @@ def _scan_notes(scan: Scan) -> Iterator[str]:
         yield f"{count_of(len(others), 'file')} without an image's suffix or bytes left out ({kinds_of(others)})"
     tables = [path for path in scan.annotations if path not in metadata]
     if tables:
-        yield f"{_listed(tables)} not read: an annotation file is a source of its own"
+        yield f"{listed(tables, 3)} not read: an annotation file is a source of its own"
     if scan.hidden:
         shown = ", ".join(scan.hidden[:3]) + (", ..." if len(scan.hidden) > 3 else "")
         yield f"{len(scan.hidden)} hidden or of a Mac's archive left out ({shown})"

@@ -96,6 +96,11 @@ def show(value: str) -> str:
     return repr(short(value, 80))
 
 
+def listed(names: Sequence[str], most: int) -> str:
+    """Names for a message, of many the first: "a, b and 3 more"."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 Quotes = Literal["auto", "csv", "literal"]
 
 

@@ -225,14 +225,14 @@ def remove(
     as_json: JsonOption = False,
 ) -> None:
     """Remove items from a store, in one commit. No file is touched; a source that still names them brings them back."""
+    from ..data.rows import listed
     from .maintain import items_to_remove, remove_items
     from .store import Store
 
     opened = Store.open(store)
     chosen = items_to_remove(opened, where, missing=missing)
-    shown = ", ".join(chosen[:_NAMED]) + (f" and {len(chosen) - _NAMED} more" if len(chosen) > _NAMED else "")
     if chosen:
-        say(f"{len(chosen)} of {count_of(opened.items.rows, 'item')}: {shown}")
+        say(f"{len(chosen)} of {count_of(opened.items.rows, 'item')}: {listed(chosen, _NAMED)}")
     if chosen and not dry_run and not yes:
         try:
             yes = typer.confirm("Remove them from the store?", err=True)

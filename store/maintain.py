@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..data.rows import listed
 from ..errors import CorruptError, StoreError, UsageError, count_of
 from .files import (
     changed_files,
@@ -110,8 +111,8 @@ def verify(store: Store, progress: Callable[[Part], None] | None = None) -> Repo
             table = f"features/{cover.feature}"
             if cover.missing:
                 detail = (
-                    f"{count_of(len(cover.missing), 'item lacks', 'items lack')} it: {_some(cover.missing)}; "
-                    "`icehouse embed` makes it"
+                    f"{count_of(len(cover.missing), 'item lacks', 'items lack')} it: "
+                    f"{listed(cover.missing, _SHOWN)}; `icehouse embed` makes it"
                 )
                 report.findings.append(Finding(table, "missing features", detail))
             if cover.unused:
@@ -231,7 +232,7 @@ def _verify_table(table: Table, name: str, report: Report, progress: Callable[[P
             found(
                 "duplicates",
                 f"{count_of(len(repeated), f'value of {key} occurs', f'values of {key} occur')} more than "
-                f"once: {_some(repeated)}",
+                f"once: {listed([str(value) for value in repeated], _SHOWN)}",
             )
     later = later_parts(table.path, manifest)
     if later and later_parts(table.path, table.snapshot().manifest):
@@ -401,11 +402,6 @@ def _failed(failures: pa.Table, spec: dict[str, str]) -> pa.ChunkedArray:
         unreadable = pc.is_in(failures["stage"], value_set=pa.array(["read", "decode"]))
         explains = pc.or_kleene(explains, unreadable)
     return failures.filter(pc.fill_null(explains, False))["item_id"]
-
-
-def _some(values: list[str]) -> str:
-    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
-    return ", ".join(str(value) for value in values[:_SHOWN]) + more
 
 
 #: Values of a label column that are counted one by one; a column of more is metadata.
