@@ -18,6 +18,16 @@ from icehouse.store.store import Store
 from icehouse.store.vectors import vectors_to_arrow
 
 DIM = 3
+SPEC = {
+    **dict.fromkeys(("encoder", "name"), "toy"),
+    "modality": "image",
+    "output": "joint",
+    "dim": DIM,
+    "dtype": "float16",
+    "key": "image_sha256",
+    "provenance": {},
+    "fingerprint": "0" * 16,
+}
 
 
 def brute_force(X: np.ndarray, query: np.ndarray, k: int) -> tuple[list[float], list[int]]:
@@ -136,19 +146,10 @@ def gallery(tmp_path) -> Store:
         ),
         unique="item_id",
     )
-    spec = {
-        "encoder": "toy",
-        "name": "toy",
-        "modality": "image",
-        "output": "joint",
-        "dim": DIM,
-        "dtype": "float16",
-    }
-    spec |= {"key": "image_sha256", "provenance": {}, "fingerprint": "0" * 16}
     schema = features_schema("image", "joint", DIM)
     X = np.array([[1, 0, 0], [1, 0, 0], [0.6, 0.8, 0], [0, 0, 0], [1, 0, 0]], np.float32)
     rows = {"image_sha256": [digest(c) for c in ("p", "r", "t", "u", "gone")], "vector": vectors_to_arrow(X)}
-    store.ensure_feature_table("toy/image/joint", spec, schema).append(pa.table(rows, schema=schema))
+    store.ensure_feature_table("toy/image/joint", SPEC, schema).append(pa.table(rows, schema=schema))
     return store
 
 
@@ -210,14 +211,5 @@ def test_hits_as_json(gallery: Store) -> None:
 
 def test_an_empty_store(tmp_path) -> None:
     store = Store.create(tmp_path / "empty")
-    spec = {
-        "encoder": "toy",
-        "name": "toy",
-        "modality": "image",
-        "output": "joint",
-        "dim": DIM,
-        "dtype": "float16",
-    }
-    spec |= {"key": "image_sha256", "provenance": {}, "fingerprint": "0" * 16}
-    store.ensure_feature_table("toy/image/joint", spec, features_schema("image", "joint", DIM))
+    store.ensure_feature_table("toy/image/joint", SPEC, features_schema("image", "joint", DIM))
     assert search_vectors(store, "toy/image/joint", np.ones(DIM)) == []

@@ -21,66 +21,58 @@ from icehouse.embed.captions.answers import (
     repeats,
 )
 
-GOOD = [
-    "A flooded street with two cars under water; people stand on a roof.",
-    "I cannot see any damage in this image. A man and a dog sit on a bench.",
-    "The sign says: 'STOP'. The scoreboard reads 0 0 0 0 1.",
-    "Una calle inundada. Dos coches bajo el agua.",
-    "洪水で冠水した道路と二台の車。",
-    "A man says sorry to a woman. She is very very angry.",
-    "I see a cat.",
-    "Unfortunately for the family, the house has lost its roof.",
-    "A red car, a red house and a red tree. A red dog, too.",
-]
-
-
-@pytest.mark.parametrize("text", GOOD)
-def test_good_answers_are_left_alone(text: str) -> None:
-    assert flags_of(text) == ()
-
-
-@pytest.mark.parametrize("text", ["", "  \n", ".", "...", "–"])
-def test_empty(text: str) -> None:
-    assert flags_of(text) == ("empty",)
-
 
 @pytest.mark.parametrize(
-    "text",
+    ("flags", "texts"),
     [
-        "I'm sorry, but I can't assist with that request.",
-        "I’m sorry, but I can’t help with that.",
-        "Sorry, I cannot describe this image.",
-        "I cannot assist with that.",
-        "I am unable to view the image you mention.",
-        "As an AI language model, I do not see pictures.",
-        "I apologize, but I am not able to provide a description.",
-        "Unfortunately, I can't see the image.",
-        "There is no image provided.",
-        "I don't see any image.",
-        "Lo siento, pero no puedo ayudar con eso.",
+        (
+            (),
+            [
+                "A flooded street with two cars under water; people stand on a roof.",
+                "I cannot see any damage in this image. A man and a dog sit on a bench.",
+                "The sign says: 'STOP'. The scoreboard reads 0 0 0 0 1.",
+                "Una calle inundada. Dos coches bajo el agua.",
+                "洪水で冠水した道路と二台の車。",
+                "A man says sorry to a woman. She is very very angry.",
+                "I see a cat.",
+                "Unfortunately for the family, the house has lost its roof.",
+                "A red car, a red house and a red tree. A red dog, too.",
+            ],
+        ),
+        (("empty",), ["", "  \n", ".", "...", "–"]),
+        (
+            ("refusal",),
+            [
+                "I'm sorry, but I can't assist with that request.",
+                "I’m sorry, but I can’t help with that.",
+                "Sorry, I cannot describe this image.",
+                "I cannot assist with that.",
+                "I am unable to view the image you mention.",
+                "As an AI language model, I do not see pictures.",
+                "I apologize, but I am not able to provide a description.",
+                "Unfortunately, I can't see the image.",
+                "There is no image provided.",
+                "I don't see any image.",
+                "Lo siento, pero no puedo ayudar con eso.",
+            ],
+        ),
+        (
+            ("repeating",),
+            [
+                "the the the",
+                "A house and a tree and a tree and a tree and a tree",
+                "A man stands there. A dog barks. A man stands there. A cat sleeps. A man stands there.",
+                "ハハハハハハハハハハハハハハ",
+                "!!!!!!!!!!!!!!!!! wow !!!!!!!!!!!!!!!!!!!!",
+                "no no no no no",
+            ],
+        ),
     ],
 )
-def test_refusals(text: str) -> None:
-    assert flags_of(text) == ("refusal",)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "the the the",
-        "A house and a tree and a tree and a tree and a tree",
-        "A man stands there. A dog barks. A man stands there. A cat sleeps. A man stands there.",
-        "ハハハハハハハハハハハハハハ",
-        "!!!!!!!!!!!!!!!!! wow !!!!!!!!!!!!!!!!!!!!",
-        "no no no no no",
-    ],
-)
-def test_repetition(text: str) -> None:
-    assert "repeating" in flags_of(text)
-
-
-def test_cut_off() -> None:
-    assert flags_of("A street with", cut=True) == ("cut",)
+def test_flags(flags: tuple[str, ...], texts: list[str]) -> None:
+    for text in texts:
+        assert flags_of(text) == flags, text
+        assert flags_of(text, cut=True) == (*flags, "cut"), text
 
 
 @pytest.mark.slow
@@ -192,6 +184,11 @@ CAT = "A ginger cat."
         "Hier ist eine Beschreibung des Bildes:\nA ginger cat.",
         "Voici une description de l'image :\n\nA ginger cat.",
         "好的，以下是图片的描述：\nA ginger cat.",
+        "Certainly, here you go:\nA ginger cat.",
+        "The image description is as follows:\n\nA ginger cat.",
+        "The caption for this image could be: A ginger cat.",
+        "I'd describe this image as follows: A ginger cat.",
+        "Here is the JSON output you asked for: A ginger cat.",
     ],
 )
 def test_what_is_no_caption_is_stripped(said: str) -> None:
@@ -212,6 +209,12 @@ def test_what_is_no_caption_is_stripped(said: str) -> None:
         "Okay.",
         "text [1] <b>bold</b>",
         "",
+        # What the picture shows.
+        "A meme that reads '</think>' on a blackboard behind a man.",
+        "The screenshot shows the HTML tag </think> in a code editor.",
+        'A sign says "Here is the answer: 42".',
+        "Here are two people at a table, with a description board: it reads MENU.",
+        "A slide with code:\n```python\nprint(1)\n```\nand a cat.",
     ],
 )
 def test_captions_stay_as_they_are(said: str) -> None:
@@ -245,31 +248,3 @@ def test_long_answers_take_linear_time(unit: str) -> None:
 def test_json_is_found_whatever_is_said_around_it() -> None:
     assert json_part('Here it is:\n```json\n{"a": {}}\n```\nHope it helps!') == '{"a": {}}'
     assert json_part("none") == "none"
-
-
-@pytest.mark.parametrize(
-    "caption",
-    [
-        "A meme that reads '</think>' on a blackboard behind a man.",
-        "The screenshot shows the HTML tag </think> in a code editor.",
-        'A sign says "Here is the answer: 42".',
-        "Here are two people at a table, with a description board: it reads MENU.",
-        "A slide with code:\n```python\nprint(1)\n```\nand a cat.",
-    ],
-)
-def test_what_the_picture_shows_is_kept(caption: str) -> None:
-    assert clean_answer(caption) == (caption, False)
-
-
-@pytest.mark.parametrize(
-    "preamble",
-    [
-        "Certainly, here you go:\n",
-        "The image description is as follows:\n\n",
-        "The caption for this image could be: ",
-        "I'd describe this image as follows: ",
-        "Here is the JSON output you asked for: ",
-    ],
-)
-def test_other_preambles(preamble: str) -> None:
-    assert clean_answer(f"{preamble}A cat.") == ("A cat.", False)
