@@ -325,9 +325,8 @@ def _group_data(group: Group, pictures: Iterator[Thumbnail | None], least: float
         )
     if group.filtered:
         left_out.append(f"{count_of(group.filtered, 'member')} left out by what was asked for")
-    facts = ("number", "size", "min_cosine", "max_hamming", "chained", "sampled", "why")
     return {
-        **{name: getattr(group, name) for name in facts},
+        **vars(group),
         "score": float(similarity(group.min_cosine, group.max_hamming)),
         "members": [
             _member_data(member, group.members[0], next(pictures), least) for member in group.members

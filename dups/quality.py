@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import decode
+from .confirm import turn
 from .hashing import content_box, distinct
 
 #: Changes whenever other facts would come of the same file.
@@ -375,7 +376,7 @@ def compare(facts: Facts, a: int, b: int) -> Relation:
     whole, turned = _aligned(one, other)
     if whole:
         across, down = (facts[name][a] / facts[name][b] for name in ("width", "height"))
-        if turned >= 4:
+        if turned >= 4:  # sides are exchanged
             across, down = facts["width"][a] / facts["height"][b], facts["height"][a] / facts["width"][b]
         ratio = across * down
         if max(ratio, 1 / ratio) >= 1.5:
@@ -389,7 +390,7 @@ def compare(facts: Facts, a: int, b: int) -> Relation:
         sharp = facts["across"] * facts["down"]
         # A blurred copy lacks edges everywhere, and most where there is print.
         same = abs(1.3 * np.log2(sharp[a] / sharp[b])) < _EVEN
-        which = _overlaid(one, _turn(other, turned), 14.0 if same else 45.0)
+        which = _overlaid(one, turn(other, turned), 14.0 if same else 45.0)
         if which:
             over, under, faults = (a, b, ours) if which > 0 else (b, a, theirs)
             # What is laid over may be sharp and in colour, and adds nothing to the picture.
@@ -476,13 +477,6 @@ _ADDED = 4.0
 _EVEN = 0.7
 
 
-def _turn(square: np.ndarray, how: int) -> np.ndarray:
-    """One of the eight orientations; from 4 on sides are exchanged."""
-    square = square.T if how >= 4 else square
-    square = square[:, ::-1] if how & 1 else square
-    return square[::-1] if how & 2 else square
-
-
 def _normal(square: np.ndarray) -> np.ndarray:
     centred = square - square.mean()
     return centred / max(float(np.linalg.norm(centred)), 1e-6)
@@ -491,7 +485,7 @@ def _normal(square: np.ndarray) -> np.ndarray:
 def _aligned(one: np.ndarray, other: np.ndarray) -> tuple[bool, int]:
     """Whether two squares show the same whole in one of the eight orientations of the second, and in which."""
     first = _normal(_half(one))
-    turned = [_half(_turn(other, how)) for how in range(8)]
+    turned = [_half(turn(other, how)) for how in range(8)]
     correlations = [float((first * _normal(square)).sum()) for square in turned]
     best = int(np.argmax(correlations))
     best = 0 if correlations[0] > _WHOLE or correlations[best] < correlations[0] + 0.02 else best
