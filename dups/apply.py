@@ -302,7 +302,7 @@ class _Written:
             search.summary["parameters"].get("variants", "drop"),
             keeper,
             codes,
-            FoundPairs(i, j, *columns, np.full(len(i), np.nan)),
+            FoundPairs(*(i, j, *columns, np.full(len(i), np.nan))),
             spreads,
             why,
         )

@@ -22,7 +22,7 @@ from ..store.files import publish_text
 from ..store.schema import check_single, label_columns
 from ..store.store import Store
 from ..web.render import Card, Label, render
-from .gallery_groups import TEXT_CHARS, read_items
+from .gallery_groups import TEXT_CHARS, image_of, read_items
 from .pair_graph import Duplicates
 from .results import KINDS, LABEL, label_codes
 
@@ -180,13 +180,19 @@ def conflicts_page(
         for start in range(0, len(pairs), _AT_ONCE):
             part = pairs[start : start + _AT_ONCE]
             ends = [(pair, end, items.get(pair[f"id_{end}"])) for pair in part for end in ("a", "b")]
-            taken = pictures.take([item and item.image for _, _, item in ends])
+            taken = pictures.take([image_of(item) for _, _, item in ends])
             for (pair, end, item), picture in zip(ends, taken, strict=True):
                 labels = [Label(conflicts.label, pair[f"label_{end}"], differs=True)]
                 if item and item.split and conflicts.label != "split":
                     labels.append(Label("split", item.split))
                 text = (pair[f"text_{end}"] or "")[:_SHOWN_CHARS] or None
-                card = Card(pair[f"id_{end}"], picture, text=text, labels=labels, path=item and item.path)
+                card = Card(
+                    pair[f"id_{end}"],
+                    picture,
+                    text=text,
+                    labels=labels,
+                    path=None if item is None else item.path,
+                )
                 pair.setdefault("cards", []).append(card)
             if progress is not None:
                 progress(start + len(part), len(pairs))

@@ -31,6 +31,7 @@ from .gallery_groups import (
     Item,
     Member,
     Selection,
+    image_of,
     pages,
     read_groups,
     read_items,
@@ -178,7 +179,7 @@ def _write(
         for number, part in enumerate(parts, 1):
             shown = [next(groups) for _ in range(part.stop - part.start)]
             members = [member for group in shown for member in group.members]
-            taken = pictures.take([member.item and member.item.image for member in members], step)
+            taken = pictures.take([image_of(member.item) for member in members], step)
             text = gallery_page(
                 search,
                 shown,
@@ -244,16 +245,16 @@ def _variants_page(store: Store, search: dict[str, Any], variants: pa.Table, pic
     sets = []
     for number, found in shown.items():
         known = [items.get(row["item_id"]) for row in found]
-        taken = pictures.take([item and item.image for item in known])
+        taken = pictures.take([image_of(item) for item in known])
         cards = [
             {
                 **row,
                 "card": Card(
                     row["item_id"],
                     picture,
-                    text=item and item.text,
+                    text=None if item is None else item.text,
                     labels=labels_of(_labels(item)),
-                    path=item and item.path,
+                    path=None if item is None else item.path,
                 ),
             }
             for row, item, picture in zip(found, known, taken, strict=True)
@@ -351,8 +352,8 @@ def _member_data(
             member.item_id,
             taken,
             alt=f"{'Kept' if member.keeper else 'Duplicate'}: {name}",
-            labels=labels_of(_labels(item), base and _labels(base)),
-            path=item and item.path,
+            labels=labels_of(_labels(item), None if base is None else _labels(base)),
+            path=None if item is None else item.path,
             meter=None if member.keeper else _meter(member.cosine, least),
         ),
         "kind": "keeper" if member.keeper else member.kind,

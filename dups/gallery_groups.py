@@ -101,12 +101,12 @@ class Item:
     split: str | None
     labels: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def image(self) -> ImageFile | None:
-        """The image's file as it was embedded, if there is one."""
-        if self.path is None or self.root is None:
-            return None
-        return ImageFile(Path(self.root) / self.path, self.image_sha256, self.bytes, self.mtime_ns)
+
+def image_of(item: Item | None) -> ImageFile | None:
+    """An item's image file as it was embedded, if there is one."""
+    if item is None or item.path is None or item.root is None:
+        return None
+    return ImageFile(Path(item.root) / item.path, item.image_sha256, item.bytes, item.mtime_ns)
 
 
 #: Columns of an `Item` besides its labels.

@@ -277,7 +277,7 @@ class _Work:
             learned = np.isin(self.split, self.against(self.split[row]))
             near = np.flatnonzero(labelled & learned & np.isin(content, around))
             other = min((r for r in near.tolist() if labels[r] != labels[row]), key=lambda r: str(ids[r]))
-            told = {}
+            told: dict[str, Any] = {}
             for side, r in (("item", row), ("of", other)):
                 told |= {side: ids[r], f"{side}_split": self.split[r], f"{side}_label": labels[r]}
             examples.append(told)

@@ -521,7 +521,7 @@ class DuplicateSearches:
         return self._changed[name]
 
 
-class _Items(NamedTuple):
+class ItemRows(NamedTuple):
     """Items as `Rows`."""
 
     ids: np.ndarray
@@ -537,7 +537,7 @@ def duplicate_groups(
         key: np.array([of.get(item) for item in ids], object)
         for key, of in contents_of(store, _keys(specs)).items()
     }
-    rows = _Items(np.array(list(ids), object), specs, content)
+    rows = ItemRows(np.array(list(ids), object), specs, content)
     return DuplicateSearches.of(store, specs, dups).groups(rows)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ...dups.pair_graph import AUTO, DuplicateSearches, contents_of
+from ...dups.pair_graph import AUTO, DuplicateSearches, ItemRows, contents_of
 from ...errors import CorruptError, HeadError, IcehouseError, SpaceError, UsageError, count_of
 from ...store.files import check_sums
 from ..checks import check_memory, scoring_bytes
@@ -392,18 +392,18 @@ def _deduplicate(
             of = content[key]
             hashes = {of.get(item) for item in learned} - {None}
             duplicate |= np.fromiter((of.get(item) in hashes for item in rows.tolist()), bool, len(rows))
-        near = searches.among(rows, keys, parts)
+        near = searches.near(ItemRows(rows, run.specs, {}), parts)
         if near is not None:
             duplicate |= near.rows
             names |= dict.fromkeys(search["name"] for search in near.about["searches"])
             complete &= bool(near.about["complete"])
-    contents = [np.array([of.get(item) for item in rows.tolist()], object) for of in content.values()]
+    columns = {key: np.array([of.get(item) for item in rows.tolist()], object) for key, of in content.items()}
     return Deduplicated(
         np.flatnonzero(~duplicate),
         "near-duplicates" if names else "copies",
         list(names),
         complete,
-        searches.groups_among(rows, contents, list(content)),
+        searches.groups(ItemRows(rows, specs, columns)),
     )
 
 
