@@ -287,6 +287,7 @@ class _Network(nn.Module):
     """A network that classifies one fused vector a row, and can `read` what it attends to."""
 
     classifier: nn.Module
+    pool: Any  # of all tokens together, or one for each input
 
     def forward(self, inputs: Named, masks: Named) -> Tensor:
         """Logits, (n, k)."""
