@@ -239,19 +239,14 @@ def record_judgements(
                     f"{pair['id_a']!r} and {pair['id_b']!r}: judged {words[was]} before, {words[pair['duplicate']]} now; "
                     "the later judgement counts"
                 )
-        record = {
-            "format": _FORMAT,
-            "kind": "judgements",
-            "number": len(records) + 1,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "by": by or _user(),
+        said = {
             "file": read.path.name,
             "sha256_of_file": digest,
             "content": key,
             "pairs": pairs,
             "keep": keep,
         }
-        _append(folder, record)
+        record = _append(folder, len(records) + 1, "judgements", by, **said)
     return record, told
 
 
@@ -280,15 +275,7 @@ def undo_judgements(store: Store, file: str | Path | None = None, *, by: str | N
         if not left:
             raise UsageError(f"{store.path} has no judgements that count, so there is nothing to undo")
         last = left[-1]
-        record = {
-            "format": _FORMAT,
-            "kind": "undo",
-            "number": len(records) + 1,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "by": by or _user(),
-            "undoes": last["number"],
-        }
-        _append(folder, record)
+        _append(folder, len(records) + 1, "undo", by, undoes=last["number"])
     return last
 
 
@@ -339,8 +326,11 @@ def _undone(records: Iterable[dict[str, Any]]) -> set[int]:
     return {record["undoes"] for record in records if record["kind"] == "undo"}
 
 
-def _append(folder: Path, record: dict[str, Any]) -> None:
-    name = f"{record['number']:06d}.json"
+def _append(folder: Path, number: int, kind: str, by: str | None, **said: Any) -> dict[str, Any]:
+    """Write a further record; gives it."""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"format": _FORMAT, "kind": kind, "number": number, "at": at, "by": by or _user(), **said}
+    name = f"{number:06d}.json"
     if (folder / name).exists():
         raise StoreError(
             f"{folder / name} is in the way: numbers of judgements have a gap; move it elsewhere"
@@ -351,6 +341,7 @@ def _append(folder: Path, record: dict[str, Any]) -> None:
             temp.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
+    return record
 
 
 def _user() -> str:
