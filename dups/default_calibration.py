@@ -91,18 +91,10 @@ def default_calibration(
     n = len(X)
     if n < MIN_REFERENCE:
         return None
+    held = known_calibration(store, feature, n, viewed=views is not None, unseen=unseen) if keep else None
+    if held is not None:
+        return held
     fingerprint = str(store.feature_table(feature).spec.get("fingerprint"))
-    folder = _folder(store, feature, unseen=unseen)
-    if keep:
-        with contextlib.suppress(IcehouseError):
-            held = Calibration.read(folder)
-            if (
-                held.fingerprint == fingerprint
-                and held.local is not None
-                and (held.local.hashes is None) == (views is None)
-                and abs(n - held.local.rows) <= _GROWTH * held.local.rows
-            ):
-                return held
     # By digest, so that it does not depend on how the contents are ranked.
     order = np.argsort(digests)
     try:
@@ -110,9 +102,25 @@ def default_calibration(
     except UsageError:
         return None
     if keep:
-        with contextlib.suppress(OSError), publish_folder(folder) as temp:
+        with contextlib.suppress(OSError), publish_folder(_folder(store, feature, unseen=unseen)) as temp:
             made.write(temp)
     return made
+
+
+def known_calibration(
+    store: Store, feature: str, n: int, *, viewed: bool, unseen: bool = False
+) -> Calibration | None:
+    """The calibration of an earlier search, with views if these are `viewed`, if it still holds for `n` contents."""
+    with contextlib.suppress(IcehouseError):
+        held = Calibration.read(_folder(store, feature, unseen=unseen))
+        if (
+            held.fingerprint == str(store.feature_table(feature).spec.get("fingerprint"))
+            and held.local is not None
+            and (held.local.hashes is not None) == viewed
+            and abs(n - held.local.rows) <= _GROWTH * held.local.rows
+        ):
+            return held
+    return None
 
 
 def fit_calibration(

@@ -725,6 +725,11 @@ class RecentViews:
         self._upto = 0  # rows that were ever used
 
     @property
+    def any(self) -> bool:
+        """Whether any of the arrivals has views."""
+        return bool(self._views[: self._upto].any())
+
+    @property
     def arrays(self) -> list[np.ndarray]:
         """All arrays."""
         return [self._views, self._thumbs, self._pictured, self._slots, self._serials]

@@ -838,7 +838,9 @@ def _read(digest: str, file: str | None) -> Picture | None:
 class StreamPictures:
     """Pictures of a stream's contents: read from their files, or of the latest those that came without one."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: float | None = None) -> None:
+        """`asked` is the agreement of copies, where a search has told it."""
+        self._asked = asked
         self._held: OrderedDict[str, Picture] = OrderedDict()
         self._known: OrderedDict[str, float] = OrderedDict()
         #: Agreements of the latest pairs, and their evidence.
@@ -869,8 +871,8 @@ class StreamPictures:
     @property
     def least(self) -> float:
         """Agreement that copies are asked for, see `least_agreement`; what few pairs tell is not enough to ask for less."""
-        if not self.record:
-            return _UNTOLD
+        if self._asked is not None or not self.record:
+            return _UNTOLD if self._asked is None else self._asked
         values, evidence = np.array(self.record).T
         told = least_agreement(values, evidence)
         return told if len(self.record) >= 4 * FEWEST_PAIRS else max(told, _UNTOLD)

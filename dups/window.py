@@ -185,8 +185,9 @@ class SlidingWindow:
         dtype: str = "float16",
         variants: Policy = "keep",
         pictures: StreamPictures | None = None,
+        recent: int | None = None,
     ) -> None:
-        """Pairs in doubt are settled by `pictures`, where the rules ask for that."""
+        """Pairs in doubt are settled by `pictures`, where the rules ask for that; of `recent` arrivals views are kept."""
         if capacity < 1:
             raise UsageError(f"a window holds at least 1 content, not {capacity}")
         self.capacity, self.dim, self.variants = capacity, dim, variants
@@ -218,7 +219,7 @@ class SlidingWindow:
         #: Hashes of the turned pictures; 0 where they are not known.
         self._turned = np.zeros((capacity, TURNS), np.uint64)
         self._serials = np.full(capacity, -1, np.int64)
-        self.recent = RecentViews(RECENT)
+        self.recent = RecentViews(RECENT if recent is None else recent)
         #: Slot of each key, the one seen longest ago first.
         self._slots: OrderedDict[str, int] = OrderedDict()
         self._plan = Plan(dim or 0, dim or 0)
@@ -301,6 +302,14 @@ class SlidingWindow:
         self.count = seen
         self._useful[:n] = self._hashed[:n] & informative(self._hashes[:n])
         self._review(first=True, measure=measure)
+
+    def go_by(self, rules: Rules, pictures: StreamPictures | None, around: np.ndarray | None = None) -> None:
+        """Go by other rules from now on; `around` (4, n) are the neighbourhoods of what is held, if these are known."""
+        self.rules, self.pictures = rules, pictures if rules.registers else None
+        measure = rules.at(self).local
+        if around is not None and measure is not None:
+            self._around[:, : len(self)] = around
+        self.restored(self.count, None if around is None or measure is None else measure_digest(measure))
 
     def held(self) -> Held:
         """What is held and has a vector."""
@@ -407,7 +416,9 @@ class SlidingWindow:
             return X
         units, _ = RowSet.of(X, self.rule.mean).directions(slice(None))
         if self._matrix is not None:
-            units = units @ self._matrix
+            # On threads a product so small waits for them longer than it takes.
+            with _blas().limit(limits=1, user_api="blas"):
+                units = units @ self._matrix
             lengths = np.sqrt(np.square(units).sum(axis=1, keepdims=True))
             units /= np.where(lengths > 0, lengths, 1)
         # BLAS sums a row in an order that depends on where it stands; rounded, it is the same wherever that is.
@@ -737,8 +748,8 @@ class _Batch:
         self.lead = np.empty((b, 0), np.float32)
         #: Which content a slot held when it was compared.
         self.held = window._serials.copy() if compare else window._serials
-        # One thread of BLAS: the products are small, and the other cores have pictures to decode and encode.
-        with _blas().limit(limits=1, user_api="blas"):
+        # One thread: the products are small, and the other cores have pictures to decode and encode.
+        with _blas().limit(limits=1):
             self.right_lead = self.lead
             if window.dim is not None:
                 lead, _ = project(self.rows, slice(0, b), window._plan)

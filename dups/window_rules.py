@@ -24,11 +24,17 @@ from ..errors import UsageError, count_of
 from ..store.files import write_sums
 from ..store.store import Store
 from .calibration import Calibration, apply_map, false_pairs_text
-from .default_calibration import alike_cosine, careful_expected, default_calibration, fit_calibration
+from .default_calibration import (
+    alike_cosine,
+    careful_expected,
+    default_calibration,
+    fit_calibration,
+    known_calibration,
+)
 from .hashing import BITS, MAX_RADIUS, ViewHashes, blank_hashes, informative, view_radius
 from .local_scaling import RADIUS
 from .registration import BEYOND_DOUBT, STRICT, StreamPictures, decide
-from .rule import DEFAULT_COSINE, DEFAULT_HAMMING, DEFAULT_SOURCE, Rule, calibrated_rule, near_certain_rule
+from .rule import DEFAULT_HAMMING, DEFAULT_SOURCE, Rule, calibrated_rule, near_certain_rule
 from .view_table import hash_column, make_views
 
 if TYPE_CHECKING:
@@ -490,18 +496,30 @@ def _told(rules: CalibratedRules, feature: str, expected: float) -> str:
     )
 
 
-def window_rule(store: Store, feature: str | None, size: int) -> tuple[Rule, list[str]]:
-    """What makes near-duplicates in a window of `size` contents whose views are not compared.
+def served_rules(
+    store: Store, feature: str | None, n: int, held: Held, *, viewed: bool
+) -> tuple[Rules, list[str]]:
+    """Rules for a window of all `n` contents of a store, by which `find` would decide; and where they are from.
 
-    By the feature's calibration, with one cosine for all where there are many contents, else by a cosine that is a guess.
+    By a calibration, by what the last search has made of the store, else by near certainty: nothing is fitted. `held`
+    are those that have a vector.
     """
     if feature is None:
-        return Rule(DEFAULT_HAMMING), []
-    made, why = Calibration.current(store, feature)
-    if made is None:
-        return Rule(DEFAULT_HAMMING, DEFAULT_COSINE, source="default"), [why]
-    if size > _HELD_AT_ONCE:
-        made = replace(made, local=None)
+        return Rules(Rule(DEFAULT_HAMMING)), []
     hamming = None if feature.split("/")[-2] == "text" else DEFAULT_HAMMING
-    rules = CalibratedRules(made, size, hamming=hamming)
-    return rules.of(size), [_told(rules, feature, 1.0)]
+    made, why = Calibration.current(store, feature)
+    expected, source = 1.0, None
+    if made is None:
+        made = known_calibration(store, feature, len(held.X), viewed=viewed)
+        expected, source = careful_expected(n), DEFAULT_SOURCE
+    if made is not None:
+        rules = CalibratedRules(made, n, expected=expected, hamming=hamming, viewed=viewed, source=source)
+        return rules, [_told(rules, feature, expected)]
+    rule = Rule(hamming, cosine=_FIRST_COSINE, source=DEFAULT_SOURCE)
+    note = "few contents"
+    if len(held.X) > 1:
+        views = held.views if viewed else None
+        rule, note = near_certain_rule(held.X, held.hashes, views, rule, n, True, careful_expected(n))
+    return Rules(_with_views(rule, n, careful_expected(n), viewed)), [
+        f"{why}; {note}; after `icehouse dups find` neighbourhoods decide as they do there"
+    ]

@@ -235,9 +235,9 @@ async def answer(
     heads = [head] if alone else [head, *(run for run in state.runs.values() if run is not head)]
     catalog = None if state.store is None else await state.catalog_now()
     near = {} if catalog is None else inference.query_features(catalog, asked)
-    embedded = await inference.embed(
-        asked, [*near.values(), *(s for run in heads for s in run.specs.values())]
-    )
+    specs = [*near.values(), *(s for run in heads for s in run.specs.values())]
+    looks = catalog is not None and catalog.duplicates.looks
+    embedded = await inference.embed(asked, specs, looks=looks)
 
     def conclude(inputs: list[Given]) -> list[dict[str, Any] | IcehouseError]:
         same: list[list[dict[str, Any]]] = [[] for _ in inputs]
@@ -331,7 +331,8 @@ async def duplicates(request: Request) -> Any:
     inference = state.inference
     async with inference.admission():
         catalog = await state.catalog_now()
-        embedded = await inference.embed(asked, inference.query_features(catalog, asked).values())
+        near = inference.query_features(catalog, asked).values()
+        embedded = await inference.embed(asked, near, looks=catalog.duplicates.looks)
         kind = asked.kinds[0]
 
         def find() -> dict[str, Any]:
@@ -358,7 +359,13 @@ def duplicates_of(
         for place in places:
             embedded = inputs[place][1]
             vector = None if spec is None or embedded.blank else embedded.vector(spec)
-            arrivals.append(Arrival("", embedded.sha256[kind], embedded.phash, vector))
+            key, text = embedded.sha256[kind], inputs[place][0].text
+            if kind == "text" or embedded.seen is None:
+                arrivals.append(Arrival("", key, embedded.phash, vector))
+            else:
+                views, thumb, grey = embedded.seen
+                looked = embedded.turned, views, thumb, text or None, None, grey
+                arrivals.append(Arrival("", key, embedded.phash, vector, *looked))
         for place, same in zip(places, catalog.duplicates.of(kind, arrivals), strict=True):
             found[place] = [duplicate_json(catalog, each) for each in same]
     return found

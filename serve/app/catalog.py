@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -22,9 +22,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...dups.pair_graph import default_feature
+from ...dups.calibration import apply_map
+from ...dups.default_calibration import held_neighbourhoods
+from ...dups.hashing import VIEWS
+from ...dups.pair_graph import current_searches, default_feature
+from ...dups.registration import StreamPictures
+from ...dups.rule import Rule
+from ...dups.view_table import hash_column, load_thumbs
 from ...dups.window import Arrival, SlidingWindow
-from ...dups.window_rules import window_rule
+from ...dups.window_rules import served_rules
 from ...embed.captions.caption_table import caption_key, captions_of, names_of, with_texts
 from ...embed.thumbnails import Thumbnail, thumbnail
 from ...errors import UsageError
@@ -362,9 +368,9 @@ class Duplicates:
         catalog, store = self.catalog, self.catalog.store
         key = f"{modality}_sha256"
         rows = catalog.present
-        contents = catalog.table.select(["item_id", key, *(["phash"] if modality == "image" else [])]).take(
-            pa.array(rows)
-        )
+        names = ["item_id", key, *(["phash", "text"] if modality == "image" else [])]
+        contents = catalog.table.select([name for name in names if name in catalog.table.column_names])
+        contents = contents.take(pa.array(rows))
         contents = contents.filter(pc.is_valid(contents[key]))
         known = contents[key].to_pylist()
         if len(set(known)) > MAX_COMPARED:
@@ -376,23 +382,55 @@ class Duplicates:
         if feature is None or f"/{modality}/" not in feature:
             found = catalog.default_features(images=modality == "image", joint=False)
             feature = found[0] if found else None
-        rule, notes = window_rule(store, feature, max(len(set(known)), 2))
-        if modality == "text" or (rule.hamming or 0) < 0:
-            rule = replace(rule, hamming=None)
         vectors = None if feature is None else catalog.feature(feature)
         dim = None if vectors is None else int(vectors.vectors.X.shape[1])
-        window = SlidingWindow(max(len(set(known)), 1), rule=rule, dim=dim)
-        hashes = contents["phash"].to_pylist() if modality == "image" else [None] * len(known)
-        arrivals, seen = [], set()
-        for item, sha, phash in zip(contents["item_id"].to_pylist(), known, hashes, strict=True):
-            if sha not in seen:
-                seen.add(sha)
-                row = catalog.row(item)
-                assert row is not None
-                vector = None if vectors is None else vectors.vector(row)
-                arrivals.append(Arrival(sha, sha, phash, vector))
-        window.remember(arrivals)
+        keys = list(dict.fromkeys(known))
+        n = max(len(keys), 1)
+        # Copies count as arrivals, and nothing is to be forgotten.
+        window = SlidingWindow(n, rule=Rule(), dim=dim, recent=len(known) + 1)
+        seen, there = self._views(keys if modality == "image" else [])
+        thumbs, pictured = load_thumbs(store, pa.array(keys, pa.string())) if there.any() else (seen, there)
+        columns = [name for name in ("item_id", "phash", "text") if name in contents.column_names]
+        place = {sha: k for k, sha in enumerate(keys)}
+        window.remember(
+            [
+                _arrival(catalog, sha, item, vectors, place[sha], seen, thumbs, pictured)
+                for sha, item in zip(known, contents.select(columns).to_pylist(), strict=True)
+            ]
+        )
+        held = window.held()
+        viewed = bool(there.any())
+        rules, notes = served_rules(store, feature, n, held, viewed=viewed)
+        local, around = rules.at(window).local, None
+        if feature is not None and local is not None:
+            around = np.zeros((4, len(keys)))
+            at = [place[sha] for sha in held.digests.tolist()]
+            units = apply_map(held.X, rules.at(window).mean, rules.at(window).matrix)
+            views = held.views if viewed else None
+            made = held_neighbourhoods(store, feature, local, held.digests, units, views)
+            around[:, at] = [getattr(made, name) for name in made.__dataclass_fields__]
+        window.go_by(rules, StreamPictures(self._agreeing(feature)), around)
         return feature, window, "; ".join(notes)
+
+    def _views(self, digests: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes of views of contents, as far as a search has made them, and which have any."""
+        if not digests:
+            return np.zeros((0, VIEWS), np.uint64), np.zeros(0, bool)
+        return hash_column(self.catalog.store, pa.array(digests, pa.string()), "hashes")
+
+    def _agreeing(self, feature: str | None) -> float | None:
+        """How far copies agree pixel by pixel, as the last search by a feature has told it."""
+        for found in current_searches(self.catalog.store):
+            if found.feature == feature:
+                told = found.summary.get("stages", {}).get("registered", {}).get("least")
+                return None if told is None else float(told)
+        return None
+
+    @cached_property
+    def looks(self) -> bool:
+        """Whether views of an input's image are compared, too."""
+        window = self._windows["image"][1]
+        return window is not None and window.looks_at_views and bool(window.recent.any)
 
     def feature(self, modality: str) -> str | None:
         """Feature by which inputs of a modality are compared."""
@@ -416,6 +454,7 @@ class Duplicates:
             [
                 Duplicate(row, match.kind, match.hamming, match.cosine)
                 for match in result.matches
+                if not match.variant
                 for row in self._items(modality, match.id)
             ][:most]
             for result in judged
@@ -435,6 +474,28 @@ class Duplicates:
                     rows.setdefault(keys[row], []).append(row)
             made[modality] = rows
         return made
+
+
+def _arrival(
+    catalog: Catalog,
+    sha: str,
+    item: dict[str, Any],
+    vectors: Feature | None,
+    place: int,
+    seen: np.ndarray,
+    thumbs: np.ndarray,
+    pictured: np.ndarray,
+) -> Arrival:
+    """An item as a window takes it, known by its content."""
+    row = catalog.row(item["item_id"])
+    assert row is not None
+    vector = None if vectors is None else vectors.vector(row)
+    if not len(seen):
+        return Arrival(sha, sha, item.get("phash"), vector)
+    file = catalog.file(row)
+    thumb = thumbs[place] if pictured[place] else None
+    path = None if file is None else str(file)
+    return Arrival(sha, sha, item["phash"], vector, None, seen[place], thumb, item.get("text"), path)
 
 
 def picture_url(item_id: str, side: int = 320) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...data.images import decode, load_hashing
 from ...data.text import clean, text_sha256
+from ...dups.stream import Seen, look
 from ...embed.encoder import Encoder, Tokens
 from ...embed.tables import cleaning_beside, load_checked
 from ...errors import HeadError, IcehouseError, ImageError, SourceError, UsageError
@@ -70,6 +71,10 @@ class Embedded:
     sha256: dict[str, str] = field(default_factory=dict)
     phash: int | None = None
     blank: bool = False
+    turned: tuple[int, ...] | None = None  # hashes of the picture in all orientations
+    seen: Seen | None = (
+        None  # what near-duplicates are told by beside hash and vector, where that is asked for
+    )
 
     def of(self, spec: Mapping[str, Any]) -> np.ndarray | Tokens | None:
         """Row (1, dim) of a feature by its spec; None where the input lacks it."""
@@ -211,11 +216,16 @@ class Inference:
                 groups.setdefault((encoder, kind, cleaning), set()).add(output)  # type: ignore[arg-type]
         return [Wanted(*key, frozenset(outputs)) for key, outputs in groups.items()]
 
-    async def embed(self, query: Query, features: Iterable[Mapping[str, Any]]) -> Embedded:
-        """Embed an input in some features, each encoder seeing it once; ImageError or SourceError if it cannot be read."""
+    async def embed(
+        self, query: Query, features: Iterable[Mapping[str, Any]], *, looks: bool = False
+    ) -> Embedded:
+        """Embed an input in some features, each encoder seeing it once; ImageError or SourceError if it cannot be read.
+
+        `looks` is for what compares views of pictures, too.
+        """
         self._coming += 1
         try:
-            made, jobs = await self.in_thread(self._prepare, query, self.wanted(features, query.kinds))
+            made, jobs = await self.in_thread(self._prepare, query, self.wanted(features, query.kinds), looks)
         finally:
             self._coming -= 1
         futures = [
@@ -228,7 +238,9 @@ class Inference:
                 made.rows[wanted.encoder, wanted.kind, wanted.cleaning, output] = row
         return made
 
-    def _prepare(self, query: Query, groups: list[Wanted]) -> tuple[Embedded, list[tuple[Wanted, Any]]]:
+    def _prepare(
+        self, query: Query, groups: list[Wanted], looks: bool = False
+    ) -> tuple[Embedded, list[tuple[Wanted, Any]]]:
         """Decode and clean: what each group's encoder takes. Runs in a thread."""
         made = Embedded()
         jobs: list[tuple[Wanted, Any]] = []
@@ -239,8 +251,10 @@ class Inference:
         if query.image is not None:
             made.sha256["image"] = hashlib.sha256(query.image).hexdigest()
             try:
-                picture = decode(query.image, hashed=True)
-                made.phash, made.blank = picture.phash, picture.blank
+                picture = decode(query.image, hashed=True, turned=looks)
+                made.phash, made.blank, made.turned = picture.phash, picture.blank, picture.turned
+                if looks and not picture.blank:
+                    made.seen = look(picture.image, keep=True)
                 for group in groups:
                     if group.kind == "image":
                         jobs.append((group, self.encoders[group.encoder].prepare_image(picture.image)))

@@ -218,6 +218,16 @@ def test_nor_do_axes_or_restarts_change_them(monkeypatch: pytest.MonkeyPatch, tm
     assert np.array_equal(np.array(numbers)[recent], np.array(again)[recent])
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_a_window_goes_by_other_rules_as_if_it_always_had(known: bool) -> None:
+    rule, stream = rule_of(7), arrivals(7, 120)
+    always, later = (SlidingWindow(100, rule=each, dim=DIM) for each in (rule, Rule()))
+    for window in (always, later):
+        window.remember(stream[:90])
+    later.go_by(Rules(rule), None, always._around[:, : len(always)].copy() if known else None)
+    assert later.compare(stream[90:]) == always.compare(stream[90:])
+
+
 class ByTens(Rules):
     """More is asked for with every ten contents."""
 

@@ -83,7 +83,10 @@ def test_json_and_forms_say_the_same(work: Path, api: Any) -> None:
 
 
 def test_copies_and_near_copies_in_the_store_are_told(work: Path, api: Any) -> None:
-    found = api.post("/duplicates", **upload(work, 0)).json()["duplicates"]
+    told = api.post("/duplicates", **upload(work, 0)).json()
+    # No search has been made of this store, so near certainty decides.
+    assert "after `icehouse dups find` neighbourhoods decide" in told["note"]
+    found = told["duplicates"]
     assert [(one["item_id"], one["kind"]) for one in found[:2]] == [("i0", "exact"), ("i58", "exact")]
     with Image.open(work / "images" / "00.png") as picture:
         other = io.BytesIO()
