@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -58,6 +59,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(store, "logreg", inputs="image,text", label="damage")
     train(store, "online", inputs="image,text", label="kind")
     return folder
+
+
+@pytest.fixture
+def own(home: Path, tmp_path: Path) -> Path:
+    """A copy of the store, for what writes into it."""
+    return Path(shutil.copytree(home / "store", tmp_path / "own"))
 
 
 @pytest.fixture(autouse=True)

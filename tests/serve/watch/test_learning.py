@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,6 @@ from icehouse.store.store import Store
 
 Run_ = Callable[..., list[dict[str, Any]]]
 Posts = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def own(home: Path, tmp_path: Path) -> Path:
-    """A copy of the store, for what writes runs."""
-    return Path(shutil.copytree(home / "store", tmp_path / "own"))
 
 
 def test_labels_teach_and_versions_are_runs(run_lines: Run_, posts: Posts, own: Path, tmp_path: Path) -> None:

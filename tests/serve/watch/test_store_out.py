@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,6 @@ from toys import picture
 
 Run_ = Callable[..., list[dict[str, Any]]]
 Posts = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def own(home: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(home / "store", tmp_path / "own"))
 
 
 def test_posts_become_items(run_lines: Run_, posts: Posts, own: Path, tmp_path: Path) -> None:
