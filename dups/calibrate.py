@@ -30,7 +30,7 @@ from ..data.transforms import GRADED, TEXT_EDITS, encode
 from ..embed.encoder import Encoder
 from ..embed.extract import read_file
 from ..embed.tables import load_checked
-from ..errors import ImageError, SourceError, StoreError, UsageError
+from ..errors import ImageError, SourceError, StoreError, UsageError, count_of
 from ..store.files import publish_folder
 from ..store.store import Store
 from ..web.figures import Chart, Series, draw
@@ -355,7 +355,8 @@ def calibrate(
         sample = min(max(n // _SAMPLED_OF, _FEWEST_SAMPLED), _MOST_SAMPLED)
     if n < MIN_ROWS:
         raise UsageError(
-            f"{feature} has {n} different contents, and a calibration needs at least {MIN_ROWS} to know what unrelated "
+            f"{feature} has {count_of(n, 'different content')}, and a calibration needs at least {MIN_ROWS} "
+            "to know what unrelated "
             "ones look like; give `icehouse dups find` a --threshold instead"
         )
     known = (
@@ -409,7 +410,7 @@ def calibrate(
             made.write(temp)
             write_curves(temp, curves)
             if figures:
-                draw_curves(temp, curves, f"{feature}, {n:,} contents")
+                draw_curves(temp, curves, f"{feature}, {count_of(n, 'content')}")
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
     return made

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import UsageError, count_of
 from ..store.index.index import KINDS, Index, choose_kind, fresh_index, load_faiss, thread_limit, to_gpu
 from ..store.search import float32_margin
 from ..store.store import Store
@@ -336,11 +336,15 @@ def _recall_note(stats: FaissStats) -> str:
     how = "temporary index" if stats.temporary else "index"
     if stats.recall is None or stats.recall["recall"] is None:
         rows = stats.recall["rows"] if stats.recall else 0
-        return f"faiss, {stats.index} {how}: its recall is unknown, since {rows:,} sampled rows have no pairs"
+        return (
+            f"faiss, {stats.index} {how}: its recall is unknown, since "
+            f"{count_of(rows, 'sampled row has', 'sampled rows have')} no pairs"
+        )
     known = stats.recall
     told = (
-        f"faiss, {stats.index} {how}: recall {known['recall']:.4f}, {known['found']:,} of the {known['pairs']:,} pairs that "
-        f"the exact join finds for {known['rows']:,} sampled rows"
+        f"faiss, {stats.index} {how}: recall {known['recall']:.4f}, {known['found']:,} of the "
+        f"{count_of(known['pairs'], 'pair')} that "
+        f"the exact join finds for {count_of(known['rows'], 'sampled row')}"
     )
     if known["recall"] < stats.wanted:
         told += f"; that is less than the {stats.wanted:g} asked for: --engine exact misses none"

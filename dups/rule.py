@@ -242,7 +242,8 @@ def near_certain_rule(
     careful = n >= MIN_REFERENCE if careful is None else careful
     cosine = near_certain_cosine(X, careful=careful)
     note = (
-        f"{len(X)} contents are too few, or too much alike, to tell what unrelated ones look like: only near "
+        f"{count_of(len(X), 'content is', 'contents are')} too few, or too much alike, to tell what "
+        "unrelated ones look like: only near "
         f"hashes and cosines of at least {cosine:.4f} count"
     )
     rule = replace(rule, cosine=cosine)

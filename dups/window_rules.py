@@ -491,7 +491,8 @@ def _told(rules: CalibratedRules, feature: str, expected: float) -> str:
         else " and no hash by itself"
     )
     return (
-        f"{what}{bits} in {feature}, at {false_pairs_text(expected)} among {rules.capacity:,} contents; less while the "
+        f"{what}{bits} in {feature}, at {false_pairs_text(expected)} among "
+        f"{count_of(rules.capacity, 'content')}; less while the "
         "window holds fewer"
     )
 

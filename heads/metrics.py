@@ -479,9 +479,9 @@ def intervals_text(metrics: Mapping[str, Any]) -> str:
     """Description of how the intervals of some scores were made."""
     about = metrics["intervals"]
     if "groups" not in about:  # by an earlier version
-        return f"bootstrap over the rows, {about['draws']:,} draws"
+        return f"bootstrap over the rows, {count_of(about['draws'], 'draw')}"
     if about["groups"] < metrics["n"]:
-        return f"in closed form, over {about['groups']:,} groups of duplicates"
+        return f"in closed form, over {count_of(about['groups'], 'group')} of duplicates"
     return "in closed form, over the rows"
 
 

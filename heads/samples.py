@@ -211,7 +211,7 @@ def load_samples(
     if not kept.any():
         lacking = ", ".join(f"{feature} (of {int(have[name].sum())})" for name, feature in inputs.items())
         raise HeadError(
-            f"none of {len(items)} items has all of the features {lacking}: embed them, or choose other inputs"
+            f"none of {count_of(len(items), 'item')} has all of the features {lacking}: embed them, or choose other inputs"
         )
 
     arrays = {name: _gather(found[name], rows[name][kept]) for name in inputs}

@@ -276,7 +276,7 @@ def _verify_part(path: Path, part: Part, manifest: Manifest, found: Callable[[st
         found("unreadable", f"{part.name}: {(str(error) or type(error).__name__).splitlines()[0]}")
         return False
     if meta.num_rows != part.rows:
-        found("rows", f"{part.name} has {meta.num_rows} rows, the manifest says {part.rows}")
+        found("rows", f"{part.name} has {count_of(meta.num_rows, 'row')}, the manifest says {part.rows}")
     for column in schema:
         if column.name not in manifest.schema.names:
             found("schema", f"{part.name} has a column {column.name!r}, the manifest does not")

@@ -186,7 +186,7 @@ def _look(path: Path, known: Part | None) -> _Found:
         for batch in file.iter_batches():
             rows += batch.num_rows
         if rows != file.metadata.num_rows:
-            raise OSError(f"{rows} rows, where its footer has {file.metadata.num_rows}")
+            raise OSError(f"{count_of(rows, 'row')}, where its footer has {file.metadata.num_rows}")
     at = at if at is not None and PART_NAME.fullmatch(at) else path.name
     return _Found(path, rows, schema.remove_metadata(), spec, at, frozenset(replaces))
 

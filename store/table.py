@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import CorruptError, SpaceError, StoreError, unknown_name
+from ..errors import CorruptError, SpaceError, StoreError, count_of, unknown_name
 from . import files as locks
 from .files import fsync_dir, make_folder, publish_sealed, remove_leftovers, unseal
 from .schema import (
@@ -341,7 +341,7 @@ class Table:
         except FileNotFoundError:
             if found := part_files(self.path):
                 raise CorruptError(
-                    f"{self.path} has lost its manifest, but has {len(found)} parts: "
+                    f"{self.path} has lost its manifest, but has {count_of(len(found), 'part')}: "
                     "`icehouse verify --repair` makes it anew"
                 ) from None
             if self._blank is not None:

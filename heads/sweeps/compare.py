@@ -260,7 +260,7 @@ def compare(
     predicted = [[tables[run.run_id].predicted for run in one] for one in entries]
     if np.isnan(resampling.value(predicted[0])):
         raise HeadError(
-            f"{title(metric)} is not defined on these {len(ids)} test rows: they hold one class only"
+            f"{title(metric)} is not defined on {count_of(len(ids), 'test row')} of one class only"
         )
     dev = _dev_scores(entries, metric, positive)
     notes += dev.notes

@@ -323,7 +323,8 @@ def _notes(source: Samples, drawn: Sequence[Sequence[np.ndarray]], counts: Seque
         if fewest < max(counts):
             similar = f", {total} with those that resemble another" if total > fewest else ""
             notes.append(
-                f"class {label!r} has only {fewest} items to draw{similar}: it has all of them in every draw for more shots"
+                f"class {label!r} has only {count_of(fewest, 'item')} to draw{similar}: all that it has are "
+                "in every draw for more shots"
             )
     return notes
 

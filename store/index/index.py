@@ -320,7 +320,7 @@ def read_rows(folder: Path, info: IndexInfo, column: str = "row") -> pa.ChunkedA
     except (pa.ArrowException, OSError, KeyError) as error:
         raise CorruptError(f"{path} cannot be read") from error
     if len(values) != info.vectors:
-        raise CorruptError(f"{path} has {len(values)} rows, not {info.vectors}")
+        raise CorruptError(f"{path} has {count_of(len(values), 'row')}, not {info.vectors}")
     return values
 
 

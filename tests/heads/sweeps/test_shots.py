@@ -141,7 +141,7 @@ def test_a_class_with_few_items_gives_all_it_has(make_store: Make, fits: list[di
     store = make_store(120, label=lambda i: "rare" if i in (0, 1, 12, 36) else None)
     curves = shots(store, ["logreg"], inputs="image", counts=[8], draws=2)
     assert curves.notes == [
-        "class 'rare' has only 4 items to draw: it has all of them in every draw for more shots"
+        "class 'rare' has only 4 items to draw: all that it has are in every draw for more shots"
     ]
     assert [sorted(fit["y"].values()) for fit in fits] == [[4, 8, 8, 8]] * 2
 

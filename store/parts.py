@@ -1,0 +1,375 @@
+"""Table manifests, and the Parquet parts that they name."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import CorruptError, StoreError, count_of
+from .files import file_sha256, fsync_file, publish, refuse_outside, seal, temp_name, unseal
+
+#: Version of the table format that this code writes, and the newest that it reads.
+FORMAT = 1
+MANIFEST = "_manifest.json"
+
+#: What the file of a part is called: the version of the table that it came with, and 12 digits of its own.
+PART_NAME = re.compile(r"part-(\d{6,18})-[0-9a-f]{12}\.parquet")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One immutable Parquet file of a table."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    footer: str | None = None  # SHA-256 of the Parquet footer; None from an icehouse that did not keep it
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Contents of a table at one version."""
+
+    version: int
+    spec: dict[str, Any]
+    schema: pa.Schema
+    parts: tuple[Part, ...] = ()
+    retired: tuple[tuple[str, float], ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal digits that change exactly when the rows (or their order) may have."""
+        lines = "".join(f"{part.name} {part.sha256}\n" for part in self.parts)
+        return hashlib.sha256(lines.encode()).hexdigest()[:32]
+
+    def next(self, **changes: Any) -> Manifest:
+        """Make the manifest of the following version."""
+        return replace(self, version=self.version + 1, **changes)
+
+    def write(self, folder: Path) -> None:
+        """Put this manifest in the place of the table's present one, in one step."""
+        content = {
+            "format": FORMAT,
+            "version": self.version,
+            "spec": self.spec,
+            # Twice: `columns` for people, `schema` (Arrow IPC) because type names alone do not make types again.
+            "columns": {field.name: str(field.type) for field in self.schema},
+            "schema": base64.b64encode(self.schema.serialize().to_pybytes()).decode("ascii"),
+            "parts": [vars(part) for part in self.parts],
+            "retired": [{"name": name, "at": at} for name, at in self.retired],
+        }
+        with publish(folder / MANIFEST) as temp:
+            temp.write_text(
+                json.dumps(seal(content, MANIFEST), indent=1, ensure_ascii=False), encoding="utf-8"
+            )
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read the present manifest of the table in `folder`."""
+        try:
+            content = json.loads((folder / MANIFEST).read_bytes())
+            if content["format"] > FORMAT:
+                raise StoreError(
+                    f"{folder} is of table format {content['format']}, this icehouse reads up to {FORMAT}: upgrade it"
+                )
+            content = unseal(content, MANIFEST)
+            return cls(
+                version=_count(content["version"]),
+                spec=dict(content["spec"]),
+                schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(content["schema"]))),
+                parts=tuple(
+                    Part(
+                        _own(p["name"]),
+                        _count(p["rows"]),
+                        _count(p["bytes"]),
+                        str(p["sha256"]),
+                        p.get("footer"),
+                    )
+                    for p in content["parts"]
+                ),
+                retired=tuple((_own(r["name"]), float(r["at"])) for r in content["retired"]),
+            )
+        except FileNotFoundError:
+            raise
+        except IsADirectoryError as error:
+            raise CorruptError(
+                f"{folder / MANIFEST} is a folder; `icehouse verify --repair` makes it anew from the parts"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"cannot read {folder / MANIFEST}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CorruptError(
+                f"{folder / MANIFEST} is damaged ({reason}); `icehouse verify --repair` makes it anew from the parts"
+            ) from error
+
+
+def _own(name: Any) -> str:
+    """Name of a part's file, which lies in the table's folder and nowhere else."""
+    if not isinstance(name, str) or not PART_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a part")
+    return name
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+# Vectors are written plain: no dictionary, no compression, no statistics. They do not compress, and the defaults make
+# reading them back ten times as slow.
+#
+# A part says in its own metadata what it is (the table's spec), where its rows stand and which parts it replaced
+# (`lineage`), so that a lost manifest can be made anew. Its pages have checksums, which are verified whenever it is read;
+# small parts, and the footers of large ones, are first compared with what the manifest has.
+
+
+#: Rows of a row group in parts that hold vectors.
+ROW_GROUP = 16_384
+
+#: Parts up to this size, in bytes, are compared with the manifest's checksum before they are read.
+WHOLE_BYTES = 16 << 20
+
+_SPEC, _LINEAGE = b"icehouse", b"icehouse.lineage"
+
+# Parts that were compared by this process, by everything that the file system says of them.
+_known_good: set[tuple[Any, ...]] = set()
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A part that is written and on the medium, but not yet named by a manifest."""
+
+    path: Path
+    rows: int
+    bytes: int
+    sha256: str
+    footer: str
+
+
+def is_vectors(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds vectors or tokens."""
+    if pa.types.is_list(kind):
+        kind = kind.value_type
+    return pa.types.is_fixed_size_list(kind)
+
+
+def write_part(
+    rows: pa.Table, folder: Path, spec: Mapping[str, Any], *, replaces: Sequence[str] = ()
+) -> Staged:
+    """Write `rows` under a temporary name in `folder`, and wait until they are on the medium.
+
+    `replaces` names the parts in whose place it is to stand.
+    """
+    refuse_outside(folder)
+    path = folder / temp_name(".parquet")
+    # A lone part should still say what it is; the probe's vectors would only bloat it.
+    about = json.dumps({key: value for key, value in spec.items() if key != "probe"}, ensure_ascii=False)
+    metadata = {_SPEC: about}
+    if replaces:
+        metadata[_LINEAGE] = json.dumps(_inherited(folder, replaces))
+    rows = rows.replace_schema_metadata(metadata)
+    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+    if any(is_vectors(field.type) for field in rows.schema):
+        options |= {
+            "compression": "none",
+            "use_dictionary": False,
+            "write_statistics": False,
+            "row_group_size": ROW_GROUP,
+        }
+    try:
+        pq.write_table(rows, path, **options)
+        fsync_file(path)
+        return Staged(path, rows.num_rows, path.stat().st_size, file_sha256(path), footer_sha256(path))
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def lineage(metadata: Mapping[bytes, bytes] | None) -> tuple[dict[str, Any] | None, str | None, list[str]]:
+    """Table that a part belongs to, by its Parquet metadata."""
+    metadata = metadata or {}
+    try:
+        spec = json.loads(metadata[_SPEC]) if _SPEC in metadata else None
+        line = json.loads(metadata[_LINEAGE]) if _LINEAGE in metadata else {}
+        return spec if isinstance(spec, dict) else None, line.get("at"), list(line.get("replaces", ()))
+    except (ValueError, TypeError, AttributeError):
+        return None, None, []
+
+
+def _inherited(folder: Path, replaces: Sequence[str]) -> dict[str, Any]:
+    """Lineage of a part that replaces others: their place, and what they replaced as far as it is still there."""
+    at: str = replaces[0]
+    names = list(replaces)
+    for name in replaces:
+        try:
+            _, first, before = lineage(pq.read_metadata(folder / name).metadata)
+        except (pa.ArrowException, OSError):
+            continue
+        at = first or at if name == replaces[0] else at
+        names += [old for old in before if old not in names and (folder / old).exists()]
+    return {"at": at, "replaces": names}
+
+
+def footer_sha256(path: Path) -> str:
+    """SHA-256 of a Parquet file's footer: its schema, and where the pages lie."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - 8, 0))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(size - 8 - length, 0))
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def check_part(path: Path, part: Part, *, whole: bool = False) -> None:
+    """Make sure that a part is the one that the manifest names; of a large one the footer, unless `whole`.
+
+    What was compared once is not compared again as long as the file stays untouched.
+    """
+    try:
+        status = path.stat()
+        whole = whole or part.bytes <= WHOLE_BYTES
+        key = (
+            str(path), part.sha256, whole, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
+        )  # fmt: skip
+        if key in _known_good:
+            return
+        if (
+            status.st_size != part.bytes
+            or (whole and file_sha256(path) != part.sha256)
+            or (not whole and part.footer is not None and footer_sha256(path) != part.footer)
+        ):
+            raise CorruptError(
+                f"{path} is not what was written; restore it from a backup (`icehouse verify` lists what else is damaged)"
+            )
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _damaged(path, error) from error
+    _known_good.add(key)
+
+
+def read_part(path: Path, schema: pa.Schema, part: Part | None = None) -> pa.Table:
+    """Read the columns of `schema` from a part; one that the part lacks comes as nulls.
+
+    With `part`, what the manifest says of it, the file is compared first; see `check_part`.
+    """
+    try:
+        if part is not None:
+            check_part(path, part)
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+            rows = _fill(file.read(columns=schema.names), schema)
+        if part is not None and rows.num_rows != part.rows:
+            raise OSError(f"{count_of(rows.num_rows, 'row')}, where the manifest has {part.rows}")
+        return rows
+    except (FileNotFoundError, CorruptError):
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
+        raise _damaged(path, error) from error
+
+
+def iter_part(
+    path: Path, schema: pa.Schema, batch_rows: int = ROW_GROUP, part: Part | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Read a part as `read_part` does, at most `batch_rows` rows at a time."""
+    try:
+        if part is not None:
+            check_part(path, part)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_rows, columns=schema.names):
+                yield from _fill(pa.Table.from_batches([batch]), schema).to_batches()
+    except (FileNotFoundError, CorruptError):
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CorruptError:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CorruptError(f"{path} cannot be read ({first}); `icehouse verify` lists what else is damaged")
+
+
+def _fill(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    names = set(rows.column_names)
+    columns = [
+        rows[field.name] if field.name in names else pa.nulls(rows.num_rows, field.type) for field in schema
+    ]
+    if not columns:
+        return rows.select([])
+    columns = [
+        column if column.type == field.type else column.cast(field.type)
+        for column, field in zip(columns, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def conform(rows: pa.Table, schema: pa.Schema, *, only: Sequence[str] | None = None) -> pa.Table:
+    """Bring `rows` to a table's column order and types, its new columns last."""
+    _refuse_clashes(rows.column_names, schema)
+    columns, fields = [], []
+    for field in schema:
+        if field.name in rows.column_names:
+            columns.append(_cast(rows[field.name], field))
+        elif only is None:
+            if not field.nullable and rows.num_rows:
+                raise StoreError(f"the rows lack the column {field.name!r}, which this table requires")
+            columns.append(pa.nulls(rows.num_rows, field.type))
+        else:
+            continue
+        fields.append(field)
+    for field in rows.schema:
+        if field.name not in schema.names:
+            field = pa.field(field.name, _plain(field.type))
+            columns.append(_cast(rows[field.name], field))
+            fields.append(field)
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type a new column gets: no dictionaries or wide strings, which depend on the library that made the rows."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_null(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    return kind
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    if not field.nullable and column.null_count:
+        raise StoreError(f"column {field.name!r} has nulls, which this table does not allow there")
+    if column.type == field.type:
+        return column
+    try:
+        return column.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(
+            f"column {field.name!r} is {column.type}, this table has {field.type} there: {reason}"
+        ) from error
+
+
+def _refuse_clashes(names: Sequence[str], schema: pa.Schema) -> None:
+    known = {name.lower(): name for name in schema.names}
+    seen: set[str] = set()
+    for name in names:
+        lower = name.lower()
+        if lower in seen or known.get(lower, name) != name:
+            raise StoreError(
+                f"column {name!r} is already there as {known.get(lower, name)!r}: rename it (SQL ignores letter case)"
+            )
+        seen.add(lower)
