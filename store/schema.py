@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import CorruptError, SpaceError, StoreError, UsageError, brief
+from ..errors import CorruptError, SpaceError, StoreError, UsageError, brief, count_of
 from .files import file_sha256, fsync_file, publish_sealed, refuse_outside, temp_name, unseal
 
 #: One row an item. Labels and metadata follow as further columns of strings, or of lists of strings.
@@ -482,7 +482,7 @@ def read_part(path: Path, schema: pa.Schema, part: Part | None = None) -> pa.Tab
     with _open_part(path, part, memory_map=True) as file:
         rows = _fill(file.read(columns=schema.names), schema)
         if part is not None and rows.num_rows != part.rows:
-            raise OSError(f"{rows.num_rows} rows, where the manifest has {part.rows}")
+            raise OSError(f"{count_of(rows.num_rows, 'row')}, where the manifest has {part.rows}")
     return rows
 
 
