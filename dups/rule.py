@@ -220,7 +220,7 @@ def calibrated_rule(
 
 
 def suspects(n: int) -> float:
-    """False pairs to be expected among `n` contents that are looked at pixel by pixel: each takes some 60 milliseconds."""
+    """False pairs to be expected among `n` contents that are looked at pixel by pixel: each takes some 15 milliseconds."""
     return float(np.clip(n / 2, 1, _SUSPECTS))
 
 
