@@ -209,7 +209,7 @@ def find_duplicates(
                 contents.confirmed, unseen = confirmed_pairs(store, seen, contents.views)
                 remarks += unseen
                 contents.collages = have_cells(store, seen)
-                if made.levels is not None and hashed_views is not None:
+                if made.near_certain and hashed_views is not None:
                     contents.near_views = ViewHashes(*hashed_views, MAX_VIEW_BITS)
                 contents.agreements = Agreements.of_store(store, seen, ranked.files_of, threads)
             elif hamming is not None and n > 1 and views is None:

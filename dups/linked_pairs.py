@@ -21,7 +21,7 @@ from ..errors import ImageError
 from .confirm import PixelPairs
 from .groups import group_pairs
 from .hashing import HashJoin, ViewHashes
-from .registration import FEWEST_PAIRS, LOOSE, STRICT, Agreements, least_agreement
+from .registration import FEWEST_PAIRS, LOOSE, STRICT, TELLING, Agreements, least_agreement
 from .rule import DEFAULT_HAMMING, suspects
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ _MAX_LEADS, _EACH = 4000, 3
 #: Contents beyond which nearest ones are not looked for where all look alike, near hashes that are looked at then, and near
 #: ones that a content has at most unless it is one of a crowd.
 _MAX_ALIKE, _MAX_NEAR, _CROWD = 10_000, 1_000_000, 12
+
+#: Pairs that are registered then at least, as in sets of a dozen.
+_LEAST_LOOKS = 100
 
 #: Bits beyond which the nearest hashes of two parts are those of other pictures; and times as many pairs whose colours are
 #: compared as are registered.
@@ -82,7 +85,7 @@ def unrelated_agreement(
         linked = np.stack(_same_words(contents, *linked))
     if contents.confirmed is not None:
         linked = np.concatenate([linked, np.divmod(contents.confirmed.codes, n)], axis=1)
-    group = group_pairs(n, *linked, "components")
+    group = group_pairs(n, *linked, method="components")
     ends = np.sort(np.stack([group[i], group[j]]), axis=0)
     order = np.lexsort((j, i, evidence))
     order = order[(ends[0] < ends[1])[order] & ~np.isnan(agreed[order])]
@@ -108,13 +111,13 @@ def pair_linked(contents: Contents, codes: np.ndarray, collages: np.ndarray) -> 
         return 0
     least, most = max(rule.agreeing, _AGREEING), int(suspects(n))
     links, plain = _links(contents, codes)
-    lead = group_pairs(n, *links, "components")
+    lead = group_pairs(n, *links, method="components")
     size = np.bincount(lead, minlength=n)
     leads = np.flatnonzero(size)
     few = leads[size[leads] * _SMALLER * len(leads) < n]
     i, j = _nearest(contents, few[~collages[few]], leads[~collages[leads]][:_MAX_LEADS], _EACH, most)
     near = np.stack([i, j])[:, contents.agreements.of(i, j) >= least]
-    lead = group_pairs(n, *np.concatenate([links, near], axis=1), "components")
+    lead = group_pairs(n, *np.concatenate([links, near], axis=1), method="components")
     size = np.bincount(lead, minlength=n)
     member = np.flatnonzero((lead < np.arange(n)) & ~collages & ~collages[lead])
     member = member[~np.isin(lead[member] * n + member, codes)]
@@ -122,7 +125,7 @@ def pair_linked(contents: Contents, codes: np.ndarray, collages: np.ndarray) -> 
     member = member[np.lexsort((member, size[lead[member]]))][:most]
     i, j = _same_words(contents, lead[member], member)
     found = np.stack([i, j])[:, contents.agreements.of(i, j) >= least]
-    i, j = _with_plain(n, *np.concatenate([near, found], axis=1), plain)
+    i, j = _with_plain(n, plain, *np.concatenate([near, found], axis=1))
     i, j = _same_words(contents, i, j)
     made = PixelPairs.of_any(n, i * n + j, np.zeros(len(i), np.int8), np.maximum(contents.hamming(i, j), 0))
     contents.confirmed = confirmed | made
@@ -178,7 +181,7 @@ def _same_words(contents: Contents, i: np.ndarray, j: np.ndarray) -> tuple[np.nd
     return i[same], j[same]
 
 
-def _with_plain(n: int, i: np.ndarray, j: np.ndarray, plain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _with_plain(n: int, plain: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs, and those of what was only saved again: what agrees with a picture agrees with its copy."""
     sides = np.concatenate([plain, plain[::-1], np.tile(np.arange(n), (2, 1))], axis=1)
     sides = sides[:, np.argsort(sides[0], kind="stable")]
@@ -191,40 +194,59 @@ def _with_plain(n: int, i: np.ndarray, j: np.ndarray, plain: np.ndarray) -> tupl
 
 
 def pair_alike(contents: Contents, views: ViewHashes | None) -> dict[str, Any]:
-    """Confirm pairs of a set that is too much alike for vectors and hashes, the most promising ones, by their pixels.
+    """Confirm pairs of a set that is too small or too much alike for its vectors and hashes, the most promising ones.
 
     Those are contents that are nearest to one another, by their vectors or by the hashes of `views`, and first those that
     have few near ones: the frames of a film have hundreds. They have to agree as copies among like pictures do, and in
-    their colours, by which alone flags differ.
+    their colours, by which alone flags differ; in small sets of which unrelated pictures hardly agree, less and in grey.
     """
     n, agreements = len(contents), contents.agreements
-    if agreements is None or contents.rows is None or not 2 < len(contents.rows) <= _MAX_ALIKE:
+    if agreements is None or contents.rows is None or not 1 < len(contents.rows) <= _MAX_ALIKE:
         return {}
-    begun, most = time.perf_counter(), int(suspects(n))
+    begun, most = time.perf_counter(), max(int(suspects(n)), _LEAST_LOOKS)
     hashes = _near_hashes(contents, views)
+    i, j = _promising(contents, hashes)
+    least, looked_at = STRICT, 0
+    if contents.rule.levels is None:
+        i, j = i[:most], j[:most]
+        agreed, looked_at = agreements.of(i, j), len(i)
+        told = unrelated_agreement(contents, i, j, agreed, np.zeros(len(i)), hashes)
+        if told < TELLING and len(i) >= 2 * FEWEST_PAIRS:
+            least = _AGREEING
+        i, j = i[agreed >= least], j[agreed >= least]
+    else:
+        apart = contents.whole_hamming(i, j) if views is None else views.distance(i, j)
+        possible = np.flatnonzero((apart <= _FAR_BITS) | (apart > 64) | (apart < 0))[: _COLOURED * most]
+        i, j = i[possible], j[possible]
+    i, j = _same_words(contents, i, j)
+    if least == STRICT:
+        alike = np.flatnonzero(_colours_agree(agreements, i, j))[:most]
+        looked_at = max(looked_at, len(alike))
+        agreed = agreements.of(i[alike], j[alike])
+        i, j = i[alike][agreed >= least], j[alike][agreed >= least]
+    bits = np.maximum(contents.hamming(i, j), 0)
+    made = PixelPairs.of_any(n, i * n + j, np.zeros(len(i), np.int8), bits)
+    contents.confirmed = made if contents.confirmed is None else contents.confirmed | made
+    return {
+        "pairs": looked_at,
+        "agreeing": len(made),
+        "least": least,
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+def _promising(contents: Contents, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs ``i < j`` that are near by `hashes` or vectors, those of no crowd first."""
+    n = len(contents)
     crowd = np.bincount(hashes.ravel(), minlength=n) > _CROWD
     vectors = _nearest_all(contents)
     lonely = (side[:, ~crowd[side].any(axis=0)] for side in (hashes, vectors))
     pairs = np.concatenate([*lonely, vectors], axis=1)
+    pairs = pairs[:, ~contents.collages[pairs].any(axis=0)]
     codes = pairs[0] * n + pairs[1]
     _, first = np.unique(codes, return_index=True)
     i, j = np.divmod(codes[np.sort(first)], n)
-    apart = contents.whole_hamming(i, j) if views is None else views.distance(i, j)
-    possible = np.flatnonzero((apart <= _FAR_BITS) | (apart > 64) | (apart < 0))[: _COLOURED * most]
-    i, j = _same_words(contents, i[possible], j[possible])
-    alike = np.flatnonzero(_colours_agree(agreements, i, j))[:most]
-    i, j = i[alike], j[alike]
-    agreed = agreements.of(i, j)
-    i, j = i[agreed >= STRICT], j[agreed >= STRICT]
-    bits = np.maximum(contents.hamming(i, j), 0)
-    made = PixelPairs.of_any(n, np.minimum(i, j) * n + np.maximum(i, j), np.zeros(len(i), np.int8), bits)
-    contents.confirmed = made if contents.confirmed is None else contents.confirmed | made
-    return {
-        "pairs": len(agreed),
-        "agreeing": len(made),
-        "least": STRICT,
-        "seconds": time.perf_counter() - begun,
-    }
+    return i, j
 
 
 def _near_hashes(contents: Contents, views: ViewHashes | None) -> np.ndarray:

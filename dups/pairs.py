@@ -507,7 +507,7 @@ class PairSearch:
         Where too many are in doubt more evidence is asked for, and where all that has enough is in doubt, pixels are not.
         """
         contents = self.contents
-        if contents.rule.levels is not None:
+        if contents.rule.near_certain:
             self.stats["registered"] = pair_alike(contents, contents.near_views)
         if contents.rule.suspected is None or contents.rule.agreeing is not None:
             return

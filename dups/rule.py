@@ -78,6 +78,8 @@ class Rule:
     alike: float | None = None
     suspected: float | None = None
     agreeing: float | None = None
+    #: Whether the contents are too few, or too much alike, to tell what unrelated ones look like.
+    near_certain: bool = False
 
     @property
     def least_evidence(self) -> float | None:
@@ -246,7 +248,7 @@ def near_certain_rule(
         "unrelated ones look like: only near "
         f"hashes and cosines of at least {cosine:.4f} count"
     )
-    rule = replace(rule, cosine=cosine)
+    rule = replace(rule, cosine=cosine, near_certain=True)
     if not automatic or rule.hamming is None or not careful:
         return rule, note
     whole, parts = chance_bits(hashes, views, rule.hamming, expected)

@@ -156,3 +156,16 @@ def test_pictures_that_agree_in_grey_are_told_apart_by_their_colours() -> None:
     assert not _same_colours(other, another)
     assert not _same_colours(flag, flag[::-1])
     assert not _same_colours(flag, None)
+
+
+def test_crops_of_a_quarter_are_found_in_a_set_of_a_few_pictures(tmp_path: Path) -> None:
+    (tmp_path / "i").mkdir()
+    for k, name in enumerate(list(SCENES)[:5]):
+        scene = paint(np.random.default_rng(k), name, long_side=320)[0].convert("RGB")
+        scene.save(tmp_path / "i" / f"scene{k}.png")
+        if k == 2:
+            wide, high = scene.size
+            scene.crop((wide // 8, high // 8, wide, high)).save(tmp_path / "i" / "crop.png")
+    found = find_duplicates(embedded(tmp_path / "i", tmp_path / "s"))
+    pairs = found.pairs(["id_a", "id_b"]).to_pylist()
+    assert [{Path(row[side]).stem for side in ("id_a", "id_b")} for row in pairs] == [{"crop", "scene2"}]
