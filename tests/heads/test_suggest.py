@@ -176,6 +176,11 @@ def test_no_copies_and_none_of_a_labelled_item(tmp_path: Path) -> None:
     assert made.about["like_labelled"] == 10
     assert len(pictures) <= 200 - 20 - 10 - 36
     assert any("resemble one that is suggested" in note for note in made.about["notes"])
+    nothing = mostly_unlabelled(tmp_path / "copies", copies={i: i % 20 for i in range(20, 200)})
+    with pytest.raises(
+        HeadError, match="180 items to choose from, and none that does not resemble a labelled"
+    ):
+        suggest(nothing, 5, run=None)
 
 
 def test_near_duplicates_by_a_search_or_by_a_cap(tmp_path: Path) -> None:
