@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -354,7 +355,8 @@ def detail(pictures: np.ndarray, size: int) -> np.ndarray:
         before, after = (np.repeat(mean[..., end, :], size // 2, axis=-2) for end in ([0], [-1]))
         mean = np.concatenate([before, mean, after], axis=-2)
         # Sums of 1, 2, 4, ... pixels, of which those of any number are made.
-        total, held, doubled = None, 0, 1
+        total: Any = None
+        held, doubled = 0, 1
         length = mean.shape[-2] - size + 1
         while True:
             if size & doubled:
@@ -483,7 +485,7 @@ def _least_correlations(turned: np.ndarray, rows: np.ndarray, count: int, pictur
     }
     least = []
     for forms in _forms(thumbs):
-        values = []
+        values: list[np.ndarray] = []
         for k in set(how.tolist()):
             each = np.ascontiguousarray(turn(forms, k))
             values.extend(np.vecdot(_flat(each[one]), _flat(forms[two])) for one, two in parts[k])
