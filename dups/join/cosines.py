@@ -346,7 +346,7 @@ class Coordinates:
 
     def __init__(self, rows: int, width: int, least: float) -> None:
         """`least` is the floor, about; products below it are of no interest."""
-        self._tiles: NumpyTiles | TorchTiles = NumpyTiles()
+        self._tiles: Any = NumpyTiles()
         # Bits of negative floors are not in the order of their values.
         if "torch" in sys.modules and _has_bfloat16() and least > 0.25:
             self._tiles = TorchTiles()

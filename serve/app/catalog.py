@@ -401,11 +401,12 @@ class Duplicates:
         held = window.held()
         viewed = bool(there.any())
         rules, notes = served_rules(store, feature, n, held, viewed=viewed)
-        local, around = rules.at(window).local, None
-        if feature is not None and local is not None:
+        rule = rules.at(window)
+        local, around = rule.local, None
+        if feature is not None and local is not None and rule.mean is not None:
             around = np.zeros((4, len(keys)))
             at = [place[sha] for sha in held.digests.tolist()]
-            units = apply_map(held.X, rules.at(window).mean, rules.at(window).matrix)
+            units = apply_map(held.X, rule.mean, rule.matrix)
             views = held.views if viewed else None
             made = held_neighbourhoods(store, feature, local, held.digests, units, views)
             around[:, at] = [getattr(made, name) for name in made.__dataclass_fields__]
