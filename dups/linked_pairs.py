@@ -85,7 +85,7 @@ def unrelated_agreement(
         linked = np.stack(_same_words(contents, *linked))
     if contents.confirmed is not None:
         linked = np.concatenate([linked, np.divmod(contents.confirmed.codes, n)], axis=1)
-    group = group_pairs(n, *linked, method="components")
+    group = group_pairs(n, linked[0], linked[1], "components")
     ends = np.sort(np.stack([group[i], group[j]]), axis=0)
     order = np.lexsort((j, i, evidence))
     order = order[(ends[0] < ends[1])[order] & ~np.isnan(agreed[order])]
@@ -111,13 +111,14 @@ def pair_linked(contents: Contents, codes: np.ndarray, collages: np.ndarray) -> 
         return 0
     least, most = max(rule.agreeing, _AGREEING), int(suspects(n))
     links, plain = _links(contents, codes)
-    lead = group_pairs(n, *links, method="components")
+    lead = group_pairs(n, links[0], links[1], "components")
     size = np.bincount(lead, minlength=n)
     leads = np.flatnonzero(size)
     few = leads[size[leads] * _SMALLER * len(leads) < n]
     i, j = _nearest(contents, few[~collages[few]], leads[~collages[leads]][:_MAX_LEADS], _EACH, most)
     near = np.stack([i, j])[:, contents.agreements.of(i, j) >= least]
-    lead = group_pairs(n, *np.concatenate([links, near], axis=1), method="components")
+    links = np.concatenate([links, near], axis=1)
+    lead = group_pairs(n, links[0], links[1], "components")
     size = np.bincount(lead, minlength=n)
     member = np.flatnonzero((lead < np.arange(n)) & ~collages & ~collages[lead])
     member = member[~np.isin(lead[member] * n + member, codes)]
