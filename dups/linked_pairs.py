@@ -111,6 +111,8 @@ def pair_linked(contents: Contents, codes: np.ndarray, collages: np.ndarray) -> 
         return 0
     least, most = max(rule.agreeing, _AGREEING), int(suspects(n))
     links, plain = _links(contents, codes)
+    if rule.hashes_prove_little:
+        plain = plain[:, :0]
     lead = group_pairs(n, links[0], links[1], "components")
     size = np.bincount(lead, minlength=n)
     leads = np.flatnonzero(size)
