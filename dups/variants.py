@@ -509,6 +509,16 @@ class Overlays:
         self._compare_bands(told, a, b)
         return told
 
+    def in_one_place(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Whether the thumbnails of ``i[k]`` and ``j[k]`` are equal but in one place, bool (m,)."""
+        told = np.zeros(len(i), bool)
+        a, b = self.numbers[i].tolist(), self.numbers[j].tolist()
+        self._fetch(np.unique(np.array(a + b, np.int64)))
+        for k, (x, y) in enumerate(zip(a, b, strict=True)):
+            first, second = self._held[x], self._held[y]
+            told[k] = first is not None and second is not None and differ_in_one_place(first, second[None])[0]
+        return told
+
     def levels_apart(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Mean difference of the levels of the thumbnails of ``i[k]`` and ``j[k]``, float64; NaN where one has none."""
         apart = np.full(len(i), np.nan)
@@ -577,11 +587,12 @@ class Variants:
 
         A content is none of itself. Unless `whole`, pictures are laid over each other only up to `MAX_OVERLAYS` times.
         """
-        told = np.zeros(len(i), np.int8)
+        told, reworded = np.zeros(len(i), np.int8), np.zeros(len(i), bool)
         open_ = np.flatnonzero(i != j)
         for texts in self.texts:
             agree = texts.agreements(i[open_], j[open_])
             told[open_[agree < AGREEING]] = 1
+            reworded[open_[agree < 1]] = True
         if self.pictures is not None:
             rest = open_[told[open_] == 0]
             if not whole:
@@ -589,6 +600,9 @@ class Variants:
                 self.looked_at += len(rest)
                 rest = held
             told[rest[self.pictures.of(i[rest], j[rest]).differ]] = 2
+            # Some other words, and pictures that are equal but where words may stand: a template with a changed line.
+            rest = rest[(told[rest] == 0) & reworded[rest]]
+            told[rest[self.pictures.in_one_place(i[rest], j[rest])]] = 1
         return told
 
     def beyond(self, keeper: np.ndarray, member: np.ndarray) -> Iterator[np.ndarray]:

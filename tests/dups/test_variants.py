@@ -18,7 +18,17 @@ from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
 from icehouse.dups.groups import group_pairs
 from icehouse.dups.pair_graph import Duplicates
-from icehouse.dups.variants import AGREEING, TextSets, Variants, agreement, part_variants, texts_of, words_of
+from icehouse.dups.variants import (
+    AGREEING,
+    Overlays,
+    Texts,
+    TextSets,
+    Variants,
+    agreement,
+    part_variants,
+    texts_of,
+    words_of,
+)
 from icehouse.errors import UsageError
 from icehouse.store.store import Store
 from typer.testing import CliRunner
@@ -302,3 +312,26 @@ def test_the_gallery_shows_variants_on_a_page_of_their_own(tmp_path: Path) -> No
     assert not write_gallery(store).path.with_name("variants.html").exists()
     (found.path / "variants.parquet").unlink()
     assert Duplicates.open(store).variants().num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "patched", "told"),
+    [
+        (("when monday opens the fridge at night", "when your cat opens the fridge at night"), True, 1),
+        (("when monday opens the fridge at night", "when your cat opens the fridge at night"), False, 0),
+        (("when monday opens the fridge at night",) * 2, True, 0),  # a sticker
+        (("when monday opens the fridge at night", None), True, 0),
+    ],
+)
+def test_a_changed_line_is_told_by_words_and_pictures_together(
+    texts: tuple[str | None, str | None], patched: bool, told: int
+) -> None:
+    # Texts that share most of their words agree, and one place alone is a sticker; both together are another meme.
+    y, x = np.mgrid[0:64, 0:64]
+    thumbs = np.stack([(100 + 40 * np.sin(x / 9) + 40 * np.cos(y / 7)).astype(np.uint8)] * 2)
+    if patched:
+        thumbs[1, 48:56, 8:40] += 40
+    pictures = Overlays(lambda numbers: (thumbs[numbers], np.ones(len(numbers), bool)), np.arange(2))
+    said = [Texts("text", pa.array(texts, pa.string()))]
+    variants = Variants.gather(said, np.arange(2), 2, pictures)
+    assert variants.of(np.array([0]), np.array([1])).tolist() == [told]
