@@ -362,7 +362,7 @@ class FittedRules(Rules):
         about: dict[str, Any] = {"fitted_at": self._fitted_at, "viewed": self.viewed, "crowded": self.crowded}
         with zipfile.ZipFile(buffer, "w") as archive, tempfile.TemporaryDirectory() as scratch:
             if self._calibrated is None:
-                about["rule"] = {name: getattr(self._rule, name) for name in _FIELDS}
+                about["rule"] = {name: getattr(self._rule, name) for name in (*_FIELDS, "near_certain")}
             else:
                 self._calibrated.made.write(Path(scratch))
                 write_sums(Path(scratch))
@@ -380,7 +380,9 @@ class FittedRules(Rules):
             if about["viewed"] != self.viewed:
                 return  # of other evidence: made anew
             if "rule" in about:
-                self._rule = replace(self._first(), **{name: about["rule"].get(name) for name in _FIELDS})
+                kept = {name: about["rule"].get(name) for name in _FIELDS}
+                certain = bool(about["rule"].get("near_certain"))
+                self._rule = replace(self._first(), near_certain=certain, **kept)
             else:
                 names = [name for name in archive.namelist() if name.startswith(f"{_FOLDER}/")]
                 for name in names:
