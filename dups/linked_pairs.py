@@ -245,7 +245,8 @@ def _promising(contents: Contents, hashes: np.ndarray) -> tuple[np.ndarray, np.n
     vectors = _nearest_all(contents)
     lonely = (side[:, ~crowd[side].any(axis=0)] for side in (hashes, vectors))
     pairs = np.concatenate([*lonely, vectors], axis=1)
-    pairs = pairs[:, ~contents.collages[pairs].any(axis=0)]
+    # A picture may agree with its cell of a collage; two that both look like one agree only as wholes.
+    pairs = pairs[:, contents.collages[pairs[0]] == contents.collages[pairs[1]]]
     codes = pairs[0] * n + pairs[1]
     _, first = np.unique(codes, return_index=True)
     i, j = np.divmod(codes[np.sort(first)], n)
