@@ -263,6 +263,15 @@ def read(path: str | Path) -> tuple[bytes, FileStatus]:
         return handle.read(), FileStatus(about.st_size, about.st_mtime_ns)
 
 
+def read_content(path: str | Path, digest: str) -> bytes | None:
+    """Read an image file that still holds the content of that SHA-256; None if it does not, is gone, or is unreadable."""
+    try:
+        data, _ = read(path)
+    except (ImageError, OSError):
+        return None
+    return data if hashlib.sha256(data).hexdigest() == digest else None
+
+
 def _parse(path: str | Path) -> tuple[Path, str, int, int | None] | None:
     text = os.fspath(path)
     if "#" not in text:

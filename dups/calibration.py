@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptError, IcehouseError, SourceError, SpaceError, StoreError, UsageError, count_of
-from ..store.files import SUMS, check_sums, checked_name, publish, publish_folder
+from ..store.files import SUMS, check_sums, checked_name, publish_bytes, publish_folder
 from ..store.store import Store
 from .join.cosines import RowSet
 from .local_scaling import LocalMeasure
@@ -541,12 +541,7 @@ def export_calibration(store: Store | str | Path, file: str | Path, *, feature: 
             if (folder / name).exists():
                 # Equal calibrations give equal files: without the time of writing.
                 archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
-    try:
-        with publish(file) as temp:
-            temp.write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror or error}") from error
-    return file
+    return publish_bytes(file, buffer.getvalue())
 
 
 def import_calibration(

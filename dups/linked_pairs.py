@@ -7,21 +7,16 @@ which is a pair if the two pictures are registered and agree, and say the same.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from ..data.image_files import read as read_image
-from ..data.images import decode
-from ..errors import ImageError
 from .confirm import PixelPairs
 from .groups import group_pairs
 from .hashing import HashJoin, ViewHashes
-from .registration import FEWEST_PAIRS, LOOSE, STRICT, TELLING, Agreements, least_agreement
+from .registration import FEWEST_PAIRS, LOOSE, STRICT, TELLING, Agreements, least_agreement, read_picture
 from .rule import DEFAULT_HAMMING, suspects
 
 if TYPE_CHECKING:
@@ -300,15 +295,10 @@ def _colours_agree(agreements: Agreements, i: np.ndarray, j: np.ndarray) -> np.n
 
 def _colours(digest: str, file: str | None) -> np.ndarray | None:
     """Colours of a file's picture at a few places, float32 (side, side, 3); None if it is not what it was."""
-    if file is None:
+    image = read_picture(digest, file, _PLACES)
+    if image is None:
         return None
-    try:
-        data, _ = read_image(Path(file))
-        if hashlib.sha256(data).hexdigest() != digest:
-            return None
-        small = decode(data, shortest=_PLACES).image.convert("RGB")
-    except (ImageError, OSError, ValueError):
-        return None
+    small = image.convert("RGB")
     return np.asarray(small.resize((_PLACES, _PLACES), Image.Resampling.BOX), np.float32)
 
 

@@ -11,7 +11,6 @@ a mirror image, blur, other levels; another photograph of a like thing does not.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import zipfile
 from collections import OrderedDict, deque
@@ -28,7 +27,7 @@ import pyarrow as pa
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from PIL import Image
 
-from ..data.image_files import read as read_image
+from ..data.image_files import read_content
 from ..data.images import decode, oriented
 from ..errors import ImageError
 from ..store.files import publish
@@ -822,17 +821,21 @@ def _compared(pairs: list[tuple[str, str]], read: Callable[[str], Picture | None
     return found
 
 
-def _read(digest: str, file: str | None) -> Picture | None:
-    """The picture of a file; None if it is gone, unreadable, or not what it was."""
-    if file is None:
+def read_picture(digest: str, file: str | None, shortest: int) -> Image.Image | None:
+    """Decode a content's picture from its file, as `decode` does; None if it is gone, unreadable, or not what it was."""
+    data = None if file is None else read_content(file, digest)
+    if data is None:
         return None
     try:
-        data, _ = read_image(Path(file))
-        if hashlib.sha256(data).hexdigest() != digest:
-            return None
-        return Picture.of(decode(data, shortest=_FRAME).image)
+        return decode(data, shortest=shortest).image
     except (ImageError, OSError, ValueError):
         return None
+
+
+def _read(digest: str, file: str | None) -> Picture | None:
+    """The picture of a file; None if it is gone, unreadable, or not what it was."""
+    image = read_picture(digest, file, _FRAME)
+    return None if image is None else Picture.of(image)
 
 
 class StreamPictures:

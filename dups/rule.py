@@ -63,6 +63,8 @@ class Rule:
         of a stream's first contents, of which no neighbourhoods are known, a lower cosine.
     agreeing : float or None
         How far they have to; None until the search has seen how far those of its pairs do.
+    near_certain : bool
+        Whether the contents are too few, or too much alike, to tell what unrelated ones look like.
     """
 
     hamming: int | None = None
@@ -78,7 +80,6 @@ class Rule:
     alike: float | None = None
     suspected: float | None = None
     agreeing: float | None = None
-    #: Whether the contents are too few, or too much alike, to tell what unrelated ones look like.
     near_certain: bool = False
 
     @property

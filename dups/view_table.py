@@ -7,7 +7,6 @@ columns that they need, of the contents that they need, so that tens of thousand
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.image_files import read as read_image
+from ..data.image_files import read_content
 from ..data.images import ORIENTATIONS, decode
 from ..errors import ImageError
 from ..store.store import Store
@@ -101,8 +100,7 @@ def append_measured(
         digest, files = source
         for file in files:
             with contextlib.suppress(ImageError, OSError, ValueError):
-                data, _ = read_image(file)
-                if hashlib.sha256(data).hexdigest() == digest:
+                if (data := read_content(file, digest)) is not None:
                     return {"image_sha256": digest, **measure(data)}
         return None
 

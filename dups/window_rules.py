@@ -70,7 +70,7 @@ _FIRST_ALIKE = 0.9
 
 #: Files of a calibration, in the archive that a state has of it.
 _ABOUT, _FOLDER = "stream.json", "calibration"
-_FIELDS = ("cosine", "hamming", "view_bits", "levels", "alike", "suspected")
+_FIELDS = ("cosine", "hamming", "view_bits", "levels", "alike", "suspected", "near_certain")
 
 #: Bits fewer that may differ where hashes of the turned picture are compared: eight times as many comparisons are made, and
 #: random hashes are near twenty times as often with every two bits.
@@ -362,7 +362,7 @@ class FittedRules(Rules):
         about: dict[str, Any] = {"fitted_at": self._fitted_at, "viewed": self.viewed, "crowded": self.crowded}
         with zipfile.ZipFile(buffer, "w") as archive, tempfile.TemporaryDirectory() as scratch:
             if self._calibrated is None:
-                about["rule"] = {name: getattr(self._rule, name) for name in (*_FIELDS, "near_certain")}
+                about["rule"] = {name: getattr(self._rule, name) for name in _FIELDS}
             else:
                 self._calibrated.made.write(Path(scratch))
                 write_sums(Path(scratch))
@@ -380,9 +380,8 @@ class FittedRules(Rules):
             if about["viewed"] != self.viewed:
                 return  # of other evidence: made anew
             if "rule" in about:
-                kept = {name: about["rule"].get(name) for name in _FIELDS}
-                certain = bool(about["rule"].get("near_certain"))
-                self._rule = replace(self._first(), near_certain=certain, **kept)
+                kept = {name: value for name, value in about["rule"].items() if name in _FIELDS}
+                self._rule = Rule(source=DEFAULT_SOURCE, **kept)
             else:
                 names = [name for name in archive.namelist() if name.startswith(f"{_FOLDER}/")]
                 for name in names:

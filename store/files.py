@@ -384,14 +384,19 @@ def publish(path: Path) -> Iterator[Path]:
 
 
 def publish_text(path: str | Path, text: str) -> Path:
-    """Write a file that the user named, whole or not at all, as UTF-8; a terminal or a pipe is written to as it is."""
+    """Write text as UTF-8; see `publish_bytes`."""
+    return publish_bytes(path, text.encode())
+
+
+def publish_bytes(path: str | Path, data: bytes) -> Path:
+    """Write a file that the user named, whole or not at all; a terminal or a pipe is written to as it is."""
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            path.write_bytes(text.encode())
+            path.write_bytes(data)
         else:
             with publish(path) as temp:
-                temp.write_bytes(text.encode())
+                temp.write_bytes(data)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
     return path

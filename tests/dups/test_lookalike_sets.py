@@ -116,11 +116,17 @@ def test_fewer_false_pairs_are_expected_of_small_sets() -> None:
     assert careful_expected(500) == careful_expected(10**6) == 1
 
 
+@pytest.mark.parametrize("seams", [False, True])
 def test_copies_beside_the_frames_of_a_film_are_found_by_their_pixels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seams: bool
 ) -> None:
-    """Frames have hundreds of near hashes, so that these prove nothing; pixels do, of contents that have few near ones."""
+    """Frames have hundreds of near hashes, so that these prove nothing; pixels do, of contents that have few near ones.
+
+    So they do where both pictures look like collages by their `seams`.
+    """
     monkeypatch.setattr("icehouse.dups.find.default_calibration", lambda *_, **__: None)
+    if seams:
+        monkeypatch.setattr("icehouse.dups.find.have_cells", lambda _, contents: np.ones(len(contents), bool))
     rng, names = np.random.default_rng(5), list(SCENES)[:4]
     film = paint(rng, "lake", long_side=96)[0].convert("RGB")
     (tmp_path / "i").mkdir()
