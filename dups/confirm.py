@@ -50,9 +50,8 @@ class PixelPairs:
 
     n: int
     codes: np.ndarray  # int64 (m,): ``i * n + j``, ascending, each once
-    orientation: (
-        np.ndarray
-    )  # int8 (m,): place in `ORIENTATIONS` of how i has to be turned to be j; 0 is upright
+    #: int8 (m,): place in `ORIENTATIONS` of how i has to be turned to be j; 0 is upright
+    orientation: np.ndarray
     distance: np.ndarray  # int16 (m,): bits in which the hashes differ that made the candidate
     #: int8 (m,): 0 for duplicates, 1 where i is a collage with j in it, 2 where j is one with i in it
     container: np.ndarray

@@ -88,9 +88,8 @@ class Explanation:
     proba: dict[str, float]  # class to probability, likeliest first
     label: str | None  # what the item is, where the store knows
     role: str | None  # "train", "dev" or "test", if it took part in the run
-    base: dict[
-        str, float
-    ]  # `probability` of the predicted class and `log_odds` if all inputs were at their means
+    #: `probability` of the predicted class and `log_odds` if all inputs were at their means
+    base: dict[str, float]
     contributions: dict[str, dict[str, float]]  # input to what it adds to both
     tokens: dict[str, TokenEffects]  # of the inputs that are tokens
     nearest: list[Near]  # training items

@@ -71,10 +71,9 @@ class Embedded:
     sha256: dict[str, str] = field(default_factory=dict)
     phash: int | None = None
     blank: bool = False
-    turned: tuple[int, ...] | None = None  # hashes of the picture in all orientations
-    seen: Seen | None = (
-        None  # what near-duplicates are told by beside hash and vector, where that is asked for
-    )
+    #: Hashes of the picture in all orientations, and its views, where near-duplicates are asked for.
+    turned: tuple[int, ...] | None = None
+    seen: Seen | None = None
 
     def of(self, spec: Mapping[str, Any]) -> np.ndarray | Tokens | None:
         """Row (1, dim) of a feature by its spec; None where the input lacks it."""

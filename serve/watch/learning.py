@@ -31,7 +31,7 @@ MAX_CLASSES = 100
 
 
 class Learner:
-    """Teaches the head of a run what comes, and keeps a version of it as a run of the store after `every` so many labels.
+    """Teaches the head of a run what comes, and keeps a version of it as a run of the store after every `every` labels.
 
     The model is of family `online`; from now on its `head` is the one that learns.
     """
@@ -139,7 +139,7 @@ class Learner:
         right = [label == names[int(proba.argmax())] for _, label, proba, names in self._rows]
         note = (
             f"learned from {count_of(len(self._rows), 'label')} of a stream since run {self.parent.run_id}; "
-            f"{np.mean(right):.1%} predicted before learned"
+            f"{np.mean(right):.1%} of them predicted right before they were learned"
         )
         return {
             "chosen": self.head.chosen_,
