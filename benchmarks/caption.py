@@ -31,7 +31,7 @@ import numpy as np
 import ollama
 import pyarrow as pa
 from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.settings import CaptionSettings, Prompt, prepare
+from icehouse.embed.captions.questions import CaptionSettings, Prompt, prepare
 from icehouse.store.store import Store
 from machine import machine
 from PIL import Image

@@ -29,7 +29,7 @@ from ...store.schema import FAILURES, differences, fingerprint, write_part
 from ...store.sql import select_items
 from ...store.store import Store
 from ...store.table import Table
-from .answers import COLUMNS
+from .questions import COLUMNS
 
 #: Name of the captions that need none: ``tables/captions/default``, the modality ``caption``.
 DEFAULT_NAME = "default"
@@ -64,7 +64,7 @@ Row = dict[str, Any]
 
 
 def schema_of(*, structured: bool = False) -> pa.Schema:
-    """Columns of a captions table; `structured` adds those of `icehouse.embed.captions.answers.COLUMNS`.
+    """Columns of a captions table; `structured` adds those of `icehouse.embed.captions.questions.COLUMNS`.
 
     ``flags`` is "" where nothing is wrong, else names separated by commas: ``where flags = ''``, ``group by flags``,
     ``where flags like '%cut%'``.

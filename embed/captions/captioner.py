@@ -31,7 +31,6 @@ from tenacity import (
 from ...console import one_line, say
 from ...errors import CaptionError, LockedError, SpaceError, count_of
 from ...store.store import Store
-from .answers import better, join_flags, judge, split_flags
 from .apis import Identity, MissingModelError, ServerError, SetupError, UnreachableError
 from .caption_table import (
     DEFAULT_NAME,
@@ -49,8 +48,8 @@ from .caption_table import (
     plan,
     record_failures,
 )
+from .questions import CaptionSettings, better, join_flags, judge, load, plain_picture, split_flags
 from .scheduler import AdaptiveConcurrency, Scheduler, ServerState, may_pass, run_async, wait_with_backoff
-from .settings import CaptionSettings, load, plain_picture
 
 # A run reports two things through one callback: pictures done, with a `PaceLine`, and the bytes of a model that a server is
 # fetching, with the server's own words. What a server says is shown, never obeyed.

@@ -31,8 +31,8 @@ from ..encoder import Encoder
 from ..extract import Encoded, Extractor, Failure, Work
 from ..pipeline import DEFAULT_OUTPUTS, FIELDS, choose_encoder
 from ..tables import OWN_CONTENTS, FeatureTables, append_features, feature_spec
-from .answers import COLUMNS, DAMAGE, SENTIMENT, USELESS, split_flags
 from .caption_table import DEFAULT_NAME, STAGE, caption_key, captions_of, with_texts
+from .questions import COLUMNS, DAMAGE, SENTIMENT, USELESS, split_flags
 from .stats import view_of
 
 # The feature is ``fields/caption-fields/numbers`` (``fields/caption-NAME-fields/numbers``), and no encoder has a part in it.

@@ -19,8 +19,8 @@ from ...data.readers import read_rows
 from ...errors import CaptionError
 from ...store.files import file_sha256
 from ...store.store import Store
-from .answers import join_flags, judge
 from .caption_table import DEFAULT_NAME, Journal, append_rows, ensure_captions, keys_of, make_spec, names_of
+from .questions import join_flags, judge
 
 _CAPTIONS = (
     "caption",

@@ -19,7 +19,6 @@ from ...errors import UsageError
 from ...store.sql import view_names
 from ...store.store import Store
 from ...store.table import Table
-from .answers import COLUMNS, DAMAGE, FLAGS, SENTIMENT, USELESS, split_flags
 from .caption_table import (
     DEFAULT_NAME,
     STAGE,
@@ -30,6 +29,7 @@ from .caption_table import (
     plan,
     with_texts,
 )
+from .questions import COLUMNS, DAMAGE, FLAGS, SENTIMENT, USELESS, split_flags
 
 _SHA = re.compile(r"[0-9a-f]{6,64}", re.IGNORECASE)
 _ITEM = ["item_id", "path", "root", "image_sha256", "missing"]

@@ -18,7 +18,7 @@ import httpx  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 from icehouse.embed.captions import caption_table, captioner
 from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.settings import CaptionSettings, Prompt, prepare
+from icehouse.embed.captions.questions import CaptionSettings, Prompt, prepare
 from PIL import Image
 
 # Many commits, so that kills land in them too.

@@ -13,7 +13,7 @@ import pyarrow as pa
 from icehouse.data.text import text_sha256
 from icehouse.embed.captions.captioner import CaptionReport, caption_images
 from icehouse.embed.captions.importing import import_captions
-from icehouse.embed.captions.settings import CaptionSettings, prepare
+from icehouse.embed.captions.questions import CaptionSettings, prepare
 from icehouse.store.store import Store
 from ollama_server import OllamaServer
 from toys import make_pictures

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from icehouse.data.sample.feed import Feed
-from icehouse.embed.captions.settings import MAX_SIDE, prepare
+from icehouse.embed.captions.questions import MAX_SIDE, prepare
 
 __all__ = ["true_answers", "true_items"]
 

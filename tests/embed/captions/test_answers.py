@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.embed.captions.answers import (
+from icehouse.embed.captions.questions import (
     COLUMNS,
     FLAGS,
     SCHEMA,

@@ -30,7 +30,7 @@ from icehouse.embed.captions.apis import (
     split_host,
 )
 from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.settings import CaptionSettings
+from icehouse.embed.captions.questions import CaptionSettings
 from icehouse.errors import CaptionError, UsageError
 from icehouse.serve.doctor import ollama_status
 from icehouse.store import files as lock

@@ -18,10 +18,9 @@ import pyarrow as pa
 import pytest
 from caption_stores import Lab, captions, sent, truth
 from icehouse.embed.captions import caption_table, captioner
-from icehouse.embed.captions.answers import COLUMNS
 from icehouse.embed.captions.apis import Identity
 from icehouse.embed.captions.caption_table import caption_key, make_spec, schema_of
-from icehouse.embed.captions.settings import Prompt, plain_picture
+from icehouse.embed.captions.questions import COLUMNS, Prompt, plain_picture
 from icehouse.errors import CaptionError, IcehouseError, LockedError, SpaceError, UsageError
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from icehouse.cli import app
 from icehouse.data.text import text_sha256
 from icehouse.embed import encoder as registry
-from icehouse.embed.captions.answers import DAMAGE, SENTIMENT, USELESS
 from icehouse.embed.captions.caption_table import captions_of
 from icehouse.embed.captions.features import (
     embed_captions,
@@ -27,7 +26,7 @@ from icehouse.embed.captions.features import (
     vocabulary_of,
     write_fields,
 )
-from icehouse.embed.captions.settings import Prompt
+from icehouse.embed.captions.questions import DAMAGE, SENTIMENT, USELESS, Prompt
 from icehouse.embed.pipeline import choose_encoder
 from icehouse.embed.tables import load_checked
 from icehouse.errors import CaptionError, EncoderError, HeadError, SpaceError

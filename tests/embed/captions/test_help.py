@@ -17,7 +17,7 @@ from icehouse.data.manifest import SourceOptions
 from icehouse.data.sample.feed import CLASSES, Feed, make_feed
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.features import embed_captions
-from icehouse.embed.captions.settings import CaptionSettings
+from icehouse.embed.captions.questions import CaptionSettings
 from icehouse.embed.captions.stats import show_captions, words_of
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.metrics import Resampling

@@ -25,7 +25,7 @@ from icehouse.embed.captions.caption_table import (
     record_failures,
     schema_of,
 )
-from icehouse.embed.captions.settings import Prompt
+from icehouse.embed.captions.questions import Prompt
 from icehouse.errors import StoreError
 from icehouse.store.maintain import verify
 from icehouse.store.schema import FAILURES

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from caption_stores import Lab, sent
 from icehouse.embed.captions.captioner import caption_images
-from icehouse.embed.captions.settings import CaptionSettings, Prompt
+from icehouse.embed.captions.questions import CaptionSettings, Prompt
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
 from ollama_server import REFUSAL, OllamaServer, Question

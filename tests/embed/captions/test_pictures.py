@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.embed.captions.settings import MIN_SIDE, load, prepare
+from icehouse.embed.captions.questions import MIN_SIDE, load, prepare
 from icehouse.errors import ImageError
 from PIL import Image
 

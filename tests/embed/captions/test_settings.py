@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from icehouse.embed.captions.settings import PRESETS, TEXT_BUDGET, Prompt, quote
+from icehouse.embed.captions.questions import PRESETS, TEXT_BUDGET, Prompt, quote
 from icehouse.errors import UsageError
 
 HOSTILE = [

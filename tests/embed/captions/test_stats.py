@@ -13,8 +13,7 @@ from html_page import HtmlPage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.cli import app
-from icehouse.embed.captions.answers import FLAGS
-from icehouse.embed.captions.settings import Prompt, prepare
+from icehouse.embed.captions.questions import FLAGS, Prompt, prepare
 from icehouse.embed.captions.stats import (
     caption_stats,
     list_captions,
