@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError, count_of
-from ..store.index.index import KINDS, Index, choose_kind, fresh_index, load_faiss, thread_limit, to_gpu
+from ..store.index import KINDS, Index, choose_kind, fresh_index, load_faiss, thread_limit, to_gpu
 from ..store.search import float32_margin
 from ..store.store import Store
 from ..store.vectors import Vectors
@@ -59,7 +59,7 @@ class TemporaryIndex:
     def range_search(
         self, queries: np.ndarray, threshold: float, *, threads: int | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Find rows near unit vectors (q, dim); see `icehouse.store.index.index.Index.range_search`."""
+        """Find rows near unit vectors (q, dim); see `icehouse.store.index.Index.range_search`."""
         # FAISS compares strictly, and float16 in the index is off by 2**-11 of each value at most.
         slack = float(float32_margin(self.dim)) + (0.0 if self.kind == "flat" else 2.0**-11)
         floor = float(np.nextafter(np.float32(threshold - slack), np.float32(-np.inf)))

@@ -18,7 +18,7 @@ from ..data.text import clean
 from ..embed.encoder import Encoder, Modality
 from ..embed.tables import cleaning_beside, load_checked
 from ..errors import SourceError, UsageError
-from ..store.index.index import Found, find_item, find_vectors
+from ..store.index import Found, find_item, find_vectors
 from ..store.schema import tower_of
 from ..store.search import Hit
 from ..store.sql import left_out_note, names_missing

@@ -376,7 +376,7 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Build the vector index of a feature, or bring it up to date."""
-    from .index.build import build_index, joint_features
+    from .index_build import build_index, joint_features
     from .store import Store
 
     opened = Store.open(store)
@@ -412,7 +412,7 @@ def build(
 @index_app.command("info")
 def index_info(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Show the indexes of a store: kind, size, recall, whether they are fresh."""
-    from .index.index import list_indexes
+    from .index import list_indexes
     from .store import Store
 
     found = list_indexes(Store.open(store))

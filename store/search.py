@@ -5,7 +5,7 @@ A quick pass in float32 over blocks of the stored float16 keeps every row that c
 scored again in float64, row by row. So the answer depends neither on the block size nor on the threads, and equal vectors
 have equal scores.
 
-Anything that finds candidates faster (an index, in `icehouse.store.index.index`) takes the place of `exact_candidates` and
+Anything that finds candidates faster (an index, in `icehouse.store.index`) takes the place of `exact_candidates` and
 leaves the rest as it is.
 """
 

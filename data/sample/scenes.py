@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from . import objects
-from .canvas import Canvas, Colour, mix, ridge
+from . import drawing
+from .drawing import Canvas, Colour, mix, ridge
 
 #: Sky above, sky at the horizon, clouds, least and most cover, exposure, and what a caption says of it.
 LIGHTS: dict[str, tuple[Colour, Colour, Colour, tuple[float, float], float, str]] = {
@@ -65,7 +65,7 @@ class SceneCanvas(Canvas):
         self.sky(self.h * 0.9)
         foot, pavement = self.h * self.between(0.62, 0.76), self.pick((150, 146, 140), (128, 124, 120))
         high = int(foot * self.between(0.62, 0.98))
-        strip = objects.facade(self, self.w, high, lit=self.light == "night", **damage)
+        strip = drawing.facade(self, self.w, high, lit=self.light == "night", **damage)
         strip = strip.crop((0, 0, self.w, int(high * (1 - drowned))))
         self.image.paste(strip, (0, int(foot - strip.height)), strip)
         self.band(foot, foot + self.u * 6, mix(pavement, (0, 0, 0), 0.2), pavement)
@@ -83,7 +83,7 @@ class SceneCanvas(Canvas):
         x, depth = w * self.between(0.38, 0.62), w * self.between(0.1, 0.22)
         foot, roofs = h * (self.between(0.82, 1) - drowned * 0.3), -h * self.between(0, 0.45)
         for side, edge in ((-1, 0), (1, w)):
-            strip = objects.facade(self, 760, 300, lit=self.light == "night", **damage)
+            strip = drawing.facade(self, 760, 300, lit=self.light == "night", **damage)
             strip = strip.crop((0, 0, 760, int(300 * (1 - drowned * 0.3))))
             far, far_foot = x + side * depth, self.horizon + h * 0.03 * (1 - drowned)
             far_roofs = self.horizon - h * self.between(0.08, 0.16)
@@ -112,14 +112,14 @@ class SceneCanvas(Canvas):
             for at in self.rng.integers(0, len(points), self.count(3, 11)):
                 x, y = points[at]
                 size = self.h * (0.03 + 0.07 * (i + 1) / layers) * self.between(0.7, 1.4)
-                objects.tree(self, x, y + size * 0.3, size, bare=self.chance(burnt))
+                drawing.tree(self, x, y + size * 0.3, size, bare=self.chance(burnt))
 
     def people(self, foot: float, height: float, most: int, *, vests: float = 0.2, least: int = 0) -> str:
         """Set a few people somewhere along `foot`; return how a caption ends that counts them."""
         count = self.count(least, most)
         for x in np.sort(self.rng.uniform(0.06, 0.94, count)).tolist():
             y, size = foot + self.between(-1, 3) * self.u, height * self.between(0.86, 1.14)
-            objects.person(self, x * self.w, y, size, vest=self.chance(vests))
+            drawing.person(self, x * self.w, y, size, vest=self.chance(vests))
         return ("", ", with one person", ", with two people", ", with several people")[min(count, 3)]
 
     def cars(self, foot: float, *, sunk: float = 0) -> str:
@@ -127,7 +127,7 @@ class SceneCanvas(Canvas):
         count = self.count(0, 2)
         for _ in range(count):
             x, length = self.w * self.between(0.1, 0.9), self.u * self.between(26, 42)
-            objects.car(self, x, foot + self.u * self.between(0, 12), length, sunk=sunk)
+            drawing.car(self, x, foot + self.u * self.between(0, 12), length, sunk=sunk)
         return " with cars" if count else ""
 
 
@@ -164,7 +164,7 @@ def _supplies(c: SceneCanvas) -> str:
         while x < c.w * 0.94:
             size = c.u * c.between(12, 22)
             for storey in range(c.count(1, 3)):
-                objects.box(c, x, foot + c.u * (4 + 9 * shelf) - storey * size * 0.72, size)
+                drawing.box(c, x, foot + c.u * (4 + 9 * shelf) - storey * size * 0.72, size)
             x += size * c.between(1.2, 1.8)
     who = c.people(c.h * 0.9, c.u * c.between(40, 56), 3, vests=0.5)
     return f"Stacked cardboard boxes in a store room{who}."
@@ -175,7 +175,7 @@ def _tents(c: SceneCanvas) -> str:
     c.band(c.horizon, c.h, (124, 134, 84), (104, 112, 66), rough=0.25)
     for t in np.sort(c.rng.uniform(0, 1, c.count(3, 8))).tolist():
         foot = c.horizon + (c.h - c.horizon) * (0.08 + 0.6 * t)
-        objects.tent(c, c.between(-0.05, 0.85) * c.w, foot, c.u * (14 + 30 * t))
+        drawing.tent(c, c.between(-0.05, 0.85) * c.w, foot, c.u * (14 + 30 * t))
     return f"Tents on a meadow {c.when}{c.people(c.h * 0.92, c.u * 28, 6, least=1)}."
 
 
@@ -265,7 +265,7 @@ def _storm(c: SceneCanvas) -> str:
     front = (ground + c.h) / 2
     for _ in range(int(0.5 + 4 * c.severity)):
         x, y = c.between(0.1, 0.9) * c.w, front + c.u * c.between(-6, 14)
-        objects.fallen_tree(c, x, y, c.w * c.between(0.3, 0.6))
+        drawing.fallen_tree(c, x, y, c.w * c.between(0.3, 0.6))
     c.rubble(-20, c.w + 20, c.h * 0.97, c.u * 20, int(20 + 160 * c.severity), c.u * 1.3, *PLANKS)
     return f"{place} with torn roofs behind fallen trees and scattered debris {c.when}."
 

@@ -34,7 +34,7 @@ from ...dups.window_rules import served_rules
 from ...embed.captions.caption_table import caption_key, captions_of, names_of, with_texts
 from ...embed.thumbnails import Thumbnail, thumbnail
 from ...errors import UsageError
-from ...store.index.index import find_vectors
+from ...store.index import find_vectors
 from ...store.schema import label_columns
 from ...store.search import exact_candidates, float32_margin, unit_rows
 from ...store.sql import names_missing, select_confined

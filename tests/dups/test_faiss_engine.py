@@ -17,7 +17,7 @@ from icehouse.dups.join.cosines import NumpyTiles, Plan, RowSet
 from icehouse.dups.pair_graph import Duplicates
 from icehouse.dups.rule import Rule
 from icehouse.errors import UsageError
-from icehouse.store.index.build import build_index
+from icehouse.store.index_build import build_index
 from icehouse.store.store import Store
 
 N = 240

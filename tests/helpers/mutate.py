@@ -31,8 +31,8 @@ from icehouse.heads.trainer import train
 from icehouse.store import files as checksums
 from icehouse.store import schema, vectors
 from icehouse.store import vectors as tokens
-from icehouse.store.index.build import build_index
-from icehouse.store.index.index import find_vectors
+from icehouse.store.index import find_vectors
+from icehouse.store.index_build import build_index
 from icehouse.store.maintain import describe, verify
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store

@@ -35,7 +35,7 @@ from icehouse.heads.samples import load_samples, parse_inputs
 from icehouse.heads.trainer import train
 from icehouse.serve.predict import predict
 from icehouse.serve.query import search
-from icehouse.store.index.build import build_index
+from icehouse.store.index_build import build_index
 from icehouse.store.maintain import verify
 from icehouse.store.store import Store
 from ollama_server import OllamaServer, Question

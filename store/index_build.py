@@ -19,13 +19,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ... import __version__
-from ...errors import CorruptError, StoreError, UsageError, count_of
-from .. import files as locks
-from ..schema import tower_of
-from ..search import nearest, score_rows, unit_rows
-from ..store import Store
-from ..vectors import Vectors
+from .. import __version__
+from ..errors import CorruptError, StoreError, UsageError, count_of
+from . import files as locks
 from .index import (
     KINDS,
     OVERSAMPLE,
@@ -42,6 +38,10 @@ from .index import (
     to_gpu,
     write_index,
 )
+from .schema import tower_of
+from .search import nearest, score_rows, unit_rows
+from .store import Store
+from .vectors import Vectors
 
 # The two kinds of question differ. A picture's neighbours lie around it; a text's vector lies apart from all pictures', in a
 # region that an index built of pictures knows less of, and there it misses more (Jaiswal et al., OOD-DiskANN, 2022). So the

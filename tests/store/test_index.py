@@ -19,11 +19,9 @@ pytest.importorskip("faiss")
 import faiss
 from icehouse.cli import app
 from icehouse.errors import IcehouseError, StoreError, UsageError
-from icehouse.store.index import build as build_module
-from icehouse.store.index import index as index_kinds
-from icehouse.store.index import index as read
-from icehouse.store.index.build import build_index
-from icehouse.store.index.index import (
+from icehouse.store import index as index_module
+from icehouse.store import index_build as build_module
+from icehouse.store.index import (
     KINDS,
     choose_kind,
     find_item,
@@ -35,6 +33,7 @@ from icehouse.store.index.index import (
     read_vectors,
     thread_limit,
 )
+from icehouse.store.index_build import build_index
 from icehouse.store.search import search_item, search_vectors
 from icehouse.store.store import Store
 from index_stores import IMAGES, TEXTS, add, content, like_embeddings, make
@@ -113,7 +112,7 @@ def test_a_chosen_kind_follows_the_size_and_a_given_one_stays(
 ) -> None:
     build_index(store, IMAGES, threads=1)
     build_index(store, TEXTS, kind="flat", threads=1)
-    monkeypatch.setattr(index_kinds, "FLAT_UP_TO", 30)
+    monkeypatch.setattr(index_module, "FLAT_UP_TO", 30)
     built = build_index(store, IMAGES, threads=1)
     assert (built.action, built.reason, built.info.kind) == ("built", "ivf in place of flat", "ivf")
     assert build_index(store, TEXTS, threads=1).action == "unchanged"
@@ -183,14 +182,14 @@ def test_an_index_that_is_replaced_while_it_is_listed_is_not_damaged(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_index(store, IMAGES, kind="flat", threads=1)
-    real = read.check_stamp
+    real = index_module.check_stamp
 
     def check(path: Path, known: Any) -> None:
-        monkeypatch.setattr(read, "check_stamp", real)
+        monkeypatch.setattr(index_module, "check_stamp", real)
         build_index(store, IMAGES, kind="hnsw", threads=1)
         real(path, known)
 
-    monkeypatch.setattr(read, "check_stamp", check)
+    monkeypatch.setattr(index_module, "check_stamp", check)
     assert [(entry["kind"], entry["state"]) for entry in list_indexes(store)] == [("hnsw", "fresh")]
 
 
@@ -203,7 +202,7 @@ def test_opening_maps_and_does_not_read(tmp_path: Path) -> None:
     info = build_index(store, IMAGES, kind="flat", threads=1).info
     code = f"""
 import faiss
-from icehouse.store.index.index import open_index
+from icehouse.store.index import open_index
 from icehouse.store.store import Store
 def anonymous():
     with open("/proc/self/status") as status:

@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...errors import CorruptError, IcehouseError, StoreError, UsageError, count_of
-from ..files import (
+from ..errors import CorruptError, IcehouseError, StoreError, UsageError, count_of
+from .files import (
     check_stamp,
     checked_name,
     file_sha256,
@@ -36,7 +36,7 @@ from ..files import (
     stamp,
     unseal,
 )
-from ..search import (
+from .search import (
     Hit,
     exact_candidates,
     float32_margin,
@@ -46,8 +46,8 @@ from ..search import (
     unit_query,
     unit_rows,
 )
-from ..store import Store
-from ..vectors import Vectors
+from .store import Store
+from .vectors import Vectors
 
 # All hold unit vectors and compare by inner product, which is the cosine. A flat index keeps float32 and finds exactly what
 # exact search finds. IVF and HNSW keep float16, as the store does, half the size: what they find is scored again from the

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("faiss")
 
 from icehouse.errors import CorruptError, UsageError
-from icehouse.store.index.build import build_index
-from icehouse.store.index.index import KINDS, Flat, Index, find_vectors, index_folder, open_index
+from icehouse.store.index import KINDS, Flat, Index, find_vectors, index_folder, open_index
+from icehouse.store.index_build import build_index
 from icehouse.store.search import search_vectors
 from icehouse.store.store import Store
 from index_stores import IMAGES, TEXTS, add, content, like_embeddings, make

@@ -1,1 +1,0 @@
-"""Vector indexes by FAISS: built, kept fresh, measured, asked."""
