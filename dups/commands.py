@@ -359,7 +359,12 @@ def find(
         typer.Option("--engine", help="exact: no pair is missed; faiss: an index, its recall measured."),
     ] = "exact",
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads for the join.", show_default="one a processor")
+        int | None,
+        typer.Option(
+            "--threads",
+            help="Threads for the join, and processes that measure pictures.",
+            show_default="one a processor",
+        ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, numpy, cpu, cuda.")] = "auto",
     gallery: Annotated[

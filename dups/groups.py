@@ -45,6 +45,7 @@ from ..store.schema import check_single
 from ..store.store import Store
 from ..store.table import Table
 from .hashing import distinct
+from .processes import measured
 from .quality import BINS, FACTS, FACTS_VERSION, RELATIONS_VERSION, SMALL, Facts, Relation, compare, measure
 from .view_table import append_measured
 
@@ -468,25 +469,27 @@ class _Relations:
         self.version = f"{__version__}, {FACTS_VERSION}, {RELATIONS_VERSION}"
         self.held: dict[str, Relation] = {}
         self.used: dict[str, Relation] = {}
-        self.new = False
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             read = json.loads(self.file.read_bytes())
             if read["version"] == self.version:
                 self.held = {str(key): _checked(*said) for key, said in read["relations"].items()}
 
-    def of(self, facts: Facts, a: int, b: int, digests: list[str]) -> Relation:
-        """Compare two pictures by their places among the facts and the digests, unless they were compared before."""
-        key = f"{digests[a]} {digests[b]}"
-        said = self.held.get(key) or self.used.get(key)
-        if said is None:
-            said = _checked(*compare(facts, a, b))
-            self.new = True
-        self.used[key] = said
-        return said
+    def known(self, digests: list[str]) -> dict[tuple[int, int], Relation]:
+        """Those of a group's pictures that were compared before, by their places in it."""
+        found = {}
+        for b, later in enumerate(digests):
+            for a, earlier in enumerate(digests[:b]):
+                if said := self.held.get(f"{earlier} {later}"):
+                    found[a, b] = said
+        return found
+
+    def use(self, digests: list[str], used: dict[tuple[int, int], Relation]) -> None:
+        """Take those that an order came of."""
+        self.used.update((f"{digests[a]} {digests[b]}", said) for (a, b), said in used.items())
 
     def keep(self) -> None:
         """Write them, if any is new."""
-        if not self.new:
+        if self.used.keys() <= self.held.keys():
             return
         kept = dict(list({**self.used, **self.held}.items())[:_MOST_RELATIONS])
         text = json.dumps({"version": self.version, "relations": kept})
@@ -498,6 +501,16 @@ class _Relations:
 
 def _checked(*said: dict[str, float]) -> Relation:
     return Relation(*({str(name): float(cost) for name, cost in one.items()} for one in said))
+
+
+@dataclass(frozen=True)
+class _Members:
+    """Members of a group that are measured, in order of preference, and what their own order by quality comes of."""
+
+    facts: Facts
+    standing: np.ndarray  # int64 (m,)
+    ages: np.ndarray  # float64 (m,)
+    relations: dict[tuple[int, int], Relation]  # of those that were compared before, by their places
 
 
 def choose_keepers(
@@ -530,9 +543,9 @@ def choose_keepers(
     known = digests()
     files = ranked.files_of(wanted).to_pylist()
     table = _table(store)
-    measured = set(table.snapshot().read(["image_sha256"])["image_sha256"].to_pylist())
+    have = set(table.snapshot().read(["image_sha256"])["image_sha256"].to_pylist())
     named = zip((known[number] for number in wanted.tolist()), files, strict=True)
-    todo = {digest: [Path(file)] for digest, file in named if file and digest not in measured}
+    todo = {digest: [Path(file)] for digest, file in named if file and digest not in have}
     append_measured(table, _SCHEMA, todo, _facts_of, progress, threads)
     ages = ranked.times[ranked.best]
     held: list[np.ndarray] = []
@@ -542,47 +555,46 @@ def choose_keepers(
         held.append(group)
         if sum(map(len, held)) < _HELD and place < len(groups):
             continue
-        read = _read_facts(store, [known[i] for one in held for i in one[:MAX_MEASURED].tolist()])
-        for one in held:
-            compared = [known[i] for i in one[:MAX_MEASURED].tolist()]
-            facts = Facts(*map(np.stack, zip(*(read.get(each, _UNKNOWN) for each in compared), strict=True)))
-            if np.isfinite(facts.score()).sum() < 2:
+        compared = [[known[i] for i in one[:MAX_MEASURED].tolist()] for one in held]
+        read = _read_facts(store, [digest for one in compared for digest in one])
+        members: list[_Members] = []
+        for one, names in zip(held, compared, strict=True):
+            facts = Facts(*map(np.stack, zip(*(read.get(each, _UNKNOWN) for each in names), strict=True)))
+            first = one[:MAX_MEASURED]
+            members.append(_Members(facts, standing[first], ages[first], relations.known(names)))
+        for one, names, (order, reason, used) in zip(
+            held, compared, measured(_in_order, members, threads), strict=True
+        ):
+            if not len(order):
                 continue
-            order, reason = _in_order(one, facts, compared, relations, standing, ages)
+            relations.use(names, used)
+            # Members that were not measured follow in their order.
+            ordered = np.concatenate([one[order], one[MAX_MEASURED:]])
             if reason:
-                why[int(order[0])] = reason
-            again.append(order)
+                why[int(ordered[0])] = reason
+            again.append(ordered)
         held = []
     _group_again(again, keeper, contents if star else None)
     relations.keep()
     return keeper, why
 
 
-def _in_order(
-    group: np.ndarray,
-    facts: Facts,
-    digests: list[str],
-    relations: _Relations,
-    standing: np.ndarray,
-    ages: np.ndarray,
-) -> tuple[np.ndarray, str]:
-    """Contents of a group, which come in order of preference, by quality; and why the first is kept."""
-    measured = group[:MAX_MEASURED]
+def _in_order(members: _Members) -> tuple[np.ndarray, str, dict[tuple[int, int], Relation]]:
+    """Places of a group's members by quality, why the first is kept, and relations used; none where one alone is known."""
+    facts, standing, ages = members.facts, members.standing, members.ages
     base = facts.score()
-    faults: list[dict[str, float]] = [{} for _ in measured]
-    compared: set[tuple[int, int]] = set()
+    faults: list[dict[str, float]] = [{} for _ in base]
+    used: dict[tuple[int, int], Relation] = {}
+    if np.isfinite(base).sum() < 2:
+        return np.empty(0, np.int64), "", used
 
     def ordered() -> np.ndarray:
         score = np.round(base - np.array([sum(each.values()) for each in faults]), 6)
         # NaN goes last; equal ones stand in the order of preference.
-        by = np.lexsort((np.arange(len(measured)), -score, standing[measured]))
+        by = np.lexsort((np.arange(len(base)), -score, standing))
         # What differs by less than can be measured differs by age: a copy is the younger.
-        level = (standing[measured] == standing[measured[by[0]]]) & (score >= score[by[0]] - _TIE)
-        oldest = (
-            np.flatnonzero(level)[np.argsort(ages[measured[level]], kind="stable")[0]]
-            if level.any()
-            else by[0]
-        )
+        level = (standing == standing[by[0]]) & (score >= score[by[0]] - _TIE)
+        oldest = np.flatnonzero(level)[np.argsort(ages[level], kind="stable")[0]] if level.any() else by[0]
         return np.concatenate([[oldest], by[by != oldest]])
 
     by = ordered()
@@ -590,19 +602,16 @@ def _in_order(
         first = int(by[0])
         for other in by[1:].tolist():
             pair = (min(first, other), max(first, other))
-            if pair in compared or not np.isfinite(base[[first, other]]).all():
+            if pair in used or not np.isfinite(base[[first, other]]).all():
                 continue
-            compared.add(pair)
-            relation = relations.of(facts, *pair, digests)
+            used[pair] = relation = members.relations.get(pair) or _checked(*compare(facts, *pair))
             for place, told in zip(pair, (relation.first, relation.second), strict=True):
                 for name, cost in told.items():
                     faults[place][name] = max(faults[place].get(name, 0.0), cost)
         by = ordered()
         if by[0] == first:
             break
-    # Members that were not measured follow in their order.
-    left = np.concatenate([measured[by], group[MAX_MEASURED:]])
-    return left, _reason(facts, faults, by) if np.isfinite(base[by[0]]) else ""
+    return by, _reason(facts, faults, by) if np.isfinite(base[by[0]]) else "", used
 
 
 def _group_again(groups: list[np.ndarray], keeper: np.ndarray, contents: Contents | None) -> None:

@@ -11,11 +11,9 @@ a mirror image, blur, other levels; another photograph of a like thing does not.
 from __future__ import annotations
 
 import contextlib
-import os
 import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -33,6 +31,7 @@ from ..errors import ImageError
 from ..store.files import publish
 from ..store.store import Store
 from .confirm import detail
+from .processes import measured
 
 #: Changes whenever other agreements would come of the same files.
 REGISTRATION_VERSION = 2
@@ -743,7 +742,7 @@ class Agreements:
         known = self._answers()
         numbers, at = np.unique(np.concatenate([i, j]), return_inverse=True)
         digests, files = self.sources(numbers)
-        of = dict(zip(digests, files, strict=True))
+        file_of = dict(zip(digests, files, strict=True))
         left, right = at[: len(i)], at[len(i) :]
         keys = [
             (min(digests[a], digests[b]), max(digests[a], digests[b]))
@@ -751,13 +750,15 @@ class Agreements:
         ]
         if todo := sorted({key for key in keys if _key(*key) not in known}):
             self._new = True
-            read = lru_cache(_HELD)(lambda digest: _read(digest, of[digest]))
-            workers = min(self.threads or os.cpu_count() or 1, 8)
-            with ThreadPoolExecutor(workers) as pool:
-                for pairs, found in pool.map(
-                    lambda part: (part, _compared(part, read)), _near_together(todo)
-                ):
-                    known.update((_key(*pair), value) for pair, value in zip(pairs, found, strict=True))
+            parts = [
+                [tuple((digest, file_of[digest]) for digest in pair) for pair in part]
+                for part in _near_together(todo)
+            ]
+            for part, found in zip(parts, measured(_compared, parts, self.threads), strict=True):
+                known.update(
+                    (_key(one[0], two[0]), value) for (one, two), value in zip(part, found, strict=True)
+                )
+            _read_once.cache_clear()
         return np.array([known[_key(*key)] for key in keys])
 
     def _answers(self) -> dict[str, float]:
@@ -813,10 +814,14 @@ def _near_together(pairs: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
     return list(parts.values())
 
 
-def _compared(pairs: list[tuple[str, str]], read: Callable[[str], Picture | None]) -> list[float]:
+#: A content's digest, and the file it is in; None where there is none.
+Source = tuple[str, str | None]
+
+
+def _compared(pairs: list[tuple[Source, Source]]) -> list[float]:
     found = []
     for pair in pairs:
-        one, two = (read(digest) for digest in pair)
+        one, two = (_read_once(*source) for source in pair)
         found.append(float("nan") if one is None or two is None else round(agreement(one, two), 4))
     return found
 
@@ -836,6 +841,9 @@ def _read(digest: str, file: str | None) -> Picture | None:
     """The picture of a file; None if it is gone, unreadable, or not what it was."""
     image = read_picture(digest, file, _FRAME)
     return None if image is None else Picture.of(image)
+
+
+_read_once = lru_cache(_HELD)(_read)
 
 
 class StreamPictures:

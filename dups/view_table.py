@@ -7,9 +7,8 @@ columns that they need, of the contents that they need, so that tens of thousand
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from .hashing import (
     informative,
     picture_views,
 )
+from .processes import measured
 
 #: Beyond so many contents, views are made only if asked for: they take some milliseconds an image, and every file is read.
 MAX_VIEWED = 50_000
@@ -95,26 +95,26 @@ def append_measured(
 
     A content of which every file is gone, unreadable, or not what it was has no row.
     """
-
-    def read(source: tuple[str, Sequence[Path]]) -> dict[str, Any] | None:
-        digest, files = source
-        for file in files:
-            with contextlib.suppress(ImageError, OSError, ValueError):
-                if (data := read_content(file, digest)) is not None:
-                    return {"image_sha256": digest, **measure(data)}
-        return None
-
-    sources = list(todo.items())
-    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(sources), _BATCH):
+    rows = []
+    for done, row in enumerate(measured(partial(_measured_row, measure), list(todo.items()), threads), 1):
+        if row is not None:
+            rows.append(row)
+        if rows and (len(rows) == _BATCH or done == len(todo)):
+            table.append(pa.Table.from_pylist(rows, schema=schema), unique="image_sha256")
             rows = []
-            for done, row in enumerate(pool.map(read, sources[start : start + _BATCH]), start + 1):
-                if row is not None:
-                    rows.append(row)
-                if progress:
-                    progress(done, len(sources))
-            if rows:
-                table.append(pa.Table.from_pylist(rows, schema=schema), unique="image_sha256")
+        if progress:
+            progress(done, len(todo))
+
+
+def _measured_row(
+    measure: Callable[[bytes], dict[str, Any]], source: tuple[str, Sequence[Path]]
+) -> dict[str, Any] | None:
+    digest, files = source
+    for file in files:
+        with contextlib.suppress(ImageError, OSError, ValueError):
+            if (data := read_content(file, digest)) is not None:
+                return {"image_sha256": digest, **measure(data)}
+    return None
 
 
 def read_views(

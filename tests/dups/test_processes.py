@@ -1,0 +1,86 @@
+"""Measurements in worker processes: the same answers in the same order, and one line if a process dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from galleries import embedded
+from icehouse.data.sample.scenes import SCENES, paint
+from icehouse.data.transforms import GRADED, encode
+from icehouse.dups import processes
+from icehouse.dups.find import find_duplicates
+from icehouse.errors import IcehouseError
+
+# Any function of a module will do, and `eval` says where it ran.
+PID = "__import__('os').getpid()"
+
+
+@pytest.fixture(autouse=True)
+def everything_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_WORTH", 0.0)
+
+
+def test_answers_come_in_order_from_this_process_and_then_from_others() -> None:
+    assert list(processes.measured(eval, [f"{k} * 2" for k in range(100)], 2)) == list(range(0, 200, 2))
+    pids = list(processes.measured(eval, [PID] * 100, 2))
+    first = pids.index(next(pid for pid in pids if pid != os.getpid()))
+    assert 1 <= first < len(pids)
+    assert os.getpid() not in pids[first:]
+
+
+def test_one_worker_and_little_work_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(processes.measured(eval, [PID] * 100, 1)) == {os.getpid()}
+    monkeypatch.undo()
+    assert set(processes.measured(eval, [PID] * 100, 2)) == {os.getpid()}
+    assert list(processes.measured(eval, [], 2)) == []
+
+
+def test_a_process_that_dies_is_told_with_a_remedy() -> None:
+    tasks = ["1"] * 20 + [f"{PID} == {os.getpid()} or __import__('os')._exit(9)"] * 20
+    with pytest.raises(IcehouseError, match=r"^a process that measures pictures has died.*--threads 1$"):
+        list(processes.measured(eval, tasks, 2))
+    assert list(processes.measured(eval, ["1"] * 50, 2)) == [1] * 50
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from icehouse.dups import processes\nprocesses._WORTH = 0\nprint('ran')\n"
+        "print(sum(processes.measured(eval, ['1'] * 60, 2)))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout.split(), done.stderr) == (["ran", "60"], "")
+
+
+@pytest.mark.slow
+def test_a_search_finds_the_same_in_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "i").mkdir()
+    rng = np.random.default_rng(3)
+    for k in range(12):
+        picture, _ = paint(rng, sorted(SCENES)[k % len(SCENES)], long_side=200)
+        picture.convert("RGB").save(tmp_path / "i" / f"{k}.png")
+        (tmp_path / "i" / f"{k}-copy.jpg").write_bytes(
+            encode(GRADED["crop_10"](picture.convert("RGB"), rng), "jpg", 80)
+        )
+    found, began = [], []
+    for threads in (1, 2):
+        store = embedded(tmp_path / "i", tmp_path / f"s{threads}")
+        begin = processes._in_processes
+        monkeypatch.setattr(
+            processes, "_in_processes", lambda *given, of=begin: began.append(given[0]) or of(*given)
+        )
+        found.append(find_duplicates(store, threads=threads))
+        assert bool(began) == (threads == 2)
+    # Views, registrations, facts, and the order of groups.
+    assert len({str(measure) for measure in began}) >= 3
+    one, two = found
+    assert one.summary["pairs"]["total"] >= 9
+    assert one.summary["pairs"] == two.summary["pairs"]
+    assert one.pairs().equals(two.pairs())
+    assert one.clusters().equals(two.clusters())
