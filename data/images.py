@@ -21,7 +21,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..errors import ImageError, brief
 from .bombs import MAX_FRAMES, MAX_SCANNED, Container, Memory, TimedFile, exif_orientation, open_container
-from .image_files import SNIFFED, image_format, why_not_an_image
+from .image_files import SNIFFED, image_format, read_content, why_not_an_image
 
 # **Samples.** Integers and floats are scaled by one rule, by the values that are there. 0 to 1 and 0 to 255 are taken
 # as such; bytes written twice are 16 bits, and what spans at least half of 10, 12, 14, 16 or 32 bits has that depth;
@@ -397,6 +397,17 @@ def image_size(data: bytes) -> tuple[int, int]:
     """Width and height of an image file as it is stored, before it is turned; raises `ImageError` as `decode` does."""
     width, height = _open(data)[1].size
     return width, height
+
+
+def decode_content(digest: str, file: str | None, shortest: int) -> Image.Image | None:
+    """Decode a content's picture from its file, as `decode` does; None if it is gone, unreadable, or not what it was."""
+    data = None if file is None else read_content(file, digest)
+    if data is None:
+        return None
+    try:
+        return decode(data, shortest=shortest).image
+    except (ImageError, OSError, ValueError):
+        return None
 
 
 def _open(data: bytes) -> tuple[Container, Image.Image]:

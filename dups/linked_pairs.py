@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..data.images import decode_content
 from .confirm import PixelPairs
 from .groups import group_pairs
 from .hashing import HashJoin, ViewHashes
-from .registration import FEWEST_PAIRS, LOOSE, STRICT, TELLING, Agreements, least_agreement, read_picture
+from .registration import FEWEST_PAIRS, LOOSE, STRICT, TELLING, Agreements, least_agreement
 from .rule import DEFAULT_HAMMING, suspects
 
 if TYPE_CHECKING:
@@ -295,7 +296,7 @@ def _colours_agree(agreements: Agreements, i: np.ndarray, j: np.ndarray) -> np.n
 
 def _colours(digest: str, file: str | None) -> np.ndarray | None:
     """Colours of a file's picture at a few places, float32 (side, side, 3); None if it is not what it was."""
-    image = read_picture(digest, file, _PLACES)
+    image = decode_content(digest, file, _PLACES)
     if image is None:
         return None
     small = image.convert("RGB")

@@ -25,9 +25,7 @@ import pyarrow as pa
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from PIL import Image
 
-from ..data.image_files import read_content
-from ..data.images import decode, oriented
-from ..errors import ImageError
+from ..data.images import decode_content, oriented
 from ..store.files import publish
 from ..store.store import Store
 from .confirm import detail
@@ -826,20 +824,9 @@ def _compared(pairs: list[tuple[Source, Source]]) -> list[float]:
     return found
 
 
-def read_picture(digest: str, file: str | None, shortest: int) -> Image.Image | None:
-    """Decode a content's picture from its file, as `decode` does; None if it is gone, unreadable, or not what it was."""
-    data = None if file is None else read_content(file, digest)
-    if data is None:
-        return None
-    try:
-        return decode(data, shortest=shortest).image
-    except (ImageError, OSError, ValueError):
-        return None
-
-
 def _read(digest: str, file: str | None) -> Picture | None:
     """The picture of a file; None if it is gone, unreadable, or not what it was."""
-    image = read_picture(digest, file, _FRAME)
+    image = decode_content(digest, file, _FRAME)
     return None if image is None else Picture.of(image)
 
 
