@@ -90,7 +90,7 @@ class Queue:
 
     def _rejects(self, store: Store) -> set[str]:
         """Units that the gates reject."""
-        from .watch.scoring import load_models
+        from .scoring import load_models
 
         found: set[str] = set()
         if not self.task.gates:

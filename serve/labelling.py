@@ -98,7 +98,7 @@ def find_units(store: Store, where: str | None = None) -> Units:
 
 def check_settings(store: Store, given: Mapping[str, Any]) -> None:
     """Raise the error that a task with these gates, inputs and condition would meet, before it is kept."""
-    from .watch.scoring import load_models
+    from .scoring import load_models
 
     if given.get("gates"):
         for model in load_models(store, [], given["gates"])[0]:

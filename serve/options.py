@@ -1,7 +1,10 @@
 """Options that several commands which serve share."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,3 +42,18 @@ AllowHostOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")]
+
+
+def options_of(settings: type) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """Make a command of a function of some settings: its options are the fields of that dataclass."""
+
+    def decorate(function: Callable[[Any], None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(**given: Any) -> None:
+            function(settings(**given))
+
+        command.__signature__ = inspect.signature(settings)  # type: ignore[attr-defined]
+        command.__annotations__ = settings.__annotations__
+        return command
+
+    return decorate

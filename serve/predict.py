@@ -14,16 +14,15 @@ import pyarrow.compute as pc
 from ..data import image_files
 from ..data.manifest import Manifest, SourceOptions, read_sources
 from ..data.paths import why_missing
-from ..data.text import DEFAULT_CLEANING
 from ..embed.encoder import Encoder, Modality, Tokens
 from ..embed.extract import Failure, encode_manifest
-from ..embed.tables import load_checked
-from ..errors import HeadError, SpaceError, count_of
+from ..errors import HeadError, count_of
 from ..heads.evaluate import predict_items
 from ..heads.inputs import Inputs
 from ..heads.package import Package, is_package
 from ..heads.runs import Prediction, Run
 from ..store.store import Store
+from .scoring import cleaning_of, judged_rows, keeps_rows, own_encoder, refuse_captions
 
 #: Column of a manifest that holds what a modality needs.
 _COLUMNS = {"image": "path", "text": "text"}
@@ -88,18 +87,18 @@ def predict(
         assert isinstance(store, Store)
         predicted = predict_items(store, run, where=where)
         return Predictions(_with_the_rest(store, run, where, predicted), [], None)
-    captions = [name for name, spec in run.specs.items() if spec["modality"].startswith("caption")]
-    if captions:
-        raise HeadError(
-            f"run {run.run_id} takes captions (input {', '.join(captions)}), which new sources have not: embed and caption "
-            "them into the store, then predict its items"
-        )
+    refuse_captions(
+        run, "new sources have not: embed and caption them into the store, then predict its items"
+    )
     manifest = read_sources(sources, options=options or SourceOptions())
     _check_needs(run, manifest)
     inputs: dict[str, np.ndarray | Tokens] = {}
     failures: list[Failure] = []
     for cleaning, specs in _by_encoder(run.specs):
-        model = own_encoder(store, run, specs, encoder, device)
+        model = encoder
+        for name in specs:
+            model = own_encoder(store if isinstance(store, Store) else None, run, name, model, device)
+        assert model is not None
         outputs: dict[Modality, list[str]] = {}
         for spec in specs.values():
             outputs.setdefault(spec["modality"], []).append(spec["output"])
@@ -111,18 +110,9 @@ def predict(
     return Predictions(table, failures, manifest.rejected, manifest.notes)
 
 
-def _modalities(run: Run) -> list[str]:
-    return sorted({spec["modality"] for spec in run.specs.values()})
-
-
-def keeps_rows(run: Run) -> bool:
-    """Whether one of the run's inputs is enough: it was trained on rows that lack some, by a head that bears it."""
-    return run.missing == "keep" and run.head.handles_missing
-
-
 def _check_needs(run: Run, manifest: Manifest) -> None:
     """Refuse sources of which no row has what the run needs."""
-    table, needed = manifest.table, _modalities(run)
+    table, needed = manifest.table, sorted({spec["modality"] for spec in run.specs.values()})
     have = {name: pc.is_valid(table[_COLUMNS[name]]).to_numpy() for name in needed}
     enough = (np.logical_or if keeps_rows(run) else np.logical_and).reduce(list(have.values()))
     inputs = (" or " if keeps_rows(run) else " and ").join(_A[name] for name in needed)
@@ -196,53 +186,15 @@ def _by_encoder(specs: Mapping[str, dict[str, Any]]) -> list[tuple[str, dict[str
     return [(cleaning, group) for (_, cleaning), group in groups.items()]
 
 
-def cleaning_of(spec: Mapping[str, Any]) -> str:
-    """Cleaning of the texts of a feature."""
-    return str(spec["provenance"].get("cleaning") or DEFAULT_CLEANING)
-
-
-def own_encoder(
-    store: Store | str | Path | None,
-    run: Run,
-    specs: Mapping[str, dict[str, Any]],
-    encoder: Encoder | None,
-    device: str,
-) -> Encoder:
-    """Load the encoder of these inputs and hold it against fingerprint and probe of each."""
-    model = encoder
-    for name, spec in specs.items():
-        feature = run.features[name]
-        try:
-            probe = _probe(store, run, feature)
-            model = load_checked({**spec, "probe": probe}, model, device=device)
-        except SpaceError as error:
-            raise SpaceError(f"run {run.run_id}: {error}") from None
-    if model is None:
-        raise HeadError(f"run {run.run_id} has no inputs")
-    return model
-
-
-def _probe(store: Store | str | Path | None, run: Run, feature: str) -> dict[str, str]:
-    """Vectors of the probe's contents by the encoder: as the package says, else as the store does."""
-    if isinstance(run, Package):
-        return run.probe(feature) or {}
-    assert isinstance(store, Store)
-    return store.feature_table(feature).spec["probe"] if feature in store.feature_names() else {}
-
-
 def _table(
     run: Run, manifest: Manifest, inputs: Mapping[str, np.ndarray | Tokens], failures: list[Failure]
 ) -> pa.Table:
     """Predictions of the rows that the run can judge; null and a reason for the others, in the rows' order."""
     ids = manifest.table["item_id"]
     present = {name: _there(values) for name, values in inputs.items()}
-    # As with the items of a store: see `icehouse.heads.samples.load_samples`.
-    together = np.logical_or if keeps_rows(run) else np.logical_and
-    judged = np.asarray(together.reduce(list(present.values())), bool)
-    rows = np.flatnonzero(judged)
+    rows, lacking = judged_rows(run, present)
     if len(rows):
         arrays = {name: _taken(values, rows, present[name][rows]) for name, values in inputs.items()}
-        lacking = {name: here[rows] for name, here in present.items() if not here[rows].all()}
         prediction = run.predict_features(Inputs(arrays, lacking))
     else:
         classes = run.head.classes_
@@ -250,8 +202,8 @@ def _table(
     predicted = prediction.to_arrow(ids.take(pa.array(rows)).to_pylist())
     place = np.full(len(ids), -1, dtype=np.int64)
     place[rows] = np.arange(len(rows))
-    taken = predicted.drop_columns(["item_id"]).take(pa.array(place, mask=~judged))
-    reasons = _reasons(run, manifest, present, judged, failures)
+    taken = predicted.drop_columns(["item_id"]).take(pa.array(place, mask=place < 0))
+    reasons = _reasons(run, manifest, present, rows, failures)
     return taken.add_column(0, "item_id", ids).append_column("reason", pa.array(reasons, pa.string()))
 
 
@@ -268,8 +220,8 @@ def _reasons(
         for failure in failures
     }
     table = manifest.table
-    reasons: list[str | None] = [None] * len(judged)
-    for row in np.flatnonzero(~judged).tolist():
+    reasons: list[str | None] = [None] * len(table)
+    for row in np.setdiff1d(np.arange(len(table)), judged).tolist():
         item, found = table["item_id"][row].as_py(), []
         for name in present:
             modality = run.specs[name]["modality"]

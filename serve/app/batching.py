@@ -30,7 +30,7 @@ NEXT_S, PATIENCE = 0.01, 0.1
 #: Rows of a batch on a CPU: more at once are no faster there, and whoever asked first waits for all of them.
 CPU_ROWS = 16
 
-#: Rows of outputs by name: (1, dim) float32, or `Tokens` of one row.
+#: One content by output: (dim,) float32, or `Tokens` of one row.
 Row = dict[str, "np.ndarray | Tokens"]
 
 
@@ -145,5 +145,5 @@ def _row(made: Row, place: int, outputs: frozenset[str]) -> Row:
             length = max(1, int(np.flatnonzero(mask[0])[-1]) + 1 if mask.any() else 1)
             found[name] = Tokens(values.values[place : place + 1, :length].copy(), mask[:, :length].copy())
         else:
-            found[name] = values[place : place + 1].copy()
+            found[name] = values[place].copy()
     return found

@@ -19,12 +19,12 @@ from ...data.text import clean, text_sha256
 from ...dups.stream import Seen, look
 from ...embed.encoder import Encoder, Tokens
 from ...embed.tables import cleaning_beside, load_checked
-from ...errors import HeadError, IcehouseError, ImageError, SourceError, UsageError
+from ...errors import IcehouseError, ImageError, SourceError, UsageError
 from ...heads.inputs import Inputs
 from ...heads.reports.explain import means_of_training, shapley
 from ...heads.runs import Run
 from ...store.schema import tower_of
-from ..predict import cleaning_of, keeps_rows, own_encoder
+from ..scoring import Feature, feature_of, inputs_of, keeps_rows, own_encoder, refuse_captions
 from .batching import Batcher, OverloadedError
 from .catalog import Catalog
 
@@ -65,9 +65,9 @@ class Wanted:
 
 @dataclass
 class Embedded:
-    """An input's vectors by feature (encoder, kind, cleaning, output), and what its bytes are known by."""
+    """An input's vectors (dim,), or `Tokens` of one row, by feature, and what its bytes are known by."""
 
-    rows: dict[tuple[str, str, str, str], np.ndarray | Tokens] = field(default_factory=dict)
+    features: dict[Feature, np.ndarray | Tokens] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
     phash: int | None = None
     blank: bool = False
@@ -75,19 +75,10 @@ class Embedded:
     turned: tuple[int, ...] | None = None
     seen: Seen | None = None
 
-    def of(self, spec: Mapping[str, Any]) -> np.ndarray | Tokens | None:
-        """Row (1, dim) of a feature by its spec; None where the input lacks it."""
-        return self.rows.get(_key(spec))
-
     def vector(self, spec: Mapping[str, Any]) -> np.ndarray | None:
-        """Vector (dim,) of a feature; None where the input lacks it, or it is tokens."""
-        found = self.of(spec)
-        return found[0] if isinstance(found, np.ndarray) else None
-
-
-def _key(spec: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    kind = tower_of(spec["modality"])
-    return spec["encoder"], kind, cleaning_of(spec) if kind == "text" else "", spec["output"]
+        """Vector (dim,) of a feature by its spec; None where the input lacks it, or it is tokens."""
+        found = self.features.get(feature_of(spec))
+        return found if isinstance(found, np.ndarray) else None
 
 
 class Inference:
@@ -119,14 +110,10 @@ class Inference:
         """Load the encoders and hold them against fingerprint and probe of every feature that is served."""
         load_hashing()
         for run in self.runs:
-            captions = [name for name, spec in run.specs.items() if spec["modality"].startswith("caption")]
-            if captions:
-                raise HeadError(
-                    f"run {run.run_id} takes captions (input {', '.join(captions)}), which uploads have not: serve another"
-                )
+            refuse_captions(run, "uploads have not: serve another")
             for name, spec in run.specs.items():
                 known = self.encoders.get(spec["encoder"])
-                model = own_encoder(self.store, run, {name: spec}, known, self.settings.device)
+                model = own_encoder(self.store, run, name, known, self.settings.device)
                 self._add(run.features[name], spec, model)
             _ = run.head
         if self.store is not None:
@@ -210,7 +197,7 @@ class Inference:
         """Group features by what is encoded at once."""
         groups: dict[tuple[str, Kind, str], set[str]] = {}
         for spec in features:
-            encoder, kind, cleaning, output = _key(spec)
+            encoder, kind, output, cleaning = feature_of(spec)
             if kind in kinds:
                 groups.setdefault((encoder, kind, cleaning), set()).add(output)  # type: ignore[arg-type]
         return [Wanted(*key, frozenset(outputs)) for key, outputs in groups.items()]
@@ -232,9 +219,8 @@ class Inference:
             for wanted, content in jobs
         ]
         for wanted, future in futures:
-            rows = await asyncio.wrap_future(_typed(future))
-            for output, row in rows.items():
-                made.rows[wanted.encoder, wanted.kind, wanted.cleaning, output] = row
+            for output, row in (await asyncio.wrap_future(future)).items():
+                made.features[wanted.encoder, wanted.kind, output, wanted.cleaning] = row
         return made
 
     def _prepare(
@@ -267,20 +253,13 @@ class Inference:
         """Predictions of a head for all inputs, in one pass unless they would touch each other."""
         if len(inputs) > 1 and not run.head.batch_independent:
             return [self.judge(run, [each])[0] for each in inputs]
-        names = list(run.specs)
-        rows = {name: [made.of(run.specs[name]) for made in inputs] for name in names}
-        present = {name: np.array([row is not None for row in rows[name]], bool) for name in names}
-        together = np.logical_or if keeps_rows(run) else np.logical_and
-        able = np.flatnonzero(together.reduce(list(present.values())))
-        found = [Judgement(run, reason=_lacking(run)) for i in range(len(inputs))]
-        if len(able):
-            arrays = {name: _stack([rows[name][i] for i in able], run.specs[name]) for name in names}
-            lacking = {name: here[able] for name, here in present.items() if not here[able].all()}
-            X = Inputs(arrays, lacking)
+        found = [Judgement(run, reason=_lacking(run)) for _ in inputs]
+        X, rows = inputs_of(run, [made.features for made in inputs])
+        if X is not None:
             proba = np.asarray(run.predict_features(X).proba, np.float64)
-            for place, i in enumerate(able.tolist()):
-                found[i] = Judgement(run, proba[place], X[[place]])
-                self.monitor.answers.labels(run.run_id, found[i].prediction).inc()
+            for place, row in enumerate(rows):
+                found[row] = Judgement(run, proba[place], X[[place]])
+                self.monitor.answers.labels(run.run_id, found[row].prediction).inc()
         return found
 
     def contributions(self, judgement: Judgement) -> dict[str, Any] | None:
@@ -384,10 +363,6 @@ def check_text(text: str) -> None:
         raise SourceError("the text is no Unicode: it has half of a surrogate pair") from None
 
 
-def _typed(future: Future[Any]) -> Future[dict[str, np.ndarray | Tokens]]:
-    return future
-
-
 def _lacking(run: Run) -> str:
     names = [
         f"{'an' if n[0] in 'aeio' else 'a'} {n}"
@@ -402,17 +377,3 @@ def _zero(spec: Mapping[str, Any]) -> Any:
     if spec["output"] == "tokens":
         return Tokens(np.zeros((1, 1, dim), np.float32), np.ones((1, 1), bool))
     return np.zeros((1, dim), np.float32)
-
-
-def _stack(rows: Sequence[np.ndarray | Tokens | None], spec: Mapping[str, Any]) -> Any:
-    """Rows of one input together, zero where one lacks it, as heads expect it."""
-    dim = int(spec["dim"])
-    if spec["output"] != "tokens":
-        return np.concatenate([np.zeros((1, dim), np.float32) if row is None else row for row in rows])
-    longest = max((row.values.shape[1] for row in rows if isinstance(row, Tokens)), default=1)
-    values = np.zeros((len(rows), longest, dim), np.float32)
-    mask = np.zeros((len(rows), longest), bool)
-    for i, row in enumerate(rows):
-        if isinstance(row, Tokens):
-            values[i, : row.values.shape[1]], mask[i, : row.mask.shape[1]] = row.values[0], row.mask[0]
-    return Tokens(values, mask)

@@ -7,7 +7,6 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ..drift import DriftMonitor, Reference
@@ -65,9 +64,8 @@ class InputDrift:
         """Take in an input, if it has all that the head reads, as vectors."""
         if self._monitor is None or self._run is None:
             return
-        rows = {name: embedded.of(spec) for name, spec in self._run.specs.items()}
-        vectors = {name: row[0] for name, row in rows.items() if isinstance(row, np.ndarray)}
-        if len(vectors) == len(rows):
+        vectors = {name: embedded.vector(spec) for name, spec in self._run.specs.items()}
+        if all(vector is not None for vector in vectors.values()):
             with self._lock:
                 self._monitor.add([SimpleNamespace(features=vectors)])
 

@@ -14,6 +14,7 @@ from ...heads.package import Package, is_package
 from ...heads.runs import Run, list_runs
 from ...store.store import Store
 from ...store.table import Stamp
+from ..scoring import load_run
 from .catalog import Catalog, Pictures
 from .inference import Inference
 from .monitoring import InputDrift, Monitor
@@ -84,10 +85,15 @@ class State:
         has any. `encoders` are some that are loaded already.
         """
         if path is not None and is_package(path):
-            return cls(None, [Package.load(path), *map(_package, runs)], settings or Settings(), encoders)
+            return cls(
+                None,
+                [Package.load(path), *(load_run(None, name) for name in runs)],
+                settings or Settings(),
+                encoders,
+            )
         store = None if path is None else Store.open(path)
         if runs:
-            heads = [_head(store, name) for name in dict.fromkeys(runs)]
+            heads = [load_run(store, name) for name in dict.fromkeys(runs)]
         else:
             heads = (
                 []
@@ -188,17 +194,3 @@ class State:
 def _takes_uploads(run: Run) -> bool:
     """Whether a run's inputs are images and texts, which a client can send; captions it cannot."""
     return all(spec["modality"] in ("image", "text") for spec in run.specs.values())
-
-
-def _head(store: Store | None, name: str) -> Run:
-    if is_package(name):
-        return Package.load(name)
-    if store is None:
-        return _package(name)
-    return Run.load(store, name)
-
-
-def _package(name: str) -> Package:
-    if not is_package(name):
-        raise UsageError(f"{name!r} is no package; without a store only packages can be served")
-    return Package.load(name)

@@ -1,5 +1,6 @@
-"""CLI: watch."""
+"""CLI: watch; its settings."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from ...console import CLOSED, DEFAULT_STORE, MaxPixelsOption, StoreOption, mute_stdout, say
 from ...errors import UsageError, count_of
+from ..options import DeviceOption, options_of
 
 if TYPE_CHECKING:
     from .worker import Watch
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(rich_help_panel="Serve")
-def watch(
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options of `icehouse watch`."""
+
     runs: Annotated[
         list[str] | None,
         typer.Option(
@@ -24,7 +28,7 @@ def watch(
             metavar="RUN",
             help="Run to ask: its id, a part of it, the label that it learned, or a package; repeatable, in this order.",
         ),
-    ] = None,
+    ] = None
     source: Annotated[
         str,
         typer.Option(
@@ -33,7 +37,7 @@ def watch(
             metavar="WHERE",
             help="Posts: - for lines of stdin, a file, a folder to watch, redis://HOST/STREAM, kafka://HOST/TOPIC.",
         ),
-    ] = "-",
+    ] = "-"
     outs: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,15 +47,15 @@ def watch(
             help="Decisions: - for stdout, a file, store, redis://, kafka://, postgresql://; repeatable.",
             show_default="-",
         ),
-    ] = None,
+    ] = None
     errors: Annotated[
         str | None,
         typer.Option("--errors", metavar="WHERE", help="Bad posts go there, and not to --out."),
-    ] = None,
+    ] = None
     init: Annotated[
         str | None,
         typer.Option("--init", metavar="URL", help="Make the table of a postgresql:// URL, and end."),
-    ] = None,
+    ] = None
     gates: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,22 +63,22 @@ def watch(
             metavar="RUN=CLASS",
             help="Only these classes of a run go further (RUN!=CLASS: all but these; @P: of at least this probability).",
         ),
-    ] = None,
+    ] = None
     automatic: Annotated[
         bool,
         typer.Option(
             "--gates/--no-gates",
             help="Whether a run that knows a class such as not_relevant stops it before the runs behind it.",
         ),
-    ] = True,
-    store: StoreOption = DEFAULT_STORE,
+    ] = True
+    store: StoreOption = DEFAULT_STORE
     name: Annotated[
         str, typer.Option("--name", "-n", help="Name of this watch; workers side by side have one each.")
-    ] = "watch",
+    ] = "watch"
     state: Annotated[
         Path | None,
         typer.Option("--state", help="Folder to remember things in.", show_default="STORE/watch/NAME"),
-    ] = None,
+    ] = None
     repeats: Annotated[
         str | None,
         typer.Option(
@@ -83,10 +87,10 @@ def watch(
             help="What is repeated in a repeat: image (else text), text (else image), post (both), off.",
             show_default="image, or text where no run looks at pictures",
         ),
-    ] = None,
+    ] = None
     window: Annotated[
         int, typer.Option("--window", "-w", min=1, help="Contents to compare with: the latest so many.")
-    ] = 100_000,
+    ] = 100_000
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -94,22 +98,22 @@ def watch(
             help="Least cosine of a repeat.",
             show_default="none: the store's calibration, or what its contents look like, decides",
         ),
-    ] = None,
+    ] = None
     collect: Annotated[
         Path | None,
         typer.Option(
             "--collect", metavar="TOML", help="Rules of collections; a post of none goes no further."
         ),
-    ] = None,
+    ] = None
     learn: Annotated[
         str | None,
         typer.Option(
             "--learn", metavar="RUN", help="Teach this run, an online one, the labels that come with posts."
         ),
-    ] = None,
+    ] = None
     learn_every: Annotated[
         int, typer.Option("--learn-every", min=1, help="Labels after which a version is kept as a run.")
-    ] = 100,
+    ] = 100
     root: Annotated[
         Path | None,
         typer.Option(
@@ -117,83 +121,66 @@ def watch(
             help="Folder of image paths; none leads out of it.",
             show_default="for lines any path, else the current folder",
         ),
-    ] = None,
-    fetch: Annotated[bool, typer.Option("--fetch/--no-fetch", help="Fetch pictures by their URL.")] = True,
+    ] = None
+    fetch: Annotated[bool, typer.Option("--fetch/--no-fetch", help="Fetch pictures by their URL.")] = True
     allow_private: Annotated[
         bool,
         typer.Option("--allow-private", help="Fetch from addresses of private networks and this machine."),
-    ] = False,
+    ] = False
     max_bytes: Annotated[
         int, typer.Option("--max-bytes", min=1, help="Bytes of a picture that is fetched, at most.")
-    ] = 20 << 20,
+    ] = 20 << 20
     fetch_seconds: Annotated[
         float, typer.Option("--fetch-seconds", help="Seconds that a fetch may take, redirects included.")
-    ] = 10.0,
+    ] = 10.0
     latency: Annotated[
         float, typer.Option("--latency", help="Seconds to wait for a batch to fill while nothing comes.")
-    ] = 0.02,
-    stats: Annotated[
+    ] = 0.02
+    stats_s: Annotated[
         float | None,
         typer.Option(
             "--stats", metavar="SECONDS", help="A line of statistics so often, on stdout and in files."
         ),
-    ] = None,
+    ] = None
     drift: Annotated[
         bool,
         typer.Option("--drift/--no-drift", help="Compare the stream with what the first run learned from."),
-    ] = True,
+    ] = True
     save_every: Annotated[
         float, typer.Option("--save-every", help="Seconds between saves of the window, beside the last one.")
-    ] = 600.0,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
-    max_pixels: MaxPixelsOption = None,
-) -> None:
+    ] = 600.0
+    device: DeviceOption = "auto"
+    max_pixels: MaxPixelsOption = None
+
+
+@app.command(rich_help_panel="Serve")
+@options_of(Settings)
+def watch(settings: Settings) -> None:
     """Judge posts as they come: repeats, then what is irrelevant, then each run on what is left. One decision a post.
 
     A post is JSON: {"id": ..., "text": ..., "image_path" or "image_url": ...}. End of input, Ctrl-C and SIGTERM finish what
     was read.
     """
-    if init is not None:
+    if settings.init is not None:
         from .sinks import Postgres
 
-        made = Postgres(init, init=True)
+        made = Postgres(settings.init, init=True)
         made.close()
         say(f"table {made.table} is there")
         return
     # Said so that NaN is none of them.
-    if not (latency >= 0 and save_every > 0 and fetch_seconds > 0 and (stats is None or stats > 0)):
-        raise UsageError("--latency, --save-every, --fetch-seconds and --stats are numbers of seconds")
-    if (CLOSED & {"stdin"} and source == "-") or (CLOSED & {"stdout"} and "-" in (outs or ["-"])):
-        raise UsageError("stdin or stdout is closed: lines are read from the one and answered on the other")
-    from .opening import Settings, open_watch
-
-    settings = Settings(
-        runs=tuple(runs or ()),
-        source=source,
-        outs=tuple(outs or ("-",)),
-        errors=errors,
-        gates=tuple(gates or ()),
-        automatic=automatic,
-        store=store,
-        state=state,
-        name=name,
-        repeats=repeats,
-        window=window,
-        threshold=threshold,
-        collect=collect,
-        learn=learn,
-        learn_every=learn_every,
-        root=root,
-        fetch=fetch,
-        allow_private=allow_private,
-        max_bytes=max_bytes,
-        fetch_seconds=fetch_seconds,
-        latency=latency,
-        stats_s=stats,
-        drift=drift,
-        save_every=save_every,
-        device=device,
+    positive = (
+        settings.save_every,
+        settings.fetch_seconds,
+        1.0 if settings.stats_s is None else settings.stats_s,
     )
+    if not (settings.latency >= 0 and all(seconds > 0 for seconds in positive)):
+        raise UsageError("--latency, --save-every, --fetch-seconds and --stats are numbers of seconds")
+    reads, writes = settings.source == "-", "-" in (settings.outs or ["-"])
+    if ("stdin" in CLOSED and reads) or ("stdout" in CLOSED and writes):
+        raise UsageError("stdin or stdout is closed: lines are read from the one and answered on the other")
+    from .worker import open_watch
+
     with open_watch(settings) as made_watch:
         for note in made_watch.notes:
             say(f"note: {note}")

@@ -18,7 +18,7 @@ from ...data.labels import normalised
 from ...errors import UsageError, count_of
 from ...heads.runs import Prediction, Run, prediction_table, write_run
 from ...store.store import Store
-from .scoring import Contents, Feature, Model, Scorer
+from ..scoring import Contents, Feature, Model, feature_of, inputs_of
 
 #: Posts whose features are kept for labels that come later, and labels that the learning curve is over.
 REMEMBERED, RECENT = 10_000, 500
@@ -36,18 +36,18 @@ class Learner:
     The model is of family `online`; from now on its `head` is the one that learns.
     """
 
-    def __init__(self, store: Store, model: Model, scorer: Scorer, *, every: int = 100) -> None:
+    def __init__(self, store: Store, model: Model, *, every: int = 100) -> None:
         if model.run.family != "online":
             raise UsageError(
                 f"--learn {model.name}: run {model.run.run_id} is a {model.run.family} head, which learns once and for all; "
                 "train one with `icehouse train online`"
             )
-        self.store, self.model, self.scorer, self.every = store, model, scorer, every
+        self.store, self.model, self.every = store, model, every
         self.parent: Run = model.run
         # A copy: what a run's head is stays what is on disk.
         self.head: Any = copy.deepcopy(model.run.head)
         model.head = self.head
-        self._features = set(model.features().values())
+        self._features = {feature_of(spec) for spec in model.run.specs.values()}
         self._seen: OrderedDict[str, dict[Feature, Any]] = OrderedDict()
         self._waiting: list[tuple[str, Contents, str]] = []
         self._right: deque[bool] = deque(maxlen=RECENT)
@@ -76,8 +76,8 @@ class Learner:
             if features is None:
                 return {"error": f"a label for a post that is not among the latest {REMEMBERED:,}"}
             contents = Contents(features={key: _whole(value) for key, value in features.items()})
-        inputs, judged = self.scorer.inputs(self.model, [contents])
-        if inputs is None or not judged.all():
+        inputs, _ = inputs_of(self.model.run, [contents.features])
+        if inputs is None:
             return {"error": f"the post lacks an input of {self.model.name}"}
         classes = [str(name) for name in self.head.classes_.tolist()]
         if label not in classes and len(classes) >= MAX_CLASSES:
@@ -99,7 +99,7 @@ class Learner:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        inputs, _ = self.scorer.inputs(self.model, [contents for _, contents, _ in waiting])
+        inputs, _ = inputs_of(self.model.run, [contents.features for _, contents, _ in waiting])
         assert inputs is not None
         self.head.partial_fit(inputs, np.array([label for _, _, label in waiting]))
         self._curve.append({"labels": self.labels, "accuracy": self._accuracy()})

@@ -11,30 +11,36 @@ import contextlib
 import hashlib
 import os
 import queue
+import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ...data.images import decode, load_hashing
 from ...data.text import text_sha256
-from ...dups.stream import DecodingTrial, DuplicateStream, Pipeline, Seen, look, path_of
-from ...dups.window import Arrival, Match, StreamResult
+from ...dups.stream import DecodingTrial, Pipeline, Seen, look
 from ...embed.extract import FileFacts, facts_of, read_file
-from ...errors import ImageError, brief
+from ...errors import ImageError, LockedError, StoreError, UsageError, brief, unknown_name
+from ...heads.package import Package
+from ...store.files import hold, is_name
+from ...store.store import Store
+from ..drift import DriftMonitor, Reference
+from ..scoring import Contents, Feature, Model, Scorer, feature_of, load_models, short_name
 from .fetch import Fetcher, FetchError, inside
+from .learning import Learner
 from .messages import Decision, Message, Post, parse
+from .repeats import Repeats, compared_features, repeated_part
 from .rules import Collections
-from .scoring import Contents, Feature, Model, Scorer
-from .sinks import Sink
-from .sources import Source
-from .status import Status
+from .sinks import Sink, StoreOut, open_sink
+from .sources import Source, default_name, open_source
+from .status import Status, read_status
+
+if TYPE_CHECKING:
+    from .commands import Settings
 
 #: Posts between the source and the results, at most.
 IN_FLIGHT = 256
@@ -45,8 +51,8 @@ FETCHES = 16
 #: Seconds between flushes of what sinks keep back, and between states.
 FLUSH_S, TICK_S = 5.0, 1.0
 
-#: Which parts of a post have to be repeated for it to be a repeat.
-REPEATS = ("image", "text", "post", "off")
+#: Bytes of fetched pictures that are kept where no store refers to them.
+KEEP = 512 << 20
 
 
 @dataclass(slots=True)
@@ -162,63 +168,93 @@ class Intake:
                 self._ready.put(None)
 
 
-class Watch:
-    """Judges the posts of a source and writes what is decided."""
+@contextlib.contextmanager
+def open_watch(settings: Settings) -> Iterator[Watch]:
+    """Open all that a watch needs; on leaving, connections are closed and its name is free again."""
+    with contextlib.ExitStack() as stack:
+        yield Watch(settings, stack)
 
-    def __init__(
-        self,
-        source: Source,
-        sinks: Sequence[Sink],
-        scorer: Scorer,
-        *,
-        images: DuplicateStream | None,
-        texts: DuplicateStream | None,
-        compared: Mapping[str, Feature],
-        spaces: Mapping[str, str],
-        repeats: str,
-        status: Status,
-        folder: Path | None,
-        errors: Sink | None = None,
-        fetcher: Fetcher | None = None,
-        fetches: bool = True,
-        keeps: bool = False,
-        root: Path | None = None,
-        collections: Collections | None = None,
-        learner: Any = None,
-        drift: Any = None,
-        latency: float = 0.02,
-        workers: int | None = None,
-        stats_s: float | None = None,
-        save_every: float = 600.0,
-        in_flight: int = IN_FLIGHT,
-    ) -> None:
-        self.source, self.sinks, self.errors = source, list(sinks), errors
-        self.scorer, self.images, self.texts, self.repeats = scorer, images, texts, repeats
-        self.status, self.folder, self.collections = status, folder, collections
-        self.learner, self.drift = learner, drift
-        #: Feature that each window compares by, by modality, and the fingerprint of its space.
-        self.compared, self.spaces = dict(compared), dict(spaces)
-        self.latency, self.stats_s, self.save_every = latency, stats_s, save_every
-        self._saved_at = time.monotonic()
-        self.workers = workers or 2 * (os.cpu_count() or 1)
-        #: Where pictures are kept; those without a file only where `keeps` says that one is needed.
-        self.fetcher, self.keeps = fetcher, keeps
-        # A few batches: what one worker reads ahead, those beside it cannot take.
-        self.intake = Intake(
-            source, fetcher if fetches else None, root, min(in_flight, 4 * scorer.batch_size)
+
+class Watch:
+    """Judges the posts of a source and writes what is decided; what has to be closed is given to `stack`."""
+
+    def __init__(self, settings: Settings, stack: contextlib.ExitStack) -> None:
+        self.settings = settings
+        name, outs = settings.name, dict.fromkeys(settings.outs or ["-"])
+        if not is_name(name) or "/" in name:
+            raise unknown_name(UsageError(f"--name {name!r}: letters, digits, '.', '_' and '-'"))
+        store = Store.open(settings.store) if Store.exists(settings.store) else None
+        runs = [*(settings.runs or ()), *([settings.learn] if settings.learn else [])]
+        models, notes = load_models(store, runs, settings.gates or (), automatic=settings.automatic)
+        #: What is worth knowing before it begins.
+        self.notes = notes
+        self.folder = settings.state or (None if store is None else store.path / "watch" / name)
+        if self.folder is None:
+            notes.append("no store and no --state: nothing is remembered for the next start")
+        else:
+            stack.enter_context(_held(self.folder, name))
+        self.collections = None if settings.collect is None else Collections.read(settings.collect)
+        if "store" in outs and store is None:
+            raise UsageError("--out store: there is no store; name it with --store")
+        worker = f"{default_name()}-{name}"
+
+        def opened(where: str) -> Sink:
+            sink = open_sink(where, worker=worker)
+            stack.callback(sink.close)
+            return sink
+
+        self.sinks = [opened(where) for where in outs if where != "store"]
+        self.errors = None if settings.errors is None else opened(settings.errors)
+        before = None if self.folder is None else read_status(self.folder / "status.json")
+        self.source = open_source(
+            settings.source,
+            consumer=worker,
+            journal=None if self.folder is None else self.folder / "journal.jsonl",
+            first=sum((before or {}).get("counts", {}).values()),
         )
+        stack.callback(self.source.close)
+        part = repeated_part(settings.repeats, models)
+        compared = compared_features(part, store, models)
+        further = [spec for _, spec in compared.values()]
+        self.scorer = Scorer(store, models, further=further, device=settings.device)
+        self.repeats = Repeats(settings, part, compared, store, self.folder, self.scorer, self.source)
+        notes += self.repeats.notes()
+        if "store" in outs and store is not None:
+            self.sinks.append(StoreOut(store, self.scorer, _tables(store, models), name))
+        #: Where pictures are kept: those that a store refers to as long as it does, others while there is room.
+        self.fetcher = None
+        self._keeps = "store" in outs
+        if settings.fetch or self._keeps:
+            self.fetcher = Fetcher(
+                (self.folder or _temporary(stack)) / "images",
+                allow_private=settings.allow_private,
+                max_bytes=settings.max_bytes,
+                seconds=settings.fetch_seconds,
+                keep=None if self._keeps else KEEP,
+            )
+        about = {model.name: _about(model) for model in models}
+        where = {"source": self.source.name, "outs": [sink.name for sink in self.sinks]}
+        self.status = Status(name, {**where, "runs": about, "repeats": part})
+        if before is not None:
+            self.status.restore(before)
+        self.drift = _drift(settings, store, models[0], notes)
+        self.learner = _learner(settings, store, models)
+        root = settings.root
+        if root is None and self.source.strangers:
+            root = getattr(self.source, "folder", None) or Path.cwd()
+        # A few batches: what one worker reads ahead, those beside it cannot take.
+        ahead = min(IN_FLIGHT, 4 * self.scorer.batch_size)
+        self.intake = Intake(self.source, self.fetcher if settings.fetch else None, root, ahead)
+        self._saved_at = time.monotonic()
         self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
-        self._pending: Counter[str] = Counter()
         self._out = threading.Lock()  # of sinks and acknowledgements
         self._unacknowledged: list[Any] = []
         self._flushed_at = time.monotonic()
         self._failure: BaseException | None = None
         self._sinks_sound = True
         self._pipeline: Pipeline | None = None
-        self._reads_images = scorer.reads("image") or images is not None
+        self._reads_images = self.scorer.reads("image") or self.repeats.pictures is not None
         self._over = threading.Event()
-        #: What is worth knowing before it begins.
-        self.notes: list[str] = []
 
     # ------------------------------------------------------------------ running and stopping
 
@@ -234,8 +270,8 @@ class Watch:
             encoders=encoder.stream_pool(),
             streams=encoder.streams,
             batch_size=self.scorer.batch_size,
-            workers=self.workers,
-            latency=self.latency,
+            workers=2 * (os.cpu_count() or 1),
+            latency=self.settings.latency,
         )
         self._pipeline = pipeline
         ticker = threading.Thread(target=self._tick, name="icehouse-tick", daemon=True)
@@ -272,14 +308,14 @@ class Watch:
 
     def _tick(self) -> None:
         """Each second: flush what sinks keep back, write the state, a line of statistics when one is due."""
-        told_at = time.monotonic()
+        told_at, every = time.monotonic(), self.settings.stats_s
         while not self._over.wait(TICK_S):
             try:
                 if time.monotonic() - self._flushed_at >= FLUSH_S:
                     self._flush(only_due=True)
                 self.source.beat()
                 self._write_status()
-                if self.stats_s is not None and time.monotonic() - told_at >= self.stats_s:
+                if every is not None and time.monotonic() - told_at >= every:
                     told_at = time.monotonic()
                     self._tell_stats()
             except BaseException as error:  # told by the thread that runs
@@ -299,9 +335,8 @@ class Watch:
 
     def _further(self) -> dict[str, Any]:
         told: dict[str, Any] = {"lag": self.source.lag()}
-        for name, judge in (("images", self.images), ("texts", self.texts)):
-            if judge is not None:
-                told.setdefault("window", {})[name] = len(judge.window)
+        if self.repeats.windows:
+            told["window"] = self.repeats.sizes()
         if self.collections is not None:
             told["collections"] = {
                 rule.name: self.collections.counts[rule.name] for rule in self.collections.rules
@@ -324,7 +359,7 @@ class Watch:
                 self.status.write(self.folder / "status.json", self._further())
 
     def _leave_state(self) -> None:
-        self._save()
+        self.repeats.save()
         if self.drift is not None:
             self.drift.finish()
         if self.learner is not None:
@@ -362,7 +397,7 @@ class Watch:
         data = self._load(work) if self._reads_images else None
         if data is not None:
             work.image_key = hashlib.sha256(data).hexdigest()
-        if not whole and self._known(work):
+        if not whole and self.repeats.known(work):
             return work
         if data is not None:
             self._decode(work, data)
@@ -376,7 +411,7 @@ class Watch:
             if work.post.image is not None and work.path is None:
                 data = work.post.image
                 work.facts = FileFacts(len(data), 0)
-                if self.keeps and self.fetcher is not None:
+                if self._keeps and self.fetcher is not None:
                     work.path = self.fetcher.store(data)
             elif work.path is not None:
                 data, work.facts = read_file(work.path)
@@ -393,13 +428,13 @@ class Watch:
             with self._decoding:
                 begun = time.perf_counter()
                 shortest = None if work.trial is None else work.trial.shortest
-                compared = self.images is not None
-                picture = decode(data, shortest=shortest, hashed=True, turned=compared)
+                window = self.repeats.pictures
+                picture = decode(data, shortest=shortest, hashed=True, turned=window is not None)
                 assert work.facts is not None
                 assert work.image_key is not None
                 work.facts = facts_of(work.facts, work.image_key, picture)
                 work.phash, work.blank, work.turned = work.facts.phash, picture.blank, picture.turned
-                if self.images is not None and self.images.viewed and not picture.blank:
+                if window is not None and window.viewed and not picture.blank:
                     work.seen = look(picture.image, keep=work.path is None)
                 work.contents.pixels = self.scorer.prepare(picture.image)
                 work.post.ms["decode"] = 1000 * (time.perf_counter() - begun)
@@ -408,37 +443,14 @@ class Watch:
         except Exception as error:  # of an encoder's own preprocessing
             work.image_key, work.contents.errors["image"] = None, f"cannot be decoded: {brief(error)}"
 
-    def _parts(self, work: Work) -> list[tuple[DuplicateStream, str]]:
-        """Windows that a post is held against, with the key of its content in each."""
-        image = [] if self.images is None or work.image_key is None else [(self.images, work.image_key)]
-        text = [] if self.texts is None or work.text_key is None else [(self.texts, work.text_key)]
-        if self.repeats == "off":
-            return []
-        if "image" in work.contents.errors and self.repeats != "text":
-            return []  # of two posts that say the same, one of which shows who knows what, none is known to repeat the other
-        if self.repeats == "post":
-            return image + text
-        return (image or text) if self.repeats == "image" else (text or image)
-
-    def _known(self, work: Work) -> bool:
-        """Whether a post needs no look, since all that is compared of it is in the windows."""
-        parts = self._parts(work)
-        return bool(parts) and all(judge.window.knows(key) for judge, key in parts)
-
     def _admit(self, work: Work) -> bool:
         """Whether a post has to be encoded; a copy of one on its way waits for that one."""
         if work.error is not None or work.filtered or not work.ready:
             return False
-        parts = self._parts(work)
-        keys = "|".join(key for _, key in parts)
-        known = bool(parts) and self._pending[keys] > 0
-        if known:
+        if self.repeats.pending(work):
             work.ready = False
             work.contents.pixels = {}
-        if parts:
-            work.pending = keys
-            self._pending[keys] += 1
-        return not known
+        return work.ready
 
     def _encode(self, works: list[Work]) -> None:
         begun = time.perf_counter()
@@ -460,7 +472,7 @@ class Watch:
         decisions = [self._decided_already(work) for work in batch]
         begun = time.perf_counter()
         open_rows = [row for row, decision in enumerate(decisions) if decision is None]
-        repeats = self._repeats([batch[row] for row in open_rows])
+        repeats = self.repeats.judge([batch[row] for row in open_rows], self._complete)
         ms = 1000 * (time.perf_counter() - begun)
         going = []
         for row, original in zip(open_rows, repeats, strict=True):
@@ -475,7 +487,7 @@ class Watch:
                 self._complete(work)
                 going.append(row)
         for work in batch:
-            self._settle(work)
+            self.repeats.settle(work)
         if self.drift is not None and going:
             self.drift.add([batch[row].contents for row in going])
         self._ask(batch, decisions, going)
@@ -490,14 +502,9 @@ class Watch:
             work.post.ms["total"] = 1000 * (time.perf_counter() - work.post.received)
             final.append(decision)
         self._write(final)
-        if time.monotonic() - self._saved_at >= self.save_every:
-            self._save()
-
-    def _save(self) -> None:
-        for judge in (self.images, self.texts):
-            if judge is not None:
-                judge.save()
-        self._saved_at = time.monotonic()
+        if time.monotonic() - self._saved_at >= self.settings.save_every:
+            self.repeats.save()
+            self._saved_at = time.monotonic()
 
     def _decided_already(self, work: Work) -> Decision | None:
         post = work.post
@@ -515,65 +522,6 @@ class Watch:
             why = work.contents.errors.get("image") or "nothing that a run could read"
             return Decision(post, "error", "fetch" if "fetch" in post.ms else "read", error=why)
         return None
-
-    def _settle(self, work: Work) -> None:
-        """Copies need not wait for this post any longer."""
-        if work.pending:
-            self._pending[work.pending] -= 1
-            if self._pending[work.pending] <= 0:
-                del self._pending[work.pending]
-
-    def _repeats(self, works: list[Work]) -> list[dict[str, Any] | None]:
-        """Earlier post that each post repeats or, with what `differs`, is a variant of; or None. All are remembered."""
-        self._hear()
-        here: set[str] = set()
-        for work in works:
-            parts = self._parts(work)
-            if any(not judge.window.knows(key) and key not in here for judge, key in parts):
-                self._complete(work)
-                parts = self._parts(work)  # a picture that turns out to be damaged is none
-            here.update(key for _, key in parts)
-        found: list[list[dict[str, Any] | None]] = [[] for _ in works]
-        for judge in (self.images, self.texts):
-            mine = [
-                (row, key)
-                for row, work in enumerate(works)
-                for which, key in self._parts(work)
-                if which is judge
-            ]
-            if judge is None or not mine:
-                continue
-            arrivals = [self._arrival(judge, works[row], key) for row, key in mine]
-            new = {one.key: one for one in reversed(arrivals) if not judge.window.knows(one.key)}
-            for (row, _), result in zip(mine, judge.window.judge(arrivals), strict=True):
-                judge.counts[result.kind] += 1
-                match = _of_another(result, works[row].post.id)
-                found[row].append(None if match is None else _told(match, judge.modality))
-            space = self.spaces[judge.modality]
-            self.source.tell_seen(judge.modality, space, list(new.values()), judge.window.capacity)
-        return [_original(rows) for rows in found]
-
-    def _hear(self) -> None:
-        """Remember what workers beside this one have seen."""
-        for judge in (self.images, self.texts):
-            if judge is not None:
-                space, window = self.spaces[judge.modality], judge.window
-                window.remember(self.source.seen_by_others(judge.modality, space, window.dim))
-
-    def _arrival(self, judge: DuplicateStream, work: Work, key: str) -> Arrival:
-        if judge.modality == "text":
-            return Arrival(work.post.id, key, None, self._vector("text", work))
-        # A picture of one colour has no vector, since that would prove nothing.
-        vector = None if work.blank else self._vector("image", work)
-        views, thumb, grey = (None, None, None) if work.seen is None else work.seen
-        return Arrival(
-            work.post.id, key, work.phash, vector, work.turned, views, thumb, work.post.text,
-            path_of(work.path), grey,
-        )  # fmt: skip
-
-    def _vector(self, modality: str, work: Work) -> np.ndarray | None:
-        feature = self.compared.get(modality)
-        return None if feature is None else work.contents.features.get(feature)
 
     def _ask(self, batch: list[Work], decisions: list[Decision | None], going: list[int]) -> None:
         """Gates first; the heads only on what they let through."""
@@ -665,46 +613,60 @@ def _broken(work: Work) -> str | None:
     return "; ".join(dict.fromkeys(work.contents.errors.values())) or None
 
 
-def _of_another(result: StreamResult, post_id: str) -> Match | None:
-    """The best match that came before the post itself did.
-
-    A post that was given to a worker a second time is in the window already, and no repeat of itself.
-    """
-    own = [match.position for match in result.matches if match.id == post_id]
-    if not own:
-        return result.match
-    earlier = [match for match in result.matches if match.position < min(own)]
-    return earlier[0] if earlier else None
+def _about(model: Model) -> dict[str, Any]:
+    """A run, as the status tells it."""
+    return {"run": model.run.run_id, "classes": model.run.classes, "gate": sorted(model.stops)}
 
 
-def _original(rows: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """What a post repeats, by what each of its parts does; where one is a variant the post is one, too."""
-    told = [row for row in rows if row is not None]
-    if len(told) < len(rows) or not told:
-        return next((row for row in told if "differs" in row), None)
-    return next((row for row in told if "differs" in row), told[0])
+def _tables(store: Store, models: list[Model]) -> dict[Feature, str]:
+    """The store's table of each feature that runs ask for, where it is of the same space."""
+    found = {}
+    for model in models:
+        for name, spec in model.run.specs.items():
+            table = model.run.features[name]
+            if table in store.feature_names():
+                there = store.feature_table(table).snapshot().spec
+                if there.get("fingerprint") == spec.get("fingerprint"):
+                    found[feature_of(spec)] = table
+    return found
 
 
-def _told(match: Match, modality: str) -> dict[str, Any]:
-    differs = {"differs": match.differs} if match.variant else {}
-    return differs | {
-        "id": match.id,
-        "by": modality,
-        "kind": match.kind,
-        "hamming": match.hamming,
-        "cosine": None if match.cosine is None else round(match.cosine, 4),
-        "orientation": match.orientation,
-        "age": match.age,
-    }
+def _learner(settings: Settings, store: Store | None, models: list[Model]) -> Learner | None:
+    """Learner from labels of the stream, if a run was named for it."""
+    if settings.learn is None:
+        return None
+    if store is None:
+        raise UsageError("--learn keeps versions of a run in a store: name it with --store")
+    model = next(model for model in models if model.name == short_name(settings.learn))
+    return Learner(store, model, every=settings.learn_every)
 
 
-def watch_models(models: Sequence[Model]) -> dict[str, Any]:
-    """Runs, as the status names them."""
-    return {
-        model.name: {
-            "run": model.run.run_id,
-            "classes": model.run.classes,
-            "gate": sorted(model.stops),
-        }
-        for model in models
-    }
+def _drift(settings: Settings, store: Store | None, model: Model, notes: list[str]) -> DriftMonitor | None:
+    """Monitor of drift from the training set of the first run; None if that is not at hand."""
+    if not settings.drift:
+        return None
+    reference = None if store is None or isinstance(model.run, Package) else Reference.of(store, model.run)
+    if reference is None:
+        notes.append(f"no drift is told: the rows that {model.name} learned from are not in a store")
+        return None
+    features = {name: feature_of(spec) for name, spec in model.run.specs.items()}
+    return DriftMonitor(reference, features, model.name)
+
+
+@contextlib.contextmanager
+def _held(folder: Path, name: str) -> Iterator[None]:
+    """Hold the folder of a watch, so that two of one name do not write over each other."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {folder}: {error.strerror or error}") from error
+    try:
+        with hold(folder, timeout=1.0):
+            yield
+    except LockedError as error:
+        raise LockedError(f"{error} (or give this one another name: --name {name}-2)") from None
+
+
+def _temporary(stack: contextlib.ExitStack) -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="icehouse-watch-", ignore_cleanup_errors=True)
+    return Path(stack.enter_context(folder))

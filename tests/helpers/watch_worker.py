@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from icehouse.__main__ import main
 from icehouse.embed.tables import load_checked
-from icehouse.serve.watch import scoring
+from icehouse.serve import scoring
 from toys import ToyEncoder
 
 SECONDS = float(os.environ.get("TOY_SECONDS", "0"))

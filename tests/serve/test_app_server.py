@@ -187,7 +187,7 @@ def test_a_batch_waits_for_what_is_on_its_way_until_it_is_full(monkeypatch: pyte
     full = [*waiting, batcher.submit("text", "sun 3", ["pooled"])]
     rows = [future.result(30)["pooled"] for future in full]
     alone = encoder.encode_texts([f"sun {i}" for i in range(4)], ["pooled"])["pooled"]
-    np.testing.assert_allclose(np.concatenate(rows), alone)  # type: ignore[arg-type]
+    np.testing.assert_allclose(np.stack(rows), alone)  # type: ignore[arg-type]
     coming = 0
     batcher.submit("text", "nobody else", ["pooled"]).result(30)
     batcher.close()

@@ -19,8 +19,9 @@ from icehouse.data.manifest import SourceOptions
 from icehouse.embed.pipeline import embed_sources
 from icehouse.embed.tables import load_checked
 from icehouse.heads.trainer import train
-from icehouse.serve.watch import scoring
-from icehouse.serve.watch.opening import Settings, open_watch
+from icehouse.serve import scoring
+from icehouse.serve.watch.commands import Settings
+from icehouse.serve.watch.worker import open_watch
 from icehouse.store.store import Store
 from PIL import Image
 from toys import ToyEncoder, picture

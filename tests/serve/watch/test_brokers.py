@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 from icehouse.errors import UsageError, WatchError
-from icehouse.serve.watch.opening import Settings, open_watch
+from icehouse.serve.watch.commands import Settings
 from icehouse.serve.watch.sinks import Postgres
 from icehouse.serve.watch.sources import hidden
+from icehouse.serve.watch.worker import open_watch
 
 redis = pytest.importorskip("redis")
 psycopg = pytest.importorskip("psycopg")

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from icehouse.errors import HeadError, LockedError, UsageError
-from icehouse.serve.watch.opening import Settings, open_watch
+from icehouse.serve.watch.commands import Settings
 from icehouse.serve.watch.status import read_status
-from icehouse.serve.watch.worker import Watch
+from icehouse.serve.watch.worker import Watch, open_watch
 from PIL import Image
 
 Run = Callable[..., list[dict[str, Any]]]

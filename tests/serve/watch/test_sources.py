@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from icehouse.serve.watch.commands import Settings
 from icehouse.serve.watch.messages import MAX_BYTES, parse
-from icehouse.serve.watch.opening import Settings, open_watch
 from icehouse.serve.watch.sources import Folder, Lines
+from icehouse.serve.watch.worker import open_watch
 
 Posts = Callable[..., dict[str, Any]]
 WORKER = Path(__file__).parents[2] / "helpers" / "watch_worker.py"

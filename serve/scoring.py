@@ -1,30 +1,115 @@
-"""Several heads on one embedding of an input, with gates that stop what the heads behind them need not see."""
+"""Heads on one embedding of an input: the features that runs read, their encoders, what each run can judge, gates."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...data.text import DEFAULT_CLEANING, clean
-from ...embed.encoder import Encoder, Tokens
-from ...embed.extract import Unencodable, encode_contents
-from ...embed.tables import load_checked
-from ...errors import HeadError, IcehouseError, SpaceError, UsageError
-from ...heads.head import Head
-from ...heads.inputs import Inputs
-from ...heads.package import Package, is_package
-from ...heads.runs import Run
-from ...store.store import Store
+from ..data.text import DEFAULT_CLEANING, clean
+from ..embed.encoder import Encoder, Tokens
+from ..embed.extract import Unencodable, encode_contents
+from ..embed.tables import load_checked
+from ..errors import HeadError, IcehouseError, SpaceError, UsageError
+from ..heads.head import Head
+from ..heads.inputs import Inputs
+from ..heads.package import Package, is_package
+from ..heads.runs import Run
+from ..store.schema import tower_of
+from ..store.store import Store
 
-#: A feature of one content: encoder, modality, output, cleaning of texts ("" for images).
+#: A feature of one content: encoder, tower ("image" or "text"), output, cleaning of texts ("" for images).
 Feature = tuple[str, str, str, str]
+
+
+def feature_of(spec: Mapping[str, Any]) -> Feature:
+    """The feature that a spec describes."""
+    tower = tower_of(spec["modality"])
+    return spec["encoder"], tower, spec["output"], cleaning_of(spec) if tower == "text" else ""
+
+
+def cleaning_of(spec: Mapping[str, Any]) -> str:
+    """Cleaning of the texts of a feature."""
+    return str((spec.get("provenance") or {}).get("cleaning") or DEFAULT_CLEANING)
+
+
+def load_run(store: Store | None, name: str) -> Run:
+    """A run of the store, or a package by its folder."""
+    if is_package(name):
+        return Package.load(name)
+    if store is None:
+        raise HeadError(f"there is no store to look for run {name!r} in, and {name} is no package")
+    return Run.load(store, name)
+
+
+def refuse_captions(run: Run, why: str) -> None:
+    """HeadError for a run that takes captions, where there are none."""
+    captions = [name for name, spec in run.specs.items() if spec["modality"].startswith("caption")]
+    if captions:
+        raise HeadError(f"run {run.run_id} takes captions (input {', '.join(captions)}), which {why}")
+
+
+def own_encoder(
+    store: Store | None, run: Run, name: str, encoder: Encoder | None, device: str = "auto"
+) -> Encoder:
+    """Load the encoder of an input of a run, unless it is there already; held against fingerprint and probe."""
+    feature, probe = run.features[name], {}
+    if isinstance(run, Package):
+        probe = run.probe(feature) or {}
+    elif store is not None and feature in store.feature_names():
+        probe = store.feature_table(feature).spec["probe"]
+    try:
+        return load_checked({**run.specs[name], "probe": probe}, encoder, device=device)
+    except SpaceError as error:
+        raise SpaceError(f"run {run.run_id}: {error}") from None
+
+
+def keeps_rows(run: Run) -> bool:
+    """Whether one of the run's inputs is enough: it was trained on rows that lack some, by a head that bears it."""
+    return run.missing == "keep" and run.head.handles_missing
+
+
+def judged_rows(run: Run, present: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Rows that a run can judge, given which (n,) have each input; and of the inputs that some lack, which have them."""
+    together = np.logical_or if keeps_rows(run) else np.logical_and
+    rows = np.flatnonzero(together.reduce(list(present.values())))
+    return rows, {name: here[rows] for name, here in present.items() if not here[rows].all()}
+
+
+def inputs_of(run: Run, batch: Sequence[Mapping[Feature, Any]]) -> tuple[Inputs | None, list[int]]:
+    """Inputs of the rows of a batch that a run can judge, from the features of each; and which rows these are."""
+    features = {name: feature_of(spec) for name, spec in run.specs.items()}
+    present = {name: np.array([key in made for made in batch], bool) for name, key in features.items()}
+    rows, lacking = judged_rows(run, present)
+    if not len(rows):
+        return None, []
+    arrays = {
+        name: _stacked([batch[row].get(features[name]) for row in rows], spec)
+        for name, spec in run.specs.items()
+    }
+    return Inputs(arrays, lacking), rows.tolist()
+
+
+def _stacked(values: Sequence[Any], spec: Mapping[str, Any]) -> Any:
+    """Rows of one feature, zero where they lack it; token states padded to the longest."""
+    dim = int(spec["dim"])
+    if spec["output"] != "tokens":
+        return np.stack([np.zeros(dim, np.float32) if value is None else value for value in values])
+    longest = max(1 if value is None else value.values.shape[1] for value in values)
+    states = np.zeros((len(values), longest, dim), np.float32)
+    mask = np.zeros((len(values), longest), bool)
+    for row, value in enumerate(values):
+        if value is not None:
+            n = value.values.shape[1]
+            states[row, :n], mask[row, :n] = value.values[0], value.mask[0]
+    return Tokens(states, mask)
+
 
 #: Classes that say that a post is of no interest. A run that knows one, and stands before others, is a gate.
 IRRELEVANT = frozenset(
@@ -48,11 +133,6 @@ class Model:
         """Modalities that it reads of a post."""
         return {str(spec["modality"]) for spec in self.run.specs.values()}
 
-    @property
-    def keeps(self) -> bool:
-        """Whether one of its inputs is enough."""
-        return self.run.missing == "keep" and self.run.head.handles_missing
-
     def passes(self, proba: np.ndarray, classes: Sequence[str]) -> np.ndarray:
         """Mask of the rows (n,) that go further, by their probabilities (n, k)."""
         going = np.array([label not in self.stops for label in classes], bool)
@@ -60,18 +140,6 @@ class Model:
             return going[proba.argmax(axis=1)]
         found: np.ndarray = proba[:, going].sum(axis=1) >= self.threshold
         return found
-
-    def features(self) -> dict[str, Feature]:
-        """Input to feature."""
-        return {name: feature_of(spec) for name, spec in self.run.specs.items()}
-
-
-def feature_of(spec: Any) -> Feature:
-    """The feature that a spec describes."""
-    cleaning = ""
-    if spec["modality"] == "text":
-        cleaning = str((spec.get("provenance") or {}).get("cleaning") or DEFAULT_CLEANING)
-    return str(spec["encoder"]), str(spec["modality"]), str(spec["output"]), cleaning
 
 
 def load_models(
@@ -88,13 +156,12 @@ def load_models(
     order = list(dict.fromkeys([*(gate[0] for gate in asked.values()), *names]))
     if not order:
         raise UsageError("no run to ask: name one with --run")
-    models = [Model(short_name(name), _load(store, name)) for name in order]
+    models = [Model(short_name(name), load_run(store, name)) for name in order]
     twice = [name for name, n in Counter(model.name for model in models).items() if n > 1]
     if twice:
         raise UsageError(f"two runs would both be called {twice[0]!r}: name each by its id")
     for model in models:
-        if captions := [name for name in model.modalities if name.startswith("caption")]:
-            raise HeadError(f"run {model.run.run_id} takes captions ({captions[0]}), which a stream has not")
+        refuse_captions(model.run, "a stream has not")
     by_name = dict(zip(order, models, strict=True))
     remarks = []
     for name, negated, classes, threshold in asked.values():
@@ -152,14 +219,6 @@ def short_name(name: str) -> str:
     return Path(name).name if "/" in name or is_package(name) else name
 
 
-def _load(store: Store | None, name: str) -> Run:
-    if is_package(name):
-        return Package.load(name)
-    if store is None:
-        raise HeadError(f"there is no store to look for run {name!r} in, and {name} is no package")
-    return Run.load(store, name)
-
-
 @dataclass(slots=True)
 class Contents:
     """Contents of a post by modality, ready for the encoders, and the features that were made of it."""
@@ -183,21 +242,19 @@ class Scorer:
     ) -> None:
         self.models = list(models)
         self.encoders: dict[str, Encoder] = {}
-        self.wanted: dict[Feature, int] = {}
+        #: Features that each input is encoded in, in the order of the runs.
+        self.wanted: list[Feature] = []
         for model in self.models:
             for name, spec in model.run.specs.items():
-                probe = _probe(store, model.run, model.run.features[name])
-                try:
-                    self._load({**spec, "probe": probe}, device)
-                except SpaceError as error:
-                    raise SpaceError(f"run {model.run.run_id}: {error}") from None
+                known = self.encoders.get(spec["encoder"])
+                self.encoders[spec["encoder"]] = own_encoder(store, model.run, name, known, device)
+                self.wanted.append(feature_of(spec))
         for spec in further:
-            self._load(spec, device)
-
-    def _load(self, spec: Any, device: str) -> None:
-        encoder = self.encoders.get(spec["encoder"])
-        self.encoders[spec["encoder"]] = load_checked(spec, encoder, device=device)
-        self.wanted[feature_of(spec)] = int(spec["dim"])
+            if feature_of(spec) not in self.wanted:
+                known = self.encoders.get(spec["encoder"])
+                self.encoders[spec["encoder"]] = load_checked(spec, known, device=device)
+                self.wanted.append(feature_of(spec))
+        self.wanted = list(dict.fromkeys(self.wanted))
 
     @property
     def batch_size(self) -> int:
@@ -277,46 +334,25 @@ class Scorer:
                     )
                     contents.features[encoder, modality, output, cleaning] = row
 
-    def inputs(self, model: Model, batch: Sequence[Contents]) -> tuple[Inputs | None, np.ndarray]:
-        """Inputs of the rows that a model can judge, and which those are: bool, (n,)."""
-        features = model.features()
-        have = {
-            name: np.array([feature in contents.features for contents in batch], bool)
-            for name, feature in features.items()
-        }
-        together = np.logical_or if model.keeps else np.logical_and
-        judged = np.asarray(together.reduce(list(have.values())), bool)
-        rows = np.flatnonzero(judged)
-        if not len(rows):
-            return None, judged
-        arrays: dict[str, Any] = {}
-        for name, feature in features.items():
-            values = [batch[row].features.get(feature) for row in rows.tolist()]
-            arrays[name] = _stacked(values, self.wanted[feature])
-        lacking = {name: here[rows] for name, here in have.items() if not here[rows].all()}
-        return Inputs(arrays, lacking), judged
-
     def score(self, model: Model, batch: Sequence[Contents]) -> list[dict[str, Any]]:
         """Prediction of a model for each row, as JSON values; ``{"error": ...}`` where it lacks an input."""
         begun = time.perf_counter()
-        inputs, judged = self.inputs(model, batch)
-        told: list[dict[str, Any]] = []
-        proba: np.ndarray | None = None
         head = model.head or model.run.head
-        if inputs is not None:
-            try:
-                proba = head.predict_proba(inputs)
-            except IcehouseError as error:
-                return [{"run": model.run.run_id, "error": str(error)} for _ in batch]
+        inputs, rows = inputs_of(model.run, [contents.features for contents in batch])
+        try:
+            proba = [] if inputs is None else head.predict_proba(inputs)
+        except IcehouseError as error:
+            return [{"run": model.run.run_id, "error": str(error)} for _ in batch]
+        judged = dict(zip(rows, proba, strict=True))
         classes = [str(label) for label in head.classes_.tolist()]
-        place = np.cumsum(judged) - 1
+        told: list[dict[str, Any]] = []
         for row, contents in enumerate(batch):
-            if proba is None or not judged[row]:
+            if row not in judged:
                 lacking = sorted(modality for modality in model.modalities if not _has(contents, modality))
                 why = "; ".join(contents.errors.get(modality, f"no {modality}") for modality in lacking)
                 told.append({"run": model.run.run_id, "error": why})
                 continue
-            mine = proba[place[row]]
+            mine = judged[row]
             best = int(mine.argmax())
             entry: dict[str, Any] = {
                 "run": model.run.run_id,
@@ -327,35 +363,9 @@ class Scorer:
             if model.stops:
                 entry["passes"] = bool(model.passes(mine[None], classes)[0])
             told.append(entry)
-        seconds = time.perf_counter() - begun
-        for entry in told:
-            entry["ms"] = 1000 * seconds
-        return told
+        ms = 1000 * (time.perf_counter() - begun)
+        return [{**entry, "ms": ms} for entry in told]
 
 
 def _has(contents: Contents, modality: str) -> bool:
     return any(feature[1] == modality for feature in contents.features)
-
-
-def _stacked(values: Sequence[Any], dim: int) -> Any:
-    """Rows of one feature, zero where they lack it; token states padded to the longest."""
-    tokens = [value for value in values if isinstance(value, Tokens)]
-    if not tokens:
-        return np.stack([np.zeros(dim, np.float32) if value is None else value for value in values])
-    longest = max(value.values.shape[1] for value in tokens)
-    states = np.zeros((len(values), longest, dim), np.float32)
-    mask = np.zeros((len(values), longest), bool)
-    for row, value in enumerate(values):
-        if value is not None:
-            n = value.values.shape[1]
-            states[row, :n], mask[row, :n] = value.values[0], value.mask[0]
-    return Tokens(states, mask)
-
-
-def _probe(store: Store | None, run: Run, feature: str) -> dict[str, str]:
-    """Vectors of the probe's contents by the encoder: as the package says, else as the store does."""
-    if isinstance(run, Package):
-        return run.probe(feature) or {}
-    if store is None or feature not in store.feature_names():
-        return {}
-    return dict(store.feature_table(feature).spec["probe"])
