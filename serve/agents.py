@@ -7,7 +7,8 @@ tables, pictures come as base64 and never as a path, and no tool writes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,13 +65,20 @@ def create_server(state: State) -> MCPServer:
     assert state.store is not None
     store = state.store
 
-    def tool(function: Callable[..., Awaitable[dict[str, Any]]]) -> Tool:
-        """Make a tool whose errors are told in icehouse's own words, and which ignores no argument."""
+    def tool(function: Callable[..., Any]) -> Tool:
+        """Make a tool whose errors are told in icehouse's own words, and which ignores no argument.
+
+        What is no coroutine is called in a thread.
+        """
 
         @functools.wraps(function)
         async def told(*args: Any, **given: Any) -> dict[str, Any]:
             try:
-                return dict(plain(await function(*args, **given)))
+                if inspect.iscoroutinefunction(function):
+                    answer = await function(*args, **given)
+                else:
+                    answer = await state.in_thread(functools.partial(function, *args, **given))
+                return dict(plain(answer))
             except IcehouseError as error:
                 raise ToolError(str(error)) from None
             except HTTPException as error:
@@ -90,12 +98,12 @@ def create_server(state: State) -> MCPServer:
         if problem is not None:
             raise UsageError(problem)
 
-    async def sql(query: str, limit: Count = 50) -> dict[str, Any]:
+    def sql(query: str, limit: Count = 50) -> dict[str, Any]:
         """Run one SELECT over the store's tables (items, features, captions, predictions, ...) in DuckDB's SQL.
 
         Views: see information_schema.tables. At most `limit` rows come back; `rows` says how many there are.
         """
-        found = await state.in_thread(lambda: query_confined(store, query))
+        found = query_confined(store, query)
         return {
             "columns": found.column_names,
             "rows": found.num_rows,
@@ -113,71 +121,41 @@ def create_server(state: State) -> MCPServer:
         if sum(given is not None for given in (text, item_id, image_base64)) != 1:
             raise UsageError("ask one question: text, item_id or image_base64")
         await loaded()
-        if item_id is None:
-            asked = api.Input(text=text, image=image_base64).asked()
-            return _shortened(await api.search(state, asked, k, where))
-
-        def like() -> dict[str, Any]:
-            catalog = state.catalog
-            row = api.find_row(catalog, item_id)
-            pictured = catalog.table["image_sha256"][row].as_py() is not None
-            for name in catalog.default_features(images=pictured, joint=False):
-                vector = catalog.feature(name).vector(row)
-                if vector is not None:
-                    rows = None if where is None else catalog.select(where=where)
-                    near = catalog.feature(name).nearest(vector, k + 1, rows)
-                    others = [each for each in near if each.row != row][:k]
-                    return {"feature": name, "hits": [api.neighbour_json(catalog, each) for each in others]}
-            raise UsageError(f"{item_id} has no vector to search by: embed it with `icehouse embed`")
-
-        return _shortened(await state.in_thread(like))
-
-    async def item(item_id: str) -> dict[str, Any]:
-        """Everything that the store's table items says of one item."""
-
-        def read() -> dict[str, Any]:
-            catalog = state.catalog
-            row = api.find_row(catalog, item_id)
-            return json_values(catalog.table.slice(row, 1))[0]
-
-        return dict(await state.in_thread(read))
-
-    async def duplicates(item_id: str | None = None, limit: Count = 20) -> dict[str, Any]:
-        """Near-duplicates as `icehouse dups find` left them: the pairs of an item, or without one the largest groups."""
-
-        def read() -> dict[str, Any]:
-            if not list_duplicates(store):
-                raise UsageError("nobody has looked for duplicates here: run `icehouse dups find`")
-            found = Duplicates.open(store)
-            if item_id is not None:
-                api.find_row(state.catalog, item_id)
-                clusters = found.clusters()
-                group = clusters.filter(pc.equal(clusters["item_id"], item_id))
-                members = clusters.slice(0, 0)
-                if group.num_rows:
-                    members = clusters.filter(pc.equal(clusters["group"], group["group"][0]))
-                pairs = found.pairs()
-                mine = pairs.filter(
-                    pc.or_(pc.equal(pairs["id_a"], item_id), pc.equal(pairs["id_b"], item_id))
-                )
-                return {
-                    "pairs_in_all": mine.num_rows,
-                    "pairs": json_values(mine.slice(0, limit)),
-                    "group": json_values(members.slice(0, limit)),
-                    "looked_at": found.looked_at.isoformat(),
-                }
-            clusters = found.clusters()
-            keepers = clusters.filter(clusters["keeper"]).sort_by(
-                [("size", "descending"), ("group", "ascending")]
+        if item_id is not None:
+            return _shortened(
+                await state.in_thread(lambda: api.search_like(state.catalog, item_id, k, where))
             )
-            told = keepers.select(["item_id", "group", "size"]).slice(0, limit)
-            named = ("items", "pairs", "groups", "kept", "dropped", "notes", "looked_at")
-            return {
-                **{name: found.summary.get(name) for name in named},
-                "largest_groups": json_values(told),
-            }
+        asked = api.Input(text=text, image=image_base64).asked()
+        return _shortened(await api.search(state, asked, k, where))
 
-        return dict(await state.in_thread(read))
+    def item(item_id: str) -> dict[str, Any]:
+        """Everything that the store's table items says of one item."""
+        catalog = state.catalog
+        found: dict[str, Any] = json_values(catalog.table.slice(api.find_row(catalog, item_id), 1))[0]
+        return found
+
+    def duplicates(item_id: str | None = None, limit: Count = 20) -> dict[str, Any]:
+        """Near-duplicates as `icehouse dups find` left them: the pairs of an item, or without one the largest groups."""
+        if not list_duplicates(store):
+            raise UsageError("nobody has looked for duplicates here: run `icehouse dups find`")
+        found = Duplicates.open(store)
+        clusters = found.clusters()
+        if item_id is None:
+            keepers = clusters.filter(clusters["keeper"]).select(["item_id", "group", "size"])
+            largest = keepers.sort_by([("size", "descending"), ("group", "ascending")]).slice(0, limit)
+            named = ("items", "pairs", "groups", "kept", "dropped", "notes", "looked_at")
+            told = {name: found.summary.get(name) for name in named}
+            return {**told, "largest_groups": json_values(largest)}
+        api.find_row(state.catalog, item_id)
+        own = clusters.filter(pc.equal(clusters["item_id"], item_id))["group"]
+        pairs = found.pairs()
+        mine = pairs.filter(pc.or_(pc.equal(pairs["id_a"], item_id), pc.equal(pairs["id_b"], item_id)))
+        return {
+            "pairs_in_all": mine.num_rows,
+            "pairs": json_values(mine.slice(0, limit)),
+            "group": json_values(clusters.filter(pc.is_in(clusters["group"], own)).slice(0, limit)),
+            "looked_at": found.looked_at.isoformat(),
+        }
 
     async def predict(
         text: str | None = None, image_base64: str | None = None, run: str | None = None, k: Count = 5
@@ -189,27 +167,20 @@ def create_server(state: State) -> MCPServer:
             answer = await api.answer(state, state.run(run), asked, k=k, explain=True, alone=run is not None)
         return _shortened(answer)
 
-    async def runs() -> dict[str, Any]:
+    def runs() -> dict[str, Any]:
         """List the store's trained heads with their scores; `answers` tells which can be asked to predict here."""
+        damaged: list[str] = []
+        found = list_runs(store, damaged)
+        told = [{**api.describe_run(run), "answers": run.run_id in state.runs} for run in found]
+        return {"runs": told, "damaged": damaged}
 
-        def read() -> dict[str, Any]:
-            damaged: list[str] = []
-            told = [
-                {**api.describe_run(run), "answers": run.run_id in state.runs}
-                for run in list_runs(store, damaged)
-            ]
-            return {"runs": told, "damaged": damaged}
-
-        return dict(await state.in_thread(read))
-
-    async def explain(item_ids: list[str], run: str = "latest", k: Count = 5) -> dict[str, Any]:
+    def explain(item_ids: list[str], run: str = "latest", k: Count = 5) -> dict[str, Any]:
         """Explain what a run says of items: contribution of each input, influential words, nearest training items."""
         if not 1 <= len(item_ids) <= 20:
             raise UsageError(f"1 to 20 items can be explained at once, not {len(item_ids)}")
-        found = await state.in_thread(lambda: explain_items(store, run, item_ids, k=k))
-        return {"explanations": [each.as_json() for each in found]}
+        return {"explanations": [each.as_json() for each in explain_items(store, run, item_ids, k=k)]}
 
-    async def suggest(
+    def suggest(
         n: Count = 20,
         run: str = "auto",
         label: str | None = None,
@@ -220,9 +191,7 @@ def create_server(state: State) -> MCPServer:
 
         Chosen among those without a label that meet `where`, or with `pool` ("column=value") among these, labelled or not.
         """
-        found = await state.in_thread(
-            lambda: suggest_items(store, n, run=run, label=label, pool=pool, where=where)
-        )
+        found = suggest_items(store, n, run=run, label=label, pool=pool, where=where)
         return {"items": [_short(row) for row in json_values(found.table)], **found.about}
 
     tools = [tool(each) for each in (sql, search, item, duplicates, predict, runs, explain, suggest)]

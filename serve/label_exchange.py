@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -129,16 +130,6 @@ def import_labels(desk: Desk, path: Path) -> dict[str, Any]:
     return _import_votes(desk, list(numbered), problems)
 
 
-def _told(rows: int, labels: int, new: int, problems: list[str]) -> dict[str, Any]:
-    return {
-        "rows": rows,
-        "labels": labels,
-        "new": new,
-        "problems": len(problems),
-        "first_problems": problems[:_TOLD],
-    }
-
-
 def _import_votes(desk: Desk, rows: list[tuple[int, dict[str, Any]]], problems: list[str]) -> dict[str, Any]:
     items, entries = _Items(desk), list[Entry]()
     seen: Counter[str] = Counter()
@@ -150,7 +141,39 @@ def _import_votes(desk: Desk, rows: list[tuple[int, dict[str, Any]]], problems: 
             entries.append(_vote(desk, items, given, seen, now + timedelta(microseconds=len(entries))))
         except IcehouseError as error:
             problems.append(f"row {number}: {error}")
-    return _told(len(entries) + len(problems), len(entries), desk.bring(entries), problems)
+    return _brought(desk, len(entries) + len(problems), entries, problems)
+
+
+def _import_tasks(desk: Desk, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add the annotations of Label Studio's tasks.
+
+    A task is the item that its ``item_id`` names, else the one with its ``image_sha256``, else the one whose path its
+    ``image`` ends with.
+    """
+    items, entries = _Items(desk), list[Entry]()
+    problems: list[str] = []
+    for number, task in enumerate(tasks, 1):
+        name = task.get("id", number)
+        item = items.find(task.get("data"))
+        if item is None:
+            problems.append(f"task {name}: no item of the store")
+            continue
+        for annotation in task.get("annotations") or task.get("completions") or ():
+            try:
+                entries += _of_annotation(desk, item, name, annotation)
+            except IcehouseError as error:
+                problems.append(f"task {name}: {error}")
+    return _brought(desk, len(tasks), entries, problems)
+
+
+def _brought(desk: Desk, rows: int, entries: list[Entry], problems: list[str]) -> dict[str, Any]:
+    return {
+        "rows": rows,
+        "labels": len(entries),
+        "new": desk.bring(entries),
+        "problems": len(problems),
+        "first_problems": problems[:_TOLD],
+    }
 
 
 def _vote(desk: Desk, items: _Items, row: dict[str, Any], seen: Counter[str], now: datetime) -> Entry:
@@ -165,57 +188,66 @@ def _vote(desk: Desk, items: _Items, row: dict[str, Any], seen: Counter[str], no
         raise UsageError(f"{action[:20]!r} by {role[:20]!r} is no entry of a label table")
     if "annotator" not in row:
         raise UsageError("no annotator")
-    label, annotator = None, checked_annotator(str(row["annotator"]))
-    if action == LABEL:
-        told = str(row.get("label", row.get(desk.name, "")))
-        label = normalised(told)
-        if label not in desk.task.classes:
-            raise UsageError(f"{told[:40]!r} is no class of {desk.name}" if told else "no label")
+    annotator = checked_annotator(str(row["annotator"]))
+    label = _class(desk, str(row.get("label", row.get(desk.name, "")))) if action == LABEL else None
     undoes = checked_entry_id(str(row.get("undoes", ""))) if action == UNDO else None
     at = row.get("at", row.get("updated_at", row.get("created_at")))
     made = json.dumps([item, annotator, role, action, label, undoes, None if at is None else str(at)])
     seen[made] += 1
-    digest = hashlib.sha256(f"{made} {seen[made]}".encode("utf-8", "replace")).hexdigest()[:32]
-    image, text = desk.units.contents[item]
-    return Entry(
-        checked_entry_id(str(row["entry_id"])) if "entry_id" in row else f"file:{digest}",
+    entry_id = checked_entry_id(str(row["entry_id"])) if "entry_id" in row else None
+    found = _entry(
+        desk,
+        entry_id or f"file:{_digest(f'{made} {seen[made]}')}",
         item,
         annotator,
         now if at is None else _time(at),
-        action=action,
-        label=label,
-        role=role,
-        undoes=undoes,
-        image_sha256=row.get("image_sha256", image),
-        text_sha256=row.get("text_sha256", text),
-        task_version=desk.task.version,
-        source="file",
     )
+    digests = {name: row[name] for name in ("image_sha256", "text_sha256") if name in row}
+    return replace(found, action=action, label=label, role=role, undoes=undoes, source="file", **digests)
 
 
-def _import_tasks(desk: Desk, tasks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Add the annotations of Label Studio's tasks.
-
-    A task is the item that its ``item_id`` names, else the one with its ``image_sha256``, else the one whose path its
-    ``image`` ends with.
-    """
-    items = _Items(desk)
-    entries: list[Entry] = []
-    problems: list[str] = []
-    for number, task in enumerate(tasks, 1):
-        item = items.find(task.get("data"))
-        if item is None:
-            problems.append(f"task {task.get('id', number)}: no item of the store")
+def _of_annotation(desk: Desk, item: str, task: Any, annotation: Any) -> list[Entry]:
+    """The label of an annotation; none of one that was cancelled or says nothing."""
+    if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
+        return []
+    results = annotation.get("result")
+    for result in results if isinstance(results, list) else ():
+        value = result.get("value") if isinstance(result, dict) else None
+        choices = value.get("choices") if isinstance(value, dict) else None
+        if not isinstance(choices, list) or not choices:
             continue
-        for annotation in task.get("annotations") or task.get("completions") or ():
-            try:
-                entry = _entry(desk, item, task.get("id", number), annotation)
-            except IcehouseError as error:
-                problems.append(f"task {task.get('id', number)}: {error}")
-                continue
-            if entry is not None:
-                entries.append(entry)
-    return _told(len(tasks), len(entries), desk.bring(entries), problems)
+        if len(choices) > 1 or not isinstance(choices[0], str):
+            raise UsageError(f"{len(choices)} choices at once: an item gets one label")
+        label = _class(desk, choices[0])
+        meta = result.get("meta") if isinstance(result.get("meta"), dict) else {}
+        annotator = checked_annotator(_name(meta, annotation))
+        at = _time(annotation.get("updated_at") or annotation.get("created_at"))
+        # The same annotation, brought twice, is one entry; changed in Label Studio since, it is another.
+        made = json.dumps([str(task), annotation.get("id"), item, annotator, label, at.isoformat()])
+        known = desk.labels_by_id().get(str(meta.get("entry_id") or ""))
+        same = known is not None and known.label == label
+        found = _entry(desk, known.entry_id if same else f"ls:{_digest(made)}", item, annotator, at)
+        role = ADJUDICATOR if meta.get("role") == ADJUDICATOR else ANNOTATOR
+        return [replace(found, label=label, role=role, source="label-studio")]
+    return []
+
+
+def _entry(desk: Desk, entry_id: str, item: str, annotator: str, at: datetime) -> Entry:
+    """An entry on an item as it is now."""
+    image, text = desk.units.contents[item]
+    version = desk.task.version
+    return Entry(entry_id, item, annotator, at, image_sha256=image, text_sha256=text, task_version=version)
+
+
+def _class(desk: Desk, told: str) -> str:
+    label = normalised(told)
+    if label is None or label not in desk.task.classes:
+        raise UsageError(f"{told[:40]!r} is no class of {desk.name}" if told else "no label")
+    return label
+
+
+def _digest(made: str) -> str:
+    return hashlib.sha256(made.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 class _Items:
@@ -244,45 +276,6 @@ class _Items:
         pieces = unquote(image.rpartition("?d=")[2]).split("/")
         endings = ("/".join(pieces[start:]) for start in range(len(pieces)))
         return next((self.by_path[end] for end in endings if end in self.by_path), None)
-
-
-def _entry(desk: Desk, item: str, task: Any, annotation: Any) -> Entry | None:
-    """A label of an annotation; None for one that was cancelled or says nothing."""
-    if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
-        return None
-    results = annotation.get("result")
-    for result in results if isinstance(results, list) else ():
-        value = result.get("value") if isinstance(result, dict) else None
-        choices = value.get("choices") if isinstance(value, dict) else None
-        if not isinstance(choices, list) or not choices:
-            continue
-        if len(choices) > 1 or not isinstance(choices[0], str):
-            raise UsageError(f"{len(choices)} choices at once: an item gets one label")
-        label = normalised(choices[0])
-        if label not in desk.task.classes:
-            raise UsageError(f"{str(choices[0])[:40]!r} is no class of {desk.name}")
-        meta = result.get("meta") if isinstance(result.get("meta"), dict) else {}
-        annotator = checked_annotator(_name(meta, annotation))
-        at = _time(annotation.get("updated_at") or annotation.get("created_at"))
-        image, text = desk.units.contents[item]
-        known = str(meta.get("entry_id") or "")
-        # The same annotation, brought twice, is one entry; changed in Label Studio since, it is another.
-        made = json.dumps([str(task), annotation.get("id"), item, annotator, label, at.isoformat()])
-        same = known in desk.labels_by_id() and desk.labels_by_id()[known].label == label
-        return Entry(
-            known if same else "ls:" + hashlib.sha256(made.encode("utf-8", "replace")).hexdigest()[:32],
-            item,
-            annotator,
-            at,
-            action=LABEL,
-            label=label,
-            role="adjudicator" if meta.get("role") == "adjudicator" else "annotator",
-            image_sha256=image,
-            text_sha256=text,
-            task_version=desk.task.version,
-            source="label-studio",
-        )
-    return None
 
 
 def _name(meta: dict[str, Any], annotation: dict[str, Any]) -> str:

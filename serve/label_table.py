@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -76,7 +76,7 @@ class Task:
 
     def spec(self) -> dict[str, Any]:
         """As the spec of the table."""
-        return {"kind": "labels", **{f.name: getattr(self, f.name) for f in fields(self)}}
+        return {"kind": "labels", **asdict(self)}
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> Task:
@@ -144,10 +144,9 @@ def set_task(store: Store, name: str, **given: Any) -> Task:
         store.ensure_table(FOLDER + name, LABELS, task.spec())
         return load_task(store, name)
     old = load_task(store, name)
-    new = Task(**{**{f.name: getattr(old, f.name) for f in fields(old)}, **given})
+    new = replace(old, **given)
     if new != old:
-        changes = {**new.spec(), "version": old.version + 1}
-        store.table(FOLDER + name).update_spec(changes)
+        store.table(FOLDER + name).update_spec(replace(new, version=old.version + 1).spec())
     return load_task(store, name)
 
 
@@ -229,9 +228,8 @@ class Standing:
     votes: dict[str, dict[str, Entry]] = field(default_factory=dict)
     skips: dict[str, set[str]] = field(default_factory=dict)
     words: dict[str, Entry] = field(default_factory=dict)
-    last: dict[tuple[str, str], Entry] = field(
-        default_factory=dict
-    )  # by annotator and role: what undo takes back
+    #: By annotator and role: what undo takes back.
+    last: dict[tuple[str, str], Entry] = field(default_factory=dict)
     gone: int = 0
     changed: int = 0
     foreign: int = 0

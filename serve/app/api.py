@@ -21,7 +21,7 @@ from ...store.schema import tower_of
 from .catalog import Catalog, Duplicate, Neighbour, picture_url
 from .inference import MAX_TEXT, Embedded, Inference, Kind
 from .inference import Query as Asked
-from .rendering import Json, first_problem, page, wants_page
+from .rendering import Json, content_type, first_problem, page, wants_page
 from .state import NotReadyError, State
 
 router = APIRouter()
@@ -317,6 +317,15 @@ async def search(state: State, asked: Asked, k: int, where: str | None) -> dict[
         return {"feature": feature, "hits": await inference.in_thread(find)}
 
 
+def search_like(catalog: Catalog, item_id: str, k: int, where: str | None) -> dict[str, Any]:
+    """The same for an item of the store, by how it looks, or by its text where it has no picture."""
+    row = find_row(catalog, item_id)
+    feature, vector = catalog.vector_of(row, meaning=False)
+    rows = None if where is None else catalog.select(where=where)
+    near = catalog.feature(feature).nearest(vector, k, rows, without=row)
+    return {"feature": feature, "hits": [neighbour_json(catalog, each) for each in near]}
+
+
 @router.post(
     "/duplicates",
     tags=["search"],
@@ -497,7 +506,7 @@ def metrics(request: Request) -> Response:
 
 async def read_input(request: Request) -> Asked:
     """Read an image and a text out of a form or JSON."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     if kind == "application/json":
         try:
             return Input.model_validate_json(await request.body()).asked()

@@ -187,7 +187,7 @@ def _listed(state: State, catalog: Catalog, choice: Choice) -> Found:
         row = catalog.row(choice.like)
         if row is None:
             raise HTTPException(404, "there is no such item")
-        feature, vector = like_vector(catalog, row, meaning=choice.by == "meaning")
+        feature, vector = catalog.vector_of(row, meaning=choice.by == "meaning")
         return _ranked(catalog, choice, feature, vector, without=row)
     rows = _filtered(catalog, choice)
     remarks: dict[int, str] = {}
@@ -211,16 +211,6 @@ def _ranked(catalog: Catalog, choice: Choice, feature: str, vector: Any, without
     shown = near[start : start + PER_PAGE]
     scores = {each.row: each.score for each in shown}
     return Found(list(scores), None, len(near) > start + PER_PAGE, scores, feature=feature)
-
-
-def like_vector(catalog: Catalog, row: int, *, meaning: bool) -> tuple[str, np.ndarray]:
-    """Feature and vector by which items like this one are found: `pooled` tells how it looks, `joint` what it means."""
-    for images in (True, False):
-        for name in catalog.default_features(images=images, joint=meaning):
-            vector = catalog.feature(name).vector(row)
-            if vector is not None:
-                return name, vector
-    raise UsageError("the item has no features to compare it by: embed it with `icehouse embed`")
 
 
 def _stored_run(state: State, name: str) -> Run:
@@ -340,7 +330,7 @@ def item(request: Request, id: Annotated[str, Query(max_length=4000)]) -> Any:
     like: dict[str, list[dict[str, Any]]] = {}
     for by in ("looks", "meaning"):
         try:
-            feature, vector = like_vector(catalog, row, meaning=by == "meaning")
+            feature, vector = catalog.vector_of(row, meaning=by == "meaning")
         except IcehouseError:
             continue
         near = catalog.feature(feature).nearest(vector, 6, without=row)

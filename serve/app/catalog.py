@@ -251,6 +251,15 @@ class Catalog:
             if name.count("/") == 2 and name.endswith(f"/{modality}/{output}")
         ]
 
+    def vector_of(self, row: int, *, meaning: bool) -> tuple[str, np.ndarray]:
+        """Feature and vector by which items like this one are found: `pooled` tells how it looks, `joint` what it means."""
+        for images in (True, False):
+            for name in self.default_features(images=images, joint=meaning):
+                vector = self.feature(name).vector(row)
+                if vector is not None:
+                    return name, vector
+        raise UsageError("the item has no features to compare it by: embed it with `icehouse embed`")
+
     def _feature_names(self) -> list[str]:
         """Features there are; the store's folders are not walked more than once a second for it."""
         asked, known = self._known_features

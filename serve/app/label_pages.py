@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from ...errors import UsageError
 from ..label_table import checked_annotator, load_task, task_names
 from ..labelling import Desk
 from .api import served
-from .rendering import Json, first_problem, page, wants_page
+from .rendering import Json, content_type, first_problem, page, wants_page
 
 router = APIRouter(include_in_schema=False)
 
@@ -102,50 +101,43 @@ def item(
     return _answer(request, desk, annotator, view, id)
 
 
+def _body(kind: type[Undone]) -> Any:
+    """JSON of a body: only that, which no form of another site can send."""
+
+    async def read(request: Request) -> Any:
+        if content_type(request) != "application/json":
+            raise HTTPException(415, "send JSON, with content-type application/json")
+        data = await request.body()
+        if len(data) > _MAX_BODY:
+            raise HTTPException(413, "the body is too large for a label")
+        try:
+            return kind.model_validate_json(data)
+        except ValidationError as error:
+            raise HTTPException(422, first_problem(error.errors())) from None
+
+    return Depends(read)
+
+
 @router.post("/label")
-async def say(request: Request) -> Any:
+def say(request: Request, said: Annotated[Said, _body(Said)]) -> Any:
     """Keep a label or a skip; the answer, which has the next item, is sent once it is on the medium."""
-    said = await _body(request, Said)
-    return await run_in_threadpool(_say, request, said)
+    desk, adjudicate = desk_of(request, said.task), said.view == _ADJUDICATE
+    new = desk.say(said.annotator, said.item_id, said.label, said.entry_id, adjudicate=adjudicate)
+    return _answer(request, desk, said.annotator, said.view, kept=new)
 
 
 @router.post("/label/undo")
-async def undo(request: Request) -> Any:
+def undo(request: Request, undone: Annotated[Undone, _body(Undone)]) -> Any:
     """Take back the last word, and show its item again."""
-    undone = await _body(request, Undone)
-    return await run_in_threadpool(_undo, request, undone)
+    desk = desk_of(request, undone.task)
+    item_id = desk.undo(undone.annotator, undone.entry_id, adjudicate=undone.view == _ADJUDICATE)
+    return _answer(request, desk, undone.annotator, undone.view, item_id, kept=item_id is not None)
 
 
 @router.get("/label/status")
 def status(request: Request, task: Name = "") -> Any:
     """Agreement, progress and the learning curve, as `icehouse label --status --json` has them."""
     return Json(desk_of(request, task).status())
-
-
-def _say(request: Request, said: Said) -> Any:
-    desk = desk_of(request, said.task)
-    view = said.view
-    new = desk.say(said.annotator, said.item_id, said.label, said.entry_id, adjudicate=view == _ADJUDICATE)
-    return _answer(request, desk, said.annotator, view, kept=new)
-
-
-def _undo(request: Request, undone: Undone) -> Any:
-    desk = desk_of(request, undone.task)
-    item_id = desk.undo(undone.annotator, undone.entry_id, adjudicate=undone.view == _ADJUDICATE)
-    return _answer(request, desk, undone.annotator, undone.view, item_id, kept=item_id is not None)
-
-
-async def _body(request: Request, kind: Any) -> Any:
-    """JSON of a body: only that, which no form of another site can send."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise HTTPException(415, "send JSON, with content-type application/json")
-    data = await request.body()
-    if len(data) > _MAX_BODY:
-        raise HTTPException(413, "the body is too large for a label")
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
-        raise HTTPException(422, first_problem(error.errors())) from None
 
 
 def _answer(
@@ -166,20 +158,16 @@ def _answer(
     votes = desk.votes_on(chosen) if adjudicate and chosen is not None else []
     members = [] if chosen is None else desk.units.members.get(desk.units.of.get(chosen, ""), [])
     if request.headers.get("x-fragment") != "desk":
-        return Json(
-            {
-                "item": None
-                if chosen is None or row is None
-                else {
-                    "item_id": chosen,
-                    "text": catalog.table["text"][row].as_py(),
-                    "stands_for": len(members),
-                },
-                "votes": [{"annotator": vote.annotator, "label": vote.label} for vote in votes],
-                "progress": progress,
-                **({} if kept is None else {"kept": kept}),
-            }
-        )
+        shown_item = None
+        if chosen is not None and row is not None:
+            text = catalog.table["text"][row].as_py()
+            shown_item = {"item_id": chosen, "text": text, "stands_for": len(members)}
+        told = {
+            "item": shown_item,
+            "votes": [{"annotator": vote.annotator, "label": vote.label} for vote in votes],
+            "progress": progress,
+        }
+        return Json(told if kept is None else {**told, "kept": kept})
     return page(
         request,
         "app_label_item.html",

@@ -39,6 +39,11 @@ def wants_page(request: Request) -> bool:
     return navigates and "text/html" in request.headers.get("accept", "")
 
 
+def content_type(request: Request) -> str:
+    """Media type of a body, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def first_problem(errors: Sequence[Mapping[str, Any]]) -> str:
     """Name the first value that cannot be taken; the value itself may be anything, and is not repeated."""
     first = errors[0]

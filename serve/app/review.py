@@ -25,7 +25,7 @@ from ...store.store import Store
 from .api import served
 from .browse import item_url
 from .catalog import Catalog
-from .rendering import Json, page
+from .rendering import Json, content_type, page
 
 router = APIRouter(include_in_schema=False)
 
@@ -180,7 +180,7 @@ async def apply(
     request: Request, search: SearchName = None, by: Annotated[str | None, Query(max_length=100)] = None
 ) -> Any:
     """Apply judgements, as the gallery saves them, to the store; what `icehouse dups apply` does with the file."""
-    if request.headers.get("content-type", "").partition(";")[0] != "text/csv":
+    if content_type(request) != "text/csv":
         raise HTTPException(415, "send the judgements as text/csv, with the columns a, b, label and keep")
     data = await request.body()
     if len(data) > MAX_JUDGED:
