@@ -30,8 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from icehouse.dups.join.cosines import RowSet, pair_cosines
-from icehouse.dups.join.selfjoin import JoinStats, self_join
+from icehouse.dups.join import JoinStats, RowSet, pair_cosines, self_join
 from machine import machine
 
 #: Share of variance in the first 16, 32, 64, 128 principal axes.

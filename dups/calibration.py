@@ -31,7 +31,7 @@ import numpy as np
 from ..errors import CorruptError, IcehouseError, SourceError, SpaceError, StoreError, UsageError, count_of
 from ..store.files import SUMS, check_sums, checked_name, publish_bytes, publish_folder
 from ..store.store import Store
-from .join.cosines import RowSet
+from .join import RowSet
 from .local_scaling import LocalMeasure
 
 # What the area tangents of the cosines of unrelated pairs exceed a high quantile by follows a generalised Pareto

@@ -22,8 +22,7 @@ from ..store.search import float32_margin
 from ..store.store import Store
 from ..store.vectors import Vectors
 from .hashing import distinct
-from .join.cosines import Asked, RowSet, pair_cosines
-from .join.selfjoin import PairBlock, cross_join
+from .join import Asked, PairBlock, RowSet, cross_join, pair_cosines
 from .pairs import Engine, Exact, JoinOptions
 
 #: Recall@10 by which a kind is chosen: flat up to 50,000 rows, then IVF.

@@ -145,7 +145,7 @@ def find_duplicates(
     `keeper` is a policy or a column, see `icehouse.dups.groups.preference`; only items that meet `where` are compared,
     and vanished files never are. `variants`, pictures that agree while their texts do not, are kept and listed, or
     count as duplicates. `yes_drop` writes ``keep.csv`` and ``drop.csv`` even where so many contents are alike that
-    hardly all are duplicates. `threads` and `device` are as `icehouse.dups.join.selfjoin.self_join` takes them;
+    hardly all are duplicates. `threads` and `device` are as `icehouse.dups.join.self_join` takes them;
     `progress` is called with images whose parts are hashed, then with pairs. A UsageError says that an argument is out
     of its range, names what there is not, or could do nothing; a StoreError that there is no such feature, or that
     results cannot be written.

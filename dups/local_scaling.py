@@ -29,7 +29,7 @@ import numpy as np
 
 from ..errors import UsageError, count_of
 from .hashing import WHOLE_VIEWS, ViewHashes
-from .join.cosines import MAX_ASKED
+from .join import MAX_ASKED
 
 #: Contents that others are held against.
 MAX_REFERENCE = 3000

@@ -29,8 +29,7 @@ from .hashing import (
     informative,
     random_pairs_expected,
 )
-from .join.cosines import Asked, RowSet, pair_cosines
-from .join.selfjoin import Join, PairBlock, cross_join, self_join
+from .join import Asked, Join, PairBlock, RowSet, cross_join, pair_cosines, self_join
 from .linked_pairs import pair_alike, pair_linked, unrelated_agreement
 from .local_scaling import RADIUS, Neighbourhoods
 from .registration import BEYOND_DOUBT, VAGUE, Agreements, decide
@@ -399,7 +398,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class JoinOptions:
-    """Options of a join, as `icehouse.dups.join.selfjoin.self_join` takes it."""
+    """Options of a join, as `icehouse.dups.join.self_join` takes it."""
 
     max_pairs: int
     threads: int | None = None
@@ -436,7 +435,7 @@ class Engine(Protocol):
 
 @dataclass
 class Exact:
-    """All pairs, none missed; see `icehouse.dups.join.selfjoin`."""
+    """All pairs, none missed; see `icehouse.dups.join`."""
 
     name: str = "exact"
 

@@ -12,8 +12,7 @@ from ..store.store import Store
 from .calibration import Calibration, false_pairs_text
 from .default_calibration import SAME_LEVELS, alike_cosine, chance_bits, near_certain_cosine
 from .hashing import HashJoin, ViewHashes
-from .join.cosines import choose_tiles
-from .join.selfjoin import self_join
+from .join import choose_tiles, self_join
 from .local_scaling import MIN_REFERENCE, LocalMeasure
 
 #: False pairs, at most, that are expected among those whose pictures are registered.

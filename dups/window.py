@@ -8,14 +8,16 @@ remembered, and what was seen longest ago is forgotten.
 Under a rule with a local measure (`icehouse.dups.local_scaling`) each content is held against the measure's reference as it
 comes, and asks for a cosine of its own.
 
-Arrivals may come in batches, so that one product of matrices serves all of them; each is then judged as if it had come
-alone, after those before it. The vectors are compared as in `icehouse.dups.join`: a bound on the cosine from the leading
-principal coordinates rules almost all out, and the rest are scored from the vectors as they are held, by the one definition
-of a cosine. So no match is missed, and verdicts depend neither on batches, nor on the axes, nor on threads.
+Arrivals may come in batches, so that one product of matrices serves all of them: they take rows beside what is held, and
+are compared with all rows at once. Each is then judged as if it had come alone, by the rows that count at that moment. The
+vectors are compared as in `icehouse.dups.join`: a bound on the cosine from the leading principal coordinates rules almost
+all out, and the rest are scored from the vectors as they are held, by the one definition of a cosine. So no match is
+missed, and verdicts depend neither on batches, nor on the axes, nor on threads.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,20 +38,19 @@ from .hashing import (
     informative,
     near_views,
 )
-from .join.cosines import (
+from .join import (
     MAX_ASKED,
     Asked,
-    Coordinates,
     NumpyTiles,
     Plan,
     RowSet,
+    TorchTiles,
     asking_columns,
     choose_plan,
     coordinate_slack,
+    has_bfloat16,
     pair_cosines,
-    pays,
     project,
-    summation_slack,
 )
 from .local_scaling import RADIUS, Neighbourhoods
 from .registration import StreamPictures
@@ -195,33 +196,37 @@ class SlidingWindow:
         self.pictures = pictures if self.rules.registers else None
         self.rule = Rule()
         self.count = 0
+        rows = capacity + BATCH
         try:
-            self._ids: list[str] = [""] * capacity
-            self._keys: list[str] = [""] * capacity
-            self._texts: list[tuple[str, ...]] = [()] * capacity
-            self._paths: list[str | None] = [None] * capacity
-            self._X = np.zeros((capacity, dim or 0), dtype)
+            self._ids: list[str] = [""] * rows
+            self._keys: list[str] = [""] * rows
+            self._texts: list[tuple[str, ...]] = [()] * rows
+            self._paths: list[str | None] = [None] * rows
+            self._X = np.zeros((rows, dim or 0), dtype)
         except (MemoryError, OverflowError, ValueError) as error:
             raise UsageError(
                 f"no memory for a window of {capacity:,} contents; give a smaller one"
             ) from error
+        #: Row of each key that is held, the one seen longest ago first; and which rows these are.
+        self._slots: OrderedDict[str, int] = OrderedDict()
+        self._alive = np.zeros(rows, bool)
+        self._top = 0  # rows that were ever used
+        self._latest: _Batch | None = None
         self._matrix: np.ndarray | None = None
         self._maps = False
         #: The vectors as the rule compares them: `_X`, or what its map makes of them.
         self._Y = self._X
         self._rows = self._row_set(self._Y)
         #: `Neighbourhoods` of each content, and the least cosine that it asks for.
-        self._around = np.zeros((4, capacity))
-        self._asks = np.zeros(capacity)
-        self._hashes = np.zeros(capacity, np.uint64)
-        self._hashed = np.zeros(capacity, bool)
-        self._useful = np.zeros(capacity, bool)
+        self._around = np.zeros((4, rows))
+        self._asks = np.zeros(rows)
+        self._hashes = np.zeros(rows, np.uint64)
+        self._hashed = np.zeros(rows, bool)
+        self._useful = np.zeros(rows, bool)
         #: Hashes of the turned pictures; 0 where they are not known.
-        self._turned = np.zeros((capacity, TURNS), np.uint64)
-        self._serials = np.full(capacity, -1, np.int64)
+        self._turned = np.zeros((rows, TURNS), np.uint64)
+        self._serials = np.full(rows, -1, np.int64)
         self.recent = RecentViews(RECENT if recent is None else recent)
-        #: Slot of each key, the one seen longest ago first.
-        self._slots: OrderedDict[str, int] = OrderedDict()
         self._plan = Plan(dim or 0, dim or 0)
         self._lead = Coordinates(0, 0, 1.0)
         self._fitted_at = 0
@@ -245,30 +250,17 @@ class SlidingWindow:
     @property
     def bytes(self) -> int:
         """Bytes of the arrays, once the window is full; keys and ids come on top."""
-        arrays = [
-            self._X,
-            self._rows.squares,
-            self._hashes,
-            self._hashed,
-            self._useful,
-            self._turned,
-            self._serials,
-            self._around,
-            self._asks,
-            *self.recent.arrays,
-        ]
-        arrays += [self._Y] if self._maps else []
+        # Vectors that are compared as they are held are there once.
+        arrays = {id(value): value for value in vars(self).values() if isinstance(value, np.ndarray)}
+        held = [*arrays.values(), self._rows.squares, *self.recent.arrays]
         coordinates = self._lead.data.itemsize * self._lead.data.shape[1] * self.capacity
-        return sum(array.nbytes for array in arrays) + coordinates
+        return sum(array.nbytes for array in held) + coordinates
 
     def judge(self, arrivals: Sequence[Arrival]) -> Iterator[StreamResult]:
         """Judge and remember arrivals, one at a time as the verdicts are read; what is not read has not arrived."""
-        start = 0
-        while start < len(arrivals):
-            batch = _Batch(self, arrivals[start : start + self._review()])
-            start += len(batch)
+        for batch in self._batches(arrivals):
             for j in range(len(batch)):
-                if self.count != batch.first + j:
+                if self._latest is not batch:
                     raise UsageError("the window was given other arrivals before all of these were judged")
                 verdict = self._result(batch, j)
                 self._remember(batch, j)
@@ -279,17 +271,14 @@ class SlidingWindow:
         self._review()
         found = []
         for start in range(0, len(arrivals), BATCH):
-            # What is not remembered has no slot, and is no match of those after it.
-            batch = _Batch(self, arrivals[start : start + BATCH])
+            # What is not remembered is no match of those after it.
+            batch = self._take(arrivals[start : start + BATCH])
             found += [self._result(batch, j) for j in range(len(batch))]
         return found
 
     def remember(self, arrivals: Sequence[Arrival]) -> None:
         """Take arrivals into the window without judging them."""
-        start = 0
-        while start < len(arrivals):
-            batch = _Batch(self, arrivals[start : start + self._review()], compare=False)
-            start += len(batch)
+        for batch in self._batches(arrivals, compare=False):
             for j in range(len(batch)):
                 self._remember(batch, j)
 
@@ -299,7 +288,8 @@ class SlidingWindow:
         `measure` is the digest of the local measure whose neighbourhoods were put in, too.
         """
         n = len(self)
-        self.count = seen
+        self.count, self._top = seen, max(self._top, n)
+        self._alive[list(self._slots.values())] = True
         self._useful[:n] = self._hashed[:n] & informative(self._hashes[:n])
         self._review(first=True, measure=measure)
 
@@ -313,8 +303,8 @@ class SlidingWindow:
 
     def held(self) -> Held:
         """What is held and has a vector."""
-        n = len(self)
-        slots = np.flatnonzero(RowSet.of(self._X[:n]).measure().squares > 0)
+        n = self._top
+        slots = np.flatnonzero(self._alive[:n] & (RowSet.of(self._X[:n]).measure().squares > 0))
         keys = np.empty(n, "U64")
         keys[list(self._slots.values())] = list(self._slots)
         views, _ = self.recent.of(self._serials[slots], self.count)
@@ -378,8 +368,8 @@ class SlidingWindow:
         known = (
             measure is not None and self.rule.local is not None and measure == measure_digest(self.rule.local)
         )
-        for start in range(0, len(self), 1024):
-            part = slice(start, min(start + 1024, len(self)))
+        for start in range(0, self._top, 1024):
+            part = slice(start, min(start + 1024, self._top))
             units = self._units(self._X[part])
             self._Y[part] = units
             if self.local and not known:
@@ -402,7 +392,7 @@ class SlidingWindow:
 
     def _ask(self) -> None:
         """Write down what each content asks for, beside its coordinates too."""
-        n = min(len(self), len(self._lead))
+        n = min(self._top, len(self._lead))
         self._asks[:n] = self._asking(self._around[:, :n], self._rows.squares[:n])
         self._lead[:n] = asking_columns(self._lead[:n, :-2], self._asks[:n], right=True)
 
@@ -424,39 +414,143 @@ class SlidingWindow:
         # BLAS sums a row in an order that depends on where it stands; rounded, it is the same wherever that is.
         return np.round(units, 7).astype(np.float32)
 
+    def _batches(self, arrivals: Sequence[Arrival], *, compare: bool = True) -> Iterator[_Batch]:
+        """Take arrivals, as many at a time as go by one rule."""
+        start = 0
+        while start < len(arrivals):
+            batch = self._take(arrivals[start : start + self._review()], compare=compare)
+            start += len(batch)
+            yield batch
+
+    def _take(self, arrivals: Sequence[Arrival], *, compare: bool = True) -> _Batch:
+        """Give arrivals rows, and compare them with all rows, their own among them; none is held yet."""
+        self._fit_axes()
+        self._latest = batch = _Batch(arrivals)
+        new = self._fill(batch)
+        rows = batch.slots[new]
+        self._useful[rows] = self._hashed[rows] & informative(self._hashes[rows])
+        if self._maps:
+            units = self._units(self._X[rows])
+            self._Y[rows] = units
+            if self.local:
+                self._around[:, rows] = self._neighbourhoods(units, batch.views[new])
+        # One thread: the products are small, and the other cores have pictures to decode and encode.
+        with _blas().limit(limits=1):
+            if self.dim is not None:
+                vectors = self._row_set(self._Y[batch.slots])
+                lead, _ = project(vectors, slice(0, len(batch)), self._plan)
+                self._rows.squares[batch.slots] = vectors.squares
+                if self.local:
+                    self._asks[rows] = self._asking(self._around[:, rows], self._rows.squares[rows])
+                self._lead[rows] = self.asking(lead[new], self._asks[rows], right=True)
+                if compare and (self.local or self.rule.cosine is not None):
+                    least, reach = self.bound
+                    left = self.asking(lead, self._asks[batch.slots], right=False)
+                    least -= coordinate_slack(self.dim)
+                    i, slots = self._lead.reaching(left, least, reach, self._top)
+                    order = np.argsort(i, kind="stable")
+                    batch.lead_hits = np.split(
+                        slots[order], np.searchsorted(i[order], np.arange(1, len(batch)))
+                    )
+            if compare:
+                batch.hash_hits = [self._near_hashes(row) for row in batch.slots.tolist()]
+                batch.view_hits = [self._near_views(batch, j, new) for j in range(len(batch))]
+        return batch
+
+    def _fill(self, batch: _Batch) -> np.ndarray:
+        """Put hashes and vectors of new contents in free rows; copies have the rows of their contents.
+
+        Gives the places of the first of each new content in the batch.
+        """
+        free = iter(np.flatnonzero(~self._alive)[: len(batch)].tolist())
+        first: dict[str, int] = {}
+        for j, arrival in enumerate(batch.arrivals):
+            if (slot := self._slots.get(arrival.key)) is not None:
+                batch.slots[j] = slot
+                serial = self._serials[[slot]]
+                if arrival.views is None and self.recent.holds(serial, self.count)[0]:
+                    thumb = self.recent.thumbs_of(serial)[0] if self.recent.pictured(serial)[0] else None
+                    batch.see(j, self.recent.of(serial, self.count)[0][0], thumb)
+                else:
+                    batch.see(j, arrival.views, arrival.thumb)
+            elif (k := first.setdefault(arrival.key, j)) < j:
+                batch.slots[j] = batch.slots[k]
+                batch.see(j, batch.views[k], batch.thumbs[k] if batch.pictured[k] else None)
+            else:
+                batch.slots[j] = row = next(free)
+                batch.see(j, arrival.views, arrival.thumb)
+                # What it held before is no longer what others are near to.
+                self._serials[row] = -1
+                self._hashes[row], self._hashed[row] = arrival.phash or 0, arrival.phash is not None
+                self._turned[row] = 0 if arrival.turned is None else arrival.turned[1:]
+                self._X[row] = self._vector(arrival)
+                self._top = max(self._top, row + 1)
+        return np.array(list(first.values()), np.int64)
+
+    def _vector(self, arrival: Arrival) -> np.ndarray | float:
+        """Vector of an arrival as it is held; without one NaN, which has no direction wherever the mean lies."""
+        if arrival.vector is None:
+            return np.nan
+        if arrival.vector.shape != self._X.shape[1:]:
+            raise UsageError(
+                f"{arrival.id}: a vector of {arrival.vector.shape}, where the window's have {self._X.shape[1:]}"
+            )
+        with np.errstate(over="ignore"):
+            return arrival.vector.astype(self._X.dtype)
+
+    def _near_hashes(self, row: int) -> np.ndarray:
+        """Rows whose hashes are within the radius of a row's, upright or turned."""
+        radius = self.rule.hamming
+        if radius is None or radius < 0 or not self._useful[row]:
+            return np.empty(0, np.int64)
+        every = slice(0, self._top)
+        near = np.bitwise_count(self._hashes[every] ^ self._hashes[row]) <= radius
+        return np.flatnonzero((near & self._useful[every]) | (self._turned_from(row, every)[0] > 0))
+
+    def _near_views(self, batch: _Batch, j: int, new: np.ndarray) -> np.ndarray:
+        """Rows of the latest arrivals, and of new ones before it in the batch, with views near those of arrival j."""
+        views = batch.views[j]
+        if not self.looks_at_views or not views.any():
+            return np.empty(0, np.int64)
+        agreement = self.rule.agreement is not None
+        slots, serials = self.recent.near(views, RADIUS, agreement)
+        before = new[new < j]
+        beside = before[near_views(views, batch.views[before], RADIUS, agreement)]
+        # A row may have been given to another content since.
+        return np.concatenate([slots[self._serials[slots] == serials], batch.slots[beside]])
+
     def _result(self, batch: _Batch, j: int) -> StreamResult:
-        if self.pictures is not None and (grey := batch.greys[j]) is not None:
-            self.pictures.keep(batch.keys[j], grey)
-        own = self._slots.get(batch.keys[j])
+        arrival, row = batch.arrivals[j], int(batch.slots[j])
+        if self.pictures is not None and arrival.grey is not None:
+            self.pictures.keep(arrival.key, arrival.grey)
+        own = self._slots.get(arrival.key)
         by_hash, many = self._by_hash(batch, j)
         by_vector, more = self._by_vector(batch, j)
         seen = bool(batch.views[j].any()) and (
             own is None or self.recent.holds(self._serials[own], self.count)
         )
-        by_view = batch.alive(self, j, batch.view_hits, batch.view_pairs) if seen else np.empty(0, np.int64)
+        by_view = self._held(batch.view_hits[j]) if seen else np.empty(0, np.int64)
         by_view = by_view[self.recent.holds(self._serials[by_view], self.count)]
         slots = np.union1d(np.union1d(by_hash, by_vector), by_view)
         if own is not None:
             slots = np.union1d(slots, [own])
         if not len(slots):
-            return StreamResult(batch.ids[j], self.count)
-        hamming = np.bitwise_count(self._hashes[slots] ^ batch.hashes[j]).astype(np.int16)
-        hamming[~(self._hashed[slots] & batch.hashed[j])] = -1
-        cosine = self._cosines(batch, j, slots)
+            return StreamResult(arrival.id, self.count)
+        hamming = np.bitwise_count(self._hashes[slots] ^ self._hashes[row]).astype(np.int16)
+        hamming[~(self._hashed[slots] & self._hashed[row])] = -1
+        cosine = self._cosines(row, slots)
         exact = slots == (-1 if own is None else own)
-        perceptual = np.zeros(len(slots), bool)
-        if self.rule.hamming is not None:
-            perceptual = (hamming >= 0) & (hamming <= self.rule.hamming)
-            perceptual &= self._useful[slots] & batch.useful[j]
+        whole = self._useful[slots] & self._useful[row] & (hamming <= (self.rule.hamming or 0))
+        perceptual = whole & (self.rule.hamming is not None)
         nearest, parts, thumbs = self._seen_apart(batch, j, slots, seen)
         perceptual |= parts
-        evidence = self._evidence(batch, j, slots, cosine, nearest)
+        evidence = self._evidence(row, slots, cosine, nearest)
         embedding = np.zeros(len(slots), bool) if self.rule.cosine is None else cosine >= self.rule.cosine
         if self.local:
             # The bounds ask by cosines; whichever way that is rounded, a pair that they find is found.
             least = self.rule.least_evidence or 0
-            embedding = (evidence >= least) | (cosine >= self._least(batch, j, slots))
-        turned, bits = batch.turned_from(self, j, slots)
+            embedding = (evidence >= least) | (cosine >= self._least(row, slots))
+        turned, bits = self._turned_from(row, slots)
         perceptual |= turned > 0
         suspected = suspects_of(self.rule, evidence, cosine, nearest) & ~perceptual
         embedding |= suspected & ~(nearest <= RADIUS)
@@ -477,12 +571,20 @@ class SlidingWindow:
             # Where unrelated pictures have near hashes, these leave a doubt however rare they are.
             by_vector = evidence
             if self.rule.hashes_prove_little:
-                by_vector = self._evidence(batch, j, slots, cosine, np.full(len(slots), 65, np.int16))
+                by_vector = self._evidence(row, slots, cosine, np.full(len(slots), 65, np.int16))
             sure = exact | (beyond_doubt(self.rule, by_vector, perceptual, embedding) & (not template))
             asked = kept[~sure[kept] & (differs[kept] == 0)]
             asked = asked[np.argsort(nearest[asked], kind="stable")]
-            others = slots[asked], by_vector[asked], suspected[asked]
-            held, vague = self._settled(batch, j, *others, strict=template)
+            held, vague = settle(
+                self.pictures,
+                self.rule,
+                (arrival.key, arrival.path),
+                [(self._keys[slot], self._paths[slot]) for slot in slots[asked].tolist()],
+                by_vector[asked],
+                whole[asked],
+                suspected[asked],
+                strict=template,
+            )
             differs[asked[vague]] = DETAIL
             kept = np.setdiff1d(kept, asked[~held])
         if len(kept) > 2 * MAX_MATCHES + 1:
@@ -512,25 +614,7 @@ class SlidingWindow:
                     bool(variant[k]),
                 )
             )
-        return StreamResult(batch.ids[j], self.count, tuple(matches), many or more)
-
-    def _settled(
-        self,
-        batch: _Batch,
-        j: int,
-        slots: np.ndarray,
-        evidence: np.ndarray,
-        suspected: np.ndarray,
-        *,
-        strict: bool,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Which matches of arrival j that are in doubt hold, and which of these are variants; see `settle`."""
-        assert self.pictures is not None
-        by_hash = np.bitwise_count(self._hashes[slots] ^ batch.hashes[j]) <= max(self.rule.hamming or 0, 0)
-        by_hash &= self._useful[slots] & batch.useful[j] & ((self.rule.hamming or 0) >= 0)
-        own = batch.keys[j], batch.paths[j]
-        others = [(self._keys[slot], self._paths[slot]) for slot in slots.tolist()]
-        return settle(self.pictures, self.rule, own, others, evidence, by_hash, suspected, strict=strict)
+        return StreamResult(arrival.id, self.count, tuple(matches), many or more)
 
     def _seen_apart(
         self, batch: _Batch, j: int, slots: np.ndarray, seen: bool
@@ -551,15 +635,13 @@ class SlidingWindow:
         found[at] = pairs.found(one, other, nearest[at])
         return nearest, found, thumbs
 
-    def _evidence(
-        self, batch: _Batch, j: int, slots: np.ndarray, cosine: np.ndarray, nearest: np.ndarray
-    ) -> np.ndarray:
-        """How much arrival j stands out with each slot, float64; NaN where that is not asked, or a vector is missing."""
+    def _evidence(self, row: int, slots: np.ndarray, cosine: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+        """How much a row stands out with each slot, float64; NaN where that is not asked, or a vector is missing."""
         told = np.full(len(slots), np.nan)
         known = np.flatnonzero(~np.isnan(cosine))
         if self.local and len(known):
             assert self.rule.local is not None
-            both = np.concatenate([batch.around[:, [j]], self._around[:, slots[known]]], axis=1)
+            both = self._around[:, np.concatenate([[row], slots[known]])]
             one, other = np.zeros(len(known), np.int64), np.arange(1, len(known) + 1)
             told[known] = Neighbourhoods(*both).evidence(
                 one, other, cosine[known], nearest[known], self.rule.local.quantile
@@ -574,7 +656,7 @@ class SlidingWindow:
         `thumbs` says with which of them it can be laid over each other; of the others the levels are NaN.
         """
         told, apart = np.zeros(len(slots), np.int8), np.full(len(slots), np.nan)
-        own = self._slots.get(batch.keys[j])
+        own = self._slots.get(batch.arrivals[j].key)
         texts = batch.texts[j] or (() if own is None else self._texts[own])
         if texts:
             told[[texts_differ(texts, self._texts[slot]) for slot in slots.tolist()]] = 1
@@ -596,83 +678,84 @@ class SlidingWindow:
                 apart[at] = overlays.levels_apart(one, other)
         return told, apart
 
+    def _held(self, slots: np.ndarray) -> np.ndarray:
+        """Those of some slots that are held at this moment."""
+        return slots[self._alive[slots]]
+
     def _by_hash(self, batch: _Batch, j: int) -> tuple[np.ndarray, bool]:
         """Slots within the radius, the most recent ones, and whether there are more."""
-        slots = batch.alive(self, j, batch.hash_hits, batch.hash_pairs)
+        slots = self._held(batch.hash_hits[j])
         if len(slots) <= MAX_MATCHES:
             return slots, False
         return slots[np.argpartition(self._serials[slots], -MAX_MATCHES)[-MAX_MATCHES:]], True
 
     def _by_vector(self, batch: _Batch, j: int) -> tuple[np.ndarray, bool]:
         """Slots whose cosine reaches the threshold, the most recent ones, and whether there are more."""
-        slots = batch.alive(self, j, batch.lead_hits, batch.lead_pairs)
+        row, slots = int(batch.slots[j]), self._held(batch.lead_hits[j])
         self._asked += 1
         self._candidates += len(slots)
-        found, size = np.empty(0, np.int64), 2 * MAX_MATCHES
-        while len(slots):
-            # The most recent first, in blocks that double: where everything resembles everything the first one suffices.
-            if len(slots) > size:
-                parted = np.argpartition(self._serials[slots], -size)
-                block, slots = slots[parted[-size:]], slots[parted[:-size]]
-            else:
-                block, slots = slots, slots[:0]
-            size *= 2
-            block = block[self._cosines(batch, j, block) >= self._least(batch, j, block)]
-            found = np.concatenate([found, block])
+        slots = slots[np.argsort(-self._serials[slots])]
+        found, start, size = np.empty(0, np.int64), 0, 2 * MAX_MATCHES
+        while start < len(slots):
+            # In blocks that double: where everything resembles everything the first one suffices.
+            block = slots[start : start + size]
+            start, size = start + size, 2 * size
+            found = np.concatenate([found, block[self._cosines(row, block) >= self._least(row, block)]])
             if len(found) > MAX_MATCHES:
-                return found[np.argsort(self._serials[found])[-MAX_MATCHES:]], True
+                return found[:MAX_MATCHES], True
         return found, False
 
-    def _least(self, batch: _Batch, j: int, slots: np.ndarray) -> np.ndarray | float:
-        """Least cosine of arrival j with each slot where hashes say nothing."""
-        if not self.local:
-            return self.rule.least_cosine
-        # As `Asked.of` has it.
-        return (batch.asks[j] + self._asks[slots]) / 2
+    def _least(self, row: int, slots: np.ndarray) -> np.ndarray | float:
+        """Least cosine of a row with each slot where hashes say nothing."""
+        return Asked(self._asks, self._asks).of(row, slots) if self.local else self.rule.least_cosine
 
-    def _cosines(self, batch: _Batch, j: int, slots: np.ndarray) -> np.ndarray:
-        """Cosine of arrival j and each slot, float64; NaN where there is none."""
+    def _cosines(self, row: int, slots: np.ndarray) -> np.ndarray:
+        """Cosine of a row and each slot, float64; NaN where there is none."""
         cosine = np.full(len(slots), np.nan)
-        if self.dim is not None and batch.rows.squares[j] > 0:
+        if self.dim is not None and self._rows.squares[row] > 0:
             usable = np.flatnonzero(self._rows.squares[slots] > 0)
-            cosine[usable] = pair_cosines(batch.rows, self._rows, np.full(len(usable), j), slots[usable])
+            cosine[usable] = pair_cosines(self._rows, self._rows, np.full(len(usable), row), slots[usable])
         return cosine
 
+    def _turned_from(self, row: int, slots: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+        """In which orientation a row is what each slot holds, int (m,), 0 for none; and the bits between them, or 65.
+
+        One that is as near upright is not turned.
+        """
+        hashes, useful = self._hashes[slots], self._useful[slots]
+        laid, least = np.zeros(len(hashes), np.int64), np.full(len(hashes), 65, np.int16)
+        if self.turned_radius < 0 or not self._useful[row] or not self._turned[row].any():
+            return laid, least
+        least = np.bitwise_count(hashes ^ self._hashes[row]).astype(np.int16)
+        for k, value in enumerate(self._turned[row], 1):
+            bits = np.bitwise_count(hashes ^ value).astype(np.int16)
+            nearer = (bits <= self.turned_radius) & (bits < least)
+            laid[nearer], least[nearer] = k, bits[nearer]
+        return laid * useful, least
+
     def _remember(self, batch: _Batch, j: int) -> None:
-        key, slot = batch.keys[j], self._slots.get(batch.keys[j])
-        if slot is not None:
+        arrival, row = batch.arrivals[j], int(batch.slots[j])
+        self.count += 1
+        if (slot := self._slots.get(arrival.key)) is not None:
             texts = [text for text in batch.texts[j] if text not in self._texts[slot]]
             self._texts[slot] = (*self._texts[slot], *texts)[:_TEXTS]
-            self._slots.move_to_end(key)
-            self._paths[slot] = batch.paths[j] or self._paths[slot]
-            self.count += 1
+            self._slots.move_to_end(arrival.key)
+            self._paths[slot] = arrival.path or self._paths[slot]
             return
-        if len(self._slots) < self.capacity:
-            slot = len(self._slots)
-        else:
-            _, slot = self._slots.popitem(last=False)
-        self._X[slot], self._Y[slot] = batch.X[j], batch.rows.X[j]
-        self._rows.squares[slot] = batch.rows.squares[j]
-        self._hashes[slot], self._hashed[slot] = batch.hashes[j], batch.hashed[j]
-        self._useful[slot] = batch.useful[j]
-        self._turned[slot] = batch.turned[j]
-        if self.dim is not None:
-            self._lead[slot] = batch.right_lead[j]
-            self._around[:, slot], self._asks[slot] = batch.around[:, j], batch.asks[j]
-        self.recent.put(self.count, slot, batch.views[j], batch.thumbs[j] if batch.pictured[j] else None)
-        self._ids[slot], self._texts[slot] = batch.ids[j], batch.texts[j]
-        self._keys[slot], self._paths[slot] = key, batch.paths[j]
-        self._slots[key] = slot
-        self._serials[slot] = batch.serials[j] = self.count
-        batch.slots[j] = slot
-        self.count += 1
+        if len(self._slots) == self.capacity:
+            self._alive[self._slots.popitem(last=False)[1]] = False
+        serial = self.count - 1
+        self.recent.put(serial, row, batch.views[j], batch.thumbs[j] if batch.pictured[j] else None)
+        self._ids[row], self._texts[row] = arrival.id, batch.texts[j]
+        self._keys[row], self._paths[row] = arrival.key, arrival.path
+        self._serials[row], self._alive[row], self._slots[arrival.key] = serial, True, row
 
     def _fit_axes(self) -> None:
         """Find principal axes of what is held, when it is time: at the first arrivals, as the window fills, as it drifts."""
         if self.dim is None:
             return
-        n = len(self)
-        if n + BATCH <= len(self._lead) or len(self._lead) == self.capacity:
+        n, most = self._top, self.capacity + BATCH
+        if n + BATCH <= len(self._lead) or len(self._lead) == most:
             drifted = self._candidates > _TOO_MANY * max(self._asked, 1)
             if not (drifted and self.count - self._fitted_at >= _MIN_INTERVAL * self.capacity):
                 return
@@ -691,8 +774,7 @@ class SlidingWindow:
             plan = replace(plan, lead=plan.middle)
             self._plan = plan if pays(plan, coming, held, least) else Plan(held.dim, held.dim)
         # Room up to the next time; what is never touched is never taken from the system.
-        room = next((size for size in _REFIT_SIZES if size >= n + BATCH), self.capacity)
-        room = min(room, self.capacity)
+        room = min(next((size for size in _REFIT_SIZES if size >= n + BATCH), most), most)
         plan = self._plan
         self._lead = Coordinates(room, plan.lead + 1 + 2 * self.local, self.bound[0])
         for start in range(0, n, 1024):
@@ -707,181 +789,100 @@ class SlidingWindow:
 
 
 class _Batch:
-    """Arrivals, compared with the window as it was before them and with one another."""
+    """Arrivals, the rows that they have or would take, and the rows that each is near to, held or not."""
 
-    def __init__(self, window: SlidingWindow, arrivals: Sequence[Arrival], *, compare: bool = True) -> None:
-        window._fit_axes()
+    def __init__(self, arrivals: Sequence[Arrival]) -> None:
         b = len(arrivals)
-        self.first = window.count
-        self.ids = [arrival.id for arrival in arrivals]
-        self.keys = [arrival.key for arrival in arrivals]
-        self.hashes = np.zeros(b, np.uint64)
-        self.hashed = np.zeros(b, bool)
-        self.turned = np.zeros((b, TURNS), np.uint64)
-        self.slots = np.full(b, -1, np.int64)
-        self.serials = np.full(b, -2, np.int64)
-        # No vector is a vector of NaN: wherever the mean lies, it has no direction.
-        X = np.full((b, window.dim or 0), np.nan, window._X.dtype)
-        self.around = np.zeros((4, b))
+        self.arrivals = arrivals
+        self.texts = [_kept_text(arrival.text) for arrival in arrivals]
+        self.slots = np.zeros(b, np.int64)
         self.views = np.zeros((b, VIEWS), np.uint64)
         self.thumbs = np.zeros((b, THUMB, THUMB), np.uint8)
         self.pictured = np.zeros(b, bool)
-        self.texts = [_kept_text(arrival.text) for arrival in arrivals]
-        self.paths = [arrival.path for arrival in arrivals]
-        self.greys = [arrival.grey for arrival in arrivals]
-        own = self._fill(window, arrivals, X)
-        self.useful = self.hashed & informative(self.hashes)
-        self.X = X
-        units = window._units(X)
-        self.rows = window._row_set(units.astype(X.dtype, copy=False))
-        self.asks = np.zeros(b)
-        if window.local:
-            fresh = np.flatnonzero(own == np.arange(b))
-            self.around[:, fresh] = window._neighbourhoods(units[fresh], self.views[fresh])
-            copies = np.flatnonzero((own >= 0) & (own != np.arange(b)))
-            self.around[:, copies] = self.around[:, own[copies]]
-        nothing: list[np.ndarray] = [np.empty(0, np.int64)] * b
-        none = np.zeros((b, b), bool)
-        self.hash_hits, self.hash_pairs = nothing, none
-        self.lead_hits, self.lead_pairs = nothing, none
-        self.view_hits, self.view_pairs = list(nothing), none.copy()
-        self.lead = np.empty((b, 0), np.float32)
-        #: Which content a slot held when it was compared.
-        self.held = window._serials.copy() if compare else window._serials
-        # One thread: the products are small, and the other cores have pictures to decode and encode.
-        with _blas().limit(limits=1):
-            self.right_lead = self.lead
-            if window.dim is not None:
-                lead, _ = project(self.rows, slice(0, b), window._plan)
-                if window.local:
-                    self.asks = window._asking(self.around, self.rows.squares)
-                self.lead, self.right_lead = (window.asking(lead, self.asks, right=r) for r in (False, True))
-            if compare:
-                self._compare_hashes(window)
-                self._compare_views(window)
-                self._compare_vectors(window)
+        self.hash_hits = self.view_hits = self.lead_hits = [np.empty(0, np.int64)] * b
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.arrivals)
 
-    def alive(self, window: SlidingWindow, j: int, hits: list[np.ndarray], pairs: np.ndarray) -> np.ndarray:
-        """Slots that arrival j hit, of the window and of the arrivals before it, that still hold what they held."""
-        slots = hits[j]
-        slots = slots[window._serials[slots] == self.held[slots]]
-        earlier = np.flatnonzero(pairs[j, :j] & (self.slots[:j] >= 0))
-        earlier = earlier[window._serials[self.slots[earlier]] == self.serials[earlier]]
-        return np.concatenate([slots, self.slots[earlier]])
-
-    def _fill(self, window: SlidingWindow, arrivals: Sequence[Arrival], X: np.ndarray) -> np.ndarray:
-        """Put hashes and vectors where they belong; a copy has those of its content.
-
-        Gives the place of the first of each content in the batch, -1 for what is in the window.
-        """
-        first: dict[str, int] = {}
-        own = np.full(len(arrivals), -1, np.int64)
-        for j, arrival in enumerate(arrivals):
-            if (slot := window._slots.get(arrival.key)) is not None:
-                X[j] = window._X[slot]
-                self.hashes[j], self.hashed[j] = window._hashes[slot], window._hashed[slot]
-                self.turned[j] = window._turned[slot]
-                self.around[:, j] = window._around[:, slot]
-                serial = window._serials[slot]
-                if arrival.views is None and window.recent.holds(serial, window.count):
-                    self.views[j] = window.recent.of(serial[None], window.count)[0][0]
-                    self.pictured[j] = window.recent.pictured(serial[None])[0]
-                    self.thumbs[j] = window.recent.thumbs_of(serial[None])[0]
-                else:
-                    self._see(j, arrival)
-            elif (k := first.setdefault(arrival.key, j)) < j:
-                X[j], own[j] = X[k], k
-                self.hashes[j], self.hashed[j] = self.hashes[k], self.hashed[k]
-                self.turned[j] = self.turned[k]
-                self.views[j], self.thumbs[j] = self.views[k], self.thumbs[k]
-                self.pictured[j] = self.pictured[k]
-            else:
-                own[j] = j
-                self._see(j, arrival)
-                if arrival.phash is not None:
-                    self.hashes[j], self.hashed[j] = arrival.phash, True
-                if arrival.turned is not None:
-                    self.turned[j] = arrival.turned[1:]
-                if arrival.vector is not None:
-                    if arrival.vector.shape != X[j].shape:
-                        raise UsageError(
-                            f"{arrival.id}: a vector of {arrival.vector.shape}, where the window's have {X[j].shape}"
-                        )
-                    with np.errstate(over="ignore"):
-                        X[j] = arrival.vector
-        return own
-
-    def _see(self, j: int, arrival: Arrival) -> None:
+    def see(self, j: int, views: np.ndarray | None, thumb: np.ndarray | None) -> None:
         """Take over what an arrival brings of its views."""
-        if arrival.views is not None:
-            self.views[j] = arrival.views
-        if arrival.thumb is not None:
-            self.thumbs[j], self.pictured[j] = arrival.thumb, True
+        if views is not None:
+            self.views[j] = views
+        if thumb is not None:
+            self.thumbs[j], self.pictured[j] = thumb, True
 
-    def _compare_views(self, window: SlidingWindow) -> None:
-        if not window.looks_at_views:
-            return
-        agreement = window.rule.agreement is not None
-        for j in np.flatnonzero(self.views.any(axis=1)).tolist():
-            slots, serials = window.recent.near(self.views[j], RADIUS, agreement)
-            # A slot may have been given to another content since.
-            self.view_hits[j] = slots[window._serials[slots] == serials]
-            self.view_pairs[j, :j] = near_views(self.views[j], self.views[:j], RADIUS, agreement)
 
-    def _compare_hashes(self, window: SlidingWindow) -> None:
-        radius = window.rule.hamming
-        if radius is None or radius < 0 or not self.useful.any():
-            return
-        n = len(window)
-        hashes, useful = window._hashes[:n], window._useful[:n]
-        self.hash_hits = [
-            np.flatnonzero((np.bitwise_count(hashes ^ value) <= radius) & useful) if tells else empty
-            for value, tells, empty in zip(self.hashes, self.useful, self.hash_hits, strict=True)
-        ]
-        near = np.bitwise_count(self.hashes[:, None] ^ self.hashes) <= radius
-        self.hash_pairs = near & self.useful[:, None] & self.useful
-        if window.turned_radius < 0:
-            return
-        for j in np.flatnonzero(self.useful & self.turned.any(axis=1)).tolist():
-            found = np.flatnonzero(self._laid(window, j, hashes)[0])
-            found = found[useful[found]]
-            if len(found):
-                self.hash_hits[j] = np.union1d(self.hash_hits[j], found)
-            self.hash_pairs[j] |= (self._laid(window, j, self.hashes)[0] > 0) & self.useful
+class Coordinates:
+    """Rows of float32 that are replaced one by one, and which of them have products that reach a floor.
 
-    def turned_from(self, window: SlidingWindow, j: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """In which orientation arrival j is what each slot holds, int (m,), 0 for none; and the bits between them."""
-        if window.turned_radius < 0 or not self.useful[j] or not self.turned[j].any():
-            return np.zeros(len(slots), np.int64), np.full(len(slots), 65, np.int16)
-        laid, bits = self._laid(window, j, window._hashes[slots])
-        return np.where(window._useful[slots], laid, 0), bits
+    They are held in bfloat16, which halves what one product has to read, where the processor multiplies that and torch is
+    loaded anyway; the floor is lowered by what is rounded away.
+    """
 
-    def _laid(self, window: SlidingWindow, j: int, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `turned_from`, of hashes. One that is as near upright is not turned."""
-        laid, least = (
-            np.zeros(len(hashes), np.int64),
-            np.bitwise_count(hashes ^ self.hashes[j]).astype(np.int16),
-        )
-        for k, value in enumerate(self.turned[j], 1):
-            bits = np.bitwise_count(hashes ^ value).astype(np.int16)
-            nearer = (bits <= window.turned_radius) & (bits < least)
-            laid[nearer], least[nearer] = k, bits[nearer]
-        return laid, least
+    #: By which bfloat16, of eight bits, moves a row at most, in parts of its length.
+    _MOVED = 2.0**-9 * 1.001
 
-    def _compare_vectors(self, window: SlidingWindow) -> None:
-        if (window.rule.cosine is None and not window.local) or window.dim is None:
-            return
-        least, reach = window.bound
-        least -= coordinate_slack(window.dim)
-        floor = NumpyTiles().floor(least - reach * summation_slack(self.lead.shape[1]))
-        self.lead_pairs = self.lead @ self.right_lead.T >= floor
-        i, slots = window._lead.reaching(self.lead, least, reach, len(window))
-        order = np.argsort(i, kind="stable")
-        cuts = np.searchsorted(i[order], np.arange(1, len(self)))
-        self.lead_hits = np.split(slots[order], cuts)
+    def __init__(self, rows: int, width: int, least: float) -> None:
+        """`least` is the floor, about; products below it are of no interest."""
+        # Bits of negative floors are not in the order of their values.
+        halved = "torch" in sys.modules and has_bfloat16() and least > 0.25
+        self._tiles = TorchTiles(rows=BATCH, columns=8192) if halved else NumpyTiles(rows=BATCH, columns=8192)
+        self._torch = self._tiles.torch if isinstance(self._tiles, TorchTiles) else None
+        #: Float32, or the bits of bfloat16.
+        self.data = np.zeros((rows, width), np.int16 if halved else np.float32)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __setitem__(self, at: Any, values: np.ndarray) -> None:
+        if self._torch is not None:
+            halved = self._torch.from_numpy(np.ascontiguousarray(values)).bfloat16()
+            values = halved.view(self._torch.int16).numpy()
+        self.data[at] = values
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        rows: np.ndarray = self.data[at]
+        return rows if self._torch is None else (rows.astype(np.uint32) << 16).view(np.float32)
+
+    def reaching(
+        self, left: np.ndarray, floor: float, reach: float, rows: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of `left`, float32 (m, width), and of the first `rows` held whose products reach a floor, and perhaps more.
+
+        `reach` bounds the product of two rows' lengths, and m is at most `BATCH`.
+        """
+        tiles, one = self._tiles, self._tiles.load(left)
+        held: Any = self.data
+        if self._torch is not None:
+            held = self._torch.from_numpy(self.data).view(self._torch.bfloat16), self._MOVED
+        floor -= reach * tiles.slack(one, held)
+        if self._torch is not None and floor <= 0:
+            return np.divmod(np.arange(len(left) * rows), max(rows, 1))
+        least, scratch = tiles.floor(floor), tiles.scratch()
+        found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+        for start in range(0, rows, tiles.columns):
+            columns = slice(start, min(start + tiles.columns, rows))
+            flat = tiles.scan(one, slice(None), held, columns, least, scratch)
+            i, j = np.divmod(flat, columns.stop - start)
+            found.append((i, j + start))
+        i, j = (np.concatenate(side) for side in zip(*found, strict=True))
+        return i, j
+
+
+#: Looking a candidate up costs as much as so many coordinates in a product; and rows that a plan is tried on.
+_LOOK_UP, _SAMPLED = 20_000, 1024
+
+
+def pays(plan: Plan, coming: RowSet, held: RowSet, threshold: float | Asked) -> bool:
+    """Whether a plan's bounds rule out enough, on a sample, to be worth more than products of whole vectors."""
+    asked, _ = project(coming, slice(0, _SAMPLED), plan)
+    sample = np.linspace(0, len(held) - 1, min(4 * _SAMPLED, len(held))).astype(np.int64)
+    some, _ = project(RowSet.of(held.X[sample], held.mean), slice(0, len(sample)), plan)
+    least: Any = threshold
+    if isinstance(threshold, Asked):
+        least = threshold.of(np.arange(len(asked))[:, None], sample[None])
+    share = np.count_nonzero(asked @ some.T >= least) / (len(asked) * len(some))
+    return bool(share * _LOOK_UP + plan.lead < held.dim)
 
 
 def _kept_text(text: str | None) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from .variants import Policy
 from .window import TURNS, SlidingWindow
 from .window_rules import Rules
 
-#: Raised when an older icehouse could no longer read the file rightly.
+#: Raised when another icehouse could not read the file rightly.
 FORMAT = 3
 
 _ROWS = 4096
@@ -86,18 +86,12 @@ def save_window(
                     "sha256": pa.array(keys[start : start + _ROWS], pa.string()),
                     "position": pa.array(window._serials[part]),
                     "phash": pa.array(window._hashes[part], mask=~window._hashed[part]),
-                    "turned": pa.FixedSizeListArray.from_arrays(
-                        pa.array(window._turned[part].ravel()), TURNS
-                    ),
+                    "turned": _lists(window._turned[part], schema.field("turned")),
                 }
                 columns |= _seen(window, part)
                 if window.dim is not None:
-                    flat = pa.array(np.ascontiguousarray(window._X[part]).reshape(-1))
-                    columns["vector"] = pa.FixedSizeListArray.from_arrays(
-                        flat, type=schema.field("vector").type
-                    )
-                    flat = pa.array(np.ascontiguousarray(window._around[:, part].T).reshape(-1))
-                    columns["around"] = pa.FixedSizeListArray.from_arrays(flat, _AROUND)
+                    columns["vector"] = _lists(window._X[part], schema.field("vector"))
+                    columns["around"] = _lists(window._around[:, part].T, schema.field("around"))
                 rows = pa.table(columns, schema=schema)
                 _update(digest, rows)
                 writer.write_table(rows)
@@ -175,16 +169,15 @@ def _fill(window: SlidingWindow, file: pq.ParquetFile, meta: dict[str, Any]) -> 
         slots = slice(first, first + count)
         if window.dim is not None:
             window._X[slots] = to_array(rows["vector"])
+            window._around[:, slots] = _flat(rows["around"]).reshape(-1, _AROUND).T
         window._hashed[slots] = rows["phash"].is_valid().to_numpy()
         window._hashes[slots] = rows["phash"].fill_null(0).to_numpy()
-        if "turned" in rows.column_names:  # states of format 1 have none
-            flat = rows["turned"].combine_chunks().flatten().to_numpy()
-            window._turned[slots] = flat.reshape(-1, TURNS)
+        window._turned[slots] = _flat(rows["turned"]).reshape(-1, TURNS)
         window._serials[slots] = rows["position"].to_numpy()
         window._ids[slots] = rows["id"].to_pylist()
         _see(window, rows, slots)
-        if "path" in rows.column_names:  # not those of format 2
-            window._paths[slots] = rows["path"].to_pylist()
+        window._paths[slots] = rows["path"].to_pylist()
+        window._texts[slots] = [tuple(texts) for texts in rows["texts"].to_pylist()]
         window._keys[slots] = rows["sha256"].to_pylist()
         window._slots.update(zip(rows["sha256"].to_pylist(), range(first, first + count), strict=True))
     written = file.metadata.metadata
@@ -228,22 +221,18 @@ def _seen(window: SlidingWindow, part: np.ndarray) -> dict[str, pa.Array]:
 
 
 def _see(window: SlidingWindow, rows: pa.Table, slots: slice) -> None:
-    """Take what `_seen` gave, and the neighbourhoods; states of format 2 have neither."""
-    if "texts" in rows.column_names:
-        window._texts[slots] = [tuple(texts) for texts in rows["texts"].to_pylist()]
-    if "around" in rows.column_names:
-        flat = rows["around"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        window._around[:, slots] = flat.reshape(-1, _AROUND).T
-    if "views" not in rows.column_names:
-        return
-    views, thumbs = rows["views"].combine_chunks(), rows["thumb"].to_pylist()
-    there = np.flatnonzero(views.is_valid().to_numpy(zero_copy_only=False))
-    flat = views.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, VIEWS)
-    for row, hashes in zip(there.tolist(), flat, strict=True):
-        slot = slots.start + row
-        thumb = thumbs[row]
+    """Take the views and thumbnails that `_seen` gave."""
+    thumbs = rows["thumb"].to_pylist()
+    there = np.flatnonzero(rows["views"].is_valid().to_numpy())
+    for row, hashes in zip(there.tolist(), _flat(rows["views"].drop_null()).reshape(-1, VIEWS), strict=True):
+        slot, thumb = slots.start + row, thumbs[row]
         pixels = None if thumb is None else np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
         window.recent.put(int(window._serials[slot]), slot, hashes, pixels)
+
+
+def _lists(values: np.ndarray, field: pa.Field) -> pa.Array:
+    """Rows of a matrix as a column of lists."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=field.type)
 
 
 def _is_text(name: str) -> bool:
@@ -285,22 +274,22 @@ def _update(digest: Any, rows: pa.Table) -> None:
     digest.update(rows["position"].to_numpy().astype("<i8").tobytes())
     digest.update(rows["phash"].fill_null(0).to_numpy().astype("<u8").tobytes())
     digest.update(rows["phash"].is_valid().to_numpy().tobytes())
-    if "path" in rows.column_names:
-        digest.update(json.dumps(rows["path"].to_pylist()).encode())
-    if "turned" in rows.column_names:
-        digest.update(rows["turned"].combine_chunks().flatten().to_numpy().astype("<u8").tobytes())
-    if "texts" in rows.column_names:
-        digest.update(json.dumps(rows["texts"].to_pylist()).encode())
-        digest.update(json.dumps(rows["thumb"].is_valid().to_pylist()).encode())
-        digest.update(b"".join(rows["thumb"].drop_null().to_pylist()))
-        views = rows["views"].combine_chunks()
-        digest.update(json.dumps(views.is_valid().to_pylist()).encode())
-        digest.update(views.drop_null().flatten().to_numpy(zero_copy_only=False).astype("<u8").tobytes())
-    if "around" in rows.column_names:
-        around = rows["around"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        digest.update(around.astype("<f8").tobytes())
+    digest.update(json.dumps(rows["path"].to_pylist()).encode())
+    digest.update(_flat(rows["turned"]).astype("<u8").tobytes())
+    digest.update(json.dumps(rows["texts"].to_pylist()).encode())
+    digest.update(json.dumps(rows["thumb"].is_valid().to_pylist()).encode())
+    digest.update(b"".join(rows["thumb"].drop_null().to_pylist()))
+    digest.update(json.dumps(rows["views"].is_valid().to_pylist()).encode())
+    digest.update(_flat(rows["views"].drop_null()).astype("<u8").tobytes())
     if "vector" in rows.column_names:
+        digest.update(_flat(rows["around"]).astype("<f8").tobytes())
         digest.update(np.ascontiguousarray(to_array(rows["vector"])))
+
+
+def _flat(lists: pa.ChunkedArray) -> np.ndarray:
+    """Values of a column of lists, one after another."""
+    values: np.ndarray = lists.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values
 
 
 def _meta(path: Path, file: pq.ParquetFile) -> dict[str, Any]:
@@ -308,9 +297,10 @@ def _meta(path: Path, file: pq.ParquetFile) -> dict[str, Any]:
     if found is None:
         raise StoreError(f"{path} is no state of a stream")
     meta: dict[str, Any] = json.loads(found)
-    if meta["format"] > FORMAT:
+    if meta["format"] != FORMAT:
+        remedy = "upgrade" if meta["format"] > FORMAT else "move it away to begin with an empty window"
         raise StoreError(
-            f"the state {path} is of format {meta['format']}, and this icehouse knows {FORMAT}; upgrade"
+            f"the state {path} is of format {meta['format']}, and this icehouse knows {FORMAT}; {remedy}"
         )
     return meta
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from dup_stores import IMAGES, TEXTS, family_rows, family_store
 from icehouse.dups import faiss_engine
+from icehouse.dups import join as join_module
 from icehouse.dups.faiss_engine import Faiss, TemporaryIndex, choose_engine
 from icehouse.dups.find import find_duplicates as find
-from icehouse.dups.join import selfjoin
-from icehouse.dups.join.cosines import NumpyTiles, Plan, RowSet
+from icehouse.dups.join import NumpyTiles, Plan, RowSet
 from icehouse.dups.pair_graph import Duplicates
 from icehouse.dups.rule import Rule
 from icehouse.errors import UsageError
@@ -231,9 +231,9 @@ def test_tiles_and_axes_change_nothing(
 ) -> None:
     expected = told(find_duplicates(store, rule=0.97))
     axes = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 16)))[0][:, :middle]
-    monkeypatch.setattr(selfjoin, "choose_tiles", lambda *_: NumpyTiles(height, width))
+    monkeypatch.setattr(join_module, "choose_tiles", lambda *_: NumpyTiles(height, width))
     monkeypatch.setattr(
-        selfjoin, "choose_plan", lambda *_: Plan(lead, middle, None, np.ascontiguousarray(axes))
+        join_module, "choose_plan", lambda *_: Plan(lead, middle, None, np.ascontiguousarray(axes))
     )
     for threads in (1, 2):
         assert told(find_duplicates(store, rule=0.97, threads=threads)) == expected

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.dups import window as window_module
 from icehouse.dups.hashing import informative
-from icehouse.dups.join.cosines import RowSet, pair_cosines
+from icehouse.dups.join import RowSet, pair_cosines
 from icehouse.dups.rule import Rule
 from icehouse.dups.window import Arrival, SlidingWindow, StreamResult
 from icehouse.dups.window_state import load_window, save_window

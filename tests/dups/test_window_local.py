@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.images import decode
 from icehouse.dups import window as window_module
-from icehouse.dups import window_state as state_module
 from icehouse.dups.hashing import VIEWS, ViewHashes, informative
-from icehouse.dups.join.cosines import RowSet, pair_cosines
+from icehouse.dups.join import RowSet, pair_cosines
 from icehouse.dups.local_scaling import LocalMeasure, Neighbourhoods, fit_local
 from icehouse.dups.registration import Picture, StreamPictures
 from icehouse.dups.rule import Rule
@@ -282,31 +280,6 @@ def test_a_stream_calibrates_itself_and_goes_on_after_a_restart(tmp_path: Path) 
         save_window(half, tmp_path / "w")
         after, _ = load_window(tmp_path / "w", rule=rules(), capacity=1000)
         assert first + judged(after, stream[cut:], [31]) == expected
-
-
-def test_a_state_of_before_is_read_and_calibrated_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = flat(2, 320)
-    window = SlidingWindow(500, rule=Rule(None, 0.95), dim=WIDE)
-    window.remember(stream[:260])
-    new = state_module._schema
-    old = ("id", "sha256", "position", "phash", "turned", "vector")
-    monkeypatch.setattr(
-        state_module, "_schema", lambda *given: pa.schema([new(*given).field(name) for name in old])
-    )
-    real = pa.table
-    monkeypatch.setattr(
-        state_module.pa, "table", lambda columns, schema: real({k: columns[k] for k in old}, schema=schema)
-    )
-    monkeypatch.setattr(state_module, "FORMAT", 2)
-    save_window(window, tmp_path / "w")
-    monkeypatch.undo()
-    rules = FittedRules("toy/image/pooled", "f", 500, hamming=None)
-    after, _ = load_window(tmp_path / "w", rule=rules, capacity=500)
-    assert after.rule.local is not None
-    assert after.rule.local.rows == 260
-    assert any(v.kind == "embedding" for v in after.judge(stream[260:]))
 
 
 def test_variants_are_told_and_kept_after_duplicates() -> None:

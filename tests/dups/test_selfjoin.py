@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.dups.join import cosines, selfjoin
-from icehouse.dups.join import cosines as cosines_module
-from icehouse.dups.join.cosines import (
+from icehouse.dups import join as join_module
+from icehouse.dups import window as window_module
+from icehouse.dups.join import (
     Asked,
-    Coordinates,
     NumpyTiles,
     Plan,
     RowSet,
     TorchTiles,
     choose_tiles,
+    cross_join,
     pair_cosines,
+    self_join,
 )
-from icehouse.dups.join.selfjoin import cross_join, self_join
+from icehouse.dups.window import Coordinates
 from icehouse.errors import UsageError
 
 
@@ -106,7 +107,7 @@ def test_rows_that_ask_for_cosines_of_their_own_get_the_pairs_of_brute_force(nam
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_chosen_plan_serves_rows_that_ask_for_cosines_of_their_own(seed, monkeypatch):
-    monkeypatch.setattr(cosines, "_PLAN_FROM", -20.0 * 48**3)
+    monkeypatch.setattr(join_module, "_PLAN_FROM", -20.0 * 48**3)
     X = spectral(400, 48, seed)
     asked = np.random.default_rng(seed).uniform(0.7, 1.0, len(X))
     join = self_join(X, asked, threads=2)
@@ -133,7 +134,7 @@ def test_thresholds_that_are_not_one_a_row_are_refused():
 def test_chosen_plan_gives_the_pairs_of_brute_force(seed, threshold):
     X = spectral(300, 48, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cosines, "_PLAN_FROM", -20.0 * 48**3)
+        patch.setattr(join_module, "_PLAN_FROM", -20.0 * 48**3)
         join = self_join(X, threshold, threads=2, device="numpy")
         assert_same(join.collect(), brute_force(X, None, threshold))
     assert join.stats.explained is not None
@@ -154,7 +155,7 @@ def test_definition_agrees_with_a_plain_matrix_product():
 
 @pytest.mark.slow
 def test_bounds_leave_little_to_score(monkeypatch):
-    monkeypatch.setattr(cosines, "_PLAN_FROM", -20.0 * 128**3)
+    monkeypatch.setattr(join_module, "_PLAN_FROM", -20.0 * 128**3)
     X = spectral(3000, 128, copies=0.02)
     join = self_join(X, 0.95, device="numpy")
     assert_same(join.collect(), brute_force(X, None, 0.95))
@@ -166,7 +167,7 @@ def test_bounds_leave_little_to_score(monkeypatch):
 
 
 def test_white_noise_falls_back_to_whole_vectors(monkeypatch):
-    monkeypatch.setattr(cosines, "_PLAN_FROM", -20.0 * 64**3)
+    monkeypatch.setattr(join_module, "_PLAN_FROM", -20.0 * 64**3)
     X = np.random.default_rng(0).standard_normal((1500, 64)).astype(np.float32)
     join = self_join(X, 0.5, device="numpy")
     assert_same(join.collect(), brute_force(X, None, 0.5))
@@ -230,9 +231,9 @@ def test_crowded_stripes_are_cut_and_tiles_multiplied(monkeypatch):
     X[::7] = rng.standard_normal((58, 16))
     expected = brute_force(X, None, 0.98)
     assert 0.2 < len(expected[0]) / (400 * 399 / 2) < 0.9
-    monkeypatch.setattr(selfjoin, "_GATHER", 16)
+    monkeypatch.setattr(join_module, "_GATHER", 16)
     for limit in (10**9, 3000, 50):
-        monkeypatch.setattr(selfjoin, "_TOO_MANY", limit)
+        monkeypatch.setattr(join_module, "_TOO_MANY", limit)
         for plan in (Plan(4, 4), Plan(4, 8), Plan(16, 16)):
             join = self_join(X, 0.98, threads=2, plan=plan, tiles=NumpyTiles(64, 128))
             assert_same(join.collect(), expected)
@@ -270,7 +271,7 @@ def test_unusable_rows_match_nothing_and_are_named():
         (0, 5),
         (2, 5),
     ]
-    assert join.unusable[0].tolist() == [1, 3, 4]
+    assert join.left.unusable.tolist() == [1, 3, 4]
     assert join.stats.unusable == 3
     crossed = cross_join(X, X[:2].copy(), 0.01)
     assert crossed.collect().i.tolist() == [0, 2, 5]
@@ -366,7 +367,7 @@ def test_rows_that_are_replaced_one_by_one_lose_no_product(
     halved: bool, floor: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr(cosines_module, "_has_bfloat16", lambda: halved)
+    monkeypatch.setattr(window_module, "has_bfloat16", lambda: halved)
     rng = np.random.default_rng(1)
     held = Coordinates(9000, 24, floor)
     assert held.data.itemsize == (2 if halved and floor > 0.25 else 4)
