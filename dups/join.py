@@ -185,8 +185,7 @@ class NumpyTiles:
     """Large entries of products of matrices: float32 through NumPy's BLAS, which is always there; the base of others.
 
     An entry of a tile of `rows` and `columns` takes ``pass_cost + dim_cost * dims`` nanoseconds; only the ratio of these
-    costs to each other and to that of rescoring a pair matters, and only to speed. `usual_slack` is what `slack` will be,
-    about.
+    costs to each other and to that of rescoring a pair matters, and only to speed. `usual_slack`: about what `slack` is.
     """
 
     name = "numpy-float32"
