@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # - A large disposable file (a vector index, a memory-mapped copy) has a `stamp`: size, times and CRC-32. Up to
 #   `ALWAYS_BYTES` it is read whole each time; a larger one only if the file system says that it was written since.
 #
-# What was written by an icehouse that kept no checksums is read as it is; `icehouse verify` says so.
+# What has no checksum is read as it is; `icehouse verify` says so.
 
 
 SUMS = "SHA256SUMS"
@@ -135,7 +135,7 @@ def _listed(folder: Path) -> dict[str, str] | None:
 def check_sums(folder: Path, names: Iterable[str] | None = None, *, only: bool = False) -> bool:
     """Make sure that files of a folder are those that were written.
 
-    False if the folder has no list: an older icehouse wrote it.
+    False if the folder has no list.
     """
     listed = _listed(folder)
     if listed is None:

@@ -29,7 +29,6 @@ from ..errors import CorruptError, IcehouseError, StoreError, UsageError, count_
 from .files import (
     check_stamp,
     checked_name,
-    file_sha256,
     publish,
     publish_sealed,
     remove_leftovers,
@@ -337,7 +336,7 @@ def write_index(
             )
         with publish(paths["index"]) as temp:
             load_faiss().write_index(index, str(temp))
-        info = replace(info, files={name: _described(path) for name, path in paths.items()})
+        info = replace(info, files={kind: {"name": path.name, **stamp(path)} for kind, path in paths.items()})
         publish_sealed(folder / _INFO, info.as_dict(), indent=1)
     except (OSError, RuntimeError) as error:
         for path in paths.values():
@@ -348,32 +347,14 @@ def write_index(
     return info
 
 
-_FILE_KEYS = ("name", "bytes", "sha256")
+_FILE_KEYS = ("name", "bytes", "crc32")
 _FILE = re.compile(r"[0-9a-f]{12}\.(faiss|parquet)")
 
 
-def _described(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "sha256": file_sha256(path), **stamp(path)}
-
-
 def _checked(folder: Path, info: IndexInfo, what: str) -> Path:
-    """Path of a file that is as it was written.
-
-    FAISS trusts what it reads, links of a graph among it; see `icehouse.store.files.check_stamp`.
-    """
-    entry = info.files[what]
-    path = folder / Path(str(entry["name"])).name
-    if "crc32" in entry:
-        check_stamp(path, entry)
-        return path
-    # Of an icehouse that kept none.
-    try:
-        if file_sha256(path) != entry["sha256"]:
-            raise CorruptError(f"{path} is not what was written")
-    except FileNotFoundError:
-        raise CorruptError(f"{path} is gone") from None
-    except OSError as error:
-        raise CorruptError(f"{path}: {error.strerror or error}") from error
+    """Path of a file that is as it was written: FAISS trusts what it reads, links of a graph among it."""
+    path = folder / Path(str(info.files[what]["name"])).name
+    check_stamp(path, info.files[what])
     return path
 
 

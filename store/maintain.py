@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ from .files import (
     file_sha256,
     leftovers,
     leftovers_below,
-    read_parquet,
     sweep_tree,
     unseal,
 )
@@ -67,6 +67,10 @@ class Report:
         """Whether nothing harmful was found."""
         return not any(finding.problem for finding in self.findings)
 
+    def add(self, table: str, kind: str, detail: str, problem: bool = True) -> None:
+        """Note a finding."""
+        self.findings.append(Finding(table, kind, detail, problem))
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -93,12 +97,12 @@ def verify(store: Store, progress: Callable[[Part], None] | None = None) -> Repo
     for path in leftovers_below(store.path):
         if store.path / "tables" not in path.parents:
             detail = f"{path.relative_to(store.path)} is of a writer that died; `icehouse compact` removes it"
-            report.findings.append(Finding(ELSEWHERE, "leftover", detail, problem=False))
+            report.add(ELSEWHERE, "leftover", detail, False)
     sound: set[str] = set()
     unreadable: list[str] = []
     names = store.table_names(unreadable)
     for line in unreadable:
-        report.findings.append(Finding(_place(store, line), "unreadable", line))
+        report.add(_place(store, line), "unreadable", line)
     for name in names:
         before = len(report.findings)
         _verify_table(store.table(name), name, report, progress or (lambda part: None))
@@ -114,10 +118,10 @@ def verify(store: Store, progress: Callable[[Part], None] | None = None) -> Repo
                     f"{count_of(len(cover.missing), 'item lacks', 'items lack')} it: "
                     f"{listed(cover.missing, _SHOWN)}; `icehouse embed` makes it"
                 )
-                report.findings.append(Finding(table, "missing features", detail))
+                report.add(table, "missing features", detail)
             if cover.unused:
                 detail = f"{count_of(cover.unused, 'row belongs', 'rows belong')} to no item"
-                report.findings.append(Finding(table, "unused features", detail, problem=False))
+                report.add(table, "unused features", detail, False)
     return report
 
 
@@ -201,9 +205,7 @@ def _groups(parts: tuple[Part, ...], part_bytes: int) -> list[list[Part]]:
 
 
 def _verify_table(table: Table, name: str, report: Report, progress: Callable[[Part], None]) -> None:
-    def found(kind: str, detail: str, *, problem: bool = True) -> None:
-        report.findings.append(Finding(name, kind, detail, problem))
-
+    found = partial(report.add, name)
     report.tables += 1
     if not Table.exists(table.path):
         found(
@@ -241,17 +243,11 @@ def _verify_table(table: Table, name: str, report: Report, progress: Callable[[P
         # A part that a writer committed after the manifest was read is named by now.
         known = {*manifest.named, *later}
         if path.name not in known and path.name not in table.snapshot().manifest.named:
-            found("orphan", f"{path.name} is in no manifest; `icehouse compact` removes it", problem=False)
+            found("orphan", f"{path.name} is in no manifest; `icehouse compact` removes it", False)
     for path in sorted(table.path.glob("set-aside-*")):
-        found(
-            "set aside",
-            f"{path.name} was left out by a repair; remove it when you have seen to it",
-            problem=False,
-        )
+        found("set aside", f"{path.name} was left out by a repair; remove it when you have seen to it", False)
     for path in leftovers(table.path):
-        found(
-            "leftover", f"{path.name} is of a writer that died; `icehouse compact` removes it", problem=False
-        )
+        found("leftover", f"{path.name} is of a writer that died; `icehouse compact` removes it", False)
 
 
 def _verify_part(path: Path, part: Part, manifest: Manifest, found: Callable[[str, str], None]) -> bool:
@@ -306,33 +302,13 @@ _LISTED = {
 }  # fmt: skip
 
 
-# What every run has.
-_OF_A_RUN = {"metrics.json", "predictions.parquet"}
-
-
-def _unreadable(path: Path) -> str | None:
-    """Why a file without a checksum is damaged beyond doubt; None if it can be read."""
-    try:
-        if path.suffix == ".parquet":
-            read_parquet(path.parent, path.name)
-        elif path.suffix == ".json":
-            json.loads(path.read_bytes())
-    except CorruptError as error:
-        return str(error)
-    except (OSError, ValueError, RecursionError) as error:
-        return f"{path} cannot be read ({getattr(error, 'strerror', None) or error})"
-    return None
-
-
 def _verify_files(store: Store, report: Report) -> None:
     """Compare everything beside the tables with its checksums."""
     for root in ("runs", "sweeps", "looks", "dups", "judgements", "calibrations", "indexes", "cache"):
 
         def refused(error: OSError, root: str = root) -> None:
             if not isinstance(error, FileNotFoundError):
-                report.findings.append(
-                    Finding(root, "unreadable", f"{error.filename} cannot be read: {error.strerror}")
-                )
+                report.add(root, "unreadable", f"{error.filename} cannot be read: {error.strerror}")
 
         for name, folders, files in os.walk(store.path / root, onerror=refused):
             folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
@@ -340,9 +316,7 @@ def _verify_files(store: Store, report: Report) -> None:
 
 
 def _verify_folder(folder: Path, files: set[str], place: str, report: Report) -> None:
-    def found(kind: str, detail: str, problem: bool = True) -> None:
-        report.findings.append(Finding(place, kind, detail, problem))
-
+    found = partial(report.add, place)
     report.files += len(files)
     report.bytes += sum(path.stat().st_size for name in files if (path := folder / name).is_file())
     remedy = next((remedy for name, remedy in _WHOLE.items() if name in files), "restore it from a backup")
@@ -350,11 +324,7 @@ def _verify_folder(folder: Path, files: set[str], place: str, report: Report) ->
     for line in changed:
         found("checksum", f"{line}; {remedy}")
     if not listed and files & set(_WHOLE) and not place.endswith("/gallery"):
-        found("no checksums", f"{place} has no checksums (older version)", problem=False)
-    if not listed and place.split("/")[0] in ("runs", "dups", "calibrations"):
-        for name in sorted(files | (_OF_A_RUN if "run.json" in files else set())):
-            if reason := _unreadable(folder / name):
-                found("unreadable", f"{reason}; {remedy}")
+        found("no checksums", f"{place} has no SHA256SUMS, so its files cannot be compared", False)
     root = place.split("/")[0]
     for name in sorted(files):
         # Runs and searches list theirs; these hold their checksum themselves.
@@ -372,17 +342,13 @@ def _verify_json(path: Path, found: Callable[[str, str, bool], None], *, disposa
     try:
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or ("sha256" not in content and not path.name.startswith("index")):
-            found("no checksums", f"{path.name} has no checksums (older version)", False)
+            found("no checksums", f"{path.name} has no checksum", False)
         content = unseal(content, path.name)
         stamps = content.get("files", {}) if path.name == "index.json" else {}
         if path.name.endswith(".sums.json"):
             stamps = {name: {**known, "name": name} for name, known in content.items()}
         for known in stamps.values():
-            file = path.parent / Path(str(known["name"])).name
-            if "crc32" in known:
-                check_stamp(file, known, always=True)
-            elif file_sha256(file) != known["sha256"]:
-                raise CorruptError(f"{file} is not what was written")
+            check_stamp(path.parent / Path(str(known["name"])).name, known, always=True)
     except (CorruptError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         told = str(error) if isinstance(error, CorruptError) else f"{path} is damaged ({error})"
         found("checksum", f"{told}; {again}", not disposable)

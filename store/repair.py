@@ -1,10 +1,8 @@
 """Manifests made anew from the parts of a table: what `icehouse verify --repair` does.
 
-Every part says what its table is, which parts it replaced and where its rows stand
-(`icehouse.store.schema.lineage`). So of all parts in the folder those are live that no other one replaced. Parts of
-an icehouse that did not write this down are told by the table's key: no two live parts hold the same key, and the
-later one counts. Nothing is deleted: a damaged manifest and parts that cannot be used are set aside under another
-name.
+Every part says what its table is, which parts it replaced and where its rows stand (`icehouse.store.schema.lineage`). So of
+all parts in the folder those are live that no other one replaced. Nothing is deleted: a damaged manifest and parts that
+cannot be used are set aside under another name.
 """
 
 from __future__ import annotations
@@ -12,19 +10,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError, brief, count_of
 from .files import STORE_FILE, file_sha256, fsync_dir, hold, publish
-from .schema import CONTENT_KEYS, MANIFEST, PART_NAME, Manifest, Part, check_part, footer_sha256, lineage
+from .schema import MANIFEST, PART_NAME, Manifest, Part, check_part, footer_sha256, lineage
 from .store import FORMAT_VERSION, LEDGERS, Store
 from .table import Table, emptied_parts, later_parts, older_than, part_files
 
@@ -49,7 +45,7 @@ class _Found:
     path: Path
     rows: int
     schema: pa.Schema
-    spec: dict[str, Any] | None
+    spec: dict[str, Any]
     at: str
     replaces: frozenset[str]
 
@@ -153,7 +149,6 @@ def _from_parts(folder: Path, name: str, old: Manifest | None, remarks: list[str
     found = _of_one_kind(found, spec, remarks)
     replaced = {part for one in found for part in one.replaces} | set(emptied_parts(folder))
     live = [one for one in found if one.path.name not in replaced]
-    live = _without_repeated(live, spec.get("key"), remarks)
     live.sort(key=lambda one: (_version(one.at), one.at, one.version, one.path.name))
     version = max([one.version for one in found] + [0 if old is None else old.version])
     now = time.time()
@@ -183,6 +178,8 @@ def _look(path: Path, known: Part | None) -> _Found:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         schema = file.schema_arrow
         spec, at, replaces = lineage(schema.metadata)
+        if spec is None:
+            raise ValueError("it does not say which table it is of")
         for batch in file.iter_batches():
             rows += batch.num_rows
         if rows != file.metadata.num_rows:
@@ -203,43 +200,18 @@ def _set_aside(path: Path) -> str:
     return aside.name
 
 
-def _spec(name: str, found: Iterable[_Found], old: Manifest | None, remarks: list[str]) -> dict[str, Any]:
-    """The table's spec, as its latest part has it; for parts that do not say, what the table's name tells."""
-    told = [one for one in found if one.spec is not None]
-    latest = max(told, key=lambda one: (one.version, one.path.name)).spec if told else None
+def _spec(name: str, found: list[_Found], old: Manifest | None, remarks: list[str]) -> dict[str, Any]:
+    """The table's spec, as its latest part has it."""
+    latest = max(found, key=lambda one: (one.version, one.path.name)).spec if found else None
     if old is not None and (latest is None or old.spec.get("fingerprint") == latest.get("fingerprint")):
         return old.spec
-    if latest is not None:
-        if "fingerprint" in latest and name.startswith("features/"):
-            remarks.append(
-                "the probe that guards the encoder was in the manifest only; the next `icehouse embed` has none"
-            )
-        return latest
-    kind, *rest = name.split("/")
-    remarks.append(
-        "its parts do not say what they hold (an older icehouse wrote them): the spec is what the table's name tells"
-        + ("; the encoder is not known, so that nothing can be added to it" if kind == "features" else "")
-    )
-    if kind == "items":
-        return {"kind": "items", "key": "item_id"}
-    if kind == "captions":
-        return {"kind": "captions", "name": "/".join(rest), "key": "caption_key"}
-    if kind == "features" and len(rest) >= 3:
-        *encoder, modality, output = rest
-        key = CONTENT_KEYS.get("image" if modality == "image" else "text")
-        told_by_name = {"encoder": "/".join(encoder), "modality": modality, "output": output, "key": key}
-        return {"kind": "features", **told_by_name, **_width(found)}
-    return {"kind": kind}
-
-
-def _width(found: Iterable[_Found]) -> dict[str, Any]:
-    for one in found:
-        for column in one.schema:
-            kind = column.type.value_type if pa.types.is_list(column.type) else column.type
-            if pa.types.is_fixed_size_list(kind):
-                dtype = "float16" if pa.types.is_float16(kind.value_type) else "float32"
-                return {"dim": kind.list_size, "dtype": dtype}
-    return {}
+    if latest is None:
+        return LEDGERS[name][1] if name in LEDGERS else {}
+    if "fingerprint" in latest and name.startswith("features/"):
+        remarks.append(
+            "the probe that guards the encoder was in the manifest only; the next `icehouse embed` has none"
+        )
+    return latest
 
 
 def _of_one_kind(found: list[_Found], spec: dict[str, Any], remarks: list[str]) -> list[_Found]:
@@ -247,9 +219,8 @@ def _of_one_kind(found: list[_Found], spec: dict[str, Any], remarks: list[str]) 
     types: dict[str, pa.DataType] = {}
     kept = []
     for one in sorted(found, key=lambda one: (-one.version, one.path.name)):
-        print_ = spec.get("fingerprint") if one.spec is None else one.spec.get("fingerprint")
         unlike = [column.name for column in one.schema if types.get(column.name, column.type) != column.type]
-        if print_ != spec.get("fingerprint") or unlike:
+        if one.spec.get("fingerprint") != spec.get("fingerprint") or unlike:
             what = f"column {unlike[0]!r}" if unlike else "its fingerprint"
             remarks.append(
                 f"{_set_aside(one.path)} ({count_of(one.rows, 'row')}) is of another kind than the others: {what} differs"
@@ -258,23 +229,6 @@ def _of_one_kind(found: list[_Found], spec: dict[str, Any], remarks: list[str]) 
         types.update({column.name: column.type for column in one.schema})
         kept.append(one)
     return kept[::-1]
-
-
-def _without_repeated(live: list[_Found], key: str | None, remarks: list[str]) -> list[_Found]:
-    """Of parts that hold the same keys keep the latest: one of them was replaced, and nothing says so."""
-    if key is None or any(key not in one.schema.names for one in live):
-        return live
-    kept: list[tuple[_Found, pa.ChunkedArray]] = []
-    for one in sorted(live, key=lambda one: (-one.version, -one.path.stat().st_mtime_ns)):
-        keys = pq.read_table(one.path, columns=[key])[key]
-        if any(pc.any(pc.is_in(keys, value_set=have)).as_py() for _, have in kept):
-            remarks.append(
-                f"{_set_aside(one.path)} ({count_of(one.rows, 'row')}) is left out: later parts hold values "
-                f"of {key} that it has"
-            )
-        else:
-            kept.append((one, keys))
-    return [one for one, _ in kept]
 
 
 def _schema(name: str, live: list[_Found], old: Manifest | None) -> pa.Schema:

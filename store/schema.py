@@ -144,8 +144,6 @@ _ENTRIES: dict[str, type] = {
 }
 #: Without these a feature cannot be read at all.
 _NEEDED = ("encoder", "name", "modality", "output", "key", "dim", "dtype", "provenance")
-#: What there is of one that was repaired from parts of an older version, which carry no spec: it has no fingerprint either.
-_REPAIRED = ("encoder", "modality", "output", "key", "dim", "dtype")
 
 
 def fingerprint(provenance: Mapping[str, Any]) -> str:
@@ -158,8 +156,6 @@ def check_spec(spec: Any, what: str, needed: tuple[str, ...] = _NEEDED) -> None:
     """Refuse the spec of a feature that lacks an entry, or has one of another kind: a stranger may have written it."""
     if not isinstance(spec, Mapping):
         raise CorruptError(f"{what} has no spec of a feature")
-    if needed is _NEEDED and not {"name", "provenance", "fingerprint"} & spec.keys():
-        needed = _REPAIRED
     for name, kind in _ENTRIES.items():
         value = spec.get(name)
         if value is None and name not in needed:
@@ -243,7 +239,7 @@ class Part:
     rows: int
     bytes: int
     sha256: str
-    footer: str | None = None  # SHA-256 of the Parquet footer; None from an icehouse that did not keep it
+    footer: str  # SHA-256 of the Parquet footer
 
 
 @dataclass(frozen=True)
@@ -305,7 +301,7 @@ class Manifest:
                         _count(p["rows"]),
                         _count(p["bytes"]),
                         str(p["sha256"]),
-                        p.get("footer"),
+                        str(p["footer"]),
                     )
                     for p in content["parts"]
                 ),
@@ -459,10 +455,8 @@ def check_part(path: Path, part: Part, *, whole: bool = False) -> None:
         )  # fmt: skip
         if key in _known_good:
             return
-        if (
-            status.st_size != part.bytes
-            or (whole and file_sha256(path) != part.sha256)
-            or (not whole and part.footer is not None and footer_sha256(path) != part.footer)
+        if status.st_size != part.bytes or (
+            file_sha256(path) != part.sha256 if whole else footer_sha256(path) != part.footer
         ):
             raise CorruptError(
                 f"{path} is not what was written; restore it from a backup (`icehouse verify` lists what else is damaged)"

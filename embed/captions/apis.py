@@ -92,33 +92,6 @@ class MissingModelError(SetupError):
     """The server does not have the model."""
 
 
-def error_of_status(
-    url: str,
-    status: int,
-    message: str,
-    retry_after: float | None = None,
-    *,
-    key_variable: str,
-    example: str,
-) -> ServerError:
-    """Return the error that an HTTP status stands for, with the server's words and, where a person has to act, the remedy.
-
-    `key_variable`: environment variable that holds the key; `example`: an address as the protocol has it.
-    """
-    text = f"{url}: {' '.join(message[:2000].split())[:200] or 'no reason given'} (status {status})"
-    if status in (429, 503):
-        return BusyError(f"{text}: it is busy", retry_after, status)
-    if status in (401, 403):
-        return SetupError(f"{text}: is the key in {key_variable} right?", status=status)
-    if status == 404:
-        return SetupError(f"{text}: is the address right? It looks like {example}", status=status)
-    if status == 402:
-        return SetupError(text, status=status)
-    if 400 <= status < 500 and status not in (408, 499):
-        return RejectedError(text, status=status)
-    return BadAnswerError(text, retry_after, status)
-
-
 def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
     """Seconds that a ``Retry-After`` header asks for: a number, or a date (RFC 9110); None where it says nothing usable."""
     if value is None:
@@ -237,8 +210,9 @@ def _escapes(char: str) -> str:
 class Transport:
     """HTTP client of one server; every method raises only `ServerError`s, whose messages name the host and no secret.
 
-    `url` may hold credentials; `key` is sent as a bearer token, and `prefer_key` tells which of the two is, where there
-    are both. `key_variable` and `example` are for messages, see `error_of_status`.
+    `url` may hold credentials; the key is sent as a bearer token, and `prefer_key` tells which of the two is, where there
+    are both. `key_variable` names the environment variable that holds it; `example`, an address as the protocol has it, is
+    for messages.
     """
 
     def __init__(
@@ -247,7 +221,6 @@ class Transport:
         model: str,
         *,
         timeout: float,
-        key: str | None,
         prefer_key: bool,
         key_variable: str,
         example: str,
@@ -255,6 +228,7 @@ class Transport:
         import httpx
 
         _skip_sniffio()
+        key = os.environ.get(key_variable)
         self.url = shown(url)
         self.secrets = secrets_of(url, key)
         self.timeout = timeout
@@ -345,14 +319,22 @@ class Transport:
         status, message = response.status_code, self.said(response)
         if status == 404 and _NO_MODEL.search(message):
             raise MissingModelError(f"{self.url} has no model {self._model}: {message[:200]} (status 404)")
-        raise error_of_status(
-            self.url,
-            status,
-            message,
-            parse_retry_after(response.headers.get("retry-after")),
-            key_variable=self._key_variable,
-            example=self._example,
-        )
+        raise self.error_of_status(status, message, parse_retry_after(response.headers.get("retry-after")))
+
+    def error_of_status(self, status: int, message: str, retry_after: float | None = None) -> ServerError:
+        """Error that an HTTP status stands for, with the server's words and, where a person has to act, the remedy."""
+        text = f"{self.url}: {' '.join(message[:2000].split())[:200] or 'no reason given'} (status {status})"
+        if status in (429, 503):
+            return BusyError(f"{text}: it is busy", retry_after, status)
+        if status in (401, 403):
+            return SetupError(f"{text}: is the key in {self._key_variable} right?", status=status)
+        if status == 404:
+            return SetupError(f"{text}: is the address right? It looks like {self._example}", status=status)
+        if status == 402:
+            return SetupError(text, status=status)
+        if 400 <= status < 500 and status not in (408, 499):
+            return RejectedError(text, status=status)
+        return BadAnswerError(text, retry_after, status)
 
     def said(self, response: httpx.Response) -> str:
         """Reason given by the server."""
@@ -465,7 +447,6 @@ PORT = 11434
 #: Environment variable that holds the key of an OpenAI-compatible server, unless another is named.
 KEY_VARIABLE = "OPENAI_API_KEY"
 
-_OLLAMA_KEY = "OLLAMA_API_KEY"
 # Most characters of what a server calls itself or its models.
 _MOST_NAME = 300
 
@@ -510,8 +491,14 @@ class Answer:
 class Api(ABC):
     """A server, as seen by one run. Every method raises only `ServerError` and `CaptionError`."""
 
-    url: str
-    model: str
+    def __init__(self, url: str, model: str, **transport: Any) -> None:
+        self.model = model
+        self._http = Transport(url, model, **transport)
+
+    @property
+    def url(self) -> str:
+        """Address, fit to be shown."""
+        return self._http.url
 
     @abstractmethod
     async def identify(self) -> Identity:
@@ -525,9 +512,9 @@ class Api(ABC):
         """Have the server fetch the model; `progress` gets (what is done, bytes done, bytes in all)."""
         raise SetupError(f"{self.url} cannot fetch models itself")
 
-    @abstractmethod
     async def close(self) -> None:
         """Close the connections."""
+        await self._http.aclose()
 
 
 def default_hosts() -> list[str]:
@@ -539,18 +526,16 @@ class OllamaApi(Api):
     """One Ollama server: `host` as people write it (``gpu1``, ``http://gpu1:11434``), `model` with or without its tag."""
 
     def __init__(self, host: str, model: str, *, timeout: float) -> None:
-        self.model = model if ":" in model.rpartition("/")[2] else f"{model}:latest"
-        self._http = Transport(
+        import ollama
+
+        super().__init__(
             split_host(host, PORT),
-            self.model,
+            model if ":" in model.rpartition("/")[2] else f"{model}:latest",
             timeout=timeout,
-            key=os.environ.get(_OLLAMA_KEY),
             prefer_key=True,
-            key_variable=_OLLAMA_KEY,
+            key_variable="OLLAMA_API_KEY",
             example=f"http://gpu1:{PORT}",
         )
-        self.url = self._http.url
-        import ollama
 
         self._ollama = ollama.AsyncClient(transport=self._http)
         # Questions about the server itself need no model to be loaded.
@@ -643,10 +628,6 @@ class OllamaApi(Api):
             f"{self.url} has no model {self.model}{have}: run `ollama pull {self.model}` there, or add --pull"
         )
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
 
 class OpenAiApi(Api):
     """One OpenAI-compatible server: to `host` ``/v1`` is added where it has no path.
@@ -656,17 +637,14 @@ class OpenAiApi(Api):
 
     def __init__(self, host: str, model: str, *, timeout: float, key_variable: str = KEY_VARIABLE) -> None:
         url = split_host(host, 8000)
-        self.model = model
-        self._http = Transport(
+        super().__init__(
             f"{url}/v1" if url.count("/") == 2 else url,
             model,
             timeout=timeout,
-            key=os.environ.get(key_variable),
             prefer_key=False,
             key_variable=key_variable,
             example="http://gpu1:8000/v1",
         )
-        self.url = self._http.url
 
     async def identify(self) -> Identity:
         """Find the model in `/models`, where the server has such a list; the protocol knows no digest."""
@@ -719,10 +697,6 @@ class OpenAiApi(Api):
                 _count((told.get("usage") or {}).get("completion_tokens")),
                 reasoning=_text(self._http, reasoning if isinstance(reasoning, str) else ""),
             )
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
 
 
 def _text(http: Transport, value: Any) -> str:

@@ -39,16 +39,13 @@ STAGE = "caption"
 
 _SHOWN = 40
 
-#: The answer as it came, where cleaning changed it.
-_RAW = pa.field("raw", pa.string())
-
 _SCHEMA = pa.schema(
     [
         pa.field("caption_key", pa.string(), nullable=False),
         pa.field("image_sha256", pa.string(), nullable=False),
         pa.field("text_sha256", pa.string()),
         pa.field("caption", pa.string()),
-        _RAW,
+        pa.field("raw", pa.string()),  # the answer as it came, where cleaning changed it
         pa.field("flags", pa.string()),
         pa.field("tokens", pa.int32()),
         pa.field("seconds", pa.float32()),
@@ -74,12 +71,6 @@ def schema_of(*, structured: bool = False) -> pa.Schema:
     fields = list(_SCHEMA)
     at = _SCHEMA.get_field_index("caption") + 1
     return pa.schema([*fields[:at], *COLUMNS, *fields[at:]])
-
-
-def writable_schema(table: Table) -> pa.Schema:
-    """Columns that answers may fill: those of the table, and ``raw`` where it is from before answers were cleaned."""
-    have = table.snapshot().schema
-    return have if _RAW.name in have.names else have.append(_RAW)
 
 
 def caption_key(image_sha256: str, text_sha256: str | None = None) -> str:
@@ -145,7 +136,7 @@ def append_rows(table: Table, rows: Sequence[Row]) -> int:
     """Append rows to a captions table, without those that it has; returns how many joined."""
     if not rows:
         return 0
-    schema = writable_schema(table)
+    schema = table.snapshot().schema
     return table.append(
         pa.Table.from_pylist([fit(row, schema) for row in rows], schema=schema), unique="caption_key"
     )
@@ -197,20 +188,9 @@ def ensure_captions(store: Store, spec: Mapping[str, Any]) -> Table:
     structured = bool(spec["provenance"].get("structured"))
     table = store.ensure_table(folder_of(name), schema_of(structured=structured), spec)
     have = table.spec
-    if have.get("fingerprint") not in (spec["fingerprint"], _earlier_fingerprint(spec)):
+    if have.get("fingerprint") != spec["fingerprint"]:
         raise SpaceError(_refusal(name, have, spec))
     return table
-
-
-def _earlier_fingerprint(spec: Mapping[str, Any]) -> str:
-    """Fingerprint of a spec in its earlier form, without answer cleaning and the sending of small pictures.
-
-    Tables from then go on: servers refused such pictures, and what cleaning changes is in ``raw``.
-    """
-    provenance = {key: value for key, value in spec["provenance"].items() if key != "cleaning"}
-    if isinstance(image := provenance.get("image"), Mapping):
-        provenance["image"] = {key: image[key] for key in ("max_side", "format", "quality") if key in image}
-    return fingerprint(provenance)
 
 
 def note_server(table: Table, server: str) -> None:
@@ -375,7 +355,7 @@ _FOLDER = "journal"
 _SET_ASIDE = "set-aside.txt"
 # Keys of a line that are no columns.
 _FIRST, _DIGEST, _VOID = "_first", "_digest", "_void"
-# The checksum of what is before it ends a line; lines of an older icehouse have none.
+# The checksum of what is before it ends a line.
 _CRC = b"_crc"
 _CHECKED = re.compile(rb'(\{.*), "_crc": (\d{1,10})\}', re.DOTALL)
 
@@ -401,7 +381,7 @@ class Journal:
         self.rows: list[Row] = []
         self.firsts: dict[str, Row] = {}
         self.remarks: list[str] = []
-        self._schema = writable_schema(table)
+        self._schema = table.snapshot().schema
         self._digest = (table.spec.get("provenance") or {}).get("digest")
         self._numbers: list[int] = []  # journals with answers in `rows`
         self._next = 0
@@ -525,7 +505,7 @@ class Journal:
                 if line.void is not None:
                     aside += [answer.text for answer in answers if answer.row["host"] == line.void]
                     answers = [answer for answer in answers if answer.row["host"] != line.void]
-                elif line.row["host"] in changed or line.digest not in (self._digest, _UNKNOWN):
+                elif line.row["host"] in changed or line.digest != self._digest:
                     aside.append(text)
                 else:
                     answers.append(line)
@@ -544,10 +524,6 @@ class Journal:
         )
 
 
-#: Digest of lines from before digests were written.
-_UNKNOWN = object()
-
-
 @dataclass
 class _Line:
     """A line of a journal: an answer, or that those of a host are `void`."""
@@ -555,7 +531,7 @@ class _Line:
     text: bytes
     row: Row
     first: bool = False
-    digest: Any = _UNKNOWN
+    digest: str | None = None
     void: str | None = None
 
 
@@ -575,14 +551,13 @@ def _append_to(path: Path) -> int:
 
 
 def _parse(text: bytes, schema: pa.Schema) -> _Line:
-    if match := _CHECKED.fullmatch(text):
-        text = match[1] + b"}"
-        if zlib.crc32(text) != int(match[2]):
-            raise ValueError("the line is not what was written")
-    record = json.loads(text)
+    match = _CHECKED.fullmatch(text)
+    if match is None or zlib.crc32(match[1] + b"}") != int(match[2]):
+        raise ValueError("the line is not what was written")
+    record = json.loads(match[1] + b"}")
     if _VOID in record:
         return _Line(text, {}, void=str(record[_VOID]))
-    first, digest = bool(record.pop(_FIRST, False)), record.pop(_DIGEST, _UNKNOWN)
+    first, digest = bool(record.pop(_FIRST)), record.pop(_DIGEST)
     record["created"] = datetime.fromisoformat(record["created"])
     return _Line(text, fit(record, schema), first, digest)
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -602,30 +600,13 @@ def run_async(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _run_in_thread(main: Coroutine[Any, Any, None]) -> None:
-    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
-    failure: list[BaseException] = []
-
-    async def noted() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        started.set_result((asyncio.get_running_loop(), task))
-        await main
-
-    def work() -> None:
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(main)
+    with ThreadPoolExecutor(1, thread_name_prefix="icehouse-captions") as pool:
+        done = pool.submit(loop.run_until_complete, task)
+        done.add_done_callback(lambda _: loop.close())
         try:
-            asyncio.run(noted())
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=work, name="icehouse-captions", daemon=True)
-    thread.start()
-    try:
-        thread.join()
-    except KeyboardInterrupt:
-        loop, task = started.result()
-        with suppress(RuntimeError):  # it has just come to its end
+            done.result()
+        except KeyboardInterrupt:
             loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-        raise
-    if failure:
-        raise failure[0]
+            raise

@@ -53,7 +53,7 @@ def test_damage_is_refused_or_harmless(tmp_path: Path) -> None:
 def test_seals_hold_the_content_and_the_name() -> None:
     sealed = seal({"a": 1, "b": [1.5, None, "é"]}, "x.json")
     assert unseal(json.loads(json.dumps(sealed)), "x.json") == {"a": 1, "b": [1.5, None, "é"]}
-    assert unseal({"a": 1}, "x.json") == {"a": 1}  # of an older icehouse
+    assert unseal({"a": 1}, "x.json") == {"a": 1}
     for other, name in (({**sealed, "a": 2}, "x.json"), ({**sealed, "c": 2}, "x.json"), (sealed, "y.json")):
         with pytest.raises(ValueError, match="checksum"):
             unseal(other, name)
@@ -160,7 +160,7 @@ def test_heads_are_compared_before_a_library_parses_them(tmp_path: Path) -> None
             with pytest.raises(HeadError, match="is damaged"):
                 Head.load(folder)
             path.write_bytes(data)
-        (folder / "SHA256SUMS").unlink()  # as an older icehouse left it
+        (folder / "SHA256SUMS").unlink()
         assert np.array_equal(Head.load(folder).predict_proba(X), expected)
 
 
@@ -204,16 +204,14 @@ def test_only_copies_are_removed_from_the_folder_of_copies(
     assert sorted(path.name for path in elsewhere.iterdir()) == before[1:]
 
 
-def test_folders_of_older_versions_are_read_and_said_to_have_none(
-    store: Store, calibration: Calibration
-) -> None:
+def test_folders_without_checksums_are_read_and_told(store: Store, calibration: Calibration) -> None:
     folder = Calibration.folder(store, "toy/image/pooled")
     (folder / "SHA256SUMS").unlink()
     assert np.array_equal(Calibration.open(store, "toy/image/pooled").mean, calibration.mean)
     report = verify(store)
     told = [found for found in report.findings if found.kind == "no checksums"]
     assert [found.problem for found in told] == [False]
-    assert "no checksums (older version)" in told[0].detail
+    assert "has no SHA256SUMS" in told[0].detail
     write_sums(folder)
     assert not [found for found in verify(store).findings if found.kind == "no checksums"]
 
@@ -224,18 +222,3 @@ def test_parquet_is_read_once_it_was_compared(tmp_path: Path) -> None:
         read_parquet(tmp_path, "x.parquet")
     with pytest.raises(CorruptError, match=r"lacks y\.parquet"):
         read_parquet(tmp_path, "y.parquet")
-
-
-def test_verify_reads_what_has_no_checksums(store: Store) -> None:
-    run = store.path / "runs" / "20250101-000000-logreg-0000"
-    run.mkdir(parents=True)
-    for name in ("run.json", "metrics.json"):
-        (run / name).write_text("{}")
-    told = [found.detail for found in verify(store).findings if found.kind == "unreadable"]
-    assert told == [
-        f"{run} lacks predictions.parquet; restore the run from a backup, or remove its folder and train it again"
-    ]
-    (run / "predictions.parquet").write_bytes(b"PAR1 no more")
-    (run / "metrics.json").write_text('{"dev": ')
-    told = [found.detail for found in verify(store).findings if found.kind == "unreadable"]
-    assert ["metrics.json" in told[0], "predictions.parquet" in told[1]] == [True, True]

@@ -58,7 +58,7 @@ def miscount(store: Store) -> None:
     manifest = first_part(store).parent / "_manifest.json"
     content = json.loads(manifest.read_text())
     content["parts"][0]["rows"] += 1
-    del content["sha256"]  # as an older icehouse wrote it
+    del content["sha256"]
     manifest.write_text(json.dumps(content))
 
 

@@ -145,36 +145,15 @@ def test_links_to_nowhere_are_reported(store: Store) -> None:
     assert "is a link to what is not there" in found.detail
 
 
-def test_parts_of_an_older_icehouse_are_told_by_their_key(busy: Store) -> None:
-    table = busy.items
-    expected = sorted(table.read().to_pylist(), key=lambda row: row["item_id"])
-    for path in sorted(
-        table.path.glob("part-*.parquet")
-    ):  # as they were written before: no lineage, no checksums
-        rows = pq.read_table(path)
-        pq.write_table(rows.replace_schema_metadata({}), path)
-    (table.path / "_emptied.json").unlink()
-    (table.path / MANIFEST).unlink()
-    (done,) = repair(again(busy))
-    got = sorted(again(busy).items.read().to_pylist(), key=lambda row: row["item_id"])
-    assert [row for row in got if row["item_id"] != "h"] == expected  # h: all of its part was deleted
-    assert any("older icehouse" in remark for remark in done.remarks)
-    assert again(busy).items.spec == {"kind": "items", "key": "item_id"}
-    assert len({row["item_id"] for row in got}) == len(got)
-    assert list(table.path.glob("set-aside-part-*"))
-
-
-def test_a_feature_of_an_older_icehouse_is_repaired_as_far_as_its_name_tells(store: Store) -> None:
-    table = store.table(FEATURE)
-    for path in table.path.glob("part-*.parquet"):
-        pq.write_table(pq.read_table(path).replace_schema_metadata({}), path)
-    (table.path / MANIFEST).unlink()
+def test_a_part_that_does_not_say_what_it_is_is_set_aside(store: Store) -> None:
+    store.items.append(pa.table({"item_id": ["f"]}))
+    stranger, _ = store.items.snapshot().files
+    pq.write_table(pq.read_table(stranger).replace_schema_metadata({}), stranger)
+    (store.items.path / MANIFEST).unlink()
     (done,) = repair(again(store))
-    spec = again(store).table(FEATURE).spec
-    told = {"encoder": "toy", "modality": "image", "output": "pooled", "key": "image_sha256", "dim": 4}
-    assert spec == {"kind": "features", "dtype": "float16", **told}
-    assert "encoder is not known" in " ".join(done.remarks)
-    assert again(store).vectors("toy/image/pooled").X.shape == (2, 4)
+    assert "does not say which table it is of" in done.remarks[0]
+    assert list(store.items.path.glob("set-aside-part-*"))
+    assert again(store).items.read()["item_id"].to_pylist() == ["f"]
 
 
 def test_a_manifest_older_than_its_parts_sweeps_nothing(store: Store) -> None:

@@ -23,8 +23,8 @@ from icehouse.embed.captions.apis import (
     RejectedError,
     ServerError,
     SetupError,
+    Transport,
     UnreachableError,
-    error_of_status,
     parse_retry_after,
     shown,
     split_host,
@@ -72,7 +72,11 @@ def test_hosts_as_they_are_asked_and_shown() -> None:
     ],
 )
 def test_statuses(status: int, kind: type[ServerError], remedy: str) -> None:
-    error = error_of_status("http://gpu1:1", status, "", key_variable="A_KEY", example="http://gpu1:8000/v1")
+    example = "http://gpu1:8000/v1"
+    server = Transport(
+        "http://gpu1:1", "m", timeout=1, prefer_key=True, key_variable="A_KEY", example=example
+    )
+    error = server.error_of_status(status, "")
     assert type(error) is kind
     assert str(error) == f"http://gpu1:1: no reason given (status {status}){remedy}"
 

@@ -14,12 +14,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from caption_stores import Lab, captions, sent, truth
 from icehouse.embed.captions import caption_table, captioner
-from icehouse.embed.captions.apis import Identity
-from icehouse.embed.captions.caption_table import caption_key, make_spec, schema_of
+from icehouse.embed.captions.caption_table import caption_key
 from icehouse.embed.captions.questions import COLUMNS, Prompt, plain_picture
 from icehouse.errors import CaptionError, IcehouseError, LockedError, SpaceError, UsageError
 from icehouse.store.maintain import verify
@@ -515,24 +513,6 @@ def test_what_is_stripped_is_kept_raw_and_an_open_end_is_flagged(lab: Lab, serve
     server.answers = lambda question: "A cat."
     lab.caption(store, name="plain")
     assert store.query("select raw from captions_plain").to_pylist() == [{"raw": None}]
-
-
-def test_a_table_from_before_answers_were_cleaned_goes_on(lab: Lab, server: OllamaServer) -> None:
-    store = lab.store(2)
-    provenance = lab.settings(server).provenance(Identity("llava:7b", DIGEST, ""))
-    del provenance["cleaning"]
-    for new in ("min_side", "max_ratio"):
-        del provenance["image"][new]
-    schema = schema_of()
-    schema = schema.remove(schema.get_field_index("raw"))
-    table = store.ensure_table("captions/default", schema, make_spec("default", provenance))
-    (sha, *_) = sorted(sent(store).values())
-    row = {"caption_key": sha, "image_sha256": sha, "caption": "Old.", "flags": ""}
-    table.append(pa.Table.from_pylist([row], schema=schema))
-    server.answers = lambda question: "A cat.</s>"
-    assert lab.caption(store).captioned == 1
-    rows = store.query("select caption, raw from captions_default order by caption desc").to_pylist()
-    assert rows == [{"caption": "Old.", "raw": None}, {"caption": "A cat.", "raw": "A cat.</s>"}]
 
 
 def test_small_pictures_are_told(lab: Lab) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,19 @@ def test_what_cannot_be_a_row_of_the_table_is_set_aside(table: Table) -> None:
     whole, damaged = path.read_text().splitlines()
     damaged = damaged.replace("of damaged", "of somebody")
 
-    def line(key: str, **more: Any) -> str:
-        """As journals had it before lines had a checksum and a digest."""
-        return json.dumps({**row(key, **more), "created": "2026-01-01T00:00:00+00:00"})
+    def line(key: str, digest: str, **more: Any) -> str:
+        """As a run with a model of that digest writes it."""
+        record = {
+            **row(key, **more),
+            "created": "2026-01-01T00:00:00+00:00",
+            "_digest": digest,
+            "_first": False,
+        }
+        text = json.dumps(record)
+        return f'{text[:-1]}, "_crc": {zlib.crc32(text.encode())}}}'
 
-    other = line("other", _digest="e" * 64)
-    poison = line("y", caption="half \ud83d", seed=2**70)
+    other = line("other", "e" * 64)
+    poison = line("y", DIGEST_OF_TABLE, caption="half \ud83d", seed=2**70)
     bad = ['{"caption_key": 3}', "[]", "garbage", '{"created": "never", "caption_key": "z"}', "[" * 100_000]
     path.write_text("\n".join([whole, damaged, other, poison, *bad, '{"caption_key": "cut of']))
     with Journal.open(table) as journal:
