@@ -36,8 +36,7 @@ from .stream_command import stream
 
 if TYPE_CHECKING:
     from ..store.store import Store
-    from .leakage import Leakage
-    from .split import SplitReport
+    from .leakage import Leakage, SplitReport
 
 
 def calibrate(
@@ -585,8 +584,7 @@ def gallery(
     as_json: JsonOption = False,
 ) -> None:
     """Write found duplicates as pages to look at: groups side by side, keepers marked. They work offline."""
-    from .gallery import write_gallery
-    from .gallery_groups import Choice
+    from .gallery import Choice, write_gallery
     from .pair_graph import Duplicates
 
     choice = Choice(
@@ -681,7 +679,7 @@ def split(
 ) -> None:
     """Split the items by class, with near-duplicates or equal values of a column on one side."""
     from ..errors import UsageError
-    from .split import DUPLICATES, parse_ratios, split_items
+    from .leakage import DUPLICATES, parse_ratios, split_items
 
     if dups and DUPLICATES not in (keep_together or []):
         raise UsageError("--dups says which duplicates to keep together: add --keep-together duplicates")

@@ -22,7 +22,7 @@ from ..store.files import publish_text
 from ..store.schema import check_single, label_columns
 from ..store.store import Store
 from ..web.render import Card, Label, render
-from .gallery_groups import TEXT_CHARS, image_of, read_items
+from .gallery import TEXT_CHARS, image_of, read_items
 from .pair_graph import Duplicates
 from .results import KINDS, LABEL, label_codes
 

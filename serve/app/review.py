@@ -15,8 +15,15 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse
 
 from ...dups.apply import apply_judgements
-from ...dups.gallery import gallery_data, gallery_title, search_overview
-from ...dups.gallery_groups import Choice, Selection, read_groups, select
+from ...dups.gallery import (
+    Choice,
+    Selection,
+    gallery_data,
+    gallery_title,
+    read_groups,
+    search_overview,
+    select,
+)
 from ...dups.judgements import read_records
 from ...dups.pair_graph import Duplicates, list_duplicates
 from ...dups.results import LABEL, label_codes

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from icehouse.cli import app
 from icehouse.dups import gallery as gallery_module
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.gallery import gallery_page, write_gallery
-from icehouse.dups.gallery_groups import Choice, Group, Item, Member, pages, similarity
+from icehouse.dups.gallery import Choice, Group, Item, Member, gallery_page, pages, similarity, write_gallery
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.store import Store
 from toys import picture

@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.manifest import SourceOptions
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.leakage import LEAKED, Affected, Leakage, find_leakage, write_cleaned
+from icehouse.dups.leakage import LEAKED, Affected, Leakage, find_leakage, split_items, write_cleaned
 from icehouse.dups.pair_graph import PairGraph
-from icehouse.dups.split import split_items
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.annotate import join
 from icehouse.store.schema import items_schema

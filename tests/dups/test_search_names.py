@@ -8,8 +8,8 @@ import pytest
 from galleries import embedded
 from icehouse.cli import app
 from icehouse.dups.find import find_duplicates
+from icehouse.dups.leakage import split_items
 from icehouse.dups.pair_graph import Duplicates, current_searches, list_duplicates, searches_for
-from icehouse.dups.split import split_items
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.store import Store
 from toys import picture

@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from icehouse.dups.leakage import find_leakage
-from icehouse.dups.split import parse_ratios, split_items
+from icehouse.dups.leakage import find_leakage, parse_ratios, split_items
 from icehouse.errors import UsageError
 from icehouse.store.schema import items_schema
 from icehouse.store.sql import left_out_note

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from icehouse.data.manifest import SourceOptions
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.split import split_items
+from icehouse.dups.leakage import split_items
 from icehouse.embed.extract import EmbedReport
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SourceError, UsageError
