@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -307,31 +306,3 @@ def test_no_pairs_are_no_trouble() -> None:
     assert orientation.tolist() == [0] * 3
     assert bits.tolist() == [65] * 3
     assert len(empty.subset(np.array([1, 3]))) == 0
-
-
-def test_a_state_of_before_has_no_turned_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import icehouse.dups.window_state as state_module
-
-    hashes = perceptual_hashes(picture(3, 160, 120))
-    window = SlidingWindow(10, rule=Rule(hamming=6))
-    window.remember([Arrival("old", "k", hashes[0], None, hashes)])
-    monkeypatch.setattr(
-        state_module,
-        "_schema",
-        lambda *_: pa.schema(
-            [("id", pa.string()), ("sha256", pa.string()), ("position", pa.int64()), ("phash", pa.uint64())]
-        ),
-    )
-    real = pa.table
-    monkeypatch.setattr(
-        state_module.pa,
-        "table",
-        lambda columns, schema: real({name: columns[name] for name in schema.names}, schema=schema),
-    )
-    save_window(window, tmp_path / "state")
-    monkeypatch.undo()
-    restored, _ = load_window(tmp_path / "state", rule=Rule(hamming=6), capacity=10)
-    turned = perceptual_hashes(laid(picture(3, 160, 120), "rotate_90"))
-    verdicts = list(restored.judge([Arrival("new", "m", turned[0], None, turned), Arrival("again", "k")]))
-    assert [match.orientation for match in verdicts[0].matches] == ["rotate_90"]
-    assert verdicts[1].kind == "exact"
