@@ -14,9 +14,8 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from fastapi import HTTPException, Request
 from starlette.responses import RedirectResponse, Response
@@ -119,9 +118,6 @@ class Protection:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        headers = {
-            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
-        }
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -133,8 +129,8 @@ class Protection:
             await send(message)
 
         asked = Request(scope)
-        refused = self._refuse(asked, headers) or self._without_token(asked, headers)
-        length = headers.get("content-length", "0")
+        refused = self._refuse(asked) or self._without_token(asked)
+        length = asked.headers.get("content-length", "0")
         if refused is None and (not length.isdecimal() or int(length) > self.max_body):
             refused = problem(asked, 413, self.too_large, {"connection": "close"})
         if refused is not None:
@@ -146,8 +142,9 @@ class Protection:
         finally:
             self._held -= body.taken
 
-    def _refuse(self, asked: Request, headers: dict[str, str]) -> Response | None:
+    def _refuse(self, asked: Request) -> Response | None:
         """Refuse a host that is not known, and what a page of another site sends."""
+        headers = asked.headers
         host = headers.get("host", "")
         if not self._known(host):
             return problem(asked, 421, "this server is not known by that name; --allow-host NAME allows it")
@@ -171,30 +168,25 @@ class Protection:
             return False
         return True
 
-    def _without_token(self, asked: Request, headers: dict[str, str]) -> Response | None:
+    def _without_token(self, asked: Request) -> Response | None:
         """Ask for the token where one is needed; one that came in the address moves into the cookie."""
-        scope, path = asked.scope, asked.scope["path"]
+        path, navigates = asked.scope["path"], asked.method == "GET"
         if self.token is None or path in HEALTH or path == LOGIN:
             return None
-        kind, _, given = headers.get("authorization", "").partition(" ")
+        kind, _, given = asked.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and same(given.strip(), self.token):
             return None
-        try:
-            cookies: SimpleCookie = SimpleCookie(headers.get("cookie", ""))
-        except CookieError:
-            cookies = SimpleCookie()
-        if COOKIE in cookies and same(cookies[COOKIE].value, session(self.token)):
+        if COOKIE in asked.cookies and same(asked.cookies[COOKIE], session(self.token)):
             return None
-        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        tokens = [value for name, value in query if name == "token"]
-        if scope["method"] == "GET" and tokens and same(tokens[0], self.token):
+        query = asked.query_params.multi_items()
+        if navigates and any(name == "token" and same(value, self.token) for name, value in query):
             rest = urlencode([pair for pair in query if pair[0] != "token"])
             there = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
-            return with_cookie(there, self.token, secure=scope.get("scheme") == "https")
-        if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+            return with_cookie(there, self.token, secure=asked.url.scheme == "https")
+        if navigates and "text/html" in asked.headers.get("accept", ""):
             return RedirectResponse(LOGIN, 303)
-        detail, headers = "a token is needed: Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"}
-        return problem(asked, 401, detail, headers)
+        detail = "a token is needed: Authorization: Bearer TOKEN"
+        return problem(asked, 401, detail, {"www-authenticate": "Bearer"})
 
     @property
     def too_large(self) -> str:
