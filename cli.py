@@ -21,8 +21,8 @@ from .dups import commands as dups_commands
 from .embed import commands as embed_commands
 from .errors import IcehouseError, count_of
 from .heads import commands as heads_commands
-from .serve import captions_commands, label_commands
 from .serve import commands as serve_commands
+from .serve import label_commands
 from .serve.watch import commands as watch_commands
 from .store import commands as store_commands
 
@@ -153,7 +153,7 @@ for room in (
     app.add_typer(room.app)
 app.command(rich_help_panel="Store")(dups_commands.split)
 app.add_typer(
-    captions_commands.app,
+    serve_commands.captions,
     name="captions",
     help="Captions: list, show, sample as a page, statistics.",
     rich_help_panel="Embed",

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from ... import __version__
 from ...errors import CorruptError, IcehouseError, LockedError, StoreError
 from . import api, browse, label_pages, live, map_page, pages, review
-from .batching import OverloadedError
+from .inference import OverloadedError
 from .monitoring import Measured
 from .protection import Protection
 from .rendering import Json, first_problem, problem

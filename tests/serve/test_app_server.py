@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from icehouse.cli import app
 from icehouse.errors import IcehouseError
-from icehouse.serve.app import batching, server
+from icehouse.serve.app import inference, server
 from icehouse.serve.app.inference import Inference
 from icehouse.serve.app.monitoring import Monitor
 from icehouse.serve.app.state import Settings
@@ -178,10 +178,10 @@ def test_many_at_once_share_batches(store: Path) -> None:
 
 
 def test_a_batch_waits_for_what_is_on_its_way_until_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "NEXT_S", 60.0)
-    monkeypatch.setattr(batching, "PATIENCE", 60.0)
+    monkeypatch.setattr(inference, "NEXT_S", 60.0)
+    monkeypatch.setattr(inference, "PATIENCE", 60.0)
     encoder, coming = ToyEncoder(), 5
-    batcher = batching.Batcher(encoder, coming=lambda: coming, size=4)
+    batcher = inference.Batcher(encoder, coming=lambda: coming, size=4)
     waiting = [batcher.submit("text", f"sun {i}", ["pooled"]) for i in range(3)]
     assert not wait(waiting, timeout=0.1).done
     full = [*waiting, batcher.submit("text", "sun 3", ["pooled"])]
@@ -196,13 +196,13 @@ def test_a_batch_waits_for_what_is_on_its_way_until_it_is_full(monkeypatch: pyte
 
 def test_a_batch_does_not_wait_for_ever_for_what_never_comes() -> None:
     encoder = ToyEncoder()
-    batcher = batching.Batcher(encoder, coming=lambda: 1, size=4)
+    batcher = inference.Batcher(encoder, coming=lambda: 1, size=4)
     assert batcher.submit("text", "sun", ["pooled"]).result(30)["pooled"].shape == (24,)  # type: ignore[union-attr]
     batcher.close()
 
 
 def test_what_comes_together_is_answered_together_and_one_failure_costs_only_itself() -> None:
-    inference, calls = Inference(None, [], Settings(), Monitor()), []
+    serving, calls = Inference(None, [], Settings(), Monitor()), []
 
     def halves(numbers: list[int]) -> list[Any]:
         calls.append(numbers)
@@ -211,14 +211,14 @@ def test_what_comes_together_is_answered_together_and_one_failure_costs_only_its
         return [number / 2 if number else IcehouseError("nothing") for number in numbers]
 
     async def all_of(*numbers: int) -> list[Any]:
-        asked = (inference.together("halves", halves, number) for number in numbers)
+        asked = (serving.together("halves", halves, number) for number in numbers)
         return await asyncio.gather(*asked, return_exceptions=True)
 
     assert asyncio.run(all_of(1, 2, 4)) == [0.5, 1, 2]
     assert calls == [[1, 2, 4]]
     one, nothing, three = asyncio.run(all_of(1, 0, 3))
     assert (one, str(nothing), str(three)) == (0.5, "nothing", "three")
-    inference.close()
+    serving.close()
 
 
 def test_an_encoder_that_fails_costs_one_input(store: Path) -> None:
