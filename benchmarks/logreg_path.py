@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 from icehouse.data.manifest import SourceOptions
 from icehouse.embed.pipeline import embed_sources
-from icehouse.heads.arithmetic import softmax, standardised, statistics, unit_length
 from icehouse.heads.families.linear import path
-from icehouse.heads.inputs import Inputs
+from icehouse.heads.inputs import Inputs, softmax, standardised, statistics, unit_length
 from icehouse.heads.samples import load_samples
 from icehouse.store.store import Store
 from machine import machine

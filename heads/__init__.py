@@ -13,7 +13,7 @@ _LAZY = {
     "Run": ("runs", "Run"),
     "available": ("registry", "available"),
     "create": ("registry", "create"),
-    "evaluate_run": ("evaluate", "evaluate"),
+    "evaluate_run": ("trainer", "evaluate"),
     "list_runs": ("runs", "list_runs"),
     "train": ("trainer", "train"),
 }

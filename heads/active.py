@@ -19,9 +19,8 @@ import pyarrow.compute as pc
 from ..data.splits import canonical_split
 from ..dups.pair_graph import AUTO, DuplicateExclusion, DuplicateSearches
 from ..errors import HeadError, UsageError, count_of
-from .arithmetic import directions
 from .checks import did_you_mean
-from .inputs import Inputs
+from .inputs import Inputs, directions
 from .runs import Prediction, Run, list_runs
 from .samples import Samples, load_samples, parse_inputs
 

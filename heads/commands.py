@@ -492,7 +492,7 @@ def train(
     if class_weight is not None:
         params["class_weight"] = class_weight
     if prompts is not None:
-        from .prompts import read_prompts
+        from .families.zero_shot import read_prompts
 
         params["prompts"] = read_prompts(prompts)
     opened = Store.open(store)
@@ -548,8 +548,8 @@ def evaluate(
 ) -> None:
     """Score a run on other rows or labels; leaves the predictions."""
     from ..store.store import Store
-    from .evaluate import evaluate as evaluate_run
     from .runs import Run, scoring_text
+    from .trainer import evaluate as evaluate_run
 
     found = Run.load(store, run)
     splits = None if split == ["all"] else split or ["test"]

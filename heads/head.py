@@ -142,7 +142,7 @@ class Head(ABC):
     batch_independent: ClassVar[bool] = True
 
     #: Whether the head works with texts that describe the classes, encoded into its parameter `class_vectors` (see
-    #: `icehouse.heads.prompts`): never, where the encoder can make them, or always.
+    #: `icehouse.heads.families.zero_shot`): never, where the encoder can make them, or always.
     takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "never"
     #: Smallest value of parameters that are whole numbers; a subclass adds its own.
     minimum: ClassVar[Mapping[str, int]] = {"seed": 0}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import count_of
-from .arithmetic import log_softmax, softmax
+from .inputs import log_softmax, softmax
 from .intervals import Groups, log_loss_interval, wilson
 from .metrics import DRAWS, LEVEL, implied_variance, row_losses, worst_loss
 

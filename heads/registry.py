@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 FAMILIES = {
     "align": "families.fusion:AlignFusion",
     "cross": "families.fusion:CrossFusion",
-    "diff-attn": "families.attention:DiffAttn",
-    "guided-ca": "families.attention:GuidedCA",
-    "guided-ca+diff-attn": "families.attention:GuidedDiff",
+    "diff-attn": "families.fusion:DiffAttn",
+    "guided-ca": "families.fusion:GuidedCA",
+    "guided-ca+diff-attn": "families.fusion:GuidedDiff",
     "knn": "families.knn:Knn",
     "late-fusion": "families.late_fusion:LateFusion",
     "lightgbm": "families.gbm:Gbm",

@@ -254,7 +254,7 @@ class Run:
             return notes  # a family that is not installed here
         if kind.takes_prompts == "never":
             return notes
-        from .prompts import prompt_notes
+        from .families.zero_shot import prompt_notes
 
         given = self.record["head"]["params"]
         return [*notes, *(note for note in prompt_notes(kind, given, self.specs) if note not in notes)]

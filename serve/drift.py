@@ -20,9 +20,8 @@ import numpy as np
 
 from ..data.splits import folds
 from ..errors import IcehouseError
-from ..heads.arithmetic import directions
 from ..heads.families.linear import LogReg
-from ..heads.inputs import Inputs
+from ..heads.inputs import Inputs, directions
 from ..heads.intervals import Groups, auroc_interval, wilson
 from ..heads.metrics import ranking
 from ..heads.runs import Run

@@ -17,10 +17,10 @@ from ..data.paths import why_missing
 from ..embed.encoder import Encoder, Modality, Tokens
 from ..embed.extract import Failure, encode_manifest
 from ..errors import HeadError, count_of
-from ..heads.evaluate import predict_items
 from ..heads.inputs import Inputs
 from ..heads.package import Package, is_package
 from ..heads.runs import Prediction, Run
+from ..heads.trainer import predict_items
 from ..store.store import Store
 from .scoring import cleaning_of, judged_rows, keeps_rows, own_encoder, refuse_captions
 

@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ...errors import HeadError
-from ..arithmetic import CHUNK, pieces, statistics
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of
 from ..head import Choice, Chosen, Examples, Head, Validation
-from ..inputs import Inputs
+from ..inputs import CHUNK, Inputs, pieces, statistics
 from ..metrics import criteria
 
 if TYPE_CHECKING:

@@ -19,10 +19,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..arithmetic import bank_of, mean_over_inputs, pieces, present_directions
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
 from ..head import Choice, Chosen, Examples, Head, Validation
-from ..inputs import Inputs
+from ..inputs import Inputs, bank_of, mean_over_inputs, pieces, present_directions
 from ..metrics import criteria_of
 
 #: Numbers of neighbours and temperatures that "auto" tries.

@@ -35,10 +35,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..arithmetic import filled, pieces, softmax, standardised, statistics, unit_length
 from ..checks import ClassWeight, Footprint, grid_of
 from ..head import Choice, Chosen, Examples, Head, Validation
-from ..inputs import Inputs
+from ..inputs import Inputs, filled, pieces, softmax, standardised, statistics, unit_length
 from ..metrics import criteria
 from ..probabilities import platt
 

@@ -23,10 +23,9 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ..arithmetic import filled, pieces, softmax, unit_length
 from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of
 from ..head import Choice, Chosen, Examples, Head, Validation
-from ..inputs import InputError, Inputs, labels_of, weights_of
+from ..inputs import InputError, Inputs, filled, labels_of, pieces, softmax, unit_length, weights_of
 from ..metrics import criteria
 
 #: Learning rates and penalties that "auto" tries.

@@ -232,7 +232,7 @@ def _warn_of_labels(store: "Store", label: str, where: str | None, strict: bool)
 
 def _notes(store: "Store", trials: "Sequence[Trial]", class_weight: str | None) -> list[str]:
     """Options that some of the heads could make nothing of."""
-    from ..prompts import prompt_notes
+    from ..families.zero_shot import prompt_notes
     from ..registry import head_class
 
     notes: list[str] = []

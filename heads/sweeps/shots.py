@@ -29,10 +29,10 @@ import numpy as np
 from ...dups.pair_graph import AUTO, DuplicateExclusion
 from ...errors import HeadError, IcehouseError, UsageError, count_of
 from ..checks import plain
+from ..families.zero_shot import prompt_notes, with_prompts
 from ..head import Head
 from ..intervals import joined_interval
 from ..metrics import LEVEL, METRICS, majority_note, minority_class, require_positive, score
-from ..prompts import prompt_notes, with_prompts
 from ..registry import head_class
 from ..runs import log_scoring, scoring_count, write_sealed
 from ..samples import Missing, Samples

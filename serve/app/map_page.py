@@ -21,8 +21,8 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from ...console import one_line
 from ...dups.pair_graph import Duplicates, list_duplicates
 from ...errors import IcehouseError, count_of
-from ...heads.evaluate import predict_items
 from ...heads.runs import Run, list_runs
+from ...heads.trainer import predict_items
 from ...web.render import clean
 from ..projection import list_maps, read_map
 from .api import served

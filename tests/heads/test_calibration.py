@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icehouse.heads.arithmetic import softmax
+from icehouse.heads.inputs import softmax
 from icehouse.heads.probabilities import measure_calibration, platt, reliability, temperature
 
 

@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Callable
 
 import pytest
-from icehouse.heads.evaluate import evaluate
 from icehouse.heads.runs import Run, log_scoring, scoring_count, scoring_text
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.sweeps.shots import shots
 from icehouse.heads.sweeps.sweep import sweep
-from icehouse.heads.trainer import train
+from icehouse.heads.trainer import evaluate, train
 from icehouse.store.files import write_sums
 from icehouse.store.store import Store
 

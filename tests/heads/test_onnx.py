@@ -15,7 +15,7 @@ import pytest
 from icehouse.cli import app
 from icehouse.errors import HeadError
 from icehouse.heads import package as module
-from icehouse.heads.families.attention import GuidedCA
+from icehouse.heads.families.fusion import GuidedCA
 from icehouse.heads.inputs import Inputs, Tokens
 from icehouse.heads.package import OPSET, TOLERANCE, export_onnx, write_onnx
 from icehouse.heads.registry import FAMILIES, head_class

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SpaceError, UsageError
-from icehouse.heads import prompts
-from icehouse.heads.head import Head
-from icehouse.heads.prompts import (
+from icehouse.heads.families import zero_shot
+from icehouse.heads.families.zero_shot import (
     class_vectors,
     prompt_notes,
     read_prompts,
@@ -19,6 +18,7 @@ from icehouse.heads.prompts import (
     texts_of,
     with_prompts,
 )
+from icehouse.heads.head import Head
 from icehouse.heads.registry import create, head_class
 from icehouse.heads.runs import list_runs
 from icehouse.heads.trainer import train
@@ -198,7 +198,7 @@ def test_no_training_rows_are_needed(
 
 
 def test_the_encoder_is_loaded_once_for_a_sweep(store: Store) -> None:
-    prompts._loaded.cache_clear()
+    zero_shot._loaded.cache_clear()
     Point.loaded = 0
     for template in ("a {class}", "the {class}"):
         train(store, "zero-shot", params={"template": template}, inputs="image/joint")

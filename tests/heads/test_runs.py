@@ -8,10 +8,18 @@ from typing import Any
 
 import pytest
 from icehouse.errors import HeadError, SpaceError, UsageError
-from icehouse.heads.evaluate import evaluate, predict_items
 from icehouse.heads.runs import Run, list_runs, write_folder
 from icehouse.heads.sweeps.compare import compare
-from icehouse.heads.trainer import RunSettings, fit_on, make_head, prepare, save_run, train
+from icehouse.heads.trainer import (
+    RunSettings,
+    evaluate,
+    fit_on,
+    make_head,
+    predict_items,
+    prepare,
+    save_run,
+    train,
+)
 from icehouse.store.files import write_sums
 from icehouse.store.store import Store
 

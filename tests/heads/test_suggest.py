@@ -15,10 +15,9 @@ from icehouse.dups.pair_graph import DuplicateExclusion, DuplicateSearches
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads import active
 from icehouse.heads.active import select_batch, suggest, uncertainty, unit_rows
-from icehouse.heads.evaluate import predict_items
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.inputs import Inputs, Tokens
-from icehouse.heads.trainer import train
+from icehouse.heads.trainer import predict_items, train
 from icehouse.store.schema import features_schema, items_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import vectors_to_arrow

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from icehouse.dups.find import find_duplicates
 from icehouse.embed.captions.importing import import_captions
-from icehouse.heads.evaluate import predict_items
 from icehouse.heads.runs import Run
+from icehouse.heads.trainer import predict_items
 from icehouse.serve.app.map_page import NONE, categories, packed
 from icehouse.serve.projection import list_maps, make_map, read_map
 from icehouse.store.store import Store

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads.families.attention import DiffAttn, GuidedCA, GuidedDiff
+from icehouse.heads.families.fusion import DiffAttn, GuidedCA, GuidedDiff
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from icehouse.errors import HeadError
-from icehouse.heads.reports.ablation import ablate, known_ablation, subsets
+from icehouse.heads.reports.report import ablate, known_ablation, subsets
 from icehouse.heads.runs import scoring_count
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train

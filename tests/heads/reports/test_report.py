@@ -16,8 +16,7 @@ from html_page import HtmlPage
 from icehouse.cli import app
 from icehouse.dups.find import find_duplicates
 from icehouse.heads.reports import report as reports
-from icehouse.heads.reports.ablation import known_ablation
-from icehouse.heads.reports.report import command_line, leave_report, write_report
+from icehouse.heads.reports.report import command_line, known_ablation, leave_report, write_report
 from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
