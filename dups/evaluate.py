@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..errors import SourceError
 from ..store.store import Store
 from .judgements import is_duplicate, read_pairs
 from .pair_graph import Duplicates
-from .results import STAGES
+from .results import PAIRS, STAGES
 
 #: Most pairs that may follow from those listed: each is held in memory.
 _MAX_KNOWN = 5_000_000
@@ -99,85 +99,71 @@ def evaluate_duplicates(found: Duplicates, truth: Truth) -> dict[str, Any]:
             f"{store.path} has none of the truth's ids, such as {min(named)!r}; it has ids such as "
             f"{min(known, default='')!r}"
         )
-    pairs = _Pairs.of(found)
-    positive = pairs.look_up(truth.positive)
-    if truth.negative is None:
-        counts = pairs.weights @ pairs.stages
-    else:
-        counts = positive.sum(axis=0) + pairs.look_up(truth.negative).sum(axis=0)
-    right = positive.sum(axis=0)
-    scores = {
-        name: asdict(Score.of(int(counts[k]), int(right[k]), len(truth.positive)))
-        for k, name in enumerate((*STAGES, "cascade", "variant"))
-    }
-    negatives = None if truth.negative is None else len(truth.negative)
+    counts, right = _count(found, truth)
     return {
         "positives": len(truth.positive),
-        "negatives": negatives,
-        **scores,
+        "negatives": None if truth.negative is None else len(truth.negative),
+        **{name: asdict(Score.of(counts[name], right[name], len(truth.positive))) for name in _SCORED},
         "unknown": sorted(named - known),
     }
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Found pairs of contents, each known by the best item that has it."""
+#: The stages; whether any found a pair and it counts as duplicates; and whether it is of variants.
+_SCORED = (*STAGES, "cascade", "variant")
 
-    number: dict[str, int]  # the number of each item's content, for items with a pair
-    #: int64 (m,): pairs of such numbers, ascending and each once; of a number with itself for copies
-    codes: np.ndarray
-    #: bool (m, 5): which stages found them, whether any did and they count as duplicates, whether they are variants
-    stages: np.ndarray
-    weights: np.ndarray  # int64 (m,): how many pairs of items each stands for
+#: Tables of all items that are named, each with the best item of its content and how many items have that; and of pairs of
+#: contents, each once, of a content with itself for its copies, with the number of pairs of items for which it stands. A
+#: collage is no duplicate of what is in it, and no mistake.
+_TABLES = """
+    create table item as
+    select item_id, coalesce(copy_of, item_id) as content, count(*) over (partition by content) as copies
+    from (select unnest([id_a, id_b]) as item_id from pairs union select unnest([a, b]) from truth
+        union select item_id from clusters) left join clusters using (item_id);
+    create table found as
+    select least(x.content, y.content) as a, greatest(x.content, y.content) as b,
+        any_value(exact) as exact, any_value(perceptual) as perceptual, any_value(embedding) as embedding,
+        any_value(kind <> 'variant' or dropped) as cascade, any_value(kind = 'variant') as variant,
+        any_value(if(x.content = y.content, x.copies * (x.copies - 1) // 2, x.copies * y.copies)) as pairs
+    from pairs join item as x on x.item_id = id_a join item as y on y.item_id = id_b
+    where kind <> 'container' group by all"""
 
-    @classmethod
-    def of(cls, found: Duplicates) -> _Pairs:
-        clusters = found.clusters(["item_id", "copy_of"])
-        copies = clusters.filter(pc.is_valid(clusters["copy_of"]))
-        ids = pa.chunked_array(
-            [
-                pa.array([], pa.string()),
-                *(column for batch in found.found_batches(["id_a", "id_b"]) for column in batch),
-            ]
-        ).unique()
-        # A copy goes by the number of the best item with its content; both are in a pair with each other.
-        content = np.arange(len(ids))
-        at, best = (pc.index_in(copies[name], value_set=ids).to_numpy() for name in ("item_id", "copy_of"))
-        content[at] = best
-        size = np.bincount(content, minlength=len(ids))
-        codes, stages = [np.empty(0, np.int64)], [np.empty((0, len(STAGES) + 1), bool)]
-        for batch in found.found_batches(["id_a", "id_b", "kind", *STAGES]):
-            # A collage is no duplicate of what is in it, and no mistake.
-            batch = batch.filter(pc.not_equal(batch["kind"], "container"))
-            a, b = (content[pc.index_in(batch[name], value_set=ids).to_numpy()] for name in ("id_a", "id_b"))
-            codes.append(np.minimum(a, b) * len(ids) + np.maximum(a, b))
-            variant = pc.equal(batch["kind"], "variant")
-            columns = (*map(batch.column, STAGES), variant)
-            stages.append(np.stack([one.to_numpy(zero_copy_only=False) for one in columns], axis=1))
-        every, first = np.unique(np.concatenate(codes), return_index=True)
-        i, j = np.divmod(every, max(len(ids), 1))
-        told = np.concatenate(stages)[first]
-        counted = found.summary["parameters"].get("variants") == "drop"
-        flags, variant = told[:, :-1], told[:, -1]
-        return cls(
-            dict(zip(ids.to_pylist(), content.tolist(), strict=True)),
-            every,
-            np.column_stack([flags, ~variant | counted, variant]),
-            np.where(i == j, size[i] * (size[i] - 1) // 2, size[i] * size[j]),
+
+def _count(found: Duplicates, truth: Truth) -> tuple[dict[str, int], dict[str, int]]:
+    """Number of judged pairs of items that each stage found, and how many of these are right."""
+    columns = ["id_a", "id_b", "kind", *STAGES]
+    schema = pa.schema([PAIRS.field(name) for name in columns])
+    pairs = pa.Table.from_batches(found.found_batches(columns), schema)
+    dropped = found.summary["parameters"].get("variants") == "drop"
+    known = [(*pair, True) for pair in truth.positive]
+    known += [(*pair, False) for pair in truth.negative or ()]
+    a, b, positive = zip(*known, strict=True) if known else ((), (), ())
+    with duckdb.connect() as con:
+        con.register("clusters", found.clusters(["item_id", "copy_of"]))
+        con.register("pairs", pairs.append_column("dropped", pa.array([dropped] * len(pairs), pa.bool_())))
+        con.register(
+            "truth",
+            pa.table(
+                {
+                    "a": pa.array(a, pa.string()),
+                    "b": pa.array(b, pa.string()),
+                    "positive": pa.array(positive, pa.bool_()),
+                }
+            ),
         )
+        con.execute(_TABLES)
+        judged = """
+            from truth join item as x on x.item_id = truth.a join item as y on y.item_id = truth.b
+            join found on found.a = least(x.content, y.content) and found.b = greatest(x.content, y.content)"""
 
-    def look_up(self, pairs: frozenset[tuple[str, str]]) -> np.ndarray:
-        """Stages that found each pair of items, bool (len(pairs), 5), in no order."""
-        n = len(self.number)
-        ends = [(self.number.get(a, -1), self.number.get(b, -1)) for a, b in pairs]
-        a, b = np.array(ends, np.int64).reshape(-1, 2).T
-        wanted = np.where((a >= 0) & (b >= 0), np.minimum(a, b) * n + np.maximum(a, b), -1)
-        at = np.searchsorted(self.codes, wanted)
-        there = at < len(self.codes)
-        there[there] = self.codes[at[there]] == wanted[there]
-        flags = np.zeros((len(wanted), self.stages.shape[1]), bool)
-        flags[there] = self.stages[at[there]]
-        return flags
+        def totals(weight: str, of: str) -> dict[str, int]:
+            sums = ", ".join(f"sum(if(found.{name}, {weight}, 0))" for name in _SCORED)
+            return {
+                name: int(value or 0)
+                for name, value in zip(_SCORED, con.execute(f"select {sums} {of}").fetchone(), strict=True)
+            }
+
+        counts = totals("1", judged) if truth.negative is not None else totals("pairs", "from found")
+        return counts, totals("1", f"{judged} where positive")
 
 
 def _closed(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
