@@ -42,9 +42,9 @@ def arrivals(folder: Path, stream: DuplicateStream) -> list[Arrival]:
         for row in rows[start : start + 32].tolist():
             path = folder / images[row]
             path = path if path.exists() else folder / "pictures" / images[row]
-            contents.append(stream._reader.read(Item(str(ids[row]), path, text=texts[row] or None)))
+            contents.append(stream._read(Item(str(ids[row]), path, text=texts[row] or None)))
         wanted = [content for content in contents if content.prepared is not None]
-        stream._reader.encode(wanted)
+        stream._encode(wanted)
         made += [stream._arrival(content) for content in contents if content.error is None]
     return made
 

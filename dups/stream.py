@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -69,17 +69,9 @@ class DecodingTrial:
 
     @classmethod
     def of(cls, notes: Mapping[str, Any]) -> Self:
-        """Read from a state's notes what `as_notes` gave."""
-        return cls(
-            notes.get("settled", False),
-            notes.get("shortest"),
-            notes.get("looked_at", 0),
-            tuple(notes.get("sample", ())),
-        )
-
-    def as_notes(self) -> dict[str, Any]:
-        """Give it as JSON values."""
-        return asdict(self)
+        """Read what `asdict` gave from a state's notes, which have other things too."""
+        known = {field.name: notes[field.name] for field in fields(cls) if field.name in notes}
+        return cls(**{**known, "sample": tuple(known.get("sample", ()))})
 
     def after(self, path: Path, encoder: Encoder, output: str) -> DecodingTrial:
         """Tell how things stand once `path` has come, too."""
@@ -219,73 +211,6 @@ def _item_of_mapping(thing: Mapping[str, Any], default_id: str) -> Item:
 def path_of(file: Path | None) -> str | None:
     """A file by which a content can be read again, wherever the next run is started."""
     return None if file is None else str(file.absolute())
-
-
-class Reader:
-    """Reads items, and encodes what was read, for one output of one encoder."""
-
-    def __init__(
-        self,
-        encoder: Encoder | None,
-        modality: Modality,
-        output: str,
-        cleaning: str,
-        dtype: str,
-        knows: Callable[[str], bool],
-        looks: bool = False,
-    ) -> None:
-        self.encoder, self.modality, self.output = encoder, modality, output
-        self.cleaning, self.dtype, self.knows = cleaning, dtype, knows
-        self.looks = looks  # whether views of pictures are made
-
-    def read(self, item: Item, *, whole: bool = False) -> Content:
-        """Read, hash and decode; of a content that is known only the hash, unless `whole`. Errors end in the content."""
-        content = Content(item, error=item.error)
-        if content.error is not None:
-            return content
-        if self.modality == "image":
-            read = read_image(
-                partial(_load, item),
-                self.encoder,
-                shortest=None if item.trial is None else item.trial.shortest,
-                decoded=lambda sha: whole or not self.knows(sha),
-                blanks=False,
-                turned=True,
-                look=partial(look, keep=item.path is None) if self.looks else None,
-            )
-            content.key, content.blank, content.prepared = read.sha256, read.blank, read.pixels
-            content.phash = None if read.facts is None else read.facts.phash
-            content.turned, content.seen = read.turned, read.seen
-            content.error = None if read.error is None else brief(read.error)
-            return content
-        try:
-            if item.text is None:
-                raise SourceError("no text")
-            content.key, content.prepared = text_sha256(item.text), clean(item.text, self.cleaning)
-        except Exception as error:  # of a text that is no Unicode: it costs only this item
-            content.error = brief(error)
-        return content
-
-    def encode(self, contents: list[Content]) -> None:
-        """Fill in the vectors of contents; one that cannot be encoded gets an error, and costs only itself."""
-        encoder = self.encoder
-        if not contents or encoder is None:
-            return
-
-        def encode(prepared: list[Any]) -> dict[str, Any]:
-            if self.modality == "image":
-                return encoder.encode_images(np.stack(prepared), [self.output])
-            return encoder.encode_texts(prepared, [self.output])
-
-        for rows, made in encode_contents(encode, [content.prepared for content in contents], self.dtype):
-            for place, content in enumerate(contents[row] for row in rows):
-                content.prepared = None
-                if isinstance(made, Unencodable):
-                    content.error = f"cannot be encoded: {made.message}"
-                else:
-                    vectors = made[self.output]
-                    assert isinstance(vectors, np.ndarray)
-                    content.vector = vectors[place]
 
 
 def _load(item: Item) -> tuple[bytes, FileFacts]:
@@ -528,6 +453,7 @@ class DuplicateStream:
             raise UsageError("tokens are not one vector an image; compare by pooled or joint")
         loaded = load_named(encoder, device=device) if isinstance(encoder, str) else encoder
         self.modality, self.encoder = modality, loaded
+        self.output, self.cleaning = output, cleaning
         if variants not in POLICIES:
             raise UsageError(f"variants are one of {', '.join(POLICIES)}, not {variants!r}")
         if modality == "text":
@@ -562,8 +488,6 @@ class DuplicateStream:
         self.counts: Counter[str] = Counter(notes.get("counts", {}))
         self.lines: int = notes.get("lines", self.counts.total())
         self._pending: Counter[str] = Counter()
-        dtype = str(self.window.dtype)
-        self._reader = Reader(loaded, modality, output, cleaning, dtype, self.window.knows, self.viewed)
         self._trial = DecodingTrial.of(notes)
         self._shrinks = shrink and loaded is not None and modality == "image"
         self._saved_at = time.monotonic()
@@ -691,9 +615,9 @@ class DuplicateStream:
         StreamResult
             Of kind "error" if it cannot be read; the window is then as it was.
         """
-        content = self._reader.read(next(self._prepared([item])))
+        content = self._read(next(self._prepared([item])))
         if self._admit(content):
-            self._reader.encode([content])
+            self._encode([content])
         return next(self._results([content]))
 
     def judge_many(self, items: Iterable[Any], *, latency: float | None = None) -> Iterator[StreamResult]:
@@ -715,9 +639,9 @@ class DuplicateStream:
         encoder = self.encoder
         pipeline = Pipeline(
             self._prepared(items),
-            read=self._reader.read,
+            read=self._read,
             admit=self._admit,
-            encode=self._reader.encode,
+            encode=self._encode,
             encoders=encoder.stream_pool() if encoder else ThreadPoolExecutor(1),
             streams=encoder.streams if encoder else 1,
             batch_size=self.batch_size,
@@ -778,7 +702,7 @@ class DuplicateStream:
         notes = {
             "counts": dict(self.counts),
             "lines": max(self.lines, self.counts.total()),
-            **self._trial.as_notes(),
+            **asdict(self._trial),
         }
         save_window(self.window, self.state, space=self._space, notes=notes)
         self._saved_at = time.monotonic()
@@ -788,6 +712,57 @@ class DuplicateStream:
         due = self.save_every is not None and time.monotonic() - self._saved_at >= self.save_every
         if due and self.state is not None:
             self.save()
+
+    def _read(self, item: Item, *, whole: bool = False) -> Content:
+        """Read, hash and decode; of a content that is known only the hash, unless `whole`. Errors end in the content."""
+        content = Content(item, error=item.error)
+        if content.error is not None:
+            return content
+        if self.modality == "image":
+            read = read_image(
+                partial(_load, item),
+                self.encoder,
+                shortest=None if item.trial is None else item.trial.shortest,
+                decoded=lambda sha: whole or not self.window.knows(sha),
+                blanks=False,
+                turned=True,
+                look=partial(look, keep=item.path is None) if self.viewed else None,
+            )
+            content.key, content.blank, content.prepared = read.sha256, read.blank, read.pixels
+            content.phash = None if read.facts is None else read.facts.phash
+            content.turned, content.seen = read.turned, read.seen
+            content.error = None if read.error is None else brief(read.error)
+            return content
+        try:
+            if item.text is None:
+                raise SourceError("no text")
+            content.key, content.prepared = text_sha256(item.text), clean(item.text, self.cleaning)
+        except Exception as error:  # of a text that is no Unicode: it costs only this item
+            content.error = brief(error)
+        return content
+
+    def _encode(self, contents: list[Content]) -> None:
+        """Fill in the vectors of contents; one that cannot be encoded gets an error, and costs only itself."""
+        encoder = self.encoder
+        if not contents or encoder is None:
+            return
+
+        def encode(prepared: list[Any]) -> dict[str, Any]:
+            if self.modality == "image":
+                return encoder.encode_images(np.stack(prepared), [self.output])
+            return encoder.encode_texts(prepared, [self.output])
+
+        for rows, made in encode_contents(
+            encode, [content.prepared for content in contents], str(self.window.dtype)
+        ):
+            for place, content in enumerate(contents[row] for row in rows):
+                content.prepared = None
+                if isinstance(made, Unencodable):
+                    content.error = f"cannot be encoded: {made.message}"
+                else:
+                    vectors = made[self.output]
+                    assert isinstance(vectors, np.ndarray)
+                    content.vector = vectors[place]
 
     def _prepared(self, items: Iterable[Any]) -> Iterator[Item]:
         trial, encoder = self._trial, self.encoder
@@ -800,7 +775,7 @@ class DuplicateStream:
             item = replace(item, line=line)
             if self._shrinks and encoder is not None:
                 if item.path is not None and not trial.settled:
-                    trial = trial.after(item.path, encoder, self._reader.output)
+                    trial = trial.after(item.path, encoder, self.output)
                 item = replace(item, trial=trial)
             yield item
 
@@ -850,8 +825,8 @@ class DuplicateStream:
             lacking = content.vector is None and self.encoder is not None and not content.blank
             unread = self.modality == "image" and content.phash is None
             if (lacking or unread) and content.key not in here and not self.window.knows(content.key):
-                whole = self._reader.read(content.item, whole=True)
-                self._reader.encode([whole] if whole.prepared is not None else [])
+                whole = self._read(content.item, whole=True)
+                self._encode([whole] if whole.prepared is not None else [])
                 content.error, content.phash, content.vector = whole.error, whole.phash, whole.vector
                 content.turned, content.seen = whole.turned, whole.seen
                 if whole.error is None and whole.key != content.key:

@@ -149,21 +149,18 @@ def _run(judge: "DuplicateStream", latency: float, all_matches: int) -> None:
         raise typer.Exit(128 + caught[0])
 
 
+#: What is told of a match under its own name.
+_TOLD = ("hamming", "cosine", "orientation", "exact", "perceptual", "embedding", "evidence", "differs")
+
+
 def as_dict(verdict: "StreamResult", all_matches: int = 0) -> dict[str, Any]:
     """Give a verdict as JSON values, always with the same keys."""
     best = verdict.match
-    told: dict[str, Any] = {
-        "id": verdict.id,
-        "verdict": verdict.kind,
-        "match": best.id if best else None,
-        "hamming": best.hamming if best else None,
-        "cosine": best.cosine if best else None,
-        "orientation": best.orientation if best else None,
-        "exact": bool(best and best.exact),
-        "perceptual": bool(best and best.perceptual),
-        "embedding": bool(best and best.embedding),
-        "evidence": best.evidence if best else None,
-        "differs": best.differs if best else None,
+    told: dict[str, Any] = {"id": verdict.id, "verdict": verdict.kind, "match": best.id if best else None}
+    for name in _TOLD:
+        nothing = False if name in KINDS else None
+        told[name] = getattr(best, name) if best else nothing
+    told |= {
         "line": verdict.line,
         "position": verdict.position,
         "match_position": best.position if best else None,
@@ -172,22 +169,9 @@ def as_dict(verdict: "StreamResult", all_matches: int = 0) -> dict[str, Any]:
         "error": verdict.error,
     }
     if all_matches:
+        names = ("id", "kind", *_TOLD, "position", "age")
         told["matches"] = [
-            {
-                "id": match.id,
-                "kind": match.kind,
-                "hamming": match.hamming,
-                "cosine": match.cosine,
-                "orientation": match.orientation,
-                "exact": match.exact,
-                "perceptual": match.perceptual,
-                "embedding": match.embedding,
-                "evidence": match.evidence,
-                "differs": match.differs,
-                "position": match.position,
-                "age": match.age,
-            }
-            for match in verdict.matches[:all_matches]
+            {name: getattr(match, name) for name in names} for match in verdict.matches[:all_matches]
         ]
     return told
 
