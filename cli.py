@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from .console import Replacements, debugging, echo, fill_closed, mute_stdout, one_line, printable, say
 from .dups import commands as dups_commands
+from .dups import review_commands as dups_review_commands
 from .embed import commands as embed_commands
 from .errors import IcehouseError, count_of
 from .heads import commands as heads_commands
@@ -159,7 +160,7 @@ app.add_typer(
     rich_help_panel="Embed",
 )
 app.add_typer(
-    dups_commands.app,
+    dups_review_commands.app,  # which adds to that of `dups_commands`
     name="dups",
     help="Near-duplicates: find, group, list, measure.",
     rich_help_panel="Store",

@@ -1,7 +1,6 @@
-"""CLI: dups find, evaluate, calibrate, leakage, gallery, apply, act, stream; split."""
+"""CLI: dups find, evaluate, calibrate, leakage; split; and the options that commands of near-duplicates share."""
 
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,294 +18,81 @@ from ..console import (
     say,
 )
 from ..errors import UsageError, count_of, one_or_many
-from .options import (
-    DeviceOption,
-    EmbeddingOption,
-    FalsePairsOption,
-    FeatureOption,
-    HammingOption,
-    PerceptualOption,
-    SearchOption,
-    ThresholdOption,
-    VariantsOption,
-    say_which,
-)
-from .review_commands import act, apply
-from .stream_command import stream
 
 if TYPE_CHECKING:
     from ..store.store import Store
     from .leakage import Leakage, SplitReport
-
-
-def calibrate(
-    store: StoreOption = DEFAULT_STORE,
-    feature: FeatureOption = None,
-    expected_false_pairs: Annotated[
-        float, typer.Option("--expected-false-pairs", help="Among all pairs of the store's contents.")
-    ] = 1.0,
-    pairs: Annotated[
-        Path | None,
-        typer.Option("--pairs", metavar="FILE", help="CSV of known pairs: a, b, and perhaps label."),
-    ] = None,
-    sample: Annotated[
-        int | None,
-        typer.Option(
-            "--sample", help="Contents to make changed copies of.", show_default="a twelfth, from 10 to 200"
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    figures: Annotated[
-        bool, typer.Option("--figures", help="Draw curves.csv as roc.png and precision-recall.png, too.")
-    ] = False,
-    device: DeviceOption = "auto",
-    to_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--export", metavar="FILE", help="Write the calibration that there is to a file, and make none."
-        ),
-    ] = None,
-    from_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--import",
-            metavar="FILE",
-            help="Take the calibration of another store of the same encoder, and make none.",
-        ),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Choose the cosine of near-duplicates by changed copies of your own images or texts. `find` uses it from then on."""
-    from ..store.store import Store
-    from .calibrate import calibrate as run
-    from .calibration import Calibration, false_pairs_text
-
-    opened = Store.open(store)
-    if to_file is not None or from_file is not None:
-        if pairs is not None or (to_file is not None and from_file is not None):
-            raise UsageError("--export, --import and --pairs each ask for something else; give one of them")
-        _carry(opened, feature, to_file, from_file, as_json)
-        return
-    with progress_bar("changing copies") as progress:
-        made = run(
-            opened,
-            feature=feature,
-            expected_false_pairs=expected_false_pairs,
-            pairs=pairs,
-            sample=sample,
-            seed=seed,
-            figures=figures,
-            device=device,
-            progress=progress,
-        )
-    folder, report = Calibration.folder(opened, made.feature), made.report
-    if as_json:
-        print_json({"path": folder, "feature": made.feature, "fingerprint": made.fingerprint, **report})
-        return
-    # Texts have no hashes but that of their bytes, and a changed text has another.
-    stages = (
-        ("embedding", "hash", "cascade") if made.bits or report["view_radius"] is not None else ("embedding",)
-    )
-    rows = [
-        [row["transform"], row["copies"], *(f"{row[by]:.3f}" for by in stages)]
-        for row in report["transforms"]
-    ]
-    print_table(["transform", "copies", *stages], rows, title="Recall")
-    how = "centred" if made.matrix is None else "centred and whitened"
-    among = f"{false_pairs_text(expected_false_pairs)} among {report['contents']:,} contents"
-    if report["evidence"] is None:
-        least = f"cosine {report['cosine']:.4f}"
-    else:
-        least = f"pairs that stand out among their own neighbours by {report['evidence']:.1f} or more"
-    echo(
-        f"\n{made.feature}, {how}: {least}, at {among}, judged on {count_of(report['pairs_judged'], 'unrelated pair')}"
-    )
-    if "hash" in stages:
-        echo(_of_hashes(report))
-    if report["sampled"] < min(report["sample"], report["contents"]):
-        say(
-            f"note: copies were made of only {report['sampled']:,} of {count_of(report['contents'], 'content')}: "
-            "the other files could not be read again, or hold blank pictures"
-        )
-    if weakness := made.weakness():
-        say(f"warning: {weakness}")
-    if report["suspected_duplicates"] or report["pairs_left_out"]:
-        say(
-            f"note: {count_of(report['pairs_left_out'], 'pair was', 'pairs were')} left out for near hashes or labels, "
-            f"{report['suspected_duplicates']} for lying where no unrelated pair should"
-        )
-    if "labelled" in report:
-        known = report["labelled"]
-        echo(
-            f"labelled: {known['positives_found']} of {count_of(known['positives'], 'duplicate')} found, "
-            f"{known['negatives_found']} of {count_of(known['negatives'], 'other')} taken for duplicates"
-        )
-    drawn = ", roc.png, precision-recall.png" if figures else ""
-    echo(f"{folder}: calibration.json, curves.csv{drawn}")
-
-
-def _carry(
-    store: "Store", feature: str | None, to_file: Path | None, from_file: Path | None, as_json: bool
-) -> None:
-    """Write a calibration to a file, or take one from it."""
-    from .calibration import export_calibration, import_calibration
-
-    if to_file is not None:
-        written = export_calibration(store, to_file, feature=feature)
-        print_json({"path": written}) if as_json else echo(f"{written}")
-    elif from_file is not None:
-        made = import_calibration(store, from_file, feature=feature)
-        folder = made.folder(store, made.feature)
-        if as_json:
-            print_json(
-                {"path": folder, "feature": made.feature, "fingerprint": made.fingerprint, **made.report}
-            )
-        else:
-            echo(f"{folder}: the calibration of {made.feature} from {from_file}")
-
-
-def _of_hashes(report: dict[str, Any]) -> str:
-    """Bits within which perceptual hashes count as evidence, in words."""
-    told = [
-        f"{what} within {count_of(bits, 'bit')}"
-        for what, bits in (("pictures", report["hamming"]), ("their parts", report["view_radius"]))
-        if bits is not None and bits >= 0
-    ]
-    if report["agreement"] is not None:
-        told.append(f"near pictures whose parts all agree to {report['agreement']:.3f}")
-    return "perceptual hashes: " + (", ".join(told) or "none count, unrelated images have equal ones")
-
-
-_LEAKAGE_ROWS_SHOWN = 10
-
-
-def leakage(
-    store: StoreOption = DEFAULT_STORE,
-    name: SearchOption = None,
-    split_column: Annotated[str, typer.Option("--split-column", help="Column of splits.")] = "split",
-    label: Annotated[
-        str | None,
-        typer.Option("--label", "-l", help="Labels to compare across splits.", show_default="label, if any"),
-    ] = None,
-    max_leakage: Annotated[
-        float | None,
-        typer.Option(
-            "--max-leakage", metavar="X", help="Exit 1 if more than this share (0 to 1) of test leaks."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Write splits without leaks, for `icehouse join`."),
-    ] = None,
-    drop: Annotated[
-        Literal["train", "test"],
-        typer.Option("--drop", help="Which side of a leak leaves in FILE; train keeps test as published."),
-    ] = "train",
-    column: Annotated[
-        str | None,
-        typer.Option(
-            "--column",
-            metavar="NAME",
-            help="Name of the splits in FILE.",
-            show_default="the split column's, so that a join replaces it",
-        ),
-    ] = None,
-    as_json: JsonOption = False,
-    excel_safe: ExcelSafeOption = False,
-) -> None:
-    """Count near-duplicates between splits, name the test and dev items that leak, and write splits without them."""
-    from ..store.store import Store
-    from .leakage import find_leakage, write_cleaned
     from .pair_graph import Duplicates
 
-    if max_leakage is not None and not 0 <= max_leakage <= 1:
-        raise UsageError(f"--max-leakage is a share of the test items, 0 to 1, not {max_leakage}")
-    if out is None and column is not None:
-        raise UsageError("--column names the splits in a file: add --out FILE")
-    opened = Store.open(store)
-    search = Duplicates.open(opened, name)
-    found = find_leakage(opened, search.name, split_column=split_column, label=label)
-    left = None
-    if out is not None:
-        left = write_cleaned(opened, out, search.name, split_column=split_column, drop=drop, column=column)
-    say_which(store, search, name)
-    for note in found.notes:
-        say(f"note: {note}")
-    worst = found.worst
-    share = worst.share if worst else None
-    unproven = share is None or found.capped or found.outdated
-    over = max_leakage is not None and (unproven or (share or 0.0) > max_leakage)
-    if as_json:
-        cleaned = None if out is None else {"path": out, "drop": drop, "left": left}
-        print_json({**asdict(found), "max_leakage": max_leakage, "over": over, "cleaned": cleaned})
-    else:
-        _leakage_report(found)
-        if out is not None and left is not None:
-            gone = ", ".join(f"{count} leave {split}" for split, count in left.items() if count)
-            echo(f"\n{out}: {gone or 'nobody leaves'}; bring it with `icehouse join {out}`")
-    if over and worst is not None:
-        if share is None:
-            say(f"leakage of {worst.split} is unknown: the search looked at none of its items")
-        elif share > (max_leakage or 0.0):
-            say(f"leakage of {worst.split} is {share:.2%}, more than the {max_leakage:.2%} allowed")
-        else:
-            why = "stopped at its cap on pairs" if found.capped else "is older than some items"
-            say(
-                f"leakage of {worst.split} is at least {share:.2%}; that it is not more than the {max_leakage:.2%} allowed "
-                f"cannot be told, since the search {name!r} {why}"
-            )
-        raise typer.Exit(1)
+SearchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        "-n",
+        help="Name of a search by `icehouse dups find`.",
+        show_default="that by the only encoder's images, else the newest",
+    ),
+]
+FeatureOption = Annotated[
+    str | None,
+    typer.Option(
+        "--feature",
+        "-f",
+        help="Image or text feature to compare by.",
+        show_default="the only encoder's images",
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        "-t",
+        help="Least cosine.",
+        show_default="none: the calibration, or what the set looks like, decides",
+    ),
+]
+FalsePairsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--expected-false-pairs",
+        help="False pairs to expect, by which the calibration chooses the cosine.",
+        show_default="1",
+    ),
+]
+HammingOption = Annotated[
+    int | None,
+    typer.Option(
+        "--hamming",
+        help="Bits of 64 in which perceptual hashes may differ.",
+        show_default="6, or fewer by the calibration",
+    ),
+]
+PerceptualOption = Annotated[
+    bool, typer.Option("--perceptual/--no-perceptual", help="Compare perceptual hashes.")
+]
+EmbeddingOption = Annotated[bool, typer.Option("--embedding/--no-embedding", help="Compare embeddings.")]
+VariantsOption = Annotated[
+    Literal["keep", "drop"],
+    typer.Option(
+        "--variants", help="Pictures that agree while their words do not: keep, or drop as duplicates."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
 
 
-def _leakage_report(found: "Leakage") -> None:
-    names = [name or "(none)" for name in found.splits]
-    cells = {(pair["split_a"], pair["split_b"]): pair for pair in found.pairs}
-    rows = [
-        [names[a], items, *("" if b < a else cells[one, two]["pairs"] for b, two in enumerate(found.splits))]
-        for a, (one, items) in enumerate(found.splits.items())
-    ]
-    print_table(["split", "items", *names], rows, title=f"Duplicate pairs, search {found.search['name']!r}")
-    between = [pair for pair in found.pairs if pair["split_a"] != pair["split_b"] and pair["pairs"]]
-    if between:
-        kinds = ("exact", "perceptual", "embedding")
-        rows = [
-            [
-                f"{pair['split_a'] or '(none)'} - {pair['split_b'] or '(none)'}",
-                *(pair[kind] for kind in kinds),
-            ]
-            for pair in between
-        ]
-        print_table(["between", *kinds], rows, title="\nKinds of pairs between splits")
-    print_table(
-        ["split", "against", "items", "covered", "leak", "share", "from each", "first"],
-        [
-            [
-                a.split,
-                " + ".join(a.against),
-                a.items,
-                a.covered,
-                len(a.ids),
-                "" if a.share is None else f"{a.share:.2%}",
-                ", ".join(f"{other} {count}" for other, count in a.by_split.items()),
-                ", ".join(a.ids[:3]) + (", …" if len(a.ids) > 3 else ""),
-            ]
-            for a in found.affected
-        ],
-        title="\nItems with a near-duplicate where they must have none (direct pairs and their copies)",
-    )
-    labels = found.labels
-    if labels and labels["pairs"]:
-        echo(
-            f"\n{labels['column']}: {labels['differing']} of {count_of(labels['pairs'], 'labelled pair')} "
-            f"across splits {one_or_many(labels['differing'], 'has', 'have')} two "
-            f"different labels, which concerns {labels['disagreeing']} of {count_of(labels['items'], 'item')}"
+def say_which(store: Path, found: "Duplicates", name: str | None) -> None:
+    """Say which search was opened, where it was not named and there are several."""
+    from ..store.store import Store
+    from .pair_graph import HASHES, list_duplicates, search_name
+
+    if name is None and found.name == HASHES and found.feature is not None:
+        say(
+            f"note: by the search {HASHES!r}, made before searches were named after their feature; `icehouse dups find` "
+            f"makes {search_name(found.feature)!r} beside it"
         )
-        rows = [
-            [e["item"], e["item_split"], e["item_label"], e["of"], e["of_split"], e["of_label"]]
-            for e in labels["examples"][:_LEAKAGE_ROWS_SHOWN]
-        ]
-        if rows:
-            print_table(["item", "split", "label", "duplicate of", "split", "label"], rows)
+    others = [other for other in list_duplicates(Store.open(store)) if other != found.name]
+    if name is None and others:
+        say(f"note: by the search {found.name!r}; --name takes another: {', '.join(others)}")
 
 
 app = typer.Typer(no_args_is_help=True)
@@ -482,148 +268,276 @@ def evaluate(
 
 
 @app.command()
-def conflicts(
+def calibrate(
+    store: StoreOption = DEFAULT_STORE,
+    feature: FeatureOption = None,
+    expected_false_pairs: Annotated[
+        float, typer.Option("--expected-false-pairs", help="Among all pairs of the store's contents.")
+    ] = 1.0,
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--pairs", metavar="FILE", help="CSV of known pairs: a, b, and perhaps label."),
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            "--sample", help="Contents to make changed copies of.", show_default="a twelfth, from 10 to 200"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw curves.csv as roc.png and precision-recall.png, too.")
+    ] = False,
+    device: DeviceOption = "auto",
+    to_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--export", metavar="FILE", help="Write the calibration that there is to a file, and make none."
+        ),
+    ] = None,
+    from_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            metavar="FILE",
+            help="Take the calibration of another store of the same encoder, and make none.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the cosine of near-duplicates by changed copies of your own images or texts. `find` uses it from then on."""
+    from ..store.store import Store
+    from .calibrate import calibrate as run
+    from .calibration import Calibration, false_pairs_text
+
+    opened = Store.open(store)
+    if to_file is not None or from_file is not None:
+        if pairs is not None or (to_file is not None and from_file is not None):
+            raise UsageError("--export, --import and --pairs each ask for something else; give one of them")
+        _carry(opened, feature, to_file, from_file, as_json)
+        return
+    with progress_bar("changing copies") as progress:
+        made = run(
+            opened,
+            feature=feature,
+            expected_false_pairs=expected_false_pairs,
+            pairs=pairs,
+            sample=sample,
+            seed=seed,
+            figures=figures,
+            device=device,
+            progress=progress,
+        )
+    folder, report = Calibration.folder(opened, made.feature), made.report
+    if as_json:
+        print_json({"path": folder, "feature": made.feature, "fingerprint": made.fingerprint, **report})
+        return
+    # Texts have no hashes but that of their bytes, and a changed text has another.
+    stages = (
+        ("embedding", "hash", "cascade") if made.bits or report["view_radius"] is not None else ("embedding",)
+    )
+    rows = [
+        [row["transform"], row["copies"], *(f"{row[by]:.3f}" for by in stages)]
+        for row in report["transforms"]
+    ]
+    print_table(["transform", "copies", *stages], rows, title="Recall")
+    how = "centred" if made.matrix is None else "centred and whitened"
+    among = f"{false_pairs_text(expected_false_pairs)} among {report['contents']:,} contents"
+    if report["evidence"] is None:
+        least = f"cosine {report['cosine']:.4f}"
+    else:
+        least = f"pairs that stand out among their own neighbours by {report['evidence']:.1f} or more"
+    echo(
+        f"\n{made.feature}, {how}: {least}, at {among}, judged on {count_of(report['pairs_judged'], 'unrelated pair')}"
+    )
+    if "hash" in stages:
+        echo(_of_hashes(report))
+    if report["sampled"] < min(report["sample"], report["contents"]):
+        say(
+            f"note: copies were made of only {report['sampled']:,} of {count_of(report['contents'], 'content')}: "
+            "the other files could not be read again, or hold blank pictures"
+        )
+    if weakness := made.weakness():
+        say(f"warning: {weakness}")
+    if report["suspected_duplicates"] or report["pairs_left_out"]:
+        say(
+            f"note: {count_of(report['pairs_left_out'], 'pair was', 'pairs were')} left out for near hashes or labels, "
+            f"{report['suspected_duplicates']} for lying where no unrelated pair should"
+        )
+    if "labelled" in report:
+        known = report["labelled"]
+        echo(
+            f"labelled: {known['positives_found']} of {count_of(known['positives'], 'duplicate')} found, "
+            f"{known['negatives_found']} of {count_of(known['negatives'], 'other')} taken for duplicates"
+        )
+    drawn = ", roc.png, precision-recall.png" if figures else ""
+    echo(f"{folder}: calibration.json, curves.csv{drawn}")
+
+
+def _carry(
+    store: "Store", feature: str | None, to_file: Path | None, from_file: Path | None, as_json: bool
+) -> None:
+    """Write a calibration to a file, or take one from it."""
+    from .calibration import export_calibration, import_calibration
+
+    if to_file is not None:
+        written = export_calibration(store, to_file, feature=feature)
+        print_json({"path": written}) if as_json else echo(f"{written}")
+    elif from_file is not None:
+        made = import_calibration(store, from_file, feature=feature)
+        folder = made.folder(store, made.feature)
+        if as_json:
+            print_json(
+                {"path": folder, "feature": made.feature, "fingerprint": made.fingerprint, **made.report}
+            )
+        else:
+            echo(f"{folder}: the calibration of {made.feature} from {from_file}")
+
+
+def _of_hashes(report: dict[str, Any]) -> str:
+    """Bits within which perceptual hashes count as evidence, in words."""
+    told = [
+        f"{what} within {count_of(bits, 'bit')}"
+        for what, bits in (("pictures", report["hamming"]), ("their parts", report["view_radius"]))
+        if bits is not None and bits >= 0
+    ]
+    if report["agreement"] is not None:
+        told.append(f"near pictures whose parts all agree to {report['agreement']:.3f}")
+    return "perceptual hashes: " + (", ".join(told) or "none count, unrelated images have equal ones")
+
+
+@app.command()
+def leakage(
     store: StoreOption = DEFAULT_STORE,
     name: SearchOption = None,
+    split_column: Annotated[str, typer.Option("--split-column", help="Column of splits.")] = "split",
     label: Annotated[
-        str | None, typer.Option("--label", metavar="COLUMN", help="Column of labels.", show_default="label")
+        str | None,
+        typer.Option("--label", "-l", help="Labels to compare across splits.", show_default="label, if any"),
+    ] = None,
+    max_leakage: Annotated[
+        float | None,
+        typer.Option(
+            "--max-leakage", metavar="X", help="Exit 1 if more than this share (0 to 1) of test leaks."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write splits without leaks, for `icehouse join`."),
+    ] = None,
+    drop: Annotated[
+        Literal["train", "test"],
+        typer.Option("--drop", help="Which side of a leak leaves in FILE; train keeps test as published."),
+    ] = "train",
+    column: Annotated[
+        str | None,
         typer.Option(
-            "--out", "-o", metavar="FILE", help="Write the list: .csv, .json or .parquet.", show_default=False
+            "--column",
+            metavar="NAME",
+            help="Name of the splits in FILE.",
+            show_default="the split column's, so that a join replaces it",
         ),
     ] = None,
-    page: Annotated[
-        Path | None,
-        typer.Option("--page", metavar="FILE", help="Write a page (HTML) to look at.", show_default=False),
-    ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", help="Most pairs on the screen and on the page.", min=1)
-    ] = 200,
     as_json: JsonOption = False,
     excel_safe: ExcelSafeOption = False,
 ) -> None:
-    """List near-duplicates and byte copies with different labels. Variants, which say something else, come last."""
-    from ..store.sql import save
+    """Count near-duplicates between splits, name the test and dev items that leak, and write splits without them."""
     from ..store.store import Store
-    from .conflicts import find_conflicts, write_conflicts_page
+    from .leakage import find_leakage, write_cleaned
     from .pair_graph import Duplicates
 
-    made = find_conflicts(store, name, label=label)
-    say_which(store, Duplicates.open(store, name), name)
-    if made.found.summary["capped"]:
-        say("note: the search stopped at its cap on pairs: what lies beyond is not here")
+    if max_leakage is not None and not 0 <= max_leakage <= 1:
+        raise UsageError(f"--max-leakage is a share of the test items, 0 to 1, not {max_leakage}")
+    if out is None and column is not None:
+        raise UsageError("--column names the splits in a file: add --out FILE")
+    opened = Store.open(store)
+    search = Duplicates.open(opened, name)
+    found = find_leakage(opened, search.name, split_column=split_column, label=label)
+    left = None
     if out is not None:
-        save(made.pairs, out)
-    if page is not None:
-        with progress_bar("pictures") as progress:
-            write_conflicts_page(page, Store.open(store), made, limit=limit, progress=progress)
+        left = write_cleaned(opened, out, search.name, split_column=split_column, drop=drop, column=column)
+    say_which(store, search, name)
+    for note in found.notes:
+        say(f"note: {note}")
+    worst = found.worst
+    share = worst.share if worst else None
+    unproven = share is None or found.capped or found.outdated
+    over = max_leakage is not None and (unproven or (share or 0.0) > max_leakage)
     if as_json:
-        print_json(made.as_dict())
-        return
-    columns = ["id_a", "id_b", "label_a", "label_b", "kind", "hamming", "cosine"]
-    shown = made.pairs.slice(0, limit)
-    if len(shown) and out is None and page is None:
-        print_table(columns, [[row[c] for c in columns] for row in shown.to_pylist()])
-    if len(shown) < made.pairs.num_rows and page is None and out is None:
-        echo(f"and {made.pairs.num_rows - len(shown)} more; --out FILE writes all")
-    told = [f"{made.counts[kind]} of {count} {kind}" for kind, count in made.compared.items() if count]
-    if not told:
-        say(
-            f"note: no pair of the search {made.found.name!r} has a {made.label!r} on both sides: nothing was compared"
-        )
-    echo(
-        f"\n{count_of(made.pairs.num_rows, 'pair')} with different {made.label}"
-        + (f": {', '.join(told)}" if told else "")
+        cleaned = None if out is None else {"path": out, "drop": drop, "left": left}
+        print_json({**asdict(found), "max_leakage": max_leakage, "over": over, "cleaned": cleaned})
+    else:
+        _leakage_report(found)
+        if out is not None and left is not None:
+            gone = ", ".join(f"{count} leave {split}" for split, count in left.items() if count)
+            echo(f"\n{out}: {gone or 'nobody leaves'}; bring it with `icehouse join {out}`")
+    if over and worst is not None:
+        if share is None:
+            say(f"leakage of {worst.split} is unknown: the search looked at none of its items")
+        elif share > (max_leakage or 0.0):
+            say(f"leakage of {worst.split} is {share:.2%}, more than the {max_leakage:.2%} allowed")
+        else:
+            why = "stopped at its cap on pairs" if found.capped else "is older than some items"
+            say(
+                f"leakage of {worst.split} is at least {share:.2%}; that it is not more than the {max_leakage:.2%} allowed "
+                f"cannot be told, since the search {name!r} {why}"
+            )
+        raise typer.Exit(1)
+
+
+def _leakage_report(found: "Leakage") -> None:
+    names = [name or "(none)" for name in found.splits]
+    cells = {(pair["split_a"], pair["split_b"]): pair for pair in found.pairs}
+    rows = [
+        [names[a], items, *("" if b < a else cells[one, two]["pairs"] for b, two in enumerate(found.splits))]
+        for a, (one, items) in enumerate(found.splits.items())
+    ]
+    print_table(["split", "items", *names], rows, title=f"Duplicate pairs, search {found.search['name']!r}")
+    between = [pair for pair in found.pairs if pair["split_a"] != pair["split_b"] and pair["pairs"]]
+    if between:
+        kinds = ("exact", "perceptual", "embedding")
+        rows = [
+            [
+                f"{pair['split_a'] or '(none)'} - {pair['split_b'] or '(none)'}",
+                *(pair[kind] for kind in kinds),
+            ]
+            for pair in between
+        ]
+        print_table(["between", *kinds], rows, title="\nKinds of pairs between splits")
+    print_table(
+        ["split", "against", "items", "covered", "leak", "share", "from each", "first"],
+        [
+            [
+                a.split,
+                " + ".join(a.against),
+                a.items,
+                a.covered,
+                len(a.ids),
+                "" if a.share is None else f"{a.share:.2%}",
+                ", ".join(f"{other} {count}" for other, count in a.by_split.items()),
+                ", ".join(a.ids[:3]) + (", …" if len(a.ids) > 3 else ""),
+            ]
+            for a in found.affected
+        ],
+        title="\nItems with a near-duplicate where they must have none (direct pairs and their copies)",
     )
-    for path in filter(None, (out, page)):
-        echo(path)
-
-
-class MemberKind(StrEnum):
-    """Kinds of members."""
-
-    exact = "exact"
-    perceptual = "perceptual"
-    embedding = "embedding"
-    variant = "variant"
-    indirect = "indirect"
-
-
-def gallery(
-    store: StoreOption = DEFAULT_STORE,
-    name: SearchOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder to write.", show_default="STORE/dups/NAME/gallery"),
-    ] = None,
-    kind: Annotated[
-        list[MemberKind] | None,
-        typer.Option("--kind", help="Only members of this kind beside the keeper; may be repeated."),
-    ] = None,
-    min_cosine: Annotated[
-        float | None, typer.Option("--min-cosine", help="Only members at least so like their keeper.")
-    ] = None,
-    max_cosine: Annotated[
-        float | None, typer.Option("--max-cosine", help="Only members at most so like their keeper.")
-    ] = None,
-    chained: Annotated[bool, typer.Option("--chained", help="Only chained groups.")] = False,
-    sort: Annotated[
-        Literal["chained", "score", "size", "group"],
-        typer.Option(
-            "--sort", help="chained: these first, then the least alike; score: the least alike; size; group."
-        ),
-    ] = "chained",
-    max_groups: Annotated[int, typer.Option("--max-groups", help="Most groups to show.")] = 1000,
-    members: Annotated[int, typer.Option("--members", help="Most members of a group to show.")] = 48,
-    per_page: Annotated[int, typer.Option("--per-page", help="Most groups on a page.")] = 24,
-    thumbnail: Annotated[
-        int, typer.Option("--thumbnail", help="Longest side of the pictures, pixels.")
-    ] = 320,
-    as_json: JsonOption = False,
-) -> None:
-    """Write found duplicates as pages to look at: groups side by side, keepers marked. They work offline."""
-    from .gallery import Choice, write_gallery
-    from .pair_graph import Duplicates
-
-    choice = Choice(
-        kinds=frozenset(k.value for k in kind) if kind else None,
-        min_cosine=min_cosine,
-        max_cosine=max_cosine,
-        chained=chained,
-        sort=sort,
-        max_groups=max_groups,
-        members=members,
-    )
-    found = Duplicates.open(store, name)
-    with progress_bar("pictures") as progress:
-        made = write_gallery(
-            store, found.name, out=out, choice=choice, per_page=per_page, side=thumbnail, progress=progress
+    labels = found.labels
+    if labels and labels["pairs"]:
+        echo(
+            f"\n{labels['column']}: {labels['differing']} of {count_of(labels['pairs'], 'labelled pair')} "
+            f"across splits {one_or_many(labels['differing'], 'has', 'have')} two "
+            f"different labels, which concerns {labels['disagreeing']} of {count_of(labels['items'], 'item')}"
         )
-    say_which(store, found, name)
-    if as_json:
-        print_json({"path": made.path.resolve(), **made.summary})
-        return
-    told = made.summary
-    if told["groups_left_out"]:
-        say(
-            f"note: {count_of(told['groups_left_out'], 'group is', 'groups are')} left out; see --max-groups and the filters"
-        )
-    say(
-        f"{count_of(told['groups'], 'group')}, {count_of(told['members'], 'item')}, "
-        f"{count_of(told['pages'], 'page')}, {told['bytes'] / 1e6:.1f} MB"
-    )
-    echo(made.path.resolve())
+        rows = [
+            [e["item"], e["item_split"], e["item_label"], e["of"], e["of_split"], e["of_label"]]
+            for e in labels["examples"][:_LEAKAGE_ROWS_SHOWN]
+        ]
+        if rows:
+            print_table(["item", "split", "label", "duplicate of", "split", "label"], rows)
 
 
-app.command()(calibrate)
-app.command()(leakage)
-app.command()(gallery)
-app.command()(apply)
-app.command()(act)
-app.command("stream")(stream)
-
+#: Pairs of leaks whose labels differ that are shown.
+_LEAKAGE_ROWS_SHOWN = 10
 
 #: Classes in the table; the rest are counted together.
 _SPLIT_CLASSES_SHOWN = 30
