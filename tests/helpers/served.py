@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +28,15 @@ HOST = "http://127.0.0.1:8000"
 
 def make_store(folder: Path, rows: int = 60) -> Store:
     """Posts ``i0`` to ``i59``, bright ones labelled day, dark ones dark; the last two are copies of the first two."""
+    shutil.copytree(_template(rows), folder, dirs_exist_ok=True)
+    return Store.open(folder / "store")
+
+
+@functools.cache
+def _template(rows: int) -> Path:
+    """The same, embedded and trained once a process; paths of pictures lead here from all copies."""
+    folder = Path(tempfile.mkdtemp(prefix="icehouse-served-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     rng = np.random.default_rng(0)
     lines = ["id,image,text,label,third,split"]
     (folder / "images").mkdir(parents=True)
@@ -45,7 +58,7 @@ def make_store(folder: Path, rows: int = 60) -> Store:
     )
     store = Store.open(folder / "store")
     train(store, "logreg", inputs="image/joint,text", label="label")
-    return store
+    return folder
 
 
 @contextlib.contextmanager
