@@ -7,6 +7,7 @@ import io
 import json
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,18 @@ from served import client, make_store
 
 pytest.importorskip("fastapi")
 
+HTML = {"accept": "text/html"}
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("live")).path
+
+
+@pytest.fixture(scope="module")
+def app(store: Path) -> Iterator[Any]:
+    with client(store) as made:
+        yield made
 
 
 @pytest.fixture
@@ -52,26 +61,24 @@ def status(store: Path) -> dict[str, Any]:
     return told
 
 
-def test_the_page_shows_what_the_watch_does(store: Path, status: dict[str, Any]) -> None:
-    with client(store, headers={"accept": "text/html"}) as app:
-        html = app.get("/live").text
-        assert "12.5" in html
-        assert "running" in html
-        assert "no repeats" in html
-        assert "70 · 70%" in html
-        assert "60 · 60%" in html
-        assert "0.61" in html
-        assert "<script>alert" not in html
-        assert "<img src=x" not in html
-        found = app.get("/live/picture?watch=w1&sha256=ab")
-        assert found.headers["content-type"] == "image/webp"
-        assert app.get("/live/picture?watch=w1&sha256=zz").status_code == 404
-        assert app.get("/live/picture?watch=../w1&sha256=ab").status_code == 404
+def test_the_page_shows_what_the_watch_does(app: Any, store: Path, status: dict[str, Any]) -> None:
+    html = app.get("/live", headers=HTML).text
+    assert "12.5" in html
+    assert "running" in html
+    assert "no repeats" in html
+    assert "70 · 70%" in html
+    assert "60 · 60%" in html
+    assert "0.61" in html
+    assert "<script>alert" not in html
+    assert "<img src=x" not in html
+    found = app.get("/live/picture?watch=w1&sha256=ab", headers=HTML)
+    assert found.headers["content-type"] == "image/webp"
+    assert app.get("/live/picture?watch=w1&sha256=zz", headers=HTML).status_code == 404
+    assert app.get("/live/picture?watch=../w1&sha256=ab", headers=HTML).status_code == 404
 
 
-def test_other_programs_get_json_without_paths(store: Path, status: dict[str, Any]) -> None:
-    with client(store) as app:
-        (told,) = app.get("/live").json()["watches"]
+def test_other_programs_get_json_without_paths(app: Any, store: Path, status: dict[str, Any]) -> None:
+    (told,) = app.get("/live").json()["watches"]
     assert (told["name"], told["alive"], told["counts"]["repeat"]) == ("w1", True, 30)
     assert "path" not in told["latest"]["damage"]["severe"][0]
 
@@ -88,9 +95,8 @@ def test_posts_that_no_head_could_judge_were_read() -> None:
     ]
 
 
-def test_metrics(store: Path, status: dict[str, Any]) -> None:
-    with client(store) as app:
-        lines = app.get("/metrics").text.splitlines()
+def test_metrics(app: Any, store: Path, status: dict[str, Any]) -> None:
+    lines = app.get("/metrics").text.splitlines()
     assert 'icehouse_watch_up{watch="w1"} 1.0' in lines
     assert 'icehouse_watch_posts_total{decision="repeat",watch="w1"} 30.0' in lines
     assert 'icehouse_watch_lag{watch="w1"} 7.0' in lines
@@ -98,11 +104,10 @@ def test_metrics(store: Path, status: dict[str, Any]) -> None:
     assert 'icehouse_drift{measure="auroc_low",run="damage",watch="w1"} 0.55' in lines
 
 
-def test_a_watch_that_says_nothing_any_more(store: Path, status: dict[str, Any]) -> None:
+def test_a_watch_that_says_nothing_any_more(app: Any, store: Path, status: dict[str, Any]) -> None:
     (store / "watch" / "w1" / "status.json").write_text(json.dumps({**status, "updated": time.time() - 60}))
-    with client(store) as app:
-        assert "silent" in app.get("/live", headers={"accept": "text/html"}).text
-        assert 'icehouse_watch_up{watch="w1"} 0.0' in app.get("/metrics").text
+    assert "silent" in app.get("/live", headers=HTML).text
+    assert 'icehouse_watch_up{watch="w1"} 0.0' in app.get("/metrics").text
 
 
 @pytest.mark.parametrize(
@@ -114,20 +119,18 @@ def test_a_watch_that_says_nothing_any_more(store: Path, status: dict[str, Any])
     ],
 )  # fmt: skip
 def test_a_status_of_another_form_is_left_out(
-    store: Path, status: dict[str, Any], change: dict[str, Any]
+    app: Any, store: Path, status: dict[str, Any], change: dict[str, Any]
 ) -> None:
     (store / "watch" / "w1" / "status.json").write_text(json.dumps({**status, **change}))
-    with client(store) as app:
-        assert app.get("/live").json() == {"watches": []}
-        assert app.get("/live", headers={"accept": "text/html"}).status_code == 200
-        assert app.get("/metrics").status_code == 200
+    assert app.get("/live").json() == {"watches": []}
+    assert app.get("/live", headers=HTML).status_code == 200
+    assert app.get("/metrics").status_code == 200
 
 
-def test_a_store_without_watches(tmp_path: Path, store: Path) -> None:
+def test_a_store_without_watches(app: Any, store: Path) -> None:
     for path in (store / "watch").glob("*/status.json"):
         path.unlink()
-    with client(store) as app:
-        assert "No watch has run" in app.get("/live", headers={"accept": "text/html"}).text
+    assert "No watch has run" in app.get("/live", headers=HTML).text
 
 
 def test_drift_of_what_is_asked_here(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from toys import ToyEncoder
 HTML = {"accept": "text/html"}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight pictures, of which 0 to 3 come again as BMP; that of 2 has another label than 2."""
+    tmp_path = tmp_path_factory.mktemp("review")
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(3)
     lines = ["id,image,text,label"]
@@ -37,9 +39,13 @@ def store(tmp_path: Path) -> Store:
             lines.append(f"q{i},images/{i}.bmp,words {i},{'fire' if i == 2 else ' Calm'}")
     (tmp_path / "posts.csv").write_text("\n".join(lines) + "\n")
     embed_sources([tmp_path / "posts.csv"], tmp_path / "store", encoder=ToyEncoder(), dtype="float32")
-    made = Store.open(tmp_path / "store")
-    find_duplicates(made, feature=None)
-    return made
+    find_duplicates(Store.open(tmp_path / "store"), feature=None)
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def store(searched: Path, tmp_path: Path) -> Store:
+    return Store.open(shutil.copytree(searched, tmp_path / "store"))
 
 
 def test_a_search_by_evidence_is_shown(tmp_path: Path) -> None:
