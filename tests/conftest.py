@@ -49,13 +49,20 @@ def _not_waiting(descriptor: int) -> None:
 # No test pulls the plug, and waiting for the disk took a fifth of the time; processes that tests start, and kill, do wait.
 os.fsync = _not_waiting
 
-# What is collected stays: looking for garbage among it took three seconds of every worker.
+# Imported modules and collected tests are a million objects that stay. Looking for garbage among them took three seconds of
+# every worker, and half a second of each test that looks for some.
 gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Let go of what tests leave behind."""
+    """Look for garbage from here on, and only among what tests make."""
+    gc.freeze()
     gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    """Let everything go at the end."""
+    gc.unfreeze()
 
 
 # Property tests draw the same examples each time, leave nothing in the working folder and mind no busy machine;
