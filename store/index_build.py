@@ -39,7 +39,7 @@ from .index import (
     write_index,
 )
 from .schema import tower_of
-from .search import nearest, score_rows, unit_rows
+from .search import nearest, unit_rows
 from .store import Store
 from .vectors import Vectors
 
@@ -146,13 +146,11 @@ def _question(modality: str, of: str, vectors: np.ndarray, X: np.ndarray, rows: 
 
 def _recalls(search: Search, X: np.ndarray, question: Question) -> np.ndarray:
     """Share of the best 10 that each query finds; whatever scores as high as the tenth counts, so that ties cost nothing."""
-    found = search(question.units, K)
-    recalls = np.empty(len(found))
-    for i, (rows, unit) in enumerate(zip(found, question.units, strict=True)):
-        _, cosines = score_rows(X, unit, rows[rows >= 0], question.expected)
-        hits = int((cosines >= question.floor[i] - 1e-12).sum())
-        recalls[i] = min(hits, question.expected) / question.expected
-    return recalls
+    rows = search(question.units, K)
+    units = unit_rows(X[np.maximum(rows, 0).ravel()]).reshape(*rows.shape, -1)
+    cosines = np.einsum("qrd,qd->qr", units, question.units)
+    hits = ((cosines >= question.floor[:, None] - 1e-12) & (rows >= 0)).sum(axis=1)
+    return np.asarray(np.minimum(hits, question.expected) / question.expected)
 
 
 def _surely(recalls: np.ndarray, wanted: float) -> bool:

@@ -94,6 +94,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return embedded(folder / "i", folder / "s")
 
 
+@pytest.mark.slow
 def test_equal_hashes_prove_nothing_where_all_have_them(
     flags: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_fewer_false_pairs_are_expected_of_small_sets() -> None:
     assert careful_expected(500) == careful_expected(10**6) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seams", [False, True])
 def test_copies_beside_the_frames_of_a_film_are_found_by_their_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seams: bool
