@@ -1,7 +1,11 @@
-"""Evaluation of found duplicates against known pairs: precision, recall, F1.
+"""Evaluation of found duplicates: precision, recall and F1 against known pairs, and labels that contradict each other.
 
 A truth without a `label` column is taken to be whole: what it lists are duplicates, so are pairs that follow from it (a is a
 copy of b, b of c), and everything else is not. With a `label` column only the listed pairs are judged.
+
+Of copies of one content the best item of each label stands for all with it, and of two contents the best labelled items: one
+contradiction is told once, however many copies there are. Variants, pictures that say something else, are told apart: the
+confounders of a data set are meant to have another label.
 """
 
 from __future__ import annotations
@@ -13,12 +17,14 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ..errors import SourceError
+from ..errors import SourceError, UsageError, unknown_name
+from ..store.schema import check_single, label_columns
 from ..store.store import Store
 from .judgements import is_duplicate, read_pairs
 from .pair_graph import Duplicates
-from .results import PAIRS, STAGES
+from .results import KINDS, LABEL, PAIRS, STAGES, label_codes
 
 #: Most pairs that may follow from those listed: each is held in memory.
 _MAX_KNOWN = 5_000_000
@@ -183,3 +189,141 @@ def _closed(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
             "listed ones are judged"
         )
     return {(a, b) for group in groups.values() for k, b in enumerate(group) for a in group[:k]}
+
+
+#: Characters of a text in a list of contradictions.
+_TEXT_CHARS = 2000
+
+#: Columns of that list.
+CONFLICTS = pa.schema(
+    [
+        pa.field("id_a", pa.string(), nullable=False),
+        pa.field("id_b", pa.string(), nullable=False),
+        pa.field("label_a", pa.string(), nullable=False),
+        pa.field("label_b", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("hamming", pa.uint8()),
+        pa.field("cosine", pa.float64()),
+        pa.field("text_a", pa.string()),
+        pa.field("text_b", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Conflicts:
+    """Pairs of a search whose labels contradict each other; see `find_conflicts`."""
+
+    found: Duplicates
+    label: str
+    #: of `CONFLICTS`: what counts as a duplicate first, by the strength of its evidence, the most alike first
+    pairs: pa.Table
+    compared: dict[str, int]  # pairs with two labels, by kind; copies count as they are listed
+    unlabelled: int  # items of the search without a label
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Contradictions by kind."""
+        counted = self.pairs["kind"].value_counts().to_pylist()
+        return dict.fromkeys(KINDS, 0) | {row["values"]: row["counts"] for row in counted}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        return {
+            "search": self.found.name,
+            "label": self.label,
+            "conflicts": self.pairs.num_rows,
+            "by_kind": self.counts,
+            "compared": self.compared,
+            "unlabelled": self.unlabelled,
+            "pairs": self.pairs.to_pylist(),
+        }
+
+
+def find_conflicts(
+    store: Store | str | Path, name: str | None = None, *, label: str | None = None
+) -> Conflicts:
+    """Find near-duplicates and byte copies of a search with different values of the column `label`.
+
+    Letter case and blanks around a value make no other label. A UsageError says that there is no such column of one
+    value an item.
+    """
+    store = Store.of(store)
+    found = Duplicates.open(store, name)
+    column = label_column(store, label)
+    items = found.items(["item_id"])
+    ids = items["item_id"].combine_chunks()
+    known = store.items.read(["item_id", column, "text"])
+    at = pc.index_in(ids, value_set=known["item_id"].combine_chunks())
+    values, texts = (known[name].combine_chunks().take(at).cast(pa.string()) for name in (column, "text"))
+    labels = label_codes(values)
+    reps, copies, compared_copies = _representatives(found, ids, labels)
+    compared = {**dict.fromkeys(KINDS, 0), "exact": compared_copies}
+    #: both items, the kind's place, the bits and the cosine of each pair
+    rows = [np.array([(*pair, KINDS.index("exact"), np.nan, np.nan) for pair in copies]).reshape(-1, 5)]
+    for batch in found.pair_batches(["id_a", "id_b", "kind", "hamming", "cosine"]):
+        kinds = pc.index_in(batch["kind"], value_set=pa.array(KINDS)).to_numpy()
+        a, b = (reps[pc.index_in(batch[side], value_set=ids).to_numpy()] for side in ("id_a", "id_b"))
+        there = (a >= 0) & (b >= 0) & (kinds > 0) & (kinds != KINDS.index("container"))
+        for kind, count in zip(*np.unique(kinds[there], return_counts=True), strict=True):
+            compared[KINDS[kind]] += int(count)
+        bits, cosines = (
+            batch[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in ("hamming", "cosine")
+        )
+        held = there & (labels[a] != labels[b])
+        rows.append(np.stack([a, b, kinds, bits, cosines], axis=1)[held])
+    a, b, kind, bits, cosine = np.concatenate(rows).T
+    order = np.lexsort((b, a, bits, -np.nan_to_num(cosine), kind))
+    bits, cosine = bits[order], cosine[order]
+    sides = [pa.array(side[order].astype(np.int64)) for side in (a, b)]
+    short = pc.utf8_slice_codeunits(texts, 0, _TEXT_CHARS)
+    columns = [
+        *(ids.take(side) for side in sides),
+        *(values.take(side) for side in sides),
+        pa.array(np.array(KINDS)[kind[order].astype(np.int64)], pa.string()),
+        pa.array(np.nan_to_num(bits).astype(np.uint8), mask=np.isnan(bits)),
+        pa.array(cosine, mask=np.isnan(cosine)),
+        *(short.take(side) for side in sides),
+    ]
+    return Conflicts(found, column, pa.table(columns, schema=CONFLICTS), compared, int((labels < 0).sum()))
+
+
+def label_column(store: Store, label: str | None = None) -> str:
+    """The column of labels that is meant: `label`, or ``label`` where there is one."""
+    schema = store.items.snapshot().schema
+    known = ["split", *label_columns(schema)]
+    if label is None and LABEL not in known:
+        raise UsageError(f"no column {LABEL!r}; name one with --label: {', '.join(known)}")
+    chosen = label or LABEL
+    if chosen not in known:
+        raise unknown_name(UsageError(f"no column {chosen!r} of labels; there are: {', '.join(known)}"))
+    check_single(schema, chosen)
+    return chosen
+
+
+def _representatives(
+    found: Duplicates, ids: pa.Array, labels: np.ndarray
+) -> tuple[np.ndarray, list[tuple[int, int]], int]:
+    """The first labelled item of each item's content, int64 (n,), -1 for none.
+
+    And contradictions among copies, and how many copies were held against it.
+    """
+    clusters = found.clusters(["item_id", "copy_of"])
+    clusters = clusters.filter(pc.is_valid(clusters["copy_of"]))
+    copy, best = (pc.index_in(clusters[name], value_set=ids).to_numpy() for name in ("item_id", "copy_of"))
+    reps = np.where(labels >= 0, np.arange(len(ids)), -1)
+    first: dict[tuple[int, int], int] = {}
+    contradictions, compared = [], 0
+    # Copies stand in the order of preference, behind the best.
+    for item, leader in zip(copy.tolist(), best.tolist(), strict=True):
+        if labels[item] < 0:
+            continue
+        if reps[leader] < 0:
+            reps[leader] = item
+        lead = int(reps[leader])
+        compared += lead != item
+        if labels[item] != labels[lead] and (leader, int(labels[item])) not in first:
+            first[leader, int(labels[item])] = item
+            contradictions.append((lead, item))
+    reps[copy] = reps[best]
+    return reps, contradictions, compared

@@ -1,4 +1,4 @@
-"""Gallery of near-duplicates: groups chosen, ordered and looked up, and static pages of them that work offline.
+"""Gallery of near-duplicates: groups chosen, ordered and looked up, and static pages of them and of labels that conflict.
 
 Pages are bounded: by groups, by members, and with them by bytes. What is left out for its number is counted where it is
 missing. The folder appears whole; in its usual place, inside the results, it goes when a new search replaces them.
@@ -23,11 +23,12 @@ import pyarrow.compute as pc
 from .. import __version__
 from ..embed.thumbnails import ImageFile, Thumbnail, ThumbnailPool, shrink
 from ..errors import StoreError, UsageError, count_of
-from ..store.files import publish_folder
+from ..store.files import publish_folder, publish_text
 from ..store.schema import label_columns
 from ..store.store import Store
 from ..store.table import Snapshot
-from ..web.render import Card, labels_of, render
+from ..web.render import Card, Label, labels_of, render
+from .evaluate import Conflicts
 from .groups import Files, columns_for, criteria, item_files
 from .judgements import JUDGED
 from .pair_graph import HASHES, Duplicates, search_name
@@ -389,6 +390,9 @@ _STRIPS, _STRIP, _STRIP_SIDE = 100, 5, 64
 
 #: Characters of a text that are shown and compared.
 _TEXT_LIMIT = 600
+
+#: Pairs of conflicting labels whose thumbnails are made at once.
+_PAIRS_AT_ONCE = 64
 
 _MARKER = "gallery.json"
 
@@ -816,3 +820,52 @@ def _outside(out: str | Path) -> Path:
     elif folder.exists():
         raise UsageError(f"{folder} is a file; give a folder")
     return folder
+
+
+def conflicts_page(
+    store: Store,
+    conflicts: Conflicts,
+    *,
+    limit: int = 200,
+    side: int = 320,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Page of the first `limit` contradictions, the items of each side by side; it needs no other file and no network."""
+    shown = conflicts.pairs.slice(0, limit)
+    items = read_items(store, pa.chunked_array([*shown["id_a"].chunks, *shown["id_b"].chunks], pa.string()))
+    pairs = shown.to_pylist()
+    with ThumbnailPool(side) as pictures:
+        for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+            part = pairs[start : start + _PAIRS_AT_ONCE]
+            ends = [(pair, end, items.get(pair[f"id_{end}"])) for pair in part for end in ("a", "b")]
+            taken = pictures.take([image_of(item) for _, _, item in ends])
+            for (pair, end, item), picture in zip(ends, taken, strict=True):
+                labels = [Label(conflicts.label, pair[f"label_{end}"], differs=True)]
+                if item and item.split and conflicts.label != "split":
+                    labels.append(Label("split", item.split))
+                text = (pair[f"text_{end}"] or "")[:_TEXT_LIMIT] or None
+                card = Card(
+                    pair[f"id_{end}"],
+                    picture,
+                    text=text,
+                    labels=labels,
+                    path=None if item is None else item.path,
+                )
+                pair.setdefault("cards", []).append(card)
+            if progress is not None:
+                progress(start + len(part), len(pairs))
+    return render(
+        "conflicts.html",
+        title=f"Near-duplicates with different {conflicts.label}",
+        search=conflicts.found.summary,
+        label=conflicts.label,
+        pairs=pairs,
+        total=conflicts.pairs.num_rows,
+        counts=conflicts.counts,
+        compared=conflicts.compared,
+    )
+
+
+def write_conflicts_page(path: str | Path, store: Store, conflicts: Conflicts, **how: Any) -> Path:
+    """Write a `conflicts_page` to a file; a `UsageError` if that cannot be written."""
+    return publish_text(path, conflicts_page(store, conflicts, **how))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,6 +52,19 @@ _REPORTED = "test"
 
 #: Pairs that disagree, shown as examples.
 _EXAMPLES = 20
+
+
+#: Each labelled item with its labelled neighbours where it must have none: how many, how many of another label, the first.
+_LABELLED_LEAKS = """
+    with labelled as (select * from item where label is not null),
+    held as (select content, split, label, count(*) as items, min(id) as id from labelled group by all)
+    select labelled.id, any_value(labelled.split) as split, any_value(labelled.label) as label,
+        sum(items)::bigint as pairs,
+        coalesce(sum(items) filter (held.label <> labelled.label), 0)::bigint as differing,
+        arg_min(held, held.id) filter (held.label <> labelled.label) as other
+    from labelled join against using (split) join near on near.a = labelled.content
+        join held on held.content = near.b and held.split = against.other
+    group by labelled.id order by labelled.id"""
 
 
 @dataclass(frozen=True)
@@ -191,7 +205,7 @@ class _Work:
 
     def leakage(self) -> Leakage:
         affected = [self._affected(split) for split in self.judged]
-        coverage = self._coverage()
+        incomplete, outdated, notes = self._coverage()
         search = self.found.summary
         about = {key: search["parameters"].get(key) for key in ("feature", "content", "cosine", "hamming")}
         return Leakage(
@@ -201,10 +215,10 @@ class _Work:
             pairs=self._pairs(),
             affected=affected,
             labels=self._labels() if self.label else None,
-            lower_bound=self.near.capped or coverage.incomplete,
+            lower_bound=self.near.capped or incomplete,
             capped=self.near.capped,
-            outdated=coverage.outdated,
-            notes=coverage.notes,
+            outdated=outdated,
+            notes=notes,
         )
 
     def _affected(self, split: str) -> Affected:
@@ -243,58 +257,36 @@ class _Work:
 
     def _labels(self) -> dict[str, Any]:
         """Compare the labels of items that leak with those of what they leak from."""
-        from scipy.sparse import coo_array
-
-        labels = np.array(self.items[self.label].cast(pa.string()).to_pylist(), object)
-        names = sorted({value for value in labels.tolist() if value is not None})
-        code = {name: place for place, name in enumerate(names)}
-        labelled = np.array([value is not None for value in labels.tolist()], bool) & (self.rows >= 0)
-        codes = np.array([code.get(value, -1) for value in labels.tolist()], np.int64)
-        content = np.full(len(codes), -1)
-        content[self.rows >= 0] = self.near.content[self.rows[self.rows >= 0]]
-        pairs = differing = 0
-        having, disagreeing = np.zeros(len(codes), bool), np.zeros(len(codes), bool)
-        for split in self.judged:
-            # Neighbours of each content by label, among the labelled items that this split is judged against.
-            others = np.flatnonzero(labelled & np.isin(self.split, self.against(split)))
-            shape = (len(self.near.ids), max(len(names), 1))
-            counts = coo_array((np.ones(len(others)), (content[others], codes[others])), shape=shape)
-            around = (self.near.graph @ counts.tocsr()).tocsr()
-            mine = np.flatnonzero(labelled & (self.split == split))
-            total = np.asarray(around.sum(axis=1)).ravel()[content[mine]]
-            same = np.asarray(around[content[mine], codes[mine]]).ravel() if len(mine) else total
-            pairs += int(total.sum())
-            differing += int((total - same).sum())
-            having[mine] = total > 0
-            disagreeing[mine] = total > same
+        rows = np.flatnonzero(self.rows >= 0)
+        items = self.items.select(["item_id", self.label]).take(pa.array(rows))
+        columns = [items["item_id"], pa.array(self.split[rows]), items[self.label].cast(pa.string())]
+        contents = pa.array(self.near.content[self.rows[rows]])
+        against = [(split, other) for split in self.judged for other in self.against(split)]
+        near = self.near.graph.tocoo()
+        with duckdb.connect() as con:
+            con.register("item", pa.table([*columns, contents], ["id", "split", "label", "content"]))
+            con.register("against", pa.table([*zip(*against, strict=True)], ["split", "other"]))
+            con.register("near", pa.table([near.row, near.col], ["a", "b"]))
+            leaks = con.sql(_LABELLED_LEAKS).to_arrow_table()
+        differ = leaks.filter(pc.greater(leaks["differing"], 0))
         return {
             "column": self.label,
-            "pairs": pairs,
-            "differing": differing,
-            "items": int(having.sum()),
-            "disagreeing": int(disagreeing.sum()),
-            "examples": self._examples(labels, labelled, content, disagreeing),
+            "pairs": pc.sum(leaks["pairs"]).as_py() or 0,
+            "differing": pc.sum(leaks["differing"]).as_py() or 0,
+            "items": len(leaks),
+            "disagreeing": len(differ),
+            "examples": [
+                {
+                    f"{side}{name}": one[key]
+                    for side, one in (("item", row), ("of", row["other"]))
+                    for name, key in (("", "id"), ("_split", "split"), ("_label", "label"))
+                }
+                for row in differ.slice(0, _EXAMPLES).to_pylist()
+            ],
         }
 
-    def _examples(
-        self, labels: np.ndarray, labelled: np.ndarray, content: np.ndarray, disagreeing: np.ndarray
-    ) -> list[dict[str, Any]]:
-        """One pair for each of the first items whose label differs from a neighbour's."""
-        ids = self.items["item_id"].to_pylist()
-        graph, examples = self.near.graph, []
-        for row in sorted(np.flatnonzero(disagreeing).tolist(), key=lambda r: str(ids[r]))[:_EXAMPLES]:
-            around = graph.indices[graph.indptr[content[row]] : graph.indptr[content[row] + 1]]
-            learned = np.isin(self.split, self.against(self.split[row]))
-            near = np.flatnonzero(labelled & learned & np.isin(content, around))
-            other = min((r for r in near.tolist() if labels[r] != labels[row]), key=lambda r: str(ids[r]))
-            told: dict[str, Any] = {}
-            for side, r in (("item", row), ("of", other)):
-                told |= {side: ids[r], f"{side}_split": self.split[r], f"{side}_label": labels[r]}
-            examples.append(told)
-        return examples
-
-    def _coverage(self) -> _Coverage:
-        """Remarks on items of the splits that the search has not compared."""
+    def _coverage(self) -> tuple[bool, bool, list[str]]:
+        """Whether the search has not seen all items of the splits, whether another would see more, and what to say of it."""
         name, notes = self.found.name, [left_out_note(self.left_out)] if self.left_out else []
         parts = [split for split in self.order if split in _LEARNED or split in self.judged]
         compared = np.isin(self.split, parts)
@@ -329,16 +321,7 @@ class _Work:
                 f"{count_of(changed, 'item')} of {', '.join(parts)} with another content than the search {name!r} compared: "
                 "counted by what was compared; run `icehouse dups find` again"
             )
-        return _Coverage(len(outside) + changed + bare > 0, later + changed > 0, notes)
-
-
-@dataclass(frozen=True)
-class _Coverage:
-    """Whether there is anything that the search did not see, whether another one would see more, and what to say of it."""
-
-    incomplete: bool
-    outdated: bool
-    notes: list[str]
+        return len(outside) + changed + bare > 0, later + changed > 0, notes
 
 
 def _begins(split: str, *names: str) -> bool:

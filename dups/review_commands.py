@@ -143,7 +143,8 @@ def conflicts(
     """List near-duplicates and byte copies with different labels. Variants, which say something else, come last."""
     from ..store.sql import save
     from ..store.store import Store
-    from .conflicts import find_conflicts, write_conflicts_page
+    from .evaluate import find_conflicts
+    from .gallery import write_conflicts_page
     from .pair_graph import Duplicates
 
     made = find_conflicts(store, name, label=label)

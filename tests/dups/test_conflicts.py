@@ -11,8 +11,9 @@ import pytest
 from galleries import csv_rows, looking_alike
 from html_page import HOSTILE, HtmlPage
 from icehouse.cli import app
-from icehouse.dups.conflicts import CONFLICTS, conflicts_page, find_conflicts
+from icehouse.dups.evaluate import CONFLICTS, find_conflicts
 from icehouse.dups.find import find_duplicates
+from icehouse.dups.gallery import conflicts_page
 from icehouse.errors import StoreError, UsageError
 from icehouse.store.store import Store
 from typer.testing import CliRunner
