@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import re
+import sqlite3
+import uuid
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -344,28 +344,21 @@ def _failed(store: Store, name: str) -> dict[str, tuple[int | None, int | None, 
     }
 
 
-# The journal. An answer costs seconds to minutes, so it is written at once, as one line of a journal beside the table; every
-# few seconds the lines become a part of the table, and their journal goes. A run that finds journals of a dead one brings
-# them into the table first. A flagged answer is written as a *first* one, no row yet, so that the next run asks only the
-# second question.
+# The journal. An answer costs seconds to minutes, so it is written at once, to an SQLite database beside the table; every
+# few seconds what is in there becomes a part of the table, and goes. A run that finds answers of a dead one brings them into
+# the table first. A flagged answer is kept as a *first* one, no row yet, so that the next run asks only the second question.
 #
-# A line tells which digest the model had when its host was last verified, and ends with its checksum. Lines that cannot
-# become rows, that are by another model, or not what was written, are set aside in a file and never in the way.
-_FOLDER = "journal"
-_SET_ASIDE = "set-aside.txt"
-# Keys of a line that are no columns.
-_FIRST, _DIGEST, _VOID = "_first", "_digest", "_void"
-# The checksum of what is before it ends a line.
-_CRC = b"_crc"
-_CHECKED = re.compile(rb'(\{.*), "_crc": (\d{1,10})\}', re.DOTALL)
-
-
-@dataclass
-class Batch:
-    """Rows on their way into the table, and the journals to be forgotten once they are there."""
-
-    rows: list[Row]
-    numbers: list[int] = field(default_factory=list)
+# With an answer stands which digest the model had when its host was last verified, and a checksum. What cannot become a row,
+# is by another model, or not what was written, is set aside in a file and never in the way.
+_FOLDER, _JOURNAL, _SET_ASIDE = "journal", "answers.sqlite", "set-aside.txt"
+_SETUP = (
+    # One process at a time, see `Journal.open`. What it has written outlives it; the system brings it to the medium later.
+    "PRAGMA locking_mode = EXCLUSIVE",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    """CREATE TABLE IF NOT EXISTS answers
+    (caption_key TEXT PRIMARY KEY, host TEXT, digest TEXT, first INTEGER, row TEXT, crc INTEGER)""",
+)
 
 
 class Journal:
@@ -383,9 +376,7 @@ class Journal:
         self.remarks: list[str] = []
         self._schema = table.snapshot().schema
         self._digest = (table.spec.get("provenance") or {}).get("digest")
-        self._numbers: list[int] = []  # journals with answers in `rows`
-        self._next = 0
-        self._file: int | None = None
+        self._database: sqlite3.Connection
 
     @classmethod
     @contextlib.contextmanager
@@ -403,11 +394,10 @@ class Journal:
             except LockedError as error:
                 raise LockedError(f"another run is captioning under this name: {error}") from None
             journal = cls(table, folder)
-            journal._recover(changed)
-            try:
-                yield journal
-            finally:
-                journal._close()
+            left = journal._connect()
+            stack.callback(journal._database.close)
+            journal._recover(left, changed)
+            yield journal
 
     def add(self, row: Row, *, first: bool = False) -> Row:
         """Keep an answer, as safe from a death of this process as in the table; returns it as the table can have it.
@@ -415,151 +405,96 @@ class Journal:
         `first`: it is flagged, and a second question follows.
         """
         row = fit(row, self._schema)
-        self._write({**row, "created": row["created"].isoformat(), _DIGEST: self._digest, _FIRST: first})
+        key, text = row["caption_key"], json.dumps({**row, "created": row["created"].isoformat()})
+        values = (key, row["host"], self._digest, first, text, zlib.crc32(text.encode()))
+        self._execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", *values)
+        self.firsts.pop(key, None)
         if first:
-            self.firsts[row["caption_key"]] = row
+            self.firsts[key] = row
         else:
-            self.firsts.pop(row["caption_key"], None)
             self.rows.append(row)
         return row
 
     def void(self, host: str) -> None:
-        """Note that what this host answered since it was last looked at is by another model."""
+        """Forget what this host answered since it was last looked at, which is by another model."""
         self.firsts = {key: row for key, row in self.firsts.items() if row["host"] != host}
-        self._write({_VOID: host})
+        self._execute("DELETE FROM answers WHERE host = ?", host)
 
-    def take(self) -> Batch:
-        """Close the journal in hand and give its rows, to be committed; what is added from now on goes to the next one."""
-        self._close()
-        taken = Batch(self.rows, self._numbers)
-        self.rows, self._numbers = [], []
-        # The closed journal is about to go, with the first answers in it.
-        for row in list(self.firsts.values()):
-            self.add(row, first=True)
-        return taken
+    def commit(self, rows: Sequence[Row]) -> None:
+        """Append answers to the table and forget them here; may run in another thread."""
+        append_rows(self.table, rows)
+        keys = json.dumps([row["caption_key"] for row in rows])
+        self._execute("DELETE FROM answers WHERE caption_key IN (SELECT value FROM json_each(?))", keys)
 
-    def put_back(self, batch: Batch, rows: Sequence[Row]) -> None:
-        """Put rows of a batch back for the next one, with their journal files."""
-        self.rows = [*rows, *self.rows]
-        self._numbers = [*batch.numbers, *self._numbers]
-        batch.numbers = []
+    def _connect(self) -> list[tuple[Any, ...]]:
+        """Open the database; returns what is in it. One that is damaged is set aside whole."""
+        path = self.folder / _JOURNAL
+        for place in (path, self.folder / _SET_ASIDE):
+            if place.is_symlink():
+                raise StoreError(f"cannot write to {place}: it is a link, which icehouse does not follow")
+        while True:
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            try:
+                for statement in _SETUP:
+                    self._database.execute(statement)
+                return self._database.execute("SELECT * FROM answers ORDER BY rowid").fetchall()
+            except sqlite3.DatabaseError as error:
+                self._database.close()
+                if isinstance(error, sqlite3.OperationalError):
+                    raise self._failed(error) from error
+                aside = path.with_name(f"set-aside-{uuid.uuid4().hex[:12]}.sqlite")
+                path.rename(aside)
+                self.remarks.append(
+                    f"the journal that an earlier run left cannot be read ({error}): its answers are asked for again, "
+                    f"and it is kept for you as {aside}"
+                )
 
-    def commit(self, batch: Batch, rows: Sequence[Row]) -> int:
-        """Append rows of a batch to the table and forget their journals; may run in another thread."""
-        added = append_rows(self.table, rows)
-        for number in batch.numbers:
-            self._path(number).unlink(missing_ok=True)
-        return added
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.jsonl"
-
-    def _write(self, record: dict[str, Any]) -> None:
-        text = json.dumps(record, ensure_ascii=True).encode()
-        line = memoryview(b'%b, "%b": %d}\n' % (text[:-1], _CRC, zlib.crc32(text)))
+    def _execute(self, statement: str, *values: Any) -> None:
         try:
-            if self._file is None:
-                self._file = _append_to(self._path(self._next))
-                self._numbers.append(self._next)
-                self._next += 1
-            while line:
-                line = line[os.write(self._file, line) :]
-        except OSError as error:
-            raise StoreError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+            self._database.execute(statement, values)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
 
-    def _close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(f"cannot write to {self.folder}: {error}")
 
-    def _recover(self, changed: Collection[str]) -> None:
-        """Bring what dead runs left into the table; first answers go over into a journal of this run."""
-        left = sorted(self.folder.glob("*.jsonl"))
-        answers, aside = self._read(left, changed)
-        done = {answer.row["caption_key"] for answer in answers if not answer.first}
-        append_rows(self.table, [answer.row for answer in answers if not answer.first])
-        firsts = {answer.row["caption_key"]: answer.row for answer in answers if answer.first}
-        if firsts:
-            done |= keys_of(self.table)
-        # Numbers go on: a death amid this finds both the old journals and the new one, and does the same again.
-        self._next = 1 + max((int(path.stem) for path in left if path.stem.isdigit()), default=-1)
-        for key, row in firsts.items():
-            if key not in done:
-                self.add(row, first=True)
+    def _recover(self, left: Sequence[tuple[Any, ...]], changed: Collection[str]) -> None:
+        """Bring what dead runs left into the table; first answers stay."""
+        rows: list[Row] = []
+        aside: list[str] = []
+        for key, host, digest, first, text, crc in left:
+            try:
+                if zlib.crc32(text.encode()) != crc or host in changed or digest != self._digest:
+                    raise ValueError("not what was written, or by another model")
+                record = json.loads(text)
+                row = fit({**record, "created": datetime.fromisoformat(record["created"])}, self._schema)
+            except (ValueError, TypeError, LookupError, AttributeError):
+                aside.append(str(text))
+                continue
+            if first:
+                self.firsts[key] = row
+            else:
+                rows.append(row)
+        append_rows(self.table, rows)
+        done = keys_of(self.table) if self.firsts else set()
+        self.firsts = {key: row for key, row in self.firsts.items() if key not in done}
         if aside:
             self._set_aside(aside)
-        for path in left:
-            path.unlink()
+        # A death before this does the same again.
+        kept = json.dumps(list(self.firsts))
+        self._execute("DELETE FROM answers WHERE caption_key NOT IN (SELECT value FROM json_each(?))", kept)
 
-    def _read(self, paths: Sequence[Path], changed: Collection[str]) -> tuple[list[_Line], list[bytes]]:
-        """Answers that can be had, and lines that cannot."""
-        answers: list[_Line] = []
-        aside: list[bytes] = []
-        for path in paths:
-            for text in _lines(path):
-                try:
-                    line = _parse(text, self._schema)
-                except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-                    aside.append(text)
-                    continue
-                if line.void is not None:
-                    aside += [answer.text for answer in answers if answer.row["host"] == line.void]
-                    answers = [answer for answer in answers if answer.row["host"] != line.void]
-                elif line.row["host"] in changed or line.digest != self._digest:
-                    aside.append(text)
-                else:
-                    answers.append(line)
-        return answers, aside
-
-    def _set_aside(self, lines: Sequence[bytes]) -> None:
+    def _set_aside(self, texts: Sequence[str]) -> None:
         path = self.folder / _SET_ASIDE
         try:
-            with os.fdopen(_append_to(path), "ab") as file:
-                file.write(b"".join(line + b"\n" for line in lines))
+            with path.open("a", encoding="utf-8", errors="replace") as file:
+                file.writelines(f"{text}\n" for text in texts)
         except OSError as error:
             raise StoreError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         self.remarks.append(
-            f"{len(lines)} answers that an earlier run left cannot be read or may be by another model; they are asked for "
+            f"{len(texts)} answers that an earlier run left cannot be read or may be by another model; they are asked for "
             f"again, and kept for you in {path}"
         )
-
-
-@dataclass
-class _Line:
-    """A line of a journal: an answer, or that those of a host are `void`."""
-
-    text: bytes
-    row: Row
-    first: bool = False
-    digest: str | None = None
-    void: str | None = None
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """Whole lines of a journal; the last one may have been cut by death."""
-    *lines, rest = path.read_bytes().split(b"\n")
-    yield from (line for line in lines if line.strip())
-    with contextlib.suppress(ValueError):
-        json.loads(rest)
-        yield rest
-
-
-def _append_to(path: Path) -> int:
-    """Open a file for appending; a link is not followed."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    return os.open(path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-
-def _parse(text: bytes, schema: pa.Schema) -> _Line:
-    match = _CHECKED.fullmatch(text)
-    if match is None or zlib.crc32(match[1] + b"}") != int(match[2]):
-        raise ValueError("the line is not what was written")
-    record = json.loads(match[1] + b"}")
-    if _VOID in record:
-        return _Line(text, {}, void=str(record[_VOID]))
-    first, digest = bool(record.pop(_FIRST)), record.pop(_DIGEST)
-    record["created"] = datetime.fromisoformat(record["created"])
-    return _Line(text, fit(record, schema), first, digest)
 
 
 # Failures

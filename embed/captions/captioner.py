@@ -34,7 +34,6 @@ from ...store.store import Store
 from .apis import Identity, MissingModelError, ServerError, SetupError, UnreachableError
 from .caption_table import (
     DEFAULT_NAME,
-    Batch,
     Job,
     Journal,
     Plan,
@@ -649,32 +648,32 @@ class _Run:
         async with self._writing:
             if not self._journal.rows:
                 return
-            batch = self._journal.take()
-            names = {row["host"] for row in batch.rows}
+            rows, self._journal.rows = self._journal.rows, []
+            names = {row["host"] for row in rows}
             same = {s.url: await self._is_same(s, last) for s in self.servers if s.url in names}
             kept, unknown, changed = (
-                [row for row in batch.rows if same.get(row["host"], True) is answer]
+                [row for row in rows if same.get(row["host"], True) is answer]
                 for answer in (True, None, False)
             )
             self._discard(changed)
             for url in (url for url, is_same in same.items() if is_same is False):
                 self._journal.void(url)
             if unknown:
-                self._journal.put_back(batch, unknown)
+                self._journal.rows = [*unknown, *self._journal.rows]
                 if last:
                     hosts = ", ".join(sorted({row["host"] for row in unknown}))
                     self._note(
                         f"{len(unknown)} answers wait in the journal, since {hosts} cannot be asked whether its model is "
                         "still the same; the next run brings them into the table"
                     )
-            await asyncio.to_thread(self._bring_in, batch, kept)
+            await asyncio.to_thread(self._bring_in, kept)
 
-    def _bring_in(self, batch: Batch, rows: Sequence[Row]) -> None:
+    def _bring_in(self, rows: Sequence[Row]) -> None:
         """Forget earlier failures and commit; in that order, since the journal keeps the answers if this process dies."""
         keys = [row["caption_key"] for row in rows]
         answered = [self._failed_before[key] for key in keys if key in self._failed_before]
         forget_failures(self.store, self.name, answered)
-        self._journal.commit(batch, rows)
+        self._journal.commit(rows)
 
     def _discard(self, rows: Collection[Row]) -> None:
         """Count answers of another model out again."""

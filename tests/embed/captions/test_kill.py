@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from caption_stores import Lab, sent
+from icehouse.embed.captions.caption_table import Journal
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.questions import CaptionSettings, Prompt
 from icehouse.store.maintain import verify
@@ -115,9 +116,9 @@ def test_ten_kills(
     # So a picture's question is asked once more for each death that it was under way at, and not otherwise.
     assert sum(asked.values()) <= len(once) + KILLS * concurrency
     assert verify(store).ok
-    journal = store.path / "tables/captions/default/journal"
-    assert list(journal.glob("*.jsonl")) == []
-    assert not (journal / "set-aside.txt").exists()
+    with Journal.open(store.table("captions/default")) as journal:
+        assert (journal.remarks, journal.firsts) == ([], {})
+        assert not (journal.folder / "set-aside.txt").exists()
 
 
 def told(store: Store) -> list[dict[str, object]]:
