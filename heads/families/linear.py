@@ -31,6 +31,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -326,6 +327,15 @@ def _dot(share: np.ndarray, values: np.ndarray) -> float:
     return float(np.dot(share.astype(np.float64), values))
 
 
+@cache
+def _blas() -> Any:
+    """The libraries whose threads are limited; finding them takes longer than many a fit."""
+    import scipy.linalg  # noqa: F401 (it brings a BLAS of its own, which has to be there to be found)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class LinearHead(Head):
     """Linear head whose weights are fitted along a path of C; a subclass names the loss and makes probabilities of logits.
@@ -381,8 +391,6 @@ class LinearHead(Head):
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
     ) -> Mapping[str, Any]:
-        from threadpoolctl import threadpool_limits
-
         grid = grid_of("C", self.C, self.grid)
         units = [False, True] if self.unit == "auto" else [bool(self.unit)]
 
@@ -402,7 +410,7 @@ class LinearHead(Head):
             val = None
         undecided = len(grid) > 1 or self.calibrated
         threads = 1 if len(self.classes_) < _MANY_CLASSES else None
-        with threadpool_limits(limits=threads, user_api="blas"):
+        with _blas().limit(limits=threads, user_api="blas"):
             examples = self._examples(X, y, sample_weight)
             return self._select(examples, val, choose, fit, default, undecided=undecided)
 
