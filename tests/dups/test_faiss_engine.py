@@ -194,35 +194,6 @@ def test_an_engine_there_is_not(store: Store) -> None:
         find_duplicates(store, engine="annoy")
 
 
-@pytest.fixture(scope="module", params=["image", "text"])
-def reference(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
-) -> tuple[str, dict[str, Any]]:
-    modality: str = request.param
-    store = family_store(tmp_path_factory.mktemp(modality) / "store", rows, modality=modality)
-    return modality, told(find_duplicates(store, feature=f"toy/{modality}/pooled", rule=0.97, threads=1))
-
-
-@pytest.mark.parametrize("grouping", ["star", "components", "cliques"])
-def test_order_threads_and_repetition_change_nothing(
-    reference: tuple[str, dict[str, Any]], tmp_path: Path, rows: list[dict[str, Any]], grouping: str
-) -> None:
-    modality, expected = reference
-    if grouping != "star":
-        store = family_store(tmp_path / "first", rows, modality=modality)
-        expected = told(
-            find_duplicates(store, feature=f"toy/{modality}/pooled", rule=0.97, grouping_by=grouping)
-        )
-    for seed, threads in enumerate((1, 2, 4)):
-        order = np.random.default_rng(seed).permutation(len(rows))
-        store = family_store(tmp_path / f"{seed}", rows, modality=modality, order=order)
-        for _ in range(2):
-            found = find_duplicates(
-                store, feature=f"toy/{modality}/pooled", rule=0.97, threads=threads, grouping_by=grouping
-            )
-            assert told(found) == expected
-
-
 @pytest.mark.parametrize(
     ("height", "width", "lead", "middle"), [(7, 13, 2, 5), (64, 32, 4, 4), (3, 200, 15, 15)]
 )

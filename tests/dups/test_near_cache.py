@@ -11,7 +11,7 @@ from galleries import embedded
 from icehouse.dups import groups as groups_module
 from icehouse.dups.default_calibration import NearCache
 from icehouse.dups.find import find_duplicates
-from icehouse.dups.hashing import VIEWS, ViewHashes, cross_pairs, informative
+from icehouse.dups.hashing import VIEWS, ViewHashes, informative
 from icehouse.dups.local_scaling import LocalMeasure, fit_local
 from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
 from icehouse.dups.rule import Rule
@@ -169,14 +169,3 @@ def test_a_second_search_compares_no_pair_of_files_again(
             path.unlink()
         assert tables(expected_false_pairs=expected) == found
     assert "p060.png" in tables()[1]["item_id"].to_pylist()
-
-
-def test_few_hashes_are_compared_with_many_as_many_are() -> None:
-    rng = np.random.default_rng(0)
-    left, right = rng.integers(0, 2**64, (2, 20_000), dtype=np.uint64)
-    right[:300] = left[-300:] ^ (np.uint64(1) << rng.integers(0, 64, 300).astype(np.uint64))
-    few, many = left[-300:], right
-    found = {pair for a, b in cross_pairs(few, many, 6) for pair in zip(a.tolist(), b.tolist(), strict=True)}
-    every = {pair for a, b in cross_pairs(left, many, 6) for pair in zip(a.tolist(), b.tolist(), strict=True)}
-    assert found >= {(k, k) for k in range(300)}
-    assert found == {(a - len(left) + 300, b) for a, b in every if a >= len(left) - 300}
