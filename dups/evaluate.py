@@ -251,41 +251,56 @@ def find_conflicts(
     store = Store.of(store)
     found = Duplicates.open(store, name)
     column = label_column(store, label)
-    items = found.items(["item_id"])
-    ids = items["item_id"].combine_chunks()
     known = store.items.read(["item_id", column, "text"])
-    at = pc.index_in(ids, value_set=known["item_id"].combine_chunks())
-    values, texts = (known[name].combine_chunks().take(at).cast(pa.string()) for name in (column, "text"))
-    labels = label_codes(values)
-    reps, copies, compared_copies = _representatives(found, ids, labels)
-    compared = {**dict.fromkeys(KINDS, 0), "exact": compared_copies}
-    #: both items, the kind's place, the bits and the cosine of each pair
-    rows = [np.array([(*pair, KINDS.index("exact"), np.nan, np.nan) for pair in copies]).reshape(-1, 5)]
-    for batch in found.pair_batches(["id_a", "id_b", "kind", "hamming", "cosine"]):
-        kinds = pc.index_in(batch["kind"], value_set=pa.array(KINDS)).to_numpy()
-        a, b = (reps[pc.index_in(batch[side], value_set=ids).to_numpy()] for side in ("id_a", "id_b"))
-        there = (a >= 0) & (b >= 0) & (kinds > 0) & (kinds != KINDS.index("container"))
-        for kind, count in zip(*np.unique(kinds[there], return_counts=True), strict=True):
-            compared[KINDS[kind]] += int(count)
-        bits, cosines = (
-            batch[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in ("hamming", "cosine")
-        )
-        held = there & (labels[a] != labels[b])
-        rows.append(np.stack([a, b, kinds, bits, cosines], axis=1)[held])
-    a, b, kind, bits, cosine = np.concatenate(rows).T
-    order = np.lexsort((b, a, bits, -np.nan_to_num(cosine), kind))
-    bits, cosine = bits[order], cosine[order]
-    sides = [pa.array(side[order].astype(np.int64)) for side in (a, b)]
-    short = pc.utf8_slice_codeunits(texts, 0, _TEXT_CHARS)
-    columns = [
-        *(ids.take(side) for side in sides),
-        *(values.take(side) for side in sides),
-        pa.array(np.array(KINDS)[kind[order].astype(np.int64)], pa.string()),
-        pa.array(np.nan_to_num(bits).astype(np.uint8), mask=np.isnan(bits)),
-        pa.array(cosine, mask=np.isnan(cosine)),
-        *(short.take(side) for side in sides),
-    ]
-    return Conflicts(found, column, pa.table(columns, schema=CONFLICTS), compared, int((labels < 0).sum()))
+    known = known.rename_columns(["item_id", "label", "text"])
+    ids = found.items(["item_id"])["item_id"]
+    items = known.take(pc.index_in(ids, value_set=known["item_id"].combine_chunks()))
+    labels = label_codes(items["label"].combine_chunks().cast(pa.string()))
+    items = items.set_column(0, "item_id", ids).append_column("code", pa.array(labels))
+    clusters = found.clusters(["item_id", "copy_of"])
+    columns = ["id_a", "id_b", "kind", "hamming", "cosine"]
+    pairs = pa.Table.from_batches(
+        found.pair_batches(columns), pa.schema([PAIRS.field(name) for name in columns])
+    )
+    with duckdb.connect() as con:
+        con.register("item", items.append_column("at", pa.array(np.arange(len(items)))))
+        con.register("cluster", clusters.append_column("place", pa.array(np.arange(len(clusters)))))
+        con.register("pair", pairs)
+        con.execute(_COMPARED)
+        listed = con.sql(_CONFLICTS, params={"kinds": KINDS, "characters": _TEXT_CHARS}).to_arrow_table()
+        compared = dict(con.execute("select kind, count(*) from compared group by kind").fetchall())
+        copies = con.execute("select coalesce(sum(copies), 0)::bigint from lead").fetchall()[0][0]
+    counts = dict.fromkeys(KINDS, 0) | compared | {"exact": copies}
+    return Conflicts(
+        found, column, listed.rename_columns(CONFLICTS.names).cast(CONFLICTS), counts, int((labels < 0).sum())
+    )
+
+
+#: Tables of labelled items, with their contents and places among its copies, which stand in the order of preference behind
+#: the best; of the first of each content, which stands for it; and of pairs of these that are compared.
+_COMPARED = """
+    create table labelled as
+    select item.*, coalesce(copy_of, item_id) as content, if(copy_of is null, -1, place) as place
+    from item left join cluster using (item_id) where code >= 0;
+    create table lead as
+    select content, arg_min(labelled, place) as item, count(*) - 1 as copies from labelled group by content;
+    create table compared as
+    with content as (select item_id, coalesce(copy_of, item_id) as content from item left join cluster using (item_id))
+    select a.item as a, b.item as b, kind, hamming, cosine
+    from pair join content as x on x.item_id = id_a join content as y on y.item_id = id_b
+        join lead as a on a.content = x.content join lead as b on b.content = y.content
+    where kind in ('perceptual', 'embedding', 'variant')"""
+
+#: Pairs with different labels, the first copy of each other label among them.
+_CONFLICTS = """
+    with differing as (
+        select lead.item as a, arg_min(labelled, place) as b, 'exact' as kind, null as hamming, null as cosine
+        from labelled join lead using (content) where labelled.code <> lead.item.code
+        group by lead.item, labelled.code
+        union all from compared where a.code <> b.code)
+    select a.item_id, b.item_id, a.label, b.label, kind, hamming, cosine, a.text[:$characters], b.text[:$characters]
+    from differing
+    order by list_position($kinds, kind), coalesce(cosine, 0) desc, hamming nulls last, a.at, b.at"""
 
 
 def label_column(store: Store, label: str | None = None) -> str:
@@ -299,31 +314,3 @@ def label_column(store: Store, label: str | None = None) -> str:
         raise unknown_name(UsageError(f"no column {chosen!r} of labels; there are: {', '.join(known)}"))
     check_single(schema, chosen)
     return chosen
-
-
-def _representatives(
-    found: Duplicates, ids: pa.Array, labels: np.ndarray
-) -> tuple[np.ndarray, list[tuple[int, int]], int]:
-    """The first labelled item of each item's content, int64 (n,), -1 for none.
-
-    And contradictions among copies, and how many copies were held against it.
-    """
-    clusters = found.clusters(["item_id", "copy_of"])
-    clusters = clusters.filter(pc.is_valid(clusters["copy_of"]))
-    copy, best = (pc.index_in(clusters[name], value_set=ids).to_numpy() for name in ("item_id", "copy_of"))
-    reps = np.where(labels >= 0, np.arange(len(ids)), -1)
-    first: dict[tuple[int, int], int] = {}
-    contradictions, compared = [], 0
-    # Copies stand in the order of preference, behind the best.
-    for item, leader in zip(copy.tolist(), best.tolist(), strict=True):
-        if labels[item] < 0:
-            continue
-        if reps[leader] < 0:
-            reps[leader] = item
-        lead = int(reps[leader])
-        compared += lead != item
-        if labels[item] != labels[lead] and (leader, int(labels[item])) not in first:
-            first[leader, int(labels[item])] = item
-            contradictions.append((lead, item))
-    reps[copy] = reps[best]
-    return reps, contradictions, compared
