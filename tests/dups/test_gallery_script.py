@@ -16,9 +16,9 @@ import pytest
 from galleries import csv_rows, entry, filled, near
 from html_page import HtmlPage
 from icehouse.dups.apply import apply_judgements
-from icehouse.dups.commands import gallery
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
+from icehouse.dups.review_commands import gallery
 from toys import picture
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
