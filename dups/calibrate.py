@@ -27,7 +27,7 @@ from .. import __version__
 from ..data.images import decode, is_blank
 from ..data.text import clean
 from ..data.transforms import GRADED, TEXT_EDITS, encode
-from ..embed.encoder import Encoder
+from ..embed.encoder import Encoder, return_freed_blocks
 from ..embed.extract import read_file
 from ..embed.tables import load_checked
 from ..errors import ImageError, SourceError, StoreError, UsageError, count_of
@@ -364,13 +364,17 @@ def calibrate(
         if pairs is None
         else _known(store, read_truth(pairs, store.items.read(["item_id"])["item_id"]), spec["key"], contents)
     )
+    lent = encoder is not None
     encoder = load_checked(spec, encoder, device=device)
     rng = np.random.default_rng([seed, 3])
     hashes = None
     if spec["modality"] == "image":
         hashes = Hashes.of(store, contents, hamming, expected_false_pairs)
     copies = make_copies(encoder, spec, contents, X.dtype, rng, sample, seed, progress)
-    del encoder  # hundreds of megabytes that the fits below have a use for
+    del encoder
+    if not lent:
+        # Some hundred megabytes that the fits below have a use for.
+        return_freed_blocks()
     if same := [pair for pair, label in known.items() if label]:
         i, j = np.array(same).T
         copies = copies.with_labelled(i, j, X, hashes)
@@ -466,7 +470,7 @@ def _fit_candidate(
     shrinkage: float, evidence: _Evidence, fitted: np.ndarray, compared: np.ndarray
 ) -> _Candidate:
     X, copies, hashes, known = evidence.X, evidence.copies, evidence.hashes, evidence.known
-    base = X[fitted].astype(np.float32)
+    base = X[fitted]
     mean, matrix = fit_map(base, shrinkage)
     units = apply_map(X[compared], mean, matrix)
     usable = np.flatnonzero(np.abs(units).sum(axis=1) > 0)
@@ -547,7 +551,7 @@ def _positives(
         by = (mean, matrix)
         # Labelled copies are in the store, and the map has seen them.
         if turn >= 0 and matrix is not None and len(base) < 5 * base.shape[1]:
-            by = fit_map(np.concatenate([base, copies.vectors[now].astype(np.float32)]), shrinkage)
+            by = fit_map(np.concatenate([base, copies.vectors[now]]), shrinkage)
         cosines[now] = np.einsum(
             "ij,ij->i", apply_map(X[copies.of[now]], *by), apply_map(copies.vectors[now], *by)
         )

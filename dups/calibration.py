@@ -222,6 +222,8 @@ MIN_ROWS = 16
 #: Share of the way from the unrelated pairs to the first copy above them.
 _MARGIN = 1 / 3
 _BLOCK = 256
+#: Rows of which a map's covariance is summed up at once.
+_MAPPED_AT_ONCE = 4096
 
 #: Transforms that leave a picture what it is, and the recall of them below which a calibration is of little use.
 _SAVED_AGAIN, _MIN_RECALL = ("recompress", "format"), 0.9
@@ -237,23 +239,30 @@ def fit_map(X: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray | N
 
     Gives the mean float64 (d,) and a symmetric matrix float32 (d, d), None where the rows are only centred (shrinkage 1).
     """
-    rows = X[np.isfinite(X).all(axis=1)].astype(np.float64)
-    if not len(rows):
+    rows = X[np.isfinite(X).all(axis=1)]
+    n, dim = rows.shape
+    if not n:
         raise UsageError("no content has a usable vector")
-    mean = rows.mean(axis=0)
+    # In parts: in float64 all rows are some hundreds of megabytes.
+    parts = [slice(start, start + _MAPPED_AT_ONCE) for start in range(0, n, _MAPPED_AT_ONCE)]
+    mean = np.sum([rows[part].astype(np.float64).sum(axis=0) for part in parts], axis=0) / n
     if shrinkage >= 1:
         return mean, None
-    rows -= mean
-    n, dim = rows.shape
-    variance = float(np.einsum("ij,ij->", rows, rows)) / (n * dim)
+    covariance, squares = np.zeros((dim, dim)), 0.0
+    for part in parts:
+        centred = rows[part].astype(np.float64) - mean
+        squares += float(np.einsum("ij,ij->", centred, centred))
+        if n >= dim:
+            covariance += centred.T @ centred
+    variance = squares / (n * dim)
     if not variance > 0:
         return mean, None
     if n < dim:
         # The covariance of few rows has few axes, and all that is across them is scaled alike.
-        _, lengths, across = np.linalg.svd(rows, full_matrices=False)
+        _, lengths, across = np.linalg.svd(rows.astype(np.float64) - mean, full_matrices=False)
         values, axes = lengths**2 / n, across.T
     else:
-        values, axes = np.linalg.eigh(rows.T @ rows / n)
+        values, axes = np.linalg.eigh(covariance / n)
     damped = ((1 - shrinkage) * np.maximum(values, 0) / variance + shrinkage) ** -0.5
     rest = shrinkage**-0.5
     matrix = (axes * (damped - rest)) @ axes.T + rest * np.eye(dim)

@@ -141,7 +141,7 @@ def fit_calibration(
     rng = np.random.default_rng(7)
     mapped, order = (order[::2], order[1::2]) if unseen else (order, order)
     fitted = mapped[np.sort(rng.permutation(len(mapped))[:_MAX_FITTED])]
-    mean, matrix = fit_map(X[np.sort(fitted)].astype(np.float32), _SHRINKAGE)
+    mean, matrix = fit_map(X[np.sort(fitted)], _SHRINKAGE)
     local, rows = fit_measure(X, order, mean, matrix, views)
     units, seen = local.units, None if views is None else views.subset(rows)
     total = len(units) * (len(units) - 1) // 2

@@ -255,15 +255,16 @@ def cross_distances(
 def all_distances(hashes: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Bits between the nearest views of every two contents, uint8 (m, m); 64 where there are none."""
     m, views = hashes.shape
-    best = np.full((m, m), -64, np.float32)
-    room = np.empty((m, m), np.float32)
+    apart = np.empty((m, m), np.uint8)
     signs = [_signs(hashes[:, view], usable[:, view]) for view in range(views)]
-    for whole in signs[:WHOLE_VIEWS]:
-        for view in signs:
-            np.matmul(whole, view.T, out=room)
-            np.maximum(best, room, out=best)
-    best = np.maximum(best, best.T)
-    return np.round((64 - best) / 2).astype(np.uint8)
+    for start in range(0, m, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        best = np.float32(-64)
+        for whole in signs[:WHOLE_VIEWS]:
+            for view in signs:
+                best = np.maximum(best, whole[part] @ view.T)
+        apart[part] = np.round((64 - best) / 2)
+    return np.minimum(apart, apart.T)
 
 
 def _signs(hashes: np.ndarray, usable: np.ndarray) -> np.ndarray:
@@ -295,7 +296,10 @@ def fit_local(
     hashes, usable = (None, None) if views is None else (views.hashes, views.usable)
     made = LocalMeasure(units, hashes, usable, _own(cosines, apart, certain), 0.0, 1.0, 1.0, np.inf, rows)
     around = min(_AROUND, m - 2)
-    beside = np.argpartition(-cosines, around, axis=1)[:, :around]
+    beside = np.empty((m, around), np.int64)
+    for start in range(0, m, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        beside[part] = np.argpartition(-cosines[part], around, axis=1)[:, :around]
     for more in _MORE_UNKNOWN:
         made, found = _fit_rounds(made, cosines, apart, certain, labelled, beside, more)
         # Where most contents have certain copies that do not stand out, what hides in the tail are others of them.
@@ -368,14 +372,19 @@ def _own(cosines: np.ndarray, apart: np.ndarray | None, copies: np.ndarray) -> N
     """The tails of each content's neighbours that are no copies of it."""
     m = len(cosines)
     k = min(_NEAREST, m - 2)
-    values = np.where(copies, np.float32(-1), cosines)
-    top = -np.partition(-values, k, axis=1)[:, :k].astype(np.float64)
+    top, low = np.empty((m, k)), np.empty((m, k))
+    # In parts: a reference of 3,000 has 9 million pairs.
+    for start in range(0, m, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        values = np.where(copies[part], np.float32(1), -cosines[part])
+        top[part] = -np.partition(values, k, axis=1)[:, :k]
+        if apart is not None:
+            far = np.where(copies[part], np.uint8(64), apart[part])
+            low[part] = np.partition(far, k, axis=1)[:, :k]
     near = top.min(axis=1)
     spread = np.maximum(top.mean(axis=1) - near, _MIN_SPREAD)
     if apart is None:
         return Neighbourhoods(near, spread, np.full(m, 0.0), np.full(m, 1.0))
-    far = np.where(copies, np.uint8(64), apart)
-    low = np.partition(far, k, axis=1)[:, :k].astype(np.float64)
     bits = low.max(axis=1)
     from scipy.special import ndtri
 

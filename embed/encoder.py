@@ -129,6 +129,15 @@ def keep_freed_blocks() -> None:
         c_library.mallopt(_TRIM_THRESHOLD, 128 * 2**20)
 
 
+def return_freed_blocks() -> None:
+    """Undo `keep_freed_blocks` and give the system what is free, for work that needs the memory and no network."""
+    with contextlib.suppress(OSError, AttributeError):
+        c_library = ctypes.CDLL(None)
+        c_library.mallopt(_MMAP_THRESHOLD, 2**20)
+        c_library.mallopt(_TRIM_THRESHOLD, 2**20)
+        c_library.malloc_trim(0)
+
+
 @contextlib.contextmanager
 def shared_cores() -> Iterator[None]:
     """Let a process that has many inputs in work at once share the cores among them.
