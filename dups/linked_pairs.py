@@ -17,7 +17,7 @@ from ..data.images import decode_content
 from .confirm import PixelPairs
 from .groups import group_pairs
 from .hashing import HashJoin, ViewHashes
-from .registration import FEWEST_PAIRS, LOOSE, STRICT, TELLING, Agreements, least_agreement
+from .registration import FEWEST_PAIRS, LOOSE, STRICT, TELLING, VAGUE, Agreements, least_agreement
 from .rule import DEFAULT_HAMMING, suspects
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Agreement that a pair needs which links alone suggest. Two memes on one template agree by less: the words of each hide a
 #: fifth of the other.
-_AGREEING = 0.75
+AGREEING = 0.75
 
 #: Pairs beyond which links are not looked for, and that are judged at once.
 _MAX_PAIRS, _BLOCK = 100_000, 65_536
@@ -55,6 +55,9 @@ _FAR_BITS, _COLOURED = 20, 3
 #: shares of places that may have one, of the picture that shows less, and of that with a band or a frame.
 _PLACES, _REACH, _OTHER_GROUND, _OTHER_COLOUR, _PLAIN = 32, 5, 8.0, 24.0, 8.0
 _OTHER_PLACES = (0.015, 0.25)
+
+#: Levels by which three by three pixels of a thumbnail may differ of a picture that was saved or scaled again.
+_LEVELS_ANYWHERE = 32.0
 
 #: A group so many times smaller than they are on average may be a part of another.
 _SMALLER = 2
@@ -105,7 +108,7 @@ def pair_linked(contents: Contents, codes: np.ndarray, collages: np.ndarray) -> 
     codes = np.union1d(codes, confirmed.codes)
     if contents.agreements is None or rule.agreeing is None or len(codes) > _MAX_PAIRS:
         return 0
-    least, most = max(rule.agreeing, _AGREEING), int(suspects(n))
+    least, most = max(rule.agreeing, AGREEING), int(suspects(n))
     links, plain = _links(contents, codes)
     if rule.hashes_prove_little:
         plain = plain[:, :0]
@@ -211,7 +214,7 @@ def pair_alike(contents: Contents, views: ViewHashes | None) -> dict[str, Any]:
         agreed, looked_at = agreements.of(i, j), len(i)
         told = unrelated_agreement(contents, i, j, agreed, np.zeros(len(i)), hashes)
         if told < TELLING and len(i) >= 2 * FEWEST_PAIRS:
-            least = _AGREEING
+            least = AGREEING
         i, j = i[agreed >= least], j[agreed >= least]
     else:
         apart = contents.whole_hamming(i, j) if views is None else views.distance(i, j)
@@ -220,9 +223,11 @@ def pair_alike(contents: Contents, views: ViewHashes | None) -> dict[str, Any]:
     i, j = _same_words(contents, i, j)
     if least == STRICT:
         alike = np.flatnonzero(_colours_agree(agreements, i, j))[:most]
-        looked_at = max(looked_at, len(alike))
-        agreed = agreements.of(i[alike], j[alike])
-        i, j = i[alike][agreed >= least], j[alike][agreed >= least]
+        looked_at, i, j = max(looked_at, len(alike)), i[alike], j[alike]
+        # Small pictures that were saved or scaled again agree little in detail, and so do any two icons on one ground.
+        asked = np.where(_hardly_differ(contents, i, j), VAGUE, least)
+        same = agreements.of(i, j) >= asked
+        i, j = i[same], j[same]
     bits = np.maximum(contents.hamming(i, j), 0)
     made = PixelPairs.of_any(n, i * n + j, np.zeros(len(i), np.int8), bits)
     contents.confirmed = made if contents.confirmed is None else contents.confirmed | made
@@ -282,6 +287,15 @@ def _nearest_all(contents: Contents) -> np.ndarray:
     mutual &= np.tile(np.arange(each), m) == 0
     order = np.lexsort((-near, ~mutual))
     return np.sort(numbers[np.stack([a, b])[:, order]], axis=0)
+
+
+def _hardly_differ(contents: Contents, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Tell which pairs have near hashes, and thumbnails of nearly the same levels everywhere; bool."""
+    views, variants = contents.near_views, contents.variants
+    if views is None or variants is None or variants.pictures is None:
+        return np.zeros(len(i), bool)
+    near = views.distance(i, j) <= views.radius
+    return near & (variants.pictures.levels_apart(i, j, anywhere=True) <= _LEVELS_ANYWHERE)
 
 
 def _colours_agree(agreements: Agreements, i: np.ndarray, j: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from .hashing import (
     random_pairs_expected,
 )
 from .join import Asked, Join, PairBlock, RowSet, cross_join, pair_cosines, self_join
-from .linked_pairs import pair_alike, pair_linked, unrelated_agreement
+from .linked_pairs import AGREEING, pair_alike, pair_linked, unrelated_agreement
 from .local_scaling import RADIUS, Neighbourhoods
 from .registration import BEYOND_DOUBT, VAGUE, Agreements, decide
 from .rule import Rule, suspects
@@ -54,6 +54,8 @@ _MAX_CANDIDATES = 20_000_000
 #: Times as many pairs in doubt as are expected, beyond which more evidence is asked for, and pairs by cosine beyond which
 #: none is.
 _DOUBTS, _MAX_SUSPECTS = 6, 1_000_000
+#: Pairs by a near-certain cosine, at most, whose pictures are registered.
+_MOST_DOUBTED = 300
 #: Hashes as near as a content's own of others, at most, of contents whose pairs by hash are looked at: frames of a film have
 #: hundreds.
 _CROWD = 12
@@ -137,7 +139,7 @@ class Contents:
         self.collages = np.zeros(len(hashes), bool)
         #: How far pictures agree pixel by pixel; None where there are none.
         self.agreements: Agreements | None = None
-        #: Codes, ascending, of pairs that the hashes find and whose pictures have to agree, too: see `PairSearch`.
+        #: Codes, ascending, of pairs that hashes or vectors find and whose pictures have to agree, too: see `PairSearch`.
         self.looked_at = np.empty(0, np.int64)
 
     @property
@@ -296,14 +298,15 @@ class Contents:
         return embedding, vague
 
     def _unlike(self, found: FoundPairs, by_pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tell which pairs of hashes that prove little their pixels refute, and of which these decide nothing."""
+        """Tell which pairs that were looked at, see `looked_at`, pixels refute, and of which these decide nothing."""
         unlike, vague = np.zeros(len(found), bool), np.zeros(len(found), bool)
         if self.rule.agreeing is None or self.agreements is None or not len(self.looked_at):
             return unlike, vague
         codes = np.minimum(found.i, found.j) * len(self) + np.maximum(found.i, found.j)
-        at = np.flatnonzero(np.isin(codes, self.looked_at) & found.perceptual & ~by_pixels)
+        asked = (found.perceptual | found.embedding) & ~by_pixels
+        at = np.flatnonzero(np.isin(codes, self.looked_at) & asked)
         agreed = self.agreements.of(found.i[at], found.j[at])
-        # Where a picture has too little detail, or cannot be read again, its hash is all there is.
+        # Where a picture has too little detail, or cannot be read again, its hash or vector is all there is.
         short = (agreed > -1) & (agreed < self.rule.agreeing)
         vague[at], unlike[at] = short & (agreed >= VAGUE), short & (agreed < VAGUE)
         return unlike, vague
@@ -508,23 +511,20 @@ class PairSearch:
         contents = self.contents
         if contents.rule.near_certain:
             self.stats["registered"] = pair_alike(contents, contents.near_views)
+            self._doubt_cosines()
         if contents.rule.suspected is None or contents.rule.agreeing is not None:
             return
         alone = replace(contents.rule, suspected=None)
         if contents.agreements is None or contents.beside is None or contents.rows is None:
             contents.rule = alone
             return
-        begun, count = time.perf_counter(), 0
-        blocks: list[tuple[np.ndarray, np.ndarray]] = []
-        for block in self._by_embedding():
-            blocks.append(block)
-            count += len(block[0])
-            if count > min(_MAX_SUSPECTS, self.max_pairs):
-                contents.rule = alone
-                return
-        none = (np.empty(0, np.int64), np.empty(0))
-        self._by_cosine = codes, cosine = _one([none, *blocks])
-        seen = self._by_views if self._by_views is not None and contents.views is not None else none[0]
+        begun = time.perf_counter()
+        self._by_cosine = self._few_by_embedding()
+        if self._by_cosine is None:
+            contents.rule = alone
+            return
+        (codes, cosine), nothing = self._by_cosine, np.empty(0, np.int64)
+        seen = self._by_views if self._by_views is not None and contents.views is not None else nothing
         seen = np.setdiff1d(seen, codes)
         pairs, sure = [np.empty((3, 0))], [np.empty((2, 0), np.int64)]
         for part, known in ((codes, cosine), (seen, None)):
@@ -559,6 +559,35 @@ class PairSearch:
             "linked": pair_linked(contents, np.union1d(codes, seen), contents.collages),
             "seconds": time.perf_counter() - begun,
         }
+
+    def _few_by_embedding(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """All pairs that the embedding finds, their codes and cosines; None if there are too many to look at."""
+        blocks, count = [(np.empty(0, np.int64), np.empty(0))], 0
+        for block in self._by_embedding():
+            blocks.append(block)
+            count += len(block[0])
+            if count > min(_MAX_SUSPECTS, self.max_pairs):
+                return None
+        return _one(blocks)
+
+    def _doubt_cosines(self) -> None:
+        """Have the pictures agree of pairs that a near-certain cosine alone finds, unless there are many.
+
+        Of icons and flags some unrelated ones have one.
+        """
+        contents = self.contents
+        if contents.agreements is None or contents.rows is None:
+            return
+        self._by_cosine = self._few_by_embedding()
+        if self._by_cosine is None or len(self._by_cosine[0]) > _MIN_BLOCK:
+            return
+        codes, cosine = self._by_cosine
+        found = contents.measure(*np.divmod(codes, len(contents)), cosine)
+        alone = found.embedding & ~found.perceptual & (found.i != found.j)
+        if alone.sum() <= _MOST_DOUBTED:
+            contents.looked_at = codes[alone]
+            contents.agreements.of(found.i[alone], found.j[alone])
+            contents.rule = replace(contents.rule, agreeing=AGREEING)
 
     def _near_by_chance(self) -> np.ndarray:
         """Codes of pairs that the hashes find, and the cosine does not, where unrelated pictures have near hashes.

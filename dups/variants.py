@@ -519,15 +519,21 @@ class Overlays:
             told[k] = first is not None and second is not None and differ_in_one_place(first, second[None])[0]
         return told
 
-    def levels_apart(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Mean difference of the levels of the thumbnails of ``i[k]`` and ``j[k]``, float64; NaN where one has none."""
+    def levels_apart(self, i: np.ndarray, j: np.ndarray, *, anywhere: bool = False) -> np.ndarray:
+        """Mean difference of the levels of the thumbnails of ``i[k]`` and ``j[k]``, float64; NaN where one has none.
+
+        `anywhere`, that of three by three pixels where it is largest.
+        """
+        from scipy.ndimage import uniform_filter
+
         apart = np.full(len(i), np.nan)
         a, b = self.numbers[i].tolist(), self.numbers[j].tolist()
         self._fetch(np.unique(np.array(a + b, np.int64)))
         for k, (x, y) in enumerate(zip(a, b, strict=True)):
             first, second = self._held[x], self._held[y]
             if first is not None and second is not None:
-                apart[k] = np.abs(first.astype(np.int16) - second).mean()
+                levels = np.abs(first.astype(np.int16) - second)
+                apart[k] = uniform_filter(levels.astype(np.float32), 3).max() if anywhere else levels.mean()
         return apart
 
     def _compare_bands(self, told: Overlay, a: np.ndarray, b: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from icehouse.dups.linked_pairs import _same_colours
 from icehouse.dups.results import implausible
 from icehouse.errors import UsageError
 from icehouse.store.store import Store
-from PIL import Image
+from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 LISTS = {"keep.csv", "drop.csv"}
@@ -164,6 +165,50 @@ def test_pictures_that_agree_in_grey_are_told_apart_by_their_colours() -> None:
     assert not _same_colours(other, another)
     assert not _same_colours(flag, flag[::-1])
     assert not _same_colours(flag, None)
+
+
+def icon(ground: tuple[int, int, int], points: Sequence[tuple[int, int]]) -> Image.Image:
+    """A white figure on a coloured ground."""
+    image = Image.new("RGB", (128, 128), "white")
+    draw = ImageDraw.Draw(image)
+    draw.rounded_rectangle((8, 8, 120, 120), 24, ground)
+    draw.polygon(points, "white")
+    return image
+
+
+def test_icons_that_hardly_differ_are_told_apart_and_copies_of_them_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of icons a near-certain cosine proves little, and near thumbnails of the same colours that agree prove much."""
+    monkeypatch.setattr("icehouse.dups.find.default_calibration", lambda *_, **__: None)
+    monkeypatch.setattr("icehouse.dups.rule.near_certain_cosine", lambda *_, **__: 0.9999)
+    monkeypatch.setattr("icehouse.dups.linked_pairs.suspects", lambda _: 12.0)
+    monkeypatch.setattr("icehouse.dups.linked_pairs._LEAST_LOOKS", 12)
+    folder, rng = tmp_path / "i", np.random.default_rng(4)
+    folder.mkdir()
+    for k in range(110):
+        x, y, wide, high = rng.integers((24, 24, 20, 20), (60, 60, 50, 50)).tolist()
+        points = [(x, y + high), (x + wide, y + high), (x + wide // 2, y), (x + wide // 3, y + high // 2)]
+        made = icon(tuple(rng.integers(0, 200, 3).tolist()), points[: 3 + k % 2])
+        made.save(folder / f"icon{k:03d}.png")
+        if k < 4:
+            (folder / f"icon{k:03d}-copy.jpg").write_bytes(encode(made, "jpg", 40))
+    orange = (255, 127, 14)
+    icon(orange, [(66, 90), (102, 90), (84, 50)]).save(folder / "like-one.png")
+    icon(orange, [(65, 91), (95, 91), (80, 52)]).save(folder / "like-two.png")
+    store = embedded(folder, tmp_path / "s")
+    # The two that are alike have a cosine between these, and the copies have one below the second.
+    for alike in (0.9999, 0.999999):
+        monkeypatch.setattr("icehouse.dups.rule.alike_cosine", lambda _, alike=alike: alike)
+        found = find_duplicates(store)
+        pairs = found.pairs(["id_a", "id_b", "kind"]).to_pylist()
+        ends = [
+            tuple(sorted(Path(row[side]).stem for side in ("id_a", "id_b")))
+            for row in pairs
+            if row["kind"] != "variant"
+        ]
+        assert sorted(ends) == [(f"icon{k:03d}", f"icon{k:03d}-copy") for k in range(4)]
+        assert found.summary["dropped"] == 4
 
 
 def test_crops_of_a_quarter_are_found_in_a_set_of_a_few_pictures(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +33,7 @@ from icehouse.dups.registration import (
     agreement,
     least_agreement,
 )
+from icehouse.dups.results import PairWriter, RankedItems
 from icehouse.dups.rule import Rule, calibrated_rule
 from icehouse.dups.variants import DETAIL
 from PIL import Image
@@ -279,6 +282,37 @@ def test_where_too_much_is_in_doubt_more_evidence_is_asked_for(monkeypatch: pyte
     assert not sum(len(block) for block in search)
     assert 0 < contents.agreements.asked < 100 + 2 * FEWEST_PAIRS
     assert contents.rule.suspected > 0.1
+
+
+@pytest.mark.parametrize("least", [8.0, 0.5])
+def test_pairs_that_too_many_doubts_leave_out_are_written_nowhere(
+    least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The join has found them by the evidence that was asked for before, and no stage finds them any more."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((200, 8))
+    X[190:] = X[:10]
+    X = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+    measure = fit_local(X, None, 200)
+    monkeypatch.setattr("icehouse.dups.pairs._DOUBTS", 0.02)
+    rule = Rule(None, None, np.zeros(8), local=measure, evidence=least, suspected=0.1)
+    contents = Contents(np.zeros(200, np.uint64), np.zeros(200, bool), rule, X, np.arange(200))
+    table = np.zeros((200, 200))
+    table[np.arange(10), np.arange(190, 200)] = table[np.arange(190, 200), np.arange(10)] = 0.95
+    contents.beside, contents.agreements = measure.neighbourhoods(X, None), Told(table)
+    search = PairSearch(contents, JoinOptions(100_000, 1))
+    numbers, ids = np.arange(200), pa.array([f"{k:03d}" for k in range(200)])
+    facts = np.full(200, np.nan)
+    ranked = RankedItems(ids, pa.nulls(200, pa.string()), facts, facts, numbers, numbers, numbers)
+    with PairWriter.to(tmp_path / "pairs.parquet", ranked) as writer:
+        for found in search:
+            writer.add(found)
+    pairs = pq.read_table(tmp_path / "pairs.parquet")
+    assert search.stats["refuted"] > 0
+    assert set(pairs["kind"].to_pylist()) == {"embedding"}
+    if least == 8.0:
+        planted = {(f"{k:03d}", f"{k + 190:03d}") for k in range(10)}
+        assert set(zip(pairs["id_a"].to_pylist(), pairs["id_b"].to_pylist(), strict=True)) <= planted
 
 
 def crowded(n_pictures: int, each: int, dim: int, n: int, step: float) -> tuple[np.ndarray, np.ndarray]:
