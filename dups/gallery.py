@@ -24,9 +24,8 @@ from .. import __version__
 from ..embed.thumbnails import ImageFile, Thumbnail, ThumbnailPool, shrink
 from ..errors import StoreError, UsageError, count_of
 from ..store.files import publish_folder, publish_text
-from ..store.schema import label_columns
+from ..store.schema import Snapshot, label_columns
 from ..store.store import Store
-from ..store.table import Snapshot
 from ..web.render import Card, Label, labels_of, render
 from .evaluate import Conflicts
 from .groups import Files, columns_for, criteria, item_files

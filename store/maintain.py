@@ -26,9 +26,9 @@ from .files import (
     sweep_tree,
     unseal,
 )
-from .schema import MANIFEST, Manifest, Part, label_columns, read_part, write_part
+from .schema import MANIFEST, Part, Snapshot, label_columns, read_part, write_part
 from .sql import select_items
-from .table import Snapshot, Table, later_parts, older_than, part_files, sweep
+from .table import Table, later_parts, older_than, part_files, sweep
 
 if TYPE_CHECKING:
     from .store import Store
@@ -214,18 +214,18 @@ def _verify_table(table: Table, name: str, report: Report, progress: Callable[[P
         )
         return
     try:
-        manifest = table.snapshot().manifest
+        snapshot = table.snapshot()
     except StoreError as error:
         lost = not os.path.lexists(table.path / MANIFEST)
         found("lost manifest" if lost else "manifest", str(error))
         return
     readable = True
-    for part in manifest.parts:
-        readable &= _verify_part(table.path / part.name, part, manifest, found)
+    for part in snapshot.parts:
+        readable &= _verify_part(table.path / part.name, part, snapshot, found)
         report.parts += 1
         report.bytes += part.bytes
         progress(part)
-    key = manifest.spec.get("key")
+    key = snapshot.spec.get("key")
     if key is not None and readable:
         keys = table.read([key])[key]
         counts = pc.value_counts(keys)
@@ -236,13 +236,13 @@ def _verify_table(table: Table, name: str, report: Report, progress: Callable[[P
                 f"{count_of(len(repeated), f'value of {key} occurs', f'values of {key} occur')} more than "
                 f"once: {listed([str(value) for value in repeated], _SHOWN)}",
             )
-    later = later_parts(table.path, manifest)
-    if later and later_parts(table.path, table.snapshot().manifest):
+    later = later_parts(snapshot)
+    if later and later_parts(table.snapshot()):
         found("manifest", older_than(table.path, later))
     for path in part_files(table.path):
         # A part that a writer committed after the manifest was read is named by now.
-        known = {*manifest.named, *later}
-        if path.name not in known and path.name not in table.snapshot().manifest.named:
+        known = {*snapshot.named, *later}
+        if path.name not in known and path.name not in table.snapshot().named:
             found("orphan", f"{path.name} is in no manifest; `icehouse compact` removes it", False)
     for path in sorted(table.path.glob("set-aside-*")):
         found("set aside", f"{path.name} was left out by a repair; remove it when you have seen to it", False)
@@ -250,7 +250,7 @@ def _verify_table(table: Table, name: str, report: Report, progress: Callable[[P
         found("leftover", f"{path.name} is of a writer that died; `icehouse compact` removes it", False)
 
 
-def _verify_part(path: Path, part: Part, manifest: Manifest, found: Callable[[str, str], None]) -> bool:
+def _verify_part(path: Path, part: Part, snapshot: Snapshot, found: Callable[[str, str], None]) -> bool:
     """Report what is wrong with one part; tell whether it can be read."""
     try:
         digest = file_sha256(path)
@@ -274,10 +274,9 @@ def _verify_part(path: Path, part: Part, manifest: Manifest, found: Callable[[st
     if meta.num_rows != part.rows:
         found("rows", f"{part.name} has {count_of(meta.num_rows, 'row')}, the manifest says {part.rows}")
     for column in schema:
-        if column.name not in manifest.schema.names:
+        if column.name not in snapshot.schema.names:
             found("schema", f"{part.name} has a column {column.name!r}, the manifest does not")
-        elif column.type != manifest.schema.field(column.name).type:
-            expected = manifest.schema.field(column.name).type
+        elif column.type != (expected := snapshot.schema.field(column.name).type):
             found(
                 "schema",
                 f"{part.name}: column {column.name!r} is {column.type}, the manifest says {expected}",

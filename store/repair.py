@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError, brief, count_of
 from .files import STORE_FILE, file_sha256, fsync_dir, hold, publish
-from .schema import MANIFEST, PART_NAME, Manifest, Part, check_part, footer_sha256, lineage
+from .schema import MANIFEST, PART_NAME, Part, Snapshot, check_part, footer_sha256, lineage
 from .store import FORMAT_VERSION, LEDGERS, Store
 from .table import Table, emptied_parts, later_parts, older_than, part_files
 
@@ -100,10 +100,10 @@ def repair(store: Store) -> list[Repair]:
 
 
 def _repair_table(folder: Path, name: str) -> Repair | None:
-    manifest: Manifest | None = None
+    manifest: Snapshot | None = None
     try:
-        manifest = Manifest.read(folder)
-        later = later_parts(folder, manifest)
+        manifest = Snapshot.load(folder)
+        later = later_parts(manifest)
         gone = [part for part in manifest.parts if not (folder / part.name).exists()]
         if not later and not gone:
             return None
@@ -130,13 +130,13 @@ def _repair_table(folder: Path, name: str) -> Repair | None:
         remarks.append(f"the earlier manifest is kept as {aside.name}")
     fsync_dir(folder)
     if made.parts or name in LEDGERS or gone:
-        made.write(folder)
+        made.write()
     else:
         remarks.append("no part is left: the next command that writes it makes the table anew")
     return Repair(name, problem, len(made.parts), sum(part.rows for part in made.parts), remarks)
 
 
-def _from_parts(folder: Path, name: str, old: Manifest | None, remarks: list[str]) -> Manifest:
+def _from_parts(folder: Path, name: str, old: Snapshot | None, remarks: list[str]) -> Snapshot:
     """Manifest of the live ones among all parts in a folder."""
     known = {} if old is None else {part.name: part for part in old.parts}
     found: list[_Found] = []
@@ -152,7 +152,8 @@ def _from_parts(folder: Path, name: str, old: Manifest | None, remarks: list[str
     live.sort(key=lambda one: (_version(one.at), one.at, one.version, one.path.name))
     version = max([one.version for one in found] + [0 if old is None else old.version])
     now = time.time()
-    return Manifest(
+    return Snapshot(
+        folder,
         version=version + 1,
         spec=spec,
         schema=_schema(name, live, old),
@@ -200,7 +201,7 @@ def _set_aside(path: Path) -> str:
     return aside.name
 
 
-def _spec(name: str, found: list[_Found], old: Manifest | None, remarks: list[str]) -> dict[str, Any]:
+def _spec(name: str, found: list[_Found], old: Snapshot | None, remarks: list[str]) -> dict[str, Any]:
     """The table's spec, as its latest part has it."""
     latest = max(found, key=lambda one: (one.version, one.path.name)).spec if found else None
     if old is not None and (latest is None or old.spec.get("fingerprint") == latest.get("fingerprint")):
@@ -231,7 +232,7 @@ def _of_one_kind(found: list[_Found], spec: dict[str, Any], remarks: list[str]) 
     return kept[::-1]
 
 
-def _schema(name: str, live: list[_Found], old: Manifest | None) -> pa.Schema:
+def _schema(name: str, live: list[_Found], old: Snapshot | None) -> pa.Schema:
     """Union of the columns; those that every table of the kind has come first."""
     first = [LEDGERS[name][0]] if name in LEDGERS else [old.schema] if old is not None else []
     fields: dict[str, pa.Field] = {}

@@ -1,4 +1,4 @@
-"""Table format: columns of every kind of table, provenance of vectors, manifests, and the Parquet parts that they name.
+"""Table format: columns of every kind of table, provenance of vectors, snapshots with their manifests, and Parquet parts.
 
 Content is known by its digest, so a feature table has no item ids: `items` says which digests an item has. The provenance of
 vectors decides whether they may mix.
@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import CorruptError, SpaceError, StoreError, UsageError, brief, count_of
+from ..errors import CorruptError, SpaceError, StoreError, UsageError, brief, count_of, unknown_name
 from .files import file_sha256, fsync_file, publish_sealed, refuse_outside, temp_name, unseal
 
 #: One row an item. Labels and metadata follow as further columns of strings, or of lists of strings.
@@ -227,6 +227,9 @@ def _short(value: Any) -> str:
 FORMAT = 1
 MANIFEST = "_manifest.json"
 
+#: Rows of a row group in parts that hold vectors, and of a batch that is read.
+ROW_GROUP = 16_384
+
 #: What the file of a part is called: the version of the table that it came with, and 12 digits of its own.
 PART_NAME = re.compile(r"part-(\d{6,18})-[0-9a-f]{12}\.parquet")
 
@@ -243,9 +246,14 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """Contents of a table at one version."""
+class Snapshot:
+    """Whole, consistent view of a table at one version, as its manifest has it.
 
+    Its files outlive it by `icehouse.store.table.GRACE_S` at least; after that a read may raise FileNotFoundError, and a new
+    snapshot is needed (`Table.read` takes care of it).
+    """
+
+    folder: Path
     version: int
     spec: dict[str, Any]
     schema: pa.Schema
@@ -254,7 +262,7 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal digits that change exactly when the rows (or their order) may have."""
+        """32 hexadecimal digits: equal digests mean equal rows in equal order."""
         lines = "".join(f"{part.name} {part.sha256}\n" for part in self.parts)
         return hashlib.sha256(lines.encode()).hexdigest()[:32]
 
@@ -263,12 +271,52 @@ class Manifest:
         """Names of the parts that are live, or were and stay for those who are reading them."""
         return {part.name for part in self.parts} | {name for name, _ in self.retired}
 
-    def next(self, **changes: Any) -> Manifest:
-        """Make the manifest of the following version."""
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the live parts, in bytes."""
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def files(self) -> list[Path]:
+        """Paths of the live parts, in row order."""
+        return [self.folder / part.name for part in self.parts]
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read all rows. A column that a part lacks is null in that part's rows."""
+        schema = self._select(columns)
+        tables = [read_part(path, schema, part) for path, part in zip(self.files, self.parts, strict=True)]
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def batches(
+        self, columns: Sequence[str] | None = None, batch_rows: int = ROW_GROUP
+    ) -> Iterator[pa.RecordBatch]:
+        """Read as `read` does, at most `batch_rows` rows at a time, so that memory stays flat."""
+        schema = self._select(columns)
+        for path, part in zip(self.files, self.parts, strict=True):
+            yield from iter_part(path, schema, batch_rows, part)
+
+    def _select(self, columns: Sequence[str] | None) -> pa.Schema:
+        if columns is None:
+            return self.schema
+        unknown = [name for name in columns if name not in self.schema.names]
+        if unknown:
+            there = ", ".join(self.schema.names)
+            raise unknown_name(
+                StoreError(f"no column {unknown[0]!r} in {self.folder.name}; there are: {there}")
+            )
+        return pa.schema([self.schema.field(name) for name in columns])
+
+    def next(self, **changes: Any) -> Snapshot:
+        """Make the snapshot of the following version."""
         return replace(self, version=self.version + 1, **changes)
 
-    def write(self, folder: Path) -> None:
-        """Put this manifest in the place of the table's present one, in one step."""
+    def write(self) -> None:
+        """Put the manifest of this version in the place of the table's present one, in one step."""
         content = {
             "format": FORMAT,
             "version": self.version,
@@ -279,10 +327,10 @@ class Manifest:
             "parts": [vars(part) for part in self.parts],
             "retired": [{"name": name, "at": at} for name, at in self.retired],
         }
-        publish_sealed(folder / MANIFEST, content, indent=1)
+        publish_sealed(self.folder / MANIFEST, content, indent=1)
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def load(cls, folder: Path) -> Snapshot:
         """Read the present manifest of the table in `folder`."""
         try:
             content = json.loads((folder / MANIFEST).read_bytes())
@@ -292,6 +340,7 @@ class Manifest:
                 )
             content = unseal(content, MANIFEST)
             return cls(
+                folder,
                 version=_count(content["version"]),
                 spec=dict(content["spec"]),
                 schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(content["schema"]))),
@@ -341,9 +390,6 @@ def _count(value: Any) -> int:
 # (`lineage`), so that a lost manifest can be made anew. Its pages have checksums, which are verified whenever it is read;
 # small parts, and the footers of large ones, are first compared with what the manifest has.
 
-
-#: Rows of a row group in parts that hold vectors.
-ROW_GROUP = 16_384
 
 #: Parts up to this size, in bytes, are compared with the manifest's checksum before they are read.
 WHOLE_BYTES = 16 << 20

@@ -21,9 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UsageError
-from .schema import label_columns
+from .schema import Snapshot, label_columns
 from .store import Store
-from .table import Snapshot
 from .vectors import Vectors
 
 # At 512 dimensions a block is 16 MB of float32: small beside the features, large enough for the matrix product.

@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 from ..console import EXCEL_SAFE, Screen
 from ..errors import StoreError, UsageError, count_of, one_or_many
 from .files import publish
-from .schema import check_part, is_vectors
-from .table import Snapshot
+from .schema import Snapshot, check_part, is_vectors
 
 if TYPE_CHECKING:
     from .store import Store

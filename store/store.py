@@ -23,13 +23,13 @@ from .schema import (
     ITEMS,
     MANIFEST,
     PART_NAME,
-    Manifest,
+    Snapshot,
     check_single,
     check_space,
     check_spec,
     label_columns,
 )
-from .table import Snapshot, Table
+from .table import Table
 from .vectors import TokenStates, Vectors, load_tokens, load_vectors, pad_tokens, take_float32
 
 #: Version of the store's layout that this code writes, and the newest that it reads.
@@ -194,7 +194,8 @@ class Store:
         """A table that every store has; whoever only reads it does not make it."""
         if name not in self._tables:
             schema, spec = LEDGERS[name]
-            self._tables[name] = Table(self._folder(name), blank=Manifest(0, dict(spec), schema))
+            folder = self._folder(name)
+            self._tables[name] = Table(folder, blank=Snapshot(folder, 0, dict(spec), schema))
         return self._tables[name]
 
     def table_names(self, unreadable: list[str] | None = None) -> list[str]:

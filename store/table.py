@@ -13,7 +13,6 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,99 +20,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import CorruptError, SpaceError, StoreError, count_of, unknown_name
+from ..errors import CorruptError, SpaceError, StoreError, count_of
 from . import files as locks
 from .files import fsync_dir, make_folder, publish_sealed, remove_leftovers, unseal
 from .schema import (
     MANIFEST,
     PART_NAME,
-    ROW_GROUP,
-    Manifest,
     Part,
+    Snapshot,
     Staged,
     conform,
-    iter_part,
     read_part,
     write_part,
 )
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Whole, consistent view of a table.
-
-    Its files outlive it by `icehouse.store.table.GRACE_S` at least; after that a read may raise FileNotFoundError, and a new
-    snapshot is needed (`Table.read` takes care of it).
-    """
-
-    folder: Path
-    manifest: Manifest
-
-    @property
-    def version(self) -> int:
-        """Number of the commit that made it."""
-        return self.manifest.version
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """Spec of the table's contents, as JSON values."""
-        return self.manifest.spec
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Union of the parts' columns."""
-        return self.manifest.schema
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Live parts, in row order."""
-        return self.manifest.parts
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return sum(part.rows for part in self.parts)
-
-    @property
-    def bytes(self) -> int:
-        """Size of the live parts, in bytes."""
-        return sum(part.bytes for part in self.parts)
-
-    @property
-    def digest(self) -> str:
-        """32 hexadecimal digits: equal digests mean equal rows in equal order."""
-        return self.manifest.digest
-
-    @property
-    def files(self) -> list[Path]:
-        """Paths of the live parts, in row order."""
-        return [self.folder / part.name for part in self.parts]
-
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read all rows. A column that a part lacks is null in that part's rows."""
-        schema = self._select(columns)
-        tables = [read_part(path, schema, part) for path, part in zip(self.files, self.parts, strict=True)]
-        return pa.concat_tables(tables) if tables else schema.empty_table()
-
-    def batches(
-        self, columns: Sequence[str] | None = None, batch_rows: int = ROW_GROUP
-    ) -> Iterator[pa.RecordBatch]:
-        """Read as `read` does, at most `batch_rows` rows at a time, so that memory stays flat."""
-        schema = self._select(columns)
-        for path, part in zip(self.files, self.parts, strict=True):
-            yield from iter_part(path, schema, batch_rows, part)
-
-    def _select(self, columns: Sequence[str] | None) -> pa.Schema:
-        if columns is None:
-            return self.schema
-        unknown = [name for name in columns if name not in self.schema.names]
-        if unknown:
-            there = ", ".join(self.schema.names)
-            raise unknown_name(
-                StoreError(f"no column {unknown[0]!r} in {self.folder.name}; there are: {there}")
-            )
-        return pa.schema([self.schema.field(name) for name in columns])
-
 
 #: How long a part that is no longer live stays for the readers of older snapshots, in seconds.
 GRACE_S = 15 * 60.0
@@ -134,7 +53,7 @@ class Table:
     the table: the keys of the committed parts are read once by an instance and kept in Arrow's memory.
     """
 
-    def __init__(self, path: Path, blank: Manifest | None = None) -> None:
+    def __init__(self, path: Path, blank: Snapshot | None = None) -> None:
         self.path = path
         self._blank = blank  # what a table that was never written holds
         self._keys: dict[tuple[str, str], pa.ChunkedArray] = {}
@@ -150,7 +69,7 @@ class Table:
         with locks.hold(path):
             if cls.exists(path):
                 raise StoreError(f"{path} is a table already; open it instead")
-            Manifest(1, dict(spec), schema.remove_metadata()).write(path)
+            Snapshot(path, 1, dict(spec), schema.remove_metadata()).write()
         return cls(path)
 
     @classmethod
@@ -168,7 +87,7 @@ class Table:
     @property
     def spec(self) -> dict[str, Any]:
         """Current spec of the table, as JSON values."""
-        return self._manifest().spec
+        return self.snapshot().spec
 
     @property
     def rows(self) -> int:
@@ -177,7 +96,17 @@ class Table:
 
     def snapshot(self) -> Snapshot:
         """Take the table as it is now; later commits do not touch what is returned."""
-        return Snapshot(self.path, self._manifest())
+        try:
+            return Snapshot.load(self.path)
+        except FileNotFoundError:
+            if found := part_files(self.path):
+                raise CorruptError(
+                    f"{self.path} has lost its manifest, but has {count_of(len(found), 'part')}: "
+                    "`icehouse verify --repair` makes it anew"
+                ) from None
+            if self._blank is not None:
+                return self._blank
+            raise StoreError(f"no table at {self.path}: `icehouse info` lists what the store has") from None
 
     def stamp(self) -> Stamp | None:
         """What every commit changes, for the price of one look at the manifest's file; None where there is none."""
@@ -195,7 +124,7 @@ class Table:
                 return read(snapshot)
             except FileNotFoundError as error:
                 lost = error
-                if self._manifest().version == snapshot.version:
+                if self.snapshot().version == snapshot.version:
                     break
         name = Path(lost.filename).name if lost.filename else "a part"
         raise StoreError(f"{self.path} lacks {name}, which its manifest names: `icehouse verify` tells more")
@@ -213,30 +142,30 @@ class Table:
 
     def append(self, rows: pa.Table, *, unique: str | None = None) -> int:
         """Add rows at the end, all or none. Rows added."""
-        manifest = self._manifest()
-        rows = conform(rows, manifest.schema)
+        snapshot = self.snapshot()
+        rows = conform(rows, snapshot.schema)
         checked: frozenset[str] = frozenset()
         if unique is not None:
             rows = _distinct(rows, unique, last=False)
-            rows = self._without_known(rows, unique, manifest, manifest.parts)
-            checked = frozenset(part.name for part in manifest.parts)
+            rows = self._without_known(rows, unique, snapshot, snapshot.parts)
+            checked = frozenset(part.name for part in snapshot.parts)
         if not rows.num_rows:
             return 0
         self._make_folder()
-        staged = write_part(rows, self.path, manifest.spec)
+        staged = write_part(rows, self.path, snapshot.spec)
         try:
             with self.lock():
-                manifest = self._manifest()
+                snapshot = self.snapshot()
                 if unique is not None:
-                    late = [part for part in manifest.parts if part.name not in checked]
-                    kept = self._without_known(rows, unique, manifest, late)
+                    late = [part for part in snapshot.parts if part.name not in checked]
+                    kept = self._without_known(rows, unique, snapshot, late)
                     if not kept.num_rows:
                         return 0
                     if kept.num_rows < rows.num_rows:
                         staged.path.unlink()
-                        rows, staged = kept, write_part(kept, self.path, manifest.spec)
+                        rows, staged = kept, write_part(kept, self.path, snapshot.spec)
                 new = self._commit(
-                    manifest, [*manifest.parts, staged], schema=_widen(manifest.schema, rows.schema)
+                    snapshot, [*snapshot.parts, staged], schema=_widen(snapshot.schema, rows.schema)
                 )
                 if unique is not None:
                     self._keys[new[-1].name, unique] = rows[unique]
@@ -250,16 +179,16 @@ class Table:
         Only parts that really change are written again.
         """
         with self.lock():
-            manifest = self._manifest()
+            snapshot = self.snapshot()
             rows = _distinct(
-                conform(rows, manifest.schema, only=rows.column_names if keep else None), key, last=True
+                conform(rows, snapshot.schema, only=rows.column_names if keep else None), key, last=True
             )
-            schema = _widen(manifest.schema, rows.schema)
+            schema = _widen(snapshot.schema, rows.schema)
             known = np.zeros(rows.num_rows, dtype=bool)
             unwanted = pa.array(list(remove), schema.field(key).type)
 
             def replaced(part: Part) -> tuple[int, pa.Table | None]:
-                keys = self._part_keys(part, manifest, key)
+                keys = self._part_keys(part, snapshot, key)
                 hits, gone = pc.index_in(keys, value_set=rows[key]), pc.is_in(keys, value_set=unwanted)
                 removed = pc.sum(gone).as_py() or 0
                 if hits.null_count == len(hits) and not removed:
@@ -270,49 +199,49 @@ class Table:
                 return _differing(old, new, hits) + removed, new.filter(pc.invert(gone)) if removed else new
 
             return self._rewrite(
-                manifest, replaced, schema, lambda: conform(rows.filter(pa.array(~known)), schema)
+                snapshot, replaced, schema, lambda: conform(rows.filter(pa.array(~known)), schema)
             )
 
     def delete(self, column: str, values: Iterable[Any]) -> int:
         """Remove the rows whose `column` is among `values`; return how many went."""
         with self.lock():
-            manifest = self._manifest()
-            if column not in manifest.schema.names:
+            snapshot = self.snapshot()
+            if column not in snapshot.schema.names:
                 raise StoreError(
-                    f"no column {column!r} in {self.path.name}; there are: {', '.join(manifest.schema.names)}"
+                    f"no column {column!r} in {self.path.name}; there are: {', '.join(snapshot.schema.names)}"
                 )
-            wanted = pa.array(list(values), manifest.schema.field(column).type)
+            wanted = pa.array(list(values), snapshot.schema.field(column).type)
 
             def without(part: Part) -> tuple[int, pa.Table | None]:
-                hits = pc.is_in(self._part_keys(part, manifest, column), value_set=wanted)
+                hits = pc.is_in(self._part_keys(part, snapshot, column), value_set=wanted)
                 count = pc.sum(hits).as_py() or 0
                 if count in (0, part.rows):
                     return count, None
-                return count, read_part(self.path / part.name, manifest.schema, part).filter(pc.invert(hits))
+                return count, read_part(self.path / part.name, snapshot.schema, part).filter(pc.invert(hits))
 
-            return self._rewrite(manifest, without, manifest.schema)
+            return self._rewrite(snapshot, without, snapshot.schema)
 
     def update_spec(self, changes: Mapping[str, Any]) -> None:
         """Set keys of the spec, for example the probe."""
         with self.lock():
-            manifest = self._manifest()
-            have = manifest.spec.get("fingerprint")
+            snapshot = self.snapshot()
+            have = snapshot.spec.get("fingerprint")
             if have is not None and changes.get("fingerprint", have) != have:
                 raise SpaceError(
                     f"{self.path} has fingerprint {have}, which cannot become {changes['fingerprint']}"
                 )
-            self._commit(manifest, list(manifest.parts), spec={**manifest.spec, **changes})
+            self._commit(snapshot, list(snapshot.parts), spec={**snapshot.spec, **changes})
 
     def replace(self, rows: pa.Table, spec: Mapping[str, Any]) -> None:
         """Put rows in the place of all others, under another spec, in one commit: readers see the old or the new."""
         if not rows.num_rows:
             raise StoreError(f"nothing to put in the place of the rows of {self.path}")
         with self.lock():
-            manifest = self._manifest()
-            rows = conform(rows, manifest.schema)
-            staged = write_part(rows, self.path, dict(spec), replaces=[part.name for part in manifest.parts])
+            snapshot = self.snapshot()
+            rows = conform(rows, snapshot.schema)
+            staged = write_part(rows, self.path, dict(spec), replaces=[part.name for part in snapshot.parts])
             try:
-                self._commit(manifest, [staged], spec=dict(spec))
+                self._commit(snapshot, [staged], spec=dict(spec))
             finally:
                 staged.path.unlink(missing_ok=True)
 
@@ -323,30 +252,17 @@ class Table:
         """
         try:
             with self.lock():
-                manifest = self._manifest()
-                names = [part.name for part in manifest.parts]
+                snapshot = self.snapshot()
+                names = [part.name for part in snapshot.parts]
                 at = names.index(old[0]) if old[0] in names else -1
                 if at < 0 or names[at : at + len(old)] != list(old):
                     return False
-                parts: list[Part | Staged] = [*manifest.parts]
+                parts: list[Part | Staged] = [*snapshot.parts]
                 parts[at : at + len(old)] = [new]
-                self._commit(manifest, parts)
+                self._commit(snapshot, parts)
                 return True
         finally:
             new.path.unlink(missing_ok=True)
-
-    def _manifest(self) -> Manifest:
-        try:
-            return Manifest.read(self.path)
-        except FileNotFoundError:
-            if found := part_files(self.path):
-                raise CorruptError(
-                    f"{self.path} has lost its manifest, but has {count_of(len(found), 'part')}: "
-                    "`icehouse verify --repair` makes it anew"
-                ) from None
-            if self._blank is not None:
-                return self._blank
-            raise StoreError(f"no table at {self.path}: `icehouse info` lists what the store has") from None
 
     def _make_folder(self) -> None:
         if self._blank is not None:
@@ -354,7 +270,7 @@ class Table:
 
     def _rewrite(
         self,
-        manifest: Manifest,
+        snapshot: Snapshot,
         change: Callable[[Part], tuple[int, pa.Table | None]],
         schema: pa.Schema,
         added: Callable[[], pa.Table] | None = None,
@@ -367,7 +283,7 @@ class Table:
         emptied: list[str] = []
         changed = 0
         try:
-            for part in manifest.parts:
+            for part in snapshot.parts:
                 count, rows = change(part)
                 changed += count
                 if not count:
@@ -375,12 +291,12 @@ class Table:
                 elif rows is None or not rows.num_rows:
                     emptied.append(part.name)
                 else:
-                    parts.append(write_part(rows, self.path, manifest.spec, replaces=[part.name]))
+                    parts.append(write_part(rows, self.path, snapshot.spec, replaces=[part.name]))
             if added is not None and (rows := added()).num_rows:
-                parts.append(write_part(rows, self.path, manifest.spec))
+                parts.append(write_part(rows, self.path, snapshot.spec))
                 changed += rows.num_rows
             if changed:
-                self._commit(manifest, parts, schema=schema)
+                self._commit(snapshot, parts, schema=schema)
             if emptied:
                 note_emptied(self.path, emptied)
         finally:
@@ -391,27 +307,27 @@ class Table:
 
     def _commit(
         self,
-        manifest: Manifest,
+        snapshot: Snapshot,
         parts: Sequence[Part | Staged],
         *,
         schema: pa.Schema | None = None,
         spec: dict[str, Any] | None = None,
     ) -> list[Part]:
-        """Make `parts` the live ones. The caller holds the lock, and has read `manifest` under it."""
-        if not self._swept and (later := later_parts(self.path, manifest)):
+        """Make `parts` the live ones. The caller holds the lock, and has read `snapshot` under it."""
+        if not self._swept and (later := later_parts(snapshot)):
             raise CorruptError(older_than(self.path, later))
-        named = [part if isinstance(part, Part) else self._name(part, manifest.version + 1) for part in parts]
+        named = [part if isinstance(part, Part) else self._name(part, snapshot.version + 1) for part in parts]
         fsync_dir(self.path)
         now = time.time()
         live = {part.name for part in named}
-        retired = [*manifest.retired, *((part.name, now) for part in manifest.parts if part.name not in live)]
+        retired = [*snapshot.retired, *((part.name, now) for part in snapshot.parts if part.name not in live)]
         due = [name for name, at in retired if now - at > GRACE_S]
-        manifest.next(
+        snapshot.next(
             parts=tuple(named),
             retired=tuple((name, at) for name, at in retired if name not in due),
-            schema=manifest.schema if schema is None else schema,
-            spec=manifest.spec if spec is None else spec,
-        ).write(self.path)
+            schema=snapshot.schema if schema is None else schema,
+            spec=snapshot.spec if spec is None else spec,
+        ).write()
         # Only now: a file is removed once no manifest names it, so that a crash in between leaves an orphan, not a hole.
         for name in due:
             with contextlib.suppress(OSError):
@@ -427,15 +343,15 @@ class Table:
         staged.path.replace(self.path / name)
         return Part(name, staged.rows, staged.bytes, staged.sha256, staged.footer)
 
-    def _part_keys(self, part: Part, manifest: Manifest, column: str) -> pa.ChunkedArray:
+    def _part_keys(self, part: Part, snapshot: Snapshot, column: str) -> pa.ChunkedArray:
         keys = self._keys.get((part.name, column))
         if keys is None:
-            schema = pa.schema([manifest.schema.field(column)])
+            schema = pa.schema([snapshot.schema.field(column)])
             keys = self._keys[part.name, column] = read_part(self.path / part.name, schema, part)[column]
         return keys
 
     def _without_known(
-        self, rows: pa.Table, column: str, manifest: Manifest, parts: Iterable[Part]
+        self, rows: pa.Table, column: str, snapshot: Snapshot, parts: Iterable[Part]
     ) -> pa.Table:
         """Drop the rows whose key one of `parts` has.
 
@@ -443,7 +359,7 @@ class Table:
         """
         found = []
         for part in parts:
-            keys = self._part_keys(part, manifest, column)
+            keys = self._part_keys(part, snapshot, column)
             found.append(keys.filter(pc.is_in(keys, value_set=rows[column])))
         known = pa.chunked_array(
             [chunk for keys in found for chunk in keys.chunks], rows.schema.field(column).type
@@ -474,11 +390,11 @@ def part_files(folder: Path) -> list[Path]:
         return []
 
 
-def later_parts(folder: Path, manifest: Manifest) -> list[str]:
+def later_parts(snapshot: Snapshot) -> list[str]:
     """Names of parts that only a later manifest than this one can have named: it is not the last that was written."""
-    found = [(path.name, PART_NAME.fullmatch(path.name)) for path in part_files(folder)]
+    found = [(path.name, PART_NAME.fullmatch(path.name)) for path in part_files(snapshot.folder)]
     return [
-        name for name, m in found if m and int(m[1]) > manifest.version + 1 and name not in manifest.named
+        name for name, m in found if m and int(m[1]) > snapshot.version + 1 and name not in snapshot.named
     ]
 
 
@@ -498,11 +414,11 @@ def sweep(table: Table) -> int:
     if not Table.exists(table.path):
         return 0
     with table.lock():
-        manifest = table.snapshot().manifest
-        if later_parts(table.path, manifest):
+        snapshot = table.snapshot()
+        if later_parts(snapshot):
             return 0
         # Parts get their names under this lock, so an unnamed one is nobody's work in hand.
-        orphans = [path for path in part_files(table.path) if path.name not in manifest.named]
+        orphans = [path for path in part_files(table.path) if path.name not in snapshot.named]
         for path in orphans:
             with contextlib.suppress(OSError):
                 path.unlink()

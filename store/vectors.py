@@ -22,8 +22,7 @@ import pyarrow.parquet as pq
 
 from ..errors import CorruptError, StoreError
 from .files import check_stamp, publish, publish_sealed, remove_leftovers, stamp, unseal
-from .schema import check_part, read_part, tokens_type, vector_type
-from .table import Snapshot
+from .schema import Snapshot, check_part, read_part, tokens_type, vector_type
 
 # Parts hold vectors plain and uncompressed, so a page is levels followed by the numbers themselves, and reading is a copy.
 # Parquet readers do not know that every list is as long as the next: they decode a level for each number, which takes ten

@@ -25,7 +25,7 @@ from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import EncoderError
 from icehouse.heads.package import package
 from icehouse.heads.trainer import train
-from icehouse.store.schema import Manifest
+from icehouse.store.schema import Snapshot
 from icehouse.store.store import Store
 from PIL import Image
 from toys import ToyEncoder
@@ -284,7 +284,7 @@ def test_specs_that_are_none_are_one_line(tmp_path: Path, stranger: Callable[[],
     embed_sources([tmp_path / "p.csv"], tmp_path / "store", encoder=ToyEncoder())
     store = Store.open(tmp_path / "store")
     folder = store.feature_table("toy-a/text/joint").path
-    sound = Manifest.read(folder)
+    sound = Snapshot.load(folder)
     changes: list[dict[str, Any]] = [
         {name: value}
         for name in ("encoder", "name", "modality", "output", "key", "dim", "dtype", "provenance", "probe")
@@ -292,7 +292,7 @@ def test_specs_that_are_none_are_one_line(tmp_path: Path, stranger: Callable[[],
     ]
     changes += [{"key": "nope"}, {"encoder": None}, {"provenance": {"cleaning": 3}}, {"provenance": None}]
     for change in changes:
-        replace(sound, spec={**sound.spec, **change}).write(folder)
+        replace(sound, spec={**sound.spec, **change}).write()
         for arguments in (
             ["search", "--text", "cat"],
             ["embed", str(tmp_path / "p.csv")],
@@ -301,6 +301,6 @@ def test_specs_that_are_none_are_one_line(tmp_path: Path, stranger: Callable[[],
             result = CliRunner().invoke(app, [*arguments, "-s", str(store.path)])
             assert "unexpected" not in result.stderr, (change, arguments, result.stderr)
             assert result.exit_code in (0, 1, 2)
-    replace(sound, spec={**sound.spec, "dim": "x"}).write(folder)
+    replace(sound, spec={**sound.spec, "dim": "x"}).write()
     result = CliRunner().invoke(app, ["search", "--text", "cat", "-s", str(store.path)])
     assert "the entry 'dim' of its spec is x, no number" in result.stderr

@@ -113,9 +113,7 @@ def test_killed_at_random_moments_nothing_acknowledged_is_lost(store: Store) -> 
         assert verify(store).ok
     assert len(acknowledged) > 8 * 3
     table.append(pa.table({"k": ["last"], "n": [0]}))
-    named = {part.name for part in table.snapshot().parts} | {
-        name for name, _ in table.snapshot().manifest.retired
-    }
+    named = {part.name for part in table.snapshot().parts} | {name for name, _ in table.snapshot().retired}
     assert {path.name for path in table.path.glob("part-*")} == named
     assert not list(table.path.glob(".tmp-*"))
 

@@ -126,8 +126,8 @@ def test_a_folder_named_like_a_pattern_or_a_partition_is_read_as_itself(tmp_path
         # Two stores of the same parts, as copies are.
         store.items.upsert(pa.table({"item_id": [item], "split": ["test"]}), key="item_id")
         part = store.items.snapshot().files[0]
-        manifest, same = store.items.snapshot().manifest, "part-000002-0123456789ab.parquet"
-        replace(manifest, parts=(replace(manifest.parts[0], name=same),)).write(part.parent)
+        manifest, same = store.items.snapshot(), "part-000002-0123456789ab.parquet"
+        replace(manifest, parts=(replace(manifest.parts[0], name=same),)).write()
         part.rename(part.with_name(same))
     rows = Store.open(tmp_path / name).query("select item_id, split from items").to_pylist()
     assert rows == [{"item_id": "mine", "split": "test"}]
