@@ -60,6 +60,8 @@ _FILE, _MAPPED = "neighbourhoods.npz", "mapped.npz"
 
 #: Bytes of mapped vectors beyond which none are kept.
 _MOST_MAPPED = 1 << 28
+#: Share of new contents up to which they are mapped again by the next search: to write all takes longer.
+_UNKEPT = 0.05
 
 
 def careful_expected(n: int) -> float:
@@ -319,7 +321,7 @@ def mapped_vectors(
         new = np.flatnonzero(~there)
         if len(new):
             out[new] = apply_map(X[new], mean, matrix)
-        elif len(keys) < 2 * len(digests):
+        if len(new) <= _UNKEPT * len(keys) and len(keys) < 2 * len(digests):
             return
     if keep and out.nbytes <= _MOST_MAPPED:
         with contextlib.suppress(OSError):

@@ -103,6 +103,7 @@ from .view_table import (
     have_cells,
     load_thumbs,
     load_views,
+    make_views,
 )
 
 DEFAULT_MAX_PAIRS = 5_000_000
@@ -179,7 +180,7 @@ def find_duplicates(
             scratch = temp / "vectors.npy"
             inside = None
             if viewed:
-                load_views(store, items, progress=progress, threads=threads)
+                make_views(store, items, progress=progress, threads=threads)
                 inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
             ranked, items, standing = _ranked_items(items, key, keeper, inside)
             drawn = _Drawn.of(ranked, items, key, vectors, scratch)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future
+from importlib import import_module
 from typing import TypeVar
 
 from ..errors import IcehouseError
@@ -17,11 +18,18 @@ from ..errors import IcehouseError
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Seconds of work that are worth starting processes, which takes most of one; and tasks that tell how long each takes.
-_WORTH, _TELLING = 4.0, 8
+#: Seconds of work that are worth starting processes, which takes one, or worth those that were started beforehand; and
+#: tasks that tell how long each takes.
+_WORTH, _WORTH_STARTED, _TELLING = 4.0, 0.2, 8
 
 _MOST = 8
-_AT_ONCE = 16  # tasks that a process is sent at once
+_AT_ONCE = 16  # tasks that a process is sent at once, at most
+_IDLE = 60.0  # seconds after which a process without work ends
+
+#: What those that are started beforehand load.
+_MODULES = tuple(f"{__package__}.{name}" for name in ("groups", "registration", "view_table"))
+
+_started: list[Future[None]] = []
 
 
 def measured(measure: Callable[[T], R], tasks: Sequence[T], workers: int | None = None) -> Iterator[R]:
@@ -29,10 +37,10 @@ def measured(measure: Callable[[T], R], tasks: Sequence[T], workers: int | None 
 
     An IcehouseError says that a process has died.
     """
-    count = min(workers or os.cpu_count() or 1, _MOST)
-    spent = 0.0
+    count, spent = _count(workers), 0.0
     for done, task in enumerate(tasks):
-        if count > 1 and done >= _TELLING and spent / done * (len(tasks) - done) > _WORTH:
+        left = spent / done * (len(tasks) - done) if done >= _TELLING and count > 1 else 0.0
+        if left > _WORTH or (left > _WORTH_STARTED and _started and all(each.done() for each in _started)):
             yield from _in_processes(measure, tasks[done:], count)
             return
         begun = time.perf_counter()
@@ -41,14 +49,37 @@ def measured(measure: Callable[[T], R], tasks: Sequence[T], workers: int | None 
         yield made
 
 
-def _in_processes(measure: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[R]:
-    from joblib import Parallel, delayed
+def start(workers: int | None = None) -> None:
+    """Start processes while something else is done, so that little work is worth them too."""
+    count = _count(workers)
+    if count > 1:
+        _started[:] = [_pool(count).submit(_load) for _ in range(count)]
 
-    # Its processes do not run the user's script again, as those of multiprocessing do, and are used again for the next.
-    pool = Parallel(count, backend="loky", return_as="generator", batch_size=_AT_ONCE, max_nbytes=None)
+
+def _load() -> None:
+    for name in _MODULES:
+        import_module(name)
+
+
+def _count(workers: int | None) -> int:
+    return min(workers or os.cpu_count() or 1, _MOST)
+
+
+def _pool(count: int) -> Executor:
+    """Processes that do not run the user's script again, as those of multiprocessing do, and serve the next tasks too."""
+    from loky import get_reusable_executor
+
+    alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    pool: Executor = get_reusable_executor(count, timeout=_IDLE, env=alone)
+    return pool
+
+
+def _in_processes(measure: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[R]:
+    at_once = max(min(_AT_ONCE, len(tasks) // (4 * count)), 1)
     try:
-        yield from pool(delayed(measure)(task) for task in tasks)
+        yield from _pool(count).map(measure, tasks, chunksize=at_once)
     except BrokenExecutor as error:
+        _started.clear()
         raise IcehouseError(
             "a process that measures pictures has died, perhaps for want of memory: try again with --threads 1"
         ) from error

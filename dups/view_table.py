@@ -31,7 +31,7 @@ from .hashing import (
     informative,
     picture_views,
 )
-from .processes import measured
+from .processes import measured, start
 
 #: Beyond so many contents, views are made only if asked for: they take some milliseconds an image, and every file is read.
 MAX_VIEWED = 50_000
@@ -60,7 +60,11 @@ _SCHEMA = pa.schema(
 )
 
 _SHORTEST = 256
-_BATCH = 512
+_WRITTEN = 2048  # contents after which a part is written
+_READ, _READ_THUMBS = 16_384, 512  # rows that are read at once
+
+#: Contents from which on processes are started beforehand.
+_MANY = 5000
 
 
 def make_views(
@@ -80,6 +84,9 @@ def make_views(
         files = todo.setdefault(row["image_sha256"], [])
         if row["path"]:
             files.append(Path(row["root"] or "") / row["path"])
+    if todo and len(keys) >= _MANY:
+        # The rest of a search of so many takes seconds on one processor, of what is new too.
+        start(threads)
     append_measured(table, _SCHEMA, todo, _views_of, progress, threads)
 
 
@@ -99,7 +106,7 @@ def append_measured(
     for done, row in enumerate(measured(partial(_measured_row, measure), list(todo.items()), threads), 1):
         if row is not None:
             rows.append(row)
-        if rows and (len(rows) == _BATCH or done == len(todo)):
+        if rows and (len(rows) == _WRITTEN or done == len(todo)):
             table.append(pa.Table.from_pylist(rows, schema=schema), unique="image_sha256")
             rows = []
         if progress:
@@ -130,7 +137,8 @@ def read_views(
         return {name: pa.nulls(len(keys), _SCHEMA.field(name).type) for name in columns}
     wanted = keys.unique().drop_null()
     held = []
-    for batch in _table(store).snapshot().batches(["image_sha256", *columns], _BATCH):
+    at_once = _READ_THUMBS if "thumb" in columns else _READ
+    for batch in _table(store).snapshot().batches(["image_sha256", *columns], at_once):
         held.append(batch.filter(pc.is_in(batch["image_sha256"], value_set=wanted)))
     read = pa.Table.from_batches(held, _SCHEMA.empty_table().select(["image_sha256", *columns]).schema)
     at = pc.index_in(keys, value_set=read["image_sha256"].combine_chunks(), skip_nulls=True)

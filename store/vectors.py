@@ -45,11 +45,13 @@ class _UnexpectedError(Exception):
     """The file is not laid out the way our parts are."""
 
 
-def read_into(path: Path, column: str, out: np.ndarray) -> bool:
-    """Fill `out` with the vectors of one part. False if the part is laid out otherwise; `out` is then undefined."""
+def read_into(path: Path, column: str, out: np.ndarray, pool: ThreadPoolExecutor) -> bool:
+    """Fill `out` with the vectors of one part. False if the part is laid out otherwise; `out` is then undefined.
+
+    Checksums are computed in `pool` beside the reading, which lets other threads run.
+    """
     flat = out.reshape(-1)
-    # Checksums are computed beside the reading, which lets other threads run.
-    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(2) as pool:
+    with path.open("rb", buffering=0) as file:
         try:
             done = 0
             sound: list[Future[bool]] = []
@@ -234,12 +236,13 @@ def read_vectors(snapshot: Snapshot) -> np.ndarray:
     field = snapshot.schema.field("vector")
     X = np.empty((snapshot.rows, field.type.list_size), _dtype(field.type))
     done = 0
-    for part, path in zip(snapshot.parts, snapshot.files, strict=True):
-        block = X[done : done + part.rows]
-        check_part(path, part)
-        if not _read_directly(path, "vector", block):
-            block[:] = to_array(read_part(path, pa.schema([field]), part)["vector"])
-        done += part.rows
+    with ThreadPoolExecutor(2) as pool:
+        for part, path in zip(snapshot.parts, snapshot.files, strict=True):
+            block = X[done : done + part.rows]
+            check_part(path, part)
+            if not _read_directly(path, "vector", block, pool):
+                block[:] = to_array(read_part(path, pa.schema([field]), part)["vector"])
+            done += part.rows
     return X
 
 
@@ -277,9 +280,9 @@ def _dtype(kind: pa.DataType) -> np.dtype:
     return np.dtype(kind.value_type.to_pandas_dtype())
 
 
-def _read_directly(path: Path, column: str, out: np.ndarray) -> bool:
+def _read_directly(path: Path, column: str, out: np.ndarray, pool: ThreadPoolExecutor) -> bool:
     try:
-        return read_into(path, column, out)
+        return read_into(path, column, out, pool)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError):  # pyarrow's own reader says what is wrong with it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from icehouse.store.vectors import (
     to_array,
     vectors_to_arrow,
 )
+
+POOL = ThreadPoolExecutor(2)
 
 dtypes = st.sampled_from(["float16", "float32"])
 
@@ -81,7 +84,7 @@ def test_the_direct_reader_takes_many_pages_and_row_groups(
     path = table_of(tmp_path, [X], dtype).snapshot().files[0]
     assert pq.read_metadata(path).num_row_groups == 6
     out = np.empty_like(X)
-    assert read_into(path, "vector", out)
+    assert read_into(path, "vector", out, POOL)
     assert np.array_equal(bits(out), bits(X))
 
 
@@ -102,7 +105,7 @@ def test_other_layouts_are_declined_or_read_right(tmp_path: Path, options: dict[
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     pq.write_table(pa.table({"vector": vectors_to_arrow(X)}), path, **(plain | options))
     out = np.zeros_like(X)
-    if read_into(path, "vector", out):
+    if read_into(path, "vector", out, POOL):
         assert "write_statistics" in options
         assert np.array_equal(out, X)
 
@@ -111,13 +114,13 @@ def test_nulls_and_wrong_shapes_are_declined(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     pq.write_table(pa.table({"vector": pa.array([[1, 2], None], vector_type(2))}), path, **plain)
-    assert not read_into(path, "vector", np.empty((2, 2), np.float16))
+    assert not read_into(path, "vector", np.empty((2, 2), np.float16), POOL)
     pq.write_table(pa.table({"vector": pa.array([[1, 2], [3, 4]], vector_type(2))}), path, **plain)
-    assert read_into(path, "vector", np.empty((2, 2), np.float16))
-    assert not read_into(path, "vector", np.empty((2, 3), np.float16))
-    assert not read_into(path, "vector", np.empty((3, 2), np.float16))
-    assert not read_into(path, "vector", np.empty((2, 2), np.float32))
-    assert not read_into(path, "other", np.empty((2, 2), np.float16))
+    assert read_into(path, "vector", np.empty((2, 2), np.float16), POOL)
+    assert not read_into(path, "vector", np.empty((2, 3), np.float16), POOL)
+    assert not read_into(path, "vector", np.empty((3, 2), np.float16), POOL)
+    assert not read_into(path, "vector", np.empty((2, 2), np.float32), POOL)
+    assert not read_into(path, "other", np.empty((2, 2), np.float16), POOL)
 
 
 @settings(deadline=None, max_examples=60)
