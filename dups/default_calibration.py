@@ -59,7 +59,7 @@ _CONTENTS_A_FALSE_PAIR = 500
 _FILE, _MAPPED = "neighbourhoods.npz", "mapped.npz"
 
 #: Bytes of mapped vectors beyond which none are kept.
-_MOST_MAPPED = 1 << 28
+MOST_MAPPED = 1 << 28
 #: Share of new contents up to which they are mapped again by the next search: to write all takes longer.
 _UNKEPT = 0.05
 
@@ -270,8 +270,9 @@ def held_neighbourhoods(
     known_keys, known = np.empty(0, "U65"), np.empty((4, 0))
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with contextlib.suppress(*unreadable), np.load(file, allow_pickle=False) as held:
-        if str(held["measure"]) == name and held["numbers"].shape == (4, len(held["keys"])):
-            known_keys, known = held["keys"], held["numbers"]
+        names, values = held["keys"], held["numbers"]
+        if str(held["measure"]) == name and values.shape == (4, len(names)):
+            known_keys, known = names, values
     at = np.searchsorted(known_keys, keys)
     there = np.zeros(len(keys), bool)
     if len(known_keys):
@@ -308,8 +309,9 @@ def mapped_vectors(
     keys, known = np.empty(0, "U64"), np.empty((0, X.shape[1]), np.float32)
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with contextlib.suppress(*unreadable), np.load(file, allow_pickle=False) as held:
-        if str(held["of"]) == of and held["units"].shape == (len(held["keys"]), X.shape[1]):
-            keys, known = held["keys"], held["units"]
+        names, units = held["keys"], held["units"]  # each of these reads the file
+        if str(held["of"]) == of and units.shape == (len(names), X.shape[1]):
+            keys, known = names, units
     if not len(keys):
         apply_map(X, mean, matrix, out)
     else:
@@ -323,7 +325,7 @@ def mapped_vectors(
             out[new] = apply_map(X[new], mean, matrix)
         if len(new) <= _UNKEPT * len(keys) and len(keys) < 2 * len(digests):
             return
-    if keep and out.nbytes <= _MOST_MAPPED:
+    if keep and out.nbytes <= MOST_MAPPED:
         with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             with publish(file) as temp, temp.open("wb") as opened:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -27,6 +28,7 @@ from ..store.store import Store
 from ..store.vectors import Vectors
 from .calibration import check_expected
 from .default_calibration import (
+    MOST_MAPPED,
     NearCache,
     careful_expected,
     default_calibration,
@@ -59,6 +61,7 @@ from .pairs import (
     complete_stars,
     in_order,
 )
+from .processes import ahead
 from .registration import Agreements
 from .results import (
     LABEL,
@@ -101,9 +104,11 @@ from .view_table import (
     confirmed_pairs,
     content_shares,
     have_cells,
-    load_thumbs,
     load_views,
     make_views,
+    start_measuring,
+    thumbs_of,
+    turned_copies,
 )
 
 DEFAULT_MAX_PAIRS = 5_000_000
@@ -174,17 +179,25 @@ def find_duplicates(
     viewed = hamming is not None and n > 1 and (n <= MAX_VIEWED if views is None else views)
     made, remarks = choose_rule(store, rule, feature, hamming, automatic, n, expected_false_pairs, viewed)
     check_rule(made, threads, device)
-    vectors = None if feature is None else store.vectors(feature)
+    if viewed:
+        start_measuring(store, n, threads)
     try:
-        with publish_folder(folder) as temp:
+        with publish_folder(folder) as temp, ThreadPoolExecutor(1) as beside:
             scratch = temp / "vectors.npy"
             inside = None
+            # Read while pictures are.
+            read = beside.submit(lambda: None if feature is None else store.vectors(feature))
             if viewed:
                 make_views(store, items, progress=progress, threads=threads)
                 inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
+            vectors = read.result()
             ranked, items, standing = _ranked_items(items, key, keeper, inside)
             drawn = _Drawn.of(ranked, items, key, vectors, scratch)
-            hashed_views = _view_hashes(store, ranked, items) if viewed else None
+            hashed_views = None
+            if viewed:
+                seen = items[key].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
+                turned = ahead(turned_copies, store.path, seen)
+                hashed_views = _view_hashes(store, ranked, items)
             if made.source == DEFAULT_SOURCE and feature is not None:
                 made, told = _default_rule(
                     store,
@@ -204,11 +217,8 @@ def find_duplicates(
                     hashed_views, len(contents), made, expected_false_pairs or 1.0
                 )
                 remarks += unseen
-                seen = items[key].take(pa.array(ranked.best))
                 near = store.path / "cache" / "near" / search_name(feature)
                 contents.known = NearCache.of(near, seen, contents.views, contents.with_vector, where is None)
-                contents.confirmed, unseen = confirmed_pairs(store, seen, contents.views)
-                remarks += unseen
                 contents.collages = have_cells(store, seen)
                 if made.near_certain and hashed_views is not None:
                     contents.near_views = ViewHashes(*hashed_views, MAX_VIEW_BITS)
@@ -231,8 +241,7 @@ def find_duplicates(
             texts = texts_of(store, items) if key == "image_sha256" else []
             pictures = None
             if viewed:
-                digests = items[key].take(pa.array(ranked.best)).cast(pa.string()).combine_chunks()
-                pictures = Overlays(partial(_thumbs, store, digests), np.arange(len(contents)))
+                pictures = Overlays(partial(thumbs_of, store, seen), np.arange(len(contents)))
             contents.variants = Variants.gather(
                 texts, ranked.content, len(contents), pictures, dropped=variants == "drop"
             )
@@ -243,6 +252,9 @@ def find_duplicates(
             if engine == "faiss":
                 chosen = choose_engine(store, feature, contents.rows, rows, vectors, threads=threads)
             groups = grouping(grouping_by, len(contents))
+            if viewed:
+                contents.confirmed, unseen = confirmed_pairs(store, seen, contents.views, turned())
+                remarks += unseen
             search = PairSearch(contents, JoinOptions(max_pairs, threads, device, progress), chosen)
             search.find_view_pairs()
             made = replace(made, hamming=contents.rule.hamming, agreement=contents.rule.agreement)
@@ -424,11 +436,6 @@ def _items(store: Store, key: str, keeper: str, where: str | None) -> pa.Table:
     return items
 
 
-def _thumbs(store: Store, digests: pa.Array, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Thumbnails of some contents, by their places among `digests`."""
-    return load_thumbs(store, digests.take(pa.array(numbers)))
-
-
 def _regrouped(left: np.ndarray, ranked: RankedItems, pairs: Path, grouping_by: str) -> np.ndarray:
     """Groups of the contents `left`, ascending, by their pairs that were written: the place of each one's keeper."""
     ids = ranked.ids.take(pa.array(ranked.best[left]))
@@ -541,8 +548,11 @@ def _contents(
     if X is None or feature is None:
         return Contents(drawn.hashes, drawn.hashed, rule)
     if (rule.matrix is not None or rule.local is not None) and rule.mean is not None and len(X):
-        file = scratch.with_name("mapped.npy")
-        room = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=X.shape)
+        # More than that lies on disk.
+        room = np.empty(X.shape, np.float32) if 4 * X.size <= MOST_MAPPED else None
+        if room is None:
+            file = scratch.with_name("mapped.npy")
+            room = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=X.shape)
         mapped_vectors(store, feature, X, drawn.digests, rule.mean, rule.matrix, room, keep)
         # A mean of nothing tells an engine that these are no longer the vectors as they are stored.
         X, rule = room, replace(rule, mean=np.zeros(X.shape[1]), matrix=None)

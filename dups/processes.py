@@ -6,12 +6,14 @@ and twice its processor time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
+from functools import partial
 from importlib import import_module
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import IcehouseError
 
@@ -56,6 +58,30 @@ def start(workers: int | None = None) -> None:
         _started[:] = [_pool(count).submit(_load) for _ in range(count)]
 
 
+def ahead(function: Callable[..., R], *given: Any) -> Callable[[], R]:
+    """Gives what a function of a module makes, which a process makes meanwhile where `start` has started any."""
+    if not _started:
+        return partial(function, *given)
+    future = _pool(len(_started)).submit(function, *given)
+
+    def made() -> R:
+        with _alive():
+            return future.result()
+
+    return made
+
+
+@contextlib.contextmanager
+def _alive() -> Iterator[None]:
+    try:
+        yield
+    except BrokenExecutor as error:
+        _started.clear()
+        raise IcehouseError(
+            "a process that measures pictures has died, perhaps for want of memory: try again with --threads 1"
+        ) from error
+
+
 def _load() -> None:
     for name in _MODULES:
         import_module(name)
@@ -76,10 +102,5 @@ def _pool(count: int) -> Executor:
 
 def _in_processes(measure: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[R]:
     at_once = max(min(_AT_ONCE, len(tasks) // (4 * count)), 1)
-    try:
+    with _alive():
         yield from _pool(count).map(measure, tasks, chunksize=at_once)
-    except BrokenExecutor as error:
-        _started.clear()
-        raise IcehouseError(
-            "a process that measures pictures has died, perhaps for want of memory: try again with --threads 1"
-        ) from error

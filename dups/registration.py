@@ -710,14 +710,13 @@ class Agreements:
     def of_store(
         cls,
         store: Store,
-        digests: pa.ChunkedArray,
+        digests: pa.Array,
         files: Callable[[np.ndarray], pa.Array],
         threads: int | None,
     ) -> Agreements:
         """Of contents by their `digests` and what gives their `files`, kept in a store's cache."""
-        known = digests.cast(pa.string()).combine_chunks()
         return cls(
-            lambda numbers: (known.take(pa.array(numbers)).to_pylist(), files(numbers).to_pylist()),
+            lambda numbers: (digests.take(pa.array(numbers)).to_pylist(), files(numbers).to_pylist()),
             store.path / "cache" / _FILE,
             threads,
         )

@@ -487,15 +487,29 @@ class Overlays:
     numbers: np.ndarray  # int64 (n,): numbers by which `load` knows the contents
     _held: dict[int, np.ndarray | None] = field(default_factory=dict, repr=False)
     _bands: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # `word_bands` of each
+    #: What was told of pairs: a search asks of most of them four times.
+    _told: dict[tuple[int, int], tuple[bool, float]] = field(default_factory=dict, repr=False)
 
     def subset(self, numbers: np.ndarray) -> Overlays:
         """Those of the contents `numbers`."""
-        return Overlays(self.load, self.numbers[numbers], self._held, self._bands)
+        return Overlays(self.load, self.numbers[numbers], self._held, self._bands, self._told)
 
     def of(self, i: np.ndarray, j: np.ndarray) -> Overlay:
         """Lay the pictures ``i[k]`` and ``j[k]`` over each other; nothing is told of pairs of which one has no thumbnail."""
-        told = Overlay(np.zeros(len(i), bool), np.zeros(len(i)))
         a, b = self.numbers[i], self.numbers[j]
+        pairs = list(zip(a.tolist(), b.tolist(), strict=True))
+        new = np.array([k for k, pair in enumerate(pairs) if pair not in self._told], np.int64)
+        made = self._laid(a[new], b[new])
+        now = zip(made.differ.tolist(), made.added.tolist(), strict=True)
+        found = dict(zip((pairs[k] for k in new.tolist()), now, strict=True))
+        if len(self._told) < MAX_OVERLAYS:
+            self._told.update(found)
+        said = [found[pair] if pair in found else self._told[pair] for pair in pairs]
+        return Overlay(np.array([differ for differ, _ in said], bool), np.array([added for _, added in said]))
+
+    def _laid(self, a: np.ndarray, b: np.ndarray) -> Overlay:
+        """What `of` tells, of pairs of contents by their numbers for `load`."""
+        told = Overlay(np.zeros(len(a), bool), np.zeros(len(a)))
         self._fetch(np.unique(np.concatenate([a, b])))
         pairs = [
             (k, self._held[x], self._held[y])

@@ -67,6 +67,12 @@ _READ, _READ_THUMBS = 16_384, 512  # rows that are read at once
 _MANY = 5000
 
 
+def start_measuring(store: Store, contents: int, threads: int | None) -> None:
+    """Start processes for what is new among many contents: the rest of their search takes seconds on one processor."""
+    if contents >= _MANY and _table(store).rows < contents:
+        start(threads)
+
+
 def make_views(
     store: Store,
     items: pa.Table,
@@ -84,9 +90,6 @@ def make_views(
         files = todo.setdefault(row["image_sha256"], [])
         if row["path"]:
             files.append(Path(row["root"] or "") / row["path"])
-    if todo and len(keys) >= _MANY:
-        # The rest of a search of so many takes seconds on one processor, of what is new too.
-        start(threads)
     append_measured(table, _SCHEMA, todo, _views_of, progress, threads)
 
 
@@ -204,23 +207,33 @@ def load_thumbs(store: Store, digests: pa.Array | pa.ChunkedArray) -> tuple[np.n
     return thumbs, there
 
 
-def confirmed_pairs(
-    store: Store, contents: pa.Array | pa.ChunkedArray, views: ViewHashes | None
-) -> tuple[PixelPairs, list[str]]:
-    """Pairs of contents that near hashes of turned pictures, or of parts, suggest and thumbnails confirm; with remarks."""
-    digests = pa.chunked_array([contents]) if isinstance(contents, pa.Array) else contents
-    digests = digests.cast(pa.string()).combine_chunks()
+def turned_copies(path: Path, digests: pa.Array) -> PixelPairs | None:
+    """Turned copies among contents of the store at `path`; see `turned_pairs`."""
+    store = Store.of(path)
     hashes, there = hash_column(store, digests, "turned")
-    turned, n = hashes[:, : len(ORIENTATIONS)], len(digests)
+    return turned_pairs(hashes[:, : len(ORIENTATIONS)], there, partial(thumbs_of, store, digests))
 
-    def thumbs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return load_thumbs(store, digests.take(pa.array(rows)))
+
+def thumbs_of(store: Store, digests: pa.Array, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Thumbnails of some contents, by their places among `digests`."""
+    return load_thumbs(store, digests.take(pa.array(rows)))
+
+
+def confirmed_pairs(
+    store: Store, digests: pa.Array, views: ViewHashes | None, found: PixelPairs | None
+) -> tuple[PixelPairs, list[str]]:
+    """Pairs of contents that near hashes suggest and thumbnails confirm, besides those `found`; with remarks.
+
+    `found` are the `turned_copies`, and parts may show pictures, too.
+    """
+    hashes, there = hash_column(store, digests, "turned")
+    upright, n = hashes[:, 0], len(digests)
+    thumbs = partial(thumbs_of, store, digests)
 
     def apart(i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        return np.asarray(np.bitwise_count(turned[i, 0] ^ turned[j, 0]))
+        return np.asarray(np.bitwise_count(upright[i] ^ upright[j]))
 
     notes: list[str] = []
-    found = turned_pairs(turned, there, thumbs)
     if found is None:
         found = PixelPairs.none(n)
         notes = [

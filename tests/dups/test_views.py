@@ -25,7 +25,7 @@ from icehouse.dups.hashing import (
 )
 from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
 from icehouse.dups.rule import Rule
-from icehouse.dups.view_table import TABLE, content_shares, load_thumbs, load_views, read_views
+from icehouse.dups.view_table import TABLE, content_shares, load_thumbs, load_views, make_views, read_views
 from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from PIL import Image
@@ -283,12 +283,11 @@ def test_what_comes_while_images_are_hashed_has_not_been_looked_at(
     late.mkdir()
     picture(77, 160, 120).save(late / "late.png")
 
-    def slow(*arguments: object, **options: object) -> object:
-        if options.get("make", True):
-            embed_sources([late], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-        return load_views(*arguments, **options)  # type: ignore[arg-type]
+    def slow(*arguments: object, **options: object) -> None:
+        embed_sources([late], tmp_path / "s", encoder=ToyEncoder(), workers=1)
+        make_views(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("icehouse.dups.find.load_views", slow)
+    monkeypatch.setattr("icehouse.dups.find.make_views", slow)
     found = find_duplicates(store, feature=None)
     added = {
         row["item_id"]: row["added"]
