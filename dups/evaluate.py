@@ -134,28 +134,21 @@ _TABLES = """
     where kind <> 'container' group by all"""
 
 
+_TRUTH = pa.schema({"a": pa.string(), "b": pa.string(), "positive": pa.bool_()})
+
+
 def _count(found: Duplicates, truth: Truth) -> tuple[dict[str, int], dict[str, int]]:
     """Number of judged pairs of items that each stage found, and how many of these are right."""
     columns = ["id_a", "id_b", "kind", *STAGES]
     schema = pa.schema([PAIRS.field(name) for name in columns])
     pairs = pa.Table.from_batches(found.found_batches(columns), schema)
     dropped = found.summary["parameters"].get("variants") == "drop"
-    known = [(*pair, True) for pair in truth.positive]
-    known += [(*pair, False) for pair in truth.negative or ()]
-    a, b, positive = zip(*known, strict=True) if known else ((), (), ())
+    sides = ((truth.positive, True), (truth.negative or (), False))
+    known = [{"a": a, "b": b, "positive": positive} for listed, positive in sides for a, b in listed]
     with duckdb.connect() as con:
         con.register("clusters", found.clusters(["item_id", "copy_of"]))
         con.register("pairs", pairs.append_column("dropped", pa.array([dropped] * len(pairs), pa.bool_())))
-        con.register(
-            "truth",
-            pa.table(
-                {
-                    "a": pa.array(a, pa.string()),
-                    "b": pa.array(b, pa.string()),
-                    "positive": pa.array(positive, pa.bool_()),
-                }
-            ),
-        )
+        con.register("truth", pa.Table.from_pylist(known, _TRUTH))
         con.execute(_TABLES)
         judged = """
             from truth join item as x on x.item_id = truth.a join item as y on y.item_id = truth.b
@@ -163,10 +156,8 @@ def _count(found: Duplicates, truth: Truth) -> tuple[dict[str, int], dict[str, i
 
         def totals(weight: str, of: str) -> dict[str, int]:
             sums = ", ".join(f"sum(if(found.{name}, {weight}, 0))" for name in _SCORED)
-            return {
-                name: int(value or 0)
-                for name, value in zip(_SCORED, con.execute(f"select {sums} {of}").fetchone(), strict=True)
-            }
+            (row,) = con.execute(f"select {sums} {of}").fetchall()
+            return {name: int(total or 0) for name, total in zip(_SCORED, row, strict=True)}
 
         counts = totals("1", judged) if truth.negative is not None else totals("pairs", "from found")
         return counts, totals("1", f"{judged} where positive")

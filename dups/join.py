@@ -682,6 +682,7 @@ class Join:
         self.stats = JoinStats(self.left.dim, threads)
         self._within = self.left is self.right
         self._stop = threading.Event()
+        self._middle: tuple[np.ndarray, np.ndarray] | None = None
         self._started = False
 
     def collect(self) -> PairBlock:
@@ -699,8 +700,8 @@ class Join:
 
     def _run(self) -> Iterator[PairBlock]:
         stats, begun = self.stats, time.perf_counter()
-        n, m = len(self.left), len(self.right)
-        total = n * (n - 1) // 2 if self._within else n * m
+        n = len(self.left)
+        total = n * (n - 1) // 2 if self._within else n * len(self.right)
         # From so low a threshold the floor could fall to 0, where bfloat16's comparison of bits ends.
         low = not isinstance(self.threshold, Asked) and self.threshold < 0.05
         device = "numpy" if low else self.device
@@ -765,7 +766,7 @@ class Join:
         else:
             floor, reach, added = threshold, 1.0, 0
         self._tiles = tiles
-        self._middle: tuple[np.ndarray, np.ndarray] | None = None if len(left) == 1 else (left[1], right[1])
+        self._middle = None if len(left) == 1 else (left[1], right[1])
         self._left_lead = tiles.load(left[0])
         self._right_lead = self._left_lead if right is left else tiles.load(right[0])
         floor -= coordinate_slack(dim)
@@ -783,8 +784,7 @@ class Join:
             held += len(i)
             if (held > _TOO_MANY and stop - start > 1) or self._stop.is_set():
                 return RowBlock(start, stop)
-        nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
-        i, j = (np.concatenate(parts) for parts in zip(nothing, *candidates, strict=True))
+        i, j = (np.concatenate(parts) for parts in zip(*candidates, strict=True))
         order = np.argsort(i * len(self.right) + j)
         done.pairs = self._score(i[order], j[order])
         return done

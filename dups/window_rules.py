@@ -12,7 +12,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -206,25 +206,19 @@ def _with_views(rule: Rule, n: int, expected: float, viewed: bool) -> Rule:
     return replace(rule, view_bits=view_radius(n, most, expected))
 
 
+@dataclass(eq=False)
 class CalibratedRules(Rules):
     """The rules that a calibration makes."""
 
+    made: Calibration
+    capacity: int
+    _: KW_ONLY
+    expected: float | None = 1.0  # false pairs; None for a careful number
+    hamming: int | None = DEFAULT_HAMMING
+    automatic: bool = True  # whether bits are chosen up to `hamming`
+    viewed: bool = False
+    source: str | None = None
     registers = True
-
-    def __init__(
-        self,
-        made: Calibration,
-        capacity: int,
-        *,
-        expected: float | None = 1.0,
-        hamming: int | None = DEFAULT_HAMMING,
-        automatic: bool = True,
-        viewed: bool = False,
-        source: str | None = None,
-    ) -> None:
-        """Bits are chosen up to `hamming` if `automatic`; `expected` False pairs, None for a careful number."""
-        self.made, self.capacity, self.expected = made, capacity, expected
-        self.hamming, self.automatic, self.viewed, self.source = hamming, automatic, viewed, source
 
     def at(self, window: SlidingWindow) -> Rule:
         """See `Rules.at`."""
@@ -266,23 +260,20 @@ def _crowd(X: np.ndarray, hashes: np.ndarray, views: ViewHashes | None) -> float
     return 2 * float((near & (cosine < np.quantile(cosine, 0.9))).sum()) / len(rows)
 
 
+@dataclass(eq=False)
 class FittedRules(Rules):
     """Rules by what a stream's own contents look like."""
 
+    feature: str
+    fingerprint: str
+    capacity: int
+    _: KW_ONLY
+    hamming: int | None = DEFAULT_HAMMING
+    automatic: bool = True
+    viewed: bool = False
     registers = True
 
-    def __init__(
-        self,
-        feature: str,
-        fingerprint: str,
-        capacity: int,
-        *,
-        hamming: int | None = DEFAULT_HAMMING,
-        automatic: bool = True,
-        viewed: bool = False,
-    ) -> None:
-        self.feature, self.fingerprint, self.capacity = feature, fingerprint, capacity
-        self.hamming, self.automatic, self.viewed = hamming, automatic, viewed
+    def __post_init__(self) -> None:
         self.crowded = False
         self._fitted_at = 0
         self._calibrated: CalibratedRules | None = None
