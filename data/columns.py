@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
     from .rows import Header
 
 # Tried in this order, without regard to case, where a column is not given.
-_KNOWN_IMAGE = ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_name")
+_KNOWN = {
+    "image": ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_name"),
+    "text": ("text", "caption", "tweet_text", "sentence", "tweet"),
+    "id": ("id", "item_id", "image_id"),
+}
 # Of these, what may be the name of a picture that another column holds.
 _FILE_NAMES = ("path", "file", "filename", "file_name")
 _LIST_AS_TEXT = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*", re.DOTALL)
 _BASE64 = ("data:image/", "/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
-_KNOWN_TEXT = ("text", "caption", "tweet_text", "sentence", "tweet")
-_KNOWN_ID = ("id", "item_id", "image_id")
 
 
 @dataclass
@@ -60,11 +63,7 @@ def choose_columns(
     With `metadata` it describes an image folder: `file_name` goes before other names, and ids are paths.
     UsageError names the columns that there are, SourceError what is missing.
     """
-    finder = _Finder(path, header)
-    if preset is None:
-        chosen = _choose(finder, options, metadata)
-    else:
-        chosen = _choose_preset(finder, options, preset)
+    chosen = _choose(_Finder(path, header), options, preset, metadata)
     for role, name in (("id", chosen.id), ("split", chosen.split)):
         if name in header.lists:
             raise UsageError(f"{path}: column {name!r} holds several values a row and cannot be the {role}")
@@ -96,7 +95,7 @@ def _unread(chosen: Columns, header: Header, file: str, *, known: bool) -> list[
             notes.append(f"{file}: column {name!r} {why} and was not read{remedy}")
         else:
             rest.append(show(name))
-    roles = {*_KNOWN_IMAGE, *_KNOWN_TEXT, *_KNOWN_ID, "label", "split"}
+    roles = {*itertools.chain(*_KNOWN.values()), "label", "split"}
     for name, why in header.unusable.items():
         if name.lower() in roles:
             notes.append(f"{file}: column {name!r} was not read: it {why}")
@@ -154,6 +153,10 @@ class _Finder:
         folded = {column.lower(): column for column in reversed(self.columns)}
         return next((folded[name.lower()] for name in names if name.lower() in folded), None)
 
+    def all_known(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that are there, in any case."""
+        return [column for name in names if (column := self.known([name])) is not None]
+
     def file_name(self) -> str | None:
         """Column of a metadata file that tells its images: `file_name`, `file_names`, or a name that ends so."""
         ends = tuple(name for name in self.columns if re.search(r"_file_names?$", name, re.IGNORECASE))
@@ -161,7 +164,7 @@ class _Finder:
 
     def image(self) -> str | None:
         """Column of pictures or of their paths: a well-known name, else one that holds pictures."""
-        found = self.known(_KNOWN_IMAGE)
+        found = self.known(_KNOWN["image"])
         if self.header.pictures and (found is None or found.lower() in _FILE_NAMES):
             return next(name for name in self.columns if name in self.header.pictures)
         return found
@@ -184,37 +187,67 @@ class _Finder:
         return f"{shown or 'none that can be used'}{unusable}"
 
 
-def _choose(finder: _Finder, options: SourceOptions, metadata: bool) -> Columns:
-    """Columns given, else guessed from well-known names."""
+def _choose(finder: _Finder, options: SourceOptions, preset: Preset | None, metadata: bool) -> Columns:
+    """Columns given, else those that the preset has, else guessed from well-known names."""
+    chosen = Columns()
     guessed: list[str] = []
 
-    def find(given: str | None, flag: str, names: Sequence[str], role: str) -> str | None:
-        if given is not None:
-            return finder.exact(given, flag)
-        found = finder.known(names)
-        if role == "image":
-            found = (finder.file_name() if metadata else None) or finder.image()
-        if found is not None:
-            guessed.append(f"{role} = {found}")
-        return found
+    def guess(role: str, found: str | None) -> list[str]:
+        guessed.extend([] if found is None else [f"{role} = {found}"])
+        return [] if found is None else [found]
 
-    chosen = Columns()
-    chosen.image = find(options.image_column, "--image-column", _KNOWN_IMAGE, "image")
-    text = find(options.text_column, "--text-column", _KNOWN_TEXT, "text")
-    if chosen.image is None and text is None:
+    def find(role: Literal["image", "text", "id"], given: str | None) -> list[str]:
+        if given is not None:
+            return [finder.exact(given, f"--{role}-column")]
+        if preset is not None:
+            names: tuple[str, ...] = getattr(preset, role)
+            found = finder.all_known(names)
+            if names and not found:
+                raise SourceError(
+                    f"{finder.path} has no column {' or '.join(names)}, which preset {preset.name} reads; "
+                    f"it has {finder.listed()}"
+                )
+            return found
+        if role == "image":
+            return guess(role, (finder.file_name() if metadata else None) or finder.image())
+        # A metadata file's images are called by their paths.
+        return [] if role == "id" and metadata else guess(role, finder.known(_KNOWN[role]))
+
+    chosen.image = next(iter(find("image", options.image_column)), None)
+    chosen.texts = tuple(find("text", options.text_column))
+    if preset is None and chosen.image is None and not chosen.texts:
         raise SourceError(
             f"{finder.path}: which column is the image or the text? It has {finder.listed()}; "
             f"give --image-column or --text-column{_hint(finder.header)}"
         )
-    chosen.texts = (text,) if text is not None else ()
-    chosen.id = find(options.id_column, "--id-column", () if metadata else _KNOWN_ID, "id")
-    if options.split is None:
-        chosen.split = find(options.split_column, "--split-column", ("split",), "split")
+    chosen.id = next(iter(find("id", options.id_column)), None)
+    if options.split_column is not None:
+        chosen.split = finder.exact(options.split_column, "--split-column")
+    elif preset is None and options.split is None:
+        chosen.split = next(iter(guess("split", finder.known(("split",)))), None)
     if options.label_columns:
         chosen.kept = finder.kept(options.label_columns, "--label-column")
-    elif (label := find(None, "", ("label",), "label")) is not None:
-        chosen.kept = {label.lower(): label}
-    _add_kept(chosen, finder, options)
+    elif preset is None:
+        chosen.kept = {label.lower(): label for label in guess("label", finder.known(("label",)))}
+    else:
+        chosen.kept = {name: column for name in preset.labels for column in finder.all_known([name])}
+        if preset.labels and not chosen.kept:
+            chosen.notes.append(
+                f"{finder.path.name}: no column {' or '.join(preset.labels)}: its rows have no label"
+            )
+    if preset is not None and not options.meta_columns:
+        chosen.kept |= {name: column for name in preset.meta for column in finder.all_known([name])}
+    meta = finder.kept(options.meta_columns, "--meta-column")
+    names = [*chosen.kept, *meta]
+    for name in names:
+        check_label_name(name)
+    # DuckDB's column names do not know upper from lower case.
+    twice = [name for name, times in Counter(name.lower() for name in names).items() if times > 1]
+    if twice:
+        raise UsageError(
+            f"two columns would be called {twice[0]!r}; rename one with --label-column NAME={twice[0]}"
+        )
+    chosen.kept |= meta
     if guessed:
         chosen.notes.append(f"{finder.path.name}: columns taken by their names: {', '.join(guessed)}")
     return chosen
@@ -228,54 +261,6 @@ def _hint(header: Header) -> str:
         if (why := looks_like_images(name, header.sample.get(name, ())))
     ]
     return "".join(f"; column {name!r} {why}" for name, why in found[:3])
-
-
-def _choose_preset(finder: _Finder, options: SourceOptions, preset: Preset) -> Columns:
-    """The preset's columns, each overridden by what is given."""
-    chosen = Columns()
-
-    def need(given: str | None, flag: str, names: Sequence[str]) -> list[str]:
-        if given is not None:
-            return [finder.exact(given, flag)]
-        found = [column for name in names if (column := finder.known([name])) is not None]
-        if names and not found:
-            raise SourceError(
-                f"{finder.path} has no column {' or '.join(names)}, which preset {preset.name} reads; "
-                f"it has {finder.listed()}"
-            )
-        return found
-
-    chosen.image = next(iter(need(options.image_column, "--image-column", preset.image)), None)
-    chosen.texts = tuple(need(options.text_column, "--text-column", preset.text))
-    chosen.id = next(iter(need(options.id_column, "--id-column", preset.id)), None)
-    if options.split_column is not None:
-        chosen.split = finder.exact(options.split_column, "--split-column")
-    if options.label_columns:
-        chosen.kept = finder.kept(options.label_columns, "--label-column")
-    else:
-        chosen.kept = {name: column for name in preset.labels if (column := finder.known([name])) is not None}
-        if preset.labels and not chosen.kept:
-            chosen.notes.append(
-                f"{finder.path.name}: no column {' or '.join(preset.labels)}: its rows have no label"
-            )
-    if not options.meta_columns:
-        chosen.kept |= {name: column for name in preset.meta if (column := finder.known([name])) is not None}
-    _add_kept(chosen, finder, options)
-    return chosen
-
-
-def _add_kept(chosen: Columns, finder: _Finder, options: SourceOptions) -> None:
-    meta = finder.kept(options.meta_columns, "--meta-column")
-    names = [*chosen.kept, *meta]
-    for name in names:
-        check_label_name(name)
-    # DuckDB's column names do not know upper from lower case.
-    twice = [name for name, times in Counter(name.lower() for name in names).items() if times > 1]
-    if twice:
-        raise UsageError(
-            f"two columns would be called {twice[0]!r}; rename one with --label-column NAME={twice[0]}"
-        )
-    chosen.kept |= meta
 
 
 def check_label_name(name: str) -> None:

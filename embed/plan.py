@@ -370,21 +370,16 @@ class Planner:
 
     def _chunk(self, start: int, rows: pa.Table) -> Iterator[Work]:
         known = self.known.items
-        positions = pc.index_in(rows["item_id"], value_set=known["item_id"].combine_chunks())
+        places = pc.index_in(rows["item_id"], value_set=known["item_id"].combine_chunks())
         texts = rows["text"].to_pylist()
         text_keys = [None if text is None else text_sha256(text) for text in texts]
-        before = known.take(positions) if len(known) else None
+        before = known.take(places) if len(known) else None
         same, replaced = self._same(rows, text_keys, before)
-        facts = {
-            name: before[name].to_pylist() if before is not None else [None] * len(rows)
-            for name in _FACTS
-            if name not in ("item_id", "split")
-        }
+        nothing = dict.fromkeys(_FACTS)
+        facts = [nothing] * len(rows) if before is None else before.select(_FACTS).to_pylist()
         given = [rows[name].to_pylist() for name in ("item_id", "root", "path", "source")]
-        for i, (item_id, root, path, source, position) in enumerate(
-            zip(*given, positions.to_pylist(), strict=True)
-        ):
-            exists = position is not None
+        for i, (item_id, root, path, source, was) in enumerate(zip(*given, facts, strict=True)):
+            exists = was["item_id"] is not None
             file = None if path is None else Path(root) / path
             now: FileStatus | None = None
             vanished = reads = False
@@ -392,20 +387,18 @@ class Planner:
                 try:
                     now = image_files.status(file)
                 except (ImageError, OSError, ValueError):
-                    vanished = exists and facts["image_sha256"][i] is not None
-                reads = self._must_read(item_id, facts, i, file, now)
-            owner = exists and _owner(
-                item_id, {name: facts[name][i] for name in facts}, file, now, source, text_keys[i]
-            )
+                    vanished = exists and was["image_sha256"] is not None
+                reads = self._must_read(item_id, was, file, now)
+            owner = exists and _owner(item_id, was, file, now, source, text_keys[i])
             if owner:
-                remedy = _remedy(item_id, path, root, facts["root"][i])
+                remedy = _remedy(item_id, path, root, was["root"])
                 self.collisions.append((item_id, path, f"the id {item_id} belongs to {owner}; {remedy}"))
                 continue
             for name in replaced:
                 if replaced[name][i]:
                     counts = self.report.columns_changed
                     counts[name] = counts.get(name, 0) + 1
-            as_before = exists and same[i] and bool(facts["missing"][i]) == vanished and not reads
+            as_before = exists and same[i] and bool(was["missing"]) == vanished and not reads
             text = self._text_to_encode(item_id, texts[i], text_keys[i], unchanged=as_before)
             if not exists:
                 self.report.new += 1
@@ -416,8 +409,8 @@ class Planner:
             if vanished and not as_before:
                 self.report.vanished += 1
             if not as_before or text is not None:
-                moved = now is not None and _moved(facts, i, file)
-                had = facts["image_sha256"][i]
+                moved = now is not None and _moved(was, file)
+                had = was["image_sha256"]
                 plan = ItemPlan(start + i, exists, reads, not as_before, vanished, had, moved)
                 yield Work(item_id, file if reads else None, text, plan)
 
@@ -450,9 +443,7 @@ class Planner:
             same = pc.and_(same, equal)
         return same.to_pylist(), changes
 
-    def _must_read(
-        self, item_id: str, facts: dict[str, list], i: int, file: Path, now: FileStatus | None
-    ) -> bool:
+    def _must_read(self, item_id: str, before: Mapping[str, Any], file: Path, now: FileStatus | None) -> bool:
         """Whether an item's file has to be opened."""
         if self.only == "text":
             return False
@@ -462,22 +453,22 @@ class Planner:
         if as_then and not retry:
             self.report.known_failures += 1
             return False
-        if facts["image_sha256"][i] is None:
+        if before["image_sha256"] is None:
             return True
         if now is None:  # it was there once; a missing file is noted, and tried again when it comes back
             return False
-        if not now.fits(facts["bytes"][i], facts["mtime_ns"][i]):
+        if not now.fits(before["bytes"], before["mtime_ns"]):
             return True
         # Unpacked files often share one time, and uncompressed ones of a size their number of bytes.
-        if facts["path"][i] is None or file != Path(facts["root"][i] or "") / facts["path"][i]:
+        if before["path"] is None or file != Path(before["root"] or "") / before["path"]:
             return True
         if failed is not None:  # the encoder failed on these very pixels
             if not retry:
                 self.report.known_failures += 1
             return retry
-        if facts["image_sha256"][i] not in self.known.image_done:
+        if before["image_sha256"] not in self.known.image_done:
             return True
-        return self.check_content and self._altered(file, facts["image_sha256"][i])
+        return self.check_content and self._altered(file, before["image_sha256"])
 
     def _altered(self, file: Path, sha256: str) -> bool:
         """Whether the file's bytes are not those that the store knows."""
@@ -507,9 +498,9 @@ def _remedy(item_id: str, path: str | None, root: str | None, other: str | None)
     return "name ids with --id-column, or use another store"
 
 
-def _moved(facts: Mapping[str, list[Any]], i: int, file: Path | None) -> bool:
+def _moved(before: Mapping[str, Any], file: Path | None) -> bool:
     """Whether an item's file was at another place that is gone."""
-    root, path = facts["root"][i], facts["path"][i]
+    root, path = before["root"], before["path"]
     if root is None or path is None or Path(root) / path == file:
         return False
     return not image_files.exists(Path(root) / path)
@@ -517,7 +508,7 @@ def _moved(facts: Mapping[str, list[Any]], i: int, file: Path | None) -> bool:
 
 def _owner(
     item_id: str,
-    before: dict[str, Any],
+    before: Mapping[str, Any],
     file: Path | None,
     now: FileStatus | None,
     source: str | None,
