@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from statistics import NormalDist
 from types import SimpleNamespace
@@ -41,9 +42,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("images") / "i")
 
 
+@pytest.fixture(scope="module")
+def ready(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return embedded(images, tmp_path_factory.mktemp("ready") / "s").path
+
+
 @pytest.fixture
-def store(images: Path, tmp_path: Path) -> Store:
-    return embedded(images, tmp_path / "s")
+def store(ready: Path, tmp_path: Path) -> Store:
+    return Store.open(shutil.copytree(ready, tmp_path / "s"))
 
 
 def made(store: Store, **options: object) -> Calibration:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 from icehouse.data.text import text_sha256
+from icehouse.embed.captions.caption_table import captions_of
 from icehouse.embed.captions.captioner import CaptionReport, caption_images
 from icehouse.embed.captions.importing import import_captions
 from icehouse.embed.captions.questions import CaptionSettings, prepare
@@ -64,7 +65,7 @@ def sent(store: Store) -> dict[str, str]:
 
 def captions(store: Store, name: str = "default") -> dict[str, str]:
     """Caption of each picture (sha256 of its file)."""
-    rows = store.query(f"select image_sha256, caption from captions_{name}").to_pylist()
+    rows = captions_of(store, name).read(["image_sha256", "caption"]).to_pylist()
     return {row["image_sha256"]: row["caption"] for row in rows}
 
 
