@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..dups.pair_graph import default_feature
 from ..errors import CorruptError, SpaceError, StoreError, UsageError, count_of
 from ..store.files import publish
 from ..store.schema import fingerprint, label_columns
@@ -105,21 +106,6 @@ def read_map(store: Store, feature: str) -> Map:
     return table.reading(read)
 
 
-def default_feature(store: Store) -> str:
-    """Feature that is drawn where none is named: the images, `pooled` before `joint`, else the texts."""
-    known = store.feature_names()
-    for modality in ("image", "text"):
-        for output in ("pooled", "joint"):
-            found = [name for name in known if name.endswith(f"/{modality}/{output}")]
-            if len(found) > 1:
-                raise UsageError(
-                    f"several encoders have features; choose one of {', '.join(found)} (--feature)"
-                )
-            if found:
-                return found[0]
-    raise UsageError(f"{store.path} has no features to draw: make some with `icehouse embed`")
-
-
 def make_map(
     store: Store | str | Path,
     feature: str | None = None,
@@ -141,6 +127,8 @@ def make_map(
     """
     store = Store.of(store)
     feature = feature or default_feature(store)
+    if feature is None:
+        raise UsageError(f"{store.path} has no features to draw: make some with `icehouse embed`")
     there = _kept(store, feature)
     before = {} if there is None else there.spec
     seed = _setting(seed, before.get("seed"), 0)
