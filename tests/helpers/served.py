@@ -25,6 +25,9 @@ from toys import ToyEncoder
 #: Host by which the tests call the server; that of starlette's client is none of its names.
 HOST = "http://127.0.0.1:8000"
 
+#: What a browser sends for a page.
+HTML = {"accept": "text/html"}
+
 
 def make_store(folder: Path, rows: int = 60) -> Store:
     """Posts ``i0`` to ``i59``, bright ones labelled day, dark ones dark; the last two are copies of the first two."""

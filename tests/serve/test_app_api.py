@@ -25,13 +25,6 @@ from toys import ToyEncoder
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("api")
-    make_store(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def api(work: Path) -> Iterator[Any]:
     with client(work / "store") as made:
         assert made.problem is None

@@ -11,17 +11,10 @@ from html_page import HOSTILE
 from icehouse.embed.pipeline import embed_sources
 from page_audit import SCREENS, audit, browser_page, tab_through
 from PIL import Image
-from served import make_store, running
+from served import running
 from toys import ToyEncoder
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("browser")
-    make_store(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,14 @@ import numpy as np
 import pytest
 from icehouse.serve.app.live import shown
 from PIL import Image
-from served import client, make_store
+from served import HTML, client, make_store
 
 pytest.importorskip("fastapi")
 
-HTML = {"accept": "text/html"}
-
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("live")).path
+def store(work: Path) -> Path:
+    return work / "store"
 
 
 @pytest.fixture(scope="module")

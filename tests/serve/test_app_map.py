@@ -18,9 +18,7 @@ from icehouse.serve.app.map_page import NONE, categories, packed
 from icehouse.serve.projection import list_maps, make_map, read_map
 from icehouse.store.store import Store
 from page_audit import audit, browser_page, tab_through
-from served import client, make_store, running
-
-HTML = {"accept": "text/html"}
+from served import HTML, client, make_store, running
 
 
 def unpack(body: bytes) -> tuple[dict[str, Any], bytes]:

@@ -20,10 +20,8 @@ from icehouse.heads.trainer import train
 from icehouse.serve.query import search
 from icehouse.store.store import Store
 from PIL import Image
-from served import client, make_store
+from served import HTML, client, make_store
 from toys import ToyEncoder
-
-HTML = {"accept": "text/html"}
 
 
 class Elements(HTMLParser):
@@ -49,13 +47,6 @@ def items_of(answer: Any) -> list[str]:
     """Ids of the cards of a page, in their order."""
     assert answer.status_code == 200, answer.text
     return re.findall(r'<span class="id"><a href="/item\?id=(\w+)">', answer.text)
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pages")
-    make_store(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from icehouse.cli import app
 from icehouse.serve.app import protection
 from icehouse.serve.app.application import SECTIONS
 from icehouse.serve.app.protection import COOKIE, session
-from served import HOST, client, make_store
+from served import HOST, client
 from typer.testing import CliRunner
 
 TOKEN = "a token of some length"
@@ -23,8 +23,8 @@ ROUTES: list[Any] = [route for section in SECTIONS for route in section.router.r
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("protected")).path
+def store(work: Path) -> Path:
+    return work / "store"
 
 
 @pytest.fixture(scope="module")

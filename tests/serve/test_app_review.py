@@ -16,10 +16,8 @@ from icehouse.embed.pipeline import embed_sources
 from icehouse.store.store import Store
 from page_audit import audit, browser_page
 from PIL import Image
-from served import client, running
+from served import HTML, client, running
 from toys import ToyEncoder
-
-HTML = {"accept": "text/html"}
 
 
 @pytest.fixture(scope="module")
