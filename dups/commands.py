@@ -284,7 +284,7 @@ def calibrate(
             "--sample", help="Contents to make changed copies of.", show_default="a twelfth, from 10 to 200"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another sample.")] = 0,
     figures: Annotated[
         bool, typer.Option("--figures", help="Draw curves.csv as roc.png and precision-recall.png, too.")
     ] = False,

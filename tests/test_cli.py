@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import icehouse
 import pytest
@@ -56,8 +57,13 @@ def embedded() -> None:
     assert run("embed", "photos", "-e", "toy:a").exit_code == 0
 
 
-def commands() -> list[str]:
-    return sorted(get_command(app).commands)  # type: ignore[attr-defined]
+def commands(group: Any = None, *above: str) -> dict[str, Any]:
+    """Every command by its words, those of groups too."""
+    found: dict[str, Any] = {}
+    for name, entry in (group or get_command(app)).commands.items():
+        found[" ".join((*above, name))] = entry
+        found |= commands(entry, *above, name) if hasattr(entry, "commands") else {}
+    return found
 
 
 def test_the_commands_are_all_there() -> None:
@@ -67,10 +73,10 @@ def test_the_commands_are_all_there() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", sorted(commands()))
 def test_every_command_and_option_has_help(command: str) -> None:
-    assert run(command, "--help").exit_code == 0
-    entry = get_command(app).commands[command]  # type: ignore[attr-defined]
+    assert run(*command.split(), "--help").exit_code == 0
+    entry = commands()[command]
     assert entry.help
     for option in entry.params:
         assert getattr(option, "help", None), f"{command} {option.name} has no help"

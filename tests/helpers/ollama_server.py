@@ -22,7 +22,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -318,14 +317,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/api/version":
             self._json(200, {"version": self.owner.version})
         elif self.path == "/api/tags":
-            self._json(200, {"models": [_model(*pair) for pair in self.owner.models.items()]})
+            models = [{"model": name, "digest": digest} for name, digest in self.owner.models.items()]
+            self._json(200, {"models": models})
         elif self.path == "/v1/models":
             if self._authorized():
-                models = [
-                    {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "library"}
-                    for name in self.owner.models
-                ]
-                self._json(200, {"object": "list", "data": models})
+                self._json(200, {"data": [{"id": name, "owned_by": "library"} for name in self.owner.models]})
         else:
             self._bytes(404, b"404 page not found", "text/plain")
 
@@ -380,19 +376,8 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in self.owner.models:
             self._error(404, f"model '{body.get('model')}' not found")
             return
-        model = _model(name, self.owner.models[name])
-        self._json(
-            200,
-            {
-                "modelfile": f"FROM {name}",
-                "parameters": "num_ctx 4096",
-                "template": "{{ .System }} USER: {{ .Prompt }} ASSISTANT:",
-                "details": model["details"],
-                "model_info": {"general.architecture": "llama", "llama.context_length": 4096},
-                "capabilities": ["completion", "vision"] if self.owner.vision else ["completion"],
-                "modified_at": model["modified_at"],
-            },
-        )
+        capabilities = ["completion", "vision"] if self.owner.vision else ["completion"]
+        self._json(200, {"capabilities": capabilities, "details": {}, "model_info": {}})
 
     def _pull(self, body: dict[str, Any]) -> None:
         name = _full(str(body.get("model", "")))
@@ -426,26 +411,13 @@ class _Handler(BaseHTTPRequestHandler):
         question = Question(
             self.path, name, prompt, image, options.get("seed"), options.get("temperature"), body
         )
-        done = self._before_answer(
-            question, lambda status, message, headers: self._error(status, message, headers)
-        )
+        done = self._before_answer(question, self._error)
         if done is None:
             return
         text, reason = done
-        begun = time.perf_counter_ns()
         text, reason = self._by_options(text, reason, body.get("format"), options.get("num_predict"))
-        tokens = self.owner.count_tokens(text)
-        end = {
-            "done": True,
-            "done_reason": reason,
-            "total_duration": int(self.owner.delay * 1e9) + time.perf_counter_ns() - begun,
-            "load_duration": 1_000_000,
-            "prompt_eval_count": 600 + len(prompt.split()),
-            "prompt_eval_duration": 2_000_000,
-            "eval_count": tokens,
-            "eval_duration": max(1, int(self.owner.delay * 1e9)),
-        }
-        self._json(200, {**_head(name, text), **end})
+        end = {"done": True, "done_reason": reason, "load_duration": 1_000_000}
+        self._json(200, {**_head(name, text), **end, "eval_count": self.owner.count_tokens(text)})
 
     def _before_answer(
         self, question: Question, error: Callable[[int, str, Mapping[str, str]], None]
@@ -512,15 +484,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _spoil(self, question: Question, kind: str) -> None:
         """Begin to answer as the protocol has it, and go wrong."""
-        openai = question.path.startswith("/v1")
-        if openai:
-            head: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "model": question.model}
-            good = {
-                **head,
-                "choices": [{"index": 0, "message": {"role": "assistant", "content": "A street"}}],
-            }
+        head: dict[str, Any] = {"model": question.model}
+        if question.path.startswith("/v1"):
+            good = {**head, "choices": [{"message": {"role": "assistant", "content": "A street"}}]}
         else:
-            head = {"model": question.model, "created_at": _now()}
             good = {**_head(question.model, "A street"), "done": False}
         if kind == "wrong-shape":
             self._json(200, {**head, "done": True})
@@ -561,50 +528,17 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = body.get("response_format") or {}
         schema = (wanted.get("json_schema") or {}).get("schema")
         text, reason = self._by_options(*done, schema, body.get("max_tokens"))
-        tokens = self.owner.count_tokens(text)
-        self._json(
-            200,
-            {
-                "id": "chatcmpl-1",
-                "object": "chat.completion",
-                "created": int(time.time()),
-                "model": name,
-                "choices": [
-                    {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
-                ],
-                "usage": {"prompt_tokens": 600, "completion_tokens": tokens},
-            },
-        )
+        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": reason}
+        usage = {"completion_tokens": self.owner.count_tokens(text)}
+        self._json(200, {"model": name, "choices": [choice], "usage": usage})
 
 
 def _full(name: str) -> str:
     return name if ":" in name else f"{name}:latest"
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
 def _head(model: str, text: str) -> dict[str, Any]:
-    return {"model": model, "created_at": _now(), "message": {"role": "assistant", "content": text}}
-
-
-def _model(name: str, digest: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "model": name,
-        "modified_at": "2025-11-04T14:56:49.277302595-07:00",
-        "size": 4_733_363_377,
-        "digest": digest,
-        "details": {
-            "parent_model": "",
-            "format": "gguf",
-            "family": "llama",
-            "families": ["llama", "clip"],
-            "parameter_size": "7B",
-            "quantization_level": "Q4_0",
-        },
-    }
+    return {"model": model, "message": {"role": "assistant", "content": text}}
 
 
 if __name__ == "__main__":

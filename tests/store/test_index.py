@@ -324,15 +324,6 @@ def test_errors_are_one_line(store: Store, arguments: list[str], says: str, stat
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("command", ["build", "info"])
-def test_every_option_has_help(command: str) -> None:
-    from typer.main import get_command
-
-    entry = get_command(app).commands["index"].commands[command]  # type: ignore[attr-defined]
-    assert entry.help
-    assert all(getattr(option, "help", None) for option in entry.params)
-
-
 def test_an_index_that_missed_the_asked_recall_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

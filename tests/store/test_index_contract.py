@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("faiss")
 
 from icehouse.errors import CorruptError, UsageError
-from icehouse.store.index import KINDS, Flat, Index, find_vectors, index_folder, open_index
+from icehouse.store.index import KINDS, Index, find_vectors, index_folder, open_index
 from icehouse.store.index_build import build_index
 from icehouse.store.search import search_vectors
 from icehouse.store.store import Store
@@ -251,8 +251,3 @@ def test_texts_have_indexes_too(store: Store, kind: str) -> None:
     assert info.key == "text_sha256"
     assert info.recall["image"] is not None
     assert open_index(store, TEXTS).keys()[0].as_py() == content("text", 0)  # type: ignore[union-attr]
-
-
-def test_the_registry_knows_it(kind: str) -> None:
-    assert KINDS[kind].name == kind
-    assert KINDS[kind].__doc__ != Flat.__base__.__doc__

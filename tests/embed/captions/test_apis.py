@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import ollama
 import pytest
 from caption_stores import Lab, captions, truth
 from icehouse.cli import app
@@ -149,6 +150,18 @@ def test_retry_after() -> None:
     assert read("99999999999") == MAX_WAIT_S
     for nothing in (None, "", "soon", "-3", "1.5", "٣"):
         assert read(nothing) is None
+
+
+def test_the_test_server_pulls_as_ollama_does(server: OllamaServer) -> None:
+    """What the product reads by itself; lists and answers it has from the package."""
+    client = ollama.Client(server.url)
+    server.pullable["moondream:latest"] = "f" * 64
+    parts = list(client.pull("moondream", stream=True))
+    assert parts[-1].status == "success"
+    assert [part.completed for part in parts if part.completed] == [1000, 2500, 4000]
+    with pytest.raises(ollama.ResponseError, match="file does not exist"):
+        list(client.pull("nothing", stream=True))
+    assert client.show("llava:7b").capabilities == ["completion", "vision"]
 
 
 # OpenAI-compatible servers
