@@ -30,7 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -165,24 +165,18 @@ def _inside(file: str, time_ns: float, digest: Callable[[], str | None] | None) 
         return GONE
 
 
-class Grouping(Protocol):
-    """Interface of an algorithm that turns pairs into groups."""
-
-    def add(self, i: np.ndarray, j: np.ndarray) -> None:
-        """Take in pairs ``i < j``, int64 (m,), none of which comes before an earlier one."""
-
-    def keepers(self) -> np.ndarray:
-        """Give each row's keeper, int64 (n,); a row that is its own keeper leads a group or is alone."""
-
-
 class Star:
-    """Stars over `n` rows, in memory for the rows alone, however many pairs there are."""
+    """Stars over `n` rows, in memory for the rows alone, however many pairs there are.
+
+    Every grouping takes in pairs ``i < j``, int64 (m,), none of which comes before an earlier one (`add`), and gives each
+    row's keeper, int64 (n,): a row that is its own keeper leads a group or is alone (`keepers`).
+    """
 
     def __init__(self, n: int) -> None:
         self._keeper = np.full(n, -1, np.int64)
 
     def add(self, i: np.ndarray, j: np.ndarray) -> None:
-        """Take in pairs; see `Grouping`."""
+        """Take in pairs."""
         # Assigned rows cannot become keepers, and stay where they are.
         keeper = self._keeper
         open_ = (keeper[i] < 0) | (keeper[i] == i)
@@ -202,7 +196,7 @@ class Star:
         return np.flatnonzero((self._keeper < 0) | (self._keeper == np.arange(len(self._keeper))))
 
     def keepers(self) -> np.ndarray:
-        """Give each row's keeper; see `Grouping`."""
+        """Give each row's keeper."""
         return np.where(self._keeper < 0, np.arange(len(self._keeper)), self._keeper)
 
 
@@ -213,7 +207,7 @@ class Components:
         self._label = np.arange(n)
 
     def add(self, i: np.ndarray, j: np.ndarray) -> None:
-        """Take in pairs; see `Grouping`."""
+        """Take in pairs."""
         if not len(i):
             return
         roots, ends = np.unique(np.concatenate([self._label[i], self._label[j]]), return_inverse=True)
@@ -225,7 +219,7 @@ class Components:
         self._label = merged[self._label]
 
     def keepers(self) -> np.ndarray:
-        """Give each row's keeper; see `Grouping`."""
+        """Give each row's keeper."""
         return self._label.copy()
 
 
@@ -237,11 +231,11 @@ class Cliques:
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, i: np.ndarray, j: np.ndarray) -> None:
-        """Take in pairs; see `Grouping`."""
+        """Take in pairs."""
         self._pairs.append((i.astype(np.int64), j.astype(np.int64)))
 
     def keepers(self) -> np.ndarray:
-        """Give each row's keeper; see `Grouping`."""
+        """Give each row's keeper."""
         keeper = np.arange(self._n)
         if not self._pairs:
             return keeper
@@ -264,12 +258,10 @@ class Cliques:
         return keeper
 
 
+Grouping: TypeAlias = Star | Components | Cliques
+
 #: Ways to group, by name.
-GROUPINGS: dict[str, type[Star] | type[Components] | type[Cliques]] = {
-    "star": Star,
-    "components": Components,
-    "cliques": Cliques,
-}
+GROUPINGS: dict[str, type[Grouping]] = {"star": Star, "components": Components, "cliques": Cliques}
 
 
 def grouping(name: str, n: int) -> Grouping:
