@@ -203,16 +203,9 @@ def _ranked(store: Store, search: Duplicates) -> tuple[RankedItems, list[str]]:
     table = pq.read_table(search.path / "items.parquet")
     try:
         ids, digests = (table[name].combine_chunks().cast(pa.string()) for name in ("item_id", "content"))
+        order = np.argsort(table["rank"].to_numpy(), kind="stable")
     except KeyError as error:
         raise CorruptError(f"{search.path / 'items.parquet'} lacks a column: search again") from error
-    n = len(ids)
-    if "rank" in table.column_names:
-        order = np.argsort(table["rank"].to_numpy(), kind="stable")
-    else:
-        # Results of an earlier icehouse: what its groups show of the order, the other items after these.
-        clusters = pq.read_table(search.path / "clusters.parquet", columns=["item_id"])
-        place = pc.index_in(ids, value_set=clusters["item_id"].combine_chunks()).fill_null(n).to_numpy()
-        order = np.lexsort((np.arange(n), place))
     ids, digests = ids.take(pa.array(order)), digests.take(pa.array(order))
     codes = digests.dictionary_encode()
     content = pc.fill_null(codes.indices.cast(pa.int64()), -1).to_numpy()
@@ -296,10 +289,10 @@ class _Written:
         spreads, why = {}, {}
         for lead, row in zip(leading.tolist(), leads.to_pylist(), strict=True):
             spreads[lead] = Spread(row["min_cosine"], row["max_hamming"], row["sampled"], row["chained"])
-            if row.get("why") is not None:  # results of before reasons were written have none
+            if row["why"] is not None:
                 why[lead] = row["why"]
         return cls(
-            search.summary["parameters"].get("variants", "drop"),
+            search.summary["parameters"]["variants"],
             keeper,
             codes,
             FoundPairs(*(i, j, *columns, np.full(len(i), np.nan))),

@@ -696,11 +696,9 @@ def mark_judged(clusters: pa.Table, ranked: RankedItems, changed: Regrouped) -> 
 
 
 def found_pairs(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Pairs as a search found them, whatever was judged since, without columns that results of an earlier icehouse lack."""
+    """Pairs as a search found them, whatever was judged since."""
     for name in ("pairs.parquet", DIFFERENT):
         if (path / name).exists():
             with pq.ParquetFile(path / name) as file:
-                there = [column for column in columns if column in file.schema_arrow.names]
-                for batch in file.iter_batches(columns=[*dict.fromkeys([*there, "kind"])]):
-                    kept = batch.filter(pc.not_equal(batch["kind"], JUDGED))
-                    yield kept.select(there)
+                for batch in file.iter_batches(columns=[*dict.fromkeys([*columns, "kind"])]):
+                    yield batch.filter(pc.not_equal(batch["kind"], JUDGED)).select(list(columns))

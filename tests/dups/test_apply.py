@@ -342,24 +342,6 @@ def test_evaluate_measures_what_was_found(store: Store, tmp_path: Path) -> None:
     assert evaluate_duplicates(apply_judgements(store, judged).search, read_truth(judged)) == scores
 
 
-def test_results_of_an_earlier_icehouse_can_be_judged(store: Store, tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-    from icehouse.store.files import write_sums
-
-    found = search(store)
-    path = found.path / "items.parquet"
-    pq.write_table(pq.read_table(path).drop_columns(["rank"]), path)
-    write_sums(found.path)
-    kept, members = max(groups(found).items(), key=lambda group: len(group[1]))
-    gone = apart(found, kept, members)[0]
-    done = apply_judgements(store, save(tmp_path / "judged.csv", [(kept, gone, "0", "")])).search
-    assert gone not in groups(done)[kept]
-    unchanged = {k: m for k, m in groups(found).items() if k != kept and gone not in m}
-    assert {k: groups(done).get(k) for k in unchanged}.items() >= {
-        k: m for k, m in unchanged.items() if k in groups(done)
-    }.items()
-
-
 def test_the_command(store: Store, tmp_path: Path) -> None:
     found = search(store)
     (found.path / "gallery").mkdir()
