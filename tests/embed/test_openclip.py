@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from typing import Any
 
 import checkpoints
 import numpy as np
-import open_clip
 import pytest
 import torch
 from huggingface_hub import constants
@@ -19,7 +19,6 @@ from icehouse.embed import openclip as weights
 from icehouse.embed.encoder import Encoder, Tokens, load_encoder
 from icehouse.embed.openclip import OpenClip
 from icehouse.errors import EncoderError, UsageError
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import nn
 from torch.nn.functional import normalize
@@ -36,7 +35,15 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in sizes]
 
 
+@pytest.fixture
+def open_clip() -> Any:
+    """Loaded where it is needed: it takes seconds, which other workers save."""
+    return importlib.import_module("open_clip")
+
+
 def transform_of(model: Any) -> Any:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
     return image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
 
 
@@ -64,7 +71,9 @@ def put_in_cache(hub: Path, repo: str, files: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("name", checkpoints.CONFIGS)
 @torch.inference_mode()
-def test_vectors_are_open_clips_own(name: str, checkpoint: Checkpoint, encoders: Load) -> None:
+def test_vectors_are_open_clips_own(
+    open_clip: Any, name: str, checkpoint: Checkpoint, encoders: Load
+) -> None:
     model, encoder = checkpoint(name)[0], encoders(name)
     images = torch.stack([transform_of(model)(picture) for picture in pictures()])
     pixels = np.stack([encoder.prepare_image(picture) for picture in pictures()])
@@ -126,7 +135,7 @@ def test_a_tower_that_projects_nothing_offers_no_pooled(encoders: Load) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny-vit", "tiny-sigmoid"])
-def test_a_long_text_is_read_as_far_as_the_whole_would_be(name: str, encoders: Load) -> None:
+def test_a_long_text_is_read_as_far_as_the_whole_would_be(open_clip: Any, name: str, encoders: Load) -> None:
     encoder = encoders(name)
     assert isinstance(encoder, OpenClip)
     rng = np.random.default_rng(2)
@@ -183,7 +192,7 @@ def test_quick_gelu_is_part_of_the_space(checkpoint: Checkpoint, encoders: Load)
 
 
 @pytest.fixture
-def tags(monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint) -> None:
+def tags(open_clip: Any, monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint) -> None:
     """Tags of weights for the small models, as open_clip's registry has them for large ones."""
     common = {
         "url": "",
@@ -204,7 +213,7 @@ def tags(monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint) -> None:
 @pytest.mark.usefixtures("tags")
 @torch.inference_mode()
 def test_a_tag_brings_its_activation_and_its_preprocessing(
-    hub: Path, checkpoint: Checkpoint, tmp_path: Path
+    open_clip: Any, hub: Path, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     model, _ = checkpoint("tiny-vit-quickgelu")
     file = checkpoints.save(model, tmp_path / "w.safetensors")
@@ -245,7 +254,9 @@ def test_weights_out_of_reach_are_named_with_the_way_out(hub: Path, monkeypatch:
 
 
 @torch.inference_mode()
-def test_a_hub_repository_is_read_from_the_cache(hub: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_hub_repository_is_read_from_the_cache(
+    open_clip: Any, hub: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     model, _ = checkpoint("tiny-vit")
     config = tmp_path / "open_clip_config.json"
     config.write_text(
@@ -262,7 +273,7 @@ def test_a_hub_repository_is_read_from_the_cache(hub: Path, checkpoint: Checkpoi
 
 @pytest.mark.parametrize("pooler", ["mean_pooler", "cls_pooler"])
 @torch.inference_mode()
-def test_a_folder_with_a_hugging_face_text_tower(pooler: str, tmp_path: Path) -> None:
+def test_a_folder_with_a_hugging_face_text_tower(open_clip: Any, pooler: str, tmp_path: Path) -> None:
     folder = checkpoints.save_text_model(tmp_path / "model", ["ice", "house", "a", "photo", "of", "cat"])
     text = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "hf_proj_type": "mlp"}
     config = {

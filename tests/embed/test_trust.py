@@ -14,7 +14,6 @@ from typing import Any
 
 import checkpoints
 import numpy as np
-import open_clip
 import pytest
 import torch
 from huggingface_hub import constants
@@ -71,6 +70,8 @@ def model_folder(
     config = folder / "open_clip_config.json"
     config.write_text(json.dumps({"model_cfg": towers, "preprocess_cfg": {"size": 64}}))
     torch.manual_seed(0)
+    import open_clip  # which takes seconds, where it is needed
+
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
     checkpoints.save(model, folder / "open_clip_model.safetensors")
     changed = {
