@@ -49,6 +49,17 @@ def shifted(n: int, y: np.ndarray, seed: int = 0) -> Inputs:
 pytestmark = pytest.mark.parametrize("family", sorted(available()))
 
 
+_fitted: dict[str, Head] = {}
+
+
+@pytest.fixture
+def fitted(family: str, data: Data) -> Head:
+    """A head that has learned from `data(60)`; tests that only ask it share it."""
+    if family not in _fitted:
+        _fitted[family] = quick(family).fit(*data(60))
+    return _fitted[family]
+
+
 def test_predicts_better_than_chance(family: str, data: Data) -> None:
     head = quick(family).fit(*data(240), val=data(60, seed=1))
     X, y = data(120, seed=2)
@@ -56,25 +67,23 @@ def test_predicts_better_than_chance(family: str, data: Data) -> None:
     assert head.score(X, y) == (head.predict(X) == y).mean()
 
 
-def test_probabilities(family: str, data: Data) -> None:
-    head = quick(family).fit(*data(60))
-    proba = head.predict_proba(data(10, seed=1)[0])
+def test_probabilities(fitted: Head, data: Data) -> None:
+    proba = fitted.predict_proba(data(10, seed=1)[0])
     assert proba.shape == (10, 3)
     assert proba.dtype == np.float64
     np.testing.assert_allclose(proba.sum(axis=1), 1)
     assert (proba >= 0).all()
 
 
-def test_a_prediction_never_depends_on_the_other_rows(family: str, data: Data) -> None:
+def test_a_prediction_never_depends_on_the_other_rows(family: str, fitted: Head, data: Data) -> None:
     if not head_class(family).batch_independent:
         pytest.skip("reproduces a published form that does")
-    head = quick(family).fit(*data(90))
     X, _ = data(40, seed=1)
-    whole = head.predict_proba(X)
-    alone = np.concatenate([head.predict_proba(X[[i]]) for i in range(len(X))])
+    whole = fitted.predict_proba(X)
+    alone = np.concatenate([fitted.predict_proba(X[[i]]) for i in range(len(X))])
     order = np.random.default_rng(0).permutation(len(X))
     shuffled = np.empty_like(whole)
-    shuffled[order] = head.predict_proba(X[order])
+    shuffled[order] = fitted.predict_proba(X[order])
     np.testing.assert_allclose(alone, whole, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(shuffled, whole, rtol=1e-6, atol=1e-9)
 
@@ -91,8 +100,8 @@ def test_a_head_that_was_saved_says_the_same(family: str, data: Data, tmp_path: 
         assert again.chosen_ == head.chosen_
 
 
-def test_nothing_is_pickled(family: str, data: Data, tmp_path: Path) -> None:
-    quick(family).fit(*data(60)).save(tmp_path)
+def test_nothing_is_pickled(family: str, fitted: Head, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
         assert path.suffix in (".json", ".safetensors", ".txt") or path.name == "SHA256SUMS", path
         # Libraries write files for their user alone.
@@ -231,26 +240,24 @@ def test_a_constant_input_does_no_harm(family: str, data: Data) -> None:
     assert np.isfinite(quick(family).fit(flat, y).predict_proba(flat)).all()
 
 
-def test_bad_features_are_named(family: str, data: Data) -> None:
+def test_bad_features_are_named(family: str, fitted: Head, data: Data) -> None:
     X, y = data(60)
     broken = X["text"].copy()
     broken[7, 2] = np.nan
     with pytest.raises(HeadError, match=r"'text' has NaN .*first in row 7"):
         quick(family).fit({"image": X["image"], "text": broken}, y)
-    head = quick(family).fit(X, y)
     with pytest.raises(HeadError, match="NaN"):
-        head.predict({"image": X["image"], "text": broken})
+        fitted.predict({"image": X["image"], "text": broken})
 
 
-def test_inputs_that_do_not_fit_are_named(family: str, data: Data) -> None:
-    X, y = data(60)
-    head = quick(family).fit(X, y)
+def test_inputs_that_do_not_fit_are_named(fitted: Head, data: Data) -> None:
+    X, _ = data(60)
     with pytest.raises(HeadError, match="'text' is missing"):
-        head.predict({"image": X["image"]})
+        fitted.predict({"image": X["image"]})
     with pytest.raises(HeadError, match=r"X has 4 features.*expecting 5.*'text'"):
-        head.predict({"image": X["image"], "text": X["text"][:, :4]})
+        fitted.predict({"image": X["image"], "text": X["text"][:, :4]})
     extra = {"text": X["text"], "caption": X["text"], "image": X["image"]}
-    np.testing.assert_array_equal(head.predict_proba(extra), head.predict_proba(X))
+    np.testing.assert_array_equal(fitted.predict_proba(extra), fitted.predict_proba(X))
 
 
 def test_labels_that_do_not_fit_are_named(family: str, data: Data) -> None:
@@ -396,10 +403,10 @@ def test_parameters_of_another_kind_are_one_line(family: str, data: Data) -> Non
             assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_head_is_one_line(family: str, data: Data, tmp_path: Path) -> None:
+def test_a_damaged_head_is_one_line(fitted: Head, data: Data, tmp_path: Path) -> None:
     with pytest.raises(HeadError, match="no head in"):
         Head.load(tmp_path)
-    quick(family).fit(*data(60)).save(tmp_path)
+    fitted.save(tmp_path)
     record = json.loads((tmp_path / "head.json").read_text())
     (tmp_path / "head.json").write_text("{")
     with pytest.raises(HeadError, match=r"head\.json is not what was written"):
