@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from dup_stores import IMAGES, TEXTS, family_rows, family_store
 from icehouse.dups import faiss_engine
-from icehouse.dups import join as join_module
 from icehouse.dups.faiss_engine import Faiss, TemporaryIndex, choose_engine
 from icehouse.dups.find import find_duplicates as find
-from icehouse.dups.join import NumpyTiles, Plan, RowSet
+from icehouse.dups.join import RowSet
 from icehouse.dups.pair_graph import Duplicates
 from icehouse.dups.rule import Rule
 from icehouse.errors import UsageError
@@ -192,26 +191,3 @@ def test_a_gpu_is_said_to_be_of_no_use(store: Store, monkeypatch: pytest.MonkeyP
 def test_an_engine_there_is_not(store: Store) -> None:
     with pytest.raises(UsageError, match="exact, faiss"):
         find_duplicates(store, engine="annoy")
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "lead", "middle"), [(7, 13, 2, 5), (64, 32, 4, 4), (3, 200, 15, 15)]
-)
-def test_tiles_and_axes_change_nothing(
-    store: Store, monkeypatch: pytest.MonkeyPatch, height: int, width: int, lead: int, middle: int
-) -> None:
-    expected = told(find_duplicates(store, rule=0.97))
-    axes = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 16)))[0][:, :middle]
-    monkeypatch.setattr(join_module, "choose_tiles", lambda *_: NumpyTiles(height, width))
-    monkeypatch.setattr(
-        join_module, "choose_plan", lambda *_: Plan(lead, middle, None, np.ascontiguousarray(axes))
-    )
-    for threads in (1, 2):
-        assert told(find_duplicates(store, rule=0.97, threads=threads)) == expected
-
-
-@pytest.mark.slow
-def test_another_machine_s_arithmetic_changes_nothing(store: Store) -> None:
-    """Bfloat16 where the processor has it, float32 elsewhere."""
-    runs = [told(find_duplicates(store, rule=0.97, device=device, threads=1)) for device in ("numpy", "cpu")]
-    assert runs[0] == runs[1]

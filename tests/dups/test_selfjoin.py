@@ -117,11 +117,6 @@ def test_a_chosen_plan_serves_rows_that_ask_for_cosines_of_their_own(seed, monke
     assert 0 < join.stats.pairs < len(self_join(X, 0.7).collect())
 
 
-def test_one_threshold_for_all_rows_is_that_threshold():
-    X = spectral(300, 24, 5)
-    assert_same(self_join(X, np.full(300, 0.8)).collect(), brute_force(X, None, 0.8))
-
-
 def test_thresholds_that_are_not_one_a_row_are_refused():
     X = spectral(10, 4)
     for asked in (np.full(9, 0.5), np.full(10, np.nan), np.full(10, 4.0)):
@@ -202,20 +197,6 @@ def test_tile_lists_every_entry_that_reaches_the_floor(name, height):
         found = set(tiles.scan(loaded, rows, loaded, columns, floor, tiles.scratch()).tolist())
         assert found >= set(np.flatnonzero(products >= value).tolist())
         assert all(products[k] >= value - 2 * tiles.slack(loaded, loaded) - 0.004 for k in found)
-
-
-def test_order_of_the_rows_changes_nothing():
-    X = spectral(300, 24)
-    order = np.random.default_rng(1).permutation(300)
-    straight, mixed = self_join(X, 0.8).collect(), self_join(X[order], 0.8).collect()
-
-    def as_dict(i, j, cosine):
-        return {frozenset((int(a), int(b))): c for a, b, c in zip(i, j, cosine, strict=True)}
-
-    assert len(straight) > 10
-    assert as_dict(straight.i, straight.j, straight.cosine) == as_dict(
-        order[mixed.i], order[mixed.j], mixed.cosine
-    )
 
 
 def test_equal_rows_all_match_at_exactly_one():
