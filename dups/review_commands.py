@@ -455,7 +455,7 @@ def _run(judge: "DuplicateStream", latency: float, all_matches: int) -> None:
     counts = judge.counts.copy()
     begun = time.perf_counter()
     try:
-        for verdict in judge.judge_many(_lines(), latency=latency):
+        for verdict in judge.judge_many(_lines(judge.modality == "text"), latency=latency):
             _write(as_dict(verdict, all_matches))
     except BrokenPipeError:
         mute_stdout()
@@ -499,29 +499,28 @@ def as_dict(verdict: "StreamResult", all_matches: int = 0) -> dict[str, Any]:
     return told
 
 
-def _lines() -> Any:
+def _lines(texts: bool) -> Any:
     """Contents to judge, one per line of stdin."""
     import codecs
     import json
     import os
+    from dataclasses import replace
 
-    from .stream import InputLine, Item
+    from .stream import Item, item_of
 
     for number, raw in enumerate(_raw_lines()):
         line = raw.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
-        if not line.lstrip().startswith(b"{"):
-            yield InputLine(number, os.fsdecode(line))
-            continue
-        try:
-            thing = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            thing = Item("", error=f"not JSON: {error}")
-        if isinstance(thing, dict):
-            # A line of text cannot stand for bytes or a picture.
-            thing = {name: thing[name] for name in ("id", "path", "text") if name in thing}
-        yield InputLine(number, thing)
+        thing: Any = os.fsdecode(line)
+        if line.lstrip().startswith(b"{"):
+            try:
+                read = json.loads(line)
+                # A line of text cannot stand for bytes or a picture.
+                thing = {name: read[name] for name in ("id", "path", "text") if name in read}
+            except (ValueError, RecursionError) as error:
+                thing = Item("", error=f"not JSON: {error}")
+        yield replace(item_of(thing, "", texts=texts), line=number)
 
 
 def _raw_lines() -> Any:

@@ -126,15 +126,7 @@ class Item:
     text: str | None = None
     error: str | None = None
     trial: DecodingTrial | None = None
-    line: int | None = None  # place in the input, from 0
-
-
-@dataclass(frozen=True, slots=True)
-class InputLine:
-    """A line of input with its number, from 0: those that are left out, blank ones, count too."""
-
-    number: int
-    thing: Any
+    line: int | None = None  # place in the input, from 0; what is left out there, a blank line, counts too
 
 
 @dataclass(slots=True)
@@ -768,9 +760,8 @@ class DuplicateStream:
         trial, encoder = self._trial, self.encoder
         first = self.lines
         for place, thing in enumerate(items):
-            line = first + place
-            if isinstance(thing, InputLine):
-                line, thing = first + thing.number, thing.thing
+            given = thing.line if isinstance(thing, Item) else None
+            line = first + (place if given is None else given)
             item = item_of(thing, f"#{line}", texts=self.modality == "text")
             item = replace(item, line=line)
             if self._shrinks and encoder is not None:
