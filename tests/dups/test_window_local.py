@@ -170,6 +170,7 @@ def matched(found: list[dict[int, Any]], wanted: list[dict[int, Any]]) -> int:
     return count
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(
     seed=st.integers(0, 4),
@@ -186,6 +187,7 @@ def test_pairs_are_those_of_brute_force(seed: int, capacity: int, sizes: list[in
     )
 
 
+@pytest.mark.slow
 def test_nor_do_axes_or_restarts_change_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(window_module, "_REFIT_SIZES", (70, 90))
     monkeypatch.setattr(window_module, "pays", lambda *_: True)
