@@ -48,52 +48,33 @@ _PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz")
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Options for reading sources; those not given come from the preset, else from well-known column names.
+    """Options for reading sources; those not given come from the preset, else from well-known column names."""
 
-    Parameters
-    ----------
-    preset : str, optional
-        A key of `presets.PRESETS`; the other options override it.
-    image_column, text_column, id_column : str, optional
-        Columns of an annotation file. Without an id column, the image's path is the id, and ``<file stem>:<row>`` that
-        of a row without an image.
-    label_columns, meta_columns : sequence of str
-        Columns to keep: "column", or "name=column" to call it otherwise.
-    split : str, optional
-        The split of every row.
-    split_column : str, optional
-        The column that tells it.
-    root : str or Path, optional
-        Folder that image paths are relative to. Default: the folder given as source, or the one the annotation file is in.
-    labels_from_folders : bool, default False
-        Label an image by the first folder below the source that is no split (train, val, test).
-        Such a label, or split, never replaces one from another source.
-    folder_label_column : str, optional
-        Column of these labels, "label" unless given; giving it asks for them.
-    replace_labels : bool, default False
-        Let labels of folders replace those that items of the store have.
-    encoding : str, optional
-        Of annotation files. Default: UTF-8, or what a byte order mark says.
-    na_values : sequence of str, optional
-        What means "no value" among ids, labels, metadata and splits, besides an empty cell; see `labels.MISSING_VALUES`.
-    quotes : {"auto", "csv", "literal"}
-        Meaning of quotes in CSV and TSV; see `readers.read_rows`.
-    """
-
+    #: A key of `columns.PRESETS`; the other options override it.
     preset: str | None = None
     image_column: str | None = None
     text_column: str | None = None
+    #: Columns to keep: "column", or "name=column" to call it otherwise.
     label_columns: Sequence[str] = ()
     meta_columns: Sequence[str] = ()
+    #: Without one, the image's path is the id, and ``<file stem>:<row>`` that of a row without an image.
     id_column: str | None = None
+    #: The split of every row, or the column that tells it.
     split: str | None = None
     split_column: str | None = None
+    #: Folder that image paths are relative to, by default the source, or the annotation file's own.
     root: str | Path | None = None
+    #: Label an image by the first folder below the source that is no split; such a label or split replaces no other.
     labels_from_folders: bool = False
+    #: Column of these labels, "label" unless given; giving it asks for them.
     folder_label_column: str | None = None
+    #: Let labels of folders replace those that items of the store have.
     replace_labels: bool = False
+    #: Of annotation files, by default UTF-8, or what a byte order mark says.
     encoding: str | None = None
+    #: Meaning of quotes in CSV and TSV; see `readers.read_rows`.
     quotes: Quotes = "auto"
+    #: What means "no value" among ids, labels, metadata and splits, besides an empty cell; see `labels.MISSING_VALUES`.
     na_values: Sequence[str] | None = None
 
 

@@ -285,40 +285,15 @@ def caption_images(
     progress: Progress | None = None,
     say: Say = lambda _: None,
 ) -> CaptionReport:
-    """Caption whatever the store has no caption of under `name`.
+    """Caption whatever the store has no caption of under `name`; captions go to ``tables/captions/<name>``.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    settings : CaptionSettings
-        Model, prompt, hosts.
-    name : str, default "default"
-        Captions go to ``tables/captions/<name>``.
-    where : str, optional
-        SQL condition over the items.
-    limit : int, optional
-        Ask about so many pictures at most.
-    retry_failures : bool, default False
-        Ask again about pictures that got no answer before, though their file is as it was.
-    progress : callable, optional
-        Called with (pictures done, pictures in all, rate and such).
-    say : callable, optional
-        Called with remarks: hosts that come and go, the estimate for the whole set.
+    `where`: SQL condition over the items; `limit`: most pictures to ask about; `retry_failures`: ask again about pictures
+    that got no answer before, though their file is as it was. `progress` is called with (pictures done, pictures in all,
+    rate and such), `say` with remarks: hosts that come and go, the estimate for the whole set.
 
-    Returns
-    -------
-    CaptionReport
-
-    Raises
-    ------
-    CaptionError
-        If no server answers, the model is not there, or picture after picture gets no answer. What was answered is kept.
-    SpaceError
-        If the captions of that name are by another model, digest, prompt or options.
-    LockedError
-        If another run is captioning under that name.
-    KeyboardInterrupt
-        If interrupted; answers under way were waited for, what was answered is kept.
+    Raises `CaptionError` if no server answers, the model is not there, or picture after picture gets no answer,
+    `SpaceError` if the captions of that name are by another model, digest, prompt or options, `LockedError` if another run
+    is captioning under that name, KeyboardInterrupt once answers under way were waited for. What was answered is kept.
     """
     store = Store.of(store)
     with_text = settings.prompt.with_text

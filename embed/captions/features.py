@@ -306,36 +306,10 @@ def embed_captions(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> CaptionFeatures:
-    """Embed whatever captions of that name have no vectors yet.
+    """Embed whatever captions of that name have no vectors yet, with an encoder's text tower.
 
-    Parameters
-    ----------
-    store : Store, str or Path
-    captions : str, default "default"
-        Name of the captions.
-    encoder : str or Encoder, default "auto"
-        Its text tower is used; "auto" takes the store's own, else what `icehouse embed` would.
-    name : str, optional
-        Folder of the features, by default the encoder's short name.
-    cleaning : str, optional
-        Text cleaning, by default the one these features were made with, else "social-v1".
-    dtype : {"float16", "float32"}, optional
-        How vectors are stored, by default as they already are, else float16.
-    device, precision, batch_size : optional
-        As for `icehouse.embed.pipeline.embed_sources`.
-    progress : callable, optional
-        Called with (captions done, captions in all, what is going on).
-
-    Returns
-    -------
-    CaptionFeatures
-
-    Raises
-    ------
-    CaptionError
-        If there are no such captions, or none can be used.
-    SpaceError
-        If there are vectors by another encoder, of other captions, or cleaned in another way.
+    The options are those of `icehouse.embed.pipeline.embed_sources`. Raises `CaptionError` if there are no such captions, or
+    none can be used, `SpaceError` if there are vectors by another encoder, of other captions, or cleaned in another way.
     """
     begun = time.perf_counter()
     check_cleaning(cleaning)

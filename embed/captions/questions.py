@@ -141,25 +141,15 @@ def _is_control(char: str) -> bool:
 class Prompt:
     """Question asked about every picture.
 
-    Parameters
-    ----------
-    template : str
-        The question; with `with_text`, ``{text}`` stands for the post's quoted text, and is added at the end if missing.
-    preset : str or None
-        Where the template is from, for people.
-    with_text : bool
-    structured : bool
-        Adds that the answer shall be JSON.
-
-    Raises
-    ------
-    UsageError
-        If the template is empty, or has ``{text}`` though no text is given.
+    Raises `UsageError` if the template is empty, or has ``{text}`` though no text is given.
     """
 
+    #: With `with_text`, ``{text}`` in it stands for the post's quoted text, and is added at the end if missing.
     template: str
+    #: Where the template is from, for people.
     preset: str | None = None
     with_text: bool = False
+    #: Adds that the answer shall be JSON.
     structured: bool = False
 
     def __post_init__(self) -> None:
@@ -681,44 +671,28 @@ _RETRY_TEMPERATURE = 0.4
 
 @dataclass(frozen=True)
 class CaptionSettings:
-    """Settings of a captioning run: model, prompt, servers, limits.
+    """Settings of a captioning run: model, prompt, servers, limits."""
 
-    Parameters
-    ----------
-    model : str
-        As the server calls it: ``llava:7b``.
-    prompt : Prompt
-    api : {"ollama", "openai"}, default "ollama"
-    hosts : sequence of str
-        By default ``OLLAMA_HOST``, else this machine.
-    options : mapping
-        In Ollama's names, added to temperature 0, the seed and the most tokens.
-    seed : int, default 0
-    max_tokens : int, default 200
-    max_side : int, default 672
-        Longest side of a picture, in pixels, as it is sent.
-    concurrency : int, optional
-        Questions at once for each host; found out by measuring unless given.
-    timeout : float, default 300
-        Seconds an answer may take.
-    patience : float, default 120
-        Seconds to go on trying when no host answers.
-    pull : bool, default False
-        Have a server that lacks the model fetch it.
-    """
-
+    #: As the server calls it: ``llava:7b``.
     model: str
     prompt: Prompt = field(default_factory=lambda: Prompt.of(None, None))
     api: Literal["ollama", "openai"] = "ollama"
+    #: By default ``OLLAMA_HOST``, else this machine.
     hosts: Sequence[str] = ()
+    #: In Ollama's names, added to temperature 0, the seed and the most tokens.
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     max_tokens: int = 200
+    #: Longest side of a picture, in pixels, as it is sent.
     max_side: int = MAX_SIDE
+    #: Questions at once for each host; found out by measuring unless given.
     concurrency: int | None = None
+    #: Seconds an answer may take, and to go on trying when no host answers.
     timeout: float = 300.0
     patience: float = 120.0
+    #: Have a server that lacks the model fetch it.
     pull: bool = False
+    #: Environment variable with the key of an OpenAI-compatible server.
     key_variable: str = KEY_VARIABLE
 
     def __post_init__(self) -> None:
