@@ -15,7 +15,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -209,26 +209,27 @@ def _check_config(config: Any) -> None:
 
 
 @contextmanager
-def _no_remote_code() -> Iterator[None]:
+def _swapped(module: Any, **values: Any) -> Iterator[None]:
+    """Give names of another library's module other values for a while, those that it has."""
+    before = {name: getattr(module, name) for name in values if hasattr(module, name)}
+    try:
+        for name in before:
+            setattr(module, name, values[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+def _no_remote_code() -> AbstractContextManager[None]:
     """Keep transformers from running, and from fetching, Python code that comes with a model, and from asking whether to."""
-    from transformers import dynamic_module_utils as modules
+    from transformers import dynamic_module_utils
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise EncoderError("the model brings Python code of its own (auto_map), which icehouse never runs")
 
-    names: dict[str, Any] = {
-        "get_class_in_module": refuse,
-        "get_cached_module_file": refuse,
-        "TIME_OUT_REMOTE_CODE": 0,
-    }
-    before = {name: getattr(modules, name) for name in names if hasattr(modules, name)}
-    for name in before:
-        setattr(modules, name, names[name])
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(modules, name, value)
+    refused = dict.fromkeys(("get_class_in_module", "get_cached_module_file"), refuse)
+    return _swapped(dynamic_module_utils, **refused, TIME_OUT_REMOTE_CODE=0)
 
 
 def _config_is_quick(config: Mapping[str, Any] | None) -> bool:
@@ -262,17 +263,11 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-@contextmanager
-def _offline() -> Iterator[None]:
+def _offline() -> AbstractContextManager[None]:
     """Shut the hub's client off from the network, and its cache with it from questions about newer versions."""
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    return _swapped(constants, HF_HUB_OFFLINE=True)
 
 
 def _forced_offline() -> bool:

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,17 +248,18 @@ def read_vectors(snapshot: Snapshot) -> np.ndarray:
 
 def load_vectors(snapshot: Snapshot, key: str, cache: Path | None = None) -> Vectors:
     """Get all vectors of a snapshot with their keys, from the memory-mapped copy if there is one."""
-    if cache is not None and (cached := _open_copy(snapshot, cache)) is not None:
-        return cached
-    keys = snapshot.read([key])[key]
-    X = read_vectors(snapshot)
-    if cache is not None and X.nbytes >= CACHE_FROM:
-        # Read-only media, a full disk, a link that leads elsewhere: the copy only saves time.
-        with contextlib.suppress(OSError, StoreError):
-            _write_copy(keys, X, snapshot, cache)
-            return _open_copy(snapshot, cache) or Vectors(keys, X, snapshot.digest)
-    X.flags.writeable = False
-    return Vectors(keys, X, snapshot.digest)
+    copy = None if cache is None else _open_copy(snapshot, cache, "vector")
+    if copy is None:
+        keys, X = snapshot.read([key])[key], read_vectors(snapshot)
+        X.flags.writeable = False
+        if cache is not None and X.nbytes >= CACHE_FROM:
+            # Read-only media, a full disk, a link that leads elsewhere: the copy only saves time.
+            with contextlib.suppress(OSError, StoreError):
+                _write_copy(keys, X, snapshot, cache)
+                copy = _open_copy(snapshot, cache, "vector")
+        if copy is None:
+            return Vectors(keys, X, snapshot.digest)
+    return Vectors(copy[0]["key"], copy[1], snapshot.digest)
 
 
 def take_float32(X: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -289,53 +290,58 @@ def _read_directly(path: Path, column: str, out: np.ndarray, pool: ThreadPoolExe
         return False
 
 
-def _paths(snapshot: Snapshot, cache: Path) -> tuple[Path, Path]:
-    return cache / f"{snapshot.digest}.keys.arrow", cache / f"{snapshot.digest}.npy"
+# Of vectors the copy is a NumPy file beside the keys; of token states their numbers one after another, beside the keys and
+# how many each has.
 
 
-def _open_copy(snapshot: Snapshot, cache: Path) -> Vectors | None:
-    keys_path, npy = _paths(snapshot, cache)
+def _copy_paths(snapshot: Snapshot, cache: Path, column: str) -> tuple[Path, Path]:
+    about, numbers = {"vector": ("keys.arrow", "npy"), "tokens": ("lengths.arrow", "states")}[column]
+    return cache / f"{snapshot.digest}.{about}", cache / f"{snapshot.digest}.{numbers}"
+
+
+def _open_copy(snapshot: Snapshot, cache: Path, column: str) -> tuple[pa.Table, np.ndarray] | None:
+    """Keys (and lengths) and numbers of a copy, mapped from disk; None where there is none as it was written."""
+    about, path = _copy_paths(snapshot, cache, column)
+    name = f"{snapshot.digest}.sums.json"
     try:
-        check_copy(cache, snapshot.digest, (keys_path, npy))
-        with pa.memory_map(str(keys_path)) as source:
-            keys = pa.ipc.open_file(source).read_all().column(0)
-        X = np.load(npy, mmap_mode="r")
-    except (CorruptError, OSError, ValueError, EOFError, pa.ArrowException):
+        stamps = unseal(json.loads((cache / name).read_bytes()), name)
+        for file in (about, path):  # before a library trusts what they say
+            check_stamp(file, stamps.get(file.name, {}))
+        with pa.memory_map(str(about)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        if column == "vector":
+            numbers: np.ndarray = np.load(path, mmap_mode="r")
+            rows = snapshot.rows
+        else:
+            dim, dtype = _kind(snapshot)
+            rows = int(table["length"].to_numpy().sum())
+            # Nothing cannot be mapped.
+            numbers = np.memmap(path, dtype, "r", shape=(rows, dim)) if rows else np.empty((0, dim), dtype)
+    except (CorruptError, OSError, ValueError, EOFError, KeyError, pa.ArrowException):
         return None
-    if len(keys) != snapshot.rows or len(X) != snapshot.rows:
-        return None
-    return Vectors(keys, X, snapshot.digest)
+    return (table, numbers) if (table.num_rows, len(numbers)) == (snapshot.rows, rows) else None
+
+
+def _finish_copy(snapshot: Snapshot, cache: Path, column: str) -> None:
+    """Keep the checksums of a copy's files, and remove copies of other snapshots from a table's folder of copies."""
+    paths = _copy_paths(snapshot, cache, column)
+    publish_sealed(cache / f"{snapshot.digest}.sums.json", {path.name: stamp(path) for path in paths})
+    remove_leftovers(cache)
+    for path in cache.iterdir():
+        if (match := _COPY.fullmatch(path.name)) and match[1] != snapshot.digest:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _write_copy(keys: pa.ChunkedArray, X: np.ndarray, snapshot: Snapshot, cache: Path) -> None:
-    keys_path, npy = _paths(snapshot, cache)
+    about, npy = _copy_paths(snapshot, cache, "vector")
     cache.mkdir(parents=True, exist_ok=True)
-    with publish(keys_path) as temp:
-        table = pa.table({"key": keys})
-        with pa.ipc.new_file(str(temp), table.schema) as writer:
-            writer.write_table(table)
-    # Last, so that where there are vectors there are keys.
+    table = pa.table({"key": keys})
+    with publish(about) as temp, pa.ipc.new_file(str(temp), table.schema) as writer:
+        writer.write_table(table)
     with publish(npy) as temp, temp.open("wb") as file:
         np.save(file, X)
-    finish_copy(cache, snapshot.digest, (keys_path, npy))
-
-
-def check_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
-    """Make sure that the files of a copy are those that were written, before a library trusts what they say."""
-    name = f"{digest}.sums.json"
-    stamps = unseal(json.loads((cache / name).read_bytes()), name)
-    for path in paths:
-        check_stamp(path, stamps.get(path.name, {}))
-
-
-def finish_copy(cache: Path, digest: str, paths: Sequence[Path]) -> None:
-    """Keep the checksums of a copy's files, and remove copies of other snapshots from a table's folder of copies."""
-    publish_sealed(cache / f"{digest}.sums.json", {path.name: stamp(path) for path in paths})
-    remove_leftovers(cache)
-    for path in cache.iterdir():
-        if (match := _COPY.fullmatch(path.name)) and match[1] != digest:
-            with contextlib.suppress(OSError):
-                path.unlink()
+    _finish_copy(snapshot, cache, "vector")
 
 
 # Padded to the longest, the states of a hundred thousand posts would fill any memory. So a table's states lie in one
@@ -356,25 +362,36 @@ class TokenStates:
 
 def load_tokens(snapshot: Snapshot, key: str, cache: Path | None = None) -> TokenStates:
     """Get all token states of a snapshot with their keys, from the memory-mapped copy if there is one."""
-    if cache is not None and (cached := _open_token_copy(snapshot, cache)) is not None:
-        return cached
-    if cache is not None and sum(path.stat().st_size for path in snapshot.files) >= CACHE_FROM:
+    copy = None if cache is None else _open_copy(snapshot, cache, "tokens")
+    if copy is None and cache is not None and snapshot.bytes >= CACHE_FROM:
         # Read-only media, a full disk, a link that leads elsewhere: the copy only saves memory.
         with contextlib.suppress(OSError, StoreError):
             _write_token_copy(snapshot, key, cache)
-            if (cached := _open_token_copy(snapshot, cache)) is not None:
-                return cached
-    keys, lengths, states = [], [], []
+            copy = _open_copy(snapshot, cache, "tokens")
+    if copy is None:
+        tables, blocks = [], []
+        for table, block in _token_blocks(snapshot, key):
+            tables.append(table)
+            blocks.append(block)
+        dim, dtype = _kind(snapshot)
+        states = np.concatenate([np.empty((0, dim), dtype), *blocks])
+        states.flags.writeable = False
+        copy = pa.Table.from_batches(tables, _about_tokens(snapshot, key)), states
+    lengths = copy[0]["length"].to_numpy()
+    return TokenStates(copy[0]["key"], np.cumsum(lengths) - lengths, lengths, copy[1], snapshot.digest)
+
+
+def _about_tokens(snapshot: Snapshot, key: str) -> pa.Schema:
+    return pa.schema([pa.field("key", snapshot.schema.field(key).type), pa.field("length", pa.int64())])
+
+
+def _token_blocks(snapshot: Snapshot, key: str) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """Keys with how many states each has, and the states, a batch at a time."""
     for batch in snapshot.batches([key, "tokens"]):
-        keys.append(batch.column(0))
-        lengths.append(_lengths(batch.column(1)))
-        states.append(to_array(batch.column(1).flatten()))
-    dim, dtype = _kind(snapshot)
-    together = np.concatenate(states) if states else np.empty((0, dim), dtype)
-    together.flags.writeable = False
-    counts = np.concatenate(lengths) if lengths else np.empty(0, np.int64)
-    column = pa.chunked_array(keys, type=snapshot.schema.field(key).type)
-    return TokenStates(column, _starts(counts), counts, together, snapshot.digest)
+        column = batch.column(1)
+        lengths = pa.array(np.diff(column.offsets.to_numpy()).astype(np.int64))
+        about = pa.record_batch([batch.column(0), lengths], schema=_about_tokens(snapshot, key))
+        yield about, np.ascontiguousarray(to_array(column.flatten()))
 
 
 def pad_tokens(
@@ -394,52 +411,17 @@ def _kind(snapshot: Snapshot) -> tuple[int, np.dtype]:
     return field.list_size, np.dtype(field.value_type.to_pandas_dtype())
 
 
-def _lengths(column: pa.ListArray) -> np.ndarray:
-    return np.diff(column.offsets.to_numpy()).astype(np.int64)
-
-
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    starts: np.ndarray = np.cumsum(lengths) - lengths
-    return starts
-
-
-def _token_paths(snapshot: Snapshot, cache: Path) -> tuple[Path, Path]:
-    return cache / f"{snapshot.digest}.lengths.arrow", cache / f"{snapshot.digest}.states"
-
-
-def _open_token_copy(snapshot: Snapshot, cache: Path) -> TokenStates | None:
-    about, path = _token_paths(snapshot, cache)
-    dim, dtype = _kind(snapshot)
-    try:
-        check_copy(cache, snapshot.digest, (about, path))
-        with pa.memory_map(str(about)) as source:
-            table = pa.ipc.open_file(source).read_all()
-        lengths = table["length"].to_numpy()
-        if table.num_rows != snapshot.rows or path.stat().st_size != lengths.sum() * dim * dtype.itemsize:
-            return None
-        if not lengths.sum():  # nothing that could be mapped
-            return TokenStates(
-                table["key"], _starts(lengths), lengths, np.empty((0, dim), dtype), snapshot.digest
-            )
-        states = np.memmap(path, dtype, "r", shape=(int(lengths.sum()), dim))
-    except (CorruptError, OSError, ValueError, EOFError, KeyError, pa.ArrowException):
-        return None
-    return TokenStates(table["key"], _starts(lengths), lengths, states, snapshot.digest)
-
-
 def _write_token_copy(snapshot: Snapshot, key: str, cache: Path) -> None:
     """Write the copy a batch at a time."""
-    about, path = _token_paths(snapshot, cache)
+    about, path = _copy_paths(snapshot, cache, "tokens")
     cache.mkdir(parents=True, exist_ok=True)
-    schema = pa.schema([pa.field("key", snapshot.schema.field(key).type), pa.field("length", pa.int64())])
     with (
         publish(about) as keys,
         publish(path) as states,
-        pa.ipc.new_file(str(keys), schema) as writer,
+        pa.ipc.new_file(str(keys), _about_tokens(snapshot, key)) as writer,
         states.open("wb") as file,
     ):
-        for batch in snapshot.batches([key, "tokens"]):
-            column = batch.column(1)
-            writer.write_batch(pa.record_batch([batch.column(0), pa.array(_lengths(column))], schema=schema))
-            file.write(np.ascontiguousarray(to_array(column.flatten())).data)
-    finish_copy(cache, snapshot.digest, (about, path))
+        for batch, block in _token_blocks(snapshot, key):
+            writer.write_batch(batch)
+            file.write(block.data)
+    _finish_copy(snapshot, cache, "tokens")

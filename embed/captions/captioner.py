@@ -63,26 +63,48 @@ EVERY_S = 30.0
 
 @contextmanager
 def progress() -> Iterator[tuple[Progress, Say]]:
-    """Progress and remark callbacks of a run; both write to stderr."""
+    """Progress and remark callbacks of a run; both write to stderr.
+
+    On a terminal a bar with count, rate and time left: of the bytes while a model is fetched, then of the pictures.
+    """
     from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    if console.is_terminal:
-        with _bar(console) as shown:
-            yield shown
-    else:
-        yield Log(_log).progress, _log
+    if not console.is_terminal:
+        log = Log(lambda line: say(one_line(line)))
+        yield log.progress, log.write
+        return
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[count]}", markup=False),
+        TextColumn("{task.fields[pace]}", markup=False),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    ]
+    with Bar(*columns, console=console, transient=True, speed_estimate_period=300) as bar:
+        task = bar.add_task("captioning", total=None, count="", pace="")
 
+        def update(done: int, total: int, what: str) -> None:
+            asking = isinstance(what, PaceLine)
+            work = "captioning" if asking else "pulling"
+            if bar.tasks[0].description != work:
+                bar.reset(task, description=work)
+            count = f"{done}/{total}" if asking else _bytes(done, total)
+            bar.update(task, completed=done, total=total or None, count=count, pace=one_line(what))
 
-def _log(line: str) -> None:
-    say(one_line(line))
+        def remark(text: str) -> None:
+            bar.console.print(one_line(text), highlight=False, markup=False)
+
+        yield update, remark
 
 
 class Log:
     """Progress as lines, for a file or another program: at most one every `EVERY_S` seconds, and each news once."""
 
     def __init__(self, write: Say, clock: Callable[[], float] = time.monotonic) -> None:
-        self._write = write
+        self.write = write
         self._clock = clock
         self._last = clock()
         self._pulled: set[str] = set()
@@ -92,11 +114,11 @@ class Log:
         if isinstance(what, PaceLine):
             if self._due():
                 left = "" if what.left_s is None else f", about {duration(what.left_s)} left"
-                self._write(f"{done:,} of {total:,}: {what}{left}")
+                self.write(f"{done:,} of {total:,}: {what}{left}")
         elif what not in self._pulled or self._due():
             # Several hosts may be pulling at once: what one of them has said before is not news.
             self._pulled.add(what)
-            self._write(f"pulling: {what}{_bytes(done, total, ', ')}")
+            self.write(f"pulling: {what}{_bytes(done, total, ', ')}")
 
     def _due(self) -> bool:
         now = self._clock()
@@ -104,41 +126,6 @@ class Log:
             return False
         self._last = now
         return True
-
-
-@contextmanager
-def _bar(console: Any) -> Iterator[tuple[Progress, Say]]:
-    """A bar with count, rate and time left: of the bytes while a model is fetched, then of the pictures."""
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = [
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[count]}", markup=False),
-        TextColumn("{task.fields[pace]}", markup=False),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    ]
-    with Bar(*columns, console=console, transient=True, speed_estimate_period=300) as bar:
-        captioning = bar.add_task("captioning", total=None, count="", pace="")
-        pulling = bar.add_task("pulling", total=None, count="", pace="", visible=False)
-
-        def update(done: int, total: int, what: str) -> None:
-            asking = isinstance(what, PaceLine)
-            bar.update(captioning, visible=asking)
-            bar.update(pulling, visible=not asking)
-            bar.update(
-                captioning if asking else pulling,
-                completed=done,
-                total=total or None,
-                count=f"{done}/{total}" if asking else _bytes(done, total),
-                pace=one_line(what),
-            )
-
-        def remark(text: str) -> None:
-            bar.console.print(one_line(text), highlight=False, markup=False)
-
-        yield update, remark
 
 
 def _bytes(done: int, total: int, before: str = "") -> str:
