@@ -261,6 +261,7 @@ def redis_client(url: str, **options: Any) -> tuple[Any, str, dict[str, str]]:
     parameters = dict(parse_qsl(parts.query))
     client = redis.Redis.from_url(
         urlunsplit((parts.scheme, parts.netloc, f"/{db}", "", "")),
+        protocol=2,  # answers have one form, whichever version of the client there is
         retry=Retry(ExponentialBackoff(cap=5, base=0.1), RETRIES),
         retry_on_error=[redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
         health_check_interval=30,
@@ -502,24 +503,18 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _entries(found: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Entries of one stream in an answer, whichever of its two forms the client gives."""
-    streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or ()]
-    for entries in streams:
-        # The newer form wraps them once more.
-        flat = entries[0] if entries and isinstance(entries[0], list) else entries
-        for entry, fields in flat:
+def _entries(found: Any) -> Iterator[tuple[str, Mapping[bytes, bytes]]]:
+    """Entries of one stream in an answer, but those that were trimmed meanwhile."""
+    for _, entries in found or ():
+        for entry, fields in entries:
             if fields is not None:
                 yield _text(entry), fields
 
 
-def _json_of(fields: Mapping[Any, Any]) -> bytes:
-    for name in (b"json", "json"):
-        if name in fields:
-            value = fields[name]
-            return value if isinstance(value, bytes) else str(value).encode()
-    told: dict[str, Any] = {_text(name): _text(value) for name, value in fields.items()}
-    return json.dumps(told).encode()
+def _json_of(fields: Mapping[bytes, bytes]) -> bytes:
+    if b"json" in fields:
+        return fields[b"json"]
+    return json.dumps({_text(name): _text(value) for name, value in fields.items()}).encode()
 
 
 def kafka_settings(url: str, role: str) -> tuple[dict[str, Any], str]:
