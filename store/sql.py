@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -249,7 +250,7 @@ def _select(con: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> str:
     columns = [
         _identifier(field.name)
         if field.name in present
-        else f"NULL::{_sql_type(con, field.type)} AS {_identifier(field.name)}"
+        else f"NULL::{_sql_type(field.type)} AS {_identifier(field.name)}"
         for field in snapshot.schema
     ]
     return f"SELECT {', '.join(columns)} FROM {source}"
@@ -260,16 +261,14 @@ def _file(path: Path) -> str:
     return "'" + re.sub(r"([\[*?])", r"[\1]", str(path.resolve())).replace("'", "''") + "'"
 
 
-def _sql_type(con: duckdb.DuckDBPyConnection, kind: pa.DataType) -> str:
-    """DuckDB's type for an Arrow type read from Parquet."""
+@cache
+def _sql_type(kind: pa.DataType) -> str:
+    """DuckDB's type for an Arrow type read from Parquet; asking for it takes milliseconds."""
     if is_vectors(kind):  # DuckDB has no half floats, and Parquet no fixed sizes
         return "FLOAT[][]" if pa.types.is_list(kind) else "FLOAT[]"
-    empty = pa.table({"x": pa.array([], kind)})
-    con.register("icehouse_type", empty)
-    try:
-        return str(con.execute("DESCRIBE SELECT x FROM icehouse_type").fetchall()[0][1])
-    finally:
-        con.unregister("icehouse_type")
+    with duckdb.connect(":memory:") as con:
+        con.register("empty", pa.table({"x": pa.array([], kind)}))
+        return str(con.execute("DESCRIBE SELECT x FROM empty").fetchall()[0][1])
 
 
 def _identifier(name: str) -> str:
