@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 
@@ -285,32 +285,25 @@ def _why_not_now(step: Step, mode: Mode, digests: _Digests) -> str | None:
     return None
 
 
-class _Log:
-    """Lines of JSON, each on the medium before what it announces is done."""
+def _open_log(path: Path, *, new: bool) -> BinaryIO:
+    """Open a log to write lines of JSON to, each on the medium before what it announces is done."""
+    try:
+        log = path.open("xb" if new else "ab")
+    except FileExistsError:
+        raise UsageError(f"{path} is there already; give another --log") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    if new:
+        fsync_dir(path.absolute().parent)
+    elif (written := path.read_bytes()) and not written.endswith(b"\n"):
+        log.write(b"\n")
+    return log
 
-    def __init__(self, path: Path, *, new: bool) -> None:
-        self.path = path
-        try:
-            self._file = path.open("xb" if new else "ab")
-        except FileExistsError:
-            raise UsageError(f"{path} is there already; give another --log") from None
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-        if new:
-            fsync_dir(path.absolute().parent)
-        elif (written := path.read_bytes()) and not written.endswith(b"\n"):
-            self._file.write(b"\n")
 
-    def write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+def _write(log: BinaryIO, record: dict[str, Any]) -> None:
+    log.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
+    log.flush()
+    os.fsync(log.fileno())
 
 
 def carry_out(
@@ -327,8 +320,9 @@ def carry_out(
     outcome, digests = Outcome(log=path), _digests()
     if not plan.steps:
         return Outcome()
-    with _Log(path, new=True) as journal:
-        journal.write(
+    with _open_log(path, new=True) as journal:
+        _write(
+            journal,
             {
                 "log": _LOG,
                 "format": 1,
@@ -337,7 +331,7 @@ def carry_out(
                 "store": str(plan.store.absolute()),
                 "search": plan.search,
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
+            },
         )
         for number, step in enumerate(plan.steps, 1):
             reason = _why_not_now(step, plan.mode, digests)
@@ -348,10 +342,12 @@ def carry_out(
                 except OSError as error:
                     reason = f"{error.strerror or error} ({error.filename or step.file})"
             if reason is None:
-                journal.write({"step": number, "state": "done"})
+                _write(journal, {"step": number, "state": "done"})
                 outcome.done.append(step.item_id)
             else:
-                journal.write({"step": number, "state": "skipped", "item_id": step.item_id, "reason": reason})
+                _write(
+                    journal, {"step": number, "state": "skipped", "item_id": step.item_id, "reason": reason}
+                )
                 outcome.skipped.append((step.item_id, reason))
             if progress is not None:
                 progress(number, len(plan.steps))
@@ -368,13 +364,13 @@ def _log_path(plan: Plan) -> Path:
     return folder / f"{when}-{plan.mode}.jsonl"
 
 
-def _move(step: Step, number: int, journal: _Log) -> str | None:
+def _move(step: Step, number: int, journal: BinaryIO) -> str | None:
     assert step.target is not None
     target = step.target
     if os.path.lexists(target):
         return f"{target} is there already"
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    journal.write({"step": number, "state": "begun", **_facts_of(step), "to": target})
+    _write(journal, {"step": number, "state": "begun", **_facts_of(step), "to": target})
     _relocate(step.file, target, step.sha256)
     return None
 
@@ -437,15 +433,12 @@ def _give_name(temp: str, target: str) -> None:
 
 
 def _sync(file: str) -> None:
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with open(file, "rb") as opened:
+        os.fsync(opened.fileno())
 
 
-def _hardlink(step: Step, number: int, journal: _Log) -> str | None:
-    journal.write({"step": number, "state": "begun", **_facts_of(step), "link_to": step.keeper})
+def _hardlink(step: Step, number: int, journal: BinaryIO) -> str | None:
+    _write(journal, {"step": number, "state": "begun", **_facts_of(step), "link_to": step.keeper})
     with _temporary_beside(step.file) as temp:
         os.link(step.keeper, temp, follow_symlinks=False)
         os.replace(temp, step.file)  # by another name of the same file, which leaves both
@@ -498,7 +491,7 @@ def undo_actions(
     path = Path(log)
     outcome = Outcome(log=path, skipped=[(path.name, line) for line in damaged])
     folders: set[str] = set()
-    with contextlib.nullcontext() if dry_run else _Log(path, new=False) as journal:
+    with contextlib.nullcontext() if dry_run else _open_log(path, new=False) as journal:
         for number, record in enumerate(reversed(begun), 1):
             item, reason, act = str(record.get("item_id")), None, None
             try:
@@ -517,7 +510,7 @@ def undo_actions(
                 if act is not None:
                     outcome.done.append(item)
                 if journal is not None:
-                    journal.write({"step": record["step"], "state": "undone"})
+                    _write(journal, {"step": record["step"], "state": "undone"})
             if progress is not None:
                 progress(number, len(begun))
         if journal is not None:
