@@ -13,9 +13,9 @@ work on it. It differs in three things:
 **A prediction never depends on the other rows of its batch.** A contract test runs over every head of the
 registry.
 
-Adding one is a new file with a subclass that writes four short methods (`_fit`, `_predict_proba`, `_state`,
-`_restore`) and one line in `registry.FAMILIES`, or an entry point of the group ``icehouse.heads`` in a package of
-yours. `Head` does the rest: checks of features and labels, the coding of classes, parameters, storage.
+Adding one is a new file with a subclass that writes two methods (`_fit`, `_predict_proba`) and names its fitted state
+(`arrays`, `values`), and one line in `registry.FAMILIES`, or an entry point of the group ``icehouse.heads`` in a package
+of yours. `Head` does the rest: checks of features and labels, the coding of classes, parameters, storage.
 """
 
 from __future__ import annotations
@@ -146,6 +146,9 @@ class Head(ABC):
     takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "never"
     #: Smallest value of parameters that are whole numbers; a subclass adds its own.
     minimum: ClassVar[Mapping[str, int]] = {"seed": 0}
+    #: Fitted attributes to save: those that are arrays, or mappings of input to array, and those that are JSON values.
+    arrays: ClassVar[tuple[str, ...]] = ()
+    values: ClassVar[tuple[str, ...]] = ()
     #: Parameters with too many numbers for ``head.json``; they are saved beside it.
     bulky: ClassVar[tuple[str, ...]] = ()
 
@@ -194,13 +197,25 @@ class Head(ABC):
     def _predict_proba(self, X: Inputs) -> np.ndarray:
         """Probabilities of checked rows: float, shape (n, k), each row from that row alone."""
 
-    @abstractmethod
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Fitted state as arrays and JSON values, enough for `_restore`; parameters and classes apart."""
+        arrays: dict[str, np.ndarray] = {}
+        for name in self.arrays:
+            key, found = _key(name), getattr(self, name)
+            if isinstance(found, Mapping):
+                arrays |= {f"{key}/{of}": array for of, array in found.items()}
+            else:
+                arrays[key] = found
+        return arrays, {_key(name): getattr(self, name) for name in self.values}
 
-    @abstractmethod
     def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
         """Take back what `_state` gave."""
+        for name in self.arrays:
+            key = _key(name)
+            by_input = {of: arrays[f"{key}/{of}"] for of in self.widths_ if f"{key}/{of}" in arrays}
+            setattr(self, name, arrays.get(key, by_input))
+        for name in self.values:
+            setattr(self, name, values[_key(name)])
 
     def _save(self, folder: Path) -> dict[str, Any]:
         """Write the fitted state; a library with a text format of its own overrides this and `_load`."""
@@ -328,8 +343,7 @@ class Head(ABC):
         groups: Sequence[Any] | np.ndarray | None = None,
     ) -> list[Self]:
         """New heads, one fitted with each seed as `fit` does; a family that can train them together does."""
-        given: dict[str, Any] = {} if groups is None else {"groups": groups}
-        return [self.unfitted(seed=seed).fit(X, y, val, sample_weight, **given) for seed in seeds]
+        return [self.unfitted(seed=seed).fit(X, y, val, sample_weight, groups) for seed in seeds]
 
     def _begin(
         self,
@@ -475,9 +489,7 @@ class Head(ABC):
     ) -> Self:
         """A new head with what this one chose, fitted on `X` and `y`, with nothing held out."""
         self._require_fitted()
-        head = self.unfitted(**self.chosen_)
-        given: dict[str, Any] = {} if groups is None else {"groups": groups}
-        return head.fit(X, y, sample_weight=sample_weight, **given)
+        return self.unfitted(**self.chosen_).fit(X, y, sample_weight=sample_weight, groups=groups)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each class, for each row.
@@ -726,6 +738,11 @@ class Head(ABC):
             regressor_tags=None,
             input_tags=InputTags(),
         )
+
+
+def _key(name: str) -> str:
+    """Name in the saved head of a fitted attribute."""
+    return {"means_": "mean", "input_weights_": "weights"}.get(name, name.removesuffix("_"))
 
 
 def _damaged(folder: str | Path | None, reason: Exception | str) -> HeadError:

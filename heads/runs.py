@@ -14,13 +14,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import secrets
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -533,9 +532,6 @@ def log_scoring(store: Store, label: str, ids: Iterable[str], by: str, times: in
     try:
         folder.mkdir(exist_ok=True)
         with hold(folder):
-            if not any(folder.glob("[!.]*")):
-                for of, theirs in _scorings_by_runs(store):
-                    _add_scorings(folder, of, theirs, {"train": 1})
             _add_scorings(folder, label, items, {by: times})
     except OSError as error:
         raise HeadError(f"cannot write to {folder}: {error.strerror or error}") from error
@@ -553,11 +549,7 @@ def scoring_count(store: Store, label: str, ids: Iterable[str]) -> dict[str, Any
 def _count_of(store: Store, label: str, items: set[str]) -> dict[str, Any]:
     by: Counter[str] = Counter()
     damaged = []
-    files = sorted((store.path / "looks").glob("[!.]*"))
-    if not files:  # nothing was counted yet, but runs may have been scored
-        found = sum(not items.isdisjoint(theirs) for of, theirs in _scorings_by_runs(store) if of == label)
-        by.update({"train": found} if found else {})
-    for path in files:
+    for path in sorted((store.path / "looks").glob("[!.]*")):
         try:
             known = _read_scorings(path)
         except (OSError, ValueError):  # those set aside as damaged too
@@ -617,12 +609,3 @@ def _add_scorings(folder: Path, label: str, items: set[str], looks: dict[str, in
         "looks": dict(Counter(before) + Counter(looks)),
     }
     write_sealed(path, {**value, "items": "".join(sorted(items))})
-
-
-def _scorings_by_runs(store: Store) -> Iterator[tuple[str, set[str]]]:
-    """Label and rows of the test scores of runs, for a store in which no looks are kept."""
-    for path in sorted((store.path / "runs").glob("[!.]*/run.json")):
-        with contextlib.suppress(IcehouseError, OSError, ValueError):  # a damaged run is its own affair
-            run = Run(path.parent)
-            if "test" in run.metrics:
-                yield run.label, _item_digests(run.training_items().get("test", set()))

@@ -20,7 +20,6 @@ The protocol, the same for every head:
 from __future__ import annotations
 
 import hashlib
-import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -316,7 +315,7 @@ def fit_on(rows: Rows, estimator: Head) -> Fitted:
     head = _with_class_vectors(rows, estimator).unfitted()
     head.progress = estimator.progress
     val = (dev.X, dev.labels) if len(dev) else None
-    head.fit(learn.X, learn.labels, val=val, **_groups_for(head.fit, rows, learn))
+    head.fit(learn.X, learn.labels, val=val, groups=rows.searches.groups(learn))
     return Fitted(head, time.perf_counter() - started)
 
 
@@ -326,7 +325,7 @@ def fit_seeds_on(rows: Rows, estimator: Head, seeds: Sequence[int]) -> dict[int,
     val = (dev.X, dev.labels) if len(dev) else None
     started = time.perf_counter()
     head = _with_class_vectors(rows, estimator)
-    heads = head.fit_seeds(seeds, learn.X, learn.labels, val=val, **_groups_for(head.fit, rows, learn))
+    heads = head.fit_seeds(seeds, learn.X, learn.labels, val=val, groups=rows.searches.groups(learn))
     seconds = (time.perf_counter() - started) / len(heads)
     return {seed: Fitted(head, seconds) for seed, head in zip(seeds, heads, strict=True)}
 
@@ -334,12 +333,7 @@ def fit_seeds_on(rows: Rows, estimator: Head, seeds: Sequence[int]) -> dict[int,
 def refit_on(rows: Rows, chosen: Head) -> Head:
     """A head with what `chosen` chose, fitted on train and dev: step 4 of the protocol."""
     both = rows.samples.take(np.concatenate([rows.parts.train, rows.parts.dev]))
-    return chosen.refit(both.X, both.labels, **_groups_for(chosen.fit, rows, both))
-
-
-def _groups_for(fit: Callable[..., Any], rows: Rows, some: Samples) -> dict[str, Any]:
-    """Groups of duplicates for `fit`; nothing for a family of somebody else's whose `fit` takes none."""
-    return {"groups": rows.searches.groups(some)} if "groups" in inspect.signature(fit).parameters else {}
+    return chosen.refit(both.X, both.labels, groups=rows.searches.groups(both))
 
 
 def _with_class_vectors(rows: Rows, estimator: Head) -> Head:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -207,24 +207,11 @@ class AttentionHead(TorchHead):
             )
 
     def attention(self, X: Any) -> dict[str, np.ndarray]:
-        """Weight of every token in the vector that the classifier sees.
+        """Weight of every token in the vector that the classifier sees, by input: float32, (n, t), t = 1 for a vector.
 
-        Parameters
-        ----------
-        X : Inputs or mapping
-            As for `predict_proba`.
-
-        Returns
-        -------
-        dict of str to ndarray of float32, shape (n, t)
-            By input; t is that of its tokens, 1 for an input of one vector. Weights are not negative, and zero
-            where there is no token. In `guided-ca` those of each input of a row sum to one (each input is
-            pooled by itself); in `diff-attn` and `guided-ca+diff-attn` those of all inputs together do.
-
-        Raises
-        ------
-        HeadError
-            If the head is not fitted, the inputs do not fit, or it is a published form.
+        Weights are not negative, and zero where there is no token. In `guided-ca` those of each input of a row sum to one
+        (each input is pooled by itself); in `diff-attn` and `guided-ca+diff-attn` those of all inputs together do.
+        HeadError if the head is not fitted, the inputs do not fit, or it is a published form.
         """
         X, parts = self._read(X)
         found = {name: np.zeros((len(X), _length(X, name)), np.float32) for name in X.names}
@@ -234,24 +221,11 @@ class AttentionHead(TorchHead):
         return found
 
     def cross_attention(self, X: Any) -> dict[tuple[str, str], np.ndarray]:
-        """Attention weights from each token of one input to each of another; for a few rows, since it is large.
+        """Attention weights from each token of one input to each of another, (n, t, t'), for a few rows: it is large.
 
-        Parameters
-        ----------
-        X : Inputs or mapping
-            As for `predict_proba`.
-
-        Returns
-        -------
-        dict of (str, str) to ndarray of float32, shape (n, t, t')
-            By the input that looks and the input that is looked at, as a mean over heads. In the guided heads, a
-            token's weights over all other inputs sum to one. In `diff-attn` they are the differential maps of
-            the last block, which also look within an input, and may be negative.
-
-        Raises
-        ------
-        HeadError
-            As `attention`.
+        By the input that looks and the input that is looked at, as a mean over heads; HeadError as for `attention`. In the
+        guided heads, a token's weights over all other inputs sum to one. In `diff-attn` they are the differential maps of
+        the last block, which also look within an input, and may be negative.
         """
         X, parts = self._read(X)
         found: dict[tuple[str, str], np.ndarray] = {}
@@ -309,6 +283,7 @@ def _unless_published() -> Any:
     return _UnlessPublished()
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class PublishableHead(AttentionHead):
     """An attention head that also comes as it was published.
 
@@ -326,11 +301,21 @@ class PublishableHead(AttentionHead):
     batch_independent: ClassVar[bool] = _unless_published()
     batched: ClassVar[bool] = _unless_published()  # batch norm keeps state, which vmap cannot stack
 
-    as_published: bool
+    # Parameters that were given, whose values count even where the published form has others.
+    given: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, *, as_published: bool, **shared: Any) -> None:
-        super().__init__(**{**(PUBLISHED if as_published else {}), **shared})
-        self.as_published = as_published
+    as_published: bool = False
+
+    def __new__(cls, **params: Any) -> Self:
+        """Note which parameters were given."""
+        head = super().__new__(cls, **params)
+        head.__dict__["given"] = frozenset(params)
+        return head
+
+    def __post_init__(self) -> None:
+        """Take the published defaults."""
+        for name in PUBLISHED.keys() - self.given if self.as_published else ():
+            setattr(self, name, PUBLISHED[name])
 
     def _fit(
         self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
@@ -365,6 +350,7 @@ def _length(X: Inputs, name: str) -> int:
     return int(array.shape[1]) if isinstance(array, Tokens) else 1
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class DiffAttn(PublishableHead):
     """Differential transformer (Ye et al. 2024; version 2, January 2026) over the tokens of all inputs together.
 
@@ -402,19 +388,8 @@ class DiffAttn(PublishableHead):
     family: ClassVar[str] = "diff-attn"
     minimum: ClassVar[Mapping[str, int]] = {"depth": 1}
 
-    def __init__(
-        self,
-        *,
-        version: Literal["v1", "v2"] = "v2",
-        depth: int = 1,
-        width: int = 64,
-        heads: int = 4,
-        as_published: bool = False,
-        **shared: Any,
-    ) -> None:
-        super().__init__(as_published=as_published, width=width, heads=heads, **shared)
-        self.version = version
-        self.depth = depth
+    version: Literal["v1", "v2"] = "v2"
+    depth: int = 1
 
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """The network."""
@@ -425,6 +400,7 @@ class DiffAttn(PublishableHead):
         return DiffNet(widths, classes, **self._differential(self.version, self.depth))
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class GuidedCA(PublishableHead):
     """Guided cross-attention (CrisisKAN, Gupta et al. 2024, after Abavisani et al. 2020), within a row.
 
@@ -460,9 +436,6 @@ class GuidedCA(PublishableHead):
     """
 
     family: ClassVar[str] = "guided-ca"
-
-    def __init__(self, *, width: int = 64, heads: int = 4, as_published: bool = False, **shared: Any) -> None:
-        super().__init__(as_published=as_published, width=width, heads=heads, **shared)
 
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """The network."""

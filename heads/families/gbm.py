@@ -98,6 +98,7 @@ class Gbm(Head):
     footprint: ClassVar[Footprint] = Footprint(rows=4, dev=4)
     stochastic: ClassVar[bool] = True
     minimum: ClassVar[Mapping[str, int]] = {"max_rounds": 1, "patience": 1, "components": 1}
+    arrays: ClassVar[tuple[str, ...]] = ("means_", "axes_")
 
     num_leaves: int | Sequence[int] | Literal["auto"] = "auto"
     min_data: int | Sequence[int] | Literal["auto"] = "auto"
@@ -249,14 +250,8 @@ class Gbm(Head):
         return np.concatenate([self._voted(self.booster_, self._features(part)) for part in pieces(X, CHUNK)])
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        arrays = {f"mean/{name}": mean for name, mean in self.means_.items()}
-        return {**arrays, **{f"axes/{name}": axes for name, axes in self.axes_.items()}}, {
-            "reduced": list(self.axes_)
-        }
-
-    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
-        self.means_ = {name: arrays[f"mean/{name}"] for name in values["reduced"]}
-        self.axes_ = {name: arrays[f"axes/{name}"] for name in values["reduced"]}
+        arrays, values = super()._state()
+        return arrays, {**values, "reduced": list(self.axes_)}
 
     def _save(self, folder: Path) -> dict[str, Any]:
         self.booster_.save_model(folder / "model.txt", num_iteration=self.booster_.best_iteration)

@@ -78,6 +78,8 @@ class Knn(Head):
     family: ClassVar[str] = "knn"
     handles_missing: ClassVar[bool] = True
     footprint: ClassVar[Footprint] = Footprint(dev=0.1)
+    arrays: ClassVar[tuple[str, ...]] = ("codes_", "votes_", "prior_", "input_weights_", "bank_", "means_")
+    values: ClassVar[tuple[str, ...]] = ("k_", "temperature_")
 
     k: int | Sequence[int] | Literal["auto"] = "auto"
     temperature: float | Sequence[float] | Literal["auto"] = "auto"
@@ -216,21 +218,3 @@ class Knn(Head):
             near = mean_over_inputs(part, cosines, self.input_weights_)
             parts += [votes for _, votes in self._votes(near, [self.k_], [self.temperature_])]
         return np.concatenate(parts)
-
-    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        arrays = {
-            "codes": self.codes_,
-            "votes": self.votes_,
-            "prior": self.prior_,
-            "weights": self.input_weights_,
-        }
-        for name in self.widths_:
-            arrays |= {f"bank/{name}": self.bank_[name], f"mean/{name}": self.means_[name]}
-        return arrays, {"k": self.k_, "temperature": self.temperature_}
-
-    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
-        self.codes_, self.votes_, self.prior_ = arrays["codes"], arrays["votes"], arrays["prior"]
-        self.input_weights_ = arrays["weights"]
-        self.bank_ = {name: arrays[f"bank/{name}"] for name in self.widths_}
-        self.means_ = {name: arrays[f"mean/{name}"] for name in self.widths_}
-        self.k_, self.temperature_ = int(values["k"]), float(values["temperature"])

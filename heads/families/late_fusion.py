@@ -82,6 +82,8 @@ class LateFusion(Head):
     family: ClassVar[str] = "late-fusion"
     handles_missing: ClassVar[bool] = True
     stochastic: ClassVar[bool] = True
+    arrays: ClassVar[tuple[str, ...]] = ("prior_", "weights_")
+    values: ClassVar[tuple[str, ...]] = ("combine_",)
 
     head: str = "logreg"
     head_params: Mapping[str, Any] | None = None
@@ -268,11 +270,8 @@ class LateFusion(Head):
     # ------------------------------------------------------------------ storage
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        probes = list(self.heads_)
-        return {"prior": self.prior_, "weights": self.weights_}, {"combine": self.combine_, "probes": probes}
-
-    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
-        self.prior_, self.weights_, self.combine_ = arrays["prior"], arrays["weights"], values["combine"]
+        arrays, values = super()._state()
+        return arrays, {**values, "probes": list(self.heads_)}
 
     def _save(self, folder: Path) -> dict[str, Any]:
         # By number: the name of an input may be a feature's, with slashes.

@@ -370,8 +370,7 @@ class LinearHead(Head):
     patience: ClassVar[int]
     #: Whether probabilities are calibrated, which takes rows that the weights have not learnt from.
     calibrated: ClassVar[bool] = False
-    #: Fitted arrays, as they are saved.
-    arrays: ClassVar[tuple[str, ...]]
+    values: ClassVar[tuple[str, ...]] = ("unit_",)
 
     C: float | Sequence[float] | Literal["auto"] = "auto"
     class_weight: ClassWeight = None
@@ -432,7 +431,7 @@ class LinearHead(Head):
                 along.offer(row)
                 if best.offer(row):
                     chosen = {"C": C, "unit": unit}
-                    state = {name: getattr(self, name) for name in ("unit_", "means_", *self.arrays)}
+                    state = {name: getattr(self, name) for name in ("unit_", *self.arrays)}
                 if along.exhausted:
                     break
         vars(self).update(state)
@@ -473,16 +472,6 @@ class LinearHead(Head):
     def _predict_proba(self, X: Inputs) -> np.ndarray:
         X = unit_length(X, self.unit_)
         return np.concatenate([self._probabilities(self._logits(part)) for part in pieces(X)])
-
-    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        means = {f"mean/{name}": mean for name, mean in self.means_.items()}
-        arrays = {name.removesuffix("_"): getattr(self, name) for name in self.arrays}
-        return {**arrays, **means}, {"unit": self.unit_}
-
-    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
-        vars(self).update({name: arrays[name.removesuffix("_")] for name in self.arrays})
-        self.unit_ = bool(values["unit"])
-        self.means_ = {name: arrays[f"mean/{name}"] for name in self.widths_}
 
 
 def _both(logits: np.ndarray) -> np.ndarray:
@@ -532,7 +521,7 @@ class LogReg(LinearHead):
     grid: ClassVar[tuple[float, ...]] = GRID
     fallback: ClassVar[float] = 1.0
     patience: ClassVar[int] = 3
-    arrays: ClassVar[tuple[str, ...]] = ("coef_", "intercept_", "n_iter_")
+    arrays: ClassVar[tuple[str, ...]] = ("coef_", "intercept_", "n_iter_", "means_")
 
     max_iter: int = 200
 
@@ -590,7 +579,7 @@ class Svm(LinearHead):
     fallback: ClassVar[float] = 0.1
     patience: ClassVar[int] = 2
     calibrated: ClassVar[bool] = True
-    arrays: ClassVar[tuple[str, ...]] = ("coef_", "intercept_", "calibration_")
+    arrays: ClassVar[tuple[str, ...]] = ("coef_", "intercept_", "calibration_", "means_")
 
     tol: float = 1e-4
 

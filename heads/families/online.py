@@ -18,6 +18,7 @@ The same batches in the same order give the same head.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -87,6 +88,8 @@ class Online(Head):
     footprint: ClassVar[Footprint] = Footprint(dev=3, weights=8)
     stochastic: ClassVar[bool] = True
     minimum: ClassVar[Mapping[str, int]] = {"max_passes": 1, "patience": 1, "batch": 1}
+    arrays: ClassVar[tuple[str, ...]] = ("coef_", "intercept_", "last_", "means_")
+    values: ClassVar[tuple[str, ...]] = ("steps_", "rows_", "rate_", "penalty_", "squares_", "seen_")
 
     rate: float | Sequence[float] | Literal["auto"] = "auto"
     penalty: float | Sequence[float] | Literal["auto"] = "auto"
@@ -153,7 +156,7 @@ class Online(Head):
                 self.curve_.append(row)
                 if best.offer(row):
                     chosen, (arrays, values) = setting, self._state()
-                    state = {name: array.copy() for name, array in arrays.items()}, values
+                    state = {name: array.copy() for name, array in arrays.items()}, deepcopy(values)
                 along.offer(row)
                 if along.exhausted:
                     break
@@ -347,28 +350,9 @@ class Online(Head):
         parts = (self._standardised(unit_length(part, self.unit)) for part in pieces(X))
         return np.concatenate([softmax(Z @ self.coef_.T + self.intercept_) for Z in parts])
 
-    # ------------------------------------------------------------------ storage
-
-    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        means = {f"mean/{name}": mean for name, mean in self.means_.items()}
-        arrays = {"coef": self.coef_, "intercept": self.intercept_, "last": self.last_, **means}
-        return arrays, {
-            "steps": self.steps_,
-            "rows": self.rows_,
-            "rate": self.rate_,
-            "penalty": self.penalty_,
-            "squares": dict(self.squares_),
-            "seen": dict(self.seen_),
-        }
-
     def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
         # Copies: the steps of `partial_fit` write into them.
-        self.coef_, self.intercept_ = arrays["coef"].copy(), arrays["intercept"].copy()
-        self.last_ = arrays["last"].copy()
-        self.means_ = {name: arrays[f"mean/{name}"] for name in self.widths_}
-        self.steps_, self.rows_ = int(values["steps"]), float(values["rows"])
-        self.rate_, self.penalty_ = float(values["rate"]), float(values["penalty"])
-        self.squares_, self.seen_ = dict(values["squares"]), dict(values["seen"])
+        super()._restore({name: array.copy() for name, array in arrays.items()}, values)
 
 
 def _kind(labels: np.ndarray) -> str:

@@ -76,6 +76,8 @@ class ZeroShot(Head):
     footprint: ClassVar[Footprint] = Footprint(dev=4, weights=2)
     takes_prompts: ClassVar[Literal["never", "optional", "required"]] = "required"
     bulky: ClassVar[tuple[str, ...]] = ("class_vectors",)
+    arrays: ClassVar[tuple[str, ...]] = ("vectors_", "input_weights_")
+    values: ClassVar[tuple[str, ...]] = ("factor_",)
 
     class_vectors: Mapping[str, Any] | None = None
     prompts: Mapping[str, str | Sequence[str]] | None = None
@@ -150,14 +152,6 @@ class ZeroShot(Head):
 
     def _predict_proba(self, X: Inputs) -> np.ndarray:
         return np.concatenate([softmax(self.factor_ * self._cosines(part)) for part in pieces(X)])
-
-    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        arrays = {f"vectors/{name}": vectors for name, vectors in self.vectors_.items()}
-        return {**arrays, "weights": self.input_weights_}, {"factor": self.factor_}
-
-    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
-        self.vectors_ = {name: arrays[f"vectors/{name}"] for name in self.widths_}
-        self.input_weights_, self.factor_ = arrays["weights"], float(values["factor"])
 
 
 def class_matrices(
@@ -273,6 +267,8 @@ class TipAdapter(Head):
     stochastic: ClassVar[bool] = True
     minimum: ClassVar[Mapping[str, int]] = {"cache": 1}
     bulky: ClassVar[tuple[str, ...]] = ("class_vectors",)
+    arrays: ClassVar[tuple[str, ...]] = ("keys_", "vectors_", "means_", "codes_", "values_", "prior_")
+    values: ClassVar[tuple[str, ...]] = ("alpha_", "beta_", "factor_")
 
     beta: float | Sequence[float] | Literal["auto"] = "auto"
     alpha: float | Literal["auto"] = "auto"
@@ -415,24 +411,8 @@ class TipAdapter(Head):
         return np.concatenate(parts)
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        keys = {f"keys/{name}": keys for name, keys in self.keys_.items()}
-        vectors = {f"vectors/{name}": vectors for name, vectors in self.vectors_.items()}
-        values = {
-            "alpha": self.alpha_,
-            "beta": self.beta_,
-            "factor": self.factor_,
-            "described": list(self.vectors_),
-        }
-        means = {f"mean/{name}": mean for name, mean in self.means_.items()}
-        arrays = {"codes": self.codes_, "values": self.values_, "prior": self.prior_}
-        return {**keys, **vectors, **means, **arrays}, values
-
-    def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
-        self.keys_ = {name: arrays[f"keys/{name}"] for name in self.widths_}
-        self.vectors_ = {name: arrays[f"vectors/{name}"] for name in values["described"]}
-        self.means_ = {name: arrays[f"mean/{name}"] for name in self.widths_}
-        self.codes_, self.values_, self.prior_ = arrays["codes"], arrays["values"], arrays["prior"]
-        self.alpha_, self.beta_, self.factor_ = values["alpha"], values["beta"], values["factor"]
+        arrays, values = super()._state()
+        return arrays, {**values, "described": list(self.vectors_)}
 
 
 #: What a class's name becomes, by the modality that it is compared with.

@@ -9,7 +9,6 @@ networks are small enough that nobody notices.
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -58,8 +57,6 @@ class TorchHead(Head):
             epochs: int = 20
 
             def build(self, widths: dict[str, int], classes: int) -> nn.Module: ...
-
-    or has an ``__init__`` that passes ``**{**self.defaults, **shared}`` on.
 
     Parameters
     ----------
@@ -122,8 +119,6 @@ class TorchHead(Head):
     footprint: ClassVar[Footprint] = Footprint(dev=8, weights=6)
     #: Whether one input of one vector a row is enough.
     takes_one_vector: ClassVar[bool] = True
-    #: Defaults of a family with an ``__init__`` of its own, for the parameters that it passes on.
-    defaults: ClassVar[dict[str, Any]] = {}
     #: False if the network cannot run under `torch.func.vmap`: it is then trained one configuration at a time.
     batched: ClassVar[bool] = True
 
@@ -150,15 +145,6 @@ class TorchHead(Head):
     seed: int = 0
     device: str = "auto"
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Show the shared parameters, with the family's own defaults, to whoever asks for the signature."""
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            keyword = inspect.Parameter.KEYWORD_ONLY
-            cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by inspect.signature
-                [inspect.Parameter(name, keyword, default=value) for name, value in cls.parameters().items()]
-            )
-
     @abstractmethod
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """A new network that maps ``(inputs, masks)`` to logits (n, classes); see `icehouse.heads.torch.layers`.
@@ -172,12 +158,9 @@ class TorchHead(Head):
     @classmethod
     def parameters(cls) -> dict[str, Any]:
         """Names of the parameters, the family's own first, with their defaults."""
-        own, shared = _defaults(cls), _defaults(TorchHead)
-        given = {**shared}
-        for base in cls.__mro__[-1:0:-1]:
-            given |= _defaults(base) if "__init__" in vars(base) and issubclass(base, TorchHead) else {}
-        given |= cls.defaults | own
-        return {name: given[name] for name in [*(name for name in own if name not in shared), *shared]}
+        known = super().parameters()
+        own = {name: default for name, default in known.items() if name not in TorchHead.__dataclass_fields__}
+        return {**own, **known}
 
     # ------------------------------------------------------------------ fitting
 
@@ -386,10 +369,13 @@ class TorchHead(Head):
         import torch
 
         numbers = sum(array.size for array in arrays.values())
-        shared = _defaults(TorchHead)
         for name, value in self.get_params().items():
             most = len(arrays) if name == "depth" else numbers
-            if name not in shared and isinstance(value, int) and not 0 <= value <= most:
+            if (
+                name not in TorchHead.__dataclass_fields__
+                and isinstance(value, int)
+                and not 0 <= value <= most
+            ):
                 raise CorruptError(f"its weights are too few for {name}={value}")
         with torch.device("meta"):
             shapes = self._network().state_dict()
@@ -411,12 +397,6 @@ class TorchHead(Head):
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _defaults(kind: Any) -> dict[str, Any]:
-    """Parameters of a class's ``__init__``, without those it only passes on."""
-    parameters = inspect.signature(kind.__init__).parameters
-    return {n: p.default for n, p in parameters.items() if n != "self" and p.kind is not p.VAR_KEYWORD}
 
 
 def _part(rows: Any, y: np.ndarray, weight: np.ndarray) -> Part:

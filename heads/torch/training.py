@@ -202,10 +202,8 @@ class AdamW:
     neighbouring models that share their rates: sort configurations, and there are few.
     """
 
-    def __init__(
-        self, parameters: Stacked, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
-    ) -> None:
-        self.parameters, self.betas, self.eps = parameters, betas, eps
+    def __init__(self, parameters: Stacked) -> None:
+        self.parameters = parameters
         self.first = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.second = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.steps = 0
@@ -225,10 +223,10 @@ class AdamW:
                 [],
                 [torch.tensor(float(self.steps), device=device)] * len(names),
                 lr=lr,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
+                beta1=0.9,
+                beta2=0.999,
                 weight_decay=decay,
-                eps=self.eps,
+                eps=1e-8,
                 amsgrad=False,
                 maximize=False,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 
@@ -12,7 +11,6 @@ from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.sweeps.shots import shots
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import evaluate, train
-from icehouse.store.files import write_sums
 from icehouse.store.store import Store
 
 Make = Callable[..., Store]
@@ -66,20 +64,6 @@ def test_test_can_be_left_alone(make_store: Make) -> None:
     kept = sweep(store, ["logreg"], inputs="text", report=False).winners["logreg"]
     assert kept[0].record["looks"] == {"total": 1, "by": {"sweep": 1}}
     assert evaluate(store, run).metrics["looks"]["total"] == 2
-
-
-def test_runs_of_before_are_counted(make_store: Make) -> None:
-    store = make_store(120)
-    runs = [train(store, params=FIXED) for _ in range(3)]
-    for run in runs[:2]:
-        del run.record["looks"]
-        (run.path / "run.json").write_text(json.dumps(run.record))
-        write_sums(run.path)
-    (runs[2].path / "run.json").write_text("{")  # a damaged run is passed over
-    shutil.rmtree(store.path / "looks")
-    assert compare(store, runs[:2], latency=False).looks["by"] == {"train": 2}
-    assert not (store.path / "looks").exists()  # who reads writes nothing
-    assert evaluate(store, runs[0]).metrics["looks"]["by"] == {"train": 2, "evaluate": 1}
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"items": 5}', "null"])
