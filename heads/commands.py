@@ -20,21 +20,7 @@ from ..console import (
     say,
 )
 from ..errors import UsageError, count_of, one_or_many
-from .options import (
-    ClassWeightOption,
-    DrawsOption,
-    DupsOption,
-    LabelOption,
-    MissingOption,
-    PositiveOption,
-    RefitOption,
-    RunArgument,
-    SplitColumnOption,
-    TestOption,
-    WhereOption,
-    dups_option,
-    rows_option,
-)
+from . import options
 from .sweeps import commands as sweeps
 
 if TYPE_CHECKING:
@@ -57,7 +43,7 @@ def report(
             show_default="where it is known or quick",
         ),
     ] = None,
-    draws: DrawsOption = 1000,
+    draws: options.DrawsOption = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Make a run's report again: a page, the same as JSON, and figures as PNG, in the run's folder."""
@@ -237,7 +223,7 @@ def _default(value: Any) -> str:
 
 
 def package(
-    run: RunArgument,
+    run: options.RunArgument,
     out: Annotated[
         Path, typer.Argument(help="Folder to write; a package that is there is replaced.", show_default=False)
     ],
@@ -342,19 +328,19 @@ def suggest(
     ] = None,
     pool: Annotated[
         str | None,
-        rows_option(
+        options.rows_option(
             metavar="COLUMN=VALUE",
             help="Choose from these items, labelled or not.",
             show_default="the unlabelled ones, but for dev and test splits",
         ),
     ] = None,
     where: Annotated[
-        str | None, rows_option(help="SQL condition that items to choose from must meet.")
+        str | None, options.rows_option(help="SQL condition that items to choose from must meet.")
     ] = None,
-    split_column: SplitColumnOption = "split",
+    split_column: options.SplitColumnOption = "split",
     dups: Annotated[
         list[str] | None,
-        dups_option(
+        options.dups_option(
             help='Results of `icehouse dups find`, so that no two are near-duplicates, or "none"; repeatable.'
         ),
     ] = None,
@@ -362,7 +348,9 @@ def suggest(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Write to FILE: .csv, .json or .parquet."),
     ] = None,
-    seed: Annotated[int, rows_option(min=0, help="Of the sample that stands for very many items.")] = 0,
+    seed: Annotated[
+        int, options.rows_option(min=0, help="Of the sample that stands for very many items.")
+    ] = 0,
     as_json: JsonOption = False,
     excel_safe: ExcelSafeOption = False,
 ) -> None:
@@ -452,7 +440,7 @@ def train(
             show_default="every modality of the store",
         ),
     ] = None,
-    label: LabelOption = "label",
+    label: options.LabelOption = "label",
     param: Annotated[
         list[str] | None,
         typer.Option(
@@ -466,16 +454,16 @@ def train(
             show_default="the classes' names",
         ),
     ] = None,
-    class_weight: ClassWeightOption = None,
-    refit: RefitOption = None,
-    split_column: SplitColumnOption = "split",
-    where: WhereOption = None,
-    missing: MissingOption = "drop",
-    test: TestOption = True,
-    dups: DupsOption = None,
-    positive: PositiveOption = None,
+    class_weight: options.ClassWeightOption = None,
+    refit: options.RefitOption = None,
+    split_column: options.SplitColumnOption = "split",
+    where: options.WhereOption = None,
+    missing: options.MissingOption = "drop",
+    test: options.TestOption = True,
+    dups: options.DupsOption = None,
+    positive: options.PositiveOption = None,
     strict_labels: StrictLabelsOption = False,
-    draws: DrawsOption = 1000,
+    draws: options.DrawsOption = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Leave a report with the run: report.html.")
@@ -531,19 +519,19 @@ def evaluate(
     store: StoreOption = DEFAULT_STORE,
     split: Annotated[
         list[str] | None,
-        rows_option(help='Split to score, or "all"; repeatable.', show_default="test"),
+        options.rows_option(help='Split to score, or "all"; repeatable.', show_default="test"),
     ] = None,
-    where: WhereOption = None,
+    where: options.WhereOption = None,
     label: Annotated[
         str | None,
         typer.Option("--label", "-l", help="Column of labels.", show_default="the run's"),
     ] = None,
     split_column: Annotated[
-        str | None, rows_option(help="Column of splits.", show_default="the run's")
+        str | None, options.rows_option(help="Column of splits.", show_default="the run's")
     ] = None,
-    dups: DupsOption = None,
-    positive: PositiveOption = None,
-    draws: DrawsOption = 1000,
+    dups: options.DupsOption = None,
+    positive: options.PositiveOption = None,
+    draws: options.DrawsOption = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Score a run on other rows or labels; leaves the predictions."""
@@ -692,31 +680,24 @@ def _print_scores(what: str, metrics: Mapping[str, Any], features: Mapping[str, 
     """Print scores; `features` of the inputs lead to a hint where no search for duplicates tells of their contents."""
     from .metrics import METRICS, intervals_text, title, value_text
 
-    base, level = metrics["majority"], metrics["intervals"]["level"]
+    base, level = metrics["majority"], f"{metrics['intervals']['level']:.0%} interval"
     near = metrics.get("without_near_duplicates")
-    without = metrics["without_copies"] if near is None else near
-    columns = [f"{what}, {count_of(metrics['n'], 'row')}", "", f"{level:.0%} interval", "majority"]
-    shown = [name for name in METRICS if metrics[name]["value"] is not None]
-    lines = [
-        [title(name, metrics), *_with_interval(metrics[name], name), value_text(base.get(name), name)]
-        for name in shown
-    ]
-    if "accuracy" in without and near is None:
-        columns.append(f"without {count_of(without['copies'], 'copy', 'copies')} of train")
-        lines = [[*line, _value(without[name], name)] for line, name in zip(lines, shown, strict=True)]
-    elif "accuracy" in without:
-        columns += [
-            f"without {count_of(without['near_duplicates'], 'near-duplicate')} of train",
-            f"{level:.0%} interval",
-        ]
-        lines = [
-            [*line, *_with_interval(without[name], name)] for line, name in zip(lines, shown, strict=True)
-        ]
+    apart = metrics["without_copies"] if near is None else near
+    columns = [f"{what}, {count_of(metrics['n'], 'row')}", "", level, "majority"]
+    if "accuracy" in apart and near is None:
+        columns.append(f"without {count_of(apart['copies'], 'copy', 'copies')} of train")
+    elif "accuracy" in apart:
+        columns += [f"without {count_of(apart['near_duplicates'], 'near-duplicate')} of train", level]
+    lines = []
+    for name in (name for name in METRICS if metrics[name]["value"] is not None):
+        line = [title(name, metrics), *_with_interval(metrics[name], name), value_text(base.get(name), name)]
+        cells = _with_interval(apart[name], name) if "accuracy" in apart else ()
+        lines.append([*line, *(cells if near is not None else cells[:1])])
     echo("")
     print_table(columns, lines)
     echo("")
     print_table(
-        ["class", "F1", f"{level:.0%} interval", "precision", "recall", "rows", "predicted"],
+        ["class", "F1", level, "precision", "recall", "rows", "predicted"],
         [
             [
                 str(row["label"]),

@@ -69,38 +69,22 @@ class Prediction:
 class Scored:
     """Rows of a split that a run was scored on, as its ``predictions.parquet`` has them."""
 
-    table: pa.Table
+    ids: np.ndarray  # (n,) str
+    y: np.ndarray  # (n,) str: true labels
+    predicted: Predicted
     classes: list[str]
 
-    @cached_property
-    def ids(self) -> np.ndarray:
-        """Items: str, shape (n,)."""
-        return np.array(self.table["item_id"].to_pylist(), str)
-
-    @cached_property
-    def y(self) -> np.ndarray:
-        """True labels: str, shape (n,)."""
-        return np.array(self.table["y"].to_pylist(), str)
-
-    @cached_property
+    @property
     def codes(self) -> np.ndarray:
         """Place of each true label among `classes`; -1 for one that the head does not know: int, shape (n,)."""
         place = {label: i for i, label in enumerate(self.classes)}
         return np.array([place.get(label, -1) for label in self.y.tolist()], np.intp)
 
-    @cached_property
-    def predicted(self) -> Predicted:
-        """Labels and probabilities by the head."""
-        columns = [self.table[f"p_{label}"].to_numpy() for label in self.classes]
-        proba = np.stack(columns, axis=1).astype(np.float64)
-        return Predicted(
-            np.array(self.table["predicted"].to_pylist(), str), np.array(self.classes, str), proba
-        )
-
     def of(self, ids: Iterable[str]) -> Scored:
         """The rows of some items, in their order."""
         place = {item: i for i, item in enumerate(self.ids.tolist())}
-        return Scored(self.table.take(np.array([place[item] for item in ids], np.int64)), self.classes)
+        rows = np.array([place[item] for item in ids], np.intp)
+        return Scored(self.ids[rows], self.y[rows], self.predicted[rows], self.classes)
 
 
 class Run:
@@ -289,7 +273,11 @@ class Run:
         import pyarrow.compute as pc
 
         table = self.predictions()
-        return Scored(table.filter(pc.equal(table["split"], split)), self.classes)
+        table = table.filter(pc.equal(table["split"], split))
+        ids, y, labels = (np.array(table[name].to_pylist(), str) for name in ("item_id", "y", "predicted"))
+        proba = np.stack([table[f"p_{label}"].to_numpy() for label in self.classes], axis=1)
+        predicted = Predicted(labels, np.array(self.classes, str), proba.astype(np.float64))
+        return Scored(ids, y, predicted, self.classes)
 
     def training_items(self) -> dict[str, set[str]]:
         """Role (train, dev, test) to the ids of the items that had it."""

@@ -35,7 +35,7 @@ from ..head import Head
 from ..inputs import Array, Inputs, Tokens
 from ..runs import Run
 from ..samples import Samples
-from .report import Item, Near, TrainingRows, item_cards, neighbours, read_items
+from .report import Item, Near, item_cards, neighbours, read_items
 
 if TYPE_CHECKING:
     from ...embed.thumbnails import Thumbnail
@@ -153,10 +153,9 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
     asked = asked.of(wanted)
     proba = head.predict_proba(asked.X)
     added = shapley(head, asked.X, training_means(train.X))
-    near = neighbours(TrainingRows(train), asked, DuplicateSearches.of(store, asked.specs, AUTO), k)
-    shown = read_items(store, wanted)
+    near = neighbours(train, asked, DuplicateSearches.of(store, asked.specs, AUTO), k)
+    shown = read_items(store, wanted, run.label)
     views = _views(head, asked, shown, proba)
-    labels = _labels(store, run, wanted)
     preprocessing = {
         name: dict(spec.get("provenance", {}).get("preprocessing") or {})
         for name, spec in asked.specs.items()
@@ -170,7 +169,7 @@ def explain(store: Store, run: Run | str, items: Sequence[str], *, k: int = 5) -
             Explanation(
                 item=shown[item],
                 proba={classes[c]: float(proba[row, c]) for c in order},
-                label=labels.get(item),
+                label=shown[item].label,
                 role=roles.get(item),
                 base=added[row]["base"],
                 contributions=added[row]["contributions"],
@@ -353,42 +352,24 @@ def _rows_of_run(store: Store, run: Run, ids: Sequence[str], label: str | None =
 
 def _require(store: Store, run: Run, wanted: Sequence[str], asked: Samples | None) -> None:
     """Say which item cannot be explained, and why."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     there = set() if asked is None else set(asked.ids.tolist())
     for item in wanted:
         if item in there:
             continue
-        ids = store.items.read(["item_id"])["item_id"]
-        if not pc.any(pc.equal(ids, pa.scalar(item))).as_py():
+        quoted = item.replace("'", "''")
+        where = f"item_id = '{quoted}' and (missing or true)"
+        if not len(store.present_items(["item_id"], where)[0]):
             raise UsageError(
                 f'no item {item!r} in {store.path}; `icehouse sql "select item_id from items"` lists them'
             )
-        for name, spec in run.specs.items():
-            feature = run.features[name]
-            quoted = item.replace("'", "''")
-            has = store.features(feature, where=f"item_id = '{quoted}' and (missing or true)")
-            if not len(has.ids):
-                what = str(spec["key"]).removesuffix("_sha256")
+        for name, feature in run.features.items():
+            if not len(store.features(feature, where=where).ids):
+                what = str(run.specs[name]["key"]).removesuffix("_sha256")
                 raise UsageError(
                     f"item {item!r} has no {feature}, which run {run.run_id} needs: its {what} is missing, unreadable or "
                     "not yet embedded"
                 )
         raise UsageError(f"item {item!r} has none of the inputs of run {run.run_id}")
-
-
-def _labels(store: Store, run: Run, ids: Sequence[str]) -> dict[str, str]:
-    """Labels of items, as the store has them."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if run.label not in store.items.snapshot().schema.names:
-        return {}
-    items = store.items.read(["item_id", run.label])
-    items = items.filter(pc.is_in(items["item_id"], value_set=pa.array(list(ids), pa.string())))
-    rows = zip(items["item_id"].to_pylist(), items[run.label].to_pylist(), strict=True)
-    return {item: str(label) for item, label in rows if label is not None}
 
 
 def patch_grid(tokens: int, preprocessing: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -432,6 +413,8 @@ _CLASSES = 8
 _COLD, _HOT = 0.25, 8.0
 # From what is hardly looked at to what is looked at most: red, green, blue, opacity.
 _RAMP = ((8, 12, 40, 0.72), (90, 20, 110, 0.62), (225, 75, 40, 0.55), (255, 215, 70, 0.62))
+# Of patches that speak for the answer, and against it.
+_HUES = {True: (0, 130, 220), False: (225, 85, 0)}
 
 
 def write_explanation(path: str | Path, store: Store, run: Run, found: Sequence[Explanation]) -> Path:
@@ -473,25 +456,19 @@ def contribution_steps(
     base: Mapping[str, float], contributions: Mapping[str, Mapping[str, float]]
 ) -> Iterator[dict[str, Any]]:
     """From what all means would have to the prediction, one input after the other, on the axis of probability."""
-    at = base["probability"]
-    yield _step("all at their means", 0.0, at, percent(at, 1), base["log_odds"], "rest")
-    for name, added in contributions.items():
-        value = added["probability"]
-        css = "less" if value < 0 else "more"
-        yield _step(name, at, at + value, f"{100 * value:+.1f}", added["log_odds"], css)
+    at = 0.0
+    for name, added in (("all at their means", base), *contributions.items()):
+        value, first = added["probability"], added is base
+        low, high = (min(max(edge, 0.0), 1.0) for edge in sorted((at, at + value)))
+        yield {
+            "name": name,
+            "start": low,
+            "length": max(high - low, 0.003),
+            "told": percent(value, 1) if first else f"{100 * value:+.1f}",
+            "odds": added["log_odds"],
+            "css": "rest" if first else "less" if value < 0 else "more",
+        }
         at += value
-
-
-def _step(name: str, start: float, end: float, told: str, odds: float, css: str) -> dict[str, Any]:
-    low, high = (min(max(edge, 0.0), 1.0) for edge in sorted((start, end)))
-    return {
-        "name": name,
-        "start": low,
-        "length": max(high - low, 0.003),
-        "told": told,
-        "odds": odds,
-        "css": css,
-    }
 
 
 def _photos(one: Explanation, picture: Thumbnail | None) -> Iterator[dict[str, Any]]:
@@ -503,9 +480,12 @@ def _photos(one: Explanation, picture: Thumbnail | None) -> Iterator[dict[str, A
         if effects.grid is None:
             continue
         across = f"{effects.grid[0]}×{effects.grid[1]} patches of {name}"
-        maps = [(_evidence(effects), f"what the answer rests on: {across}")]
+        most = max((abs(value) for value in effects.effect), default=0.0) or 1.0
+        marks = [(*_HUES[value > 0], round(225 * abs(value) / most)) for value in effects.effect]
+        maps = [(_png(effects, marks), f"what the answer rests on: {across}")]
         if not effects.even:
-            maps.append((_heat(effects), f"attention: {across}{_of_all(effects)}"))
+            heat = _png(effects, [_colour(heat_level(times)) for times in effects.times])
+            maps.append((heat, f"attention: {across}{_of_all(effects)}"))
         box = None
         if shown is not None:
             box = seen_box(one.preprocessing.get(name, {}), shown.width, shown.height)
@@ -568,19 +548,8 @@ def _of_all(effects: TokenEffects) -> str:
     return "" if effects.share > 0.999 else f", {percent(effects.share)} of all"
 
 
-def _evidence(effects: TokenEffects) -> str:
-    """The map of what speaks for the answer, and against it, as a PNG with one pixel a patch, as data."""
-    scale = max((abs(value) for value in effects.effect), default=0.0) or 1.0
-    hues = {True: (0, 130, 220), False: (225, 85, 0)}
-    return _png(effects, [(*hues[value > 0], round(225 * abs(value) / scale)) for value in effects.effect])
-
-
-def _heat(effects: TokenEffects) -> str:
-    """The map of attention, likewise."""
-    return _png(effects, [_colour(heat_level(times)) for times in effects.times])
-
-
-def _png(effects: TokenEffects, colours: Sequence[tuple[int, int, int, int]]) -> str:
+def _png(effects: TokenEffects, colours: Sequence[tuple[int, ...]]) -> str:
+    """A map of an image's patches as a PNG with one pixel a patch, as data."""
     from PIL import Image
 
     assert effects.grid is not None
@@ -597,11 +566,9 @@ def heat_level(times: float) -> float:
     return min(math.log(times / _COLD) / math.log(_HOT / _COLD), 1.0)
 
 
-def _colour(at: float) -> tuple[int, int, int, int]:
-    place = at * (len(_RAMP) - 1)
-    i = min(int(place), len(_RAMP) - 2)
-    low, high, share = _RAMP[i], _RAMP[i + 1], place - i
-    r, g, b, a = (x + (y - x) * share for x, y in zip(low, high, strict=True))
+def _colour(at: float) -> tuple[int, ...]:
+    places = np.linspace(0, 1, len(_RAMP))
+    r, g, b, a = (float(np.interp(at, places, channel)) for channel in zip(*_RAMP, strict=True))
     return round(r), round(g), round(b), round(255 * a)
 
 

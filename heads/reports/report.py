@@ -11,7 +11,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -54,8 +54,6 @@ AFFORDABLE = 30.0
 _TABLE, _CONFUSIONS = 24, 30
 # Rows of a table of what was tried.
 _TRIED = 12
-# Rows of training compared at a time.
-_BLOCK = 16_384
 # Characters of a parameter that a command line still shows.
 _LONGEST = 300
 
@@ -68,6 +66,7 @@ class Item:
     text: str | None = None
     path: str | None = None
     root: str | None = None
+    label: str | None = None
 
     @property
     def file(self) -> Path | None:
@@ -75,15 +74,20 @@ class Item:
         return None if self.path is None or self.root is None else Path(self.root) / self.path
 
 
-def read_items(store: Store, ids: Iterable[str]) -> dict[str, Item]:
-    """Look up items by id; those that are gone are there with nothing but their id."""
+def read_items(store: Store, ids: Iterable[str], label: str = "") -> dict[str, Item]:
+    """Look up items by id, with the column `label` if there is one; those that are gone have nothing but their id."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     wanted = list(dict.fromkeys(ids))
-    items = store.items.read(["item_id", "text", "path", "root"])
+    labelled = label in store.items.snapshot().schema.names
+    items = store.items.read(list(dict.fromkeys(["item_id", "text", "path", "root", *[label] * labelled])))
     items = items.filter(pc.is_in(items["item_id"], value_set=pa.array(wanted, pa.string())))
-    found = {row["item_id"]: Item(**row) for row in items.to_pylist()}
+    found = {}
+    for row in items.to_pylist():
+        told = row[label] if labelled else None
+        own = {name: row[name] for name in ("item_id", "text", "path", "root")}
+        found[row["item_id"]] = Item(**own, label=None if told is None else str(told))
     return {item: found.get(item, Item(item)) for item in wanted}
 
 
@@ -94,16 +98,6 @@ def item_cards(items: Mapping[str, Item], *, side: int = 256) -> dict[str, Card]
         key: Card(key, picture, alt=item.path or key, text=item.text)
         for (key, item), picture in zip(items.items(), pictures, strict=True)
     }
-
-
-@dataclass
-class _Report:
-    """Content of a report, before it is a page; `data` is ``report.json``."""
-
-    run: Run
-    data: dict[str, Any]
-    charts: list[tuple[Chart, Drawing]] = field(default_factory=list)
-    cards: dict[str, Card] = field(default_factory=dict)
 
 
 def write_report(
@@ -123,13 +117,19 @@ def write_report(
     be written to.
     """
     run = run if isinstance(run, Run) else Run.load(store, run)
-    report = _make(store, run, ablation=ablation, draws=draws, seed=seed, affordable=affordable)
-    html = _page(report)
+    data, charts, cards = _gathered(store, run, ablation, draws, seed, affordable)
+    drawings = [(chart, draw(chart)) for chart in charts]
+    html = _page(run, data, drawings, cards)
     try:
         with publish_folder(run.path / "figures", parents=False, sums=False) as folder:
-            _write_figures(folder, report)
+            for chart, drawing in drawings:
+                (folder / f"{chart.key}.png").write_bytes(drawing.png)
+            confusion = run.metrics[data["split"]]["confusion"] if data["split"] else {"matrix": None}
+            if confusion["matrix"] is not None:  # else more classes than a picture has points
+                labels = [str(label) for label in confusion["labels"]]
+                (folder / "confusion.png").write_bytes(confusion_png(labels, confusion["matrix"]))
         with publish(run.path / "report.json") as temp:
-            write_json(temp, report.data)
+            write_json(temp, data)
         with publish(run.path / "report.html") as temp:
             temp.write_bytes(html.encode())
     except OSError as error:
@@ -137,17 +137,10 @@ def write_report(
     return run.path / "report.html"
 
 
-def leave_report(
-    store: Store,
-    run: Run,
-    *,
-    ablation: bool | None = None,
-    draws: int = DRAWS,
-    affordable: float = AFFORDABLE,
-) -> str | None:
+def leave_report(store: Store, run: Run, *, draws: int = DRAWS, affordable: float = AFFORDABLE) -> str | None:
     """Make the report of a run that was just trained; if that fails, the run stands, and what went wrong is returned."""
     try:
-        write_report(store, run, ablation=ablation, draws=draws, affordable=affordable)
+        write_report(store, run, draws=draws, affordable=affordable)
     except Exception as error:  # hours of training are not lost to a drawing, whatever is wrong with it
         kind = "" if isinstance(error, (IcehouseError, OSError)) else f"{type(error).__name__} "
         told = " ".join(f"{kind}{error}".split())
@@ -155,10 +148,10 @@ def leave_report(
     return None
 
 
-def _make(
-    store: Store, run: Run, *, ablation: bool | None, draws: int, seed: int, affordable: float
-) -> _Report:
-    """Gather what a report says."""
+def _gathered(
+    store: Store, run: Run, ablation: bool | None, draws: int, seed: int, affordable: float
+) -> tuple[dict[str, Any], list[Chart], dict[str, Card]]:
+    """Content of a report before it is a page: ``report.json``, the charts, and cards of the items that it names."""
     split = next((name for name in ("test", "dev") if name in run.metrics), None)
     notes: list[str] = []
     data: dict[str, Any] = {
@@ -170,8 +163,8 @@ def _make(
         "metrics": run.metrics,
         "ablation": _ablation(store, run, ablation, draws or DRAWS, affordable, notes),
     }
-    report = _Report(run, data)
     charts: list[Chart] = []
+    cards: dict[str, Card] = {}
     if split is not None:
         scored = run.scored(split)
         dev = run.scored("dev") if split == "test" and "dev" in run.metrics else None
@@ -196,12 +189,11 @@ def _make(
         for row in data["mistakes"]:
             item = items[row["item_id"]]
             row |= {"text": item.text, "path": item.path}
-        report.cards = item_cards(items)
+        cards = item_cards(items)
     charts += curve_charts(run.metrics.get("curve", []), run.metrics.get("chosen", {}))
-    report.charts = [(chart, draw(chart)) for chart in charts]
     data["charts"] = {chart.key: chart.as_json() for chart in charts}
     data["notes"] = notes
-    return report
+    return data, charts, cards
 
 
 def _ablation(
@@ -246,7 +238,7 @@ def _neighbours(store: Store, run: Run, scored: Scored, seed: int, notes: list[s
         if not len(train):
             return []
         asked = samples.of([row["item_id"] for row in picked])
-        near = neighbours(TrainingRows(train), asked, DuplicateSearches.of(store, samples.specs, AUTO))
+        near = neighbours(train, asked, DuplicateSearches.of(store, samples.specs, AUTO))
     except IcehouseError as error:
         notes.append(f"the nearest training items could not be told: {' '.join(str(error).split())}")
         return []
@@ -290,10 +282,6 @@ def _verdict(scored: Scored, row: int) -> dict[str, Any]:
     }
 
 
-# Nearest by cosine, each input centred by its mean in training, as heads see them (without the centre, all posts of one
-# topic are alike); over several inputs the mean of their cosines. Of tokens, the mean of a row's tokens counts.
-
-
 @dataclass(frozen=True)
 class Near:
     """A training item near another.
@@ -310,70 +298,51 @@ class Near:
     near_duplicate: bool | None = None
 
 
-class TrainingRows:
-    """The labelled training rows of a run, ready to be searched for neighbours."""
-
-    def __init__(self, train: Samples) -> None:
-        self.train = train
-        self._means: dict[str, np.ndarray] = {}  # of each input over the rows that have it
-        self._units: dict[str, np.ndarray] = {}
-        for name in train.X.names:
-            rows = train.X.means(name).astype(np.float32)
-            present = train.X.present(name)
-            mean = rows[present].mean(axis=0) if present.any() else np.zeros(rows.shape[1], np.float32)
-            self._means[name] = mean
-            self._units[name] = _units(rows - mean, present)
-
-    def nearest(self, samples: Samples, k: int = 5) -> list[list[Near]]:
-        """The `k` nearest training rows of each row, best first; a row is no neighbour of itself."""
-        queries = {
-            name: _units(samples.X.means(name).astype(np.float32) - mean, samples.X.present(name))
-            for name, mean in self._means.items()
-        }
-        found = []
-        for row, item in enumerate(samples.ids.tolist()):
-            cosines = {name: _product(self._units[name], unit[row]) for name, unit in queries.items()}
-            stacked = np.stack(list(cosines.values()))
-            there = np.isfinite(stacked)
-            total = np.where(there, stacked, 0).sum(axis=0)
-            mean = np.divide(
-                total, there.sum(axis=0), out=np.full(len(total), -np.inf), where=there.any(axis=0)
-            )
-            mean[self.train.ids == item] = -np.inf
-            best = np.argsort(-mean, kind="stable")[:k]
-            found.append(
-                [self._near(samples, row, int(i), mean, cosines) for i in best if np.isfinite(mean[i])]
-            )
-        return found
-
-    def _near(
-        self, samples: Samples, row: int, i: int, mean: np.ndarray, cosines: Mapping[str, np.ndarray]
-    ) -> Near:
-        train = self.train
-        copy = [
-            name
-            for name, column in samples.content.items()
-            if column[row] is not None and column[row] == train.content[name][i]
-        ]
-        by_input = {name: float(c[i]) for name, c in cosines.items() if np.isfinite(c[i])}
-        return Near(str(train.ids[i]), str(train.labels[i]), float(mean[i]), by_input, copy)
-
-
 def neighbours(
-    known: TrainingRows, samples: Samples, searches: DuplicateSearches, k: int = 5
+    train: Samples, asked: Samples, searches: DuplicateSearches, k: int = 5
 ) -> dict[str, list[Near]]:
-    """Nearest training items of each of a few rows, by its id, with those marked that a search for duplicates pairs."""
-    marked: dict[str, list[Near]] = {}
-    for row, (item, near) in enumerate(zip(samples.ids.tolist(), known.nearest(samples, k), strict=True)):
-        if searches.found:
-            asked = samples.take(np.array([row]))
-            told = [searches.near(asked, {"train": [one.item_id]}) for one in near]
-            near = [
-                replace(one, near_duplicate=None if pair is None else bool(pair.rows[0]))
-                for one, pair in zip(near, told, strict=True)
+    """The `k` nearest training items of each of a few rows, by its id, best first; a row is no neighbour of itself.
+
+    Nearest by cosine, each input centred by its mean in training, as heads see them (without the centre, all posts of one
+    topic are alike); over several inputs the mean of their cosines. Of tokens, the mean of a row's tokens counts.
+    """
+    if not len(asked):
+        return {}
+    cosines: dict[str, np.ndarray] = {}
+    for name in train.X.names:
+        known, present = train.X.means(name).astype(np.float32), train.X.present(name)
+        mean = known[present].mean(axis=0) if present.any() else np.zeros(known.shape[1], np.float32)
+        units = _units(known - mean, present)
+        queries = _units(asked.X.means(name).astype(np.float32) - mean, asked.X.present(name))
+        cosines[name] = np.stack([units @ query for query in queries])
+    each = np.stack(list(cosines.values()))
+    both = np.isfinite(each)
+    mean = np.full(each.shape[1:], -np.inf)
+    np.divide(np.where(both, each, 0).sum(axis=0), both.sum(axis=0), out=mean, where=both.any(axis=0))
+    found: dict[str, list[Near]] = {}
+    for row, item in enumerate(asked.ids.tolist()):
+        mean[row, train.ids == item] = -np.inf
+        one = asked.take(np.array([row]))
+        found[item] = []
+        for i in np.argsort(-mean[row], kind="stable")[:k].tolist():
+            if not np.isfinite(mean[row, i]):
+                break
+            copy = [
+                name
+                for name, content in one.content.items()
+                if content[0] is not None and content[0] == train.content[name][i]
             ]
-        marked[item] = near
-    return marked
+            pair = searches.near(one, {"train": [train.ids[i]]}) if searches.found else None
+            near = Near(
+                item_id=str(train.ids[i]),
+                label=str(train.labels[i]),
+                cosine=float(mean[row, i]),
+                by_input={name: float(of[row, i]) for name, of in cosines.items() if np.isfinite(of[row, i])},
+                copy=copy,
+                near_duplicate=None if pair is None else bool(pair.rows[0]),
+            )
+            found[item].append(near)
+    return found
 
 
 def _units(rows: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -385,34 +354,18 @@ def _units(rows: np.ndarray, present: np.ndarray) -> np.ndarray:
     return units
 
 
-def _product(units: np.ndarray, query: np.ndarray) -> np.ndarray:
-    return np.concatenate(
-        [units[start : start + _BLOCK] @ query for start in range(0, max(len(units), 1), _BLOCK)]
-    )
-
-
-def _write_figures(folder: Path, report: _Report) -> None:
-    for chart, drawing in report.charts:
-        (folder / f"{chart.key}.png").write_bytes(drawing.png)
-    split = report.data["split"]
-    confusion = None if split is None else report.run.metrics[split]["confusion"]
-    if (
-        confusion is not None and confusion["matrix"] is not None
-    ):  # else more classes than a picture has points
-        labels = [str(label) for label in confusion["labels"]]
-        (folder / "confusion.png").write_bytes(confusion_png(labels, confusion["matrix"]))
-
-
-def _page(report: _Report) -> str:
+def _page(
+    run: Run, data: dict[str, Any], drawings: Sequence[tuple[Chart, Drawing]], cards: Mapping[str, Card]
+) -> str:
     """The page: `templates/report.html` over the report's data and what is made of it for the eye."""
-    run, data, split = report.run, report.data, report.data["split"]
+    split = data["split"]
     shown: dict[str, Any] = {}
     sections = ["protocol"]
     notes = [*run.metrics["protocol"]["notes"], *data["notes"]]
     if split is not None:
         metrics = run.metrics[split]
         notes += metrics.get("notes", [])
-        keys = {chart.key for chart, _ in report.charts}
+        keys = {chart.key for chart, _ in drawings}
         chosen = {name: _short(value) for name, value in run.metrics["chosen"].items()}
         shown = {
             "metrics": metrics,
@@ -443,8 +396,8 @@ def _page(report: _Report) -> str:
         report=data,
         notes=notes,
         sections=sections,
-        drawings=[{"chart": chart, "svg": drawing.svg} for chart, drawing in report.charts],
-        cards=report.cards,
+        drawings=[{"chart": chart, "svg": drawing.svg} for chart, drawing in drawings],
+        cards=cards,
         made={
             "changed": [(name, _short(value)) for name, value in _changed(run).items()],
             "command": command_line(run),

@@ -22,24 +22,7 @@ from ...console import (
     say,
 )
 from ...errors import UsageError, count_of
-from ..options import (
-    ClassWeightOption,
-    CombinationsOption,
-    DrawsOption,
-    DupsOption,
-    GridOption,
-    LabelOption,
-    Metric,
-    MetricOption,
-    MissingOption,
-    PositiveOption,
-    RefitOption,
-    SplitColumnOption,
-    TestOption,
-    WhereOption,
-    dups_option,
-    rows_option,
-)
+from .. import options
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -56,10 +39,10 @@ def sweep(
         str | None,
         typer.Option(help="Families, comma-separated; see `icehouse heads`.", show_default="all"),
     ] = None,
-    inputs: CombinationsOption = None,
+    inputs: options.CombinationsOption = None,
     seeds: Annotated[int, typer.Option(help="Fits of every trial, for the heads that draw.")] = 5,
-    grid: GridOption = None,
-    metric: MetricOption = "macro_f1",
+    grid: options.GridOption = None,
+    metric: options.MetricOption = "macro_f1",
     budget: Annotated[
         str | None,
         typer.Option(help="Begin no fit after so long: 90s, 5m, 1h.", show_default="none"),
@@ -70,17 +53,17 @@ def sweep(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what the sweep of that name has done.")
     ] = False,
-    label: LabelOption = "label",
-    split_column: SplitColumnOption = "split",
-    where: WhereOption = None,
-    missing: MissingOption = "drop",
-    dups: DupsOption = None,
-    positive: PositiveOption = None,
-    draws: DrawsOption = 1000,
-    class_weight: ClassWeightOption = None,
-    test: TestOption = True,
+    label: options.LabelOption = "label",
+    split_column: options.SplitColumnOption = "split",
+    where: options.WhereOption = None,
+    missing: options.MissingOption = "drop",
+    dups: options.DupsOption = None,
+    positive: options.PositiveOption = None,
+    draws: options.DrawsOption = 1000,
+    class_weight: options.ClassWeightOption = None,
+    test: options.TestOption = True,
     strict_labels: StrictLabelsOption = False,
-    refit: RefitOption = None,
+    refit: options.RefitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try many heads and inputs, choose on dev, score each family's winner on test once; goes on where it stopped."""
@@ -178,7 +161,7 @@ def compare(
         str | None, typer.Option("--sweep", help="Compare the winners of this sweep.", show_default=False)
     ] = None,
     metric: Annotated[
-        Metric | None,
+        options.Metric | None,
         typer.Option("--metric", "-m", help="Score that ranks.", show_default="the sweep's, else macro_f1"),
     ] = None,
     group_by: Annotated[
@@ -187,8 +170,8 @@ def compare(
             "--group-by", "-g", help="Column of items, such as event or language: scores for each value."
         ),
     ] = None,
-    dups: DupsOption = None,
-    positive: PositiveOption = None,
+    dups: options.DupsOption = None,
+    positive: options.PositiveOption = None,
     draws: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of differences.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     as_json: JsonOption = False,
@@ -423,7 +406,7 @@ def shots(
         str, typer.Option(help="Families, comma-separated; see `icehouse heads`.")
     ] = "logreg,tip-adapter",
     store: StoreOption = DEFAULT_STORE,
-    inputs: CombinationsOption = None,
+    inputs: options.CombinationsOption = None,
     counts: Annotated[
         str, typer.Option("--shots", help="Labelled items a class, comma-separated; 0 adds zero-shot.")
     ] = "1,2,4,8,16",
@@ -432,22 +415,22 @@ def shots(
         list[str] | None,
         typer.Option(help="Parameters, a curve for each: HEAD:NAME=VALUES, repeatable.", show_default=False),
     ] = None,
-    metric: Annotated[Metric, typer.Option("--metric", "-m", help="Score to show.")] = "macro_f1",
-    positive: PositiveOption = None,
+    metric: Annotated[options.Metric, typer.Option("--metric", "-m", help="Score to show.")] = "macro_f1",
+    positive: options.PositiveOption = None,
     name: Annotated[
         str, typer.Option("--name", "-n", help="What is done under a name is not done again.")
     ] = "shots",
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was done under that name.")] = False,
-    label: LabelOption = "label",
-    split_column: SplitColumnOption = "split",
-    where: WhereOption = None,
-    missing: MissingOption = "drop",
+    label: options.LabelOption = "label",
+    split_column: options.SplitColumnOption = "split",
+    where: options.WhereOption = None,
+    missing: options.MissingOption = "drop",
     test: Annotated[
-        bool, rows_option("--test/--no-test", help="Score the test split; without, a dev split.")
+        bool, options.rows_option("--test/--no-test", help="Score the test split; without, a dev split.")
     ] = True,
     dups: Annotated[
         list[str] | None,
-        dups_option(
+        options.dups_option(
             help='Results of `icehouse dups find`, so that no draw has near-duplicates, or "none"; repeatable.'
         ),
     ] = None,

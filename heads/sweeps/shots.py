@@ -67,11 +67,6 @@ class Point:
         """Items learned from, as a mean over the draws."""
         return float(np.mean([one["rows"] for one in self.draws.values()])) if self.draws else 0.0
 
-    @property
-    def seconds(self) -> float:
-        """Time that fitting took, all draws together."""
-        return float(sum(one["seconds"] for one in self.draws.values()))
-
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
@@ -85,7 +80,7 @@ class Point:
             "scores": self.values,
             "by_draw": {metric: [one["scores"][metric] for one in self.draws.values()] for metric in METRICS},
             "one_class": [one["one_class"] for one in self.draws.values()],
-            "seconds": self.seconds,
+            "seconds": float(sum(one["seconds"] for one in self.draws.values())),
             "error": self.error,
         }
 
@@ -168,23 +163,35 @@ def shots(
         wanted = [0] if _learns_from_no_labels(trial.family) else positive_counts
         points += [_stored_point(folder, Point(trial, count), scored_class) for count in wanted]
     source = rows.samples.take(pool)
-    drawn = _draw_all(source, rows, max(positive_counts, default=0), draws, seed)
+    drawn: list[list[np.ndarray]] = []
+    if positive_counts:
+        exclusion = DuplicateExclusion(source.ids, source.content, rows.searches)
+        drawn = [
+            draw_items(
+                source.ids,
+                source.labels,
+                exclusion.fresh(),
+                positive_counts[-1],
+                np.random.default_rng([seed, draw]),
+            )
+            for draw in range(draws)
+        ]
     _fit_all(
         rows, source, scored, points, drawn, folder, scored_class, watch or (lambda done, total, what: None)
     )
     _summarise(points)
     notes = _notes(source, drawn, positive_counts) + majority_note(Counter(scored.labels.tolist()))
     for point in points:
-        only = {one["one_class"] for one in point.draws.values()} - {None}
-        same = sum(one["one_class"] is not None for one in point.draws.values())
-        if same:
+        only = [one["one_class"] for one in point.draws.values() if one["one_class"] is not None]
+        if only:
             notes.append(
                 f"{point.trial} with {count_of(point.shots, 'shot')} gave every row one class "
-                f"({', '.join(map(repr, sorted(only)))}) in "
-                f"{same} of {count_of(len(point.draws), 'draw')}"
+                f"({', '.join(map(repr, sorted(set(only))))}) in {len(only)} of {count_of(len(point.draws), 'draw')}"
             )
     for point in points:
-        lines = [f"{point.trial}: {point.error}"] if point.error else _notes_on_prompts(rows, point.trial)
+        trial, specs = point.trial, rows.samples.select(list(point.trial.features)).specs
+        about = prompt_notes(head_class(trial.family), trial.params, specs)
+        lines = [f"{trial}: {point.error}"] if point.error else about
         notes += [note for note in lines if note not in notes]
     looks = scoring_count(store, label, scored.ids) if test else None
     return Curves(folder, points, len(scored), on, looks, notes)
@@ -217,16 +224,6 @@ def draw_items(
     return rounds
 
 
-def _draw_all(source: Samples, rows: Rows, most: int, draws: int, seed: int) -> list[list[np.ndarray]]:
-    if not most:
-        return []
-    exclusion = DuplicateExclusion(source.ids, source.content, rows.searches)
-    return [
-        draw_items(source.ids, source.labels, exclusion.fresh(), most, np.random.default_rng([seed, draw]))
-        for draw in range(draws)
-    ]
-
-
 def _fit_all(
     rows: Rows,
     source: Samples,
@@ -252,12 +249,9 @@ def _fit_all(
                 continue
             try:
                 if trial.key not in ready:
-                    ready[trial.key] = with_prompts(
-                        make_head(trial.family, trial.params),
-                        rows.store,
-                        rows.samples.select(names).specs,
-                        sorted(set(source.labels.tolist())),
-                    )
+                    specs, labels = rows.samples.select(names).specs, sorted(set(source.labels.tolist()))
+                    made = make_head(trial.family, trial.params)
+                    ready[trial.key] = with_prompts(made, rows.store, specs, labels)
                 head = ready[trial.key]
                 seeded = "seed" in head.parameters() and "seed" not in trial.params
                 head = head.unfitted(**({"seed": draw} if seeded else {}))
@@ -329,11 +323,6 @@ def _notes(source: Samples, drawn: Sequence[Sequence[np.ndarray]], counts: Seque
     return notes
 
 
-def _notes_on_prompts(rows: Rows, trial: Trial) -> list[str]:
-    specs = rows.samples.select(list(trial.features)).specs
-    return prompt_notes(head_class(trial.family), trial.params, specs)
-
-
 def _learns_from_no_labels(family: str) -> bool:
     return head_class(family).takes_prompts == "required"
 
@@ -355,11 +344,7 @@ def _save(folder: Path, point: Point) -> None:
 def _stored_point(folder: Path, point: Point, positive: str | None) -> Point:
     path = _path(folder, point)
     if path.exists():
-        draws = read_record(path)["draws"]
-        # Those of earlier versions have fewer scores, and are fitted again; so are those of another positive class.
-        point.draws = {
-            int(draw): one
-            for draw, one in draws.items()
-            if one.get("positive", "") == positive and "intervals" in one
-        }
+        # Those of another positive class are fitted again.
+        draws = {int(draw): one for draw, one in read_record(path)["draws"].items()}
+        point.draws = {draw: one for draw, one in draws.items() if one["positive"] == positive}
     return point

@@ -59,11 +59,11 @@ class Recorder(LogReg):
 
     fits: list[dict[str, Any]] = []  # noqa: RUF012
 
-    def fit(self, X: Any, y: Any, val: Any = None, sample_weight: Any = None) -> Any:
+    def fit(self, X: Any, y: Any, val: Any = None, sample_weight: Any = None, groups: Any = None) -> Any:
         Recorder.fits.append(
             {"rows": len(X), "val": None if val is None else len(val[0]), "params": self.get_params()}
         )
-        return super().fit(X, y, val=val, sample_weight=sample_weight)
+        return super().fit(X, y, val, sample_weight, groups)
 
 
 @pytest.mark.parametrize(

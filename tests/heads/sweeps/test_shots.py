@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -265,17 +264,3 @@ def test_any_metric_with_intervals_that_are_no_points(make_store: Make) -> None:
         value = point.values[metric]
         assert value["low"] <= value["mean"] <= value["high"]
         assert value["high"] - value["low"] > 0.001, metric
-
-
-def test_what_an_earlier_version_left_is_fitted_again(make_store: Make) -> None:
-    store = make_store(120)
-    first = shots(store, ["logreg"], inputs="text", counts=[2], draws=1)
-    path = next(first.path.glob("logreg*.json"))
-    kept = json.loads(path.read_text())
-    kept.pop("sha256", None)
-    for one in kept["draws"].values():
-        del one["intervals"]
-        one["scores"] = {"macro_f1": 0.0}
-    path.write_text(json.dumps(kept))
-    again = shots(store, ["logreg"], inputs="text", counts=[2], draws=1)
-    assert again.points[0].values == first.points[0].values
