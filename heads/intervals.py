@@ -26,13 +26,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 from statistics import NormalDist
 from typing import TypeAlias
 
 import numpy as np
 
 Interval: TypeAlias = tuple[float, float]
+
+#: Coverage of all intervals.
+LEVEL = 0.95
+# Quantile of the normal distribution for it.
+_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 # Positives (rows, for log loss) among which the variance of the sample counts as much as the one that a model implies.
 _AUROC_PRIOR, _PRECISION_PRIOR, _LOSS_PRIOR = 20, 30, 50
@@ -48,15 +52,9 @@ _STEPS = 40
 _CLASS_COST = 0.5
 
 
-@cache
-def quantile(level: float) -> float:
-    """Quantile of the normal distribution for a two-sided interval of `level`."""
-    return NormalDist().inv_cdf((1 + level) / 2)
-
-
-def wilson(share: np.ndarray | float, n: np.ndarray | float, level: float) -> tuple[np.ndarray, np.ndarray]:
+def wilson(share: np.ndarray | float, n: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's interval of a share among `n` rows: all of [0, 1] where there are none."""
-    z2 = quantile(level) ** 2
+    z2 = _Z**2
     share, n = np.asarray(share, np.float64), np.asarray(n, np.float64)
     middle = (n * share + z2 / 2) / (n + z2)
     half = np.sqrt(z2 * (n * np.maximum(share * (1 - share), 0.0) + z2 / 4)) / (n + z2)
@@ -114,7 +112,7 @@ class ConfusionIntervals:
 
 
 def confusion_intervals(
-    true: np.ndarray, predicted: np.ndarray, k: int, groups: Groups, level: float
+    true: np.ndarray, predicted: np.ndarray, k: int, groups: Groups
 ) -> ConfusionIntervals:
     """Intervals of accuracy, precision, recall and F1 of every class, and of F1's means over them.
 
@@ -132,7 +130,7 @@ def confusion_intervals(
         share: np.ndarray, of: np.ndarray, rows: np.ndarray, classes: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         effects = groups.effects(rows, classes, hit[rows] - share[classes], k)
-        low, high = wilson(share, of / effects, level)
+        low, high = wilson(share, of / effects)
         return low, high, of / effects
 
     wrong = np.flatnonzero(~hit)
@@ -140,7 +138,7 @@ def confusion_intervals(
         shared, either, np.concatenate([rows, wrong]), np.concatenate([true, predicted[wrong]])
     )
     low, high = 2 * low_share / (1 + low_share), 2 * high_share / (1 + high_share)
-    accuracy = wilson(hit.mean(), n / groups.effect(hit - hit.mean()), level)
+    accuracy = wilson(hit.mean(), n / groups.effect(hit - hit.mean()))
     f1 = 2 * shared / (1 + shared)
     cells, counts = np.unique(true[wrong] * k + predicted[wrong], return_counts=True)
     errors = (*np.divmod(cells, k), counts)
@@ -149,7 +147,7 @@ def confusion_intervals(
     return ConfusionIntervals(
         accuracy=(float(accuracy[0]), float(accuracy[1])),
         macro_f1=_macro_f1(f1, low, high, right, support + found, effective, errors),
-        weighted_f1=_weighted_f1(f1, true, predicted, right, support, found, errors, groups, level),
+        weighted_f1=_weighted_f1(f1, true, predicted, right, support, found, errors, groups),
         precision=of_precision[:2],
         recall=of_recall[:2],
         f1=(low, high),
@@ -206,7 +204,6 @@ def _weighted_f1(
     found: np.ndarray,
     errors: tuple[np.ndarray, np.ndarray, np.ndarray],
     groups: Groups,
-    level: float,
 ) -> Interval:
     """Wilson's interval for as many rows as have the variance of the mean; that by the delta method, smoothed."""
     k, n = len(f1), len(true)
@@ -226,7 +223,7 @@ def _weighted_f1(
     variance = max(float(squares) / whole - mean**2, 1e-12)
     residuals = of_true[true] + of_found[predicted] + np.where(true == predicted, as_hit[true], 0.0) - mean
     value = float((support / n * f1).sum())
-    low, high = wilson(value, n * mean * (1 - mean) / variance / groups.effect(residuals), level)
+    low, high = wilson(value, n * mean * (1 - mean) / variance / groups.effect(residuals))
     return float(low), float(high)
 
 
@@ -268,9 +265,7 @@ class Arms:
         return value, _within(value, value - below, value + above)
 
 
-def auroc_interval(
-    value: float, influence: np.ndarray, positive: np.ndarray, groups: Groups, level: float
-) -> Interval:
+def auroc_interval(value: float, influence: np.ndarray, positive: np.ndarray, groups: Groups) -> Interval:
     """Interval of an AUROC, from DeLong's components (`influence`) and which rows are `positive`, both (n,)."""
     sizes = [int(positive.sum()), int((~positive).sum())]
     effect = groups.effect(influence)
@@ -284,7 +279,7 @@ def auroc_interval(
     ratio = delong / _hanley_mcneil(min(max(value, edge), 1 - edge), m, n)
     fewest = min(m, n)
     scale = max(ratio, (_AUROC_PRIOR + fewest * ratio) / (_AUROC_PRIOR + fewest))
-    z2 = quantile(level) ** 2
+    z2 = _Z**2
 
     def bound(end: float) -> float:
         """The value farthest towards `end` that the sample does not reject."""
@@ -306,21 +301,17 @@ def _hanley_mcneil(value: float, m: float, n: float) -> float:
     return value * (1 - value) * (1 + pairs * ((1 - value) / (2 - value) + value / (1 + value))) / (m * n)
 
 
-def precision_interval(
-    value: float, influence: np.ndarray, positives: int, groups: Groups, level: float
-) -> Interval:
+def precision_interval(value: float, influence: np.ndarray, positives: int, groups: Groups) -> Interval:
     """Interval of an average precision: by the variance of a share of the positives, and more and more by the sample's."""
     effect = groups.effect(influence)
     m = positives / effect
     bound, own = value * (1 - value) / m, float((influence**2).sum()) * effect
     variance = (_PRECISION_PRIOR * bound + m * own) / (_PRECISION_PRIOR + m)
-    low, high = wilson(value, value * (1 - value) / variance if variance > 0 else m, level)
+    low, high = wilson(value, value * (1 - value) / variance if variance > 0 else m)
     return float(low), float(high)
 
 
-def log_loss_interval(
-    loss: np.ndarray, implied: float, worst: float, groups: Groups, level: float
-) -> Interval:
+def log_loss_interval(loss: np.ndarray, implied: float, worst: float, groups: Groups) -> Interval:
     """Interval of a mean log loss.
 
     `implied` is the variance of a row's loss if its label came as the probabilities say, and `worst` the largest loss that
@@ -330,31 +321,31 @@ def log_loss_interval(
     own = float(loss.var(ddof=1)) if n > 1 else implied
     variance = (_LOSS_PRIOR * max(own, implied) + n * own) / (_LOSS_PRIOR + n)
     rows = max(n / groups.effect(loss - mean), 1.0)
-    half = _student(max(rows - 1, 1.0), level) * math.sqrt(variance / rows) / mean
+    half = _student(max(rows - 1, 1.0)) * math.sqrt(variance / rows) / mean
     worst = max(worst, float(loss.max()))
-    high = min(mean * math.exp(min(half, _MOST)), worst * float(wilson(mean / worst, rows, level)[1]))
+    high = min(mean * math.exp(min(half, _MOST)), worst * float(wilson(mean / worst, rows)[1]))
     return mean * math.exp(-min(half, _MOST)), max(high, mean)
 
 
-def joined_interval(values: np.ndarray, lows: np.ndarray, highs: np.ndarray, level: float) -> Interval:
+def joined_interval(values: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> Interval:
     """Interval of a mean over draws of the training rows: their own intervals averaged, their spread as one more arm."""
     mean, n = float(values.mean()), len(values)
-    drawn = _student(n - 1, level) * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    drawn = _student(n - 1) * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     low = mean - math.hypot(mean - float(lows.mean()), drawn)
     high = mean + math.hypot(float(highs.mean()) - mean, drawn)
     top = 1.0 if highs.max() <= 1 else _MOST
     return max(low, 0.0), min(high, top)
 
 
-def mean_interval(values: np.ndarray, level: float) -> Interval:
+def mean_interval(values: np.ndarray) -> Interval:
     """Student's interval of a mean over at least two draws."""
-    half = _student(len(values) - 1, level) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = _student(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
     return float(values.mean()) - half, float(values.mean()) + half
 
 
-def _student(degrees: float, level: float) -> float:
+def _student(degrees: float) -> float:
     """Quantile of Student's distribution, by Cornish and Fisher's expansion: within 1% from 4 degrees of freedom on."""
-    z, v = quantile(level), degrees
+    z, v = _Z, degrees
     terms = (
         z,
         (z**3 + z) / (4 * v),

@@ -26,6 +26,7 @@ import numpy as np
 
 from ..errors import HeadError, UsageError, count_of
 from .intervals import (
+    LEVEL,
     Arms,
     Groups,
     Interval,
@@ -53,9 +54,8 @@ _TITLES = {
     "log_loss": "log loss",
 }
 
-#: Resamples of what is bootstrapped (differences, calibration), and the coverage of intervals.
+#: Resamples of what is bootstrapped (differences, calibration).
 DRAWS = 1000
-LEVEL = 0.95
 #: Classes up to which a confusion matrix is kept whole.
 MATRIX = 1000
 #: Rows below which a reader is warned.
@@ -77,7 +77,6 @@ def score(
     positive: Any = None,
     groups: np.ndarray | None = None,
     draws: int = DRAWS,
-    level: float = LEVEL,
     only: str | None = None,
 ) -> dict[str, Any]:
     """Score probabilities (n, k) against labels (n,): JSON values.
@@ -115,13 +114,13 @@ def score(
     known = majority if majority is not None else majority_class(y.tolist())
 
     values = _of_counts(right, support, found)
-    spread = confusion_intervals(true, predicted, k, duplicates, level) if intervals else None
+    spread = confusion_intervals(true, predicted, k, duplicates) if intervals else None
     result: dict[str, Any] = {"n": n}
     for name in ("accuracy", "macro_f1", "weighted_f1"):
         result[name] = _interval_dict(float(values[name]), getattr(spread, name, None))
     if only in ("accuracy", "macro_f1", "weighted_f1"):
         return result
-    ranked = _ranked(true, proba, k, chosen, duplicates, level if intervals else None)
+    ranked = _ranked(true, proba, k, chosen, duplicates, intervals)
     result |= {name: ranked[name] for name in ("auroc", "average_precision", "log_loss")}
     result["majority"] = _majority(support, code_of.get(known, k), known, ranked["prevalence"])
     result["per_class"] = [
@@ -159,7 +158,7 @@ def score(
         "method": "closed form, by groups of duplicates"
         if duplicates.count < n
         else "closed form, over rows",
-        "level": level,
+        "level": LEVEL,
         "groups": duplicates.count,
     }
     result["notes"] = _notes(result, support, labels, intervals)
@@ -304,7 +303,7 @@ def _of_counts(right: np.ndarray, support: np.ndarray, found: np.ndarray) -> dic
 
 
 def _ranked(
-    true: np.ndarray, proba: np.ndarray, k_all: int, chosen: int | None, groups: Groups, level: float | None
+    true: np.ndarray, proba: np.ndarray, k_all: int, chosen: int | None, groups: Groups, intervals: bool
 ) -> dict[str, Any]:
     """Scores that need the probabilities themselves: AUROC, average precision, log loss."""
     n, k = proba.shape
@@ -318,34 +317,22 @@ def _ranked(
         area, area_influence, precision, influence = ranking(proba[:, c], positive)
         areas[c], precisions[c] = area, precision
         if k > 2 or c == defined[-1]:  # of two classes one says it all
-            interval = (
-                (area, area)
-                if level is None
-                else auroc_interval(area, area_influence, positive, groups, level)
-            )
-            auroc.add(area, interval, area_influence)
+            auroc.add(area, auroc_interval(area, area_influence, positive, groups), area_influence)
         if chosen is None or c == chosen:
-            interval = (
-                (precision, precision)
-                if level is None
-                else precision_interval(precision, influence, int(support[c]), groups, level)
-            )
+            interval = precision_interval(precision, influence, int(support[c]), groups)
             average.add(precision, interval, influence)
-    means = {
-        name: _interval_dict(value, None if level is None else interval)
-        for name, (value, interval) in (("auroc", auroc.mean()), ("average_precision", average.mean()))
-    }
     loss = row_losses(true, proba)
-    mean = float(loss.mean())
-    of_loss = (
-        None
-        if level is None
-        else log_loss_interval(loss, implied_variance(proba), worst_loss(proba), groups, level)
-    )
+    spread = log_loss_interval(loss, implied_variance(proba), worst_loss(proba), groups)
     counted = defined if chosen is None else np.array([chosen])
     return {
-        **means,
-        "log_loss": _interval_dict(mean, of_loss),
+        **{
+            name: _interval_dict(value, interval if intervals else None)
+            for name, (value, interval) in (
+                ("auroc", auroc.mean()),
+                ("average_precision", average.mean()),
+                ("log_loss", (float(loss.mean()), spread)),
+            )
+        },
         "auroc_per_class": areas,
         "average_precision_per_class": precisions,
         "prevalence": float(support[counted].mean() / n) if len(counted) else None,
@@ -542,13 +529,12 @@ class Resampling:
         score: str,
         *,
         draws: int = 2000,
-        level: float = 0.95,
         seed: int = 0,
         groups: np.ndarray | None = None,
         positive: str | None = None,
     ) -> None:
         self.y = np.asarray(y).astype(str)
-        self.score, self.draws, self.level, self.seed = score, draws, level, seed
+        self.score, self.draws, self.seed = score, draws, seed
         self.positive = positive
         self._groups = None if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
         self._numbers: dict[str, int] = {}
@@ -577,7 +563,6 @@ class Resampling:
                 one.classes,
                 positive=self.positive if self.score == "average_precision" else None,
                 groups=self._groups,
-                level=self.level,
                 only=self.score,
             )[self.score]
             ends = (scores["value"], scores["low"], scores["high"])
@@ -600,8 +585,7 @@ class Resampling:
 
     def interval(self, sample: np.ndarray) -> tuple[float, float]:
         """Percentile interval of a sample."""
-        tail = (1 - self.level) / 2
-        low, high = np.quantile(sample, [tail, 1 - tail])
+        low, high = np.quantile(sample, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return float(low), float(high)
 
     def difference(

@@ -22,8 +22,8 @@ import numpy as np
 
 from ..errors import count_of
 from .inputs import log_softmax, softmax
-from .intervals import Groups, log_loss_interval, wilson
-from .metrics import DRAWS, LEVEL, implied_variance, row_losses, worst_loss
+from .intervals import LEVEL, Groups, log_loss_interval, wilson
+from .metrics import DRAWS, implied_variance, row_losses, worst_loss
 
 # Fewest rows of a bin, and most bins.
 _BIN_ROWS, _BINS = 15, 10
@@ -129,7 +129,6 @@ def measure_calibration(
     *,
     groups: np.ndarray | None = None,
     draws: int = DRAWS,
-    level: float = LEVEL,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Calibration of probabilities (n, k) on some rows, as it is and with a temperature fitted on other rows, `dev`.
@@ -146,12 +145,12 @@ def measure_calibration(
     rng = np.random.default_rng(seed)
     alike = Groups(groups, len(true))
     weights = _resamples(alike, draws, rng)
-    told = _scores(proba, true, weights, alike, level, np.random.default_rng(seed + 1))
-    told["temperature"] = _measure_temperature(proba, true, dev, weights, alike, level, seed)
+    told = _scores(proba, true, weights, alike, np.random.default_rng(seed + 1))
+    told["temperature"] = _measure_temperature(proba, true, dev, weights, alike, seed)
     return told
 
 
-def reliability(confidence: np.ndarray, right: np.ndarray, level: float = LEVEL) -> list[dict[str, Any]]:
+def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
     """Bins of equally many rows, by rising confidence: what was said, and how often it was `right`.
 
     ``from`` and ``to`` are the least and greatest confidence, ``confidence`` their mean, ``low`` and ``high`` the
@@ -162,7 +161,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, level: float = LEVEL)
     for number in np.unique(bins):
         held = bins == number
         n, share = int(held.sum()), float(right[held].mean())
-        low, high = map(float, wilson(share, n, level))
+        low, high = map(float, wilson(share, n))
         found.append(
             {
                 "rows": n,
@@ -182,7 +181,6 @@ def _scores(
     true: np.ndarray,
     weights: list[np.ndarray],
     groups: Groups,
-    level: float,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     n = len(true)
@@ -190,8 +188,8 @@ def _scores(
     confidence, right = proba.max(axis=1), proba.argmax(axis=1) == true
     bins = _bins(confidence)
     value, sample, chance = _ece(confidence, right, bins, weights, rng)
-    tail = (1 - level) / 2
-    by_chance = {"mean": float(chance.mean()), "high": float(np.quantile(chance, level))}
+    tail = (1 - LEVEL) / 2
+    by_chance = {"mean": float(chance.mean()), "high": float(np.quantile(chance, LEVEL))}
     ece: dict[str, Any] = {"value": value, "low": None, "high": None, "by_chance": by_chance}
     if len(sample):
         low, high = np.quantile(sample, [tail, 1 - tail])
@@ -201,14 +199,14 @@ def _scores(
     told = {"value": float(losses.mean()), "low": None, "high": None}
     if weights:
         told["low"], told["high"] = log_loss_interval(
-            losses, implied_variance(proba), worst_loss(proba), groups, level
+            losses, implied_variance(proba), worst_loss(proba), groups
         )
     return {
         "n": n,
         "ece": ece,
-        "brier": _mean(_brier(proba, true), weights, level),
+        "brier": _mean(_brier(proba, true), weights),
         "log_loss": told,
-        "bins": reliability(confidence, right, level),
+        "bins": reliability(confidence, right),
     }
 
 
@@ -218,7 +216,6 @@ def _measure_temperature(
     dev: tuple[np.ndarray, np.ndarray] | None,
     weights: list[np.ndarray],
     groups: Groups,
-    level: float,
     seed: int,
 ) -> dict[str, Any]:
     if dev is None:
@@ -237,8 +234,8 @@ def _measure_temperature(
     return {
         "value": 1 / factor,
         "fitted_on": len(codes),
-        "after": _scores(after, true, weights, groups, level, np.random.default_rng(seed + 2)),
-        "change": {"log_loss": _mean(change, weights, level)},
+        "after": _scores(after, true, weights, groups, np.random.default_rng(seed + 2)),
+        "change": {"log_loss": _mean(change, weights)},
     }
 
 
@@ -288,13 +285,13 @@ def _logits(proba: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(proba, _MIN_PROBABILITY))
 
 
-def _mean(values: np.ndarray, weights: list[np.ndarray], level: float) -> dict[str, Any]:
+def _mean(values: np.ndarray, weights: list[np.ndarray]) -> dict[str, Any]:
     """Mean of the rows, with a percentile interval."""
     value = float(values.mean())
     means = [part @ values / part.sum(axis=1) for part in weights]
     if not means:
         return {"value": value, "low": None, "high": None}
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"value": value, "low": float(low), "high": float(high)}
 
 

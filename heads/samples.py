@@ -131,39 +131,30 @@ def parse_inputs(inputs: str | Sequence[str] | Mapping[str, str] | None, store: 
 
 
 def _find(asked: str, known: Sequence[str]) -> str:
-    """The one feature that `asked` stands for."""
-    if asked in known:
-        return asked
-    pieces = asked.split("/")
-    fitting = [name for name in known if _contains(name.split("/"), pieces)]
-    encoders = sorted({name.split("/")[0] for name in fitting})
+    """The one feature that `asked` stands for: all of its name, or a part of it that holds the modality."""
+    fitting: dict[str, str] = {}  # output to feature
+    encoders: set[str] = set()
+    for name in known:
+        encoder, modality, output = name.split("/")
+        if asked == name:
+            return name
+        if asked in (modality, f"{encoder}/{modality}", f"{modality}/{output}"):
+            fitting[output] = name
+            encoders.add(encoder)
     if len(encoders) > 1:
-        choices = ", ".join(f"{encoder}/{asked}" for encoder in encoders)
+        choices = ", ".join(f"{encoder}/{asked}" for encoder in sorted(encoders))
         raise UsageError(f"input {asked!r} could be of several encoders; say which: {choices}")
-    by_output = {
-        name.split("/")[2]: name for name in fitting if name.split("/")[1] == fitting[0].split("/")[1]
-    }
-    if len(by_output) == len(fitting) == 1:
-        return fitting[0]
-    if len(by_output) == len(fitting):
-        for output in _PREFERRED:
-            if output in by_output:
-                return by_output[output]
+    preferred = [output for output in (*_PREFERRED, *fitting) if output in fitting]
+    if len(fitting) == 1 or (fitting and preferred[0] in _PREFERRED):
+        return fitting[preferred[0]]
     if fitting:
-        raise UsageError(f"input {asked!r} could be any of {', '.join(fitting)}; say which")
+        raise UsageError(f"input {asked!r} could be any of {', '.join(fitting.values())}; say which")
     words = {part for name in known for part in (name, name.split("/")[1])}
     near = get_close_matches(asked, sorted(words), n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     if asked == "caption":
         hint += " (`icehouse caption`, then `icehouse embed --captions default`, make some)"
     raise UsageError(f"no feature fits the input {asked!r}{hint}; there are: {', '.join(known)}")
-
-
-def _contains(name: Sequence[str], pieces: Sequence[str]) -> bool:
-    """Whether `pieces` stand side by side in `name`, which has three parts; an encoder alone does not say enough."""
-    if len(pieces) == 1:
-        return name[1] == pieces[0]
-    return any(list(name[i : i + len(pieces)]) == list(pieces) for i in range(len(name) - len(pieces) + 1))
 
 
 def load_samples(

@@ -36,7 +36,6 @@ EVERY, EVERY_S = 200, 60.0
 #: Share of training rows that count as far from the others: what to expect of a stream that has not changed.
 EXPECTED = 0.01
 
-LEVEL = 0.95
 _KEPT = 60  # results for a curve
 
 
@@ -58,7 +57,7 @@ class Comparison:
     def drifted(self) -> bool:
         """Whether either figure is beyond what chance makes of a stream that has not changed."""
         # How far is far is itself known from so many rows only.
-        _, expected = wilson(self.expected, self.reference, LEVEL)
+        _, expected = wilson(self.expected, self.reference)
         return bool(self.auroc_low > 0.5 or self.unlike_low > expected)
 
     def as_dict(self) -> dict[str, Any]:
@@ -116,7 +115,7 @@ class Reference:
     def compare(self, window: np.ndarray) -> Comparison:
         """Compare rows, made by `joined`, with the training set."""
         share = float((self._nearest(window) < self.floor).mean())
-        low, high = wilson(share, len(window), LEVEL)
+        low, high = wilson(share, len(window))
         value, auroc_low, auroc_high = two_sample(self._some(len(window)), window)
         return Comparison(
             len(window), len(self.rows), value, auroc_low, auroc_high, share, float(low), float(high)
@@ -151,7 +150,7 @@ def two_sample(reference: np.ndarray, window: np.ndarray, seed: int = 0) -> tupl
     head = LogReg(C=1.0, unit=False).fit(X[~held], y[~held])
     new = y[held] == 1
     value, influence, _, _ = ranking(head.predict_proba(X[held])[:, 1], new)
-    low, high = auroc_interval(value, influence, new, Groups(groups[held], int(held.sum())), LEVEL)
+    low, high = auroc_interval(value, influence, new, Groups(groups[held], int(held.sum())))
     return value, low, high
 
 

@@ -21,7 +21,6 @@ from ..errors import IcehouseError, brief, count_of, one_or_many
 from ..heads.active import select_batch, uncertainty, unit_rows
 from ..heads.families.online import Online
 from ..heads.intervals import wilson
-from ..heads.metrics import LEVEL
 from ..heads.samples import Samples, load_samples, parse_inputs
 from ..store.store import Store
 from .label_table import Task
@@ -40,7 +39,7 @@ def share(right: int, n: int) -> dict[str, Any]:
     """A share with Wilson's interval."""
     if not n:
         return {"value": None, "low": None, "high": None, "of": 0}
-    low, high = wilson(right / n, n, LEVEL)
+    low, high = wilson(right / n, n)
     return {"value": right / n, "low": float(low), "high": float(high), "of": n}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..dups.pair_graph import current_searches
 from ..errors import UsageError
-from ..heads.metrics import LEVEL
+from ..heads.intervals import LEVEL
 from ..heads.samples import parse_inputs
 from ..store.store import Store
 from .label_queue import Queue, share

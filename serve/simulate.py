@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import HeadError, UsageError, count_of
 from ..heads.intervals import joined_interval, mean_interval
-from ..heads.metrics import LEVEL, score
+from ..heads.metrics import score
 from ..heads.samples import Samples, load_samples, parse_inputs
 from ..heads.trainer import make_head
 from ..store.store import Store
@@ -236,7 +236,7 @@ def _mean(values: Sequence[float]) -> dict[str, float | None]:
     known = np.array([value for value in values if value == value], np.float64)
     if len(known) < 2:
         return {"value": float(known[0]) if len(known) else None, "low": None, "high": None}
-    low, high = mean_interval(known, LEVEL)
+    low, high = mean_interval(known)
     return {"value": float(known.mean()), "low": low, "high": high}
 
 
@@ -253,7 +253,7 @@ def _summary(
         values, lows, highs = (
             np.array([one["scores"][place][test][end] for one in made]) for end in ("value", "low", "high")
         )
-        low, high = joined_interval(values, lows, highs, LEVEL)
+        low, high = joined_interval(values, lows, highs)
         return {"value": float(values.mean()), "low": low, "high": high}
 
     def gained(place: int, test: str) -> dict[str, float | None]:

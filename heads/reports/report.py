@@ -35,6 +35,7 @@ from ...web.figures import (
 )
 from ...web.render import Card, percent, render
 from ..checks import plain
+from ..intervals import LEVEL
 from ..metrics import DRAWS, METRICS, Resampling, interval_text, intervals_text, title
 from ..probabilities import measure_calibration
 from ..registry import head_class
@@ -650,7 +651,7 @@ def known_ablation(run: Run) -> dict[str, Any] | None:
     return found if found.get("format") == _ABLATION_FORMAT else None
 
 
-def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -> dict[str, Any]:
+def ablate(store: Store, run: Run, *, draws: int = DRAWS) -> dict[str, Any]:
     """Fit the run's head on subsets of its inputs and compare; leaves what it returns in the run's folder.
 
     ``subsets`` has for each: ``inputs``; for each of `SCORES` its ``value`` and interval; ``drop``, what all inputs
@@ -684,12 +685,12 @@ def ablate(store: Store, run: Run, *, draws: int = DRAWS, level: float = 0.95) -
         "rows": len(scored),
         "seed": run.record["seed"],
         **_compare_subsets(
-            list(run.features), scored, rows.searches.groups(scored), predicted, undefined, draws, level
+            list(run.features), scored, rows.searches.groups(scored), predicted, undefined, draws
         ),
         "intervals": {
             "method": "closed form; differences: paired bootstrap, over groups of duplicates",
             "draws": draws,
-            "level": level,
+            "level": LEVEL,
         },
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -751,12 +752,9 @@ def _compare_subsets(
     predicted: dict[tuple[str, ...], np.ndarray],
     undefined: dict[tuple[str, ...], str],
     draws: int,
-    level: float,
 ) -> dict[str, Any]:
     everything = tuple(inputs)
-    resampled = {
-        score: Resampling(scored.labels, score, draws=draws, level=level, groups=groups) for score in SCORES
-    }
+    resampled = {score: Resampling(scored.labels, score, draws=draws, groups=groups) for score in SCORES}
     listed = []
     for names in subsets(inputs):
         entry: dict[str, Any] = {"inputs": list(names)}

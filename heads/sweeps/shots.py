@@ -32,7 +32,7 @@ from ..checks import plain
 from ..families.zero_shot import prompt_notes, with_prompts
 from ..head import Head
 from ..intervals import joined_interval
-from ..metrics import LEVEL, METRICS, majority_note, minority_class, require_positive, score
+from ..metrics import METRICS, majority_note, minority_class, require_positive, score
 from ..registry import head_class
 from ..runs import log_scoring, scoring_count, write_sealed
 from ..samples import Missing, Samples
@@ -296,7 +296,7 @@ def _summarise(points: Sequence[Point]) -> None:
                 point.values[metric] = dict.fromkeys(("mean", "sd", "low", "high"))
                 continue
             ends = np.array([one["intervals"][metric] for one in point.draws.values()])
-            low, high = joined_interval(np.array(found), ends[:, 0], ends[:, 1], LEVEL)
+            low, high = joined_interval(np.array(found), ends[:, 0], ends[:, 1])
             point.values[metric] = {
                 "mean": float(np.mean(found)),
                 "sd": float(np.std(found, ddof=1)) if len(found) > 1 else None,

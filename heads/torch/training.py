@@ -194,7 +194,24 @@ def schedule_factor(schedule: Schedule, epoch: float, epochs: float, warmup: flo
     return (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup))) / 2
 
 
-class AdamW:
+class Optimizer:
+    """Update of stacked parameters in place, each model by its own rates; `slots` tensors are kept for each parameter."""
+
+    def __init__(self, parameters: Stacked, slots: int) -> None:
+        self.parameters = parameters
+        self.state = [{name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(slots)]
+
+    def step(self, gradients: Stacked, lrs: Sequence[float], decays: Sequence[float]) -> None:
+        """Update every model by its gradient, with its rate and its decay."""
+        raise NotImplementedError
+
+    def select(self, parameters: Stacked, models: torch.Tensor) -> None:
+        """Go on with some of the models, whose `parameters` have moved together."""
+        self.parameters = parameters
+        self.state = [{name: tensor[models] for name, tensor in part.items()} for part in self.state]
+
+
+class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), as `torch.optim.AdamW` computes it, in place.
 
     PyTorch's own kernel passes over a parameter once, where the formula written out in tensor operations would
@@ -203,25 +220,20 @@ class AdamW:
     """
 
     def __init__(self, parameters: Stacked) -> None:
-        self.parameters = parameters
-        self.first = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        self.second = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        super().__init__(parameters, slots=2)  # first and second moments of the gradients
         self.steps = 0
 
     @torch.no_grad()
     def step(self, gradients: Stacked, lrs: Sequence[float], decays: Sequence[float]) -> None:
         """Update every model by its gradient, with its rate and its decay."""
         self.steps += 1
-        names = list(self.parameters)
+        device = next(iter(self.parameters.values())).device
         for (lr, decay), rows in _runs(lrs, decays):
-            device = self.parameters[names[0]].device
+            several = (self.parameters, gradients, *self.state)
             torch._fused_adamw_(
-                [self.parameters[name].detach()[rows] for name in names],
-                [gradients[name][rows] for name in names],
-                [self.first[name][rows] for name in names],
-                [self.second[name][rows] for name in names],
+                *([tensors[name].detach()[rows] for name in self.parameters] for tensors in several),
                 [],
-                [torch.tensor(float(self.steps), device=device)] * len(names),
+                [torch.tensor(float(self.steps), device=device)] * len(self.parameters),
                 lr=lr,
                 beta1=0.9,
                 beta2=0.999,
@@ -231,33 +243,22 @@ class AdamW:
                 maximize=False,
             )
 
-    def select(self, parameters: Stacked, models: torch.Tensor) -> None:
-        """Go on with some of the models, whose `parameters` have moved together."""
-        self.parameters = parameters
-        self.first = {name: state[models] for name, state in self.first.items()}
-        self.second = {name: state[models] for name, state in self.second.items()}
 
-
-class SGD:
+class SGD(Optimizer):
     """Stochastic gradient descent with momentum and (coupled) weight decay, as `torch.optim.SGD`."""
 
     def __init__(self, parameters: Stacked, *, momentum: float = 0.9) -> None:
-        self.parameters, self.momentum = parameters, momentum
-        self.velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        super().__init__(parameters, slots=1)  # velocity
+        self.momentum = momentum
 
     @torch.no_grad()
     def step(self, gradients: Stacked, lrs: Sequence[float], decays: Sequence[float]) -> None:
         """Update every model by its gradient, with its rate and its decay."""
         for (lr, decay), rows in _runs(lrs, decays):
             for name, stacked in self.parameters.items():
-                p, velocity = stacked.detach()[rows], self.velocity[name][rows]
+                p, velocity = stacked.detach()[rows], self.state[0][name][rows]
                 velocity.mul_(self.momentum).add_(gradients[name][rows]).add_(p, alpha=decay)
                 p.sub_(velocity, alpha=lr)
-
-    def select(self, parameters: Stacked, models: torch.Tensor) -> None:
-        """Go on with some of the models, whose `parameters` have moved together."""
-        self.parameters = parameters
-        self.velocity = {name: state[models] for name, state in self.velocity.items()}
 
 
 def _runs(lrs: Sequence[float], decays: Sequence[float]) -> list[tuple[tuple[float, float], slice]]:
@@ -339,20 +340,17 @@ def train_many(
     plan: Plan,
     *,
     batched: bool = True,
-    at_once: int | None = None,
     progress: Progress | None = None,
 ) -> list[Outcome]:
     """Train a network once for each configuration; the outcomes are in their order.
 
     `build` makes the network and is called with PyTorch's random numbers seeded by the configuration's seed. Without `val`
-    all epochs are trained. `batched=False` trains one after the other, without `vmap`; `at_once` bounds a stack's models.
+    all epochs are trained. `batched=False` trains one after the other, without `vmap`.
     """
     with torch.random.fork_rng(devices=[]):
         size = sum(p.numel() for p in build().parameters())
-    if not batched:
-        at_once = 1
-    elif at_once is None:
-        at_once = max(1, (_STACKED if train.rows.device.type == "cpu" else _MEMORY) // size)
+    most = _STACKED if train.rows.device.type == "cpu" else _MEMORY
+    at_once = max(1, most // size) if batched else 1
     # Neighbours share their batches, and the optimizer's passes.
     order = sorted(
         range(len(configurations)),
@@ -397,7 +395,7 @@ def _train_stack(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         stack = Stack(build, configurations, device, batched)
         torch.manual_seed(0)
-        optimizer: AdamW | SGD = AdamW(stack.parameters)
+        optimizer: Optimizer = AdamW(stack.parameters)
         if plan.optimizer == "sgd":
             optimizer = SGD(stack.parameters, momentum=plan.momentum)
         alive = list(outcomes)

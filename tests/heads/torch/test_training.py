@@ -87,7 +87,7 @@ def test_a_stack_learns_what_each_learns_alone(network: str, seeds: tuple[int, .
         return Prepared(NETWORKS[network](), WIDTHS)
 
     configurations = grid(dropouts=(0.0, 0.4), seeds=seeds)
-    together = train_many(build, configurations, part(), part(30, 1), PLAN, at_once=16)
+    together = train_many(build, configurations, part(), part(30, 1), PLAN)
     alone = train_many(build, configurations, part(), part(30, 1), PLAN, batched=False)
     for a, b in zip(together, alone, strict=True):
         assert_close(a, b)
@@ -98,8 +98,8 @@ def test_a_stack_learns_what_each_learns_alone(network: str, seeds: tuple[int, .
 def test_neighbours_do_not_matter() -> None:
     configurations = grid(dropouts=(0.0, 0.5), seeds=(1, 2))
     configurations += [replace(one, modality_dropout=0.5) for one in configurations]
-    whole = train_many(perceptron, configurations, part(), part(30, 1), PLAN, at_once=16)
-    some = train_many(perceptron, configurations[::-3], part(), part(30, 1), PLAN, at_once=16)
+    whole = train_many(perceptron, configurations, part(), part(30, 1), PLAN)
+    some = train_many(perceptron, configurations[::-3], part(), part(30, 1), PLAN)
     for a, b in zip(whole[::-3], some, strict=True):
         assert a.configuration == b.configuration
         assert_close(a, b)
@@ -128,7 +128,7 @@ def test_those_that_stop_leave_and_the_others_go_on() -> None:
     plan = replace(PLAN, epochs=25, patience=2)
     configurations = [Configuration(lr=lr) for lr in (1e-4, 3e-3, 3e-2, 0.3)]
     train, val = part(40, noise=2.0), part(40, 1, noise=2.0)
-    together = train_many(perceptron, configurations, train, val, plan, at_once=4)
+    together = train_many(perceptron, configurations, train, val, plan)
     lengths = [len(outcome.curve) for outcome in together]
     assert len(set(lengths)) > 1
     for outcome, configuration in zip(together, configurations, strict=True):
