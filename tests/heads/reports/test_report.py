@@ -118,7 +118,7 @@ def test_a_report_that_fails_costs_the_run_nothing(make_store: Make, monkeypatch
     assert not (run.path / "report.html").exists()
     assert not list(run.path.glob(".tmp-*"))
     monkeypatch.undo()
-    assert leave_report(store, run, ablation=False) is None
+    assert leave_report(store, run, affordable=0.0) is None
     before = (run.path / "report.html").read_bytes()
     monkeypatch.setattr(reports, "confusion_png", broken)
     assert "No space left" in str(leave_report(store, run, ablation=False))
