@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from difflib import get_close_matches
@@ -87,6 +88,14 @@ def _described(part: str) -> list[str]:
 def _literals(part: str) -> tuple[Any, ...]:
     found: tuple[Any, ...] = ast.literal_eval(f"({part[len('Literal[') : -1]},)")
     return found
+
+
+def parse_value(text: str) -> Any:
+    """Value of a parameter as a command takes it: JSON (0.1, true, [1, 2]), none, or else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None if text == "none" else text
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -619,16 +619,15 @@ def runs(
 
 
 def _params(given: Sequence[str]) -> dict[str, Any]:
-    """Parameters from NAME=VALUE; a value that is JSON (0.1, true, [1, 2]) is taken as such, any other as a string."""
+    """Parameters from NAME=VALUE."""
+    from .checks import parse_value
+
     params: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"--param takes NAME=VALUE, not {text!r}")
-        try:
-            params[name.strip()] = json.loads(value)
-        except ValueError:
-            params[name.strip()] = None if value == "none" else value
+        params[name.strip()] = parse_value(value)
     return params
 
 

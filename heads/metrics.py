@@ -445,11 +445,11 @@ def title(name: str, metrics: Mapping[str, Any] | None = None) -> str:
     return f"{plain} of {str(chosen['label'])!r}" if chosen and name == "average_precision" else plain
 
 
-def value_text(value: float | None, name: str, digits: int = 1) -> str:
+def value_text(value: float | None, name: str) -> str:
     """A score as readers see it: in percent, but for log loss; nothing for None."""
     if value is None:
         return ""
-    return f"{value:.3f}" if name == "log_loss" else f"{100 * value:.{digits}f}"
+    return f"{value:.3f}" if name == "log_loss" else f"{100 * value:.1f}"
 
 
 def interval_text(low: float | None, high: float | None, name: str, joint: str = "–") -> str:

@@ -72,12 +72,6 @@ class Package(Run):
         """Id of the run that it was made of."""
         return str(self.about["run_id"])
 
-    @property
-    def model(self) -> Path | None:
-        """The ONNX file, if there is one."""
-        path = self.path / _MODEL
-        return path if path.exists() else None
-
     def probe(self, feature: str) -> dict[str, str] | None:
         """Vectors of the probe's contents by a feature's encoder; None for a feature that the package does not use."""
         for name, used in self.features.items():

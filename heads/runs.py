@@ -513,14 +513,14 @@ def _described(spec: Mapping[str, Any]) -> str:
 _DIGITS = 16
 
 
-def log_scoring(store: Store, label: str, ids: Iterable[str], by: str, times: int = 1) -> dict[str, Any]:
+def log_scoring(store: Store, label: str, ids: Iterable[str], by: str) -> dict[str, Any]:
     """Log that rows were scored by a command ("train", "sweep", "evaluate", "shots"), and return their count so far."""
     folder = store.path / "looks"
     items = _item_digests(ids)
     try:
         folder.mkdir(exist_ok=True)
         with hold(folder):
-            _add_scorings(folder, label, items, {by: times})
+            _add_scorings(folder, label, items, {by: 1})
     except OSError as error:
         raise HeadError(f"cannot write to {folder}: {error.strerror or error}") from error
     return _count_of(store, label, items)

@@ -7,7 +7,6 @@ agree, which is what a linear head on the concatenation can never see. The atten
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -240,19 +239,17 @@ class AttentionHead(TorchHead):
         """The inputs, checked, and what the network reads in some rows at a time: weights by input, and between inputs."""
         import torch
 
-        from ..torch.attention import Reader
         from ..torch.training import Rows
 
         self._require_fitted()
         X = self._conform(Inputs.of(X))
-        network = deepcopy(self.network_)
-        network.network = Reader(network.get_submodule("network"))
 
         def reading() -> Iterator[tuple[slice, dict[str, Any], dict[Any, Any]]]:
             for start in range(0, len(X), _ROWS):
                 rows = slice(start, start + _ROWS)
                 with torch.inference_mode():
-                    weights, between = network(*Rows(X[rows]).take(slice(None)))
+                    given = self.network_.prepare(*Rows(X[rows]).take(slice(None)))
+                    weights, between = self.network_.network.read(*given)
                 yield rows, weights, between
 
         return X, reading()

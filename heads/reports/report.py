@@ -107,7 +107,6 @@ def write_report(
     *,
     ablation: bool | None = None,
     draws: int = DRAWS,
-    seed: int = 0,
     affordable: float = AFFORDABLE,
 ) -> Path:
     """Make a run's report, in the place of one that is there, and return the path of ``report.html``.
@@ -118,7 +117,7 @@ def write_report(
     be written to.
     """
     run = run if isinstance(run, Run) else Run.load(store, run)
-    data, charts, cards = _gathered(store, run, ablation, draws, seed, affordable)
+    data, charts, cards = _gathered(store, run, ablation, draws, affordable)
     drawings = [(chart, draw(chart)) for chart in charts]
     html = _page(run, data, drawings, cards)
     try:
@@ -150,7 +149,7 @@ def leave_report(store: Store, run: Run, *, draws: int = DRAWS, affordable: floa
 
 
 def _gathered(
-    store: Store, run: Run, ablation: bool | None, draws: int, seed: int, affordable: float
+    store: Store, run: Run, ablation: bool | None, draws: int, affordable: float
 ) -> tuple[dict[str, Any], list[Chart], dict[str, Card]]:
     """Content of a report before it is a page: ``report.json``, the charts, and cards of the items that it names."""
     split = next((name for name in ("test", "dev") if name in run.metrics), None)
@@ -175,14 +174,13 @@ def _gathered(
             None if dev is None else (dev.predicted.proba, dev.codes),
             groups=_groups(store, run, scored.ids),
             draws=draws,
-            seed=seed,
         )
         after = told["temperature"].get("after") or {}
         charts += ranking_charts(scored.predicted.proba, scored.codes, scored.classes, run.positive)
         charts.append(reliability_chart(told["bins"], after.get("bins", ())))
         data["calibration"] = told
         data["mistakes"] = mistakes(scored)
-        data["neighbours"] = _neighbours(store, run, scored, seed, notes)
+        data["neighbours"] = _neighbours(store, run, scored, notes)
         ids = [row["item_id"] for row in data["mistakes"]]
         for row in data["neighbours"]:
             ids += [row["item_id"], *(near["item_id"] for near in row["nearest"])]
@@ -229,9 +227,9 @@ def _groups(store: Store, run: Run, ids: Sequence[str] | np.ndarray) -> np.ndarr
         return None
 
 
-def _neighbours(store: Store, run: Run, scored: Scored, seed: int, notes: list[str]) -> list[dict[str, Any]]:
+def _neighbours(store: Store, run: Run, scored: Scored, notes: list[str]) -> list[dict[str, Any]]:
     """A few rows of the split with the nearest of what the head learned from."""
-    picked = pick_rows(scored, seed=seed)
+    picked = pick_rows(scored)
     try:
         samples = run.samples(store, label=run.label, where=run.record["data"]["where"])
         learned = run.learned_items()
@@ -258,17 +256,17 @@ def mistakes(scored: Scored, most: int = 12) -> list[dict[str, Any]]:
     return [_verdict(scored, int(wrong[i])) for i in order[:most]]
 
 
-def pick_rows(scored: Scored, wrong: int = 4, right: int = 4, seed: int = 0) -> list[dict[str, Any]]:
+def pick_rows(scored: Scored, each: int = 4) -> list[dict[str, Any]]:
     """A few rows to show neighbours of: the surest mistakes, then right ones, drawn, of as many classes as can be."""
     good = np.flatnonzero(scored.predicted.labels == scored.y)
-    order = np.random.default_rng(seed).permutation(good).tolist()
+    order = np.random.default_rng(0).permutation(good).tolist()
     drawn: list[int] = []
     for fresh in (True, False):
         for i in order:
             known = {scored.y[j] for j in drawn}
-            if len(drawn) < right and i not in drawn and (not fresh or scored.y[i] not in known):
+            if len(drawn) < each and i not in drawn and (not fresh or scored.y[i] not in known):
                 drawn.append(i)
-    return [*mistakes(scored, wrong), *(_verdict(scored, i) for i in drawn)]
+    return [*mistakes(scored, each), *(_verdict(scored, i) for i in drawn)]
 
 
 def _verdict(scored: Scored, row: int) -> dict[str, Any]:

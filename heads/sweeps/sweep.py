@@ -36,7 +36,7 @@ from ... import __version__
 from ...dups.pair_graph import AUTO
 from ...errors import HeadError, IcehouseError, UsageError, unknown_name
 from ...store.files import refuse_outside
-from ..checks import plain
+from ..checks import parse_value, plain
 from ..head import Head
 from ..metrics import DRAWS, METRICS, minority_class, require_positive, score
 from ..registry import FAMILIES, head_class
@@ -123,18 +123,12 @@ def parse_grid(given: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
 
 
 def _values(text: str) -> list[Any]:
+    """Values that are a JSON list, or stand apart by commas."""
     try:
         value = json.loads(text)
     except ValueError:
-        return [_value(piece.strip()) for piece in text.split(",")]
+        return [parse_value(piece.strip()) for piece in text.split(",")]
     return value if isinstance(value, list) else [value]
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None if text == "none" else text
 
 
 def trials(

@@ -212,19 +212,6 @@ class Classifier(nn.Module):
         return self.out(self.dropout(torch.relu(self.norm(self.hidden(z)))))
 
 
-class Reader(nn.Module):
-    """In a network's place, what it attends to instead of its logits: see its method `read`."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, inputs: Named, masks: Named) -> Any:
-        """Weights over tokens, and between inputs."""
-        read: Any = self.network.read
-        return read(inputs, masks)
-
-
 def lambda_init(layer: int) -> float:
     """0.8 − 0.6 exp(−0.3 (layer − 1)), layers counted from 1: 0.2 in the first, towards 0.8 in deep ones.
 

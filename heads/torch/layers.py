@@ -19,6 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
+#: Tensors by input.
+Named = Mapping[str, torch.Tensor]
+
 
 class _Noise(nn.Module):
     """A rate, and uniform noise that copies of the layer can share.
@@ -161,14 +164,18 @@ class Prepared(nn.Module):
             self.register_buffer(f"centre_{i}", torch.zeros(width))
             self.register_buffer(f"scale_{i}", torch.ones(()))
 
-    def forward(self, inputs: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits of raw features: shape (n, k)."""
+    def prepare(self, inputs: Named, masks: Named) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """What the network is given of raw features: inputs and masks."""
         masks = self.hide(masks)
         ready = {}
         for i, (name, x) in enumerate(inputs.items()):
             x = (x - self.get_buffer(f"centre_{i}")) * self.get_buffer(f"scale_{i}")
             ready[name] = x * masks[name][..., None].to(x.dtype)
-        logits: torch.Tensor = self.network(ready, masks)
+        return ready, masks
+
+    def forward(self, inputs: Named, masks: Named) -> torch.Tensor:
+        """Logits of raw features: shape (n, k)."""
+        logits: torch.Tensor = self.network(*self.prepare(inputs, masks))
         return logits
 
 
@@ -198,8 +205,6 @@ def stacked_rates(
 
 # Width from which a row is divided by its own length.
 _NORMED = 8
-#: Tensors by input.
-Named = Mapping[str, torch.Tensor]
 
 
 def pooled(inputs: Named, masks: Named) -> list[torch.Tensor]:

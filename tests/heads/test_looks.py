@@ -87,6 +87,7 @@ def test_a_sentence_says_how_often() -> None:
 
 def test_any_name_of_an_item_counts(make_store: Make) -> None:
     store = make_store(12)
-    assert log_scoring(store, "label", ["a\ud800", "é", ""], "train", times=2)["total"] == 2
+    for times in (1, 2):
+        assert log_scoring(store, "label", ["a\ud800", "é", ""], "train")["total"] == times
     assert scoring_count(store, "label", ["é"])["total"] == 2
     assert scoring_count(store, "label", ["e"])["total"] == 0

@@ -73,7 +73,7 @@ def test_it_is_the_run(work: Path) -> None:
     run, made = Run.load(work / "moved", "latest"), Package.load(work / "out")
     for name in ("run_id", "classes", "features", "specs", "metrics"):
         assert getattr(made, name) == getattr(run, name)
-    assert made.model is None
+    assert not (made.path / "model.onnx").exists()
     rng = np.random.default_rng(1)
     X = {name: rng.normal(size=(5, made.head.widths_[name])) for name in ("image", "text")}
     np.testing.assert_array_equal(made.predict_features(X).proba, run.predict_features(X).proba)
@@ -228,7 +228,7 @@ def test_the_commands(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shown = ran(store, "package", "latest", out, "--onnx").stdout
     for said in ("toy:a", "probe kept", "compared on 48 rows"):
         assert said in shown
-    assert Package.load(out).model is not None
+    assert (Package.load(out).path / "model.onnx").exists()
     assert len(told(store, "predict", out, posts)) == 48
     assert "toy:b" in refused(store, "predict", out, posts, "--encoder", "toy:b", status=1)
     ran(store, "export-onnx", out, str(tmp_path / "again.onnx"))

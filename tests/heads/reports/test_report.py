@@ -121,7 +121,7 @@ def test_a_report_that_fails_costs_the_run_nothing(make_store: Make, monkeypatch
     assert leave_report(store, run, affordable=0.0) is None
     before = (run.path / "report.html").read_bytes()
     monkeypatch.setattr(reports, "confusion_png", broken)
-    assert "No space left" in str(leave_report(store, run, ablation=False))
+    assert "No space left" in str(leave_report(store, run, affordable=0.0))
     assert (run.path / "report.html").read_bytes() == before
     assert (run.path / "figures" / "roc.png").exists()
 
