@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -164,9 +164,6 @@ def _described(
     return Batch(rows, np.maximum(np.rint(counts * scale), 1).astype(np.int64), to_label, closest)
 
 
-_BY = ("margin", "entropy", "least-confidence")
-
-
 @dataclass(frozen=True)
 class Suggestions:
     """Items to label, the best first, and (`about`) how they were chosen."""
@@ -205,8 +202,8 @@ def suggest(
     """
     if n < 1:
         raise UsageError(f"at least one item has to be suggested, not {n}")
-    if by not in _BY:
-        raise UsageError(f"no uncertainty {by!r};{did_you_mean(by, _BY)} there are: {', '.join(_BY)}")
+    if by not in (known := get_args(By)):
+        raise UsageError(f"no uncertainty {by!r};{did_you_mean(by, known)} there are: {', '.join(known)}")
     found = _run(store, run, inputs)
     samples = load_samples(store, parse_inputs(inputs, store)) if found is None else found.samples(store)
     # Sorted, so that the order in which items came into the store plays no part.

@@ -24,7 +24,7 @@ import numpy as np
 from ...data.splits import folds
 from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
 from ..head import Choice, Chosen, Examples, Head, Validation
-from ..inputs import Inputs
+from ..inputs import Inputs, mean_over_inputs
 from ..metrics import criteria
 from ..registry import create, head_class
 from .linear import LogReg
@@ -195,12 +195,8 @@ class LateFusion(Head):
         self, X: Inputs, said: Mapping[str, np.ndarray], shares: Sequence[float] | np.ndarray
     ) -> np.ndarray:
         """Mean of the probabilities, over the inputs that a row has; the frequencies where it has none that counts."""
-        total, held = np.zeros((len(X), len(self.classes_))), np.zeros(len(X))
-        for name, share in zip(X.names, shares, strict=True):
-            counted = share * X.present(name)
-            total += counted[:, None] * said[name]
-            held += counted
-        return np.where(held[:, None] > 0, total / np.where(held > 0, held, 1)[:, None], self.prior_)
+        mean = mean_over_inputs(X, said, shares)
+        return np.where(mean.any(axis=1, keepdims=True), mean, self.prior_)
 
     # ------------------------------------------------------------------ the stack
 

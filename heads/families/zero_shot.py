@@ -492,16 +492,15 @@ def class_vectors(
     *,
     prompts: Mapping[str, str | Sequence[str]] | None = None,
     template: str | Sequence[str] | None = None,
-    encoder: Encoder | None = None,
 ) -> ClassVectors:
     """Encode the classes into the space of each input: input to class to a vector of unit length.
 
     `specs` are those of the inputs' features, whose texts' cleaning is applied to the prompts; see `texts_of` for the
-    others. An `encoder` that is loaded already is held against the features like any other. UsageError if a feature
-    is in no space that texts share, SpaceError if the encoder is no longer the one that a feature was made with.
+    others. UsageError if a feature is in no space that texts share, SpaceError if the encoder is no longer the one that a
+    feature was made with.
     """
     from ...data.text import clean
-    from ...embed.tables import cleaning_beside, load_checked
+    from ...embed.tables import cleaning_beside
 
     found: ClassVectors = {}
     for name, spec in specs.items():
@@ -512,11 +511,7 @@ def class_vectors(
                 f"--inputs {spec['modality']}/joint"
             )
         texts = texts_of(labels, prompts=prompts, template=template, modality=spec["modality"])
-        model = (
-            load_checked(spec, encoder, texts_only=True)
-            if encoder is not None
-            else _loaded(spec["encoder"], json.dumps(spec))
-        )
+        model = _loaded(json.dumps(spec))
         cleaning = cleaning_beside(store, spec)
         flat = [clean(text, cleaning) for label in labels for text in texts[label]]
         encoded = model.encode_texts(flat, [spec["output"]])[spec["output"]]
@@ -534,7 +529,7 @@ def class_vectors(
 
 
 @lru_cache(maxsize=1)
-def _loaded(encoder_id: str, spec: str) -> Encoder:
+def _loaded(spec: str) -> Encoder:
     """The encoder of a spec, checked; a sweep asks for the same one again and again."""
     from ...embed.tables import load_checked
 

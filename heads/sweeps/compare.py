@@ -72,6 +72,10 @@ class Entry:
     """A head on some inputs, over its seeds."""
 
     runs: list[Run]
+    family: str
+    inputs: str  # names, joined by +
+    params: dict[str, Any]  # as they were given, where they differ from the defaults
+    refit: bool  # whether the choice was fitted again with the dev rows
     dev: float | None  # mean score on dev, where the choice was made, on common rows and seeds
     test: float  # mean over the seeds on the shared test rows
     spread: float | None  # standard deviation of it; None for one seed
@@ -85,26 +89,6 @@ class Entry:
     # Value of the grouping column to its scores by name and its rows; a score that is not defined on them is left out.
     groups: dict[str, tuple[dict[str, Score], int]]
     one_class: str | None = None  # the label that every seed gave every row
-
-    @property
-    def family(self) -> str:
-        """Family of the head."""
-        return self.runs[0].family
-
-    @property
-    def inputs(self) -> str:
-        """Names of the inputs."""
-        return "+".join(self.runs[0].features)
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Parameters as they were given, where they differ from the defaults."""
-        return _params(self.runs[0])
-
-    @property
-    def refit(self) -> bool:
-        """Whether the choice was fitted again with the dev rows."""
-        return bool(self.runs[0].record["protocol"]["refit"])
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -292,14 +276,19 @@ def compare(
     made = []
     for e, own in enumerate(predicted):
         members = entries[order[e]]
+        first = members[0]
         singles = [resampling.value([one]) for one in own]
         value, low, high = resampling.with_interval(own)
         behind = resampling.between(value - resampling.value(predicted[0]), sampled[e] - sampled[0])
         given = {label for one in own for label in np.unique(one.labels).tolist()}
-        files = [path for path in (members[0].path / "head").rglob("*") if path.is_file()]
+        files = [path for path in (first.path / "head").rglob("*") if path.is_file()]
         made.append(
             Entry(
                 runs=members,
+                family=first.family,
+                inputs="+".join(first.features),
+                params=_params(first),
+                refit=bool(first.record["protocol"]["refit"]),
                 dev=dev.values[order[e]],
                 test=value,
                 spread=float(np.std(singles, ddof=1)) if len(singles) > 1 else None,
@@ -309,7 +298,7 @@ def compare(
                 deduplicated=without[e],
                 seconds=float(np.mean([run.record["seconds"]["fit"] for run in members])),
                 size=sum(path.stat().st_size for path in files),
-                latency=_latency(store, members[0], ids[0]) if latency else None,
+                latency=_latency(store, first, ids[0]) if latency else None,
                 groups={
                     name: ({by: s for by, scores in found.items() if (s := scores[e])}, len(groups[name]))
                     for name, found in by_group.items()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from icehouse.heads.families.fusion import MLP
@@ -15,9 +13,7 @@ from icehouse.heads.families.zero_shot import TipAdapter
 from icehouse.heads.head import Choice
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.registry import create
-from quick import quick
-
-Data = Callable[..., tuple[Inputs, np.ndarray]]
+from quick import Data, quick
 
 
 def rows(*pairs: tuple[float, float]) -> list[dict[str, float]]:

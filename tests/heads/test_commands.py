@@ -2,14 +2,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 
 import pytest
 from icehouse.heads.runs import list_runs
-from icehouse.store.store import Store
+from quick import Make
 from shell import call, ran, refused, told
-
-Make = Callable[..., Store]
 
 
 def test_train_reports_the_scores(make_store: Make) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ from icehouse.errors import HeadError, IcehouseError, UsageError
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs, Tokens
 from icehouse.heads.registry import available, create, head_class
-from quick import quick
+from quick import Data, quick
 from sklearn.base import clone, is_classifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
-
-Data = Callable[..., tuple[Inputs, np.ndarray]]
 
 #: By family, a parameter with two values that make two heads; for the rest see `two_values`.
 TWO: dict[str, tuple[str, list[Any]]] = {
@@ -29,6 +26,28 @@ TWO: dict[str, tuple[str, list[Any]]] = {
     "tip-adapter": ("alpha", [1.0, 100.0]),
     "zero-shot": ("factor", [1.0, 30.0]),
 }
+
+
+#: Values of parameters of another kind, and what is said of them.
+WRONG: list[tuple[str, Any, str]] = [
+    ("seed", -1, "from 0 on, not -1"),
+    ("seed", "x", "whole number, not 'x'"),
+    ("epochs", "abc", "a whole number"),
+    ("epochs", 2.5, "a whole number"),
+    ("epochs", True, "a whole"),
+    ("hidden", 0, "hidden must be"),
+    ("hidden", "wide", "hidden must be"),
+    ("k", 2.5, "whole number"),
+    ("max_iter", "x", "its default is 200"),
+    ("tol", "x", "a number"),
+    ("standardize", "x", "true or"),
+    ("rounds", 1.5, "whole number"),
+    ("passes", 1.5, "whole number"),
+    ("cache", "x", "whole number"),
+    ("factor", True, "'auto'"),
+    ("C", [1.0, "x"], "several numbers"),
+    ("batch_size", "x", "'auto'"),
+]
 
 
 def two_values(family: str) -> tuple[str, list[Any]]:
@@ -370,32 +389,7 @@ def test_seeds_that_are_fitted_together_are_as_each_alone(family: str, data: Dat
 def test_parameters_of_another_kind_are_one_line(family: str, data: Data) -> None:
     X, y = data(30)
     known = head_class(family).parameters()
-    wrong: list[tuple[str, Any, str]] = [
-        ("seed", -1, "from 0 on, not -1"),
-        ("seed", "x", "whole number, not 'x'"),
-    ]
-    wrong += [
-        ("epochs", "abc", "a whole number"),
-        ("epochs", 2.5, "a whole number"),
-        ("epochs", True, "a whole"),
-    ]
-    wrong += [
-        ("hidden", 0, "hidden must be"),
-        ("hidden", "wide", "hidden must be"),
-        ("k", 2.5, "whole number"),
-    ]
-    wrong += [
-        ("max_iter", "x", "its default is 200"),
-        ("tol", "x", "a number"),
-        ("standardize", "x", "true or"),
-    ]
-    wrong += [
-        ("rounds", 1.5, "whole number"),
-        ("passes", 1.5, "whole number"),
-        ("cache", "x", "whole number"),
-    ]
-    wrong += [("factor", True, "'auto'"), ("C", [1.0, "x"], "several numbers"), ("batch_size", "x", "'auto'")]
-    for name, value, message in wrong:
+    for name, value, message in WRONG:
         if name in known:
             with pytest.raises(UsageError, match=f"{name} must be") as caught:
                 quick(family, **{name: value}).fit(X, y)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 
 import pytest
 from icehouse.heads.runs import Run, log_scoring, scoring_count, scoring_text
@@ -12,8 +11,8 @@ from icehouse.heads.sweeps.shots import shots
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import evaluate, train
 from icehouse.store.store import Store
+from quick import Make
 
-Make = Callable[..., Store]
 FIXED = {"C": 1.0, "unit": False}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,15 +10,10 @@ from html_page import HtmlPage
 from icehouse.errors import HeadError
 from icehouse.heads import checks as memory
 from icehouse.heads import metrics
-from icehouse.heads.inputs import Inputs
 from icehouse.heads.registry import available, create
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import prepare, train
-from icehouse.store.store import Store
-from quick import quick
-
-Data = Callable[..., tuple[Inputs, np.ndarray]]
-Make = Callable[..., Store]
+from quick import Data, Make, quick
 
 
 def little(monkeypatch: pytest.MonkeyPatch, free: int) -> None:

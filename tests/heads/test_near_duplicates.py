@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,8 @@ from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import evaluate, prepare, train
 from icehouse.store.files import write_sums
 from icehouse.store.store import Store
+from quick import Make
 from shell import ran, refused, told
-
-Make = Callable[..., Store]
 
 #: Items p<i> by threes: train, train, dev, test, train, ...
 BASE = 0xB2CDCD3232CDCD30

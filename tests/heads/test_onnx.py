@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from icehouse.cli import app
 from icehouse.errors import HeadError
 from icehouse.heads import package as module
 from icehouse.heads.families.fusion import GuidedCA
@@ -21,12 +19,9 @@ from icehouse.heads.package import OPSET, TOLERANCE, export_onnx, write_onnx
 from icehouse.heads.registry import FAMILIES, head_class
 from icehouse.heads.torch.head import TorchHead
 from icehouse.heads.trainer import train
-from icehouse.store.store import Store
-from quick import quick
-from typer.testing import CliRunner
+from quick import Data, Make, quick
+from shell import ran, told
 
-Data = Callable[..., tuple[Inputs, np.ndarray]]
-Make = Callable[..., Store]
 NETWORKS = [family for family in sorted(FAMILIES) if issubclass(head_class(family), TorchHead)]
 
 
@@ -100,13 +95,13 @@ def test_logreg(k: int, unit: bool, data: Data, tmp_path: Path) -> None:
 def test_the_file_says_what_it_is(make_store: Make, tmp_path: Path) -> None:
     run = train(make_store(120), "logreg", inputs="image,text")
     done = export_onnx(run, tmp_path / "deep" / "head.onnx")
-    told = {entry.key: entry.value for entry in onnx.load(done.path).metadata_props}
-    assert json.loads(told["icehouse.classes"]) == done.classes == ["calm", "flood", "quake"]
-    inputs = json.loads(told["icehouse.inputs"])
+    about = {entry.key: entry.value for entry in onnx.load(done.path).metadata_props}
+    assert json.loads(about["icehouse.classes"]) == done.classes == ["calm", "flood", "quake"]
+    inputs = json.loads(about["icehouse.inputs"])
     assert inputs["text"]["feature"] == "toy/text/pooled"
     assert inputs["image"]["fingerprint"] == run.specs["image"]["fingerprint"]
-    assert told["icehouse.run"] == run.run_id
-    assert told["icehouse.head"] == "logreg"
+    assert about["icehouse.run"] == run.run_id
+    assert about["icehouse.head"] == "logreg"
 
 
 def test_a_file_that_differs_is_not_written(
@@ -150,15 +145,10 @@ def test_the_command(make_store: Make, tmp_path: Path) -> None:
     store = make_store(120)
     train(store, "logreg", inputs="image,text")
     target = tmp_path / "head.onnx"
-    result = CliRunner().invoke(app, ["export-onnx", "latest", str(target), "-s", str(store.path)])
-    assert result.exit_code == 0, result.output
+    shown = ran(store, "export-onnx", "latest", str(target)).stdout
     assert target.exists()
-    assert f"opset {OPSET}" in result.stdout
-    assert "image [rows, 8]" in result.stdout
-    told = json.loads(
-        CliRunner()
-        .invoke(app, ["export-onnx", "latest", str(target), "-s", str(store.path), "--json"])
-        .stdout
-    )
-    assert told["difference"] <= TOLERANCE
-    assert told["rows"] == 120
+    assert f"opset {OPSET}" in shown
+    assert "image [rows, 8]" in shown
+    found = told(store, "export-onnx", "latest", str(target))
+    assert found["difference"] <= TOLERANCE
+    assert found["rows"] == 120

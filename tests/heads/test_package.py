@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,9 @@ from icehouse.serve.predict import predict
 from icehouse.store.files import write_sums
 from icehouse.store.store import Store
 from PIL import Image
-from quick import quick
+from quick import Make, quick
 from shell import ran, refused, told
 from toys import TOYS, ToyEncoder
-
-Make = Callable[..., Store]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from icehouse.heads.trainer import (
 )
 from icehouse.store.files import write_sums
 from icehouse.store.store import Store
-
-Make = Callable[..., Store]
+from quick import Make
 
 
 def test_runs_are_found_by_id_part_and_last(make_store: Make) -> None:

@@ -12,8 +12,8 @@ from icehouse.heads.samples import load_samples, parse_inputs
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import tokens_to_arrow
+from quick import Make
 
-Make = Callable[..., Store]
 BOTH = {"image": "toy/image/pooled", "text": "toy/text/pooled"}
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +13,7 @@ from icehouse.heads.samples import Samples, load_samples, parse_inputs
 from icehouse.heads.trainer import assign_splits, train
 from icehouse.store.store import Store
 from icehouse.store.vectors import Vectors
-
-Make = Callable[..., Store]
+from quick import Make
 
 
 def samples_of(store: Store) -> Samples:

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
+import numpy as np
 from icehouse.heads.head import Head
+from icehouse.heads.inputs import Inputs
 from icehouse.heads.registry import create
+from icehouse.store.store import Store
+
+#: The fixtures `data` and `make_store` of `tests/heads`.
+Data: TypeAlias = Callable[..., tuple[Inputs, np.ndarray]]
+Make: TypeAlias = Callable[..., Store]
+
+_ATTENTION = {"width": 8, "heads": 2, "lr": 1e-2, "dropout": 0.1, "epochs": 4, "batch_size": 32}
 
 #: By family: small grids, few rounds or epochs. A family that is quick as it is needs no entry.
 QUICK: dict[str, dict[str, Any]] = {
     "align": {"width": 16, "hidden": 16, "lr": 1e-2, "dropout": 0.1, "epochs": 5},
     "cross": {"width": 6, "hidden": 16, "lr": 1e-2, "dropout": 0.1, "epochs": 5},
-    "diff-attn": {
-        "depth": 1,
-        "width": 8,
-        "heads": 2,
-        "lr": 1e-2,
-        "dropout": 0.1,
-        "epochs": 4,
-        "batch_size": 32,
-    },
-    "guided-ca": {"width": 8, "heads": 2, "lr": 1e-2, "dropout": 0.1, "epochs": 4, "batch_size": 32},
-    "guided-ca+diff-attn": {
-        "width": 8,
-        "heads": 2,
-        "lr": 1e-2,
-        "dropout": 0.1,
-        "epochs": 4,
-        "batch_size": 32,
-    },
+    "diff-attn": _ATTENTION,
+    "guided-ca": _ATTENTION,
+    "guided-ca+diff-attn": _ATTENTION,
     "late-fusion": {"head_params": {"C": 1.0, "unit": False}},
     "lightgbm": {"num_leaves": 7, "max_rounds": 15, "patience": 5, "min_data": 5},
     "mlp": {"hidden": 32, "lr": (3e-3, 1e-2), "dropout": 0.1, "epochs": 5},

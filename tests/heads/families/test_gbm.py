@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 from icehouse.heads.families.gbm import Gbm
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
+from quick import Data
 
-Data = Callable[..., tuple[Inputs, np.ndarray]]
 SMALL = {"num_leaves": 7, "min_data": 5, "max_rounds": 30, "patience": 5}
 
 

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from icehouse.heads.families.knn import Knn
 from icehouse.heads.inputs import Inputs
+from quick import Data
 from sklearn.neighbors import KNeighborsClassifier
-
-Data = Callable[..., tuple[Inputs, np.ndarray]]
 
 
 @pytest.mark.parametrize("k", [1, 4, 9])

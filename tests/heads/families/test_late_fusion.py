@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ from icehouse.heads.families.zero_shot import ZeroShot
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.sweeps.sweep import trials
+from quick import Data
 
-Data = Callable[..., tuple[Inputs, np.ndarray]]
 PROBE = {"C": 1.0, "unit": False}
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from icehouse.heads.families.linear import GRID, Logistic, LogReg, Loss, SquaredHinge, Svm, path
 from icehouse.heads.inputs import Inputs
+from quick import Data
 from scipy.optimize import check_grad
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
-
-Data = Callable[..., tuple[Inputs, np.ndarray]]
 
 
 def rows(n: int = 80, d: int = 6, k: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,7 @@ from icehouse.heads.families.linear import LogReg
 from icehouse.heads.families.online import Online
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
-
-Data = Callable[..., tuple[Inputs, np.ndarray]]
+from quick import Data
 
 
 def batches(X: Inputs, y: np.ndarray, size: int = 20) -> list[tuple[Inputs, np.ndarray]]:

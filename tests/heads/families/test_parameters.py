@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from icehouse.errors import UsageError
-from icehouse.heads.inputs import Inputs
 from icehouse.heads.registry import create
-
-Data = Callable[..., tuple[Inputs, np.ndarray]]
+from quick import Data
 
 WRONG: dict[str, list[dict[str, Any]]] = {
     "knn": [

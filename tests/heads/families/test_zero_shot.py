@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ from icehouse.heads.families.zero_shot import TipAdapter, ZeroShot
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.metrics import criteria
+from quick import Data
 
-Data = Callable[..., tuple[Inputs, np.ndarray]]
 LABELS = np.array(["calm", "flood"])
 
 

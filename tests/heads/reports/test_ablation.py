@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,10 +10,8 @@ from icehouse.heads.runs import scoring_count
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
 from icehouse.store.files import unseal
-from icehouse.store.store import Store
-from quick import QUICK
+from quick import QUICK, Make
 
-Make = Callable[..., Store]
 GIVEN = {"C": 1.0, "unit": False}  # nothing to choose: quick
 
 

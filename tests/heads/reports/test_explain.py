@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from html_page import HtmlPage
-from icehouse.cli import app
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads.inputs import Inputs, Tokens
 from icehouse.heads.registry import create
@@ -27,12 +25,9 @@ from icehouse.heads.trainer import train
 from icehouse.store.schema import features_schema, items_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import tokens_to_arrow
-from quick import QUICK
+from quick import QUICK, Data, Make
+from shell import ran, refused, told
 from toys import make_pictures
-from typer.testing import CliRunner
-
-Make = Callable[..., Store]
-Data = Callable[..., tuple[Inputs, np.ndarray]]
 
 
 def _sum(one: dict[str, Any], scale: str) -> float:
@@ -174,22 +169,16 @@ def test_command_and_page(make_store: Make, tmp_path: Path) -> None:
     store = make_store(60, label=lambda i: ("<script>1</script>", '"x', "c")[i % 3])
     run = train(store, "logreg")
 
-    def command(*arguments: str) -> tuple[int, str, str]:
-        result = CliRunner().invoke(app, ["explain", run.run_id, *arguments, "-s", str(store.path)])
-        return result.exit_code, result.stdout, result.stderr
-
-    code, out, err = command("p009", "p000", "-k", "3", "--out", str(tmp_path / "why.html"))
-    assert code == 0, err
+    target = tmp_path / "why.html"
+    out = ran(store, "explain", run.run_id, "p009", "p000", "-k", "3", "--out", str(target)).stdout
     assert "p009 (test)" in out
     assert "all at their means" in out
-    page = HtmlPage((tmp_path / "why.html").read_text())
+    page = HtmlPage(target.read_text())
     assert "<script>1</script>" in page.text
-    code, out, err = command("p009", "--json")
-    told = json.loads(out)["items"][0]
-    assert _sum(told, "probability") == pytest.approx(told["proba"][told["predicted"]])
-    assert len(told["nearest"]) == 5
-    code, _, err = command("nosuch")
-    assert (code, "no item 'nosuch'" in err) == (2, True)
+    (one,) = told(store, "explain", run.run_id, "p009")["items"]
+    assert _sum(one, "probability") == pytest.approx(one["proba"][one["predicted"]])
+    assert len(one["nearest"]) == 5
+    assert "no item 'nosuch'" in refused(store, "explain", run.run_id, "nosuch")
 
 
 def test_what_cannot_be_explained_says_why(make_store: Make) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from html_page import HtmlPage
-from icehouse.cli import app
 from icehouse.dups.find import find_duplicates
 from icehouse.heads.reports import report as reports
 from icehouse.heads.reports.report import command_line, known_ablation, leave_report, write_report
@@ -21,20 +19,14 @@ from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
-from quick import QUICK
+from quick import QUICK, Make
+from shell import ran, told
 from toys import make_pictures
-from typer.testing import CliRunner
 
-Make = Callable[..., Store]
 Reported = tuple[Run, dict[str, Any], HtmlPage]
 LABELS = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "$\\frac{ & </style>\u202e")
 TEXT = "</p><svg onload=alert(3)>\x00 {{7*7}} javascript:alert(4) <!-- ]]>"
 GIVEN = {"C": 1.0, "unit": False}  # nothing to choose: quick
-
-
-def command(store: Store, *arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [*arguments, "-s", str(store.path)])
-    return result.exit_code, result.stdout, result.stderr
 
 
 def read(run: Run) -> Reported:
@@ -60,13 +52,13 @@ def change(store: Store, rows: list[dict[str, Any]]) -> None:
 def test_the_command_leaves_a_report_with_every_run(make_store: Make) -> None:
     store = make_store(120)
     assert not (train(store, params=GIVEN).path / "report.html").exists(), "that is for the caller to make"
-    assert command(store, "train", "logreg")[0] == 0
-    run, told, page = read(Run.load(store, "latest"))
-    assert (told["metrics"], told["run"], told["split"]) == (run.metrics, run.record, "test")
-    assert told["ablation"] == known_ablation(run)
-    assert told["calibration"]["n"] == 30
+    ran(store, "train", "logreg")
+    run, data, page = read(Run.load(store, "latest"))
+    assert (data["metrics"], data["run"], data["split"]) == (run.metrics, run.record, "test")
+    assert data["ablation"] == known_ablation(run)
+    assert data["calibration"]["n"] == 30
     matrix = np.array(run.metrics["test"]["confusion"]["matrix"])
-    assert len(told["mistakes"]) == min(matrix.sum() - np.trace(matrix), 12)
+    assert len(data["mistakes"]) == min(matrix.sum() - np.trace(matrix), 12)
     figures = ("confusion", "roc", "precision_recall", "reliability", "curve_loss", "curve_score")
     assert {path.name for path in (run.path / "figures").glob("*.*")} == {f"{name}.png" for name in figures}
     for words in (
@@ -110,8 +102,7 @@ def test_a_report_that_fails_costs_the_run_nothing(make_store: Make, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(reports, "confusion_png", broken)
-    code, _, err = command(store, "train", "logreg", "-p", "C=1.0", "-p", "unit=false")
-    assert code == 0
+    err = ran(store, "train", "logreg", "-p", "C=1.0", "-p", "unit=false").stderr
     assert re.search(r"is whole, but has no report: .*No space left.*`icehouse report", err)
     run = Run.load(store, "latest")
     assert run.metrics["test"]["n"] == 15
@@ -128,27 +119,27 @@ def test_a_report_that_fails_costs_the_run_nothing(make_store: Make, monkeypatch
 
 def test_dev_stands_in_for_a_test_that_is_not_there(make_store: Make) -> None:
     store = make_store(60, split=lambda i: None)
-    _, told, page = reported(store, "mlp", params=QUICK["mlp"], inputs="text")
-    assert (told["split"], told["ablation"]) == ("dev", None)
-    assert told["calibration"]["temperature"]["value"] is None
+    _, data, page = reported(store, "mlp", params=QUICK["mlp"], inputs="text")
+    assert (data["split"], data["ablation"]) == ("dev", None)
+    assert data["calibration"]["temperature"]["value"] is None
     assert "flatter" in page.text
-    assert told["charts"]["curve_loss"]["x"] == "epoch"  # a network's
+    assert data["charts"]["curve_loss"]["x"] == "epoch"  # a network's
 
 
 def test_near_duplicates_are_marked(make_store: Make) -> None:
     store = make_store(120, copies={9: 0, 10: 1, 11: 2})
     find_duplicates(store, feature="toy/image/pooled", rule=0.97, views=False)
-    _, told, page = reported(store, inputs="image", params=GIVEN)
-    near = [one for row in told["neighbours"] for one in row["nearest"]]
+    _, data, page = reported(store, inputs="image", params=GIVEN)
+    near = [one for row in data["neighbours"] for one in row["nearest"]]
     assert all(one["near_duplicate"] is not None for one in near)
     assert "without near-duplicates" in page.text
 
 
 def test_neighbours_are_the_nearest_of_training(make_store: Make) -> None:
     store = make_store(120)
-    run, told, _ = reported(store, params=GIVEN)
+    run, data, _ = reported(store, params=GIVEN)
     train_ids = sorted(run.training_items()["train"])
-    for row in told["neighbours"]:
+    for row in data["neighbours"]:
         slow = dict.fromkeys(train_ids, 0.0)
         for feature in run.features.values():
             found = store.features(feature)
@@ -185,12 +176,10 @@ def test_a_costly_ablation_waits_to_be_asked_for(make_store: Make) -> None:
     store = make_store(60)
     run = train(store, params=GIVEN)
     write_report(store, run, affordable=-1.0)
-    _, told, _ = read(run)
-    assert told["ablation"] is None
-    assert f"icehouse report {run.run_id} --ablation" in told["notes"][0]
-    code, out, err = command(store, "report", run.run_id, "--ablation", "--json")
-    assert code == 0, err
-    assert Path(json.loads(out)["report"]) == run.path / "report.html"
+    data = read(run)[1]
+    assert data["ablation"] is None
+    assert f"icehouse report {run.run_id} --ablation" in data["notes"][0]
+    assert Path(told(store, "report", run.run_id, "--ablation")["report"]) == run.path / "report.html"
     assert read(run)[1]["ablation"]["adds"]
 
 
@@ -199,12 +188,12 @@ def test_items_that_are_gone_leave_placeholders(make_store: Make) -> None:
     run = train(store, params=GIVEN)
     store.items.delete("item_id", [f"p{i:03d}" for i in range(120)])
     write_report(store, run)
-    assert any("could not be told" in note for note in read(run)[1]["notes"])
+    assert any("could not be data" in note for note in read(run)[1]["notes"])
 
 
 def test_no_report_and_the_first_seed_of_a_sweep(make_store: Make) -> None:
     store = make_store(60)
-    assert command(store, "train", "logreg", "--no-report")[0] == 0
+    ran(store, "train", "logreg", "--no-report")
     assert not (list_runs(store)[-1].path / "report.html").exists()
     params = {name: [value] for name, value in QUICK["lightgbm"].items()}
     done = sweep(store, ["lightgbm"], inputs="text", seeds=2, grid={"lightgbm": params})
@@ -215,7 +204,6 @@ def test_the_command_line_makes_the_same_run_again(make_store: Make) -> None:
     store = make_store(60)
     how: Any = {"params": {"unit": False}, "where": "event = 'event 1'", "refit": True, "seed": 3}
     first = train(store, "logreg", inputs="text,pic=toy/image/pooled", **how)
-    code, _, err = command(store, *shlex.split(command_line(first))[1:], "--no-report")
-    assert code == 0, err
+    ran(store, *shlex.split(command_line(first))[1:], "--no-report")
     (again,) = (run for run in list_runs(store) if run.run_id != first.run_id)
     assert again.metrics == first.metrics

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
-from icehouse.store.store import Store
+from quick import Make
 from shell import call, ran, told
 
-Make = Callable[..., Store]
 LABELS = ("calm", "flood", "quake")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import train
 from icehouse.store.files import write_sums
 from icehouse.store.store import Store
+from quick import Make
 from shell import ran, told
 from sklearn.metrics import accuracy_score, f1_score
 
-Make = Callable[..., Store]
 BASE = 0xB2CDCD3232CDCD30
 FIXED = {"C": 1.0, "unit": False}
 ONLINE = {"rate": 4.0, "penalty": 1e-4, "max_passes": 3}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,10 +16,9 @@ from icehouse.heads.families.linear import LogReg
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.metrics import METRICS
 from icehouse.heads.sweeps.shots import draw_items, shots
-from icehouse.store.store import Store
+from quick import Make
 from shell import ran, told
 
-Make = Callable[..., Store]
 NONE = DuplicateSearches([])
 
 

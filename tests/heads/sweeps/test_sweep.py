@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,9 +15,7 @@ from icehouse.heads.runs import Run, list_runs
 from icehouse.heads.sweeps.compare import compare, find_runs
 from icehouse.heads.sweeps.sweep import combinations, parse_grid, sweep, trials
 from icehouse.heads.trainer import train
-from icehouse.store.store import Store
-
-Make = Callable[..., Store]
+from quick import Make
 
 
 class Noisy(LogReg):

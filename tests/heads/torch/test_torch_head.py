@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +16,8 @@ from icehouse.heads.families.fusion import MLP, TwoTokenTransformer
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import InputError, Inputs, StoredTokens, Tokens
 from interaction import equal_or_different
-from quick import quick
+from quick import Data, quick
 
-Data = Callable[..., tuple[Inputs, np.ndarray]]
 FAST: dict[str, Any] = {"hidden": 16, "epochs": 6, "lr": 1e-2, "dropout": 0.1}
 
 
