@@ -46,11 +46,13 @@ from .checks import (
     same,
     scoring_bytes,
 )
-from .inputs import SINGLE, InputError, Inputs, Tokens, concatenate, labels_of, weights_of
+from .inputs import SINGLE, InputError, Inputs, Labels, Tokens, Weights, concatenate, labels_of, weights_of
 from .registry import head_class
 
 FORMAT = 1
 
+#: Features and labels.
+Pair: TypeAlias = tuple[Any, Any]
 #: What `_fit` receives to choose on: inputs and class codes.
 Validation: TypeAlias = tuple[Inputs, np.ndarray]
 #: Parameters that were chosen, by name.
@@ -172,7 +174,7 @@ class Head(ABC):
 
     @abstractmethod
     def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
+        self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None
     ) -> Mapping[str, Any] | None:
         """Learn from checked rows.
 
@@ -184,7 +186,7 @@ class Head(ABC):
             Codes into `classes_`, which is set already and holds at least two classes.
         val : tuple of Inputs and ndarray of int, optional
             Rows to choose on, coded alike; never to learn from.
-        sample_weight : ndarray of float64, shape (n,), optional
+        weight : ndarray of float64, shape (n,), optional
             Non-negative weights.
 
         Returns
@@ -284,10 +286,10 @@ class Head(ABC):
     def fit(
         self,
         X: Any,
-        y: Sequence[Any] | np.ndarray,
-        val: tuple[Any, Any] | None = None,
-        sample_weight: Sequence[float] | np.ndarray | None = None,
-        groups: Sequence[Any] | np.ndarray | None = None,
+        y: Labels,
+        val: Pair | None = None,
+        sample_weight: Weights | None = None,
+        groups: Labels | None = None,
     ) -> Self:
         """Learn classes from features.
 
@@ -334,23 +336,13 @@ class Head(ABC):
         return self
 
     def fit_seeds(
-        self,
-        seeds: Sequence[int],
-        X: Any,
-        y: Sequence[Any] | np.ndarray,
-        val: tuple[Any, Any] | None = None,
-        sample_weight: Sequence[float] | np.ndarray | None = None,
-        groups: Sequence[Any] | np.ndarray | None = None,
+        self, seeds: Sequence[int], X: Any, y: Labels, val: Pair | None = None, **given: Any
     ) -> list[Self]:
-        """New heads, one fitted with each seed as `fit` does; a family that can train them together does."""
-        return [self.unfitted(seed=seed).fit(X, y, val, sample_weight, groups) for seed in seeds]
+        """New heads, one fitted with each seed as `fit` does (`given` too); a family that can train them together does."""
+        return [self.unfitted(seed=seed).fit(X, y, val, **given) for seed in seeds]
 
     def _begin(
-        self,
-        X: Any,
-        y: Sequence[Any] | np.ndarray,
-        sample_weight: Sequence[float] | np.ndarray | None,
-        groups: Sequence[Any] | np.ndarray | None = None,
+        self, X: Any, y: Labels, sample_weight: Weights | None = None, groups: Labels | None = None
     ) -> tuple[Inputs, np.ndarray, np.ndarray | None]:
         """Check what is learned from, take its classes and widths; give inputs, class codes and weights."""
         self._check_parameters()
@@ -481,11 +473,7 @@ class Head(ABC):
         return {**chosen, **(fit(examples, chosen) or {})}
 
     def refit(
-        self,
-        X: Any,
-        y: Sequence[Any] | np.ndarray,
-        sample_weight: Sequence[float] | np.ndarray | None = None,
-        groups: Sequence[Any] | np.ndarray | None = None,
+        self, X: Any, y: Labels, sample_weight: Weights | None = None, groups: Labels | None = None
     ) -> Self:
         """A new head with what this one chose, fitted on `X` and `y`, with nothing held out."""
         self._require_fitted()
@@ -540,12 +528,7 @@ class Head(ABC):
         proba = self.predict_proba(X)
         return self.classes_[proba.argmax(axis=1)]
 
-    def score(
-        self,
-        X: Any,
-        y: Sequence[Any] | np.ndarray,
-        sample_weight: Sequence[float] | np.ndarray | None = None,
-    ) -> float:
+    def score(self, X: Any, y: Labels, sample_weight: Weights | None = None) -> float:
         """Accuracy on `X` and `y`; what scikit-learn's searches use unless told otherwise."""
         return float(np.average(self.predict(X) == np.asarray(y), weights=sample_weight))
 
@@ -699,7 +682,7 @@ class Head(ABC):
                 )
         return self._checked(X)
 
-    def _validation(self, val: tuple[Any, Any] | None) -> Validation | None:
+    def _validation(self, val: Pair | None) -> Validation | None:
         if val is None:
             return None
         X = self._conform(Inputs.of(val[0]))

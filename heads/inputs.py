@@ -145,6 +145,9 @@ class InputTypeError(InputError, TypeError):
 
 
 Array: TypeAlias = np.ndarray | Tokens
+#: Labels or groups of rows, and weights of rows.
+Labels: TypeAlias = Sequence[Any] | np.ndarray
+Weights: TypeAlias = Sequence[float] | np.ndarray
 
 
 class Inputs:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from ..checks import ParameterError
-from ..head import Validation
+from ..head import Chosen, Validation
 from ..inputs import InputError, Inputs, Tokens
 from ..torch.head import Grid, TorchHead
 
@@ -314,9 +314,7 @@ class PublishableHead(AttentionHead):
         for name in PUBLISHED.keys() - self.given if self.as_published else ():
             setattr(self, name, PUBLISHED[name])
 
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
+    def _fit(self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None) -> Chosen:
         if self.as_published:
             if len(X.names) != 2:
                 raise InputError(
@@ -326,7 +324,7 @@ class PublishableHead(AttentionHead):
                 f"{self.family} as published attends across the batch: each prediction depends on the rows that are "
                 "predicted with it"
             )
-        return super()._fit(X, y, val, sample_weight)
+        return super()._fit(X, y, val, weight)
 
     def _read(self, X: Any) -> tuple[Inputs, Iterator[tuple[slice, dict[str, Any], dict[Any, Any]]]]:
         if self.as_published:

@@ -114,11 +114,9 @@ class Gbm(Head):
     select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss"
     seed: int = 0
 
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
+    def _fit(self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None) -> Chosen:
         settings = self._settings(len(y))
-        examples = self._examples(X, y, sample_weight)
+        examples = self._examples(X, y, weight)
         self._reduce(X, examples.weight)
 
         def choose(examples: Examples, val: Validation) -> Chosen:

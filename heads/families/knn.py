@@ -13,7 +13,7 @@ a product, and so on the other rows of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -90,9 +90,7 @@ class Knn(Head):
     select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss"
     seed: int = 0
 
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
+    def _fit(self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None) -> Chosen:
         ks = [int(k) for k in grid_of("k", self.k, NEIGHBOURS)]
         if min(ks) < 1:
             raise ParameterError(f"k must be at least 1, not {self.k!r}")
@@ -101,7 +99,7 @@ class Knn(Head):
             raise ParameterError(f"prior must be positive, not {self.prior!r}")
         shares = shares_of("input_weights", self.input_weights, X.names, _STEPS)
         centres = [True, False] if self.centre == "auto" else [bool(self.centre)]
-        examples = self._examples(X, y, sample_weight)
+        examples = self._examples(X, y, weight)
         examples = replace(examples, weight=examples.by_class[y] * examples.weight)
 
         def choose(examples: Examples, val: Validation) -> Chosen:

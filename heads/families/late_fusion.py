@@ -95,11 +95,9 @@ class LateFusion(Head):
     select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss"
     seed: int = 0
 
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
+    def _fit(self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None) -> Chosen:
         shares, penalties = self._checked_parameters(X)
-        examples = self._examples(X, y, sample_weight)
+        examples = self._examples(X, y, weight)
         self._by_class = examples.by_class
         counts = np.bincount(y, weights=examples.weight, minlength=len(self.classes_)) * self._by_class
         self.prior_ = counts / counts.sum()

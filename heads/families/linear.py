@@ -29,7 +29,7 @@ of 45 values of C an order of magnitude faster than as many fits from scratch:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -387,9 +387,7 @@ class LinearHead(Head):
     def _calibrate(self, logits: np.ndarray, y: np.ndarray, by_class: np.ndarray) -> None:
         """Fit what `_probabilities` needs, on rows of known class."""
 
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
+    def _fit(self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None) -> Chosen:
         grid = grid_of("C", self.C, self.grid)
         units = [False, True] if self.unit == "auto" else [bool(self.unit)]
 
@@ -410,7 +408,7 @@ class LinearHead(Head):
         undecided = len(grid) > 1 or self.calibrated
         threads = 1 if len(self.classes_) < _MANY_CLASSES else None
         with _blas().limit(limits=threads, user_api="blas"):
-            examples = self._examples(X, y, sample_weight)
+            examples = self._examples(X, y, weight)
             return self._select(examples, val, choose, fit, default, undecided=undecided)
 
     def _choose(self, examples: Examples, val: Validation, grid: list[float], units: list[bool]) -> Chosen:

@@ -26,7 +26,18 @@ import numpy as np
 
 from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of
 from ..head import Choice, Chosen, Examples, Head, Validation
-from ..inputs import InputError, Inputs, filled, labels_of, pieces, softmax, unit_length, weights_of
+from ..inputs import (
+    InputError,
+    Inputs,
+    Labels,
+    Weights,
+    filled,
+    labels_of,
+    pieces,
+    softmax,
+    unit_length,
+    weights_of,
+)
 from ..metrics import criteria
 
 #: Learning rates and penalties that "auto" tries.
@@ -105,13 +116,11 @@ class Online(Head):
 
     # ------------------------------------------------------------------ all rows at once
 
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
+    def _fit(self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None) -> Chosen:
         rates, penalties = self._grids()
-        examples = self._examples(X, y, sample_weight)
-        if sample_weight is not None:
-            examples = replace(examples, weight=sample_weight / sample_weight.mean())
+        examples = self._examples(X, y, weight)
+        if weight is not None:
+            examples = replace(examples, weight=weight / weight.mean())
         settings = [(rate, penalty) for rate in rates for penalty in penalties]
         rate, penalty = settings[0]
 
@@ -171,11 +180,7 @@ class Online(Head):
     # ------------------------------------------------------------------ batch by batch
 
     def partial_fit(
-        self,
-        X: Any,
-        y: Sequence[Any] | np.ndarray,
-        classes: Sequence[Any] | np.ndarray | None = None,
-        sample_weight: Sequence[float] | np.ndarray | None = None,
+        self, X: Any, y: Labels, classes: Labels | None = None, sample_weight: Weights | None = None
     ) -> Self:
         """Learn from one batch of rows, in the order given.
 

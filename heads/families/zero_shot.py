@@ -24,8 +24,18 @@ import numpy as np
 
 from ...errors import UsageError
 from ..checks import ClassWeight, Footprint, ParameterError, did_you_mean, grid_of, shares_of
-from ..head import Choice, Chosen, Examples, Head, Validation
-from ..inputs import Inputs, bank_of, directions, mean_over_inputs, pieces, present_directions, softmax
+from ..head import Choice, Chosen, Examples, Head, Pair, Validation
+from ..inputs import (
+    Inputs,
+    Labels,
+    Weights,
+    bank_of,
+    directions,
+    mean_over_inputs,
+    pieces,
+    present_directions,
+    softmax,
+)
 from ..metrics import criteria
 from ..probabilities import temperature as best_factor
 
@@ -88,10 +98,10 @@ class ZeroShot(Head):
     def fit(
         self,
         X: Any,
-        y: Sequence[Any] | np.ndarray,
-        val: tuple[Any, Any] | None = None,
-        sample_weight: Sequence[float] | np.ndarray | None = None,
-        groups: Sequence[Any] | np.ndarray | None = None,
+        y: Labels,
+        val: Pair | None = None,
+        sample_weight: Weights | None = None,
+        groups: Labels | None = None,
     ) -> Self:
         """As `Head.fit`; with class vectors there may be no training rows at all, and the classes are theirs."""
         if self.class_vectors is None or (inputs := Inputs.of(X)).shape[0] > 0:
@@ -106,9 +116,7 @@ class ZeroShot(Head):
         self.chosen_ = dict(self._fit(inputs, np.zeros(0, np.intp), self._validation(val), None))
         return self
 
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
+    def _fit(self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None) -> Chosen:
         if self.factor != "auto" and (isinstance(self.factor, str) or not 0 < self.factor < np.inf):
             raise ParameterError(f"factor must be 'auto' or positive and finite, not {self.factor!r}")
         shares = shares_of("input_weights", self.input_weights, X.names, _STEPS)
@@ -117,7 +125,7 @@ class ZeroShot(Head):
         if self.class_vectors is not None:
             self.vectors_ = class_matrices(self.class_vectors, X.widths, self.classes_)
         else:
-            self.vectors_ = self._means(X, y, np.ones(len(y)) if sample_weight is None else sample_weight)
+            self.vectors_ = self._means(X, y, np.ones(len(y)) if weight is None else weight)
         factor = _FACTOR if self.factor == "auto" else float(self.factor)
         best: Chosen = {"factor": factor, "input_weights": list(shares[0])}
         choice = Choice("log_loss")
@@ -282,16 +290,14 @@ class TipAdapter(Head):
     select: Literal["log_loss", "accuracy", "macro_f1"] = "log_loss"
     seed: int = 0
 
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
+    def _fit(self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None) -> Chosen:
         betas = grid_of("beta", self.beta, BETAS)
         for name in ("alpha", "factor"):
             value = getattr(self, name)
             if value != "auto" and (isinstance(value, str) or not 0 < value < np.inf):
                 raise ParameterError(f"{name} must be 'auto' or positive and finite, not {value!r}")
         self.vectors_ = self._described(X)
-        examples = self._examples(X, y, sample_weight)
+        examples = self._examples(X, y, weight)
         if not (examples.by_class > 0).all():
             raise ParameterError(f"class_weight of every class must be above zero, not {self.class_weight!r}")
         counts = np.bincount(y, weights=examples.weight, minlength=len(self.classes_)) * examples.by_class

@@ -21,8 +21,8 @@ import numpy as np
 
 from ...errors import CorruptError, HeadError
 from ..checks import ClassWeight, Footprint, ParameterError
-from ..head import Chosen, Examples, Head, Validation
-from ..inputs import Inputs
+from ..head import Chosen, Examples, Head, Pair, Validation
+from ..inputs import Inputs, Labels
 
 if TYPE_CHECKING:
     import torch
@@ -164,9 +164,7 @@ class TorchHead(Head):
 
     # ------------------------------------------------------------------ fitting
 
-    def _fit(
-        self, X: Inputs, y: np.ndarray, val: Validation | None, sample_weight: np.ndarray | None
-    ) -> Mapping[str, Any]:
+    def _fit(self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None) -> Chosen:
         from .training import Configuration
 
         self._refuse(X)
@@ -192,7 +190,7 @@ class TorchHead(Head):
         default = {name: values[(len(values) - 1) // 2] for name, values in grids.items()}
         undecided = plan.stop is None and (len(configurations) > 1 or plan.patience is not None)
         val = None if plan.stop is not None else val
-        examples = self._examples(X, y, sample_weight)
+        examples = self._examples(X, y, weight)
         return self._select(examples, val, choose, fit, default, undecided=undecided)
 
     def _grids(self) -> dict[str, list[float]]:
@@ -281,29 +279,23 @@ class TorchHead(Head):
         return best
 
     def fit_seeds(
-        self,
-        seeds: Sequence[int],
-        X: Any,
-        y: Sequence[Any] | np.ndarray,
-        val: tuple[Any, Any] | None = None,
-        sample_weight: Sequence[float] | np.ndarray | None = None,
-        groups: Sequence[Any] | np.ndarray | None = None,
+        self, seeds: Sequence[int], X: Any, y: Labels, val: Pair | None = None, **given: Any
     ) -> list[Self]:
         """New heads, one fitted with each seed: the grid times the seeds as one program."""
         if val is None or self.stop is not None or not self.batched:
-            return super().fit_seeds(seeds, X, y, val, sample_weight, groups)
+            return super().fit_seeds(seeds, X, y, val, **given)
         heads = [self.unfitted(seed=seed) for seed in seeds]
         for head in heads:
             head.progress = self.progress
-            inputs, codes, given = head._begin(X, y, sample_weight, groups)
+            inputs, codes, weight = head._begin(X, y, **given)
             head._refuse(inputs)
         first = heads[0]
         dev = first._validation(val)
         if dev is None or len(first._absent(dev)):
-            return super().fit_seeds(seeds, X, y, val, sample_weight, groups)
+            return super().fit_seeds(seeds, X, y, val, **given)
         first._check_memory(len(codes), len(dev[1]) * len(heads))
         configurations = [configuration for head in heads for configuration in head._configurations()]
-        examples = first._examples(inputs, codes, given)
+        examples = first._examples(inputs, codes, weight)
         outcomes = first._train(configurations, first._plan(len(codes)), examples, dev)
         for head in heads:
             best = head._note([o for o in outcomes if o.configuration.seed == head.seed], True)
