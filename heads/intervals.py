@@ -25,9 +25,8 @@ number of rows is divided by the design effect (Kish 1965; Korn and Graubard 199
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -99,22 +98,10 @@ class Groups:
         return np.maximum((_GROUP_PRIOR * whole + count * effect) / (_GROUP_PRIOR + count), 1.0)
 
 
-@dataclass(frozen=True)
-class ConfusionIntervals:
-    """Intervals of the scores that a confusion matrix has: (low, high), of each class as two arrays (k,)."""
-
-    accuracy: Interval
-    macro_f1: Interval
-    weighted_f1: Interval
-    precision: tuple[np.ndarray, np.ndarray]
-    recall: tuple[np.ndarray, np.ndarray]
-    f1: tuple[np.ndarray, np.ndarray]
-
-
 def confusion_intervals(
     true: np.ndarray, predicted: np.ndarray, k: int, groups: Groups
-) -> ConfusionIntervals:
-    """Intervals of accuracy, precision, recall and F1 of every class, and of F1's means over them.
+) -> dict[str, tuple[Any, Any]]:
+    """Intervals, (low, high), of accuracy and of F1's means over the classes; precision, recall and F1 have arrays (k,).
 
     Among the `k` classes are some that these rows do not have: the interval of macro-F1 is about them too (their F1 may be
     anything), unless they are more than half of all.
@@ -144,14 +131,14 @@ def confusion_intervals(
     errors = (*np.divmod(cells, k), counts)
     of_precision = shares(precision, found, rows, predicted)
     of_recall = shares(recall, support, rows, true)
-    return ConfusionIntervals(
-        accuracy=(float(accuracy[0]), float(accuracy[1])),
-        macro_f1=_macro_f1(f1, low, high, right, support + found, effective, errors),
-        weighted_f1=_weighted_f1(f1, true, predicted, right, support, found, errors, groups),
-        precision=of_precision[:2],
-        recall=of_recall[:2],
-        f1=(low, high),
-    )
+    return {
+        "accuracy": (float(accuracy[0]), float(accuracy[1])),
+        "macro_f1": _macro_f1(f1, low, high, right, support + found, effective, errors),
+        "weighted_f1": _weighted_f1(f1, true, predicted, right, support, found, errors, groups),
+        "precision": of_precision[:2],
+        "recall": of_recall[:2],
+        "f1": (low, high),
+    }
 
 
 def _macro_f1(

@@ -114,10 +114,10 @@ def score(
     known = majority if majority is not None else majority_class(y.tolist())
 
     values = _of_counts(right, support, found)
-    spread = confusion_intervals(true, predicted, k, duplicates) if intervals else None
+    spread = confusion_intervals(true, predicted, k, duplicates) if intervals else {}
     result: dict[str, Any] = {"n": n}
     for name in ("accuracy", "macro_f1", "weighted_f1"):
-        result[name] = _interval_dict(float(values[name]), getattr(spread, name, None))
+        result[name] = _interval_dict(float(values[name]), spread.get(name))
     if only in ("accuracy", "macro_f1", "weighted_f1"):
         return result
     ranked = _ranked(true, proba, k, chosen, duplicates, intervals)
@@ -130,8 +130,7 @@ def score(
             "predicted": int(found[i]),
             **{
                 name: _interval_dict(
-                    float(values[name][i]),
-                    None if spread is None else tuple(float(end[i]) for end in getattr(spread, name)),
+                    float(values[name][i]), tuple(float(end[i]) for end in spread.get(name, ()))
                 )
                 for name in ("precision", "recall", "f1")
             },
@@ -279,7 +278,7 @@ def _positive(positive: Any, labels: Sequence[Any], k: int, support: np.ndarray)
 def _interval_dict(
     value: float | None, interval: Interval | tuple[float, ...] | None
 ) -> dict[str, float | None]:
-    if interval is None or value is None:
+    if not interval or value is None:
         return {"value": value, "low": None, "high": None}
     return {
         "value": value,

@@ -419,37 +419,32 @@ def _from_logreg(head: LogReg) -> onnx.ModelProto:
     intercept = intercept + coef @ np.concatenate(means)
     nodes, kept = [], []
 
-    def constant(name: str, value: Any) -> str:
-        kept.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+    def constant(name: str, value: Any, kind: type = np.float32) -> str:
+        kept.append(numpy_helper.from_array(np.asarray(value, kind), name))
         return name
+
+    def add(operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
 
     parts = []
     for i, name in enumerate(names):
         x = name
         if head.unit_:
-            nodes += [
-                helper.make_node("ReduceL2", [x, "axis"], [f"length_{i}"], keepdims=1),
-                helper.make_node("Equal", [f"length_{i}", "zero"], [f"empty_{i}"]),
-                helper.make_node("Where", [f"empty_{i}", "one", f"length_{i}"], [f"divisor_{i}"]),
-                helper.make_node("Div", [x, f"divisor_{i}"], [f"unit_{i}"]),
-            ]
-            x = f"unit_{i}"
-        nodes.append(helper.make_node("Sub", [x, constant(f"mean_{i}", means[i])], [f"centred_{i}"]))
-        parts.append(f"centred_{i}")
+            length = add("ReduceL2", [x, "axis"], f"length_{i}", keepdims=1)
+            empty = add("Equal", [length, "zero"], f"empty_{i}")
+            divisor = add("Where", [empty, "one", length], f"divisor_{i}")
+            x = add("Div", [x, divisor], f"unit_{i}")
+        parts.append(add("Sub", [x, constant(f"mean_{i}", means[i])], f"centred_{i}"))
     if head.unit_:
         constant("zero", 0)
         constant("one", 1)
-        kept.append(numpy_helper.from_array(np.array([1], np.int64), "axis"))
-    nodes += [
-        helper.make_node("Concat", parts, ["features"], axis=1),
-        helper.make_node(
-            "Gemm",
-            ["features", constant("coef", coef), constant("intercept", intercept)],
-            ["logits"],
-            transB=1,
-        ),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-    ]
+        constant("axis", [1], np.int64)
+    features = add("Concat", parts, "features", axis=1)
+    logits = add(
+        "Gemm", [features, constant("coef", coef), constant("intercept", intercept)], "logits", transB=1
+    )
+    add("Softmax", [logits], "probabilities", axis=1)
     graph = helper.make_graph(
         nodes,
         head.family,

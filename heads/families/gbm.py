@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -119,9 +120,6 @@ class Gbm(Head):
         examples = self._examples(X, y, weight)
         self._reduce(X, examples.weight)
 
-        def choose(examples: Examples, val: Validation) -> Chosen:
-            return self._choose(examples, val, settings)
-
         def fit(examples: Examples, chosen: Chosen) -> None:
             self.booster_ = self._boosted(examples, chosen, chosen["rounds"])
 
@@ -133,6 +131,7 @@ class Gbm(Head):
         Z, groups = Inputs({_SEEN: self._features(X)}), self._row_groups(X)
         examples = replace(examples, X=Z, weight=weight, groups=groups)
         dev = None if val is None else (Inputs({_SEEN: self._features(val[0])}), val[1])
+        choose = partial(self._choose, settings=settings)
         return self._select(examples, dev, choose, fit, {**setting, "rounds": rounds}, undecided=undecided)
 
     def _settings(self, n: int) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -102,11 +103,7 @@ class Knn(Head):
         examples = self._examples(X, y, weight)
         examples = replace(examples, weight=examples.by_class[y] * examples.weight)
 
-        def choose(examples: Examples, val: Validation) -> Chosen:
-            chosen = self._choose(examples, val, ks, temperatures, shares, centres)
-            self._keep(examples, chosen)
-            return chosen
-
+        choose = partial(self._choose, ks=ks, temperatures=temperatures, shares=shares, centres=centres)
         default = {
             "k": ks[0] if len(ks) == 1 else _DEFAULT_K,
             "temperature": temperatures[0] if len(temperatures) == 1 else _DEFAULT_TEMPERATURE,
@@ -120,13 +117,13 @@ class Knn(Head):
     def _keep(self, examples: Examples, chosen: Chosen) -> None:
         """Take what was chosen, and fill the bank."""
         self.k_, self.temperature_ = chosen["k"], chosen["temperature"]
-        self.input_weights_, self.centre_ = np.array(chosen["input_weights"]), chosen["centre"]
-        self._remember(examples)
+        self.input_weights_ = np.array(chosen["input_weights"])
+        self._remember(examples, chosen["centre"])
 
-    def _remember(self, examples: Examples) -> None:
+    def _remember(self, examples: Examples, centre: bool) -> None:
         """Fill the bank."""
         X, y, weight = examples.X, examples.y, examples.weight
-        self.means_, self.bank_ = bank_of(X, weight, centre=self.centre_)
+        self.means_, self.bank_ = bank_of(X, weight, centre=centre)
         self.codes_ = y.astype(np.int64)
         self.votes_ = weight / weight.mean()
         counts = np.bincount(y, weights=weight, minlength=len(self.classes_))
@@ -154,14 +151,13 @@ class Knn(Head):
         temperatures: list[float],
         shares: list[tuple[float, ...]],
         centres: list[bool],
-    ) -> dict[str, Any]:
+    ) -> Chosen:
         """Everything with everything: the similarities are computed once for each centring, and shared."""
         V, v = val
         best: dict[str, Any] = {}
         choice = Choice(self.select)
         for centre in centres:
-            self.centre_ = centre
-            self._remember(examples)
+            self._remember(examples, centre)
             # Of each setting two numbers a row are kept: probabilities of many classes would not fit in memory.
             at: dict[tuple[Any, ...], np.ndarray] = {}
             predicted: dict[tuple[Any, ...], np.ndarray] = {}
@@ -188,6 +184,7 @@ class Knn(Head):
                 self.curve_.append(row)
                 if choice.offer(row):
                     best = {name: row[name] for name in ("k", "temperature", "input_weights", "centre")}
+        self._keep(examples, best)
         return best
 
     def _votes(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -104,9 +105,6 @@ class LateFusion(Head):
         examples = replace(examples, groups=self._row_groups(X))
         each = {name: dict((self.each or {}).get(name, {})) for name in X.names}
 
-        def choose(examples: Examples, val: Validation) -> Chosen:
-            return self._choose(examples, val, shares, penalties)
-
         def fit(examples: Examples, chosen: Chosen) -> Chosen:
             # An input that showed one class in the part that the choice learnt from may show more in all rows.
             given = {**each, **chosen["each"]}
@@ -124,6 +122,7 @@ class LateFusion(Head):
             "each": each,
         }
         ways = {"mean": len(shares), "stack": len(penalties)}.get(self.combine, 2)
+        choose = partial(self._choose, shares=shares, penalties=penalties)
         return self._select(examples, val, choose, fit, default, undecided=ways > 1)
 
     def memory_needed(self, rows: int, dev: int) -> int:

@@ -31,7 +31,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -391,9 +391,6 @@ class LinearHead(Head):
         grid = grid_of("C", self.C, self.grid)
         units = [False, True] if self.unit == "auto" else [bool(self.unit)]
 
-        def choose(examples: Examples, val: Validation) -> Chosen:
-            return self._choose(examples, val, grid, units)
-
         def fit(examples: Examples, chosen: Chosen) -> None:
             if self.calibrated and not self.curve_:  # nothing to spare: the rows of training have to do
                 self._choose(examples, (examples.X, examples.y), [chosen["C"]], [chosen["unit"]])
@@ -409,6 +406,7 @@ class LinearHead(Head):
         threads = 1 if len(self.classes_) < _MANY_CLASSES else None
         with _blas().limit(limits=threads, user_api="blas"):
             examples = self._examples(X, y, weight)
+            choose = partial(self._choose, grid=grid, units=units)
             return self._select(examples, val, choose, fit, default, undecided=undecided)
 
     def _choose(self, examples: Examples, val: Validation, grid: list[float], units: list[bool]) -> Chosen:

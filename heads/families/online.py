@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -124,9 +125,6 @@ class Online(Head):
         settings = [(rate, penalty) for rate in rates for penalty in penalties]
         rate, penalty = settings[0]
 
-        def choose(examples: Examples, val: Validation) -> Chosen:
-            return self._choose(examples, settings, val)
-
         def fit(examples: Examples, chosen: Chosen) -> None:
             self._start(examples.X, chosen["rate"], chosen["penalty"])
             rng = np.random.default_rng(self.seed)
@@ -140,6 +138,7 @@ class Online(Head):
             "passes": _DEFAULT_PASSES if self.passes == "auto" else int(self.passes),
         }
         undecided = len(settings) > 1 or self.passes == "auto"
+        choose = partial(self._choose, settings=settings)
         return self._select(examples, val, choose, fit, default, undecided=undecided)
 
     def _grids(self) -> tuple[list[float], list[float]]:
@@ -147,7 +146,7 @@ class Online(Head):
             raise ParameterError(f"passes must be 'auto' or at least 1, not {self.passes!r}")
         return grid_of("rate", self.rate, RATES), grid_of("penalty", self.penalty, PENALTIES)
 
-    def _choose(self, examples: Examples, settings: Sequence[tuple[float, float]], val: Validation) -> Chosen:
+    def _choose(self, examples: Examples, val: Validation, settings: Sequence[tuple[float, float]]) -> Chosen:
         """Passes with each setting until `val` gets no better; keep the best state of all."""
         best = Choice("log_loss")
         chosen: Chosen = {}

@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
@@ -306,22 +306,19 @@ class TipAdapter(Head):
             len(betas) > 1 or "auto" in (self.alpha, self.centre) or (self.factor == "auto" and self.vectors_)
         )
 
-        def choose(examples: Examples, val: Validation) -> Chosen:
-            chosen = self._choose(examples, val, betas)
-            fit(examples, chosen)
-            return chosen
-
-        def fit(examples: Examples, chosen: Chosen) -> None:
-            self.beta_, self.alpha_, self.factor_ = chosen["beta"], chosen["alpha"], chosen["factor"]
-            self._remember(examples, chosen["centre"])
-
         default = {
             "beta": betas[0] if len(betas) == 1 else _DEFAULT_BETA,
             "alpha": _DEFAULT_ALPHA if self.alpha == "auto" else float(self.alpha),
             "factor": _CACHE_FACTOR if self.factor == "auto" else float(self.factor),
             "centre": self.centre is not False,
         }
-        return self._select(examples, val, choose, fit, default, undecided=bool(undecided))
+        choose = partial(self._choose, betas=betas)
+        return self._select(examples, val, choose, self._keep, default, undecided=bool(undecided))
+
+    def _keep(self, examples: Examples, chosen: Chosen) -> None:
+        """Take what was chosen, and fill the cache."""
+        self.beta_, self.alpha_, self.factor_ = chosen["beta"], chosen["alpha"], chosen["factor"]
+        self._remember(examples, chosen["centre"])
 
     def memory_needed(self, rows: int, dev: int) -> int:
         """As `Head.memory_needed`: the cache holds no more than `cache` rows."""
@@ -407,6 +404,7 @@ class TipAdapter(Head):
                 self.curve_.append(row)
                 if choice.offer(row):
                     best = chosen
+        self._keep(examples, best)
         return best
 
     def _predict_proba(self, X: Inputs) -> np.ndarray:
