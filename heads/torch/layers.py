@@ -166,12 +166,11 @@ class Prepared(nn.Module):
 
     def prepare(self, inputs: Named, masks: Named) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """What the network is given of raw features: inputs and masks."""
-        masks = self.hide(masks)
-        ready = {}
+        ready, shown = {}, self.hide(masks)
         for i, (name, x) in enumerate(inputs.items()):
             x = (x - self.get_buffer(f"centre_{i}")) * self.get_buffer(f"scale_{i}")
-            ready[name] = x * masks[name][..., None].to(x.dtype)
-        return ready, masks
+            ready[name] = x * shown[name][..., None].to(x.dtype)
+        return ready, shown
 
     def forward(self, inputs: Named, masks: Named) -> torch.Tensor:
         """Logits of raw features: shape (n, k)."""

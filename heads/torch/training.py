@@ -229,9 +229,15 @@ class AdamW(Optimizer):
         self.steps += 1
         device = next(iter(self.parameters.values())).device
         for (lr, decay), rows in _runs(lrs, decays):
-            several = (self.parameters, gradients, *self.state)
+            own, slopes, first, second = (
+                [tensors[name].detach()[rows] for name in self.parameters]
+                for tensors in (self.parameters, gradients, *self.state)
+            )
             torch._fused_adamw_(
-                *([tensors[name].detach()[rows] for name in self.parameters] for tensors in several),
+                own,
+                slopes,
+                first,
+                second,
                 [],
                 [torch.tensor(float(self.steps), device=device)] * len(self.parameters),
                 lr=lr,
