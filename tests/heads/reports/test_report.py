@@ -188,7 +188,7 @@ def test_items_that_are_gone_leave_placeholders(make_store: Make) -> None:
     run = train(store, params=GIVEN)
     store.items.delete("item_id", [f"p{i:03d}" for i in range(120)])
     write_report(store, run)
-    assert any("could not be data" in note for note in read(run)[1]["notes"])
+    assert any("could not be told" in note for note in read(run)[1]["notes"])
 
 
 def test_no_report_and_the_first_seed_of_a_sweep(make_store: Make) -> None:
