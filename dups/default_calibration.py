@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..errors import IcehouseError, UsageError
-from ..store.files import checked_name, publish, publish_folder
+from ..errors import CorruptError, IcehouseError, StoreError, UsageError
+from ..store.files import check_stamp, checked_name, publish, publish_folder, publish_sealed, stamp, unseal
 from ..store.store import Store
 from .calibration import (
     Calibration,
@@ -56,7 +57,8 @@ SAME_LEVELS = 3.0
 #: Contents for each false pair that may be expected where nobody has looked at what is found.
 _CONTENTS_A_FALSE_PAIR = 500
 
-_FILE, _MAPPED = "neighbourhoods.npz", "mapped.npz"
+_FILE = "neighbourhoods.npz"
+_MAPPED, _UNITS = "mapped.json", ("keys.npy", "units.npy")
 
 #: Bytes of mapped vectors beyond which none are kept.
 MOST_MAPPED = 1 << 28
@@ -304,32 +306,43 @@ def mapped_vectors(
     own = hashlib.sha256(str(store.feature_table(feature).spec.get("fingerprint")).encode())
     for part in (mean, matrix):
         own.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
-    of, name = f"{own.hexdigest()} {X.dtype}", checked_name(feature).replace("/", "-")
-    file = _folder(store, feature).with_name(f"{name}.{_MAPPED}")
-    keys, known = np.empty(0, "U64"), np.empty((0, X.shape[1]), np.float32)
-    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*unreadable), np.load(file, allow_pickle=False) as held:
-        names, units = held["keys"], held["units"]  # each of these reads the file
-        if str(held["of"]) == of and units.shape == (len(names), X.shape[1]):
-            keys, known = names, units
+    of = f"{own.hexdigest()} {X.dtype}"
+    folder = store.path / "cache" / "mapped" / checked_name(feature)
+    keys, known = _held_units(folder, of, X.shape[1])
     if not len(keys):
         apply_map(X, mean, matrix, out)
     else:
-        order = np.argsort(keys)
-        at = order[np.minimum(np.searchsorted(keys, digests, sorter=order), len(keys) - 1)]
-        there = keys[at] == digests
+        wanted, order = digests.astype(keys.dtype), np.argsort(keys)
+        at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+        there = keys[at] == wanted
         for start in range(0, len(out), 8192):
-            out[start : start + 8192] = known[at[start : start + 8192]]
+            np.take(known, at[start : start + 8192], axis=0, out=out[start : start + 8192])
         new = np.flatnonzero(~there)
         if len(new):
             out[new] = apply_map(X[new], mean, matrix)
         if len(new) <= _UNKEPT * len(keys) and len(keys) < 2 * len(digests):
             return
     if keep and out.nbytes <= MOST_MAPPED:
-        with contextlib.suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with publish(file) as temp, temp.open("wb") as opened:
-                np.savez(opened, of=np.array(of), keys=digests, units=out)
+        with contextlib.suppress(OSError, StoreError):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, values in zip(_UNITS, (digests.astype("S64"), out), strict=True):
+                with publish(folder / name) as temp, temp.open("wb") as opened:
+                    np.save(opened, values)
+            stamps = {name: stamp(folder / name) for name in _UNITS}
+            publish_sealed(folder / _MAPPED, {"of": of, "stamps": stamps})
+
+
+def _held_units(folder: Path, of: str, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Digests of contents whose vectors `of` some map are kept, and these, mapped from disk; none where they are not."""
+    with contextlib.suppress(CorruptError, OSError, ValueError, KeyError, TypeError, EOFError):
+        held = unseal(json.loads((folder / _MAPPED).read_bytes()), _MAPPED)
+        if held["of"] == of:
+            for name in _UNITS:
+                check_stamp(folder / name, held["stamps"][name])
+            keys, units = np.load(folder / _UNITS[0]), np.load(folder / _UNITS[1], mmap_mode="r")
+            if units.shape == (len(keys), dim):
+                return keys, units
+    return np.empty(0, "S64"), np.empty((0, dim), np.float32)
 
 
 def _keep(file: Path, measure: str, keys: np.ndarray, numbers: np.ndarray) -> None:

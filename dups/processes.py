@@ -40,9 +40,10 @@ def measured(measure: Callable[[T], R], tasks: Sequence[T], workers: int | None 
     An IcehouseError says that a process has died.
     """
     count, spent = _count(workers), 0.0
+    started = bool(_started) and all(each.done() for each in _started)
+    worth, telling = (_WORTH_STARTED, 2) if started else (_WORTH, _TELLING)
     for done, task in enumerate(tasks):
-        left = spent / done * (len(tasks) - done) if done >= _TELLING and count > 1 else 0.0
-        if left > _WORTH or (left > _WORTH_STARTED and _started and all(each.done() for each in _started)):
+        if done >= telling and count > 1 and spent / done * (len(tasks) - done) > worth:
             yield from _in_processes(measure, tasks[done:], count)
             return
         begun = time.perf_counter()

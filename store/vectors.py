@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -250,7 +250,7 @@ def load_vectors(snapshot: Snapshot, key: str, cache: Path | None = None) -> Vec
     """Get all vectors of a snapshot with their keys, from the memory-mapped copy if there is one."""
     copy = None if cache is None else _open_copy(snapshot, cache, "vector")
     if copy is None:
-        keys, X = snapshot.read([key])[key], read_vectors(snapshot)
+        keys, X = _read_rest(snapshot, key, cache)
         X.flags.writeable = False
         if cache is not None and X.nbytes >= CACHE_FROM:
             # Read-only media, a full disk, a link that leads elsewhere: the copy only saves time.
@@ -260,6 +260,18 @@ def load_vectors(snapshot: Snapshot, key: str, cache: Path | None = None) -> Vec
         if copy is None:
             return Vectors(keys, X, snapshot.digest)
     return Vectors(copy[0]["key"], copy[1], snapshot.digest)
+
+
+def _read_rest(snapshot: Snapshot, key: str, cache: Path | None) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """Keys and vectors of a snapshot; of its first parts from their copy, since parts are only ever added most of the time."""
+    kept = set() if cache is None else {path.name for path in cache.glob("*.npy")}
+    for count in range(len(snapshot.parts) - 1, 0, -1) if cache is not None and kept else ():
+        earlier = replace(snapshot, parts=snapshot.parts[:count])
+        if f"{earlier.digest}.npy" in kept and (copy := _open_copy(earlier, cache, "vector")) is not None:
+            later = replace(snapshot, parts=snapshot.parts[count:])
+            keys = pa.chunked_array([*copy[0]["key"].chunks, *later.read([key])[key].chunks])
+            return keys, np.concatenate([copy[1], read_vectors(later)])
+    return snapshot.read([key])[key], read_vectors(snapshot)
 
 
 def take_float32(X: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -149,9 +149,10 @@ def test_a_second_search_compares_no_pair_of_files_again(
     kept = [
         *(cache / "near").rglob("*.npz"),
         *(cache / "calibrations" / "toy-a" / "image").glob("*.npz"),
+        *(file for file in (cache / "mapped").rglob("*") if file.is_file()),
         cache / "relations.json",
     ]
-    names = ["cosines", "relations", "toy-a-image-joint.mapped", "toy-a-image-joint.neighbourhoods", "views"]
+    names = ["cosines", "keys", "mapped", "relations", "toy-a-image-joint.neighbourhoods", "units", "views"]
     assert sorted(path.stem for path in kept) == names
     for path in kept:
         path.write_bytes(b"damaged")

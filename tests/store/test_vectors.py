@@ -175,6 +175,27 @@ def test_the_copy_is_made_used_and_replaced(tmp_path: Path, monkeypatch: pytest.
     assert {path.name.split(".")[0] for path in cache.iterdir()} == {table.snapshot().digest}
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_only_what_was_added_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool) -> None:
+    monkeypatch.setattr(vectors, "CACHE_FROM", 0)
+    cache, X = tmp_path / "cache", matrix(14, 4)
+    table = table_of(tmp_path, [X[:9], X[9:12]])
+    snapshot = table.snapshot()
+    load_vectors(snapshot, "image_sha256", cache)
+    if damaged:
+        (cache / f"{snapshot.digest}.npy").write_bytes(b"nonsense")
+    names = [f"{i:064x}" for i in (12, 13)]
+    table.append(pa.table({"image_sha256": names, "vector": vectors_to_arrow(X[12:], "float16")}))
+    read: list[Path] = []
+    check = vectors.check_part
+    monkeypatch.setattr(vectors, "check_part", lambda path, part: read.append(path) or check(path, part))
+    grown = load_vectors(table.snapshot(), "image_sha256", cache)
+    assert len(read) == (3 if damaged else 1)
+    assert np.array_equal(grown.X, X)
+    assert grown.keys.to_pylist() == [f"{i:064x}" for i in range(14)]
+    assert {path.name.split(".")[0] for path in cache.iterdir()} == {table.snapshot().digest}
+
+
 @pytest.mark.parametrize("harm", ["truncate npy", "drop keys", "garbage keys"])
 def test_a_damaged_copy_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
     monkeypatch.setattr(vectors, "CACHE_FROM", 0)
