@@ -263,11 +263,13 @@ def load_vectors(snapshot: Snapshot, key: str, cache: Path | None = None) -> Vec
 
 
 def _read_rest(snapshot: Snapshot, key: str, cache: Path | None) -> tuple[pa.ChunkedArray, np.ndarray]:
-    """Keys and vectors of a snapshot; of its first parts from their copy, since parts are only ever added most of the time."""
+    """Keys and vectors of a snapshot, those of its first parts from a copy that was made of them alone."""
     kept = set() if cache is None else {path.name for path in cache.glob("*.npy")}
-    for count in range(len(snapshot.parts) - 1, 0, -1) if cache is not None and kept else ():
+    for count in range(len(snapshot.parts) - 1, 0, -1):
         earlier = replace(snapshot, parts=snapshot.parts[:count])
-        if f"{earlier.digest}.npy" in kept and (copy := _open_copy(earlier, cache, "vector")) is not None:
+        if cache is None or f"{earlier.digest}.npy" not in kept:
+            continue
+        if (copy := _open_copy(earlier, cache, "vector")) is not None:
             later = replace(snapshot, parts=snapshot.parts[count:])
             keys = pa.chunked_array([*copy[0]["key"].chunks, *later.read([key])[key].chunks])
             return keys, np.concatenate([copy[1], read_vectors(later)])
