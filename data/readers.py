@@ -19,7 +19,7 @@ from pathlib import Path
 from ..errors import SourceError, UsageError, brief, count_of
 from .image_files import SNIFFED, first_bytes, lfs_pointer
 from .labels import trim
-from .records import read_json_lines, read_parquet
+from .records import CellColumns, read_json_lines, read_parquet
 from .rows import (
     MARKING,
     SAMPLE,
@@ -28,7 +28,6 @@ from .rows import (
     Header,
     Quotes,
     Rows,
-    StringColumns,
     not_text,
     start_of,
 )
@@ -143,21 +142,22 @@ def read_csv(path: Path, choose: Choose, encoding: str, quotes: Quotes, separato
                 raise SourceError(
                     f"{path} has {header.count(name)} columns called {name!r}; rename one of them"
                 )
-        places = [header.index(name) for name in wanted]
-        columns = StringColumns(wanted, encoding)
+        places = [(name, header.index(name)) for name in wanted]
+        columns = CellColumns(encoding)
         bad: list[BadRow] = []
         width = len(header)
         number = 0
         for start, cells in records:
             number += 1
             if isinstance(cells, list) and len(cells) == width:
-                columns.add(number, f"line {start}", [cells[i] for i in places])
+                row = {name: cells[i] for name, i in places}
+                columns.add(number, f"line {start}", row, sum(map(len, row.values())))
                 continue
             if isinstance(cells, list):
                 cells = f"{count_of(len(cells), 'field')} where the header has {width}"
             lines.put_back()
             bad.append(BadRow(number, f"line {start}", cells))
-    return columns.rows(bad, notes)
+    return columns.rows(wanted, bad, notes)
 
 
 def _separator(content: str, head: str) -> str:

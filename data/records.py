@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,17 +15,14 @@ import pyarrow.parquet as pq
 from ..errors import SourceError, brief
 from .bombs import check_parquet, read_column
 from .image_files import SNIFFED, address, holds_pictures, image_format, is_list
-from .labels import LIST, trim
+from .labels import LIST, as_lists, strings, trim
 from .rows import (
-    CHUNK_CHARS,
-    CHUNK_ROWS,
     MARKING,
     SAMPLE,
     BadRow,
     Choose,
     Header,
     Rows,
-    StringColumns,
     not_text,
     show,
     start_of,
@@ -38,6 +36,100 @@ _NESTED = "holds nested values"
 _LOOKED_AT = 1000
 
 
+#: What a row has in a column: one value, several, or none.
+Cell = str | list[str] | None
+
+# Python strings held before they go into Arrow.
+CHUNK_ROWS = 8192
+CHUNK_CHARS = 1 << 25
+
+
+class CellColumns:
+    """Rows on their way into Arrow: cells are held for one chunk only.
+
+    A column holds lists where some row has several values; else lists of one are single values.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+        self._chunks: list[pa.Table] = []
+        self._numbers: list[np.ndarray] = []
+        self._held: list[tuple[int, str, Mapping[str, Cell]]] = []
+        self._chars = 0
+        self.bad: list[BadRow] = []
+
+    def add(self, number: int, where: str, cells: Mapping[str, Cell], chars: int) -> None:
+        """Take one row's cells by column, of about so many characters; a column that it lacks is null."""
+        self._held.append((number, where, cells))
+        self._chars += chars
+        if len(self._held) >= CHUNK_ROWS or self._chars > CHUNK_CHARS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Move the rows held into Arrow, those with a cell that is no text into `bad`."""
+        held, self._held, self._chars = self._held, [], 0
+        try:
+            table = _chunk([cells for _, _, cells in held])
+        except UnicodeEncodeError:
+            good = []
+            for number, where, cells in held:
+                reason = next(
+                    (r for cell in _flat(cells.values()) if (r := not_text(cell, self._encoding))), None
+                )
+                if reason is None:
+                    good.append((number, where, cells))
+                else:
+                    self.bad.append(BadRow(number, where, reason))
+            held = good
+            table = _chunk([cells for _, _, cells in held])
+        if held:
+            self._chunks.append(table)
+            self._numbers.append(np.fromiter((number for number, _, _ in held), np.int64, len(held)))
+
+    def rows(self, names: Sequence[str], bad: list[BadRow], notes: list[str]) -> Rows:
+        """These columns of all rows taken, with what was found bad elsewhere."""
+        self.flush()
+        columns = {}
+        for name in names:
+            parts = [
+                chunk[name] if name in chunk.column_names else strings([None] * len(chunk))
+                for chunk in self._chunks
+            ]
+            several = any(
+                pa.types.is_list(part.type) and (pc.max(pc.list_value_length(part)).as_py() or 0) > 1
+                for part in parts
+            )
+            parts = [as_lists(part) if several else _single(part) for part in parts]
+            chunks = [chunk for part in parts for chunk in part.chunks]
+            columns[name] = pa.chunked_array(chunks, LIST if several else pa.string())
+        numbers = np.concatenate(self._numbers) if self._numbers else np.zeros(0, np.int64)
+        return Rows(pa.table(columns), numbers, sorted([*bad, *self.bad], key=lambda row: row.number), notes)
+
+
+def _chunk(rows: list[Mapping[str, Cell]]) -> pa.Table:
+    columns = {}
+    for name in dict.fromkeys(name for cells in rows for name in cells):
+        column = [cells.get(name) for cells in rows]
+        if any(isinstance(cell, list) for cell in column):
+            column = [[cell] if isinstance(cell, str) else cell for cell in column]
+            columns[name] = pa.array(column, LIST)
+        else:
+            columns[name] = pa.array(column, pa.string())
+    return pa.table(columns)
+
+
+def _flat(cells: Iterable[Cell]) -> Iterator[str | None]:
+    for cell in cells:
+        yield from cell if isinstance(cell, list) else [cell]
+
+
+def _single(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of lists of one value at most as one of these values."""
+    if not pa.types.is_list(column.type):
+        return column
+    return strings([cell[0] if cell else None for cell in column.to_pylist()])
+
+
 def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
     """Read a file of one JSON object a line: numbers as they are written, lists of values as lists, nothing else nested.
 
@@ -49,45 +141,12 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
     bad: list[BadRow] = []
     nested: dict[str, list[tuple[int, str, str]]] = {}
     names: dict[str, None] = {}
-    lists: set[str] = set()
-    chunks: list[tuple[dict[str, pa.Array], np.ndarray]] = []
-    held: list[tuple[int, str, dict[str, Any]]] = []
-    chars = 0
+    columns = CellColumns(encoding)
     number = 0
 
     decoder = json.JSONDecoder(
         parse_int=str, parse_float=str, parse_constant=_constant, object_pairs_hook=_Object
     )
-
-    def flush() -> None:
-        nonlocal held, chars
-        if not held:
-            return
-        keys = list(dict.fromkeys(key for _, _, record in held for key in record if key in names))
-        # Lists go beside the strings, which are checked for bytes that are no text.
-        columns = StringColumns(keys, encoding)
-        several: dict[str, dict[int, list[str]]] = {key: {} for key in keys}
-        for place, where, record in held:
-            cells = []
-            for key in keys:
-                cell = _json_cell(record.get(key))
-                if isinstance(cell, list):
-                    several[key][place] = cell
-                    cell = "\n".join(cell)
-                cells.append(cell)
-            columns.add(place, where, cells)
-        part = columns.rows([], [])
-        bad.extend(part.bad)
-        arrays: dict[str, Any] = dict(zip(keys, part.table.columns, strict=True))
-        for key, found in several.items():
-            if found:
-                values = zip(part.numbers.tolist(), arrays[key].to_pylist(), strict=True)
-                rows = [found.get(place, None if cell is None else [cell]) for place, cell in values]
-                arrays[key] = pa.chunked_array([pa.array(rows, LIST)])
-                lists.update([key] if any(len(row) > 1 for row in found.values()) else [])
-        chunks.append((arrays, part.numbers))
-        held, chars = [], 0
-
     with path.open(encoding=encoding, errors=MARKING, newline="\n") as file:
         for line_number, line in enumerate(file, 1):
             if not line.strip():
@@ -95,8 +154,7 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
             number += 1
             where = f"line {line_number}"
             try:
-                line = line.removeprefix("\ufeff") if line_number == 1 else line
-                record = decoder.decode(line)
+                record = decoder.decode(line.removeprefix("\ufeff") if line_number == 1 else line)
             except RecursionError:
                 bad.append(BadRow(number, where, "nested too deeply"))
                 continue
@@ -111,17 +169,16 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
             if twice is not None:
                 bad.append(BadRow(number, where, f"has the key {show(twice)} twice, with different values"))
                 continue
-            record = {trim(key): value for key, value in record.items()}
+            cells: dict[str, Cell] = {}
             for key, value in record.items():
+                key = trim(key)
                 if isinstance(value, (dict, list)) and (why := _not_cells(value)):
                     nested.setdefault(key, []).append((number, where, why))
                 elif key not in names and len(names) < _MAX_COLUMNS and not not_text(key, encoding):
                     names[key] = None
-            held.append((number, where, record))
-            chars += len(line)
-            if len(held) >= CHUNK_ROWS or chars > CHUNK_CHARS:
-                flush()
-    flush()
+                if key in names:
+                    cells[key] = _json_cell(value)
+            columns.add(number, where, cells, len(line))
     if number == 0:
         raise SourceError(f"{path} is empty")
     if not names and bad:
@@ -129,33 +186,25 @@ def read_json_lines(path: Path, choose: Choose, encoding: str) -> Rows:
             f"{path}: no line is a JSON object that can be read (one a line is); {bad[0].where}: {bad[0].message}"
         )
 
-    sample = {} if not chunks else {key: _first_values(column) for key, column in chunks[0][0].items()}
+    notes = (
+        [f"{path.name}: only its first {_MAX_COLUMNS} columns were read"]
+        if len(names) == _MAX_COLUMNS
+        else []
+    )
+    read = columns.rows(list(names), bad, notes)
+    sample = {name: _first_values(read.table[name]) for name in names}
+    lists = frozenset(name for name in names if pa.types.is_list(read.table[name].type))
     unusable = {key: rows[0][2] for key, rows in nested.items() if key not in names}
-    wanted = list(choose(Header(list(names), unusable, lists=frozenset(lists), sample=sample)))
-    columns = {
-        name: pa.chunked_array(
-            [c for part, n in chunks for c in _chunks_of(part.get(name), len(n), name in lists)],
-            LIST if name in lists else pa.string(),
-        )
-        for name in wanted
-    }
-    table = pa.table(columns)
-    numbers = np.concatenate([n for _, n in chunks]) if chunks else np.zeros(0, np.int64)
+    wanted = list(choose(Header(list(names), unusable, lists=lists, sample=sample)))
     # A cell of a wanted column that cannot be read is no empty cell.
     lost = {
         row: BadRow(row, where, f"column {name!r} {why}")
         for name in wanted
         for row, where, why in nested.get(name, [])
     }
-    if lost:
-        keep = ~np.isin(numbers, list(lost))
-        table, numbers = table.filter(pa.array(keep)), numbers[keep]
-    notes = (
-        [f"{path.name}: only its first {_MAX_COLUMNS} columns were read"]
-        if len(names) == _MAX_COLUMNS
-        else []
-    )
-    return Rows(table, numbers, sorted([*bad, *lost.values()], key=lambda row: row.number), notes)
+    keep = ~np.isin(read.numbers, list(lost))
+    bad = sorted([*read.bad, *lost.values()], key=lambda row: row.number)
+    return Rows(read.table.select(wanted).filter(pa.array(keep)), read.numbers[keep], bad, notes)
 
 
 class _Object(dict[str, Any]):
@@ -177,17 +226,6 @@ class _Object(dict[str, Any]):
 def _constant(name: str) -> str | None:
     """NaN is no value; Infinity and -Infinity are spelt as they are in CSV and Parquet."""
     return {"Infinity": "inf", "-Infinity": "-inf"}.get(name)
-
-
-def _chunks_of(column: pa.ChunkedArray | None, rows: int, several: bool) -> list[pa.Array]:
-    if column is None:
-        return [pa.nulls(rows, LIST if several else pa.string())]
-    if several == pa.types.is_list(column.type):
-        return list(column.chunks)
-    cells = column.to_pylist()
-    if several:
-        return [pa.array([None if cell is None else [cell] for cell in cells], LIST)]
-    return [pa.array([cell[0] if cell else None for cell in cells], pa.string())]
 
 
 def _first_values(column: pa.ChunkedArray) -> list[str]:

@@ -124,10 +124,6 @@ class Header:
 #: Called with the file's header; answers with the columns to read.
 Choose = Callable[[Header], Sequence[str]]
 
-# Python strings held before they go into Arrow.
-CHUNK_ROWS = 8192
-CHUNK_CHARS = 1 << 25
-
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
     # Lone surrogates neither come out of a decoder nor go into Arrow: they mark bytes that are not in the file's encoding.
@@ -143,7 +139,7 @@ _CP1252 = re.compile("[\udc80\udc82-\udc8c\udc8e\udc91-\udc9c\udc9e\udc9f]")
 #: Rows at the beginning of a file that show what a column holds.
 SAMPLE = 20
 
-#: Error handler for `open`: bytes that cannot be decoded become marks, which `StringColumns` finds.
+#: Error handler for `open`: bytes that cannot be decoded become marks, which `CellColumns` finds.
 MARKING = "icehouse-mark"
 codecs.register_error(MARKING, _mark)
 
@@ -170,58 +166,6 @@ class Rows:
     bad: list[BadRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     picture_names: dict[str, pa.ChunkedArray] = field(default_factory=dict)
-
-
-class StringColumns:
-    """Rows on their way into Arrow: strings are held for one chunk only."""
-
-    def __init__(self, names: Sequence[str], encoding: str) -> None:
-        self._names = list(names)
-        self._encoding = encoding
-        self._chunks: list[list[pa.Array]] = [[] for _ in names]
-        self._numbers: list[np.ndarray] = []
-        self._held: list[tuple[int, str, Sequence[str | None]]] = []
-        self._chars = 0
-        self.bad: list[BadRow] = []
-
-    def add(self, number: int, where: str, cells: Sequence[str | None]) -> None:
-        """Take one row's cells, in the order of the names."""
-        self._held.append((number, where, cells))
-        self._chars += sum(len(cell) for cell in cells if cell is not None)
-        if len(self._held) >= CHUNK_ROWS or self._chars > CHUNK_CHARS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Move the rows held into Arrow, those with a cell that is no text into `bad`."""
-        held, self._held, self._chars = self._held, [], 0
-        if not held:
-            return
-        try:
-            arrays = self._arrays(held)
-        except UnicodeEncodeError:
-            good = []
-            for row in held:
-                reason = next((r for cell in row[2] if (r := not_text(cell, self._encoding))), None)
-                if reason is None:
-                    good.append(row)
-                else:
-                    self.bad.append(BadRow(row[0], row[1], reason))
-            held = good
-            arrays = self._arrays(held)
-        for chunks, array in zip(self._chunks, arrays, strict=True):
-            chunks.append(array)
-        self._numbers.append(np.fromiter((number for number, _, _ in held), np.int64, len(held)))
-
-    def _arrays(self, held: list[tuple[int, str, Sequence[str | None]]]) -> list[pa.Array]:
-        return [pa.array([cells[i] for _, _, cells in held], pa.string()) for i in range(len(self._names))]
-
-    def rows(self, bad: list[BadRow], notes: list[str]) -> Rows:
-        """All rows taken, with what was found bad elsewhere."""
-        self.flush()
-        columns = [pa.chunked_array(chunks, pa.string()) for chunks in self._chunks]
-        numbers = np.concatenate(self._numbers) if self._numbers else np.zeros(0, np.int64)
-        bad = sorted([*bad, *self.bad], key=lambda row: row.number)
-        return Rows(pa.table(columns, names=self._names), numbers, bad, notes)
 
 
 def not_text(cell: str | None, encoding: str) -> str | None:
