@@ -10,7 +10,7 @@ from typing import Any
 
 from ...embed.encoder import Encoder
 from ...errors import HeadError, IcehouseError, StoreError, UsageError, brief
-from ...heads.package import Package, is_package
+from ...heads.package import is_package
 from ...heads.runs import Run, list_runs
 from ...store.store import Store
 from ...store.table import Stamp
@@ -84,25 +84,16 @@ class State:
         `runs` are ids of runs, parts of them, "latest", or folders of packages; by default the store's latest, if it
         has any. `encoders` are some that are loaded already.
         """
+        settings = settings or Settings()
         if path is not None and is_package(path):
-            return cls(
-                None,
-                [Package.load(path), *(load_run(None, name) for name in runs)],
-                settings or Settings(),
-                encoders,
-            )
+            return cls(None, [load_run(None, str(name)) for name in (path, *runs)], settings, encoders)
         store = None if path is None else Store.open(path)
-        if runs:
-            heads = [load_run(store, name) for name in dict.fromkeys(runs)]
-        else:
-            heads = (
-                []
-                if store is None
-                else [run for run in list_runs(store, damaged=[]) if _takes_uploads(run)][-1:]
-            )
+        heads = [load_run(store, name) for name in dict.fromkeys(runs)]
         if store is None and not heads:
             raise StoreError("there is nothing to serve: name a store or a package")
-        return cls(store, heads, settings or Settings(), encoders)
+        if store is not None and not runs:
+            heads = [run for run in list_runs(store, damaged=[]) if _takes_uploads(run)][-1:]
+        return cls(store, heads, settings, encoders)
 
     @property
     def name(self) -> str:
