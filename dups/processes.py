@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -97,8 +98,21 @@ def _pool(count: int) -> Executor:
     from loky import get_reusable_executor
 
     alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    pool: Executor = get_reusable_executor(count, timeout=_IDLE, env=alone)
+    pool: Executor = get_reusable_executor(
+        count, timeout=_IDLE, env=alone, initializer=_end_with, initargs=(os.getpid(),)
+    )
     return pool
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after the one that started it: were that killed, this one would wait for it for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _in_processes(measure: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[R]:

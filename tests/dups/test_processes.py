@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,26 @@ def test_a_script_without_a_guard_is_not_run_again(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert (done.stdout.split(), done.stderr) == (["ran", "60"], "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_processes_end_with_one_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from icehouse.dups import processes\nprocesses._WORTH = 0\n"
+        f"tasks = ['1'] * 8 + [\"(__import__('time').sleep(.2), {PID}, 'x' * 100_000)\"] * 1000\n"
+        "for found in processes.measured(eval, tasks, 2):\n    print(found[1] if found != 1 else 1, flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        workers = {int(line) for line, _ in zip(started.stdout, range(20), strict=False)} - {1}
+        started.kill()
+    assert workers
+    until = time.monotonic() + 60
+    while time.monotonic() < until and any(Path(f"/proc/{pid}").exists() for pid in workers):
+        time.sleep(0.2)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
 @pytest.mark.slow
