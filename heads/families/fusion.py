@@ -243,13 +243,14 @@ class AttentionHead(TorchHead):
 
         self._require_fitted()
         X = self._conform(Inputs.of(X))
+        network: Any = self.network_
 
         def reading() -> Iterator[tuple[slice, dict[str, Any], dict[Any, Any]]]:
             for start in range(0, len(X), _ROWS):
                 rows = slice(start, start + _ROWS)
                 with torch.inference_mode():
-                    given = self.network_.prepare(*Rows(X[rows]).take(slice(None)))
-                    weights, between = self.network_.network.read(*given)
+                    given = network.prepare(*Rows(X[rows]).take(slice(None)))
+                    weights, between = network.network.read(*given)
                 yield rows, weights, between
 
         return X, reading()

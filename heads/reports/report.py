@@ -124,7 +124,7 @@ def write_report(
         with publish_folder(run.path / "figures", parents=False, sums=False) as folder:
             for chart, drawing in drawings:
                 (folder / f"{chart.key}.png").write_bytes(drawing.png)
-            confusion = run.metrics[data["split"]]["confusion"] if data["split"] else {"matrix": None}
+            confusion: Any = run.metrics[data["split"]]["confusion"] if data["split"] else {"matrix": None}
             if confusion["matrix"] is not None:  # else more classes than a picture has points
                 labels = [str(label) for label in confusion["labels"]]
                 (folder / "confusion.png").write_bytes(confusion_png(labels, confusion["matrix"]))

@@ -190,8 +190,8 @@ def shots(
             )
     for point in points:
         trial, specs = point.trial, rows.samples.select(list(point.trial.features)).specs
-        about = prompt_notes(head_class(trial.family), trial.params, specs)
-        lines = [f"{trial}: {point.error}"] if point.error else about
+        unprompted = prompt_notes(head_class(trial.family), trial.params, specs)
+        lines = [f"{trial}: {point.error}"] if point.error else unprompted
         notes += [note for note in lines if note not in notes]
     looks = scoring_count(store, label, scored.ids) if test else None
     return Curves(folder, points, len(scored), on, looks, notes)
