@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,21 +63,24 @@ def spec() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., Store]:
-    """A store of posts: item p<i> has picture <i> and text <i>, its split by i, its label by class."""
+    """A store of posts: item p<i> has picture <i> and text <i>, its split by i, its label by class, or as they are given."""
 
     def make(
         n: int = 120,
         *,
         split: Callable[[int], str | None] = lambda i: ("train", "train", "dev", "test")[i // 3 % 4],
-        no_text: tuple[int, ...] = (),
+        no_text: Collection[int] = (),
         copies: dict[int, int] | None = None,
         label: Callable[[int], str | None] = lambda i: None,
+        labels: Sequence[str | None] | None = None,
+        X: Inputs | None = None,
+        order: Sequence[int] | None = None,
         outputs: tuple[str, ...] = ("pooled",),
         name: str = "store",
     ) -> Store:
-        X, y = blobs(n)
+        X, y = blobs(n) if X is None else (X, np.arange(n) % 3)
         names = ("calm", "flood", "quake")
-        copies = copies or {}
+        copies, order = copies or {}, range(n) if order is None else order
         rows = [
             {
                 "item_id": f"p{i:03d}",
@@ -85,24 +88,24 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
                 "image_sha256": sha(f"image {copies.get(i, i)}"),
                 "text_sha256": None if i in no_text else sha(f"text {i}"),
                 "split": split(i),
-                "label": label(i) or names[y[i]],
+                "label": labels[i] if labels is not None else label(i) or names[y[i]],
                 "event": f"event {i % 2}",
             }
-            for i in range(n)
+            for i in order
         ]
         store = Store.create(tmp_path / name)
         store.items.append(
             pa.Table.from_pylist(rows, schema=items_schema(["label", "event"])), unique="item_id"
         )
-        for modality, width in WIDTHS.items():
+        for modality, width in X.widths.items():
             for output in outputs:
                 schema = features_schema(modality, output, width, "float32")
                 table = store.ensure_feature_table(
                     f"toy/{modality}/{output}", feature_spec(modality, output, width), schema
                 )
                 columns: dict[str, Any] = {
-                    f"{modality}_sha256": [sha(f"{modality} {i}") for i in range(n)],
-                    "vector": vectors_to_arrow(X[modality], "float32"),
+                    f"{modality}_sha256": [sha(f"{modality} {i}") for i in order],
+                    "vector": vectors_to_arrow(X[modality][list(order)], "float32"),
                 }
                 if modality == "text":
                     columns["truncated"] = [False] * n

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.pair_graph import DuplicateExclusion, DuplicateSearches
@@ -18,29 +17,12 @@ from icehouse.heads.active import select_batch, suggest, uncertainty, unit_rows
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.inputs import Inputs, Tokens
 from icehouse.heads.trainer import predict_items, train
-from icehouse.store.schema import features_schema, items_schema
 from icehouse.store.store import Store
-from icehouse.store.vectors import vectors_to_arrow
+from quick import Make
 from shell import ran, refused, told
 
 DIM = 12
-SPEC: dict[str, Any] = {
-    "encoder": "toy",
-    "name": "toy",
-    "modality": "image",
-    "output": "pooled",
-    "dim": DIM,
-    "dtype": "float32",
-    "key": "image_sha256",
-    "provenance": {"family": "toy"},
-    "fingerprint": "0123456789abcdef",
-    "probe": {},
-}
 SHARES = (0.4, 0.25, 0.15, 0.1, 0.06, 0.04)
-
-
-def sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def task(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,50 +34,20 @@ def task(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     return X.astype(np.float32), y
 
 
-def fill(
-    path: Path,
-    X: np.ndarray,
-    labels: list[str | None],
-    *,
-    splits: list[str | None] | None = None,
-    copies: dict[int, int] | None = None,
-    order: np.ndarray | None = None,
-) -> Store:
-    """A store of items p<i> with pictures X[i], put in in some order."""
-    n, copies = len(X), copies or {}
-    order = np.arange(n) if order is None else order
-    rows = [
-        {
-            "item_id": f"p{i:04d}",
-            "path": f"images/{i}.jpg",
-            "image_sha256": sha(f"picture {copies.get(i, i)}"),
-            "split": splits[i] if splits else None,
-            "label": labels[i],
-            "event": f"event {i % 2}",
-        }
-        for i in order.tolist()
-    ]
-    store = Store.create(path)
-    store.items.append(pa.Table.from_pylist(rows, schema=items_schema(["label", "event"])), unique="item_id")
-    schema = features_schema("image", "pooled", DIM, "float32")
-    table = store.ensure_feature_table("toy/image/pooled", SPEC, schema)
-    columns = {
-        "image_sha256": [sha(f"picture {i}") for i in order.tolist()],
-        "vector": vectors_to_arrow(X[order], "float32"),
-    }
-    table.append(pa.table(columns).select(schema.names).cast(schema))
-    return store
+def fill(make_store: Make, X: np.ndarray, labels: Sequence[str | None], **given: Any) -> Store:
+    """A store of items p<i> with pictures X[i] and no texts."""
+    given = {"split": lambda i: None, **given}
+    return make_store(len(X), X=Inputs({"image": X}), labels=labels, no_text=range(len(X)), **given)
 
 
-def mostly_unlabelled(path: Path, **changes: Any) -> Store:
+def mostly_unlabelled(make_store: Make, **given: Any) -> Store:
     X, y = task(0, 200)
-    labels = [f"c{y[i]}" if i < 20 else None for i in range(200)]
-    return fill(path, X, labels, **changes)
+    return fill(make_store, X, [f"c{y[i]}" if i < 20 else None for i in range(200)], **given)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return mostly_unlabelled(tmp_path / "store")
+def store(make_store: Make) -> Store:
+    return mostly_unlabelled(make_store)
 
 
 def ids_of(store: Store, *args: Any, **kwargs: Any) -> list[str]:
@@ -103,13 +55,13 @@ def ids_of(store: Store, *args: Any, **kwargs: Any) -> list[str]:
     return found
 
 
-def test_suggested_labels_beat_random_ones_at_the_same_price(tmp_path: Path) -> None:
+def test_suggested_labels_beat_random_ones_at_the_same_price(make_store: Make) -> None:
     budget, gains = 24, []
     for seed in range(6):
         X, y = task(seed, 700)
         first, pool, test = np.arange(24), np.arange(24, 450), np.arange(450, 700)
         labels = [f"c{y[i]}" if i < 24 else None for i in range(450)]
-        store = fill(tmp_path / f"{seed}", X[:450], labels)
+        store = fill(make_store, X[:450], labels, name=f"{seed}")
         train(store, "logreg", params={"C": 1.0, "unit": False}, draws=2)
         made = suggest(store, budget)
         assert made.about["run"] is not None
@@ -152,11 +104,11 @@ def test_it_says_why(store: Store) -> None:
             assert samples[row["item_id"]]["predicted"] == row["predicted"]
 
 
-def test_the_order_of_the_items_plays_no_part(tmp_path: Path) -> None:
+def test_the_order_of_the_items_plays_no_part(make_store: Make) -> None:
     found = []
     for i in range(3):
-        order = np.random.default_rng(i).permutation(200) if i else None
-        store = mostly_unlabelled(tmp_path / str(i), order=order)
+        order = np.random.default_rng(i).permutation(200).tolist() if i else None
+        store = mostly_unlabelled(make_store, order=order, name=str(i))
         train(store, "logreg", params={"C": 1.0, "unit": False}, draws=2)
         found.append((ids_of(store, 15), ids_of(store, 15, run=None), ids_of(store, 15)))
     assert found[0] == found[1] == found[2]
@@ -164,10 +116,10 @@ def test_the_order_of_the_items_plays_no_part(tmp_path: Path) -> None:
     assert ids_of(store, 5, run=None) == found[2][1][:5]  # a smaller batch is the beginning of a larger one
 
 
-def test_no_copies_and_none_of_a_labelled_item(tmp_path: Path) -> None:
+def test_no_copies_and_none_of_a_labelled_item(make_store: Make) -> None:
     # Items 100 to 139 share four pictures; 140 to 149 are copies of labelled items.
     copies = {i: 100 + i % 4 for i in range(100, 140)} | {140 + i: i for i in range(10)}
-    store = mostly_unlabelled(tmp_path / "store", copies=copies)
+    store = mostly_unlabelled(make_store, copies=copies)
     made = suggest(store, 200, run=None)
     pictures = [copies.get(int(item[1:]), int(item[1:])) for item in made.table["item_id"].to_pylist()]
     assert len(pictures) == len(set(pictures))
@@ -175,52 +127,52 @@ def test_no_copies_and_none_of_a_labelled_item(tmp_path: Path) -> None:
     assert made.about["like_labelled"] == 10
     assert len(pictures) <= 200 - 20 - 10 - 36
     assert any("resemble one that is suggested" in note for note in made.about["notes"])
-    nothing = mostly_unlabelled(tmp_path / "copies", copies={i: i % 20 for i in range(20, 200)})
+    nothing = mostly_unlabelled(make_store, name="copies", copies={i: i % 20 for i in range(20, 200)})
     with pytest.raises(
         HeadError, match="180 items to choose from, and none that does not resemble a labelled"
     ):
         suggest(nothing, 5, run=None)
 
 
-def test_near_duplicates_by_a_search_or_by_a_cap(tmp_path: Path) -> None:
+def test_near_duplicates_by_a_search_or_by_a_cap(make_store: Make) -> None:
     X, y = task(0, 200)
     # Thirty pictures of one scene, and one unlabelled one beside a labelled one.
     rng = np.random.default_rng(1)
     X[100:130] = X[100] + 0.01 * rng.normal(size=(30, DIM)).astype(np.float32)
     X[150] = X[3] + 0.01
-    store = fill(tmp_path / "store", X, [f"c{y[i]}" if i < 20 else None for i in range(200)])
-    scene = {f"p{i:04d}" for i in range(100, 130)}
+    store = fill(make_store, X, [f"c{y[i]}" if i < 20 else None for i in range(200)])
+    scene = {f"p{i:03d}" for i in range(100, 130)}
     capped = suggest(store, 170, run=None)
     assert len(scene & set(capped.table["item_id"].to_pylist())) == 1
     assert capped.about["closest"] < 0.95
-    assert "p0150" in capped.table["item_id"].to_pylist()
+    assert "p150" in capped.table["item_id"].to_pylist()
     find_duplicates(store, feature="toy/image/pooled", rule=0.99)
     made = suggest(store, 170, run=None)
     assert made.about["searches"] == ["toy-image-pooled"]
     assert len(scene & set(made.table["item_id"].to_pylist())) == 1
     assert made.about["like_labelled"] == 1
-    assert "p0150" not in made.table["item_id"].to_pylist()
+    assert "p150" not in made.table["item_id"].to_pylist()
     # Asked not to look at the search, it does not.
     assert suggest(store, 5, run=None, dups="none").about["searches"] == []
 
 
-def test_what_a_search_did_not_look_at_is_capped_and_said(tmp_path: Path) -> None:
+def test_what_a_search_did_not_look_at_is_capped_and_said(make_store: Make) -> None:
     X, _ = task(0, 60)
     X[40:60] = X[40] + 0.01 * np.random.default_rng(1).normal(size=(20, DIM)).astype(np.float32)
-    store = fill(tmp_path / "store", X, [None] * 60)
-    find_duplicates(store, feature="toy/image/pooled", rule=0.99, where="item_id < 'p0050'")
+    store = fill(make_store, X, [None] * 60)
+    find_duplicates(store, feature="toy/image/pooled", rule=0.99, where="item_id < 'p050'")
     made = suggest(store, 60, run=None)
-    assert len([item for item in made.table["item_id"].to_pylist() if item >= "p0040"]) == 1
+    assert len([item for item in made.table["item_id"].to_pylist() if item >= "p040"]) == 1
     assert any(
         note.startswith("10 items are unknown to the search toy-image-pooled") for note in made.about["notes"]
     )
 
 
-def test_what_is_to_choose_from(tmp_path: Path) -> None:
+def test_what_is_to_choose_from(make_store: Make) -> None:
     X, y = task(0, 120)
     splits = [("train", "dev", "test", "pool", None)[i % 5] for i in range(120)]
     labels = [f"c{y[i]}" if i < 60 else None for i in range(120)]
-    store = fill(tmp_path / "store", X, labels, splits=splits)
+    store = fill(make_store, X, labels, split=lambda i: splits[i])
 
     def rows(**given: Any) -> set[int]:
         return {int(item[1:]) for item in ids_of(store, 120, run=None, **given)}
@@ -248,9 +200,9 @@ def test_what_is_to_choose_from(tmp_path: Path) -> None:
             suggest(store, **given)  # type: ignore[arg-type]
 
 
-def test_a_store_without_labels(tmp_path: Path) -> None:
+def test_a_store_without_labels(make_store: Make) -> None:
     X, _ = task(0, 50)
-    store = fill(tmp_path / "store", X, [None] * 50)
+    store = fill(make_store, X, [None] * 50)
     made = suggest(store, 8)
     assert made.about["run"] is None
     assert made.table["uncertainty"].null_count == made.table["predicted"].null_count == 8
