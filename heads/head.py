@@ -575,31 +575,28 @@ class Head(ABC):
         HeadError
             If `folder` holds no head, one of another family or of a newer format, or files that are not what was written.
         """
-        path = Path(folder) / "head.json"
+        folder = Path(folder)
         try:
             # Before any library parses them.
-            check_sums(Path(folder))
-            record = read_json(Path(folder), path.name)
-        except CorruptError as error:
-            raise _damaged(folder, str(error)) from error
-        except FileNotFoundError:
-            raise HeadError(f"no head in {folder}: there is no head.json") from None
-        if not isinstance(record.get("format", 0), int):
-            raise _damaged(folder, "its record has no format")
-        if record.get("format", 0) > FORMAT:
-            raise HeadError(
-                f"{path} is of format {record['format']}; this icehouse reads up to {FORMAT}: upgrade it"
-            )
-        try:
+            check_sums(folder)
+            if not (folder / "head.json").exists():
+                raise HeadError(f"no head in {folder}: there is no head.json")
+            record = read_json(folder, "head.json")
+            version = record.get("format", 0)
+            if not isinstance(version, int):
+                raise CorruptError("its record has no format")
+            if version > FORMAT:
+                raise HeadError(
+                    f"{folder / 'head.json'} is of format {version}; this icehouse reads up to {FORMAT}: upgrade it"
+                )
             kind = head_class(record["family"])
             if not issubclass(kind, cls):
                 raise HeadError(
                     f"{folder} holds a {record['family']} head, not {cls.__name__}; Head.load reads any"
                 )
-            bulky = Path(folder) / "parameters.json"
             params = record["params"]
-            if kind.bulky and bulky.exists():
-                params = {**params, **read_json(Path(folder), bulky.name)}
+            if kind.bulky and (folder / "parameters.json").exists():
+                params = {**params, **read_json(folder, "parameters.json")}
             _check_record(record)
             head = kind(**params)
             head._check_parameters()
@@ -607,14 +604,14 @@ class Head(ABC):
             head.widths_, head.chosen_ = dict(record["widths"]), record["chosen"]
             head.curve_ = record["curve"]
             head.notes_ = list(record.get("notes", ()))
-            head._load(Path(folder), record["state"])
+            head._load(folder, record["state"])
         except (CorruptError, ParameterError) as error:
             raise _damaged(folder, str(error)) from error
         except IcehouseError:
             raise
         except Exception as error:  # safetensors, LightGBM and the rest raise what they like
             raise _damaged(folder, error) from error
-        head._folder = Path(folder)
+        head._folder = folder
         return head
 
     # ------------------------------------------------------------------ checks
