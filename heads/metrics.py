@@ -280,11 +280,8 @@ def _interval_dict(
 ) -> dict[str, float | None]:
     if not interval or value is None:
         return {"value": value, "low": None, "high": None}
-    return {
-        "value": value,
-        "low": min(interval[0], value),
-        "high": max(interval[1], value),
-    }  # whatever rounding does
+    # Whatever rounding does, the value lies within.
+    return {"value": value, "low": min(interval[0], value), "high": max(interval[1], value)}
 
 
 def _of_counts(right: np.ndarray, support: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:

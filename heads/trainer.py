@@ -166,9 +166,8 @@ class Rows:
     parts: Splits
     selection: Selection
     seconds: float  # that loading took
-    searches: DuplicateSearches = field(
-        default_factory=lambda: DuplicateSearches([])
-    )  # for duplicates between the parts
+    # For duplicates between the parts.
+    searches: DuplicateSearches = field(default_factory=lambda: DuplicateSearches([]))
     # Input to feature that every row has (any of them, where `missing` is "keep"): those the rows were loaded by.
     required: Mapping[str, str] = field(default_factory=dict)
 

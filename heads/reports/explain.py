@@ -331,18 +331,14 @@ def _effects(head: Head, X: Inputs, name: str, proba: np.ndarray) -> list[float]
 
 def _rows_of_run(store: Store, run: Run, ids: Sequence[str], label: str | None = None) -> Samples | None:
     """The rows of some items with the run's features; None if there are none."""
-    if len(ids) <= 500:
-        listed = ", ".join("'" + item.replace("'", "''") + "'" for item in ids)
-        where = f"item_id in ({listed})" if ids else "false"
-    else:
-        where = run.record["data"]["where"] or "true"
-    where = (
-        f"({where}) and (missing or true)"  # what is asked for, or was learned from, may have vanished since
-    )
+    few = len(ids) <= 500
+    listed = ", ".join("'" + item.replace("'", "''") + "'" for item in ids)
+    where = f"item_id in ({listed or 'null'})" if few else run.record["data"]["where"] or "true"
     try:
-        samples = run.samples(store, label=label, where=where)
+        # What is asked for, or was learned from, may have vanished since.
+        samples = run.samples(store, label=label, where=f"({where}) and (missing or true)")
     except HeadError:
-        if len(ids) <= 500:
+        if few:
             return None  # it says that there is nothing, which the caller says better
         raise
     kept = set(ids)
@@ -384,11 +380,8 @@ def patch_grid(tokens: int, preprocessing: Mapping[str, Any]) -> tuple[int, int]
         return None
     columns = tokens // rows
     # Patches are square, but for what rounding leaves at an edge.
-    return (
-        (rows, columns)
-        if abs(rows / columns - height / width) <= 0.5 * height / width / max(rows, 2)
-        else None
-    )
+    square = abs(rows / columns - height / width) <= 0.5 * height / width / max(rows, 2)
+    return (rows, columns) if square else None
 
 
 def _words(spec: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, list[str]]:

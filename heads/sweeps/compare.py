@@ -121,17 +121,15 @@ class Leaderboard:
     metric: str
     rows: int  # test rows that all entries share
     left_out: int  # test rows that some entry lacks
-    majority: (
-        float | None
-    )  # score of always giving `majority_label`, or of ranking by chance; None for log loss
+    # Score of always giving `majority_label`, or of ranking by chance; None for log loss.
+    majority: float | None
     majority_label: str  # commonest in training; where the runs were trained on other rows, that of most runs
     positive: str | None  # class whose average precision is meant
     deduplicated: Deduplicated
     looks: dict[str, Any]  # how often these rows have been scored so far, by any run of the store
     notes: list[str]  # what a reader has to know, such as runs that are not shown
-    dev_comparable: bool = (
-        True  # whether the dev scores are of common rows; if not, the order is that of test
-    )
+    # Whether the dev scores are of common rows; if not, the order is that of test.
+    dev_comparable: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

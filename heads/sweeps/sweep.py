@@ -269,9 +269,8 @@ def sweep(
     combos = combinations(inputs, store)
     plan = trials(families, combos, list(chosen_seeds), grid)
     features = {name: feature for combo in combos for name, feature in combo.items()}
-    if (
-        not fresh
-    ):  # the rows stay those that have every input of any trial, and a trial of before may still win
+    if not fresh:
+        # The rows stay those that have every input of any trial, and a trial of before may still win.
         features = {**_tried(store, name), **features}
     rows = prepare(store, features, Selection(label, split_column, where, missing, dups))
     if not len(rows.parts.dev):
@@ -361,11 +360,8 @@ class _Fits:
     def estimator(self, trial: Trial, seed: int) -> Head:
         """The unfitted head of a trial."""
         head = make_head(trial.family, trial.params, seed)
-        if (
-            self.class_weight is not None
-            and "class_weight" in head.parameters()
-            and "class_weight" not in trial.params
-        ):
+        given = self.class_weight is not None and "class_weight" not in trial.params
+        if given and "class_weight" in head.parameters():
             head.set_params(class_weight=self.class_weight)
         return head
 

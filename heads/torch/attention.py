@@ -431,10 +431,8 @@ class PublishedNet(nn.Module):
 
     def _batch(self, *vectors: Tensor) -> Tensor:
         f, e = (step(x) for step, x in zip(self.map, vectors, strict=True))  # n 768
-        f_, e_ = (
-            torch.relu(norm(project(x)))
-            for x, project, norm in zip((f, e), self.project, self.norm, strict=True)
-        )  # n 128
+        layers = zip((f, e), self.project, self.norm, strict=True)
+        f_, e_ = (torch.relu(norm(project(x))) for x, project, norm in layers)  # n 128
         alpha_v = torch.sigmoid(self.gate[1](batch_attention(e)))  # n 128
         alpha_e = torch.sigmoid(self.gate[0](batch_attention(f)))  # n 128
         z = torch.cat([alpha_v * f_, alpha_e * e_], dim=1)  # n 256

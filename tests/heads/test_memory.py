@@ -33,9 +33,8 @@ def test_a_fit_that_does_not_fit_is_refused_with_an_estimate(
         HeadError, match=rf"{family.replace('+', '.')} on 40 rows of 3 classes would need about .* GB"
     ):
         head.fit(X, y)
-    monkeypatch.setattr(
-        memory, "available_memory", lambda: None
-    )  # where that is not known nothing is refused
+    # Where that is not known nothing is refused.
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
     head.fit(X, y)
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     with pytest.raises(HeadError, match="predicting 40 rows of 3 classes would need"):

@@ -74,9 +74,8 @@ def test_memory_does_not_grow_with_the_bank_times_the_rows() -> None:
     tracemalloc.start()
     try:
         head.predict_proba(X[:1024])
-        assert (
-            tracemalloc.get_traced_memory()[1] < 100e6
-        )  # all similarities at once would be 328 MB, and their copies
+        # All similarities at once would be 328 MB, and their copies.
+        assert tracemalloc.get_traced_memory()[1] < 100e6
     finally:
         tracemalloc.stop()
 
