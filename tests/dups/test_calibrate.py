@@ -19,6 +19,7 @@ from icehouse.data.transforms import GRADED, TEXT_EDITS, TRANSFORMS
 from icehouse.dups.calibrate import SHRINKAGES, Curves, Hashes, _chosen, calibrate, draw_curves, write_curves
 from icehouse.dups.calibration import Calibration, apply_map
 from icehouse.dups.find import find_duplicates
+from icehouse.dups.view_table import make_views
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SourceError, SpaceError, UsageError
 from icehouse.store.files import write_sums
@@ -44,7 +45,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ready(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return embedded(images, tmp_path_factory.mktemp("ready") / "s").path
+    store = embedded(images, tmp_path_factory.mktemp("ready") / "s")
+    make_views(store, store.items.read(["image_sha256", "root", "path"]))
+    return store.path
 
 
 @pytest.fixture
@@ -55,6 +58,18 @@ def store(ready: Path, tmp_path: Path) -> Store:
 def made(store: Store, **options: object) -> Calibration:
     arguments = {"feature": FEATURE, "encoder": ToyEncoder(), "sample": 20, **options}
     return calibrate(store, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def calibrated_once(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = Path(shutil.copytree(ready, tmp_path_factory.mktemp("calibrated") / "s"))
+    made(Store.open(path))
+    return path
+
+
+@pytest.fixture
+def calibrated(calibrated_once: Path, tmp_path: Path) -> Store:
+    return Store.open(shutil.copytree(calibrated_once, tmp_path / "calibrated"))
 
 
 @pytest.mark.slow
@@ -79,8 +94,8 @@ def test_it_is_measured_kept_and_used(store: Store) -> None:
     assert not any("is a guess" in note for note in found.summary["notes"])
 
 
-def test_a_threshold_of_ones_own_comes_first_and_false_pairs_choose_again(store: Store) -> None:
-    calibration = made(store)
+def test_a_threshold_of_ones_own_comes_first_and_false_pairs_choose_again(calibrated: Store) -> None:
+    store, calibration = calibrated, Calibration.open(calibrated, FEATURE)
     given = find_duplicates(store, feature=FEATURE, rule=0.99).summary["parameters"]
     assert (given["cosine"], given["cosine_from"]) == (0.99, "given")
     loose = find_duplicates(store, feature=FEATURE, expected_false_pairs=50).summary["parameters"]
@@ -113,12 +128,13 @@ def test_without_one_few_contents_are_told_by_near_certainty(store: Store) -> No
         ({"format": 1}, "has format 1; make one with"),
     ],
 )
-def test_one_of_another_fingerprint_or_format_is_left_alone(store: Store, changed: Any, says: str) -> None:
-    made(store)
-    file = Calibration.folder(store, FEATURE) / "calibration.json"
+def test_one_of_another_fingerprint_or_format_is_left_alone(
+    calibrated: Store, changed: Any, says: str
+) -> None:
+    file = Calibration.folder(calibrated, FEATURE) / "calibration.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     write_sums(file.parent)
-    summary = find_duplicates(store, feature=FEATURE).summary
+    summary = find_duplicates(calibrated, feature=FEATURE).summary
     assert summary["parameters"]["cosine_from"] == "default"
     assert any(says in note for note in summary["notes"])
 
