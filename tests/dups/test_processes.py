@@ -41,6 +41,7 @@ def test_one_worker_and_little_work_start_no_process(monkeypatch: pytest.MonkeyP
     assert list(processes.measured(eval, [], 2)) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_told_with_a_remedy() -> None:
     tasks = ["1"] * 20 + [f"{PID} == {os.getpid()} or __import__('os')._exit(9)"] * 20
     with pytest.raises(IcehouseError, match=r"^a process that measures pictures has died.*--threads 1$"):

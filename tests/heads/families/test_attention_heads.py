@@ -137,6 +137,7 @@ def test_the_published_form_is_trained_as_published(kind: Any) -> None:
     assert head.build({"image": 9, "text": 7}, 3).project[0].out_features == 128
 
 
+@pytest.mark.slow
 @published
 def test_only_the_published_form_depends_on_its_batch_mates(kind: Any, tmp_path: Path) -> None:
     # Near-duplicates, as feeds of disasters are full of.

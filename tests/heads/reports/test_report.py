@@ -95,6 +95,7 @@ def test_nothing_hostile_gets_through(make_store: Make, tmp_path: Path) -> None:
     assert "script-src" not in page.policy
 
 
+@pytest.mark.slow
 def test_a_report_that_fails_costs_the_run_nothing(make_store: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(60)
 
