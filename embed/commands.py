@@ -285,14 +285,15 @@ def print_report(report: "EmbedReport") -> None:
             ["stage", "rows", "busy s", "threads", "could do /s"],
             [[s["stage"], s["rows"], s["busy_s"], s["threads"], s["per_second"]] for s in report.stages],
         )
-    if report.failed or report.known_failures:
-        again = (
-            f"; {report.known_failures} failed before and were left alone (--retry-failures)"
-            if report.known_failures
-            else ""
-        )
-        echo(f'failed: {report.failed}{again}; see: icehouse sql "select * from failures"')
+    _print_failures(report, "select * from failures")
     echo(f"store: {report.store}  features: {', '.join(report.features) or 'none'}")
+
+
+def _print_failures(report: "EmbedReport | CaptionReport", query: str) -> None:
+    known = report.known_failures
+    if report.failed or known:
+        again = f"; {known} failed before and were left alone (--retry-failures)" if known else ""
+        echo(f'failed: {report.failed}{again}; see: icehouse sql "{query}"')
 
 
 @app.command(rich_help_panel="Embed")
@@ -428,21 +429,16 @@ def caption(
 
 def _refuse_beside_import(context: typer.Context) -> None:
     """Refuse the options that only a run that asks a model understands, by name."""
-    given = [
-        max(param.opts, key=len)
-        for param in context.command.params
-        if param.name not in _IMPORTING and _source(context, str(param.name)) == "COMMANDLINE"
-    ]
+    given = []
+    for param in context.command.params:
+        source = context.get_parameter_source(str(param.name))
+        # By name, since Typer vendors Click.
+        if param.name not in _IMPORTING and source is not None and source.name == "COMMANDLINE":
+            given.append(max(param.opts, key=len))
     if given:
         raise UsageError(
             f"--import takes captions from a file and asks no model: leave out {', '.join(given)}"
         )
-
-
-def _source(context: typer.Context, parameter: str) -> str | None:
-    """Source of a parameter's value (command line, environment, default); by name, since Typer vendors Click."""
-    source = context.get_parameter_source(parameter)
-    return None if source is None else source.name
 
 
 def _read_prompt(prompt: str | None, prompt_file: Path | None) -> str | None:
@@ -517,14 +513,7 @@ def _print_report(report: "CaptionReport") -> None:
         echo(f"thrown away, since the model had changed: {report.discarded}")
     if report.without_image:
         echo(f"items without a picture that can be read: {report.without_image}")
-    if report.failed or report.known_failures:
-        again = (
-            f"; {report.known_failures} failed before and were left alone (--retry-failures)"
-            if report.known_failures
-            else ""
-        )
-        query = "select * from failures where stage = 'caption'"
-        echo(f'failed: {report.failed}{again}; see: icehouse sql "{query}"')
+    _print_failures(report, "select * from failures where stage = 'caption'")
     for host, answers in report.hosts.items():
         echo(f"{host}: {count_of(answers, 'answer')}, {report.concurrency[host]} at once")
 
