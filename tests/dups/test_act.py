@@ -45,17 +45,23 @@ def tree(*folders: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A picture, two copies of its bytes, two smaller versions, one of them with an odd name; and one alone."""
-    root = tmp_path / "pictures"
-    (root / "sub").mkdir(parents=True)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("drawn")
+    (root / "sub").mkdir()
     picture(1, 400, 300).save(root / "large.png")
     shutil.copy2(root / "large.png", root / "sub" / "copy.png")
     shutil.copy2(root / "large.png", root / "-rf")
     picture(1, 200, 150).save(root / "sub" / "small.png")
     picture(1, 100, 75).save(root / f"{ODD}.png")
     picture(7, 64, 64).save(root / "alone.png")
+    return root
+
+
+@pytest.fixture
+def root(drawn: Path, tmp_path: Path) -> Path:
+    """A picture, two copies of its bytes, two smaller versions, one of them with an odd name; and one alone."""
+    root = Path(shutil.copytree(drawn, tmp_path / "pictures"))
     os.utime(root / "large.png", ns=(9 * 10**17, 9 * 10**17))  # of equal ones the oldest is kept
     for copy in (root / "sub" / "copy.png", root / "-rf"):
         os.utime(copy, ns=(10**18, 10**18))
