@@ -31,9 +31,9 @@ from .commands import (
     SearchOption,
     ThresholdOption,
     VariantsOption,
-    app,
     say_which,
 )
+from .commands import app as app  # to be found here, with both files' commands
 
 if TYPE_CHECKING:
     from .stream import DuplicateStream
