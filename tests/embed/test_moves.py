@@ -26,9 +26,17 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def photo(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture(seed).save(path)
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return tmp_path / "photos"
+
+
+def take(folder: Path, *names: str, motif: str = "") -> None:
+    """Take photos, of a motif or each of its own, by its file's name."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(ord(motif or path.stem)).save(path)
 
 
 def embed(store: Path, *sources: Path, **options: Any) -> EmbedReport:
@@ -50,26 +58,24 @@ def label(store: Path, labels: dict[str, str]) -> None:
     Store.open(store).items.upsert(rows, key="item_id")
 
 
-def test_a_renamed_folder_takes_its_items_along(tmp_path: Path, store: Path) -> None:
-    for k in range(4):
-        photo(tmp_path / "photos" / "old" / f"{k}.png", k)
-    embed(store, tmp_path / "photos")
+def test_a_renamed_folder_takes_its_items_along(photos: Path, store: Path) -> None:
+    take(photos, *(f"old/{k}.png" for k in range(4)))
+    embed(store, photos)
     label(store, {f"old/{k}.png": "ab"[k % 2] for k in range(4)})
     added = items(store, "added")
-    (tmp_path / "photos" / "old").rename(tmp_path / "photos" / "new")
-    photo(tmp_path / "photos" / "new" / "4.png", 4)
-    report = embed(store, tmp_path / "photos")
+    (photos / "old").rename(photos / "new")
+    take(photos, "new/4.png")
+    report = embed(store, photos)
     assert (report.new, report.changed, report.moved, report.vanished, report.images) == (1, 4, 4, 0, 1)
     assert items(store) == [(f"new/{k}.png", "ab"[k % 2]) for k in range(4)] + [("new/4.png", None)]
     assert items(store, "added")[:4] == added
     assert missing(store) == []
-    again = embed(store, tmp_path / "photos")
+    again = embed(store, photos)
     assert (again.unchanged, again.moved) == (5, 0)
 
 
 def test_under_another_root(tmp_path: Path, store: Path) -> None:
-    photo(tmp_path / "a" / "x.png", 1)
-    photo(tmp_path / "a" / "y.png", 2)
+    take(tmp_path, "a/x.png", "a/y.png")
     embed(store, tmp_path / "a")
     label(store, {"x.png": "kept"})
     (tmp_path / "b").mkdir()
@@ -82,17 +88,16 @@ def test_under_another_root(tmp_path: Path, store: Path) -> None:
     ]
 
 
-def test_two_copies_moved_at_once_are_told_by_their_names(tmp_path: Path, store: Path) -> None:
-    for name in ("one/a.png", "one/b.png", "two/a.png"):
-        photo(tmp_path / "photos" / name, 1)
-    embed(store, tmp_path / "photos")
+def test_two_copies_moved_at_once_are_told_by_their_names(photos: Path, store: Path) -> None:
+    take(photos, "one/a.png", "one/b.png", "two/a.png", motif="x")
+    embed(store, photos)
     label(store, {"one/a.png": "1a", "one/b.png": "1b", "two/a.png": "2a"})
-    (tmp_path / "photos" / "zone").mkdir()
-    (tmp_path / "photos" / "one").rename(tmp_path / "photos" / "zone" / "one")
-    (tmp_path / "photos" / "two").rename(tmp_path / "photos" / "aside")
-    (tmp_path / "photos" / "aside" / "a.png").rename(tmp_path / "photos" / "aside" / "q.png")
-    shutil.copy(tmp_path / "photos" / "zone" / "one" / "a.png", tmp_path / "photos" / "zzz.png")
-    report = embed(store, tmp_path / "photos")
+    (photos / "zone").mkdir()
+    (photos / "one").rename(photos / "zone" / "one")
+    (photos / "two").rename(photos / "aside")
+    (photos / "aside" / "a.png").rename(photos / "aside" / "q.png")
+    shutil.copy(photos / "zone" / "one" / "a.png", photos / "zzz.png")
+    report = embed(store, photos)
     assert (report.new, report.moved) == (1, 3)
     assert items(store) == [
         ("aside/q.png", "2a"),
@@ -102,26 +107,24 @@ def test_two_copies_moved_at_once_are_told_by_their_names(tmp_path: Path, store:
     ]
 
 
-def test_moved_and_changed_is_another_picture(tmp_path: Path, store: Path) -> None:
-    photo(tmp_path / "photos" / "a.png", 1)
-    photo(tmp_path / "photos" / "b.png", 2)
-    embed(store, tmp_path / "photos")
+def test_moved_and_changed_is_another_picture(photos: Path, store: Path) -> None:
+    take(photos, "a.png", "b.png")
+    embed(store, photos)
     label(store, {"a.png": "one"})
-    (tmp_path / "photos" / "a.png").unlink()
-    photo(tmp_path / "photos" / "c.png", 3)
-    report = embed(store, tmp_path / "photos")
+    (photos / "a.png").unlink()
+    take(photos, "c.png")
+    report = embed(store, photos)
     assert (report.new, report.moved, report.vanished) == (1, 0, 1)
     assert items(store) == [("b.png", None), ("c.png", None)]
     assert missing(store) == ["a.png"]
 
 
-def test_a_taken_id_keeps_its_labels_and_it_is_said(tmp_path: Path, store: Path) -> None:
-    photo(tmp_path / "photos" / "a.png", 1)
-    photo(tmp_path / "photos" / "b.png", 2)
-    embed(store, tmp_path / "photos")
+def test_a_taken_id_keeps_its_labels_and_it_is_said(photos: Path, store: Path) -> None:
+    take(photos, "a.png", "b.png")
+    embed(store, photos)
     label(store, {"a.png": "one", "b.png": "two"})
-    (tmp_path / "photos" / "a.png").replace(tmp_path / "photos" / "b.png")
-    report = embed(store, tmp_path / "photos")
+    (photos / "a.png").replace(photos / "b.png")
+    report = embed(store, photos)
     assert (report.changed, report.moved, report.vanished) == (1, 0, 1)
     assert items(store) == [("b.png", "two")]
     assert any(
@@ -130,32 +133,31 @@ def test_a_taken_id_keeps_its_labels_and_it_is_said(tmp_path: Path, store: Path)
     )
 
 
-def test_a_copy_that_stays_is_no_move(tmp_path: Path, store: Path) -> None:
-    photo(tmp_path / "photos" / "a.png", 1)
-    embed(store, tmp_path / "photos")
-    shutil.copy(tmp_path / "photos" / "a.png", tmp_path / "photos" / "b.png")
-    assert embed(store, tmp_path / "photos").moved == 0
-    (tmp_path / "photos" / "a.png").unlink()  # b was there before
-    report = embed(store, tmp_path / "photos")
+def test_a_copy_that_stays_is_no_move(photos: Path, store: Path) -> None:
+    take(photos, "a.png")
+    embed(store, photos)
+    shutil.copy(photos / "a.png", photos / "b.png")
+    assert embed(store, photos).moved == 0
+    (photos / "a.png").unlink()  # b was there before
+    report = embed(store, photos)
     assert (report.moved, report.vanished) == (0, 1)
     assert [row[0] for row in items(store, "item_id")] == ["b.png"]
 
 
-def test_a_move_seen_in_two_runs(tmp_path: Path, store: Path) -> None:
-    photo(tmp_path / "photos" / "a.png", 1)
-    photo(tmp_path / "photos" / "b.png", 2)
-    embed(store, tmp_path / "photos")
+def test_a_move_seen_in_two_runs(tmp_path: Path, photos: Path, store: Path) -> None:
+    take(photos, "a.png", "b.png")
+    embed(store, photos)
     label(store, {"a.png": "one"})
-    (tmp_path / "photos" / "a.png").rename(tmp_path / "a.png")
-    assert embed(store, tmp_path / "photos").vanished == 1
-    (tmp_path / "a.png").rename(tmp_path / "photos" / "c.png")
-    assert embed(store, tmp_path / "photos").moved == 1
+    (photos / "a.png").rename(tmp_path / "a.png")
+    assert embed(store, photos).vanished == 1
+    (tmp_path / "a.png").rename(photos / "c.png")
+    assert embed(store, photos).moved == 1
     assert items(store) == [("b.png", None), ("c.png", "one")]
     assert missing(store) == []
 
 
 def test_an_id_of_ones_own_stays(tmp_path: Path, store: Path) -> None:
-    photo(tmp_path / "images" / "1.png", 1)
+    take(tmp_path, "images/1.png")
     posts = tmp_path / "posts.csv"
     posts.write_text("id,image,text,label\np1,images/1.png,some words,x\n")
     embed(store, posts)
@@ -170,8 +172,7 @@ def test_an_id_of_ones_own_stays(tmp_path: Path, store: Path) -> None:
 
 
 def test_a_row_taken_out_of_its_source(tmp_path: Path, store: Path) -> None:
-    for k in range(3):
-        photo(tmp_path / f"{k}.png", k)
+    take(tmp_path, "0.png", "1.png", "2.png")
     head, rows = "id,image,text", ["a,0.png,first", "b,1.png,second", "c,,only words", "d,2.png,last"]
     posts = tmp_path / "posts.csv"
     posts.write_text("\n".join([head, *rows]) + "\n")
@@ -198,10 +199,9 @@ def test_a_row_that_cannot_be_taken_is_still_in_its_source(tmp_path: Path, store
     assert embed_sources([posts], store, encoder=ToyEncoder(), limit=1).vanished == 0
 
 
-def test_every_folder_below_what_is_asked_about(tmp_path: Path, store: Path) -> None:
-    photos = tmp_path / "photos"
-    for name in ("trip/0.png", "trip/1.png", "home/2.png"):
-        photo(photos / name, int(name[-5]))
+def test_every_folder_below_what_is_asked_about(tmp_path: Path, photos: Path, store: Path) -> None:
+    photos = photos
+    take(photos, "trip/0.png", "trip/1.png", "home/2.png")
     embed(store, photos / "trip")
     (photos / "trip" / "1.png").unlink()
     embed(store, photos)
@@ -213,8 +213,7 @@ def test_every_folder_below_what_is_asked_about(tmp_path: Path, store: Path) -> 
 
 
 def test_an_emptied_folder_is_no_mistake(tmp_path: Path, store: Path) -> None:
-    photo(tmp_path / "a" / "0.png", 0)
-    photo(tmp_path / "b" / "1.png", 1)
+    take(tmp_path, "a/0.png", "b/1.png")
     embed(store, tmp_path / "a", tmp_path / "b")
     (tmp_path / "a" / "0.png").unlink()
     report = embed(store, tmp_path / "a", tmp_path / "b")
@@ -227,20 +226,19 @@ def test_an_emptied_folder_is_no_mistake(tmp_path: Path, store: Path) -> None:
         embed(store, tmp_path / "c")
 
 
-def test_a_moved_file_with_a_new_time(tmp_path: Path, store: Path) -> None:
-    photo(tmp_path / "photos" / "a.png", 1)
-    embed(store, tmp_path / "photos")
+def test_a_moved_file_with_a_new_time(photos: Path, store: Path) -> None:
+    take(photos, "a.png")
+    embed(store, photos)
     label(store, {"a.png": "one"})
-    shutil.copyfile(tmp_path / "photos" / "a.png", tmp_path / "photos" / "b.png")
-    (tmp_path / "photos" / "a.png").unlink()
-    os.utime(tmp_path / "photos" / "b.png", ns=(5, 5))
-    assert embed(store, tmp_path / "photos").moved == 1
+    shutil.copyfile(photos / "a.png", photos / "b.png")
+    (photos / "a.png").unlink()
+    os.utime(photos / "b.png", ns=(5, 5))
+    assert embed(store, photos).moved == 1
     assert items(store, "item_id, label, mtime_ns") == [("b.png", "one", 5)]
 
 
 def test_labels_stay_unless_a_source_tells_others(tmp_path: Path, store: Path) -> None:
-    for k in range(4):
-        photo(tmp_path / "p" / ("cats" if k < 2 else "dogs") / f"{k}.png", k)
+    take(tmp_path / "p", "cats/0.png", "cats/1.png", "dogs/2.png", "dogs/3.png")
     embed(store, tmp_path / "p", labels_from_folders=True)
     (tmp_path / "p" / "cats" / "1.png").rename(tmp_path / "p" / "dogs" / "1.png")
     report = embed(store, tmp_path / "p", labels_from_folders=True)
@@ -257,16 +255,15 @@ def test_labels_stay_unless_a_source_tells_others(tmp_path: Path, store: Path) -
     assert ("3.png", "wolf") in items(store)
 
 
-def test_swapped_names_keep_their_labels_and_it_is_said(tmp_path: Path, store: Path) -> None:
-    for k in range(4):
-        photo(tmp_path / "photos" / f"{k}.png", k)
-    embed(store, tmp_path / "photos")
+def test_swapped_names_keep_their_labels_and_it_is_said(tmp_path: Path, photos: Path, store: Path) -> None:
+    take(photos, *(f"{k}.png" for k in range(4)))
+    embed(store, photos)
     label(store, {f"{k}.png": f"L{k}" for k in range(4)})
-    (tmp_path / "photos" / "0.png").rename(tmp_path / "aside")
-    (tmp_path / "photos" / "1.png").rename(tmp_path / "photos" / "0.png")
-    (tmp_path / "aside").rename(tmp_path / "photos" / "1.png")
-    photo(tmp_path / "photos" / "2.png", 9)  # no other item's picture
-    report = embed(store, tmp_path / "photos")
+    (photos / "0.png").rename(tmp_path / "aside")
+    (photos / "1.png").rename(photos / "0.png")
+    (tmp_path / "aside").rename(photos / "1.png")
+    take(photos, "2.png", motif="9")  # no other item's picture
+    report = embed(store, photos)
     assert (report.changed, report.moved, report.vanished) == (3, 0, 0)
     assert items(store) == [(f"{k}.png", f"L{k}") for k in range(4)]
     assert any(
@@ -274,11 +271,10 @@ def test_swapped_names_keep_their_labels_and_it_is_said(tmp_path: Path, store: P
     )
 
 
-def test_a_move_is_one_commit(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for k in range(3):
-        photo(tmp_path / "photos" / "a" / f"{k}.png", k)
-    embed(store, tmp_path / "photos")
-    (tmp_path / "photos" / "a").rename(tmp_path / "photos" / "b")
+def test_a_move_is_one_commit(photos: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take(photos, "a/0.png", "a/1.png", "a/2.png")
+    embed(store, photos)
+    (photos / "a").rename(photos / "b")
     seen: list[list[str]] = []
     commit = Table._commit
 
@@ -289,12 +285,12 @@ def test_a_move_is_one_commit(tmp_path: Path, store: Path, monkeypatch: pytest.M
         return made
 
     monkeypatch.setattr(Table, "_commit", watched)
-    assert embed(store, tmp_path / "photos").moved == 3
+    assert embed(store, photos).moved == 3
     assert seen == [["b/0.png", "b/1.png", "b/2.png"]]
 
 
 def test_a_table_without_rows_has_lost_them(tmp_path: Path, store: Path) -> None:
-    photo(tmp_path / "a.png", 1)
+    take(tmp_path, "a.png")
     table, other = tmp_path / "posts.csv", tmp_path / "others.csv"
     table.write_text("id,image,text,label\na,a.png,one,x\nb,,two,y\n")
     other.write_text("id,text,label\nc,three,x\n")
@@ -312,15 +308,15 @@ def test_a_table_without_rows_has_lost_them(tmp_path: Path, store: Path) -> None
         embed(tmp_path / "new", table)
 
 
-def test_a_source_that_is_not_there_keeps_its_items(tmp_path: Path, store: Path) -> None:
-    photo(tmp_path / "photos" / "a.png", 1)
+def test_a_source_that_is_not_there_keeps_its_items(tmp_path: Path, photos: Path, store: Path) -> None:
+    take(photos, "a.png")
     table = tmp_path / "it's.csv"
     table.write_text("id,text\nc,three\n")
     embed(store, table)
-    embed(store, tmp_path / "photos")
-    shutil.rmtree(tmp_path / "photos")
+    embed(store, photos)
+    shutil.rmtree(photos)
     table.write_text("")
-    for source, left in ((tmp_path / "photos", ["c"]), (table, [])):
+    for source, left in ((photos, ["c"]), (table, [])):
         with pytest.raises(SourceError, match="keeps 1 item of it unchanged") as told:
             embed(store, source)
         assert missing(store) == []
