@@ -267,6 +267,34 @@ entry.main()
     assert result.stderr == "icehouse: interrupted; what was finished is kept\n"
 
 
+@pytest.mark.parametrize("torch", [False, True])
+@pytest.mark.parametrize("status", [None, 0, 3, "what went wrong"])
+def test_pytorch_is_not_taken_down_and_all_else_is(torch: bool, status: int | str | None) -> None:
+    code = f"""
+import atexit, sys, threading, time, types
+if {torch}:
+    sys.modules["torch"] = types.ModuleType("torch")
+import icehouse.__main__ as entry, icehouse.cli
+def run():
+    atexit.register(print, "at exit")
+    threading.Thread(target=lambda: (time.sleep(0.1), print("a thread"))).start()
+    print("x" * 200_000)
+    raise SystemExit({status!r})
+class Library:
+    def __del__(self):
+        sys.stderr.write("taken down")
+sys.modules[Library.__module__].library = Library()
+icehouse.cli.main = run
+entry.main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    told = isinstance(status, str)
+    assert result.returncode == (1 if told else status or 0)
+    assert result.stdout == "x" * 200_000 + "\na thread\nat exit\n"
+    assert ("taken down" in result.stderr) == (told or not torch)
+    assert (str(status) in result.stderr) == told
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX shells")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-"])
