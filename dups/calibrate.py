@@ -372,8 +372,9 @@ def calibrate(
         hashes = Hashes.of(store, contents, hamming, expected_false_pairs)
     copies = make_copies(encoder, spec, contents, X.dtype, rng, sample, seed, progress)
     del encoder
+    # Some hundred megabytes that the fits below have a use for.
+    pa.default_memory_pool().release_unused()
     if not lent:
-        # Some hundred megabytes that the fits below have a use for.
         return_freed_blocks()
     if same := [pair for pair, label in known.items() if label]:
         i, j = np.array(same).T
@@ -470,7 +471,7 @@ def _fit_candidate(
     shrinkage: float, evidence: _Evidence, fitted: np.ndarray, compared: np.ndarray
 ) -> _Candidate:
     X, copies, hashes, known = evidence.X, evidence.copies, evidence.hashes, evidence.known
-    base = X[fitted]
+    base = X if len(fitted) == len(X) else X[fitted]
     mean, matrix = fit_map(base, shrinkage)
     units = apply_map(X[compared], mean, matrix)
     usable = np.flatnonzero(np.abs(units).sum(axis=1) > 0)
@@ -491,16 +492,6 @@ def _fit_candidate(
         # Near hashes tell nothing apart where all pictures share them: equal vectors alone are copies then.
         related = labels_of(i, j, known, cosine >= _EQUAL)
     tail = fit_tail(cosine[~related], total - int(related.sum()))
-    positives = _positives(shrinkage, base, mean, matrix, X, copies)
-    threshold = tail.threshold(len(X), evidence.expected)
-    found = positives >= threshold
-    local, reference, standing = _hold_against_neighbours(mean, matrix, positives, evidence)
-    if local is not None:
-        found = standing >= local.threshold(len(X), evidence.expected)
-    kinds = list(dict.fromkeys(copies.kinds.tolist()))
-    recalls = [found[copies.kinds == kind].mean() for kind in kinds]
-    # A handful of labelled pairs is not to outweigh what dozens of copies say.
-    weights = [min(1.0, (copies.kinds == kind).sum() / _AS_A_TRANSFORM) for kind in kinds]
     pick = np.random.default_rng(0).integers(0, len(units), (2, 100_000))
     pick = pick[:, pick[0] != pick[1]]
     # In parts: of 1,280 dimensions these rows are a gigabyte.
@@ -510,6 +501,17 @@ def _fit_candidate(
             for a, b in zip(*(np.array_split(p, 50) for p in pick), strict=True)
         ]
     )
+    positives = _positives(shrinkage, base, mean, matrix, X, copies)
+    del base, units  # what follows needs the memory
+    threshold = tail.threshold(len(X), evidence.expected)
+    found = positives >= threshold
+    local, reference, standing = _hold_against_neighbours(mean, matrix, positives, evidence)
+    if local is not None:
+        found = standing >= local.threshold(len(X), evidence.expected)
+    kinds = list(dict.fromkeys(copies.kinds.tolist()))
+    recalls = [found[copies.kinds == kind].mean() for kind in kinds]
+    # A handful of labelled pairs is not to outweigh what dozens of copies say.
+    weights = [min(1.0, (copies.kinds == kind).sum() / _AS_A_TRANSFORM) for kind in kinds]
     return _Candidate(
         shrinkage, mean, matrix, tail, int(related.sum()), positives, cosine[~related], random, threshold,
         float(np.average(recalls, weights=weights)), local, reference, standing,

@@ -197,21 +197,26 @@ def tail_size(pairs: int) -> int:
 
 def _fit_pareto(excess: np.ndarray, limit: float, *, truncated: bool = True) -> tuple[float, float, float]:
     """Shape, scale, and share below `limit`, by maximum likelihood; `truncated` if larger values were not looked at."""
-    scales = limit * np.geomspace(0.01, 5, 241)[:, None]
+    scales = limit * np.geomspace(0.01, 5, 241)
+    # In parts: of all scales at once these are a hundred megabytes.
+    parts = np.array_split(scales, 16)
     best = (-np.inf, 0.0, limit, 1.0)
     for shape in _SHAPES.tolist():
         with np.errstate(divide="ignore", invalid="ignore"):
             if abs(shape) < 1e-9:
-                seen = -np.expm1(-limit / scales[:, 0])
-                likelihood = -(excess / scales).sum(axis=1)
+                seen = -np.expm1(-limit / scales)
+                sums = [-(excess / part[:, None]).sum(axis=1) for part in parts]
             else:
-                seen = 1 - np.maximum(0, 1 + shape * limit / scales[:, 0]) ** (-1 / shape)
-                likelihood = -(1 + 1 / shape) * np.log1p(shape * excess / scales).sum(axis=1)
-            likelihood -= len(excess) * (np.log(scales[:, 0]) + (np.log(seen) if truncated else 0))
+                seen = 1 - np.maximum(0, 1 + shape * limit / scales) ** (-1 / shape)
+                sums = [
+                    -(1 + 1 / shape) * np.log1p(shape * excess / part[:, None]).sum(axis=1) for part in parts
+                ]
+            likelihood = np.concatenate(sums)
+            likelihood -= len(excess) * (np.log(scales) + (np.log(seen) if truncated else 0))
         likelihood = np.where(np.isfinite(likelihood), likelihood, -np.inf)
         k = int(np.argmax(likelihood))
         if likelihood[k] > best[0]:
-            best = (float(likelihood[k]), shape, float(scales[k, 0]), float(seen[k]))
+            best = (float(likelihood[k]), shape, float(scales[k]), float(seen[k]))
     return best[1:]
 
 
@@ -230,8 +235,7 @@ _SAVED_AGAIN, _MIN_RECALL = ("recompress", "format"), 0.9
 #: File of a calibration with what each content is held against.
 _LOCAL = "local.npz"
 
-#: 2 has one threshold for all pairs, and is read.
-_FORMAT, _READABLE = 3, (2, 3)
+_FORMAT = 3
 
 
 def fit_map(X: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray | None]:
@@ -239,7 +243,8 @@ def fit_map(X: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray | N
 
     Gives the mean float64 (d,) and a symmetric matrix float32 (d, d), None where the rows are only centred (shrinkage 1).
     """
-    rows = X[np.isfinite(X).all(axis=1)]
+    usable = np.isfinite(X).all(axis=1)
+    rows = X if usable.all() else X[usable]
     n, dim = rows.shape
     if not n:
         raise UsageError("no content has a usable vector")
@@ -250,10 +255,12 @@ def fit_map(X: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray | N
         return mean, None
     covariance, squares = np.zeros((dim, dim)), 0.0
     for part in parts:
-        centred = rows[part].astype(np.float64) - mean
+        centred = rows[part].astype(np.float64)
+        centred -= mean
         squares += float(np.einsum("ij,ij->", centred, centred))
         if n >= dim:
             covariance += centred.T @ centred
+    del centred  # what follows needs the memory
     variance = squares / (n * dim)
     if not variance > 0:
         return mean, None
@@ -262,7 +269,8 @@ def fit_map(X: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray | N
         _, lengths, across = np.linalg.svd(rows.astype(np.float64) - mean, full_matrices=False)
         values, axes = lengths**2 / n, across.T
     else:
-        values, axes = np.linalg.eigh(covariance / n)
+        covariance /= n
+        values, axes = np.linalg.eigh(covariance)
     damped = ((1 - shrinkage) * np.maximum(values, 0) / variance + shrinkage) ** -0.5
     rest = shrinkage**-0.5
     matrix = (axes * (damped - rest)) @ axes.T + rest * np.eye(dim)
@@ -301,15 +309,18 @@ def largest_cosines(units: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarra
     least = -np.inf
     for start in range(0, len(units), 512):
         block = units[start : start + 512] @ units.T
-        below = np.arange(len(units))[None] > np.arange(start, start + len(block))[:, None]
-        a, b = np.nonzero(below & (block >= least))
-        found_i = np.concatenate([found_i, a + start])
-        found_j = np.concatenate([found_j, b])
-        found = np.concatenate([found, block[a, b]])
-        if len(found) > 2 * keep:
-            best = np.argpartition(-found, keep)[:keep]
-            found_i, found_j, found = found_i[best], found_j[best], found[best]
-            least = float(found.min())
+        # A few rows of it at once: of the first ones all pairs count.
+        for row in range(start, start + len(block), 64):
+            cosine = block[row - start : row - start + 64]
+            below = np.arange(len(units))[None] > np.arange(row, row + len(cosine))[:, None]
+            a, b = np.nonzero(below & (cosine >= least))
+            found_i = np.concatenate([found_i, a + row])
+            found_j = np.concatenate([found_j, b])
+            found = np.concatenate([found, cosine[a, b]])
+            if len(found) > 2 * keep:
+                best = np.argpartition(-found, keep)[:keep]
+                found_i, found_j, found = found_i[best], found_j[best], found[best]
+                least = float(found.min())
     order = np.lexsort((found_j, found_i, -found))[:keep]
     return found_i[order], found_j[order], found[order]
 
@@ -340,7 +351,7 @@ class Calibration:
     bits: dict[str, tuple[float, float]] = field(default_factory=dict)
     #: `ViewHashes.agreement` between unrelated pictures; None where bits tell enough
     agreement: TailFit | None = None
-    #: what each content is held against; None in calibrations of before, and where there are few contents
+    #: what each content is held against; None where there are few contents
     local: LocalMeasure | None = None
     evidence: tuple[float, ...] = ()  # of changed copies with their contents, found or not, ascending
 
@@ -466,48 +477,40 @@ class Calibration:
         remedy = "make one with `icehouse dups calibrate`"
         try:
             about: Mapping[str, Any] = json.loads((folder / "calibration.json").read_bytes())
-            if about["format"] not in _READABLE:
+            if about["format"] != _FORMAT:
                 raise StoreError(
                     f"the calibration of {about.get('feature')} has format {about['format']}; {remedy}"
                 )
-            local = about.get("local", False)
-            arrays = [
-                "mean.npy",
-                *(["matrix.npy"] if about["whitened"] else []),
-                *([_LOCAL] if local else []),
-            ]
+            arrays = ["mean.npy", *["matrix.npy"] * about["whitened"], *[_LOCAL] * about["local"]]
             if lacking := [name for name in arrays if not (folder / name).exists()]:
                 raise FileNotFoundError(lacking[0])
             # Before the arrays are parsed: a mean of zeros makes every content a duplicate.
             check_sums(folder, ["calibration.json", *arrays])
             mean = np.load(folder / "mean.npy", allow_pickle=False)
             matrix = np.load(folder / "matrix.npy", allow_pickle=False) if about["whitened"] else None
-            shapes = [mean.shape * 2] + ([] if matrix is None else [matrix.shape])
-            if mean.ndim != 1 or len(set(shapes)) > 1 or not np.isfinite(mean).all():
+            local = LocalMeasure.read(folder / _LOCAL) if about["local"] else None
+            square = matrix is None or matrix.shape == mean.shape * 2
+            if mean.ndim != 1 or not square or not np.isfinite(mean).all():
+                raise ValueError("arrays do not fit")
+            if local is not None and local.units.shape[1:] != mean.shape:
                 raise ValueError("arrays do not fit")
             tail, agreement = (
                 told and TailFit(**{**told, "top": tuple(told["top"])})
                 for told in (about["tail"], about["agreement"])
             )
-            bits = {what: (float(start), float(slope)) for what, (start, slope) in about["bits"].items()}
-            of = (about["feature"], about["fingerprint"])
-            copies = tuple(map(float, about["copies"]))
-            measure = LocalMeasure.read(folder / _LOCAL) if local else None
-            if measure is not None and measure.units.shape[1:] != mean.shape:
-                raise ValueError("arrays do not fit")
-            evidence = tuple(map(float, about.get("evidence", ())))
             return cls(
-                *of,
+                about["feature"],
+                about["fingerprint"],
                 mean,
                 matrix,
                 tail,
                 about["rows"],
                 about["report"],
-                copies,
-                bits,
-                agreement,
-                measure,
-                evidence,
+                copies=tuple(map(float, about["copies"])),
+                bits={what: (float(start), float(slope)) for what, (start, slope) in about["bits"].items()},
+                agreement=agreement,
+                local=local,
+                evidence=tuple(map(float, about["evidence"])),
             )
         except CorruptError as error:
             raise CorruptError(f"{folder} is damaged: {error}; {remedy}") from error

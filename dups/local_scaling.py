@@ -257,13 +257,16 @@ def all_distances(hashes: np.ndarray, usable: np.ndarray) -> np.ndarray:
     m, views = hashes.shape
     apart = np.empty((m, m), np.uint8)
     signs = [_signs(hashes[:, view], usable[:, view]) for view in range(views)]
+    best, room = np.empty((2, _BLOCK, m), np.float32)
     for start in range(0, m, _BLOCK):
-        part = slice(start, start + _BLOCK)
-        best = np.float32(-64)
+        rows = min(_BLOCK, m - start)
+        part, most, products = slice(start, start + rows), best[:rows], room[:rows]
+        most.fill(-64)
         for whole in signs[:WHOLE_VIEWS]:
             for view in signs:
-                best = np.maximum(best, whole[part] @ view.T)
-        apart[part] = np.round((64 - best) / 2)
+                np.matmul(whole[part], view.T, out=products)
+                np.maximum(most, products, out=most)
+        apart[part] = np.round((64 - most) / 2)
     return np.minimum(apart, apart.T)
 
 
@@ -404,16 +407,17 @@ def _closed(copies: np.ndarray) -> np.ndarray:
 
     m = len(copies)
     _, lead = connected_components(csr_array(copies), directed=False)
-    if np.bincount(lead).max() <= max(_LARGEST_CHAIN * m, _CHAIN):
-        return copies | (lead[:, None] == lead[None])
-    lead = np.arange(m)
-    free = np.ones(m, bool)
-    for row in range(m):
-        if free[row]:
-            members = np.flatnonzero(copies[row] & free)
-            lead[members], free[members] = row, False
-            free[row] = False
-    return copies | (lead[:, None] == lead[None])
+    if np.bincount(lead).max() > max(_LARGEST_CHAIN * m, _CHAIN):
+        lead = np.arange(m)
+        free = np.ones(m, bool)
+        for row in range(m):
+            if free[row]:
+                members = np.flatnonzero(copies[row] & free)
+                lead[members], free[members] = row, False
+                free[row] = False
+    together = lead[:, None] == lead[None]
+    together |= copies
+    return together
 
 
 def _with_tail(made: LocalMeasure, evidence: np.ndarray, total: int, hidden: int) -> LocalMeasure:
