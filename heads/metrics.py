@@ -45,6 +45,8 @@ METRICS = {
     "average_precision": True,
     "log_loss": False,
 }
+#: Those that are taken of predicted classes; the others need probabilities.
+SCORES = ("accuracy", "macro_f1", "weighted_f1")
 _TITLES = {
     "macro_f1": "macro-F1",
     "accuracy": "accuracy",
@@ -116,9 +118,9 @@ def score(
     values = _of_counts(right, support, found)
     spread = confusion_intervals(true, predicted, k, duplicates) if intervals else {}
     result: dict[str, Any] = {"n": n}
-    for name in ("accuracy", "macro_f1", "weighted_f1"):
+    for name in SCORES:
         result[name] = _interval_dict(float(values[name]), spread.get(name))
-    if only in ("accuracy", "macro_f1", "weighted_f1"):
+    if only in SCORES:
         return result
     ranked = _ranked(true, proba, k, chosen, duplicates, intervals)
     result |= {name: ranked[name] for name in ("auroc", "average_precision", "log_loss")}
@@ -480,10 +482,6 @@ def intervals_text(metrics: Mapping[str, Any]) -> str:
 #
 # A score by itself has its interval in closed form (`icehouse.heads.intervals`).
 
-
-#: Scores that are taken of predicted classes, by name; the others of `METRICS` need probabilities.
-SCORES = ("macro_f1", "accuracy", "weighted_f1")
-
 # Rows times draws held at once: 64 MB as they are drawn, half of that as they are kept.
 _BLOCK = 8_000_000
 
@@ -625,7 +623,7 @@ class Resampling:
 
     def _prepared(self, one: PredictedOrLabels) -> np.ndarray | tuple[float, np.ndarray]:
         """Predicted labels as numbers, or a value with what each row adds to it where the score is linear in weights."""
-        if self.score in ("macro_f1", "weighted_f1", "accuracy"):
+        if self.score in SCORES:
             coded = self._coded(one.labels if isinstance(one, Predicted) else one)
             if self.score != "accuracy":
                 return coded

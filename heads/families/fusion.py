@@ -300,19 +300,19 @@ class PublishableHead(AttentionHead):
     batched: ClassVar[bool] = _unless_published()  # batch norm keeps state, which vmap cannot stack
 
     # Parameters that were given, whose values count even where the published form has others.
-    given: ClassVar[frozenset[str]] = frozenset()
+    _given = frozenset[str]()
 
     as_published: bool = False
 
     def __new__(cls, **params: Any) -> Self:
         """Note which parameters were given."""
         head = super().__new__(cls, **params)
-        head.__dict__["given"] = frozenset(params)
+        head._given = frozenset(params)
         return head
 
     def __post_init__(self) -> None:
         """Take the published defaults."""
-        for name in PUBLISHED.keys() - self.given if self.as_published else ():
+        for name in PUBLISHED.keys() - self._given if self.as_published else ():
             setattr(self, name, PUBLISHED[name])
 
     def _fit(self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None) -> Chosen:
