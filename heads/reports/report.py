@@ -372,12 +372,9 @@ def _page(
             "looks": scoring_text(run.record["looks"]).capitalize() if "looks" in run.record else "",
             "tiles": list(_tiles(metrics)),
             "scores": _scores(run, split),
-            "classes": [_class(row) for row in metrics["per_class"]],
             "confusion": _confusion(metrics["confusion"]),
-            "calibration": list(_calibration(data["calibration"])),
             "chosen": chosen.items(),
             "tried": _tried([] if keys & {"curve_loss", "curve_score"} else run.metrics["curve"]),
-            "ablation": [] if data["ablation"] is None else list(map(_subset, data["ablation"]["subsets"])),
         }
         present = {
             "ranking": "roc" in keys,
@@ -397,6 +394,7 @@ def _page(
         sections=sections,
         drawings=[{"chart": chart, "svg": drawing.svg} for chart, drawing in drawings],
         cards=cards,
+        cell=_cell,
         made={
             "changed": [(name, _short(value)) for name, value in _changed(run).items()],
             "command": command_line(run),
@@ -463,18 +461,6 @@ def _scores(run: Run, split: str) -> dict[str, Any]:
     }
 
 
-def _class(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "label": row["label"],
-        "support": row["support"],
-        "predicted": row["predicted"],
-        "f1": _cell(row["f1"]),
-        "precision": _value(row["precision"]["value"]),
-        "recall": _value(row["recall"]["value"]),
-        "auroc": _value(row["auroc"]),
-    }
-
-
 def _confusion(confusion: Mapping[str, Any]) -> dict[str, Any]:
     """A matrix, rows true and columns predicted, with shares of the true; of many classes the commonest confusions."""
     labels, matrix = [str(label) for label in confusion["labels"]], confusion["matrix"]
@@ -505,18 +491,6 @@ def _confusion(confusion: Mapping[str, Any]) -> dict[str, Any]:
     return {"labels": labels, "matrix": None, "pairs": pairs[:_CONFUSIONS], "found": len(pairs)}
 
 
-def _calibration(told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    temperature = told["temperature"]
-    rows = [("as the head says", told)]
-    if temperature["value"] is not None:
-        rows.append((f"with temperature {temperature['value']:.2f}", temperature["after"]))
-    for name, scores in rows:
-        yield {
-            "name": name,
-            **{key: _cell(scores[key], key == "ece") for key in ("ece", "brier", "log_loss")},
-        }
-
-
 def _tried(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Table of the configurations tried, best first: for choices that are no curve."""
     rows = [row for row in curve if "log_loss" in row]
@@ -530,15 +504,6 @@ def _tried(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ]
     best = [[_short(row.get(name)) for name in names] for row in rows[:_TRIED]]
     return {"names": names, "rows": best, "count": len(rows)}
-
-
-def _subset(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the ablation: for each score its cells and the difference to all inputs."""
-    if "undefined" in entry:
-        return {"inputs": entry["inputs"], "undefined": entry["undefined"]}
-    drops = entry.get("drop", {})
-    scores = [(_cell(entry[score]), drops.get(score)) for score in SCORES]
-    return {"inputs": entry["inputs"], "undefined": None, "scores": scores}
 
 
 def command_line(run: Run) -> str:
