@@ -748,7 +748,7 @@ class Agreements:
         if todo := sorted({key for key in keys if _key(*key) not in known}):
             self._new = True
             parts = [
-                [tuple((digest, file_of[digest]) for digest in pair) for pair in part]
+                [((one, file_of[one]), (two, file_of[two])) for one, two in part]
                 for part in _near_together(todo)
             ]
             for part, found in zip(parts, measured(_compared, parts, self.threads), strict=True):
