@@ -85,6 +85,8 @@ class Catalog:
         missing = pc.fill_null(self.table["missing"], False)
         #: Rows that are not marked as vanished, in the order of the table.
         self.present: np.ndarray = np.flatnonzero(~missing.to_numpy(zero_copy_only=False))
+        #: Points of maps of these items, by the map's name; kept here by their page, so that they go with the catalogue.
+        self.maps: dict[str, Any] = {}
         self._features: dict[str, Feature] = {}
         self._captions: dict[str, tuple[int, bool, dict[str, str]]] = {}
         self._looked = -_LOOK_S

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable
 from typing import Annotated, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -44,8 +42,6 @@ NONE = 65535
 MapName = Annotated[str | None, Query(alias="map", max_length=400)]
 
 _Colouring = tuple[list[str], np.ndarray]
-_made: WeakKeyDictionary[Catalog, dict[str, Points]] = WeakKeyDictionary()
-_lock = threading.Lock()
 
 
 class Points:
@@ -75,14 +71,10 @@ def points_of(request: Request, name: MapName = None) -> Points:
     if name is None:
         name = next((each for each in names if "/image/" in each), names[0])
     version = catalog.store.table(f"maps/{name}").snapshot().version
-    with _lock:
-        kept = _made.setdefault(catalog, {})
-        if name in kept and kept[name].map.version == version:
-            return kept[name]
-    made = Points(catalog, name)
-    with _lock:
-        kept[name] = made
-    return made
+    kept = catalog.maps.get(name)
+    if kept is None or kept.map.version != version:
+        kept = catalog.maps[name] = Points(catalog, name)
+    return kept
 
 
 PointsOfMap = Annotated[Points, Depends(points_of)]

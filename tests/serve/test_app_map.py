@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +177,23 @@ def test_the_page_says_how_a_map_is_made_and_what_it_lacks(tmp_path: Path) -> No
         answer = web.get("/map/points", headers={"if-none-match": before.headers["etag"]})
         assert answer.status_code == 200
         assert points_of(answer.content)[0]["n"] < 60
+
+
+def test_points_go_with_the_items_they_were_of(tmp_path: Path) -> None:
+    made = make_store(tmp_path)
+    make_map(made, method="pca")
+    with client(made.path) as web:
+        for thread in threading.enumerate():
+            if thread.name == "icehouse-load":  # it reads the items beforehand
+                thread.join()
+        assert web.get("/map/points").status_code == 200
+        state = web.app.state.served
+        before = weakref.ref(state.catalog)
+        made.items.delete("item_id", ["i3"])
+        for _ in range(3):  # threads that answer forget the last request with the next one
+            assert points_of(web.get("/map/points").content)[0]["n"] == 59
+        gc.collect()
+        assert before() is None
 
 
 # A browser
