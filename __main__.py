@@ -25,8 +25,13 @@ def _end(status: int) -> None:
     """
     if "torch" not in sys.modules or sys.gettrace() is not None or sys.getprofile() is not None:
         return
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
+    # What the interpreter calls first; a later one may have them by other names, and ends as usual.
+    join = getattr(threading, "_shutdown", None)
+    leave = getattr(atexit, "_run_exitfuncs", None)
+    if join is None or leave is None:
+        return
+    join()
+    leave()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
