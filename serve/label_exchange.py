@@ -225,8 +225,8 @@ def _of_annotation(desk: Desk, item: str, task: Any, annotation: Any) -> list[En
         # The same annotation, brought twice, is one entry; changed in Label Studio since, it is another.
         made = json.dumps([str(task), annotation.get("id"), item, annotator, label, at.isoformat()])
         known = desk.labels_by_id().get(str(meta.get("entry_id") or ""))
-        same = known is not None and known.label == label
-        found = _entry(desk, known.entry_id if same else f"ls:{_digest(made)}", item, annotator, at)
+        unchanged = known.entry_id if known is not None and known.label == label else None
+        found = _entry(desk, unchanged or f"ls:{_digest(made)}", item, annotator, at)
         role = ADJUDICATOR if meta.get("role") == ADJUDICATOR else ANNOTATOR
         return [replace(found, label=label, role=role, source="label-studio")]
     return []

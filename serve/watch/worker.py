@@ -492,7 +492,7 @@ class Watch:
             self.drift.add([batch[row].contents for row in going])
         self._ask(batch, decisions, going)
         if self.learner is not None:
-            self._learn(batch, decisions)
+            self._learn(self.learner, batch, decisions)
         final = []
         for work, decision in zip(batch, decisions, strict=True):
             assert decision is not None
@@ -552,20 +552,20 @@ class Watch:
             return Decision(work.post, "error", "heads", runs=runs, error=broken or "; ".join(reasons))
         return Decision(work.post, "classified", "heads", runs=runs, error=broken)
 
-    def _learn(self, batch: list[Work], decisions: list[Decision | None]) -> None:
+    def _learn(self, learner: Learner, batch: list[Work], decisions: list[Decision | None]) -> None:
         for work, decision in zip(batch, decisions, strict=True):
             assert decision is not None
             if decision.decision not in ("error", "filtered"):
-                self.learner.remember(work.post.id, work.contents)
+                learner.remember(work.post.id, work.contents)
             if work.post.label is not None and decision.decision not in ("error", "filtered"):
                 begun = time.perf_counter()
                 # What a repeat was not looked at for, the post that it repeats was.
                 known = work.post.id if decision.repeat_of is None else str(decision.repeat_of["id"])
-                decision.learned = self.learner.learn(known, work.contents, work.post.label)
+                decision.learned = learner.learn(known, work.contents, work.post.label)
                 if decision.decision == "label" and "error" in decision.learned:
                     decision.decision, decision.error = "error", decision.learned["error"]
                 work.post.ms["learn"] = 1000 * (time.perf_counter() - begun)
-        self.status.learning = self.learner.figures()
+        self.status.learning = learner.figures()
 
     # ------------------------------------------------------------------ results out
 
