@@ -340,7 +340,7 @@ class Scorer:
         head = model.head or model.run.head
         inputs, rows = inputs_of(model.run, [contents.features for contents in batch])
         try:
-            proba: Sequence[Any] = [] if inputs is None else head.predict_proba(inputs)
+            proba: Any = [] if inputs is None else head.predict_proba(inputs)
         except IcehouseError as error:
             return [{"run": model.run.run_id, "error": str(error)} for _ in batch]
         judged = dict(zip(rows, proba, strict=True))
