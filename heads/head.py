@@ -151,6 +151,8 @@ class Head(ABC):
     #: Fitted attributes to save: those that are arrays, or mappings of input to array, and those that are JSON values.
     arrays: ClassVar[tuple[str, ...]] = ()
     values: ClassVar[tuple[str, ...]] = ()
+    #: Of `arrays`, the mappings that need not have every input, each with the name under which it is saved which they have.
+    subsets: ClassVar[Mapping[str, str]] = {}
     #: Parameters with too many numbers for ``head.json``; they are saved beside it.
     bulky: ClassVar[tuple[str, ...]] = ()
 
@@ -208,14 +210,17 @@ class Head(ABC):
                 arrays |= {f"{key}/{of}": array for of, array in found.items()}
             else:
                 arrays[key] = found
-        return arrays, {_key(name): getattr(self, name) for name in self.values}
+        inputs = {told: list(getattr(self, name)) for name, told in self.subsets.items()}
+        return arrays, {_key(name): getattr(self, name) for name in self.values} | inputs
 
     def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
         """Take back what `_state` gave."""
         for name in self.arrays:
             key = _key(name)
-            by_input = {of: arrays[f"{key}/{of}"] for of in self.widths_ if f"{key}/{of}" in arrays}
-            setattr(self, name, arrays.get(key, by_input))
+            inputs = values[self.subsets[name]] if name in self.subsets else self.widths_
+            # What is missing is missed here: a head without a part of what it learned may still answer.
+            found = arrays[key] if key in arrays else {of: arrays[f"{key}/{of}"] for of in inputs}
+            setattr(self, name, found)
         for name in self.values:
             setattr(self, name, values[_key(name)])
 

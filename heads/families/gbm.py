@@ -100,6 +100,7 @@ class Gbm(Head):
     stochastic: ClassVar[bool] = True
     minimum: ClassVar[Mapping[str, int]] = {"max_rounds": 1, "patience": 1, "components": 1}
     arrays: ClassVar[tuple[str, ...]] = ("means_", "axes_")
+    subsets: ClassVar[Mapping[str, str]] = {"means_": "reduced", "axes_": "reduced"}
 
     num_leaves: int | Sequence[int] | Literal["auto"] = "auto"
     min_data: int | Sequence[int] | Literal["auto"] = "auto"
@@ -245,10 +246,6 @@ class Gbm(Head):
 
     def _predict_proba(self, X: Inputs) -> np.ndarray:
         return np.concatenate([self._voted(self.booster_, self._features(part)) for part in pieces(X, CHUNK)])
-
-    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        arrays, values = super()._state()
-        return arrays, {**values, "reduced": list(self.axes_)}
 
     def _save(self, folder: Path) -> dict[str, Any]:
         self.booster_.save_model(folder / "model.txt", num_iteration=self.booster_.best_iteration)

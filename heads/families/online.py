@@ -355,8 +355,12 @@ class Online(Head):
         return np.concatenate([softmax(Z @ self.coef_.T + self.intercept_) for Z in parts])
 
     def _restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        kinds = {"steps": int, "squares": dict, "seen": dict}  # `partial_fit` counts on; the others are float
         # Copies: the steps of `partial_fit` write into them.
-        super()._restore({name: array.copy() for name, array in arrays.items()}, values)
+        super()._restore(
+            {name: array.copy() for name, array in arrays.items()},
+            {name: kinds.get(name, float)(value) for name, value in values.items()},
+        )
 
 
 def _kind(labels: np.ndarray) -> str:

@@ -277,6 +277,7 @@ class TipAdapter(Head):
     bulky: ClassVar[tuple[str, ...]] = ("class_vectors",)
     arrays: ClassVar[tuple[str, ...]] = ("keys_", "vectors_", "means_", "codes_", "values_", "prior_")
     values: ClassVar[tuple[str, ...]] = ("alpha_", "beta_", "factor_")
+    subsets: ClassVar[Mapping[str, str]] = {"vectors_": "described"}
 
     beta: float | Sequence[float] | Literal["auto"] = "auto"
     alpha: float | Literal["auto"] = "auto"
@@ -413,10 +414,6 @@ class TipAdapter(Head):
             logits = self.prior_ + self.alpha_ * self._affinity(self._near(part), self.beta_)
             parts.append(softmax(logits + self.factor_ * self._base(part) if self.vectors_ else logits))
         return np.concatenate(parts)
-
-    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        arrays, values = super()._state()
-        return arrays, {**values, "described": list(self.vectors_)}
 
 
 #: What a class's name becomes, by the modality that it is compared with.

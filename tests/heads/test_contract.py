@@ -415,6 +415,25 @@ def test_a_damaged_head_is_one_line(fitted: Head, data: Data, tmp_path: Path) ->
         Head.load(tmp_path)
 
 
+def test_a_head_that_lacks_something_is_refused(family: str, fitted: Head, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    fitted.save(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
+    file, record = tmp_path / "head.safetensors", tmp_path / "head.json"
+    arrays, good = load_file(file) if file.exists() else {}, json.loads(record.read_text())
+    for name in list(arrays)[:10]:
+        save_file({other: array for other, array in arrays.items() if other != name}, file)
+        with pytest.raises(HeadError, match="is damaged"):
+            Head.load(tmp_path)
+        save_file(arrays, file)
+    for name in good["state"]:
+        state = {other: value for other, value in good["state"].items() if other != name}
+        record.write_text(json.dumps({**good, "state": state}))
+        with pytest.raises(HeadError, match="is damaged"):
+            Head.load(tmp_path)
+
+
 @pytest.mark.slow
 def test_a_head_that_a_stranger_changed_is_refused_or_finite(family: str, data: Data, tmp_path: Path) -> None:
     """Checksums and all: weights of other shapes, kinds and values, and records of other kinds."""

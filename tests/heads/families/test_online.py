@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from icehouse.heads.families.linear import LogReg
 from icehouse.heads.families.online import Online
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
-from quick import Data
+from quick import Data, quick
 
 
 def batches(X: Inputs, y: np.ndarray, size: int = 20) -> list[tuple[Inputs, np.ndarray]]:
@@ -48,6 +50,20 @@ def test_a_loaded_head_goes_on_where_it_stopped(data: Data, tmp_path: Path) -> N
     loaded = Head.load(tmp_path / str(number))
     assert isinstance(loaded, Online)
     loaded.partial_fit(*data(20, seed=5))
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [("steps", "abc"), ("rate", None), ("penalty", []), ("rows", {}), ("squares", 1), ("seen", 1)],
+)
+def test_it_goes_on_from_numbers_alone(data: Data, tmp_path: Path, value: str, wrong: Any) -> None:
+    quick("online").fit(*data(60)).save(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
+    record = json.loads((tmp_path / "head.json").read_text())
+    record["state"][value] = wrong
+    (tmp_path / "head.json").write_text(json.dumps(record))
+    with pytest.raises(HeadError, match="is damaged"):
+        Head.load(tmp_path)
 
 
 def test_moving_statistics_move_no_prediction(data: Data) -> None:
