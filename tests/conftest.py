@@ -6,6 +6,7 @@ import functools
 import gc
 import importlib
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ for name in list(os.environ):
         "TTY_INTERACTIVE",
     }:
         del os.environ[name]
+
+# A shell has what it runs in the background ignore Ctrl-C, and so would what tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Workers share the cores among themselves: threads in each of them would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
