@@ -58,7 +58,7 @@ SAME_LEVELS = 3.0
 _CONTENTS_A_FALSE_PAIR = 500
 
 _FILE = "neighbourhoods.npz"
-_MAPPED, _UNITS = "mapped.json", ("keys.npy", "units.npy")
+_MAPPED, _KINDS = "mapped.json", ("keys", "units")
 
 #: Bytes of mapped vectors beyond which none are kept.
 MOST_MAPPED = 1 << 28
@@ -324,12 +324,24 @@ def mapped_vectors(
             return
     if keep and out.nbytes <= MOST_MAPPED:
         with contextlib.suppress(OSError, StoreError):
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, values in zip(_UNITS, (digests.astype("S64"), out), strict=True):
-                with publish(folder / name) as temp, temp.open("wb") as opened:
-                    np.save(opened, values)
-            stamps = {name: stamp(folder / name) for name in _UNITS}
-            publish_sealed(folder / _MAPPED, {"of": of, "stamps": stamps})
+            _keep_units(folder, of, digests.astype("S64"), out)
+
+
+# Files are named after the map and the contents that they hold, so that two searches at a time never mix theirs.
+
+
+def _keep_units(folder: Path, of: str, keys: np.ndarray, units: np.ndarray) -> None:
+    name = hashlib.sha256(of.encode() + keys.tobytes()).hexdigest()[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{name}.{kind}.npy" for kind in _KINDS]
+    for file, values in zip(files, (keys, units), strict=True):
+        with publish(file) as temp, temp.open("wb") as opened:
+            np.save(opened, values)
+    publish_sealed(folder / _MAPPED, {"of": of, "name": name, "stamps": [stamp(file) for file in files]})
+    for file in folder.glob("*.npy"):
+        if file not in files:
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def _held_units(folder: Path, of: str, dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -337,9 +349,10 @@ def _held_units(folder: Path, of: str, dim: int) -> tuple[np.ndarray, np.ndarray
     with contextlib.suppress(CorruptError, OSError, ValueError, KeyError, TypeError, EOFError):
         held = unseal(json.loads((folder / _MAPPED).read_bytes()), _MAPPED)
         if held["of"] == of:
-            for name in _UNITS:
-                check_stamp(folder / name, held["stamps"][name])
-            keys, units = np.load(folder / _UNITS[0]), np.load(folder / _UNITS[1], mmap_mode="r")
+            files = [folder / f"{held['name']}.{kind}.npy" for kind in _KINDS]
+            for file, known in zip(files, held["stamps"], strict=True):
+                check_stamp(file, known)
+            keys, units = np.load(files[0]), np.load(files[1], mmap_mode="r")
             if units.shape == (len(keys), dim):
                 return keys, units
     return np.empty(0, "S64"), np.empty((0, dim), np.float32)

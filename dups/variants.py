@@ -479,6 +479,13 @@ def _resampled(picture: np.ndarray, start: float, stop: float, count: int) -> np
     return means
 
 
+def _means_of_nine(levels: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import uniform_filter
+
+    means: np.ndarray = uniform_filter(levels.astype(np.float32), 3)
+    return means
+
+
 @dataclass
 class Overlays:
     """Thumbnails of contents, loaded as they are needed, 4 KB each."""
@@ -538,8 +545,6 @@ class Overlays:
 
         `anywhere`, that of three by three pixels where it is largest.
         """
-        from scipy.ndimage import uniform_filter
-
         apart = np.full(len(i), np.nan)
         a, b = self.numbers[i].tolist(), self.numbers[j].tolist()
         self._fetch(np.unique(np.array(a + b, np.int64)))
@@ -547,7 +552,7 @@ class Overlays:
             first, second = self._held[x], self._held[y]
             if first is not None and second is not None:
                 levels = np.abs(first.astype(np.int16) - second)
-                apart[k] = uniform_filter(levels.astype(np.float32), 3).max() if anywhere else levels.mean()
+                apart[k] = _means_of_nine(levels).max() if anywhere else levels.mean()
         return apart
 
     def _compare_bands(self, told: Overlay, a: np.ndarray, b: np.ndarray) -> None:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 from galleries import embedded
 from icehouse.dups import groups as groups_module
-from icehouse.dups.default_calibration import NearCache
+from icehouse.dups.calibration import apply_map
+from icehouse.dups.default_calibration import NearCache, mapped_vectors
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import VIEWS, ViewHashes, informative
 from icehouse.dups.local_scaling import LocalMeasure, fit_local
@@ -146,18 +147,24 @@ def test_a_second_search_compares_no_pair_of_files_again(
     assert compared
     # Whatever is kept is disposable, and what is damaged is made anew.
     cache = store.path / "cache"
-    kept = [
-        *(cache / "near").rglob("*.npz"),
-        *(cache / "calibrations" / "toy-a" / "image").glob("*.npz"),
-        *(file for file in (cache / "mapped").rglob("*") if file.is_file()),
-        cache / "relations.json",
-    ]
+
+    def kept() -> list[Path]:
+        return [
+            *(cache / "near").rglob("*.npz"),
+            *(cache / "calibrations" / "toy-a" / "image").glob("*.npz"),
+            *(file for file in (cache / "mapped").rglob("*") if file.is_file()),
+            cache / "relations.json",
+        ]
+
     names = ["cosines", "keys", "mapped", "relations", "toy-a-image-joint.neighbourhoods", "units", "views"]
-    assert sorted(path.stem for path in kept) == names
-    for path in kept:
+    assert (
+        sorted(path.stem.rpartition(".")[2] if path.suffix == ".npy" else path.stem for path in kept())
+        == names
+    )
+    for path in kept():
         path.write_bytes(b"damaged")
     assert tables() == grown
-    for path in kept:
+    for path in kept():
         path.unlink()
     assert tables() == grown
     # A picture that is gone, another that is changed, and a stricter search: as if nothing had been kept.
@@ -166,7 +173,37 @@ def test_a_second_search_compares_no_pair_of_files_again(
     embed_sources([folder], tmp_path / "s", encoder=ToyEncoder(), workers=1)
     for expected in (1.0, 0.01):
         found = tables(expected_false_pairs=expected)
-        for path in kept:
+        for path in kept():
             path.unlink()
         assert tables(expected_false_pairs=expected) == found
     assert "p060.png" in tables()[1]["item_id"].to_pylist()
+
+
+def test_vectors_that_two_searches_keep_at_a_time_are_not_mixed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "i").mkdir()
+    picture(1, 48, 48).save(tmp_path / "i" / "p.png")
+    store, feature = embedded(tmp_path / "i", tmp_path / "s"), "toy-a/image/joint"
+    X, mean, matrix = rng.normal(size=(9, 4)).astype(np.float32), np.zeros(4), np.eye(4)[::-1].copy()
+    digests = np.array([f"{k:064x}" for k in range(9)])
+    folder = store.path / "cache" / "mapped" / feature
+
+    def mapped(rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), 4), np.float32)
+        mapped_vectors(store, feature, X[rows], digests[rows], mean, matrix, out, True)
+        return out
+
+    some, all_turned = np.arange(2), np.arange(9)[::-1]
+    mapped(some)
+    held, files = (
+        (folder / "mapped.json").read_bytes(),
+        {f.name: f.read_bytes() for f in folder.glob("*.npy")},
+    )
+    assert np.array_equal(mapped(all_turned), apply_map(X[all_turned], mean, matrix))
+    later = {f.name for f in folder.glob("*.npy")}
+    assert len(later) == 2
+    assert not later & set(files)
+    # The first one's last step comes after all that the second has done.
+    (folder / "mapped.json").write_bytes(held)
+    assert np.array_equal(mapped(some), apply_map(X[some], mean, matrix))
+    assert np.array_equal(mapped(all_turned), apply_map(X[all_turned], mean, matrix))
