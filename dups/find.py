@@ -61,7 +61,7 @@ from .pairs import (
     complete_stars,
     in_order,
 )
-from .processes import ahead
+from .processes import submit
 from .registration import Agreements
 from .results import (
     LABEL,
@@ -196,7 +196,7 @@ def find_duplicates(
             hashed_views = None
             if viewed:
                 seen = items[key].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
-                turned = ahead(turned_copies, store.path, seen)
+                turned = submit(threads, turned_copies, store.path, seen)
                 hashed_views = _view_hashes(store, ranked, items)
             if made.source == DEFAULT_SOURCE and feature is not None:
                 made, told = _default_rule(

@@ -60,9 +60,9 @@ def start(workers: int | None = None) -> None:
         _started[:] = [_pool(count).submit(_load) for _ in range(count)]
 
 
-def ahead(function: Callable[..., R], *given: Any) -> Callable[[], R]:
+def submit(workers: int | None, function: Callable[..., R], *given: Any) -> Callable[[], R]:
     """Gives what a function of a module makes, which a process makes meanwhile where `start` has started any."""
-    if not _started:
+    if not _started or _count(workers) < 2:
         return partial(function, *given)
     future = _pool(len(_started)).submit(function, *given)
 
