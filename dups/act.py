@@ -129,6 +129,7 @@ def plan_actions(
         raise UsageError(f"the search {search.name!r} compared texts, and names no files to act upon")
     rows = _listed(search, drop)
     facts, sources = _facts(store, rows)
+    allowed = None if drop is None else _found(search)
     target = None if move_to is None else _target_folder(store, Path(move_to), sources)
     plan = Plan(mode, store.path, search.name, [], [])
     digests = _digests()
@@ -138,7 +139,7 @@ def plan_actions(
     keepers = {row["keeper"] for row in rows}
     for number, row in enumerate(rows, 1):
         item_id, keeper_id = row["item_id"], row["keeper"]
-        reason = "it is listed twice" if item_id in seen else _why_not(row, facts, keepers)
+        reason = "it is listed twice" if item_id in seen else _why_not(row, facts, keepers, allowed)
         seen.add(item_id)
         if reason is None:
             item, keeper = facts[item_id], facts[keeper_id]
@@ -146,9 +147,9 @@ def plan_actions(
             if target is not None:
                 place = os.path.join(target, below[item["root"]], *_inside(item["path"]))
                 step = replace(step, target=place)
-                if place in taken or os.path.lexists(place):
-                    reason = f"{place} is there already"
-            reason = reason or _why_not_now(step, mode, digests)
+            reason = _why_not_now(step, mode, digests)
+            if reason is None and step.target is not None:
+                reason = _why_not_there(step.target, taken, sources)
         if reason is None:
             taken.add(step.target)
             plan.steps.append(replace(step, bytes=os.path.getsize(step.file)))
@@ -156,7 +157,39 @@ def plan_actions(
             plan.skipped.append((item_id, reason))
         if progress is not None:
             progress(number, len(rows))
+    if mode != "hardlink":
+        _tell_links(plan, rows, facts)
     return plan
+
+
+def _tell_links(plan: Plan, rows: list[dict[str, str]], facts: dict[str, dict[str, str]]) -> None:
+    """Tell of items whose file is acted upon by another of its names, that they go with it."""
+    acted = {step.item_id for step in plan.steps}
+    whose = {row["item_id"]: row.get("same_file_as") for row in rows}
+    for place, (item_id, reason) in enumerate(plan.skipped):
+        first = whose.get(item_id)
+        if first in acted and reason == _shared(first):
+            link = os.path.islink(facts[item_id]["file"])
+            what = (
+                "it is a link to the file of {!r}, and leads nowhere then"
+                if link
+                else "it goes with {!r}, the same file"
+            )
+            plan.skipped[place] = (item_id, what.format(first))
+
+
+def _shared(item_id: str) -> str:
+    return f"its file is that of {item_id!r} too"
+
+
+def _why_not_there(place: str, taken: set[str | None], sources: list[str]) -> str | None:
+    """Why a file cannot be moved to a place; None if it can."""
+    if place in taken or os.path.lexists(place):
+        return f"{place} is there already"
+    for source in sources:
+        if os.path.isdir(source) and Path(place).is_relative_to(os.path.realpath(source)):
+            return f"{place} is inside {source}, where `icehouse embed` would find it again"
+    return None
 
 
 def _listed(search: Duplicates, drop: str | Path | None) -> list[dict[str, str]]:
@@ -185,14 +218,25 @@ def _facts(store: Store, rows: list[dict[str, str]]) -> tuple[dict[str, dict[str
     items = store.items.read(["item_id", "path", "root", "image_sha256", "source"])
     found: dict[str, dict[str, str]] = {}
     sources = {source for source in items["source"].cast(pa.string()).unique().to_pylist() if source}
+    quoted: dict[str, dict[str, str]] = {}
     for batch in items.drop_columns(["source"]).to_batches():
         for item in batch.to_pylist():
+            item_id = item["item_id"]
             # With --excel-safe the list has ' before what a spreadsheet would take for a formula.
-            for item_id in {item["item_id"], f"'{item['item_id']}"} & names:
-                if None not in item.values():
+            for name, kept in ((item_id, found), (f"'{item_id}", quoted)):
+                if name in names:
                     known = {"file": f"{item['root']}/{item['path']}", "sha256": item["image_sha256"]}
-                    found.setdefault(item_id, item | known)
-    return found, sorted(sources)
+                    kept[name] = item | known
+    # An item that is called so itself is meant before one that would be written so.
+    found = quoted | found
+    return {name: item for name, item in found.items() if None not in item.values()}, sorted(sources)
+
+
+def _found(search: Duplicates) -> set[tuple[str, str]]:
+    """Members of groups as they are now, each with its keeper: a list saved earlier may hold what was judged since."""
+    clusters = search.clusters(["item_id", "group", "keeper"]).to_pylist()
+    leads = {row["group"]: row["item_id"] for row in clusters if row["keeper"]}
+    return {(row["item_id"], leads[row["group"]]) for row in clusters if not row["keeper"]}
 
 
 def _target_folder(store: Store, folder: Path, sources: list[str]) -> str:
@@ -230,8 +274,16 @@ def _inside(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".", "..")]
 
 
-def _why_not(row: dict[str, str], facts: dict[str, dict[str, str]], keepers: set[str]) -> str | None:
-    """Why an item is left alone whatever its file is like; None if nothing speaks against it."""
+def _why_not(
+    row: dict[str, str],
+    facts: dict[str, dict[str, str]],
+    keepers: set[str],
+    allowed: set[tuple[str, str]] | None,
+) -> str | None:
+    """Why an item is left alone whatever its file is like; None if nothing speaks against it.
+
+    `allowed` are the members of groups with their keepers, which rows of a list from elsewhere are held against.
+    """
     if row["item_id"] not in facts:
         return "it is no longer in the store, or has no file"
     if row["keeper"] not in facts:
@@ -240,10 +292,13 @@ def _why_not(row: dict[str, str], facts: dict[str, dict[str, str]], keepers: set
         return f"it is a {row['kind']} of its keeper, which is never acted upon"
     if row["item_id"] in keepers:
         return "it is the keeper of another item of the list"
+    pair = tuple(facts[row[key]]["item_id"] for key in ("item_id", "keeper"))
+    if allowed is not None and pair not in allowed:
+        return "the search, with what was judged since, has it in no group of that keeper"
     if image_files.container(facts[row["item_id"]]["file"]) is not None:
         return "it is a picture inside a Parquet file, which cannot be taken out alone"
     if row.get("same_file_as"):
-        return f"its file is that of {row['same_file_as']!r} too"
+        return _shared(row["same_file_as"])
     return None
 
 
@@ -282,7 +337,21 @@ def _why_not_now(step: Step, mode: Mode, digests: _Digests) -> str | None:
         return f"its keeper {step.keeper_id!r} is no longer what was embedded"
     if digests(step.file) != step.sha256:
         return "its file is no longer what was embedded"
+    if step.sha256 != step.keeper_sha256 and _frames(step.file) > _frames(step.keeper):
+        return "it moves, or has several pages, and its keeper has fewer: only one picture of it was compared"
     return None
+
+
+def _frames(file: str) -> int:
+    """Number of pictures in a file that may hold several; 1 where that cannot be told."""
+    from PIL import Image
+
+    try:
+        with open(file, "rb") as opened, Image.open(opened) as image:
+            # The further pictures of a camera's JPEG are previews.
+            return 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
+    except Exception:  # whatever is wrong with it: it holds what was embedded
+        return 1
 
 
 def _open_log(path: Path, *, new: bool) -> BinaryIO:

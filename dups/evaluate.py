@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from ..errors import SourceError, UsageError, unknown_name
 from ..store.schema import check_single, label_columns
 from ..store.store import Store
-from .judgements import is_duplicate, read_pairs
+from .judgements import JUDGED, is_duplicate, read_pairs
 from .pair_graph import Duplicates
 from .results import KINDS, LABEL, PAIRS, STAGES, label_codes
 
@@ -214,9 +214,9 @@ class Conflicts:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Contradictions by kind."""
+        """Contradictions by kind; `judged` where people have called pairs duplicates that no stage found."""
         counted = self.pairs["kind"].value_counts().to_pylist()
-        return dict.fromkeys(KINDS, 0) | {row["values"]: row["counts"] for row in counted}
+        return dict.fromkeys(self.compared, 0) | {row["values"]: row["counts"] for row in counted}
 
     def as_dict(self) -> dict[str, Any]:
         """Give it as JSON values."""
@@ -258,7 +258,8 @@ def find_conflicts(
         con.register("cluster", clusters.append_column("place", pa.array(np.arange(len(clusters)))))
         con.register("pair", pairs)
         con.execute(_COMPARED)
-        listed = con.sql(_CONFLICTS, params={"kinds": KINDS, "characters": _TEXT_CHARS}).to_arrow_table()
+        order = [KINDS[0], JUDGED, *KINDS[1:]]
+        listed = con.sql(_CONFLICTS, params={"kinds": order, "characters": _TEXT_CHARS}).to_arrow_table()
         compared = dict(con.execute("select kind, count(*) from compared group by kind").fetchall())
         copies = con.execute("select coalesce(sum(copies), 0)::bigint from lead").fetchall()[0][0]
     counts = dict.fromkeys(KINDS, 0) | compared | {"exact": copies}
@@ -280,7 +281,7 @@ _COMPARED = """
     select a.item as a, b.item as b, kind, hamming, cosine
     from pair join content as x on x.item_id = id_a join content as y on y.item_id = id_b
         join lead as a on a.content = x.content join lead as b on b.content = y.content
-    where kind in ('perceptual', 'embedding', 'variant')"""
+    where kind in ('perceptual', 'embedding', 'variant', 'judged')"""
 
 #: Pairs with different labels, the first copy of each other label among them.
 _CONFLICTS = """

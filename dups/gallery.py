@@ -30,7 +30,7 @@ from ..web.render import Card, Label, labels_of, render
 from .evaluate import Conflicts
 from .groups import Files, columns_for, criteria, item_files
 from .judgements import JUDGED
-from .pair_graph import HASHES, Duplicates, search_name
+from .pair_graph import HASHES, PAIR_KINDS, Duplicates, search_name
 from .results import KINDS
 from .view_table import content_shares
 
@@ -66,7 +66,7 @@ class Choice:
     members: int = 48
 
     def __post_init__(self) -> None:
-        known = (*KINDS, INDIRECT)
+        known = (*PAIR_KINDS, INDIRECT)
         for kind in self.kinds or ():
             if kind not in known:
                 raise UsageError(f"unknown kind {kind!r}; there are: {', '.join(known)}")
@@ -167,12 +167,13 @@ def select(clusters: pa.Table, choice: Choice) -> Selection:
     first = np.flatnonzero(keeper)
     stop = np.append(first, len(keeper))[1:]
     of = np.repeat(np.arange(len(first)), stop - first)
-    kind = pc.index_in(clusters["kind"], value_set=pa.array(KINDS)).fill_null(len(KINDS)).to_numpy()
+    known = (*PAIR_KINDS, INDIRECT)
+    kind = pc.index_in(clusters["kind"], value_set=pa.array(known)).fill_null(len(PAIR_KINDS)).to_numpy()
     cosine = _floats(clusters["cosine"])
     alike = similarity(cosine, _floats(clusters["hamming"]))
     wanted = ~keeper
     if choice.kinds is not None:
-        wanted &= np.isin(np.array([*KINDS, INDIRECT])[kind], list(choice.kinds))
+        wanted &= np.isin(np.array(known)[kind], list(choice.kinds))
     if choice.min_cosine is not None:
         wanted &= cosine >= choice.min_cosine
     if choice.max_cosine is not None:

@@ -201,7 +201,7 @@ def record_judgements(
     """Append a file's judgements to the store's; gives the record, and what was not used or changes an earlier one.
 
     `key` is the column of items with the contents: ``image_sha256`` or ``text_sha256``. The same file again is no new
-    record.
+    record, unless a later one says something else of the same.
     """
     items = store.items.read(["item_id", key])
     content = dict(zip(items["item_id"].to_pylist(), items[key].cast(pa.string()).to_pylist(), strict=True))
@@ -227,9 +227,12 @@ def record_judgements(
     with hold(folder):
         records = read_records(store)
         gone = _undone(records)
-        for record in records:
-            if record.get("sha256_of_file") == digest and record["number"] not in gone:
-                return record, told
+        counting = [one for one in records if one["kind"] == "judgements" and one["number"] not in gone]
+        same = next((one for one in reversed(counting) if one["sha256_of_file"] == digest), None)
+        if same is not None and not _overruled(
+            same, [one for one in counting if one["number"] > same["number"]]
+        ):
+            return same, told
         before = active_judgements(store, key, records)
         for pair in pairs:
             was = before.pairs.get(_ordered(pair["a"], pair["b"]))
@@ -248,6 +251,21 @@ def record_judgements(
         }
         record = _append(folder, len(records) + 1, "judgements", by, **said)
     return record, told
+
+
+def _overruled(record: dict[str, Any], later: Iterable[dict[str, Any]]) -> bool:
+    """Whether later records of the same kind of content judge a pair of this one otherwise, or keep something else."""
+    said = {_ordered(pair["a"], pair["b"]): pair["duplicate"] for pair in record["pairs"]}
+    keep = {(kept["content"], kept["id"]) for kept in record["keep"]}
+    for other in later:
+        if other["content"] != record["content"]:
+            continue
+        pairs = {_ordered(pair["a"], pair["b"]): pair["duplicate"] for pair in other["pairs"]}
+        if any(pairs.get(pair, same) is not same for pair, same in said.items()):
+            return True
+        if keep and not {(kept["content"], kept["id"]) for kept in other["keep"]} <= keep:
+            return True
+    return False
 
 
 def undo_judgements(store: Store, file: str | Path | None = None, *, by: str | None = None) -> dict[str, Any]:

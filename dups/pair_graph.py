@@ -159,6 +159,15 @@ def list_duplicates(store: Store) -> list[str]:
     return sorted(path.parent.name for path in (store.path / "dups").glob("[!.]*/summary.json"))
 
 
+def searches_stamp(store: Store) -> tuple[tuple[str, int], ...]:
+    """Value that is another one once a search was made, judged anew or removed."""
+    found = []
+    for name in list_duplicates(store):
+        with contextlib.suppress(OSError):
+            found.append((name, (store.path / "dups" / name / "summary.json").stat().st_mtime_ns))
+    return tuple(found)
+
+
 def search_name(feature: str | None) -> str:
     """Name that a search has unless it is given one.
 

@@ -48,6 +48,7 @@ class MemberKind(StrEnum):
     embedding = "embedding"
     variant = "variant"
     indirect = "indirect"
+    judged = "judged"
 
 
 @app.command()
@@ -282,7 +283,7 @@ def act(
     as_json: JsonOption = False,
 ) -> None:
     """Move the files of drop.csv, or hard-link exact copies, with a log that undoes it; or write a script. Dry run first."""
-    from .act import Mode, carry_out, plan_actions, undo_actions, write_script
+    from .act import Mode, carry_out, plan_actions, shell_quoted, undo_actions, write_script
     from .pair_graph import Duplicates
 
     if undo is not None:
@@ -305,7 +306,8 @@ def act(
     say_which(store, search, name)
     if script is not None:
         path = write_script(plan, script)
-        what = f"in {path}; `sh {path}` tells what it would do, `sh {path} --yes` does it"
+        named = shell_quoted(str(path)).decode(errors="replace")
+        what = f"in {path}; `sh {named}` tells what it would do, `sh {named} --yes` does it"
         _outcome([step.item_id for step in plan.steps], plan.skipped, path, what, True, as_json)
         return
     if not yes:
@@ -318,9 +320,14 @@ def act(
     words = "moved" if mode == "move" else "replaced by hard links"
     _outcome(outcome.done, [*plan.skipped, *outcome.skipped], outcome.log, words, True, as_json)
     if outcome.done and not as_json:
+        named = shell_quoted(str(outcome.log)).decode(errors="replace")
         say(
-            f"undo: icehouse dups act --undo {outcome.log} --yes; `icehouse embed` tells the store where files went"
+            f"undo: icehouse dups act --undo {named} --yes; `icehouse embed` tells the store where files went"
         )
+
+
+#: Reasons for leaving files alone that are printed.
+_REASONS = 20
 
 
 def _outcome(
@@ -336,8 +343,11 @@ def _outcome(
         print_json({**told, "path": path})
         return
     echo(f"{count_of(len(done), 'file')} {words}")
-    for reason, count, first in reasons(skipped):
+    told = list(reasons(skipped))
+    for reason, count, first in told[:_REASONS]:
         say(f"left alone: {count:,} ({first}{', …' if count > 1 else ''}): {reason}")
+    if rest := sum(count for _, count, _ in told[_REASONS:]):
+        say(f"left alone: {rest:,} more, each for a reason of its own; --json tells them all")
     if path is not None and acted:
         echo(path)
     if not acted and done:

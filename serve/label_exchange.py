@@ -195,6 +195,17 @@ def _vote(desk: Desk, items: _Items, row: dict[str, Any], seen: Counter[str], no
     made = json.dumps([item, annotator, role, action, label, undoes, None if at is None else str(at)])
     seen[made] += 1
     entry_id = checked_entry_id(str(row["entry_id"])) if "entry_id" in row else None
+    known = desk.labels_by_id().get(entry_id or "")
+    if known is not None and (known.item_id, known.annotator, known.action, known.label) != (
+        item,
+        annotator,
+        action,
+        label,
+    ):
+        raise UsageError(
+            "its entry_id is kept already, with something else, and entries are never changed: leave entry_id and at empty, "
+            "and the row is a further vote"
+        )
     found = _entry(
         desk,
         entry_id or f"file:{_digest(f'{made} {seen[made]}')}",

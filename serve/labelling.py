@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dups.pair_graph import current_searches
+from ..dups.pair_graph import current_searches, searches_stamp
 from ..errors import UsageError
 from ..heads.intervals import LEVEL
 from ..heads.samples import parse_inputs
@@ -225,7 +225,7 @@ class Desk:
                 self._entries = {entry.entry_id: entry for entry in self.labels.read()}
             self._version = shot.version
             self._found = None
-        looked = (self.store.items.snapshot().version, self.task.version)
+        looked = (self.store.items.snapshot().version, self.task.version, searches_stamp(self.store))
         if looked != self._looked:
             self.units = find_units(self.store, self.task.where)
             self.queue = Queue(self.store, self.task, list(self.units.members))

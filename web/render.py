@@ -82,11 +82,12 @@ def percent(value: float | None, digits: int = 0) -> str:
 
 
 def labels_of(values: Mapping[str, object], others: Mapping[str, object] | None = None) -> list[Label]:
-    """The values that are there, as labels; those that are another in `others` differ."""
+    """The values that are there, as labels; those that are another in `others` differ. Several values are one label."""
     return [
-        Label(name, value, others is not None and others.get(name) != value)
+        Label(name, ", ".join(map(str, value)) if isinstance(value, list) else value, differs)
         for name, value in values.items()
-        if value not in (None, "")
+        for differs in [others is not None and others.get(name) != value]
+        if value not in (None, "", [])
     ]
 
 

@@ -201,10 +201,7 @@ class Catalog:
         for name, value in (equal or {}).items():
             if name not in ("split", *self.labels):
                 raise UsageError(f"no label {name!r}; there are: {', '.join(('split', *self.labels))}")
-            column = self.table[name]
-            as_text = column if pa.types.is_string(column.type) else self._as_text(name)
-            meets = pc.fill_null(pc.equal(as_text, value), False).to_numpy(zero_copy_only=False)
-            rows = rows[meets[rows]]
+            rows = rows[self._has(name, value)[rows]]
         if words:
             meets = np.zeros(len(self.table), bool)
             for name in ("text", "item_id"):
@@ -215,8 +212,16 @@ class Catalog:
             rows = rows[np.isin(rows, self._meeting(where))]
         return rows
 
-    def _as_text(self, name: str) -> pa.Array:
-        return pa.array([None if v is None else str(v) for v in self.table[name].to_pylist()], pa.string())
+    def _has(self, name: str, value: str) -> np.ndarray:
+        """Mask of the rows with a value in a column, among others where it holds several."""
+        column = self.table[name]
+        if not pa.types.is_string(column.type):
+            rows = column.to_pylist()
+            return np.array(
+                [value in map(str, v if isinstance(v, list) else [v]) and v is not None for v in rows], bool
+            )
+        found: np.ndarray = pc.fill_null(pc.equal(column, value), False).to_numpy(zero_copy_only=False)
+        return found
 
     def _meeting(self, where: str) -> np.ndarray:
         if not where.strip():
@@ -230,8 +235,9 @@ class Catalog:
         return rows
 
     def values_of(self, name: str, most: int = 200) -> list[str]:
-        """Values that a label has, the commonest first."""
-        counted = pc.value_counts(self.table[name].take(pa.array(self.present)))
+        """Values that a label has, the commonest first; of a column of several each counts."""
+        column = self.table[name].take(pa.array(self.present))
+        counted = pc.value_counts(pc.list_flatten(column) if pa.types.is_list(column.type) else column)
         pairs = [(entry["counts"], entry["values"]) for entry in counted.to_pylist()]
         pairs = [(count, str(value)) for count, value in pairs if value is not None]
         return [value for _, value in sorted(pairs, key=lambda pair: (-pair[0], pair[1]))[:most]]

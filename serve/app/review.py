@@ -28,6 +28,7 @@ from ...dups.judgements import read_records
 from ...dups.pair_graph import Duplicates, list_duplicates
 from ...dups.results import LABEL, label_codes
 from ...embed.thumbnails import Thumbnail
+from ...errors import SourceError
 from ...store.store import Store
 from .api import served
 from .browse import item_url
@@ -123,7 +124,7 @@ def groups_in_order(catalog: Catalog, found: Duplicates, first: str) -> tuple[Se
 
 def _labels_of_groups(catalog: Catalog, selection: Selection) -> list[list[str]]:
     """Labels that occur in each group, letter case and blanks around aside."""
-    if LABEL not in catalog.labels:
+    if LABEL not in catalog.labels or pa.types.is_list(catalog.table.schema.field(LABEL).type):
         return [[] for _ in range(len(selection))]
     clusters = selection.clusters
     rows = pc.index_in(clusters["item_id"], value_set=catalog.table["item_id"].combine_chunks())
@@ -199,7 +200,11 @@ async def apply(
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "judged.csv"
             file.write_bytes(data)
-            return apply_judgements(store, file, name, by=by).as_dict()
+            try:
+                done = apply_judgements(store, file, name, by=by).as_dict()
+            except SourceError as error:
+                raise SourceError(str(error).replace(str(file), file.name)) from error
+        return {**done, "problems": [line.replace(str(file), file.name) for line in done["problems"]]}
 
     return Json(await state.in_thread(run))
 

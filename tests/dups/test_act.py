@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from icehouse.dups.act import (
     undo_actions,
     write_script,
 )
+from icehouse.dups.apply import apply_judgements
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.pair_graph import Duplicates
 from icehouse.errors import SourceError, UsageError
@@ -187,6 +189,38 @@ def test_variants_containers_and_links_of_the_list_are_never_acted_upon(
     listed.write_text("a,b\n1,2\n")
     with pytest.raises(SourceError, match="item_id and keeper"):
         plan_actions(store, "script", drop=listed)
+
+
+def test_a_list_of_before_is_held_against_the_search_as_it_is(
+    store: Store, root: Path, tmp_path: Path
+) -> None:
+    """What people judged different since, and what never was a duplicate of that keeper, is left alone."""
+    saved = Path(shutil.copy(Duplicates.open(store).path / "drop.csv", tmp_path / "monday.csv"))
+    judged = tmp_path / "judged.csv"
+    judged.write_text("a,b,label\nlarge.png,sub/small.png,0\n")
+    apply_judgements(store, judged)
+    with saved.open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow(["alone.png", "", "large.png", "0", "embedding", "", "", ""])
+    before = tree(root)
+    plan = plan_actions(store, "move", move_to=tmp_path / "out", drop=saved)
+    assert planned(plan) == {"sub/copy.png", "-rf", f"{ODD}.png"}
+    told = dict(plan.skipped)
+    assert set(told) == {"sub/small.png", "alone.png"}
+    assert all("no group of that keeper" in reason for reason in told.values())
+    assert tree(root) == before
+
+
+def test_an_item_whose_name_is_another_one_quoted_is_not_taken_for_it(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    names = ["=1", "'=1", "kept"]
+    for number in range(3):
+        picture(1, 100 * (number + 1), 75 * (number + 1)).save(root / f"{number}.png")
+    items = [entry(root / f"{k}.png", name, path=f"{k}.png", root=str(root)) for k, name in enumerate(names)]
+    store = filled(tmp_path / "store", items, near([0, 3, 5]))
+    find_duplicates(store, rule=0.95, views=False)
+    plan = plan_actions(store, "script")
+    assert {step.item_id: Path(step.file).name for step in plan.steps} == {"=1": "0.png", "'=1": "1.png"}
 
 
 def test_pictures_inside_parquet_files_are_left_alone(tmp_path: Path) -> None:
@@ -465,3 +499,88 @@ def test_ids_that_excel_safe_has_guarded(root: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "'=2" in (Duplicates.open(store).path / "drop.csv").read_text()
     assert len(plan_actions(store, "script").steps) == 1
+
+
+def test_an_animation_is_not_given_up_for_a_still(tmp_path: Path) -> None:
+    """Only one picture of it was compared: what else it shows is in no other file."""
+    root = tmp_path / "pictures"
+    root.mkdir()
+    first, second = picture(1, 120, 90), picture(2, 120, 90)
+    picture(1, 240, 180).save(root / "still.png")
+    first.save(root / "moves.gif", save_all=True, append_images=[second])
+    first.save(root / "stands.gif")
+    first.save(root / "pages.tif", save_all=True, append_images=[second])
+    first.save(root / "page.tif")
+    names = ["still.png", "moves.gif", "stands.gif", "pages.tif", "page.tif"]
+    items = [entry(root / name, name, path=name, root=str(root), source=str(root)) for name in names]
+    store = filled(tmp_path / "store", items, near([0, 3, 5, 7, 9]))
+    assert find_duplicates(store, rule=0.95, views=False).summary["dropped"] == 4
+    plan = plan_actions(store, "move", move_to=tmp_path / "out")
+    assert planned(plan) == {"stands.gif", "page.tif"}
+    assert {item for item, reason in plan.skipped if "several pages" in reason} == {"moves.gif", "pages.tif"}
+
+
+def test_a_link_to_what_is_moved_is_told(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    picture(1, 240, 180).save(root / "kept.png")
+    picture(1, 120, 90).save(root / "small.png")
+    (root / "link.png").symlink_to("small.png")
+    names = ["kept.png", "small.png", "link.png"]
+    items = [entry(root / name, name, path=name, root=str(root), source=str(root)) for name in names]
+    store = filled(tmp_path / "store", items, near([0, 3, 3]))
+    find_duplicates(store, rule=0.95, views=False)
+    plan = plan_actions(store, "move", move_to=tmp_path / "out")
+    assert planned(plan) == {"small.png"}
+    assert plan.skipped == [("link.png", "it is a link to the file of 'small.png', and leads nowhere then")]
+
+
+def test_what_was_moved_is_gone_and_not_in_the_way(store: Store, root: Path, tmp_path: Path) -> None:
+    """Asked again, one line says it of all; and what would land in an embedded folder by its own path stays."""
+    carry_out(plan_actions(store, "move", move_to=tmp_path / "out"))
+    assert {reason for _, reason in plan_actions(store, "move", move_to=tmp_path / "out").skipped} == {
+        "its file is gone"
+    }
+
+
+def test_a_path_does_not_lead_back_into_the_folder(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    (root / "pictures").mkdir(parents=True)
+    picture(1, 240, 180).save(root / "kept.png")
+    picture(1, 120, 90).save(root / "pictures" / "small.png")
+    names = ["kept.png", "pictures/small.png"]
+    items = [entry(root / name, name, path=name, root=str(root), source=str(root)) for name in names]
+    store = filled(tmp_path / "store", items, near([0, 3]))
+    find_duplicates(store, rule=0.95, views=False)
+    plan = plan_actions(store, "move", move_to=tmp_path)
+    assert plan.steps == []
+    assert "would find it again" in plan.skipped[0][1]
+
+
+def test_the_commands_that_are_told_can_be_pasted(root: Path, tmp_path: Path) -> None:
+    """Paths with spaces are quoted; and of thousands of reasons not each gets a line."""
+    (tmp_path / "my pictures").mkdir()
+    names = [f"{k}.png" for k in range(30)]
+    for k, name in enumerate(names):
+        picture(1, 300 - k, 200 - k).save(tmp_path / "my pictures" / name)
+    here = str(tmp_path / "my pictures")
+    items = [entry(Path(here) / name, name, path=name, root=here, source=here) for name in names]
+    store = filled(tmp_path / "my store", items, near([k / 10 for k in range(30)]))
+    find_duplicates(store, rule=0.95, views=False)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in names[:25]:
+        (out / name).write_text("in the way")
+    asked = ["dups", "act", "-s", str(store.path), "--move-to", str(out)]
+    told = CliRunner().invoke(app, asked).output
+    assert told.count("is there already") == 20
+    assert "left alone: 4 more" in told or "left alone: 5 more" in told
+    told = CliRunner().invoke(app, [*asked, "--yes"]).output
+    (line,) = [line for line in told.splitlines() if line.startswith("undo: ")]
+    words = shlex.split(line.removeprefix("undo: icehouse ").partition(";")[0])
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert sorted(path.name for path in Path(here).iterdir()) == sorted(names)
+    told = CliRunner().invoke(
+        app, ["dups", "act", "-s", str(store.path), "--script", str(tmp_path / "a b.sh")]
+    )
+    assert f"`sh '{tmp_path / 'a b.sh'}' --yes`" in told.output

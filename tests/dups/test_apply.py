@@ -199,6 +199,27 @@ def test_the_same_file_again_is_no_new_record(store: Store, tmp_path: Path) -> N
     assert len(read_records(store)) == 1
 
 
+def test_a_file_that_another_overruled_counts_again_when_it_is_applied_again(
+    store: Store, tmp_path: Path
+) -> None:
+    """The later judgement counts, and the file that was applied last is the later one, applied before or not."""
+    found = search(store)
+    kept, members = max(groups(found).items(), key=lambda group: len(group[1]))
+    first, second = apart(found, kept, members)[:2]
+    ada = save(tmp_path / "ada.csv", [(kept, first, "0", ""), (kept, second, "1", second)])
+    bob = save(tmp_path / "bob.csv", [(kept, first, "1", ""), (kept, second, "1", kept)])
+    after_ada = files(apply_judgements(store, ada).search)
+    done = apply_judgements(store, bob)
+    assert any("judged different before, a duplicate now" in line for line in done.problems)
+    assert files(done.search) != after_ada
+    again = apply_judgements(store, ada)
+    assert files(again.search) == after_ada
+    assert any("judged a duplicate before, different now" in line for line in again.problems)
+    assert [record["file"] for record in read_records(store)] == ["ada.csv", "bob.csv", "ada.csv"]
+    assert files(apply_judgements(store, ada).search) == after_ada
+    assert len(read_records(store)) == 3
+
+
 def test_keep_makes_a_keeper_and_leaves_the_group_as_it_is(store: Store, tmp_path: Path) -> None:
     found = search(store)
     kept, members = max(groups(found).items(), key=lambda group: len(group[1]))

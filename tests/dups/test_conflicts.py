@@ -11,6 +11,7 @@ import pytest
 from galleries import csv_rows, looking_alike
 from html_page import HOSTILE, HtmlPage
 from icehouse.cli import app
+from icehouse.dups.apply import apply_judgements
 from icehouse.dups.evaluate import CONFLICTS, find_conflicts
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import conflicts_page
@@ -67,6 +68,35 @@ def test_each_contradiction_is_listed_once(labelled: Store) -> None:
     variant = made.pairs.to_pylist()[-1]
     assert (variant["text_a"], variant["text_b"]) == (ROWS[10][3], ROWS[11][3])
     assert variant["cosine"] > 0.9
+
+
+def test_pairs_that_only_people_call_duplicates_contradict_too(labelled: Store, tmp_path: Path) -> None:
+    judged = tmp_path / "judged.csv"
+    judged.write_text("a,b,label\na,alone,1\nb-near,c-near,1\n")
+    apply_judgements(labelled, judged)
+    made = find_conflicts(labelled)
+    told = [(r["id_a"], r["id_b"], r["label_a"], r["label_b"], r["kind"]) for r in made.pairs.to_pylist()]
+    assert ("a", "alone", "hateful", "fine", "judged") in told
+    assert [row[4] for row in told] == ["exact", "judged", "embedding", "embedding", "variant"]
+    assert (made.counts["judged"], made.compared["judged"]) == (1, 2)
+    page = conflicts_page(labelled, made)
+    assert "of 2 by judged by people" not in page
+    assert "of 2 judged by people" in page
+    said = CliRunner().invoke(app, ["dups", "conflicts", "-s", str(labelled.path)]).output
+    assert "1 of 2 judged" in said
+
+
+def test_judged_pairs_without_a_contradiction_are_counted_as_compared(
+    labelled: Store, tmp_path: Path
+) -> None:
+    judged = tmp_path / "judged.csv"
+    judged.write_text("a,b,label\nb-near,c-near,1\n")
+    apply_judgements(labelled, judged)
+    made = find_conflicts(labelled)
+    assert (made.counts["judged"], made.compared["judged"]) == (0, 1)
+    assert "of 1 judged by people" in conflicts_page(labelled, made)
+    said = CliRunner().invoke(app, ["dups", "conflicts", "-s", str(labelled.path)]).output
+    assert "0 of 1 judged" in said
 
 
 def test_find_tells_how_many_there_are(labelled: Store) -> None:

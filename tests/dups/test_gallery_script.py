@@ -277,6 +277,49 @@ def test_judgements_are_loaded_and_applied(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no browser")
+def test_a_file_that_a_spreadsheet_wrote_again_is_loaded(page: Path, tmp_path: Path) -> None:
+    """Semicolons, other columns and words, ends the other way round; what cannot be used is counted, not called loaded."""
+    kept, near_one, far, farthest, _ = (name.replace('"', '""') for name in IDS)
+    rows = [
+        "sep=;",
+        "note;label;keep;b;a",
+        f'"seen; twice";1.0;;"{near_one}";"{kept}"',
+        f';FALSE;;"{kept}";"{far}"',  # the kept one stands last
+        f';yes;"{farthest}";"{kept}";"{farthest}"',
+        f';perhaps;;"{far}";"{kept}"',
+        ";1;;;",
+        "",
+    ]
+    told, pressed, chosen, saved = ask(
+        page,
+        tmp_path,
+        f"const text = {json.dumps(chr(0xFEFF) + (chr(13) + chr(10)).join(rows))};"
+        f"const names = {json.dumps(IDS)};"
+        """
+        const file = new File([text], "judged.csv");
+        file.text = () => ({ then: (use) => use(text) });
+        Object.defineProperty(field("file"), "files", { value: [file] });
+        field("file").dispatchEvent(new Event("change"));
+        const said = told();
+        const of = (id) => Array.from(document.querySelectorAll(".member")).find((m) => JSON.parse(m.dataset.id) === id);
+        const pressed = names.slice(1, 4).map((id) => [".yes", ".no"].map(
+          (css) => of(id).querySelector(css).getAttribute("aria-pressed")));
+        field("save").click();
+        return [said, pressed, of(names[3]).classList.contains("chosen"), saved];
+        """,
+    )
+    assert told == "3 judgements loaded; 2 rows left out: without two ids and a label of 1 or 0"
+    assert pressed == [["true", "false"], ["false", "true"], ["true", "false"]]
+    assert chosen
+    path = tmp_path / "judged.csv"
+    path.write_text(saved, encoding="utf-8", newline="")
+    assert [tuple(row.values()) for row in csv_rows(path)] == [
+        (IDS[0], IDS[1], "1", ""), (IDS[2], IDS[0], "0", ""), (IDS[3], IDS[0], "1", IDS[3]),
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no browser")
 def test_progress_over_pages(tmp_path: Path) -> None:
     root = tmp_path / "pictures"
     root.mkdir()

@@ -124,6 +124,46 @@ def test_judgements_that_say_nothing_are_refused(store: Store, body: bytes) -> N
         assert read_records(store) == []
 
 
+def test_what_could_not_be_applied_is_told_by_the_name_of_the_file(store: Store) -> None:
+    csv = "a,b,label,keep\r\np2,q2,0,\r\nnobody,q1,1,\r\n"
+    with client(store.path) as web:
+        answer = web.post("/duplicates/apply", content=csv, headers={"content-type": "text/csv"}).json()
+        assert answer["problems"] == ["judged.csv, row 3: the store has no item 'nobody'"]
+        refused = web.post(
+            "/duplicates/apply", content="a,b,label\nx,y,1\n", headers={"content-type": "text/csv"}
+        )
+        assert refused.json()["detail"] == (
+            "no judgement of judged.csv can be used: judged.csv, row 2: the store has no item 'x'"
+        )
+
+
+def test_labels_of_several_values_are_no_contradiction(tmp_path: Path) -> None:
+    """As `icehouse dups find` has it: only a column of one value an item can contradict itself."""
+    picture = Image.fromarray(np.random.default_rng(3).integers(0, 256, (48, 48, 3)).astype(np.uint8))
+    picture.save(tmp_path / "a.png")
+    picture.save(tmp_path / "b.bmp")
+    lines = [
+        '{"id": "a", "image": "a.png", "label": ["fire", "smoke"]}',
+        '{"id": "b", "image": "b.bmp", "label": ["calm"]}',
+    ]
+    (tmp_path / "posts.jsonl").write_text("\n".join(lines) + "\n")
+    embed_sources([tmp_path / "posts.jsonl"], tmp_path / "store", encoder=ToyEncoder())
+    find_duplicates(Store.open(tmp_path / "store"), feature=None)
+    with client(tmp_path / "store", headers=HTML) as web:
+        answer = web.get("/duplicates")
+        assert answer.status_code == 200
+        assert groups(answer.text) == [{"a", "b"}]
+        assert "labels differ" not in answer.text
+        browse = web.get("/browse").text
+        assert "fire, smoke" in browse
+        assert all(f'value="{name}"' in browse or f">{name}<" in browse for name in ("fire", "smoke", "calm"))
+        chosen = web.get("/browse?is.label=smoke").text
+        assert "/item?id=a" in chosen
+        assert "/item?id=b" not in chosen
+        for address in ("/item?id=a", "/", "/items/a", "/map", "/search?text=fire"):
+            assert web.get(address).status_code < 500, address
+
+
 def test_lists_are_taken_away_by_name_alone(store: Store) -> None:
     with client(store.path) as web:
         path = Duplicates.open(store).path
@@ -166,3 +206,17 @@ def test_groups_are_judged_in_a_browser(store: Store) -> None:
             with page.expect_navigation():
                 page.get_by_role("button", name="Undo last applied").click()
             assert page.locator(".group").count() == 4
+            # Somebody removes an item meanwhile: what was judged of it is told, on the page that follows.
+            page.locator(".member:not(.kept) .yes").first.click()
+            page.route(
+                "**/duplicates/apply*",
+                lambda route: route.fulfill(
+                    json={"problems": ["judged.csv, row 2: the store has no <i>item</i>"]}
+                ),
+            )
+            with page.expect_navigation():
+                page.get_by_role("button", name="Apply").click()
+            told = page.locator("ul.notes[role=status]")
+            assert told.inner_text() == "judged.csv, row 2: the store has no <i>item</i>"
+            page.reload()
+            assert told.count() == 0

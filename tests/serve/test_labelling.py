@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from icehouse.dups.apply import apply_judgements
 from icehouse.dups.find import find_duplicates
 from icehouse.errors import IcehouseError, UsageError
 from icehouse.serve import label_exchange
@@ -276,6 +277,23 @@ def test_one_label_serves_copies_and_near_duplicates(store: Store) -> None:
     assert clusters.items.rows == 24
 
 
+def test_a_desk_at_work_sees_a_search_and_judgements_that_come_later(desk: Desk, tmp_path: Path) -> None:
+    assert desk.progress()["units"] == 24
+    found = find_duplicates(desk.store, name="dups")
+    group = found.clusters().to_pylist()[:2]
+    desk.next_item("ann")
+    grouped = desk.progress()["units"]
+    assert grouped < 24
+    assert len({desk.units.of[row["item_id"]] for row in group}) == 1
+    alone = sorted({*desk.units.of} - {*found.clusters()["item_id"].to_pylist()})[:2]
+    judged = tmp_path / "judged.csv"
+    judged.write_text(f"a,b,label\n{alone[0]},{alone[1]},1\n")
+    apply_judgements(desk.store, judged, "dups")
+    desk.next_item("ann")
+    assert desk.progress()["units"] == grouped - 1
+    assert len({desk.units.of[item] for item in alone}) == 1
+
+
 def test_variants_are_not_members(store: Store) -> None:
     found = find_duplicates(store, name="dups")
     apart = {*found.variants()["item_id"].to_pylist()}
@@ -485,6 +503,24 @@ def test_votes_of_a_spreadsheet(desk: Desk, store: Store, tmp_path: Path) -> Non
     assert "item_id, label and annotator are needed" in refused(
         store, "label", "--import", str(file), status=1
     )
+
+
+def test_an_exported_entry_that_was_edited_is_told_and_not_lost(
+    desk: Desk, store: Store, tmp_path: Path
+) -> None:
+    """Entries are never changed: whoever edits the label of one in a spreadsheet learns that, and what to do."""
+    vote(desk, "ann", "i0", "day")
+    vote(desk, "ann", "i1", "dark")
+    file = tmp_path / "labels.csv"
+    label_exchange.export_labels(desk, file)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(line.replace(",day,", ",dark,") for line in lines) + "\n")
+    brought = label_exchange.import_labels(desk, file)
+    assert (brought["rows"], brought["labels"], brought["new"], brought["problems"]) == (2, 1, 0, 1)
+    assert "leave entry_id and at empty" in brought["first_problems"][0]
+    file.write_text("item_id,annotator,label,entry_id,at\ni0,ann,dark,,\n")
+    assert label_exchange.import_labels(desk, file)["new"] == 1
+    assert desk.found.votes["i0"]["ann"].label == "dark"
 
 
 def test_the_command_tells_applies_and_exports(store: Store, tmp_path: Path) -> None:

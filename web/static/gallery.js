@@ -38,18 +38,28 @@
   // `pairs`: pair to 1 (duplicates) or 0 (different); `keep`: id of a kept one to that of the one to keep in its place;
   // `undo`: what changes had been; `pages`: how many groups of each page are judged, of how many.
   const place = "icehouse-dups " + list.dataset.search;
-  const slots = { pairs: "", keep: " keep", undo: " undo", pages: " pages" };
+  const slots = { pairs: "", keep: " keep", undo: " undo", pages: " pages" }, notes = place + " notes";
   const state = { pairs: {}, keep: {}, undo: [], pages: {} };
   const page = list.dataset.page, total = Number(list.dataset.total) || groups.length;
+  let kept = true;  // whether the browser keeps all of it; else this page alone knows what was judged
   function reread() {
+    if (!kept) return;
     for (const [name, slot] of Object.entries(slots)) {
       try { state[name] = JSON.parse(localStorage.getItem(place + slot)) || state[name]; } catch { /* nothing kept */ }
     }
   }
   function store() {
-    try {
-      for (const [name, slot] of Object.entries(slots)) localStorage.setItem(place + slot, JSON.stringify(state[name]));
-    } catch { /* then for this page only */ }
+    for (let tries = 0; tries < 2; tries += 1) {
+      try {
+        for (const [name, slot] of Object.entries(slots)) localStorage.setItem(place + slot, JSON.stringify(state[name]));
+        kept = true;
+        return;
+      } catch {
+        // Where there is no room for all, the judgements go before the steps back.
+        try { localStorage.removeItem(place + slots.undo); state.undo = state.undo.slice(-1); } catch { break; }
+      }
+    }
+    kept = false;
   }
   const own = (record, key) => Object.prototype.hasOwnProperty.call(record, key) ? record[key] : undefined;
   function put(record, key, value) {
@@ -73,10 +83,13 @@
     store();
     return last;
   }
-  const label = (member) => own(state.pairs, member.pair);
+  // A file that was saved before another one was kept has the ends of a pair the other way round.
+  const pairOf = (member) => own(state.pairs, member.pair) === undefined && own(state.pairs, member.turned) !== undefined
+    ? member.turned : member.pair;
+  const label = (member) => own(state.pairs, pairOf(member));
   const chosen = (group) => own(state.keep, group.keeper.id);
   function judging(group, member, value) {
-    const edits = member.kind === "exact" && value === 0 ? [] : [["pairs", member.pair, value]];
+    const edits = member.kind === "exact" && value === 0 ? [] : [["pairs", pairOf(member), value]];
     if (value !== 1 && chosen(group) === member.id) edits.push(["keep", group.keeper.id, undefined]);
     return edits;
   }
@@ -86,7 +99,7 @@
   function keep(group, member) {
     const again = chosen(group) === member.id;
     const edits = [["keep", group.keeper.id, again ? undefined : member.id]];
-    if (!again && label(member) !== 1) edits.push(["pairs", member.pair, 1]);
+    if (!again && label(member) !== 1) edits.push(["pairs", pairOf(member), 1]);
     change(edits);
   }
   function all(group, value) {
@@ -94,7 +107,7 @@
   }
   function allExact() {
     change(groups.flatMap((group) => group.others.filter((member) => member.kind === "exact")
-      .map((member) => ["pairs", member.pair, 1])));
+      .map((member) => ["pairs", pairOf(member), 1])));
   }
   // Equal bytes need no judgement, but where there is nothing else they stand for the group.
   function done(group) {
@@ -121,6 +134,7 @@
     group.element.querySelector("header").append(bulk);
     for (const member of group.others) {
       member.pair = JSON.stringify([group.keeper.id, member.id]);
+      member.turned = JSON.stringify([member.id, group.keeper.id]);
       member.element.tabIndex = 0;
       const box = document.createElement("div");
       box.className = "judge";
@@ -185,7 +199,8 @@
     const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
     const rows = Object.entries(state.pairs).map(([pair, value]) => {
       const [a, b] = JSON.parse(pair);
-      return [quoted(a), quoted(b), value, own(state.keep, a) === b ? quoted(b) : ""].join(",");
+      const kept = own(state.keep, a) === b ? b : own(state.keep, b) === a ? a : null;
+      return [quoted(a), quoted(b), value, kept === null ? "" : quoted(kept)].join(",");
     });
     return new Blob([["a,b,label,keep", ...rows, ""].join("\r\n")], { type: "text/csv" });
   }
@@ -206,39 +221,73 @@
       if (!answer.ok) throw new Error(said.detail);
       Object.assign(state, { pairs: {}, keep: {}, undo: [], pages: {} });
       store();
+      // What could not be used is told on the page as it is then.
+      try { sessionStorage.setItem(notes, JSON.stringify(said.problems || [])); } catch { /* not told */ }
       location.reload();
     } catch (error) {
       tell();
       told.textContent = error.message;
     }
   }
-  // What was saved before, or by somebody else, goes on here.
-  function cellsOf(text) {
+  function tellProblems() {
+    let problems = [];
+    try {
+      problems = JSON.parse(sessionStorage.getItem(notes)) || [];
+      sessionStorage.removeItem(notes);
+    } catch { /* nothing kept */ }
+    if (!problems.length) return;
+    const shown = document.createElement("ul");
+    shown.className = "notes"; shown.setAttribute("role", "status");
+    const most = 20, more = problems.length - most;
+    for (const problem of more > 0 ? [...problems.slice(0, most), `and ${more} more`] : problems) {
+      const line = document.createElement("li");
+      line.textContent = problem;
+      shown.append(line);
+    }
+    tools.before(shown);
+  }
+  // What was saved before, or by somebody else, goes on here; a spreadsheet may have written it again, with other separators.
+  function cellsOf(text, separator) {
     const rows = [[]];
-    const cell = /(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/gy;
+    const cell = new RegExp(`(?:"((?:[^"]|"")*)"|([^"${separator}\\r\\n]*))(${separator}|\\r?\\n|$)`, "gy");
     for (let found; cell.lastIndex < text.length && (found = cell.exec(text));) {
       rows.at(-1).push(found[1] === undefined ? found[2] : found[1].replaceAll('""', '"'));
-      if (found[3] !== ",") rows.push([]);
+      if (found[3] !== separator) rows.push([]);
       if (!found[0]) break;
     }
-    return rows.filter((row) => row.length > 1);
+    return rows.filter((row) => row.some((one) => one !== ""));
   }
+  // As `icehouse dups apply` reads them.
+  const labels = {
+    1: 1, "1.0": 1, true: 1, yes: 1, y: 1, duplicate: 1, same: 1, 0: 0, "0.0": 0, false: 0, no: 0, n: 0, different: 0, other: 0,
+  };
   function load(text) {
-    const [header, ...rows] = cellsOf(text.replace(/^\ufeff/, ""));
-    const at = Object.fromEntries((header || []).map((name, k) => [name.trim(), k]));
+    const plain = text.replace(/^\ufeff/, "").replace(/^sep=.\r?\n/i, "");
+    let rows = [], at = {};
+    for (const separator of [",", ";", "\t"]) {
+      const [header, ...rest] = cellsOf(plain, separator);
+      at = Object.fromEntries((header || []).map((name, k) => [name.trim(), k]));
+      if (at.a !== undefined && at.b !== undefined && at.label !== undefined) { rows = rest; break; }
+    }
     if (at.a === undefined || at.b === undefined || at.label === undefined) {
       told.textContent = "That file has no columns a, b and label: nothing was loaded";
       return;
     }
     const edits = [];
+    let used = 0;
     for (const row of rows) {
-      const [a, b, value] = [row[at.a], row[at.b], row[at.label]];
-      if (a === undefined || b === undefined || !["0", "1"].includes(value)) continue;
-      edits.push(["pairs", JSON.stringify([a, b]), Number(value)]);
-      if (at.keep !== undefined && row[at.keep] === b) edits.push(["keep", a, b]);
+      const [a, b] = [row[at.a], row[at.b]], kept = (at.keep === undefined ? "" : row[at.keep]) || "";
+      const said = (row[at.label] || "").trim().toLowerCase();
+      const value = said === "" && kept ? 1 : own(labels, said);
+      if (!a || !b || a === b || value === undefined || (kept && kept !== a && kept !== b)) continue;
+      used += 1;
+      edits.push(["pairs", JSON.stringify([a, b]), value]);
+      if (kept && value === 1) edits.push(kept === b ? ["keep", a, b] : ["keep", b, a]);
     }
     change(edits);
-    told.textContent = `${rows.length} judgements loaded`;
+    const left = rows.length - used;
+    told.textContent = `${used} judgement${used === 1 ? "" : "s"} loaded`
+      + (left ? `; ${left} row${left === 1 ? "" : "s"} left out: without two ids and a label of 1 or 0` : "");
   }
 
   function apply() {
@@ -382,6 +431,7 @@
   tools.hidden = false;
   reread();
   tell();
+  tellProblems();
   recall();
   apply();
 })();
