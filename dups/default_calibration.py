@@ -33,6 +33,7 @@ from .calibration import (
     tail_size,
 )
 from .hashing import ViewHashes
+from .join import RowSet
 from .local_scaling import MIN_REFERENCE, LocalMeasure, Neighbourhoods, fit_local, reference_rows
 
 #: Of the identity in the covariance, see `icehouse.dups.calibration.fit_map`; few vectors have no use for less.
@@ -58,7 +59,7 @@ SAME_LEVELS = 3.0
 _CONTENTS_A_FALSE_PAIR = 500
 
 _FILE = "neighbourhoods.npz"
-_MAPPED, _KINDS = "mapped.json", ("keys", "units")
+_MAPPED, _KINDS = "mapped.json", ("keys", "units", "squares")
 
 #: Bytes of mapped vectors beyond which none are kept.
 MOST_MAPPED = 1 << 28
@@ -301,40 +302,45 @@ def mapped_vectors(
     matrix: np.ndarray | None,
     out: np.ndarray,
     keep: bool,
-) -> None:
-    """Fill `out` with what `apply_map` makes of the vectors of contents; what an earlier search has mapped is read."""
+) -> np.ndarray:
+    """Fill `out` with what `apply_map` makes of the vectors of contents; what an earlier search has mapped is read.
+
+    Gives their squared lengths, float64 (n,), as `icehouse.dups.join.RowSet` has them.
+    """
     own = hashlib.sha256(str(store.feature_table(feature).spec.get("fingerprint")).encode())
     for part in (mean, matrix):
         own.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
     of = f"{own.hexdigest()} {X.dtype}"
     folder = store.path / "cache" / "mapped" / checked_name(feature)
-    keys, known = _held_units(folder, of, X.shape[1])
+    keys, known, lengths = _held_units(folder, of, X.shape[1])
     if not len(keys):
-        apply_map(X, mean, matrix, out)
+        squares = RowSet.of(apply_map(X, mean, matrix, out)).measure().squares
     else:
         wanted, order = digests.astype(keys.dtype), np.argsort(keys)
         at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
         there = keys[at] == wanted
         for start in range(0, len(out), 8192):
             np.take(known, at[start : start + 8192], axis=0, out=out[start : start + 8192])
-        new = np.flatnonzero(~there)
+        new, squares = np.flatnonzero(~there), lengths[at]
         if len(new):
-            out[new] = apply_map(X[new], mean, matrix)
+            out[new] = made = apply_map(X[new], mean, matrix)
+            squares[new] = RowSet.of(made).measure().squares
         if len(new) <= _UNKEPT * len(keys) and len(keys) < 2 * len(digests):
-            return
+            return squares
     if keep and out.nbytes <= MOST_MAPPED:
         with contextlib.suppress(OSError, StoreError):
-            _keep_units(folder, of, digests.astype("S64"), out)
+            _keep_units(folder, of, (digests.astype("S64"), out, squares))
+    return squares
 
 
 # Files are named after the map and the contents that they hold, so that two searches at a time never mix theirs.
 
 
-def _keep_units(folder: Path, of: str, keys: np.ndarray, units: np.ndarray) -> None:
-    name = hashlib.sha256(of.encode() + keys.tobytes()).hexdigest()[:32]
+def _keep_units(folder: Path, of: str, columns: tuple[np.ndarray, ...]) -> None:
+    name = hashlib.sha256(of.encode() + columns[0].tobytes()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}.{kind}.npy" for kind in _KINDS]
-    for file, values in zip(files, (keys, units), strict=True):
+    for file, values in zip(files, columns, strict=True):
         with publish(file) as temp, temp.open("wb") as opened:
             np.save(opened, values)
     publish_sealed(folder / _MAPPED, {"of": of, "name": name, "stamps": [stamp(file) for file in files]})
@@ -344,18 +350,18 @@ def _keep_units(folder: Path, of: str, keys: np.ndarray, units: np.ndarray) -> N
                 file.unlink()
 
 
-def _held_units(folder: Path, of: str, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Digests of contents whose vectors `of` some map are kept, and these, mapped from disk; none where they are not."""
+def _held_units(folder: Path, of: str, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns `_KINDS` of contents that are kept `of` some map, the vectors mapped from disk; none where they are not."""
     with contextlib.suppress(CorruptError, OSError, ValueError, KeyError, TypeError, EOFError):
         held = unseal(json.loads((folder / _MAPPED).read_bytes()), _MAPPED)
         if held["of"] == of:
             files = [folder / f"{held['name']}.{kind}.npy" for kind in _KINDS]
             for file, known in zip(files, held["stamps"], strict=True):
                 check_stamp(file, known)
-            keys, units = np.load(files[0]), np.load(files[1], mmap_mode="r")
-            if units.shape == (len(keys), dim):
-                return keys, units
-    return np.empty(0, "S64"), np.empty((0, dim), np.float32)
+            keys, units, squares = (np.load(file, mmap_mode="r") for file in files)
+            if units.shape == (len(keys), dim) and len(squares) == len(keys):
+                return np.array(keys), units, np.array(squares)
+    return np.empty(0, "S64"), np.empty((0, dim), np.float32), np.empty(0)
 
 
 def _keep(file: Path, measure: str, keys: np.ndarray, numbers: np.ndarray) -> None:

@@ -35,7 +35,7 @@ from .default_calibration import (
     held_neighbourhoods,
     mapped_vectors,
 )
-from .faiss_engine import choose_engine
+from .engines import ENGINES, Engine, Exact, JoinOptions, choose_engine
 from .groups import (
     Files,
     Star,
@@ -52,11 +52,7 @@ from .hashing import MAX_VIEW_BITS, ViewHashes, blank_hashes, informative, view_
 from .judgements import active_judgements, judge_groups, mark_judged
 from .pair_graph import Duplicates, default_feature, search_folder, search_name
 from .pairs import (
-    ENGINES,
     Contents,
-    Engine,
-    Exact,
-    JoinOptions,
     PairSearch,
     complete_stars,
     in_order,
@@ -547,16 +543,17 @@ def _contents(
     X = drawn.X
     if X is None or feature is None:
         return Contents(drawn.hashes, drawn.hashed, rule)
+    squares = None
     if (rule.matrix is not None or rule.local is not None) and rule.mean is not None and len(X):
         # More than that lies on disk.
         room = np.empty(X.shape, np.float32) if 4 * X.size <= MOST_MAPPED else None
         if room is None:
             file = scratch.with_name("mapped.npy")
             room = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=X.shape)
-        mapped_vectors(store, feature, X, drawn.digests, rule.mean, rule.matrix, room, keep)
+        squares = mapped_vectors(store, feature, X, drawn.digests, rule.mean, rule.matrix, room, keep)
         # A mean of nothing tells an engine that these are no longer the vectors as they are stored.
         X, rule = room, replace(rule, mean=np.zeros(X.shape[1]), matrix=None)
-    return Contents(drawn.hashes, drawn.hashed, rule, X, drawn.with_vector)
+    return Contents(drawn.hashes, drawn.hashed, rule, X, drawn.with_vector, squares=squares)
 
 
 def _default_rule(

@@ -11,15 +11,16 @@ whole all the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from .confirm import PixelPairs
 from .default_calibration import MAX_KEPT, NearCache, measure_digest
+from .engines import Engine, Exact, JoinOptions, pairs_of
 from .groups import Star
 from .hashing import (
     VIEWS_VERSION,
@@ -29,15 +30,12 @@ from .hashing import (
     informative,
     random_pairs_expected,
 )
-from .join import Asked, Join, PairBlock, RowSet, cross_join, pair_cosines, self_join
+from .join import RowSet, pair_cosines
 from .linked_pairs import AGREEING, pair_alike, pair_linked, unrelated_agreement
 from .local_scaling import RADIUS, Neighbourhoods
 from .registration import BEYOND_DOUBT, VAGUE, Agreements, decide
 from .rule import Rule, suspects
 from .variants import DETAIL, Variants
-
-#: What compares embeddings: the join that misses no pair, or a FAISS index.
-ENGINES = ("exact", "faiss")
 
 #: Contents of a group that are compared with one another; of a larger group, those least like its keeper.
 SPREAD_MEMBERS = 512
@@ -102,7 +100,8 @@ class Spread:
 class Contents:
     """Distinct contents, numbered by preference, with their hashes, and vectors `X` (m, dim) of those `with_vector` (m,).
 
-    The rule has no matrix here: `X` has been taken through it.
+    The rule has no matrix here: `X` has been taken through it. `squares` are the squared lengths of its rows, where they are
+    known.
     """
 
     def __init__(
@@ -115,6 +114,7 @@ class Contents:
         views: ViewHashes | None = None,
         variants: Variants | None = None,
         confirmed: PixelPairs | None = None,
+        squares: np.ndarray | None = None,
     ) -> None:
         self.rule = rule
         self.views, self.confirmed = views, confirmed
@@ -125,7 +125,10 @@ class Contents:
         #: Pictures all of one colour, which prove nothing by any stage and have no vector here.
         self.blank = hashed & blank_hashes(hashes)
         self.with_vector = np.empty(0, np.int64) if with_vector is None else with_vector
-        self.rows = None if X is None else RowSet.of(X, rule.mean).measure()
+        self.rows = None
+        if X is not None:
+            rows = RowSet.of(X, rule.mean)
+            self.rows = rows.measure() if squares is None else replace(rows, squares=squares)
         self._row = np.full(len(hashes), -1, np.int64)
         if self.rows is not None:
             self._row[self.with_vector] = np.where(self.rows.squares > 0, np.arange(len(self.rows)), -1)
@@ -397,63 +400,6 @@ class Contents:
             k = np.flatnonzero(cosines <= np.nanmin(cosines) + 1e-11)[:_RESCORED]
             cosines[k] = pair_cosines(self.rows, self.rows, rows[upper[0][k]], rows[upper[1][k]])
         return cosines
-
-
-@dataclass(frozen=True)
-class JoinOptions:
-    """Options of a join, as `icehouse.dups.join.self_join` takes it."""
-
-    max_pairs: int
-    threads: int | None = None
-    device: str = "auto"
-    progress: Callable[[int, int], None] | None = None
-
-
-class PairJoin(Protocol):
-    """Pairs under way: iterate once, then read `stats`."""
-
-    stats: Any
-
-    def __iter__(self) -> Iterator[PairBlock]: ...
-
-
-class Engine(Protocol):
-    """Something that finds pairs of rows."""
-
-    name: str
-
-    @property
-    def notes(self) -> list[str]:
-        """Remarks for the user on how pairs were found."""
-
-    def join(self, rows: RowSet, threshold: float | np.ndarray, options: JoinOptions) -> PairJoin:
-        """Find pairs ``i < j`` of `rows`, which have been measured, with a cosine of at least `threshold`.
-
-        Of thresholds of their own, one for each row, a pair needs the mean.
-        """
-
-    def subset(self, held: np.ndarray) -> Engine:
-        """Get the engine for the rows `held` (m,) of those it was made for, renumbered from 0."""
-
-
-@dataclass
-class Exact:
-    """All pairs, none missed; see `icehouse.dups.join`."""
-
-    name: str = "exact"
-
-    @property
-    def notes(self) -> list[str]:
-        """Nothing: there is no doubt."""
-        return []
-
-    def join(self, rows: RowSet, threshold: float | np.ndarray, options: JoinOptions) -> Join:
-        """See `Engine.join`."""
-        return self_join(rows.X, threshold, mean=rows.mean, **vars(options))
-
-    def subset(self, held: np.ndarray) -> Exact:
-        """See `Engine.subset`."""
-        return self
 
 
 @dataclass
@@ -762,20 +708,15 @@ class PairSearch:
         found = cosine >= (asked[a] + asked[b]) / 2
         codes, cosine = codes[found], cosine[found]
         fresh = np.flatnonzero(new[at])
-        X = np.ascontiguousarray(rows.X[fresh])
-        # Where nothing is new, nothing is looked through for it.
-        others = slice(None) if len(fresh) else slice(0)
-        both = Asked(asked[fresh], asked[others])
-        join = cross_join(X, rows.X[others], both, mean=rows.mean, **vars(options))
-        made = join.collect()
-        i, j = at[fresh[made.i]], at[made.j]
+        made, stats = pairs_of(rows, fresh, asked, options)
+        i, j = at[made.i], at[made.j]
         # Of two new contents one is told twice, and each with itself.
         kept = np.flatnonzero((i != j) & ~(new[j] & (i > j)))
         i, j = i[kept], j[kept]
         codes = np.concatenate([codes, np.minimum(i, j) * n + np.maximum(i, j)])
         cosine = np.concatenate([cosine, made.cosine[kept]])
         order = np.argsort(codes)
-        return codes[order], cosine[order], join.stats
+        return codes[order], cosine[order], stats
 
     def report(self) -> dict[str, Any]:
         """Say what the stages did, once all has been read."""

@@ -13,10 +13,11 @@ import pytest
 from galleries import csv_rows, filled
 from icehouse.dups import find as find_module
 from icehouse.dups import pairs as pairs_module
+from icehouse.dups.engines import JoinOptions
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.join import RowSet, pair_cosines
 from icehouse.dups.pair_graph import Duplicates, default_feature, list_duplicates
-from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
+from icehouse.dups.pairs import Contents, PairSearch
 from icehouse.dups.results import KINDS, STAGES
 from icehouse.dups.rule import Rule
 from icehouse.errors import StoreError, UsageError

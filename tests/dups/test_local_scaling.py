@@ -12,7 +12,7 @@ from galleries import embedded
 from icehouse.dups import pairs as pairs_module
 from icehouse.dups.calibration import Calibration
 from icehouse.dups.default_calibration import fit_calibration, held_neighbourhoods, near_certain_cosine
-from icehouse.dups.faiss_engine import Faiss, TemporaryIndex
+from icehouse.dups.engines import Exact, Faiss, JoinOptions, TemporaryIndex
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.hashing import VIEWS, ViewHashes, informative
 from icehouse.dups.local_scaling import (
@@ -23,7 +23,7 @@ from icehouse.dups.local_scaling import (
     cross_distances,
     fit_local,
 )
-from icehouse.dups.pairs import Contents, Exact, JoinOptions, PairSearch
+from icehouse.dups.pairs import Contents, PairSearch
 from icehouse.dups.rule import Rule
 from icehouse.errors import UsageError
 from icehouse.store.files import write_sums

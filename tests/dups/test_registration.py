@@ -19,9 +19,10 @@ from icehouse.data.sample.scenes import paint
 from icehouse.data.transforms import GRADED, encode
 from icehouse.dups.calibration import apply_map
 from icehouse.dups.default_calibration import careful_expected, fit_calibration
+from icehouse.dups.engines import JoinOptions
 from icehouse.dups.hashing import VIEWS, ViewHashes, informative
 from icehouse.dups.local_scaling import fit_local
-from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
+from icehouse.dups.pairs import Contents, PairSearch
 from icehouse.dups.registration import (
     FEWEST_PAIRS,
     LOOSE,

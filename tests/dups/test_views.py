@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.data.transforms import GRADED
 from icehouse.dups import hashing as views_module
+from icehouse.dups.engines import JoinOptions
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import write_gallery
 from icehouse.dups.hashing import (
@@ -23,7 +24,7 @@ from icehouse.dups.hashing import (
     picture_views,
     view_radius,
 )
-from icehouse.dups.pairs import Contents, JoinOptions, PairSearch
+from icehouse.dups.pairs import Contents, PairSearch
 from icehouse.dups.rule import Rule
 from icehouse.dups.view_table import TABLE, content_shares, load_thumbs, load_views, make_views, read_views
 from icehouse.embed.pipeline import embed_sources

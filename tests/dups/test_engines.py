@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from dup_stores import IMAGES, TEXTS, family_rows, family_store
-from icehouse.dups import faiss_engine
-from icehouse.dups.faiss_engine import Faiss, TemporaryIndex, choose_engine
+from icehouse.dups import engines
+from icehouse.dups.engines import Faiss, JoinOptions, TemporaryIndex, choose_engine
 from icehouse.dups.find import find_duplicates as find
 from icehouse.dups.join import RowSet
 from icehouse.dups.pair_graph import Duplicates
@@ -115,14 +115,14 @@ def test_a_stale_index_is_not_used(store: Store, rows: list[dict[str, Any]]) -> 
 def test_what_cells_miss_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index that may not look far is told to have missed what it missed."""
     store = family_store(tmp_path / "store", family_rows(600, families=3, spread=0.5))
-    monkeypatch.setattr(faiss_engine, "choose_kind", lambda *_: "ivf")
+    monkeypatch.setattr(engines, "choose_kind", lambda *_: "ivf")
     tuned = find_duplicates(store, name="tuned", rule=0.9, hamming=None, engine="faiss", threads=1)
     exact = find_duplicates(store, name="exact", rule=0.9, hamming=None)
     total = exact.summary["pairs"]["found_by"]["embedding"]
     assert recall_of(tuned)["recall"] > 0.95
     assert tuned.summary["stages"]["embedding"]["effort"] >= 1
 
-    monkeypatch.setattr(faiss_engine, "_TARGET_RECALL", 0.0)
+    monkeypatch.setattr(engines, "_TARGET_RECALL", 0.0)
     blind = find_duplicates(store, name="blind", rule=0.9, hamming=None, engine="faiss", threads=1)
     share = blind.summary["pairs"]["found_by"]["embedding"] / total
     assert share < 0.95
@@ -140,7 +140,7 @@ def test_where_no_row_has_a_pair_recall_is_unknown(store: Store) -> None:
 
 
 def test_a_sample_is_enough(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_engine, "_SAMPLE", 20)
+    monkeypatch.setattr(engines, "_SAMPLE", 20)
     faiss = find_duplicates(store, rule=0.97, engine="faiss", threads=1)
     assert recall_of(faiss)["rows"] == 20
     assert recall_of(faiss)["recall"] == 1
@@ -163,7 +163,7 @@ def test_a_cap_stops_both_alike(tmp_path: Path, max_pairs: int) -> None:
 def test_a_block_with_too_much_is_followed_by_smaller_ones(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faiss_engine, "_MAX_FOUND", 1)
+    monkeypatch.setattr(engines, "_MAX_FOUND", 1)
     exact = find_duplicates(store, name="exact", rule=0.97)
     assert told(find_duplicates(store, name="faiss", rule=0.97, engine="faiss", threads=1)) == told(exact)
 
@@ -180,7 +180,7 @@ def test_a_gpu_is_said_to_be_of_no_use(store: Store, monkeypatch: pytest.MonkeyP
     import faiss
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr(faiss_engine, "to_gpu", lambda *_: None)
+    monkeypatch.setattr(engines, "to_gpu", lambda *_: None)
     vectors = store.vectors(IMAGES)
     measured = RowSet.of(vectors.X).measure()
     engine = choose_engine(store, IMAGES, measured, np.arange(len(measured)), vectors, threads=1)
@@ -191,3 +191,26 @@ def test_a_gpu_is_said_to_be_of_no_use(store: Store, monkeypatch: pytest.MonkeyP
 def test_an_engine_there_is_not(store: Store) -> None:
     with pytest.raises(UsageError, match="exact, faiss"):
         find_duplicates(store, engine="annoy")
+
+
+@pytest.mark.parametrize("least", [0.3, -0.5])
+def test_few_rows_against_all_find_what_the_join_finds(least: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((9000, 24)).astype(np.float32)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    X[[5, 4100]] = 0
+    X[20], X[30] = X[8000], 3 * X[31]
+    rows, asked = RowSet.of(X, np.zeros(24)).measure(), rng.uniform(least, 0.9, len(X))
+    some = np.unique(np.append(rng.permutation(len(X))[:40], [5, 20]))
+    found, stats = engines.pairs_of(rows, some, asked, JoinOptions(10_000_000, 1))
+    monkeypatch.setattr(engines, "_FEW_ROWS", 0)
+    wanted, joined = engines.pairs_of(rows, some, asked, JoinOptions(10_000_000, 1))
+    assert (found.i.tolist(), found.j.tolist()) == (wanted.i.tolist(), wanted.j.tolist())
+    assert np.array_equal(found.cosine, wanted.cosine)
+    assert {5, 4100}.isdisjoint(found.i.tolist() + found.j.tolist())
+    assert (20, 8000) in set(zip(found.i.tolist(), found.j.tolist(), strict=True))
+    assert (stats.pairs, stats.unusable) == (joined.pairs, 2)
+    # Of far too many pairs no more are held than were asked for.
+    monkeypatch.setattr(engines, "_FEW_ROWS", 1000)
+    capped, _ = engines.pairs_of(rows, some, asked, JoinOptions(100, 1))
+    assert len(capped) == 100

@@ -1,7 +1,7 @@
-"""FAISS engine of the pair search: pairs as far as an index finds them, with its recall measured.
+"""Engines of the pair search: the exact join, and FAISS, as far as an index finds pairs, with its recall measured.
 
-Pairs are scored by the one definition of a cosine, from the stored vectors, and come in the order of (i, j). How much an
-index misses is measured every time, on a sample of rows that the exact join compares with all others.
+Whichever is taken, pairs are scored by the one definition of a cosine, from the stored vectors, and come in the order of
+(i, j). How much an index misses is measured every time, on a sample of rows that the exact join compares with all others.
 
 FAISS is asked for what lies within a radius. A store's own index is of vectors as they are; for a rule that subtracts a
 mean, or where the store has no fresh index, a temporary one is made of the vectors that the rule compares.
@@ -10,9 +10,9 @@ mean, or where the store has no fresh index, a temporary one is made of the vect
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,13 +22,134 @@ from ..store.search import float32_margin
 from ..store.store import Store
 from ..store.vectors import Vectors
 from .hashing import distinct
-from .join import Asked, PairBlock, RowSet, cross_join, pair_cosines
-from .pairs import Engine, Exact, JoinOptions
+from .join import (
+    Asked,
+    Join,
+    JoinStats,
+    NumpyTiles,
+    PairBlock,
+    RowSet,
+    coordinate_slack,
+    cross_join,
+    pair_cosines,
+    self_join,
+    summation_slack,
+)
+
+#: What compares embeddings: the join that misses no pair, or a FAISS index.
+ENGINES = ("exact", "faiss")
+
+#: New rows up to which their products with all others are taken as they are, and rows of a product.
+_FEW_ROWS, _AT_ONCE = 1000, 4096
+
 
 #: Recall@10 by which a kind is chosen: flat up to 50,000 rows, then IVF.
 _RECALL = 0.95
 
 _BLOCK = 16_384
+
+
+@dataclass(frozen=True)
+class JoinOptions:
+    """Options of a join, as `icehouse.dups.join.self_join` takes it."""
+
+    max_pairs: int
+    threads: int | None = None
+    device: str = "auto"
+    progress: Callable[[int, int], None] | None = None
+
+
+class PairJoin(Protocol):
+    """Pairs under way: iterate once, then read `stats`."""
+
+    stats: Any
+
+    def __iter__(self) -> Iterator[PairBlock]: ...
+
+
+class Engine(Protocol):
+    """Something that finds pairs of rows."""
+
+    name: str
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks for the user on how pairs were found."""
+
+    def join(self, rows: RowSet, threshold: float | np.ndarray, options: JoinOptions) -> PairJoin:
+        """Find pairs ``i < j`` of `rows`, which have been measured, with a cosine of at least `threshold`.
+
+        Of thresholds of their own, one for each row, a pair needs the mean.
+        """
+
+    def subset(self, held: np.ndarray) -> Engine:
+        """Get the engine for the rows `held` (m,) of those it was made for, renumbered from 0."""
+
+
+@dataclass
+class Exact:
+    """All pairs, none missed; see `icehouse.dups.join`."""
+
+    name: str = "exact"
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing: there is no doubt."""
+        return []
+
+    def join(self, rows: RowSet, threshold: float | np.ndarray, options: JoinOptions) -> Join:
+        """See `Engine.join`."""
+        return self_join(rows.X, threshold, mean=rows.mean, **vars(options))
+
+    def subset(self, held: np.ndarray) -> Exact:
+        """See `Engine.subset`."""
+        return self
+
+
+def pairs_of(
+    rows: RowSet, some: np.ndarray, asked: np.ndarray, options: JoinOptions
+) -> tuple[PairBlock, JoinStats]:
+    """Pairs of `some` rows, ascending, with all rows, themselves among them, that reach what the two ask for."""
+    few = None if len(some) > _FEW_ROWS else _products(rows, some, asked, options)
+    if few is not None:
+        return few
+    X, both = np.ascontiguousarray(rows.X[some]), Asked(asked[some], asked)
+    join = cross_join(X, rows.X, both, mean=rows.mean, **vars(options))
+    made = join.collect()
+    return replace(made, i=some[made.i]), join.stats
+
+
+def _products(
+    rows: RowSet, some: np.ndarray, asked: np.ndarray, options: JoinOptions
+) -> tuple[PairBlock, JoinStats] | None:
+    """As `pairs_of`, by the products of rows as they are: of few that takes less time than what would make them fewer.
+
+    None where there are too many pairs, and where rows would have to be centred.
+    """
+    if rows.X.dtype != np.float32 or (rows.mean is not None and rows.mean.any()):
+        return None
+    begun = time.perf_counter()
+    some = some[rows.squares[some] > 0]
+    left = rows.directions(some)[0].astype(np.float32)
+    slack = summation_slack(rows.dim) + coordinate_slack(rows.dim)
+    lengths = np.sqrt(rows.squares).astype(np.float32)
+    found, count = [np.empty((2, 0), np.int64)], 0
+    for start in range(0, len(rows) if len(some) else 0, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        least = (asked[some][:, None] + asked[part]) / 2 - slack
+        i, j = np.nonzero((left @ rows.X[part].T >= least * lengths[part]) & (lengths[part] > 0))
+        found.append(np.stack([some[i], j + start]))
+        count += len(i)
+        if count > options.max_pairs:
+            return None
+    i, j = np.concatenate(found, axis=1)
+    i, j = np.stack([i, j])[:, np.lexsort((j, i))]
+    cosine = pair_cosines(rows, rows, i, j)
+    kept = np.flatnonzero(cosine >= (asked[i] + asked[j]) / 2)
+    stats = JoinStats(rows.dim, 1, NumpyTiles.name, rows.dim, rows.dim)
+    stats.comparisons, stats.after_middle, stats.pairs = len(some) * len(rows), len(i), len(kept)
+    stats.unusable, stats.join_seconds = len(rows.unusable), time.perf_counter() - begun
+    return PairBlock(i[kept], j[kept], cosine[kept]), stats
 
 
 class TemporaryIndex:
