@@ -130,11 +130,10 @@ def label(
     if simulate is not None:
         _simulate(opened, simulate, budget, draws, irrelevant, inputs, plot, as_json=as_json)
         return
-    from . import label_exchange
-    from .label_table import load_task, set_task, task_names
+    from . import label_table
     from .labelling import Desk, check_settings
 
-    known = task_names(opened)
+    known = label_table.task_names(opened)
     named = name or (known[0] if len(known) == 1 and classes is None else None)
     given: dict[str, Any] = {
         "classes": None if classes is None else [part.strip() for part in classes.split(",")],
@@ -146,16 +145,16 @@ def label(
     }
     if any(value is not None for value in given.values()):
         if named is None and classes is None:
-            load_task(opened)  # says which there are
+            label_table.load_task(opened)  # says which there are
         check_settings(opened, given)
-        task = set_task(opened, named or _DEFAULT, **given)
+        task = label_table.set_task(opened, named or _DEFAULT, **given)
     else:
-        task = load_task(opened, named)
+        task = label_table.load_task(opened, named)
     quiet = status or as_json or apply or export or export_label_studio or import_from
     if quiet:
         desk = Desk(opened, task.name)
         if import_from is not None:
-            told = label_exchange.import_labels(desk, import_from)
+            told = label_table.import_labels(desk, import_from)
             say(
                 f"{count_of(told['new'], 'new label')} of {told['labels']} in "
                 f"{count_of(told['rows'], 'row')} of {import_from}"
@@ -167,16 +166,16 @@ def label(
             if told["rows"] and not told["labels"] and told["problems"]:
                 raise typer.Exit(1)
         if export is not None:
-            say(f"{count_of(label_exchange.export_labels(desk, export), 'entry', 'entries')} in {export}")
+            say(f"{count_of(label_table.export_labels(desk, export), 'entry', 'entries')} in {export}")
         if export_label_studio is not None:
-            count = label_exchange.export_label_studio(desk, export_label_studio)
+            count = label_table.export_label_studio(desk, export_label_studio)
             say(f"{count_of(count, 'task')} in {export_label_studio}; the labelling interface:")
-            say(label_exchange.label_studio_config(desk).replace("\n", " "))
+            say(label_table.label_studio_config(desk).replace("\n", " "))
         if apply is not None:
             import tempfile
 
             with tempfile.TemporaryDirectory() as scratch:
-                report = label_exchange.apply_labels(desk, apply, Path(scratch))
+                report = label_table.apply_labels(desk, apply, Path(scratch))
             say(
                 f"{count_of(report.matched, 'item has', 'items have')} a {apply} now: icehouse train logreg --label {apply}"
             )

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from icehouse.dups.apply import apply_judgements
 from icehouse.dups.find import find_duplicates
 from icehouse.errors import IcehouseError, UsageError
-from icehouse.serve import label_exchange
 from icehouse.serve.label_table import (
     ADJUDICATOR,
     SKIP,
     UNDO,
     Entry,
+    export_label_studio,
+    export_labels,
+    import_labels,
     load_task,
     set_task,
     standing,
@@ -388,7 +390,7 @@ def test_label_studio_and_back(desk: Desk, store: Store, tmp_path: Path) -> None
     vote(desk, "bob", "i5", "dark")
     vote(desk, "eve", "i5", "none", adjudicate=True)
     out = tmp_path / "tasks.json"
-    assert label_exchange.export_label_studio(desk, out) == len(desk.units.members)
+    assert export_label_studio(desk, out) == len(desk.units.members)
     tasks = {task["data"]["item_id"]: task for task in json.loads(out.read_text())}
     result = tasks["i2"]["annotations"][0]["result"][0]
     assert (result["type"], result["value"], result["from_name"], result["to_name"]) == (
@@ -396,12 +398,12 @@ def test_label_studio_and_back(desk: Desk, store: Store, tmp_path: Path) -> None
     )  # fmt: skip
     assert tasks["i2"]["data"]["majority"] == "day"
     assert [a["ground_truth"] for a in tasks["i5"]["annotations"]] == [False, False, True]
-    assert label_exchange.import_labels(desk, out)["new"] == 0  # all of it is known
+    assert import_labels(desk, out)["new"] == 0  # all of it is known
     set_task(store, "other", classes=CLASSES, votes=2)
     other = Desk(store, "other")
-    assert label_exchange.import_labels(other, out)["new"] == 5
+    assert import_labels(other, out)["new"] == 5
     assert other.decided() == desk.decided()
-    assert label_exchange.import_labels(other, out)["new"] == 0
+    assert import_labels(other, out)["new"] == 0
 
 
 def test_an_export_of_label_studios_own(desk: Desk, tmp_path: Path) -> None:
@@ -426,7 +428,7 @@ def test_an_export_of_label_studios_own(desk: Desk, tmp_path: Path) -> None:
             ]
         )
     )
-    brought = label_exchange.import_labels(desk, file)
+    brought = import_labels(desk, file)
     assert (brought["rows"], brought["labels"], brought["new"], brought["problems"]) == (8, 2, 2, 4)
     assert {unit: [*votes] for unit, votes in desk.found.votes.items()} == {
         "i2": ["ann@example.org"],
@@ -440,7 +442,7 @@ def test_an_export_of_label_studios_own(desk: Desk, tmp_path: Path) -> None:
     ):
         file.write_text(odd)
         with pytest.raises(IcehouseError, match=why):
-            label_exchange.import_labels(desk, file)
+            import_labels(desk, file)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
@@ -455,16 +457,16 @@ def test_what_is_exported_comes_whole_into_another_task(
     vote(desk, "bob", "i5", "dark")
     vote(desk, "eve", "i5", "none", adjudicate=True)
     file = tmp_path / f"labels{suffix}"
-    assert label_exchange.export_labels(desk, file) == 7
+    assert export_labels(desk, file) == 7
     set_task(store, "other", classes=CLASSES, votes=2)
     other = Desk(store, "other")
-    assert label_exchange.import_labels(other, file) == {
+    assert import_labels(other, file) == {
         "rows": 7, "labels": 7, "new": 7, "problems": 0, "first_problems": [],
     }  # fmt: skip
     assert other.decided() == desk.decided()
     assert other.status()["annotators"] == desk.status()["annotators"]
     assert [each.at for each in other.labels.read()] == [each.at for each in desk.labels.read()]
-    assert label_exchange.import_labels(other, file)["new"] == 0
+    assert import_labels(other, file)["new"] == 0
 
 
 def test_votes_of_a_spreadsheet(desk: Desk, store: Store, tmp_path: Path) -> None:
@@ -483,7 +485,7 @@ def test_votes_of_a_spreadsheet(desk: Desk, store: Store, tmp_path: Path) -> Non
         "i6;;day;;",
     ]
     file.write_text("\n".join(lines) + "\n")
-    told_of = label_exchange.import_labels(desk, file)
+    told_of = import_labels(desk, file)
     assert (told_of["rows"], told_of["labels"], told_of["new"]) == (10, 6, 6)
     assert [line.partition(": ")[2] for line in told_of["first_problems"]] == [
         "no item of the store", "'purple' is no class of light", "no label", "no annotator",
@@ -495,7 +497,7 @@ def test_votes_of_a_spreadsheet(desk: Desk, store: Store, tmp_path: Path) -> Non
         "i3": {"ann": "dark"},
         "i4": {"ann": "day"},
     }
-    assert label_exchange.import_labels(desk, file)["new"] == 0
+    assert import_labels(desk, file)["new"] == 0
     said = ran(store, "label", "--name", "light", "--import", str(file)).output
     assert "0 new labels of 6 in 10 rows" in said
     assert "note: row 7: no item of the store" in said
@@ -512,14 +514,14 @@ def test_an_exported_entry_that_was_edited_is_told_and_not_lost(
     vote(desk, "ann", "i0", "day")
     vote(desk, "ann", "i1", "dark")
     file = tmp_path / "labels.csv"
-    label_exchange.export_labels(desk, file)
+    export_labels(desk, file)
     lines = file.read_text().splitlines()
     file.write_text("\n".join(line.replace(",day,", ",dark,") for line in lines) + "\n")
-    brought = label_exchange.import_labels(desk, file)
+    brought = import_labels(desk, file)
     assert (brought["rows"], brought["labels"], brought["new"], brought["problems"]) == (2, 1, 0, 1)
     assert "leave entry_id and at empty" in brought["first_problems"][0]
     file.write_text("item_id,annotator,label,entry_id,at\ni0,ann,dark,,\n")
-    assert label_exchange.import_labels(desk, file)["new"] == 1
+    assert import_labels(desk, file)["new"] == 1
     assert desk.found.votes["i0"]["ann"].label == "dark"
 
 
