@@ -107,7 +107,7 @@ def find_units(store: Store, where: str | None = None) -> Units:
 
 def check_settings(store: Store, given: Mapping[str, Any]) -> None:
     """Raise the error that a task with these gates, inputs and condition would meet, before it is kept."""
-    from .scoring import load_models
+    from .predict import load_models
 
     if given.get("gates"):
         for model in load_models(store, [], given["gates"])[0]:
@@ -273,7 +273,7 @@ class Queue:
 
     def _rejects(self, store: Store) -> set[str]:
         """Units that the gates reject."""
-        from .scoring import load_models
+        from .predict import load_models
 
         found: set[str] = set()
         if not self.task.gates:

@@ -27,7 +27,7 @@ from ..heads.samples import Samples, load_samples, parse_inputs
 from ..heads.trainer import make_head
 from ..store.store import Store
 from .labelling import find_units
-from .scoring import is_irrelevant
+from .predict import is_irrelevant
 
 #: Key, and what is shown.
 STRATEGIES = {"S1": "raw", "S2": "relevant", "S3": "unique", "S4": "relevant and unique"}

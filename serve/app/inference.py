@@ -32,7 +32,7 @@ from ...heads.inputs import Inputs
 from ...heads.reports.explain import means_of_training, shapley
 from ...heads.runs import Run
 from ...store.schema import tower_of
-from ..scoring import Feature, feature_of, inputs_of, keeps_rows, own_encoder, refuse_captions
+from ..predict import Feature, feature_of, inputs_of, keeps_rows, own_encoder, refuse_captions
 from .catalog import Catalog
 
 if TYPE_CHECKING:

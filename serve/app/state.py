@@ -14,7 +14,7 @@ from ...heads.package import is_package
 from ...heads.runs import Run, list_runs
 from ...store.store import Store
 from ...store.table import Stamp
-from ..scoring import load_run
+from ..predict import load_run
 from .catalog import Catalog, Pictures
 from .inference import Inference
 from .monitoring import InputDrift, Monitor

@@ -18,7 +18,7 @@ from ...data.labels import normalised
 from ...errors import UsageError, count_of
 from ...heads.runs import Prediction, Run, prediction_table, write_run
 from ...store.store import Store
-from ..scoring import Contents, Feature, Model, feature_of, inputs_of
+from ..predict import Contents, Feature, Model, feature_of, inputs_of
 
 #: Posts whose features are kept for labels that come later, and labels that the learning curve is over.
 REMEMBERED, RECENT = 10_000, 500

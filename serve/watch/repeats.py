@@ -13,7 +13,7 @@ from ...dups.stream import DuplicateStream, path_of
 from ...dups.window import Arrival, Match, StreamResult
 from ...errors import UsageError, unknown_name
 from ...store.store import Store
-from ..scoring import Feature, Model, Scorer, feature_of
+from ..predict import Feature, Model, Scorer, feature_of
 from .sources import Source
 
 if TYPE_CHECKING:

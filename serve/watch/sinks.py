@@ -22,7 +22,7 @@ from ...embed.tables import append_features
 from ...errors import UsageError, WatchError, brief
 from ...store.schema import ITEMS
 from ...store.store import Store
-from ..scoring import Feature, Scorer
+from ..predict import Feature, Scorer
 from . import require
 from .messages import Decision
 from .sources import hidden, kafka_settings, quiet_logger, redis_client, redis_errors

@@ -29,7 +29,7 @@ from ...heads.package import Package
 from ...store.files import hold, is_name
 from ...store.store import Store
 from ..drift import DriftMonitor, Reference
-from ..scoring import Contents, Feature, Model, Scorer, feature_of, load_models, short_name
+from ..predict import Contents, Feature, Model, Scorer, feature_of, load_models, short_name
 from .fetch import Fetcher, FetchError, inside
 from .learning import Learner
 from .messages import Decision, Message, Post, parse

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from icehouse.__main__ import main
 from icehouse.embed.tables import load_checked
-from icehouse.serve import scoring
+from icehouse.serve import predict
 from toys import ToyEncoder
 
 SECONDS = float(os.environ.get("TOY_SECONDS", "0"))
@@ -27,5 +27,5 @@ def load(spec: Any, encoder: Any = None, **options: Any) -> Any:
 
 
 if __name__ == "__main__":
-    scoring.load_checked = load
+    predict.load_checked = load
     main()

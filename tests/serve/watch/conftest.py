@@ -19,7 +19,7 @@ from icehouse.data.manifest import SourceOptions
 from icehouse.embed.pipeline import embed_sources
 from icehouse.embed.tables import load_checked
 from icehouse.heads.trainer import train
-from icehouse.serve import scoring
+from icehouse.serve import predict
 from icehouse.serve.watch.commands import Settings
 from icehouse.serve.watch.worker import open_watch
 from icehouse.store.store import Store
@@ -75,7 +75,7 @@ def toys_are_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(spec: Any, encoder: Any = None, **options: Any) -> Any:
         return load_checked(spec, encoder or ToyEncoder(), **options)
 
-    monkeypatch.setattr(scoring, "load_checked", load)
+    monkeypatch.setattr(predict, "load_checked", load)
 
 
 @pytest.fixture
