@@ -18,7 +18,15 @@ from ..console import (
     say,
 )
 from ..errors import SourceError, UsageError, count_of
-from .options import AllowHostOption, DeviceOption, HostOption, PortOption, RunsOption, StorePath, TokenOption
+from .commands import (
+    AllowHostOption,
+    DeviceOption,
+    HostOption,
+    PortOption,
+    RunsOption,
+    StorePath,
+    TokenOption,
+)
 
 app = typer.Typer()
 

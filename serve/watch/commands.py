@@ -1,5 +1,8 @@
 """CLI: watch; its settings."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +11,7 @@ import typer
 
 from ...console import CLOSED, DEFAULT_STORE, MaxPixelsOption, StoreOption, mute_stdout, say
 from ...errors import UsageError, count_of
-from ..options import DeviceOption, options_of
+from ..commands import DeviceOption
 
 if TYPE_CHECKING:
     from .worker import Watch
@@ -151,6 +154,21 @@ class Settings:
     ] = 600.0
     device: DeviceOption = "auto"
     max_pixels: MaxPixelsOption = None
+
+
+def options_of(settings: type) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """Make a command of a function of some settings: its options are the fields of that dataclass."""
+
+    def decorate(function: Callable[[Any], None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(**given: Any) -> None:
+            function(settings(**given))
+
+        command.__signature__ = inspect.signature(settings)  # type: ignore[attr-defined]
+        command.__annotations__ = settings.__annotations__
+        return command
+
+    return decorate
 
 
 @app.command(rich_help_panel="Serve")
