@@ -31,10 +31,9 @@ from ...store.store import Store
 from ..drift import DriftMonitor, Reference
 from ..predict import Contents, Feature, Model, Scorer, feature_of, load_models, short_name
 from .fetch import Fetcher, FetchError, inside
+from .filters import Collections, Repeats, compared_features, repeated_part
 from .learning import Learner
 from .messages import Decision, Message, Post, parse
-from .repeats import Repeats, compared_features, repeated_part
-from .rules import Collections
 from .sinks import Sink, StoreOut, open_sink
 from .sources import Source, default_name, open_source
 from .status import Status, read_status
