@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..drift import DriftMonitor, Reference
-from .protection import Application, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from ...heads.runs import Run
@@ -78,7 +78,7 @@ class InputDrift:
 class Measured:
     """ASGI middleware that counts and times requests by route; addresses that no route takes count as one."""
 
-    def __init__(self, app: Application, monitor: Monitor) -> None:
+    def __init__(self, app: ASGIApp, monitor: Monitor) -> None:
         self.app, self.monitor = app, monitor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,20 +13,13 @@ import hashlib
 import hmac
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import HTTPException, Request
 from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .rendering import problem
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "icehouse-session"
 
@@ -98,7 +91,7 @@ class Protection:
 
     def __init__(
         self,
-        app: Application,
+        app: ASGIApp,
         *,
         token: str | None = None,
         hosts: tuple[str, ...] = (),
