@@ -21,8 +21,7 @@ from ...store.schema import tower_of
 from .catalog import Catalog, Duplicate, Neighbour, picture_url
 from .inference import MAX_TEXT, Embedded, Inference, Kind
 from .inference import Query as Asked
-from .rendering import Json, content_type, first_problem, page, wants_page
-from .state import NotReadyError, State
+from .state import Json, NotReadyError, State, content_type, first_problem, page, served, wants_page
 
 router = APIRouter()
 
@@ -183,12 +182,6 @@ RunName = Annotated[str | None, Query(max_length=200, description="Head to ask; 
 
 #: An input, and its vectors.
 Given = tuple[Asked, Embedded]
-
-
-def served(request: Request) -> State:
-    """The state that the application carries."""
-    state: State = request.app.state.served
-    return state
 
 
 # Predictions

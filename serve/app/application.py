@@ -3,7 +3,7 @@
 To add a page or a group of routes:
 
 1. a module beside this one, or in a room below `serve`, with ``router = APIRouter()``; a route validates, calls one function
-   of the library, and answers by `icehouse.serve.app.rendering.page` or ``Json``. `served(request)` is the state.
+   of the library, and answers by `icehouse.serve.app.state.page` or ``Json``. `served(request)` is the state.
 2. a template ``web/templates/app_NAME.html`` that extends ``app_base.html`` and draws items by the macro `card` of
    ``ui.html``; scripts and styles are files of ``web/static`` (inline scripts do not run).
 3. an entry in `SECTIONS`; one with a title stands in the navigation.
@@ -28,8 +28,7 @@ from . import api, browse, label_pages, live, map_page, pages, review
 from .inference import OverloadedError
 from .monitoring import Measured
 from .protection import Protection
-from .rendering import Json, first_problem, problem
-from .state import NotReadyError, Settings, State
+from .state import Json, NotReadyError, Settings, State, first_problem, problem
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from ...embed.thumbnails import small_picture
 from ...errors import IcehouseError, ImageError, UsageError
 from ...heads.runs import Run, list_runs
 from ...web.render import Card, percent
-from .api import find_row, read_input, served
+from .api import find_row, read_input
 from .catalog import Catalog, Neighbour
 from .inference import Embedded, Kind
 from .inference import Query as Asked
-from .rendering import page
-from .state import State
+from .state import State, page, served
 
 router = APIRouter(include_in_schema=False)
 

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ...errors import UsageError
 from ..label_table import checked_annotator, load_task, task_names
 from ..labelling import Desk
-from .api import served
-from .rendering import Json, content_type, first_problem, page, wants_page
+from .state import Json, content_type, first_problem, page, served, wants_page
 
 router = APIRouter(include_in_schema=False)
 

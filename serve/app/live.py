@@ -13,9 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from ...embed.thumbnails import small_picture
 from ...errors import ImageError
 from ..watch.status import watches
-from .api import served
 from .monitoring import InputDrift
-from .rendering import Json, page, wants_page
+from .state import Json, page, served, wants_page
 
 router = APIRouter(include_in_schema=False)
 

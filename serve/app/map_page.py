@@ -23,10 +23,9 @@ from ...heads.runs import Run, list_runs
 from ...heads.trainer import predict_items
 from ...web.render import clean
 from ..projection import list_maps, read_map
-from .api import served
 from .browse import Found, cards
 from .catalog import Catalog
-from .rendering import page
+from .state import page, served
 
 router = APIRouter(include_in_schema=False)
 

@@ -12,11 +12,10 @@ from ... import web
 from ...errors import IcehouseError
 from ...heads.reports.explain import contribution_steps, explain, explain_page
 from ...heads.runs import Run, list_runs
-from .api import answer, describe_run, read_input, served
+from .api import answer, describe_run, read_input
 from .browse import item_card
 from .protection import LOGIN, POLICY_OF_REPORTS, same, with_cookie
-from .rendering import page, problem
-from .state import State
+from .state import State, page, problem, served
 
 _STATIC = Path(web.__file__).parent / "static"
 _TYPES = {".css": "text/css", ".js": "text/javascript"}

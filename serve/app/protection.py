@@ -19,7 +19,7 @@ from fastapi import HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .rendering import problem
+from .state import problem
 
 COOKIE = "icehouse-session"
 

@@ -30,10 +30,9 @@ from ...dups.results import LABEL, label_codes
 from ...embed.thumbnails import Thumbnail
 from ...errors import SourceError
 from ...store.store import Store
-from .api import served
 from .browse import item_url
 from .catalog import Catalog
-from .rendering import Json, content_type, page
+from .state import Json, content_type, page, served
 
 router = APIRouter(include_in_schema=False)
 
