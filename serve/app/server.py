@@ -1,4 +1,15 @@
-"""Server process: `icehouse serve` binds a port, loads what answers, and runs until it is stopped."""
+"""Server: `icehouse serve` makes the application of its sections, binds a port, and runs until it is stopped.
+
+To add a page or a group of routes:
+
+1. a module beside this one, or in a room below `serve`, with ``router = APIRouter()``; a route validates, calls one function
+   of the library, and answers by `icehouse.serve.app.state.page` or ``Json``. `served(request)` is the state.
+2. a template ``web/templates/app_NAME.html`` that extends ``app_base.html`` and draws items by the macro `card` of
+   ``ui.html``; scripts and styles are files of ``web/static`` (inline scripts do not run).
+3. an entry in `sections`; one with a title stands in the navigation.
+
+Methods other than GET are refused to pages of other sites before a route sees them; see `icehouse.serve.app.protection`.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +17,128 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ... import __version__
 from ...console import say
 from ...embed.encoder import shared_cores
-from ...errors import IcehouseError, UsageError
+from ...errors import CorruptError, IcehouseError, LockedError, StoreError, UsageError
 
+# What the extra `serve` brings is imported in functions: `require_extra` says first what to install.
 if TYPE_CHECKING:
     import uvicorn
+    from fastapi import APIRouter, FastAPI, Request
 
     from .state import State
+
+
+@dataclass(frozen=True)
+class Section:
+    """A group of routes; `path` and `title` are its entry in the navigation, `needs_store` where a package has it not."""
+
+    router: APIRouter
+    path: str | None = None
+    title: str = ""
+    needs_store: bool = True
+
+
+def sections() -> tuple[Section, ...]:
+    """Every group of routes, in the order of the navigation."""
+    from . import api, browse, label_pages, live, map_page, pages, review
+
+    return (
+        Section(pages.shared, needs_store=False),
+        Section(pages.trying, "/", "Try it", needs_store=False),
+        Section(browse.router, "/browse", "Browse"),
+        Section(map_page.router, "/map", "Map"),
+        Section(review.router, "/duplicates", "Duplicates"),
+        Section(label_pages.router, "/label", "Label"),
+        Section(live.router, "/live", "Live"),
+        Section(api.router, "/runs", "Runs", needs_store=False),
+        Section(pages.reports),
+    )
+
+
+def create_app(state: State) -> FastAPI:
+    """Make the application around a state, as an ASGI application."""
+    from fastapi import FastAPI
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+
+    from .live import WatchCollector
+    from .monitoring import Measured
+    from .protection import Protection
+    from .state import Json
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        state.start()
+        try:
+            yield
+        finally:
+            state.close()
+
+    app = FastAPI(
+        title="icehouse",
+        version=__version__,
+        description="Predictions, search and near-duplicates over one store of frozen features.",
+        lifespan=lifespan,
+        default_response_class=Json,
+        docs_url=None,  # their scripts come from another host
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    there = [section for section in sections() if state.store is not None or not section.needs_store]
+    app.state.served = state
+    if state.store is not None:
+        state.monitor.registry.register(WatchCollector(state.store.path, state.drift))
+    app.state.guarded = state.settings.token is not None
+    app.state.sections = [(section.path, section.title) for section in there if section.path is not None]
+    for section in there:
+        app.include_router(section.router)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(IcehouseError, _failed)
+    settings = state.settings
+    # The last one added is the outermost: what is refused is counted, too.
+    app.add_middleware(
+        Protection,
+        token=settings.token,
+        hosts=settings.hosts,
+        max_body=settings.max_body,
+        max_bodies=settings.max_bodies,
+        body_seconds=settings.body_seconds,
+    )
+    app.add_middleware(Measured, monitor=state.monitor)
+    return app
+
+
+def _refused(request: Request, error: Any) -> Any:
+    from .state import problem
+
+    return problem(request, error.status_code, str(error.detail), error.headers)
+
+
+def _invalid(request: Request, error: Any) -> Any:
+    from .state import first_problem, problem
+
+    return problem(request, 422, first_problem(error.errors()))
+
+
+def _failed(request: Request, error: Any) -> Any:
+    """Errors of the library: the request's fault unless the store is damaged or held, the disk full, or all busy."""
+    from .inference import OverloadedError
+    from .state import NotReadyError, problem
+
+    unwritten = isinstance(error, StoreError) and isinstance(error.__cause__, OSError)
+    again = unwritten or isinstance(error, (LockedError, OverloadedError, NotReadyError))
+    status = 503 if again else 500 if isinstance(error, CorruptError) else 422
+    return problem(request, status, str(error), {"retry-after": "1"} if again else None)
+
 
 #: Connections at once; more are answered 503 without a look at what they ask.
 MAX_CONNECTIONS = 1000
@@ -78,8 +198,6 @@ def serve(
 def configured(state: State, **options: Any) -> uvicorn.Config:
     """How uvicorn runs the application around a state; `options` are further ones of uvicorn's."""
     import uvicorn
-
-    from .application import create_app
 
     return uvicorn.Config(
         create_app(state),

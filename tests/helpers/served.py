@@ -70,7 +70,7 @@ def client(
 ) -> Iterator[Any]:
     """A client of the application on a store or a package, which runs as long as the context."""
     from fastapi.testclient import TestClient
-    from icehouse.serve.app.application import create_app
+    from icehouse.serve.app.server import create_app
     from icehouse.serve.app.state import Settings, State
 
     state = State.open(path, runs, Settings(**settings), [encoder or ToyEncoder()])

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from icehouse.cli import app
 from icehouse.serve.app import protection
-from icehouse.serve.app.application import SECTIONS
 from icehouse.serve.app.protection import COOKIE, session
+from icehouse.serve.app.server import sections
 from served import HOST, client
 from typer.testing import CliRunner
 
 TOKEN = "a token of some length"
 
 #: Every route that the application has.
-ROUTES: list[Any] = [route for section in SECTIONS for route in section.router.routes]
+ROUTES: list[Any] = [route for section in sections() for route in section.router.routes]
 
 
 @pytest.fixture(scope="module")
