@@ -1,16 +1,20 @@
-"""Metrics of the server for Prometheus: requests, latency, batches, queue, answers by class, drift of the inputs."""
+"""Metrics for Prometheus: requests, latency, batches, queue, answers by class, drift of inputs; and those of watches."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..drift import DriftMonitor, Reference
+from ..watch.status import watches
 
 if TYPE_CHECKING:
     from ...heads.runs import Run
@@ -104,3 +108,49 @@ class Measured:
 
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+class WatchCollector:
+    """Metrics of a store's watches, read from their status whenever Prometheus asks, and drift of the server's inputs."""
+
+    def __init__(self, store: Path, inputs: InputDrift) -> None:
+        self.store, self.inputs = store, inputs
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the metrics as they stand."""
+        up = GaugeMetricFamily("icehouse_watch_up", "Whether a watch runs", labels=["watch"])
+        posts = CounterMetricFamily("icehouse_watch_posts", "Posts by decision", labels=["watch", "decision"])
+        rate = GaugeMetricFamily("icehouse_watch_posts_per_second", "Over the last minute", labels=["watch"])
+        lag = GaugeMetricFamily("icehouse_watch_lag", "Messages that wait to be read", labels=["watch"])
+        seconds = GaugeMetricFamily(
+            "icehouse_watch_stage_seconds", "Latency of a stage", labels=["watch", "stage", "quantile"]
+        )
+        answers = CounterMetricFamily(
+            "icehouse_watch_answers", "Predictions by class", labels=["watch", "run", "label"]
+        )
+        drift = GaugeMetricFamily(
+            "icehouse_drift", "Latest inputs against the training set", labels=["watch", "run", "measure"]
+        )
+        for told in watches(self.store):
+            name = str(told.get("name"))
+            up.add_metric([name], float(told["alive"]))
+            for decision, n in told.get("counts", {}).items():
+                posts.add_metric([name, decision], n)
+            rate.add_metric([name], told.get("posts_per_second", 0.0) if told["alive"] else 0.0)
+            if told.get("lag") is not None:
+                lag.add_metric([name], told["lag"])
+            for stage, ms in told.get("ms", {}).items():
+                for key, quantile in (("p50", "0.5"), ("p95", "0.95")):
+                    seconds.add_metric([name, stage, quantile], ms[key] / 1000)
+            for run, labels in told.get("classes", {}).items():
+                for label, n in labels.items():
+                    answers.add_metric([name, run, label], n)
+            _add_drift(drift, name, told.get("drift") or {})
+        _add_drift(drift, "serve", self.inputs.latest)
+        yield from (up, posts, rate, lag, seconds, answers, drift)
+
+
+def _add_drift(family: Any, name: str, told: dict[str, Any]) -> None:
+    for measure in ("auroc", "auroc_low", "auroc_high", "unlike", "unlike_low", "unlike_high"):
+        if measure in told:
+            family.add_metric([name, str(told["run"]), measure], told[measure])

@@ -1,21 +1,25 @@
-"""Pages of the application: try an input, runs and their reports, the login form, static files."""
+"""Pages of the application: try an input, runs and their reports, what watches do now, the login form, static files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, HTTPException, Query, Request
+from fastapi import APIRouter, Form, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 
 from ... import web
-from ...errors import IcehouseError
+from ...embed.thumbnails import small_picture
+from ...errors import IcehouseError, ImageError
 from ...heads.reports.explain import contribution_steps, explain, explain_page
 from ...heads.runs import Run, list_runs
+from ..watch.status import watches
 from .api import answer, describe_run, read_input
 from .browse import item_card
 from .protection import LOGIN, POLICY_OF_REPORTS, same, with_cookie
-from .state import State, page, problem, served
+from .state import Json, State, page, problem, served, wants_page
 
 _STATIC = Path(web.__file__).parent / "static"
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
@@ -26,6 +30,7 @@ _DRAWN = 12
 shared = APIRouter(include_in_schema=False)
 trying = APIRouter(include_in_schema=False)
 reports = APIRouter(include_in_schema=False)
+watching = APIRouter(include_in_schema=False)
 
 
 @shared.get("/static/{name}")
@@ -161,3 +166,110 @@ def _stored(request: Request, run_id: str) -> Run:
     if run_id not in known:
         raise HTTPException(404, "there is no such run")
     return known[run_id]
+
+
+#: Size of the curve of a drift figure.
+_WIDTH, _HEIGHT = 160, 36
+
+_SIDE = 160
+
+
+@watching.get("/live")
+def live(request: Request) -> Any:
+    """Show the watches of the store, those that run first."""
+    found = _watches(request)
+    if not wants_page(request):
+        return Json({"watches": [_without_paths(told) for told in found]})
+    return page(request, "app_live.html", title="Live", watches=[live_data(told) for told in found])
+
+
+@watching.get("/live/picture")
+def live_picture(
+    request: Request,
+    watch: Annotated[str, Query(max_length=200)],
+    sha256: Annotated[str, Query(max_length=64)],
+) -> Response:
+    """A small picture of one of the latest posts of a watch."""
+    for told in _watches(request):
+        if told.get("name") == watch:
+            for post in _posts(told):
+                if post.get("image_sha256") == sha256 and isinstance(post.get("path"), str):
+                    data = _thumbnail(post["path"], sha256)
+                    if data is not None:
+                        headers = {"cache-control": "private, max-age=300"}
+                        return Response(data, media_type="image/webp", headers=headers)
+    raise HTTPException(404, "there is no such picture")
+
+
+@lru_cache(maxsize=256)
+def _thumbnail(path: str, sha256: str) -> bytes | None:
+    try:
+        return small_picture(Path(path), side=_SIDE)
+    except ImageError:
+        return None
+
+
+def _watches(request: Request) -> list[dict[str, Any]]:
+    store = served(request).store
+    return [] if store is None else watches(store.path)
+
+
+def _posts(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for labels in told.get("latest", {}).values():
+        for posts in labels.values():
+            yield from posts
+
+
+def _without_paths(told: dict[str, Any]) -> dict[str, Any]:
+    """A status for other programs; where files of this machine lie is nothing of theirs."""
+    told = dict(told)
+    told["latest"] = {
+        run: {
+            label: [{key: value for key, value in post.items() if key != "path"} for post in posts]
+            for label, posts in labels.items()
+        }
+        for run, labels in told.get("latest", {}).items()
+    }
+    return told
+
+
+def live_data(told: dict[str, Any]) -> dict[str, Any]:
+    """A status as the page draws it: how many posts are left after each stage, the stages' times, curves of drift."""
+    counts = told.get("counts", {})
+    total = sum(counts.values())
+    # Errors of posts that got as far as the heads, such as one without the picture that a head needs.
+    unanswered = max(0, told.get("stages", {}).get("heads", 0) - counts.get("classified", 0))
+    left, steps = total, [("came in", total)]
+    for gone, name in (
+        (counts.get("error", 0) - unanswered, "could be read"),
+        (counts.get("label", 0), "posts, not labels"),
+        (counts.get("filtered", 0), "in a collection"),
+        (counts.get("repeat", 0), "no repeats"),
+        (counts.get("irrelevant", 0), "let through by gates"),
+        (unanswered, "answered by a head"),
+    ):
+        if gone > 0:
+            left -= gone
+            steps.append((name, left))
+    drift = told.get("drift") or None
+    return {
+        "lag": None,
+        "collections": {},
+        "learning": {},
+        **told,
+        "total": total,
+        "steps": [(name, n, n / total if total else 0.0) for name, n in steps],
+        "drift": drift and {**drift, "curve": _curve([point["auroc"] for point in drift.get("history", [])])},
+        "latest": {
+            run: {label: posts for label, posts in labels.items() if posts}
+            for run, labels in told.get("latest", {}).items()
+        },
+    }
+
+
+def _curve(values: list[float]) -> str:
+    """Points of a curve, 0 to 1 from bottom to top."""
+    if len(values) < 2:
+        return ""
+    step = _WIDTH / (len(values) - 1)
+    return " ".join(f"{i * step:.1f},{_HEIGHT * (1 - value):.1f}" for i, value in enumerate(values))

@@ -48,7 +48,7 @@ class Section:
 
 def sections() -> tuple[Section, ...]:
     """Every group of routes, in the order of the navigation."""
-    from . import api, browse, label_pages, live, map_page, pages, review
+    from . import api, browse, label_pages, map_page, pages, review
 
     return (
         Section(pages.shared, needs_store=False),
@@ -57,7 +57,7 @@ def sections() -> tuple[Section, ...]:
         Section(map_page.router, "/map", "Map"),
         Section(review.router, "/duplicates", "Duplicates"),
         Section(label_pages.router, "/label", "Label"),
-        Section(live.router, "/live", "Live"),
+        Section(pages.watching, "/live", "Live"),
         Section(api.router, "/runs", "Runs", needs_store=False),
         Section(pages.reports),
     )
@@ -69,8 +69,7 @@ def create_app(state: State) -> FastAPI:
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 
-    from .live import WatchCollector
-    from .monitoring import Measured
+    from .monitoring import Measured, WatchCollector
     from .protection import Protection
     from .state import Json
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from icehouse.serve.app.live import shown
+from icehouse.serve.app.pages import live_data
 from PIL import Image
 from served import HTML, client, make_store
 
@@ -83,7 +83,7 @@ def test_other_programs_get_json_without_paths(app: Any, store: Path, status: di
 
 def test_posts_that_no_head_could_judge_were_read() -> None:
     counts = {"error": 11, "filtered": 4, "label": 2, "classified": 3}
-    told = shown({"counts": counts, "stages": {"read": 1, "collections": 4, "learn": 2, "heads": 13}})
+    told = live_data({"counts": counts, "stages": {"read": 1, "collections": 4, "learn": 2, "heads": 13}})
     assert [(name, n) for name, n, _ in told["steps"]] == [
         ("came in", 20),
         ("could be read", 19),
