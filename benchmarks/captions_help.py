@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 from icehouse.data.manifest import SourceOptions
-from icehouse.data.sample.feed import CLASSES, Feed, make_feed
+from icehouse.data.sample_feed import CLASSES, Feed, make_feed
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.features import embed_captions, modality_of
 from icehouse.embed.captions.questions import CaptionSettings

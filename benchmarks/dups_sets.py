@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from icehouse.data.images import decode
-from icehouse.data.sample.feed import make_feed
-from icehouse.data.sample.scenes import SCENES, paint
+from icehouse.data.sample_feed import make_feed
+from icehouse.data.sample_scenes import SCENES, paint
 from icehouse.data.transforms import GRADED, TRANSFORMS, encode
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 

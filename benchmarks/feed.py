@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from icehouse.data.manifest import SourceOptions
-from icehouse.data.sample.feed import make_feed
+from icehouse.data.sample_feed import make_feed
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.registry import FAMILIES
 from icehouse.heads.reports.report import ablate

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
-from icehouse.data.sample.feed import make_feed
+from icehouse.data.sample_feed import make_feed
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from icehouse.data.manifest import SourceOptions
-from icehouse.data.sample.feed import make_feed
+from icehouse.data.sample_feed import make_feed
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.sample.feed import Feed, make_feed
+from ..data.sample_feed import Feed, make_feed
 from ..errors import SourceError, UsageError
 
 QUERY = (

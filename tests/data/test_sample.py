@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from icehouse.data.images import decode
-from icehouse.data.sample.feed import CLASSES, Feed, make_feed
-from icehouse.data.sample.scenes import SCENES, paint
-from icehouse.data.sample.texts import EVENTS, LANGUAGES, compose, edited
+from icehouse.data.sample_feed import CLASSES, EVENTS, LANGUAGES, Feed, compose, edited, make_feed
+from icehouse.data.sample_scenes import SCENES, paint
 from icehouse.data.transforms import TRANSFORMS, encode
 from icehouse.errors import ImageError, SourceError
 
@@ -44,7 +43,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_same_seed_same_bytes_in_every_process(feed: Feed, tmp_path: Path) -> None:
-    code = "import sys; from icehouse.data.sample.feed import make_feed; make_feed(sys.argv[1], n=50, seed=3)"
+    code = "import sys; from icehouse.data.sample_feed import make_feed; make_feed(sys.argv[1], n=50, seed=3)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert digests(tmp_path) == digests(feed.folder)
 

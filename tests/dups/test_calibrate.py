@@ -329,7 +329,7 @@ def test_crops_take_what_they_say() -> None:
 @pytest.mark.slow
 def test_mini_finds_the_copies_of_photographs(tmp_path: Path) -> None:
     """The real encoder, pictures that are alike in kind, and a copy of each: all but the hardest come back, nothing else."""
-    from icehouse.data.sample.feed import make_feed
+    from icehouse.data.sample_feed import make_feed
 
     feed = make_feed(tmp_path / "feed", n=60, seed=3)
     embed_sources([feed.posts], tmp_path / "s", encoder="mini", workers=1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from dup_stores import family_rows, family_store
 from icehouse.cli import app
-from icehouse.data.sample.feed import Feed, make_feed
+from icehouse.data.sample_feed import Feed, make_feed
 from icehouse.dups.evaluate import Score, Truth, evaluate_duplicates, read_truth
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.pair_graph import Duplicates

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from galleries import entry, filled, near
-from icehouse.data.sample.scenes import paint
+from icehouse.data.sample_scenes import paint
 from icehouse.data.transforms import encode
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.quality import FACTS, Facts, compare, detail, measure

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from galleries import embedded
 from icehouse.cli import app
-from icehouse.data.sample.scenes import SCENES, paint
+from icehouse.data.sample_scenes import SCENES, paint
 from icehouse.data.transforms import GRADED, encode
 from icehouse.dups.act import plan_actions
 from icehouse.dups.default_calibration import careful_expected

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from galleries import embedded
-from icehouse.data.sample.scenes import SCENES, paint
+from icehouse.data.sample_scenes import SCENES, paint
 from icehouse.data.transforms import GRADED, encode
 from icehouse.dups import processes
 from icehouse.dups.find import find_duplicates

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from icehouse.data.images import oriented
-from icehouse.data.sample.scenes import paint
+from icehouse.data.sample_scenes import paint
 from icehouse.data.transforms import GRADED, encode
 from icehouse.dups.calibration import apply_map
 from icehouse.dups.default_calibration import careful_expected, fit_calibration

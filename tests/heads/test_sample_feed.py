@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from icehouse.data.manifest import SourceOptions
-from icehouse.data.sample.feed import make_feed
+from icehouse.data.sample_feed import make_feed
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.reports.report import ablate
 from icehouse.heads.sweeps.sweep import sweep

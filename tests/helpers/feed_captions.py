@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from icehouse.data.sample.feed import Feed
+from icehouse.data.sample_feed import Feed
 from icehouse.embed.captions.questions import MAX_SIDE, prepare
 
 __all__ = ["true_answers", "true_items"]

@@ -14,7 +14,7 @@ import pytest
 from feed_captions import true_answers, true_items
 from icehouse.cli import app
 from icehouse.data.manifest import SourceOptions
-from icehouse.data.sample.feed import CLASSES, Feed, make_feed
+from icehouse.data.sample_feed import CLASSES, Feed, make_feed
 from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.features import embed_captions
 from icehouse.embed.captions.questions import CaptionSettings

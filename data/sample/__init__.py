@@ -1,1 +1,0 @@
-"""The sample feed: a generated stream of posts whose truth is known."""
