@@ -290,8 +290,8 @@ def verify(
 
     repairs = []
     if repair:
-        from .repair import repair as mend
-        from .repair import repair_store_file
+        from .maintain import repair as mend
+        from .maintain import repair_store_file
 
         if (told := repair_store_file(store)) is not None:
             say(told)

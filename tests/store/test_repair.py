@@ -13,8 +13,7 @@ import pytest
 from icehouse.cli import app
 from icehouse.errors import CorruptError, IcehouseError, StoreError
 from icehouse.store.files import hold
-from icehouse.store.maintain import compact, describe, verify
-from icehouse.store.repair import repair
+from icehouse.store.maintain import compact, describe, repair, verify
 from icehouse.store.schema import MANIFEST, write_part
 from icehouse.store.store import Store
 from icehouse.store.table import sweep
