@@ -1,8 +1,8 @@
 """The `openclip` family: any open_clip model, by tag, local checkpoint, folder or hub id, and its weights.
 
 Vectors are open_clip's own: its preprocessing, its tokenizer, its forward pass. What is added is that one pass gives
-joint, pooled and token states (`openclip_towers`), that a CPU runs it on prepacked weights (`networks`), and that a
-batch of texts is cut to its longest.
+joint, pooled and token states, that a CPU runs it on prepacked weights (both in `networks`), and that a batch of texts is
+cut to its longest.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from .openclip_towers import States, Tower
+    from .networks import States, Tower
 
 # The cache is asked first, with the network shut off; the network only for what is missing there, and only after it has
 # answered within seconds. So a machine behind a firewall never waits for retries, and a cached model never goes out at all.
@@ -381,7 +381,7 @@ class OpenClip(Encoder):
         """Move the towers to the device, open and speed them up, and learn from a sample what they offer."""
         import torch
 
-        from .openclip_towers import open_image_tower, open_text_tower
+        from .networks import open_image_tower, open_text_tower
 
         self._mean, self._std = (
             torch.tensor(values, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
