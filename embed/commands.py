@@ -25,9 +25,9 @@ from ..console import (
 from ..errors import UsageError, count_of, one_or_many
 
 if TYPE_CHECKING:
+    from .captions.caption_table import ImportReport
     from .captions.captioner import CaptionReport
     from .captions.features import CaptionFeatures
-    from .captions.importing import ImportReport
     from .extract import EmbedReport
 
 app = typer.Typer()
@@ -379,7 +379,7 @@ def caption(
     """Caption every image of the store with a vision-language model; run it again to go on, or to take in what is new."""
     if import_from is not None:
         _refuse_beside_import(context)
-        from .captions.importing import import_captions
+        from .captions.caption_table import import_captions
 
         _print_import(import_captions(store, import_from, name=name, dry_run=dry_run), as_json)
         return

@@ -11,9 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 from icehouse.data.text import text_sha256
-from icehouse.embed.captions.caption_table import captions_of
+from icehouse.embed.captions.caption_table import captions_of, import_captions
 from icehouse.embed.captions.captioner import CaptionReport, caption_images
-from icehouse.embed.captions.importing import import_captions
 from icehouse.embed.captions.questions import CaptionSettings, prepare
 from icehouse.store.store import Store
 from ollama_server import OllamaServer

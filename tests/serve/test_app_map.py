@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.dups.find import find_duplicates
-from icehouse.embed.captions.importing import import_captions
+from icehouse.embed.captions.caption_table import import_captions
 from icehouse.heads.runs import Run
 from icehouse.heads.trainer import predict_items
 from icehouse.serve.app.map_page import NONE, categories, packed

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from html_page import HOSTILE
-from icehouse.embed.captions.importing import import_captions
+from icehouse.embed.captions.caption_table import import_captions
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.runs import Run
 from icehouse.heads.trainer import train

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from caption_stores import Lab, captions
-from icehouse.embed.captions.importing import import_captions
+from icehouse.embed.captions.caption_table import import_captions
 from icehouse.errors import CaptionError, SourceError, SpaceError
 from icehouse.store.store import Store
 
