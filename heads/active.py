@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from ..data.splits import canonical_split
 from ..dups.pair_graph import AUTO, DuplicateExclusion, DuplicateSearches
 from ..errors import HeadError, UsageError, count_of
-from .checks import did_you_mean
 from .inputs import Inputs, directions
+from .registry import did_you_mean
 from .runs import Prediction, Run, list_runs
 from .samples import Samples, load_samples, parse_inputs
 

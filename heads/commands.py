@@ -620,7 +620,7 @@ def runs(
 
 def _params(given: Sequence[str]) -> dict[str, Any]:
     """Parameters from NAME=VALUE."""
-    from .checks import parse_value
+    from .registry import parse_value
 
     params: dict[str, Any] = {}
     for text in given:

@@ -35,19 +35,19 @@ import numpy as np
 from ..data.splits import held_out
 from ..errors import CorruptError, HeadError, IcehouseError, count_of, one_or_many
 from ..store.files import check_sums, follow_umask, read_json, write_sums
-from .checks import (
+from .inputs import SINGLE, InputError, Inputs, Labels, Tokens, Weights, concatenate, labels_of, weights_of
+from .registry import (
     Footprint,
     ParameterError,
     check_kinds,
     check_memory,
     class_weights,
     did_you_mean,
+    head_class,
     plain,
     same,
     scoring_bytes,
 )
-from .inputs import SINGLE, InputError, Inputs, Labels, Tokens, Weights, concatenate, labels_of, weights_of
-from .registry import head_class
 
 FORMAT = 1
 

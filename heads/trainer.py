@@ -33,10 +33,9 @@ import numpy as np
 from ..data.splits import HELD_OUT, canonical_split, held_out
 from ..dups.pair_graph import AUTO, DuplicateSearches, Overlap, contents_of
 from ..errors import HeadError, UsageError, count_of
-from .checks import check_memory, plain, scoring_bytes
 from .head import Head
 from .metrics import DRAWS, METRICS, majority_class, minority_class, require_positive, score
-from .registry import create
+from .registry import check_memory, create, plain, scoring_bytes
 from .runs import Prediction, Run, log_scoring, prediction_table, write_folder, write_json, write_run
 from .samples import Missing, Samples, label_notes, load_samples, parse_inputs
 

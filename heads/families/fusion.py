@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ..checks import ParameterError
 from ..head import Chosen, Validation
 from ..inputs import InputError, Inputs, Tokens
+from ..registry import ParameterError
 from ..torch.head import Grid, TorchHead
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ...errors import HeadError
-from ..checks import ClassWeight, Footprint, ParameterError, grid_of
 from ..head import Choice, Chosen, Examples, Head, Validation
 from ..inputs import CHUNK, Inputs, pieces, statistics
 from ..metrics import criteria
+from ..registry import ClassWeight, Footprint, ParameterError, grid_of
 
 if TYPE_CHECKING:
     import lightgbm

@@ -20,10 +20,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
 from ..head import Choice, Chosen, Examples, Head, Validation
 from ..inputs import Inputs, bank_of, mean_over_inputs, pieces, present_directions
 from ..metrics import criteria_of
+from ..registry import ClassWeight, Footprint, ParameterError, grid_of, shares_of
 
 #: Numbers of neighbours and temperatures that "auto" tries.
 NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100, 200)

@@ -23,11 +23,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ...data.splits import folds
-from ..checks import ClassWeight, Footprint, ParameterError, grid_of, shares_of
 from ..head import Choice, Chosen, Examples, Head, Validation
 from ..inputs import Inputs, mean_over_inputs
 from ..metrics import criteria
-from ..registry import create, head_class
+from ..registry import ClassWeight, Footprint, ParameterError, create, grid_of, head_class, shares_of
 from .linear import LogReg
 
 #: Values of C that the stack tries.

@@ -25,7 +25,6 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ..checks import ClassWeight, Footprint, ParameterError, class_weights, grid_of
 from ..head import Choice, Chosen, Examples, Head, Validation
 from ..inputs import (
     InputError,
@@ -40,6 +39,7 @@ from ..inputs import (
     weights_of,
 )
 from ..metrics import criteria
+from ..registry import ClassWeight, Footprint, ParameterError, class_weights, grid_of
 
 #: Learning rates and penalties that "auto" tries.
 RATES = (4.0, 16.0)

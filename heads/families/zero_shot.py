@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 
 from ...errors import UsageError
-from ..checks import ClassWeight, Footprint, ParameterError, did_you_mean, grid_of, shares_of
 from ..head import Choice, Chosen, Examples, Head, Pair, Validation
 from ..inputs import (
     Inputs,
@@ -38,6 +37,7 @@ from ..inputs import (
 )
 from ..metrics import criteria
 from ..probabilities import temperature as best_factor
+from ..registry import ClassWeight, Footprint, ParameterError, did_you_mean, grid_of, shares_of
 
 if TYPE_CHECKING:
     from ...embed.encoder import Encoder

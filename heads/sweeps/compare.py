@@ -20,7 +20,6 @@ import numpy as np
 from ...dups.pair_graph import AUTO, DuplicateSearches, ItemRows, contents_of
 from ...errors import CorruptError, HeadError, IcehouseError, SpaceError, UsageError, count_of
 from ...store.files import check_sums
-from ..checks import check_memory, scoring_bytes
 from ..metrics import (
     METRICS,
     Difference,
@@ -32,7 +31,7 @@ from ..metrics import (
     score,
     title,
 )
-from ..registry import head_class
+from ..registry import check_memory, head_class, scoring_bytes
 from ..runs import Run, Scored, list_runs, scoring_count
 from .sweep import SweepRecord
 

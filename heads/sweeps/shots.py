@@ -28,12 +28,11 @@ import numpy as np
 
 from ...dups.pair_graph import AUTO, DuplicateExclusion
 from ...errors import HeadError, IcehouseError, UsageError, count_of
-from ..checks import plain
 from ..families.zero_shot import prompt_notes, with_prompts
 from ..head import Head
 from ..intervals import joined_interval
 from ..metrics import METRICS, majority_note, minority_class, require_positive, score
-from ..registry import head_class
+from ..registry import head_class, plain
 from ..runs import log_scoring, scoring_count, write_sealed
 from ..samples import Missing, Samples
 from ..trainer import Rows, Selection, make_head, prepare

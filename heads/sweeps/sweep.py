@@ -36,10 +36,9 @@ from ... import __version__
 from ...dups.pair_graph import AUTO
 from ...errors import HeadError, IcehouseError, UsageError, unknown_name
 from ...store.files import refuse_outside
-from ..checks import parse_value, plain
 from ..head import Head
 from ..metrics import DRAWS, METRICS, minority_class, require_positive, score
-from ..registry import FAMILIES, head_class
+from ..registry import FAMILIES, head_class, parse_value, plain
 from ..runs import Run, read_sealed, write_sealed
 from ..samples import Missing, parse_inputs
 from ..trainer import Fitted, Rows, RunSettings, Selection, fit_on, fit_seeds_on, make_head, prepare, save_run

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 
 from ...errors import CorruptError, HeadError
-from ..checks import ClassWeight, Footprint, ParameterError
 from ..head import Chosen, Examples, Head, Pair, Validation
 from ..inputs import Inputs, Labels
+from ..registry import ClassWeight, Footprint, ParameterError
 
 if TYPE_CHECKING:
     import torch

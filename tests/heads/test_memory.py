@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from html_page import HtmlPage
 from icehouse.errors import HeadError
-from icehouse.heads import checks as memory
 from icehouse.heads import metrics
+from icehouse.heads import registry as memory
 from icehouse.heads.registry import available, create
 from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import prepare, train
