@@ -19,8 +19,7 @@ import numpy as np
 from icehouse.data.manifest import SourceOptions
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.families.linear import path
-from icehouse.heads.inputs import Inputs, softmax, standardised, statistics, unit_length
-from icehouse.heads.samples import load_samples
+from icehouse.heads.inputs import Inputs, load_samples, softmax, standardised, statistics, unit_length
 from icehouse.store.store import Store
 from machine import machine
 from sklearn.linear_model import LogisticRegression

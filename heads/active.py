@@ -19,10 +19,9 @@ import pyarrow.compute as pc
 from ..data.splits import canonical_split
 from ..dups.pair_graph import AUTO, DuplicateExclusion, DuplicateSearches
 from ..errors import HeadError, UsageError, count_of
-from .inputs import Inputs, directions
+from .inputs import Inputs, Samples, directions, load_samples, parse_inputs
 from .registry import did_you_mean
 from .runs import Prediction, Run, list_runs
-from .samples import Samples, load_samples, parse_inputs
 
 if TYPE_CHECKING:
     from ..store.store import Store

@@ -472,8 +472,8 @@ def train(
 ) -> None:
     """Train a head on stored features; leaves a run."""
     from ..store.store import Store
+    from .inputs import check_labels
     from .reports.report import leave_report
-    from .samples import check_labels
     from .trainer import train as train_head
 
     params = _params(param or [])

@@ -32,8 +32,8 @@ from ..errors import CorruptError, HeadError, IcehouseError, SpaceError, count_o
 from ..store.files import SUMS, hold, publish, publish_folder, read_json, read_parquet, seal, unseal
 from ..store.schema import check_space, check_spec
 from .head import Head
+from .inputs import Samples, load_samples
 from .metrics import Predicted
-from .samples import Samples, load_samples
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -34,10 +34,10 @@ from ..data.splits import HELD_OUT, canonical_split, held_out
 from ..dups.pair_graph import AUTO, DuplicateSearches, Overlap, contents_of
 from ..errors import HeadError, UsageError, count_of
 from .head import Head
+from .inputs import Missing, Samples, label_notes, load_samples, parse_inputs
 from .metrics import DRAWS, METRICS, majority_class, minority_class, require_positive, score
 from .registry import check_memory, create, plain, scoring_bytes
 from .runs import Prediction, Run, log_scoring, prediction_table, write_folder, write_json, write_run
-from .samples import Missing, Samples, label_notes, load_samples, parse_inputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,7 +73,7 @@ def train(
     params : mapping, optional
         The head's parameters.
     inputs : str, sequence, mapping or None
-        See `icehouse.heads.samples.parse_inputs`; None takes every modality that the store has.
+        See `icehouse.heads.inputs.parse_inputs`; None takes every modality that the store has.
     label : str, default "label"
         Column of `items` with the labels.
     split_column : str, default "split"

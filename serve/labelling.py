@@ -25,8 +25,8 @@ from ..dups.pair_graph import DuplicateExclusion, DuplicateSearches, current_sea
 from ..errors import IcehouseError, UsageError, brief, count_of, one_or_many
 from ..heads.active import select_batch, uncertainty, unit_rows
 from ..heads.families.online import Online
+from ..heads.inputs import Samples, load_samples, parse_inputs
 from ..heads.intervals import LEVEL, wilson
-from ..heads.samples import Samples, load_samples, parse_inputs
 from ..store.store import Store
 from .label_table import (
     ADJUDICATOR,

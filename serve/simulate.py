@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import HeadError, UsageError, count_of
+from ..heads.inputs import Samples, load_samples, parse_inputs
 from ..heads.intervals import joined_interval, mean_interval
 from ..heads.metrics import score
-from ..heads.samples import Samples, load_samples, parse_inputs
 from ..heads.trainer import make_head
 from ..store.store import Store
 from .labelling import find_units

@@ -32,9 +32,8 @@ from ...errors import HeadError, IcehouseError, UsageError
 from ...store.files import publish_text
 from ...web.render import percent, render
 from ..head import Head
-from ..inputs import Array, Inputs, Tokens
+from ..inputs import Array, Inputs, Samples, Tokens
 from ..runs import Run
-from ..samples import Samples
 from .report import Item, Near, item_cards, neighbours, read_items
 
 if TYPE_CHECKING:

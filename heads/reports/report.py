@@ -34,12 +34,12 @@ from ...web.figures import (
     reliability_chart,
 )
 from ...web.render import Card, percent, render
+from ..inputs import Samples
 from ..intervals import LEVEL
 from ..metrics import DRAWS, METRICS, Resampling, interval_text, intervals_text, title
 from ..probabilities import measure_calibration
 from ..registry import head_class, plain
 from ..runs import Run, Scored, read_sealed, scoring_text, write_json, write_sealed
-from ..samples import Samples
 from ..trainer import Rows, Selection, Splits, fit_on, make_head, prepare
 
 if TYPE_CHECKING:

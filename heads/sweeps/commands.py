@@ -207,7 +207,7 @@ def compare(
 
 
 def _warn_of_labels(store: "Store", label: str, where: str | None, strict: bool) -> None:
-    from ..samples import check_labels
+    from ..inputs import check_labels
 
     for line in check_labels(store, label, where=where, strict=strict):
         say(f"WARNING: {line}")

@@ -37,10 +37,10 @@ from ...dups.pair_graph import AUTO
 from ...errors import HeadError, IcehouseError, UsageError, unknown_name
 from ...store.files import refuse_outside
 from ..head import Head
+from ..inputs import Missing, parse_inputs
 from ..metrics import DRAWS, METRICS, minority_class, require_positive, score
 from ..registry import FAMILIES, head_class, parse_value, plain
 from ..runs import Run, read_sealed, write_sealed
-from ..samples import Missing, parse_inputs
 from ..trainer import Fitted, Rows, RunSettings, Selection, fit_on, fit_seeds_on, make_head, prepare, save_run
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from icehouse.dups.leakage import split_items
 from icehouse.embed.extract import EmbedReport
 from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SourceError, UsageError
-from icehouse.heads.samples import load_samples
+from icehouse.heads.inputs import load_samples
 from icehouse.store.annotate import join
 from icehouse.store.export import export
 from icehouse.store.maintain import describe

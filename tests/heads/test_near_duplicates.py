@@ -11,8 +11,8 @@ import pytest
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.pair_graph import DuplicateSearches
 from icehouse.errors import StoreError
+from icehouse.heads.inputs import load_samples, parse_inputs
 from icehouse.heads.runs import Run
-from icehouse.heads.samples import load_samples, parse_inputs
 from icehouse.heads.sweeps.sweep import sweep
 from icehouse.heads.trainer import evaluate, prepare, train
 from icehouse.store.files import write_sums

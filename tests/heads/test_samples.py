@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads.samples import load_samples, parse_inputs
+from icehouse.heads.inputs import load_samples, parse_inputs
 from icehouse.store.schema import features_schema
 from icehouse.store.store import Store
 from icehouse.store.vectors import tokens_to_arrow

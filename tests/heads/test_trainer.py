@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads.families.linear import LogReg
+from icehouse.heads.inputs import Samples, load_samples, parse_inputs
 from icehouse.heads.runs import Run
-from icehouse.heads.samples import Samples, load_samples, parse_inputs
 from icehouse.heads.trainer import assign_splits, train
 from icehouse.store.store import Store
 from icehouse.store.vectors import Vectors

@@ -11,7 +11,7 @@ import pytest
 from icehouse.data.manifest import SourceOptions
 from icehouse.embed.pipeline import choose_encoder, embed_sources
 from icehouse.errors import SourceError, SpaceError, UsageError
-from icehouse.heads.samples import load_samples
+from icehouse.heads.inputs import load_samples
 from icehouse.serve.query import search
 from icehouse.store.export import export
 from icehouse.store.store import Store

@@ -30,8 +30,8 @@ from icehouse.embed.captions.questions import DAMAGE, SENTIMENT, USELESS, Prompt
 from icehouse.embed.pipeline import choose_encoder
 from icehouse.embed.tables import load_checked
 from icehouse.errors import CaptionError, EncoderError, HeadError, SpaceError
+from icehouse.heads.inputs import load_samples, parse_inputs
 from icehouse.heads.runs import Run
-from icehouse.heads.samples import load_samples, parse_inputs
 from icehouse.heads.trainer import train
 from icehouse.serve.predict import predict
 from icehouse.serve.query import search
