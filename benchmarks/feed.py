@@ -18,8 +18,8 @@ from icehouse.data.manifest import SourceOptions
 from icehouse.data.sample_feed import make_feed
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.registry import FAMILIES
-from icehouse.heads.reports.report import ablate
-from icehouse.heads.sweeps.sweep import sweep
+from icehouse.heads.report import ablate
+from icehouse.heads.sweep import sweep
 from icehouse.store.store import Store
 from machine import machine
 

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from icehouse.data.manifest import SourceOptions
 from icehouse.embed.pipeline import embed_sources
+from icehouse.heads.compare import compare
 from icehouse.heads.registry import FAMILIES
-from icehouse.heads.sweeps.compare import compare
-from icehouse.heads.sweeps.sweep import Sweep, TrialResult, sweep
+from icehouse.heads.sweep import Sweep, TrialResult, sweep
 from icehouse.heads.trainer import train
 from icehouse.store.annotate import join
 from icehouse.store.store import Store

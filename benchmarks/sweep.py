@@ -22,11 +22,11 @@ from itertools import product
 
 import numpy as np
 import torch
+from icehouse.heads import torch_training as threads
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.registry import available, create, head_class
-from icehouse.heads.torch import training as threads
-from icehouse.heads.torch.layers import Prepared
-from icehouse.heads.torch.training import Configuration, Outcome, Part, Plan, Rows, statistics, train_many
+from icehouse.heads.torch_layers import Prepared
+from icehouse.heads.torch_training import Configuration, Outcome, Part, Plan, Rows, statistics, train_many
 from machine import machine
 
 WIDTHS = {"image": 512, "text": 512}

@@ -20,12 +20,26 @@ from ..console import (
     say,
 )
 from ..errors import UsageError, count_of, one_or_many
-from . import options
-from .sweeps import commands as sweeps
+from . import sweep_commands as sweeps
+from .sweep_commands import (
+    ClassWeightOption,
+    DrawsOption,
+    DupsOption,
+    LabelOption,
+    MissingOption,
+    PositiveOption,
+    RefitOption,
+    RunArgument,
+    SplitColumnOption,
+    TestOption,
+    WhereOption,
+    dups_option,
+    rows_option,
+)
 
 if TYPE_CHECKING:
+    from .explain import Explanation, TokenEffects
     from .package import Exported
-    from .reports.explain import Explanation, TokenEffects
     from .runs import Run
 
 # Tokens that are named in a terminal.
@@ -43,12 +57,12 @@ def report(
             show_default="where it is known or quick",
         ),
     ] = None,
-    draws: options.DrawsOption = 1000,
+    draws: DrawsOption = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Make a run's report again: a page, the same as JSON, and figures as PNG, in the run's folder."""
     from ..store.store import Store
-    from .reports.report import write_report
+    from .report import write_report
     from .runs import Run
 
     opened = Store.open(store)
@@ -82,8 +96,8 @@ def explain(
 ) -> None:
     """Say why a run answers as it does: what each input contributes, where the head looks, what lies nearest."""
     from ..store.store import Store
-    from .reports.explain import explain as explain_items
-    from .reports.explain import write_explanation
+    from .explain import explain as explain_items
+    from .explain import write_explanation
     from .runs import Run
 
     opened = Store.open(store)
@@ -223,7 +237,7 @@ def _default(value: Any) -> str:
 
 
 def package(
-    run: options.RunArgument,
+    run: RunArgument,
     out: Annotated[
         Path, typer.Argument(help="Folder to write; a package that is there is replaced.", show_default=False)
     ],
@@ -328,19 +342,19 @@ def suggest(
     ] = None,
     pool: Annotated[
         str | None,
-        options.rows_option(
+        rows_option(
             metavar="COLUMN=VALUE",
             help="Choose from these items, labelled or not.",
             show_default="the unlabelled ones, but for dev and test splits",
         ),
     ] = None,
     where: Annotated[
-        str | None, options.rows_option(help="SQL condition that items to choose from must meet.")
+        str | None, rows_option(help="SQL condition that items to choose from must meet.")
     ] = None,
-    split_column: options.SplitColumnOption = "split",
+    split_column: SplitColumnOption = "split",
     dups: Annotated[
         list[str] | None,
-        options.dups_option(
+        dups_option(
             help='Results of `icehouse dups find`, so that no two are near-duplicates, or "none"; repeatable.'
         ),
     ] = None,
@@ -348,9 +362,7 @@ def suggest(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Write to FILE: .csv, .json or .parquet."),
     ] = None,
-    seed: Annotated[
-        int, options.rows_option(min=0, help="Of the sample that stands for very many items.")
-    ] = 0,
+    seed: Annotated[int, rows_option(min=0, help="Of the sample that stands for very many items.")] = 0,
     as_json: JsonOption = False,
     excel_safe: ExcelSafeOption = False,
 ) -> None:
@@ -440,7 +452,7 @@ def train(
             show_default="every modality of the store",
         ),
     ] = None,
-    label: options.LabelOption = "label",
+    label: LabelOption = "label",
     param: Annotated[
         list[str] | None,
         typer.Option(
@@ -454,16 +466,16 @@ def train(
             show_default="the classes' names",
         ),
     ] = None,
-    class_weight: options.ClassWeightOption = None,
-    refit: options.RefitOption = None,
-    split_column: options.SplitColumnOption = "split",
-    where: options.WhereOption = None,
-    missing: options.MissingOption = "drop",
-    test: options.TestOption = True,
-    dups: options.DupsOption = None,
-    positive: options.PositiveOption = None,
+    class_weight: ClassWeightOption = None,
+    refit: RefitOption = None,
+    split_column: SplitColumnOption = "split",
+    where: WhereOption = None,
+    missing: MissingOption = "drop",
+    test: TestOption = True,
+    dups: DupsOption = None,
+    positive: PositiveOption = None,
     strict_labels: StrictLabelsOption = False,
-    draws: options.DrawsOption = 1000,
+    draws: DrawsOption = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Leave a report with the run: report.html.")
@@ -473,7 +485,7 @@ def train(
     """Train a head on stored features; leaves a run."""
     from ..store.store import Store
     from .inputs import check_labels
-    from .reports.report import leave_report
+    from .report import leave_report
     from .trainer import train as train_head
 
     params = _params(param or [])
@@ -519,19 +531,19 @@ def evaluate(
     store: StoreOption = DEFAULT_STORE,
     split: Annotated[
         list[str] | None,
-        options.rows_option(help='Split to score, or "all"; repeatable.', show_default="test"),
+        rows_option(help='Split to score, or "all"; repeatable.', show_default="test"),
     ] = None,
-    where: options.WhereOption = None,
+    where: WhereOption = None,
     label: Annotated[
         str | None,
         typer.Option("--label", "-l", help="Column of labels.", show_default="the run's"),
     ] = None,
     split_column: Annotated[
-        str | None, options.rows_option(help="Column of splits.", show_default="the run's")
+        str | None, rows_option(help="Column of splits.", show_default="the run's")
     ] = None,
-    dups: options.DupsOption = None,
-    positive: options.PositiveOption = None,
-    draws: options.DrawsOption = 1000,
+    dups: DupsOption = None,
+    positive: PositiveOption = None,
+    draws: DrawsOption = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Score a run on other rows or labels; leaves the predictions."""

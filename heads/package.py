@@ -35,7 +35,7 @@ from ..store.schema import check_spec
 from .families.linear import LogReg
 from .inputs import Inputs, Tokens
 from .runs import Run, write_json
-from .torch.head import TorchHead
+from .torch_head import TorchHead
 
 if TYPE_CHECKING:
     import onnx

@@ -25,7 +25,7 @@ from ..console import plain
 from ..dups.pair_graph import Duplicates, list_duplicates
 from ..errors import IcehouseError, UsageError
 from ..heads.active import suggest as suggest_items
-from ..heads.reports.explain import explain as explain_items
+from ..heads.explain import explain as explain_items
 from ..heads.runs import list_runs
 from ..store.sql import json_values, query_confined
 from .app import api

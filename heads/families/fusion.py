@@ -15,7 +15,7 @@ import numpy as np
 from ..head import Chosen, Validation
 from ..inputs import InputError, Inputs, Tokens
 from ..registry import ParameterError
-from ..torch.head import Grid, TorchHead
+from ..torch_head import Grid, TorchHead
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +52,7 @@ class MLP(TorchHead):
 
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """The network."""
-        from ..torch.layers import Perceptron
+        from ..torch_layers import Perceptron
 
         return Perceptron(sum(widths.values()), self.hidden, self.layers, classes)
 
@@ -71,14 +71,14 @@ class _ProductFusion(TorchHead):
 
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """The network; `InputError` if there is only one input."""
-        from ..torch import layers
+        from .. import torch_layers
 
         if len(widths) < 2:
             raise InputError(
                 f"{self.family} multiplies inputs with one another, and there is only {next(iter(widths))!r}: "
                 "add an input, or choose mlp"
             )
-        network: nn.Module = getattr(layers, self.network)(widths, self.width, self.hidden, classes)
+        network: nn.Module = getattr(torch_layers, self.network)(widths, self.width, self.hidden, classes)
         return network
 
 
@@ -161,7 +161,7 @@ class TwoTokenTransformer(TorchHead):
 
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """The network; `ParameterError` if the width is no multiple of the number of heads."""
-        from ..torch.layers import TwoToken
+        from ..torch_layers import TwoToken
 
         if self.heads < 1 or self.width % self.heads:
             raise ParameterError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
@@ -239,7 +239,7 @@ class AttentionHead(TorchHead):
         """The inputs, checked, and what the network reads in some rows at a time: weights by input, and between inputs."""
         import torch
 
-        from ..torch.training import Rows
+        from ..torch_training import Rows
 
         self._require_fitted()
         X = self._conform(Inputs.of(X))
@@ -335,7 +335,7 @@ class PublishableHead(AttentionHead):
         return super()._read(X)
 
     def _published(self, widths: dict[str, int], classes: int, *, differential: bool) -> nn.Module:
-        from ..torch.attention import PublishedNet
+        from ..torch_layers import PublishedNet
 
         rows = PUBLISHED["batch_size"] if isinstance(self.batch_size, str) else self.batch_size
         return PublishedNet(widths, classes, differential=differential, rows=rows)
@@ -352,7 +352,7 @@ class DiffAttn(PublishableHead):
 
     Each input is embedded into tokens of its own kind (one for a vector), with positions where it has several;
     `depth` pre-norm blocks of differential attention and SwiGLU run over all of them; attention pools them into
-    one vector, which is classified. Versions: see `icehouse.heads.torch.attention.DifferentialV1` and
+    one vector, which is classified. Versions: see `icehouse.heads.torch_layers.DifferentialV1` and
     `DifferentialV2`. A single input of one vector is refused: over one token, attention is a linear map.
 
     Parameters
@@ -389,7 +389,7 @@ class DiffAttn(PublishableHead):
 
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """The network."""
-        from ..torch.attention import DiffNet
+        from ..torch_layers import DiffNet
 
         if self.as_published:
             return self._published(widths, classes, differential=True)
@@ -435,7 +435,7 @@ class GuidedCA(PublishableHead):
 
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """The network."""
-        from ..torch.attention import GuidedNet
+        from ..torch_layers import GuidedNet
 
         if self.as_published:
             return self._published(widths, classes, differential=False)
@@ -477,6 +477,6 @@ class GuidedDiff(AttentionHead):
 
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
         """The network."""
-        from ..torch.attention import GuidedDiffNet
+        from ..torch_layers import GuidedDiffNet
 
         return GuidedDiffNet(widths, classes, **self._differential(self.version, self.depth))

@@ -28,8 +28,8 @@ from ...embed.encoder import Encoder, Tokens
 from ...embed.extract import Unencodable, encode_contents
 from ...embed.tables import cleaning_beside, load_checked
 from ...errors import IcehouseError, ImageError, SourceError, UsageError
+from ...heads.explain import means_of_training, shapley
 from ...heads.inputs import Inputs
-from ...heads.reports.explain import means_of_training, shapley
 from ...heads.runs import Run
 from ...store.schema import tower_of
 from ..predict import Feature, feature_of, inputs_of, keeps_rows, own_encoder, refuse_captions
@@ -276,7 +276,7 @@ class Inference:
         return found
 
     def contributions(self, judgement: Judgement) -> dict[str, Any] | None:
-        """Contribution of each input to the prediction; see `icehouse.heads.reports.explain`. None without training rows."""
+        """Contribution of each input to the prediction; see `icehouse.heads.explain`. None without training rows."""
         run = judgement.run
         if judgement.X is None or not run.head.batch_independent or len(judgement.run.classes) < 2:
             return None

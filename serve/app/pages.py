@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from ... import web
 from ...embed.thumbnails import small_picture
 from ...errors import IcehouseError, ImageError
-from ...heads.reports.explain import contribution_steps, explain, explain_page
+from ...heads.explain import contribution_steps, explain, explain_page
 from ...heads.runs import Run, list_runs
 from ..watch.status import watches
 from .api import answer, describe_run, read_input

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from icehouse.embed.encoder import Encoder, Tokens
 from icehouse.embed.mini import Mini
-from icehouse.heads.reports.explain import seen_box
+from icehouse.heads.explain import seen_box
 from PIL import Image
 from toys import ToyEncoder
 

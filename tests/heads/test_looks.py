@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from icehouse.heads.compare import compare
 from icehouse.heads.runs import Run, log_scoring, scoring_count, scoring_text
-from icehouse.heads.sweeps.compare import compare
-from icehouse.heads.sweeps.shots import shots
-from icehouse.heads.sweeps.sweep import sweep
+from icehouse.heads.shots import shots
+from icehouse.heads.sweep import sweep
 from icehouse.heads.trainer import evaluate, train
 from icehouse.store.store import Store
 from quick import Make

@@ -10,8 +10,8 @@ from html_page import HtmlPage
 from icehouse.errors import HeadError
 from icehouse.heads import metrics
 from icehouse.heads import registry as memory
+from icehouse.heads.compare import compare
 from icehouse.heads.registry import available, create
-from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import prepare, train
 from quick import Data, Make, quick
 
@@ -107,7 +107,7 @@ def test_a_confusion_matrix_of_many_classes_is_kept_as_cells(
     assert filled.tolist() == whole["matrix"]
     assert filled.sum() == 30
 
-    from icehouse.heads.reports import report
+    from icehouse.heads import report
 
     page = HtmlPage(report.write_report(store, run, ablation=False).read_text())
     assert "commonest of" in page.text

@@ -13,7 +13,7 @@ from icehouse.dups.pair_graph import DuplicateSearches
 from icehouse.errors import StoreError
 from icehouse.heads.inputs import load_samples, parse_inputs
 from icehouse.heads.runs import Run
-from icehouse.heads.sweeps.sweep import sweep
+from icehouse.heads.sweep import sweep
 from icehouse.heads.trainer import evaluate, prepare, train
 from icehouse.store.files import write_sums
 from icehouse.store.store import Store

@@ -17,7 +17,7 @@ from icehouse.heads.families.fusion import GuidedCA
 from icehouse.heads.inputs import Inputs, Tokens
 from icehouse.heads.package import OPSET, TOLERANCE, export_onnx, write_onnx
 from icehouse.heads.registry import FAMILIES, head_class
-from icehouse.heads.torch.head import TorchHead
+from icehouse.heads.torch_head import TorchHead
 from icehouse.heads.trainer import train
 from quick import Data, Make, quick
 from shell import ran, told

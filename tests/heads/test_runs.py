@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from icehouse.errors import HeadError, SpaceError, UsageError
+from icehouse.heads.compare import compare
 from icehouse.heads.runs import Run, list_runs, write_folder
-from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import (
     RunSettings,
     evaluate,

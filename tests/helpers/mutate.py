@@ -23,9 +23,9 @@ from icehouse.dups.calibration import Calibration, TailFit, fit_map
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.pair_graph import Duplicates
 from icehouse.errors import IcehouseError
+from icehouse.heads.compare import compare, find_runs
 from icehouse.heads.package import Package, package
 from icehouse.heads.runs import Run, list_runs
-from icehouse.heads.sweeps.compare import compare, find_runs
 from icehouse.heads.trainer import evaluate, train
 from icehouse.store import files as checksums
 from icehouse.store import schema, vectors

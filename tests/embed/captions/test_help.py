@@ -21,7 +21,7 @@ from icehouse.embed.captions.questions import CaptionSettings
 from icehouse.embed.captions.stats import show_captions, words_of
 from icehouse.embed.pipeline import embed_sources
 from icehouse.heads.metrics import Resampling
-from icehouse.heads.reports.report import known_ablation
+from icehouse.heads.report import known_ablation
 from icehouse.heads.runs import Run
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store

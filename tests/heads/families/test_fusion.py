@@ -61,7 +61,7 @@ def reference_product(vectors: list[np.ndarray], present: np.ndarray) -> np.ndar
 
 def test_align_is_the_product_of_what_is_there() -> None:
     import torch
-    from icehouse.heads.torch.layers import Align
+    from icehouse.heads.torch_layers import Align
 
     torch.manual_seed(0)
     widths = {"image": 5, "text": 3, "caption": 4}
@@ -139,7 +139,7 @@ WIDTHS = {"image": 5, "text": 3, "caption": 4}
 
 def test_cross_is_the_outer_products_of_every_pair() -> None:
     import torch
-    from icehouse.heads.torch.layers import Cross
+    from icehouse.heads.torch_layers import Cross
 
     torch.manual_seed(0)
     network = Cross(WIDTHS, 2, 7, 2).double().eval()
@@ -164,7 +164,7 @@ def test_cross_is_the_outer_products_of_every_pair() -> None:
 
 def test_mlp_is_a_perceptron_on_the_normed_means() -> None:
     import torch
-    from icehouse.heads.torch.layers import Perceptron
+    from icehouse.heads.torch_layers import Perceptron
 
     torch.manual_seed(0)
     inputs, masks = tokens_of(WIDTHS, 6, {"image": 3, "text": 1, "caption": 2})
@@ -206,7 +206,7 @@ def attended(block: Any, tokens: list[np.ndarray]) -> list[np.ndarray]:
 
 def test_two_token_is_a_pre_norm_transformer_over_the_real_tokens() -> None:
     import torch
-    from icehouse.heads.torch.layers import TwoToken
+    from icehouse.heads.torch_layers import TwoToken
 
     torch.manual_seed(0)
     network = TwoToken(WIDTHS, 12, 2, 3, 7, 2).double().eval()

@@ -10,7 +10,7 @@ from icehouse.heads.families.linear import LogReg
 from icehouse.heads.families.zero_shot import ZeroShot
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import Inputs
-from icehouse.heads.sweeps.sweep import trials
+from icehouse.heads.sweep import trials
 from quick import Data
 
 PROBE = {"C": 1.0, "unit": False}

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...data.splits import folds
-from ...dups.pair_graph import AUTO, DuplicateSearches, duplicate_groups
-from ...embed.thumbnails import thumbnails
-from ...errors import HeadError, IcehouseError
-from ...store.files import publish, publish_folder
-from ...web.figures import (
+from ..data.splits import folds
+from ..dups.pair_graph import AUTO, DuplicateSearches, duplicate_groups
+from ..embed.thumbnails import thumbnails
+from ..errors import HeadError, IcehouseError
+from ..store.files import publish, publish_folder
+from ..web.figures import (
     Chart,
     Drawing,
     confusion_png,
@@ -33,17 +33,17 @@ from ...web.figures import (
     ranking_charts,
     reliability_chart,
 )
-from ...web.render import Card, percent, render
-from ..inputs import Samples
-from ..intervals import LEVEL
-from ..metrics import DRAWS, METRICS, Resampling, interval_text, intervals_text, title
-from ..probabilities import measure_calibration
-from ..registry import head_class, plain
-from ..runs import Run, Scored, read_sealed, scoring_text, write_json, write_sealed
-from ..trainer import Rows, Selection, Splits, fit_on, make_head, prepare
+from ..web.render import Card, percent, render
+from .inputs import Samples
+from .intervals import LEVEL
+from .metrics import DRAWS, METRICS, Resampling, interval_text, intervals_text, title
+from .probabilities import measure_calibration
+from .registry import head_class, plain
+from .runs import Run, Scored, read_sealed, scoring_text, write_json, write_sealed
+from .trainer import Rows, Selection, Splits, fit_on, make_head, prepare
 
 if TYPE_CHECKING:
-    from ...store.store import Store
+    from ..store.store import Store
 
 FORMAT = 1
 

@@ -30,9 +30,9 @@ from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from ..head import Choice
-from ..inputs import Inputs, Tokens
-from .layers import Linear, stacked_rates
+from .head import Choice
+from .inputs import Inputs, Tokens
+from .torch_layers import Linear, stacked_rates
 
 #: Tensors of inputs (n, t, d) and masks (n, t), by name.
 Batch: TypeAlias = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from icehouse.errors import HeadError
-from icehouse.heads.reports.report import ablate, known_ablation, subsets
+from icehouse.heads.report import ablate, known_ablation, subsets
 from icehouse.heads.runs import scoring_count
-from icehouse.heads.sweeps.sweep import sweep
+from icehouse.heads.sweep import sweep
 from icehouse.heads.trainer import train
 from icehouse.store.files import unseal
 from quick import QUICK, Make

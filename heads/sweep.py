@@ -32,19 +32,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ... import __version__
-from ...dups.pair_graph import AUTO
-from ...errors import HeadError, IcehouseError, UsageError, unknown_name
-from ...store.files import refuse_outside
-from ..head import Head
-from ..inputs import Missing, parse_inputs
-from ..metrics import DRAWS, METRICS, minority_class, require_positive, score
-from ..registry import FAMILIES, head_class, parse_value, plain
-from ..runs import Run, read_sealed, write_sealed
-from ..trainer import Fitted, Rows, RunSettings, Selection, fit_on, fit_seeds_on, make_head, prepare, save_run
+from .. import __version__
+from ..dups.pair_graph import AUTO
+from ..errors import HeadError, IcehouseError, UsageError, unknown_name
+from ..store.files import refuse_outside
+from .head import Head
+from .inputs import Missing, parse_inputs
+from .metrics import DRAWS, METRICS, minority_class, require_positive, score
+from .registry import FAMILIES, head_class, parse_value, plain
+from .runs import Run, read_sealed, write_sealed
+from .trainer import Fitted, Rows, RunSettings, Selection, fit_on, fit_seeds_on, make_head, prepare, save_run
 
 if TYPE_CHECKING:
-    from ...store.store import Store
+    from ..store.store import Store
 
 FORMAT = 1
 
@@ -447,7 +447,7 @@ def _tried(store: Store, name: str) -> dict[str, str]:
 
 def _report_problems(store: Store, winners: Mapping[str, Sequence[Run]]) -> list[str]:
     """Make the report of every winner's first run that has none; say what went wrong."""
-    from ..reports.report import leave_report
+    from .report import leave_report
 
     problems = [
         leave_report(store, runs[0], affordable=_AFFORDABLE)

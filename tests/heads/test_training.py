@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from icehouse.heads.inputs import Inputs, Tokens
-from icehouse.heads.torch.attention import DiffNet
-from icehouse.heads.torch.layers import (
+from icehouse.heads.torch_layers import (
     Align,
     Cross,
+    DiffNet,
     Dropout,
     ModalityDropout,
     Perceptron,
@@ -19,7 +19,7 @@ from icehouse.heads.torch.layers import (
     TwoToken,
     masked_mean,
 )
-from icehouse.heads.torch.training import (
+from icehouse.heads.torch_training import (
     SGD,
     AdamW,
     Configuration,

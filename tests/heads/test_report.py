@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 from html_page import HtmlPage
 from icehouse.dups.find import find_duplicates
-from icehouse.heads.reports import report as reports
-from icehouse.heads.reports.report import command_line, known_ablation, leave_report, write_report
+from icehouse.heads import report as reports
+from icehouse.heads.report import command_line, known_ablation, leave_report, write_report
 from icehouse.heads.runs import Run, list_runs
-from icehouse.heads.sweeps.sweep import sweep
+from icehouse.heads.sweep import sweep
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
 from quick import QUICK, Make

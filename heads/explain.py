@@ -25,21 +25,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...data.text import clean
-from ...dups.pair_graph import AUTO, DuplicateSearches
-from ...embed.thumbnails import thumbnails
-from ...errors import HeadError, IcehouseError, UsageError
-from ...store.files import publish_text
-from ...web.render import percent, render
-from ..head import Head
-from ..inputs import Array, Inputs, Samples, Tokens
-from ..runs import Run
+from ..data.text import clean
+from ..dups.pair_graph import AUTO, DuplicateSearches
+from ..embed.thumbnails import thumbnails
+from ..errors import HeadError, IcehouseError, UsageError
+from ..store.files import publish_text
+from ..web.render import percent, render
+from .head import Head
+from .inputs import Array, Inputs, Samples, Tokens
 from .report import Item, Near, item_cards, neighbours, read_items
+from .runs import Run
 
 if TYPE_CHECKING:
-    from ...embed.thumbnails import Thumbnail
-    from ...store.store import Store
-    from ..runs import Run
+    from ..embed.thumbnails import Thumbnail
+    from ..store.store import Store
+    from .runs import Run
 
 # A probability below this is taken for it, so that a head that is certain has finite log-odds.
 _MIN_PROBABILITY = 1e-6
@@ -385,7 +385,7 @@ def patch_grid(tokens: int, preprocessing: Mapping[str, Any]) -> tuple[int, int]
 
 def _words(spec: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, list[str]]:
     """The pieces of items' texts that their tokens stand for, by item; empty where the encoder cannot be had."""
-    from ...embed.encoder import load_encoder, require_trusted
+    from ..embed.encoder import load_encoder, require_trusted
 
     try:
         require_trusted(str(spec["encoder"]))

@@ -26,20 +26,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ...dups.pair_graph import AUTO, DuplicateExclusion
-from ...errors import HeadError, IcehouseError, UsageError, count_of
-from ..families.zero_shot import prompt_notes, with_prompts
-from ..head import Head
-from ..inputs import Missing, Samples
-from ..intervals import joined_interval
-from ..metrics import METRICS, majority_note, minority_class, require_positive, score
-from ..registry import head_class, plain
-from ..runs import log_scoring, scoring_count, write_sealed
-from ..trainer import Rows, Selection, make_head, prepare
+from ..dups.pair_graph import AUTO, DuplicateExclusion
+from ..errors import HeadError, IcehouseError, UsageError, count_of
+from .families.zero_shot import prompt_notes, with_prompts
+from .head import Head
+from .inputs import Missing, Samples
+from .intervals import joined_interval
+from .metrics import METRICS, majority_note, minority_class, require_positive, score
+from .registry import head_class, plain
+from .runs import log_scoring, scoring_count, write_sealed
 from .sweep import Trial, begin_record, combinations, read_record, sweep_folder, trials
+from .trainer import Rows, Selection, make_head, prepare
 
 if TYPE_CHECKING:
-    from ...store.store import Store
+    from ..store.store import Store
 
 #: Labelled items a class.
 SHOTS = (1, 2, 4, 8, 16)

@@ -1,14 +1,15 @@
-"""CLI: sweep, compare, shots."""
+"""CLI: sweep, compare, shots; and options that commands of heads share, each declared once."""
 
 import contextlib
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from ...console import (
+from ..console import (
     DEFAULT_STORE,
     JsonOption,
     StoreOption,
@@ -21,14 +22,92 @@ from ...console import (
     rich_table,
     say,
 )
-from ...errors import UsageError, count_of
-from .. import options
+from ..errors import UsageError, count_of
 
 if TYPE_CHECKING:
-    from ...store.store import Store
+    from ..store.store import Store
     from .compare import Leaderboard, Score
     from .shots import Curves
     from .sweep import Trial, TrialResult
+
+#: Panel of `--help` for options that choose rows.
+ROWS = "Which rows"
+
+rows_option = partial(typer.Option, rich_help_panel=ROWS)
+dups_option = partial(
+    rows_option, "--dups", metavar="NAME", show_default="the newest by a feature of an input's kind"
+)
+
+RunArgument = Annotated[
+    str, typer.Argument(help='Id of a run, a part of it, or "latest".', show_default=False)
+]
+LabelOption = Annotated[str, typer.Option("--label", "-l", help="Column of labels.")]
+SplitColumnOption = Annotated[str, rows_option(help="Column of splits.")]
+TestOption = Annotated[
+    bool,
+    rows_option(
+        "--test/--no-test", help="Score the test split, or leave it alone until `icehouse evaluate`."
+    ),
+]
+WhereOption = Annotated[str | None, rows_option(help='SQL condition over items, such as "width >= 64".')]
+MissingOption = Annotated[
+    Literal["drop", "keep"], rows_option(help="Leave out items that lack an input, or keep them.")
+]
+DupsOption = Annotated[
+    list[str] | None,
+    dups_option(
+        help='Results of `icehouse dups find` by which rows without a near-duplicate in training are scored too, or "none"; '
+        "repeatable."
+    ),
+]
+PositiveOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Class whose average precision is meant.",
+        show_default="the rarer of two; the mean over more",
+    ),
+]
+DrawsOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Bootstrap resamples of differences and calibration; scores' intervals need none. 0: no intervals.",
+    ),
+]
+RefitOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--refit/--no-refit",
+        help="Fit the choice again with the dev rows.",
+        show_default="only where dev was held out of train",
+    ),
+]
+
+#: The keys of `icehouse.heads.metrics.METRICS`.
+Metric: TypeAlias = Literal["macro_f1", "accuracy", "weighted_f1", "auroc", "average_precision", "log_loss"]
+
+MetricOption = Annotated[Metric, typer.Option("--metric", "-m", help="Score that decides, and that ranks.")]
+ClassWeightOption = Annotated[
+    Literal["balanced"] | None,
+    typer.Option(help="Weigh classes by the inverse of their frequency.", show_default="none"),
+]
+CombinationsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--inputs",
+        "-i",
+        help="Combinations to try: image+text,image,text.",
+        show_default="all modalities together, and each alone",
+    ),
+]
+GridOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Parameters to try beside the heads' own choices: HEAD:NAME=VALUES, repeatable.",
+        show_default=False,
+    ),
+]
+
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -39,10 +118,10 @@ def sweep(
         str | None,
         typer.Option(help="Families, comma-separated; see `icehouse heads`.", show_default="all"),
     ] = None,
-    inputs: options.CombinationsOption = None,
+    inputs: CombinationsOption = None,
     seeds: Annotated[int, typer.Option(help="Fits of every trial, for the heads that draw.")] = 5,
-    grid: options.GridOption = None,
-    metric: options.MetricOption = "macro_f1",
+    grid: GridOption = None,
+    metric: MetricOption = "macro_f1",
     budget: Annotated[
         str | None,
         typer.Option(help="Begin no fit after so long: 90s, 5m, 1h.", show_default="none"),
@@ -53,21 +132,21 @@ def sweep(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what the sweep of that name has done.")
     ] = False,
-    label: options.LabelOption = "label",
-    split_column: options.SplitColumnOption = "split",
-    where: options.WhereOption = None,
-    missing: options.MissingOption = "drop",
-    dups: options.DupsOption = None,
-    positive: options.PositiveOption = None,
-    draws: options.DrawsOption = 1000,
-    class_weight: options.ClassWeightOption = None,
-    test: options.TestOption = True,
+    label: LabelOption = "label",
+    split_column: SplitColumnOption = "split",
+    where: WhereOption = None,
+    missing: MissingOption = "drop",
+    dups: DupsOption = None,
+    positive: PositiveOption = None,
+    draws: DrawsOption = 1000,
+    class_weight: ClassWeightOption = None,
+    test: TestOption = True,
     strict_labels: StrictLabelsOption = False,
-    refit: options.RefitOption = None,
+    refit: RefitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try many heads and inputs, choose on dev, score each family's winner on test once; goes on where it stopped."""
-    from ...store.store import Store
+    from ..store.store import Store
     from .compare import compare as compare_runs
     from .sweep import parse_grid
     from .sweep import sweep as run_sweep
@@ -161,7 +240,7 @@ def compare(
         str | None, typer.Option("--sweep", help="Compare the winners of this sweep.", show_default=False)
     ] = None,
     metric: Annotated[
-        options.Metric | None,
+        Metric | None,
         typer.Option("--metric", "-m", help="Score that ranks.", show_default="the sweep's, else macro_f1"),
     ] = None,
     group_by: Annotated[
@@ -170,14 +249,14 @@ def compare(
             "--group-by", "-g", help="Column of items, such as event or language: scores for each value."
         ),
     ] = None,
-    dups: options.DupsOption = None,
-    positive: options.PositiveOption = None,
+    dups: DupsOption = None,
+    positive: PositiveOption = None,
     draws: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of differences.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Show the leaderboard: scores with intervals, paired tests against the leader, time, size, latency."""
-    from ...store.store import Store
+    from ..store.store import Store
     from .compare import compare as compare_runs
     from .compare import find_runs
     from .sweep import SweepRecord, list_sweeps
@@ -207,7 +286,7 @@ def compare(
 
 
 def _warn_of_labels(store: "Store", label: str, where: str | None, strict: bool) -> None:
-    from ..inputs import check_labels
+    from .inputs import check_labels
 
     for line in check_labels(store, label, where=where, strict=strict):
         say(f"WARNING: {line}")
@@ -215,8 +294,8 @@ def _warn_of_labels(store: "Store", label: str, where: str | None, strict: bool)
 
 def _notes(store: "Store", trials: "Sequence[Trial]", class_weight: str | None) -> list[str]:
     """Options that some of the heads could make nothing of."""
-    from ..families.zero_shot import prompt_notes
-    from ..registry import head_class
+    from .families.zero_shot import prompt_notes
+    from .registry import head_class
 
     notes: list[str] = []
     for trial in trials:
@@ -231,8 +310,8 @@ def _notes(store: "Store", trials: "Sequence[Trial]", class_weight: str | None) 
 
 
 def _print_board(board: "Leaderboard", group_by: str | None = None) -> None:
-    from ..metrics import interval_text, title, value_text
-    from ..runs import scoring_text
+    from .metrics import interval_text, title, value_text
+    from .runs import scoring_text
 
     metric = board.metric
     heading = title(metric, {"positive": board.positive and {"label": board.positive}})
@@ -386,7 +465,7 @@ def _signed(value: float, metric: str) -> str:
 
 
 def _with_interval(score: "Score | None", metric: str) -> str:
-    from ..metrics import interval_text, value_text
+    from .metrics import interval_text, value_text
 
     if score is None:
         return ""
@@ -406,7 +485,7 @@ def shots(
         str, typer.Option(help="Families, comma-separated; see `icehouse heads`.")
     ] = "logreg,tip-adapter",
     store: StoreOption = DEFAULT_STORE,
-    inputs: options.CombinationsOption = None,
+    inputs: CombinationsOption = None,
     counts: Annotated[
         str, typer.Option("--shots", help="Labelled items a class, comma-separated; 0 adds zero-shot.")
     ] = "1,2,4,8,16",
@@ -415,22 +494,22 @@ def shots(
         list[str] | None,
         typer.Option(help="Parameters, a curve for each: HEAD:NAME=VALUES, repeatable.", show_default=False),
     ] = None,
-    metric: Annotated[options.Metric, typer.Option("--metric", "-m", help="Score to show.")] = "macro_f1",
-    positive: options.PositiveOption = None,
+    metric: Annotated[Metric, typer.Option("--metric", "-m", help="Score to show.")] = "macro_f1",
+    positive: PositiveOption = None,
     name: Annotated[
         str, typer.Option("--name", "-n", help="What is done under a name is not done again.")
     ] = "shots",
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was done under that name.")] = False,
-    label: options.LabelOption = "label",
-    split_column: options.SplitColumnOption = "split",
-    where: options.WhereOption = None,
-    missing: options.MissingOption = "drop",
+    label: LabelOption = "label",
+    split_column: SplitColumnOption = "split",
+    where: WhereOption = None,
+    missing: MissingOption = "drop",
     test: Annotated[
-        bool, options.rows_option("--test/--no-test", help="Score the test split; without, a dev split.")
+        bool, rows_option("--test/--no-test", help="Score the test split; without, a dev split.")
     ] = True,
     dups: Annotated[
         list[str] | None,
-        options.dups_option(
+        dups_option(
             help='Results of `icehouse dups find`, so that no draw has near-duplicates, or "none"; repeatable.'
         ),
     ] = None,
@@ -439,7 +518,7 @@ def shots(
     as_json: JsonOption = False,
 ) -> None:
     """Learning curves: heads fitted on a few labelled items a class, drawn again and again, scored on test."""
-    from ...store.store import Store
+    from ..store.store import Store
     from .shots import shots as draw_and_fit
     from .sweep import parse_grid
 
@@ -484,8 +563,8 @@ def shots(
 
 
 def _print_curves(done: "Curves", metric: str, draws: int) -> None:
-    from ..metrics import interval_text, value_text
-    from ..runs import scoring_text
+    from .metrics import interval_text, value_text
+    from .runs import scoring_text
 
     counts = sorted({point.shots for point in done.points})
     rows: dict[str, list[str]] = {}

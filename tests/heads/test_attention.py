@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from icehouse.heads.torch.attention import (
+from icehouse.heads.torch_layers import (
     AttentionPool,
     Block,
     DifferentialV1,

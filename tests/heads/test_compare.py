@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from icehouse.dups.find import find_duplicates
+from icehouse.heads.compare import compare
 from icehouse.heads.package import stored_rows
 from icehouse.heads.runs import Run
-from icehouse.heads.sweeps.compare import compare
 from icehouse.heads.trainer import train
 from icehouse.store.files import write_sums
 from icehouse.store.store import Store

@@ -1,7 +1,7 @@
 """`TorchHead`: the base of every head that is a small network.
 
 A family writes `build` and its own parameters; this class standardises the inputs, trains the grid as one
-batched program (`icehouse.heads.torch.training`), keeps what is best on dev, predicts and saves.
+batched program (`icehouse.heads.torch_training`), keeps what is best on dev, predicts and saves.
 
 Predictions are made in float64: rounding then cannot tell a row alone from the same row in a batch. The
 networks are small enough that nobody notices.
@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
-from ...errors import CorruptError, HeadError
-from ..head import Chosen, Examples, Head, Pair, Validation
-from ..inputs import Inputs, Labels
-from ..registry import ClassWeight, Footprint, ParameterError
+from ..errors import CorruptError, HeadError
+from .head import Chosen, Examples, Head, Pair, Validation
+from .inputs import Inputs, Labels
+from .registry import ClassWeight, Footprint, ParameterError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from .training import Configuration, Outcome, Part, Plan
+    from .torch_training import Configuration, Outcome, Part, Plan
 
 #: A number, or several to choose from on dev.
 Grid: TypeAlias = float | Sequence[float]
@@ -147,7 +147,7 @@ class TorchHead(Head):
 
     @abstractmethod
     def build(self, widths: dict[str, int], classes: int) -> nn.Module:
-        """A new network that maps ``(inputs, masks)`` to logits (n, classes); see `icehouse.heads.torch.layers`.
+        """A new network that maps ``(inputs, masks)`` to logits (n, classes); see `icehouse.heads.torch_layers`.
 
         A `HeadError` says that the family cannot work on these inputs.
         """
@@ -165,7 +165,7 @@ class TorchHead(Head):
     # ------------------------------------------------------------------ fitting
 
     def _fit(self, X: Inputs, y: np.ndarray, val: Validation | None, weight: np.ndarray | None) -> Chosen:
-        from .training import Configuration
+        from .torch_training import Configuration
 
         self._refuse(X)
         grids, plan = self._grids(), self._plan(len(y))
@@ -210,7 +210,7 @@ class TorchHead(Head):
 
     def _configurations(self) -> list[Configuration]:
         """Every combination of them, with the head's seed."""
-        from .training import Configuration
+        from .torch_training import Configuration
 
         grids = self._grids()
         return [
@@ -220,7 +220,7 @@ class TorchHead(Head):
 
     def _plan(self, n: int) -> Plan:
         """Training plan of all configurations on about `n` rows."""
-        from .training import Plan
+        from .torch_training import Plan
 
         for name in ("label_smoothing", "momentum"):
             if not 0 <= getattr(self, name) < 1:
@@ -243,7 +243,7 @@ class TorchHead(Head):
         examples: Examples,
         val: Validation | None,
     ) -> list[Outcome]:
-        from .training import Rows, statistics, train_many
+        from .torch_training import Rows, statistics, train_many
 
         device, by_class = self._device(), examples.by_class
         centred = statistics(examples.X, examples.weight) if self.standardize else {}
@@ -307,7 +307,7 @@ class TorchHead(Head):
         """A new network behind centring and scaling; the caller seeds."""
         import torch
 
-        from .layers import Prepared
+        from .torch_layers import Prepared
 
         network = Prepared(self.build(dict(self.widths_), len(self.classes_)), self.widths_)
         for i, name in enumerate(self.widths_):
@@ -332,7 +332,7 @@ class TorchHead(Head):
     def _predict_proba(self, X: Inputs) -> np.ndarray:
         import torch
 
-        from .training import Rows, blocks
+        from .torch_training import Rows, blocks
 
         device = self._device()
         device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
@@ -395,7 +395,7 @@ def _part(rows: Any, y: np.ndarray, weight: np.ndarray) -> Part:
     """Rows for the trainer; weights have a mean of one, so that they leave the learning rate's meaning alone."""
     import torch
 
-    from .training import Part
+    from .torch_training import Part
 
     share = torch.from_numpy(weight / weight.mean()).to(rows.device, torch.float32)
     return Part(rows, torch.from_numpy(y).to(rows.device), share)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ...dups.pair_graph import AUTO, DuplicateSearches, ItemRows, contents_of
-from ...errors import CorruptError, HeadError, IcehouseError, SpaceError, UsageError, count_of
-from ...store.files import check_sums
-from ..metrics import (
+from ..dups.pair_graph import AUTO, DuplicateSearches, ItemRows, contents_of
+from ..errors import CorruptError, HeadError, IcehouseError, SpaceError, UsageError, count_of
+from ..store.files import check_sums
+from .metrics import (
     METRICS,
     Difference,
     Resampling,
@@ -31,12 +31,12 @@ from ..metrics import (
     score,
     title,
 )
-from ..registry import check_memory, head_class, scoring_bytes
-from ..runs import Run, Scored, list_runs, scoring_count
+from .registry import check_memory, head_class, scoring_bytes
+from .runs import Run, Scored, list_runs, scoring_count
 from .sweep import SweepRecord
 
 if TYPE_CHECKING:
-    from ...store.store import Store
+    from ..store.store import Store
 
 # Predictions of one row that the latency is the median of, after some to warm up.
 _TIMED, _WARM = 30, 3

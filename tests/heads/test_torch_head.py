@@ -127,7 +127,7 @@ def test_memory_mapped_tokens_are_gathered_batch_by_batch(
     lengths = tokens.mask.sum(axis=1)
     np.save(tmp_path / "states.npy", tokens.values[tokens.mask])
     monkeypatch.setattr("icehouse.heads.inputs._BLOCK", 16 * tokens.values[0].size)
-    monkeypatch.setattr("icehouse.heads.torch.training._BLOCK", 16 * tokens.values[0].size)
+    monkeypatch.setattr("icehouse.heads.torch_training._BLOCK", 16 * tokens.values[0].size)
 
     class Watched(np.memmap):
         """A mapped array that counts how many states are taken at a time."""

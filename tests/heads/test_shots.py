@@ -15,7 +15,7 @@ from icehouse.errors import HeadError, UsageError
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.inputs import Inputs
 from icehouse.heads.metrics import METRICS
-from icehouse.heads.sweeps.shots import draw_items, shots
+from icehouse.heads.shots import draw_items, shots
 from quick import Make
 from shell import ran, told
 
@@ -192,7 +192,7 @@ def test_zero_shots_are_zero_shot(make_store: Make, monkeypatch: pytest.MonkeyPa
         assert labels == ["calm", "flood", "quake"]
         return head.unfitted(class_vectors={"image": X}) if head.takes_prompts != "never" else head
 
-    monkeypatch.setattr("icehouse.heads.sweeps.shots.with_prompts", prompted)
+    monkeypatch.setattr("icehouse.heads.shots.with_prompts", prompted)
     curves = shots(make_store(120), ["logreg", "tip-adapter"], inputs="image", counts=[0, 2], draws=3)
     found = [(p.trial.family, p.shots, len(p.draws)) for p in curves.points]
     assert found == [("logreg", 2, 3), ("tip-adapter", 2, 3), ("zero-shot", 0, 1)]

@@ -10,9 +10,7 @@ import pyarrow as pa
 import pytest
 from html_page import HtmlPage
 from icehouse.errors import HeadError, UsageError
-from icehouse.heads.inputs import Inputs, Tokens
-from icehouse.heads.registry import create
-from icehouse.heads.reports.explain import (
+from icehouse.heads.explain import (
     explain,
     explain_page,
     heat_level,
@@ -21,6 +19,8 @@ from icehouse.heads.reports.explain import (
     shapley,
     training_means,
 )
+from icehouse.heads.inputs import Inputs, Tokens
+from icehouse.heads.registry import create
 from icehouse.heads.trainer import train
 from icehouse.store.schema import features_schema, items_schema
 from icehouse.store.store import Store

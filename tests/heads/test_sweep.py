@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from icehouse.errors import HeadError, UsageError
 from icehouse.heads import registry
+from icehouse.heads.compare import compare, find_runs
 from icehouse.heads.families.linear import LogReg
 from icehouse.heads.head import Head
 from icehouse.heads.inputs import InputError, Inputs
 from icehouse.heads.runs import Run, list_runs
-from icehouse.heads.sweeps.compare import compare, find_runs
-from icehouse.heads.sweeps.sweep import combinations, parse_grid, sweep, trials
+from icehouse.heads.sweep import combinations, parse_grid, sweep, trials
 from icehouse.heads.trainer import train
 from quick import Make
 
@@ -53,7 +53,7 @@ def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
     def head_class(family: str) -> type[Head]:
         return Noisy if family == "noisy" else real(family)
 
-    for module in ("registry", "head", "sweeps.sweep", "sweeps.compare"):
+    for module in ("registry", "head", "sweep", "compare"):
         monkeypatch.setattr(f"icehouse.heads.{module}.head_class", head_class)
 
 
@@ -95,7 +95,7 @@ def test_nothing_is_done_twice(make_store: Make) -> None:
 
 
 def test_a_kill_loses_nothing_and_shows_test_once(make_store: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from icehouse.heads.sweeps import sweep as module
+    from icehouse.heads import sweep as module
 
     store = make_store(120)
     whole = sweep(store, ["noisy"], inputs="image", seeds=3, name="whole")

@@ -1,1 +1,0 @@
-"""Reports of runs: pages, plots, explanations."""

@@ -1,1 +1,0 @@
-"""Sweeps over heads and inputs, leaderboards, learning curves over few labels."""
