@@ -30,7 +30,7 @@ from icehouse.embed.captions.captioner import caption_images
 from icehouse.embed.captions.features import embed_captions, modality_of
 from icehouse.embed.captions.questions import CaptionSettings
 from icehouse.embed.pipeline import embed_sources
-from icehouse.heads.metrics import Resampling
+from icehouse.heads.compare import Resampling
 from icehouse.heads.trainer import train
 from icehouse.store.store import Store
 from machine import machine

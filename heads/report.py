@@ -34,9 +34,10 @@ from ..web.figures import (
     reliability_chart,
 )
 from ..web.render import Card, percent, render
+from .compare import Resampling
 from .inputs import Samples
 from .intervals import LEVEL
-from .metrics import DRAWS, METRICS, Resampling, interval_text, intervals_text, title
+from .metrics import DRAWS, METRICS, interval_text, intervals_text, title
 from .probabilities import measure_calibration
 from .registry import head_class, plain
 from .runs import Run, Scored, read_sealed, scoring_text, write_json, write_sealed

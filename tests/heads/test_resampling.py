@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from icehouse.heads.metrics import SCORES, Predicted, Resampling
+from icehouse.heads.compare import Resampling
+from icehouse.heads.metrics import SCORES, Predicted
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
 

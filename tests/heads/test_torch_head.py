@@ -252,7 +252,7 @@ def test_a_head_learns_on_an_accelerator_and_loads_anywhere(
 
 @pytest.mark.slow
 def test_the_example_of_the_documentation_is_a_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     module = ModuleType("their_heads")
     monkeypatch.setitem(sys.modules, "their_heads", module)

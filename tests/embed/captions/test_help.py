@@ -20,7 +20,7 @@ from icehouse.embed.captions.features import embed_captions
 from icehouse.embed.captions.questions import CaptionSettings
 from icehouse.embed.captions.stats import show_captions, words_of
 from icehouse.embed.pipeline import embed_sources
-from icehouse.heads.metrics import Resampling
+from icehouse.heads.compare import Resampling
 from icehouse.heads.report import known_ablation
 from icehouse.heads.runs import Run
 from icehouse.heads.trainer import train
