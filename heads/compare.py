@@ -1,4 +1,4 @@
-"""Leaderboard: runs compared on the same test rows, with paired tests of their differences.
+"""Comparison of runs on the same test rows: paired differences by resampling, and the leaderboard.
 
 Runs of one head on the same features with the same parameters and the same protocol, of different seeds, are one entry. The
 leader is the best on dev, on common rows and seeds, because whoever picks the best on test has looked. Every other entry is

@@ -37,8 +37,7 @@ from ..web.render import Card, percent, render
 from .compare import Resampling
 from .inputs import Samples
 from .intervals import LEVEL
-from .metrics import DRAWS, METRICS, interval_text, intervals_text, title
-from .probabilities import measure_calibration
+from .metrics import DRAWS, METRICS, interval_text, intervals_text, measure_calibration, title
 from .registry import head_class, plain
 from .runs import Run, Scored, read_sealed, scoring_text, write_json, write_sealed
 from .trainer import Rows, Selection, Splits, fit_on, make_head, prepare

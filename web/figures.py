@@ -244,7 +244,7 @@ def ranking_charts(
 
 
 def reliability_chart(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]] = ()) -> Chart:
-    """Accuracy against confidence, by bins as `icehouse.heads.probabilities.reliability` makes them."""
+    """Accuracy against confidence, by bins as `icehouse.heads.metrics.reliability` makes them."""
     series = []
     for name, bins, hue in (("as the head says", before, 0), ("with the temperature of dev", after, 1)):
         if bins:

@@ -38,8 +38,7 @@ import numpy as np
 
 from ..head import Choice, Chosen, Examples, Head, Validation
 from ..inputs import Inputs, filled, pieces, softmax, standardised, statistics, unit_length
-from ..metrics import criteria
-from ..probabilities import platt
+from ..metrics import criteria, platt
 from ..registry import ClassWeight, Footprint, grid_of
 
 # Products with few columns are bound by memory: below so many classes a second thread gains little, and on a busy

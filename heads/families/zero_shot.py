@@ -36,7 +36,7 @@ from ..inputs import (
     softmax,
 )
 from ..metrics import criteria
-from ..probabilities import temperature as best_factor
+from ..metrics import temperature as best_factor
 from ..registry import ClassWeight, Footprint, ParameterError, did_you_mean, grid_of, shares_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icehouse.heads.inputs import softmax
-from icehouse.heads.probabilities import measure_calibration, platt, reliability, temperature
+from icehouse.heads.metrics import measure_calibration, platt, reliability, temperature
 
 
 def drawn(n: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
