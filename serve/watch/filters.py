@@ -23,8 +23,7 @@ from ...errors import UsageError, brief, unknown_name
 from ...store.store import Store
 from ..predict import Feature, Model, Scorer, feature_of
 from . import require
-from .messages import Post
-from .sources import Source
+from .sources import Post, Source
 
 if TYPE_CHECKING:
     from .commands import Settings

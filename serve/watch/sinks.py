@@ -1,4 +1,4 @@
-"""Sinks of decisions: lines of JSON, Redis Streams, Kafka, PostgreSQL, the store."""
+"""Decisions on posts, and their sinks: lines of JSON, Redis Streams, Kafka, PostgreSQL, the store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -24,8 +25,7 @@ from ...store.schema import ITEMS
 from ...store.store import Store
 from ..predict import Feature, Scorer
 from . import require
-from .messages import Decision
-from .sources import hidden, kafka_settings, quiet_logger, redis_client, redis_errors
+from .sources import Post, hidden, kafka_settings, quiet_logger, redis_client, redis_errors
 
 if TYPE_CHECKING:
     import psycopg
@@ -34,6 +34,48 @@ if TYPE_CHECKING:
 
 #: Seconds that a database which is away is waited for.
 PATIENCE_S = 60.0
+
+
+@dataclass(slots=True)
+class Decision:
+    """Decision on a post.
+
+    `decision` is "classified", "repeat" (of one of the latest), "irrelevant" (stopped by a gate), "filtered" (of no
+    collection), "label" (a label for an earlier post) or "error"; `stage` is where that was decided.
+    """
+
+    post: Post
+    decision: str
+    stage: str
+    repeat_of: dict[str, Any] | None = None
+    variant_of: dict[str, Any] | None = None  # the post whose picture it has, with other words: no repeat
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    collections: list[str] = field(default_factory=list)
+    learned: dict[str, Any] | None = None
+    error: str | None = None
+    sha256: str | None = None
+    path: str | None = None  # of the picture, on this machine
+    #: What a sink for a store needs: features by (encoder, modality, output), and facts of the picture.
+    work: Any = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it as JSON values, always with the same keys but `learned`, which comes with a label."""
+        told: dict[str, Any] = {
+            "id": self.post.id,
+            "decision": self.decision,
+            "stage": self.stage,
+            "repeat_of": self.repeat_of,
+            "variant_of": self.variant_of,
+            "runs": self.runs,
+            "collections": self.collections,
+            "error": self.error,
+            "ms": {name: round(value, 2) for name, value in self.post.ms.items()},
+        }
+        if self.learned is not None:
+            told["learned"] = self.learned
+        if self.error is not None and self.post.start:
+            told["message"] = self.post.start
+        return told
 
 
 class Sink(ABC):

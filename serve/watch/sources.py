@@ -1,11 +1,14 @@
-"""Sources of posts: lines of stdin or a file, a watched folder, Redis Streams, Kafka.
+"""Sources of posts, and the JSON of a post: lines of stdin or a file, a watched folder, Redis Streams, Kafka.
 
-A source yields messages as they come, and is told which of them are done once their results are out. What was read and
-not told comes again: to this worker when it starts anew, or to another one.
+A source yields messages as they come, and is told which of them are done once their results are out. What was read and not
+told comes again: to this worker when it starts anew, or to another one. `parse` makes a post of a message: an id, a text
+and a picture.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import json
 import os
@@ -18,6 +21,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
@@ -29,7 +33,150 @@ from ...dups.hashing import VIEWS
 from ...dups.window import TEXT_CHARS, TURNS, Arrival
 from ...errors import UsageError, WatchError, brief
 from . import require
-from .messages import MAX_BYTES, Message
+
+#: Bytes of one message, at most.
+MAX_BYTES = 32 << 20
+
+#: Characters of an id, an author or a label, at most.
+MAX_NAME = 500
+
+#: Further keys under which others send the same thing.
+_TEXTS = ("text", "image_path", "image_url", "label", "author")
+
+
+@dataclass(slots=True)
+class Message:
+    """Message of a source: bytes, and what it needs to be told once the decision is out."""
+
+    data: bytes
+    default_id: str
+    token: Any = None
+    problem: str | None = None  # why it shall not be tried
+
+
+@dataclass(slots=True)
+class Post:
+    """One post of a stream; `error` tells why it cannot be used."""
+
+    id: str
+    text: str | None = None
+    image_path: str | None = None
+    image_url: str | None = None
+    image: bytes | None = None
+    label: str | None = None
+    author: str | None = None
+    hashtags: tuple[str, ...] = ()
+    coordinates: tuple[float, float] | None = None  # longitude, latitude
+    error: str | None = None
+    token: Any = None
+    received: float = field(default_factory=time.perf_counter)
+    ms: dict[str, float] = field(default_factory=dict)
+    start: str = ""  # the first characters of what could not be read
+
+    @property
+    def content(self) -> bool:
+        """Whether there is anything to judge."""
+        return any(value is not None for value in (self.text, self.image_path, self.image_url, self.image))
+
+
+def parse(message: Message) -> Post:
+    """Read a message; what is wrong with it ends in the post's `error`, and costs this post only."""
+    post = Post(message.default_id, token=message.token)
+    try:
+        if len(message.data) > MAX_BYTES:
+            raise ValueError(f"a message of {len(message.data):,} bytes; at most {MAX_BYTES:,} are read")
+        thing = json.loads(message.data)
+        if not isinstance(thing, dict):
+            raise ValueError(
+                f"a JSON {_kind(thing)}, where an object with id, text, image_path or image_url is due"
+            )
+        _fill(post, thing)
+    except RecursionError:
+        post.error = "not JSON: nested too deeply"
+    except UnicodeDecodeError as error:
+        post.error = f"not UTF-8 ({brief(error, 120)})"
+    except json.JSONDecodeError as error:
+        post.error = f"not JSON: {brief(error, 120)}"
+    except ValueError as error:
+        post.error = brief(error)
+    post.error = message.problem or post.error
+    if post.error is not None:
+        post.start = message.data[:200].decode("utf-8", "replace")
+    return post
+
+
+def _fill(post: Post, thing: Mapping[str, Any]) -> None:
+    given = thing.get("id")
+    if isinstance(given, (str, int)) and not isinstance(given, bool) and given != "":
+        post.id = str(given)[:MAX_NAME]
+    elif given not in (None, ""):
+        raise ValueError(f"id is a {_kind(given)}, not a text or a number")
+    for name in _TEXTS:
+        value = thing.get(name)
+        if name == "label" and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if value is None or value == "":
+            continue
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is a {_kind(value)}, not a text")
+        value.encode()  # halves of surrogate pairs are no text
+        setattr(post, name, value if name in ("text", "image_path", "image_url") else value[:MAX_NAME])
+    for name in ("image_path", "image_url"):
+        if "\0" in (getattr(post, name) or ""):
+            raise ValueError(f"{name} has a NUL in it")
+    post.id.encode()
+    post.image = _picture(thing.get("image_base64"))
+    post.hashtags = _hashtags(thing.get("hashtags"))
+    post.coordinates = _coordinates(thing)
+    if not post.content and post.label is None:
+        raise ValueError("nothing to judge: no text, image_path, image_url or image_base64")
+
+
+def _picture(value: Any) -> bytes | None:
+    if value in (None, ""):
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"image_base64 is a {_kind(value)}, not a text")
+    try:
+        return base64.b64decode(
+            value.partition(",")[2] if value.startswith("data:") else value, validate=True
+        )
+    except (binascii.Error, ValueError):
+        raise ValueError("image_base64 is not base64") from None
+
+
+def _hashtags(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = value.split()
+    if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
+        raise ValueError(f"hashtags is a {_kind(value)}, not a list of texts")
+    return tuple(tag[:MAX_NAME] for tag in value[:100])
+
+
+def _coordinates(thing: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Longitude and latitude, of ``coordinates: [lon, lat]``, a GeoJSON point, or ``lon`` and ``lat``."""
+    value = thing.get("coordinates")
+    if isinstance(value, dict):
+        value = value.get("coordinates")
+    if value is None and thing.get("lon") is not None and thing.get("lat") is not None:
+        value = [thing["lon"], thing["lat"]]
+    if value is None:
+        return None
+    try:
+        lon, lat = (float(number) for number in value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("coordinates are no [longitude, latitude]") from None
+    if not (-180 <= lon <= 180 and -90 <= lat <= 90):
+        raise ValueError(f"coordinates [{lon:g}, {lat:g}] are nowhere on Earth: longitude comes first")
+    return lon, lat
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "text", bool: "truth value", type(None): "null"}
+    return names.get(type(value), "number")
+
 
 #: Times that a server of Redis is asked again, over half a minute in all.
 RETRIES = 8

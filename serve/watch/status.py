@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...store.files import temp_name
-from .messages import Decision
+from .sinks import Decision
 
 #: Seconds that rates are about, posts that latencies are about, posts of each class that are shown.
 WINDOW_S, LATENCIES, LATEST = 60.0, 2000, 12

@@ -33,9 +33,8 @@ from ..predict import Contents, Feature, Model, Scorer, feature_of, load_models,
 from .fetch import Fetcher, FetchError, inside
 from .filters import Collections, Repeats, compared_features, repeated_part
 from .learning import Learner
-from .messages import Decision, Message, Post, parse
-from .sinks import Sink, StoreOut, open_sink
-from .sources import Source, default_name, open_source
+from .sinks import Decision, Sink, StoreOut, open_sink
+from .sources import Message, Post, Source, default_name, open_source, parse
 from .status import Status, read_status
 
 if TYPE_CHECKING:

@@ -222,7 +222,8 @@ def test_a_cut_connection_is_made_again(watch: Watching, postgres: str, home: Pa
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE pid <> pg_backend_pid() AND datname = current_database()"
         )
-    from icehouse.serve.watch.messages import Decision, Post
+    from icehouse.serve.watch.sinks import Decision
+    from icehouse.serve.watch.sources import Post
 
     sink.write([Decision(Post("a"), "error", "read", error="x")])
     sink.close()

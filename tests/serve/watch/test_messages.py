@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from icehouse.console import json_text
-from icehouse.serve.watch.messages import MAX_NAME, Decision, Message, Post, parse
-from icehouse.serve.watch.sinks import _without_nul
+from icehouse.serve.watch.sinks import Decision, _without_nul
+from icehouse.serve.watch.sources import MAX_NAME, Message, Post, parse
 
 KEYS = (
     "id",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from icehouse.errors import UsageError
 from icehouse.serve.watch.filters import Collections
-from icehouse.serve.watch.messages import Message, parse
+from icehouse.serve.watch.sources import Message, parse
 from icehouse.serve.watch.status import read_status
 
 pytest.importorskip("py3langid")

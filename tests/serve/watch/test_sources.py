@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 from icehouse.serve.watch.commands import Settings
-from icehouse.serve.watch.messages import MAX_BYTES, parse
-from icehouse.serve.watch.sources import Folder, Lines
+from icehouse.serve.watch.sources import MAX_BYTES, Folder, Lines, parse
 from icehouse.serve.watch.worker import open_watch
 
 Posts = Callable[..., dict[str, Any]]
