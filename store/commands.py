@@ -185,7 +185,7 @@ def export(
     excel_safe: ExcelSafeOption = False,
 ) -> None:
     """Write a feature of the items to a file: npy and ids, CSV, Parquet or safetensors."""
-    from .export import export as write
+    from .sql import export as write
     from .store import Store
 
     notes: list[str] = []

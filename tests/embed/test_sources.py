@@ -18,8 +18,8 @@ from icehouse.embed.pipeline import embed_sources
 from icehouse.errors import SourceError, UsageError
 from icehouse.heads.inputs import load_samples
 from icehouse.store.annotate import join
-from icehouse.store.export import export
 from icehouse.store.maintain import describe
+from icehouse.store.sql import export
 from icehouse.store.store import Store
 from toys import ToyEncoder, picture
 

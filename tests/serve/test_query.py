@@ -13,7 +13,7 @@ from icehouse.embed.pipeline import choose_encoder, embed_sources
 from icehouse.errors import SourceError, SpaceError, UsageError
 from icehouse.heads.inputs import load_samples
 from icehouse.serve.query import search
-from icehouse.store.export import export
+from icehouse.store.sql import export
 from icehouse.store.store import Store
 from PIL import Image
 from toys import ToyEncoder, make_pictures

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from icehouse.errors import StoreError, UsageError
-from icehouse.store.export import export
 from icehouse.store.schema import features_schema
+from icehouse.store.sql import export
 from icehouse.store.store import Store
 from icehouse.store.vectors import tokens_to_arrow, vectors_to_arrow
 
@@ -107,7 +107,7 @@ def test_a_failed_export_keeps_the_old_file(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("icehouse.store.export.pq.write_table", full)
+    monkeypatch.setattr("icehouse.store.sql.pq.write_table", full)
     with pytest.raises(StoreError, match="No space left"):
         export(store, NAME, out)
     assert out.read_bytes() == b"precious"
