@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,11 @@ _SAFETY = 10
 
 #: Gives the thumbnails of contents (m,), uint8 (m, 64, 64), and which there are.
 Thumbs = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+#: Gives codes ``i * n + j``, ascending, of the near pairs of which one at least is new, or of all for None; and False where
+#: there are too many to tell. And what knows those of contents that are not new.
+Find = Callable[[np.ndarray | None], tuple[np.ndarray, bool]]
+Recall = Callable[[Find], tuple[np.ndarray, bool]]
 
 
 @dataclass(frozen=True)
@@ -392,12 +398,15 @@ _TURNED_BLOCK = 1024
 _TURNED_SEED = 20_240
 
 
-def turned_pairs(turned: np.ndarray, there: np.ndarray, thumbs: Thumbs) -> PixelPairs | None:
+def turned_pairs(
+    turned: np.ndarray, there: np.ndarray, thumbs: Thumbs, recall: Recall | None = None
+) -> PixelPairs | None:
     """Find the turned copies among n contents; None where so many are near by chance that nothing can be told.
 
-    Takes the hashes of each content in the `ORIENTATIONS`, uint64 (n, 8), and which there are, bool (n,).
+    Takes the hashes of each content in the `ORIENTATIONS`, uint64 (n, 8), and which there are, bool (n,). Given what
+    `find` finds of the contents that are new, bool (n,), or of all for None, `recall` gives what it finds of all.
     """
-    found = _candidates(turned, there & informative(turned[:, 0]))
+    found = _candidates(turned, there & informative(turned[:, 0]), recall or (lambda find: find(None)))
     if found is None:
         return None
     if not len(found[0]):
@@ -425,35 +434,54 @@ def turn(pictures: np.ndarray, orientation: int) -> np.ndarray:
     return pictures
 
 
-def _candidates(turned: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _candidates(
+    turned: np.ndarray, usable: np.ndarray, recall: Recall
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Pairs with a near turned hash, nearer than upright ones: codes, orientations and distances."""
-    n, rows = len(turned), np.flatnonzero(usable)
-    upright = turned[rows, 0]
     for radius in range(RADIUS, -1, -2):
-        held: list[tuple[np.ndarray, ...]] = []
-        count, near = 0, np.zeros(n, bool)
+        find = partial(_near_turned, turned, usable, radius)
+        codes, whole = recall(find) if radius == RADIUS else find(None)
+        i, j = np.divmod(codes, max(len(turned), 1))
+        held = []
         for orientation in range(1, len(ORIENTATIONS)):
-            for a, b in cross_pairs(turned[rows, orientation], upright, radius):
-                distance = np.bitwise_count(turned[rows[a], orientation] ^ upright[b])
-                better = (distance < np.bitwise_count(upright[a] ^ upright[b])) & (a != b)
-                a, b, distance = a[better], b[better], distance[better]
-                how = np.where(a < b, orientation, INVERSE[orientation])
-                i, j = rows[np.minimum(a, b)], rows[np.maximum(a, b)]
-                held.append((i * n + j, how, distance))
-                near[i] = near[j] = True
-                count += len(i)
-            # Each is found from both of its ends.
-            if count > 2 * _MOST_CANDIDATES or near.sum() > _MOST_CONTENTS:
-                break
-        else:
-            if not held:
-                return np.empty(0, np.int64), np.empty(0, np.int8), np.empty(0, np.int16)
-            codes, how, bits = (np.concatenate(parts) for parts in zip(*held, strict=True))
-            order = np.lexsort((bits, how, codes))
-            pairs = codes[order] * len(ORIENTATIONS) + how[order]
-            order = order[np.append(True, pairs[1:] != pairs[:-1])] if len(order) else order
-            return codes[order], how[order].astype(np.int8), bits[order].astype(np.int16)
+            for a, b, how in ((i, j, orientation), (j, i, INVERSE[orientation])):
+                distance = np.bitwise_count(turned[a, orientation] ^ turned[b, 0])
+                upright = np.bitwise_count(turned[a, 0] ^ turned[b, 0])
+                at = np.flatnonzero((distance <= radius) & (distance < upright))
+                held.append(np.stack([codes[at], np.full(len(at), how), distance[at]]))
+        codes, how, bits = np.concatenate(held, axis=1)
+        # Each is found from both of its ends.
+        if not whole or len(codes) > 2 * _MOST_CANDIDATES or len(np.unique([i, j])) > _MOST_CONTENTS:
+            continue
+        order = np.lexsort((bits, how, codes))
+        pairs = codes[order] * len(ORIENTATIONS) + how[order]
+        order = order[np.append(True, pairs[1:] != pairs[:-1])] if len(order) else order
+        return codes[order], how[order].astype(np.int8), bits[order].astype(np.int16)
     return None
+
+
+def _near_turned(
+    turned: np.ndarray, usable: np.ndarray, radius: int, new: np.ndarray | None
+) -> tuple[np.ndarray, bool]:
+    """Codes, ascending, of pairs of which one is turned near the other, and False where there are too many.
+
+    With `new`, bool (n,), those of which one at least is new.
+    """
+    n, rows = len(turned), np.flatnonzero(usable)
+    fresh = rows if new is None else rows[new[rows]]
+    held, count = [np.empty(0, np.int64)], 0
+    for orientation in range(1, len(ORIENTATIONS)):
+        for some, others in ((fresh, rows), (rows, fresh))[: 1 if new is None else 2]:
+            for a, b in cross_pairs(turned[some, orientation], turned[others, 0], radius):
+                a, b = some[a], others[b]
+                distance = np.bitwise_count(turned[a, orientation] ^ turned[b, 0])
+                near = (distance < np.bitwise_count(turned[a, 0] ^ turned[b, 0])) & (a != b)
+                a, b = a[near], b[near]
+                held.append(np.minimum(a, b) * n + np.maximum(a, b))
+                count += len(a)
+            if count > 4 * _MOST_CANDIDATES:
+                return np.empty(0, np.int64), False
+    return np.unique(np.concatenate(held)), True
 
 
 def _drawn_rows(there: np.ndarray) -> np.ndarray:

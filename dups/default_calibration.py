@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from .calibration import (
     largest_cosines,
     tail_size,
 )
+from .confirm import Find
 from .hashing import ViewHashes
 from .join import RowSet
 from .local_scaling import MIN_REFERENCE, LocalMeasure, Neighbourhoods, fit_local, reference_rows
@@ -320,7 +321,8 @@ def mapped_vectors(
         at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
         there = keys[at] == wanted
         for start in range(0, len(out), 8192):
-            np.take(known, at[start : start + 8192], axis=0, out=out[start : start + 8192])
+            # Clipping nothing: any other mode would fill a buffer first.
+            np.take(known, at[start : start + 8192], axis=0, out=out[start : start + 8192], mode="clip")
         new, squares = np.flatnonzero(~there), lengths[at]
         if len(new):
             out[new] = made = apply_map(X[new], mean, matrix)
@@ -390,10 +392,6 @@ def measure_digest(measure: LocalMeasure) -> str:
 
 #: Pairs beyond which nothing is kept: 8 bytes each.
 MAX_KEPT = 5_000_000
-
-#: Gives codes ``i * n + j``, ascending, of the near pairs of which one at least is new, or of all for None; and False where
-#: there are too many to tell.
-Find = Callable[[np.ndarray | None], tuple[np.ndarray, bool]]
 
 
 @dataclass(frozen=True)

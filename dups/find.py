@@ -42,6 +42,7 @@ from .groups import (
     choose_keepers,
     columns_for,
     criteria,
+    facts_beforehand,
     group_pairs,
     grouping,
     item_files,
@@ -180,11 +181,12 @@ def find_duplicates(
     try:
         with publish_folder(folder) as temp, ThreadPoolExecutor(1) as beside:
             scratch = temp / "vectors.npy"
-            inside = None
+            inside, facts = None, None
+            by_quality = keeper == "best" and key == "image_sha256"
             # Read while pictures are.
             read = beside.submit(lambda: None if feature is None else store.vectors(feature))
             if viewed:
-                make_views(store, items, progress=progress, threads=threads)
+                new = make_views(store, items, progress=progress, threads=threads)
                 inside = content_shares(store, items[key].cast(pa.string()).combine_chunks())
             vectors = read.result()
             ranked, items, standing = _ranked_items(items, key, keeper, inside)
@@ -192,7 +194,9 @@ def find_duplicates(
             hashed_views = None
             if viewed:
                 seen = items[key].cast(pa.string()).combine_chunks().take(pa.array(ranked.best))
-                turned = submit(threads, turned_copies, store.path, seen)
+                near = store.path / "cache" / "near" / search_name(feature)
+                turned = submit(threads, turned_copies, store.path, seen, near, where is None)
+                facts = facts_beforehand(store, new, threads) if by_quality else None
                 hashed_views = _view_hashes(store, ranked, items)
             if made.source == DEFAULT_SOURCE and feature is not None:
                 made, told = _default_rule(
@@ -213,7 +217,6 @@ def find_duplicates(
                     hashed_views, len(contents), made, expected_false_pairs or 1.0
                 )
                 remarks += unseen
-                near = store.path / "cache" / "near" / search_name(feature)
                 contents.known = NearCache.of(near, seen, contents.views, contents.with_vector, where is None)
                 contents.collages = have_cells(store, seen)
                 if made.near_certain and hashed_views is not None:
@@ -270,7 +273,7 @@ def find_duplicates(
                     lambda left: _regrouped(left, ranked, temp / "pairs.parquet", grouping_by),
                 )
             why: dict[int, str] = {}
-            if keeper == "best" and key == "image_sha256":
+            if by_quality:
                 keepers, why = choose_keepers(
                     store,
                     ranked,
@@ -279,6 +282,7 @@ def find_duplicates(
                     contents,
                     standing,
                     star=grouping_by == "star",
+                    facts=facts,
                     progress=progress,
                     threads=threads,
                 )

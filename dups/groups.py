@@ -26,7 +26,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,9 +45,9 @@ from ..store.schema import check_single
 from ..store.store import Store
 from ..store.table import Table
 from .hashing import distinct
-from .processes import measured
+from .processes import measured, started, submit
 from .quality import BINS, FACTS, FACTS_VERSION, RELATIONS_VERSION, SMALL, Facts, Relation, compare, measure
-from .view_table import append_measured
+from .view_table import append_measured, measured_rows
 
 if TYPE_CHECKING:
     from .pairs import Contents
@@ -431,6 +431,8 @@ _SCHEMA = pa.schema(
     ]
 )
 _BATCH = 512
+#: New contents, at most, whose facts are measured before it is known which have copies.
+_BEFOREHAND = 500
 _HELD = 2000  # members of groups whose facts are held at once
 _ROUNDS = 8
 
@@ -505,6 +507,25 @@ class _Members:
     relations: dict[tuple[int, int], Relation]  # of those that were compared before, by their places
 
 
+def facts_beforehand(
+    store: Store, contents: Mapping[str, Sequence[Path]], threads: int | None
+) -> Callable[[], None]:
+    """Measure the facts of new contents while something else is done, if processes are started; gives what appends them."""
+    tasks, count = list(contents.items()), started()
+    parts = [tasks[k::count] for k in range(count)] if len(tasks) <= _BEFOREHAND else []
+    made = [submit(threads, measured_rows, _facts_of, part) for part in parts if part]
+
+    def append() -> None:
+        rows = [row for part in made for row in part()]
+        if rows:
+            table = _table(store)
+            have = set(table.snapshot().read(["image_sha256"])["image_sha256"].to_pylist())
+            rows = [row for row in rows if row["image_sha256"] not in have]
+            table.append(pa.Table.from_pylist(rows, schema=_SCHEMA), unique="image_sha256")
+
+    return append
+
+
 def choose_keepers(
     store: Store,
     ranked: RankedItems,
@@ -514,6 +535,7 @@ def choose_keepers(
     standing: np.ndarray,
     *,
     star: bool,
+    facts: Callable[[], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
@@ -521,6 +543,7 @@ def choose_keepers(
 
     `digests` gives the sha256 of each content, `keeper` the groups as they were found, and `standing` int (n,) what goes
     before quality: of two contents that with the lower one is kept. With `star` every member is a neighbour of its keeper.
+    `facts` is what `facts_beforehand` gave.
     """
     order = np.argsort(keeper, kind="stable")
     _, starts, counts = np.unique(keeper[order], return_index=True, return_counts=True)
@@ -535,6 +558,8 @@ def choose_keepers(
     known = digests()
     files = ranked.files_of(wanted).to_pylist()
     table = _table(store)
+    if facts is not None:
+        facts()
     have = set(table.snapshot().read(["image_sha256"])["image_sha256"].to_pylist())
     named = zip((known[number] for number in wanted.tolist()), files, strict=True)
     todo = {digest: [Path(file)] for digest, file in named if file and digest not in have}
@@ -554,9 +579,11 @@ def choose_keepers(
             facts = Facts(*map(np.stack, zip(*(read.get(each, _UNKNOWN) for each in names), strict=True)))
             first = one[:MAX_MEASURED]
             members.append(_Members(facts, standing[first], ages[first], relations.known(names)))
-        for one, names, (order, reason, used) in zip(
-            held, compared, measured(_in_order, members, threads), strict=True
-        ):
+        found = [_in_order(each, known_only=True) for each in members]
+        later = [each for each, told in zip(members, found, strict=True) if told is None]
+        made = measured(_in_order, later, threads)
+        for one, names, told in zip(held, compared, found, strict=True):
+            order, reason, used = told or next(made) or _NO_ORDER
             if not len(order):
                 continue
             relations.use(names, used)
@@ -571,14 +598,21 @@ def choose_keepers(
     return keeper, why
 
 
-def _in_order(members: _Members) -> tuple[np.ndarray, str, dict[tuple[int, int], Relation]]:
-    """Places of a group's members by quality, why the first is kept, and relations used; none where one alone is known."""
+_Order = tuple[np.ndarray, str, dict[tuple[int, int], Relation]]
+_NO_ORDER: _Order = (np.empty(0, np.int64), "", {})
+
+
+def _in_order(members: _Members, *, known_only: bool = False) -> _Order | None:
+    """Places of a group's members by quality, why the first is kept, and relations used; none where one alone is known.
+
+    None where two have to be compared and `known_only` asks for what is known already.
+    """
     facts, standing, ages = members.facts, members.standing, members.ages
     base = facts.score()
     faults: list[dict[str, float]] = [{} for _ in base]
     used: dict[tuple[int, int], Relation] = {}
     if np.isfinite(base).sum() < 2:
-        return np.empty(0, np.int64), "", used
+        return _NO_ORDER
 
     def ordered() -> np.ndarray:
         score = np.round(base - np.array([sum(each.values()) for each in faults]), 6)
@@ -596,7 +630,10 @@ def _in_order(members: _Members) -> tuple[np.ndarray, str, dict[tuple[int, int],
             pair = (min(first, other), max(first, other))
             if pair in used or not np.isfinite(base[[first, other]]).all():
                 continue
-            used[pair] = relation = members.relations.get(pair) or _checked(*compare(facts, *pair))
+            relation = members.relations.get(pair)
+            if relation is None and known_only:
+                return None
+            used[pair] = relation = relation or _checked(*compare(facts, *pair))
             for place, told in zip(pair, (relation.first, relation.second), strict=True):
                 for name, cost in told.items():
                     faults[place][name] = max(faults[place].get(name, 0.0), cost)

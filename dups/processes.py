@@ -60,6 +60,11 @@ def start(workers: int | None = None) -> None:
         _started[:] = [_pool(count).submit(_load) for _ in range(count)]
 
 
+def started() -> int:
+    """Number of processes that `start` has started."""
+    return len(_started)
+
+
 def submit(workers: int | None, function: Callable[..., R], *given: Any) -> Callable[[], R]:
     """Gives what a function of a module makes, which a process makes meanwhile where `start` has started any."""
     if not _started or _count(workers) < 2:

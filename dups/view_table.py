@@ -21,7 +21,8 @@ from ..data.images import ORIENTATIONS, decode
 from ..errors import ImageError
 from ..store.store import Store
 from ..store.table import Table
-from .confirm import Parts, PixelPairs, confirm, part_candidates, turned_pairs, view_candidates
+from .confirm import RADIUS, Parts, PixelPairs, confirm, part_candidates, turned_pairs, view_candidates
+from .default_calibration import MAX_KEPT, NearCache
 from .hashing import (
     THUMB,
     VIEWS,
@@ -79,8 +80,8 @@ def make_views(
     *,
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
-) -> None:
-    """Make the views of each row's image that the store has not yet."""
+) -> dict[str, list[Path]]:
+    """Make the views of each row's image that the store has not yet; gives these contents, and the files of each."""
     table = _table(store)
     keys = items["image_sha256"].cast(pa.string()).combine_chunks()
     known = table.snapshot().read(["image_sha256"])["image_sha256"]
@@ -91,6 +92,7 @@ def make_views(
         if row["path"]:
             files.append(Path(row["root"] or "") / row["path"])
     append_measured(table, _SCHEMA, todo, _views_of, progress, threads)
+    return todo
 
 
 def append_measured(
@@ -116,6 +118,14 @@ def append_measured(
             progress(done, len(todo))
 
 
+def measured_rows(
+    measure: Callable[[bytes], dict[str, Any]], sources: Sequence[tuple[str, Sequence[Path]]]
+) -> list[dict[str, Any]]:
+    """Rows of some contents as `append_measured` appends them."""
+    rows = (_measured_row(measure, source) for source in sources)
+    return [row for row in rows if row is not None]
+
+
 def _measured_row(
     measure: Callable[[bytes], dict[str, Any]], source: tuple[str, Sequence[Path]]
 ) -> dict[str, Any] | None:
@@ -132,18 +142,21 @@ def read_views(
 ) -> dict[str, pa.Array]:
     """Get some columns of the table of views for each of `digests`; null where a content has none.
 
-    Rows are read a part at a time, and of the others nothing is kept.
+    Rows are read a part at a time, and of the others nothing is kept; where most are asked for, and they are small, at once.
     """
     keys = pa.chunked_array([digests.cast(pa.string())]) if isinstance(digests, pa.Array) else digests
     keys = keys.cast(pa.string()).combine_chunks()
     if TABLE not in store.table_names():
         return {name: pa.nulls(len(keys), _SCHEMA.field(name).type) for name in columns}
-    wanted = keys.unique().drop_null()
-    held = []
-    at_once = _READ_THUMBS if "thumb" in columns else _READ
-    for batch in _table(store).snapshot().batches(["image_sha256", *columns], at_once):
-        held.append(batch.filter(pc.is_in(batch["image_sha256"], value_set=wanted)))
-    read = pa.Table.from_batches(held, _SCHEMA.empty_table().select(["image_sha256", *columns]).schema)
+    snapshot, names = _table(store).snapshot(), ["image_sha256", *columns]
+    if "thumb" not in columns and snapshot.rows <= 2 * len(keys):
+        read = snapshot.read(names)
+    else:
+        wanted = keys.unique().drop_null()
+        held = []
+        for batch in snapshot.batches(names, _READ_THUMBS if "thumb" in columns else _READ):
+            held.append(batch.filter(pc.is_in(batch["image_sha256"], value_set=wanted)))
+        read = pa.Table.from_batches(held, _SCHEMA.empty_table().select(names).schema)
     at = pc.index_in(keys, value_set=read["image_sha256"].combine_chunks(), skip_nulls=True)
     return {name: read[name].combine_chunks().take(at) for name in columns}
 
@@ -207,11 +220,18 @@ def load_thumbs(store: Store, digests: pa.Array | pa.ChunkedArray) -> tuple[np.n
     return thumbs, there
 
 
-def turned_copies(path: Path, digests: pa.Array) -> PixelPairs | None:
-    """Turned copies among contents of the store at `path`; see `turned_pairs`."""
+def turned_copies(path: Path, digests: pa.Array, near: Path, keep: bool) -> PixelPairs | None:
+    """Turned copies among contents of the store at `path`; see `turned_pairs`.
+
+    Of contents that were compared before the folder `near` knows the pairs, and those of the others join them for `keep`.
+    """
     store = Store.of(path)
     hashes, there = hash_column(store, digests, "turned")
-    return turned_pairs(hashes[:, : len(ORIENTATIONS)], there, partial(thumbs_of, store, digests))
+    keys = np.char.add(np.array(digests.to_pylist(), "S64"), np.where(there, b"t", b"-"))
+    known = NearCache(near, keys, keep)
+    of = f"version {VIEWS_VERSION}, radius {RADIUS}"
+    recall = partial(known.pairs, "turned", of, MAX_KEPT)
+    return turned_pairs(hashes[:, : len(ORIENTATIONS)], there, partial(thumbs_of, store, digests), recall)
 
 
 def thumbs_of(store: Store, digests: pa.Array, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from icehouse.data.images import ORIENTATIONS, decode, perceptual_hash, perceptu
 from icehouse.dups import confirm as confirm_module
 from icehouse.dups.apply import apply_judgements
 from icehouse.dups.confirm import INVERSE, RADIUS, PixelPairs, turn, turned_pairs
+from icehouse.dups.default_calibration import NearCache
 from icehouse.dups.find import find_duplicates
 from icehouse.dups.gallery import TURNED, write_gallery
 from icehouse.dups.hashing import informative
@@ -119,6 +121,30 @@ def test_pairs_are_those_of_comparing_everything(n: int, seed: int) -> None:
     a, b = (side.ravel() for side in np.triu_indices(len(numbers), 1))
     assert (part.find(a, b)[1] == found.find(numbers[a], numbers[b])[1]).all()
     assert (np.diff(part.codes) > 0).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_known_of_earlier_contents_changes_nothing(seed: int, tmp_path: Path) -> None:
+    hashes, thumbs = hashes_and_thumbs(60, seed)
+    rng, found_some = np.random.default_rng(seed), 0
+    for size in (30, 40, 60, 50):
+        numbers = rng.permutation(60)[:size]
+        there = rng.random(size) < 0.9
+        keys = np.char.add(numbers.astype("S4"), np.where(there, b"t", b"-"))
+        known = NearCache(tmp_path, keys)
+        asked = (
+            hashes[numbers],
+            there,
+            partial(lambda numbers, rows: (thumbs[numbers[rows]], rows >= 0), numbers),
+        )
+        wanted = turned_pairs(*asked)
+        found = turned_pairs(*asked, partial(known.pairs, "turned", "these", 1000))
+        assert wanted is not None
+        assert found is not None
+        for name in ("codes", "orientation", "distance"):
+            assert np.array_equal(getattr(found, name), getattr(wanted, name))
+        found_some += len(wanted)
+    assert found_some > 20
 
 
 def test_what_is_near_everywhere_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,9 +284,9 @@ def test_what_comes_while_images_are_hashed_has_not_been_looked_at(
     late.mkdir()
     picture(77, 160, 120).save(late / "late.png")
 
-    def slow(*arguments: object, **options: object) -> None:
+    def slow(*arguments: object, **options: object) -> dict[str, list[Path]]:
         embed_sources([late], tmp_path / "s", encoder=ToyEncoder(), workers=1)
-        make_views(*arguments, **options)  # type: ignore[arg-type]
+        return make_views(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("icehouse.dups.find.make_views", slow)
     found = find_duplicates(store, feature=None)
