@@ -30,6 +30,7 @@ from ..data.readers import read_rows
 from ..errors import SourceError, StoreError, UsageError
 from ..store.files import check_sums, fsync_dir, remove_leftovers, temp_name
 from ..store.store import Store
+from .judgements import active_judgements
 from .pair_graph import Duplicates
 
 Mode = Literal["move", "hardlink", "script"]
@@ -130,6 +131,7 @@ def plan_actions(
     rows = _listed(search, drop)
     facts, sources = _facts(store, rows)
     allowed = None if drop is None else _found(search)
+    judged = active_judgements(store, search.content).pairs
     target = None if move_to is None else _target_folder(store, Path(move_to), sources)
     plan = Plan(mode, store.path, search.name, [], [])
     digests = _digests()
@@ -147,7 +149,12 @@ def plan_actions(
             if target is not None:
                 place = os.path.join(target, below[item["root"]], *_inside(item["path"]))
                 step = replace(step, target=place)
-            reason = _why_not_now(step, mode, digests)
+            if (
+                judged.get((min(step.sha256, step.keeper_sha256), max(step.sha256, step.keeper_sha256)))
+                is False
+            ):
+                reason = "people judged it different from its keeper: run `icehouse dups apply`, or the search again"
+            reason = reason or _why_not_now(step, mode, digests)
             if reason is None and step.target is not None:
                 reason = _why_not_there(step.target, taken, sources)
         if reason is None:

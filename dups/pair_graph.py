@@ -168,6 +168,15 @@ def searches_stamp(store: Store) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
+def rules_stamp(store: Store) -> tuple[tuple[str, int | str], ...]:
+    """Value that is another one once a search was made or a calibration: what inputs are compared by then."""
+    found: list[tuple[str, int | str]] = [(search.name, _age(search)[0]) for search in _searches(store)]
+    for folder in sorted((store.path / "calibrations").glob("*/*/*")):
+        with contextlib.suppress(OSError):
+            found.append((str(folder), folder.stat().st_mtime_ns))
+    return tuple(found)
+
+
 def search_name(feature: str | None) -> str:
     """Name that a search has unless it is given one.
 

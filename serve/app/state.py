@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from ...console import one_line, plain
+from ...dups.pair_graph import rules_stamp
 from ...embed.encoder import Encoder
 from ...errors import HeadError, IcehouseError, StoreError, UsageError, brief
 from ...heads.package import is_package
@@ -27,6 +29,9 @@ from ..predict import load_run
 from .catalog import Catalog, Pictures
 from .inference import Inference
 from .monitoring import InputDrift, Monitor
+
+#: Seconds for which the searches and calibrations that are known are taken for all there are.
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,8 @@ class State:
         self.pictures = Pictures()
         self._inference = Inference(store, list(self.runs.values()), settings, self.monitor, encoders)
         self._catalog: Catalog | None = None
-        self._stamp: Stamp | None = None
+        self._stamp: tuple[Stamp, Any] | None = None
+        self._rules: tuple[float, Any] = (-_LOOK_S, None)
         self._making = threading.Lock()
         self._loaded = threading.Event()
         self._problem: str | None = None
@@ -143,7 +149,7 @@ class State:
         if made is not None:
             return made
         with self._making:
-            stamp = self.store.items.stamp()
+            stamp = self._now()
             if self._catalog is None or self._stamp != stamp:
                 # The stamp is of before the reading: what was committed meanwhile is noticed the next time.
                 self._catalog, self._stamp = Catalog(self.store), stamp
@@ -153,7 +159,16 @@ class State:
         """The catalogue that was made, if nothing was committed since."""
         assert self.store is not None
         made, stamp = self._catalog, self._stamp
-        return made if made is not None and stamp == self.store.items.stamp() else None
+        return made if made is not None and stamp == self._now() else None
+
+    def _now(self) -> tuple[Stamp, Any]:
+        """What a catalogue is made of: the items, and by what inputs are compared with them, looked for once a second."""
+        assert self.store is not None
+        looked, rules = self._rules
+        if time.monotonic() - looked >= _LOOK_S:
+            rules = rules_stamp(self.store)
+            self._rules = time.monotonic(), rules
+        return self.store.items.stamp(), rules
 
     async def catalog_now(self) -> Catalog:
         """The same as `catalog`, for a coroutine: only what takes a while goes to a thread."""

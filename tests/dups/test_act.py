@@ -28,6 +28,7 @@ from icehouse.dups.act import (
 )
 from icehouse.dups.apply import apply_judgements
 from icehouse.dups.find import find_duplicates
+from icehouse.dups.judgements import read_judged, record_judgements
 from icehouse.dups.pair_graph import Duplicates
 from icehouse.errors import SourceError, UsageError
 from icehouse.store.store import Store
@@ -208,6 +209,19 @@ def test_a_list_of_before_is_held_against_the_search_as_it_is(
     assert set(told) == {"sub/small.png", "alone.png"}
     assert all("no group of that keeper" in reason for reason in told.values())
     assert tree(root) == before
+
+
+def test_judgements_that_were_kept_and_not_applied_protect_a_file(
+    store: Store, root: Path, tmp_path: Path
+) -> None:
+    """`apply` was killed after it had kept what people said, or it was applied to another search."""
+    judged = tmp_path / "judged.csv"
+    judged.write_text("a,b,label\nlarge.png,sub/small.png,0\n")
+    ids = store.items.read(["item_id"])["item_id"]
+    record_judgements(store, read_judged(judged, ids), "image_sha256")
+    plan = plan_actions(store, "move", move_to=tmp_path / "out")
+    assert planned(plan) == {"sub/copy.png", "-rf", f"{ODD}.png"}
+    assert "judged it different" in dict(plan.skipped)["sub/small.png"]
 
 
 def test_an_item_whose_name_is_another_one_quoted_is_not_taken_for_it(tmp_path: Path) -> None:

@@ -68,6 +68,27 @@ def test_a_search_by_evidence_is_shown(tmp_path: Path) -> None:
         assert f"at evidence ≥ {rule['evidence']:.1f} (default)" in html
 
 
+def test_a_search_that_is_made_meanwhile_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer's note says to run `icehouse dups find`: whoever does so need not start the server again."""
+    monkeypatch.setattr("icehouse.serve.app.state._LOOK_S", 0.0)
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(3)
+    for i in range(230):
+        picture = Image.fromarray(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)).resize((64, 64))
+        picture.save(tmp_path / "images" / f"{i}.png")
+    embed_sources([tmp_path / "images"], tmp_path / "store", encoder=ToyEncoder())
+    image = (tmp_path / "images" / "7.png").read_bytes()
+    with client(tmp_path / "store") as web:
+        before = web.post("/duplicates", files={"image": image}).json()
+        assert "after `icehouse dups find`" in before["note"]
+        assert web.app.state.served.catalog is web.app.state.served.catalog
+        find_duplicates(tmp_path / "store")
+        after = web.post("/duplicates", files={"image": image}).json()
+        assert "after `icehouse dups find`" not in after["note"]
+        assert "stand out" in after["note"]
+        assert [each["item_id"] for each in after["duplicates"]] == ["7.png"]
+
+
 def groups(html: str) -> list[set[str]]:
     """Ids of each group of a page, in its order."""
     parts = html.split('<section class="group')[1:]

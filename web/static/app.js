@@ -72,7 +72,12 @@ document.addEventListener("keydown", (event) => {
 for (const button of document.querySelectorAll("[data-undo]"))
   button.addEventListener("click", async () => {
     button.disabled = true;
-    const answer = await fetch(button.dataset.undo, { method: "POST" });
-    if (answer.ok) location.reload();
-    else button.textContent = (await answer.json()).detail;
+    try {
+      const answer = await fetch(button.dataset.undo, { method: "POST" });
+      if (answer.ok) location.reload();
+      else button.textContent = (await answer.json()).detail;
+    } catch {
+      button.textContent = "The server does not answer: try again";
+      button.disabled = false;
+    }
   });
