@@ -29,6 +29,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -433,6 +434,8 @@ _SCHEMA = pa.schema(
 _BATCH = 512
 #: New contents, at most, whose facts are measured before it is known which have copies.
 _BEFOREHAND = 500
+#: Groups in order after which processes, where there are any, have been sent all others.
+_UNDER_WAY = 3
 _HELD = 2000  # members of groups whose facts are held at once
 _ROUNDS = 8
 
@@ -576,14 +579,18 @@ def choose_keepers(
         read = _read_facts(store, [digest for one in compared for digest in one])
         members: list[_Members] = []
         for one, names in zip(held, compared, strict=True):
-            facts = Facts(*map(np.stack, zip(*(read.get(each, _UNKNOWN) for each in names), strict=True)))
+            columns = zip(*(read.get(each, _UNKNOWN) for each in names), strict=True)
             first = one[:MAX_MEASURED]
-            members.append(_Members(facts, standing[first], ages[first], relations.known(names)))
-        found = [_in_order(each, known_only=True) for each in members]
-        later = [each for each, told in zip(members, found, strict=True) if told is None]
-        made = measured(_in_order, later, threads)
-        for one, names, told in zip(held, compared, found, strict=True):
-            order, reason, used = told or next(made) or _NO_ORDER
+            told = Facts(*map(np.stack, columns))
+            members.append(_Members(told, standing[first], ages[first], relations.known(names)))
+        # Of new pictures nothing is known: processes compare them while the others are put in order by what is.
+        new = measured(_in_order, [each for each in members if not each.relations], threads)
+        under_way = list(islice(new, _UNDER_WAY))
+        found = [_in_order(each, known_only=True) if each.relations else None for each in members]
+        unlike = [each for each, told in zip(members, found, strict=True) if told is None and each.relations]
+        made = {True: measured(_in_order, unlike, threads), False: chain(under_way, new)}
+        for one, names, each, told in zip(held, compared, members, found, strict=True):
+            order, reason, used = told or next(made[bool(each.relations)]) or _NO_ORDER
             if not len(order):
                 continue
             relations.use(names, used)
@@ -664,15 +671,14 @@ def _group_again(groups: list[np.ndarray], keeper: np.ndarray, contents: Content
 
 def _reason(facts: Facts, faults: list[dict[str, float]], by: np.ndarray) -> str:
     """In what the first is better than the others, the most telling first."""
-    losses = facts.losses()
+    losses, nothing = facts.losses(), np.zeros(len(by))
     first, others = int(by[0]), by[1:]
     effective = facts.effective()
     told: dict[str, float] = {}
-    for name, words in _WORDS.items():
-        of = np.array([each.get(name, 0.0) for each in faults])
-        if name in losses:
-            of = of + losses[name]
-        more = float(np.nanmax(of[others] - of[first]))
+    costs = np.array([[each.get(name, 0.0) for each in faults] for name in _WORDS])
+    costs += [losses.get(name, nothing) for name in _WORDS]
+    gains = np.nanmax(costs[:, others] - costs[:, [first]], axis=1)
+    for words, more in zip(_WORDS.values(), gains.tolist(), strict=True):
         if more > _TOLD:
             told[words] = max(told.get(words, 0.0), more)
     second = int(others[0])
