@@ -345,42 +345,45 @@ KILLS = [
 ]
 
 
+def kill_at(name: str, count: int, after: bool) -> None:
+    """Let this process be killed at the `count`-th call of a function of `os`, before it or after."""
+    calls, real = [0], getattr(os, name)
+
+    def killing(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == count and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*arguments, **options)
+        if calls[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(os, name, killing)
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("mode", ["move", "hardlink"])
-@pytest.mark.parametrize(("name", "count", "after"), KILLS)
-def test_a_killed_run_can_be_undone(
-    store: Store, root: Path, tmp_path: Path, mode: Any, name: str, count: int, after: bool
-) -> None:
+def test_a_killed_run_can_be_undone(store: Store, root: Path, tmp_path: Path, mode: Any) -> None:
     """Killed before or after any call that changes the disk, the log undoes what was done, and no byte is lost."""
-    before, out, log = tree(root), tmp_path / "out", tmp_path / "log.jsonl"
-    plan = plan_actions(store, mode, move_to=out if mode == "move" else None)
-    child = os.fork()
-    if child == 0:
-        calls, real = [0], getattr(os, name)
-
-        def killing(*arguments: Any, **options: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == count and not after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*arguments, **options)
-            if calls[0] == count:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        try:
-            setattr(os, name, killing)
-            carry_out(plan, log)
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    held = set(tree(root).values()) | (set(tree(out).values()) if out.exists() else set())
-    assert set(before.values()) <= held
-    if log.exists() and log.read_bytes().strip():
-        undone = undo_actions(log)
-        assert undone.skipped == []
-    assert tree(root) == before
-    assert tree(out) == {}
-    assert all(Path(path).stat().st_nlink == 1 for path in before)
+    before = tree(root)
+    for name, count, after in KILLS:
+        out, log = (tmp_path / f"{kind}-{name}-{count}-{after}" for kind in ("out", "log"))
+        plan = plan_actions(store, mode, move_to=out if mode == "move" else None)
+        child = os.fork()
+        if child == 0:
+            try:
+                kill_at(name, count, after)
+                carry_out(plan, log)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        held = set(tree(root).values()) | (set(tree(out).values()) if out.exists() else set())
+        assert set(before.values()) <= held, (name, count, after)
+        if log.exists() and log.read_bytes().strip():
+            assert undo_actions(log).skipped == [], (name, count, after)
+        assert tree(root) == before, (name, count, after)
+        assert tree(out) == {}, (name, count, after)
+        assert all(Path(path).stat().st_nlink == 1 for path in before), (name, count, after)
 
 
 def test_damaged_logs(store: Store, root: Path, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_pairs_are_those_of_comparing_everything(
 def test_results_do_not_depend_on_the_order_of_items(tmp_path: Path, grouping: str, keeper: str) -> None:
     items, vectors = made_items(seed=5)
     results = []
-    for k in range(3):
+    for k in range(2):
         rng = np.random.default_rng(k)
         shuffled = [items[p] for p in rng.permutation(len(items))]
         keys = list(vectors)
@@ -142,7 +142,7 @@ def test_results_do_not_depend_on_the_order_of_items(tmp_path: Path, grouping: s
         found = find_duplicates(store, rule=0.9, grouping_by=grouping, keeper=keeper, threads=1 + k % 2)
         lists = [(found.path / name).read_text() for name in ("keep.csv", "drop.csv")]
         results.append((found.pairs(), found.clusters(), lists))
-    assert results[0] == results[1] == results[2]
+    assert results[0] == results[1]
 
 
 def test_clusters_and_lists_agree(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_all_pairs_in_order(seed: int, n: int, radius: int, flips: int, block: i
 @pytest.mark.parametrize("k", range(5))
 @pytest.mark.parametrize("radius", [0, 3, 6, 13])
 def test_every_plan_finds_the_same_once(k: int, radius: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.unique(near_hashes(radius, 400, 9, 12))
+    values = np.unique(near_hashes(radius, 250, 9, 12))
     monkeypatch.setattr(hashing, "_plan", lambda m, r: (max(r + k, 1), k))
     monkeypatch.setattr(hashing, "_CANDIDATES", 100)
     left, right, distance, capped = value_pairs(values, radius)

@@ -95,7 +95,7 @@ def asking(draw, X, Y):
 
 @pytest.mark.parametrize("name", ["numpy", "bfloat16", "float32"])
 @given(data=st.data(), case=cases(), threads=st.integers(1, 2))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_rows_that_ask_for_cosines_of_their_own_get_the_pairs_of_brute_force(name, data, case, threads):
     X, Y, _, plan, rows, columns = case
     asked = data.draw(asking(X, Y))
