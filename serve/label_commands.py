@@ -59,7 +59,8 @@ def label(
         typer.Option(
             "--gate",
             metavar="RUN=CLASS",
-            help="What these classes of a run do not take comes last (RUN!=CLASS, @P: as in `icehouse watch`); repeatable.",
+            help="What these classes of a run do not take comes last (RUN!=CLASS, @P: as in `icehouse watch`); repeatable. "
+            "none takes the gates off.",
         ),
     ] = None,
     where: Annotated[str | None, typer.Option(help="SQL condition over the items to label.")] = None,
@@ -147,7 +148,7 @@ def label(
         "classes": None if classes is None else [part.strip() for part in classes.split(",")],
         "instructions": None if instructions is None else _read(instructions),
         "votes": votes,
-        "gates": None if gates is None else tuple(gates),
+        "gates": None if gates is None else () if gates == ["none"] else tuple(gates),
         "where": where,
         "inputs": inputs,
     }

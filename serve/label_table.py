@@ -28,7 +28,7 @@ import pyarrow as pa
 from ..console import printable
 from ..data.labels import normalised
 from ..data.readers import read_rows
-from ..errors import IcehouseError, SourceError, UsageError
+from ..errors import IcehouseError, SourceError, UsageError, count_of
 from ..store.annotate import JoinReport, join
 from ..store.files import publish_text
 from ..store.schema import RESERVED, read_part, write_part
@@ -389,8 +389,9 @@ def import_labels(desk: Desk, path: Path) -> dict[str, Any]:
     if not {"label", desk.name} & {*read.table.column_names} or "annotator" not in read.table.column_names:
         raise SourceError(f"{path} has no votes: the columns item_id, label and annotator are needed")
     problems = [f"{bad.where}: {bad.message}" for bad in read.bad]
-    numbered = zip(read.numbers.tolist(), read.table.to_pylist(), strict=True)
-    return _import_votes(desk, list(numbered), problems)
+    # As a spreadsheet numbers them, and `icehouse dups apply`: the header is row 1.
+    numbers = [int(number) + 1 for number in read.numbers]
+    return _import_votes(desk, list(zip(numbers, read.table.to_pylist(), strict=True)), problems)
 
 
 def _import_votes(desk: Desk, rows: list[tuple[int, dict[str, Any]]], problems: list[str]) -> dict[str, Any]:
@@ -417,9 +418,10 @@ def _import_tasks(desk: Desk, tasks: list[dict[str, Any]]) -> dict[str, Any]:
     problems: list[str] = []
     for number, task in enumerate(tasks, 1):
         name = task.get("id", number)
-        item = items.find(task.get("data"))
-        if item is None:
-            problems.append(f"task {name}: no item of the store")
+        try:
+            item = items.find(task.get("data"))
+        except UsageError as error:
+            problems.append(f"task {name}: {error}")
             continue
         for annotation in task.get("annotations") or task.get("completions") or ():
             try:
@@ -444,8 +446,6 @@ def _vote(desk: Desk, items: _Items, row: dict[str, Any], seen: Counter[str], no
     # Label Studio's own tables number their tasks in `id`.
     data = {key: value for key, value in row.items() if key != "id" or "annotation_id" not in row}
     item = items.find({**data, "image": row.get("image", row.get("path"))})
-    if item is None:
-        raise UsageError("no item of the store")
     action, role = str(row.get("action", LABEL)), str(row.get("role", ANNOTATOR))
     if action not in (LABEL, SKIP, UNDO) or role not in (ANNOTATOR, ADJUDICATOR):
         raise UsageError(f"{action[:20]!r} by {role[:20]!r} is no entry of a label table")
@@ -528,28 +528,48 @@ class _Items:
     """Items by what a task says of them."""
 
     def __init__(self, desk: Desk) -> None:
-        self.ids = {*desk.units.of}
-        rows = desk.store.items.read(["item_id", "path", "image_sha256"]).to_pylist()
-        rows = [row for row in rows if row["item_id"] in self.ids]
-        self.by_digest = {row["image_sha256"]: row["item_id"] for row in reversed(rows)}
-        self.by_path = {row["path"]: row["item_id"] for row in reversed(rows) if row["path"]}
+        self.of = desk.units.of
+        self.known: set[str] = set()
+        self.by_digest: dict[str, list[str]] = {}
+        self.by_path: dict[str, list[str]] = {}
+        for row in desk.store.items.read(["item_id", "path", "image_sha256"]).to_pylist():
+            self.known.add(row["item_id"])
+            if row["item_id"] in self.of:
+                self.by_digest.setdefault(row["image_sha256"], []).append(row["item_id"])
+                self.by_path.setdefault(row["path"], []).append(row["item_id"])
 
-    def find(self, data: Any) -> str | None:
-        if not isinstance(data, dict):
-            return None
-        for key in ("item_id", "id"):
-            if isinstance(data.get(key), (str, int)) and str(data[key]) in self.ids:
-                return str(data[key])
+    def find(self, data: Any) -> str:
+        """The item that is meant; a UsageError says why there is none."""
+        data = data if isinstance(data, dict) else {}
+        named = [str(data[key]) for key in ("item_id", "id") if isinstance(data.get(key), (str, int))]
+        named += [plain for name in named if (plain := normalised(name)) is not None]
+        for name in named:
+            if name in self.of:
+                return name
         digest, image = data.get("image_sha256"), data.get("image")
         if isinstance(digest, str) and digest in self.by_digest:
-            return self.by_digest[digest]
-        if not isinstance(image, str):
-            return None
-        from urllib.parse import unquote
+            return self._one(self.by_digest[digest])
+        if isinstance(image, str):
+            from urllib.parse import unquote
 
-        pieces = unquote(image.rpartition("?d=")[2]).split("/")
-        endings = ("/".join(pieces[start:]) for start in range(len(pieces)))
-        return next((self.by_path[end] for end in endings if end in self.by_path), None)
+            whole = unquote(image.rpartition("?d=")[2])
+            for spelt in (whole, whole.replace("\\", "/")):
+                pieces = spelt.split("/")
+                for end in ("/".join(pieces[start:]) for start in range(len(pieces))):
+                    if end in self.by_path:
+                        return self._one(self.by_path[end])
+        if any(name in self.known for name in named):
+            raise UsageError("the task leaves this item out, by its condition or since its file is gone")
+        raise UsageError("no item of the store")
+
+    def _one(self, items: list[str]) -> str:
+        """The first of some items, if one label serves all of them."""
+        if len({self.of[item] for item in items}) > 1:
+            raise UsageError(
+                f"{len(items)} items have this picture, such as {items[0]!r} and {items[1]!r}, and each is labelled by "
+                "itself: say which by item_id"
+            )
+        return items[0]
 
 
 def _name(meta: dict[str, Any], annotation: dict[str, Any]) -> str:
@@ -587,7 +607,7 @@ def apply_labels(desk: Desk, column: str, scratch: Path) -> JoinReport:
     decided = sorted(desk.decided().items())
     if not decided:
         raise UsageError(
-            f"nothing of {desk.name} is decided yet: an item needs {desk.task.votes} votes and a majority"
+            f"nothing of {desk.name} is decided yet: an item needs {count_of(desk.task.votes, 'vote')} and a majority"
         )
     file = scratch / "decided.parquet"
     items, labels = [item for item, _ in decided], [decision.label for _, decision in decided]

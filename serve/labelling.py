@@ -267,7 +267,13 @@ class Queue:
             )
             samples = samples.take(np.setdiff1d(np.arange(len(samples)), bad))
         if not len(samples):
-            self.notes.append("no item to label has features: items come in the order of the store")
+            self.notes.append(
+                "no item to label has features: items come in the order of the store"
+                if wanted
+                else "there is no item to label: --where true takes all"
+                if self.task.where is not None
+                else "there is no item to label"
+            )
             return None
         return samples
 

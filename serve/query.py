@@ -82,6 +82,8 @@ def search(
     store = Store.of(store)
     if sum(question is not None for question in (text, image, item)) != 1:
         raise UsageError("ask one question: --text, --image or --item")
+    if text is not None and not text.strip():
+        raise UsageError("the text is empty: say what to look for")
     if feature is None:
         pictures = item is None or _has_image(store, item)
         feature = _default_feature(store, pictures=pictures, joint=text is not None)

@@ -353,7 +353,7 @@ def save(rows: pa.Table, path: Path, kind: str | None = None) -> None:
     """Write `rows` to `path`, whole or not at all."""
     kind = kind or FORMATS.get(path.suffix.lower())
     if kind not in FORMATS.values():
-        raise UsageError(f"cannot tell the format of {path}: use .csv, .json or .parquet, or --format")
+        raise UsageError(f"cannot tell the format of {path}: name a file .csv, .json or .parquet")
     try:
         with publish(path) as temp:
             if kind == "parquet":

@@ -500,11 +500,55 @@ def test_votes_of_a_spreadsheet(desk: Desk, store: Store, tmp_path: Path) -> Non
     assert import_labels(desk, file)["new"] == 0
     said = ran(store, "label", "--name", "light", "--import", str(file)).output
     assert "0 new labels of 6 in 10 rows" in said
-    assert "note: row 7: no item of the store" in said
+    assert "note: row 8: no item of the store" in said
     file.write_text("item_id,label\ni2,day\n")
     assert "item_id, label and annotator are needed" in refused(
         store, "label", "--import", str(file), status=1
     )
+
+
+def test_a_vote_on_a_picture_that_several_items_have_is_told(store: Store, tmp_path: Path) -> None:
+    """i22 has the picture of i0 and another text: which is meant, nobody knows; after a search it does not matter."""
+    set_task(store, "light", classes=CLASSES, votes=1)
+    desk = Desk(store, "light")
+    image = desk.units.contents["i22"][0]
+    assert image == desk.units.contents["i0"][0]
+    file = tmp_path / "votes.csv"
+    file.write_text(f"image_sha256,image,annotator,label\n{image},,ann,day\n,C:\\x\\images\\00.png,ann,day\n")
+    told = import_labels(desk, file)
+    assert (told["new"], told["problems"]) == (0, 2)
+    for row, line in zip((2, 3), told["first_problems"], strict=True):
+        assert line.startswith(f"row {row}: 2 items have this picture, such as 'i0' and 'i22'")
+        assert "item_id" in line
+    find_duplicates(store, name="dups")
+    desk = Desk(store, "light")
+    assert import_labels(desk, file)["new"] == 2
+    assert desk.decided()["i22"].label == "day"
+
+
+def test_what_a_task_leaves_out_is_told_as_that(store: Store, tmp_path: Path) -> None:
+    set_task(store, "light", classes=CLASSES, votes=1, where="label = 'dark'")
+    desk = Desk(store, "light")
+    file = tmp_path / "votes.csv"
+    file.write_text("item_id,annotator,label\ni0,ann,day\n i1 ,ann,day\nnobody,ann,day\n")
+    told = import_labels(desk, file)
+    assert told["new"] == 1
+    assert told["first_problems"] == [
+        "row 2: the task leaves this item out, by its condition or since its file is gone",
+        "row 4: no item of the store",
+    ]
+    assert "an item needs 2 votes" in refused(store, "label", "--votes", "2", "--apply", "mine", status=2)
+    none = ran(store, "label", "--where", "1 = 0", "--status").output
+    assert "no item to label: --where true takes all" in none
+
+
+def test_a_gate_is_taken_off(store: Store) -> None:
+    ran(store, "label", "--classes", "day,dark", "--gate", "label=day", "--status")
+    assert load_task(store).gates == ("label=day",)
+    ran(store, "label", "--votes", "2", "--status")
+    assert load_task(store).gates == ("label=day",)
+    ran(store, "label", "--gate", "none", "--status")
+    assert load_task(store).gates == ()
 
 
 def test_an_exported_entry_that_was_edited_is_told_and_not_lost(

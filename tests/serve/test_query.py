@@ -36,6 +36,12 @@ def test_by_image_finds_itself(store: Store, tmp_path: Path) -> None:
     assert (result.feature, len(result.hits)) == ("toy-a/image/pooled", 3)
 
 
+def test_an_empty_text_is_no_question(store: Store) -> None:
+    for text in ("", " \n"):
+        with pytest.raises(UsageError, match="the text is empty"):
+            search(store, text=text, encoder=ToyEncoder())
+
+
 def test_by_text_in_the_texts(store: Store) -> None:
     result = search(store, text="only words about lunch", feature="toy-a/text/joint", encoder=ToyEncoder())
     assert result.hits[0].item_id == "t"
